@@ -1,0 +1,1 @@
+//! AMQP 1.0 types, codec and connection engine, without I/O.

@@ -1,0 +1,1 @@
+//! Shared access signatures, policies and rights. Pure.

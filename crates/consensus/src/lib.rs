@@ -1,0 +1,1 @@
+//! openraft types, log store and group host.

@@ -1,0 +1,1 @@
+//! The device-session API and the owner's services.

@@ -1,0 +1,1 @@
+//! Device front ends.

@@ -1,0 +1,3 @@
+//! The Holdfast IoT hub.
+
+fn main() {}

@@ -1,0 +1,18 @@
+//! The words that every other crate shares: identities, positions in the log, telemetry, errors and limits.
+//!
+//! Why: five protocols and three storage formats speak of the same device, message and error; each is named here once.
+//! Invariants: pure (no clock, no I/O, no randomness); nothing here knows a protocol's framing.
+//! Not here: how a token is checked (`auth`), how anything is stored (`proto`, `storage`).
+#![warn(missing_docs)]
+
+mod identity;
+mod partition;
+mod position;
+mod telemetry;
+mod time;
+
+pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId};
+pub use partition::{PartitionCount, PartitionId};
+pub use position::SequenceNumber;
+pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
+pub use time::UnixMillis;

@@ -1,0 +1,127 @@
+//! A device-to-cloud message as every protocol hands it over, before it is stored.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+/// What an identity proved itself with, and for whom that proof speaks (Spec query-and-routing §12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthMethod {
+    /// Whose credential it was.
+    pub scope: AuthScope,
+    /// Which kind it was.
+    pub kind: AuthType,
+}
+
+/// Whose credential authenticated a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AuthScope {
+    /// The device's own key or certificate.
+    Device = 0,
+    /// The module's own key or certificate.
+    Module = 1,
+    /// A shared access policy of the hub.
+    Hub = 2,
+}
+
+/// The kind of credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AuthType {
+    /// A shared access signature.
+    Sas = 0,
+    /// A client certificate.
+    X509 = 1,
+}
+
+impl AuthMethod {
+    /// The number under which it is stored: `scope + 4 * kind`.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.scope as u32 + 4 * self.kind as u32
+    }
+
+    /// The inverse of [`Self::number`]; `None` for numbers of a later version.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        let scope = match number % 4 {
+            0 => AuthScope::Device,
+            1 => AuthScope::Module,
+            2 => AuthScope::Hub,
+            _ => return None,
+        };
+        let kind = match number / 4 {
+            0 => AuthType::Sas,
+            1 => AuthType::X509,
+            _ => return None,
+        };
+        Some(Self { scope, kind })
+    }
+
+    /// The JSON text that stands in `iothub-connection-auth-method` (Spec query-and-routing §12).
+    #[must_use]
+    pub fn json(self) -> &'static str {
+        use AuthScope::{Device, Hub, Module};
+        use AuthType::{Sas, X509};
+        match (self.scope, self.kind) {
+            (Device, Sas) => r#"{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+            (Module, Sas) => r#"{"scope":"module","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+            (Hub, Sas) => r#"{"scope":"hub","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}"#,
+            (Device, X509) => r#"{"scope":"device","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
+            (Module, X509) => r#"{"scope":"module","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
+            (Hub, X509) => r#"{"scope":"hub","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
+        }
+    }
+}
+
+/// One message on its way into a partition; borrows from the connection's buffer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TelemetryMessage<'a> {
+    /// The body, may be empty.
+    pub payload: &'a [u8],
+    /// What the sender set among the properties with a fixed meaning.
+    pub system: SystemProperties<'a>,
+    /// The sender's own properties, in the order sent, names unique.
+    pub properties: SmallVec<[Property<'a>; 4]>,
+}
+
+/// The properties with a fixed meaning (Spec device-mqtt §5.2, query-and-routing §13). `None` = not set.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "named as in the specification's table")]
+pub struct SystemProperties<'a> {
+    pub message_id: Option<Cow<'a, str>>,
+    pub correlation_id: Option<Cow<'a, str>>,
+    pub user_id: Option<Cow<'a, [u8]>>,
+    pub to: Option<Cow<'a, str>>,
+    pub content_type: Option<Cow<'a, str>>,
+    pub content_encoding: Option<Cow<'a, str>>,
+    /// Milliseconds since 1970.
+    pub absolute_expiry_ms: Option<i64>,
+    pub creation_time: Option<Cow<'a, str>>,
+    /// `dt-subject`.
+    pub component: Option<Cow<'a, str>>,
+    pub interface_id: Option<Cow<'a, str>>,
+    pub output_name: Option<Cow<'a, str>>,
+    pub message_schema: Option<Cow<'a, str>>,
+}
+
+/// One property of the sender's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Property<'a> {
+    /// Case-sensitive.
+    pub name: Cow<'a, str>,
+    /// Its value.
+    pub value: PropertyValue<'a>,
+}
+
+/// A property's value. MQTT and HTTPS know only text and null; AMQP senders' types are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PropertyValue<'a> {
+    /// Present without a value.
+    Null,
+    /// Text.
+    Text(Cow<'a, str>),
+    /// One AMQP-encoded primitive, as sent.
+    Amqp(Cow<'a, [u8]>),
+}

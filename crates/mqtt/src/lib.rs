@@ -1,0 +1,1 @@
+//! MQTT codec, topics and connection, without I/O.

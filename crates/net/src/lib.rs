@@ -1,0 +1,1 @@
+//! Listeners, TLS and WebSockets: bytes in, bytes out.

@@ -1,0 +1,1 @@
+//! Raft state machine of a partition: the telemetry log and its readers.

@@ -1,0 +1,16 @@
+//! Compiles `proto/` without an external protoc.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new("../../proto");
+    let files = [
+        "holdfast/consensus/v1/log.proto",
+        "holdfast/registry/v1/registry.proto",
+        "holdfast/partition/v1/partition.proto",
+    ];
+    println!("cargo:rerun-if-changed={}", root.display());
+    let descriptors = protox::compile(files, [root])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Raft state machine of identities and hub settings.

@@ -1,0 +1,1 @@
+//! Back-end front ends: REST and the Event-Hubs-compatible endpoint.

@@ -1,0 +1,1 @@
+//! RocksDB, group commit, sealing of secrets.

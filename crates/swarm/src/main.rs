@@ -1,0 +1,3 @@
+//! Load generator and measuring rod.
+
+fn main() {}

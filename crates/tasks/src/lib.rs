@@ -1,0 +1,1 @@
+//! Spawning, stop order and byte-bounded queues.
