@@ -1,1 +1,25 @@
-//! Listeners, TLS and WebSockets: bytes in, bytes out.
+//! Sockets, TLS, HTTP and WebSockets: bytes in, bytes out.
+//!
+//! Why: devices and back ends share ports 443 and 5671 and the same framing, so neither front end can own the
+//! listeners. The composition root binds them here and registers who is handed which stream.
+//! Invariants: one core's sockets stay on that core; every handshake has a deadline; what has not yet authenticated is
+//! counted and bounded; no byte of a peer is logged.
+//! Not here: MQTT, AMQP, REST and identities.
+#![warn(missing_docs)]
+
+mod accept;
+mod config;
+mod http;
+mod listen;
+mod socket;
+mod stream;
+mod tls;
+mod websocket;
+
+pub use accept::{Accepted, accept_loop};
+pub use config::NetConfig;
+pub use http::{Body, HttpService, StreamHandler, Subprotocol, serve_http};
+pub use listen::{BindError, bind};
+pub use socket::Socket;
+pub use stream::{ByteStream, Peer};
+pub use tls::{ServerIdentity, TlsError, accept_tls, server_config};

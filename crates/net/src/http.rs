@@ -1,0 +1,164 @@
+//! HTTPS and the WebSockets that share its port.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use holdfast_tasks::{Phase, Stop};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use bytes::Bytes;
+
+use crate::websocket::WebSocketBytes;
+use crate::{ByteStream, Peer};
+
+/// The most bytes of a request's head.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// The body type that services answer with.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What answers requests; built once per core.
+pub trait HttpService {
+    /// Answers one request.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>>>>;
+}
+
+/// Who is handed a stream of bytes.
+pub trait StreamHandler {
+    /// Takes over a connection; must not block.
+    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer);
+}
+
+/// A WebSocket subprotocol and its handler. Names match case-insensitively, the client's spelling is echoed, and the
+/// path is ignored (Spec device-mqtt §1, amqp §1).
+#[derive(Clone)]
+pub struct Subprotocol {
+    /// For example `mqtt`.
+    pub name: &'static str,
+    /// Who speaks it.
+    pub handler: Rc<dyn StreamHandler>,
+}
+
+/// Serves HTTP/1.1 on `stream` until the peer closes, an upgrade takes over, or the node closes.
+pub async fn serve_http<S: ByteStream>(
+    stream: S,
+    peer: Peer,
+    service: Rc<dyn HttpService>,
+    subprotocols: Rc<[Subprotocol]>,
+    head_timeout: Duration,
+    stop: Stop,
+) {
+    let served = {
+        let peer = peer.clone();
+        service_fn(move |request| {
+            let (peer, service, subprotocols) = (peer.clone(), Rc::clone(&service), Rc::clone(&subprotocols));
+            async move {
+                if is_upgrade(&request) {
+                    return Ok::<_, Infallible>(upgrade(request, peer, &subprotocols));
+                }
+                Ok(service.call(request, &peer).await)
+            }
+        })
+    };
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), served)
+            .with_upgrades()
+    );
+    let result = tokio::select! {
+        biased;
+        result = connection.as_mut() => result,
+        () = stop.reached(Phase::Draining) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = stop.reached(Phase::Closing) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(address = %peer.address, %error, "HTTP connection ended with an error");
+    }
+}
+
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    request
+        .headers()
+        .get(UPGRADE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+}
+
+fn refuse(text: &'static str) -> Response<Body> {
+    let mut response = Response::new(text_body(text));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
+}
+
+fn text_body(text: &'static str) -> Body {
+    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Answers a WebSocket handshake (RFC 6455 §4.2) and hands the bytes to the subprotocol's handler. Extensions are
+/// declined by not echoing them.
+fn upgrade(request: Request<Incoming>, peer: Peer, subprotocols: &[Subprotocol]) -> Response<Body> {
+    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).cloned() else {
+        return refuse("Sec-WebSocket-Key is missing");
+    };
+    let offered: Vec<&str> = request
+        .headers()
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let chosen = offered.iter().find_map(|offer| {
+        subprotocols.iter().find(|known| known.name.eq_ignore_ascii_case(offer)).map(|known| (*offer, known))
+    });
+    let Some((spelling, subprotocol)) = chosen else {
+        return refuse("no known WebSocket subprotocol was offered; this hub speaks mqtt and AMQPWSB10");
+    };
+    let Ok(echo) = HeaderValue::from_str(spelling) else {
+        return refuse("the WebSocket subprotocol is malformed");
+    };
+    let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
+        return refuse("Sec-WebSocket-Key is malformed");
+    };
+    let handler = Rc::clone(&subprotocol.handler);
+    holdfast_tasks::spawn_local(
+        "websocket-upgrade",
+        Box::pin(async move {
+            match hyper::upgrade::on(request).await {
+                Ok(upgraded) => {
+                    let bytes = WebSocketBytes::server(TokioIo::new(upgraded)).await;
+                    handler.accept(Box::new(bytes), peer);
+                }
+                Err(error) => tracing::debug!(address = %peer.address, %error, "WebSocket upgrade failed"),
+            }
+        }),
+    );
+    let mut response = Response::new(text_body(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, echo);
+    response
+}
