@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-/// The longest device or module id, in characters, which are all one byte (Spec auth-and-limits §9.2).
-const MAX_ID_LENGTH: usize = 128;
+use crate::limits::MAX_ID_CHARS;
 
 /// Why a text is no device or module id (Spec auth-and-limits §9.2, rest §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -15,7 +14,7 @@ pub enum InvalidId {
     #[error("the id is empty")]
     Empty,
     /// The text has more characters than an id may have.
-    #[error("the id has {0} characters; the limit is 128")]
+    #[error("the id has {0} characters; the limit is {MAX_ID_CHARS}")]
     TooLong(usize),
     /// The text has a character outside the allowed set.
     #[error("the id contains {0:?}; allowed are ASCII letters, digits and - : . + % _ # * ? ! ( ) , = @ ; $ '")]
@@ -29,10 +28,13 @@ fn check_id(text: &str) -> Result<(), InvalidId> {
     if text.is_empty() {
         return Err(InvalidId::Empty);
     }
-    if text.len() > MAX_ID_LENGTH {
+    if text.len() > MAX_ID_CHARS {
         return Err(InvalidId::TooLong(text.chars().count()));
     }
-    if let Some(bad) = text.chars().find(|c| !c.is_ascii_alphanumeric() && !"-:.+%_#*?!(),=@;$'".contains(*c)) {
+    if let Some(bad) = text
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !"-:.+%_#*?!(),=@;$'".contains(*c))
+    {
         return Err(InvalidId::Character(bad));
     }
     if text == "." || text == ".." {
@@ -106,7 +108,10 @@ impl IdentityId {
     /// A module of the device.
     #[must_use]
     pub fn module(device: DeviceId, module: ModuleId) -> Self {
-        Self { device, module: Some(module) }
+        Self {
+            device,
+            module: Some(module),
+        }
     }
 }
 
@@ -134,3 +139,75 @@ impl fmt::Display for GenerationId {
 /// An entity tag as it stands in a JSON body: opaque, without quotes (Spec rest §1.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ETag(pub String);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_legal_character_is_accepted_and_kept() {
+        let all = "azAZ09-:.+%_#*?!(),=@;$'";
+        assert_eq!(DeviceId::parse(all).unwrap().as_str(), all);
+    }
+
+    #[test]
+    fn every_other_ascii_character_is_refused_by_name() {
+        for byte in 0..=127u8 {
+            let c = char::from(byte);
+            let text = format!("a{c}");
+            let legal = c.is_ascii_alphanumeric() || "-:.+%_#*?!(),=@;$'".contains(c);
+            assert_eq!(
+                DeviceId::parse(&text),
+                if legal {
+                    Ok(DeviceId(Arc::from(&*text)))
+                } else {
+                    Err(InvalidId::Character(c))
+                }
+            );
+        }
+        assert_eq!(ModuleId::parse("a/b"), Err(InvalidId::Character('/')));
+        assert_eq!(ModuleId::parse("größe"), Err(InvalidId::Character('ö')));
+    }
+
+    #[test]
+    fn length_is_bounded_on_both_sides() {
+        assert_eq!(DeviceId::parse(""), Err(InvalidId::Empty));
+        assert!(DeviceId::parse(&"a".repeat(MAX_ID_CHARS)).is_ok());
+        assert_eq!(
+            DeviceId::parse(&"a".repeat(MAX_ID_CHARS + 1)),
+            Err(InvalidId::TooLong(MAX_ID_CHARS + 1))
+        );
+        assert_eq!(
+            InvalidId::TooLong(129).to_string(),
+            "the id has 129 characters; the limit is 128"
+        );
+    }
+
+    #[test]
+    fn dot_segments_are_refused_and_other_dots_are_not() {
+        assert_eq!(DeviceId::parse("."), Err(InvalidId::Dots));
+        assert_eq!(DeviceId::parse(".."), Err(InvalidId::Dots));
+        assert!(DeviceId::parse("...").is_ok());
+    }
+
+    #[test]
+    fn an_identity_prints_as_its_mqtt_client_id() {
+        let device = DeviceId::parse("dev-1").unwrap();
+        assert_eq!(IdentityId::device(device.clone()).to_string(), "dev-1");
+        assert_eq!(
+            IdentityId::module(device, ModuleId::parse("m").unwrap()).to_string(),
+            "dev-1/m"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            if let Ok(id) = DeviceId::parse(&text) {
+                prop_assert_eq!(id.as_str(), text);
+            }
+        }
+    }
+}

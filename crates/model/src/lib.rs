@@ -5,14 +5,22 @@
 //! Not here: how a token is checked (`auth`), how anything is stored (`proto`, `storage`).
 #![warn(missing_docs)]
 
+mod error_code;
 mod identity;
+pub mod limits;
 mod partition;
 mod position;
+pub mod property;
+pub mod reason;
 mod telemetry;
 mod time;
+mod units;
 
+pub use error_code::{ErrorCode, ErrorKind, MqttAnswer};
 pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId};
 pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
+pub use reason::RefusalReason;
 pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
 pub use time::UnixMillis;
+pub use units::{ByteSize, HumanDuration, InvalidUnit};

@@ -22,3 +22,14 @@ impl fmt::Display for SequenceNumber {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offset_text_is_the_decimal_number() {
+        assert_eq!(SequenceNumber(0).to_string(), "0");
+        assert_eq!(SequenceNumber(41).next().to_string(), "42");
+    }
+}

@@ -125,3 +125,31 @@ pub enum PropertyValue<'a> {
     /// One AMQP-encoded primitive, as sent.
     Amqp(Cow<'a, [u8]>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_auth_method_survives_its_number() {
+        for number in 0..64 {
+            if let Some(method) = AuthMethod::from_number(number) {
+                assert_eq!(method.number(), number);
+            }
+        }
+        assert_eq!((0..64).filter(|n| AuthMethod::from_number(*n).is_some()).count(), 6);
+    }
+
+    #[test]
+    fn the_json_text_names_scope_and_type() {
+        let method = AuthMethod {
+            scope: AuthScope::Module,
+            kind: AuthType::X509,
+        };
+        assert_eq!(method.number(), 5);
+        assert_eq!(
+            method.json(),
+            r#"{"scope":"module","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#
+        );
+    }
+}

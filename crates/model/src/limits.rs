@@ -1,0 +1,149 @@
+//! Every limit of the wire and of the data model: one constant each, with its unit, source and reason.
+//!
+//! Why: a limit that stands in two places soon has two values. Relations between limits are asserted at compile time.
+//! Sources are sections of the Spec; *ours* marks a decision of this project.
+//! Not here: rates and quotas (configuration), sizes of queues and caches (the crate that owns them).
+
+use std::time::Duration;
+
+/// One KiB in bytes.
+const KIB: usize = 1024;
+
+// Identities (auth-and-limits §9.2, rest §2.1).
+
+/// Longest device or module id, in characters of one byte each.
+pub const MAX_ID_CHARS: usize = 128;
+/// Most devices and modules of one hub, by default.
+pub const MAX_IDENTITIES: u64 = 1_000_000;
+/// Most modules of one device.
+pub const MAX_MODULES_PER_DEVICE: usize = 50;
+/// Most devices that one list call returns.
+pub const MAX_LIST_DEVICES: usize = 1000;
+/// Most entries of one bulk registry call.
+pub const MAX_BULK_IDENTITIES: usize = 100;
+/// Longest `statusReason`, in characters.
+pub const MAX_STATUS_REASON_CHARS: usize = 128;
+/// Shortest symmetric key, in decoded bytes.
+pub const MIN_SYMMETRIC_KEY_BYTES: usize = 16;
+/// Longest symmetric key, in decoded bytes.
+pub const MAX_SYMMETRIC_KEY_BYTES: usize = 64;
+/// Length of a generated symmetric key, in bytes.
+pub const GENERATED_KEY_BYTES: usize = 32;
+/// Deepest chain of edge parents (rest §2.1, ours).
+pub const MAX_SCOPE_DEPTH: usize = 5;
+
+// Hub settings (auth-and-limits §2, §9.2).
+
+/// Most shared access policies of a hub.
+pub const MAX_POLICIES: usize = 16;
+/// Most policies with the right ServiceConnect among them.
+pub const MAX_SERVICE_CONNECT_POLICIES: usize = 10;
+/// Longest name of a policy, in bytes (ours).
+pub const MAX_POLICY_NAME_BYTES: usize = 64;
+/// Fewest partitions of a hub.
+pub const MIN_PARTITIONS: u16 = 4;
+/// Most partitions of a hub (design: 4–128).
+pub const MAX_PARTITIONS: u16 = 128;
+/// Most consumer groups of the built-in endpoint, `$Default` included.
+pub const MAX_CONSUMER_GROUPS: usize = 20;
+/// Longest name of a consumer group, in characters.
+pub const MAX_CONSUMER_GROUP_CHARS: usize = 50;
+/// Shortest retention of events (1 day).
+pub const MIN_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Longest retention of events (7 days).
+pub const MAX_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+// Shared access signatures (auth-and-limits §1).
+
+/// How long after `se` a token still counts, for clocks that differ (§1.3).
+pub const SAS_CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// Longest token that is looked at, in bytes (ours; real ones are below 1 KiB).
+pub const MAX_SAS_TOKEN_BYTES: usize = 4 * KIB;
+/// Most fields of a token that are looked at, unknown ones included (ours).
+pub const MAX_SAS_FIELDS: usize = 16;
+/// Lifetime of a token that the SDKs make by themselves.
+pub const SAS_DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
+/// Longest connection string that is looked at, in bytes (ours).
+pub const MAX_CONNECTION_STRING_BYTES: usize = 4 * KIB;
+/// Most tokens on one AMQP connection (amqp §5): the next is refused with 403005.
+pub const MAX_CBS_TOKENS: usize = 1000;
+
+// Device-to-cloud messages (auth-and-limits §9.2, device-mqtt §5).
+
+/// Largest message of a device, properties included, in bytes.
+pub const MAX_TELEMETRY_BYTES: usize = 256 * KIB;
+/// Most messages of one AMQP batch.
+pub const MAX_BATCH_MESSAGES: usize = 500;
+/// Longest message id, in characters (query-and-routing §13).
+pub const MAX_MESSAGE_ID_CHARS: usize = 128;
+/// Most application properties of one message (ours: bounds the work per message).
+pub const MAX_PROPERTIES: usize = 256;
+/// Longest model id (DTMI), in characters.
+pub const MAX_MODEL_ID_CHARS: usize = 128;
+
+// MQTT (device-mqtt).
+
+/// Longest topic, in bytes: MQTT counts it in 16 bits.
+pub const MAX_TOPIC_BYTES: usize = 65_535;
+/// Largest Remaining Length that is read (§5.3): a full message, the longest topic, and 8 bytes of lengths and ids.
+pub const MAX_MQTT_REMAINING_LENGTH: usize = MAX_TELEMETRY_BYTES + MAX_TOPIC_BYTES + 8;
+/// Most subscriptions of one connection (§4.1, ours).
+pub const MAX_SUBSCRIPTIONS: usize = 50;
+/// Longest time without a packet that the hub ever allows (§3.3).
+pub const MQTT_MAX_IDLE: Duration = Duration::from_secs(1767);
+/// Largest keep-alive that has an effect, in seconds: 1.5 × it stays within [`MQTT_MAX_IDLE`].
+pub const MQTT_MAX_KEEP_ALIVE_SECONDS: u16 = 1177;
+/// From the first byte of a connection to its complete CONNECT (§1).
+pub const MQTT_CONNECT_DEADLINE: Duration = Duration::from_secs(60);
+/// Longest `DeviceClientType` that is kept for logs, in bytes (§2.2).
+pub const MAX_CLIENT_TYPE_BYTES: usize = KIB;
+
+// AMQP (amqp §3, §12).
+
+/// Largest frame that is read, in bytes.
+pub const AMQP_MAX_FRAME_BYTES: u32 = 65_536;
+/// Smallest frame size that a peer may ask for, in bytes.
+pub const AMQP_MIN_FRAME_BYTES: u32 = 512;
+/// Most sessions of one connection: channels 0–8191.
+pub const AMQP_CHANNEL_MAX: u16 = 8191;
+/// Most links of one session: handles 0–65,535.
+pub const AMQP_HANDLE_MAX: u32 = 65_535;
+/// `max-message-size` of every link, in bytes (§4.1).
+pub const AMQP_MAX_MESSAGE_BYTES: u64 = 1024 * 1024;
+/// Deepest nesting of AMQP values.
+pub const AMQP_MAX_NESTING: usize = 16;
+/// Our `idle-time-out`.
+pub const AMQP_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// TLS, SASL and open together (§1.2, ours).
+pub const AMQP_OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// A connection without an authenticated identity is closed after this (§3).
+pub const AMQP_UNAUTHENTICATED_DEADLINE: Duration = Duration::from_secs(60);
+/// Session windows of ours, in transfer frames (§3).
+pub const AMQP_WINDOW: u32 = 5000;
+/// Credit on a link where a device sends (§4.3).
+pub const AMQP_RECEIVE_CREDIT: u32 = 100;
+/// Most readers without an epoch per consumer group and partition (§8.3).
+pub const MAX_READERS_PER_GROUP: usize = 5;
+
+// HTTPS (rest §1).
+
+/// Largest request body, in bytes.
+pub const MAX_HTTP_BODY_BYTES: usize = 1024 * KIB;
+/// Deepest nesting of JSON.
+pub const MAX_JSON_DEPTH: usize = 32;
+
+const _: () = assert!(MIN_PARTITIONS <= MAX_PARTITIONS);
+const _: () = assert!(MAX_SERVICE_CONNECT_POLICIES <= MAX_POLICIES);
+const _: () = assert!(MIN_SYMMETRIC_KEY_BYTES <= GENERATED_KEY_BYTES && GENERATED_KEY_BYTES <= MAX_SYMMETRIC_KEY_BYTES);
+// A full message must fit into one packet, one AMQP message and one request.
+const _: () = assert!(MAX_TELEMETRY_BYTES < MAX_MQTT_REMAINING_LENGTH);
+const _: () = assert!((MAX_TELEMETRY_BYTES as u64) < AMQP_MAX_MESSAGE_BYTES);
+const _: () = assert!(MAX_TELEMETRY_BYTES < MAX_HTTP_BODY_BYTES);
+// MQTT's Remaining Length has at most 28 bits.
+const _: () = assert!(MAX_MQTT_REMAINING_LENGTH < 1 << 28);
+const _: () = assert!(MQTT_MAX_KEEP_ALIVE_SECONDS as u64 * 3 / 2 <= MQTT_MAX_IDLE.as_secs());
+// .NET closes connections whose peer asks for less than 5 s.
+const _: () = assert!(AMQP_IDLE_TIMEOUT.as_secs() >= 5);
+const _: () = assert!(AMQP_MIN_FRAME_BYTES <= AMQP_MAX_FRAME_BYTES);
+const _: () = assert!(MAX_CONNECTION_STRING_BYTES >= MAX_ID_CHARS * 2);
+const _: () = assert!(SAS_CLOCK_SKEW.as_secs() < SAS_DEFAULT_LIFETIME.as_secs());

@@ -1,0 +1,237 @@
+//! Why a credential was refused, for the audit log, the metrics' label and `holdfast device diagnose`.
+//!
+//! Why: a peer learns only a number of the catalogue (it must not learn whether an id exists); the operator needs the
+//! exact cause. Spec auth-and-limits §6.1 step 10.
+//! Not here: what the peer is told ([`RefusalReason::code`] names the number; the front ends translate).
+
+use std::fmt;
+
+use crate::ErrorCode;
+
+/// The exact cause of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RefusalReason {
+    /// No credential was given.
+    Missing,
+    /// The credential cannot be read.
+    Malformed,
+    /// The token is for another host.
+    Host,
+    /// The token is for another resource.
+    Scope,
+    /// The token names a policy that the hub does not have.
+    UnknownPolicy,
+    /// No such device or module.
+    UnknownIdentity,
+    /// The policy lacks the right that the call needs.
+    Right,
+    /// The signature fits neither key.
+    Signature,
+    /// The token has expired.
+    Expired,
+    /// The identity is disabled.
+    Disabled,
+    /// The identity uses another kind of credential.
+    AuthType,
+    /// The hub's settings forbid this kind of credential.
+    SasDisabled,
+    /// Client id, username or link address name different identities.
+    IdentityMismatch,
+    /// The protocol or api-version is not spoken.
+    Version,
+    /// An identity with certificates came without one.
+    NoCertificate,
+    /// The certificate's thumbprint is not the registered one.
+    Thumbprint,
+    /// The certificate's chain ends in no verified CA.
+    Chain,
+    /// The certificate's common name is not the identity's.
+    CommonName,
+    /// The certificate is not valid yet or any more.
+    CertificateTime,
+    /// The client's address is not accepted.
+    Ip,
+    /// The hub could not be sure in time; the client may come again.
+    Unconfirmed,
+}
+
+impl RefusalReason {
+    /// All reasons.
+    pub const ALL: &'static [Self] = &[
+        Self::Missing,
+        Self::Malformed,
+        Self::Host,
+        Self::Scope,
+        Self::UnknownPolicy,
+        Self::UnknownIdentity,
+        Self::Right,
+        Self::Signature,
+        Self::Expired,
+        Self::Disabled,
+        Self::AuthType,
+        Self::SasDisabled,
+        Self::IdentityMismatch,
+        Self::Version,
+        Self::NoCertificate,
+        Self::Thumbprint,
+        Self::Chain,
+        Self::CommonName,
+        Self::CertificateTime,
+        Self::Ip,
+        Self::Unconfirmed,
+    ];
+
+    /// The word in logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Host => "host",
+            Self::Scope => "scope",
+            Self::UnknownPolicy => "unknown_policy",
+            Self::UnknownIdentity => "unknown_identity",
+            Self::Right => "right",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::Disabled => "disabled",
+            Self::AuthType => "auth_type",
+            Self::SasDisabled => "sas_disabled",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::Version => "version",
+            Self::NoCertificate => "no_cert",
+            Self::Thumbprint => "thumbprint",
+            Self::Chain => "chain",
+            Self::CommonName => "cn",
+            Self::CertificateTime => "cert_time",
+            Self::Ip => "ip",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+
+    /// The number that the peer is told.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Expired | Self::CertificateTime | Self::Disabled => ErrorCode::IotHubUnauthorized,
+            Self::Version => ErrorCode::InvalidProtocolVersion,
+            Self::Unconfirmed => ErrorCode::ServiceUnavailable,
+            Self::Missing
+            | Self::Malformed
+            | Self::Host
+            | Self::Scope
+            | Self::UnknownPolicy
+            | Self::UnknownIdentity
+            | Self::Right
+            | Self::Signature
+            | Self::AuthType
+            | Self::SasDisabled
+            | Self::IdentityMismatch
+            | Self::NoCertificate
+            | Self::Thumbprint
+            | Self::Chain
+            | Self::CommonName
+            | Self::Ip => ErrorCode::IotHubUnauthorizedAccess,
+        }
+    }
+
+    /// Whether the refusal may rest on a stale replica, so that a linearizable read must confirm it (foundations 18).
+    #[must_use]
+    pub const fn needs_confirmation(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownPolicy
+                | Self::UnknownIdentity
+                | Self::Right
+                | Self::Signature
+                | Self::Disabled
+                | Self::AuthType
+                | Self::SasDisabled
+                | Self::Thumbprint
+                | Self::Chain
+        )
+    }
+
+    /// What an operator does about it, as `holdfast device diagnose` prints it.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Missing => "the client sent no token and no certificate: check its connection string",
+            Self::Malformed => {
+                "the client's token cannot be read: it is cut, quoted or built by hand; make one with `holdfast sas-token`"
+            }
+            Self::Host => {
+                "the token was made for another host name: compare HostName of its connection string with the hub's names"
+            }
+            Self::Scope => {
+                "the token was made for another device, module or endpoint: compare its sr with the device id, which is case-sensitive"
+            }
+            Self::UnknownPolicy => "the token names a shared access policy (skn) that this hub does not have",
+            Self::UnknownIdentity => {
+                "no such device or module is registered: create it, or look in the audit log for who deleted it"
+            }
+            Self::Right => "the policy exists but lacks the right: use one that has it, for example iothubowner",
+            Self::Signature => {
+                "the key does not fit: the client has an old key, or one of another device; compare with `holdfast device show`"
+            }
+            Self::Expired => {
+                "the token has expired: the device's clock is wrong, or nobody renews a token that was made by hand"
+            }
+            Self::Disabled => "the device is disabled: enable it with `holdfast device update --status enabled`",
+            Self::AuthType => "the identity is registered for another kind of credential (sas or certificate)",
+            Self::SasDisabled => {
+                "the hub's settings forbid this kind of token (disableLocalAuth, disableDeviceSAS, disableModuleSAS)"
+            }
+            Self::IdentityMismatch => "client id and username, or token and link address, name different identities",
+            Self::Version => "the client speaks a protocol or api-version that the hub does not",
+            Self::NoCertificate => "the identity is registered with a certificate, and the client showed none",
+            Self::Thumbprint => "the certificate is not the registered one: compare thumbprints",
+            Self::Chain => {
+                "the certificate's issuers lead to no verified CA of the hub: register the CA, or send the intermediates"
+            }
+            Self::CommonName => "the certificate's common name must equal the device id (module: deviceId/moduleId)",
+            Self::CertificateTime => "the certificate is not valid now: renew it, or set the clock",
+            Self::Ip => "no IP filter rule accepts the client's address",
+            Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may come again",
+        }
+    }
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own_and_advice() {
+        let words: BTreeSet<_> = RefusalReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), RefusalReason::ALL.len());
+        for reason in RefusalReason::ALL {
+            assert!(reason.advice().len() > 20, "{reason}");
+            assert!(
+                reason.code().is_sent(),
+                "{reason} answers with a number without help texts"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_token_itself_shows_is_refused_without_asking_the_leader() {
+        for reason in [
+            RefusalReason::Malformed,
+            RefusalReason::Expired,
+            RefusalReason::Host,
+            RefusalReason::Scope,
+        ] {
+            assert!(!reason.needs_confirmation());
+        }
+        assert!(RefusalReason::Signature.needs_confirmation() && RefusalReason::UnknownIdentity.needs_confirmation());
+    }
+}
