@@ -1,3 +1,19 @@
-//! The Holdfast IoT hub.
+//! The Holdfast IoT hub: composition root, configuration, command line and dev mode.
+//!
+//! Invariant: no protocol logic here. This crate decides which parts run, with which settings, in which order they
+//! start and stop, and what people are told about it.
+//! Start at [`cli::run`]; the node itself is put together in [`node`].
 
-fn main() {}
+mod certs;
+mod cli;
+mod config;
+mod exit;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,53 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit::Failure;
+
+mod config;
+
+/// A self-hosted IoT hub that speaks Azure IoT Hub's protocols.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file, or print one with every key and its default
+    Config {
+        #[command(subcommand)]
+        command: config::Command,
+    },
+}
+
+/// Where settings come from.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigSource {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set one key, over file and environment; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Runs the command that was asked for.
+pub(crate) fn run() -> Result<(), Failure> {
+    match Cli::parse().command {
+        Command::Config { command } => config::run(command),
+    }
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) ends the command quietly.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
