@@ -1,1 +1,33 @@
-//! Shared access signatures, policies and rights. Pure.
+//! Shared access signatures, policies, rights and connection strings.
+//!
+//! Why: one token rides in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and three
+//! front ends must not hold three opinions about it.
+//! Wire facts: Spec auth-and-limits §1, §2; amqp §5 (Event Hubs tokens). Test vectors were made by the SDKs.
+//! Invariants: pure (the caller brings clock, keys and randomness); no input panics; signatures are compared in constant
+//! time; `Debug` of nothing here shows a key or a signature, and keys are wiped from memory when dropped.
+//! Not here: which key applies and whether the replica is fresh (`registry`, `device-hub`), what a refusal looks like on
+//! the wire (the front ends), certificates and bearer tokens (later).
+//! Start at [`SasToken::parse`], then [`verify`] for an identity's token or [`verify_policy`] for a policy's.
+#![warn(missing_docs)]
+
+mod connection_string;
+mod key;
+mod plain;
+mod policy;
+mod refusal;
+mod rights;
+mod sas;
+mod scope;
+mod sign;
+mod verify;
+
+pub use connection_string::{ConnectionString, ConnectionStringError, EventHubsConnection, IotConnection, Secret};
+pub use key::{Key, KeyError, KeyFingerprint, KeyPair, KeySlot};
+pub use plain::SaslUser;
+pub use policy::{DEFAULT_POLICIES, Policy};
+pub use refusal::{Defect, SasRefusal};
+pub use rights::{InvalidRights, Rights};
+pub use sas::SasToken;
+pub use scope::{HubNames, ResourcePath, ResourceScope};
+pub use sign::{sign, sign_identity};
+pub use verify::{Grant, KeyForm, check_claims, verify, verify_policy, verify_signature};
