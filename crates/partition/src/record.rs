@@ -1,0 +1,42 @@
+//! One log entry in bytes: a batch of telemetry records as protobuf, written and read without a copy of its own.
+//!
+//! Why by hand: the generated code would allocate for every string of every message. The form is exactly that of
+//! `proto/holdfast/partition/v1`, so any protobuf reader understands a stored entry.
+//! Invariants: a header of [`HEADER_BYTES`] comes first, has fixed width and is patched when the batch is closed; records
+//! are appended straight into one buffer; no input panics; a view borrows everything and checks all that it hands out.
+//! Not here: sequence numbers (given in `state`, never stored with a record) and checksums (the log store has them).
+//! Start at [`BatchWriter`], then [`EntryView`].
+
+mod entry;
+mod fields;
+mod view;
+mod wire;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use entry::{EntryError, EntryHeader, EntryView, Records};
+pub use view::{Properties, PropertyValueView, PropertyView, RecordView};
+pub use wire::Corrupt;
+pub use writer::{BatchHeader, BatchWriter, Origin, PushError};
+
+/// The version that [`BatchWriter`] writes and [`EntryView`] understands.
+pub const ENTRY_VERSION: u32 = 1;
+/// Bytes of the fixed-width header at the start of an entry.
+pub const HEADER_BYTES: usize = 51;
+/// The largest record, in bytes: its length is written in three varint bytes, before it is known.
+pub const MAX_RECORD_BYTES: usize = (1 << 21) - 1;
+/// The largest entry, in bytes; a batch that would grow beyond it is full.
+pub const MAX_ENTRY_BYTES: usize = 4 << 20;
+
+/// Where batches come from: each stream numbers its batches from 1 without gaps (foundations 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    /// The Raft node id of the gateway.
+    pub gateway_node: u64,
+    /// Grows with every start of that gateway.
+    pub incarnation: u64,
+    /// The gateway's core, from 0.
+    pub core: u32,
+}

@@ -1,0 +1,232 @@
+//! The open batch of one core and partition: records are encoded into it as they arrive.
+
+use bytes::{BufMut, Bytes};
+use holdfast_model::{AuthMethod, GenerationId, IdentityId, PropertyValue, TelemetryMessage, UnixMillis};
+use thiserror::Error;
+
+use super::fields::{entry, property, record};
+use super::wire::{field_bytes, put_bytes, put_number, put_varint};
+use super::{ENTRY_VERSION, HEADER_BYTES, MAX_ENTRY_BYTES, MAX_RECORD_BYTES, StreamId};
+
+/// The smallest and largest buffer that a batch begins with; in between it is as large as the last batch and a quarter.
+const MIN_BUFFER_BYTES: usize = 512;
+const MAX_BUFFER_BYTES: usize = 256 << 10;
+/// An entry may keep this much unused memory, or its own size if that is more; beyond it the buffer is cut.
+const MAX_SLACK_BYTES: usize = 4 << 10;
+/// Who sent a message and how it was authenticated: what the sender cannot choose (Spec query-and-routing §12).
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The device or module.
+    pub identity: &'a IdentityId,
+    /// Which life of that identity.
+    pub generation: &'a GenerationId,
+    /// The credential of its connection.
+    pub auth: AuthMethod,
+    /// The model id given at connect (`dt-dataschema`).
+    pub model_id: Option<&'a str>,
+}
+
+/// What is known of a batch when it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// The stream that the batch belongs to.
+    pub stream: StreamId,
+    /// Its number within the stream, from 1.
+    pub batch_number: u64,
+    /// The leader's proposal of the enqueued time.
+    pub enqueued: UnixMillis,
+}
+
+/// Why a message was not added to a batch; the batch is as before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PushError {
+    /// Close the batch and push again.
+    #[error("the batch is full")]
+    BatchFull,
+    /// No batch can hold the message; the limits of the protocols are far below.
+    #[error("the record has {bytes} bytes; the limit is {MAX_RECORD_BYTES}")]
+    RecordTooLarge {
+        /// Its encoded size.
+        bytes: usize,
+    },
+}
+
+/// Encodes messages into the entry that will be proposed. Reusable: [`Self::close`] leaves an empty batch.
+#[derive(Debug, Default)]
+pub struct BatchWriter {
+    buffer: Vec<u8>,
+    records: u32,
+    last_batch_bytes: usize,
+}
+
+impl BatchWriter {
+    /// An empty batch; allocates with the first push.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Messages in the batch.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.records
+    }
+
+    /// No message since the last [`Self::close`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// Bytes that the entry would have if it were closed now; 0 when empty.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Appends one message that the hub received at `received`.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was appended.
+    pub fn push(
+        &mut self,
+        origin: &Origin<'_>,
+        message: &TelemetryMessage<'_>,
+        received: UnixMillis,
+    ) -> Result<(), PushError> {
+        let before = self.buffer.len();
+        if self.is_empty() {
+            self.open();
+        }
+        let buffer = &mut self.buffer;
+        buffer.extend_from_slice(&[entry::RECORD.to_le_bytes()[0], 0x80, 0x80, 0]);
+        let start = buffer.len();
+        put_record(buffer, origin, message, received);
+        // Measuring afterwards costs nothing per message; the excess is bounded by a message that is in memory anyway.
+        let bytes = buffer.len() - start;
+        if bytes > MAX_RECORD_BYTES {
+            buffer.truncate(before);
+            return Err(PushError::RecordTooLarge { bytes });
+        }
+        if buffer.len() > MAX_ENTRY_BYTES && self.records > 0 {
+            buffer.truncate(before);
+            return Err(PushError::BatchFull);
+        }
+        let length = bytes.to_le_bytes();
+        // Three varint bytes whatever the length: 7 bits each, the first two say that more follow.
+        buffer[start - 3] = length[0] | 0x80;
+        buffer[start - 2] = (length[1] << 1) | (length[0] >> 7) | 0x80;
+        buffer[start - 1] = ((length[2] << 2) | (length[1] >> 6)) & 0x7f;
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Writes the header and hands the entry out; the writer is empty again.
+    pub fn close(&mut self, header: BatchHeader) -> Bytes {
+        if self.is_empty() {
+            self.open();
+        }
+        let mut entry_bytes = std::mem::take(&mut self.buffer);
+        entry_bytes[..HEADER_BYTES].copy_from_slice(&header_bytes(&header, self.records));
+        self.last_batch_bytes = entry_bytes.len();
+        self.records = 0;
+        if entry_bytes.capacity() - entry_bytes.len() > MAX_SLACK_BYTES.max(entry_bytes.len()) {
+            entry_bytes.shrink_to_fit();
+        }
+        Bytes::from(entry_bytes)
+    }
+
+    /// Forgets what was pushed since the last [`Self::close`].
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.records = 0;
+    }
+
+    fn open(&mut self) {
+        if self.buffer.capacity() == 0 {
+            let expected = self.last_batch_bytes + self.last_batch_bytes / 4;
+            self.buffer.reserve_exact(expected.clamp(MIN_BUFFER_BYTES, MAX_BUFFER_BYTES));
+        }
+        self.buffer.resize(HEADER_BYTES, 0);
+    }
+}
+
+/// The header fields in order; each is a tag of one byte and a little-endian number.
+fn header_bytes(header: &BatchHeader, records: u32) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    let mut rest = &mut bytes[..];
+    rest.put_u8(entry::VERSION.to_le_bytes()[0]);
+    rest.put_u32_le(ENTRY_VERSION);
+    rest.put_u8(entry::GATEWAY_NODE.to_le_bytes()[0]);
+    rest.put_u64_le(header.stream.gateway_node);
+    rest.put_u8(entry::INCARNATION.to_le_bytes()[0]);
+    rest.put_u64_le(header.stream.incarnation);
+    rest.put_u8(entry::CORE.to_le_bytes()[0]);
+    rest.put_u32_le(header.stream.core);
+    rest.put_u8(entry::BATCH_NUMBER.to_le_bytes()[0]);
+    rest.put_u64_le(header.batch_number);
+    rest.put_u8(entry::ENQUEUED_TIME.to_le_bytes()[0]);
+    rest.put_u64_le(header.enqueued.0);
+    rest.put_u8(entry::RECORD_COUNT.to_le_bytes()[0]);
+    rest.put_u32_le(records);
+    debug_assert!(rest.is_empty(), "the header has exactly HEADER_BYTES");
+    bytes
+}
+
+fn put_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMessage<'_>, received: UnixMillis) {
+    put_bytes(buffer, record::DEVICE_ID, origin.identity.device.as_str().as_bytes());
+    if let Some(module) = &origin.identity.module {
+        put_bytes(buffer, record::MODULE_ID, module.as_str().as_bytes());
+    }
+    put_bytes(buffer, record::GENERATION_ID, origin.generation.0.as_bytes());
+    put_number(buffer, record::AUTH_METHOD, u64::from(origin.auth.number()));
+    put_number(buffer, record::RECEIVED, received.0);
+    put_bytes(buffer, record::PAYLOAD, message.payload);
+    if let Some(model_id) = origin.model_id {
+        put_bytes(buffer, record::MODEL_ID, model_id.as_bytes());
+    }
+    let system = &message.system;
+    let mut put_text = |tag, text: &Option<std::borrow::Cow<'_, str>>| {
+        if let Some(text) = text {
+            put_bytes(buffer, tag, text.as_bytes());
+        }
+    };
+    put_text(record::MESSAGE_ID, &system.message_id);
+    put_text(record::CORRELATION_ID, &system.correlation_id);
+    put_text(record::TO, &system.to);
+    put_text(record::CONTENT_TYPE, &system.content_type);
+    put_text(record::CONTENT_ENCODING, &system.content_encoding);
+    put_text(record::CREATION_TIME, &system.creation_time);
+    put_text(record::COMPONENT, &system.component);
+    put_text(record::INTERFACE_ID, &system.interface_id);
+    put_text(record::OUTPUT_NAME, &system.output_name);
+    put_text(record::MESSAGE_SCHEMA, &system.message_schema);
+    if let Some(user) = &system.user_id {
+        put_bytes(buffer, record::USER_ID, user);
+    }
+    if let Some(expiry) = system.absolute_expiry_ms {
+        put_number(buffer, record::ABSOLUTE_EXPIRY, expiry.cast_unsigned());
+    }
+    for item in &message.properties {
+        let (value_tag, value) = value_bytes(&item.value);
+        let mut length = field_bytes(property::NAME, item.name.len());
+        if value_tag != 0 {
+            length += field_bytes(value_tag, value.len());
+        }
+        put_varint(buffer, u64::from(record::PROPERTY));
+        put_varint(buffer, length as u64);
+        put_bytes(buffer, property::NAME, item.name.as_bytes());
+        if value_tag != 0 {
+            put_bytes(buffer, value_tag, value);
+        }
+    }
+}
+
+/// The field of a property's value and its content; tag 0 = null, no field at all.
+fn value_bytes<'a>(value: &'a PropertyValue<'_>) -> (u32, &'a [u8]) {
+    match value {
+        PropertyValue::Null => (0, &[]),
+        PropertyValue::Text(text) => (property::TEXT, text.as_bytes()),
+        PropertyValue::Amqp(bytes) => (property::AMQP, bytes),
+    }
+}

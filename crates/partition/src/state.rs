@@ -1,0 +1,204 @@
+//! What applying the log leaves behind: sequence numbers, the streams' positions, the sparse index.
+//!
+//! Pure: no clock, no I/O, no randomness; the same entries give the same state on every replica and in every replay.
+//! Invariants: a record's sequence number is given here and nowhere else, from the counter plus its place in the entry,
+//! so that there are no gaps and none is given twice (foundations 2); enqueued times never decrease; a batch of a stream
+//! is counted exactly once (foundations 1). An entry that is not counted is *void*: its log index is remembered, since
+//! readers walk the log and must step over it.
+//! Retention moves [`State::begin`]; that is local to a replica and changes nothing that apply decides.
+//! Not here: the log itself (`consensus`), who is told (`tail`, `partition`), how the state is stored (`state::stored`).
+
+mod index;
+mod stored;
+mod streams;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use holdfast_model::{SequenceNumber, UnixMillis};
+use thiserror::Error;
+
+pub use index::{Index, IndexPoint, Spacing};
+pub use stored::{Changes, Head, StoredStateError};
+pub use streams::{Admission, MAX_STREAMS, Streams};
+
+use crate::record::{EntryError, EntryView};
+
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Its records are part of the stream of events.
+    Counted {
+        /// The sequence number of its first record.
+        first: SequenceNumber,
+        /// Its records.
+        records: u32,
+        /// The time of all its records.
+        enqueued: UnixMillis,
+    },
+    /// It is as if it had never been written.
+    Void(Void),
+}
+
+/// Why an entry is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Void {
+    /// The batch has been counted before; the gateway sent it again.
+    Repeat,
+    /// A batch of the stream before this one is missing; counting it would reorder.
+    Gap {
+        /// The number that the stream must continue with.
+        expected: u64,
+    },
+    /// The gateway has started anew since.
+    Stale {
+        /// The incarnation in force.
+        current: u64,
+    },
+    /// The bytes are no entry.
+    Damaged,
+}
+
+/// The entry was written by a version whose rules this one does not know: stop, since guessing makes replicas differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the log entry {log_index} has version {version}, which this version of Holdfast does not know")]
+pub struct UnknownVersion {
+    /// Where it is.
+    pub log_index: u64,
+    /// What it says.
+    pub version: u32,
+}
+
+/// The state of one partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub(crate) next: SequenceNumber,
+    pub(crate) last_enqueued: UnixMillis,
+    pub(crate) log_bytes: u64,
+    pub(crate) begin: IndexPoint,
+    pub(crate) streams: Streams,
+    pub(crate) index: Index,
+    pub(crate) voids: BTreeSet<u64>,
+}
+
+impl State {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new(spacing: Spacing) -> Self {
+        Self {
+            next: SequenceNumber(0),
+            last_enqueued: UnixMillis(0),
+            log_bytes: 0,
+            begin: IndexPoint::default(),
+            streams: Streams::default(),
+            index: Index::new(spacing),
+            voids: BTreeSet::new(),
+        }
+    }
+
+    /// Applies the committed entry at `log_index`; the indexes of successive calls grow.
+    ///
+    /// # Errors
+    /// [`UnknownVersion`]; the state is unchanged.
+    pub fn apply(&mut self, log_index: u64, entry: &[u8]) -> Result<Applied, UnknownVersion> {
+        let header = match EntryView::parse(entry) {
+            Ok(view) => view.header(),
+            Err(EntryError::Version(version)) => return Err(UnknownVersion { log_index, version }),
+            Err(EntryError::Corrupt(_)) => return Ok(self.void(log_index, Void::Damaged)),
+        };
+        match self.streams.check(&header.stream, header.batch_number) {
+            Admission::Next => {}
+            Admission::Repeat { .. } => return Ok(self.void(log_index, Void::Repeat)),
+            Admission::Gap { expected } => return Ok(self.void(log_index, Void::Gap { expected })),
+            Admission::Stale { current } => return Ok(self.void(log_index, Void::Stale { current })),
+        }
+        self.streams.advance(&header.stream, header.batch_number, log_index);
+        let enqueued = self.last_enqueued.max(header.proposed);
+        let first = self.next;
+        self.index.offer(IndexPoint { log_index, sequence: first, enqueued, log_bytes: self.log_bytes });
+        self.next = SequenceNumber(first.0 + u64::from(header.records));
+        self.last_enqueued = enqueued;
+        self.log_bytes += entry.len() as u64;
+        Ok(Applied::Counted { first, records: header.records, enqueued })
+    }
+
+    fn void(&mut self, log_index: u64, reason: Void) -> Applied {
+        self.voids.insert(log_index);
+        Applied::Void(reason)
+    }
+
+    /// The number that the next record will get.
+    #[must_use]
+    pub fn next(&self) -> SequenceNumber {
+        self.next
+    }
+
+    /// The time of the newest record, 0 before the first.
+    #[must_use]
+    pub fn last_enqueued(&self) -> UnixMillis {
+        self.last_enqueued
+    }
+
+    /// The oldest entry that readers may have.
+    #[must_use]
+    pub fn begin(&self) -> IndexPoint {
+        self.begin
+    }
+
+    /// Bytes of the entries from [`Self::begin`] on.
+    #[must_use]
+    pub fn retained_bytes(&self) -> u64 {
+        self.log_bytes - self.begin.log_bytes
+    }
+
+    /// The streams' positions.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// The entry at this log index carries no records of the stream of events.
+    #[must_use]
+    pub fn is_void(&self, log_index: u64) -> bool {
+        self.voids.contains(&log_index)
+    }
+
+    /// The last known point at or before the entry that holds `sequence`; [`Self::begin`] when there is none.
+    #[must_use]
+    pub fn floor_sequence(&self, sequence: SequenceNumber) -> IndexPoint {
+        self.index.floor_by(|point| point.sequence <= sequence).unwrap_or(self.begin).max(self.begin)
+    }
+
+    /// The last known point before which no entry is newer than `time`; [`Self::begin`] when there is none.
+    #[must_use]
+    pub fn floor_time(&self, time: UnixMillis) -> IndexPoint {
+        self.index.floor_by(|point| point.enqueued <= time).unwrap_or(self.begin).max(self.begin)
+    }
+
+    /// The point at exactly this log index, if the index has one.
+    #[must_use]
+    pub fn point_at(&self, log_index: u64) -> Option<IndexPoint> {
+        self.index.floor_by(|point| point.log_index <= log_index).filter(|point| point.log_index == log_index)
+    }
+
+    /// Where retention would begin the log: every entry before that point is older than `oldest`, or beyond
+    /// `max_bytes` from the end. `None` when nothing can go. Steps are those of the index, about 64 KiB.
+    #[must_use]
+    pub fn retention_point(&self, oldest: UnixMillis, max_bytes: u64) -> Option<IndexPoint> {
+        let by_time = self.index.floor_by(|point| point.enqueued < oldest);
+        let excess = self.log_bytes.saturating_sub(max_bytes);
+        let by_size = if excess == 0 { None } else { self.index.ceiling_by(|point| point.log_bytes < excess) };
+        by_time.max(by_size).filter(|point| point.log_index > self.begin.log_index)
+    }
+
+    /// Moves [`Self::begin`] forward to `point`, which [`Self::retention_point`] gave, and forgets what lies before.
+    pub fn trim(&mut self, point: IndexPoint) {
+        if point.log_index > self.begin.log_index {
+            self.begin = point;
+            self.index.trim(point.log_index);
+            self.voids = self.voids.split_off(&point.log_index);
+        }
+    }
+}

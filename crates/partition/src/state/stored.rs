@@ -1,0 +1,225 @@
+//! The state in bytes: one record for the counters and streams, one for each point of the index and each void entry.
+//!
+//! Why in parts: the index grows with the log; writing all of it every time would cost more than the log itself.
+//! Form: `PartitionState` and `IndexPoint` of `proto/holdfast/partition/v1`; a void is its key alone.
+//! Invariants: what is loaded is checked like what comes from outside, since a wrong counter would number every later
+//! event wrongly.
+//! Not here: keys, and writing to the disk (`machine`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use holdfast_model::{SequenceNumber, UnixMillis};
+use holdfast_proto::partition::v1 as proto;
+use prost::Message;
+use thiserror::Error;
+
+use super::streams::{MAX_STREAMS, Position};
+use super::{Index, IndexPoint, Spacing, State, Streams};
+
+/// The version of the stored state.
+const STATE_VERSION: u32 = 1;
+
+/// How far a state has applied the log, and the membership there: opaque here, meant for `consensus`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Head {
+    /// Term of the last entry applied.
+    pub term: u64,
+    /// Leader of that term.
+    pub node: u64,
+    /// Log index of the last entry applied, whatever its kind.
+    pub index: u64,
+    /// Empty = none.
+    pub membership: Bytes,
+}
+
+/// Stored bytes that are no state; replaying the log from its start is impossible once retention has run, so the node
+/// must not go on.
+#[derive(Debug, Error)]
+pub enum StoredStateError {
+    /// Not the protobuf message that should be there.
+    #[error("the stored partition state cannot be decoded")]
+    Decode(#[from] prost::DecodeError),
+    /// A later version wrote it.
+    #[error("the stored partition state has version {0}; this version of Holdfast knows {STATE_VERSION}")]
+    Version(u32),
+    /// Its parts contradict each other.
+    #[error("the stored partition state is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl IndexPoint {
+    /// As stored.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        proto::IndexPoint::from(*self).encode_to_vec()
+    }
+
+    /// The inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`StoredStateError::Decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, StoredStateError> {
+        Ok(proto::IndexPoint::decode(bytes)?.into())
+    }
+}
+
+impl From<IndexPoint> for proto::IndexPoint {
+    fn from(point: IndexPoint) -> Self {
+        Self {
+            log_index: point.log_index,
+            sequence: point.sequence.0,
+            enqueued_ms: point.enqueued.0,
+            log_bytes: point.log_bytes,
+        }
+    }
+}
+
+impl From<proto::IndexPoint> for IndexPoint {
+    fn from(point: proto::IndexPoint) -> Self {
+        Self {
+            log_index: point.log_index,
+            sequence: SequenceNumber(point.sequence),
+            enqueued: UnixMillis(point.enqueued_ms),
+            log_bytes: point.log_bytes,
+        }
+    }
+}
+
+/// What has changed in the parts since they were last stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Points to store.
+    pub points: Vec<IndexPoint>,
+    /// Log indexes of points to remove.
+    pub dropped: Vec<u64>,
+    /// Log indexes of void entries to store.
+    pub voids: Vec<u64>,
+}
+
+impl State {
+    /// The counters and streams, as stored.
+    #[must_use]
+    pub fn encode_head(&self, head: &Head) -> Vec<u8> {
+        let streams = self.streams.positions.iter().map(|((gateway_node, core), position)| proto::Stream {
+            gateway_node: *gateway_node,
+            core: *core,
+            incarnation: position.incarnation,
+            last_batch: position.last_batch,
+            last_used: position.last_used,
+        });
+        proto::PartitionState {
+            version: STATE_VERSION,
+            applied_term: head.term,
+            applied_node: head.node,
+            applied_index: head.index,
+            membership: head.membership.clone(),
+            next_sequence: self.next.0,
+            last_enqueued_ms: self.last_enqueued.0,
+            log_bytes: self.log_bytes,
+            begin: Some(self.begin.into()),
+            index_doublings: self.index.doublings,
+            streams: streams.collect(),
+        }
+        .encode_to_vec()
+    }
+
+    /// What must be stored beside the head when everything up to log index `stored` has been stored before.
+    pub fn take_changes(&mut self, stored: u64) -> Changes {
+        let first = self.index.points.partition_point(|point| point.log_index <= stored);
+        Changes {
+            points: self.index.points.range(first..).copied().collect(),
+            dropped: std::mem::take(&mut self.index.dropped),
+            voids: self.voids.range(stored + 1..).copied().collect(),
+        }
+    }
+
+    /// Puts a stored state together again.
+    ///
+    /// # Errors
+    /// [`StoredStateError`] when a part is no such part, or does not fit the others.
+    pub fn restore(
+        head: &[u8],
+        points: VecDeque<IndexPoint>,
+        voids: BTreeSet<u64>,
+        spacing: Spacing,
+    ) -> Result<(Head, Self), StoredStateError> {
+        let stored = proto::PartitionState::decode(head)?;
+        if stored.version != STATE_VERSION {
+            return Err(StoredStateError::Version(stored.version));
+        }
+        let mut index = Index::new(spacing);
+        index.doublings = stored.index_doublings;
+        index.points = points;
+        let state = Self {
+            next: SequenceNumber(stored.next_sequence),
+            last_enqueued: UnixMillis(stored.last_enqueued_ms),
+            log_bytes: stored.log_bytes,
+            begin: stored.begin.unwrap_or_default().into(),
+            streams: restore_streams(stored.streams)?,
+            index,
+            voids,
+        };
+        let head = Head {
+            term: stored.applied_term,
+            node: stored.applied_node,
+            index: stored.applied_index,
+            membership: stored.membership,
+        };
+        state.check(&head)?;
+        Ok((head, state))
+    }
+
+    fn check(&self, head: &Head) -> Result<(), StoredStateError> {
+        let damaged = |what| Err(StoredStateError::Damaged(what));
+        if self.index.doublings > 32 {
+            return damaged("the index spacing is out of range");
+        }
+        let points = &self.index.points;
+        let end = IndexPoint {
+            log_index: head.index + 1,
+            sequence: self.next,
+            enqueued: self.last_enqueued,
+            log_bytes: self.log_bytes,
+        };
+        let ascending = points.iter().zip(points.iter().skip(1)).all(|(earlier, later)| earlier.is_before(later));
+        if !ascending || points.iter().any(|point| point.log_index > head.index || !point.is_before(&end)) {
+            return damaged("the index does not ascend towards the end of the log");
+        }
+        if !self.begin.is_before(&end) || points.front().is_some_and(|first| first.log_index < self.begin.log_index) {
+            return damaged("the log begins after its end or after its index");
+        }
+        if self.voids.last().is_some_and(|last| *last > head.index) {
+            return damaged("a void entry lies beyond the end of the log");
+        }
+        Ok(())
+    }
+}
+
+impl IndexPoint {
+    fn is_before(&self, later: &Self) -> bool {
+        self.log_index < later.log_index
+            && self.sequence <= later.sequence
+            && self.enqueued <= later.enqueued
+            && self.log_bytes <= later.log_bytes
+    }
+}
+
+fn restore_streams(stored: Vec<proto::Stream>) -> Result<Streams, StoredStateError> {
+    let count = stored.len();
+    let positions: BTreeMap<_, _> = stored
+        .into_iter()
+        .map(|stream| {
+            let position = Position {
+                incarnation: stream.incarnation,
+                last_batch: stream.last_batch,
+                last_used: stream.last_used,
+            };
+            ((stream.gateway_node, stream.core), position)
+        })
+        .collect();
+    if count > MAX_STREAMS || positions.len() != count {
+        return Err(StoredStateError::Damaged("a stream is there twice, or there are too many"));
+    }
+    Ok(Streams { positions })
+}
