@@ -82,11 +82,20 @@ impl FromStr for ByteSize {
     type Err = InvalidUnit;
 
     fn from_str(text: &str) -> Result<Self, InvalidUnit> {
-        let invalid = || InvalidUnit { text: text.to_owned(), expected: "a size such as \"64KiB\" or \"4096\"" };
+        let invalid = || InvalidUnit {
+            text: text.to_owned(),
+            expected: "a size such as \"64KiB\" or \"4096\"",
+        };
         let (number, unit) = split(text).ok_or_else(invalid)?;
         let factor = match unit {
             "" => 1,
-            unit => SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(invalid)?.1,
+            unit => {
+                SIZES
+                    .iter()
+                    .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+                    .ok_or_else(invalid)?
+                    .1
+            }
         };
         number.checked_mul(factor).map(Self).ok_or_else(invalid)
     }
@@ -96,7 +105,13 @@ impl FromStr for ByteSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct HumanDuration(pub Duration);
 
-const SPANS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SPANS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 impl HumanDuration {
     /// `count` milliseconds.
@@ -146,7 +161,10 @@ impl FromStr for HumanDuration {
     type Err = InvalidUnit;
 
     fn from_str(text: &str) -> Result<Self, InvalidUnit> {
-        let invalid = || InvalidUnit { text: text.to_owned(), expected: "a duration such as \"250ms\", \"1s\" or \"24h\"" };
+        let invalid = || InvalidUnit {
+            text: text.to_owned(),
+            expected: "a duration such as \"250ms\", \"1s\" or \"24h\"",
+        };
         let (number, unit) = split(text).ok_or_else(invalid)?;
         let factor = SPANS.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?.1;
         number.checked_mul(factor).map(Self::millis).ok_or_else(invalid)
@@ -171,7 +189,9 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(de::Error::custom)
             }
         }
     };
@@ -186,17 +206,37 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("1 gib", 1 << 30), ("2MB", 2_000_000)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64KiB", 65_536),
+            ("1 gib", 1 << 30),
+            ("2MB", 2_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in ["", "KiB", "-1", "1.5GiB", "1 KiBs", "99999999999TiB", "18446744073709551616"] {
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "1.5GiB",
+            "1 KiBs",
+            "99999999999TiB",
+            "18446744073709551616",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (text, millis) in [("250ms", 250), ("1s", 1000), ("15m", 900_000), ("7d", 604_800_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("1s", 1000),
+            ("15m", 900_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
             assert_eq!(text.parse(), Ok(HumanDuration::millis(millis)), "{text}");
         }
         for text in ["", "1", "s", "1.5s", "1 sec", "999999999999999999d"] {

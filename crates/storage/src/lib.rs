@@ -1,1 +1,34 @@
-//! RocksDB, group commit, sealing of secrets.
+//! What a node keeps on its disk: one database, one synced file, one thread that syncs it.
+//!
+//! Why: an acknowledgement means "synced", and a sync costs as much as thousands of writes; so every group of the node
+//! writes unsynced and one [`Flusher`] syncs for all of them (docs/storage.md, "Group commit").
+//! Invariants: a failed sync is never retried; a damaged file is named, never skipped; state written without the
+//! write-ahead log is never on disk ahead of the log that it was made from (atomic flush).
+//! Not here: what entries mean (`registry`, `partition`), votes and terms (`consensus`).
+//! Start at [`Disk`], then [`open`] and [`Flusher`].
+#![warn(missing_docs)]
+
+mod batch;
+mod config;
+mod datadir;
+mod disk;
+mod error;
+mod flusher;
+mod guard;
+pub mod layout;
+mod metrics;
+mod record_file;
+mod rocks;
+mod sealer;
+mod sim;
+
+pub use batch::{Durability, Family, Op, WriteBatch};
+pub use config::{InvalidConfig, StorageConfig};
+pub use datadir::{DataDir, FORMAT_VERSION, NodeIdentity};
+pub use disk::{Disk, DiskSpace, Visit};
+pub use error::{OpenError, StorageError};
+pub use flusher::{Completion, Flusher, MAX_QUEUED_COMPLETIONS, OnFatal};
+pub use guard::{CHECK_EVERY, DiskGuard};
+pub use rocks::{LOG_LANES, RocksDisk, open};
+pub use sealer::{Kek, NONCE_BYTES, SealError, Sealer, fresh_nonce};
+pub use sim::SimDisk;

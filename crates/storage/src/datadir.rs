@@ -1,0 +1,306 @@
+//! The data directory: whose it is, which format it has, and that only one process uses it.
+//!
+//! Why: a voter that returns with an empty or foreign disk would forget what it has acknowledged (foundations: "a voter
+//! never returns empty"). So the directory carries the cluster's id and the node's incarnation, which is its Raft node
+//! id, and a directory whose database has gone is refused instead of being filled anew.
+//! The marker is text, since it is the first thing that an operator looks at.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::OpenError;
+
+/// The version of everything in the directory that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MARKER: &str = "holdfast.node";
+const LOCK: &str = "holdfast.lock";
+const DATABASE: &str = "db";
+
+/// Who a data directory belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The cluster, the same on all its nodes.
+    pub cluster: String,
+    /// The node's life with this directory, and its Raft node id: a node that lost its directory gets another.
+    pub incarnation: u64,
+}
+
+/// An open and locked data directory; clones share the lock, which is released with the last.
+#[derive(Debug, Clone)]
+pub struct DataDir(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    identity: NodeIdentity,
+    fresh: bool,
+    _lock: File,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Database {
+    /// The directory was made, its database perhaps not.
+    Pending,
+    /// The database has been made: from now on it must be there.
+    Made,
+}
+
+impl DataDir {
+    /// Opens `path`, making it when it does not exist or is empty; then `new` names its owner.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing has been changed then.
+    pub fn open(path: &Path, new: impl FnOnce() -> NodeIdentity) -> Result<Self, OpenError> {
+        fs::create_dir_all(path).map_err(|error| OpenError::io(path, &error))?;
+        let lock = lock(path)?;
+        let has_database = path.join(DATABASE).join("CURRENT").exists();
+        let (identity, state) = match read_marker(path)? {
+            Some(found) => found,
+            None if has_database => {
+                return Err(OpenError::MarkerGone {
+                    dir: path.to_owned(),
+                    marker: MARKER,
+                });
+            }
+            None => {
+                let identity = new();
+                write_marker(path, &identity, Database::Pending)?;
+                (identity, Database::Pending)
+            }
+        };
+        if state == Database::Made && !has_database {
+            return Err(OpenError::DatabaseGone {
+                dir: path.to_owned(),
+                incarnation: identity.incarnation,
+            });
+        }
+        let fresh = state == Database::Pending;
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            identity,
+            fresh,
+            _lock: lock,
+        })))
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Where the database lies.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.0.path.join(DATABASE)
+    }
+
+    /// Who it belongs to.
+    #[must_use]
+    pub fn identity(&self) -> &NodeIdentity {
+        &self.0.identity
+    }
+
+    /// Whether the database has yet to be made.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.0.fresh
+    }
+
+    /// Records that the database is there.
+    pub(crate) fn database_made(&self) -> Result<(), OpenError> {
+        if self.0.fresh {
+            write_marker(&self.0.path, &self.0.identity, Database::Made)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = path.join(LOCK);
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&file)
+        .map_err(|error| OpenError::io(&file, &error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(&file, &error)),
+    }
+}
+
+fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenError> {
+    let file = path.join(MARKER);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io(&file, &error)),
+    };
+    let damaged = |reason: &str| OpenError::Damaged {
+        file: file.clone(),
+        offset: None,
+        reason: reason.to_owned(),
+    };
+    let (body, sum) = text
+        .rsplit_once("crc32c = ")
+        .ok_or_else(|| damaged("it has no checksum"))?;
+    if sum.trim() != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
+        return Err(damaged("its checksum does not match"));
+    }
+    let value = |key: &str| {
+        body.lines()
+            .filter_map(|line| line.split_once(" = "))
+            .find_map(|(name, value)| (name == key).then_some(value))
+            .ok_or_else(|| damaged("a line is missing"))
+    };
+    let found: u32 = value("format")?
+        .parse()
+        .map_err(|_| damaged("the format is not a number"))?;
+    if found != FORMAT_VERSION {
+        return Err(OpenError::Format {
+            dir: path.to_owned(),
+            found,
+            supported: FORMAT_VERSION,
+        });
+    }
+    let identity = NodeIdentity {
+        cluster: value("cluster")?.to_owned(),
+        incarnation: value("incarnation")?
+            .parse()
+            .map_err(|_| damaged("the incarnation is not a number"))?,
+    };
+    let database = if value("database")? == "made" {
+        Database::Made
+    } else {
+        Database::Pending
+    };
+    Ok(Some((identity, database)))
+}
+
+fn write_marker(path: &Path, identity: &NodeIdentity, database: Database) -> Result<(), OpenError> {
+    let database = match database {
+        Database::Pending => "pending",
+        Database::Made => "made",
+    };
+    let body = format!(
+        "# Holdfast node. Do not edit, do not copy to another node.\nformat = {FORMAT_VERSION}\ncluster = {}\nincarnation = {}\ndatabase = {database}\n",
+        identity.cluster, identity.incarnation
+    );
+    let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
+    write_durably(&path.join(MARKER), text.as_bytes()).map_err(|error| OpenError::io(path.join(MARKER), &error))
+}
+
+/// Replaces `file` so that after a crash it has either its old or its new content.
+pub(crate) fn write_durably(file: &Path, content: &[u8]) -> std::io::Result<()> {
+    let temporary = file.with_extension("new");
+    let mut new = File::create(&temporary)?;
+    new.write_all(content)?;
+    new.sync_all()?;
+    fs::rename(&temporary, file)?;
+    if let Some(parent) = file.parent() {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> NodeIdentity {
+        NodeIdentity {
+            cluster: "c-1".to_owned(),
+            incarnation: 42,
+        }
+    }
+
+    fn unexpected() -> NodeIdentity {
+        panic!("the directory has an owner")
+    }
+
+    #[test]
+    fn a_directory_keeps_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), identity).unwrap());
+        let again = DataDir::open(dir.path(), unexpected).unwrap();
+        assert_eq!(again.identity(), &identity());
+        assert!(again.is_fresh(), "no database has been made");
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = DataDir::open(dir.path(), identity).unwrap();
+        assert!(matches!(
+            DataDir::open(dir.path(), unexpected),
+            Err(OpenError::InUse(_))
+        ));
+    }
+
+    #[test]
+    fn a_directory_whose_database_is_gone_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        DataDir::open(dir.path(), identity).unwrap().database_made().unwrap();
+        let refused = DataDir::open(dir.path(), unexpected).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::DatabaseGone { incarnation: 42, .. }),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_database_without_a_marker_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("db")).unwrap();
+        fs::write(dir.path().join("db/CURRENT"), "MANIFEST-000001\n").unwrap();
+        assert!(matches!(
+            DataDir::open(dir.path(), identity),
+            Err(OpenError::MarkerGone { .. })
+        ));
+    }
+
+    #[test]
+    fn a_changed_marker_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), identity).unwrap());
+        let marker = dir.path().join(MARKER);
+        let text = fs::read_to_string(&marker)
+            .unwrap()
+            .replace("incarnation = 42", "incarnation = 43");
+        fs::write(&marker, text).unwrap();
+        let refused = DataDir::open(dir.path(), unexpected).unwrap_err();
+        assert!(
+            matches!(&refused, OpenError::Damaged { file, .. } if *file == marker),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn another_format_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let body = "format = 2\ncluster = c\nincarnation = 1\ndatabase = made\n";
+        fs::write(
+            dir.path().join(MARKER),
+            format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes())),
+        )
+        .unwrap();
+        let refused = DataDir::open(dir.path(), unexpected).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                OpenError::Format {
+                    found: 2,
+                    supported: 1,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! What can go wrong with the disk, and what the operator is told.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A read or write that failed.
+///
+/// All but [`StorageError::Unsupported`] and [`StorageError::Stopped`] stop the node: see docs/storage.md, "When the
+/// disk fails".
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StorageError {
+    /// A file does not hold what was written.
+    #[error("{file} is damaged{}: {reason}", at(.offset))]
+    Damaged {
+        /// The file, or the place in the log when the file's own checksum holds.
+        file: String,
+        /// Byte offset in the file, where known.
+        offset: Option<u64>,
+        /// What does not match.
+        reason: String,
+    },
+    /// A log has no entry where one was written.
+    #[error("log of group {group} has no entry {index}")]
+    Hole {
+        /// The Raft group.
+        group: u32,
+        /// The index of the missing entry.
+        index: u64,
+    },
+    /// The file system is full.
+    #[error("no space left on the data directory's file system: {0}")]
+    NoSpace(String),
+    /// The operating system refused.
+    #[error("input or output failed: {0}")]
+    Io(String),
+    /// An earlier sync failed, or the database is closed: nothing can be made durable any more.
+    #[error("storage has stopped: {0}")]
+    Stopped(String),
+    /// This disk cannot do that.
+    #[error("not supported by this disk: {0}")]
+    Unsupported(&'static str),
+}
+
+fn at(offset: &Option<u64>) -> String {
+    offset.map_or_else(String::new, |offset| format!(" at offset {offset}"))
+}
+
+impl From<StorageError> for std::io::Error {
+    fn from(error: StorageError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// A data directory that cannot be used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// A file does not hold what was written, and not because a write was cut off by a crash.
+    #[error("{} is damaged{}: {reason}", .file.display(), at(.offset))]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Byte offset of the damage, where known.
+        offset: Option<u64>,
+        /// What does not match.
+        reason: String,
+    },
+    /// The marker says that there is a database, and there is none.
+    #[error("{} belongs to node {incarnation} but its database is gone; a node must not return empty", .dir.display())]
+    DatabaseGone {
+        /// The data directory.
+        dir: PathBuf,
+        /// The node's id.
+        incarnation: u64,
+    },
+    /// There is a database, and no marker that says whose.
+    #[error("{} holds a database but no marker file `{marker}`", .dir.display())]
+    MarkerGone {
+        /// The data directory.
+        dir: PathBuf,
+        /// The name of the file.
+        marker: &'static str,
+    },
+    /// Written by another version.
+    #[error("{} has format version {found}, this program reads {supported}", .dir.display())]
+    Format {
+        /// The data directory.
+        dir: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The version of this program.
+        supported: u32,
+    },
+    /// The process may open fewer files than the database needs.
+    #[error("storage.max_open_files is {wanted}, but the process may open {limit} files and needs {reserve} others")]
+    OpenFiles {
+        /// What is configured.
+        wanted: u32,
+        /// The limit of the process, after raising it as far as allowed.
+        limit: u64,
+        /// Files kept for other uses.
+        reserve: u64,
+    },
+    /// The operating system refused.
+    #[error("{}: {reason}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            reason: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Refuses writes before the disk is full, and resumes by itself.
+//!
+//! A log that fills the disk cannot even be trimmed; so below a floor of free space new telemetry and registry writes
+//! are refused (error 503005) while reads, retention and deletes go on. A real "no space left" is another matter: it
+//! stops the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::metrics::GuardMetrics;
+use crate::{Disk, DiskSpace, StorageConfig, StorageError};
+
+/// How often the free space is looked at. At 1 GB/s the default floor of 1 GiB is passed in a second.
+pub const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// Whether there is room for new writes.
+pub struct DiskGuard {
+    disk: Arc<dyn Disk>,
+    min_free: u64,
+    min_free_percent: u8,
+    writable: AtomicBool,
+    metrics: GuardMetrics,
+}
+
+impl DiskGuard {
+    /// A guard of `disk` that has looked once.
+    ///
+    /// # Errors
+    /// When the file system does not tell its free space.
+    pub fn new(disk: Arc<dyn Disk>, config: &StorageConfig) -> Result<Arc<Self>, StorageError> {
+        let guard = Self {
+            disk,
+            min_free: config.min_free.bytes(),
+            min_free_percent: config.min_free_percent,
+            writable: AtomicBool::new(true),
+            metrics: GuardMetrics::new(),
+        };
+        guard.refresh()?;
+        Ok(Arc::new(guard))
+    }
+
+    /// Whether new writes are taken.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
+    /// The free space below which writes are refused, on a file system of `total` bytes.
+    #[must_use]
+    pub fn floor(&self, total: u64) -> u64 {
+        self.min_free.max(total / 100 * u64::from(self.min_free_percent))
+    }
+
+    /// Looks at the free space.
+    ///
+    /// # Errors
+    /// When the file system does not tell it; the last answer stays.
+    pub fn refresh(&self) -> Result<DiskSpace, StorageError> {
+        let space = self.disk.space()?;
+        let floor = self.floor(space.total);
+        let writable = space.free >= floor;
+        if self.writable.swap(writable, Ordering::Relaxed) != writable {
+            if writable {
+                tracing::info!(free = space.free, floor, "disk has room again, writes are taken");
+            } else {
+                tracing::error!(free = space.free, floor, "disk is nearly full, writes are refused");
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        self.metrics.free.set(space.free as f64);
+        self.metrics.refusing.set(if writable { 0.0 } else { 1.0 });
+        Ok(space)
+    }
+
+    /// Looks again every [`CHECK_EVERY`] until dropped.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CHECK_EVERY).await;
+            if let Err(error) = self.refresh() {
+                tracing::warn!(%error, "cannot read the free space");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::ByteSize;
+
+    use super::*;
+    use crate::SimDisk;
+
+    #[test]
+    fn writes_are_refused_below_the_floor_and_taken_again_above_it() {
+        let disk = SimDisk::new();
+        let config = StorageConfig {
+            min_free: ByteSize(1_000),
+            min_free_percent: 5,
+            ..StorageConfig::default()
+        };
+        disk.set_space(DiskSpace {
+            free: 50_000,
+            total: 1_000_000,
+        });
+        let guard = DiskGuard::new(Arc::new(disk.clone()), &config).unwrap();
+        assert!(guard.writable());
+        disk.set_space(DiskSpace {
+            free: 49_999,
+            total: 1_000_000,
+        });
+        guard.refresh().unwrap();
+        assert!(!guard.writable(), "5 percent is the larger floor here");
+        disk.set_space(DiskSpace {
+            free: 999,
+            total: 10_000,
+        });
+        guard.refresh().unwrap();
+        assert!(!guard.writable(), "1,000 bytes is the larger floor here");
+        disk.set_space(DiskSpace {
+            free: 1_000,
+            total: 10_000,
+        });
+        guard.refresh().unwrap();
+        assert!(guard.writable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_guard_looks_by_itself() {
+        let disk = SimDisk::new();
+        let guard = DiskGuard::new(Arc::new(disk.clone()), &StorageConfig::default()).unwrap();
+        let task = holdfast_tasks::spawn("disk guard", guard.clone().run());
+        disk.set_space(DiskSpace {
+            free: 0,
+            total: 1 << 40,
+        });
+        tokio::time::sleep(CHECK_EVERY * 2).await;
+        assert!(!guard.writable());
+        task.abort();
+    }
+}

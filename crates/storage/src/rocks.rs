@@ -1,0 +1,250 @@
+//! RocksDB behind [`Disk`].
+//!
+//! Families and column families: `raft`, `registry`, `device` are one each. The partition logs are spread over
+//! [`LOG_LANES`] *lanes*, group g in lane (g − 1) mod [`LOG_LANES`]: while a lane has one group, each file that a flush writes
+//! covers a range of indexes above all earlier ones, so that compaction only moves it. With several groups in one family
+//! every file spans all groups and is rewritten with its neighbours (docs/decisions/0010 has the measurements).
+//!
+//! Not here: when to sync ([`crate::Flusher`]).
+
+mod errors;
+mod options;
+mod recover;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteOptions,
+};
+
+use crate::layout;
+use crate::metrics::DiskMetrics;
+use crate::{
+    DataDir, Disk, DiskSpace, Durability, Family, Op, OpenError, StorageConfig, StorageError, Visit, WriteBatch,
+};
+
+/// How many column families the partition logs are spread over; part of the format.
+pub const LOG_LANES: usize = 16;
+
+const LANES: [&str; LOG_LANES] = [
+    "log-00", "log-01", "log-02", "log-03", "log-04", "log-05", "log-06", "log-07", "log-08", "log-09", "log-10",
+    "log-11", "log-12", "log-13", "log-14", "log-15",
+];
+const RAFT: &str = "raft";
+const REGISTRY: &str = "registry";
+const DEVICE: &str = "device";
+
+/// File handles kept for everything but the database's tables: logs, manifests, listeners.
+const RESERVED_FILES: u64 = 256;
+/// Read ahead of scans.
+const READAHEAD_BYTES: usize = 256 << 10;
+
+/// The database of a node.
+pub struct RocksDisk {
+    db: DB,
+    /// Keeps the lock as long as the database is open.
+    dir: DataDir,
+    metrics: DiskMetrics,
+}
+
+/// Opens the database in `dir`, making it in a fresh directory. Blocks: reads what the last life left in the
+/// write-ahead log, at most `storage.max_replay`.
+///
+/// # Errors
+/// [`OpenError::Damaged`] names file and offset; nothing is repaired but a record that a crash has cut off.
+pub fn open(dir: &DataDir, config: &StorageConfig) -> Result<Arc<RocksDisk>, OpenError> {
+    RocksDisk::open(dir, config, options::database(config)).map(Arc::new)
+}
+
+impl RocksDisk {
+    fn open(dir: &DataDir, config: &StorageConfig, database: rocksdb::Options) -> Result<Self, OpenError> {
+        check_open_files(config)?;
+        let path = dir.database();
+        recover::check_files(&path)?;
+        let cache = Cache::new_lru_cache(config.block_cache.as_usize());
+        let lanes = LANES
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(*name, options::log_lane(config, &cache)));
+        let states = [RAFT, REGISTRY, DEVICE]
+            .into_iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, options::state(config, &cache)));
+        let db = DB::open_cf_descriptors(&database, &path, lanes.chain(states))
+            .map_err(|error| errors::of_open(&error, &path))?;
+        dir.database_made()?;
+        Ok(Self {
+            db,
+            dir: dir.clone(),
+            metrics: DiskMetrics::new(),
+        })
+    }
+
+    /// The directory that it lies in.
+    #[must_use]
+    pub fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    fn column(&self, family: Family, key: &[u8]) -> Result<&ColumnFamily, StorageError> {
+        let name = match family {
+            Family::Log => LANES[layout::group_of(key).wrapping_sub(1) as usize % LOG_LANES],
+            Family::Raft => RAFT,
+            Family::Registry => REGISTRY,
+            Family::Device => DEVICE,
+        };
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| StorageError::Io(format!("column family {name} is missing")))
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &ColumnFamily> {
+        LANES
+            .into_iter()
+            .chain([RAFT, REGISTRY, DEVICE])
+            .filter_map(|name| self.db.cf_handle(name))
+    }
+
+    fn iterator(&self, family: Family, from: &[u8], to: &[u8]) -> Result<DBRawIterator<'_>, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        if family == Family::Log {
+            // History is read once: it must not push out what is read often.
+            options.fill_cache(false);
+            options.set_readahead_size(READAHEAD_BYTES);
+        }
+        Ok(self.db.raw_iterator_cf_opt(self.column(family, from)?, options))
+    }
+}
+
+impl Disk for RocksDisk {
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), StorageError> {
+        // Twelve bytes of header, and a few per change.
+        let mut native = rocksdb::WriteBatch::with_capacity_bytes(batch.len_bytes() + 16 + 16 * batch.len());
+        for (family, op) in batch.iter() {
+            match op {
+                Op::Put { key, value } => native.put_cf(self.column(family, key)?, key, value),
+                Op::Delete { key } => native.delete_cf(self.column(family, key)?, key),
+                Op::DeleteRange { from, to } => native.delete_range_cf(self.column(family, from)?, from, to),
+            }
+        }
+        let mut options = WriteOptions::default();
+        match durability {
+            Durability::Logged => self.metrics.logged_bytes.increment(batch.len_bytes() as u64),
+            Durability::Replayed => {
+                options.disable_wal(true);
+                self.metrics.replayed_bytes.increment(batch.len_bytes() as u64);
+            }
+        }
+        self.db
+            .write_opt(native, &options)
+            .map_err(|error| errors::of_use(&error))
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.db.flush_wal(true).map_err(|error| errors::of_use(&error))
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let found = self
+            .db
+            .get_pinned_cf(self.column(family, key)?, key)
+            .map_err(|error| errors::of_use(&error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let found = self
+            .db
+            .get_pinned_cf_opt(self.column(family, key)?, key, &options)
+            .map_err(|error| errors::of_use(&error))?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        let mut iterator = self.iterator(family, from, to)?;
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| errors::of_use(&error))
+    }
+
+    fn scan_back(&self, family: Family, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        let mut iterator = self.iterator(family, from, to)?;
+        iterator.seek_to_last();
+        while let Some((key, value)) = iterator.item() {
+            if visit(key, value) == ControlFlow::Break(()) {
+                return Ok(());
+            }
+            iterator.prev();
+        }
+        iterator.status().map_err(|error| errors::of_use(&error))
+    }
+
+    fn delete_files(&self, family: Family, from: &[u8], to: &[u8]) -> Result<(), StorageError> {
+        let column = self.column(family, from)?;
+        self.db
+            .delete_file_in_range_cf(column, from, to)
+            .map_err(|error| errors::of_use(&error))
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let columns: Vec<_> = self.columns().collect();
+        self.db
+            .flush_cfs_opt(&columns, &options)
+            .map_err(|error| errors::of_use(&error))
+    }
+
+    fn checkpoint(&self, dir: &Path) -> Result<(), StorageError> {
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(dir))
+            .map_err(|error| errors::of_use(&error))
+    }
+
+    fn space(&self) -> Result<DiskSpace, StorageError> {
+        let found = rustix::fs::statvfs(self.dir.path()).map_err(|error| StorageError::Io(error.to_string()))?;
+        Ok(DiskSpace {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+}
+
+/// Raises the process's limit as far as it may, and compares it with what the database will open.
+fn check_open_files(config: &StorageConfig) -> Result<(), OpenError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Not being allowed to is no error: the comparison below decides.
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        );
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if u64::from(config.max_open_files) + RESERVED_FILES > limit {
+        return Err(OpenError::OpenFiles {
+            wanted: config.max_open_files,
+            limit,
+            reserve: RESERVED_FILES,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! Secrets at rest: sealed with a hub-wide data key, which is wrapped by a key-encryption key.
+//!
+//! Why two keys: the leader seals before it proposes, so that log, write-ahead log and snapshots hold no secret in
+//! clear, and all replicas open with the same data key; the key-encryption key can be changed by wrapping the data key
+//! anew, without touching what was sealed.
+//! AES-256-GCM. A sealed value is version (1), nonce (12), ciphertext and tag (16); the version is authenticated.
+//! Nonces are random: the data key seals far fewer than the 2³² values that 96-bit random nonces allow.
+//! Not here: where the wrapped key is kept in a cluster (the registry hands it to joining nodes).
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::rand;
+use bytes::Bytes;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::datadir::write_durably;
+
+/// Length of a nonce in bytes.
+pub const NONCE_BYTES: usize = 12;
+
+const KEY_BYTES: usize = 32;
+const TAG_BYTES: usize = 16;
+const VERSION: u8 = 1;
+/// In the data directory: the data key, wrapped.
+const WRAPPED_KEY: &str = "data.key";
+
+/// Why a secret cannot be sealed or opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SealError {
+    /// Too short, or of an unknown version.
+    #[error("not a sealed value")]
+    Malformed,
+    /// Sealed with another key, or changed since.
+    #[error("sealed with another key, or damaged")]
+    Forged,
+    /// The system gave no randomness, or the key was refused.
+    #[error("cryptographic library failed: {0}")]
+    Library(&'static str),
+    /// The file with the key-encryption key cannot be used.
+    #[error("key file {}: {reason}", .path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl SealError {
+    fn file(path: &Path, reason: impl ToString) -> Self {
+        Self::KeyFile {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// A fresh random nonce.
+///
+/// # Errors
+/// [`SealError::Library`].
+pub fn fresh_nonce() -> Result<[u8; NONCE_BYTES], SealError> {
+    let mut nonce = [0; NONCE_BYTES];
+    rand::fill(&mut nonce).map_err(|_| SealError::Library("no randomness"))?;
+    Ok(nonce)
+}
+
+/// A key-encryption key: 32 bytes that never leave the operator's care.
+pub struct Kek(Zeroizing<[u8; KEY_BYTES]>);
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kek(hidden)")
+    }
+}
+
+impl Kek {
+    /// A key from its bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Reads a file of 64 hexadecimal digits, which only its owner may read.
+    ///
+    /// # Errors
+    /// [`SealError::KeyFile`].
+    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+        let mode = fs::metadata(path)
+            .map_err(|error| SealError::file(path, error))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            return Err(SealError::file(
+                path,
+                format!("mode {:03o} lets others read it; use 600", mode & 0o777),
+            ));
+        }
+        let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| SealError::file(path, error))?);
+        Self::from_hex(text.trim()).ok_or_else(|| SealError::file(path, "must hold 64 hexadecimal digits"))
+    }
+
+    /// A key from 64 hexadecimal digits.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+            return None;
+        }
+        for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(key))
+    }
+
+    /// Reads `path`, or makes it with a fresh key and mode 0600: for dev mode.
+    ///
+    /// # Errors
+    /// [`SealError::KeyFile`].
+    pub fn open_or_create(path: &Path) -> Result<Self, SealError> {
+        if path.exists() {
+            return Self::from_file(path);
+        }
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(&mut *key).map_err(|_| SealError::Library("no randomness"))?;
+        let text = Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| SealError::file(path, error))?;
+        writeln!(file, "{}", *text)
+            .and_then(|()| file.sync_all())
+            .map_err(|error| SealError::file(path, error))?;
+        Ok(Self(key))
+    }
+}
+
+/// Seals and opens with the hub's data key.
+pub struct Sealer {
+    key: LessSafeKey,
+    wrapped: Bytes,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealer(hidden)")
+    }
+}
+
+impl Sealer {
+    /// A sealer with a fresh data key, wrapped by `kek`.
+    ///
+    /// # Errors
+    /// [`SealError::Library`].
+    pub fn generate(kek: &Kek) -> Result<Self, SealError> {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(&mut *key).map_err(|_| SealError::Library("no randomness"))?;
+        let wrapped = seal_with(&cipher(&*kek.0)?, &*key, fresh_nonce()?)?;
+        Ok(Self {
+            key: cipher(&*key)?,
+            wrapped,
+        })
+    }
+
+    /// A sealer with the data key that `kek` wrapped as `wrapped`.
+    ///
+    /// # Errors
+    /// [`SealError::Forged`] when another key wrapped it.
+    pub fn unwrap(kek: &Kek, wrapped: &[u8]) -> Result<Self, SealError> {
+        let key = open_with(&cipher(&*kek.0)?, wrapped)?;
+        Ok(Self {
+            key: cipher(&key)?,
+            wrapped: Bytes::copy_from_slice(wrapped),
+        })
+    }
+
+    /// The sealer of a data directory: reads its wrapped data key, or makes one when `fresh`.
+    ///
+    /// # Errors
+    /// [`SealError::KeyFile`] when the file is missing though the directory is not fresh, or was wrapped by another key.
+    pub fn of_directory(dir: &Path, kek: &Kek, fresh: bool) -> Result<Self, SealError> {
+        let path = dir.join(WRAPPED_KEY);
+        match fs::read(&path) {
+            Ok(wrapped) => Self::unwrap(kek, &wrapped).map_err(|error| SealError::file(&path, error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && fresh => {
+                let sealer = Self::generate(kek)?;
+                write_durably(&path, &sealer.wrapped).map_err(|error| SealError::file(&path, error))?;
+                Ok(sealer)
+            }
+            Err(error) => Err(SealError::file(&path, error)),
+        }
+    }
+
+    /// The data key as the key-encryption key wrapped it.
+    #[must_use]
+    pub fn wrapped(&self) -> &Bytes {
+        &self.wrapped
+    }
+
+    /// Seals `secret`. `nonce` must never have been used with this key: see [`fresh_nonce`].
+    ///
+    /// # Errors
+    /// [`SealError::Library`].
+    pub fn seal(&self, secret: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Bytes, SealError> {
+        seal_with(&self.key, secret, nonce)
+    }
+
+    /// Opens what [`Sealer::seal`] gave.
+    ///
+    /// # Errors
+    /// [`SealError::Malformed`], [`SealError::Forged`].
+    pub fn open(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        open_with(&self.key, sealed)
+    }
+}
+
+fn cipher(key: &[u8]) -> Result<LessSafeKey, SealError> {
+    UnboundKey::new(&AES_256_GCM, key)
+        .map(LessSafeKey::new)
+        .map_err(|_| SealError::Library("key refused"))
+}
+
+fn seal_with(key: &LessSafeKey, secret: &[u8], nonce: [u8; NONCE_BYTES]) -> Result<Bytes, SealError> {
+    let mut ciphertext = Zeroizing::new(secret.to_vec());
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from([VERSION]),
+            &mut ciphertext,
+        )
+        .map_err(|_| SealError::Library("sealing failed"))?;
+    let mut sealed = Vec::with_capacity(1 + NONCE_BYTES + secret.len() + TAG_BYTES);
+    sealed.push(VERSION);
+    sealed.extend_from_slice(&nonce);
+    sealed.extend_from_slice(&ciphertext);
+    sealed.extend_from_slice(tag.as_ref());
+    Ok(sealed.into())
+}
+
+fn open_with(key: &LessSafeKey, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let (version, rest) = sealed.split_first().ok_or(SealError::Malformed)?;
+    let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::Malformed)?;
+    if *version != VERSION || ciphertext.len() < TAG_BYTES {
+        return Err(SealError::Malformed);
+    }
+    let mut opened = Zeroizing::new(ciphertext.to_vec());
+    let length = key
+        .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from([VERSION]), &mut opened)
+        .map_err(|_| SealError::Forged)?
+        .len();
+    opened.truncate(length);
+    Ok(opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kek() -> Kek {
+        Kek::new([7; 32])
+    }
+
+    #[test]
+    fn what_was_sealed_opens_and_does_not_show_the_secret() {
+        let sealer = Sealer::generate(&kek()).unwrap();
+        for secret in [&b""[..], b"x", &[9; 1000]] {
+            let sealed = sealer.seal(secret, fresh_nonce().unwrap()).unwrap();
+            assert_eq!(sealer.open(&sealed).unwrap().as_slice(), secret);
+            assert!(secret.len() < 2 || !sealed.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_wherever_it_is() {
+        let sealer = Sealer::generate(&kek()).unwrap();
+        let sealed = sealer.seal(b"secret", [1; NONCE_BYTES]).unwrap();
+        for position in 0..sealed.len() {
+            let mut changed = sealed.to_vec();
+            changed[position] ^= 1;
+            assert!(sealer.open(&changed).is_err(), "byte {position}");
+            assert!(sealer.open(&sealed[..position]).is_err(), "cut at {position}");
+        }
+    }
+
+    #[test]
+    fn sealing_is_a_function_of_secret_and_nonce() {
+        let sealer = Sealer::generate(&kek()).unwrap();
+        assert_eq!(
+            sealer.seal(b"s", [1; 12]),
+            sealer.seal(b"s", [1; 12]),
+            "replicas apply the same command alike"
+        );
+        assert_ne!(sealer.seal(b"s", [1; 12]), sealer.seal(b"s", [2; 12]));
+    }
+
+    #[test]
+    fn a_directory_keeps_its_data_key_and_refuses_another_key_encryption_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let sealed = Sealer::of_directory(dir.path(), &kek(), true)
+            .unwrap()
+            .seal(b"s", [3; 12])
+            .unwrap();
+        let again = Sealer::of_directory(dir.path(), &kek(), false).unwrap();
+        assert_eq!(again.open(&sealed).unwrap().as_slice(), b"s");
+        assert!(matches!(
+            Sealer::of_directory(dir.path(), &Kek::new([8; 32]), false),
+            Err(SealError::KeyFile { .. })
+        ));
+        fs::remove_file(dir.path().join(WRAPPED_KEY)).unwrap();
+        assert!(
+            Sealer::of_directory(dir.path(), &kek(), false).is_err(),
+            "a lost key is not replaced by a new one"
+        );
+    }
+
+    #[test]
+    fn the_key_file_is_made_for_its_owner_alone_and_refused_when_others_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        let first = Kek::open_or_create(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(*Kek::open_or_create(&path).unwrap().0, *first.0);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Kek::from_file(&path), Err(SealError::KeyFile { .. })));
+        assert_eq!(format!("{first:?}"), "Kek(hidden)");
+    }
+}

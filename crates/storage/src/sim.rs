@@ -1,0 +1,337 @@
+//! A disk in memory that loses what was not synced: for simulation and tests.
+//!
+//! It models what RocksDB promises and no more: logged writes since the last flush survive a crash as a prefix that is
+//! at least as long as what the last sync covered (the tail beyond it may be there or not, as the operating system
+//! pleased); replayed writes survive only by a flush; a flush takes all families at one point.
+//! A crash gives a new handle and makes the old ones fail, so that tasks that outlived the crash cannot write.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::Rng;
+
+use crate::{Disk, DiskSpace, Durability, Family, Op, StorageError, Visit, WriteBatch};
+
+type Keys = BTreeMap<(Family, Bytes), Bytes>;
+
+#[derive(Default)]
+struct State {
+    /// What reads see.
+    live: Keys,
+    /// What the files hold since the last flush.
+    flushed: Keys,
+    /// Logged writes since the last flush.
+    log: Vec<WriteBatch>,
+    /// How many of them the last sync covered.
+    synced: usize,
+    /// Counts crashes; a handle of an earlier life fails.
+    life: u64,
+    syncs: usize,
+    syncs_fail: Option<StorageError>,
+    writes_fail: Option<StorageError>,
+    space: Option<DiskSpace>,
+    /// Syncs succeed and do nothing: to prove that a test notices.
+    ignores_sync: bool,
+}
+
+/// See the module. Clones are handles of the same disk.
+#[derive(Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+    life: u64,
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: Arc::default(),
+            life: 0,
+        }
+    }
+
+    /// An empty disk whose syncs say that they have succeeded and do nothing.
+    #[must_use]
+    pub fn that_ignores_sync() -> Self {
+        let disk = Self::new();
+        disk.state.lock().ignores_sync = true;
+        disk
+    }
+
+    /// Cuts the power: what was not synced is lost, except a prefix of it that `rng` chooses. Every older handle fails
+    /// from now on.
+    #[must_use]
+    pub fn crash(&self, rng: &mut impl Rng) -> Self {
+        let mut state = self.state.lock();
+        let kept = rng.random_range(state.synced..=state.log.len());
+        state.live = state.flushed.clone();
+        let log = std::mem::take(&mut state.log);
+        for batch in &log[..kept] {
+            apply(&mut state.live, batch);
+        }
+        // RocksDB writes what it recovered to files before it opens.
+        state.flushed = state.live.clone();
+        state.synced = 0;
+        state.life += 1;
+        Self {
+            state: self.state.clone(),
+            life: state.life,
+        }
+    }
+
+    /// How many syncs there were.
+    #[must_use]
+    pub fn syncs(&self) -> usize {
+        self.state.lock().syncs
+    }
+
+    /// Lets every later sync fail with `error`.
+    pub fn fail_syncs(&self, error: StorageError) {
+        self.state.lock().syncs_fail = Some(error);
+    }
+
+    /// Lets every later write fail with `error`.
+    pub fn fail_writes(&self, error: StorageError) {
+        self.state.lock().writes_fail = Some(error);
+    }
+
+    /// Sets what [`Disk::space`] answers.
+    pub fn set_space(&self, space: DiskSpace) {
+        self.state.lock().space = Some(space);
+    }
+
+    /// Removes a key behind everybody's back, as damage would.
+    pub fn lose(&self, family: Family, key: &[u8]) {
+        let key = (family, Bytes::copy_from_slice(key));
+        let mut state = self.state.lock();
+        state.live.remove(&key);
+        state.flushed.remove(&key);
+    }
+
+    /// How many keys `family` has.
+    #[must_use]
+    pub fn keys(&self, family: Family) -> usize {
+        self.state.lock().live.keys().filter(|(of, _)| *of == family).count()
+    }
+
+    fn state(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
+        let state = self.state.lock();
+        if state.life == self.life {
+            Ok(state)
+        } else {
+            Err(StorageError::Stopped("this handle is from before the crash".to_owned()))
+        }
+    }
+
+    fn collect(&self, family: Family, from: &[u8], to: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StorageError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let range = range(family, from, to);
+        Ok(self
+            .state()?
+            .live
+            .range(range)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
+    }
+}
+
+fn range(family: Family, from: &[u8], to: &[u8]) -> (Bound<(Family, Bytes)>, Bound<(Family, Bytes)>) {
+    let key = |key: &[u8]| (family, Bytes::copy_from_slice(key));
+    (Bound::Included(key(from)), Bound::Excluded(key(to)))
+}
+
+fn apply(keys: &mut Keys, batch: &WriteBatch) {
+    for (family, op) in batch.iter() {
+        match op {
+            Op::Put { key, value } => {
+                keys.insert((family, Bytes::copy_from_slice(key)), Bytes::copy_from_slice(value));
+            }
+            Op::Delete { key } => {
+                keys.remove(&(family, Bytes::copy_from_slice(key)));
+            }
+            Op::DeleteRange { from, to } => remove_range(keys, family, from, to),
+        }
+    }
+}
+
+fn remove_range(keys: &mut Keys, family: Family, from: &[u8], to: &[u8]) {
+    if from < to {
+        let gone: Vec<_> = keys
+            .range(range(family, from, to))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            keys.remove(&key);
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), StorageError> {
+        let mut state = self.state()?;
+        if let Some(error) = &state.writes_fail {
+            return Err(error.clone());
+        }
+        apply(&mut state.live, batch);
+        if durability == Durability::Logged {
+            state.log.push(batch.clone());
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        let mut state = self.state()?;
+        state.syncs += 1;
+        if let Some(error) = &state.syncs_fail {
+            return Err(error.clone());
+        }
+        if !state.ignores_sync {
+            state.synced = state.log.len();
+        }
+        Ok(())
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.state()?.live.get(&(family, Bytes::copy_from_slice(key))).cloned())
+    }
+
+    fn get_flushed(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self
+            .state()?
+            .flushed
+            .get(&(family, Bytes::copy_from_slice(key)))
+            .cloned())
+    }
+
+    fn scan(&self, family: Family, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        for (key, value) in self.collect(family, from, to)? {
+            if visit(&key, &value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_back(&self, family: Family, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        for (key, value) in self.collect(family, from, to)?.into_iter().rev() {
+            if visit(&key, &value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_files(&self, family: Family, from: &[u8], to: &[u8]) -> Result<(), StorageError> {
+        // A file here is what a flush has written: only that goes.
+        let mut state = self.state()?;
+        let before = state.flushed.clone();
+        remove_range(&mut state.flushed, family, from, to);
+        let gone: Vec<_> = before
+            .into_keys()
+            .filter(|key| !state.flushed.contains_key(key))
+            .collect();
+        for key in gone {
+            state.live.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let mut state = self.state()?;
+        if let Some(error) = &state.writes_fail {
+            return Err(error.clone());
+        }
+        state.flushed = state.live.clone();
+        state.log.clear();
+        state.synced = 0;
+        Ok(())
+    }
+
+    fn checkpoint(&self, _dir: &Path) -> Result<(), StorageError> {
+        Err(StorageError::Unsupported("checkpoint"))
+    }
+
+    fn space(&self) -> Result<DiskSpace, StorageError> {
+        Ok(self.state()?.space.unwrap_or(DiskSpace {
+            free: 1 << 40,
+            total: 1 << 40,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+
+    fn put(disk: &SimDisk, key: &[u8], durability: Durability) {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Log, key, key);
+        disk.write(&batch, durability).unwrap();
+    }
+
+    fn has(disk: &SimDisk, key: &[u8]) -> bool {
+        disk.get(Family::Log, key).unwrap().is_some()
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+        let mut lost_something = false;
+        for seed in 0..50 {
+            let disk = SimDisk::new();
+            put(&disk, b"a", Durability::Logged);
+            disk.sync().unwrap();
+            for key in [b"b", b"c", b"d"] {
+                put(&disk, key, Durability::Logged);
+            }
+            let disk = disk.crash(&mut SmallRng::seed_from_u64(seed));
+            assert!(has(&disk, b"a"));
+            let rest = [has(&disk, b"b"), has(&disk, b"c"), has(&disk, b"d")];
+            assert!(rest.is_sorted_by(|a, b| a >= b), "a prefix");
+            lost_something |= rest.contains(&false);
+        }
+        assert!(lost_something);
+    }
+
+    #[test]
+    fn replayed_writes_survive_by_a_flush_alone() {
+        let disk = SimDisk::new();
+        put(&disk, b"flushed", Durability::Replayed);
+        disk.flush().unwrap();
+        put(&disk, b"lost", Durability::Replayed);
+        disk.sync().unwrap();
+        assert_eq!(disk.get_flushed(Family::Log, b"lost"), Ok(None));
+        let after = disk.crash(&mut SmallRng::seed_from_u64(0));
+        assert!(has(&after, b"flushed") && !has(&after, b"lost"));
+        assert!(
+            matches!(disk.get(Family::Log, b"flushed"), Err(StorageError::Stopped(_))),
+            "an old handle fails"
+        );
+    }
+
+    #[test]
+    fn a_disk_that_ignores_sync_loses() {
+        let lost = (0..50).any(|seed| {
+            let disk = SimDisk::that_ignores_sync();
+            put(&disk, b"a", Durability::Logged);
+            disk.sync().unwrap();
+            !has(&disk.crash(&mut SmallRng::seed_from_u64(seed)), b"a")
+        });
+        assert!(lost);
+    }
+}
