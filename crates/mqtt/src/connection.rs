@@ -1,0 +1,368 @@
+//! The server's side of one connection as data: what each packet demands, and when silence is too long.
+//!
+//! Why: the rules of MQTT and of the hub about *when* something is lawful, in one place that needs no socket to be
+//! tested. The driver owns socket, clock and buffers: it decodes with [`Connection::limits`], asks
+//! [`Connection::handle`] and does what the [`Action`] says. Wire facts: Spec device-mqtt §2.4, §3, §10.
+//! Invariants: at most 96 bytes and no heap of its own (tested), because a hub holds very many idle ones; times are
+//! milliseconds of any clock that does not go back.
+//! Not here: authentication, stored sessions, the queue of PUBACKs and their order (`gateway`), wills ([`crate::will`]).
+
+mod action;
+
+pub use action::Action;
+
+use holdfast_model::IdentityId;
+use smallvec::SmallVec;
+
+use crate::codec::{Ack, Connect, Limits, Packet, Publish, QoS, Subscribe, Unsubscribe, Version, connack};
+use crate::limits::{CONNECT_TIMEOUT_MS, MAX_FILTERS, MAX_KEEP_ALIVE_MS, MAX_UNACKED_PUBLISHES};
+use crate::login::Claim;
+use crate::subscriptions::{Channel, ChannelSet, SubscriptionSet};
+use crate::topic::{self, DeviceTopic};
+use crate::violation::Violation;
+
+/// What a hub may switch on (all off by default).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// Certificate issuance over MQTT, a preview (Spec §9.3).
+    pub credentials: bool,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing but a CONNECT is lawful.
+    AwaitConnect,
+    /// The CONNECT is with the authenticator; the client may send on, the driver keeps it unread.
+    Authenticating,
+    /// Accepted.
+    Connected,
+    /// The client said DISCONNECT: no will.
+    Disconnected,
+    /// The CONNECT was refused: no will.
+    Refused,
+    /// The client broke a rule after it was accepted, or was silent too long: its will is due.
+    Broken,
+}
+
+/// Whose deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timeout {
+    /// No complete CONNECT in time; nothing is said.
+    Connect,
+    /// No packet for 1.5 keep-alives: 404104, the will is due.
+    KeepAlive,
+}
+
+/// CONNACK codes that the hub sends; 2 and 4 it never does (Spec §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ConnectCode {
+    /// The api-version or protocol version is not supported.
+    Version = 1,
+    /// Not now: failover, overload, draining. Clients come again.
+    Unavailable = 3,
+    /// Certainly not: several SDKs never try again.
+    NotAuthorised = 5,
+}
+
+/// One connection of a device or module.
+#[derive(Debug)]
+pub struct Connection {
+    identity: Option<IdentityId>,
+    /// When the last packet went either way; before CONNECT, when the connection was opened.
+    last_packet_ms: u64,
+    /// How long the connection may be silent.
+    silence_ms: u32,
+    /// What the client has asked for; runs ahead of `active` while a change is being stored.
+    requested: SubscriptionSet,
+    /// What may be delivered.
+    active: SubscriptionSet,
+    /// Publishes at QoS 1 without their PUBACK.
+    unacked: u16,
+    phase: Phase,
+    clean: bool,
+    features: Features,
+}
+
+impl Connection {
+    /// A connection that was opened at `now_ms`.
+    #[must_use]
+    pub fn new(features: Features, now_ms: u64) -> Self {
+        Self {
+            identity: None,
+            last_packet_ms: now_ms,
+            silence_ms: MAX_KEEP_ALIVE_MS,
+            requested: SubscriptionSet::EMPTY,
+            active: SubscriptionSet::EMPTY,
+            unacked: 0,
+            phase: Phase::AwaitConnect,
+            clean: false,
+            features,
+        }
+    }
+
+    /// What the decoder is to expect next.
+    #[inline]
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        match self.phase {
+            Phase::AwaitConnect => Limits::NEW_CLIENT,
+            _ => Limits::client(Version::V311),
+        }
+    }
+
+    /// Where the connection stands.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Who it is, from its CONNECT on; proved once the phase is [`Phase::Connected`].
+    #[must_use]
+    pub const fn identity(&self) -> Option<&IdentityId> {
+        self.identity.as_ref()
+    }
+
+    /// The client asked for a session that ends with the connection.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// What may be delivered to the client.
+    #[must_use]
+    pub const fn subscriptions(&self) -> SubscriptionSet {
+        self.active
+    }
+
+    /// Says what a packet demands.
+    ///
+    /// [`Action::Wait`] is the one answer after which the packet is not consumed: offer it again after
+    /// [`Self::accept`].
+    ///
+    /// # Errors
+    /// The rule that the packet breaks. The connection is over: send [`Violation::last_words`] and close.
+    #[inline]
+    pub fn handle<'a>(&mut self, packet: Packet<'a>, now_ms: u64) -> Result<Action<'a>, Violation> {
+        let result = match (self.phase, packet) {
+            (Phase::Connected, Packet::Publish(packet)) => self.publish(packet),
+            (Phase::Connected, packet) => self.connected(packet),
+            (Phase::AwaitConnect, Packet::Connect(connect)) => self.connect(&connect),
+            (Phase::AwaitConnect, _) => Err(Violation::FirstPacketNotConnect),
+            (Phase::Authenticating, Packet::Connect(_)) => Err(Violation::SecondConnect),
+            (Phase::Authenticating, _) => return Ok(Action::Wait),
+            (Phase::Disconnected | Phase::Refused | Phase::Broken, _) => return Ok(Action::Ignore),
+        };
+        match result {
+            Ok(_) => self.last_packet_ms = now_ms,
+            Err(_) => self.give_up(),
+        }
+        result
+    }
+
+    fn connect<'a>(&mut self, connect: &Connect<'a>) -> Result<Action<'a>, Violation> {
+        if connect.version == Version::V5 {
+            return Err(Violation::Mqtt5Disabled);
+        }
+        let claim = Claim::of(connect).map_err(Violation::Login)?;
+        if let Some(will) = &connect.will {
+            crate::will::Will::check(&claim.identity, will)?;
+        }
+        self.identity = Some(claim.identity.clone());
+        self.clean = connect.clean;
+        self.silence_ms = silence_ms(connect.keep_alive);
+        self.phase = Phase::Authenticating;
+        Ok(Action::Authenticate(Box::new(claim)))
+    }
+
+    /// Accepts the client and gives the CONNACK; what it sends from now on is handled.
+    ///
+    /// `stored`: the subscriptions of an earlier connection, `None` if there is no session. They are active at once,
+    /// before the CONNACK is written (Spec §3.1). A clean session ignores them.
+    pub fn accept(&mut self, stored: Option<SubscriptionSet>, now_ms: u64) -> [u8; 4] {
+        let stored = if self.clean { None } else { stored };
+        self.requested = stored.unwrap_or_default();
+        self.active = self.requested;
+        self.phase = Phase::Connected;
+        self.last_packet_ms = now_ms;
+        connack(stored.is_some(), 0)
+    }
+
+    /// Refuses the client and gives the CONNACK, after which the connection is to be closed.
+    pub fn refuse(&mut self, code: ConnectCode) -> [u8; 4] {
+        self.phase = Phase::Refused;
+        connack(false, code as u8)
+    }
+
+    #[inline]
+    fn publish<'a>(&mut self, packet: Publish<'a>) -> Result<Action<'a>, Violation> {
+        match packet.qos {
+            QoS::AtMostOnce => {}
+            QoS::AtLeastOnce => self.unacked = self.unacked.saturating_add(1),
+            QoS::ExactlyOnce => return Err(Violation::QosTwo),
+        }
+        let Some(identity) = &self.identity else {
+            return Err(Violation::FirstPacketNotConnect);
+        };
+        let topic = DeviceTopic::parse(identity, packet.topic)?;
+        if matches!(topic, DeviceTopic::IssueCertificate { .. }) && !self.features.credentials {
+            return Err(Violation::ForeignTopic);
+        }
+        Ok(Action::Publish { topic, packet })
+    }
+
+    fn connected<'a>(&mut self, packet: Packet<'a>) -> Result<Action<'a>, Violation> {
+        match packet {
+            Packet::PubAck(Ack { packet_id, .. }) => Ok(Action::Acked { packet_id }),
+            Packet::Subscribe(packet) => self.subscribe(&packet),
+            Packet::Unsubscribe(packet) => self.unsubscribe(&packet),
+            Packet::PingReq => Ok(Action::Ping),
+            Packet::Disconnect(_) => {
+                self.phase = Phase::Disconnected;
+                Ok(Action::Disconnect)
+            }
+            Packet::Publish(packet) => self.publish(packet),
+            Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Violation::QosTwo),
+            Packet::Connect(_) => Err(Violation::SecondConnect),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp | Packet::Auth(_) => {
+                Err(Violation::WrongDirection(packet.packet_type()))
+            }
+        }
+    }
+
+    fn subscribe<'a>(&mut self, packet: &Subscribe<'a>) -> Result<Action<'a>, Violation> {
+        let mut set = self.requested;
+        let mut codes = SmallVec::new();
+        for filter in packet.filters.iter() {
+            if codes.len() == MAX_FILTERS {
+                return Err(Violation::TooManyFilters);
+            }
+            let channels = self.channels(filter.filter)?;
+            set = set.opened(channels, filter.qos());
+            codes.push(filter.qos().granted() as u8);
+        }
+        let changed = std::mem::replace(&mut self.requested, set) != set;
+        Ok(Action::Subscribe {
+            packet_id: packet.packet_id,
+            codes,
+            set,
+            changed,
+        })
+    }
+
+    fn unsubscribe<'a>(&mut self, packet: &Unsubscribe<'a>) -> Result<Action<'a>, Violation> {
+        let mut set = self.requested;
+        // Unknown filters are confirmed like known ones (Spec §4.1).
+        for channels in packet.filters.iter().filter_map(|filter| self.channels(filter).ok()) {
+            set = set.closed(channels);
+        }
+        let changed = std::mem::replace(&mut self.requested, set) != set;
+        Ok(Action::Unsubscribe {
+            packet_id: packet.packet_id,
+            set,
+            changed,
+        })
+    }
+
+    fn channels(&self, filter: &str) -> Result<ChannelSet, Violation> {
+        let Some(identity) = &self.identity else {
+            return Err(Violation::FirstPacketNotConnect);
+        };
+        let channels = topic::channels(identity, filter)?;
+        if self.features.credentials || !channels.contains(Channel::Credentials) {
+            return Ok(channels);
+        }
+        // `$iothub/#` covers it along with others; asked for alone, it is a topic that does not exist.
+        let others = channels.without(Channel::Credentials);
+        if others.is_empty() {
+            Err(Violation::ForeignFilter)
+        } else {
+            Ok(others)
+        }
+    }
+
+    /// A changed set is stored, its SUBACK or UNSUBACK written: it counts for deliveries from now on.
+    pub const fn activate(&mut self, set: SubscriptionSet) {
+        self.active = set;
+    }
+
+    /// Counts PUBACKs that were written.
+    pub const fn acked(&mut self, count: u16) {
+        self.unacked = self.unacked.saturating_sub(count);
+    }
+
+    /// Publishes at QoS 1 without their PUBACK.
+    #[must_use]
+    pub const fn unacked(&self) -> u16 {
+        self.unacked
+    }
+
+    /// Whether the window of unacknowledged publishes has room; else stop reading, never close (Spec §10.2).
+    #[must_use]
+    pub const fn may_read(&self) -> bool {
+        self.unacked < MAX_UNACKED_PUBLISHES && !matches!(self.phase, Phase::Authenticating)
+    }
+
+    /// A packet was written: it counts as a sign of life, as C# clients and the service's own documents expect.
+    #[inline]
+    pub const fn wrote(&mut self, now_ms: u64) {
+        if matches!(self.phase, Phase::Connected) {
+            self.last_packet_ms = now_ms;
+        }
+    }
+
+    /// When to call [`Self::expire`]; `None` when the connection is over.
+    #[must_use]
+    pub const fn deadline_ms(&self) -> Option<u64> {
+        match self.phase {
+            Phase::AwaitConnect | Phase::Authenticating => Some(self.last_packet_ms + CONNECT_TIMEOUT_MS),
+            Phase::Connected => Some(self.last_packet_ms + self.silence_ms as u64),
+            Phase::Disconnected | Phase::Refused | Phase::Broken => None,
+        }
+    }
+
+    /// Whether the connection has been silent too long; the answer ends it.
+    ///
+    /// A client whose PUBACKs we withhold is waiting for us and never too late (Spec §3.3); ask again a while later.
+    pub fn expire(&mut self, now_ms: u64) -> Option<Timeout> {
+        if now_ms < self.deadline_ms()? {
+            return None;
+        }
+        if self.phase == Phase::Connected {
+            if self.unacked > 0 {
+                self.last_packet_ms = now_ms;
+                return None;
+            }
+            self.phase = Phase::Broken;
+            return Some(Timeout::KeepAlive);
+        }
+        self.phase = Phase::Refused;
+        Some(Timeout::Connect)
+    }
+
+    /// Whether the will is to be published now that the connection ends: it was accepted and said no DISCONNECT.
+    #[must_use]
+    pub const fn will_is_due(&self) -> bool {
+        matches!(self.phase, Phase::Connected | Phase::Broken)
+    }
+
+    fn give_up(&mut self) {
+        self.phase = if self.phase == Phase::Connected {
+            Phase::Broken
+        } else {
+            Phase::Refused
+        };
+    }
+}
+
+/// 1.5 times the client's keep-alive; none or too much asked = the server's maximum (Spec §3.3).
+fn silence_ms(keep_alive_seconds: u16) -> u32 {
+    match u32::from(keep_alive_seconds) * 1500 {
+        0 => MAX_KEEP_ALIVE_MS,
+        asked => asked.min(MAX_KEEP_ALIVE_MS),
+    }
+}
+
+#[cfg(test)]
+mod tests;

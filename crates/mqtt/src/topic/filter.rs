@@ -1,0 +1,100 @@
+//! What a device may subscribe to.
+
+use holdfast_model::IdentityId;
+
+use super::own;
+use crate::subscriptions::{Channel, ChannelSet};
+use crate::violation::Violation;
+
+/// Where the hub's own topics begin, by channel.
+const ROOTS: [(&str, Channel); 4] = [
+    ("$iothub/twin/res", Channel::TwinRes),
+    ("$iothub/twin/PATCH/properties/desired", Channel::Desired),
+    ("$iothub/methods/POST", Channel::Methods),
+    ("$iothub/credentials/res", Channel::Credentials),
+];
+
+/// The channels that a filter opens for this identity (Spec §4.1).
+///
+/// A filter for one method or one input opens the whole channel: the client ignores what it did not ask for, and the
+/// stored set stays a bitmask. The set is empty for the one filter that is accepted and never delivers: a module's
+/// own `devicebound`, without whose SUBACK the Java module client gives up.
+///
+/// # Errors
+/// [`Violation::ForeignFilter`] for everything else: other identities, everything (`#`), unknown topics.
+pub fn channels(identity: &IdentityId, filter: &str) -> Result<ChannelSet, Violation> {
+    if let Some(rest) = own(identity, filter) {
+        return match &identity.module {
+            None => own_device(rest),
+            Some(_) => own_module(rest),
+        }
+        .ok_or(Violation::ForeignFilter);
+    }
+    // The embedded C SDK writes a plus for its own id.
+    if identity.module.is_none()
+        && let Some(rest) = filter.strip_prefix("devices/+")
+    {
+        return own_device(rest).ok_or(Violation::ForeignFilter);
+    }
+    let covered: ChannelSet = ROOTS
+        .into_iter()
+        .filter(|(root, _)| covers(filter, root))
+        .map(|(_, channel)| channel)
+        .collect();
+    if !covered.is_empty() {
+        return Ok(covered);
+    }
+    one_method(filter).ok_or(Violation::ForeignFilter)
+}
+
+fn own_device(rest: &str) -> Option<ChannelSet> {
+    is_devicebound(rest).then(|| ChannelSet::only(Channel::C2d))
+}
+
+fn own_module(rest: &str) -> Option<ChannelSet> {
+    if is_devicebound(rest) {
+        return Some(ChannelSet::EMPTY);
+    }
+    let inputs = ChannelSet::only(Channel::Inputs);
+    match rest {
+        // C and C# subscribe to all that is theirs.
+        "/#" | "/inputs" | "/inputs/#" => Some(inputs),
+        _ => {
+            let (name, end) = rest.strip_prefix("/inputs/")?.split_once('/')?;
+            (is_name(name) && matches!(end, "#" | "+" | "")).then_some(inputs)
+        }
+    }
+}
+
+fn is_devicebound(rest: &str) -> bool {
+    matches!(
+        rest,
+        "/messages/devicebound/#" | "/messages/devicebound" | "/messages/devicebound/" | "/messages/devicebound/+"
+    )
+}
+
+/// Whether `filter` is `{ancestor of root, or root itself}/#`; the root alone counts too.
+fn covers(filter: &str, root: &str) -> bool {
+    if filter == root {
+        return true;
+    }
+    match filter
+        .strip_suffix("/#")
+        .and_then(|ancestor| root.strip_prefix(ancestor))
+    {
+        Some(rest) => !filter.starts_with("/#") && (rest.is_empty() || rest.starts_with('/')),
+        None => false,
+    }
+}
+
+/// `$iothub/methods/POST/{name}/#`, with a `+` for the name or the end, or without an end.
+fn one_method(filter: &str) -> Option<ChannelSet> {
+    let rest = filter.strip_prefix("$iothub/methods/POST/")?;
+    let (name, end) = rest.split_once('/').unwrap_or((rest, ""));
+    let lawful = (name == "+" || is_name(name)) && matches!(end, "#" | "+" | "");
+    lawful.then(|| ChannelSet::only(Channel::Methods))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['+', '#'])
+}

@@ -1,0 +1,133 @@
+//! What the hub sends to a device. Each shape is what the pickiest SDK's parser wants (Spec §4.2).
+
+use holdfast_model::IdentityId;
+
+use super::{RequestId, Version, own, request, write_own};
+use crate::escape::append;
+
+/// A topic on which the hub publishes to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubTopic<'a> {
+    /// `devices/{d}/messages/devicebound/{bag}`; the bag is never empty (rule 1), see [`crate::bag::CloudBag`].
+    CloudToDevice {
+        /// Already encoded.
+        bag: &'a str,
+    },
+    /// `$iothub/twin/res/{status}/?$rid=X[&$version=N]`.
+    TwinResponse {
+        /// 100–999: exactly three digits (rule 11).
+        status: u16,
+        /// As in the request.
+        rid: RequestId<'a>,
+        /// The new version of the reported properties, after a patch.
+        version: Option<Version>,
+    },
+    /// `$iothub/twin/PATCH/properties/desired/?$version=N`.
+    Desired {
+        /// The version that the patch made.
+        version: Version,
+    },
+    /// `$iothub/methods/POST/{method}/?$rid=X`, and nothing after the id (rule 10).
+    Method {
+        /// Raw, without `/` (rule 19).
+        name: &'a str,
+        /// Made by the hub; without `/ ? & = + #`.
+        rid: RequestId<'a>,
+    },
+    /// `devices/{d}/modules/{m}/inputs/{input}/{bag}`; the `/` stands even without a bag (rule 15).
+    Input {
+        /// The input's name, without `/`.
+        input: &'a str,
+        /// Already encoded.
+        bag: &'a str,
+    },
+    /// `$iothub/credentials/res/{status}/?$rid=X[&$version=N]`.
+    CredentialsResponse {
+        /// 100–999.
+        status: u16,
+        /// As in the request.
+        rid: RequestId<'a>,
+        /// Of the certificate.
+        version: Option<Version>,
+    },
+}
+
+const TWIN_RESPONSE: &str = "$iothub/twin/res/";
+const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/?$version=";
+const METHOD: &str = "$iothub/methods/POST/";
+const CREDENTIALS: &str = "$iothub/credentials/res/";
+
+impl<'a> HubTopic<'a> {
+    /// Appends the topic for a client of this identity.
+    pub fn write(&self, identity: &IdentityId, out: &mut String) {
+        match *self {
+            Self::CloudToDevice { bag } => {
+                write_own(identity, out);
+                out.push_str("/messages/devicebound/");
+                out.push_str(bag);
+            }
+            Self::TwinResponse { status, rid, version } => {
+                append(out, format_args!("{TWIN_RESPONSE}{status:03}/"));
+                request::write(out, rid, version);
+            }
+            Self::Desired { version } => append(out, format_args!("{DESIRED}{version}")),
+            Self::Method { name, rid } => {
+                append(out, format_args!("{METHOD}{name}/"));
+                request::write(out, rid, None);
+            }
+            Self::Input { input, bag } => {
+                write_own(identity, out);
+                append(out, format_args!("/inputs/{input}/{bag}"));
+            }
+            Self::CredentialsResponse { status, rid, version } => {
+                append(out, format_args!("{CREDENTIALS}{status:03}/"));
+                request::write(out, rid, version);
+            }
+        }
+    }
+
+    /// Parses as strictly as the SDKs do; `None` for anything that is not one of the shapes.
+    #[must_use]
+    pub fn parse(identity: &IdentityId, topic: &'a str) -> Option<Self> {
+        if let Some(rest) = own(identity, topic) {
+            if let Some(bag) = rest.strip_prefix("/messages/devicebound/") {
+                return Some(Self::CloudToDevice { bag });
+            }
+            let (input, bag) = rest.strip_prefix("/inputs/")?.split_once('/')?;
+            return Some(Self::Input { input, bag });
+        }
+        if let Some(rest) = topic.strip_prefix(TWIN_RESPONSE) {
+            let (status, tail) = response(rest)?;
+            return Some(Self::TwinResponse {
+                status,
+                rid: tail.rid?,
+                version: tail.version,
+            });
+        }
+        if let Some(version) = topic.strip_prefix(DESIRED) {
+            return Some(Self::Desired {
+                version: version.parse().ok()?,
+            });
+        }
+        if let Some(rest) = topic.strip_prefix(METHOD) {
+            let (name, tail) = rest.split_once('/')?;
+            return Some(Self::Method {
+                name,
+                rid: tail.strip_prefix("?$rid=")?,
+            });
+        }
+        let (status, tail) = response(topic.strip_prefix(CREDENTIALS)?)?;
+        Some(Self::CredentialsResponse {
+            status,
+            rid: tail.rid?,
+            version: tail.version,
+        })
+    }
+}
+
+fn response(rest: &str) -> Option<(u16, request::Tail<'_>)> {
+    let (status, tail) = rest.split_once('/')?;
+    let digits = status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit());
+    let status = status.parse().ok().filter(|_| digits)?;
+    Some((status, request::parse(tail).ok()?))
+}

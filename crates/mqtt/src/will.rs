@@ -1,0 +1,79 @@
+//! The last message of a connection that ends without DISCONNECT (Spec §3.5).
+//!
+//! Owned, because it outlives the CONNECT by hours; checked once, when the client connects.
+//! Not here: when it is due ([`crate::Connection::will_is_due`]).
+
+use holdfast_model::{IdentityId, TelemetryMessage};
+
+use crate::bag;
+use crate::codec::{LastWill, Publish, QoS};
+use crate::topic::DeviceTopic;
+use crate::violation::Violation;
+
+/// The property that marks a will among other telemetry.
+const MESSAGE_TYPE: &str = "iothub-MessageType";
+
+/// A checked will, kept for as long as the connection lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Will {
+    bag: Box<str>,
+    payload: Box<[u8]>,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Will {
+    /// Checks the will of a CONNECT.
+    ///
+    /// # Errors
+    /// [`Violation::WillTopic`] unless it is the identity's own telemetry topic, [`Violation::WillQos`] for QoS 2, and
+    /// what [`bag::telemetry`] says of its properties and size.
+    pub fn accept(identity: &IdentityId, will: &LastWill<'_>) -> Result<Self, Violation> {
+        let bag = Self::check(identity, will)?;
+        Ok(Self {
+            bag: bag.into(),
+            payload: will.payload.into(),
+            qos: will.qos,
+            retain: will.retain,
+        })
+    }
+
+    /// The same checks without keeping anything; the bag.
+    pub(crate) fn check<'a>(identity: &IdentityId, will: &LastWill<'a>) -> Result<&'a str, Violation> {
+        if will.qos == QoS::ExactlyOnce {
+            return Err(Violation::WillQos(2));
+        }
+        let Ok(DeviceTopic::Events { bag }) = DeviceTopic::parse(identity, will.topic) else {
+            return Err(Violation::WillTopic);
+        };
+        message(bag, will.payload, will.retain)?;
+        Ok(bag)
+    }
+
+    /// The message to store: ordinary telemetry, marked as a will.
+    ///
+    /// # Errors
+    /// None in practice: everything was checked by [`Self::accept`].
+    pub fn message(&self) -> Result<TelemetryMessage<'_>, Violation> {
+        message(&self.bag, &self.payload, self.retain)
+    }
+
+    /// The QoS that the client asked for.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+}
+
+fn message<'a>(bag: &'a str, payload: &'a [u8], retain: bool) -> Result<TelemetryMessage<'a>, Violation> {
+    let mut message = bag::telemetry(
+        bag,
+        &Publish {
+            payload,
+            retain,
+            ..Publish::default()
+        },
+    )?;
+    bag::mark(&mut message, MESSAGE_TYPE, "Will");
+    Ok(message)
+}
