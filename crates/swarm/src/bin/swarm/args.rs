@@ -1,0 +1,224 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use holdfast_swarm::connect::Habits;
+use holdfast_swarm::hub::Hub;
+use holdfast_swarm::target::{Credentials, DeviceNames, Target, Transport, resolve, tls};
+
+use crate::commands;
+
+/// Load generator and measuring rod for Holdfast and for MQTT brokers.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Connect and hold: what an idle connection costs.
+    Idle(commands::idle::Idle),
+    /// Publish at QoS 1 with a window: rate, CPU per message, order of acknowledgements.
+    Publish(commands::publish::PublishCommand),
+    /// Create a fleet's devices on a hub.
+    Devices(commands::devices::Devices),
+    /// Leave a durable subscription behind at a broker.
+    Subscribe(commands::subscribe::Subscribe),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Idle(command) => command.run(),
+            Self::Publish(command) => command.run(),
+            Self::Devices(command) => command.run(),
+            Self::Subscribe(command) => command.run(),
+        }
+    }
+}
+
+/// Where to and who.
+#[derive(ClapArgs)]
+pub(crate) struct TargetArgs {
+    /// A Holdfast hub's connection.json; its devices are created first
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    pub(crate) hub: Option<PathBuf>,
+    /// Any MQTT broker
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) target: Option<String>,
+    /// How bytes travel
+    #[arg(long, value_enum, default_value = "plain")]
+    pub(crate) transport: Transport,
+    /// CA file for TLS to a broker
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Name that a broker must prove; the host of --target by default
+    #[arg(long)]
+    server_name: Option<String>,
+    /// User name for a broker
+    #[arg(long)]
+    user: Option<String>,
+    /// Password for a broker
+    #[arg(long)]
+    password: Option<String>,
+    /// Topic at a broker, {device} = the device's name
+    #[arg(long, default_value = "swarm/{device}/events")]
+    topic: String,
+    /// What device names begin with
+    #[arg(long, default_value = "swarm-")]
+    prefix: String,
+    /// Devices
+    #[arg(long, short = 'n', default_value_t = 100)]
+    pub(crate) connections: u32,
+    /// Number of the first device, when several processes share a fleet
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first: u32,
+    /// Threads that drive the connections
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// New connections a second
+    #[arg(long, default_value_t = 2000.0)]
+    pub(crate) connect_rate: f64,
+    /// Local addresses to connect from, in turn, when one address runs out of ports
+    #[arg(long, value_delimiter = ',')]
+    source: Vec<IpAddr>,
+    /// Seconds between signs of life; 0 = none
+    #[arg(long, default_value_t = 120)]
+    keep_alive: u16,
+    /// Let the server keep the session over disconnects (clean session 0)
+    #[arg(long)]
+    keep_session: bool,
+    /// Leave the creation of the hub's devices out: they are there
+    #[arg(long)]
+    devices_exist: bool,
+    /// Seconds that a device's token is good for
+    #[arg(long, default_value_t = 24 * 3600)]
+    token_life: u64,
+}
+
+/// What to measure and where the result goes.
+#[derive(ClapArgs)]
+pub(crate) struct MeasureArgs {
+    /// The server's processes, to measure their use; those of connection.json by default
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// The hub's metrics address, to count syncs; that of connection.json by default
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+    /// Write the report here, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Say nothing on the way
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+impl MeasureArgs {
+    pub(crate) fn pids(&self, hub: Option<&Hub>) -> Vec<u32> {
+        if self.pid.is_empty() {
+            hub.map(|hub| hub.pids.clone()).unwrap_or_default()
+        } else {
+            self.pid.clone()
+        }
+    }
+
+    pub(crate) fn metrics(&self, hub: Option<&Hub>) -> Option<String> {
+        self.metrics.clone().or_else(|| hub.and_then(|hub| hub.metrics.clone()))
+    }
+}
+
+impl TargetArgs {
+    pub(crate) fn load_hub(&self) -> Result<Option<Hub>> {
+        self.hub.as_deref().map(Hub::load).transpose()
+    }
+
+    pub(crate) fn names(&self) -> Result<DeviceNames> {
+        DeviceNames::new(&self.prefix)
+    }
+
+    pub(crate) fn habits(&self, keep_session: bool) -> Habits {
+        Habits {
+            keep_alive: self.keep_alive,
+            clean_session: !(self.keep_session || keep_session),
+        }
+    }
+
+    /// The target as a report names it.
+    pub(crate) fn description(&self) -> String {
+        match (&self.target, &self.hub) {
+            (Some(target), _) => target.clone(),
+            (None, Some(hub)) => format!("hub of {}", hub.display()),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// The transport as it is written on the command line.
+    pub(crate) fn transport_name(&self) -> String {
+        format!("{:?}", self.transport).to_lowercase()
+    }
+
+    /// Resolves the target and makes sure that its devices exist.
+    pub(crate) fn prepare(&self, hub: Option<&Hub>) -> Result<Target> {
+        ensure!(
+            self.connections <= 9_999_999 - self.first.min(9_999_999),
+            "a device's number has seven digits"
+        );
+        match (hub, &self.target) {
+            (Some(hub), _) => self.prepare_hub(hub),
+            (None, Some(target)) => self.prepare_broker(target),
+            (None, None) => bail!("name a --hub or a --target"),
+        }
+    }
+
+    fn prepare_hub(&self, hub: &Hub) -> Result<Target> {
+        let names = self.names()?;
+        if !self.devices_exist {
+            commands::devices::create(hub, &names, self.first..self.first + self.connections)?;
+        }
+        let port = if self.transport == Transport::Plain {
+            hub.ports.mqtt_plain
+        } else {
+            hub.ports.mqtt
+        };
+        let address = match self.transport {
+            Transport::Plain => resolve(&format!("127.0.0.1:{port}"))?,
+            _ => hub.address(port)?,
+        };
+        Ok(Target {
+            address,
+            tls: hub.tls(self.transport)?,
+            sources: self.source.clone(),
+            names,
+            credentials: Credentials::Hub(hub.devices(Duration::from_secs(self.token_life))?),
+            topic: "devices/{device}/messages/events/".to_owned(),
+        })
+    }
+
+    fn prepare_broker(&self, target: &str) -> Result<Target> {
+        let tls = match self.transport {
+            Transport::Plain => None,
+            secured => {
+                let ca = self.ca.as_deref().context("TLS needs --ca")?;
+                let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+                Some(tls(secured, ca, self.server_name.as_deref().unwrap_or(host))?)
+            }
+        };
+        Ok(Target {
+            address: resolve(target)?,
+            tls,
+            sources: self.source.clone(),
+            names: self.names()?,
+            credentials: Credentials::Shared {
+                username: self.user.clone(),
+                password: self.password.clone(),
+            },
+            topic: self.topic.clone(),
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! Makes sure that a fleet's devices exist on a hub, by bulk calls to its registry (Spec rest §2.4).
+
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::try_join_all;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::Client;
+use crate::hub::{Hub, HubDevices};
+use crate::target::{DeviceNames, Transport};
+
+/// The most entries of one bulk call.
+const ENTRIES_A_CALL: u32 = 100;
+/// How many calls are under way at once: enough that the hub can put several into one synced write.
+const CALLS_AT_ONCE: u32 = 8;
+/// Longer than any run's preparation.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BulkAnswer {
+    #[serde(default)]
+    errors: Vec<BulkError>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BulkError {
+    device_id: String,
+    error_code: Value,
+    #[serde(default)]
+    error_status: String,
+}
+
+/// Creates the devices `numbers` of `names`; those that exist are left alone, their keys being the same.
+///
+/// # Errors
+/// When the hub refuses, or cannot be reached.
+pub async fn create(hub: &Hub, names: &DeviceNames, numbers: Range<u32>) -> Result<()> {
+    let devices = hub.devices(TOKEN_LIFE)?;
+    let lanes = (0..CALLS_AT_ONCE).map(|lane| create_lane(hub, &devices, names, numbers.clone(), lane));
+    try_join_all(lanes).await.map(drop)
+}
+
+async fn create_lane(
+    hub: &Hub,
+    devices: &HubDevices,
+    names: &DeviceNames,
+    numbers: Range<u32>,
+    lane: u32,
+) -> Result<()> {
+    let calls = numbers.len() as u32 / ENTRIES_A_CALL + 1;
+    if lane >= calls {
+        return Ok(());
+    }
+    let tls = hub.tls(Transport::Tls13)?;
+    let token = hub.owner_token(TOKEN_LIFE)?;
+    let mut client = Client::connect(hub.address(hub.ports.https)?, &hub.host_name, tls.as_ref()).await?;
+    for call in (lane..calls).step_by(CALLS_AT_ONCE as usize) {
+        let first = numbers.start + call * ENTRIES_A_CALL;
+        let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end))
+            .map(|number| entry(devices, &names.name(number)))
+            .collect();
+        if entries.is_empty() {
+            continue;
+        }
+        let body = serde_json::to_vec(&entries)?;
+        let path = "/devices?api-version=2021-04-12";
+        let (status, body) = client.request(Method::POST, path, Some(&token), body).await?;
+        check(status, &body)?;
+    }
+    Ok(())
+}
+
+fn entry(devices: &HubDevices, device: &str) -> Value {
+    let (primary, secondary) = (devices.key(device), devices.secondary_key(device));
+    json!({
+        "id": device,
+        "importMode": "create",
+        "status": "enabled",
+        "authentication": {
+            "type": "sas",
+            "symmetricKey": { "primaryKey": STANDARD.encode(primary), "secondaryKey": STANDARD.encode(secondary) },
+        },
+    })
+}
+
+/// 200 is all, 400 with the bulk shape is some; devices that exist already are what was wanted.
+fn check(status: StatusCode, body: &[u8]) -> Result<()> {
+    if status == StatusCode::OK {
+        return Ok(());
+    }
+    let text = || String::from_utf8_lossy(body).chars().take(400).collect::<String>();
+    if status != StatusCode::BAD_REQUEST {
+        bail!("the hub answers {status} to a bulk call: {}", text());
+    }
+    let answer: BulkAnswer = serde_json::from_slice(body).with_context(|| format!("no bulk answer: {}", text()))?;
+    if answer.errors.is_empty() {
+        bail!("the hub refuses a bulk call: {}", text());
+    }
+    match answer.errors.iter().find(|error| !exists_already(&error.error_code)) {
+        None => Ok(()),
+        Some(error) => bail!(
+            "cannot create {}: {} {}",
+            error.device_id,
+            error.error_code,
+            error.error_status
+        ),
+    }
+}
+
+fn exists_already(code: &Value) -> bool {
+    code.as_str() == Some("DeviceAlreadyExists") || code.as_u64() == Some(409_001)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_exist_already_are_no_failure_and_other_refusals_are() {
+        let answer = |code: &str| {
+            format!(
+                r#"{{"isSuccessful":false,"errors":[{{"deviceId":"a","errorCode":"{code}","errorStatus":"x"}}],"warnings":[]}}"#
+            )
+        };
+        assert!(check(StatusCode::OK, b"").is_ok());
+        assert!(check(StatusCode::BAD_REQUEST, answer("DeviceAlreadyExists").as_bytes()).is_ok());
+        assert!(check(StatusCode::BAD_REQUEST, answer("ThrottlingException").as_bytes()).is_err());
+        assert!(check(StatusCode::BAD_REQUEST, br#"{"Message":"ErrorCode:ArgumentInvalid;x"}"#).is_err());
+        assert!(check(StatusCode::UNAUTHORIZED, b"").is_err());
+    }
+}

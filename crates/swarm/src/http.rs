@@ -1,0 +1,124 @@
+//! One HTTP/1.1 connection, plain or TLS: what creating devices and reading metrics takes.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::target::{Tls, resolve};
+
+/// An open connection; requests go one after the other.
+pub struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the connection or the TLS handshake fails.
+    pub async fn connect(address: SocketAddr, host: &str, tls: Option<&Tls>) -> Result<Self> {
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        let sender = match tls {
+            None => Self::open(stream).await?,
+            Some(tls) => Self::open(tls.connector.connect(tls.server.clone(), stream).await?).await?,
+        };
+        Ok(Self {
+            sender,
+            host: host.to_owned(),
+        })
+    }
+
+    async fn open<S>(stream: S) -> Result<SendRequest<Full<Bytes>>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // Ends with the connection; its errors come back from the request that they break.
+        holdfast_tasks::spawn("http-client", async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    /// Sends one request and reads the whole answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        authorization: Option<&str>,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes)> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request.body(Full::from(body))?).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// The sum of all series of `metric` at a Prometheus address; `None` when it has no such metric.
+///
+/// # Errors
+/// When the address is not plain `http://` or does not answer.
+pub async fn read_metric(url: &str, metric: &str) -> Result<Option<f64>> {
+    let rest = url
+        .strip_prefix("http://")
+        .with_context(|| format!("{url} is not http://"))?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, "metrics"));
+    let mut client = Client::connect(resolve(host)?, host, None).await?;
+    let (status, body) = client
+        .request(Method::GET, &format!("/{path}"), None, Vec::new())
+        .await?;
+    if status != StatusCode::OK {
+        bail!("{url} answers {status}");
+    }
+    Ok(sum_of(&String::from_utf8_lossy(&body), metric))
+}
+
+fn sum_of(text: &str, metric: &str) -> Option<f64> {
+    let series = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(metric)?;
+        let value = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.rsplit_once('}')?.1,
+            None => rest.strip_prefix(' ')?,
+        };
+        value.split_ascii_whitespace().next()?.parse::<f64>().ok()
+    });
+    series.reduce(|sum, value| sum + value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_metric_are_added_up_and_its_namesakes_are_not() {
+        let text = "# TYPE a_total counter\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3.5 1700000000\na_total_more 9\n";
+        assert_eq!(sum_of(text, "a_total"), Some(5.5));
+        assert_eq!(sum_of("a_total 7\n", "a_total"), Some(7.0));
+        assert_eq!(sum_of(text, "b_total"), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! A Holdfast hub as its `connection.json` describes it, and the devices that the generator makes there.
+//!
+//! Device keys are derived from the owner policy's key and the device's name, so a later run (or a second process)
+//! finds its devices again without a file of keys.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use sha2::Sha256;
+
+use crate::target::{Login, Tls, Transport, resolve, tls};
+
+/// What the service SDKs of this day send (Spec rest §1.1).
+const API_VERSION: &str = "2021-04-12";
+/// What stays as it is in a percent-encoded resource.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `connection.json`, as far as the generator needs it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hub {
+    /// The hub's name, with a port where HTTPS is not on 443.
+    pub host_name: String,
+    /// The CA that issued the hub's certificate.
+    pub ca_file: PathBuf,
+    /// Connection string of the policy with all rights.
+    pub owner: String,
+    /// Event-Hubs-compatible connection string.
+    pub event_hub: String,
+    /// Where Prometheus figures are.
+    #[serde(default)]
+    pub metrics: Option<String>,
+    /// The hub's processes.
+    #[serde(default)]
+    pub pids: Vec<u32>,
+    /// Ports, where they are not the standard ones.
+    #[serde(default)]
+    pub ports: Ports,
+}
+
+/// The hub's ports.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ports {
+    /// MQTT over TLS.
+    pub mqtt: u16,
+    /// MQTT without TLS, on loopback.
+    pub mqtt_plain: u16,
+    /// AMQP over TLS.
+    pub amqp: u16,
+    /// AMQP without TLS, on loopback.
+    pub amqp_plain: u16,
+    /// REST.
+    pub https: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            mqtt: 8883,
+            mqtt_plain: 1883,
+            amqp: 5671,
+            amqp_plain: 5672,
+            https: 443,
+        }
+    }
+}
+
+/// A shared access key and whose it is.
+#[derive(Debug, Clone)]
+pub struct PolicyKey {
+    /// The policy.
+    pub name: String,
+    /// The key as text, base64.
+    pub key: String,
+    /// The event hub's name, in Event-Hubs-compatible strings.
+    pub entity: Option<String>,
+}
+
+impl PolicyKey {
+    /// Reads a connection string.
+    ///
+    /// # Errors
+    /// When it has no policy name or no key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let value = |wanted: &str| {
+            let parts = text.split(';').filter_map(|part| part.split_once('='));
+            parts
+                .filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))
+                .map(|(_, value)| value.to_owned())
+                .next()
+        };
+        Ok(Self {
+            name: value("SharedAccessKeyName").context("a connection string without SharedAccessKeyName")?,
+            key: value("SharedAccessKey").context("a connection string without SharedAccessKey")?,
+            entity: value("EntityPath"),
+        })
+    }
+}
+
+impl Hub {
+    /// Reads `connection.json`. Relative paths in it count from its own folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read or lacks a field.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut hub: Self = serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        if let Some(folder) = path.parent() {
+            hub.ca_file = folder.join(&hub.ca_file);
+        }
+        Ok(hub)
+    }
+
+    /// The hub's name without a port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        match self.host_name.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => &self.host_name,
+        }
+    }
+
+    /// The address of one of its ports.
+    ///
+    /// # Errors
+    /// When the name does not resolve.
+    pub fn address(&self, port: u16) -> Result<std::net::SocketAddr> {
+        resolve(&format!("{}:{port}", self.host()))
+    }
+
+    /// A TLS client for it; `None` for plain transport.
+    ///
+    /// # Errors
+    /// When its CA file cannot be used.
+    pub fn tls(&self, transport: Transport) -> Result<Option<Tls>> {
+        match transport {
+            Transport::Plain => Ok(None),
+            secured => tls(secured, &self.ca_file, self.host()).map(Some),
+        }
+    }
+
+    /// A token of the owner policy for the whole hub, good for `life`.
+    ///
+    /// # Errors
+    /// When the key is no base64.
+    pub fn owner_token(&self, life: Duration) -> Result<String> {
+        let owner = PolicyKey::parse(&self.owner)?;
+        let key = STANDARD.decode(&owner.key).context("the owner's key is no base64")?;
+        Ok(sign(self.host(), &key, Some(&owner.name), life))
+    }
+
+    /// The devices of a fleet on this hub.
+    ///
+    /// # Errors
+    /// When the owner's connection string is none.
+    pub fn devices(&self, token_life: Duration) -> Result<HubDevices> {
+        let key = STANDARD
+            .decode(PolicyKey::parse(&self.owner)?.key)
+            .context("the owner's key is no base64")?;
+        Ok(HubDevices {
+            host: self.host().to_owned(),
+            fleet_key: key,
+            token_life,
+        })
+    }
+}
+
+/// The keys and tokens of a hub's simulated devices.
+pub struct HubDevices {
+    host: String,
+    fleet_key: Vec<u8>,
+    token_life: Duration,
+}
+
+impl HubDevices {
+    /// The key of the device, decoded.
+    #[must_use]
+    pub fn key(&self, device: &str) -> [u8; 32] {
+        mac(&self.fleet_key, &["swarm device ", device])
+    }
+
+    /// The device's second key, decoded.
+    #[must_use]
+    pub fn secondary_key(&self, device: &str) -> [u8; 32] {
+        mac(&self.fleet_key, &["swarm device, second key ", device])
+    }
+
+    /// What the device says in CONNECT (Spec device-mqtt §2).
+    ///
+    /// # Errors
+    /// Never so far; the signature leaves room for devices with certificates.
+    pub fn login(&self, device: String) -> Result<Login> {
+        let resource = format!("{}/devices/{device}", self.host);
+        let password = sign(&resource, &self.key(&device), None, self.token_life);
+        let username = format!("{}/{device}/?api-version={API_VERSION}", self.host);
+        Ok(Login {
+            client_id: device,
+            username: Some(username),
+            password: Some(password),
+        })
+    }
+}
+
+/// A shared access signature (Spec auth-and-limits §1.1), made here and not by the hub's own code, so that the two
+/// check each other.
+#[must_use]
+pub fn sign(resource: &str, key: &[u8], policy: Option<&str>, life: Duration) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    sign_until(resource, key, policy, (now + life).as_secs())
+}
+
+fn sign_until(resource: &str, key: &[u8], policy: Option<&str>, expiry: u64) -> String {
+    let resource = utf8_percent_encode(resource, UNRESERVED).to_string();
+    let expiry = expiry.to_string();
+    let signature = STANDARD.encode(mac(key, &[&resource, "\n", &expiry]));
+    let signature = utf8_percent_encode(&signature, UNRESERVED);
+    let policy = policy.map(|name| format!("&skn={name}")).unwrap_or_default();
+    format!("SharedAccessSignature sr={resource}&sig={signature}&se={expiry}{policy}")
+}
+
+fn mac(key: &[u8], parts: &[&str]) -> [u8; 32] {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
+    parts.iter().for_each(|part| mac.update(part.as_bytes()));
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_equal_the_vectors_of_the_specification() {
+        let key = STANDARD.decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+        assert_eq!(
+            sign_until("hub1.example.com/devices/dev-1", &key, None, 1_900_000_000),
+            "SharedAccessSignature sr=hub1.example.com%2Fdevices%2Fdev-1&sig=rjpFnOHAmNX1p%2FKKHsF9VuY7uPf5V3Y0gTeDrNQTkjk%3D&se=1900000000"
+        );
+        assert_eq!(
+            sign_until("hub1.example.com", &key, Some("service"), 1_900_000_000),
+            "SharedAccessSignature sr=hub1.example.com&sig=9OcOBjASNcgRvBFEbcd4kwzxifKmmhaKjaos6bPG1xs%3D&se=1900000000&skn=service"
+        );
+    }
+
+    #[test]
+    fn a_connection_file_is_read_with_and_without_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("connection.json");
+        let owner = "HostName=localhost;SharedAccessKeyName=iothubowner;SharedAccessKey=AAEC==";
+        let event_hub = "Endpoint=sb://localhost/;SharedAccessKeyName=service;SharedAccessKey=a=;EntityPath=localhost";
+        let mut file = serde_json::json!({
+            "hostName": "localhost:8443", "caFile": "ca.pem", "owner": owner, "eventHub": event_hub, "other": 1
+        });
+        std::fs::write(&path, file.to_string()).unwrap();
+        let hub = Hub::load(&path).unwrap();
+        assert_eq!((hub.host(), hub.ports.mqtt), ("localhost", 8883));
+        assert_eq!(hub.ca_file, folder.path().join("ca.pem"));
+        let key = PolicyKey::parse(&hub.event_hub).unwrap();
+        assert_eq!((key.key.as_str(), key.entity.as_deref()), ("a=", Some("localhost")));
+        file["ports"] = serde_json::json!({"mqttPlain": 1884});
+        std::fs::write(&path, file.to_string()).unwrap();
+        let ports = Hub::load(&path).unwrap().ports;
+        assert_eq!((ports.mqtt_plain, ports.https), (1884, 443));
+    }
+
+    #[test]
+    fn keys_differ_by_device_and_slot() {
+        let devices = HubDevices {
+            host: "h".into(),
+            fleet_key: vec![1],
+            token_life: Duration::from_secs(60),
+        };
+        assert_ne!(devices.key("a"), devices.key("b"));
+        assert_ne!(devices.key("a"), devices.secondary_key("a"));
+        let login = devices.login("a".into()).unwrap();
+        assert_eq!(login.username.as_deref(), Some("h/a/?api-version=2021-04-12"));
+    }
+}

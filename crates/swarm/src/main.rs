@@ -1,3 +1,0 @@
-//! Load generator and measuring rod.
-
-fn main() {}
