@@ -15,7 +15,7 @@ use holdfast_model::IdentityId;
 use smallvec::SmallVec;
 
 use crate::codec::{Ack, Connect, Limits, Packet, Publish, QoS, Subscribe, Unsubscribe, Version, connack};
-use crate::limits::{CONNECT_TIMEOUT_MS, MAX_FILTERS, MAX_KEEP_ALIVE_MS, MAX_UNACKED_PUBLISHES};
+use crate::limits::{CONNECT_TIMEOUT_MS, MAX_SILENCE_MS, MAX_SUBSCRIPTIONS, MAX_UNACKED_PUBLISHES};
 use crate::login::Claim;
 use crate::subscriptions::{Channel, ChannelSet, SubscriptionSet};
 use crate::topic::{self, DeviceTopic};
@@ -92,7 +92,7 @@ impl Connection {
         Self {
             identity: None,
             last_packet_ms: now_ms,
-            silence_ms: MAX_KEEP_ALIVE_MS,
+            silence_ms: MAX_SILENCE_MS,
             requested: SubscriptionSet::EMPTY,
             active: SubscriptionSet::EMPTY,
             unacked: 0,
@@ -235,7 +235,7 @@ impl Connection {
         let mut set = self.requested;
         let mut codes = SmallVec::new();
         for filter in packet.filters.iter() {
-            if codes.len() == MAX_FILTERS {
+            if codes.len() == MAX_SUBSCRIPTIONS {
                 return Err(Violation::TooManyFilters);
             }
             let channels = self.channels(filter.filter)?;
@@ -316,7 +316,7 @@ impl Connection {
     #[must_use]
     pub const fn deadline_ms(&self) -> Option<u64> {
         match self.phase {
-            Phase::AwaitConnect | Phase::Authenticating => Some(self.last_packet_ms + CONNECT_TIMEOUT_MS),
+            Phase::AwaitConnect | Phase::Authenticating => Some(self.last_packet_ms + CONNECT_TIMEOUT_MS as u64),
             Phase::Connected => Some(self.last_packet_ms + self.silence_ms as u64),
             Phase::Disconnected | Phase::Refused | Phase::Broken => None,
         }
@@ -359,8 +359,8 @@ impl Connection {
 /// 1.5 times the client's keep-alive; none or too much asked = the server's maximum (Spec §3.3).
 fn silence_ms(keep_alive_seconds: u16) -> u32 {
     match u32::from(keep_alive_seconds) * 1500 {
-        0 => MAX_KEEP_ALIVE_MS,
-        asked => asked.min(MAX_KEEP_ALIVE_MS),
+        0 => MAX_SILENCE_MS,
+        asked => asked.min(MAX_SILENCE_MS),
     }
 }
 

@@ -8,7 +8,7 @@
 //! Not here: sockets, timers and WebSocket framing (`net`), who may connect (`auth`), what happens to a message
 //! (`device-hub`).
 //! Start at [`codec::decode`], then [`Connection`]. Wire facts: Spec device-mqtt.
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::cast_possible_truncation)]
 
 pub mod bag;
 pub mod codec;

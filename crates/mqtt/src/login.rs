@@ -10,7 +10,7 @@ mod username;
 pub use api_version::ApiVersion;
 pub use username::{Login, Provisioning};
 
-use holdfast_model::{IdentityId, InvalidId};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId, ModuleId, RefusalReason};
 use thiserror::Error;
 
 use crate::codec::{Connect, connack};
@@ -56,13 +56,21 @@ impl LoginError {
         }
     }
 
+    /// The cause, in the words of the audit log.
+    #[must_use]
+    pub const fn reason(self) -> RefusalReason {
+        match self {
+            Self::UsernameMissing => RefusalReason::Missing,
+            Self::ApiVersion => RefusalReason::Version,
+            Self::ClientIdEmpty | Self::ClientIdMismatch => RefusalReason::IdentityMismatch,
+            Self::UsernameShape | Self::DeviceId | Self::ModuleId | Self::ParameterUtf8 => RefusalReason::Malformed,
+        }
+    }
+
     /// The catalogue number for the log.
     #[must_use]
-    pub const fn code(self) -> u32 {
-        match self {
-            Self::ApiVersion => 400_001,
-            _ => 401_002,
-        }
+    pub const fn code(self) -> ErrorCode {
+        self.reason().code()
     }
 
     /// A short name for a counter's label.
@@ -128,7 +136,6 @@ impl Login<'_> {
     /// # Errors
     /// [`LoginError::DeviceId`], [`LoginError::ModuleId`].
     pub fn identity(&self) -> Result<IdentityId, LoginError> {
-        use holdfast_model::{DeviceId, ModuleId};
         let device = DeviceId::parse(self.device).map_err(|_: InvalidId| LoginError::DeviceId)?;
         match self.module {
             None => Ok(IdentityId::device(device)),

@@ -5,6 +5,7 @@
 //! Invariants: `Copy` and small; no text of the peer inside (the caller still has the packet, and may log it).
 //! Not here: refusals of a well-formed, lawful request (wrong key, disabled device): `auth`, `gateway`.
 
+use holdfast_model::ErrorCode;
 use thiserror::Error;
 
 use crate::codec::PacketType;
@@ -185,27 +186,27 @@ impl Violation {
 
     /// The catalogue number under which the refusal is logged (Spec auth-and-limits §8.2).
     #[must_use]
-    pub fn code(self) -> u32 {
+    pub fn code(self) -> ErrorCode {
         match self {
-            Self::PacketTooLarge { .. } | Self::MessageTooLarge(_) => 413_001,
-            Self::ProtocolLevel(_) | Self::Mqtt5Disabled => 400_001,
+            Self::PacketTooLarge { .. } | Self::MessageTooLarge(_) => ErrorCode::MessageTooLarge,
+            Self::ProtocolLevel(_) | Self::Mqtt5Disabled => ErrorCode::InvalidProtocolVersion,
             Self::Login(error) => error.code(),
-            Self::ForeignTopic | Self::ForeignFilter | Self::WillTopic => 401_002,
+            Self::ForeignTopic | Self::ForeignFilter | Self::WillTopic => ErrorCode::IotHubUnauthorizedAccess,
             Self::QosTwo
             | Self::WillQos(_)
             | Self::TooManyFilters
             | Self::WildcardInTopic
             | Self::FirstPacketNotConnect
             | Self::SecondConnect
-            | Self::WrongDirection(_) => 400_003,
+            | Self::WrongDirection(_) => ErrorCode::InvalidOperation,
             Self::RequestIdMissing
             | Self::RequestIdTooLong
             | Self::VersionNumber
             | Self::MethodStatus
             | Self::BagUtf8
             | Self::MessageIdTooLong
-            | Self::TooManyProperties => 400_004,
-            _ => 400_000,
+            | Self::TooManyProperties => ErrorCode::ArgumentInvalid,
+            _ => ErrorCode::GenericBadRequest,
         }
     }
 

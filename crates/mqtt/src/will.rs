@@ -3,15 +3,13 @@
 //! Owned, because it outlives the CONNECT by hours; checked once, when the client connects.
 //! Not here: when it is due ([`crate::Connection::will_is_due`]).
 
+use holdfast_model::property::application;
 use holdfast_model::{IdentityId, TelemetryMessage};
 
 use crate::bag;
 use crate::codec::{LastWill, Publish, QoS};
 use crate::topic::DeviceTopic;
 use crate::violation::Violation;
-
-/// The property that marks a will among other telemetry.
-const MESSAGE_TYPE: &str = "iothub-MessageType";
 
 /// A checked will, kept for as long as the connection lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +72,6 @@ fn message<'a>(bag: &'a str, payload: &'a [u8], retain: bool) -> Result<Telemetr
             ..Publish::default()
         },
     )?;
-    bag::mark(&mut message, MESSAGE_TYPE, "Will");
+    bag::mark(&mut message, application::MESSAGE_TYPE, application::MESSAGE_TYPE_WILL);
     Ok(message)
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use holdfast_model::property::{annotation, application};
 use holdfast_model::{Property, PropertyValue, TelemetryMessage};
 
 use super::{check_size, parse_utc};
@@ -25,10 +26,10 @@ pub fn telemetry<'a>(bag: &'a str, publish: &Publish<'a>) -> Result<TelemetryMes
     parse(bag, &mut message)?;
     check_size(&message)?;
     if publish.retain {
-        mark(&mut message, "mqtt-retain", "true");
+        mark(&mut message, application::MQTT_RETAIN, "true");
     }
     if publish.dup {
-        mark(&mut message, "mqtt-dup", "true");
+        mark(&mut message, application::MQTT_DUP, "true");
     }
     Ok(message)
 }
@@ -58,7 +59,7 @@ pub fn parse<'a>(bag: &'a str, message: &mut TelemetryMessage<'a>) -> Result<(),
             _ => {
                 let key = decode(key)?;
                 match key.strip_prefix("$.") {
-                    Some(name) => set_system(message, "", &name.to_owned(), value)?,
+                    Some(name) => set_system(message, "", name, value)?,
                     None => set_application(message, key, value)?,
                 }
             }
@@ -157,18 +158,19 @@ fn set<'a>(message: &mut TelemetryMessage<'a>, name: Cow<'a, str>, value: Proper
 
 /// Names that the hub stamps itself, or that only cloud-to-device messages have: dropped, so that nobody is deceived.
 fn is_reserved(name: &str) -> bool {
-    match name.strip_prefix("iothub-") {
-        Some(rest) => matches!(
-            rest,
-            "ack"
-                | "operation"
-                | "message-source"
-                | "enqueuedtime"
-                | "connection-device-id"
-                | "connection-module-id"
-                | "connection-auth-method"
-                | "connection-auth-generation-id"
-        ),
-        None => name == "dt-dataschema",
+    // Nearly no property begins like one of these.
+    if !name.starts_with("iothub-") {
+        return name == annotation::MODEL_ID;
     }
+    matches!(
+        name,
+        "iothub-ack"
+            | "iothub-operation"
+            | annotation::MESSAGE_SOURCE
+            | annotation::HUB_ENQUEUED_TIME
+            | annotation::DEVICE_ID
+            | annotation::MODULE_ID
+            | annotation::AUTH_METHOD
+            | annotation::GENERATION_ID
+    )
 }

@@ -2,7 +2,7 @@
 
 use holdfast_model::{PropertyValue, TelemetryMessage};
 
-use crate::limits::MAX_MESSAGE_BYTES;
+use crate::limits::MAX_TELEMETRY_BYTES;
 use crate::violation::Violation;
 
 /// Bytes of a timestamp, in whatever form it was sent.
@@ -45,7 +45,7 @@ pub fn message_size(message: &TelemetryMessage<'_>) -> usize {
 /// [`Violation::MessageTooLarge`] with the size.
 pub fn check_size(message: &TelemetryMessage<'_>) -> Result<(), Violation> {
     match message_size(message) {
-        size if size <= MAX_MESSAGE_BYTES => Ok(()),
+        size if size <= MAX_TELEMETRY_BYTES => Ok(()),
         size => Err(Violation::MessageTooLarge(u32::try_from(size).unwrap_or(u32::MAX))),
     }
 }

@@ -261,7 +261,6 @@ pub(super) fn fixed_header<B: BufMut>(out: &mut B, first: u8, remaining: usize) 
 
 pub(super) fn variable<B: BufMut>(out: &mut B, mut value: u32) {
     loop {
-        #[expect(clippy::cast_possible_truncation, reason = "seven bits fit a byte")]
         let low = (value & 0x7f) as u8;
         value >>= 7;
         if value == 0 {

@@ -148,10 +148,6 @@ impl fmt::Display for PacketType {
 /// One control packet; everything inside borrows from the bytes it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the standard")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "CONNECT is rare, and boxing it would allocate before authentication"
-)]
 pub enum Packet<'a> {
     Connect(Connect<'a>),
     ConnAck(ConnAck<'a>),
