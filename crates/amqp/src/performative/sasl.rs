@@ -1,0 +1,84 @@
+//! The SASL frames of both roles (AMQP 1.0 §5.3, Spec amqp §1.2).
+
+use super::fields::{Fields, need, or_null};
+use crate::error::DecodeError;
+use crate::types::{
+    Reader, Value, array_of_symbols, put_binary, put_described_list, put_null, put_str, put_symbol, put_ubyte,
+};
+
+/// What a client starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaslInit<'a> {
+    /// The mechanism that it chose.
+    pub mechanism: &'a str,
+    /// For PLAIN: `authzid NUL user NUL password`.
+    pub initial_response: Option<&'a [u8]>,
+    /// The host that it means to speak to.
+    pub hostname: Option<&'a str>,
+}
+
+impl<'a> SaslInit<'a> {
+    /// User and password of PLAIN.
+    #[must_use]
+    pub fn plain(&self) -> Option<(&'a str, &'a str)> {
+        let response = std::str::from_utf8(self.initial_response?).ok()?;
+        let mut parts = response.splitn(3, '\0').skip(1);
+        Some((parts.next()?, parts.next()?))
+    }
+
+    /// Appends the frame's body, 3 fields.
+    pub fn encode(&self, buf: &mut Vec<u8>) {
+        put_described_list(buf, 0x41, 3, |buf| {
+            put_symbol(buf, self.mechanism);
+            or_null(buf, self.initial_response, put_binary);
+            or_null(buf, self.hostname, put_str);
+        });
+    }
+}
+
+/// A decoded SASL frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SaslFrame<'a> {
+    /// The server's offer: a symbol or an array of them.
+    Mechanisms(Value<'a>),
+    /// The client's choice.
+    Init(SaslInit<'a>),
+    /// The server's verdict; 0 is success.
+    Outcome(u8),
+    /// Challenge or response, which no mechanism of ours uses.
+    Other,
+}
+
+impl<'a> SaslFrame<'a> {
+    /// Decodes a frame's body.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: malformed, or no SASL frame.
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let (code, mut fields) = Fields::described(&mut Reader::new(body))?;
+        Ok(match code {
+            0x40 => SaslFrame::Mechanisms(fields.value()?),
+            0x41 => SaslFrame::Init(SaslInit {
+                mechanism: need(fields.text("mechanism")?, "mechanism")?,
+                initial_response: fields.binary("initial-response")?,
+                hostname: fields.text("hostname")?,
+            }),
+            0x42 | 0x43 => SaslFrame::Other,
+            0x44 => SaslFrame::Outcome(need(fields.u8("code")?, "code")?),
+            _ => return Err(DecodeError::WrongType("sasl frame")),
+        })
+    }
+}
+
+/// Appends the offer, 1 field, always an array.
+pub fn encode_mechanisms<'a>(buf: &mut Vec<u8>, mechanisms: impl IntoIterator<Item = &'a str>) {
+    put_described_list(buf, 0x40, 1, |buf| array_of_symbols(buf, mechanisms));
+}
+
+/// Appends the verdict, 2 fields.
+pub fn encode_outcome(buf: &mut Vec<u8>, code: u8) {
+    put_described_list(buf, 0x44, 2, |buf| {
+        put_ubyte(buf, code);
+        put_null(buf);
+    });
+}

@@ -1,0 +1,149 @@
+//! Where an Event Hubs reader wants to start: the one predicate that its filter holds (Spec amqp §8.3).
+
+use thiserror::Error;
+
+use crate::error::DecodeError;
+use crate::types::{Map, MapWriter, Raw, Value, put_str, put_symbol};
+
+/// The key and the symbolic descriptor of the filter.
+pub const SELECTOR_FILTER: &str = "apache.org:selector-filter:string";
+
+/// The place in a partition at which a receiver starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest retained event.
+    Oldest,
+    /// Only events enqueued after the attach.
+    Latest,
+    /// After, or with `inclusive` at, an offset.
+    Offset {
+        /// As in `x-opt-offset`.
+        offset: u64,
+        /// Whether the event there belongs to it.
+        inclusive: bool,
+    },
+    /// After, or with `inclusive` at, a sequence number.
+    Sequence {
+        /// As in `x-opt-sequence-number`.
+        number: u64,
+        /// Whether the event there belongs to it.
+        inclusive: bool,
+    },
+    /// The first event enqueued later than, or with `inclusive` not before, a time.
+    Enqueued {
+        /// Milliseconds since 1970.
+        millis: i64,
+        /// Whether an event of that very time belongs to it.
+        inclusive: bool,
+    },
+}
+
+/// A filter that is no selector of ours; refused with `com.microsoft:argument-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum InvalidSelector {
+    /// The filter map or the described string in it cannot be decoded.
+    #[error("the filter cannot be decoded")]
+    Decode(#[from] DecodeError),
+    /// The filter is no text.
+    #[error("the filter is no string")]
+    NotText,
+    /// It is not `amqp.annotation.<key> > 'value'` or the same with `>=`.
+    #[error("the filter is not of the form amqp.annotation.<key> > 'value'")]
+    Form,
+    /// The annotation is none that events are found by.
+    #[error("events cannot be found by that annotation")]
+    UnknownKey,
+    /// The value is no number, or not one that can be meant.
+    #[error("the value of the filter is no position")]
+    Value,
+}
+
+/// The start that a source's filters ask for; without a selector the oldest event. Other filters are ignored.
+///
+/// # Errors
+/// [`InvalidSelector`].
+pub fn from_filters(filters: Map<'_>) -> Result<Start, InvalidSelector> {
+    match filters.get(SELECTOR_FILTER)? {
+        None => Ok(Start::Oldest),
+        Some(Value::Described(_, value)) => parse(value.value()?.text().ok_or(InvalidSelector::NotText)?),
+        Some(value) => parse(value.text().ok_or(InvalidSelector::NotText)?),
+    }
+}
+
+/// Parses a selector expression; spaces are free, quotes optional.
+///
+/// # Errors
+/// [`InvalidSelector`].
+pub fn parse(expression: &str) -> Result<Start, InvalidSelector> {
+    let rest = expression
+        .trim()
+        .strip_prefix("amqp.annotation.")
+        .ok_or(InvalidSelector::Form)?;
+    let (key, rest) = rest.split_once('>').ok_or(InvalidSelector::Form)?;
+    let (inclusive, rest) = rest.strip_prefix('=').map_or((false, rest), |rest| (true, rest));
+    let value = unquote(rest.trim())?;
+    match key.trim_end() {
+        "x-opt-offset" => number(value, |offset| Start::Offset { offset, inclusive }),
+        "x-opt-sequence-number" => number(value, |number| Start::Sequence { number, inclusive }),
+        "x-opt-enqueued-time" | "x-opt-enqueuedtimeutc" => {
+            let millis = value.parse().map_err(|_| InvalidSelector::Value)?;
+            Ok(Start::Enqueued { millis, inclusive })
+        }
+        _ => Err(InvalidSelector::UnknownKey),
+    }
+}
+
+fn unquote(text: &str) -> Result<&str, InvalidSelector> {
+    for quote in ['\'', '"'] {
+        if let Some(rest) = text.strip_prefix(quote) {
+            return rest.strip_suffix(quote).ok_or(InvalidSelector::Form);
+        }
+    }
+    Ok(text)
+}
+
+fn number(value: &str, start: impl FnOnce(u64) -> Start) -> Result<Start, InvalidSelector> {
+    match value {
+        "-1" => Ok(Start::Oldest),
+        "@latest" => Ok(Start::Latest),
+        // `parse` alone would take a leading plus.
+        _ if value.starts_with('+') => Err(InvalidSelector::Value),
+        _ => value.parse().map(start).map_err(|_| InvalidSelector::Value),
+    }
+}
+
+/// The selector expression for a start, as a client; `None` for none.
+#[must_use]
+pub fn expression(start: Start) -> Option<String> {
+    let operator = |inclusive| if inclusive { ">=" } else { ">" };
+    Some(match start {
+        Start::Oldest => "amqp.annotation.x-opt-offset > '-1'".to_owned(),
+        Start::Latest => "amqp.annotation.x-opt-offset > '@latest'".to_owned(),
+        Start::Offset { offset, inclusive } => {
+            format!("amqp.annotation.x-opt-offset {} '{offset}'", operator(inclusive))
+        }
+        Start::Sequence { number, inclusive } => {
+            format!(
+                "amqp.annotation.x-opt-sequence-number {} '{number}'",
+                operator(inclusive)
+            )
+        }
+        Start::Enqueued { millis, inclusive } => {
+            format!("amqp.annotation.x-opt-enqueued-time {} '{millis}'", operator(inclusive))
+        }
+    })
+}
+
+/// The encoded filter map of a source that asks for `expression`, as a client: for [`crate::Source::filter`].
+#[must_use]
+pub fn filter_map(expression: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut map = MapWriter::begin(&mut bytes);
+    let buf = map.key(SELECTOR_FILTER);
+    buf.push(0);
+    put_symbol(buf, SELECTOR_FILTER);
+    put_str(buf, expression);
+    map.finish();
+    debug_assert!(Raw::new(&bytes).is_ok());
+    bytes
+}
