@@ -83,6 +83,11 @@ impl<'a> SasToken<'a> {
         self.policy.as_deref()
     }
 
+    #[cfg(test)]
+    pub(crate) fn flip_signature_bit(&mut self, byte: usize, bit: u8) {
+        self.signature[byte] ^= 1 << bit;
+    }
+
     pub(crate) fn signature(&self) -> &[u8; SIGNATURE_BYTES] {
         &self.signature
     }
