@@ -7,6 +7,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::Failure;
 
 mod config;
+mod device;
+mod http;
+mod hub;
+mod output;
+mod sas;
 
 /// A self-hosted IoT hub that speaks Azure IoT Hub's protocols.
 #[derive(Debug, Parser)]
@@ -18,6 +23,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Manage devices and modules of a running hub
+    Device {
+        #[command(subcommand)]
+        command: device::Command,
+    },
+    SasToken(sas::SasToken),
     /// Check a configuration file, or print one with every key and its default
     Config {
         #[command(subcommand)]
@@ -39,6 +50,8 @@ pub(crate) struct ConfigSource {
 /// Runs the command that was asked for.
 pub(crate) fn run() -> Result<(), Failure> {
     match Cli::parse().command {
+        Command::Device { command } => device::run(command),
+        Command::SasToken(args) => sas::run(&args),
         Command::Config { command } => config::run(command),
     }
 }

@@ -5,9 +5,12 @@
 //! Start at [`cli::run`]; the node itself is put together in [`node`].
 
 mod certs;
+mod checks;
 mod cli;
 mod config;
+mod connection;
 mod exit;
+mod logs;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,193 @@
+//! One request to a hub's REST API, and what its answer means for the person who asked.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::hub::Hub;
+use crate::exit::{Failure, Outcome};
+
+/// The version of the REST API that the commands speak (Spec rest §1.1).
+const API_VERSION: &str = "2021-04-12";
+/// How long connecting, and then answering, may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most that is read of an answer: a thousand devices are about 1 MiB.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// Where distributions keep the CAs that they trust.
+const SYSTEM_CAS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Runs a client command.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// A request as the REST API takes it.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    /// Percent-encoded, without query.
+    pub(crate) path: String,
+    /// Parameters besides `api-version`.
+    pub(crate) query: &'a str,
+    /// For `If-Match`, without quotes; `*` means any.
+    pub(crate) if_match: Option<&'a str>,
+    pub(crate) body: Option<Value>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(method: Method, path: String) -> Self {
+        Self { method, path, query: "", if_match: None, body: None }
+    }
+}
+
+/// Sends `call` and returns the answer's JSON (`null` when it has no body).
+///
+/// # Errors
+/// The hub's own message, or why it could not be reached.
+pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
+    let port = hub.ports.https.ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve HTTPS"))?;
+    let stream = connect_tls(hub, port).await?;
+    let token = hub.token()?;
+    let separator = if call.query.is_empty() { "" } else { "&" };
+    let uri = format!("{}?api-version={API_VERSION}{separator}{}", call.path, call.query);
+    let mut request = Request::builder()
+        .method(call.method)
+        .uri(uri)
+        .header(header::HOST, if port == 443 { hub.host.clone() } else { format!("{}:{port}", hub.host) })
+        .header(header::AUTHORIZATION, token)
+        .header(header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")));
+    if let Some(etag) = call.if_match {
+        request = request.header(header::IF_MATCH, format!("\"{etag}\""));
+    }
+    let body = match call.body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
+            Bytes::from(serde_json::to_vec(&body).map_err(anyhow::Error::from)?)
+        }
+        None => Bytes::new(),
+    };
+    let request = request.body(Full::new(body)).map_err(anyhow::Error::from)?;
+    let answer = tokio::time::timeout(TIMEOUT, exchange(stream, request)).await;
+    let (status, body) = answer.unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))?;
+    let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    if status.is_success() { Ok(json) } else { Err(refusal(status, &json, &body)) }
+}
+
+async fn exchange(
+    stream: TlsStream<TcpStream>,
+    request: Request<Full<Bytes>>,
+) -> Result<(http::StatusCode, Bytes), Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::new(Outcome::Unreachable, format!("the connection to the hub broke: {error}"))
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| broken(&error))?;
+        Ok((head.status, body.to_bytes()))
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // The connection ends when the answer is complete; what it delivered is still there.
+        _ = connection => answer.await,
+    }
+}
+
+fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
+    let text = json.get("Message").and_then(Value::as_str).map_or_else(
+        || String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
+        |message| message.trim_start_matches("ErrorCode:").replacen(';', ": ", 1),
+    );
+    let number = json.get("errorCode").and_then(Value::as_u64).map(|code| format!(" ({code})")).unwrap_or_default();
+    let (outcome, advice) = match status.as_u16() {
+        401 | 403 => (Outcome::Unauthorized, Some("check the login's policy and its rights, and this machine's clock")),
+        404 => (Outcome::NotFound, None),
+        409 => (Outcome::Failed, Some("it exists already; `update` changes it")),
+        412 => (Outcome::Failed, Some("somebody else has changed it; `show` it again, or use --etag '*'")),
+        429 | 503 => (Outcome::Failed, Some("the hub is busy; try again in a moment")),
+        _ => (Outcome::Failed, None),
+    };
+    let failure = Failure::new(outcome, format!("the hub answers {}{number}: {text}", status.as_u16()));
+    match advice {
+        Some(advice) => failure.advise(advice),
+        None => failure,
+    }
+}
+
+fn unreachable(hub: &Hub, port: u16, reason: impl std::fmt::Display) -> Failure {
+    Failure::new(Outcome::Unreachable, format!("cannot reach the hub at {}:{port}: {reason}", hub.host))
+}
+
+/// Connects to `port` of the hub and checks its certificate.
+///
+/// # Errors
+/// Says whether name, connection or certificate is at fault.
+pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStream>, Failure> {
+    let connector = TlsConnector::from(Arc::new(tls_config(hub.ca_file.as_deref())?));
+    let name = ServerName::try_from(hub.host.clone())
+        .map_err(|_| Failure::usage(format!("{:?} is no host name", hub.host)))?;
+    let connect = async {
+        let socket = connect(hub, port).await?;
+        connector.connect(name, socket).await.map_err(|error| {
+            Failure::new(Outcome::Unreachable, format!("no TLS with {}:{port}: {error}", hub.host))
+                .advise("trust the CA that issued the hub's certificate: --ca-file FILE")
+        })
+    };
+    tokio::time::timeout(TIMEOUT, connect).await.unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))
+}
+
+async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
+    let mut addresses: Vec<SocketAddr> = match tokio::net::lookup_host((hub.host.as_str(), port)).await {
+        Ok(found) => found.collect(),
+        Err(_) if hub.is_local => Vec::new(),
+        Err(error) => {
+            return Err(unreachable(hub, port, error).advise("check the name; a hosts-file line is enough for a test"));
+        }
+    };
+    if hub.is_local {
+        addresses.push(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = Some(error),
+        }
+    }
+    let reason = last.map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
+    Err(unreachable(hub, port, reason).advise("is the hub running? /livez and /readyz on its metrics port tell"))
+}
+
+fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
+    let file = ca_file.or_else(|| SYSTEM_CAS.map(Path::new).into_iter().find(|path| path.exists()));
+    let file = file.ok_or_else(|| Failure::usage("this system has no list of trusted CAs").advise("use --ca-file FILE"))?;
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(file)
+        .map_err(|error| Failure::usage(format!("cannot read the CA file {}: {error}", file.display())))?;
+    // A system's list may hold certificates that no longer parse.
+    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
+    if roots.is_empty() {
+        return Err(Failure::usage(format!("{} holds no certificate", file.display())));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(anyhow::Error::from)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,148 @@
+//! Which hub a command talks to, and how it gets in.
+//!
+//! In the habits of `az iot hub`: `--login` with a policy's connection string; without it, the connection file that a
+//! running hub leaves in its directory.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
+
+use crate::connection::{self, ConnectionFile, Ports};
+use crate::exit::{Failure, Outcome};
+
+/// How long a token that a command makes for itself is good for.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Options that every command for a running hub takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LoginArgs {
+    /// Connection string of a policy, instead of the connection file
+    #[arg(long, short = 'l', value_name = "CONNECTION_STRING", env = "HOLDFAST_LOGIN", hide_env_values = true)]
+    login: Option<String>,
+    /// The connection file of a running hub
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_CONNECTION_FILE", default_value = "data/connection.json")]
+    connection_file: PathBuf,
+    /// The CA that has issued the hub's certificate; default: the connection file's, else the system's
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_CA_FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+/// A hub and the credentials for it.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) host: String,
+    pub(crate) ports: Ports,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Whether the connection file was used: then the hub runs on this machine, whatever its name resolves to.
+    pub(crate) is_local: bool,
+    pub(crate) login: IotConnection,
+    events: Option<EventHubsConnection>,
+}
+
+impl LoginArgs {
+    /// Finds the hub.
+    ///
+    /// # Errors
+    /// Says which ways there are to name one.
+    pub(crate) fn hub(&self) -> Result<Hub, Failure> {
+        match &self.login {
+            Some(text) => {
+                let (host, login, events) = match parse(text)? {
+                    ConnectionString::Iot(login) => (login.host_name.clone(), login, None),
+                    ConnectionString::EventHubs(events) => (events.host.clone(), as_policy(&events)?, Some(events)),
+                };
+                let (host, https) = split_port(&host);
+                let ports = Ports { mqtt: Some(8883), amqp: Some(5671), https: Some(https), ..Ports::default() };
+                Ok(Hub { host, ports, ca_file: self.ca_file.clone(), is_local: false, login, events })
+            }
+            None => self.from_file(),
+        }
+    }
+
+    fn from_file(&self) -> Result<Hub, Failure> {
+        let file = ConnectionFile::read(&self.connection_file).map_err(|error| {
+            Failure::new(Outcome::Unreachable, format!("{error:#}")).advise(
+                "start a hub with `holdfast dev`, or name one: --login CONNECTION_STRING or --connection-file FILE",
+            )
+        })?;
+        let ConnectionString::Iot(login) = parse(&file.owner)? else {
+            return Err(Failure::usage("the connection file's owner is no policy's connection string"));
+        };
+        let ConnectionString::EventHubs(events) = parse(&file.event_hub)? else {
+            return Err(Failure::usage("the connection file's eventHub is no Event Hubs connection string"));
+        };
+        let ca_file = self.ca_file.clone().or(file.ca_file);
+        Ok(Hub { host: file.host_name, ports: file.ports, ca_file, is_local: true, login, events: Some(events) })
+    }
+}
+
+impl Hub {
+    /// An `Authorization` value for the whole hub.
+    ///
+    /// # Errors
+    /// When the login is a device's, or holds no key.
+    pub(crate) fn token(&self) -> Result<String, Failure> {
+        if let Some(token) = &self.login.token {
+            return Ok(token.reveal().to_owned());
+        }
+        match (&self.login.policy, &self.login.key) {
+            (Some(policy), Some(key)) => Ok(sign(&self.host, key.as_bytes(), Some(policy), expiry(TOKEN_LIFETIME))),
+            _ => Err(Failure::new(Outcome::Unauthorized, "the login is not a policy's connection string").advise(
+                "use one with SharedAccessKeyName, such as iothubowner's or registryReadWrite's; a device's own only \
+                 lets the device in",
+            )),
+        }
+    }
+
+    /// The credentials for reading events.
+    ///
+    /// # Errors
+    /// When the login is a device's.
+    pub(crate) fn events(&self) -> Result<EventHubsConnection, Failure> {
+        match (&self.events, &self.login.policy, &self.login.key) {
+            (Some(events), ..) => Ok(events.clone()),
+            (None, Some(policy), Some(key)) => {
+                Ok(EventHubsConnection::policy(&self.host, policy, key, &connection::hub_name(&self.host)))
+            }
+            _ => Err(Failure::new(Outcome::Unauthorized, "reading events needs a policy's connection string")
+                .advise("use service's or iothubowner's, or the Event-Hubs-compatible one")),
+        }
+    }
+}
+
+/// Seconds since 1970, `lifetime` from now.
+pub(crate) fn expiry(lifetime: Duration) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(lifetime).as_secs()
+}
+
+fn parse(text: &str) -> Result<ConnectionString, Failure> {
+    ConnectionString::parse(text).map_err(|error| {
+        Failure::usage(error)
+            .advise("it looks like HostName=…;SharedAccessKeyName=iothubowner;SharedAccessKey=…; mind the quotes in a shell")
+    })
+}
+
+/// The Event-Hubs-compatible string of a policy opens the REST API as well, since both name the same policy.
+fn as_policy(events: &EventHubsConnection) -> Result<IotConnection, Failure> {
+    let mut login = String::from("HostName=");
+    login.push_str(&events.host);
+    if let Some(policy) = &events.policy {
+        login.push_str(&format!(";SharedAccessKeyName={policy}"));
+    }
+    if let Some(key) = &events.key {
+        login.push_str(&format!(";SharedAccessKey={}", key.reveal()));
+    }
+    match parse(&login)? {
+        ConnectionString::Iot(login) => Ok(login),
+        ConnectionString::EventHubs(_) => Err(Failure::usage("the login is no policy's connection string")),
+    }
+}
+
+fn split_port(host: &str) -> (String, u16) {
+    match host.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) => (host.to_owned(), port),
+        _ => (host.to_owned(), 443),
+    }
+}

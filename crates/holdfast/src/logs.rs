@@ -1,0 +1,201 @@
+//! The log on standard error and the audit log in a file.
+//!
+//! Why two: the log is for whoever looks after the process and may be thinned by level; the audit log is for whoever
+//! has to say later who was refused and who changed what, and is always whole.
+//! Invariants: neither slows a core down: audit lines go through a bounded queue to a thread of their own, and what
+//! does not fit is counted, never waited for. No secret reaches either, because no type that holds one prints it.
+//! Not here: what is audited (the crates that write to the target `audit`).
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use anyhow::{Context as _, Result, anyhow};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+use crate::config::Config;
+
+/// The target of audit events.
+const AUDIT_TARGET: &str = "audit";
+/// Audit lines that may wait for the disk; past it they are dropped and counted.
+const AUDIT_QUEUE: usize = 4096;
+
+/// Keeps the audit thread going; dropping it writes what is queued.
+pub(crate) struct Logs {
+    writer: Option<std::thread::JoinHandle<()>>,
+    lines: SyncSender<Entry>,
+}
+
+enum Entry {
+    Line(Vec<u8>),
+    End,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // The thread may have ended with the disk; then there is nothing left to write to.
+        if self.lines.send(Entry::End).is_ok()
+            && let Some(writer) = self.writer.take()
+        {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// Starts both logs for the whole process.
+///
+/// # Errors
+/// When the audit file cannot be opened, or logs have been started before.
+pub(crate) fn start(config: &Config) -> Result<Logs> {
+    let path = config.audit_file();
+    let file = RotatingFile::open(&path, config.audit.max_file_size, config.audit.max_files)
+        .with_context(|| format!("cannot open the audit log {}", path.display()))?;
+    let (lines, queue) = sync_channel(AUDIT_QUEUE);
+    let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
+        let mut file = file;
+        while let Ok(Entry::Line(line)) = queue.recv() {
+            if let Err(error) = file.append(&line) {
+                // The audit log itself cannot say so.
+                tracing::error!(path = %file.path.display(), %error, "cannot write the audit log");
+                metrics::counter!("holdfast_audit_lost_total").increment(1);
+            }
+        }
+    })?;
+
+    let audit = fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_target(false)
+        .with_level(false)
+        .with_writer(AuditWriter(lines.clone()))
+        .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
+    let filter = EnvFilter::try_new(&config.log.level)?;
+    let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
+    let base = fmt::layer().with_writer(io::stderr).with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    let log = match config.log.format.as_str() {
+        "json" => base.json().flatten_event(true).with_filter(others).boxed(),
+        _ => base.compact().with_filter(others).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(log.with_filter(filter))
+        .with(audit)
+        .try_init()
+        .map_err(|_| anyhow!("logs have been started before"))?;
+    Ok(Logs { writer: Some(writer), lines })
+}
+
+struct AuditWriter(SyncSender<Entry>);
+
+impl<'a> MakeWriter<'a> for AuditWriter {
+    type Writer = AuditLine<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        AuditLine(&self.0)
+    }
+}
+
+/// One event; the formatter writes it whole, in one call.
+struct AuditLine<'a>(&'a SyncSender<Entry>);
+
+impl Write for AuditLine<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Entry::Line(line.to_vec())).is_err() {
+            metrics::counter!("holdfast_audit_lost_total").increment(1);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that moves aside when it is full: `x`, `x.1`, `x.2`, the oldest of `max_files` is overwritten.
+struct RotatingFile {
+    path: PathBuf,
+    file: std::fs::File,
+    size: u64,
+    max_size: u64,
+    max_files: u16,
+}
+
+impl RotatingFile {
+    fn open(path: &Path, max_size: u64, max_files: u16) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let file = open_append(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, size, max_size, max_files })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
+            self.rotate()?;
+        }
+        self.file.write_all(line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u16| match number {
+            0 => self.path.clone(),
+            number => {
+                let mut name = self.path.as_os_str().to_owned();
+                name.push(format!(".{number}"));
+                PathBuf::from(name)
+            }
+        };
+        for number in (0..self.max_files.saturating_sub(1)).rev() {
+            match std::fs::rename(numbered(number), numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        if self.max_files <= 1 {
+            std::fs::remove_file(&self.path)?;
+        }
+        self.file = open_append(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn open_append(path: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_audit_file_is_rotated_by_size_and_only_so_many_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut file = RotatingFile::open(&path, 10, 3).unwrap();
+        for line in ["one....\n", "two....\n", "three..\n", "four...\n"] {
+            file.append(line.as_bytes()).unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((read("audit.jsonl"), read("audit.jsonl.1")), ("four...\n".into(), "three..\n".into()));
+        assert_eq!(read("audit.jsonl.2"), "two....\n");
+        assert!(!dir.path().join("audit.jsonl.3").exists());
+    }
+
+    #[test]
+    fn a_reopened_audit_file_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        RotatingFile::open(&path, 100, 3).unwrap().append(b"one\n").unwrap();
+        RotatingFile::open(&path, 100, 3).unwrap().append(b"two\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+}
