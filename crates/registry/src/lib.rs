@@ -1,1 +1,40 @@
-//! Raft state machine of identities and hub settings.
+//! The registry: who may connect, and how the hub is set up; one Raft group, replicated to every node.
+//!
+//! Why: a credential check never leaves the node, and a write is known to all nodes in one order.
+//! Wire facts: Spec rest §2, auth-and-limits §2, §9.2.
+//! Invariants: what apply does is in [`state`] alone and the same on every replica; secrets stand in log, state and
+//! snapshots only sealed, and are opened in memory for whoever checks them; no full copy of the identities in memory.
+//! Not here: checking credentials (`auth`, `device-hub`), JSON (`service-api`), twins and connection states
+//! (`partition`).
+//! Start at [`Registry`], then [`state::apply`].
+#![warn(missing_docs)]
+
+mod cache;
+mod changes;
+mod config;
+mod confirm;
+mod convert;
+mod error;
+mod identity;
+mod local;
+mod machine;
+mod metrics;
+mod registry;
+mod secrets;
+mod settings;
+pub mod state;
+mod write;
+
+pub use changes::{Changes, RegistryEvent};
+pub use config::{InvalidRegistryConfig, RegistryConfig};
+pub use error::RegistryError;
+pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
+pub use local::Statistics;
+pub use registry::{Clock, Outcome, Registry, StartError, Written};
+pub use secrets::SecretError;
+pub use settings::{Founding, HubSettings, SettingsChange};
+pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};
+pub use write::{
+    AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, ScopeWrite,
+    WriteOperation,
+};

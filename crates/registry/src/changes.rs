@@ -1,0 +1,89 @@
+//! The change feed: what the rest of the node must hear about, in the order in which it was applied.
+//!
+//! Why: a disabled device's sessions close within a second, and settings such as consumer groups are seen at once,
+//! without anyone polling.
+//! Invariants: bounded; a subscriber that falls behind is told to look again at everything it holds, and loses nothing
+//! by that, since the feed carries no state of its own.
+
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use crate::state::Change;
+
+/// What a subscriber hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryEvent {
+    /// One identity changed; `index` is the log index at which. A device's change of status concerns its modules too.
+    Identity {
+        /// What changed.
+        change: Change,
+        /// The log index of the command.
+        index: u64,
+    },
+    /// The hub's settings changed: policies, consumer groups, retention, name.
+    Settings,
+    /// Changes were missed: look again at every identity and setting that matters to you.
+    LookAgain,
+}
+
+/// The sending side.
+#[derive(Debug, Clone)]
+pub(crate) struct Feed(broadcast::Sender<RegistryEvent>);
+
+impl Feed {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self(broadcast::Sender::new(capacity))
+    }
+
+    pub(crate) fn send(&self, event: RegistryEvent) {
+        // Nobody listening is no error.
+        let _ = self.0.send(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> Changes {
+        Changes(self.0.subscribe())
+    }
+}
+
+/// One subscriber's place in the feed; starts with what is applied after it was made.
+#[derive(Debug)]
+pub struct Changes(broadcast::Receiver<RegistryEvent>);
+
+impl Changes {
+    /// The next event; `None` once the registry has stopped. Cancel-safe.
+    pub async fn next(&mut self) -> Option<RegistryEvent> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(RecvError::Lagged(_)) => Some(RegistryEvent::LookAgain),
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// The next event if there is one already.
+    pub fn try_next(&mut self) -> Option<RegistryEvent> {
+        match self.0.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Lagged(_)) => Some(RegistryEvent::LookAgain),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_that_falls_behind_is_told_to_look_again() {
+        let feed = Feed::new(16);
+        let mut changes = feed.subscribe();
+        assert_eq!(changes.try_next(), None);
+        feed.send(RegistryEvent::Settings);
+        assert_eq!(changes.try_next(), Some(RegistryEvent::Settings));
+        for _ in 0..17 {
+            feed.send(RegistryEvent::Settings);
+        }
+        assert_eq!(changes.try_next(), Some(RegistryEvent::LookAgain));
+        assert_eq!(changes.try_next(), Some(RegistryEvent::Settings));
+    }
+}

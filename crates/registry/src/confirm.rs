@@ -1,0 +1,143 @@
+//! Confirming that the local replica is up to date: one ReadIndex for all who wait in a round.
+//!
+//! Why: a refusal is never answered from a replica that may be stale (foundations 18), and a thousand bad tokens must
+//! not cost the leader a thousand reads.
+//! Invariants: a caller is answered by a ReadIndex that began after its call; those who wait are bounded.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::RegistryError;
+
+/// What one round came to; the text of a failure is for the log.
+pub(crate) type Outcome = Result<(), Arc<str>>;
+
+/// The queue of those who wait.
+#[derive(Clone)]
+pub(crate) struct Confirms(mpsc::Sender<oneshot::Sender<Outcome>>);
+
+impl Confirms {
+    /// Starts the task that runs rounds; it ends when the last clone is gone.
+    pub(crate) fn spawn<B, F>(max_waiting: usize, barrier: B) -> Self
+    where
+        B: Fn() -> F + Send + 'static,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(max_waiting);
+        holdfast_tasks::spawn("registry-confirm", run(receiver, max_waiting, barrier));
+        Self(sender)
+    }
+
+    /// Returns once the replica has applied everything that was committed before this call. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`RegistryError::Overloaded`] when too many wait; [`RegistryError::Unavailable`] without leader or quorum.
+    pub(crate) async fn confirm(&self) -> Result<(), RegistryError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.try_send(answer).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RegistryError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })?;
+        match answered.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(RegistryError::Unavailable {
+                reason: reason.to_string(),
+            }),
+            Err(_) => Err(stopped()),
+        }
+    }
+}
+
+fn stopped() -> RegistryError {
+    RegistryError::Unavailable {
+        reason: "the registry has stopped".to_owned(),
+    }
+}
+
+async fn run<B, F>(mut queue: mpsc::Receiver<oneshot::Sender<Outcome>>, most: usize, barrier: B)
+where
+    B: Fn() -> F + Send,
+    F: Future<Output = Outcome> + Send + 'static,
+{
+    let mut round = Vec::new();
+    while queue.recv_many(&mut round, most).await > 0 {
+        let outcome = barrier().await;
+        for waiter in round.drain(..) {
+            // A caller that has gone is no error.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_share_one_round_and_none_is_answered_by_an_earlier_one() {
+        let rounds = Arc::new(AtomicUsize::new(0));
+        let gate = Arc::new(Semaphore::new(0));
+        let confirms = Confirms::spawn(100, {
+            let (rounds, gate) = (rounds.clone(), gate.clone());
+            move || {
+                let (rounds, gate) = (rounds.clone(), gate.clone());
+                async move {
+                    rounds.fetch_add(1, Ordering::SeqCst);
+                    if let Ok(permit) = gate.acquire().await {
+                        permit.forget();
+                    }
+                    Ok(())
+                }
+            }
+        });
+        let mut first = Box::pin(confirms.confirm());
+        assert!(futures_poll(&mut first).await.is_none());
+        let mut later: Vec<_> = (0..50).map(|_| Box::pin(confirms.confirm())).collect();
+        for waiter in &mut later {
+            assert!(futures_poll(waiter).await.is_none());
+        }
+        gate.add_permits(1);
+        first.await.unwrap();
+        for waiter in &mut later {
+            assert!(
+                futures_poll(waiter).await.is_none(),
+                "answered by a round that began before its call"
+            );
+        }
+        gate.add_permits(1);
+        for waiter in later {
+            waiter.await.unwrap();
+        }
+        assert_eq!(rounds.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_are_told_so() {
+        let confirms = Confirms::spawn(2, || std::future::pending::<Outcome>());
+        let mut first = Box::pin(confirms.confirm());
+        assert!(futures_poll(&mut first).await.is_none());
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(confirms.confirm())).collect();
+        for waiter in &mut waiting {
+            assert!(futures_poll(waiter).await.is_none());
+        }
+        assert!(matches!(confirms.confirm().await, Err(RegistryError::Overloaded)));
+    }
+
+    /// Polls once, after letting the task run.
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let polled = std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await;
+        tokio::task::yield_now().await;
+        polled
+    }
+}

@@ -1,0 +1,206 @@
+//! This node's replica of the registry, for reading, and what is kept in memory of it.
+//!
+//! Invariants: reads see everything that has been applied; the cache is told of a change after it is on disk, before
+//! the proposer is answered.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_model::{DeviceId, IdentityId};
+use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
+use holdfast_storage::{Disk, Family, StorageError};
+use parking_lot::RwLock;
+use prost::Message;
+
+use crate::cache::IdentityCache;
+use crate::changes::Feed;
+use crate::config::RegistryConfig;
+use crate::convert;
+use crate::error::RegistryError;
+use crate::identity::{Identity, TwinSeed};
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use crate::settings::HubSettings;
+use crate::state::{ApplyError, Base, layout};
+
+/// How many identities there are, maintained with every write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// All devices.
+    pub devices: u64,
+    /// Devices whose status is disabled.
+    pub disabled_devices: u64,
+    /// All modules.
+    pub modules: u64,
+}
+
+/// The replica.
+pub(crate) struct Local {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) cache: IdentityCache,
+    pub(crate) feed: Feed,
+    pub(crate) secrets: Secrets,
+    pub(crate) metrics: Metrics,
+    settings: RwLock<Option<Arc<HubSettings>>>,
+}
+
+impl Local {
+    pub(crate) fn new(disk: Arc<dyn Disk>, secrets: Secrets, config: &RegistryConfig) -> Result<Self, RegistryError> {
+        let local = Self {
+            disk,
+            cache: IdentityCache::new(config.identity_cache),
+            feed: Feed::new(config.change_feed),
+            secrets,
+            metrics: Metrics::new(),
+            settings: RwLock::new(None),
+        };
+        local.reload()?;
+        Ok(local)
+    }
+
+    /// Takes everything that is kept in memory from disk again.
+    pub(crate) fn reload(&self) -> Result<(), RegistryError> {
+        self.cache.clear();
+        let record = self.message::<proto::HubSettings>(layout::SETTINGS)?;
+        let settings = record
+            .map(|record| convert::settings(&record, &self.secrets))
+            .transpose()?;
+        *self.settings.write() = settings.map(Arc::new);
+        self.count(self.statistics()?);
+        Ok(())
+    }
+
+    pub(crate) fn settings(&self) -> Option<Arc<HubSettings>> {
+        self.settings.read().clone()
+    }
+
+    pub(crate) fn set_settings(&self, settings: HubSettings) {
+        *self.settings.write() = Some(Arc::new(settings));
+    }
+
+    /// The identity, from the cache or from disk. May block on the disk for a moment.
+    pub(crate) fn identity(&self, id: &IdentityId) -> Result<Option<Arc<Identity>>, RegistryError> {
+        let epoch = match self.cache.get(id) {
+            Ok(identity) => {
+                self.metrics.cache_hits.increment(1);
+                return Ok(Some(identity));
+            }
+            Err(epoch) => epoch,
+        };
+        self.metrics.cache_misses.increment(1);
+        let Some(identity) = self.read(id)? else {
+            return Ok(None);
+        };
+        let identity = Arc::new(identity);
+        self.cache.put(identity.clone(), epoch);
+        Ok(Some(identity))
+    }
+
+    fn read(&self, id: &IdentityId) -> Result<Option<Identity>, RegistryError> {
+        let Some(record) = self.message::<IdentityRecord>(&layout::identity(id))? else {
+            return Ok(None);
+        };
+        let device_disabled = match &id.module {
+            None => false,
+            Some(_) => match self.message::<IdentityRecord>(&layout::device(&id.device))? {
+                Some(device) => device.disabled,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(convert::identity(id, &record, device_disabled, &self.secrets)?))
+    }
+
+    /// The first `top` devices in id order. Blocks on the disk.
+    pub(crate) fn devices(&self, top: usize) -> Result<Vec<Identity>, RegistryError> {
+        self.list(&layout::devices(), top, false, |key| {
+            layout::parse_device(key).map(IdentityId::device)
+        })
+    }
+
+    /// The modules of `device` in id order; `None` when there is no such device. Blocks on the disk.
+    pub(crate) fn modules(&self, device: &DeviceId) -> Result<Option<Vec<Identity>>, RegistryError> {
+        let Some(record) = self.message::<IdentityRecord>(&layout::device(device))? else {
+            return Ok(None);
+        };
+        let range = layout::modules(device);
+        let modules = self.list(&range, usize::MAX, record.disabled, |key| {
+            layout::parse_module(key).map(|(device, module)| IdentityId::module(device, module))
+        })?;
+        Ok(Some(modules))
+    }
+
+    fn list(
+        &self,
+        range: &Range<Vec<u8>>,
+        top: usize,
+        device_disabled: bool,
+        parse: impl Fn(&[u8]) -> Option<IdentityId>,
+    ) -> Result<Vec<Identity>, RegistryError> {
+        let mut found = Vec::new();
+        let mut failed = None;
+        self.scan(&range.start, &range.end, &mut |key, value| {
+            if found.len() >= top {
+                return ControlFlow::Break(());
+            }
+            let Some(id) = parse(key) else {
+                return ControlFlow::Continue(());
+            };
+            let identity = crate::state::decode::<IdentityRecord>(key, Bytes::copy_from_slice(value))
+                .map_err(RegistryError::from)
+                .and_then(|record| Ok(convert::identity(&id, &record, device_disabled, &self.secrets)?));
+            match identity {
+                Ok(identity) => found.push(identity),
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        failed.map_or(Ok(found), Err)
+    }
+
+    pub(crate) fn statistics(&self) -> Result<Statistics, RegistryError> {
+        let counters = self.message::<proto::Counters>(layout::COUNTERS)?.unwrap_or_default();
+        Ok(Statistics {
+            devices: counters.devices,
+            disabled_devices: counters.disabled_devices,
+            modules: counters.modules,
+        })
+    }
+
+    pub(crate) fn twin_seed(&self, id: &IdentityId) -> Result<Option<TwinSeed>, RegistryError> {
+        let seed = self.message::<proto::TwinSeed>(&layout::twin_seed(id))?;
+        Ok(seed.map(|seed| TwinSeed {
+            tags: seed.tags,
+            desired: seed.desired,
+        }))
+    }
+
+    /// Sets the gauges.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    pub(crate) fn count(&self, statistics: Statistics) {
+        self.metrics.devices.set(statistics.devices as f64);
+        self.metrics.modules.set(statistics.modules as f64);
+    }
+
+    pub(crate) fn message<M: Message + Default>(&self, key: &[u8]) -> Result<Option<M>, ApplyError> {
+        self.get(key)?.map(|bytes| crate::state::decode(key, bytes)).transpose()
+    }
+}
+
+impl Base for Local {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.disk.get(Family::Registry, key)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        self.disk.scan(Family::Registry, from, to, visit)
+    }
+}

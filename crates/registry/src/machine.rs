@@ -1,0 +1,138 @@
+//! The registry as a state machine of its Raft group: decodes, applies, writes, tells.
+//!
+//! Invariants: a command's writes and its log position become visible in one batch, so that replay after a crash
+//! begins exactly where the flushed state ends; the cache forgets and the feed speaks only after that.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_consensus::{LogPosition, StateMachine};
+use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
+use holdfast_storage::{Durability, Family, StorageError, WriteBatch};
+use prost::Message;
+
+use crate::changes::RegistryEvent;
+use crate::convert;
+use crate::local::Local;
+use crate::state::{self, ApplyError, Effects, layout};
+
+pub(crate) struct Machine {
+    local: Arc<Local>,
+    applied: Option<LogPosition>,
+    membership: Bytes,
+}
+
+impl Machine {
+    /// Takes the position up to which the state on disk has been applied.
+    pub(crate) fn open(local: Arc<Local>) -> Result<Self, ApplyError> {
+        let stored = local.message::<AppliedPosition>(layout::APPLIED)?;
+        let membership = stored
+            .as_ref()
+            .map(|stored| stored.membership.clone())
+            .unwrap_or_default();
+        let applied = stored.map(|stored| LogPosition {
+            term: stored.term,
+            node: stored.node,
+            index: stored.index,
+        });
+        Ok(Self {
+            local,
+            applied,
+            membership,
+        })
+    }
+
+    fn apply_command(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, ApplyError> {
+        let command = RegistryCommand::decode(entry.clone()).map_err(ApplyError::DamagedEntry)?;
+        let effects = state::apply(&*self.local, &command)?;
+        let mut batch = WriteBatch::new();
+        for (key, value) in &effects.writes {
+            match value {
+                Some(value) => batch.put(Family::Registry, key, value),
+                None => batch.delete(Family::Registry, key),
+            }
+        }
+        self.write(batch, position)?;
+        let answer = effects.answer.encode_to_vec().into();
+        self.tell(position, effects);
+        Ok(answer)
+    }
+
+    /// Writes `batch` and the position together.
+    fn write(&mut self, mut batch: WriteBatch, position: LogPosition) -> Result<(), StorageError> {
+        let stored = AppliedPosition {
+            term: position.term,
+            node: position.node,
+            index: position.index,
+            membership: self.membership.clone(),
+        };
+        batch.put(Family::Registry, layout::APPLIED, &stored.encode_to_vec());
+        self.local.disk.write(&batch, Durability::Replayed)?;
+        self.applied = Some(position);
+        Ok(())
+    }
+
+    /// Lets cache, settings, metrics and feed know.
+    fn tell(&self, position: LogPosition, effects: Effects) {
+        for change in &effects.changes {
+            self.local.cache.forget(&change.id.device);
+        }
+        if let Some(settings) = &effects.settings {
+            match convert::settings(settings, &self.local.secrets) {
+                Ok(settings) => self.local.set_settings(settings),
+                Err(error) => tracing::error!(%error, "the hub's new settings hold a secret that cannot be opened"),
+            }
+            self.local.feed.send(RegistryEvent::Settings);
+        }
+        if !effects.changes.is_empty()
+            && let Ok(statistics) = self.local.statistics()
+        {
+            self.local.count(statistics);
+        }
+        for change in effects.changes {
+            self.local.feed.send(RegistryEvent::Identity {
+                change,
+                index: position.index,
+            });
+        }
+    }
+}
+
+/// What stops the node, in the words of the disk.
+fn fatal(error: ApplyError) -> StorageError {
+    match error {
+        ApplyError::Storage(error) => error,
+        error => {
+            let reason = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            StorageError::Damaged {
+                file: "registry".to_owned(),
+                offset: None,
+                reason,
+            }
+        }
+    }
+}
+
+impl StateMachine for Machine {
+    fn applied(&self) -> (Option<LogPosition>, Bytes) {
+        (self.applied, self.membership.clone())
+    }
+
+    fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError> {
+        self.apply_command(position, entry).map_err(fatal)
+    }
+
+    fn apply_meta(&mut self, position: LogPosition, membership: Option<Bytes>) -> Result<(), StorageError> {
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+        self.write(WriteBatch::new(), position)
+    }
+
+    fn end_of_run(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,30 @@
+//! What the registry counts (docs/metrics.md).
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// Handles made once, under the recorder that is current when the registry starts.
+pub(crate) struct Metrics {
+    pub(crate) writes_done: Counter,
+    pub(crate) writes_refused: Counter,
+    pub(crate) writes_failed: Counter,
+    pub(crate) cache_hits: Counter,
+    pub(crate) cache_misses: Counter,
+    pub(crate) confirms: Counter,
+    pub(crate) devices: Gauge,
+    pub(crate) modules: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            writes_done: counter!("holdfast_registry_writes_total", "outcome" => "done"),
+            writes_refused: counter!("holdfast_registry_writes_total", "outcome" => "refused"),
+            writes_failed: counter!("holdfast_registry_writes_total", "outcome" => "failed"),
+            cache_hits: counter!("holdfast_registry_identity_cache_total", "outcome" => "hit"),
+            cache_misses: counter!("holdfast_registry_identity_cache_total", "outcome" => "miss"),
+            confirms: counter!("holdfast_registry_confirms_total"),
+            devices: gauge!("holdfast_registry_devices"),
+            modules: gauge!("holdfast_registry_modules"),
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The handle that everyone else holds: proposals, reads, confirmation, feed.
+
+mod start;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_auth::{KeyPair, Policy, Rights};
+use holdfast_consensus::{Group, ProposeError};
+use holdfast_model::limits::{MAX_BULK_IDENTITIES, MAX_LIST_DEVICES};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, UnixMillis};
+use holdfast_proto::registry::v1::registry_command::Command;
+use holdfast_proto::registry::v1::{self as proto, EntryAnswer, RegistryAnswer, RegistryCommand};
+use prost::Message;
+use rand::Rng;
+use tokio::sync::Semaphore;
+
+use crate::changes::Changes;
+use crate::confirm::Confirms;
+use crate::convert;
+use crate::error::RegistryError;
+use crate::identity::{Identity, TwinSeed};
+use crate::local::{Local, Statistics};
+use crate::settings::{self, HubSettings, SettingsChange};
+use crate::state::{ApplyError, COMMAND_VERSION, Rejection};
+use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
+
+pub use start::StartError;
+
+/// The hub's clock.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// The registry of the hub as this node sees it. Clones share it.
+#[derive(Clone)]
+pub struct Registry(Arc<Shared>);
+
+struct Shared {
+    group: Group,
+    local: Arc<Local>,
+    confirms: Confirms,
+    writes: Semaphore,
+    clock: Clock,
+}
+
+/// What became of one identity's write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Whether it did not exist before.
+    pub created: bool,
+    /// The identity after the write; `None` after a delete.
+    pub identity: Option<Identity>,
+}
+
+/// The outcome of one entry of a bulk write.
+pub type Outcome = Result<Written, Rejection>;
+
+impl Registry {
+    // Reading this node's replica.
+
+    /// The identity as this node's replica has it: for credential checks. A miss of the cache reads the disk.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`], [`RegistryError::Sealed`] when it cannot be read.
+    pub fn identity(&self, id: &IdentityId) -> Result<Option<Arc<Identity>>, RegistryError> {
+        self.0.local.identity(id)
+    }
+
+    /// The shared access policy named `name`, in any case.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<Arc<Policy>> {
+        self.0.local.settings()?.policy(name).cloned()
+    }
+
+    /// The hub's settings as this node's replica has them.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`] while the hub has not been created.
+    pub fn settings(&self) -> Result<Arc<HubSettings>, RegistryError> {
+        self.0
+            .local
+            .settings()
+            .ok_or_else(|| unavailable("the hub has not been created yet"))
+    }
+
+    /// Returns once this node's replica has applied all that was committed before the call: what is read then is no
+    /// older than the call. Callers that wait at the same time share one question to the group. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`RegistryError::Overloaded`], [`RegistryError::Unavailable`].
+    pub async fn confirm(&self) -> Result<(), RegistryError> {
+        self.0.local.metrics.confirms.increment(1);
+        self.0.confirms.confirm().await
+    }
+
+    /// The changes that are applied from now on.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        self.0.local.feed.subscribe()
+    }
+
+    /// Whether this node leads the registry's group, and so takes writes.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.0.group.is_leader()
+    }
+
+    /// The registry's Raft group, for status and shutdown.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.0.group
+    }
+
+    // Reading what no earlier write can be missing from.
+
+    /// The identity, no older than the call.
+    ///
+    /// # Errors
+    /// As [`Self::confirm`] and [`Self::identity`].
+    pub async fn get(&self, id: &IdentityId) -> Result<Option<Arc<Identity>>, RegistryError> {
+        self.confirm().await?;
+        self.identity(id)
+    }
+
+    /// The first `top` devices in id order; at most 1000.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn list_devices(&self, top: usize) -> Result<Vec<Identity>, RegistryError> {
+        self.confirm().await?;
+        let local = self.0.local.clone();
+        holdfast_tasks::spawn_blocking(move || local.devices(top.min(MAX_LIST_DEVICES))).await
+    }
+
+    /// The modules of `device` in id order; `None` when there is no such device.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn list_modules(&self, device: &DeviceId) -> Result<Option<Vec<Identity>>, RegistryError> {
+        self.confirm().await?;
+        let (local, device) = (self.0.local.clone(), device.clone());
+        holdfast_tasks::spawn_blocking(move || local.modules(&device)).await
+    }
+
+    /// Maintained counts, no older than the call.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn statistics(&self) -> Result<Statistics, RegistryError> {
+        self.confirm().await?;
+        self.0.local.statistics()
+    }
+
+    /// Twin content that came with the create of `id` and has not been taken over by its partition's owner.
+    ///
+    /// # Errors
+    /// As [`Self::identity`].
+    pub fn twin_seed(&self, id: &IdentityId) -> Result<Option<TwinSeed>, RegistryError> {
+        self.0.local.twin_seed(id)
+    }
+
+    // Writing.
+
+    /// Creates, updates or deletes one identity; answered when it is committed and applied.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] with the catalogue's number; [`RegistryError::OutcomeUnknown`] when it may have been
+    /// done; the others mean that nothing was written.
+    pub async fn write(&self, write: IdentityWrite) -> Result<Written, RegistryError> {
+        let outcomes = self.write_bulk(vec![write]).await?;
+        Ok(first(outcomes)??)
+    }
+
+    /// Writes up to 100 identities in one step of the log, in their order; outcomes in the same order. An entry that is
+    /// refused does not stop the others.
+    ///
+    /// # Errors
+    /// As [`Self::write`], but for whole calls only: refusals of entries are outcomes.
+    pub async fn write_bulk(&self, writes: Vec<IdentityWrite>) -> Result<Vec<Outcome>, RegistryError> {
+        if writes.len() > MAX_BULK_IDENTITIES {
+            let text = format!("at most {MAX_BULK_IDENTITIES} identities may be written in one step");
+            return Err(Rejection::new(ErrorCode::TooManyDevices, text).into());
+        }
+        // What is wrong in itself never reaches the log, but keeps its place among the outcomes.
+        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(writes.len());
+        let mut command = proto::WriteIdentities::default();
+        for write in &writes {
+            match write.check() {
+                Ok(()) => {
+                    command
+                        .writes
+                        .push(convert::write(write, &self.0.local.secrets, fresh_etag)?);
+                    outcomes.push(None);
+                }
+                Err(rejection) => outcomes.push(Some(Err(rejection))),
+            }
+        }
+        let entries = if command.writes.is_empty() {
+            Vec::new()
+        } else {
+            self.propose(Command::WriteIdentities(command)).await?
+        };
+        let mut entries = entries.into_iter();
+        let mut answer = Vec::with_capacity(writes.len());
+        for (outcome, write) in outcomes.into_iter().zip(&writes) {
+            let deleted = matches!(write.operation, WriteOperation::Delete(_));
+            answer.push(match outcome {
+                Some(outcome) => outcome,
+                None => self.outcome(&write.id, entries.next(), deleted)?,
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Gives identities new keys, in one step of the log; outcomes in the order of `entries`.
+    ///
+    /// # Errors
+    /// As [`Self::write_bulk`].
+    pub async fn regenerate_keys(
+        &self,
+        entries: Vec<KeyRegeneration>,
+        choice: KeyChoice,
+    ) -> Result<Vec<Outcome>, RegistryError> {
+        if entries.len() > MAX_BULK_IDENTITIES {
+            let text = format!("at most {MAX_BULK_IDENTITIES} identities may be given new keys in one step");
+            return Err(Rejection::new(ErrorCode::TooManyDevices, text).into());
+        }
+        let mut command = proto::RegenerateKeys::default();
+        for entry in &entries {
+            command.entries.push(convert::regeneration(
+                entry,
+                choice,
+                &self.0.local.secrets,
+                fresh_etag(),
+            )?);
+        }
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut answers = self.propose(Command::RegenerateKeys(command)).await?.into_iter();
+        entries
+            .iter()
+            .map(|entry| self.outcome(&entry.id, answers.next(), false))
+            .collect()
+    }
+
+    /// Adds a consumer group.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when the name is illegal or taken (409000) or there are 20; else as [`Self::write`].
+    pub async fn add_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
+        settings::check_consumer_group(name)?;
+        self.change_settings(Command::AddConsumerGroup(proto::AddConsumerGroup {
+            name: name.to_owned(),
+        }))
+        .await
+    }
+
+    /// Removes a consumer group.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when there is none of that name (404000) or it is `$Default`.
+    pub async fn remove_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
+        self.change_settings(Command::RemoveConsumerGroup(proto::RemoveConsumerGroup {
+            name: name.to_owned(),
+        }))
+        .await
+    }
+
+    /// Creates or replaces a policy; `keys` = `None` generates them.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when the name is illegal or there would be too many.
+    pub async fn put_policy(&self, name: &str, rights: Rights, keys: Option<&KeyPair>) -> Result<(), RegistryError> {
+        settings::check_policy_name(name)?;
+        let secrets = &self.0.local.secrets;
+        let keys = match keys {
+            Some(keys) => secrets.seal_pair(keys)?,
+            None => secrets.generate()?,
+        };
+        let policy = proto::PolicyRecord {
+            name: name.to_owned(),
+            keys: Some(keys),
+            rights: rights.bits().into(),
+        };
+        self.change_settings(Command::PutPolicy(proto::PutPolicy { policy: Some(policy) }))
+            .await
+    }
+
+    /// Removes a policy; its tokens are worth nothing from then on.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when there is none of that name.
+    pub async fn remove_policy(&self, name: &str) -> Result<(), RegistryError> {
+        self.change_settings(Command::RemovePolicy(proto::RemovePolicy { name: name.to_owned() }))
+            .await
+    }
+
+    /// Changes values of the hub.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when a value is out of its range.
+    pub async fn update_settings(&self, change: SettingsChange) -> Result<(), RegistryError> {
+        if let Some(retention) = change.retention {
+            settings::check_retention(retention)?;
+        }
+        let command = proto::ChangeSettings {
+            hub_name: change.hub_name,
+            retention_ms: change.retention.map(settings::millis),
+            retention_bytes: change.retention_bytes.map(|bytes| bytes.unwrap_or(0)),
+            max_identities: change.max_identities,
+        };
+        self.change_settings(Command::ChangeSettings(command)).await
+    }
+
+    async fn change_settings(&self, command: Command) -> Result<(), RegistryError> {
+        let answer = first(self.propose(command).await?)?;
+        rejection(&answer)?.map_or(Ok(()), |rejection| Err(rejection.into()))
+    }
+
+    /// Proposes and waits for the answer of apply.
+    async fn propose(&self, command: Command) -> Result<Vec<EntryAnswer>, RegistryError> {
+        let shared = &self.0;
+        let _permit = shared.writes.try_acquire().map_err(|_| RegistryError::Overloaded)?;
+        let command = RegistryCommand {
+            version: COMMAND_VERSION,
+            time_ms: (shared.clock)().0,
+            command: Some(command),
+        };
+        let metrics = &shared.local.metrics;
+        let answer = match shared.group.propose(command.encode_to_vec().into()).await {
+            Ok((_, answer)) => decode_answer(answer)?,
+            Err(error) => {
+                metrics.writes_failed.increment(1);
+                return Err(propose_error(error));
+            }
+        };
+        for entry in &answer.entries {
+            if entry.error_code == 0 {
+                metrics.writes_done.increment(1);
+            } else {
+                metrics.writes_refused.increment(1);
+            }
+        }
+        Ok(answer.entries)
+    }
+
+    fn outcome(&self, id: &IdentityId, answer: Option<EntryAnswer>, deleted: bool) -> Result<Outcome, RegistryError> {
+        let answer = answer.ok_or(RegistryError::OutcomeUnknown)?;
+        if let Some(rejection) = rejection(&answer)? {
+            return Ok(Err(rejection));
+        }
+        let identity = match &answer.record {
+            Some(record) if !deleted => {
+                let device_disabled = match id.module {
+                    Some(_) => self
+                        .identity(&IdentityId::device(id.device.clone()))?
+                        .is_some_and(|d| !d.is_enabled()),
+                    None => false,
+                };
+                Some(convert::identity(id, record, device_disabled, &self.0.local.secrets)?)
+            }
+            _ => None,
+        };
+        Ok(Ok(Written {
+            created: answer.created,
+            identity,
+        }))
+    }
+}
+
+fn first<T>(entries: Vec<T>) -> Result<T, RegistryError> {
+    entries.into_iter().next().ok_or(RegistryError::OutcomeUnknown)
+}
+
+fn rejection(answer: &EntryAnswer) -> Result<Option<Rejection>, RegistryError> {
+    if answer.error_code == 0 {
+        return Ok(None);
+    }
+    // Only a newer leader could answer with a number that is unknown here.
+    let code = ErrorCode::from_number(answer.error_code).unwrap_or(ErrorCode::ServerError);
+    Ok(Some(Rejection::new(code, answer.error_text.clone())))
+}
+
+fn decode_answer(answer: Bytes) -> Result<RegistryAnswer, RegistryError> {
+    RegistryAnswer::decode(answer).map_err(|error| ApplyError::DamagedEntry(error).into())
+}
+
+fn unavailable(reason: impl Into<String>) -> RegistryError {
+    RegistryError::Unavailable { reason: reason.into() }
+}
+
+fn propose_error(error: ProposeError) -> RegistryError {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::Stopped => unavailable(error.to_string()),
+        ProposeError::TooLarge { .. } => Rejection::new(ErrorCode::MessageTooLarge, error.to_string()).into(),
+        ProposeError::DiskFull => RegistryError::DiskFull,
+        ProposeError::Unknown => RegistryError::OutcomeUnknown,
+    }
+}
+
+/// Opaque base64 text, letters and digits only: it stands in headers, quotes and URLs.
+fn fresh_etag() -> String {
+    use base64::Engine as _;
+    // Twelve decimal digits, as the original's tags are decimal numbers in base64.
+    let number = rand::rng().random_range(100_000_000_000_u64..1_000_000_000_000);
+    base64::engine::general_purpose::STANDARD.encode(number.to_string())
+}

@@ -1,0 +1,144 @@
+//! Starting the registry's group, and creating the hub on its first start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_auth::DEFAULT_POLICIES;
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId};
+use holdfast_proto::registry::v1 as proto;
+use holdfast_proto::registry::v1::registry_command::Command;
+use holdfast_storage::Sealer;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+use super::{Clock, Registry, Shared, unavailable};
+use crate::config::RegistryConfig;
+use crate::confirm::Confirms;
+use crate::error::RegistryError;
+use crate::local::Local;
+use crate::machine::Machine;
+use crate::secrets::Secrets;
+use crate::settings::{self, Founding};
+use crate::state::DEFAULT_CONSUMER_GROUP;
+
+/// How long a start waits for the group to have a leader. One member elects itself within a second or two.
+const LEADER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long to wait before asking a group without leader again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Why the registry cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its state cannot be read, or its secrets not be opened.
+    #[error("the registry's state cannot be used")]
+    State(#[from] RegistryError),
+    /// Its group cannot start.
+    #[error("the registry's group cannot start")]
+    Group(#[from] holdfast_consensus::StartError),
+}
+
+impl Registry {
+    /// Starts the group on the current runtime and waits until its state is as new as its log. Creates the hub from
+    /// `founding` when there is none yet.
+    ///
+    /// # Errors
+    /// [`StartError`]; a wrong key-encryption key shows as [`RegistryError::Sealed`].
+    pub async fn start(
+        host: &GroupHost,
+        consensus: &ConsensusConfig,
+        sealer: Arc<Sealer>,
+        founding: &Founding,
+        clock: Clock,
+        config: &RegistryConfig,
+    ) -> Result<Self, StartError> {
+        let local = Arc::new(Local::new(host.disk.clone(), Secrets::new(sealer), config)?);
+        let machine = Machine::open(local.clone()).map_err(RegistryError::from)?;
+        let group = Group::start(GroupId::REGISTRY, host, Box::new(machine), consensus).await?;
+        group.bootstrap().await?;
+        let barrier = group.clone();
+        let confirms = Confirms::spawn(config.max_waiting_confirms, move || {
+            let group = barrier.clone();
+            async move { group.read_index().await.map_err(|error| Arc::from(error.to_string())) }
+        });
+        let writes = Semaphore::new(config.max_writes);
+        let registry = Self(Arc::new(Shared {
+            group,
+            local,
+            confirms,
+            writes,
+            clock,
+        }));
+        registry.found(founding).await?;
+        Ok(registry)
+    }
+
+    /// Waits for a leader, then creates the hub if there is none.
+    async fn found(&self, founding: &Founding) -> Result<(), RegistryError> {
+        self.retry(|| self.confirm()).await?;
+        if self.0.local.settings().is_some() {
+            return Ok(());
+        }
+        settings::check_retention(founding.retention)?;
+        let record = self.founding_record(founding)?;
+        self.retry(|| {
+            let bootstrap = proto::Bootstrap {
+                settings: Some(record.clone()),
+            };
+            async move { self.change_settings(Command::Bootstrap(bootstrap)).await }
+        })
+        .await?;
+        tracing::info!(
+            hub = founding.hub_name,
+            partitions = founding.partition_count.get(),
+            "the hub has been created"
+        );
+        Ok(())
+    }
+
+    fn founding_record(&self, founding: &Founding) -> Result<proto::HubSettings, RegistryError> {
+        let mut policies = Vec::with_capacity(DEFAULT_POLICIES.len());
+        for (name, rights) in DEFAULT_POLICIES {
+            let keys = Some(self.0.local.secrets.generate()?);
+            policies.push(proto::PolicyRecord {
+                name: name.to_owned(),
+                keys,
+                rights: rights.bits().into(),
+            });
+        }
+        policies.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(proto::HubSettings {
+            version: 1,
+            hub_name: founding.hub_name.clone(),
+            hub_id: format!("{:032x}", rand::random::<u128>()),
+            partition_count: founding.partition_count.get().into(),
+            retention_ms: settings::millis(founding.retention),
+            retention_bytes: founding.retention_bytes.unwrap_or(0),
+            consumer_groups: vec![DEFAULT_CONSUMER_GROUP.to_owned()],
+            policies,
+            created_ms: 0,
+            max_identities: founding.max_identities,
+        })
+    }
+
+    /// Tries until it succeeds, as long as only the leader is missing.
+    async fn retry<F: Future<Output = Result<(), RegistryError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<(), RegistryError> {
+        let tries = async {
+            loop {
+                match attempt().await {
+                    Err(RegistryError::Unavailable { .. } | RegistryError::OutcomeUnknown) => {
+                        tokio::time::sleep(RETRY).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        };
+        match tokio::time::timeout(LEADER_DEADLINE, tries).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(unavailable("the registry's group has had no leader since the start")),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Keys on their way into and out of the log: generated and sealed by the leader, opened for whoever checks them.
+//!
+//! Invariants: nothing that leaves this file for a command holds a key in clear; a nonce is never used twice (fresh
+//! random 96 bits per seal, at most some billions of seals under one data key).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_auth::{Key, KeyError, KeyPair};
+use holdfast_model::limits::GENERATED_KEY_BYTES;
+use holdfast_proto::registry::v1::SealedKeys;
+use holdfast_storage::{SealError, Sealer, fresh_nonce};
+use rand::RngCore;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// A stored secret that cannot be used.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// It was sealed under another key, or is damaged.
+    #[error("it cannot be sealed or opened")]
+    Seal(#[from] SealError),
+    /// What was sealed is no key.
+    #[error("it is no symmetric key")]
+    Key(#[from] KeyError),
+}
+
+/// Seals, opens and generates keys.
+#[derive(Clone)]
+pub(crate) struct Secrets(Arc<Sealer>);
+
+impl Secrets {
+    pub(crate) fn new(sealer: Arc<Sealer>) -> Self {
+        Self(sealer)
+    }
+
+    /// Two keys of 32 random bytes, sealed.
+    pub(crate) fn generate(&self) -> Result<SealedKeys, SecretError> {
+        Ok(SealedKeys {
+            primary: self.generate_one()?,
+            secondary: self.generate_one()?,
+        })
+    }
+
+    /// One key of 32 random bytes, sealed.
+    pub(crate) fn generate_one(&self) -> Result<Bytes, SecretError> {
+        let mut key = Zeroizing::new([0; GENERATED_KEY_BYTES]);
+        rand::rng().fill_bytes(&mut *key);
+        self.seal(&*key)
+    }
+
+    pub(crate) fn seal_pair(&self, keys: &KeyPair) -> Result<SealedKeys, SecretError> {
+        Ok(SealedKeys {
+            primary: self.seal(keys.primary.as_bytes())?,
+            secondary: self.seal(keys.secondary.as_bytes())?,
+        })
+    }
+
+    pub(crate) fn open_pair(&self, keys: &SealedKeys) -> Result<KeyPair, SecretError> {
+        Ok(KeyPair {
+            primary: self.open(&keys.primary)?,
+            secondary: self.open(&keys.secondary)?,
+        })
+    }
+
+    fn seal(&self, key: &[u8]) -> Result<Bytes, SecretError> {
+        Ok(self.0.seal(key, fresh_nonce()?)?)
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Key, SecretError> {
+        Ok(Key::from_bytes(self.0.open(sealed)?)?)
+    }
+}

@@ -1,0 +1,135 @@
+//! The hub's settings as the rest of the node sees them, policies opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_auth::Policy;
+use holdfast_model::limits::{
+    MAX_CONSUMER_GROUP_CHARS, MAX_IDENTITIES, MAX_POLICY_NAME_BYTES, MAX_RETENTION, MIN_RETENTION,
+};
+use holdfast_model::{ErrorCode, PartitionCount, UnixMillis};
+
+use crate::state::Rejection;
+
+/// The settings of the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubSettings {
+    /// The first label of the host name; also the entity path of the Event-Hubs-compatible endpoint.
+    pub hub_name: String,
+    /// Random, of one creation of the hub.
+    pub hub_id: String,
+    /// Fixed when the hub is created.
+    pub partition_count: PartitionCount,
+    /// How long events are kept at least, as far as `retention_bytes` allows.
+    pub retention: Duration,
+    /// How many bytes of events each partition keeps at most; `None` = as many as come within `retention`.
+    pub retention_bytes: Option<u64>,
+    /// Sorted; `$Default` is always there.
+    pub consumer_groups: Vec<String>,
+    /// Sorted by name.
+    pub policies: Vec<Arc<Policy>>,
+    /// When the hub was created.
+    pub created: UnixMillis,
+    /// Most devices and modules.
+    pub max_identities: u64,
+}
+
+impl HubSettings {
+    /// The policy named `name`, in any case.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.policies
+            .iter()
+            .find(|policy| policy.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The consumer group named `name` in any case, as it is written in the settings.
+    #[must_use]
+    pub fn consumer_group(&self, name: &str) -> Option<&str> {
+        self.consumer_groups
+            .iter()
+            .find(|group| group.eq_ignore_ascii_case(name))
+            .map(String::as_str)
+    }
+}
+
+/// What a new hub begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Founding {
+    /// The first label of its host name.
+    pub hub_name: String,
+    /// How many partitions it has for ever.
+    pub partition_count: PartitionCount,
+    /// How long events are kept.
+    pub retention: Duration,
+    /// How many bytes each partition keeps at most.
+    pub retention_bytes: Option<u64>,
+    /// Most devices and modules.
+    pub max_identities: u64,
+}
+
+impl Default for Founding {
+    fn default() -> Self {
+        Self {
+            hub_name: "localhost".to_owned(),
+            partition_count: PartitionCount::DEFAULT,
+            retention: MIN_RETENTION,
+            retention_bytes: None,
+            max_identities: MAX_IDENTITIES,
+        }
+    }
+}
+
+/// Changes of settings; `None` = stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettingsChange {
+    /// The hub's name.
+    pub hub_name: Option<String>,
+    /// How long events are kept.
+    pub retention: Option<Duration>,
+    /// How many bytes each partition keeps; `Some(None)` lifts the limit.
+    pub retention_bytes: Option<Option<u64>>,
+    /// Most devices and modules.
+    pub max_identities: Option<u64>,
+}
+
+pub(crate) fn check_retention(retention: Duration) -> Result<(), Rejection> {
+    if (MIN_RETENTION..=MAX_RETENTION).contains(&retention) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        ErrorCode::ArgumentInvalid,
+        "retention is between 1 and 7 days",
+    ))
+}
+
+/// 1–50 letters, digits, `.`, `-`, `_`; a letter or digit first. `$Default` has its own rule: it always exists.
+pub(crate) fn check_consumer_group(name: &str) -> Result<(), Rejection> {
+    let legal = name.len() <= MAX_CONSUMER_GROUP_CHARS
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    if legal {
+        return Ok(());
+    }
+    let text = format!(
+        "a consumer group's name has 1 to {MAX_CONSUMER_GROUP_CHARS} ASCII letters, digits and . - _, \
+         and begins with a letter or digit"
+    );
+    Err(Rejection::new(ErrorCode::ArgumentInvalid, text))
+}
+
+/// 1–64 letters, digits and `. - _ `, which need no escaping in a token's `skn`.
+pub(crate) fn check_policy_name(name: &str) -> Result<(), Rejection> {
+    let legal = (1..=MAX_POLICY_NAME_BYTES).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    if legal {
+        return Ok(());
+    }
+    let text = format!("a policy's name has 1 to {MAX_POLICY_NAME_BYTES} ASCII letters, digits and . - _");
+    Err(Rejection::new(ErrorCode::ArgumentInvalid, text))
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

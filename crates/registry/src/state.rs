@@ -1,0 +1,166 @@
+//! The registry's state machine as data: `apply(view, command) → effects`.
+//!
+//! Why: every replica must come to the same state from the same log, so nothing here may differ between two runs. Time,
+//! generated keys and entity tags are fields of the command, stamped by the leader.
+//! Invariants: no clock, no randomness, no I/O but reads through [`Base`]; one command's writes are visible to its own
+//! later entries, and become durable together; a refused entry writes nothing.
+//! Not here: the disk and the applied position (`machine`), proposals (`registry`), what a client may send (`write`).
+
+mod edge;
+mod identity;
+pub(crate) mod layout;
+mod rejection;
+mod settings;
+mod view;
+
+use bytes::Bytes;
+use holdfast_model::{GenerationId, IdentityId};
+use holdfast_proto::registry::v1::registry_command::Command;
+use holdfast_proto::registry::v1::{Counters, EntryAnswer, HubSettings, RegistryAnswer, RegistryCommand};
+
+pub use rejection::{ApplyError, Rejection};
+pub use settings::DEFAULT_CONSUMER_GROUP;
+pub(crate) use view::decode;
+pub use view::{Base, View};
+
+/// The version of commands that this code writes, and the newest that it can apply.
+pub const COMMAND_VERSION: u32 = 1;
+
+/// What became of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It did not exist before.
+    Created,
+    /// Anything but its keys or thumbprints may have changed: status, authentication type, scopes, …
+    Updated,
+    /// Its credentials changed, and perhaps more.
+    CredentialsChanged,
+    /// It is gone. A device's modules go with it and are reported one by one.
+    Deleted,
+}
+
+/// One change of one identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Whose.
+    pub id: IdentityId,
+    /// Which life of it.
+    pub generation: GenerationId,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// What one command does.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Keys and values to write, `None` = delete; keys ascending, each once.
+    pub writes: Vec<(Vec<u8>, Option<Bytes>)>,
+    /// For the proposer.
+    pub answer: RegistryAnswer,
+    /// For the change feed, in the order in which they happened.
+    pub changes: Vec<Change>,
+    /// The settings after the command, if it changed them.
+    pub settings: Option<HubSettings>,
+}
+
+/// The work on one command: the view, and what is written when it ends.
+struct Work<'a> {
+    view: View<'a>,
+    counters: Counters,
+    time_ms: u64,
+    changes: Vec<Change>,
+    settings: Option<HubSettings>,
+}
+
+/// Why an entry stops: refused, which is an answer, or failed, which stops the node.
+enum Stop {
+    Rejected(Rejection),
+    Failed(ApplyError),
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<ApplyError> for Stop {
+    fn from(error: ApplyError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Applies `command` to the state behind `base`.
+///
+/// # Errors
+/// [`ApplyError`]: the state cannot be read, or the command is newer than this code. Refusals are answers, not errors.
+pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, ApplyError> {
+    if command.version > COMMAND_VERSION {
+        return Err(ApplyError::NewerCommand {
+            version: command.version,
+        });
+    }
+    let Some(kind) = &command.command else {
+        return Err(ApplyError::NewerCommand {
+            version: command.version,
+        });
+    };
+    let view = View::new(base);
+    let counters = view.message::<Counters>(layout::COUNTERS)?.unwrap_or_default();
+    let before = counters;
+    let mut work = Work {
+        view,
+        counters,
+        time_ms: command.time_ms,
+        changes: Vec::new(),
+        settings: None,
+    };
+    let mut answer = RegistryAnswer::default();
+    match kind {
+        Command::WriteIdentities(command) => {
+            for write in &command.writes {
+                let outcome = identity::write(&mut work, write);
+                answer.entries.push(entry_answer(outcome)?);
+            }
+        }
+        Command::RegenerateKeys(command) => {
+            for entry in &command.entries {
+                let outcome = identity::regenerate(&mut work, entry);
+                answer.entries.push(entry_answer(outcome)?);
+            }
+        }
+        other => {
+            let outcome = settings::change(&mut work, other).map(|()| EntryAnswer::default());
+            answer.entries.push(entry_answer(outcome)?);
+        }
+    }
+    if let Some(settings) = &work.settings {
+        work.view.put_message(layout::SETTINGS.to_vec(), settings);
+    }
+    if work.counters != before {
+        let counters = work.counters;
+        work.view.put_message(layout::COUNTERS.to_vec(), &counters);
+    }
+    Ok(Effects {
+        writes: work.view.into_writes(),
+        answer,
+        changes: work.changes,
+        settings: work.settings,
+    })
+}
+
+fn entry_answer(outcome: Result<EntryAnswer, Stop>) -> Result<EntryAnswer, ApplyError> {
+    match outcome {
+        Ok(answer) => Ok(answer),
+        Err(Stop::Rejected(rejection)) => Ok(EntryAnswer {
+            error_code: rejection.code.number(),
+            error_text: rejection.text,
+            created: false,
+            record: None,
+        }),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! The keys of column family "registry" (docs/storage.md).
+//!
+//! One letter says what a record is; ids follow as they are. They hold no byte 0, which therefore ends a device id.
+
+use std::ops::Range;
+
+use holdfast_model::{DeviceId, IdentityId, ModuleId};
+
+/// `AppliedPosition`.
+pub(crate) const APPLIED: &[u8] = b"a";
+/// `Counters`.
+pub(crate) const COUNTERS: &[u8] = b"c";
+/// `HubSettings`.
+pub(crate) const SETTINGS: &[u8] = b"s";
+const DEVICE: u8 = b'd';
+const MODULE: u8 = b'm';
+const TWIN_SEED: u8 = b't';
+const END: u8 = 0;
+
+/// `IdentityRecord` of a device or module.
+pub(crate) fn identity(id: &IdentityId) -> Vec<u8> {
+    match &id.module {
+        None => device(&id.device),
+        Some(name) => module(&id.device, name),
+    }
+}
+
+pub(crate) fn device(id: &DeviceId) -> Vec<u8> {
+    join(DEVICE, &[id.as_str().as_bytes()])
+}
+
+pub(crate) fn module(device: &DeviceId, module: &ModuleId) -> Vec<u8> {
+    join(
+        MODULE,
+        &[device.as_str().as_bytes(), &[END], module.as_str().as_bytes()],
+    )
+}
+
+/// `TwinSeed` of a device or module.
+pub(crate) fn twin_seed(id: &IdentityId) -> Vec<u8> {
+    let module = id.module.as_ref().map_or("", ModuleId::as_str);
+    join(TWIN_SEED, &[id.device.as_str().as_bytes(), &[END], module.as_bytes()])
+}
+
+/// The keys of all devices, in id order.
+pub(crate) fn devices() -> Range<Vec<u8>> {
+    vec![DEVICE]..vec![DEVICE + 1]
+}
+
+/// The keys of one device's modules, in id order.
+pub(crate) fn modules(device: &DeviceId) -> Range<Vec<u8>> {
+    let from = join(MODULE, &[device.as_str().as_bytes(), &[END]]);
+    let to = join(MODULE, &[device.as_str().as_bytes(), &[END + 1]]);
+    from..to
+}
+
+/// The device of a key made by [`device`].
+pub(crate) fn parse_device(key: &[u8]) -> Option<DeviceId> {
+    let (&DEVICE, id) = key.split_first()? else { return None };
+    DeviceId::parse(std::str::from_utf8(id).ok()?).ok()
+}
+
+/// The module of a key made by [`module`].
+pub(crate) fn parse_module(key: &[u8]) -> Option<(DeviceId, ModuleId)> {
+    let (&MODULE, rest) = key.split_first()? else {
+        return None;
+    };
+    let end = rest.iter().position(|byte| *byte == END)?;
+    let device = DeviceId::parse(std::str::from_utf8(&rest[..end]).ok()?).ok()?;
+    let module = ModuleId::parse(std::str::from_utf8(&rest[end + 1..]).ok()?).ok()?;
+    Some((device, module))
+}
+
+fn join(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(kind);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_key_lies_in_the_range_of_its_device_only() {
+        let long = DeviceId::parse("dev-1").unwrap();
+        let short = DeviceId::parse("dev").unwrap();
+        let name = ModuleId::parse("$edgeHub").unwrap();
+        let key = module(&long, &name);
+        assert!(modules(&long).contains(&key));
+        assert!(!modules(&short).contains(&key));
+        assert_eq!(parse_module(&key), Some((long.clone(), name)));
+        assert_eq!(parse_device(&device(&long)), Some(long));
+    }
+}

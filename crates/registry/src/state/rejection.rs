@@ -1,0 +1,50 @@
+//! Two ways in which a command does not do what it says.
+
+use holdfast_model::ErrorCode;
+use holdfast_storage::StorageError;
+use thiserror::Error;
+
+/// An entry that is refused: every replica refuses it alike, and the proposer is told.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{code}: {text}")]
+pub struct Rejection {
+    /// The number of the error catalogue.
+    pub code: ErrorCode,
+    /// What exactly is wrong, for the caller; names no secret.
+    pub text: String,
+}
+
+impl Rejection {
+    pub(crate) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+/// A command that cannot be applied here; going on would make this replica differ from the others.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The state cannot be read.
+    #[error("the registry's state cannot be read")]
+    Storage(#[from] StorageError),
+    /// A stored record has no meaning.
+    #[error("the registry's record {key} is damaged")]
+    Damaged {
+        /// The key, escaped.
+        key: String,
+        /// Why it cannot be decoded.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// An entry of the log has no meaning.
+    #[error("an entry of the registry's log is damaged")]
+    DamagedEntry(#[source] prost::DecodeError),
+    /// The command was written by a newer version.
+    #[error("the registry's log holds a command of version {version} that this version does not know")]
+    NewerCommand {
+        /// Its version.
+        version: u32,
+    },
+}
