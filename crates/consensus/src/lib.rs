@@ -1,1 +1,34 @@
-//! openraft types, log store and group host.
+//! Raft groups: an ordered log of opaque entries, committed by a quorum and synced, applied by a state machine.
+//!
+//! Why: registry and partitions need the same promise ("what was acknowledged stays, in order") and must not each know
+//! how a consensus library spells it. Nothing outside this crate names openraft, whose alpha is pinned exactly
+//! (docs/decisions/0002).
+//! Invariants: a commit is reported only after the entry is synced here and by a quorum; stored bytes are our own
+//! formats, never the library's; a group's tasks stay on the runtime that started it.
+//! Not here: what entries mean; placement and transport between nodes (a group has one member so far, see `network`).
+//! Start at [`Group`] and [`StateMachine`].
+#![warn(missing_docs)]
+
+mod applier;
+mod config;
+mod entry;
+mod error;
+mod group;
+mod log_reader;
+mod log_store;
+mod machine;
+mod metrics;
+mod network;
+mod position;
+mod proposal;
+mod stored;
+mod tail;
+mod types;
+
+pub use config::{ConsensusConfig, InvalidConfig};
+pub use error::{ProposeError, ReadError, StartError};
+pub use group::{Group, GroupHost};
+pub use log_reader::LogReader;
+pub use machine::StateMachine;
+pub use position::{GroupId, LogPosition};
+pub use proposal::OnCommit;

@@ -191,9 +191,12 @@ impl Disk for RocksDisk {
     }
 
     fn delete_files(&self, family: Family, from: &[u8], to: &[u8]) -> Result<(), StorageError> {
+        if from >= to {
+            return Ok(());
+        }
         let column = self.column(family, from)?;
         self.db
-            .delete_file_in_range_cf(column, from, to)
+            .delete_file_in_range_cf(column, from, &just_below(to))
             .map_err(|error| errors::of_use(&error))
     }
 
@@ -219,6 +222,20 @@ impl Disk for RocksDisk {
             total: found.f_blocks.saturating_mul(found.f_frsize),
         })
     }
+}
+
+/// A key below `to` and above every key that is below `to` and not longer than it by 16 bytes: RocksDB includes the end of
+/// the range whose files it deletes.
+fn just_below(to: &[u8]) -> Vec<u8> {
+    let mut below = to.to_vec();
+    while let Some(last) = below.pop() {
+        if last > 0 {
+            below.push(last - 1);
+            below.extend_from_slice(&[0xff; 16]);
+            break;
+        }
+    }
+    below
 }
 
 /// Raises the process's limit as far as it may, and compares it with what the database will open.

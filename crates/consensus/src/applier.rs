@@ -1,0 +1,181 @@
+//! Applies committed entries to a [`StateMachine`], in runs.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use holdfast_storage::StorageError;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+
+use crate::log_store::Shared;
+use crate::machine::StateMachine;
+use crate::metrics::GroupMetrics;
+use crate::stored;
+use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position};
+
+/// After so many entries or bytes a run ends though more could be applied, so that what a machine gathers for its end
+/// stays bounded while a log is replayed.
+const MAX_RUN_ENTRIES: usize = 1_024;
+const MAX_RUN_BYTES: usize = 4 << 20;
+
+/// The state machine as openraft wants it.
+pub(crate) struct Applier {
+    // The lock is never contended: openraft calls from one task, and wants a type that may be shared.
+    machine: Arc<Mutex<Box<dyn StateMachine>>>,
+    log: Arc<Shared>,
+    metrics: GroupMetrics,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshot: Arc<Mutex<Option<Snapshot>>>,
+}
+
+/// Entries applied since the last end of a run.
+#[derive(Default)]
+struct Run {
+    entries: usize,
+    bytes: usize,
+    /// Given at the run's end.
+    answers: Vec<(ApplyResponder<Types>, Bytes)>,
+}
+
+impl Applier {
+    pub(crate) fn new(
+        machine: Box<dyn StateMachine>,
+        log: Arc<Shared>,
+        metrics: GroupMetrics,
+    ) -> Result<Self, StorageError> {
+        let (applied, membership) = machine.applied();
+        Ok(Self {
+            machine: Arc::new(Mutex::new(machine)),
+            log,
+            metrics,
+            applied: applied.map(log_id),
+            membership: stored::decode_stored_membership(&membership)?,
+            snapshot: Arc::default(),
+        })
+    }
+
+    fn apply_one(&mut self, entry: &Entry) -> Result<Bytes, StorageError> {
+        let at = position(&entry.log_id);
+        let mut machine = self.machine.lock();
+        let answer = match &entry.payload {
+            Payload::Normal(command) => machine.apply(at, &command.0)?,
+            Payload::Blank => {
+                machine.apply_meta(at, None)?;
+                Bytes::new()
+            }
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                machine.apply_meta(at, Some(stored::encode_stored_membership(&self.membership)))?;
+                Bytes::new()
+            }
+        };
+        self.applied = Some(entry.log_id);
+        Ok(answer)
+    }
+
+    fn end_run(&mut self, run: &mut Run) -> Result<(), StorageError> {
+        if run.entries == 0 {
+            return Ok(());
+        }
+        self.machine.lock().end_of_run()?;
+        self.metrics.applied.increment(run.entries as u64);
+        self.log.set_applied(self.applied.map_or(0, |id| id.index + 1));
+        for (responder, answer) in run.answers.drain(..) {
+            responder.send(answer);
+        }
+        (run.entries, run.bytes) = (0, 0);
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<Types> for Applier {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut run = Run::default();
+        while let Some(item) = entries.next().await {
+            // Whatever cannot be read or applied here was acknowledged: the node must not go on without it.
+            let (entry, responder) = item.map_err(|error| {
+                self.log
+                    .fatal(StorageError::Io(format!("cannot read the log: {error}")))
+            })?;
+            if let Payload::Normal(command) = &entry.payload {
+                run.bytes += command.0.len();
+            }
+            let answer = self.apply_one(&entry).map_err(|error| self.log.fatal(error))?;
+            if let Some(responder) = responder {
+                run.answers.push((responder, answer));
+            }
+            run.entries += 1;
+            if run.entries >= MAX_RUN_ENTRIES || run.bytes >= MAX_RUN_BYTES {
+                self.end_run(&mut run).map_err(|error| self.log.fatal(error))?;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.end_run(&mut run).map_err(|error| self.log.fatal(error))?;
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            machine: self.machine.clone(),
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
+            snapshot: self.snapshot.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: Bytes) -> Result<(), io::Error> {
+        if let Some(last) = &meta.last_log_id {
+            let membership = stored::encode_stored_membership(&meta.last_membership);
+            self.machine.lock().restore(position(last), membership, dump.clone())?;
+        }
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.log.set_applied(self.applied.map_or(0, |id| id.index + 1));
+        *self.snapshot.lock() = Some(Snapshot {
+            meta: meta.clone(),
+            snapshot: dump,
+        });
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.snapshot.lock().clone())
+    }
+}
+
+/// Makes a snapshot of what was applied when it was asked for.
+pub(crate) struct SnapshotBuilder {
+    machine: Arc<Mutex<Box<dyn StateMachine>>>,
+    meta: SnapshotMeta,
+    snapshot: Arc<Mutex<Option<Snapshot>>>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let dump = self.machine.lock().dump()?;
+        let snapshot = Snapshot {
+            meta: self.meta.clone(),
+            snapshot: dump,
+        };
+        *self.snapshot.lock() = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+}

@@ -1,0 +1,318 @@
+//! A Raft group as the rest of the node sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_storage::{Disk, DiskGuard, Flusher, OnFatal, StorageError};
+use holdfast_tasks::ByteBudget;
+use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
+use openraft::{Raft, ReadPolicy, ServerState};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::applier::Applier;
+use crate::config::ConsensusConfig;
+use crate::error::{ProposeError, ReadError, StartError};
+use crate::log_reader::LogReader;
+use crate::log_store::{LogStore, Shared};
+use crate::machine::StateMachine;
+use crate::metrics::GroupMetrics;
+use crate::network::NoPeers;
+use crate::position::{GroupId, LogPosition};
+use crate::proposal::{OnCommit, Proposal, Waiting};
+use crate::types::{Command, Node, Types, position};
+
+/// The largest entry: a batch of messages of the largest size, with room.
+const MAX_ENTRY_BYTES: usize = 16 << 20;
+/// Between two tries of a proposal while a new leader settles.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// What all groups of a node share.
+#[derive(Clone)]
+pub struct GroupHost {
+    /// Where logs, votes and state lie.
+    pub disk: Arc<dyn Disk>,
+    /// Syncs for all groups.
+    pub flusher: Flusher,
+    /// Whether there is room for new entries.
+    pub guard: Arc<DiskGuard>,
+    /// This node's Raft id: the incarnation of its data directory.
+    pub node: u64,
+    /// Told of a failed write or read of the log, and of a state machine that cannot go on: the node must stop.
+    pub on_fatal: OnFatal,
+}
+
+/// One Raft group on this node. Clones share it; any thread may call, the work happens on the runtime that started it.
+#[derive(Clone)]
+pub struct Group {
+    raft: Raft<Types, Applier>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: GroupId,
+    node: u64,
+    log: Arc<Shared>,
+    guard: Arc<DiskGuard>,
+    in_flight: ByteBudget,
+    metrics: GroupMetrics,
+    /// How long a proposal is tried again while there is no leader.
+    settle: Duration,
+}
+
+impl Group {
+    /// Starts the group on the current runtime, on which all its tasks stay.
+    ///
+    /// When this node is its only voter it stands for election at once, and the call returns when the group leads and
+    /// has applied everything that its log holds. A group that has never been [bootstrapped](Group::bootstrap) returns
+    /// at once and waits.
+    ///
+    /// # Errors
+    /// [`StartError`]; the group does not run then.
+    pub async fn start(
+        id: GroupId,
+        host: &GroupHost,
+        machine: Box<dyn StateMachine>,
+        config: &ConsensusConfig,
+    ) -> Result<Self, StartError> {
+        let storage = |source| StartError::Storage { group: id, source };
+        let settings = config.to_openraft().map_err(StartError::Config)?;
+        let applied = machine.applied().0;
+        let recovered = applied.map_or(0, |position| position.index + 1);
+        let log = LogStore::open(
+            id,
+            host.disk.clone(),
+            host.flusher.clone(),
+            host.on_fatal.clone(),
+            config.tail_cache.as_usize(),
+            recovered,
+        )
+        .map_err(storage)?;
+        let last = log.last().map(|last| position(&last));
+        if let Some(applied) = applied
+            && last.is_none_or(|last| last.index < applied.index)
+        {
+            // openraft would take this for a snapshot that was just installed, and go on.
+            return Err(StartError::LogLost {
+                group: id,
+                applied,
+                last,
+            });
+        }
+        let shared = log.shared().clone();
+        let metrics = GroupMetrics::new(id);
+        let applier = Applier::new(machine, shared.clone(), metrics.clone()).map_err(storage)?;
+        let stopped = |reason: String| StartError::Stopped { group: id, reason };
+        let raft = Raft::new(host.node, settings, NoPeers, log, applier)
+            .await
+            .map_err(|error| stopped(error.to_string()))?;
+        let inner = Inner {
+            id,
+            node: host.node,
+            log: shared,
+            guard: host.guard.clone(),
+            in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
+            metrics,
+            settle: 2 * config.election_timeout_max.get(),
+        };
+        let group = Self {
+            raft,
+            inner: Arc::new(inner),
+        };
+        if group.is_sole_voter() {
+            group
+                .raft
+                .trigger()
+                .elect(false)
+                .await
+                .map_err(|error| stopped(error.to_string()))?;
+            group.ready().await?;
+        }
+        Ok(group)
+    }
+
+    /// Makes this node the first and only member of a new group, and waits until it leads. Does nothing but wait when
+    /// the group has members.
+    ///
+    /// # Errors
+    /// [`StartError::Stopped`].
+    pub async fn bootstrap(&self) -> Result<(), StartError> {
+        let members = BTreeMap::from([(self.inner.node, Node::default())]);
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(self.stopped(&error)),
+        }
+        if self.is_sole_voter() && !self.is_leader() {
+            // The first election after the initial membership need not wait for its time-out.
+            self.raft
+                .trigger()
+                .elect(false)
+                .await
+                .map_err(|error| self.stopped(&error))?;
+        }
+        self.ready().await
+    }
+
+    fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
+        StartError::Stopped {
+            group: self.inner.id,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        let mut voters = self.raft.voter_ids();
+        voters.next() == Some(self.inner.node) && voters.next().is_none()
+    }
+
+    /// Waits until this node leads and everything in its log is applied.
+    async fn ready(&self) -> Result<(), StartError> {
+        let led = self
+            .raft
+            .wait(None)
+            .metrics(
+                |now| {
+                    now.state == ServerState::Leader
+                        && now.last_log_index.is_some()
+                        && now.last_applied.map(|id| id.index) == now.last_log_index
+                },
+                "lead and apply the log",
+            )
+            .await;
+        led.map(|_| ()).map_err(|error| self.stopped(&error))
+    }
+
+    /// The group's number.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Appends `entry`; calls that follow each other append in their order. Waits while the group has too much in
+    /// flight, so that it is the caller's back-pressure; returns long before the commit.
+    ///
+    /// `committed` is called exactly once, on the group's thread: when the entry is committed and synced, before it is
+    /// applied, or when it failed.
+    pub async fn propose_detached(&self, entry: Bytes, committed: OnCommit) {
+        if let Err(error) = self.admit(&entry) {
+            return committed(Err(error));
+        }
+        let permit = self.inner.in_flight.take(entry.len()).await;
+        let seconds = self.inner.metrics.commit_seconds.clone();
+        let proposal = Proposal::new(Waiting::Commit(committed), permit, seconds);
+        // An error drops the proposal, which reports it as unknown.
+        let _ = self.raft.client_write_ff(Command(entry), Some(proposal)).await;
+    }
+
+    /// Appends `entry`, waits until it is committed and applied, and gives its place and the state machine's answer.
+    /// Tries again for a while when no leader is known. Dropping the future leaves the entry under way.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
+        let give_up = Instant::now() + self.inner.settle;
+        loop {
+            let outcome = self.propose_once(entry.clone()).await;
+            // Refused before it was appended, while a new leader settles.
+            if outcome != Err(ProposeError::NotLeader { leader: None }) || Instant::now() >= give_up {
+                return outcome;
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+
+    async fn propose_once(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
+        self.admit(&entry)?;
+        let permit = self.inner.in_flight.take(entry.len()).await;
+        let (answer, answered) = oneshot::channel();
+        let proposal = Proposal::new(
+            Waiting::Apply(answer),
+            permit,
+            self.inner.metrics.commit_seconds.clone(),
+        );
+        if self.raft.client_write_ff(Command(entry), Some(proposal)).await.is_err() {
+            return Err(ProposeError::Stopped);
+        }
+        answered.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    fn admit(&self, entry: &Bytes) -> Result<(), ProposeError> {
+        if entry.len() > MAX_ENTRY_BYTES {
+            return Err(ProposeError::TooLarge {
+                bytes: entry.len(),
+                limit: MAX_ENTRY_BYTES,
+            });
+        }
+        if !self.inner.guard.writable() {
+            return Err(ProposeError::DiskFull);
+        }
+        self.inner.metrics.proposals.increment(1);
+        self.inner.metrics.proposed_bytes.increment(entry.len() as u64);
+        Ok(())
+    }
+
+    /// Returns when this node has applied everything that was committed before the call: what is read then is not older
+    /// than any answer given before.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_index(&self) -> Result<(), ReadError> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(ReadError::NotLeader {
+                leader: forward.leader_id,
+            }),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum),
+            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
+        }
+    }
+
+    /// Whether this node leads the group, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// The index of the last applied entry; 0 when none is.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.inner.log.applied_next().saturating_sub(1)
+    }
+
+    /// A reader of the applied entries.
+    #[must_use]
+    pub fn log_reader(&self) -> LogReader {
+        LogReader::new(self.inner.log.clone())
+    }
+
+    /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never
+    /// goes above the flushed applied index, what lies above being needed after a crash; call again later for the rest.
+    /// Gives the first index that is left.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn trim(&self, below_index: u64) -> Result<u64, StorageError> {
+        let log = self.inner.log.clone();
+        let trimmed = holdfast_tasks::spawn_blocking(move || log.trim_to(below_index)).await?;
+        if let Some(trim) = trimmed {
+            self.inner
+                .log
+                .flusher
+                .synced()
+                .await
+                .map_err(|error| StorageError::clone(&error))?;
+            let log = self.inner.log.clone();
+            holdfast_tasks::spawn_blocking(move || log.delete_trimmed(&trim)).await?;
+        }
+        Ok(self.inner.log.first_retained())
+    }
+
+    /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.inner.id, %error, "the group's task had failed");
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! A group's log and vote on the node's [`Disk`], as openraft wants them.
+//!
+//! Order of what reaches the disk (docs/storage.md draws the timeline): `append` writes unsynced and returns, so that
+//! entries can be read at once; the flusher completes the callback after its next sync. `save_vote` waits in the same
+//! queue. All writes of a group come from its own thread, so that they are in the log in the order that openraft gave.
+//!
+//! `purge` moves a floor and deletes nothing: partition readers read the same records, and only retention
+//! ([`Shared::trim`]) deletes them.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, stream};
+use holdfast_storage::layout::{self, HardState};
+use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError, WriteBatch};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+
+use crate::entry::{self, HEADER_BYTES};
+use crate::position::GroupId;
+use crate::stored;
+use crate::tail::Tail;
+use crate::types::{Entry, LogId, Types, Vote};
+
+/// The most bytes that one read of several entries takes into memory, beyond its first entry.
+const MAX_READ_BYTES: usize = 4 << 20;
+
+/// The writer: one per group, on the group's thread.
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+    /// Kept for its memory.
+    batch: WriteBatch,
+}
+
+/// What writer and readers of a group's log share.
+pub(crate) struct Shared {
+    pub(crate) group: GroupId,
+    pub(crate) family: Family,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) flusher: Flusher,
+    on_fatal: OnFatal,
+    /// One more than the index of the last applied entry; 0 when none is.
+    applied: AtomicU64,
+    /// What `applied` was when the state machine was recovered: that much is in files.
+    recovered: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    vote: Option<Vote>,
+    /// The last entry that openraft has purged.
+    purged: Option<LogId>,
+    /// The last entry that retention has deleted.
+    trimmed: Option<LogId>,
+    last: Option<LogId>,
+    tail: Tail,
+}
+
+impl State {
+    /// What openraft may not read: the higher of both floors.
+    fn floor(&self) -> Option<LogId> {
+        self.purged.max(self.trimmed)
+    }
+}
+
+fn next(id: Option<&LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+impl LogStore {
+    /// Reads floors, vote and the last entry of `group`. `recovered` is one more than the index that the state machine
+    /// was recovered at.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when they are not what was written.
+    pub(crate) fn open(
+        group: GroupId,
+        disk: Arc<dyn Disk>,
+        flusher: Flusher,
+        on_fatal: OnFatal,
+        tail_bytes: usize,
+        recovered: u64,
+    ) -> Result<Self, StorageError> {
+        let family = group.log_family();
+        let get = |what| disk.get(Family::Raft, &layout::hard_key(group.0, what));
+        let vote = get(HardState::Vote)?
+            .map(|bytes| stored::decode_vote(&bytes))
+            .transpose()?;
+        let purged = get(HardState::Purged)?
+            .map(|bytes| stored::decode_floor(&bytes))
+            .transpose()?;
+        let trimmed = get(HardState::Trimmed)?
+            .map(|bytes| stored::decode_floor(&bytes))
+            .transpose()?;
+        let floor = purged.max(trimmed);
+        let from = layout::log_key(group.0, next(floor.as_ref()));
+        let last = match disk.last(family, &from, &layout::log_end(group.0))? {
+            Some((key, value)) => {
+                let (_, index) = layout::parse_log_key(&key).ok_or(StorageError::Hole {
+                    group: group.0,
+                    index: 0,
+                })?;
+                Some(crate::types::log_id(entry::decode(group, index, &value)?.position))
+            }
+            None => floor,
+        };
+        let state = State {
+            vote,
+            purged,
+            trimmed,
+            last,
+            tail: Tail::new(tail_bytes),
+        };
+        let shared = Shared {
+            group,
+            family,
+            disk,
+            flusher,
+            on_fatal,
+            applied: AtomicU64::new(recovered),
+            recovered,
+            state: Mutex::new(state),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            batch: WriteBatch::new(),
+        })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The last entry of the log, or the floor when it has none.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.shared.state.lock().last
+    }
+
+    fn put(&self, what: HardState, value: &[u8]) -> Result<(), io::Error> {
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Raft, &layout::hard_key(self.shared.group.0, what), value);
+        self.shared.write(&batch)
+    }
+}
+
+impl Shared {
+    fn write(&self, batch: &WriteBatch) -> Result<(), io::Error> {
+        self.disk
+            .write(batch, Durability::Logged)
+            .map_err(|error| self.fatal(error).into())
+    }
+
+    /// Tells the node that it must stop, and gives the error back.
+    pub(crate) fn fatal(&self, error: StorageError) -> StorageError {
+        (self.on_fatal)(&error);
+        error
+    }
+
+    /// One more than the index of the last applied entry; 0 when none is.
+    pub(crate) fn applied_next(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_applied(&self, next: u64) {
+        self.applied.store(next, Ordering::Release);
+        self.state.lock().tail.applied(next);
+    }
+
+    /// The first index that retention has left.
+    pub(crate) fn first_retained(&self) -> u64 {
+        next(self.state.lock().trimmed.as_ref())
+    }
+
+    /// Visits the stored entries of `[from, to)`, which must all be there, until `visit` breaks.
+    pub(crate) fn scan(
+        &self,
+        from: u64,
+        to: u64,
+        mut visit: impl FnMut(entry::EntryView<'_>) -> Result<ControlFlow<()>, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut expected = from;
+        let mut failed = None;
+        let mut broken = false;
+        let keys = (layout::log_key(self.group.0, from), layout::log_key(self.group.0, to));
+        self.disk.scan(self.family, &keys.0, &keys.1, &mut |key, value| {
+            let step = match layout::parse_log_key(key) {
+                Some((_, index)) if index == expected => entry::decode(self.group, index, value).and_then(&mut visit),
+                _ => Err(StorageError::Hole {
+                    group: self.group.0,
+                    index: expected,
+                }),
+            };
+            expected += 1;
+            match step {
+                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+                Ok(ControlFlow::Break(())) => {
+                    broken = true;
+                    ControlFlow::Break(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None if !broken && expected < to => Err(StorageError::Hole {
+                group: self.group.0,
+                index: expected,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The entries of `[from, to)` that the log contains, at most `max_bytes` beyond the first.
+    fn entries(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
+        let (from, to) = {
+            let state = self.state.lock();
+            let from = from.max(next(state.floor().as_ref()));
+            let to = to.min(next(state.last.as_ref()));
+            if from >= to {
+                return Ok(Vec::new());
+            }
+            if let Some(entries) = state.tail.get(from..to) {
+                return Ok(entries);
+            }
+            (from, to)
+        };
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        self.scan(from, to, |view| {
+            entries.push(view.to_entry()?);
+            bytes += view.payload.len() + HEADER_BYTES;
+            Ok(if bytes > max_bytes {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(entries)
+    }
+
+    /// Deletes whole files that hold entries below `below` alone, as far as the state machine no longer needs them:
+    /// never above its flushed applied index, since what lies above is replayed after a crash. Gives the first index
+    /// that is left to readers.
+    ///
+    /// Blocks. The caller waits for `durable` between the floor and the files: a floor must not be lost when files are gone.
+    pub(crate) fn trim_to(&self, below: u64) -> Result<Option<Trim>, StorageError> {
+        let marker = layout::hard_key(self.group.0, HardState::Applied);
+        let flushed = match self.disk.get_flushed(Family::Raft, &marker)? {
+            Some(value) => value.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
+            None => 0,
+        };
+        let applied = self.applied_next();
+        let flushed = flushed.max(self.recovered).min(applied);
+        // For the next call: once this marker is in a file, so is the state up to it, since all families are flushed at
+        // one point and the state was written before.
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Raft, &marker, &applied.to_be_bytes());
+        self.disk.write(&batch, Durability::Replayed)?;
+
+        let first = self.first_retained();
+        let floor = below.min(flushed);
+        let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
+            return Ok(None);
+        };
+        let mut trimmed = None;
+        self.scan(last, floor, |view| {
+            trimmed = Some(crate::types::log_id(view.position));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let Some(trimmed) = trimmed else { return Ok(None) };
+        let mut batch = WriteBatch::new();
+        batch.put(
+            Family::Raft,
+            &layout::hard_key(self.group.0, HardState::Trimmed),
+            &stored::encode_floor(&trimmed),
+        );
+        self.disk.write(&batch, Durability::Logged)?;
+        self.state.lock().trimmed = Some(trimmed);
+        Ok(Some(Trim { floor }))
+    }
+
+    /// The second half of [`Shared::trim_to`], once its floor is synced. Blocks.
+    pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
+        let (from, to) = (
+            layout::log_key(self.group.0, 0),
+            layout::log_key(self.group.0, trim.floor),
+        );
+        self.disk.delete_files(self.family, &from, &to)?;
+        if self.family == Family::Raft {
+            // The registry's log shares its files with votes; what is left below the floor goes with the next compaction.
+            let mut batch = WriteBatch::new();
+            batch.delete_range(self.family, &from, &to);
+            self.disk.write(&batch, Durability::Logged)?;
+        }
+        Ok(())
+    }
+}
+
+/// A floor that retention has set.
+pub(crate) struct Trim {
+    /// The first index that stays.
+    pub(crate) floor: u64,
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Reader;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let state = self.shared.state.lock();
+        Ok(LogState {
+            last_purged_log_id: state.floor(),
+            last_log_id: state.last.max(state.floor()),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Reader {
+        Reader(self.shared.clone())
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.put(HardState::Vote, &stored::encode_vote(vote))?;
+        self.shared.state.lock().vote = Some(*vote);
+        self.shared
+            .flusher
+            .synced()
+            .await
+            .map_err(|error| StorageError::clone(&error).into())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        self.batch.clear();
+        {
+            let mut state = self.shared.state.lock();
+            for entry in entries {
+                let (header, payload) = entry::encode(&entry);
+                let key = layout::log_key(self.shared.group.0, entry.log_id.index);
+                self.batch.put_parts(self.shared.family, &key, &[&header, &payload]);
+                state.last = Some(entry.log_id);
+                state.tail.push(entry);
+            }
+        }
+        self.shared.write(&self.batch)?;
+        self.shared.flusher.submit(Box::new(move |result| {
+            callback.io_completed(result.map_err(|error| StorageError::clone(&error).into()));
+        }));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let from = next(last.as_ref());
+        {
+            let mut state = self.shared.state.lock();
+            if from >= next(state.last.as_ref()) {
+                return Ok(());
+            }
+            state.tail.truncate(from);
+            state.last = last.max(state.floor());
+        }
+        let mut batch = WriteBatch::new();
+        batch.delete_range(
+            self.shared.family,
+            &layout::log_key(self.shared.group.0, from),
+            &layout::log_end(self.shared.group.0),
+        );
+        self.shared.write(&batch)
+    }
+
+    async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
+        self.put(HardState::Purged, &stored::encode_floor(&id))?;
+        let mut state = self.shared.state.lock();
+        state.purged = state.purged.max(Some(id));
+        state.last = state.last.max(Some(id));
+        Ok(())
+    }
+}
+
+/// openraft's view of a group's log.
+pub(crate) struct Reader(Arc<Shared>);
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(from) => *from,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(to) => *to,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<Types> for Reader {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (from, to) = bounds(&range);
+        Ok(self.0.entries(from, to, usize::MAX)?)
+    }
+
+    async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
+        Ok(self.0.entries(from, to, MAX_READ_BYTES)?)
+    }
+
+    // In chunks: after a crash the range is all that has to be replayed.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (mut from, to) = bounds(&range);
+        let shared = self.0.clone();
+        let mut chunk = Vec::new().into_iter();
+        stream::iter(std::iter::from_fn(move || {
+            if let Some(entry) = chunk.next() {
+                return Some(Ok(entry));
+            }
+            if from >= to {
+                return None;
+            }
+            match shared.entries(from, to, MAX_READ_BYTES) {
+                Ok(entries) => {
+                    chunk = entries.into_iter();
+                    let entry: Entry = chunk.next()?;
+                    from = entry.log_id.index + 1 + chunk.len() as u64;
+                    Some(Ok(entry))
+                }
+                Err(error) => {
+                    from = to;
+                    Some(Err(error.into()))
+                }
+            }
+        }))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.0.state.lock().vote)
+    }
+}

@@ -1,0 +1,140 @@
+//! The newest entries of a log in memory, so that applying does not read back what was just written.
+//!
+//! Entries leave once they are applied, or when their bytes exceed the limit: then they are read from the disk.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::types::{Entry, Payload};
+
+/// Counted for an entry beside its payload.
+const OVERHEAD_BYTES: usize = 128;
+
+/// Contiguous entries up to the end of the log.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    limit: usize,
+}
+
+fn size(entry: &Entry) -> usize {
+    OVERHEAD_BYTES
+        + match &entry.payload {
+            Payload::Normal(command) => command.0.len(),
+            Payload::Blank | Payload::Membership(_) => 0,
+        }
+}
+
+impl Tail {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// Adds the entry behind the last.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        if self
+            .entries
+            .back()
+            .is_some_and(|last| last.log_id.index + 1 != entry.log_id.index)
+        {
+            self.clear();
+        }
+        self.bytes += size(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > self.limit {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        match self.entries.pop_front() {
+            Some(entry) => self.bytes -= size(&entry),
+            None => self.bytes = 0,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// Forgets entries below `next`: they are applied.
+    pub(crate) fn applied(&mut self, next: u64) {
+        while self.entries.front().is_some_and(|entry| entry.log_id.index < next) {
+            self.pop_front();
+        }
+    }
+
+    /// Forgets entries from `next` on: they have been cut off the log.
+    pub(crate) fn truncate(&mut self, next: u64) {
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.log_id.index >= next) {
+            self.bytes -= size(&entry);
+        }
+    }
+
+    /// The entries of `range`, if all of them are here.
+    pub(crate) fn get(&self, range: Range<u64>) -> Option<Vec<Entry>> {
+        let first = self.entries.front()?.log_id.index;
+        let from = usize::try_from(range.start.checked_sub(first)?).ok()?;
+        let to = usize::try_from(range.end.checked_sub(first)?).ok()?;
+        (from <= to && to <= self.entries.len()).then(|| self.entries.range(from..to).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::position::LogPosition;
+    use crate::types::{Command, log_id};
+
+    fn entry(index: u64) -> Entry {
+        let payload = Payload::Normal(Command(Bytes::from(vec![0; 72])));
+        Entry {
+            log_id: log_id(LogPosition {
+                term: 1,
+                node: 1,
+                index,
+            }),
+            payload,
+        }
+    }
+
+    fn indexes(tail: &Tail, range: Range<u64>) -> Option<Vec<u64>> {
+        Some(tail.get(range)?.iter().map(|entry| entry.log_id.index).collect())
+    }
+
+    #[test]
+    fn it_keeps_the_newest_within_its_limit() {
+        let mut tail = Tail::new(1_000);
+        (10..20).for_each(|index| tail.push(entry(index)));
+        assert_eq!(indexes(&tail, 15..20), Some(vec![15, 16, 17, 18, 19]));
+        assert_eq!(indexes(&tail, 14..20), None);
+        assert_eq!(indexes(&tail, 16..16), Some(vec![]));
+        assert_eq!(indexes(&tail, 16..21), None);
+        tail.applied(18);
+        assert_eq!(indexes(&tail, 17..19), None);
+        tail.truncate(19);
+        assert_eq!(indexes(&tail, 18..19), Some(vec![18]));
+        assert_eq!(indexes(&tail, 18..20), None);
+        tail.push(entry(19));
+        assert_eq!(tail.bytes, 400);
+        tail.applied(100);
+        assert_eq!((tail.bytes, indexes(&tail, 18..19)), (0, None));
+    }
+
+    #[test]
+    fn a_gap_empties_it() {
+        let mut tail = Tail::new(10_000);
+        tail.push(entry(1));
+        tail.push(entry(5));
+        assert_eq!(indexes(&tail, 1..2), None);
+        assert_eq!(indexes(&tail, 5..6), Some(vec![5]));
+    }
+}
