@@ -7,11 +7,13 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::Failure;
 
 mod config;
+mod dev;
 mod device;
 mod http;
 mod hub;
 mod output;
 mod sas;
+mod start;
 
 /// A self-hosted IoT hub that speaks Azure IoT Hub's protocols.
 #[derive(Debug, Parser)]
@@ -23,6 +25,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dev(dev::Dev),
+    Start(start::Start),
     /// Manage devices and modules of a running hub
     Device {
         #[command(subcommand)]
@@ -50,6 +54,8 @@ pub(crate) struct ConfigSource {
 /// Runs the command that was asked for.
 pub(crate) fn run() -> Result<(), Failure> {
     match Cli::parse().command {
+        Command::Dev(args) => dev::run(args),
+        Command::Start(args) => start::run(&args),
         Command::Device { command } => device::run(command),
         Command::SasToken(args) => sas::run(&args),
         Command::Config { command } => config::run(command),

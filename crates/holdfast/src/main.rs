@@ -9,8 +9,12 @@ mod checks;
 mod cli;
 mod config;
 mod connection;
+mod cores;
 mod exit;
 mod logs;
+mod node;
+mod ops;
+mod run;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,266 @@
+//! `holdfast dev`: a hub for this machine, with nothing to set up first.
+//!
+//! It makes its own CA and certificates, listens on the standard ports of loopback, and writes `connection.json`.
+//! When the host is itself a loopback address, everything listens there alone, so that many hubs run side by side.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use clap::Args;
+use time::OffsetDateTime;
+
+use super::ConfigSource;
+use crate::checks::{self, PortState};
+use crate::config::{Config, ListenConfig};
+use crate::connection::{self, ConnectionFile};
+use crate::exit::Failure;
+use crate::run::{self, DataLock};
+use crate::certs;
+
+const MQTTS: u16 = 8883;
+const AMQPS: u16 = 5671;
+const HTTPS: u16 = 443;
+const MQTT: u16 = 1883;
+const AMQP: u16 = 5672;
+const OPS: u16 = 9600;
+/// Where HTTPS goes when 443 cannot be had: the first free of ten.
+const HTTPS_FALLBACK: std::ops::Range<u16> = 8443..8453;
+/// Where metrics go when their port is taken.
+const OPS_FALLBACK: std::ops::Range<u16> = 9601..9650;
+
+/// Run a development hub on this machine
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where the hub keeps its data, CA and connection.json
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data_dir: PathBuf,
+    /// The name or loopback address that clients use; 127.x.y.z makes all listeners bind to that address alone
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    host: String,
+    /// The address of the TLS listeners, to be reached from other machines [default: loopback]
+    #[arg(long, value_name = "IP")]
+    bind: Option<IpAddr>,
+    /// 0: any free ports instead of the standard ones; connection.json tells which
+    #[arg(long, value_name = "0", value_parser = clap::value_parser!(u16).range(0..=0), conflicts_with = "port_offset")]
+    ports: Option<u16>,
+    /// Add this to every standard port
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=50_000))]
+    port_offset: u16,
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    nodes: u16,
+    /// Let this many simulated devices send through the hub
+    #[arg(long, value_name = "DEVICES", default_value_t = 0)]
+    simulate: u32,
+    #[command(flatten)]
+    source: ConfigSource,
+}
+
+pub(super) fn run(args: Dev) -> Result<(), Failure> {
+    if args.nodes != 1 {
+        return Err(Failure::usage(format!("{} nodes: clusters come with a later release", args.nodes))
+            .advise("leave --nodes out, or use --nodes 1"));
+    }
+    let data_dir = std::path::absolute(&args.data_dir)?;
+    let lock = DataLock::take(&data_dir)?;
+    // Left over from a hub that was killed: it must not be taken for this one's.
+    let connection_file = data_dir.join(connection::FILE_NAME);
+    let _ = std::fs::remove_file(&connection_file);
+
+    let mut notes = Vec::new();
+    let mut defaults = defaults(&args, &data_dir, &mut notes)?;
+    defaults.hub.connection_file = Some(connection_file.clone());
+    let certificates = certs::ensure(&data_dir, &args.host, OffsetDateTime::now_utc())?;
+    defaults.tls.certificate_file = Some(certificates.certificate_file);
+    defaults.tls.key_file = Some(certificates.key_file);
+    defaults.tls.rsa_certificate_file = Some(certificates.rsa_certificate_file);
+    defaults.tls.rsa_key_file = Some(certificates.rsa_key_file);
+    defaults.tls.ca_file = Some(certificates.ca_file);
+    let config = super::config::read(&args.source, defaults)?;
+
+    let simulate = args.simulate;
+    run::run(
+        &config,
+        lock,
+        Box::new(move |file| {
+            super::print(&banner(file, &connection_file, &notes))?;
+            if simulate == 0 { Ok(None) } else { fleet(&connection_file, simulate).map(Some) }
+        }),
+    )
+}
+
+fn defaults(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Config, Failure> {
+    let mut config = Config::default();
+    config.hub.host.clone_from(&args.host);
+    config.hub.data_dir = data_dir.to_owned();
+    config.log.level = "info".to_owned();
+    let own = args.host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback);
+    let secured: Vec<IpAddr> = match (own, args.bind) {
+        (_, Some(bind)) => vec![bind],
+        (Some(own), None) => vec![own],
+        (None, None) => both_loopbacks(),
+    };
+    // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
+    let plain = own.map_or_else(both_loopbacks, |own| vec![own]);
+    let port = |standard: u16| match args.ports {
+        Some(_) => 0,
+        None => standard.saturating_add(args.port_offset),
+    };
+    let https = match args.ports {
+        Some(_) => 0,
+        None => https_port(&secured, port(HTTPS), notes)?,
+    };
+    let at = |ips: &[IpAddr], port: u16| ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<Vec<_>>();
+    config.listen = ListenConfig {
+        mqtts: at(&secured, port(MQTTS)),
+        amqps: at(&secured, port(AMQPS)),
+        https: at(&secured, https),
+        mqtt: at(&plain, port(MQTT)),
+        amqp: at(&plain, port(AMQP)),
+    };
+    let ops = plain.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    config.ops.listen = SocketAddr::new(ops, port(OPS));
+    if args.ports.is_none() && checks::port(config.ops.listen)? == PortState::InUse {
+        let free = first_free(&[ops], OPS_FALLBACK)?;
+        if let Some(free) = free {
+            config.ops.listen.set_port(free);
+        }
+    }
+    Ok(config)
+}
+
+/// 127.0.0.1, and ::1 where the machine has it: `localhost` resolves to either.
+fn both_loopbacks() -> Vec<IpAddr> {
+    let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let has_v6 = matches!(checks::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
+    [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), has_v6.then_some(v6)].into_iter().flatten().collect()
+}
+
+fn https_port(ips: &[IpAddr], wanted: u16, notes: &mut Vec<String>) -> Result<u16, Failure> {
+    let state = |port: u16| -> Result<PortState, Failure> {
+        for ip in ips {
+            match checks::port(SocketAddr::new(*ip, port))? {
+                PortState::Free => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(PortState::Free)
+    };
+    let reason = match state(wanted)? {
+        PortState::Free | PortState::NoAddress => return Ok(wanted),
+        PortState::InUse => "is taken by another program".to_owned(),
+        PortState::Denied => format!("may not be bound by this user; to grant it:\n    {}", checks::grant_advice()),
+    };
+    let free = first_free(ips, HTTPS_FALLBACK)?.ok_or_else(|| {
+        Failure::cannot_start(format!("port {wanted} {reason}, and {}–{} are taken", HTTPS_FALLBACK.start, HTTPS_FALLBACK.end - 1))
+    })?;
+    notes.push(format!("HTTPS and WebSockets are on {free}, because port {wanted} {reason}"));
+    Ok(free)
+}
+
+fn first_free(ips: &[IpAddr], range: std::ops::Range<u16>) -> Result<Option<u16>, Failure> {
+    for port in range {
+        let mut free = true;
+        for ip in ips {
+            free &= checks::port(SocketAddr::new(*ip, port))? == PortState::Free;
+        }
+        if free {
+            return Ok(Some(port));
+        }
+    }
+    Ok(None)
+}
+
+/// A child that sends as a fleet, and ends when this process does: its standard input closes with us.
+fn fleet(connection_file: &Path, devices: u32) -> Result<Child, Failure> {
+    let program = std::env::current_exe()?;
+    let child = Command::new(program)
+        .arg("simulate")
+        .arg("--connection-file")
+        .arg(connection_file)
+        .args(["--devices", &devices.to_string(), "--until-stdin-closes"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    Ok(child)
+}
+
+fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
+    let port = |port: Option<u16>| port.map_or_else(|| "–".to_owned(), |port| port.to_string());
+    let ports = &file.ports;
+    let host = &file.host_name;
+    let ca = file.ca_file.as_deref().map_or_else(String::new, |path| path.display().to_string());
+    let mut text = format!(
+        "\n  Holdfast is ready.\n\n\
+         \x20 host                {host}\n\
+         \x20 ports               MQTT {}, AMQP {}, HTTPS and WebSockets {}; plain on loopback: MQTT {}, AMQP {}\n\
+         \x20 CA to trust         {ca}\n\
+         \x20 connection strings  {}\n\
+         \x20 metrics             {}\n",
+        port(ports.mqtt),
+        port(ports.amqp),
+        port(ports.https),
+        port(ports.mqtt_plain),
+        port(ports.amqp_plain),
+        path.display(),
+        file.metrics,
+    );
+    for note in notes {
+        text.push_str(&format!("\n  Note: {note}\n"));
+    }
+    let flag = if path.ends_with("data/connection.json") {
+        String::new()
+    } else {
+        format!(" --connection-file {}", path.display())
+    };
+    text.push_str(&format!(
+        "\n  Try it, in another terminal:\n\
+         \x20   holdfast device create dev-1{flag}\n\
+         \x20   holdfast device connection-string dev-1{flag}     # goes into the device\n\
+         \x20   holdfast monitor-events{flag}                     # what devices send, live\n\
+         \x20   export SSL_CERT_FILE={ca}   # Python and other SDKs; Node.js: NODE_EXTRA_CA_CERTS\n\n\
+         \x20 Ctrl-C stops the hub.\n\n",
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        dev: Dev,
+    }
+
+    fn listen(args: &[&str]) -> Config {
+        let line = Line::try_parse_from([&["dev"], args].concat()).unwrap();
+        defaults(&line.dev, Path::new("/tmp/x"), &mut Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn a_loopback_address_as_host_keeps_every_listener_on_it() {
+        let config = listen(&["--host", "127.9.8.7", "--port-offset", "20000"]);
+        let all: Vec<SocketAddr> = crate::node::addresses(&config).chain([config.ops.listen]).collect();
+        assert_eq!(all.len(), 6);
+        assert!(all.iter().all(|address| address.ip() == IpAddr::from([127, 9, 8, 7])), "{all:?}");
+        assert_eq!(config.listen.mqtts[0].port(), 28_883);
+    }
+
+    #[test]
+    fn binding_to_the_world_leaves_plain_ports_on_loopback() {
+        let config = listen(&["--bind", "0.0.0.0", "--ports", "0"]);
+        assert!(config.listen.mqtts.iter().all(|address| address.ip().is_unspecified()));
+        assert!(config.listen.mqtt.iter().chain(&config.listen.amqp).all(|address| address.ip().is_loopback()));
+        assert!(config.ops.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn several_nodes_are_refused_with_what_to_do() {
+        let line = Line::try_parse_from(["dev", "--nodes", "3"]).unwrap();
+        assert_eq!(super::run(line.dev).unwrap_err().outcome, crate::exit::Outcome::Usage);
+    }
+}

@@ -1,0 +1,26 @@
+//! `holdfast start`: a hub with the configuration that it is given.
+
+use clap::Args;
+
+use super::ConfigSource;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::run::{self, DataLock};
+
+/// Run a hub with a configuration file
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    source: ConfigSource,
+}
+
+pub(super) fn run(args: &Start) -> Result<(), Failure> {
+    let config = super::config::read(&args.source, Config::default())?;
+    let has_tls_listener = [&config.listen.mqtts, &config.listen.amqps, &config.listen.https].iter().any(|l| !l.is_empty());
+    if has_tls_listener && config.tls.certificate_file.is_none() {
+        return Err(Failure::usage("tls.certificate_file is not set, and there are TLS listeners")
+            .advise("name a certificate and its key, or try the hub with `holdfast dev`, which makes its own"));
+    }
+    let lock = DataLock::take(config.data_dir())?;
+    run::run(&config, lock, Box::new(|_| Ok(None)))
+}

@@ -1,0 +1,161 @@
+//! The life of a hub process: checks, start, ready, signals, drain, exit code. Shared by `start` and `dev`.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::connection::ConnectionFile;
+use crate::exit::{Failure, Outcome};
+use crate::node::{self, Node};
+use crate::{checks, logs, ops};
+
+/// Called with the connection file's content when the hub is ready; what it returns lives until the hub stops.
+pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;
+
+/// Runs a hub until it is told to stop.
+///
+/// # Errors
+/// Why it could not start, or why it had to stop.
+pub(crate) fn run(config: &Config, lock: DataLock, on_ready: OnReady) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let _lock = lock;
+    checks::clock(SystemTime::now())?;
+    checks::ports(node::addresses(config).chain([config.ops.listen]))?;
+    let connections = checks::open_files(DATABASE_FILES)?;
+    let _logs = logs::start(config)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host = config.hub.host,
+        data_dir = %config.data_dir().display(),
+        cores = config.core_count(),
+        max_connections = connections,
+        "starting"
+    );
+    let metrics = ops::install_metrics()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (fatal, mut fatals) = mpsc::channel(1);
+        // Only the first reason counts.
+        let on_fatal = Arc::new(move |reason: String| drop(fatal.try_send(reason)));
+        let mut signals = Signals::new()?;
+        let ops_listener = ops::bind(config.ops.listen).await?;
+        let ops_address = ops_listener.local_addr()?;
+        let node = Node::start(config, on_fatal).await?;
+        let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
+
+        let mut ports = node.ports().clone();
+        ports.ops = Some(ops_address.port());
+        let url = format!("http://{ops_address}/metrics");
+        let file = ConnectionFile::new(&config.hub.host, node.policy_keys(), ca_file(config)?, url, ports)?;
+        let published = Published::new(config.hub.connection_file.clone(), &file)?;
+        let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(ready_ms, ports = ?file.ports, "ready");
+        let mut child = on_ready(&file)?;
+
+        let reason = tokio::select! {
+            biased;
+            reason = fatals.recv() => reason,
+            () = signals.stop() => None,
+        };
+        drop(published);
+        if let Some(child) = &mut child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if let Some(reason) = reason {
+            tracing::error!(reason, "stopping at once: what is not yet on disk cannot be acknowledged any more");
+            // Nothing may be flushed or acknowledged after a failed sync, so nothing is taken down in order.
+            return Err(Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
+                .advise("see \"Storage errors\" in docs/runbook.md before starting it again"));
+        }
+        tracing::info!("stopping: no new connections, finishing what is under way");
+        tokio::select! {
+            biased;
+            stopped = node.stop(config.ops.drain_timeout) => stopped?,
+            () = signals.stop() => {
+                return Err(Failure::new(Outcome::Failed, "stopped at once by a second signal; the log is replayed at the next start"));
+            }
+        }
+        ops.abort();
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Open files that the database may take.
+const DATABASE_FILES: u64 = 1024;
+
+fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
+    config.tls.ca_file.as_deref().map(std::path::absolute).transpose().map_err(Failure::from)
+}
+
+/// The data directory, held by this process alone.
+pub(crate) struct DataLock(#[expect(dead_code, reason = "the lock is given back when the file is closed")] File);
+
+impl DataLock {
+    /// Makes the directory and takes it.
+    ///
+    /// # Errors
+    /// When another hub has it, or it cannot be written.
+    pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
+        checks::data_dir(dir)?;
+        let file = File::create(dir.join(".lock"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(error) if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => {
+                Err(Failure::cannot_start(format!("{} is in use by another hub", dir.display()))
+                    .advise("stop that one, or use another data directory"))
+            }
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+}
+
+/// The connection file while the hub is ready.
+struct Published(Option<PathBuf>);
+
+impl Published {
+    fn new(path: Option<PathBuf>, file: &ConnectionFile) -> Result<Self, Failure> {
+        if let Some(path) = &path {
+            file.write(path)?;
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns at the next SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
