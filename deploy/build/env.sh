@@ -2,6 +2,10 @@
 #
 # They are part of cargo's fingerprints: a cargo call without them compiles RocksDB from source (a quarter of an hour)
 # and rebuilds all that links it.
+if ! command -v cargo >/dev/null && [ -e "$HOME/.cargo/env" ]; then
+  # A shell that did not read the profile.
+  source "$HOME/.cargo/env"
+fi
 _holdfast_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 _holdfast_cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$_holdfast_cache/target}

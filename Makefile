@@ -1,0 +1,35 @@
+# Every recipe that calls cargo goes through deploy/build/with-env.sh, the one place for the build's variables.
+# Start here: `make run` (a hub on this machine), `make test` (everything), `make help`.
+SHELL := /bin/bash
+with_env := deploy/build/with-env.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build bench fuzz verify fix deps
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: ## Install what is missing, build, and run a development hub with a simulated fleet
+	@deploy/dev/run.sh
+
+test: ## Install what is missing and run all tests: Rust, lints, and the real SDKs
+	@deploy/dev/test.sh
+
+build: ## Build the release binary: ${CARGO_TARGET_DIR:-target}/release/holdfast
+	@deploy/dev/build.sh
+
+bench: build ## Measure the hub and its peers (takes long; real disk)
+	@$(with_env) benches/run.sh
+
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (default 600) each
+	@deploy/dev/fuzz.sh
+
+verify: ## Only look: formatting, lints, licenses and layers
+	@deploy/dev/verify.sh
+
+fix: ## Rewrite: formatting and generated pages
+	$(with_env) cargo fmt --all
+	HOLDFAST_BLESS=1 $(with_env) cargo test --quiet -p holdfast page_is_up_to_date
+
+deps: ## Install the system packages that the build needs
+	@deploy/dev/deps.sh

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs the Debian or Ubuntu packages that the build needs and this machine lacks. Silent when there is nothing to do.
+#
+#   g++ and make     RocksDB and the TLS library are C++ and C
+#   libclang         bindgen reads RocksDB's header with it
+#   git, ca-certificates, curl   what cargo and the scripts themselves use
+set -euo pipefail
+
+missing=()
+need() { # package, then a test that passes when it is there
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+has_libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' || compgen -G '/usr/lib/*/libclang*.so*'; }
+need g++ command -v g++
+need make command -v make
+need libclang-dev has_libclang
+need git command -v git
+need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if ! command -v apt-get >/dev/null; then
+    echo "deps: this machine has no apt-get; install these yourself: ${missing[*]}" >&2
+    exit 1
+  fi
+  sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "deps: run as root, or install these: ${missing[*]}" >&2; exit 1; }
+    sudo=(sudo)
+  fi
+  echo "deps: installing ${missing[*]} (about a minute)" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  "${sudo[@]}" apt-get update -qq >&2
+  "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+fi
+
+if ! command -v cargo >/dev/null; then
+  [ -e "$HOME/.cargo/env" ] && source "$HOME/.cargo/env"
+fi
+if ! command -v cargo >/dev/null; then
+  echo "deps: Rust is missing; install the toolchain 1.95 or newer with rustup" >&2
+  exit 1
+fi

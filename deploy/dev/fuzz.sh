@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for FUZZ_SECONDS each, one after the other, and fails when one finds something.
+#
+# cargo-fuzz wants a nightly compiler for its sanitizer flags; RUSTC_BOOTSTRAP=1 lets the pinned stable one take them.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+deploy/dev/deps.sh
+seconds=${FUZZ_SECONDS:-600}
+cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
+export PATH="$cache/tools/bin:$PATH"
+if ! command -v cargo-fuzz >/dev/null; then
+  echo "fuzz: compiling cargo-fuzz once for this machine (about 2 minutes on 2 cores)" >&2
+  CARGO_TARGET_DIR="$cache/target-tools" cargo install --quiet --locked --root "$cache/tools" cargo-fuzz
+fi
+export RUSTC_BOOTSTRAP=1
+failed=()
+for manifest in crates/*/fuzz/Cargo.toml; do
+  fuzz=$(dirname "$manifest")
+  # The target is outside the clone, as everything that is compiled.
+  export CARGO_TARGET_DIR="$cache/target-fuzz/$(basename "$(dirname "$fuzz")")"
+  for target in $(cargo fuzz list --fuzz-dir "$fuzz"); do
+    echo "== $fuzz: $target, $seconds s"
+    cargo fuzz run --fuzz-dir "$fuzz" "$target" -- -max_total_time="$seconds" -print_final_stats=1 -verbosity=0 ||
+      failed+=("$fuzz: $target")
+  done
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'fuzz: findings in %s\n' "${failed[@]}"
+  exit 1
+fi
+echo "fuzz: no findings"

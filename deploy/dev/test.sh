@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# All tests: Rust, lints, licenses, and the real SDKs against a real hub. The last line counts: `N passed, N failed`.
+#
+# Each step's output goes to the terminal as it comes; what a step counts is added up. A step without a count of its
+# own (lints, licenses) counts as one. Nothing stops at the first failure: one run shows everything that is wrong.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+
+deploy/dev/deps.sh || exit 1
+cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
+if ! compgen -G "$cache/rocksdb-*/librocksdb.a" >/dev/null; then
+  echo "test: the first run on this machine takes about 40 minutes on 2 cores: RocksDB 15, compiling 10, tools and SDKs 10" >&2
+fi
+source deploy/build/env.sh || exit 1
+
+passed=0
+failed=0
+failures=()
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { failures+=("$1"); }
+
+# A step that passes or fails as a whole.
+step() {
+  local name=$1
+  shift
+  say "$name"
+  if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); fail "$name"; fi
+}
+
+# A step whose output has lines like `12 passed` and `1 failed` in it.
+counted() {
+  local name=$1 pattern=$2
+  shift 2
+  say "$name"
+  "$@" 2>&1 | tee "$log"
+  local code=${PIPESTATUS[0]} ok bad
+  ok=$(grep -E "$pattern" "$log" | grep -oE '[0-9]+ passed' | awk '{ sum += $1 } END { print sum + 0 }')
+  bad=$(grep -E "$pattern" "$log" | grep -oE '[0-9]+ failed' | awk '{ sum += $1 } END { print sum + 0 }')
+  passed=$((passed + ok))
+  failed=$((failed + bad))
+  if [ "$code" != 0 ] || [ "$bad" != 0 ]; then
+    fail "$name"
+    # Something that broke before it could count, such as a crate that does not compile.
+    [ "$bad" != 0 ] || failed=$((failed + 1))
+  fi
+}
+
+step "formatting" cargo fmt --all --check
+step "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+say "licenses, bans and sources"
+deploy/dev/deny.sh
+case $? in
+  0) passed=$((passed + 1)) ;;
+  3) echo "test: skipped: cargo-deny could not be installed" ;;
+  *) failed=$((failed + 1)); fail "licenses, bans and sources" ;;
+esac
+counted "Rust tests" '^test result:' cargo test --locked --workspace --no-fail-fast
+if [ -x tests/sdk/run.sh ]; then
+  counted "SDK tests" '^[0-9]+ passed' tests/sdk/run.sh
+fi
+
+if [ ${#failures[@]} -gt 0 ]; then
+  printf '\nfailed: %s\n' "${failures[@]}"
+fi
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Looks and changes nothing: formatting, lints with warnings denied, licenses, bans and sources.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+source deploy/build/env.sh
+cargo fmt --all --check
+cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+deploy/dev/deny.sh
