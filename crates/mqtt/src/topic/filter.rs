@@ -55,46 +55,39 @@ fn own_module(rest: &str) -> Option<ChannelSet> {
     if is_devicebound(rest) {
         return Some(ChannelSet::EMPTY);
     }
-    let inputs = ChannelSet::only(Channel::Inputs);
-    match rest {
-        // C and C# subscribe to all that is theirs.
-        "/#" | "/inputs" | "/inputs/#" => Some(inputs),
-        _ => {
-            let (name, end) = rest.strip_prefix("/inputs/")?.split_once('/')?;
-            (is_name(name) && matches!(end, "#" | "+" | "")).then_some(inputs)
-        }
-    }
+    // C and C# subscribe to all that is theirs.
+    let lawful = matches!(rest, "/#" | "/inputs/#") || rest.strip_prefix("/inputs/").is_some_and(is_name_and_all);
+    lawful.then(|| ChannelSet::only(Channel::Inputs))
 }
 
 fn is_devicebound(rest: &str) -> bool {
-    matches!(
-        rest,
-        "/messages/devicebound/#" | "/messages/devicebound" | "/messages/devicebound/" | "/messages/devicebound/+"
-    )
-}
-
-/// Whether `filter` is `{ancestor of root, or root itself}/#`; the root alone counts too.
-fn covers(filter: &str, root: &str) -> bool {
-    if filter == root {
-        return true;
-    }
-    match filter
-        .strip_suffix("/#")
-        .and_then(|ancestor| root.strip_prefix(ancestor))
-    {
-        Some(rest) => !filter.starts_with("/#") && (rest.is_empty() || rest.starts_with('/')),
+    match rest.strip_prefix("/messages/devicebound") {
+        Some(end) => matches!(end, "/#" | "/+" | "/" | ""),
         None => false,
     }
 }
 
-/// `$iothub/methods/POST/{name}/#`, with a `+` for the name or the end, or without an end.
-fn one_method(filter: &str) -> Option<ChannelSet> {
-    let rest = filter.strip_prefix("$iothub/methods/POST/")?;
-    let (name, end) = rest.split_once('/').unwrap_or((rest, ""));
-    let lawful = (name == "+" || is_name(name)) && matches!(end, "#" | "+" | "");
-    lawful.then(|| ChannelSet::only(Channel::Methods))
+/// Whether `filter` is `{root, or an ancestor of it}/#`.
+fn covers(filter: &str, root: &str) -> bool {
+    match filter
+        .strip_suffix("/#")
+        .and_then(|ancestor| root.strip_prefix(ancestor))
+    {
+        Some(rest) => rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    }
 }
 
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['+', '#'])
+/// `$iothub/methods/POST/{name}/#`.
+fn one_method(filter: &str) -> Option<ChannelSet> {
+    let rest = filter.strip_prefix("$iothub/methods/POST/")?;
+    is_name_and_all(rest).then(|| ChannelSet::only(Channel::Methods))
+}
+
+/// `{name}/#`, or `+/#` for all names.
+fn is_name_and_all(rest: &str) -> bool {
+    match rest.strip_suffix("/#") {
+        Some(name) => name == "+" || (!name.is_empty() && !name.contains(['/', '+', '#'])),
+        None => false,
+    }
 }
