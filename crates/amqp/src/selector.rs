@@ -112,11 +112,11 @@ fn number(value: &str, start: impl FnOnce(u64) -> Start) -> Result<Start, Invali
     }
 }
 
-/// The selector expression for a start, as a client; `None` for none.
+/// The selector expression for a start, as a client.
 #[must_use]
-pub fn expression(start: Start) -> Option<String> {
+pub fn expression(start: Start) -> String {
     let operator = |inclusive| if inclusive { ">=" } else { ">" };
-    Some(match start {
+    match start {
         Start::Oldest => "amqp.annotation.x-opt-offset > '-1'".to_owned(),
         Start::Latest => "amqp.annotation.x-opt-offset > '@latest'".to_owned(),
         Start::Offset { offset, inclusive } => {
@@ -131,7 +131,7 @@ pub fn expression(start: Start) -> Option<String> {
         Start::Enqueued { millis, inclusive } => {
             format!("amqp.annotation.x-opt-enqueued-time {} '{millis}'", operator(inclusive))
         }
-    })
+    }
 }
 
 /// The encoded filter map of a source that asks for `expression`, as a client: for [`crate::Source::filter`].
