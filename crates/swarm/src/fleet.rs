@@ -33,6 +33,8 @@ const CONNECT_ATTEMPTS: u32 = 3;
 const SPARE_FILES: u64 = 64;
 /// One read of a connection, shared by all connections of a thread.
 const READ_BYTES: usize = 64 * 1024;
+/// How often the caller's thread looks at the counters while it waits.
+const POLL: Duration = Duration::from_millis(5);
 /// Tasks polled between two looks at the sockets: a whole round, so that one look serves many connections.
 const TASKS_A_ROUND: u32 = 1024;
 
@@ -70,6 +72,9 @@ pub struct Publish {
     pub shape: Shape,
     /// Unacknowledged messages that a device keeps in flight.
     pub window: usize,
+    /// How many of the window must be acknowledged before new messages go out, 1 to `window`: 1 keeps the window full,
+    /// `window` sends whole windows.
+    pub refill: usize,
     /// How many messages each device sends; `None` = until stopped.
     pub messages: Option<u64>,
     /// Connect again when a connection is lost, and send what is unacknowledged again.
@@ -223,7 +228,7 @@ impl Fleet {
                 patience.as_secs(),
                 self.counters.failures()
             );
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(POLL);
         }
         Ok(())
     }
@@ -242,7 +247,7 @@ impl Fleet {
             counters.finished.load(Ordering::Relaxed) + counters.failed.load(Ordering::Relaxed) >= self.connections
         };
         while !done() && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(POLL);
         }
         done()
     }

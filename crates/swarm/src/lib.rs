@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod connect;
 pub mod devices;
+pub mod events;
 pub mod fleet;
 pub mod http;
 pub mod hub;
@@ -20,6 +21,7 @@ pub mod latency;
 pub mod ledger;
 pub mod process;
 mod publisher;
+pub mod read;
 pub mod report;
 pub mod stamp;
 pub mod target;

@@ -69,6 +69,8 @@ struct Sender {
     device: u32,
     epoch: u32,
     window: Window,
+    /// The least room for which new messages are sent.
+    refill: usize,
     /// One past the last message to be sent.
     end: u64,
     /// The first message of the present connection.
@@ -82,12 +84,14 @@ struct Sender {
 impl Sender {
     fn new(worker: Rc<Worker>, device: u32, publish: &Publish) -> Self {
         let end = publish.messages.unwrap_or(u64::MAX);
+        let refill = publish.refill.clamp(1, publish.window);
         let window = Window::new(publish.window, 0);
         Self {
             worker,
             device,
             epoch: 0,
             window,
+            refill,
             end,
             first: 0,
             sent_before: 0,
@@ -258,6 +262,7 @@ impl<'a> Connection<'a> {
             window,
             end,
             sent_before,
+            refill,
             ..
         } = &*self.sender;
         let first = window.next();
@@ -269,9 +274,12 @@ impl<'a> Connection<'a> {
         } else {
             first
         };
-        let count = window
-            .room()
-            .min(usize::try_from(limit.saturating_sub(first)).unwrap_or(usize::MAX));
+        let room = if window.room() >= *refill || again {
+            window.room()
+        } else {
+            0
+        };
+        let count = room.min(usize::try_from(limit.saturating_sub(first)).unwrap_or(usize::MAX));
         Messages {
             device: *device,
             epoch: *epoch,

@@ -78,6 +78,8 @@ pub struct PublishReport {
     pub transport: String,
     /// Unacknowledged messages a device.
     pub window: usize,
+    /// Acknowledgements for which a device waited before it filled its window again.
+    pub refill: usize,
     /// Payload of every message.
     pub payload_bytes: usize,
     /// Generator threads.
@@ -282,6 +284,7 @@ impl fmt::Display for Verdict {
         writeln!(f, "gaps            {}", self.gaps)?;
         writeln!(f, "phantoms        {}", self.phantoms)?;
         writeln!(f, "corrupt         {}", self.corrupt)?;
+        writeln!(f, "sequence jumps  {}", self.sequence_jumps)?;
         self.examples.iter().try_for_each(|example| writeln!(f, "  {example}"))
     }
 }

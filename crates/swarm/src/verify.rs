@@ -41,6 +41,8 @@ pub struct Verdict {
     pub phantoms: u64,
     /// Body damaged or of another length, or under another device's name.
     pub corrupt: u64,
+    /// Sequence numbers that did not follow the one before.
+    pub sequence_jumps: u64,
     /// The first findings in words.
     pub examples: Vec<String>,
 }
@@ -49,7 +51,17 @@ impl Verdict {
     /// Whether every promise was kept.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.lost + self.doubled + self.out_of_order + self.gaps + self.phantoms + self.corrupt == 0
+        let Self {
+            lost,
+            doubled,
+            out_of_order,
+            gaps,
+            phantoms,
+            corrupt,
+            sequence_jumps,
+            ..
+        } = self;
+        lost + doubled + out_of_order + gaps + phantoms + corrupt + sequence_jumps == 0
     }
 
     fn example(&mut self, text: impl FnOnce() -> String) {
@@ -86,6 +98,13 @@ impl<'a> Judge<'a> {
             devices: HashMap::new(),
             verdict: Verdict::default(),
         })
+    }
+
+    /// Notes that a partition's events do not follow one another.
+    pub fn sequence_jump(&mut self, partition: &str, expected: i64, found: i64) {
+        self.verdict.sequence_jumps += 1;
+        self.verdict
+            .example(|| format!("partition {partition} goes on with {found} instead of {expected}"));
     }
 
     /// Takes the next event of a partition. `device` is the sender as the hub names it.

@@ -26,6 +26,10 @@ pub(crate) enum Command {
     Idle(commands::idle::Idle),
     /// Publish at QoS 1 with a window: rate, CPU per message, order of acknowledgements.
     Publish(commands::publish::PublishCommand),
+    /// Read back what a fleet was promised, and judge.
+    Verify(commands::verify::Verify),
+    /// Read a partition as fast as it comes.
+    Read(commands::read::Read),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
     /// Leave a durable subscription behind at a broker.
@@ -37,6 +41,8 @@ impl Command {
         match self {
             Self::Idle(command) => command.run(),
             Self::Publish(command) => command.run(),
+            Self::Verify(command) => command.run(),
+            Self::Read(command) => command.run(),
             Self::Devices(command) => command.run(),
             Self::Subscribe(command) => command.run(),
         }

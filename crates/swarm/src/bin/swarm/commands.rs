@@ -3,7 +3,9 @@
 pub(crate) mod devices;
 pub(crate) mod idle;
 pub(crate) mod publish;
+pub(crate) mod read;
 pub(crate) mod subscribe;
+pub(crate) mod verify;
 
 use std::path::Path;
 

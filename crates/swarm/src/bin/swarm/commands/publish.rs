@@ -30,6 +30,10 @@ pub(crate) struct PublishCommand {
     /// Unacknowledged messages that each device keeps in flight
     #[arg(long, short, default_value_t = 1)]
     window: usize,
+    /// Acknowledgements to wait for before the window is filled again; 1 keeps it full, the window's size sends whole
+    /// windows
+    #[arg(long, default_value_t = 1)]
+    refill: usize,
     /// Payload bytes
     #[arg(long, default_value_t = 256)]
     payload: usize,
@@ -148,6 +152,7 @@ impl PublishCommand {
             work: Work::Publish(Publish {
                 shape,
                 window: self.window,
+                refill: self.refill,
                 messages: self.messages,
                 survive_disconnect: self.survive_disconnect,
             }),
@@ -198,6 +203,7 @@ impl PublishCommand {
             target: self.target.description(),
             transport: self.target.transport_name(),
             window: self.window,
+            refill: self.refill,
             payload_bytes: self.payload,
             threads: self.target.threads,
             connect,

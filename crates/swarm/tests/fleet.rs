@@ -1,0 +1,154 @@
+//! Fleets against a broker that keeps what it acknowledges, or does not.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use holdfast_swarm::batch::Shape;
+use holdfast_swarm::connect::Habits;
+use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Publish, Work};
+use holdfast_swarm::target::{Credentials, DeviceNames, Target};
+use holdfast_swarm::verify::{Judge, Verdict};
+use support::{Habit, Kept, broker};
+
+const DEVICES: u32 = 20;
+const MESSAGES: u64 = 300;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn plan(address: SocketAddr, work: Work) -> Plan {
+    Plan {
+        target: Target {
+            address,
+            tls: None,
+            sources: Vec::new(),
+            names: DeviceNames::new("t-").unwrap(),
+            credentials: Credentials::Shared {
+                username: None,
+                password: None,
+            },
+            topic: "{device}".to_owned(),
+        },
+        first: 3,
+        connections: DEVICES,
+        threads: 2,
+        connect_rate: 10_000.0,
+        habits: Habits {
+            keep_alive: 60,
+            clean_session: false,
+        },
+        work,
+    }
+}
+
+fn publish(address: SocketAddr, window: usize, survive_disconnect: bool) -> Outcome {
+    let publish = Publish {
+        shape: Shape {
+            topic: "{device}".to_owned(),
+            payload_bytes: 300,
+            run: 11,
+        },
+        window,
+        refill: 1,
+        messages: Some(MESSAGES),
+        survive_disconnect,
+    };
+    let fleet = Fleet::start(plan(address, Work::Publish(publish))).unwrap();
+    fleet.wait_up(PATIENCE).unwrap();
+    fleet.begin();
+    assert!(fleet.wait_finished(PATIENCE), "{:?}", fleet.counters().failures());
+    fleet.end(PATIENCE).unwrap()
+}
+
+fn judge(outcome: &Outcome, kept: &Kept) -> Verdict {
+    let mut judge = Judge::new(&outcome.ledger).unwrap();
+    for (topic, payload) in kept.lock().unwrap().iter() {
+        judge.event(topic, payload);
+    }
+    judge.finish()
+}
+
+#[test]
+fn everything_sent_to_an_honest_broker_is_acknowledged_and_found() {
+    let (address, kept) = broker(Habit::Honest);
+    let outcome = publish(address, 16, false);
+    let verdict = judge(&outcome, &kept);
+    assert!(verdict.is_clean(), "{verdict}");
+    let all = u64::from(DEVICES) * MESSAGES;
+    assert_eq!(
+        (verdict.acknowledged, verdict.events, verdict.resent_kept),
+        (all, all, 0)
+    );
+    assert_eq!(outcome.counters.acknowledged.load(Ordering::Relaxed), all);
+    assert_eq!(outcome.counters.out_of_order.load(Ordering::Relaxed), 0);
+    assert!(outcome.latency.quantile_us(0.5) > 0);
+}
+
+#[test]
+fn a_fleet_that_survives_cuts_sends_again_what_was_open_and_the_copies_are_told_from_doublings() {
+    let (address, kept) = broker(Habit::CutsAfter(70));
+    let outcome = publish(address, 8, true);
+    let verdict = judge(&outcome, &kept);
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.acknowledged, u64::from(DEVICES) * MESSAGES);
+    assert!(
+        verdict.unacknowledged_kept >= u64::from(DEVICES) * 4,
+        "each cut keeps one message unacknowledged"
+    );
+    assert!(outcome.counters.disconnects.load(Ordering::Relaxed) >= u64::from(DEVICES) * 4);
+}
+
+#[test]
+fn a_broker_that_acknowledges_and_forgets_is_found_out() {
+    let (address, kept) = broker(Habit::Forgets(100));
+    let verdict = judge(&publish(address, 4, false), &kept);
+    assert_eq!(verdict.lost, u64::from(DEVICES) * MESSAGES / 100);
+    assert!(!verdict.is_clean());
+}
+
+#[test]
+fn acknowledgements_out_of_order_are_counted() {
+    let (address, kept) = broker(Habit::AcknowledgesBackwards);
+    let outcome = publish(address, 8, false);
+    assert_eq!(
+        outcome.counters.out_of_order.load(Ordering::Relaxed),
+        u64::from(DEVICES) * MESSAGES / 2
+    );
+    assert!(judge(&outcome, &kept).is_clean());
+}
+
+#[test]
+fn a_fleet_that_does_not_survive_cuts_reports_its_lost_devices() {
+    let (address, _) = broker(Habit::CutsAfter(10));
+    let outcome = publish(address, 1, false);
+    assert_eq!(outcome.counters.failed.load(Ordering::Relaxed), u64::from(DEVICES));
+    assert_eq!(
+        outcome.counters.failures().len(),
+        1,
+        "{:?}",
+        outcome.counters.failures()
+    );
+    assert_eq!(outcome.ledger.acknowledged(), u64::from(DEVICES) * 9);
+}
+
+#[test]
+fn an_idle_fleet_comes_up_and_goes() {
+    let (address, _) = broker(Habit::Honest);
+    let fleet = Fleet::start(plan(address, Work::Idle)).unwrap();
+    fleet.wait_up(PATIENCE).unwrap();
+    assert_eq!(fleet.counters().up.load(Ordering::Relaxed), u64::from(DEVICES));
+    let outcome = fleet.end(Duration::ZERO).unwrap();
+    assert!(outcome.ledger.devices.is_empty());
+}
+
+#[test]
+fn a_fleet_that_nobody_answers_says_why() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let fleet = Fleet::start(plan(nobody, Work::Idle)).unwrap();
+    let error = fleet.wait_up(PATIENCE).unwrap_err().to_string();
+    assert!(error.contains("cannot connect"), "{error}");
+}
