@@ -1,0 +1,220 @@
+"""Starts a real hub for the SDK tests, and stops it again. No third-party packages.
+
+Every hub gets a loopback address of its own, because no SDK lets anyone change ports: 8883, 5671 and 443 have to be the
+hub's. So suites may run side by side, and beside a hub on 127.0.0.1.
+
+As a library: `with Hub() as hub: hub.connection["owner"]`. As a program: `harness.py COMMAND…` starts a hub, runs the
+command with HOLDFAST_CONNECTION_FILE and the CA variables of all SDKs set, stops the hub, and returns the command's exit
+code. With HOLDFAST_CONNECTION_FILE already set, a running hub is used and left running.
+"""
+
+import base64
+import errno
+import hashlib
+import hmac
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from pathlib import Path
+
+READY_SECONDS = float(os.environ.get("HOLDFAST_READY_SECONDS", "60"))
+STOP_SECONDS = 60
+LOG_LINES = 40
+PORTS = (8883, 5671, 443)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def binary() -> Path:
+    """HOLDFAST_BIN, else the newest build in cargo's target directory."""
+    if "HOLDFAST_BIN" in os.environ:
+        return Path(os.environ["HOLDFAST_BIN"])
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "holdfast"
+    cache = Path(os.environ.get("HOLDFAST_CACHE", cache))
+    targets = [Path(os.environ.get("CARGO_TARGET_DIR", cache / "target")), ROOT / "target"]
+    found = [t / kind / "holdfast" for t in targets for kind in ("release", "debug") if (t / kind / "holdfast").exists()]
+    if not found:
+        sys.exit("no holdfast binary: build it (cargo build -p holdfast), or set HOLDFAST_BIN")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def free_address() -> str:
+    """A loopback address on which all three standard ports can be bound."""
+    for _ in range(200):
+        address = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"
+        try:
+            for port in PORTS:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((address, port))
+            return address
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                sys.exit(
+                    "the SDKs only know port 443, which this user may not bind; run as root, or once:\n"
+                    "  sudo sysctl -w net.ipv4.ip_unprivileged_port_start=443"
+                )
+            if error.errno != errno.EADDRINUSE:
+                raise
+    sys.exit("found no free loopback address")
+
+
+class HubFailed(Exception):
+    """The hub did not do what it should; the text ends with its last log lines."""
+
+
+class Hub:
+    """One hub process with its data directory; `start` and `stop` may alternate."""
+
+    def __init__(self, args=(), keep_data=False):
+        self.address = free_address()
+        self.data_dir = Path(tempfile.mkdtemp(prefix="holdfast-sdk-"))
+        self.log_file = self.data_dir.with_suffix(".log")
+        self.args = list(args)
+        self.keep_data = keep_data
+        self.process = None
+        self.connection = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.stop()
+        finally:
+            self.discard()
+
+    @property
+    def connection_file(self) -> Path:
+        return self.data_dir / "connection.json"
+
+    def start(self):
+        """Returns when connection.json is there: then the listeners are open."""
+        # The hub reads HOLDFAST_… as configuration; ours are not meant for it.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+        self.connection_file.unlink(missing_ok=True)
+        with open(self.log_file, "ab") as log:
+            command = [str(binary()), "dev", "--data-dir", str(self.data_dir), "--host", self.address, *self.args]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            if self.process.poll() is not None:
+                raise HubFailed(f"the hub ended with {self.process.returncode} while starting\n{self.last_log_lines()}")
+            if self.connection_file.exists():
+                self.connection = json.loads(self.connection_file.read_text())
+                return
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()
+                raise HubFailed(f"no connection.json within {READY_SECONDS:.0f} s\n{self.last_log_lines()}")
+            time.sleep(0.05)
+
+    def stop(self):
+        """SIGTERM; the hub drains, flushes, and must end with 0."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        if process.poll() is not None:
+            raise HubFailed(f"the hub had ended by itself with {process.returncode}\n{self.last_log_lines()}")
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise HubFailed(f"the hub did not stop within {STOP_SECONDS} s of SIGTERM\n{self.last_log_lines()}") from None
+        if process.returncode != 0:
+            raise HubFailed(f"the hub ended with {process.returncode} after SIGTERM\n{self.last_log_lines()}")
+
+    def kill(self):
+        """SIGKILL: as if the power of the process failed."""
+        process, self.process = self.process, None
+        process.kill()
+        process.wait()
+
+    def discard(self):
+        if not self.keep_data:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+            self.log_file.unlink(missing_ok=True)
+
+    def last_log_lines(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
+        return "\n".join([f"--- last lines of {self.log_file}", *lines[-LOG_LINES:], "---"])
+
+    def cli(self, *args) -> str:
+        """Runs `holdfast …` against this hub and returns what it prints."""
+        return cli(self.connection_file, *args)
+
+
+class RunningHub:
+    """A hub that somebody else started."""
+
+    def __init__(self, connection_file):
+        self.connection_file = Path(connection_file)
+        self.connection = json.loads(self.connection_file.read_text())
+
+    def last_log_lines(self) -> str:
+        return "(the hub's log is with whoever started it)"
+
+    def cli(self, *args) -> str:
+        return cli(self.connection_file, *args)
+
+
+def cli(connection_file, *args) -> str:
+    env = {**os.environ, "HOLDFAST_CONNECTION_FILE": str(connection_file)}
+    done = subprocess.run([str(binary()), *args], env=env, capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise HubFailed(f"holdfast {' '.join(args)} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def fields(connection_string: str) -> dict:
+    """`Name=value;Name=value` as a dictionary."""
+    return dict(part.split("=", 1) for part in connection_string.split(";") if part)
+
+
+def sas_token(resource: str, key: str, policy: str | None = None, expiry: float | None = None) -> str:
+    """A token as the documentation's sample makes it; `expiry` in seconds since 1970, default in an hour."""
+    expiry = int(time.time() + 3600 if expiry is None else expiry)
+    sr = urllib.parse.quote(resource, safe="")
+    mac = hmac.new(base64.b64decode(key), f"{sr}\n{expiry}".encode(), hashlib.sha256).digest()
+    sig = urllib.parse.quote(base64.b64encode(mac), safe="")
+    return f"SharedAccessSignature sr={sr}&sig={sig}&se={expiry}" + (f"&skn={policy}" if policy else "")
+
+
+def sdk_environment(connection_file, connection) -> dict:
+    """Variables that make every SDK trust the hub's CA (Spec device-mqtt §12, amqp §10)."""
+    ca = connection["caFile"]
+    return {
+        "HOLDFAST_CONNECTION_FILE": str(connection_file),
+        "HOLDFAST_BIN": str(binary()),
+        "NODE_EXTRA_CA_CERTS": ca,
+        "REQUESTS_CA_BUNDLE": ca,
+        "SSL_CERT_FILE": ca,
+    }
+
+
+def main(command) -> int:
+    if "HOLDFAST_CONNECTION_FILE" in os.environ:
+        hub = RunningHub(os.environ["HOLDFAST_CONNECTION_FILE"])
+        return subprocess.call(command, env={**os.environ, **sdk_environment(hub.connection_file, hub.connection)})
+    with Hub() as hub:
+        code = subprocess.call(command, env={**os.environ, **sdk_environment(hub.connection_file, hub.connection)})
+        if code != 0:
+            print(hub.last_log_lines(), file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except HubFailed as failure:
+        sys.exit(f"harness: {failure}")

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Runs the SDK tests against a hub that is started for them: tests/sdk/run.sh [python|node] [arguments of the runner]
+#
+# The SDKs are installed once per list of versions, into a cache outside the clone: HOLDFAST_CACHE, else
+# ~/.cache/holdfast. HOLDFAST_BIN names the binary under test; without it the newest build counts. Several calls may run
+# side by side: each hub has its own loopback address, and only the installation takes turns.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}/sdk
+mkdir -p "$cache"
+
+say() { printf 'sdk tests: %s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+
+# once FOLDER COMMAND…: runs COMMAND… unless it has succeeded for this folder before; one at a time.
+once() {
+  local folder=$1
+  shift
+  exec 9>"$folder.lock"
+  flock 9
+  if [ ! -e "$folder/.complete" ]; then
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    "$@" "$folder" >"$folder.log" 2>&1 || { tail -n 30 "$folder.log" >&2; die "cannot install the SDKs, see $folder.log"; }
+    touch "$folder/.complete"
+  fi
+  exec 9>&-
+}
+
+install_python() {
+  python3 -m venv "$1/venv"
+  "$1/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/python/requirements.txt"
+}
+
+install_node() {
+  cp "$here/node/package.json" "$here/node/package-lock.json" "$1/"
+  (cd "$1" && npm ci --no-audit --no-fund)
+}
+
+digest() { cat "$@" | sha256sum | cut -c1-12; }
+
+run_python() {
+  command -v python3 >/dev/null || die "python3 is missing (Debian: apt install python3 python3-venv)"
+  local folder=$cache/python-$(digest "$here/python/requirements.txt")
+  [ -e "$folder/.complete" ] || say "installing the Python SDKs (about a minute)"
+  once "$folder" install_python
+  say "Python: $("$folder/venv/bin/pip" list 2>/dev/null | awk '/^azure-(iot-device|iot-hub|eventhub) /{printf "%s %s  ", $1, $2}')"
+  (cd "$here/python" && PYTHONDONTWRITEBYTECODE=1 "$folder/venv/bin/python" -m pytest -p no:cacheprovider "$@")
+}
+
+run_node() {
+  command -v npm >/dev/null || die "node and npm are missing (Node 20 or newer)"
+  local folder=$cache/node-$(digest "$here/node/package.json" "$here/node/package-lock.json")
+  [ -e "$folder/.complete" ] || say "installing the Node SDKs (about a minute)"
+  once "$folder" install_node
+  say "Node: $(cd "$folder" && node -p 'Object.entries(require("./package.json").dependencies).map(([n, v]) => n + " " + v).join("  ")')"
+  (cd "$here/node" && HOLDFAST_NODE_MODULES="$folder" python3 "$here/harness.py" node --test --test-reporter=spec "$@" ./*.test.mjs)
+}
+
+which=${1:-all}
+shift || true
+code=0
+case $which in
+  python) run_python "$@" || code=$? ;;
+  node) run_node "$@" || code=$? ;;
+  all)
+    run_python || code=$?
+    run_node || code=$?
+    ;;
+  *) die "unknown suite $which (python or node)" ;;
+esac
+if [ $code -eq 0 ]; then say "all passed"; else say "FAILED"; fi
+exit $code
