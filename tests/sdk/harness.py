@@ -18,11 +18,13 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 READY_SECONDS = float(os.environ.get("HOLDFAST_READY_SECONDS", "60"))
@@ -153,6 +155,9 @@ class Hub:
         """Runs `holdfast …` against this hub and returns what it prints."""
         return cli(self.connection_file, *args)
 
+    def add_consumer_group(self, name):
+        add_consumer_group(self.connection, name)
+
 
 class RunningHub:
     """A hub that somebody else started."""
@@ -166,6 +171,9 @@ class RunningHub:
 
     def cli(self, *args) -> str:
         return cli(self.connection_file, *args)
+
+    def add_consumer_group(self, name):
+        add_consumer_group(self.connection, name)
 
 
 def cli(connection_file, *args) -> str:
@@ -188,6 +196,17 @@ def sas_token(resource: str, key: str, policy: str | None = None, expiry: float 
     mac = hmac.new(base64.b64decode(key), f"{sr}\n{expiry}".encode(), hashlib.sha256).digest()
     sig = urllib.parse.quote(base64.b64encode(mac), safe="")
     return f"SharedAccessSignature sr={sr}&sig={sig}&se={expiry}" + (f"&skn={policy}" if policy else "")
+
+
+def add_consumer_group(connection, name):
+    """No SDK can: with Azure it is a management call. Ours is a REST call of its own."""
+    owner = fields(connection["owner"])
+    url = f"https://{owner['HostName']}/holdfast/v1/consumerGroups/{name}?api-version=2021-04-12"
+    token = sas_token(owner["HostName"], owner["SharedAccessKey"], owner["SharedAccessKeyName"])
+    request = urllib.request.Request(url, method="PUT", headers={"Authorization": token})
+    context = ssl.create_default_context(cafile=connection["caFile"])
+    with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+        answer.read()
 
 
 def sdk_environment(connection_file, connection) -> dict:

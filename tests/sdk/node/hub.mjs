@@ -47,6 +47,15 @@ export function sasToken(resource, key, policy, expiry = Math.floor(Date.now() /
   return `SharedAccessSignature sr=${sr}&sig=${encodeURIComponent(sig)}&se=${expiry}` + (policy ? `&skn=${policy}` : '');
 }
 
+/** No SDK can: with Azure it is a management call. Ours is a REST call of its own. */
+export async function addConsumerGroup(name) {
+  const { HostName, SharedAccessKeyName, SharedAccessKey } = fields(connection.owner);
+  const url = `https://${HostName}/holdfast/v1/consumerGroups/${name}?api-version=2021-04-12`;
+  const headers = { Authorization: sasToken(HostName, SharedAccessKey, SharedAccessKeyName) };
+  const answer = await fetch(url, { method: 'PUT', headers });
+  assert.ok(answer.ok, `${answer.status} ${await answer.text()}`);
+}
+
 /** Registers a device with keys that the hub makes. */
 export async function createDevice(deviceId = unique(), more = {}) {
   return (await registry.create({ deviceId, ...more })).responseBody;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import { Message, cli, clientOf, connected, connection, consumer, createDevice, eventHubs, fields, reading, require, send, text, until } from './hub.mjs';
+import { Message, addConsumerGroup, clientOf, connected, connection, consumer, createDevice, eventHubs, fields, reading, require, send, text, until } from './hub.mjs';
 
 let device, partition, events;
 
@@ -58,7 +58,7 @@ test('reading from now skips what was there', async () => {
 });
 
 test('two consumer groups read the same events independently', async () => {
-  cli('consumer-group', 'create', 'node-second');
+  await addConsumerGroup('node-second');
   const first = await readFrom(eventHubs.earliestEventPosition, 10);
   const second = await readFrom(eventHubs.earliestEventPosition, 10, { group: 'node-second' });
   assert.deepEqual(first.slice(0, 10), second.slice(0, 10));

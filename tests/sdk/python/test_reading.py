@@ -77,7 +77,7 @@ def test_reading_from_now_skips_what_was_there(hub, sent):
 
 def test_two_consumer_groups_read_the_same_events_independently(hub, sent):
     device_id, partition, events = sent
-    hub.running.cli("consumer-group", "create", "second")
+    hub.running.add_consumer_group("second")
     with Reader(hub, group="second", partitions=[partition]) as second, Reader(hub, partitions=[partition]) as first:
         assert texts_of(second.wait_for(device_id, 10)) == texts_of(first.wait_for(device_id, 10)) == texts_of(events)
 
