@@ -1,5 +1,7 @@
 //! Fleets against a broker that keeps what it acknowledges, or does not.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::net::SocketAddr;
