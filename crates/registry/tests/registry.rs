@@ -1,0 +1,350 @@
+//! The registry on a real disk and a real group of one member.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_auth::{Key, KeyPair};
+use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_model::{DeviceId, IdentityId, ModuleId, PartitionCount, UnixMillis};
+use holdfast_registry::{
+    Authentication, AuthenticationWrite, ChangeKind, Founding, Identity, IdentityContent, IdentityWrite, IfMatch,
+    KeyChoice, KeyRegeneration, Registry, RegistryConfig, RegistryError, RegistryEvent, Status, TwinSeed,
+    WriteOperation,
+};
+use holdfast_storage::{DataDir, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig};
+
+struct Node {
+    registry: Registry,
+    disk: Arc<dyn holdfast_storage::Disk>,
+}
+
+fn founding() -> Founding {
+    Founding {
+        hub_name: "hub1".to_owned(),
+        ..Founding::default()
+    }
+}
+
+async fn open(path: &Path) -> Node {
+    open_with(path, &RegistryConfig::default()).await
+}
+
+async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
+    let storage = StorageConfig {
+        dir: path.to_owned(),
+        max_open_files: 64,
+        ..StorageConfig::default()
+    };
+    let dir = DataDir::open(path, || NodeIdentity {
+        cluster: "test".to_owned(),
+        incarnation: 7,
+    })
+    .unwrap();
+    let kek = Kek::new([5; 32]);
+    let sealer = Arc::new(Sealer::of_directory(path, &kek, dir.is_fresh()).unwrap());
+    let disk: Arc<dyn holdfast_storage::Disk> = holdfast_storage::open(&dir, &storage).unwrap();
+    let on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
+    let host = GroupHost {
+        disk: disk.clone(),
+        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
+        node: 7,
+        on_fatal,
+    };
+    let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
+    let registry = Registry::start(&host, &ConsensusConfig::default(), sealer, &founding(), clock, config)
+        .await
+        .unwrap();
+    Node { registry, disk }
+}
+
+impl Node {
+    /// Stops and waits until the data directory is free.
+    async fn close(self) {
+        self.registry.group().shutdown().await;
+        let disk = Arc::downgrade(&self.disk);
+        drop(self);
+        for _ in 0..2_000 {
+            if disk.upgrade().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("somebody still holds the disk");
+    }
+
+    async fn put(&self, id: &IdentityId, content: IdentityContent) -> Identity {
+        let write = IdentityWrite {
+            id: id.clone(),
+            operation: WriteOperation::Create(content),
+        };
+        self.registry.write(write).await.unwrap().identity.unwrap()
+    }
+}
+
+fn device(id: &str) -> IdentityId {
+    IdentityId::device(DeviceId::parse(id).unwrap())
+}
+
+fn module(device: &str, id: &str) -> IdentityId {
+    IdentityId::module(DeviceId::parse(device).unwrap(), ModuleId::parse(id).unwrap())
+}
+
+fn keys(identity: &Identity) -> &KeyPair {
+    match &identity.authentication {
+        Authentication::Sas(keys) => keys,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart_and_the_hub_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let hub = node.registry.settings().unwrap();
+    assert_eq!(
+        (hub.hub_name.as_str(), hub.partition_count),
+        ("hub1", PartitionCount::DEFAULT)
+    );
+    assert_eq!(hub.policies.len(), 5);
+    assert!(node.registry.policy("IotHubOwner").is_some());
+    let first = node.put(&device("dev-1"), IdentityContent::default()).await;
+    let agent = node.put(&module("dev-1", "m1"), IdentityContent::default()).await;
+    node.registry.add_consumer_group("analytics").await.unwrap();
+    node.close().await;
+
+    let node = open(dir.path()).await;
+    assert_eq!(node.registry.settings().unwrap().hub_id, hub.hub_id);
+    assert_eq!(node.registry.settings().unwrap().policies, hub.policies);
+    assert_eq!(
+        node.registry.settings().unwrap().consumer_groups,
+        ["$Default", "analytics"]
+    );
+    assert_eq!(*node.registry.get(&first.id).await.unwrap().unwrap(), first);
+    assert_eq!(*node.registry.get(&agent.id).await.unwrap().unwrap(), agent);
+    let statistics = node.registry.statistics().await.unwrap();
+    assert_eq!((statistics.devices, statistics.modules), (1, 1));
+    // The flushed state and the replayed one are the same.
+    node.disk.flush().unwrap();
+    node.close().await;
+    let node = open(dir.path()).await;
+    assert_eq!(*node.registry.get(&first.id).await.unwrap().unwrap(), first);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn no_key_stands_in_clear_in_the_data_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let (primary, secondary) = (b"a-key-that-anyone-would-find-001", b"a-key-that-anyone-would-find-002");
+    let known = KeyPair {
+        primary: Key::from_bytes(primary.to_vec()).unwrap(),
+        secondary: Key::from_bytes(secondary.to_vec()).unwrap(),
+    };
+    let content = IdentityContent {
+        authentication: Some(AuthenticationWrite::Sas(Some(known.clone()))),
+        twin: TwinSeed {
+            tags: Some(r#"{"a-text-that-is-no-secret":1}"#.to_owned()),
+            desired: None,
+        },
+        ..IdentityContent::default()
+    };
+    let identity = node.put(&device("dev-1"), content).await;
+    assert_eq!(keys(&identity), &known);
+    let generated = keys(&node.put(&device("dev-2"), IdentityContent::default()).await).clone();
+    let owner = node.registry.policy("iothubowner").unwrap();
+    node.disk.flush().unwrap();
+    let mut needles: Vec<Vec<u8>> = Vec::new();
+    for key in [
+        &known.primary,
+        &known.secondary,
+        &generated.primary,
+        &owner.keys.primary,
+    ] {
+        needles.push(key.as_bytes().to_vec());
+        needles.push(key.to_base64().as_bytes().to_vec());
+    }
+    let mut bytes = 0;
+    let mut id_seen = false;
+    visit(dir.path(), &mut |file, content| {
+        bytes += content.len();
+        id_seen |= contains(content, b"a-text-that-is-no-secret");
+        for needle in &needles {
+            assert!(!contains(content, needle), "{} holds a key", file.display());
+        }
+    });
+    assert!(bytes > 1_000 && id_seen, "the search must find what is there in clear");
+    node.close().await;
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+fn visit(dir: &Path, check: &mut dyn FnMut(&Path, &[u8])) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            visit(&path, check);
+        } else {
+            check(&path, &std::fs::read(&path).unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_seen_by_cache_and_feed_and_a_modules_status_is_its_devices() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let mut changes = node.registry.changes();
+    let (dev, agent) = (device("dev-1"), module("dev-1", "m1"));
+    node.put(&dev, IdentityContent::default()).await;
+    node.put(&agent, IdentityContent::default()).await;
+    assert!(node.registry.identity(&agent).unwrap().unwrap().is_enabled());
+    let disabled = IdentityContent {
+        status: Status::Disabled,
+        ..IdentityContent::default()
+    };
+    let operation = WriteOperation::Update(IfMatch::Any, disabled);
+    node.registry
+        .write(IdentityWrite {
+            id: dev.clone(),
+            operation,
+        })
+        .await
+        .unwrap();
+    assert!(!node.registry.identity(&dev).unwrap().unwrap().is_enabled());
+    assert!(!node.registry.identity(&agent).unwrap().unwrap().is_enabled());
+    let operation = WriteOperation::Delete(IfMatch::Any);
+    node.registry
+        .write(IdentityWrite {
+            id: dev.clone(),
+            operation,
+        })
+        .await
+        .unwrap();
+    assert_eq!(node.registry.identity(&dev).unwrap(), None);
+    assert_eq!(node.registry.identity(&agent).unwrap(), None);
+    let mut seen = Vec::new();
+    while let Some(event) = changes.try_next() {
+        match event {
+            RegistryEvent::Identity { change, .. } => seen.push((change.id.to_string(), change.kind)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        seen,
+        [
+            ("dev-1".to_owned(), ChangeKind::Created),
+            ("dev-1/m1".to_owned(), ChangeKind::Created),
+            ("dev-1".to_owned(), ChangeKind::Updated),
+            ("dev-1/m1".to_owned(), ChangeKind::Deleted),
+            ("dev-1".to_owned(), ChangeKind::Deleted),
+        ]
+    );
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_bulk_keeps_its_order_and_costs_one_entry_of_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    node.registry.confirm().await.unwrap();
+    let before = node.registry.group().applied_index();
+    let mut writes: Vec<_> = (0..100)
+        .map(|number| IdentityWrite {
+            id: device(&format!("dev-{number:03}")),
+            operation: WriteOperation::Create(IdentityContent::default()),
+        })
+        .collect();
+    writes[50].operation = WriteOperation::Delete(IfMatch::Any);
+    writes[51].operation = WriteOperation::Create(IdentityContent {
+        authentication: Some(AuthenticationWrite::None),
+        ..IdentityContent::default()
+    });
+    let outcomes = node.registry.write_bulk(writes.clone()).await.unwrap();
+    let failed: Vec<_> = outcomes
+        .iter()
+        .enumerate()
+        .filter_map(|(at, outcome)| outcome.as_ref().err().map(|rejection| (at, rejection.code.number())))
+        .collect();
+    assert_eq!(failed, [(50, 404_001), (51, 400_004)]);
+    assert_eq!(node.registry.group().applied_index(), before + 1);
+    let listed = node.registry.list_devices(10).await.unwrap();
+    let ids: Vec<_> = listed.iter().map(|identity| identity.id.to_string()).collect();
+    assert_eq!(
+        ids,
+        (0..10).map(|number| format!("dev-{number:03}")).collect::<Vec<_>>()
+    );
+    assert_eq!(node.registry.list_devices(1000).await.unwrap().len(), 98);
+    writes.push(writes[0].clone());
+    assert!(matches!(
+        node.registry.write_bulk(writes).await,
+        Err(RegistryError::Rejected(_))
+    ));
+    node.close().await;
+}
+
+#[tokio::test]
+async fn regenerated_keys_are_new_where_asked_and_the_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let before = node.put(&device("dev-1"), IdentityContent::default()).await;
+    let entry = KeyRegeneration {
+        id: before.id.clone(),
+        if_match: IfMatch::ETag(before.etag.0.clone()),
+    };
+    let outcomes = node
+        .registry
+        .regenerate_keys(vec![entry.clone()], KeyChoice::Primary)
+        .await
+        .unwrap();
+    let after = outcomes[0].as_ref().unwrap().identity.clone().unwrap();
+    assert_ne!(keys(&after).primary, keys(&before).primary);
+    assert_eq!(keys(&after).secondary, keys(&before).secondary);
+    let outcomes = node
+        .registry
+        .regenerate_keys(vec![entry], KeyChoice::Both)
+        .await
+        .unwrap();
+    assert_eq!(outcomes[0].as_ref().unwrap_err().code.number(), 412_001);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_wrong_key_encryption_key_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).await.close().await;
+    assert!(Sealer::of_directory(dir.path(), &Kek::new([6; 32]), false).is_err());
+}
+
+#[tokio::test]
+async fn writes_past_the_limit_are_refused_and_those_under_way_are_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open_with(
+        dir.path(),
+        &RegistryConfig {
+            max_writes: 2,
+            ..RegistryConfig::default()
+        },
+    )
+    .await;
+    let writes = (0..20).map(|number| {
+        let id = device(&format!("dev-{number}"));
+        node.registry.write(IdentityWrite {
+            id,
+            operation: WriteOperation::Create(IdentityContent::default()),
+        })
+    });
+    let outcomes = futures_util::future::join_all(writes).await;
+    let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert!(
+        done >= 2
+            && outcomes
+                .iter()
+                .all(|o| o.is_ok() || matches!(o, Err(RegistryError::Overloaded)))
+    );
+    assert_eq!(node.registry.list_devices(1000).await.unwrap().len(), done);
+    node.close().await;
+}
