@@ -61,7 +61,7 @@ async fn create_lane(
     }
     let tls = hub.tls(Transport::Tls13)?;
     let token = hub.owner_token(TOKEN_LIFE)?;
-    let mut client = Client::connect(hub.address(hub.ports.https)?, &hub.host_name, tls.as_ref()).await?;
+    let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;
     for call in (lane..calls).step_by(CALLS_AT_ONCE as usize) {
         let first = numbers.start + call * ENTRIES_A_CALL;
         let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end))

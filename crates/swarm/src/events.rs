@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use crate::connect::Stream;
 use crate::hub::{Hub, PolicyKey, sign};
-use crate::target::{Tls, Transport, resolve};
+use crate::target::{Tls, Transport};
 
 /// What one read of the socket may bring.
 const READ_BYTES: usize = 512 * 1024;
@@ -86,10 +86,7 @@ impl EventHub {
     /// When the hub's file lacks something.
     pub fn of(hub: &Hub, transport: Transport) -> Result<Self> {
         let policy = PolicyKey::parse(&hub.event_hub)?;
-        let address = match transport {
-            Transport::Plain => resolve(&format!("127.0.0.1:{}", hub.ports.amqp_plain))?,
-            _ => hub.address(hub.ports.amqp)?,
-        };
+        let address = hub.amqp_address(transport)?;
         let name = policy
             .entity
             .clone()

@@ -3,6 +3,7 @@
 //! Device keys are derived from the owner policy's key and the device's name, so a later run (or a second process)
 //! finds its devices again without a file of keys.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,30 +45,31 @@ pub struct Hub {
     pub ports: Ports,
 }
 
-/// The hub's ports.
+/// The hub's ports; `None` where it does not listen.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ports {
     /// MQTT over TLS.
-    pub mqtt: u16,
+    pub mqtt: Option<u16>,
     /// MQTT without TLS, on loopback.
-    pub mqtt_plain: u16,
+    pub mqtt_plain: Option<u16>,
     /// AMQP over TLS.
-    pub amqp: u16,
+    pub amqp: Option<u16>,
     /// AMQP without TLS, on loopback.
-    pub amqp_plain: u16,
+    pub amqp_plain: Option<u16>,
     /// REST.
-    pub https: u16,
+    pub https: Option<u16>,
 }
 
 impl Default for Ports {
+    /// The standard ports.
     fn default() -> Self {
         Self {
-            mqtt: 8883,
-            mqtt_plain: 1883,
-            amqp: 5671,
-            amqp_plain: 5672,
-            https: 443,
+            mqtt: Some(8883),
+            mqtt_plain: Some(1883),
+            amqp: Some(5671),
+            amqp_plain: Some(5672),
+            https: Some(443),
         }
     }
 }
@@ -127,12 +129,41 @@ impl Hub {
         }
     }
 
-    /// The address of one of its ports.
+    /// Where MQTT is.
     ///
     /// # Errors
-    /// When the name does not resolve.
-    pub fn address(&self, port: u16) -> Result<std::net::SocketAddr> {
-        resolve(&format!("{}:{port}", self.host()))
+    /// When the hub does not listen so, or its name does not resolve.
+    pub fn mqtt_address(&self, transport: Transport) -> Result<SocketAddr> {
+        self.address(transport, self.ports.mqtt_plain, self.ports.mqtt)
+            .context("MQTT")
+    }
+
+    /// Where AMQP is.
+    ///
+    /// # Errors
+    /// As [`Hub::mqtt_address`].
+    pub fn amqp_address(&self, transport: Transport) -> Result<SocketAddr> {
+        self.address(transport, self.ports.amqp_plain, self.ports.amqp)
+            .context("AMQP")
+    }
+
+    /// Where REST is.
+    ///
+    /// # Errors
+    /// As [`Hub::mqtt_address`].
+    pub fn https_address(&self) -> Result<SocketAddr> {
+        self.address(Transport::Tls13, None, self.ports.https).context("HTTPS")
+    }
+
+    /// Plain listeners are on loopback, whatever the hub is called; a hub named by a loopback address is there alone.
+    fn address(&self, transport: Transport, plain: Option<u16>, secured: Option<u16>) -> Result<SocketAddr> {
+        let port = if transport == Transport::Plain { plain } else { secured };
+        let port = port.with_context(|| format!("the hub does not listen for {transport:?}"))?;
+        match self.host().parse::<IpAddr>() {
+            Ok(ip) => Ok(SocketAddr::new(ip, port)),
+            Err(_) if transport == Transport::Plain => Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+            Err(_) => resolve(&format!("{}:{port}", self.host())),
+        }
     }
 
     /// A TLS client for it; `None` for plain transport.
@@ -260,14 +291,24 @@ mod tests {
         });
         std::fs::write(&path, file.to_string()).unwrap();
         let hub = Hub::load(&path).unwrap();
-        assert_eq!((hub.host(), hub.ports.mqtt), ("localhost", 8883));
+        assert_eq!((hub.host(), hub.ports.mqtt), ("localhost", Some(8883)));
         assert_eq!(hub.ca_file, folder.path().join("ca.pem"));
         let key = PolicyKey::parse(&hub.event_hub).unwrap();
         assert_eq!((key.key.as_str(), key.entity.as_deref()), ("a=", Some("localhost")));
-        file["ports"] = serde_json::json!({"mqttPlain": 1884});
+        file["ports"] = serde_json::json!({"mqttPlain": 1884, "amqpPlain": null});
         std::fs::write(&path, file.to_string()).unwrap();
-        let ports = Hub::load(&path).unwrap().ports;
-        assert_eq!((ports.mqtt_plain, ports.https), (1884, 443));
+        let mut hub = Hub::load(&path).unwrap();
+        assert_eq!(hub.ports.https, Some(443));
+        assert_eq!(
+            hub.mqtt_address(Transport::Plain).unwrap().to_string(),
+            "127.0.0.1:1884"
+        );
+        assert!(hub.amqp_address(Transport::Plain).is_err());
+        hub.host_name = "127.9.8.7".to_owned();
+        assert_eq!(
+            hub.mqtt_address(Transport::Plain).unwrap().to_string(),
+            "127.9.8.7:1884"
+        );
     }
 
     #[test]

@@ -112,6 +112,10 @@ pub struct PublishReport {
     pub generator: ProcessReport,
     /// The server, when its processes were named.
     pub server: Option<ProcessReport>,
+    /// What the server did after the last message, when it was given time to settle: compactions, for instance.
+    pub server_settling: Option<Usage>,
+    /// The server's CPU time per acknowledged message with its share of the settling, microseconds.
+    pub server_cpu_us_per_message_settled: Option<f64>,
     /// Syncs of the hub's log in the measured time, when its metrics were named.
     pub syncs: Option<f64>,
 }
@@ -138,6 +142,12 @@ impl fmt::Display for PublishReport {
         process_line(f, "generator", &self.generator)?;
         if let Some(server) = &self.server {
             process_line(f, "server", server)?;
+        }
+        if let Some(cost) = self.server_cpu_us_per_message_settled {
+            writeln!(
+                f,
+                "settled         {cost:.2} µs CPU a message with what the server did afterwards"
+            )?;
         }
         if let Some(syncs) = self.syncs {
             let each = self.acknowledged as f64 / syncs.max(1.0);

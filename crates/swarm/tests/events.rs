@@ -66,7 +66,7 @@ async fn endpoint(partitions: Vec<Vec<Stored>>, token_prefix: &str) -> EventHub 
         metrics: None,
         pids: Vec::new(),
         ports: Ports {
-            amqp_plain: address.port(),
+            amqp_plain: Some(address.port()),
             ..Ports::default()
         },
     };

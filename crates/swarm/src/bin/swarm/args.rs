@@ -187,17 +187,8 @@ impl TargetArgs {
         if !self.devices_exist {
             commands::devices::create(hub, &names, self.first..self.first + self.connections)?;
         }
-        let port = if self.transport == Transport::Plain {
-            hub.ports.mqtt_plain
-        } else {
-            hub.ports.mqtt
-        };
-        let address = match self.transport {
-            Transport::Plain => resolve(&format!("127.0.0.1:{port}"))?,
-            _ => hub.address(port)?,
-        };
         Ok(Target {
-            address,
+            address: hub.mqtt_address(self.transport)?,
             tls: hub.tls(self.transport)?,
             sources: self.source.clone(),
             names,

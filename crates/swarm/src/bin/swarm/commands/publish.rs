@@ -10,7 +10,7 @@ use clap::Args;
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::fleet::{Counters, Fleet, Plan, Publish, Work};
 use holdfast_swarm::http;
-use holdfast_swarm::process::Sample;
+use holdfast_swarm::process::{Sample, Usage};
 use holdfast_swarm::report::{ConnectReport, ProcessReport, PublishReport, VERSION};
 use holdfast_swarm::stamp::STAMP_BYTES;
 
@@ -49,6 +49,9 @@ pub(crate) struct PublishCommand {
     /// Seconds to wait for outstanding acknowledgements at the end
     #[arg(long, default_value_t = 10.0)]
     drain: f64,
+    /// Seconds for which the server is watched after the end, so that work which it put off counts
+    #[arg(long, default_value_t = 0.0)]
+    settle: f64,
     /// Connect again when a connection is lost, and send what is unacknowledged again
     #[arg(long)]
     survive_disconnect: bool,
@@ -121,7 +124,8 @@ impl PublishCommand {
         if let Some(path) = &self.ledger {
             outcome.ledger.save(path)?;
         }
-        let report = self.report(connect, &start, &end, &outcome);
+        let settling = self.settle(&pids)?;
+        let report = self.report(connect, &start, &end, settling, &outcome);
         publish_report(&report, self.measure.json.as_deref())?;
         ensure!(
             report.acknowledged_out_of_order + report.acknowledged_unknown == 0,
@@ -184,11 +188,21 @@ impl PublishCommand {
         }
     }
 
+    fn settle(&self, pids: &[u32]) -> Result<Option<Usage>> {
+        if self.settle == 0.0 || pids.is_empty() {
+            return Ok(None);
+        }
+        let ended = Sample::take(pids)?;
+        thread::sleep(Duration::from_secs_f64(self.settle));
+        Ok(Some(Sample::take(pids)?.since(&ended)))
+    }
+
     fn report(
         &self,
         connect: ConnectReport,
         start: &Mark,
         end: &Mark,
+        settling: Option<Usage>,
         outcome: &holdfast_swarm::fleet::Outcome,
     ) -> PublishReport {
         let acknowledged = end.acknowledged - start.acknowledged;
@@ -198,6 +212,9 @@ impl PublishCommand {
             .server
             .zip(end.server)
             .map(|(from, to)| ProcessReport::new(to.since(&from), acknowledged));
+        let settled = server.as_ref().zip(settling).map(|(server, after)| {
+            server.cpu_us_per_message + after.cpu_us as f64 / load(&counters.acknowledged).max(1) as f64
+        });
         PublishReport {
             version: VERSION,
             target: self.target.description(),
@@ -220,13 +237,15 @@ impl PublishCommand {
             latency_us: (&outcome.latency).into(),
             generator: ProcessReport::new(end.own.since(&start.own), acknowledged),
             server,
+            server_settling: settling,
+            server_cpu_us_per_message_settled: settled,
             syncs: start.syncs.zip(end.syncs).map(|(from, to)| to - from),
         }
     }
 }
 
 fn connect_report(connections: u64, before: &Mark, up: &Mark) -> ConnectReport {
-    let each = |usage: holdfast_swarm::process::Usage| usage.cpu_us as f64 / connections as f64;
+    let each = |usage: Usage| usage.cpu_us as f64 / connections as f64;
     ConnectReport {
         connections,
         seconds: up.at.duration_since(before.at).as_secs_f64(),
