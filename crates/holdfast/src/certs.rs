@@ -71,7 +71,7 @@ pub(crate) fn not_after(file: &Path) -> Result<i64> {
     Ok(certificate.validity().not_after.timestamp())
 }
 
-/// Writes `bytes` so that only the owner can read them, and so that no reader sees half a file.
+/// Writes `bytes` so that only the owner can read them; no reader sees half a file, and a crash does not undo it.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, bytes, 0o600)
 }
@@ -84,7 +84,9 @@ fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&draft, path)
+        std::fs::rename(&draft, path)?;
+        // The new name is on disk only once the directory is.
+        path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -56,8 +56,11 @@ pub(crate) fn clock(now: SystemTime) -> Result<(), Failure> {
 /// # Errors
 /// The operating system's reason.
 pub(crate) fn data_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt as _;
     let probe = dir.join(".writable");
-    std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&probe, b"")).map_err(|error| {
+    // It will hold keys and messages: nobody else's business.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.and_then(|()| std::fs::write(&probe, b"")).map_err(|error| {
         Failure::cannot_start(format!("cannot write to the data directory {}: {error}", dir.display()))
             .advise("check its owner and mode, and that the file system is mounted read-write")
     })?;

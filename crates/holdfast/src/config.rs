@@ -14,8 +14,12 @@ pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod page;
 
+use holdfast_consensus::ConsensusConfig;
 use holdfast_model::PartitionCount;
-pub(crate) use load::{Problems, Sources};
+use holdfast_registry::RegistryConfig;
+use holdfast_storage::StorageConfig;
+
+pub(crate) use load::Sources;
 
 /// The whole configuration of a node.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,9 @@ pub(crate) struct Config {
     pub(crate) ops: OpsConfig,
     pub(crate) log: LogConfig,
     pub(crate) audit: AuditConfig,
+    pub(crate) storage: StorageConfig,
+    pub(crate) consensus: ConsensusConfig,
+    pub(crate) registry: RegistryConfig,
 }
 
 /// What the hub is called and where it keeps its data.
@@ -129,7 +136,7 @@ impl Default for AuditConfig {
 /// A key whose value is well formed and still cannot be.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Problem {
-    pub(crate) key: &'static str,
+    pub(crate) key: String,
     pub(crate) message: String,
 }
 
@@ -155,7 +162,7 @@ impl Config {
     /// What no single value shows to be wrong. Touches no file: whether certificates can be read is a start-up check.
     pub(crate) fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut refuse = |key, message: String| problems.push(Problem { key, message });
+        let mut refuse = |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
         if let Err(message) = check_host(&self.hub.host) {
             refuse("hub.host", message);
         }
@@ -186,6 +193,14 @@ impl Config {
         }
         if self.audit.max_files == 0 {
             refuse("audit.max_files", "wants at least 1".to_owned());
+        }
+        let sections = [
+            self.storage.validate().map_err(|error| ("storage", error.key, error.reason)),
+            self.consensus.validate().map_err(|error| ("consensus", error.key, error.reason)),
+            self.registry.validate().map_err(|error| ("registry", error.key, error.reason.to_owned())),
+        ];
+        for (section, key, reason) in sections.into_iter().filter_map(Result::err) {
+            refuse(&format!("{section}.{key}"), reason);
         }
         problems
     }

@@ -74,7 +74,7 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with_level(false)
         .with_writer(AuditWriter(lines.clone()))
         .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
-    let filter = EnvFilter::try_new(&config.log.level)?;
+    let filter = EnvFilter::try_new(with_quiet_libraries(&config.log.level))?;
     let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
     let base = fmt::layer().with_writer(io::stderr).with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     let log = match config.log.format.as_str() {
@@ -87,6 +87,11 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .try_init()
         .map_err(|_| anyhow!("logs have been started before"))?;
     Ok(Logs { writer: Some(writer), lines })
+}
+
+/// The consensus library tells every step at `info`; who wants that asks for it by name.
+fn with_quiet_libraries(level: &str) -> String {
+    if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=warn") }
 }
 
 struct AuditWriter(SyncSender<Entry>);

@@ -5,21 +5,30 @@
 //! flushes. Nothing is acknowledged after the flush has begun.
 //! Not here: what the parts do.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use holdfast_auth::Key;
+use holdfast_model::{PartitionCount, UnixMillis};
+use holdfast_registry::{Founding, Registry};
+use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
 
 use crate::config::Config;
-use crate::connection::Ports;
+use crate::connection::{Ports, hub_name};
 use crate::cores::Core;
 use crate::exit::Failure;
 use crate::ops::Readiness;
 
-/// Called once, from any thread, when the node cannot go on; the text is the reason.
+pub(crate) use store::storage_failure;
+use store::Store;
+
+/// Called, from any thread, when the node cannot go on; the text is the reason. Only the first call counts.
 pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 
 /// A running node.
@@ -27,17 +36,21 @@ pub(crate) struct Node {
     cores: Vec<Core>,
     stop: Stop,
     ports: Ports,
-    keys: BTreeMap<String, Key>,
+    registry: Registry,
+    store: Store,
 }
 
 impl Node {
     /// Builds and starts everything; when it returns, the hub takes connections.
     ///
     /// # Errors
-    /// Names the part that could not start. What had started is gone with the process.
-    pub(crate) async fn start(config: &Config, _on_fatal: OnFatal) -> Result<Self, Failure> {
+    /// Names the part that could not start. What had started ends with the process.
+    pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
+        let stop = Stop::new();
+        let store = Store::open(config, data, &on_fatal)?;
         let cores = (0..config.core_count()).map(Core::start).collect::<Result<Vec<_>>>()?;
-        Ok(Self { cores, stop: Stop::new(), ports: Ports::default(), keys: BTreeMap::new() })
+        let registry = start_registry(config, &store, &cores[0]).await?;
+        Ok(Self { cores, stop, ports: Ports::default(), registry, store })
     }
 
     /// The ports that it listens on.
@@ -46,23 +59,36 @@ impl Node {
     }
 
     /// The primary keys of the hub's policies.
-    pub(crate) fn policy_keys(&self) -> &BTreeMap<String, Key> {
-        &self.keys
+    ///
+    /// # Errors
+    /// When the registry has no settings.
+    pub(crate) fn policy_keys(&self) -> Result<BTreeMap<String, Key>> {
+        let settings = self.registry.settings()?;
+        Ok(settings.policies.iter().map(|policy| (policy.name.clone(), policy.keys.primary.clone())).collect())
     }
 
     /// What `/readyz` asks.
     pub(crate) fn readiness(&self) -> Readiness {
-        let stop = self.stop.clone();
-        Arc::new(move || if stop.is_in(Phase::Accepting) { Err("the hub is stopping".to_owned()) } else { Ok(()) })
+        let (stop, registry) = (self.stop.clone(), self.registry.clone());
+        Arc::new(move || {
+            if stop.is_in(Phase::Accepting) {
+                return Err("the hub is stopping".to_owned());
+            }
+            if registry.is_leader() { Ok(()) } else { Err("the registry has no leader".to_owned()) }
+        })
     }
 
     /// Stops in order; `drain_timeout` bounds how long sessions may take to finish.
-    pub(crate) async fn stop(self, _drain_timeout: std::time::Duration) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the last flush fails.
+    pub(crate) async fn stop(self, _drain_timeout: Duration) -> Result<()> {
         self.stop.enter(Phase::Accepting);
         self.stop.enter(Phase::Draining);
         self.stop.enter(Phase::Closing);
+        self.registry.group().shutdown().await;
         self.cores.into_iter().for_each(Core::end);
-        Ok(())
+        self.store.close().await
     }
 }
 
@@ -70,4 +96,25 @@ impl Node {
 pub(crate) fn addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let listen = &config.listen;
     [&listen.mqtts, &listen.amqps, &listen.https, &listen.mqtt, &listen.amqp].into_iter().flatten().copied()
+}
+
+async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<Registry, Failure> {
+    let (host, sealer) = (store.host.clone(), Arc::clone(&store.sealer));
+    let (consensus, registry) = (config.consensus.clone(), config.registry.clone());
+    let founding = Founding {
+        hub_name: hub_name(&config.hub.host),
+        partition_count: PartitionCount::new(config.hub.partitions).unwrap_or(PartitionCount::DEFAULT),
+        ..Founding::default()
+    };
+    let started = core
+        .run(move || async move { Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await })
+        .await?
+        .context("the registry cannot start")?;
+    Ok(started)
+}
+
+/// The machine's clock.
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

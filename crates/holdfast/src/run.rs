@@ -1,12 +1,11 @@
 //! The life of a hub process: checks, start, ready, signals, drain, exit code. Shared by `start` and `dev`.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use holdfast_storage::{DataDir, NodeIdentity};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -23,12 +22,11 @@ pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::
 ///
 /// # Errors
 /// Why it could not start, or why it had to stop.
-pub(crate) fn run(config: &Config, lock: DataLock, on_ready: OnReady) -> Result<(), Failure> {
+pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
     let begun = Instant::now();
-    let _lock = lock;
     checks::clock(SystemTime::now())?;
     checks::ports(node::addresses(config).chain([config.ops.listen]))?;
-    let connections = checks::open_files(DATABASE_FILES)?;
+    let connections = checks::open_files(u64::from(config.storage.max_open_files))?;
     let _logs = logs::start(config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -47,13 +45,13 @@ pub(crate) fn run(config: &Config, lock: DataLock, on_ready: OnReady) -> Result<
         let mut signals = Signals::new()?;
         let ops_listener = ops::bind(config.ops.listen).await?;
         let ops_address = ops_listener.local_addr()?;
-        let node = Node::start(config, on_fatal).await?;
+        let node = Node::start(config, &data, on_fatal).await?;
         let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
 
         let mut ports = node.ports().clone();
         ports.ops = Some(ops_address.port());
         let url = format!("http://{ops_address}/metrics");
-        let file = ConnectionFile::new(&config.hub.host, node.policy_keys(), ca_file(config)?, url, ports)?;
+        let file = ConnectionFile::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(ready_ms, ports = ?file.ports, "ready");
@@ -90,33 +88,22 @@ pub(crate) fn run(config: &Config, lock: DataLock, on_ready: OnReady) -> Result<
     })
 }
 
-/// Open files that the database may take.
-const DATABASE_FILES: u64 = 1024;
-
 fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
     config.tls.ca_file.as_deref().map(std::path::absolute).transpose().map_err(Failure::from)
 }
 
-/// The data directory, held by this process alone.
-pub(crate) struct DataLock(#[expect(dead_code, reason = "the lock is given back when the file is closed")] File);
-
-impl DataLock {
-    /// Makes the directory and takes it.
-    ///
-    /// # Errors
-    /// When another hub has it, or it cannot be written.
-    pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
-        checks::data_dir(dir)?;
-        let file = File::create(dir.join(".lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(file)),
-            Err(error) if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => {
-                Err(Failure::cannot_start(format!("{} is in use by another hub", dir.display()))
-                    .advise("stop that one, or use another data directory"))
-            }
-            Err(error) => Err(io::Error::from(error).into()),
-        }
-    }
+/// Makes the data directory and takes it for this process alone.
+///
+/// # Errors
+/// When another hub has it, it cannot be written, or it is not what this program left.
+pub(crate) fn take_data_dir(dir: &Path) -> Result<DataDir, Failure> {
+    checks::data_dir(dir)?;
+    let new = || NodeIdentity {
+        cluster: format!("{:016x}", rand::random::<u64>()),
+        // Not zero, and exact in the floating-point numbers of tools that read metrics and JSON.
+        incarnation: (rand::random::<u64>() >> 11) | 1,
+    };
+    DataDir::open(dir, new).map_err(|error| node::storage_failure(&error))
 }
 
 /// The connection file while the hub is ready.

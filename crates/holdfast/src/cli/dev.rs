@@ -15,7 +15,7 @@ use crate::checks::{self, PortState};
 use crate::config::{Config, ListenConfig};
 use crate::connection::{self, ConnectionFile};
 use crate::exit::Failure;
-use crate::run::{self, DataLock};
+use crate::run;
 use crate::certs;
 
 const MQTTS: u16 = 8883;
@@ -63,7 +63,7 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
             .advise("leave --nodes out, or use --nodes 1"));
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
-    let lock = DataLock::take(&data_dir)?;
+    let data = run::take_data_dir(&data_dir)?;
     // Left over from a hub that was killed: it must not be taken for this one's.
     let connection_file = data_dir.join(connection::FILE_NAME);
     let _ = std::fs::remove_file(&connection_file);
@@ -82,7 +82,7 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
     let simulate = args.simulate;
     run::run(
         &config,
-        lock,
+        data,
         Box::new(move |file| {
             super::print(&banner(file, &connection_file, &notes))?;
             if simulate == 0 { Ok(None) } else { fleet(&connection_file, simulate).map(Some) }

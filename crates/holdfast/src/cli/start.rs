@@ -5,7 +5,7 @@ use clap::Args;
 use super::ConfigSource;
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::run::{self, DataLock};
+use crate::run;
 
 /// Run a hub with a configuration file
 #[derive(Debug, Args)]
@@ -21,6 +21,6 @@ pub(super) fn run(args: &Start) -> Result<(), Failure> {
         return Err(Failure::usage("tls.certificate_file is not set, and there are TLS listeners")
             .advise("name a certificate and its key, or try the hub with `holdfast dev`, which makes its own"));
     }
-    let lock = DataLock::take(config.data_dir())?;
-    run::run(&config, lock, Box::new(|_| Ok(None)))
+    let data = run::take_data_dir(config.data_dir())?;
+    run::run(&config, data, Box::new(|_| Ok(None)))
 }

@@ -11,6 +11,9 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("ops", "Metrics, health checks and stopping."),
     ("log", "The log on standard error. It never holds keys, tokens or message bodies."),
     ("audit", "Refusals and registry writes as JSON lines."),
+    ("storage", "The database: free space, memory and files."),
+    ("consensus", "Timers and memory of the replicated logs."),
+    ("registry", "Identities and settings on this node."),
 ];
 
 /// All keys, section by section.
@@ -72,7 +75,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "secrets.key_file",
-            "A file of 32 random bytes in base64, mode 0600; made at the first start when it is missing. Without it the \
+            "A file of 64 hexadecimal digits, mode 0600; made at the first start when it is missing. Without it the \
              stored keys cannot be read. Default: sealing.key in the data directory; keep it elsewhere, so that a stolen \
              disk is not enough.",
             |c| &mut c.secrets.key_file,
@@ -107,6 +110,99 @@ pub(crate) fn keys() -> Vec<Key> {
             "audit.max_files",
             "How many files are kept, the current one included.",
             |c| &mut c.audit.max_files,
+        ),
+        Key::new(
+            "storage.min_free",
+            "Below this much free space telemetry and registry writes are refused (error 503005) until there is more.",
+            |c| &mut c.storage.min_free,
+        ),
+        Key::new(
+            "storage.min_free_percent",
+            "The same as a share of the file system, in percent; the larger of the two counts.",
+            |c| &mut c.storage.min_free_percent,
+        ),
+        Key::new(
+            "storage.write_buffer",
+            "Memory for writes that are not yet in files, for the whole database. More means fewer, larger files.",
+            |c| &mut c.storage.write_buffer,
+        ),
+        Key::new(
+            "storage.max_replay",
+            "The most that is read back from the write-ahead log after a crash.",
+            |c| &mut c.storage.max_replay,
+        ),
+        Key::new(
+            "storage.block_cache",
+            "Memory for blocks that were read from files.",
+            |c| &mut c.storage.block_cache,
+        ),
+        Key::new(
+            "storage.max_open_files",
+            "The most files that the database holds open. Connections need file handles too.",
+            |c| &mut c.storage.max_open_files,
+        ),
+        Key::new(
+            "storage.background_jobs",
+            "Threads that write and merge files in the background.",
+            |c| &mut c.storage.background_jobs,
+        ),
+        Key::new(
+            "consensus.heartbeat",
+            "How often a leader tells its followers that it lives.",
+            |c| &mut c.consensus.heartbeat,
+        ),
+        Key::new(
+            "consensus.election_timeout_min",
+            "The shortest silence after which a follower stands for election.",
+            |c| &mut c.consensus.election_timeout_min,
+        ),
+        Key::new(
+            "consensus.election_timeout_max",
+            "The longest; each time one between the two is drawn. Also the leader's lease.",
+            |c| &mut c.consensus.election_timeout_max,
+        ),
+        Key::new(
+            "consensus.max_in_flight",
+            "Entries of one group that are proposed and not yet applied; who proposes more waits.",
+            |c| &mut c.consensus.max_in_flight,
+        ),
+        Key::new(
+            "consensus.tail_cache",
+            "Recent entries of one group that are kept in memory until they are applied.",
+            |c| &mut c.consensus.tail_cache,
+        ),
+        Key::new(
+            "registry.max_staleness",
+            "How old the local replica may be when it accepts a credential, and so how long a revocation may take to \
+             reach every node.",
+            |c| &mut c.registry.max_staleness,
+        ),
+        Key::new(
+            "registry.session_grace",
+            "How long a node whose replica cannot be confirmed keeps the sessions that it has, before it closes them.",
+            |c| &mut c.registry.session_grace,
+        ),
+        Key::new(
+            "registry.identity_cache",
+            "How many devices are kept in memory with their modules and opened keys for credential checks. A miss costs \
+             one read of the local replica (some microseconds).",
+            |c| &mut c.registry.identity_cache,
+        ),
+        Key::new(
+            "registry.change_feed",
+            "How many changes a subscriber of the change feed may be behind before it is told to look again at \
+             everything.",
+            |c| &mut c.registry.change_feed,
+        ),
+        Key::new(
+            "registry.max_waiting_confirms",
+            "How many callers may wait for a confirmation of the replica at once; more are told that the hub is busy.",
+            |c| &mut c.registry.max_waiting_confirms,
+        ),
+        Key::new(
+            "registry.max_writes",
+            "How many writes may be under way at once; more are told that the hub is busy.",
+            |c| &mut c.registry.max_writes,
         ),
     ]
 }

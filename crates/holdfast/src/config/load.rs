@@ -59,7 +59,7 @@ pub(crate) fn load(defaults: Config, sources: &Sources<'_>) -> Result<Config, Pr
     }
     if loader.problems.is_empty() {
         for Problem { key, message } in loader.config.validate() {
-            let place = loader.places.iter().rev().find(|(path, _)| *path == key);
+            let place = loader.places.iter().rev().find(|(path, _)| **path == key);
             let place = place.map_or_else(|| "default value".to_owned(), |(_, place)| place.clone());
             loader.problems.push(format!("{place}: {key}: {message}"));
         }
