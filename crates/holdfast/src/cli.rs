@@ -9,10 +9,13 @@ use crate::exit::Failure;
 mod config;
 mod dev;
 mod device;
+mod events;
 mod http;
 mod hub;
+mod monitor;
 mod output;
 mod sas;
+mod simulate;
 mod start;
 
 /// A self-hosted IoT hub that speaks Azure IoT Hub's protocols.
@@ -33,6 +36,8 @@ enum Command {
         command: device::Command,
     },
     SasToken(sas::SasToken),
+    MonitorEvents(monitor::Monitor),
+    Simulate(simulate::Simulate),
     /// Check a configuration file, or print one with every key and its default
     Config {
         #[command(subcommand)]
@@ -58,6 +63,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Start(args) => start::run(&args),
         Command::Device { command } => device::run(command),
         Command::SasToken(args) => sas::run(&args),
+        Command::MonitorEvents(args) => monitor::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Config { command } => config::run(command),
     }
 }
