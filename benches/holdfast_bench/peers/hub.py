@@ -1,0 +1,42 @@
+"""The hub itself, as `holdfast dev` runs it: 4 partitions, default settings."""
+
+import json
+import os
+from pathlib import Path
+
+from ..machine import Trouble, command_output
+from ..processes import Server
+
+
+def program():
+    path = Path(os.environ.get("HOLDFAST_BENCH_HUB", ""))
+    if not path.is_file():
+        raise Trouble("the hub's release binary is missing: run `make build`")
+    return str(path)
+
+
+def version():
+    return command_output(program(), "--version")
+
+
+class Hub(Server):
+    name = "holdfast"
+
+    def connection_file(self):
+        return self.folder / "connection.json"
+
+    def connection(self):
+        return json.loads(self.connection_file().read_text())
+
+    def command(self):
+        # Of a killed hub's file nobody must believe that this one is ready.
+        self.connection_file().unlink(missing_ok=True)
+        extra = os.environ.get("HOLDFAST_BENCH_HUB_ARGS", "").split()
+        return [program(), "dev", "--data-dir", str(self.folder), "--host", "127.0.0.1", "--ports", "0", *extra]
+
+    def is_ready(self):
+        # Written when everything listens, under its final name at once.
+        return self.connection_file().exists()
+
+    def target(self):
+        return ["--hub", str(self.connection_file())]
