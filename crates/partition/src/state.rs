@@ -117,11 +117,20 @@ impl State {
         self.streams.advance(&header.stream, header.batch_number, log_index);
         let enqueued = self.last_enqueued.max(header.proposed);
         let first = self.next;
-        self.index.offer(IndexPoint { log_index, sequence: first, enqueued, log_bytes: self.log_bytes });
+        self.index.offer(IndexPoint {
+            log_index,
+            sequence: first,
+            enqueued,
+            log_bytes: self.log_bytes,
+        });
         self.next = SequenceNumber(first.0 + u64::from(header.records));
         self.last_enqueued = enqueued;
         self.log_bytes += entry.len() as u64;
-        Ok(Applied::Counted { first, records: header.records, enqueued })
+        Ok(Applied::Counted {
+            first,
+            records: header.records,
+            enqueued,
+        })
     }
 
     fn void(&mut self, log_index: u64, reason: Void) -> Applied {
@@ -147,6 +156,12 @@ impl State {
         self.begin
     }
 
+    /// Bytes of all entries counted since the partition was created.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
     /// Bytes of the entries from [`Self::begin`] on.
     #[must_use]
     pub fn retained_bytes(&self) -> u64 {
@@ -168,19 +183,27 @@ impl State {
     /// The last known point at or before the entry that holds `sequence`; [`Self::begin`] when there is none.
     #[must_use]
     pub fn floor_sequence(&self, sequence: SequenceNumber) -> IndexPoint {
-        self.index.floor_by(|point| point.sequence <= sequence).unwrap_or(self.begin).max(self.begin)
+        self.index
+            .floor_by(|point| point.sequence <= sequence)
+            .unwrap_or(self.begin)
+            .max(self.begin)
     }
 
     /// The last known point before which no entry is newer than `time`; [`Self::begin`] when there is none.
     #[must_use]
     pub fn floor_time(&self, time: UnixMillis) -> IndexPoint {
-        self.index.floor_by(|point| point.enqueued <= time).unwrap_or(self.begin).max(self.begin)
+        self.index
+            .floor_by(|point| point.enqueued <= time)
+            .unwrap_or(self.begin)
+            .max(self.begin)
     }
 
     /// The point at exactly this log index, if the index has one.
     #[must_use]
     pub fn point_at(&self, log_index: u64) -> Option<IndexPoint> {
-        self.index.floor_by(|point| point.log_index <= log_index).filter(|point| point.log_index == log_index)
+        self.index
+            .floor_by(|point| point.log_index <= log_index)
+            .filter(|point| point.log_index == log_index)
     }
 
     /// Where retention would begin the log: every entry before that point is older than `oldest`, or beyond
@@ -189,8 +212,14 @@ impl State {
     pub fn retention_point(&self, oldest: UnixMillis, max_bytes: u64) -> Option<IndexPoint> {
         let by_time = self.index.floor_by(|point| point.enqueued < oldest);
         let excess = self.log_bytes.saturating_sub(max_bytes);
-        let by_size = if excess == 0 { None } else { self.index.ceiling_by(|point| point.log_bytes < excess) };
-        by_time.max(by_size).filter(|point| point.log_index > self.begin.log_index)
+        let by_size = if excess == 0 {
+            None
+        } else {
+            self.index.ceiling_by(|point| point.log_bytes < excess)
+        };
+        by_time
+            .max(by_size)
+            .filter(|point| point.log_index > self.begin.log_index)
     }
 
     /// Moves [`Self::begin`] forward to `point`, which [`Self::retention_point`] gave, and forgets what lies before.

@@ -47,7 +47,11 @@ impl<'a> EntryView<'a> {
     /// [`EntryError`]; a version other than ours, or damage.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EntryError> {
         let mut header = EntryHeader {
-            stream: StreamId { gateway_node: 0, incarnation: 0, core: 0 },
+            stream: StreamId {
+                gateway_node: 0,
+                incarnation: 0,
+                core: 0,
+            },
             batch_number: 0,
             proposed: UnixMillis(0),
             records: 0,
@@ -61,7 +65,9 @@ impl<'a> EntryView<'a> {
                     if counted == 0 {
                         records_at = start;
                     }
-                    counted = counted.checked_add(1).ok_or_else(|| cursor.corrupt("too many records"))?;
+                    counted = counted
+                        .checked_add(1)
+                        .ok_or_else(|| cursor.corrupt("too many records"))?;
                     cursor.bytes()?;
                 }
                 entry::VERSION => version = cursor.fixed32()?,
@@ -75,7 +81,11 @@ impl<'a> EntryView<'a> {
             }
         }
         if version == 0 {
-            return Err(Corrupt { offset: 0, what: "the version is missing" }.into());
+            return Err(Corrupt {
+                offset: 0,
+                what: "the version is missing",
+            }
+            .into());
         }
         if version != ENTRY_VERSION {
             return Err(EntryError::Version(version));
@@ -83,7 +93,11 @@ impl<'a> EntryView<'a> {
         if counted != header.records {
             return Err(cursor.corrupt("the records are not as many as the header says").into());
         }
-        Ok(Self { bytes, header, records_at })
+        Ok(Self {
+            bytes,
+            header,
+            records_at,
+        })
     }
 
     /// The fixed part.
@@ -95,7 +109,10 @@ impl<'a> EntryView<'a> {
     /// All records, from the first.
     #[must_use]
     pub fn records(&self) -> Records<'a> {
-        Records { bytes: self.bytes, offset: self.records_at }
+        Records {
+            bytes: self.bytes,
+            offset: self.records_at,
+        }
     }
 }
 
@@ -110,7 +127,10 @@ impl<'a> Records<'a> {
     /// Continues in the entry `bytes` at an offset that [`Self::offset`] gave.
     #[must_use]
     pub fn resume(bytes: &'a [u8], offset: usize) -> Self {
-        Self { bytes, offset: offset.min(bytes.len()) }
+        Self {
+            bytes,
+            offset: offset.min(bytes.len()),
+        }
     }
 
     /// Bytes from the start of the entry to the next record.
@@ -149,10 +169,13 @@ impl<'a> Records<'a> {
     }
 
     fn parse_next(&mut self) -> Result<Option<RecordView<'a>>, Corrupt> {
-        let Some((start, bytes)) = self.next_bytes()? else { return Ok(None) };
-        RecordView::parse(bytes)
-            .map(Some)
-            .map_err(|inner| Corrupt { offset: start + inner.offset, what: inner.what })
+        let Some((start, bytes)) = self.next_bytes()? else {
+            return Ok(None);
+        };
+        RecordView::parse(bytes).map(Some).map_err(|inner| Corrupt {
+            offset: start + inner.offset,
+            what: inner.what,
+        })
     }
 }
 

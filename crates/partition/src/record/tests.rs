@@ -9,8 +9,8 @@ use holdfast_model::{
     TelemetryMessage, UnixMillis,
 };
 use holdfast_proto::partition::v1 as stored;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 
@@ -165,7 +165,11 @@ fn shown(view: &RecordView<'_>) -> stored::TelemetryRecord {
 
 fn header() -> BatchHeader {
     BatchHeader {
-        stream: StreamId { gateway_node: 0x0102_0304_0506_0708, incarnation: u64::MAX, core: 3 },
+        stream: StreamId {
+            gateway_node: 0x0102_0304_0506_0708,
+            incarnation: u64::MAX,
+            core: 3,
+        },
         batch_number: 77,
         enqueued: UnixMillis(1_790_000_000_123),
     }
@@ -178,7 +182,12 @@ fn sample() -> impl Strategy<Value = Sample> {
         ".{0,200}".prop_map(Value::Text),
         proptest::collection::vec(any::<u8>(), 0..40).prop_map(Value::Amqp),
     ];
-    let who = ("[a-zA-Z0-9#%]{1,128}", proptest::option::of("[a-z]{1,128}"), "[0-9]{0,20}", text());
+    let who = (
+        "[a-zA-Z0-9#%]{1,128}",
+        proptest::option::of("[a-z]{1,128}"),
+        "[0-9]{0,20}",
+        text(),
+    );
     let auth = prop_oneof![Just(0_u32), Just(1), Just(2), Just(4), Just(5), Just(6)];
     let texts = [(); 10].map(|()| text());
     let body = (
@@ -330,11 +339,17 @@ fn a_record_with_broken_text_is_an_error_and_the_next_one_is_readable() {
 #[test]
 fn a_message_that_no_batch_can_hold_is_refused_and_leaves_the_batch_as_it_was() {
     let mut writer = BatchWriter::new();
-    assert!(matches!(simple(MAX_RECORD_BYTES).push(&mut writer), Err(PushError::RecordTooLarge { .. })));
+    assert!(matches!(
+        simple(MAX_RECORD_BYTES).push(&mut writer),
+        Err(PushError::RecordTooLarge { .. })
+    ));
     assert!(writer.is_empty());
     simple(1).push(&mut writer).unwrap();
     let before = writer.bytes();
-    assert!(matches!(simple(MAX_RECORD_BYTES).push(&mut writer), Err(PushError::RecordTooLarge { .. })));
+    assert!(matches!(
+        simple(MAX_RECORD_BYTES).push(&mut writer),
+        Err(PushError::RecordTooLarge { .. })
+    ));
     assert_eq!((writer.len(), writer.bytes()), (1, before));
 }
 
@@ -360,7 +375,17 @@ fn entries_of_one_writer_are_independent_and_clear_forgets() {
     writer.clear();
     simple(30).push(&mut writer).unwrap();
     let second = writer.close(header());
-    assert_eq!(EntryView::parse(&first).unwrap().records().next().unwrap().unwrap().payload.len(), 10);
+    assert_eq!(
+        EntryView::parse(&first)
+            .unwrap()
+            .records()
+            .next()
+            .unwrap()
+            .unwrap()
+            .payload
+            .len(),
+        10
+    );
     let records: Vec<_> = EntryView::parse(&second).unwrap().records().collect();
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].unwrap().payload.len(), 30);

@@ -82,8 +82,10 @@ impl<'a> RecordView<'a> {
                 record::OUTPUT_NAME => view.output_name = Some(cursor.text()?),
                 record::MESSAGE_SCHEMA => view.message_schema = Some(cursor.text()?),
                 record::PROPERTY => {
-                    PropertyView::parse(cursor.bytes()?)
-                        .map_err(|inner| Corrupt { offset: start + inner.offset, what: inner.what })?;
+                    PropertyView::parse(cursor.bytes()?).map_err(|inner| Corrupt {
+                        offset: start + inner.offset,
+                        what: inner.what,
+                    })?;
                     if view.properties.count == 0 {
                         view.properties.rest = &bytes[start..];
                     }
@@ -153,7 +155,10 @@ pub enum PropertyValueView<'a> {
 
 impl<'a> PropertyView<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, Corrupt> {
-        let mut view = Self { name: "", value: PropertyValueView::Null };
+        let mut view = Self {
+            name: "",
+            value: PropertyValueView::Null,
+        };
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_at_end() {
             match cursor.tag()? {

@@ -30,7 +30,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn at(bytes: &'a [u8], offset: usize) -> Self {
-        Self { bytes, offset: offset.min(bytes.len()) }
+        Self {
+            bytes,
+            offset: offset.min(bytes.len()),
+        }
     }
 
     pub(super) fn offset(&self) -> usize {
@@ -42,7 +45,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn corrupt(&self, what: &'static str) -> Corrupt {
-        Corrupt { offset: self.offset, what }
+        Corrupt {
+            offset: self.offset,
+            what,
+        }
     }
 
     #[inline]
@@ -76,7 +82,10 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(super) fn tag(&mut self) -> Result<u32, Corrupt> {
         let tag = self.varint()?;
-        u32::try_from(tag).ok().filter(|tag| tag >> 3 != 0).ok_or_else(|| self.corrupt("a field has no valid number"))
+        u32::try_from(tag)
+            .ok()
+            .filter(|tag| tag >> 3 != 0)
+            .ok_or_else(|| self.corrupt("a field has no valid number"))
     }
 
     #[inline]

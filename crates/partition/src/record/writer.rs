@@ -145,7 +145,8 @@ impl BatchWriter {
     fn open(&mut self) {
         if self.buffer.capacity() == 0 {
             let expected = self.last_batch_bytes + self.last_batch_bytes / 4;
-            self.buffer.reserve_exact(expected.clamp(MIN_BUFFER_BYTES, MAX_BUFFER_BYTES));
+            self.buffer
+                .reserve_exact(expected.clamp(MIN_BUFFER_BYTES, MAX_BUFFER_BYTES));
         }
         self.buffer.resize(HEADER_BYTES, 0);
     }

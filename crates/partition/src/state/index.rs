@@ -57,7 +57,13 @@ impl Index {
     }
 
     pub(super) fn with_capacity(spacing: Spacing, capacity: usize) -> Self {
-        Self { points: VecDeque::new(), doublings: 0, spacing, capacity, dropped: Vec::new() }
+        Self {
+            points: VecDeque::new(),
+            doublings: 0,
+            spacing,
+            capacity,
+            dropped: Vec::new(),
+        }
     }
 
     /// Keeps the point if the last one is far enough away.

@@ -101,13 +101,17 @@ impl State {
     /// The counters and streams, as stored.
     #[must_use]
     pub fn encode_head(&self, head: &Head) -> Vec<u8> {
-        let streams = self.streams.positions.iter().map(|((gateway_node, core), position)| proto::Stream {
-            gateway_node: *gateway_node,
-            core: *core,
-            incarnation: position.incarnation,
-            last_batch: position.last_batch,
-            last_used: position.last_used,
-        });
+        let streams = self
+            .streams
+            .positions
+            .iter()
+            .map(|((gateway_node, core), position)| proto::Stream {
+                gateway_node: *gateway_node,
+                core: *core,
+                incarnation: position.incarnation,
+                last_batch: position.last_batch,
+                last_used: position.last_used,
+            });
         proto::PartitionState {
             version: STATE_VERSION,
             applied_term: head.term,
@@ -134,6 +138,14 @@ impl State {
         }
     }
 
+    /// [`State::begin`] of a stored head, without the rest.
+    ///
+    /// # Errors
+    /// [`StoredStateError::Decode`], [`StoredStateError::Version`].
+    pub fn decode_begin(head: &[u8]) -> Result<IndexPoint, StoredStateError> {
+        Ok(decode_head(head)?.begin.unwrap_or_default().into())
+    }
+
     /// Puts a stored state together again.
     ///
     /// # Errors
@@ -144,10 +156,7 @@ impl State {
         voids: BTreeSet<u64>,
         spacing: Spacing,
     ) -> Result<(Head, Self), StoredStateError> {
-        let stored = proto::PartitionState::decode(head)?;
-        if stored.version != STATE_VERSION {
-            return Err(StoredStateError::Version(stored.version));
-        }
+        let stored = decode_head(head)?;
         let mut index = Index::new(spacing);
         index.doublings = stored.index_doublings;
         index.points = points;
@@ -182,17 +191,37 @@ impl State {
             enqueued: self.last_enqueued,
             log_bytes: self.log_bytes,
         };
-        let ascending = points.iter().zip(points.iter().skip(1)).all(|(earlier, later)| earlier.is_before(later));
-        if !ascending || points.iter().any(|point| point.log_index > head.index || !point.is_before(&end)) {
+        let ascending = points
+            .iter()
+            .zip(points.iter().skip(1))
+            .all(|(earlier, later)| earlier.is_before(later));
+        if !ascending
+            || points
+                .iter()
+                .any(|point| point.log_index > head.index || !point.is_before(&end))
+        {
             return damaged("the index does not ascend towards the end of the log");
         }
-        if !self.begin.is_before(&end) || points.front().is_some_and(|first| first.log_index < self.begin.log_index) {
+        if !self.begin.is_before(&end)
+            || points
+                .front()
+                .is_some_and(|first| first.log_index < self.begin.log_index)
+        {
             return damaged("the log begins after its end or after its index");
         }
         if self.voids.last().is_some_and(|last| *last > head.index) {
             return damaged("a void entry lies beyond the end of the log");
         }
         Ok(())
+    }
+}
+
+fn decode_head(head: &[u8]) -> Result<proto::PartitionState, StoredStateError> {
+    let stored = proto::PartitionState::decode(head)?;
+    if stored.version == STATE_VERSION {
+        Ok(stored)
+    } else {
+        Err(StoredStateError::Version(stored.version))
     }
 }
 
@@ -219,7 +248,9 @@ fn restore_streams(stored: Vec<proto::Stream>) -> Result<Streams, StoredStateErr
         })
         .collect();
     if count > MAX_STREAMS || positions.len() != count {
-        return Err(StoredStateError::Damaged("a stream is there twice, or there are too many"));
+        return Err(StoredStateError::Damaged(
+            "a stream is there twice, or there are too many",
+        ));
     }
     Ok(Streams { positions })
 }

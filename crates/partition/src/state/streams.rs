@@ -52,7 +52,9 @@ impl Streams {
     pub fn check(&self, stream: &StreamId, batch_number: u64) -> Admission {
         let last = match self.positions.get(&(stream.gateway_node, stream.core)) {
             Some(position) if position.incarnation > stream.incarnation => {
-                return Admission::Stale { current: position.incarnation };
+                return Admission::Stale {
+                    current: position.incarnation,
+                };
             }
             Some(position) if position.incarnation == stream.incarnation => position.last_batch,
             _ => 0,
@@ -68,10 +70,18 @@ impl Streams {
 
     /// Counts a batch that [`Self::check`] called [`Admission::Next`]; `log_index` is where it stands.
     pub fn advance(&mut self, stream: &StreamId, batch_number: u64, log_index: u64) {
-        let position = Position { incarnation: stream.incarnation, last_batch: batch_number, last_used: log_index };
+        let position = Position {
+            incarnation: stream.incarnation,
+            last_batch: batch_number,
+            last_used: log_index,
+        };
         self.positions.insert((stream.gateway_node, stream.core), position);
         if self.positions.len() > MAX_STREAMS {
-            let silent = self.positions.iter().min_by_key(|(_, position)| position.last_used).map(|(key, _)| *key);
+            let silent = self
+                .positions
+                .iter()
+                .min_by_key(|(_, position)| position.last_used)
+                .map(|(key, _)| *key);
             if let Some(key) = silent {
                 self.positions.remove(&key);
             }
@@ -91,7 +101,10 @@ impl Streams {
     #[must_use]
     pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
         let range = (gateway_node, 0)..=(gateway_node, u32::MAX);
-        self.positions.range(range).map(|(_, position)| position.incarnation).max()
+        self.positions
+            .range(range)
+            .map(|(_, position)| position.incarnation)
+            .max()
     }
 
     /// Streams remembered.

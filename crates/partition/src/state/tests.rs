@@ -14,29 +14,57 @@ use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
 const SPACING: Spacing = Spacing { bytes: 600, entries: 5 };
 
 fn stream(gateway_node: u64, incarnation: u64, core: u32) -> StreamId {
-    StreamId { gateway_node, incarnation, core }
+    StreamId {
+        gateway_node,
+        incarnation,
+        core,
+    }
 }
 
 fn entry(stream: StreamId, batch_number: u64, records: u32, proposed: u64) -> Bytes {
     let identity = IdentityId::device(DeviceId::parse("d").unwrap());
     let generation = GenerationId("1".into());
-    let auth = AuthMethod { scope: AuthScope::Device, kind: AuthType::Sas };
-    let origin = Origin { identity: &identity, generation: &generation, auth, model_id: None };
+    let auth = AuthMethod {
+        scope: AuthScope::Device,
+        kind: AuthType::Sas,
+    };
+    let origin = Origin {
+        identity: &identity,
+        generation: &generation,
+        auth,
+        model_id: None,
+    };
     let mut writer = BatchWriter::new();
     for _ in 0..records {
-        writer.push(&origin, &TelemetryMessage::default(), UnixMillis(proposed)).unwrap();
+        writer
+            .push(&origin, &TelemetryMessage::default(), UnixMillis(proposed))
+            .unwrap();
     }
-    writer.close(BatchHeader { stream, batch_number, enqueued: UnixMillis(proposed) })
+    writer.close(BatchHeader {
+        stream,
+        batch_number,
+        enqueued: UnixMillis(proposed),
+    })
 }
 
 /// What happens to a partition in a test.
 #[derive(Debug, Clone)]
 enum Event {
     /// The next batch of a stream, or one that is `ahead` of it (a gap), or one that was counted before (a repeat).
-    Batch { gateway: u64, core: u32, ahead: i64, records: u32, time: u64 },
+    Batch {
+        gateway: u64,
+        core: u32,
+        ahead: i64,
+        records: u32,
+        time: u64,
+    },
     /// The gateway starts anew.
-    Restart { gateway: u64 },
-    Garbage { bytes: Vec<u8> },
+    Restart {
+        gateway: u64,
+    },
+    Garbage {
+        bytes: Vec<u8>,
+    },
     /// A blank or membership entry: the state sees none of it.
     Meta,
 }
@@ -44,7 +72,13 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let ahead = prop_oneof![8 => Just(0_i64), 1 => 1..3_i64, 1 => -3..0_i64];
     let batch = (0..2_u64, 0..2_u32, ahead, 0..5_u32, 0..1000_u64).prop_map(|(gateway, core, ahead, records, time)| {
-        Event::Batch { gateway, core, ahead, records, time }
+        Event::Batch {
+            gateway,
+            core,
+            ahead,
+            records,
+            time,
+        }
     });
     prop_oneof![
         20 => batch,
@@ -79,8 +113,18 @@ impl Model {
                 self.voids.insert(log_index);
                 Some((Bytes::from(bytes.clone()), None))
             }
-            Event::Batch { gateway, core, ahead, records, time } => {
-                let stream = stream(*gateway, self.incarnations.get(gateway).copied().unwrap_or_default(), *core);
+            Event::Batch {
+                gateway,
+                core,
+                ahead,
+                records,
+                time,
+            } => {
+                let stream = stream(
+                    *gateway,
+                    self.incarnations.get(gateway).copied().unwrap_or_default(),
+                    *core,
+                );
                 let last = self.counted.get(&stream).copied().unwrap_or_default();
                 let number = (last + 1).saturating_add_signed(*ahead);
                 let bytes = entry(stream, number, *records, *time);
@@ -91,7 +135,8 @@ impl Model {
                 self.counted.insert(stream, number);
                 self.last_time = self.last_time.max(*time);
                 let first = self.next;
-                self.entries.push((log_index, first, *records, self.last_time, bytes.len() as u64));
+                self.entries
+                    .push((log_index, first, *records, self.last_time, bytes.len() as u64));
                 self.next += u64::from(*records);
                 Some((bytes, Some(first)))
             }
@@ -104,10 +149,19 @@ fn run(events: &[Event]) -> (Vec<(u64, Bytes)>, State, Model) {
     let (mut state, mut model, mut log) = (State::new(SPACING), Model::default(), Vec::new());
     for (position, event) in events.iter().enumerate() {
         let log_index = position as u64 + 1;
-        let Some((bytes, expected)) = model.apply(log_index, event) else { continue };
+        let Some((bytes, expected)) = model.apply(log_index, event) else {
+            continue;
+        };
         let applied = state.apply(log_index, &bytes).unwrap();
         match (applied, expected) {
-            (Applied::Counted { first, records, enqueued }, Some(number)) => {
+            (
+                Applied::Counted {
+                    first,
+                    records,
+                    enqueued,
+                },
+                Some(number),
+            ) => {
                 assert_eq!(first, SequenceNumber(number));
                 assert_eq!(first.0 + u64::from(records), model.next);
                 assert_eq!(enqueued, UnixMillis(model.last_time));
@@ -122,13 +176,20 @@ fn run(events: &[Event]) -> (Vec<(u64, Bytes)>, State, Model) {
 
 /// Stores as the machine does and loads again.
 fn reload(state: &mut State, last_index: u64) -> State {
-    let head = Head { term: 3, node: 1, index: last_index, membership: Bytes::from_static(b"m") };
+    let head = Head {
+        term: 3,
+        node: 1,
+        index: last_index,
+        membership: Bytes::from_static(b"m"),
+    };
     let bytes = state.encode_head(&head);
     let changes = state.take_changes(0);
-    let points: VecDeque<_> =
-        changes.points.iter().map(|point| IndexPoint::decode(&point.encode()).unwrap()).collect();
-    let (loaded_head, loaded) =
-        State::restore(&bytes, points, changes.voids.into_iter().collect(), SPACING).unwrap();
+    let points: VecDeque<_> = changes
+        .points
+        .iter()
+        .map(|point| IndexPoint::decode(&point.encode()).unwrap())
+        .collect();
+    let (loaded_head, loaded) = State::restore(&bytes, points, changes.voids.into_iter().collect(), SPACING).unwrap();
     assert_eq!(loaded_head, head);
     loaded
 }
@@ -241,11 +302,20 @@ fn each_reason_for_a_void_is_told_apart() {
     let mut apply = |log_index, bytes: Bytes| state.apply(log_index, &bytes).unwrap();
     assert_eq!(apply(1, entry(stream(1, 5, 0), 1, 2, 100)), counted(0, 100));
     assert_eq!(apply(2, entry(stream(1, 5, 0), 1, 2, 100)), Applied::Void(Void::Repeat));
-    assert_eq!(apply(3, entry(stream(1, 5, 0), 3, 2, 100)), Applied::Void(Void::Gap { expected: 2 }));
+    assert_eq!(
+        apply(3, entry(stream(1, 5, 0), 3, 2, 100)),
+        Applied::Void(Void::Gap { expected: 2 })
+    );
     assert_eq!(apply(4, entry(stream(1, 5, 0), 2, 2, 50)), counted(2, 100));
-    assert_eq!(apply(5, entry(stream(1, 6, 0), 2, 2, 50)), Applied::Void(Void::Gap { expected: 1 }));
+    assert_eq!(
+        apply(5, entry(stream(1, 6, 0), 2, 2, 50)),
+        Applied::Void(Void::Gap { expected: 1 })
+    );
     assert_eq!(apply(6, entry(stream(1, 6, 0), 1, 2, 150)), counted(4, 150));
-    assert_eq!(apply(7, entry(stream(1, 5, 0), 3, 2, 150)), Applied::Void(Void::Stale { current: 6 }));
+    assert_eq!(
+        apply(7, entry(stream(1, 5, 0), 3, 2, 150)),
+        Applied::Void(Void::Stale { current: 6 })
+    );
     assert_eq!(apply(8, Bytes::from_static(&[0xff; 4])), Applied::Void(Void::Damaged));
     assert_eq!(state.streams().len(), 1, "an older incarnation is replaced");
     assert_eq!(state.streams().newest_incarnation(1), Some(6));
@@ -257,7 +327,13 @@ fn an_entry_of_a_later_version_stops_and_changes_nothing() {
     let mut state = State::new(SPACING);
     let mut bytes = entry(stream(1, 1, 0), 1, 1, 1).to_vec();
     bytes[1] = 2;
-    assert_eq!(state.apply(7, &bytes), Err(UnknownVersion { log_index: 7, version: 2 }));
+    assert_eq!(
+        state.apply(7, &bytes),
+        Err(UnknownVersion {
+            log_index: 7,
+            version: 2
+        })
+    );
     assert_eq!(state, State::new(SPACING));
 }
 
@@ -274,7 +350,10 @@ fn the_stream_that_was_silent_longest_is_forgotten_first() {
 
 #[test]
 fn an_index_that_overflows_is_thinned_and_still_finds_every_entry() {
-    let spacing = Spacing { bytes: 100, entries: 1000 };
+    let spacing = Spacing {
+        bytes: 100,
+        entries: 1000,
+    };
     let mut index = Index::with_capacity(spacing, 64);
     for log_index in 1..=10_000_u64 {
         index.offer(IndexPoint {

@@ -1,0 +1,153 @@
+//! The epoch rule as data.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use holdfast_model::limits::MAX_READERS_PER_GROUP;
+use thiserror::Error;
+
+/// A receiver as it introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Its link's name, or the client's name for it; for messages only.
+    pub name: String,
+    /// `com.microsoft:epoch`.
+    pub epoch: Option<i64>,
+}
+
+/// A registered receiver of this partition; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiverId(u64);
+
+/// A receiver was let in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The new receiver.
+    pub id: ReceiverId,
+    /// Those that it replaces, which are no longer registered.
+    pub stolen: Vec<(ReceiverId, Stolen)>,
+}
+
+/// Why a receiver must go. `Display` is the text of the detach, without the tracking id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stolen {
+    /// Who took over.
+    pub by: Receiver,
+    /// Who had it.
+    pub from: Receiver,
+}
+
+impl fmt::Display for Stolen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (by, from) = (&self.by, &self.from);
+        write!(
+            f,
+            "New receiver '{}' with higher epoch of '{}' is created hence current receiver '{}' with epoch '{}' is \
+             getting disconnected. If you are recreating the receiver, make sure a higher epoch is used.",
+            by.name,
+            by.epoch.unwrap_or_default(),
+            from.name,
+            from.epoch.unwrap_or_default(),
+        )
+    }
+}
+
+/// Why a receiver is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// `amqp:link:stolen`: a receiver with a higher epoch reads, or one with any epoch and the new one has none.
+    #[error(
+        "Receiver '{name}' with epoch '{}' cannot be created: receiver '{owner}' reads with epoch '{current}'",
+        shown(*.epoch)
+    )]
+    EpochTooLow {
+        /// The refused receiver.
+        name: String,
+        /// Its epoch.
+        epoch: Option<i64>,
+        /// The receiver that reads.
+        owner: String,
+        /// Its epoch.
+        current: i64,
+    },
+    /// `amqp:resource-limit-exceeded`.
+    #[error(
+        "Exceeded the maximum number of allowed receivers per partition in a consumer group, which is {MAX_READERS_PER_GROUP}"
+    )]
+    TooMany,
+}
+
+fn shown(epoch: Option<i64>) -> String {
+    epoch.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
+}
+
+/// All receivers of a partition, by consumer group; names of groups are compared without case.
+#[derive(Debug, Default)]
+pub struct Table {
+    groups: BTreeMap<String, Vec<(ReceiverId, Receiver)>>,
+    last_id: u64,
+}
+
+impl Table {
+    /// Decides about a new receiver.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed.
+    pub fn register(&mut self, group: &str, receiver: Receiver) -> Result<Granted, Refusal> {
+        let group = group.to_ascii_lowercase();
+        let present = self.groups.get(&group).map_or(&[][..], Vec::as_slice);
+        let owner = present
+            .first()
+            .and_then(|(_, owner)| owner.epoch.map(|epoch| (owner, epoch)));
+        if let Some((owner, current)) = owner
+            && receiver.epoch.is_none_or(|epoch| epoch < current)
+        {
+            let (name, epoch, owner) = (receiver.name, receiver.epoch, owner.name.clone());
+            return Err(Refusal::EpochTooLow {
+                name,
+                epoch,
+                owner,
+                current,
+            });
+        }
+        if receiver.epoch.is_none() && present.len() >= MAX_READERS_PER_GROUP {
+            return Err(Refusal::TooMany);
+        }
+        self.last_id += 1;
+        let id = ReceiverId(self.last_id);
+        let members = self.groups.entry(group).or_default();
+        let stolen = if receiver.epoch.is_some() {
+            std::mem::take(members)
+        } else {
+            Vec::new()
+        };
+        members.push((id, receiver.clone()));
+        let stolen = stolen
+            .into_iter()
+            .map(|(old, from)| {
+                (
+                    old,
+                    Stolen {
+                        by: receiver.clone(),
+                        from,
+                    },
+                )
+            })
+            .collect();
+        Ok(Granted { id, stolen })
+    }
+
+    /// Removes a receiver; one that was replaced is gone already.
+    pub fn unregister(&mut self, id: ReceiverId) {
+        self.groups.retain(|_, members| {
+            members.retain(|(member, _)| *member != id);
+            !members.is_empty()
+        });
+    }
+
+    /// Receivers of a group.
+    #[must_use]
+    pub fn readers(&self, group: &str) -> usize {
+        self.groups.get(&group.to_ascii_lowercase()).map_or(0, Vec::len)
+    }
+}

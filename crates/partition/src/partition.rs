@@ -1,0 +1,264 @@
+//! One partition as the rest of the node sees it: append, read, and who reads.
+
+mod retention;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogReader};
+use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
+use holdfast_storage::{OnFatal, StorageError};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::config::PartitionConfig;
+use crate::epoch::Epochs;
+use crate::error::{AppendError, PartitionStartError};
+use crate::gate::Gate;
+use crate::machine::Machine;
+use crate::reader::{Reader, StartError, StartPosition};
+use crate::record::{EntryView, StreamId};
+use crate::shared::{LogSource, Shared};
+use crate::store::Store;
+
+/// The hub's clock; tests bring their own.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// Called once with the outcome of a batch, on the partition's thread. Short and without blocking.
+pub type OnAppended = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
+
+/// What `$management` and the metrics tell about a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The oldest event that can be read.
+    pub begin: SequenceNumber,
+    /// The number that the next event will get.
+    pub next: SequenceNumber,
+    /// When the newest event was appended; 0 before the first.
+    pub last_enqueued: UnixMillis,
+    /// Bytes of log from [`Self::begin`] on.
+    pub retained_bytes: u64,
+}
+
+impl PartitionStatus {
+    /// The newest event; `None` when there has been none.
+    #[must_use]
+    pub fn last(&self) -> Option<SequenceNumber> {
+        self.next.0.checked_sub(1).map(SequenceNumber)
+    }
+
+    /// No event can be read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.begin == self.next
+    }
+}
+
+/// One partition on this node. Clones share it; any thread may call.
+#[derive(Clone)]
+pub struct Partition(Arc<Inner>);
+
+struct Inner {
+    id: PartitionId,
+    group: Group,
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    log: Arc<dyn LogSource>,
+    gate: Arc<Mutex<Gate>>,
+    /// Held by the one that opens the gate.
+    opening: tokio::sync::Mutex<()>,
+    epochs: Epochs,
+    clock: Clock,
+    on_fatal: OnFatal,
+    retention: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl LogSource for LogReader {
+    fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        LogReader::read(self, from, max_bytes)
+    }
+}
+
+impl Partition {
+    /// Starts the partition on the current runtime, on which its tasks stay, and waits until everything that its log
+    /// holds is applied. A partition that does not exist yet is made, with this node as its only replica.
+    ///
+    /// # Errors
+    /// [`PartitionStartError`]; nothing runs then.
+    pub async fn start(
+        id: PartitionId,
+        host: &GroupHost,
+        consensus: &ConsensusConfig,
+        config: &PartitionConfig,
+        clock: Clock,
+    ) -> Result<Self, PartitionStartError> {
+        config.validate()?;
+        let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
+        let (store, recovered) =
+            holdfast_tasks::spawn_blocking(move || Store::recover(disk, id, spacing, interval)).await?;
+        let store = Arc::new(store);
+        let begin = recovered.state.begin().log_index;
+        let shared = Shared::new(
+            id,
+            config.clone(),
+            recovered.state,
+            recovered.position,
+            recovered.membership,
+        );
+        let machine = Box::new(Machine::new(shared.clone(), store.clone()));
+        let group = Group::start(GroupId::partition(id.0), host, machine, consensus).await?;
+        let log = group.log_reader();
+        let first_index = log.first_index();
+        if first_index > begin {
+            group.shutdown().await;
+            return Err(PartitionStartError::LogLost { first_index, begin });
+        }
+        group.bootstrap().await?;
+        let partition = Self(Arc::new(Inner {
+            id,
+            group,
+            shared,
+            store,
+            log: Arc::new(log),
+            gate: Arc::default(),
+            opening: tokio::sync::Mutex::new(()),
+            epochs: Epochs::new(),
+            clock,
+            on_fatal: host.on_fatal.clone(),
+            retention: Mutex::new(None),
+        }));
+        partition.spawn_retention();
+        Ok(partition)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> PartitionId {
+        self.0.id
+    }
+
+    /// Whether this node owns the partition, as far as it knows.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        self.0.group.is_leader()
+    }
+
+    /// Appends a batch that [`crate::record::BatchWriter`] has closed; calls that follow each other append in their
+    /// order. Waits while too much is in flight, and returns long before the outcome.
+    ///
+    /// `appended` is called exactly once: with `Ok` when the batch is synced here and by a quorum, and will be counted or
+    /// has been counted before. After an error the batches that followed it in its stream fail with
+    /// [`AppendError::Gap`]; they are to be sent again from the number named there.
+    pub async fn append_detached(&self, entry: Bytes, appended: OnAppended) {
+        let header = match EntryView::parse(&entry) {
+            Ok(view) => view.header(),
+            Err(error) => return appended(Err(error.into())),
+        };
+        if !self.0.gate.lock().is_open()
+            && let Err(error) = self.open_gate().await
+        {
+            return appended(Err(error));
+        }
+        let gate = self.0.gate.clone();
+        let committed = Box::new(move |outcome| {
+            let outcome = gate.lock().settle(&header, outcome);
+            appended(outcome);
+        });
+        self.0.group.propose_detached(entry, committed).await;
+    }
+
+    /// The same for a caller that waits. Dropping the future leaves the batch under way.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn append(&self, entry: Bytes) -> Result<(), AppendError> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // Who no longer waits does not need the answer.
+        self.append_detached(
+            entry,
+            Box::new(move |outcome| {
+                let _ = answer.send(outcome);
+            }),
+        )
+        .await;
+        answered.await.unwrap_or(Err(AppendError::Unknown))
+    }
+
+    /// The last batch of a stream that is counted, 0 when none is: as of everything committed before the call. This is
+    /// where a gateway goes on after [`AppendError::Unknown`] or a change of owner.
+    ///
+    /// # Errors
+    /// [`AppendError`]: this node does not own the partition.
+    pub async fn last_batch(&self, stream: &StreamId) -> Result<u64, AppendError> {
+        self.0.group.read_index().await?;
+        Ok(self.0.shared.lock().state.streams().last_batch(stream))
+    }
+
+    /// The newest incarnation of a gateway node that has written here. A gateway that starts must choose a greater one
+    /// than any partition names, or its batches are refused as [`AppendError::Stale`] or taken for repeats.
+    #[must_use]
+    pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
+        self.0.shared.lock().state.streams().newest_incarnation(gateway_node)
+    }
+
+    /// What can be read at this moment.
+    #[must_use]
+    pub fn status(&self) -> PartitionStatus {
+        let inner = self.0.shared.lock();
+        PartitionStatus {
+            begin: inner.state.begin().sequence,
+            next: inner.state.next(),
+            last_enqueued: inner.state.last_enqueued(),
+            retained_bytes: inner.state.retained_bytes(),
+        }
+    }
+
+    /// A reader of committed events. It may be used on any runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn reader(&self, from: StartPosition) -> Result<Reader, StartError> {
+        Reader::start(self.0.shared.clone(), self.0.log.clone(), from)
+    }
+
+    /// Who reads, by consumer group.
+    #[must_use]
+    pub fn epochs(&self) -> &Epochs {
+        &self.0.epochs
+    }
+
+    /// Stops retention, readers and the group, and stores the state, so that little is replayed at the next start.
+    pub async fn shutdown(&self) {
+        let retention = self.0.retention.lock().take();
+        if let Some(task) = retention {
+            task.abort();
+            // Cancelled, or ended by itself: both are the end.
+            let _ = task.await;
+        }
+        self.0.shared.stop();
+        self.0.group.shutdown().await;
+        let inner = self.0.clone();
+        let stored = holdfast_tasks::spawn_blocking(move || inner.store.store(&inner.shared)).await;
+        if let Err(error) = stored {
+            tracing::warn!(partition = self.0.id.0, %error, "the state was not stored; the next start replays more");
+        }
+    }
+
+    /// Lets appends through once everything that was ever committed is applied.
+    async fn open_gate(&self) -> Result<(), AppendError> {
+        let _alone = self.0.opening.lock().await;
+        if self.0.gate.lock().is_open() {
+            return Ok(());
+        }
+        self.0.group.read_index().await?;
+        let inner = self.0.shared.lock();
+        let term = inner
+            .position
+            .map(|position| position.term)
+            .ok_or(AppendError::NotLeader { leader: None })?;
+        let streams = inner.state.streams().clone();
+        drop(inner);
+        self.0.gate.lock().open(term, streams);
+        Ok(())
+    }
+}

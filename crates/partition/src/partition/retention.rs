@@ -1,0 +1,104 @@
+//! Retention: what is too old or too much stops being readable, and whole files of it go.
+//!
+//! A reconciler: it looks at the state again and again, and what one round does not finish the next one does.
+//! Order of the two steps, and why: first the begin of the stream of events moves, in memory and with the next stored
+//! state; then files go, but only below the begin that is in the *flushed* state. Otherwise a crash would leave a state
+//! that promises events whose files are gone, or that needs them for its replay.
+
+use std::sync::Arc;
+
+use holdfast_model::UnixMillis;
+use holdfast_storage::StorageError;
+
+use super::{Inner, Partition};
+
+impl Partition {
+    /// One round of retention, as the task does it every `partition.retention_interval`.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn enforce_retention(&self) -> Result<(), StorageError> {
+        let inner = self.0.clone();
+        let now = (inner.clock)();
+        let Some(plan) = holdfast_tasks::spawn_blocking(move || inner.move_begin(now)).await? else {
+            return Ok(());
+        };
+        // Also notes in the group's state how far it has applied, which counts once it is in a file: hence before a flush.
+        let mut left = self.0.group.trim(plan.flushed_begin).await?;
+        if plan.flush {
+            let inner = self.0.clone();
+            holdfast_tasks::spawn_blocking(move || inner.store.flush()).await?;
+            left = self.0.group.trim(plan.begin).await?;
+        }
+        tracing::debug!(
+            partition = self.0.id.0,
+            begin = plan.begin,
+            left,
+            "retention has given back what it could"
+        );
+        Ok(())
+    }
+
+    pub(super) fn spawn_retention(&self) {
+        let interval = self.0.shared.config.retention_interval.get();
+        // The task must not keep the partition alive.
+        let weak = Arc::downgrade(&self.0);
+        let task = holdfast_tasks::spawn("partition-retention", async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(partition) = weak.upgrade().map(Partition) else {
+                    break;
+                };
+                partition.0.shared.measure();
+                if let Err(error) = partition.enforce_retention().await {
+                    (partition.0.on_fatal)(&error);
+                    break;
+                }
+            }
+        });
+        *self.0.retention.lock() = Some(task);
+    }
+}
+
+/// What a round does after it has moved the begin; log indexes.
+struct Plan {
+    /// Where the log begins according to the flushed state: below it files may go.
+    flushed_begin: u64,
+    /// Where it begins now.
+    begin: u64,
+    /// So much waits to be given back that the state is to be flushed for it.
+    flush: bool,
+}
+
+impl Inner {
+    /// Moves the begin, and says what files can go; `None` when none can. Blocks.
+    fn move_begin(&self, now: UnixMillis) -> Result<Option<Plan>, StorageError> {
+        let config = &self.shared.config;
+        let oldest = UnixMillis(now.0.saturating_sub(config.retention.as_millis()));
+        let point = self
+            .shared
+            .lock()
+            .state
+            .retention_point(oldest, config.max_retained_bytes());
+        if let Some(point) = point {
+            self.shared.trim(point);
+            self.store.store(&self.shared)?;
+            tracing::info!(
+                partition = self.id.0,
+                begin = point.sequence.0,
+                "retention has moved the oldest event"
+            );
+        }
+        let begin = self.shared.lock().state.begin();
+        if begin.log_index <= self.group.log_reader().first_index() {
+            return Ok(None);
+        }
+        let flushed = self.store.flushed_begin()?.unwrap_or_default();
+        Ok(Some(Plan {
+            flushed_begin: flushed.log_index,
+            begin: begin.log_index,
+            flush: begin.log_bytes > flushed.log_bytes
+                && begin.log_bytes - flushed.log_bytes >= config.reclaim_step.bytes(),
+        }))
+    }
+}

@@ -1,0 +1,246 @@
+//! What the state machine, its readers and the handle have in common, behind one short lock.
+//!
+//! Invariants: whoever finds nothing to read registers its waker under the same lock under which entries are applied, so
+//! that no wake-up is lost; there is one place for a waker per reader, and at most [`MAX_READERS`] readers. Wakers are
+//! called after the lock has been released, once per run of entries.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use holdfast_consensus::LogPosition;
+use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
+use holdfast_storage::StorageError;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::config::PartitionConfig;
+use crate::metrics::Metrics;
+use crate::state::{Applied, IndexPoint, State, UnknownVersion};
+use crate::tail::{Numbered, Tail};
+
+/// Readers of one partition: 20 consumer groups of 5, and the hub's own, many times over.
+pub const MAX_READERS: usize = 1024;
+
+/// The committed entries of a partition's log. The real one is the Raft log; tests have one in memory.
+pub(crate) trait LogSource: Send + Sync + 'static {
+    /// Entries from log index `from` on, in order, at least one if there is any, up to about `max_bytes`. May return
+    /// entries that are not applied yet; may block on the disk.
+    fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError>;
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) id: PartitionId,
+    pub(crate) config: PartitionConfig,
+    pub(crate) metrics: Metrics,
+    inner: Mutex<Inner>,
+}
+
+/// What the lock guards.
+pub(crate) struct Inner {
+    pub(crate) state: State,
+    pub(crate) tail: Tail,
+    /// The last entry applied, of whatever kind.
+    pub(crate) position: Option<LogPosition>,
+    /// As consensus gave it last; empty = none.
+    pub(crate) membership: Bytes,
+    pub(crate) stopped: bool,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// `None`: free.
+    position: Option<SequenceNumber>,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        id: PartitionId,
+        config: PartitionConfig,
+        state: State,
+        position: Option<LogPosition>,
+        membership: Bytes,
+    ) -> Arc<Self> {
+        let inner = Inner {
+            state,
+            tail: Tail::new(
+                config.tail_cache.as_usize(),
+                position.map_or(0, |position| position.index + 1),
+            ),
+            position,
+            membership,
+            stopped: false,
+            slots: Vec::new(),
+            free: Vec::new(),
+        };
+        Arc::new(Self {
+            id,
+            metrics: Metrics::new(id),
+            config,
+            inner: Mutex::new(inner),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    /// Wakes all readers that wait; `scratch` keeps its memory between calls.
+    pub(crate) fn wake_readers(&self, scratch: &mut Vec<Waker>) {
+        scratch.extend(self.lock().slots.iter_mut().filter_map(|slot| slot.waker.take()));
+        scratch.drain(..).for_each(Waker::wake);
+    }
+
+    /// Readers get an error from now on.
+    pub(crate) fn stop(&self) {
+        self.lock().stopped = true;
+        self.wake_readers(&mut Vec::new());
+    }
+
+    /// Moves the begin of the stream of events; readers before it go on there.
+    pub(crate) fn trim(&self, point: IndexPoint) {
+        self.lock().state.trim(point);
+    }
+
+    /// Sets the gauges.
+    pub(crate) fn measure(&self) {
+        let inner = self.lock();
+        let next = inner.state.next();
+        let positions = inner.slots.iter().filter_map(|slot| slot.position);
+        let lag = positions
+            .map(|position| next.0.saturating_sub(position.0))
+            .max()
+            .unwrap_or_default();
+        let (readers, tail) = (inner.slots.len() - inner.free.len(), inner.tail.bytes());
+        let retained = inner.state.retained_bytes();
+        drop(inner);
+        self.metrics.reader_lag.set(float(lag));
+        self.metrics.readers.set(float(readers as u64));
+        self.metrics.tail_bytes.set(float(tail as u64));
+        self.metrics.retained_bytes.set(float(retained));
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floating point; 2^53 is beyond every value here"
+)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+impl Inner {
+    /// Applies the entry and keeps it for readers.
+    pub(crate) fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Applied, UnknownVersion> {
+        let applied = self.state.apply(position.index, entry)?;
+        self.position = Some(position);
+        if let Applied::Counted {
+            first,
+            records,
+            enqueued,
+        } = applied
+            && records > 0
+        {
+            let log_index = position.index;
+            self.tail.push(Numbered {
+                log_index,
+                first,
+                records,
+                enqueued,
+                bytes: entry.clone(),
+            });
+        }
+        Ok(applied)
+    }
+
+    /// Takes note of an entry of consensus itself.
+    pub(crate) fn apply_meta(&mut self, position: LogPosition, membership: Option<Bytes>) {
+        self.position = Some(position);
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+    }
+
+    /// The log index after the last entry applied.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.position.map_or(0, |position| position.index + 1)
+    }
+
+    /// The point behind the last entry.
+    pub(crate) fn end(&self) -> IndexPoint {
+        IndexPoint {
+            log_index: self.next_index(),
+            sequence: self.state.next(),
+            enqueued: self.state.last_enqueued(),
+            log_bytes: 0,
+        }
+    }
+
+    /// Where to start so that every entry holding `sequence` or a later number is passed.
+    pub(crate) fn seek_sequence(&self, sequence: SequenceNumber) -> IndexPoint {
+        if sequence >= self.state.next() {
+            self.end()
+        } else {
+            self.tail
+                .holding(sequence)
+                .map_or_else(|| self.state.floor_sequence(sequence), point_of)
+        }
+    }
+
+    /// Where to start so that every entry newer than `time` is passed.
+    pub(crate) fn seek_time(&self, time: UnixMillis) -> IndexPoint {
+        if time >= self.state.last_enqueued() {
+            self.end()
+        } else {
+            self.tail
+                .after(time)
+                .map_or_else(|| self.state.floor_time(time), point_of)
+        }
+    }
+
+    /// Takes a place for a reader at `position`; `None` when all are taken.
+    pub(crate) fn add_reader(&mut self, position: SequenceNumber) -> Option<usize> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() < MAX_READERS => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        self.slots[slot] = Slot {
+            position: Some(position),
+            waker: None,
+        };
+        Some(slot)
+    }
+
+    pub(crate) fn remove_reader(&mut self, slot: usize) {
+        self.slots[slot] = Slot::default();
+        self.free.push(slot);
+    }
+
+    pub(crate) fn set_position(&mut self, slot: usize, position: SequenceNumber) {
+        self.slots[slot].position = Some(position);
+    }
+
+    /// Remembers whom to wake when there is more; replaces what was remembered for the reader before.
+    pub(crate) fn set_waker(&mut self, slot: usize, waker: &Waker) {
+        match &mut self.slots[slot].waker {
+            Some(old) => old.clone_from(waker),
+            empty => *empty = Some(waker.clone()),
+        }
+    }
+}
+
+fn point_of(entry: &Numbered) -> IndexPoint {
+    IndexPoint {
+        log_index: entry.log_index,
+        sequence: entry.first,
+        enqueued: entry.enqueued,
+        log_bytes: 0,
+    }
+}

@@ -1,0 +1,219 @@
+//! The state's way to the disk and back.
+//!
+//! Why not after each run: the state is recovered by replaying the log from where it was stored last, so that it need
+//! only be stored often enough to bound the replay (`partition.state_interval`). It is written without the write-ahead
+//! log; the log itself is the synced one.
+//! Invariants: head, new points, new voids and removals are one batch, so that a crash finds the state of one moment;
+//! what is in the files never contains an entry that is not synced, since only committed entries are applied.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_consensus::{GroupId, LogPosition};
+use holdfast_model::PartitionId;
+use holdfast_storage::{Disk, Durability, Family, StorageError, WriteBatch, layout};
+use parking_lot::Mutex;
+
+use crate::shared::Shared;
+use crate::state::{Head, IndexPoint, Spacing, State, StoredStateError};
+
+/// The kinds of state keys of a partition's group in [`Family::Device`]; numbers once used stay.
+const HEAD: u8 = 0;
+const POINT: u8 = 1;
+const VOID: u8 = 2;
+
+/// A state as it was found on disk.
+pub(crate) struct Recovered {
+    pub(crate) state: State,
+    pub(crate) position: Option<LogPosition>,
+    pub(crate) membership: Bytes,
+}
+
+/// What has been written so far.
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    /// The log index of the last entry in it.
+    index: u64,
+    log_bytes: u64,
+    begin: u64,
+}
+
+/// Stores the state of one partition.
+pub(crate) struct Store {
+    disk: Arc<dyn Disk>,
+    group: u32,
+    interval_bytes: u64,
+    stored: Mutex<Stored>,
+}
+
+impl Store {
+    /// Reads the state that was stored last; an empty one when there is none.
+    pub(crate) fn recover(
+        disk: Arc<dyn Disk>,
+        id: PartitionId,
+        spacing: Spacing,
+        interval_bytes: u64,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let group = GroupId::partition(id.0).0;
+        let recovered = match disk.get(Family::Device, &key(group, HEAD, None))? {
+            Some(head) => {
+                let (points, voids) = (read_points(&*disk, group)?, read_voids(&*disk, group)?);
+                let (head, state) =
+                    State::restore(&head, points, voids, spacing).map_err(|error| damaged(group, &error))?;
+                let position = LogPosition {
+                    term: head.term,
+                    node: head.node,
+                    index: head.index,
+                };
+                Recovered {
+                    state,
+                    position: Some(position),
+                    membership: head.membership,
+                }
+            }
+            None => Recovered {
+                state: State::new(spacing),
+                position: None,
+                membership: Bytes::new(),
+            },
+        };
+        let stored = Stored {
+            index: recovered.position.map_or(0, |position| position.index),
+            log_bytes: recovered.state.log_bytes(),
+            begin: recovered.state.begin().log_index,
+        };
+        Ok((
+            Self {
+                disk,
+                group,
+                interval_bytes,
+                stored: Mutex::new(stored),
+            },
+            recovered,
+        ))
+    }
+
+    /// Stores the state if enough has been applied since the last time.
+    pub(crate) fn store_if_due(&self, shared: &Shared) -> Result<(), StorageError> {
+        let log_bytes = shared.lock().state.log_bytes();
+        if log_bytes - self.stored.lock().log_bytes < self.interval_bytes {
+            return Ok(());
+        }
+        self.store(shared)
+    }
+
+    /// Stores the state as it is now.
+    pub(crate) fn store(&self, shared: &Shared) -> Result<(), StorageError> {
+        // Held until the write is done: batches reach the disk in the order in which they were taken.
+        let mut stored = self.stored.lock();
+        let mut inner = shared.lock();
+        let Some(position) = inner.position else { return Ok(()) };
+        let head = Head {
+            term: position.term,
+            node: position.node,
+            index: position.index,
+            membership: inner.membership.clone(),
+        };
+        let changes = inner.state.take_changes(stored.index);
+        let head = inner.state.encode_head(&head);
+        let (begin, log_bytes) = (inner.state.begin().log_index, inner.state.log_bytes());
+        drop(inner);
+
+        let mut batch = WriteBatch::with_capacity(head.len() + 64 * changes.points.len() + 64);
+        batch.put(Family::Device, &key(self.group, HEAD, None), &head);
+        for point in &changes.points {
+            batch.put(
+                Family::Device,
+                &key(self.group, POINT, Some(point.log_index)),
+                &point.encode(),
+            );
+        }
+        for log_index in &changes.dropped {
+            batch.delete(Family::Device, &key(self.group, POINT, Some(*log_index)));
+        }
+        for log_index in &changes.voids {
+            batch.put(Family::Device, &key(self.group, VOID, Some(*log_index)), &[]);
+        }
+        if begin > stored.begin {
+            for kind in [POINT, VOID] {
+                let (from, to) = (key(self.group, kind, Some(0)), key(self.group, kind, Some(begin)));
+                batch.delete_range(Family::Device, &from, &to);
+            }
+        }
+        self.disk.write(&batch, Durability::Replayed)?;
+        *stored = Stored {
+            index: position.index,
+            log_bytes,
+            begin,
+        };
+        Ok(())
+    }
+
+    /// Where the log begins according to the state that a crash at this moment would leave; `None` when it would leave
+    /// none. Below that point nothing is needed any more, whatever happens.
+    pub(crate) fn flushed_begin(&self) -> Result<Option<IndexPoint>, StorageError> {
+        let Some(head) = self.disk.get_flushed(Family::Device, &key(self.group, HEAD, None))? else {
+            return Ok(None);
+        };
+        State::decode_begin(&head)
+            .map(Some)
+            .map_err(|error| damaged(self.group, &error))
+    }
+
+    /// Writes what has been stored to files.
+    pub(crate) fn flush(&self) -> Result<(), StorageError> {
+        self.disk.flush()
+    }
+}
+
+fn key(group: u32, kind: u8, log_index: Option<u64>) -> Vec<u8> {
+    match log_index {
+        Some(log_index) => layout::state_key(group, kind, &log_index.to_be_bytes()),
+        None => layout::state_key(group, kind, &[]),
+    }
+}
+
+fn read_points(disk: &dyn Disk, group: u32) -> Result<VecDeque<IndexPoint>, StorageError> {
+    let (mut points, mut failed) = (VecDeque::new(), None);
+    let (from, to) = layout::state_range(group, POINT);
+    disk.scan(
+        Family::Device,
+        &from,
+        &to,
+        &mut |_, value| match IndexPoint::decode(value) {
+            Ok(point) => {
+                points.push_back(point);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(damaged(group, &error));
+                ControlFlow::Break(())
+            }
+        },
+    )?;
+    failed.map_or(Ok(points), Err)
+}
+
+fn read_voids(disk: &dyn Disk, group: u32) -> Result<BTreeSet<u64>, StorageError> {
+    let mut voids = BTreeSet::new();
+    let (from, to) = layout::state_range(group, VOID);
+    disk.scan(Family::Device, &from, &to, &mut |key, _| {
+        voids.extend(key.last_chunk::<8>().map(|index| u64::from_be_bytes(*index)));
+        ControlFlow::Continue(())
+    })?;
+    Ok(voids)
+}
+
+fn damaged(group: u32, error: &StoredStateError) -> StorageError {
+    let reason = match error {
+        StoredStateError::Decode(source) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    };
+    StorageError::Damaged {
+        file: format!("state of {}", GroupId(group)),
+        offset: None,
+        reason,
+    }
+}
