@@ -1,0 +1,131 @@
+//! Who calls, and whether they may (Spec auth-and-limits §1, §2, rest §1.2).
+//!
+//! Invariants: a caller whose credential is not accepted learns only what its own token says; what may rest on a stale
+//! replica is confirmed before it is refused (foundations 18).
+
+use holdfast_auth::{Grant, HubNames, ResourcePath, Rights, SasRefusal, SasToken, verify, verify_policy};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, RefusalReason, UnixMillis};
+use holdfast_registry::{Authentication, Registry};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use super::error::ApiError;
+
+/// What a credential is checked against.
+pub(super) struct Check<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) hub_names: &'a HubNames,
+    pub(super) now: UnixMillis,
+    /// The request's path, decoded.
+    pub(super) segments: &'a [String],
+    /// The right that a policy needs; [`Rights::NONE`] where any valid token may ask.
+    pub(super) right: Rights,
+    /// The identity whose own key counts too.
+    pub(super) device_side: Option<&'a (String, Option<String>)>,
+}
+
+/// A caller who may not.
+#[derive(Debug)]
+pub(super) struct Denied {
+    /// For the audit log.
+    pub(super) principal: String,
+    pub(super) reason: RefusalReason,
+    pub(super) error: ApiError,
+}
+
+/// Checks the `Authorization` header; gives the principal's name for the audit log.
+pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<String, Box<Denied>> {
+    let Some(header) = headers.get(AUTHORIZATION) else {
+        return Err(denied("nobody", RefusalReason::Missing, "Authorization header missing"));
+    };
+    let Ok(text) = header.to_str() else {
+        return Err(denied("nobody", RefusalReason::Malformed, "the Authorization header is not text"));
+    };
+    if text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")) {
+        return Err(denied("bearer", RefusalReason::AuthType, "this version of the hub takes no bearer tokens"));
+    }
+    let token = SasToken::parse(text).map_err(|refusal| sas_denied("unreadable token", refusal))?;
+    match attempt(&token, check) {
+        Err(denied) if denied.reason.needs_confirmation() => {
+            if let Err(error) = check.registry.confirm().await {
+                let reason = RefusalReason::Unconfirmed;
+                return Err(Box::new(Denied { reason, error: error.into(), ..*denied }));
+            }
+            attempt(&token, check)
+        }
+        outcome => outcome,
+    }
+}
+
+fn attempt(token: &SasToken<'_>, check: &Check<'_>) -> Result<String, Box<Denied>> {
+    match (token.policy(), check.device_side) {
+        (None, Some(device_side)) => by_own_key(token, check, device_side),
+        (name, _) => by_policy(token, name, check),
+    }
+}
+
+fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Result<String, Box<Denied>> {
+    let principal = match name {
+        Some(name) => format!("policy {}", name.chars().take(64).collect::<String>()),
+        None => "token without policy".to_owned(),
+    };
+    let resource: ResourcePath<'_> = check.segments.iter().map(String::as_str).collect();
+    let policy = name.and_then(|name| check.registry.policy(name));
+    verify_policy(token, &resource, policy.as_deref(), check.right, check.hub_names, check.now)
+        .map(|_: Grant| principal.clone())
+        .map_err(|refusal| sas_denied(&principal, refusal))
+}
+
+fn by_own_key(
+    token: &SasToken<'_>,
+    check: &Check<'_>,
+    (device, module): &(String, Option<String>),
+) -> Result<String, Box<Denied>> {
+    let principal = "device key";
+    let unknown = |reason| denied(principal, reason, SIGNATURE_TEXT);
+    let id = DeviceId::parse(device).ok().and_then(|device| match module {
+        None => Some(IdentityId::device(device)),
+        Some(module) => Some(IdentityId::module(device, ModuleId::parse(module).ok()?)),
+    });
+    let id = id.ok_or_else(|| unknown(RefusalReason::UnknownIdentity))?;
+    let identity = match check.registry.identity(&id) {
+        Ok(Some(identity)) => identity,
+        Ok(None) => return Err(unknown(RefusalReason::UnknownIdentity)),
+        Err(error) => {
+            let reason = RefusalReason::Unconfirmed;
+            return Err(Box::new(Denied { principal: principal.to_owned(), reason, error: error.into() }));
+        }
+    };
+    let Authentication::Sas(keys) = &identity.authentication else {
+        return Err(unknown(RefusalReason::AuthType));
+    };
+    verify(token, &ResourcePath::identity(&id), keys, check.hub_names, check.now)
+        .map_err(|refusal| sas_denied(principal, refusal))?;
+    if !identity.is_enabled() {
+        return Err(unknown(RefusalReason::Disabled));
+    }
+    Ok(format!("identity {id}"))
+}
+
+/// The same words for a policy that does not exist, a wrong key and an unknown device.
+const SIGNATURE_TEXT: &str = "the token's policy, identity or signature is not valid";
+
+fn sas_denied(principal: &str, refusal: SasRefusal) -> Box<Denied> {
+    let text = match refusal {
+        SasRefusal::UnknownPolicy | SasRefusal::Signature => SIGNATURE_TEXT.to_owned(),
+        SasRefusal::Right(right) => format!("Authorization rule does not allow access, missing right {right}"),
+        refusal => refusal.to_string(),
+    };
+    let error = ApiError::new(refusal.code(), text);
+    Box::new(Denied { principal: principal.to_owned(), reason: refusal.reason(), error })
+}
+
+fn denied(principal: &str, reason: RefusalReason, text: &str) -> Box<Denied> {
+    let error = ApiError::new(reason.code(), text);
+    Box::new(Denied { principal: principal.to_owned(), reason, error })
+}
+
+/// The refusal of a call without api-version, for the audit log.
+pub(super) fn wrong_version(text: String) -> ApiError {
+    ApiError::new(ErrorCode::InvalidProtocolVersion, text)
+}

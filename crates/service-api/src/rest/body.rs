@@ -1,0 +1,78 @@
+//! Reading a request's body: bounded in bytes, in time and over all requests together (Spec rest §1.1).
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use holdfast_model::ErrorCode;
+use holdfast_model::limits::MAX_HTTP_BODY_BYTES;
+use holdfast_tasks::{ByteBudget, Permit};
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::json;
+
+/// A body that has not been read.
+pub(super) struct Incoming {
+    /// In a mutex only because a body is not `Sync`, and a request is shared with what runs for it.
+    body: Mutex<Option<Body>>,
+    length: Option<u64>,
+    budget: ByteBudget,
+    deadline: Duration,
+}
+
+impl Incoming {
+    pub(super) fn new(headers: &HeaderMap, body: Body, budget: ByteBudget, deadline: Duration) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { body: Mutex::new(Some(body)), length, budget, deadline }
+    }
+
+    /// The whole body as JSON.
+    pub(super) async fn json(&mut self) -> Result<Value, ApiError> {
+        let (bytes, _permit) = self.read().await?;
+        json::parse(&bytes)
+    }
+
+    /// The whole body as JSON; `None` when it is empty.
+    pub(super) async fn optional_json(&mut self) -> Result<Option<Value>, ApiError> {
+        let (bytes, _permit) = self.read().await?;
+        if bytes.is_empty() { Ok(None) } else { json::parse(&bytes).map(Some) }
+    }
+
+    async fn read(&mut self) -> Result<(Bytes, Permit), ApiError> {
+        // Past the limit the answer comes before the body is read.
+        if self.length.is_some_and(|length| length > MAX_HTTP_BODY_BYTES as u64) {
+            return Err(too_large());
+        }
+        let expected = self.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(MAX_HTTP_BODY_BYTES);
+        let permit = self.budget.try_take(expected).map_err(|_| {
+            ApiError::new(ErrorCode::ServerBusy, "too many request bodies are being read, repeat a little later")
+        })?;
+        let body = self.body.get_mut().take().unwrap_or_default();
+        match tokio::time::timeout(self.deadline, collect(body)).await {
+            Ok(bytes) => Ok((bytes?, permit)),
+            Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "the body did not arrive in time")),
+        }
+    }
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::new(ErrorCode::RequestCanceled, "the body ended early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > MAX_HTTP_BODY_BYTES {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(ErrorCode::MessageTooLarge, format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes"))
+}

@@ -1,0 +1,130 @@
+//! What each call does, once the caller is known to be allowed.
+
+mod bulk;
+mod devices;
+mod keys;
+mod modules;
+mod own;
+
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
+use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, WriteOperation, Written};
+use http::{HeaderMap, Uri};
+use serde_json::json;
+
+use super::error::ApiError;
+use super::reply::Reply;
+use super::route::{Call, Own};
+use super::state::Shared;
+use super::view::Caller;
+use super::{body, etag};
+
+/// One request whose caller has been accepted.
+pub(super) struct Request<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) caller: &'a Caller,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: body::Incoming,
+}
+
+/// Does the call.
+pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiError> {
+    match call {
+        Call::PutDevice(id) => devices::put(&id, request).await,
+        Call::GetDevice(id) => devices::get(&id, &request).await,
+        Call::DeleteDevice(id) => devices::delete(&id, &request).await,
+        Call::ListDevices => devices::list(&request).await,
+        Call::Bulk => bulk::run(request).await,
+        Call::RegenerateKeys => keys::regenerate(request).await,
+        Call::DeviceStatistics => devices::statistics(&request).await,
+        Call::ServiceStatistics => {
+            let count = request.shared.hub.connected_device_count();
+            Ok(Reply::ok(json!({"connectedDeviceCount": count})))
+        }
+        Call::PutModule(device, module) => modules::put(&device, &module, request).await,
+        Call::GetModule(device, module) => modules::get(&device, &module, &request).await,
+        Call::DeleteModule(device, module) => modules::delete(&device, &module, &request).await,
+        Call::ListModules(device) => modules::list(&device, &request).await,
+        Call::Later(later) => {
+            let text = format!("this version of the hub does not have the feature: {}", later.feature);
+            Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
+        }
+        Call::Own(Own::Hub) => own::hub(&request),
+        Call::Own(Own::Diagnose(device, module)) => own::diagnose(&device, module.as_deref(), &request).await,
+        Call::Own(Own::ListConsumerGroups) => own::list_consumer_groups(&request).await,
+        Call::Own(Own::PutConsumerGroup(name)) => own::put_consumer_group(&name, request).await,
+        Call::Own(Own::DeleteConsumerGroup(name)) => own::delete_consumer_group(&name, &request).await,
+    }
+}
+
+impl Request<'_> {
+    /// The request's condition.
+    fn if_match(&self) -> Result<Option<IfMatch>, ApiError> {
+        etag::if_match(self.headers)
+    }
+
+    /// Writes one identity and tells the audit log how it went.
+    async fn write(&self, operation: &'static str, write: IdentityWrite) -> Result<Written, ApiError> {
+        let subject = write.id.to_string();
+        let outcome = self.within(self.shared.registry.write(write)).await;
+        self.audit(operation, &subject, outcome.as_ref().err().map(RegistryError::code));
+        Ok(outcome?)
+    }
+
+    /// Waits for the registry no longer than a call may take.
+    async fn within<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        match tokio::time::timeout(self.shared.config.request_timeout.get(), work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(RegistryError::Unavailable { reason: "no answer in time".to_owned() }),
+        }
+    }
+
+    fn audit(&self, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
+        self.shared.hub.changed(self.caller, operation, subject, code);
+    }
+
+    /// The document of an identity that has just been written or read.
+    fn show(&self, status: u16, identity: &holdfast_registry::Identity) -> Reply {
+        let connection = self.shared.hub.connection(&identity.id);
+        Reply::json(status, super::document::show(identity, connection)).etag(&identity.etag.0)
+    }
+}
+
+/// Create without a condition, update with one (Spec rest §1.4).
+fn put_operation(if_match: Option<IfMatch>, content: holdfast_registry::IdentityContent) -> WriteOperation {
+    match if_match {
+        None => WriteOperation::Create(content),
+        Some(condition) => WriteOperation::Update(condition, content),
+    }
+}
+
+fn device_id(text: &str) -> Result<DeviceId, ApiError> {
+    DeviceId::parse(text).map_err(|error| ApiError::invalid(format!("device id: {error}")))
+}
+
+fn module_id(device: &str, module: &str) -> Result<IdentityId, ApiError> {
+    let device = device_id(device)?;
+    if module.contains('/') {
+        let text = "a module cannot be registered below a module";
+        return Err(ApiError::new(ErrorCode::CannotRegisterModuleToModule, text));
+    }
+    let module = ModuleId::parse(module).map_err(|error| ApiError::invalid(format!("module id: {error}")))?;
+    Ok(IdentityId::module(device, module))
+}
+
+fn device_not_found(id: &DeviceId) -> ApiError {
+    ApiError::new(ErrorCode::DeviceNotFound, format!("device '{id}' does not exist"))
+}
+
+fn module_not_found(id: &IdentityId) -> ApiError {
+    ApiError::new(ErrorCode::ModuleNotFound, format!("module '{id}' does not exist"))
+}
+
+/// The id in a document must be the one in the path.
+fn check_same(field: &str, given: Option<&str>, path: &str) -> Result<(), ApiError> {
+    match given {
+        Some(given) if given == path => Ok(()),
+        Some(_) => Err(ApiError::invalid(format!("{field} differs from the id in the path"))),
+        None => Err(ApiError::invalid(format!("{field} is missing"))),
+    }
+}

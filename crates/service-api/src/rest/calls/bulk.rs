@@ -1,0 +1,144 @@
+//! `POST /devices`: up to 100 identities in one step (Spec rest §2.4).
+
+use std::collections::HashSet;
+
+use holdfast_model::limits::MAX_BULK_IDENTITIES;
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
+use holdfast_registry::{IdentityWrite, IfMatch, TwinSeed, WriteOperation};
+use serde_json::{Map, Value, json};
+
+use super::super::error::ApiError;
+use super::super::json::{Fields, array, format_error, shown};
+use super::super::reply::Reply;
+use super::super::{document, etag};
+use super::Request;
+
+/// One entry: how it is named in the answer, and what to do or why not.
+struct Entry {
+    device: String,
+    module: Option<String>,
+    mode: String,
+    write: Result<IdentityWrite, ApiError>,
+}
+
+pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
+    let body = request.body.json().await?;
+    let items = array(&body)?;
+    if items.is_empty() {
+        return Err(ApiError::invalid("the list has no entry"));
+    }
+    if items.len() > MAX_BULK_IDENTITIES {
+        let text = format!("the list has {} entries, at most {MAX_BULK_IDENTITIES} are allowed", items.len());
+        return Err(ApiError::new(ErrorCode::TooManyDevices, text));
+    }
+    let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    check_unique(&entries)?;
+    let writes: Vec<_> = entries.iter().filter_map(|entry| entry.write.as_ref().ok().cloned()).collect();
+    let mut outcomes = request.within(request.shared.registry.write_bulk(writes)).await?.into_iter();
+    let mut errors = Vec::new();
+    for entry in &entries {
+        let error = match &entry.write {
+            Err(error) => Some(error.clone()),
+            Ok(_) => outcomes.next().and_then(Result::err).map(ApiError::from),
+        };
+        let subject = match &entry.module {
+            Some(module) => format!("{}/{module}", entry.device),
+            None => entry.device.clone(),
+        };
+        request.audit("bulk", &subject, error.as_ref().map(|error| error.code));
+        if let Some(error) = error {
+            errors.push(show_error(entry, &error));
+        }
+    }
+    let status = if errors.is_empty() { 200 } else { 400 };
+    Ok(Reply::json(status, json!({"isSuccessful": errors.is_empty(), "errors": errors, "warnings": []})))
+}
+
+fn show_error(entry: &Entry, error: &ApiError) -> Value {
+    let mut shown = Map::new();
+    shown.insert("deviceId".to_owned(), json!(entry.device));
+    if let Some(module) = &entry.module {
+        shown.insert("moduleId".to_owned(), json!(module));
+    }
+    shown.insert("errorCode".to_owned(), json!(error.code.name()));
+    shown.insert("errorStatus".to_owned(), json!(error.text));
+    shown.insert("operation".to_owned(), json!(entry.mode));
+    Value::Object(shown)
+}
+
+fn check_unique(entries: &[Entry]) -> Result<(), ApiError> {
+    let mut seen = HashSet::with_capacity(entries.len());
+    for entry in entries {
+        if !seen.insert((&entry.device, &entry.module)) {
+            let text = format!("{} is named more than once", shown(&entry.device));
+            return Err(ApiError::new(ErrorCode::DeviceDefinedMultipleTimes, text));
+        }
+    }
+    Ok(())
+}
+
+/// Reads one entry. Wrong types refuse the call as a whole; wrong values are the entry's own error.
+fn read(item: &Value) -> Result<Entry, ApiError> {
+    let Value::Object(map) = item else {
+        return Err(format_error("every entry of the list must be an object"));
+    };
+    let fields = Fields::new(map)?;
+    let device = fields.text("id")?.unwrap_or_default().to_owned();
+    let module = fields.text("moduleId")?.filter(|text| !text.is_empty()).map(str::to_owned);
+    let mode = fields.text("importMode")?.unwrap_or("createOrUpdate").to_owned();
+    let etag = fields.text("eTag")?;
+    let write = match write(&fields, &device, module.as_deref(), &mode, etag) {
+        Err(error) if error.code == ErrorCode::IotHubFormatError => return Err(error),
+        write => write,
+    };
+    Ok(Entry { device, module, mode, write })
+}
+
+fn write(
+    fields: &Fields<'_>,
+    device: &str,
+    module: Option<&str>,
+    mode: &str,
+    etag: Option<&str>,
+) -> Result<IdentityWrite, ApiError> {
+    let mut content = document::read(fields)?;
+    let properties = fields.object("properties")?;
+    content.twin = TwinSeed {
+        tags: fields.object_text("tags")?,
+        desired: properties.map(|properties| properties.object_text("desired")).transpose()?.flatten(),
+    };
+    let device = DeviceId::parse(device).map_err(|error| ApiError::invalid(format!("id: {error}")))?;
+    let id = match module {
+        None => IdentityId::device(device),
+        Some(module) => {
+            let module = ModuleId::parse(module);
+            IdentityId::module(device, module.map_err(|error| ApiError::invalid(format!("moduleId: {error}")))?)
+        }
+    };
+    let condition = || match etag {
+        Some(etag) => Ok(etag::parse(etag)),
+        None => Err(ApiError::invalid("this importMode needs eTag")),
+    };
+    let is = |name: &str| mode.eq_ignore_ascii_case(name);
+    let operation = if is("create") {
+        WriteOperation::Create(content)
+    } else if is("update") {
+        WriteOperation::Update(IfMatch::Any, content)
+    } else if is("updateIfMatchETag") {
+        WriteOperation::Update(condition()?, content)
+    } else if is("createOrUpdate") {
+        WriteOperation::CreateOrUpdate(IfMatch::Any, content)
+    } else if is("createOrUpdateIfMatchETag") {
+        WriteOperation::CreateOrUpdate(condition()?, content)
+    } else if is("delete") {
+        WriteOperation::Delete(IfMatch::Any)
+    } else if is("deleteIfMatchETag") {
+        WriteOperation::Delete(condition()?)
+    } else if is("updateTwin") || is("updateTwinIfMatchETag") {
+        let text = "this version of the hub does not have the feature: device twins";
+        return Err(ApiError::new(ErrorCode::FeatureNotSupported, text));
+    } else {
+        return Err(ApiError::invalid(format!("importMode {} is unknown", shown(mode))));
+    };
+    Ok(IdentityWrite { id, operation })
+}

@@ -1,0 +1,65 @@
+//! The device hub of this node as the service API's view of the rest.
+
+use holdfast_device_hub::{Audit, DeviceHub, Operation, Protocol, Refusal};
+use holdfast_model::{ErrorCode, IdentityId, RefusalReason};
+use serde_json::{Value, json};
+
+use super::times;
+use super::view::{Caller, Connection, HubView};
+
+impl HubView for DeviceHub {
+    fn connection(&self, id: &IdentityId) -> Connection {
+        let facts = self.connection_facts(id);
+        Connection { is_connected: facts.is_connected, updated: facts.updated, last_activity: facts.updated }
+    }
+
+    fn connected_device_count(&self) -> u64 {
+        Self::connected_device_count(self)
+    }
+
+    fn diagnose(&self, id: &IdentityId) -> Value {
+        let diagnosis = Self::diagnose(self, id);
+        let session = diagnosis.session.map(|session| {
+            json!({
+                "number": session.number.0,
+                "protocol": session.protocol.as_str(),
+                "connectedTime": times::iso(Some(session.since)),
+                "tokenEndTime": session.expires.map(|time| times::iso(Some(time))),
+                "policy": session.policy,
+            })
+        });
+        let refusals: Vec<Value> = diagnosis
+            .refusals
+            .iter()
+            .map(|record| {
+                json!({
+                    "time": times::iso(Some(record.time)),
+                    "operation": record.operation.as_str(),
+                    "errorCode": record.code.number(),
+                    "errorName": record.code.name(),
+                    "reason": record.reason.as_str(),
+                    "advice": record.reason.advice(),
+                    "protocol": record.protocol.as_str(),
+                    "address": record.address.to_string(),
+                })
+            })
+            .collect();
+        json!({
+            "connectionState": if diagnosis.connection.is_connected { "Connected" } else { "Disconnected" },
+            "connectionStateUpdatedTime": times::iso(diagnosis.connection.updated),
+            "session": session,
+            "refusals": refusals,
+        })
+    }
+
+    fn refused(&self, caller: &Caller, reason: RefusalReason, code: ErrorCode) {
+        let audit: &Audit = self.audit();
+        let refusal = Refusal { code, reason };
+        let now = self.clock().now();
+        audit.refused_identity(Operation::Service, &caller.principal, Protocol::Https, caller.address, refusal, now);
+    }
+
+    fn changed(&self, caller: &Caller, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
+        self.audit().changed(operation, subject, &caller.principal, caller.address, code);
+    }
+}

@@ -1,0 +1,185 @@
+//! Device and module documents, both ways (Spec rest §2.1, §2.3).
+
+use holdfast_auth::{Key, KeyPair};
+use holdfast_model::ErrorCode;
+use holdfast_registry::{
+    Authentication, AuthenticationWrite, Identity, IdentityContent, ScopeWrite, Status, Thumbprint, Thumbprints,
+    TwinSeed,
+};
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::json::{Fields, format_error, shown};
+use super::times;
+use super::view::Connection;
+
+/// The document of a device or module. Holds its keys: only for callers with a registry right.
+pub(super) fn show(identity: &Identity, connection: Connection) -> Value {
+    let mut document = Map::new();
+    let mut put = |name: &str, value: Value| document.insert(name.to_owned(), value);
+    let state = if connection.is_connected { "Connected" } else { "Disconnected" };
+    let is_device = identity.id.module.is_none();
+    if let Some(module) = &identity.id.module {
+        put("moduleId", json!(module.as_str()));
+        put("managedBy", json!(identity.managed_by));
+    }
+    put("deviceId", json!(identity.id.device.as_str()));
+    put("generationId", json!(identity.generation.to_string()));
+    put("etag", json!(identity.etag.0));
+    put("connectionState", json!(state));
+    if is_device {
+        put("status", json!(status_name(identity.status)));
+        put("statusReason", json!(identity.status_reason));
+    }
+    put("connectionStateUpdatedTime", json!(times::iso(connection.updated)));
+    if is_device {
+        put("statusUpdatedTime", json!(times::iso(identity.status_updated)));
+    }
+    put("lastActivityTime", json!(times::iso(connection.last_activity)));
+    put("cloudToDeviceMessageCount", json!(0));
+    put("authentication", show_authentication(&identity.authentication));
+    if is_device {
+        put("capabilities", json!({"iotEdge": identity.iot_edge}));
+        if let Some(scope) = &identity.device_scope {
+            put("deviceScope", json!(scope));
+        }
+        if let Some(scope) = &identity.parent_scope {
+            put("parentScopes", json!([scope]));
+        }
+    }
+    Value::Object(document)
+}
+
+pub(super) fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Enabled => "enabled",
+        Status::Disabled => "disabled",
+    }
+}
+
+fn show_authentication(authentication: &Authentication) -> Value {
+    let (primary, secondary) = match authentication {
+        Authentication::Sas(keys) => (Some(keys.primary.to_base64()), Some(keys.secondary.to_base64())),
+        _ => (None, None),
+    };
+    let (first, second) = match authentication {
+        Authentication::SelfSigned(prints) => {
+            (Some(prints.primary.as_str()), prints.secondary.as_ref().map(Thumbprint::as_str))
+        }
+        _ => (None, None),
+    };
+    json!({
+        "symmetricKey": {"primaryKey": primary.as_deref(), "secondaryKey": secondary.as_deref()},
+        "x509Thumbprint": {"primaryThumbprint": first, "secondaryThumbprint": second},
+        "type": authentication.type_name(),
+    })
+}
+
+/// What of a document counts on input; the same for single calls and bulk entries.
+pub(super) fn read(fields: &Fields<'_>) -> Result<IdentityContent, ApiError> {
+    Ok(IdentityContent {
+        status: read_status(fields)?,
+        status_reason: fields.text("statusReason")?.map(str::to_owned),
+        authentication: fields.object("authentication")?.map(|given| read_authentication(&given)).transpose()?.flatten(),
+        iot_edge: match fields.object("capabilities")? {
+            Some(capabilities) => capabilities.boolean("iotEdge")?,
+            None => None,
+        },
+        device_scope: match fields.get("deviceScope") {
+            None => ScopeWrite::Keep,
+            Some(_) => scope(fields.text("deviceScope")?),
+        },
+        parent_scope: read_parent_scopes(fields)?,
+        managed_by: fields.text("managedBy")?.map(str::to_owned),
+        twin: TwinSeed::default(),
+    })
+}
+
+fn read_status(fields: &Fields<'_>) -> Result<Status, ApiError> {
+    match fields.text("status")? {
+        None => Ok(Status::Enabled),
+        Some(text) if text.eq_ignore_ascii_case("enabled") => Ok(Status::Enabled),
+        Some(text) if text.eq_ignore_ascii_case("disabled") => Ok(Status::Disabled),
+        Some(text) => Err(ApiError::invalid(format!("status {} is neither enabled nor disabled", shown(text)))),
+    }
+}
+
+fn scope(text: Option<&str>) -> ScopeWrite {
+    match text {
+        None | Some("") => ScopeWrite::Remove,
+        Some(text) => ScopeWrite::Set(text.to_owned()),
+    }
+}
+
+fn read_parent_scopes(fields: &Fields<'_>) -> Result<ScopeWrite, ApiError> {
+    if fields.get("parentScopes").is_none() {
+        return Ok(ScopeWrite::Keep);
+    }
+    match fields.array("parentScopes")?.unwrap_or_default() {
+        [] => Ok(ScopeWrite::Remove),
+        [Value::String(text)] => Ok(scope(Some(text))),
+        [_] => Err(format_error("field parentScopes must be an array of text")),
+        _ => Err(ApiError::new(ErrorCode::InvalidDeviceScope, "parentScopes has at most one scope")),
+    }
+}
+
+/// `None` when the object says nothing at all.
+fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>, ApiError> {
+    let keys = read_keys(given)?;
+    let prints = read_thumbprints(given)?;
+    let kind = given.text("type")?;
+    let is = |name: &str| kind.is_some_and(|kind| kind.eq_ignore_ascii_case(name));
+    let write = if is("sas") {
+        AuthenticationWrite::Sas(keys)
+    } else if is("selfSigned") {
+        AuthenticationWrite::SelfSigned(prints)
+    } else if is("certificateAuthority") {
+        AuthenticationWrite::CertificateAuthority
+    } else if is("none") {
+        AuthenticationWrite::None
+    } else if let Some(kind) = kind {
+        let text = format!(
+            "authentication type {} is none of sas, selfSigned, certificateAuthority, none",
+            shown(kind)
+        );
+        return Err(ApiError::invalid(text));
+    } else if keys.is_none() && prints.is_some() {
+        // Old clients send no type.
+        AuthenticationWrite::SelfSigned(prints)
+    } else if keys.is_some() {
+        AuthenticationWrite::Sas(keys)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(write))
+}
+
+fn read_keys(given: &Fields<'_>) -> Result<Option<KeyPair>, ApiError> {
+    let Some(keys) = given.object("symmetricKey")? else { return Ok(None) };
+    let text = |name| Ok::<_, ApiError>(keys.text(name)?.filter(|text| !text.is_empty()));
+    let key = |name: &str, text: &str| {
+        Key::from_base64(text).map_err(|error| ApiError::invalid(format!("{name}: {error}")))
+    };
+    match (text("primaryKey")?, text("secondaryKey")?) {
+        (None, None) => Ok(None),
+        (Some(primary), Some(secondary)) => {
+            Ok(Some(KeyPair { primary: key("primaryKey", primary)?, secondary: key("secondaryKey", secondary)? }))
+        }
+        _ => Err(ApiError::invalid("give both symmetric keys, or none to have them generated or kept")),
+    }
+}
+
+fn read_thumbprints(given: &Fields<'_>) -> Result<Option<Thumbprints>, ApiError> {
+    let Some(prints) = given.object("x509Thumbprint")? else { return Ok(None) };
+    let print = |name: &str| match prints.text(name)?.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => {
+            Thumbprint::parse(text).map(Some).map_err(|error| ApiError::invalid(format!("{name}: {error}")))
+        }
+    };
+    match (print("primaryThumbprint")?, print("secondaryThumbprint")?) {
+        (None, None) => Ok(None),
+        (Some(primary), secondary) => Ok(Some(Thumbprints { primary, secondary })),
+        (None, Some(_)) => Err(ApiError::invalid("a secondary thumbprint needs a primary one")),
+    }
+}

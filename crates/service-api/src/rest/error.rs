@@ -1,0 +1,68 @@
+//! The one error body that every SDK understands (Spec auth-and-limits §8.1, rest §1.6).
+
+use holdfast_model::{ErrorCode, UnixMillis};
+use holdfast_registry::{RegistryError, Rejection};
+use serde_json::json;
+
+use super::reply::Reply;
+use super::times;
+
+/// Seconds after which a refused caller may come again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// A call that is answered with an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ApiError {
+    pub(super) code: ErrorCode,
+    pub(super) text: String,
+    /// Methods that the resource knows, for 405.
+    pub(super) allow: Option<&'static str>,
+}
+
+impl ApiError {
+    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), allow: None }
+    }
+
+    pub(super) fn invalid(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ArgumentInvalid, text)
+    }
+
+    /// The answer. `tracking_id` is also the request's id in the log.
+    pub(super) fn reply(&self, tracking_id: &str, now: UnixMillis) -> Reply {
+        // Node splits the message at `;`, C# and Node want name and number to agree.
+        let text: String = self.text.chars().map(|c| if c == ';' || c.is_control() { ',' } else { c }).collect();
+        let body = json!({
+            "errorCode": self.code.number(),
+            "Message": format!("ErrorCode:{};{text}", self.code.name()),
+            "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{}", times::us_date(now)),
+        });
+        let mut reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
+        if matches!(self.code.http_status(), 429 | 503) {
+            reply = reply.header("retry-after", RETRY_AFTER_SECONDS);
+        }
+        match self.allow {
+            Some(methods) => reply.header("allow", methods),
+            None => reply,
+        }
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(rejection.code, rejection.text)
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Rejected(rejection) => rejection.into(),
+            // The cause of the others is for the log, not for the caller.
+            error => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a registry operation failed");
+                Self::new(error.code(), error.code().meaning())
+            }
+        }
+    }
+}

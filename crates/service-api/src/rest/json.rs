@@ -1,0 +1,262 @@
+//! Strict JSON on the way in, and how documents are read field by field (Spec rest §1.5).
+//!
+//! Why: `serde_json` keeps the last of two equal keys, and a document that two readers understand differently is a way
+//! past a check. Field names are matched in any case, since old clients send `Enabled`.
+//! Invariants: at most 32 levels; no duplicate key at any level; nothing here panics.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use holdfast_model::ErrorCode;
+use holdfast_model::limits::MAX_JSON_DEPTH;
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::error::ApiError;
+
+/// Reads a whole body.
+pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
+    // A byte order mark is no part of the text.
+    let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let value = Strict { depth: 0 }.deserialize(&mut reader);
+    let value = value.and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| format_error(format!("the body is not valid JSON: {error}")))
+}
+
+/// The document's root as an object.
+pub(super) fn object(value: &Value) -> Result<Fields<'_>, ApiError> {
+    match value {
+        Value::Object(map) => Fields::new(map),
+        _ => Err(format_error("the body must be a JSON object")),
+    }
+}
+
+/// The document's root as an array.
+pub(super) fn array(value: &Value) -> Result<&[Value], ApiError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(format_error("the body must be a JSON array")),
+    }
+}
+
+pub(super) fn format_error(text: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::IotHubFormatError, text)
+}
+
+/// An object whose fields are found in any case.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(map: &'a Map<String, Value>) -> Result<Self, ApiError> {
+        let mut names = HashSet::with_capacity(map.len());
+        for name in map.keys() {
+            if !names.insert(name.to_ascii_lowercase()) {
+                return Err(format_error(format!("field {} occurs twice", shown(name))));
+            }
+        }
+        Ok(Self(map))
+    }
+
+    /// The field as sent, `null` included.
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        let exact = self.0.get(name);
+        exact.or_else(|| self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+    }
+
+    /// The field, `null` being the same as absent.
+    fn value(&self, name: &str) -> Option<&'a Value> {
+        self.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, ApiError> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong_type(name, "text")),
+        }
+    }
+
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(_) => Err(wrong_type(name, "true or false")),
+        }
+    }
+
+    pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ApiError> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Fields::new(map).map(Some),
+            Some(_) => Err(wrong_type(name, "an object")),
+        }
+    }
+
+    pub(super) fn array(&self, name: &str) -> Result<Option<&'a [Value]>, ApiError> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Array(items)) => Ok(Some(items)),
+            Some(_) => Err(wrong_type(name, "an array")),
+        }
+    }
+
+    /// The field's own JSON text, when it is an object.
+    pub(super) fn object_text(&self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(value @ Value::Object(_)) => Ok(Some(value.to_string())),
+            Some(_) => Err(wrong_type(name, "an object")),
+        }
+    }
+
+    /// The first name that is none of `known`.
+    pub(super) fn unknown(&self, known: &[&str]) -> Option<&'a str> {
+        self.0.keys().map(String::as_str).find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+    }
+}
+
+fn wrong_type(name: &str, expected: &str) -> ApiError {
+    format_error(format!("field {name} must be {expected}"))
+}
+
+/// A name out of a request, short enough for an error text.
+pub(super) fn shown(name: &str) -> String {
+    let short: String = name.chars().take(64).collect();
+    format!("'{}'", short.escape_debug())
+}
+
+/// Builds a [`Value`], refusing depth and duplicates.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth >= MAX_JSON_DEPTH {
+            return Err(E::custom(format_args!("more than {MAX_JSON_DEPTH} levels")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element_seed(inner)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let value = fields.next_value_seed(inner)?;
+            if map.contains_key(&name) {
+                return Err(de::Error::custom(format_args!("duplicate key {}", shown(&name))));
+            }
+            map.insert(name, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &[u8]) -> u32 {
+        parse(body).unwrap_err().code.number()
+    }
+
+    #[test]
+    fn what_is_no_strict_json_is_400006() {
+        for body in [
+            &b""[..],
+            b"{",
+            b"{}{}",
+            b"{\"a\":1,\"a\":2}",
+            b"{\"x\":{\"a\":1,\"a\":2}}",
+            b"nonsense",
+            b"{\"a\":1e999}",
+            b"\"\xff\"",
+            b"{'a':1}",
+            b"[1,]",
+        ] {
+            assert_eq!(code(body), 400_006, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn thirty_two_levels_pass_and_thirty_three_do_not() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(nested(32).as_bytes()).is_ok());
+        assert_eq!(code(nested(33).as_bytes()), 400_006);
+        assert_eq!(code("[".repeat(1 << 20).as_bytes()), 400_006);
+        assert_eq!(code("{\"a\":".repeat(100_000).as_bytes()), 400_006);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_names_are_found_in_any_case() {
+        let value = parse(b"\xEF\xBB\xBF{\"DeviceID\":\"x\",\"n\":null}").unwrap();
+        let fields = object(&value).unwrap();
+        assert_eq!(fields.text("deviceId").unwrap(), Some("x"));
+        assert_eq!(fields.text("n").unwrap(), None);
+        assert!(fields.get("N").is_some());
+        let value = parse(b"{\"a\":1,\"A\":2}").unwrap();
+        assert!(object(&value).is_err(), "which of the two would count?");
+    }
+
+    #[test]
+    fn integers_are_kept_exactly() {
+        let value = parse(b"[4503599627370495,18446744073709551615,-9223372036854775808]").unwrap();
+        assert_eq!(value.to_string(), "[4503599627370495,18446744073709551615,-9223372036854775808]");
+    }
+}
