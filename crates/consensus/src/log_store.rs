@@ -56,6 +56,8 @@ struct State {
     purged: Option<LogId>,
     /// The last entry that retention has deleted.
     trimmed: Option<LogId>,
+    /// The first index that openraft may read.
+    first: u64,
     last: Option<LogId>,
     tail: Tail,
 }
@@ -97,7 +99,8 @@ impl LogStore {
             .map(|bytes| stored::decode_floor(&bytes))
             .transpose()?;
         let floor = purged.max(trimmed);
-        let from = layout::log_key(group.0, next(floor.as_ref()));
+        let first = next(floor.as_ref());
+        let from = layout::log_key(group.0, first);
         let last = match disk.last(family, &from, &layout::log_end(group.0))? {
             Some((key, value)) => {
                 let (_, index) = layout::parse_log_key(&key).ok_or(StorageError::Hole {
@@ -112,6 +115,7 @@ impl LogStore {
             vote,
             purged,
             trimmed,
+            first,
             last,
             tail: Tail::new(tail_bytes),
         };
@@ -221,7 +225,7 @@ impl Shared {
     fn entries(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
         let (from, to) = {
             let state = self.state.lock();
-            let from = from.max(next(state.floor().as_ref()));
+            let from = from.max(state.first);
             let to = to.min(next(state.last.as_ref()));
             if from >= to {
                 return Ok(Vec::new());
@@ -282,7 +286,9 @@ impl Shared {
             &stored::encode_floor(&trimmed),
         );
         self.disk.write(&batch, Durability::Logged)?;
-        self.state.lock().trimmed = Some(trimmed);
+        let mut state = self.state.lock();
+        state.trimmed = Some(trimmed);
+        state.first = state.first.max(floor);
         Ok(Some(Trim { floor }))
     }
 
@@ -345,6 +351,10 @@ impl RaftLogStorage<Types> for LogStore {
             for entry in entries {
                 let (header, payload) = entry::encode(&entry);
                 let key = layout::log_key(self.shared.group.0, entry.log_id.index);
+                if next(state.last.as_ref()) <= state.first {
+                    // The first entry of an empty log says where it begins.
+                    state.first = entry.log_id.index;
+                }
                 self.batch.put_parts(self.shared.family, &key, &[&header, &payload]);
                 state.last = Some(entry.log_id);
                 state.tail.push(entry);
@@ -381,6 +391,7 @@ impl RaftLogStorage<Types> for LogStore {
         let mut state = self.shared.state.lock();
         state.purged = state.purged.max(Some(id));
         state.last = state.last.max(Some(id));
+        state.first = state.first.max(id.index + 1);
         Ok(())
     }
 }
@@ -449,3 +460,6 @@ impl RaftLogReader<Types> for Reader {
         Ok(self.0.state.lock().vote)
     }
 }
+
+#[cfg(test)]
+mod tests;

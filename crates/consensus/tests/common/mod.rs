@@ -1,0 +1,143 @@
+//! A state machine that keeps every entry, and a node of one process's making.
+#![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogPosition, StateMachine};
+use holdfast_storage::layout::{state_key, state_range};
+use holdfast_storage::{
+    Disk, DiskGuard, Durability, Family, Flusher, OnFatal, StorageConfig, StorageError, WriteBatch,
+};
+
+const ENTRIES: u8 = 1;
+const APPLIED: u8 = 2;
+
+/// What a [`Journal`] holds, visible from outside while it runs.
+pub type Applied = Arc<Mutex<Vec<Bytes>>>;
+
+/// Keeps every entry in order: in memory, and on disk as a state machine should.
+pub struct Journal {
+    group: u32,
+    disk: Arc<dyn Disk>,
+    position: Option<LogPosition>,
+    membership: Bytes,
+    entries: Applied,
+    batch: WriteBatch,
+}
+
+impl Journal {
+    pub fn recover(group: GroupId, disk: Arc<dyn Disk>) -> Self {
+        let group = group.0;
+        let mut entries = Vec::new();
+        let (from, to) = state_range(group, ENTRIES);
+        disk.scan(Family::Device, &from, &to, &mut |_, value| {
+            entries.push(Bytes::copy_from_slice(value));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let stored = disk.get(Family::Device, &state_key(group, APPLIED, &[])).unwrap();
+        let (position, membership) = match stored {
+            Some(stored) => {
+                let number = |at: usize| u64::from_be_bytes(stored[at..at + 8].try_into().unwrap());
+                let position = LogPosition {
+                    term: number(0),
+                    node: number(8),
+                    index: number(16),
+                };
+                (Some(position), stored.slice(24..))
+            }
+            None => (None, Bytes::new()),
+        };
+        let entries = Arc::new(Mutex::new(entries));
+        Self {
+            group,
+            disk,
+            position,
+            membership,
+            entries,
+            batch: WriteBatch::new(),
+        }
+    }
+
+    pub fn entries(&self) -> Applied {
+        self.entries.clone()
+    }
+}
+
+impl StateMachine for Journal {
+    fn applied(&self) -> (Option<LogPosition>, Bytes) {
+        (self.position, self.membership.clone())
+    }
+
+    fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError> {
+        let mut entries = self.entries.lock().unwrap();
+        let number = entries.len() as u64;
+        self.batch.put(
+            Family::Device,
+            &state_key(self.group, ENTRIES, &number.to_be_bytes()),
+            entry,
+        );
+        entries.push(entry.clone());
+        self.position = Some(position);
+        Ok(Bytes::from(number.to_string()))
+    }
+
+    fn apply_meta(&mut self, position: LogPosition, membership: Option<Bytes>) -> Result<(), StorageError> {
+        self.position = Some(position);
+        if let Some(membership) = membership {
+            self.membership = membership;
+        }
+        Ok(())
+    }
+
+    fn end_of_run(&mut self) -> Result<(), StorageError> {
+        let at = self.position.unwrap();
+        let numbers = [at.term.to_be_bytes(), at.node.to_be_bytes(), at.index.to_be_bytes()].concat();
+        self.batch.put_parts(
+            Family::Device,
+            &state_key(self.group, APPLIED, &[]),
+            &[&numbers, &self.membership],
+        );
+        self.disk.write(&self.batch, Durability::Replayed)?;
+        self.batch.clear();
+        Ok(())
+    }
+}
+
+/// Panics where a node would stop.
+pub fn stop_the_test() -> OnFatal {
+    Arc::new(|error| panic!("the node would stop: {error}"))
+}
+
+/// A node on `disk` whose flusher runs on the current runtime and takes `latency` for each sync.
+pub fn host(disk: Arc<dyn Disk>, latency: impl FnMut() -> Duration + Send + 'static) -> GroupHost {
+    host_with(disk, latency, stop_the_test())
+}
+
+pub fn host_with(
+    disk: Arc<dyn Disk>,
+    latency: impl FnMut() -> Duration + Send + 'static,
+    on_fatal: OnFatal,
+) -> GroupHost {
+    GroupHost {
+        flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+        guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
+        disk,
+        node: 7,
+        on_fatal,
+    }
+}
+
+/// Starts a group with a [`Journal`], bootstrapping it if need be.
+pub async fn start(group: GroupId, host: &GroupHost) -> (Group, Applied) {
+    let journal = Journal::recover(group, host.disk.clone());
+    let entries = journal.entries();
+    let group = Group::start(group, host, Box::new(journal), &ConsensusConfig::default())
+        .await
+        .unwrap();
+    group.bootstrap().await.unwrap();
+    (group, entries)
+}
