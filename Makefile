@@ -29,7 +29,7 @@ verify: ## Only look: formatting, lints, licenses and layers
 
 fix: ## Rewrite: formatting and generated pages
 	$(with_env) cargo fmt --all
-	HOLDFAST_BLESS=1 $(with_env) cargo test --quiet -p holdfast page_is_up_to_date
+	HOLDFAST_REWRITE=1 $(with_env) cargo test --quiet -p holdfast -p holdfast-model
 
 deps: ## Install the system packages that the build needs
 	@deploy/dev/deps.sh

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod cores;
 mod exit;
+mod inventory;
 mod logs;
 mod node;
 mod ops;

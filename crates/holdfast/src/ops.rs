@@ -34,6 +34,9 @@ const SECONDS: [f64; 16] = [
 /// Upper bounds of every histogram of bytes.
 const BYTES: [f64; 8] = [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
 
+/// Upper bounds of every histogram of numbers of things.
+const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0];
+
 /// Whether the hub takes work; `Err` says why not.
 pub(crate) type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -45,10 +48,12 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_completions".to_owned()), &COUNTS))
         .map_err(anyhow::Error::from)?
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| Failure::cannot_start(error.to_string()))?;
+    crate::inventory::describe();
     metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::connection::ConnectionFile;
 use crate::exit::{Failure, Outcome};
 use crate::node::{self, Node};
-use crate::{checks, logs, ops};
+use crate::{certs, checks, logs, ops};
 
 /// Called with the connection file's content when the hub is ready; what it returns lives until the hub stops.
 pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;
@@ -37,6 +37,7 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         "starting"
     );
     let metrics = ops::install_metrics()?;
+    certificate_ends(config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (fatal, mut fatals) = mpsc::channel(1);
@@ -86,6 +87,15 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Tells operators when the server's certificates end; a bad one is found when it is used.
+fn certificate_ends(config: &Config) {
+    for (name, file) in [("server", &config.tls.certificate_file), ("rsa", &config.tls.rsa_certificate_file)] {
+        if let Some(Ok(end)) = file.as_deref().map(certs::not_after) {
+            metrics::gauge!("holdfast_tls_certificate_expiry_seconds", "certificate" => name).set(end as f64);
+        }
+    }
 }
 
 fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {

@@ -40,7 +40,7 @@ pub(crate) fn default_file() -> String {
 pub(crate) fn reference() -> String {
     let mut out = String::from(
         "# Configuration\n\n\
-         <!-- Written by the test `configuration_page_is_up_to_date`; run it with HOLDFAST_BLESS=1 to rewrite. -->\n\n\
+         <!-- Written by the test `configuration_page_is_up_to_date`; run it with HOLDFAST_REWRITE=1 to rewrite. -->\n\n\
          One TOML file, then environment variables, then `--set section.key=value`; the later wins. Nothing unknown is\n\
          ignored: a wrong key or value is refused with its line and the nearest name. Durations are whole numbers of\n\
          `ms`, `s`, `m`, `h`, `d`; sizes of `B`, `KiB`, `MiB`, `GiB`, `TiB`. In a variable, list items are separated by\n\
@@ -112,13 +112,13 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "a switch of the test itself")]
     fn configuration_page_is_up_to_date() {
         let wanted = reference();
-        if std::env::var("HOLDFAST_BLESS").is_ok() {
+        if std::env::var("HOLDFAST_REWRITE").is_ok() {
             std::fs::write(page_path(), &wanted).unwrap();
         }
         let found = std::fs::read_to_string(page_path()).unwrap_or_default();
         assert!(
             found == wanted,
-            "docs/configuration.md is stale; rewrite it: HOLDFAST_BLESS=1 cargo test -p holdfast configuration_page"
+            "docs/configuration.md is stale; rewrite it: HOLDFAST_REWRITE=1 cargo test -p holdfast configuration_page"
         );
     }
 

@@ -1,0 +1,106 @@
+//! Fleets that publish for as long as they are let, through every death of the hub.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use holdfast_swarm::batch::Shape;
+use holdfast_swarm::connect::Habits;
+use holdfast_swarm::fleet::{Fleet, Plan, Publish, Work};
+use holdfast_swarm::hub::Hub;
+use holdfast_swarm::ledger::Ledger;
+use holdfast_swarm::target::{Credentials, DeviceNames, Target, Transport};
+
+use crate::scenario::{block_on, wait_for};
+
+/// Fleets: how bytes travel, what device names begin with, how many devices, how many messages each keeps in flight.
+const FLEETS: [(Transport, &str, u32, usize); 3] = [
+    (Transport::Plain, "one-at-a-time-", 24, 1),
+    (Transport::Plain, "windowed-", 16, 24),
+    (Transport::Tls13, "secured-", 8, 8),
+];
+const PAYLOAD_BYTES: usize = 256;
+const TOKEN_LIFE: Duration = Duration::from_secs(6 * 3600);
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Running fleets, all of whose acknowledgements are written down.
+pub(crate) struct Load(Vec<Fleet>);
+
+/// Makes the fleets' devices, which must be done once before the first load.
+pub(crate) fn create_devices(hub: &Hub) -> Result<()> {
+    FLEETS.iter().try_for_each(|(_, prefix, count, _)| {
+        block_on(holdfast_swarm::devices::create(hub, &DeviceNames::new(prefix)?, 0..*count))
+    })
+}
+
+impl Load {
+    /// Starts to publish to `hub`, and goes on when it dies and comes back.
+    pub(crate) fn start(hub: &Hub) -> Result<Self> {
+        let fleets: Vec<Fleet> = FLEETS.iter().map(|fleet| start(hub, fleet)).collect::<Result<_>>()?;
+        for fleet in &fleets {
+            fleet.wait_up(PATIENCE)?;
+        }
+        fleets.iter().for_each(Fleet::begin);
+        Ok(Self(fleets))
+    }
+
+    /// Acknowledgements so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.0.iter().map(|fleet| fleet.counters().acknowledged.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Waits until every fleet has got some acknowledgements, `count` in all, from now on.
+    pub(crate) fn wait_acknowledged(&self, count: u64) -> Result<()> {
+        let before = self.acknowledged();
+        let found = wait_for(PATIENCE, "the hub acknowledges", || {
+            Ok((self.acknowledged() >= before + count).then_some(()))
+        });
+        found.with_context(|| format!("wanted {count} more than {before}, failures: {:?}", self.failures()))
+    }
+
+    /// Stops, waits for what is outstanding, and says what was promised.
+    pub(crate) fn end(self) -> Result<Vec<Ledger>> {
+        self.0
+            .into_iter()
+            .map(|fleet| {
+                let outcome = fleet.end(PATIENCE)?;
+                let unknown = outcome.counters.unknown.load(Ordering::Relaxed);
+                let disordered = outcome.counters.out_of_order.load(Ordering::Relaxed);
+                ensure!(unknown == 0, "{unknown} acknowledgements of nothing outstanding");
+                ensure!(disordered == 0, "{disordered} acknowledgements not in the order of sending");
+                Ok(outcome.ledger)
+            })
+            .collect()
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let reasons = self.0.iter().flat_map(|fleet| fleet.counters().failures());
+        reasons.map(|(reason, times)| format!("{times} × {reason}")).collect()
+    }
+}
+
+fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str, u32, usize)) -> Result<Fleet> {
+    let topic = "devices/{device}/messages/events/".to_owned();
+    Fleet::start(Plan {
+        target: Target {
+            address: hub.mqtt_address(*transport)?,
+            tls: hub.tls(*transport)?,
+            sources: Vec::new(),
+            names: DeviceNames::new(prefix)?,
+            credentials: Credentials::Hub(hub.devices(TOKEN_LIFE)?),
+            topic: topic.clone(),
+        },
+        first: 0,
+        connections: *connections,
+        threads: 1,
+        connect_rate: 2_000.0,
+        habits: Habits { keep_alive: 60, clean_session: true },
+        work: Work::Publish(Publish {
+            shape: Shape { topic, payload_bytes: PAYLOAD_BYTES, run: rand::random() },
+            window: *window,
+            refill: 1,
+            messages: None,
+            survive_disconnect: true,
+        }),
+    })
+}

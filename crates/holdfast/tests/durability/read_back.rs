@@ -1,0 +1,56 @@
+//! Reading everything that a hub holds, once, for the judges of all ledgers.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use holdfast_amqp::selector::Start;
+use holdfast_swarm::events::{Client, EventHub};
+use holdfast_swarm::hub::Hub;
+use holdfast_swarm::ledger::Ledger;
+use holdfast_swarm::target::Transport;
+use holdfast_swarm::verify::{Judge, Verdict};
+
+use crate::scenario::block_on;
+
+/// For one partition, from its beginning to its end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What stands in a hub's partitions, ledger by ledger.
+pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
+    let hub = EventHub::of(hub, Transport::Plain)?;
+    let mut judges = ledgers.iter().map(Judge::new).collect::<Result<Vec<_>>>()?;
+    block_on(async {
+        let mut client = hub.connect().await?;
+        for partition in client.partitions().await? {
+            let begin = read_partition(&mut client, &partition, &mut judges).await;
+            let begin = begin.with_context(|| format!("reading partition {partition}"))?;
+            ensure!(begin == 0, "partition {partition} begins with {begin}, though nothing has been trimmed");
+        }
+        Ok(())
+    })?;
+    Ok(judges.into_iter().map(Judge::finish).collect())
+}
+
+/// Reads one partition to what is its end now; where it begins.
+pub(crate) async fn read_partition(client: &mut Client, partition: &str, judges: &mut [Judge<'_>]) -> Result<i64> {
+    let state = client.partition(partition).await?;
+    if state.last < state.begin {
+        return Ok(state.begin);
+    }
+    let link = client.receive(partition, Start::Oldest).await?;
+    let mut expected = state.begin;
+    let read = client.events(link, PATIENCE, |event| {
+        let sequence = event.sequence().context("an event without a sequence number")?;
+        for judge in &mut *judges {
+            if sequence != expected {
+                judge.sequence_jump(partition, expected, sequence);
+            }
+            judge.event(event.device().unwrap_or_default(), event.body());
+        }
+        expected = sequence + 1;
+        Ok(sequence < state.last)
+    });
+    read.await.with_context(|| format!("at {expected} of {} to {}", state.begin, state.last))?;
+    client.leave(link).await?;
+    Ok(state.begin)
+}

@@ -1,0 +1,136 @@
+//! A disk that forgets what was not synced: `tests/durability/unsynced.c`, preloaded into the hub.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The library's source.
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/durability/unsynced.c");
+/// What an operating system writes at once.
+const PAGE: usize = 4096;
+
+/// When names of files become durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// Once their directory has been synced.
+    Synced,
+    /// At once, before the bytes are.
+    Eager,
+}
+
+/// How much of what was written to the end of a log and not synced survives; a power cut leaves any of these.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Tail {
+    /// Nothing.
+    Gone,
+    /// This share of the bytes.
+    Cut(f64),
+    /// The same, and zeros instead of the rest: the length had been written.
+    Zeros(f64),
+}
+
+/// The library and the mirror of one directory.
+pub(crate) struct Unsynced {
+    library: PathBuf,
+    directory: PathBuf,
+    mirror: PathBuf,
+    pub(crate) names: Names,
+    pub(crate) tail: Tail,
+}
+
+impl Unsynced {
+    /// Compiles the library into `folder` for a process that keeps its data in `directory`, a folder beside or below.
+    pub(crate) fn new(folder: &Path, directory: &Path) -> Result<Self> {
+        let library = folder.join("unsynced.so");
+        let compiled = Command::new("cc")
+            .args(["-O1", "-Wall", "-shared", "-fPIC", "-o"])
+            .args([&library, Path::new(SOURCE)])
+            .args(["-ldl", "-lpthread"])
+            .output()
+            .context("cannot run cc")?;
+        ensure!(
+            compiled.status.success(),
+            "cc refuses the library: {}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
+        let mirror = folder.join("mirror");
+        Ok(Self { library, directory: directory.to_owned(), mirror, names: Names::Synced, tail: Tail::Gone })
+    }
+
+    /// Makes `command` run on this disk.
+    pub(crate) fn preload(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("UNSYNCED_DIR", &self.directory)
+            .env("UNSYNCED_MIRROR", &self.mirror)
+            .env("UNSYNCED_NAMES", if self.names == Names::Eager { "eager" } else { "synced" })
+            .env("UNSYNCED_LIE", self.trigger("lie"))
+            .env("UNSYNCED_FAIL", self.trigger("fail"));
+    }
+
+    /// From now on syncs succeed and keep nothing.
+    pub(crate) fn lie(&self) -> Result<()> {
+        Ok(File::create(self.trigger("lie")).map(drop)?)
+    }
+
+    /// From now on syncs fail.
+    pub(crate) fn fail(&self) -> Result<()> {
+        Ok(File::create(self.trigger("fail")).map(drop)?)
+    }
+
+    /// Syncs work again.
+    pub(crate) fn heal(&self) -> Result<()> {
+        Ok(fs::remove_file(self.trigger("fail"))?)
+    }
+
+    /// Leaves of the directory what a power cut leaves. The process must have ended.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        // Killed before it had begun: it has changed nothing.
+        if self.mirror.join("made").exists() {
+            self.keep_tails()?;
+            fs::remove_dir_all(&self.directory).context("cannot remove what was not synced")?;
+            fs::rename(self.mirror.join("tree"), &self.directory).context("cannot put the mirror in its place")?;
+        }
+        if self.mirror.exists() {
+            fs::remove_dir_all(&self.mirror)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the logs in the mirror the parts of their tails that survive.
+    fn keep_tails(&self) -> Result<()> {
+        let share = match self.tail {
+            Tail::Gone => return Ok(()),
+            Tail::Cut(share) | Tail::Zeros(share) => share,
+        };
+        for entry in fs::read_dir(self.mirror.join("tree/db")).into_iter().flatten() {
+            let kept = entry?.path();
+            let name = kept.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let written = self.directory.join("db").join(&name);
+            if !(name.ends_with(".log") || name.starts_with("MANIFEST-")) || !written.exists() {
+                continue;
+            }
+            let durable = usize::try_from(fs::metadata(&kept)?.len())?;
+            let bytes = fs::read(&written)?;
+            let Some(tail) = bytes.get(durable..) else { continue };
+            let mut survives = (tail.len() as f64 * share) as usize;
+            let mut zeros = 0;
+            if matches!(self.tail, Tail::Zeros(_)) {
+                // Whole pages were not written.
+                survives = ((durable + survives) / PAGE * PAGE).saturating_sub(durable);
+                zeros = tail.len() - survives;
+            }
+            let mut file = File::options().append(true).open(&kept)?;
+            file.write_all(&tail[..survives])?;
+            file.write_all(&vec![0; zeros])?;
+        }
+        Ok(())
+    }
+
+    fn trigger(&self, name: &str) -> PathBuf {
+        self.library.with_file_name(format!("unsynced.{name}"))
+    }
+}
