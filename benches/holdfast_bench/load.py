@@ -13,7 +13,7 @@ def program():
     path = Path(os.environ.get("HOLDFAST_BENCH_SWARM", ""))
     if not path.is_file():
         raise Trouble("swarm's release binary is missing: start with benches/run.sh")
-    return str(path)
+    return str(path.resolve())
 
 
 def version():

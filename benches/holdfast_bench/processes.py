@@ -1,6 +1,7 @@
 """Servers as processes: started in a fresh folder, awaited by a condition, stopped by their own pid."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,12 +13,19 @@ from .machine import Trouble, cache, require_real_disk
 
 READY_SECONDS = 90
 STOP_SECONDS = 60
+SERVER_PORTS = (20_000, 30_000)
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, below those that the kernel gives to clients: none is taken before its server is up."""
+    while True:
+        port = random.randrange(*SERVER_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def fresh_folder(name):
@@ -73,7 +81,8 @@ class Server:
         """Starts and returns the seconds until it was ready."""
         self.log = open(self.folder.parent / f"{self.folder.name}.log", "ab")
         begun = time.monotonic()
-        self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log, env=self.environment())
+        places = {"stdout": self.log, "stderr": self.log, "cwd": self.folder}
+        self.process = subprocess.Popen(self.command(), env=self.environment(), **places)
         try:
             wait_for(self.is_ready, f"{self.name} to be ready", self.is_alive)
         except Trouble as trouble:

@@ -12,7 +12,7 @@ def program():
     path = Path(os.environ.get("HOLDFAST_BENCH_HUB", ""))
     if not path.is_file():
         raise Trouble("the hub's release binary is missing: run `make build`")
-    return str(path)
+    return str(path.resolve())
 
 
 def version():
