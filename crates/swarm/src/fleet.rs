@@ -31,6 +31,8 @@ const HANDSHAKES_AT_ONCE: usize = 64;
 const CONNECT_ATTEMPTS: u32 = 3;
 /// Files that the process needs besides connections.
 const SPARE_FILES: u64 = 64;
+/// Different reasons that are kept.
+const MAX_REASONS: usize = 100;
 /// One read of a connection, shared by all connections of a thread.
 const READ_BYTES: usize = 64 * 1024;
 /// How often the caller's thread looks at the counters while it waits.
@@ -123,12 +125,11 @@ impl Counters {
     }
 
     pub(crate) fn note(&self, reason: &anyhow::Error) {
-        *self
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(format!("{reason:#}"))
-            .or_default() += 1;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = format!("{reason:#}");
+        if failures.len() < MAX_REASONS || failures.contains_key(&reason) {
+            *failures.entry(reason).or_default() += 1;
+        }
     }
 }
 
