@@ -175,7 +175,12 @@ impl Drop for Hub {
 /// A loopback address on which nobody listens: hubs of other tests and other runs have theirs.
 fn free_address() -> Result<Ipv4Addr> {
     for _ in 0..100 {
-        let address = Ipv4Addr::new(127, rand::random_range(16..250), rand::random(), rand::random_range(1..255));
+        let address = Ipv4Addr::new(
+            127,
+            rand::random_range(16..250),
+            rand::random(),
+            rand::random_range(1..255),
+        );
         if TcpListener::bind((address, 8883 + PORT_OFFSET)).is_ok() {
             return Ok(address);
         }

@@ -36,9 +36,14 @@ impl Death {
         // Few and many alike: the first messages after a start are as dangerous as a full log.
         let acknowledged = MOST_ACKNOWLEDGEMENTS.powf(rng.random::<f64>()) as u64;
         match rng.random_range(0..10) {
-            0 | 1 => Self::KillAtStart { after_us: rng.random_range(0..START_US) },
+            0 | 1 => Self::KillAtStart {
+                after_us: rng.random_range(0..START_US),
+            },
             2 => Self::Terminate { acknowledged },
-            _ => Self::Kill { acknowledged, later_us: rng.random_range(0..3_000) },
+            _ => Self::Kill {
+                acknowledged,
+                later_us: rng.random_range(0..3_000),
+            },
         }
     }
 }
@@ -58,24 +63,27 @@ fn nothing_acknowledged_is_lost_by_sigkill_under_load() -> Result<()> {
 
 #[test]
 fn nothing_acknowledged_is_lost_with_all_that_was_not_synced() -> Result<()> {
-    run("nothing_acknowledged_is_lost_with_all_that_was_not_synced", |scenario| {
-        let mut hub = Hub::new(scenario.folder.path())?;
-        hub.set("storage.write_buffer", "4MiB");
-        hub.set("storage.max_replay", "16MiB");
-        hub.forget_unsynced()?;
-        let figures = deaths(scenario, &mut hub, rounds(24), |hub, rng| {
-            let disk = hub.disk()?;
-            disk.names = if rng.random() { Names::Synced } else { Names::Eager };
-            disk.tail = match rng.random_range(0..3) {
-                0 => Tail::Gone,
-                1 => Tail::Cut(rng.random()),
-                _ => Tail::Zeros(rng.random()),
-            };
-            Ok(())
-        })?;
-        say(&format!("unsynced thrown away: {figures}"));
-        figures.check()
-    })
+    run(
+        "nothing_acknowledged_is_lost_with_all_that_was_not_synced",
+        |scenario| {
+            let mut hub = Hub::new(scenario.folder.path())?;
+            hub.set("storage.write_buffer", "4MiB");
+            hub.set("storage.max_replay", "16MiB");
+            hub.forget_unsynced()?;
+            let figures = deaths(scenario, &mut hub, rounds(24), |hub, rng| {
+                let disk = hub.disk()?;
+                disk.names = if rng.random() { Names::Synced } else { Names::Eager };
+                disk.tail = match rng.random_range(0..3) {
+                    0 => Tail::Gone,
+                    1 => Tail::Cut(rng.random()),
+                    _ => Tail::Zeros(rng.random()),
+                };
+                Ok(())
+            })?;
+            say(&format!("unsynced thrown away: {figures}"));
+            figures.check()
+        },
+    )
 }
 
 /// Lets the hub die `rounds` times under load; `prepare` is called before each start.
@@ -87,7 +95,10 @@ fn deaths(
 ) -> Result<Figures> {
     let rng = &mut scenario.rng;
     let mut ledgers: Vec<Ledger> = Vec::new();
-    let mut figures = Figures { rounds, ..Figures::default() };
+    let mut figures = Figures {
+        rounds,
+        ..Figures::default()
+    };
     prepare(hub, rng)?;
     let mut reached = hub.start()?;
     create_devices(&reached)?;

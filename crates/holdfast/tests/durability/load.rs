@@ -29,7 +29,11 @@ pub(crate) struct Load(Vec<Fleet>);
 /// Makes the fleets' devices, which must be done once before the first load.
 pub(crate) fn create_devices(hub: &Hub) -> Result<()> {
     FLEETS.iter().try_for_each(|(_, prefix, count, _)| {
-        block_on(holdfast_swarm::devices::create(hub, &DeviceNames::new(prefix)?, 0..*count))
+        block_on(holdfast_swarm::devices::create(
+            hub,
+            &DeviceNames::new(prefix)?,
+            0..*count,
+        ))
     })
 }
 
@@ -46,7 +50,10 @@ impl Load {
 
     /// Acknowledgements so far.
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.0.iter().map(|fleet| fleet.counters().acknowledged.load(Ordering::Relaxed)).sum()
+        self.0
+            .iter()
+            .map(|fleet| fleet.counters().acknowledged.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Waits until every fleet has got some acknowledgements, `count` in all, from now on.
@@ -67,7 +74,10 @@ impl Load {
                 let unknown = outcome.counters.unknown.load(Ordering::Relaxed);
                 let disordered = outcome.counters.out_of_order.load(Ordering::Relaxed);
                 ensure!(unknown == 0, "{unknown} acknowledgements of nothing outstanding");
-                ensure!(disordered == 0, "{disordered} acknowledgements not in the order of sending");
+                ensure!(
+                    disordered == 0,
+                    "{disordered} acknowledgements not in the order of sending"
+                );
                 Ok(outcome.ledger)
             })
             .collect()
@@ -94,9 +104,16 @@ fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str,
         connections: *connections,
         threads: 1,
         connect_rate: 2_000.0,
-        habits: Habits { keep_alive: 60, clean_session: true },
+        habits: Habits {
+            keep_alive: 60,
+            clean_session: true,
+        },
         work: Work::Publish(Publish {
-            shape: Shape { topic, payload_bytes: PAYLOAD_BYTES, run: rand::random() },
+            shape: Shape {
+                topic,
+                payload_bytes: PAYLOAD_BYTES,
+                run: rand::random(),
+            },
             window: *window,
             refill: 1,
             messages: None,

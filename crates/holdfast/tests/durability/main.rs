@@ -9,7 +9,10 @@
 //! Each scenario prints one line of figures. A failure prints its seed and the hub's last words; `HOLDFAST_SEED=…` draws
 //! the same moments again (threads and sockets are the machine's own), `HOLDFAST_ROUNDS=…` runs longer.
 //! Not here: the same in simulation (`consensus`), file formats (`storage`), what readers and devices see otherwise.
-#![expect(clippy::disallowed_methods, reason = "tests are told by the environment what to replay")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests are told by the environment what to replay"
+)]
 
 mod damage;
 mod hub;

@@ -24,7 +24,10 @@ pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
         for partition in client.partitions().await? {
             let begin = read_partition(&mut client, &partition, &mut judges).await;
             let begin = begin.with_context(|| format!("reading partition {partition}"))?;
-            ensure!(begin == 0, "partition {partition} begins with {begin}, though nothing has been trimmed");
+            ensure!(
+                begin == 0,
+                "partition {partition} begins with {begin}, though nothing has been trimmed"
+            );
         }
         Ok(())
     })?;
@@ -50,7 +53,8 @@ pub(crate) async fn read_partition(client: &mut Client, partition: &str, judges:
         expected = sequence + 1;
         Ok(sequence < state.last)
     });
-    read.await.with_context(|| format!("at {expected} of {} to {}", state.begin, state.last))?;
+    read.await
+        .with_context(|| format!("at {expected} of {} to {}", state.begin, state.last))?;
     client.leave(link).await?;
     Ok(state.begin)
 }

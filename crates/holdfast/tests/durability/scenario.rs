@@ -19,7 +19,6 @@ const LAST_LINES: usize = 40;
 
 /// What a scenario works with.
 pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) rng: StdRng,
 }
@@ -30,7 +29,6 @@ pub(crate) fn run(name: &'static str, work: impl FnOnce(&mut Scenario) -> Result
     let seed = number_of("HOLDFAST_SEED").unwrap_or_else(rand::random);
     say(&format!("{name}: seed {seed}"));
     let mut scenario = Scenario {
-        name,
         folder: tempfile::Builder::new().prefix("holdfast-durability-").tempdir()?,
         rng: StdRng::seed_from_u64(seed),
     };
@@ -82,7 +80,10 @@ pub(crate) fn wait_for<T>(patience: Duration, what: &str, mut found: impl FnMut(
 
 /// Runs `work` on a runtime of its own.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 /// What a scenario's line tells.
@@ -113,7 +114,12 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut ready: Vec<u128> = self.ready.iter().map(Duration::as_millis).collect();
         ready.sort_unstable();
-        let at = |share: usize| ready.get(ready.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
+        let at = |share: usize| {
+            ready
+                .get(ready.len().saturating_sub(1) * share / 100)
+                .copied()
+                .unwrap_or_default()
+        };
         write!(
             f,
             "{} rounds, {} acknowledged, {} read, {} lost, {} doubled, {} out of order, {} gaps, {} phantoms, \
@@ -128,7 +134,11 @@ impl fmt::Display for Figures {
             self.sum(|verdict| verdict.gaps),
             self.sum(|verdict| verdict.phantoms),
             self.sum(|verdict| verdict.corrupt),
-            self.verdicts.iter().map(|verdict| verdict.sequence_jumps).max().unwrap_or_default(),
+            self.verdicts
+                .iter()
+                .map(|verdict| verdict.sequence_jumps)
+                .max()
+                .unwrap_or_default(),
             self.sum(|verdict| verdict.resent_kept),
             ready.len(),
             at(50),

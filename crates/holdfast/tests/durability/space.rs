@@ -22,83 +22,96 @@ const QUIET_REQUESTS: u32 = 30;
 
 #[test]
 fn a_nearly_full_disk_refuses_writes_serves_reads_and_resumes_by_itself() -> Result<()> {
-    run("a_nearly_full_disk_refuses_writes_serves_reads_and_resumes_by_itself", |scenario| {
-        // Half-way between what is free now and what the ballast leaves, so that others on this disk do not matter.
-        let free = free_bytes(scenario.folder.path())?;
-        let mut hub = Hub::new(scenario.folder.path())?;
-        hub.set("storage.min_free_percent", "0");
-        hub.set("storage.min_free", &format!("{}B", free / 8 * 7));
-        let reached = hub.start()?;
-        create_devices(&reached)?;
-        let load = Load::start(&reached)?;
-        load.wait_acknowledged(500)?;
+    run(
+        "a_nearly_full_disk_refuses_writes_serves_reads_and_resumes_by_itself",
+        |scenario| {
+            // Half-way between what is free now and what the ballast leaves, so that others on this disk do not matter.
+            let free = free_bytes(scenario.folder.path())?;
+            let mut hub = Hub::new(scenario.folder.path())?;
+            hub.set("storage.min_free_percent", "0");
+            hub.set("storage.min_free", &format!("{}B", free / 8 * 7));
+            let reached = hub.start()?;
+            create_devices(&reached)?;
+            let load = Load::start(&reached)?;
+            load.wait_acknowledged(500)?;
 
-        let ballast = Ballast::new(scenario.folder.path(), free / 4)?;
-        let code = wait_for(PATIENCE, "registry writes are refused", || {
-            let (status, body) = request(&reached, Method::PUT, "full-disk")?;
-            Ok((status == StatusCode::SERVICE_UNAVAILABLE).then_some(body))
-        })?;
-        ensure!(code.contains("503005"), "the refusal has another code: {code}");
-        wait_for(PATIENCE, "acknowledgements cease", || {
-            let before = load.acknowledged();
-            for _ in 0..QUIET_REQUESTS {
-                let (status, _) = request(&reached, Method::GET, "one-at-a-time-0000000")?;
-                ensure!(status == StatusCode::OK, "a read is answered with {status}");
-            }
-            Ok((load.acknowledged() == before).then_some(()))
-        })?;
-        read_back(&reached, &[]).context("reading events from a full disk")?;
+            let ballast = Ballast::new(scenario.folder.path(), free / 4)?;
+            let code = wait_for(PATIENCE, "registry writes are refused", || {
+                let (status, body) = request(&reached, Method::PUT, "full-disk")?;
+                Ok((status == StatusCode::SERVICE_UNAVAILABLE).then_some(body))
+            })?;
+            ensure!(code.contains("503005"), "the refusal has another code: {code}");
+            wait_for(PATIENCE, "acknowledgements cease", || {
+                let before = load.acknowledged();
+                for _ in 0..QUIET_REQUESTS {
+                    let (status, _) = request(&reached, Method::GET, "one-at-a-time-0000000")?;
+                    ensure!(status == StatusCode::OK, "a read is answered with {status}");
+                }
+                Ok((load.acknowledged() == before).then_some(()))
+            })?;
+            read_back(&reached, &[]).context("reading events from a full disk")?;
 
-        drop(ballast);
-        load.wait_acknowledged(500)?;
-        let ledgers = load.end()?;
-        let figures = Figures {
-            rounds: 1,
-            acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
-            verdicts: read_back(&reached, &ledgers)?,
-            ready: hub.ready.clone(),
-        };
-        say(&format!("full disk: {figures}"));
-        figures.check()?;
-        ensure!(hub.terminate()?.success(), "the hub does not stop in order");
-        Ok(())
-    })
+            drop(ballast);
+            load.wait_acknowledged(500)?;
+            let ledgers = load.end()?;
+            let figures = Figures {
+                rounds: 1,
+                acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
+                verdicts: read_back(&reached, &ledgers)?,
+                ready: hub.ready.clone(),
+            };
+            say(&format!("full disk: {figures}"));
+            figures.check()?;
+            ensure!(hub.terminate()?.success(), "the hub does not stop in order");
+            Ok(())
+        },
+    )
 }
 
 #[test]
 fn a_failed_sync_stops_the_hub_and_nothing_acknowledged_is_lost() -> Result<()> {
-    run("a_failed_sync_stops_the_hub_and_nothing_acknowledged_is_lost", |scenario| {
-        let mut hub = Hub::new(scenario.folder.path())?;
-        hub.forget_unsynced()?;
-        let reached = hub.start()?;
-        create_devices(&reached)?;
-        let load = Load::start(&reached)?;
-        load.wait_acknowledged(500)?;
-        hub.disk()?.fail()?;
-        let status = hub.wait_end()?;
-        ensure!(status.code() == Some(7), "the hub ended with {status}");
-        let said = hub.log();
-        ensure!(said.contains("not retried") && said.contains("the hub had to stop"), "the hub does not say why");
-        hub.disk()?.heal()?;
-        let reached = hub.start()?;
-        load.wait_acknowledged(500)?;
-        let ledgers = load.end()?;
-        let figures = Figures {
-            rounds: 1,
-            acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
-            verdicts: read_back(&reached, &ledgers)?,
-            ready: hub.ready.clone(),
-        };
-        say(&format!("failed sync: {figures}"));
-        figures.check()
-    })
+    run(
+        "a_failed_sync_stops_the_hub_and_nothing_acknowledged_is_lost",
+        |scenario| {
+            let mut hub = Hub::new(scenario.folder.path())?;
+            hub.forget_unsynced()?;
+            let reached = hub.start()?;
+            create_devices(&reached)?;
+            let load = Load::start(&reached)?;
+            load.wait_acknowledged(500)?;
+            hub.disk()?.fail()?;
+            let status = hub.wait_end()?;
+            ensure!(status.code() == Some(7), "the hub ended with {status}");
+            let said = hub.log();
+            ensure!(
+                said.contains("not retried") && said.contains("the hub had to stop"),
+                "the hub does not say why"
+            );
+            hub.disk()?.heal()?;
+            let reached = hub.start()?;
+            load.wait_acknowledged(500)?;
+            let ledgers = load.end()?;
+            let figures = Figures {
+                rounds: 1,
+                acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
+                verdicts: read_back(&reached, &ledgers)?,
+                ready: hub.ready.clone(),
+            };
+            say(&format!("failed sync: {figures}"));
+            figures.check()
+        },
+    )
 }
 
 /// One registry request about a device.
 fn request(hub: &holdfast_swarm::hub::Hub, method: Method, device: &str) -> Result<(StatusCode, String)> {
     let token = hub.owner_token(Duration::from_secs(600))?;
     let path = format!("/devices/{device}?api-version=2021-04-12");
-    let body = if method == Method::PUT { format!(r#"{{"deviceId":"{device}"}}"#).into_bytes() } else { Vec::new() };
+    let body = if method == Method::PUT {
+        format!(r#"{{"deviceId":"{device}"}}"#).into_bytes()
+    } else {
+        Vec::new()
+    };
     block_on(async {
         let tls = hub.tls(Transport::Tls13)?;
         let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;

@@ -57,7 +57,13 @@ impl Unsynced {
             String::from_utf8_lossy(&compiled.stderr)
         );
         let mirror = folder.join("mirror");
-        Ok(Self { library, directory: directory.to_owned(), mirror, names: Names::Synced, tail: Tail::Gone })
+        Ok(Self {
+            library,
+            directory: directory.to_owned(),
+            mirror,
+            names: Names::Synced,
+            tail: Tail::Gone,
+        })
     }
 
     /// Makes `command` run on this disk.
@@ -66,7 +72,10 @@ impl Unsynced {
             .env("LD_PRELOAD", &self.library)
             .env("UNSYNCED_DIR", &self.directory)
             .env("UNSYNCED_MIRROR", &self.mirror)
-            .env("UNSYNCED_NAMES", if self.names == Names::Eager { "eager" } else { "synced" })
+            .env(
+                "UNSYNCED_NAMES",
+                if self.names == Names::Eager { "eager" } else { "synced" },
+            )
             .env("UNSYNCED_LIE", self.trigger("lie"))
             .env("UNSYNCED_FAIL", self.trigger("fail"));
     }
