@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
+use holdfast_tasks::{Phase, Stop};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -11,7 +12,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use holdfast_tasks::{Phase, Stop};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use bytes::Bytes;
@@ -28,11 +28,7 @@ pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 /// What answers requests; built once per core.
 pub trait HttpService {
     /// Answers one request.
-    fn call(
-        &self,
-        request: Request<Incoming>,
-        peer: &Peer,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>>>>;
+    fn call(&self, request: Request<Incoming>, peer: &Peer) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>>>>;
 }
 
 /// Who is handed a stream of bytes.
@@ -111,7 +107,9 @@ fn refuse(text: &'static str) -> Response<Body> {
 }
 
 fn text_body(text: &'static str) -> Body {
-    Full::new(Bytes::from_static(text.as_bytes())).map_err(|never| match never {}).boxed_unsync()
+    Full::new(Bytes::from_static(text.as_bytes()))
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Answers a WebSocket handshake (RFC 6455 §4.2) and hands the bytes to the subprotocol's handler. Extensions are
@@ -129,7 +127,10 @@ fn upgrade(request: Request<Incoming>, peer: Peer, subprotocols: &[Subprotocol])
         .map(str::trim)
         .collect();
     let chosen = offered.iter().find_map(|offer| {
-        subprotocols.iter().find(|known| known.name.eq_ignore_ascii_case(offer)).map(|known| (*offer, known))
+        subprotocols
+            .iter()
+            .find(|known| known.name.eq_ignore_ascii_case(offer))
+            .map(|known| (*offer, known))
     });
     let Some((spelling, subprotocol)) = chosen else {
         return refuse("no known WebSocket subprotocol was offered; this hub speaks mqtt and AMQPWSB10");

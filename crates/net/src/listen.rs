@@ -33,6 +33,8 @@ pub fn bind(address: SocketAddr, config: &NetConfig) -> Result<TcpListener, Bind
     socket.set_reuse_port(true).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&address.into()).map_err(failed)?;
-    socket.listen(i32::try_from(config.accept_backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    socket
+        .listen(i32::try_from(config.accept_backlog).unwrap_or(i32::MAX))
+        .map_err(failed)?;
     TcpListener::from_std(socket.into()).map_err(failed)
 }

@@ -46,13 +46,19 @@ impl Socket {
     /// A TLS connection at its very start.
     #[must_use]
     pub fn tls(tcp: TcpStream, config: Arc<ServerConfig>) -> Self {
-        Self::Tls(Box::new(TlsSocket { tcp, state: TlsState::Silent(config) }))
+        Self::Tls(Box::new(TlsSocket {
+            tcp,
+            state: TlsState::Silent(config),
+        }))
     }
 
     /// A connection carried by another stream.
     #[must_use]
     pub fn stream(stream: Box<dyn ByteStream>) -> Self {
-        Self::Stream(Box::new(BufferedStream { stream, pending: BytesMut::new() }))
+        Self::Stream(Box::new(BufferedStream {
+            stream,
+            pending: BytesMut::new(),
+        }))
     }
 
     /// Reads what has arrived into `scratch`; 0 = the peer has closed. A TLS handshake happens in here.

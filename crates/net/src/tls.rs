@@ -86,6 +86,9 @@ pub async fn accept_tls(
 ) -> io::Result<TlsStream<TcpStream>> {
     match tokio::time::timeout(timeout, tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the TLS handshake took too long",
+        )),
     }
 }

@@ -32,7 +32,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketBytes<S> {
             .write_buffer_size(0)
             .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES);
         let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        Self { socket, current: Bytes::new() }
+        Self {
+            socket,
+            current: Bytes::new(),
+        }
     }
 }
 
@@ -57,7 +60,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<S> {
                 Some(Ok(Message::Binary(bytes))) => self.current = bytes,
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Text(_))) => {
-                    let frame = CloseFrame { code: CloseCode::Unsupported, reason: "binary messages only".into() };
+                    let frame = CloseFrame {
+                        code: CloseCode::Unsupported,
+                        reason: "binary messages only".into(),
+                    };
                     let _ = Pin::new(&mut self.socket).start_send(Message::Close(Some(frame)));
                     let _ = Pin::new(&mut self.socket).poll_flush(cx);
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a text message")));
@@ -73,7 +79,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketBytes<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(into_io)?;
-        Pin::new(&mut self.socket).start_send(Message::Binary(Bytes::copy_from_slice(data))).map_err(into_io)?;
+        Pin::new(&mut self.socket)
+            .start_send(Message::Binary(Bytes::copy_from_slice(data)))
+            .map_err(into_io)?;
         Poll::Ready(Ok(data.len()))
     }
 

@@ -33,7 +33,11 @@ impl ByteBudget {
     /// A budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, used: AtomicUsize::new(0), returned: Notify::new() }))
+        Self(Arc::new(Shared {
+            limit,
+            used: AtomicUsize::new(0),
+            returned: Notify::new(),
+        }))
     }
 
     /// Bytes taken at this moment.
@@ -60,8 +64,15 @@ impl ByteBudget {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
                 (used == 0 || used.saturating_add(bytes) <= limit).then(|| used.saturating_add(bytes))
             })
-            .map(|_| Permit { budget: self.clone(), bytes })
-            .map_err(|used| Overdrawn { asked: bytes, left: limit.saturating_sub(used), limit })
+            .map(|_| Permit {
+                budget: self.clone(),
+                bytes,
+            })
+            .map_err(|used| Overdrawn {
+                asked: bytes,
+                left: limit.saturating_sub(used),
+                limit,
+            })
     }
 
     /// Takes `bytes`, waiting until they are there. Cancel-safe; not fair.
@@ -106,7 +117,14 @@ mod tests {
     fn permits_come_back_when_dropped() {
         let budget = ByteBudget::new(10);
         let first = budget.try_take(8).unwrap();
-        assert_eq!(budget.try_take(3).unwrap_err(), Overdrawn { asked: 3, left: 2, limit: 10 });
+        assert_eq!(
+            budget.try_take(3).unwrap_err(),
+            Overdrawn {
+                asked: 3,
+                left: 2,
+                limit: 10
+            }
+        );
         drop(first);
         assert_eq!(budget.used(), 0);
         assert!(budget.try_take(50).is_ok(), "a request above the limit passes alone");

@@ -49,7 +49,10 @@ pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    tokio::spawn(Watched { name, future: Box::pin(future) })
+    tokio::spawn(Watched {
+        name,
+        future: Box::pin(future),
+    })
 }
 
 /// Starts `future`, which need not be `Send`, on the current single-threaded runtime.

@@ -1,0 +1,71 @@
+//! What other threads tell a core: batches committed, sessions to close.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use holdfast_model::PartitionId;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::session::CloseReason;
+use crate::sessions::SessionNumber;
+
+/// A message to a core.
+pub(crate) enum Message {
+    /// The open entry of a partition has been decided.
+    Decided { partition: PartitionId, committed: bool },
+    /// Close a session; `drained` is told once all that it sent before has been decided.
+    Close {
+        number: SessionNumber,
+        partition: PartitionId,
+        reason: CloseReason,
+        drained: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// A core's mailbox; clones are the same box. It holds at most one `Decided` per partition and one `Close` per session
+/// of the core, so its length is bounded by theirs.
+#[derive(Clone)]
+pub struct Mailbox(Arc<Shared>);
+
+struct Shared {
+    messages: Mutex<Vec<Message>>,
+    waiting: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            messages: Mutex::default(),
+            waiting: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }))
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn put(&self, message: Message) {
+        self.0.messages.lock().push(message);
+        if !self.0.waiting.swap(true, Ordering::AcqRel) {
+            self.0.waker.wake();
+        }
+    }
+
+    /// Wakes the core without a message: it has work of its own.
+    pub(crate) fn wake(&self) {
+        self.0.waker.wake();
+    }
+
+    /// Takes everything that has arrived into `into`; registers the caller for what comes after.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, into: &mut Vec<Message>) -> Poll<()> {
+        self.0.waker.register(cx.waker());
+        if self.0.waiting.swap(false, Ordering::AcqRel) {
+            std::mem::swap(&mut *self.0.messages.lock(), into);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
