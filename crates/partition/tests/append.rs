@@ -1,0 +1,178 @@
+//! Appending through consensus: order, acknowledgement, streams, crashes.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Sender, config, numbers, read_to, start, try_start};
+use holdfast_model::{ByteSize, SequenceNumber, UnixMillis};
+use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
+use holdfast_storage::{Disk, DiskSpace, SimDisk};
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// Appends without waiting; the outcomes arrive in the returned list in the order of their calls.
+async fn append(partition: &Partition, batches: Vec<(u64, bytes::Bytes)>) -> Vec<(u64, Result<(), AppendError>)> {
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    let (done, all_done) = tokio::sync::oneshot::channel::<()>();
+    let done = Arc::new(Mutex::new(Some(done)));
+    let count = batches.len();
+    for (label, batch) in batches {
+        let (outcomes, done) = (outcomes.clone(), done.clone());
+        let appended = Box::new(move |outcome| {
+            let mut outcomes = outcomes.lock();
+            outcomes.push((label, outcome));
+            if outcomes.len() == count {
+                done.lock().take().unwrap().send(()).unwrap();
+            }
+        });
+        partition.append_detached(batch, appended).await;
+    }
+    all_done.await.unwrap();
+    let outcomes = outcomes.lock();
+    outcomes.clone()
+}
+
+#[tokio::test]
+async fn batches_are_acknowledged_in_order_and_read_back_with_their_numbers() {
+    let node = start(Arc::new(SimDisk::new()), &config()).await;
+    let mut sender = Sender::new(1);
+    let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+    assert!(node.partition.status().is_empty());
+    let batches = (0..50).map(|batch| (batch, sender.batch(batch % 5, 1000 + batch))).collect();
+    let outcomes = append(&node.partition, batches).await;
+    assert_eq!(outcomes, (0..50).map(|batch| (batch, Ok(()))).collect::<Vec<_>>());
+    // An acknowledgement is given at the commit, a moment before apply.
+    assert_eq!(read_to(&mut reader, SequenceNumber(100)).await, 0);
+    let status = node.partition.status();
+    assert_eq!((status.begin.0, status.next.0, status.last_enqueued), (0, 100, UnixMillis(1049)));
+    assert!(status.retained_bytes > 25_600 && status.last() == Some(SequenceNumber(99)));
+    node.partition.shutdown().await;
+}
+
+#[tokio::test]
+async fn only_what_is_counted_is_acknowledged() {
+    let node = start(Arc::new(SimDisk::new()), &config()).await;
+    let mut sender = Sender::new(5);
+    let first = sender.batch(2, 1);
+    let second = sender.batch(2, 2);
+    let third = sender.batch(2, 3);
+    let older = Sender::new(4).batch(2, 4);
+    let outcomes = append(&node.partition, vec![
+        (1, first.clone()),
+        (3, third.clone()),
+        (2, second.clone()),
+        (1, first),
+        (4, older),
+        (3, third),
+        (5, bytes::Bytes::from_static(b"\xff\xff")),
+    ])
+    .await;
+    let mut outcomes_of: Vec<_> = outcomes.into_iter().filter(|(label, _)| *label != 5).collect();
+    let expected = [
+        (1, Ok(())),
+        (3, Err(AppendError::Gap { expected: 2 })),
+        (2, Ok(())),
+        (1, Ok(())),
+        (4, Err(AppendError::Stale { current: 5 })),
+        (3, Ok(())),
+    ];
+    outcomes_of.sort_by_key(|(label, _)| *label);
+    let mut expected_sorted = expected.to_vec();
+    expected_sorted.sort_by_key(|(label, _)| *label);
+    assert_eq!(outcomes_of, expected_sorted);
+    let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+    assert_eq!(read_to(&mut reader, SequenceNumber(6)).await, 0);
+    assert_eq!(node.partition.last_batch(&sender.stream).await, Ok(3));
+    assert_eq!(node.partition.newest_incarnation(1), Some(5));
+    node.partition.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_refuses_and_what_follows_is_sent_again_in_order() {
+    let disk = SimDisk::new();
+    let node = start(Arc::new(disk.clone()), &config()).await;
+    let mut sender = Sender::new(1);
+    node.partition.append(sender.batch(1, 1)).await.unwrap();
+    let (second, third) = (sender.batch(1, 2), sender.batch(1, 3));
+    let space = |free| DiskSpace { free, total: 1 << 40 };
+    disk.set_space(space(0));
+    node.host.guard.refresh().unwrap();
+    assert_eq!(node.partition.append(second.clone()).await, Err(AppendError::DiskFull));
+    disk.set_space(space(1 << 40));
+    node.host.guard.refresh().unwrap();
+    assert_eq!(node.partition.append(third.clone()).await, Err(AppendError::Gap { expected: 2 }));
+    node.partition.append(second).await.unwrap();
+    node.partition.append(third).await.unwrap();
+    let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+    assert_eq!(read_to(&mut reader, SequenceNumber(3)).await, 0);
+    node.partition.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stopped_partition_refuses_and_its_readers_end() {
+    let node = start(Arc::new(SimDisk::new()), &config()).await;
+    let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+    node.partition.append(Sender::new(1).batch(1, 1)).await.unwrap();
+    assert_eq!(numbers(&mut reader.next().await.unwrap()), [0]);
+    node.partition.shutdown().await;
+    assert!(reader.next().await.is_err());
+    let refused = node.partition.append(Sender::new(2).batch(1, 1)).await.unwrap_err();
+    assert!(matches!(refused, AppendError::Stopped | AppendError::Unknown), "{refused:?}");
+}
+
+/// Four lives of one node with crashes in between; says what was lost, if anything.
+fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let config = PartitionConfig {
+        state_interval: ByteSize(rng.random_range(0..20_000)),
+        tail_cache: ByteSize(rng.random_range(0..30_000)),
+        index_spacing: ByteSize::kib(1),
+        ..config()
+    };
+    let mut acknowledged = 0;
+    for life in 1..=4 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let node = try_start(Arc::new(disk.clone()), &config).await.map_err(|error| error.to_string())?;
+            let next = node.partition.status().next.0;
+            if next < acknowledged {
+                return Err(format!("seed {seed}: {acknowledged} were acknowledged, {next} are there"));
+            }
+            if next > 0 {
+                let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+                assert_eq!(read_to(&mut reader, SequenceNumber(next)).await, 0, "seed {seed}");
+            }
+            let mut sender = Sender::new(life);
+            sender.next_message = next;
+            for _ in 0..rng.random_range(1..30) {
+                let messages = rng.random_range(1..20);
+                node.partition.append(sender.batch(messages, life)).await.unwrap();
+                acknowledged = sender.next_message;
+                if rng.random_bool(0.1) {
+                    disk.flush().unwrap();
+                }
+            }
+            // And one whose outcome nobody waits for.
+            node.partition.append_detached(sender.batch(3, life), Box::new(|_| {})).await;
+            disk = disk.crash(&mut rng);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The promise over crashes of the one node: every acknowledged batch is there exactly once and in order; one that was
+/// not acknowledged is there or not.
+#[test]
+fn acknowledged_batches_survive_every_crash_exactly_once() {
+    for seed in 0..12 {
+        crash_and_compare(SimDisk::new(), seed).unwrap();
+    }
+}
+
+#[test]
+fn the_crash_test_notices_a_disk_that_does_not_sync() {
+    assert!((0..12).any(|seed| crash_and_compare(SimDisk::that_ignores_sync(), seed).is_err()));
+}

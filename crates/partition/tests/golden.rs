@@ -1,0 +1,107 @@
+//! Bytes that are on disks: what this version writes, and what every later one must read.
+//!
+//! A change of format adds a file; the old ones stay for ever.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
+
+use holdfast_model::{
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, ModuleId, Property, PropertyValue,
+    SequenceNumber, TelemetryMessage, UnixMillis,
+};
+use holdfast_partition::record::{BatchHeader, BatchWriter, EntryView, Origin, PropertyValueView, StreamId};
+use holdfast_partition::state::{Head, IndexPoint, Spacing, State};
+
+const SPACING: Spacing = Spacing { bytes: 1, entries: 1 };
+
+/// The bytes in `tests/golden`, written as hexadecimal text in lines.
+fn golden(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+fn check(name: &str, written: &[u8], golden: &[u8]) {
+    let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(written == golden, "{name} is written differently now:\n{hex}");
+}
+
+fn entry() -> bytes::Bytes {
+    let device = DeviceId::parse("pump-7").unwrap();
+    let plain = IdentityId::device(device.clone());
+    let module = IdentityId::module(device, ModuleId::parse("edge").unwrap());
+    let generation = GenerationId("638400000000000001".into());
+    let mut message = TelemetryMessage { payload: b"{\"t\":21.5}", ..TelemetryMessage::default() };
+    let mut writer = BatchWriter::new();
+    let sas = AuthMethod { scope: AuthScope::Device, kind: AuthType::Sas };
+    let origin = Origin { identity: &plain, generation: &generation, auth: sas, model_id: None };
+    writer.push(&origin, &message, UnixMillis(1_790_000_000_000)).unwrap();
+
+    let text = |text: &'static str| Some(Cow::Borrowed(text));
+    let system = &mut message.system;
+    system.message_id = text("m-1");
+    system.correlation_id = text("c-1");
+    system.user_id = Some(Cow::Borrowed(b"\x00u"));
+    system.to = text("/devices/pump-7/messages/events");
+    system.content_type = text("application/json");
+    system.content_encoding = text("utf-8");
+    system.absolute_expiry_ms = Some(-1);
+    system.creation_time = text("2026-11-24T08:00:00Z");
+    system.component = text("motor1");
+    system.interface_id = text("urn:i");
+    system.output_name = text("out");
+    system.message_schema = text("s");
+    let values = [
+        ("level", PropertyValue::Text(Cow::Borrowed("hot"))),
+        ("empty", PropertyValue::Text(Cow::Borrowed(""))),
+        ("null", PropertyValue::Null),
+        ("int", PropertyValue::Amqp(Cow::Borrowed(b"\x54\x07"))),
+    ];
+    message.properties = values.into_iter().map(|(name, value)| Property { name: name.into(), value }).collect();
+    let x509 = AuthMethod { scope: AuthScope::Module, kind: AuthType::X509 };
+    let model_id = Some("dtmi:com:example:Pump;1");
+    let origin = Origin { identity: &module, generation: &generation, auth: x509, model_id };
+    writer.push(&origin, &message, UnixMillis(1_790_000_000_001)).unwrap();
+    let stream = StreamId { gateway_node: 1, incarnation: 1_790_000_000_000, core: 1 };
+    writer.close(BatchHeader { stream, batch_number: 1, enqueued: UnixMillis(1_790_000_000_002) })
+}
+
+#[test]
+fn an_entry_of_version_1_is_written_and_read_as_ever() {
+    let golden = golden(include_str!("golden/entry-v1.hex"));
+    check("an entry", &entry(), &golden);
+    let view = EntryView::parse(&golden).unwrap();
+    assert_eq!(view.header().records, 2);
+    let record = view.records().nth(1).unwrap().unwrap();
+    assert_eq!((record.device_id, record.module_id), ("pump-7", Some("edge")));
+    assert_eq!((record.component, record.absolute_expiry_ms), (Some("motor1"), Some(-1)));
+    let values: Vec<_> = record.properties().map(|property| property.value).collect();
+    assert_eq!(values, [
+        PropertyValueView::Text("hot"),
+        PropertyValueView::Text(""),
+        PropertyValueView::Null,
+        PropertyValueView::Amqp(b"\x54\x07"),
+    ]);
+}
+
+#[test]
+fn a_state_of_version_1_is_written_and_read_as_ever() {
+    let mut state = State::new(SPACING);
+    state.apply(5, &golden(include_str!("golden/entry-v1.hex"))).unwrap();
+    state.apply(6, b"\xff").unwrap();
+    let head = Head { term: 2, node: 1, index: 7, membership: bytes::Bytes::from_static(b"opaque") };
+    let point = IndexPoint { log_index: 5, enqueued: UnixMillis(1_790_000_000_002), ..IndexPoint::default() };
+    let changes = state.take_changes(0);
+    assert_eq!((&changes.points[..], &changes.voids[..]), (&[point][..], &[6][..]));
+
+    let (golden_head, golden_point) =
+        (golden(include_str!("golden/state-v1.hex")), golden(include_str!("golden/point-v1.hex")));
+    check("a state", &state.encode_head(&head), &golden_head);
+    check("a point of the index", &point.encode(), &golden_point);
+    let points = VecDeque::from([IndexPoint::decode(&golden_point).unwrap()]);
+    let (read_head, read) = State::restore(&golden_head, points, BTreeSet::from([6]), SPACING).unwrap();
+    assert_eq!((read_head, &read), (head, &state));
+    assert_eq!(read.next(), SequenceNumber(2));
+}
