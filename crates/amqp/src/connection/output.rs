@@ -2,6 +2,9 @@
 
 use crate::frame::{self, TYPE_AMQP};
 
+/// Written bytes that are kept at the front of the buffer before it is moved together.
+const MAX_WRITTEN: usize = 64 * 1024;
+
 /// A buffer that grows at its end and is written from its start; given back when empty.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -19,6 +22,10 @@ impl Output {
         self.start = (self.start + written).min(self.buf.len());
         if self.start == self.buf.len() {
             self.buf.clear();
+            self.start = 0;
+        } else if self.start >= MAX_WRITTEN && self.start * 2 >= self.buf.len() {
+            // A peer that never catches up must not make the buffer grow for ever. Each byte is moved at most once.
+            self.buf.drain(..self.start);
             self.start = 0;
         }
     }
