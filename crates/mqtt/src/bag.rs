@@ -13,7 +13,7 @@ mod write;
 
 pub use cloud::CloudBag;
 pub(crate) use parse::mark;
-pub use parse::{parse, telemetry};
+pub use parse::{fill, parse, telemetry};
 pub use size::{check_size, message_size};
 pub use time::{format_utc, parse_utc};
 pub use write::write;

@@ -145,8 +145,24 @@ impl Connection {
     /// The rule that the packet breaks. The connection is over: send [`Violation::last_words`] and close.
     #[inline]
     pub fn handle<'a>(&mut self, packet: Packet<'a>, now_ms: u64) -> Result<Action<'a>, Violation> {
+        // The hot path, apart so that the large values are moved once.
+        if let (Phase::Connected, Packet::Publish(packet)) = (self.phase, &packet) {
+            return match self.publish(packet) {
+                Ok(topic) => {
+                    self.last_packet_ms = now_ms;
+                    Ok(Action::Publish { topic, packet: *packet })
+                }
+                Err(violation) => {
+                    self.give_up();
+                    Err(violation)
+                }
+            };
+        }
+        self.handle_other(packet, now_ms)
+    }
+
+    fn handle_other<'a>(&mut self, packet: Packet<'a>, now_ms: u64) -> Result<Action<'a>, Violation> {
         let result = match (self.phase, packet) {
-            (Phase::Connected, Packet::Publish(packet)) => self.publish(packet),
             (Phase::Connected, packet) => self.connected(packet),
             (Phase::AwaitConnect, Packet::Connect(connect)) => self.connect(&connect),
             (Phase::AwaitConnect, _) => Err(Violation::FirstPacketNotConnect),
@@ -196,7 +212,7 @@ impl Connection {
     }
 
     #[inline]
-    fn publish<'a>(&mut self, packet: Publish<'a>) -> Result<Action<'a>, Violation> {
+    fn publish<'a>(&mut self, packet: &Publish<'a>) -> Result<DeviceTopic<'a>, Violation> {
         match packet.qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => self.unacked = self.unacked.saturating_add(1),
@@ -209,7 +225,7 @@ impl Connection {
         if matches!(topic, DeviceTopic::IssueCertificate { .. }) && !self.features.credentials {
             return Err(Violation::ForeignTopic);
         }
-        Ok(Action::Publish { topic, packet })
+        Ok(topic)
     }
 
     fn connected<'a>(&mut self, packet: Packet<'a>) -> Result<Action<'a>, Violation> {
@@ -222,7 +238,10 @@ impl Connection {
                 self.phase = Phase::Disconnected;
                 Ok(Action::Disconnect)
             }
-            Packet::Publish(packet) => self.publish(packet),
+            Packet::Publish(packet) => Ok(Action::Publish {
+                topic: self.publish(&packet)?,
+                packet,
+            }),
             Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Violation::QosTwo),
             Packet::Connect(_) => Err(Violation::SecondConnect),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp | Packet::Auth(_) => {

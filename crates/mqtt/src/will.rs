@@ -75,3 +75,64 @@ fn message<'a>(bag: &'a str, payload: &'a [u8], retain: bool) -> Result<Telemetr
     bag::mark(&mut message, application::MESSAGE_TYPE, application::MESSAGE_TYPE_WILL);
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::{DeviceId, PropertyValue};
+
+    use super::*;
+
+    #[test]
+    fn a_will_is_marked_telemetry() {
+        let identity = &IdentityId::device(DeviceId::parse("dev-1").expect("valid"));
+        let will = LastWill {
+            topic: "devices/dev-1/messages/events/$.ct=text%2Fplain&iothub-MessageType=mine&a=1",
+            payload: b"gone",
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            ..LastWill::default()
+        };
+        let kept = Will::accept(identity, &will).expect("lawful");
+        let message = kept.message().expect("checked");
+        assert_eq!(
+            (message.payload, message.system.content_type.as_deref()),
+            (&b"gone"[..], Some("text/plain"))
+        );
+        let properties: Vec<_> = message
+            .properties
+            .iter()
+            .map(|p| (p.name.to_string(), p.value.clone()))
+            .collect();
+        let text = |text: &'static str| PropertyValue::Text(text.into());
+        let expected = [
+            ("iothub-MessageType".to_owned(), text("Will")),
+            ("a".to_owned(), text("1")),
+            ("mqtt-retain".to_owned(), text("true")),
+        ];
+        assert_eq!(properties, expected);
+        assert_eq!(kept.qos(), QoS::AtLeastOnce);
+
+        let qos2 = LastWill {
+            qos: QoS::ExactlyOnce,
+            ..will
+        };
+        assert_eq!(Will::accept(identity, &qos2), Err(Violation::WillQos(2)));
+        for topic in [
+            "devices/dev-2/messages/events/",
+            "$iothub/twin/GET/?$rid=1",
+            "x",
+            "devices/+/messages/events/",
+        ] {
+            assert_eq!(
+                Will::accept(identity, &LastWill { topic, ..will }),
+                Err(Violation::WillTopic),
+                "{topic}"
+            );
+        }
+        let bag = LastWill {
+            topic: "devices/dev-1/messages/events/a=%ff",
+            ..will
+        };
+        assert_eq!(Will::accept(identity, &bag), Err(Violation::BagUtf8));
+    }
+}

@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{Disconnect, LastWill, Packet, decode, encode, subscribe, unsubscribe};
 use crate::login::LoginError;
-use crate::will::Will;
 
 const SECOND: u64 = 1000;
 
@@ -401,61 +400,6 @@ fn a_disconnect_voids_the_will_and_everything_behind_it() {
     );
     assert!(!connection.will_is_due());
     assert_eq!(connection.handle(publish("x", QoS::ExactlyOnce), 1), Ok(Action::Ignore));
-}
-
-#[test]
-fn a_will_is_marked_telemetry() {
-    let connection = authenticating(60, false);
-    let identity = connection.identity().expect("claimed");
-    let will = LastWill {
-        topic: "devices/dev-1/messages/events/$.ct=text%2Fplain&iothub-MessageType=mine&a=1",
-        payload: b"gone",
-        qos: QoS::AtLeastOnce,
-        retain: true,
-        ..LastWill::default()
-    };
-    let kept = Will::accept(identity, &will).expect("lawful");
-    let message = kept.message().expect("checked");
-    assert_eq!(
-        (message.payload, message.system.content_type.as_deref()),
-        (&b"gone"[..], Some("text/plain"))
-    );
-    let properties: Vec<_> = message
-        .properties
-        .iter()
-        .map(|p| (p.name.to_string(), p.value.clone()))
-        .collect();
-    let text = |text: &'static str| holdfast_model::PropertyValue::Text(text.into());
-    let expected = [
-        ("iothub-MessageType".to_owned(), text("Will")),
-        ("a".to_owned(), text("1")),
-        ("mqtt-retain".to_owned(), text("true")),
-    ];
-    assert_eq!(properties, expected);
-    assert_eq!(kept.qos(), QoS::AtLeastOnce);
-
-    let qos2 = LastWill {
-        qos: QoS::ExactlyOnce,
-        ..will
-    };
-    assert_eq!(Will::accept(identity, &qos2), Err(Violation::WillQos(2)));
-    for topic in [
-        "devices/dev-2/messages/events/",
-        "$iothub/twin/GET/?$rid=1",
-        "x",
-        "devices/+/messages/events/",
-    ] {
-        assert_eq!(
-            Will::accept(identity, &LastWill { topic, ..will }),
-            Err(Violation::WillTopic),
-            "{topic}"
-        );
-    }
-    let bag = LastWill {
-        topic: "devices/dev-1/messages/events/a=%ff",
-        ..will
-    };
-    assert_eq!(Will::accept(identity, &bag), Err(Violation::BagUtf8));
 }
 
 proptest! {
