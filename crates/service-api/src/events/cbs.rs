@@ -1,0 +1,119 @@
+//! `$cbs` put-token and SASL PLAIN: from a token to what the connection may do (Spec amqp §1.2, §5).
+
+use std::sync::Arc;
+
+use holdfast_amqp::message::Request;
+use holdfast_auth::{Policy, SasToken, SaslUser};
+use holdfast_device_hub::DeviceHub;
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+
+use super::refusal::Refused;
+use super::tokens::{Tokens, TooMany, check};
+
+/// How sure the local registry replica is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// Nobody has been asked: a refusal that a stale replica could cause has to wait.
+    Local,
+    /// The leader has confirmed that the replica is up to date.
+    Confirmed,
+    /// The leader could not be asked.
+    Unconfirmed,
+}
+
+/// What became of credentials.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// They are good, and kept.
+    Accepted,
+    /// They are not.
+    Refused(Refused),
+    /// Ask the leader, then come again.
+    Ask,
+}
+
+/// Decides about a put-token request.
+pub(super) fn put_token(
+    hub: &DeviceHub,
+    tokens: &mut Tokens,
+    request: &Request<'_>,
+    certainty: Certainty,
+    now: UnixMillis,
+) -> Verdict {
+    if request.operation != Some("put-token") {
+        let text = "The operation of a request to $cbs must be put-token.";
+        return Verdict::Refused(Refused::new(ErrorCode::InvalidOperation, text));
+    }
+    match request.text {
+        Some(token) => present(hub, tokens, token, certainty, now),
+        None => Verdict::Refused(Refused::credentials(RefusalReason::Missing)),
+    }
+}
+
+/// Decides about user and password of SASL PLAIN: the password is a whole token, the user must be its policy.
+pub(super) fn plain(
+    hub: &DeviceHub,
+    tokens: &mut Tokens,
+    user: &str,
+    password: &str,
+    certainty: Certainty,
+    now: UnixMillis,
+) -> Verdict {
+    let named = match SaslUser::parse(user) {
+        Some(SaslUser::Policy { name, .. }) => name,
+        Some(SaslUser::Identity { .. }) => return Verdict::Refused(no_devices()),
+        None => return Verdict::Refused(Refused::credentials(RefusalReason::Malformed)),
+    };
+    let signed_by = SasToken::parse(password)
+        .ok()
+        .and_then(|token| token.policy().map(str::to_owned));
+    if signed_by.is_some_and(|policy| !policy.eq_ignore_ascii_case(named)) {
+        return Verdict::Refused(Refused::credentials(RefusalReason::IdentityMismatch));
+    }
+    present(hub, tokens, password, certainty, now)
+}
+
+/// Devices speak MQTT to this version of the hub.
+fn no_devices() -> Refused {
+    Refused::new(
+        ErrorCode::FeatureNotSupported,
+        "Devices cannot connect over AMQP to this version of the hub.",
+    )
+}
+
+/// Checks a token and keeps it when it is good.
+pub(super) fn present(
+    hub: &DeviceHub,
+    tokens: &mut Tokens,
+    token: &str,
+    certainty: Certainty,
+    now: UnixMillis,
+) -> Verdict {
+    let refuse = |reason| Verdict::Refused(Refused::credentials(reason));
+    let token = match SasToken::parse(token) {
+        Ok(token) => token,
+        Err(refusal) => return refuse(refusal.reason()),
+    };
+    let Some(name) = token.policy() else {
+        return Verdict::Refused(no_devices());
+    };
+    let policy: Option<Arc<Policy>> = hub.registry().policy(name);
+    match check(&token, policy.as_deref(), hub.hub_names(), now) {
+        Ok(grant) => {
+            let name = policy.as_ref().map_or(name, |policy| policy.name.as_str());
+            match tokens.put(token.resource(), name, &grant) {
+                Ok(()) => Verdict::Accepted,
+                Err(TooMany) => {
+                    let text = "The connection has as many tokens as it may.";
+                    Verdict::Refused(Refused::new(ErrorCode::IotHubMaxCbsTokenExceeded, text))
+                }
+            }
+        }
+        Err(refusal) if refusal.reason().needs_confirmation() => match certainty {
+            Certainty::Local => Verdict::Ask,
+            Certainty::Confirmed => refuse(refusal.reason()),
+            Certainty::Unconfirmed => refuse(RefusalReason::Unconfirmed),
+        },
+        Err(refusal) => refuse(refusal.reason()),
+    }
+}

@@ -1,0 +1,435 @@
+//! One connection: moves bytes between socket, engine and readers, and keeps its deadlines. One task, nothing else.
+//!
+//! Order of one turn: write what waits; ask the registry's leader when an answer needs it; let receivers fill the output;
+//! read. A peer that does not read what it is sent is not read either, and costs at most one output buffer. An idle
+//! connection owns no buffer: it reads into its core's scratch and keeps only what an unfinished frame leaves.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use holdfast_amqp::{Config, Connection, Expired, Fault, Incoming, limits};
+use holdfast_device_hub::Protocol;
+use holdfast_model::UnixMillis;
+use holdfast_net::ByteStream;
+use holdfast_tasks::Phase;
+use tokio::io::ReadBuf;
+
+use super::cbs::Certainty;
+use super::endpoint::{EventsEndpoint, Waiting};
+use super::receiver::Receiver;
+use super::refusal::{Refused, Whom, audit};
+use super::replies::{Node, Outbox};
+use super::tokens::Tokens;
+
+/// Rounds of writing and reading in one turn before other connections of the core get theirs.
+const ROUNDS_PER_TURN: u32 = 16;
+/// How far ahead a deadline may lie; timers of years are of no use.
+const MAX_SLEEP: Duration = Duration::from_secs(24 * 3600);
+
+/// Credentials that only the registry's leader can refuse for certain.
+pub(super) enum Question {
+    /// SASL PLAIN.
+    Plain { user: String, password: String },
+    /// A request to `$cbs` or `$management`.
+    Request(Incoming<'static>),
+}
+
+/// Why the connection's task looks up from its socket.
+enum Step {
+    /// It is over.
+    End,
+    /// A question waits.
+    Ask,
+    /// Deadlines may have moved.
+    Rearm,
+    /// A deadline has come.
+    Due,
+    /// Settings have changed.
+    Settings,
+    /// The node drains.
+    Drain,
+    /// Make room for others.
+    Evict,
+}
+
+/// One connection.
+pub(super) struct Driver {
+    pub(super) endpoint: Rc<EventsEndpoint>,
+    pub(super) address: SocketAddr,
+    pub(super) number: u64,
+    pub(super) engine: Connection,
+    pub(super) tokens: Tokens,
+    pub(super) cbs: Node,
+    pub(super) management: Node,
+    pub(super) outbox: Outbox,
+    pub(super) receivers: Vec<Receiver>,
+    pub(super) question: Option<Question>,
+    /// The moment of this turn.
+    pub(super) now: Instant,
+    stream: Box<dyn ByteStream>,
+    protocol: Protocol,
+    /// What has been read and is no whole frame, or waits for an answer.
+    held: Vec<u8>,
+    /// What is held may be worth another look.
+    look_at_held: bool,
+    needs_flush: bool,
+    /// How long a peer may take to read the last words of a connection that is over.
+    linger: Option<Instant>,
+    /// Until when somebody must have authenticated.
+    authenticate_by: Option<Instant>,
+    waiting: Rc<Waiting>,
+    /// The receiver that is served first; moves on, so that none starves.
+    first: usize,
+}
+
+impl Driver {
+    pub(super) fn new(
+        endpoint: Rc<EventsEndpoint>,
+        stream: Box<dyn ByteStream>,
+        address: SocketAddr,
+        protocol: Protocol,
+        number: u64,
+        waiting: Rc<Waiting>,
+    ) -> Self {
+        let now = Instant::now();
+        endpoint.entered();
+        Self {
+            endpoint,
+            address,
+            number,
+            engine: Connection::server(Config::default(), now),
+            tokens: Tokens::default(),
+            cbs: Node::default(),
+            management: Node::default(),
+            outbox: Outbox::default(),
+            receivers: Vec::new(),
+            question: None,
+            now,
+            stream,
+            protocol,
+            held: Vec::new(),
+            look_at_held: false,
+            needs_flush: false,
+            linger: None,
+            authenticate_by: None,
+            waiting,
+            first: 0,
+        }
+    }
+
+    /// Runs the connection to its end.
+    pub(super) async fn run(mut self) {
+        let waiting = Rc::clone(&self.waiting);
+        let stop = self.endpoint.stop().clone();
+        let mut settings = self.endpoint.settings_changes();
+        let mut drained = false;
+        let sleep = tokio::time::sleep(MAX_SLEEP);
+        let mut sleep = std::pin::pin!(sleep);
+        loop {
+            sleep.as_mut().reset(self.deadline().into());
+            let step = tokio::select! {
+                biased;
+                () = stop.reached(Phase::Draining), if !drained => Step::Drain,
+                () = waiting.evict.notified() => Step::Evict,
+                changed = settings.changed() => if changed.is_ok() { Step::Settings } else { Step::End },
+                () = sleep.as_mut() => Step::Due,
+                step = poll_fn(|cx| self.poll_io(cx)) => step,
+            };
+            self.now = Instant::now();
+            match step {
+                Step::End => return,
+                Step::Rearm => {}
+                Step::Ask => self.ask().await,
+                Step::Due => {
+                    if self.due() {
+                        // The last words, if the socket takes them at once.
+                        let _ = poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await;
+                        return;
+                    }
+                }
+                Step::Settings => self.look_again(),
+                Step::Drain => {
+                    drained = true;
+                    self.close("amqp:connection:forced", "The node is stopping; connect again.");
+                }
+                Step::Evict => self.close("amqp:connection:forced", "Too many connections have not authenticated."),
+            }
+        }
+    }
+
+    /// The earliest thing that has to happen without the peer.
+    fn deadline(&self) -> Instant {
+        let tokens = self.tokens.next_end().map(|end| {
+            let left = end.0.saturating_sub(self.endpoint.hub().clock().now().0);
+            // A token is good up to and including its last millisecond.
+            self.now + Duration::from_millis(left.saturating_add(1)).min(MAX_SLEEP)
+        });
+        let furthest = self.now + MAX_SLEEP;
+        [self.engine.deadline(), self.linger, self.authenticate_by, tokens]
+            .into_iter()
+            .flatten()
+            .fold(furthest, Instant::min)
+    }
+
+    /// Does what is due; `true` when the connection is over.
+    fn due(&mut self) -> bool {
+        match self.engine.expire(self.now) {
+            Expired::Nothing => {}
+            expired => {
+                tracing::debug!(address = %self.address, ?expired, "AMQP connection timed out");
+                return true;
+            }
+        }
+        if self.linger.is_some_and(|until| until <= self.now) {
+            return true;
+        }
+        if self.authenticate_by.is_some_and(|by| by <= self.now) {
+            self.authenticate_by = None;
+            // The text that Event Hubs has; clients show it as it is.
+            let millis = self.endpoint.config().unauthenticated_timeout.as_millis();
+            let text = format!(
+                "The connection was inactive for more than the allowed {millis} milliseconds and is closed by container 'LinkTracker'."
+            );
+            self.close("amqp:connection:forced", &text);
+        }
+        if self
+            .tokens
+            .next_end()
+            .is_some_and(|end| end < self.endpoint.hub().clock().now())
+        {
+            self.look_again();
+        }
+        false
+    }
+
+    /// Closes the connection; what is in the output still goes out.
+    fn close(&mut self, condition: &'static str, text: &str) {
+        let text =
+            super::refusal::Tracking::new(&self.endpoint.hub_name(), self.endpoint.hub().clock().now()).text(text);
+        self.engine.close(Some(&Fault::new(condition, &text)), self.now);
+        self.drop_receivers();
+    }
+
+    fn drop_receivers(&mut self) {
+        #[expect(clippy::cast_precision_loss, reason = "a few links")]
+        self.endpoint.metrics().receivers.decrement(self.receivers.len() as f64);
+        self.receivers = Vec::new();
+    }
+
+    /// Asks the registry's leader whether the local replica is up to date, then decides. Nothing of this connection is
+    /// read or served meanwhile.
+    async fn ask(&mut self) {
+        let Some(question) = self.question.take() else { return };
+        let hub = self.endpoint.hub_arc();
+        let confirmed = tokio::time::timeout(self.endpoint.config().confirm_timeout, hub.registry().confirm()).await;
+        let certainty = match confirmed {
+            Ok(Ok(())) => Certainty::Confirmed,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a refusal could not be confirmed");
+                Certainty::Unconfirmed
+            }
+            Err(_) => Certainty::Unconfirmed,
+        };
+        self.now = Instant::now();
+        match question {
+            Question::Plain { user, password } => self.plain(&user, &password, certainty),
+            Question::Request(incoming) => self.transfer(&incoming, certainty),
+        }
+        self.look_at_held = true;
+    }
+
+    /// Somebody has authenticated.
+    pub(super) fn authenticated(&mut self) {
+        self.engine.authenticated();
+        self.authenticate_by = None;
+        self.waiting.over.set(true);
+    }
+
+    /// Nobody is authenticated: that must change in time.
+    pub(super) fn watch_authentication(&mut self) {
+        if self.tokens.is_empty() {
+            self.authenticate_by = Some(self.now + self.endpoint.config().unauthenticated_timeout);
+        }
+    }
+
+    /// Counts a refusal and writes it down, with the name of whoever has authenticated.
+    pub(super) fn audit(&self, refused: &Refused, now: UnixMillis) {
+        let identity = self.tokens.anyone().cloned();
+        self.audit_as(identity.as_deref().unwrap_or("-"), refused, now);
+    }
+
+    pub(super) fn audit_as(&self, identity: &str, refused: &Refused, now: UnixMillis) {
+        let whom = Whom {
+            identity,
+            protocol: self.protocol,
+            address: self.address,
+        };
+        audit(self.endpoint.hub(), self.endpoint.metrics(), whom, refused, now);
+    }
+
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        self.now = Instant::now();
+        for _ in 0..ROUNDS_PER_TURN {
+            let is_written = match self.poll_write(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(())) => return Poll::Ready(Step::End),
+                Poll::Pending => false,
+            };
+            if self.engine.is_closed() {
+                if is_written {
+                    return Poll::Ready(Step::End);
+                }
+                if self.linger.is_some() {
+                    return Poll::Pending;
+                }
+                self.linger = Some(self.now + limits::CLOSE_TIMEOUT);
+                return Poll::Ready(Step::Rearm);
+            }
+            if self.question.is_some() {
+                return Poll::Ready(Step::Ask);
+            }
+            let sent = self.pump(cx);
+            if sent && is_written {
+                continue;
+            }
+            if self.engine.output().len() >= self.endpoint.config().output_bytes {
+                return Poll::Pending;
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Ok(true)) => return Poll::Ready(Step::Rearm),
+                Poll::Ready(Err(())) => return Poll::Ready(Step::End),
+                Poll::Pending => {
+                    if self.engine.output().is_empty() {
+                        self.engine.release();
+                        return Poll::Pending;
+                    }
+                    if !is_written {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes everything that waits.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        while !self.engine.output().is_empty() {
+            match Pin::new(&mut *self.stream).poll_write(cx, self.engine.output()) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(())),
+                Poll::Ready(Ok(written)) => {
+                    self.engine.advance_output(written, self.now);
+                    self.endpoint.metrics().written.increment(written as u64);
+                    self.needs_flush = true;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.needs_flush {
+            match Pin::new(&mut *self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.needs_flush = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn lost(&self, error: &std::io::Error) {
+        tracing::debug!(address = %self.address, %error, "AMQP connection lost");
+    }
+
+    /// Lets receivers fill the output; whether any event was added.
+    fn pump(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.receivers.is_empty() {
+            return false;
+        }
+        let now = self.endpoint.hub().clock().now();
+        let output_bytes = self.endpoint.config().output_bytes;
+        let before = self.engine.output().len();
+        let mut sent = 0;
+        let mut gone = Vec::new();
+        self.first = (self.first + 1) % self.receivers.len();
+        let (front, back) = self.receivers.split_at_mut(self.first);
+        for receiver in back.iter_mut().chain(front) {
+            match receiver.pump(&mut self.engine, output_bytes, now, cx) {
+                Ok(events) => sent += events,
+                Err(why) => gone.push((receiver.link, why)),
+            }
+        }
+        self.endpoint.metrics().events.increment(sent);
+        for (link, why) in gone {
+            self.receiver_gone(link, why);
+        }
+        self.engine.output().len() > before
+    }
+
+    /// Reads once and handles what came. `true`: deadlines may have moved.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ()>> {
+        if std::mem::take(&mut self.look_at_held) && !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            let (taken, moved) = self.receive(&held);
+            self.held = held[taken..].to_vec();
+            return Poll::Ready(Ok(moved));
+        }
+        let endpoint = Rc::clone(&self.endpoint);
+        let mut scratch = endpoint.scratch().borrow_mut();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        match Pin::new(&mut *self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost(&error))),
+            Poll::Ready(Ok(())) => {}
+        }
+        let read = buffer.filled();
+        if read.is_empty() {
+            return Poll::Ready(Err(()));
+        }
+        let moved = if self.held.is_empty() {
+            let (taken, moved) = self.receive(read);
+            self.held = read[taken..].to_vec();
+            moved
+        } else {
+            // An unfinished frame is below 64 KiB, and so is what one read adds.
+            let mut held = std::mem::take(&mut self.held);
+            held.extend_from_slice(read);
+            let (taken, moved) = self.receive(&held);
+            held.drain(..taken);
+            self.held = if held.is_empty() { Vec::new() } else { held };
+            moved
+        };
+        Poll::Ready(Ok(moved))
+    }
+
+    /// Handles what `input` holds: how much was taken, and whether deadlines may have moved.
+    fn receive(&mut self, input: &[u8]) -> (usize, bool) {
+        let (mut rest, mut moved) = (input, false);
+        while self.question.is_none() {
+            match self.engine.receive(&mut rest, self.now) {
+                Ok(Some(event)) => moved |= self.handle(event),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::debug!(address = %self.address, %violation, "AMQP peer broke the protocol");
+                    self.endpoint.metrics().violation(violation.condition());
+                    self.drop_receivers();
+                    return (input.len(), true);
+                }
+            }
+        }
+        (input.len() - rest.len(), moved)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.waiting.over.set(true);
+        self.drop_receivers();
+        self.endpoint.left();
+    }
+}

@@ -1,0 +1,280 @@
+//! What each event of the engine leads to.
+
+use std::borrow::Cow;
+
+use holdfast_amqp::message::{Request, Response};
+use holdfast_amqp::{Detached, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, SaslCode, SaslInit, limits};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+
+use super::cbs::{Certainty, Verdict, plain, put_token};
+use super::driver::{Driver, Question};
+use super::management::{self, Decision};
+use super::receiver::Gone;
+use super::refusal::{Refused, Tracking};
+
+impl Driver {
+    /// Handles one event. `true`: deadlines may have moved.
+    pub(super) fn handle(&mut self, event: Event<'_>) -> bool {
+        match event {
+            Event::SaslInit(init) => self.sasl(&init),
+            Event::Open(open) => {
+                tracing::debug!(address = %self.address, container = open.container_id, "AMQP connection opened");
+                let container_id = format!("{}-{}", self.endpoint.hub_name(), self.number);
+                self.engine.open(&OpenSpec {
+                    container_id,
+                    hostname: None,
+                });
+                self.watch_authentication();
+            }
+            Event::AttachRequested { link, attach } => self.attach(link, &attach),
+            Event::Transfer(incoming) => self.transfer(&incoming, Certainty::Local),
+            Event::Credit { link, drain, .. } => {
+                match self.receivers.iter_mut().find(|receiver| receiver.link == link) {
+                    Some(receiver) => receiver.drain = drain,
+                    None => {
+                        self.outbox.send(&mut self.engine);
+                        if drain {
+                            self.engine.finish_drain(link);
+                        }
+                    }
+                }
+                return false;
+            }
+            Event::WindowOpened(_) => {
+                self.outbox.send(&mut self.engine);
+                return false;
+            }
+            Event::Detached { link, .. } => self.forget(|gone| gone == link),
+            Event::Ended { session, .. } => self.forget(|gone| gone.session() == session),
+            Event::Closed(_) => self.forget(|_| true),
+            // Everything is sent settled, so that outcomes say nothing; begins are answered by the engine.
+            Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => return false,
+            Event::Attached { .. } | Event::SaslFailed(_) => return false,
+        }
+        true
+    }
+
+    /// Forgets links; dropping a receiver gives its place back.
+    fn forget(&mut self, is_gone: impl Fn(LinkId) -> bool) {
+        let before = self.receivers.len();
+        self.receivers.retain(|receiver| !is_gone(receiver.link));
+        let gone = before - self.receivers.len();
+        #[expect(clippy::cast_precision_loss, reason = "a few links")]
+        self.endpoint.metrics().receivers.decrement(gone as f64);
+        self.cbs.retain(|link| !is_gone(link));
+        self.management.retain(|link| !is_gone(link));
+        self.outbox.retain(|link| !is_gone(link));
+    }
+
+    fn sasl(&mut self, init: &SaslInit<'_>) {
+        match init.mechanism {
+            "PLAIN" => match init.plain() {
+                Some((user, password)) => self.plain(user, password, Certainty::Local),
+                None => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
+            },
+            // Only a client certificate could back it, and none is asked for (Spec amqp §1.2).
+            "EXTERNAL" => self.refuse_sasl("", &Refused::credentials(RefusalReason::NoCertificate)),
+            _ => self.engine.sasl_outcome(SaslCode::Ok),
+        }
+    }
+
+    /// Decides about SASL PLAIN, now or after the leader has been asked.
+    pub(super) fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
+        let hub = self.endpoint.hub_arc();
+        let now = hub.clock().now();
+        match plain(&hub, &mut self.tokens, user, password, certainty, now) {
+            Verdict::Accepted => {
+                self.authenticated();
+                self.engine.sasl_outcome(SaslCode::Ok);
+            }
+            Verdict::Ask => {
+                self.question = Some(Question::Plain {
+                    user: user.to_owned(),
+                    password: password.to_owned(),
+                });
+            }
+            Verdict::Refused(refused) => self.refuse_sasl(user, &refused),
+        }
+    }
+
+    fn refuse_sasl(&mut self, user: &str, refused: &Refused) {
+        let now = self.endpoint.hub().clock().now();
+        self.audit_as(user, refused, now);
+        let is_certain = refused.reason != Some(RefusalReason::Unconfirmed);
+        self.engine.sasl_outcome(if is_certain {
+            SaslCode::Auth
+        } else {
+            SaslCode::Temporary
+        });
+    }
+
+    /// A delivery: a request to `$cbs` or `$management`; nothing else can be sent here.
+    pub(super) fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
+        let is_cbs = self.cbs.takes(incoming.link);
+        if !is_cbs && !self.management.takes(incoming.link) {
+            // A link that is being detached.
+            return;
+        }
+        let request = match Request::parse(&incoming.payload) {
+            Ok(request) => request,
+            Err(error) => {
+                let fault = Fault::new("amqp:decode-error", "The message cannot be decoded.");
+                tracing::debug!(address = %self.address, %error, "undecodable request");
+                self.settle(incoming, &Outcome::Rejected(Some(fault)));
+                return;
+            }
+        };
+        let hub = self.endpoint.hub_arc();
+        let now = hub.clock().now();
+        let answered = if is_cbs {
+            self.answer_cbs(&request, certainty, now)
+        } else {
+            self.answer_management(&request, certainty, now)
+        };
+        let Some(response) = answered else {
+            self.question = Some(Question::Request(Incoming {
+                tag: Cow::Owned(incoming.tag.to_vec()),
+                payload: Cow::Owned(incoming.payload.to_vec()),
+                ..incoming.clone()
+            }));
+            return;
+        };
+        // uamqp reports a failed put when the response overtakes the disposition (Spec amqp §5).
+        self.settle(incoming, &Outcome::Accepted);
+        self.engine.top_up(incoming.link, limits::RECEIVER_CREDIT);
+        let node = if is_cbs { &self.cbs } else { &self.management };
+        match node.answer_to(incoming.link) {
+            Some(link) => self.outbox.put(&mut self.engine, link, response),
+            None => tracing::debug!(address = %self.address, "a request without a link for the response"),
+        }
+    }
+
+    fn settle(&mut self, incoming: &Incoming<'_>, outcome: &Outcome<'_>) {
+        if !incoming.settled {
+            self.engine
+                .settle(incoming.link, incoming.delivery_id, incoming.delivery_id, outcome);
+        }
+    }
+
+    /// The response to a put-token; `None`: the leader has to be asked.
+    fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Option<Vec<u8>> {
+        let hub = self.endpoint.hub_arc();
+        let refused = match put_token(&hub, &mut self.tokens, request, certainty, now) {
+            Verdict::Ask => return None,
+            Verdict::Accepted => {
+                self.authenticated();
+                return Some(response(request, 200, "OK", None, |buf| {
+                    holdfast_amqp::types::put_null(buf)
+                }));
+            }
+            Verdict::Refused(refused) => refused,
+        };
+        self.audit(&refused, now);
+        Some(self.refusal(request, &refused, now))
+    }
+
+    fn answer_management(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Option<Vec<u8>> {
+        let hub = self.endpoint.hub_arc();
+        let decision = match hub.registry().settings() {
+            Ok(settings) => management::read(&hub, &settings, &self.tokens, request, certainty, now),
+            Err(_) => Decision::Refused(Refused::busy("The hub is not ready.")),
+        };
+        match decision {
+            Decision::Ask => None,
+            Decision::Answer(answer) => Some(response(request, 200, "OK", None, |buf| answer.encode(buf))),
+            Decision::Refused(refused) => {
+                self.audit(&refused, now);
+                Some(self.refusal(request, &refused, now))
+            }
+        }
+    }
+
+    fn refusal(&self, request: &Request<'_>, refused: &Refused, now: UnixMillis) -> Vec<u8> {
+        let description = Tracking::new(&self.endpoint.hub_name(), now).text(&refused.text);
+        response(
+            request,
+            refused.status(),
+            &description,
+            Some(refused.condition),
+            |buf| {
+                holdfast_amqp::types::put_null(buf);
+            },
+        )
+    }
+
+    /// A receiver cannot go on: detaches it.
+    pub(super) fn receiver_gone(&mut self, link: LinkId, gone: Gone) {
+        let refused = match gone {
+            Gone::Stolen(stolen) => {
+                Refused::new(ErrorCode::LinkCreationConflict, stolen.to_string()).with_condition("amqp:link:stolen")
+            }
+            Gone::Failed(refused) => refused,
+        };
+        self.detach_receiver(link, &refused);
+    }
+
+    fn detach_receiver(&mut self, link: LinkId, refused: &Refused) {
+        let now = self.endpoint.hub().clock().now();
+        self.audit(refused, now);
+        let (hub, monotonic) = (self.endpoint.hub_name(), self.now);
+        refused.tell(&hub, now, |fault| {
+            self.engine.detach(link, Detached::Closed, Some(fault), monotonic)
+        });
+        self.forget(|gone| gone == link);
+    }
+
+    /// Tokens have ended or policies have changed: detaches what nothing covers any more.
+    pub(super) fn look_again(&mut self) {
+        let hub = self.endpoint.hub_arc();
+        let now = hub.clock().now();
+        let has_expired = self.tokens.expire(now);
+        let is_revoked = self.tokens.revoke(|name| hub.registry().policy(name));
+        if self.tokens.is_empty() && (has_expired || is_revoked) {
+            self.watch_authentication();
+        }
+        let Ok(settings) = hub.registry().settings() else {
+            return;
+        };
+        let mut gone = Vec::new();
+        for receiver in &self.receivers {
+            let id = receiver.partition.id().0.to_string();
+            let part = super::tokens::Part::Partition {
+                group: &receiver.group,
+                partition: &id,
+            };
+            if settings.consumer_group(&receiver.group).is_none() {
+                let host = hub.hub_names().primary().unwrap_or_default();
+                let path = format!("{}/ConsumerGroups/{}", settings.hub_name, receiver.group);
+                gone.push((receiver.link, Refused::no_entity(host, &path)));
+            } else if self.tokens.covering(&settings.hub_name, part).is_none() {
+                let reason = if is_revoked {
+                    RefusalReason::Signature
+                } else {
+                    RefusalReason::Expired
+                };
+                gone.push((receiver.link, Refused::credentials(reason)));
+            }
+        }
+        for (link, refused) in gone {
+            self.detach_receiver(link, &refused);
+        }
+    }
+}
+
+fn response(
+    request: &Request<'_>,
+    status: i32,
+    description: &str,
+    condition: Option<&str>,
+    body: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Response {
+        correlation_id: request.message_id,
+        status,
+        description,
+        condition,
+    }
+    .encode(&mut bytes, body);
+    bytes
+}

@@ -1,0 +1,166 @@
+//! `$management` READ: what the event hub and its partitions look like (Spec amqp §8.2).
+
+use holdfast_amqp::message::Request;
+use holdfast_device_hub::DeviceHub;
+use holdfast_device_hub::partition::{Partition, PartitionStatus};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_registry::HubSettings;
+
+use super::cbs::{Certainty, Verdict, present};
+use super::encode;
+use super::refusal::Refused;
+use super::tokens::{Part, Tokens};
+
+/// The body of a good answer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// About the event hub.
+    Hub {
+        name: String,
+        created: UnixMillis,
+        partitions: u16,
+    },
+    /// About one partition.
+    Partition {
+        name: String,
+        id: String,
+        status: PartitionStatus,
+        now: UnixMillis,
+    },
+}
+
+impl Answer {
+    /// Appends the value.
+    pub(super) fn encode(&self, buf: &mut Vec<u8>) {
+        match self {
+            Answer::Hub {
+                name,
+                created,
+                partitions,
+            } => encode::hub_properties(buf, name, *created, *partitions),
+            Answer::Partition { name, id, status, now } => {
+                encode::partition_properties(buf, name, id, status, *now);
+            }
+        }
+    }
+}
+
+/// What became of a request.
+pub(super) enum Decision {
+    Answer(Answer),
+    Refused(Refused),
+    /// Ask the registry's leader, then come again.
+    Ask,
+}
+
+/// Decides about a request. Without a token on the connection, the request's own `security_token` counts.
+pub(super) fn read(
+    hub: &DeviceHub,
+    settings: &HubSettings,
+    tokens: &Tokens,
+    request: &Request<'_>,
+    certainty: Certainty,
+    now: UnixMillis,
+) -> Decision {
+    if tokens.covering(&settings.hub_name, Part::Management).is_none() {
+        let Some(token) = request.property("security_token") else {
+            return Decision::Refused(Refused::credentials(RefusalReason::Missing)).unauthorized();
+        };
+        // Good for this request only.
+        let mut own = Tokens::default();
+        match present(hub, &mut own, token, certainty, now) {
+            Verdict::Ask => return Decision::Ask,
+            Verdict::Refused(refused) => return Decision::Refused(refused).unauthorized(),
+            Verdict::Accepted if own.covering(&settings.hub_name, Part::Management).is_none() => {
+                return Decision::Refused(Refused::credentials(RefusalReason::Scope));
+            }
+            Verdict::Accepted => {}
+        }
+    }
+    match answer(hub, settings, request, now) {
+        Ok(answer) => Decision::Answer(answer),
+        Err(refused) => Decision::Refused(refused),
+    }
+}
+
+impl Decision {
+    /// Here a missing or unreadable token is a matter of rights, not of form.
+    fn unauthorized(self) -> Self {
+        match self {
+            Decision::Refused(refused) if refused.status() == 400 => Decision::Refused(Refused {
+                reason: Some(RefusalReason::Signature),
+                ..refused
+            }),
+            other => other,
+        }
+    }
+}
+
+fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>, now: UnixMillis) -> Result<Answer, Refused> {
+    if request
+        .operation
+        .is_none_or(|operation| !operation.eq_ignore_ascii_case("READ"))
+    {
+        return Err(Refused::new(
+            ErrorCode::InvalidOperation,
+            "The operation of a request must be READ.",
+        ));
+    }
+    let host = hub.hub_names().primary().unwrap_or_default();
+    let asked = request.name.unwrap_or(&settings.hub_name);
+    if !is_entity(asked, settings) {
+        return Err(Refused::no_entity(host, asked));
+    }
+    let name = settings.hub_name.clone();
+    match request.kind {
+        Some("com.microsoft:eventhub") => Ok(Answer::Hub {
+            name,
+            created: settings.created,
+            partitions: settings.partition_count.get(),
+        }),
+        Some("com.microsoft:partition") => {
+            let id = request
+                .property("partition")
+                .map(str::to_owned)
+                .or_else(|| numeric_partition(request));
+            let id = id.unwrap_or_default();
+            let partition = partition(hub, &id)?;
+            Ok(Answer::Partition {
+                name,
+                id,
+                status: partition.status(),
+                now,
+            })
+        }
+        _ => Err(Refused::new(
+            ErrorCode::ArgumentInvalid,
+            "The type of a request must be an event hub or a partition.",
+        )),
+    }
+}
+
+fn numeric_partition(request: &Request<'_>) -> Option<String> {
+    request
+        .properties
+        .get("partition")
+        .ok()
+        .flatten()?
+        .integer()
+        .map(|id| id.to_string())
+}
+
+/// Whether `name` means this hub's events.
+pub(super) fn is_entity(name: &str, settings: &HubSettings) -> bool {
+    let name = name.trim_matches('/');
+    name.eq_ignore_ascii_case(&settings.hub_name) || name.eq_ignore_ascii_case("messages/events")
+}
+
+/// The partition with the id that clients write: decimal, without leading zeros.
+pub(super) fn partition<'a>(hub: &'a DeviceHub, id: &str) -> Result<&'a Partition, Refused> {
+    let found = id.parse::<usize>().ok().filter(|number| number.to_string() == id);
+    found.and_then(|number| hub.partitions().get(number)).ok_or_else(|| {
+        let last = hub.partitions().len().saturating_sub(1);
+        let text = format!("The specified partition is invalid for an EventHub partition sender or receiver. It should be between 0 and {last}.");
+        Refused::new(ErrorCode::ArgumentInvalid, text).with_condition("com.microsoft:argument-out-of-range")
+    })
+}

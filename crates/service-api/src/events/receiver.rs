@@ -1,0 +1,130 @@
+//! One receiver of one partition: chunks in, transfers out, as far as credit, window and output allow.
+
+use std::task::{Context, Poll};
+
+use holdfast_amqp::{Connection, Delivery, LinkId, SendError};
+use holdfast_device_hub::partition::epoch::{Registration, Stolen};
+use holdfast_device_hub::partition::{Chunk, Partition, ReadError, Reader};
+use holdfast_model::{ErrorCode, UnixMillis};
+
+use super::encode::{self, RuntimeMetric};
+use super::refusal::Refused;
+
+/// A receiver that was let in; dropping it leaves.
+pub(super) struct Receiver {
+    pub(super) link: LinkId,
+    /// The consumer group as the settings spell it.
+    pub(super) group: String,
+    pub(super) partition: Partition,
+    pub(super) reader: Reader,
+    pub(super) registration: Registration,
+    /// Events that have been read and not sent.
+    pub(super) chunk: Option<Chunk>,
+    /// Whether each event carries the state of the partition.
+    pub(super) with_metric: bool,
+    /// The client wants the rest of its credit back when there is nothing to send.
+    pub(super) drain: bool,
+}
+
+/// Why a receiver cannot go on.
+pub(super) enum Gone {
+    /// Another receiver has taken over.
+    Stolen(Stolen),
+    /// Something failed.
+    Failed(Refused),
+}
+
+impl Receiver {
+    /// Sends events until credit, window or `output_bytes` are used up or nothing is left to read; `cx` is woken when
+    /// there is more. Returns how many were sent.
+    pub(super) fn pump(
+        &mut self,
+        engine: &mut Connection,
+        output_bytes: usize,
+        now: UnixMillis,
+        cx: &mut Context<'_>,
+    ) -> Result<u64, Gone> {
+        if let Poll::Ready(stolen) = self.registration.poll_stolen(cx) {
+            return Err(Gone::Stolen(stolen));
+        }
+        let mut sent = 0;
+        while engine.sendable(self.link) > 0 && engine.output().len() < output_bytes {
+            match &mut self.chunk {
+                Some(chunk) if !chunk.is_empty() => {
+                    let status = self.with_metric.then(|| self.partition.status());
+                    let metric = status.map(|status| RuntimeMetric { status, now });
+                    sent += send(engine, self.link, chunk, metric.as_ref(), output_bytes)?;
+                }
+                _ => match self.reader.poll_chunk(cx) {
+                    Poll::Ready(Ok(chunk)) => self.chunk = Some(chunk),
+                    Poll::Ready(Err(error)) => return Err(Gone::Failed(failed(&error))),
+                    Poll::Pending => {
+                        // Do not hold an entry's memory while there is nothing to do.
+                        self.chunk = None;
+                        if std::mem::take(&mut self.drain) {
+                            engine.finish_drain(self.link);
+                        }
+                        break;
+                    }
+                },
+            }
+        }
+        Ok(sent)
+    }
+}
+
+/// Sends events of one chunk.
+fn send(
+    engine: &mut Connection,
+    link: LinkId,
+    chunk: &mut Chunk,
+    metric: Option<&RuntimeMetric>,
+    output_bytes: usize,
+) -> Result<u64, Gone> {
+    let mut sent = 0;
+    while engine.sendable(link) > 0 && engine.output().len() < output_bytes {
+        let event = match chunk.next_event() {
+            None => break,
+            Some(Ok(event)) => event,
+            Some(Err(error)) => {
+                tracing::error!(%error, "a stored event cannot be read; the receiver is detached");
+                let text = "A stored event cannot be read.";
+                return Err(Gone::Failed(Refused::new(ErrorCode::ServerError, text)));
+            }
+        };
+        let tag = event.sequence.0.to_be_bytes();
+        let delivery = Delivery {
+            tag: &tag,
+            settled: true,
+            message_format: 0,
+        };
+        match engine.send_with(link, &delivery, |buf| encode::event(buf, &event, metric)) {
+            Ok(_) => sent += 1,
+            Err(SendError::TooLarge) => {
+                let text = "An event is larger than the receiver's max-message-size.";
+                return Err(Gone::Failed(Refused::new(ErrorCode::MessageTooLarge, text)));
+            }
+            // `sendable` was asked just now.
+            Err(error) => {
+                tracing::error!(%error, "an event could not be sent; the receiver is detached");
+                return Err(Gone::Failed(Refused::new(
+                    ErrorCode::ServerError,
+                    "An event could not be sent.",
+                )));
+            }
+        }
+    }
+    Ok(sent)
+}
+
+fn failed(error: &ReadError) -> Refused {
+    match error {
+        ReadError::Stopped => {
+            Refused::busy("The partition is being moved or the node stops.").with_condition("amqp:link:detach-forced")
+        }
+        ReadError::Storage(_) | ReadError::Entry { .. } | ReadError::Miscounted { .. } => {
+            tracing::error!(%error, "the log of a partition cannot be read; the receiver is detached");
+            Refused::new(ErrorCode::ServerError, "The log of the partition cannot be read.")
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What a refused peer is told, and what is written down about it (Spec amqp §4.2, §9).
+
+use std::net::SocketAddr;
+
+use holdfast_amqp::{Fault, InfoValue};
+use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::metrics::Metrics;
+
+/// Something that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// The condition of the error.
+    pub(super) condition: &'static str,
+    /// Its number in the catalogue.
+    pub(super) code: ErrorCode,
+    /// What the client reads, without the tracking id.
+    pub(super) text: String,
+    /// Why credentials did not suffice, if that is it.
+    pub(super) reason: Option<RefusalReason>,
+}
+
+impl Refused {
+    /// With the condition that the catalogue gives the number.
+    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            condition: code.amqp_condition(),
+            code,
+            text: text.into(),
+            reason: None,
+        }
+    }
+
+    /// With another condition than the catalogue's, where Event Hubs has one of its own.
+    pub(super) fn with_condition(self, condition: &'static str) -> Self {
+        Self { condition, ..self }
+    }
+
+    /// Credentials that are missing, wrong or too weak: what is missing is not told.
+    pub(super) fn credentials(reason: RefusalReason) -> Self {
+        let text = match reason {
+            RefusalReason::Expired => "ExpiredToken: The token is expired.",
+            RefusalReason::Malformed => "MalformedToken: The token cannot be read.",
+            RefusalReason::Host => "InvalidAudience: The token is for another host.",
+            RefusalReason::Scope => "InvalidAudience: The token does not cover this address.",
+            RefusalReason::Right => "Unauthorized access. 'Listen' claim(s) are required to perform this operation.",
+            RefusalReason::Unconfirmed => "The hub cannot check credentials at the moment. Please try again.",
+            _ => "InvalidSignature: The token has an invalid signature, or there is none.",
+        };
+        let refused = Self {
+            reason: Some(reason),
+            ..Self::new(reason.code(), text)
+        };
+        match reason {
+            RefusalReason::Unconfirmed => refused.with_condition("com.microsoft:server-busy"),
+            _ => refused.with_condition("amqp:unauthorized-access"),
+        }
+    }
+
+    /// An entity that does not exist. Clients match on the wording.
+    pub(super) fn no_entity(host: &str, path: &str) -> Self {
+        let text = format!("The messaging entity 'sb://{host}/{path}' could not be found.");
+        Self::new(ErrorCode::AmqpAddressNotFound, text)
+    }
+
+    /// The hub cannot serve it now.
+    pub(super) fn busy(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ServiceUnavailable, text).with_condition("com.microsoft:server-busy")
+    }
+
+    /// As in HTTP, for responses.
+    pub(super) fn status(&self) -> i32 {
+        match self.reason {
+            Some(RefusalReason::Right) => 403,
+            // `put-token` with nonsense in it is a malformed request.
+            Some(RefusalReason::Malformed | RefusalReason::Missing) => 400,
+            _ => i32::from(self.code.http_status()),
+        }
+    }
+
+    /// Builds the error for the wire and hands it to `tell`.
+    pub(super) fn tell<R>(&self, hub: &str, now: UnixMillis, tell: impl FnOnce(&Fault<'_>) -> R) -> R {
+        let tracking = Tracking::new(hub, now);
+        let text = tracking.text(&self.text);
+        let code = i32::try_from(self.code.number()).unwrap_or_default();
+        let info = [
+            ("com.microsoft:tracking-id", InfoValue::Text(tracking.id.as_str())),
+            ("com.microsoft:error-code", InfoValue::Int(code)),
+        ];
+        tell(&Fault::new(self.condition, &text).with_info(&info))
+    }
+}
+
+/// What Event Hubs appends to every text: enough to find the line in the log.
+#[derive(Debug)]
+pub(super) struct Tracking {
+    id: String,
+    suffix: String,
+}
+
+impl Tracking {
+    pub(super) fn new(hub: &str, now: UnixMillis) -> Self {
+        let id = format!("{:032x}_G0", rand::random::<u128>());
+        let suffix = format!(" TrackingId:{id}, SystemTracker:{hub}, Timestamp:{}", utc(now));
+        Self { id, suffix }
+    }
+
+    pub(super) fn text(&self, text: &str) -> String {
+        format!("{text}{}", self.suffix)
+    }
+}
+
+fn utc(time: UnixMillis) -> String {
+    let seconds = i64::try_from(time.seconds()).unwrap_or_default();
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| time.format(format).ok())
+        .unwrap_or_default()
+}
+
+/// Who is refused, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whom<'a> {
+    /// The policy that has authenticated, or whom the client claims to be.
+    pub(super) identity: &'a str,
+    pub(super) protocol: Protocol,
+    pub(super) address: SocketAddr,
+}
+
+/// Counts the refusal and writes it to the audit log.
+pub(super) fn audit(hub: &DeviceHub, metrics: &Metrics, whom: Whom<'_>, refused: &Refused, now: UnixMillis) {
+    metrics.refused(refused.code);
+    match refused.reason {
+        Some(reason) => hub.audit().refused_identity(
+            Operation::ReadEvents,
+            whom.identity,
+            whom.protocol,
+            whom.address,
+            Refusal {
+                code: refused.code,
+                reason,
+            },
+            now,
+        ),
+        // Not a matter of credentials: the client is known, and so not the flood that the audit log guards against.
+        None => tracing::info!(
+            target: "audit",
+            event = "refused",
+            operation = Operation::ReadEvents.as_str(),
+            identity = whom.identity,
+            protocol = whom.protocol.as_str(),
+            address = %whom.address,
+            code = refused.code.number(),
+            reason = refused.condition,
+            text = refused.text,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_condition_text_tracking_id_and_number() {
+        let refused = Refused::no_entity("hub.example", "other");
+        refused.tell("hub", UnixMillis(1_700_000_000_000), |fault| {
+            assert_eq!(fault.condition, "amqp:not-found");
+            let text = fault.description.unwrap();
+            assert!(text.starts_with("The messaging entity 'sb://hub.example/other' could not be found. TrackingId:"));
+            assert!(
+                text.ends_with("_G0, SystemTracker:hub, Timestamp:2023-11-14T22:13:20"),
+                "{text}"
+            );
+            assert_eq!(fault.info[1], ("com.microsoft:error-code", InfoValue::Int(404_006)));
+        });
+        assert_eq!(refused.status(), 404);
+    }
+
+    #[test]
+    fn statuses_of_put_token_are_those_that_clients_know() {
+        for (reason, status) in [
+            (RefusalReason::Malformed, 400),
+            (RefusalReason::Signature, 401),
+            (RefusalReason::Expired, 401),
+            (RefusalReason::UnknownPolicy, 401),
+            (RefusalReason::Right, 403),
+            (RefusalReason::Unconfirmed, 503),
+        ] {
+            assert_eq!(Refused::credentials(reason).status(), status, "{reason}");
+        }
+    }
+
+    #[test]
+    fn every_number_that_is_sent_has_its_help() {
+        for code in [ErrorCode::AmqpAddressNotFound, ErrorCode::ServiceUnavailable] {
+            assert!(code.is_sent());
+        }
+    }
+}
