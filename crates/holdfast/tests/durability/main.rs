@@ -20,6 +20,7 @@ mod kills;
 mod load;
 mod loss;
 mod read_back;
+mod retention;
 mod scenario;
 mod space;
 mod unsynced;

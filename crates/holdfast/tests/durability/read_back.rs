@@ -15,27 +15,34 @@ use crate::scenario::block_on;
 /// For one partition, from its beginning to its end.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What stands in a hub's partitions, ledger by ledger.
+/// What stands in a hub's partitions, ledger by ledger; nothing has been trimmed.
 pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
+    let (begins, verdicts) = read_retained(hub, ledgers)?;
+    ensure!(
+        begins.iter().all(|begin| *begin == 0),
+        "partitions begin with {begins:?}, though nothing is old"
+    );
+    Ok(verdicts)
+}
+
+/// Where each partition begins, and what is there of each ledger.
+pub(crate) fn read_retained(hub: &Hub, ledgers: &[Ledger]) -> Result<(Vec<i64>, Vec<Verdict>)> {
     let hub = EventHub::of(hub, Transport::Plain)?;
     let mut judges = ledgers.iter().map(Judge::new).collect::<Result<Vec<_>>>()?;
-    block_on(async {
+    let begins = block_on(async {
         let mut client = hub.connect().await?;
+        let mut begins = Vec::new();
         for partition in client.partitions().await? {
             let begin = read_partition(&mut client, &partition, &mut judges).await;
-            let begin = begin.with_context(|| format!("reading partition {partition}"))?;
-            ensure!(
-                begin == 0,
-                "partition {partition} begins with {begin}, though nothing has been trimmed"
-            );
+            begins.push(begin.with_context(|| format!("reading partition {partition}"))?);
         }
-        Ok(())
+        Ok(begins)
     })?;
-    Ok(judges.into_iter().map(Judge::finish).collect())
+    Ok((begins, judges.into_iter().map(Judge::finish).collect()))
 }
 
 /// Reads one partition to what is its end now; where it begins.
-pub(crate) async fn read_partition(client: &mut Client, partition: &str, judges: &mut [Judge<'_>]) -> Result<i64> {
+async fn read_partition(client: &mut Client, partition: &str, judges: &mut [Judge<'_>]) -> Result<i64> {
     let state = client.partition(partition).await?;
     if state.last < state.begin {
         return Ok(state.begin);
