@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use holdfast_model::{SequenceNumber, UnixMillis};
 
-use crate::record::{Corrupt, EntryError, EntryView, RecordView, Records};
+use crate::record::{Corrupt, RecordView, Records};
 use crate::tail::Numbered;
 
 /// An event with the three stamps that are not stored with it (foundations 2).
@@ -30,8 +30,9 @@ pub struct Chunk {
 
 impl Chunk {
     /// The records of `entry` from `from` on.
-    pub(crate) fn new(entry: &Numbered, from: SequenceNumber) -> Result<Self, EntryError> {
-        let mut records = EntryView::parse(&entry.bytes)?.records();
+    pub(crate) fn new(entry: &Numbered, from: SequenceNumber) -> Result<Self, Corrupt> {
+        // The entry was checked as a whole when it was applied or read from disk.
+        let mut records = Records::resume(&entry.bytes, 0);
         let skipped = u32::try_from(from.0.saturating_sub(entry.first.0))
             .unwrap_or(u32::MAX)
             .min(entry.records);

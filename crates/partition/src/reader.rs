@@ -192,7 +192,7 @@ impl Reader {
         self.leave_out = LeaveOut::Nothing;
         let chunk = Chunk::new(entry, from).map_err(|source| ReadError::Entry {
             log_index: entry.log_index,
-            source,
+            source: source.into(),
         })?;
         Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }

@@ -1,4 +1,5 @@
 //! Appending through consensus: order, acknowledgement, streams, crashes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 mod common;
 
@@ -40,13 +41,18 @@ async fn batches_are_acknowledged_in_order_and_read_back_with_their_numbers() {
     let mut sender = Sender::new(1);
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert!(node.partition.status().is_empty());
-    let batches = (0..50).map(|batch| (batch, sender.batch(batch % 5, 1000 + batch))).collect();
+    let batches = (0..50)
+        .map(|batch| (batch, sender.batch(batch % 5, 1000 + batch)))
+        .collect();
     let outcomes = append(&node.partition, batches).await;
     assert_eq!(outcomes, (0..50).map(|batch| (batch, Ok(()))).collect::<Vec<_>>());
     // An acknowledgement is given at the commit, a moment before apply.
     assert_eq!(read_to(&mut reader, SequenceNumber(100)).await, 0);
     let status = node.partition.status();
-    assert_eq!((status.begin.0, status.next.0, status.last_enqueued), (0, 100, UnixMillis(1049)));
+    assert_eq!(
+        (status.begin.0, status.next.0, status.last_enqueued),
+        (0, 100, UnixMillis(1049))
+    );
     assert!(status.retained_bytes > 25_600 && status.last() == Some(SequenceNumber(99)));
     node.partition.shutdown().await;
 }
@@ -59,15 +65,18 @@ async fn only_what_is_counted_is_acknowledged() {
     let second = sender.batch(2, 2);
     let third = sender.batch(2, 3);
     let older = Sender::new(4).batch(2, 4);
-    let outcomes = append(&node.partition, vec![
-        (1, first.clone()),
-        (3, third.clone()),
-        (2, second.clone()),
-        (1, first),
-        (4, older),
-        (3, third),
-        (5, bytes::Bytes::from_static(b"\xff\xff")),
-    ])
+    let outcomes = append(
+        &node.partition,
+        vec![
+            (1, first.clone()),
+            (3, third.clone()),
+            (2, second.clone()),
+            (1, first),
+            (4, older),
+            (3, third),
+            (5, bytes::Bytes::from_static(b"\xff\xff")),
+        ],
+    )
     .await;
     let mut outcomes_of: Vec<_> = outcomes.into_iter().filter(|(label, _)| *label != 5).collect();
     let expected = [
@@ -102,7 +111,10 @@ async fn a_nearly_full_disk_refuses_and_what_follows_is_sent_again_in_order() {
     assert_eq!(node.partition.append(second.clone()).await, Err(AppendError::DiskFull));
     disk.set_space(space(1 << 40));
     node.host.guard.refresh().unwrap();
-    assert_eq!(node.partition.append(third.clone()).await, Err(AppendError::Gap { expected: 2 }));
+    assert_eq!(
+        node.partition.append(third.clone()).await,
+        Err(AppendError::Gap { expected: 2 })
+    );
     node.partition.append(second).await.unwrap();
     node.partition.append(third).await.unwrap();
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
@@ -119,7 +131,10 @@ async fn a_stopped_partition_refuses_and_its_readers_end() {
     node.partition.shutdown().await;
     assert!(reader.next().await.is_err());
     let refused = node.partition.append(Sender::new(2).batch(1, 1)).await.unwrap_err();
-    assert!(matches!(refused, AppendError::Stopped | AppendError::Unknown), "{refused:?}");
+    assert!(
+        matches!(refused, AppendError::Stopped | AppendError::Unknown),
+        "{refused:?}"
+    );
 }
 
 /// Four lives of one node with crashes in between; says what was lost, if anything.
@@ -133,12 +148,19 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
     };
     let mut acknowledged = 0;
     for life in 1..=4 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
-            let node = try_start(Arc::new(disk.clone()), &config).await.map_err(|error| error.to_string())?;
+            let node = try_start(Arc::new(disk.clone()), &config)
+                .await
+                .map_err(|error| error.to_string())?;
             let next = node.partition.status().next.0;
             if next < acknowledged {
-                return Err(format!("seed {seed}: {acknowledged} were acknowledged, {next} are there"));
+                return Err(format!(
+                    "seed {seed}: {acknowledged} were acknowledged, {next} are there"
+                ));
             }
             if next > 0 {
                 let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
@@ -155,7 +177,9 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
                 }
             }
             // And one whose outcome nobody waits for.
-            node.partition.append_detached(sender.batch(3, life), Box::new(|_| {})).await;
+            node.partition
+                .append_detached(sender.batch(3, life), Box::new(|_| {}))
+                .await;
             disk = disk.crash(&mut rng);
             Ok(())
         })?;

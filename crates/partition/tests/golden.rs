@@ -1,6 +1,7 @@
 //! Bytes that are on disks: what this version writes, and what every later one must read.
 //!
 //! A change of format adds a file; the old ones stay for ever.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
@@ -33,10 +34,21 @@ fn entry() -> bytes::Bytes {
     let plain = IdentityId::device(device.clone());
     let module = IdentityId::module(device, ModuleId::parse("edge").unwrap());
     let generation = GenerationId("638400000000000001".into());
-    let mut message = TelemetryMessage { payload: b"{\"t\":21.5}", ..TelemetryMessage::default() };
+    let mut message = TelemetryMessage {
+        payload: b"{\"t\":21.5}",
+        ..TelemetryMessage::default()
+    };
     let mut writer = BatchWriter::new();
-    let sas = AuthMethod { scope: AuthScope::Device, kind: AuthType::Sas };
-    let origin = Origin { identity: &plain, generation: &generation, auth: sas, model_id: None };
+    let sas = AuthMethod {
+        scope: AuthScope::Device,
+        kind: AuthType::Sas,
+    };
+    let origin = Origin {
+        identity: &plain,
+        generation: &generation,
+        auth: sas,
+        model_id: None,
+    };
     writer.push(&origin, &message, UnixMillis(1_790_000_000_000)).unwrap();
 
     let text = |text: &'static str| Some(Cow::Borrowed(text));
@@ -59,13 +71,35 @@ fn entry() -> bytes::Bytes {
         ("null", PropertyValue::Null),
         ("int", PropertyValue::Amqp(Cow::Borrowed(b"\x54\x07"))),
     ];
-    message.properties = values.into_iter().map(|(name, value)| Property { name: name.into(), value }).collect();
-    let x509 = AuthMethod { scope: AuthScope::Module, kind: AuthType::X509 };
+    message.properties = values
+        .into_iter()
+        .map(|(name, value)| Property {
+            name: name.into(),
+            value,
+        })
+        .collect();
+    let x509 = AuthMethod {
+        scope: AuthScope::Module,
+        kind: AuthType::X509,
+    };
     let model_id = Some("dtmi:com:example:Pump;1");
-    let origin = Origin { identity: &module, generation: &generation, auth: x509, model_id };
+    let origin = Origin {
+        identity: &module,
+        generation: &generation,
+        auth: x509,
+        model_id,
+    };
     writer.push(&origin, &message, UnixMillis(1_790_000_000_001)).unwrap();
-    let stream = StreamId { gateway_node: 1, incarnation: 1_790_000_000_000, core: 1 };
-    writer.close(BatchHeader { stream, batch_number: 1, enqueued: UnixMillis(1_790_000_000_002) })
+    let stream = StreamId {
+        gateway_node: 1,
+        incarnation: 1_790_000_000_000,
+        core: 1,
+    };
+    writer.close(BatchHeader {
+        stream,
+        batch_number: 1,
+        enqueued: UnixMillis(1_790_000_000_002),
+    })
 }
 
 #[test]
@@ -76,14 +110,20 @@ fn an_entry_of_version_1_is_written_and_read_as_ever() {
     assert_eq!(view.header().records, 2);
     let record = view.records().nth(1).unwrap().unwrap();
     assert_eq!((record.device_id, record.module_id), ("pump-7", Some("edge")));
-    assert_eq!((record.component, record.absolute_expiry_ms), (Some("motor1"), Some(-1)));
+    assert_eq!(
+        (record.component, record.absolute_expiry_ms),
+        (Some("motor1"), Some(-1))
+    );
     let values: Vec<_> = record.properties().map(|property| property.value).collect();
-    assert_eq!(values, [
-        PropertyValueView::Text("hot"),
-        PropertyValueView::Text(""),
-        PropertyValueView::Null,
-        PropertyValueView::Amqp(b"\x54\x07"),
-    ]);
+    assert_eq!(
+        values,
+        [
+            PropertyValueView::Text("hot"),
+            PropertyValueView::Text(""),
+            PropertyValueView::Null,
+            PropertyValueView::Amqp(b"\x54\x07"),
+        ]
+    );
 }
 
 #[test]
@@ -91,13 +131,24 @@ fn a_state_of_version_1_is_written_and_read_as_ever() {
     let mut state = State::new(SPACING);
     state.apply(5, &golden(include_str!("golden/entry-v1.hex"))).unwrap();
     state.apply(6, b"\xff").unwrap();
-    let head = Head { term: 2, node: 1, index: 7, membership: bytes::Bytes::from_static(b"opaque") };
-    let point = IndexPoint { log_index: 5, enqueued: UnixMillis(1_790_000_000_002), ..IndexPoint::default() };
+    let head = Head {
+        term: 2,
+        node: 1,
+        index: 7,
+        membership: bytes::Bytes::from_static(b"opaque"),
+    };
+    let point = IndexPoint {
+        log_index: 5,
+        enqueued: UnixMillis(1_790_000_000_002),
+        ..IndexPoint::default()
+    };
     let changes = state.take_changes(0);
     assert_eq!((&changes.points[..], &changes.voids[..]), (&[point][..], &[6][..]));
 
-    let (golden_head, golden_point) =
-        (golden(include_str!("golden/state-v1.hex")), golden(include_str!("golden/point-v1.hex")));
+    let (golden_head, golden_point) = (
+        golden(include_str!("golden/state-v1.hex")),
+        golden(include_str!("golden/point-v1.hex")),
+    );
     check("a state", &state.encode_head(&head), &golden_head);
     check("a point of the index", &point.encode(), &golden_point);
     let points = VecDeque::from([IndexPoint::decode(&golden_point).unwrap()]);

@@ -1,4 +1,5 @@
 //! A real database on a real file system: restarts, kills, many small files, retention.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 mod common;
 
@@ -13,7 +14,10 @@ const BATCH: u64 = 100;
 async fn a_restart_and_a_kill_find_the_same_events_under_the_same_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
-    let config = PartitionConfig { state_interval: ByteSize::kib(100), ..config() };
+    let config = PartitionConfig {
+        state_interval: ByteSize::kib(100),
+        ..config()
+    };
     let status = {
         let node = start(open_rocks(&live), &config).await;
         let mut sender = Sender::new(1);
@@ -34,7 +38,11 @@ async fn a_restart_and_a_kill_find_the_same_events_under_the_same_numbers() {
     node.partition.shutdown().await;
 
     let node = start(open_rocks(&killed), &config).await;
-    assert_eq!(node.partition.status().next.0, 60 * BATCH, "everything that was acknowledged before the kill");
+    assert_eq!(
+        node.partition.status().next.0,
+        60 * BATCH,
+        "everything that was acknowledged before the kill"
+    );
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(60 * BATCH)).await, 0);
     let mut sender = Sender::new(2);
@@ -59,7 +67,9 @@ async fn event_0_stays_readable_after_many_files_and_retention_deletes_whole_one
         while node.partition.status().retained_bytes < 40 << 20 {
             // Waiting for each hundredth keeps the pipeline full and the queue short.
             for batch in 0..99 {
-                node.partition.append_detached(sender.batch(BATCH, batch), Box::new(|result| result.unwrap())).await;
+                node.partition
+                    .append_detached(sender.batch(BATCH, batch), Box::new(|result| result.unwrap()))
+                    .await;
             }
             node.partition.append(sender.batch(BATCH, 99)).await.unwrap();
         }
@@ -74,7 +84,10 @@ async fn event_0_stays_readable_after_many_files_and_retention_deletes_whole_one
     let full = dir_bytes(dir.path());
     assert!(full > 40 << 20);
 
-    let smaller = PartitionConfig { retention_size: ByteSize::mib(8), ..config.clone() };
+    let smaller = PartitionConfig {
+        retention_size: ByteSize::mib(8),
+        ..config.clone()
+    };
     let begin = {
         let disk = open_rocks(dir.path());
         let node = start(disk.clone(), &smaller).await;
@@ -86,8 +99,15 @@ async fn event_0_stays_readable_after_many_files_and_retention_deletes_whole_one
         }
         let status = node.partition.status();
         assert!(status.retained_bytes <= 8 << 20 && status.retained_bytes > 7 << 20);
-        let mut oldest = node.partition.reader(StartPosition::AtSequence(SequenceNumber(5))).unwrap();
-        assert_eq!(read_to(&mut oldest, next).await, status.begin.0, "a removed position means the oldest event");
+        let mut oldest = node
+            .partition
+            .reader(StartPosition::AtSequence(SequenceNumber(5)))
+            .unwrap();
+        assert_eq!(
+            read_to(&mut oldest, next).await,
+            status.begin.0,
+            "a removed position means the oldest event"
+        );
         while slow.position() < status.begin {
             slow.next().await.unwrap();
         }
@@ -127,7 +147,10 @@ async fn events_older_than_the_retention_time_go_and_a_kill_in_between_loses_no_
     node.clock.set(120_000);
     node.partition.enforce_retention().await.unwrap();
     let begin = node.partition.status().begin;
-    assert!((59 * BATCH - 2 * BATCH..=60 * BATCH).contains(&begin.0), "begins at {begin}");
+    assert!(
+        (59 * BATCH - 2 * BATCH..=60 * BATCH).contains(&begin.0),
+        "begins at {begin}"
+    );
     disk.sync().unwrap();
     copy_dir(&live, &killed);
     node.partition.shutdown().await;

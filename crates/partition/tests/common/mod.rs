@@ -76,7 +76,11 @@ pub(crate) fn open_rocks(dir: &Path) -> Arc<RocksDisk> {
         max_replay: ByteSize::mib(8),
         ..StorageConfig::default()
     };
-    let dir = DataDir::open(dir, || NodeIdentity { cluster: "test".to_owned(), incarnation: 1 }).unwrap();
+    let dir = DataDir::open(dir, || NodeIdentity {
+        cluster: "test".to_owned(),
+        incarnation: 1,
+    })
+    .unwrap();
     holdfast_storage::open(&dir, &config).unwrap()
 }
 
@@ -92,7 +96,11 @@ pub(crate) struct Sender {
 impl Sender {
     pub(crate) fn new(incarnation: u64) -> Self {
         Self {
-            stream: StreamId { gateway_node: 1, incarnation, core: 0 },
+            stream: StreamId {
+                gateway_node: 1,
+                incarnation,
+                core: 0,
+            },
             next_batch: 1,
             next_message: 0,
             writer: BatchWriter::new(),
@@ -104,17 +112,32 @@ impl Sender {
     pub(crate) fn batch(&mut self, messages: u64, time: u64) -> Bytes {
         let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
         let generation = GenerationId("638400000000000001".into());
-        let auth = AuthMethod { scope: AuthScope::Device, kind: AuthType::Sas };
-        let origin = Origin { identity: &identity, generation: &generation, auth, model_id: None };
+        let auth = AuthMethod {
+            scope: AuthScope::Device,
+            kind: AuthType::Sas,
+        };
+        let origin = Origin {
+            identity: &identity,
+            generation: &generation,
+            auth,
+            model_id: None,
+        };
         for _ in 0..messages {
             self.body[..8].copy_from_slice(&self.next_message.to_be_bytes());
-            let message = TelemetryMessage { payload: &self.body, ..TelemetryMessage::default() };
+            let message = TelemetryMessage {
+                payload: &self.body,
+                ..TelemetryMessage::default()
+            };
             self.writer.push(&origin, &message, UnixMillis(time)).unwrap();
             self.next_message += 1;
         }
         let batch_number = self.next_batch;
         self.next_batch += 1;
-        self.writer.close(BatchHeader { stream: self.stream, batch_number, enqueued: UnixMillis(time) })
+        self.writer.close(BatchHeader {
+            stream: self.stream,
+            batch_number,
+            enqueued: UnixMillis(time),
+        })
     }
 }
 
@@ -123,7 +146,11 @@ pub(crate) fn numbers(chunk: &mut Chunk) -> Vec<u64> {
     let mut numbers = Vec::new();
     while let Some(event) = chunk.next_event() {
         let event = event.unwrap();
-        assert_eq!(event.record.payload[..8], event.sequence.0.to_be_bytes(), "another message has this number");
+        assert_eq!(
+            event.record.payload[..8],
+            event.sequence.0.to_be_bytes(),
+            "another message has this number"
+        );
         numbers.push(event.sequence.0);
     }
     numbers
