@@ -22,6 +22,9 @@ pub struct RegistryConfig {
     pub max_waiting_confirms: usize,
     /// How many writes may be under way at once; more are told that the hub is busy.
     pub max_writes: usize,
+    /// How many applied commands stay in the log for replicas that were away; older ones are deleted once the state
+    /// that they made is in files.
+    pub log_entries: u64,
 }
 
 impl Default for RegistryConfig {
@@ -33,6 +36,7 @@ impl Default for RegistryConfig {
             change_feed: 4096,
             max_waiting_confirms: 4096,
             max_writes: 1024,
+            log_entries: 10_000,
         }
     }
 }
@@ -71,6 +75,9 @@ impl RegistryConfig {
         }
         if !(1..=100_000).contains(&self.max_writes) {
             return refused("max_writes", "must be between 1 and 100000");
+        }
+        if self.log_entries > 100_000_000 {
+            return refused("log_entries", "must be at most 100000000");
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_may_wait_are_told_so() {
-        let confirms = Confirms::spawn(2, || std::future::pending::<Outcome>());
+        let confirms = Confirms::spawn(2, std::future::pending::<Outcome>);
         let mut first = Box::pin(confirms.confirm());
         assert!(futures_poll(&mut first).await.is_none());
         let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(confirms.confirm())).collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_model::{DeviceId, IdentityId};
 use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
-use holdfast_storage::{Disk, Family, StorageError};
+use holdfast_storage::{Disk, Family, StorageError, Visit};
 use parking_lot::RwLock;
 use prost::Message;
 
@@ -195,12 +195,7 @@ impl Base for Local {
         self.disk.get(Family::Registry, key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
         self.disk.scan(Family::Registry, from, to, visit)
     }
 }

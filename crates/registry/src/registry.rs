@@ -40,6 +40,7 @@ struct Shared {
     confirms: Confirms,
     writes: Semaphore,
     clock: Clock,
+    log_entries: u64,
 }
 
 /// What became of one identity's write.
@@ -108,6 +109,16 @@ impl Registry {
     #[must_use]
     pub fn group(&self) -> &Group {
         &self.0.group
+    }
+
+    /// Deletes commands from the log that are older than `registry.log_entries` and whose state is in files. Called now
+    /// and then by the registry itself. Gives the first index that is left.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`]: the node must stop.
+    pub async fn trim_log(&self) -> Result<u64, RegistryError> {
+        let below = self.0.group.applied_index().saturating_sub(self.0.log_entries);
+        Ok(self.0.group.trim(below).await?)
     }
 
     // Reading what no earlier write can be missing from.

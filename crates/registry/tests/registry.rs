@@ -1,4 +1,5 @@
 //! The registry on a real disk and a real group of one member.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -346,5 +347,30 @@ async fn writes_past_the_limit_are_refused_and_those_under_way_are_done() {
                 .all(|o| o.is_ok() || matches!(o, Err(RegistryError::Overloaded)))
     );
     assert_eq!(node.registry.list_devices(1000).await.unwrap().len(), done);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn the_log_is_trimmed_below_what_is_in_files_and_the_state_survives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RegistryConfig {
+        log_entries: 5,
+        ..RegistryConfig::default()
+    };
+    let node = open_with(dir.path(), &config).await;
+    for number in 0..40 {
+        node.put(&device(&format!("dev-{number}")), IdentityContent::default())
+            .await;
+    }
+    let applied = node.registry.group().applied_index();
+    let untouched = node.registry.trim_log().await.unwrap();
+    assert_eq!(untouched, 0, "what is in no file yet is needed after a crash");
+    node.disk.flush().unwrap();
+    assert_eq!(node.registry.trim_log().await.unwrap(), applied - 5);
+    node.put(&device("late"), IdentityContent::default()).await;
+    node.close().await;
+    let node = open_with(dir.path(), &config).await;
+    assert_eq!(node.registry.statistics().await.unwrap().devices, 41);
+    assert!(node.registry.get(&device("late")).await.unwrap().is_some());
     node.close().await;
 }

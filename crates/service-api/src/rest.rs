@@ -41,7 +41,6 @@ pub use state::RestState;
 pub use view::{Caller, Connection, HubView};
 
 /// The service API as an axum router. A request's [`holdfast_net::Peer`] is taken from its extensions.
-#[must_use]
 pub fn router(state: RestState) -> Router {
     let shared = Arc::new(state::Shared::new(state));
     Router::new().fallback(move |request: Request<Body>| pipeline::answer(shared.clone(), request))

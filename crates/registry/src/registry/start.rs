@@ -1,13 +1,13 @@
 //! Starting the registry's group, and creating the hub on its first start.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use holdfast_auth::DEFAULT_POLICIES;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId};
 use holdfast_proto::registry::v1 as proto;
 use holdfast_proto::registry::v1::registry_command::Command;
-use holdfast_storage::Sealer;
+use holdfast_storage::{OnFatal, Sealer};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
@@ -19,13 +19,16 @@ use crate::local::Local;
 use crate::machine::Machine;
 use crate::secrets::Secrets;
 use crate::settings::{self, Founding};
-use crate::state::DEFAULT_CONSUMER_GROUP;
+use crate::state::{ApplyError, DEFAULT_CONSUMER_GROUP};
 
 /// How long a start waits for the group to have a leader. One member elects itself within a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long to wait before asking a group without leader again.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// How often the log is looked at for what need not be kept.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the registry cannot start.
 #[derive(Debug, Error)]
@@ -68,7 +71,12 @@ impl Registry {
             confirms,
             writes,
             clock,
+            log_entries: config.log_entries,
         }));
+        holdfast_tasks::spawn(
+            "registry-trim",
+            trim(Arc::downgrade(&registry.0), host.on_fatal.clone()),
+        );
         registry.found(founding).await?;
         Ok(registry)
     }
@@ -139,6 +147,24 @@ impl Registry {
         match tokio::time::timeout(LEADER_DEADLINE, tries).await {
             Ok(outcome) => outcome,
             Err(_) => Err(unavailable("the registry's group has had no leader since the start")),
+        }
+    }
+}
+
+/// Keeps the log short until the registry is gone.
+async fn trim(registry: Weak<Shared>, on_fatal: OnFatal) {
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        let Some(shared) = registry.upgrade() else { return };
+        match Registry(shared).trim_log().await {
+            Ok(_) => {}
+            Err(RegistryError::State(error)) => {
+                if let ApplyError::Storage(error) = &*error {
+                    on_fatal(error);
+                }
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "the registry's log could not be trimmed"),
         }
     }
 }

@@ -3,7 +3,6 @@
 mod model;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use holdfast_model::DeviceId;
@@ -27,12 +26,7 @@ impl Base for Memory {
         Ok(self.0.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut holdfast_storage::Visit<'_>) -> Result<(), StorageError> {
         for (key, value) in self.0.range(from.to_vec()..to.to_vec()) {
             if visit(key, value).is_break() {
                 break;

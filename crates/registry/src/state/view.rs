@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
-use holdfast_storage::StorageError;
+use holdfast_storage::{StorageError, Visit};
 use prost::Message;
 
 use super::rejection::ApplyError;
@@ -21,12 +21,7 @@ pub trait Base {
     ///
     /// # Errors
     /// The disk cannot be read.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError>;
 }
 
 /// Stored state plus pending writes.

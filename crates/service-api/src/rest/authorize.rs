@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::error::ApiError;
+use super::times;
 
 /// What a credential is checked against.
 pub(super) struct Check<'a> {
@@ -39,17 +40,32 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
         return Err(denied("nobody", RefusalReason::Missing, "Authorization header missing"));
     };
     let Ok(text) = header.to_str() else {
-        return Err(denied("nobody", RefusalReason::Malformed, "the Authorization header is not text"));
+        return Err(denied(
+            "nobody",
+            RefusalReason::Malformed,
+            "the Authorization header is not text",
+        ));
     };
-    if text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer ")) {
-        return Err(denied("bearer", RefusalReason::AuthType, "this version of the hub takes no bearer tokens"));
+    if text
+        .get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
+    {
+        return Err(denied(
+            "bearer",
+            RefusalReason::AuthType,
+            "this version of the hub takes no bearer tokens",
+        ));
     }
     let token = SasToken::parse(text).map_err(|refusal| sas_denied("unreadable token", refusal))?;
     match attempt(&token, check) {
         Err(denied) if denied.reason.needs_confirmation() => {
             if let Err(error) = check.registry.confirm().await {
                 let reason = RefusalReason::Unconfirmed;
-                return Err(Box::new(Denied { reason, error: error.into(), ..*denied }));
+                return Err(Box::new(Denied {
+                    reason,
+                    error: error.into(),
+                    ..*denied
+                }));
             }
             attempt(&token, check)
         }
@@ -71,9 +87,16 @@ fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Res
     };
     let resource: ResourcePath<'_> = check.segments.iter().map(String::as_str).collect();
     let policy = name.and_then(|name| check.registry.policy(name));
-    verify_policy(token, &resource, policy.as_deref(), check.right, check.hub_names, check.now)
-        .map(|_: Grant| principal.clone())
-        .map_err(|refusal| sas_denied(&principal, refusal))
+    verify_policy(
+        token,
+        &resource,
+        policy.as_deref(),
+        check.right,
+        check.hub_names,
+        check.now,
+    )
+    .map(|_: Grant| principal.clone())
+    .map_err(|refusal| sas_denied(&principal, refusal))
 }
 
 fn by_own_key(
@@ -93,7 +116,11 @@ fn by_own_key(
         Ok(None) => return Err(unknown(RefusalReason::UnknownIdentity)),
         Err(error) => {
             let reason = RefusalReason::Unconfirmed;
-            return Err(Box::new(Denied { principal: principal.to_owned(), reason, error: error.into() }));
+            return Err(Box::new(Denied {
+                principal: principal.to_owned(),
+                reason,
+                error: error.into(),
+            }));
         }
     };
     let Authentication::Sas(keys) = &identity.authentication else {
@@ -113,16 +140,29 @@ const SIGNATURE_TEXT: &str = "the token's policy, identity or signature is not v
 fn sas_denied(principal: &str, refusal: SasRefusal) -> Box<Denied> {
     let text = match refusal {
         SasRefusal::UnknownPolicy | SasRefusal::Signature => SIGNATURE_TEXT.to_owned(),
+        // What a device's owner compares with its own clock.
+        SasRefusal::Expired { at, now } => {
+            let (at, now) = (times::iso(Some(at)), times::iso(Some(now)));
+            format!("the token expired at {at}, the hub's clock says {now}")
+        }
         SasRefusal::Right(right) => format!("Authorization rule does not allow access, missing right {right}"),
         refusal => refusal.to_string(),
     };
     let error = ApiError::new(refusal.code(), text);
-    Box::new(Denied { principal: principal.to_owned(), reason: refusal.reason(), error })
+    Box::new(Denied {
+        principal: principal.to_owned(),
+        reason: refusal.reason(),
+        error,
+    })
 }
 
 fn denied(principal: &str, reason: RefusalReason, text: &str) -> Box<Denied> {
     let error = ApiError::new(reason.code(), text);
-    Box::new(Denied { principal: principal.to_owned(), reason, error })
+    Box::new(Denied {
+        principal: principal.to_owned(),
+        reason,
+        error,
+    })
 }
 
 /// The refusal of a call without api-version, for the audit log.

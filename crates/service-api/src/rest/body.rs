@@ -27,8 +27,15 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(headers: &HeaderMap, body: Body, budget: ByteBudget, deadline: Duration) -> Self {
-        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { body: Mutex::new(Some(body)), length, budget, deadline }
+        let length = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Self {
+            body: Mutex::new(Some(body)),
+            length,
+            budget,
+            deadline,
+        }
     }
 
     /// The whole body as JSON.
@@ -40,7 +47,11 @@ impl Incoming {
     /// The whole body as JSON; `None` when it is empty.
     pub(super) async fn optional_json(&mut self) -> Result<Option<Value>, ApiError> {
         let (bytes, _permit) = self.read().await?;
-        if bytes.is_empty() { Ok(None) } else { json::parse(&bytes).map(Some) }
+        if bytes.is_empty() {
+            Ok(None)
+        } else {
+            json::parse(&bytes).map(Some)
+        }
     }
 
     async fn read(&mut self) -> Result<(Bytes, Permit), ApiError> {
@@ -48,14 +59,23 @@ impl Incoming {
         if self.length.is_some_and(|length| length > MAX_HTTP_BODY_BYTES as u64) {
             return Err(too_large());
         }
-        let expected = self.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(MAX_HTTP_BODY_BYTES);
+        let expected = self
+            .length
+            .and_then(|length| usize::try_from(length).ok())
+            .unwrap_or(MAX_HTTP_BODY_BYTES);
         let permit = self.budget.try_take(expected).map_err(|_| {
-            ApiError::new(ErrorCode::ServerBusy, "too many request bodies are being read, repeat a little later")
+            ApiError::new(
+                ErrorCode::ServerBusy,
+                "too many request bodies are being read, repeat a little later",
+            )
         })?;
         let body = self.body.get_mut().take().unwrap_or_default();
         match tokio::time::timeout(self.deadline, collect(body)).await {
             Ok(bytes) => Ok((bytes?, permit)),
-            Err(_) => Err(ApiError::new(ErrorCode::RequestTimedOut, "the body did not arrive in time")),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::RequestTimedOut,
+                "the body did not arrive in time",
+            )),
         }
     }
 }
@@ -74,5 +94,8 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
 }
 
 fn too_large() -> ApiError {
-    ApiError::new(ErrorCode::MessageTooLarge, format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes"))
+    ApiError::new(
+        ErrorCode::MessageTooLarge,
+        format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes"),
+    )
 }

@@ -75,7 +75,9 @@ impl Request<'_> {
     async fn within<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
         match tokio::time::timeout(self.shared.config.request_timeout.get(), work).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(RegistryError::Unavailable { reason: "no answer in time".to_owned() }),
+            Err(_) => Err(RegistryError::Unavailable {
+                reason: "no answer in time".to_owned(),
+            }),
         }
     }
 

@@ -47,16 +47,28 @@ impl RestConfig {
     pub fn validate(&self) -> Result<(), InvalidRestConfig> {
         let spans = HumanDuration::millis(100)..=HumanDuration::secs(600);
         if !spans.contains(&self.request_timeout) {
-            return Err(InvalidRestConfig { key: "request_timeout", reason: "must be between 100ms and 600s" });
+            return Err(InvalidRestConfig {
+                key: "request_timeout",
+                reason: "must be between 100ms and 600s",
+            });
         }
         if !spans.contains(&self.body_timeout) {
-            return Err(InvalidRestConfig { key: "body_timeout", reason: "must be between 100ms and 600s" });
+            return Err(InvalidRestConfig {
+                key: "body_timeout",
+                reason: "must be between 100ms and 600s",
+            });
         }
         if !(1..=100_000).contains(&self.max_requests) {
-            return Err(InvalidRestConfig { key: "max_requests", reason: "must be between 1 and 100000" });
+            return Err(InvalidRestConfig {
+                key: "max_requests",
+                reason: "must be between 1 and 100000",
+            });
         }
         if self.max_body_bytes < ByteSize::mib(1) {
-            return Err(InvalidRestConfig { key: "max_body_bytes", reason: "must be at least 1MiB, the largest body" });
+            return Err(InvalidRestConfig {
+                key: "max_body_bytes",
+                reason: "must be at least 1MiB, the largest body",
+            });
         }
         Ok(())
     }
@@ -69,7 +81,10 @@ mod tests {
     #[test]
     fn the_defaults_are_valid_and_a_wrong_value_is_named() {
         assert_eq!(RestConfig::default().validate(), Ok(()));
-        let config = RestConfig { max_requests: 0, ..RestConfig::default() };
+        let config = RestConfig {
+            max_requests: 0,
+            ..RestConfig::default()
+        };
         assert_eq!(config.validate().unwrap_err().key, "max_requests");
     }
 }

@@ -10,7 +10,11 @@ use super::view::{Caller, Connection, HubView};
 impl HubView for DeviceHub {
     fn connection(&self, id: &IdentityId) -> Connection {
         let facts = self.connection_facts(id);
-        Connection { is_connected: facts.is_connected, updated: facts.updated, last_activity: facts.updated }
+        Connection {
+            is_connected: facts.is_connected,
+            updated: facts.updated,
+            last_activity: facts.updated,
+        }
     }
 
     fn connected_device_count(&self) -> u64 {
@@ -56,10 +60,18 @@ impl HubView for DeviceHub {
         let audit: &Audit = self.audit();
         let refusal = Refusal { code, reason };
         let now = self.clock().now();
-        audit.refused_identity(Operation::Service, &caller.principal, Protocol::Https, caller.address, refusal, now);
+        audit.refused_identity(
+            Operation::Service,
+            &caller.principal,
+            Protocol::Https,
+            caller.address,
+            refusal,
+            now,
+        );
     }
 
     fn changed(&self, caller: &Caller, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
-        self.audit().changed(operation, subject, &caller.principal, caller.address, code);
+        self.audit()
+            .changed(operation, subject, &caller.principal, caller.address, code);
     }
 }

@@ -17,7 +17,11 @@ use super::view::Connection;
 pub(super) fn show(identity: &Identity, connection: Connection) -> Value {
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| document.insert(name.to_owned(), value);
-    let state = if connection.is_connected { "Connected" } else { "Disconnected" };
+    let state = if connection.is_connected {
+        "Connected"
+    } else {
+        "Disconnected"
+    };
     let is_device = identity.id.module.is_none();
     if let Some(module) = &identity.id.module {
         put("moduleId", json!(module.as_str()));
@@ -63,9 +67,10 @@ fn show_authentication(authentication: &Authentication) -> Value {
         _ => (None, None),
     };
     let (first, second) = match authentication {
-        Authentication::SelfSigned(prints) => {
-            (Some(prints.primary.as_str()), prints.secondary.as_ref().map(Thumbprint::as_str))
-        }
+        Authentication::SelfSigned(prints) => (
+            Some(prints.primary.as_str()),
+            prints.secondary.as_ref().map(Thumbprint::as_str),
+        ),
         _ => (None, None),
     };
     json!({
@@ -80,7 +85,11 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<IdentityContent, ApiError> {
     Ok(IdentityContent {
         status: read_status(fields)?,
         status_reason: fields.text("statusReason")?.map(str::to_owned),
-        authentication: fields.object("authentication")?.map(|given| read_authentication(&given)).transpose()?.flatten(),
+        authentication: fields
+            .object("authentication")?
+            .map(|given| read_authentication(&given))
+            .transpose()?
+            .flatten(),
         iot_edge: match fields.object("capabilities")? {
             Some(capabilities) => capabilities.boolean("iotEdge")?,
             None => None,
@@ -100,7 +109,10 @@ fn read_status(fields: &Fields<'_>) -> Result<Status, ApiError> {
         None => Ok(Status::Enabled),
         Some(text) if text.eq_ignore_ascii_case("enabled") => Ok(Status::Enabled),
         Some(text) if text.eq_ignore_ascii_case("disabled") => Ok(Status::Disabled),
-        Some(text) => Err(ApiError::invalid(format!("status {} is neither enabled nor disabled", shown(text)))),
+        Some(text) => Err(ApiError::invalid(format!(
+            "status {} is neither enabled nor disabled",
+            shown(text)
+        ))),
     }
 }
 
@@ -119,7 +131,10 @@ fn read_parent_scopes(fields: &Fields<'_>) -> Result<ScopeWrite, ApiError> {
         [] => Ok(ScopeWrite::Remove),
         [Value::String(text)] => Ok(scope(Some(text))),
         [_] => Err(format_error("field parentScopes must be an array of text")),
-        _ => Err(ApiError::new(ErrorCode::InvalidDeviceScope, "parentScopes has at most one scope")),
+        _ => Err(ApiError::new(
+            ErrorCode::InvalidDeviceScope,
+            "parentScopes has at most one scope",
+        )),
     }
 }
 
@@ -155,27 +170,33 @@ fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>
 }
 
 fn read_keys(given: &Fields<'_>) -> Result<Option<KeyPair>, ApiError> {
-    let Some(keys) = given.object("symmetricKey")? else { return Ok(None) };
-    let text = |name| Ok::<_, ApiError>(keys.text(name)?.filter(|text| !text.is_empty()));
-    let key = |name: &str, text: &str| {
-        Key::from_base64(text).map_err(|error| ApiError::invalid(format!("{name}: {error}")))
+    let Some(keys) = given.object("symmetricKey")? else {
+        return Ok(None);
     };
+    let text = |name| Ok::<_, ApiError>(keys.text(name)?.filter(|text| !text.is_empty()));
+    let key =
+        |name: &str, text: &str| Key::from_base64(text).map_err(|error| ApiError::invalid(format!("{name}: {error}")));
     match (text("primaryKey")?, text("secondaryKey")?) {
         (None, None) => Ok(None),
-        (Some(primary), Some(secondary)) => {
-            Ok(Some(KeyPair { primary: key("primaryKey", primary)?, secondary: key("secondaryKey", secondary)? }))
-        }
-        _ => Err(ApiError::invalid("give both symmetric keys, or none to have them generated or kept")),
+        (Some(primary), Some(secondary)) => Ok(Some(KeyPair {
+            primary: key("primaryKey", primary)?,
+            secondary: key("secondaryKey", secondary)?,
+        })),
+        _ => Err(ApiError::invalid(
+            "give both symmetric keys, or none to have them generated or kept",
+        )),
     }
 }
 
 fn read_thumbprints(given: &Fields<'_>) -> Result<Option<Thumbprints>, ApiError> {
-    let Some(prints) = given.object("x509Thumbprint")? else { return Ok(None) };
+    let Some(prints) = given.object("x509Thumbprint")? else {
+        return Ok(None);
+    };
     let print = |name: &str| match prints.text(name)?.filter(|text| !text.is_empty()) {
         None => Ok(None),
-        Some(text) => {
-            Thumbprint::parse(text).map(Some).map_err(|error| ApiError::invalid(format!("{name}: {error}")))
-        }
+        Some(text) => Thumbprint::parse(text)
+            .map(Some)
+            .map_err(|error| ApiError::invalid(format!("{name}: {error}"))),
     };
     match (print("primaryThumbprint")?, print("secondaryThumbprint")?) {
         (None, None) => Ok(None),

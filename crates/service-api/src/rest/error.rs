@@ -21,7 +21,11 @@ pub(super) struct ApiError {
 
 impl ApiError {
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), allow: None }
+        Self {
+            code,
+            text: text.into(),
+            allow: None,
+        }
     }
 
     pub(super) fn invalid(text: impl Into<String>) -> Self {
@@ -31,7 +35,11 @@ impl ApiError {
     /// The answer. `tracking_id` is also the request's id in the log.
     pub(super) fn reply(&self, tracking_id: &str, now: UnixMillis) -> Reply {
         // Node splits the message at `;`, C# and Node want name and number to agree.
-        let text: String = self.text.chars().map(|c| if c == ';' || c.is_control() { ',' } else { c }).collect();
+        let text: String = self
+            .text
+            .chars()
+            .map(|c| if c == ';' || c.is_control() { ',' } else { c })
+            .collect();
         let body = json!({
             "errorCode": self.code.number(),
             "Message": format!("ErrorCode:{};{text}", self.code.name()),

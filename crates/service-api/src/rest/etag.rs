@@ -8,8 +8,12 @@ use super::error::ApiError;
 
 /// The condition of a request; `None` without the header.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, ApiError> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| ApiError::invalid("If-Match must be ASCII text"))?;
+    let Some(value) = headers.get(IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| ApiError::invalid("If-Match must be ASCII text"))?;
     Ok(Some(parse(text)))
 }
 
@@ -25,7 +29,11 @@ pub(super) fn parse(text: &str) -> IfMatch {
             None => break,
         }
     }
-    if text == "*" { IfMatch::Any } else { IfMatch::ETag(text.to_owned()) }
+    if text == "*" {
+        IfMatch::Any
+    } else {
+        IfMatch::ETag(text.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -62,7 +62,12 @@ impl<'a> Fields<'a> {
     /// The field as sent, `null` included.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         let exact = self.0.get(name);
-        exact.or_else(|| self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
+        exact.or_else(|| {
+            self.0
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
+        })
     }
 
     /// The field, `null` being the same as absent.
@@ -113,7 +118,10 @@ impl<'a> Fields<'a> {
 
     /// The first name that is none of `known`.
     pub(super) fn unknown(&self, known: &[&str]) -> Option<&'a str> {
-        self.0.keys().map(String::as_str).find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        self.0
+            .keys()
+            .map(String::as_str)
+            .find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
     }
 }
 
@@ -174,7 +182,9 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -257,6 +267,34 @@ mod tests {
     #[test]
     fn integers_are_kept_exactly() {
         let value = parse(b"[4503599627370495,18446744073709551615,-9223372036854775808]").unwrap();
-        assert_eq!(value.to_string(), "[4503599627370495,18446744073709551615,-9223372036854775808]");
+        assert_eq!(
+            value.to_string(),
+            "[4503599627370495,18446744073709551615,-9223372036854775808]"
+        );
+    }
+
+    #[test]
+    fn no_damaged_document_panics() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+        let whole = br#"{"deviceId":"d","status":"enabled","authentication":{"type":"sas","symmetricKey":{"primaryKey":
+            "AAECAwQFBgcICQoLDA0ODw==","secondaryKey":null}},"capabilities":{"iotEdge":true},"parentScopes":["a","b"]}"#;
+        for seed in 0..5_000 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut body = whole.to_vec();
+            for _ in 0..rng.random_range(1..6) {
+                let at = rng.random_range(0..body.len());
+                match rng.random_range(0..3) {
+                    0 => body[at] = rng.random(),
+                    1 => body.truncate(at.max(1)),
+                    _ => body.insert(at, b"{}[]\",:0n"[rng.random_range(0..9)]),
+                }
+            }
+            if let Ok(value) = parse(&body)
+                && let Ok(fields) = object(&value)
+            {
+                let _ = super::super::document::read(&fields);
+            }
+        }
     }
 }

@@ -31,7 +31,11 @@ fn segment(raw: &str) -> Option<String> {
 
 /// The first value of a query parameter, whose name is matched in any case.
 pub(super) fn query(uri: &Uri, name: &str) -> Option<String> {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let decode = |text: &str| {
+        percent_decode_str(&text.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
     uri.query()?.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         decode(key).eq_ignore_ascii_case(name).then(|| decode(value))
@@ -50,14 +54,19 @@ const NEWEST_VERSION: &str = "2021-04-12";
 /// The text for the caller.
 pub(super) fn check_version(uri: &Uri) -> Result<(), String> {
     let Some(version) = query(uri, "api-version") else {
-        return Err(format!("the query parameter api-version is missing, known are {KNOWN_VERSIONS}"));
+        return Err(format!(
+            "the query parameter api-version is missing, known are {KNOWN_VERSIONS}"
+        ));
     };
     let date = version.strip_suffix("-preview").unwrap_or(&version);
     if is_date(date) && date <= NEWEST_VERSION {
         return Ok(());
     }
     let shown: String = version.chars().take(32).collect();
-    Err(format!("api-version '{}' is unknown, known are {KNOWN_VERSIONS}", shown.escape_debug()))
+    Err(format!(
+        "api-version '{}' is unknown, known are {KNOWN_VERSIONS}",
+        shown.escape_debug()
+    ))
 }
 
 fn is_date(text: &str) -> bool {
@@ -65,7 +74,9 @@ fn is_date(text: &str) -> bool {
         part.bytes().all(|byte| byte.is_ascii_digit()) && part.parse().is_ok_and(|number| range.contains(&number))
     };
     let mut parts = text.splitn(3, '-');
-    let (Some(year), Some(month), Some(day)) = (parts.next(), parts.next(), parts.next()) else { return false };
+    let (Some(year), Some(month), Some(day)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
     (year.len(), month.len(), day.len()) == (4, 2, 2)
         && digits(year, 2000..=9999)
         && digits(month, 1..=12)
@@ -91,7 +102,15 @@ mod tests {
 
     #[test]
     fn double_slashes_dot_segments_and_bad_bytes_name_nothing() {
-        for bad in ["//", "//devices", "/devices//a", "/devices/a//", "/devices/./a", "/devices/%2e%2E/a", "/d/%ff"] {
+        for bad in [
+            "//",
+            "//devices",
+            "/devices//a",
+            "/devices/a//",
+            "/devices/./a",
+            "/devices/%2e%2E/a",
+            "/d/%ff",
+        ] {
             assert_eq!(path(bad), None, "{bad}");
         }
         assert_eq!(path(&format!("/devices/{}", "a".repeat(5000))), None);
@@ -100,11 +119,25 @@ mod tests {
     #[test]
     fn api_versions_are_dates_up_to_the_newest() {
         let check = |query: &str| check_version(&Uri::try_from(format!("/devices?{query}")).unwrap());
-        for good in ["2021-04-12", "2016-02-03", "2020-05-31-preview", "2018-08-30-preview", "2021-04-12-preview"] {
+        for good in [
+            "2021-04-12",
+            "2016-02-03",
+            "2020-05-31-preview",
+            "2018-08-30-preview",
+            "2021-04-12-preview",
+        ] {
             assert!(check(&format!("api-version={good}")).is_ok(), "{good}");
         }
         assert!(check("x=1&API-Version=2021-04-12").is_ok());
-        for bad in ["", "2021-04-13", "2022-01-01-preview", "2021-4-12", "2021-13-01", "abcd-ef-gh", "2021-04-12-beta"] {
+        for bad in [
+            "",
+            "2021-04-13",
+            "2022-01-01-preview",
+            "2021-4-12",
+            "2021-13-01",
+            "abcd-ef-gh",
+            "2021-04-12-beta",
+        ] {
             let text = check(&format!("api-version={bad}")).unwrap_err();
             assert!(text.contains("2021-04-12-preview"), "{bad}: {text}");
         }

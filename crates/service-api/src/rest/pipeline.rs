@@ -32,7 +32,10 @@ pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Respo
     let started = Instant::now();
     let id = format!("{:032x}", rand::random::<u128>());
     let client_id = client_request_id(request.headers()).cloned();
-    let echo = client_id.as_ref().filter(|_| wants_client_id(request.headers())).cloned();
+    let echo = client_id
+        .as_ref()
+        .filter(|_| wants_client_id(request.headers()))
+        .cloned();
     let method = request.method().clone();
     let outcome = limited(&shared, request).await;
     let reply = outcome.unwrap_or_else(|error| error.reply(&id, (shared.clock)()));
@@ -71,7 +74,10 @@ fn wants_client_id(headers: &HeaderMap) -> bool {
 /// Bounds how many calls are under way, and how long one takes. A body has its own deadline on top.
 async fn limited(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiError> {
     let Ok(_permit) = shared.requests.try_acquire() else {
-        return Err(ApiError::new(ErrorCode::ServerBusy, "too many calls are under way, repeat a little later"));
+        return Err(ApiError::new(
+            ErrorCode::ServerBusy,
+            "too many calls are under way, repeat a little later",
+        ));
     };
     let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get();
     match tokio::time::timeout(limit, checked(shared, request)).await {
@@ -87,7 +93,10 @@ fn unavailable() -> ApiError {
 
 async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiError> {
     let (head, body) = request.into_parts();
-    let address = head.extensions.get::<Peer>().map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |peer| peer.address);
+    let address = head
+        .extensions
+        .get::<Peer>()
+        .map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |peer| peer.address);
     let segments = path::segments(&head.uri);
     let known = segments.as_deref().unwrap_or_default();
     let over = head.headers.get(METHOD_OVERRIDE).and_then(|value| value.to_str().ok());
@@ -105,27 +114,44 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
         Resolved::Method(_) | Resolved::Nothing => (Rights::NONE, None),
     };
     let now = (shared.clock)();
-    let check =
-        Check { registry: &shared.registry, hub_names: &shared.hub_names, now, segments: known, right, device_side };
+    let check = Check {
+        registry: &shared.registry,
+        hub_names: &shared.hub_names,
+        now,
+        segments: known,
+        right,
+        device_side,
+    };
     let within = shared.config.request_timeout.get();
     let authorized = tokio::time::timeout(within, authorize::authorize(&head.headers, &check)).await;
     let principal = match authorized {
         Ok(Ok(principal)) => principal,
         Ok(Err(denied)) => {
-            let caller = Caller { principal: denied.principal, address };
+            let caller = Caller {
+                principal: denied.principal,
+                address,
+            };
             shared.hub.refused(&caller, denied.reason, denied.error.code);
             return Err(denied.error);
         }
         Err(_) => {
-            let caller = Caller { principal: "unconfirmed".to_owned(), address };
-            shared.hub.refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
+            let caller = Caller {
+                principal: "unconfirmed".to_owned(),
+                address,
+            };
+            shared
+                .hub
+                .refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
             return Err(unavailable());
         }
     };
     let call = match resolved {
         Resolved::Call(call) => call,
         Resolved::Method(allowed) => {
-            let mut error = ApiError::new(ErrorCode::GenericMethodNotAllowed, format!("{method} is not possible here"));
+            let mut error = ApiError::new(
+                ErrorCode::GenericMethodNotAllowed,
+                format!("{method} is not possible here"),
+            );
             error.allow = Some(allowed);
             return Err(error);
         }
@@ -138,7 +164,13 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
         shared.config.body_timeout.get(),
     );
     let caller = Caller { principal, address };
-    let request = calls::Request { shared, caller: &caller, uri: &head.uri, headers: &head.headers, body };
+    let request = calls::Request {
+        shared,
+        caller: &caller,
+        uri: &head.uri,
+        headers: &head.headers,
+        body,
+    };
     calls::run(call, request).await
 }
 

@@ -17,7 +17,11 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn json(status: u16, body: Value) -> Self {
-        Self { status, body: Some(body), headers: Vec::new() }
+        Self {
+            status,
+            body: Some(body),
+            headers: Vec::new(),
+        }
     }
 
     pub(super) fn ok(body: Value) -> Self {
@@ -26,7 +30,11 @@ impl Reply {
 
     /// Without body and content type.
     pub(super) fn no_content() -> Self {
-        Self { status: 204, body: None, headers: Vec::new() }
+        Self {
+            status: 204,
+            body: None,
+            headers: Vec::new(),
+        }
     }
 
     /// Adds a header; a value that HTTP cannot carry is left out.
@@ -57,7 +65,9 @@ impl Reply {
         if has_body {
             response.headers_mut().insert(CONTENT_TYPE, JSON);
         }
-        response.headers_mut().extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
+        response
+            .headers_mut()
+            .extend(self.headers.into_iter().map(|(name, value)| (Some(name), value)));
         response
     }
 }

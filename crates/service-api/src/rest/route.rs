@@ -76,7 +76,9 @@ impl Call {
 
 /// Whether the path is one of ours, which carry their version themselves.
 pub(super) fn is_own(segments: &[String]) -> bool {
-    segments.first().is_some_and(|first| first.eq_ignore_ascii_case("holdfast"))
+    segments
+        .first()
+        .is_some_and(|first| first.eq_ignore_ascii_case("holdfast"))
 }
 
 /// Finds the call. Fixed words are matched in any case, ids are taken as they are.
@@ -88,17 +90,25 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
         ["devices"] => by_method(method, "GET, POST", &[("GET", Call::ListDevices), ("POST", Call::Bulk)]),
         ["devices", "query"] if method == Method::POST => later("device queries", Rights::SERVICE_CONNECT),
         ["devices", "keys", "regenerate"] => only(method, "POST", Call::RegenerateKeys),
-        ["devices", _] => by_method(method, "GET, PUT, DELETE", &[
-            ("GET", Call::GetDevice(id(1))),
-            ("PUT", Call::PutDevice(id(1))),
-            ("DELETE", Call::DeleteDevice(id(1))),
-        ]),
+        ["devices", _] => by_method(
+            method,
+            "GET, PUT, DELETE",
+            &[
+                ("GET", Call::GetDevice(id(1))),
+                ("PUT", Call::PutDevice(id(1))),
+                ("DELETE", Call::DeleteDevice(id(1))),
+            ],
+        ),
         ["devices", _, "modules"] => only(method, "GET", Call::ListModules(id(1))),
-        ["devices", _, "modules", _] => by_method(method, "GET, PUT, DELETE", &[
-            ("GET", Call::GetModule(id(1), id(3))),
-            ("PUT", Call::PutModule(id(1), id(3))),
-            ("DELETE", Call::DeleteModule(id(1), id(3))),
-        ]),
+        ["devices", _, "modules", _] => by_method(
+            method,
+            "GET, PUT, DELETE",
+            &[
+                ("GET", Call::GetModule(id(1), id(3))),
+                ("PUT", Call::PutModule(id(1), id(3))),
+                ("DELETE", Call::DeleteModule(id(1), id(3))),
+            ],
+        ),
         // A module below a module: one name, which the id check refuses with the number for it.
         ["devices", _, "modules", _, "modules", _] if method == Method::PUT => {
             Resolved::Call(Call::PutModule(id(1), format!("{}/{}", segments[3], segments[5])))
@@ -133,16 +143,24 @@ fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
         ["diagnose", _] => only(method, "GET", Call::Own(Own::Diagnose(id(3), None))),
         ["diagnose", _, "modules", _] => only(method, "GET", Call::Own(Own::Diagnose(id(3), Some(id(5))))),
         ["consumergroups"] => only(method, "GET", Call::Own(Own::ListConsumerGroups)),
-        ["consumergroups", _] => by_method(method, "PUT, DELETE", &[
-            ("PUT", Call::Own(Own::PutConsumerGroup(id(3)))),
-            ("DELETE", Call::Own(Own::DeleteConsumerGroup(id(3)))),
-        ]),
+        ["consumergroups", _] => by_method(
+            method,
+            "PUT, DELETE",
+            &[
+                ("PUT", Call::Own(Own::PutConsumerGroup(id(3)))),
+                ("DELETE", Call::Own(Own::DeleteConsumerGroup(id(3)))),
+            ],
+        ),
         _ => Resolved::Nothing,
     }
 }
 
 fn later(feature: &'static str, right: Rights) -> Resolved {
-    Resolved::Call(Call::Later(Later { feature, right, device_side: None }))
+    Resolved::Call(Call::Later(Later {
+        feature,
+        right,
+        device_side: None,
+    }))
 }
 
 fn device_side(device: String, module: Option<String>) -> Resolved {
@@ -154,7 +172,11 @@ fn device_side(device: String, module: Option<String>) -> Resolved {
 }
 
 fn only(method: &Method, allowed: &'static str, call: Call) -> Resolved {
-    if method.as_str() == allowed { Resolved::Call(call) } else { Resolved::Method(allowed) }
+    if method.as_str() == allowed {
+        Resolved::Call(call)
+    } else {
+        Resolved::Method(allowed)
+    }
 }
 
 fn by_method(method: &Method, allowed: &'static str, calls: &[(&str, Call)]) -> Resolved {
@@ -184,10 +206,22 @@ mod tests {
 
     #[test]
     fn fixed_words_are_found_in_any_case_and_ids_keep_theirs() {
-        assert_eq!(at(Method::GET, "Devices/DEV"), Resolved::Call(Call::GetDevice("DEV".into())));
-        assert_eq!(at(Method::PUT, "devices/d/MODULES/m"), Resolved::Call(Call::PutModule("d".into(), "m".into())));
-        assert_eq!(at(Method::GET, "devices/query"), Resolved::Call(Call::GetDevice("query".into())));
-        assert!(matches!(at(Method::POST, "devices/query"), Resolved::Call(Call::Later(_))));
+        assert_eq!(
+            at(Method::GET, "Devices/DEV"),
+            Resolved::Call(Call::GetDevice("DEV".into()))
+        );
+        assert_eq!(
+            at(Method::PUT, "devices/d/MODULES/m"),
+            Resolved::Call(Call::PutModule("d".into(), "m".into()))
+        );
+        assert_eq!(
+            at(Method::GET, "devices/query"),
+            Resolved::Call(Call::GetDevice("query".into()))
+        );
+        assert!(matches!(
+            at(Method::POST, "devices/query"),
+            Resolved::Call(Call::Later(_))
+        ));
         assert_eq!(at(Method::PATCH, "devices/d"), Resolved::Method("GET, PUT, DELETE"));
         assert_eq!(at(Method::GET, "nothing"), Resolved::Nothing);
         assert_eq!(at(Method::POST, "$admin/exportRegistry"), Resolved::Nothing);
@@ -199,7 +233,10 @@ mod tests {
         assert_eq!(overridden(&Method::POST, Some("patch"), &twins), Method::PATCH);
         assert_eq!(overridden(&Method::POST, Some("DELETE"), &twins), Method::POST);
         assert_eq!(overridden(&Method::PUT, Some("PATCH"), &twins), Method::PUT);
-        assert_eq!(overridden(&Method::POST, Some("PATCH"), &["devices".to_owned()]), Method::POST);
+        assert_eq!(
+            overridden(&Method::POST, Some("PATCH"), &["devices".to_owned()]),
+            Method::POST
+        );
         assert_eq!(overridden(&Method::POST, None, &twins), Method::POST);
     }
 }

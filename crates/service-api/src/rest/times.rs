@@ -9,7 +9,9 @@ pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 /// `2026-11-23T10:20:30.1230000Z`: seven digits of fraction always, since the Java SDK cuts the first three characters
 /// after the point.
 pub(super) fn iso(time: Option<UnixMillis>) -> String {
-    let Some((time, millis)) = time.and_then(split) else { return NEVER.to_owned() };
+    let Some((time, millis)) = time.and_then(split) else {
+        return NEVER.to_owned();
+    };
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{millis:03}0000Z",
         time.year(),
@@ -23,7 +25,9 @@ pub(super) fn iso(time: Option<UnixMillis>) -> String {
 
 /// `11/23/2026 10:20:30`.
 pub(super) fn us_date(time: UnixMillis) -> String {
-    let Some((time, _)) = split(time) else { return "01/01/0001 00:00:00".to_owned() };
+    let Some((time, _)) = split(time) else {
+        return "01/01/0001 00:00:00".to_owned();
+    };
     format!(
         "{:02}/{:02}/{:04} {:02}:{:02}:{:02}",
         u8::from(time.month()),

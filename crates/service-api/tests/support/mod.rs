@@ -54,13 +54,17 @@ impl HubView for View {
     }
 
     fn refused(&self, caller: &Caller, reason: RefusalReason, _: ErrorCode) {
-        self.refusals.lock().push((caller.principal.clone(), reason.as_str().to_owned()));
+        self.refusals
+            .lock()
+            .push((caller.principal.clone(), reason.as_str().to_owned()));
     }
 
     fn changed(&self, caller: &Caller, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
         assert_eq!(caller.principal, "policy iothubowner");
         assert_eq!(caller.address.port(), 4711);
-        self.changes.lock().push((operation.to_owned(), subject.to_owned(), code.map(ErrorCode::number)));
+        self.changes
+            .lock()
+            .push((operation.to_owned(), subject.to_owned(), code.map(ErrorCode::number)));
     }
 }
 
@@ -76,8 +80,15 @@ fn now() -> UnixMillis {
 }
 
 async fn registry(path: &Path) -> Registry {
-    let storage = StorageConfig { dir: path.to_owned(), max_open_files: 64, ..StorageConfig::default() };
-    let identity = || NodeIdentity { cluster: "test".to_owned(), incarnation: 7 };
+    let storage = StorageConfig {
+        dir: path.to_owned(),
+        max_open_files: 64,
+        ..StorageConfig::default()
+    };
+    let identity = || NodeIdentity {
+        cluster: "test".to_owned(),
+        incarnation: 7,
+    };
     let dir = DataDir::open(path, identity).unwrap();
     let sealer = Arc::new(Sealer::of_directory(path, &Kek::new([5; 32]), dir.is_fresh()).unwrap());
     let disk: Arc<dyn Disk> = holdfast_storage::open(&dir, &storage).unwrap();
@@ -89,9 +100,21 @@ async fn registry(path: &Path) -> Registry {
         node: 7,
         on_fatal,
     };
-    let founding = Founding { hub_name: "hub1".to_owned(), ..Founding::default() };
+    let founding = Founding {
+        hub_name: "hub1".to_owned(),
+        ..Founding::default()
+    };
     let config = RegistryConfig::default();
-    Registry::start(&host, &ConsensusConfig::default(), sealer, &founding, Arc::new(now), &config).await.unwrap()
+    Registry::start(
+        &host,
+        &ConsensusConfig::default(),
+        sealer,
+        &founding,
+        Arc::new(now),
+        &config,
+    )
+    .await
+    .unwrap()
 }
 
 impl Hub {
@@ -106,7 +129,12 @@ impl Hub {
             clock: Arc::new(now),
             config: RestConfig::default(),
         };
-        Self { registry, view, router: router(state), _dir: dir }
+        Self {
+            registry,
+            view,
+            router: router(state),
+            _dir: dir,
+        }
     }
 
     /// A policy's token that ends in `seconds`.
@@ -133,7 +161,8 @@ impl Hub {
     }
 
     pub(crate) fn by(&self, policy: &str, method: &str, path: &str) -> Call<'_> {
-        self.request(method, path).authorization(Some(&self.token(policy, 3600)))
+        self.request(method, path)
+            .authorization(Some(&self.token(policy, 3600)))
     }
 
     pub(crate) fn owner(&self, method: &str, path: &str) -> Call<'_> {
@@ -196,14 +225,30 @@ impl Call<'_> {
     }
 
     pub(crate) async fn send(self) -> Answer {
-        let uri = if self.query.is_empty() { self.path } else { format!("{}?{}", self.path, self.query) };
-        let mut request = Request::builder().method(self.method.as_str()).uri(uri).body(self.body).unwrap();
+        let uri = if self.query.is_empty() {
+            self.path
+        } else {
+            format!("{}?{}", self.path, self.query)
+        };
+        let mut request = Request::builder()
+            .method(self.method.as_str())
+            .uri(uri)
+            .body(self.body)
+            .unwrap();
         *request.headers_mut() = self.headers;
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        request.extensions_mut().insert(Peer { address, encrypted: true, server_name: None });
+        request.extensions_mut().insert(Peer {
+            address,
+            encrypted: true,
+            server_name: None,
+        });
         let response = self.hub.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
-        Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await.unwrap().to_bytes().into() }
+        Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes().into(),
+        }
     }
 }
 

@@ -28,13 +28,22 @@ pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
         return Err(ApiError::invalid("the list has no entry"));
     }
     if items.len() > MAX_BULK_IDENTITIES {
-        let text = format!("the list has {} entries, at most {MAX_BULK_IDENTITIES} are allowed", items.len());
+        let text = format!(
+            "the list has {} entries, at most {MAX_BULK_IDENTITIES} are allowed",
+            items.len()
+        );
         return Err(ApiError::new(ErrorCode::TooManyDevices, text));
     }
     let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     check_unique(&entries)?;
-    let writes: Vec<_> = entries.iter().filter_map(|entry| entry.write.as_ref().ok().cloned()).collect();
-    let mut outcomes = request.within(request.shared.registry.write_bulk(writes)).await?.into_iter();
+    let writes: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.write.as_ref().ok().cloned())
+        .collect();
+    let mut outcomes = request
+        .within(request.shared.registry.write_bulk(writes))
+        .await?
+        .into_iter();
     let mut errors = Vec::new();
     for entry in &entries {
         let error = match &entry.write {
@@ -51,7 +60,10 @@ pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
         }
     }
     let status = if errors.is_empty() { 200 } else { 400 };
-    Ok(Reply::json(status, json!({"isSuccessful": errors.is_empty(), "errors": errors, "warnings": []})))
+    Ok(Reply::json(
+        status,
+        json!({"isSuccessful": errors.is_empty(), "errors": errors, "warnings": []}),
+    ))
 }
 
 fn show_error(entry: &Entry, error: &ApiError) -> Value {
@@ -84,14 +96,22 @@ fn read(item: &Value) -> Result<Entry, ApiError> {
     };
     let fields = Fields::new(map)?;
     let device = fields.text("id")?.unwrap_or_default().to_owned();
-    let module = fields.text("moduleId")?.filter(|text| !text.is_empty()).map(str::to_owned);
+    let module = fields
+        .text("moduleId")?
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned);
     let mode = fields.text("importMode")?.unwrap_or("createOrUpdate").to_owned();
     let etag = fields.text("eTag")?;
     let write = match write(&fields, &device, module.as_deref(), &mode, etag) {
         Err(error) if error.code == ErrorCode::IotHubFormatError => return Err(error),
         write => write,
     };
-    Ok(Entry { device, module, mode, write })
+    Ok(Entry {
+        device,
+        module,
+        mode,
+        write,
+    })
 }
 
 fn write(
@@ -105,14 +125,20 @@ fn write(
     let properties = fields.object("properties")?;
     content.twin = TwinSeed {
         tags: fields.object_text("tags")?,
-        desired: properties.map(|properties| properties.object_text("desired")).transpose()?.flatten(),
+        desired: properties
+            .map(|properties| properties.object_text("desired"))
+            .transpose()?
+            .flatten(),
     };
     let device = DeviceId::parse(device).map_err(|error| ApiError::invalid(format!("id: {error}")))?;
     let id = match module {
         None => IdentityId::device(device),
         Some(module) => {
             let module = ModuleId::parse(module);
-            IdentityId::module(device, module.map_err(|error| ApiError::invalid(format!("moduleId: {error}")))?)
+            IdentityId::module(
+                device,
+                module.map_err(|error| ApiError::invalid(format!("moduleId: {error}")))?,
+            )
         }
     };
     let condition = || match etag {

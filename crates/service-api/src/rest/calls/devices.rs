@@ -17,8 +17,20 @@ pub(super) async fn put(id: &str, mut request: Request<'_>) -> Result<Reply, Api
     let fields = input::object(&body)?;
     check_same("deviceId", fields.text("deviceId")?, id.device.as_str())?;
     let operation = put_operation(if_match, document::read(&fields)?);
-    let name = if matches!(operation, WriteOperation::Create(_)) { "createDevice" } else { "updateDevice" };
-    let written = request.write(name, IdentityWrite { id: id.clone(), operation }).await?;
+    let name = if matches!(operation, WriteOperation::Create(_)) {
+        "createDevice"
+    } else {
+        "updateDevice"
+    };
+    let written = request
+        .write(
+            name,
+            IdentityWrite {
+                id: id.clone(),
+                operation,
+            },
+        )
+        .await?;
     let identity = written.identity.ok_or_else(|| device_not_found(&id.device))?;
     Ok(request.show(200, &identity))
 }
@@ -43,7 +55,11 @@ pub(super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {
         None => MAX_LIST_DEVICES,
         Some(text) => match text.parse::<usize>() {
             Ok(top) if (1..=MAX_LIST_DEVICES).contains(&top) => top,
-            _ => return Err(ApiError::invalid(format!("top must be between 1 and {MAX_LIST_DEVICES}"))),
+            _ => {
+                return Err(ApiError::invalid(format!(
+                    "top must be between 1 and {MAX_LIST_DEVICES}"
+                )));
+            }
         },
     };
     let devices = request.within(request.shared.registry.list_devices(top)).await?;

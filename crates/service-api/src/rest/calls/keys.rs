@@ -28,12 +28,21 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
         return Err(ApiError::invalid("devices has no entry"));
     }
     if items.len() > MAX_BULK_IDENTITIES {
-        let text = format!("devices has {} entries, at most {MAX_BULK_IDENTITIES} are allowed", items.len());
+        let text = format!(
+            "devices has {} entries, at most {MAX_BULK_IDENTITIES} are allowed",
+            items.len()
+        );
         return Err(ApiError::new(ErrorCode::TooManyDevices, text));
     }
     let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let wanted: Vec<_> = entries.iter().filter_map(|(_, entry)| entry.as_ref().ok().cloned()).collect();
-    let mut outcomes = request.within(request.shared.registry.regenerate_keys(wanted, choice)).await?.into_iter();
+    let wanted: Vec<_> = entries
+        .iter()
+        .filter_map(|(_, entry)| entry.as_ref().ok().cloned())
+        .collect();
+    let mut outcomes = request
+        .within(request.shared.registry.regenerate_keys(wanted, choice))
+        .await?
+        .into_iter();
     let mut errors = Vec::new();
     for (name, entry) in &entries {
         let error = match entry {
@@ -50,7 +59,10 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
         some if some < entries.len() => 207,
         _ => 400,
     };
-    Ok(Reply::json(status, json!({"isSuccessful": errors.is_empty(), "errors": errors})))
+    Ok(Reply::json(
+        status,
+        json!({"isSuccessful": errors.is_empty(), "errors": errors}),
+    ))
 }
 
 type Entry = (String, Result<KeyRegeneration, ApiError>);
@@ -63,7 +75,10 @@ fn read(item: &Value) -> Result<Entry, ApiError> {
     let device = fields.text("id")?.unwrap_or_default();
     let module = fields.text("moduleId")?.filter(|text| !text.is_empty());
     let if_match = fields.text("etag")?.map_or(IfMatch::Any, etag::parse);
-    Ok((device.to_owned(), identity(device, module).map(|id| KeyRegeneration { id, if_match })))
+    Ok((
+        device.to_owned(),
+        identity(device, module).map(|id| KeyRegeneration { id, if_match }),
+    ))
 }
 
 fn identity(device: &str, module: Option<&str>) -> Result<IdentityId, ApiError> {
@@ -71,8 +86,9 @@ fn identity(device: &str, module: Option<&str>) -> Result<IdentityId, ApiError> 
     let device = DeviceId::parse(device).map_err(|error| invalid(device, error))?;
     match module {
         None => Ok(IdentityId::device(device)),
-        Some(module) => {
-            Ok(IdentityId::module(device, ModuleId::parse(module).map_err(|error| invalid(module, error))?))
-        }
+        Some(module) => Ok(IdentityId::module(
+            device,
+            ModuleId::parse(module).map_err(|error| invalid(module, error))?,
+        )),
     }
 }

@@ -16,8 +16,20 @@ pub(super) async fn put(device: &str, module: &str, mut request: Request<'_>) ->
     check_same("deviceId", fields.text("deviceId")?, device)?;
     check_same("moduleId", fields.text("moduleId")?, module)?;
     let operation = put_operation(if_match, document::read(&fields)?);
-    let name = if matches!(operation, WriteOperation::Create(_)) { "createModule" } else { "updateModule" };
-    let written = request.write(name, IdentityWrite { id: id.clone(), operation }).await?;
+    let name = if matches!(operation, WriteOperation::Create(_)) {
+        "createModule"
+    } else {
+        "updateModule"
+    };
+    let written = request
+        .write(
+            name,
+            IdentityWrite {
+                id: id.clone(),
+                operation,
+            },
+        )
+        .await?;
     let identity = written.identity.ok_or_else(|| module_not_found(&id))?;
     Ok(request.show(if written.created { 201 } else { 200 }, &identity))
 }

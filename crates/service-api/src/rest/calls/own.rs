@@ -47,18 +47,21 @@ pub(super) async fn diagnose(device: &str, module: Option<&str>, request: &Reque
     }
     answer.insert("hubTime".to_owned(), json!(times::iso(Some((request.shared.clock)()))));
     answer.insert("registered".to_owned(), json!(identity.is_some()));
-    answer.insert("identity".to_owned(), identity.map_or(Value::Null, |identity| {
-        json!({
-            "status": document::status_name(identity.status),
-            "statusReason": identity.status_reason,
-            "statusUpdatedTime": times::iso(identity.status_updated),
-            "authenticationType": identity.authentication.type_name(),
-            "generationId": identity.generation.to_string(),
-            "etag": identity.etag.0,
-            "createdTime": times::iso(Some(identity.created)),
-            "deviceScope": identity.device_scope,
-        })
-    }));
+    answer.insert(
+        "identity".to_owned(),
+        identity.map_or(Value::Null, |identity| {
+            json!({
+                "status": document::status_name(identity.status),
+                "statusReason": identity.status_reason,
+                "statusUpdatedTime": times::iso(identity.status_updated),
+                "authenticationType": identity.authentication.type_name(),
+                "generationId": identity.generation.to_string(),
+                "etag": identity.etag.0,
+                "createdTime": times::iso(Some(identity.created)),
+                "deviceScope": identity.device_scope,
+            })
+        }),
+    );
     if let Value::Object(connections) = request.shared.hub.diagnose(&id) {
         for (name, value) in connections {
             answer.entry(name).or_insert(value);
@@ -71,7 +74,11 @@ pub(super) async fn diagnose(device: &str, module: Option<&str>, request: &Reque
 pub(super) async fn list_consumer_groups(request: &Request<'_>) -> Result<Reply, ApiError> {
     request.within(request.shared.registry.confirm()).await?;
     let settings = request.shared.registry.settings()?;
-    let groups: Vec<Value> = settings.consumer_groups.iter().map(|name| json!({"name": name})).collect();
+    let groups: Vec<Value> = settings
+        .consumer_groups
+        .iter()
+        .map(|name| json!({"name": name}))
+        .collect();
     Ok(Reply::ok(Value::Array(groups)))
 }
 
@@ -87,7 +94,11 @@ pub(super) async fn put_consumer_group(name: &str, mut request: Request<'_>) -> 
         }
     }
     let outcome = request.within(request.shared.registry.add_consumer_group(name)).await;
-    request.audit("createConsumerGroup", name, outcome.as_ref().err().map(RegistryError::code));
+    request.audit(
+        "createConsumerGroup",
+        name,
+        outcome.as_ref().err().map(RegistryError::code),
+    );
     let answer = json!({"name": name});
     match outcome {
         Ok(()) => Ok(Reply::json(201, answer)),
@@ -98,8 +109,14 @@ pub(super) async fn put_consumer_group(name: &str, mut request: Request<'_>) -> 
 
 /// `DELETE /holdfast/v1/consumerGroups/{name}`.
 pub(super) async fn delete_consumer_group(name: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
-    let outcome = request.within(request.shared.registry.remove_consumer_group(name)).await;
-    request.audit("deleteConsumerGroup", name, outcome.as_ref().err().map(RegistryError::code));
+    let outcome = request
+        .within(request.shared.registry.remove_consumer_group(name))
+        .await;
+    request.audit(
+        "deleteConsumerGroup",
+        name,
+        outcome.as_ref().err().map(RegistryError::code),
+    );
     outcome?;
     Ok(Reply::no_content())
 }
