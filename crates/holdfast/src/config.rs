@@ -15,8 +15,14 @@ pub(crate) mod load;
 pub(crate) mod page;
 
 use holdfast_consensus::ConsensusConfig;
+use holdfast_device_hub::DeviceHubConfig;
+use holdfast_gateway::MqttConfig;
 use holdfast_model::PartitionCount;
+use holdfast_net::NetConfig;
+use holdfast_partition::PartitionConfig;
 use holdfast_registry::RegistryConfig;
+use holdfast_service_api::events::EventsConfig;
+use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
 
 pub(crate) use load::Sources;
@@ -34,6 +40,12 @@ pub(crate) struct Config {
     pub(crate) storage: StorageConfig,
     pub(crate) consensus: ConsensusConfig,
     pub(crate) registry: RegistryConfig,
+    pub(crate) partition: PartitionConfig,
+    pub(crate) device_hub: DeviceHubConfig,
+    pub(crate) net: NetConfig,
+    pub(crate) mqtt: MqttConfig,
+    pub(crate) events: EventsConfig,
+    pub(crate) rest: RestConfig,
 }
 
 /// What the hub is called and where it keeps its data.
@@ -198,7 +210,22 @@ impl Config {
             self.storage.validate().map_err(|error| ("storage", error.key, error.reason)),
             self.consensus.validate().map_err(|error| ("consensus", error.key, error.reason)),
             self.registry.validate().map_err(|error| ("registry", error.key, error.reason.to_owned())),
+            self.partition.validate().map_err(|error| ("partition", error.key, error.reason.to_owned())),
+            self.rest.validate().map_err(|error| ("rest", error.key, error.reason.to_owned())),
         ];
+        for (key, count) in [
+            ("net.max_unauthenticated", self.net.max_unauthenticated),
+            ("mqtt.max_unauthenticated", self.mqtt.max_unauthenticated),
+            ("events.max_unauthenticated", self.events.max_unauthenticated),
+            ("device_hub.max_unacknowledged", self.device_hub.max_unacknowledged_bytes),
+            ("device_hub.max_batch", self.device_hub.max_batch_bytes),
+            ("mqtt.max_output", self.mqtt.max_output_bytes),
+            ("events.output", self.events.output_bytes),
+        ] {
+            if count == 0 {
+                refuse(key, "wants more than nothing".to_owned());
+            }
+        }
         for (section, key, reason) in sections.into_iter().filter_map(Result::err) {
             refuse(&format!("{section}.{key}"), reason);
         }

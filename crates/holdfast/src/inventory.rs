@@ -2,12 +2,11 @@
 //!
 //! Invariant: the tests compare this table with the names in the crates' sources, both ways.
 
-use std::fmt::Write as _;
-
 /// Name, labels, and meaning. The kind follows from the name's end: `_total` counts, the rest is told here.
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the page, which the tests write"))]
     pub(crate) labels: &'static str,
     pub(crate) meaning: &'static str,
 }
@@ -99,8 +98,11 @@ pub(crate) fn describe() {
     }
 }
 
-/// `docs/metrics.md`.
-pub(crate) fn page() -> String {
+/// `docs/metrics.md`; the page is written by the tests.
+#[cfg(test)]
+fn page() -> String {
+    use std::fmt::Write as _;
+
     let mut out = String::from(
         "# Metrics\n\n\
          <!-- Written by the test `metrics_page_is_up_to_date`; run it with HOLDFAST_REWRITE=1 to rewrite. -->\n\n\

@@ -5,6 +5,7 @@
 //! flushes. Nothing is acknowledged after the flush has begun.
 //! Not here: what the parts do.
 
+mod front;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,30 +14,40 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use holdfast_auth::Key;
-use holdfast_model::{PartitionCount, UnixMillis};
-use holdfast_registry::{Founding, Registry};
+use holdfast_auth::{HubNames, Key};
+use holdfast_device_hub::{Clock, DeviceHub, HubParts, watch_registry};
+use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
+use holdfast_partition::Partition;
+use holdfast_registry::{Founding, HubSettings, Registry};
+use holdfast_service_api::rest::RestState;
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
+use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
 use crate::cores::Core;
 use crate::exit::Failure;
 use crate::ops::Readiness;
 
+use front::{Front, Running, Tls};
 pub(crate) use store::storage_failure;
 use store::Store;
 
 /// Called, from any thread, when the node cannot go on; the text is the reason. Only the first call counts.
 pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 
+/// How long what was sent may take to be decided once all sessions are closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A running node.
 pub(crate) struct Node {
     cores: Vec<Core>,
+    fronts: Vec<Running>,
     stop: Stop,
-    ports: Ports,
+    listen: ListenConfig,
     registry: Registry,
+    partitions: Vec<Partition>,
     store: Store,
 }
 
@@ -46,16 +57,58 @@ impl Node {
     /// # Errors
     /// Names the part that could not start. What had started ends with the process.
     pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
+        let tls = Tls::load(&config.tls)?;
         let stop = Stop::new();
         let store = Store::open(config, data, &on_fatal)?;
         let cores = (0..config.core_count()).map(Core::start).collect::<Result<Vec<_>>>()?;
         let registry = start_registry(config, &store, &cores[0]).await?;
-        Ok(Self { cores, stop, ports: Ports::default(), registry, store })
+        let settings = registry.settings().context("the registry has no settings")?;
+        if settings.partition_count.get() != config.hub.partitions {
+            tracing::warn!(
+                configured = config.hub.partitions,
+                partitions = settings.partition_count.get(),
+                "hub.partitions has no effect: the number is fixed since the hub was created"
+            );
+        }
+        let partitions = start_partitions(config, &store, &settings, &cores).await?;
+        let hub_names = HubNames::new([&config.hub.host].into_iter().chain(&config.hub.aliases));
+        let hub = DeviceHub::new(HubParts {
+            node: store.host.node,
+            incarnation: store.start,
+            cores: u16::try_from(cores.len()).context("too many cores")?,
+            partitions: partitions.clone(),
+            partition_count: settings.partition_count,
+            registry: registry.clone(),
+            hub_names: hub_names.clone(),
+            clock: Clock::from_fn(now),
+            config: config.device_hub.clone(),
+        });
+        holdfast_tasks::spawn("registry-watch", watch_registry(Arc::clone(&hub), stop.clone()));
+        store.watch_space(Arc::clone(&hub));
+
+        let rest = RestState {
+            registry: registry.clone(),
+            hub: Arc::clone(&hub) as _,
+            hub_names,
+            clock: Arc::new(now),
+            config: config.rest.clone(),
+        };
+        let front = Front::new(config, tls, hub, rest, stop.clone());
+        let (listen, fronts) = start_fronts(&front, config.listen.clone(), &cores).await?;
+        Ok(Self { cores, fronts, stop, listen, registry, partitions, store })
     }
 
     /// The ports that it listens on.
-    pub(crate) fn ports(&self) -> &Ports {
-        &self.ports
+    pub(crate) fn ports(&self) -> Ports {
+        let first = |addresses: &[SocketAddr]| addresses.first().map(SocketAddr::port);
+        Ports {
+            mqtt: first(&self.listen.mqtts),
+            mqtt_plain: first(&self.listen.mqtt),
+            amqp: first(&self.listen.amqps),
+            amqp_plain: first(&self.listen.amqp),
+            https: first(&self.listen.https),
+            ops: None,
+        }
     }
 
     /// The primary keys of the hub's policies.
@@ -82,14 +135,30 @@ impl Node {
     ///
     /// # Errors
     /// When the last flush fails.
-    pub(crate) async fn stop(self, _drain_timeout: Duration) -> Result<()> {
-        self.stop.enter(Phase::Accepting);
+    pub(crate) async fn stop(self, drain_timeout: Duration) -> Result<()> {
+        let (connections, cores): (Vec<_>, Vec<_>) =
+            self.fronts.into_iter().map(|front| (front.connections, front.core)).unzip();
         self.stop.enter(Phase::Draining);
+        if !have_ended(connections, drain_timeout).await {
+            tracing::warn!(drain_timeout_s = drain_timeout.as_secs(), "closing sessions that have not finished in time");
+        }
         self.stop.enter(Phase::Closing);
+        if !have_ended(cores, CLOSE_TIMEOUT).await {
+            tracing::warn!("some messages could not be decided; their devices were told nothing and will send them again");
+        }
+        for partition in &self.partitions {
+            partition.shutdown().await;
+        }
         self.registry.group().shutdown().await;
         self.cores.into_iter().for_each(Core::end);
         self.store.close().await
     }
+}
+
+/// Waits for all `parts`; whether they have ended in time.
+async fn have_ended(parts: Vec<oneshot::Receiver<()>>, patience: Duration) -> bool {
+    // A part whose core is gone has ended as well.
+    tokio::time::timeout(patience, futures_util::future::join_all(parts)).await.is_ok()
 }
 
 /// Every address that the node will bind.
@@ -107,10 +176,50 @@ async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<R
         ..Founding::default()
     };
     let started = core
-        .run(move || async move { Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await })
+        .run(move || async move {
+            Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await
+        })
         .await?
         .context("the registry cannot start")?;
     Ok(started)
+}
+
+/// Starts all partitions at once, group 1 + p on core (1 + p) mod cores.
+async fn start_partitions(
+    config: &Config,
+    store: &Store,
+    settings: &HubSettings,
+    cores: &[Core],
+) -> Result<Vec<Partition>, Failure> {
+    let starts = settings.partition_count.iter().map(|id: PartitionId| {
+        let core = &cores[(1 + usize::from(id.0)) % cores.len()];
+        let host = store.host.clone();
+        let (consensus, partition) = (config.consensus.clone(), config.partition.clone());
+        async move {
+            core.run(move || async move { Partition::start(id, &host, &consensus, &partition, Arc::new(now)).await })
+                .await?
+                .with_context(|| format!("partition {} cannot start", id.0))
+        }
+    });
+    Ok(futures_util::future::try_join_all(starts).await?)
+}
+
+/// Binds and serves on every core; the first one finds the ports where any will do.
+async fn start_fronts(
+    front: &Front,
+    mut listen: ListenConfig,
+    cores: &[Core],
+) -> Result<(ListenConfig, Vec<Running>), Failure> {
+    let mut fronts = Vec::with_capacity(cores.len());
+    for (index, core) in cores.iter().enumerate() {
+        let (front, wanted) = (front.clone(), listen);
+        let index = u16::try_from(index).context("too many cores")?;
+        let started = core.run(move || async move { front.start(index, &wanted) }).await?;
+        let running;
+        (listen, running) = started.context("cannot listen")?;
+        fronts.push(running);
+    }
+    Ok((listen, fronts))
 }
 
 /// The machine's clock.

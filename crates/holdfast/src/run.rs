@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         let node = Node::start(config, &data, on_fatal).await?;
         let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
 
-        let mut ports = node.ports().clone();
+        let mut ports = node.ports();
         ports.ops = Some(ops_address.port());
         let url = format!("http://{ops_address}/metrics");
         let file = ConnectionFile::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;

@@ -99,10 +99,10 @@ fn defaults(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Conf
     let secured: Vec<IpAddr> = match (own, args.bind) {
         (_, Some(bind)) => vec![bind],
         (Some(own), None) => vec![own],
-        (None, None) => both_loopbacks(),
+        (None, None) => loopbacks(args),
     };
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
-    let plain = own.map_or_else(both_loopbacks, |own| vec![own]);
+    let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);
     let port = |standard: u16| match args.ports {
         Some(_) => 0,
         None => standard.saturating_add(args.port_offset),
@@ -130,10 +130,11 @@ fn defaults(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Conf
     Ok(config)
 }
 
-/// 127.0.0.1, and ::1 where the machine has it: `localhost` resolves to either.
-fn both_loopbacks() -> Vec<IpAddr> {
+/// 127.0.0.1, and ::1 where the machine has it: `localhost` resolves to either. With any free port only the first, since
+/// the two would not get the same.
+fn loopbacks(args: &Dev) -> Vec<IpAddr> {
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let has_v6 = matches!(checks::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
+    let has_v6 = args.ports.is_none() && matches!(checks::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
     [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), has_v6.then_some(v6)].into_iter().flatten().collect()
 }
 

@@ -36,8 +36,9 @@ pub(crate) fn default_file() -> String {
     out
 }
 
-/// `docs/configuration.md`.
-pub(crate) fn reference() -> String {
+/// `docs/configuration.md`; the page is written by the tests.
+#[cfg(test)]
+fn reference() -> String {
     let mut out = String::from(
         "# Configuration\n\n\
          <!-- Written by the test `configuration_page_is_up_to_date`; run it with HOLDFAST_REWRITE=1 to rewrite. -->\n\n\

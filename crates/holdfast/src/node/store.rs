@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
-use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
+use holdfast_device_hub::DeviceHub;
+use holdfast_storage::{CHECK_EVERY, DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
 
 use super::OnFatal;
 use crate::certs::write_private;
@@ -53,6 +54,18 @@ impl Store {
             on_fatal: fatal,
         };
         Ok(Self { disk, host, sealer: Arc::new(sealer), start })
+    }
+
+    /// Tells the device hub whether there is room for new messages, until the process ends.
+    pub(crate) fn watch_space(&self, hub: Arc<DeviceHub>) {
+        let guard = Arc::clone(&self.host.guard);
+        holdfast_tasks::spawn("space-watch", async move {
+            let mut tick = tokio::time::interval(CHECK_EVERY);
+            loop {
+                tick.tick().await;
+                hub.set_writable(guard.writable());
+            }
+        });
     }
 
     /// Syncs and writes what is in memory to files, so that the next start has nothing to replay.
