@@ -134,7 +134,9 @@ async fn a_write_that_fails_stops_the_node_and_the_outcome_is_unknown() {
     let disk = SimDisk::new();
     let stops = Arc::new(AtomicUsize::new(0));
     let counted = stops.clone();
-    let on_fatal = Arc::new(move |_: &StorageError| drop(counted.fetch_add(1, Ordering::Relaxed)));
+    let on_fatal = Arc::new(move |_: &StorageError| {
+        let _ = counted.fetch_add(1, Ordering::Relaxed);
+    });
     let (group, _) = start(
         PARTITION,
         &host_with(Arc::new(disk.clone()), sync_takes_a_millisecond, on_fatal),
@@ -151,7 +153,9 @@ async fn a_sync_that_fails_stops_the_node_and_nothing_is_acknowledged() {
     let disk = SimDisk::new();
     let stops = Arc::new(AtomicUsize::new(0));
     let counted = stops.clone();
-    let on_fatal = Arc::new(move |_: &StorageError| drop(counted.fetch_add(1, Ordering::Relaxed)));
+    let on_fatal = Arc::new(move |_: &StorageError| {
+        let _ = counted.fetch_add(1, Ordering::Relaxed);
+    });
     let (group, _) = start(
         PARTITION,
         &host_with(Arc::new(disk.clone()), sync_takes_a_millisecond, on_fatal),
@@ -233,7 +237,9 @@ async fn a_missing_entry_is_seen_by_readers_and_at_start() {
     disk.lose(Family::Log, &layout::log_key(PARTITION.0, 5));
     let stops = Arc::new(AtomicUsize::new(0));
     let counted = stops.clone();
-    let on_fatal = Arc::new(move |_: &StorageError| drop(counted.fetch_add(1, Ordering::Relaxed)));
+    let on_fatal = Arc::new(move |_: &StorageError| {
+        let _ = counted.fetch_add(1, Ordering::Relaxed);
+    });
     let host = host_with(Arc::new(disk), sync_takes_a_millisecond, on_fatal);
     let journal = Journal::recover(PARTITION, host.disk.clone());
     let refused = Group::start(PARTITION, &host, Box::new(journal), &ConsensusConfig::default()).await;

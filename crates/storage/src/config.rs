@@ -26,6 +26,9 @@ pub struct StorageConfig {
     pub max_open_files: u32,
     /// Threads that write and merge files in the background.
     pub background_jobs: u32,
+    /// Over how many column families the partition logs are spread. Counts when the database is made, and then is fixed:
+    /// with fewer than there are partitions on the node, logs share files and are rewritten by compaction.
+    pub log_lanes: u16,
 }
 
 impl Default for StorageConfig {
@@ -39,6 +42,7 @@ impl Default for StorageConfig {
             block_cache: ByteSize::mib(32),
             max_open_files: 1_024,
             background_jobs: 2,
+            log_lanes: 16,
         }
     }
 }

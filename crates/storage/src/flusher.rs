@@ -314,7 +314,9 @@ mod tests {
         let completed = Arc::new(AtomicUsize::new(0));
         for _ in 0..50 {
             let completed = completed.clone();
-            flusher.submit(Box::new(move |_| drop(completed.fetch_add(1, Ordering::Relaxed))));
+            flusher.submit(Box::new(move |_| {
+                let _ = completed.fetch_add(1, Ordering::Relaxed);
+            }));
         }
         drop(flusher);
         assert_eq!(completed.load(Ordering::Relaxed), 50);
@@ -342,7 +344,9 @@ mod tests {
         let on_fatal = fatal.clone();
         let flusher = Flusher::on_runtime(
             Arc::new(disk.clone()),
-            Arc::new(move |_| drop(on_fatal.fetch_add(1, Ordering::Relaxed))),
+            Arc::new(move |_| {
+                let _ = on_fatal.fetch_add(1, Ordering::Relaxed);
+            }),
             || Duration::ZERO,
         );
         disk.fail_syncs(StorageError::Io("the disk is on fire".to_owned()));

@@ -29,6 +29,6 @@ pub use disk::{Disk, DiskSpace, Visit};
 pub use error::{OpenError, StorageError};
 pub use flusher::{Completion, Flusher, MAX_QUEUED_COMPLETIONS, OnFatal};
 pub use guard::{CHECK_EVERY, DiskGuard};
-pub use rocks::{LOG_LANES, RocksDisk, open};
+pub use rocks::{RocksDisk, open};
 pub use sealer::{Kek, NONCE_BYTES, SealError, Sealer, fresh_nonce};
 pub use sim::SimDisk;

@@ -6,8 +6,8 @@
 //! tail is removed, after which RocksDB meets clean files only.
 //!
 //! Format (RocksDB `db/log_format.h`, stable since LevelDB): blocks of 32 KiB; in them records of masked CRC32C (4),
-//! length (2), type (1; recyclable types add a log number of 4) and payload; a record that does not fit is split into
-//! first, middle and last; fewer than 7 bytes at a block's end are zeros.
+//! length (2), type (1) and payload; a record that does not fit is split into first, middle and last; fewer than 7
+//! bytes at a block's end are zeros. Files are not recycled, so that their record types do not occur.
 //!
 //! How a cut-off tail is told from damage: it runs beyond the end of the file, or ends in bytes that were never
 //! written (zeros from a page boundary to the end of the file), and nothing valid follows it. A last record that is
@@ -19,7 +19,6 @@ use std::path::Path;
 
 const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
-const RECYCLABLE_HEADER: usize = 11;
 /// Smallest unit that an operating system writes.
 const PAGE: usize = 4096;
 /// Fewer zeros at the end of a page may as well be data.
@@ -94,18 +93,13 @@ enum Part {
     Meta,
 }
 
-fn part_of(kind: u8) -> Option<(Part, usize)> {
+fn part_of(kind: u8) -> Option<Part> {
     Some(match kind {
-        1 => (Part::Full, HEADER),
-        2 => (Part::First, HEADER),
-        3 => (Part::Middle, HEADER),
-        4 => (Part::Last, HEADER),
-        5 => (Part::Full, RECYCLABLE_HEADER),
-        6 => (Part::First, RECYCLABLE_HEADER),
-        7 => (Part::Middle, RECYCLABLE_HEADER),
-        8 => (Part::Last, RECYCLABLE_HEADER),
-        9 | 10 | 130 => (Part::Meta, HEADER),
-        11 | 131 => (Part::Meta, RECYCLABLE_HEADER),
+        1 => Part::Full,
+        2 => Part::First,
+        3 => Part::Middle,
+        4 => Part::Last,
+        9 | 10 | 130 => Part::Meta,
         _ => return None,
     })
 }
@@ -231,13 +225,13 @@ fn read(rest: &[u8]) -> Record {
             }
         };
     }
-    let Some((part, header)) = part_of(kind) else {
+    let Some(part) = part_of(kind) else {
         return Record::Bad {
             reason: "unknown type of record",
             beyond_end: false,
         };
     };
-    let size = header + length;
+    let size = HEADER + length;
     if size > rest.len() {
         return Record::Bad {
             reason: "the length of a record leads beyond its block",

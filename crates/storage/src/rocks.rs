@@ -1,9 +1,10 @@
 //! RocksDB behind [`Disk`].
 //!
-//! Families and column families: `raft`, `registry`, `device` are one each. The partition logs are spread over
-//! [`LOG_LANES`] *lanes*, group g in lane (g − 1) mod [`LOG_LANES`]: while a lane has one group, each file that a flush writes
-//! covers a range of indexes above all earlier ones, so that compaction only moves it. With several groups in one family
-//! every file spans all groups and is rewritten with its neighbours (docs/decisions/0010 has the measurements).
+//! Families and column families: `raft`, `registry`, `device` are one each. The partition logs are spread over *lanes*,
+//! group g in lane (g − 1) mod the number of lanes, which is fixed when the database is made: while a lane has one group,
+//! each file that a flush writes covers a range of indexes above all earlier ones, so that compaction only moves it. With
+//! several groups in one family every file spans all groups and is rewritten with its neighbours, four times over
+//! (docs/decisions/0010).
 //!
 //! Not here: when to sync ([`crate::Flusher`]).
 
@@ -27,16 +28,12 @@ use crate::{
     DataDir, Disk, DiskSpace, Durability, Family, Op, OpenError, StorageConfig, StorageError, Visit, WriteBatch,
 };
 
-/// How many column families the partition logs are spread over; part of the format.
-pub const LOG_LANES: usize = 16;
-
-const LANES: [&str; LOG_LANES] = [
-    "log-00", "log-01", "log-02", "log-03", "log-04", "log-05", "log-06", "log-07", "log-08", "log-09", "log-10",
-    "log-11", "log-12", "log-13", "log-14", "log-15",
-];
+/// Column families of partition logs are named so, with the lane's number behind.
+const LANE_PREFIX: &str = "log-";
 const RAFT: &str = "raft";
 const REGISTRY: &str = "registry";
 const DEVICE: &str = "device";
+const STATES: [&str; 3] = [RAFT, REGISTRY, DEVICE];
 
 /// File handles kept for everything but the database's tables: logs, manifests, listeners.
 const RESERVED_FILES: u64 = 256;
@@ -46,6 +43,8 @@ const READAHEAD_BYTES: usize = 256 << 10;
 /// The database of a node.
 pub struct RocksDisk {
     db: DB,
+    /// Names of the lanes, in order.
+    lanes: Vec<String>,
     /// Keeps the lock as long as the database is open.
     dir: DataDir,
     metrics: DiskMetrics,
@@ -66,17 +65,21 @@ impl RocksDisk {
         let path = dir.database();
         recover::check_files(&path)?;
         let cache = Cache::new_lru_cache(config.block_cache.as_usize());
-        let lanes = LANES
+        let lanes: Vec<String> = (0..count_lanes(&database, &path, config)?)
+            .map(|lane| format!("{LANE_PREFIX}{lane:03}"))
+            .collect();
+        let logs = lanes
             .iter()
-            .map(|name| ColumnFamilyDescriptor::new(*name, options::log_lane(config, &cache)));
-        let states = [RAFT, REGISTRY, DEVICE]
+            .map(|name| ColumnFamilyDescriptor::new(name, options::log_lane(config, &cache)));
+        let states = STATES
             .into_iter()
             .map(|name| ColumnFamilyDescriptor::new(name, options::state(config, &cache)));
-        let db = DB::open_cf_descriptors(&database, &path, lanes.chain(states))
+        let db = DB::open_cf_descriptors(&database, &path, logs.chain(states))
             .map_err(|error| errors::of_open(&error, &path))?;
         dir.database_made()?;
         Ok(Self {
             db,
+            lanes,
             dir: dir.clone(),
             metrics: DiskMetrics::new(),
         })
@@ -90,7 +93,7 @@ impl RocksDisk {
 
     fn column(&self, family: Family, key: &[u8]) -> Result<&ColumnFamily, StorageError> {
         let name = match family {
-            Family::Log => LANES[layout::group_of(key).wrapping_sub(1) as usize % LOG_LANES],
+            Family::Log => &self.lanes[layout::group_of(key).wrapping_sub(1) as usize % self.lanes.len()],
             Family::Raft => RAFT,
             Family::Registry => REGISTRY,
             Family::Device => DEVICE,
@@ -101,9 +104,10 @@ impl RocksDisk {
     }
 
     fn columns(&self) -> impl Iterator<Item = &ColumnFamily> {
-        LANES
-            .into_iter()
-            .chain([RAFT, REGISTRY, DEVICE])
+        self.lanes
+            .iter()
+            .map(String::as_str)
+            .chain(STATES)
             .filter_map(|name| self.db.cf_handle(name))
     }
 
@@ -222,6 +226,21 @@ impl Disk for RocksDisk {
             total: found.f_blocks.saturating_mul(found.f_frsize),
         })
     }
+}
+
+/// The number of lanes that the database was made with, or is to be made with.
+fn count_lanes(options: &rocksdb::Options, path: &Path, config: &StorageConfig) -> Result<usize, OpenError> {
+    if !path.join("CURRENT").exists() {
+        return Ok(usize::from(config.log_lanes));
+    }
+    let names = DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))?;
+    let lanes = names.iter().filter(|name| name.starts_with(LANE_PREFIX)).count();
+    // A crash while the database was made may have left fewer, or none: then nothing has been written.
+    Ok(if names.len() < lanes + STATES.len() + 1 {
+        usize::from(config.log_lanes)
+    } else {
+        lanes.max(1)
+    })
 }
 
 /// A key below `to` and above every key that is below `to` and not longer than it by 16 bytes: RocksDB includes the end of
