@@ -1,7 +1,7 @@
 //! Bytes that a damaged disk or a broken peer could hand us as a log entry: never a panic, and what is readable adds up.
 #![no_main]
 
-use holdfast_partition::record::{EntryView, RecordView, Records};
+use holdfast_partition_fuzz::record::{EntryView, RecordView, Records};
 use libfuzzer_sys::fuzz_target;
 
 fn look_at(record: &RecordView<'_>) {
