@@ -90,16 +90,18 @@ impl MqttFront {
         for connection in self.open() {
             connection.end_when_acknowledged();
         }
-        let closing = self.stop.reached(Phase::Closing);
-        tokio::select! {
-            biased;
-            () = self.emptied.notified(), if self.has_connections() => {}
-            () = closing => {}
+        // A notification may be an old one, from a time when there were none: the count decides.
+        while self.has_connections() {
+            tokio::select! {
+                biased;
+                () = self.stop.reached(Phase::Closing) => break,
+                () = self.emptied.notified() => {}
+            }
         }
         for connection in self.open() {
             connection.end(End::Hub(CloseReason::Stopping));
         }
-        if self.has_connections() {
+        while self.has_connections() {
             self.emptied.notified().await;
         }
     }
