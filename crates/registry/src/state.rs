@@ -70,6 +70,8 @@ struct Work<'a> {
     time_ms: u64,
     changes: Vec<Change>,
     settings: Option<HubSettings>,
+    /// Read once a command: a bulk asks for each of its entries.
+    max_identities: Option<u64>,
 }
 
 /// Why an entry stops: refused, which is an answer, or failed, which stops the node.
@@ -114,6 +116,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         time_ms: command.time_ms,
         changes: Vec::new(),
         settings: None,
+        max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
     match kind {

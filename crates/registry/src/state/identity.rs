@@ -315,13 +315,16 @@ fn set_scopes(
     Ok(())
 }
 
-fn check_room(work: &Work<'_>, more: u64) -> Result<(), Stop> {
-    let settings = work.view.message::<HubSettings>(layout::SETTINGS)?.unwrap_or_default();
-    if work.counters.devices + work.counters.modules + more > settings.max_identities {
-        let text = format!(
-            "the hub holds its maximum of {} devices and modules",
-            settings.max_identities
-        );
+fn check_room(work: &mut Work<'_>, more: u64) -> Result<(), Stop> {
+    let most = match work.max_identities {
+        Some(most) => most,
+        None => {
+            let settings = work.view.message::<HubSettings>(layout::SETTINGS)?.unwrap_or_default();
+            *work.max_identities.insert(settings.max_identities)
+        }
+    };
+    if work.counters.devices + work.counters.modules + more > most {
+        let text = format!("the hub holds its maximum of {most} devices and modules");
         return Err(Rejection::new(ErrorCode::TooManyDevices, text).into());
     }
     Ok(())
