@@ -270,6 +270,7 @@ fn drain_gives_back_the_credit_that_is_not_used() {
     pair.server.finish_drain(at_server);
     let (seen, _) = pair.pump();
     assert_eq!(transfers(&seen).len(), 1);
+    assert_eq!(seen.last(), Some(&Seen::Drained(link)));
     assert_eq!(pair.server.sendable(at_server), 0);
     assert_eq!(pair.client.credit(link).unwrap().credit, 0);
 }

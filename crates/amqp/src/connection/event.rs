@@ -82,6 +82,8 @@ pub enum Event<'a> {
         /// Whether it wants the rest of the credit back.
         drain: bool,
     },
+    /// The sender of a link that we receive on has answered [`crate::Connection::drain`]: no credit is left.
+    Drained(LinkId),
     /// A session's window has opened again after being closed: its links with credit can send.
     WindowOpened(SessionId),
     /// A whole delivery came in.

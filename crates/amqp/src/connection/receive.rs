@@ -203,8 +203,9 @@ impl Connection {
                         slot.delivery_count = count;
                     }
                 }
-                slot.drain &= slot.credit > 0;
-                None
+                let is_drained = slot.drain && slot.credit == 0;
+                slot.drain &= !is_drained;
+                is_drained.then_some(Event::Drained(link))
             }
         };
         if flow.echo {

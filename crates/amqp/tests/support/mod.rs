@@ -24,6 +24,7 @@ pub enum Seen {
     Attached(LinkId, bool),
     Detached(LinkId, Option<String>),
     Credit(LinkId, u32, bool),
+    Drained(LinkId),
     Window,
     Transfer {
         link: LinkId,
@@ -62,6 +63,7 @@ pub fn seen(event: &Event<'_>) -> Seen {
         }
         Event::Detached { link, error, .. } => Seen::Detached(*link, condition(error)),
         Event::Credit { link, credit, drain } => Seen::Credit(*link, *credit, *drain),
+        Event::Drained(link) => Seen::Drained(*link),
         Event::WindowOpened(_) => Seen::Window,
         Event::Transfer(incoming) => Seen::Transfer {
             link: incoming.link,
