@@ -49,7 +49,7 @@ impl Driver {
             Event::Closed(_) => self.forget(|_| true),
             // Everything is sent settled, so that outcomes say nothing; begins are answered by the engine.
             Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => return false,
-            Event::Attached { .. } | Event::SaslFailed(_) => return false,
+            Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => return false,
         }
         true
     }
