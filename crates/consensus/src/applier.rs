@@ -30,6 +30,7 @@ pub(crate) struct Applier {
     applied: Option<LogId>,
     membership: StoredMembership,
     snapshot: Arc<Mutex<Option<Snapshot>>>,
+    refuses_gaps: bool,
 }
 
 /// Entries applied since the last end of a run.
@@ -55,11 +56,31 @@ impl Applier {
             applied: applied.map(log_id),
             membership: stored::decode_stored_membership(&membership)?,
             snapshot: Arc::default(),
+            refuses_gaps: true,
         })
+    }
+
+    /// For the library's test suite, which applies entries out of thin air.
+    #[cfg(test)]
+    pub(crate) fn that_takes_gaps(self) -> Self {
+        Self {
+            refuses_gaps: false,
+            ..self
+        }
     }
 
     fn apply_one(&mut self, entry: &Entry) -> Result<Bytes, StorageError> {
         let at = position(&entry.log_id);
+        // Checked again on the side that reads: a skipped entry would be a different state on this replica alone.
+        if let Some(applied) = &self.applied
+            && self.refuses_gaps
+            && at.index != applied.index + 1
+        {
+            return Err(StorageError::Hole {
+                group: self.log.group.0,
+                index: applied.index + 1,
+            });
+        }
         let mut machine = self.machine.lock();
         let answer = match &entry.payload {
             Payload::Normal(command) => machine.apply(at, &command.0)?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +59,8 @@ struct Inner {
     guard: Arc<DiskGuard>,
     in_flight: ByteBudget,
     metrics: GroupMetrics,
+    /// Nothing is taken any more.
+    stopped: AtomicBool,
     /// How long a proposal is tried again while there is no leader.
     settle: Duration,
 }
@@ -115,6 +118,7 @@ impl Group {
             guard: host.guard.clone(),
             in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
             metrics,
+            stopped: AtomicBool::new(false),
             settle: 2 * config.election_timeout_max.get(),
         };
         let group = Self {
@@ -202,8 +206,10 @@ impl Group {
         let permit = self.inner.in_flight.take(entry.len()).await;
         let seconds = self.inner.metrics.commit_seconds.clone();
         let proposal = Proposal::new(Waiting::Commit(committed), permit, seconds);
-        // An error drops the proposal, which reports it as unknown.
-        let _ = self.raft.client_write_ff(Command(entry), Some(proposal)).await;
+        // An error drops the proposal, which reports it as unknown; the next ones are refused at once.
+        if self.raft.client_write_ff(Command(entry), Some(proposal)).await.is_err() {
+            self.inner.stopped.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Appends `entry`, waits until it is committed and applied, and gives its place and the state machine's answer.
@@ -244,6 +250,9 @@ impl Group {
                 bytes: entry.len(),
                 limit: MAX_ENTRY_BYTES,
             });
+        }
+        if self.inner.stopped.load(Ordering::Relaxed) {
+            return Err(ProposeError::Stopped);
         }
         if !self.inner.guard.writable() {
             return Err(ProposeError::DiskFull);
@@ -311,6 +320,7 @@ impl Group {
 
     /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
+        self.inner.stopped.store(true, Ordering::Relaxed);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.inner.id, %error, "the group's task had failed");
         }

@@ -39,22 +39,29 @@ impl LogReader {
     /// # Errors
     /// [`StorageError::Damaged`] or [`StorageError::Hole`] when the log does not hold what was written.
     pub fn read(&self, from_index: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
-        let (from, to) = (from_index.max(self.first_index()), self.end_index());
-        let mut entries = Vec::new();
-        if from >= to {
-            return Ok(entries);
-        }
-        let mut bytes = 0;
-        self.0.scan(from, to, |view| {
-            if view.kind == Kind::Normal {
-                bytes += view.payload.len() + HEADER_BYTES;
-                if bytes > max_bytes && !entries.is_empty() {
-                    return Ok(ControlFlow::Break(()));
-                }
-                entries.push((view.position.index, Bytes::copy_from_slice(view.payload)));
+        loop {
+            let (from, to) = (from_index.max(self.first_index()), self.end_index());
+            let mut entries = Vec::new();
+            if from >= to {
+                return Ok(entries);
             }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(entries)
+            let mut bytes = 0;
+            let scanned = self.0.scan(from, to, |view| {
+                if view.kind == Kind::Normal {
+                    bytes += view.payload.len() + HEADER_BYTES;
+                    if bytes > max_bytes && !entries.is_empty() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    entries.push((view.position.index, Bytes::copy_from_slice(view.payload)));
+                }
+                Ok(ControlFlow::Continue(()))
+            });
+            match scanned {
+                Ok(()) => return Ok(entries),
+                // Retention has deleted it while it was read: what is left begins at the new floor.
+                Err(StorageError::Hole { index, .. }) if index < self.first_index() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

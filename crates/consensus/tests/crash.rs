@@ -2,6 +2,7 @@
 //!
 //! Everything follows from the seed: what is proposed, how long each sync takes, when memory is flushed, when the power
 //! goes, and how much of what was not synced survives. A failure names its seed: put it into `one_seed` to replay it.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
@@ -16,7 +17,7 @@ use holdfast_storage::{Disk, SimDisk};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const LIVES: usize = 5;
 const GROUPS: [GroupId; 3] = [GroupId::REGISTRY, GroupId::partition(0), GroupId::partition(1)];
 
@@ -178,7 +179,7 @@ fn acknowledged_entries_survive_every_crash_once_and_in_order() {
         acknowledged += run(seed, SimDisk::new()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
     assert!(
-        acknowledged > 2_000,
+        acknowledged > 1_500,
         "only {acknowledged} entries were acknowledged: the test tests nothing"
     );
 }

@@ -1,4 +1,5 @@
 //! One group with one member, on a simulated disk.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
 
@@ -98,6 +99,38 @@ async fn a_group_leads_at_once_after_a_restart_and_has_applied_its_log() {
     );
     assert_eq!(*entries.lock().unwrap(), (0..10).map(numbered).collect::<Vec<_>>());
     group.propose(numbered(10)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_group_leads_at_once() {
+    let begun = tokio::time::Instant::now();
+    let (group, _) = start(PARTITION, &host(Arc::new(SimDisk::new()), sync_takes_a_millisecond)).await;
+    assert!(group.is_leader());
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    group.bootstrap().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_proposal_to_a_group_that_has_stopped_is_refused() {
+    let (group, _) = start(PARTITION, &host(Arc::new(SimDisk::new()), sync_takes_a_millisecond)).await;
+    group.shutdown().await;
+    let (done, outcome) = oneshot::channel();
+    group
+        .propose_detached(numbered(0), Box::new(move |result| done.send(result).unwrap()))
+        .await;
+    assert_eq!(outcome.await.unwrap(), Err(ProposeError::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn proposals_under_way_when_a_group_stops_have_an_outcome() {
+    let (group, _) = start(PARTITION, &host(Arc::new(SimDisk::new()), || Duration::from_secs(60))).await;
+    let (done, outcome) = oneshot::channel();
+    group
+        .propose_detached(numbered(0), Box::new(move |result| done.send(result).unwrap()))
+        .await;
+    group.shutdown().await;
+    drop(group);
+    assert!(matches!(outcome.await.unwrap(), Ok(_) | Err(ProposeError::Unknown)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,8 @@ pub struct RocksDisk {
     lanes: Vec<String>,
     /// Keeps the lock as long as the database is open.
     dir: DataDir,
+    logged: WriteOptions,
+    replayed: WriteOptions,
     metrics: DiskMetrics,
 }
 
@@ -77,10 +79,14 @@ impl RocksDisk {
         let db = DB::open_cf_descriptors(&database, &path, logs.chain(states))
             .map_err(|error| errors::of_open(&error, &path))?;
         dir.database_made()?;
+        let mut replayed = WriteOptions::default();
+        replayed.disable_wal(true);
         Ok(Self {
             db,
             lanes,
             dir: dir.clone(),
+            logged: WriteOptions::default(),
+            replayed,
             metrics: DiskMetrics::new(),
         })
     }
@@ -135,16 +141,19 @@ impl Disk for RocksDisk {
                 Op::DeleteRange { from, to } => native.delete_range_cf(self.column(family, from)?, from, to),
             }
         }
-        let mut options = WriteOptions::default();
-        match durability {
-            Durability::Logged => self.metrics.logged_bytes.increment(batch.len_bytes() as u64),
-            Durability::Replayed => {
-                options.disable_wal(true);
-                self.metrics.replayed_bytes.increment(batch.len_bytes() as u64);
+        let bytes = batch.len_bytes() as u64;
+        let options = match durability {
+            Durability::Logged => {
+                self.metrics.logged_bytes.increment(bytes);
+                &self.logged
             }
-        }
+            Durability::Replayed => {
+                self.metrics.replayed_bytes.increment(bytes);
+                &self.replayed
+            }
+        };
         self.db
-            .write_opt(native, &options)
+            .write_opt(native, options)
             .map_err(|error| errors::of_use(&error))
     }
 

@@ -16,7 +16,8 @@ use rand::Rng;
 
 use crate::{Disk, DiskSpace, Durability, Family, Op, StorageError, Visit, WriteBatch};
 
-type Keys = BTreeMap<(Family, Bytes), Bytes>;
+type Place = (Family, Bytes);
+type Keys = BTreeMap<Place, Bytes>;
 
 #[derive(Default)]
 struct State {
@@ -148,7 +149,7 @@ impl SimDisk {
     }
 }
 
-fn range(family: Family, from: &[u8], to: &[u8]) -> (Bound<(Family, Bytes)>, Bound<(Family, Bytes)>) {
+fn range(family: Family, from: &[u8], to: &[u8]) -> (Bound<Place>, Bound<Place>) {
     let key = |key: &[u8]| (family, Bytes::copy_from_slice(key));
     (Bound::Included(key(from)), Bound::Excluded(key(to)))
 }

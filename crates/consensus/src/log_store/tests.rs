@@ -60,7 +60,8 @@ fn build(group: GroupId, disk: Arc<dyn Disk>, flusher: Flusher) -> (LogStore, Ap
         log.shared().clone(),
         GroupMetrics::new(group),
     )
-    .unwrap();
+    .unwrap()
+    .that_takes_gaps();
     (log, applier)
 }
 
