@@ -67,7 +67,9 @@ pub(crate) fn ensure(dir: &Path, host: &str, now: OffsetDateTime) -> Result<DevC
 pub(crate) fn not_after(file: &Path) -> Result<i64> {
     let pem = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| anyhow!("{} holds no PEM", file.display()))?;
-    let certificate = pem.parse_x509().map_err(|_| anyhow!("{} holds no certificate", file.display()))?;
+    let certificate = pem
+        .parse_x509()
+        .map_err(|_| anyhow!("{} holds no certificate", file.display()))?;
     Ok(certificate.validity().not_after.timestamp())
 }
 
@@ -81,7 +83,12 @@ fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     draft.push(format!(".{}.tmp", std::process::id()));
     let draft = PathBuf::from(draft);
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&draft, path)?;
@@ -117,7 +124,10 @@ fn authority(file: &Path, key_file: &Path, now: OffsetDateTime) -> Result<Author
     let pem = params.self_signed(&key)?.pem();
     write_private(key_file, key.serialize_pem().as_bytes())?;
     write_atomically(file, pem.as_bytes(), 0o644)?;
-    Ok(Authority { name, issuer: Issuer::new(params, key) })
+    Ok(Authority {
+        name,
+        issuer: Issuer::new(params, key),
+    })
 }
 
 fn authority_params(name: &str, now: OffsetDateTime) -> CertificateParams {
@@ -161,7 +171,10 @@ fn issue(ca: &Authority, key: &KeyPair, names: &[SanType], now: OffsetDateTime) 
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(key, &ca.issuer)?;
-    Ok(Issued { chain: certificate.pem(), key: key.serialize_pem() })
+    Ok(Issued {
+        chain: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 /// `localhost`, `*.localhost`, `127.0.0.1`, `::1` and `host`.
@@ -170,7 +183,9 @@ fn server_names(host: &str) -> Vec<SanType> {
     let mut names: Vec<SanType> = [dns("localhost"), dns("*.localhost")].into_iter().flatten().collect();
     names.push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
     names.push(SanType::IpAddress(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)));
-    let own = host.parse::<IpAddr>().map_or_else(|_| dns(host), |ip| Some(SanType::IpAddress(ip)));
+    let own = host
+        .parse::<IpAddr>()
+        .map_or_else(|_| dns(host), |ip| Some(SanType::IpAddress(ip)));
     names.extend(own.filter(|own| !names.contains(own)));
     names
 }
@@ -198,7 +213,11 @@ fn is_current(file: &Path, key_file: &Path, ca_name: &str, names: &[SanType], no
                 _ => false,
             })
         };
-        let issuer = certificate.issuer().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let issuer = certificate
+            .issuer()
+            .iter_common_name()
+            .next()
+            .and_then(|name| name.as_str().ok());
         Some(issuer == Some(ca_name) && left > RENEW_BEFORE.whole_seconds() && names.iter().all(has))
     };
     check().unwrap_or(false)
@@ -207,7 +226,11 @@ fn is_current(file: &Path, key_file: &Path, ca_name: &str, names: &[SanType], no
 fn common_name(pem: &[u8]) -> Result<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| anyhow!("no PEM"))?;
     let certificate = pem.parse_x509().map_err(|_| anyhow!("no certificate"))?;
-    let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    let name = certificate
+        .subject()
+        .iter_common_name()
+        .next()
+        .and_then(|name| name.as_str().ok());
     name.map(str::to_owned).ok_or_else(|| anyhow!("no common name"))
 }
 
@@ -256,15 +279,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = ensure(dir.path(), "127.7.8.9", OffsetDateTime::now_utc()).unwrap();
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&files.ca_file).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(&files.ca_file).unwrap())
+            .unwrap();
         let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier =
-            rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .unwrap();
         for file in [&files.certificate_file, &files.rsa_certificate_file] {
-            let chain: Vec<_> = CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect();
+            let chain: Vec<_> = CertificateDer::pem_file_iter(file)
+                .unwrap()
+                .map(Result::unwrap)
+                .collect();
             for name in ["localhost", "127.0.0.1", "::1", "127.7.8.9"] {
                 let server = ServerName::try_from(name).unwrap();
-                verifier.verify_server_cert(&chain[0], &chain[1..], &server, &[], UnixTime::now()).expect(name);
+                verifier
+                    .verify_server_cert(&chain[0], &chain[1..], &server, &[], UnixTime::now())
+                    .expect(name);
             }
         }
     }

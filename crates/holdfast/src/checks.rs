@@ -27,13 +27,21 @@ pub(crate) fn open_files(database_files: u64) -> Result<u64, Failure> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // Without the right to raise it, the current limit is what there is.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        );
     }
     let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let needed = MIN_OPEN_FILES.max(database_files + OTHER_FILES + MIN_OPEN_FILES / 2);
     if current < needed {
-        return Err(Failure::cannot_start(format!("{current} open files are allowed, {needed} are needed to start"))
-            .advise("raise the limit (LimitNOFILE= in systemd, `ulimit -n` in a shell) or lower storage.max_open_files"));
+        return Err(Failure::cannot_start(format!(
+            "{current} open files are allowed, {needed} are needed to start"
+        ))
+        .advise("raise the limit (LimitNOFILE= in systemd, `ulimit -n` in a shell) or lower storage.max_open_files"));
     }
     Ok(current - database_files - OTHER_FILES)
 }
@@ -47,8 +55,11 @@ pub(crate) fn clock(now: SystemTime) -> Result<(), Failure> {
     if since_1970 >= EARLIEST {
         return Ok(());
     }
-    Err(Failure::cannot_start(format!("the clock says {} seconds after 1970, which is in the past", since_1970.as_secs()))
-        .advise("set the clock (timedatectl set-ntp true); tokens and enqueued times depend on it"))
+    Err(Failure::cannot_start(format!(
+        "the clock says {} seconds after 1970, which is in the past",
+        since_1970.as_secs()
+    ))
+    .advise("set the clock (timedatectl set-ntp true); tokens and enqueued times depend on it"))
 }
 
 /// Makes the data directory and checks that it can be written.
@@ -108,7 +119,10 @@ pub(crate) fn ports(addresses: impl IntoIterator<Item = SocketAddr>) -> Result<(
     for address in addresses.into_iter().filter(|address| address.port() != 0) {
         let advice = match port(address)? {
             PortState::Free => continue,
-            PortState::InUse => format!("`ss -ltnp sport = :{}` shows who has it; is a hub running already?", address.port()),
+            PortState::InUse => format!(
+                "`ss -ltnp sport = :{}` shows who has it; is a hub running already?",
+                address.port()
+            ),
             PortState::Denied => grant_advice(),
             PortState::NoAddress => "this machine has no such address; `ip addr` lists what it has".to_owned(),
         };

@@ -85,7 +85,13 @@ pub(crate) struct ListenConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let all = |port| vec![SocketAddr::from(([0, 0, 0, 0], port))];
-        Self { mqtts: all(8883), amqps: all(5671), https: all(443), mqtt: Vec::new(), amqp: Vec::new() }
+        Self {
+            mqtts: all(8883),
+            amqps: all(5671),
+            https: all(443),
+            mqtt: Vec::new(),
+            amqp: Vec::new(),
+        }
     }
 }
 
@@ -114,7 +120,10 @@ pub(crate) struct OpsConfig {
 
 impl Default for OpsConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9600)), drain_timeout: Duration::from_secs(20) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9600)),
+            drain_timeout: Duration::from_secs(20),
+        }
     }
 }
 
@@ -127,7 +136,10 @@ pub(crate) struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: "text".to_owned(), level: "info".to_owned() }
+        Self {
+            format: "text".to_owned(),
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -141,7 +153,11 @@ pub(crate) struct AuditConfig {
 
 impl Default for AuditConfig {
     fn default() -> Self {
-        Self { file: None, max_file_size: 64 << 20, max_files: 4 }
+        Self {
+            file: None,
+            max_file_size: 64 << 20,
+            max_files: 4,
+        }
     }
 }
 
@@ -155,12 +171,18 @@ pub(crate) struct Problem {
 impl Config {
     /// The audit log's file: the configured one, or `audit.jsonl` in the data directory.
     pub(crate) fn audit_file(&self) -> PathBuf {
-        self.audit.file.clone().unwrap_or_else(|| self.hub.data_dir.join("audit.jsonl"))
+        self.audit
+            .file
+            .clone()
+            .unwrap_or_else(|| self.hub.data_dir.join("audit.jsonl"))
     }
 
     /// The file with the key-encryption key: the configured one, or `sealing.key` in the data directory.
     pub(crate) fn sealing_key_file(&self) -> PathBuf {
-        self.secrets.key_file.clone().unwrap_or_else(|| self.hub.data_dir.join("sealing.key"))
+        self.secrets
+            .key_file
+            .clone()
+            .unwrap_or_else(|| self.hub.data_dir.join("sealing.key"))
     }
 
     /// How many core runtimes to start: the configured number, or one per CPU.
@@ -174,7 +196,12 @@ impl Config {
     /// What no single value shows to be wrong. Touches no file: whether certificates can be read is a start-up check.
     pub(crate) fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut refuse = |key: &str, message: String| problems.push(Problem { key: key.to_owned(), message });
+        let mut refuse = |key: &str, message: String| {
+            problems.push(Problem {
+                key: key.to_owned(),
+                message,
+            })
+        };
         if let Err(message) = check_host(&self.hub.host) {
             refuse("hub.host", message);
         }
@@ -185,20 +212,37 @@ impl Config {
         }
         if PartitionCount::new(self.hub.partitions).is_none() {
             let (min, max) = (PartitionCount::MIN, PartitionCount::MAX);
-            refuse("hub.partitions", format!("wants {min} to {max}, found {}", self.hub.partitions));
+            refuse(
+                "hub.partitions",
+                format!("wants {min} to {max}, found {}", self.hub.partitions),
+            );
         }
         for (key, file, other) in [
             ("tls.certificate_file", &self.tls.certificate_file, &self.tls.key_file),
             ("tls.key_file", &self.tls.key_file, &self.tls.certificate_file),
-            ("tls.rsa_certificate_file", &self.tls.rsa_certificate_file, &self.tls.rsa_key_file),
-            ("tls.rsa_key_file", &self.tls.rsa_key_file, &self.tls.rsa_certificate_file),
+            (
+                "tls.rsa_certificate_file",
+                &self.tls.rsa_certificate_file,
+                &self.tls.rsa_key_file,
+            ),
+            (
+                "tls.rsa_key_file",
+                &self.tls.rsa_key_file,
+                &self.tls.rsa_certificate_file,
+            ),
         ] {
             if file.is_some() && other.is_none() {
-                refuse(key, "a certificate and its key go together; the other one is not set".to_owned());
+                refuse(
+                    key,
+                    "a certificate and its key go together; the other one is not set".to_owned(),
+                );
             }
         }
         if !matches!(self.log.format.as_str(), "text" | "json") {
-            refuse("log.format", format!("wants \"text\" or \"json\", found {:?}", self.log.format));
+            refuse(
+                "log.format",
+                format!("wants \"text\" or \"json\", found {:?}", self.log.format),
+            );
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             refuse("log.level", format!("is no level or filter: {error}"));
@@ -207,17 +251,30 @@ impl Config {
             refuse("audit.max_files", "wants at least 1".to_owned());
         }
         let sections = [
-            self.storage.validate().map_err(|error| ("storage", error.key, error.reason)),
-            self.consensus.validate().map_err(|error| ("consensus", error.key, error.reason)),
-            self.registry.validate().map_err(|error| ("registry", error.key, error.reason.to_owned())),
-            self.partition.validate().map_err(|error| ("partition", error.key, error.reason.to_owned())),
-            self.rest.validate().map_err(|error| ("rest", error.key, error.reason.to_owned())),
+            self.storage
+                .validate()
+                .map_err(|error| ("storage", error.key, error.reason)),
+            self.consensus
+                .validate()
+                .map_err(|error| ("consensus", error.key, error.reason)),
+            self.registry
+                .validate()
+                .map_err(|error| ("registry", error.key, error.reason.to_owned())),
+            self.partition
+                .validate()
+                .map_err(|error| ("partition", error.key, error.reason.to_owned())),
+            self.rest
+                .validate()
+                .map_err(|error| ("rest", error.key, error.reason.to_owned())),
         ];
         for (key, count) in [
             ("net.max_unauthenticated", self.net.max_unauthenticated),
             ("mqtt.max_unauthenticated", self.mqtt.max_unauthenticated),
             ("events.max_unauthenticated", self.events.max_unauthenticated),
-            ("device_hub.max_unacknowledged", self.device_hub.max_unacknowledged_bytes),
+            (
+                "device_hub.max_unacknowledged",
+                self.device_hub.max_unacknowledged_bytes,
+            ),
             ("device_hub.max_batch", self.device_hub.max_batch_bytes),
             ("mqtt.max_output", self.mqtt.max_output_bytes),
             ("events.output", self.events.output_bytes),
@@ -244,5 +301,11 @@ fn check_host(host: &str) -> Result<(), String> {
         && host.len() <= 253
         && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.:_".contains(c))
         && (!host.contains(':') || host.parse::<std::net::Ipv6Addr>().is_ok());
-    if plain { Ok(()) } else { Err(format!("{host:?} is no host name; write a DNS name or an IP, without port")) }
+    if plain {
+        Ok(())
+    } else {
+        Err(format!(
+            "{host:?} is no host name; write a DNS name or an IP, without port"
+        ))
+    }
 }

@@ -83,9 +83,15 @@ impl ConnectionFile {
         metrics: String,
         ports: Ports,
     ) -> Result<Self> {
-        let key = |policy: &str| keys.get(policy).with_context(|| format!("the hub has no policy {policy}"));
-        let policy =
-            |name| -> Result<String> { Ok(IotConnection::policy(host, name, key(name)?.clone()).reveal().to_string()) };
+        let key = |policy: &str| {
+            keys.get(policy)
+                .with_context(|| format!("the hub has no policy {policy}"))
+        };
+        let policy = |name| -> Result<String> {
+            Ok(IotConnection::policy(host, name, key(name)?.clone())
+                .reveal()
+                .to_string())
+        };
         let event_hub = EventHubsConnection::policy(host, "service", key("service")?, &hub_name(host));
         Ok(Self {
             host_name: host.to_owned(),
@@ -142,7 +148,10 @@ mod tests {
         let text = key.to_base64().to_string();
         let keys: BTreeMap<_, _> = names.map(|name| (name.to_owned(), key.clone())).into();
         let file = ConnectionFile::new("hub1.example.com", &keys, None, String::new(), Ports::default()).unwrap();
-        assert_eq!(file.service, format!("HostName=hub1.example.com;SharedAccessKeyName=service;SharedAccessKey={text}"));
+        assert_eq!(
+            file.service,
+            format!("HostName=hub1.example.com;SharedAccessKeyName=service;SharedAccessKey={text}")
+        );
         assert_eq!(
             file.event_hub,
             format!(

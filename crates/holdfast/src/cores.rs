@@ -32,29 +32,40 @@ impl Core {
     pub(crate) fn start(index: usize) -> Result<Self> {
         let (queue, mut work) = mpsc::channel::<Work>(QUEUE);
         let runtime = move || {
-            Builder::new_current_thread().enable_all().event_interval(TASKS_A_ROUND).build_local(LocalOptions::default())
+            Builder::new_current_thread()
+                .enable_all()
+                .event_interval(TASKS_A_ROUND)
+                .build_local(LocalOptions::default())
         };
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
-            let runtime = match runtime() {
-                Ok(runtime) => {
-                    // The starter waits for this one message.
-                    let _ = ready.send(Ok(()));
-                    runtime
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                    return;
-                }
-            };
-            runtime.block_on(async move {
-                while let Some(work) = work.recv().await {
-                    holdfast_tasks::spawn_local("core-work", work());
-                }
-            });
-        })?;
-        is_ready.recv().context("a core ended while it started")?.context("cannot start a runtime")?;
-        Ok(Self { queue, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(format!("core-{index}"))
+            .spawn(move || {
+                let runtime = match runtime() {
+                    Ok(runtime) => {
+                        // The starter waits for this one message.
+                        let _ = ready.send(Ok(()));
+                        runtime
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        return;
+                    }
+                };
+                runtime.block_on(async move {
+                    while let Some(work) = work.recv().await {
+                        holdfast_tasks::spawn_local("core-work", work());
+                    }
+                });
+            })?;
+        is_ready
+            .recv()
+            .context("a core ended while it started")?
+            .context("cannot start a runtime")?;
+        Ok(Self {
+            queue,
+            thread: Some(thread),
+        })
     }
 
     /// Runs `work` on the core and waits for its result. Tasks that it spawns stay on the core.
@@ -74,7 +85,10 @@ impl Core {
                 let _ = answer.send(work().await);
             })
         });
-        self.queue.send(boxed).await.map_err(|_| anyhow!("the core has ended"))?;
+        self.queue
+            .send(boxed)
+            .await
+            .map_err(|_| anyhow!("the core has ended"))?;
         result.await.context("the work panicked")
     }
 
@@ -105,7 +119,11 @@ mod tests {
         }));
         assert_eq!(name.unwrap().as_deref(), Some("core-7"));
         assert!(main.block_on(core.run(|| async { panic!("as a test") as () })).is_err());
-        assert_eq!(main.block_on(core.run(|| async { 5 })).unwrap(), 5, "a panic ends its work, not the core");
+        assert_eq!(
+            main.block_on(core.run(|| async { 5 })).unwrap(),
+            5,
+            "a panic ends its work, not the core"
+        );
         core.end();
     }
 }

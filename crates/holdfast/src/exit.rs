@@ -33,7 +33,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(outcome: Outcome, message: impl fmt::Display) -> Self {
-        Self { outcome, message: message.to_string(), advice: None }
+        Self {
+            outcome,
+            message: message.to_string(),
+            advice: None,
+        }
     }
 
     /// Adds what the reader can do.

@@ -19,72 +19,247 @@ pub(crate) enum Kind {
 }
 
 const fn counter(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Counter,
+        labels,
+        meaning,
+    }
 }
 
 const fn gauge(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Gauge,
+        labels,
+        meaning,
+    }
 }
 
 const fn histogram(name: &'static str, labels: &'static str, meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Histogram, labels, meaning }
+    Metric {
+        name,
+        kind: Kind::Histogram,
+        labels,
+        meaning,
+    }
 }
 
 /// All of them, in the order of the page.
 pub(crate) const METRICS: &[Metric] = &[
-    gauge("holdfast_build_info", "version", "Always 1; the version is in the label."),
-    gauge("holdfast_process_resident_bytes", "", "Memory of the process, as the kernel counts it."),
-    gauge("holdfast_process_cpu_seconds", "", "CPU time of the process since its start, user and system."),
+    gauge(
+        "holdfast_build_info",
+        "version",
+        "Always 1; the version is in the label.",
+    ),
+    gauge(
+        "holdfast_process_resident_bytes",
+        "",
+        "Memory of the process, as the kernel counts it.",
+    ),
+    gauge(
+        "holdfast_process_cpu_seconds",
+        "",
+        "CPU time of the process since its start, user and system.",
+    ),
     gauge("holdfast_process_open_files", "", "Open files, connections included."),
-    gauge("holdfast_tasks_panics", "", "Tasks that have panicked; anything but 0 is a bug."),
-    gauge("holdfast_tls_certificate_expiry_seconds", "certificate", "When the server certificate ends, seconds since 1970."),
-    counter("holdfast_audit_lost_total", "", "Audit lines that did not reach the file."),
-    counter("holdfast_gateway_connections_accepted_total", "protocol", "Device connections accepted, before anybody has authenticated."),
-    counter("holdfast_gateway_connects_total", "protocol", "Devices and modules that have authenticated."),
+    gauge(
+        "holdfast_tasks_panics",
+        "",
+        "Tasks that have panicked; anything but 0 is a bug.",
+    ),
+    gauge(
+        "holdfast_tls_certificate_expiry_seconds",
+        "certificate",
+        "When the server certificate ends, seconds since 1970.",
+    ),
+    counter(
+        "holdfast_audit_lost_total",
+        "",
+        "Audit lines that did not reach the file.",
+    ),
+    counter(
+        "holdfast_gateway_connections_accepted_total",
+        "protocol",
+        "Device connections accepted, before anybody has authenticated.",
+    ),
+    counter(
+        "holdfast_gateway_connects_total",
+        "protocol",
+        "Devices and modules that have authenticated.",
+    ),
     gauge("holdfast_gateway_connections", "protocol", "Device connections now."),
-    counter("holdfast_gateway_connections_ended_total", "protocol, reason", "Device connections that have ended."),
-    counter("holdfast_gateway_violations_total", "protocol, rule", "Peers that broke a rule of the protocol; the connection was closed."),
-    counter("holdfast_refusals_total", "reason", "Credentials that were turned away."),
-    counter("holdfast_d2c_telemetry_ingress_success_total", "", "Messages of devices that were committed and acknowledged."),
-    counter("holdfast_device_hub_entries_retried_total", "", "Batches that were proposed again, because their outcome was unknown."),
-    counter("holdfast_device_hub_reads_paused_total", "", "Times that a connection was not read because too much waited for its commit."),
-    counter("holdfast_device_hub_sessions_taken_over_total", "", "Sessions that a newer connection of the same identity has replaced."),
-    counter("holdfast_device_hub_sessions_closed_total", "reason", "Sessions that the hub has closed."),
-    counter("holdfast_partition_appended_messages_total", "partition", "Messages that were given a sequence number, since the start of the process."),
-    counter("holdfast_partition_appended_bytes_total", "partition", "Bytes of their log entries."),
-    counter("holdfast_partition_void_entries_total", "partition, reason", "Entries that apply did not count: repeats, gaps, stale streams, damage."),
-    gauge("holdfast_partition_retained_bytes", "partition", "Bytes of the entries that readers may have."),
-    gauge("holdfast_partition_tail_bytes", "partition", "Bytes of the newest entries that are held in memory."),
+    counter(
+        "holdfast_gateway_connections_ended_total",
+        "protocol, reason",
+        "Device connections that have ended.",
+    ),
+    counter(
+        "holdfast_gateway_violations_total",
+        "protocol, rule",
+        "Peers that broke a rule of the protocol; the connection was closed.",
+    ),
+    counter(
+        "holdfast_refusals_total",
+        "reason",
+        "Credentials that were turned away.",
+    ),
+    counter(
+        "holdfast_d2c_telemetry_ingress_success_total",
+        "",
+        "Messages of devices that were committed and acknowledged.",
+    ),
+    counter(
+        "holdfast_device_hub_entries_retried_total",
+        "",
+        "Batches that were proposed again, because their outcome was unknown.",
+    ),
+    counter(
+        "holdfast_device_hub_reads_paused_total",
+        "",
+        "Times that a connection was not read because too much waited for its commit.",
+    ),
+    counter(
+        "holdfast_device_hub_sessions_taken_over_total",
+        "",
+        "Sessions that a newer connection of the same identity has replaced.",
+    ),
+    counter(
+        "holdfast_device_hub_sessions_closed_total",
+        "reason",
+        "Sessions that the hub has closed.",
+    ),
+    counter(
+        "holdfast_partition_appended_messages_total",
+        "partition",
+        "Messages that were given a sequence number, since the start of the process.",
+    ),
+    counter(
+        "holdfast_partition_appended_bytes_total",
+        "partition",
+        "Bytes of their log entries.",
+    ),
+    counter(
+        "holdfast_partition_void_entries_total",
+        "partition, reason",
+        "Entries that apply did not count: repeats, gaps, stale streams, damage.",
+    ),
+    gauge(
+        "holdfast_partition_retained_bytes",
+        "partition",
+        "Bytes of the entries that readers may have.",
+    ),
+    gauge(
+        "holdfast_partition_tail_bytes",
+        "partition",
+        "Bytes of the newest entries that are held in memory.",
+    ),
     gauge("holdfast_partition_readers", "partition", "Readers."),
-    gauge("holdfast_partition_reader_lag_messages", "partition", "Messages between the reader that is furthest behind and the end."),
-    counter("holdfast_partition_disk_reads_total", "partition", "Reads of the log by readers that were not at its end."),
-    counter("holdfast_partition_disk_read_bytes_total", "partition", "Bytes that they read."),
-    counter("holdfast_partition_missed_messages_total", "partition", "Messages that readers missed because retention had removed them."),
-    counter("holdfast_events_connections_accepted_total", "", "AMQP connections accepted."),
+    gauge(
+        "holdfast_partition_reader_lag_messages",
+        "partition",
+        "Messages between the reader that is furthest behind and the end.",
+    ),
+    counter(
+        "holdfast_partition_disk_reads_total",
+        "partition",
+        "Reads of the log by readers that were not at its end.",
+    ),
+    counter(
+        "holdfast_partition_disk_read_bytes_total",
+        "partition",
+        "Bytes that they read.",
+    ),
+    counter(
+        "holdfast_partition_missed_messages_total",
+        "partition",
+        "Messages that readers missed because retention had removed them.",
+    ),
+    counter(
+        "holdfast_events_connections_accepted_total",
+        "",
+        "AMQP connections accepted.",
+    ),
     gauge("holdfast_events_connections", "", "AMQP connections now."),
     gauge("holdfast_events_receivers", "", "Receivers of partitions now."),
     counter("holdfast_events_sent_total", "", "Events sent to readers."),
-    counter("holdfast_events_written_bytes_total", "", "Bytes written to AMQP connections."),
+    counter(
+        "holdfast_events_written_bytes_total",
+        "",
+        "Bytes written to AMQP connections.",
+    ),
     counter("holdfast_events_refusals_total", "code", "Readers that were refused."),
-    counter("holdfast_events_violations_total", "condition", "Peers that broke a rule of AMQP; the connection was closed."),
-    counter("holdfast_rest_requests_total", "class", "REST calls answered, by class of status."),
-    histogram("holdfast_rest_request_seconds", "", "Time from a call's head to its answer."),
-    counter("holdfast_registry_writes_total", "outcome", "Writes of identities and settings: done, refused, failed."),
-    counter("holdfast_registry_confirms_total", "", "Confirmations that the local replica is not stale."),
-    counter("holdfast_registry_identity_cache_total", "outcome", "Lookups of identities: hit in memory, or miss and a read of the disk."),
+    counter(
+        "holdfast_events_violations_total",
+        "condition",
+        "Peers that broke a rule of AMQP; the connection was closed.",
+    ),
+    counter(
+        "holdfast_rest_requests_total",
+        "class",
+        "REST calls answered, by class of status.",
+    ),
+    histogram(
+        "holdfast_rest_request_seconds",
+        "",
+        "Time from a call's head to its answer.",
+    ),
+    counter(
+        "holdfast_registry_writes_total",
+        "outcome",
+        "Writes of identities and settings: done, refused, failed.",
+    ),
+    counter(
+        "holdfast_registry_confirms_total",
+        "",
+        "Confirmations that the local replica is not stale.",
+    ),
+    counter(
+        "holdfast_registry_identity_cache_total",
+        "outcome",
+        "Lookups of identities: hit in memory, or miss and a read of the disk.",
+    ),
     gauge("holdfast_registry_devices", "", "Devices registered."),
     gauge("holdfast_registry_modules", "", "Modules registered."),
     counter("holdfast_consensus_proposals_total", "kind", "Entries proposed."),
     counter("holdfast_consensus_proposed_bytes_total", "kind", "Their bytes."),
-    counter("holdfast_consensus_applied_total", "kind", "Entries applied, replayed ones included."),
-    histogram("holdfast_consensus_commit_seconds", "kind", "Time from a proposal to its commit."),
+    counter(
+        "holdfast_consensus_applied_total",
+        "kind",
+        "Entries applied, replayed ones included.",
+    ),
+    histogram(
+        "holdfast_consensus_commit_seconds",
+        "kind",
+        "Time from a proposal to its commit.",
+    ),
     counter("holdfast_storage_syncs_total", "", "Syncs of the write-ahead log."),
     histogram("holdfast_storage_sync_seconds", "", "Time of one sync."),
-    histogram("holdfast_storage_sync_completions", "", "Writes that one sync made durable."),
-    gauge("holdfast_storage_sync_queue", "", "Writes that waited when the last sync began."),
-    counter("holdfast_storage_written_bytes_total", "durability", "Bytes written through the write-ahead log (logged) and without it (replayed)."),
-    gauge("holdfast_storage_free_bytes", "", "Free bytes of the data directory's file system."),
-    gauge("holdfast_storage_refusing_writes", "", "1 while writes are refused for lack of space."),
+    histogram(
+        "holdfast_storage_sync_completions",
+        "",
+        "Writes that one sync made durable.",
+    ),
+    gauge(
+        "holdfast_storage_sync_queue",
+        "",
+        "Writes that waited when the last sync began.",
+    ),
+    counter(
+        "holdfast_storage_written_bytes_total",
+        "durability",
+        "Bytes written through the write-ahead log (logged) and without it (replayed).",
+    ),
+    gauge(
+        "holdfast_storage_free_bytes",
+        "",
+        "Free bytes of the data directory's file system.",
+    ),
+    gauge(
+        "holdfast_storage_refusing_writes",
+        "",
+        "1 while writes are refused for lack of space.",
+    ),
 ];
 
 /// Tells the recorder what the names mean.
@@ -140,7 +315,8 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 names_in_sources(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("src/inventory.rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("src/inventory.rs")
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 for part in text.split("!(").skip(1).map(str::trim_start) {
                     if let Some(rest) = part.strip_prefix("\"holdfast_")
@@ -165,14 +341,22 @@ mod tests {
         let in_table: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
         let missing: Vec<_> = in_sources.difference(&in_table).collect();
         let gone: Vec<_> = in_table.difference(&in_sources).collect();
-        assert!(missing.is_empty() && gone.is_empty(), "not in inventory.rs: {missing:?}; not in the sources: {gone:?}");
+        assert!(
+            missing.is_empty() && gone.is_empty(),
+            "not in inventory.rs: {missing:?}; not in the sources: {gone:?}"
+        );
         assert_eq!(in_table.len(), METRICS.len(), "a name is in the table twice");
     }
 
     #[test]
     fn names_follow_the_conventions() {
         for metric in METRICS {
-            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == Kind::Counter,
+                "{}",
+                metric.name
+            );
             assert!(metric.meaning.ends_with('.'), "{} has no sentence", metric.name);
         }
     }

@@ -76,7 +76,9 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
     let filter = EnvFilter::try_new(with_quiet_libraries(&config.log.level))?;
     let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
-    let base = fmt::layer().with_writer(io::stderr).with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    let base = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     let log = match config.log.format.as_str() {
         "json" => base.json().flatten_event(true).with_filter(others).boxed(),
         _ => base.compact().with_filter(others).boxed(),
@@ -86,12 +88,19 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with(audit)
         .try_init()
         .map_err(|_| anyhow!("logs have been started before"))?;
-    Ok(Logs { writer: Some(writer), lines })
+    Ok(Logs {
+        writer: Some(writer),
+        lines,
+    })
 }
 
 /// The consensus library tells every step at `info`; who wants that asks for it by name.
 fn with_quiet_libraries(level: &str) -> String {
-    if level.contains("openraft") { level.to_owned() } else { format!("{level},openraft=warn") }
+    if level.contains("openraft") {
+        level.to_owned()
+    } else {
+        format!("{level},openraft=warn")
+    }
 }
 
 struct AuditWriter(SyncSender<Entry>);
@@ -136,7 +145,13 @@ impl RotatingFile {
         }
         let file = open_append(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size, max_size, max_files })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            max_size,
+            max_files,
+        })
     }
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
@@ -174,7 +189,11 @@ impl RotatingFile {
 
 fn open_append(path: &Path) -> io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -190,7 +209,10 @@ mod tests {
             file.append(line.as_bytes()).unwrap();
         }
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
-        assert_eq!((read("audit.jsonl"), read("audit.jsonl.1")), ("four...\n".into(), "three..\n".into()));
+        assert_eq!(
+            (read("audit.jsonl"), read("audit.jsonl.1")),
+            ("four...\n".into(), "three..\n".into())
+        );
         assert_eq!(read("audit.jsonl.2"), "two....\n");
         assert!(!dir.path().join("audit.jsonl.3").exists());
     }

@@ -31,8 +31,8 @@ use crate::exit::Failure;
 use crate::ops::Readiness;
 
 use front::{Front, Running, Tls};
-pub(crate) use store::storage_failure;
 use store::Store;
+pub(crate) use store::storage_failure;
 
 /// Called, from any thread, when the node cannot go on; the text is the reason. Only the first call counts.
 pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -95,7 +95,15 @@ impl Node {
         };
         let front = Front::new(config, tls, hub, rest, stop.clone());
         let (listen, fronts) = start_fronts(&front, config.listen.clone(), &cores).await?;
-        Ok(Self { cores, fronts, stop, listen, registry, partitions, store })
+        Ok(Self {
+            cores,
+            fronts,
+            stop,
+            listen,
+            registry,
+            partitions,
+            store,
+        })
     }
 
     /// The ports that it listens on.
@@ -117,7 +125,11 @@ impl Node {
     /// When the registry has no settings.
     pub(crate) fn policy_keys(&self) -> Result<BTreeMap<String, Key>> {
         let settings = self.registry.settings()?;
-        Ok(settings.policies.iter().map(|policy| (policy.name.clone(), policy.keys.primary.clone())).collect())
+        Ok(settings
+            .policies
+            .iter()
+            .map(|policy| (policy.name.clone(), policy.keys.primary.clone()))
+            .collect())
     }
 
     /// What `/readyz` asks.
@@ -127,7 +139,11 @@ impl Node {
             if stop.is_in(Phase::Accepting) {
                 return Err("the hub is stopping".to_owned());
             }
-            if registry.is_leader() { Ok(()) } else { Err("the registry has no leader".to_owned()) }
+            if registry.is_leader() {
+                Ok(())
+            } else {
+                Err("the registry has no leader".to_owned())
+            }
         })
     }
 
@@ -136,15 +152,23 @@ impl Node {
     /// # Errors
     /// When the last flush fails.
     pub(crate) async fn stop(self, drain_timeout: Duration) -> Result<()> {
-        let (connections, cores): (Vec<_>, Vec<_>) =
-            self.fronts.into_iter().map(|front| (front.connections, front.core)).unzip();
+        let (connections, cores): (Vec<_>, Vec<_>) = self
+            .fronts
+            .into_iter()
+            .map(|front| (front.connections, front.core))
+            .unzip();
         self.stop.enter(Phase::Draining);
         if !have_ended(connections, drain_timeout).await {
-            tracing::warn!(drain_timeout_s = drain_timeout.as_secs(), "closing sessions that have not finished in time");
+            tracing::warn!(
+                drain_timeout_s = drain_timeout.as_secs(),
+                "closing sessions that have not finished in time"
+            );
         }
         self.stop.enter(Phase::Closing);
         if !have_ended(cores, CLOSE_TIMEOUT).await {
-            tracing::warn!("some messages could not be decided; their devices were told nothing and will send them again");
+            tracing::warn!(
+                "some messages could not be decided; their devices were told nothing and will send them again"
+            );
         }
         for partition in &self.partitions {
             partition.shutdown().await;
@@ -158,13 +182,18 @@ impl Node {
 /// Waits for all `parts`; whether they have ended in time.
 async fn have_ended(parts: Vec<oneshot::Receiver<()>>, patience: Duration) -> bool {
     // A part whose core is gone has ended as well.
-    tokio::time::timeout(patience, futures_util::future::join_all(parts)).await.is_ok()
+    tokio::time::timeout(patience, futures_util::future::join_all(parts))
+        .await
+        .is_ok()
 }
 
 /// Every address that the node will bind.
 pub(crate) fn addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
     let listen = &config.listen;
-    [&listen.mqtts, &listen.amqps, &listen.https, &listen.mqtt, &listen.amqp].into_iter().flatten().copied()
+    [&listen.mqtts, &listen.amqps, &listen.https, &listen.mqtt, &listen.amqp]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<Registry, Failure> {
@@ -175,8 +204,8 @@ async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<R
         partition_count: PartitionCount::new(config.hub.partitions).unwrap_or(PartitionCount::DEFAULT),
         ..Founding::default()
     };
-    let started = core
-        .run(move || async move {
+    let started =
+        core.run(move || async move {
             Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await
         })
         .await?

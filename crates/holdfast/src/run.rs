@@ -91,7 +91,10 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
 
 /// Tells operators when the server's certificates end; a bad one is found when it is used.
 fn certificate_ends(config: &Config) {
-    for (name, file) in [("server", &config.tls.certificate_file), ("rsa", &config.tls.rsa_certificate_file)] {
+    for (name, file) in [
+        ("server", &config.tls.certificate_file),
+        ("rsa", &config.tls.rsa_certificate_file),
+    ] {
         if let Some(Ok(end)) = file.as_deref().map(certs::not_after) {
             metrics::gauge!("holdfast_tls_certificate_expiry_seconds", "certificate" => name).set(end as f64);
         }
@@ -99,7 +102,13 @@ fn certificate_ends(config: &Config) {
 }
 
 fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
-    config.tls.ca_file.as_deref().map(std::path::absolute).transpose().map_err(Failure::from)
+    config
+        .tls
+        .ca_file
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()
+        .map_err(Failure::from)
 }
 
 /// Makes the data directory and takes it for this process alone.
@@ -144,7 +153,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Returns at the next SIGTERM or SIGINT.

@@ -1,4 +1,5 @@
 //! What the command line says and how it ends, without a hub.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod harness;
 
@@ -8,7 +9,11 @@ use harness::{run, text};
 fn a_wrong_configuration_ends_with_2_and_names_every_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hub.toml");
-    std::fs::write(&file, "[hub]\nhots = 'x'\n\n[storage]\nmin_fre = '1GiB'\nblock_cache = 5\n").unwrap();
+    std::fs::write(
+        &file,
+        "[hub]\nhots = 'x'\n\n[storage]\nmin_fre = '1GiB'\nblock_cache = 5\n",
+    )
+    .unwrap();
     for command in [&["config", "check"][..], &["start"][..]] {
         let output = run(&[command, &["--config", file.to_str().unwrap()]].concat());
         let message = text(&output.stderr);
@@ -30,7 +35,11 @@ fn the_default_configuration_is_valid_and_can_be_printed() {
     std::fs::write(&file, run(&["config", "default"]).stdout).unwrap();
     let output = run(&["config", "check", "--print", "--config", file.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("[storage]\nmin_free = \"1GiB\""), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains("[storage]\nmin_free = \"1GiB\""),
+        "{}",
+        text(&output.stdout)
+    );
 }
 
 #[test]
@@ -42,12 +51,38 @@ fn every_way_to_fail_has_its_exit_code() {
         (&["device", "show"], 2, "which device"),
         (&["device", "show", "a b"], 2, "is no device id"),
         (&["device", "show", "d", "--login", "nonsense"], 2, "no ="),
-        (&["device", "show", "d", "--connection-file", "/nowhere.json"], 4, "holdfast dev"),
-        (&["device", "show", "d", "--login", nowhere], 4, "cannot reach the hub at 127.0.0.1:1"),
+        (
+            &["device", "show", "d", "--connection-file", "/nowhere.json"],
+            4,
+            "holdfast dev",
+        ),
+        (
+            &["device", "show", "d", "--login", nowhere],
+            4,
+            "cannot reach the hub at 127.0.0.1:1",
+        ),
         (&["sas-token", "--login", device], 2, "no policy's key"),
         (&["dev", "--nodes", "3"], 2, "later release"),
-        (&["start", "--set", "hub.data_dir=/proc/nowhere"], 2, "tls.certificate_file is not set"),
-        (&["start", "--set", "hub.data_dir=/proc/nowhere", "--set", "listen.mqtts=", "--set", "listen.amqps=", "--set", "listen.https="], 6, "cannot write to the data directory"),
+        (
+            &["start", "--set", "hub.data_dir=/proc/nowhere"],
+            2,
+            "tls.certificate_file is not set",
+        ),
+        (
+            &[
+                "start",
+                "--set",
+                "hub.data_dir=/proc/nowhere",
+                "--set",
+                "listen.mqtts=",
+                "--set",
+                "listen.amqps=",
+                "--set",
+                "listen.https=",
+            ],
+            6,
+            "cannot write to the data directory",
+        ),
     ] {
         let output = run(args);
         let message = text(&output.stderr);
@@ -72,5 +107,8 @@ fn a_token_can_be_made_without_reaching_the_hub() {
     let output = run(&["sas-token", "--login", login, "--duration", "60", "-o", "json"]);
     let token: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let sas = token["sas"].as_str().unwrap();
-    assert!(sas.starts_with("SharedAccessSignature sr=hub1.example.com&sig=") && sas.ends_with("&skn=service"), "{sas}");
+    assert!(
+        sas.starts_with("SharedAccessSignature sr=hub1.example.com&sig=") && sas.ends_with("&skn=service"),
+        "{sas}"
+    );
 }

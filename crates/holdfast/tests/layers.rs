@@ -1,4 +1,5 @@
 //! Who may use whom: the crates' manifests against the table in docs/architecture.md.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,13 @@ fn words(cell: &str) -> BTreeSet<String> {
 
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let table = page.split_once("### Who may use whom").unwrap().1.split_once("\n## ").unwrap().0;
+    let table = page
+        .split_once("### Who may use whom")
+        .unwrap()
+        .1
+        .split_once("\n## ")
+        .unwrap()
+        .0;
     let mut rows = BTreeMap::new();
     for line in table.lines().filter(|line| line.starts_with("| `")) {
         let mut cells = line.trim_matches('|').split('|');
@@ -32,7 +39,10 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
 
 /// What a crate depends on, by the folder names of ours; tests may use more, and do not count.
 fn used(folder: &Path) -> BTreeSet<String> {
-    let manifest: toml::Table = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap();
+    let manifest: toml::Table = std::fs::read_to_string(folder.join("Cargo.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
     let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
     dependencies
         .into_iter()
@@ -52,9 +62,14 @@ fn every_crate_uses_only_what_the_table_allows() {
             continue;
         }
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        let row = allowed.get(&name).unwrap_or_else(|| panic!("crate {name} has no row in docs/architecture.md"));
+        let row = allowed
+            .get(&name)
+            .unwrap_or_else(|| panic!("crate {name} has no row in docs/architecture.md"));
         let surplus = &used(&folder) - row;
-        assert!(surplus.is_empty(), "{name} may not use {surplus:?} (docs/architecture.md, \"Who may use whom\")");
+        assert!(
+            surplus.is_empty(),
+            "{name} may not use {surplus:?} (docs/architecture.md, \"Who may use whom\")"
+        );
         seen.insert(name);
     }
     assert_eq!(seen, allowed.into_keys().collect(), "rows of crates that do not exist");

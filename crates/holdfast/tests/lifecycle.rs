@@ -1,4 +1,5 @@
 //! A hub process from its start to its end.
+#![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod harness;
 
@@ -13,13 +14,18 @@ fn a_hub_starts_tells_how_to_reach_it_and_stops_in_order() {
     assert_eq!(hub.ops("/livez"), (200, "ok\n".to_owned()));
     assert_eq!(hub.ops("/readyz"), (200, "ok\n".to_owned()));
     let metrics = hub.ops("/metrics").1;
-    assert!(metrics.contains("holdfast_build_info{version=") && metrics.contains("# HELP holdfast_storage_syncs_total"));
+    assert!(
+        metrics.contains("holdfast_build_info{version=") && metrics.contains("# HELP holdfast_storage_syncs_total")
+    );
     let mode = std::fs::metadata(hub.connection_file()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "the connection file holds keys");
 
     let status = hub.stop();
     assert_eq!(status.code(), Some(0), "{}", hub.last_lines());
-    assert!(!hub.connection_file().exists(), "its presence means that the hub is ready");
+    assert!(
+        !hub.connection_file().exists(),
+        "its presence means that the hub is ready"
+    );
 }
 
 #[test]
@@ -32,7 +38,15 @@ fn a_killed_hub_starts_again_with_the_same_keys_and_ca() {
     std::fs::remove_file(hub.connection_file()).unwrap();
     hub.launch(&[]);
     let after = hub.connection();
-    for key in ["owner", "service", "device", "registryRead", "registryReadWrite", "eventHub", "caFile"] {
+    for key in [
+        "owner",
+        "service",
+        "device",
+        "registryRead",
+        "registryReadWrite",
+        "eventHub",
+        "caFile",
+    ] {
         assert_eq!(before[key], after[key], "{key}");
     }
     assert_ne!(before["pids"], after["pids"]);
@@ -54,7 +68,12 @@ fn many_hubs_run_side_by_side_on_loopback_addresses_of_their_own() {
     for (host, hub) in &hubs {
         let connection = hub.connection();
         assert_eq!(connection["hostName"], *host);
-        assert!(connection["metrics"].as_str().unwrap().starts_with(&format!("http://{host}:")));
+        assert!(
+            connection["metrics"]
+                .as_str()
+                .unwrap()
+                .starts_with(&format!("http://{host}:"))
+        );
         for port in ["mqtt", "mqttPlain", "amqp", "amqpPlain", "https"] {
             let port = connection["ports"][port].as_u64().unwrap();
             std::net::TcpStream::connect(format!("{host}:{port}")).unwrap();
@@ -77,10 +96,21 @@ fn a_start_with_the_wrong_sealing_key_says_so() {
     std::fs::write(&other, "00".repeat(32)).unwrap();
     std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
     let assignment = format!("secrets.key_file={}", other.display());
-    let output =
-        harness::run(&["dev", "--ports", "0", "--data-dir", hub.data_dir.to_str().unwrap(), "--set", &assignment]);
+    let output = harness::run(&[
+        "dev",
+        "--ports",
+        "0",
+        "--data-dir",
+        hub.data_dir.to_str().unwrap(),
+        "--set",
+        &assignment,
+    ]);
     assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("secrets.key_file"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("secrets.key_file"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]
@@ -109,11 +139,22 @@ fn a_configured_hub_starts_from_a_file() {
         .unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !connection.exists() {
-        assert!(child.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline, "it does not become ready");
+        assert!(
+            child.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline,
+            "it does not become ready"
+        );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let ops: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&connection).unwrap()).unwrap();
-    let ops = ops["metrics"].as_str().unwrap().strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
+    let ops = ops["metrics"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://")
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
     assert_eq!(get(&ops, "/readyz").0, 200);
     let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();

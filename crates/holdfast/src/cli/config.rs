@@ -25,7 +25,11 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Default => super::print(&page::default_file()),
         Command::Check { source, print } => {
             let config = read(&source, Config::default())?;
-            if print { super::print(&page::effective(&config)) } else { super::print("the configuration is valid\n") }
+            if print {
+                super::print(&page::effective(&config))
+            } else {
+                super::print("the configuration is valid\n")
+            }
         }
     }
 }

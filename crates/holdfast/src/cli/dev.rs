@@ -11,12 +11,12 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::ConfigSource;
+use crate::certs;
 use crate::checks::{self, PortState};
 use crate::config::{Config, ListenConfig};
 use crate::connection::{self, ConnectionFile};
 use crate::exit::Failure;
 use crate::run;
-use crate::certs;
 
 const MQTTS: u16 = 8883;
 const AMQPS: u16 = 5671;
@@ -59,8 +59,10 @@ pub(crate) struct Dev {
 
 pub(super) fn run(args: Dev) -> Result<(), Failure> {
     if args.nodes != 1 {
-        return Err(Failure::usage(format!("{} nodes: clusters come with a later release", args.nodes))
-            .advise("leave --nodes out, or use --nodes 1"));
+        return Err(
+            Failure::usage(format!("{} nodes: clusters come with a later release", args.nodes))
+                .advise("leave --nodes out, or use --nodes 1"),
+        );
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
     let data = run::take_data_dir(&data_dir)?;
@@ -85,7 +87,11 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
         data,
         Box::new(move |file| {
             super::print(&banner(file, &connection_file, &notes))?;
-            if simulate == 0 { Ok(None) } else { fleet(&connection_file, simulate).map(Some) }
+            if simulate == 0 {
+                Ok(None)
+            } else {
+                fleet(&connection_file, simulate).map(Some)
+            }
         }),
     )
 }
@@ -135,7 +141,10 @@ fn defaults(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Conf
 fn loopbacks(args: &Dev) -> Vec<IpAddr> {
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let has_v6 = args.ports.is_none() && matches!(checks::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
-    [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), has_v6.then_some(v6)].into_iter().flatten().collect()
+    [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), has_v6.then_some(v6)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn https_port(ips: &[IpAddr], wanted: u16, notes: &mut Vec<String>) -> Result<u16, Failure> {
@@ -151,12 +160,21 @@ fn https_port(ips: &[IpAddr], wanted: u16, notes: &mut Vec<String>) -> Result<u1
     let reason = match state(wanted)? {
         PortState::Free | PortState::NoAddress => return Ok(wanted),
         PortState::InUse => "is taken by another program".to_owned(),
-        PortState::Denied => format!("may not be bound by this user; to grant it:\n    {}", checks::grant_advice()),
+        PortState::Denied => format!(
+            "may not be bound by this user; to grant it:\n    {}",
+            checks::grant_advice()
+        ),
     };
     let free = first_free(ips, HTTPS_FALLBACK)?.ok_or_else(|| {
-        Failure::cannot_start(format!("port {wanted} {reason}, and {}–{} are taken", HTTPS_FALLBACK.start, HTTPS_FALLBACK.end - 1))
+        Failure::cannot_start(format!(
+            "port {wanted} {reason}, and {}–{} are taken",
+            HTTPS_FALLBACK.start,
+            HTTPS_FALLBACK.end - 1
+        ))
     })?;
-    notes.push(format!("HTTPS and WebSockets are on {free}, because port {wanted} {reason}"));
+    notes.push(format!(
+        "HTTPS and WebSockets are on {free}, because port {wanted} {reason}"
+    ));
     Ok(free)
 }
 
@@ -190,7 +208,10 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
     let port = |port: Option<u16>| port.map_or_else(|| "–".to_owned(), |port| port.to_string());
     let ports = &file.ports;
     let host = &file.host_name;
-    let ca = file.ca_file.as_deref().map_or_else(String::new, |path| path.display().to_string());
+    let ca = file
+        .ca_file
+        .as_deref()
+        .map_or_else(String::new, |path| path.display().to_string());
     let mut text = format!(
         "\n  Holdfast is ready.\n\n\
          \x20 host                {host}\n\
@@ -247,7 +268,10 @@ mod tests {
         let config = listen(&["--host", "127.9.8.7", "--port-offset", "20000"]);
         let all: Vec<SocketAddr> = crate::node::addresses(&config).chain([config.ops.listen]).collect();
         assert_eq!(all.len(), 6);
-        assert!(all.iter().all(|address| address.ip() == IpAddr::from([127, 9, 8, 7])), "{all:?}");
+        assert!(
+            all.iter().all(|address| address.ip() == IpAddr::from([127, 9, 8, 7])),
+            "{all:?}"
+        );
         assert_eq!(config.listen.mqtts[0].port(), 28_883);
     }
 
@@ -255,7 +279,14 @@ mod tests {
     fn binding_to_the_world_leaves_plain_ports_on_loopback() {
         let config = listen(&["--bind", "0.0.0.0", "--ports", "0"]);
         assert!(config.listen.mqtts.iter().all(|address| address.ip().is_unspecified()));
-        assert!(config.listen.mqtt.iter().chain(&config.listen.amqp).all(|address| address.ip().is_loopback()));
+        assert!(
+            config
+                .listen
+                .mqtt
+                .iter()
+                .chain(&config.listen.amqp)
+                .all(|address| address.ip().is_loopback())
+        );
         assert!(config.ops.listen.ip().is_loopback());
     }
 

@@ -185,8 +185,17 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             target.show(&block_on(call(&target.hub()?, request))?)
         }
         Command::Show { target } => target.show(&target.get()?),
-        Command::List { top, modules_of, common } => list(top, modules_of.as_deref(), &common),
-        Command::Update { target, fields, new_keys, etag } => {
+        Command::List {
+            top,
+            modules_of,
+            common,
+        } => list(top, modules_of.as_deref(), &common),
+        Command::Update {
+            target,
+            fields,
+            new_keys,
+            etag,
+        } => {
             let mut document = target.get()?;
             fields.apply(&mut document);
             if let Some(which) = new_keys {
@@ -205,7 +214,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         }
         Command::ConnectionString { target, key_type } => connection_string(&target, key_type),
         Command::Diagnose { target } => {
-            let path = format!("/holdfast/v1/diagnose/{}", segments(target.device()?, target.module_id.as_deref()));
+            let path = format!(
+                "/holdfast/v1/diagnose/{}",
+                segments(target.device()?, target.module_id.as_deref())
+            );
             let answer = block_on(call(&target.hub()?, Call::new(Method::GET, path)))?;
             match target.common.output {
                 Some(Format::Json) => output::show(&answer, Format::Json, &[]),
@@ -219,10 +231,17 @@ fn list(top: u16, modules_of: Option<&str>, common: &Common) -> Result<(), Failu
     let hub = common.login.hub()?;
     let query = format!("top={top}");
     let (request, columns) = match modules_of {
-        Some(device) => {
-            (Call::new(Method::GET, format!("/devices/{}/modules", segments(device, None))), &IDENTITY_COLUMNS)
-        }
-        None => (Call { query: &query, ..Call::new(Method::GET, "/devices".to_owned()) }, &COLUMNS),
+        Some(device) => (
+            Call::new(Method::GET, format!("/devices/{}/modules", segments(device, None))),
+            &IDENTITY_COLUMNS,
+        ),
+        None => (
+            Call {
+                query: &query,
+                ..Call::new(Method::GET, "/devices".to_owned())
+            },
+            &COLUMNS,
+        ),
     };
     let mut answer = block_on(call(&hub, request))?;
     // Keys are shown when one identity is asked for, not by the thousand.
@@ -239,7 +258,12 @@ fn connection_string(target: &Target, key_type: KeyType) -> Result<(), Failure> 
     let document = target.get_from(&hub)?;
     let key = key_of(&document, key_type)?;
     let device = DeviceId::parse(target.device()?).map_err(Failure::usage)?;
-    let module = target.module_id.as_deref().map(ModuleId::parse).transpose().map_err(Failure::usage)?;
+    let module = target
+        .module_id
+        .as_deref()
+        .map(ModuleId::parse)
+        .transpose()
+        .map_err(Failure::usage)?;
     let text = IotConnection::identity(&hub.host, device, module, key).reveal();
     match target.common.output {
         Some(Format::Json) => output::show(&json!({"connectionString": *text}), Format::Json, &[]),
@@ -257,15 +281,24 @@ pub(super) fn key_of(document: &Value, key_type: KeyType) -> Result<Key, Failure
         KeyType::Secondary => "/authentication/symmetricKey/secondaryKey",
     };
     let text = document.pointer(name).and_then(Value::as_str).ok_or_else(|| {
-        let kind = document.pointer("/authentication/type").and_then(Value::as_str).unwrap_or("unknown");
-        Failure::new(Outcome::Failed, format!("this identity has no key; it authenticates by {kind}"))
+        let kind = document
+            .pointer("/authentication/type")
+            .and_then(Value::as_str)
+            .unwrap_or("unknown");
+        Failure::new(
+            Outcome::Failed,
+            format!("this identity has no key; it authenticates by {kind}"),
+        )
     })?;
     Ok(Key::from_base64(text).map_err(anyhow::Error::from)?)
 }
 
 fn replace_keys(document: &mut Value, which: NewKeys) -> Result<(), Failure> {
     let fresh = || -> Result<String, Failure> {
-        Ok(Key::from_bytes(rand::random::<[u8; 32]>().to_vec()).map_err(anyhow::Error::from)?.to_base64().to_string())
+        Ok(Key::from_bytes(rand::random::<[u8; 32]>().to_vec())
+            .map_err(anyhow::Error::from)?
+            .to_base64()
+            .to_string())
     };
     let keys = document
         .pointer_mut("/authentication/symmetricKey")
@@ -282,7 +315,10 @@ fn replace_keys(document: &mut Value, which: NewKeys) -> Result<(), Failure> {
 
 /// Where the REST API has an identity.
 pub(super) fn path_of(identity: &IdentityId) -> String {
-    format!("/devices/{}", segments(identity.device.as_str(), identity.module.as_ref().map(ModuleId::as_str)))
+    format!(
+        "/devices/{}",
+        segments(identity.device.as_str(), identity.module.as_ref().map(ModuleId::as_str))
+    )
 }
 
 /// Percent-encodes what the REST API has in a path: a device, or a device and its module.
@@ -314,10 +350,15 @@ impl Target {
     }
 
     fn path(&self) -> Result<String, Failure> {
-        Ok(format!("/devices/{}", segments(self.device()?, self.module_id.as_deref())))
+        Ok(format!(
+            "/devices/{}",
+            segments(self.device()?, self.module_id.as_deref())
+        ))
     }
 
     fn get(&self) -> Result<Value, Failure> {
+        // What was asked for is looked at first: a typing mistake is one with or without a hub.
+        self.path()?;
         self.get_from(&self.hub()?)
     }
 
@@ -362,8 +403,14 @@ impl Fields {
         };
         set(&["authentication", "symmetricKey", "primaryKey"], &self.primary_key);
         set(&["authentication", "symmetricKey", "secondaryKey"], &self.secondary_key);
-        set(&["authentication", "x509Thumbprint", "primaryThumbprint"], &self.primary_thumbprint);
-        set(&["authentication", "x509Thumbprint", "secondaryThumbprint"], &self.secondary_thumbprint);
+        set(
+            &["authentication", "x509Thumbprint", "primaryThumbprint"],
+            &self.primary_thumbprint,
+        );
+        set(
+            &["authentication", "x509Thumbprint", "secondaryThumbprint"],
+            &self.secondary_thumbprint,
+        );
         set(&["statusReason"], &self.status_reason);
         if let Some(status) = self.status {
             document["status"] = match status {
@@ -403,7 +450,11 @@ mod tests {
         let before = document.clone();
         fields().apply(&mut document);
         assert_eq!(document, before);
-        let fields = Fields { status: Some(Status::Disabled), status_reason: Some("stolen".to_owned()), ..fields() };
+        let fields = Fields {
+            status: Some(Status::Disabled),
+            status_reason: Some("stolen".to_owned()),
+            ..fields()
+        };
         fields.apply(&mut document);
         assert_eq!(document["status"], "disabled");
         assert_eq!(document["statusReason"], "stolen");
@@ -428,6 +479,9 @@ mod tests {
     #[test]
     fn every_legal_id_makes_a_legal_path() {
         assert_eq!(segments("a-b.c_d", None), "a-b.c_d");
-        assert_eq!(segments("a#b%?/;=$'", Some("m:1")), "a%23b%25%3F%2F%3B%3D%24%27/modules/m%3A1");
+        assert_eq!(
+            segments("a#b%?/;=$'", Some("m:1")),
+            "a%23b%25%3F%2F%3B%3D%24%27/modules/m%3A1"
+        );
     }
 }

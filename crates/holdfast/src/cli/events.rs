@@ -59,7 +59,10 @@ impl Client {
     /// # Errors
     /// When the hub cannot be reached or refuses.
     pub(crate) async fn connect(hub: &Hub) -> Result<Self, Failure> {
-        let port = hub.ports.amqp.ok_or_else(|| Failure::new(Exit::Unreachable, "the hub does not serve AMQP"))?;
+        let port = hub
+            .ports
+            .amqp
+            .ok_or_else(|| Failure::new(Exit::Unreachable, "the hub does not serve AMQP"))?;
         let events = hub.events()?;
         let stream = connect_tls(hub, port).await?;
         let open = OpenSpec {
@@ -79,8 +82,11 @@ impl Client {
         };
         client.open().await?;
         client.put_token(&events).await.map_err(|error| {
-            Failure::new(Exit::Unauthorized, format!("the hub does not let us read events: {error:#}"))
-                .advise("the policy needs ServiceConnect: service's or iothubowner's connection string")
+            Failure::new(
+                Exit::Unauthorized,
+                format!("the hub does not let us read events: {error:#}"),
+            )
+            .advise("the policy needs ServiceConnect: service's or iothubowner's connection string")
         })?;
         Ok(client)
     }
@@ -96,9 +102,10 @@ impl Client {
             |buf, id| read_request(buf, id, &name, None),
             |body| match body {
                 Value::Map(map) => match map.get("partition_ids")? {
-                    Some(Value::Array(ids)) => {
-                        ids.iter().map(|id| Ok(id?.text().context("a partition id is no text")?.to_owned())).collect()
-                    }
+                    Some(Value::Array(ids)) => ids
+                        .iter()
+                        .map(|id| Ok(id?.text().context("a partition id is no text")?.to_owned()))
+                        .collect(),
                     _ => bail!("the hub does not name its partitions"),
                 },
                 _ => bail!("$management does not answer with a map"),
@@ -117,7 +124,10 @@ impl Client {
         let name = format!("holdfast-monitor-{partition}-{}", std::process::id());
         let mut spec = AttachSpec::receiver(&name, &address);
         spec.source.filter = Raw::new(&filter).ok();
-        let link = self.attach(&spec).await.with_context(|| format!("partition {partition}, group {group}"))?;
+        let link = self
+            .attach(&spec)
+            .await
+            .with_context(|| format!("partition {partition}, group {group}"))?;
         self.engine.grant(link, CREDIT);
         self.partitions.push((link, partition.to_owned()));
         Ok(())
@@ -159,9 +169,13 @@ impl Client {
     }
 
     async fn open(&mut self) -> Result<()> {
-        self.until(|_, event| Ok(matches!(event, Event::Open(_)).then_some(()))).await.context("opening AMQP")?;
+        self.until(|_, event| Ok(matches!(event, Event::Open(_)).then_some(())))
+            .await
+            .context("opening AMQP")?;
         let session = self.engine.begin().context("the hub takes no session")?;
-        self.until(|_, event| Ok(matches!(event, Event::Begun(_)).then_some(()))).await.context("opening a session")?;
+        self.until(|_, event| Ok(matches!(event, Event::Begun(_)).then_some(())))
+            .await
+            .context("opening a session")?;
         self.session = Some(session);
         Ok(())
     }
@@ -171,12 +185,16 @@ impl Client {
         let token = match (&events.token, &events.key) {
             (Some(token), _) => token.reveal().to_owned(),
             // Event Hubs clients sign with the key's text, not with the bytes that it stands for (Spec auth-and-limits §1.1).
-            (None, Some(key)) => {
-                sign(&audience, key.reveal().as_bytes(), events.policy.as_deref(), expiry(TOKEN_LIFETIME))
-            }
+            (None, Some(key)) => sign(
+                &audience,
+                key.reveal().as_bytes(),
+                events.policy.as_deref(),
+                expiry(TOKEN_LIFETIME),
+            ),
             (None, None) => bail!("the login has neither key nor token"),
         };
-        self.request("$cbs", |buf, id| put_token(buf, id, &token, &audience), |_| Ok(())).await
+        self.request("$cbs", |buf, id| put_token(buf, id, &token, &audience), |_| Ok(()))
+            .await
     }
 
     /// Sends one request to `node` and reads its response. Its links stay; there are two requests in a connection's life.
@@ -192,9 +210,15 @@ impl Client {
         let receiver = self.attach(&AttachSpec::receiver(&format!("{id}-in"), node)).await?;
         self.engine.grant(receiver, 1);
         if self.engine.sendable(sender) == 0 {
-            self.until(|engine, _| Ok((engine.sendable(sender) > 0).then_some(()))).await.context("waiting for credit")?;
+            self.until(|engine, _| Ok((engine.sendable(sender) > 0).then_some(())))
+                .await
+                .context("waiting for credit")?;
         }
-        let delivery = Delivery { tag: id.as_bytes(), settled: true, message_format: 0 };
+        let delivery = Delivery {
+            tag: id.as_bytes(),
+            settled: true,
+            message_format: 0,
+        };
         self.engine.send_with(sender, &delivery, |buf| write(buf, &id))?;
         self.until(|engine, event| match event {
             Event::Transfer(delivery) if delivery.link == receiver => {
@@ -216,7 +240,11 @@ impl Client {
         let link = self.engine.attach(session, spec).context("the session is full")?;
         self.until(|_, event| match event {
             Event::Attached { link: which, attach } if which == link => {
-                let theirs = if spec.role == Role::Receiver { attach.source_raw } else { attach.target_raw };
+                let theirs = if spec.role == Role::Receiver {
+                    attach.source_raw
+                } else {
+                    attach.target_raw
+                };
                 // An answer without terminus is a refusal; the detach that follows brings the reason.
                 Ok(theirs.is_some_and(|raw| !raw.is_null()).then_some(()))
             }

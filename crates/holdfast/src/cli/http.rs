@@ -27,12 +27,18 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The most that is read of an answer: a thousand devices are about 1 MiB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Where distributions keep the CAs that they trust.
-const SYSTEM_CAS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const SYSTEM_CAS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
 
 /// Runs a client command.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 /// A request as the REST API takes it.
@@ -49,7 +55,13 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(method: Method, path: String) -> Self {
-        Self { method, path, query: "", if_match: None, body: None }
+        Self {
+            method,
+            path,
+            query: "",
+            if_match: None,
+            body: None,
+        }
     }
 }
 
@@ -58,7 +70,10 @@ impl<'a> Call<'a> {
 /// # Errors
 /// The hub's own message, or why it could not be reached.
 pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
-    let port = hub.ports.https.ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve HTTPS"))?;
+    let port = hub
+        .ports
+        .https
+        .ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve HTTPS"))?;
     let stream = connect_tls(hub, port).await?;
     let token = hub.token()?;
     let separator = if call.query.is_empty() { "" } else { "&" };
@@ -66,7 +81,14 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
     let mut request = Request::builder()
         .method(call.method)
         .uri(uri)
-        .header(header::HOST, if port == 443 { hub.host.clone() } else { format!("{}:{port}", hub.host) })
+        .header(
+            header::HOST,
+            if port == 443 {
+                hub.host.clone()
+            } else {
+                format!("{}:{port}", hub.host)
+            },
+        )
         .header(header::AUTHORIZATION, token)
         .header(header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")));
     if let Some(etag) = call.if_match {
@@ -83,7 +105,11 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
     let answer = tokio::time::timeout(TIMEOUT, exchange(stream, request)).await;
     let (status, body) = answer.unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))?;
     let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    if status.is_success() { Ok(json) } else { Err(refusal(status, &json, &body)) }
+    if status.is_success() {
+        Ok(json)
+    } else {
+        Err(refusal(status, &json, &body))
+    }
 }
 
 async fn exchange(
@@ -91,14 +117,21 @@ async fn exchange(
     request: Request<Full<Bytes>>,
 ) -> Result<(http::StatusCode, Bytes), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
-        Failure::new(Outcome::Unreachable, format!("the connection to the hub broke: {error}"))
+        Failure::new(
+            Outcome::Unreachable,
+            format!("the connection to the hub broke: {error}"),
+        )
     };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| broken(&error))?;
+        let body = Limited::new(body, MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|error| broken(&error))?;
         Ok((head.status, body.to_bytes()))
     };
     tokio::pin!(answer);
@@ -115,12 +148,22 @@ fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
         || String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
         |message| message.trim_start_matches("ErrorCode:").replacen(';', ": ", 1),
     );
-    let number = json.get("errorCode").and_then(Value::as_u64).map(|code| format!(" ({code})")).unwrap_or_default();
+    let number = json
+        .get("errorCode")
+        .and_then(Value::as_u64)
+        .map(|code| format!(" ({code})"))
+        .unwrap_or_default();
     let (outcome, advice) = match status.as_u16() {
-        401 | 403 => (Outcome::Unauthorized, Some("check the login's policy and its rights, and this machine's clock")),
+        401 | 403 => (
+            Outcome::Unauthorized,
+            Some("check the login's policy and its rights, and this machine's clock"),
+        ),
         404 => (Outcome::NotFound, None),
         409 => (Outcome::Failed, Some("it exists already; `update` changes it")),
-        412 => (Outcome::Failed, Some("somebody else has changed it; `show` it again, or use --etag '*'")),
+        412 => (
+            Outcome::Failed,
+            Some("somebody else has changed it; `show` it again, or use --etag '*'"),
+        ),
         429 | 503 => (Outcome::Failed, Some("the hub is busy; try again in a moment")),
         _ => (Outcome::Failed, None),
     };
@@ -132,7 +175,10 @@ fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
 }
 
 fn unreachable(hub: &Hub, port: u16, reason: impl std::fmt::Display) -> Failure {
-    Failure::new(Outcome::Unreachable, format!("cannot reach the hub at {}:{port}: {reason}", hub.host))
+    Failure::new(
+        Outcome::Unreachable,
+        format!("cannot reach the hub at {}:{port}: {reason}", hub.host),
+    )
 }
 
 /// Connects to `port` of the hub and checks its certificate.
@@ -146,11 +192,16 @@ pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStr
     let connect = async {
         let socket = connect(hub, port).await?;
         connector.connect(name, socket).await.map_err(|error| {
-            Failure::new(Outcome::Unreachable, format!("no TLS with {}:{port}: {error}", hub.host))
-                .advise("trust the CA that issued the hub's certificate: --ca-file FILE")
+            Failure::new(
+                Outcome::Unreachable,
+                format!("no TLS with {}:{port}: {error}", hub.host),
+            )
+            .advise("trust the CA that issued the hub's certificate: --ca-file FILE")
         })
     };
-    tokio::time::timeout(TIMEOUT, connect).await.unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))
+    tokio::time::timeout(TIMEOUT, connect)
+        .await
+        .unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))
 }
 
 async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
@@ -177,7 +228,8 @@ async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
 
 fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
     let file = ca_file.or_else(|| SYSTEM_CAS.map(Path::new).into_iter().find(|path| path.exists()));
-    let file = file.ok_or_else(|| Failure::usage("this system has no list of trusted CAs").advise("use --ca-file FILE"))?;
+    let file =
+        file.ok_or_else(|| Failure::usage("this system has no list of trusted CAs").advise("use --ca-file FILE"))?;
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(file)
         .map_err(|error| Failure::usage(format!("cannot read the CA file {}: {error}", file.display())))?;

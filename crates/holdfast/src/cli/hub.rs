@@ -19,10 +19,21 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LoginArgs {
     /// Connection string of a policy, instead of the connection file
-    #[arg(long, short = 'l', value_name = "CONNECTION_STRING", env = "HOLDFAST_LOGIN", hide_env_values = true)]
+    #[arg(
+        long,
+        short = 'l',
+        value_name = "CONNECTION_STRING",
+        env = "HOLDFAST_LOGIN",
+        hide_env_values = true
+    )]
     login: Option<String>,
     /// The connection file of a running hub
-    #[arg(long, value_name = "FILE", env = "HOLDFAST_CONNECTION_FILE", default_value = "data/connection.json")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "HOLDFAST_CONNECTION_FILE",
+        default_value = "data/connection.json"
+    )]
     connection_file: PathBuf,
     /// The CA that has issued the hub's certificate; default: the connection file's, else the system's
     #[arg(long, value_name = "FILE", env = "HOLDFAST_CA_FILE")]
@@ -54,27 +65,50 @@ impl LoginArgs {
                     ConnectionString::EventHubs(events) => (events.host.clone(), as_policy(&events)?, Some(events)),
                 };
                 let (host, https) = split_port(&host);
-                let ports = Ports { mqtt: Some(8883), amqp: Some(5671), https: Some(https), ..Ports::default() };
-                Ok(Hub { host, ports, ca_file: self.ca_file.clone(), is_local: false, login, events })
+                let ports = Ports {
+                    mqtt: Some(8883),
+                    amqp: Some(5671),
+                    https: Some(https),
+                    ..Ports::default()
+                };
+                Ok(Hub {
+                    host,
+                    ports,
+                    ca_file: self.ca_file.clone(),
+                    is_local: false,
+                    login,
+                    events,
+                })
             }
-            None => self.from_file(),
+            None => self.local_hub(),
         }
     }
 
-    fn from_file(&self) -> Result<Hub, Failure> {
+    fn local_hub(&self) -> Result<Hub, Failure> {
         let file = ConnectionFile::read(&self.connection_file).map_err(|error| {
             Failure::new(Outcome::Unreachable, format!("{error:#}")).advise(
                 "start a hub with `holdfast dev`, or name one: --login CONNECTION_STRING or --connection-file FILE",
             )
         })?;
         let ConnectionString::Iot(login) = parse(&file.owner)? else {
-            return Err(Failure::usage("the connection file's owner is no policy's connection string"));
+            return Err(Failure::usage(
+                "the connection file's owner is no policy's connection string",
+            ));
         };
         let ConnectionString::EventHubs(events) = parse(&file.event_hub)? else {
-            return Err(Failure::usage("the connection file's eventHub is no Event Hubs connection string"));
+            return Err(Failure::usage(
+                "the connection file's eventHub is no Event Hubs connection string",
+            ));
         };
         let ca_file = self.ca_file.clone().or(file.ca_file);
-        Ok(Hub { host: file.host_name, ports: file.ports, ca_file, is_local: true, login, events: Some(events) })
+        Ok(Hub {
+            host: file.host_name,
+            ports: file.ports,
+            ca_file,
+            is_local: true,
+            login,
+            events: Some(events),
+        })
     }
 }
 
@@ -103,24 +137,35 @@ impl Hub {
     pub(crate) fn events(&self) -> Result<EventHubsConnection, Failure> {
         match (&self.events, &self.login.policy, &self.login.key) {
             (Some(events), ..) => Ok(events.clone()),
-            (None, Some(policy), Some(key)) => {
-                Ok(EventHubsConnection::policy(&self.host, policy, key, &connection::hub_name(&self.host)))
-            }
-            _ => Err(Failure::new(Outcome::Unauthorized, "reading events needs a policy's connection string")
-                .advise("use service's or iothubowner's, or the Event-Hubs-compatible one")),
+            (None, Some(policy), Some(key)) => Ok(EventHubsConnection::policy(
+                &self.host,
+                policy,
+                key,
+                &connection::hub_name(&self.host),
+            )),
+            _ => Err(Failure::new(
+                Outcome::Unauthorized,
+                "reading events needs a policy's connection string",
+            )
+            .advise("use service's or iothubowner's, or the Event-Hubs-compatible one")),
         }
     }
 }
 
 /// Seconds since 1970, `lifetime` from now.
 pub(crate) fn expiry(lifetime: Duration) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(lifetime).as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .saturating_add(lifetime)
+        .as_secs()
 }
 
 fn parse(text: &str) -> Result<ConnectionString, Failure> {
     ConnectionString::parse(text).map_err(|error| {
-        Failure::usage(error)
-            .advise("it looks like HostName=…;SharedAccessKeyName=iothubowner;SharedAccessKey=…; mind the quotes in a shell")
+        Failure::usage(error).advise(
+            "it looks like HostName=…;SharedAccessKeyName=iothubowner;SharedAccessKey=…; mind the quotes in a shell",
+        )
     })
 }
 

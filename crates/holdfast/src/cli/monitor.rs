@@ -69,21 +69,31 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
                 client.receive(&partition, &args.consumer_group, args.from).await?;
             }
             if args.output == Form::Text {
-                eprintln!("reading events of {} in {}; Ctrl-C stops", hub.host, args.consumer_group);
+                eprintln!(
+                    "reading events of {} in {}; Ctrl-C stops",
+                    hub.host, args.consumer_group
+                );
             }
             let mut shown = 0;
             client
-                .events(if args.timeout == 0 { FOREVER } else { Duration::from_secs(args.timeout) }, |partition, event| {
-                    if args.matches(event) {
-                        let line = match args.output {
-                            Form::Json => to_json(partition, event).to_string(),
-                            Form::Text => to_text(partition, event),
-                        };
-                        super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
-                        shown += 1;
-                    }
-                    Ok(args.count.is_none_or(|count| shown < count))
-                })
+                .events(
+                    if args.timeout == 0 {
+                        FOREVER
+                    } else {
+                        Duration::from_secs(args.timeout)
+                    },
+                    |partition, event| {
+                        if args.matches(event) {
+                            let line = match args.output {
+                                Form::Json => to_json(partition, event).to_string(),
+                                Form::Text => to_text(partition, event),
+                            };
+                            super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
+                            shown += 1;
+                        }
+                        Ok(args.count.is_none_or(|count| shown < count))
+                    },
+                )
                 .await?;
             Ok(())
         };
@@ -94,7 +104,10 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
         }
     })
     .map_err(|failure: Failure| match failure.outcome {
-        Outcome::Failed => Failure { outcome: Outcome::Unreachable, ..failure },
+        Outcome::Failed => Failure {
+            outcome: Outcome::Unreachable,
+            ..failure
+        },
         _ => failure,
     })
 }
@@ -113,7 +126,10 @@ fn parse_start(text: &str) -> Result<Start, String> {
             i64::try_from(time.unix_timestamp_nanos() / 1_000_000).map_err(|error| error.to_string())?
         }
     };
-    Ok(Start::Enqueued { millis, inclusive: true })
+    Ok(Start::Enqueued {
+        millis,
+        inclusive: true,
+    })
 }
 
 impl Monitor {
@@ -121,7 +137,9 @@ impl Monitor {
         let is = |wanted: &Option<String>, key: &str| match wanted {
             None => true,
             Some(wanted) => {
-                let found = annotation(event, key).and_then(|value| value.text()).unwrap_or_default();
+                let found = annotation(event, key)
+                    .and_then(|value| value.text())
+                    .unwrap_or_default();
                 match wanted.strip_suffix('*') {
                     Some(prefix) => found.starts_with(prefix),
                     None => found == wanted,
@@ -139,8 +157,12 @@ fn annotation<'a>(event: &Message<'a>, key: &str) -> Option<Value<'a>> {
 /// `12:00:01.250 dev-1 #42 {"t":20} temperatureAlert=true`
 fn to_text(partition: &str, event: &Message<'_>) -> String {
     let text = |key: &str| annotation(event, key).and_then(|value| value.text()).unwrap_or("-");
-    let time = annotation(event, "x-opt-enqueued-time").and_then(millis).map_or_else(|| "-".to_owned(), time_text);
-    let sequence = annotation(event, "x-opt-sequence-number").and_then(|value| value.integer()).unwrap_or(-1);
+    let time = annotation(event, "x-opt-enqueued-time")
+        .and_then(millis)
+        .map_or_else(|| "-".to_owned(), time_text);
+    let sequence = annotation(event, "x-opt-sequence-number")
+        .and_then(|value| value.integer())
+        .unwrap_or(-1);
     let module = annotation(event, "iothub-connection-module-id").and_then(|value| value.text());
     let module = module.map(|module| format!("/{module}")).unwrap_or_default();
     let mut line = format!(
@@ -152,14 +174,22 @@ fn to_text(partition: &str, event: &Message<'_>) -> String {
         }
     );
     for (name, value) in object(event.application_properties) {
-        line.push_str(&format!("  {name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        line.push_str(&format!(
+            "  {name}={}",
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        ));
     }
     line
 }
 
 /// The shape of `az iot hub monitor-events`, with partition and position added.
 fn to_json(partition: &str, event: &Message<'_>) -> Json {
-    let text = |key: &str| annotation(event, key).and_then(|value| value.text()).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        annotation(event, key)
+            .and_then(|value| value.text())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let system = event.properties().unwrap_or_default();
     let mut fields = Object::new();
     let mut put = |name: &str, value: Option<Json>| {
@@ -167,13 +197,25 @@ fn to_json(partition: &str, event: &Message<'_>) -> Json {
             fields.insert(name.to_owned(), value);
         }
     };
-    put("message_id", system.message_id.and_then(id_text).map(|id| id.into_owned().into()));
-    put("correlation_id", system.correlation_id.and_then(id_text).map(|id| id.into_owned().into()));
-    put("user_id", system.user_id.map(|id| String::from_utf8_lossy(id).into_owned().into()));
+    put(
+        "message_id",
+        system.message_id.and_then(id_text).map(|id| id.into_owned().into()),
+    );
+    put(
+        "correlation_id",
+        system.correlation_id.and_then(id_text).map(|id| id.into_owned().into()),
+    );
+    put(
+        "user_id",
+        system.user_id.map(|id| String::from_utf8_lossy(id).into_owned().into()),
+    );
     put("to", system.to.map(Into::into));
     put("content_type", system.content_type.map(Into::into));
     put("content_encoding", system.content_encoding.map(Into::into));
-    put("absolute_expiry_time", system.absolute_expiry_time.map(|time| time_text(time).into()));
+    put(
+        "absolute_expiry_time",
+        system.absolute_expiry_time.map(|time| time_text(time).into()),
+    );
     put("creation_time", system.creation_time.map(|time| time_text(time).into()));
     json!({"event": {
         "origin": text("iothub-connection-device-id"),
@@ -255,7 +297,12 @@ mod tests {
     fn every_way_to_say_where_to_start_is_understood() {
         assert_eq!(parse_start("latest"), Ok(Start::Latest));
         assert_eq!(parse_start("oldest"), Ok(Start::Oldest));
-        let at = |millis| Ok(Start::Enqueued { millis, inclusive: true });
+        let at = |millis| {
+            Ok(Start::Enqueued {
+                millis,
+                inclusive: true,
+            })
+        };
         assert_eq!(parse_start("1700000000123"), at(1_700_000_000_123));
         assert_eq!(parse_start("2023-11-14T22:13:20.123Z"), at(1_700_000_000_123));
         assert_eq!(parse_start("2023-11-14T23:13:20+01:00"), at(1_700_000_000_000));

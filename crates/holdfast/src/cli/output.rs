@@ -40,13 +40,20 @@ fn table(rows: &[Value], columns: &[(&str, &str)]) -> String {
         Some(other) => other.to_string(),
     };
     let mut lines = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect::<Vec<_>>()];
-    lines.extend(rows.iter().map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()));
-    let widths: Vec<usize> =
-        (0..columns.len()).map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0)).collect();
+    lines.extend(
+        rows.iter()
+            .map(|row| columns.iter().map(|(_, pointer)| cell(row, pointer)).collect()),
+    );
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0))
+        .collect();
     let mut out = String::new();
     for line in &lines {
-        let padded: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width)).collect();
+        let padded: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}", width = *width))
+            .collect();
         out.push_str(padded.join("  ").trim_end());
         out.push('\n');
     }
@@ -78,8 +85,10 @@ pub(crate) fn text(value: &Value) -> String {
                     match item {
                         // One line per entry reads best for lists of small records.
                         Value::Object(fields) => {
-                            let parts: Vec<String> =
-                                fields.iter().map(|(name, value)| format!("{name}={}", scalar(value))).collect();
+                            let parts: Vec<String> = fields
+                                .iter()
+                                .map(|(name, value)| format!("{name}={}", scalar(value)))
+                                .collect();
                             out.push_str(&format!("{pad}- {}\n", parts.join("  ")));
                         }
                         other => out.push_str(&format!("{pad}- {}\n", scalar(other))),
@@ -109,7 +118,10 @@ mod tests {
 
     #[test]
     fn a_table_is_as_wide_as_its_widest_cell() {
-        let rows = [json!({"id": "a", "auth": {"type": "sas"}}), json!({"id": "device-2", "n": 5})];
+        let rows = [
+            json!({"id": "a", "auth": {"type": "sas"}}),
+            json!({"id": "device-2", "n": 5}),
+        ];
         assert_eq!(
             table(&rows, &[("ID", "/id"), ("AUTH", "/auth/type"), ("N", "/n")]),
             "ID        AUTH  N\na         sas   -\ndevice-2  -     5\n"
@@ -118,7 +130,8 @@ mod tests {
 
     #[test]
     fn nested_documents_are_shown_as_indented_text() {
-        let value = json!({"device": "d", "session": null, "state": {"a": 1}, "last": [{"code": 401002, "why": "expired"}]});
+        let value =
+            json!({"device": "d", "session": null, "state": {"a": 1}, "last": [{"code": 401002, "why": "expired"}]});
         assert_eq!(
             text(&value),
             "device: d\nsession: -\nstate:\n  a: 1\nlast:\n  - code=401002  why=expired\n"

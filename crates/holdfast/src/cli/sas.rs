@@ -43,7 +43,12 @@ pub(super) fn run(args: &SasToken) -> Result<(), Failure> {
     let token = match &args.device_id {
         Some(device) => {
             let device = DeviceId::parse(device).map_err(Failure::usage)?;
-            let module = args.module_id.as_deref().map(ModuleId::parse).transpose().map_err(Failure::usage)?;
+            let module = args
+                .module_id
+                .as_deref()
+                .map(ModuleId::parse)
+                .transpose()
+                .map_err(Failure::usage)?;
             let identity = IdentityId { device, module };
             let document = block_on(call(&hub, Call::new(Method::GET, super::device::path_of(&identity))))?;
             sign_identity(&hub.host, &identity, &key_of(&document, args.key_type)?, expires)

@@ -71,7 +71,9 @@ struct Counters {
 pub(super) fn run(args: &Simulate) -> Result<(), Failure> {
     let hub = Arc::new(args.login.hub()?);
     if !(args.interval.is_finite() && (0.001..=MAX_INTERVAL_SECONDS).contains(&args.interval)) {
-        return Err(Failure::usage(format!("--interval wants 0.001 to {MAX_INTERVAL_SECONDS} seconds")));
+        return Err(Failure::usage(format!(
+            "--interval wants 0.001 to {MAX_INTERVAL_SECONDS} seconds"
+        )));
     }
     block_on(async {
         let fleet = simulate(&hub, args);
@@ -92,7 +94,10 @@ pub(super) fn run(args: &Simulate) -> Result<(), Failure> {
 }
 
 async fn simulate(hub: &Arc<Hub>, args: &Simulate) -> Result<(), Failure> {
-    let port = hub.ports.mqtt.ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve MQTT with TLS"))?;
+    let port = hub
+        .ports
+        .mqtt
+        .ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve MQTT with TLS"))?;
     let counters = Arc::new(Counters::default());
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
     let mut devices = tokio::task::JoinSet::new();
@@ -157,7 +162,9 @@ async fn provision(hub: &Hub, identity: &IdentityId) -> Result<Key, Failure> {
 
 /// Twice the time between two messages.
 fn keep_alive(interval: Duration) -> u16 {
-    u16::try_from(interval.as_secs() * 2).unwrap_or(u16::MAX).clamp(MIN_KEEP_ALIVE_SECONDS, MQTT_MAX_KEEP_ALIVE_SECONDS)
+    u16::try_from(interval.as_secs() * 2)
+        .unwrap_or(u16::MAX)
+        .clamp(MIN_KEEP_ALIVE_SECONDS, MQTT_MAX_KEEP_ALIVE_SECONDS)
 }
 
 struct Device {
@@ -200,10 +207,18 @@ impl Device {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let stream = connect_tls(&self.hub, self.port).await.map_err(|failure| anyhow::anyhow!(failure.message))?;
-        let mut connection = Connection { stream, input: Vec::new() };
+        let stream = connect_tls(&self.hub, self.port)
+            .await
+            .map_err(|failure| anyhow::anyhow!(failure.message))?;
+        let mut connection = Connection {
+            stream,
+            input: Vec::new(),
+        };
         let host = &self.hub.host;
-        let username = format!("{host}/{}/?api-version=2021-04-12&DeviceClientType=holdfast-simulate", self.identity.device);
+        let username = format!(
+            "{host}/{}/?api-version=2021-04-12&DeviceClientType=holdfast-simulate",
+            self.identity.device
+        );
         let password = sign_identity(host, &self.identity, &self.key, expiry(TOKEN_LIFETIME));
         connection
             .send(&Packet::Connect(Connect {
@@ -222,12 +237,18 @@ impl Device {
         });
         match code.await? {
             0 => Ok(connection),
-            code => bail!("the hub refuses with code {code}; `holdfast device diagnose {}` tells why", self.identity.device),
+            code => bail!(
+                "the hub refuses with code {code}; `holdfast device diagnose {}` tells why",
+                self.identity.device
+            ),
         }
     }
 
     async fn publish(&self, connection: &mut Connection, sent: &mut u64) -> Result<()> {
-        let topic = format!("devices/{}/messages/events/$.ct=application%2Fjson&$.ce=utf-8", self.identity.device);
+        let topic = format!(
+            "devices/{}/messages/events/$.ct=application%2Fjson&$.ce=utf-8",
+            self.identity.device
+        );
         // Not all at once: devices of a fleet do not beat in time.
         tokio::time::sleep(self.interval.mul_f64(rand::random::<f64>())).await;
         let mut tick = tokio::time::interval(self.interval);
@@ -240,7 +261,11 @@ impl Device {
                 "message": *sent + 1,
             });
             let hot = reading["temperature"].as_f64().is_some_and(|value| value > 25.0);
-            let topic = if hot { format!("{topic}&temperatureAlert=true") } else { topic.clone() };
+            let topic = if hot {
+                format!("{topic}&temperatureAlert=true")
+            } else {
+                topic.clone()
+            };
             let id = u16::try_from(*sent % 65_535).unwrap_or(0) + 1;
             connection
                 .send(&Packet::Publish(Publish {

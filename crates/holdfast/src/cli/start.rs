@@ -16,10 +16,14 @@ pub(crate) struct Start {
 
 pub(super) fn run(args: &Start) -> Result<(), Failure> {
     let config = super::config::read(&args.source, Config::default())?;
-    let has_tls_listener = [&config.listen.mqtts, &config.listen.amqps, &config.listen.https].iter().any(|l| !l.is_empty());
+    let has_tls_listener = [&config.listen.mqtts, &config.listen.amqps, &config.listen.https]
+        .iter()
+        .any(|l| !l.is_empty());
     if has_tls_listener && config.tls.certificate_file.is_none() {
-        return Err(Failure::usage("tls.certificate_file is not set, and there are TLS listeners")
-            .advise("name a certificate and its key, or try the hub with `holdfast dev`, which makes its own"));
+        return Err(
+            Failure::usage("tls.certificate_file is not set, and there are TLS listeners")
+                .advise("name a certificate and its key, or try the hub with `holdfast dev`, which makes its own"),
+        );
     }
     let data = run::take_data_dir(config.data_dir())?;
     run::run(&config, data, Box::new(|_| Ok(None)))

@@ -52,6 +52,9 @@ pub(crate) trait Setting: Sized {
     fn write(&self) -> Option<String>;
 }
 
+type Set = Box<dyn Fn(&mut Config, &Value) -> Result<(), String>>;
+type Show = Box<dyn Fn(&mut Config) -> Option<String>>;
+
 /// One configuration key.
 pub(crate) struct Key {
     /// `section.name`.
@@ -60,8 +63,8 @@ pub(crate) struct Key {
     pub(crate) doc: &'static str,
     /// What kind of value it takes.
     pub(crate) kind: &'static str,
-    set: Box<dyn Fn(&mut Config, &Value) -> Result<(), String>>,
-    show: Box<dyn Fn(&mut Config) -> Option<String>>,
+    set: Set,
+    show: Show,
 }
 
 impl Key {
@@ -98,7 +101,12 @@ impl Key {
                 *field(config) = T::try_from(size.bytes()).map_err(|_| format!("{size} is too much"))?;
                 Ok(())
             }),
-            show: Box::new(move |config| (*field(config)).try_into().ok().and_then(|bytes| ByteSize(bytes).write())),
+            show: Box::new(move |config| {
+                (*field(config))
+                    .try_into()
+                    .ok()
+                    .and_then(|bytes| ByteSize(bytes).write())
+            }),
         }
     }
 
@@ -222,7 +230,8 @@ impl Setting for SocketAddr {
 
     fn read(value: &Value) -> Result<Self, String> {
         let text = String::read(value)?;
-        text.parse().map_err(|_| format!("{text:?} is no address; write an IP and a port, such as \"0.0.0.0:8883\""))
+        text.parse()
+            .map_err(|_| format!("{text:?} is no address; write an IP and a port, such as \"0.0.0.0:8883\""))
     }
 
     fn write(&self) -> Option<String> {
@@ -305,7 +314,10 @@ impl<T: Listed> Setting for Vec<T> {
         match value {
             Value::List(items) => items.iter().map(T::read).collect(),
             Value::Bare(text) if text.is_empty() => Ok(Self::new()),
-            Value::Bare(text) => text.split(',').map(|part| T::read(&Value::Bare(part.trim().to_owned()))).collect(),
+            Value::Bare(text) => text
+                .split(',')
+                .map(|part| T::read(&Value::Bare(part.trim().to_owned())))
+                .collect(),
             other => Err(other.wanted("a list in square brackets")),
         }
     }

@@ -4,18 +4,36 @@ use super::key::Key;
 
 /// Sections in the order in which they are shown, with what they are about.
 pub(crate) const SECTIONS: &[(&str, &str)] = &[
-    ("hub", "What the hub is called, where it keeps its data, and how much of the machine it uses."),
-    ("listen", "Where the hub listens. Plain `mqtt` and `amqp` carry keys in clear: loopback only, or behind TLS."),
+    (
+        "hub",
+        "What the hub is called, where it keeps its data, and how much of the machine it uses.",
+    ),
+    (
+        "listen",
+        "Where the hub listens. Plain `mqtt` and `amqp` carry keys in clear: loopback only, or behind TLS.",
+    ),
     ("tls", "Server certificates, PEM. A leaf first, then its intermediates."),
-    ("secrets", "The key that seals symmetric keys and policy keys before they reach the disk."),
+    (
+        "secrets",
+        "The key that seals symmetric keys and policy keys before they reach the disk.",
+    ),
     ("ops", "Metrics, health checks and stopping."),
-    ("log", "The log on standard error. It never holds keys, tokens or message bodies."),
+    (
+        "log",
+        "The log on standard error. It never holds keys, tokens or message bodies.",
+    ),
     ("audit", "Refusals and registry writes as JSON lines."),
     ("storage", "The database: free space, memory and files."),
     ("consensus", "Timers and memory of the replicated logs."),
     ("registry", "Identities and settings on this node."),
-    ("partition", "The telemetry log: how long events are kept, and what reading them may cost."),
-    ("device_hub", "What waits in a core between a device and the log, and what the audit remembers."),
+    (
+        "partition",
+        "The telemetry log: how long events are kept, and what reading them may cost.",
+    ),
+    (
+        "device_hub",
+        "What waits in a core between a device and the log, and what the audit remembers.",
+    ),
     ("net", "Connections before anybody has authenticated."),
     ("mqtt", "MQTT connections of devices."),
     ("events", "The Event-Hubs-compatible endpoint."),
@@ -36,7 +54,11 @@ pub(crate) fn keys() -> Vec<Key> {
             "Other names under which tokens may address this hub.",
             |c| &mut c.hub.aliases,
         ),
-        Key::new("hub.data_dir", "The directory that holds everything the hub stores.", |c| &mut c.hub.data_dir),
+        Key::new(
+            "hub.data_dir",
+            "The directory that holds everything the hub stores.",
+            |c| &mut c.hub.data_dir,
+        ),
         Key::new(
             "hub.connection_file",
             "Where to write connection strings, CA and ports as JSON (mode 0600) once the hub is ready. Holds the \
@@ -55,11 +77,9 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new("listen.mqtts", "MQTT over TLS.", |c| &mut c.listen.mqtts),
         Key::new("listen.amqps", "AMQP 1.0 over TLS.", |c| &mut c.listen.amqps),
-        Key::new(
-            "listen.https",
-            "HTTPS, and MQTT and AMQP over WebSockets.",
-            |c| &mut c.listen.https,
-        ),
+        Key::new("listen.https", "HTTPS, and MQTT and AMQP over WebSockets.", |c| {
+            &mut c.listen.https
+        }),
         Key::new("listen.mqtt", "MQTT without TLS.", |c| &mut c.listen.mqtt),
         Key::new("listen.amqp", "AMQP 1.0 without TLS.", |c| &mut c.listen.amqp),
         Key::new(
@@ -67,7 +87,11 @@ pub(crate) fn keys() -> Vec<Key> {
             "The server certificate that most clients get; ECDSA P-256 is the fast choice. Needed by every TLS listener.",
             |c| &mut c.tls.certificate_file,
         ),
-        Key::new("tls.key_file", "Its private key, PKCS #8, readable by the hub alone.", |c| &mut c.tls.key_file),
+        Key::new(
+            "tls.key_file",
+            "Its private key, PKCS #8, readable by the hub alone.",
+            |c| &mut c.tls.key_file,
+        ),
         Key::new(
             "tls.rsa_certificate_file",
             "An RSA certificate for clients that cannot do ECDSA.",
@@ -96,7 +120,9 @@ pub(crate) fn keys() -> Vec<Key> {
             "How long a stopping hub waits for what is under way before it closes the sessions.",
             |c| &mut c.ops.drain_timeout,
         ),
-        Key::new("log.format", "`text` for people, `json` for collectors.", |c| &mut c.log.format),
+        Key::new("log.format", "`text` for people, `json` for collectors.", |c| {
+            &mut c.log.format
+        }),
         Key::new(
             "log.level",
             "`error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,holdfast_gateway=debug`.",
@@ -210,36 +236,160 @@ pub(crate) fn keys() -> Vec<Key> {
             "How many writes may be under way at once; more are told that the hub is busy.",
             |c| &mut c.registry.max_writes,
         ),
-        Key::new("partition.retention", "How long events stay readable. Removed are whole stretches of the log that are older.", |c| &mut c.partition.retention),
-        Key::new("partition.retention_size", "The most bytes of events that a partition keeps; the oldest go first. 0B: no limit but the disk.", |c| &mut c.partition.retention_size),
-        Key::new("partition.retention_interval", "How often retention is looked at.", |c| &mut c.partition.retention_interval),
-        Key::new("partition.reclaim_step", "Disk space is given back when at least this much can go at once: it is done by deleting whole files.", |c| &mut c.partition.reclaim_step),
-        Key::new("partition.tail_cache", "Memory for the newest events of a partition, from which readers at its end are served.", |c| &mut c.partition.tail_cache),
-        Key::new("partition.read_ahead", "How much a reader that is behind reads from disk at once; it holds up to twice that in memory.", |c| &mut c.partition.read_ahead),
-        Key::new("partition.index_spacing", "Bytes of log between two points of the index. Smaller finds a start position faster and takes more memory.", |c| &mut c.partition.index_spacing),
-        Key::new("partition.index_spacing_entries", "The most log entries between two points of the index.", |c| &mut c.partition.index_spacing_entries),
-        Key::new("partition.state_interval", "After how many bytes of applied log the partition's state is stored anew; as much is replayed after a crash.", |c| &mut c.partition.state_interval),
-        Key::bytes("device_hub.max_unacknowledged", "Bytes of messages of one core that may wait for their commit before connections stop being read.", |c| &mut c.device_hub.max_unacknowledged_bytes),
-        Key::bytes("device_hub.max_batch", "Bytes after which a batch is closed even though its round goes on; one batch is one entry of the log.", |c| &mut c.device_hub.max_batch_bytes),
-        Key::new("device_hub.max_refusal_identities", "Identities whose last refusals are remembered for `holdfast device diagnose`.", |c| &mut c.device_hub.max_refusal_identities),
-        Key::new("device_hub.max_audit_refusals_per_second", "Audit records of refusals that are written per second; what is above is counted, not written.", |c| &mut c.device_hub.max_audit_refusals_per_second),
-        Key::new("net.handshake_timeout", "Time from accepting a connection to the end of its TLS handshake, and, for HTTP, of each request's head.", |c| &mut c.net.handshake_timeout),
-        Key::new("net.max_unauthenticated", "TLS handshakes of AMQP and HTTPS that one core has under way; a connection beyond that is dropped.", |c| &mut c.net.max_unauthenticated),
-        Key::new("net.accept_backlog", "Length of the kernel's accept queue of each listener.", |c| &mut c.net.accept_backlog),
-        Key::new("net.user_timeout", "How long sent data may stay unacknowledged by the peer's kernel before the connection is dropped.", |c| &mut c.net.user_timeout),
-        Key::new("mqtt.connect_timeout", "Time from accepting a connection to its complete CONNECT.", |c| &mut c.mqtt.connect_timeout),
-        Key::new("mqtt.max_unauthenticated", "Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.", |c| &mut c.mqtt.max_unauthenticated),
-        Key::bytes("mqtt.max_output", "Bytes that wait to be written to one device; a device that lets more pile up is closed.", |c| &mut c.mqtt.max_output_bytes),
-        Key::new("mqtt.expiry_jitter", "Upper end of the random time after a token's expiry at which its connection is closed.", |c| &mut c.mqtt.expiry_jitter),
-        Key::bytes("events.output", "Bytes of events that wait to be written to one connection; a reader that is slower is served from the log later.", |c| &mut c.events.output_bytes),
-        Key::new("events.max_unauthenticated", "AMQP connections of one core that have not authenticated yet; past it the one that has waited longest is closed.", |c| &mut c.events.max_unauthenticated),
-        Key::new("events.unauthenticated_timeout", "How long an AMQP connection may stay open without any authenticated identity.", |c| &mut c.events.unauthenticated_timeout),
-        Key::new("events.confirm_timeout", "How long the registry's leader may take to confirm a refusal before the client is told to come again.", |c| &mut c.events.confirm_timeout),
-        Key::new("events.redirect", "Whether readers of partitions under messages/events are redirected to the hub's name instead of being served.", |c| &mut c.events.redirect),
-        Key::new("events.redirect_port", "The port that redirected readers are sent to.", |c| &mut c.events.redirect_port),
-        Key::new("rest.request_timeout", "How long a call may wait for the registry before it is answered with 503.", |c| &mut c.rest.request_timeout),
-        Key::new("rest.body_timeout", "How long a request's body may take to arrive.", |c| &mut c.rest.body_timeout),
-        Key::new("rest.max_requests", "How many calls may be under way at once on this node; more are answered with 503.", |c| &mut c.rest.max_requests),
-        Key::new("rest.max_body_bytes", "How many bytes of bodies may be held at once on this node; more calls are answered with 503.", |c| &mut c.rest.max_body_bytes),
+        Key::new(
+            "partition.retention",
+            "How long events stay readable. Removed are whole stretches of the log that are older.",
+            |c| &mut c.partition.retention,
+        ),
+        Key::new(
+            "partition.retention_size",
+            "The most bytes of events that a partition keeps; the oldest go first. 0B: no limit but the disk.",
+            |c| &mut c.partition.retention_size,
+        ),
+        Key::new(
+            "partition.retention_interval",
+            "How often retention is looked at.",
+            |c| &mut c.partition.retention_interval,
+        ),
+        Key::new(
+            "partition.reclaim_step",
+            "Disk space is given back when at least this much can go at once: it is done by deleting whole files.",
+            |c| &mut c.partition.reclaim_step,
+        ),
+        Key::new(
+            "partition.tail_cache",
+            "Memory for the newest events of a partition, from which readers at its end are served.",
+            |c| &mut c.partition.tail_cache,
+        ),
+        Key::new(
+            "partition.read_ahead",
+            "How much a reader that is behind reads from disk at once; it holds up to twice that in memory.",
+            |c| &mut c.partition.read_ahead,
+        ),
+        Key::new(
+            "partition.index_spacing",
+            "Bytes of log between two points of the index. Smaller finds a start position faster and takes more memory.",
+            |c| &mut c.partition.index_spacing,
+        ),
+        Key::new(
+            "partition.index_spacing_entries",
+            "The most log entries between two points of the index.",
+            |c| &mut c.partition.index_spacing_entries,
+        ),
+        Key::new(
+            "partition.state_interval",
+            "After how many bytes of applied log the partition's state is stored anew; as much is replayed after a crash.",
+            |c| &mut c.partition.state_interval,
+        ),
+        Key::bytes(
+            "device_hub.max_unacknowledged",
+            "Bytes of messages of one core that may wait for their commit before connections stop being read.",
+            |c| &mut c.device_hub.max_unacknowledged_bytes,
+        ),
+        Key::bytes(
+            "device_hub.max_batch",
+            "Bytes after which a batch is closed even though its round goes on; one batch is one entry of the log.",
+            |c| &mut c.device_hub.max_batch_bytes,
+        ),
+        Key::new(
+            "device_hub.max_refusal_identities",
+            "Identities whose last refusals are remembered for `holdfast device diagnose`.",
+            |c| &mut c.device_hub.max_refusal_identities,
+        ),
+        Key::new(
+            "device_hub.max_audit_refusals_per_second",
+            "Audit records of refusals that are written per second; what is above is counted, not written.",
+            |c| &mut c.device_hub.max_audit_refusals_per_second,
+        ),
+        Key::new(
+            "net.handshake_timeout",
+            "Time from accepting a connection to the end of its TLS handshake, and, for HTTP, of each request's head.",
+            |c| &mut c.net.handshake_timeout,
+        ),
+        Key::new(
+            "net.max_unauthenticated",
+            "TLS handshakes of AMQP and HTTPS that one core has under way; a connection beyond that is dropped.",
+            |c| &mut c.net.max_unauthenticated,
+        ),
+        Key::new(
+            "net.accept_backlog",
+            "Length of the kernel's accept queue of each listener.",
+            |c| &mut c.net.accept_backlog,
+        ),
+        Key::new(
+            "net.user_timeout",
+            "How long sent data may stay unacknowledged by the peer's kernel before the connection is dropped.",
+            |c| &mut c.net.user_timeout,
+        ),
+        Key::new(
+            "mqtt.connect_timeout",
+            "Time from accepting a connection to its complete CONNECT.",
+            |c| &mut c.mqtt.connect_timeout,
+        ),
+        Key::new(
+            "mqtt.max_unauthenticated",
+            "Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.",
+            |c| &mut c.mqtt.max_unauthenticated,
+        ),
+        Key::bytes(
+            "mqtt.max_output",
+            "Bytes that wait to be written to one device; a device that lets more pile up is closed.",
+            |c| &mut c.mqtt.max_output_bytes,
+        ),
+        Key::new(
+            "mqtt.expiry_jitter",
+            "Upper end of the random time after a token's expiry at which its connection is closed.",
+            |c| &mut c.mqtt.expiry_jitter,
+        ),
+        Key::bytes(
+            "events.output",
+            "Bytes of events that wait to be written to one connection; a reader that is slower is served from the log later.",
+            |c| &mut c.events.output_bytes,
+        ),
+        Key::new(
+            "events.max_unauthenticated",
+            "AMQP connections of one core that have not authenticated yet; past it the one that has waited longest is closed.",
+            |c| &mut c.events.max_unauthenticated,
+        ),
+        Key::new(
+            "events.unauthenticated_timeout",
+            "How long an AMQP connection may stay open without any authenticated identity.",
+            |c| &mut c.events.unauthenticated_timeout,
+        ),
+        Key::new(
+            "events.confirm_timeout",
+            "How long the registry's leader may take to confirm a refusal before the client is told to come again.",
+            |c| &mut c.events.confirm_timeout,
+        ),
+        Key::new(
+            "events.redirect",
+            "Whether readers of partitions under messages/events are redirected to the hub's name instead of being served.",
+            |c| &mut c.events.redirect,
+        ),
+        Key::new(
+            "events.redirect_port",
+            "The port that redirected readers are sent to.",
+            |c| &mut c.events.redirect_port,
+        ),
+        Key::new(
+            "rest.request_timeout",
+            "How long a call may wait for the registry before it is answered with 503.",
+            |c| &mut c.rest.request_timeout,
+        ),
+        Key::new(
+            "rest.body_timeout",
+            "How long a request's body may take to arrive.",
+            |c| &mut c.rest.body_timeout,
+        ),
+        Key::new(
+            "rest.max_requests",
+            "How many calls may be under way at once on this node; more are answered with 503.",
+            |c| &mut c.rest.max_requests,
+        ),
+        Key::new(
+            "rest.max_body_bytes",
+            "How many bytes of bodies may be held at once on this node; more calls are answered with 503.",
+            |c| &mut c.rest.max_body_bytes,
+        ),
     ]
 }

@@ -47,7 +47,12 @@ pub(crate) struct Sources<'a> {
 /// # Errors
 /// All problems at once, in the order of the sources; within the file in the order of the lines.
 pub(crate) fn load(defaults: Config, sources: &Sources<'_>) -> Result<Config, Problems> {
-    let mut loader = Loader { keys: keys(), config: defaults, problems: Vec::new(), places: Vec::new() };
+    let mut loader = Loader {
+        keys: keys(),
+        config: defaults,
+        problems: Vec::new(),
+        places: Vec::new(),
+    };
     if let Some((name, text)) = sources.file {
         loader.file(&name.display().to_string(), text);
     }
@@ -64,7 +69,11 @@ pub(crate) fn load(defaults: Config, sources: &Sources<'_>) -> Result<Config, Pr
             loader.problems.push(format!("{place}: {key}: {message}"));
         }
     }
-    if loader.problems.is_empty() { Ok(loader.config) } else { Err(Problems(loader.problems)) }
+    if loader.problems.is_empty() {
+        Ok(loader.config)
+    } else {
+        Err(Problems(loader.problems))
+    }
 }
 
 struct Loader {
@@ -98,7 +107,11 @@ impl Loader {
     fn variable(&mut self, name: &str, value: &str) {
         let Some(rest) = name.strip_prefix(PREFIX) else { return };
         if let Some(key) = self.keys.iter().find(|key| key.variable() == name) {
-            self.put(key.path, &Value::Bare(value.to_owned()), format!("environment variable {name}"));
+            self.put(
+                key.path,
+                &Value::Bare(value.to_owned()),
+                format!("environment variable {name}"),
+            );
             return;
         }
         if is_service_link(rest) {
@@ -106,10 +119,15 @@ impl Loader {
         }
         // Only names inside one of our sections can be meant for the configuration.
         let section = rest.split('_').next().unwrap_or_default().to_ascii_lowercase();
-        if self.keys.iter().any(|key| key.section().split('.').next() == Some(section.as_str())) {
+        if self
+            .keys
+            .iter()
+            .any(|key| key.section().split('.').next() == Some(section.as_str()))
+        {
             let names = self.keys.iter().map(Key::variable).collect::<Vec<_>>();
             let hint = nearest(name, names.iter().map(String::as_str));
-            self.problems.push(format!("environment variable {name}: no key has this name{hint}"));
+            self.problems
+                .push(format!("environment variable {name}: no key has this name{hint}"));
         }
     }
 
@@ -119,7 +137,9 @@ impl Loader {
                 let place = format!("--set {assignment}");
                 self.put(path.trim(), &Value::Bare(value.trim().to_owned()), place);
             }
-            None => self.problems.push(format!("--set {assignment}: write it as section.key=value")),
+            None => self
+                .problems
+                .push(format!("--set {assignment}: write it as section.key=value")),
         }
     }
 
@@ -142,8 +162,12 @@ impl Loader {
 /// Kubernetes sets `HOLDFAST_SERVICE_HOST`, `HOLDFAST_OPS_PORT_9600_TCP` and the like for services of these names.
 fn is_service_link(rest: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
-    words.windows(2).any(|pair| pair[0] == "SERVICE" && matches!(pair[1], "HOST" | "PORT"))
-        || words.windows(2).any(|pair| pair[0] == "PORT" && pair[1].bytes().all(|byte| byte.is_ascii_digit()))
+    words
+        .windows(2)
+        .any(|pair| pair[0] == "SERVICE" && matches!(pair[1], "HOST" | "PORT"))
+        || words
+            .windows(2)
+            .any(|pair| pair[0] == "PORT" && pair[1].bytes().all(|byte| byte.is_ascii_digit()))
         || words.last() == Some(&"PORT")
 }
 
@@ -156,12 +180,20 @@ struct Entry {
 /// Flattens tables into dotted paths. A table where a key expects a value ends up as its unknown inner keys.
 fn collect(table: &DeTable<'_>, prefix: &str, found: &mut Vec<Entry>) {
     for (name, value) in table {
-        let path = if prefix.is_empty() { name.get_ref().to_string() } else { format!("{prefix}.{}", name.get_ref()) };
+        let path = if prefix.is_empty() {
+            name.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", name.get_ref())
+        };
         match value.get_ref() {
             DeValue::Table(inner) if !inner.is_empty() => collect(inner, &path, found),
             // An empty section says nothing, and nothing is wrong with it when it exists.
             DeValue::Table(_) if keys().iter().any(|key| key.section() == path) => {}
-            other => found.push(Entry { path, value: plain(other), span: name.span() }),
+            other => found.push(Entry {
+                path,
+                value: plain(other),
+                span: name.span(),
+            }),
         }
     }
 }
@@ -184,7 +216,12 @@ fn list(items: &DeArray<'_>) -> Vec<Value> {
 }
 
 fn line_of(text: &str, span: Range<usize>) -> usize {
-    text.as_bytes().iter().take(span.start).filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()
+        .iter()
+        .take(span.start)
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }
 
 /// `; did you mean X?`, or a pointer to the list when nothing is near.

@@ -51,9 +51,14 @@ fn reference() -> String {
     );
     let all = keys();
     for (section, about) in SECTIONS {
-        let _ = write!(out, "\n## `[{section}]`\n\n{about}\n\n| key | kind | default | meaning |\n| --- | --- | --- | --- |\n");
+        let _ = write!(
+            out,
+            "\n## `[{section}]`\n\n{about}\n\n| key | kind | default | meaning |\n| --- | --- | --- | --- |\n"
+        );
         for key in all.iter().filter(|key| key.section() == *section) {
-            let default = key.show(&Config::default()).map_or_else(|| "–".to_owned(), |value| format!("`{value}`"));
+            let default = key
+                .show(&Config::default())
+                .map_or_else(|| "–".to_owned(), |value| format!("`{value}`"));
             let _ = writeln!(
                 out,
                 "| `{}`<br>`{}` | {} | {default} | {} |",
@@ -85,7 +90,9 @@ pub(crate) fn effective(config: &Config) -> String {
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let full = lines.last().is_some_and(|line| line.chars().count() + word.chars().count() >= width);
+        let full = lines
+            .last()
+            .is_some_and(|line| line.chars().count() + word.chars().count() >= width);
         match lines.last_mut() {
             Some(line) if !full => {
                 if !line.is_empty() {
@@ -134,7 +141,14 @@ mod tests {
             })
             .collect();
         let name = std::path::Path::new("default.toml");
-        let config = load(Config::default(), &Sources { file: Some((name, &text)), ..Sources::default() }).unwrap();
+        let config = load(
+            Config::default(),
+            &Sources {
+                file: Some((name, &text)),
+                ..Sources::default()
+            },
+        )
+        .unwrap();
         assert_eq!(effective(&config), effective(&Config::default()));
     }
 
@@ -143,7 +157,11 @@ mod tests {
         let all = keys();
         let mut variables: Vec<_> = all.iter().map(Key::variable).collect();
         for key in &all {
-            assert!(SECTIONS.iter().any(|(section, _)| *section == key.section()), "{}", key.path);
+            assert!(
+                SECTIONS.iter().any(|(section, _)| *section == key.section()),
+                "{}",
+                key.path
+            );
             assert!(key.doc.ends_with('.'), "{} has no sentence", key.path);
         }
         variables.sort();

@@ -39,24 +39,29 @@ impl Tls {
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, Failure> {
         let mut identities = Vec::new();
         // In order of preference: ECDSA handshakes cost less.
-        for (certificate, key) in
-            [(&config.certificate_file, &config.key_file), (&config.rsa_certificate_file, &config.rsa_key_file)]
-        {
+        for (certificate, key) in [
+            (&config.certificate_file, &config.key_file),
+            (&config.rsa_certificate_file, &config.rsa_key_file),
+        ] {
             if let (Some(certificate), Some(key)) = (certificate, key) {
                 identities.push(identity(certificate, key).map_err(|error| {
-                    Failure::cannot_start(format!("{error:#}")).advise("tls.* wants PEM files: a chain, leaf first, and its PKCS #8 key")
+                    Failure::cannot_start(format!("{error:#}"))
+                        .advise("tls.* wants PEM files: a chain, leaf first, and its PKCS #8 key")
                 })?);
             }
         }
         if identities.is_empty() {
             return Ok(Self(None));
         }
-        let config = server_config(identities, &[]).map_err(|error| Failure::cannot_start(format!("{:#}", anyhow::Error::from(error))))?;
+        let config = server_config(identities, &[])
+            .map_err(|error| Failure::cannot_start(format!("{:#}", anyhow::Error::from(error))))?;
         Ok(Self(Some(config)))
     }
 
     fn get(&self) -> Result<Arc<ServerConfig>> {
-        self.0.clone().context("there are TLS listeners, and no certificate is configured")
+        self.0
+            .clone()
+            .context("there are TLS listeners, and no certificate is configured")
     }
 }
 
@@ -108,7 +113,15 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(config: &Config, tls: Tls, hub: Arc<DeviceHub>, rest: RestState, stop: Stop) -> Self {
         let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
-        Self { tls, hub, rest, net, mqtt, events, stop }
+        Self {
+            tls,
+            hub,
+            rest,
+            net,
+            mqtt,
+            events,
+            stop,
+        }
     }
 
     /// Starts core `index`, on whose runtime this is called. Returns the addresses as they were bound.
@@ -122,8 +135,10 @@ impl Front {
         let bound = self.listen(listen, &mqtt, &events)?;
 
         let core = ended(vec![spawn_local("core", Box::pin(core.run(self.stop.clone())))]);
-        let connections =
-            ended(vec![spawn_local("mqtt", Box::pin(mqtt.run())), spawn_local("events", Box::pin(events.run()))]);
+        let connections = ended(vec![
+            spawn_local("mqtt", Box::pin(mqtt.run())),
+            spawn_local("events", Box::pin(events.run())),
+        ]);
         Ok((bound, Running { connections, core }))
     }
 
@@ -150,7 +165,11 @@ impl Front {
             })?,
             amqp: self.serve("amqp", &wanted.amqp, || {
                 let events = Rc::clone(events);
-                Ok(move |accepted: Accepted| events.accept(Box::new(accepted.socket), accepted.address, Protocol::Amqp))
+                Ok(
+                    move |accepted: Accepted| {
+                        events.accept(Box::new(accepted.socket), accepted.address, Protocol::Amqp)
+                    },
+                )
             })?,
             https: self.serve("https", &wanted.https, || self.https(mqtt, events, &handshakes))?,
         })
@@ -165,8 +184,14 @@ impl Front {
     ) -> Result<impl FnMut(Accepted) + 'static> {
         let service: Rc<dyn HttpService> = Rc::new(RestService::new(router(self.rest.clone())));
         let subprotocols: Rc<[Subprotocol]> = Rc::new([
-            Subprotocol { name: "mqtt", handler: mqtt.web_socket_handler() },
-            Subprotocol { name: "AMQPWSB10", handler: events.web_socket_handler() },
+            Subprotocol {
+                name: "mqtt",
+                handler: mqtt.web_socket_handler(),
+            },
+            Subprotocol {
+                name: "AMQPWSB10",
+                handler: events.web_socket_handler(),
+            },
         ]);
         let (secured, head_timeout, stop) = (self.secured(handshakes)?, self.net.handshake_timeout, self.stop.clone());
         Ok(move |accepted: Accepted| {
@@ -178,7 +203,11 @@ impl Front {
     }
 
     fn secured(&self, handshakes: &Arc<Semaphore>) -> Result<Secured> {
-        Ok(Secured { tls: self.tls.get()?, net: self.net.clone(), handshakes: Arc::clone(handshakes) })
+        Ok(Secured {
+            tls: self.tls.get()?,
+            net: self.net.clone(),
+            handshakes: Arc::clone(handshakes),
+        })
     }
 
     /// Binds `addresses` and hands what they accept to handlers made by `handler`; returns the addresses as bound.
@@ -192,7 +221,10 @@ impl Front {
         for address in addresses {
             let listener = bind(*address, &self.net)?;
             bound.push(listener.local_addr()?);
-            spawn_local(name, Box::pin(accept_loop(listener, self.net.clone(), self.stop.clone(), handler()?)));
+            spawn_local(
+                name,
+                Box::pin(accept_loop(listener, self.net.clone(), self.stop.clone(), handler()?)),
+            );
         }
         Ok(bound)
     }
@@ -223,7 +255,11 @@ impl Secured {
             match handshake {
                 Ok(stream) => {
                     let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-                    let peer = Peer { address: accepted.address, encrypted: true, server_name };
+                    let peer = Peer {
+                        address: accepted.address,
+                        encrypted: true,
+                        server_name,
+                    };
                     then(stream, peer).await;
                 }
                 Err(error) => tracing::debug!(address = %accepted.address, %error, "TLS handshake failed"),

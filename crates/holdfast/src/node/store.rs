@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
 use holdfast_device_hub::DeviceHub;
-use holdfast_storage::{CHECK_EVERY, DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
+use holdfast_storage::{
+    CHECK_EVERY, DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError,
+};
 
 use super::OnFatal;
 use crate::certs::write_private;
@@ -32,8 +34,8 @@ impl Store {
     /// Says what is damaged and what to do.
     pub(crate) fn open(config: &Config, data: &DataDir, on_fatal: &OnFatal) -> Result<Self, Failure> {
         let kek = Kek::open_or_create(&config.sealing_key_file()).map_err(|error| sealing_failure(&error.into()))?;
-        let sealer = Sealer::of_directory(data.path(), &kek, data.is_fresh())
-            .map_err(|error| sealing_failure(&error.into()))?;
+        let sealer =
+            Sealer::of_directory(data.path(), &kek, data.is_fresh()).map_err(|error| sealing_failure(&error.into()))?;
         let start = count_start(data)?;
         let disk = holdfast_storage::open(data, &config.storage).map_err(|error| storage_failure(&error))?;
         let fatal: Arc<dyn Fn(&StorageError) + Send + Sync> = {
@@ -53,7 +55,12 @@ impl Store {
             node: data.identity().incarnation,
             on_fatal: fatal,
         };
-        Ok(Self { disk, host, sealer: Arc::new(sealer), start })
+        Ok(Self {
+            disk,
+            host,
+            sealer: Arc::new(sealer),
+            start,
+        })
     }
 
     /// Tells the device hub whether there is room for new messages, until the process ends.
@@ -75,7 +82,9 @@ impl Store {
     pub(crate) async fn close(self) -> Result<()> {
         self.host.flusher.synced().await.context("the last sync failed")?;
         let disk = self.disk;
-        holdfast_tasks::spawn_blocking(move || disk.flush()).await.context("cannot write the last state")
+        holdfast_tasks::spawn_blocking(move || disk.flush())
+            .await
+            .context("cannot write the last state")
     }
 }
 
@@ -88,8 +97,11 @@ fn count_start(data: &DataDir) -> Result<u64, Failure> {
         })?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && data.is_fresh() => 0,
         Err(error) => {
-            return Err(Failure::new(Outcome::Storage, format!("cannot read {}: {error}", path.display()))
-                .advise("write a number into it that is larger than the number of starts so far; it must never go back"));
+            return Err(
+                Failure::new(Outcome::Storage, format!("cannot read {}: {error}", path.display())).advise(
+                    "write a number into it that is larger than the number of starts so far; it must never go back",
+                ),
+            );
         }
     };
     write_private(&path, format!("{}\n", before + 1).as_bytes())?;
@@ -99,22 +111,34 @@ fn count_start(data: &DataDir) -> Result<u64, Failure> {
 /// What an unusable data directory means for the exit code, and what to do.
 pub(crate) fn storage_failure(error: &OpenError) -> Failure {
     let (outcome, advice) = match error {
-        OpenError::InUse(_) => (Outcome::CannotStart, "stop the hub that has it, or use another directory"),
-        OpenError::OpenFiles { .. } => {
-            (Outcome::CannotStart, "raise the limit (LimitNOFILE= in systemd, `ulimit -n`) or lower storage.max_open_files")
-        }
-        OpenError::Io { .. } => (Outcome::CannotStart, "check owner, mode and mount of the data directory"),
-        OpenError::Format { .. } => {
-            (Outcome::Storage, "use the program version that wrote it, or restore a backup made by this one")
-        }
-        OpenError::Damaged { .. } | OpenError::DatabaseGone { .. } | OpenError::MarkerGone { .. } => {
-            (Outcome::Storage, "do not delete anything; see \"Damaged data\" in docs/runbook.md")
-        }
+        OpenError::InUse(_) => (
+            Outcome::CannotStart,
+            "stop the hub that has it, or use another directory",
+        ),
+        OpenError::OpenFiles { .. } => (
+            Outcome::CannotStart,
+            "raise the limit (LimitNOFILE= in systemd, `ulimit -n`) or lower storage.max_open_files",
+        ),
+        OpenError::Io { .. } => (
+            Outcome::CannotStart,
+            "check owner, mode and mount of the data directory",
+        ),
+        OpenError::Format { .. } => (
+            Outcome::Storage,
+            "use the program version that wrote it, or restore a backup made by this one",
+        ),
+        OpenError::Damaged { .. } | OpenError::DatabaseGone { .. } | OpenError::MarkerGone { .. } => (
+            Outcome::Storage,
+            "do not delete anything; see \"Damaged data\" in docs/runbook.md",
+        ),
     };
     Failure::new(outcome, error).advise(advice)
 }
 
 fn sealing_failure(error: &anyhow::Error) -> Failure {
-    Failure::new(Outcome::CannotStart, format!("cannot open the stored secrets: {error:#}"))
-        .advise("secrets.key_file must name the very file that was used when this data directory was made")
+    Failure::new(
+        Outcome::CannotStart,
+        format!("cannot open the stored secrets: {error:#}"),
+    )
+    .advise("secrets.key_file must name the very file that was used when this data directory was made")
 }

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What stands in a hub's partitions, ledger by ledger; nothing has been trimmed.
 pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
-    let (begins, verdicts) = read_retained(hub, ledgers)?;
+    let (begins, verdicts) = read(hub, ledgers, Retention::Idle)?;
     ensure!(
         begins.iter().all(|begin| *begin == 0),
         "partitions begin with {begins:?}, though nothing is old"
@@ -25,15 +25,22 @@ pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
     Ok(verdicts)
 }
 
+/// Whether old events may vanish while they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retention {
+    Idle,
+    Busy,
+}
+
 /// Where each partition begins, and what is there of each ledger.
-pub(crate) fn read_retained(hub: &Hub, ledgers: &[Ledger]) -> Result<(Vec<i64>, Vec<Verdict>)> {
+pub(crate) fn read(hub: &Hub, ledgers: &[Ledger], retention: Retention) -> Result<(Vec<i64>, Vec<Verdict>)> {
     let hub = EventHub::of(hub, Transport::Plain)?;
     let mut judges = ledgers.iter().map(Judge::new).collect::<Result<Vec<_>>>()?;
     let begins = block_on(async {
         let mut client = hub.connect().await?;
         let mut begins = Vec::new();
         for partition in client.partitions().await? {
-            let begin = read_partition(&mut client, &partition, &mut judges).await;
+            let begin = read_partition(&mut client, &partition, &mut judges, retention).await;
             begins.push(begin.with_context(|| format!("reading partition {partition}"))?);
         }
         Ok(begins)
@@ -42,7 +49,12 @@ pub(crate) fn read_retained(hub: &Hub, ledgers: &[Ledger]) -> Result<(Vec<i64>, 
 }
 
 /// Reads one partition to what is its end now; where it begins.
-async fn read_partition(client: &mut Client, partition: &str, judges: &mut [Judge<'_>]) -> Result<i64> {
+async fn read_partition(
+    client: &mut Client,
+    partition: &str,
+    judges: &mut [Judge<'_>],
+    retention: Retention,
+) -> Result<i64> {
     let state = client.partition(partition).await?;
     if state.last < state.begin {
         return Ok(state.begin);
@@ -51,8 +63,10 @@ async fn read_partition(client: &mut Client, partition: &str, judges: &mut [Judg
     let mut expected = state.begin;
     let read = client.events(link, PATIENCE, |event| {
         let sequence = event.sequence().context("an event without a sequence number")?;
+        ensure!(sequence >= expected, "{sequence} comes after {}", expected - 1);
         for judge in &mut *judges {
-            if sequence != expected {
+            // A reader that retention has overtaken goes on with the oldest event that is left.
+            if sequence != expected && retention == Retention::Idle {
                 judge.sequence_jump(partition, expected, sequence);
             }
             judge.event(event.device().unwrap_or_default(), event.body());

@@ -6,7 +6,7 @@ use rand::Rng as _;
 
 use crate::hub::Hub;
 use crate::load::{Load, create_devices};
-use crate::read_back::read_retained;
+use crate::read_back::{Retention, read};
 use crate::scenario::{Figures, rounds, run, say};
 use crate::unsynced::Names;
 
@@ -29,7 +29,10 @@ fn deaths_during_retention_lose_nothing_that_is_retained() -> Result<()> {
         hub.forget_unsynced()?.names = Names::Eager;
         let mut reached = hub.start()?;
         create_devices(&reached)?;
-        let mut figures = Figures { rounds: rounds(14), ..Figures::default() };
+        let mut figures = Figures {
+            rounds: rounds(14),
+            ..Figures::default()
+        };
         let mut begins = Vec::new();
         for _ in 0..figures.rounds {
             let load = Load::start(&reached)?;
@@ -38,7 +41,7 @@ fn deaths_during_retention_lose_nothing_that_is_retained() -> Result<()> {
             reached = hub.start()?;
             let ledgers = load.end()?;
             figures.acknowledged += ledgers.iter().map(Ledger::acknowledged).sum::<u64>();
-            let (found, verdicts) = read_retained(&reached, &ledgers)?;
+            let (found, verdicts) = read(&reached, &ledgers, Retention::Busy)?;
             ensure!(
                 begins.iter().zip(&found).all(|(before, now)| before <= now),
                 "partitions begin earlier than before: {begins:?}, {found:?}"

@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(20);
 const LOG_LINES: usize = 40;
 
 /// The binary under test.
-pub fn holdfast() -> Command {
+pub(crate) fn holdfast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     // Variables of whoever runs the tests are not meant for the hub.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOLDFAST_")) {
@@ -25,30 +25,38 @@ pub fn holdfast() -> Command {
 }
 
 /// Runs a command to its end.
-pub fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     holdfast().args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 /// A development hub; killed when dropped.
-pub struct Hub {
-    pub data_dir: PathBuf,
+pub(crate) struct Hub {
+    pub(crate) data_dir: PathBuf,
     child: Option<Child>,
     _dir: tempfile::TempDir,
 }
 
 impl Hub {
     /// Starts a hub on free ports and waits until it is ready.
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut hub = Self { data_dir: dir.path().join("data"), child: None, _dir: dir };
+        let mut hub = Self {
+            data_dir: dir.path().join("data"),
+            child: None,
+            _dir: dir,
+        };
         hub.launch(args);
         hub
     }
 
     /// Starts it again after it has stopped, with the same data.
-    pub fn launch(&mut self, args: &[&str]) {
+    pub(crate) fn launch(&mut self, args: &[&str]) {
         assert!(self.child.is_none(), "the hub is still running");
-        let log = std::fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let child = holdfast()
             .args(["dev", "--ports", "0", "--data-dir"])
             .arg(&self.data_dir)
@@ -69,11 +77,11 @@ impl Hub {
         }
     }
 
-    pub fn connection_file(&self) -> PathBuf {
+    pub(crate) fn connection_file(&self) -> PathBuf {
         self.data_dir.join("connection.json")
     }
 
-    pub fn connection(&self) -> serde_json::Value {
+    pub(crate) fn connection(&self) -> serde_json::Value {
         serde_json::from_str(&std::fs::read_to_string(self.connection_file()).unwrap()).unwrap()
     }
 
@@ -82,35 +90,35 @@ impl Hub {
     }
 
     /// The hub's last lines, for messages.
-    pub fn last_lines(&self) -> String {
+    pub(crate) fn last_lines(&self) -> String {
         let text = std::fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
     /// SIGTERM, and the way it ends.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
         self.wait()
     }
 
     /// SIGKILL: as if the process had never been.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal(rustix::process::Signal::KILL);
         self.wait();
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
@@ -123,26 +131,40 @@ impl Hub {
     }
 
     /// Runs a command against this hub.
-    pub fn command(&self, args: &[&str]) -> Output {
-        holdfast().args(args).arg("--connection-file").arg(self.connection_file()).stdin(Stdio::null()).output().unwrap()
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        holdfast()
+            .args(args)
+            .arg("--connection-file")
+            .arg(self.connection_file())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// Runs a command that must succeed, and returns what it printed.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.command(args);
-        assert!(output.status.success(), "{args:?}: {}\n{}", text(&output.stderr), self.last_lines());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            text(&output.stderr),
+            self.last_lines()
+        );
         text(&output.stdout)
     }
 
     /// As [`Self::ok`], as JSON.
-    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
     /// GET of the operators' listener: status and body.
-    pub fn ops(&self, path: &str) -> (u16, String) {
+    pub(crate) fn ops(&self, path: &str) -> (u16, String) {
         let metrics = self.connection()["metrics"].as_str().unwrap().to_owned();
-        get(metrics.strip_prefix("http://").unwrap().split('/').next().unwrap(), path)
+        get(
+            metrics.strip_prefix("http://").unwrap().split('/').next().unwrap(),
+            path,
+        )
     }
 }
 
@@ -157,26 +179,40 @@ impl Drop for Hub {
 }
 
 /// Bytes as text.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A plain HTTP GET.
-pub fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read as _, Write as _};
     let mut socket = std::net::TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
+    (
+        status,
+        answer
+            .split_once("\r\n\r\n")
+            .map_or_else(String::new, |(_, body)| body.to_owned()),
+    )
 }
 
 /// Whether `path` holds `needle` anywhere, files in folders included.
-pub fn holds(path: &Path, needle: &[u8]) -> bool {
+pub(crate) fn holds(path: &Path, needle: &[u8]) -> bool {
     if path.is_dir() {
-        return std::fs::read_dir(path).unwrap().any(|entry| holds(&entry.unwrap().path(), needle));
+        return std::fs::read_dir(path)
+            .unwrap()
+            .any(|entry| holds(&entry.unwrap().path(), needle));
     }
-    std::fs::read(path).unwrap().windows(needle.len()).any(|window| window == needle)
+    std::fs::read(path)
+        .unwrap()
+        .windows(needle.len())
+        .any(|window| window == needle)
 }

@@ -7,7 +7,10 @@ fn check(text: &str, environment: &[(&str, &str)], set: &[&str]) -> Result<Confi
         Config::default(),
         &Sources {
             file: Some((Path::new("hub.toml"), text)),
-            environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            environment: environment
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             set: set.iter().map(|s| (*s).to_owned()).collect(),
         },
     )
@@ -23,18 +26,28 @@ fn flags_win_over_the_environment_which_wins_over_the_file() {
     let text = "[hub]\nhost = 'file.example'\ncores = 1\npartitions = 8\n";
     let config = check(
         text,
-        &[("HOLDFAST_HUB_CORES", "2"), ("HOLDFAST_HUB_PARTITIONS", "16"), ("PATH", "/bin")],
+        &[
+            ("HOLDFAST_HUB_CORES", "2"),
+            ("HOLDFAST_HUB_PARTITIONS", "16"),
+            ("PATH", "/bin"),
+        ],
         &["hub.partitions=32"],
     )
     .unwrap();
-    assert_eq!((config.hub.host.as_str(), config.hub.cores, config.hub.partitions), ("file.example", 2, 32));
+    assert_eq!(
+        (config.hub.host.as_str(), config.hub.cores, config.hub.partitions),
+        ("file.example", 2, 32)
+    );
 }
 
 #[test]
 fn lists_durations_and_sizes_are_read_from_file_and_environment() {
     let config = check(
         "[listen]\nmqtts = [\"10.0.0.1:8883\", \"[::1]:8883\"]\n[audit]\nmax_file_size = \"1MiB\"\n",
-        &[("HOLDFAST_LISTEN_AMQPS", "127.0.0.1:1, 127.0.0.1:2"), ("HOLDFAST_OPS_DRAIN_TIMEOUT", "3s")],
+        &[
+            ("HOLDFAST_LISTEN_AMQPS", "127.0.0.1:1, 127.0.0.1:2"),
+            ("HOLDFAST_OPS_DRAIN_TIMEOUT", "3s"),
+        ],
         &["listen.mqtt="],
     )
     .unwrap();
@@ -48,18 +61,51 @@ fn lists_durations_and_sizes_are_read_from_file_and_environment() {
 #[test]
 fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
     for (text, expected) in [
-        ("[hub]\n\nhots = 'x'\n", "hub.toml:3: unknown key hub.hots; did you mean hub.host?"),
-        ("[hbu]\nhost = 'x'\n", "hub.toml:2: unknown key hbu.host; did you mean hub.host?"),
+        (
+            "[hub]\n\nhots = 'x'\n",
+            "hub.toml:3: unknown key hub.hots; did you mean hub.host?",
+        ),
+        (
+            "[hbu]\nhost = 'x'\n",
+            "hub.toml:2: unknown key hbu.host; did you mean hub.host?",
+        ),
         ("host = 'x'\n", "hub.toml:1: unknown key host; did you mean hub.host?"),
-        ("[zebra]\nstripes = 4\n", "hub.toml:2: unknown key zebra.stripes; `holdfast config default` lists all keys"),
-        ("[zebra]\n", "hub.toml:1: unknown key zebra; `holdfast config default` lists all keys"),
-        ("[hub]\ncores = 'two'\n", "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found \"two\""),
-        ("[hub]\ncores = -1\n", "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found -1"),
-        ("[hub]\ncores = 1.5\n", "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found a number with a fraction"),
-        ("[hub]\nhost = 7\n", "hub.toml:2: hub.host: wants text in quotes, found 7"),
-        ("[hub]\nhost = 'a b'\n", "hub.toml:2: hub.host: \"a b\" is no host name; write a DNS name or an IP, without port"),
-        ("[hub]\npartitions = 3\n", "hub.toml:2: hub.partitions: wants 4 to 128, found 3"),
-        ("[listen]\nmqtts = '0.0.0.0:8883'\n", "hub.toml:2: listen.mqtts: wants a list in square brackets, found \"0.0.0.0:8883\""),
+        (
+            "[zebra]\nstripes = 4\n",
+            "hub.toml:2: unknown key zebra.stripes; `holdfast config default` lists all keys",
+        ),
+        (
+            "[zebra]\n",
+            "hub.toml:1: unknown key zebra; `holdfast config default` lists all keys",
+        ),
+        (
+            "[hub]\ncores = 'two'\n",
+            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found \"two\"",
+        ),
+        (
+            "[hub]\ncores = -1\n",
+            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found -1",
+        ),
+        (
+            "[hub]\ncores = 1.5\n",
+            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found a number with a fraction",
+        ),
+        (
+            "[hub]\nhost = 7\n",
+            "hub.toml:2: hub.host: wants text in quotes, found 7",
+        ),
+        (
+            "[hub]\nhost = 'a b'\n",
+            "hub.toml:2: hub.host: \"a b\" is no host name; write a DNS name or an IP, without port",
+        ),
+        (
+            "[hub]\npartitions = 3\n",
+            "hub.toml:2: hub.partitions: wants 4 to 128, found 3",
+        ),
+        (
+            "[listen]\nmqtts = '0.0.0.0:8883'\n",
+            "hub.toml:2: listen.mqtts: wants a list in square brackets, found \"0.0.0.0:8883\"",
+        ),
         (
             "[listen]\nmqtts = ['8883']\n",
             "hub.toml:2: listen.mqtts: \"8883\" is no address; write an IP and a port, such as \"0.0.0.0:8883\"",
@@ -68,7 +114,10 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
             "[ops]\ndrain_timeout = 20\n",
             "hub.toml:2: ops.drain_timeout: wants a duration such as \"10s\", found 20",
         ),
-        ("[log]\nformat = 'xml'\n", "hub.toml:2: log.format: wants \"text\" or \"json\", found \"xml\""),
+        (
+            "[log]\nformat = 'xml'\n",
+            "hub.toml:2: log.format: wants \"text\" or \"json\", found \"xml\"",
+        ),
         (
             "[tls]\nkey_file = 'k.pem'\n",
             "hub.toml:2: tls.key_file: a certificate and its key go together; the other one is not set",
@@ -80,16 +129,31 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
 
 #[test]
 fn text_that_is_no_toml_names_the_line() {
-    for text in ["[hub]\nhost = \n", "[hub]\nhost 'x'\n", "[hub]\nhost = 'x'\n[hub]\n", "[hub]\nhost = 'a'\nhost = 'b'\n"] {
+    for text in [
+        "[hub]\nhost = \n",
+        "[hub]\nhost 'x'\n",
+        "[hub]\nhost = 'x'\n[hub]\n",
+        "[hub]\nhost = 'a'\nhost = 'b'\n",
+    ] {
         let problems = check(text, &[], &[]).expect_err(text).to_string();
         assert!(problems.starts_with("hub.toml:"), "{problems}");
     }
-    assert!(check("[hub]\nhost = 'a'\nhost = 'b'\n", &[], &[]).unwrap_err().to_string().starts_with("hub.toml:3:"));
+    assert!(
+        check("[hub]\nhost = 'a'\nhost = 'b'\n", &[], &[])
+            .unwrap_err()
+            .to_string()
+            .starts_with("hub.toml:3:")
+    );
 }
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let problems = check("[hub]\nhots = 1\ncores = 'x'\n", &[("HOLDFAST_HUB_CROES", "1")], &["nonsense"]).unwrap_err();
+    let problems = check(
+        "[hub]\nhots = 1\ncores = 'x'\n",
+        &[("HOLDFAST_HUB_CROES", "1")],
+        &["nonsense"],
+    )
+    .unwrap_err();
     assert_eq!(problems.0.len(), 4, "{problems}");
     assert_eq!(
         problems.0[2],
@@ -100,7 +164,13 @@ fn all_mistakes_are_reported_at_once() {
 
 #[test]
 fn variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours() {
-    for name in ["SERVICE_HOST", "PORT_8883_TCP", "OPS_PORT", "OPS_SERVICE_PORT_HTTP", "OPS_PORT_9600_TCP_ADDR"] {
+    for name in [
+        "SERVICE_HOST",
+        "PORT_8883_TCP",
+        "OPS_PORT",
+        "OPS_SERVICE_PORT_HTTP",
+        "OPS_PORT_9600_TCP_ADDR",
+    ] {
         assert!(check("", &[(&format!("HOLDFAST_{name}"), "x")], &[]).is_ok(), "{name}");
     }
 }
