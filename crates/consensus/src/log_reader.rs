@@ -37,7 +37,8 @@ impl LogReader {
     /// Blocks when the entries are not in memory: call it on the blocking pool.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] or [`StorageError::Hole`] when the log does not hold what was written.
+    /// [`StorageError::Damaged`] or [`StorageError::Hole`] when the log does not hold what was written; the node is told
+    /// to stop, rather than go on serving what is left.
     pub fn read(&self, from_index: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
         loop {
             let (from, to) = (from_index.max(self.first_index()), self.end_index());
@@ -60,7 +61,7 @@ impl LogReader {
                 Ok(()) => return Ok(entries),
                 // Retention has deleted it while it was read: what is left begins at the new floor.
                 Err(StorageError::Hole { index, .. }) if index < self.first_index() => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.0.fatal(error)),
             }
         }
     }

@@ -221,7 +221,8 @@ impl Shared {
         }
     }
 
-    /// The entries of `[from, to)` that the log contains, at most `max_bytes` beyond the first.
+    /// The entries of `[from, to)` that the log contains, at most `max_bytes` beyond the first. Damage stops the node: the
+    /// consensus engine would only stop the group.
     fn entries(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
         let (from, to) = {
             let state = self.state.lock();
@@ -245,7 +246,8 @@ impl Shared {
             } else {
                 ControlFlow::Continue(())
             })
-        })?;
+        })
+        .map_err(|error| self.fatal(error))?;
         Ok(entries)
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::{Journal, host, host_with, start};
 use holdfast_consensus::{ConsensusConfig, Group, GroupId, LogReader, ProposeError, StartError};
 use holdfast_storage::layout::{self, HardState};
-use holdfast_storage::{Disk, DiskSpace, Durability, Family, SimDisk, StorageError, WriteBatch};
+use holdfast_storage::{Disk, DiskSpace, Durability, Family, OnFatal, SimDisk, StorageError, WriteBatch};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::oneshot;
@@ -252,7 +252,13 @@ async fn the_registrys_log_is_trimmed_too() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_entry_is_seen_by_readers_and_at_start() {
     let disk = SimDisk::new();
-    let (group, _) = start(PARTITION, &host(Arc::new(disk.clone()), sync_takes_a_millisecond)).await;
+    let stops = Arc::new(AtomicUsize::new(0));
+    let counted = stops.clone();
+    let on_fatal: OnFatal = Arc::new(move |_: &StorageError| {
+        let _ = counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let host = |disk: &SimDisk| host_with(Arc::new(disk.clone()), sync_takes_a_millisecond, on_fatal.clone());
+    let (group, _) = start(PARTITION, &host(&disk)).await;
     for number in 0..10 {
         group.propose(numbered(number)).await.unwrap();
     }
@@ -264,16 +270,12 @@ async fn a_missing_entry_is_seen_by_readers_and_at_start() {
             index: 5
         })
     );
+    assert_eq!(stops.load(Ordering::Relaxed), 1, "whoever reads damage stops the node");
     group.shutdown().await;
     // The state was never flushed, so that a crash makes a start replay over the hole.
     let disk = disk.crash(&mut SmallRng::seed_from_u64(1));
     disk.lose(Family::Log, &layout::log_key(PARTITION.0, 5));
-    let stops = Arc::new(AtomicUsize::new(0));
-    let counted = stops.clone();
-    let on_fatal = Arc::new(move |_: &StorageError| {
-        let _ = counted.fetch_add(1, Ordering::Relaxed);
-    });
-    let host = host_with(Arc::new(disk), sync_takes_a_millisecond, on_fatal);
+    let host = host(&disk);
     let journal = Journal::recover(PARTITION, host.disk.clone());
     let refused = Group::start(PARTITION, &host, Box::new(journal), &ConsensusConfig::default()).await;
     assert!(matches!(
