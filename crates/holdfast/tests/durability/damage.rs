@@ -97,7 +97,14 @@ fn a_flipped_bit_in_a_table_stops_the_hub_naming_file_and_offset() -> Result<()>
             flip(&table, at)?;
             // Tables are read when their data is asked for.
             let seen = match hub.start() {
-                Err(_) => "at the start",
+                Err(error) => {
+                    let status = format!("exit status: {DAMAGED}");
+                    ensure!(
+                        format!("{error:#}").contains(&status),
+                        "the hub does not end as damaged: {error:#}"
+                    );
+                    "at the start"
+                }
                 Ok(reached) => {
                     let read = read_back(&reached, &ledgers);
                     ensure!(read.is_err(), "damaged data was served: {read:#?}");
