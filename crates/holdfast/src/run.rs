@@ -18,11 +18,20 @@ use crate::{certs, checks, logs, ops};
 /// Called with the connection file's content when the hub is ready; what it returns lives until the hub stops.
 pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;
 
-/// Runs a hub until it is told to stop.
+/// Runs a hub until it is told to stop. When it fails, this says why and ends the process.
 ///
 /// # Errors
-/// Why it could not start, or why it had to stop.
+/// None is returned: other threads go on with the database, which must not be taken down under them as an orderly end of
+/// the process would do (RocksDB aborts then, and the exit code is lost).
 pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
+    if let Err(failure) = live(config, data, on_ready) {
+        let _ = failure.report();
+        signal_hook::low_level::exit(failure.outcome as i32);
+    }
+    Ok(())
+}
+
+fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
     let begun = Instant::now();
     checks::clock(SystemTime::now())?;
     checks::ports(node::addresses(config).chain([config.ops.listen]))?;
@@ -46,7 +55,15 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         let mut signals = Signals::new()?;
         let ops_listener = ops::bind(config.ops.listen).await?;
         let ops_address = ops_listener.local_addr()?;
-        let node = Node::start(config, &data, on_fatal).await?;
+        let node = match Node::start(config, &data, on_fatal).await {
+            Ok(node) => node,
+            // Whatever could not start because the disk or the data is bad says so in its own words.
+            Err(failure) => match fatals.try_recv() {
+                Ok(reason) if failure.message.contains(&reason) => return Err(had_to_stop(&failure.message)),
+                Ok(reason) => return Err(had_to_stop(&format!("{reason} ({})", failure.message))),
+                Err(_) => return Err(failure),
+            },
+        };
         let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
 
         let mut ports = node.ports();
@@ -72,8 +89,7 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         if let Some(reason) = reason {
             tracing::error!(reason, "stopping at once: what is not yet on disk cannot be acknowledged any more");
             // Nothing may be flushed or acknowledged after a failed sync, so nothing is taken down in order.
-            return Err(Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
-                .advise("see \"Storage errors\" in docs/runbook.md before starting it again"));
+            return Err(had_to_stop(&reason));
         }
         tracing::info!("stopping: no new connections, finishing what is under way");
         tokio::select! {
@@ -87,6 +103,11 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+fn had_to_stop(reason: &str) -> Failure {
+    Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
+        .advise("see \"Storage errors\" in docs/runbook.md before starting it again")
 }
 
 /// Tells operators when the server's certificates end; a bad one is found when it is used.
