@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian or Ubuntu packages that the build needs and this machine lacks. Silent when there is nothing to do.
+# Installs the Debian or Ubuntu packages that this machine lacks: deps.sh [tests]. Silent when there is nothing to do.
 #
 #   g++ and make     RocksDB and the TLS library are C++ and C
 #   libclang         bindgen reads RocksDB's header with it
-#   git, ca-certificates, curl   what cargo and the scripts themselves use
+#   git, ca-certificates   what cargo and the scripts themselves use
+#   python3, nodejs        with `tests`: the SDKs that the hub is tested with
 set -euo pipefail
 
 missing=()
@@ -18,6 +19,12 @@ need make command -v make
 need libclang-dev has_libclang
 need git command -v git
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+if [ "${1:-}" = tests ]; then
+  need python3 command -v python3
+  need python3-venv python3 -c 'import ensurepip, venv'
+  need nodejs command -v node
+  need npm command -v npm
+fi
 
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then

@@ -7,7 +7,7 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 
-deploy/dev/deps.sh || exit 1
+deploy/dev/deps.sh tests || exit 1
 cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 if ! compgen -G "$cache/rocksdb-*/librocksdb.a" >/dev/null; then
   echo "test: the first run on this machine takes about 40 minutes on 2 cores: RocksDB 15, compiling 10, tools and SDKs 10" >&2
@@ -31,15 +31,22 @@ step() {
   if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); fail "$name"; fi
 }
 
-# A step whose output has lines like `12 passed` and `1 failed` in it.
+# Adds up what cargo test, pytest and node:test say of themselves: sum passed|failed
+sum() {
+  local node=${1%ed}
+  grep -E "^test result: |^=* ?([0-9]+ failed, )?[0-9]+ passed|^=* ?[0-9]+ failed|^(ℹ|#) $node [0-9]+$" "$log" |
+    sed -E "s/^(ℹ|#) $node ([0-9]+)$/\2 $1/" | grep -oE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# A step whose output counts its tests.
 counted() {
-  local name=$1 pattern=$2
-  shift 2
+  local name=$1 ok bad code
+  shift
   say "$name"
   "$@" 2>&1 | tee "$log"
-  local code=${PIPESTATUS[0]} ok bad
-  ok=$(grep -E "$pattern" "$log" | grep -oE '[0-9]+ passed' | awk '{ sum += $1 } END { print sum + 0 }')
-  bad=$(grep -E "$pattern" "$log" | grep -oE '[0-9]+ failed' | awk '{ sum += $1 } END { print sum + 0 }')
+  code=${PIPESTATUS[0]}
+  ok=$(sum passed)
+  bad=$(sum failed)
   passed=$((passed + ok))
   failed=$((failed + bad))
   if [ "$code" != 0 ] || [ "$bad" != 0 ]; then
@@ -58,9 +65,9 @@ case $? in
   3) echo "test: skipped: cargo-deny could not be installed" ;;
   *) failed=$((failed + 1)); fail "licenses, bans and sources" ;;
 esac
-counted "Rust tests" '^test result:' cargo test --locked --workspace --no-fail-fast
+counted "Rust tests" cargo test --locked --workspace --no-fail-fast
 if [ -x tests/sdk/run.sh ]; then
-  counted "SDK tests" '^[0-9]+ passed' tests/sdk/run.sh
+  counted "SDK tests" tests/sdk/run.sh
 fi
 
 if [ ${#failures[@]} -gt 0 ]; then
