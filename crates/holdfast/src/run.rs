@@ -167,8 +167,10 @@ impl Drop for Published {
     }
 }
 
+/// What asks a hub to stop: an operator, a terminal that closes, Ctrl-C.
 struct Signals {
     terminate: Signal,
+    hang_up: Signal,
     interrupt: Signal,
 }
 
@@ -176,15 +178,17 @@ impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    /// Returns at the next SIGTERM or SIGINT.
+    /// Returns at the next of them.
     async fn stop(&mut self) {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
             _ = self.interrupt.recv() => {}
         }
     }
