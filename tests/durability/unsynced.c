@@ -11,6 +11,7 @@
  *   UNSYNCED_LIE=FILE      as soon as FILE exists, syncs succeed and keep nothing: a test must then find a loss, which
  *                          proves that it can
  *   UNSYNCED_FAIL=FILE     as soon as FILE exists, syncs fail with EIO
+ *   UNSYNCED_FULL=FILE     as soon as FILE exists, write fails with ENOSPC
  *
  * Model, as a journaling file system behaves at its worst: bytes of a file are durable when fsync or fdatasync of the
  * file returns; its name when fsync of the directory returns (with `eager`, names are durable before the bytes are);
@@ -40,7 +41,7 @@
 /* Files up to this size are mirrored whole at every sync, larger ones from the end of what was synced before. */
 #define SMALL (64 << 10)
 
-static const char *root, *mirror, *lie, *fail;
+static const char *root, *mirror, *lie, *fail, *full;
 static size_t root_length;
 static int eager;
 /* One change of the mirror at a time. */
@@ -48,6 +49,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int (*real_open)(const char *, int, ...);
 static int (*real_openat)(int, const char *, int, ...);
+static ssize_t (*real_write)(int, const void *, size_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
@@ -231,6 +233,7 @@ static void keep_all(const char *path) {
 static void resolve(void) {
     real_open = dlsym(RTLD_NEXT, "open64");
     real_openat = dlsym(RTLD_NEXT, "openat64");
+    real_write = dlsym(RTLD_NEXT, "write");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
@@ -249,6 +252,7 @@ __attribute__((constructor)) static void begin(void) {
     eager = names && strcmp(names, "eager") == 0;
     lie = getenv("UNSYNCED_LIE");
     fail = getenv("UNSYNCED_FAIL");
+    full = getenv("UNSYNCED_FULL");
     mirror = getenv("UNSYNCED_MIRROR");
     root = getenv("UNSYNCED_DIR");
     if (!root || !mirror)
@@ -268,16 +272,19 @@ __attribute__((constructor)) static void begin(void) {
     }
 }
 
+/* A test switches a fault on by making a file. */
+static int is_on(const char *file) { return file && access(file, F_OK) == 0; }
+
 static int synced(int fd, int (*sync)(int)) {
     char path[PATH_MAX], source[64];
     struct statx about;
     if (!path_of(fd, path))
         return sync(fd);
-    if (fail && access(fail, F_OK) == 0) {
+    if (is_on(fail)) {
         errno = EIO;
         return -1;
     }
-    if (lie && access(lie, F_OK) == 0)
+    if (is_on(lie))
         return 0;
     /* Before the sync: what is written while it runs is not promised. */
     if (!look(fd, "", AT_EMPTY_PATH, &about))
@@ -316,7 +323,7 @@ static int folder_of(int at, const char *path, char *folder) {
 static void named(int at, const char *path) {
     char folder[PATH_MAX];
     int error = errno;
-    if (eager && !(lie && access(lie, F_OK) == 0) && folder_of(at, path, folder)) {
+    if (eager && !is_on(lie) && folder_of(at, path, folder)) {
         pthread_mutex_lock(&lock);
         keep_names(folder);
         pthread_mutex_unlock(&lock);
@@ -376,6 +383,17 @@ static int truncated(int fd, off_t length) {
 
 int ftruncate(int fd, off_t length) { return truncated(fd, length); }
 int ftruncate64(int fd, off_t length) { return truncated(fd, length); }
+
+ssize_t write(int fd, const void *bytes, size_t length) {
+    char path[PATH_MAX];
+    if (!real_write)
+        resolve();
+    if (full && path_of(fd, path) && is_on(full)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return real_write(fd, bytes, length);
+}
 
 static ssize_t written_at(int fd, const void *bytes, size_t length, off_t at) {
     char path[PATH_MAX], content[PATH_MAX];

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use holdfast_swarm::ledger::Ledger;
 use rand::Rng as _;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 
 use crate::hub::Hub;
 use crate::load::{Load, create_devices};
@@ -32,10 +33,17 @@ enum Death {
 }
 
 impl Death {
-    fn draw(rng: &mut StdRng) -> Self {
+    /// The deaths of one load, in an order of chance: each kind is there.
+    fn deck(rng: &mut StdRng) -> Vec<Self> {
+        let mut deck: Vec<Self> = (0..ROUNDS_A_LOAD).map(|place| Self::draw(place, rng)).collect();
+        deck.shuffle(rng);
+        deck
+    }
+
+    fn draw(place: u64, rng: &mut StdRng) -> Self {
         // Few and many alike: the first messages after a start are as dangerous as a full log.
         let acknowledged = MOST_ACKNOWLEDGEMENTS.powf(rng.random::<f64>()) as u64;
-        match rng.random_range(0..10) {
+        match place {
             0 | 1 => Self::KillAtStart {
                 after_us: rng.random_range(0..START_US),
             },
@@ -55,7 +63,7 @@ fn nothing_acknowledged_is_lost_by_sigkill_under_load() -> Result<()> {
         // Small, so that rounds end in the middle of flushes and compactions.
         hub.set("storage.write_buffer", "4MiB");
         hub.set("storage.max_replay", "16MiB");
-        let figures = deaths(scenario, &mut hub, rounds(52), |_, _| Ok(()))?;
+        let figures = deaths(scenario, &mut hub, rounds(60), |_, _| Ok(()))?;
         say(&format!("SIGKILL: {figures}"));
         figures.check()
     })
@@ -70,7 +78,7 @@ fn nothing_acknowledged_is_lost_with_all_that_was_not_synced() -> Result<()> {
             hub.set("storage.write_buffer", "4MiB");
             hub.set("storage.max_replay", "16MiB");
             hub.forget_unsynced()?;
-            let figures = deaths(scenario, &mut hub, rounds(24), |hub, rng| {
+            let figures = deaths(scenario, &mut hub, rounds(30), |hub, rng| {
                 let disk = hub.disk()?;
                 disk.names = if rng.random() { Names::Synced } else { Names::Eager };
                 disk.tail = match rng.random_range(0..3) {
@@ -80,7 +88,8 @@ fn nothing_acknowledged_is_lost_with_all_that_was_not_synced() -> Result<()> {
                 };
                 Ok(())
             })?;
-            say(&format!("unsynced thrown away: {figures}"));
+            let forgotten = hub.disk()?.forgotten;
+            say(&format!("unsynced thrown away: {figures}; {forgotten} bytes forgotten"));
             figures.check()
         },
     )
@@ -105,8 +114,8 @@ fn deaths(
     let mut round = 0;
     while round < rounds {
         let load = Load::start(&reached)?;
-        for _ in 0..ROUNDS_A_LOAD.min(rounds - round) {
-            die(hub, &load, Death::draw(rng))?;
+        for death in Death::deck(rng) {
+            die(hub, &load, death)?;
             prepare(hub, rng)?;
             round += 1;
             reached = hub.start()?;
@@ -114,6 +123,7 @@ fn deaths(
         // The hub goes on after the last death, too.
         load.wait_acknowledged(100)?;
         ledgers.extend(load.end()?);
+        figures.rounds = round;
         figures.acknowledged = ledgers.iter().map(Ledger::acknowledged).sum();
         figures.verdicts = read_back(&reached, &ledgers)?;
         figures.check()?;

@@ -12,7 +12,7 @@ use crate::hub::Hub;
 use crate::load::{Load, create_devices};
 use crate::read_back::read_back;
 use crate::scenario::{Figures, run, say, wait_for};
-use crate::unsynced::{Names, Tail, Unsynced};
+use crate::unsynced::{Fault, Names, Tail, Unsynced};
 
 /// Tells the child's test where to write; without it that test does nothing.
 const CHILD_FOLDER: &str = "DURABILITY_CHILD_FOLDER";
@@ -29,7 +29,7 @@ fn a_disk_that_lies_about_syncs_is_found_out_by_its_losses() -> Result<()> {
         create_devices(&reached)?;
         let load = Load::start(&reached)?;
         load.wait_acknowledged(200)?;
-        hub.disk()?.lie()?;
+        hub.disk()?.begin(Fault::Lie)?;
         load.wait_acknowledged(2_000)?;
         hub.kill()?;
         let reached = hub.start()?;
@@ -101,7 +101,7 @@ fn keys_after_a_kill(folder: &Path, names: Names, tail: Tail, lie: bool) -> Resu
         Ok(())
     };
     let seen = until("half")
-        .and_then(|()| if lie { disk.lie() } else { Ok(()) })
+        .and_then(|()| if lie { disk.begin(Fault::Lie) } else { Ok(()) })
         .and_then(|()| {
             std::fs::write(data.with_file_name("data-go"), "")?;
             until("written")

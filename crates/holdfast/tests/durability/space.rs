@@ -13,10 +13,13 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::hub::Hub;
 use crate::load::{Load, create_devices};
 use crate::read_back::read_back;
-use crate::scenario::{Figures, block_on, run, say, wait_for};
+use crate::scenario::{Figures, Scenario, block_on, run, say, wait_for};
+use crate::unsynced::Fault;
 
 /// Longer than the hub may take to notice (it looks twice a second) on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The exit code for a disk that failed (docs/runbook.md).
+const STORAGE_FAILED: i32 = 7;
 /// Acknowledgements must not move while so many requests are answered.
 const QUIET_REQUESTS: u32 = 30;
 
@@ -72,35 +75,46 @@ fn a_nearly_full_disk_refuses_writes_serves_reads_and_resumes_by_itself() -> Res
 fn a_failed_sync_stops_the_hub_and_nothing_acknowledged_is_lost() -> Result<()> {
     run(
         "a_failed_sync_stops_the_hub_and_nothing_acknowledged_is_lost",
-        |scenario| {
-            let mut hub = Hub::new(scenario.folder.path())?;
-            hub.forget_unsynced()?;
-            let reached = hub.start()?;
-            create_devices(&reached)?;
-            let load = Load::start(&reached)?;
-            load.wait_acknowledged(500)?;
-            hub.disk()?.fail()?;
-            let status = hub.wait_end()?;
-            ensure!(status.code() == Some(7), "the hub ended with {status}");
-            let said = hub.log();
-            ensure!(
-                said.contains("not retried") && said.contains("the hub had to stop"),
-                "the hub does not say why"
-            );
-            hub.disk()?.heal()?;
-            let reached = hub.start()?;
-            load.wait_acknowledged(500)?;
-            let ledgers = load.end()?;
-            let figures = Figures {
-                rounds: 1,
-                acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
-                verdicts: read_back(&reached, &ledgers)?,
-                ready: hub.ready.clone(),
-            };
-            say(&format!("failed sync: {figures}"));
-            figures.check()
-        },
+        |scenario| fault_stops_the_hub(scenario, Fault::Fail, "it is not retried"),
     )
+}
+
+#[test]
+fn a_disk_without_any_room_stops_the_hub_and_nothing_acknowledged_is_lost() -> Result<()> {
+    run(
+        "a_disk_without_any_room_stops_the_hub_and_nothing_acknowledged_is_lost",
+        |scenario| fault_stops_the_hub(scenario, Fault::Full, "no space left"),
+    )
+}
+
+/// The hub stops at `fault`, says `reason`, and starts again when the fault has gone.
+fn fault_stops_the_hub(scenario: &Scenario, fault: Fault, reason: &str) -> Result<()> {
+    let mut hub = Hub::new(scenario.folder.path())?;
+    hub.forget_unsynced()?;
+    let reached = hub.start()?;
+    create_devices(&reached)?;
+    let load = Load::start(&reached)?;
+    load.wait_acknowledged(500)?;
+    hub.disk()?.begin(fault)?;
+    let status = hub.wait_end()?;
+    ensure!(status.code() == Some(STORAGE_FAILED), "the hub ended with {status}");
+    let said = hub.log();
+    ensure!(
+        said.contains("the hub had to stop") && said.contains(reason),
+        "the hub does not say why"
+    );
+    hub.disk()?.end(fault)?;
+    let reached = hub.start()?;
+    load.wait_acknowledged(500)?;
+    let ledgers = load.end()?;
+    let figures = Figures {
+        rounds: 1,
+        acknowledged: ledgers.iter().map(|ledger| ledger.acknowledged()).sum(),
+        verdicts: read_back(&reached, &ledgers)?,
+        ready: hub.ready.clone(),
+    };
+    say(&format!("{fault:?}: {figures}"));
+    figures.check()
 }
 
 /// One registry request about a device.

@@ -32,6 +32,45 @@ pub(crate) enum Tail {
     Zeros(f64),
 }
 
+impl Tail {
+    /// How many of the `length` bytes behind `durable` survive, and how many zeros follow them.
+    fn survives(self, durable: usize, length: usize) -> (usize, usize) {
+        let part = |share: f64| (length as f64 * share) as usize;
+        match self {
+            Self::Gone => (0, 0),
+            Self::Cut(share) => (part(share), 0),
+            Self::Zeros(share) => {
+                // Whole pages were not written.
+                let survives = ((durable + part(share)) / PAGE * PAGE).saturating_sub(durable);
+                (survives, length - survives)
+            }
+        }
+    }
+}
+
+/// What goes wrong with the disk from some moment on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Syncs succeed and keep nothing.
+    Lie,
+    /// Syncs fail.
+    Fail,
+    /// Writes find no room.
+    Full,
+}
+
+impl Fault {
+    const ALL: [Self; 3] = [Self::Lie, Self::Fail, Self::Full];
+
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Lie => "UNSYNCED_LIE",
+            Self::Fail => "UNSYNCED_FAIL",
+            Self::Full => "UNSYNCED_FULL",
+        }
+    }
+}
+
 /// The library and the mirror of one directory.
 pub(crate) struct Unsynced {
     library: PathBuf,
@@ -39,6 +78,8 @@ pub(crate) struct Unsynced {
     mirror: PathBuf,
     pub(crate) names: Names,
     pub(crate) tail: Tail,
+    /// Bytes at the ends of logs that were written, not synced, and forgotten so far.
+    pub(crate) forgotten: u64,
 }
 
 impl Unsynced {
@@ -63,6 +104,7 @@ impl Unsynced {
             mirror,
             names: Names::Synced,
             tail: Tail::Gone,
+            forgotten: 0,
         })
     }
 
@@ -75,24 +117,20 @@ impl Unsynced {
             .env(
                 "UNSYNCED_NAMES",
                 if self.names == Names::Eager { "eager" } else { "synced" },
-            )
-            .env("UNSYNCED_LIE", self.trigger("lie"))
-            .env("UNSYNCED_FAIL", self.trigger("fail"));
+            );
+        for fault in Fault::ALL {
+            command.env(fault.variable(), self.trigger(fault));
+        }
     }
 
-    /// From now on syncs succeed and keep nothing.
-    pub(crate) fn lie(&self) -> Result<()> {
-        Ok(File::create(self.trigger("lie")).map(drop)?)
+    /// Begins with `fault`.
+    pub(crate) fn begin(&self, fault: Fault) -> Result<()> {
+        Ok(File::create(self.trigger(fault)).map(drop)?)
     }
 
-    /// From now on syncs fail.
-    pub(crate) fn fail(&self) -> Result<()> {
-        Ok(File::create(self.trigger("fail")).map(drop)?)
-    }
-
-    /// Syncs work again.
-    pub(crate) fn heal(&self) -> Result<()> {
-        Ok(fs::remove_file(self.trigger("fail"))?)
+    /// Ends `fault`.
+    pub(crate) fn end(&self, fault: Fault) -> Result<()> {
+        Ok(fs::remove_file(self.trigger(fault))?)
     }
 
     /// Leaves of the directory what a power cut leaves. The process must have ended.
@@ -109,12 +147,8 @@ impl Unsynced {
         Ok(())
     }
 
-    /// Gives the logs in the mirror the parts of their tails that survive.
-    fn keep_tails(&self) -> Result<()> {
-        let share = match self.tail {
-            Tail::Gone => return Ok(()),
-            Tail::Cut(share) | Tail::Zeros(share) => share,
-        };
+    /// Gives the logs in the mirror the parts of their tails that survive, and counts the rest.
+    fn keep_tails(&mut self) -> Result<()> {
         for entry in fs::read_dir(self.mirror.join("tree/db")).into_iter().flatten() {
             let kept = entry?.path();
             let name = kept.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -125,13 +159,8 @@ impl Unsynced {
             let durable = usize::try_from(fs::metadata(&kept)?.len())?;
             let bytes = fs::read(&written)?;
             let Some(tail) = bytes.get(durable..) else { continue };
-            let mut survives = (tail.len() as f64 * share) as usize;
-            let mut zeros = 0;
-            if matches!(self.tail, Tail::Zeros(_)) {
-                // Whole pages were not written.
-                survives = ((durable + survives) / PAGE * PAGE).saturating_sub(durable);
-                zeros = tail.len() - survives;
-            }
+            let (survives, zeros) = self.tail.survives(durable, tail.len());
+            self.forgotten += (tail.len() - survives) as u64;
             let mut file = File::options().append(true).open(&kept)?;
             file.write_all(&tail[..survives])?;
             file.write_all(&vec![0; zeros])?;
@@ -139,7 +168,7 @@ impl Unsynced {
         Ok(())
     }
 
-    fn trigger(&self, name: &str) -> PathBuf {
-        self.library.with_file_name(format!("unsynced.{name}"))
+    fn trigger(&self, fault: Fault) -> PathBuf {
+        self.library.with_file_name(fault.variable())
     }
 }
