@@ -343,20 +343,9 @@ fn a_lone_receiver_of_the_hubs_own_management_address_is_redirected() {
         let mut client = hub.reader().await;
         let address = "amqps://hub1.example.com/messages/events/$management";
         let link = client.attach(&AttachSpec::receiver("helper", address)).await.unwrap();
-        let (condition, location) = client
-            .until(|_, event| match event {
-                Event::Detached { link: found, error, .. } if *found == link => {
-                    let error = error.unwrap();
-                    let Value::Map(info) = error.received_info.unwrap().value().unwrap() else { panic!() };
-                    assert_eq!(info.get("port"), Ok(Some(Value::Int(5671))));
-                    let location = info.get("address").unwrap().unwrap().text().unwrap();
-                    Some((error.condition.to_owned(), location.to_owned()))
-                }
-                _ => None,
-            })
-            .await;
-        assert_eq!(condition, "amqp:link:redirect");
-        assert_eq!(location, "amqps://hub1.example.com:5671/hub1/$management");
+        let detached = client.detach_of(link).await;
+        assert_eq!(detached.error.0, "amqp:link:redirect");
+        assert_eq!(detached.address.as_deref(), Some("amqps://hub1.example.com:5671/hub1/$management"));
         // Partitions of that path are served as they are.
         hub.append_texts(0, &["a"]).await;
         let spec = AttachSpec::receiver("direct", "messages/events/ConsumerGroups/$Default/Partitions/0");

@@ -38,9 +38,17 @@ impl Driver {
             Ok(accepted) => self.accept(link, accepted, now),
             Err(refused) => {
                 self.audit(&refused, now);
-                let hub = self.endpoint.hub_name();
-                let monotonic = self.now;
-                refused.tell(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
+                let (hub, monotonic) = (self.endpoint.hub_name(), self.now);
+                // Python's client (azure-eventhub 5.15.1) passes over an attach without a source in silence and tries
+                // again for ever; only an error on a link that was open reaches its `on_error` (Spec amqp §4.2).
+                let is_open = attach.role == Role::Receiver;
+                if is_open {
+                    self.engine.accept(link, &Accept::default());
+                }
+                refused.tell(&hub, now, |fault| match is_open {
+                    true => self.engine.detach(link, Detached::Closed, Some(fault), monotonic),
+                    false => self.engine.refuse(link, fault, monotonic),
+                });
             }
         }
     }

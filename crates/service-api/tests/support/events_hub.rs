@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use holdfast_amqp::message::{ResponseView, put_token, read_request};
 use holdfast_amqp::selector::{self, Start};
-use holdfast_amqp::types::Raw;
+use holdfast_amqp::types::{Raw, Value};
 use holdfast_amqp::{
-    AttachSpec, ClientSasl, Config, Connection, Delivery, Event, InfoValue, LinkId, OpenSpec, SessionId,
+    AttachSpec, ClientSasl, Config, Connection, Delivery, Event, Fault, InfoValue, LinkId, OpenSpec, SessionId,
 };
 use holdfast_auth::{HubNames, sign};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
@@ -152,12 +152,35 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+/// A detach with an error, owned.
+#[derive(Debug)]
+pub(crate) struct Detached {
+    link: LinkId,
+    /// Condition and text.
+    pub(crate) error: (String, String),
+    /// Where a redirect points.
+    pub(crate) address: Option<String>,
+}
+
+impl Detached {
+    fn new(link: LinkId, error: &Fault<'_>) -> Self {
+        let address = match error.received_info.map(|info| info.value().unwrap()) {
+            Some(Value::Map(info)) => info.get("address").unwrap().and_then(|value| value.text()).map(str::to_owned),
+            _ => None,
+        };
+        let error = (error.condition.to_owned(), error.description.unwrap_or_default().to_owned());
+        Self { link, error, address }
+    }
+}
+
 /// A client on any stream.
 pub(crate) struct Client<S> {
     stream: S,
     pub(crate) engine: Connection,
     pub(crate) session: Option<SessionId>,
     held: Vec<u8>,
+    /// Seen while looking for something else.
+    detaches: Vec<Detached>,
     links: u32,
 }
 
@@ -165,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) fn new(stream: S, sasl: ClientSasl) -> Self {
         let open = OpenSpec { container_id: "test".to_owned(), hostname: Some(HOST.to_owned()) };
         let engine = Connection::client(Config::default(), sasl, open, Instant::now());
-        Self { stream, engine, session: None, held: Vec::new(), links: 0 }
+        Self { stream, engine, session: None, held: Vec::new(), detaches: Vec::new(), links: 0 }
     }
 
     pub(crate) async fn open(&mut self) {
@@ -217,9 +240,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let _ = self.stream.flush().await;
     }
 
-    /// Attaches; the condition and text of the error when refused.
+    /// Attaches; the condition and text of the error when refused, be it with a null terminus or by a detach that
+    /// comes right behind the attach.
     pub(crate) async fn attach(&mut self, spec: &AttachSpec<'_>) -> Result<LinkId, (String, String)> {
         let link = self.engine.attach(self.session.unwrap(), spec).unwrap();
+        let attached = self.answered(link).await?;
+        let held = std::mem::take(&mut self.held);
+        let mut input = held.as_slice();
+        while let Some(event) = self.engine.receive(&mut input, Instant::now()).unwrap() {
+            match event {
+                Event::Detached { link, error: Some(error), .. } => self.detaches.push(Detached::new(link, &error)),
+                Event::Credit { .. } => {}
+                other => panic!("lost {other:?}"),
+            }
+        }
+        self.held = input.to_vec();
+        match self.detaches.iter().position(|detached| detached.link == link && detached.address.is_none()) {
+            Some(refused) => Err(self.detaches.remove(refused).error),
+            None => Ok(attached),
+        }
+    }
+
+    async fn answered(&mut self, link: LinkId) -> Result<LinkId, (String, String)> {
         self.until(move |_, event| match event {
             Event::Attached { link: found, attach } if *found == link => {
                 (attach.source_raw.is_some() && attach.target_raw.is_some()).then_some(Ok(link))
@@ -233,12 +275,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         .await
     }
 
-    /// The condition, text and info of the next detach of `link`.
+    /// The condition and text of the next detach of `link`.
     pub(crate) async fn detached(&mut self, link: LinkId) -> (String, String) {
+        self.detach_of(link).await.error
+    }
+
+    /// The next detach of `link`.
+    pub(crate) async fn detach_of(&mut self, link: LinkId) -> Detached {
+        if let Some(seen) = self.detaches.iter().position(|detached| detached.link == link) {
+            return self.detaches.remove(seen);
+        }
         self.until(|_, event| match event {
-            Event::Detached { link: found, error, .. } if *found == link => {
-                let error = error.unwrap();
-                Some((error.condition.to_owned(), error.description.unwrap_or_default().to_owned()))
+            Event::Detached { link: found, error: Some(error), .. } if *found == link => {
+                Some(Detached::new(link, error))
             }
             _ => None,
         })
