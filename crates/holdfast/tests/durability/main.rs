@@ -20,6 +20,8 @@ mod kills;
 mod load;
 mod loss;
 mod read_back;
+mod registry;
+mod rest;
 mod retention;
 mod scenario;
 mod space;

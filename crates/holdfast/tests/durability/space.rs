@@ -5,15 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use holdfast_swarm::http::Client;
-use holdfast_swarm::target::Transport;
 use http::{Method, StatusCode};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::hub::Hub;
 use crate::load::{Load, create_devices};
 use crate::read_back::read_back;
-use crate::scenario::{Figures, Scenario, block_on, run, say, wait_for};
+use crate::rest::request;
+use crate::scenario::{Figures, Scenario, run, say, wait_for};
 use crate::unsynced::Fault;
 
 /// Longer than the hub may take to notice (it looks twice a second) on a busy machine.
@@ -115,23 +114,6 @@ fn fault_stops_the_hub(scenario: &Scenario, fault: Fault, reason: &str) -> Resul
     };
     say(&format!("{fault:?}: {figures}"));
     figures.check()
-}
-
-/// One registry request about a device.
-fn request(hub: &holdfast_swarm::hub::Hub, method: Method, device: &str) -> Result<(StatusCode, String)> {
-    let token = hub.owner_token(Duration::from_secs(600))?;
-    let path = format!("/devices/{device}?api-version=2021-04-12");
-    let body = if method == Method::PUT {
-        format!(r#"{{"deviceId":"{device}"}}"#).into_bytes()
-    } else {
-        Vec::new()
-    };
-    block_on(async {
-        let tls = hub.tls(Transport::Tls13)?;
-        let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;
-        let (status, body) = client.request(method, &path, Some(&token), body).await?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    })
 }
 
 fn free_bytes(folder: &Path) -> Result<u64> {
