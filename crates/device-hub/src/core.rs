@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_model::{PartitionId, TelemetryMessage, UnixMillis};
 use holdfast_partition::record::{Origin, StreamId};
@@ -23,6 +23,10 @@ use crate::{Clock, DeviceHub};
 
 /// How long a core waits before it proposes an entry again whose proposal failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a round waits for the entries of the one before it. They are synced together, so that they are decided
+/// together, unless a partition is stuck; the others then go on without it.
+const ROUND_PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often a core looks whether a full disk has room again.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(250);
@@ -55,6 +59,10 @@ pub struct Core {
     bytes: Cell<usize>,
     /// Something to propose.
     dirty: Cell<bool>,
+    /// Entries that have been proposed and not decided.
+    under_way: Cell<usize>,
+    /// When the last round was proposed.
+    round_began: Cell<Instant>,
     /// Nothing is proposed for a while, since the disk is full.
     blocked: Cell<bool>,
     /// Connections that wait until there is room again.
@@ -81,6 +89,8 @@ impl Core {
             lanes: RefCell::new(lanes),
             bytes: Cell::new(0),
             dirty: Cell::new(false),
+            under_way: Cell::new(0),
+            round_began: Cell::new(Instant::now()),
             blocked: Cell::new(false),
             waiting: RefCell::default(),
             targets: RefCell::default(),
@@ -137,7 +147,7 @@ impl Core {
             self.hub.parts.config.max_batch_bytes,
         );
         self.bytes.set(self.bytes.get() + lane.bytes() - before);
-        if lane.is_idle() && !self.dirty.replace(true) {
+        if !self.dirty.replace(true) {
             self.mailbox.wake();
         }
     }
@@ -168,17 +178,35 @@ impl Core {
         }
     }
 
-    /// Returns when there is a message or something to propose.
+    /// Returns when there is a message or a round to propose.
     async fn work(&self, messages: &mut Vec<Message>) {
-        std::future::poll_fn(|cx| {
+        let is_due = |looks_again: bool| self.dirty.get() && !self.blocked.get() && (looks_again || self.may_propose());
+        let waits = self.dirty.get() && !self.blocked.get() && !self.may_propose();
+        let arrived = std::future::poll_fn(|cx| {
             let taken = self.mailbox.poll_take(cx, messages);
-            if taken.is_ready() || (self.dirty.get() && !self.blocked.get()) {
+            if taken.is_ready() || is_due(!waits) {
                 std::task::Poll::Ready(())
             } else {
                 std::task::Poll::Pending
             }
-        })
-        .await;
+        });
+        if !waits {
+            return arrived.await;
+        }
+        // The next round waits for this one, but not for ever.
+        let late = tokio::time::sleep_until((self.round_began.get() + ROUND_PATIENCE).into());
+        tokio::select! {
+            biased;
+            () = arrived => {}
+            () = late => {}
+        }
+    }
+
+    /// Whether there is something to propose, and the round before has been decided or has taken too long.
+    fn may_propose(&self) -> bool {
+        self.dirty.get()
+            && !self.blocked.get()
+            && (self.under_way.get() == 0 || self.round_began.get().elapsed() >= ROUND_PATIENCE)
     }
 
     fn handle(&self, message: Message) {
@@ -215,11 +243,9 @@ impl Core {
             let before = lane.bytes();
             let receipts = lane.decided();
             self.bytes.set(self.bytes.get() - (before - lane.bytes()));
-            if lane.wants_proposal() {
-                self.dirty.set(true);
-            }
             receipts
         };
+        self.under_way.set(self.under_way.get() - 1);
         self.hub.metrics.acknowledged.increment(receipts.len() as u64);
         settle(receipts, Outcome::Committed);
         if self.bytes.get() < self.hub.parts.config.max_unacknowledged_bytes {
@@ -248,9 +274,10 @@ impl Core {
     }
 
     async fn propose_all(self: &Rc<Self>) {
-        if self.blocked.get() || !self.dirty.replace(false) {
+        if !self.may_propose() {
             return;
         }
+        self.dirty.set(false);
         if !self.hub.is_writable() {
             // Acknowledgements are withheld until there is room on disk again (foundations 12).
             self.dirty.set(true);
@@ -266,10 +293,20 @@ impl Core {
             );
             return;
         }
+        self.round_began.set(Instant::now());
         let now = self.clock().now();
         for partition in self.hub.parts.partition_count.iter() {
-            let entry = self.lanes.borrow_mut()[usize::from(partition.0)].propose(self.stream, now);
+            let entry = {
+                let mut lanes = self.lanes.borrow_mut();
+                let lane = &mut lanes[usize::from(partition.0)];
+                let entry = lane.propose(self.stream, now);
+                if lane.has_waiting() {
+                    self.dirty.set(true);
+                }
+                entry
+            };
             if let Some(entry) = entry {
+                self.under_way.set(self.under_way.get() + 1);
                 append(&self.hub, &self.mailbox, partition, entry).await;
             }
         }

@@ -50,13 +50,9 @@ impl Lane {
         self.writer.bytes() + self.closed_bytes
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        self.under_way.is_none()
-    }
-
-    /// Whether there is something to propose now.
-    pub(crate) fn wants_proposal(&self) -> bool {
-        self.under_way.is_none() && (!self.ready.is_empty() || !self.writer.is_empty())
+    /// Whether messages wait that are not in the entry under way.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.ready.is_empty() || !self.writer.is_empty()
     }
 
     /// Adds a message.
@@ -100,7 +96,7 @@ impl Lane {
 
     /// The entry to propose next, if none is under way.
     pub(crate) fn propose(&mut self, stream: StreamId, now: UnixMillis) -> Option<Bytes> {
-        if !self.wants_proposal() {
+        if self.under_way.is_some() || !self.has_waiting() {
             return None;
         }
         let closed = match self.ready.pop_front() {

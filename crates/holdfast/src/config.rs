@@ -185,10 +185,12 @@ impl Config {
             .unwrap_or_else(|| self.hub.data_dir.join("sealing.key"))
     }
 
-    /// How many core runtimes to start: the configured number, or one per CPU.
+    /// How many core runtimes to start: the configured number, or one per two CPUs. Syncs, compaction and reads from
+    /// disk have threads of their own, and waking one core from another costs more than two cores win on two CPUs
+    /// (docs/decisions/0005).
     pub(crate) fn core_count(&self) -> usize {
         match self.hub.cores {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).div_ceil(2),
             cores => usize::from(cores),
         }
     }

@@ -67,7 +67,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "hub.cores",
-            "How many single-threaded core runtimes to run; 0 means one per CPU.",
+            "How many single-threaded core runtimes to run; 0 means one per two CPUs.",
             |c| &mut c.hub.cores,
         ),
         Key::new(
