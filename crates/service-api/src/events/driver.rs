@@ -20,7 +20,6 @@ use tokio::io::ReadBuf;
 
 use super::cbs::Certainty;
 use super::endpoint::{EventsEndpoint, Waiting};
-use super::links::Doomed;
 use super::receiver::Receiver;
 use super::refusal::{Refused, Whom, audit};
 use super::replies::{Node, Outbox};
@@ -68,7 +67,6 @@ pub(super) struct Driver {
     pub(super) management: Node,
     pub(super) outbox: Outbox,
     pub(super) receivers: Vec<Receiver>,
-    pub(super) doomed: Vec<Doomed>,
     pub(super) question: Option<Question>,
     /// The moment of this turn.
     pub(super) now: Instant,
@@ -109,7 +107,6 @@ impl Driver {
             management: Node::default(),
             outbox: Outbox::default(),
             receivers: Vec::new(),
-            doomed: Vec::new(),
             question: None,
             now,
             stream,
@@ -171,18 +168,11 @@ impl Driver {
             // A token is good up to and including its last millisecond.
             self.now + Duration::from_millis(left.saturating_add(1)).min(MAX_SLEEP)
         });
-        let doomed = self.doomed.iter().map(|doomed| doomed.at).min();
         let furthest = self.now + MAX_SLEEP;
-        [
-            self.engine.deadline(),
-            self.linger,
-            self.authenticate_by,
-            tokens,
-            doomed,
-        ]
-        .into_iter()
-        .flatten()
-        .fold(furthest, Instant::min)
+        [self.engine.deadline(), self.linger, self.authenticate_by, tokens]
+            .into_iter()
+            .flatten()
+            .fold(furthest, Instant::min)
     }
 
     /// Does what is due; `true` when the connection is over.
@@ -197,8 +187,6 @@ impl Driver {
         if self.linger.is_some_and(|until| until <= self.now) {
             return true;
         }
-        let now = self.now;
-        self.tell_doomed(|doomed| doomed.at <= now);
         if self.authenticate_by.is_some_and(|by| by <= self.now) {
             self.authenticate_by = None;
             // The text that Event Hubs has; clients show it as it is.

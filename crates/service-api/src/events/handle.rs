@@ -28,11 +28,6 @@ impl Driver {
             }
             Event::AttachRequested { link, attach } => self.attach(link, &attach),
             Event::Transfer(incoming) => self.transfer(&incoming, Certainty::Local),
-            Event::Credit { link, credit, .. }
-                if credit > 0 && self.doomed.iter().any(|doomed| doomed.link == link) =>
-            {
-                self.tell_doomed(|doomed| doomed.link == link);
-            }
             Event::Credit { link, drain, .. } => {
                 match self.receivers.iter_mut().find(|receiver| receiver.link == link) {
                     Some(receiver) => receiver.drain = drain,
@@ -66,7 +61,6 @@ impl Driver {
         let gone = before - self.receivers.len();
         #[expect(clippy::cast_precision_loss, reason = "a few links")]
         self.endpoint.metrics().receivers.decrement(gone as f64);
-        self.doomed.retain(|doomed| !is_gone(doomed.link));
         self.cbs.retain(|link| !is_gone(link));
         self.management.retain(|link| !is_gone(link));
         self.outbox.retain(|link| !is_gone(link));

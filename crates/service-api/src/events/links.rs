@@ -1,7 +1,5 @@
 //! What becomes of an attach (Spec amqp §4.1, §4.2, §8.1, §8.3).
 
-use std::time::{Duration, Instant};
-
 use holdfast_amqp::address::{self, Endpoint, Entity};
 use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::{Accept, Attach, Detached, Fault, InfoValue, LinkId, Role, limits};
@@ -19,16 +17,6 @@ use super::tokens::Part;
 const EPOCH: &str = "com.microsoft:epoch";
 const RECEIVER_NAME: &str = "com.microsoft:receiver-name";
 const RUNTIME_METRIC: &str = "com.microsoft:enable-receiver-runtime-metric";
-
-/// How long a refused receiver may take to ask for events before it is told all the same.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
-
-/// A receiver that was attached only to be told why it cannot be served.
-pub(super) struct Doomed {
-    pub(super) link: LinkId,
-    refused: Refused,
-    pub(super) at: Instant,
-}
 
 /// What an accepted attach is.
 pub(super) enum Accepted {
@@ -50,32 +38,10 @@ impl Driver {
             Ok(accepted) => self.accept(link, accepted, now),
             Err(refused) => {
                 self.audit(&refused, now);
-                // Python's client (azure-eventhub 5.15.1) hears of no error before it has asked for events: refused with
-                // a null source, or detached at once, it tries again for ever and in silence (Spec amqp §4.2).
-                if attach.role == Role::Receiver {
-                    self.engine.accept(link, &Accept::default());
-                    self.doomed.push(Doomed {
-                        link,
-                        refused,
-                        at: self.now + REFUSAL_PATIENCE,
-                    });
-                    return;
-                }
-                let (hub, monotonic) = (self.endpoint.hub_name(), self.now);
+                let hub = self.endpoint.hub_name();
+                let monotonic = self.now;
                 refused.tell(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
             }
-        }
-    }
-
-    /// Tells refused receivers why, when they ask for events or have not for a while.
-    pub(super) fn tell_doomed(&mut self, is_due: impl Fn(&Doomed) -> bool) {
-        let now = self.endpoint.hub().clock().now();
-        let (hub, monotonic) = (self.endpoint.hub_name(), self.now);
-        for doomed in self.doomed.extract_if(.., |doomed| is_due(doomed)) {
-            let (link, engine) = (doomed.link, &mut self.engine);
-            doomed.refused.tell(&hub, now, |fault| {
-                engine.detach(link, Detached::Closed, Some(fault), monotonic)
-            });
         }
     }
 
