@@ -11,7 +11,8 @@ import { setTimeout as pause } from 'node:timers/promises';
 const modules = process.env.HOLDFAST_NODE_MODULES ?? process.cwd();
 export const require = createRequire(path.join(modules, 'package.json'));
 
-export const { Client, Message, ModuleClient, NoRetry } = require('azure-iot-device');
+export const { Client, Message, ModuleClient } = require('azure-iot-device');
+export const { NoRetry } = require('azure-iot-common');
 export const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 export const { Registry } = require('azure-iothub');
 export const eventHubs = require('@azure/event-hubs');
