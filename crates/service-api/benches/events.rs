@@ -3,7 +3,11 @@
 //! The server runs on a thread of its own, whose CPU time the kernel tells (`schedstat`); reads from disk happen on the
 //! blocking pool and are counted apart. Not criterion: one number over many events is wanted, not a distribution.
 //! Run: `cargo bench -p holdfast-service-api --bench events [-- events]`.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where it fails, and prints what it found")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a bench ends where it fails, and prints what it found"
+)]
 
 #[path = "../tests/support/events_hub.rs"]
 mod events_hub;
@@ -20,10 +24,16 @@ use holdfast_service_api::events::EventsConfig;
 const BATCH: usize = 500;
 const CREDIT: u32 = 4096;
 /// Until the client may start, and until the server may stop.
-type Signals = (std::sync::mpsc::SyncSender<(std::net::SocketAddr, String)>, tokio::sync::oneshot::Receiver<()>);
+type Signals = (
+    std::sync::mpsc::SyncSender<(std::net::SocketAddr, String)>,
+    tokio::sync::oneshot::Receiver<()>,
+);
 
 fn main() {
-    let events: usize = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(400_000);
+    let events: usize = std::env::args()
+        .filter_map(|argument| argument.parse().ok())
+        .next()
+        .unwrap_or(400_000);
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     let (stop, is_stopped) = tokio::sync::oneshot::channel();
     let server = std::thread::Builder::new()
@@ -31,11 +41,20 @@ fn main() {
         .spawn(move || serve(events, (started, is_stopped)))
         .unwrap();
     let (address, token) = is_started.recv().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     for (name, start) in [
         ("from the start", Start::Oldest),
         ("again, from the start", Start::Oldest),
-        ("the newest tenth", Start::Sequence { number: (events - events / 10) as u64, inclusive: true }),
+        (
+            "the newest tenth",
+            Start::Sequence {
+                number: (events - events / 10) as u64,
+                inclusive: true,
+            },
+        ),
     ] {
         let (before, process) = (cpu_of("server"), cpu_of_process());
         let from = Instant::now();
@@ -59,10 +78,16 @@ fn serve(events: usize, (started, is_stopped): Signals) {
         let body = [7u8; 256];
         let message = TelemetryMessage {
             payload: &body,
-            system: SystemProperties { content_type: Some("application/json".into()), ..SystemProperties::default() },
-            properties: [Property { name: "level".into(), value: PropertyValue::Text("normal".into()) }]
-                .into_iter()
-                .collect(),
+            system: SystemProperties {
+                content_type: Some("application/json".into()),
+                ..SystemProperties::default()
+            },
+            properties: [Property {
+                name: "level".into(),
+                value: PropertyValue::Text("normal".into()),
+            }]
+            .into_iter()
+            .collect(),
         };
         let batch = vec![message; BATCH];
         for _ in 0..events / BATCH {
@@ -120,7 +145,9 @@ fn cpu_of(name: &str) -> Duration {
 
 fn cpu_of_process() -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    tasks.filter_map(|entry| Some(on_cpu(&entry.ok()?.path().join("schedstat")))).sum()
+    tasks
+        .filter_map(|entry| Some(on_cpu(&entry.ok()?.path().join("schedstat"))))
+        .sum()
 }
 
 fn on_cpu(schedstat: &std::path::Path) -> Duration {

@@ -41,8 +41,14 @@ fn an_event_carries_what_the_device_sent_and_the_stamps_of_the_partition() {
                 ..SystemProperties::default()
             },
             properties: [
-                Property { name: "alert".into(), value: PropertyValue::Text("yes".into()) },
-                Property { name: "none".into(), value: PropertyValue::Null },
+                Property {
+                    name: "alert".into(),
+                    value: PropertyValue::Text("yes".into()),
+                },
+                Property {
+                    name: "none".into(),
+                    value: PropertyValue::Null,
+                },
             ]
             .into_iter()
             .collect(),
@@ -62,20 +68,38 @@ fn an_event_carries_what_the_device_sent_and_the_stamps_of_the_partition() {
             Some(Value::String(text)) => Some(text.to_owned()),
             other => panic!("{key} is {other:?}"),
         };
-        assert_eq!(event.message_annotations.get("x-opt-sequence-number"), Ok(Some(Value::Long(1))));
+        assert_eq!(
+            event.message_annotations.get("x-opt-sequence-number"),
+            Ok(Some(Value::Long(1)))
+        );
         assert_eq!(text("x-opt-offset").as_deref(), Some("1"));
         assert_eq!(text("x-opt-partition-key").as_deref(), Some("device-1"));
         assert_eq!(text("iothub-connection-device-id").as_deref(), Some("device-1"));
-        assert_eq!(text("iothub-connection-auth-generation-id").as_deref(), Some("638400000000000001"));
-        assert!(text("iothub-connection-auth-method").unwrap().contains("\"scope\":\"device\""));
+        assert_eq!(
+            text("iothub-connection-auth-generation-id").as_deref(),
+            Some("638400000000000001")
+        );
+        assert!(
+            text("iothub-connection-auth-method")
+                .unwrap()
+                .contains("\"scope\":\"device\"")
+        );
         assert_eq!(text("iothub-message-source").as_deref(), Some("Telemetry"));
         assert_eq!(text("dt-dataschema").as_deref(), Some("dtmi:m;1"));
         assert_eq!(text("dt-subject").as_deref(), Some("thermostat"));
         for key in ["x-opt-enqueued-time", "iothub-enqueuedtime"] {
-            let Ok(Some(Value::Timestamp(time))) = event.message_annotations.get(key) else { panic!("{key}") };
+            let Ok(Some(Value::Timestamp(time))) = event.message_annotations.get(key) else {
+                panic!("{key}")
+            };
             assert!(time >= i64::try_from(before.0).unwrap());
         }
-        assert!(event.message_annotations.get("iothub-connection-module-id").unwrap().is_none());
+        assert!(
+            event
+                .message_annotations
+                .get("iothub-connection-module-id")
+                .unwrap()
+                .is_none()
+        );
         let properties = event.properties().unwrap();
         assert_eq!(message::id_text(properties.message_id.unwrap()).unwrap(), "m-1");
         assert_eq!(message::id_text(properties.correlation_id.unwrap()).unwrap(), "c-1");
@@ -84,7 +108,10 @@ fn an_event_carries_what_the_device_sent_and_the_stamps_of_the_partition() {
         assert_eq!(properties.content_encoding, Some("utf-8"));
         let own = event.application_properties;
         assert_eq!(own.get("alert"), Ok(Some(Value::String("yes"))));
-        assert_eq!(own.get("iothub-creation-time-utc"), Ok(Some(Value::String("2026-01-02T03:04:05Z"))));
+        assert_eq!(
+            own.get("iothub-creation-time-utc"),
+            Ok(Some(Value::String("2026-01-02T03:04:05Z")))
+        );
         assert_eq!(own.len(), 3);
         assert_eq!(event.body, message::Body::Data(b"{\"t\":1}", 1));
     });
@@ -102,12 +129,36 @@ fn readers_start_where_they_ask_and_see_later_events_as_they_come() {
         let latest = client.receive(0, Start::Latest, &[]).await.unwrap();
         for (start, expected) in [
             (Start::Oldest, vec!["a", "b", "c", "d"]),
-            (Start::Offset { offset: 0, inclusive: false }, vec!["b", "c", "d"]),
-            (Start::Offset { offset: 1, inclusive: true }, vec!["b", "c", "d"]),
+            (
+                Start::Offset {
+                    offset: 0,
+                    inclusive: false,
+                },
+                vec!["b", "c", "d"],
+            ),
+            (
+                Start::Offset {
+                    offset: 1,
+                    inclusive: true,
+                },
+                vec!["b", "c", "d"],
+            ),
             (sequence(2, false), vec!["d"]),
             (sequence(2, true), vec!["c", "d"]),
-            (Start::Enqueued { millis: middle, inclusive: false }, vec!["c", "d"]),
-            (Start::Enqueued { millis: 0, inclusive: true }, vec!["a", "b", "c", "d"]),
+            (
+                Start::Enqueued {
+                    millis: middle,
+                    inclusive: false,
+                },
+                vec!["c", "d"],
+            ),
+            (
+                Start::Enqueued {
+                    millis: 0,
+                    inclusive: true,
+                },
+                vec!["a", "b", "c", "d"],
+            ),
         ] {
             let mut one = hub.reader().await;
             let link = one.receive(0, start, &[]).await.unwrap();
@@ -129,7 +180,11 @@ fn credit_is_honoured_and_drained_credit_comes_back() {
         let mut client = hub.reader().await;
         let link = client.receive(2, Start::Oldest, &[]).await.unwrap();
         assert_eq!(client.bodies(link, 2).await, ["1", "2"]);
-        assert_eq!(client.bodies(link, 1).await, ["3"], "the rest of a batch waits for credit");
+        assert_eq!(
+            client.bodies(link, 1).await,
+            ["3"],
+            "the rest of a batch waits for credit"
+        );
         client.engine.grant(link, 10);
         client.engine.drain(link);
         let mut seen = 0;
@@ -148,8 +203,12 @@ fn a_slow_reader_of_much_gets_every_event_once_and_in_order() {
     on_a_hub(|hub| async move {
         let body = vec![7u8; 3000];
         for _ in 0..20 {
-            let batch: Vec<_> =
-                (0..50).map(|_| TelemetryMessage { payload: &body, ..TelemetryMessage::default() }).collect();
+            let batch: Vec<_> = (0..50)
+                .map(|_| TelemetryMessage {
+                    payload: &body,
+                    ..TelemetryMessage::default()
+                })
+                .collect();
             hub.append(3, &batch).await;
         }
         let mut client = hub.reader().await;
@@ -160,7 +219,10 @@ fn a_slow_reader_of_much_gets_every_event_once_and_in_order() {
             .until(|engine, event| {
                 if let Event::Transfer(incoming) = event {
                     let message = Message::scan(&incoming.payload).unwrap();
-                    assert_eq!(message.message_annotations.get("x-opt-sequence-number"), Ok(Some(Value::Long(next))));
+                    assert_eq!(
+                        message.message_annotations.get("x-opt-sequence-number"),
+                        Ok(Some(Value::Long(next)))
+                    );
                     next += 1;
                     engine.top_up(link, 300);
                 }
@@ -177,11 +239,23 @@ fn put_token_answers_with_the_status_that_clients_map() {
         let resource = "sb://hub1.example.com/hub1";
         let expiry = now().seconds() + 600;
         for (token, status, condition) in [
-            (sign(resource, b"wrong key", Some("service"), expiry), 401, "amqp:unauthorized-access"),
-            (sign(resource, b"key", Some("nobody"), expiry), 401, "amqp:unauthorized-access"),
+            (
+                sign(resource, b"wrong key", Some("service"), expiry),
+                401,
+                "amqp:unauthorized-access",
+            ),
+            (
+                sign(resource, b"key", Some("nobody"), expiry),
+                401,
+                "amqp:unauthorized-access",
+            ),
             (hub.token("device", resource, 600), 403, "amqp:unauthorized-access"),
             (hub.token("service", resource, -301), 401, "amqp:unauthorized-access"),
-            (hub.token("service", "sb://other.example.com/hub1", 600), 401, "amqp:unauthorized-access"),
+            (
+                hub.token("service", "sb://other.example.com/hub1", 600),
+                401,
+                "amqp:unauthorized-access",
+            ),
             ("nonsense".to_owned(), 400, "amqp:unauthorized-access"),
             (sign(resource, b"key", None, expiry), 404, "amqp:not-implemented"),
         ] {
@@ -197,7 +271,13 @@ fn put_token_answers_with_the_status_that_clients_map() {
         assert_eq!(client.put(&hub.token("service", resource, 600)).await.status, 200);
         assert!(client.receive(0, Start::Oldest, &[]).await.is_ok());
         // A failed renewal leaves the token that there is.
-        assert_eq!(client.put(&sign(resource, b"wrong key", Some("service"), expiry)).await.status, 401);
+        assert_eq!(
+            client
+                .put(&sign(resource, b"wrong key", Some("service"), expiry))
+                .await
+                .status,
+            401
+        );
         assert!(client.receive(0, Start::Oldest, &[]).await.is_ok());
     });
 }
@@ -209,7 +289,10 @@ fn a_token_for_one_partition_opens_that_one_only() {
         let resource = "sb://hub1.example.com/hub1/ConsumerGroups/$Default/Partitions/1";
         assert_eq!(client.put(&hub.token("service", resource, 600)).await.status, 200);
         assert!(client.receive(1, Start::Oldest, &[]).await.is_ok());
-        assert_eq!(client.receive(2, Start::Oldest, &[]).await.unwrap_err().0, "amqp:unauthorized-access");
+        assert_eq!(
+            client.receive(2, Start::Oldest, &[]).await.unwrap_err().0,
+            "amqp:unauthorized-access"
+        );
         assert_eq!(client.management("hub1", None).await.status, 200);
     });
 }
@@ -225,8 +308,14 @@ fn management_tells_of_the_hub_and_its_partitions() {
         assert_eq!(map.get("name"), Ok(Some(Value::String("hub1"))));
         assert_eq!(map.get("type"), Ok(Some(Value::String("com.microsoft:eventhub"))));
         assert_eq!(map.get("partition_count"), Ok(Some(Value::Int(4))));
-        let Ok(Some(Value::Array(ids))) = map.get("partition_ids") else { panic!("{view:?}") };
-        assert!(ids.iter().map(|id| id.unwrap().text().unwrap()).eq(["0", "1", "2", "3"]));
+        let Ok(Some(Value::Array(ids))) = map.get("partition_ids") else {
+            panic!("{view:?}")
+        };
+        assert!(
+            ids.iter()
+                .map(|id| id.unwrap().text().unwrap())
+                .eq(["0", "1", "2", "3"])
+        );
         assert!(matches!(map.get("created_at"), Ok(Some(Value::Timestamp(_)))));
 
         for (id, begin, last, offset, empty) in [("1", 0, 1, "1", false), ("2", 0, -1, "-1", true)] {
@@ -238,14 +327,28 @@ fn management_tells_of_the_hub_and_its_partitions() {
             assert_eq!(map.get("last_enqueued_sequence_number"), Ok(Some(Value::Long(last))));
             assert_eq!(map.get("last_enqueued_offset"), Ok(Some(Value::String(offset))));
             assert_eq!(map.get("is_partition_empty"), Ok(Some(Value::Bool(empty))));
-            assert!(matches!(map.get("runtime_info_retrieval_time_utc"), Ok(Some(Value::Timestamp(_)))));
+            assert!(matches!(
+                map.get("runtime_info_retrieval_time_utc"),
+                Ok(Some(Value::Timestamp(_)))
+            ));
         }
         let unknown = client.management("other", None).await;
-        assert_eq!((unknown.status, unknown.condition.as_deref()), (404, Some("amqp:not-found")));
-        assert!(unknown.description.starts_with("The messaging entity 'sb://hub1.example.com/other' could not be found."));
+        assert_eq!(
+            (unknown.status, unknown.condition.as_deref()),
+            (404, Some("amqp:not-found"))
+        );
+        assert!(
+            unknown
+                .description
+                .starts_with("The messaging entity 'sb://hub1.example.com/other' could not be found.")
+        );
         for id in ["4", "-1", "01", "x"] {
             let answer = client.management("hub1", Some(id)).await;
-            assert_eq!(answer.condition.as_deref(), Some("com.microsoft:argument-out-of-range"), "{id}");
+            assert_eq!(
+                answer.condition.as_deref(),
+                Some("com.microsoft:argument-out-of-range"),
+                "{id}"
+            );
         }
     });
 }
@@ -271,7 +374,11 @@ fn management_without_a_token_is_refused_with_401_unless_the_request_brings_one(
             })
             .await;
         assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(client.management("hub1", None).await.status, 401, "it was good for that request only");
+        assert_eq!(
+            client.management("hub1", None).await.status,
+            401,
+            "it was good for that request only"
+        );
     });
 }
 
@@ -289,7 +396,10 @@ fn equal_epochs_steal_lower_ones_are_refused_and_a_sixth_reader_too() {
         assert!(text.contains("is created hence current receiver"), "{text}");
         let mut other = hub.reader().await;
         for properties in [&epoch(-1)[..], &[]] {
-            assert_eq!(other.receive(0, Start::Oldest, properties).await.unwrap_err().0, "amqp:link:stolen");
+            assert_eq!(
+                other.receive(0, Start::Oldest, properties).await.unwrap_err().0,
+                "amqp:link:stolen"
+            );
         }
         other.receive(0, Start::Oldest, &epoch(7)).await.unwrap();
         assert_eq!(client.detached(second).await.0, "amqp:link:stolen");
@@ -310,7 +420,10 @@ fn what_does_not_exist_or_is_not_served_is_refused_with_its_condition() {
         for (address, condition) in [
             ("other/ConsumerGroups/$Default/Partitions/0", "amqp:not-found"),
             ("hub1/ConsumerGroups/nobody/Partitions/0", "amqp:not-found"),
-            ("hub1/ConsumerGroups/$Default/Partitions/4", "com.microsoft:argument-out-of-range"),
+            (
+                "hub1/ConsumerGroups/$Default/Partitions/4",
+                "com.microsoft:argument-out-of-range",
+            ),
             ("hub1", "amqp:not-allowed"),
             ("devices/d/messages/devicebound", "amqp:not-implemented"),
             ("/messages/serviceBound/feedback", "amqp:not-implemented"),
@@ -325,7 +438,10 @@ fn what_does_not_exist_or_is_not_served_is_refused_with_its_condition() {
         assert!(sender.1.starts_with("The endpoint is read-only"));
         for (start, condition) in [
             ("amqp.annotation.x-opt-offset > 'x'", "com.microsoft:argument-error"),
-            ("amqp.annotation.x-opt-offset > '0'", "com.microsoft:argument-out-of-range"),
+            (
+                "amqp.annotation.x-opt-offset > '0'",
+                "com.microsoft:argument-out-of-range",
+            ),
             ("amqp.annotation.other > '0'", "com.microsoft:argument-error"),
         ] {
             let filter = holdfast_amqp::selector::filter_map(start);
@@ -347,7 +463,9 @@ fn a_lone_receiver_of_the_hubs_own_management_address_is_redirected() {
             .until(|_, event| match event {
                 Event::Detached { link: found, error, .. } if *found == link => {
                     let error = error.unwrap();
-                    let Value::Map(info) = error.received_info.unwrap().value().unwrap() else { panic!() };
+                    let Value::Map(info) = error.received_info.unwrap().value().unwrap() else {
+                        panic!()
+                    };
                     assert_eq!(info.get("port"), Ok(Some(Value::Int(5671))));
                     let location = info.get("address").unwrap().unwrap().text().unwrap();
                     Some((error.condition.to_owned(), location.to_owned()))
@@ -368,17 +486,30 @@ fn a_lone_receiver_of_the_hubs_own_management_address_is_redirected() {
 #[test]
 fn plain_takes_a_token_as_password_and_refuses_others_with_code_1() {
     on_a_hub(|hub| async move {
-        let plain = |user: &str, password: String| ClientSasl::Plain { user: user.to_owned(), password };
+        let plain = |user: &str, password: String| ClientSasl::Plain {
+            user: user.to_owned(),
+            password,
+        };
         let token = hub.token("service", "hub1.example.com/messages", 600);
         let mut client = hub.connect(plain("service@sas.root.hub1", token.clone())).await;
         let spec = AttachSpec::receiver("r", "messages/events/ConsumerGroups/$Default/Partitions/0");
         client.attach(&spec).await.unwrap();
         let bad = sign("hub1.example.com", b"wrong", Some("service"), now().seconds() + 600);
-        for (user, password) in
-            [("service@sas.root.hub1", bad), ("iothubowner@sas.root.hub1", token), ("somebody", String::new())]
-        {
+        for (user, password) in [
+            ("service@sas.root.hub1", bad),
+            ("iothubowner@sas.root.hub1", token),
+            ("somebody", String::new()),
+        ] {
             let mut client = events_hub::Client::new(hub.raw(), plain(user, password));
-            let code = client.until(|_, event| if let Event::SaslFailed(code) = event { Some(*code) } else { None }).await;
+            let code = client
+                .until(|_, event| {
+                    if let Event::SaslFailed(code) = event {
+                        Some(*code)
+                    } else {
+                        None
+                    }
+                })
+                .await;
             assert_eq!(code, 1, "{user}");
         }
         assert_eq!(hub.hub.audit().refusals_of("service@sas.root.hub1").len(), 1);
@@ -391,14 +522,23 @@ fn a_receiver_that_asks_for_it_hears_of_the_partition_with_each_event() {
         hub.append_texts(0, &["a", "b"]).await;
         let mut client = hub.reader().await;
         let mut spec = AttachSpec::receiver("r", "hub1/ConsumerGroups/$Default/Partitions/0");
-        spec.desired_capabilities = &["com.microsoft:georeplication", "com.microsoft:enable-receiver-runtime-metric"];
+        spec.desired_capabilities = &[
+            "com.microsoft:georeplication",
+            "com.microsoft:enable-receiver-runtime-metric",
+        ];
         let link = client.attach(&spec).await.unwrap();
         let payloads = client.take(link, 1).await;
         let told = Message::scan(&payloads[0]).unwrap().delivery_annotations;
         assert_eq!(told.get("last_enqueued_sequence_number"), Ok(Some(Value::Long(1))));
         assert_eq!(told.get("last_enqueued_offset"), Ok(Some(Value::String("1"))));
-        assert!(matches!(told.get("last_enqueued_time_utc"), Ok(Some(Value::Timestamp(_)))));
-        assert!(matches!(told.get("runtime_info_retrieval_time_utc"), Ok(Some(Value::Timestamp(_)))));
+        assert!(matches!(
+            told.get("last_enqueued_time_utc"),
+            Ok(Some(Value::Timestamp(_)))
+        ));
+        assert!(matches!(
+            told.get("runtime_info_retrieval_time_utc"),
+            Ok(Some(Value::Timestamp(_)))
+        ));
     });
 }
 
@@ -412,8 +552,14 @@ fn an_expired_token_detaches_its_receivers() {
         let link = client.receive(0, Start::Oldest, &[]).await.unwrap();
         let (condition, text) = client.detached(link).await;
         assert_eq!(condition, "amqp:unauthorized-access");
-        assert!(text.starts_with("ExpiredToken: The token is expired. TrackingId:"), "{text}");
-        assert_eq!(client.receive(0, Start::Oldest, &[]).await.unwrap_err().0, "amqp:unauthorized-access");
+        assert!(
+            text.starts_with("ExpiredToken: The token is expired. TrackingId:"),
+            "{text}"
+        );
+        assert_eq!(
+            client.receive(0, Start::Oldest, &[]).await.unwrap_err().0,
+            "amqp:unauthorized-access"
+        );
     });
 }
 
@@ -428,7 +574,10 @@ fn new_keys_of_a_policy_and_a_removed_consumer_group_detach_receivers() {
         hub.registry.remove_consumer_group("analytics").await.unwrap();
         assert_eq!(client.detached(analytics).await.0, "amqp:not-found");
         let other = hub.registry.policy("device").unwrap().keys.clone();
-        hub.registry.put_policy("service", Rights::SERVICE_CONNECT, Some(&other)).await.unwrap();
+        hub.registry
+            .put_policy("service", Rights::SERVICE_CONNECT, Some(&other))
+            .await
+            .unwrap();
         assert_eq!(client.detached(link).await.0, "amqp:unauthorized-access");
     });
 }
@@ -436,20 +585,27 @@ fn new_keys_of_a_policy_and_a_removed_consumer_group_detach_receivers() {
 #[test]
 fn a_connection_that_nobody_authenticates_is_closed_with_the_text_of_event_hubs() {
     on_a_core(|| async {
-        let config = EventsConfig { unauthenticated_timeout: Duration::from_millis(200), ..EventsConfig::default() };
+        let config = EventsConfig {
+            unauthenticated_timeout: Duration::from_millis(200),
+            ..EventsConfig::default()
+        };
         let hub = Hub::start(config).await;
         let mut kept = hub.reader().await;
         let mut client = hub.connect(ClientSasl::Anonymous).await;
         let (condition, text) = client
             .until(|_, event| match event {
-                Event::Closed(Some(error)) => {
-                    Some((error.condition.to_owned(), error.description.unwrap_or_default().to_owned()))
-                }
+                Event::Closed(Some(error)) => Some((
+                    error.condition.to_owned(),
+                    error.description.unwrap_or_default().to_owned(),
+                )),
                 _ => None,
             })
             .await;
         assert_eq!(condition, "amqp:connection:forced");
-        assert!(text.starts_with("The connection was inactive for more than the allowed 200 milliseconds"), "{text}");
+        assert!(
+            text.starts_with("The connection was inactive for more than the allowed 200 milliseconds"),
+            "{text}"
+        );
         assert!(kept.receive(0, Start::Oldest, &[]).await.is_ok());
     });
 }
@@ -457,7 +613,11 @@ fn a_connection_that_nobody_authenticates_is_closed_with_the_text_of_event_hubs(
 #[test]
 fn the_longest_silent_connection_makes_room_for_others() {
     on_a_core(|| async {
-        let hub = Hub::start(EventsConfig { max_unauthenticated: 2, ..EventsConfig::default() }).await;
+        let hub = Hub::start(EventsConfig {
+            max_unauthenticated: 2,
+            ..EventsConfig::default()
+        })
+        .await;
         let mut silent = hub.raw();
         let _second = hub.raw();
         let mut third = hub.reader().await;
@@ -471,7 +631,11 @@ fn the_longest_silent_connection_makes_room_for_others() {
 fn nonsense_and_a_stopping_node_end_connections_and_nothing_else() {
     on_a_hub(|hub| async move {
         let mut client = hub.reader().await;
-        for nonsense in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0xff; 5000], b"AMQP\x00\x01\x00\x00\xff\xff\xff\xff".to_vec()] {
+        for nonsense in [
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            vec![0xff; 5000],
+            b"AMQP\x00\x01\x00\x00\xff\xff\xff\xff".to_vec(),
+        ] {
             let mut stream = hub.raw();
             stream.write_all(&nonsense).await.unwrap();
             let mut answer = Vec::new();

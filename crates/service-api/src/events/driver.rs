@@ -38,6 +38,9 @@ pub(super) enum Question {
     Request(Incoming<'static>),
 }
 
+/// The socket is of no use any more.
+struct Lost;
+
 /// Why the connection's task looks up from its socket.
 enum Step {
     /// It is over.
@@ -276,7 +279,7 @@ impl Driver {
         for _ in 0..ROUNDS_PER_TURN {
             let is_written = match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(())) => return Poll::Ready(Step::End),
+                Poll::Ready(Err(Lost)) => return Poll::Ready(Step::End),
                 Poll::Pending => false,
             };
             if self.engine.is_closed() {
@@ -302,7 +305,7 @@ impl Driver {
             match self.poll_read(cx) {
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Ok(true)) => return Poll::Ready(Step::Rearm),
-                Poll::Ready(Err(())) => return Poll::Ready(Step::End),
+                Poll::Ready(Err(Lost)) => return Poll::Ready(Step::End),
                 Poll::Pending => {
                     if self.engine.output().is_empty() {
                         self.engine.release();
@@ -319,10 +322,10 @@ impl Driver {
     }
 
     /// Writes everything that waits.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         while !self.engine.output().is_empty() {
             match Pin::new(&mut *self.stream).poll_write(cx, self.engine.output()) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Lost)),
                 Poll::Ready(Ok(written)) => {
                     self.engine.advance_output(written, self.now);
                     self.endpoint.metrics().written.increment(written as u64);
@@ -342,8 +345,9 @@ impl Driver {
         Poll::Ready(Ok(()))
     }
 
-    fn lost(&self, error: &std::io::Error) {
+    fn lost(&self, error: &std::io::Error) -> Lost {
         tracing::debug!(address = %self.address, %error, "AMQP connection lost");
+        Lost
     }
 
     /// Lets receivers fill the output; whether any event was added.
@@ -372,7 +376,7 @@ impl Driver {
     }
 
     /// Reads once and handles what came. `true`: deadlines may have moved.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Lost>> {
         if std::mem::take(&mut self.look_at_held) && !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             let (taken, moved) = self.receive(&held);
@@ -389,7 +393,7 @@ impl Driver {
         }
         let read = buffer.filled();
         if read.is_empty() {
-            return Poll::Ready(Err(()));
+            return Poll::Ready(Err(Lost));
         }
         let moved = if self.held.is_empty() {
             let (taken, moved) = self.receive(read);

@@ -125,10 +125,7 @@ fn put_decimal(buf: &mut Vec<u8>, number: u64) {
     let (mut at, mut rest) = (digits.len(), number);
     loop {
         at -= 1;
-        #[expect(clippy::cast_possible_truncation, reason = "below ten")]
-        {
-            digits[at] = b'0' + (rest % 10) as u8;
-        }
+        digits[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
             break;
