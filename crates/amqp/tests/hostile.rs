@@ -94,6 +94,49 @@ fn conversation() -> Vec<u8> {
     all
 }
 
+/// Rewrites the honest inputs from which fuzzing starts: `cargo test -p holdfast-amqp --test hostile -- --ignored`.
+#[test]
+#[ignore = "writes into the source tree"]
+fn seeds_of_the_fuzz_targets_are_written() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let folder = corpus.join(target);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+    };
+    let bytes = conversation();
+    // A server reads the conversation in the largest pieces, in small ones; a client reads it as nonsense.
+    for (name, first) in [("server-large", 0xfe_u8), ("server-small", 0x06), ("client", 0xfd)] {
+        write("connection", name, &[&[first][..], &bytes[..4096]].concat());
+    }
+    // Two headers, then frames.
+    let frames = &bytes[bytes.windows(4).rposition(|window| window == b"AMQP").unwrap() + 8..];
+    write("frame", "conversation", &frames[..2048]);
+    let mut message = Vec::new();
+    holdfast_amqp::message::put_token(&mut message, "id", "SharedAccessSignature sr=a&sig=b&se=1", "sb://h/e");
+    write("value", "put-token", &message);
+    message.clear();
+    holdfast_amqp::message::read_request(&mut message, "id", "hub", Some("0"));
+    write("value", "read", &message);
+    write(
+        "value",
+        "filter",
+        &holdfast_amqp::selector::filter_map("amqp.annotation.x-opt-offset > '-1'"),
+    );
+    for (index, text) in [
+        "amqp.annotation.x-opt-offset > '-1'",
+        "amqp.annotation.x-opt-sequence-number >= '12'",
+        "amqp.annotation.x-opt-enqueued-time > '1700000000000'",
+        "amqps://h:5671/eh1/ConsumerGroups/$Default/Partitions/0",
+        "/devices/d%2B1/modules/m/messages/events",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write("selector", &format!("text-{index}"), text.as_bytes());
+    }
+}
+
 #[test]
 fn every_strict_prefix_of_a_frame_needs_more() {
     let mut bytes = Vec::new();
