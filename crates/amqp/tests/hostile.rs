@@ -106,12 +106,12 @@ fn seeds_of_the_fuzz_targets_are_written() {
     };
     let bytes = conversation();
     // A server reads the conversation in the largest pieces, in small ones; a client reads it as nonsense.
-    for (name, first) in [("server-large", 0xfe_u8), ("server-small", 0x06), ("client", 0xfd)] {
+    for (name, first) in [("sent-large", 0xfe_u8), ("sent-small", 0x06), ("sent-to-client", 0xfd)] {
         write("connection", name, &[&[first][..], &bytes[..4096]].concat());
     }
     // Two headers, then frames.
     let frames = &bytes[bytes.windows(4).rposition(|window| window == b"AMQP").unwrap() + 8..];
-    write("frame", "conversation", &frames[..2048]);
+    write("frame", "sent", &frames[..2048]);
     let mut message = Vec::new();
     holdfast_amqp::message::put_token(&mut message, "id", "SharedAccessSignature sr=a&sig=b&se=1", "sb://h/e");
     write("value", "put-token", &message);
