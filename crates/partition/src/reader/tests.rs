@@ -402,6 +402,36 @@ async fn places_for_readers_are_bounded_and_come_back() {
     assert!(rig.start(StartPosition::Latest).is_ok());
 }
 
+#[test]
+fn no_wake_up_is_lost_between_two_threads() {
+    const BATCHES: u64 = 3000;
+    for tail_bytes in [0, 3000, 1_000_000] {
+        let mut rig = Rig::new(tail_bytes);
+        let mut readers: Vec<_> = (0..2).map(|_| rig.start(StartPosition::Oldest).unwrap()).collect();
+        let threads: Vec<_> = readers
+            .drain(..)
+            .map(|mut reader| {
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    runtime.block_on(async {
+                        let mut expected = 0;
+                        while expected < 2 * BATCHES {
+                            for number in numbers(&mut reader.next().await.unwrap()) {
+                                assert_eq!(number, expected);
+                                expected += 1;
+                            }
+                        }
+                    });
+                })
+            })
+            .collect();
+        for _ in 0..BATCHES {
+            rig.append(2, 1);
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
 /// What happens while three readers read.
 #[derive(Debug, Clone)]
 enum Step {
