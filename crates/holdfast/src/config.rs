@@ -190,7 +190,9 @@ impl Config {
     /// (docs/decisions/0005).
     pub(crate) fn core_count(&self) -> usize {
         match self.hub.cores {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).div_ceil(2),
+            0 => std::thread::available_parallelism()
+                .map_or(1, std::num::NonZero::get)
+                .div_ceil(2),
             cores => usize::from(cores),
         }
     }

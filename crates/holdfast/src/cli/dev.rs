@@ -230,18 +230,21 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
     for note in notes {
         text.push_str(&format!("\n  Note: {note}\n"));
     }
-    let flag = if path.ends_with("data/connection.json") {
-        String::new()
-    } else {
-        format!(" --connection-file {}", path.display())
-    };
+    let flag =
+        if path.ends_with("data/connection.json") && std::env::current_dir().is_ok_and(|dir| path.starts_with(dir)) {
+            String::new()
+        } else {
+            format!(" --connection-file {}", path.display())
+        };
+    // As it was called: in a clone it is not on the search path.
+    let program = std::env::args().next().unwrap_or_else(|| "holdfast".to_owned());
     text.push_str(&format!(
         "\n  Try it, in another terminal:\n\
-         \x20   holdfast device create dev-1{flag}\n\
-         \x20   holdfast device connection-string dev-1{flag}     # goes into the device\n\
-         \x20   holdfast monitor-events{flag}                     # what devices send, live\n\
-         \x20   export SSL_CERT_FILE={ca}   # Python and other SDKs; Node.js: NODE_EXTRA_CA_CERTS\n\n\
-         \x20 Ctrl-C stops the hub.\n\n",
+         \x20   {program} device create dev-1{flag}\n\
+         \x20   {program} device connection-string dev-1{flag}     # goes into the device\n\
+         \x20   {program} monitor-events{flag}                     # what devices send, live\n\
+         \x20   {program} device diagnose dev-1{flag}              # why can't it connect?\n\n\
+         \x20 docs/compatibility.md says how each SDK is told to trust the CA. Ctrl-C stops the hub.\n\n",
     ));
     text
 }

@@ -275,10 +275,12 @@ fn millis(value: Value<'_>) -> Option<i64> {
     }
 }
 
+/// RFC 3339 with three digits of fraction, so that lines stay aligned.
 fn time_text(millis: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
+    OffsetDateTime::from_unix_timestamp(millis.div_euclid(1000))
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
+        .and_then(|text| Some(format!("{}.{:03}Z", text.strip_suffix('Z')?, millis.rem_euclid(1000))))
         .unwrap_or_else(|| millis.to_string())
 }
 
@@ -307,6 +309,13 @@ mod tests {
         assert_eq!(parse_start("2023-11-14T22:13:20.123Z"), at(1_700_000_000_123));
         assert_eq!(parse_start("2023-11-14T23:13:20+01:00"), at(1_700_000_000_000));
         assert!(parse_start("yesterday").is_err());
+    }
+
+    #[test]
+    fn times_have_three_digits_of_fraction() {
+        assert_eq!(time_text(1_700_000_000_050), "2023-11-14T22:13:20.050Z");
+        assert_eq!(time_text(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time_text(-1), "1969-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -103,7 +103,8 @@ fn ended(parts: Vec<tokio::task::JoinHandle<()>>) -> oneshot::Receiver<()> {
 pub(crate) struct Front {
     tls: Tls,
     hub: Arc<DeviceHub>,
-    rest: RestState,
+    /// One for the node, so that its limits are the node's.
+    rest: RestService,
     net: NetConfig,
     mqtt: MqttConfig,
     events: EventsConfig,
@@ -182,7 +183,7 @@ impl Front {
         events: &Rc<EventsEndpoint>,
         handshakes: &Arc<Semaphore>,
     ) -> Result<impl FnMut(Accepted) + 'static> {
-        let service: Rc<dyn HttpService> = Rc::new(RestService::new(router(self.rest.clone())));
+        let service: Rc<dyn HttpService> = Rc::new(self.rest.clone());
         let subprotocols: Rc<[Subprotocol]> = Rc::new([
             Subprotocol {
                 name: "mqtt",

@@ -1,0 +1,211 @@
+//! Devices are registered, send, and are looked after, all by the command line.
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod harness;
+
+use harness::{Hub, holds, text};
+
+#[test]
+fn a_device_lives_from_create_to_delete() {
+    let hub = Hub::start(&[]);
+    let created = hub.json(&["device", "create", "dev-1"]);
+    assert_eq!(
+        (&created["deviceId"], &created["status"]),
+        (&"dev-1".into(), &"enabled".into())
+    );
+    let again = hub.command(&["device", "create", "dev-1"]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("409001"), "{}", text(&again.stderr));
+
+    let disabled = hub.json(&[
+        "device",
+        "update",
+        "dev-1",
+        "--status",
+        "disabled",
+        "--status-reason",
+        "stolen",
+    ]);
+    assert_eq!(
+        (&disabled["status"], &disabled["statusReason"]),
+        (&"disabled".into(), &"stolen".into())
+    );
+    let keys = "/authentication/symmetricKey";
+    assert_eq!(
+        created.pointer(keys),
+        disabled.pointer(keys),
+        "an update keeps what it does not name"
+    );
+    let stale = created["etag"].as_str().unwrap();
+    let output = hub.command(&["device", "update", "dev-1", "--status", "enabled", "--etag", stale]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("412001"), "{}", text(&output.stderr));
+    let renewed = hub.json(&[
+        "device",
+        "update",
+        "-d",
+        "dev-1",
+        "--status",
+        "enabled",
+        "--new-keys",
+        "primary",
+    ]);
+    let key = |document: &serde_json::Value, which: &str| {
+        document
+            .pointer(&format!("{keys}/{which}Key"))
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_ne!(key(&renewed, "primary"), key(&created, "primary"));
+    assert_eq!(key(&renewed, "secondary"), key(&created, "secondary"));
+
+    let module = hub.json(&["device", "create", "dev-1", "-m", "mod-1"]);
+    assert_eq!(module["moduleId"], "mod-1");
+    assert!(hub.ok(&["device", "list", "--modules-of", "dev-1"]).contains("mod-1"));
+    let list = hub.ok(&["device", "list"]);
+    assert!(list.starts_with("DEVICE") && list.contains("dev-1"), "{list}");
+    assert!(
+        !hub.ok(&["device", "list", "-o", "json"])
+            .contains(&key(&renewed, "primary")),
+        "lists show no keys"
+    );
+
+    let string = hub.ok(&["device", "connection-string", "dev-1", "--key-type", "secondary"]);
+    let expected = format!(
+        "HostName=localhost;DeviceId=dev-1;SharedAccessKey={}\n",
+        key(&renewed, "secondary")
+    );
+    assert_eq!(string, expected);
+    let token = hub.ok(&["sas-token", "-d", "dev-1"]);
+    assert!(
+        token.starts_with("SharedAccessSignature sr=localhost%2Fdevices%2Fdev-1&sig="),
+        "{token}"
+    );
+
+    hub.ok(&["device", "delete", "dev-1"]);
+    assert_eq!(hub.command(&["device", "show", "dev-1"]).status.code(), Some(3));
+    let audit = std::fs::read_to_string(hub.data_dir.join("audit.jsonl")).unwrap();
+    for operation in ["createDevice", "updateDevice", "deleteDevice"] {
+        assert!(
+            audit.contains(operation),
+            "{operation} is not in the audit log:\n{audit}"
+        );
+    }
+    for key in [key(&created, "primary"), key(&renewed, "primary")] {
+        assert!(!audit.contains(&key), "a key is in the audit log");
+    }
+}
+
+#[test]
+fn what_simulated_devices_send_is_seen_by_the_monitor() {
+    let hub = Hub::start(&[]);
+    hub.ok(&["simulate", "--devices", "3", "--interval", "0.05", "--messages", "4"]);
+    let read = |args: &[&str]| hub.ok(&[&["monitor-events", "--from", "oldest", "-o", "json"], args].concat());
+    let lines = read(&["--count", "12"]);
+    let events: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for device in ["sim-0000", "sim-0001", "sim-0002"] {
+        let own: Vec<_> = events
+            .iter()
+            .filter(|event| event["event"]["origin"] == device)
+            .collect();
+        let numbers: Vec<_> = own
+            .iter()
+            .map(|event| event["event"]["payload"]["message"].as_u64().unwrap())
+            .collect();
+        assert_eq!(numbers, [1, 2, 3, 4], "{device}");
+        assert_eq!(
+            own[0]["event"]["properties"]["system"]["content_type"],
+            "application/json"
+        );
+    }
+    let one = read(&["-d", "sim-0001", "--count", "4"]);
+    assert!(
+        one.lines().all(|line| line.contains("\"origin\":\"sim-0001\"")),
+        "{one}"
+    );
+    assert!(read(&["-d", "sim-*", "--timeout", "1"]).lines().count() == 12);
+    let unknown = hub.command(&["monitor-events", "--consumer-group", "nobody", "--count", "1"]);
+    assert!(
+        !unknown.status.success() && text(&unknown.stderr).contains("nobody"),
+        "{}",
+        text(&unknown.stderr)
+    );
+}
+
+#[test]
+fn a_refused_device_can_be_diagnosed() {
+    let hub = Hub::start(&[]);
+    hub.ok(&["simulate", "--devices", "1", "--messages", "1", "--interval", "0.01"]);
+    hub.ok(&["device", "update", "sim-0000", "--status", "disabled"]);
+    // It goes on trying until it is told to end: by the end of its input.
+    let mut fleet = harness::holdfast()
+        .args([
+            "simulate",
+            "--devices",
+            "1",
+            "--until-stdin-closes",
+            "--connection-file",
+        ])
+        .arg(hub.connection_file())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let refusal = loop {
+        let diagnosis = hub.json(&["device", "diagnose", "sim-0000", "-o", "json"]);
+        if let Some(refusal) = diagnosis["refusals"].as_array().and_then(|refusals| refusals.first()) {
+            break refusal.clone();
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no refusal is told of: {diagnosis}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert_eq!(refusal["reason"], "disabled", "{refusal}");
+    assert!(
+        refusal["errorCode"].as_u64().is_some() && refusal["advice"].as_str().is_some(),
+        "{refusal}"
+    );
+    drop(fleet.stdin.take());
+    assert!(fleet.wait().unwrap().success());
+    assert!(hub.ok(&["device", "diagnose", "sim-0000"]).contains("reason=disabled"));
+}
+
+#[test]
+fn no_key_is_on_the_disk_or_in_the_logs_in_clear() {
+    let mut hub = Hub::start(&[]);
+    let key = "c2VjcmV0LWtleS1vZi1hLWRldmljZS0wMTIzNDU2Nzg=";
+    hub.ok(&[
+        "device",
+        "create",
+        "dev-1",
+        "--primary-key",
+        key,
+        "--secondary-key",
+        key,
+    ]);
+    hub.ok(&["device", "show", "dev-1"]);
+    let output = hub.ok(&["device", "connection-string", "dev-1"]);
+    assert!(output.contains(key), "the key is what was given");
+    let owner = hub.connection()["owner"]
+        .as_str()
+        .unwrap()
+        .rsplit_once("SharedAccessKey=")
+        .unwrap()
+        .1
+        .to_owned();
+    hub.stop();
+    let log = hub.last_lines();
+    for secret in [key.as_bytes(), b"secret-key-of-a-device-012345678", owner.as_bytes()] {
+        assert!(!holds(&hub.data_dir, secret), "a secret is in the data directory");
+        assert!(
+            !log.as_bytes().windows(secret.len()).any(|window| window == secret),
+            "a secret is in the log"
+        );
+    }
+}
