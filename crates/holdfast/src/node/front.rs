@@ -117,7 +117,7 @@ impl Front {
         Self {
             tls,
             hub,
-            rest,
+            rest: RestService::new(router(rest)),
             net,
             mqtt,
             events,
