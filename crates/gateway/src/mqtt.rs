@@ -178,29 +178,23 @@ impl MqttFront {
 
     /// Closes who has waited longest without authenticating, when there are too many of them.
     fn make_room(&self) {
-        loop {
-            let oldest = {
-                let mut waiting = self.waiting.borrow_mut();
-                let connections = self.connections.borrow();
-                let is_waiting = |row: &(usize, u64)| {
-                    connections
-                        .get(row.0)
-                        .is_some_and(|known| known.number == row.1 && !known.is_authenticated())
-                };
-                while waiting.front().is_some_and(|row| !is_waiting(row)) {
-                    waiting.pop_front();
-                }
-                if self.unauthenticated.get() < self.config.max_unauthenticated {
-                    return;
-                }
-                waiting
-                    .pop_front()
-                    .and_then(|row| connections.get(row.0).map(Rc::clone))
+        let oldest = {
+            let mut waiting = self.waiting.borrow_mut();
+            let connections = self.connections.borrow();
+            let is_waiting = |row: &(usize, u64)| {
+                connections.get(row.0).is_some_and(|known| known.number == row.1 && !known.is_authenticated())
             };
-            let Some(oldest) = oldest else { return };
+            while waiting.front().is_some_and(|row| !is_waiting(row)) {
+                waiting.pop_front();
+            }
+            if self.unauthenticated.get() < self.config.max_unauthenticated {
+                return;
+            }
+            waiting.pop_front().and_then(|row| connections.get(row.0).map(Rc::clone))
+        };
+        // It counts until its task has run; one eviction for one newcomer is enough.
+        if let Some(oldest) = oldest {
             oldest.end(End::Evicted);
-            // It still counts until its task has run; one eviction for one newcomer is enough.
-            return;
         }
     }
 

@@ -42,9 +42,9 @@ impl<T> Deadlines<T> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a remainder of SLOTS fits any usize")]
 fn slot(second: u64) -> usize {
-    (second % SLOTS) as usize
+    // A remainder of SLOTS fits any usize.
+    usize::try_from(second % SLOTS).unwrap_or(0)
 }
 
 #[cfg(test)]
