@@ -1,5 +1,9 @@
 //! A hub with four partitions whose events endpoint is reached through memory, and a client for it.
-#![allow(dead_code, clippy::unwrap_used, reason = "a panic is how a test fails; each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails; each test file uses its part"
+)]
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,8 +21,8 @@ use holdfast_device_hub::partition::record::{BatchHeader, BatchWriter, Origin, S
 use holdfast_device_hub::partition::{Partition, PartitionConfig};
 use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, Protocol};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId,
-    TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
+    UnixMillis,
 };
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
@@ -46,8 +50,15 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) async fn start(config: EventsConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let storage = StorageConfig { dir: dir.path().to_owned(), max_open_files: 64, ..StorageConfig::default() };
-        let identity = || NodeIdentity { cluster: "test".to_owned(), incarnation: 7 };
+        let storage = StorageConfig {
+            dir: dir.path().to_owned(),
+            max_open_files: 64,
+            ..StorageConfig::default()
+        };
+        let identity = || NodeIdentity {
+            cluster: "test".to_owned(),
+            incarnation: 7,
+        };
         let data = DataDir::open(dir.path(), identity).unwrap();
         let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
         let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
@@ -60,15 +71,25 @@ impl Hub {
             on_fatal,
         };
         let consensus = ConsensusConfig::default();
-        let founding = Founding { hub_name: "hub1".to_owned(), ..Founding::default() };
-        let registry =
-            Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &RegistryConfig::default())
-                .await
-                .unwrap();
+        let founding = Founding {
+            hub_name: "hub1".to_owned(),
+            ..Founding::default()
+        };
+        let registry = Registry::start(
+            &host,
+            &consensus,
+            sealer,
+            &founding,
+            Arc::new(now),
+            &RegistryConfig::default(),
+        )
+        .await
+        .unwrap();
         let mut partitions = Vec::new();
         for id in PartitionCount::DEFAULT.iter() {
-            let partition =
-                Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now)).await.unwrap();
+            let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now))
+                .await
+                .unwrap();
             partitions.push(partition);
         }
         let hub = DeviceHub::new(HubParts {
@@ -85,31 +106,63 @@ impl Hub {
         let stop = Stop::new();
         let endpoint = EventsEndpoint::new(hub.clone(), config, stop.clone());
         holdfast_tasks::spawn_local("events", Box::pin(endpoint.clone().run()));
-        Self { registry, hub, endpoint, stop, batches: std::cell::RefCell::new(0), _dir: dir }
+        Self {
+            registry,
+            hub,
+            endpoint,
+            stop,
+            batches: std::cell::RefCell::new(0),
+            _dir: dir,
+        }
     }
 
     /// Appends one batch of `messages` of one device to a partition.
     pub(crate) async fn append(&self, partition: u16, messages: &[TelemetryMessage<'_>]) {
         let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
         let generation = GenerationId("638400000000000001".into());
-        let auth = AuthMethod { scope: AuthScope::Device, kind: AuthType::Sas };
-        let origin = Origin { identity: &identity, generation: &generation, auth, model_id: Some("dtmi:m;1") };
+        let auth = AuthMethod {
+            scope: AuthScope::Device,
+            kind: AuthType::Sas,
+        };
+        let origin = Origin {
+            identity: &identity,
+            generation: &generation,
+            auth,
+            model_id: Some("dtmi:m;1"),
+        };
         let mut writer = BatchWriter::new();
         for message in messages {
             writer.push(&origin, message, now()).unwrap();
         }
         *self.batches.borrow_mut() += 1;
         // A stream for each batch: batches of one stream must come in order within a partition only.
-        let stream = StreamId { gateway_node: 7, incarnation: 7 + *self.batches.borrow(), core: 0 };
-        let entry = writer.close(BatchHeader { stream, batch_number: 1, enqueued: now() });
-        self.hub.partitions()[usize::from(partition)].append(entry).await.unwrap();
-        assert_eq!(self.hub.partitions()[usize::from(partition)].id(), PartitionId(partition));
+        let stream = StreamId {
+            gateway_node: 7,
+            incarnation: 7 + *self.batches.borrow(),
+            core: 0,
+        };
+        let entry = writer.close(BatchHeader {
+            stream,
+            batch_number: 1,
+            enqueued: now(),
+        });
+        self.hub.partitions()[usize::from(partition)]
+            .append(entry)
+            .await
+            .unwrap();
+        assert_eq!(
+            self.hub.partitions()[usize::from(partition)].id(),
+            PartitionId(partition)
+        );
     }
 
     pub(crate) async fn append_texts(&self, partition: u16, texts: &[&str]) {
         let messages: Vec<_> = texts
             .iter()
-            .map(|text| TelemetryMessage { payload: text.as_bytes(), ..TelemetryMessage::default() })
+            .map(|text| TelemetryMessage {
+                payload: text.as_bytes(),
+                ..TelemetryMessage::default()
+            })
             .collect();
         self.append(partition, &messages).await;
     }
@@ -124,7 +177,8 @@ impl Hub {
     /// A connection that nobody has written to yet, at its server's end.
     pub(crate) fn raw(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(256 * 1024);
-        self.endpoint.accept(Box::new(far), "127.0.0.1:4711".parse().unwrap(), Protocol::Amqp);
+        self.endpoint
+            .accept(Box::new(far), "127.0.0.1:4711".parse().unwrap(), Protocol::Amqp);
         near
     }
 
@@ -137,7 +191,9 @@ impl Hub {
     /// Connected, with a token for everything.
     pub(crate) async fn reader(&self) -> Client<DuplexStream> {
         let mut client = self.connect(ClientSasl::Anonymous).await;
-        let answer = client.put(&self.token("service", "sb://hub1.example.com/hub1", 600)).await;
+        let answer = client
+            .put(&self.token("service", "sb://hub1.example.com/hub1", 600))
+            .await;
         assert_eq!(answer.status, 200, "{answer:?}");
         client
     }
@@ -163,15 +219,26 @@ pub(crate) struct Client<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) fn new(stream: S, sasl: ClientSasl) -> Self {
-        let open = OpenSpec { container_id: "test".to_owned(), hostname: Some(HOST.to_owned()) };
+        let open = OpenSpec {
+            container_id: "test".to_owned(),
+            hostname: Some(HOST.to_owned()),
+        };
         let engine = Connection::client(Config::default(), sasl, open, Instant::now());
-        Self { stream, engine, session: None, held: Vec::new(), links: 0 }
+        Self {
+            stream,
+            engine,
+            session: None,
+            held: Vec::new(),
+            links: 0,
+        }
     }
 
     pub(crate) async fn open(&mut self) {
-        self.until(|_, event| matches!(event, Event::Open(_)).then_some(())).await;
+        self.until(|_, event| matches!(event, Event::Open(_)).then_some(()))
+            .await;
         self.session = self.engine.begin();
-        self.until(|_, event| matches!(event, Event::Begun(_)).then_some(())).await;
+        self.until(|_, event| matches!(event, Event::Begun(_)).then_some(()))
+            .await;
     }
 
     /// Runs until `found` has what it wants. `None`: the server has closed the stream.
@@ -211,7 +278,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(crate) async fn flush(&mut self) {
         while !self.engine.output().is_empty() {
             // A server that has closed is noticed when reading.
-            let Ok(written) = self.stream.write(self.engine.output()).await else { return };
+            let Ok(written) = self.stream.write(self.engine.output()).await else {
+                return;
+            };
             self.engine.advance_output(written, Instant::now());
         }
         let _ = self.stream.flush().await;
@@ -226,7 +295,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             Event::Detached { link: found, error, .. } if *found == link => {
                 let error = error.unwrap();
-                Some(Err((error.condition.to_owned(), error.description.unwrap_or_default().to_owned())))
+                Some(Err((
+                    error.condition.to_owned(),
+                    error.description.unwrap_or_default().to_owned(),
+                )))
             }
             _ => None,
         })
@@ -238,7 +310,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.until(|_, event| match event {
             Event::Detached { link: found, error, .. } if *found == link => {
                 let error = error.unwrap();
-                Some((error.condition.to_owned(), error.description.unwrap_or_default().to_owned()))
+                Some((
+                    error.condition.to_owned(),
+                    error.description.unwrap_or_default().to_owned(),
+                ))
             }
             _ => None,
         })
@@ -251,16 +326,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let receiver = self.attach(&AttachSpec::receiver(&names[0], node)).await.unwrap();
         let sender = self.attach(&AttachSpec::sender(&names[1], node)).await.unwrap();
         if self.engine.sendable(sender) == 0 {
-            self.until(|engine, _| (engine.sendable(sender) > 0).then_some(())).await;
+            self.until(|engine, _| (engine.sendable(sender) > 0).then_some(()))
+                .await;
         }
-        let delivery = Delivery { tag: b"request", settled: false, message_format: 0 };
+        let delivery = Delivery {
+            tag: b"request",
+            settled: false,
+            message_format: 0,
+        };
         self.engine.send_with(sender, &delivery, write).unwrap();
         // Credit after the request, as slow clients have it: the response waits for it.
         self.engine.grant(receiver, 1);
         let mut is_settled = false;
         let answer = self
             .until(move |engine, event| match event {
-                Event::Disposition { session, first, last, .. } => {
+                Event::Disposition {
+                    session, first, last, ..
+                } => {
                     engine.take_outgoing(*session, *first, *last);
                     is_settled = true;
                     None
@@ -279,17 +361,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             })
             .await;
         for link in [receiver, sender] {
-            self.engine.detach(link, holdfast_amqp::Detached::Closed, None, Instant::now());
+            self.engine
+                .detach(link, holdfast_amqp::Detached::Closed, None, Instant::now());
         }
         answer
     }
 
     pub(crate) async fn put(&mut self, token: &str) -> Answer {
-        self.request("$cbs", |buf| put_token(buf, "id", token, "sb://audience")).await
+        self.request("$cbs", |buf| put_token(buf, "id", token, "sb://audience"))
+            .await
     }
 
     pub(crate) async fn management(&mut self, name: &str, partition: Option<&str>) -> Answer {
-        self.request("$management", |buf| read_request(buf, "id", name, partition)).await
+        self.request("$management", |buf| read_request(buf, "id", name, partition))
+            .await
     }
 
     /// Attaches a receiver of a partition.
@@ -341,6 +426,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
 /// Runs `test` where tasks of one core may live.
 pub(crate) fn on_a_core<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test());
 }
