@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit::Failure;
 
 mod config;
+mod consumer_group;
 mod dev;
 mod device;
 mod events;
@@ -35,6 +36,11 @@ enum Command {
         #[command(subcommand)]
         command: device::Command,
     },
+    /// Manage the consumer groups of the events endpoint
+    ConsumerGroup {
+        #[command(subcommand)]
+        command: consumer_group::Command,
+    },
     SasToken(sas::SasToken),
     MonitorEvents(monitor::Monitor),
     Simulate(simulate::Simulate),
@@ -62,6 +68,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args),
         Command::Start(args) => start::run(&args),
         Command::Device { command } => device::run(command),
+        Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::SasToken(args) => sas::run(&args),
         Command::MonitorEvents(args) => monitor::run(&args),
         Command::Simulate(args) => simulate::run(&args),

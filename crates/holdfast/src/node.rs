@@ -16,9 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Key};
 use holdfast_device_hub::{Clock, DeviceHub, HubParts, watch_registry};
+use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::Partition;
-use holdfast_registry::{Founding, HubSettings, Registry};
+use holdfast_registry::{Founding, HubSettings, Registry, SettingsChange};
 use holdfast_service_api::rest::RestState;
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
@@ -199,18 +200,45 @@ pub(crate) fn addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
 async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<Registry, Failure> {
     let (host, sealer) = (store.host.clone(), Arc::clone(&store.sealer));
     let (consensus, registry) = (config.consensus.clone(), config.registry.clone());
-    let founding = Founding {
-        hub_name: hub_name(&config.hub.host),
-        partition_count: PartitionCount::new(config.hub.partitions).unwrap_or(PartitionCount::DEFAULT),
-        ..Founding::default()
-    };
-    let started =
-        core.run(move || async move {
-            Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await
+    let founding = founding(config);
+    let started = core
+        .run(move || async move {
+            let registry = Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await?;
+            adopt(&registry, &founding).await?;
+            anyhow::Ok(registry)
         })
         .await?
         .context("the registry cannot start")?;
     Ok(started)
+}
+
+/// The hub as the configuration describes it.
+fn founding(config: &Config) -> Founding {
+    let retained = config.partition.retention_size.bytes();
+    Founding {
+        hub_name: hub_name(&config.hub.host),
+        partition_count: PartitionCount::new(config.hub.partitions).unwrap_or(PartitionCount::DEFAULT),
+        // What clients are told is within the range that they know; the partitions take the configuration by its word.
+        retention: config.partition.retention.get().clamp(MIN_RETENTION, MAX_RETENTION),
+        retention_bytes: (retained > 0).then_some(retained),
+        ..Founding::default()
+    }
+}
+
+/// A hub that was made under another name, or with another retention, goes on as the configuration says now.
+async fn adopt(registry: &Registry, wanted: &Founding) -> Result<()> {
+    let settings = registry.settings()?;
+    let change = SettingsChange {
+        hub_name: (settings.hub_name != wanted.hub_name).then(|| wanted.hub_name.clone()),
+        retention: (settings.retention != wanted.retention).then_some(wanted.retention),
+        retention_bytes: (settings.retention_bytes != wanted.retention_bytes).then_some(wanted.retention_bytes),
+        max_identities: None,
+    };
+    if change != SettingsChange::default() {
+        tracing::info!(?change, "the hub's settings follow the configuration");
+        registry.update_settings(change).await?;
+    }
+    Ok(())
 }
 
 /// Starts all partitions at once, group 1 + p on core (1 + p) mod cores.

@@ -135,6 +135,52 @@ fn what_simulated_devices_send_is_seen_by_the_monitor() {
 }
 
 #[test]
+fn a_consumer_group_is_added_read_with_and_removed() {
+    let hub = Hub::start(&[]);
+    hub.ok(&["simulate", "--devices", "1", "--interval", "0.01", "--messages", "2"]);
+    hub.ok(&["consumer-group", "create", "analytics"]);
+    assert_eq!(hub.ok(&["consumer-group", "list"]), "NAME\n$Default\nanalytics\n");
+    let read = [
+        "monitor-events",
+        "--cg",
+        "analytics",
+        "--from",
+        "oldest",
+        "--count",
+        "2",
+        "-o",
+        "json",
+    ];
+    assert_eq!(hub.ok(&read).lines().count(), 2);
+    hub.ok(&["consumer-group", "delete", "analytics"]);
+    assert_eq!(
+        hub.command(&["consumer-group", "delete", "analytics"]).status.code(),
+        Some(3)
+    );
+}
+
+#[test]
+fn a_hub_that_gets_another_name_keeps_its_devices_and_is_read_under_the_new_one() {
+    let mut hub = Hub::start(&[]);
+    hub.ok(&["simulate", "--devices", "1", "--interval", "0.01", "--messages", "1"]);
+    hub.stop();
+    hub.launch(&["--host", "127.91.0.3"]);
+    assert!(
+        hub.connection()["eventHub"]
+            .as_str()
+            .unwrap()
+            .ends_with(";EntityPath=127")
+    );
+    hub.ok(&["device", "show", "sim-0000"]);
+    assert_eq!(
+        hub.ok(&["monitor-events", "--from", "oldest", "--count", "1", "-o", "json"])
+            .lines()
+            .count(),
+        1
+    );
+}
+
+#[test]
 fn a_refused_device_can_be_diagnosed() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "1", "--messages", "1", "--interval", "0.01"]);

@@ -321,20 +321,22 @@ pub(super) fn path_of(identity: &IdentityId) -> String {
     )
 }
 
-/// Percent-encodes what the REST API has in a path: a device, or a device and its module.
+/// A device, or a device and its module, as the REST API has them in a path.
 fn segments(device: &str, module: Option<&str>) -> String {
-    fn encode(text: &str) -> String {
-        text.bytes()
-            .map(|byte| match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-                other => format!("%{other:02X}"),
-            })
-            .collect()
-    }
     match module {
         Some(module) => format!("{}/modules/{}", encode(device), encode(module)),
         None => encode(device),
     }
+}
+
+/// Percent-encodes a path segment.
+pub(super) fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
 }
 
 impl Target {
