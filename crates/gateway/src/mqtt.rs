@@ -40,7 +40,7 @@ pub struct MqttFront {
     /// What all connections of the core read into, one after the other.
     scratch: RefCell<Box<[u8]>>,
     connections: RefCell<Slab<Rc<Connection>>>,
-    deadlines: RefCell<Deadlines<Connection>>,
+    deadlines: RefCell<Deadlines<(usize, u64)>>,
     /// Who has not authenticated yet, longest waiting first; rows of those who have are skipped.
     waiting: RefCell<VecDeque<(usize, u64)>>,
     unauthenticated: Cell<usize>,
@@ -169,7 +169,7 @@ impl MqttFront {
             connection
         };
         self.metrics.connections.increment(1.0);
-        self.look_again(&connection, now_ms + duration_ms(self.config.connect_timeout));
+        self.look_at(&connection, now_ms + duration_ms(self.config.connect_timeout));
         self.make_room();
         self.waiting.borrow_mut().push_back((connection.key, number));
         self.unauthenticated.set(self.unauthenticated.get() + 1);
@@ -182,7 +182,9 @@ impl MqttFront {
             let mut waiting = self.waiting.borrow_mut();
             let connections = self.connections.borrow();
             let is_waiting = |row: &(usize, u64)| {
-                connections.get(row.0).is_some_and(|known| known.number == row.1 && !known.is_authenticated())
+                connections
+                    .get(row.0)
+                    .is_some_and(|known| known.number == row.1 && !known.is_authenticated())
             };
             while waiting.front().is_some_and(|row| !is_waiting(row)) {
                 waiting.pop_front();
@@ -190,7 +192,9 @@ impl MqttFront {
             if self.unauthenticated.get() < self.config.max_unauthenticated {
                 return;
             }
-            waiting.pop_front().and_then(|row| connections.get(row.0).map(Rc::clone))
+            waiting
+                .pop_front()
+                .and_then(|row| connections.get(row.0).map(Rc::clone))
         };
         // It counts until its task has run; one eviction for one newcomer is enough.
         if let Some(oldest) = oldest {
@@ -202,17 +206,31 @@ impl MqttFront {
         let now_ms = self.now_ms();
         let mut due = Vec::new();
         self.deadlines.borrow_mut().advance(now_ms / 1000, &mut due);
-        for connection in due {
+        for (key, number) in due {
+            let connection = self.connections.borrow().get(key).map(Rc::clone);
+            // Rows are used again; and who has been asked for earlier since stands in the wheel once more.
+            let Some(connection) = connection.filter(|known| known.number == number && known.is_due(now_ms / 1000))
+            else {
+                continue;
+            };
             if let Some(next_ms) = connection.look(now_ms) {
-                self.look_again(&connection, next_ms);
+                self.look_at(&connection, next_ms);
             }
         }
     }
 
-    fn look_again(&self, connection: &Rc<Connection>, at_ms: u64) {
-        self.deadlines
-            .borrow_mut()
-            .insert(Rc::clone(connection), at_ms.div_ceil(1000));
+    fn look_at(&self, connection: &Connection, at_ms: u64) {
+        let mut deadlines = self.deadlines.borrow_mut();
+        let second = deadlines.second(at_ms.div_ceil(1000));
+        connection.next_look.set(second);
+        deadlines.insert((connection.key, connection.number), second);
+    }
+
+    /// Looks at `connection` earlier than it is going to be looked at, if `at_ms` is earlier.
+    fn look_earlier(&self, connection: &Connection, at_ms: u64) {
+        if at_ms.div_ceil(1000) < connection.next_look.get() {
+            self.look_at(connection, at_ms);
+        }
     }
 
     /// Milliseconds since this front end was made; never goes back.

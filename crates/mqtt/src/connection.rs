@@ -72,7 +72,7 @@ pub struct Connection {
     identity: Option<IdentityId>,
     /// When the last packet went either way; before CONNECT, when the connection was opened.
     last_packet_ms: u64,
-    /// How long the connection may be silent.
+    /// How long the connection may be silent; until it has said CONNECT, how long that may take.
     silence_ms: u32,
     /// What the client has asked for; runs ahead of `active` while a change is being stored.
     requested: SubscriptionSet,
@@ -92,7 +92,7 @@ impl Connection {
         Self {
             identity: None,
             last_packet_ms: now_ms,
-            silence_ms: MAX_SILENCE_MS,
+            silence_ms: CONNECT_TIMEOUT_MS,
             requested: SubscriptionSet::EMPTY,
             active: SubscriptionSet::EMPTY,
             unacked: 0,
@@ -100,6 +100,13 @@ impl Connection {
             clean: false,
             features,
         }
+    }
+
+    /// The same with another time for a complete CONNECT, in milliseconds.
+    #[must_use]
+    pub const fn with_connect_timeout(mut self, timeout_ms: u32) -> Self {
+        self.silence_ms = timeout_ms;
+        self
     }
 
     /// What the decoder is to expect next.
@@ -335,8 +342,8 @@ impl Connection {
     #[must_use]
     pub const fn deadline_ms(&self) -> Option<u64> {
         match self.phase {
-            Phase::AwaitConnect | Phase::Authenticating => Some(self.last_packet_ms + CONNECT_TIMEOUT_MS as u64),
-            Phase::Connected => Some(self.last_packet_ms + self.silence_ms as u64),
+            Phase::Authenticating => Some(self.last_packet_ms + CONNECT_TIMEOUT_MS as u64),
+            Phase::AwaitConnect | Phase::Connected => Some(self.last_packet_ms + self.silence_ms as u64),
             Phase::Disconnected | Phase::Refused | Phase::Broken => None,
         }
     }

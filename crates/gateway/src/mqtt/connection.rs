@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub(super) address: SocketAddr,
     pub(super) protocol: Protocol,
     authenticated: Cell<bool>,
+    /// The second in which its deadlines are looked at next.
+    pub(super) next_look: Cell<u64>,
     pub(super) inner: RefCell<Inner>,
 }
 
@@ -68,6 +70,7 @@ impl Connection {
         protocol: Protocol,
         now_ms: u64,
     ) -> Self {
+        let connect_timeout_ms = u32::try_from(super::duration_ms(front.config.connect_timeout)).unwrap_or(u32::MAX);
         Self {
             front,
             key,
@@ -75,9 +78,11 @@ impl Connection {
             address,
             protocol,
             authenticated: Cell::new(false),
+            next_look: Cell::new(0),
             inner: RefCell::new(Inner {
                 socket,
-                state: holdfast_mqtt::Connection::new(Features::default(), now_ms),
+                state: holdfast_mqtt::Connection::new(Features::default(), now_ms)
+                    .with_connect_timeout(connect_timeout_ms),
                 held: Vec::new(),
                 held_is_ready: false,
                 output: Vec::new(),
@@ -118,6 +123,10 @@ impl Connection {
         }
     }
 
+    pub(super) fn is_due(&self, now_seconds: u64) -> bool {
+        self.next_look.get() <= now_seconds
+    }
+
     /// Looks at deadlines; says when to look again, unless the connection is over.
     pub(super) fn look(&self, now_ms: u64) -> Option<u64> {
         let mut inner = self.inner.borrow_mut();
@@ -154,14 +163,21 @@ impl Connection {
             inner.paused_since = None;
             inner.wake();
         }
+        Some(self.next_deadline(&inner, now_ms))
+    }
+
+    /// When to look at the deadlines next: silence, the token's end, a pause of reading.
+    pub(super) fn next_deadline(&self, inner: &Inner, now_ms: u64) -> u64 {
         let mut next = inner.state.deadline_ms().unwrap_or(now_ms + MAX_READ_PAUSE_MS);
-        if let Some((left, jitter)) = token_ends_ms {
-            next = next.min(now_ms + if left > 0 { left } else { jitter.min(1000) });
+        if let Some(expires) = inner.session.as_ref().and_then(Session::expires) {
+            let left = expires.0.saturating_sub(self.front.core.clock().now().0);
+            let wait = if left > 0 { left } else { self.jitter_ms().min(1000) };
+            next = next.min(now_ms.saturating_add(wait));
         }
         if inner.paused_since.is_some() {
             next = next.min(now_ms + MAX_READ_PAUSE_MS);
         }
-        Some(next)
+        next
     }
 
     /// A spread of the hub's closings after tokens that were made together; the same for one connection each time.

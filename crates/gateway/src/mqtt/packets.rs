@@ -226,6 +226,8 @@ impl Connection {
                 let connack = inner.state.accept(None, now_ms);
                 self.write(inner, &connack, now_ms);
                 inner.held_is_ready = !inner.held.is_empty();
+                // So far only the CONNECT had a deadline; a short keep-alive or an old token has an earlier one.
+                self.front.look_earlier(self, self.next_deadline(inner, now_ms));
             }
             Err(refusal) => {
                 let code = if !refusal.is_certain() {

@@ -373,6 +373,14 @@ fn a_connect_has_60_seconds_however_the_bytes_trickle() {
 }
 
 #[test]
+fn a_hub_may_give_a_connect_less_time() {
+    let mut connection = Connection::new(Features::default(), SECOND).with_connect_timeout(2000);
+    assert_eq!(connection.deadline_ms(), Some(3 * SECOND));
+    assert_eq!(connection.expire(3 * SECOND - 1), None);
+    assert_eq!(connection.expire(3 * SECOND), Some(Timeout::Connect));
+}
+
+#[test]
 fn the_window_of_unacknowledged_publishes_pauses_reading_and_closes_nothing() {
     let mut connection = connected(60);
     let telemetry = publish("devices/dev-1/messages/events/", QoS::AtLeastOnce);
