@@ -35,16 +35,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def binary() -> Path:
-    """HOLDFAST_BIN, else the newest build in cargo's target directory."""
+    """HOLDFAST_BIN, else cargo's debug build, which `cargo build` has just made, else its release build."""
     if "HOLDFAST_BIN" in os.environ:
         return Path(os.environ["HOLDFAST_BIN"])
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "holdfast"
     cache = Path(os.environ.get("HOLDFAST_CACHE", cache))
     targets = [Path(os.environ.get("CARGO_TARGET_DIR", cache / "target")), ROOT / "target"]
-    found = [t / kind / "holdfast" for t in targets for kind in ("release", "debug") if (t / kind / "holdfast").exists()]
+    found = [t / kind / "holdfast" for kind in ("debug", "release") for t in targets if (t / kind / "holdfast").exists()]
     if not found:
         sys.exit("no holdfast binary: build it (cargo build -p holdfast), or set HOLDFAST_BIN")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return found[0]
 
 
 def free_address() -> str:

@@ -2,7 +2,7 @@
 # Runs the SDK tests against a hub that is started for them: tests/sdk/run.sh [python|node] [arguments of the runner]
 #
 # The SDKs are installed once per list of versions, into a cache outside the clone: HOLDFAST_CACHE, else
-# ~/.cache/holdfast. HOLDFAST_BIN names the binary under test; without it the newest build counts. Several calls may run
+# ~/.cache/holdfast. HOLDFAST_BIN names the binary under test; without it cargo's debug build counts. Several calls may run
 # side by side: each hub has its own loopback address, and only the installation takes turns.
 set -euo pipefail
 

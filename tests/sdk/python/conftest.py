@@ -33,13 +33,28 @@ def own_hub():
         running.discard()
 
 
+@pytest.fixture(scope="session")
+def strict_hub():
+    """A hub with short deadlines and small limits, so that a test need not wait for a minute or open 10,000 sockets."""
+    settings = {
+        "mqtt.connect_timeout": "3s",
+        "mqtt.max_unauthenticated": "500",
+        "mqtt.expiry_jitter": "1ms",
+        "net.handshake_timeout": "3s",
+        "events.unauthenticated_timeout": "3s",
+        "rest.body_timeout": "3s",
+    }
+    with harness.Hub([part for key, value in settings.items() for part in ("--set", f"{key}={value}")]) as running:
+        yield HubUnderTest(running)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failed test shows what the hub said last."""
     outcome = yield
     report = outcome.get_result()
     if report.failed:
-        for name in ("hub", "own_hub"):
+        for name in ("hub", "own_hub", "strict_hub"):
             used = item.funcargs.get(name)
             if used is not None:
                 report.sections.append((f"{name}'s log", used.running.last_log_lines()))

@@ -3,6 +3,7 @@
 import itertools
 import os
 import queue
+import tempfile
 import threading
 import time
 import uuid
@@ -35,11 +36,21 @@ def text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
+_bundle = tempfile.NamedTemporaryFile("w", prefix="holdfast-sdk-", suffix=".pem", encoding="ascii")
+
+
+def trust(ca_text):
+    """`requests` knows one bundle for the whole process, so the CA of every hub that the tests start goes into it."""
+    _bundle.write(ca_text)
+    _bundle.flush()
+    os.environ["REQUESTS_CA_BUNDLE"] = _bundle.name
+
+
 class HubUnderTest:
     def __init__(self, running):
         self.running = running
         self.ca_file = self.connection["caFile"]
-        os.environ["REQUESTS_CA_BUNDLE"] = self.ca_file
+        trust(self.ca_text())
         self.registry = self.registry_of("owner")
 
     @property
