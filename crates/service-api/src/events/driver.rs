@@ -100,11 +100,14 @@ impl Driver {
     ) -> Self {
         let now = Instant::now();
         endpoint.entered();
+        let mut engine = Config::default();
+        // Whoever has not even opened is not authenticated either.
+        engine.open_timeout = engine.open_timeout.min(endpoint.config().unauthenticated_timeout);
         Self {
             endpoint,
             address,
             number,
-            engine: Connection::server(Config::default(), now),
+            engine: Connection::server(engine, now),
             tokens: Tokens::default(),
             cbs: Node::default(),
             management: Node::default(),
