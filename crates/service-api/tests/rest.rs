@@ -764,9 +764,9 @@ async fn bodies_that_are_wrong_get_their_number_and_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_announced_too_large_is_refused_before_it_is_read() {
+async fn a_body_announced_far_too_large_is_refused_before_it_is_read() {
     let hub = Hub::start().await;
-    let answer = hub.owner("PUT", "/devices/d").endless_body(2 << 20).send().await;
+    let answer = hub.owner("PUT", "/devices/d").endless_body((4 << 20) + 1).send().await;
     answer.refused(413_001, "MessageTooLarge");
 }
 

@@ -8,7 +8,7 @@ use holdfast_model::ErrorCode;
 use holdfast_model::limits::MAX_HTTP_BODY_BYTES;
 use holdfast_tasks::{ByteBudget, Permit};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -16,11 +16,17 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::json;
 
+/// How much more than the limit is read and thrown away, so that the answer arrives: a client that is still sending when
+/// the connection is closed loses what was sent to it (RFC 9112 §9.6).
+const MAX_DISCARDED_BYTES: usize = 4 * MAX_HTTP_BODY_BYTES;
+
 /// A body that has not been read.
 pub(super) struct Incoming {
     /// In a mutex only because a body is not `Sync`, and a request is shared with what runs for it.
     body: Mutex<Option<Body>>,
     length: Option<u64>,
+    /// The client sends its body only when it is asked to.
+    waits: bool,
     budget: ByteBudget,
     deadline: Duration,
 }
@@ -33,6 +39,7 @@ impl Incoming {
         Self {
             body: Mutex::new(Some(body)),
             length,
+            waits: headers.contains_key(EXPECT),
             budget,
             deadline,
         }
@@ -55,8 +62,12 @@ impl Incoming {
     }
 
     async fn read(&mut self) -> Result<(Bytes, Permit), ApiError> {
-        // Past the limit the answer comes before the body is read.
-        if self.length.is_some_and(|length| length > MAX_HTTP_BODY_BYTES as u64) {
+        // Nothing of a body past the limit is kept, and nothing at all is read of one that is far past it.
+        if let Some(length) = self.length.filter(|length| *length > MAX_HTTP_BODY_BYTES as u64) {
+            let body = self.body.get_mut().take().unwrap_or_default();
+            if length <= MAX_DISCARDED_BYTES as u64 && !self.waits {
+                let _ = tokio::time::timeout(self.deadline, discard(body)).await;
+            }
             return Err(too_large());
         }
         let expected = self
@@ -86,11 +97,24 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
         let frame = frame.map_err(|_| ApiError::new(ErrorCode::RequestCanceled, "the body ended early"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > MAX_HTTP_BODY_BYTES {
+            drop(bytes);
+            discard(body).await;
             return Err(too_large());
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.freeze())
+}
+
+/// Reads to the end of the body, within bounds, and keeps nothing.
+async fn discard(mut body: Body) {
+    let mut left = MAX_DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else {
+            return;
+        };
+        left = rest;
+    }
 }
 
 fn too_large() -> ApiError {
