@@ -153,7 +153,7 @@ impl Audit {
         );
     }
 
-    pub(crate) fn connected(&self, claim: &Claim<'_>, _now: UnixMillis) {
+    pub(crate) fn connected(&self, claim: &Claim<'_>) {
         tracing::debug!(
             target: "audit",
             event = "connected",

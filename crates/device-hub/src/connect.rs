@@ -128,7 +128,7 @@ impl Core {
             since: now,
             expires: verified.expires,
         };
-        self.hub.audit.connected(claim, now);
+        self.hub.audit.connected(claim);
         let Some(old) = self.hub.sessions.attach(partition, &session.identity, entry) else {
             return Attempt::Done(Ok(session));
         };

@@ -45,9 +45,6 @@ pub struct Receipt {
     pub cookie: u64,
 }
 
-/// Receipts of one batch.
-pub type Receipts = Vec<Receipt>;
-
 /// One core's hub; lives on the core's thread.
 pub struct Core {
     pub(crate) hub: Arc<DeviceHub>,

@@ -31,7 +31,7 @@ pub use claim::{Claim, Protocol, Refusal};
 pub use clock::Clock;
 pub use config::DeviceHubConfig;
 pub use connect::Attempt;
-pub use core::{Core, Receipt, ReceiptTarget, Receipts};
+pub use core::{Core, Receipt, ReceiptTarget};
 pub use diagnose::{ConnectionFacts, Diagnosis, LiveSession};
 pub use hub::{DeviceHub, HubParts};
 pub use lane::Outcome;

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct NetConfig {
     /// Time from accepting a connection to the end of its TLS handshake (and, for HTTP, of each request's head).
     pub handshake_timeout: Duration,
-    /// Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.
+    /// TLS handshakes of AMQP and HTTPS that one core has under way; a connection beyond that is dropped.
     pub max_unauthenticated: usize,
     /// Length of the kernel's accept queue of each listener.
     pub accept_backlog: u32,
