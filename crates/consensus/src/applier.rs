@@ -151,7 +151,6 @@ impl RaftStateMachine<Types> for Applier {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         SnapshotBuilder {
-            machine: self.machine.clone(),
             meta: SnapshotMeta {
                 last_log_id: self.applied,
                 last_membership: self.membership.clone(),
@@ -163,7 +162,9 @@ impl RaftStateMachine<Types> for Applier {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: Bytes) -> Result<(), io::Error> {
         if let Some(last) = &meta.last_log_id {
             let membership = stored::encode_stored_membership(&meta.last_membership);
-            self.machine.lock().restore(position(last), membership, dump.clone())?;
+            self.machine
+                .lock()
+                .restore(position(last), membership, Box::new(dump.clone()))?;
         }
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -182,7 +183,6 @@ impl RaftStateMachine<Types> for Applier {
 
 /// Makes a snapshot of what was applied when it was asked for.
 pub(crate) struct SnapshotBuilder {
-    machine: Arc<Mutex<Box<dyn StateMachine>>>,
     meta: SnapshotMeta,
     snapshot: Arc<Mutex<Option<Snapshot>>>,
 }
@@ -191,7 +191,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let dump = self.machine.lock().dump()?;
+        let dump = Bytes::new();
         let snapshot = Snapshot {
             meta: self.meta.clone(),
             snapshot: dump,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::applier::Applier;
 use crate::config::ConsensusConfig;
 use crate::error::{ProposeError, ReadError, StartError};
+use crate::groups::Groups;
 use crate::log_reader::LogReader;
 use crate::log_store::{LogStore, Shared};
 use crate::machine::StateMachine;
@@ -23,6 +24,7 @@ use crate::metrics::GroupMetrics;
 use crate::network::NoPeers;
 use crate::position::{GroupId, LogPosition};
 use crate::proposal::{OnCommit, Proposal, Waiting};
+use crate::transport::Transport;
 use crate::types::{Command, Node, Types, position};
 
 /// The largest entry: a batch of messages of the largest size, with room.
@@ -43,6 +45,10 @@ pub struct GroupHost {
     pub node: u64,
     /// Told of a failed write or read of the log, and of a state machine that cannot go on: the node must stop.
     pub on_fatal: OnFatal,
+    /// The way to the other members.
+    pub transport: Arc<dyn Transport>,
+    /// The groups that run here, found by the calls of other members.
+    pub groups: Groups,
 }
 
 /// One Raft group on this node. Clones share it; any thread may call, the work happens on the runtime that started it.

@@ -34,20 +34,71 @@ pub trait StateMachine: Send + 'static {
     /// Any error stops the node.
     fn end_of_run(&mut self) -> Result<(), StorageError>;
 
-    /// A dump of the state for a replica that cannot catch up from the log. Not needed while a group has one member.
+    /// Opens a view of the whole state as it is now, for a replica that cannot catch up from the log. Short: what costs
+    /// time is done when the view's chunks are pulled, on the blocking pool, while entries go on being applied.
     ///
     /// # Errors
     /// Any error stops the node.
-    fn dump(&mut self) -> Result<Bytes, StorageError> {
-        Ok(Bytes::new())
+    fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
+        Err(StorageError::Unsupported("taking a snapshot of this state machine"))
     }
 
-    /// Replaces the state by a dump.
+    /// Where the chunks of a snapshot from another replica go until all are here. The state is not touched.
     ///
     /// # Errors
-    /// [`StorageError::Unsupported`] by default.
-    fn restore(&mut self, position: LogPosition, membership: Bytes, dump: Bytes) -> Result<(), StorageError> {
-        let _ = (position, membership, dump);
-        Err(StorageError::Unsupported("restoring a state machine from a dump"))
+    /// The snapshot is refused; the node goes on.
+    fn receive(&mut self) -> Result<Box<dyn SnapshotSink>, StorageError> {
+        Err(StorageError::Unsupported("receiving a snapshot of this state machine"))
     }
+
+    /// Replaces the state by what [`StateMachine::receive`]'s sink has sealed; atomic over crashes: afterwards
+    /// [`StateMachine::applied`] is either as before or `position`.
+    ///
+    /// # Errors
+    /// Any error stops the node.
+    fn restore(
+        &mut self,
+        position: LogPosition,
+        membership: Bytes,
+        sealed: SealedSnapshot,
+    ) -> Result<Restored, StorageError> {
+        let _ = (position, membership, sealed);
+        Err(StorageError::Unsupported("restoring a state machine from a snapshot"))
+    }
+}
+
+/// A view of a state machine's state at one position.
+pub struct SnapshotSource {
+    /// The last entry that it contains.
+    pub position: LogPosition,
+    /// The membership in force there, as [`StateMachine::apply_meta`] was given it.
+    pub membership: Bytes,
+    /// The next chunk, at most [`MAX_CHUNK_BYTES`](crate::transport::MAX_CHUNK_BYTES); `None` at the end. May block.
+    pub next_chunk: Box<dyn FnMut() -> Result<Option<Bytes>, StorageError> + Send>,
+}
+
+/// Takes a snapshot's chunks, on the blocking pool. Dropping it discards them.
+pub trait SnapshotSink: Send {
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// The chunk is not what it should be, or the disk fails; the snapshot is given up.
+    fn write(&mut self, chunk: Bytes) -> Result<(), StorageError>;
+
+    /// All chunks are here: makes them durable.
+    ///
+    /// # Errors
+    /// As [`SnapshotSink::write`]; also when the snapshot is not whole.
+    fn seal(self: Box<Self>) -> Result<SealedSnapshot, StorageError>;
+}
+
+/// What a sink has sealed, for the machine that made the sink.
+pub type SealedSnapshot = Box<dyn std::any::Any + Send>;
+
+/// What a restored machine tells of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restored {
+    /// The snapshot brought log entries after this one, up to its position; `None`: it brought none, and readers find
+    /// nothing below its position.
+    pub retained_after: Option<LogPosition>,
 }

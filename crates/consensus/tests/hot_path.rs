@@ -80,6 +80,8 @@ fn measure_cpu_per_message() {
                 disk: disk.clone() as Arc<dyn Disk>,
                 node: 7,
                 on_fatal: stop_the_test(),
+                transport: Arc::new(holdfast_consensus::transport::Alone),
+                groups: holdfast_consensus::Groups::default(),
             };
             let groups = Rc::new(RefCell::new(Vec::new()));
             for partition in 0..GROUPS {

@@ -53,6 +53,8 @@ async fn start(path: &Path, cores: u16) -> Node {
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
         node: 7,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     };
     let time = Arc::new(AtomicU64::new(START_MS));
     let clock = {

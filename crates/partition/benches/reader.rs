@@ -35,6 +35,8 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
         disk,
         node: 1,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     };
     let config = PartitionConfig {
         tail_cache,

@@ -11,6 +11,7 @@
 
 mod cache;
 mod changes;
+mod cluster;
 mod config;
 mod confirm;
 mod convert;
@@ -26,6 +27,7 @@ pub mod state;
 mod write;
 
 pub use changes::{Changes, RegistryEvent};
+pub use cluster::{ClusterView, NodeInfo, NodeRole, NodeState, Placement};
 pub use config::{InvalidRegistryConfig, RegistryConfig};
 pub use error::RegistryError;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};

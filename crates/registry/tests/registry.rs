@@ -52,6 +52,8 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
         node: 7,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     };
     let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
     let registry = Registry::start(&host, &ConsensusConfig::default(), sealer, &founding(), clock, config)

@@ -42,7 +42,7 @@ impl StateMachine for Nothing {
         Ok(())
     }
 
-    fn restore(&mut self, position: LogPosition, membership: Bytes, _dump: Bytes) -> Result<(), StorageError> {
+    fn restore(&mut self, position: LogPosition, membership: Bytes, _sealed: crate::SealedSnapshot) -> Result<crate::Restored, StorageError> {
         self.position = Some(position);
         self.membership = membership;
         Ok(())

@@ -128,6 +128,8 @@ pub fn host_with(
         disk,
         node: 7,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     }
 }
 

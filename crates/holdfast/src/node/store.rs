@@ -54,6 +54,8 @@ impl Store {
             guard,
             node: data.identity().incarnation,
             on_fatal: fatal,
+            transport: Arc::new(holdfast_consensus::transport::Alone),
+            groups: holdfast_consensus::Groups::default(),
         };
         Ok(Self {
             disk,

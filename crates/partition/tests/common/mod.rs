@@ -44,6 +44,8 @@ pub(crate) fn host(disk: Arc<dyn Disk>) -> GroupHost {
         disk,
         node: 1,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     }
 }
 

@@ -69,6 +69,8 @@ impl Hub {
             guard: DiskGuard::new(disk, &storage).unwrap(),
             node: 7,
             on_fatal,
+            transport: Arc::new(holdfast_consensus::transport::Alone),
+            groups: holdfast_consensus::Groups::default(),
         };
         let consensus = ConsensusConfig::default();
         let founding = Founding {

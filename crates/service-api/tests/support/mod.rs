@@ -99,6 +99,8 @@ async fn registry(path: &Path) -> Registry {
         guard: DiskGuard::new(disk, &storage).unwrap(),
         node: 7,
         on_fatal,
+        transport: Arc::new(holdfast_consensus::transport::Alone),
+        groups: holdfast_consensus::Groups::default(),
     };
     let founding = Founding {
         hub_name: "hub1".to_owned(),

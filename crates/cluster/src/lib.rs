@@ -1,0 +1,13 @@
+//! The cluster: who is a member, which node holds which partition, and how nodes talk to each other.
+//!
+//! Why: a device may connect to any node and a back end read from any node, while each partition has one owner; and
+//! nodes come, go and die (design, "Cluster life").
+//! Invariants: what is wanted stands in the registry, and whoever leads carries it on from there; nothing is done twice
+//! by being tried again; a call between nodes has one answer, or an error that says whether it may have been done.
+//! Not here: consensus itself (`consensus`), sessions (`device-hub`).
+//! Start at [`route::Partitions`].
+#![warn(missing_docs)]
+
+pub mod route;
+
+pub use holdfast_consensus::transport;

@@ -1,0 +1,181 @@
+//! How nodes call each other, as a parameter: gRPC between processes, a simulated network in tests.
+//!
+//! Why here: Raft's own calls are the first that need it, and everything above (owners, sessions, control) uses the same
+//! connection, so that a pair of nodes keeps one. What a call means is the service's business; the transport carries
+//! bytes.
+//! Invariants: a call has one answer or one error, within its patience; an error says whether the call may have been
+//! carried out. Sizes are bounded by the transport; what is larger goes as chunks.
+//! Not here: gRPC, certificates, addresses (`cluster`).
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use parking_lot::RwLock;
+use thiserror::Error;
+
+/// The most bytes of a call's body or of an answer: an entry of the largest size with room for headers.
+pub const MAX_CALL_BYTES: usize = 20 << 20;
+
+/// The most bytes of one chunk.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// Who a call is for; the numbers are on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Service {
+    /// Raft groups; the target is the group's number.
+    Raft = 1,
+    /// The owner, or a replica, of a partition; the target is the partition's number.
+    Partition = 2,
+    /// Sessions of devices: between gateways and owners; the target is the partition's number.
+    Session = 3,
+    /// Membership, placement, status; the target is 0.
+    Control = 4,
+}
+
+impl Service {
+    /// The service of a number on the wire.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Raft,
+            2 => Self::Partition,
+            3 => Self::Session,
+            4 => Self::Control,
+            _ => return None,
+        })
+    }
+}
+
+/// A call to another node.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Who it is for.
+    pub service: Service,
+    /// Which group or partition.
+    pub target: u32,
+    /// Segments that arrive as one body, so that a header need not be copied together with an entry.
+    pub body: Vec<Bytes>,
+    /// How long the answer may take.
+    pub patience: Duration,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// It was not carried out: it never left, or the other side refused it before doing anything.
+    #[error("not sent: {0}")]
+    NotSent(Arc<str>),
+    /// It may or may not have been carried out: the connection or the patience ended in between.
+    #[error("no answer: {0}")]
+    Unknown(Arc<str>),
+    /// The other side refused it; nothing was done.
+    #[error("refused: {0}")]
+    Refused(Arc<str>),
+}
+
+/// What comes of a call.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
+
+/// Parts of something large, in order, each at most [`MAX_CHUNK_BYTES`]; ends at the first error.
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
+
+/// The way from this node to the others.
+pub trait Transport: Send + Sync + 'static {
+    /// Calls `node`. Calls to one node leave in the order in which this function was called; answers may overtake.
+    fn call(&self, node: u64, call: Call) -> Answer;
+
+    /// Calls `node` with a body and then `chunks`, which are pulled as fast as the other side takes them. The patience
+    /// is for each chunk.
+    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer;
+
+    /// Calls `node` for chunks. Dropping the stream ends the call. The patience is for the first chunk.
+    fn download(&self, node: u64, call: Call) -> Chunks;
+}
+
+/// The receiving side of one service. `from` is the calling node as the transport has authenticated it.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a call.
+    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer;
+
+    /// Takes chunks; refused by default.
+    fn upload(&self, from: u64, target: u32, body: Bytes, chunks: Chunks) -> Answer {
+        let _ = (from, target, body, chunks);
+        refused("this service takes no streams")
+    }
+
+    /// Gives chunks; refused by default.
+    fn download(&self, from: u64, target: u32, body: Bytes) -> Chunks {
+        let _ = (from, target, body);
+        Box::pin(stream::iter([Err(CallError::Refused(
+            "this service gives no streams".into(),
+        ))]))
+    }
+}
+
+/// An answer that refuses.
+#[must_use]
+pub fn refused(reason: &str) -> Answer {
+    let error = CallError::Refused(reason.into());
+    Box::pin(async move { Err(error) })
+}
+
+/// Who handles which service on this node; clones share the table. Services are entered as the node starts; a call for
+/// one that is not there yet is refused.
+#[derive(Clone, Default)]
+pub struct Dispatch(Arc<RwLock<HashMap<Service, Arc<dyn Handler>>>>);
+
+impl Dispatch {
+    /// Nobody handles anything yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets `handler` handle `service`.
+    pub fn enter(&self, service: Service, handler: Arc<dyn Handler>) {
+        self.0.write().insert(service, handler);
+    }
+
+    /// Who handles `service`.
+    #[must_use]
+    pub fn handler(&self, service: Service) -> Option<Arc<dyn Handler>> {
+        self.0.read().get(&service).cloned()
+    }
+
+    /// Hands a call on.
+    pub fn call(&self, from: u64, service: Service, target: u32, body: Bytes) -> Answer {
+        match self.handler(service) {
+            Some(handler) => handler.call(from, target, body),
+            None => refused("the node is starting"),
+        }
+    }
+}
+
+/// The transport of a node without others: every call fails at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Alone {
+    fn error(node: u64) -> CallError {
+        CallError::NotSent(format!("node {node} cannot be reached: this node runs without a cluster").into())
+    }
+}
+
+impl Transport for Alone {
+    fn call(&self, node: u64, _call: Call) -> Answer {
+        Box::pin(async move { Err(Self::error(node)) })
+    }
+
+    fn upload(&self, node: u64, _call: Call, _chunks: Chunks) -> Answer {
+        Box::pin(async move { Err(Self::error(node)) })
+    }
+
+    fn download(&self, node: u64, _call: Call) -> Chunks {
+        Box::pin(stream::iter([Err(Self::error(node))]))
+    }
+}
