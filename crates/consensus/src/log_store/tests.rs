@@ -42,10 +42,15 @@ impl StateMachine for Nothing {
         Ok(())
     }
 
-    fn restore(&mut self, position: LogPosition, membership: Bytes, _sealed: crate::SealedSnapshot) -> Result<crate::Restored, StorageError> {
+    fn restore(
+        &mut self,
+        position: LogPosition,
+        membership: Bytes,
+        _sealed: crate::SealedSnapshot,
+    ) -> Result<crate::Restored, StorageError> {
         self.position = Some(position);
         self.membership = membership;
-        Ok(())
+        Ok(crate::Restored::default())
     }
 }
 
