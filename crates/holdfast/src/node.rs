@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Key};
+use holdfast_cluster::route::Partitions;
 use holdfast_device_hub::{Clock, DeviceHub, HubParts, watch_registry};
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
@@ -73,12 +74,20 @@ impl Node {
         }
         let partitions = start_partitions(config, &store, &settings, &cores).await?;
         let hub_names = HubNames::new([&config.hub.host].into_iter().chain(&config.hub.aliases));
+        let routes = Partitions::new(
+            store.host.node,
+            settings.partition_count,
+            Arc::clone(&store.host.transport),
+        );
+        for partition in &partitions {
+            routes.host(partition.clone());
+        }
         let hub = DeviceHub::new(HubParts {
             node: store.host.node,
             incarnation: store.start,
             cores: u16::try_from(cores.len()).context("too many cores")?,
-            partitions: partitions.clone(),
-            partition_count: settings.partition_count,
+            partitions: routes,
+            transport: Arc::clone(&store.host.transport),
             registry: registry.clone(),
             hub_names: hub_names.clone(),
             clock: Clock::from_fn(now),
@@ -92,6 +101,7 @@ impl Node {
             hub: Arc::clone(&hub) as _,
             hub_names,
             clock: Arc::new(now),
+            cluster: None,
             config: config.rest.clone(),
         };
         let front = Front::new(config, tls, hub, rest, stop.clone());

@@ -10,6 +10,7 @@
 //! paths answer 404013).
 //! Start at [`router`], then `pipeline.rs`.
 
+mod admin;
 mod authorize;
 mod body;
 mod calls;
@@ -35,6 +36,7 @@ use axum::Router;
 use axum::body::Body;
 use http::Request;
 
+pub use admin::{AdminAnswer, AdminError, ClusterAdmin};
 pub use config::{InvalidRestConfig, RestConfig};
 pub use service::RestService;
 pub use state::RestState;

@@ -219,7 +219,7 @@ impl Driver {
     ) -> Result<Receiver, Refused> {
         let malformed = |_| Refused::new(ErrorCode::ArgumentInvalid, "The attach cannot be decoded.");
         let hub = self.endpoint.hub();
-        let partition = partition(hub, id)?.clone();
+        let partition = partition(hub, id)?;
         let Some(group) = settings.consumer_group(group) else {
             let host = hub.hub_names().primary().unwrap_or_default();
             return Err(Refused::no_entity(

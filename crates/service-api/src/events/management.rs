@@ -3,7 +3,7 @@
 use holdfast_amqp::message::Request;
 use holdfast_device_hub::DeviceHub;
 use holdfast_device_hub::partition::{Partition, PartitionStatus};
-use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_model::{ErrorCode, PartitionId, RefusalReason, UnixMillis};
 use holdfast_registry::HubSettings;
 
 use super::cbs::{Certainty, Verdict, present};
@@ -156,10 +156,11 @@ pub(super) fn is_entity(name: &str, settings: &HubSettings) -> bool {
 }
 
 /// The partition with the id that clients write: decimal, without leading zeros.
-pub(super) fn partition<'a>(hub: &'a DeviceHub, id: &str) -> Result<&'a Partition, Refused> {
-    let found = id.parse::<usize>().ok().filter(|number| number.to_string() == id);
-    found.and_then(|number| hub.partitions().get(number)).ok_or_else(|| {
-        let last = hub.partitions().len().saturating_sub(1);
+pub(super) fn partition(hub: &DeviceHub, id: &str) -> Result<Partition, Refused> {
+    let count = hub.partitions().count().get();
+    let found = id.parse::<u16>().ok().filter(|number| number.to_string() == id && *number < count);
+    found.and_then(|number| hub.partitions().local(PartitionId(number))).ok_or_else(|| {
+        let last = count.saturating_sub(1);
         let text = format!("The specified partition is invalid for an EventHub partition sender or receiver. It should be between 0 and {last}.");
         Refused::new(ErrorCode::ArgumentInvalid, text).with_condition("com.microsoft:argument-out-of-range")
     })

@@ -1,6 +1,7 @@
 //! What each call does, once the caller is known to be allowed.
 
 mod bulk;
+mod cluster;
 mod devices;
 mod keys;
 mod modules;
@@ -54,6 +55,11 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Own(Own::ListConsumerGroups) => own::list_consumer_groups(&request).await,
         Call::Own(Own::PutConsumerGroup(name)) => own::put_consumer_group(&name, request).await,
         Call::Own(Own::DeleteConsumerGroup(name)) => own::delete_consumer_group(&name, &request).await,
+        Call::Own(Own::ClusterStatus) => cluster::status(&request).await,
+        Call::Own(Own::CreateJoinToken) => cluster::create_token(request).await,
+        Call::Own(Own::DrainNode(node)) => cluster::drain(&node, &request).await,
+        Call::Own(Own::UndrainNode(node)) => cluster::undrain(&node, &request).await,
+        Call::Own(Own::RemoveNode(node)) => cluster::remove(&node, &request).await,
     }
 }
 

@@ -41,6 +41,11 @@ pub(super) enum Own {
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
+    ClusterStatus,
+    CreateJoinToken,
+    DrainNode(String),
+    UndrainNode(String),
+    RemoveNode(String),
 }
 
 /// What a method and path come to.
@@ -149,6 +154,17 @@ fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
             &[
                 ("PUT", Call::Own(Own::PutConsumerGroup(id(3)))),
                 ("DELETE", Call::Own(Own::DeleteConsumerGroup(id(3)))),
+            ],
+        ),
+        ["cluster"] => only(method, "GET", Call::Own(Own::ClusterStatus)),
+        ["nodes", "tokens"] if method == Method::POST => Resolved::Call(Call::Own(Own::CreateJoinToken)),
+        ["nodes", _] => only(method, "DELETE", Call::Own(Own::RemoveNode(id(3)))),
+        ["nodes", _, "drain"] => by_method(
+            method,
+            "POST, DELETE",
+            &[
+                ("POST", Call::Own(Own::DrainNode(id(3)))),
+                ("DELETE", Call::Own(Own::UndrainNode(id(3)))),
             ],
         ),
         _ => Resolved::Nothing,

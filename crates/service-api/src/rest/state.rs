@@ -7,6 +7,7 @@ use holdfast_registry::{Clock, Registry};
 use holdfast_tasks::ByteBudget;
 use tokio::sync::Semaphore;
 
+use super::admin::ClusterAdmin;
 use super::config::RestConfig;
 use super::metrics::Metrics;
 use super::view::HubView;
@@ -22,6 +23,8 @@ pub struct RestState {
     pub hub_names: HubNames,
     /// The hub's clock.
     pub clock: Clock,
+    /// The cluster's operator calls; `None` answers that there are none.
+    pub cluster: Option<Arc<dyn ClusterAdmin>>,
     /// Limits.
     pub config: RestConfig,
 }
@@ -31,6 +34,7 @@ pub(super) struct Shared {
     pub(super) hub: Arc<dyn HubView>,
     pub(super) hub_names: HubNames,
     pub(super) clock: Clock,
+    pub(super) cluster: Option<Arc<dyn ClusterAdmin>>,
     pub(super) config: RestConfig,
     pub(super) requests: Semaphore,
     pub(super) bodies: ByteBudget,
@@ -47,6 +51,7 @@ impl Shared {
             hub: state.hub,
             hub_names: state.hub_names,
             clock: state.clock,
+            cluster: state.cluster,
             config: state.config,
         }
     }

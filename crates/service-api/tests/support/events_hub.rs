@@ -16,6 +16,7 @@ use holdfast_amqp::{
     AttachSpec, ClientSasl, Config, Connection, Delivery, Event, InfoValue, LinkId, OpenSpec, SessionId,
 };
 use holdfast_auth::{HubNames, sign};
+use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_device_hub::partition::{Partition, PartitionConfig};
@@ -87,19 +88,19 @@ impl Hub {
         )
         .await
         .unwrap();
-        let mut partitions = Vec::new();
+        let partitions = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
         for id in PartitionCount::DEFAULT.iter() {
             let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now))
                 .await
                 .unwrap();
-            partitions.push(partition);
+            partitions.host(partition);
         }
         let hub = DeviceHub::new(HubParts {
             node: 7,
             incarnation: 7,
             cores: 1,
             partitions,
-            partition_count: PartitionCount::DEFAULT,
+            transport: host.transport.clone(),
             registry: registry.clone(),
             hub_names: HubNames::new([HOST]),
             clock: Clock::system(),
@@ -148,14 +149,8 @@ impl Hub {
             batch_number: 1,
             enqueued: now(),
         });
-        self.hub.partitions()[usize::from(partition)]
-            .append(entry)
-            .await
-            .unwrap();
-        assert_eq!(
-            self.hub.partitions()[usize::from(partition)].id(),
-            PartitionId(partition)
-        );
+        let partition = self.hub.partitions().local(PartitionId(partition)).unwrap();
+        partition.append(entry).await.unwrap();
     }
 
     pub(crate) async fn append_texts(&self, partition: u16, texts: &[&str]) {

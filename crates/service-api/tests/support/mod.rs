@@ -129,6 +129,7 @@ impl Hub {
             hub: view.clone(),
             hub_names: HubNames::new([HOST]),
             clock: Arc::new(now),
+            cluster: None,
             config: RestConfig::default(),
         };
         Self {

@@ -1,0 +1,103 @@
+//! The cluster's members under `/holdfast/v1/cluster` and `/holdfast/v1/nodes`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::ErrorCode;
+use serde_json::Value;
+
+use super::super::admin::{AdminAnswer, ClusterAdmin};
+use super::super::error::ApiError;
+use super::super::json::{object, shown};
+use super::super::reply::Reply;
+use super::Request;
+
+/// How long a join token is good for unless the caller says otherwise.
+const DEFAULT_TOKEN_SECONDS: u64 = 3_600;
+/// The longest life of a join token.
+const MAX_TOKEN_SECONDS: u64 = 7 * 24 * 3_600;
+
+/// `GET /holdfast/v1/cluster`.
+pub(super) async fn status(request: &Request<'_>) -> Result<Reply, ApiError> {
+    let cluster = cluster(request)?;
+    Ok(Reply::ok(answer(request, cluster.status()).await?))
+}
+
+/// `POST /holdfast/v1/nodes/tokens` with `{"validSeconds": n, "role": "core" | "gateway"}`, both optional.
+pub(super) async fn create_token(mut request: Request<'_>) -> Result<Reply, ApiError> {
+    let (mut seconds, mut gateway) = (DEFAULT_TOKEN_SECONDS, false);
+    if let Some(body) = request.body.optional_json().await? {
+        let fields = object(&body)?;
+        if let Some(unknown) = fields.unknown(&["validSeconds", "role"]) {
+            return Err(ApiError::invalid(format!("field {} is unknown", shown(unknown))));
+        }
+        if let Some(given) = fields.get("validSeconds") {
+            seconds = given
+                .as_u64()
+                .filter(|given| (1..=MAX_TOKEN_SECONDS).contains(given))
+                .ok_or_else(|| ApiError::invalid(format!("validSeconds wants 1 to {MAX_TOKEN_SECONDS}")))?;
+        }
+        gateway = match fields.text("role")? {
+            None | Some("core") => false,
+            Some("gateway") => true,
+            Some(_) => return Err(ApiError::invalid("role is core or gateway")),
+        };
+    }
+    let cluster = cluster(&request)?;
+    let token = cluster.create_token(Duration::from_secs(seconds), gateway);
+    audited(&request, "createJoinToken", "cluster", token)
+        .await
+        .map(|token| Reply::json(201, token))
+}
+
+/// `POST /holdfast/v1/nodes/{name}/drain`.
+pub(super) async fn drain(node: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let work = cluster(request)?;
+    audited(request, "drainNode", node, work.drain(node.to_owned()))
+        .await
+        .map(Reply::ok)
+}
+
+/// `DELETE /holdfast/v1/nodes/{name}/drain`.
+pub(super) async fn undrain(node: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let work = cluster(request)?;
+    audited(request, "undrainNode", node, work.undrain(node.to_owned()))
+        .await
+        .map(Reply::ok)
+}
+
+/// `DELETE /holdfast/v1/nodes/{name}[?force=true]`.
+pub(super) async fn remove(node: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let query = request.uri.query().unwrap_or_default();
+    let force = query.split('&').any(|part| part.eq_ignore_ascii_case("force=true"));
+    let work = cluster(request)?;
+    audited(request, "removeNode", node, work.remove(node.to_owned(), force))
+        .await
+        .map(Reply::ok)
+}
+
+fn cluster(request: &Request<'_>) -> Result<Arc<dyn ClusterAdmin>, ApiError> {
+    let missing = || ApiError::new(ErrorCode::FeatureNotSupported, "this hub runs without a cluster");
+    request.shared.cluster.clone().ok_or_else(missing)
+}
+
+async fn audited(
+    request: &Request<'_>,
+    operation: &'static str,
+    subject: &str,
+    work: AdminAnswer<'_>,
+) -> Result<Value, ApiError> {
+    let outcome = answer(request, work).await;
+    request.audit(operation, subject, outcome.as_ref().err().map(|error| error.code));
+    outcome
+}
+
+async fn answer(request: &Request<'_>, work: AdminAnswer<'_>) -> Result<Value, ApiError> {
+    match tokio::time::timeout(request.shared.config.request_timeout.get(), work).await {
+        Ok(outcome) => outcome.map_err(|error| ApiError::new(error.code, error.text)),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::ServiceUnavailable,
+            "the cluster did not answer in time; `holdfast cluster status` shows whether the change was taken",
+        )),
+    }
+}
