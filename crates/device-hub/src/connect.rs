@@ -107,7 +107,7 @@ impl Core {
         now: UnixMillis,
     ) -> Attempt {
         let identity = verified.identity.id.clone();
-        let partition = self.hub.parts.partition_count.partition_of(&identity.device);
+        let partition = self.hub.parts.partitions.count().partition_of(&identity.device);
         let session = Session {
             generation: verified.identity.generation.clone(),
             auth: verified.auth,

@@ -76,7 +76,7 @@ impl Core {
             incarnation: hub.parts.incarnation,
             core: u32::from(index),
         };
-        let lanes = hub.parts.partition_count.iter().map(|_| Lane::default()).collect();
+        let lanes = hub.parts.partitions.count().iter().map(|_| Lane::default()).collect();
         let mailbox = hub.mailbox(index);
         Rc::new(Self {
             hub,
@@ -292,7 +292,7 @@ impl Core {
         }
         self.round_began.set(Instant::now());
         let now = self.clock().now();
-        for partition in self.hub.parts.partition_count.iter() {
+        for partition in self.hub.parts.partitions.count().iter() {
             let entry = {
                 let mut lanes = self.lanes.borrow_mut();
                 let lane = &mut lanes[usize::from(partition.0)];
@@ -321,9 +321,7 @@ async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId,
             committed: result.is_ok(),
         });
     });
-    hub.parts.partitions[usize::from(partition.0)]
-        .append_detached(entry, committed)
-        .await;
+    hub.parts.partitions.append(partition, entry, committed).await;
 }
 
 impl Core {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_auth::HubNames;
-use holdfast_model::{IdentityId, PartitionCount, PartitionId, UnixMillis};
-use holdfast_partition::Partition;
+use holdfast_cluster::route::Partitions;
+use holdfast_cluster::transport::Transport;
+use holdfast_model::{IdentityId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
 use tokio::sync::oneshot;
 
@@ -25,10 +26,10 @@ pub struct HubParts {
     pub incarnation: u64,
     /// How many cores will run.
     pub cores: u16,
-    /// The hub's partitions, in order.
-    pub partitions: Vec<Partition>,
-    /// Their number, fixed when the hub was created.
-    pub partition_count: PartitionCount,
+    /// The hub's partitions, wherever they are.
+    pub partitions: Partitions,
+    /// The way to the owners on other nodes.
+    pub transport: Arc<dyn Transport>,
     /// The local registry replica.
     pub registry: Registry,
     /// The names under which clients may address the hub.
@@ -55,7 +56,7 @@ impl DeviceHub {
     #[must_use]
     pub fn new(parts: HubParts) -> Arc<Self> {
         Arc::new(Self {
-            sessions: Sessions::new(parts.partition_count),
+            sessions: Sessions::new(parts.partitions.count()),
             audit: Audit::new(&parts.config),
             recent: Recent::default(),
             metrics: Metrics::new(),
@@ -89,9 +90,9 @@ impl DeviceHub {
         &self.parts.clock
     }
 
-    /// The hub's partitions, in order.
+    /// The hub's partitions, wherever they are.
     #[must_use]
-    pub fn partitions(&self) -> &[Partition] {
+    pub fn partitions(&self) -> &Partitions {
         &self.parts.partitions
     }
 
@@ -133,7 +134,7 @@ impl DeviceHub {
     }
 
     pub(crate) fn partition_of(&self, identity: &IdentityId) -> PartitionId {
-        self.parts.partition_count.partition_of(&identity.device)
+        self.parts.partitions.count().partition_of(&identity.device)
     }
 
     pub(crate) fn detach(&self, session: &Session) {

@@ -29,7 +29,7 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
             }
             // Policies may have changed, or changes were missed: look at everyone.
             Some(RegistryEvent::Settings | RegistryEvent::LookAgain) => {
-                for partition in hub.parts.partition_count.iter() {
+                for partition in hub.parts.partitions.count().iter() {
                     for (identity, entry) in hub.sessions.of_partition(partition) {
                         check(&hub, partition, &identity, &entry);
                     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_auth::{HubNames, Key, sign_identity};
+use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
     Attempt, Claim, Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, Outcome, Protocol, Receipt,
@@ -88,12 +89,16 @@ async fn start(path: &Path, cores: u16) -> Node {
         .await;
         partitions.push(partition.unwrap());
     }
+    let routes = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
+    for partition in &partitions {
+        routes.host(partition.clone());
+    }
     let hub = DeviceHub::new(HubParts {
         node: 7,
         incarnation: 1,
         cores,
-        partitions: partitions.clone(),
-        partition_count: PartitionCount::DEFAULT,
+        partitions: routes,
+        transport: host.transport.clone(),
         registry: registry.clone(),
         hub_names: HubNames::new([HOST]),
         clock: Clock::from_fn(clock),
