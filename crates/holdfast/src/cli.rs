@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::exit::Failure;
 
+mod cluster;
 mod config;
 mod consumer_group;
 mod dev;
@@ -14,6 +15,7 @@ mod events;
 mod http;
 mod hub;
 mod monitor;
+mod node;
 mod output;
 mod sas;
 mod simulate;
@@ -40,6 +42,16 @@ enum Command {
     ConsumerGroup {
         #[command(subcommand)]
         command: consumer_group::Command,
+    },
+    /// Look at the cluster
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Command,
+    },
+    /// Add, drain and remove the cluster's nodes
+    Node {
+        #[command(subcommand)]
+        command: node::Command,
     },
     SasToken(sas::SasToken),
     MonitorEvents(monitor::Monitor),
@@ -69,6 +81,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Start(args) => start::run(&args),
         Command::Device { command } => device::run(command),
         Command::ConsumerGroup { command } => consumer_group::run(&command),
+        Command::Cluster { command } => cluster::run(&command),
+        Command::Node { command } => node::run(&command),
         Command::SasToken(args) => sas::run(&args),
         Command::MonitorEvents(args) => monitor::run(&args),
         Command::Simulate(args) => simulate::run(&args),

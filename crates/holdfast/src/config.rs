@@ -34,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) listen: ListenConfig,
     pub(crate) tls: TlsConfig,
     pub(crate) secrets: SecretsConfig,
+    pub(crate) cluster: ClusterConfig,
     pub(crate) ops: OpsConfig,
     pub(crate) log: LogConfig,
     pub(crate) audit: AuditConfig,
@@ -110,6 +111,140 @@ pub(crate) struct TlsConfig {
 pub(crate) struct SecretsConfig {
     pub(crate) key_file: Option<PathBuf>,
 }
+
+/// Who this node is among others, and how they reach each other.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterConfig {
+    pub(crate) node_name: String,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) advertise: String,
+    pub(crate) zone: String,
+    pub(crate) role: String,
+    pub(crate) certificate_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) bootstrap: bool,
+    pub(crate) join: Vec<String>,
+    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) replication_factor: u16,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            listen: Vec::new(),
+            advertise: String::new(),
+            zone: String::new(),
+            role: "core".to_owned(),
+            certificate_file: None,
+            key_file: None,
+            ca_file: None,
+            bootstrap: false,
+            join: Vec::new(),
+            join_token_file: None,
+            replication_factor: 3,
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Whether this node takes part in a cluster; otherwise it is a hub by itself.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.listen.is_empty()
+    }
+
+    /// The node's name: the configured one, else the machine's.
+    pub(crate) fn name(&self) -> String {
+        if !self.node_name.is_empty() {
+            return self.node_name.clone();
+        }
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name: String = machine
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c))
+            .take(MAX_NODE_NAME)
+            .collect();
+        if name.is_empty() { "node".to_owned() } else { name }
+    }
+
+    /// Where the others reach it: the configured address, else the one it listens on.
+    pub(crate) fn advertised(&self, bound: Option<SocketAddr>) -> String {
+        match bound {
+            _ if !self.advertise.is_empty() => self.advertise.clone(),
+            Some(bound) => bound.to_string(),
+            None => String::new(),
+        }
+    }
+
+    fn check(&self, mut refuse: impl FnMut(&str, String)) {
+        let legal = |name: &str| {
+            name.len() <= MAX_NODE_NAME && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+        };
+        if !legal(&self.node_name) {
+            let text = format!("wants at most {MAX_NODE_NAME} ASCII letters, digits and - . _");
+            refuse("cluster.node_name", text);
+        }
+        if !legal(&self.zone) {
+            let text = format!("wants at most {MAX_NODE_NAME} ASCII letters, digits and - . _");
+            refuse("cluster.zone", text);
+        }
+        if !matches!(self.role.as_str(), "core" | "gateway") {
+            refuse(
+                "cluster.role",
+                format!("wants \"core\" or \"gateway\", found {:?}", self.role),
+            );
+        }
+        if !matches!(self.replication_factor, 1 | 3) {
+            refuse(
+                "cluster.replication_factor",
+                format!("wants 1 or 3, found {}", self.replication_factor),
+            );
+        }
+        if !self.is_on() {
+            if !self.join.is_empty() {
+                refuse(
+                    "cluster.join",
+                    "needs cluster.listen: the others must reach this node too".to_owned(),
+                );
+            }
+            return;
+        }
+        for (key, file) in [
+            ("cluster.certificate_file", &self.certificate_file),
+            ("cluster.key_file", &self.key_file),
+            ("cluster.ca_file", &self.ca_file),
+        ] {
+            if file.is_none() {
+                refuse(
+                    key,
+                    "is needed with cluster.listen: nodes trust each other by certificate alone".to_owned(),
+                );
+            }
+        }
+        if self.advertise.is_empty() && self.listen.iter().all(|address| address.ip().is_unspecified()) {
+            let text = "is needed when cluster.listen is an unspecified address: a name or IP that the others reach";
+            refuse("cluster.advertise", text.to_owned());
+        }
+        for (key, address) in self.join.iter().map(|address| ("cluster.join", address)).chain(
+            [("cluster.advertise", &self.advertise)]
+                .into_iter()
+                .filter(|(_, address)| !address.is_empty()),
+        ) {
+            let parts = address.rsplit_once(':');
+            if parts.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+                refuse(key, format!("wants host:port, found {address:?}"));
+            }
+        }
+        if !self.join.is_empty() && self.join_token_file.is_none() && !self.bootstrap {
+            // A node that has joined before needs none: whether it is missed is seen when it joins.
+            tracing::debug!("cluster.join_token_file is not set");
+        }
+    }
+}
+
+/// The longest name of a node or zone, in bytes.
+const MAX_NODE_NAME: usize = 63;
 
 /// Metrics, health and stopping.
 #[derive(Debug, Clone)]
@@ -214,6 +349,7 @@ impl Config {
                 refuse("hub.aliases", message);
             }
         }
+        self.cluster.check(&mut refuse);
         if PartitionCount::new(self.hub.partitions).is_none() {
             let (min, max) = (PartitionCount::MIN, PartitionCount::MAX);
             refuse(

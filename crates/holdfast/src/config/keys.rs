@@ -17,6 +17,10 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
         "secrets",
         "The key that seals symmetric keys and policy keys before they reach the disk.",
     ),
+    (
+        "cluster",
+        "Who this node is among others. Without `listen` it is a hub by itself; what it stores is the same.",
+    ),
     ("ops", "Metrics, health checks and stopping."),
     (
         "log",
@@ -109,6 +113,64 @@ pub(crate) fn keys() -> Vec<Key> {
              stored keys cannot be read. Default: sealing.key in the data directory; keep it elsewhere, so that a stolen \
              disk is not enough.",
             |c| &mut c.secrets.key_file,
+        ),
+        Key::new(
+            "cluster.node_name",
+            "The node's name in status and commands, unique in the cluster. Default: the machine's host name.",
+            |c| &mut c.cluster.node_name,
+        ),
+        Key::new(
+            "cluster.listen",
+            "Where other nodes connect, such as `[\"0.0.0.0:9700\"]`. Empty: no cluster.",
+            |c| &mut c.cluster.listen,
+        ),
+        Key::new(
+            "cluster.advertise",
+            "The `host:port` under which other nodes reach this one; a DNS name survives a new IP. Default: cluster.listen.",
+            |c| &mut c.cluster.advertise,
+        ),
+        Key::new(
+            "cluster.zone",
+            "The failure zone (rack, room, availability zone): replicas of a partition are spread over zones.",
+            |c| &mut c.cluster.zone,
+        ),
+        Key::new(
+            "cluster.role",
+            "`core`, or `gateway`: takes connections, holds no partitions. Of a node that joins.",
+            |c| &mut c.cluster.role,
+        ),
+        Key::new(
+            "cluster.certificate_file",
+            "The node's certificate towards other nodes, PEM; it must bear the DNS name peer.holdfast. Re-read when it changes.",
+            |c| &mut c.cluster.certificate_file,
+        ),
+        Key::new("cluster.key_file", "Its private key, PKCS #8.", |c| {
+            &mut c.cluster.key_file
+        }),
+        Key::new(
+            "cluster.ca_file",
+            "The CA that has issued the certificates of all nodes, and nothing else: whoever holds one is trusted as a node.",
+            |c| &mut c.cluster.ca_file,
+        ),
+        Key::new(
+            "cluster.bootstrap",
+            "A node without data creates the hub when nobody of cluster.join answers. Without cluster.join it always does.",
+            |c| &mut c.cluster.bootstrap,
+        ),
+        Key::new(
+            "cluster.join",
+            "Addresses of members, such as `[\"node1:9700\"]`: a node without data joins by any of them.",
+            |c| &mut c.cluster.join,
+        ),
+        Key::new(
+            "cluster.join_token_file",
+            "A file with the token that `holdfast node token` has printed; used once, to join.",
+            |c| &mut c.cluster.join_token_file,
+        ),
+        Key::new(
+            "cluster.replication_factor",
+            "How many replicas each partition has, 1 or 3, as far as there are nodes. Of a hub that is created.",
+            |c| &mut c.cluster.replication_factor,
         ),
         Key::new(
             "ops.listen",

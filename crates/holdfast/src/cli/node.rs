@@ -1,0 +1,166 @@
+//! `holdfast node …`: the cluster's members, and changes of them.
+
+use clap::{Args, Subcommand, ValueEnum};
+use holdfast_model::HumanDuration;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::cluster;
+use super::device::encode;
+use super::http::{Call, block_on, call};
+use super::hub::LoginArgs;
+use super::output::{self, Format};
+use crate::exit::Failure;
+
+/// Where the REST API has them.
+const PATH: &str = "/holdfast/v1/nodes";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the nodes
+    List {
+        /// How to show them
+        #[arg(short, long, default_value = "table")]
+        output: Format,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
+    /// Print a token with which one new node may join
+    Token {
+        /// How long it is good for, 1s to 7d
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        valid: HumanDuration,
+        /// What the node will be
+        #[arg(long, default_value = "core")]
+        role: Role,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
+    /// Show how a new node joins this cluster: the token and the keys of its configuration
+    Join {
+        /// How long the token is good for, 1s to 7d
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        valid: HumanDuration,
+        /// What the node will be
+        #[arg(long, default_value = "core")]
+        role: Role,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
+    /// Move leaders and replicas away from a node, so that it can be removed; returns at once
+    Drain {
+        #[command(flatten)]
+        node: Node,
+        /// Take the node back into service instead
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Remove a node that is drained, or one that is dead for good
+    Remove {
+        #[command(flatten)]
+        node: Node,
+        /// The node is dead and will not come back with its disk: make new replicas of what it held
+        #[arg(long)]
+        dead: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// The node's name, see `holdfast node list`
+    #[arg(value_name = "NODE")]
+    name: String,
+    #[command(flatten)]
+    login: LoginArgs,
+}
+
+/// The roles that a node can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Holds partitions and takes connections
+    Core,
+    /// Takes connections only
+    Gateway,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::List { output, login } => {
+            let status = cluster::fetch(login)?;
+            let nodes = status.pointer("/nodes").cloned().unwrap_or_default();
+            output::show(&nodes, *output, cluster::NODE_COLUMNS)
+        }
+        Command::Token { valid, role, login } => super::print(&format!("{}\n", token(login, *valid, *role)?)),
+        Command::Join { valid, role, login } => join(login, *valid, *role),
+        Command::Drain { node, undo } => {
+            let path = format!("{PATH}/{}/drain", encode(&node.name));
+            let method = if *undo { Method::DELETE } else { Method::POST };
+            block_on(call(&node.login.hub()?, Call::new(method, path)))?;
+            let text = if *undo {
+                format!("{} is back in service.\n", node.name)
+            } else {
+                format!(
+                    "{} is draining; `holdfast node list` shows Drained when everything has been moved.\n",
+                    node.name
+                )
+            };
+            super::print(&text)
+        }
+        Command::Remove { node, dead } => {
+            let request = Call {
+                query: if *dead { "force=true" } else { "" },
+                ..Call::new(Method::DELETE, format!("{PATH}/{}", encode(&node.name)))
+            };
+            block_on(call(&node.login.hub()?, request))?;
+            super::print(&format!("{} is no member any more.\n", node.name))
+        }
+    }
+}
+
+fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
+    let request = Call {
+        body: Some(json!({"validSeconds": valid.get().as_secs(), "role": role.as_str()})),
+        ..Call::new(Method::POST, format!("{PATH}/tokens"))
+    };
+    let answer = block_on(call(&login.hub()?, request))?;
+    answer
+        .pointer("/token")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| anyhow::anyhow!("the hub's answer holds no token").into())
+}
+
+fn join(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<(), Failure> {
+    let token = token(login, valid, role)?;
+    let status = cluster::fetch(login)?;
+    let addresses: Vec<&str> = status
+        .pointer("/nodes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|node| node.pointer("/address").and_then(Value::as_str))
+        .collect();
+    let addresses = serde_json::to_string(&addresses).map_err(anyhow::Error::from)?;
+    super::print(&format!(
+        "On the new node, put this token into a file of mode 0600, such as /etc/holdfast/join-token:\n\n\
+         {token}\n\n\
+         and these keys into its configuration, beside its certificate for other nodes and the sealing key of this hub:\n\n\
+         [cluster]\n\
+         listen = [\"0.0.0.0:9700\"]\n\
+         advertise = \"<name or IP of the new node>:9700\"\n\
+         role = \"{}\"\n\
+         join = {addresses}\n\
+         join_token_file = \"/etc/holdfast/join-token\"\n\n\
+         Then start it: `holdfast start --config …`. `holdfast cluster status` and `holdfast node list` show how it gets on.\n",
+        role.as_str(),
+    ))
+}
