@@ -1,0 +1,13 @@
+//! Real nodes under faults, and the checker that says whether they kept their promises.
+//!
+//! Why: a cluster that loses nothing on a good day proves nothing. So real processes are killed, stopped, cut off,
+//! slowed and damaged under load, on a schedule drawn from a seed, while devices, back ends and readers write down what
+//! they were told; then the checker compares what was promised with what is there.
+//! Invariants: the checker ([`check`]) is pure, and every check of it has a test that makes it fail; nothing that the
+//! harness starts (processes, namespaces, mounts) outlives it; only faults that were really injected are counted.
+//! Not here: the same in simulation (`consensus::sim`), durability of one node (`crates/holdfast/tests/durability`).
+//! Start at [`check`] for what is promised, and docs/chaos.md for how to run it.
+#![warn(missing_docs)]
+
+pub mod check;
+pub mod history;
