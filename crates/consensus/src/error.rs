@@ -57,6 +57,9 @@ pub enum ReadError {
     /// The leader cannot reach a quorum.
     #[error("the leader cannot reach a quorum")]
     NoQuorum,
+    /// The leader did not answer, or this node did not apply what it named, in time.
+    #[error("not confirmed in time")]
+    TimedOut,
     /// The group has stopped.
     #[error("the group has stopped")]
     Stopped,
@@ -99,4 +102,65 @@ pub enum StartError {
 
 fn end_of(last: &Option<LogPosition>) -> String {
     last.map_or_else(|| "nothing".to_owned(), |last| last.to_string())
+}
+
+/// Why a change of members was not, or perhaps not, made.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ChangeError {
+    /// This node does not lead the group. Nothing was changed.
+    #[error("this node does not lead the group{}", whose(.leader))]
+    NotLeader {
+        /// The node that leads, where known.
+        leader: Option<u64>,
+    },
+    /// Another change is under way. Nothing was changed.
+    #[error("another change of the group's members is under way")]
+    InProgress,
+    /// A voter-to-be is not a learner. Nothing was changed.
+    #[error("node {node} must be added as a learner before it can vote")]
+    NotMember {
+        /// The node.
+        node: u64,
+    },
+    /// A learner-to-go votes. Nothing was changed.
+    #[error("node {node} votes: take its vote away before it is removed")]
+    Votes {
+        /// The node.
+        node: u64,
+    },
+    /// There would be no voters left. Nothing was changed.
+    #[error("a group cannot be without voters")]
+    NoVoters,
+    /// The change may or may not be made, or only its first half: a leader change or the group's end came between.
+    #[error("the outcome of the change of members is unknown")]
+    Unknown,
+    /// The group has stopped. Nothing was changed.
+    #[error("the group has stopped")]
+    Stopped,
+}
+
+/// Why leadership did not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TransferError {
+    /// This node does not lead the group.
+    #[error("this node does not lead the group{}", whose(.leader))]
+    NotLeader {
+        /// The node that leads, where known.
+        leader: Option<u64>,
+    },
+    /// The node has no vote, so that it cannot lead.
+    #[error("node {node} has no vote in this group")]
+    NotVoter {
+        /// The node.
+        node: u64,
+    },
+    /// The other node did not take over in time; this node still leads, or nobody does for the moment.
+    #[error("node {node} has not taken over in time")]
+    TimedOut {
+        /// The node.
+        node: u64,
+    },
+    /// The group has stopped.
+    #[error("the group has stopped")]
+    Stopped,
 }

@@ -1,5 +1,8 @@
 //! A Raft group as the rest of the node sees it.
 
+mod members;
+mod reading;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_storage::{Disk, DiskGuard, Flusher, OnFatal, StorageError};
 use holdfast_tasks::ByteBudget;
-use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
-use openraft::{Raft, ReadPolicy, ServerState};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Raft, ServerState};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use self::reading::LeaseGrant;
 use crate::applier::Applier;
 use crate::config::ConsensusConfig;
-use crate::error::{ProposeError, ReadError, StartError};
+use crate::error::{ProposeError, StartError};
 use crate::groups::Groups;
 use crate::log_reader::LogReader;
 use crate::log_store::{LogStore, Shared};
@@ -24,6 +29,7 @@ use crate::metrics::GroupMetrics;
 use crate::network::NoPeers;
 use crate::position::{GroupId, LogPosition};
 use crate::proposal::{OnCommit, Proposal, Waiting};
+use crate::status::{self, GroupStatus, GroupWatch, Leader, Members};
 use crate::transport::Transport;
 use crate::types::{Command, Node, Types, position};
 
@@ -53,16 +59,15 @@ pub struct GroupHost {
 
 /// One Raft group on this node. Clones share it; any thread may call, the work happens on the runtime that started it.
 #[derive(Clone)]
-pub struct Group {
-    raft: Raft<Types, Applier>,
-    inner: Arc<Inner>,
-}
+pub struct Group(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
+    raft: Raft<Types, Applier>,
     id: GroupId,
     node: u64,
     log: Arc<Shared>,
     guard: Arc<DiskGuard>,
+    groups: Groups,
     in_flight: ByteBudget,
     metrics: GroupMetrics,
     /// Nothing is taken any more.
@@ -118,21 +123,22 @@ impl Group {
             .await
             .map_err(|error| stopped(error.to_string()))?;
         let inner = Inner {
+            raft,
             id,
             node: host.node,
             log: shared,
             guard: host.guard.clone(),
+            groups: host.groups.clone(),
             in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
             metrics,
             stopped: AtomicBool::new(false),
             settle: 2 * config.election_timeout_max.get(),
         };
-        let group = Self {
-            raft,
-            inner: Arc::new(inner),
-        };
+        let group = Self(Arc::new(inner));
+        group.0.groups.enter(&group);
         if group.is_sole_voter() {
             group
+                .0
                 .raft
                 .trigger()
                 .elect(false)
@@ -149,14 +155,15 @@ impl Group {
     /// # Errors
     /// [`StartError::Stopped`].
     pub async fn bootstrap(&self) -> Result<(), StartError> {
-        let members = BTreeMap::from([(self.inner.node, Node::default())]);
-        match self.raft.initialize(members).await {
+        let members = BTreeMap::from([(self.0.node, Node::default())]);
+        match self.0.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(self.stopped(&error)),
         }
         if self.is_sole_voter() && !self.is_leader() {
             // The first election after the initial membership need not wait for its time-out.
-            self.raft
+            self.0
+                .raft
                 .trigger()
                 .elect(false)
                 .await
@@ -167,19 +174,20 @@ impl Group {
 
     fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
         StartError::Stopped {
-            group: self.inner.id,
+            group: self.0.id,
             reason: reason.to_string(),
         }
     }
 
     fn is_sole_voter(&self) -> bool {
-        let mut voters = self.raft.voter_ids();
-        voters.next() == Some(self.inner.node) && voters.next().is_none()
+        let mut voters = self.0.raft.voter_ids();
+        voters.next() == Some(self.0.node) && voters.next().is_none()
     }
 
     /// Waits until this node leads and everything in its log is applied.
     async fn ready(&self) -> Result<(), StartError> {
         let led = self
+            .0
             .raft
             .wait(None)
             .metrics(
@@ -197,7 +205,7 @@ impl Group {
     /// The group's number.
     #[must_use]
     pub fn id(&self) -> GroupId {
-        self.inner.id
+        self.0.id
     }
 
     /// Appends `entry`; calls that follow each other append in their order. Waits while the group has too much in
@@ -209,12 +217,18 @@ impl Group {
         if let Err(error) = self.admit(&entry) {
             return committed(Err(error));
         }
-        let permit = self.inner.in_flight.take(entry.len()).await;
-        let seconds = self.inner.metrics.commit_seconds.clone();
+        let permit = self.0.in_flight.take(entry.len()).await;
+        let seconds = self.0.metrics.commit_seconds.clone();
         let proposal = Proposal::new(Waiting::Commit(committed), permit, seconds);
         // An error drops the proposal, which reports it as unknown; the next ones are refused at once.
-        if self.raft.client_write_ff(Command(entry), Some(proposal)).await.is_err() {
-            self.inner.stopped.store(true, Ordering::Relaxed);
+        if self
+            .0
+            .raft
+            .client_write_ff(Command(entry), Some(proposal))
+            .await
+            .is_err()
+        {
+            self.0.stopped.store(true, Ordering::Relaxed);
         }
     }
 
@@ -224,7 +238,7 @@ impl Group {
     /// # Errors
     /// [`ProposeError`].
     pub async fn propose(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
-        let give_up = Instant::now() + self.inner.settle;
+        let give_up = Instant::now() + self.0.settle;
         loop {
             let outcome = self.propose_once(entry.clone()).await;
             // Refused before it was appended, while a new leader settles.
@@ -237,14 +251,16 @@ impl Group {
 
     async fn propose_once(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
         self.admit(&entry)?;
-        let permit = self.inner.in_flight.take(entry.len()).await;
+        let permit = self.0.in_flight.take(entry.len()).await;
         let (answer, answered) = oneshot::channel();
-        let proposal = Proposal::new(
-            Waiting::Apply(answer),
-            permit,
-            self.inner.metrics.commit_seconds.clone(),
-        );
-        if self.raft.client_write_ff(Command(entry), Some(proposal)).await.is_err() {
+        let proposal = Proposal::new(Waiting::Apply(answer), permit, self.0.metrics.commit_seconds.clone());
+        if self
+            .0
+            .raft
+            .client_write_ff(Command(entry), Some(proposal))
+            .await
+            .is_err()
+        {
             return Err(ProposeError::Stopped);
         }
         answered.await.unwrap_or(Err(ProposeError::Unknown))
@@ -257,49 +273,60 @@ impl Group {
                 limit: MAX_ENTRY_BYTES,
             });
         }
-        if self.inner.stopped.load(Ordering::Relaxed) {
+        if self.0.stopped.load(Ordering::Relaxed) {
             return Err(ProposeError::Stopped);
         }
-        if !self.inner.guard.writable() {
+        if !self.0.guard.writable() {
             return Err(ProposeError::DiskFull);
         }
-        self.inner.metrics.proposals.increment(1);
-        self.inner.metrics.proposed_bytes.increment(entry.len() as u64);
+        self.0.metrics.proposals.increment(1);
+        self.0.metrics.proposed_bytes.increment(entry.len() as u64);
         Ok(())
-    }
-
-    /// Returns when this node has applied everything that was committed before the call: what is read then is not older
-    /// than any answer given before.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn read_index(&self) -> Result<(), ReadError> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(ReadError::NotLeader {
-                leader: forward.leader_id,
-            }),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum),
-            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
-        }
     }
 
     /// Whether this node leads the group, as far as it knows.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
+        self.0.raft.is_leader()
+    }
+
+    /// Who leads, where known: this node only when it really leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        status::leader_of(&self.0.raft.metrics().borrow_watched())
+    }
+
+    /// The group as this node sees it now.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        // A copy, so that the engine does not wait for what is made of it.
+        let metrics = self.0.raft.metrics().borrow_watched().clone();
+        GroupStatus::of(self.0.id, &metrics)
+    }
+
+    /// Who belongs to the group, by the last membership in this node's log.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
+        Members::of(&membership)
+    }
+
+    /// Waits for changes of leader, term and members.
+    #[must_use]
+    pub fn watch(&self) -> GroupWatch {
+        GroupWatch(self.0.raft.server_metrics())
     }
 
     /// The index of the last applied entry; 0 when none is.
     #[must_use]
     pub fn applied_index(&self) -> u64 {
-        self.inner.log.applied_next().saturating_sub(1)
+        self.0.log.applied_next().saturating_sub(1)
     }
 
     /// A reader of the applied entries.
     #[must_use]
     pub fn log_reader(&self) -> LogReader {
-        LogReader::new(self.inner.log.clone())
+        LogReader::new(self.0.log.clone())
     }
 
     /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never
@@ -309,26 +336,44 @@ impl Group {
     /// # Errors
     /// [`StorageError`]: the node must stop.
     pub async fn trim(&self, below_index: u64) -> Result<u64, StorageError> {
-        let log = self.inner.log.clone();
+        let log = self.0.log.clone();
         let trimmed = holdfast_tasks::spawn_blocking(move || log.trim_to(below_index)).await?;
         if let Some(trim) = trimmed {
-            self.inner
+            self.0
                 .log
                 .flusher
                 .synced()
                 .await
                 .map_err(|error| StorageError::clone(&error))?;
-            let log = self.inner.log.clone();
+            let log = self.0.log.clone();
             holdfast_tasks::spawn_blocking(move || log.delete_trimmed(&trim)).await?;
         }
-        Ok(self.inner.log.first_retained())
+        Ok(self.0.log.first_retained())
     }
 
     /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
-        self.inner.stopped.store(true, Ordering::Relaxed);
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(group = %self.inner.id, %error, "the group's task had failed");
+        self.0.groups.leave(self);
+        self.0.stopped.store(true, Ordering::Relaxed);
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(group = %self.0.id, %error, "the group's task had failed");
         }
+    }
+
+    /// Stops the group and deletes its log, votes and floors from the disk; the state machine's state is its owner's to
+    /// delete. For a replica that the group has removed: as a voter it must not come back without them.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn destroy(self) -> Result<(), StorageError> {
+        self.shutdown().await;
+        let log = self.0.log.clone();
+        holdfast_tasks::spawn_blocking(move || log.destroy()).await?;
+        self.0
+            .log
+            .flusher
+            .synced()
+            .await
+            .map_err(|error| StorageError::clone(&error))
     }
 }

@@ -294,6 +294,22 @@ impl Shared {
         Ok(Some(Trim { floor }))
     }
 
+    /// Deletes everything that the disk holds of the group's log, vote and floors. Blocks.
+    pub(crate) fn destroy(&self) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::new();
+        let (from, to) = (layout::log_key(self.group.0, 0), layout::log_end(self.group.0));
+        batch.delete_range(self.family, &from, &to);
+        for what in [
+            HardState::Vote,
+            HardState::Purged,
+            HardState::Trimmed,
+            HardState::Applied,
+        ] {
+            batch.delete(Family::Raft, &layout::hard_key(self.group.0, what));
+        }
+        self.disk.write(&batch, Durability::Logged)
+    }
+
     /// The second half of [`Shared::trim_to`], once its floor is synced. Blocks.
     pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
         let (from, to) = (

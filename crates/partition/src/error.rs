@@ -87,7 +87,7 @@ impl From<ReadError> for AppendError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::NotLeader { leader } => Self::NotLeader { leader },
-            ReadError::NoQuorum => Self::NotLeader { leader: None },
+            ReadError::NoQuorum | ReadError::TimedOut => Self::NotLeader { leader: None },
             ReadError::Stopped => Self::Stopped,
         }
     }

@@ -1,0 +1,140 @@
+//! Who belongs to a group, and who of them leads it: changes that the leader makes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use tokio::time::Instant;
+
+use super::Group;
+use crate::error::{ChangeError, TransferError};
+use crate::types::{Node, Types};
+
+type Changed = Result<ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
+
+impl Group {
+    /// Adds `node` as a learner; returns when that is committed, long before it has caught up
+    /// ([`GroupStatus::matched`](crate::GroupStatus::matched) tells). Does nothing for a member.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn add_learner(&self, node: u64) -> Result<(), ChangeError> {
+        if self.members().contains(node) && self.is_leader() {
+            return Ok(());
+        }
+        let change = ChangeMembers::AddNodes(BTreeMap::from([(node, Node::default())]));
+        self.change(change, true).await
+    }
+
+    /// Lets exactly `voters` vote, by way of a joint membership. Learners among them are promoted; who voted before and
+    /// does not any more leaves the group; other learners stay.
+    ///
+    /// # Errors
+    /// [`ChangeError`]. After [`ChangeError::Unknown`] look at the members: a change that stands half-way (`joint`) is
+    /// ended by making it again.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
+        let members = self.members();
+        if voters.is_empty() {
+            return Err(ChangeError::NoVoters);
+        }
+        if let Some(node) = voters.iter().find(|node| !members.contains(**node)) {
+            return Err(self.unless_leader(ChangeError::NotMember { node: *node }));
+        }
+        if members.voters == voters && !members.joint && self.is_leader() {
+            return Ok(());
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(voters), false).await
+    }
+
+    /// Removes learners; who is not a member is gone already.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn remove_learners(&self, learners: BTreeSet<u64>) -> Result<(), ChangeError> {
+        let members = self.members();
+        if let Some(node) = learners.iter().find(|node| members.voters.contains(node)) {
+            return Err(self.unless_leader(ChangeError::Votes { node: *node }));
+        }
+        let gone: BTreeSet<u64> = learners.intersection(&members.learners).copied().collect();
+        if gone.is_empty() && self.is_leader() {
+            return Ok(());
+        }
+        self.change(ChangeMembers::RemoveNodes(gone), true).await
+    }
+
+    /// Who leads instead, where this node does not: then its view of the members may be old.
+    fn unless_leader(&self, error: ChangeError) -> ChangeError {
+        if self.is_leader() {
+            return error;
+        }
+        ChangeError::NotLeader {
+            leader: self.leader().map(|leader| leader.node),
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Node>, retain: bool) -> Result<(), ChangeError> {
+        let changed: Changed = self.0.raft.change_membership(change, retain).await;
+        match changed {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown),
+            Err(RaftError::APIError(error)) => Err(refusal(error)),
+        }
+    }
+
+    /// Lets `to` lead, and returns when another node leads. `to` must vote and should have caught up.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), TransferError> {
+        let Some(before) = self.leader().filter(|_| self.is_leader()) else {
+            return Err(TransferError::NotLeader {
+                leader: self.leader().map(|leader| leader.node),
+            });
+        };
+        if to == self.0.node {
+            return Ok(());
+        }
+        if !self.members().voters.contains(&to) {
+            return Err(TransferError::NotVoter { node: to });
+        }
+        let give_up = Instant::now() + self.0.settle;
+        let mut watch = self.watch();
+        self.0
+            .raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|_| TransferError::Stopped)?;
+        loop {
+            match self.leader() {
+                Some(now) if now.node != self.0.node && now.term > before.term => return Ok(()),
+                _ => {}
+            }
+            let left: Duration = give_up.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, watch.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(TransferError::Stopped),
+                Err(_) => return Err(TransferError::TimedOut { node: to }),
+            }
+        }
+    }
+}
+
+fn refusal(error: ClientWriteError<Types>) -> ChangeError {
+    match error {
+        ClientWriteError::ForwardToLeader(forward) => ChangeError::NotLeader {
+            leader: forward.leader_id,
+        },
+        ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::PreconditionFailed(_) => ChangeError::Unknown,
+        ClientWriteError::ChangeMembershipError(error) => match error {
+            ChangeMembershipError::EmptyMembership(_) => ChangeError::NoVoters,
+            ChangeMembershipError::LearnerNotFound(node) => ChangeError::NotMember { node: node.node_id },
+            ChangeMembershipError::InProgress(_)
+            | ChangeMembershipError::UncommittedLeaderLog(_)
+            | ChangeMembershipError::UnsupportedMembershipTransition(_)
+            | ChangeMembershipError::NodeMetadataChanged(_) => ChangeError::InProgress,
+        },
+    }
+}

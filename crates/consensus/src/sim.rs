@@ -1,0 +1,229 @@
+//! A network in memory that delays, loses and cuts, as its seed says: for simulation and tests.
+//!
+//! Invariants: everything happens on the clock of the runtime that calls (tokio's, paused in tests), on one
+//! single-threaded runtime; the same seed and the same calls give the same course. Calls from one node to another
+//! arrive in the order in which they were made. A lost or cut call ends when its patience does, as it would over a
+//! connection that hangs; a call to a node that is down fails at once.
+//! Not here: who crashes when; a disk that forgets (`holdfast_storage::SimDisk`).
+
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};
+
+/// The most calls that are on their way from one node to another; the next one is not sent.
+const MAX_UNDER_WAY: usize = 4_096;
+
+/// A simulated network. Clones share it.
+#[derive(Clone)]
+pub struct SimNetwork(Arc<Mutex<State>>);
+
+struct State {
+    rng: SmallRng,
+    nodes: BTreeMap<u64, Node>,
+    links: BTreeMap<(u64, u64), link::Queue>,
+    cut: BTreeSet<(u64, u64)>,
+    delay: RangeInclusive<Duration>,
+    loss: f64,
+    calls: u64,
+}
+
+struct Node {
+    dispatch: Dispatch,
+    /// Ends with the node's life: whoever waits for it looks at its sender.
+    life: watch::Sender<()>,
+}
+
+/// What becomes of something that is sent now.
+#[derive(Clone, Copy)]
+enum Fate {
+    Arrives(Instant),
+    Lost,
+}
+
+impl SimNetwork {
+    /// A network without nodes and faults, on which everything takes between a tenth and half a millisecond.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            rng: SmallRng::seed_from_u64(seed),
+            nodes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            delay: Duration::from_micros(100)..=Duration::from_micros(500),
+            loss: 0.0,
+            calls: 0,
+        })))
+    }
+
+    /// Connects a node whose calls from others go to `dispatch`, and gives its way to the others. A node of this id
+    /// that was there before has crashed.
+    #[must_use]
+    pub fn node(&self, id: u64, dispatch: Dispatch) -> Arc<dyn Transport> {
+        let node = Node {
+            dispatch,
+            life: watch::Sender::new(()),
+        };
+        let life = node.life.subscribe();
+        self.0.lock().nodes.insert(id, node);
+        Arc::new(FromNode {
+            network: self.clone(),
+            id,
+            life,
+        })
+    }
+
+    /// Ends the node's life: calls to it and from it end, its handlers are no longer called. Its transport stays dead;
+    /// [`SimNetwork::node`] connects its next life.
+    pub fn crash(&self, id: u64) {
+        let node = self.0.lock().nodes.remove(&id);
+        drop(node);
+    }
+
+    /// Loses everything between the two.
+    pub fn cut(&self, a: u64, b: u64) {
+        self.0.lock().cut.extend([(a, b), (b, a)]);
+    }
+
+    /// Loses what `from` sends to `to`, calls and answers; the other direction stays.
+    pub fn cut_one_way(&self, from: u64, to: u64) {
+        self.0.lock().cut.insert((from, to));
+    }
+
+    /// Loses everything between `id` and every other node that is connected now.
+    pub fn isolate(&self, id: u64) {
+        let mut state = self.0.lock();
+        let others: Vec<u64> = state.nodes.keys().copied().filter(|other| *other != id).collect();
+        state
+            .cut
+            .extend(others.into_iter().flat_map(|other| [(id, other), (other, id)]));
+    }
+
+    /// Ends every cut.
+    pub fn heal_all(&self) {
+        self.0.lock().cut.clear();
+    }
+
+    /// How long each call, answer and chunk is on its way.
+    pub fn set_delay(&self, delay: RangeInclusive<Duration>) {
+        self.0.lock().delay = delay;
+    }
+
+    /// How probable it is that a call or an answer is lost, from 0 to 1. Streams are not hit: TCP would send again.
+    pub fn set_loss(&self, probability: f64) {
+        self.0.lock().loss = probability.clamp(0.0, 1.0);
+    }
+
+    /// How many calls were sent, lost ones included.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.0.lock().calls
+    }
+
+    fn fate(&self, from: u64, to: u64, may_be_lost: bool) -> Fate {
+        let mut state = self.0.lock();
+        let delay = state.delay.clone();
+        // Both are always drawn, so that a cut does not shift what is drawn later.
+        let delay = state.rng.random_range(delay);
+        let lost = state.rng.random::<f64>() < state.loss && may_be_lost;
+        if lost || state.cut.contains(&(from, to)) {
+            return Fate::Lost;
+        }
+        Fate::Arrives(Instant::now() + delay)
+    }
+
+    fn dispatch(&self, id: u64) -> Option<(Dispatch, watch::Receiver<()>)> {
+        let state = self.0.lock();
+        let node = state.nodes.get(&id)?;
+        Some((node.dispatch.clone(), node.life.subscribe()))
+    }
+}
+
+fn down(id: u64) -> CallError {
+    CallError::NotSent(format!("node {id} is down").into())
+}
+
+fn crashed(id: u64) -> CallError {
+    CallError::Unknown(format!("node {id} crashed").into())
+}
+
+fn silent(id: u64) -> CallError {
+    CallError::Unknown(format!("node {id} does not answer").into())
+}
+
+/// A node's way to the others.
+struct FromNode {
+    network: SimNetwork,
+    id: u64,
+    life: watch::Receiver<()>,
+}
+
+/// Returns when the node's life has ended.
+async fn ended(mut life: watch::Receiver<()>) {
+    while life.changed().await.is_ok() {}
+}
+
+impl FromNode {
+    fn alive(&self) -> bool {
+        self.life.has_changed().is_ok()
+    }
+}
+
+impl Transport for FromNode {
+    fn call(&self, node: u64, call: Call) -> Answer {
+        self.send(node, call, None)
+    }
+
+    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer {
+        self.send(node, call, Some(chunks))
+    }
+
+    fn download(&self, node: u64, call: Call) -> Chunks {
+        if !self.alive() || self.network.dispatch(node).is_none() {
+            return Box::pin(stream::iter([Err(down(node))]));
+        }
+        link::download(self.network.clone(), self.id, node, call)
+    }
+}
+
+impl FromNode {
+    fn send(&self, node: u64, call: Call, chunks: Option<Chunks>) -> Answer {
+        let Some((_, life)) = self.network.dispatch(node).filter(|_| self.alive()) else {
+            return Box::pin(async move { Err(down(node)) });
+        };
+        let own = self.life.clone();
+        let patience = call.patience;
+        let streams = chunks.is_some();
+        let answered = match link::send(&self.network, self.id, node, call, chunks) {
+            Ok(answered) => answered,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        Box::pin(async move {
+            // For a stream the patience is for each chunk, and its receiving side watches it.
+            let patience = async {
+                match streams {
+                    false => tokio::time::sleep(patience).await,
+                    true => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                answer = answered => answer.unwrap_or_else(|_| Err(crashed(node))),
+                () = ended(life) => Err(crashed(node)),
+                () = ended(own) => Err(CallError::Unknown("this node has crashed".into())),
+                () = patience => Err(silent(node)),
+            }
+        })
+    }
+}

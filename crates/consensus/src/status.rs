@@ -1,0 +1,178 @@
+//! What a group looks like from outside: who leads, who belongs to it, how far each is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
+use openraft::{Instant, RaftMetrics, ServerState};
+use thiserror::Error;
+
+use crate::position::GroupId;
+use crate::types::{StoredMembership, Types};
+
+/// Who leads a group, and since which term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Leader {
+    /// Its node id.
+    pub node: u64,
+    /// Its term: a later leader has a higher one.
+    pub term: u64,
+}
+
+/// What a node is in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It votes and follows.
+    Follower,
+    /// It follows without a vote.
+    Learner,
+    /// It stands for election.
+    Candidate,
+}
+
+impl Role {
+    /// Its name in status output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Learner => "learner",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
+/// Who belongs to a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    /// Who votes. While a change is under way: who votes before or after it.
+    pub voters: BTreeSet<u64>,
+    /// Who follows without a vote.
+    pub learners: BTreeSet<u64>,
+    /// A change of voters is under way: quorums of the old and of the new ones are needed.
+    pub joint: bool,
+}
+
+impl Members {
+    /// Whether `node` is one of them.
+    #[must_use]
+    pub fn contains(&self, node: u64) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+
+    /// Whether there are none: the group has never been bootstrapped, as far as this node knows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.voters.is_empty() && self.learners.is_empty()
+    }
+
+    pub(crate) fn of(stored: &StoredMembership) -> Self {
+        let membership = stored.membership();
+        Self {
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            joint: membership.get_joint_config().len() > 1,
+        }
+    }
+}
+
+/// A group as this node sees it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group.
+    pub id: GroupId,
+    /// This node.
+    pub node: u64,
+    /// The highest term that this node has seen.
+    pub term: u64,
+    /// What this node is in the group.
+    pub role: Role,
+    /// Who leads, where known.
+    pub leader: Option<u64>,
+    /// The index of the last entry of this node's log; 0 when it has none.
+    pub last_log: u64,
+    /// The index of the last entry that this node has applied; 0 when none is.
+    pub applied: u64,
+    /// Who belongs to the group, by the last membership in this node's log.
+    pub members: Members,
+    /// How far each member's log agrees with the leader's; only where this node leads.
+    pub matched: BTreeMap<u64, u64>,
+    /// How long ago a quorum last confirmed this leader (0 for the only voter); only where this node leads.
+    pub quorum_acked_ago: Option<Duration>,
+}
+
+impl GroupStatus {
+    pub(crate) fn of(id: GroupId, metrics: &RaftMetrics<Types>) -> Self {
+        let leads = metrics.state == ServerState::Leader;
+        let members = Members::of(&metrics.membership_config);
+        let alone = members.voters.len() == 1 && members.voters.contains(&metrics.id);
+        let acked = match metrics.last_quorum_acked {
+            _ if alone => Some(Duration::ZERO),
+            Some(at) => Some(at.elapsed()),
+            None => None,
+        };
+        Self {
+            id,
+            node: metrics.id,
+            term: metrics.current_term,
+            role: role(metrics.state),
+            leader: leader_of(metrics).map(|leader| leader.node),
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+            members,
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(node, matched)| (*node, matched.map_or(0, |id| id.index)))
+                .collect(),
+            quorum_acked_ago: acked.filter(|_| leads),
+        }
+    }
+}
+
+fn role(state: ServerState) -> Role {
+    match state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower => Role::Follower,
+        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+    }
+}
+
+pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<Leader> {
+    // A candidate's own id may stand there from an earlier term.
+    let node = if metrics.state == ServerState::Leader {
+        metrics.id
+    } else {
+        metrics.current_leader.filter(|node| *node != metrics.id)?
+    };
+    Some(Leader {
+        node,
+        term: metrics.current_term,
+    })
+}
+
+/// The group has stopped; nothing changes any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the group has stopped")]
+pub struct GroupStopped;
+
+/// Waits for changes of a group's leader, term or members; replication does not wake it.
+#[derive(Clone)]
+pub struct GroupWatch(pub(crate) openraft::alias::WatchReceiverOf<Types, RaftServerMetrics<Types>>);
+
+impl GroupWatch {
+    /// Returns when something has changed since the last call, or since the watch was made. Look at
+    /// [`Group::status`](crate::Group::status) or [`Group::leader`](crate::Group::leader) then. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`GroupStopped`], at once, for ever.
+    pub async fn changed(&mut self) -> Result<(), GroupStopped> {
+        self.0.changed().await.map_err(|_| GroupStopped)
+    }
+}
