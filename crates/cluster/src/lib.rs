@@ -8,6 +8,7 @@
 //! Start at [`route::Partitions`].
 #![warn(missing_docs)]
 
+pub mod peer;
 pub mod route;
 
 pub use holdfast_consensus::transport;
