@@ -18,11 +18,12 @@ pub const FORMAT_VERSION: u32 = 1;
 const MARKER: &str = "holdfast.node";
 const LOCK: &str = "holdfast.lock";
 const DATABASE: &str = "db";
+const STAGED: &str = "staged";
 
 /// Who a data directory belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeIdentity {
-    /// The cluster, the same on all its nodes.
+    /// The cluster, the same on all its nodes; empty while a new node has not joined one.
     pub cluster: String,
     /// The node's life with this directory, and its Raft node id: a node that lost its directory gets another.
     pub incarnation: u64,
@@ -37,7 +38,7 @@ struct Inner {
     path: PathBuf,
     identity: NodeIdentity,
     fresh: bool,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +83,7 @@ impl DataDir {
             path: path.to_owned(),
             identity,
             fresh,
-            _lock: lock,
+            lock: Arc::new(lock),
         })))
     }
 
@@ -98,6 +99,11 @@ impl DataDir {
         self.0.path.join(DATABASE)
     }
 
+    /// Where files are built that become part of the database.
+    pub(crate) fn staged(&self) -> PathBuf {
+        self.0.path.join(STAGED)
+    }
+
     /// Who it belongs to.
     #[must_use]
     pub fn identity(&self) -> &NodeIdentity {
@@ -108,6 +114,36 @@ impl DataDir {
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.0.fresh
+    }
+
+    /// The node of this fresh directory has become a member of `cluster`. Its incarnation stays, so that a join that was
+    /// cut off is repeated as the same node.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] when it belongs to another cluster, or has a database of no cluster.
+    pub fn enter_cluster(&self, cluster: &str) -> Result<Self, OpenError> {
+        let identity = self.identity();
+        if identity.cluster == cluster {
+            return Ok(self.clone());
+        }
+        if !identity.cluster.is_empty() || !self.is_fresh() {
+            return Err(OpenError::Damaged {
+                file: self.0.path.join(MARKER),
+                offset: None,
+                reason: format!("the directory belongs to cluster {:?}, not {cluster:?}", identity.cluster),
+            });
+        }
+        let identity = NodeIdentity {
+            cluster: cluster.to_owned(),
+            incarnation: identity.incarnation,
+        };
+        write_marker(&self.0.path, &identity, Database::Pending)?;
+        Ok(Self(Arc::new(Inner {
+            path: self.0.path.clone(),
+            identity,
+            fresh: true,
+            lock: Arc::clone(&self.0.lock),
+        })))
     }
 
     /// Records that the database is there.
@@ -231,6 +267,21 @@ mod tests {
         let again = DataDir::open(dir.path(), unexpected).unwrap();
         assert_eq!(again.identity(), &identity());
         assert!(again.is_fresh(), "no database has been made");
+    }
+
+    #[test]
+    fn a_new_node_enters_one_cluster_once_and_keeps_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = || NodeIdentity {
+            cluster: String::new(),
+            incarnation: 42,
+        };
+        drop(DataDir::open(dir.path(), alone).unwrap());
+        let joined = DataDir::open(dir.path(), unexpected).unwrap().enter_cluster("c-1").unwrap();
+        assert_eq!(joined.identity(), &identity());
+        assert!(joined.enter_cluster("c-1").is_ok() && joined.enter_cluster("c-2").is_err());
+        drop(joined);
+        assert_eq!(DataDir::open(dir.path(), unexpected).unwrap().identity(), &identity());
     }
 
     #[test]
