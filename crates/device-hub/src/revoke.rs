@@ -36,6 +36,8 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
                     tokio::task::yield_now().await;
                 }
             }
+            // Sessions know nothing of members and placements.
+            Some(RegistryEvent::Cluster) => {}
             None => return,
         }
     }

@@ -74,6 +74,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         &founding,
         Arc::new(clock.clone()),
         &RegistryConfig::default(),
+        true,
     )
     .await
     .unwrap();
@@ -85,6 +86,7 @@ async fn start(path: &Path, cores: u16) -> Node {
             &consensus,
             &PartitionConfig::default(),
             Arc::new(clock.clone()),
+            true,
         )
         .await;
         partitions.push(partition.unwrap());

@@ -213,7 +213,8 @@ async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<R
     let founding = founding(config);
     let started = core
         .run(move || async move {
-            let registry = Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry).await?;
+            let registry =
+                Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry, true).await?;
             adopt(&registry, &founding).await?;
             anyhow::Ok(registry)
         })
@@ -263,9 +264,11 @@ async fn start_partitions(
         let host = store.host.clone();
         let (consensus, partition) = (config.consensus.clone(), config.partition.clone());
         async move {
-            core.run(move || async move { Partition::start(id, &host, &consensus, &partition, Arc::new(now)).await })
-                .await?
-                .with_context(|| format!("partition {} cannot start", id.0))
+            core.run(
+                move || async move { Partition::start(id, &host, &consensus, &partition, Arc::new(now), true).await },
+            )
+            .await?
+            .with_context(|| format!("partition {} cannot start", id.0))
         }
     });
     Ok(futures_util::future::try_join_all(starts).await?)

@@ -22,7 +22,9 @@ pub enum RegistryEvent {
     },
     /// The hub's settings changed: policies, consumer groups, retention, name.
     Settings,
-    /// Changes were missed: look again at every identity and setting that matters to you.
+    /// Members or placements changed: see [`Registry::cluster`](crate::Registry::cluster).
+    Cluster,
+    /// Changes were missed: look again at every identity, setting and member that matters to you.
     LookAgain,
 }
 

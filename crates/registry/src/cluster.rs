@@ -5,8 +5,41 @@
 //! Not here: who decides and carries out (`cluster`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_model::{ErrorCode, PartitionId, UnixMillis};
+use holdfast_proto::registry::v1 as proto;
+use rand::RngCore as _;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::state::Rejection;
+
+/// Most members of a cluster.
+pub const MAX_NODES: usize = 128;
+
+/// Most join tokens that are kept, used, expired or waiting.
+pub const MAX_JOIN_TOKENS: usize = 64;
+
+/// The longest life of a join token.
+pub const MAX_JOIN_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Most nodes that a placement names; one more than a replication factor while a replica moves.
+pub const MAX_REPLICAS: usize = 7;
+
+/// Most removed nodes whose ids are remembered.
+pub(crate) const MAX_REMOVED_NODES: usize = 1024;
+
+const MAX_NAME_BYTES: usize = 64;
+const MAX_ADDRESS_BYTES: usize = 262;
+const MAX_ZONE_BYTES: usize = 64;
+const MAX_VERSION_BYTES: usize = 64;
+
+/// Bytes of randomness in a join token's secret.
+const SECRET_BYTES: usize = 32;
+
+/// The longest text that is looked at as a join token's secret.
+const MAX_SECRET_BYTES: usize = 256;
 
 /// What a node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,5 +122,163 @@ impl ClusterView {
     #[must_use]
     pub fn placement(&self, partition: PartitionId) -> Option<&Placement> {
         self.placements.get(usize::from(partition.0))
+    }
+}
+
+/// A permission to join, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    /// Tells it from others: the beginning of its secret's hash, in hexadecimal.
+    pub id: String,
+    /// What the node that uses it will be for.
+    pub role: NodeRole,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// From when on it is worth nothing.
+    pub expires: UnixMillis,
+    /// Who used it.
+    pub used_by: Option<u64>,
+}
+
+/// A fresh secret: 64 hexadecimal digits.
+pub(crate) fn fresh_secret() -> Zeroizing<String> {
+    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+    rand::rng().fill_bytes(&mut *secret);
+    Zeroizing::new(hexadecimal(&*secret))
+}
+
+/// What stands for a secret in the log.
+pub(crate) fn secret_hash(secret: &str) -> Result<bytes::Bytes, Rejection> {
+    let secret = secret.trim();
+    if secret.is_empty() || secret.len() > MAX_SECRET_BYTES {
+        let text = "this is no join token: it has 64 hexadecimal digits, as `holdfast node token` prints them";
+        return Err(Rejection::new(ErrorCode::IotHubUnauthorizedAccess, text));
+    }
+    let digest = Sha256::new_with_prefix(b"holdfast join token\0").chain_update(secret);
+    Ok(bytes::Bytes::copy_from_slice(&digest.finalize()))
+}
+
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Checks what needs no state.
+pub(crate) fn check_node(node: &proto::NodeRecord) -> Result<(), Rejection> {
+    let invalid = |text: String| Err(Rejection::new(ErrorCode::ArgumentInvalid, text));
+    let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
+    if node.id == 0 {
+        return invalid("a node's id is not 0".to_owned());
+    }
+    if node.name.is_empty() || node.name.len() > MAX_NAME_BYTES || !word(&node.name) {
+        return invalid(format!(
+            "a node's name has 1 to {MAX_NAME_BYTES} ASCII letters, digits and . - _"
+        ));
+    }
+    if node.zone.len() > MAX_ZONE_BYTES || !word(&node.zone) {
+        return invalid(format!(
+            "a zone's name has at most {MAX_ZONE_BYTES} ASCII letters, digits and . - _"
+        ));
+    }
+    let port = node
+        .address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(_, port)| port.parse::<u16>().ok());
+    let printable = node.address.chars().all(|c| c.is_ascii_graphic());
+    if node.address.len() > MAX_ADDRESS_BYTES || !printable || port.is_none_or(|port| port == 0) {
+        return invalid(format!(
+            "a node's address is host:port of at most {MAX_ADDRESS_BYTES} characters"
+        ));
+    }
+    if node.version.len() > MAX_VERSION_BYTES {
+        return invalid(format!("a version has at most {MAX_VERSION_BYTES} characters"));
+    }
+    Ok(())
+}
+
+/// Checks a replication factor.
+pub(crate) fn check_replication(factor: u32) -> Result<(), Rejection> {
+    if matches!(factor, 1 | 3) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        ErrorCode::ArgumentInvalid,
+        "the replication factor is 1 or 3",
+    ))
+}
+
+pub(crate) fn role_to_proto(role: NodeRole) -> proto::NodeRole {
+    match role {
+        NodeRole::Core => proto::NodeRole::Core,
+        NodeRole::Gateway => proto::NodeRole::Gateway,
+    }
+}
+
+/// What a later version may have written counts as the less able one.
+pub(crate) fn role_from_proto(role: proto::NodeRole) -> NodeRole {
+    match role {
+        proto::NodeRole::Core => NodeRole::Core,
+        proto::NodeRole::Gateway | proto::NodeRole::Unspecified => NodeRole::Gateway,
+    }
+}
+
+pub(crate) fn state_to_proto(state: NodeState) -> proto::NodeState {
+    match state {
+        NodeState::Joining => proto::NodeState::Joining,
+        NodeState::Active => proto::NodeState::Active,
+        NodeState::Draining => proto::NodeState::Draining,
+        NodeState::Drained => proto::NodeState::Drained,
+    }
+}
+
+fn state_from_proto(state: proto::NodeState) -> NodeState {
+    match state {
+        proto::NodeState::Joining | proto::NodeState::Unspecified => NodeState::Joining,
+        proto::NodeState::Active => NodeState::Active,
+        proto::NodeState::Draining => NodeState::Draining,
+        proto::NodeState::Drained => NodeState::Drained,
+    }
+}
+
+pub(crate) fn node_to_proto(node: &NodeInfo) -> proto::NodeRecord {
+    proto::NodeRecord {
+        record_version: 1,
+        id: node.id,
+        name: node.name.clone(),
+        address: node.address.clone(),
+        zone: node.zone.clone(),
+        role: role_to_proto(node.role).into(),
+        state: state_to_proto(node.state).into(),
+        version: node.version.clone(),
+        joined_ms: node.joined.0,
+    }
+}
+
+pub(crate) fn node_from_proto(record: proto::NodeRecord) -> NodeInfo {
+    let (role, state) = (role_from_proto(record.role()), state_from_proto(record.state()));
+    NodeInfo {
+        id: record.id,
+        name: record.name,
+        address: record.address,
+        zone: record.zone,
+        role,
+        state,
+        version: record.version,
+        joined: UnixMillis(record.joined_ms),
+    }
+}
+
+pub(crate) fn placement_to_proto(placement: &Placement) -> proto::PlacementRecord {
+    proto::PlacementRecord {
+        record_version: 1,
+        partition: placement.partition.0.into(),
+        replicas: placement.replicas.clone(),
+        founder: placement.founder,
     }
 }

@@ -17,6 +17,7 @@ mod confirm;
 mod convert;
 mod error;
 mod identity;
+mod lease;
 mod local;
 mod machine;
 mod metrics;
@@ -27,10 +28,14 @@ pub mod state;
 mod write;
 
 pub use changes::{Changes, RegistryEvent};
-pub use cluster::{ClusterView, NodeInfo, NodeRole, NodeState, Placement};
+pub use cluster::{
+    ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, NodeInfo, NodeRole,
+    NodeState, Placement,
+};
 pub use config::{InvalidRegistryConfig, RegistryConfig};
 pub use error::RegistryError;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
+pub use lease::{LeaseState, LeaseWatch};
 pub use local::Statistics;
 pub use registry::{Clock, Outcome, Registry, StartError, Written};
 pub use secrets::SecretError;

@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::{DeviceId, IdentityId};
+use holdfast_model::{DeviceId, IdentityId, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
 use holdfast_storage::{Disk, Family, StorageError, Visit};
 use parking_lot::RwLock;
@@ -15,6 +15,7 @@ use prost::Message;
 
 use crate::cache::IdentityCache;
 use crate::changes::Feed;
+use crate::cluster::{self, ClusterView, JoinToken, Placement};
 use crate::config::RegistryConfig;
 use crate::convert;
 use crate::error::RegistryError;
@@ -23,6 +24,9 @@ use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::settings::HubSettings;
 use crate::state::{ApplyError, Base, layout};
+
+/// How much of a secret's hash names its token.
+const TOKEN_ID_BYTES: usize = 4;
 
 /// How many identities there are, maintained with every write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +47,7 @@ pub(crate) struct Local {
     pub(crate) secrets: Secrets,
     pub(crate) metrics: Metrics,
     settings: RwLock<Option<Arc<HubSettings>>>,
+    cluster: RwLock<Arc<ClusterView>>,
 }
 
 impl Local {
@@ -54,6 +59,7 @@ impl Local {
             secrets,
             metrics: Metrics::new(),
             settings: RwLock::new(None),
+            cluster: RwLock::default(),
         };
         local.reload()?;
         Ok(local)
@@ -67,8 +73,78 @@ impl Local {
             .map(|record| convert::settings(&record, &self.secrets))
             .transpose()?;
         *self.settings.write() = settings.map(Arc::new);
+        self.reload_cluster()?;
         self.count(self.statistics()?);
         Ok(())
+    }
+
+    /// Takes members and placements from disk again.
+    pub(crate) fn reload_cluster(&self) -> Result<(), ApplyError> {
+        let cluster = match self.message::<proto::ClusterRecord>(layout::CLUSTER)? {
+            None => ClusterView::default(),
+            Some(record) => ClusterView {
+                version: record.view_version,
+                cluster: record.cluster,
+                replication_factor: u8::try_from(record.replication_factor).unwrap_or(1),
+                nodes: self
+                    .records::<proto::NodeRecord>(&layout::nodes())?
+                    .into_iter()
+                    .map(|(_, record)| (record.id, cluster::node_from_proto(record)))
+                    .collect(),
+                placements: self
+                    .records::<proto::PlacementRecord>(&layout::placements())?
+                    .into_iter()
+                    .map(|(_, record)| Placement {
+                        // Apply takes no number that is larger.
+                        partition: PartitionId(u16::try_from(record.partition).unwrap_or(u16::MAX)),
+                        replicas: record.replicas,
+                        founder: record.founder,
+                    })
+                    .collect(),
+            },
+        };
+        *self.cluster.write() = Arc::new(cluster);
+        Ok(())
+    }
+
+    pub(crate) fn cluster(&self) -> Arc<ClusterView> {
+        self.cluster.read().clone()
+    }
+
+    /// All join tokens, the newest first.
+    pub(crate) fn join_tokens(&self) -> Result<Vec<JoinToken>, ApplyError> {
+        let mut tokens: Vec<_> = self
+            .records::<proto::JoinTokenRecord>(&layout::join_tokens())?
+            .into_iter()
+            .map(|(key, record)| {
+                let hash = layout::parse_join_token(&key).unwrap_or_default();
+                JoinToken {
+                    id: cluster::hexadecimal(&hash[..hash.len().min(TOKEN_ID_BYTES)]),
+                    role: cluster::role_from_proto(record.role()),
+                    created: UnixMillis(record.created_ms),
+                    expires: UnixMillis(record.expires_ms),
+                    used_by: (record.used_by != 0).then_some(record.used_by),
+                }
+            })
+            .collect();
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.created));
+        Ok(tokens)
+    }
+
+    /// The records of a range that the registry's limits keep short.
+    fn records<M: Message + Default>(&self, range: &Range<Vec<u8>>) -> Result<Vec<(Vec<u8>, M)>, ApplyError> {
+        let mut found = Vec::new();
+        self.scan(&range.start, &range.end, &mut |key, value| {
+            found.push((key.to_vec(), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        })?;
+        found
+            .into_iter()
+            .map(|(key, value)| {
+                let record = crate::state::decode(&key, value)?;
+                Ok((key, record))
+            })
+            .collect()
     }
 
     pub(crate) fn settings(&self) -> Option<Arc<HubSettings>> {

@@ -54,7 +54,7 @@ impl Machine {
         }
         self.write(batch, position)?;
         let answer = effects.answer.encode_to_vec().into();
-        self.tell(position, effects);
+        self.tell(position, effects)?;
         Ok(answer)
     }
 
@@ -73,7 +73,7 @@ impl Machine {
     }
 
     /// Lets cache, settings, metrics and feed know.
-    fn tell(&self, position: LogPosition, effects: Effects) {
+    fn tell(&self, position: LogPosition, effects: Effects) -> Result<(), ApplyError> {
         for change in &effects.changes {
             self.local.cache.forget(&change.id.device);
         }
@@ -83,6 +83,10 @@ impl Machine {
                 Err(error) => tracing::error!(%error, "the hub's new settings hold a secret that cannot be opened"),
             }
             self.local.feed.send(RegistryEvent::Settings);
+        }
+        if effects.cluster_changed {
+            self.local.reload_cluster()?;
+            self.local.feed.send(RegistryEvent::Cluster);
         }
         if !effects.changes.is_empty()
             && let Ok(statistics) = self.local.statistics()
@@ -95,6 +99,7 @@ impl Machine {
                 index: position.index,
             });
         }
+        Ok(())
     }
 }
 

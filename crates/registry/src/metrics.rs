@@ -28,3 +28,22 @@ impl Metrics {
         }
     }
 }
+
+/// The lease's share.
+pub(crate) struct LeaseMetrics {
+    pub(crate) held: Gauge,
+    pub(crate) lost: Counter,
+    pub(crate) renewed: Counter,
+    pub(crate) failed: Counter,
+}
+
+impl LeaseMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            held: gauge!("holdfast_registry_lease_held"),
+            lost: counter!("holdfast_registry_lease_lost_total"),
+            renewed: counter!("holdfast_registry_lease_renewals_total", "outcome" => "done"),
+            failed: counter!("holdfast_registry_lease_renewals_total", "outcome" => "failed"),
+        }
+    }
+}

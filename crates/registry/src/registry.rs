@@ -1,5 +1,6 @@
 //! The handle that everyone else holds: proposals, reads, confirmation, feed.
 
+mod cluster;
 mod start;
 
 use std::sync::Arc;
@@ -20,9 +21,10 @@ use crate::confirm::Confirms;
 use crate::convert;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
+use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{Local, Statistics};
 use crate::settings::{self, HubSettings, SettingsChange};
-use crate::state::{ApplyError, COMMAND_VERSION, Rejection};
+use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
 
 pub use start::StartError;
@@ -38,6 +40,7 @@ struct Shared {
     group: Group,
     local: Arc<Local>,
     confirms: Confirms,
+    lease: Arc<Lease>,
     writes: Semaphore,
     clock: Clock,
     log_entries: u64,
@@ -93,13 +96,32 @@ impl Registry {
         self.0.confirms.confirm().await
     }
 
+    /// Whether this node's replica may be trusted at this moment with accepting a credential. To be asked in the moment
+    /// of accepting, not kept: it costs one look at the clock.
+    #[must_use]
+    pub fn in_lease(&self) -> bool {
+        self.0.lease.is_held()
+    }
+
+    /// For how long it may be trusted, or since when not.
+    #[must_use]
+    pub fn lease(&self) -> LeaseState {
+        self.0.lease.state()
+    }
+
+    /// Tells when the lease is lost and gained.
+    #[must_use]
+    pub fn lease_watch(&self) -> LeaseWatch {
+        self.0.lease.watch()
+    }
+
     /// The changes that are applied from now on.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.0.local.feed.subscribe()
     }
 
-    /// Whether this node leads the registry's group, and so takes writes.
+    /// Whether this node leads the registry's group. Every node takes writes, and hands them to the leader.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.0.group.is_leader()
@@ -260,7 +282,7 @@ impl Registry {
     /// [`RegistryError::Rejected`] when the name is illegal or taken (409000) or there are 20; else as [`Self::write`].
     pub async fn add_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
         settings::check_consumer_group(name)?;
-        self.change_settings(Command::AddConsumerGroup(proto::AddConsumerGroup {
+        self.change(Command::AddConsumerGroup(proto::AddConsumerGroup {
             name: name.to_owned(),
         }))
         .await
@@ -271,7 +293,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] when there is none of that name (404000) or it is `$Default`.
     pub async fn remove_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
-        self.change_settings(Command::RemoveConsumerGroup(proto::RemoveConsumerGroup {
+        self.change(Command::RemoveConsumerGroup(proto::RemoveConsumerGroup {
             name: name.to_owned(),
         }))
         .await
@@ -293,7 +315,7 @@ impl Registry {
             keys: Some(keys),
             rights: rights.bits().into(),
         };
-        self.change_settings(Command::PutPolicy(proto::PutPolicy { policy: Some(policy) }))
+        self.change(Command::PutPolicy(proto::PutPolicy { policy: Some(policy) }))
             .await
     }
 
@@ -302,7 +324,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] when there is none of that name.
     pub async fn remove_policy(&self, name: &str) -> Result<(), RegistryError> {
-        self.change_settings(Command::RemovePolicy(proto::RemovePolicy { name: name.to_owned() }))
+        self.change(Command::RemovePolicy(proto::RemovePolicy { name: name.to_owned() }))
             .await
     }
 
@@ -320,10 +342,10 @@ impl Registry {
             retention_bytes: change.retention_bytes.map(|bytes| bytes.unwrap_or(0)),
             max_identities: change.max_identities,
         };
-        self.change_settings(Command::ChangeSettings(command)).await
+        self.change(Command::ChangeSettings(command)).await
     }
 
-    async fn change_settings(&self, command: Command) -> Result<(), RegistryError> {
+    async fn change(&self, command: Command) -> Result<(), RegistryError> {
         let answer = first(self.propose(command).await?)?;
         rejection(&answer)?.map_or(Ok(()), |rejection| Err(rejection.into()))
     }
@@ -333,7 +355,7 @@ impl Registry {
         let shared = &self.0;
         let _permit = shared.writes.try_acquire().map_err(|_| RegistryError::Overloaded)?;
         let command = RegistryCommand {
-            version: COMMAND_VERSION,
+            version: version_of(&command),
             time_ms: (shared.clock)().0,
             command: Some(command),
         };

@@ -6,6 +6,7 @@
 //! later entries, and become durable together; a refused entry writes nothing.
 //! Not here: the disk and the applied position (`machine`), proposals (`registry`), what a client may send (`write`).
 
+mod cluster;
 mod edge;
 mod identity;
 pub(crate) mod layout;
@@ -23,8 +24,34 @@ pub use settings::DEFAULT_CONSUMER_GROUP;
 pub(crate) use view::decode;
 pub use view::{Base, View};
 
-/// The version of commands that this code writes, and the newest that it can apply.
-pub const COMMAND_VERSION: u32 = 1;
+/// The newest version of commands that this code can apply.
+///
+/// 1: identities and settings. 2: the cluster.
+pub const COMMAND_VERSION: u32 = 2;
+
+/// The first version that knows `command`: what stands in front of it in the log, so that a replica of an older version
+/// stops only at what it really does not know.
+#[must_use]
+pub fn version_of(command: &Command) -> u32 {
+    match command {
+        Command::Bootstrap(_)
+        | Command::WriteIdentities(_)
+        | Command::RegenerateKeys(_)
+        | Command::AddConsumerGroup(_)
+        | Command::RemoveConsumerGroup(_)
+        | Command::PutPolicy(_)
+        | Command::RemovePolicy(_)
+        | Command::ChangeSettings(_) => 1,
+        Command::FoundCluster(_)
+        | Command::PutNode(_)
+        | Command::SetNodeState(_)
+        | Command::RemoveNode(_)
+        | Command::SetPlacements(_)
+        | Command::CreateJoinToken(_)
+        | Command::AdmitNode(_)
+        | Command::SetReplicationFactor(_) => 2,
+    }
+}
 
 /// What became of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +88,8 @@ pub struct Effects {
     pub changes: Vec<Change>,
     /// The settings after the command, if it changed them.
     pub settings: Option<HubSettings>,
+    /// Whether members or placements changed.
+    pub cluster_changed: bool,
 }
 
 /// The work on one command: the view, and what is written when it ends.
@@ -70,6 +99,7 @@ struct Work<'a> {
     time_ms: u64,
     changes: Vec<Change>,
     settings: Option<HubSettings>,
+    cluster_changed: bool,
     /// Read once a command: a bulk asks for each of its entries.
     max_identities: Option<u64>,
 }
@@ -116,6 +146,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         time_ms: command.time_ms,
         changes: Vec::new(),
         settings: None,
+        cluster_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -133,7 +164,11 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
             }
         }
         other => {
-            let outcome = settings::change(&mut work, other).map(|()| EntryAnswer::default());
+            let outcome = match cluster::change(&mut work, other) {
+                Some(outcome) => outcome,
+                None => settings::change(&mut work, other),
+            };
+            let outcome = outcome.map(|()| EntryAnswer::default());
             answer.entries.push(entry_answer(outcome)?);
         }
     }
@@ -149,6 +184,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         answer,
         changes: work.changes,
         settings: work.settings,
+        cluster_changed: work.cluster_changed,
     })
 }
 

@@ -56,9 +56,17 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
         groups: holdfast_consensus::Groups::default(),
     };
     let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
-    let registry = Registry::start(&host, &ConsensusConfig::default(), sealer, &founding(), clock, config)
-        .await
-        .unwrap();
+    let registry = Registry::start(
+        &host,
+        &ConsensusConfig::default(),
+        sealer,
+        &founding(),
+        clock,
+        config,
+        true,
+    )
+    .await
+    .unwrap();
     Node { registry, disk }
 }
 

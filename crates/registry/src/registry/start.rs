@@ -15,6 +15,7 @@ use super::{Clock, Registry, Shared, unavailable};
 use crate::config::RegistryConfig;
 use crate::confirm::Confirms;
 use crate::error::RegistryError;
+use crate::lease::Lease;
 use crate::local::Local;
 use crate::machine::Machine;
 use crate::secrets::Secrets;
@@ -23,6 +24,12 @@ use crate::state::{ApplyError, DEFAULT_CONSUMER_GROUP};
 
 /// How long a start waits for the group to have a leader. One member elects itself within a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a node that joins waits for the registry's content.
+const REGISTRY_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// How often a node that waits says so.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// How long to wait before asking a group without leader again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -42,8 +49,11 @@ pub enum StartError {
 }
 
 impl Registry {
-    /// Starts the group on the current runtime and waits until its state is as new as its log. Creates the hub from
-    /// `founding` when there is none yet.
+    /// Starts this node's replica on the current runtime and returns when it has the hub's settings, however old.
+    ///
+    /// `found`: this node makes a new group, when it has never been in one, and creates the hub from `founding` when
+    /// there is none yet. Otherwise it waits until the others have sent it what there is, for which they must have
+    /// admitted it and be able to reach it.
     ///
     /// # Errors
     /// [`StartError`]; a wrong key-encryption key shows as [`RegistryError::Sealed`].
@@ -54,30 +64,40 @@ impl Registry {
         founding: &Founding,
         clock: Clock,
         config: &RegistryConfig,
+        found: bool,
     ) -> Result<Self, StartError> {
         let local = Arc::new(Local::new(host.disk.clone(), Secrets::new(sealer), config)?);
         let machine = Machine::open(local.clone()).map_err(RegistryError::from)?;
         let group = Group::start(GroupId::REGISTRY, host, Box::new(machine), consensus).await?;
-        group.bootstrap().await?;
+        if found && group.status().members.is_empty() {
+            group.bootstrap().await?;
+        }
         let barrier = group.clone();
         let confirms = Confirms::spawn(config.max_waiting_confirms, move || {
             let group = barrier.clone();
             async move { group.read_index().await.map_err(|error| Arc::from(error.to_string())) }
         });
-        let writes = Semaphore::new(config.max_writes);
         let registry = Self(Arc::new(Shared {
             group,
             local,
             confirms,
-            writes,
+            lease: Lease::new(config.max_staleness.get()),
+            writes: Semaphore::new(config.max_writes),
             clock,
             log_entries: config.log_entries,
         }));
-        holdfast_tasks::spawn(
-            "registry-trim",
-            trim(Arc::downgrade(&registry.0), host.on_fatal.clone()),
-        );
-        registry.found(founding).await?;
+        let shared = Arc::downgrade(&registry.0);
+        holdfast_tasks::spawn("registry-trim", trim(shared.clone(), host.on_fatal.clone()));
+        let lease = registry.0.lease.clone();
+        let granter = registry.0.group.clone();
+        holdfast_tasks::spawn("registry-lease", lease.keep(granter, move || shared.strong_count() > 0));
+        if registry.0.local.settings().is_none() {
+            if found {
+                registry.found(founding).await?;
+            } else {
+                registry.wait_for_settings().await?;
+            }
+        }
         Ok(registry)
     }
 
@@ -93,7 +113,7 @@ impl Registry {
             let bootstrap = proto::Bootstrap {
                 settings: Some(record.clone()),
             };
-            async move { self.change_settings(Command::Bootstrap(bootstrap)).await }
+            async move { self.change(Command::Bootstrap(bootstrap)).await }
         })
         .await?;
         tracing::info!(
@@ -102,6 +122,40 @@ impl Registry {
             "the hub has been created"
         );
         Ok(())
+    }
+
+    /// Waits until the hub's settings have come from the other members.
+    async fn wait_for_settings(&self) -> Result<(), RegistryError> {
+        let mut changes = self.changes();
+        let arrived = async {
+            while self.0.local.settings().is_none() {
+                if changes.next().await.is_none() {
+                    return;
+                }
+            }
+        };
+        let progress = async {
+            loop {
+                tokio::time::sleep(PROGRESS_EVERY).await;
+                let status = self.0.group.status();
+                tracing::info!(
+                    leader = status.leader,
+                    last_log = status.last_log,
+                    applied = status.applied,
+                    "waiting for the registry from the other members: they must have admitted this node and reach it"
+                );
+            }
+        };
+        tokio::select! {
+            biased;
+            () = arrived => Ok(()),
+            () = progress => Ok(()),
+            () = tokio::time::sleep(REGISTRY_DEADLINE) => Err(unavailable(format!(
+                "nothing has come from the other members within {} minutes: see whether they reach this node at its \
+                 cluster.advertise address, and whether it is still listed by `holdfast node list`",
+                REGISTRY_DEADLINE.as_secs() / 60
+            ))),
+        }
     }
 
     fn founding_record(&self, founding: &Founding) -> Result<proto::HubSettings, RegistryError> {

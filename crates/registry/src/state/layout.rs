@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use holdfast_model::{DeviceId, IdentityId, ModuleId};
+use holdfast_model::{DeviceId, IdentityId, ModuleId, PartitionId};
 
 /// `AppliedPosition`.
 pub(crate) const APPLIED: &[u8] = b"a";
@@ -12,10 +12,73 @@ pub(crate) const APPLIED: &[u8] = b"a";
 pub(crate) const COUNTERS: &[u8] = b"c";
 /// `HubSettings`.
 pub(crate) const SETTINGS: &[u8] = b"s";
+/// `ClusterRecord`.
+pub(crate) const CLUSTER: &[u8] = b"k";
 const DEVICE: u8 = b'd';
+const JOIN_TOKEN: u8 = b'j';
 const MODULE: u8 = b'm';
+const NODE: u8 = b'n';
+const PLACEMENT: u8 = b'p';
+const REMOVED_NODE: u8 = b'r';
 const TWIN_SEED: u8 = b't';
 const END: u8 = 0;
+
+/// Every key of the registry.
+pub(crate) fn all() -> Range<Vec<u8>> {
+    Vec::new()..vec![u8::MAX]
+}
+
+/// `NodeRecord` of a member.
+pub(crate) fn node(id: u64) -> Vec<u8> {
+    join(NODE, &[&id.to_be_bytes()])
+}
+
+/// The keys of all members, by id.
+pub(crate) fn nodes() -> Range<Vec<u8>> {
+    kind(NODE)
+}
+
+/// `RemovedNodeRecord`.
+pub(crate) fn removed_node(id: u64) -> Vec<u8> {
+    join(REMOVED_NODE, &[&id.to_be_bytes()])
+}
+
+/// The keys of all removed nodes.
+pub(crate) fn removed_nodes() -> Range<Vec<u8>> {
+    kind(REMOVED_NODE)
+}
+
+/// `PlacementRecord`.
+pub(crate) fn placement(partition: PartitionId) -> Vec<u8> {
+    join(PLACEMENT, &[&partition.0.to_be_bytes()])
+}
+
+/// The keys of all placements, by partition.
+pub(crate) fn placements() -> Range<Vec<u8>> {
+    kind(PLACEMENT)
+}
+
+/// `JoinTokenRecord`, by the SHA-256 of its secret.
+pub(crate) fn join_token(secret_hash: &[u8]) -> Vec<u8> {
+    join(JOIN_TOKEN, &[secret_hash])
+}
+
+/// The keys of all join tokens.
+pub(crate) fn join_tokens() -> Range<Vec<u8>> {
+    kind(JOIN_TOKEN)
+}
+
+/// The hash in a key made by [`join_token`].
+pub(crate) fn parse_join_token(key: &[u8]) -> Option<&[u8]> {
+    let (&JOIN_TOKEN, hash) = key.split_first()? else {
+        return None;
+    };
+    Some(hash)
+}
+
+fn kind(letter: u8) -> Range<Vec<u8>> {
+    vec![letter]..vec![letter + 1]
+}
 
 /// `IdentityRecord` of a device or module.
 pub(crate) fn identity(id: &IdentityId) -> Vec<u8> {
@@ -44,7 +107,7 @@ pub(crate) fn twin_seed(id: &IdentityId) -> Vec<u8> {
 
 /// The keys of all devices, in id order.
 pub(crate) fn devices() -> Range<Vec<u8>> {
-    vec![DEVICE]..vec![DEVICE + 1]
+    kind(DEVICE)
 }
 
 /// The keys of one device's modules, in id order.

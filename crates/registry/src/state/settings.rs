@@ -49,7 +49,8 @@ fn change_existing(settings: &mut HubSettings, command: &Command) -> Result<(), 
             change_values(settings, change);
             Ok(())
         }
-        Command::Bootstrap(_) | Command::WriteIdentities(_) | Command::RegenerateKeys(_) => Ok(()),
+        // Handled elsewhere.
+        _ => Ok(()),
     }
 }
 

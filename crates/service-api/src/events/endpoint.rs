@@ -77,7 +77,7 @@ impl EventsEndpoint {
                 Some(RegistryEvent::Settings | RegistryEvent::LookAgain) => {
                     self.settings.send_replace(());
                 }
-                Some(RegistryEvent::Identity { .. }) => {}
+                Some(RegistryEvent::Identity { .. } | RegistryEvent::Cluster) => {}
                 None => break,
             }
         }

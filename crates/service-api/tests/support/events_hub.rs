@@ -85,12 +85,13 @@ impl Hub {
             &founding,
             Arc::new(now),
             &RegistryConfig::default(),
+            true,
         )
         .await
         .unwrap();
         let partitions = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
         for id in PartitionCount::DEFAULT.iter() {
-            let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now))
+            let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now), true)
                 .await
                 .unwrap();
             partitions.host(partition);

@@ -114,6 +114,7 @@ async fn registry(path: &Path) -> Registry {
         &founding,
         Arc::new(now),
         &config,
+        true,
     )
     .await
     .unwrap()

@@ -1,0 +1,155 @@
+//! Members, join tokens and placements: the calls of who looks after the cluster.
+//!
+//! Every write is answered when it is committed and this node has applied it, so that [`Registry::cluster`] shows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::ErrorCode;
+use holdfast_proto::registry::v1 as proto;
+use holdfast_proto::registry::v1::registry_command::Command;
+
+use super::Registry;
+use crate::cluster::{self, ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, NodeInfo, NodeRole, NodeState, Placement};
+use crate::error::RegistryError;
+use crate::settings::millis;
+use crate::state::Rejection;
+
+impl Registry {
+    /// Members and placements as this node's replica has them: in memory, for anyone at any time.
+    #[must_use]
+    pub fn cluster(&self) -> Arc<ClusterView> {
+        self.0.local.cluster()
+    }
+
+    /// Enters the first node, as active core node, and gives it every partition. Without effect when the same cluster
+    /// has been founded and the node is a member.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when another cluster has been founded here, or a value is wrong; else as
+    /// [`Self::write`].
+    pub async fn found_cluster(
+        &self,
+        cluster: &str,
+        replication_factor: u8,
+        node: &NodeInfo,
+    ) -> Result<(), RegistryError> {
+        let node = checked(node)?;
+        self.change(Command::FoundCluster(proto::FoundCluster {
+            cluster: cluster.to_owned(),
+            replication_factor: replication_factor.into(),
+            node: Some(node),
+        }))
+        .await
+    }
+
+    /// Tells name, address, zone and version of a member; role, state and time of joining stay as they are.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when it is no member (404000) or the name is taken (409000); else as
+    /// [`Self::write`].
+    pub async fn put_node(&self, node: &NodeInfo) -> Result<(), RegistryError> {
+        let node = checked(node)?;
+        self.change(Command::PutNode(proto::PutNode { node: Some(node) })).await
+    }
+
+    /// Sets where a member stands.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when it is no member (404000), or is to be drained while placements name it
+    /// (400003); else as [`Self::write`].
+    pub async fn set_node_state(&self, id: u64, state: NodeState) -> Result<(), RegistryError> {
+        self.change(Command::SetNodeState(proto::SetNodeState {
+            id,
+            state: cluster::state_to_proto(state).into(),
+        }))
+        .await
+    }
+
+    /// Removes a member; its id does not come back. With `force` also when placements name it: they name it no more.
+    /// Without effect when it has been removed.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when it is no member (404000); when placements name it and `force` is not set, when it
+    /// alone holds a partition, or when it is the last core node (400003); else as [`Self::write`].
+    pub async fn remove_node(&self, id: u64, force: bool) -> Result<(), RegistryError> {
+        self.change(Command::RemoveNode(proto::RemoveNode { id, force })).await
+    }
+
+    /// Replaces the placements of the partitions that are named, all or none, if the view still has the version
+    /// `expected`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when the view has been changed (412001: look at it again), or a placement names
+    /// nobody, a stranger, a gateway node or another founder (400004); else as [`Self::write`].
+    pub async fn place(&self, expected: u64, placements: &[Placement]) -> Result<(), RegistryError> {
+        self.change(Command::SetPlacements(proto::SetPlacements {
+            expected_view_version: expected,
+            placements: placements.iter().map(cluster::placement_to_proto).collect(),
+        }))
+        .await
+    }
+
+    /// Sets how many replicas each partition is to have, as far as there are nodes.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when it is neither 1 nor 3; else as [`Self::write`].
+    pub async fn set_replication_factor(&self, factor: u8) -> Result<(), RegistryError> {
+        self.change(Command::SetReplicationFactor(proto::SetReplicationFactor {
+            replication_factor: factor.into(),
+        }))
+        .await
+    }
+
+    /// Makes a permission for one node to join, and gives its secret, which is kept nowhere.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when its life is 0 or longer than [`MAX_JOIN_TOKEN_LIFE`], or too many wait to be
+    /// used; else as [`Self::write`].
+    pub async fn create_join_token(&self, life: Duration, role: NodeRole) -> Result<String, RegistryError> {
+        if life.is_zero() || life > MAX_JOIN_TOKEN_LIFE {
+            let days = MAX_JOIN_TOKEN_LIFE.as_secs() / (24 * 3600);
+            let text = format!("a join token lives at least a moment and at most {days} days");
+            return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
+        }
+        let secret = cluster::fresh_secret();
+        self.change(Command::CreateJoinToken(proto::CreateJoinToken {
+            secret_hash: cluster::secret_hash(&secret)?,
+            expires_ms: (self.0.clock)().0.saturating_add(millis(life)),
+            role: cluster::role_to_proto(role).into(),
+        }))
+        .await?;
+        Ok(secret.to_string())
+    }
+
+    /// Lets `node` be a member, in state joining and with the role of the token. The node that has used the token may
+    /// call again with it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] with what to do instead: the token is unknown, used or expired (401002), the name or
+    /// address is taken or the node is a member already (409000), its id was removed or there are too many nodes
+    /// (400003); else as [`Self::write`].
+    pub async fn admit(&self, secret: &str, node: &NodeInfo) -> Result<(), RegistryError> {
+        let secret_hash = cluster::secret_hash(secret)?;
+        let node = checked(node)?;
+        self.change(Command::AdmitNode(proto::AdmitNode {
+            secret_hash,
+            node: Some(node),
+        }))
+        .await
+    }
+
+    /// The join tokens as this node's replica has them, the newest first.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`].
+    pub fn join_tokens(&self) -> Result<Vec<JoinToken>, RegistryError> {
+        Ok(self.0.local.join_tokens()?)
+    }
+}
+
+fn checked(node: &NodeInfo) -> Result<proto::NodeRecord, Rejection> {
+    let record = cluster::node_to_proto(node);
+    cluster::check_node(&record)?;
+    Ok(record)
+}
