@@ -6,12 +6,18 @@ hub's. So suites may run side by side, and beside a hub on 127.0.0.1.
 As a library: `with Hub() as hub: hub.connection["owner"]`. As a program: `harness.py COMMAND…` starts a hub, runs the
 command with HOLDFAST_CONNECTION_FILE and the CA variables of all SDKs set, stops the hub, and returns the command's exit
 code. With HOLDFAST_CONNECTION_FILE already set, a running hub is used and left running.
+
+HOLDFAST_NODES=3 makes every hub a cluster of three: the hub's address is then a TCP load balancer's, which gives each
+new connection to the next node, as a deployment would.
 """
 
+import asyncio
 import base64
 import errno
 import hashlib
 import hmac
+import ipaddress
+import itertools
 import json
 import os
 import random
@@ -22,6 +28,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -31,6 +38,8 @@ READY_SECONDS = float(os.environ.get("HOLDFAST_READY_SECONDS", "60"))
 STOP_SECONDS = 60
 LOG_LINES = 40
 PORTS = (8883, 5671, 443)
+PLAIN_PORTS = (1883, 5672)
+NODES = int(os.environ.get("HOLDFAST_NODES", "1"))
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -47,15 +56,21 @@ def binary() -> Path:
     return found[0]
 
 
-def free_address() -> str:
-    """A loopback address on which all three standard ports can be bound."""
+def after(address: str, number: int) -> str:
+    """The loopback address `number` after this one."""
+    return str(ipaddress.ip_address(address) + number)
+
+
+def free_address(count: int = 1) -> str:
+    """A loopback address on which all three standard ports can be bound, there and on the `count` - 1 after it."""
     for _ in range(200):
-        address = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"
+        address = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(2, 240)}"
         try:
-            for port in PORTS:
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind((address, port))
+            for number in range(count):
+                for port in PORTS:
+                    with socket.socket() as probe:
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                        probe.bind((after(address, number), port))
             return address
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
@@ -68,6 +83,60 @@ def free_address() -> str:
     sys.exit("found no free loopback address")
 
 
+class Balancer:
+    """Gives each new connection to the next of `targets` that takes it, and carries its bytes until either side ends."""
+
+    def __init__(self, address, targets, ports):
+        self.targets = targets
+        self.turns = itertools.count()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.servers = [
+            asyncio.run_coroutine_threadsafe(
+                asyncio.start_server(lambda r, w, port=port: self.carry(port, r, w), address, port), self.loop
+            ).result(10)
+            for port in ports
+        ]
+
+    async def carry(self, port, reader, writer):
+        for _ in self.targets:
+            target = self.targets[next(self.turns) % len(self.targets)]
+            try:
+                up_reader, up_writer = await asyncio.open_connection(target, port)
+                break
+            except OSError:
+                continue
+        else:
+            writer.transport.abort()
+            return
+        await asyncio.gather(self.pump(reader, up_writer), self.pump(up_reader, writer))
+
+    @staticmethod
+    async def pump(reader, writer):
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+        except (OSError, asyncio.CancelledError):
+            # A reset on one side is a reset on the other.
+            writer.transport.abort()
+
+    def close(self):
+        async def end():
+            for server in self.servers:
+                server.close()
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+
+
 class HubFailed(Exception):
     """The hub did not do what it should; the text ends with its last log lines."""
 
@@ -76,7 +145,8 @@ class Hub:
     """One hub process with its data directory; `start` and `stop` may alternate."""
 
     def __init__(self, args=(), keep_data=False):
-        self.address = free_address()
+        self.address = free_address(1 if NODES == 1 else NODES + 1)
+        self.balancer = None
         self.data_dir = Path(tempfile.mkdtemp(prefix="holdfast-sdk-"))
         self.log_file = self.data_dir.with_suffix(".log")
         self.args = list(args)
@@ -92,6 +162,8 @@ class Hub:
         try:
             self.stop()
         finally:
+            if self.balancer is not None:
+                self.balancer.close()
             self.discard()
 
     @property
@@ -105,6 +177,8 @@ class Hub:
         self.connection_file.unlink(missing_ok=True)
         with open(self.log_file, "ab") as log:
             command = [str(binary()), "dev", "--data-dir", str(self.data_dir), "--host", self.address, *self.args]
+            if NODES > 1:
+                command += ["--nodes", str(NODES), "--nodes-from", after(self.address, 1)]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         deadline = time.monotonic() + READY_SECONDS
         while True:
@@ -112,6 +186,9 @@ class Hub:
                 raise HubFailed(f"the hub ended with {self.process.returncode} while starting\n{self.last_log_lines()}")
             if self.connection_file.exists():
                 self.connection = json.loads(self.connection_file.read_text())
+                if NODES > 1 and self.balancer is None:
+                    nodes = [node["address"] for node in self.connection["nodes"]]
+                    self.balancer = Balancer(self.address, nodes, PORTS + PLAIN_PORTS)
                 return
             if time.monotonic() > deadline:
                 self.process.kill()
@@ -139,6 +216,8 @@ class Hub:
     def kill(self):
         """SIGKILL: as if the power of the process failed."""
         process, self.process = self.process, None
+        for pid in self.connection["pids"] if NODES > 1 else []:
+            os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait()
 

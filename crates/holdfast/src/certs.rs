@@ -37,11 +37,43 @@ pub(crate) struct DevCertificates {
     pub(crate) rsa_key_file: PathBuf,
 }
 
-/// Makes whatever is missing or near its end in `dir`, for a hub that clients call `host`.
+/// What one node shows to the others.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerCertificate {
+    pub(crate) ca_file: PathBuf,
+    pub(crate) certificate_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+}
+
+/// Makes what is missing or near its end of the certificate that node `name` shows to its peers. Their CA, in `ca_dir`,
+/// is one of its own: whoever holds a certificate of it is trusted as a node.
 ///
 /// # Errors
 /// Files that cannot be read or written, with their path.
-pub(crate) fn ensure(dir: &Path, host: &str, now: OffsetDateTime) -> Result<DevCertificates> {
+pub(crate) fn ensure_peer(ca_dir: &Path, dir: &Path, name: &str, now: OffsetDateTime) -> Result<PeerCertificate> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let files = PeerCertificate {
+        ca_file: ca_dir.join("peer-ca.pem"),
+        certificate_file: dir.join("peer.pem"),
+        key_file: dir.join("peer.key"),
+    };
+    let ca = authority(&files.ca_file, &ca_dir.join("peer-ca.key"), now)?;
+    let names: Vec<SanType> = [holdfast_cluster::peer::PEER_DNS_NAME, name]
+        .into_iter()
+        .filter_map(|name| name.try_into().ok().map(SanType::DnsName))
+        .collect();
+    if !is_current(&files.certificate_file, &files.key_file, &ca.name, &names, now) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        issue(&ca, &key, &names, ExtendedKeyUsage::Both, now)?.write(&files.certificate_file, &files.key_file)?;
+    }
+    Ok(files)
+}
+
+/// Makes whatever is missing or near its end in `dir`, for a hub that clients call by any of `hosts`.
+///
+/// # Errors
+/// Files that cannot be read or written, with their path.
+pub(crate) fn ensure(dir: &Path, hosts: &[String], now: OffsetDateTime) -> Result<DevCertificates> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let files = DevCertificates {
         ca_file: dir.join("ca.pem"),
@@ -51,14 +83,26 @@ pub(crate) fn ensure(dir: &Path, host: &str, now: OffsetDateTime) -> Result<DevC
         rsa_key_file: dir.join("server-rsa.key"),
     };
     let ca = authority(&files.ca_file, &dir.join("ca.key"), now)?;
-    let names = server_names(host);
+    let names = server_names(hosts);
     if !is_current(&files.certificate_file, &files.key_file, &ca.name, &names, now) {
-        issue(&ca, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?, &names, now)
-            .and_then(|issued| issued.write(&files.certificate_file, &files.key_file))?;
+        issue(
+            &ca,
+            &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            &names,
+            ExtendedKeyUsage::Server,
+            now,
+        )
+        .and_then(|issued| issued.write(&files.certificate_file, &files.key_file))?;
     }
     if !is_current(&files.rsa_certificate_file, &files.rsa_key_file, &ca.name, &names, now) {
-        issue(&ca, &KeyPair::generate_for(&PKCS_RSA_SHA256)?, &names, now)
-            .and_then(|issued| issued.write(&files.rsa_certificate_file, &files.rsa_key_file))?;
+        issue(
+            &ca,
+            &KeyPair::generate_for(&PKCS_RSA_SHA256)?,
+            &names,
+            ExtendedKeyUsage::Server,
+            now,
+        )
+        .and_then(|issued| issued.write(&files.rsa_certificate_file, &files.rsa_key_file))?;
     }
     Ok(files)
 }
@@ -159,7 +203,22 @@ impl Issued {
     }
 }
 
-fn issue(ca: &Authority, key: &KeyPair, names: &[SanType], now: OffsetDateTime) -> Result<Issued> {
+/// What a certificate may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExtendedKeyUsage {
+    /// By a server.
+    Server,
+    /// By a node, which connects and is connected to.
+    Both,
+}
+
+fn issue(
+    ca: &Authority,
+    key: &KeyPair,
+    names: &[SanType],
+    usage: ExtendedKeyUsage,
+    now: OffsetDateTime,
+) -> Result<Issued> {
     let common_name = names.iter().rev().find_map(|name| match name {
         SanType::DnsName(name) => Some(name.to_string()),
         SanType::IpAddress(ip) => Some(ip.to_string()),
@@ -169,6 +228,9 @@ fn issue(ca: &Authority, key: &KeyPair, names: &[SanType], now: OffsetDateTime) 
     params.subject_alt_names = names.to_vec();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    if usage == ExtendedKeyUsage::Both {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(key, &ca.issuer)?;
     Ok(Issued {
@@ -177,16 +239,18 @@ fn issue(ca: &Authority, key: &KeyPair, names: &[SanType], now: OffsetDateTime) 
     })
 }
 
-/// `localhost`, `*.localhost`, `127.0.0.1`, `::1` and `host`.
-fn server_names(host: &str) -> Vec<SanType> {
+/// `localhost`, `*.localhost`, `127.0.0.1`, `::1` and `hosts`.
+fn server_names(hosts: &[String]) -> Vec<SanType> {
     let dns = |name: &str| name.to_ascii_lowercase().try_into().ok().map(SanType::DnsName);
     let mut names: Vec<SanType> = [dns("localhost"), dns("*.localhost")].into_iter().flatten().collect();
     names.push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
     names.push(SanType::IpAddress(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)));
-    let own = host
-        .parse::<IpAddr>()
-        .map_or_else(|_| dns(host), |ip| Some(SanType::IpAddress(ip)));
-    names.extend(own.filter(|own| !names.contains(own)));
+    for host in hosts {
+        let own = host
+            .parse::<IpAddr>()
+            .map_or_else(|_| dns(host), |ip| Some(SanType::IpAddress(ip)));
+        names.extend(own.filter(|own| !names.contains(own)));
+    }
     names
 }
 
@@ -248,13 +312,13 @@ mod tests {
     fn certificates_are_kept_while_they_are_good_and_replaced_near_their_end() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let files = ensure(dir.path(), "hub.example", now).unwrap();
+        let files = ensure(dir.path(), &["hub.example".to_owned()], now).unwrap();
         let (ca, server) = (read(&files.ca_file), read(&files.certificate_file));
 
-        ensure(dir.path(), "hub.example", now + Duration::days(300)).unwrap();
+        ensure(dir.path(), &["hub.example".to_owned()], now + Duration::days(300)).unwrap();
         assert_eq!(read(&files.certificate_file), server, "67 days are left: kept");
 
-        ensure(dir.path(), "hub.example", now + Duration::days(380)).unwrap();
+        ensure(dir.path(), &["hub.example".to_owned()], now + Duration::days(380)).unwrap();
         assert_ne!(read(&files.certificate_file), server, "17 days are left: replaced");
         assert_eq!(read(&files.ca_file), ca, "the CA that clients trust stays");
     }
@@ -263,9 +327,9 @@ mod tests {
     fn a_new_host_name_replaces_the_server_certificates_but_not_the_ca() {
         let dir = tempfile::tempdir().unwrap();
         let now = OffsetDateTime::now_utc();
-        let files = ensure(dir.path(), "localhost", now).unwrap();
+        let files = ensure(dir.path(), &["localhost".to_owned()], now).unwrap();
         let (ca, server) = (read(&files.ca_file), read(&files.certificate_file));
-        ensure(dir.path(), "127.7.8.9", now).unwrap();
+        ensure(dir.path(), &["127.7.8.9".to_owned()], now).unwrap();
         assert_ne!(read(&files.certificate_file), server);
         assert_eq!(read(&files.ca_file), ca);
     }
@@ -277,7 +341,7 @@ mod tests {
         use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
         let dir = tempfile::tempdir().unwrap();
-        let files = ensure(dir.path(), "127.7.8.9", OffsetDateTime::now_utc()).unwrap();
+        let files = ensure(dir.path(), &["127.7.8.9".to_owned()], OffsetDateTime::now_utc()).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(&files.ca_file).unwrap())
@@ -303,7 +367,7 @@ mod tests {
     #[test]
     fn keys_are_readable_by_their_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
-        ensure(dir.path(), "localhost", OffsetDateTime::now_utc()).unwrap();
+        ensure(dir.path(), &["localhost".to_owned()], OffsetDateTime::now_utc()).unwrap();
         for name in ["ca.key", "server.key", "server-rsa.key"] {
             let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");

@@ -42,6 +42,26 @@ pub(crate) struct ConnectionFile {
     pub(crate) pids: Vec<u32>,
     /// The ports in use.
     pub(crate) ports: Ports,
+    /// The nodes of a hub that has several; empty for one node.
+    #[serde(default)]
+    pub(crate) nodes: Vec<NodeFacts>,
+}
+
+/// One node of a hub.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeFacts {
+    /// Its name in the cluster.
+    pub(crate) name: String,
+    /// Where its listeners are.
+    pub(crate) address: String,
+    pub(crate) ports: Ports,
+    /// Its metrics page.
+    pub(crate) metrics: String,
+    pub(crate) pid: u32,
+    /// The file to start it with again: `holdfast start --config FILE`.
+    pub(crate) config_file: PathBuf,
+    pub(crate) data_dir: PathBuf,
 }
 
 /// Where devices are provisioned; all `null` while this hub has no provisioning service.
@@ -69,6 +89,9 @@ pub(crate) struct Ports {
     pub(crate) https: Option<u16>,
     /// Metrics and health.
     pub(crate) ops: Option<u16>,
+    /// Other nodes.
+    #[serde(default)]
+    pub(crate) peer: Option<u16>,
 }
 
 impl ConnectionFile {
@@ -106,6 +129,7 @@ impl ConnectionFile {
             metrics,
             pids: vec![std::process::id()],
             ports,
+            nodes: Vec::new(),
         })
     }
 

@@ -127,6 +127,7 @@ impl Node {
             amqp_plain: first(&self.listen.amqp),
             https: first(&self.listen.https),
             ops: None,
+            peer: None,
         }
     }
 

@@ -18,13 +18,14 @@ pub(super) const NODE_COLUMNS: &[(&str, &str)] = &[
     ("NAME", "/name"),
     ("STATE", "/state"),
     ("UP", "/up"),
+    ("IN LEASE", "/inLease"),
     ("ROLE", "/role"),
     ("ZONE", "/zone"),
     ("ADDRESS", "/address"),
     ("LEADS", "/leads"),
     ("REPLICAS", "/replicas"),
     ("SESSIONS", "/sessions"),
-    ("DISK FREE", "/diskFreePercent"),
+    ("DISK FREE %", "/diskFreePercent"),
     ("VERSION", "/version"),
     ("ID", "/id"),
 ];
@@ -55,6 +56,94 @@ pub(super) fn fetch(login: &LoginArgs) -> Result<Value, Failure> {
     block_on(call(&login.hub()?, Call::new(Method::GET, PATH.to_owned())))
 }
 
+/// What a person wants to know first: is it well, what is wrong, who leads, who is behind.
 fn glance(status: &Value) -> String {
-    output::text(status)
+    let text = |pointer: &str| status.pointer(pointer).map_or_else(String::new, plain);
+    let list = |pointer: &str| {
+        status
+            .pointer(pointer)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let mut out = format!(
+        "cluster {}: {}\n",
+        text("/cluster"),
+        if is_settled(status) { "healthy" } else { "NOT healthy" }
+    );
+    for note in list("/notes") {
+        out.push_str(&format!("  ! {}\n", plain(&note)));
+    }
+    out.push('\n');
+    out.push_str(&output::table(&list("/nodes"), NODE_COLUMNS));
+    out.push('\n');
+    let names: Vec<(Value, String)> = list("/nodes")
+        .iter()
+        .filter_map(|node| Some((node.get("id")?.clone(), plain(node.get("name")?))))
+        .collect();
+    let rows: Vec<Value> = list("/groups").iter().map(|group| group_row(group, &names)).collect();
+    out.push_str(&output::table(
+        &rows,
+        &[
+            ("GROUP", "/name"),
+            ("LEADER", "/leader"),
+            ("VOTERS", "/voters"),
+            ("LEARNERS", "/learners"),
+            ("LAST ENTRY", "/last"),
+            ("MOST BEHIND", "/lag"),
+            ("UNDER WAY", "/underWay"),
+        ],
+    ));
+    out
+}
+
+fn group_row(group: &Value, names: &[(Value, String)]) -> Value {
+    let name = |id: &Value| {
+        let found = names.iter().find(|(known, _)| known == id);
+        found.map_or_else(|| plain(id), |(_, name)| name.clone())
+    };
+    let replicas = group
+        .get("replicas")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let members = |voter: bool| {
+        let of_kind = replicas
+            .iter()
+            .filter(|replica| replica["voter"].as_bool() == Some(voter));
+        let shown: Vec<String> = of_kind
+            .map(|replica| {
+                let down = if replica["running"].as_bool() == Some(false) {
+                    " (down)"
+                } else {
+                    ""
+                };
+                format!("{}{down}", name(&replica["node"]))
+            })
+            .collect();
+        if shown.is_empty() {
+            "-".to_owned()
+        } else {
+            shown.join(", ")
+        }
+    };
+    let lag = replicas.iter().filter_map(|replica| replica["lag"].as_u64()).max();
+    serde_json::json!({
+        "name": group["name"],
+        "leader": if group["leader"].is_null() { "NONE".to_owned() } else { name(&group["leader"]) },
+        "voters": members(true),
+        "learners": members(false),
+        "last": group["lastLog"],
+        "lag": lag,
+        "underWay": group["underWay"],
+    })
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Whether every node is up and every group has the voters that it is to have.
+pub(super) fn is_settled(status: &Value) -> bool {
+    status.pointer("/healthy").and_then(Value::as_bool).unwrap_or(false)
 }

@@ -3,6 +3,8 @@
 //! It makes its own CA and certificates, listens on the standard ports of loopback, and writes `connection.json`.
 //! When the host is itself a loopback address, everything listens there alone, so that many hubs run side by side.
 
+mod nodes;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,9 +49,12 @@ pub(crate) struct Dev {
     /// Add this to every standard port
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=50_000))]
     port_offset: u16,
-    /// How many nodes
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// How many nodes: each a process of its own, node i on the i-th loopback address
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(nodes::MAX_NODES)))]
     nodes: u16,
+    /// The loopback address of node 1, when the clients' --host is another one, such as a load balancer's
+    #[arg(long, value_name = "IP", requires = "nodes")]
+    nodes_from: Option<Ipv4Addr>,
     /// Let this many simulated devices send through the hub
     #[arg(long, value_name = "DEVICES", default_value_t = 0)]
     simulate: u32,
@@ -58,11 +63,8 @@ pub(crate) struct Dev {
 }
 
 pub(super) fn run(args: Dev) -> Result<(), Failure> {
-    if args.nodes != 1 {
-        return Err(
-            Failure::usage(format!("{} nodes: clusters come with a later release", args.nodes))
-                .advise("leave --nodes out, or use --nodes 1"),
-        );
+    if args.nodes > 1 {
+        return nodes::run(&args);
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
     let data = run::take_data_dir(&data_dir)?;
@@ -71,9 +73,9 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
     let _ = std::fs::remove_file(&connection_file);
 
     let mut notes = Vec::new();
-    let mut defaults = defaults(&args, &data_dir, &mut notes)?;
+    let mut defaults = defaults(&args, &data_dir, None, &mut notes)?;
     defaults.hub.connection_file = Some(connection_file.clone());
-    let certificates = certs::ensure(&data_dir, &args.host, OffsetDateTime::now_utc())?;
+    let certificates = certs::ensure(&data_dir, std::slice::from_ref(&args.host), OffsetDateTime::now_utc())?;
     defaults.tls.certificate_file = Some(certificates.certificate_file);
     defaults.tls.key_file = Some(certificates.key_file);
     defaults.tls.rsa_certificate_file = Some(certificates.rsa_certificate_file);
@@ -96,12 +98,13 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
     )
 }
 
-fn defaults(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Config, Failure> {
+/// What a node runs with unless told otherwise; `address`: where it listens, when it is one of several.
+fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Vec<String>) -> Result<Config, Failure> {
     let mut config = Config::default();
     config.hub.host.clone_from(&args.host);
     config.hub.data_dir = data_dir.to_owned();
     config.log.level = "info".to_owned();
-    let own = args.host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback);
+    let own = address.or_else(|| args.host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback));
     let secured: Vec<IpAddr> = match (own, args.bind) {
         (_, Some(bind)) => vec![bind],
         (Some(own), None) => vec![own],
@@ -263,7 +266,7 @@ mod tests {
 
     fn listen(args: &[&str]) -> Config {
         let line = Line::try_parse_from([&["dev"], args].concat()).unwrap();
-        defaults(&line.dev, Path::new("/tmp/x"), &mut Vec::new()).unwrap()
+        defaults(&line.dev, Path::new("/tmp/x"), None, &mut Vec::new()).unwrap()
     }
 
     #[test]
@@ -291,11 +294,5 @@ mod tests {
                 .all(|address| address.ip().is_loopback())
         );
         assert!(config.ops.listen.ip().is_loopback());
-    }
-
-    #[test]
-    fn several_nodes_are_refused_with_what_to_do() {
-        let line = Line::try_parse_from(["dev", "--nodes", "3"]).unwrap();
-        assert_eq!(super::run(line.dev).unwrap_err().outcome, crate::exit::Outcome::Usage);
     }
 }

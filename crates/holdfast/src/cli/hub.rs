@@ -53,6 +53,15 @@ pub(crate) struct Hub {
 }
 
 impl LoginArgs {
+    /// By the connection file of a hub on this machine.
+    pub(crate) fn of_file(connection_file: PathBuf) -> Self {
+        Self {
+            login: None,
+            connection_file,
+            ca_file: None,
+        }
+    }
+
     /// Finds the hub.
     ///
     /// # Errors

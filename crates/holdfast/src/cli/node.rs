@@ -126,7 +126,8 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     }
 }
 
-fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
+/// Makes a token with which one node may join.
+pub(super) fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
     let request = Call {
         body: Some(json!({"validSeconds": valid.get().as_secs(), "role": role.as_str()})),
         ..Call::new(Method::POST, format!("{PATH}/tokens"))

@@ -33,7 +33,7 @@ pub(crate) fn show(value: &Value, format: Format, columns: &[(&str, &str)]) -> R
 }
 
 /// Columns of the values at JSON pointers.
-fn table(rows: &[Value], columns: &[(&str, &str)]) -> String {
+pub(super) fn table(rows: &[Value], columns: &[(&str, &str)]) -> String {
     let cell = |row: &Value, pointer: &str| match row.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),

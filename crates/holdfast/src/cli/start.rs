@@ -12,6 +12,9 @@ use crate::run;
 pub(crate) struct Start {
     #[command(flatten)]
     source: ConfigSource,
+    /// Stop when standard input closes, that is with the program that started this one
+    #[arg(long)]
+    until_stdin_closes: bool,
 }
 
 pub(super) fn run(args: &Start) -> Result<(), Failure> {
@@ -24,6 +27,13 @@ pub(super) fn run(args: &Start) -> Result<(), Failure> {
             Failure::usage("tls.certificate_file is not set, and there are TLS listeners")
                 .advise("name a certificate and its key, or try the hub with `holdfast dev`, which makes its own"),
         );
+    }
+    if args.until_stdin_closes {
+        std::thread::Builder::new().name("stdin".to_owned()).spawn(|| {
+            // However it ends: nobody is there any more.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
+        })?;
     }
     let data = run::take_data_dir(config.data_dir())?;
     run::run(&config, data, Box::new(|_| Ok(None)))

@@ -1,0 +1,396 @@
+//! `holdfast dev --nodes N`: a cluster on this machine, each node a process of its own on a loopback address of its own.
+//!
+//! This process only starts the nodes, tells when they are ready, and stops them; a node that ends is left as it is, with
+//! the command that starts it again, so that failures can be tried out.
+//! Node 1 keeps its data where a single node does, so that a hub of one node grows when it is started with more.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use time::OffsetDateTime;
+
+use super::{ConnectionFile, Dev, Failure, banner, certs, checks, connection, defaults, fleet};
+use crate::cli::hub::LoginArgs;
+use crate::cli::{cluster, config as config_file, node};
+use crate::config::{Config, page};
+use crate::connection::NodeFacts;
+
+/// The most nodes: more than a laptop runs.
+pub(super) const MAX_NODES: u16 = 9;
+/// Where nodes talk to each other, unless any free port will do.
+const PEER: u16 = 9700;
+/// How long a node may take to be ready; a new one waits for what the others replicate to it.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+/// How much longer than its own patience a node may take to stop.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// One node before and while it runs.
+struct NodeProcess {
+    name: String,
+    address: IpAddr,
+    dir: PathBuf,
+    config_file: PathBuf,
+    connection_file: PathBuf,
+    /// It has no data yet, and joins.
+    joins: bool,
+    child: Option<Child>,
+}
+
+/// Runs `args.nodes` nodes until it is told to stop.
+pub(super) fn run(args: &Dev) -> Result<(), Failure> {
+    let data_dir = std::path::absolute(&args.data_dir)?;
+    checks::data_dir(&data_dir)?;
+    let connection_file = data_dir.join(connection::FILE_NAME);
+    let _ = std::fs::remove_file(&connection_file);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+
+    let mut notes = Vec::new();
+    let mut nodes = prepare(args, &data_dir, &mut notes)?;
+    let outcome = serve(args, &mut nodes, &data_dir, &connection_file, &notes, &mut signals);
+    let _ = std::fs::remove_file(&connection_file);
+    stop(&mut nodes, args);
+    outcome
+}
+
+/// Writes certificates and configuration of every node.
+fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<NodeProcess>, Failure> {
+    let addresses = addresses(args)?;
+    let mut hosts = vec![args.host.clone()];
+    hosts.extend(addresses.iter().map(ToString::to_string));
+    let now = OffsetDateTime::now_utc();
+    let server = certs::ensure(data_dir, &hosts, now)?;
+
+    let mut nodes: Vec<NodeProcess> = Vec::new();
+    for (at, address) in addresses.iter().enumerate() {
+        let name = format!("node-{}", at + 1);
+        let dir = if at == 0 {
+            data_dir.to_owned()
+        } else {
+            data_dir.join(&name)
+        };
+        checks::data_dir(&dir)?;
+        let node = NodeProcess {
+            joins: at > 0 && !dir.join("holdfast.node").exists(),
+            config_file: dir.join("holdfast.toml"),
+            connection_file: dir.join("node.json"),
+            name,
+            address: *address,
+            dir,
+            child: None,
+        };
+        let _ = std::fs::remove_file(&node.connection_file);
+        nodes.push(node);
+    }
+    let peers = nodes
+        .iter()
+        .map(|node| peer_address(args, node))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (at, node) in nodes.iter().enumerate() {
+        let peer = certs::ensure_peer(data_dir, &node.dir, &node.name, now)?;
+        let mut config = defaults(args, &node.dir, Some(node.address), notes)?;
+        config.hub.aliases = hosts[1..].to_vec();
+        config.hub.connection_file = Some(node.connection_file.clone());
+        config.tls.certificate_file = Some(server.certificate_file.clone());
+        config.tls.key_file = Some(server.key_file.clone());
+        config.tls.rsa_certificate_file = Some(server.rsa_certificate_file.clone());
+        config.tls.rsa_key_file = Some(server.rsa_key_file.clone());
+        config.tls.ca_file = Some(server.ca_file.clone());
+        config.secrets.key_file = Some(data_dir.join("sealing.key"));
+        config.cluster.node_name.clone_from(&node.name);
+        config.cluster.listen = vec![peers[at]];
+        config.cluster.certificate_file = Some(peer.certificate_file);
+        config.cluster.key_file = Some(peer.key_file);
+        config.cluster.ca_file = Some(peer.ca_file);
+        config.cluster.bootstrap = at == 0;
+        config.cluster.join = peers
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at)
+            .map(|(_, address)| address.to_string())
+            .collect();
+        config.cluster.join_token_file = Some(node.dir.join("join-token"));
+        let config: Config = config_file::read(&args.source, config)?;
+        certs::write_private(&node.config_file, page::effective(&config).as_bytes())?;
+    }
+    Ok(nodes)
+}
+
+/// Node i listens on the i-th address from the host's own, or from 127.0.0.1.
+fn addresses(args: &Dev) -> Result<Vec<IpAddr>, Failure> {
+    if args.bind.is_some() {
+        return Err(
+            Failure::usage("--bind goes with one node: each of several has a loopback address of its own")
+                .advise("for nodes on several machines see docs/runbook.md, \"A cluster\""),
+        );
+    }
+    let first = match (args.nodes_from, args.host.parse::<IpAddr>()) {
+        (Some(from), _) => from,
+        (None, Ok(IpAddr::V4(own))) if own.is_loopback() => own,
+        (None, _) => Ipv4Addr::LOCALHOST,
+    };
+    let [.., last] = first.octets();
+    if u16::from(last) + args.nodes > 255 {
+        return Err(Failure::usage(format!(
+            "{} nodes from {first} on leave 127.x.y.0/24; choose a lower --host",
+            args.nodes
+        )));
+    }
+    let base = u32::from(first);
+    Ok((0..u32::from(args.nodes))
+        .map(|offset| IpAddr::V4(Ipv4Addr::from(base + offset)))
+        .collect())
+}
+
+/// Where a node's peers reach it: the standard port, or, with any free ports, the one that it had before.
+fn peer_address(args: &Dev, node: &NodeProcess) -> Result<SocketAddr, Failure> {
+    if args.ports.is_none() {
+        return Ok(SocketAddr::new(node.address, PEER.saturating_add(args.port_offset)));
+    }
+    let before = std::fs::read_to_string(&node.config_file).ok().and_then(|text| {
+        let file: toml::Table = text.parse().ok()?;
+        let listen = file.get("cluster")?.get("listen")?.as_array()?.first()?.as_str()?;
+        listen.parse::<SocketAddr>().ok()
+    });
+    if let Some(before) = before.filter(|before| before.ip() == node.address)
+        && checks::port(before)? == checks::PortState::Free
+    {
+        return Ok(before);
+    }
+    Ok(TcpListener::bind(SocketAddr::new(node.address, 0))?.local_addr()?)
+}
+
+/// Starts the nodes, publishes the connection file, and waits for the end.
+fn serve(
+    args: &Dev,
+    nodes: &mut [NodeProcess],
+    data_dir: &Path,
+    connection_file: &Path,
+    notes: &[String],
+    signals: &mut signal_hook::iterator::Signals,
+) -> Result<(), Failure> {
+    // Those that have data need each other; those that have none need one that is ready.
+    for node in nodes.iter_mut().filter(|node| !node.joins) {
+        node.start()?;
+    }
+    if wait_ready(nodes, signals)? {
+        return Ok(());
+    }
+    for at in 0..nodes.len() {
+        if nodes[at].joins {
+            let login = LoginArgs::of_file(nodes[0].connection_file.clone());
+            let token = node::token(&login, TOKEN_VALID, node::Role::Core)?;
+            certs::write_private(&nodes[at].dir.join("join-token"), token.as_bytes())?;
+            nodes[at].start()?;
+            if wait_ready(nodes, signals)? {
+                return Ok(());
+            }
+        }
+    }
+    if settle(nodes, signals)? {
+        return Ok(());
+    }
+    let file = publish(nodes, data_dir, connection_file)?;
+    crate::cli::print(&banner(&file, connection_file, notes))?;
+    crate::cli::print(&table(nodes))?;
+    let mut fleet = match args.simulate {
+        0 => None,
+        devices => Some(fleet(connection_file, devices)?),
+    };
+    let ended = watch(nodes, signals);
+    if let Some(fleet) = &mut fleet {
+        // It may have ended by itself.
+        let _ = fleet.kill();
+        let _ = fleet.wait();
+    }
+    ended
+}
+
+/// How long a node that dev mode starts may take to use its token.
+const TOKEN_VALID: holdfast_model::HumanDuration = holdfast_model::HumanDuration::secs(300);
+
+impl NodeProcess {
+    fn start(&mut self) -> Result<(), Failure> {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("node.log"))?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("start")
+            .arg("--config")
+            .arg(&self.config_file)
+            .arg("--until-stdin-closes")
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.connection_file.exists()
+    }
+
+    /// Its end, if it has ended.
+    fn ended(&mut self) -> Result<Option<std::process::ExitStatus>, Failure> {
+        Ok(match &mut self.child {
+            Some(child) => child.try_wait()?,
+            None => None,
+        })
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("node.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n    ")
+    }
+}
+
+/// Waits until all that have been started are ready; `true` when a signal came instead.
+fn wait_ready(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut ready = true;
+        for node in nodes.iter_mut().filter(|node| node.child.is_some()) {
+            if let Some(status) = node.ended()? {
+                return Err(Failure::cannot_start(format!(
+                    "{} ended with {status} while starting:\n    {}",
+                    node.name,
+                    node.log_tail()
+                )));
+            }
+            ready &= node.is_ready();
+        }
+        if ready {
+            return Ok(false);
+        }
+        if signals.pending().next().is_some() {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            let late: Vec<&str> = nodes
+                .iter()
+                .filter(|node| node.child.is_some() && !node.is_ready())
+                .map(|node| node.name.as_str())
+                .collect();
+            return Err(Failure::cannot_start(format!("{} not ready in time", late.join(", ")))
+                .advise("see node.log in their directories"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until every group has the replicas that it is to have, so that a node may be lost from then on.
+fn settle(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let login = LoginArgs::of_file(nodes[0].connection_file.clone());
+        match cluster::fetch(&login) {
+            Ok(status) if cluster::is_settled(&status) => return Ok(false),
+            Ok(_) | Err(_) if Instant::now() < deadline => {}
+            _ => {
+                return Err(
+                    Failure::cannot_start("the nodes run, but their replicas are not all in place")
+                        .advise("`holdfast cluster status` shows what is missing; see node.log in their directories"),
+                );
+            }
+        }
+        if signals.pending().next().is_some() {
+            return Ok(true);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Writes the file that tells clients everything, from the nodes' own.
+fn publish(nodes: &[NodeProcess], data_dir: &Path, path: &Path) -> Result<ConnectionFile, Failure> {
+    let mut file = ConnectionFile::read(&nodes[0].connection_file)?;
+    file.pids.clear();
+    for node in nodes {
+        let own = ConnectionFile::read(&node.connection_file)?;
+        file.pids.extend(&own.pids);
+        file.nodes.push(NodeFacts {
+            name: node.name.clone(),
+            address: node.address.to_string(),
+            ports: own.ports,
+            metrics: own.metrics,
+            pid: own.pids.first().copied().unwrap_or_default(),
+            config_file: node.config_file.clone(),
+            data_dir: if node.dir == data_dir {
+                data_dir.to_owned()
+            } else {
+                node.dir.clone()
+            },
+        });
+    }
+    file.write(path)?;
+    Ok(file)
+}
+
+fn table(nodes: &[NodeProcess]) -> String {
+    let mut text = format!("  {} nodes, one process each:\n", nodes.len());
+    for node in nodes {
+        let pid = node.child.as_ref().map_or(0, Child::id);
+        text.push_str(&format!(
+            "    {}  {}  pid {pid}  log {}\n",
+            node.name,
+            node.address,
+            node.dir.join("node.log").display()
+        ));
+    }
+    text.push_str("  `holdfast cluster status` shows them all; kill one and see.\n\n");
+    text
+}
+
+/// Returns when a signal comes or no node is left.
+fn watch(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<(), Failure> {
+    loop {
+        if signals.pending().next().is_some() {
+            return Ok(());
+        }
+        for node in nodes.iter_mut() {
+            if let Some(status) = node.ended()? {
+                node.child = None;
+                let program = std::env::args().next().unwrap_or_else(|| "holdfast".to_owned());
+                crate::cli::print(&format!(
+                    "  {} ended with {status}. To start it again:\n    {program} start --config {}\n",
+                    node.name,
+                    node.config_file.display()
+                ))?;
+            }
+        }
+        if nodes.iter().all(|node| node.child.is_none()) {
+            return Err(Failure::new(crate::exit::Outcome::Failed, "no node is left"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Asks all nodes to stop, and waits; who does not stop in time is killed.
+fn stop(nodes: &mut [NodeProcess], args: &Dev) {
+    for node in nodes.iter_mut() {
+        if let Some(child) = &mut node.child {
+            // The node ends when its standard input does.
+            drop(child.stdin.take());
+        }
+    }
+    let drain =
+        config_file::read(&args.source, Config::default()).map_or_else(|_| Duration::ZERO, |c| c.ops.drain_timeout);
+    let deadline = Instant::now() + drain + STOP_MARGIN;
+    for node in nodes.iter_mut() {
+        if let Some(mut child) = node.child.take() {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(POLL);
+            }
+            // Fails when it has ended, which is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_file(&node.connection_file);
+    }
+}
