@@ -43,7 +43,7 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
         ..PartitionConfig::default()
     };
     let clock = Arc::new(|| UnixMillis(0));
-    Partition::start(PartitionId(0), &host, &ConsensusConfig::default(), &config, clock)
+    Partition::start(PartitionId(0), &host, &ConsensusConfig::default(), &config, clock, true)
         .await
         .expect("a partition")
 }

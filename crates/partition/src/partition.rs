@@ -80,8 +80,11 @@ impl LogSource for LogReader {
 }
 
 impl Partition {
-    /// Starts the partition on the current runtime, on which its tasks stay, and waits until everything that its log
-    /// holds is applied. A partition that does not exist yet is made, with this node as its only replica.
+    /// Starts this node's replica on the current runtime, on which its tasks stay. When this node is the only voter, the
+    /// call returns when everything that the log holds is applied; otherwise at once.
+    ///
+    /// `founding`: a partition that does not exist yet is made, with this node as its only replica. Without it an empty
+    /// replica waits for the owner to add it.
     ///
     /// # Errors
     /// [`PartitionStartError`]; nothing runs then.
@@ -91,6 +94,7 @@ impl Partition {
         consensus: &ConsensusConfig,
         config: &PartitionConfig,
         clock: Clock,
+        founding: bool,
     ) -> Result<Self, PartitionStartError> {
         config.validate()?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
@@ -113,7 +117,9 @@ impl Partition {
             group.shutdown().await;
             return Err(PartitionStartError::LogLost { first_index, begin });
         }
-        group.bootstrap().await?;
+        if founding {
+            group.bootstrap().await?;
+        }
         let partition = Self(Arc::new(Inner {
             id,
             group,
@@ -135,6 +141,12 @@ impl Partition {
     #[must_use]
     pub fn id(&self) -> PartitionId {
         self.0.id
+    }
+
+    /// The Raft group behind it.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.0.group
     }
 
     /// Whether this node owns the partition, as far as it knows.

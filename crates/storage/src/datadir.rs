@@ -130,7 +130,10 @@ impl DataDir {
             return Err(OpenError::Damaged {
                 file: self.0.path.join(MARKER),
                 offset: None,
-                reason: format!("the directory belongs to cluster {:?}, not {cluster:?}", identity.cluster),
+                reason: format!(
+                    "the directory belongs to cluster {:?}, not {cluster:?}",
+                    identity.cluster
+                ),
             });
         }
         let identity = NodeIdentity {
@@ -277,7 +280,10 @@ mod tests {
             incarnation: 42,
         };
         drop(DataDir::open(dir.path(), alone).unwrap());
-        let joined = DataDir::open(dir.path(), unexpected).unwrap().enter_cluster("c-1").unwrap();
+        let joined = DataDir::open(dir.path(), unexpected)
+            .unwrap()
+            .enter_cluster("c-1")
+            .unwrap();
         assert_eq!(joined.identity(), &identity());
         assert!(joined.enter_cluster("c-1").is_ok() && joined.enter_cluster("c-2").is_err());
         drop(joined);

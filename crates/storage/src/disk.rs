@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::{Durability, Family, StorageError, WriteBatch};
+use crate::{Durability, Family, Stage, StorageError, View, WriteBatch};
 
 /// Room on the file system that holds the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,24 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Unsupported`] in simulation.
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError>;
+
+    /// The keys in `[from, to)` as they are now, ascending, to be read at leisure while writes go on: for snapshots.
+    /// What it shows is kept until it is dropped, whatever is deleted.
+    ///
+    /// # Errors
+    /// As [`Disk::get`].
+    fn view(&self, family: Family, from: &[u8], to: &[u8]) -> Result<View, StorageError> {
+        let _ = (family, from, to);
+        Err(StorageError::Unsupported("view"))
+    }
+
+    /// The place beside the database where files are built; see [`crate::Staging`].
+    ///
+    /// # Errors
+    /// [`StorageError::Unsupported`] when there is none.
+    fn stage(&self) -> Result<&dyn Stage, StorageError> {
+        Err(StorageError::Unsupported("files beside the database"))
+    }
 
     /// Room on the file system.
     ///

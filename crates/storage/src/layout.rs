@@ -12,6 +12,8 @@ pub const LOG_KEY_BYTES: usize = 13;
 pub const HARD_KEY_BYTES: usize = 5;
 
 const LOG: u8 = 0;
+/// The last kind: state machines use lower ones.
+const INSTALL: u8 = 255;
 
 /// What a group keeps beside its log, in [`crate::Family::Raft`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,14 @@ pub fn state_range(group: GroupNumber, kind: u8) -> (Vec<u8>, Vec<u8>) {
         None => group.saturating_add(1).to_be_bytes().to_vec(),
     };
     (from, to)
+}
+
+/// The key that says that the files of a snapshot of `group` have been taken in; there only while one is installed.
+///
+/// Behind all other keys of the group.
+#[must_use]
+pub fn install_key(group: GroupNumber) -> Vec<u8> {
+    state_key(group, INSTALL, b"install")
 }
 
 /// The group that a key of any family begins with; 0 for shorter keys.

@@ -11,6 +11,8 @@
 mod errors;
 mod options;
 mod recover;
+mod stage;
+mod view;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -25,7 +27,8 @@ use rocksdb::{
 use crate::layout;
 use crate::metrics::DiskMetrics;
 use crate::{
-    DataDir, Disk, DiskSpace, Durability, Family, Op, OpenError, StorageConfig, StorageError, Visit, WriteBatch,
+    DataDir, Disk, DiskSpace, Durability, Family, Op, OpenError, Stage, StorageConfig, StorageError, View, Visit,
+    WriteBatch,
 };
 
 /// Column families of partition logs are named so, with the lane's number behind.
@@ -42,7 +45,7 @@ const READAHEAD_BYTES: usize = 256 << 10;
 
 /// The database of a node.
 pub struct RocksDisk {
-    db: DB,
+    db: Arc<DB>,
     /// Names of the lanes, in order.
     lanes: Vec<String>,
     /// Keeps the lock as long as the database is open.
@@ -81,14 +84,16 @@ impl RocksDisk {
         dir.database_made()?;
         let mut replayed = WriteOptions::default();
         replayed.disable_wal(true);
-        Ok(Self {
-            db,
+        let disk = Self {
+            db: Arc::new(db),
             lanes,
             dir: dir.clone(),
             logged: WriteOptions::default(),
             replayed,
             metrics: DiskMetrics::new(),
-        })
+        };
+        crate::install::recover(&disk).map_err(|error| errors::of_install(error, &dir.staged()))?;
+        Ok(disk)
     }
 
     /// The directory that it lies in.
@@ -97,13 +102,17 @@ impl RocksDisk {
         &self.dir
     }
 
-    fn column(&self, family: Family, key: &[u8]) -> Result<&ColumnFamily, StorageError> {
-        let name = match family {
+    fn column_name(&self, family: Family, key: &[u8]) -> &str {
+        match family {
             Family::Log => &self.lanes[layout::group_of(key).wrapping_sub(1) as usize % self.lanes.len()],
             Family::Raft => RAFT,
             Family::Registry => REGISTRY,
             Family::Device => DEVICE,
-        };
+        }
+    }
+
+    fn column(&self, family: Family, key: &[u8]) -> Result<&ColumnFamily, StorageError> {
+        let name = self.column_name(family, key);
         self.db
             .cf_handle(name)
             .ok_or_else(|| StorageError::Io(format!("column family {name} is missing")))
@@ -226,6 +235,15 @@ impl Disk for RocksDisk {
         Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(dir))
             .map_err(|error| errors::of_use(&error))
+    }
+
+    fn view(&self, family: Family, from: &[u8], to: &[u8]) -> Result<View, StorageError> {
+        let column = self.column_name(family, from).to_owned();
+        view::open(self.db.clone(), column, from, to)
+    }
+
+    fn stage(&self) -> Result<&dyn Stage, StorageError> {
+        Ok(self)
     }
 
     fn space(&self) -> Result<DiskSpace, StorageError> {

@@ -199,6 +199,34 @@ impl Sealer {
         }
     }
 
+    /// The sealer of a directory that enters a hub: keeps the hub's data key there, `wrapped` as another node of the hub
+    /// has given it. May be repeated with the same data key, wrapped alike or anew.
+    ///
+    /// # Errors
+    /// [`SealError::Forged`] when this node's key-encryption key is not the one that wrapped it; [`SealError::KeyFile`]
+    /// when the directory has another data key, or cannot be written.
+    pub fn adopt(dir: &Path, kek: &Kek, wrapped: &[u8]) -> Result<Self, SealError> {
+        let path = dir.join(WRAPPED_KEY);
+        let sealer = Self::unwrap(kek, wrapped)?;
+        match fs::read(&path) {
+            Ok(stored) if stored == *wrapped => return Ok(sealer),
+            Ok(stored) => {
+                let own = Self::unwrap(kek, &stored).map_err(|error| SealError::file(&path, error))?;
+                let probe = own.seal(b"probe", fresh_nonce()?)?;
+                if sealer.open(&probe).is_err() {
+                    return Err(SealError::file(
+                        &path,
+                        "the directory holds the data key of another hub: it cannot join this one; use an empty directory",
+                    ));
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(SealError::file(&path, error)),
+        }
+        write_durably(&path, wrapped).map_err(|error| SealError::file(&path, error))?;
+        Ok(sealer)
+    }
+
     /// The data key as the key-encryption key wrapped it.
     #[must_use]
     pub fn wrapped(&self) -> &Bytes {
@@ -318,6 +346,36 @@ mod tests {
         assert!(
             Sealer::of_directory(dir.path(), &kek(), false).is_err(),
             "a lost key is not replaced by a new one"
+        );
+    }
+
+    #[test]
+    fn a_joining_directory_adopts_the_hubs_data_key_and_keeps_it() {
+        let (hub, joining) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let first = Sealer::of_directory(hub.path(), &kek(), true).unwrap();
+        let sealed = first.seal(b"s", [4; 12]).unwrap();
+        assert!(matches!(
+            Sealer::adopt(joining.path(), &Kek::new([8; 32]), first.wrapped()),
+            Err(SealError::Forged)
+        ));
+        assert!(!joining.path().join(WRAPPED_KEY).exists(), "nothing is kept of what cannot be opened");
+        for _ in 0..2 {
+            let second = Sealer::adopt(joining.path(), &kek(), first.wrapped()).unwrap();
+            assert_eq!(second.open(&sealed).unwrap().as_slice(), b"s");
+        }
+        let again = Sealer::of_directory(joining.path(), &kek(), false).unwrap();
+        assert_eq!(again.open(&sealed).unwrap().as_slice(), b"s");
+        let other = Sealer::generate(&kek()).unwrap();
+        assert!(matches!(
+            Sealer::adopt(joining.path(), &kek(), other.wrapped()),
+            Err(SealError::KeyFile { .. })
+        ));
+        for bad in [&b""[..], b"x", &[1; 61], &[0; 4096]] {
+            assert!(Sealer::adopt(joining.path(), &kek(), bad).is_err());
+        }
+        assert_eq!(
+            Sealer::of_directory(joining.path(), &kek(), false).unwrap().wrapped(),
+            first.wrapped()
         );
     }
 

@@ -5,6 +5,8 @@
 //! pleased); replayed writes survive only by a flush; a flush takes all families at one point.
 //! A crash gives a new handle and makes the old ones fail, so that tasks that outlived the crash cannot write.
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
@@ -14,7 +16,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rand::Rng;
 
-use crate::{Disk, DiskSpace, Durability, Family, Op, StorageError, Visit, WriteBatch};
+use crate::view::{BLOCK_BYTES, Block};
+use crate::{Disk, DiskSpace, Durability, Family, Op, Stage, StorageError, View, Visit, WriteBatch};
 
 type Place = (Family, Bytes);
 type Keys = BTreeMap<Place, Bytes>;
@@ -35,6 +38,7 @@ struct State {
     syncs_fail: Option<StorageError>,
     writes_fail: Option<StorageError>,
     space: Option<DiskSpace>,
+    staged: stage::Staged,
     /// Syncs succeed and do nothing: to prove that a test notices.
     ignores_sync: bool,
 }
@@ -85,10 +89,20 @@ impl SimDisk {
         state.flushed = state.live.clone();
         state.synced = 0;
         state.life += 1;
+        let life = state.life;
+        drop(state);
         Self {
             state: self.state.clone(),
-            life: state.life,
+            life,
         }
+    }
+
+    /// What opening a database does first: finishes the installation of a snapshot that a crash has interrupted.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`].
+    pub fn recover(&self) -> Result<(), StorageError> {
+        crate::install::recover(self)
     }
 
     /// How many syncs there were.
@@ -255,14 +269,32 @@ impl Disk for SimDisk {
         if let Some(error) = &state.writes_fail {
             return Err(error.clone());
         }
-        state.flushed = state.live.clone();
-        state.log.clear();
-        state.synced = 0;
+        stage::flush(&mut state);
         Ok(())
     }
 
     fn checkpoint(&self, _dir: &Path) -> Result<(), StorageError> {
         Err(StorageError::Unsupported("checkpoint"))
+    }
+
+    fn view(&self, family: Family, from: &[u8], to: &[u8]) -> Result<View, StorageError> {
+        let mut items = self.collect(family, from, to)?.into_iter().peekable();
+        Ok(View::new(Box::new(move || {
+            if items.peek().is_none() {
+                return Ok(None);
+            }
+            let mut block = Block::default();
+            while block.len_bytes() < BLOCK_BYTES
+                && let Some((key, value)) = items.next()
+            {
+                block.push(&key, &value);
+            }
+            Ok(Some(block))
+        })))
+    }
+
+    fn stage(&self) -> Result<&dyn Stage, StorageError> {
+        Ok(self)
     }
 
     fn space(&self) -> Result<DiskSpace, StorageError> {

@@ -66,7 +66,7 @@ pub(crate) async fn try_start(disk: Arc<dyn Disk>, config: &PartitionConfig) -> 
     let host = host(disk);
     let clock = TestClock::default();
     let consensus = ConsensusConfig::default();
-    let partition = Partition::start(PartitionId(0), &host, &consensus, config, clock.clock()).await?;
+    let partition = Partition::start(PartitionId(0), &host, &consensus, config, clock.clock(), true).await?;
     Ok(Node { host, partition, clock })
 }
 

@@ -45,6 +45,30 @@ pub(super) fn of_open(error: &rocksdb::Error, database: &Path) -> OpenError {
     }
 }
 
+pub(super) fn of_io(path: &Path, error: &std::io::Error) -> StorageError {
+    let text = format!("{}: {error}", path.display());
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        StorageError::NoSpace(text)
+    } else {
+        StorageError::Io(text)
+    }
+}
+
+/// An installation that could not be finished; `staged` is where its files lie.
+pub(super) fn of_install(error: StorageError, staged: &Path) -> OpenError {
+    match error {
+        StorageError::Damaged { file, offset, reason } => OpenError::Damaged {
+            file: staged.join(file),
+            offset,
+            reason,
+        },
+        error => OpenError::Io {
+            path: staged.to_owned(),
+            reason: error.to_string(),
+        },
+    }
+}
+
 /// The file and offset that a text such as `… in /data/db/000012.sst offset 4096 size 32768` names.
 fn place(text: &str) -> (Option<PathBuf>, Option<u64>) {
     let mut words = text

@@ -4,6 +4,9 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLe
 
 use crate::StorageConfig;
 
+const LOG_BLOCK_BYTES: usize = 32 << 10;
+const STATE_BLOCK_BYTES: usize = 8 << 10;
+
 /// Options of the whole database.
 pub(super) fn database(config: &StorageConfig) -> Options {
     let mut options = Options::default();
@@ -40,7 +43,7 @@ pub(super) fn database(config: &StorageConfig) -> Options {
 
 /// A lane of partition logs: keys only grow, so that files are moved down and never rewritten.
 pub(super) fn log_lane(config: &StorageConfig, cache: &Cache) -> Options {
-    let mut options = family(config, cache, 32 << 10);
+    let mut options = family(config, cache, LOG_BLOCK_BYTES);
     options.set_compression_type(DBCompressionType::None);
     // One target for all: the lowest level is the only one below level 0.
     options.set_max_bytes_for_level_base(1 << 50);
@@ -56,18 +59,37 @@ pub(super) fn log_lane(config: &StorageConfig, cache: &Cache) -> Options {
 
 /// State machines, votes and the registry's log: small, overwritten, compressed.
 pub(super) fn state(config: &StorageConfig, cache: &Cache) -> Options {
-    let mut options = family(config, cache, 8 << 10);
+    let mut options = family(config, cache, STATE_BLOCK_BYTES);
     options.set_compression_type(DBCompressionType::Lz4);
     options
 }
 
-fn family(config: &StorageConfig, cache: &Cache, block_bytes: usize) -> Options {
+/// Tables that are written beside the database, in the form of a lane of logs or of the other families.
+pub(super) fn staged(log: bool) -> Options {
+    let (block_bytes, compression) = if log {
+        (LOG_BLOCK_BYTES, DBCompressionType::None)
+    } else {
+        (STATE_BLOCK_BYTES, DBCompressionType::Lz4)
+    };
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table(block_bytes));
+    options.set_compression_type(compression);
+    options.set_bytes_per_sync(1 << 20);
+    options
+}
+
+fn table(block_bytes: usize) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
     table.set_block_size(block_bytes);
     table.set_format_version(5);
     table.set_bloom_filter(10.0, false);
     table.set_optimize_filters_for_memory(true);
+    table
+}
+
+fn family(config: &StorageConfig, cache: &Cache, block_bytes: usize) -> Options {
+    let mut table = table(block_bytes);
+    table.set_block_cache(cache);
     // Index and filter blocks count against the cache, so that memory does not grow with the log.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);

@@ -1,0 +1,289 @@
+//! Replacing a part of the database by what a snapshot brought, so that a crash leaves the old or the new, never half.
+//!
+//! Why: a snapshot is gathered in files beside the database ([`Staging`]) while the old state stays in use; what makes it
+//! the state is several steps, and a crash may come between any two of them.
+//! The order, and what a start after a crash finds:
+//!
+//! 1. the files are finished, synced and compared with their checksums: *old*; leftover files are removed;
+//! 2. a note is written that names them and holds the batch of step 4: from here on the start finishes the job;
+//! 3. the files are taken in, all at once, the last of them holding a seal key: *a start that finds the seal goes on with 4,
+//!    one that does not goes on with 3, or, when a file is damaged, removes the note: nothing has been touched*;
+//! 4. one batch: state, floors, and the seal's removal; flushed: *new*;
+//! 5. the note is removed.
+//!
+//! Not here: what the files hold; the checks of what arrives (`partition`, `registry`).
+
+mod note;
+#[cfg(test)]
+mod tests;
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use note::{Note, NotedFile};
+
+use crate::layout::{self, GroupNumber};
+use crate::{Bulk, Disk, Durability, Family, Stage, StorageError, WriteBatch};
+
+/// A file is ended at this size: retention deletes whole files.
+const FILE_BYTES: u64 = 64 << 20;
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Gathers keys and values, ascending, in files beside the database. Dropping it removes them.
+pub struct Staging {
+    staged: Staged,
+    open: Option<(String, Box<dyn Bulk>)>,
+    open_bytes: u64,
+    last_key: Vec<u8>,
+}
+
+/// What has been gathered: whole and durable, not yet part of the database. Dropping it removes it.
+pub struct Staged {
+    disk: Arc<dyn Disk>,
+    family: Family,
+    group: GroupNumber,
+    id: String,
+    files: Vec<NotedFile>,
+    bytes: u64,
+    entries: u64,
+    /// The note names the files: they are not ours to remove any more.
+    noted: bool,
+}
+
+impl Staging {
+    /// Begins to gather keys of `family` for `group`.
+    ///
+    /// # Errors
+    /// [`StorageError::Unsupported`] when the disk cannot.
+    pub fn new(disk: Arc<dyn Disk>, family: Family, group: GroupNumber) -> Result<Self, StorageError> {
+        disk.stage()?;
+        let id = format!("group-{group}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let staged = Staged {
+            disk,
+            family,
+            group,
+            id,
+            files: Vec::new(),
+            bytes: 0,
+            entries: 0,
+            noted: false,
+        };
+        Ok(Self {
+            staged,
+            open: None,
+            open_bytes: 0,
+            last_key: Vec::new(),
+        })
+    }
+
+    /// Adds a key above all before it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when the key does not ascend; [`StorageError::NoSpace`], [`StorageError::Io`].
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        if self.staged.entries > 0 && *key <= self.last_key[..] {
+            return Err(StorageError::Damaged {
+                file: format!("snapshot of group {}", self.staged.group),
+                offset: None,
+                reason: "its keys do not ascend".to_owned(),
+            });
+        }
+        let bulk = match &mut self.open {
+            Some((_, bulk)) => bulk,
+            None => {
+                let name = self.staged.file_name();
+                let bulk = self.staged.create(&name)?;
+                &mut self.open.insert((name, bulk)).1
+            }
+        };
+        bulk.put(key, value)?;
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.staged.entries += 1;
+        self.open_bytes += (key.len() + value.len()) as u64;
+        self.staged.bytes += (key.len() + value.len()) as u64;
+        if self.open_bytes >= FILE_BYTES {
+            self.end_file()?;
+        }
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<(), StorageError> {
+        if let Some((name, bulk)) = self.open.take() {
+            let sum = bulk.finish()?;
+            self.staged.files.push(NotedFile { name, sum });
+        }
+        self.open_bytes = 0;
+        Ok(())
+    }
+
+    /// Bytes of keys and values so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.staged.bytes
+    }
+
+    /// Nothing more comes: makes what was gathered durable. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`], [`StorageError::Io`].
+    pub fn seal(mut self) -> Result<Staged, StorageError> {
+        self.end_file()?;
+        Ok(self.staged)
+    }
+}
+
+impl Staged {
+    /// Bytes of keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Keys.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Makes it part of the database. In one step, as a crash sees it: the range `replaces` of the family is emptied, the
+    /// keys are there, and `then` is written. Blocks; ends with a flush of the database. Nobody may write to the
+    /// replaced range or to the keys meanwhile.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] names a file that is not as it was sealed; nothing has been touched then. After any
+    /// other error the node must stop; the next start finishes.
+    pub fn install(mut self, replaces: Option<Range<Vec<u8>>>, then: WriteBatch) -> Result<(), StorageError> {
+        let disk = self.disk.clone();
+        let stage = disk.stage()?;
+        if let Some(range) = replaces
+            && has_keys(&*disk, self.family, &range)?
+        {
+            let name = self.file_name();
+            let mut bulk = self.create(&name)?;
+            bulk.delete_range(&range.start, &range.end)?;
+            let sum = bulk.finish()?;
+            // First, so that the keys of the others win.
+            self.files.insert(0, NotedFile { name, sum });
+        }
+        let name = self.file_name();
+        let mut bulk = self.create(&name)?;
+        bulk.put(&layout::install_key(self.group), self.id.as_bytes())?;
+        let sum = bulk.finish()?;
+        self.files.push(NotedFile { name, sum });
+        check_files(stage, &self.files)?;
+        let note = Note {
+            id: self.id.clone(),
+            family: self.family,
+            group: self.group,
+            files: self.files.clone(),
+            then,
+        };
+        self.noted = true;
+        stage.put_note(&self.id, &note.encode())?;
+        finish(&*disk, stage, &note)
+    }
+
+    fn file_name(&self) -> String {
+        // A tombstone and a seal come on top of the files, so that the number of files is not the next name.
+        format!("{}-{}", self.id, NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn create(&self, name: &str) -> Result<Box<dyn Bulk>, StorageError> {
+        let key = layout::install_key(self.group);
+        self.disk.stage()?.create(name, self.family, &key)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if self.noted {
+            return;
+        }
+        for file in &self.files {
+            // What stays behind is removed by the next start.
+            if let Err(error) = self.disk.stage().and_then(|stage| stage.remove(&file.name)) {
+                tracing::debug!(file = file.name, %error, "a file of a snapshot was not removed");
+            }
+        }
+    }
+}
+
+fn has_keys(disk: &dyn Disk, family: Family, range: &Range<Vec<u8>>) -> Result<bool, StorageError> {
+    let mut found = false;
+    disk.scan(family, &range.start, &range.end, &mut |_, _| {
+        found = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+fn check_files(stage: &dyn Stage, files: &[NotedFile]) -> Result<(), StorageError> {
+    for file in files {
+        let damaged = |reason: &str| StorageError::Damaged {
+            file: file.name.clone(),
+            offset: None,
+            reason: reason.to_owned(),
+        };
+        match stage.sum(&file.name)? {
+            Some(sum) if sum == file.sum => {}
+            Some(_) => return Err(damaged("a file of a snapshot is not as it was written")),
+            None => return Err(damaged("a file of a snapshot is missing")),
+        }
+    }
+    Ok(())
+}
+
+/// Steps 3 to 5.
+fn finish(disk: &dyn Disk, stage: &dyn Stage, note: &Note) -> Result<(), StorageError> {
+    let seal = layout::install_key(note.group);
+    let names: Vec<&str> = note.files.iter().map(|file| file.name.as_str()).collect();
+    if !is_sealed(disk, note)? {
+        stage.ingest(note.family, &seal, &names)?;
+    }
+    let mut then = note.then.clone();
+    then.delete(note.family, &seal);
+    disk.write(&then, Durability::Logged)?;
+    disk.flush()?;
+    stage.remove_note(&note.id)?;
+    for name in names {
+        stage.remove(name)?;
+    }
+    Ok(())
+}
+
+fn is_sealed(disk: &dyn Disk, note: &Note) -> Result<bool, StorageError> {
+    let found = disk.get(note.family, &layout::install_key(note.group))?;
+    Ok(found.is_some_and(|id| id == note.id.as_bytes()))
+}
+
+/// Finishes what a crash has left unfinished, and removes the files that nobody needs. Called before anybody else uses
+/// the disk.
+///
+/// # Errors
+/// [`StorageError::Damaged`] when a note is damaged; what [`Staged::install`] gives.
+pub(crate) fn recover(disk: &dyn Disk) -> Result<(), StorageError> {
+    let stage = disk.stage()?;
+    for (name, content) in stage.notes()? {
+        let note = Note::decode(&name, &content)?;
+        if !is_sealed(disk, &note)?
+            && let Err(error) = check_files(stage, &note.files)
+        {
+            // Either nothing has been touched yet, or everything is done and only the note is left.
+            tracing::warn!(group = note.group, %error, "a snapshot whose files are not whole is not installed");
+            stage.remove_note(&note.id)?;
+            continue;
+        }
+        finish(disk, stage, &note)?;
+        tracing::info!(
+            group = note.group,
+            "the installation of a snapshot was finished after a crash"
+        );
+    }
+    for name in stage.names()? {
+        stage.remove(&name)?;
+    }
+    Ok(())
+}
