@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/consensus/v1/log.proto",
         "holdfast/registry/v1/registry.proto",
         "holdfast/partition/v1/partition.proto",
+        "holdfast/cluster/v1/peer.proto",
     ];
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files, [root])?;

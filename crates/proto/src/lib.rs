@@ -27,3 +27,11 @@ pub mod partition {
         include!(concat!(env!("OUT_DIR"), "/holdfast.partition.v1.rs"));
     }
 }
+
+/// What nodes say to each other.
+pub mod cluster {
+    #[allow(missing_docs, reason = "generated")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/holdfast.cluster.v1.rs"));
+    }
+}
