@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/registry/v1/registry.proto",
         "holdfast/partition/v1/partition.proto",
         "holdfast/cluster/v1/peer.proto",
+        "holdfast/cluster/v1/session.proto",
+        "holdfast/cluster/v1/route.proto",
     ];
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files, [root])?;
