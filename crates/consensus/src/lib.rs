@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 
 mod applier;
+mod carried;
 mod config;
 mod entry;
 mod error;
@@ -29,6 +30,7 @@ mod tail;
 pub mod transport;
 mod types;
 
+pub use carried::{StoredEntry, put_floors};
 pub use config::{ConsensusConfig, InvalidConfig};
 pub use error::{ChangeError, ProposeError, ReadError, StartError, TransferError};
 pub use group::{Group, GroupHost, LeaseGrant};

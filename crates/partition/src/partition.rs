@@ -5,7 +5,7 @@ mod retention;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogReader};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogReader};
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
 use parking_lot::Mutex;
@@ -117,7 +117,8 @@ impl Partition {
             group.shutdown().await;
             return Err(PartitionStartError::LogLost { first_index, begin });
         }
-        if founding {
+        let status = group.status();
+        if founding && status.members.is_empty() && status.last_log == 0 {
             group.bootstrap().await?;
         }
         let partition = Self(Arc::new(Inner {
@@ -153,6 +154,12 @@ impl Partition {
     #[must_use]
     pub fn is_owner(&self) -> bool {
         self.0.group.is_leader()
+    }
+
+    /// Who owns the partition, where known: this node only when it really does.
+    #[must_use]
+    pub fn owner(&self) -> Option<Leader> {
+        self.0.group.leader()
     }
 
     /// Appends a batch that [`crate::record::BatchWriter`] has closed; calls that follow each other append in their
@@ -241,6 +248,30 @@ impl Partition {
 
     /// Stops retention, readers and the group, and stores the state, so that little is replayed at the next start.
     pub async fn shutdown(&self) {
+        self.stop().await;
+        let inner = self.0.clone();
+        let stored = holdfast_tasks::spawn_blocking(move || inner.store.store(&inner.shared)).await;
+        if let Err(error) = stored {
+            tracing::warn!(partition = self.0.id.0, %error, "the state was not stored; the next start replays more");
+        }
+    }
+
+    /// Stops the replica and deletes everything that this node's disk holds of the partition, in one step: for a replica
+    /// that the group has removed.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn destroy(self) -> Result<(), StorageError> {
+        self.stop().await;
+        let inner = self.0.clone();
+        holdfast_tasks::spawn_blocking(move || inner.store.erase()).await?;
+        // Also waits until that is durable.
+        self.0.group.clone().destroy().await?;
+        let inner = self.0.clone();
+        holdfast_tasks::spawn_blocking(move || inner.store.give_back()).await
+    }
+
+    async fn stop(&self) {
         let retention = self.0.retention.lock().take();
         if let Some(task) = retention {
             task.abort();
@@ -249,11 +280,6 @@ impl Partition {
         }
         self.0.shared.stop();
         self.0.group.shutdown().await;
-        let inner = self.0.clone();
-        let stored = holdfast_tasks::spawn_blocking(move || inner.store.store(&inner.shared)).await;
-        if let Err(error) = stored {
-            tracing::warn!(partition = self.0.id.0, %error, "the state was not stored; the next start replays more");
-        }
     }
 
     /// Lets appends through once everything that was ever committed is applied.

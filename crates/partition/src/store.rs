@@ -162,6 +162,27 @@ impl Store {
             .map_err(|error| damaged(self.group, &error))
     }
 
+    /// Deletes the state, the log, the vote and the floors in one batch. The group must have stopped. Durable after the
+    /// next sync.
+    pub(crate) fn erase(&self) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::new();
+        for kind in [HEAD, POINT, VOID] {
+            let (from, to) = layout::state_range(self.group, kind);
+            batch.delete_range(Family::Device, &from, &to);
+        }
+        let log_end = layout::log_end(self.group);
+        batch.delete_range(Family::Log, &layout::log_key(self.group, 0), &log_end);
+        let hard_end = (self.group + 1).to_be_bytes();
+        batch.delete_range(Family::Raft, &log_end, &hard_end);
+        self.disk.write(&batch, Durability::Logged)
+    }
+
+    /// After [`Self::erase`] is durable: gives the files of the log back at once.
+    pub(crate) fn give_back(&self) -> Result<(), StorageError> {
+        let (from, to) = (layout::log_key(self.group, 0), layout::log_end(self.group));
+        self.disk.delete_files(Family::Log, &from, &to)
+    }
+
     /// Writes what has been stored to files.
     pub(crate) fn flush(&self) -> Result<(), StorageError> {
         self.disk.flush()

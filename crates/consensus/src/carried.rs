@@ -1,0 +1,55 @@
+//! What a state machine must know of the log when its snapshots replace a part of it.
+//!
+//! A partition's snapshot carries the stored entries themselves, and every snapshot moves the floors of the log. The
+//! floors must reach the disk in the same batch as the state: a state that is ahead of its log is taken for a lost log
+//! at the next start.
+
+use holdfast_storage::layout::{self, HardState};
+use holdfast_storage::{Family, StorageError, WriteBatch};
+
+use crate::entry::{self, Kind};
+use crate::position::{GroupId, LogPosition};
+use crate::stored;
+use crate::types::log_id;
+
+/// An entry as it lies in the log, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredEntry<'a> {
+    /// Its place.
+    pub position: LogPosition,
+    /// What was proposed; `None`: an entry of consensus itself.
+    pub proposed: Option<&'a [u8]>,
+}
+
+impl<'a> StoredEntry<'a> {
+    /// Reads what is stored, or was sent, as the entry `index` of `group`.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when it is not the entry that was written there.
+    pub fn read(group: GroupId, index: u64, stored: &'a [u8]) -> Result<Self, StorageError> {
+        let view = entry::decode(group, index, stored)?;
+        Ok(Self {
+            position: view.position,
+            proposed: (view.kind == Kind::Normal).then_some(view.payload),
+        })
+    }
+}
+
+impl GroupId {
+    /// The family that holds the group's log, under [`layout::log_key`].
+    #[must_use]
+    pub fn family_of_log(self) -> Family {
+        self.log_family()
+    }
+}
+
+/// Adds the floors of a log whose state is being replaced by a snapshot at `position` to the batch that does it.
+/// `retained_after`: as in [`Restored`](crate::Restored).
+pub fn put_floors(batch: &mut WriteBatch, group: GroupId, position: LogPosition, retained_after: Option<LogPosition>) {
+    let mut put = |what, floor: LogPosition| {
+        let key = layout::hard_key(group.0, what);
+        batch.put(Family::Raft, &key, &stored::encode_floor(&log_id(floor)));
+    };
+    put(HardState::Purged, position);
+    put(HardState::Trimmed, retained_after.unwrap_or(position));
+}
