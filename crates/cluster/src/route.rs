@@ -8,20 +8,29 @@
 //! Not here: where replicas should be (`placement`), sessions (`device-hub`), how bytes get to other nodes (`transport`).
 //! Start at [`Partitions`].
 
+mod append;
+mod ask;
+mod line;
+mod metrics;
 mod owners;
+mod question;
+mod serve;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_consensus::transport::Transport;
+use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
-use holdfast_partition::record::StreamId;
-use holdfast_partition::{AppendError, OnAppended, Partition, PartitionStatus};
-use holdfast_tasks::Stop;
+use holdfast_partition::{AppendError, OnAppended, Partition};
+use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
 use tokio::sync::watch;
 
+pub use append::{APPEND_PATIENCE, MAX_BYTES_UNDER_WAY};
+use append::{Budgets, Senders};
+use metrics::Metrics;
 use owners::Owners;
 pub use owners::{Owner, OwnerChanges};
 
@@ -34,6 +43,9 @@ struct Inner {
     count: PartitionCount,
     transport: Arc<dyn Transport>,
     owners: Owners,
+    budgets: Budgets,
+    senders: Senders,
+    metrics: Metrics,
 }
 
 /// Why a question about a partition has no answer.
@@ -53,6 +65,9 @@ impl Partitions {
             count,
             transport,
             owners: Owners::new(node, count),
+            budgets: Budgets::default(),
+            senders: Senders::default(),
+            metrics: Metrics::new(),
         }))
     }
 
@@ -71,7 +86,16 @@ impl Partitions {
     /// Learns owners from the other nodes, keeps this node's readers registered and forgets those of dead nodes, until
     /// the node closes.
     pub async fn run(self, stop: Stop) {
-        stop.reached(holdfast_tasks::Phase::Closing).await;
+        tokio::select! {
+            () = stop.reached(Phase::Closing) => {}
+            () = ask::ask_all(&self) => {}
+        }
+    }
+
+    /// What this node does for others, for `Service::Partition` of the node's dispatch.
+    #[must_use]
+    pub fn handler(&self) -> Arc<dyn Handler> {
+        serve::handler(self.clone())
     }
 
     /// A replica has started here. To be called on a runtime, on which its owner is followed.
@@ -135,35 +159,12 @@ impl Partitions {
     /// [`AppendError::NotLeader`]. Both come at once or within [`APPEND_PATIENCE`]; the caller waits with
     /// [`Self::owner_after`] before it sends the same batch again.
     pub async fn append(&self, id: PartitionId, entry: Bytes, appended: OnAppended) {
-        let _ = &self.0.transport;
-        match self.local(id) {
-            Some(partition) => partition.append_detached(entry, appended).await,
-            None => appended(Err(AppendError::NotLeader { leader: None })),
+        if let Some(partition) = self.0.owners.owned(id) {
+            return partition.append_detached(entry, appended).await;
         }
-    }
-
-    /// What can be read, as of everything that was committed before the call.
-    ///
-    /// # Errors
-    /// [`RouteError`].
-    pub async fn status(&self, id: PartitionId) -> Result<PartitionStatus, RouteError> {
-        match self.local(id) {
-            Some(partition) => Ok(partition.status()),
-            None => Err(RouteError::NoOwner(id)),
-        }
-    }
-
-    /// The last batch of a stream that is counted, 0 when none is: as of everything committed before the call.
-    ///
-    /// # Errors
-    /// [`AppendError`].
-    pub async fn last_batch(&self, id: PartitionId, stream: StreamId) -> Result<u64, AppendError> {
-        match self.local(id) {
-            Some(partition) => partition.last_batch(&stream).await,
-            None => Err(AppendError::NotLeader { leader: None }),
+        match self.owner(id) {
+            Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, entry, appended).await,
+            _ => appended(Err(AppendError::NotLeader { leader: None })),
         }
     }
 }
-
-/// How long an owner may take to decide about a batch before its outcome counts as unknown.
-pub const APPEND_PATIENCE: Duration = Duration::from_secs(10);

@@ -2,8 +2,10 @@
 //!
 //! Knowledge comes from the replica here, from answers of other nodes and from asking them (`ask`). It is ordered by the
 //! term of the leadership: what is older is passed over, so that it does not matter who tells it and when.
-//! Invariant: an owner that is known is replaced by one of a later term, or taken back by the node itself.
+//! Invariants: an owner that is known is replaced by one of a later term, or taken back by the node itself; whether this
+//! node owns a partition is said by its own replica only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,6 @@ use holdfast_partition::Partition;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-/// How often the replica here is asked who leads.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Who owns a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,19 +30,29 @@ pub(super) struct Owners {
     slots: Vec<Arc<Slot>>,
     /// Counts changes of owners, to wake who waits for any.
     changed: Arc<watch::Sender<u64>>,
+    /// Counts changes of what the replicas here know; begins anywhere, so that a restart is noticed.
+    local_changed: Arc<watch::Sender<u64>>,
+    /// Counts changes of the placement.
+    placed: watch::Sender<u64>,
 }
 
 struct Slot {
     id: PartitionId,
+    node: u64,
     local: RwLock<Option<Local>>,
     replicas: RwLock<Arc<[u64]>>,
-    owner: watch::Sender<Option<Owner>>,
+    known: watch::Sender<Option<Owner>>,
+    /// The latest term that any node has told.
+    latest: RwLock<u64>,
     changed: Arc<watch::Sender<u64>>,
+    local_changed: Arc<watch::Sender<u64>>,
 }
 
 struct Local {
     partition: Partition,
-    /// Follows its leader; `None` without a runtime.
+    /// What the replica knows.
+    owner: Option<Owner>,
+    /// Follows it; `None` without a runtime.
     follower: Option<JoinHandle<()>>,
 }
 
@@ -58,19 +67,25 @@ impl Drop for Local {
 impl Owners {
     pub(super) fn new(node: u64, count: PartitionCount) -> Self {
         let changed = Arc::new(watch::Sender::new(0));
+        let local_changed = Arc::new(watch::Sender::new(rand::random::<u64>() >> 1 | 1));
         let slot = |id| {
             Arc::new(Slot {
                 id,
+                node,
                 local: RwLock::new(None),
                 replicas: RwLock::new(Arc::from([])),
-                owner: watch::Sender::new(None),
+                known: watch::Sender::new(None),
+                latest: RwLock::new(0),
                 changed: changed.clone(),
+                local_changed: local_changed.clone(),
             })
         };
         Self {
             node,
             slots: count.iter().map(slot).collect(),
             changed,
+            local_changed,
+            placed: watch::Sender::new(0),
         }
     }
 
@@ -80,24 +95,34 @@ impl Owners {
 
     pub(super) fn host(&self, partition: Partition) {
         let slot = self.slot(partition.id());
-        slot.look(self.node, &partition);
-        let follower = tokio::runtime::Handle::try_current().is_ok().then(|| {
-            let (slot, node, partition) = (slot.clone(), self.node, partition.clone());
-            let follow = async move {
-                loop {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    slot.look(node, &partition);
-                }
-            };
-            holdfast_tasks::spawn("partition-owner", Box::pin(follow))
+        let mut watch = partition.group().watch();
+        *slot.local.write() = Some(Local {
+            partition: partition.clone(),
+            owner: None,
+            follower: None,
         });
-        *slot.local.write() = Some(Local { partition, follower });
+        slot.look(&partition);
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let following = slot.clone();
+        let follow = async move {
+            while watch.changed().await.is_ok() {
+                following.look(&partition);
+            }
+        };
+        let task = holdfast_tasks::spawn("partition-owner", Box::pin(follow));
+        match &mut *slot.local.write() {
+            Some(local) => local.follower = Some(task),
+            None => task.abort(),
+        }
     }
 
     pub(super) fn unhost(&self, id: PartitionId) -> Option<Partition> {
         let slot = self.slot(id);
         let gone = slot.local.write().take()?;
         slot.disown(self.node);
+        slot.local_changed.send_modify(|changes| *changes += 1);
         Some(gone.partition.clone())
     }
 
@@ -106,20 +131,60 @@ impl Owners {
         local.as_ref().map(|local| local.partition.clone())
     }
 
+    /// The replica here, if it leads.
+    pub(super) fn owned(&self, id: PartitionId) -> Option<Partition> {
+        let local = self.slot(id).local.read();
+        let local = local.as_ref()?;
+        (local.owner?.node == self.node).then(|| local.partition.clone())
+    }
+
+    /// What the replicas here know, for others, and the count that it belongs to.
+    pub(super) fn local_knowledge(&self) -> (u64, Vec<(PartitionId, Owner)>) {
+        // The count first: what changes meanwhile is told again.
+        let count = *self.local_changed.borrow();
+        let known = |slot: &Arc<Slot>| Some((slot.id, slot.local.read().as_ref()?.owner?));
+        (count, self.slots.iter().filter_map(known).collect())
+    }
+
+    pub(super) fn local_changes(&self) -> watch::Receiver<u64> {
+        self.local_changed.subscribe()
+    }
+
+    pub(super) fn replicas(&self, id: PartitionId) -> Arc<[u64]> {
+        self.slot(id).replicas.read().clone()
+    }
+
+    /// All other nodes that have replicas.
+    pub(super) fn peers(&self) -> BTreeSet<u64> {
+        let all = self.slots.iter().map(|slot| slot.replicas.read().clone());
+        let mut peers: BTreeSet<u64> = all.flat_map(|nodes| nodes.to_vec()).collect();
+        peers.remove(&self.node);
+        peers
+    }
+
+    pub(super) fn placements(&self) -> watch::Receiver<u64> {
+        self.placed.subscribe()
+    }
+
     pub(super) fn set_replicas(&self, id: PartitionId, nodes: Vec<u64>) {
-        *self.slot(id).replicas.write() = nodes.into();
+        let mut replicas = self.slot(id).replicas.write();
+        if **replicas != *nodes {
+            *replicas = nodes.into();
+            drop(replicas);
+            self.placed.send_modify(|changes| *changes += 1);
+        }
     }
 
     pub(super) fn owner(&self, id: PartitionId) -> Option<Owner> {
-        *self.slot(id).owner.borrow()
+        *self.slot(id).known.borrow()
     }
 
     pub(super) fn watch(&self, id: PartitionId) -> watch::Receiver<Option<Owner>> {
-        self.slot(id).owner.subscribe()
+        self.slot(id).known.subscribe()
     }
 
     pub(super) fn changes(&self) -> OwnerChanges {
-        let owners = self.slots.iter().map(|slot| (slot.id, slot.owner.subscribe()));
+        let owners = self.slots.iter().map(|slot| (slot.id, slot.known.subscribe()));
         OwnerChanges {
             owners: owners
                 .map(|(id, mut owner)| {
@@ -151,30 +216,60 @@ impl Owners {
 
 impl Slot {
     /// What the replica here knows.
-    fn look(&self, node: u64, partition: &Partition) {
-        if partition.is_owner() {
-            self.learn(Owner { term: 0, node });
-        } else {
-            self.disown(node);
+    fn look(&self, partition: &Partition) {
+        let leader = partition.group().leader();
+        let owner = leader.map(|leader| Owner {
+            term: leader.term,
+            node: leader.node,
+        });
+        {
+            let mut local = self.local.write();
+            let Some(local) = &mut *local else { return };
+            if local.owner == owner {
+                return;
+            }
+            local.owner = owner;
         }
+        match owner {
+            Some(owner) if owner.node == self.node => self.set(owner.term, |_| Some(Some(owner))),
+            Some(owner) => {
+                self.disown(self.node);
+                self.learn(owner);
+            }
+            None => self.disown(self.node),
+        }
+        self.local_changed.send_modify(|changes| *changes += 1);
     }
 
     fn learn(&self, told: Owner) {
-        self.set(|known| known.is_none_or(|known| known.term < told.term).then_some(Some(told)));
+        if told.node == self.node && self.local.read().as_ref().and_then(|local| local.owner) != Some(told) {
+            // What others say about this node is old.
+            return;
+        }
+        self.set(told.term, |known| {
+            known.is_none_or(|known| known.term < told.term).then_some(Some(told))
+        });
     }
 
     fn disown(&self, node: u64) {
-        self.set(|known| known.is_some_and(|known| known.node == node).then_some(None));
+        self.set(0, |known| known.is_some_and(|known| known.node == node).then_some(None));
     }
 
-    fn set(&self, decide: impl FnOnce(Option<Owner>) -> Option<Option<Owner>>) {
-        let has_changed = self.owner.send_if_modified(|owner| match decide(*owner) {
+    /// Changes what is known, unless it comes from a term that is over; `term` 0 is of any.
+    fn set(&self, term: u64, decide: impl FnOnce(Option<Owner>) -> Option<Option<Owner>>) {
+        let mut latest = self.latest.write();
+        if term > 0 && term < *latest {
+            return;
+        }
+        *latest = term.max(*latest);
+        let has_changed = self.known.send_if_modified(|owner| match decide(*owner) {
             Some(new) if new != *owner => {
                 *owner = new;
                 true
             }
             _ => false,
         });
+        drop(latest);
         if has_changed {
             self.changed.send_modify(|changes| *changes += 1);
         }
