@@ -11,3 +11,8 @@
 
 pub mod check;
 pub mod history;
+pub mod load;
+pub mod net;
+pub mod node;
+pub mod reach;
+pub mod recorder;

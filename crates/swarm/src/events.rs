@@ -100,6 +100,13 @@ impl EventHub {
         })
     }
 
+    /// The same hub by another of its nodes.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// Connects and authenticates.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::header::{self, HeaderName};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -62,12 +63,30 @@ impl Client {
         authorization: Option<&str>,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes)> {
+        let headers: Vec<(HeaderName, &str)> = authorization
+            .map(|value| (header::AUTHORIZATION, value))
+            .into_iter()
+            .collect();
+        self.request_with(method, path, &headers, body).await
+    }
+
+    /// As [`Client::request`], with any headers.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn request_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, &self.host);
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+        for (name, value) in headers {
+            request = request.header(name, *value);
         }
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");

@@ -1,0 +1,216 @@
+//! The load: devices that roam and publish, back ends that call, readers that follow. It goes on through every fault.
+//!
+//! One thread with one runtime; small on purpose, since the nodes share the machine and what counts is the variety of
+//! moments, not the rate. Everything that is seen goes to the [`Recorder`].
+
+mod connection;
+mod device;
+mod reader;
+mod registry;
+mod revoker;
+pub mod service;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use holdfast_swarm::ledger::Ledger;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::JoinHandle;
+
+use crate::history::RightsChange;
+use crate::reach::Reach;
+use crate::recorder::Recorder;
+use connection::Session;
+
+/// Bytes of every message.
+const PAYLOAD_BYTES: usize = 120;
+/// How long outstanding acknowledgements are waited for at the end.
+const DRAIN: Duration = Duration::from_secs(60);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How much there is of everything.
+#[derive(Debug, Clone)]
+pub struct LoadPlan {
+    /// Devices that are never revoked.
+    pub devices: u32,
+    /// Devices that are disabled and enabled again, over and over.
+    pub revocable: u32,
+    /// Back ends that write identities.
+    pub writers: u32,
+    /// How many followers of each partition.
+    pub readers: u32,
+    /// How many partitions there are.
+    pub partitions: u32,
+    /// What chance is drawn from.
+    pub seed: u64,
+}
+
+/// What all clients share.
+pub(crate) struct Shared {
+    reach: Arc<Reach>,
+    recorder: Arc<Recorder>,
+    run: u64,
+    /// No new messages and calls.
+    stopping: Arc<AtomicBool>,
+    /// No more reading either.
+    ended: Arc<AtomicBool>,
+    sessions: RefCell<Vec<Rc<RefCell<Session>>>>,
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+}
+
+/// A running load.
+pub struct Load {
+    recorder: Arc<Recorder>,
+    run: u64,
+    prefix: String,
+    stopping: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    /// Makes the devices and starts.
+    ///
+    /// # Errors
+    /// When the devices cannot be made.
+    pub fn start(plan: &LoadPlan, reach: &Arc<Reach>, recorder: &Arc<Recorder>) -> Result<Self> {
+        let asked = recorder.now();
+        let all = plan.devices + plan.revocable;
+        let endpoint = reach.endpoints().first().copied().context("there is no node")?;
+        Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(service::create_devices(reach, endpoint, 0..all))?;
+        let answered = Some(recorder.now());
+        recorder.history().rights.extend((0..all).map(|number| RightsChange {
+            device: reach.names().name(number),
+            allowed: true,
+            asked,
+            answered,
+        }));
+        let run = rand::random();
+        let (stopping, ended) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let thread = {
+            let (plan, reach, recorder) = (plan.clone(), reach.clone(), recorder.clone());
+            let (stopping, ended) = (stopping.clone(), ended.clone());
+            thread::Builder::new().name("load".to_owned()).spawn(move || {
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default())?;
+                let shared = Rc::new(Shared {
+                    reach,
+                    recorder,
+                    run,
+                    stopping,
+                    ended,
+                    sessions: RefCell::default(),
+                });
+                runtime.block_on(run_all(&plan, &shared));
+                Ok(())
+            })?
+        };
+        Ok(Self {
+            recorder: recorder.clone(),
+            run,
+            prefix: reach.names().prefix().to_owned(),
+            stopping,
+            ended,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stops new messages and calls; readers go on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends everything, and says what devices were promised.
+    ///
+    /// # Errors
+    /// When the load's thread has failed.
+    pub fn end(mut self) -> Result<Ledger> {
+        self.stop();
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| anyhow!("the load panicked"))??;
+        }
+        let mut ledger = Ledger::new(self.run, &self.prefix, PAYLOAD_BYTES);
+        ledger.devices.clone_from(&self.recorder.history().spans);
+        Ok(ledger)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop();
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
+    let mut rng = StdRng::seed_from_u64(plan.seed);
+    let mut rng = || StdRng::seed_from_u64(rng.random());
+    let mut senders: Vec<JoinHandle<()>> = Vec::new();
+    for number in 0..plan.devices + plan.revocable {
+        let device = device::run(shared.clone(), number, rng());
+        senders.push(holdfast_tasks::spawn_local("device", Box::pin(device)));
+    }
+    let mut others: Vec<JoinHandle<()>> = Vec::new();
+    let keys = registry::Keys::new(rng());
+    for _ in 0..plan.writers {
+        let writer = registry::run(shared.clone(), keys.clone(), rng());
+        others.push(holdfast_tasks::spawn_local("writer", Box::pin(writer)));
+    }
+    if plan.revocable > 0 {
+        let revoker = revoker::run(shared.clone(), plan.devices..plan.devices + plan.revocable, rng());
+        others.push(holdfast_tasks::spawn_local("revoker", Box::pin(revoker)));
+    }
+    for reader in 0..plan.readers {
+        for partition in 0..plan.partitions {
+            let follower = reader::run(shared.clone(), reader, partition, rng());
+            others.push(holdfast_tasks::spawn_local("reader", Box::pin(follower)));
+        }
+    }
+    while !shared.is_stopping() {
+        tokio::time::sleep(POLL).await;
+    }
+    // Devices end by themselves once all that they have sent is acknowledged.
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    for sender in &mut senders {
+        let _ = tokio::time::timeout_at(deadline, sender).await;
+    }
+    while !shared.is_ended() {
+        tokio::time::sleep(POLL).await;
+    }
+    for task in senders.iter().chain(&others) {
+        task.abort();
+    }
+    let now = shared.recorder.now();
+    let mut history = shared.recorder.history();
+    for session in shared.sessions.borrow().iter() {
+        let session = session.borrow();
+        let number = session.number;
+        history.connections.push(session.connection(now));
+        history.spans.entry(number).or_default().push(session.span());
+    }
+}

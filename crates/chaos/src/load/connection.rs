@@ -1,0 +1,290 @@
+//! One connection of a device: sends numbered messages, takes acknowledgements, and notes when it is closed.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use holdfast_swarm::batch::packet_id;
+use holdfast_swarm::connect::Stream;
+use holdfast_swarm::ledger::Span;
+use holdfast_swarm::stamp::{FILLER, Stamp};
+use holdfast_swarm::wire::{self, DUP, PINGREQ, Reply, Scanner};
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+
+use super::{PAYLOAD_BYTES, Shared};
+use crate::history::{Connection, End, Micros, SECOND};
+use crate::reach::TOPIC;
+
+/// Messages in flight.
+const WINDOW: usize = 16;
+/// From one sending to the next, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 60..180;
+/// A sign of life after so much silence.
+const PING_AFTER: Micros = 20 * SECOND;
+
+/// What is known of a connection; shared with the device, which outlives it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) number: u32,
+    name: String,
+    epoch: u32,
+    node: u32,
+    asked: Micros,
+    up: Micros,
+    first: u64,
+    /// The next number to send.
+    pub(super) next: u64,
+    /// All below were acknowledged.
+    pub(super) acknowledged_below: u64,
+    early: Vec<u64>,
+    outstanding: VecDeque<(u64, Micros)>,
+    newest_acknowledged_sent: Option<Micros>,
+    ended: Option<(Micros, End)>,
+    /// A newer connection of the device is up: this one only sends a message that must not be acknowledged.
+    pub(super) superseded: bool,
+}
+
+impl Session {
+    pub(super) fn new(number: u32, name: &str, epoch: u32, node: u32, asked: Micros, up: Micros, first: u64) -> Self {
+        Self {
+            number,
+            name: name.to_owned(),
+            epoch,
+            node,
+            asked,
+            up,
+            first,
+            next: first,
+            acknowledged_below: first,
+            early: Vec::new(),
+            outstanding: VecDeque::new(),
+            newest_acknowledged_sent: None,
+            ended: None,
+            superseded: false,
+        }
+    }
+
+    pub(super) fn span(&self) -> Span {
+        Span {
+            epoch: self.epoch,
+            first: self.first,
+            sent_below: self.next,
+            acknowledged_below: self.acknowledged_below,
+            acknowledged_early: self.early.clone(),
+        }
+    }
+
+    pub(super) fn connection(&self, now: Micros) -> Connection {
+        let (ended, end) = self.ended.unwrap_or((now, End::Open));
+        Connection {
+            device: self.name.clone(),
+            epoch: self.epoch,
+            node: self.node,
+            asked: self.asked,
+            up: self.up,
+            ended,
+            end,
+            newest_acknowledged_sent: self.newest_acknowledged_sent,
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Since when the oldest message waits for its acknowledgement.
+    pub(super) fn waits_since(&self) -> Option<Micros> {
+        self.outstanding.front().map(|(_, sent)| *sent)
+    }
+
+    fn end(&mut self, at: Micros, end: End) {
+        self.ended.get_or_insert((at, end));
+    }
+
+    /// Takes a PUBACK.
+    fn acknowledge(&mut self, id: u16) -> Result<()> {
+        let place = self.outstanding.iter().position(|(number, _)| packet_id(*number) == id);
+        let Some((place, (number, sent))) = place.and_then(|place| Some((place, self.outstanding.remove(place)?)))
+        else {
+            bail!("acknowledged what was not outstanding (packet id {id})");
+        };
+        self.newest_acknowledged_sent = self.newest_acknowledged_sent.max(Some(sent));
+        if place > 0 {
+            self.early.push(number);
+            bail!("acknowledged message {number} before older ones");
+        }
+        self.acknowledged_below = self.outstanding.front().map_or(self.next, |(number, _)| *number);
+        let below = self.acknowledged_below;
+        self.early.retain(|number| *number >= below);
+        Ok(())
+    }
+}
+
+/// Drives `stream` until it ends. `changed` is told of acknowledgements and of the end.
+pub(super) async fn drive(
+    shared: Rc<Shared>,
+    session: Rc<RefCell<Session>>,
+    changed: Rc<Notify>,
+    stream: Stream,
+    sent_before: u64,
+    mut rng: StdRng,
+) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let mut scanner = Scanner::default();
+    let mut input = [0; 1024];
+    let mut last_write = shared.recorder.now();
+    let mut ghost_sent = false;
+    loop {
+        let pause = Duration::from_millis(rng.random_range(PAUSE_MS));
+        let result = tokio::select! {
+            read = reading.read(&mut input) => match read {
+                Ok(0) => Err(anyhow::anyhow!("closed")),
+                Ok(count) => take(&shared, &session, &mut scanner, &input[..count]),
+                Err(error) => Err(error.into()),
+            },
+            () = tokio::time::sleep(pause) => {
+                let now = shared.recorder.now();
+                let packets = next_packets(&shared, &session, sent_before, &mut ghost_sent, now, &mut rng);
+                match packets {
+                    Ok(packets) if packets.is_empty() && now < last_write + PING_AFTER => Ok(()),
+                    Ok(packets) => {
+                        last_write = now;
+                        let bytes = if packets.is_empty() { &PINGREQ[..] } else { &packets };
+                        send(&mut writing, bytes).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        changed.notify_one();
+        if let Err(error) = result {
+            session.borrow_mut().end(shared.recorder.now(), End::Remote);
+            changed.notify_one();
+            shared.recorder.failure(format!("connection: {error:#}"));
+            return;
+        }
+        let done = shared.is_stopping() && session.borrow().outstanding.is_empty();
+        if done {
+            let mut session = session.borrow_mut();
+            // What has been superseded is the server's to close.
+            if !session.superseded {
+                session.end(shared.recorder.now(), End::Own);
+                changed.notify_one();
+                return;
+            }
+        }
+    }
+}
+
+async fn send(writing: &mut tokio::io::WriteHalf<Stream>, bytes: &[u8]) -> Result<()> {
+    writing.write_all(bytes).await?;
+    writing.flush().await.context("writing")
+}
+
+fn take(shared: &Shared, session: &RefCell<Session>, scanner: &mut Scanner, input: &[u8]) -> Result<()> {
+    let now = shared.recorder.now();
+    scanner.scan(input, |reply| {
+        match reply {
+            Reply::PubAck(id) => {
+                let mut session = session.borrow_mut();
+                let (name, epoch, node) = (session.name.clone(), session.epoch, session.node);
+                if let Err(error) = session.acknowledge(id) {
+                    shared
+                        .recorder
+                        .oddity(format!("{name}, connection {epoch} on node {node}: {error:#}"));
+                }
+                let number = session.number;
+                drop(session);
+                shared.recorder.acknowledgement(number, now);
+            }
+            Reply::PingResp => {}
+            other => bail!("an unexpected {other:?}"),
+        }
+        Ok(())
+    })
+}
+
+/// What is to be sent now; a superseded connection sends one message, which must not be acknowledged.
+fn next_packets(
+    shared: &Shared,
+    session: &RefCell<Session>,
+    sent_before: u64,
+    ghost_sent: &mut bool,
+    now: Micros,
+    rng: &mut StdRng,
+) -> Result<Vec<u8>> {
+    let mut session = session.borrow_mut();
+    let room = WINDOW.saturating_sub(session.outstanding.len());
+    let count = if session.superseded {
+        usize::from(!std::mem::replace(ghost_sent, true)).min(room)
+    } else if session.next < sent_before {
+        // What an earlier connection sent goes first, and is not to wait.
+        room.min(usize::try_from(sent_before - session.next)?)
+    } else if shared.is_stopping() {
+        0
+    } else if rng.random_bool(0.05) {
+        room
+    } else {
+        room.min(1)
+    };
+    let mut packets = Vec::new();
+    for _ in 0..count {
+        let number = session.next;
+        append(&mut packets, shared.run, &session, number, number < sent_before)?;
+        session.outstanding.push_back((number, now));
+        session.next += 1;
+    }
+    Ok(packets)
+}
+
+fn append(packets: &mut Vec<u8>, run: u64, session: &Session, number: u64, again: bool) -> Result<()> {
+    let mut payload = [FILLER; PAYLOAD_BYTES];
+    let stamp = Stamp {
+        run,
+        device: session.number,
+        epoch: session.epoch,
+        number,
+        sent_us: 0,
+    };
+    stamp.write(&mut payload);
+    let start = packets.len();
+    let topic = TOPIC.replace("{device}", &session.name);
+    let layout = wire::encode_publish(packets, &topic, &payload)?;
+    ensure!(packets.len() > start, "an empty packet");
+    if again {
+        packets[start] |= DUP;
+    }
+    let at = start + layout.packet_id;
+    packets[at..at + 2].copy_from_slice(&packet_id(number).to_be_bytes());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_move_the_span_and_one_out_of_order_is_told() {
+        let mut session = Session::new(1, "d", 0, 1, 0, 1, 5);
+        session.outstanding.extend([(5, 10), (6, 20), (7, 30)]);
+        session.next = 8;
+        session.acknowledge(packet_id(5)).unwrap();
+        assert_eq!(
+            (session.acknowledged_below, session.newest_acknowledged_sent),
+            (6, Some(10))
+        );
+        assert!(session.acknowledge(packet_id(7)).is_err());
+        assert_eq!(session.span().acknowledged_early, [7]);
+        session.acknowledge(packet_id(6)).unwrap();
+        assert_eq!(
+            (session.acknowledged_below, session.span().acknowledged_early.len()),
+            (8, 0)
+        );
+        assert!(session.acknowledge(packet_id(6)).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! A device over all its connections: it roams between nodes, sometimes leaving the older connection open so that the
+//! hub has to take the session over, and gives up on a connection that acknowledges nothing.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Result;
+use holdfast_swarm::connect::{self, Habits, Stream};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::connection::{Session, drive};
+use crate::history::{Micros, Refusal, SECOND};
+use crate::reach::Endpoint;
+
+/// For one attempt to connect.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(8);
+/// How long a connection may acknowledge nothing before the device tries another node.
+const ACKNOWLEDGE_PATIENCE: Micros = 8 * SECOND;
+/// How long a device stays at one node, in milliseconds.
+const STAY_MS: std::ops::Range<u64> = 2_000..25_000;
+/// Between two attempts to connect, in milliseconds.
+const RETRY_MS: std::ops::Range<u64> = 20..250;
+const HABITS: Habits = Habits {
+    keep_alive: 60,
+    clean_session: true,
+};
+
+pub(super) async fn run(shared: Rc<Shared>, number: u32, mut rng: StdRng) {
+    let name = shared.reach.names().name(number);
+    let (mut epoch, mut base, mut sent_before) = (0, 0, 0);
+    let mut older: Option<(Rc<RefCell<Session>>, tokio::task::JoinHandle<()>)> = None;
+    let nothing_owed = |base: u64, sent: u64| base >= sent;
+    while !(shared.is_ended() || shared.is_stopping() && nothing_owed(base, sent_before)) {
+        let Some(endpoint) = shared.reach.any(&mut rng) else {
+            pause(&mut rng).await;
+            continue;
+        };
+        let asked = shared.recorder.now();
+        let stream = match open(&shared, endpoint, number).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                note_failure(&shared, &name, endpoint, asked, &error);
+                pause(&mut rng).await;
+                continue;
+            }
+        };
+        let up = shared.recorder.now();
+        if let Some((session, _)) = older.take() {
+            // What the older one gets acknowledged until here was promised by it.
+            let mut session = session.borrow_mut();
+            session.superseded = true;
+            base = base.max(session.acknowledged_below);
+            sent_before = sent_before.max(session.next);
+        }
+        let session = Session::new(number, &name, epoch, endpoint.node, asked, up, base);
+        let session = Rc::new(RefCell::new(session));
+        shared.sessions.borrow_mut().push(session.clone());
+        let changed = Rc::new(Notify::new());
+        let task = drive(
+            shared.clone(),
+            session.clone(),
+            changed.clone(),
+            stream,
+            sent_before,
+            StdRng::seed_from_u64(rng.random()),
+        );
+        let task = holdfast_tasks::spawn_local("device-connection", Box::pin(task));
+        stay(&shared, &session, &changed, &mut rng).await;
+        base = session.borrow().acknowledged_below;
+        sent_before = sent_before.max(session.borrow().next);
+        epoch += 1;
+        if session.borrow().is_ended() {
+            if !shared.is_stopping() {
+                pause(&mut rng).await;
+            }
+        } else {
+            // The older connection stays until the newer one is up: a takeover.
+            older = Some((session, task));
+        }
+    }
+}
+
+/// Waits until the connection ends, it is time to go elsewhere, or it acknowledges nothing.
+async fn stay(shared: &Shared, session: &RefCell<Session>, changed: &Notify, rng: &mut StdRng) {
+    let until = tokio::time::Instant::now() + Duration::from_millis(rng.random_range(STAY_MS));
+    loop {
+        let silent_since = session.borrow().waits_since();
+        let now = shared.recorder.now();
+        let is_silent = silent_since.is_some_and(|since| now > since + ACKNOWLEDGE_PATIENCE);
+        // At the end a device stays where it is until everything is acknowledged.
+        let goes = tokio::time::Instant::now() >= until && !shared.is_stopping();
+        if session.borrow().is_ended() || is_silent || goes || shared.is_ended() {
+            return;
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(200), changed.notified()).await;
+    }
+}
+
+async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream> {
+    let target = shared.reach.target(endpoint)?;
+    match tokio::time::timeout(CONNECT_PATIENCE, connect::open(&target, HABITS, number)).await {
+        Ok(result) => result,
+        Err(_) => anyhow::bail!("no CONNACK in time"),
+    }
+}
+
+fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    // 4 and 5 say that the device has no right to connect; 3 and silence that the hub cannot say.
+    if text.ends_with("CONNACK 4") || text.ends_with("CONNACK 5") {
+        let answered = shared.recorder.now();
+        shared.recorder.history().refusals.push(Refusal {
+            device: name.to_owned(),
+            node: endpoint.node,
+            asked,
+            answered,
+        });
+    }
+    let reason = text.replace(&endpoint.ip.to_string(), "node");
+    shared.recorder.failure(format!("connect: {reason}"));
+}
+
+async fn pause(rng: &mut StdRng) {
+    tokio::time::sleep(Duration::from_millis(rng.random_range(RETRY_MS))).await;
+}

@@ -1,0 +1,201 @@
+//! Service calls over REST: one caller with its connection, which it opens anew when it breaks.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use holdfast_swarm::http::Client;
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::reach::{Endpoint, Reach};
+
+/// For one call.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For creating the devices, which happens before there are faults.
+const CREATE_PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any run.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The most entries of a bulk call.
+const ENTRIES_A_CALL: usize = 100;
+const VERSION: &str = "api-version=2021-04-12";
+
+/// Somebody who calls.
+pub struct Caller {
+    reach: Arc<Reach>,
+    token: String,
+    open: Option<(u32, Client)>,
+}
+
+impl Caller {
+    /// A caller with the owner's rights.
+    ///
+    /// # Errors
+    /// When the owner's key is none.
+    pub fn new(reach: &Arc<Reach>) -> Result<Self> {
+        Ok(Self {
+            reach: reach.clone(),
+            token: reach.token()?,
+            open: None,
+        })
+    }
+
+    /// One call. An error means that nobody knows whether it happened, unless `was_sent` says that it never left.
+    ///
+    /// # Errors
+    /// When there is no answer in time.
+    pub async fn call(
+        &mut self,
+        endpoint: Endpoint,
+        method: Method,
+        path: &str,
+        if_match: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Bytes), Unanswered> {
+        let mut client = match self.open.take() {
+            Some((node, client)) if node == endpoint.node => client,
+            _ => match tokio::time::timeout(PATIENCE, self.reach.rest(endpoint)).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(error)) => return Err(Unanswered::not_sent(&error)),
+                Err(_) => return Err(Unanswered::not_sent(&anyhow::anyhow!("cannot connect in time"))),
+            },
+        };
+        let quoted = if_match.map(|etag| format!("\"{etag}\""));
+        let mut headers = vec![(header::AUTHORIZATION, self.token.as_str())];
+        headers.extend(quoted.as_deref().map(|etag| (header::IF_MATCH, etag)));
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let request = client.request_with(method, path, &headers, body);
+        match tokio::time::timeout(PATIENCE, request).await {
+            Ok(Ok(answer)) => {
+                self.open = Some((endpoint.node, client));
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(Unanswered::perhaps(&error)),
+            Err(_) => Err(Unanswered::perhaps(&anyhow::anyhow!("no answer in time"))),
+        }
+    }
+
+    /// As [`Self::call`], of which only success is of use; the answer as JSON.
+    ///
+    /// # Errors
+    /// When it is refused or unanswered.
+    pub async fn must(
+        &mut self,
+        endpoint: Endpoint,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value> {
+        let (status, answer) = self.call(endpoint, method, path, None, body).await?;
+        let text = String::from_utf8_lossy(&answer);
+        ensure!(status.is_success(), "{path} is answered with {status}: {text}");
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).with_context(|| format!("{path} answers no JSON: {text}"))
+    }
+}
+
+/// A call without an answer.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Whether it may have happened all the same.
+    pub perhaps_done: bool,
+    why: String,
+}
+
+impl Unanswered {
+    fn not_sent(error: &anyhow::Error) -> Self {
+        Self {
+            perhaps_done: false,
+            why: format!("{error:#}"),
+        }
+    }
+
+    fn perhaps(error: &anyhow::Error) -> Self {
+        Self {
+            perhaps_done: true,
+            why: format!("{error:#}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// The path of an identity.
+#[must_use]
+pub fn identity(device: &str) -> String {
+    format!("/devices/{device}?{VERSION}")
+}
+
+/// Creates the fleet's devices.
+///
+/// # Errors
+/// When the hub refuses.
+pub async fn create_devices(reach: &Arc<Reach>, endpoint: Endpoint, numbers: Range<u32>) -> Result<()> {
+    let devices = reach.hub().devices(TOKEN_LIFE)?;
+    let mut entries: Vec<Value> = numbers
+        .map(|number| {
+            let name = reach.names().name(number);
+            let key = |key: [u8; 32]| STANDARD.encode(key);
+            let keys =
+                json!({"primaryKey": key(devices.key(&name)), "secondaryKey": key(devices.secondary_key(&name))});
+            json!({"id": name, "importMode": "create", "status": "enabled",
+                   "authentication": {"type": "sas", "symmetricKey": keys}})
+        })
+        .collect();
+    let mut caller = Caller::new(reach)?;
+    let deadline = tokio::time::Instant::now() + CREATE_PATIENCE;
+    while !entries.is_empty() {
+        let rest = entries.split_off(entries.len().min(ENTRIES_A_CALL));
+        let body = Value::Array(entries);
+        loop {
+            // A repeated create is refused for those that exist by now, which is what was wanted.
+            let answer = caller
+                .call(
+                    endpoint,
+                    Method::POST,
+                    &format!("/devices?{VERSION}"),
+                    None,
+                    Some(&body),
+                )
+                .await;
+            match answer {
+                Ok((StatusCode::OK, _)) => break,
+                Ok((StatusCode::BAD_REQUEST, text)) if only_existing(&text) => break,
+                Ok((status, text)) if tokio::time::Instant::now() > deadline => {
+                    bail!("devices cannot be made: {status} {}", String::from_utf8_lossy(&text))
+                }
+                Err(error) if tokio::time::Instant::now() > deadline => {
+                    return Err(error).context("devices cannot be made");
+                }
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        entries = rest;
+    }
+    Ok(())
+}
+
+fn only_existing(answer: &[u8]) -> bool {
+    let Ok(answer) = serde_json::from_slice::<Value>(answer) else {
+        return false;
+    };
+    let errors = answer.get("errors").and_then(Value::as_array);
+    errors.is_some_and(|errors| {
+        !errors.is_empty()
+            && errors
+                .iter()
+                .all(|error| error.get("errorCode") == Some(&json!("DeviceAlreadyExists")))
+    })
+}

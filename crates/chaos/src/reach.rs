@@ -1,0 +1,138 @@
+//! How clients reach the nodes: addresses that change while nodes come and go, and what opens them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use holdfast_swarm::events::EventHub;
+use holdfast_swarm::http;
+use holdfast_swarm::hub::Hub;
+use holdfast_swarm::target::{Credentials, DeviceNames, Target, Tls, Transport};
+use rand::Rng;
+use rand::seq::IndexedRandom as _;
+
+/// Longer than any run.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Where devices publish.
+pub const TOPIC: &str = "devices/{device}/messages/events/";
+
+/// One node's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node.
+    pub node: u32,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Added to the standard ports.
+    pub port_offset: u16,
+}
+
+impl Endpoint {
+    /// One of its ports.
+    #[must_use]
+    pub fn socket(&self, standard: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, standard + self.port_offset)
+    }
+}
+
+/// The hub and the nodes that clients may use.
+pub struct Reach {
+    hub: Hub,
+    tls: Tls,
+    names: DeviceNames,
+    endpoints: Mutex<Vec<Endpoint>>,
+}
+
+impl Reach {
+    /// The hub of `hub`, by nodes that are added later.
+    ///
+    /// # Errors
+    /// When its CA cannot be read.
+    pub fn new(hub: Hub, prefix: &str) -> Result<Self> {
+        let tls = hub.tls(Transport::Tls13)?.context("no TLS")?;
+        Ok(Self {
+            hub,
+            tls,
+            names: DeviceNames::new(prefix)?,
+            endpoints: Mutex::default(),
+        })
+    }
+
+    /// The hub's facts.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The devices' names.
+    #[must_use]
+    pub fn names(&self) -> &DeviceNames {
+        &self.names
+    }
+
+    /// Lets clients use a node.
+    pub fn add(&self, endpoint: Endpoint) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+
+    /// Keeps new clients away from a node.
+    pub fn remove(&self, node: u32) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|endpoint| endpoint.node != node);
+    }
+
+    /// All nodes that may be used.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One of them.
+    pub fn any(&self, rng: &mut impl Rng) -> Option<Endpoint> {
+        self.endpoints().choose(rng).copied()
+    }
+
+    /// What a device needs to connect to `endpoint`.
+    ///
+    /// # Errors
+    /// When the owner's key is none.
+    pub fn target(&self, endpoint: Endpoint) -> Result<Target> {
+        Ok(Target {
+            address: endpoint.socket(8883),
+            tls: Some(self.tls.clone()),
+            sources: Vec::new(),
+            names: self.names.clone(),
+            credentials: Credentials::Hub(self.hub.devices(TOKEN_LIFE)?),
+            topic: TOPIC.to_owned(),
+        })
+    }
+
+    /// Where readers connect to.
+    ///
+    /// # Errors
+    /// When the hub's file lacks something.
+    pub fn events(&self, endpoint: Endpoint) -> Result<EventHub> {
+        // The address in the file is replaced before it is used; a plain hub has none that must resolve.
+        Ok(EventHub::of(&self.hub, Transport::Tls13)?.at(endpoint.socket(5671)))
+    }
+
+    /// A connection for service calls.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn rest(&self, endpoint: Endpoint) -> Result<http::Client> {
+        http::Client::connect(endpoint.socket(443), &self.hub.host_name, Some(&self.tls)).await
+    }
+
+    /// A token for service calls.
+    ///
+    /// # Errors
+    /// When the owner's key is none.
+    pub fn token(&self) -> Result<String> {
+        self.hub.owner_token(TOKEN_LIFE)
+    }
+}
