@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/cluster/v1/peer.proto",
         "holdfast/cluster/v1/session.proto",
         "holdfast/cluster/v1/route.proto",
+        "holdfast/cluster/v1/control.proto",
     ];
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files, [root])?;

@@ -5,10 +5,14 @@
 //! Invariants: what is wanted stands in the registry, and whoever leads carries it on from there; nothing is done twice
 //! by being tried again; a call between nodes has one answer, or an error that says whether it may have been done.
 //! Not here: consensus itself (`consensus`), sessions (`device-hub`).
-//! Start at [`route::Partitions`].
+//! Start at [`route::Partitions`] and [`control::Control`].
 #![warn(missing_docs)]
 
+pub mod control;
+pub mod join;
 pub mod peer;
+pub mod placement;
 pub mod route;
+pub mod status;
 
 pub use holdfast_consensus::transport;

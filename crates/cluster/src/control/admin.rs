@@ -1,0 +1,219 @@
+//! What operators ask for: status, tokens, drain, remove. Whatever is refused says what to do instead.
+//!
+//! Any node may be asked: the registry takes the writes from all, and facts are collected from all.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_proto::cluster::v1::control_answer::Answer;
+use holdfast_proto::cluster::v1::control_request::Request;
+use holdfast_registry::{ClusterView, NodeInfo, NodeRole, NodeState};
+
+use super::Control;
+use super::error::ControlError;
+use crate::status::{Answered, ClusterStatus, assemble};
+
+/// How long one node may take to tell how it is doing.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// How the cluster is doing, asked of all members at once; takes about a second when one does not answer.
+    pub async fn status(&self) -> ClusterStatus {
+        let view = self.0.registry.cluster();
+        let answers = self.collect(&view).await;
+        assemble(&view, self.0.id, &answers)
+    }
+
+    /// A secret with which one node may join within `life`.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn create_token(&self, life: Duration, role: NodeRole) -> Result<String, ControlError> {
+        Ok(self.0.registry.create_join_token(life, role).await?)
+    }
+
+    /// Begins to move everything away from the node. Returns when that is decided, long before it is done.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when too few nodes would be left.
+    pub async fn drain(&self, name: &str) -> Result<(), ControlError> {
+        let view = self.fresh_view().await?;
+        let node = by_name(&view, name)?;
+        if matches!(node.state, NodeState::Draining | NodeState::Drained) {
+            return Ok(());
+        }
+        check_drain(&view, node).map_err(ControlError::Refused)?;
+        Ok(self.0.registry.set_node_state(node.id, NodeState::Draining).await?)
+    }
+
+    /// Takes a node that drains, or is drained, back into service.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn undrain(&self, name: &str) -> Result<(), ControlError> {
+        let view = self.fresh_view().await?;
+        let node = by_name(&view, name)?;
+        if matches!(node.state, NodeState::Active | NodeState::Joining) {
+            return Ok(());
+        }
+        Ok(self.0.registry.set_node_state(node.id, NodeState::Active).await?)
+    }
+
+    /// Removes a node that is drained, or, with `dead`, one that will never come back: what it held is made anew from
+    /// the other replicas.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when it is up and not drained, when it holds something and `dead` is not said, or when
+    /// a group could not go on without it.
+    pub async fn remove(&self, name: &str, dead: bool) -> Result<(), ControlError> {
+        let view = self.fresh_view().await?;
+        let node = by_name(&view, name)?;
+        let status = self.status().await;
+        check_remove(&view, node, dead, self.0.id, &status).map_err(ControlError::Refused)?;
+        Ok(self.0.registry.remove_node(node.id, dead).await?)
+    }
+
+    /// Sets how many replicas each partition is to have, as far as there are nodes.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn set_replication_factor(&self, factor: u8) -> Result<(), ControlError> {
+        Ok(self.0.registry.set_replication_factor(factor).await?)
+    }
+
+    /// Members and placements, no older than the call.
+    async fn fresh_view(&self) -> Result<std::sync::Arc<ClusterView>, ControlError> {
+        self.0.registry.confirm().await?;
+        Ok(self.0.registry.cluster())
+    }
+
+    async fn collect(&self, view: &ClusterView) -> Vec<Answered> {
+        let asked = view.nodes.keys().map(|node| async move {
+            if *node == self.0.id {
+                return Answered {
+                    node: *node,
+                    report: Ok(self.report()),
+                };
+            }
+            let request = Request::Report(proto::ReportRequest {});
+            let report = match self.ask(*node, request, REPORT_PATIENCE).await {
+                Ok(Answer::Report(report)) => Ok(report),
+                Ok(Answer::Refusal(refusal)) => Err(refusal.text),
+                Ok(_) => Err("it answers something else".to_owned()),
+                Err(error) => Err(error),
+            };
+            Answered { node: *node, report }
+        });
+        join_all(asked).await
+    }
+}
+
+fn by_name<'a>(view: &'a ClusterView, name: &str) -> Result<&'a NodeInfo, ControlError> {
+    let mut nodes = view.nodes.values();
+    nodes
+        .find(|node| node.name.eq_ignore_ascii_case(name))
+        .ok_or_else(|| ControlError::NoSuchNode(name.to_owned()))
+}
+
+/// Whether the cluster can do without `node` in service.
+fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
+    if node.role != NodeRole::Core {
+        return Ok(());
+    }
+    let others = view
+        .nodes
+        .values()
+        .filter(|other| other.id != node.id && other.role == NodeRole::Core && other.state == NodeState::Active);
+    let (left, factor) = (others.count(), usize::from(view.replication_factor));
+    if left == 0 {
+        return Err(format!(
+            "'{}' is the last core node in service: let another one join first (`holdfast node join`)",
+            node.name
+        ));
+    }
+    if left < factor {
+        return Err(format!(
+            "without '{}' there would be {left} core nodes in service for a replication factor of {factor}: let \
+             another one join first (`holdfast node join`), or lower the replication factor",
+            node.name
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `node` may be removed, as things stand.
+fn check_remove(
+    view: &ClusterView,
+    node: &NodeInfo,
+    dead: bool,
+    asked: u64,
+    status: &ClusterStatus,
+) -> Result<(), String> {
+    let name = &node.name;
+    if node.id == asked && node.state != NodeState::Drained {
+        return Err(format!(
+            "'{name}' is the node that was asked: drain it first (`holdfast node drain {name}`)"
+        ));
+    }
+    let up = status.nodes.iter().any(|other| other.id == node.id && other.up);
+    if up && node.state != NodeState::Drained {
+        return Err(format!(
+            "'{name}' is up: drain it first (`holdfast node drain {name}`); if it is to be given up with what it \
+             holds, stop it and remove it with --dead"
+        ));
+    }
+    let holds = view
+        .placements
+        .iter()
+        .filter(|placement| placement.replicas.contains(&node.id))
+        .count();
+    let votes: Vec<_> = status
+        .groups
+        .iter()
+        .filter(|group| {
+            group
+                .replicas
+                .iter()
+                .any(|replica| replica.node == node.id && replica.voter)
+        })
+        .collect();
+    if (holds > 0 || !votes.is_empty()) && !dead {
+        return Err(format!(
+            "'{name}' still holds {holds} partitions or votes in {} groups: start it again and drain it (`holdfast node \
+             drain {name}`), or remove it with --dead if it will never come back with its disk",
+            votes.len()
+        ));
+    }
+    if let Some(group) = status.groups.iter().find(|group| group.leader.is_none()) {
+        return Err(format!(
+            "{} has no leader, so that it cannot go on without '{name}': bring its other nodes back first, see \
+             `holdfast cluster status`",
+            group.name
+        ));
+    }
+    for group in votes {
+        let voters = group.replicas.iter().filter(|replica| replica.voter);
+        let others: Vec<_> = voters.filter(|replica| replica.node != node.id).collect();
+        let up = others.iter().filter(|replica| replica.running).count();
+        if others.is_empty() {
+            return Err(format!(
+                "'{name}' alone holds {}: bring it back and drain it",
+                group.name
+            ));
+        }
+        if up <= others.len() / 2 {
+            let down = others.iter().filter(|replica| !replica.running);
+            let down: Vec<_> = down.map(|replica| replica.name.as_str()).collect();
+            return Err(format!(
+                "{} would have no quorum without '{name}': bring {} back first",
+                group.name,
+                down.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! What control counts (docs/metrics.md).
+
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// Handles made once, under the recorder that is current when control starts.
+pub(super) struct Metrics {
+    pub(super) steps_done: Counter,
+    pub(super) steps_failed: Counter,
+    /// Groups led here whose members are not yet as placed.
+    pub(super) unsettled: Gauge,
+    pub(super) leads: Gauge,
+    pub(super) replicas: Gauge,
+    pub(super) handed_over: Counter,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        Self {
+            steps_done: counter!("holdfast_control_steps_total", "outcome" => "done"),
+            steps_failed: counter!("holdfast_control_steps_total", "outcome" => "failed"),
+            unsettled: gauge!("holdfast_control_unsettled_groups"),
+            leads: gauge!("holdfast_control_led_groups"),
+            replicas: gauge!("holdfast_control_replicas"),
+            handed_over: counter!("holdfast_control_leaders_handed_over_total"),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Answers to other nodes: who may join, how this node is, whether it would lead, and who belongs to a group.
+//!
+//! Only joining is open to who is no member; everything else tells too much about the hub.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_consensus::transport::{Answer, CallError, Handler};
+use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
+use holdfast_model::UnixMillis;
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_proto::cluster::v1::control_answer::Answer as Body;
+use holdfast_proto::cluster::v1::control_refusal::Kind;
+use holdfast_proto::cluster::v1::control_request::Request;
+use holdfast_proto::cluster::v1::membership_answer::Standing;
+use holdfast_registry::{NodeInfo, NodeRole, NodeState, RegistryError};
+use tokio::time::Instant;
+
+use super::{Control, wire};
+
+/// How long a membership that is in the log may take to be committed.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Service Control of this node.
+pub(super) struct Server(pub(super) Control);
+
+impl Handler for Server {
+    fn call(&self, from: u64, _target: u32, body: Bytes) -> Answer {
+        let control = self.0.clone();
+        Box::pin(async move {
+            let request = wire::parse_request(body).map_err(|error| CallError::Refused(error.into()))?;
+            let is_member = control.0.registry.cluster().node(from).is_some();
+            let answer = match request {
+                Request::Join(request) => control.admit(from, request).await,
+                _ if !is_member => wire::refusal(Kind::Denied, "the calling node is no member of the cluster"),
+                Request::Report(_) => Body::Report(control.report()),
+                Request::Ready(request) => Body::Ready(control.readiness(request.group)),
+                Request::Membership(request) => Body::Membership(control.standing(from, request.group).await),
+            };
+            Ok(wire::encode_answer(answer))
+        })
+    }
+}
+
+impl Control {
+    async fn admit(&self, from: u64, request: proto::JoinRequest) -> Body {
+        let inner = &self.0;
+        if request.id != from {
+            let text = format!("the connection is that of node {from}, not of node {}", request.id);
+            return wire::refusal(Kind::Denied, text);
+        }
+        if inner.registry.cluster().cluster.is_empty() {
+            return wire::refusal(Kind::NotNow, "this node is still founding its cluster");
+        }
+        let node = NodeInfo {
+            id: request.id,
+            name: request.name,
+            address: request.address,
+            zone: request.zone,
+            // The token's role counts.
+            role: NodeRole::Core,
+            state: NodeState::Joining,
+            version: request.version,
+            joined: UnixMillis(0),
+        };
+        if let Err(error) = inner.registry.admit(&request.secret, &node).await {
+            tracing::warn!(node = node.id, name = node.name, address = node.address, %error, "a node was not admitted");
+            return wire::refusal(kind_of(&error), error.to_string());
+        }
+        tracing::info!(
+            node = node.id,
+            name = node.name,
+            address = node.address,
+            "a node has been admitted"
+        );
+        let view = inner.registry.cluster();
+        let members = view.nodes.values().map(|node| proto::Member {
+            id: node.id,
+            name: node.name.clone(),
+            address: node.address.clone(),
+        });
+        Body::Join(proto::JoinAnswer {
+            cluster: view.cluster.clone(),
+            wrapped_key: inner.wrapped_key.clone(),
+            partition_count: inner.partitions.count().get().into(),
+            members: members.collect(),
+            gateway: view.node(from).is_some_and(|node| node.role == NodeRole::Gateway),
+        })
+    }
+
+    /// How this node is doing.
+    pub(super) fn report(&self) -> proto::ReportAnswer {
+        let inner = &self.0;
+        let facts = inner.replicas.facts();
+        let under_way = inner.under_way.lock().clone();
+        let groups = self.groups().into_iter().map(|group| {
+            let text = under_way.get(&group.id()).cloned().unwrap_or_default();
+            group_report(&group.status(), text)
+        });
+        proto::ReportAnswer {
+            version: inner.me.version.clone(),
+            disk_free: facts.disk_free,
+            disk_total: facts.disk_total,
+            sessions: facts.sessions,
+            in_lease: inner.registry.in_lease(),
+            leaving: self.is_leaving(),
+            read_only: facts.read_only,
+            groups: groups.collect(),
+        }
+    }
+
+    /// Whether this node would lead the group now.
+    fn readiness(&self, group: u32) -> proto::ReadyAnswer {
+        let refused = if self.is_leaving() {
+            Some("it is stopping")
+        } else if self.0.replicas.facts().read_only {
+            Some("its disk is nearly full")
+        } else if self.group(GroupId(group)).is_none() {
+            Some("it has no replica")
+        } else {
+            None
+        };
+        proto::ReadyAnswer {
+            ready: refused.is_none(),
+            reason: refused.unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Whether `node` is a member of the group, if this node leads it and so knows.
+    async fn standing(&self, node: u64, group: u32) -> proto::MembershipAnswer {
+        let answer = |standing: Standing, leader: Option<u64>| proto::MembershipAnswer {
+            standing: standing.into(),
+            leader: leader.unwrap_or(0),
+        };
+        let Some(group) = self.group(GroupId(group)) else {
+            let partition = super::partition_of(GroupId(group));
+            let stopped = partition.is_some_and(|partition| self.0.on_disk.lock().contains(&partition));
+            let standing = if stopped {
+                Standing::Elsewhere
+            } else {
+                Standing::NoReplica
+            };
+            return answer(standing, None);
+        };
+        match committed_members(&group).await {
+            Some(status) if status.members.contains(node) => answer(Standing::Member, Some(status.node)),
+            Some(status) => answer(Standing::Stranger, Some(status.node)),
+            None => answer(Standing::Elsewhere, group.leader().map(|leader| leader.node)),
+        }
+    }
+}
+
+/// The members of a group that this node certainly leads, by a membership that is certainly committed.
+async fn committed_members(group: &Group) -> Option<GroupStatus> {
+    let before = group.status();
+    if before.role != Role::Leader || before.members.joint {
+        return None;
+    }
+    let give_up = Instant::now() + COMMIT_PATIENCE;
+    // A leader that has been replaced without knowing cannot confirm this.
+    tokio::time::timeout_at(give_up, group.read_index()).await.ok()?.ok()?;
+    let left = give_up.saturating_duration_since(Instant::now());
+    group.wait_applied(before.last_log, left).await.ok()?;
+    let after = group.status();
+    let unchanged = after.role == Role::Leader && after.term == before.term && after.members == before.members;
+    unchanged.then_some(after)
+}
+
+fn group_report(status: &GroupStatus, under_way: String) -> proto::GroupReport {
+    let role = match status.role {
+        Role::Leader => proto::GroupRole::Leader,
+        Role::Follower => proto::GroupRole::Follower,
+        Role::Learner => proto::GroupRole::Learner,
+        Role::Candidate => proto::GroupRole::Candidate,
+    };
+    proto::GroupReport {
+        group: status.id.0,
+        role: role.into(),
+        term: status.term,
+        leader: status.leader.unwrap_or(0),
+        last_log: status.last_log,
+        applied: status.applied,
+        voters: status.members.voters.iter().copied().collect(),
+        learners: status.members.learners.iter().copied().collect(),
+        joint: status.members.joint,
+        progress: status
+            .matched
+            .iter()
+            .map(|(node, matched)| proto::Progress {
+                node: *node,
+                matched: *matched,
+            })
+            .collect(),
+        under_way,
+    }
+}
+
+fn kind_of(error: &RegistryError) -> Kind {
+    match error {
+        RegistryError::Rejected(_) => Kind::Denied,
+        _ => Kind::NotNow,
+    }
+}

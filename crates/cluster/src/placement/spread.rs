@@ -1,0 +1,141 @@
+//! Replicas over nodes: first as many as wanted, then over zones, then evenly.
+//!
+//! Each step takes the change that helps most and stops when none helps, so that what is good enough is not touched.
+//! Every change lowers either the crowding of a zone or the sum of squared loads, which is why it ends.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::Candidates;
+use super::rendezvous::score;
+
+struct Spread<'a> {
+    nodes: &'a Candidates<'a>,
+    /// By partition.
+    replicas: Vec<Vec<u64>>,
+    /// Replicas by node.
+    loads: BTreeMap<u64, usize>,
+}
+
+/// Gives each partition `count` of the nodes, keeping what it has of them as far as that is good.
+pub(super) fn spread(nodes: &Candidates<'_>, kept: Vec<Vec<u64>>, count: usize) -> Vec<Vec<u64>> {
+    let mut loads: BTreeMap<u64, usize> = nodes.ids().map(|node| (node, 0)).collect();
+    for node in kept.iter().flatten() {
+        *loads.entry(*node).or_default() += 1;
+    }
+    let mut spread = Spread {
+        nodes,
+        replicas: kept,
+        loads,
+    };
+    for partition in 0..spread.replicas.len() {
+        spread.fit(partition, count);
+    }
+    for partition in 0..spread.replicas.len() {
+        while spread.leave_crowded_zone(partition) {}
+    }
+    while spread.even_out() {}
+    spread.replicas
+}
+
+impl Spread<'_> {
+    fn load(&self, node: u64) -> usize {
+        self.loads.get(&node).copied().unwrap_or(0)
+    }
+
+    fn put(&mut self, partition: usize, node: u64) {
+        self.replicas[partition].push(node);
+        *self.loads.entry(node).or_default() += 1;
+    }
+
+    fn take(&mut self, partition: usize, node: u64) {
+        self.replicas[partition].retain(|other| *other != node);
+        let load = self.loads.entry(node).or_default();
+        *load = load.saturating_sub(1);
+    }
+
+    /// The best node for one more replica: its zone the emptiest, then its load the lowest.
+    fn best(&self, partition: usize) -> Option<u64> {
+        let held = &self.replicas[partition];
+        let free = self.nodes.ids().filter(|node| !held.contains(node));
+        free.min_by_key(|node| {
+            (
+                self.nodes.neighbours(*node, held),
+                self.load(*node),
+                Reverse(score_of(partition, *node)),
+            )
+        })
+    }
+
+    /// The replica that is missed least: its zone the fullest, then its load the highest.
+    fn worst(&self, partition: usize) -> Option<u64> {
+        let held = &self.replicas[partition];
+        held.iter().copied().max_by_key(|node| {
+            (
+                self.nodes.neighbours(*node, held),
+                self.load(*node),
+                Reverse(score_of(partition, *node)),
+            )
+        })
+    }
+
+    /// As many replicas as wanted.
+    fn fit(&mut self, partition: usize, count: usize) {
+        while self.replicas[partition].len() < count {
+            let Some(node) = self.best(partition) else { break };
+            self.put(partition, node);
+        }
+        while self.replicas[partition].len() > count {
+            let Some(node) = self.worst(partition) else { break };
+            self.take(partition, node);
+        }
+    }
+
+    /// Moves a replica to a zone that has at least two fewer; whether it did.
+    fn leave_crowded_zone(&mut self, partition: usize) -> bool {
+        let (Some(from), Some(to)) = (self.worst(partition), self.best(partition)) else {
+            return false;
+        };
+        let held = &self.replicas[partition];
+        // `from` counts in its own zone, and `to` would in its.
+        if self.nodes.neighbours(from, held) <= self.nodes.neighbours(to, held) {
+            return false;
+        }
+        self.take(partition, from);
+        self.put(partition, to);
+        true
+    }
+
+    /// Moves one replica from a node to one that has at least two fewer, where no zone gets more crowded by it.
+    fn even_out(&mut self) -> bool {
+        let mut best: Option<(usize, u64, usize, u64, u64)> = None;
+        for (partition, held) in self.replicas.iter().enumerate() {
+            for from in held.iter().copied() {
+                for to in self.nodes.ids().filter(|node| !held.contains(node)) {
+                    let gap = self.load(from).saturating_sub(self.load(to));
+                    if gap < 2 || best.is_some_and(|(found, ..)| gap < found) {
+                        continue;
+                    }
+                    let rest: Vec<u64> = held.iter().copied().filter(|node| *node != from).collect();
+                    if self.nodes.neighbours(to, &rest) > self.nodes.neighbours(from, &rest) {
+                        continue;
+                    }
+                    let change = (gap, score_of(partition, to), partition, from, to);
+                    if best.is_none_or(|found| change > found) {
+                        best = Some(change);
+                    }
+                }
+            }
+        }
+        let Some((_, _, partition, from, to)) = best else {
+            return false;
+        };
+        self.take(partition, from);
+        self.put(partition, to);
+        true
+    }
+}
+
+fn score_of(partition: usize, node: u64) -> u64 {
+    score(u32::try_from(partition).unwrap_or(u32::MAX), node)
+}

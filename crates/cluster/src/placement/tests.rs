@@ -1,0 +1,330 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_registry::{ClusterView, NodeInfo, NodeRole, NodeState, Placement};
+use proptest::prelude::*;
+
+use super::*;
+
+fn node(id: u64, zone: &str) -> NodeInfo {
+    NodeInfo {
+        id,
+        name: format!("n{id}"),
+        address: format!("n{id}:9700"),
+        zone: zone.to_owned(),
+        role: NodeRole::Core,
+        state: NodeState::Active,
+        version: "1".to_owned(),
+        joined: UnixMillis(0),
+    }
+}
+
+/// A cluster as it has just been founded by the first of `nodes`, with the others in service already.
+fn founded(partitions: u16, replication_factor: u8, nodes: Vec<NodeInfo>) -> ClusterView {
+    let founder = nodes[0].id;
+    ClusterView {
+        version: 1,
+        cluster: "c".to_owned(),
+        replication_factor,
+        placements: (0..partitions)
+            .map(|partition| Placement {
+                partition: PartitionId(partition),
+                replicas: vec![founder],
+                founder,
+            })
+            .collect(),
+        nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
+    }
+}
+
+fn settled(mut view: ClusterView) -> ClusterView {
+    view.placements = assign(&view);
+    view.version += 1;
+    view
+}
+
+fn loads(view: &ClusterView) -> BTreeMap<u64, usize> {
+    let mut loads: BTreeMap<u64, usize> = Candidates::of(view).ids().map(|id| (id, 0)).collect();
+    for replica in view.placements.iter().flat_map(|placement| &placement.replicas) {
+        *loads.entry(*replica).or_default() += 1;
+    }
+    loads
+}
+
+fn leads(view: &ClusterView) -> BTreeMap<u64, usize> {
+    let mut leads: BTreeMap<u64, usize> = Candidates::of(view).ids().map(|id| (id, 0)).collect();
+    for placement in &view.placements {
+        *leads.entry(placement.replicas[0]).or_default() += 1;
+    }
+    leads
+}
+
+fn gap(counts: &BTreeMap<u64, usize>) -> usize {
+    counts.values().max().unwrap_or(&0) - counts.values().min().unwrap_or(&0)
+}
+
+/// (partition, node) pairs that `after` has and `before` has not.
+fn moves(before: &ClusterView, after: &ClusterView) -> Vec<(u16, u64)> {
+    let pairs = before.placements.iter().zip(&after.placements);
+    pairs
+        .flat_map(|(before, after)| {
+            let new = after.replicas.iter().filter(|node| !before.replicas.contains(node));
+            new.map(|node| (after.partition.0, *node)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn one_node_holds_everything_and_three_share_it_evenly() {
+    let one = founded(16, 3, vec![node(1, "")]);
+    assert_eq!(assign(&one), one.placements);
+    let two = settled(founded(16, 3, vec![node(1, ""), node(2, "")]));
+    assert!(two.placements.iter().all(|placement| placement.replicas.len() == 2));
+    assert_eq!(leads(&two), BTreeMap::from([(1, 8), (2, 8)]));
+    let three = settled(founded(16, 3, (1..=3).map(|id| node(id, "")).collect()));
+    assert!(three.placements.iter().all(|placement| placement.replicas.len() == 3));
+    assert_eq!(gap(&leads(&three)), 1, "16 leaders over 3 nodes");
+}
+
+#[test]
+fn replicas_are_in_different_zones_as_soon_as_there_are_two() {
+    let nodes = vec![node(1, "a"), node(2, "a"), node(3, "a"), node(4, "b"), node(5, "c")];
+    let view = settled(founded(8, 3, nodes));
+    for placement in &view.placements {
+        let zones: BTreeSet<&str> = placement
+            .replicas
+            .iter()
+            .map(|id| view.nodes[id].zone.as_str())
+            .collect();
+        assert_eq!(zones.len(), 3, "{placement:?}");
+    }
+    let loads = loads(&view);
+    assert_eq!((loads[&4], loads[&5]), (8, 8));
+    assert!((1..=3).all(|id| loads[&id] <= 3), "evenly inside a zone: {loads:?}");
+}
+
+#[test]
+fn a_zone_that_is_added_later_gets_its_replicas() {
+    let nodes = vec![node(1, "a"), node(2, "a"), node(3, "b")];
+    let mut view = settled(founded(8, 3, nodes));
+    view.nodes.insert(4, node(4, "c"));
+    let after = settled(view.clone());
+    assert_eq!(moves(&view, &after).len(), 8, "one move for each partition");
+    assert_eq!(loads(&after)[&4], 8);
+}
+
+#[test]
+fn who_joins_drains_or_only_takes_connections_gets_nothing() {
+    for (role, state) in [
+        (NodeRole::Gateway, NodeState::Active),
+        (NodeRole::Core, NodeState::Joining),
+        (NodeRole::Core, NodeState::Draining),
+        (NodeRole::Core, NodeState::Drained),
+    ] {
+        let other = NodeInfo {
+            role,
+            state,
+            ..node(2, "")
+        };
+        let view = settled(founded(4, 3, vec![node(1, ""), other]));
+        assert!(view.placements.iter().all(|p| p.replicas == [1]), "{role:?} {state:?}");
+        assert_eq!(
+            registry_voters(&view, &BTreeSet::from([1]), &BTreeSet::new()),
+            BTreeSet::from([1])
+        );
+    }
+}
+
+#[test]
+fn without_any_node_in_service_everything_stays() {
+    let draining = NodeInfo {
+        state: NodeState::Draining,
+        ..node(1, "")
+    };
+    let view = founded(4, 3, vec![draining]);
+    assert_eq!(assign(&view), view.placements);
+    assert!(registry_voters(&view, &BTreeSet::from([1]), &BTreeSet::new()).is_empty());
+}
+
+#[test]
+fn the_founder_stays_the_founder() {
+    let mut view = settled(founded(4, 1, vec![node(1, ""), node(2, "")]));
+    view.nodes.remove(&1);
+    assert!(
+        assign(&view)
+            .iter()
+            .all(|placement| placement.founder == 1 && placement.replicas == [2])
+    );
+}
+
+/// `(nodes, current voters, given up) => voters`
+#[test]
+fn registry_voters_are_odd_and_stay_where_they_can() {
+    let view = |count: u64| founded(4, 3, (1..=count).map(|id| node(id, "")).collect());
+    let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+    let voters =
+        |nodes, current: &[u64], given_up: &[u64]| registry_voters(&view(nodes), &set(current), &set(given_up));
+    assert_eq!(voters(1, &[1], &[]), set(&[1]));
+    assert_eq!(voters(2, &[1], &[]), set(&[1]), "two would survive no failure");
+    assert_eq!(voters(3, &[1], &[]), set(&[1, 2, 3]));
+    assert_eq!(voters(4, &[1, 2, 4], &[]), set(&[1, 2, 4]));
+    assert_eq!(
+        voters(2, &[1, 2, 9], &[]),
+        set(&[1, 2]),
+        "9 has been removed; both copies stay"
+    );
+    assert_eq!(voters(5, &[1, 2, 4], &[]), set(&[1, 2, 3, 4, 5]));
+    assert!(voters(7, &[1, 2, 4], &[]).is_superset(&set(&[1, 2, 4])));
+    assert_eq!(
+        voters(4, &[1, 2, 4], &[4]),
+        set(&[1, 2, 3]),
+        "3 votes for 4, which has been down for long"
+    );
+    assert_eq!(voters(3, &[1, 2, 3], &[3]), set(&[1, 2, 3]), "nobody else is there");
+}
+
+#[test]
+fn registry_voters_are_in_different_zones() {
+    let nodes = vec![node(1, "a"), node(2, "a"), node(3, "a"), node(4, "b"), node(5, "c")];
+    let mut view = founded(4, 3, nodes);
+    view.nodes.remove(&5);
+    let voters = registry_voters(&view, &BTreeSet::from([1, 2, 3]), &BTreeSet::new());
+    assert!(voters.len() == 3 && voters.contains(&4), "{voters:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Join(u64, u8),
+    Drain(prop::sample::Index),
+    Remove(prop::sample::Index),
+    Factor(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (2..60_u64, 0..4_u8).prop_map(|(id, zone)| Event::Join(id, zone)),
+        1 => any::<prop::sample::Index>().prop_map(Event::Drain),
+        1 => any::<prop::sample::Index>().prop_map(Event::Remove),
+        1 => any::<bool>().prop_map(Event::Factor),
+    ]
+}
+
+fn happen(view: &mut ClusterView, event: &Event, zones: bool) {
+    match event {
+        Event::Join(id, zone) => {
+            let zone = if zones && *zone > 0 {
+                format!("z{zone}")
+            } else {
+                String::new()
+            };
+            view.nodes.entry(*id).or_insert_with(|| node(*id, &zone));
+        }
+        Event::Drain(index) | Event::Remove(index) if view.nodes.len() > 1 => {
+            let id = *index.get(&view.nodes.keys().copied().collect::<Vec<_>>());
+            if matches!(event, Event::Drain(_)) {
+                view.nodes.entry(id).and_modify(|node| node.state = NodeState::Draining);
+            } else {
+                view.nodes.remove(&id);
+            }
+        }
+        Event::Drain(_) | Event::Remove(_) => {}
+        Event::Factor(three) => view.replication_factor = if *three { 3 } else { 1 },
+    }
+}
+
+/// What must hold of every placement, after whatever has happened before.
+fn check(view: &ClusterView) {
+    let candidates = Candidates::of(view);
+    if candidates.len() == 0 {
+        return;
+    }
+    let count = replica_count(view);
+    let zones: BTreeMap<Zone<'_>, usize> = candidates.0.values().fold(BTreeMap::new(), |mut zones, zone| {
+        *zones.entry(*zone).or_default() += 1;
+        zones
+    });
+    for placement in &view.placements {
+        let set: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+        assert_eq!((set.len(), placement.replicas.len()), (count, count), "{placement:?}");
+        assert!(set.iter().all(|node| candidates.contains(*node)), "{placement:?}");
+        let used: BTreeSet<Zone<'_>> = set.iter().map(|node| candidates.0[node]).collect();
+        assert_eq!(
+            used.len(),
+            count.min(zones.len()),
+            "as many zones as there are: {placement:?}"
+        );
+    }
+    let (loads, leads) = (loads(view), leads(view));
+    for zone in zones.keys() {
+        let inside = loads.iter().filter(|(node, _)| candidates.0[node] == *zone);
+        let inside: BTreeMap<u64, usize> = inside.map(|(node, load)| (*node, *load)).collect();
+        assert!(gap(&inside) <= 1, "evenly inside a zone: {loads:?}");
+    }
+    if zones.len() == candidates.len() && zones.keys().all(|zone| matches!(zone, Zone::Alone(_))) {
+        assert!(gap(&loads) <= 1 && gap(&leads) <= 1, "{loads:?} {leads:?}");
+    }
+    assert_eq!(assign(view), view.placements, "what fits is left alone");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn whatever_comes_and_goes_placements_are_whole_even_and_stable(
+        partitions in 4..=48_u16,
+        zones in any::<bool>(),
+        events in prop::collection::vec(event(), 1..24),
+    ) {
+        let mut view = founded(partitions, 3, vec![node(1, "")]);
+        for event in &events {
+            happen(&mut view, event, zones);
+            view = settled(view);
+            check(&view);
+        }
+    }
+
+    #[test]
+    fn a_node_that_comes_only_takes_and_no_more_than_its_share(nodes in 3..20_u64, partitions in 4..=64_u16) {
+        let before = settled(founded(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
+        let mut after = before.clone();
+        after.nodes.insert(99, node(99, ""));
+        let after = settled(after);
+        let moves = moves(&before, &after);
+        prop_assert!(moves.iter().all(|(_, node)| *node == 99), "{moves:?}");
+        prop_assert!(moves.len() <= (usize::from(partitions) * 3).div_ceil(after.nodes.len()));
+    }
+
+    #[test]
+    fn a_node_that_goes_moves_only_what_it_held(nodes in 4..20_u64, partitions in 4..=64_u16, gone in any::<prop::sample::Index>()) {
+        let before = settled(founded(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
+        let gone = *gone.get(&before.nodes.keys().copied().collect::<Vec<_>>());
+        let mut after = before.clone();
+        after.nodes.remove(&gone);
+        let after = settled(after);
+        // What evens out afterwards is at most one a node.
+        let held = loads(&before)[&gone];
+        let moved = moves(&before, &after).len();
+        prop_assert!(moved >= held && moved <= held + after.nodes.len(), "{held} held, {moved} moved");
+    }
+
+    #[test]
+    fn registry_voters_are_a_stable_odd_number_of_core_nodes(
+        events in prop::collection::vec(event(), 1..24),
+        zones in any::<bool>(),
+    ) {
+        let mut view = founded(4, 3, vec![node(1, "")]);
+        let mut current = BTreeSet::from([1]);
+        for event in &events {
+            happen(&mut view, event, zones);
+            let voters = registry_voters(&view, &current, &BTreeSet::new());
+            let candidates = Candidates::of(&view);
+            prop_assert!(voters.iter().all(|node| candidates.contains(*node)));
+            prop_assert_eq!(voters.is_empty(), candidates.len() == 0);
+            prop_assert!(voters.is_empty() || voters.len() % 2 == 1 || (voters.len() == 2 && candidates.len() == 2));
+            prop_assert_eq!(registry_voters(&view, &voters, &BTreeSet::new()), voters.clone());
+            if !voters.is_empty() {
+                current = voters;
+            }
+        }
+    }
+}
