@@ -6,11 +6,11 @@ import traceback
 
 from . import load, machine
 from .machine import Trouble
-from .parts import compare, durable, memory, reader, startup
+from .parts import cluster, compare, durable, memory, reader, startup
 from .peers import hub
 from .report import Part, Report
 
-PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup)}
+PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster)}
 BUSY_LOAD = 0.5
 
 

@@ -81,7 +81,7 @@ async fn open_patiently(target: &Target, habits: Habits, number: u32) -> Result<
         0 => None,
         count => Some(target.sources[number as usize % count]),
     };
-    let tcp = dial(target.address, source).await?;
+    let tcp = dial(target.address_of(number), source).await?;
     let mut stream = match &target.tls {
         None => Stream::Plain(tcp),
         Some(tls) => {

@@ -43,6 +43,22 @@ pub struct Hub {
     /// Ports, where they are not the standard ones.
     #[serde(default)]
     pub ports: Ports,
+    /// The nodes of a hub that has several.
+    #[serde(default)]
+    pub nodes: Vec<HubNode>,
+}
+
+/// A node of a hub.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HubNode {
+    /// Where its listeners are.
+    pub address: IpAddr,
+    /// On which ports.
+    pub ports: Ports,
+    /// Its process.
+    #[serde(default)]
+    pub pid: u32,
 }
 
 /// The hub's ports; `None` where it does not listen.
@@ -136,6 +152,23 @@ impl Hub {
     pub fn mqtt_address(&self, transport: Transport) -> Result<SocketAddr> {
         self.address(transport, self.ports.mqtt_plain, self.ports.mqtt)
             .context("MQTT")
+    }
+
+    /// Where MQTT is on each node of a hub that has several; empty for one node.
+    ///
+    /// # Errors
+    /// When a node does not listen so.
+    pub fn mqtt_nodes(&self, transport: Transport) -> Result<Vec<SocketAddr>> {
+        let address = |node: &HubNode| {
+            let port = if transport == Transport::Plain {
+                node.ports.mqtt_plain
+            } else {
+                node.ports.mqtt
+            };
+            let port = port.with_context(|| format!("a node does not listen for MQTT by {transport:?}"))?;
+            Ok(SocketAddr::new(node.address, port))
+        };
+        self.nodes.iter().map(address).collect()
     }
 
     /// Where AMQP is.

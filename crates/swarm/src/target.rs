@@ -121,6 +121,8 @@ pub struct Tls {
 pub struct Target {
     /// The server's address.
     pub address: SocketAddr,
+    /// The addresses of a hub's nodes, when it has several: device n connects to the n-th, in turn. Empty: [`Self::address`].
+    pub nodes: Vec<SocketAddr>,
     /// `None` = plain.
     pub tls: Option<Tls>,
     /// Local addresses to connect from, in turn; empty = the system's choice. One address has some 28,000 ports.
@@ -134,6 +136,15 @@ pub struct Target {
 }
 
 impl Target {
+    /// Where device `number` connects to.
+    #[must_use]
+    pub fn address_of(&self, number: u32) -> SocketAddr {
+        match self.nodes.len() {
+            0 => self.address,
+            count => self.nodes[number as usize % count],
+        }
+    }
+
     /// What device `number` says in CONNECT.
     ///
     /// # Errors

@@ -69,6 +69,7 @@ async fn endpoint(partitions: Vec<Vec<Stored>>, token_prefix: &str) -> EventHub 
             amqp_plain: Some(address.port()),
             ..Ports::default()
         },
+        nodes: Vec::new(),
     };
     EventHub::of(&hub, Transport::Plain).unwrap()
 }

@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn plan(address: SocketAddr, work: Work) -> Plan {
     Plan {
         target: Target {
+            nodes: Vec::new(),
             address,
             tls: None,
             sources: Vec::new(),

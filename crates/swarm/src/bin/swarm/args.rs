@@ -189,6 +189,7 @@ impl TargetArgs {
         }
         Ok(Target {
             address: hub.mqtt_address(self.transport)?,
+            nodes: hub.mqtt_nodes(self.transport)?,
             tls: hub.tls(self.transport)?,
             sources: self.source.clone(),
             names,
@@ -208,6 +209,7 @@ impl TargetArgs {
         };
         Ok(Target {
             address: resolve(target)?,
+            nodes: Vec::new(),
             tls,
             sources: self.source.clone(),
             names: self.names()?,
