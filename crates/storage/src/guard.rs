@@ -52,6 +52,22 @@ impl DiskGuard {
         self.min_free.max(total / 100 * u64::from(self.min_free_percent))
     }
 
+    /// Whether `bytes` more may be written before new writes are refused. Asks the file system.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`] says how much is missing.
+    pub fn room_for(&self, bytes: u64) -> Result<(), StorageError> {
+        let space = self.disk.space()?;
+        let needed = self.floor(space.total).saturating_add(bytes);
+        if space.free >= needed {
+            return Ok(());
+        }
+        Err(StorageError::NoSpace(format!(
+            "{bytes} bytes would leave less than storage.min_free; {} more are needed",
+            needed - space.free
+        )))
+    }
+
     /// Looks at the free space.
     ///
     /// # Errors
