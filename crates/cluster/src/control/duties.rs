@@ -34,3 +34,76 @@ pub(super) fn duty(view: &ClusterView, members: &Members, ready: &BTreeSet<u64>)
         .collect();
     (!changed.is_empty()).then_some(Duty::Place(changed))
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::{PartitionId, UnixMillis};
+    use holdfast_registry::{NodeInfo, NodeRole};
+
+    use super::*;
+
+    fn view(states: &[NodeState]) -> ClusterView {
+        let nodes = states.iter().zip(1_u64..).map(|(state, id)| NodeInfo {
+            id,
+            name: format!("n{id}"),
+            address: format!("n{id}:1"),
+            zone: String::new(),
+            role: NodeRole::Core,
+            state: *state,
+            version: String::new(),
+            joined: UnixMillis(0),
+        });
+        ClusterView {
+            version: 1,
+            cluster: "c".to_owned(),
+            replication_factor: 3,
+            nodes: nodes.map(|node| (node.id, node)).collect(),
+            placements: (0..4)
+                .map(|partition| Placement {
+                    partition: PartitionId(partition),
+                    replicas: vec![1],
+                    founder: 1,
+                })
+                .collect(),
+        }
+    }
+
+    fn members(learners: &[u64]) -> Members {
+        Members {
+            voters: BTreeSet::from([1]),
+            learners: learners.iter().copied().collect(),
+            joint: false,
+        }
+    }
+
+    #[test]
+    fn a_node_is_in_service_when_it_has_the_registry_and_gets_replicas_then() {
+        let joining = view(&[NodeState::Active, NodeState::Joining]);
+        assert_eq!(
+            duty(&joining, &members(&[]), &BTreeSet::from([1, 2])),
+            None,
+            "not added yet"
+        );
+        assert_eq!(
+            duty(&joining, &members(&[2]), &BTreeSet::from([1])),
+            None,
+            "not caught up"
+        );
+        assert_eq!(
+            duty(&joining, &members(&[2]), &BTreeSet::from([1, 2])),
+            Some(Duty::Activate(2))
+        );
+        let active = view(&[NodeState::Active, NodeState::Active]);
+        let Some(Duty::Place(placements)) = duty(&active, &members(&[2]), &BTreeSet::from([1, 2])) else {
+            panic!("nothing was placed");
+        };
+        assert_eq!(placements.len(), 4);
+        let placed = ClusterView { placements, ..active };
+        assert_eq!(duty(&placed, &members(&[2]), &BTreeSet::from([1, 2])), None);
+    }
+
+    #[test]
+    fn before_the_cluster_is_founded_there_is_nothing_to_do() {
+        assert_eq!(duty(&ClusterView::default(), &members(&[]), &BTreeSet::from([1])), None);
+    }
+}

@@ -41,3 +41,80 @@ pub(super) fn steps(
     });
     known.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::UnixMillis;
+    use holdfast_registry::{NodeInfo, NodeRole, NodeState, Placement};
+
+    use super::*;
+
+    fn view(members: &[u64], placements: &[&[u64]]) -> ClusterView {
+        let node = |id: &u64| NodeInfo {
+            id: *id,
+            name: format!("n{id}"),
+            address: format!("n{id}:1"),
+            zone: String::new(),
+            role: NodeRole::Core,
+            state: NodeState::Active,
+            version: String::new(),
+            joined: UnixMillis(0),
+        };
+        ClusterView {
+            version: 1,
+            cluster: "c".to_owned(),
+            replication_factor: 3,
+            nodes: members.iter().map(|id| (*id, node(id))).collect(),
+            placements: placements
+                .iter()
+                .zip(0..)
+                .map(|(replicas, partition)| Placement {
+                    partition: PartitionId(partition),
+                    replicas: replicas.to_vec(),
+                    founder: 1,
+                })
+                .collect(),
+        }
+    }
+
+    fn check(me: u64, view: &ClusterView, running: &[u16], on_disk: &[u16], expected: &[ReplicaStep]) {
+        let set = |ids: &[u16]| ids.iter().copied().map(PartitionId).collect::<BTreeSet<_>>();
+        assert_eq!(steps(view, me, &set(running), &set(on_disk)), expected);
+    }
+
+    #[test]
+    fn the_founder_makes_what_is_nowhere_and_others_start_empty() {
+        let view = view(&[1, 2], &[&[1, 2], &[2, 1]]);
+        let (first, second) = (PartitionId(0), PartitionId(1));
+        check(
+            1,
+            &view,
+            &[],
+            &[],
+            &[ReplicaStep::Found(first), ReplicaStep::Found(second)],
+        );
+        check(
+            2,
+            &view,
+            &[],
+            &[],
+            &[ReplicaStep::Start(first), ReplicaStep::Start(second)],
+        );
+        check(2, &view, &[0], &[0], &[ReplicaStep::Start(second)]);
+        check(2, &view, &[0, 1], &[0, 1], &[]);
+    }
+
+    #[test]
+    fn what_is_on_the_disk_is_started_and_never_made_again() {
+        let view = view(&[1, 2], &[&[1], &[2]]);
+        let steps = [ReplicaStep::Start(PartitionId(0)), ReplicaStep::Start(PartitionId(1))];
+        check(1, &view, &[], &[0, 1], &steps);
+    }
+
+    #[test]
+    fn what_is_elsewhere_now_is_given_up_but_not_by_who_is_no_member() {
+        let view = view(&[1, 2], &[&[2], &[2, 1]]);
+        check(1, &view, &[0, 1], &[0, 1], &[ReplicaStep::Leave(PartitionId(0))]);
+        check(3, &view, &[0, 1], &[0, 1], &[]);
+    }
+}

@@ -1,1 +1,148 @@
+use holdfast_model::UnixMillis;
 
+use super::*;
+use crate::status::{GroupStatus, NodeStatus, ReplicaStatus};
+
+fn node(id: u64, state: NodeState) -> NodeInfo {
+    NodeInfo {
+        id,
+        name: format!("n{id}"),
+        address: format!("n{id}:9700"),
+        zone: String::new(),
+        role: NodeRole::Core,
+        state,
+        version: String::new(),
+        joined: UnixMillis(0),
+    }
+}
+
+fn view(factor: u8, nodes: Vec<NodeInfo>) -> ClusterView {
+    ClusterView {
+        version: 1,
+        cluster: "c".to_owned(),
+        replication_factor: factor,
+        nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
+        placements: Vec::new(),
+    }
+}
+
+fn active(count: u64) -> Vec<NodeInfo> {
+    (1..=count).map(|id| node(id, NodeState::Active)).collect()
+}
+
+/// Every member votes in one group that is led by the first that is up.
+fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
+    let is_up = |id: &u64| !down.contains(id);
+    let nodes = view.nodes.values().map(|info| NodeStatus {
+        id: info.id,
+        name: info.name.clone(),
+        address: info.address.clone(),
+        zone: String::new(),
+        role: "core",
+        state: "active",
+        up: is_up(&info.id),
+        reason: None,
+        version: String::new(),
+        in_lease: true,
+        leaving: false,
+        read_only: false,
+        leads: 0,
+        replicas: 1,
+        sessions: 0,
+        disk_free: 0,
+        disk_total: 0,
+        disk_free_percent: 0,
+    });
+    let voters = view.nodes.values().filter(|info| info.state != NodeState::Drained);
+    let replicas: Vec<ReplicaStatus> = voters
+        .map(|info| ReplicaStatus {
+            node: info.id,
+            name: info.name.clone(),
+            voter: true,
+            running: is_up(&info.id),
+            lag: None,
+        })
+        .collect();
+    let up = replicas.iter().filter(|replica| replica.running).count();
+    let leader = replicas
+        .iter()
+        .find(|replica| replica.running)
+        .map(|replica| replica.node);
+    ClusterStatus {
+        cluster: "c".to_owned(),
+        view_version: 1,
+        replication_factor: view.replication_factor,
+        asked: 1,
+        healthy: true,
+        notes: Vec::new(),
+        nodes: nodes.collect(),
+        groups: vec![GroupStatus {
+            name: "partition 0".to_owned(),
+            partition: Some(0),
+            leader: leader.filter(|_| 2 * up > replicas.len()),
+            term: 1,
+            last_log: 1,
+            wanted: Vec::new(),
+            replicas,
+            under_way: None,
+        }],
+    }
+}
+
+/// The refusal, or "" when there is none.
+fn removal(view: &ClusterView, id: u64, dead: bool, down: &[u64]) -> String {
+    let outcome = check_remove(view, &view.nodes[&id], dead, 1, &status(view, down));
+    outcome.err().unwrap_or_default()
+}
+
+fn drain(view: &ClusterView, id: u64) -> String {
+    check_drain(view, &view.nodes[&id]).err().unwrap_or_default()
+}
+
+#[test]
+fn draining_below_the_replication_factor_is_refused_with_what_to_do() {
+    assert_eq!(drain(&view(3, active(4)), 2), "");
+    assert!(drain(&view(3, active(3)), 2).contains("holdfast node join"));
+    assert_eq!(drain(&view(1, active(2)), 2), "");
+    assert!(drain(&view(1, active(1)), 1).contains("last core node"));
+    // Who is on its way out does not count.
+    let mut nodes = active(4);
+    nodes[3].state = NodeState::Draining;
+    assert!(drain(&view(3, nodes), 2).contains("replication factor of 3"));
+    let mut nodes = active(3);
+    nodes[2].role = NodeRole::Gateway;
+    assert_eq!(drain(&view(3, nodes), 3), "", "a gateway holds nothing");
+}
+
+#[test]
+fn who_is_up_is_drained_before_it_is_removed() {
+    let three = view(3, active(4));
+    assert!(removal(&three, 3, false, &[]).contains("holdfast node drain n3"));
+    assert!(removal(&three, 3, true, &[]).contains("stop it"));
+    let mut nodes = active(4);
+    nodes[2].state = NodeState::Drained;
+    assert_eq!(removal(&view(3, nodes), 3, false, &[]), "");
+}
+
+#[test]
+fn who_is_dead_is_removed_only_when_that_is_said_and_the_rest_has_a_quorum() {
+    let three = view(3, active(3));
+    assert!(removal(&three, 3, false, &[3]).contains("--dead"));
+    assert_eq!(removal(&three, 3, true, &[3]), "");
+    assert!(removal(&three, 3, true, &[2, 3]).contains("has no leader"));
+    let five = view(3, active(5));
+    assert_eq!(removal(&five, 5, true, &[4, 5]), "");
+}
+
+#[test]
+fn the_last_voter_is_never_removed() {
+    let one = view(1, vec![node(2, NodeState::Active)]);
+    let status = ClusterStatus {
+        nodes: Vec::new(),
+        ..status(&one, &[])
+    };
+    let refusal = check_remove(&one, &one.nodes[&2], true, 1, &status).unwrap_err();
+    assert!(refusal.contains("alone holds"), "{refusal}");
+    let refusal = check_remove(&one, &one.nodes[&2], true, 2, &status).unwrap_err();
+    assert!(refusal.contains("drain it first"), "{refusal}");
+}
