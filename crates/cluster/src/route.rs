@@ -10,10 +10,14 @@
 
 mod append;
 mod ask;
+mod frames;
 mod line;
 mod metrics;
+mod opening;
 mod owners;
 mod question;
+mod reader;
+mod sending;
 mod serve;
 mod wire;
 
@@ -31,8 +35,10 @@ use tokio::sync::watch;
 pub use append::{APPEND_PATIENCE, MAX_BYTES_UNDER_WAY};
 use append::{Budgets, Senders};
 use metrics::Metrics;
+pub use opening::OpenError;
 use owners::Owners;
 pub use owners::{Owner, OwnerChanges};
+pub use reader::PartitionReader;
 
 /// All partitions of the hub. Clones share them.
 #[derive(Clone)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use holdfast_model::{SequenceNumber, UnixMillis};
 
-use crate::record::{Corrupt, RecordView, Records};
+use crate::record::{Corrupt, EntryError, EntryView, RecordView, Records};
 use crate::tail::Numbered;
 
 /// An event with the three stamps that are not stored with it (foundations 2).
@@ -43,6 +43,30 @@ impl Chunk {
             left: entry.records - skipped,
             enqueued: entry.enqueued,
             entry: entry.bytes.clone(),
+        })
+    }
+
+    /// The last `left` records of an entry that was read on another node, the first of them numbered `next`. Checks the
+    /// entry as a read from disk does.
+    ///
+    /// # Errors
+    /// [`EntryError`]: it is no entry, or has fewer records.
+    pub fn received(entry: Bytes, next: SequenceNumber, left: u32, enqueued: UnixMillis) -> Result<Self, EntryError> {
+        let view = EntryView::parse(&entry)?;
+        let records = view.header().records;
+        let skipped = records.checked_sub(left).ok_or(Corrupt {
+            offset: 0,
+            what: "the entry has fewer records than were announced",
+        })?;
+        let mut rest = view.records();
+        rest.skip_records(skipped)?;
+        let offset = rest.offset();
+        Ok(Self {
+            offset,
+            next,
+            left,
+            enqueued,
+            entry,
         })
     }
 
@@ -117,4 +141,62 @@ fn advance(
         record,
     });
     Some((records.offset(), item))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::{
+        AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, TelemetryMessage, UnixMillis,
+    };
+
+    use super::*;
+    use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
+
+    fn entry(records: u8) -> Bytes {
+        let identity = IdentityId::device(DeviceId::parse("d").unwrap());
+        let generation = GenerationId("1".into());
+        let auth = AuthMethod {
+            scope: AuthScope::Device,
+            kind: AuthType::Sas,
+        };
+        let origin = Origin {
+            identity: &identity,
+            generation: &generation,
+            auth,
+            model_id: None,
+        };
+        let mut writer = BatchWriter::new();
+        for number in 0..records {
+            let message = TelemetryMessage {
+                payload: &[number],
+                ..TelemetryMessage::default()
+            };
+            writer.push(&origin, &message, UnixMillis(1)).unwrap();
+        }
+        let stream = StreamId {
+            gateway_node: 1,
+            incarnation: 1,
+            core: 0,
+        };
+        writer.close(BatchHeader {
+            stream,
+            batch_number: 1,
+            enqueued: UnixMillis(1),
+        })
+    }
+
+    #[test]
+    fn what_another_node_has_read_is_the_same_chunk() {
+        let whole = entry(3);
+        let mut chunk = Chunk::received(whole.clone(), SequenceNumber(11), 2, UnixMillis(9)).unwrap();
+        let mut seen = Vec::new();
+        while let Some(event) = chunk.next_event() {
+            let event = event.unwrap();
+            assert_eq!(event.enqueued, UnixMillis(9));
+            seen.push((event.sequence.0, event.record.payload[0]));
+        }
+        assert_eq!(seen, [(11, 1), (12, 2)]);
+        assert!(Chunk::received(whole.clone(), SequenceNumber(11), 4, UnixMillis(9)).is_err());
+        assert!(Chunk::received(whole.slice(1..), SequenceNumber(11), 1, UnixMillis(9)).is_err());
+    }
 }

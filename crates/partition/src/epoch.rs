@@ -47,7 +47,7 @@ impl Epochs {
     /// [`Refusal`]; nothing has changed.
     pub fn register(&self, group: &str, receiver: Receiver) -> Result<Registration, Refusal> {
         let mut inner = self.0.lock();
-        let Granted { id, stolen } = inner.table.register(group, receiver)?;
+        let Granted { id, stolen, .. } = inner.table.register(group, receiver)?;
         let (tell, told) = oneshot::channel();
         inner.told.insert(id, tell);
         for (old, reason) in stolen {

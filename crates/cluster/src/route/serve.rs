@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream;
 use holdfast_consensus::transport::{Answer, CallError, Chunks, Handler, refused};
 use holdfast_model::PartitionId;
 use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, Partition, PartitionStatus};
-use holdfast_proto::cluster::v1::{RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteStatus};
+use holdfast_proto::cluster::v1::{
+    RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteStatus,
+};
 use prost::Message;
 use tokio::sync::oneshot;
 
 use super::wire::{self, Garbled, Kind, Outcome, Told};
-use super::{Partitions, ask};
+use super::{Partitions, ask, sending};
 
 /// How long a replica may take to catch up with its leader before it says "not now".
 pub(super) const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,8 +57,21 @@ impl Handler for Serve {
     }
 
     fn download(&self, from: u64, target: u32, body: Bytes) -> Chunks {
-        let _ = (from, target, body);
-        Box::pin(futures_util::stream::iter([Err(CallError::Refused("not yet".into()))]))
+        let id = u16::try_from(target).ok().filter(|id| *id < self.0.count().get());
+        let request = match wire::open(body) {
+            Ok((Kind::Read, rest)) => RouteReadRequest::decode(rest).map_err(Garbled::from),
+            Ok((kind, _)) => Err(Garbled::Kind(kind as u8)),
+            Err(error) => Err(error),
+        };
+        match (id, request) {
+            (Some(id), Ok(request)) => sending::begin(self.0.clone(), PartitionId(id), &request),
+            (None, _) => refused_stream("the hub has no such partition"),
+            (_, Err(error)) => {
+                self.0.0.metrics.garbled.increment(1);
+                tracing::warn!(node = from, %error, "a request for events makes no sense");
+                refused_stream(&error.to_string())
+            }
+        }
     }
 }
 
@@ -109,6 +125,10 @@ impl Serve {
             Ok(outcome.encode())
         })
     }
+}
+
+fn refused_stream(reason: &str) -> Chunks {
+    Box::pin(stream::iter([Err(CallError::Refused(reason.into()))]))
 }
 
 /// With the best hint there is; this node itself is none.

@@ -19,11 +19,23 @@ pub struct Receiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReceiverId(u64);
 
+/// When a receiver was let in first, in whatever term of the partition's owner that was: of two that ask for the same
+/// place after the owner has changed, the later one has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Since {
+    /// The owner's term.
+    pub term: u64,
+    /// Counts the receivers that were let in during the term.
+    pub count: u64,
+}
+
 /// A receiver was let in.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Granted {
     /// The new receiver.
     pub id: ReceiverId,
+    /// To be shown when it returns after a change of owner.
+    pub since: Since,
     /// Those that it replaces, which are no longer registered.
     pub stolen: Vec<(ReceiverId, Stolen)>,
 }
@@ -84,24 +96,61 @@ fn shown(epoch: Option<i64>) -> String {
 /// All receivers of a partition, by consumer group; names of groups are compared without case.
 #[derive(Debug, Default)]
 pub struct Table {
-    groups: BTreeMap<String, Vec<(ReceiverId, Receiver)>>,
+    groups: BTreeMap<String, Vec<Member>>,
+    term: u64,
     last_id: u64,
 }
 
+#[derive(Debug)]
+struct Member {
+    id: ReceiverId,
+    receiver: Receiver,
+    since: Since,
+}
+
 impl Table {
+    /// An empty table of an owner that leads since `term`.
+    #[must_use]
+    pub fn of_term(term: u64) -> Self {
+        Self {
+            term,
+            ..Self::default()
+        }
+    }
+
     /// Decides about a new receiver.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed.
     pub fn register(&mut self, group: &str, receiver: Receiver) -> Result<Granted, Refusal> {
+        let since = Since {
+            term: self.term,
+            count: self.last_id + 1,
+        };
+        self.enter(group, receiver, since)
+    }
+
+    /// Decides about a receiver that an earlier owner had let in: as about a new one, except that one with the same epoch
+    /// which came later stays.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed.
+    pub fn returning(&mut self, group: &str, receiver: Receiver, since: Since) -> Result<Granted, Refusal> {
+        self.enter(group, receiver, since)
+    }
+
+    fn enter(&mut self, group: &str, receiver: Receiver, since: Since) -> Result<Granted, Refusal> {
         let group = group.to_ascii_lowercase();
         let present = self.groups.get(&group).map_or(&[][..], Vec::as_slice);
         let owner = present
             .first()
-            .and_then(|(_, owner)| owner.epoch.map(|epoch| (owner, epoch)));
+            .and_then(|owner| owner.receiver.epoch.map(|epoch| (owner, epoch)));
         if let Some((owner, current)) = owner
-            && receiver.epoch.is_none_or(|epoch| epoch < current)
+            && receiver
+                .epoch
+                .is_none_or(|epoch| (epoch, since) < (current, owner.since))
         {
+            let owner = &owner.receiver;
             let (name, epoch, owner) = (receiver.name, receiver.epoch, owner.name.clone());
             return Err(Refusal::EpochTooLow {
                 name,
@@ -121,26 +170,30 @@ impl Table {
         } else {
             Vec::new()
         };
-        members.push((id, receiver.clone()));
+        members.push(Member {
+            id,
+            receiver: receiver.clone(),
+            since,
+        });
         let stolen = stolen
             .into_iter()
-            .map(|(old, from)| {
+            .map(|old| {
                 (
-                    old,
+                    old.id,
                     Stolen {
                         by: receiver.clone(),
-                        from,
+                        from: old.receiver,
                     },
                 )
             })
             .collect();
-        Ok(Granted { id, stolen })
+        Ok(Granted { id, since, stolen })
     }
 
     /// Removes a receiver; one that was replaced is gone already.
     pub fn unregister(&mut self, id: ReceiverId) {
         self.groups.retain(|_, members| {
-            members.retain(|(member, _)| *member != id);
+            members.retain(|member| member.id != id);
             !members.is_empty()
         });
     }
