@@ -8,10 +8,11 @@ use futures_util::{Stream, StreamExt};
 use holdfast_storage::StorageError;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use parking_lot::Mutex;
 
+use crate::blocking::blocking;
 use crate::log_store::Shared;
-use crate::machine::StateMachine;
+use crate::machine::SealedSnapshot;
+use crate::machine_cell::MachineCell;
 use crate::metrics::GroupMetrics;
 use crate::stored;
 use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position};
@@ -21,15 +22,21 @@ use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembersh
 const MAX_RUN_ENTRIES: usize = 1_024;
 const MAX_RUN_BYTES: usize = 4 << 20;
 
+/// What openraft calls the data of a snapshot.
+pub(crate) enum Dump {
+    /// The state of this node, whatever it is when it is sent.
+    Ours,
+    /// A state that has been received whole.
+    Received(SealedSnapshot),
+}
+
 /// The state machine as openraft wants it.
 pub(crate) struct Applier {
-    // The lock is never contended: openraft calls from one task, and wants a type that may be shared.
-    machine: Arc<Mutex<Box<dyn StateMachine>>>,
+    machine: MachineCell,
     log: Arc<Shared>,
     metrics: GroupMetrics,
     applied: Option<LogId>,
     membership: StoredMembership,
-    snapshot: Arc<Mutex<Option<Snapshot>>>,
     refuses_gaps: bool,
 }
 
@@ -43,19 +50,14 @@ struct Run {
 }
 
 impl Applier {
-    pub(crate) fn new(
-        machine: Box<dyn StateMachine>,
-        log: Arc<Shared>,
-        metrics: GroupMetrics,
-    ) -> Result<Self, StorageError> {
+    pub(crate) fn new(machine: MachineCell, log: Arc<Shared>, metrics: GroupMetrics) -> Result<Self, StorageError> {
         let (applied, membership) = machine.applied();
         Ok(Self {
-            machine: Arc::new(Mutex::new(machine)),
+            machine,
             log,
             metrics,
             applied: applied.map(log_id),
             membership: stored::decode_stored_membership(&membership)?,
-            snapshot: Arc::default(),
             refuses_gaps: true,
         })
     }
@@ -66,6 +68,13 @@ impl Applier {
         Self {
             refuses_gaps: false,
             ..self
+        }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
         }
     }
 
@@ -81,16 +90,16 @@ impl Applier {
                 index: applied.index + 1,
             });
         }
-        let mut machine = self.machine.lock();
         let answer = match &entry.payload {
-            Payload::Normal(command) => machine.apply(at, &command.0)?,
+            Payload::Normal(command) => self.machine.apply(at, &command.0)?,
             Payload::Blank => {
-                machine.apply_meta(at, None)?;
+                self.machine.apply_meta(at, None)?;
                 Bytes::new()
             }
             Payload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
-                machine.apply_meta(at, Some(stored::encode_stored_membership(&self.membership)))?;
+                self.machine
+                    .apply_meta(at, Some(stored::encode_stored_membership(&self.membership)))?;
                 Bytes::new()
             }
         };
@@ -102,7 +111,7 @@ impl Applier {
         if run.entries == 0 {
             return Ok(());
         }
-        self.machine.lock().end_of_run()?;
+        self.machine.end_of_run()?;
         self.metrics.applied.increment(run.entries as u64);
         self.log.set_applied(self.applied.map_or(0, |id| id.index + 1));
         for (responder, answer) in run.answers.drain(..) {
@@ -114,7 +123,7 @@ impl Applier {
 }
 
 impl RaftStateMachine<Types> for Applier {
-    type SnapshotData = Bytes;
+    type SnapshotData = Dump;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -150,53 +159,57 @@ impl RaftStateMachine<Types> for Applier {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            meta: SnapshotMeta {
-                last_log_id: self.applied,
-                last_membership: self.membership.clone(),
-            },
-            snapshot: self.snapshot.clone(),
-        }
+        SnapshotBuilder(self.meta())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: Bytes) -> Result<(), io::Error> {
-        if let Some(last) = &meta.last_log_id {
-            let membership = stored::encode_stored_membership(&meta.last_membership);
-            self.machine
-                .lock()
-                .restore(position(last), membership, Box::new(dump.clone()))?;
-        }
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: Dump) -> Result<(), io::Error> {
+        let sealed: SealedSnapshot = match dump {
+            Dump::Received(sealed) => sealed,
+            Dump::Ours if self.refuses_gaps => {
+                return Err(io::Error::other("the state of this node is not to be installed here"));
+            }
+            Dump::Ours => Box::new(()),
+        };
+        let Some(last) = &meta.last_log_id else {
+            return Err(io::Error::other("a snapshot of nothing"));
+        };
+        let at = position(last);
+        let membership = stored::encode_stored_membership(&meta.last_membership);
+        let machine = self.machine.clone();
+        let restored = blocking(&self.log.flusher, move || machine.restore(at, membership, sealed))
+            .await
+            .map_err(|error| self.log.fatal(error))?;
+        self.log.restored(at, restored)?;
+        self.log
+            .flusher
+            .synced()
+            .await
+            .map_err(|error| io::Error::from(StorageError::clone(&error)))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.log.set_applied(self.applied.map_or(0, |id| id.index + 1));
-        *self.snapshot.lock() = Some(Snapshot {
-            meta: meta.clone(),
-            snapshot: dump,
-        });
+        self.log.set_applied(last.index + 1);
         Ok(())
     }
 
+    // Always one of now: what is sent is the state as it is then, and must not end below the floor of the log.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        Ok(self.snapshot.lock().clone())
+        Ok(self.applied.is_some().then(|| Snapshot {
+            meta: self.meta(),
+            snapshot: Dump::Ours,
+        }))
     }
 }
 
 /// Makes a snapshot of what was applied when it was asked for.
-pub(crate) struct SnapshotBuilder {
-    meta: SnapshotMeta,
-    snapshot: Arc<Mutex<Option<Snapshot>>>,
-}
+pub(crate) struct SnapshotBuilder(SnapshotMeta);
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
-    type SnapshotData = Bytes;
+    type SnapshotData = Dump;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let dump = Bytes::new();
-        let snapshot = Snapshot {
-            meta: self.meta.clone(),
-            snapshot: dump,
-        };
-        *self.snapshot.lock() = Some(snapshot.clone());
-        Ok(snapshot)
+        Ok(Snapshot {
+            meta: self.0.clone(),
+            snapshot: Dump::Ours,
+        })
     }
 }

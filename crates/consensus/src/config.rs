@@ -99,6 +99,12 @@ impl ConsensusConfig {
             election_timeout_max: self.election_timeout_max.as_millis(),
             // A node that cannot win must not raise the term of those that can.
             enable_pre_vote: Some(true),
+            // A leader that hears no quorum falls silent, so that those who still hear it can elect another.
+            quorum_loss_probe_interval: Some(2 * self.election_timeout_max.as_millis() + self.heartbeat.as_millis()),
+            // Entries are their own sign of life.
+            heartbeat_min_interval: Some(self.heartbeat.as_millis() / 2),
+            // Bytes are bounded by what the log reads at once.
+            max_payload_entries: 1_024,
             // A restarted leader stands for election, which commits all that its log holds.
             enable_leader_restore: Some(false),
             // The hub triggers snapshots: the log is the data, not something to compact away.

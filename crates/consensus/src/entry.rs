@@ -115,6 +115,24 @@ pub(crate) fn decode(group: GroupId, index: u64, stored: &[u8]) -> Result<EntryV
     })
 }
 
+/// An entry whose payload stays a part of `stored`: for entries that another member has sent.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_shared(group: GroupId, index: u64, stored: Bytes) -> Result<Entry, StorageError> {
+    let view = decode(group, index, &stored)?;
+    let (position, kind) = (view.position, view.kind);
+    let payload = match kind {
+        Kind::Blank => Payload::Blank,
+        Kind::Normal => Payload::Normal(Command(stored.slice(HEADER_BYTES..))),
+        Kind::Membership => Payload::Membership(stored::decode_membership(view.payload)?),
+    };
+    Ok(Entry {
+        log_id: log_id(position),
+        payload,
+    })
+}
+
 impl EntryView<'_> {
     /// The entry with its payload copied out of the read buffer.
     pub(crate) fn to_entry(&self) -> Result<Entry, StorageError> {

@@ -1,42 +1,44 @@
 //! A Raft group as the rest of the node sees it.
 
 mod members;
+mod proposing;
 mod reading;
+mod trimming;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use holdfast_storage::{Disk, DiskGuard, Flusher, OnFatal, StorageError};
 use holdfast_tasks::ByteBudget;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, ServerState};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 pub use self::reading::LeaseGrant;
 use crate::applier::Applier;
 use crate::config::ConsensusConfig;
-use crate::error::{ProposeError, StartError};
+use crate::error::StartError;
 use crate::groups::Groups;
 use crate::log_reader::LogReader;
 use crate::log_store::{LogStore, Shared};
 use crate::machine::StateMachine;
+use crate::machine_cell::MachineCell;
 use crate::metrics::GroupMetrics;
-use crate::network::NoPeers;
-use crate::position::{GroupId, LogPosition};
-use crate::proposal::{OnCommit, Proposal, Waiting};
+use crate::network::Peers;
+use crate::position::GroupId;
+use crate::snapshot::receive::Receiving;
 use crate::status::{self, GroupStatus, GroupWatch, Leader, Members};
 use crate::transport::Transport;
-use crate::types::{Command, Node, Types, position};
+use crate::types::{Node, Types, position};
 
 /// The largest entry: a batch of messages of the largest size, with room.
-const MAX_ENTRY_BYTES: usize = 16 << 20;
+pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
 /// Between two tries of a proposal while a new leader settles.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// How long an entry may take to be committed and applied before its caller is told that the outcome is unknown.
+const FORWARD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What all groups of a node share.
 #[derive(Clone)]
@@ -62,14 +64,17 @@ pub struct GroupHost {
 pub struct Group(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    raft: Raft<Types, Applier>,
+    pub(crate) raft: Raft<Types, Applier>,
     id: GroupId,
     node: u64,
-    log: Arc<Shared>,
+    pub(crate) log: Arc<Shared>,
+    pub(crate) machine: MachineCell,
     guard: Arc<DiskGuard>,
     groups: Groups,
+    peers: Peers,
+    pub(crate) receiving: Receiving,
     in_flight: ByteBudget,
-    metrics: GroupMetrics,
+    pub(crate) metrics: GroupMetrics,
     /// Nothing is taken any more.
     stopped: AtomicBool,
     /// How long a proposal is tried again while there is no leader.
@@ -117,9 +122,17 @@ impl Group {
         }
         let shared = log.shared().clone();
         let metrics = GroupMetrics::new(id);
-        let applier = Applier::new(machine, shared.clone(), metrics.clone()).map_err(storage)?;
+        let machine = MachineCell::new(machine);
+        let applier = Applier::new(machine.clone(), shared.clone(), metrics.clone()).map_err(storage)?;
         let stopped = |reason: String| StartError::Stopped { group: id, reason };
-        let raft = Raft::new(host.node, settings, NoPeers, log, applier)
+        let peers = Peers {
+            transport: host.transport.clone(),
+            log: shared.clone(),
+            machine: machine.clone(),
+            sending: host.groups.sending(),
+            metrics: metrics.clone(),
+        };
+        let raft = Raft::new(host.node, settings, peers.clone(), log, applier)
             .await
             .map_err(|error| stopped(error.to_string()))?;
         let inner = Inner {
@@ -127,8 +140,11 @@ impl Group {
             id,
             node: host.node,
             log: shared,
+            machine,
             guard: host.guard.clone(),
             groups: host.groups.clone(),
+            peers,
+            receiving: Receiving::new(),
             in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
             metrics,
             stopped: AtomicBool::new(false),
@@ -149,18 +165,23 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes this node the first and only member of a new group, and waits until it leads. Does nothing but wait when
-    /// the group has members.
+    /// Makes this node the first and only member of a new group, and waits until it leads. When the group has members it
+    /// does nothing, but waits when this node is the only voter.
     ///
     /// # Errors
     /// [`StartError::Stopped`].
     pub async fn bootstrap(&self) -> Result<(), StartError> {
         let members = BTreeMap::from([(self.0.node, Node::default())]);
-        match self.0.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        let founded = match self.0.raft.initialize(members).await {
+            Ok(()) => true,
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => false,
             Err(error) => return Err(self.stopped(&error)),
+        };
+        // The metrics may not show yet what was founded just now.
+        if !founded && !self.is_sole_voter() {
+            return Ok(());
         }
-        if self.is_sole_voter() && !self.is_leader() {
+        if !self.is_leader() {
             // The first election after the initial membership need not wait for its time-out.
             self.0
                 .raft
@@ -170,6 +191,10 @@ impl Group {
                 .map_err(|error| self.stopped(&error))?;
         }
         self.ready().await
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::Relaxed)
     }
 
     fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
@@ -206,82 +231,6 @@ impl Group {
     #[must_use]
     pub fn id(&self) -> GroupId {
         self.0.id
-    }
-
-    /// Appends `entry`; calls that follow each other append in their order. Waits while the group has too much in
-    /// flight, so that it is the caller's back-pressure; returns long before the commit.
-    ///
-    /// `committed` is called exactly once, on the group's thread: when the entry is committed and synced, before it is
-    /// applied, or when it failed.
-    pub async fn propose_detached(&self, entry: Bytes, committed: OnCommit) {
-        if let Err(error) = self.admit(&entry) {
-            return committed(Err(error));
-        }
-        let permit = self.0.in_flight.take(entry.len()).await;
-        let seconds = self.0.metrics.commit_seconds.clone();
-        let proposal = Proposal::new(Waiting::Commit(committed), permit, seconds);
-        // An error drops the proposal, which reports it as unknown; the next ones are refused at once.
-        if self
-            .0
-            .raft
-            .client_write_ff(Command(entry), Some(proposal))
-            .await
-            .is_err()
-        {
-            self.0.stopped.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Appends `entry`, waits until it is committed and applied, and gives its place and the state machine's answer.
-    /// Tries again for a while when no leader is known. Dropping the future leaves the entry under way.
-    ///
-    /// # Errors
-    /// [`ProposeError`].
-    pub async fn propose(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
-        let give_up = Instant::now() + self.0.settle;
-        loop {
-            let outcome = self.propose_once(entry.clone()).await;
-            // Refused before it was appended, while a new leader settles.
-            if outcome != Err(ProposeError::NotLeader { leader: None }) || Instant::now() >= give_up {
-                return outcome;
-            }
-            tokio::time::sleep(RETRY_EVERY).await;
-        }
-    }
-
-    async fn propose_once(&self, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
-        self.admit(&entry)?;
-        let permit = self.0.in_flight.take(entry.len()).await;
-        let (answer, answered) = oneshot::channel();
-        let proposal = Proposal::new(Waiting::Apply(answer), permit, self.0.metrics.commit_seconds.clone());
-        if self
-            .0
-            .raft
-            .client_write_ff(Command(entry), Some(proposal))
-            .await
-            .is_err()
-        {
-            return Err(ProposeError::Stopped);
-        }
-        answered.await.unwrap_or(Err(ProposeError::Unknown))
-    }
-
-    fn admit(&self, entry: &Bytes) -> Result<(), ProposeError> {
-        if entry.len() > MAX_ENTRY_BYTES {
-            return Err(ProposeError::TooLarge {
-                bytes: entry.len(),
-                limit: MAX_ENTRY_BYTES,
-            });
-        }
-        if self.0.stopped.load(Ordering::Relaxed) {
-            return Err(ProposeError::Stopped);
-        }
-        if !self.0.guard.writable() {
-            return Err(ProposeError::DiskFull);
-        }
-        self.0.metrics.proposals.increment(1);
-        self.0.metrics.proposed_bytes.increment(entry.len() as u64);
-        Ok(())
     }
 
     /// Whether this node leads the group, as far as it knows.
@@ -327,28 +276,6 @@ impl Group {
     #[must_use]
     pub fn log_reader(&self) -> LogReader {
         LogReader::new(self.0.log.clone())
-    }
-
-    /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never
-    /// goes above the flushed applied index, what lies above being needed after a crash; call again later for the rest.
-    /// Gives the first index that is left.
-    ///
-    /// # Errors
-    /// [`StorageError`]: the node must stop.
-    pub async fn trim(&self, below_index: u64) -> Result<u64, StorageError> {
-        let log = self.0.log.clone();
-        let trimmed = holdfast_tasks::spawn_blocking(move || log.trim_to(below_index)).await?;
-        if let Some(trim) = trimmed {
-            self.0
-                .log
-                .flusher
-                .synced()
-                .await
-                .map_err(|error| StorageError::clone(&error))?;
-            let log = self.0.log.clone();
-            holdfast_tasks::spawn_blocking(move || log.delete_trimmed(&trim)).await?;
-        }
-        Ok(self.0.log.first_retained())
     }
 
     /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].

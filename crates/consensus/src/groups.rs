@@ -1,35 +1,59 @@
 //! The groups that run on this node, as the calls of other members find them.
+//!
+//! Invariants: a call of a node speaks for that node alone: what it says about itself is compared with who the transport
+//! says it is. Whatever cannot be read is refused and changes nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use crate::group::{Group, Inner};
 use crate::position::GroupId;
-use crate::transport::{Answer, Handler, refused};
+use crate::snapshot;
+use crate::transport::{Answer, CallError, Chunks, Handler, refused};
+use crate::types::Vote;
+use crate::wire::{self, Cursor, Kind};
+
+/// Snapshots that a node sends at once; others wait. Each may fill the disk's and the network's bandwidth.
+pub(crate) const MAX_SNAPSHOTS_SENT: usize = 2;
 
 /// The groups of this node; clones share the table. Enter it under [`Service::Raft`](crate::transport::Service::Raft).
 ///
 /// It does not keep a group running: one whose last handle is dropped is gone.
-#[derive(Clone, Default)]
-pub struct Groups(Arc<RwLock<HashMap<GroupId, Weak<Inner>>>>);
+#[derive(Clone)]
+pub struct Groups(Arc<Table>);
+
+struct Table {
+    groups: RwLock<HashMap<GroupId, Weak<Inner>>>,
+    sending: Arc<Semaphore>,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self(Arc::new(Table {
+            groups: RwLock::default(),
+            sending: Arc::new(Semaphore::new(MAX_SNAPSHOTS_SENT)),
+        }))
+    }
+}
 
 impl Groups {
     /// The group, if it runs here.
     #[must_use]
     pub fn get(&self, id: GroupId) -> Option<Group> {
-        self.0.read().get(&id)?.upgrade().map(Group)
+        self.0.groups.read().get(&id)?.upgrade().map(Group)
     }
 
     pub(crate) fn enter(&self, group: &Group) {
-        self.0.write().insert(group.id(), Arc::downgrade(&group.0));
+        self.0.groups.write().insert(group.id(), Arc::downgrade(&group.0));
     }
 
     /// Takes the group out, unless another of its number has come meanwhile.
     pub(crate) fn leave(&self, group: &Group) {
-        let mut groups = self.0.write();
+        let mut groups = self.0.groups.write();
         if groups
             .get(&group.id())
             .is_some_and(|entered| std::ptr::eq(entered.as_ptr(), Arc::as_ptr(&group.0)))
@@ -37,10 +61,90 @@ impl Groups {
             groups.remove(&group.id());
         }
     }
+
+    pub(crate) fn sending(&self) -> Arc<Semaphore> {
+        self.0.sending.clone()
+    }
+
+    fn find(&self, target: u32) -> Result<Group, CallError> {
+        self.get(GroupId(target))
+            .ok_or_else(|| CallError::Refused(format!("{} does not run on this node", GroupId(target)).into()))
+    }
 }
 
 impl Handler for Groups {
-    fn call(&self, _from: u64, _target: u32, _body: Bytes) -> Answer {
-        refused("not yet")
+    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer {
+        let group = match self.find(target) {
+            Ok(group) => group,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        Box::pin(async move {
+            let answer = match wire::open(body) {
+                Ok((kind, cursor)) => answer(&group, from, kind, cursor).await,
+                Err(error) => Err(refusal(error)),
+            };
+            if answer.is_err() {
+                group.0.metrics.refused.increment(1);
+            }
+            answer
+        })
     }
+
+    fn upload(&self, from: u64, target: u32, body: Bytes, chunks: Chunks) -> Answer {
+        let group = match self.find(target) {
+            Ok(group) => group,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        match wire::open(body) {
+            Ok((Kind::Snapshot, cursor)) => Box::pin(async move {
+                let head = snapshot::Head::decode(cursor).map_err(refusal)?;
+                snapshot::receive::receive(&group, from, head, chunks).await
+            }),
+            Ok(_) => refused("this request has no parts"),
+            Err(error) => refused(&error.to_string()),
+        }
+    }
+}
+
+fn refusal(error: impl std::fmt::Display) -> CallError {
+    CallError::Refused(error.to_string().into())
+}
+
+/// A node speaks for itself.
+fn from_itself(from: u64, vote: &Vote) -> Result<(), CallError> {
+    if vote.leader_id.node_id == from {
+        return Ok(());
+    }
+    Err(CallError::Refused(
+        format!("node {from} speaks for node {}", vote.leader_id.node_id).into(),
+    ))
+}
+
+async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<Bytes, CallError> {
+    let raft = &group.0.raft;
+    Ok(match kind {
+        Kind::Append => {
+            let request = wire::append::decode(group.id(), body).map_err(refusal)?;
+            from_itself(from, &request.vote)?;
+            wire::append::encode_answer(&raft.append_entries(request).await.map_err(refusal)?)
+        }
+        Kind::Vote | Kind::PreVote => {
+            let request = wire::vote::decode(body).map_err(refusal)?;
+            from_itself(from, &request.vote)?;
+            let answer = match kind {
+                Kind::PreVote => raft.pre_vote(request).await,
+                _ => raft.vote(request).await,
+            };
+            wire::vote::encode_answer(&answer.map_err(refusal)?)
+        }
+        Kind::TransferLeader => {
+            let request = wire::vote::decode_transfer(body).map_err(refusal)?;
+            from_itself(from, request.from_leader())?;
+            wire::vote::encode_transfer_answer(&raft.handle_transfer_leader(request).await.map_err(refusal)?)
+        }
+        Kind::Propose => wire::group::encode_applied(&group.propose_here(body.0).await),
+        Kind::ReadIndex => wire::group::encode_read_point(&group.read_point_here().await),
+        Kind::Lease => wire::group::encode_read_point(&group.lease_here()),
+        Kind::Snapshot => return Err(CallError::Refused("a snapshot comes in parts".into())),
+    })
 }

@@ -5,11 +5,13 @@
 //! (docs/decisions/0002).
 //! Invariants: a commit is reported only after the entry is synced here and by a quorum; stored bytes are our own
 //! formats, never the library's; a group's tasks stay on the runtime that started it.
-//! Not here: what entries mean; placement and transport between nodes (a group has one member so far, see `network`).
+//! Not here: what entries mean; where replicas lie; how bytes travel between nodes ([`transport`] is a parameter, [`sim`]
+//! the one for tests).
 //! Start at [`Group`] and [`StateMachine`].
 #![warn(missing_docs)]
 
 mod applier;
+mod blocking;
 mod carried;
 mod config;
 mod entry;
@@ -19,16 +21,21 @@ mod groups;
 mod log_reader;
 mod log_store;
 mod machine;
+mod machine_cell;
 mod metrics;
 mod network;
 mod position;
+mod presence;
 mod proposal;
+mod runtime;
 pub mod sim;
+mod snapshot;
 mod status;
 mod stored;
 mod tail;
 pub mod transport;
 mod types;
+mod wire;
 
 pub use carried::{StoredEntry, put_floors};
 pub use config::{ConsensusConfig, InvalidConfig};
@@ -38,5 +45,6 @@ pub use groups::Groups;
 pub use log_reader::LogReader;
 pub use machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 pub use position::{GroupId, LogPosition};
+pub use presence::has_data;
 pub use proposal::OnCommit;
 pub use status::{GroupStatus, GroupStopped, GroupWatch, Leader, Members, Role};

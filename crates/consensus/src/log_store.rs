@@ -5,7 +5,7 @@
 //! queue. All writes of a group come from its own thread, so that they are in the log in the order that openraft gave.
 //!
 //! `purge` moves a floor and deletes nothing: partition readers read the same records, and only retention
-//! ([`Shared::trim`]) deletes them.
+//! ([`Shared::trim_to`]) deletes them.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,12 +21,13 @@ use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 
 use crate::entry::{self, HEADER_BYTES};
-use crate::position::GroupId;
+use crate::machine::Restored;
+use crate::position::{GroupId, LogPosition};
 use crate::stored;
 use crate::tail::Tail;
 use crate::types::{Entry, LogId, Types, Vote};
 
-/// The most bytes that one read of several entries takes into memory, beyond its first entry.
+/// The most bytes that one read of several entries takes into memory; also what one append carries.
 const MAX_READ_BYTES: usize = 4 << 20;
 
 /// The writer: one per group, on the group's thread.
@@ -221,8 +222,8 @@ impl Shared {
         }
     }
 
-    /// The entries of `[from, to)` that the log contains, at most `max_bytes` beyond the first. Damage stops the node: the
-    /// consensus engine would only stop the group.
+    /// The entries of `[from, to)` that the log contains: at least one, and no more than `max_bytes`. Damage stops the
+    /// node: the consensus engine would only stop the group.
     fn entries(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
         let (from, to) = {
             let state = self.state.lock();
@@ -231,7 +232,7 @@ impl Shared {
             if from >= to {
                 return Ok(Vec::new());
             }
-            if let Some(entries) = state.tail.get(from..to) {
+            if let Some(entries) = state.tail.get(from..to, max_bytes) {
                 return Ok(entries);
             }
             (from, to)
@@ -239,24 +240,25 @@ impl Shared {
         let mut entries = Vec::new();
         let mut bytes = 0;
         self.scan(from, to, |view| {
-            entries.push(view.to_entry()?);
             bytes += view.payload.len() + HEADER_BYTES;
-            Ok(if bytes > max_bytes {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
+            if bytes > max_bytes && !entries.is_empty() {
+                return Ok(ControlFlow::Break(()));
+            }
+            entries.push(view.to_entry()?);
+            Ok(ControlFlow::Continue(()))
         })
         .map_err(|error| self.fatal(error))?;
         Ok(entries)
     }
 
-    /// Deletes whole files that hold entries below `below` alone, as far as the state machine no longer needs them:
-    /// never above its flushed applied index, since what lies above is replayed after a crash. Gives the first index
-    /// that is left to readers.
-    ///
-    /// Blocks. The caller waits for `durable` between the floor and the files: a floor must not be lost when files are gone.
-    pub(crate) fn trim_to(&self, below: u64) -> Result<Option<Trim>, StorageError> {
+    /// The first index that the engine may read.
+    fn first(&self) -> u64 {
+        self.state.lock().first
+    }
+
+    /// How far retention may go: not above the state machine's flushed applied index, since what lies above is replayed
+    /// after a crash. Blocks.
+    pub(crate) fn trimmable(&self) -> Result<u64, StorageError> {
         let marker = layout::hard_key(self.group.0, HardState::Applied);
         let flushed = match self.disk.get_flushed(Family::Raft, &marker)? {
             Some(value) => value.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
@@ -269,9 +271,13 @@ impl Shared {
         let mut batch = WriteBatch::new();
         batch.put(Family::Raft, &marker, &applied.to_be_bytes());
         self.disk.write(&batch, Durability::Replayed)?;
+        Ok(flushed)
+    }
 
+    /// Moves retention's floor up to `floor`, at most [`Shared::trimmable`], below which nobody reads from now on. Blocks.
+    /// The caller waits until it is synced before [`Shared::delete_trimmed`]: a floor must not be lost when files are gone.
+    pub(crate) fn trim_to(&self, floor: u64) -> Result<Option<Trim>, StorageError> {
         let first = self.first_retained();
-        let floor = below.min(flushed);
         let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
             return Ok(None);
         };
@@ -294,6 +300,34 @@ impl Shared {
         Ok(Some(Trim { floor }))
     }
 
+    /// The state machine's state has been replaced by one at `at`: so are the floors, and what the log held below. The
+    /// machine has written the floors together with the state ([`crate::put_floors`]); they are written again here for
+    /// what a machine may have left out.
+    pub(crate) fn restored(&self, at: LogPosition, restored: Restored) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::new();
+        crate::carried::put_floors(&mut batch, self.group, at, restored.retained_after);
+        if restored.retained_after.is_none() {
+            let (from, to) = (
+                layout::log_key(self.group.0, 0),
+                layout::log_key(self.group.0, at.index + 1),
+            );
+            batch.delete_range(self.family, &from, &to);
+        }
+        self.disk
+            .write(&batch, Durability::Logged)
+            .map_err(|error| self.fatal(error))?;
+        let mut state = self.state.lock();
+        let floor = Some(crate::types::log_id(at));
+        state.purged = floor;
+        state.trimmed = restored.retained_after.map(crate::types::log_id).or(floor);
+        state.first = at.index + 1;
+        if state.last <= floor {
+            state.last = floor;
+            state.tail.clear();
+        }
+        Ok(())
+    }
+
     /// Deletes everything that the disk holds of the group's log, vote and floors. Blocks.
     pub(crate) fn destroy(&self) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
@@ -310,7 +344,8 @@ impl Shared {
         self.disk.write(&batch, Durability::Logged)
     }
 
-    /// The second half of [`Shared::trim_to`], once its floor is synced. Blocks.
+    /// The second half of [`Shared::trim_to`], once its floor is synced: deletes whole files that hold nothing above it.
+    /// Blocks.
     pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
         let (from, to) = (
             layout::log_key(self.group.0, 0),
@@ -441,6 +476,10 @@ impl RaftLogReader<Types> for Reader {
     }
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
+        if from < self.0.first() {
+            // What is gone is not what follows it: the engine sends a snapshot as soon as it knows.
+            return Ok(Vec::new());
+        }
         Ok(self.0.entries(from, to, MAX_READ_BYTES)?)
     }
 

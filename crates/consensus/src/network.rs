@@ -1,76 +1,163 @@
-//! The way to other members. There are none yet: a group has one member, and every call refuses by name.
+//! The way to the other members, as openraft wants it, over the node's [`Transport`].
 //!
-//! The seam for the cluster: its transport implements [`RaftNetworkFactory`] and is handed to
-//! [`crate::Group::start`] through [`crate::GroupHost`].
+//! One append is under way to a member at a time; what is proposed meanwhile goes with the next. Nothing is queued here.
+//! Errors decide when openraft tries again: at once, or after a while when the member cannot be reached.
 
-use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::Semaphore;
 
+use crate::applier::Dump;
+use crate::log_store::Shared;
+use crate::machine_cell::MachineCell;
+use crate::metrics::GroupMetrics;
+use crate::snapshot;
+use crate::transport::{Call, CallError, Service, Transport};
 use crate::types::{Node, Snapshot, Types, Vote};
+use crate::wire::{self, Kind, WireError};
 
-/// Knows no other member.
-pub(crate) struct NoPeers;
+/// How long entries may take to be synced by a member before they are sent again. Longer than a heartbeat's patience: a
+/// slow disk is no reason to send megabytes twice.
+const APPEND_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A member that cannot be reached.
-pub(crate) struct NoPeer(u64);
+/// What a group's connections to its members share.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) log: Arc<Shared>,
+    pub(crate) machine: MachineCell,
+    /// Snapshots that this node may be sending.
+    pub(crate) sending: Arc<Semaphore>,
+    pub(crate) metrics: GroupMetrics,
+}
 
-impl NoPeer {
-    fn unreachable(&self) -> Unreachable<Types> {
-        Unreachable::new(&io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("node {} cannot be reached: this node runs without a cluster", self.0),
-        ))
+/// The way to one member.
+pub(crate) struct Peer {
+    pub(crate) node: u64,
+    pub(crate) peers: Peers,
+}
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, _node: &Node) -> Peer {
+        Peer {
+            node: target,
+            peers: self.clone(),
+        }
     }
 }
 
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = NoPeer;
-
-    async fn new_client(&mut self, target: u64, _node: &Node) -> NoPeer {
-        NoPeer(target)
+impl Peers {
+    /// A call to the group on another node.
+    pub(crate) fn to_call(&self, body: Vec<Bytes>, patience: Duration) -> Call {
+        Call {
+            service: Service::Raft,
+            target: self.log.group.0,
+            body,
+            patience,
+        }
     }
 }
 
-impl RaftNetworkV2<Types> for NoPeer {
-    type SnapshotData = Bytes;
+impl Peer {
+    async fn call(&self, body: Vec<Bytes>, patience: Duration) -> Result<Bytes, RPCError<Types>> {
+        let call = self.peers.to_call(body, patience);
+        self.peers
+            .transport
+            .call(self.node, call)
+            .await
+            .map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &CallError) -> RPCError<Types> {
+    match error {
+        // Not reached, or not yet ready: later.
+        CallError::NotSent(_) | CallError::Refused(_) => RPCError::Unreachable(Unreachable::new(error)),
+        CallError::Unknown(_) => RPCError::Network(NetworkError::new(error)),
+    }
+}
+
+fn garbled(error: WireError) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(&error))
+}
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = Dump;
 
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+        let patience = if request.entries.is_empty() {
+            option.hard_ttl()
+        } else {
+            APPEND_PATIENCE
+        };
+        let body = wire::append::encode(&request);
+        // The entries' memory goes with the body.
+        drop(request);
+        let answer = self.call(body, patience).await?;
+        wire::append::decode_answer(answer).map_err(garbled)
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<Types>,
-        _option: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+        let body = wire::vote::encode(Kind::Vote, &request);
+        let answer = self.call(vec![body], option.hard_ttl()).await?;
+        wire::vote::decode_answer(answer).map_err(garbled)
     }
 
     // The library's default grants, which is for networks that do not know pre-votes.
     async fn pre_vote(
         &mut self,
-        _request: VoteRequest<Types>,
-        _option: RPCOption,
+        request: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(self.unreachable().into())
+        let body = wire::vote::encode(Kind::PreVote, &request);
+        let answer = self.call(vec![body], option.hard_ttl()).await?;
+        wire::vote::decode_answer(answer).map_err(garbled)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let body = wire::vote::encode_transfer(&request);
+        let answer = self.call(vec![body], option.hard_ttl()).await?;
+        wire::vote::decode_transfer_answer(answer).map_err(garbled)
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
+        vote: Vote,
         _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(self.unreachable().into())
+        let sent = snapshot::send::send(self, &vote, option.hard_ttl());
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = sent => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => Err(failed(&error).into()),
+            },
+        }
     }
 }

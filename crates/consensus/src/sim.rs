@@ -53,9 +53,11 @@ enum Fate {
 }
 
 impl SimNetwork {
-    /// A network without nodes and faults, on which everything takes between a tenth and half a millisecond.
+    /// A network without nodes and faults, on which everything takes between a tenth and half a millisecond. Groups that
+    /// run on this thread draw their timers from the seed too.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        crate::runtime::seed(seed);
         Self(Arc::new(Mutex::new(State {
             rng: SmallRng::seed_from_u64(seed),
             nodes: BTreeMap::new(),

@@ -77,12 +77,24 @@ impl Tail {
         }
     }
 
-    /// The entries of `range`, if all of them are here.
-    pub(crate) fn get(&self, range: Range<u64>) -> Option<Vec<Entry>> {
+    /// The entries of `range`, if all of them are here; no more than `max_bytes`, but at least one.
+    pub(crate) fn get(&self, range: Range<u64>, max_bytes: usize) -> Option<Vec<Entry>> {
         let first = self.entries.front()?.log_id.index;
         let from = usize::try_from(range.start.checked_sub(first)?).ok()?;
         let to = usize::try_from(range.end.checked_sub(first)?).ok()?;
-        (from <= to && to <= self.entries.len()).then(|| self.entries.range(from..to).cloned().collect())
+        if from > to || to > self.entries.len() {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(to - from);
+        let mut bytes = 0_usize;
+        for entry in self.entries.range(from..to) {
+            bytes = bytes.saturating_add(size(entry));
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Some(entries)
     }
 }
 
@@ -107,7 +119,12 @@ mod tests {
     }
 
     fn indexes(tail: &Tail, range: Range<u64>) -> Option<Vec<u64>> {
-        Some(tail.get(range)?.iter().map(|entry| entry.log_id.index).collect())
+        Some(
+            tail.get(range, usize::MAX)?
+                .iter()
+                .map(|entry| entry.log_id.index)
+                .collect(),
+        )
     }
 
     #[test]
@@ -118,6 +135,9 @@ mod tests {
         assert_eq!(indexes(&tail, 14..20), None);
         assert_eq!(indexes(&tail, 16..16), Some(vec![]));
         assert_eq!(indexes(&tail, 16..21), None);
+        let some = tail.get(15..20, 450).unwrap();
+        assert_eq!(some.len(), 2);
+        assert_eq!(tail.get(15..20, 1).unwrap().len(), 1);
         tail.applied(18);
         assert_eq!(indexes(&tail, 17..19), None);
         tail.truncate(19);

@@ -25,7 +25,7 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Self::D, Self::NodeId, Self::Node>;
     type Entry = openraft::impls::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft_rt::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type Responder<T>
         = Proposal<T>
     where
@@ -35,11 +35,6 @@ impl RaftTypeConfig for Types {
     where
         T: Send + 'static;
     type ErrorSource = BoxedErrorSource;
-}
-
-/// The library's re-export is named after the feature that brings it.
-mod openraft_rt {
-    pub(super) use openraft::TokioRuntime;
 }
 
 /// What a group is asked to append: bytes that only the state machine understands.
@@ -68,7 +63,7 @@ pub(crate) type Node = openraft::BasicNode;
 pub(crate) type Membership = openraft::Membership<u64, Node>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
-pub(crate) type Snapshot = openraft::alias::SnapshotOf<Types, Bytes>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<Types, crate::applier::Dump>;
 
 pub(crate) fn position(id: &LogId) -> LogPosition {
     LogPosition {

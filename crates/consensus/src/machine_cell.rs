@@ -1,0 +1,93 @@
+//! The one state machine of a group, as its applier and the senders and receivers of snapshots share it.
+//!
+//! Invariant: a view of the state is opened only between runs of applies, when everything applied is written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_storage::StorageError;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
+use crate::position::LogPosition;
+
+type Opened = Result<SnapshotSource, StorageError>;
+
+/// Clones share the machine.
+#[derive(Clone)]
+pub(crate) struct MachineCell(Arc<Mutex<Cell>>);
+
+struct Cell {
+    machine: Box<dyn StateMachine>,
+    /// Something is applied that the end of the run has not written yet.
+    in_run: bool,
+    /// Who waits for the end of the run to open a view; at most as many as snapshots are sent at once.
+    waiting: Vec<oneshot::Sender<Opened>>,
+}
+
+impl MachineCell {
+    pub(crate) fn new(machine: Box<dyn StateMachine>) -> Self {
+        Self(Arc::new(Mutex::new(Cell {
+            machine,
+            in_run: false,
+            waiting: Vec::new(),
+        })))
+    }
+
+    pub(crate) fn applied(&self) -> (Option<LogPosition>, Bytes) {
+        self.0.lock().machine.applied()
+    }
+
+    pub(crate) fn apply(&self, at: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError> {
+        let mut cell = self.0.lock();
+        cell.in_run = true;
+        cell.machine.apply(at, entry)
+    }
+
+    pub(crate) fn apply_meta(&self, at: LogPosition, membership: Option<Bytes>) -> Result<(), StorageError> {
+        let mut cell = self.0.lock();
+        cell.in_run = true;
+        cell.machine.apply_meta(at, membership)
+    }
+
+    pub(crate) fn end_of_run(&self) -> Result<(), StorageError> {
+        let mut cell = self.0.lock();
+        cell.machine.end_of_run()?;
+        cell.in_run = false;
+        let waiting = std::mem::take(&mut cell.waiting);
+        for waits in waiting.into_iter().filter(|waits| !waits.is_closed()) {
+            drop(waits.send(cell.machine.snapshot()));
+        }
+        Ok(())
+    }
+
+    /// Opens a view of the state, at the end of the run of applies that is under way.
+    pub(crate) async fn snapshot(&self) -> Opened {
+        let opened = {
+            let mut cell = self.0.lock();
+            if !cell.in_run {
+                return cell.machine.snapshot();
+            }
+            let (waits, opened) = oneshot::channel();
+            cell.waiting.push(waits);
+            opened
+        };
+        opened
+            .await
+            .unwrap_or_else(|_| Err(StorageError::Stopped("the state machine has failed".to_owned())))
+    }
+
+    pub(crate) fn receive(&self) -> Result<Box<dyn SnapshotSink>, StorageError> {
+        self.0.lock().machine.receive()
+    }
+
+    pub(crate) fn restore(
+        &self,
+        at: LogPosition,
+        membership: Bytes,
+        sealed: SealedSnapshot,
+    ) -> Result<Restored, StorageError> {
+        self.0.lock().machine.restore(at, membership, sealed)
+    }
+}

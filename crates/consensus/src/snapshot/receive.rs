@@ -1,0 +1,166 @@
+//! Receiving a state: into the state machine's sink, and only when it is whole into the machine.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use holdfast_storage::StorageError;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{Head, Mark, encode_answer};
+use crate::applier::Dump;
+use crate::blocking::blocking;
+use crate::group::Group;
+use crate::machine::{SealedSnapshot, SnapshotSink};
+use crate::stored;
+use crate::transport::{CallError, Chunks};
+use crate::types::{Snapshot, SnapshotMeta, Vote, log_id};
+use crate::wire::WireError;
+
+/// At most one snapshot of a group is received at a time: the newest.
+pub(crate) struct Receiving {
+    turn: Semaphore,
+    /// Who has the turn or waits for it, with the vote of who sends it.
+    current: parking_lot::Mutex<Option<(Vote, oneshot::Sender<()>)>>,
+}
+
+impl Receiving {
+    pub(crate) fn new() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            current: parking_lot::Mutex::default(),
+        }
+    }
+
+    /// Ends the one under way, unless a newer leader sends it. The receiver ends when another comes.
+    fn enter(&self, vote: Vote) -> Result<oneshot::Receiver<()>, CallError> {
+        let mut current = self.current.lock();
+        if let Some((of, ended)) = &*current
+            && !ended.is_closed()
+            && !(vote >= *of)
+        {
+            return Err(refused("a newer leader sends a snapshot"));
+        }
+        let (end, ended) = oneshot::channel();
+        *current = Some((vote, end));
+        Ok(ended)
+    }
+}
+
+fn refused(reason: impl std::fmt::Display) -> CallError {
+    CallError::Refused(reason.to_string().into())
+}
+
+/// Takes the snapshot and answers with this node's vote.
+pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks) -> Result<Bytes, CallError> {
+    if head.vote.leader_id.node_id != from {
+        return Err(refused("a snapshot in the name of another node"));
+    }
+    let metrics = group.0.raft.metrics();
+    let (vote, committed) = {
+        let now = metrics.borrow_watched();
+        (now.vote, now.local_committed)
+    };
+    if vote > head.vote {
+        return Ok(encode_answer(&vote));
+    }
+    let last = log_id(head.position);
+    if let Some(committed) = committed {
+        if last <= committed {
+            // Nothing that this node lacks, as a sender learns that tries again after a lost answer.
+            return Ok(encode_answer(&head.vote));
+        }
+        if last.index <= committed.index {
+            return Err(refused("a snapshot that contradicts what is committed here"));
+        }
+    }
+    let membership = stored::decode_stored_membership(&head.membership).map_err(refused)?;
+    let meta = SnapshotMeta {
+        last_log_id: Some(last),
+        last_membership: membership,
+    };
+    let superseded = group.0.receiving.enter(head.vote)?;
+    let whole = async {
+        let _turn = group.0.receiving.turn.acquire().await.map_err(refused)?;
+        let sealed = gather(group, chunks).await?;
+        let snapshot = Snapshot {
+            meta,
+            snapshot: Dump::Received(sealed),
+        };
+        let installed = group.0.raft.install_full_snapshot(head.vote, snapshot).await;
+        installed.map_err(refused)
+    };
+    let received = tokio::select! {
+        biased;
+        received = whole => received,
+        _ = superseded => Err(refused("another snapshot has come")),
+    };
+    group.0.metrics.snapshot_received(received.is_ok());
+    match received {
+        Ok(response) => {
+            tracing::info!(group = %group.id(), from, at = %head.position, "a snapshot was installed");
+            Ok(encode_answer(&response.vote))
+        }
+        Err(error) => {
+            tracing::warn!(group = %group.id(), from, %error, "a snapshot was not installed");
+            Err(error)
+        }
+    }
+}
+
+fn broken(error: WireError) -> CallError {
+    refused(error)
+}
+
+/// Writes the parts into a sink until the end is there.
+async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, CallError> {
+    let flusher = &group.0.log.flusher;
+    let machine = group.0.machine.clone();
+    let mut sink = blocking(flusher, move || machine.receive()).await.map_err(refused)?;
+    let (mut parts, mut bytes) = (0_u64, 0_u64);
+    let mut next = async || match chunks.next().await {
+        Some(chunk) => chunk,
+        None => Err(refused("a snapshot ends before its end")),
+    };
+    loop {
+        let chunk = next().await?;
+        match Mark::decode(&chunk).map_err(broken)? {
+            Mark::Part { number, length, sum } => {
+                let part = next().await?;
+                if number != parts || part.len() != length as usize {
+                    return Err(refused("a part of a snapshot is not the one announced"));
+                }
+                (parts, bytes) = (parts + 1, bytes + u64::from(length));
+                group.0.metrics.snapshot_bytes_received.increment(u64::from(length));
+                sink = blocking(flusher, move || write(sink, &chunk, sum, part))
+                    .await
+                    .map_err(refused)?;
+            }
+            Mark::End {
+                parts: all_parts,
+                bytes: all_bytes,
+            } => {
+                if (all_parts, all_bytes) != (parts, bytes) {
+                    return Err(refused("parts of a snapshot are missing"));
+                }
+                return blocking(flusher, move || sink.seal()).await.map_err(refused);
+            }
+        }
+    }
+}
+
+fn write(
+    mut sink: Box<dyn SnapshotSink>,
+    mark: &Bytes,
+    sum: u32,
+    part: Bytes,
+) -> Result<Box<dyn SnapshotSink>, StorageError> {
+    if !Mark::fits(mark, sum, &part) {
+        return Err(StorageError::Damaged {
+            file: "a part of a snapshot".to_owned(),
+            offset: None,
+            reason: "its checksum does not match".to_owned(),
+        });
+    }
+    sink.write(part)?;
+    Ok(sink)
+}

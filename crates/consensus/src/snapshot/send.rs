@@ -1,0 +1,112 @@
+//! Sending this node's state to a replica.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use holdfast_storage::StorageError;
+
+use super::{Head, Mark, decode_answer};
+use crate::blocking::blocking;
+use crate::machine::SnapshotSource;
+use crate::network::Peer;
+use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
+use crate::types::Vote;
+
+/// Sends the state as it is when its turn has come, and gives the receiver's vote once it is installed there.
+pub(crate) async fn send(peer: &Peer, vote: &Vote, patience: Duration) -> Result<Vote, CallError> {
+    let peers = &peer.peers;
+    // Others wait: a node that comes back needs one of each group at once.
+    let _turn = peers
+        .sending
+        .acquire()
+        .await
+        .map_err(|_| CallError::NotSent("the node stops".into()))?;
+    let source = peers
+        .machine
+        .snapshot()
+        .await
+        .map_err(|error| unreadable(peer, error))?;
+    let (position, membership) = (source.position, source.membership.clone());
+    let group = peers.log.group;
+    tracing::info!(%group, to = peer.node, at = %position, "sending a snapshot");
+    let head = Head {
+        vote: *vote,
+        position,
+        membership,
+    };
+    let call = peers.to_call(vec![head.encode()], patience);
+    let answer = peers.transport.upload(peer.node, call, chunks(peer, source)).await;
+    peers.metrics.snapshot_sent(answer.is_ok());
+    match answer {
+        Ok(answer) => {
+            tracing::info!(%group, to = peer.node, at = %position, "a snapshot was installed");
+            decode_answer(answer).map_err(|error| CallError::Unknown(error.to_string().into()))
+        }
+        Err(error) => {
+            tracing::warn!(%group, to = peer.node, %error, "a snapshot was not installed; it is sent again");
+            Err(error)
+        }
+    }
+}
+
+/// Damage stops the node, as wherever it is read.
+fn unreadable(peer: &Peer, error: StorageError) -> CallError {
+    let error = match error {
+        error @ (StorageError::Unsupported(_) | StorageError::Stopped(_)) => error,
+        error => peer.peers.log.fatal(error),
+    };
+    CallError::NotSent(format!("the state cannot be read: {error}").into())
+}
+
+/// What [`chunks`] is at.
+struct Sending {
+    source: Option<SnapshotSource>,
+    /// Read and not yet taken.
+    ready: VecDeque<Bytes>,
+    parts: u64,
+    bytes: u64,
+}
+
+/// The parts as chunks, read as they are taken.
+fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
+    let peer = Peer {
+        node: peer.node,
+        peers: peer.peers.clone(),
+    };
+    let sending = Sending {
+        source: Some(source),
+        ready: VecDeque::new(),
+        parts: 0,
+        bytes: 0,
+    };
+    Box::pin(stream::unfold((peer, sending), |(peer, mut sending)| async move {
+        if let Some(chunk) = sending.ready.pop_front() {
+            return Some((Ok(chunk), (peer, sending)));
+        }
+        let mut source = sending.source.take()?;
+        let number = sending.parts;
+        let (source, part) = blocking(&peer.peers.log.flusher, move || {
+            let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
+            (source, part)
+        })
+        .await;
+        let chunk = match part {
+            Ok(Some((_, part))) if part.len() > MAX_CHUNK_BYTES => {
+                Err(CallError::NotSent("a part of the state is larger than a chunk".into()))
+            }
+            Ok(Some((mark, part))) => {
+                sending.parts += 1;
+                sending.bytes += part.len() as u64;
+                peer.peers.metrics.snapshot_bytes_sent.increment(part.len() as u64);
+                sending.ready.push_back(part);
+                sending.source = Some(source);
+                Ok(mark)
+            }
+            Ok(None) => Ok(Mark::of_end(sending.parts, sending.bytes)),
+            Err(error) => Err(unreadable(&peer, error)),
+        };
+        Some((chunk, (peer, sending)))
+    }))
+}
