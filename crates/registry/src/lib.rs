@@ -24,6 +24,7 @@ mod metrics;
 mod registry;
 mod secrets;
 mod settings;
+mod snapshot;
 pub mod state;
 mod write;
 

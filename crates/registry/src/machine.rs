@@ -6,14 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{LogPosition, StateMachine};
+use holdfast_consensus::{GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
-use holdfast_storage::{Durability, Family, StorageError, WriteBatch};
+use holdfast_storage::{Durability, Family, Staged, Staging, StorageError, WriteBatch};
 use prost::Message;
 
 use crate::changes::RegistryEvent;
 use crate::convert;
+use crate::error::RegistryError;
 use crate::local::Local;
+use crate::snapshot::{Sink, Source};
 use crate::state::{self, ApplyError, Effects, layout};
 
 pub(crate) struct Machine {
@@ -60,6 +62,13 @@ impl Machine {
 
     /// Writes `batch` and the position together.
     fn write(&mut self, mut batch: WriteBatch, position: LogPosition) -> Result<(), StorageError> {
+        self.put_position(&mut batch, position);
+        self.local.disk.write(&batch, Durability::Replayed)?;
+        self.applied = Some(position);
+        Ok(())
+    }
+
+    fn put_position(&self, batch: &mut WriteBatch, position: LogPosition) {
         let stored = AppliedPosition {
             term: position.term,
             node: position.node,
@@ -67,9 +76,6 @@ impl Machine {
             membership: self.membership.clone(),
         };
         batch.put(Family::Registry, layout::APPLIED, &stored.encode_to_vec());
-        self.local.disk.write(&batch, Durability::Replayed)?;
-        self.applied = Some(position);
-        Ok(())
     }
 
     /// Lets cache, settings, metrics and feed know.
@@ -104,20 +110,21 @@ impl Machine {
 }
 
 /// What stops the node, in the words of the disk.
-fn fatal(error: ApplyError) -> StorageError {
+fn fatal(error: &ApplyError) -> StorageError {
     match error {
-        ApplyError::Storage(error) => error,
-        error => {
-            let reason = match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
-            StorageError::Damaged {
-                file: "registry".to_owned(),
-                offset: None,
-                reason,
-            }
-        }
+        ApplyError::Storage(error) => error.clone(),
+        error => damaged(match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }),
+    }
+}
+
+fn damaged(reason: String) -> StorageError {
+    StorageError::Damaged {
+        file: "registry".to_owned(),
+        offset: None,
+        reason,
     }
 }
 
@@ -127,7 +134,7 @@ impl StateMachine for Machine {
     }
 
     fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError> {
-        self.apply_command(position, entry).map_err(fatal)
+        self.apply_command(position, entry).map_err(|error| fatal(&error))
     }
 
     fn apply_meta(&mut self, position: LogPosition, membership: Option<Bytes>) -> Result<(), StorageError> {
@@ -139,5 +146,47 @@ impl StateMachine for Machine {
 
     fn end_of_run(&mut self) -> Result<(), StorageError> {
         Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
+        let position = self.applied.ok_or(StorageError::Unsupported(
+            "a snapshot of a registry that has applied nothing",
+        ))?;
+        let all = layout::all();
+        let mut source = Source::new(self.local.disk.view(Family::Registry, &all.start, &all.end)?);
+        Ok(SnapshotSource {
+            position,
+            membership: self.membership.clone(),
+            next_chunk: Box::new(move || source.next_chunk()),
+        })
+    }
+
+    fn receive(&mut self) -> Result<Box<dyn SnapshotSink>, StorageError> {
+        let staging = Staging::new(self.local.disk.clone(), Family::Registry, GroupId::REGISTRY.0)?;
+        Ok(Box::new(Sink::new(staging)))
+    }
+
+    fn restore(
+        &mut self,
+        position: LogPosition,
+        membership: Bytes,
+        sealed: SealedSnapshot,
+    ) -> Result<Restored, StorageError> {
+        let staged = sealed
+            .downcast::<Staged>()
+            .map_err(|_| StorageError::Unsupported("a snapshot that another state machine has sealed"))?;
+        self.membership = membership;
+        let mut then = WriteBatch::new();
+        self.put_position(&mut then, position);
+        let records = staged.entries();
+        staged.install(Some(layout::all()), then)?;
+        self.applied = Some(position);
+        self.local.reload().map_err(|error| match error {
+            RegistryError::State(error) => fatal(&error),
+            error => damaged(error.to_string()),
+        })?;
+        self.local.feed.send(RegistryEvent::LookAgain);
+        tracing::info!(%position, records, "the registry was taken over from another member");
+        Ok(Restored::default())
     }
 }

@@ -358,7 +358,10 @@ mod tests {
             Sealer::adopt(joining.path(), &Kek::new([8; 32]), first.wrapped()),
             Err(SealError::Forged)
         ));
-        assert!(!joining.path().join(WRAPPED_KEY).exists(), "nothing is kept of what cannot be opened");
+        assert!(
+            !joining.path().join(WRAPPED_KEY).exists(),
+            "nothing is kept of what cannot be opened"
+        );
         for _ in 0..2 {
             let second = Sealer::adopt(joining.path(), &kek(), first.wrapped()).unwrap();
             assert_eq!(second.open(&sealed).unwrap().as_slice(), b"s");

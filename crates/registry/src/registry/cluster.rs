@@ -107,19 +107,27 @@ impl Registry {
     /// [`RegistryError::Rejected`] when its life is 0 or longer than [`MAX_JOIN_TOKEN_LIFE`], or too many wait to be
     /// used; else as [`Self::write`].
     pub async fn create_join_token(&self, life: Duration, role: NodeRole) -> Result<String, RegistryError> {
+        let secret = cluster::fresh_secret();
+        self.enter_join_token(&secret, life, role).await?;
+        Ok(secret.to_string())
+    }
+
+    /// The same with a secret that the caller has made.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] also when `secret` has not the form of one.
+    pub async fn enter_join_token(&self, secret: &str, life: Duration, role: NodeRole) -> Result<(), RegistryError> {
         if life.is_zero() || life > MAX_JOIN_TOKEN_LIFE {
             let days = MAX_JOIN_TOKEN_LIFE.as_secs() / (24 * 3600);
             let text = format!("a join token lives at least a moment and at most {days} days");
             return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
         }
-        let secret = cluster::fresh_secret();
         self.change(Command::CreateJoinToken(proto::CreateJoinToken {
-            secret_hash: cluster::secret_hash(&secret)?,
+            secret_hash: cluster::secret_hash(secret)?,
             expires_ms: (self.0.clock)().0.saturating_add(millis(life)),
             role: cluster::role_to_proto(role).into(),
         }))
-        .await?;
-        Ok(secret.to_string())
+        .await
     }
 
     /// Lets `node` be a member, in state joining and with the role of the token. The node that has used the token may

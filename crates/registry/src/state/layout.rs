@@ -23,9 +23,18 @@ const REMOVED_NODE: u8 = b'r';
 const TWIN_SEED: u8 = b't';
 const END: u8 = 0;
 
-/// Every key of the registry.
+const FIRST: u8 = b'A';
+const LAST: u8 = b'z';
+
+/// Every key of the registry: those that begin with a letter. What stands before them in the column family is the
+/// storage engine's.
 pub(crate) fn all() -> Range<Vec<u8>> {
-    Vec::new()..vec![u8::MAX]
+    vec![FIRST]..vec![LAST + 1]
+}
+
+/// Whether `key` lies in [`all`].
+pub(crate) fn is_ours(key: &[u8]) -> bool {
+    key.first().is_some_and(|letter| (FIRST..=LAST).contains(letter))
 }
 
 /// `NodeRecord` of a member.
