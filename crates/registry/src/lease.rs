@@ -262,3 +262,6 @@ impl LeaseWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

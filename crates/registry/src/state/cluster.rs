@@ -268,6 +268,10 @@ fn create_token(work: &mut Work<'_>, command: &CreateJoinToken) -> Result<(), St
     if command.expires_ms <= work.time_ms {
         return Err(invalid("a join token that has expired already is of no use").into());
     }
+    if work.view.contains(&layout::join_token(&command.secret_hash))? {
+        // Never anew: it may have been used.
+        return Err(Rejection::new(ErrorCode::GenericConflict, "there is a join token of this secret").into());
+    }
     let now = work.time_ms;
     let (tokens, mut forgotten): (Vec<_>, Vec<_>) = records::<JoinTokenRecord>(work, &layout::join_tokens())?
         .into_iter()

@@ -1,5 +1,6 @@
 //! Rules one by one; the random comparison with a small model is in `tests/model.rs`.
 
+mod cluster;
 mod model;
 
 use std::collections::BTreeMap;
