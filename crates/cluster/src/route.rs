@@ -10,13 +10,16 @@
 
 mod append;
 mod ask;
+mod desk;
 mod frames;
+mod keeper;
 mod line;
 mod metrics;
 mod opening;
 mod owners;
 mod question;
 mod reader;
+mod seats;
 mod sending;
 mod serve;
 mod wire;
@@ -34,11 +37,14 @@ use tokio::sync::watch;
 
 pub use append::{APPEND_PATIENCE, MAX_BYTES_UNDER_WAY};
 use append::{Budgets, Senders};
+use desk::Desk;
 use metrics::Metrics;
 pub use opening::OpenError;
 use owners::Owners;
 pub use owners::{Owner, OwnerChanges};
 pub use reader::PartitionReader;
+use seats::Seats;
+pub use seats::{Ousted, SEAT_LEASE, SEAT_RENEWAL, Seat, SeatError};
 
 /// All partitions of the hub. Clones share them.
 #[derive(Clone)]
@@ -51,6 +57,8 @@ struct Inner {
     owners: Owners,
     budgets: Budgets,
     senders: Senders,
+    desks: Vec<Desk>,
+    seats: Seats,
     metrics: Metrics,
 }
 
@@ -73,6 +81,8 @@ impl Partitions {
             owners: Owners::new(node, count),
             budgets: Budgets::default(),
             senders: Senders::default(),
+            desks: count.iter().map(|_| Desk::default()).collect(),
+            seats: Seats::new(count),
             metrics: Metrics::new(),
         }))
     }
@@ -95,6 +105,7 @@ impl Partitions {
         tokio::select! {
             () = stop.reached(Phase::Closing) => {}
             () = ask::ask_all(&self) => {}
+            () = keeper::keep(&self) => {}
         }
     }
 

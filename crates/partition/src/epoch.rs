@@ -20,7 +20,7 @@ use holdfast_model::limits::MAX_READERS_PER_GROUP;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use table::{Granted, Receiver, ReceiverId, Refusal, Stolen, Table};
+pub use table::{Granted, Receiver, ReceiverId, Refusal, Since, Stolen, Table};
 
 const _: () = assert!(MAX_READERS_PER_GROUP > 0);
 

@@ -13,13 +13,14 @@ use holdfast_model::PartitionId;
 use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, Partition, PartitionStatus};
 use holdfast_proto::cluster::v1::{
-    RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteStatus,
+    RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteSeatsRequest, RouteStatus,
+    RouteStolen,
 };
 use prost::Message;
 use tokio::sync::oneshot;
 
 use super::wire::{self, Garbled, Kind, Outcome, Told};
-use super::{Partitions, ask, sending};
+use super::{Partitions, ask, keeper, sending};
 
 /// How long a replica may take to catch up with its leader before it says "not now".
 pub(super) const CATCH_UP_PATIENCE: Duration = Duration::from_secs(3);
@@ -51,7 +52,13 @@ impl Handler for Serve {
             Kind::LastBatch => self.with(from, rest, move |partitions, request| async move {
                 last_batch(&partitions, id, &request).await.encode()
             }),
-            Kind::Seats | Kind::Stolen => refused("not yet"),
+            Kind::Seats => self.with(from, rest, move |partitions, request: RouteSeatsRequest| async move {
+                keeper::serve(&partitions, id, from, &request).encode()
+            }),
+            Kind::Stolen => self.with(from, rest, move |partitions, stolen: RouteStolen| async move {
+                keeper::stolen(&partitions, id, from, stolen);
+                Bytes::new()
+            }),
             Kind::Read => refused("events are streamed"),
         }
     }
