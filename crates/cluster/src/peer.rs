@@ -8,21 +8,44 @@
 //! bounded in bytes, per node and direction, and calls to a node that cannot be reached fail at once.
 //! Not here: what calls mean (the services in [`Dispatch`]), who is a member (the registry, carried here by `control`).
 
+mod accept;
+mod bodies;
+mod chunks;
+mod codec;
 mod config;
+mod dial;
 mod error;
+mod frame;
+mod hello;
+mod introduce;
+mod lanes;
+mod link;
+mod manage;
+mod metrics;
+mod service;
+mod session;
+mod slot;
+mod state;
+#[cfg(test)]
+mod tests;
 mod tls;
+mod wire;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::stream;
 use holdfast_consensus::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};
-use holdfast_tasks::Stop;
-use tokio::sync::watch;
+use holdfast_tasks::{Phase, Stop};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{PeerIdentity, PeersConfig};
 pub use error::PeerError;
 pub use tls::{PEER_DNS_NAME, PeerTls, PeerTlsError, PeerTlsFiles};
+
+use state::{Introduction, MAX_INTRODUCTIONS, Shared};
 
 /// What is known about another node's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +78,16 @@ impl PeerStatus {
     }
 }
 
-/// This node's connections to the others. Clones share them; usable from every thread.
+/// This node's connections to the others. Clones share them; usable from every thread of a tokio runtime.
 #[derive(Clone)]
 pub struct Peers {
-    status: watch::Sender<Vec<PeerStatus>>,
+    shared: Arc<Shared>,
+    local: Option<SocketAddr>,
 }
 
 impl Peers {
-    /// Listens, and calls whoever [`Peers::set_address`] names. Runs on the calling runtime until `stop` closes.
+    /// Listens, and calls whoever [`Peers::set_address`] names. Runs on the calling runtime until `stop` closes: calls
+    /// work while the node drains.
     ///
     /// # Errors
     /// [`PeerError`] when the address cannot be listened on.
@@ -73,67 +98,127 @@ impl Peers {
         dispatch: Dispatch,
         stop: Stop,
     ) -> Result<Self, PeerError> {
-        let _ = (config, identity, tls, dispatch, stop);
-        Ok(Self {
-            status: watch::Sender::new(Vec::new()),
-        })
+        let listener = match config.listen {
+            Some(address) => {
+                let failed = |source| PeerError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                Some((listener, local))
+            }
+            None => None,
+        };
+        let (introductions, wanted) = mpsc::channel(MAX_INTRODUCTIONS);
+        let shared = Arc::new(Shared::new(config, identity, tls, dispatch, stop, introductions));
+        let local = listener.as_ref().map(|(_, local)| *local);
+        if let Some((listener, _)) = listener {
+            drop(holdfast_tasks::spawn(
+                "peer listener",
+                accept::listen(Arc::clone(&shared), listener),
+            ));
+        }
+        drop(holdfast_tasks::spawn("peer tasks", start_tasks(Arc::clone(&shared))));
+        drop(holdfast_tasks::spawn(
+            "peer introductions",
+            introduce::run(Arc::clone(&shared), wanted),
+        ));
+        drop(holdfast_tasks::spawn(
+            "peer certificates",
+            tls::watch(Arc::clone(&shared)),
+        ));
+        Ok(Self { shared, local })
     }
 
     /// Where it listens; `None` when it was told not to.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
-        None
+        self.local
     }
 
     /// The node has become a member of `cluster`: before, it only calls addresses, and refuses who calls it.
     pub fn set_cluster(&self, cluster: &str) {
-        let _ = cluster;
+        cluster.clone_into(&mut self.shared.identity.write().cluster);
+        for peer in self.shared.peers.read().values() {
+            peer.changed.notify_one();
+        }
     }
 
-    /// `node` is a member and is reached at `address`, `host:port`.
+    /// `node` is a member and is reached at `address`, `host:port`. A node that introduces itself from another address
+    /// changes it as well: the last one counts.
     pub fn set_address(&self, node: u64, address: &str) {
-        let _ = (node, address);
+        self.shared.set_address(node, address);
     }
 
     /// `node` is no member any more: its connections are closed, and it is refused until it is a member again.
     pub fn forget(&self, node: u64) {
-        let _ = node;
+        self.shared.forget(node);
     }
 
     /// Calls whoever answers at `address`, before this node is a member. The other side takes only calls for
     /// [`Service::Control`](holdfast_consensus::transport::Service::Control) this way.
     #[must_use]
     pub fn call_address(&self, address: &str, call: Call) -> Answer {
-        let _ = call;
-        let error = CallError::NotSent(format!("{address}: not connected").into());
-        Box::pin(async move { Err(error) })
+        let (answer, answered) = oneshot::channel();
+        let wanted = self.shared.introductions.try_send(Introduction {
+            address: address.to_owned(),
+            call,
+            answer,
+        });
+        Box::pin(async move {
+            if wanted.is_err() {
+                return Err(CallError::NotSent(
+                    "too many calls to addresses wait, or the node is stopping".into(),
+                ));
+            }
+            answered
+                .await
+                .unwrap_or_else(|_| Err(CallError::Unknown("this node is stopping".into())))
+        })
     }
 
     /// The state of all known nodes; changes with connections, and about once a second with what was heard.
     #[must_use]
     pub fn liveness(&self) -> watch::Receiver<Vec<PeerStatus>> {
-        self.status.subscribe()
+        self.shared.status.subscribe()
     }
 
     /// The state of all known nodes now.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.status.borrow().clone()
+        self.shared.snapshot()
+    }
+}
+
+/// Gives every node that becomes known a task.
+async fn start_tasks(shared: Arc<Shared>) {
+    loop {
+        let without: Vec<_> = {
+            let peers = shared.peers.read();
+            let new = peers
+                .values()
+                .filter(|peer| !peer.has_task.swap(true, Ordering::AcqRel));
+            new.cloned().collect()
+        };
+        for peer in without {
+            drop(holdfast_tasks::spawn("peer", manage::keep(Arc::clone(&shared), peer)));
+        }
+        tokio::select! {
+            biased;
+            () = shared.stop.reached(Phase::Closing) => return,
+            () = shared.new_peer.notified() => {}
+        }
     }
 }
 
 impl Transport for Peers {
-    fn call(&self, node: u64, _call: Call) -> Answer {
-        let error = CallError::NotSent(format!("node {node}: not connected").into());
-        Box::pin(async move { Err(error) })
+    fn call(&self, node: u64, call: Call) -> Answer {
+        self.shared.call(node, call)
     }
 
-    fn upload(&self, node: u64, call: Call, _chunks: Chunks) -> Answer {
-        self.call(node, call)
+    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer {
+        chunks::upload(Arc::clone(&self.shared), node, call, chunks)
     }
 
-    fn download(&self, node: u64, _call: Call) -> Chunks {
-        let error = CallError::NotSent(format!("node {node}: not connected").into());
-        Box::pin(stream::iter([Err(error)]))
+    fn download(&self, node: u64, call: Call) -> Chunks {
+        chunks::download(Arc::clone(&self.shared), node, call)
     }
 }

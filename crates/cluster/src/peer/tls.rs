@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use holdfast_tasks::Phase;
 use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -20,6 +21,9 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use thiserror::Error;
+use tokio::time::sleep;
+
+use super::state::Shared;
 
 /// The DNS name that every node's certificate carries. It says "a node of the cluster", not which one: addresses
 /// change, and all nodes may do the same.
@@ -138,14 +142,67 @@ impl PeerTls {
 }
 
 /// What tells that a file has changed.
-pub(crate) type Stamp = [Option<(SystemTime, u64)>; 3];
+type Stamp = [Option<(SystemTime, u64)>; 3];
 
 /// The files' stamps now; reads the disk.
-pub(crate) fn stamp(files: &PeerTlsFiles) -> Stamp {
+fn stamp(files: &PeerTlsFiles) -> Stamp {
     [&files.ca, &files.certificate, &files.key].map(|path| {
         let meta = std::fs::metadata(path).ok()?;
         Some((meta.modified().ok()?, meta.len()))
     })
+}
+
+/// Looks at the files every few seconds and loads them when they have changed. A renewal that is not whole is tried again;
+/// its trouble is logged once.
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let ends = |tls: &PeerTls| {
+        tls.ends()
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .map_or(0.0, |at| at.as_secs_f64())
+    };
+    shared.metrics.certificate_ends.set(ends(&shared.tls));
+    let Some(files) = shared.tls.files().cloned() else {
+        return;
+    };
+    let mut known = stamp_of(&files).await;
+    let mut logged = String::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stop.reached(Phase::Closing) => return,
+            () = sleep(shared.config.reload_interval) => {}
+        }
+        let now = stamp_of(&files).await;
+        if now == known {
+            continue;
+        }
+        let tls = shared.tls.clone();
+        match holdfast_tasks::spawn_blocking(move || tls.reload()).await {
+            Ok(()) => {
+                known = now;
+                logged.clear();
+                shared.metrics.reloads.increment(1);
+                shared.metrics.certificate_ends.set(ends(&shared.tls));
+                tracing::info!("the peer certificates have been loaded anew");
+            }
+            Err(error) => {
+                shared.metrics.reloads_failed.increment(1);
+                let text = super::wire::explain(&error);
+                if text != logged {
+                    tracing::warn!(
+                        error = text,
+                        "the changed peer certificates cannot be used; the old ones stay"
+                    );
+                    logged = text;
+                }
+            }
+        }
+    }
+}
+
+async fn stamp_of(files: &PeerTlsFiles) -> Stamp {
+    let files = files.clone();
+    holdfast_tasks::spawn_blocking(move || stamp(&files)).await
 }
 
 fn load(files: &PeerTlsFiles) -> Result<Loaded, PeerTlsError> {

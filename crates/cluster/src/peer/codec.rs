@@ -1,0 +1,119 @@
+//! gRPC's codecs: frames as raw bytes, and the two hello messages as protobuf.
+//!
+//! Why by hand: a frame's segments are copied once, into the buffer that TLS encrypts from, and arrive as one shared
+//! buffer of which bodies are slices.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use super::frame::Part;
+
+/// A frame to be written.
+pub(crate) type Batch = Vec<Part>;
+
+/// Frames: [`Batch`] out, its bytes in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Frames;
+
+impl Codec for Frames {
+    type Encode = Batch;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+/// A frame of any size leaves at once instead of being joined with the next one: it was joined already.
+fn settings() -> BufferSettings {
+    BufferSettings::new(4 << 10, 1)
+}
+
+impl Encoder for Frames {
+    type Item = Batch;
+    type Error = Status;
+
+    fn encode(&mut self, batch: Batch, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(batch.iter().map(Part::len).sum());
+        for part in batch {
+            out.put_slice(part.head.as_slice());
+            for segment in part.piece {
+                out.put_slice(&segment);
+            }
+        }
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
+    }
+}
+
+impl Decoder for Frames {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let len = bytes.remaining();
+        Ok(Some(bytes.copy_to_bytes(len)))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        settings()
+    }
+}
+
+/// Protobuf messages.
+#[derive(Debug)]
+pub(crate) struct Messages<Out, In>(PhantomData<fn(Out) -> In>);
+
+impl<Out, In> Default for Messages<Out, In> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<Out: Message + 'static, In: Message + Default + 'static> Codec for Messages<Out, In> {
+    type Encode = Out;
+    type Decode = In;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self::default()
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self::default()
+    }
+}
+
+impl<Out: Message, In> Encoder for Messages<Out, In> {
+    type Item = Out;
+    type Error = Status;
+
+    fn encode(&mut self, message: Out, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.encode(out).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<Out, In: Message + Default> Decoder for Messages<Out, In> {
+    type Item = In;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<In>, Status> {
+        In::decode(bytes)
+            .map(Some)
+            .map_err(|error| Status::invalid_argument(format!("a hello cannot be read: {error}")))
+    }
+}

@@ -1,0 +1,189 @@
+//! Real sockets and real TLS: nodes of one process that call each other.
+
+mod authority;
+mod calls;
+mod hostile;
+mod introductions;
+mod reconnect;
+mod renewal;
+mod streams;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use holdfast_consensus::transport::{
+    Answer, Call, CallError, Chunks, Dispatch, Handler, MAX_CHUNK_BYTES, Service, Transport,
+};
+use holdfast_tasks::{Phase, Stop};
+
+use super::{PeerIdentity, PeerStatus, PeerTls, Peers, PeersConfig};
+use authority::Authority;
+
+const CLUSTER: &str = "3f2b";
+
+/// Answers with what it was asked, and with how it was asked.
+#[derive(Default)]
+struct Echo {
+    /// Calls that have begun.
+    begun: AtomicUsize,
+    /// Calls and chunks seen in order, by their first bytes.
+    seen: parking_lot::Mutex<Vec<Bytes>>,
+}
+
+impl Handler for Echo {
+    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.seen.lock().push(body.slice(..body.len().min(16)));
+        if body.starts_with(b"refuse") {
+            return Box::pin(async { Err(CallError::Refused("as asked".into())) });
+        }
+        if body.starts_with(b"never") {
+            return Box::pin(std::future::pending());
+        }
+        if body.starts_with(b"who") {
+            let answer = format!("{from} {target}");
+            return Box::pin(async move { Ok(answer.into()) });
+        }
+        if let Some(size) = body.strip_prefix(b"size ") {
+            let size = String::from_utf8_lossy(size).parse().unwrap();
+            return Box::pin(async move { Ok(vec![7; size].into()) });
+        }
+        Box::pin(async move { Ok(body) })
+    }
+
+    fn upload(&self, _from: u64, _target: u32, body: Bytes, mut chunks: Chunks) -> Answer {
+        let stop_early = body.starts_with(b"stop");
+        Box::pin(async move {
+            let mut all = body.to_vec();
+            let mut count = 0;
+            while let Some(chunk) = chunks.next().await {
+                all.extend_from_slice(&chunk?);
+                count += 1;
+                if stop_early {
+                    return Err(CallError::Refused("enough".into()));
+                }
+            }
+            Ok(format!("{count} {}", all.len()).into())
+        })
+    }
+
+    fn download(&self, _from: u64, _target: u32, body: Bytes) -> Chunks {
+        let count: usize = String::from_utf8_lossy(&body).parse().unwrap_or(0);
+        if body.starts_with(b"none") {
+            return Box::pin(stream::iter([Err(CallError::Refused("nothing there".into()))]));
+        }
+        Box::pin(stream::iter(0..count).map(|i| Ok(vec![i as u8; MAX_CHUNK_BYTES].into())))
+    }
+}
+
+/// A node of a test; stops when dropped.
+struct Node {
+    id: u64,
+    peers: Peers,
+    echo: Arc<Echo>,
+    dispatch: Dispatch,
+    stop: Stop,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.enter(Phase::Closing);
+    }
+}
+
+/// Short times, so that tests need not wait for what they provoke.
+fn quick() -> PeersConfig {
+    PeersConfig {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        ping_interval: Duration::from_millis(50),
+        silence: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(2),
+        retry_pause: Duration::from_millis(100),
+        reload_interval: Duration::from_millis(50),
+        ..PeersConfig::default()
+    }
+}
+
+fn identity(id: u64) -> PeerIdentity {
+    PeerIdentity {
+        cluster: CLUSTER.to_owned(),
+        node: id,
+        name: format!("node-{id}"),
+        // Unknown before it listens; the others are told by `connect`.
+        address: String::new(),
+        version: "1.2.3".to_owned(),
+    }
+}
+
+impl Node {
+    async fn start(id: u64, tls: PeerTls) -> Self {
+        Self::start_with(quick(), identity(id), tls).await
+    }
+
+    async fn start_with(config: PeersConfig, identity: PeerIdentity, tls: PeerTls) -> Self {
+        let echo = Arc::new(Echo::default());
+        let dispatch = Dispatch::new();
+        for service in [Service::Raft, Service::Partition, Service::Control] {
+            dispatch.enter(service, Arc::clone(&echo) as _);
+        }
+        let stop = Stop::new();
+        let id = identity.node;
+        let peers = Peers::start(config, identity, tls, dispatch.clone(), stop.clone())
+            .await
+            .unwrap();
+        Self {
+            id,
+            peers,
+            echo,
+            dispatch,
+            stop,
+        }
+    }
+
+    fn address(&self) -> String {
+        self.peers.local_address().unwrap().to_string()
+    }
+
+    /// Lets this node call `other`, and waits until it can.
+    async fn connect(&self, other: &Node) {
+        self.peers.set_address(other.id, &other.address());
+        self.until(other.id, |status| status.connected).await;
+    }
+
+    /// Waits until what this node knows of `node` is as wanted.
+    async fn until(&self, node: u64, wanted: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
+        let mut liveness = self.peers.liveness();
+        let all = liveness.wait_for(|all| all.iter().any(|status| status.node == node && wanted(status)));
+        let found = tokio::time::timeout(Duration::from_secs(20), all).await;
+        match found {
+            Ok(Ok(all)) => all.iter().find(|status| status.node == node).cloned().unwrap(),
+            _ => panic!("never came to be: {:?}", self.peers.status()),
+        }
+    }
+
+    async fn ask(&self, node: u64, body: &[u8]) -> Result<Bytes, CallError> {
+        self.peers.call(node, call(body)).await
+    }
+}
+
+fn call(body: &[u8]) -> Call {
+    Call {
+        service: Service::Raft,
+        target: 5,
+        body: vec![Bytes::copy_from_slice(body)],
+        patience: Duration::from_secs(10),
+    }
+}
+
+/// Two nodes, the first of which can call the second.
+async fn pair() -> (Authority, Node, Node) {
+    let authority = Authority::new();
+    let one = Node::start(1, authority.node()).await;
+    let two = Node::start(2, authority.node()).await;
+    one.connect(&two).await;
+    (authority, one, two)
+}

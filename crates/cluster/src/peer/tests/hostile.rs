@@ -1,0 +1,321 @@
+//! What a peer with a good certificate may do wrong, byte by byte: each is refused, and nothing else is harmed.
+
+use super::*;
+use crate::peer::codec::Batch;
+use crate::peer::dial::{dial, exchange, words};
+use crate::peer::frame::{CallHead, Part};
+use crate::peer::state::Shared;
+use crate::peer::{service, wire};
+use holdfast_proto::cluster::v1::Purpose;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::Status;
+
+/// A relay that can be cut without either end noticing by itself.
+pub(super) struct Cable {
+    pub(super) address: String,
+    cut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Cable {
+    pub(super) async fn to(address: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap().to_string();
+        let (cut, _) = tokio::sync::watch::channel(false);
+        let (address, ends) = (address.to_owned(), cut.clone());
+        drop(holdfast_tasks::spawn("cable", async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&address).await else {
+                    continue;
+                };
+                let ends = ends.subscribe();
+                drop(holdfast_tasks::spawn("cable end", async move {
+                    let (near_in, near_out) = near.into_split();
+                    let (far_in, far_out) = far.into_split();
+                    tokio::join!(relay(near_in, far_out, ends.clone()), relay(far_in, near_out, ends));
+                }));
+            }
+        }));
+        Self { address: own, cut }
+    }
+
+    /// Nothing passes any more; the sockets stay.
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+}
+
+async fn is_cut(cut: &mut tokio::sync::watch::Receiver<bool>) {
+    drop(cut.wait_for(|cut| *cut).await);
+}
+
+async fn relay(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut cut: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        tokio::select! {
+            biased;
+            () = is_cut(&mut cut) => std::future::pending().await,
+            read = from.read(&mut buffer) => match read {
+                Ok(len) if len > 0 => if to.write_all(&buffer[..len]).await.is_err() { return },
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Somebody with a good certificate and hello, who then sends what it likes.
+async fn session_of(authority: &Authority, victim: &Node, batches: Vec<Batch>) -> Status {
+    let (introductions, _keep) = tokio::sync::mpsc::channel(1);
+    let shared = Shared::new(
+        quick(),
+        identity(66),
+        authority.node(),
+        Dispatch::new(),
+        Stop::new(),
+        introductions,
+    );
+    let dialed = dial(&shared, &victim.address(), Purpose::Calls, victim.id)
+        .await
+        .unwrap();
+    let out = stream::iter(batches).chain(stream::pending());
+    let mut answers = exchange(&dialed.opened.sender, service::FRAMES, out).await.unwrap();
+    loop {
+        match tokio::time::timeout(Duration::from_secs(10), answers.next()).await {
+            Ok(Some(Ok(_))) => {}
+            Ok(Some(Err(status))) => return status,
+            Ok(None) => panic!("ended without a status"),
+            Err(_) => panic!("the victim did not mind"),
+        }
+    }
+}
+
+fn raw(bytes: &[u8]) -> Batch {
+    vec![Part::raw(Bytes::copy_from_slice(bytes))]
+}
+
+fn head(total: u32) -> CallHead {
+    CallHead {
+        id: 1,
+        service: 1,
+        target: 0,
+        patience_ms: 1000,
+        total,
+    }
+}
+
+#[tokio::test]
+async fn broken_frames_end_the_connection_with_the_rule() {
+    let (authority, one, two) = pair().await;
+    let cases: Vec<(&str, Vec<Batch>)> = vec![
+        ("kind 99", vec![raw(&[99])]),
+        ("cut short", vec![raw(&[1, 2, 3])]),
+        ("cut short", vec![raw(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255])]),
+        ("longer than the", vec![vec![Part::call(head(u32::MAX), vec![])]]),
+        (
+            "longer than the rest",
+            vec![vec![Part::call(head(2), vec![Bytes::from_static(b"abc")])]],
+        ),
+        (
+            "longer than the rest",
+            vec![
+                vec![Part::call(head(3), vec![Bytes::from_static(b"a")])],
+                vec![Part::more(1, vec![Bytes::from_static(b"bcd")])],
+            ],
+        ),
+        ("belongs to no call", vec![vec![Part::more(5, vec![])]]),
+        (
+            "used twice",
+            vec![vec![Part::call(head(3), vec![]), Part::call(head(3), vec![])]],
+        ),
+        (
+            "open at once",
+            vec![
+                (0..9)
+                    .map(|id| Part::call(CallHead { id, ..head(3) }, vec![]))
+                    .collect(),
+            ],
+        ),
+        ("wrong direction", vec![vec![Part::pong(1)]]),
+        ("wrong direction", vec![vec![Part::end()]]),
+        ("too large", vec![raw(&vec![4; (1 << 20) + 5000])]),
+    ];
+    for (rule, batches) in cases {
+        let status = session_of(&authority, &two, batches).await;
+        assert!(words(&status).contains(rule), "{rule}: {status:?}");
+        assert_eq!(
+            one.ask(2, b"hello").await.unwrap(),
+            "hello",
+            "{rule} harms somebody else"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_a_hello() {
+    let (authority, _one, two) = pair().await;
+    let opened = wire::open(&two.address(), &authority.node(), wire::Use::Calls, 1)
+        .await
+        .unwrap();
+    let out = stream::iter([vec![Part::call(head(0), vec![])]]).chain(stream::pending());
+    let refused = exchange(&opened.sender, service::FRAMES, out).await.unwrap_err();
+    assert!(refused.message().contains("hello comes first"), "{refused:?}");
+    let before = two.echo.begun.load(Ordering::SeqCst);
+    assert_eq!(before, 0);
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_garbage_is_disconnected() {
+    let authority = Authority::new();
+    let config = PeersConfig {
+        connect_timeout: Duration::from_millis(300),
+        handshakes: 1,
+        ..quick()
+    };
+    let one = Node::start_with(config, identity(1), authority.node()).await;
+    // No TLS at all.
+    let mut garbage = TcpStream::connect(one.address()).await.unwrap();
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    drop(
+        tokio::time::timeout(Duration::from_secs(5), garbage.read_to_end(&mut answer))
+            .await
+            .unwrap(),
+    );
+    // Silence before TLS, while the one place is taken and others are turned away.
+    let mut silent = TcpStream::connect(one.address()).await.unwrap();
+    let mut crowd = TcpStream::connect(one.address()).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), crowd.read(&mut [0; 1]))
+        .await
+        .unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)));
+    let read = tokio::time::timeout(Duration::from_secs(5), silent.read(&mut [0; 1]))
+        .await
+        .unwrap();
+    assert!(matches!(read, Ok(0) | Err(_)));
+    // Silence after TLS.
+    let opened = wire::open(&one.address(), &authority.node(), wire::Use::Calls, 1)
+        .await
+        .unwrap();
+    while !opened.sender.is_closed() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_asked_for_end_the_connection() {
+    // A listener with a good certificate that answers frames with nonsense is driven by hand: the caller's own rules
+    // are those of `frame` and `bodies`.
+    use crate::peer::bodies::Bodies;
+    use crate::peer::frame::Violation;
+    let mut bodies: Bodies<()> = Bodies::default();
+    assert_eq!(bodies.more(3, b"x"), Err(Violation::NoSuchBody));
+    bodies.begin(3, None, 10, b"abc").unwrap();
+    assert_eq!(bodies.more(3, b"defghij"), Ok(None), "not wanted: thrown away");
+    bodies.begin(3, Some(()), 4, b"ab").unwrap();
+    assert_eq!(bodies.more(3, b"cd"), Ok(Some(((), Bytes::from_static(b"abcd")))));
+}
+
+mod bytes_in {
+    //! The decoder never panics, and reads back what was written.
+
+    use super::*;
+    use crate::peer::frame::{AnswerHead, Item, Items, Outcome};
+    use proptest::prelude::*;
+
+    fn item() -> impl Strategy<Value = Item> {
+        let body = proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+        prop_oneof![
+            (
+                any::<u64>(),
+                any::<u8>(),
+                any::<u32>(),
+                any::<u32>(),
+                0_u32..100,
+                body.clone()
+            )
+                .prop_map(|(id, service, target, patience_ms, more, body)| {
+                    let total = body.len() as u32 + more;
+                    Item::Call(
+                        CallHead {
+                            id,
+                            service,
+                            target,
+                            patience_ms,
+                            total,
+                        },
+                        body,
+                    )
+                }),
+            (any::<u64>(), body.clone()).prop_map(|(id, body)| Item::More(id, body)),
+            (any::<u64>(), 0_u32..100, body).prop_map(|(id, more, body)| {
+                let total = body.len() as u32 + more;
+                Item::Answer(
+                    AnswerHead {
+                        id,
+                        outcome: Outcome::Refused,
+                        total,
+                    },
+                    body,
+                )
+            }),
+            any::<u64>().prop_map(Item::Ping),
+            any::<u64>().prop_map(Item::Pong),
+            any::<u64>().prop_map(Item::Drop),
+            Just(Item::End),
+        ]
+    }
+
+    fn part(item: &Item) -> Part {
+        match item.clone() {
+            Item::Call(head, body) => Part::call(head, vec![body]),
+            Item::More(id, body) => Part::more(id, vec![body]),
+            Item::Answer(head, body) => Part::answer(head, vec![body]),
+            Item::Ping(nonce) => Part::ping(nonce),
+            Item::Pong(nonce) => Part::pong(nonce),
+            Item::Drop(id) => Part::dropped(id),
+            Item::End => Part::end(),
+        }
+    }
+
+    fn bytes(items: &[Item]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        for item in items {
+            let part = part(item);
+            frame.extend_from_slice(part.head.as_slice());
+            frame.extend(part.piece.concat());
+            assert!(part.head.as_slice().len() <= crate::peer::frame::MAX_HEAD);
+        }
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(items in proptest::collection::vec(item(), 0..20)) {
+            let read: Result<Vec<_>, _> = Items::new(bytes(&items).into()).collect();
+            prop_assert_eq!(read, Ok(items));
+        }
+
+        #[test]
+        fn no_bytes_panic(frame in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Items::new(frame.into()).count();
+        }
+
+        #[test]
+        fn no_damage_panics(
+            items in proptest::collection::vec(item(), 1..5),
+            at in any::<proptest::sample::Index>(),
+            to in any::<u8>(),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let mut frame = bytes(&items);
+            let len = frame.len();
+            frame[at.index(len)] = to;
+            frame.truncate(cut.index(len) + 1);
+            let _ = Items::new(frame.into()).count();
+        }
+    }
+}
