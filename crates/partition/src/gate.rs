@@ -6,6 +6,8 @@
 //! Invariants: this can lag behind apply, never run ahead of it: it starts from the applied state once everything of
 //! earlier terms has been applied, and counts every commit of the term after that. A lag at worst calls a counted batch
 //! a gap, which the gateway answers by sending it again.
+//! A node leads at most once in a term, so that the term names the leadership; what another node has led since is not
+//! counted here, hence a gate of an earlier leadership must not be used again.
 //! Pure.
 
 use holdfast_consensus::{LogPosition, ProposeError};
@@ -23,8 +25,9 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn is_open(&self) -> bool {
-        self.term.is_some()
+    /// Whether it counts the commits of this node's leadership in `term`.
+    pub(crate) fn is_open_in(&self, term: u64) -> bool {
+        self.term == Some(term)
     }
 
     /// Starts from the applied state: everything before `term`'s first proposal of ours is in it.
@@ -108,7 +111,7 @@ mod tests {
             "a repeat is in the log already"
         );
         assert_eq!(gate.settle(&header(3), at(1, 9)), Ok(()));
-        assert!(gate.is_open());
+        assert!(gate.is_open_in(1) && !gate.is_open_in(2));
     }
 
     #[test]
@@ -120,7 +123,7 @@ mod tests {
             gate.settle(&header(1), Err(lost)),
             Err(AppendError::NotLeader { leader: None })
         );
-        assert!(!gate.is_open());
+        assert!(!gate.is_open_in(1));
         assert_eq!(gate.settle(&header(2), at(1, 6)), Err(AppendError::Unknown));
         gate.open(2, Streams::default());
         assert_eq!(
@@ -128,6 +131,6 @@ mod tests {
             Err(AppendError::Unknown),
             "a term that it was not opened for"
         );
-        assert!(!gate.is_open());
+        assert!(!gate.is_open_in(2));
     }
 }

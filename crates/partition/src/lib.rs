@@ -21,9 +21,11 @@ mod partition;
 mod reader;
 pub mod record;
 mod shared;
+mod snapshot;
 pub mod state;
 mod store;
 mod tail;
+mod work;
 
 pub use chunk::{Chunk, Event};
 pub use config::{InvalidConfig, PartitionConfig};

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
-use holdfast_consensus::{LogPosition, StateMachine};
-use holdfast_storage::StorageError;
+use holdfast_consensus::{
+    GroupHost, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
+};
+use holdfast_storage::{Disk, DiskGuard, OnFatal, StorageError};
 
 use crate::shared::Shared;
+use crate::snapshot::{Hold, Received, Sink, Source};
 use crate::state::{Applied, Void};
 use crate::store::Store;
 
@@ -17,7 +20,10 @@ use crate::store::Store;
 pub(crate) struct Machine {
     shared: Arc<Shared>,
     store: Arc<Store>,
-    /// What [`StateMachine::applied`] answers: as recovered.
+    disk: Arc<dyn Disk>,
+    guard: Arc<DiskGuard>,
+    on_fatal: OnFatal,
+    /// What [`StateMachine::applied`] answers: as recovered, or as a snapshot brought it.
     recovered: (Option<LogPosition>, Bytes),
     run: Run,
     /// Kept for its memory.
@@ -33,7 +39,7 @@ struct Run {
 }
 
 impl Machine {
-    pub(crate) fn new(shared: Arc<Shared>, store: Arc<Store>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, store: Arc<Store>, host: &GroupHost) -> Self {
         let recovered = {
             let inner = shared.lock();
             (inner.position, inner.membership.clone())
@@ -41,6 +47,9 @@ impl Machine {
         Self {
             shared,
             store,
+            disk: host.disk.clone(),
+            guard: host.guard.clone(),
+            on_fatal: host.on_fatal.clone(),
             recovered,
             run: Run::default(),
             wakers: Vec::new(),
@@ -118,5 +127,67 @@ impl StateMachine for Machine {
             self.shared.wake_readers(&mut self.wakers);
         }
         self.store.store_if_due(&self.shared)
+    }
+
+    fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
+        let Some((hold, state, position, membership)) = Hold::take(&self.shared) else {
+            return Err(StorageError::Unsupported(
+                "a snapshot of a partition that has applied nothing",
+            ));
+        };
+        let mut source = Source::new(
+            self.disk.clone(),
+            self.on_fatal.clone(),
+            hold,
+            state,
+            position,
+            membership.clone(),
+        );
+        Ok(SnapshotSource {
+            position,
+            membership,
+            next_chunk: Box::new(move || source.next_chunk()),
+        })
+    }
+
+    fn receive(&mut self) -> Result<Box<dyn SnapshotSink>, StorageError> {
+        Ok(Box::new(Sink::new(
+            self.shared.id,
+            self.disk.clone(),
+            self.guard.clone(),
+            self.shared.config.spacing(),
+            self.shared.metrics.snapshot_received_bytes.clone(),
+        )?))
+    }
+
+    fn restore(
+        &mut self,
+        position: LogPosition,
+        membership: Bytes,
+        sealed: SealedSnapshot,
+    ) -> Result<Restored, StorageError> {
+        let received = sealed
+            .downcast::<Received>()
+            .map_err(|_| StorageError::Unsupported("a snapshot that another state machine has sealed"))?;
+        if received.position != position {
+            return Err(StorageError::Damaged {
+                file: format!("snapshot of partition {}", self.shared.id.0),
+                offset: None,
+                reason: format!("it is of {}, not of {position}", received.position),
+            });
+        }
+        let retained_after = self.store.install(&self.shared, *received, membership.clone())?;
+        self.recovered = (Some(position), membership);
+        self.run = Run::default();
+        self.shared.wake_readers(&mut self.wakers);
+        tracing::info!(
+            partition = self.shared.id.0,
+            %position,
+            begin = retained_after.index + 1,
+            "the partition was taken over from another replica"
+        );
+        Ok(Restored {
+            retained_after: Some(retained_after),
+        })
     }
 }

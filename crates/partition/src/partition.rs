@@ -5,7 +5,7 @@ mod retention;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogReader};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogPosition, LogReader};
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::reader::{Reader, StartError, StartPosition};
 use crate::record::{EntryView, StreamId};
 use crate::shared::{LogSource, Shared};
 use crate::store::Store;
+use crate::work::Work;
 
 /// The hub's clock; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -60,6 +61,7 @@ pub struct Partition(Arc<Inner>);
 
 struct Inner {
     id: PartitionId,
+    node: u64,
     group: Group,
     shared: Arc<Shared>,
     store: Arc<Store>,
@@ -76,6 +78,10 @@ struct Inner {
 impl LogSource for LogReader {
     fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
         LogReader::read(self, from, max_bytes)
+    }
+
+    fn end(&self) -> u64 {
+        self.end_index()
     }
 }
 
@@ -98,31 +104,37 @@ impl Partition {
     ) -> Result<Self, PartitionStartError> {
         config.validate()?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
-        let (store, recovered) =
-            holdfast_tasks::spawn_blocking(move || Store::recover(disk, id, spacing, interval)).await?;
+        let work = Work::beside(&host.flusher);
+        let (store, recovered) = work.run(move || Store::recover(disk, id, spacing, interval)).await?;
         let store = Arc::new(store);
         let begin = recovered.state.begin().log_index;
+        let recovered_position = recovered.position;
         let shared = Shared::new(
             id,
             config.clone(),
+            work,
             recovered.state,
             recovered.position,
             recovered.membership,
         );
-        let machine = Box::new(Machine::new(shared.clone(), store.clone()));
-        let group = Group::start(GroupId::partition(id.0), host, machine, consensus).await?;
+        let machine = Box::new(Machine::new(shared.clone(), store.clone(), host));
+        // What has been here before is never founded again, whatever it has lost: others may count on it.
+        let (disk, group_id) = (host.disk.clone(), GroupId::partition(id.0));
+        let existed =
+            work.run(move || holdfast_consensus::has_data(&*disk, group_id)).await? || recovered_position.is_some();
+        let group = Group::start(group_id, host, machine, consensus).await?;
         let log = group.log_reader();
         let first_index = log.first_index();
         if first_index > begin {
             group.shutdown().await;
             return Err(PartitionStartError::LogLost { first_index, begin });
         }
-        let status = group.status();
-        if founding && status.members.is_empty() && status.last_log == 0 {
+        if founding && !existed {
             group.bootstrap().await?;
         }
         let partition = Self(Arc::new(Inner {
             id,
+            node: host.node,
             group,
             shared,
             store,
@@ -173,9 +185,7 @@ impl Partition {
             Ok(view) => view.header(),
             Err(error) => return appended(Err(error.into())),
         };
-        if !self.0.gate.lock().is_open()
-            && let Err(error) = self.open_gate().await
-        {
+        if let Err(error) = self.open_gate().await {
             return appended(Err(error));
         }
         let gate = self.0.gate.clone();
@@ -250,7 +260,7 @@ impl Partition {
     pub async fn shutdown(&self) {
         self.stop().await;
         let inner = self.0.clone();
-        let stored = holdfast_tasks::spawn_blocking(move || inner.store.store(&inner.shared)).await;
+        let stored = self.0.shared.work.run(move || inner.store.store(&inner.shared)).await;
         if let Err(error) = stored {
             tracing::warn!(partition = self.0.id.0, %error, "the state was not stored; the next start replays more");
         }
@@ -264,11 +274,17 @@ impl Partition {
     pub async fn destroy(self) -> Result<(), StorageError> {
         self.stop().await;
         let inner = self.0.clone();
-        holdfast_tasks::spawn_blocking(move || inner.store.erase()).await?;
+        self.0.shared.work.run(move || inner.store.erase()).await?;
         // Also waits until that is durable.
         self.0.group.clone().destroy().await?;
         let inner = self.0.clone();
-        holdfast_tasks::spawn_blocking(move || inner.store.give_back()).await
+        self.0.shared.work.run(move || inner.store.give_back()).await
+    }
+
+    /// A machine of this replica beside the one that its group has: to take snapshots without a group that asks.
+    #[cfg(test)]
+    pub(crate) fn machine(&self, host: &GroupHost) -> Machine {
+        Machine::new(self.0.shared.clone(), self.0.store.clone(), host)
     }
 
     async fn stop(&self) {
@@ -282,21 +298,41 @@ impl Partition {
         self.0.group.shutdown().await;
     }
 
-    /// Lets appends through once everything that was ever committed is applied.
+    /// Lets appends through once everything that was committed before this node's leadership is applied.
     async fn open_gate(&self) -> Result<(), AppendError> {
-        let _alone = self.0.opening.lock().await;
-        if self.0.gate.lock().is_open() {
+        let term = self.leading()?;
+        if self.0.gate.lock().is_open_in(term) {
             return Ok(());
         }
+        let _alone = self.0.opening.lock().await;
+        let term = self.leading()?;
+        if self.0.gate.lock().is_open_in(term) {
+            return Ok(());
+        }
+        // Also waits until the leader's first entry is applied, and so all that others have led before.
         self.0.group.read_index().await?;
         let inner = self.0.shared.lock();
-        let term = inner
-            .position
-            .map(|position| position.term)
-            .ok_or(AppendError::NotLeader { leader: None })?;
+        let own = |position: &LogPosition| position.term == term && position.node == self.0.node;
+        if !inner.position.as_ref().is_some_and(own) {
+            // Another node leads, or has led in between.
+            drop(inner);
+            self.leading()?;
+            return Err(AppendError::NotLeader { leader: None });
+        }
         let streams = inner.state.streams().clone();
         drop(inner);
         self.0.gate.lock().open(term, streams);
         Ok(())
+    }
+
+    /// The term in which this node leads.
+    fn leading(&self) -> Result<u64, AppendError> {
+        match self.0.group.leader() {
+            Some(leader) if leader.node == self.0.node => Ok(leader.term),
+            _ if self.0.shared.lock().stopped => Err(AppendError::Stopped),
+            leader => Err(AppendError::NotLeader {
+                leader: leader.map(|leader| leader.node),
+            }),
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::config::PartitionConfig;
 use crate::metrics::Metrics;
 use crate::state::{Applied, IndexPoint, State, UnknownVersion};
 use crate::tail::{Numbered, Tail};
+use crate::work::Work;
 
 /// Readers of one partition: 20 consumer groups of 5, and the hub's own, many times over.
 pub const MAX_READERS: usize = 1024;
@@ -26,6 +27,9 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     /// Entries from log index `from` on, in order, at least one if there is any, up to about `max_bytes`. May return
     /// entries that are not applied yet; may block on the disk.
     fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError>;
+
+    /// The log index before which a read that finds nothing may conclude that nothing is there.
+    fn end(&self) -> u64;
 }
 
 /// See the module.
@@ -33,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) id: PartitionId,
     pub(crate) config: PartitionConfig,
     pub(crate) metrics: Metrics,
+    pub(crate) work: Work,
     inner: Mutex<Inner>,
 }
 
@@ -47,6 +52,9 @@ pub(crate) struct Inner {
     pub(crate) stopped: bool,
     slots: Vec<Slot>,
     free: Vec<usize>,
+    /// Snapshots under way: the log from these indexes on is not to be deleted. At most a few.
+    held: Vec<(u64, u64)>,
+    next_hold: u64,
 }
 
 #[derive(Default)]
@@ -60,6 +68,7 @@ impl Shared {
     pub(crate) fn new(
         id: PartitionId,
         config: PartitionConfig,
+        work: Work,
         state: State,
         position: Option<LogPosition>,
         membership: Bytes,
@@ -75,10 +84,13 @@ impl Shared {
             stopped: false,
             slots: Vec::new(),
             free: Vec::new(),
+            held: Vec::new(),
+            next_hold: 0,
         };
         Arc::new(Self {
             id,
             metrics: Metrics::new(id),
+            work,
             config,
             inner: Mutex::new(inner),
         })
@@ -162,6 +174,30 @@ impl Inner {
         if let Some(membership) = membership {
             self.membership = membership;
         }
+    }
+
+    /// Replaces everything by what a snapshot brought; readers go on in it.
+    pub(crate) fn restore(&mut self, state: State, position: LogPosition, membership: Bytes, tail_limit: usize) {
+        self.state = state;
+        self.tail = Tail::new(tail_limit, position.index + 1);
+        self.position = Some(position);
+        self.membership = membership;
+    }
+
+    /// Keeps the log from `log_index` on until it is released.
+    pub(crate) fn hold(&mut self, log_index: u64) -> u64 {
+        self.next_hold += 1;
+        self.held.push((self.next_hold, log_index));
+        self.next_hold
+    }
+
+    pub(crate) fn release(&mut self, id: u64) {
+        self.held.retain(|(held, _)| *held != id);
+    }
+
+    /// The log index from which on the log must stay, if any.
+    pub(crate) fn held_from(&self) -> Option<u64> {
+        self.held.iter().map(|(_, log_index)| *log_index).min()
     }
 
     /// The log index after the last entry applied.

@@ -84,6 +84,9 @@ pub struct State {
 }
 
 impl State {
+    /// The most points that the index has.
+    pub(crate) const MAX_POINTS: usize = index::MAX_POINTS;
+
     /// The state before the first entry.
     #[must_use]
     pub fn new(spacing: Spacing) -> Self {
@@ -220,6 +223,11 @@ impl State {
         by_time
             .max(by_size)
             .filter(|point| point.log_index > self.begin.log_index)
+    }
+
+    /// Lets the log begin at `log_index` where no event lies between it and [`Self::begin`].
+    pub(crate) fn begin_at(&mut self, log_index: u64) {
+        self.begin.log_index = log_index;
     }
 
     /// Moves [`Self::begin`] forward to `point`, which [`Self::retention_point`] gave, and forgets what lies before.

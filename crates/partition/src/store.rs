@@ -11,12 +11,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{GroupId, LogPosition};
+use holdfast_consensus::{GroupId, LogPosition, put_floors};
 use holdfast_model::PartitionId;
 use holdfast_storage::{Disk, Durability, Family, StorageError, WriteBatch, layout};
 use parking_lot::Mutex;
 
 use crate::shared::Shared;
+use crate::snapshot::Received;
 use crate::state::{Head, IndexPoint, Spacing, State, StoredStateError};
 
 /// The kinds of state keys of a partition's group in [`Family::Device`]; numbers once used stay.
@@ -149,6 +150,61 @@ impl Store {
             begin,
         };
         Ok(())
+    }
+
+    /// Replaces state and log by what a snapshot brought, on disk and in memory; a crash leaves the old or the new. Gives
+    /// the place after which the log begins.
+    ///
+    /// The log on disk only gains until the state is replaced, so that readers are not disturbed: what both hold is the
+    /// same, and what lies below the new begin is left to retention.
+    pub(crate) fn install(
+        &self,
+        shared: &Shared,
+        received: Received,
+        membership: Bytes,
+    ) -> Result<LogPosition, StorageError> {
+        // Held until the end: nobody stores the old state meanwhile.
+        let mut stored = self.stored.lock();
+        let Received {
+            mut state,
+            position,
+            mut retained_after,
+            log,
+        } = received;
+        // What retention has removed here stays removed: the begin never goes back.
+        let begin = shared.lock().state.begin();
+        state.trim(begin);
+        retained_after.index = retained_after.index.max(state.begin().log_index - 1);
+        let head = Head {
+            term: position.term,
+            node: position.node,
+            index: position.index,
+            membership: membership.clone(),
+        };
+        let mut batch = WriteBatch::new();
+        for kind in [POINT, VOID] {
+            let (from, to) = layout::state_range(self.group, kind);
+            batch.delete_range(Family::Device, &from, &to);
+        }
+        batch.put(Family::Device, &key(self.group, HEAD, None), &state.encode_head(&head));
+        let changes = state.take_changes(0);
+        for point in &changes.points {
+            let key = key(self.group, POINT, Some(point.log_index));
+            batch.put(Family::Device, &key, &point.encode());
+        }
+        for log_index in &changes.voids {
+            batch.put(Family::Device, &key(self.group, VOID, Some(*log_index)), &[]);
+        }
+        put_floors(&mut batch, GroupId(self.group), position, Some(retained_after));
+        log.install(None, batch)?;
+        *stored = Stored {
+            index: position.index,
+            log_bytes: state.log_bytes(),
+            begin: state.begin().log_index,
+        };
+        let tail_limit = shared.config.tail_cache.as_usize();
+        shared.lock().restore(state, position, membership, tail_limit);
+        Ok(retained_after)
     }
 
     /// Where the log begins according to the state that a crash at this moment would leave; `None` when it would leave

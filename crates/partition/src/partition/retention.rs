@@ -20,14 +20,14 @@ impl Partition {
     pub async fn enforce_retention(&self) -> Result<(), StorageError> {
         let inner = self.0.clone();
         let now = (inner.clock)();
-        let Some(plan) = holdfast_tasks::spawn_blocking(move || inner.move_begin(now)).await? else {
+        let Some(plan) = self.0.shared.work.run(move || inner.move_begin(now)).await? else {
             return Ok(());
         };
         // Also notes in the group's state how far it has applied, which counts once it is in a file: hence before a flush.
         let mut left = self.0.group.trim(plan.flushed_begin).await?;
         if plan.flush {
             let inner = self.0.clone();
-            holdfast_tasks::spawn_blocking(move || inner.store.flush()).await?;
+            self.0.shared.work.run(move || inner.store.flush()).await?;
             left = self.0.group.trim(plan.begin).await?;
         }
         tracing::debug!(
@@ -89,15 +89,23 @@ impl Inner {
                 "retention has moved the oldest event"
             );
         }
-        let begin = self.shared.lock().state.begin();
+        let (mut begin, held) = {
+            let inner = self.shared.lock();
+            (inner.state.begin(), inner.held_from())
+        };
+        // A snapshot that begins later begins at or behind this begin, which never goes back.
+        if let Some(held) = held.filter(|held| *held < begin.log_index) {
+            begin.log_index = held;
+        }
         if begin.log_index <= self.group.log_reader().first_index() {
             return Ok(None);
         }
         let flushed = self.store.flushed_begin()?.unwrap_or_default();
         Ok(Some(Plan {
-            flushed_begin: flushed.log_index,
+            flushed_begin: flushed.log_index.min(begin.log_index),
             begin: begin.log_index,
-            flush: begin.log_bytes > flushed.log_bytes
+            flush: held.is_none()
+                && begin.log_bytes > flushed.log_bytes
                 && begin.log_bytes - flushed.log_bytes >= config.reclaim_step.bytes(),
         }))
     }

@@ -10,6 +10,7 @@ use super::{ReadError, Reader, behind, check_number};
 use crate::record::{EntryError, EntryHeader, EntryView};
 use crate::shared::LogSource;
 use crate::tail::Numbered;
+use crate::work::Work;
 
 /// An entry with its header, which is read on the blocking pool.
 type Raw = (u64, Bytes, Result<EntryHeader, EntryError>);
@@ -21,25 +22,35 @@ pub(super) struct Loaded {
     entries: Result<Vec<Raw>, StorageError>,
 }
 
-async fn load(log: Arc<dyn LogSource>, from: u64, end: u64, max_bytes: usize) -> Loaded {
-    let entries = holdfast_tasks::spawn_blocking(move || {
-        let entries = log.read(from, max_bytes)?.into_iter();
-        Ok(entries
-            .take_while(|(log_index, _)| *log_index < end)
-            .map(|(log_index, bytes)| {
-                let header = EntryView::parse(&bytes).map(|view| view.header());
-                (log_index, bytes, header)
-            })
-            .collect())
+async fn load(work: Work, log: Arc<dyn LogSource>, from: u64, end: u64, max_bytes: usize) -> Loaded {
+    work.run(move || {
+        // Asked before the read: while a snapshot is being installed the log does not show all of it yet.
+        let end = end.min(log.end().max(from));
+        let entries = log.read(from, max_bytes).map(|entries| {
+            entries
+                .into_iter()
+                .take_while(|(log_index, _)| *log_index < end)
+                .map(|(log_index, bytes)| {
+                    let header = EntryView::parse(&bytes).map(|view| view.header());
+                    (log_index, bytes, header)
+                })
+                .collect()
+        });
+        Loaded { end, entries }
     })
-    .await;
-    Loaded { end, entries }
+    .await
 }
 
 impl Reader {
     pub(super) fn start_loading(&mut self, end: u64) {
         let max_bytes = self.shared.config.read_ahead.as_usize();
-        self.loading = Some(Box::pin(load(self.log.clone(), self.cursor.log_index, end, max_bytes)));
+        self.loading = Some(Box::pin(load(
+            self.shared.work,
+            self.log.clone(),
+            self.cursor.log_index,
+            end,
+            max_bytes,
+        )));
     }
 
     /// Starts the next read while half of the last one is still to be handed out.

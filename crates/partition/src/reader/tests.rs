@@ -15,6 +15,7 @@ use super::*;
 use crate::config::PartitionConfig;
 use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::state::State;
+use crate::work::Work;
 
 const FIRST_INDEX: u64 = 2;
 
@@ -33,6 +34,10 @@ struct MemoryLog {
 }
 
 impl LogSource for MemoryLog {
+    fn end(&self) -> u64 {
+        u64::MAX
+    }
+
     fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let mut bytes = 0;
@@ -66,7 +71,14 @@ impl Rig {
             ..PartitionConfig::default()
         };
         let state = State::new(config.spacing());
-        let shared = Shared::new(PartitionId(0), config, state, Some(at(FIRST_INDEX - 1)), Bytes::new());
+        let shared = Shared::new(
+            PartitionId(0),
+            config,
+            Work::OnPool,
+            state,
+            Some(at(FIRST_INDEX - 1)),
+            Bytes::new(),
+        );
         Self {
             shared,
             log: Arc::default(),

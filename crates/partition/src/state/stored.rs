@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use holdfast_consensus::LogPosition;
 use holdfast_model::{SequenceNumber, UnixMillis};
 use holdfast_proto::partition::v1 as proto;
 use prost::Message;
@@ -31,6 +32,18 @@ pub struct Head {
     pub index: u64,
     /// Empty = none.
     pub membership: Bytes,
+}
+
+impl Head {
+    /// The place of the last entry applied.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        LogPosition {
+            term: self.term,
+            node: self.node,
+            index: self.index,
+        }
+    }
 }
 
 /// Stored bytes that are no state; replaying the log from its start is impossible once retention has run, so the node
@@ -138,6 +151,17 @@ impl State {
         }
     }
 
+    /// All points and void entries, which go beside the head; they are missing here afterwards.
+    pub(crate) fn parts(&mut self) -> (VecDeque<IndexPoint>, VecDeque<u64>) {
+        let points = std::mem::take(&mut self.index.points);
+        (points, std::mem::take(&mut self.voids).into_iter().collect())
+    }
+
+    /// How many points and void entries there are.
+    pub(crate) fn part_counts(&self) -> (usize, usize) {
+        (self.index.points.len(), self.voids.len())
+    }
+
     /// [`State::begin`] of a stored head, without the rest.
     ///
     /// # Errors
@@ -202,7 +226,12 @@ impl State {
         {
             return damaged("the index does not ascend towards the end of the log");
         }
-        if !self.begin.is_before(&end)
+        // All entries may have been removed, or there may have been none.
+        let behind_end = IndexPoint {
+            log_index: end.log_index + 1,
+            ..end
+        };
+        if !self.begin.is_before(&behind_end)
             || points
                 .front()
                 .is_some_and(|first| first.log_index < self.begin.log_index)

@@ -1,0 +1,309 @@
+//! The receiving side: checks everything that comes, and gathers the log in files beside the database.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_consensus::{GroupId, LogPosition, SealedSnapshot, SnapshotSink, StoredEntry};
+use holdfast_model::PartitionId;
+use holdfast_proto::partition::v1 as proto;
+use holdfast_storage::{Disk, DiskGuard, Staged, Staging, StorageError, layout};
+use metrics::Counter;
+use prost::Message;
+
+use super::wire::{self, Kind, LENGTH_BYTES, MAX_ENTRY_BYTES};
+use crate::record::EntryView;
+use crate::state::{Head, IndexPoint, Spacing, State};
+
+/// How often the free space is looked at: it is others' too.
+const LOOK_EVERY_BYTES: u64 = 64 << 20;
+
+/// A snapshot that is whole and durable, for [`crate::machine::Machine`] to install.
+pub(crate) struct Received {
+    pub(crate) state: State,
+    pub(crate) position: LogPosition,
+    /// The log begins after this entry.
+    pub(crate) retained_after: LogPosition,
+    pub(crate) log: Staged,
+}
+
+/// Where a snapshot that is being received stands.
+pub(crate) struct Sink {
+    id: PartitionId,
+    group: GroupId,
+    guard: Arc<DiskGuard>,
+    spacing: Spacing,
+    received_bytes: Counter,
+    staging: Staging,
+    looked_at: u64,
+    number: u32,
+    last: Option<Kind>,
+    head: Option<proto::SnapshotHead>,
+    points: VecDeque<IndexPoint>,
+    voids: BTreeSet<u64>,
+    /// There once head, points and voids have come.
+    log: Option<Log>,
+    /// An entry whose end has not come yet.
+    cut: Vec<u8>,
+}
+
+/// The log as far as it has come, numbered as apply did.
+struct Log {
+    head: Head,
+    state: State,
+    next_index: u64,
+    /// The place of the last entry.
+    position: Option<LogPosition>,
+    first: Option<LogPosition>,
+    counted: IndexPoint,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Sink {
+    pub(crate) fn new(
+        id: PartitionId,
+        disk: Arc<dyn Disk>,
+        guard: Arc<DiskGuard>,
+        spacing: Spacing,
+        received_bytes: Counter,
+    ) -> Result<Self, StorageError> {
+        let group = GroupId::partition(id.0);
+        let staging = Staging::new(disk, group.family_of_log(), group.0)?;
+        Ok(Self {
+            id,
+            group,
+            guard,
+            spacing,
+            received_bytes,
+            staging,
+            looked_at: 0,
+            number: 0,
+            last: None,
+            head: None,
+            points: VecDeque::new(),
+            voids: BTreeSet::new(),
+            log: None,
+            cut: Vec::new(),
+        })
+    }
+
+    fn damaged(&self, reason: impl ToString) -> StorageError {
+        StorageError::Damaged {
+            file: format!("snapshot of partition {}", self.id.0),
+            offset: None,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn take_head(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let head = proto::SnapshotHead::decode(payload).map_err(|error| self.damaged(error))?;
+        if head.version != wire::VERSION {
+            return Err(self.damaged(format!(
+                "it has version {}; this version of Holdfast knows {}",
+                head.version,
+                wire::VERSION
+            )));
+        }
+        if head.partition != u32::from(self.id.0) {
+            return Err(self.damaged(format!("it is of partition {}", head.partition)));
+        }
+        self.guard.room_for(head.log_bytes)?;
+        self.head = Some(head);
+        Ok(())
+    }
+
+    fn take_points(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let points = proto::SnapshotPoints::decode(payload).map_err(|error| self.damaged(error))?;
+        if self.points.len() + points.points.len() > State::MAX_POINTS {
+            return Err(self.damaged("its index has too many points"));
+        }
+        self.points.extend(points.points.into_iter().map(IndexPoint::from));
+        Ok(())
+    }
+
+    fn take_voids(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let voids = proto::SnapshotVoids::decode(payload).map_err(|error| self.damaged(error))?;
+        self.voids.extend(voids.log_indexes);
+        Ok(())
+    }
+
+    /// Puts the state together once all its parts have come.
+    fn log(&mut self) -> Result<Log, StorageError> {
+        if let Some(log) = self.log.take() {
+            return Ok(log);
+        }
+        let head = self.head.as_ref().ok_or_else(|| self.damaged("its head is missing"))?;
+        let (first_index, state) = (head.first_index, head.state.clone());
+        let (points, voids) = (std::mem::take(&mut self.points), std::mem::take(&mut self.voids));
+        let (head, mut state) =
+            State::restore(&state, points, voids, self.spacing).map_err(|error| self.damaged(error))?;
+        if first_index == 0 || first_index < state.begin().log_index || first_index > head.index + 1 {
+            return Err(self.damaged("its log does not begin where its events do"));
+        }
+        if first_index > state.begin().log_index && (state.begin().log_index, first_index) != (0, 1) {
+            return Err(self.damaged("its log begins after its events"));
+        }
+        state.begin_at(first_index);
+        Ok(Log {
+            next_index: first_index,
+            position: None,
+            first: None,
+            counted: state.begin(),
+            head,
+            state,
+            entries: 0,
+            bytes: 0,
+        })
+    }
+
+    fn take_log(&mut self, mut payload: &[u8]) -> Result<(), StorageError> {
+        let mut log = self.log()?;
+        while !payload.is_empty() {
+            if self.cut.is_empty()
+                && let Some((entry, rest)) = whole_entry(payload)
+            {
+                self.take_entry(&mut log, entry)?;
+                payload = rest;
+                continue;
+            }
+            // First the length, then the entry: what is needed of both, and no more.
+            let wanted = match length_of(&self.cut) {
+                None => LENGTH_BYTES,
+                Some(length) if length > MAX_ENTRY_BYTES => return Err(self.damaged("an entry is too long")),
+                Some(length) => LENGTH_BYTES + length,
+            };
+            let taken = payload.len().min(wanted - self.cut.len());
+            self.cut.extend_from_slice(&payload[..taken]);
+            payload = &payload[taken..];
+            if whole_entry(&self.cut).is_some() {
+                let cut = std::mem::take(&mut self.cut);
+                self.take_entry(&mut log, &cut[LENGTH_BYTES..])?;
+            }
+        }
+        self.log = Some(log);
+        if self.staging.bytes() - self.looked_at >= LOOK_EVERY_BYTES {
+            self.looked_at = self.staging.bytes();
+            self.guard.room_for(0)?;
+        }
+        Ok(())
+    }
+
+    fn take_entry(&mut self, log: &mut Log, stored: &[u8]) -> Result<(), StorageError> {
+        let index = log.next_index;
+        if index > log.head.index {
+            return Err(self.damaged("an entry lies behind its state"));
+        }
+        let entry = StoredEntry::read(self.group, index, stored)?;
+        if log.position.is_some_and(|last| last.term > entry.position.term) {
+            return Err(self.damaged("the terms of its entries go back"));
+        }
+        if let Some(proposed) = entry.proposed
+            && !log.state.is_void(index)
+        {
+            log.count(index, proposed).map_err(|reason| self.damaged(reason))?;
+        }
+        self.staging.put(&layout::log_key(self.group.0, index), stored)?;
+        log.first = log.first.or(Some(entry.position));
+        log.position = Some(entry.position);
+        log.next_index += 1;
+        log.entries += 1;
+        log.bytes += stored.len() as u64;
+        Ok(())
+    }
+
+    fn take_end(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let end = proto::SnapshotEnd::decode(payload).map_err(|error| self.damaged(error))?;
+        let log = self.log()?;
+        let state = &log.state;
+        let (points, voids) = state.part_counts();
+        let is_whole = self.cut.is_empty()
+            && (end.entries, end.bytes) == (log.entries, log.bytes)
+            && (end.points, end.voids) == (points as u64, voids as u64)
+            && log.next_index == log.head.index + 1
+            && log.position.is_none_or(|last| last == log.head.position());
+        if !is_whole {
+            return Err(self.damaged("parts of it are missing"));
+        }
+        if log.counted.sequence != state.next()
+            || log.counted.log_bytes != state.log_bytes()
+            || log.counted.enqueued != state.last_enqueued()
+        {
+            return Err(self.damaged("its entries do not lead to its state"));
+        }
+        self.log = Some(log);
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Numbers an entry as apply did, and compares with the index.
+    fn count(&mut self, index: u64, proposed: &[u8]) -> Result<(), &'static str> {
+        let header = EntryView::parse(proposed)
+            .map_err(|_| "an entry that was counted cannot be read")?
+            .header();
+        self.counted.enqueued = self.counted.enqueued.max(header.proposed);
+        if let Some(point) = self.state.point_at(index)
+            && (point.sequence, point.log_bytes, point.enqueued)
+                != (self.counted.sequence, self.counted.log_bytes, self.counted.enqueued)
+        {
+            return Err("its index does not fit its entries");
+        }
+        self.counted.sequence.0 += u64::from(header.records);
+        self.counted.log_bytes += proposed.len() as u64;
+        Ok(())
+    }
+}
+
+fn length_of(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.first_chunk::<LENGTH_BYTES>()?;
+    Some(u32::from_be_bytes(*length) as usize)
+}
+
+/// The entry at the front, and what follows it, if all of it is there.
+fn whole_entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = length_of(bytes)?;
+    bytes[LENGTH_BYTES..].split_at_checked(length)
+}
+
+impl SnapshotSink for Sink {
+    fn write(&mut self, chunk: Bytes) -> Result<(), StorageError> {
+        self.received_bytes.increment(chunk.len() as u64);
+        let (kind, payload) = wire::decode(chunk, self.number).map_err(|reason| self.damaged(reason))?;
+        let in_order = match self.last {
+            None => kind == Kind::Head,
+            Some(last) => kind > last || kind == last && !matches!(kind, Kind::Head | Kind::End),
+        };
+        if !in_order {
+            return Err(self.damaged("a chunk is out of order"));
+        }
+        self.number += 1;
+        self.last = Some(kind);
+        match kind {
+            Kind::Head => self.take_head(payload),
+            Kind::Points => self.take_points(payload),
+            Kind::Voids => self.take_voids(payload),
+            Kind::Log => self.take_log(&payload),
+            Kind::End => self.take_end(payload),
+        }
+    }
+
+    fn seal(mut self: Box<Self>) -> Result<SealedSnapshot, StorageError> {
+        if self.last != Some(Kind::End) {
+            return Err(self.damaged("its end is missing"));
+        }
+        let log = self.log()?;
+        let position = log.head.position();
+        let after = log.first.unwrap_or(position);
+        Ok(Box::new(Received {
+            // Leader and term of the entry before the first are not known here; those of the first are not older.
+            retained_after: LogPosition {
+                index: log.state.begin().log_index - 1,
+                ..after
+            },
+            state: log.state,
+            position,
+            log: self.staging.seal()?,
+        }))
+    }
+}

@@ -1,0 +1,222 @@
+//! The sending side: a copy of the state, and the log read chunk by chunk while entries go on being applied.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_consensus::{GroupId, LogPosition, StoredEntry};
+use holdfast_proto::partition::v1 as proto;
+use holdfast_storage::{Disk, Family, OnFatal, StorageError, layout};
+use prost::Message;
+
+use super::wire::{self, Kind, LENGTH_BYTES, MAX_PAYLOAD_BYTES};
+use crate::shared::Shared;
+use crate::state::{Head, IndexPoint, State};
+
+/// Points in a chunk: each takes up to 48 bytes.
+const POINTS_PER_CHUNK: usize = 16_384;
+/// Void entries in a chunk: each takes up to 10 bytes.
+const VOIDS_PER_CHUNK: usize = 65_536;
+
+/// Keeps retention from deleting the log from an index on.
+pub(crate) struct Hold {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Hold {
+    /// Holds what is now readable; gives it together with the state.
+    pub(crate) fn take(shared: &Arc<Shared>) -> Option<(Self, State, LogPosition, Bytes)> {
+        let mut inner = shared.lock();
+        let position = inner.position?;
+        let (state, membership) = (inner.state.clone(), inner.membership.clone());
+        let id = inner.hold(state.begin().log_index);
+        drop(inner);
+        let hold = Self {
+            shared: shared.clone(),
+            id,
+        };
+        Some((hold, state, position, membership))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.lock().release(self.id);
+    }
+}
+
+/// The chunks of one snapshot, in order.
+pub(crate) struct Source {
+    disk: Arc<dyn Disk>,
+    on_fatal: OnFatal,
+    hold: Hold,
+    group: GroupId,
+    position: LogPosition,
+    /// Encoded when it is asked for: off the group's thread.
+    head: Option<(State, Bytes)>,
+    points: VecDeque<IndexPoint>,
+    voids: VecDeque<u64>,
+    /// The next entry to be read.
+    next_index: u64,
+    /// What was read and not yet sent, from `sent` on.
+    log: Vec<u8>,
+    sent: usize,
+    number: u32,
+    end: proto::SnapshotEnd,
+    ended: bool,
+}
+
+impl Source {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        on_fatal: OnFatal,
+        hold: Hold,
+        state: State,
+        position: LogPosition,
+        membership: Bytes,
+    ) -> Self {
+        // Entry 0 is the group's first membership, after which every log begins that a snapshot has brought.
+        let next_index = state.begin().log_index.max(1);
+        Self {
+            disk,
+            on_fatal,
+            group: GroupId::partition(hold.shared.id.0),
+            hold,
+            position,
+            head: Some((state, membership)),
+            points: VecDeque::new(),
+            voids: VecDeque::new(),
+            next_index,
+            log: Vec::new(),
+            sent: 0,
+            number: 0,
+            end: proto::SnapshotEnd::default(),
+            ended: false,
+        }
+    }
+
+    /// The next chunk; `None` after the end. Blocks on the disk.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Bytes>, StorageError> {
+        let (kind, payload) = if let Some((mut state, membership)) = self.head.take() {
+            (Kind::Head, self.head(&mut state, membership))
+        } else if !self.points.is_empty() {
+            (Kind::Points, self.points())
+        } else if !self.voids.is_empty() {
+            (Kind::Voids, self.voids())
+        } else if let Some(payload) = self.log()? {
+            (Kind::Log, payload)
+        } else if !self.ended {
+            self.ended = true;
+            (Kind::End, self.end.encode_to_vec())
+        } else {
+            return Ok(None);
+        };
+        let chunk = wire::encode(kind, self.number, &payload);
+        self.number += 1;
+        self.hold
+            .shared
+            .metrics
+            .snapshot_sent_bytes
+            .increment(chunk.len() as u64);
+        Ok(Some(chunk))
+    }
+
+    fn head(&mut self, state: &mut State, membership: Bytes) -> Vec<u8> {
+        let LogPosition { term, node, index } = self.position;
+        let head = Head {
+            term,
+            node,
+            index,
+            membership,
+        };
+        let (points, voids) = state.parts();
+        self.points = points;
+        self.voids = voids;
+        self.end.points = self.points.len() as u64;
+        self.end.voids = self.voids.len() as u64;
+        proto::SnapshotHead {
+            version: wire::VERSION,
+            partition: self.hold.shared.id.0.into(),
+            state: state.encode_head(&head).into(),
+            first_index: self.next_index,
+            log_bytes: state.retained_bytes(),
+        }
+        .encode_to_vec()
+    }
+
+    fn points(&mut self) -> Vec<u8> {
+        let count = self.points.len().min(POINTS_PER_CHUNK);
+        let points = self.points.drain(..count).map(Into::into).collect();
+        proto::SnapshotPoints { points }.encode_to_vec()
+    }
+
+    fn voids(&mut self) -> Vec<u8> {
+        let count = self.voids.len().min(VOIDS_PER_CHUNK);
+        let log_indexes = self.voids.drain(..count).collect();
+        proto::SnapshotVoids { log_indexes }.encode_to_vec()
+    }
+
+    /// The next piece of the log; `None` when all of it has been sent.
+    fn log(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
+        if self.log.len() - self.sent < MAX_PAYLOAD_BYTES {
+            self.log.drain(..self.sent);
+            self.sent = 0;
+            self.read()?;
+        }
+        let end = self.log.len().min(self.sent + MAX_PAYLOAD_BYTES);
+        let piece = self.log[self.sent..end].to_vec();
+        self.sent = end;
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+
+    /// Reads entries until there are enough for a chunk.
+    fn read(&mut self) -> Result<(), StorageError> {
+        let to = self.position.index + 1;
+        if self.next_index >= to {
+            return Ok(());
+        }
+        let keys = (
+            layout::log_key(self.group.0, self.next_index),
+            layout::log_key(self.group.0, to),
+        );
+        let (group, log, next_index, end) = (self.group, &mut self.log, &mut self.next_index, &mut self.end);
+        let mut failed = None;
+        let mut full = false;
+        let hole = |index| StorageError::Hole { group: group.0, index };
+        self.disk.scan(Family::Log, &keys.0, &keys.1, &mut |key, stored| {
+            let checked = match layout::parse_log_key(key) {
+                // Checked here, so that a damaged replica says so instead of sending what is refused.
+                Some((_, index)) if index == *next_index => StoredEntry::read(group, index, stored).map(|_| ()),
+                _ => Err(hole(*next_index)),
+            };
+            if let Err(error) = checked {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            let length = u32::try_from(stored.len()).unwrap_or(u32::MAX);
+            log.extend_from_slice(&length.to_be_bytes());
+            log.extend_from_slice(stored);
+            *next_index += 1;
+            end.entries += 1;
+            end.bytes += stored.len() as u64;
+            full = log.len() >= MAX_PAYLOAD_BYTES + LENGTH_BYTES;
+            if full {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        if failed.is_none() && !full && self.next_index < to {
+            failed = Some(hole(self.next_index));
+        }
+        match failed {
+            Some(error) => {
+                (self.on_fatal)(&error);
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+}
