@@ -4,7 +4,7 @@ SHELL := /bin/bash
 with_env := deploy/build/with-env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build bench fuzz verify fix deps
+.PHONY: help run test build bench chaos fuzz verify fix deps
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,6 +20,9 @@ build: ## Build the release binary: ${CARGO_TARGET_DIR:-target}/release/holdfast
 
 bench: build ## Measure the hub and its peers (takes long; real disk)
 	@$(with_env) benches/run.sh
+
+chaos: ## Break three nodes under load CHAOS_FAULTS times (default 200) and check what they promised
+	@deploy/dev/chaos.sh
 
 fuzz: ## Run every fuzz target for FUZZ_SECONDS (default 600) each
 	@deploy/dev/fuzz.sh

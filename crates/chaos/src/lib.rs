@@ -10,9 +10,14 @@
 #![warn(missing_docs)]
 
 pub mod check;
+pub mod cluster;
 pub mod history;
+pub mod interrupt;
 pub mod load;
+pub mod nemesis;
 pub mod net;
 pub mod node;
 pub mod reach;
 pub mod recorder;
+pub mod report;
+pub mod run;

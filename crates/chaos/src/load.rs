@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     stopping: Arc<AtomicBool>,
     /// No more reading either.
     ended: Arc<AtomicBool>,
+    /// No device waits for an acknowledgement any more.
+    drained: Arc<AtomicBool>,
     sessions: RefCell<Vec<Rc<RefCell<Session>>>>,
 }
 
@@ -82,6 +84,7 @@ pub struct Load {
     prefix: String,
     stopping: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+    drained: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<Result<()>>>,
 }
 
@@ -106,10 +109,10 @@ impl Load {
             answered,
         }));
         let run = rand::random();
-        let (stopping, ended) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let [stopping, ended, drained] = std::array::from_fn(|_| Arc::<AtomicBool>::default());
         let thread = {
             let (plan, reach, recorder) = (plan.clone(), reach.clone(), recorder.clone());
-            let (stopping, ended) = (stopping.clone(), ended.clone());
+            let (stopping, ended, drained) = (stopping.clone(), ended.clone(), drained.clone());
             thread::Builder::new().name("load".to_owned()).spawn(move || {
                 let runtime = Builder::new_current_thread()
                     .enable_all()
@@ -120,6 +123,7 @@ impl Load {
                     run,
                     stopping,
                     ended,
+                    drained,
                     sessions: RefCell::default(),
                 });
                 runtime.block_on(run_all(&plan, &shared));
@@ -132,6 +136,7 @@ impl Load {
             prefix: reach.names().prefix().to_owned(),
             stopping,
             ended,
+            drained,
             thread: Some(thread),
         })
     }
@@ -139,6 +144,12 @@ impl Load {
     /// Stops new messages and calls; readers go on.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether, after [`Load::stop`], nothing waits for an acknowledgement any more, or has waited for too long.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed) || self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 
     /// Ends everything, and says what devices were promised.
@@ -181,8 +192,16 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
         let writer = registry::run(shared.clone(), keys.clone(), rng());
         others.push(holdfast_tasks::spawn_local("writer", Box::pin(writer)));
     }
-    if plan.revocable > 0 {
-        let revoker = revoker::run(shared.clone(), plan.devices..plan.devices + plan.revocable, rng());
+    let (first, middle, end) = (
+        plan.devices,
+        plan.devices + plan.revocable / 2,
+        plan.devices + plan.revocable,
+    );
+    for devices in [first..middle, middle..end]
+        .into_iter()
+        .filter(|devices| !devices.is_empty())
+    {
+        let revoker = revoker::run(shared.clone(), devices, rng());
         others.push(holdfast_tasks::spawn_local("revoker", Box::pin(revoker)));
     }
     for reader in 0..plan.readers {
@@ -199,6 +218,7 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
     for sender in &mut senders {
         let _ = tokio::time::timeout_at(deadline, sender).await;
     }
+    shared.drained.store(true, Ordering::Relaxed);
     while !shared.is_ended() {
         tokio::time::sleep(POLL).await;
     }

@@ -102,6 +102,7 @@ impl Reach {
     /// When the owner's key is none.
     pub fn target(&self, endpoint: Endpoint) -> Result<Target> {
         Ok(Target {
+            nodes: Vec::new(),
             address: endpoint.socket(8883),
             tls: Some(self.tls.clone()),
             sources: Vec::new(),

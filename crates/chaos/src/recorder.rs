@@ -119,7 +119,11 @@ impl Recorder {
     }
 
     /// Something that faults excuse.
-    pub fn failure(&self, reason: String) {
+    pub fn failure(&self, mut reason: String) {
+        // What differs from time to time would make every reason another.
+        if let Some(at) = reason.find("TrackingId") {
+            reason.truncate(at);
+        }
         let mut history = self.history();
         if history.failures.len() < MAX_REASONS || history.failures.contains_key(&reason) {
             *history.failures.entry(reason).or_default() += 1;

@@ -64,9 +64,10 @@ pub fn pauses(acknowledged: &BTreeMap<u32, Vec<Micros>>, faults: &[Fault], end: 
     for (index, fault) in faults.iter().enumerate() {
         // What belongs to the next fault is not counted here as well.
         let next = faults.get(index + 1).map_or(Micros::MAX, |next| next.began);
-        let until = (fault.ended + SETTLE).min(next).min(end);
+        let clip = next.min(end);
+        let until = (fault.ended + SETTLE).min(clip);
         for (partition, times) in acknowledged {
-            let (length, resumed) = longest(times, fault, until, end);
+            let (length, resumed) = longest(times, fault, until, clip, end);
             found.push(Pause {
                 fault: index,
                 kind: fault.kind.clone(),
@@ -80,7 +81,8 @@ pub fn pauses(acknowledged: &BTreeMap<u32, Vec<Micros>>, faults: &[Fault], end: 
     found
 }
 
-fn longest(times: &[Micros], fault: &Fault, until: Micros, end: Micros) -> (Micros, bool) {
+/// The longest gap that begins before `until`, as far as it reaches before `clip`.
+fn longest(times: &[Micros], fault: &Fault, until: Micros, clip: Micros, end: Micros) -> (Micros, bool) {
     let from = if fault.majority { fault.began } else { fault.ended };
     let first = times.partition_point(|time| *time < from);
     let mut before = match first.checked_sub(1).map(|at| times[at]) {
@@ -89,16 +91,14 @@ fn longest(times: &[Micros], fault: &Fault, until: Micros, end: Micros) -> (Micr
     };
     let mut longest = 0;
     for time in &times[first..] {
-        longest = longest.max(time - before);
+        longest = longest.max((*time).min(clip).saturating_sub(before));
         before = *time;
         if before >= until {
             return (longest, true);
         }
     }
-    (
-        longest.max(end.saturating_sub(before)),
-        end.saturating_sub(before) < LIMIT,
-    )
+    let left = end.saturating_sub(before);
+    (longest.max(clip.saturating_sub(before)), left < LIMIT)
 }
 
 /// Checks that no pause is longer than [`LIMIT`].
@@ -171,6 +171,15 @@ mod tests {
     fn without_a_majority_only_the_time_after_the_fault_counts() {
         let (pause, violations) = judge(steady(0, 10).chain(steady(33, 60)).collect(), fault(10, 30, false));
         assert_eq!((pause.length, violations), (3 * SECOND, 0));
+    }
+
+    #[test]
+    fn a_pause_that_the_next_fault_makes_is_not_counted_twice() {
+        let times: Vec<Micros> = steady(0, 20).chain(steady(22, 26)).chain(steady(34, 60)).collect();
+        let faults = [fault(20, 21, true), fault(26, 30, true)];
+        let found = pauses(&BTreeMap::from([(0, times)]), &faults, 60 * SECOND);
+        let lengths: Vec<Micros> = found.iter().map(|pause| pause.length * 10 / SECOND).collect();
+        assert_eq!(lengths, [21, 81]);
     }
 
     #[test]

@@ -88,6 +88,14 @@ impl Readers {
                 format!("{reader} stopped before {next} in partition {partition}, which goes to {last}")
             });
         }
+        if next > last + 1 {
+            self.findings.violation(None, || {
+                format!(
+                    "{reader} has read {} of partition {partition}, which goes to {last} only",
+                    next - 1
+                )
+            });
+        }
     }
 
     /// The judgement so far.
@@ -128,5 +136,7 @@ mod tests {
         assert_eq!(readers.findings().violations, 3, "another event");
         readers.end("b", 0, 9);
         assert_eq!(readers.findings().violations, 4, "stopped short");
+        readers.end("b", 0, 3);
+        assert_eq!(readers.findings().violations, 5, "read what is gone");
     }
 }

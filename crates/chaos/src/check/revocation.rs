@@ -27,6 +27,7 @@ pub struct Revocations {
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
     allowed: bool,
+    asked: Micros,
     from: Micros,
     until: Micros,
 }
@@ -38,6 +39,7 @@ fn stretches(changes: &[&RightsChange]) -> Vec<Stretch> {
         if let Some(from) = change.answered {
             found.push(Stretch {
                 allowed: change.allowed,
+                asked: change.asked,
                 from,
                 until,
             });
@@ -70,7 +72,8 @@ pub fn check(
             let due = due(faults, revoked, grace);
             for connection in connections.iter().filter(|connection| connection.device == device) {
                 let name = || format!("{device} on node {} (connection {})", connection.node, connection.epoch);
-                if connection.up <= revoked && connection.ended > revoked {
+                // Closed while the call was still being answered counts, too.
+                if connection.up <= revoked && connection.ended > stretch.asked {
                     cut_off.checked += 1;
                     if connection.ended > due && due < stretch.until {
                         cut_off.violation(Some(revoked), || {
@@ -82,7 +85,7 @@ pub fn check(
                         });
                     }
                     if due == revoked + LIMIT && connection.ended < stretch.until {
-                        took.push(connection.ended - revoked);
+                        took.push(connection.ended.saturating_sub(revoked));
                     }
                 }
                 if connection.asked > revoked && connection.up < stretch.until {

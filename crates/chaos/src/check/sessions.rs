@@ -11,7 +11,7 @@ use crate::history::{Connection, Fault, Micros, SECOND};
 /// How long the older connection may stay open while nothing is wrong.
 const CLOSE_PATIENCE: Micros = 5 * SECOND;
 /// How long after a fault the cluster may take to be itself again.
-pub const SETTLE: Micros = 10 * SECOND;
+pub const SETTLE: Micros = 3 * SECOND;
 
 /// Moves `deadline` behind every fault that overlaps with the time from `from` to it.
 #[must_use]
@@ -127,7 +127,7 @@ mod tests {
             connection(1, SECOND, 99 * SECOND, None),
         ];
         assert_eq!(check(&list, &[]).violations, 1);
-        assert_eq!(check(&list, &[fault(2 * SECOND, 3 * SECOND)]).violations, 0);
+        assert_eq!(check(&list, &[fault(2 * SECOND, 7 * SECOND)]).violations, 0);
         assert_eq!(check(&list, &[fault(50 * SECOND, 60 * SECOND)]).violations, 1);
     }
 }

@@ -17,9 +17,9 @@ use super::service::{Caller, identity};
 use crate::history::RightsChange;
 
 /// How long a device is disabled, in milliseconds.
-const DISABLED_MS: Range<u64> = 1_500..4_000;
+const DISABLED_MS: Range<u64> = 1_300..2_500;
 /// Between two changes.
-const PAUSE_MS: Range<u64> = 200..1_200;
+const PAUSE_MS: Range<u64> = 200..800;
 /// How often a change is tried before the device is left for later.
 const ATTEMPTS: u32 = 20;
 
@@ -41,6 +41,10 @@ pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, mut rng: StdRng
         let pause = if allowed { PAUSE_MS } else { DISABLED_MS };
         tokio::time::sleep(Duration::from_millis(rng.random_range(pause))).await;
     }
+    // What it still owes must be acknowledged at the end.
+    if let Some(number) = disabled {
+        set(&shared, &mut caller, number, true, &mut rng).await;
+    }
 }
 
 /// Enables or disables a device; whether that was answered.
@@ -52,7 +56,7 @@ async fn set(shared: &Shared, caller: &mut Caller, number: u32, allowed: bool, r
             Ok(false) => {}
             Err(error) => shared.recorder.failure(format!("revoker: {error:#}")),
         }
-        if shared.is_stopping() {
+        if shared.is_ended() {
             return false;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

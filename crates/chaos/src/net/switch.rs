@@ -177,14 +177,17 @@ fn run(
             delayed: RefCell::default(),
             sooner: Notify::new(),
         });
+        let slow = fabric.clone();
+        let late = async move { slow.deliver_late().await };
+        let mut tasks = vec![holdfast_tasks::spawn_local("switch-delay", Box::pin(late))];
         for port in 0..fabric.devices.len() {
             let fabric = fabric.clone();
-            let _ = holdfast_tasks::spawn_local("switch-port", Box::pin(async move { fabric.carry(port).await }));
+            let carry = async move { fabric.carry(port).await };
+            tasks.push(holdfast_tasks::spawn_local("switch-port", Box::pin(carry)));
         }
-        let slow = fabric.clone();
-        let _ = holdfast_tasks::spawn_local("switch-delay", Box::pin(async move { slow.deliver_late().await }));
         // Ends with an error, that is with the sender.
         let _ = stopped.await;
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
     });
 }
 

@@ -10,8 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
+/// What small disks are called, followed by this process's number.
+const SOURCE: &str = "hfchaos-";
 /// What is written at once.
 const PAGE: usize = 4096;
+/// A file that is not longer has too little in it for a flipped bit to be surely read.
+const WORTH_IT: u64 = 4096;
 
 /// What goes wrong with a disk until it is mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +68,10 @@ impl Disk {
     pub fn small(folder: &Path, bytes: u64) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let options = format!("size={bytes},mode=0700");
+        remove_stale();
+        let source = format!("{SOURCE}{}", std::process::id());
         let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &options, &source])
             .arg(folder)
             .output()?;
         ensure!(
@@ -190,24 +196,28 @@ impl Disk {
         Ok((tail.len() - survives) as u64)
     }
 
-    /// Flips a bit in a file of the database that ends with `extension` and holds enough; says where. The node must have
-    /// ended. Where: in the older half, which a crash cannot have cut off.
+    /// Flips a bit in the newest log (`log`) or the largest table (`sst`) of the database; says where. The node must have
+    /// ended. Always in the older half, which a crash cannot have cut off.
     ///
     /// # Errors
     /// When there is no such file.
     pub fn flip_bit(&self, extension: &str, rng: &mut StdRng) -> Result<(PathBuf, u64)> {
-        let mut files: Vec<(u64, PathBuf)> = Vec::new();
+        let by_size = extension != "log";
+        let mut files: Vec<(u64, PathBuf, u64)> = Vec::new();
         for entry in fs::read_dir(self.data().join("db"))? {
             let path = entry?.path();
             if path.extension().is_some_and(|found| found == extension) {
-                files.push((fs::metadata(&path)?.len(), path));
+                let length = fs::metadata(&path)?.len();
+                // Names of logs are numbers of one length. One without anything in it is not read.
+                let rank = if by_size { length } else { u64::from(length > WORTH_IT) };
+                files.push((rank, path, length));
             }
         }
-        let (length, path) = files
+        let (_, path, length) = files
             .into_iter()
             .max()
             .with_context(|| format!("there is no .{extension} file"))?;
-        ensure!(length > 4096, "{} is too short to be worth it", path.display());
+        ensure!(length > WORTH_IT, "{} is too short to be worth it", path.display());
         let at = rng.random_range(0..length / 2);
         flip(&path, at)?;
         Ok((path, at))
@@ -235,7 +245,25 @@ impl Drop for Disk {
     }
 }
 
-fn flip(file: &Path, at: u64) -> Result<()> {
+/// Unmounts what killed runs have left.
+fn remove_stale() {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        let process = words.next().and_then(|source| source.strip_prefix(SOURCE));
+        if let (Some(process), Some(place)) = (process, words.next())
+            && !Path::new(&format!("/proc/{process}")).exists()
+        {
+            let _ = Command::new("umount").arg("-l").arg(place).output();
+        }
+    }
+}
+
+/// Flips a bit of one byte; twice = mended.
+///
+/// # Errors
+/// When the file cannot be changed.
+pub fn flip(file: &Path, at: u64) -> Result<()> {
     let file = File::options().read(true).write(true).open(file)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at)?;

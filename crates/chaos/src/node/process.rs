@@ -17,6 +17,7 @@ use super::certificates::{Certificates, write_private};
 use super::config::{NodeConfig, token_file};
 use super::disk::Disk;
 use super::shims::{Machine, Shims};
+use crate::interrupt;
 use crate::net::Network;
 
 /// How often a condition is looked at.
@@ -73,7 +74,7 @@ impl Node {
     /// # Errors
     /// When its folder cannot be made.
     pub fn new(plan: &Plan, config: NodeConfig, small: Option<u64>) -> Result<Self> {
-        let folder = plan.folder.join(&config.name);
+        let folder = plan.folder.join(format!("node-{}", config.number));
         std::fs::create_dir_all(&folder)?;
         let place = folder.join("disk");
         let disk = match small {
@@ -197,7 +198,7 @@ impl Node {
                 patience.as_secs(),
                 self.last_words()
             );
-            std::thread::sleep(POLL);
+            interrupt::pause(POLL)?;
         }
         self.ready_after.push(self.started.elapsed());
         Ok(())
@@ -231,7 +232,7 @@ impl Node {
                 self.kill()?;
                 bail!("{} did not end within {} s", self.config.name, patience.as_secs());
             }
-            std::thread::sleep(POLL);
+            interrupt::pause(POLL)?;
         }
     }
 
@@ -291,7 +292,7 @@ impl Node {
     }
 
     fn log_file(&self) -> PathBuf {
-        self.plan.folder.join(format!("{}.log", self.config.name))
+        self.plan.folder.join(format!("node-{}.log", self.config.number))
     }
 
     /// The end of its log, over all its lives.

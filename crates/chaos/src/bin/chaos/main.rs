@@ -1,1 +1,112 @@
-fn main() {}
+//! `chaos`: breaks a cluster of real processes under load, and says whether it kept its promises.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use holdfast_chaos::cluster::Setup;
+use holdfast_chaos::interrupt;
+use holdfast_chaos::nemesis::Kind;
+use holdfast_chaos::run::{Options, run};
+
+/// Exit code when a promise was broken.
+const BROKEN: u8 = 1;
+/// Exit code when the run itself could not be done.
+const FAILED: u8 = 2;
+
+/// Break a cluster of real processes under load, and check what it promised
+#[derive(Debug, Parser)]
+struct Args {
+    /// The binary under test
+    #[arg(long, env = "HOLDFAST_BIN")]
+    binary: PathBuf,
+    /// How many nodes
+    #[arg(long, default_value_t = 3)]
+    nodes: u32,
+    /// How many more come and go
+    #[arg(long, default_value_t = 1)]
+    spares: u32,
+    /// How many faults
+    #[arg(long, default_value_t = 200)]
+    faults: usize,
+    /// Only these kinds, separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = kind)]
+    kinds: Vec<Kind>,
+    /// Draws the same faults again
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where logs and reports are kept
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Partitions of the hub
+    #[arg(long, default_value_t = 4)]
+    partitions: u32,
+    /// Devices that publish
+    #[arg(long, default_value_t = 40)]
+    devices: u32,
+    /// Devices that are disabled and enabled again
+    #[arg(long, default_value_t = 8)]
+    revocable: u32,
+    /// Back ends that write identities
+    #[arg(long, default_value_t = 4)]
+    writers: u32,
+    /// Go on after a violation
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    Kind::named(name).ok_or_else(|| {
+        let names: Vec<String> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("no such fault; there are {}", names.join(", "))
+    })
+}
+
+/// How long sessions are kept without a lease; short, so that a run sees the end of it.
+const GRACE_SECONDS: u64 = 5;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let options = Options {
+        setup: Setup {
+            binary: args.binary,
+            folder: args
+                .folder
+                .unwrap_or_else(|| std::env::temp_dir().join(format!("holdfast-chaos-{seed}"))),
+            nodes: args.nodes,
+            spares: if args.nodes > 1 { args.spares } else { 0 },
+            partitions: args.partitions,
+            grace_seconds: GRACE_SECONDS,
+            seed,
+        },
+        faults: args.faults,
+        kinds: args.kinds,
+        devices: args.devices,
+        revocable: args.revocable,
+        writers: args.writers,
+        keep_going: args.keep_going,
+    };
+    if let Err(error) = interrupt::listen() {
+        eprintln!("chaos: {error:#}");
+        return ExitCode::from(FAILED);
+    }
+    match run(&options, |line| eprintln!("chaos: {line}")) {
+        Ok(report) => {
+            print!("{}", report.text());
+            if report.is_clean() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(BROKEN)
+            }
+        }
+        Err(error) => {
+            eprintln!(
+                "chaos: {error:#}\nchaos: what is left is in {}",
+                options.setup.folder.display()
+            );
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What a run leaves behind: JSON for machines, a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use holdfast_swarm::verify::Verdict;
+use serde::Serialize;
+
+use crate::check::Findings;
+use crate::check::availability::{Pause, Summary, summary};
+use crate::history::{Fault, Micros, SECOND};
+
+/// One kind of fault.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct KindReport {
+    /// How many were injected.
+    pub injected: usize,
+    /// Why none could be.
+    pub skipped: Option<String>,
+    /// How long writes paused in partitions that the hit nodes led, or in all when that was not known.
+    pub pauses: Summary,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Draws the same faults again.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: u32,
+    /// How long the load ran.
+    pub seconds: u64,
+    /// Faults by kind.
+    pub kinds: BTreeMap<String, KindReport>,
+    /// Messages acknowledged.
+    pub acknowledged: u64,
+    /// Service calls answered.
+    pub calls: u64,
+    /// Events read while faults happened.
+    pub read: u64,
+    /// Connections made by devices.
+    pub connections: usize,
+    /// The checks.
+    pub findings: Vec<Findings>,
+    /// Pauses of partitions whose leader was killed or lost its power.
+    pub leader_killed: Summary,
+    /// Pauses of partitions whose leader was stopped in order.
+    pub leader_handed_over: Summary,
+    /// From a revocation's answer to the end of a live session, without a fault nearby.
+    pub revocation: Summary,
+    /// From start to ready.
+    pub ready: Summary,
+    /// Why the run ended early.
+    pub aborted: Option<String>,
+    /// Why clients' connections and calls failed: faults excuse them.
+    pub failures: BTreeMap<String, u64>,
+    /// All faults.
+    pub faults: Vec<Fault>,
+    /// All pauses longer than a tenth of a second.
+    pub pauses: Vec<Pause>,
+}
+
+impl Report {
+    /// Whether every promise was kept and everything was looked at.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.aborted.is_none() && self.findings.iter().all(Findings::is_clean)
+    }
+
+    /// How many faults were injected.
+    #[must_use]
+    pub fn injected(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// Writes `report.json` and `report.txt` into `folder`.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
+        Ok(std::fs::write(folder.join("report.txt"), self.text())?)
+    }
+
+    /// The table.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Self {
+            seed,
+            nodes,
+            seconds,
+            acknowledged,
+            calls,
+            read,
+            connections,
+            ..
+        } = self;
+        writeln!(
+            out,
+            "chaos: {} faults on {nodes} nodes in {seconds} s, seed {seed}",
+            self.injected()
+        )?;
+        writeln!(
+            out,
+            "load: {acknowledged} messages acknowledged over {connections} connections, {calls} service calls answered, {read} events read"
+        )?;
+        writeln!(
+            out,
+            "\n{:<22}{:>9}{:>14}{:>14}",
+            "fault", "injected", "median pause", "worst pause"
+        )?;
+        for (kind, report) in &self.kinds {
+            match &report.skipped {
+                Some(why) => writeln!(out, "{kind:<22}  skipped: {why}")?,
+                None => {
+                    let KindReport { injected, pauses, .. } = report;
+                    writeln!(
+                        out,
+                        "{kind:<22}{injected:>9}{:>14}{:>14}",
+                        time(pauses.median),
+                        time(pauses.worst)
+                    )?;
+                }
+            }
+        }
+        writeln!(out)?;
+        for (name, figure) in [
+            ("writes resume after a leader's death", self.leader_killed),
+            ("pause of an orderly hand-over", self.leader_handed_over),
+            ("revocation closes a live session", self.revocation),
+            ("from start to ready", self.ready),
+        ] {
+            let Summary { count, median, worst } = figure;
+            writeln!(
+                out,
+                "{name:<40} median {:>9}  worst {:>9}  of {count}",
+                time(median),
+                time(worst)
+            )?;
+        }
+        writeln!(out, "\n{:<58}{:>10}{:>11}", "promise", "checked", "violations")?;
+        for finding in &self.findings {
+            write!(
+                out,
+                "{:<58}{:>10}{:>11}",
+                finding.promise, finding.checked, finding.violations
+            )?;
+            match finding.undecided {
+                0 => writeln!(out)?,
+                some => writeln!(out, "  ({some} undecided)")?,
+            }
+        }
+        for finding in self.findings.iter().filter(|finding| !finding.is_clean()) {
+            writeln!(out, "\nbroken: {}", finding.promise)?;
+            for example in &finding.examples {
+                let at = example.at.map(time).unwrap_or_default();
+                writeln!(out, "  {at:>10}  {}", example.text)?;
+            }
+        }
+        match &self.aborted {
+            Some(why) => writeln!(out, "\nended early: {why}")?,
+            None if self.is_clean() => writeln!(out, "\nevery promise was kept")?,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn time(micros: Micros) -> String {
+    if micros < SECOND {
+        format!("{} ms", micros / 1_000)
+    } else {
+        format!("{:.2} s", micros as f64 / SECOND as f64)
+    }
+}
+
+/// The verdict over all messages as findings of `name`.
+#[must_use]
+pub fn messages(name: &str, verdict: &Verdict) -> Findings {
+    let mut findings = Findings::about(&format!("acknowledged messages are there, once, in order ({name})"));
+    findings.checked = verdict.acknowledged;
+    let broken = [
+        (verdict.lost, "lost"),
+        (verdict.doubled, "doubled"),
+        (verdict.out_of_order, "out of order"),
+        (verdict.gaps, "missing before later ones"),
+        (verdict.phantoms, "never sent"),
+        (verdict.corrupt, "damaged"),
+        (verdict.sequence_jumps, "sequence jumps"),
+    ];
+    for (count, what) in broken.into_iter().filter(|(count, _)| *count > 0) {
+        findings.violation(None, || format!("{count} {what}"));
+        findings.violations += count - 1;
+    }
+    for example in &verdict.examples {
+        findings.examples.push(crate::check::Violation {
+            at: None,
+            text: example.clone(),
+        });
+    }
+    findings
+}
+
+/// Pauses of one kind: of the partitions that the hit nodes led where that is known, else the longest of each fault.
+#[must_use]
+pub fn pauses_of(kind: &str, pauses: &[Pause]) -> Summary {
+    let mut led: Vec<Micros> = Vec::new();
+    let mut longest: BTreeMap<usize, Micros> = BTreeMap::new();
+    for pause in pauses.iter().filter(|pause| pause.kind == kind) {
+        if pause.led {
+            led.push(pause.length);
+        }
+        let most = longest.entry(pause.fault).or_default();
+        *most = pause.length.max(*most);
+    }
+    summary(if led.is_empty() {
+        longest.into_values().collect()
+    } else {
+        led
+    })
+}
+
+/// Pauses of partitions led by hit nodes, over several kinds.
+#[must_use]
+pub fn led_pauses(kinds: &[&str], pauses: &[Pause]) -> Summary {
+    let led = pauses.iter().filter(|pause| pause.led && kinds.contains(&&*pause.kind));
+    summary(led.map(|pause| pause.length).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_verdict_is_a_broken_promise() {
+        let clean = Verdict {
+            acknowledged: 5,
+            ..Verdict::default()
+        };
+        assert!(messages("n1", &clean).is_clean());
+        let lost = Verdict {
+            acknowledged: 5,
+            lost: 3,
+            doubled: 1,
+            ..Verdict::default()
+        };
+        assert_eq!(messages("n1", &lost).violations, 4);
+    }
+
+    #[test]
+    fn pauses_count_led_partitions_where_known() {
+        let pause = |fault, led, length| Pause {
+            fault,
+            kind: "kill".into(),
+            partition: 0,
+            led,
+            length,
+            resumed: true,
+        };
+        let unknown = [pause(0, false, 1), pause(0, false, 5), pause(1, false, 3)];
+        assert_eq!(
+            pauses_of("kill", &unknown),
+            Summary {
+                count: 2,
+                median: 3,
+                worst: 5
+            }
+        );
+        let known = [pause(0, true, 9), pause(0, false, 50)];
+        assert_eq!(
+            pauses_of("kill", &known),
+            Summary {
+                count: 1,
+                median: 9,
+                worst: 9
+            }
+        );
+        assert_eq!(led_pauses(&["kill"], &known).worst, 9);
+    }
+}

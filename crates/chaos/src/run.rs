@@ -1,0 +1,307 @@
+//! A whole run: start the cluster, load it, break it, heal it, read everything back, judge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use holdfast_swarm::ledger::Ledger;
+use holdfast_swarm::{read, verify::Verdict};
+use rand::Rng as _;
+
+use crate::check::{Findings, availability, identity, revocation, sessions};
+use crate::cluster::{Cluster, Setup};
+use crate::history::{Fault, Micros, SECOND};
+use crate::interrupt;
+use crate::load::{Load, LoadPlan};
+use crate::nemesis::{Kind, Means, Nemesis, Survived, deck};
+use crate::recorder::Recorder;
+use crate::report::{KindReport, Report, led_pauses, messages, pauses_of};
+
+/// Acknowledgements before the first fault.
+const WARM_UP: u64 = 300;
+/// How long the load may take to get there.
+const WARM_UP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long devices and readers may take to come to the end.
+const END_PATIENCE: Duration = Duration::from_secs(90);
+/// Rest between faults, in milliseconds: what comes after a fault is a part of it.
+const REST_MS: std::ops::Range<u64> = 500..3_000;
+/// After so many faults the cluster is left alone for longer: what faults excuse is checked then.
+const FAULTS_A_CALM: usize = 6;
+/// How long, in milliseconds.
+const CALM_MS: std::ops::Range<u64> = 10_000..15_000;
+/// Shorter pauses are not listed.
+const WORTH_LISTING: Micros = SECOND / 10;
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a run does.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The cluster.
+    pub setup: Setup,
+    /// How many faults.
+    pub faults: usize,
+    /// Only these kinds; empty = all.
+    pub kinds: Vec<Kind>,
+    /// Devices that publish.
+    pub devices: u32,
+    /// Devices that are disabled and enabled again.
+    pub revocable: u32,
+    /// Back ends that write identities.
+    pub writers: u32,
+    /// Whether a run with a violation goes on.
+    pub keep_going: bool,
+}
+
+/// Runs it. `say` gets a line for everything that happens.
+///
+/// # Errors
+/// When the cluster cannot be started, or the run is interrupted; violations are no error but in the report.
+pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
+    let seed = options.setup.seed;
+    say(&format!("seed {seed}, folder {}", options.setup.folder.display()));
+    let mut cluster = Cluster::start(&options.setup).context("the cluster does not start")?;
+    if let Some(why) = cluster.network.without() {
+        say(&format!("no network namespaces, nodes are on loopback: {why}"));
+    }
+    say(&format!("{} nodes are ready", options.setup.nodes));
+    let recorder = cluster.recorder.clone();
+    let plan = LoadPlan {
+        devices: options.devices,
+        revocable: options.revocable,
+        writers: options.writers,
+        readers: options.setup.nodes.max(2),
+        partitions: options.setup.partitions,
+        seed: cluster.rng.random(),
+    };
+    let load = Load::start(&plan, &cluster.reach, &recorder)?;
+    wait(WARM_UP_PATIENCE, "the load begins", || recorder.progress().0 >= WARM_UP)
+        .with_context(|| format!("failures: {:?}", recorder.history().failures))?;
+    let (faults, skipped, aborted) = break_it(options, &mut cluster, &mut say)?;
+    let stopped = recorder.now();
+    say("no more faults; reading everything back");
+    let ends = finish(&mut cluster, &load, &recorder, plan.readers);
+    let ledger = load.end()?;
+    let mut findings = Vec::new();
+    let mut aborted = aborted;
+    match ends {
+        Ok(()) => findings.extend(read_back(&cluster, &ledger)?),
+        Err(error) => {
+            interrupt::pause(Duration::ZERO)?;
+            aborted.get_or_insert(format!("{error:#}"));
+        }
+    }
+    let report = judge(options, &cluster, faults, skipped, stopped, findings, aborted);
+    let folder = cluster.folder();
+    std::fs::write(folder.join("history.json"), serde_json::to_vec(&*recorder.history())?)?;
+    report.save(folder)?;
+    Ok(report)
+}
+
+type Broken = (Vec<Fault>, BTreeMap<Kind, String>, Option<String>);
+
+fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)) -> Result<Broken> {
+    let means = Means {
+        cluster: cluster.is_cluster(),
+        without_links: cluster.network.without().map(str::to_owned),
+        small_disk: cluster.nodes.iter().any(|node| node.disk.is_small()),
+        spare: options.setup.spares > 0,
+    };
+    let wanted = if options.kinds.is_empty() {
+        &Kind::ALL[..]
+    } else {
+        &options.kinds
+    };
+    let mut skipped = BTreeMap::new();
+    let mut possible = Vec::new();
+    for kind in wanted {
+        match means.lacks(*kind) {
+            Some(why) => {
+                skipped.insert(*kind, why);
+            }
+            None => possible.push(*kind),
+        }
+    }
+    let deck = deck(&possible, options.faults, &mut cluster.rng);
+    let count = deck.len();
+    let mut nemesis = Nemesis {
+        cluster,
+        faults: Vec::new(),
+    };
+    for (place, kind) in deck.into_iter().enumerate() {
+        let started = Instant::now();
+        let odd = nemesis.cluster.recorder.history().oddity_count;
+        let survived = nemesis.strike(kind)?;
+        let fault = nemesis.faults.last().context("a fault is written down")?;
+        let (acknowledged, ..) = nemesis.cluster.recorder.progress();
+        say(&format!(
+            "{}/{count} {} ({}), {:.1} s, {acknowledged} acknowledged",
+            place + 1,
+            fault.kind,
+            fault.detail,
+            started.elapsed().as_secs_f64()
+        ));
+        let violated = {
+            let history = nemesis.cluster.recorder.history();
+            for (at, oddity) in history.oddities.iter().skip(usize::try_from(odd)?) {
+                say(&format!("  odd at {at}: {oddity}"));
+            }
+            history.oddity_count > odd || !nemesis.cluster.recorder.readers().findings().is_clean()
+        };
+        if let Survived::No(why) = survived {
+            return Ok((nemesis.faults, skipped, Some(format!("after {}: {why}", kind.name()))));
+        }
+        if violated && !options.keep_going {
+            return Ok((
+                nemesis.faults,
+                skipped,
+                Some("a violation; --keep-going goes on after one".to_owned()),
+            ));
+        }
+        let is_calm = (place + 1) % FAULTS_A_CALM == 0;
+        let rest = nemesis.cluster.draw(if is_calm { CALM_MS } else { REST_MS });
+        interrupt::pause(Duration::from_millis(rest))?;
+    }
+    Ok((nemesis.faults, skipped, None))
+}
+
+/// Stops the load, and waits until devices owe nothing and readers are at the end.
+fn finish(cluster: &mut Cluster, load: &Load, recorder: &Arc<Recorder>, readers: u32) -> Result<()> {
+    load.stop();
+    wait(END_PATIENCE, "devices come to an end", || load.is_drained())?;
+    let endpoint = cluster.reach.endpoints().first().copied().context("there is no node")?;
+    let hub = cluster.reach.events(endpoint)?;
+    let ends = block_on(async {
+        let mut client = hub.connect().await?;
+        let mut ends = Vec::new();
+        for partition in client.partitions().await? {
+            ends.push((partition.parse::<u32>()?, client.partition(&partition).await?.last));
+        }
+        Ok(ends)
+    })?;
+    let all_there = || {
+        let checker = recorder.readers();
+        let names = (0..readers).map(|reader| format!("reader-{reader}"));
+        names.into_iter().all(|name| {
+            ends.iter()
+                .all(|(partition, last)| checker.next(&name, *partition) > *last)
+        })
+    };
+    // Who is not there in time is found by the check.
+    let _ = wait(END_PATIENCE, "readers come to the end", all_there);
+    interrupt::pause(Duration::ZERO)?;
+    let mut checker = recorder.readers();
+    for reader in 0..readers {
+        for (partition, last) in &ends {
+            checker.end(&format!("reader-{reader}"), *partition, *last);
+        }
+    }
+    Ok(())
+}
+
+/// Reads everything by every node, and compares it with what devices were promised.
+fn read_back(cluster: &Cluster, ledger: &Ledger) -> Result<Vec<Findings>> {
+    let mut findings = Vec::new();
+    for endpoint in cluster.reach.endpoints() {
+        let hub = cluster.reach.events(endpoint)?;
+        let name = format!("by node {}", endpoint.node);
+        let verdict: Result<Verdict> = block_on(read::verify(&hub, ledger));
+        findings.push(match verdict {
+            Ok(verdict) => messages(&name, &verdict),
+            Err(error) => {
+                let mut findings = messages(&name, &Verdict::default());
+                findings.violation(None, || format!("cannot be read: {error:#}"));
+                findings
+            }
+        });
+    }
+    Ok(findings)
+}
+
+fn judge(
+    options: &Options,
+    cluster: &Cluster,
+    faults: Vec<Fault>,
+    skipped: BTreeMap<Kind, String>,
+    stopped: Micros,
+    mut findings: Vec<Findings>,
+    aborted: Option<String>,
+) -> Report {
+    let recorder = &cluster.recorder;
+    let history = recorder.history();
+    findings.push(recorder.readers().findings().clone());
+    findings.push(identity::check(&history.operations));
+    findings.push(sessions::check(&history.connections, &faults));
+    let grace = options.setup.grace_seconds * SECOND;
+    let revocations = revocation::check(&history.rights, &history.connections, &history.refusals, &faults, grace);
+    findings.extend(revocations.findings);
+    let mut acknowledged: BTreeMap<u32, Vec<Micros>> = BTreeMap::new();
+    for (device, moments) in &history.acknowledged {
+        if let Some(partition) = history.partition_of.get(device) {
+            acknowledged.entry(*partition).or_default().extend(moments);
+        }
+    }
+    acknowledged.values_mut().for_each(|moments| moments.sort_unstable());
+    let pauses = availability::pauses(&acknowledged, &faults, stopped);
+    findings.push(availability::check(&pauses, &faults));
+    let mut odd = Findings::about("nothing happens that no correct hub does");
+    odd.checked = recorder.progress().0;
+    for (at, text) in &history.oddities {
+        odd.violation(Some(*at), || text.clone());
+    }
+    odd.violations = history.oddity_count;
+    findings.push(odd);
+    let mut kinds: BTreeMap<String, KindReport> = BTreeMap::new();
+    for fault in &faults {
+        kinds.entry(fault.kind.clone()).or_default().injected += 1;
+    }
+    for (kind, report) in &mut kinds {
+        report.pauses = pauses_of(kind, &pauses);
+    }
+    for (kind, why) in skipped {
+        kinds.entry(kind.name()).or_default().skipped = Some(why);
+    }
+    let (acknowledged, calls, read) = recorder.progress();
+    let ready = cluster.nodes.iter().flat_map(|node| &node.ready_after);
+    Report {
+        seed: options.setup.seed,
+        nodes: options.setup.nodes,
+        seconds: stopped / SECOND,
+        kinds,
+        acknowledged,
+        calls,
+        read,
+        connections: history.connections.len(),
+        findings,
+        leader_killed: led_pauses(&["kill", "kill-leader", "power-cut"], &pauses),
+        leader_handed_over: led_pauses(&["restart"], &pauses),
+        revocation: revocations.took,
+        ready: availability::summary(ready.map(|time| time.as_micros() as Micros).collect()),
+        aborted,
+        failures: history.failures.clone(),
+        pauses: pauses
+            .into_iter()
+            .filter(|pause| pause.length >= WORTH_LISTING)
+            .collect(),
+        faults,
+    }
+}
+
+fn wait(patience: Duration, what: &str, mut is_there: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while !is_there() {
+        if Instant::now() > deadline {
+            bail!("{what}: not within {} s", patience.as_secs());
+        }
+        interrupt::pause(POLL)?;
+    }
+    Ok(())
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
