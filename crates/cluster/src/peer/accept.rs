@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_tasks::Phase;
@@ -49,6 +49,8 @@ pub(crate) struct Conn {
     /// When it was heard last, as [`Shared::clock`] counts.
     pub(crate) heard: Arc<AtomicU64>,
     pub(crate) greeted: watch::Sender<bool>,
+    /// It has its one stream of frames.
+    pub(crate) has_frames: AtomicBool,
     pub(crate) troubles: Arc<Troubles>,
 }
 
@@ -59,8 +61,6 @@ pub(crate) struct Caller {
     pub(crate) name: String,
     /// Not a member: only the control service listens.
     pub(crate) joins: bool,
-    /// The connection for calls, as against the one for streams.
-    pub(crate) calls: bool,
 }
 
 /// What has been logged lately, so that somebody who tries every second does not fill the log.
@@ -123,6 +123,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
             caller: OnceLock::new(),
             end,
             greeted: watch::Sender::new(false),
+            has_frames: AtomicBool::new(false),
             troubles: Arc::clone(&troubles),
         });
         drop(holdfast_tasks::spawn("peer served", async move {
@@ -196,9 +197,7 @@ async fn serve(mut conn: Arc<Conn>, socket: TcpStream, permit: tokio::sync::Owne
         running.as_mut().graceful_shutdown();
         drop(tokio::time::timeout(PARTING, running).await);
     }
-    if let Some(caller) = conn.caller.get()
-        && caller.calls
-    {
-        shared.leave(caller.node, &conn.end);
+    if let Some(caller) = conn.caller.get() {
+        shared.leave(caller, &conn.end);
     }
 }

@@ -272,7 +272,7 @@ impl<'a> Reading<'a> {
                 frame = answers.next() => match frame {
                     Some(Ok(frame)) => {
                         if let Err(violation) = self.frame(frame) {
-                            self.shared.metrics.violation(violation);
+                            self.shared.metrics.violation(violation.rule());
                             return format!("node {} broke the protocol: {violation}", self.peer.node).into();
                         }
                     }

@@ -33,6 +33,10 @@ pub(crate) struct PeerMetrics {
 pub(crate) const TLS: &str = "tls";
 /// The certificate is good, but not one of a node.
 pub(crate) const CERTIFICATE: &str = "certificate";
+/// A frame above the limit.
+pub(crate) const TOO_LONG: &str = "frame-too-long";
+/// Something that is no frame at all.
+pub(crate) const GARBAGE: &str = "garbage";
 /// No hello in time.
 pub(crate) const SILENT: &str = "silent";
 /// Too many connections that have not proved who they are.
@@ -64,8 +68,9 @@ impl PeerMetrics {
                 .chain(hello::LABELS)
                 .map(|reason| (reason, counter!("holdfast_peer_refusals_total", "reason" => reason)))
                 .collect(),
-            violations: Violation::RULES
+            violations: [TOO_LONG, GARBAGE]
                 .into_iter()
+                .chain(Violation::RULES)
                 .map(|rule| (rule, counter!("holdfast_peer_violations_total", "rule" => rule)))
                 .collect(),
         }
@@ -79,8 +84,7 @@ impl PeerMetrics {
     }
 
     /// A node broke a rule.
-    pub(crate) fn violation(&self, violation: Violation) {
-        let rule = violation.rule();
+    pub(crate) fn violation(&self, rule: &'static str) {
         if let Some((_, counter)) = self.violations.iter().find(|(label, _)| *label == rule) {
             counter.increment(1);
         }

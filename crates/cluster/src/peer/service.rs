@@ -40,6 +40,9 @@ pub(crate) async fn answer(conn: Arc<Conn>, request: http::Request<Incoming>) ->
                 .unary(greet, request)
                 .await
         }
+        FRAMES if conn.has_frames.swap(true, Ordering::AcqRel) => {
+            Status::failed_precondition("a connection has one stream of frames").into_http()
+        }
         FRAMES => frames(conn, request, session::start).await,
         UPLOAD => frames(conn, request, chunks::take_upload).await,
         DOWNLOAD => frames(conn, request, chunks::give_download).await,
@@ -89,7 +92,6 @@ fn greet(conn: &Conn, theirs: &Hello) -> HelloAnswer {
                 node: theirs.node,
                 name: theirs.name.clone(),
                 joins,
-                calls: theirs.purpose() == Purpose::Calls,
             }));
             conn.heard.store(shared.clock(), Ordering::Relaxed);
             conn.greeted.send_replace(true);

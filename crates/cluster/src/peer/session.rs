@@ -26,6 +26,7 @@ use super::bodies::{Bodies, own};
 use super::codec::Batch;
 use super::frame::{AnswerHead, CallHead, Item, Items, Outcome, Part, Violation};
 use super::lanes::{Begin, Lanes};
+use super::metrics;
 use super::service::{Frameful, allowed};
 use super::state::Peer;
 
@@ -269,7 +270,7 @@ impl Future for Session {
 
 impl Session {
     fn broke(&self, violation: Violation) -> Status {
-        self.conn.shared.metrics.violation(violation);
+        self.conn.shared.metrics.violation(violation.rule());
         let text = format!(
             "node {} ({}) broke the protocol: {violation}",
             self.caller.node, self.caller.name
@@ -281,12 +282,12 @@ impl Session {
     /// The stream of frames failed: a frame too long, garbage instead of gRPC, or the connection is gone.
     fn failed(&self, status: &Status) -> Option<Status> {
         let own = match status.code() {
-            tonic::Code::OutOfRange => "frame-too-long",
-            tonic::Code::Internal if std::error::Error::source(status).is_none() => "garbage",
+            tonic::Code::OutOfRange => metrics::TOO_LONG,
+            tonic::Code::Internal if std::error::Error::source(status).is_none() => metrics::GARBAGE,
             _ => return None,
         };
         let text = format!("node {} ({}): {}", self.caller.node, self.caller.name, status.message());
-        self.conn.shared.metrics.violation(Violation::Short);
+        self.conn.shared.metrics.violation(own);
         self.conn.troubles.log(self.conn.from, own, &text);
         Some(Status::invalid_argument(text))
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_consensus::transport::{Answer, Call, CallError, Dispatch};
@@ -21,6 +21,9 @@ use super::{PeerIdentity, PeerStatus, PeerTls, PeersConfig};
 
 /// Nodes that were removed and are remembered, at most.
 const MAX_REMOVED: usize = 10_000;
+
+/// Connections of nodes that are no members, at most.
+const MAX_JOINING: usize = 64;
 
 /// What a call to an address waits in.
 pub(crate) struct Introduction {
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Sender<Vec<PeerStatus>>,
     callers: Mutex<HashMap<u64, Caller>>,
     removed: Mutex<HashSet<u64>>,
+    /// Connections of nodes that are no members.
+    joining: AtomicUsize,
     began: Instant,
 }
 
@@ -57,9 +62,14 @@ struct Caller {
     instance: u64,
     address: String,
     /// Ends the connection for calls, with the reason.
-    end: watch::Sender<Option<Arc<str>>>,
+    end: End,
+    /// The same of the connection for streams.
+    streams: Option<End>,
     heard: Arc<AtomicU64>,
 }
+
+/// Ends a connection, with the reason.
+pub(crate) type End = watch::Sender<Option<Arc<str>>>;
 
 /// Whether a node can be called.
 #[derive(Clone)]
@@ -131,6 +141,7 @@ impl Shared {
             status: watch::Sender::new(Vec::new()),
             callers: Mutex::new(HashMap::new()),
             removed: Mutex::new(HashSet::new()),
+            joining: AtomicUsize::new(0),
             began: Instant::now(),
         }
     }
@@ -233,13 +244,8 @@ impl Shared {
 
     /// Enters a caller that has been let in, unless somebody else has its id; takes over from its own older connection.
     ///
-    /// `end` closes the connection for calls when a newer one takes its place.
-    pub(crate) fn enter(
-        &self,
-        hello: &Hello,
-        end: &watch::Sender<Option<Arc<str>>>,
-        heard: &Arc<AtomicU64>,
-    ) -> Result<(), Refused> {
+    /// `end` closes its connection when a newer one takes its place.
+    pub(crate) fn enter(&self, hello: &Hello, end: &End, heard: &Arc<AtomicU64>) -> Result<(), Refused> {
         let mut callers = self.callers.lock();
         let silence = u64::try_from(self.config.silence.as_millis()).unwrap_or(u64::MAX);
         if let Some(other) = callers.get(&hello.node)
@@ -261,38 +267,71 @@ impl Shared {
                 ),
             });
         }
+        let replaced = || Some("a newer connection has taken its place".into());
         match hello.purpose() {
             Purpose::Calls => {
                 let caller = Caller {
                     instance: hello.instance,
                     address: hello.address.clone(),
                     end: end.clone(),
+                    streams: None,
                     heard: Arc::clone(heard),
                 };
                 if let Some(before) = callers.insert(hello.node, caller) {
-                    before
-                        .end
-                        .send_replace(Some("a newer connection has taken its place".into()));
+                    before.end.send_replace(replaced());
+                    if let Some(streams) = before.streams {
+                        streams.send_replace(replaced());
+                    }
                 }
-                Ok(())
             }
             // Beside a connection for calls of the same process.
-            Purpose::Streams => match callers.get(&hello.node) {
-                Some(caller) if caller.instance == hello.instance => Ok(()),
-                _ => Err(Refused {
-                    why: HelloRefusal::Malformed,
-                    text: "streams without a connection for calls".into(),
-                }),
+            Purpose::Streams => match callers.get_mut(&hello.node) {
+                Some(caller) if caller.instance == hello.instance => {
+                    if let Some(before) = caller.streams.replace(end.clone()) {
+                        before.send_replace(replaced());
+                    }
+                }
+                _ => {
+                    return Err(Refused {
+                        why: HelloRefusal::Malformed,
+                        text: "streams without a connection for calls".into(),
+                    });
+                }
             },
-            _ => Ok(()),
+            _ => {
+                if self.joining.fetch_add(1, Ordering::AcqRel) >= MAX_JOINING {
+                    self.joining.fetch_sub(1, Ordering::AcqRel);
+                    return Err(Refused {
+                        why: HelloRefusal::Busy,
+                        text: "too many nodes that are no members are connected: try again".into(),
+                    });
+                }
+            }
         }
+        Ok(())
     }
 
-    /// The connection that `end` belongs to is gone.
-    pub(crate) fn leave(&self, node: u64, end: &watch::Sender<Option<Arc<str>>>) {
+    /// The connection of `caller` that `end` belongs to is gone.
+    pub(crate) fn leave(&self, caller: &super::accept::Caller, end: &End) {
+        if caller.joins {
+            self.joining.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
         let mut callers = self.callers.lock();
-        if callers.get(&node).is_some_and(|caller| caller.end.same_channel(end)) {
-            callers.remove(&node);
+        let Some(entered) = callers.get_mut(&caller.node) else {
+            return;
+        };
+        if entered.end.same_channel(end) {
+            if let Some(streams) = entered.streams.take() {
+                streams.send_replace(Some("its connection for calls has ended".into()));
+            }
+            callers.remove(&caller.node);
+        } else if entered
+            .streams
+            .as_ref()
+            .is_some_and(|streams| streams.same_channel(end))
+        {
+            entered.streams = None;
         }
     }
 

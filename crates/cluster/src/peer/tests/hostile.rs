@@ -1,7 +1,7 @@
 //! What a peer with a good certificate may do wrong, byte by byte: each is refused, and nothing else is harmed.
 
 use super::*;
-use crate::peer::codec::Batch;
+use crate::peer::codec::{Batch, Frames};
 use crate::peer::dial::{dial, exchange, words};
 use crate::peer::frame::{CallHead, Part};
 use crate::peer::state::Shared;
@@ -82,7 +82,15 @@ async fn session_of(authority: &Authority, victim: &Node, batches: Vec<Batch>) -
         .await
         .unwrap();
     let out = stream::iter(batches).chain(stream::pending());
-    let mut answers = exchange(&dialed.opened.sender, service::FRAMES, out).await.unwrap();
+    // Without the limits that an honest node keeps.
+    let mut grpc = tonic::client::Grpc::with_origin(
+        dialed.opened.sender.clone(),
+        http::Uri::from_static("https://peer.holdfast"),
+    );
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(service::FRAMES);
+    let answers = grpc.streaming(tonic::Request::new(out), path, Frames).await.unwrap();
+    let mut answers = answers.into_inner();
     loop {
         match tokio::time::timeout(Duration::from_secs(10), answers.next()).await {
             Ok(Some(Ok(_))) => {}
