@@ -15,6 +15,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::history::REGISTRY;
 use crate::interrupt;
 use crate::load::service::Caller;
 use crate::net::Network;
@@ -57,6 +58,8 @@ pub struct Setup {
     pub partitions: u32,
     /// How long sessions are kept without a lease, in seconds.
     pub grace_seconds: u64,
+    /// What nodes log.
+    pub log_level: String,
     /// What chance is drawn from.
     pub seed: u64,
 }
@@ -412,15 +415,12 @@ pub struct Leaders {
 }
 
 impl Leaders {
-    /// The partitions that `nodes` lead.
+    /// The partitions that `nodes` lead, [`REGISTRY`] among them.
     #[must_use]
     pub fn led_by(&self, nodes: &[u32]) -> Vec<u32> {
-        nodes
-            .iter()
-            .filter_map(|node| self.partitions.get(node))
-            .flatten()
-            .copied()
-            .collect()
+        let led = nodes.iter().filter_map(|node| self.partitions.get(node)).flatten();
+        let registry = self.registry.filter(|leader| nodes.contains(leader)).map(|_| REGISTRY);
+        led.copied().chain(registry).collect()
     }
 
     /// The node that leads most.
@@ -449,5 +449,6 @@ fn config(setup: &Setup, network: &Network, number: u32) -> NodeConfig {
         },
         grace_seconds: setup.grace_seconds,
         min_free_bytes: MIN_FREE,
+        log_level: setup.log_level.clone(),
     }
 }

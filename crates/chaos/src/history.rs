@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Microseconds since the run began.
 pub type Micros = u64;
 
+/// The registry, where partitions are numbered.
+pub const REGISTRY: u32 = u32::MAX;
+
 /// Microseconds of a second.
 pub const SECOND: Micros = 1_000_000;
 
@@ -151,6 +154,6 @@ pub struct Fault {
     pub ended: Micros,
     /// Whether a majority of nodes could work and talk meanwhile, so that writes had to go on.
     pub majority: bool,
-    /// The partitions that the hit nodes led when it began, where that was known.
+    /// The partitions ([`REGISTRY`] among them) that the hit nodes led when it began, where that was known.
     pub led: Vec<u32>,
 }

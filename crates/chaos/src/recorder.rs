@@ -136,15 +136,4 @@ impl Recorder {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (get(&self.acknowledged), get(&self.answered), get(&self.read))
     }
-
-    /// When the device that waits longest for its next acknowledgement got its last one.
-    #[must_use]
-    pub fn quietest(&self) -> Option<Micros> {
-        let history = self.history();
-        history
-            .acknowledged
-            .values()
-            .filter_map(|moments| moments.last().copied())
-            .min()
-    }
 }

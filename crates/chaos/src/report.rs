@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::check::Findings;
 use crate::check::availability::{Pause, Summary, summary};
-use crate::history::{Fault, Micros, SECOND};
+use crate::history::{Fault, Micros, REGISTRY, SECOND};
 
 /// One kind of fault.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -46,6 +46,8 @@ pub struct Report {
     pub findings: Vec<Findings>,
     /// Pauses of partitions whose leader was killed or lost its power.
     pub leader_killed: Summary,
+    /// The same for the registry.
+    pub registry_leader_killed: Summary,
     /// Pauses of partitions whose leader was stopped in order.
     pub leader_handed_over: Summary,
     /// From a revocation's answer to the end of a live session, without a fault nearby.
@@ -135,6 +137,7 @@ impl Report {
         writeln!(out)?;
         for (name, figure) in [
             ("writes resume after a leader's death", self.leader_killed),
+            ("the registry resumes after its leader's", self.registry_leader_killed),
             ("pause of an orderly hand-over", self.leader_handed_over),
             ("revocation closes a live session", self.revocation),
             ("from start to ready", self.ready),
@@ -215,7 +218,10 @@ pub fn messages(name: &str, verdict: &Verdict) -> Findings {
 pub fn pauses_of(kind: &str, pauses: &[Pause]) -> Summary {
     let mut led: Vec<Micros> = Vec::new();
     let mut longest: BTreeMap<usize, Micros> = BTreeMap::new();
-    for pause in pauses.iter().filter(|pause| pause.kind == kind) {
+    for pause in pauses
+        .iter()
+        .filter(|pause| pause.kind == kind && pause.partition != REGISTRY)
+    {
         if pause.led {
             led.push(pause.length);
         }
@@ -229,10 +235,12 @@ pub fn pauses_of(kind: &str, pauses: &[Pause]) -> Summary {
     })
 }
 
-/// Pauses of partitions led by hit nodes, over several kinds.
+/// Pauses of the partitions that `which` picks, where a hit node led them, over several kinds.
 #[must_use]
-pub fn led_pauses(kinds: &[&str], pauses: &[Pause]) -> Summary {
-    let led = pauses.iter().filter(|pause| pause.led && kinds.contains(&&*pause.kind));
+pub fn led_pauses(kinds: &[&str], pauses: &[Pause], which: impl Fn(u32) -> bool) -> Summary {
+    let led = pauses
+        .iter()
+        .filter(|pause| pause.led && kinds.contains(&&*pause.kind) && which(pause.partition));
     summary(led.map(|pause| pause.length).collect())
 }
 
@@ -284,6 +292,6 @@ mod tests {
                 worst: 9
             }
         );
-        assert_eq!(led_pauses(&["kill"], &known).worst, 9);
+        assert_eq!(led_pauses(&["kill"], &known, |_| true).worst, 9);
     }
 }

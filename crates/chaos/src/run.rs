@@ -11,7 +11,7 @@ use rand::Rng as _;
 
 use crate::check::{Findings, availability, identity, revocation, sessions};
 use crate::cluster::{Cluster, Setup};
-use crate::history::{Fault, Micros, SECOND};
+use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
 use crate::load::{Load, LoadPlan};
 use crate::nemesis::{Kind, Means, Nemesis, Survived, deck};
@@ -32,6 +32,8 @@ const FAULTS_A_CALM: usize = 6;
 const CALM_MS: std::ops::Range<u64> = 10_000..15_000;
 /// Shorter pauses are not listed.
 const WORTH_LISTING: Micros = SECOND / 10;
+/// Kinds that end a leader at once.
+const DEATHS: [&str; 3] = ["kill", "kill-leader", "power-cut"];
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -50,8 +52,8 @@ pub struct Options {
     pub revocable: u32,
     /// Back ends that write identities.
     pub writers: u32,
-    /// Whether a run with a violation goes on.
-    pub keep_going: bool,
+    /// Whether a run ends at the first violation that is seen while it runs.
+    pub stop_at_violation: bool,
 }
 
 /// Runs it. `say` gets a line for everything that happens.
@@ -150,14 +152,16 @@ fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)
             history.oddity_count > odd || !nemesis.cluster.recorder.readers().findings().is_clean()
         };
         if let Survived::No(why) = survived {
+            say(&format!("  the cluster does not recover: {why}"));
+            let status = nemesis.cluster.status().unwrap_or_default();
+            std::fs::write(
+                nemesis.cluster.folder().join("status.json"),
+                serde_json::to_vec_pretty(&status)?,
+            )?;
             return Ok((nemesis.faults, skipped, Some(format!("after {}: {why}", kind.name()))));
         }
-        if violated && !options.keep_going {
-            return Ok((
-                nemesis.faults,
-                skipped,
-                Some("a violation; --keep-going goes on after one".to_owned()),
-            ));
+        if violated && options.stop_at_violation {
+            return Ok((nemesis.faults, skipped, Some("a violation".to_owned())));
         }
         let is_calm = (place + 1) % FAULTS_A_CALM == 0;
         let rest = nemesis.cluster.draw(if is_calm { CALM_MS } else { REST_MS });
@@ -242,6 +246,8 @@ fn judge(
             acknowledged.entry(*partition).or_default().extend(moments);
         }
     }
+    let answered = history.operations.iter().filter(|operation| operation.answer.is_some());
+    acknowledged.insert(REGISTRY, answered.map(|operation| operation.answered).collect());
     acknowledged.values_mut().for_each(|moments| moments.sort_unstable());
     let pauses = availability::pauses(&acknowledged, &faults, stopped);
     findings.push(availability::check(&pauses, &faults));
@@ -274,8 +280,9 @@ fn judge(
         read,
         connections: history.connections.len(),
         findings,
-        leader_killed: led_pauses(&["kill", "kill-leader", "power-cut"], &pauses),
-        leader_handed_over: led_pauses(&["restart"], &pauses),
+        leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition != REGISTRY),
+        registry_leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition == REGISTRY),
+        leader_handed_over: led_pauses(&["restart"], &pauses, |partition| partition != REGISTRY),
         revocation: revocations.took,
         ready: availability::summary(ready.map(|time| time.as_micros() as Micros).collect()),
         aborted,

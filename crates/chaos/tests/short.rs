@@ -52,6 +52,7 @@ fn short_run(nodes: u32, faults: usize, kinds: Vec<Kind>) -> Result<Report> {
             spares: 0,
             partitions: 4,
             grace_seconds: 5,
+            log_level: "info".to_owned(),
             seed,
         },
         faults,
@@ -59,7 +60,7 @@ fn short_run(nodes: u32, faults: usize, kinds: Vec<Kind>) -> Result<Report> {
         devices: 24,
         revocable: 4,
         writers: 3,
-        keep_going: true,
+        stop_at_violation: false,
     };
     let report = run(&options, |line| eprintln!("chaos: {line}"));
     let report = report.with_context(|| format!("HOLDFAST_SEED={seed}"))?;

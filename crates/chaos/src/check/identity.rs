@@ -11,7 +11,7 @@ use super::linear::{self, Event, Model, Outcome};
 use crate::history::{Answer, Call, Operation};
 
 /// Configurations that the search may visit for one identity.
-const BUDGET: usize = 2_000_000;
+const BUDGET: usize = 400_000;
 
 /// What an identity may be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

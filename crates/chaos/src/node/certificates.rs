@@ -13,8 +13,8 @@ use time::{Duration, OffsetDateTime};
 
 /// The name that every node's certificate carries for the other nodes.
 const PEER_NAME: &str = "peer.holdfast";
-/// Valid from so long ago and for so long: wide enough for nodes whose clock is wrong.
-const MARGIN: Duration = Duration::days(30);
+/// Valid from so long ago and for so long: wide enough for nodes whose clock is wrong, and for no warning of an end.
+const MARGIN: Duration = Duration::days(400);
 
 /// Where the files are.
 #[derive(Debug, Clone)]

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub grace_seconds: u64,
     /// Below so much free space writes are refused.
     pub min_free_bytes: u64,
+    /// What it logs.
+    pub log_level: String,
 }
 
 impl NodeConfig {
@@ -76,6 +78,7 @@ impl NodeConfig {
             certificates.server_key, certificates.ca
         ));
         line(format_args!("[secrets]\nkey_file = {:?}", sealing_key(certificates)));
+        line(format_args!("[log]\nlevel = {:?}", self.log_level));
         line(format_args!("[ops]\nlisten = {:?}\ndrain_timeout = \"5s\"", bind(9600)));
         line(format_args!(
             "[storage]\nmin_free = \"{}B\"\nmin_free_percent = 1",

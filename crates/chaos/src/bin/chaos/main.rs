@@ -51,9 +51,12 @@ struct Args {
     /// Back ends that write identities
     #[arg(long, default_value_t = 4)]
     writers: u32,
-    /// Go on after a violation
+    /// End at the first violation that is seen while faults are injected
     #[arg(long)]
-    keep_going: bool,
+    stop_at_violation: bool,
+    /// What nodes log
+    #[arg(long, default_value = "info")]
+    node_log: String,
 }
 
 fn kind(name: &str) -> Result<Kind, String> {
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
             spares: if args.nodes > 1 { args.spares } else { 0 },
             partitions: args.partitions,
             grace_seconds: GRACE_SECONDS,
+            log_level: args.node_log,
             seed,
         },
         faults: args.faults,
@@ -86,7 +90,7 @@ fn main() -> ExitCode {
         devices: args.devices,
         revocable: args.revocable,
         writers: args.writers,
-        keep_going: args.keep_going,
+        stop_at_violation: args.stop_at_violation,
     };
     if let Err(error) = interrupt::listen() {
         eprintln!("chaos: {error:#}");
