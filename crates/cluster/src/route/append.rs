@@ -97,10 +97,14 @@ impl Partitions {
         error
     }
 
-    /// The node that was asked does not own the partition; perhaps it knows who does.
+    /// The node that was asked does not own the partition, and perhaps knows who does; or it does, and cannot act at the
+    /// moment, which its naming itself says.
     pub(super) fn not_here(&self, id: PartitionId, asked: Owner, told: Option<Owner>) {
+        if told.is_some_and(|told| told.node == asked.node) {
+            return;
+        }
         self.0.owners.disown(id, asked.node);
-        if let Some(told) = told.filter(|told| told.node != asked.node && told.term > 0) {
+        if let Some(told) = told.filter(|told| told.term > 0) {
             self.0.owners.learn(id, told);
         }
     }

@@ -213,8 +213,9 @@ pub(super) async fn keep(partitions: &Partitions) {
                 due.extend(partitions.count().iter().filter(has_news));
             }
             _ = renewal.tick() => {
+                let silent = Instant::now().checked_sub(SEAT_LEASE);
                 for id in partitions.count().iter() {
-                    let expired = partitions.desk(id).expire(partitions.node(), Instant::now() - SEAT_LEASE);
+                    let expired = silent.map_or(0, |before| partitions.desk(id).expire(partitions.node(), before));
                     if expired > 0 {
                         tracing::info!(partition = id.0, expired, "places of readers ended: their nodes are silent");
                     }

@@ -138,12 +138,11 @@ fn refused_stream(reason: &str) -> Chunks {
     Box::pin(stream::iter([Err(CallError::Refused(reason.into()))]))
 }
 
-/// With the best hint there is; this node itself is none.
+/// With the best hint there is.
 fn not_leader(partitions: &Partitions, id: PartitionId, leader: Option<u64>) -> Outcome {
-    let owner = partitions.owner(id).filter(|owner| owner.node != partitions.node());
     Outcome {
         result: Err(AppendError::NotLeader { leader }),
-        owner,
+        owner: partitions.owner(id),
     }
 }
 
@@ -190,7 +189,7 @@ async fn last_batch(
     };
     match partition.last_batch(&stream).await {
         Ok(batch_number) => Told::Done(RouteLastBatchAnswer { batch_number }),
-        Err(AppendError::NotLeader { .. }) => Told::NotHere(None),
+        Err(AppendError::NotLeader { .. }) => Told::NotHere(partitions.owner(id)),
         Err(_) => Told::NotNow,
     }
 }

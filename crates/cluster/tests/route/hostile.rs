@@ -1,0 +1,85 @@
+//! What a node that speaks nonsense, or too much, can do: nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use holdfast_cluster::route::MAX_BYTES_UNDER_WAY;
+use holdfast_consensus::transport::{Call, CallError, Service};
+
+use super::common::{Cluster, GATEWAY, Lane, P};
+
+fn call(target: u32, body: Vec<Bytes>) -> Call {
+    Call {
+        service: Service::Partition,
+        target,
+        body,
+        patience: Duration::from_secs(3),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_is_refused() {
+    let cluster = Cluster::start(60).await;
+    let owner = cluster.owner_everywhere(P).await.node;
+    let transport = cluster.nodes[&GATEWAY].transport.clone();
+    for body in [
+        &b""[..],
+        b"\x01",
+        b"\x07\x01entry",
+        b"\x01\x63",
+        b"\x01\x02\xff\xff\xff",
+        b"\x01\x04\x0a\xff",
+        b"\x01\x05",
+        b"\x01\x06\xff",
+        b"\x01\x07\xff",
+    ] {
+        let answer = transport.call(owner, call(0, vec![Bytes::from_static(body)])).await;
+        assert!(matches!(answer, Err(CallError::Refused(_))), "{body:?}: {answer:?}");
+        let first = transport
+            .download(owner, call(0, vec![Bytes::from_static(body)]))
+            .next()
+            .await;
+        if body != b"\x01\x05" {
+            assert!(matches!(first, Some(Err(CallError::Refused(_)))), "{body:?}: {first:?}");
+        }
+    }
+    for target in [4, 70_000, u32::MAX] {
+        let answer = transport
+            .call(owner, call(target, vec![Bytes::from_static(b"\x01\x03")]))
+            .await;
+        assert!(matches!(answer, Err(CallError::Refused(_))), "{answer:?}");
+    }
+    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    lane.send().await;
+    assert_eq!(lane.retries, 0, "nothing else was harmed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_more_than_it_may_is_refused_and_others_are_not() {
+    let cluster = Cluster::start(61).await;
+    let owner = cluster.owner_everywhere(P).await.node;
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != owner).collect();
+    // Nothing can be committed, so that everything stays under way.
+    for other in &others {
+        cluster.network.cut(owner, *other);
+    }
+    let transport = cluster.nodes[&GATEWAY].transport.clone();
+    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    lane.events = 30_000;
+    let batches = 2 * MAX_BYTES_UNDER_WAY / lane.batch().len();
+    let mut answers = futures_util::stream::FuturesUnordered::new();
+    for _ in 0..batches {
+        let entry = lane.batch();
+        answers.push(transport.call(owner, call(0, vec![Bytes::from_static(b"\x01\x01"), entry])));
+    }
+    let mut refused = 0;
+    while let Some(answer) = answers.next().await {
+        refused += usize::from(matches!(answer, Err(CallError::Refused(_))));
+    }
+    assert!(refused > 0, "everything was taken");
+    cluster.network.heal_all();
+    cluster.owner_everywhere(P).await;
+    let mut lane = Lane::new(cluster.on(2), P, 7);
+    lane.send().await;
+}
