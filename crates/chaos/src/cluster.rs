@@ -36,8 +36,10 @@ pub const START_PATIENCE: Duration = Duration::from_secs(90);
 pub const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
 /// For one call.
 const CALL_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a node that is gone may still count as up.
+const GONE_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(250);
 /// The size of the small disk.
 const SMALL_DISK: u64 = 1 << 30;
 /// Below so much free space a node refuses writes.
@@ -241,10 +243,26 @@ impl Cluster {
         self.reach.remove(number);
         self.node(number).kill()?;
         let name = self.node(number).config.name.clone();
-        self.admin(Method::DELETE, &format!("/holdfast/v1/nodes/{name}?force=true"), None)?;
+        self.forget(&name)?;
         self.rename(number);
         self.node(number).disk.wipe()?;
         self.join(number)
+    }
+
+    /// Removes a member that is down, as soon as the others have seen that it is.
+    ///
+    /// # Errors
+    /// When they refuse for too long.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + GONE_PATIENCE;
+        let path = format!("/holdfast/v1/nodes/{name}?force=true");
+        loop {
+            match self.admin(Method::DELETE, &path, None) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => interrupt::pause(POLL)?,
+            }
+        }
     }
 
     /// Gives a node a name that no member had before.

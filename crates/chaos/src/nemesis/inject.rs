@@ -517,6 +517,20 @@ impl Nemesis<'_> {
 
     fn membership_in_crash(&mut self, leader: u32) -> Result<Hit> {
         let spare = self.cluster.spare().context("there is no spare node")?;
+        let result = self.join_in_crash(leader, spare);
+        if result.is_err() {
+            // It must not stay as a member that nobody knows of.
+            let name = self.cluster.node(spare).config.name.clone();
+            self.cluster.reach.remove(spare);
+            self.cluster.node(spare).kill()?;
+            let _ = self.cluster.forget(&name);
+            self.cluster.node(spare).disk.wipe()?;
+            self.cluster.rename(spare);
+        }
+        result
+    }
+
+    fn join_in_crash(&mut self, leader: u32, spare: u32) -> Result<Hit> {
         let began = self.now();
         self.cluster.begin_join(spare)?;
         self.wait(0..3_000)?;
