@@ -1,13 +1,17 @@
 //! Who breaks things: kinds of faults, a deck of them drawn from a seed, and how each is injected and healed.
 
-mod inject;
+mod disks;
+mod links;
+mod members;
+mod processes;
+mod strike;
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use serde::Serialize;
 
-pub use inject::{Nemesis, Survived};
+pub use strike::{Nemesis, Survived};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
