@@ -142,8 +142,8 @@ impl Peers {
         }
     }
 
-    /// `node` is a member and is reached at `address`, `host:port`. A node that introduces itself from another address
-    /// changes it as well: the last one counts.
+    /// `node` is a member and is reached at `address`, `host:port`. A node that introduces itself with another address has
+    /// moved there; the same address said here again does not undo that, another one does.
     pub fn set_address(&self, node: u64, address: &str) {
         self.shared.set_address(node, address);
     }

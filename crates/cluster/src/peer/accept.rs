@@ -180,7 +180,13 @@ async fn serve(mut conn: Arc<Conn>, socket: TcpStream, permit: tokio::sync::Owne
             biased;
             done = &mut running => {
                 if let Err(error) = done {
-                    tracing::debug!(from = %conn.from, error = wire::explain(&error), "a connection of a peer ended");
+                    let why = wire::explain(&error);
+                    if wire::is_garbage(&why) {
+                        shared.metrics.violation(metrics::GARBAGE);
+                        conn.troubles.log(conn.from, metrics::GARBAGE, &why);
+                    } else {
+                        tracing::debug!(from = %conn.from, why, "a connection of a peer ended");
+                    }
                 }
                 break false;
             }

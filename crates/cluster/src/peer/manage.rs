@@ -5,7 +5,8 @@
 //! connection was there, and then [`WAIT`] at the most.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tonic::Streaming;
 use super::bodies::{Bodies, own};
 use super::dial::{Dialed, dial, exchange, words};
 use super::frame::{AnswerHead, Item, Items, Part, Violation};
+use super::lanes::FRAME_BYTES;
 use super::link::{self, Link};
 use super::service;
 use super::slot::Outcome;
@@ -35,6 +37,10 @@ const LASTED: Duration = Duration::from_secs(2);
 
 /// How often expired calls are looked for at the least.
 const RHYTHM: Duration = Duration::from_millis(250);
+
+/// A node that takes frames of so many bytes is there, even if its answers are slow to come: the socket holds only a few of
+/// them. Smaller ones prove nothing, they fit into the socket of a node that is gone.
+pub(crate) const TAKEN: usize = FRAME_BYTES / 2;
 
 /// Looks this much late mean that this process itself stood still.
 const STOOD_STILL: Duration = Duration::from_secs(1);
@@ -147,16 +153,18 @@ async fn attempt(shared: &Arc<Shared>, peer: &Arc<Peer>, calls_wait: bool) -> Op
 async fn connected(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &str, dialed: Dialed) -> Arc<str> {
     shared.learn_from(&dialed.answer, dialed.certificate_ends);
     let link = up(shared, peer);
+    let heard = Arc::new(AtomicU64::new(shared.clock()));
     let out = {
-        let (shared, link) = (Arc::clone(shared), Arc::clone(&link));
+        let (shared, link, heard) = (Arc::clone(shared), Arc::clone(&link), Arc::clone(&heard));
         futures_util::stream::poll_fn(move |cx| {
             let batch = link.poll_batch(cx);
-            if let std::task::Poll::Ready(Some(batch)) = &batch {
+            if let Poll::Ready(Some(batch)) = &batch {
+                let bytes: usize = batch.iter().map(Part::len).sum();
                 shared.metrics.frames_sent.increment(1);
-                shared
-                    .metrics
-                    .bytes_sent
-                    .increment(batch.iter().map(Part::len).sum::<usize>() as u64);
+                shared.metrics.bytes_sent.increment(bytes as u64);
+                if bytes >= TAKEN {
+                    heard.store(shared.clock(), Ordering::Relaxed);
+                }
             }
             batch
         })
@@ -184,7 +192,7 @@ async fn connected(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &str, dialed
     let reason = tokio::select! {
         biased;
         () = shared.stop.reached(Phase::Closing) => "this node is stopping".into(),
-        reason = Reading::new(shared, peer, &link).run(answers) => reason,
+        reason = Reading::new(shared, peer, &link, &heard).run(answers) => reason,
         never = streams(shared, peer) => match never {},
     };
     shared.metrics.losses.increment(1);
@@ -243,11 +251,11 @@ struct Reading<'a> {
     ping: Option<(u64, Instant)>,
     pings: u64,
     /// When this connection was heard last, as [`Shared::clock`] counts.
-    heard: u64,
+    heard: &'a AtomicU64,
 }
 
 impl<'a> Reading<'a> {
-    fn new(shared: &'a Shared, peer: &'a Peer, link: &'a Link) -> Self {
+    fn new(shared: &'a Shared, peer: &'a Peer, link: &'a Link, heard: &'a AtomicU64) -> Self {
         Self {
             shared,
             peer,
@@ -256,7 +264,7 @@ impl<'a> Reading<'a> {
             answers: Vec::new(),
             ping: None,
             pings: 0,
-            heard: shared.clock(),
+            heard,
         }
     }
 
@@ -283,7 +291,7 @@ impl<'a> Reading<'a> {
                     let now = Instant::now();
                     if now.duration_since(looked) > RHYTHM + STOOD_STILL {
                         // What the others sent meanwhile is still to be read.
-                        self.heard = self.shared.clock();
+                        self.heard.store(self.shared.clock(), Ordering::Relaxed);
                     }
                     looked = now;
                     if self.is_silent() {
@@ -308,7 +316,7 @@ impl<'a> Reading<'a> {
 
     fn is_silent(&self) -> bool {
         let silence = u64::try_from(self.shared.config.silence.as_millis()).unwrap_or(u64::MAX);
-        self.shared.clock().saturating_sub(self.heard) > silence
+        self.shared.clock().saturating_sub(self.heard.load(Ordering::Relaxed)) > silence
     }
 
     fn send_ping(&mut self, now: Instant) {
@@ -322,8 +330,9 @@ impl<'a> Reading<'a> {
 
     fn frame(&mut self, frame: Bytes) -> Result<(), Violation> {
         let len = frame.len();
-        self.heard = self.shared.clock();
-        self.peer.heard.store(self.heard, Ordering::Relaxed);
+        let now = self.shared.clock();
+        self.heard.store(now, Ordering::Relaxed);
+        self.peer.heard.store(now, Ordering::Relaxed);
         self.shared.metrics.frames_received.increment(1);
         self.shared.metrics.bytes_received.increment(len as u64);
         for item in Items::new(frame) {

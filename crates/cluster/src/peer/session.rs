@@ -26,6 +26,7 @@ use super::bodies::{Bodies, own};
 use super::codec::Batch;
 use super::frame::{AnswerHead, CallHead, Item, Items, Outcome, Part, Violation};
 use super::lanes::{Begin, Lanes};
+use super::manage::TAKEN;
 use super::metrics;
 use super::service::{Frameful, allowed};
 use super::state::Peer;
@@ -85,11 +86,13 @@ impl Stream for Sending {
             if let Some(room) = room {
                 room.wake();
             }
-            let metrics = &self.conn.shared.metrics;
-            metrics.frames_sent.increment(1);
-            metrics
-                .bytes_sent
-                .increment(batch.iter().map(Part::len).sum::<usize>() as u64);
+            let bytes: usize = batch.iter().map(Part::len).sum();
+            let shared = &self.conn.shared;
+            shared.metrics.frames_sent.increment(1);
+            shared.metrics.bytes_sent.increment(bytes as u64);
+            if bytes >= TAKEN {
+                self.conn.heard.store(shared.clock(), Ordering::Relaxed);
+            }
             return Poll::Ready(Some(Ok(batch)));
         }
         if out.done {

@@ -84,6 +84,9 @@ pub(crate) enum Way {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct About {
     pub(crate) address: String,
+    /// The address that [`Shared::set_address`] was told last: said again, it does not undo what the node itself has
+    /// told since.
+    registered: String,
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) rtt: Option<Duration>,
@@ -165,12 +168,16 @@ impl Shared {
         self.identity.read().node
     }
 
-    /// `node` is reached at `address` from now on.
+    /// `node` is a member and is reached at `address` from now on.
     pub(crate) fn set_address(&self, node: u64, address: &str) {
+        self.removed.lock().remove(&node);
+        self.enter_address(node, address, true);
+    }
+
+    fn enter_address(&self, node: u64, address: &str, registered: bool) {
         if node == self.node() || node == 0 {
             return;
         }
-        self.removed.lock().remove(&node);
         let peer = {
             let mut peers = self.peers.write();
             Arc::clone(peers.entry(node).or_insert_with(|| {
@@ -190,9 +197,13 @@ impl Shared {
         };
         let moved = {
             let mut about = peer.about.lock();
-            let moved = about.address != address;
+            let again = registered && about.registered == address;
+            let moved = !again && about.address != address;
             if moved {
                 address.clone_into(&mut about.address);
+            }
+            if registered {
+                address.clone_into(&mut about.registered);
             }
             moved
         };
@@ -341,7 +352,7 @@ impl Shared {
             return;
         }
         if !address.is_empty() {
-            self.set_address(node, address);
+            self.enter_address(node, address, false);
         }
         if let Some(peer) = self.peer(node) {
             let mut about = peer.about.lock();

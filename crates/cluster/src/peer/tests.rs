@@ -7,6 +7,7 @@ mod introductions;
 mod reconnect;
 mod renewal;
 mod streams;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -236,3 +236,8 @@ pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+/// Whether an error, explained, says that what arrived was no HTTP/2: as opposed to a connection that was lost.
+pub(crate) fn is_garbage(why: &str) -> bool {
+    why.contains("connection error detected")
+}

@@ -214,6 +214,23 @@ async fn who_says_nothing_or_garbage_is_disconnected() {
 }
 
 #[tokio::test]
+async fn who_speaks_no_http_is_disconnected() {
+    let (authority, one, two) = pair().await;
+    let socket = TcpStream::connect(two.address()).await.unwrap();
+    let client = Arc::clone(&authority.node().current().client);
+    let mut stream = tokio_rustls::TlsConnector::from(client)
+        .connect(crate::peer::tls::peer_name(), socket)
+        .await
+        .unwrap();
+    stream.write_all(&[0xff; 4096]).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
+    // Whether politely or not: it ends.
+    drop(read.await.unwrap());
+    assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello");
+}
+
+#[tokio::test]
 async fn answers_that_nobody_asked_for_end_the_connection() {
     // A listener with a good certificate that answers frames with nonsense is driven by hand: the caller's own rules
     // are those of `frame` and `bodies`.

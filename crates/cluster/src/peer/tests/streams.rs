@@ -39,12 +39,14 @@ async fn an_upload_whose_source_fails_is_never_complete() {
 #[tokio::test]
 async fn a_slow_source_is_not_the_other_sides_fault() {
     let (_authority, one, _two) = pair().await;
+    // The connection for streams is there.
+    one.peers.upload(2, call(b""), chunks(0)).await.unwrap();
     let source = stream::iter(0..2).then(|_| async {
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         Ok(Bytes::from_static(b"x"))
     });
     let patient = Call {
-        patience: Duration::from_millis(40),
+        patience: Duration::from_millis(500),
         ..call(b"")
     };
     assert_eq!(one.peers.upload(2, patient, Box::pin(source)).await.unwrap(), "2 2");
