@@ -11,7 +11,7 @@ use crate::history::{Connection, Fault, Micros, SECOND};
 /// How long the older connection may stay open while nothing is wrong.
 const CLOSE_PATIENCE: Micros = 5 * SECOND;
 /// How long after a fault the cluster may take to be itself again.
-pub const SETTLE: Micros = 3 * SECOND;
+pub const SETTLE: Micros = 5 * SECOND;
 
 /// Moves `deadline` behind every fault that overlaps with the time from `from` to it.
 #[must_use]

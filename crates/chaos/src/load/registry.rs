@@ -162,6 +162,10 @@ enum Meaning {
 }
 
 fn understand(shared: &Shared, node: u32, call: &Call, status: StatusCode, body: &Bytes) -> Meaning {
+    if status.is_server_error() {
+        let text: String = String::from_utf8_lossy(body).chars().take(120).collect();
+        shared.recorder.failure(format!("call answered with {status}: {text}"));
+    }
     match (meaning(call, status, body), status) {
         (Some(meaning), _) => meaning,
         (None, status) => {

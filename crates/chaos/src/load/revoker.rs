@@ -1,96 +1,221 @@
-//! A back end that disables devices and enables them again, for the check of revocation.
+//! A back end that takes devices their rights and gives them back, for the check of revocation: by disabling them, by
+//! rolling the key that they use, by deleting them.
 //!
-//! Every change carries the ETag that was read before it: one without an answer cannot take effect after a later one.
+//! Every change carries the ETag that was read before it: one without an answer cannot take effect after a later one. A
+//! creation cannot, so a device whose creation was not answered is left alone afterwards.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use http::{Method, StatusCode};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::service::{Caller, identity};
-use crate::history::RightsChange;
+use super::service::{Caller, device_keys, identity};
+use crate::history::{Micros, RightsChange};
 
-/// How long a device is disabled, in milliseconds.
-const DISABLED_MS: Range<u64> = 1_300..2_500;
+/// How long a device is without rights, in milliseconds.
+const REVOKED_MS: Range<u64> = 1_300..2_500;
 /// Between two changes.
 const PAUSE_MS: Range<u64> = 200..800;
-/// How often a change is tried before the device is left for later.
+/// How often a change is tried before it is left for later.
 const ATTEMPTS: u32 = 20;
 
-pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, mut rng: StdRng) {
-    let Ok(mut caller) = Caller::new(&shared.reach) else {
-        return;
+/// How a device loses its rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Disable,
+    RollKey,
+    Delete,
+}
+
+struct Revoker {
+    shared: Rc<Shared>,
+    caller: Caller,
+    rng: StdRng,
+    /// Devices whose creation may still come to pass.
+    left_alone: HashSet<u32>,
+}
+
+pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, rng: StdRng) {
+    let Ok(caller) = Caller::new(&shared.reach) else { return };
+    let mut revoker = Revoker {
+        shared,
+        caller,
+        rng,
+        left_alone: HashSet::new(),
     };
-    let mut disabled: Option<u32> = None;
-    while !shared.is_stopping() {
-        let (number, allowed) = match disabled.take() {
-            Some(number) => (number, true),
-            None => (rng.random_range(devices.clone()), false),
+    let mut revoked: Option<u32> = None;
+    while !revoker.shared.is_stopping() {
+        let pause = match revoked {
+            Some(number) => {
+                if revoker.give_back(number).await {
+                    revoked = None;
+                }
+                PAUSE_MS
+            }
+            None => {
+                let number = revoker.rng.random_range(devices.clone());
+                if !revoker.left_alone.contains(&number) {
+                    revoker.take_away(number).await;
+                    // Given back in any case: it may have happened without an answer.
+                    revoked = Some(number);
+                }
+                REVOKED_MS
+            }
         };
-        let done = set(&shared, &mut caller, number, allowed, &mut rng).await;
-        if !allowed || !done {
-            // Enabled again in any case, however long it takes.
-            disabled = Some(number);
-        }
-        let pause = if allowed { PAUSE_MS } else { DISABLED_MS };
-        tokio::time::sleep(Duration::from_millis(rng.random_range(pause))).await;
+        tokio::time::sleep(Duration::from_millis(revoker.rng.random_range(pause))).await;
     }
-    // What it still owes must be acknowledged at the end.
-    if let Some(number) = disabled {
-        set(&shared, &mut caller, number, true, &mut rng).await;
+    // What devices still owe must be acknowledged at the end.
+    if let Some(number) = revoked {
+        revoker.give_back(number).await;
     }
 }
 
-/// Enables or disables a device; whether that was answered.
-async fn set(shared: &Shared, caller: &mut Caller, number: u32, allowed: bool, rng: &mut StdRng) -> bool {
-    let device = shared.reach.names().name(number);
-    for _ in 0..ATTEMPTS {
-        match try_set(shared, caller, &device, allowed, rng).await {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(error) => shared.recorder.failure(format!("revoker: {error:#}")),
+impl Revoker {
+    async fn take_away(&mut self, number: u32) {
+        let way = match self.rng.random_range(0..4) {
+            0 | 1 => Way::Disable,
+            2 => Way::RollKey,
+            _ => Way::Delete,
+        };
+        for _ in 0..ATTEMPTS {
+            match self.try_take_away(number, way).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => self.failed(&error),
+            }
+            if !self.may_try_again().await {
+                return;
+            }
         }
-        if shared.is_ended() {
-            return false;
+    }
+
+    async fn give_back(&mut self, number: u32) -> bool {
+        for _ in 0..ATTEMPTS {
+            match self.try_give_back(number).await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => self.failed(&error),
+            }
+            if !self.may_try_again().await {
+                return false;
+            }
         }
+        false
+    }
+
+    fn failed(&self, error: &anyhow::Error) {
+        self.shared.recorder.failure(format!("revoker: {error:#}"));
+    }
+
+    async fn may_try_again(&self) -> bool {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        !self.shared.is_ended()
     }
-    false
+
+    /// The identity as it is; `None` when there is none.
+    async fn read(&mut self, device: &str) -> Result<Option<(Value, String)>> {
+        let endpoint = self.shared.reach.any(&mut self.rng).context("there is no node")?;
+        let (status, body) = self
+            .caller
+            .call(endpoint, Method::GET, &identity(device), None, None)
+            .await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        ensure!(status == StatusCode::OK, "a read is answered with {status}");
+        let document: Value = serde_json::from_slice(&body)?;
+        let etag = document
+            .get("etag")
+            .and_then(Value::as_str)
+            .context("no etag")?
+            .to_owned();
+        Ok(Some((document, etag)))
+    }
+
+    async fn try_take_away(&mut self, number: u32, way: Way) -> Result<bool> {
+        let device = self.shared.reach.names().name(number);
+        let asked = self.shared.recorder.now();
+        let Some((mut document, etag)) = self.read(&device).await? else {
+            // Deleted by an attempt that was not answered.
+            self.note(&device, false, asked, true);
+            return Ok(true);
+        };
+        match way {
+            Way::Disable => document["status"] = json!("disabled"),
+            Way::RollKey => document["authentication"]["symmetricKey"]["primaryKey"] = json!(random_key(&mut self.rng)),
+            Way::Delete => {}
+        }
+        let (method, body) = match way {
+            Way::Delete => (Method::DELETE, None),
+            Way::Disable | Way::RollKey => (Method::PUT, Some(document)),
+        };
+        let done = self.change(&device, false, method, Some(&etag), body.as_ref()).await?;
+        Ok(done == Some(true))
+    }
+
+    async fn try_give_back(&mut self, number: u32) -> Result<bool> {
+        let device = self.shared.reach.names().name(number);
+        let keys = device_keys(&self.shared.reach, &device)?;
+        let Some((mut document, etag)) = self.read(&device).await? else {
+            let document = json!({"deviceId": device, "status": "enabled", "authentication": keys});
+            let done = self.change(&device, true, Method::PUT, None, Some(&document)).await?;
+            if done.is_none() {
+                self.left_alone.insert(number);
+            }
+            return Ok(done == Some(true));
+        };
+        document["status"] = json!("enabled");
+        document["authentication"] = keys;
+        let done = self
+            .change(&device, true, Method::PUT, Some(&etag), Some(&document))
+            .await?;
+        Ok(done == Some(true))
+    }
+
+    /// One change: whether it was made, `None` = nobody knows.
+    async fn change(
+        &mut self,
+        device: &str,
+        allowed: bool,
+        method: Method,
+        etag: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Option<bool>> {
+        let endpoint = self.shared.reach.any(&mut self.rng).context("there is no node")?;
+        let asked = self.shared.recorder.now();
+        match self.caller.call(endpoint, method, &identity(device), etag, body).await {
+            Ok((status, _)) if status.is_success() => {
+                self.note(device, allowed, asked, true);
+                Ok(Some(true))
+            }
+            Ok((status, _)) if status.is_client_error() => Ok(Some(false)),
+            Err(error) if !error.perhaps_done => Ok(Some(false)),
+            Ok(_) | Err(_) => {
+                self.note(device, allowed, asked, false);
+                Ok(None)
+            }
+        }
+    }
+
+    fn note(&self, device: &str, allowed: bool, asked: Micros, is_answered: bool) {
+        let answered = is_answered.then(|| self.shared.recorder.now());
+        self.shared.recorder.history().rights.push(RightsChange {
+            device: device.to_owned(),
+            allowed,
+            asked,
+            answered,
+        });
+    }
 }
 
-async fn try_set(shared: &Shared, caller: &mut Caller, device: &str, allowed: bool, rng: &mut StdRng) -> Result<bool> {
-    let endpoint = shared.reach.any(rng).context("there is no node")?;
-    let path = identity(device);
-    let mut document = caller.must(endpoint, Method::GET, &path, None).await?;
-    let etag = document
-        .get("etag")
-        .and_then(Value::as_str)
-        .context("no etag")?
-        .to_owned();
-    document["status"] = json!(if allowed { "enabled" } else { "disabled" });
-    let asked = shared.recorder.now();
-    let answer = caller
-        .call(endpoint, Method::PUT, &path, Some(&etag), Some(&document))
-        .await;
-    let answered = match answer {
-        Ok((StatusCode::OK, _)) => Some(shared.recorder.now()),
-        // Known not to have happened.
-        Ok((status, _)) if status.is_client_error() => return Ok(false),
-        Ok(_) => None,
-        Err(error) if !error.perhaps_done => return Ok(false),
-        Err(_) => None,
-    };
-    shared.recorder.history().rights.push(RightsChange {
-        device: device.to_owned(),
-        allowed,
-        asked,
-        answered,
-    });
-    Ok(answered.is_some())
+fn random_key(rng: &mut StdRng) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(rng.random::<[u8; 32]>())
 }

@@ -138,22 +138,31 @@ pub fn identity(device: &str) -> String {
     format!("/devices/{device}?{VERSION}")
 }
 
+/// How a device of the fleet authenticates, as its identity says it.
+///
+/// # Errors
+/// When the owner's key, from which the devices' are derived, is none.
+pub fn device_keys(reach: &Reach, name: &str) -> Result<Value> {
+    let devices = reach.hub().devices(TOKEN_LIFE)?;
+    let (primary, secondary) = (devices.key(name), devices.secondary_key(name));
+    Ok(json!({
+        "type": "sas",
+        "symmetricKey": {"primaryKey": STANDARD.encode(primary), "secondaryKey": STANDARD.encode(secondary)},
+    }))
+}
+
 /// Creates the fleet's devices.
 ///
 /// # Errors
 /// When the hub refuses.
 pub async fn create_devices(reach: &Arc<Reach>, endpoint: Endpoint, numbers: Range<u32>) -> Result<()> {
-    let devices = reach.hub().devices(TOKEN_LIFE)?;
-    let mut entries: Vec<Value> = numbers
+    let mut entries = numbers
         .map(|number| {
             let name = reach.names().name(number);
-            let key = |key: [u8; 32]| STANDARD.encode(key);
-            let keys =
-                json!({"primaryKey": key(devices.key(&name)), "secondaryKey": key(devices.secondary_key(&name))});
-            json!({"id": name, "importMode": "create", "status": "enabled",
-                   "authentication": {"type": "sas", "symmetricKey": keys}})
+            let keys = device_keys(reach, &name)?;
+            Ok(json!({"id": name, "importMode": "create", "status": "enabled", "authentication": keys}))
         })
-        .collect();
+        .collect::<Result<Vec<Value>>>()?;
     let mut caller = Caller::new(reach)?;
     let deadline = tokio::time::Instant::now() + CREATE_PATIENCE;
     while !entries.is_empty() {
