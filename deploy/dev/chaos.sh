@@ -7,7 +7,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
-deploy/dev/deps.sh
+deploy/dev/deps.sh chaos
 source deploy/build/env.sh
 if [ -z "${HOLDFAST_BIN:-}" ]; then
   deploy/dev/build.sh

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian or Ubuntu packages that this machine lacks: deps.sh [tests]. Silent when there is nothing to do.
+# Installs the Debian or Ubuntu packages that this machine lacks: deps.sh [tests|chaos]. Silent when there is nothing to do.
 #
 #   g++ and make     RocksDB and the TLS library are C++ and C
 #   libclang         bindgen reads RocksDB's header with it
 #   git, ca-certificates   what cargo and the scripts themselves use
 #   python3, nodejs        with `tests`: the SDKs that the hub is tested with
+#   iproute2               with `tests` and `chaos`: namespaces for nodes whose network is broken on purpose
 set -euo pipefail
 
 missing=()
@@ -25,6 +26,7 @@ if [ "${1:-}" = tests ]; then
   need nodejs command -v node
   need npm command -v npm
 fi
+case ${1:-} in tests | chaos) need iproute2 command -v ip ;; esac
 
 if [ ${#missing[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
