@@ -6,10 +6,11 @@
 //! output buffer in one encoding, settled; what waits to be written is bounded by [`EventsConfig::output_bytes`], then
 //! by the reader's credit and window; every refusal has a number and a line in the audit log; a connection that nobody
 //! has authenticated is closed after a minute.
-//! Not here: AMQP itself (`amqp`), signatures (`auth`), where events are (`partition`), devices over AMQP (a later
+//! Not here: AMQP itself (`amqp`), signatures (`auth`), where events are and who may read (`cluster::route`), devices over AMQP (a later
 //! issue: their addresses are refused as not implemented).
 //! Start at [`EventsEndpoint`], of which each core has one, then [`driver`](self).
 
+mod asking;
 mod cbs;
 mod config;
 mod driver;
@@ -19,6 +20,7 @@ mod handle;
 mod links;
 mod management;
 mod metrics;
+mod opening;
 mod receiver;
 mod refusal;
 mod replies;

@@ -125,7 +125,7 @@ async fn nothing_is_lost_doubled_or_out_of_order() {
     let seeds: u64 = std::env::var("HOLDFAST_SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(6);
+        .unwrap_or(2);
     for seed in 100..100 + seeds {
         run(seed).await;
     }

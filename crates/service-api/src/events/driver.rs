@@ -18,8 +18,10 @@ use holdfast_net::ByteStream;
 use holdfast_tasks::Phase;
 use tokio::io::ReadBuf;
 
+use super::asking::Asking;
 use super::cbs::Certainty;
 use super::endpoint::{EventsEndpoint, Waiting};
+use super::opening::Opening;
 use super::receiver::Receiver;
 use super::refusal::{Refused, Whom, audit};
 use super::replies::{Node, Outbox};
@@ -70,6 +72,10 @@ pub(super) struct Driver {
     pub(super) management: Node,
     pub(super) outbox: Outbox,
     pub(super) receivers: Vec<Receiver>,
+    /// Receivers whose partition has not answered yet.
+    pub(super) openings: Vec<Opening>,
+    /// Requests about partitions that have not answered yet.
+    pub(super) asking: Vec<Asking>,
     pub(super) question: Option<Question>,
     /// The moment of this turn.
     pub(super) now: Instant,
@@ -113,6 +119,8 @@ impl Driver {
             management: Node::default(),
             outbox: Outbox::default(),
             receivers: Vec::new(),
+            openings: Vec::new(),
+            asking: Vec::new(),
             question: None,
             now,
             stream,
@@ -224,6 +232,8 @@ impl Driver {
         #[expect(clippy::cast_precision_loss, reason = "a few links")]
         self.endpoint.metrics().receivers.decrement(self.receivers.len() as f64);
         self.receivers = Vec::new();
+        self.openings = Vec::new();
+        self.asking = Vec::new();
     }
 
     /// Asks the registry's leader whether the local replica is up to date, then decides. Nothing of this connection is
@@ -355,12 +365,14 @@ impl Driver {
 
     /// Lets receivers fill the output; whether any event was added.
     fn pump(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.engine.output().len();
+        self.poll_openings(cx);
+        self.poll_asking(cx);
         if self.receivers.is_empty() {
-            return false;
+            return self.engine.output().len() > before;
         }
         let now = self.endpoint.hub().clock().now();
         let output_bytes = self.endpoint.config().output_bytes;
-        let before = self.engine.output().len();
         let mut sent = 0;
         let mut gone = Vec::new();
         self.first = (self.first + 1) % self.receivers.len();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use holdfast_amqp::message::{Request, Response};
+use holdfast_amqp::types::Raw;
 use holdfast_amqp::{Detached, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, SaslCode, SaslInit, limits};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
@@ -11,6 +12,16 @@ use super::driver::{Driver, Question};
 use super::management::{self, Decision};
 use super::receiver::Gone;
 use super::refusal::{Refused, Tracking};
+
+/// What becomes of a request.
+enum Answered {
+    /// This is the response.
+    Now(Vec<u8>),
+    /// It follows.
+    Later,
+    /// The registry's leader has to be asked first.
+    Ask,
+}
 
 impl Driver {
     /// Handles one event. `true`: deadlines may have moved.
@@ -31,6 +42,11 @@ impl Driver {
             Event::Credit { link, drain, .. } => {
                 match self.receivers.iter_mut().find(|receiver| receiver.link == link) {
                     Some(receiver) => receiver.drain = drain,
+                    None if self.openings.iter().any(|opening| opening.link == link) => {
+                        for opening in self.openings.iter_mut().filter(|opening| opening.link == link) {
+                            opening.drain = drain;
+                        }
+                    }
                     None => {
                         self.outbox.send(&mut self.engine);
                         if drain {
@@ -61,6 +77,8 @@ impl Driver {
         let gone = before - self.receivers.len();
         #[expect(clippy::cast_precision_loss, reason = "a few links")]
         self.endpoint.metrics().receivers.decrement(gone as f64);
+        self.openings.retain(|opening| !is_gone(opening.link));
+        self.asking.retain(|asking| !is_gone(asking.link));
         self.cbs.retain(|link| !is_gone(link));
         self.management.retain(|link| !is_gone(link));
         self.outbox.retain(|link| !is_gone(link));
@@ -129,21 +147,36 @@ impl Driver {
         let answered = if is_cbs {
             self.answer_cbs(&request, certainty, now)
         } else {
-            self.answer_management(&request, certainty, now)
+            self.answer_management(incoming.link, &request, certainty, now)
         };
-        let Some(response) = answered else {
-            self.question = Some(Question::Request(Incoming {
-                tag: Cow::Owned(incoming.tag.to_vec()),
-                payload: Cow::Owned(incoming.payload.to_vec()),
-                ..incoming.clone()
-            }));
-            return;
+        let response = match answered {
+            Answered::Ask => {
+                self.question = Some(Question::Request(Incoming {
+                    tag: Cow::Owned(incoming.tag.to_vec()),
+                    payload: Cow::Owned(incoming.payload.to_vec()),
+                    ..incoming.clone()
+                }));
+                return;
+            }
+            Answered::Now(response) => Some(response),
+            Answered::Later => None,
         };
         // uamqp reports a failed put when the response overtakes the disposition (Spec amqp §5).
         self.settle(incoming, &Outcome::Accepted);
         self.engine.top_up(incoming.link, limits::RECEIVER_CREDIT);
-        let node = if is_cbs { &self.cbs } else { &self.management };
-        match node.answer_to(incoming.link) {
+        if let Some(response) = response {
+            self.respond(incoming.link, response);
+        }
+    }
+
+    /// Sends the response to a request that came on `link`.
+    pub(super) fn respond(&mut self, link: LinkId, response: Vec<u8>) {
+        let node = if self.cbs.takes(link) {
+            &self.cbs
+        } else {
+            &self.management
+        };
+        match node.answer_to(link) {
             Some(link) => self.outbox.put(&mut self.engine, link, response),
             None => tracing::debug!(address = %self.address, "a request without a link for the response"),
         }
@@ -156,43 +189,56 @@ impl Driver {
         }
     }
 
-    /// The response to a put-token; `None`: the leader has to be asked.
-    fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Option<Vec<u8>> {
+    /// The response to a put-token.
+    fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Answered {
         let hub = self.endpoint.hub_arc();
         let refused = match put_token(&hub, &mut self.tokens, request, certainty, now) {
-            Verdict::Ask => return None,
+            Verdict::Ask => return Answered::Ask,
             Verdict::Accepted => {
                 self.authenticated();
-                return Some(response(request, 200, "OK", None, |buf| {
+                let response = response(request.message_id, 200, "OK", None, |buf| {
                     holdfast_amqp::types::put_null(buf)
-                }));
+                });
+                return Answered::Now(response);
             }
             Verdict::Refused(refused) => refused,
         };
         self.audit(&refused, now);
-        Some(self.refusal(request, &refused, now))
+        Answered::Now(self.refusal(request.message_id, &refused))
     }
 
-    fn answer_management(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Option<Vec<u8>> {
+    fn answer_management(
+        &mut self,
+        link: LinkId,
+        request: &Request<'_>,
+        certainty: Certainty,
+        now: UnixMillis,
+    ) -> Answered {
         let hub = self.endpoint.hub_arc();
         let decision = match hub.registry().settings() {
             Ok(settings) => management::read(&hub, &settings, &self.tokens, request, certainty, now),
             Err(_) => Decision::Refused(Refused::busy("The hub is not ready.")),
         };
         match decision {
-            Decision::Ask => None,
-            Decision::Answer(answer) => Some(response(request, 200, "OK", None, |buf| answer.encode(buf))),
+            Decision::Ask => Answered::Ask,
+            Decision::Answer(answer) => {
+                Answered::Now(response(request.message_id, 200, "OK", None, |buf| answer.encode(buf)))
+            }
+            Decision::Partition(about) => self
+                .ask_partition(link, request.message_id, about)
+                .map_or(Answered::Later, Answered::Now),
             Decision::Refused(refused) => {
                 self.audit(&refused, now);
-                Some(self.refusal(request, &refused, now))
+                Answered::Now(self.refusal(request.message_id, &refused))
             }
         }
     }
 
-    fn refusal(&self, request: &Request<'_>, refused: &Refused, now: UnixMillis) -> Vec<u8> {
+    pub(super) fn refusal(&self, message_id: Option<Raw<'_>>, refused: &Refused) -> Vec<u8> {
+        let now = self.endpoint.hub().clock().now();
         let description = Tracking::new(&self.endpoint.hub_name(), now).text(&refused.text);
         response(
-            request,
+            message_id,
             refused.status(),
             &description,
             Some(refused.condition),
@@ -237,7 +283,7 @@ impl Driver {
         };
         let mut gone = Vec::new();
         for receiver in &self.receivers {
-            let id = receiver.partition.id().0.to_string();
+            let id = receiver.reader.id().0.to_string();
             let part = super::tokens::Part::Partition {
                 group: &receiver.group,
                 partition: &id,
@@ -261,8 +307,9 @@ impl Driver {
     }
 }
 
-fn response(
-    request: &Request<'_>,
+/// The response to the request with this message id.
+pub(super) fn response(
+    message_id: Option<Raw<'_>>,
     status: i32,
     description: &str,
     condition: Option<&str>,
@@ -270,7 +317,7 @@ fn response(
 ) -> Vec<u8> {
     let mut bytes = Vec::new();
     Response {
-        correlation_id: request.message_id,
+        correlation_id: message_id,
         status,
         description,
         condition,

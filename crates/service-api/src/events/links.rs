@@ -3,14 +3,14 @@
 use holdfast_amqp::address::{self, Endpoint, Entity};
 use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::{Accept, Attach, Detached, Fault, InfoValue, LinkId, Role, limits};
-use holdfast_device_hub::partition::epoch::{self, Receiver as Candidate};
-use holdfast_device_hub::partition::{Bound, StartError, StartPosition};
+use holdfast_device_hub::partition::epoch::Receiver as Candidate;
+use holdfast_device_hub::partition::{Bound, StartPosition};
 use holdfast_model::{ErrorCode, RefusalReason, SequenceNumber, UnixMillis};
 use holdfast_registry::HubSettings;
 
 use super::driver::Driver;
 use super::management::{is_entity, partition};
-use super::receiver::Receiver;
+use super::opening::{Opening, Wanted};
 use super::refusal::Refused;
 use super::tokens::Part;
 
@@ -24,8 +24,8 @@ pub(super) enum Accepted {
     Cbs(bool),
     /// A link of `$management`; `true` when the client sends requests on it.
     Management(bool),
-    /// A receiver of a partition.
-    Receiver(Box<Receiver>),
+    /// A receiver of a partition, which is asked first.
+    Receiver(Opening),
     /// An address that lies elsewhere: the tail of the new one.
     Redirect(String),
 }
@@ -36,13 +36,16 @@ impl Driver {
         let now = self.endpoint.hub().clock().now();
         match self.decide(link, attach, now) {
             Ok(accepted) => self.accept(link, accepted, now),
-            Err(refused) => {
-                self.audit(&refused, now);
-                let hub = self.endpoint.hub_name();
-                let monotonic = self.now;
-                refused.tell(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
-            }
+            Err(refused) => self.refuse_attach(link, &refused),
         }
+    }
+
+    pub(super) fn refuse_attach(&mut self, link: LinkId, refused: &Refused) {
+        let now = self.endpoint.hub().clock().now();
+        self.audit(refused, now);
+        let hub = self.endpoint.hub_name();
+        let monotonic = self.now;
+        refused.tell(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
     }
 
     fn accept(&mut self, link: LinkId, accepted: Accepted, now: UnixMillis) {
@@ -67,11 +70,7 @@ impl Driver {
                 self.engine.accept(link, &Accept::default());
                 self.management.add_responses(link);
             }
-            Accepted::Receiver(receiver) => {
-                self.engine.accept(link, &Accept::default());
-                self.endpoint.metrics().receivers.increment(1.0);
-                self.receivers.push(*receiver);
-            }
+            Accepted::Receiver(opening) => self.open(opening),
             Accepted::Redirect(tail) => {
                 self.engine.accept(link, &Accept::default());
                 self.redirect(link, &tail, now);
@@ -147,8 +146,8 @@ impl Driver {
                         "ConsumerGroups/{group}/Partitions/{partition}"
                     )));
                 }
-                let receiver = self.receiver(link, attach, &settings, &group, &partition)?;
-                Ok(Accepted::Receiver(Box::new(receiver)))
+                let opening = self.receiver(link, attach, &settings, &group, &partition)?;
+                Ok(Accepted::Receiver(opening))
             }
             Endpoint::Events { entity, .. } => {
                 self.authorise(&settings, Part::Whole)?;
@@ -216,7 +215,7 @@ impl Driver {
         settings: &HubSettings,
         group: &str,
         id: &str,
-    ) -> Result<Receiver, Refused> {
+    ) -> Result<Opening, Refused> {
         let malformed = |_| Refused::new(ErrorCode::ArgumentInvalid, "The attach cannot be decoded.");
         let hub = self.endpoint.hub();
         let partition = partition(hub, id)?;
@@ -230,14 +229,6 @@ impl Driver {
         let filters = attach.source().map_err(malformed)?.map(|source| source.filter);
         let start = filters.map_or(Ok(Start::Oldest), selector::from_filters);
         let start = start.map_err(|error| Refused::new(ErrorCode::ArgumentInvalid, format!("{error}.")))?;
-        let reader = partition.reader(position(start)).map_err(|error| match error {
-            StartError::BeyondEnd { .. } => Refused::new(ErrorCode::ArgumentInvalid, error.to_string())
-                .with_condition("com.microsoft:argument-out-of-range"),
-            StartError::TooManyReaders => {
-                Refused::new(ErrorCode::ServerBusy, error.to_string()).with_condition("amqp:resource-limit-exceeded")
-            }
-            StartError::Stopped => Refused::busy(error.to_string()),
-        })?;
         let text = |key| Ok::<_, Refused>(attach.property(key).map_err(malformed)?.and_then(|value| value.text()));
         let candidate = Candidate {
             name: text(RECEIVER_NAME)?
@@ -250,27 +241,14 @@ impl Driver {
                 .map_err(malformed)?
                 .and_then(|value| value.integer()),
         };
-        let registration = partition
-            .epochs()
-            .register(group, candidate)
-            .map_err(|refusal| match refusal {
-                epoch::Refusal::EpochTooLow { .. } => {
-                    Refused::new(ErrorCode::LinkCreationConflict, refusal.to_string())
-                        .with_condition("amqp:link:stolen")
-                }
-                epoch::Refusal::TooMany => Refused::new(ErrorCode::ReceiveLinkOpensThrottled, refusal.to_string())
-                    .with_condition("amqp:resource-limit-exceeded"),
-            })?;
-        Ok(Receiver {
-            link,
-            group: group.to_owned(),
+        let wanted = Wanted {
             partition,
-            reader,
-            registration,
-            chunk: None,
+            from: position(start),
+            group: group.to_owned(),
+            candidate,
             with_metric: attach.desires(RUNTIME_METRIC).map_err(malformed)?,
-            drain: false,
-        })
+        };
+        Ok(Opening::new(link, hub.partitions().clone(), wanted))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use holdfast_amqp::message::Request;
 use holdfast_device_hub::DeviceHub;
-use holdfast_device_hub::partition::{Partition, PartitionStatus};
+use holdfast_device_hub::partition::PartitionStatus;
 use holdfast_model::{ErrorCode, PartitionId, RefusalReason, UnixMillis};
 use holdfast_registry::HubSettings;
 
@@ -45,9 +45,19 @@ impl Answer {
     }
 }
 
+/// A request about a partition.
+#[derive(Debug)]
+pub(super) struct AboutPartition {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) partition: PartitionId,
+}
+
 /// What became of a request.
 pub(super) enum Decision {
     Answer(Answer),
+    /// About a partition, which is to be asked.
+    Partition(AboutPartition),
     Refused(Refused),
     /// Ask the registry's leader, then come again.
     Ask,
@@ -77,10 +87,7 @@ pub(super) fn read(
             Verdict::Accepted => {}
         }
     }
-    match answer(hub, settings, request, now) {
-        Ok(answer) => Decision::Answer(answer),
-        Err(refused) => Decision::Refused(refused),
-    }
+    answer(hub, settings, request).unwrap_or_else(Decision::Refused)
 }
 
 impl Decision {
@@ -96,7 +103,7 @@ impl Decision {
     }
 }
 
-fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>, now: UnixMillis) -> Result<Answer, Refused> {
+fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>) -> Result<Decision, Refused> {
     if request
         .operation
         .is_none_or(|operation| !operation.eq_ignore_ascii_case("READ"))
@@ -113,11 +120,11 @@ fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>, now: U
     }
     let name = settings.hub_name.clone();
     match request.kind {
-        Some("com.microsoft:eventhub") => Ok(Answer::Hub {
+        Some("com.microsoft:eventhub") => Ok(Decision::Answer(Answer::Hub {
             name,
             created: settings.created,
             partitions: settings.partition_count.get(),
-        }),
+        })),
         Some("com.microsoft:partition") => {
             let id = request
                 .property("partition")
@@ -125,12 +132,7 @@ fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>, now: U
                 .or_else(|| numeric_partition(request));
             let id = id.unwrap_or_default();
             let partition = partition(hub, &id)?;
-            Ok(Answer::Partition {
-                name,
-                id,
-                status: partition.status(),
-                now,
-            })
+            Ok(Decision::Partition(AboutPartition { name, id, partition }))
         }
         _ => Err(Refused::new(
             ErrorCode::ArgumentInvalid,
@@ -156,10 +158,13 @@ pub(super) fn is_entity(name: &str, settings: &HubSettings) -> bool {
 }
 
 /// The partition with the id that clients write: decimal, without leading zeros.
-pub(super) fn partition(hub: &DeviceHub, id: &str) -> Result<Partition, Refused> {
+pub(super) fn partition(hub: &DeviceHub, id: &str) -> Result<PartitionId, Refused> {
     let count = hub.partitions().count().get();
-    let found = id.parse::<u16>().ok().filter(|number| number.to_string() == id && *number < count);
-    found.and_then(|number| hub.partitions().local(PartitionId(number))).ok_or_else(|| {
+    let number = id
+        .parse::<u16>()
+        .ok()
+        .filter(|number| number.to_string() == id && *number < count);
+    number.map(PartitionId).ok_or_else(|| {
         let last = count.saturating_sub(1);
         let text = format!("The specified partition is invalid for an EventHub partition sender or receiver. It should be between 0 and {last}.");
         Refused::new(ErrorCode::ArgumentInvalid, text).with_condition("com.microsoft:argument-out-of-range")

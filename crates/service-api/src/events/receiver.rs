@@ -3,8 +3,9 @@
 use std::task::{Context, Poll};
 
 use holdfast_amqp::{Connection, Delivery, LinkId, SendError};
-use holdfast_device_hub::partition::epoch::{Registration, Stolen};
-use holdfast_device_hub::partition::{Chunk, Partition, ReadError, Reader};
+use holdfast_cluster::route::{Ousted, PartitionReader, Seat};
+use holdfast_device_hub::partition::epoch::{Refusal, Stolen};
+use holdfast_device_hub::partition::{Chunk, ReadError};
 use holdfast_model::{ErrorCode, UnixMillis};
 
 use super::encode::{self, RuntimeMetric};
@@ -15,9 +16,8 @@ pub(super) struct Receiver {
     pub(super) link: LinkId,
     /// The consumer group as the settings spell it.
     pub(super) group: String,
-    pub(super) partition: Partition,
-    pub(super) reader: Reader,
-    pub(super) registration: Registration,
+    pub(super) reader: PartitionReader,
+    pub(super) seat: Seat,
     /// Events that have been read and not sent.
     pub(super) chunk: Option<Chunk>,
     /// Whether each event carries the state of the partition.
@@ -44,14 +44,16 @@ impl Receiver {
         now: UnixMillis,
         cx: &mut Context<'_>,
     ) -> Result<u64, Gone> {
-        if let Poll::Ready(stolen) = self.registration.poll_stolen(cx) {
-            return Err(Gone::Stolen(stolen));
+        match self.seat.poll_ousted(cx) {
+            Poll::Ready(Ousted::Stolen(stolen)) => return Err(Gone::Stolen(stolen)),
+            Poll::Ready(Ousted::Crowded) => return Err(Gone::Failed(too_many(&Refusal::TooMany))),
+            Poll::Pending => {}
         }
         let mut sent = 0;
         while engine.sendable(self.link) > 0 && engine.output().len() < output_bytes {
             match &mut self.chunk {
                 Some(chunk) if !chunk.is_empty() => {
-                    let status = self.with_metric.then(|| self.partition.status());
+                    let status = self.with_metric.then(|| self.reader.status());
                     let metric = status.map(|status| RuntimeMetric { status, now });
                     sent += send(engine, self.link, chunk, metric.as_ref(), output_bytes)?;
                 }
@@ -115,6 +117,12 @@ fn send(
         }
     }
     Ok(sent)
+}
+
+/// The consumer group has as many receivers as it may.
+pub(super) fn too_many(refusal: &Refusal) -> Refused {
+    Refused::new(ErrorCode::ReceiveLinkOpensThrottled, refusal.to_string())
+        .with_condition("amqp:resource-limit-exceeded")
 }
 
 fn failed(error: &ReadError) -> Refused {
