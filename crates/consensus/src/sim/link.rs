@@ -32,11 +32,8 @@ pub(super) fn send(
     let fate = network.fate(from, to, chunks.is_none());
     let queue = queue(network, from, to);
     let Fate::Arrives(arrives) = fate else {
-        // Held until the patience ends.
-        holdfast_tasks::spawn("sim-lost", async move {
-            let mut answer = answer;
-            answer.closed().await;
-        });
+        let (streams, patience) = (chunks.is_some(), call.patience);
+        holdfast_tasks::spawn("sim-lost", lose(answer, to, streams.then_some(patience)));
         return Ok(answered);
     };
     let flight = Flight {
@@ -49,6 +46,15 @@ pub(super) fn send(
         .try_send(flight)
         .map_err(|_| CallError::NotSent(format!("too many calls are under way to node {to}").into()))?;
     Ok(answered)
+}
+
+/// Keeps a lost call open until its caller's patience ends, which nobody but this watches for a stream.
+async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, patience: Option<std::time::Duration>) {
+    let Some(patience) = patience else {
+        return answer.closed().await;
+    };
+    tokio::time::sleep(patience).await;
+    drop(answer.send(Err(silent(to))));
 }
 
 fn queue(network: &SimNetwork, from: u64, to: u64) -> Queue {
@@ -78,13 +84,14 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
     let Flight {
         call,
         chunks,
-        mut answer,
+        answer,
         ..
     } = flight;
     let Some((dispatch, life)) = network.dispatch(to) else {
         drop(answer.send(Err(down(to))));
         return;
     };
+    let patience = chunks.is_some().then_some(call.patience);
     let body = joined(call.body);
     let answering = match (chunks, dispatch.handler(call.service)) {
         (None, _) => dispatch.call(from, call.service, call.target, body),
@@ -105,7 +112,7 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
                 tokio::time::sleep_until(at).await;
                 drop(answer.send(result));
             }
-            Fate::Lost => answer.closed().await,
+            Fate::Lost => lose(answer, to, patience).await,
         }
     });
 }
