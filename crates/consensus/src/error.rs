@@ -87,6 +87,16 @@ pub enum StartError {
         /// The last entry of the log.
         last: Option<LogPosition>,
     },
+    /// The log no longer holds what comes after the state machine's state: the state has been lost.
+    #[error("{group}: the log holds nothing up to {floor}, but state was applied only up to {}", end_of(.applied))]
+    StateLost {
+        /// The group.
+        group: GroupId,
+        /// The last applied entry.
+        applied: Option<LogPosition>,
+        /// The last entry that is gone from the log.
+        floor: LogPosition,
+    },
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
@@ -151,6 +161,12 @@ pub enum TransferError {
     /// The node has no vote, so that it cannot lead.
     #[error("node {node} has no vote in this group")]
     NotVoter {
+        /// The node.
+        node: u64,
+    },
+    /// The node does not answer or has not caught up. Nothing was tried; this node still leads.
+    #[error("node {node} has not caught up")]
+    Behind {
         /// The node.
         node: u64,
     },

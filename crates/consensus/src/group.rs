@@ -35,8 +35,8 @@ use crate::types::{Node, Types, position};
 
 /// The largest entry: a batch of messages of the largest size, with room.
 pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
-/// Between two tries of a proposal while a new leader settles.
-const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// Between two tries while a new leader settles.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
 /// How long an entry may take to be committed and applied before its caller is told that the outcome is unknown.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     stopped: AtomicBool,
     /// How long a proposal is tried again while there is no leader.
     settle: Duration,
+    /// How long a leader that hears no quorum goes on taking entries.
+    lease: Duration,
 }
 
 impl Group {
@@ -120,6 +122,15 @@ impl Group {
                 last,
             });
         }
+        if let Some(floor) = log.floor().map(|floor| position(&floor))
+            && applied.is_none_or(|applied| applied.index < floor.index)
+        {
+            return Err(StartError::StateLost {
+                group: id,
+                applied,
+                floor,
+            });
+        }
         let shared = log.shared().clone();
         let metrics = GroupMetrics::new(id);
         let machine = MachineCell::new(machine);
@@ -149,9 +160,17 @@ impl Group {
             metrics,
             stopped: AtomicBool::new(false),
             settle: 2 * config.election_timeout_max.get(),
+            lease: config.election_timeout_max.get(),
         };
         let group = Self(Arc::new(inner));
         group.0.groups.enter(&group);
+        // Asked of the engine itself: the metrics are empty until it runs, and would show no voter.
+        group
+            .0
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| stopped(error.to_string()))?;
         if group.is_sole_voter() {
             group
                 .0
@@ -194,7 +213,7 @@ impl Group {
     }
 
     fn is_stopped(&self) -> bool {
-        self.0.stopped.load(Ordering::Relaxed)
+        self.0.stopped.load(Ordering::Acquire)
     }
 
     fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
@@ -263,7 +282,10 @@ impl Group {
     /// Waits for changes of leader, term and members.
     #[must_use]
     pub fn watch(&self) -> GroupWatch {
-        GroupWatch(self.0.raft.server_metrics())
+        let mut watch = self.0.raft.server_metrics();
+        // The engine hands out receivers that have seen nothing.
+        drop(watch.borrow_and_update());
+        GroupWatch(watch)
     }
 
     /// The index of the last applied entry; 0 when none is.
@@ -281,7 +303,8 @@ impl Group {
     /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
         self.0.groups.leave(self);
-        self.0.stopped.store(true, Ordering::Relaxed);
+        self.0.stopped.store(true, Ordering::Release);
+        self.0.log.applied_grew.notify_waiters();
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(group = %self.0.id, %error, "the group's task had failed");
         }

@@ -19,6 +19,7 @@ use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError,
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::entry::{self, HEADER_BYTES};
 use crate::machine::Restored;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     on_fatal: OnFatal,
     /// One more than the index of the last applied entry; 0 when none is.
     applied: AtomicU64,
+    /// Woken when `applied` has grown, and when the group stops.
+    pub(crate) applied_grew: Notify,
     /// What `applied` was when the state machine was recovered: that much is in files.
     recovered: u64,
     state: Mutex<State>,
@@ -127,6 +130,7 @@ impl LogStore {
             flusher,
             on_fatal,
             applied: AtomicU64::new(recovered),
+            applied_grew: Notify::new(),
             recovered,
             state: Mutex::new(state),
         };
@@ -143,6 +147,11 @@ impl LogStore {
     /// The last entry of the log, or the floor when it has none.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.shared.state.lock().last
+    }
+
+    /// The last entry that the engine may not read.
+    pub(crate) fn floor(&self) -> Option<LogId> {
+        self.shared.state.lock().floor()
     }
 
     fn put(&self, what: HardState, value: &[u8]) -> Result<(), io::Error> {
@@ -172,6 +181,7 @@ impl Shared {
 
     pub(crate) fn set_applied(&self, next: u64) {
         self.applied.store(next, Ordering::Release);
+        self.applied_grew.notify_waiters();
         self.state.lock().tail.applied(next);
     }
 

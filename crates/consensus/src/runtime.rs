@@ -1,7 +1,9 @@
-//! The async runtime as openraft wants it: tokio, whose random numbers a simulation can fix.
+//! The async runtime as openraft wants it: tokio, without what is not the same twice.
 //!
 //! Why: openraft draws election time-outs and the phase of its ticks from its runtime. With the thread's generator a
-//! failing seed of a simulation would not replay.
+//! failing seed of a simulation would not replay. For [`watch`] likewise.
+
+mod watch;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -60,7 +62,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Draw;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = watch::InOrder;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

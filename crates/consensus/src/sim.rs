@@ -30,7 +30,9 @@ const MAX_UNDER_WAY: usize = 4_096;
 pub struct SimNetwork(Arc<Mutex<State>>);
 
 struct State {
-    rng: SmallRng,
+    seed: u64,
+    /// One of each direction between two nodes, so that what is drawn does not depend on who of several senders is first.
+    rngs: BTreeMap<(u64, u64), SmallRng>,
     nodes: BTreeMap<u64, Node>,
     links: BTreeMap<(u64, u64), link::Queue>,
     cut: BTreeSet<(u64, u64)>,
@@ -59,7 +61,8 @@ impl SimNetwork {
     pub fn new(seed: u64) -> Self {
         crate::runtime::seed(seed);
         Self(Arc::new(Mutex::new(State {
-            rng: SmallRng::seed_from_u64(seed),
+            seed,
+            rngs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -135,10 +138,14 @@ impl SimNetwork {
 
     fn fate(&self, from: u64, to: u64, may_be_lost: bool) -> Fate {
         let mut state = self.0.lock();
-        let delay = state.delay.clone();
+        let (seed, delay, loss) = (state.seed, state.delay.clone(), state.loss);
+        let rng = state
+            .rngs
+            .entry((from, to))
+            .or_insert_with(|| SmallRng::seed_from_u64(seed ^ from.rotate_left(32) ^ to.rotate_left(16)));
         // Both are always drawn, so that a cut does not shift what is drawn later.
-        let delay = state.rng.random_range(delay);
-        let lost = state.rng.random::<f64>() < state.loss && may_be_lost;
+        let delay = rng.random_range(delay);
+        let lost = rng.random::<f64>() < loss && may_be_lost;
         if lost || state.cut.contains(&(from, to)) {
             return Fate::Lost;
         }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ServerState};
 use tokio::time::Instant;
 
 use super::Group;
@@ -83,7 +83,8 @@ impl Group {
         }
     }
 
-    /// Lets `to` lead, and returns when another node leads. `to` must vote and should have caught up.
+    /// Lets `to`, which must vote, lead, and returns when another node leads. Waits a while for `to` to have what this node
+    /// has: nothing is written between a transfer's begin and the new leader's first entry.
     ///
     /// # Errors
     /// [`TransferError`].
@@ -100,6 +101,24 @@ impl Group {
             return Err(TransferError::NotVoter { node: to });
         }
         let give_up = Instant::now() + self.0.settle;
+        let last = self.status().last_log;
+        let lease = self.0.lease;
+        let caught_up = self
+            .0
+            .raft
+            .wait(Some(self.0.settle))
+            .metrics(
+                |now| {
+                    now.state != ServerState::Leader
+                        || now.running_state.is_err()
+                        || (matched(now, to) >= Some(last) && heard(now, to, lease))
+                },
+                "see the next leader catch up",
+            )
+            .await;
+        if caught_up.is_err() {
+            return Err(TransferError::Behind { node: to });
+        }
         let mut watch = self.watch();
         self.0
             .raft
@@ -120,6 +139,15 @@ impl Group {
             }
         }
     }
+}
+
+fn matched(now: &RaftMetrics<Types>, node: u64) -> Option<u64> {
+    now.replication.as_ref()?.get(&node)?.map(|id| id.index)
+}
+
+fn heard(now: &RaftMetrics<Types>, node: u64, within: Duration) -> bool {
+    let heard = now.heartbeat.as_ref().and_then(|heard| *heard.get(&node)?);
+    heard.is_some_and(|at| at.elapsed() < within)
 }
 
 fn refusal(error: ClientWriteError<Types>) -> ChangeError {

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -59,7 +58,7 @@ impl Group {
             if !matches!(outcome, Err(ProposeError::NotLeader { .. })) || Instant::now() >= give_up {
                 return outcome;
             }
-            self.another_leader(give_up).await;
+            tokio::time::sleep(RETRY_EVERY).await;
         }
     }
 
@@ -111,21 +110,6 @@ impl Group {
             .await
             .map_err(|_| ProposeError::Unknown)?;
         Ok((position, answer))
-    }
-
-    /// Returns soon after something has changed about who leads, and never later than `give_up`.
-    pub(super) async fn another_leader(&self, give_up: Instant) {
-        let mut watch = self.0.raft.server_metrics();
-        // The leader's own view may change before this node hears of it, and a leader that waits for its first quorum
-        // changes nothing that shows.
-        let retry = (Instant::now() + RETRY_EVERY).min(give_up);
-        let changed = async {
-            if watch.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        // It is early either way that is harmless.
-        let _ = tokio::time::timeout_at(retry, changed).await;
     }
 
     fn acceptable(&self, entry: &Bytes) -> Result<(), ProposeError> {

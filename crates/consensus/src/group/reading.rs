@@ -48,7 +48,7 @@ impl Group {
             match point {
                 Ok(point) => break point,
                 Err(ReadError::NotLeader { .. }) if Instant::now() < give_up && !self.is_stopped() => {
-                    self.another_leader(give_up).await;
+                    tokio::time::sleep(super::RETRY_EVERY).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -88,6 +88,9 @@ impl Group {
     /// [`ReadError`], without trying again: who holds a lease asks again before it ends.
     pub async fn lease(&self) -> Result<LeaseGrant, ReadError> {
         let asked = Instant::now();
+        if self.is_stopped() {
+            return Err(ReadError::Stopped);
+        }
         let point = match self.leader() {
             Some(leader) if leader.node == self.0.node => self.lease_here(),
             Some(leader) => self.ask(leader.node, Kind::Lease, LEASE_PATIENCE).await,
@@ -128,17 +131,21 @@ impl Group {
     /// # Errors
     /// [`ReadError::TimedOut`] when `patience` has ended, [`ReadError::Stopped`].
     pub async fn wait_applied(&self, index: u64, patience: Duration) -> Result<(), ReadError> {
-        if self.0.log.applied_next() > index {
-            return Ok(());
-        }
-        let wait = self.0.raft.wait(Some(patience));
-        match wait
-            .applied_index_at_least(Some(index), "apply what the leader named")
+        let applied = async {
+            loop {
+                // Made before the look, so that nothing falls between the look and the wait.
+                let grew = self.0.log.applied_grew.notified();
+                if self.0.log.applied_next() > index {
+                    return Ok(());
+                }
+                if self.is_stopped() {
+                    return Err(ReadError::Stopped);
+                }
+                grew.await;
+            }
+        };
+        tokio::time::timeout(patience, applied)
             .await
-        {
-            Ok(_) => Ok(()),
-            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ReadError::TimedOut),
-            Err(openraft::metrics::WaitError::ShuttingDown) => Err(ReadError::Stopped),
-        }
+            .unwrap_or(Err(ReadError::TimedOut))
     }
 }

@@ -9,8 +9,9 @@ use openraft::async_runtime::watch::WatchReceiver;
 use super::Group;
 use crate::blocking::blocking;
 
-/// How long the engine may take to give up entries. It keeps those that it is sending to a member that keeps up.
-const PURGE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the engine may take to give up entries: it does so between two tries to send them to a member that does not
+/// answer, and keeps those that it is sending to one that does.
+const PURGE_PATIENCE: Duration = Duration::from_secs(4);
 
 impl Group {
     /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never

@@ -1,12 +1,17 @@
 //! A state machine that keeps every entry, and a node of one process's making.
 #![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
 
+pub mod cluster;
+
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogPosition, StateMachine};
+use holdfast_consensus::{
+    ConsensusConfig, Group, GroupHost, GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource,
+    StateMachine, put_floors,
+};
 use holdfast_storage::layout::{state_key, state_range};
 use holdfast_storage::{
     Disk, DiskGuard, Durability, Family, Flusher, OnFatal, StorageConfig, StorageError, WriteBatch,
@@ -65,6 +70,16 @@ impl Journal {
     pub fn entries(&self) -> Applied {
         self.entries.clone()
     }
+
+    fn put_position(&mut self) {
+        let at = self.position.unwrap();
+        let numbers = [at.term.to_be_bytes(), at.node.to_be_bytes(), at.index.to_be_bytes()].concat();
+        self.batch.put_parts(
+            Family::Device,
+            &state_key(self.group, APPLIED, &[]),
+            &[&numbers, &self.membership],
+        );
+    }
 }
 
 impl StateMachine for Journal {
@@ -94,16 +109,62 @@ impl StateMachine for Journal {
     }
 
     fn end_of_run(&mut self) -> Result<(), StorageError> {
-        let at = self.position.unwrap();
-        let numbers = [at.term.to_be_bytes(), at.node.to_be_bytes(), at.index.to_be_bytes()].concat();
-        self.batch.put_parts(
-            Family::Device,
-            &state_key(self.group, APPLIED, &[]),
-            &[&numbers, &self.membership],
-        );
+        self.put_position();
         self.disk.write(&self.batch, Durability::Replayed)?;
         self.batch.clear();
         Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
+        let mut entries = self.entries.lock().unwrap().clone().into_iter();
+        Ok(SnapshotSource {
+            position: self.position.unwrap(),
+            membership: self.membership.clone(),
+            next_chunk: Box::new(move || Ok(entries.next())),
+        })
+    }
+
+    fn receive(&mut self) -> Result<Box<dyn SnapshotSink>, StorageError> {
+        Ok(Box::new(Received(Vec::new())))
+    }
+
+    fn restore(
+        &mut self,
+        position: LogPosition,
+        membership: Bytes,
+        sealed: SealedSnapshot,
+    ) -> Result<Restored, StorageError> {
+        let received: Vec<Bytes> = *sealed.downcast().unwrap();
+        self.position = Some(position);
+        self.membership = membership;
+        self.batch.clear();
+        let (from, to) = state_range(self.group, ENTRIES);
+        self.batch.delete_range(Family::Device, &from, &to);
+        for (number, entry) in received.iter().enumerate() {
+            let key = state_key(self.group, ENTRIES, &(number as u64).to_be_bytes());
+            self.batch.put(Family::Device, &key, entry);
+        }
+        self.put_position();
+        let restored = Restored::default();
+        put_floors(&mut self.batch, GroupId(self.group), position, restored.retained_after);
+        self.disk.write(&self.batch, Durability::Logged)?;
+        self.disk.sync()?;
+        self.batch.clear();
+        *self.entries.lock().unwrap() = received;
+        Ok(restored)
+    }
+}
+
+struct Received(Vec<Bytes>);
+
+impl SnapshotSink for Received {
+    fn write(&mut self, chunk: Bytes) -> Result<(), StorageError> {
+        self.0.push(chunk);
+        Ok(())
+    }
+
+    fn seal(self: Box<Self>) -> Result<SealedSnapshot, StorageError> {
+        Ok(Box::new(self.0))
     }
 }
 

@@ -1,0 +1,156 @@
+//! Several nodes on one thread, with simulated disks and a simulated network between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::transport::{Dispatch, Service, Transport};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use super::{Applied, Journal};
+
+pub const PARTITION: GroupId = GroupId::partition(0);
+
+/// A running node.
+pub struct Node {
+    pub group: Group,
+    pub applied: Applied,
+    pub transport: Arc<dyn Transport>,
+    pub host: GroupHost,
+}
+
+impl Node {
+    pub fn applied(&self) -> Vec<Bytes> {
+        self.applied.lock().unwrap().clone()
+    }
+}
+
+/// The nodes of a test, some of which may be down.
+pub struct Cluster {
+    pub network: SimNetwork,
+    pub nodes: BTreeMap<u64, Node>,
+    pub disks: BTreeMap<u64, SimDisk>,
+    pub rng: SmallRng,
+    pub config: ConsensusConfig,
+}
+
+impl Cluster {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            network: SimNetwork::new(seed),
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            config: ConsensusConfig::default(),
+        }
+    }
+
+    /// Nodes 1 to `voters`, all of which vote; node 1 has founded the group.
+    pub async fn of(seed: u64, voters: u64) -> Self {
+        let mut cluster = Self::new(seed);
+        for id in 1..=voters {
+            cluster.start(id).await;
+        }
+        let first = &cluster.nodes[&1].group;
+        first.bootstrap().await.unwrap();
+        for id in 2..=voters {
+            first.add_learner(id).await.unwrap();
+        }
+        first.set_voters((1..=voters).collect()).await.unwrap();
+        cluster
+    }
+
+    /// Starts a node on what its disk holds.
+    pub async fn start(&mut self, id: u64) {
+        let disk = self.disks.entry(id).or_default().clone();
+        let groups = Groups::default();
+        let dispatch = Dispatch::new();
+        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
+        let transport = self.network.node(id, dispatch);
+        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
+        let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
+        // A handle of a life that has ended fails, which is no news.
+        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
+        let disk = Arc::new(disk);
+        let host = GroupHost {
+            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
+            disk,
+            node: id,
+            on_fatal,
+            transport: transport.clone(),
+            groups,
+        };
+        let journal = Journal::recover(PARTITION, host.disk.clone());
+        let applied = journal.entries();
+        let group = Group::start(PARTITION, &host, Box::new(journal), &self.config)
+            .await
+            .unwrap();
+        let node = Node {
+            group,
+            applied,
+            transport,
+            host,
+        };
+        self.nodes.insert(id, node);
+    }
+
+    /// Cuts a node's power.
+    pub fn kill(&mut self, id: u64) {
+        let Some(node) = self.nodes.remove(&id) else { return };
+        self.network.crash(id);
+        let disk = self.disks.get_mut(&id).unwrap();
+        *disk = disk.crash(&mut self.rng);
+        // Its tasks would go on ticking otherwise; what they write no longer reaches the disk.
+        holdfast_tasks::spawn("killed", async move { node.group.shutdown().await });
+    }
+
+    pub fn group(&self, id: u64) -> &Group {
+        &self.nodes[&id].group
+    }
+
+    /// Waits until one node leads and all others that run follow it.
+    pub async fn leader(&self) -> u64 {
+        self.leader_of(&self.nodes.keys().copied().collect()).await
+    }
+
+    /// The same among some.
+    pub async fn leader_of(&self, nodes: &BTreeSet<u64>) -> u64 {
+        let mut found = None;
+        eventually("a leader", || {
+            let leaders: BTreeSet<_> = nodes.iter().map(|id| self.group(*id).leader()).collect();
+            found = leaders.first().copied().flatten().map(|leader| leader.node);
+            leaders.len() == 1 && found.is_some_and(|node| nodes.contains(&node))
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// Waits until all running nodes have applied the same `count` entries.
+    pub async fn all_applied(&self, count: usize) -> Vec<Bytes> {
+        eventually("the same entries everywhere", || {
+            self.nodes.values().all(|node| node.applied().len() >= count)
+        })
+        .await;
+        let first = self.nodes.values().next().unwrap().applied();
+        for (id, node) in &self.nodes {
+            assert_eq!(node.applied(), first, "node {id}");
+        }
+        first
+    }
+}
+
+/// Waits for a condition, for a minute of the simulation at most.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < give_up, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
