@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_swarm::hub::Hub;
-use http::Method;
+use http::{Method, StatusCode};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -81,8 +81,9 @@ pub struct Cluster {
     pub rng: StdRng,
     setup: Setup,
     runtime: Runtime,
-    /// How often each node has come back under another name.
+    /// How often a node has come back under another name.
     lives: u32,
+    used_token: Option<String>,
 }
 
 impl Cluster {
@@ -125,6 +126,7 @@ impl Cluster {
             setup: setup.clone(),
             runtime: Builder::new_current_thread().enable_all().build()?,
             lives: 0,
+            used_token: None,
         };
         cluster.admit_clients(1);
         for number in 2..=setup.nodes {
@@ -213,16 +215,40 @@ impl Cluster {
             .and_then(Value::as_str)
             .context("the answer holds no token")?
             .to_owned();
-        let peers = self.members();
+        self.used_token = Some(token.clone());
+        self.launch_with_token(number, &token)
+    }
+
+    /// Starts a node that joins with `token`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_with_token(&mut self, number: u32, token: &str) -> Result<()> {
+        let peers = self.members().into_iter().filter(|peer| *peer != number);
         let peers = peers
-            .into_iter()
-            .filter(|peer| *peer != number)
-            .map(|peer| self.nodes[peer as usize - 1].config.peer_address());
-        let peers = peers.collect();
+            .map(|peer| self.nodes[peer as usize - 1].config.peer_address())
+            .collect();
         let node = self.node(number);
         node.config.membership = Membership::Joins(peers);
-        node.give_token(&token)?;
+        node.give_token(token)?;
         self.launch(number)
+    }
+
+    /// A token with which a node has joined.
+    #[must_use]
+    pub fn used_token(&self) -> Option<&str> {
+        self.used_token.as_deref()
+    }
+
+    /// A call to the operators' interface by the first node; the answer as it is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, String)> {
+        let endpoint = self.reach.endpoints().first().copied().context("there is no node")?;
+        let mut caller = Caller::new(&self.reach)?;
+        let (status, body) = self.runtime.block_on(caller.call(endpoint, method, path, None, None))?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Waits for a join that was begun, and lets clients use the node.

@@ -19,5 +19,6 @@ pub mod net;
 pub mod node;
 pub mod reach;
 pub mod recorder;
+pub mod refusals;
 pub mod report;
 pub mod run;

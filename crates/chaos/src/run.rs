@@ -10,12 +10,13 @@ use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
 use crate::check::{Findings, availability, identity, revocation, sessions};
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, SETTLE_PATIENCE, Setup};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
 use crate::load::{Load, LoadPlan};
 use crate::nemesis::{Kind, Means, Nemesis, Survived, deck};
 use crate::recorder::Recorder;
+use crate::refusals;
 use crate::report::{KindReport, Report, led_pauses, messages, pauses_of};
 
 /// Acknowledgements before the first fault.
@@ -68,6 +69,8 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
         say(&format!("no network namespaces, nodes are on loopback: {why}"));
     }
     say(&format!("{} nodes are ready", options.setup.nodes));
+    let mistakes = refusals::check(&mut cluster)?;
+    cluster.wait_settled(SETTLE_PATIENCE)?;
     let recorder = cluster.recorder.clone();
     let plan = LoadPlan {
         devices: options.devices,
@@ -85,7 +88,7 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     say("no more faults; reading everything back");
     let ends = finish(&mut cluster, &load, &recorder, plan.readers);
     let ledger = load.end()?;
-    let mut findings = Vec::new();
+    let mut findings = vec![mistakes];
     let mut aborted = aborted;
     match ends {
         Ok(()) => findings.extend(read_back(&cluster, &ledger)?),
