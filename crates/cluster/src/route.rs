@@ -24,12 +24,13 @@ mod sending;
 mod serve;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
+use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, OnAppended, Partition};
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
@@ -60,7 +61,11 @@ struct Inner {
     desks: Vec<Desk>,
     seats: Seats,
     metrics: Metrics,
+    admission: OnceLock<Admission>,
 }
+
+/// Says whether the owner here takes batches of a gateway's stream.
+pub type Admission = Box<dyn Fn(PartitionId, &StreamId) -> bool + Send + Sync>;
 
 /// Why a question about a partition has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -84,6 +89,7 @@ impl Partitions {
             desks: count.iter().map(|_| Desk::default()).collect(),
             seats: Seats::new(count),
             metrics: Metrics::new(),
+            admission: OnceLock::new(),
         }))
     }
 
@@ -113,6 +119,14 @@ impl Partitions {
     #[must_use]
     pub fn handler(&self) -> Arc<dyn Handler> {
         serve::handler(self.clone())
+    }
+
+    /// Lets `admission` decide, in the moment of appending, which batches of other nodes are taken; to be called once,
+    /// before there are any. What is refused is certainly not counted, and may be sent again.
+    pub fn admit_by(&self, admission: Admission) {
+        if self.0.admission.set(admission).is_err() {
+            tracing::error!("who may append has been decided before");
+        }
     }
 
     /// A replica has started here. To be called on a runtime, on which its owner is followed.

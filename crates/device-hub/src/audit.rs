@@ -45,6 +45,28 @@ impl Operation {
             Self::ReadEvents => "read_events",
         }
     }
+
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Connect => 1,
+            Self::Publish => 2,
+            Self::Subscribe => 3,
+            Self::Service => 4,
+            Self::ReadEvents => 5,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Connect,
+            2 => Self::Publish,
+            3 => Self::Subscribe,
+            4 => Self::Service,
+            5 => Self::ReadEvents,
+            _ => return None,
+        })
+    }
 }
 
 /// A remembered refusal.

@@ -32,6 +32,28 @@ impl Protocol {
             Self::Https => "https",
         }
     }
+
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Mqtt => 1,
+            Self::MqttWs => 2,
+            Self::Amqp => 3,
+            Self::AmqpWs => 4,
+            Self::Https => 5,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Mqtt,
+            2 => Self::MqttWs,
+            3 => Self::Amqp,
+            4 => Self::AmqpWs,
+            5 => Self::Https,
+            _ => return None,
+        })
+    }
 }
 
 impl fmt::Display for Protocol {

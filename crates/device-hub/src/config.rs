@@ -1,4 +1,6 @@
-//! Limits of what waits in a core.
+//! Limits of what waits in a core, and how sessions end.
+
+use std::time::Duration;
 
 /// Configuration of the device hub.
 #[derive(Debug, Clone)]
@@ -11,6 +13,14 @@ pub struct DeviceHubConfig {
     pub max_refusal_identities: usize,
     /// Audit records of refusals that are written per second; what is above is counted, not written.
     pub max_audit_refusals_per_second: u32,
+    /// Connections of this node that may wait for the registry's lease, for the owner of their partition or for the end
+    /// of an older session; more are told to come again.
+    pub max_waiting_connects: usize,
+    /// Sessions that are closed per second when the node drains, stops or has been cut off for too long.
+    pub drain_rate: u32,
+    /// How long sessions stay without the registry's lease, and how long an owner keeps those of a gateway that is
+    /// silent: `registry.session_grace`.
+    pub session_grace: Duration,
 }
 
 impl Default for DeviceHubConfig {
@@ -20,6 +30,9 @@ impl Default for DeviceHubConfig {
             max_batch_bytes: 1024 * 1024,
             max_refusal_identities: 4096,
             max_audit_refusals_per_second: 100,
+            max_waiting_connects: 10_000,
+            drain_rate: 1000,
+            session_grace: Duration::from_secs(30),
         }
     }
 }

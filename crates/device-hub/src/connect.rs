@@ -1,23 +1,25 @@
-//! Opening a session: authenticate, take over, enter.
+//! Opening a session: authenticate, attach at the owner of its partition, take over.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{RefusalReason, UnixMillis};
-use tokio::sync::oneshot;
+use holdfast_model::{PartitionId, RefusalReason, UnixMillis};
+use tokio::time::Instant;
 
+use crate::attach::{NotAttached, Now};
 use crate::authenticate::{Verified, authenticate};
 use crate::core::Core;
-use crate::session::{CloseReason, Session, SessionTarget};
-use crate::sessions::Entry;
+use crate::session::{Session, SessionTarget};
+use crate::sessions::{Facts, SessionNumber};
 use crate::{Claim, Operation, Protocol, Refusal};
 
-/// How long a new session waits for what the older one on another core has sent to be decided.
-const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
+/// it is told to come again.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The answer to a claim: mostly at once, sometimes after asking the registry's leader or the older session's core.
+/// The answer to a claim: mostly at once, sometimes after asking others.
 pub enum Attempt {
     /// Decided.
     Done(Result<Session, Refusal>),
@@ -67,26 +69,55 @@ impl Core {
     pub fn connect(self: &Rc<Self>, claim: &Claim<'_>, target: &Rc<dyn SessionTarget>) -> Attempt {
         let now = self.clock().now();
         match authenticate(&self.hub.parts, claim, now) {
+            // Without the lease the replica may be old: nobody is let in (foundations 16).
+            Ok(_) if !self.hub.parts.registry.in_lease() => self.later(claim, target, true),
             Ok(verified) => self.enter(claim, verified, target, now),
-            Err(refusal) if refusal.reason.needs_confirmation() => {
-                let (core, claim, target) = (Rc::clone(self), OwnedClaim::new(claim), Rc::clone(target));
-                Attempt::Later(Box::pin(async move { core.confirm(&claim.borrow(), &target).await }))
-            }
+            Err(refusal) if refusal.reason.needs_confirmation() => self.later(claim, target, false),
             Err(refusal) => Attempt::Done(Err(self.refuse(claim, refusal))),
         }
     }
 
-    /// Asks the leader before a refusal that a stale replica could have caused (foundations 18).
-    async fn confirm(self: &Rc<Self>, claim: &Claim<'_>, target: &Rc<dyn SessionTarget>) -> Result<Session, Refusal> {
-        if let Err(error) = self.hub.parts.registry.confirm().await {
+    /// Goes on when the replica can be trusted: with accepting after its lease is back, with refusing after the leader
+    /// has confirmed it (foundations 18).
+    fn later(self: &Rc<Self>, claim: &Claim<'_>, target: &Rc<dyn SessionTarget>, wants_lease: bool) -> Attempt {
+        let Some(waiting) = self.hub.wait_in_line() else {
+            return Attempt::Done(Err(self.refuse(claim, Refusal::new(RefusalReason::Unconfirmed))));
+        };
+        let (core, claim, target) = (Rc::clone(self), OwnedClaim::new(claim), Rc::clone(target));
+        Attempt::Later(Box::pin(async move {
+            let _waiting = waiting;
+            core.confirm(&claim.borrow(), &target, wants_lease).await
+        }))
+    }
+
+    async fn confirm(
+        self: &Rc<Self>,
+        claim: &Claim<'_>,
+        target: &Rc<dyn SessionTarget>,
+        wants_lease: bool,
+    ) -> Result<Session, Refusal> {
+        let unconfirmed = || self.refuse(claim, Refusal::new(RefusalReason::Unconfirmed));
+        let registry = &self.hub.parts.registry;
+        if wants_lease {
+            let mut lease = registry.lease_watch();
+            if tokio::time::timeout(CONNECT_PATIENCE, lease.held()).await.is_err() {
+                return Err(unconfirmed());
+            }
+        } else if let Err(error) = registry.confirm().await {
             tracing::debug!(%error, "a refusal could not be confirmed");
-            return Err(self.refuse(claim, Refusal::new(RefusalReason::Unconfirmed)));
+            return Err(unconfirmed());
         }
         let now = self.clock().now();
         match authenticate(&self.hub.parts, claim, now) {
+            Ok(_) if !registry.in_lease() => Err(unconfirmed()),
             Ok(verified) => match self.enter(claim, verified, target, now) {
                 Attempt::Done(result) => result,
                 Attempt::Later(later) => later.await,
+            },
+            // Confirmed before: the lease alone does not make a refusal certain.
+            Err(refusal) if wants_lease && refusal.reason.needs_confirmation() => match registry.confirm().await {
+                Ok(()) => Err(self.refuse(claim, refusal)),
+                Err(_) => Err(unconfirmed()),
             },
             Err(refusal) => Err(self.refuse(claim, refusal)),
         }
@@ -107,49 +138,104 @@ impl Core {
         now: UnixMillis,
     ) -> Attempt {
         let identity = verified.identity.id.clone();
-        let partition = self.hub.parts.partitions.count().partition_of(&identity.device);
-        let session = Session {
-            generation: verified.identity.generation.clone(),
-            auth: verified.auth,
-            model_id: claim.model_id.filter(|id| !id.is_empty()).map(Arc::from),
-            partition,
-            number: self.hub.sessions.next_number(),
-            expires: verified.expires,
+        let partition = self.hub.partition_of(&identity);
+        let facts = Arc::new(Facts {
             identity,
-        };
-        self.targets.borrow_mut().insert(session.number, Rc::downgrade(target));
-        let entry = Entry {
-            number: session.number,
-            core: self.index(),
-            generation: session.generation.clone(),
+            generation: verified.identity.generation.clone(),
             key: verified.key,
             policy: verified.policy,
             protocol: claim.protocol,
             since: now,
             expires: verified.expires,
-        };
-        self.hub.audit.connected(claim);
-        let Some(old) = self.hub.sessions.attach(partition, &session.identity, entry) else {
-            return Attempt::Done(Ok(session));
-        };
-        self.hub.metrics.taken_over.increment(1);
-        if old.core == self.index() {
-            // What the older connection has sent waits in this core's lane, before anything that the new one sends.
-            let target = self.targets.borrow_mut().remove(&old.number);
-            if let Some(target) = target {
-                crate::session::close(&target, CloseReason::TakenOver);
+        });
+        let key = self.hub.local.next_key();
+        self.targets.borrow_mut().insert(key, Rc::downgrade(target));
+        let session = {
+            let (facts, auth) = (Arc::clone(&facts), verified.auth);
+            let model_id = claim.model_id.filter(|id| !id.is_empty()).map(Arc::from);
+            move |number| Session {
+                facts,
+                auth,
+                model_id,
+                partition,
+                key,
+                number,
             }
-            return Attempt::Done(Ok(session));
+        };
+        match self.hub.attach_now(partition, &facts, key, self.index()) {
+            Now::Ready(number, older) => {
+                // What the older connections have sent waits in this core's lane, before anything that the new one sends.
+                for older in older {
+                    let target = self.targets.borrow_mut().remove(&older);
+                    if let Some(target) = target {
+                        crate::session::close(&target, crate::CloseReason::TakenOver);
+                    }
+                }
+                self.catch_up();
+                self.hub.audit.connected(claim);
+                Attempt::Done(Ok(session(number)))
+            }
+            Now::Later => {
+                let Some(waiting) = self.hub.wait_in_line() else {
+                    self.targets.borrow_mut().remove(&key);
+                    self.hub.abandon(partition, &facts, key);
+                    return Attempt::Done(Err(self.refuse(claim, Refusal::new(RefusalReason::Unconfirmed))));
+                };
+                let entering = Entering {
+                    core: Rc::clone(self),
+                    partition,
+                    facts,
+                    key,
+                    is_over: false,
+                };
+                let claim = OwnedClaim::new(claim);
+                Attempt::Later(Box::pin(async move {
+                    let _waiting = waiting;
+                    let core = Rc::clone(&entering.core);
+                    match entering.attach().await {
+                        Ok(number) => {
+                            core.catch_up();
+                            core.hub.audit.connected(&claim.borrow());
+                            Ok(session(number))
+                        }
+                        Err(error) => {
+                            tracing::debug!(device = claim.device, ?error, "a session could not be attached");
+                            // Whatever it was, the client may come again, and is told the cause then.
+                            Err(core.refuse(&claim.borrow(), Refusal::new(RefusalReason::Unconfirmed)))
+                        }
+                    }
+                }))
+            }
         }
-        let (drained, has_drained) = oneshot::channel();
-        self.hub
-            .close_session(&old, partition, CloseReason::TakenOver, Some(drained));
-        Attempt::Later(Box::pin(async move {
-            // The sender is dropped when all is decided; a core that is stuck must not keep the device out.
-            if tokio::time::timeout(TAKEOVER_PATIENCE, has_drained).await.is_err() {
-                tracing::warn!(identity = %session.identity, "took over a session whose core does not answer");
-            }
-            Ok(session)
-        }))
+    }
+}
+
+/// A session that is being attached. Dropped before it is, because its connection has gone, it leaves nothing behind.
+struct Entering {
+    core: Rc<Core>,
+    partition: PartitionId,
+    facts: Arc<Facts>,
+    key: u64,
+    is_over: bool,
+}
+
+impl Entering {
+    async fn attach(mut self) -> Result<SessionNumber, NotAttached> {
+        let deadline = Instant::now() + CONNECT_PATIENCE;
+        let hub = Arc::clone(&self.core.hub);
+        let attached = hub.attach(self.partition, &self.facts, self.key, self.core.index());
+        let attached = tokio::time::timeout_at(deadline, attached).await;
+        let attached = attached.unwrap_or(Err(NotAttached::TooLate));
+        self.is_over = attached.is_ok();
+        attached
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.core.targets.borrow_mut().remove(&self.key);
+            self.core.hub.abandon(self.partition, &self.facts, self.key);
+        }
     }
 }

@@ -9,19 +9,20 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use holdfast_model::{PartitionId, TelemetryMessage, UnixMillis};
 use holdfast_partition::record::{Origin, StreamId};
 use holdfast_tasks::{Phase, Stop};
+use tokio::time::Instant;
 
-use crate::lane::{Lane, Outcome, settle};
+use crate::lane::{Done, Lane, Outcome, Way, settle};
 use crate::mailbox::{Mailbox, Message};
 use crate::session::{CloseReason, Session, Target, close};
-use crate::sessions::SessionNumber;
 use crate::{Clock, DeviceHub};
 
-/// How long a core waits before it proposes an entry again whose proposal failed.
+/// How long a core waits for another owner, or for the same one to recover, before it proposes an entry again whose
+/// proposal failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a round waits for the entries of the one before it. They are synced together, so that they are decided
@@ -64,7 +65,8 @@ pub struct Core {
     blocked: Cell<bool>,
     /// Connections that wait until there is room again.
     waiting: RefCell<VecDeque<Waker>>,
-    pub(crate) targets: RefCell<std::collections::HashMap<SessionNumber, Target>>,
+    /// Connections by the key of their session.
+    pub(crate) targets: RefCell<std::collections::HashMap<u64, Target>>,
 }
 
 impl Core {
@@ -127,8 +129,8 @@ impl Core {
     /// Size limits are the caller's; so is asking [`Self::has_room`] before it reads more from its peer.
     pub fn send(&self, session: &Session, message: &TelemetryMessage<'_>, receipt: Option<Receipt>, now: UnixMillis) {
         let origin = Origin {
-            identity: &session.identity,
-            generation: &session.generation,
+            identity: &session.facts.identity,
+            generation: &session.facts.generation,
             auth: session.auth,
             model_id: session.model_id.as_deref(),
         };
@@ -136,6 +138,7 @@ impl Core {
         let lane = &mut lanes[usize::from(session.partition.0)];
         let before = lane.bytes();
         lane.push(
+            session.key,
             &origin,
             message,
             now,
@@ -151,6 +154,7 @@ impl Core {
 
     /// Runs the core until the node closes. What has been sent by then is still proposed and decided.
     pub async fn run(self: Rc<Self>, stop: Stop) {
+        let _running = self.hub.core_runs();
         let mut messages = Vec::new();
         let mut stopping = false;
         loop {
@@ -191,7 +195,7 @@ impl Core {
             return arrived.await;
         }
         // The next round waits for this one, but not for ever.
-        let late = tokio::time::sleep_until((self.round_began.get() + ROUND_PATIENCE).into());
+        let late = tokio::time::sleep_until(self.round_began.get() + ROUND_PATIENCE);
         tokio::select! {
             biased;
             () = arrived => {}
@@ -215,36 +219,72 @@ impl Core {
             Message::Decided {
                 partition,
                 committed: false,
-            } => self.retry(partition),
+            } => self.failed(partition),
+            Message::Retry { partition } => self.propose_again(partition),
+            Message::Opened { partition } => self.opened(partition),
             Message::Close {
-                number,
+                key,
                 partition,
                 reason,
                 drained,
             } => {
-                let target = self.targets.borrow_mut().remove(&number);
+                let target = self.targets.borrow_mut().remove(&key);
                 if let Some(target) = target {
                     close(&target, reason);
                 }
                 if let Some(drained) = drained {
-                    self.lanes.borrow_mut()[usize::from(partition.0)].when_drained(drained);
+                    // What is given back is dropped, and so told.
+                    let _told = self.lane(partition, |lane| lane.when_drained(Done::Tell(drained)));
                 }
             }
+            Message::Forget { key, partition } => self.forget(key, partition),
         }
     }
 
+    /// Works on a lane, and counts what it holds then.
+    fn lane<T>(&self, partition: PartitionId, work: impl FnOnce(&mut Lane) -> T) -> T {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = &mut lanes[usize::from(partition.0)];
+        let before = lane.bytes();
+        let result = work(lane);
+        self.bytes.set(self.bytes.get() + lane.bytes() - before);
+        result
+    }
+
+    /// Whether sessions of the partition may act now: the owner knows them, and has been heard of lately.
+    fn is_valid(&self, partition: PartitionId) -> bool {
+        let local = &self.hub.local;
+        local.is_valid(partition, local.now_ms())
+    }
+
     fn committed(&self, partition: PartitionId) {
-        let receipts = {
-            let mut lanes = self.lanes.borrow_mut();
-            let lane = &mut lanes[usize::from(partition.0)];
-            let before = lane.bytes();
-            let receipts = lane.decided();
-            self.bytes.set(self.bytes.get() - (before - lane.bytes()));
-            receipts
-        };
-        self.under_way.set(self.under_way.get() - 1);
-        self.hub.metrics.acknowledged.increment(receipts.len() as u64);
-        settle(receipts, Outcome::Committed);
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        if self.is_valid(partition) {
+            self.acknowledge(partition);
+        } else {
+            // Somebody else may act for these sessions by now. It is kept what it is, and told when they may act again.
+            self.hub.metrics.held.increment(1);
+            self.lane(partition, Lane::hold);
+            self.hub.look_after(partition);
+        }
+    }
+
+    fn acknowledge(&self, partition: PartitionId) {
+        let mut done = Vec::new();
+        let sent = self.lane(partition, |lane| lane.decided(&mut done));
+        let told = settle(sent, Outcome::Committed);
+        self.hub.metrics.acknowledged.increment(told);
+        for done in done {
+            match done {
+                Done::Tell(_) => {}
+                Done::Detach(facts, key) => self.hub.detach(partition, &facts, key),
+            }
+        }
+        self.look_for_waiting(partition);
+        self.wake_waiting();
+    }
+
+    fn wake_waiting(&self) {
         if self.bytes.get() < self.hub.parts.config.max_unacknowledged_bytes {
             for waker in self.waiting.borrow_mut().drain(..) {
                 waker.wake();
@@ -252,22 +292,81 @@ impl Core {
         }
     }
 
-    /// Proposes the entry under way again, after a pause and as it was: if it has been committed after all, apply drops
-    /// the repeat.
-    fn retry(&self, partition: PartitionId) {
+    /// The entry under way is to be proposed again, when there is somebody to take it.
+    fn failed(&self, partition: PartitionId) {
         self.hub.metrics.retried.increment(1);
-        let Some(entry) = self.lanes.borrow()[usize::from(partition.0)].again() else {
-            return;
-        };
-        let hub = Arc::clone(&self.hub);
-        let mailbox = self.mailbox.clone();
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+        let left = self.lane(partition, Lane::failed);
+        settle(left, Outcome::Failed);
+        self.hub.look_after(partition);
+        let (hub, mailbox) = (Arc::clone(&self.hub), self.mailbox.clone());
+        let failed = self.hub.parts.partitions.owner(partition);
         holdfast_tasks::spawn(
             "propose-again",
             Box::pin(async move {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                append(&hub, &mailbox, partition, entry).await;
+                // A new owner is told at once what is not decided; the same one is given time.
+                hub.parts.partitions.owner_after(partition, failed, RETRY_PAUSE).await;
+                mailbox.put(Message::Retry { partition });
             }),
         );
+    }
+
+    /// Proposes the entry that has failed as it was: if it has been committed after all, apply drops the repeat. Sessions
+    /// that may not act now wait until they may.
+    fn propose_again(&self, partition: PartitionId) {
+        if !self.is_valid(partition) {
+            return self.hub.look_after(partition);
+        }
+        let Some(entry) = self.lane(partition, Lane::again) else {
+            return;
+        };
+        self.under_way.set(self.under_way.get() + 1);
+        let (hub, mailbox) = (Arc::clone(&self.hub), self.mailbox.clone());
+        holdfast_tasks::spawn(
+            "propose-again",
+            Box::pin(async move { append(&hub, &mailbox, partition, entry).await }),
+        );
+    }
+
+    /// Sessions of the partition may act again: what was kept back goes its way.
+    fn opened(&self, partition: PartitionId) {
+        if !self.is_valid(partition) {
+            return;
+        }
+        match self.lane(partition, |lane| lane.way()) {
+            Some(Way::Held) => self.acknowledge(partition),
+            Some(Way::Failed) => self.propose_again(partition),
+            Some(Way::Flying) | None => {}
+        }
+        self.look_for_waiting(partition);
+    }
+
+    /// What has gathered meanwhile is the next entry.
+    fn look_for_waiting(&self, partition: PartitionId) {
+        if self.lanes.borrow()[usize::from(partition.0)].has_waiting() {
+            self.dirty.set(true);
+        }
+    }
+
+    /// Takes out what a session has here that has not been proposed, or whose proposal has failed.
+    fn forget(&self, key: u64, partition: PartitionId) {
+        let target = self.targets.borrow_mut().remove(&key);
+        if let Some(target) = target {
+            close(&target, CloseReason::TakenOver);
+        }
+        let now = self.clock().now();
+        let gone = self.lane(partition, |lane| lane.leave(key, self.stream, now));
+        self.hub.metrics.dropped.increment(gone.len() as u64);
+        settle(gone, Outcome::Failed);
+        self.wake_waiting();
+    }
+
+    /// Handles what has arrived in the mailbox so far; before a session begins, so that nothing which is older than it
+    /// is taken for its own.
+    pub(crate) fn catch_up(&self) {
+        for message in self.mailbox.take() {
+            self.handle(message);
+        }
     }
 
     async fn propose_all(self: &Rc<Self>) {
@@ -292,16 +391,13 @@ impl Core {
         }
         self.round_began.set(Instant::now());
         let now = self.clock().now();
+        let now_ms = self.hub.local.now_ms();
         for partition in self.hub.parts.partitions.count().iter() {
-            let entry = {
-                let mut lanes = self.lanes.borrow_mut();
-                let lane = &mut lanes[usize::from(partition.0)];
-                let entry = lane.propose(self.stream, now);
-                if lane.has_waiting() {
-                    self.dirty.set(true);
-                }
-                entry
-            };
+            // What may not be proposed now is told to when it may.
+            if !self.hub.local.is_valid(partition, now_ms) {
+                continue;
+            }
+            let entry = self.lane(partition, |lane| lane.propose(self.stream, now));
             if let Some(entry) = entry {
                 self.under_way.set(self.under_way.get() + 1);
                 append(&self.hub, &self.mailbox, partition, entry).await;
@@ -314,7 +410,7 @@ async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId,
     let mailbox = mailbox.clone();
     let committed = Box::new(move |result: Result<(), holdfast_partition::AppendError>| {
         if let Err(error) = &result {
-            tracing::warn!(partition = partition.0, %error, "an entry was not committed, it will be proposed again");
+            tracing::debug!(partition = partition.0, %error, "an entry was not committed, it will be proposed again");
         }
         mailbox.put(Message::Decided {
             partition,
@@ -325,10 +421,14 @@ async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId,
 }
 
 impl Core {
-    /// Ends a session: its row is removed; what it has sent is still decided.
+    /// Ends a session: what it has sent is still decided, and then its row is removed.
     pub fn disconnect(&self, session: &Session) {
-        self.targets.borrow_mut().remove(&session.number);
-        self.hub.detach(session);
+        self.targets.borrow_mut().remove(&session.key);
+        let ended = Done::Detach(Arc::clone(&session.facts), session.key);
+        // A session that follows waits for what this one has sent, as long as it is in the table.
+        if let Some(Done::Detach(facts, key)) = self.lane(session.partition, |lane| lane.when_drained(ended)) {
+            self.hub.detach(session.partition, &facts, key);
+        }
     }
 
     /// Closes all sessions of this core, for example when the node drains.

@@ -1,16 +1,30 @@
 //! "Why can't this device connect?": what the hub knows of an identity's connections.
+//!
+//! Connections are asked of the owner of the partition, refusals of all gateways; who does not answer in time is left out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
 
-use holdfast_model::{IdentityId, UnixMillis};
+use futures_util::future::join_all;
+use holdfast_model::{ErrorCode, IdentityId, RefusalReason, UnixMillis};
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
 use parking_lot::Mutex;
 
 use crate::audit::AuditRecord;
 use crate::sessions::SessionNumber;
-use crate::{DeviceHub, Protocol};
+use crate::{DeviceHub, Operation, Protocol, wire};
 
 /// Identities whose last disconnection is remembered, in memory, at most.
 const MAX_RECENT: usize = 100_000;
+
+/// How long other nodes may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Refusals that are shown, of all gateways together.
+const MAX_REFUSALS: usize = 32;
 
 /// When identities were last connected; forgets the oldest.
 #[derive(Default)]
@@ -41,8 +55,8 @@ impl Recent {
     }
 }
 
-/// Whether an identity is connected, and since when. In memory: a restarted node knows only what has connected since
-/// (docs/compatibility.md).
+/// Whether an identity is connected, and since when. In memory of the owner of its partition: a new owner knows only what
+/// has connected since (docs/compatibility.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionFacts {
     /// Connected now.
@@ -56,6 +70,8 @@ pub struct ConnectionFacts {
 pub struct LiveSession {
     /// Its number.
     pub number: SessionNumber,
+    /// The node that it is connected to.
+    pub gateway: u64,
     /// How it is connected.
     pub protocol: Protocol,
     /// Since when.
@@ -80,39 +96,156 @@ pub struct Diagnosis {
 }
 
 impl DeviceHub {
-    /// Whether `identity` is connected.
-    #[must_use]
-    pub fn connection_facts(&self, identity: &IdentityId) -> ConnectionFacts {
-        match self.sessions.get(self.partition_of(identity), identity) {
-            Some(entry) => ConnectionFacts {
-                is_connected: true,
-                updated: Some(entry.since),
+    /// Whether `identity` is connected, as the owner of its partition knows it; not connected when it cannot be asked.
+    pub async fn connection_facts(&self, identity: &IdentityId) -> ConnectionFacts {
+        facts_of(&self.ask_to_look(identity).await)
+    }
+
+    /// The same for several, in their order.
+    pub async fn connections_of(&self, identities: &[&IdentityId]) -> Vec<ConnectionFacts> {
+        self.look_at(identities).await.iter().map(facts_of).collect()
+    }
+
+    /// What is known of `identity`'s connections.
+    pub async fn diagnose(&self, identity: &IdentityId) -> Diagnosis {
+        let name = identity.to_string();
+        let (looked, refusals) = tokio::join!(self.ask_to_look(identity), self.refusals(&name));
+        Diagnosis {
+            hub_time: self.parts.clock.now(),
+            connection: facts_of(&looked),
+            session: looked.session.and_then(|item| {
+                Some(LiveSession {
+                    number: wire::number(&item),
+                    gateway: looked.gateway,
+                    protocol: Protocol::from_number(item.protocol)?,
+                    since: UnixMillis(item.since_ms),
+                    expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
+                    policy: (!item.policy.is_empty()).then_some(item.policy),
+                })
+            }),
+            refusals,
+        }
+    }
+
+    /// How many devices are connected to the hub, over all owners that answer.
+    pub async fn connected_device_count(&self) -> u64 {
+        let request = Request::Count(proto::SessionCount {});
+        let answers = self.ask_all(self.other_owners(), request, PATIENCE).await;
+        let elsewhere = answers.into_iter().map(|answer| match answer {
+            Answer::Count(count) => count.devices,
+            _ => 0,
+        });
+        self.owners.count().0 + elsewhere.sum::<u64>()
+    }
+
+    async fn ask_to_look(&self, identity: &IdentityId) -> proto::SessionLooked {
+        self.look_at(&[identity]).await.pop().unwrap_or_default()
+    }
+
+    /// Asks all owners at once, each for what is its own; in the order of `identities`.
+    async fn look_at(&self, identities: &[&IdentityId]) -> Vec<proto::SessionLooked> {
+        let mut looked = vec![proto::SessionLooked::default(); identities.len()];
+        let mut by_owner: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, identity) in identities.iter().enumerate() {
+            match self.parts.partitions.owner(self.partition_of(identity)) {
+                Some(owner) if owner.node != self.parts.node => by_owner.entry(owner.node).or_default().push(index),
+                _ => looked[index] = self.look(identity),
+            }
+        }
+        let asked = by_owner.iter().flat_map(|(node, indexes)| {
+            indexes.chunks(wire::MAX_ITEMS).map(move |part| async move {
+                let identities = part.iter().map(|index| proto::SessionIdentity {
+                    device: identities[*index].device.as_str().to_owned(),
+                    module: wire::module_text(identities[*index]),
+                });
+                let request = Request::Look(proto::SessionLook {
+                    identities: identities.collect(),
+                });
+                (*node, part, self.ask(*node, 0, request, PATIENCE).await)
+            })
+        });
+        for (node, part, answer) in join_all(asked).await {
+            match answer {
+                Ok(Answer::Look(answer)) => {
+                    for (index, one) in part.iter().zip(answer.looked) {
+                        looked[*index] = one;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(node, %error, "an owner could not be asked about connections"),
+            }
+        }
+        looked
+    }
+
+    /// What this node knows as the owner.
+    pub(crate) fn look(&self, identity: &IdentityId) -> proto::SessionLooked {
+        let millis = |time: UnixMillis| time.0;
+        match self.owners.row(self.partition_of(identity), identity) {
+            Some(row) => proto::SessionLooked {
+                session: Some(wire::item(&row.facts, row.address.key, Some(row.number))),
+                gateway: row.address.gateway,
+                updated_ms: row.facts.since.0,
             },
-            None => ConnectionFacts {
-                is_connected: false,
-                updated: self.recent.get(identity),
+            None => proto::SessionLooked {
+                session: None,
+                gateway: 0,
+                updated_ms: self.recent.get(identity).map_or(0, millis),
             },
         }
     }
 
-    /// What is known of `identity`'s connections.
-    #[must_use]
-    pub fn diagnose(&self, identity: &IdentityId) -> Diagnosis {
-        let session = self
-            .sessions
-            .get(self.partition_of(identity), identity)
-            .map(|entry| LiveSession {
-                number: entry.number,
-                protocol: entry.protocol,
-                since: entry.since,
-                expires: entry.expires,
-                policy: entry.policy.as_deref().map(str::to_owned),
-            });
-        Diagnosis {
-            hub_time: self.parts.clock.now(),
-            session,
-            connection: self.connection_facts(identity),
-            refusals: self.audit.refusals_of(&identity.to_string()),
+    /// The last refusals at all gateways, newest last.
+    async fn refusals(&self, identity: &str) -> Vec<AuditRecord> {
+        let others = self.members().into_iter().filter(|node| *node != self.parts.node);
+        let request = Request::Refusals(proto::SessionRefusals {
+            identity: identity.to_owned(),
+        });
+        let mut refusals = self.audit.refusals_of(identity);
+        for answer in self.ask_all(others, request, PATIENCE).await {
+            if let Answer::Refusals(answer) = answer {
+                refusals.extend(answer.refusals.iter().take(MAX_REFUSALS).filter_map(read_refusal));
+            }
         }
+        refusals.sort_by_key(|refusal| refusal.time);
+        let above = refusals.len().saturating_sub(MAX_REFUSALS);
+        refusals.drain(..above);
+        refusals
     }
+
+    /// The last refusals at this gateway.
+    pub(crate) fn refusals_here(&self, identity: &str) -> Vec<proto::SessionRefusal> {
+        let refusals = self.audit.refusals_of(identity);
+        let refusals = refusals.iter().map(|refusal| proto::SessionRefusal {
+            time_ms: refusal.time.0,
+            operation: refusal.operation.number(),
+            code: refusal.code.number(),
+            reason: refusal.reason.as_str().to_owned(),
+            protocol: refusal.protocol.number(),
+            address: refusal.address.to_string(),
+        });
+        refusals.collect()
+    }
+}
+
+fn facts_of(looked: &proto::SessionLooked) -> ConnectionFacts {
+    ConnectionFacts {
+        is_connected: looked.session.is_some(),
+        updated: (looked.updated_ms > 0).then_some(UnixMillis(looked.updated_ms)),
+    }
+}
+
+/// A refusal of another node; one that this version does not know is left out.
+fn read_refusal(refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
+    let reason = RefusalReason::ALL
+        .iter()
+        .find(|reason| reason.as_str() == refusal.reason)?;
+    Some(AuditRecord {
+        time: UnixMillis(refusal.time_ms),
+        operation: Operation::from_number(refusal.operation)?,
+        code: ErrorCode::from_number(refusal.code)?,
+        reason: *reason,
+        protocol: Protocol::from_number(refusal.protocol)?,
+        address: refusal.address.parse::<SocketAddr>().ok()?,
+    })
 }

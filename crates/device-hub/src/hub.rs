@@ -1,21 +1,23 @@
 //! The part of the hub that all cores of a node share.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use holdfast_auth::HubNames;
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
-use holdfast_model::{IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{IdentityId, PartitionId};
 use holdfast_registry::Registry;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::audit::Audit;
 use crate::diagnose::Recent;
+use crate::keeper::MAX_SYNCS;
+use crate::local::Local;
 use crate::mailbox::{Mailbox, Message};
 use crate::metrics::Metrics;
-use crate::session::{CloseReason, Session};
-use crate::sessions::{Entry, Sessions};
+use crate::owner::Owners;
+use crate::session::CloseReason;
 use crate::{Clock, DeviceHubConfig};
 
 /// What the hub is built from.
@@ -43,27 +45,55 @@ pub struct HubParts {
 /// Shared by all cores; Send + Sync.
 pub struct DeviceHub {
     pub(crate) parts: HubParts,
-    pub(crate) sessions: Sessions,
+    pub(crate) me: Weak<Self>,
+    /// This node as a gateway.
+    pub(crate) local: Local,
+    /// This node as an owner.
+    pub(crate) owners: Owners,
     pub(crate) audit: Audit,
     pub(crate) recent: Recent,
     pub(crate) metrics: Metrics,
     mailboxes: Vec<Mailbox>,
     writable: AtomicBool,
+    /// Partitions whose link somebody wants to be looked at, and that there are some.
+    pub(crate) to_look: Vec<AtomicBool>,
+    pub(crate) asked: Notify,
+    pub(crate) syncs: Arc<Semaphore>,
+    connecting: Arc<Semaphore>,
+    pub(crate) running_cores: AtomicUsize,
 }
 
 impl DeviceHub {
-    /// Builds the shared part.
+    /// Builds the shared part. Before devices connect, [`keep_sessions`](crate::keep_sessions) and
+    /// [`watch_registry`](crate::watch_registry) are to be spawned, and in a cluster the hub is to be entered in the
+    /// node's dispatch for service Session.
     #[must_use]
     pub fn new(parts: HubParts) -> Arc<Self> {
-        Arc::new(Self {
-            sessions: Sessions::new(parts.partitions.count()),
+        let count = parts.partitions.count();
+        let routes = parts.partitions.clone();
+        let hub = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            local: Local::new(count),
+            owners: Owners::new(&parts.partitions, parts.incarnation),
             audit: Audit::new(&parts.config),
             recent: Recent::default(),
             metrics: Metrics::new(),
             mailboxes: (0..parts.cores).map(|_| Mailbox::default()).collect(),
             writable: AtomicBool::new(true),
+            to_look: count.iter().map(|_| AtomicBool::new(false)).collect(),
+            asked: Notify::new(),
+            syncs: Arc::new(Semaphore::new(MAX_SYNCS)),
+            connecting: Arc::new(Semaphore::new(parts.config.max_waiting_connects)),
+            running_cores: AtomicUsize::new(0),
             parts,
-        })
+        });
+        let owner: Weak<Self> = Arc::downgrade(&hub);
+        routes.admit_by(Box::new(move |partition, stream| {
+            owner
+                .upgrade()
+                .is_some_and(|hub| hub.owners.admits(partition, stream))
+        }));
+        hub
     }
 
     /// The audit log.
@@ -111,40 +141,37 @@ impl DeviceHub {
         self.mailboxes[usize::from(core)].clone()
     }
 
-    pub(crate) fn close_session(
-        &self,
-        entry: &Entry,
-        partition: PartitionId,
-        reason: CloseReason,
-        drained: Option<oneshot::Sender<()>>,
-    ) {
+    /// Tells a core to close a session.
+    pub(crate) fn tell_core(&self, core: u16, message: Message, reason: CloseReason) {
         self.metrics.closed(reason);
-        self.mailbox(entry.core).put(Message::Close {
-            number: entry.number,
-            partition,
-            reason,
-            drained,
-        });
-    }
-
-    /// How many devices are connected.
-    #[must_use]
-    pub fn connected_device_count(&self) -> u64 {
-        self.sessions.connected_devices()
+        self.mailbox(core).put(message);
     }
 
     pub(crate) fn partition_of(&self, identity: &IdentityId) -> PartitionId {
         self.parts.partitions.count().partition_of(&identity.device)
     }
 
-    pub(crate) fn detach(&self, session: &Session) {
-        if self
-            .sessions
-            .detach(session.partition, &session.identity, session.number)
-            .is_some()
-        {
-            let now: UnixMillis = self.parts.clock.now();
-            self.recent.disconnected(&session.identity, now);
+    /// A place among those who wait for being let in; `None` when there are too many.
+    pub(crate) fn wait_in_line(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.connecting).try_acquire_owned().ok();
+        if place.is_none() {
+            self.metrics.turned_away.increment(1);
         }
+        place
+    }
+
+    /// Counts a core as running until what it gives is dropped.
+    pub(crate) fn core_runs(self: &Arc<Self>) -> RunningCore {
+        self.running_cores.fetch_add(1, Ordering::AcqRel);
+        RunningCore(Arc::clone(self))
+    }
+}
+
+/// See [`DeviceHub::core_runs`].
+pub(crate) struct RunningCore(Arc<DeviceHub>);
+
+impl Drop for RunningCore {
+    fn drop(&mut self) {
+        self.0.running_cores.fetch_sub(1, Ordering::AcqRel);
     }
 }

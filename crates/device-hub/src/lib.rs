@@ -9,6 +9,7 @@
 //! Start at [`DeviceHub`] (shared by the node), then [`Core`] (one per core), [`Core::connect`] and [`Core::send`].
 #![warn(missing_docs)]
 
+mod attach;
 mod audit;
 mod authenticate;
 mod claim;
@@ -17,13 +18,21 @@ mod config;
 mod connect;
 mod core;
 mod diagnose;
+mod drain;
 mod hub;
+mod keeper;
 mod lane;
+mod local;
 mod mailbox;
 mod metrics;
+mod owner;
+mod peers;
 mod revoke;
+mod service;
 mod session;
 mod sessions;
+mod takeover;
+mod wire;
 
 pub use audit::{Audit, AuditRecord, Operation};
 pub use authenticate::{Verified, authenticate};
@@ -34,6 +43,7 @@ pub use connect::Attempt;
 pub use core::{Core, Receipt, ReceiptTarget};
 pub use diagnose::{ConnectionFacts, Diagnosis, LiveSession};
 pub use hub::{DeviceHub, HubParts};
+pub use keeper::keep_sessions;
 pub use lane::Outcome;
 pub use mailbox::Mailbox;
 pub use revoke::watch_registry;

@@ -10,23 +10,44 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::session::CloseReason;
-use crate::sessions::SessionNumber;
 
 /// A message to a core.
 pub(crate) enum Message {
     /// The open entry of a partition has been decided.
     Decided { partition: PartitionId, committed: bool },
-    /// Close a session; `drained` is told once all that it sent before has been decided.
+    /// The entry that has failed is to be proposed again.
+    Retry { partition: PartitionId },
+    /// Sessions of the partition may act again.
+    Opened { partition: PartitionId },
+    /// Close a session; `drained` is dropped once all that it sent before has been decided.
     Close {
-        number: SessionNumber,
+        key: u64,
         partition: PartitionId,
         reason: CloseReason,
         drained: Option<oneshot::Sender<()>>,
     },
+    /// Do not propose anything of a session any more: a newer one has begun elsewhere.
+    Forget { key: u64, partition: PartitionId },
 }
 
-/// A core's mailbox; clones are the same box. It holds at most one `Decided` per partition and one `Close` per session
-/// of the core, so its length is bounded by theirs.
+impl Message {
+    pub(crate) fn close(
+        key: u64,
+        partition: PartitionId,
+        reason: CloseReason,
+        drained: Option<oneshot::Sender<()>>,
+    ) -> Self {
+        Self::Close {
+            key,
+            partition,
+            reason,
+            drained,
+        }
+    }
+}
+
+/// A core's mailbox; clones are the same box. It holds at most one `Decided` or `Retry` and a few `Opened` per partition,
+/// and one `Close` and `Forget` per session of the core, so its length is bounded by theirs.
 #[derive(Clone)]
 pub struct Mailbox(Arc<Shared>);
 
@@ -57,6 +78,14 @@ impl Mailbox {
     /// Wakes the core without a message: it has work of its own.
     pub(crate) fn wake(&self) {
         self.0.waker.wake();
+    }
+
+    /// Takes everything that has arrived.
+    pub(crate) fn take(&self) -> Vec<Message> {
+        if self.0.waiting.swap(false, Ordering::AcqRel) {
+            return std::mem::take(&mut *self.0.messages.lock());
+        }
+        Vec::new()
     }
 
     /// Takes everything that has arrived into `into`; registers the caller for what comes after.

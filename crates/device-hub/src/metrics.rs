@@ -1,6 +1,6 @@
 //! Counters of the device-session API.
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::session::CloseReason;
 
@@ -10,6 +10,15 @@ pub(crate) struct Metrics {
     pub(crate) retried: Counter,
     pub(crate) paused: Counter,
     pub(crate) taken_over: Counter,
+    /// Entries that were committed while nothing could be acknowledged.
+    pub(crate) held: Counter,
+    /// Messages of sessions that were taken over, which were not stored.
+    pub(crate) dropped: Counter,
+    pub(crate) links_failed: Counter,
+    /// Connections that were not let wait.
+    pub(crate) turned_away: Counter,
+    sessions: Gauge,
+    owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
 }
 
@@ -27,6 +36,12 @@ impl Metrics {
             retried: counter!("holdfast_device_hub_entries_retried_total"),
             paused: counter!("holdfast_device_hub_reads_paused_total"),
             taken_over: counter!("holdfast_device_hub_sessions_taken_over_total"),
+            held: counter!("holdfast_device_hub_entries_held_total"),
+            dropped: counter!("holdfast_device_hub_messages_dropped_total"),
+            links_failed: counter!("holdfast_device_hub_links_failed_total"),
+            turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
+            sessions: gauge!("holdfast_device_hub_sessions"),
+            owned_sessions: gauge!("holdfast_device_hub_owned_sessions"),
             closed: reasons.map(|reason| {
                 (
                     reason,
@@ -34,6 +49,12 @@ impl Metrics {
                 )
             }),
         }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "no node has 2^52 sessions")]
+    pub(crate) fn count(&self, here: usize, owned: u64) {
+        self.sessions.set(here as f64);
+        self.owned_sessions.set(owned as f64);
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {

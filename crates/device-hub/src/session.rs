@@ -3,9 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use holdfast_model::{AuthMethod, GenerationId, IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{AuthMethod, IdentityId, PartitionId, UnixMillis};
 
-use crate::sessions::SessionNumber;
+use crate::sessions::{Facts, SessionNumber};
 
 /// Why the hub ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,7 +18,8 @@ pub enum CloseReason {
     Revoked,
     /// The node is stopping.
     Stopping,
-    /// A message could not be committed, or nobody knows whether it was (503001).
+    /// A message could not be committed, or nobody knows whether it was; or the node has been cut off from the registry
+    /// for too long (503001).
     Unavailable,
 }
 
@@ -45,23 +46,23 @@ pub trait SessionTarget {
 /// A connected device or module; made by [`crate::Core::connect`], ended by [`crate::Core::disconnect`].
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) identity: IdentityId,
-    pub(crate) generation: GenerationId,
+    pub(crate) facts: Arc<Facts>,
     pub(crate) auth: AuthMethod,
     pub(crate) model_id: Option<Arc<str>>,
     pub(crate) partition: PartitionId,
+    /// This node's own name for it.
+    pub(crate) key: u64,
     pub(crate) number: SessionNumber,
-    pub(crate) expires: Option<UnixMillis>,
 }
 
 impl Session {
     /// Whose session it is.
     #[must_use]
     pub fn identity(&self) -> &IdentityId {
-        &self.identity
+        &self.facts.identity
     }
 
-    /// The number that tells it from the identity's other sessions on this node.
+    /// The number that its partition's owner has given it.
     #[must_use]
     pub fn number(&self) -> SessionNumber {
         self.number
@@ -70,7 +71,7 @@ impl Session {
     /// When its token ends, clock skew included; `None` = never.
     #[must_use]
     pub fn expires(&self) -> Option<UnixMillis> {
-        self.expires
+        self.facts.expires
     }
 }
 

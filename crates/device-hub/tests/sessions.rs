@@ -12,7 +12,7 @@ use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
     Attempt, Claim, Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, Outcome, Protocol, Receipt,
-    ReceiptTarget, Refusal, Session, SessionTarget, watch_registry,
+    ReceiptTarget, Refusal, Session, SessionTarget, keep_sessions, watch_registry,
 };
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
@@ -106,12 +106,14 @@ async fn start(path: &Path, cores: u16) -> Node {
         clock: Clock::from_fn(clock),
         config: DeviceHubConfig::default(),
     });
+    let stop = Stop::new();
+    holdfast_tasks::spawn("sessions", keep_sessions(hub.clone(), stop.clone()));
     Node {
         hub,
         registry,
         partitions,
         time,
-        stop: Stop::new(),
+        stop,
     }
 }
 
@@ -259,9 +261,9 @@ fn messages_are_acknowledged_in_order_and_stand_in_the_log() {
                 .enumerate()
                 .all(|(i, (device, payload))| device == "d" && *payload == i.to_string().into_bytes())
         );
-        assert_eq!(node.hub.connected_device_count(), 1);
+        assert_eq!(node.hub.connected_device_count().await, 1);
         core.disconnect(&session);
-        assert_eq!(node.hub.connected_device_count(), 0);
+        assert_eq!(node.hub.connected_device_count().await, 0);
     });
 }
 
@@ -295,6 +297,7 @@ fn refusals_are_certain_carry_their_reason_and_are_remembered() {
             let remembered = node
                 .hub
                 .diagnose(&IdentityId::device(DeviceId::parse(device).unwrap()))
+                .await
                 .refusals;
             assert_eq!(remembered.last().unwrap().reason, reason);
         }
@@ -331,7 +334,7 @@ fn a_newer_connection_on_another_core_follows_what_the_older_one_has_sent() {
         assert_eq!(order, (0..=10).map(|i: u64| i.to_string()).collect::<Vec<_>>());
         // The end of the older connection does not end the newer session.
         first_core.disconnect(&old);
-        assert_eq!(node.hub.connected_device_count(), 1);
+        assert_eq!(node.hub.connected_device_count().await, 1);
     });
 }
 

@@ -9,6 +9,7 @@
 
 mod entry;
 mod fields;
+mod retain;
 mod view;
 mod wire;
 mod writer;
@@ -17,6 +18,7 @@ mod writer;
 mod tests;
 
 pub use entry::{EntryError, EntryHeader, EntryView, Records};
+pub use retain::retain_records;
 pub use view::{Properties, PropertyValueView, PropertyView, RecordView};
 pub use wire::Corrupt;
 pub use writer::{BatchHeader, BatchWriter, Origin, PushError};

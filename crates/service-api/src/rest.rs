@@ -40,7 +40,7 @@ pub use admin::{AdminAnswer, AdminError, ClusterAdmin};
 pub use config::{InvalidRestConfig, RestConfig};
 pub use service::RestService;
 pub use state::RestState;
-pub use view::{Caller, Connection, HubView};
+pub use view::{Asked, Caller, Connection, HubView};
 
 /// The service API as an axum router. A request's [`holdfast_net::Peer`] is taken from its extensions.
 pub fn router(state: RestState) -> Router {

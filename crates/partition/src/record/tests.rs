@@ -390,3 +390,29 @@ fn entries_of_one_writer_are_independent_and_clear_forgets() {
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].unwrap().payload.len(), 30);
 }
+
+#[test]
+fn records_that_are_taken_out_leave_the_rest_as_it_was() {
+    let mut writer = BatchWriter::new();
+    for payload in [10, 20, 30] {
+        simple(payload).push(&mut writer).unwrap();
+    }
+    let whole = writer.close(header());
+    for mask in 0..8_u32 {
+        let keep = |index: usize| mask & (1 << index) != 0;
+        let kept = retain_records(&whole, keep).unwrap();
+        let view = EntryView::parse(&kept).unwrap();
+        let lengths: Vec<usize> = view.records().map(|record| record.unwrap().payload.len()).collect();
+        let expected: Vec<usize> = (0..3)
+            .filter(|index| keep(*index))
+            .map(|index| 10 + 10 * index)
+            .collect();
+        assert_eq!(lengths, expected);
+        let (before, after) = (EntryView::parse(&whole).unwrap().header(), view.header());
+        assert_eq!(
+            (after.stream, after.batch_number, after.proposed),
+            (before.stream, before.batch_number, before.proposed)
+        );
+    }
+    assert!(retain_records(&whole.slice(..whole.len() - 1), |_| false).is_err());
+}

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::reply::Reply;
 use super::route::{Call, Own};
 use super::state::Shared;
-use super::view::Caller;
+use super::view::{Caller, Connection};
 use super::{body, etag};
 
 /// One request whose caller has been accepted.
@@ -39,7 +39,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::RegenerateKeys => keys::regenerate(request).await,
         Call::DeviceStatistics => devices::statistics(&request).await,
         Call::ServiceStatistics => {
-            let count = request.shared.hub.connected_device_count();
+            let count = request.shared.hub.connected_device_count().await;
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
         Call::PutModule(device, module) => modules::put(&device, &module, request).await,
@@ -91,9 +91,24 @@ impl Request<'_> {
         self.shared.hub.changed(self.caller, operation, subject, code);
     }
 
+    /// The documents of identities in a list.
+    async fn show_all<'a>(
+        &self,
+        identities: impl Iterator<Item = &'a holdfast_registry::Identity> + Clone,
+    ) -> Vec<serde_json::Value> {
+        let ids = identities.clone().map(|identity| &identity.id).collect();
+        let connections = self.shared.hub.connections(ids).await;
+        let connections = connections.into_iter().chain(std::iter::repeat(Connection::default()));
+        identities
+            .zip(connections)
+            .map(|(identity, connection)| super::document::show(identity, connection))
+            .collect()
+    }
+
     /// The document of an identity that has just been written or read.
-    fn show(&self, status: u16, identity: &holdfast_registry::Identity) -> Reply {
-        let connection = self.shared.hub.connection(&identity.id);
+    async fn show(&self, status: u16, identity: &holdfast_registry::Identity) -> Reply {
+        let connections = self.shared.hub.connections(vec![&identity.id]).await;
+        let connection = connections.first().copied().unwrap_or_default();
         Reply::json(status, super::document::show(identity, connection)).etag(&identity.etag.0)
     }
 }

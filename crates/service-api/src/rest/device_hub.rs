@@ -5,54 +5,60 @@ use holdfast_model::{ErrorCode, IdentityId, RefusalReason};
 use serde_json::{Value, json};
 
 use super::times;
-use super::view::{Caller, Connection, HubView};
+use super::view::{Asked, Caller, Connection, HubView};
 
 impl HubView for DeviceHub {
-    fn connection(&self, id: &IdentityId) -> Connection {
-        let facts = self.connection_facts(id);
-        Connection {
-            is_connected: facts.is_connected,
-            updated: facts.updated,
-            last_activity: facts.updated,
-        }
+    fn connections<'a>(&'a self, ids: Vec<&'a IdentityId>) -> Asked<'a, Vec<Connection>> {
+        Box::pin(async move {
+            let facts = self.connections_of(&ids).await;
+            let connections = facts.into_iter().map(|facts| Connection {
+                is_connected: facts.is_connected,
+                updated: facts.updated,
+                last_activity: facts.updated,
+            });
+            connections.collect()
+        })
     }
 
-    fn connected_device_count(&self) -> u64 {
-        Self::connected_device_count(self)
+    fn connected_device_count(&self) -> Asked<'_, u64> {
+        Box::pin(Self::connected_device_count(self))
     }
 
-    fn diagnose(&self, id: &IdentityId) -> Value {
-        let diagnosis = Self::diagnose(self, id);
-        let session = diagnosis.session.map(|session| {
-            json!({
-                "number": session.number.0,
-                "protocol": session.protocol.as_str(),
-                "connectedTime": times::iso(Some(session.since)),
-                "tokenEndTime": session.expires.map(|time| times::iso(Some(time))),
-                "policy": session.policy,
-            })
-        });
-        let refusals: Vec<Value> = diagnosis
-            .refusals
-            .iter()
-            .map(|record| {
+    fn diagnose<'a>(&'a self, id: &'a IdentityId) -> Asked<'a, Value> {
+        Box::pin(async move {
+            let diagnosis = Self::diagnose(self, id).await;
+            let session = diagnosis.session.map(|session| {
                 json!({
-                    "time": times::iso(Some(record.time)),
-                    "operation": record.operation.as_str(),
-                    "errorCode": record.code.number(),
-                    "errorName": record.code.name(),
-                    "reason": record.reason.as_str(),
-                    "advice": record.reason.advice(),
-                    "protocol": record.protocol.as_str(),
-                    "address": record.address.to_string(),
+                    "number": format!("{}.{}", session.number.term, session.number.counter),
+                    "gateway": session.gateway.to_string(),
+                    "protocol": session.protocol.as_str(),
+                    "connectedTime": times::iso(Some(session.since)),
+                    "tokenEndTime": session.expires.map(|time| times::iso(Some(time))),
+                    "policy": session.policy,
                 })
+            });
+            let refusals: Vec<Value> = diagnosis
+                .refusals
+                .iter()
+                .map(|record| {
+                    json!({
+                        "time": times::iso(Some(record.time)),
+                        "operation": record.operation.as_str(),
+                        "errorCode": record.code.number(),
+                        "errorName": record.code.name(),
+                        "reason": record.reason.as_str(),
+                        "advice": record.reason.advice(),
+                        "protocol": record.protocol.as_str(),
+                        "address": record.address.to_string(),
+                    })
+                })
+                .collect();
+            json!({
+                "connectionState": if diagnosis.connection.is_connected { "Connected" } else { "Disconnected" },
+                "connectionStateUpdatedTime": times::iso(diagnosis.connection.updated),
+                "session": session,
+                "refusals": refusals,
             })
-            .collect();
-        json!({
-            "connectionState": if diagnosis.connection.is_connected { "Connected" } else { "Disconnected" },
-            "connectionStateUpdatedTime": times::iso(diagnosis.connection.updated),
-            "session": session,
-            "refusals": refusals,
         })
     }
 

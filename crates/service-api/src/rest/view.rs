@@ -3,6 +3,7 @@
 //! Why a trait: tests of the calls need no device hub, and a later owner on another node answers the same questions.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 use holdfast_model::{ErrorCode, IdentityId, RefusalReason, UnixMillis};
 
@@ -26,17 +27,20 @@ pub struct Caller {
     pub address: SocketAddr,
 }
 
-/// The rest of the node.
+/// What is asked of other nodes too. Who does not answer in time is left out.
+pub type Asked<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The rest of the hub.
 pub trait HubView: Send + Sync + 'static {
-    /// The connection of a device or module.
-    fn connection(&self, id: &IdentityId) -> Connection;
+    /// The connections of devices and modules, in their order.
+    fn connections<'a>(&'a self, ids: Vec<&'a IdentityId>) -> Asked<'a, Vec<Connection>>;
 
     /// How many devices are connected by MQTT or AMQP.
-    fn connected_device_count(&self) -> u64;
+    fn connected_device_count(&self) -> Asked<'_, u64>;
 
     /// Everything about an identity's connections that explains why it can or cannot connect, as a JSON object without
     /// secrets.
-    fn diagnose(&self, id: &IdentityId) -> serde_json::Value;
+    fn diagnose<'a>(&'a self, id: &'a IdentityId) -> Asked<'a, serde_json::Value>;
 
     /// A caller was turned away.
     fn refused(&self, caller: &Caller, reason: RefusalReason, code: ErrorCode);

@@ -12,7 +12,7 @@ use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, RefusalReason, UnixMillis};
 use holdfast_net::Peer;
 use holdfast_registry::{Founding, Registry, RegistryConfig};
-use holdfast_service_api::rest::{Caller, Connection, HubView, RestConfig, RestState, router};
+use holdfast_service_api::rest::{Asked, Caller, Connection, HubView, RestConfig, RestState, router};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
@@ -41,16 +41,16 @@ impl View {
 }
 
 impl HubView for View {
-    fn connection(&self, _: &IdentityId) -> Connection {
-        Connection::default()
+    fn connections<'a>(&'a self, ids: Vec<&'a IdentityId>) -> Asked<'a, Vec<Connection>> {
+        Box::pin(async move { vec![Connection::default(); ids.len()] })
     }
 
-    fn connected_device_count(&self) -> u64 {
-        3
+    fn connected_device_count(&self) -> Asked<'_, u64> {
+        Box::pin(async { 3 })
     }
 
-    fn diagnose(&self, _: &IdentityId) -> Value {
-        serde_json::json!({"refusals": []})
+    fn diagnose<'a>(&'a self, _: &'a IdentityId) -> Asked<'a, Value> {
+        Box::pin(async { serde_json::json!({"refusals": []}) })
     }
 
     fn refused(&self, caller: &Caller, reason: RefusalReason, _: ErrorCode) {

@@ -32,13 +32,13 @@ pub(super) async fn put(id: &str, mut request: Request<'_>) -> Result<Reply, Api
         )
         .await?;
     let identity = written.identity.ok_or_else(|| device_not_found(&id.device))?;
-    Ok(request.show(200, &identity))
+    Ok(request.show(200, &identity).await)
 }
 
 pub(super) async fn get(id: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
     let id = IdentityId::device(device_id(id)?);
     match request.within(request.shared.registry.get(&id)).await? {
-        Some(identity) => Ok(request.show(200, &identity)),
+        Some(identity) => Ok(request.show(200, &identity).await),
         None => Err(device_not_found(&id.device)),
     }
 }
@@ -63,10 +63,7 @@ pub(super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {
         },
     };
     let devices = request.within(request.shared.registry.list_devices(top)).await?;
-    let documents: Vec<Value> = devices
-        .iter()
-        .map(|identity| document::show(identity, request.shared.hub.connection(&identity.id)))
-        .collect();
+    let documents = request.show_all(devices.iter()).await;
     Ok(Reply::ok(Value::Array(documents)))
 }
 

@@ -31,13 +31,13 @@ pub(super) async fn put(device: &str, module: &str, mut request: Request<'_>) ->
         )
         .await?;
     let identity = written.identity.ok_or_else(|| module_not_found(&id))?;
-    Ok(request.show(if written.created { 201 } else { 200 }, &identity))
+    Ok(request.show(if written.created { 201 } else { 200 }, &identity).await)
 }
 
 pub(super) async fn get(device: &str, module: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
     let id = module_id(device, module)?;
     match request.within(request.shared.registry.get(&id)).await? {
-        Some(identity) => Ok(request.show(200, &identity)),
+        Some(identity) => Ok(request.show(200, &identity).await),
         None => Err(module_not_found(&id)),
     }
 }
@@ -54,9 +54,6 @@ pub(super) async fn list(device: &str, request: &Request<'_>) -> Result<Reply, A
     let Some(modules) = request.within(request.shared.registry.list_modules(&device)).await? else {
         return Err(device_not_found(&device));
     };
-    let documents: Vec<Value> = modules
-        .iter()
-        .map(|identity| document::show(identity, request.shared.hub.connection(&identity.id)))
-        .collect();
+    let documents = request.show_all(modules.iter()).await;
     Ok(Reply::ok(Value::Array(documents)))
 }

@@ -62,7 +62,7 @@ pub(super) async fn diagnose(device: &str, module: Option<&str>, request: &Reque
             })
         }),
     );
-    if let Value::Object(connections) = request.shared.hub.diagnose(&id) {
+    if let Value::Object(connections) = request.shared.hub.diagnose(&id).await {
         for (name, value) in connections {
             answer.entry(name).or_insert(value);
         }

@@ -1,0 +1,256 @@
+//! The gateway's side: which sessions live on this node, and the link with the owner of each partition.
+//!
+//! A *link* is what lets sessions of a partition act here: the owner of this term has been told of all of them, and has
+//! answered within [`LINK_LEASE`](crate::sessions::LINK_LEASE). Without it nothing is proposed, acknowledged or accepted;
+//! connections stay.
+//! Invariants: an identity has one live session on this node; what an owner answers counts only if the link that carried
+//! the question is still there; a question to the owner is registered before it is sent, so that a newer session's
+//! "close" finds it. Lock order: a partition here, then the same partition at the owner ([`crate::owner`]).
+//! Not here: calls to other nodes (`attach`, `keeper`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_cluster::route::Owner;
+use holdfast_model::{IdentityId, PartitionCount, PartitionId};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::sessions::{Facts, NotHere, SessionNumber};
+
+/// Ended sessions that an owner has not been told of, of one partition; beyond it the link starts anew, which says all.
+const MAX_DETACHES: usize = 50_000;
+
+/// A deadline that does not come: nobody else can own the partition.
+pub(crate) const FOREVER: u64 = u64::MAX;
+
+/// A session that lives here.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) key: u64,
+    pub(crate) core: u16,
+    pub(crate) number: SessionNumber,
+}
+
+/// A link with an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) id: u64,
+    pub(crate) owner: Owner,
+    /// The owner knows all sessions.
+    pub(crate) open: bool,
+}
+
+/// A session that is to be attached.
+pub(crate) struct Attach {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) key: u64,
+    pub(crate) answer: oneshot::Sender<Attached>,
+}
+
+/// What an owner says of a new session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attached {
+    /// It may begin.
+    Ready(SessionNumber),
+    /// It may once the older one is gone.
+    Settling(SessionNumber),
+    /// The identity is not what it was when the gateway looked.
+    Revoked,
+    /// Not done, or nobody knows: ask again over the next link.
+    Again(NotHere),
+}
+
+/// What is to be told to an owner on another node.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    pub(crate) attaches: VecDeque<Attach>,
+    pub(crate) detaches: VecDeque<(Arc<Facts>, u64)>,
+    /// Somebody is telling.
+    pub(crate) flushing: bool,
+}
+
+/// The part of a partition that changes.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) link: Option<Link>,
+    pub(crate) live: HashMap<IdentityId, Live>,
+    /// Sessions that the owner is being asked for; `true` when it has been closed meanwhile.
+    pub(crate) pending: HashMap<u64, bool>,
+    pub(crate) outbox: Outbox,
+}
+
+impl State {
+    /// The link over which something may be asked.
+    pub(crate) fn open_link(&self) -> Option<Link> {
+        self.link.filter(|link| link.open)
+    }
+
+    /// Notes that the owner is to forget a session; gives the owner on this node if it is that.
+    pub(crate) fn detach(&mut self, facts: &Arc<Facts>, key: u64) {
+        if self.link.is_none() {
+            // The next link begins with all that is left.
+            return;
+        }
+        if self.outbox.detaches.len() >= MAX_DETACHES {
+            self.outbox.detaches.clear();
+            self.link = None;
+            return;
+        }
+        self.outbox.detaches.push_back((facts.clone(), key));
+    }
+}
+
+struct Shard {
+    /// Until when sessions may act, in milliseconds of [`Local::now_ms`]; 0 = they may not.
+    valid_until: AtomicU64,
+    state: Mutex<State>,
+    /// Counts the openings of links; waited for by who wants to connect.
+    opened: watch::Sender<u64>,
+}
+
+/// The sessions of this node, one lock per partition.
+pub(crate) struct Local {
+    base: Instant,
+    shards: Vec<Shard>,
+    next_key: AtomicU64,
+    next_link: AtomicU64,
+}
+
+impl Local {
+    pub(crate) fn new(partitions: PartitionCount) -> Self {
+        let shard = |_| Shard {
+            valid_until: AtomicU64::new(0),
+            state: Mutex::default(),
+            opened: watch::Sender::new(0),
+        };
+        Self {
+            base: Instant::now(),
+            shards: partitions.iter().map(shard).collect(),
+            next_key: AtomicU64::new(1),
+            next_link: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn next_key(&self) -> u64 {
+        self.next_key.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn shard(&self, partition: PartitionId) -> &Shard {
+        &self.shards[usize::from(partition.0)]
+    }
+
+    pub(crate) fn state(&self, partition: PartitionId) -> MutexGuard<'_, State> {
+        self.shard(partition).state.lock()
+    }
+
+    /// Milliseconds by this node's monotonic clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.ms(Instant::now())
+    }
+
+    pub(crate) fn ms(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.base);
+        // Never 0, which means "not".
+        u64::try_from(since.as_millis()).unwrap_or(FOREVER - 1) + 1
+    }
+
+    /// Whether sessions of the partition may act at `now_ms`.
+    pub(crate) fn is_valid(&self, partition: PartitionId, now_ms: u64) -> bool {
+        now_ms < self.shard(partition).valid_until.load(Ordering::Acquire)
+    }
+
+    /// Begins a link with `owner`: nothing may act until it is [open](Self::open). Gives its number and the sessions that
+    /// the owner is to be told of.
+    pub(crate) fn begin(&self, partition: PartitionId, owner: Owner) -> (u64, Vec<Live>) {
+        let shard = self.shard(partition);
+        let id = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let mut state = shard.state.lock();
+        shard.valid_until.store(0, Ordering::Release);
+        state.link = Some(Link { id, owner, open: false });
+        state.outbox.detaches.clear();
+        let live = state.live.values().cloned().collect();
+        (id, live)
+    }
+
+    /// The owner knows all sessions: they may act until `until`. `false` when another link has begun.
+    pub(crate) fn open(&self, partition: PartitionId, id: u64, until: u64) -> bool {
+        let shard = self.shard(partition);
+        let mut state = shard.state.lock();
+        match &mut state.link {
+            Some(link) if link.id == id => link.open = true,
+            _ => return false,
+        }
+        shard.valid_until.store(until, Ordering::Release);
+        drop(state);
+        shard.opened.send_modify(|count| *count += 1);
+        true
+    }
+
+    /// The owner has answered. Says whether sessions may act again that could not before.
+    pub(crate) fn renew(&self, partition: PartitionId, id: u64, until: u64) -> bool {
+        let shard = self.shard(partition);
+        let now = self.now_ms();
+        let state = shard.state.lock();
+        if state.open_link().is_none_or(|link| link.id != id) {
+            return false;
+        }
+        // A deadline that came with an older question may arrive later, and being the only voter may end.
+        let before = shard.valid_until.load(Ordering::Acquire);
+        let until = if before == FOREVER { until } else { before.max(until) };
+        shard.valid_until.store(until, Ordering::Release);
+        let again = before <= now && now < until;
+        drop(state);
+        if again {
+            shard.opened.send_modify(|count| *count += 1);
+        }
+        again
+    }
+
+    /// The link is over, if it is still the one; the next one begins with all sessions.
+    pub(crate) fn close(&self, partition: PartitionId, id: u64) {
+        let shard = self.shard(partition);
+        let mut state = shard.state.lock();
+        if state.link.is_some_and(|link| link.id == id) {
+            state.link = None;
+            shard.valid_until.store(0, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn link(&self, partition: PartitionId) -> Option<Link> {
+        self.shard(partition).state.lock().link
+    }
+
+    /// Told whenever sessions of the partition may act again.
+    pub(crate) fn openings(&self, partition: PartitionId) -> watch::Receiver<u64> {
+        self.shard(partition).opened.subscribe()
+    }
+
+    /// The sessions of a device and its modules; of a module only its own.
+    pub(crate) fn of_device(&self, partition: PartitionId, identity: &IdentityId) -> Vec<Live> {
+        let state = self.state(partition);
+        match &identity.module {
+            Some(_) => state.live.get(identity).cloned().into_iter().collect(),
+            // The device's own row is found by key; its modules only by looking, and deletions are rare.
+            None => {
+                let live = state.live.values();
+                live.filter(|live| live.facts.identity.device == identity.device)
+                    .cloned()
+                    .collect()
+            }
+        }
+    }
+
+    /// A copy of one partition's rows, to be looked through without holding its lock.
+    pub(crate) fn of_partition(&self, partition: PartitionId) -> Vec<Live> {
+        self.state(partition).live.values().cloned().collect()
+    }
+
+    /// How many sessions live here.
+    pub(crate) fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.state.lock().live.len()).sum()
+    }
+}

@@ -1,0 +1,357 @@
+//! The owner's side: which identity is connected, through which gateway, in the partitions that this node owns.
+//!
+//! A *reign* is one term of owning a partition. Its table is in memory and starts empty: gateways hand in their sessions
+//! over links. A newer session wins; the older one is closed wherever it lives, and the newer one begins when what the
+//! older one sent has been decided, or when its gateway can no longer act for it: then that gateway's link is broken, and
+//! its batches are refused until it has handed in its sessions again.
+//! Invariants: one row per identity; numbers grow within a reign and from one to the next; an answer is given for the
+//! term that was asked for, or none. Lock order: see [`crate::local`]; nothing here locks that side.
+//! Not here: calls (`service`, `takeover`), credentials.
+
+mod reign;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_cluster::route::{Owner, Partitions};
+use holdfast_model::{IdentityId, PartitionId};
+use holdfast_partition::record::StreamId;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
+
+pub(crate) use reign::{Displaced, Reign, Row};
+
+/// A new session at its owner.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// It may begin.
+    Ready(SessionNumber),
+    /// It may begin once `displaced` are gone and the reign has settled; somebody has to see to it.
+    TakesOver(SessionNumber, Vec<Displaced>),
+    /// As above, and somebody sees to it already.
+    Settling(SessionNumber),
+}
+
+/// Whether a session may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Ready,
+    Settling,
+    Gone,
+}
+
+/// A session that a gateway hands in.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) key: u64,
+    /// What an owner has given it.
+    pub(crate) number: SessionNumber,
+}
+
+/// What comes of handing in sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Synced {
+    /// Those that have lost against a newer one.
+    pub(crate) lost: Vec<u64>,
+    /// Older ones of other gateways that have lost.
+    pub(crate) displaced: Vec<Displaced>,
+}
+
+struct Shard {
+    reign: Mutex<Reign>,
+    /// Counts what those wait for who want to begin: rows that are ready or gone, settled reigns.
+    moved: watch::Sender<u64>,
+}
+
+/// The partitions that this node owns.
+pub(crate) struct Owners {
+    node: u64,
+    life: u64,
+    partitions: Partitions,
+    shards: Vec<Shard>,
+}
+
+impl Owners {
+    pub(crate) fn new(partitions: &Partitions, life: u64) -> Self {
+        let shard = |_| Shard {
+            reign: Mutex::new(Reign::new(0, life)),
+            moved: watch::Sender::new(0),
+        };
+        Self {
+            node: partitions.node(),
+            life,
+            shards: partitions.count().iter().map(shard).collect(),
+            partitions: partitions.clone(),
+        }
+    }
+
+    fn shard(&self, partition: PartitionId) -> &Shard {
+        &self.shards[usize::from(partition.0)]
+    }
+
+    /// The term in which this node owns the partition, as far as it knows.
+    pub(crate) fn term(&self, partition: PartitionId) -> Option<u64> {
+        let owner = self.partitions.owner(partition)?;
+        (owner.node == self.node).then_some(owner.term)
+    }
+
+    /// The reign of `term`, which begins now if it has not.
+    fn reign(&self, partition: PartitionId, term: u64) -> Result<MutexGuard<'_, Reign>, NotHere> {
+        let owner = self.partitions.owner(partition);
+        if owner != Some(Owner { term, node: self.node }) {
+            return Err(NotHere::NotOwner);
+        }
+        let mut reign = self.shard(partition).reign.lock();
+        if reign.term != term {
+            *reign = Reign::new(term, self.life);
+        }
+        Ok(reign)
+    }
+
+    fn moved(&self, partition: PartitionId) {
+        self.shard(partition).moved.send_modify(|count| *count += 1);
+    }
+
+    /// Told when a session may have become ready.
+    pub(crate) fn moves(&self, partition: PartitionId) -> watch::Receiver<u64> {
+        self.shard(partition).moved.subscribe()
+    }
+
+    /// A new session over an open link. Asking again for the same one changes nothing.
+    pub(crate) fn attach(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: Caller,
+        facts: &Arc<Facts>,
+        key: u64,
+    ) -> Result<Entered, NotHere> {
+        let mut reign = self.reign(partition, term)?;
+        reign.check_open(caller)?;
+        reign.attach(caller, facts, key)
+    }
+
+    /// Sessions of a gateway; the first call of a link opens it, the last one completes it.
+    pub(crate) fn sync(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: Caller,
+        ends: (bool, bool),
+        items: Vec<Item>,
+        members: impl FnOnce() -> Vec<u64>,
+    ) -> Result<Synced, NotHere> {
+        let (first, last) = ends;
+        let mut reign = self.reign(partition, term)?;
+        if first {
+            reign.begin_link(caller)?;
+        } else {
+            reign.check(caller)?;
+        }
+        let mut synced = Synced::default();
+        for item in items {
+            reign.hand_in(caller, item, &mut synced);
+        }
+        if last {
+            reign.complete_link(caller);
+            reign.settle(members);
+        }
+        drop(reign);
+        self.moved(partition);
+        Ok(synced)
+    }
+
+    /// The gateway's session has ended. Says whether it was the identity's.
+    pub(crate) fn detach(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: Caller,
+        identity: &IdentityId,
+        key: u64,
+    ) -> bool {
+        let Ok(mut reign) = self.reign(partition, term) else {
+            return false;
+        };
+        if reign.check(caller).is_err() {
+            return false;
+        }
+        let address = Address {
+            gateway: caller.gateway,
+            life: caller.life,
+            key,
+        };
+        let gone = reign.remove(identity, address);
+        drop(reign);
+        if gone {
+            self.moved(partition);
+        }
+        gone
+    }
+
+    /// Renews a link of a gateway with `sessions` sessions; for how long they may act from now on.
+    pub(crate) fn renew(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: Caller,
+        sessions: u64,
+    ) -> Result<Duration, NotHere> {
+        let mut reign = self.reign(partition, term)?;
+        reign.check_open(caller)?;
+        reign.compare(caller, sessions)?;
+        Ok(reign.grant())
+    }
+
+    /// What may be granted at the end of a sync.
+    pub(crate) fn grant(&self, partition: PartitionId, term: u64) -> Duration {
+        self.reign(partition, term)
+            .map_or(Duration::ZERO, |reign| reign.grant())
+    }
+
+    /// A quorum has confirmed at `at` that this node owns the partition in `term`; `None` = nobody else can.
+    pub(crate) fn confirmed(&self, partition: PartitionId, term: u64, at: Option<Instant>) {
+        if let Ok(mut reign) = self.reign(partition, term) {
+            reign.confirmed(at);
+        }
+    }
+
+    /// When a quorum last confirmed that this node owns the partition in `term`; `None` = nobody else can.
+    pub(crate) fn confirmed_at(&self, partition: PartitionId, term: u64) -> Result<Option<Instant>, NotHere> {
+        self.reign(partition, term).map(|reign| reign.confirmed)
+    }
+
+    /// How a session stands that was attached.
+    pub(crate) fn standing(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        address: Address,
+    ) -> Standing {
+        match self.reign(partition, term) {
+            Ok(reign) => reign.standing(identity, address),
+            Err(_) => Standing::Gone,
+        }
+    }
+
+    /// Who was displaced by the session is gone: it may begin, now or when the reign has settled.
+    pub(crate) fn displaced_are_gone(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        address: Address,
+    ) {
+        if let Ok(mut reign) = self.reign(partition, term) {
+            reign.clear_way(identity, address);
+        }
+        self.moved(partition);
+    }
+
+    /// When sessions of a gateway can no longer act, unless it renews its link until then.
+    pub(crate) fn lapses(&self, partition: PartitionId, term: u64, gateway: u64) -> Option<Instant> {
+        let reign = self.reign(partition, term).ok()?;
+        reign.links.get(&gateway).map(|link| link.heard + LINK_LEASE)
+    }
+
+    /// Refuses what comes over the link of a gateway that could not close a session.
+    pub(crate) fn break_link(&self, partition: PartitionId, term: u64, gateway: u64) {
+        if let Ok(mut reign) = self.reign(partition, term) {
+            reign.break_link(gateway);
+        }
+    }
+
+    /// Whether a batch of a gateway's stream may be appended: only over an open link (foundations 1).
+    pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId) -> bool {
+        let Some(term) = self.term(partition) else {
+            // The append itself says who is the owner.
+            return true;
+        };
+        self.reign(partition, term)
+            .is_ok_and(|reign| reign.admits(stream.gateway_node, stream.incarnation))
+    }
+
+    /// The identity's session.
+    pub(crate) fn row(&self, partition: PartitionId, identity: &IdentityId) -> Option<Row> {
+        let term = self.term(partition)?;
+        self.reign(partition, term).ok()?.rows.get(identity).cloned()
+    }
+
+    /// Sessions of other gateways of a device and its modules; `None` = of all.
+    pub(crate) fn elsewhere(&self, partition: PartitionId, identity: Option<&IdentityId>) -> Vec<(u64, Row)> {
+        let Some(term) = self.term(partition) else {
+            return Vec::new();
+        };
+        let Ok(reign) = self.reign(partition, term) else {
+            return Vec::new();
+        };
+        let is_meant = |row: &&Row| {
+            row.address.gateway != self.node
+                && identity.is_none_or(|identity| match identity.module {
+                    Some(_) => row.facts.identity == *identity,
+                    None => row.facts.identity.device == identity.device,
+                })
+        };
+        match identity {
+            Some(identity) if identity.module.is_some() => {
+                let row = reign.rows.get(identity).filter(is_meant);
+                row.map(|row| (term, row.clone())).into_iter().collect()
+            }
+            _ => {
+                let rows = reign.rows.values().filter(is_meant);
+                rows.map(|row| (term, row.clone())).collect()
+            }
+        }
+    }
+
+    /// Looks after time: a reign settles, gateways that are silent for `grace` are forgotten, reigns that are over are
+    /// dropped. Gives the identities that are no longer connected.
+    pub(crate) fn sweep(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> Vec<IdentityId> {
+        let mut gone = Vec::new();
+        for partition in self.partitions.count().iter() {
+            let term = self.term(partition);
+            let mut reign = self.shard(partition).reign.lock();
+            let Some(term) = term else {
+                *reign = Reign::new(0, self.life);
+                continue;
+            };
+            if reign.term != term {
+                *reign = Reign::new(term, self.life);
+            }
+            let was_settled = reign.settled;
+            reign.settle(&members);
+            let before = gone.len();
+            reign.forget_silent(grace, self.node, &mut gone);
+            let has_moved = reign.settled != was_settled || gone.len() != before;
+            drop(reign);
+            if has_moved {
+                self.moved(partition);
+            }
+        }
+        gone
+    }
+
+    /// Devices and sessions connected, over the partitions that this node owns.
+    pub(crate) fn count(&self) -> (u64, u64) {
+        let mut counted = (0, 0);
+        for partition in self.partitions.count().iter() {
+            let Some(term) = self.term(partition) else { continue };
+            if let Ok(reign) = self.reign(partition, term) {
+                counted.0 += reign.devices;
+                counted.1 += reign.rows.len() as u64;
+            }
+        }
+        counted
+    }
+}
+
+/// Rows by identity.
+type Rows = HashMap<IdentityId, Row>;

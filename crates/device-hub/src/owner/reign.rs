@@ -1,0 +1,346 @@
+//! One term of owning one partition.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::IdentityId;
+use tokio::time::Instant;
+
+use super::{Entered, Item, Rows, Standing, Synced};
+use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
+
+/// Sessions that may wait behind each other for one identity; more are told to come again.
+const MAX_DISPLACED: usize = 8;
+
+/// The starts of a node are in the upper bits of a counter: a leader that restarts may find itself in the same term.
+const COUNTER_BITS: u32 = 40;
+
+/// So many keep-alives in a row may name another number of sessions than is known here, while neither changes.
+const MAX_MISMATCHES: u8 = 4;
+
+/// A session that a newer one has pushed out.
+#[derive(Debug, Clone)]
+pub(crate) struct Displaced {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) address: Address,
+}
+
+/// An identity's session.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) address: Address,
+    pub(crate) number: SessionNumber,
+    /// The link over which it was handed in last.
+    link: u64,
+    /// Those that must be gone before it may begin; `None` once they are.
+    after: Option<Box<[Displaced]>>,
+}
+
+/// A gateway as this reign knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    life: u64,
+    id: u64,
+    /// All its sessions are known.
+    open: bool,
+    /// When it was heard of last.
+    pub(crate) heard: Instant,
+    /// Its rows.
+    sessions: u64,
+    /// What it said last, what was known here then, and how often that did not fit.
+    compared: (u64, u64, u8),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Reign {
+    pub(crate) term: u64,
+    began: Instant,
+    /// No gateway can have sessions that are not known here, and still act for them.
+    pub(crate) settled: bool,
+    /// When a quorum last confirmed it; `None` = nobody else can own the partition.
+    pub(crate) confirmed: Option<Instant>,
+    pub(crate) rows: Rows,
+    pub(crate) links: HashMap<u64, Link>,
+    counter: u64,
+    /// Rows of devices, modules not counted.
+    pub(crate) devices: u64,
+}
+
+impl Reign {
+    pub(crate) fn new(term: u64, life: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            term,
+            began: now,
+            settled: false,
+            // Nothing is granted before it is confirmed.
+            confirmed: Some(now.checked_sub(LINK_LEASE).unwrap_or(now)),
+            rows: HashMap::new(),
+            links: HashMap::new(),
+            counter: life << COUNTER_BITS,
+            devices: 0,
+        }
+    }
+
+    pub(super) fn check(&mut self, caller: Caller) -> Result<&mut Link, NotHere> {
+        let link = self.links.get_mut(&caller.gateway).ok_or(NotHere::LinkLost)?;
+        if caller.life < link.life {
+            return Err(NotHere::StaleLife);
+        }
+        if caller.life != link.life || caller.link != link.id {
+            return Err(NotHere::LinkLost);
+        }
+        link.heard = Instant::now();
+        Ok(link)
+    }
+
+    pub(super) fn check_open(&mut self, caller: Caller) -> Result<(), NotHere> {
+        match self.check(caller)?.open {
+            true => Ok(()),
+            false => Err(NotHere::LinkLost),
+        }
+    }
+
+    pub(super) fn begin_link(&mut self, caller: Caller) -> Result<(), NotHere> {
+        if let Some(link) = self.links.get(&caller.gateway) {
+            if caller.life < link.life {
+                return Err(NotHere::StaleLife);
+            }
+            if caller.life == link.life && caller.link < link.id {
+                return Err(NotHere::LinkLost);
+            }
+            if caller.life > link.life {
+                self.drop_rows(|row| row.address.gateway == caller.gateway && row.address.life < caller.life);
+            }
+        }
+        let sessions = self.rows_of(caller.gateway);
+        let link = Link {
+            life: caller.life,
+            id: caller.link,
+            open: false,
+            heard: Instant::now(),
+            sessions,
+            compared: (0, 0, 0),
+        };
+        self.links.insert(caller.gateway, link);
+        Ok(())
+    }
+
+    pub(super) fn complete_link(&mut self, caller: Caller) {
+        self.drop_rows(|row| row.address.gateway == caller.gateway && row.link != caller.link);
+        let sessions = self.rows_of(caller.gateway);
+        if let Some(link) = self.links.get_mut(&caller.gateway) {
+            link.open = true;
+            link.sessions = sessions;
+        }
+    }
+
+    pub(super) fn break_link(&mut self, gateway: u64) {
+        if let Some(link) = self.links.get_mut(&gateway) {
+            link.open = false;
+            // Whatever number the gateway knows, it is not this one.
+            link.id = link.id.saturating_add(1);
+        }
+    }
+
+    /// The reign has settled when all members are linked, or when whoever is not can no longer act.
+    pub(super) fn settle(&mut self, members: impl FnOnce() -> Vec<u64>) {
+        if self.settled {
+            return;
+        }
+        let linked = |node: u64| self.links.get(&node).is_some_and(|link| link.open);
+        self.settled = self.began.elapsed() >= LINK_LEASE || members().into_iter().all(linked);
+    }
+
+    pub(super) fn attach(&mut self, caller: Caller, facts: &Arc<Facts>, key: u64) -> Result<Entered, NotHere> {
+        let address = Address {
+            gateway: caller.gateway,
+            life: caller.life,
+            key,
+        };
+        let mut displaced = Vec::new();
+        if let Some(row) = self.rows.get(&facts.identity) {
+            if row.address == address {
+                let number = row.number;
+                return Ok(match self.standing(&facts.identity, address) {
+                    Standing::Ready => Entered::Ready(number),
+                    _ => Entered::Settling(number),
+                });
+            }
+            displaced.extend(row.after.iter().flatten().cloned());
+            displaced.push(Displaced {
+                facts: row.facts.clone(),
+                address: row.address,
+            });
+            if displaced.len() > MAX_DISPLACED {
+                return Err(NotHere::Busy);
+            }
+        }
+        self.counter += 1;
+        let number = SessionNumber {
+            term: self.term,
+            counter: self.counter,
+        };
+        let is_free = displaced.is_empty();
+        self.insert(Row {
+            facts: facts.clone(),
+            address,
+            number,
+            link: caller.link,
+            after: (!is_free).then(|| displaced.clone().into()),
+        });
+        Ok(if is_free && self.settled {
+            Entered::Ready(number)
+        } else {
+            Entered::TakesOver(number, displaced)
+        })
+    }
+
+    pub(super) fn hand_in(&mut self, caller: Caller, item: Item, synced: &mut Synced) {
+        let address = Address {
+            gateway: caller.gateway,
+            life: caller.life,
+            key: item.key,
+        };
+        if let Some(row) = self.rows.get_mut(&item.facts.identity) {
+            if row.address == address {
+                row.link = caller.link;
+                return;
+            }
+            if row.number > item.number {
+                synced.lost.push(item.key);
+                return;
+            }
+            synced.displaced.push(Displaced {
+                facts: row.facts.clone(),
+                address: row.address,
+            });
+        }
+        self.insert(Row {
+            facts: item.facts,
+            address,
+            number: item.number,
+            link: caller.link,
+            after: None,
+        });
+    }
+
+    fn insert(&mut self, row: Row) {
+        if let Some(link) = self.links.get_mut(&row.address.gateway) {
+            link.sessions += 1;
+        }
+        let is_device = row.facts.identity.module.is_none();
+        match self.rows.insert(row.facts.identity.clone(), row) {
+            Some(old) => self.uncount(old.address.gateway),
+            None => self.devices += u64::from(is_device),
+        }
+    }
+
+    fn uncount(&mut self, gateway: u64) {
+        if let Some(link) = self.links.get_mut(&gateway) {
+            link.sessions = link.sessions.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn remove(&mut self, identity: &IdentityId, address: Address) -> bool {
+        if self.rows.get(identity).is_none_or(|row| row.address != address) {
+            return false;
+        }
+        self.rows.remove(identity);
+        if self.rows.is_empty() {
+            self.rows.shrink_to_fit();
+        }
+        self.devices -= u64::from(identity.module.is_none());
+        self.uncount(address.gateway);
+        true
+    }
+
+    /// Removes rows of gateways whose counts are set anew afterwards, or that are forgotten.
+    fn drop_rows(&mut self, is_over: impl Fn(&Row) -> bool) -> Vec<IdentityId> {
+        let over = self.rows.extract_if(|_, row| is_over(row));
+        let over: Vec<IdentityId> = over.map(|(identity, _)| identity).collect();
+        self.devices -= over.iter().filter(|identity| identity.module.is_none()).count() as u64;
+        over
+    }
+
+    fn rows_of(&self, gateway: u64) -> u64 {
+        self.rows.values().filter(|row| row.address.gateway == gateway).count() as u64
+    }
+
+    pub(super) fn standing(&self, identity: &IdentityId, address: Address) -> Standing {
+        match self.rows.get(identity) {
+            Some(row) if row.address == address => {
+                if row.after.is_none() && self.settled {
+                    Standing::Ready
+                } else {
+                    Standing::Settling
+                }
+            }
+            _ => Standing::Gone,
+        }
+    }
+
+    pub(super) fn clear_way(&mut self, identity: &IdentityId, address: Address) {
+        if let Some(row) = self.rows.get_mut(identity)
+            && row.address == address
+        {
+            row.after = None;
+        }
+    }
+
+    /// A gateway that counts other sessions than are known here has lost a message about one.
+    pub(super) fn compare(&mut self, caller: Caller, sessions: u64) -> Result<(), NotHere> {
+        let Some(link) = self.links.get_mut(&caller.gateway) else {
+            return Err(NotHere::LinkLost);
+        };
+        let (said, known, times) = link.compared;
+        let is_same = (said, known) == (sessions, link.sessions);
+        let times = match (sessions == link.sessions, is_same) {
+            (true, _) => 0,
+            (false, true) => times.saturating_add(1),
+            (false, false) => 1,
+        };
+        link.compared = (sessions, link.sessions, times);
+        if times >= MAX_MISMATCHES {
+            self.break_link(caller.gateway);
+            return Err(NotHere::LinkLost);
+        }
+        Ok(())
+    }
+
+    pub(super) fn confirmed(&mut self, at: Option<Instant>) {
+        self.confirmed = match (self.confirmed, at) {
+            (Some(before), Some(at)) => Some(before.max(at)),
+            (_, at) => at,
+        };
+    }
+
+    /// How long gateways may act from now on: no longer than this node is known to be the owner.
+    pub(super) fn grant(&self) -> Duration {
+        self.confirmed
+            .map_or(LINK_LEASE, |at| LINK_LEASE.saturating_sub(at.elapsed()))
+    }
+
+    pub(super) fn admits(&self, gateway: u64, life: u64) -> bool {
+        self.links
+            .get(&gateway)
+            .is_some_and(|link| link.open && link.life == life)
+    }
+
+    pub(super) fn forget_silent(&mut self, grace: Duration, own: u64, gone: &mut Vec<IdentityId>) {
+        let is_silent = |(node, link): (&u64, &Link)| *node != own && link.heard.elapsed() > grace;
+        let silent: Vec<u64> = self
+            .links
+            .iter()
+            .filter(|row| is_silent(*row))
+            .map(|row| *row.0)
+            .collect();
+        for gateway in silent {
+            self.links.remove(&gateway);
+            gone.extend(self.drop_rows(|row| row.address.gateway == gateway));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Closing an older session, wherever it lives, before a newer one begins.
+//!
+//! What the older one has sent is decided first. When its gateway does not answer, the newer one waits until that gateway
+//! can no longer act for it, and the gateway's link is broken: it comes back by handing in all its sessions, learns which
+//! are over, and drops what they had under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use holdfast_model::{IdentityId, PartitionId};
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::DeviceHub;
+use crate::mailbox::Message;
+use crate::owner::Displaced;
+use crate::session::CloseReason;
+use crate::sessions::Address;
+use crate::wire;
+
+/// How long a new session waits for what the older one has sent to be decided.
+pub(crate) const TAKEOVER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two calls to a gateway that does not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a gateway may take to answer beyond the time that it is told to wait.
+const CALL_MARGIN: Duration = Duration::from_millis(500);
+
+impl DeviceHub {
+    /// Sees to it that the session at `address` may begin: those that it displaces are closed.
+    pub(crate) fn take_over(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        address: Address,
+        displaced: Vec<Displaced>,
+    ) {
+        let (hub, identity) = (Arc::clone(self), identity.clone());
+        holdfast_tasks::spawn("session-takeover", async move {
+            hub.close_displaced(partition, term, displaced).await;
+            hub.owners.displaced_are_gone(partition, term, &identity, address);
+        });
+    }
+
+    /// Closes sessions that have lost; returns when nothing of them can follow any more.
+    pub(crate) async fn close_displaced(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        term: u64,
+        displaced: Vec<Displaced>,
+    ) {
+        self.metrics.taken_over.increment(displaced.len() as u64);
+        join_all(displaced.iter().map(|one| self.close_one(partition, term, one))).await;
+    }
+
+    async fn close_one(self: &Arc<Self>, partition: PartitionId, term: u64, displaced: &Displaced) {
+        let address = displaced.address;
+        let identity = &displaced.facts.identity;
+        if address.gateway == self.parts.node {
+            // What an earlier life had under way is gone with it.
+            if address.life == self.parts.incarnation {
+                self.close_here(
+                    partition,
+                    identity,
+                    address.key,
+                    CloseReason::TakenOver,
+                    TAKEOVER_PATIENCE,
+                )
+                .await;
+            }
+            return;
+        }
+        if !self
+            .close_there(partition, term, displaced, CloseReason::TakenOver)
+            .await
+        {
+            tracing::info!(
+                %identity, gateway = address.gateway, partition = partition.0,
+                "took over a session whose gateway does not answer"
+            );
+            self.owners.break_link(partition, term, address.gateway);
+        }
+    }
+
+    /// Asks another gateway to close a session. `false` when it could not be asked until it can no longer act, or has
+    /// not decided in time.
+    pub(crate) async fn close_there(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        displaced: &Displaced,
+        reason: CloseReason,
+    ) -> bool {
+        let address = displaced.address;
+        let request = || {
+            Request::Close(proto::SessionClose {
+                gateway_life: address.life,
+                session: Some(wire::ended(&displaced.facts.identity, address.key)),
+                revoked: reason == CloseReason::Revoked,
+                wait_ms: u32::try_from(TAKEOVER_PATIENCE.as_millis()).unwrap_or(u32::MAX),
+            })
+        };
+        loop {
+            let patience = TAKEOVER_PATIENCE + CALL_MARGIN;
+            // A link that is renewed moves the end on; one that is not is waited for.
+            let lapses = self.owners.lapses(partition, term, address.gateway);
+            let lapsed = async {
+                match lapses {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => {}
+                }
+            };
+            let asked = self.ask(address.gateway, partition.0, request(), patience);
+            let still_renewed = || {
+                let at = self.owners.lapses(partition, term, address.gateway);
+                at.is_some_and(|at| at > Instant::now())
+            };
+            tokio::pin!(asked, lapsed);
+            let answer = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut asked => break Some(answer),
+                    () = &mut lapsed => {
+                        if !still_renewed() {
+                            break None;
+                        }
+                        // It is alive, only slow to decide: the call's own patience ends the wait.
+                        break Some(asked.await);
+                    }
+                }
+            };
+            match answer {
+                Some(Ok(Answer::Close(closed))) => return closed.drained,
+                None => return false,
+                Some(_) if !still_renewed() => return false,
+                Some(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Closes a session of this node, if it is still there. Returns whether all that it had sent is decided; what is not
+    /// after `patience` is dropped when a newer session has taken over.
+    pub(crate) async fn close_here(
+        &self,
+        partition: PartitionId,
+        identity: &IdentityId,
+        key: u64,
+        reason: CloseReason,
+        patience: Duration,
+    ) -> bool {
+        let (drained, has_drained) = oneshot::channel();
+        let core = {
+            let mut state = self.local.state(partition);
+            if let Some(closed) = state.pending.get_mut(&key) {
+                // It has not begun, and will not.
+                *closed = true;
+                return true;
+            }
+            let Some(live) = state.live.get(identity).filter(|live| live.key == key) else {
+                return true;
+            };
+            let core = live.core;
+            if reason == CloseReason::TakenOver {
+                state.live.remove(identity);
+            }
+            core
+        };
+        self.tell_core(core, Message::close(key, partition, reason, Some(drained)), reason);
+        // The sender is dropped when all is decided; a core that is stuck must not keep the device out.
+        if tokio::time::timeout(patience, has_drained).await.is_ok() {
+            return true;
+        }
+        if reason == CloseReason::TakenOver {
+            tracing::warn!(%identity, "took over a session before all that it had sent was decided");
+            self.mailbox(core).put(Message::Forget { key, partition });
+        }
+        false
+    }
+}
