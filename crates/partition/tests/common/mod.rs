@@ -1,6 +1,8 @@
 //! A node with one partition: disk, flusher, clock and a gateway core that sends numbered messages.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod cluster;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
