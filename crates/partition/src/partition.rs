@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::config::PartitionConfig;
-use crate::epoch::Epochs;
 use crate::error::{AppendError, PartitionStartError};
 use crate::gate::Gate;
 use crate::machine::Machine;
@@ -69,7 +68,6 @@ struct Inner {
     gate: Arc<Mutex<Gate>>,
     /// Held by the one that opens the gate.
     opening: tokio::sync::Mutex<()>,
-    epochs: Epochs,
     clock: Clock,
     on_fatal: OnFatal,
     retention: Mutex<Option<JoinHandle<()>>>,
@@ -141,7 +139,6 @@ impl Partition {
             log: Arc::new(log),
             gate: Arc::default(),
             opening: tokio::sync::Mutex::new(()),
-            epochs: Epochs::new(),
             clock,
             on_fatal: host.on_fatal.clone(),
             retention: Mutex::new(None),
@@ -248,12 +245,6 @@ impl Partition {
     /// [`StartError`].
     pub fn reader(&self, from: StartPosition) -> Result<Reader, StartError> {
         Reader::start(self.0.shared.clone(), self.0.log.clone(), from)
-    }
-
-    /// Who reads, by consumer group.
-    #[must_use]
-    pub fn epochs(&self) -> &Epochs {
-        &self.0.epochs
     }
 
     /// Stops retention, readers and the group, and stores the state, so that little is replayed at the next start.

@@ -1,9 +1,5 @@
 //! The table of Spec amqp §8.3, row by row.
 
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
-
 use super::*;
 
 fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
@@ -13,74 +9,87 @@ fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
     }
 }
 
-fn is_stolen(registration: &mut Registration) -> Option<Stolen> {
-    match pin!(registration.stolen()).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(stolen) => Some(stolen),
-        Poll::Pending => None,
-    }
+/// Registers; who has to go is named.
+fn register(table: &mut Table, group: &str, receiver: Receiver) -> Result<(ReceiverId, Vec<ReceiverId>), Refusal> {
+    let granted = table.register(group, receiver)?;
+    Ok((granted.id, granted.stolen.into_iter().map(|(id, _)| id).collect()))
 }
 
 #[test]
 fn a_sixth_reader_without_an_epoch_is_refused_until_one_leaves() {
-    let epochs = Epochs::new();
-    let mut readers: Vec<_> = (0..5)
-        .map(|_| epochs.register("$Default", receiver("r", None)).unwrap())
+    let mut table = Table::default();
+    let readers: Vec<_> = (0..5)
+        .map(|_| register(&mut table, "$Default", receiver("r", None)).unwrap().0)
         .collect();
     assert_eq!(
-        epochs.register("$default", receiver("r", None)).unwrap_err(),
-        Refusal::TooMany
+        register(&mut table, "$default", receiver("r", None)),
+        Err(Refusal::TooMany)
     );
     assert!(
-        epochs.register("other", receiver("r", None)).is_ok(),
+        register(&mut table, "other", receiver("r", None)).is_ok(),
         "groups do not disturb each other"
     );
-    readers.pop();
-    assert!(epochs.register("$DEFAULT", receiver("r", None)).is_ok());
+    table.unregister(readers[2]);
+    assert!(register(&mut table, "$DEFAULT", receiver("r", None)).is_ok());
 }
 
 #[test]
 fn an_epoch_steals_from_all_readers_without_one() {
-    let epochs = Epochs::new();
-    let mut plain: Vec<_> = (0..5)
-        .map(|_| epochs.register("g", receiver("plain", None)).unwrap())
+    let mut table = Table::default();
+    let plain: Vec<_> = (0..5)
+        .map(|_| register(&mut table, "g", receiver("plain", None)).unwrap().0)
         .collect();
-    let mut owner = epochs.register("g", receiver("owner", 0)).unwrap();
-    for reader in &mut plain {
-        assert_eq!(is_stolen(reader).unwrap().by.name, "owner");
+    let (owner, stolen) = register(&mut table, "g", receiver("owner", 0)).unwrap();
+    assert_eq!(stolen, plain);
+    for reader in plain {
+        table.unregister(reader);
     }
-    assert_eq!(epochs.len(), 1);
-    drop(plain);
     assert_eq!(
-        is_stolen(&mut owner),
-        None,
+        table.readers("g"),
+        1,
         "those that lost their place do not take it with them"
     );
-    assert_eq!(epochs.len(), 1);
+    table.unregister(owner);
+    assert!(
+        register(&mut table, "g", receiver("plain", None)).is_ok(),
+        "an owner that left blocks nobody"
+    );
 }
 
 #[test]
 fn an_equal_or_higher_epoch_steals_and_a_lower_one_or_none_is_refused() {
-    let epochs = Epochs::new();
-    let mut first = epochs.register("g", receiver("first", 3)).unwrap();
-    let refused = epochs.register("g", receiver("low", 2)).unwrap_err();
+    let mut table = Table::default();
+    let (first, _) = register(&mut table, "g", receiver("first", 3)).unwrap();
+    let refused = register(&mut table, "g", receiver("low", 2)).unwrap_err();
     assert!(matches!(refused, Refusal::EpochTooLow { current: 3, .. }));
     assert!(matches!(
-        epochs.register("g", receiver("none", None)),
+        register(&mut table, "g", receiver("none", None)),
         Err(Refusal::EpochTooLow { epoch: None, .. })
     ));
-    assert_eq!(is_stolen(&mut first), None);
-    let mut second = epochs.register("g", receiver("second", 3)).unwrap();
-    let stolen = is_stolen(&mut first).unwrap();
+    let second = table.register("g", receiver("second", 3)).unwrap();
+    let [(id, stolen)] = &second.stolen[..] else { panic!() };
+    assert_eq!(*id, first);
     assert_eq!(
         stolen.to_string(),
         "New receiver 'second' with higher epoch of '3' is created hence current receiver 'first' with epoch '3' is \
          getting disconnected. If you are recreating the receiver, make sure a higher epoch is used."
     );
-    let third = epochs.register("g", receiver("third", 9)).unwrap();
-    assert_eq!(is_stolen(&mut second).unwrap().by.epoch, Some(9));
-    drop(third);
-    assert!(
-        epochs.register("g", receiver("plain", None)).is_ok(),
-        "an owner that left blocks nobody"
-    );
+    assert_eq!(register(&mut table, "g", receiver("third", 9)).unwrap().1, [second.id]);
+}
+
+#[test]
+fn of_equal_epochs_that_return_to_another_owner_the_later_one_stays() {
+    let mut old = Table::of_term(3);
+    let early = old.register("g", receiver("early", 1)).unwrap().since;
+    let late = old.register("g", receiver("late", 1)).unwrap().since;
+    assert!(early < late);
+    let mut new = Table::of_term(4);
+    assert_eq!(new.returning("g", receiver("late", 1), late).unwrap().since, late);
+    assert!(new.returning("g", receiver("early", 1), early).is_err());
+    let higher = new.returning("g", receiver("higher", 2), early).unwrap();
+    assert_eq!(higher.stolen.len(), 1, "a higher epoch goes first whenever it came");
+    let mut new = Table::of_term(4);
+    let fresh = new.register("g", receiver("fresh", 1)).unwrap().since;
+    assert!(fresh > late, "who came after the change is newer than all before");
+    assert!(new.returning("g", receiver("late", 1), late).is_err());
 }
