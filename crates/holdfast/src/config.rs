@@ -14,6 +14,7 @@ pub(crate) mod keys;
 pub(crate) mod load;
 pub(crate) mod page;
 
+use holdfast_cluster::control::ControlConfig;
 use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_gateway::MqttConfig;
@@ -35,6 +36,7 @@ pub(crate) struct Config {
     pub(crate) tls: TlsConfig,
     pub(crate) secrets: SecretsConfig,
     pub(crate) cluster: ClusterConfig,
+    pub(crate) control: ControlConfig,
     pub(crate) ops: OpsConfig,
     pub(crate) log: LogConfig,
     pub(crate) audit: AuditConfig,
@@ -126,6 +128,7 @@ pub(crate) struct ClusterConfig {
     pub(crate) bootstrap: bool,
     pub(crate) join: Vec<String>,
     pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) initial_tokens_file: Option<PathBuf>,
     pub(crate) replication_factor: u16,
 }
 
@@ -143,6 +146,7 @@ impl Default for ClusterConfig {
             bootstrap: false,
             join: Vec::new(),
             join_token_file: None,
+            initial_tokens_file: None,
             replication_factor: 3,
         }
     }
@@ -397,6 +401,9 @@ impl Config {
             self.consensus
                 .validate()
                 .map_err(|error| ("consensus", error.key, error.reason)),
+            self.control
+                .validate()
+                .map_err(|error| ("cluster", error.key, error.reason.to_owned())),
             self.registry
                 .validate()
                 .map_err(|error| ("registry", error.key, error.reason.to_owned())),

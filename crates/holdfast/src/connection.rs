@@ -42,7 +42,7 @@ pub(crate) struct ConnectionFile {
     pub(crate) pids: Vec<u32>,
     /// The ports in use.
     pub(crate) ports: Ports,
-    /// The nodes of a hub that has several; empty for one node.
+    /// The nodes of a hub that has several; one node's own file has it alone; empty for a hub by itself.
     #[serde(default)]
     pub(crate) nodes: Vec<NodeFacts>,
 }
@@ -60,7 +60,7 @@ pub(crate) struct NodeFacts {
     pub(crate) metrics: String,
     pub(crate) pid: u32,
     /// The file to start it with again: `holdfast start --config FILE`.
-    pub(crate) config_file: PathBuf,
+    pub(crate) config_file: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,
 }
 

@@ -20,9 +20,15 @@ type Work = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A core's thread.
 pub(crate) struct Core {
-    queue: mpsc::Sender<Work>,
-    thread: Option<JoinHandle<()>>,
+    handle: CoreHandle,
+    /// Dropped to end it.
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
+
+/// Sends work to a core; clones send to the same. A handle does not keep its core alive.
+#[derive(Clone)]
+pub(crate) struct CoreHandle(mpsc::Sender<Work>);
 
 impl Core {
     /// Starts core number `index`.
@@ -31,6 +37,7 @@ impl Core {
     /// When the system gives no thread or no runtime.
     pub(crate) fn start(index: usize) -> Result<Self> {
         let (queue, mut work) = mpsc::channel::<Work>(QUEUE);
+        let (end, mut ended) = oneshot::channel::<()>();
         let runtime = move || {
             Builder::new_current_thread()
                 .enable_all()
@@ -53,7 +60,13 @@ impl Core {
                     }
                 };
                 runtime.block_on(async move {
-                    while let Some(work) = work.recv().await {
+                    loop {
+                        let work = tokio::select! {
+                            biased;
+                            _ = &mut ended => return,
+                            work = work.recv() => work,
+                        };
+                        let Some(work) = work else { return };
                         holdfast_tasks::spawn_local("core-work", work());
                     }
                 });
@@ -63,11 +76,40 @@ impl Core {
             .context("a core ended while it started")?
             .context("cannot start a runtime")?;
         Ok(Self {
-            queue,
-            thread: Some(thread),
+            handle: CoreHandle(queue),
+            end,
+            thread,
         })
     }
 
+    /// A way to send it work.
+    pub(crate) fn handle(&self) -> CoreHandle {
+        self.handle.clone()
+    }
+
+    /// See [`CoreHandle::run`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn run<T, F, Fut>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        self.handle.run(work).await
+    }
+
+    /// Ends the core: its tasks are dropped where they stand.
+    pub(crate) fn end(self) {
+        drop(self.end);
+        if self.thread.join().is_err() {
+            tracing::error!("a core's thread panicked");
+        }
+    }
+}
+
+impl CoreHandle {
     /// Runs `work` on the core and waits for its result. Tasks that it spawns stay on the core.
     ///
     /// # Errors
@@ -85,22 +127,8 @@ impl Core {
                 let _ = answer.send(work().await);
             })
         });
-        self.queue
-            .send(boxed)
-            .await
-            .map_err(|_| anyhow!("the core has ended"))?;
+        self.0.send(boxed).await.map_err(|_| anyhow!("the core has ended"))?;
         result.await.context("the work panicked")
-    }
-
-    /// Ends the core: its tasks are dropped where they stand.
-    pub(crate) fn end(mut self) {
-        let (closed, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.queue, closed));
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("a core's thread panicked");
-        }
     }
 }
 

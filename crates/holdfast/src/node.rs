@@ -1,11 +1,15 @@
 //! The composition root: builds a node from its parts, bottom up, and stops it, top down.
 //!
-//! Order: storage → registry and partitions on their cores → device hub → front ends and listeners on every core.
-//! Stopping: listeners close, what is under way is finished and acknowledged, sessions close, groups end, storage
-//! flushes. Nothing is acknowledged after the flush has begun.
+//! Order: connections to other nodes, and how this one begins → storage → registry → device hub → control, which starts
+//! the replicas that belong here on their cores → front ends and listeners on every core.
+//! Stopping: leaderships are handed over, listeners close, what is under way is finished and acknowledged, sessions
+//! close, groups end, storage flushes. Nothing is acknowledged after the flush has begun.
 //! Not here: what the parts do.
 
+mod admin;
 mod front;
+mod peering;
+mod replicas;
 mod store;
 
 use std::collections::BTreeMap;
@@ -15,12 +19,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Key};
+use holdfast_cluster::control::{ClusterFounding, Control, ControlParts};
 use holdfast_cluster::route::Partitions;
-use holdfast_device_hub::{Clock, DeviceHub, HubParts, watch_registry};
+use holdfast_cluster::transport::Service;
+use holdfast_device_hub::{Clock, CloseReason, DeviceHub, DeviceHubConfig, HubParts, keep_sessions, watch_registry};
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
-use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
-use holdfast_partition::Partition;
-use holdfast_registry::{Founding, HubSettings, Registry, SettingsChange};
+use holdfast_model::{PartitionCount, UnixMillis};
+use holdfast_registry::{Founding, NodeInfo, NodeRole, NodeState, Registry, SettingsChange};
 use holdfast_service_api::rest::RestState;
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
@@ -32,7 +37,11 @@ use crate::cores::Core;
 use crate::exit::Failure;
 use crate::ops::Readiness;
 
+use admin::Admin;
 use front::{Front, Running, Tls};
+pub(crate) use peering::new_cluster;
+use peering::{Entry, Peering};
+use replicas::Replicas;
 use store::Store;
 pub(crate) use store::storage_failure;
 
@@ -42,77 +51,130 @@ pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 /// How long what was sent may take to be decided once all sessions are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long other nodes may take to take over what this one leads, when it stops.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A running node.
 pub(crate) struct Node {
     cores: Vec<Core>,
     fronts: Vec<Running>,
     stop: Stop,
     listen: ListenConfig,
+    peering: Peering,
     registry: Registry,
-    partitions: Vec<Partition>,
+    partitions: Partitions,
+    control: Control,
+    hub: Arc<DeviceHub>,
+    drain_rate: u32,
     store: Store,
 }
 
 impl Node {
-    /// Builds and starts everything; when it returns, the hub takes connections.
+    /// Builds and starts everything; when it returns, its listeners are open. Whether it may accept anybody is said by
+    /// [`Self::readiness`].
     ///
     /// # Errors
     /// Names the part that could not start. What had started ends with the process.
     pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
         let tls = Tls::load(&config.tls)?;
         let stop = Stop::new();
-        let store = Store::open(config, data, &on_fatal)?;
         let cores = (0..config.core_count()).map(Core::start).collect::<Result<Vec<_>>>()?;
-        let registry = start_registry(config, &store, &cores[0]).await?;
+        let peering = Peering::start(config, data, &cores[0], &stop).await?;
+        let (data, entry) = peering.enter(config, data).await?;
+        let store = Store::open(config, &data, &on_fatal, &peering, &entry)?;
+        peering
+            .dispatch
+            .enter(Service::Raft, Arc::new(store.host.groups.clone()));
+        let registry = start_registry(config, &store, &cores[0], matches!(entry, Entry::Founder)).await?;
         let settings = registry.settings().context("the registry has no settings")?;
-        if settings.partition_count.get() != config.hub.partitions {
+        if settings.partition_count.get() != config.hub.partitions && matches!(entry, Entry::Member) {
             tracing::warn!(
                 configured = config.hub.partitions,
                 partitions = settings.partition_count.get(),
                 "hub.partitions has no effect: the number is fixed since the hub was created"
             );
         }
-        let partitions = start_partitions(config, &store, &settings, &cores).await?;
         let hub_names = HubNames::new([&config.hub.host].into_iter().chain(&config.hub.aliases));
-        let routes = Partitions::new(
+        let partitions = Partitions::new(
             store.host.node,
             settings.partition_count,
             Arc::clone(&store.host.transport),
         );
-        for partition in &partitions {
-            routes.host(partition.clone());
-        }
+        peering.dispatch.enter(Service::Partition, partitions.handler());
         let hub = DeviceHub::new(HubParts {
             node: store.host.node,
             incarnation: store.start,
             cores: u16::try_from(cores.len()).context("too many cores")?,
-            partitions: routes,
+            partitions: partitions.clone(),
             transport: Arc::clone(&store.host.transport),
             registry: registry.clone(),
             hub_names: hub_names.clone(),
             clock: Clock::from_fn(now),
-            config: config.device_hub.clone(),
+            config: DeviceHubConfig {
+                session_grace: config.registry.session_grace.get(),
+                ..config.device_hub.clone()
+            },
         });
+        peering.dispatch.enter(Service::Session, Arc::clone(&hub) as _);
         holdfast_tasks::spawn("registry-watch", watch_registry(Arc::clone(&hub), stop.clone()));
+        holdfast_tasks::spawn("keep-sessions", keep_sessions(Arc::clone(&hub), stop.clone()));
+        holdfast_tasks::spawn("partition-owners", partitions.clone().run(stop.clone()));
         store.watch_space(Arc::clone(&hub));
+
+        let replicas = Replicas {
+            host: store.host.clone(),
+            cores: cores.iter().map(Core::handle).collect(),
+            consensus: config.consensus.clone(),
+            partition: config.partition.clone(),
+            count: settings.partition_count,
+            hub: Arc::clone(&hub),
+        };
+        let parts = ControlParts {
+            me: me(config, &data, &peering),
+            founding: founds(config, &data, &entry, &registry),
+            registry: registry.clone(),
+            partitions: partitions.clone(),
+            transport: Arc::clone(&store.host.transport),
+            dispatch: peering.dispatch.clone(),
+            peers: peering.book(),
+            replicas: Arc::new(replicas),
+            wrapped_key: store.sealer.wrapped().clone(),
+            config: config.control.clone(),
+            stop: stop.clone(),
+        };
+        let control = cores[0]
+            .run(move || async move { Control::start(parts).await })
+            .await?
+            .context("cannot take this node's place in the cluster")?;
+        if matches!(entry, Entry::Founder) {
+            peering::enter_initial_tokens(&config.cluster, &registry).await?;
+        }
 
         let rest = RestState {
             registry: registry.clone(),
             hub: Arc::clone(&hub) as _,
             hub_names,
             clock: Arc::new(now),
-            cluster: None,
+            cluster: Some(Arc::new(Admin(control.clone()))),
             config: config.rest.clone(),
         };
-        let front = Front::new(config, tls, hub, rest, stop.clone());
+        holdfast_tasks::spawn(
+            "drain-sessions",
+            close_when_draining(control.clone(), Arc::clone(&hub), config.device_hub.drain_rate),
+        );
+        let front = Front::new(config, tls, Arc::clone(&hub), rest, stop.clone());
         let (listen, fronts) = start_fronts(&front, config.listen.clone(), &cores).await?;
         Ok(Self {
             cores,
             fronts,
             stop,
             listen,
+            peering,
             registry,
             partitions,
+            control,
+            hub,
+            drain_rate: config.device_hub.drain_rate,
             store,
         })
     }
@@ -127,7 +189,7 @@ impl Node {
             amqp_plain: first(&self.listen.amqp),
             https: first(&self.listen.https),
             ops: None,
-            peer: None,
+            peer: self.peering.local_address().map(|address| address.port()),
         }
     }
 
@@ -146,15 +208,21 @@ impl Node {
 
     /// What `/readyz` asks.
     pub(crate) fn readiness(&self) -> Readiness {
-        let (stop, registry) = (self.stop.clone(), self.registry.clone());
+        let (stop, registry, state) = (self.stop.clone(), self.registry.clone(), self.control.state());
         Arc::new(move || {
             if stop.is_in(Phase::Accepting) {
                 return Err("the hub is stopping".to_owned());
             }
-            if registry.is_leader() {
+            if matches!(*state.borrow(), Some(NodeState::Draining | NodeState::Drained)) {
+                return Err("this node is drained: devices are to connect to others".to_owned());
+            }
+            if registry.in_lease() {
                 Ok(())
             } else {
-                Err("the registry has no leader".to_owned())
+                Err(
+                    "this node's replica of the registry is not confirmed: it has no contact to a leader with a quorum"
+                        .to_owned(),
+                )
             }
         })
     }
@@ -164,11 +232,17 @@ impl Node {
     /// # Errors
     /// When the last flush fails.
     pub(crate) async fn stop(self, drain_timeout: Duration) -> Result<()> {
+        self.control.hand_over(HAND_OVER_PATIENCE).await;
         let (connections, cores): (Vec<_>, Vec<_>) = self
             .fronts
             .into_iter()
             .map(|front| (front.connections, front.core))
             .unzip();
+        self.stop.enter(Phase::Accepting);
+        let closing = self.hub.close_paced(self.drain_rate, CloseReason::Stopping);
+        if tokio::time::timeout(drain_timeout, closing).await.is_err() {
+            tracing::warn!("closing the rest of the sessions at once (ops.drain_timeout, device_hub.drain_rate)");
+        }
         self.stop.enter(Phase::Draining);
         if !have_ended(connections, drain_timeout).await {
             tracing::warn!(
@@ -182,9 +256,12 @@ impl Node {
                 "some messages could not be decided; their devices were told nothing and will send them again"
             );
         }
-        for partition in &self.partitions {
-            partition.shutdown().await;
-        }
+        let replicas = self
+            .partitions
+            .count()
+            .iter()
+            .filter_map(|id| self.partitions.unhost(id));
+        futures_util::future::join_all(replicas.map(|replica| async move { replica.shutdown().await })).await;
         self.registry.group().shutdown().await;
         self.cores.into_iter().for_each(Core::end);
         self.store.close().await
@@ -208,20 +285,84 @@ pub(crate) fn addresses(config: &Config) -> impl Iterator<Item = SocketAddr> {
         .copied()
 }
 
-async fn start_registry(config: &Config, store: &Store, core: &Core) -> Result<Registry, Failure> {
+async fn start_registry(config: &Config, store: &Store, core: &Core, found: bool) -> Result<Registry, Failure> {
     let (host, sealer) = (store.host.clone(), Arc::clone(&store.sealer));
     let (consensus, registry) = (config.consensus.clone(), config.registry.clone());
     let founding = founding(config);
     let started = core
         .run(move || async move {
             let registry =
-                Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry, true).await?;
-            adopt(&registry, &founding).await?;
+                Registry::start(&host, &consensus, sealer, &founding, Arc::new(now), &registry, found).await?;
+            if registry.is_leader() {
+                adopt(&registry, &founding).await?;
+            } else {
+                holdfast_tasks::spawn("adopt-settings", adopt_as_leader(registry.clone(), founding));
+            }
             anyhow::Ok(registry)
         })
         .await?
         .context("the registry cannot start")?;
     Ok(started)
+}
+
+/// The first time that this node leads the registry, its settings follow this node's configuration.
+async fn adopt_as_leader(registry: Registry, founding: Founding) {
+    let mut changes = registry.group().watch();
+    while !registry.is_leader() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    if let Err(error) = adopt(&registry, &founding).await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the hub's settings do not follow the configuration"
+        );
+    }
+}
+
+/// Closes the sessions here, paced, each time that this node is told to drain, so that devices go elsewhere.
+async fn close_when_draining(control: Control, hub: Arc<DeviceHub>, rate: u32) {
+    let mut state = control.state();
+    while state
+        .wait_for(|state| *state == Some(NodeState::Draining))
+        .await
+        .is_ok()
+    {
+        hub.close_paced(rate, CloseReason::Stopping).await;
+        if state.wait_for(|state| *state == Some(NodeState::Active)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// This node as it is configured.
+fn me(config: &Config, data: &DataDir, peering: &Peering) -> NodeInfo {
+    let cluster = &config.cluster;
+    NodeInfo {
+        id: data.identity().incarnation,
+        name: cluster.name(),
+        address: cluster.advertised(peering.local_address()),
+        zone: cluster.zone.clone(),
+        role: if cluster.role == "gateway" {
+            NodeRole::Gateway
+        } else {
+            NodeRole::Core
+        },
+        state: NodeState::Active,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        joined: now(),
+    }
+}
+
+/// Whether this node makes the hub a cluster: when it has created it, or has been a hub by itself so far.
+fn founds(config: &Config, data: &DataDir, entry: &Entry, registry: &Registry) -> Option<ClusterFounding> {
+    let alone =
+        matches!(entry, Entry::Founder) || matches!(entry, Entry::Member) && registry.cluster().cluster.is_empty();
+    alone.then(|| ClusterFounding {
+        cluster: data.identity().cluster.clone(),
+        replication_factor: if config.cluster.replication_factor == 1 { 1 } else { 3 },
+    })
 }
 
 /// The hub as the configuration describes it.
@@ -251,28 +392,6 @@ async fn adopt(registry: &Registry, wanted: &Founding) -> Result<()> {
         registry.update_settings(change).await?;
     }
     Ok(())
-}
-
-/// Starts all partitions at once, group 1 + p on core (1 + p) mod cores.
-async fn start_partitions(
-    config: &Config,
-    store: &Store,
-    settings: &HubSettings,
-    cores: &[Core],
-) -> Result<Vec<Partition>, Failure> {
-    let starts = settings.partition_count.iter().map(|id: PartitionId| {
-        let core = &cores[(1 + usize::from(id.0)) % cores.len()];
-        let host = store.host.clone();
-        let (consensus, partition) = (config.consensus.clone(), config.partition.clone());
-        async move {
-            core.run(
-                move || async move { Partition::start(id, &host, &consensus, &partition, Arc::new(now), true).await },
-            )
-            .await?
-            .with_context(|| format!("partition {} cannot start", id.0))
-        }
-    });
-    Ok(futures_util::future::try_join_all(starts).await?)
 }
 
 /// Binds and serves on every core; the first one finds the ports where any will do.

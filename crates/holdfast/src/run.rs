@@ -1,16 +1,17 @@
 //! The life of a hub process: checks, start, ready, signals, drain, exit code. Shared by `start` and `dev`.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_storage::{DataDir, NodeIdentity};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::connection::ConnectionFile;
+use crate::connection::{ConnectionFile, NodeFacts};
 use crate::exit::{Failure, Outcome};
 use crate::node::{self, Node};
 use crate::{certs, checks, logs, ops};
@@ -65,11 +66,22 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
             },
         };
         let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
+        let is_ready = node.readiness();
+        tokio::select! {
+            biased;
+            reason = fatals.recv() => return Err(had_to_stop(&reason.unwrap_or_default())),
+            () = signals.stop() => {
+                tracing::info!("stopping before it was ready");
+                return Ok(node.stop(config.ops.drain_timeout).await?);
+            }
+            () = ready(&is_ready) => {}
+        }
 
         let mut ports = node.ports();
         ports.ops = Some(ops_address.port());
         let url = format!("http://{ops_address}/metrics");
-        let file = ConnectionFile::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
+        let mut file = ConnectionFile::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
+        file.nodes.extend(own_facts(config, &file));
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(ready_ms, ports = ?file.ports, "ready");
@@ -105,6 +117,23 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
     })
 }
 
+/// Returns when the node is ready; says from time to time what it waits for.
+async fn ready(is_ready: &ops::Readiness) {
+    let begun = Instant::now();
+    let mut told = begun;
+    while let Err(reason) = is_ready() {
+        if told.elapsed() >= READY_PROGRESS {
+            told = Instant::now();
+            tracing::info!(waiting_s = begun.elapsed().as_secs(), reason, "not ready yet");
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
+}
+
+/// How often it is looked whether the node is ready, and how often it is said that it is not.
+const READY_POLL: Duration = Duration::from_millis(10);
+const READY_PROGRESS: Duration = Duration::from_secs(10);
+
 fn had_to_stop(reason: &str) -> Failure {
     Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
         .advise("see \"Storage errors\" in docs/runbook.md before starting it again")
@@ -122,6 +151,25 @@ fn certificate_ends(config: &Config) {
     }
 }
 
+/// What the connection file of one node among others tells about it.
+fn own_facts(config: &Config, file: &ConnectionFile) -> Option<NodeFacts> {
+    let listener = node::addresses(config).next().filter(|_| config.cluster.is_on())?;
+    let address = if listener.ip().is_unspecified() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    } else {
+        listener.ip()
+    };
+    Some(NodeFacts {
+        name: config.cluster.name(),
+        address: address.to_string(),
+        ports: file.ports.clone(),
+        metrics: file.metrics.clone(),
+        pid: std::process::id(),
+        config_file: None,
+        data_dir: config.data_dir().to_owned(),
+    })
+}
+
 fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
     config
         .tls
@@ -136,10 +184,11 @@ fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
 ///
 /// # Errors
 /// When another hub has it, it cannot be written, or it is not what this program left.
-pub(crate) fn take_data_dir(dir: &Path) -> Result<DataDir, Failure> {
+pub(crate) fn take_data_dir(dir: &Path, in_cluster: bool) -> Result<DataDir, Failure> {
     checks::data_dir(dir)?;
     let new = || NodeIdentity {
-        cluster: format!("{:016x}", rand::random::<u64>()),
+        // A node that takes part in a cluster learns which one from its members, or founds it.
+        cluster: if in_cluster { String::new() } else { node::new_cluster() },
         // Not zero, and exact in the floating-point numbers of tools that read metrics and JSON.
         incarnation: (rand::random::<u64>() >> 11) | 1,
     };

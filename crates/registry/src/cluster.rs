@@ -191,7 +191,9 @@ pub(crate) fn check_node(node: &proto::NodeRecord) -> Result<(), Rejection> {
         .filter(|(host, _)| !host.is_empty())
         .and_then(|(_, port)| port.parse::<u16>().ok());
     let printable = node.address.chars().all(|c| c.is_ascii_graphic());
-    if node.address.len() > MAX_ADDRESS_BYTES || !printable || port.is_none_or(|port| port == 0) {
+    // A hub by itself has no address for others.
+    let alone = node.address.is_empty();
+    if !alone && (node.address.len() > MAX_ADDRESS_BYTES || !printable || port.is_none_or(|port| port == 0)) {
         return invalid(format!(
             "a node's address is host:port of at most {MAX_ADDRESS_BYTES} characters"
         ));

@@ -67,7 +67,7 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
         return nodes::run(&args);
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
-    let data = run::take_data_dir(&data_dir)?;
+    let data = run::take_data_dir(&data_dir, false)?;
     // Left over from a hub that was killed: it must not be taken for this one's.
     let connection_file = data_dir.join(connection::FILE_NAME);
     let _ = std::fs::remove_file(&connection_file);

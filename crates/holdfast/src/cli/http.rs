@@ -205,6 +205,9 @@ pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStr
 }
 
 async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
+    if !hub.nodes.is_empty() {
+        return connect_any(hub, port, hub.node_addresses(port)).await;
+    }
     let mut addresses: Vec<SocketAddr> = match tokio::net::lookup_host((hub.host.as_str(), port)).await {
         Ok(found) => found.collect(),
         Err(_) if hub.is_local => Vec::new(),
@@ -215,6 +218,11 @@ async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
     if hub.is_local {
         addresses.push(SocketAddr::from(([127, 0, 0, 1], port)));
     }
+    connect_any(hub, port, addresses).await
+}
+
+/// Connects to the first of `addresses` that listens.
+async fn connect_any(hub: &Hub, port: u16, addresses: Vec<SocketAddr>) -> Result<TcpStream, Failure> {
     let mut last = None;
     for address in addresses {
         match TcpStream::connect(address).await {

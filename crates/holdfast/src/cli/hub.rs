@@ -3,13 +3,14 @@
 //! In the habits of `az iot hub`: `--login` with a policy's connection string; without it, the connection file that a
 //! running hub leaves in its directory.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
 
-use crate::connection::{self, ConnectionFile, Ports};
+use crate::connection::{self, ConnectionFile, NodeFacts, Ports};
 use crate::exit::{Failure, Outcome};
 
 /// How long a token that a command makes for itself is good for.
@@ -48,6 +49,8 @@ pub(crate) struct Hub {
     pub(crate) ca_file: Option<PathBuf>,
     /// Whether the connection file was used: then the hub runs on this machine, whatever its name resolves to.
     pub(crate) is_local: bool,
+    /// Where the nodes of a hub on this machine listen; empty for a hub of one node.
+    pub(crate) nodes: Vec<NodeFacts>,
     pub(crate) login: IotConnection,
     events: Option<EventHubsConnection>,
 }
@@ -85,6 +88,7 @@ impl LoginArgs {
                     ports,
                     ca_file: self.ca_file.clone(),
                     is_local: false,
+                    nodes: Vec::new(),
                     login,
                     events,
                 })
@@ -115,6 +119,7 @@ impl LoginArgs {
             ports: file.ports,
             ca_file,
             is_local: true,
+            nodes: file.nodes,
             login,
             events: Some(events),
         })
@@ -122,6 +127,17 @@ impl LoginArgs {
 }
 
 impl Hub {
+    /// Where each node listens for what the hub's `port` is for.
+    pub(crate) fn node_addresses(&self, port: u16) -> Vec<SocketAddr> {
+        let kinds: [fn(&Ports) -> Option<u16>; 3] = [|p| p.https, |p| p.amqp, |p| p.mqtt];
+        let kind = kinds.into_iter().find(|kind| kind(&self.ports) == Some(port));
+        let address = |node: &NodeFacts| {
+            let port = kind.map_or(Some(port), |kind| kind(&node.ports))?;
+            Some(SocketAddr::new(node.address.parse().ok()?, port))
+        };
+        self.nodes.iter().filter_map(address).collect()
+    }
+
     /// An `Authorization` value for the whole hub.
     ///
     /// # Errors

@@ -35,6 +35,6 @@ pub(super) fn run(args: &Start) -> Result<(), Failure> {
             let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
         })?;
     }
-    let data = run::take_data_dir(config.data_dir())?;
+    let data = run::take_data_dir(config.data_dir(), config.cluster.is_on())?;
     run::run(&config, data, Box::new(|_| Ok(None)))
 }

@@ -168,6 +168,32 @@ pub(crate) fn keys() -> Vec<Key> {
             |c| &mut c.cluster.join_token_file,
         ),
         Key::new(
+            "cluster.initial_tokens_file",
+            "A file of join tokens, one a line of 64 hexadecimal digits, that a hub accepts from its creation on, once \
+             each and for 7 days: for nodes that are started together, without anybody who asks for tokens.",
+            |c| &mut c.cluster.initial_tokens_file,
+        ),
+        Key::new(
+            "cluster.tick",
+            "How often members, placements and leaders are looked at without an occasion.",
+            |c| &mut c.control.tick,
+        ),
+        Key::new(
+            "cluster.settle",
+            "How long a node must have been up before the leaderships that it prefers move back to it.",
+            |c| &mut c.control.settle,
+        ),
+        Key::new(
+            "cluster.voter_patience",
+            "How long a voter of the registry may be down before another core node, if there is one, votes in its place.",
+            |c| &mut c.control.voter_patience,
+        ),
+        Key::new(
+            "cluster.max_lag",
+            "How many entries a replica may be behind and still count as caught up.",
+            |c| &mut c.control.max_lag,
+        ),
+        Key::new(
             "cluster.replication_factor",
             "How many replicas each partition has, 1 or 3, as far as there are nodes. Of a hub that is created.",
             |c| &mut c.cluster.replication_factor,
@@ -362,6 +388,17 @@ pub(crate) fn keys() -> Vec<Key> {
             "device_hub.max_audit_refusals_per_second",
             "Audit records of refusals that are written per second; what is above is counted, not written.",
             |c| &mut c.device_hub.max_audit_refusals_per_second,
+        ),
+        Key::new(
+            "device_hub.max_waiting_connects",
+            "Connections of a node that may wait for the registry's lease, for the owner of their partition or for the end of \
+             an older session; more are told to come again.",
+            |c| &mut c.device_hub.max_waiting_connects,
+        ),
+        Key::new(
+            "device_hub.drain_rate",
+            "Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace.",
+            |c| &mut c.device_hub.drain_rate,
         ),
         Key::new(
             "net.handshake_timeout",

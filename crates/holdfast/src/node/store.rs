@@ -10,6 +10,7 @@ use holdfast_storage::{
 };
 
 use super::OnFatal;
+use super::peering::{Entry, Peering};
 use crate::certs::write_private;
 use crate::config::Config;
 use crate::exit::{Failure, Outcome};
@@ -32,10 +33,19 @@ impl Store {
     ///
     /// # Errors
     /// Says what is damaged and what to do.
-    pub(crate) fn open(config: &Config, data: &DataDir, on_fatal: &OnFatal) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        config: &Config,
+        data: &DataDir,
+        on_fatal: &OnFatal,
+        peering: &Peering,
+        entry: &Entry,
+    ) -> Result<Self, Failure> {
         let kek = Kek::open_or_create(&config.sealing_key_file()).map_err(|error| sealing_failure(&error.into()))?;
-        let sealer =
-            Sealer::of_directory(data.path(), &kek, data.is_fresh()).map_err(|error| sealing_failure(&error.into()))?;
+        let sealer = match entry {
+            Entry::Joined(answer) => Sealer::adopt(data.path(), &kek, &answer.wrapped_key),
+            Entry::Founder | Entry::Member => Sealer::of_directory(data.path(), &kek, data.is_fresh()),
+        }
+        .map_err(|error| sealing_failure(&error.into()))?;
         let start = count_start(data)?;
         let disk = holdfast_storage::open(data, &config.storage).map_err(|error| storage_failure(&error))?;
         let fatal: Arc<dyn Fn(&StorageError) + Send + Sync> = {
@@ -54,7 +64,7 @@ impl Store {
             guard,
             node: data.identity().incarnation,
             on_fatal: fatal,
-            transport: Arc::new(holdfast_consensus::transport::Alone),
+            transport: peering.transport(),
             groups: holdfast_consensus::Groups::default(),
         };
         Ok(Self {
@@ -142,5 +152,8 @@ fn sealing_failure(error: &anyhow::Error) -> Failure {
         Outcome::CannotStart,
         format!("cannot open the stored secrets: {error:#}"),
     )
-    .advise("secrets.key_file must name the very file that was used when this data directory was made")
+    .advise(
+        "secrets.key_file must name the very file that was used when this data directory was made; all nodes of a \
+         cluster have the same",
+    )
 }

@@ -94,6 +94,7 @@ fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str,
     Fleet::start(Plan {
         target: Target {
             address: hub.mqtt_address(*transport)?,
+            nodes: hub.mqtt_nodes(*transport)?,
             tls: hub.tls(*transport)?,
             sources: Vec::new(),
             names: DeviceNames::new(prefix)?,

@@ -139,6 +139,10 @@ impl Registry {
     /// (400003); else as [`Self::write`].
     pub async fn admit(&self, secret: &str, node: &NodeInfo) -> Result<(), RegistryError> {
         let secret_hash = cluster::secret_hash(secret)?;
+        if node.address.is_empty() {
+            let text = "a node that joins has an address where the others reach it (cluster.listen, cluster.advertise)";
+            return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
+        }
         let node = checked(node)?;
         self.change(Command::AdmitNode(proto::AdmitNode {
             secret_hash,

@@ -311,6 +311,7 @@ fn settle(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signal
 fn publish(nodes: &[NodeProcess], data_dir: &Path, path: &Path) -> Result<ConnectionFile, Failure> {
     let mut file = ConnectionFile::read(&nodes[0].connection_file)?;
     file.pids.clear();
+    file.nodes.clear();
     for node in nodes {
         let own = ConnectionFile::read(&node.connection_file)?;
         file.pids.extend(&own.pids);
@@ -320,7 +321,7 @@ fn publish(nodes: &[NodeProcess], data_dir: &Path, path: &Path) -> Result<Connec
             ports: own.ports,
             metrics: own.metrics,
             pid: own.pids.first().copied().unwrap_or_default(),
-            config_file: node.config_file.clone(),
+            config_file: Some(node.config_file.clone()),
             data_dir: if node.dir == data_dir {
                 data_dir.to_owned()
             } else {

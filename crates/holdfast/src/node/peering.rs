@@ -1,0 +1,231 @@
+//! How a node gets among others: its connections, and whether it founds the hub, joins it, or is a member already.
+//!
+//! Why before the store is opened: a new node's directory, its sealed secrets and its registry replica need what the
+//! members answer. Nothing of the directory but the node's id is written before that.
+//! Not here: what members decide (`cluster::control`), what is stored (`store`).
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use holdfast_cluster::control::PeerBook;
+use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
+use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig};
+use holdfast_cluster::transport::{Alone, Dispatch, Transport};
+use holdfast_registry::{NodeRole, Registry};
+use holdfast_storage::DataDir;
+use holdfast_tasks::Stop;
+
+use crate::config::{ClusterConfig, Config};
+use crate::cores::Core;
+use crate::exit::{Failure, Outcome};
+
+/// How long a node tries to join before it gives up, to be started again by whoever supervises it.
+const JOIN_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a node that may create the hub looks for one that exists.
+const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The way to other nodes; of a node by itself there is none.
+#[derive(Clone)]
+pub(crate) struct Peering {
+    pub(crate) dispatch: Dispatch,
+    pub(crate) peers: Option<Peers>,
+}
+
+/// The address book of a node by itself.
+struct NobodyElse;
+
+impl PeerBook for NobodyElse {
+    fn set_address(&self, _node: u64, _address: &str) {}
+
+    fn forget(&self, _node: u64) {}
+
+    fn is_up(&self, _node: u64) -> bool {
+        false
+    }
+}
+
+/// How the node begins.
+pub(crate) enum Entry {
+    /// It creates the hub, or goes on being created.
+    Founder,
+    /// It has data, and goes on where it was.
+    Member,
+    /// The members have just admitted it.
+    Joined(JoinAnswer),
+}
+
+impl Peering {
+    /// Listens for other nodes, where the configuration says so.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used, an address that cannot be bound.
+    pub(crate) async fn start(config: &Config, data: &DataDir, core: &Core, stop: &Stop) -> Result<Self, Failure> {
+        let dispatch = Dispatch::new();
+        let cluster = &config.cluster;
+        let Some(listen) = cluster.listen.first().copied() else {
+            return Ok(Self { dispatch, peers: None });
+        };
+        let tls = PeerTls::load(files(cluster)?).map_err(|error| {
+            Failure::cannot_start(format!("{:#}", anyhow::Error::from(error)))
+                .advise("cluster.* wants PEM files; the certificate bears the DNS name peer.holdfast")
+        })?;
+        let identity = PeerIdentity {
+            cluster: data.identity().cluster.clone(),
+            node: data.identity().incarnation,
+            name: cluster.name(),
+            address: cluster.advertised(Some(listen)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let peers = {
+            let (dispatch, stop) = (dispatch.clone(), stop.clone());
+            let config = PeersConfig {
+                listen: Some(listen),
+                ..PeersConfig::default()
+            };
+            core.run(move || async move { Peers::start(config, identity, tls, dispatch, stop).await })
+                .await?
+                .context("cannot listen for other nodes")?
+        };
+        Ok(Self {
+            dispatch,
+            peers: Some(peers),
+        })
+    }
+
+    /// What calls to other nodes go through.
+    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
+        match &self.peers {
+            Some(peers) => Arc::new(peers.clone()),
+            None => Arc::new(Alone),
+        }
+    }
+
+    /// Addresses and liveness of other nodes.
+    pub(crate) fn book(&self) -> Arc<dyn PeerBook> {
+        match &self.peers {
+            Some(peers) => Arc::new(peers.clone()),
+            None => Arc::new(NobodyElse),
+        }
+    }
+
+    /// Where other nodes connect.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.peers.as_ref()?.local_address()
+    }
+
+    /// Decides how the node begins, and makes its directory one of the cluster's.
+    ///
+    /// # Errors
+    /// The members do not want it, or none answers; says what to do.
+    pub(crate) async fn enter(&self, config: &Config, data: &DataDir) -> Result<(DataDir, Entry), Failure> {
+        if !data.is_fresh() {
+            return Ok((data.clone(), Entry::Member));
+        }
+        let cluster = &config.cluster;
+        let Some(peers) = self.peers.as_ref().filter(|_| !cluster.join.is_empty()) else {
+            return Ok((found(self, data)?, Entry::Founder));
+        };
+        let secret = token(cluster.join_token_file.as_deref())?;
+        let joiner = Joiner {
+            id: data.identity().incarnation,
+            name: cluster.name(),
+            address: cluster.advertised(self.local_address()),
+            zone: cluster.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let patience = if cluster.bootstrap {
+            PROBE_PATIENCE
+        } else {
+            JOIN_PATIENCE
+        };
+        tracing::info!(members = ?cluster.join, "this node has no data: asking the members to admit it");
+        let call = |address: &str, call| peers.call_address(address, call);
+        match join(&call, &cluster.join, &secret, &joiner, patience).await {
+            Ok(answer) => {
+                peers.set_cluster(&answer.cluster);
+                for member in &answer.members {
+                    peers.set_address(member.id, &member.address);
+                }
+                tracing::info!(cluster = answer.cluster, members = answer.members.len(), "admitted");
+                let data = data
+                    .enter_cluster(&answer.cluster)
+                    .map_err(|error| super::storage_failure(&error))?;
+                Ok((data, Entry::Joined(answer)))
+            }
+            Err(JoinError::NoAnswer { reached: false, .. }) if cluster.bootstrap => {
+                tracing::info!("no member answers: this node creates the hub (cluster.bootstrap)");
+                Ok((found(self, data)?, Entry::Founder))
+            }
+            Err(error @ JoinError::Denied { .. }) => Err(Failure::new(Outcome::CannotStart, error).advise(
+                "`holdfast node token` on a member prints a token for one node; put it into cluster.join_token_file",
+            )),
+            Err(error) => Err(Failure::new(Outcome::Failed, error)
+                .advise("are cluster.join and the certificates right, and do most of the members run?")),
+        }
+    }
+}
+
+/// The directory of a node that creates the hub.
+fn found(peering: &Peering, data: &DataDir) -> Result<DataDir, Failure> {
+    if !data.identity().cluster.is_empty() {
+        return Ok(data.clone());
+    }
+    let cluster = new_cluster();
+    if let Some(peers) = &peering.peers {
+        peers.set_cluster(&cluster);
+    }
+    data.enter_cluster(&cluster)
+        .map_err(|error| super::storage_failure(&error))
+}
+
+/// An id for a new cluster.
+pub(crate) fn new_cluster() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn files(cluster: &ClusterConfig) -> Result<PeerTlsFiles, Failure> {
+    let file = |key: &str, file: &Option<std::path::PathBuf>| {
+        file.clone()
+            .ok_or_else(|| Failure::usage(format!("{key} is not set, and cluster.listen is")))
+    };
+    Ok(PeerTlsFiles {
+        ca: file("cluster.ca_file", &cluster.ca_file)?,
+        certificate: file("cluster.certificate_file", &cluster.certificate_file)?,
+        key: file("cluster.key_file", &cluster.key_file)?,
+    })
+}
+
+/// The join token; empty when there is none, which a member refuses with what to do.
+fn token(file: Option<&Path>) -> Result<String, Failure> {
+    let Some(file) = file.filter(|file| file.exists()) else {
+        return Ok(String::new());
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::cannot_start(format!("cannot read {}: {error}", file.display())))?;
+    Ok(text.trim().to_owned())
+}
+
+/// How long tokens of `cluster.initial_tokens_file` are good for.
+const INITIAL_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Lets nodes join with the tokens that a new hub was given.
+///
+/// # Errors
+/// A file that cannot be read, a line that is no token.
+pub(crate) async fn enter_initial_tokens(cluster: &ClusterConfig, registry: &Registry) -> Result<(), Failure> {
+    let Some(file) = &cluster.initial_tokens_file else {
+        return Ok(());
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::cannot_start(format!("cannot read {}: {error}", file.display())))?;
+    for secret in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        registry
+            .enter_join_token(secret, INITIAL_TOKEN_LIFE, NodeRole::Core)
+            .await
+            .with_context(|| format!("a line of {} is no join token", file.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Three real processes: they find together, lose one, take it back, take new ones and let old ones go.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod harness;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::{Hub, holdfast, text};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Waits until `condition` gives something.
+fn wait<T>(what: &str, hub: &Hub, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not in time\n{}", hub.last_lines());
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The connection file of the hub's node `number`, from 1.
+fn node_file(hub: &Hub, number: usize) -> PathBuf {
+    let nodes = hub.connection()["nodes"].clone();
+    Path::new(nodes[number - 1]["dataDir"].as_str().unwrap()).join("node.json")
+}
+
+/// Runs a command against one node.
+fn at(file: &Path, args: &[&str]) -> Result<String, String> {
+    let output = holdfast()
+        .args(args)
+        .arg("--connection-file")
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
+}
+
+fn status(file: &Path) -> Option<Value> {
+    serde_json::from_str(&at(file, &["cluster", "status", "--json"]).ok()?).ok()
+}
+
+fn is_healthy(status: &Value) -> bool {
+    status["healthy"].as_bool() == Some(true)
+}
+
+fn wait_healthy(hub: &Hub, file: &Path) -> Value {
+    wait("a healthy cluster", hub, || status(file).filter(is_healthy))
+}
+
+fn names(status: &Value) -> Vec<String> {
+    let nodes = status["nodes"].as_array().unwrap();
+    nodes
+        .iter()
+        .map(|node| node["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn state_of(status: &Value, name: &str) -> String {
+    let nodes = status["nodes"].as_array().unwrap();
+    let node = nodes.iter().find(|node| node["name"] == name);
+    node.map_or_else(|| "none".to_owned(), |node| node["state"].as_str().unwrap().to_owned())
+}
+
+/// Starts a node by its configuration file, as an operator would; it is killed when dropped.
+struct Node(Child);
+
+impl Node {
+    fn start(config: &Path) -> Self {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(config.with_extension("log"))
+            .unwrap();
+        let child = holdfast()
+            .arg("start")
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn kill(pid: u64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// A configuration like that of `from`, for a node `name` in `dir` on free ports of `address`.
+fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) -> PathBuf {
+    std::fs::create_dir_all(dir).unwrap();
+    let mut file: toml::Table = std::fs::read_to_string(from).unwrap().parse().unwrap();
+    let own = from.parent().unwrap();
+    let peer = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    let token_file = dir.join("join-token");
+    std::fs::write(&token_file, token).unwrap();
+    let text = |path: &Path| toml::Value::String(path.display().to_string());
+    let addresses = |port: u16| toml::Value::Array(vec![toml::Value::String(format!("{address}:{port}"))]);
+    let member = file["cluster"]["listen"].clone();
+    let set = |file: &mut toml::Table, section: &str, key: &str, value: toml::Value| {
+        file.get_mut(section)
+            .unwrap()
+            .as_table_mut()
+            .unwrap()
+            .insert(key.to_owned(), value);
+    };
+    set(&mut file, "hub", "data_dir", text(&dir.join("data")));
+    set(&mut file, "hub", "connection_file", text(&dir.join("node.json")));
+    for listener in ["mqtts", "amqps", "https", "mqtt", "amqp"] {
+        set(&mut file, "listen", listener, addresses(0));
+    }
+    set(&mut file, "ops", "listen", toml::Value::String(format!("{address}:0")));
+    set(&mut file, "cluster", "node_name", toml::Value::String(name.to_owned()));
+    set(
+        &mut file,
+        "cluster",
+        "listen",
+        toml::Value::Array(vec![toml::Value::String(peer.to_string())]),
+    );
+    set(&mut file, "cluster", "bootstrap", toml::Value::Boolean(false));
+    set(&mut file, "cluster", "join", member);
+    set(&mut file, "cluster", "join_token_file", text(&token_file));
+    for key in ["certificate_file", "key_file"] {
+        let name = if key == "key_file" { "peer.key" } else { "peer.pem" };
+        set(&mut file, "cluster", key, text(&own.join(name)));
+    }
+    let path = dir.join("holdfast.toml");
+    std::fs::write(&path, file.to_string()).unwrap();
+    path
+}
+
+#[test]
+fn a_node_that_is_killed_is_missed_by_nobody_and_taken_back_with_its_data() {
+    let hub = Hub::start(&["--nodes", "3"]);
+    let connection = hub.connection();
+    assert_eq!(connection["nodes"].as_array().unwrap().len(), 3);
+    let (first, second, third) = (node_file(&hub, 1), node_file(&hub, 2), node_file(&hub, 3));
+    let status = wait_healthy(&hub, &first);
+    assert_eq!(names(&status), ["node-1", "node-2", "node-3"]);
+    for group in status["groups"].as_array().unwrap() {
+        let voters = group["replicas"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|r| r["voter"] == true);
+        assert_eq!(voters.count(), 3, "{group}");
+    }
+
+    // Written at one node, read at the others at once.
+    at(&second, &["device", "create", "dev-1"]).unwrap();
+    assert!(at(&third, &["device", "show", "dev-1"]).unwrap().contains("dev-1"));
+
+    // Node 1 bootstrapped the hub and leads the most: the worst one to lose.
+    kill(connection["pids"][0].as_u64().unwrap());
+    wait("a write without node 1", &hub, || {
+        at(&second, &["device", "create", "dev-2"]).ok()
+    });
+    let shown = wait("the others notice", &hub, || {
+        let status = status(&third)?;
+        let up = |name: &str| status["nodes"].as_array()?.iter().find(|n| n["name"] == name)?["up"].as_bool();
+        (up("node-1") == Some(false) && up("node-2") == Some(true)).then_some(status)
+    });
+    assert!(!is_healthy(&shown));
+
+    let _again = Node::start(Path::new(connection["nodes"][0]["configFile"].as_str().unwrap()));
+    wait_healthy(&hub, &second);
+    let found = wait("node 1 answers", &hub, || at(&first, &["device", "show", "dev-2"]).ok());
+    assert!(found.contains("dev-2"));
+}
+
+#[test]
+fn nodes_join_with_a_token_once_and_leave_when_they_are_drained() {
+    let hub = Hub::start(&["--nodes", "3", "--host", "127.77.0.1"]);
+    let first = node_file(&hub, 1);
+    let config = PathBuf::from(hub.connection()["nodes"][0]["configFile"].as_str().unwrap());
+    wait_healthy(&hub, &first);
+
+    // Three nodes for three replicas: none can be spared.
+    let refused = at(&first, &["node", "drain", "node-3"]).unwrap_err();
+    assert!(refused.contains("join"), "says what to do instead: {refused}");
+    let refused = at(&first, &["node", "remove", "node-3"]).unwrap_err();
+    assert!(refused.contains("drain"), "{refused}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let token = at(&first, &["node", "token"]).unwrap();
+    let fourth = config_like(&config, &dir.path().join("4"), "node-4", "127.77.0.4", &token);
+    let _fourth = Node::start(&fourth);
+    wait("node 4 joins", &hub, || {
+        let status = status(&first)?;
+        (state_of(&status, "node-4") == "active" && is_healthy(&status)).then_some(())
+    });
+
+    let fifth = config_like(&config, &dir.path().join("5"), "node-5", "127.77.0.5", &token);
+    let mut late = Node::start(&fifth);
+    let ended = wait("a used token is refused", &hub, || late.0.try_wait().unwrap());
+    let said = std::fs::read_to_string(fifth.with_extension("log")).unwrap();
+    assert_eq!(ended.code(), Some(6), "{said}");
+    assert!(said.contains("token"), "{said}");
+
+    at(&first, &["node", "drain", "node-2"]).unwrap();
+    wait("node 2 is drained", &hub, || {
+        (state_of(&status(&first)?, "node-2") == "drained").then_some(())
+    });
+    at(&first, &["node", "remove", "node-2"]).unwrap();
+    let left = wait("three are left", &hub, || {
+        status(&first).filter(|status| names(status) == ["node-1", "node-3", "node-4"])
+    });
+    assert!(
+        left["groups"].as_array().unwrap().iter().all(|group| group["replicas"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|replica| replica["name"] != "node-2")),
+        "{left}"
+    );
+}
+
+#[test]
+fn a_hub_of_one_node_grows_to_three_and_keeps_what_it_has() {
+    let mut hub = Hub::start(&[]);
+    hub.ok(&["device", "create", "old-1"]);
+    assert!(hub.stop().success());
+    hub.launch(&["--nodes", "3"]);
+    let third = node_file(&hub, 3);
+    wait_healthy(&hub, &third);
+    assert!(at(&third, &["device", "show", "old-1"]).unwrap().contains("old-1"));
+}
