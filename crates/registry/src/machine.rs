@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
+use holdfast_consensus::{
+    GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine, put_floors,
+};
 use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
 use holdfast_storage::{Durability, Family, Staged, Staging, StorageError, WriteBatch};
 use prost::Message;
@@ -178,6 +180,7 @@ impl StateMachine for Machine {
         self.membership = membership;
         let mut then = WriteBatch::new();
         self.put_position(&mut then, position);
+        put_floors(&mut then, GroupId::REGISTRY, position, None);
         let records = staged.entries();
         staged.install(Some(layout::all()), then)?;
         self.applied = Some(position);

@@ -1,0 +1,342 @@
+//! The registry of several nodes over a simulated network: writes and reads anywhere, leases, snapshots.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "test code")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{Cluster, create, device, eventually, node, set_status};
+use holdfast_registry::{LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, Status};
+use holdfast_storage::{Disk as _, SimDisk};
+use rand::Rng as _;
+use tokio::time::Instant;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn any_node_writes_and_reads_what_it_wrote_and_learners_confirm() {
+    let mut cluster = Cluster::of(1, 3).await;
+    cluster.join(4).await;
+    for (at, id) in [1, 2, 3, 4].into_iter().enumerate() {
+        let registry = &cluster.nodes[&id];
+        let name = format!("dev-{at}");
+        let written = registry.write(create(&name)).await.unwrap().identity.unwrap();
+        assert_eq!(
+            *registry.identity(&written.id).unwrap().unwrap(),
+            written,
+            "node {id} reads its own write without asking anybody"
+        );
+        for (other, registry) in &cluster.nodes {
+            let seen = registry.get(&written.id).await.unwrap();
+            assert_eq!(seen.as_deref(), Some(&written), "node {other}");
+        }
+    }
+    let statuses: Vec<_> = cluster
+        .nodes
+        .values()
+        .map(|r| r.group().status().members.voters.len())
+        .collect();
+    assert_eq!(statuses, [3; 4], "node 4 is a learner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_node_sees_members_and_placements_and_is_told() {
+    let mut cluster = Cluster::of(2, 3).await;
+    let mut changes = cluster.nodes[&3].changes();
+    // By a follower.
+    let second = cluster.nodes[&2].clone();
+    second.set_node_state(2, NodeState::Active).await.unwrap();
+    let view = second.cluster();
+    assert_eq!(view.node(2).unwrap().state, NodeState::Active);
+    assert_eq!((view.cluster.as_str(), view.placements.len()), ("c1", 4));
+    let mut moved = view.placements[0].clone();
+    moved.replicas = vec![2, 3, 1];
+    second.place(view.version, std::slice::from_ref(&moved)).await.unwrap();
+    let refused = cluster.nodes[&1].place(view.version, &[]).await;
+    let Err(RegistryError::Rejected(rejection)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(rejection.code.number(), 412_001);
+    eventually("the others follow", || {
+        cluster
+            .nodes
+            .values()
+            .all(|registry| registry.cluster() == second.cluster())
+    })
+    .await;
+    assert_eq!(cluster.nodes[&3].cluster().placement(moved.partition), Some(&moved));
+    let mut told = 0;
+    while let Some(event) = changes.try_next() {
+        assert_eq!(event, RegistryEvent::Cluster);
+        told += 1;
+    }
+    assert_eq!(told, 2);
+    // A node that comes back has them from its own disk.
+    cluster.disks[&3].flush().unwrap();
+    cluster.kill(3);
+    cluster.start(3).await;
+    assert_eq!(cluster.nodes[&3].cluster(), second.cluster());
+    let lost = Placement { founder: 9, ..moved };
+    assert!(second.place(second.cluster().version, &[lost]).await.is_err());
+    let unknown = second.admit("no such secret", &node(9)).await;
+    assert!(matches!(unknown, Err(RegistryError::Rejected(r)) if r.code.number() == 401_002));
+    let tokens = second.join_tokens().unwrap();
+    assert_eq!(tokens.len(), 2);
+    assert!(
+        tokens
+            .iter()
+            .all(|token| token.used_by.is_some() && token.id.len() == 8)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_cut_off_is_out_of_its_lease_within_it_and_back_when_it_is_not() {
+    let cluster = Cluster::of(3, 3).await;
+    cluster.all_in_lease().await;
+    tokio::time::sleep(10 * SECOND).await;
+    for registry in cluster.nodes.values() {
+        assert!(registry.in_lease());
+    }
+    let leader = cluster.leader_of(1..=3).await;
+    let follower = 1 + leader % 3;
+    let mut watch = cluster.nodes[&follower].lease_watch();
+    cluster.network.isolate(follower);
+    let cut = Instant::now();
+    while !matches!(watch.changed().await, LeaseState::Lost { .. }) {}
+    assert!(cut.elapsed() <= SECOND + 2 * MS, "{:?}", cut.elapsed());
+    assert!(!cluster.nodes[&follower].in_lease());
+    let others = (1..=3).filter(|id| *id != follower);
+    assert!(others.clone().all(|id| cluster.nodes[&id].in_lease()));
+    cluster.network.heal_all();
+    let healed = Instant::now();
+    watch.held().await;
+    assert!(healed.elapsed() <= 4 * SECOND, "{:?}", healed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
+    let mut cluster = Cluster::of(4, 3).await;
+    cluster.join(4).await;
+    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.all_in_lease().await;
+    let old = cluster.leader_of(1..=4).await;
+    let mut changes = cluster.nodes[&4].changes();
+    // The learner 4 stays with the old leader, which goes on sending heartbeats to it.
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    for id in &rest {
+        cluster.network.cut(old, *id);
+        cluster.network.cut(4, *id);
+    }
+    let cut = Instant::now();
+    cluster.leader_of(rest.iter().copied()).await;
+    let written = cluster.nodes[&rest[0]].write(set_status("dev", Status::Disabled)).await;
+    assert!(!written.unwrap().identity.unwrap().is_enabled());
+    let committed = Instant::now();
+    tokio::time::sleep_until(cut + 2 * SECOND).await;
+    for id in [old, 4] {
+        let registry = &cluster.nodes[&id];
+        assert!(
+            registry.identity(&device("dev")).unwrap().unwrap().is_enabled(),
+            "it cannot know"
+        );
+        assert!(!registry.in_lease(), "node {id}");
+        let LeaseState::Lost { since } = registry.lease() else {
+            panic!()
+        };
+        assert!(since <= committed + SECOND && since <= cut + SECOND + 2 * MS);
+        // A refusal needs a confirmation, which nobody can give.
+        assert!(registry.confirm().await.is_err());
+    }
+    cluster.network.heal_all();
+    let mut watch = cluster.nodes[&4].lease_watch();
+    watch.held().await;
+    let seen = cluster.nodes[&4].identity(&device("dev")).unwrap().unwrap();
+    assert!(!seen.is_enabled(), "with the lease comes what it missed");
+    let mut revoked = false;
+    while let Some(event) = changes.try_next() {
+        revoked |= matches!(event, RegistryEvent::Identity { change, .. } if change.id == device("dev"));
+    }
+    assert!(revoked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_is_heard_on_every_node_within_a_second() {
+    let cluster = Cluster::of(5, 3).await;
+    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.all_in_lease().await;
+    let mut feeds: BTreeMap<_, _> = cluster
+        .nodes
+        .iter()
+        .map(|(id, registry)| (*id, registry.changes()))
+        .collect();
+    cluster.nodes[&2]
+        .write(set_status("dev", Status::Disabled))
+        .await
+        .unwrap();
+    let committed = Instant::now();
+    for (id, feed) in &mut feeds {
+        loop {
+            let event = feed.next().await.unwrap();
+            if matches!(&event, RegistryEvent::Identity { change, .. } if change.id == device("dev")) {
+                break;
+            }
+        }
+        assert!(committed.elapsed() <= SECOND, "node {id}: {:?}", committed.elapsed());
+        assert!(
+            !cluster.nodes[id]
+                .identity(&device("dev"))
+                .unwrap()
+                .unwrap()
+                .is_enabled()
+        );
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test may be told to try more seeds")]
+fn seeds() -> Option<std::ops::Range<u64>> {
+    let text = std::env::var("HOLDFAST_SEEDS").ok()?;
+    let (first, last) = text.split_once("..")?;
+    Some(first.parse().ok()?..last.parse().ok()?)
+}
+
+/// Promise 2, with faults: whoever is in its lease shows everything that was committed longer ago than the lease.
+async fn nobody_in_lease_is_stale(seed: u64) {
+    let mut cluster = Cluster::of(seed, 3).await;
+    cluster.join(4).await;
+    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.all_in_lease().await;
+    let index_of = |registry: &Registry| registry.group().applied_index();
+    // (when it was known to be committed, its index)
+    let mut committed: Vec<(Instant, u64)> = Vec::new();
+    let mut checks = 0;
+    for round in 0..12 {
+        match cluster.rng.random_range(0..5) {
+            0 => cluster.network.heal_all(),
+            1 => cluster.network.isolate(cluster.rng.random_range(1..=4)),
+            2 => {
+                let (from, to) = (cluster.rng.random_range(1..=4), cluster.rng.random_range(1..=4));
+                cluster.network.cut_one_way(from, to);
+            }
+            3 => {
+                let slow = Duration::from_millis(cluster.rng.random_range(1..300));
+                cluster.network.set_delay(MS..=slow);
+            }
+            _ => cluster.network.set_loss(cluster.rng.random_range(0.0..0.3)),
+        }
+        // Writers everywhere; those that come through are noted when they do.
+        let mut writes = tokio::task::JoinSet::new();
+        for (id, registry) in &cluster.nodes {
+            let registry = registry.clone();
+            let name = format!("group-{seed}-{round}-{id}");
+            #[allow(clippy::disallowed_methods, reason = "a set of tasks is joined")]
+            writes.spawn(async move {
+                let write = registry.add_consumer_group(&name).await;
+                let _ = registry.remove_consumer_group(&name).await;
+                write.is_ok().then(|| registry.group().applied_index())
+            });
+        }
+        let until = Instant::now() + Duration::from_millis(cluster.rng.random_range(200..3_000));
+        while Instant::now() < until {
+            tokio::time::sleep(7 * MS).await;
+            while let Some(done) = writes.try_join_next() {
+                if let Ok(Some(index)) = done {
+                    committed.push((Instant::now(), index));
+                }
+            }
+            for (id, registry) in &cluster.nodes {
+                if !registry.in_lease() {
+                    continue;
+                }
+                checks += 1;
+                let applied = index_of(registry);
+                let must = committed
+                    .iter()
+                    .filter(|(at, _)| at.elapsed() > SECOND)
+                    .map(|(_, index)| *index)
+                    .max();
+                assert!(
+                    must.is_none_or(|must| applied >= must),
+                    "seed {seed}, round {round}: node {id} is in its lease at {applied}, but {must:?} is older"
+                );
+            }
+        }
+    }
+    assert!(checks > 100, "seed {seed}: the leases were held now and then");
+    cluster.network.heal_all();
+    cluster.network.set_loss(0.0);
+    cluster.network.set_delay(MS..=2 * MS);
+    cluster.all_in_lease().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_in_its_lease_knows_all_that_is_older_than_it_whatever_the_network_does() {
+    // More of them: HOLDFAST_SEEDS=first..last.
+    let seeds = seeds().unwrap_or(0..12);
+    for seed in seeds {
+        nobody_in_lease_is_stale(seed).await;
+    }
+}
+
+/// Trims until `first` is gone: what is being sent to somebody stays for another call.
+async fn trim(registry: &Registry, disk: &SimDisk, first: u64) {
+    registry.confirm().await.unwrap();
+    // Only what a flush has taken into files is given up, and what has been flushed shows at the next call.
+    registry.trim_log().await.unwrap();
+    disk.flush().unwrap();
+    let give_up = Instant::now() + 60 * SECOND;
+    loop {
+        let left = registry.trim_log().await.unwrap();
+        if left > first {
+            return;
+        }
+        assert!(Instant::now() < give_up, "the log is kept from {left} on");
+        tokio::time::sleep(100 * MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
+    let mut cluster = Cluster::new(6);
+    cluster.config.log_entries = 5;
+    cluster.grow(3).await;
+    for number in 0..60 {
+        cluster.nodes[&1].write(create(&format!("dev-{number}"))).await.unwrap();
+    }
+    for (id, registry) in &cluster.nodes {
+        trim(registry, &cluster.disks[id], 40).await;
+    }
+    cluster.join(4).await;
+    let late = cluster.nodes[&4].clone();
+    late.confirm().await.unwrap();
+    assert_eq!(late.list_devices(1000).await.unwrap().len(), 60);
+    assert_eq!(late.statistics().await.unwrap().devices, 60);
+    assert_eq!(late.cluster(), cluster.nodes[&1].cluster());
+    assert_eq!(late.settings().unwrap(), cluster.nodes[&1].settings().unwrap());
+    late.write(create("after")).await.unwrap();
+    // A member that was away while the log was trimmed.
+    cluster.kill(3);
+    for number in 100..160 {
+        cluster.nodes[&1].write(create(&format!("dev-{number}"))).await.unwrap();
+    }
+    for id in [1, 2, 4] {
+        trim(&cluster.nodes[&id], &cluster.disks[&id], 120).await;
+    }
+    cluster.start(3).await;
+    let mut changes = cluster.nodes[&3].changes();
+    let third = cluster.nodes[&3].clone();
+    third.confirm().await.unwrap();
+    assert_eq!(third.statistics().await.unwrap().devices, 121);
+    let mut looked = false;
+    while let Some(event) = changes.try_next() {
+        looked |= event == RegistryEvent::LookAgain;
+    }
+    assert!(looked, "whoever listens is told to look again");
+    // What was installed is there after a crash, and the node goes on from there.
+    cluster.kill(3);
+    cluster.start(3).await;
+    cluster.nodes[&3].confirm().await.unwrap();
+    assert_eq!(cluster.nodes[&3].statistics().await.unwrap().devices, 121);
+    cluster.all_in_lease().await;
+}
