@@ -187,6 +187,8 @@ impl PartitionReader {
 /// Events of a reader have been removed before it came to them.
 fn overtaken(id: PartitionId, node: u64, wanted: SequenceNumber, begin: SequenceNumber) {
     let missed = begin.0.saturating_sub(wanted.0);
+    // Rare, so that the handle is looked up.
+    metrics::counter!("holdfast_cluster_reader_missed_messages_total").increment(missed);
     tracing::info!(
         partition = id.0,
         node,

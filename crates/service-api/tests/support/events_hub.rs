@@ -17,6 +17,8 @@ use holdfast_amqp::{
 };
 use holdfast_auth::{HubNames, sign};
 use holdfast_cluster::route::Partitions;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_device_hub::partition::{Partition, PartitionConfig};
@@ -48,8 +50,29 @@ pub(crate) struct Hub {
     _dir: tempfile::TempDir,
 }
 
+/// Where a node stands.
+pub(crate) struct Site {
+    pub(crate) node: u64,
+    /// The node with the replicas of all partitions.
+    pub(crate) owner: u64,
+    pub(crate) network: SimNetwork,
+}
+
 impl Hub {
+    /// The only node of a hub.
     pub(crate) async fn start(config: EventsConfig) -> Self {
+        let site = Site {
+            node: 7,
+            owner: 7,
+            network: SimNetwork::new(1),
+        };
+        Self::start_at(config, site).await
+    }
+
+    pub(crate) async fn start_at(config: EventsConfig, site: Site) -> Self {
+        let node = site.node;
+        let dispatch = Dispatch::new();
+        let transport = site.network.node(node, dispatch.clone());
         let dir = tempfile::tempdir().unwrap();
         let storage = StorageConfig {
             dir: dir.path().to_owned(),
@@ -58,7 +81,7 @@ impl Hub {
         };
         let identity = || NodeIdentity {
             cluster: "test".to_owned(),
-            incarnation: 7,
+            incarnation: node,
         };
         let data = DataDir::open(dir.path(), identity).unwrap();
         let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
@@ -68,9 +91,9 @@ impl Hub {
             disk: disk.clone(),
             flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
             guard: DiskGuard::new(disk, &storage).unwrap(),
-            node: 7,
+            node,
             on_fatal,
-            transport: Arc::new(holdfast_consensus::transport::Alone),
+            transport,
             groups: holdfast_consensus::Groups::default(),
         };
         let consensus = ConsensusConfig::default();
@@ -89,16 +112,23 @@ impl Hub {
         )
         .await
         .unwrap();
-        let partitions = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
+        let partitions = Partitions::new(node, PartitionCount::DEFAULT, host.transport.clone());
+        dispatch.enter(Service::Partition, partitions.handler());
         for id in PartitionCount::DEFAULT.iter() {
+            partitions.set_replicas(id, vec![site.owner]);
+            if site.owner != node {
+                continue;
+            }
             let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now), true)
                 .await
                 .unwrap();
             partitions.host(partition);
         }
+        let stop = Stop::new();
+        holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
         let hub = DeviceHub::new(HubParts {
-            node: 7,
-            incarnation: 7,
+            node,
+            incarnation: node,
             cores: 1,
             partitions,
             transport: host.transport.clone(),
@@ -107,7 +137,6 @@ impl Hub {
             clock: Clock::system(),
             config: DeviceHubConfig::default(),
         });
-        let stop = Stop::new();
         let endpoint = EventsEndpoint::new(hub.clone(), config, stop.clone());
         holdfast_tasks::spawn_local("events", Box::pin(endpoint.clone().run()));
         Self {
