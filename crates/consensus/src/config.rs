@@ -110,7 +110,8 @@ impl ConsensusConfig {
             // The hub triggers snapshots: the log is the data, not something to compact away.
             snapshot_policy: openraft::SnapshotPolicy::Never,
             allow_log_reversion: Some(false),
-            install_snapshot_timeout: 60_000,
+            // For each part, and for the installation.
+            install_snapshot_timeout: 30_000,
             // Messages, not bytes: those are bounded by `max_in_flight` in front of it.
             api_channel_size: Some(8_192),
             notification_channel_size: Some(8_192),

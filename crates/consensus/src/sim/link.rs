@@ -82,10 +82,7 @@ fn queue(network: &SimNetwork, from: u64, to: u64) -> Queue {
 /// Hands the call to the node's service, in order; its answer takes its own time.
 fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
     let Flight {
-        call,
-        chunks,
-        answer,
-        ..
+        call, chunks, answer, ..
     } = flight;
     let Some((dispatch, life)) = network.dispatch(to) else {
         drop(answer.send(Err(down(to))));

@@ -1,0 +1,80 @@
+//! What idle groups cost: their timers and signs of life, without disk and sockets.
+//!
+//! `cargo test --release -p holdfast-consensus --test idle -- --ignored --nocapture`
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Journal, stop_the_test};
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::transport::{Dispatch, Service};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
+
+const NODES: u64 = 3;
+const GROUPS: u16 = 64;
+const MEASURED: Duration = Duration::from_secs(20);
+
+/// User and system time of this process in clock ticks of 10 ms.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn host(network: &SimNetwork, node: u64) -> GroupHost {
+    let groups = Groups::default();
+    let dispatch = Dispatch::new();
+    dispatch.enter(Service::Raft, Arc::new(groups.clone()));
+    let disk = Arc::new(SimDisk::new());
+    GroupHost {
+        flusher: Flusher::on_runtime(disk.clone(), stop_the_test(), || Duration::ZERO),
+        guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
+        disk,
+        node,
+        on_fatal: stop_the_test(),
+        transport: network.node(node, dispatch),
+        groups,
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_idle_groups() {
+    let network = SimNetwork::new(1);
+    let hosts: BTreeMap<u64, GroupHost> = (1..=NODES).map(|node| (node, host(&network, node))).collect();
+    let mut kept = Vec::new();
+    for number in 0..GROUPS {
+        let id = GroupId::partition(number);
+        let mut members = BTreeMap::new();
+        for (node, host) in &hosts {
+            let journal = Journal::recover(id, host.disk.clone());
+            let group = Group::start(id, host, Box::new(journal), &ConsensusConfig::default())
+                .await
+                .unwrap();
+            members.insert(*node, group);
+        }
+        let first = &members[&(1 + u64::from(number) % NODES)];
+        first.bootstrap().await.unwrap();
+        for node in members.keys() {
+            first.add_learner(*node).await.unwrap();
+        }
+        first.set_voters(members.keys().copied().collect()).await.unwrap();
+        kept.push(members);
+    }
+    let (begun, ticks, calls) = (Instant::now(), cpu_ticks(), network.calls());
+    tokio::time::sleep(MEASURED).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let cpu = (cpu_ticks() - ticks) as f64 / 100.0 / seconds / NODES as f64;
+    let calls = (network.calls() - calls) as f64 / seconds / NODES as f64;
+    println!(
+        "{GROUPS} idle groups on {NODES} nodes: {:.1} % of a core and {calls:.0} calls/s a node, {:.1} us CPU a call",
+        cpu * 100.0,
+        cpu / calls * 1e6
+    );
+    drop(kept);
+}
