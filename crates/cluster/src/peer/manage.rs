@@ -51,7 +51,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, peer: Arc<Peer>) {
     let mut logged: Option<Arc<str>> = None;
     while !peer.is_forgotten() && !shared.stop.is_in(Phase::Closing) {
         let began = Instant::now();
-        let Some(reason) = attempt(&shared, &peer, failures == 0).await else {
+        let Some(reason) = Box::pin(attempt(&shared, &peer, failures == 0)).await else {
             break;
         };
         failures = if began.elapsed() >= LASTED && was_connected(&peer) {
