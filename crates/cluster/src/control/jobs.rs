@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Control;
 
 /// After the first failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// After many.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// From which failure in a row on it is worth a warning: a leader change in between is none.
@@ -49,6 +49,14 @@ impl Jobs {
         let jobs = self.0.lock();
         let Some(slot) = jobs.get(&subject) else { return true };
         !slot.running && slot.not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// When something that was not done may be tried again, if that is still to come.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let jobs = self.0.lock();
+        let now = Instant::now();
+        let waiting = jobs.values().filter(|slot| !slot.running);
+        waiting.filter_map(|slot| slot.not_before).filter(|at| *at > now).min()
     }
 
     /// Begins `work`, which [`Self::is_free`] has allowed. Control is woken when it ends.
@@ -100,16 +108,17 @@ impl Drop for Ending {
     fn drop(&mut self) {
         let metrics = &self.control.0.metrics;
         let mut jobs = self.jobs.0.lock();
+        let slot = jobs.entry(self.subject).or_default();
+        slot.running = false;
         if self.done {
-            jobs.remove(&self.subject);
+            slot.failures = 0;
+            slot.not_before = None;
             metrics.steps_done.increment(1);
         } else {
-            let slot = jobs.entry(self.subject).or_default();
-            slot.running = false;
             let pause = FIRST_PAUSE.saturating_mul(1 << slot.failures.min(8)).min(LONGEST_PAUSE);
             slot.not_before = Some(Instant::now() + pause);
             slot.failures = slot.failures.saturating_add(1);
-            metrics.steps_failed.increment(1);
+            metrics.steps_again.increment(1);
         }
         drop(jobs);
         self.control.0.wake.notify_one();

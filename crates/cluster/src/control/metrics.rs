@@ -5,7 +5,8 @@ use metrics::{Counter, Gauge, counter, gauge};
 /// Handles made once, under the recorder that is current when control starts.
 pub(super) struct Metrics {
     pub(super) steps_done: Counter,
-    pub(super) steps_failed: Counter,
+    /// Not done, and to be tried again.
+    pub(super) steps_again: Counter,
     /// Groups led here whose members are not yet as placed.
     pub(super) unsettled: Gauge,
     pub(super) leads: Gauge,
@@ -17,7 +18,7 @@ impl Metrics {
     pub(super) fn new() -> Self {
         Self {
             steps_done: counter!("holdfast_control_steps_total", "outcome" => "done"),
-            steps_failed: counter!("holdfast_control_steps_total", "outcome" => "failed"),
+            steps_again: counter!("holdfast_control_steps_total", "outcome" => "again"),
             unsettled: gauge!("holdfast_control_unsettled_groups"),
             leads: gauge!("holdfast_control_led_groups"),
             replicas: gauge!("holdfast_control_replicas"),

@@ -28,6 +28,9 @@ const FOUND_EVERY: Duration = Duration::from_millis(100);
 /// How long founding is tried: the registry has been started before.
 const FOUND_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often to look while something is not as wanted: followers that catch up wake nobody.
+const BUSY_TICK: Duration = Duration::from_millis(500);
+
 /// What the task remembers between two looks. None of it is needed to go on after a restart.
 pub(super) struct Run {
     pub(super) control: Control,
@@ -39,6 +42,8 @@ pub(super) struct Run {
     down_since: BTreeMap<u64, Instant>,
     watches: BTreeMap<GroupId, JoinHandle<()>>,
     told_removed: bool,
+    /// A group that this node leads is not as wanted.
+    unsettled: bool,
 }
 
 impl Run {
@@ -59,6 +64,7 @@ impl Run {
             down_since: BTreeMap::new(),
             watches: BTreeMap::new(),
             told_removed: false,
+            unsettled: false,
         };
         let view = inner.registry.cluster();
         run.follow(&view);
@@ -91,7 +97,7 @@ impl Run {
         let mut changes = inner.registry.changes();
         loop {
             self.look();
-            let tick = tokio::time::sleep(inner.config.tick.get());
+            let tick = tokio::time::sleep_until(self.next_look());
             tokio::pin!(tick);
             loop {
                 tokio::select! {
@@ -107,6 +113,15 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// When to look again without an occasion: what is not as wanted is looked at more often.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        let tick = self.control.0.config.tick.get();
+        let pause = if self.unsettled { tick.min(BUSY_TICK) } else { tick };
+        let retry = self.jobs.next_retry();
+        retry.map_or(now + pause, |at| at.min(now + pause))
     }
 
     fn end(self) {
@@ -293,6 +308,7 @@ impl Run {
             self.carry_out(group, step);
         }
         *self.control.0.under_way.lock() = under_way;
+        self.unsettled = unsettled > 0;
         let metrics = &self.control.0.metrics;
         metrics.leads.set(leads);
         metrics.unsettled.set(unsettled);

@@ -1,0 +1,397 @@
+//! Nodes join, drain, die and come back, in a simulated cluster: everything ends as the registry wants it, and nothing
+//! that was acknowledged is lost.
+//!
+//! Each test runs on a paused clock; what is random follows from its seed.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "control/harness.rs"]
+mod harness;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::{CLUSTER, Cluster, PARTITIONS};
+use holdfast_cluster::control::ControlError;
+use holdfast_cluster::join::JoinError;
+use holdfast_consensus::GroupId;
+use holdfast_model::PartitionId;
+use holdfast_registry::{NodeRole, NodeState};
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+fn simulate<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+#[test]
+fn three_nodes_join_and_share_partitions_and_leaders() {
+    simulate(async {
+        let mut cluster = Cluster::new(1);
+        cluster.start(1).await;
+        cluster.append_everywhere().await;
+        let answer = cluster.join(2, "n2").await.unwrap();
+        assert_eq!((answer.cluster.as_str(), answer.partitions), (CLUSTER, PARTITIONS));
+        assert!(!answer.wrapped_key.is_empty() && answer.members.len() == 2 && !answer.gateway);
+        cluster.join(3, "n3").await.unwrap();
+        cluster.settled().await;
+        assert_eq!(cluster.members(GroupId::REGISTRY), BTreeSet::from([1, 2, 3]));
+        assert!(
+            cluster
+                .view()
+                .placements
+                .iter()
+                .all(|placement| placement.replicas.len() == 3)
+        );
+        assert!(
+            cluster.nodes.values().all(|node| (1..=2).contains(&node.leads())),
+            "4 leaders on 3 nodes"
+        );
+        cluster.append_everywhere().await;
+        cluster.check_data().await;
+        let status = cluster.nodes[&2].control.status().await;
+        assert!(status.healthy, "{:?}", status.notes);
+        assert_eq!(status.groups.len(), 5);
+    });
+}
+
+#[test]
+fn a_token_is_good_for_one_node_and_refusals_say_what_to_do() {
+    simulate(async {
+        let mut cluster = Cluster::new(2);
+        cluster.start(1).await;
+        let secret = cluster.token().await;
+        cluster.ask_to_join(2, "n2", &secret).await.unwrap();
+        // The answer may have been lost: the same node asks again.
+        cluster.join_with(2, "n2", &secret).await.unwrap();
+        let denied = |answer: Result<_, JoinError>| match answer {
+            Err(JoinError::Denied { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        };
+        let used = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        assert!(used.contains("holdfast node token"), "{used}");
+        let unknown = denied(cluster.ask_to_join(3, "n3", &"0".repeat(64)).await);
+        assert!(unknown.contains("holdfast node token"), "{unknown}");
+        let secret = cluster.token().await;
+        let taken = denied(cluster.ask_to_join(3, "N2", &secret).await);
+        assert!(taken.contains("cluster.node_name"), "{taken}");
+        assert_eq!(cluster.view().nodes.len(), 2);
+        let secret = cluster
+            .any()
+            .control
+            .create_token(Duration::from_secs(5), NodeRole::Core)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let expired = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        assert!(expired.contains("holdfast node token"), "{expired}");
+    });
+}
+
+#[test]
+fn a_gateway_learns_the_registry_and_holds_nothing() {
+    simulate(async {
+        let mut cluster = Cluster::of(3, 1).await;
+        let secret = cluster
+            .any()
+            .control
+            .create_token(Duration::from_secs(60), NodeRole::Gateway)
+            .await
+            .unwrap();
+        let answer = cluster.join_with(2, "gw", &secret).await.unwrap();
+        assert!(answer.gateway);
+        cluster.settled().await;
+        assert_eq!(cluster.state_of("gw"), Some(NodeState::Active));
+        assert!(
+            PARTITIONS
+                .iter()
+                .all(|id| cluster.nodes[&2].partitions.local(id).is_none())
+        );
+        assert!(cluster.nodes[&1].registry.group().members().learners.contains(&2));
+    });
+}
+
+#[test]
+fn a_node_drains_until_it_holds_nothing_and_is_removed() {
+    simulate(async {
+        let mut cluster = Cluster::of(4, 4).await;
+        cluster.append_everywhere().await;
+        let control = cluster.any().control.clone();
+        control.drain("n1").await.unwrap();
+        control.drain("n1").await.unwrap();
+        cluster.append_everywhere().await;
+        cluster
+            .until("n1 is drained", |c| c.state_of("n1") == Some(NodeState::Drained))
+            .await;
+        assert!(
+            PARTITIONS.iter().all(|id| !cluster.has_data(1, id)),
+            "its replicas are deleted"
+        );
+        assert!(!cluster.members(GroupId::REGISTRY).contains(&1));
+        assert_eq!(*cluster.nodes[&1].control.state().borrow(), Some(NodeState::Drained));
+        cluster.append_everywhere().await;
+        cluster.check_data().await;
+        cluster.nodes[&2].control.remove("n1", false).await.unwrap();
+        cluster
+            .until("n1 has left the registry", |c| {
+                let leader = c.leader(GroupId::REGISTRY).unwrap();
+                !c.nodes[&leader].registry.group().members().contains(1)
+            })
+            .await;
+        cluster.kill(1);
+        cluster.check_data().await;
+    });
+}
+
+/// The first node has made all partitions: what it gives up must not be made a second time when it comes back for it.
+#[test]
+fn a_founder_that_is_drained_and_taken_back_finds_the_data_of_the_others() {
+    simulate(async {
+        let mut cluster = Cluster::of(5, 4).await;
+        cluster.append_everywhere().await;
+        let control = cluster.nodes[&2].control.clone();
+        control.drain("n1").await.unwrap();
+        cluster
+            .until("n1 is drained", |c| c.state_of("n1") == Some(NodeState::Drained))
+            .await;
+        control.undrain("n1").await.unwrap();
+        cluster.append_everywhere().await;
+        cluster
+            .until("n1 is back", |c| c.state_of("n1") == Some(NodeState::Active))
+            .await;
+        cluster.check_data().await;
+        assert!(
+            cluster
+                .view()
+                .placements
+                .iter()
+                .any(|placement| placement.replicas.contains(&1))
+        );
+    });
+}
+
+#[test]
+fn a_dead_node_is_replaced_by_one_of_the_same_name() {
+    simulate(async {
+        let mut cluster = Cluster::of(6, 3).await;
+        cluster.append_everywhere().await;
+        cluster.lose(3);
+        cluster.append_everywhere().await;
+        let control = cluster.any().control.clone();
+        let refused = control.remove("n3", false).await.unwrap_err();
+        assert!(refused.to_string().contains("--dead"), "{refused}");
+        let refused = control.remove("n2", true).await.unwrap_err();
+        assert!(
+            matches!(&refused, ControlError::Refused(text) if text.contains("is up")),
+            "{refused}"
+        );
+        control.remove("n3", true).await.unwrap();
+        cluster.settled().await;
+        assert!(
+            cluster
+                .view()
+                .placements
+                .iter()
+                .all(|placement| placement.replicas.len() == 2)
+        );
+        cluster.append_everywhere().await;
+        cluster.join(4, "n3").await.unwrap();
+        cluster.check_data().await;
+        assert!(
+            cluster
+                .view()
+                .placements
+                .iter()
+                .all(|placement| placement.replicas.len() == 3)
+        );
+        assert_eq!(cluster.members(GroupId::REGISTRY), BTreeSet::from([1, 2, 4]));
+    });
+}
+
+#[test]
+fn a_node_that_comes_back_with_its_disk_goes_on_where_it_was() {
+    simulate(async {
+        let mut cluster = Cluster::of(7, 3).await;
+        cluster.append_everywhere().await;
+        let view = cluster.view();
+        cluster.kill(2);
+        cluster.append_everywhere().await;
+        cluster.start(2).await;
+        cluster.check_data().await;
+        assert_eq!(cluster.view().placements, view.placements, "nothing was moved");
+    });
+}
+
+#[test]
+fn leaders_go_where_they_are_wanted_before_a_node_stops_and_come_back_after() {
+    simulate(async {
+        let mut cluster = Cluster::of(8, 3).await;
+        let terms: Vec<u64> = PARTITIONS.iter().map(|id| term(&cluster, id)).collect();
+        let leads = cluster.nodes[&2].leads();
+        assert!(leads > 0);
+        let handed = cluster.nodes[&2].control.hand_over(Duration::from_secs(5)).await;
+        let registry = usize::from(handed.moved > leads);
+        assert_eq!((handed.moved, handed.kept), (leads + registry, 0));
+        assert_eq!(cluster.nodes[&2].leads(), 0);
+        // It takes none back while it is stopping.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(cluster.nodes[&2].leads(), 0);
+        for (id, before) in PARTITIONS.iter().zip(terms) {
+            assert!(term(&cluster, id) <= before + 1, "one transfer, no election");
+        }
+        cluster.append_everywhere().await;
+        cluster.kill(2);
+        cluster.start(2).await;
+        cluster.check_data().await;
+        assert_eq!(cluster.nodes[&2].leads(), leads, "its share is back");
+    });
+}
+
+fn term(cluster: &Cluster, partition: PartitionId) -> u64 {
+    let group = GroupId::partition(partition.0);
+    let leader = cluster.leader(group).unwrap();
+    cluster.nodes[&leader].group(group).unwrap().leader().unwrap().term
+}
+
+#[test]
+fn a_node_whose_disk_is_full_is_given_no_leadership() {
+    simulate(async {
+        let cluster = Cluster::of(9, 3).await;
+        cluster.set_read_only(3, true);
+        cluster.set_read_only(1, true);
+        cluster.nodes[&2].control.hand_over(Duration::from_secs(3)).await;
+        assert!(
+            cluster.nodes[&2].leads() > 0,
+            "nobody takes it: better an election than a full disk"
+        );
+    });
+}
+
+#[test]
+fn removing_and_draining_what_the_cluster_needs_is_refused() {
+    simulate(async {
+        let mut cluster = Cluster::of(10, 3).await;
+        let control = cluster.any().control.clone();
+        let refused = control.drain("n2").await.unwrap_err().to_string();
+        assert!(refused.contains("holdfast node join"), "{refused}");
+        let unknown = control.drain("n9").await.unwrap_err().to_string();
+        assert!(unknown.contains("holdfast node list"), "{unknown}");
+        control.set_replication_factor(1).await.unwrap();
+        cluster.settled().await;
+        assert!(
+            cluster
+                .view()
+                .placements
+                .iter()
+                .all(|placement| placement.replicas.len() == 1)
+        );
+        // What a node alone holds is not given up.
+        let only = cluster
+            .view()
+            .placements
+            .iter()
+            .find(|p| p.replicas[0] != 1)
+            .unwrap()
+            .replicas[0];
+        cluster.kill(only);
+        let refused = control.remove(&format!("n{only}"), true).await.unwrap_err().to_string();
+        assert!(
+            refused.contains("has no leader") || refused.contains("alone holds"),
+            "{refused}"
+        );
+        cluster.start(only).await;
+        cluster.check_data().await;
+    });
+}
+
+#[test]
+fn strangers_get_no_answer_but_to_joining() -> TestResult {
+    simulate(async {
+        use bytes::Bytes;
+        use holdfast_consensus::transport::{Call, Dispatch, Service};
+        let cluster = Cluster::of(11, 1).await;
+        let stranger = cluster.network.node(66, Dispatch::new());
+        for body in [
+            Bytes::new(),
+            Bytes::from_static(&[1]),
+            Bytes::from_static(&[2, 18, 0]),
+            Bytes::from_static(&[1, 18, 0]),
+            Bytes::from_static(&[1, 26, 0]),
+            Bytes::from_static(&[1, 0xff, 0xff, 0xff]),
+            Bytes::from(vec![1; 1 << 20]),
+        ] {
+            let call = Call {
+                service: Service::Control,
+                target: 0,
+                body: vec![body],
+                patience: Duration::from_secs(1),
+            };
+            if let Ok(answer) = stranger.call(1, call).await {
+                // A refusal (field 1), never a report.
+                assert_eq!(answer.get(1), Some(&0x0a), "{answer:?}");
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Nodes join, drain, are cut off, die and come back while whoever looks after it dies in the middle.
+fn upheaval(seed: u64) {
+    simulate(async {
+        let mut cluster = Cluster::of(seed, 3).await;
+        let mut next = 4;
+        for _ in 0..4 {
+            cluster.append_everywhere().await;
+            let pause = Duration::from_millis(cluster.random(3_000));
+            match cluster.random(4) {
+                0 => {
+                    let name = format!("n{next}");
+                    cluster.join(next, &name).await.unwrap();
+                    next += 1;
+                }
+                1 => {
+                    let names: Vec<String> = cluster.nodes.keys().map(|id| format!("n{id}")).collect();
+                    let index = usize::try_from(cluster.random(names.len() as u64)).unwrap();
+                    // Refused where too few would be left.
+                    let _ = cluster.any().control.drain(&names[index]).await;
+                }
+                2 => {
+                    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+                    let index = usize::try_from(cluster.random(ids.len() as u64)).unwrap();
+                    cluster.network.isolate(ids[index]);
+                    tokio::time::sleep(pause).await;
+                    cluster.network.heal_all();
+                }
+                _ => {}
+            }
+            tokio::time::sleep(pause).await;
+            let Some(victim) = cluster.leader(GroupId::REGISTRY) else {
+                continue;
+            };
+            cluster.kill(victim);
+            cluster.append_everywhere().await;
+            cluster.start(victim).await;
+        }
+        cluster.append_everywhere().await;
+        cluster.check_data().await;
+        cluster
+            .until("who drained is drained", |c| {
+                c.view().nodes.values().all(|node| node.state != NodeState::Draining)
+            })
+            .await;
+        cluster.check_data().await;
+    });
+}
+
+#[test]
+fn plans_are_carried_on_when_the_leader_dies_in_the_middle() {
+    let seeds = std::env::var_os("HOLDFAST_SEEDS").and_then(|seeds| seeds.to_str()?.parse().ok());
+    for seed in 0..seeds.unwrap_or(3) {
+        println!("seed {seed}");
+        upheaval(seed);
+    }
+}

@@ -1,0 +1,523 @@
+//! A whole cluster in one process: registry, partitions and control of every node over a simulated network and
+//! simulated disks, on a paused clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_cluster::control::{
+    ClusterFounding, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerBook, ReplicaHost,
+};
+use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
+use holdfast_cluster::route::Partitions;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::transport::{Call, Dispatch, Service, Transport};
+use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, Groups, has_data};
+use holdfast_model::{
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
+    UnixMillis,
+};
+use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use holdfast_partition::{Partition, PartitionConfig};
+use holdfast_registry::{ClusterView, Founding, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig};
+use holdfast_storage::{Disk, DiskGuard, Flusher, Kek, Sealer, SimDisk, StorageConfig};
+use holdfast_tasks::{Phase, Stop};
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+pub(crate) const CLUSTER: &str = "c-1";
+pub(crate) const PARTITIONS: PartitionCount = PartitionCount::DEFAULT;
+/// How long anything may take on the simulated clock.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Who runs, as a perfect failure detector would see it.
+type Up = Arc<Mutex<BTreeSet<u64>>>;
+
+struct Book {
+    up: Up,
+    addresses: Mutex<BTreeMap<u64, String>>,
+}
+
+impl PeerBook for Book {
+    fn set_address(&self, node: u64, address: &str) {
+        self.addresses.lock().insert(node, address.to_owned());
+    }
+
+    fn forget(&self, node: u64) {
+        self.addresses.lock().remove(&node);
+    }
+
+    fn is_up(&self, node: u64) -> bool {
+        self.up.lock().contains(&node) && self.addresses.lock().contains_key(&node)
+    }
+}
+
+struct Host {
+    host: GroupHost,
+    began: Instant,
+    read_only: Mutex<bool>,
+}
+
+impl ReplicaHost for Host {
+    fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
+        Box::pin(async move {
+            let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
+            Partition::start(partition, &self.host, &consensus, &config, clock(self.began), founding)
+                .await
+                .map_err(|error| HostError(error.to_string()))
+        })
+    }
+
+    fn on_disk(&self) -> Hosted<'_, Result<Vec<PartitionId>, HostError>> {
+        let found = PARTITIONS.iter().filter(|id| {
+            let data = has_data(&*self.host.disk, GroupId::partition(id.0));
+            data.is_ok_and(|data| data)
+        });
+        let found = Ok(found.collect());
+        Box::pin(async move { found })
+    }
+
+    fn facts(&self) -> NodeFacts {
+        NodeFacts {
+            disk_free: 50,
+            disk_total: 100,
+            read_only: *self.read_only.lock(),
+            sessions: 0,
+        }
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) registry: Registry,
+    pub(crate) partitions: Partitions,
+    pub(crate) control: Control,
+    host: Arc<Host>,
+    stop: Stop,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) network: SimNetwork,
+    pub(crate) nodes: BTreeMap<u64, Node>,
+    disks: BTreeMap<u64, SimDisk>,
+    up: Up,
+    sealer: Arc<Sealer>,
+    began: Instant,
+    rng: SmallRng,
+    /// Batches that were acknowledged, by partition.
+    pub(crate) acknowledged: BTreeMap<u16, u64>,
+    batches: u64,
+}
+
+const BEGIN: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// The hub's clock: goes with the simulated one.
+fn clock(began: Instant) -> Arc<dyn Fn() -> UnixMillis + Send + Sync> {
+    Arc::new(move || UnixMillis(BEGIN.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
+}
+
+pub(crate) fn info(id: u64, name: &str) -> NodeInfo {
+    NodeInfo {
+        id,
+        name: name.to_owned(),
+        address: format!("n{id}:9700"),
+        zone: String::new(),
+        role: NodeRole::Core,
+        state: NodeState::Joining,
+        version: "1".to_owned(),
+        joined: UnixMillis(0),
+    }
+}
+
+impl Cluster {
+    /// Nothing runs yet.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            network: SimNetwork::new(seed),
+            nodes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            up: Up::default(),
+            began: Instant::now(),
+            sealer: Arc::new(Sealer::generate(&Kek::new([5; 32])).unwrap()),
+            rng: SmallRng::seed_from_u64(seed),
+            acknowledged: BTreeMap::new(),
+            batches: 0,
+        }
+    }
+
+    /// A cluster of `count` nodes, 1 to `count`, that has settled.
+    pub(crate) async fn of(seed: u64, count: u64) -> Self {
+        let mut cluster = Self::new(seed);
+        cluster.start(1).await;
+        for id in 2..=count {
+            cluster.join(id, &format!("n{id}")).await.unwrap();
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// Starts node `id` with the disk that it had, or a new one. Node 1 may found the cluster.
+    pub(crate) async fn start(&mut self, id: u64) {
+        let name = format!("n{id}");
+        self.start_as(id, &name).await;
+    }
+
+    pub(crate) async fn start_as(&mut self, id: u64, name: &str) {
+        let disk = self.disks.entry(id).or_default().clone();
+        disk.recover().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let dispatch = Dispatch::new();
+        let transport = self.network.node(id, dispatch.clone());
+        let groups = Groups::default();
+        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
+        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
+        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
+        let latency = move || Duration::from_micros(latencies.random_range(100..2_000));
+        let host = GroupHost {
+            disk: disk.clone(),
+            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            guard: DiskGuard::new(disk, &StorageConfig::default()).unwrap(),
+            node: id,
+            on_fatal,
+            transport: transport.clone(),
+            groups,
+        };
+        // From here on the others can reach it, and so send it the registry.
+        self.up.lock().insert(id);
+        let founding = Founding {
+            hub_name: "hub1".to_owned(),
+            partition_count: PARTITIONS,
+            ..Founding::default()
+        };
+        let registry = Registry::start(
+            &host,
+            &ConsensusConfig::default(),
+            self.sealer.clone(),
+            &founding,
+            clock(self.began),
+            &RegistryConfig::default(),
+            id == 1,
+        )
+        .await
+        .unwrap();
+        let partitions = Partitions::new(id, PARTITIONS, transport.clone());
+        let host = Arc::new(Host {
+            host,
+            began: self.began,
+            read_only: Mutex::new(false),
+        });
+        let stop = Stop::new();
+        let control = Control::start(ControlParts {
+            me: info(id, name),
+            founding: (id == 1).then(|| ClusterFounding {
+                cluster: CLUSTER.to_owned(),
+                replication_factor: 3,
+            }),
+            registry: registry.clone(),
+            partitions: partitions.clone(),
+            transport,
+            dispatch,
+            peers: Arc::new(Book {
+                up: self.up.clone(),
+                addresses: Mutex::default(),
+            }),
+            replicas: host.clone(),
+            wrapped_key: self.sealer.wrapped().clone(),
+            config: ControlConfig::default(),
+            stop: stop.clone(),
+        })
+        .await
+        .unwrap();
+        let node = Node {
+            id,
+            registry,
+            partitions,
+            control,
+            host,
+            stop,
+        };
+        self.nodes.insert(id, node);
+    }
+
+    /// Asks any member with a secret, and starts the node when it is admitted.
+    pub(crate) async fn join_with(&mut self, id: u64, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
+        let answer = self.ask_to_join(id, name, secret).await?;
+        self.start_as(id, name).await;
+        Ok(answer)
+    }
+
+    pub(crate) async fn ask_to_join(&mut self, id: u64, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
+        let transport = self.network.node(id, Dispatch::new());
+        let caller = move |address: &str, call: Call| {
+            let node = address
+                .trim_start_matches('n')
+                .split(':')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
+            Transport::call(&*transport, node, call)
+        };
+        // The newest member first: it hands the request on to the registry's leader.
+        let addresses: Vec<String> = self.nodes.keys().rev().map(|id| format!("n{id}:9700")).collect();
+        let NodeInfo {
+            name,
+            address,
+            zone,
+            version,
+            ..
+        } = info(id, name);
+        let joiner = Joiner {
+            id,
+            name,
+            address,
+            zone,
+            version,
+        };
+        join(&caller, &addresses, secret, &joiner, Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn join(&mut self, id: u64, name: &str) -> Result<JoinAnswer, JoinError> {
+        let secret = self.token().await;
+        self.join_with(id, name, &secret).await
+    }
+
+    /// A fresh token, from any node that can make one.
+    pub(crate) async fn token(&self) -> String {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            for node in self.nodes.values() {
+                if let Ok(secret) = node
+                    .control
+                    .create_token(Duration::from_secs(3600), NodeRole::Core)
+                    .await
+                {
+                    return secret;
+                }
+            }
+            assert!(Instant::now() < give_up, "nobody makes a token");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The node loses power.
+    pub(crate) fn kill(&mut self, id: u64) {
+        self.up.lock().remove(&id);
+        self.network.crash(id);
+        let node = self.nodes.remove(&id).unwrap();
+        node.stop.enter(Phase::Closing);
+        let disk = self.disks[&id].crash(&mut self.rng);
+        self.disks.insert(id, disk);
+    }
+
+    /// The node is lost with its disk.
+    pub(crate) fn lose(&mut self, id: u64) {
+        self.kill(id);
+        self.disks.remove(&id);
+    }
+
+    /// Any node that runs.
+    pub(crate) fn any(&self) -> &Node {
+        self.nodes.values().next().unwrap()
+    }
+
+    pub(crate) fn leader(&self, group: GroupId) -> Option<u64> {
+        let mut leaders: Vec<(u64, u64)> = self
+            .nodes
+            .values()
+            .filter_map(|node| {
+                let group = node.group(group)?;
+                let leader = group.leader()?;
+                (leader.node == node.id).then_some((leader.term, node.id))
+            })
+            .collect();
+        leaders.sort_unstable();
+        leaders.pop().map(|(_, id)| id)
+    }
+
+    /// Appends one batch to each partition, trying until it is acknowledged.
+    pub(crate) async fn append_everywhere(&mut self) {
+        for partition in PARTITIONS.iter() {
+            self.append(partition).await;
+        }
+    }
+
+    pub(crate) async fn append(&mut self, partition: PartitionId) {
+        self.batches += 1;
+        let entry = batch(self.batches);
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let owner = self
+                .leader(GroupId::partition(partition.0))
+                .and_then(|id| self.nodes.get(&id));
+            if let Some(replica) = owner.and_then(|owner| owner.partitions.local(partition))
+                && replica.append(entry.clone()).await.is_ok()
+            {
+                *self.acknowledged.entry(partition.0).or_default() += 1;
+                return;
+            }
+            assert!(Instant::now() < give_up, "partition {} takes no writes", partition.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until `holds` is true of the cluster, or fails with what it looks like.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        while !holds(self) {
+            if Instant::now() >= give_up {
+                let status = self.any().control.status().await;
+                panic!(
+                    "not in time: {what}\n{}",
+                    serde_json::to_string_pretty(&status).unwrap()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every group has the members and the leader that are wanted, with everyone caught up, and the registry
+    /// votes where it should.
+    pub(crate) async fn settled(&self) {
+        self.until("everything is as wanted", |cluster| cluster.is_settled())
+            .await;
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(view) = self
+            .leader(GroupId::REGISTRY)
+            .map(|id| self.nodes[&id].registry.cluster())
+        else {
+            return false;
+        };
+        let agreed = |node: &Node| !view.nodes.contains_key(&node.id) || node.registry.cluster() == view;
+        if !self.nodes.values().all(agreed) || view.nodes.values().any(|node| node.state == NodeState::Joining) {
+            return false;
+        }
+        if holdfast_cluster::placement::assign(&view) != view.placements {
+            return false;
+        }
+        let voters = self.members(GroupId::REGISTRY);
+        if holdfast_cluster::placement::registry_voters(&view, &voters, &BTreeSet::new()) != voters {
+            return false;
+        }
+        view.placements.iter().all(|placement| {
+            let group = GroupId::partition(placement.partition.0);
+            let wanted: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+            let runs = |node: &Node| node.partitions.local(placement.partition).is_some() == wanted.contains(&node.id);
+            self.leader(group) == Some(placement.replicas[0])
+                && self.members(group) == wanted
+                && self
+                    .nodes
+                    .values()
+                    .filter(|node| view.nodes.contains_key(&node.id))
+                    .all(runs)
+        })
+    }
+
+    /// The voters of a group by its leader, with the learners of partitions among them: there should be none.
+    pub(crate) fn members(&self, group: GroupId) -> BTreeSet<u64> {
+        let leader = self.leader(group).and_then(|id| self.nodes[&id].group(group));
+        let Some(members) = leader.map(|group| group.members()) else {
+            return BTreeSet::new();
+        };
+        if group == GroupId::REGISTRY {
+            return members.voters;
+        }
+        members.voters.union(&members.learners).copied().collect()
+    }
+
+    /// Every replica that should be there has exactly what was acknowledged, and nobody else has anything.
+    pub(crate) async fn check_data(&self) {
+        self.settled().await;
+        self.until("every replica has every acknowledged event", |cluster| {
+            cluster.view().placements.iter().all(|placement| {
+                let wanted = cluster.acknowledged.get(&placement.partition.0).copied().unwrap_or(0);
+                placement.replicas.iter().all(|id| {
+                    let replica = cluster
+                        .nodes
+                        .get(id)
+                        .and_then(|node| node.partitions.local(placement.partition));
+                    // More where a batch was appended although its acknowledgement was lost, and sent again: the
+                    // stream drops the repeat.
+                    replica.is_some_and(|replica| replica.status().next.0 == wanted && replica.status().begin.0 == 0)
+                })
+            })
+        })
+        .await;
+    }
+
+    pub(crate) fn view(&self) -> Arc<ClusterView> {
+        self.any().registry.cluster()
+    }
+
+    pub(crate) fn state_of(&self, name: &str) -> Option<NodeState> {
+        self.view()
+            .nodes
+            .values()
+            .find(|node| node.name == name)
+            .map(|node| node.state)
+    }
+
+    pub(crate) fn set_read_only(&self, id: u64, read_only: bool) {
+        *self.nodes[&id].host.read_only.lock() = read_only;
+    }
+
+    pub(crate) fn has_data(&self, id: u64, partition: PartitionId) -> bool {
+        has_data(&self.disks[&id], GroupId::partition(partition.0)).unwrap()
+    }
+
+    pub(crate) fn random(&mut self, below: u64) -> u64 {
+        self.rng.random_range(0..below)
+    }
+}
+
+impl Node {
+    pub(crate) fn group(&self, id: GroupId) -> Option<holdfast_consensus::Group> {
+        if id == GroupId::REGISTRY {
+            return Some(self.registry.group().clone());
+        }
+        let partition = PartitionId(u16::try_from(id.0 - 1).unwrap());
+        Some(self.partitions.local(partition)?.group().clone())
+    }
+
+    pub(crate) fn leads(&self) -> usize {
+        let groups = PARTITIONS.iter().map(|id| GroupId::partition(id.0));
+        groups
+            .filter(|id| self.group(*id).is_some_and(|group| group.is_leader()))
+            .count()
+    }
+}
+
+/// One message, in a stream of its own.
+fn batch(number: u64) -> bytes::Bytes {
+    let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
+    let generation = GenerationId("638400000000000001".into());
+    let origin = Origin {
+        identity: &identity,
+        generation: &generation,
+        auth: AuthMethod {
+            scope: AuthScope::Device,
+            kind: AuthType::Sas,
+        },
+        model_id: None,
+    };
+    let mut writer = BatchWriter::new();
+    let body = number.to_string();
+    let message = TelemetryMessage {
+        payload: body.as_bytes(),
+        ..TelemetryMessage::default()
+    };
+    writer.push(&origin, &message, BEGIN).unwrap();
+    writer.close(BatchHeader {
+        stream: StreamId {
+            gateway_node: 7,
+            incarnation: number,
+            core: 0,
+        },
+        batch_number: 1,
+        enqueued: BEGIN,
+    })
+}
