@@ -75,11 +75,26 @@ impl Group {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Node>, retain: bool) -> Result<(), ChangeError> {
-        let changed: Changed = self.0.raft.change_membership(change, retain).await;
-        match changed {
-            Ok(_) => Ok(()),
-            Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown),
-            Err(RaftError::APIError(error)) => Err(refusal(error)),
+        let give_up = Instant::now() + self.0.settle;
+        loop {
+            let changed: Changed = self.0.raft.change_membership(change.clone(), retain).await;
+            let refused = match changed {
+                Ok(_) => return Ok(()),
+                Err(RaftError::Fatal(_)) => return Err(ChangeError::Unknown),
+                Err(RaftError::APIError(error)) => refusal(error),
+            };
+            // A leader that has not heard a quorum yet takes nothing: not of the old voters right after its election, not
+            // of the new ones between the two halves of a change.
+            let waits_for_quorum = refused == ChangeError::NotLeader { leader: None } && self.is_leader();
+            if waits_for_quorum && Instant::now() < give_up {
+                tokio::time::sleep(super::RETRY_EVERY).await;
+                continue;
+            }
+            return Err(if self.members().joint {
+                ChangeError::Unknown
+            } else {
+                refused
+            });
         }
     }
 
