@@ -136,7 +136,7 @@ impl Node {
             partitions: partitions.clone(),
             transport: Arc::clone(&store.host.transport),
             dispatch: peering.dispatch.clone(),
-            peers: peering.book(),
+            peers: peering.book(&data),
             replicas: Arc::new(replicas),
             wrapped_key: store.sealer.wrapped().clone(),
             config: config.control.clone(),

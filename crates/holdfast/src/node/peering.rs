@@ -4,6 +4,8 @@
 //! members answer. Nothing of the directory but the node's id is written before that.
 //! Not here: what members decide (`cluster::control`), what is stored (`store`).
 
+mod address_file;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use holdfast_tasks::Stop;
 use crate::config::{ClusterConfig, Config};
 use crate::cores::Core;
 use crate::exit::{Failure, Outcome};
+
+use address_file::AddressFile;
 
 /// How long a node tries to join before it gives up, to be started again by whoever supervises it.
 const JOIN_PATIENCE: Duration = Duration::from_secs(120);
@@ -103,10 +107,10 @@ impl Peering {
         }
     }
 
-    /// Addresses and liveness of other nodes.
-    pub(crate) fn book(&self) -> Arc<dyn PeerBook> {
+    /// Addresses and liveness of other nodes; the addresses are kept in the data directory, too.
+    pub(crate) fn book(&self, data: &DataDir) -> Arc<dyn PeerBook> {
         match &self.peers {
-            Some(peers) => Arc::new(peers.clone()),
+            Some(peers) => Arc::new(AddressFile::new(peers.clone(), data)),
             None => Arc::new(NobodyElse),
         }
     }
@@ -122,6 +126,11 @@ impl Peering {
     /// The members do not want it, or none answers; says what to do.
     pub(crate) async fn enter(&self, config: &Config, data: &DataDir) -> Result<(DataDir, Entry), Failure> {
         if !data.is_fresh() {
+            if let Some(peers) = &self.peers {
+                for (node, address) in address_file::read(data) {
+                    peers.set_address(node, &address);
+                }
+            }
             return Ok((data.clone(), Entry::Member));
         }
         let cluster = &config.cluster;

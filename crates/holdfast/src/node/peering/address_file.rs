@@ -1,0 +1,97 @@
+//! The members' addresses in the data directory: whom a node calls before it knows anything else.
+//!
+//! Why: after all nodes have died at once, what a replica of the registry had applied may be gone until its log is
+//! committed anew, for which the members have to find each other first.
+//! Invariant: the file is what the address book was told last, or a little older; it is a hint, never a membership.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_cluster::control::PeerBook;
+use holdfast_cluster::peer::Peers;
+use holdfast_storage::DataDir;
+use parking_lot::Mutex;
+
+use crate::certs::write_private;
+
+const FILE: &str = "peers.json";
+
+/// The address book of a node's connections, which keeps its addresses.
+pub(super) struct AddressFile {
+    peers: Peers,
+    kept: Arc<Kept>,
+}
+
+struct Kept {
+    path: PathBuf,
+    addresses: Mutex<BTreeMap<u64, String>>,
+    /// One writer at a time, each with what holds when it begins.
+    writing: Mutex<()>,
+}
+
+impl AddressFile {
+    pub(super) fn new(peers: Peers, data: &DataDir) -> Self {
+        let kept = Kept {
+            path: path(data),
+            addresses: Mutex::new(read(data)),
+            writing: Mutex::default(),
+        };
+        Self {
+            peers,
+            kept: Arc::new(kept),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u64, String>) -> bool) {
+        if !change(&mut self.kept.addresses.lock()) {
+            return;
+        }
+        let kept = Arc::clone(&self.kept);
+        holdfast_tasks::spawn("keep-addresses", async move {
+            holdfast_tasks::spawn_blocking(move || kept.write()).await;
+        });
+    }
+}
+
+impl Kept {
+    fn write(&self) {
+        let _alone = self.writing.lock();
+        let addresses = self.addresses.lock().clone();
+        let written = serde_json::to_vec_pretty(&addresses)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| write_private(&self.path, &text));
+        if let Err(error) = written {
+            tracing::warn!(error = format!("{error:#}"), "the members' addresses could not be kept");
+        }
+    }
+}
+
+impl PeerBook for AddressFile {
+    fn set_address(&self, node: u64, address: &str) {
+        self.peers.set_address(node, address);
+        self.change(|kept| kept.insert(node, address.to_owned()).as_deref() != Some(address));
+    }
+
+    fn forget(&self, node: u64) {
+        self.peers.forget(node);
+        self.change(|kept| kept.remove(&node).is_some());
+    }
+
+    fn is_up(&self, node: u64) -> bool {
+        self.peers.is_up(node)
+    }
+}
+
+fn path(data: &DataDir) -> PathBuf {
+    data.path().join(FILE)
+}
+
+/// What was kept last; empty when there is nothing that can be read.
+pub(super) fn read(data: &DataDir) -> BTreeMap<u64, String> {
+    parse(&path(data)).unwrap_or_default()
+}
+
+fn parse(path: &Path) -> Option<BTreeMap<u64, String>> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
