@@ -171,7 +171,7 @@ impl Core {
                         crate::session::close(&target, crate::CloseReason::TakenOver);
                     }
                 }
-                self.catch_up();
+                self.catch_up(key);
                 self.hub.audit.connected(claim);
                 Attempt::Done(Ok(session(number)))
             }
@@ -194,7 +194,7 @@ impl Core {
                     let core = Rc::clone(&entering.core);
                     match entering.attach().await {
                         Ok(number) => {
-                            core.catch_up();
+                            core.catch_up(key);
                             core.hub.audit.connected(&claim.borrow());
                             Ok(session(number))
                         }

@@ -361,11 +361,16 @@ impl Core {
         self.wake_waiting();
     }
 
-    /// Handles what has arrived in the mailbox so far; before a session begins, so that nothing which is older than it
-    /// is taken for its own.
-    pub(crate) fn catch_up(&self) {
+    /// Handles what has arrived in the mailbox so far; before a session begins, so that what is older than it is done
+    /// with. What is about the session itself comes later: its connection is busy with beginning.
+    pub(crate) fn catch_up(&self, beginning: u64) {
         for message in self.mailbox.take() {
-            self.handle(message);
+            match message {
+                Message::Close { key, .. } | Message::Forget { key, .. } if key == beginning => {
+                    self.mailbox.put(message);
+                }
+                message => self.handle(message),
+            }
         }
     }
 

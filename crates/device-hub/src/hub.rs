@@ -89,9 +89,7 @@ impl DeviceHub {
         });
         let owner: Weak<Self> = Arc::downgrade(&hub);
         routes.admit_by(Box::new(move |partition, stream| {
-            owner
-                .upgrade()
-                .is_some_and(|hub| hub.owners.admits(partition, stream))
+            owner.upgrade().is_some_and(|hub| hub.owners.admits(partition, stream))
         }));
         hub
     }

@@ -39,7 +39,8 @@ impl CloseReason {
 
 /// The front end's side of a session.
 pub trait SessionTarget {
-    /// Ends the connection; called at most once, on the session's core. What was sent before stays valid.
+    /// Ends the connection; called at most once, on the session's core. What was sent before stays valid. With
+    /// [`CloseReason::Stopping`] it is acknowledged first.
     fn close(&self, reason: CloseReason);
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Inner {
     pub(super) unacked_bytes: u32,
     /// Since when nothing is read because of withheld acknowledgements.
     pub(super) paused_since: Option<u64>,
+    /// Nothing is read any more; the connection ends once everything that it has sent is acknowledged.
+    pub(super) retiring: bool,
     /// The connection's task.
     pub(super) waker: Option<Waker>,
     pub(super) end: Option<End>,
@@ -92,6 +94,7 @@ impl Connection {
                 unacked: SmallVec::new(),
                 unacked_bytes: 0,
                 paused_since: None,
+                retiring: false,
                 waker: None,
                 end: None,
             }),
@@ -118,8 +121,11 @@ impl Connection {
 
     /// Ends the connection now, or once everything that it has sent is acknowledged.
     pub(super) fn end_when_acknowledged(&self) {
-        if self.inner.borrow().unacked.is_empty() {
-            self.end(End::Hub(CloseReason::Stopping));
+        let mut inner = self.inner.borrow_mut();
+        inner.retiring = true;
+        if inner.unacked.is_empty() {
+            inner.end.get_or_insert(End::Hub(CloseReason::Stopping));
+            inner.wake();
         }
     }
 
@@ -279,7 +285,7 @@ impl ReceiptTarget for Connection {
         inner.state.wrote(self.front.now_ms());
         match inner.write(&acks, self.front.config.max_output_bytes) {
             Ok(()) => {
-                if self.front.draining.get() && inner.unacked.is_empty() {
+                if inner.retiring && inner.unacked.is_empty() {
                     inner.end = Some(End::Hub(CloseReason::Stopping));
                     inner.wake();
                     return;
@@ -299,6 +305,9 @@ impl ReceiptTarget for Connection {
 
 impl SessionTarget for Connection {
     fn close(&self, reason: CloseReason) {
-        self.end(End::Hub(reason));
+        match reason {
+            CloseReason::Stopping => self.end_when_acknowledged(),
+            reason => self.end(End::Hub(reason)),
+        }
     }
 }

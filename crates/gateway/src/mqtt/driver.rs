@@ -63,7 +63,7 @@ fn run(connection: &Rc<Connection>, inner: &mut Inner, cx: &mut Context<'_>) -> 
                 }
             }
         }
-        if connection.front.draining.get() {
+        if connection.front.draining.get() || inner.retiring {
             return Poll::Pending;
         }
         let now_ms = connection.front.now_ms();

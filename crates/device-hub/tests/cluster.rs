@@ -1,0 +1,348 @@
+//! Sessions across three nodes on a simulated network: one live session per identity, order and once-only, whatever
+//! happens to owners and gateways.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+#[path = "cluster/common.rs"]
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, SECOND, eventually, identity, simulate};
+use holdfast_device_hub::CloseReason;
+use holdfast_model::RefusalReason;
+use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, Status, WriteOperation};
+use tokio::time::Instant;
+
+#[test]
+fn any_node_takes_a_device_and_every_node_knows_it() {
+    simulate(async {
+        let cluster = Cluster::start(1).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let mut client = cluster.connect(2, 0, "d").await.unwrap();
+        for number in 0..200 {
+            client.send(number);
+            if number % 7 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        client.until_acked(200).await;
+        assert_eq!(client.acked(), (0..200).collect::<Vec<_>>());
+        assert_eq!(cluster.events(3, "d").await, (0..200).collect::<Vec<_>>());
+        for node in [1, 2, 3] {
+            assert!(cluster.hub(node).connection_facts(&identity("d")).await.is_connected);
+            assert_eq!(cluster.hub(node).connected_device_count().await, 1, "node {node}");
+            let diagnosis = cluster.hub(node).diagnose(&identity("d")).await;
+            assert_eq!(diagnosis.session.unwrap().gateway, 2);
+        }
+        client.disconnect();
+        tokio::time::sleep(SECOND).await;
+        for node in [1, 2, 3] {
+            let facts = cluster.hub(node).connection_facts(&identity("d")).await;
+            assert!(!facts.is_connected && facts.updated.is_some(), "node {node}: {facts:?}");
+            assert_eq!(cluster.hub(node).connected_device_count().await, 0);
+        }
+    });
+}
+
+#[test]
+fn a_newer_connection_on_another_node_follows_what_the_older_one_has_sent() {
+    simulate(async {
+        let cluster = Cluster::start(2).await;
+        cluster.create("d").await;
+        for owner in [1, 2, 3] {
+            cluster.owned_by("d", owner).await;
+            let before = cluster.events(owner, "d").await.len() as u64;
+            let first = cluster.connect(2, 0, "d").await.unwrap();
+            for number in before..before + 10 {
+                first.send(number);
+            }
+            let second = cluster.connect(3, 1, "d").await.unwrap();
+            assert_eq!(first.closed(), Some(CloseReason::TakenOver));
+            second.send(before + 10);
+            second.until_acked(1).await;
+            assert_eq!(cluster.events(1, "d").await, (0..=before + 10).collect::<Vec<_>>());
+            // The end of the older connection does not end the newer session.
+            let mut first = first;
+            first.disconnect();
+            tokio::time::sleep(SECOND).await;
+            assert_eq!(second.closed(), None);
+            assert_eq!(cluster.hub(1).connected_device_count().await, 1);
+            let mut second = second;
+            second.disconnect();
+        }
+    });
+}
+
+#[test]
+fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_follows() {
+    simulate(async {
+        let cluster = Cluster::start(3).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let old = cluster.connect(2, 0, "d").await.unwrap();
+        old.send(0);
+        old.until_acked(1).await;
+        cluster.network.isolate(2);
+        for number in 1..4 {
+            old.send(number);
+        }
+        let asked = Instant::now();
+        let new = cluster.connect(3, 0, "d").await.unwrap();
+        assert!(asked.elapsed() < 4 * SECOND, "{:?}", asked.elapsed());
+        // The device has had no acknowledgement of the three, and sends them again.
+        for number in 1..6 {
+            new.send(number);
+        }
+        new.until_acked(5).await;
+        assert_eq!(old.closed(), None, "its gateway cannot know");
+        cluster.network.heal_all();
+        assert_eq!(old.until_closed().await, CloseReason::TakenOver);
+        tokio::time::sleep(5 * SECOND).await;
+        assert_eq!(old.acked(), [0]);
+        assert_eq!(cluster.events(1, "d").await, (0..6).collect::<Vec<_>>());
+        assert_eq!(new.closed(), None);
+    });
+}
+
+#[test]
+fn the_death_of_the_owner_closes_no_session_and_everything_is_stored_once() {
+    simulate(async {
+        let mut cluster = Cluster::start(4).await;
+        cluster.create("d").await;
+        cluster.create("e").await;
+        cluster.owned_by("d", 1).await;
+        cluster.owned_by("e", 1).await;
+        let clients = [
+            (cluster.connect(2, 0, "d").await.unwrap(), "d"),
+            (cluster.connect(3, 1, "e").await.unwrap(), "e"),
+        ];
+        let mut number = 0;
+        for step in 0..40 {
+            for (client, _) in &clients {
+                client.send(number);
+            }
+            number += 1;
+            if step == 20 {
+                cluster.kill(1);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let killed = Instant::now();
+        for (client, device) in &clients {
+            client.until_acked(40).await;
+            assert_eq!(client.closed(), None);
+            assert_eq!(client.acked(), (0..40).collect::<Vec<_>>());
+            assert_eq!(cluster.events(2, device).await, (0..40).collect::<Vec<_>>());
+        }
+        assert!(killed.elapsed() < 4 * SECOND, "{:?}", killed.elapsed());
+        assert_eq!(cluster.hub(2).connected_device_count().await, 2);
+    });
+}
+
+#[test]
+fn moving_the_leadership_pauses_and_closes_nothing() {
+    simulate(async {
+        let cluster = Cluster::start(5).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let client = cluster.connect(1, 0, "d").await.unwrap();
+        let mut number = 0;
+        for owner in [2, 3, 1, 2] {
+            for _ in 0..10 {
+                client.send(number);
+                number += 1;
+            }
+            let began = Instant::now();
+            cluster.owned_by("d", owner).await;
+            client.until_acked(usize::try_from(number).unwrap()).await;
+            assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+        }
+        assert_eq!(client.closed(), None);
+        assert_eq!(cluster.events(3, "d").await, (0..number).collect::<Vec<_>>());
+        // A session that was carried over is still the older one.
+        let second = cluster.connect(3, 0, "d").await.unwrap();
+        assert_eq!(client.closed(), Some(CloseReason::TakenOver));
+        drop(second);
+    });
+}
+
+#[test]
+fn a_revocation_closes_the_session_on_another_node_within_a_second() {
+    simulate(async {
+        let cluster = Cluster::start(6).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        let content = IdentityContent {
+            status: Status::Disabled,
+            ..IdentityContent::default()
+        };
+        let write = IdentityWrite {
+            id: identity("d"),
+            operation: WriteOperation::Update(IfMatch::Any, content),
+        };
+        cluster.nodes[&3].registry.write(write).await.unwrap();
+        let committed = Instant::now();
+        assert_eq!(client.until_closed().await, CloseReason::Revoked);
+        assert!(committed.elapsed() < SECOND);
+        let refusal = cluster.connect(2, 0, "d").await.unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::Disabled);
+        for node in [1, 3] {
+            assert_eq!(cluster.hub(node).diagnose(&identity("d")).await.refusals.len(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_node_without_lease_lets_nobody_in_and_closes_its_sessions_after_the_grace() {
+    simulate(async {
+        let cluster = Cluster::start(7).await;
+        for device in ["d", "e", "f"] {
+            cluster.create(device).await;
+            cluster.owned_by(device, 1).await;
+        }
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        let other = cluster.connect(2, 1, "e").await.unwrap();
+        cluster.network.isolate(2);
+        let cut = Instant::now();
+        eventually("the end of the lease", || !cluster.nodes[&2].registry.in_lease()).await;
+        let asked = Instant::now();
+        let refusal = cluster.connect(2, 0, "f").await.unwrap_err();
+        assert_eq!(
+            (refusal.reason, refusal.is_certain()),
+            (RefusalReason::Unconfirmed, false)
+        );
+        assert!(asked.elapsed() <= 6 * SECOND);
+        client.send(1);
+        assert_eq!(client.until_closed().await, CloseReason::Unavailable);
+        assert_eq!(other.until_closed().await, CloseReason::Unavailable);
+        assert!(
+            cut.elapsed() >= 30 * SECOND && cut.elapsed() < 33 * SECOND,
+            "{:?}",
+            cut.elapsed()
+        );
+        assert!(client.acked().is_empty());
+        // The owner has forgotten them too.
+        eventually("the owner forgets", || cluster.hub(1).local_session_count() == 0).await;
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(cluster.hub(1).connected_device_count().await, 0);
+        cluster.network.heal_all();
+        cluster.settled().await;
+        assert!(cluster.connect(2, 0, "f").await.is_ok());
+    });
+}
+
+#[test]
+fn sessions_of_a_gateway_that_died_end_when_it_comes_back_or_is_silent_for_the_grace() {
+    simulate(async {
+        let mut cluster = Cluster::start(8).await;
+        cluster.create("d").await;
+        cluster.create("e").await;
+        cluster.owned_by("d", 1).await;
+        cluster.owned_by("e", 1).await;
+        for comes_back in [true, false] {
+            let client = cluster.connect(2, 0, "d").await.unwrap();
+            let staying = cluster.connect(3, 0, "e").await.unwrap();
+            assert_eq!(cluster.hub(1).connected_device_count().await, 2);
+            cluster.kill(2);
+            drop(client);
+            let killed = Instant::now();
+            if comes_back {
+                cluster.start_node(2).await;
+                cluster.settled().await;
+            }
+            while cluster.hub(1).connected_device_count().await == 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let bound = if comes_back { 10 } else { 32 };
+            assert!(killed.elapsed() < bound * SECOND, "{:?}", killed.elapsed());
+            assert!(comes_back || killed.elapsed() > 25 * SECOND);
+            assert_eq!(staying.closed(), None);
+            let mut staying = staying;
+            staying.disconnect();
+        }
+    });
+}
+
+#[test]
+fn who_connects_while_nobody_owns_the_partition_waits_and_is_never_called_unauthorized() {
+    simulate(async {
+        let mut cluster = Cluster::start(9).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        cluster.kill(1);
+        let asked = Instant::now();
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        assert!(asked.elapsed() < 5 * SECOND, "{:?}", asked.elapsed());
+        client.send(0);
+        client.until_acked(1).await;
+        // Without a quorum there is soon no owner that is sure of it, and no lease either.
+        cluster.kill(3);
+        tokio::time::sleep(3 * SECOND).await;
+        let asked = Instant::now();
+        let refusal = cluster.connect(2, 1, "d").await.unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::Unconfirmed);
+        assert!(asked.elapsed() < 11 * SECOND, "{:?}", asked.elapsed());
+    });
+}
+
+#[test]
+fn a_connection_that_is_gone_before_it_was_let_in_leaves_nothing_behind() {
+    simulate(async {
+        let cluster = Cluster::start(10).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        cluster
+            .network
+            .set_delay(Duration::from_millis(50)..=Duration::from_millis(60));
+        for patience in [1, 40, 60, 105, 115, 130] {
+            let connecting = cluster.connecting(2, 0, "d");
+            tokio::time::sleep(Duration::from_millis(patience)).await;
+            if connecting.is_finished() {
+                let mut client = connecting.await.unwrap().unwrap();
+                client.disconnect();
+            } else {
+                connecting.abort();
+            }
+            tokio::time::sleep(2 * SECOND).await;
+            assert_eq!(cluster.hub(1).connected_device_count().await, 0, "after {patience} ms");
+            assert_eq!(cluster.hub(2).local_session_count(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_drain_closes_sessions_at_its_rate() {
+    simulate(async {
+        let cluster = Cluster::start(11).await;
+        let mut clients = Vec::new();
+        for number in 0..40 {
+            let device = format!("d{number}");
+            cluster.create(&device).await;
+            clients.push(cluster.connect(2, number % 2, &device).await.unwrap());
+        }
+        let closing = {
+            let hub = cluster.hub(2).clone();
+            async move { hub.close_paced(20, CloseReason::Stopping).await }
+        };
+        let began = Instant::now();
+        let watch = async {
+            tokio::time::sleep(SECOND).await;
+            let closed = clients.iter().filter(|client| client.closed().is_some()).count();
+            assert!((15..=25).contains(&closed), "{closed}");
+        };
+        let ended = async {
+            for client in &clients {
+                client.until_closed().await;
+            }
+        };
+        tokio::join!(watch, async {
+            tokio::select! {
+                () = closing => {}
+                () = ended => {}
+            }
+        });
+        assert!(began.elapsed() >= Duration::from_millis(1800), "{:?}", began.elapsed());
+    });
+}
