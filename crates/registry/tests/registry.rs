@@ -9,9 +9,9 @@ use holdfast_auth::{Key, KeyPair};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{DeviceId, IdentityId, ModuleId, PartitionCount, UnixMillis};
 use holdfast_registry::{
-    Authentication, AuthenticationWrite, ChangeKind, Founding, Identity, IdentityContent, IdentityWrite, IfMatch,
-    KeyChoice, KeyRegeneration, Registry, RegistryConfig, RegistryError, RegistryEvent, Status, TwinSeed,
-    WriteOperation,
+    Authentication, AuthenticationWrite, ChangeKind, ClusterView, Founding, Identity, IdentityContent, IdentityWrite,
+    IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig,
+    RegistryError, RegistryEvent, Status, TwinSeed, WriteOperation,
 };
 use holdfast_storage::{DataDir, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig};
 
@@ -382,5 +382,73 @@ async fn the_log_is_trimmed_below_what_is_in_files_and_the_state_survives_it() {
     let node = open_with(dir.path(), &config).await;
     assert_eq!(node.registry.statistics().await.unwrap().devices, 41);
     assert!(node.registry.get(&device("late")).await.unwrap().is_some());
+    node.close().await;
+}
+
+fn first_node() -> NodeInfo {
+    NodeInfo {
+        id: 7,
+        name: "n7".to_owned(),
+        address: "127.0.0.1:9000".to_owned(),
+        zone: String::new(),
+        role: NodeRole::Core,
+        state: NodeState::Active,
+        version: "1.0.0".to_owned(),
+        joined: UnixMillis(0),
+    }
+}
+
+#[tokio::test]
+async fn a_directory_from_before_the_cluster_goes_on_and_its_node_becomes_the_first_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let old = node.put(&device("dev-1"), IdentityContent::default()).await;
+    let settings = node.registry.settings().unwrap();
+    assert_eq!(*node.registry.cluster(), ClusterView::default());
+    node.close().await;
+
+    let node = open(dir.path()).await;
+    let mut changes = node.registry.changes();
+    for _ in 0..2 {
+        node.registry.found_cluster("c1", 3, &first_node()).await.unwrap();
+    }
+    assert_eq!(changes.try_next(), Some(RegistryEvent::Cluster));
+    assert_eq!(changes.try_next(), None, "the second time it does nothing");
+    let view = node.registry.cluster();
+    assert_eq!(
+        (view.version, view.cluster.as_str(), view.replication_factor),
+        (1, "c1", 3)
+    );
+    assert_eq!(view.placements.len(), usize::from(settings.partition_count.get()));
+    assert!(
+        view.placements
+            .iter()
+            .all(|placed| placed.replicas == [7] && placed.founder == 7)
+    );
+    let first = view.node(7).unwrap();
+    assert_eq!((first.role, first.state), (NodeRole::Core, NodeState::Active));
+    assert_eq!(*node.registry.settings().unwrap(), *settings);
+    assert_eq!(*node.registry.get(&old.id).await.unwrap().unwrap(), old);
+    node.close().await;
+
+    // The one after that finds it in place, replayed from the log and from files.
+    for _ in 0..2 {
+        let node = open(dir.path()).await;
+        assert_eq!(node.registry.cluster(), view);
+        node.disk.flush().unwrap();
+        node.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_sole_voter_is_in_its_lease_and_a_stopped_registry_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let mut watch = node.registry.lease_watch();
+    watch.held().await;
+    assert!(node.registry.in_lease());
+    node.registry.group().shutdown().await;
+    while !matches!(watch.changed().await, LeaseState::Lost { .. }) {}
+    assert!(!node.registry.in_lease());
     node.close().await;
 }

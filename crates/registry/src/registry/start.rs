@@ -66,6 +66,14 @@ impl Registry {
         config: &RegistryConfig,
         found: bool,
     ) -> Result<Self, StartError> {
+        let heartbeats = 3 * consensus.heartbeat.get();
+        if config.max_staleness.get() < heartbeats {
+            tracing::warn!(
+                at_least_ms = heartbeats.as_millis(),
+                "registry.max_staleness is below three times consensus.heartbeat: in a cluster, nodes will now and then \
+                 accept no connection though nothing is wrong"
+            );
+        }
         let local = Arc::new(Local::new(host.disk.clone(), Secrets::new(sealer), config)?);
         let machine = Machine::open(local.clone()).map_err(RegistryError::from)?;
         let group = Group::start(GroupId::REGISTRY, host, Box::new(machine), consensus).await?;
