@@ -64,7 +64,7 @@ impl Partitions {
             drop(permit);
             appended(partitions.decided(owner, id, answer));
         };
-        holdfast_tasks::spawn("append-remote", Box::pin(wait));
+        holdfast_tasks::spawn("append-remote", wait);
     }
 
     /// What the sender is told; what the answer says about owners is learned.

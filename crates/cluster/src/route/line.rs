@@ -51,7 +51,7 @@ impl Line {
                     }
                 }
             };
-            holdfast_tasks::spawn("partition-line", Box::pin(rest));
+            holdfast_tasks::spawn("partition-line", rest);
         }
     }
 
