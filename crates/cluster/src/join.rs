@@ -216,3 +216,6 @@ fn bad_answer(address: &str, reason: impl Into<String>) -> JoinError {
         reason: reason.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

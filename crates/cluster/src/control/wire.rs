@@ -31,7 +31,7 @@ pub(super) fn parse_request(body: Bytes) -> Result<Request, String> {
         .ok_or_else(|| "a control request that this version does not know".to_owned())
 }
 
-pub(super) fn encode_answer(answer: Answer) -> Bytes {
+pub(crate) fn encode_answer(answer: Answer) -> Bytes {
     encoded(&ControlAnswer { answer: Some(answer) })
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn answer(body: Bytes) -> Result<Answer, String> {
         .ok_or_else(|| "a control answer that this version does not know".to_owned())
 }
 
-pub(super) fn refusal(kind: Kind, text: impl Into<String>) -> Answer {
+pub(crate) fn refusal(kind: Kind, text: impl Into<String>) -> Answer {
     Answer::Refusal(ControlRefusal {
         kind: kind.into(),
         text: text.into(),
