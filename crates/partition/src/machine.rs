@@ -156,7 +156,6 @@ impl StateMachine for Machine {
             self.disk.clone(),
             self.guard.clone(),
             self.shared.config.spacing(),
-            self.shared.metrics.snapshot_received_bytes.clone(),
         )?))
     }
 

@@ -30,10 +30,6 @@ pub(crate) struct Metrics {
     pub(crate) disk_read_bytes: Counter,
     /// Messages that readers missed since retention had removed them.
     pub(crate) missed_messages: Counter,
-    /// Bytes of snapshots that were sent to other replicas.
-    pub(crate) snapshot_sent_bytes: Counter,
-    /// Bytes of snapshots that were received.
-    pub(crate) snapshot_received_bytes: Counter,
 }
 
 impl Metrics {
@@ -53,9 +49,7 @@ impl Metrics {
             reader_lag: gauge!("holdfast_partition_reader_lag_messages", "partition" => partition.clone()),
             disk_reads: counter!("holdfast_partition_disk_reads_total", "partition" => partition.clone()),
             disk_read_bytes: counter!("holdfast_partition_disk_read_bytes_total", "partition" => partition.clone()),
-            missed_messages: counter!("holdfast_partition_missed_messages_total", "partition" => partition.clone()),
-            snapshot_sent_bytes: counter!("holdfast_partition_snapshot_sent_bytes_total", "partition" => partition.clone()),
-            snapshot_received_bytes: counter!("holdfast_partition_snapshot_received_bytes_total", "partition" => partition),
+            missed_messages: counter!("holdfast_partition_missed_messages_total", "partition" => partition),
         }
     }
 

@@ -28,6 +28,9 @@ use crate::{Bulk, Disk, Durability, Family, Stage, StorageError, WriteBatch};
 
 /// A file is ended at this size: retention deletes whole files.
 const FILE_BYTES: u64 = 64 << 20;
+/// Where other data lies between its keys, RocksDB takes a file into level 0, of which too many stop all writes: a large
+/// snapshot comes in larger files instead of more.
+const MAX_FILES: u64 = 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -36,6 +39,7 @@ pub struct Staging {
     staged: Staged,
     open: Option<(String, Box<dyn Bulk>)>,
     open_bytes: u64,
+    file_bytes: u64,
     last_key: Vec<u8>,
 }
 
@@ -74,8 +78,14 @@ impl Staging {
             staged,
             open: None,
             open_bytes: 0,
+            file_bytes: FILE_BYTES,
             last_key: Vec::new(),
         })
+    }
+
+    /// About so many bytes will come.
+    pub fn expect(&mut self, bytes: u64) {
+        self.file_bytes = FILE_BYTES.max(bytes / MAX_FILES);
     }
 
     /// Adds a key above all before it. Blocks on the disk.
@@ -104,7 +114,7 @@ impl Staging {
         self.staged.entries += 1;
         self.open_bytes += (key.len() + value.len()) as u64;
         self.staged.bytes += (key.len() + value.len()) as u64;
-        if self.open_bytes >= FILE_BYTES {
+        if self.open_bytes >= self.file_bytes {
             self.end_file()?;
         }
         Ok(())
@@ -267,7 +277,7 @@ fn is_sealed(disk: &dyn Disk, note: &Note) -> Result<bool, StorageError> {
 pub(crate) fn recover(disk: &dyn Disk) -> Result<(), StorageError> {
     let stage = disk.stage()?;
     for (name, content) in stage.notes()? {
-        let note = Note::decode(&name, &content)?;
+        let note = Note::decode(&format!("{name}.note"), &content)?;
         if !is_sealed(disk, &note)?
             && let Err(error) = check_files(stage, &note.files)
         {

@@ -8,7 +8,6 @@ use holdfast_consensus::{GroupId, LogPosition, SealedSnapshot, SnapshotSink, Sto
 use holdfast_model::PartitionId;
 use holdfast_proto::partition::v1 as proto;
 use holdfast_storage::{Disk, DiskGuard, Staged, Staging, StorageError, layout};
-use metrics::Counter;
 use prost::Message;
 
 use super::wire::{self, Kind, LENGTH_BYTES, MAX_ENTRY_BYTES};
@@ -33,7 +32,6 @@ pub(crate) struct Sink {
     group: GroupId,
     guard: Arc<DiskGuard>,
     spacing: Spacing,
-    received_bytes: Counter,
     staging: Staging,
     looked_at: u64,
     number: u32,
@@ -66,7 +64,6 @@ impl Sink {
         disk: Arc<dyn Disk>,
         guard: Arc<DiskGuard>,
         spacing: Spacing,
-        received_bytes: Counter,
     ) -> Result<Self, StorageError> {
         let group = GroupId::partition(id.0);
         let staging = Staging::new(disk, group.family_of_log(), group.0)?;
@@ -75,7 +72,6 @@ impl Sink {
             group,
             guard,
             spacing,
-            received_bytes,
             staging,
             looked_at: 0,
             number: 0,
@@ -109,6 +105,7 @@ impl Sink {
             return Err(self.damaged(format!("it is of partition {}", head.partition)));
         }
         self.guard.room_for(head.log_bytes)?;
+        self.staging.expect(head.log_bytes);
         self.head = Some(head);
         Ok(())
     }
@@ -268,7 +265,6 @@ fn whole_entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 impl SnapshotSink for Sink {
     fn write(&mut self, chunk: Bytes) -> Result<(), StorageError> {
-        self.received_bytes.increment(chunk.len() as u64);
         let (kind, payload) = wire::decode(chunk, self.number).map_err(|reason| self.damaged(reason))?;
         let in_order = match self.last {
             None => kind == Kind::Head,

@@ -115,11 +115,6 @@ impl Source {
         };
         let chunk = wire::encode(kind, self.number, &payload);
         self.number += 1;
-        self.hold
-            .shared
-            .metrics
-            .snapshot_sent_bytes
-            .increment(chunk.len() as u64);
         Ok(Some(chunk))
     }
 

@@ -21,6 +21,8 @@ use super::TestClock;
 const ID: PartitionId = PartitionId(0);
 /// Of the simulation's clock.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a partition may be without an owner for all the cuts of a test.
+const CUT_OFF: Duration = Duration::from_secs(15);
 
 /// A running replica.
 pub(crate) struct Replica {
@@ -179,6 +181,10 @@ impl Cluster {
                     Ok(Err(AppendError::NotLeader { .. } | AppendError::Unknown)) | Err(_) => {}
                     Ok(Err(error)) => panic!("{error:?}"),
                 }
+            }
+            if give_up - Instant::now() < PATIENCE - CUT_OFF {
+                // Several cuts together may leave no quorum.
+                self.network.heal_all();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
