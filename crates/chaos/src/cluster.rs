@@ -31,9 +31,9 @@ const HOST: &str = "localhost";
 /// What devices' names begin with.
 const PREFIX: &str = "chaos-";
 /// How long a node may take to start.
-pub const START_PATIENCE: Duration = Duration::from_secs(90);
+pub const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a cluster may take to have all replicas where they are wanted.
-pub const SETTLE_PATIENCE: Duration = Duration::from_secs(180);
+pub const SETTLE_PATIENCE: Duration = Duration::from_secs(90);
 /// For one call.
 const CALL_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a node that is gone may still count as up.

@@ -53,6 +53,8 @@ pub struct Options {
     pub revocable: u32,
     /// Back ends that write identities.
     pub writers: u32,
+    /// After this time no further fault is injected.
+    pub limit: Option<Duration>,
     /// Whether a run ends at the first violation that is seen while it runs.
     pub stop_at_violation: bool,
 }
@@ -134,7 +136,12 @@ fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)
         cluster,
         faults: Vec::new(),
     };
+    let begun = Instant::now();
     for (place, kind) in deck.into_iter().enumerate() {
+        if options.limit.is_some_and(|limit| begun.elapsed() > limit) {
+            say("the time is up");
+            break;
+        }
         let started = Instant::now();
         let odd = nemesis.cluster.recorder.history().oddity_count;
         let survived = nemesis.strike(kind)?;

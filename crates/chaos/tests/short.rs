@@ -60,6 +60,7 @@ fn short_run(nodes: u32, faults: usize, kinds: Vec<Kind>) -> Result<Report> {
         devices: 24,
         revocable: 4,
         writers: 3,
+        limit: None,
         stop_at_violation: false,
     };
     let report = run(&options, |line| eprintln!("chaos: {line}"));

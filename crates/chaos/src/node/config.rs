@@ -95,6 +95,8 @@ impl NodeConfig {
             self.name,
             bind(9700)
         ));
+        // Leaders move back soon: more moves in the same time.
+        line(format_args!("settle = \"2s\""));
         line(format_args!("advertise = {:?}", self.peer_address()));
         line(format_args!("certificate_file = {:?}", certificates.peer(self.number)));
         line(format_args!("key_file = {:?}", certificates.peer_key(self.number)));

@@ -26,6 +26,9 @@ const POLL: Duration = Duration::from_millis(20);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// For one look at the health page.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+/// Lines of a node's log that a message quotes, and the most of each.
+const LAST_LINES: usize = 6;
+const LINE_LENGTH: usize = 240;
 /// The most of a node's log that is read at once.
 const LOG_BYTES: u64 = 1 << 20;
 
@@ -307,7 +310,9 @@ impl Node {
         let log = self.log();
         let life = log.rfind("---- started by chaos").map_or(&*log, |at| &log[at..]);
         let lines: Vec<&str> = life.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join(" | ")
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].iter();
+        let last: Vec<String> = last.map(|line| line.chars().take(LINE_LENGTH).collect()).collect();
+        last.join(" | ")
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
@@ -51,6 +52,9 @@ struct Args {
     /// Back ends that write identities
     #[arg(long, default_value_t = 4)]
     writers: u32,
+    /// No further fault after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
     /// End at the first violation that is seen while faults are injected
     #[arg(long)]
     stop_at_violation: bool,
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         devices: args.devices,
         revocable: args.revocable,
         writers: args.writers,
+        limit: args.minutes.map(|minutes| Duration::from_secs(minutes * 60)),
         stop_at_violation: args.stop_at_violation,
     };
     if let Err(error) = interrupt::listen() {
