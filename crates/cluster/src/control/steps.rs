@@ -117,10 +117,22 @@ impl Control {
 
     /// Starts this node's replica and lets it be found.
     pub(super) async fn start_replica(&self, partition: PartitionId, founding: bool) -> Result<(), HostError> {
+        let inner = &self.0;
         // Noted first: whatever becomes of the start, there may be data from now on.
-        self.0.on_disk.lock().insert(partition);
-        let started = self.0.replicas.start(partition, founding).await?;
-        self.0.partitions.host(started);
+        inner.on_disk.lock().insert(partition);
+        let started = match inner.replicas.start(partition, founding).await {
+            Ok(started) => started,
+            Err(error) => {
+                // What left nothing behind is to be made, not started, the next time.
+                if let Ok(found) = inner.replicas.on_disk().await
+                    && !found.contains(&partition)
+                {
+                    inner.on_disk.lock().remove(&partition);
+                }
+                return Err(error);
+            }
+        };
+        inner.partitions.host(started);
         Ok(())
     }
 }
