@@ -52,12 +52,14 @@ struct Run {
 impl Applier {
     pub(crate) fn new(machine: MachineCell, log: Arc<Shared>, metrics: GroupMetrics) -> Result<Self, StorageError> {
         let (applied, membership) = machine.applied();
+        let membership = stored::decode_stored_membership(&membership)?;
+        log.set_others(membership.membership().nodes().count() > 1);
         Ok(Self {
             machine,
             log,
             metrics,
             applied: applied.map(log_id),
-            membership: stored::decode_stored_membership(&membership)?,
+            membership,
             refuses_gaps: true,
         })
     }
@@ -98,6 +100,7 @@ impl Applier {
             }
             Payload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                self.log.set_others(membership.nodes().count() > 1);
                 self.machine
                     .apply_meta(at, Some(stored::encode_stored_membership(&self.membership)))?;
                 Bytes::new()
@@ -187,6 +190,7 @@ impl RaftStateMachine<Types> for Applier {
             .map_err(|error| io::Error::from(StorageError::clone(&error)))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.log.set_others(self.membership.membership().nodes().count() > 1);
         self.log.set_applied(last.index + 1);
         Ok(())
     }

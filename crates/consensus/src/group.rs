@@ -103,7 +103,7 @@ impl Group {
         let applied = machine.applied().0;
         let recovered = applied.map_or(0, |position| position.index + 1);
         let log = LogStore::open(
-            id,
+            (id, host.node),
             host.disk.clone(),
             host.flusher.clone(),
             host.on_fatal.clone(),

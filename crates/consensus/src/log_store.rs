@@ -4,14 +4,16 @@
 //! entries can be read at once; the flusher completes the callback after its next sync. `save_vote` waits in the same
 //! queue. All writes of a group come from its own thread, so that they are in the log in the order that openraft gave.
 //!
-//! `purge` moves a floor and deletes nothing: partition readers read the same records, and only retention
-//! ([`Shared::trim_to`]) deletes them.
+//! `purge` moves a floor and deletes nothing: partition readers read the same records, and only [`retention`]
+//! deletes them.
+
+mod retention;
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
 use holdfast_storage::layout::{self, HardState};
@@ -22,14 +24,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::entry::{self, HEADER_BYTES};
-use crate::machine::Restored;
-use crate::position::{GroupId, LogPosition};
+use crate::position::GroupId;
 use crate::stored;
 use crate::tail::Tail;
 use crate::types::{Entry, LogId, Types, Vote};
 
 /// The most bytes that one read of several entries takes into memory; also what one append carries.
 const MAX_READ_BYTES: usize = 4 << 20;
+/// What a leader keeps in memory of applied entries for members whose append is still under way.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// The writer: one per group, on the group's thread.
 pub(crate) struct LogStore {
@@ -51,6 +54,10 @@ pub(crate) struct Shared {
     pub(crate) applied_grew: Notify,
     /// What `applied` was when the state machine was recovered: that much is in files.
     recovered: u64,
+    /// This node.
+    node: u64,
+    /// How many bytes of applied entries are kept in memory while this node leads.
+    kept_for_others: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -84,7 +91,7 @@ impl LogStore {
     /// # Errors
     /// [`StorageError::Damaged`] when they are not what was written.
     pub(crate) fn open(
-        group: GroupId,
+        (group, node): (GroupId, u64),
         disk: Arc<dyn Disk>,
         flusher: Flusher,
         on_fatal: OnFatal,
@@ -132,6 +139,8 @@ impl LogStore {
             applied: AtomicU64::new(recovered),
             applied_grew: Notify::new(),
             recovered,
+            node,
+            kept_for_others: AtomicUsize::new(0),
             state: Mutex::new(state),
         };
         Ok(Self {
@@ -174,6 +183,12 @@ impl Shared {
         error
     }
 
+    /// Whether there are members that what this node appends has to be sent to.
+    pub(crate) fn set_others(&self, others: bool) {
+        let keep = if others { KEPT_BYTES } else { 0 };
+        self.kept_for_others.store(keep, Ordering::Relaxed);
+    }
+
     /// One more than the index of the last applied entry; 0 when none is.
     pub(crate) fn applied_next(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
@@ -182,7 +197,14 @@ impl Shared {
     pub(crate) fn set_applied(&self, next: u64) {
         self.applied.store(next, Ordering::Release);
         self.applied_grew.notify_waiters();
-        self.state.lock().tail.applied(next);
+        let mut state = self.state.lock();
+        let own = state.last.is_some_and(|last| last.leader_id.node_id == self.node);
+        let keep = if own {
+            self.kept_for_others.load(Ordering::Relaxed)
+        } else {
+            0
+        };
+        state.tail.applied(next, keep);
     }
 
     /// The first index that retention has left.
@@ -265,117 +287,6 @@ impl Shared {
     fn first(&self) -> u64 {
         self.state.lock().first
     }
-
-    /// How far retention may go: not above the state machine's flushed applied index, since what lies above is replayed
-    /// after a crash. Blocks.
-    pub(crate) fn trimmable(&self) -> Result<u64, StorageError> {
-        let marker = layout::hard_key(self.group.0, HardState::Applied);
-        let flushed = match self.disk.get_flushed(Family::Raft, &marker)? {
-            Some(value) => value.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
-            None => 0,
-        };
-        let applied = self.applied_next();
-        let flushed = flushed.max(self.recovered).min(applied);
-        // For the next call: once this marker is in a file, so is the state up to it, since all families are flushed at
-        // one point and the state was written before.
-        let mut batch = WriteBatch::new();
-        batch.put(Family::Raft, &marker, &applied.to_be_bytes());
-        self.disk.write(&batch, Durability::Replayed)?;
-        Ok(flushed)
-    }
-
-    /// Moves retention's floor up to `floor`, at most [`Shared::trimmable`], below which nobody reads from now on. Blocks.
-    /// The caller waits until it is synced before [`Shared::delete_trimmed`]: a floor must not be lost when files are gone.
-    pub(crate) fn trim_to(&self, floor: u64) -> Result<Option<Trim>, StorageError> {
-        let first = self.first_retained();
-        let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
-            return Ok(None);
-        };
-        let mut trimmed = None;
-        self.scan(last, floor, |view| {
-            trimmed = Some(crate::types::log_id(view.position));
-            Ok(ControlFlow::Continue(()))
-        })?;
-        let Some(trimmed) = trimmed else { return Ok(None) };
-        let mut batch = WriteBatch::new();
-        batch.put(
-            Family::Raft,
-            &layout::hard_key(self.group.0, HardState::Trimmed),
-            &stored::encode_floor(&trimmed),
-        );
-        self.disk.write(&batch, Durability::Logged)?;
-        let mut state = self.state.lock();
-        state.trimmed = Some(trimmed);
-        state.first = state.first.max(floor);
-        Ok(Some(Trim { floor }))
-    }
-
-    /// The state machine's state has been replaced by one at `at`: so are the floors, and what the log held below. The
-    /// machine has written the floors together with the state ([`crate::put_floors`]); they are written again here for
-    /// what a machine may have left out.
-    pub(crate) fn restored(&self, at: LogPosition, restored: Restored) -> Result<(), StorageError> {
-        let mut batch = WriteBatch::new();
-        crate::carried::put_floors(&mut batch, self.group, at, restored.retained_after);
-        if restored.retained_after.is_none() {
-            let (from, to) = (
-                layout::log_key(self.group.0, 0),
-                layout::log_key(self.group.0, at.index + 1),
-            );
-            batch.delete_range(self.family, &from, &to);
-        }
-        self.disk
-            .write(&batch, Durability::Logged)
-            .map_err(|error| self.fatal(error))?;
-        let mut state = self.state.lock();
-        let floor = Some(crate::types::log_id(at));
-        state.purged = floor;
-        state.trimmed = restored.retained_after.map(crate::types::log_id).or(floor);
-        state.first = at.index + 1;
-        if state.last <= floor {
-            state.last = floor;
-            state.tail.clear();
-        }
-        Ok(())
-    }
-
-    /// Deletes everything that the disk holds of the group's log, vote and floors. Blocks.
-    pub(crate) fn destroy(&self) -> Result<(), StorageError> {
-        let mut batch = WriteBatch::new();
-        let (from, to) = (layout::log_key(self.group.0, 0), layout::log_end(self.group.0));
-        batch.delete_range(self.family, &from, &to);
-        for what in [
-            HardState::Vote,
-            HardState::Purged,
-            HardState::Trimmed,
-            HardState::Applied,
-        ] {
-            batch.delete(Family::Raft, &layout::hard_key(self.group.0, what));
-        }
-        self.disk.write(&batch, Durability::Logged)
-    }
-
-    /// The second half of [`Shared::trim_to`], once its floor is synced: deletes whole files that hold nothing above it.
-    /// Blocks.
-    pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
-        let (from, to) = (
-            layout::log_key(self.group.0, 0),
-            layout::log_key(self.group.0, trim.floor),
-        );
-        self.disk.delete_files(self.family, &from, &to)?;
-        if self.family == Family::Raft {
-            // The registry's log shares its files with votes; what is left below the floor goes with the next compaction.
-            let mut batch = WriteBatch::new();
-            batch.delete_range(self.family, &from, &to);
-            self.disk.write(&batch, Durability::Logged)?;
-        }
-        Ok(())
-    }
-}
-
-/// A floor that retention has set.
-pub(crate) struct Trim {
-    /// The first index that stays.
-    pub(crate) floor: u64,
 }
 
 impl RaftLogStorage<Types> for LogStore {

@@ -7,6 +7,8 @@
 //! Not here: who crashes when; a disk that forgets (`holdfast_storage::SimDisk`).
 
 mod link;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

@@ -1,6 +1,7 @@
-//! The newest entries of a log in memory, so that applying does not read back what was just written.
+//! The newest entries of a log in memory, so that applying and sending do not read back what was just written.
 //!
-//! Entries leave once they are applied, or when their bytes exceed the limit: then they are read from the disk.
+//! Entries leave once they are applied, or when their bytes exceed the limit: then they are read from the disk. A leader
+//! keeps some of those that are applied: one member has committed them while another's append was still under way.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -63,9 +64,9 @@ impl Tail {
         self.bytes = 0;
     }
 
-    /// Forgets entries below `next`: they are applied.
-    pub(crate) fn applied(&mut self, next: u64) {
-        while self.entries.front().is_some_and(|entry| entry.log_id.index < next) {
+    /// Forgets entries below `next`, which are applied, but for the newest of at most `keep` bytes.
+    pub(crate) fn applied(&mut self, next: u64, keep: usize) {
+        while self.bytes > keep && self.entries.front().is_some_and(|entry| entry.log_id.index < next) {
             self.pop_front();
         }
     }
@@ -138,14 +139,16 @@ mod tests {
         let some = tail.get(15..20, 450).unwrap();
         assert_eq!(some.len(), 2);
         assert_eq!(tail.get(15..20, 1).unwrap().len(), 1);
-        tail.applied(18);
+        tail.applied(18, 0);
         assert_eq!(indexes(&tail, 17..19), None);
         tail.truncate(19);
         assert_eq!(indexes(&tail, 18..19), Some(vec![18]));
         assert_eq!(indexes(&tail, 18..20), None);
         tail.push(entry(19));
         assert_eq!(tail.bytes, 400);
-        tail.applied(100);
+        tail.applied(100, 300);
+        assert_eq!((tail.bytes, indexes(&tail, 19..20)), (200, Some(vec![19])));
+        tail.applied(100, 0);
         assert_eq!((tail.bytes, indexes(&tail, 18..19)), (0, None));
     }
 

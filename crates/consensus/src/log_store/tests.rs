@@ -59,7 +59,7 @@ fn stop_the_test() -> OnFatal {
 }
 
 fn build(group: GroupId, disk: Arc<dyn Disk>, flusher: Flusher) -> (LogStore, Applier) {
-    let log = LogStore::open(group, disk, flusher, stop_the_test(), 1_000, 0).unwrap();
+    let log = LogStore::open((group, 1), disk, flusher, stop_the_test(), 1_000, 0).unwrap();
     let applier = Applier::new(
         crate::machine_cell::MachineCell::new(Box::new(Nothing::default())),
         log.shared().clone(),

@@ -1,0 +1,124 @@
+//! What leaves a group's log for good: by retention, by a snapshot that replaces it, with the group.
+
+use std::ops::ControlFlow;
+
+use holdfast_storage::layout::{self, HardState};
+use holdfast_storage::{Durability, Family, StorageError, WriteBatch};
+
+use super::Shared;
+use crate::machine::Restored;
+use crate::position::LogPosition;
+use crate::stored;
+
+/// A floor that retention has set.
+pub(crate) struct Trim {
+    /// The first index that stays.
+    pub(crate) floor: u64,
+}
+
+impl Shared {
+    /// How far retention may go: not above the state machine's flushed applied index, since what lies above is replayed
+    /// after a crash. Blocks.
+    pub(crate) fn trimmable(&self) -> Result<u64, StorageError> {
+        let marker = layout::hard_key(self.group.0, HardState::Applied);
+        let flushed = match self.disk.get_flushed(Family::Raft, &marker)? {
+            Some(value) => value.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
+            None => 0,
+        };
+        let applied = self.applied_next();
+        let flushed = flushed.max(self.recovered).min(applied);
+        // For the next call: once this marker is in a file, so is the state up to it, since all families are flushed at
+        // one point and the state was written before.
+        let mut batch = WriteBatch::new();
+        batch.put(Family::Raft, &marker, &applied.to_be_bytes());
+        self.disk.write(&batch, Durability::Replayed)?;
+        Ok(flushed)
+    }
+
+    /// Moves retention's floor up to `floor`, at most [`Shared::trimmable`], below which nobody reads from now on. Blocks.
+    /// The caller waits until it is synced before [`Shared::delete_trimmed`]: a floor must not be lost when files are gone.
+    pub(crate) fn trim_to(&self, floor: u64) -> Result<Option<Trim>, StorageError> {
+        let first = self.first_retained();
+        let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
+            return Ok(None);
+        };
+        let mut trimmed = None;
+        self.scan(last, floor, |view| {
+            trimmed = Some(crate::types::log_id(view.position));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let Some(trimmed) = trimmed else { return Ok(None) };
+        let mut batch = WriteBatch::new();
+        batch.put(
+            Family::Raft,
+            &layout::hard_key(self.group.0, HardState::Trimmed),
+            &stored::encode_floor(&trimmed),
+        );
+        self.disk.write(&batch, Durability::Logged)?;
+        let mut state = self.state.lock();
+        state.trimmed = Some(trimmed);
+        state.first = state.first.max(floor);
+        Ok(Some(Trim { floor }))
+    }
+
+    /// The state machine's state has been replaced by one at `at`: so are the floors, and what the log held below. The
+    /// machine has written the floors together with the state ([`crate::put_floors`]); they are written again here for
+    /// what a machine may have left out.
+    pub(crate) fn restored(&self, at: LogPosition, restored: Restored) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::new();
+        crate::carried::put_floors(&mut batch, self.group, at, restored.retained_after);
+        if restored.retained_after.is_none() {
+            let (from, to) = (
+                layout::log_key(self.group.0, 0),
+                layout::log_key(self.group.0, at.index + 1),
+            );
+            batch.delete_range(self.family, &from, &to);
+        }
+        self.disk
+            .write(&batch, Durability::Logged)
+            .map_err(|error| self.fatal(error))?;
+        let mut state = self.state.lock();
+        let floor = Some(crate::types::log_id(at));
+        state.purged = floor;
+        state.trimmed = restored.retained_after.map(crate::types::log_id).or(floor);
+        state.first = at.index + 1;
+        if state.last <= floor {
+            state.last = floor;
+            state.tail.clear();
+        }
+        Ok(())
+    }
+
+    /// Deletes everything that the disk holds of the group's log, vote and floors. Blocks.
+    pub(crate) fn destroy(&self) -> Result<(), StorageError> {
+        let mut batch = WriteBatch::new();
+        let (from, to) = (layout::log_key(self.group.0, 0), layout::log_end(self.group.0));
+        batch.delete_range(self.family, &from, &to);
+        for what in [
+            HardState::Vote,
+            HardState::Purged,
+            HardState::Trimmed,
+            HardState::Applied,
+        ] {
+            batch.delete(Family::Raft, &layout::hard_key(self.group.0, what));
+        }
+        self.disk.write(&batch, Durability::Logged)
+    }
+
+    /// The second half of [`Shared::trim_to`], once its floor is synced: deletes whole files that hold nothing above it.
+    /// Blocks.
+    pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
+        let (from, to) = (
+            layout::log_key(self.group.0, 0),
+            layout::log_key(self.group.0, trim.floor),
+        );
+        self.disk.delete_files(self.family, &from, &to)?;
+        if self.family == Family::Raft {
+            // The registry's log shares its files with votes; what is left below the floor goes with the next compaction.
+            let mut batch = WriteBatch::new();
+            batch.delete_range(self.family, &from, &to);
+            self.disk.write(&batch, Durability::Logged)?;
+        }
+        Ok(())
+    }
+}
