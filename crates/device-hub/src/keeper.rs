@@ -98,7 +98,8 @@ impl DeviceHub {
         for partition in self.parts.partitions.count().iter() {
             let (link, sessions) = {
                 let state = self.local.state(partition);
-                (state.open_link(), state.live.len() as u64)
+                let asked = state.pending.values().filter(|closed| !**closed).count();
+                (state.open_link(), (state.live.len() + asked) as u64)
             };
             match link {
                 Some(link)
@@ -154,7 +155,7 @@ impl DeviceHub {
     }
 
     /// Whether a quorum confirms that this node owns the partition in `term`.
-    async fn confirm_own(&self, partition: PartitionId, term: u64) -> bool {
+    pub(crate) async fn confirm_own(&self, partition: PartitionId, term: u64) -> bool {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };

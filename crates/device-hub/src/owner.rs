@@ -23,7 +23,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
+use crate::sessions::{Address, Caller, Facts, NotHere, SessionNumber};
 
 pub(crate) use reign::{Displaced, Reign, Row};
 
@@ -256,17 +256,10 @@ impl Owners {
         self.moved(partition);
     }
 
-    /// When sessions of a gateway can no longer act, unless it renews its link until then.
-    pub(crate) fn lapses(&self, partition: PartitionId, term: u64, gateway: u64) -> Option<Instant> {
-        let reign = self.reign(partition, term).ok()?;
-        reign.links.get(&gateway).map(|link| link.heard + LINK_LEASE)
-    }
-
-    /// Refuses what comes over the link of a gateway that could not close a session.
-    pub(crate) fn break_link(&self, partition: PartitionId, term: u64, gateway: u64) {
-        if let Ok(mut reign) = self.reign(partition, term) {
-            reign.break_link(gateway);
-        }
+    /// Refuses what comes over the link of a gateway that could not close a session, until it has handed in its sessions
+    /// again. Gives the time until which it may still act over the link as it was.
+    pub(crate) fn break_link(&self, partition: PartitionId, term: u64, gateway: u64) -> Option<Instant> {
+        self.reign(partition, term).ok()?.break_link(gateway)
     }
 
     /// Whether a batch of a gateway's stream may be appended: only over an open link (foundations 1).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::{IdentityId, PartitionId};
-use holdfast_registry::RegistryEvent;
+use holdfast_registry::{ChangeKind, RegistryEvent};
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::mailbox::Message;
 use crate::owner::{Displaced, Row};
 use crate::session::CloseReason;
 use crate::sessions::Facts;
+use crate::takeover::Closed;
 
 /// How long a gateway may take to close what its own replica tells it.
 const GATEWAYS_FIRST: Duration = Duration::from_secs(1);
@@ -56,6 +57,8 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
             }
         };
         let identity = match event {
+            // Nobody is connected as what did not exist.
+            Some(RegistryEvent::Identity { change, .. }) if change.kind == ChangeKind::Created => continue,
             Some(RegistryEvent::Identity { change, .. }) => {
                 let partition = hub.partition_of(&change.id);
                 for live in hub.local.of_device(partition, &change.id) {
@@ -119,7 +122,7 @@ fn close_there(hub: &Arc<DeviceHub>, partition: PartitionId, term: u64, row: Row
             facts: row.facts,
             address: row.address,
         };
-        if !hub.close_there(partition, term, &session, CloseReason::Revoked).await {
+        if hub.close_there(partition, &session, CloseReason::Revoked).await == Closed::Silent {
             hub.owners.break_link(partition, term, session.address.gateway);
         }
     });

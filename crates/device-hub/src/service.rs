@@ -51,7 +51,7 @@ impl Asked {
     async fn answer(self, target: u32, request: Option<Request>) -> Result<Answer, CallError> {
         let request = request.ok_or_else(|| refused("a request that this version does not know; update this node"))?;
         Ok(match request {
-            Request::Sync(sync) => self.sync(self.partition(target)?, &sync)?,
+            Request::Sync(sync) => self.sync(self.partition(target)?, &sync).await?,
             Request::Changes(changes) => self.changes(self.partition(target)?, &changes)?,
             Request::Settle(settle) => self.settle(self.partition(target)?, &settle).await?,
             Request::KeepAlive(keep_alive) => self.keep_alive(&keep_alive)?,
@@ -98,7 +98,7 @@ impl Asked {
         }
     }
 
-    fn sync(&self, partition: PartitionId, sync: &proto::SessionSync) -> Result<Answer, CallError> {
+    async fn sync(&self, partition: PartitionId, sync: &proto::SessionSync) -> Result<Answer, CallError> {
         wire::check_count(sync.items.len())?;
         let mut items = Vec::with_capacity(sync.items.len());
         let mut lost = Vec::new();
@@ -135,11 +135,12 @@ impl Asked {
                 .map(|key| proto::SessionLost { key, revoked: false }),
         );
         self.hub.close_losers(partition, sync.term, synced.displaced);
-        let granted = if sync.last {
-            self.hub.owners.grant(partition, sync.term)
-        } else {
-            Duration::ZERO
-        };
+        let mut granted = self.hub.owners.grant(partition, sync.term);
+        if sync.last && granted.is_zero() {
+            // The first that this node hears of its reign may be a gateway.
+            self.hub.confirm_own(partition, sync.term).await;
+            granted = self.hub.owners.grant(partition, sync.term);
+        }
         Ok(Answer::Sync(proto::SessionSyncAnswer {
             lost,
             granted_ms: millis(granted),
@@ -224,7 +225,8 @@ impl Asked {
                 .hub
                 .owners
                 .renew(partition, link.term, self.caller(link.link), link.sessions);
-            granted_ms.push(granted.map_or(0, millis));
+            // 0 would say that the link is lost.
+            granted_ms.push(granted.map_or(0, |granted| millis(granted).max(1)));
         }
         Ok(Answer::KeepAlive(proto::SessionKeepAliveAnswer { granted_ms }))
     }

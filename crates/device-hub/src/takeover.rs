@@ -23,13 +23,27 @@ use crate::sessions::Address;
 use crate::wire;
 
 /// How long a new session waits for what the older one has sent to be decided.
-pub(crate) const TAKEOVER_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const TAKEOVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two calls to a gateway that does not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a gateway may take to answer beyond the time that it is told to wait.
-const CALL_MARGIN: Duration = Duration::from_millis(500);
+const CALL_MARGIN: Duration = Duration::from_millis(250);
+
+/// How long a gateway is called that cannot be reached.
+const SILENCE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a gateway says of a session that it is to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// Nothing of it is under way any more.
+    Drained,
+    /// It is closed; what it has sent is not all decided, and will not be proposed again.
+    Undecided,
+    /// The gateway did not answer.
+    Silent,
+}
 
 impl DeviceHub {
     /// Sees to it that the session at `address` may begin: those that it displaces are closed.
@@ -76,70 +90,38 @@ impl DeviceHub {
             }
             return;
         }
-        if !self
-            .close_there(partition, term, displaced, CloseReason::TakenOver)
-            .await
-        {
-            tracing::info!(
-                %identity, gateway = address.gateway, partition = partition.0,
-                "took over a session whose gateway does not answer"
-            );
-            self.owners.break_link(partition, term, address.gateway);
+        let closed = self.close_there(partition, displaced, CloseReason::TakenOver).await;
+        if closed == Closed::Drained {
+            return;
+        }
+        tracing::info!(
+            %identity, gateway = address.gateway, partition = partition.0, ?closed,
+            "took over a session whose gateway does not answer or does not come to an end"
+        );
+        // Nothing over the link as it is counts from now on.
+        let acts_until = self.owners.break_link(partition, term, address.gateway);
+        if let (Closed::Silent, Some(until)) = (closed, acts_until) {
+            tokio::time::sleep_until(until).await;
         }
     }
 
-    /// Asks another gateway to close a session. `false` when it could not be asked until it can no longer act, or has
-    /// not decided in time.
-    pub(crate) async fn close_there(
-        &self,
-        partition: PartitionId,
-        term: u64,
-        displaced: &Displaced,
-        reason: CloseReason,
-    ) -> bool {
-        let address = displaced.address;
-        let request = || {
-            Request::Close(proto::SessionClose {
+    /// Asks another gateway to close a session.
+    pub(crate) async fn close_there(&self, partition: PartitionId, session: &Displaced, reason: CloseReason) -> Closed {
+        let address = session.address;
+        let give_up = Instant::now() + SILENCE_PATIENCE;
+        loop {
+            let request = Request::Close(proto::SessionClose {
                 gateway_life: address.life,
-                session: Some(wire::ended(&displaced.facts.identity, address.key)),
+                session: Some(wire::ended(&session.facts.identity, address.key)),
                 revoked: reason == CloseReason::Revoked,
                 wait_ms: u32::try_from(TAKEOVER_PATIENCE.as_millis()).unwrap_or(u32::MAX),
-            })
-        };
-        loop {
+            });
             let patience = TAKEOVER_PATIENCE + CALL_MARGIN;
-            // A link that is renewed moves the end on; one that is not is waited for.
-            let lapses = self.owners.lapses(partition, term, address.gateway);
-            let lapsed = async {
-                match lapses {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => {}
-                }
-            };
-            let asked = self.ask(address.gateway, partition.0, request(), patience);
-            let still_renewed = || {
-                let at = self.owners.lapses(partition, term, address.gateway);
-                at.is_some_and(|at| at > Instant::now())
-            };
-            tokio::pin!(asked, lapsed);
-            let answer = loop {
-                tokio::select! {
-                    biased;
-                    answer = &mut asked => break Some(answer),
-                    () = &mut lapsed => {
-                        if !still_renewed() {
-                            break None;
-                        }
-                        // It is alive, only slow to decide: the call's own patience ends the wait.
-                        break Some(asked.await);
-                    }
-                }
-            };
-            match answer {
-                Some(Ok(Answer::Close(closed))) => return closed.drained,
-                None => return false,
-                Some(_) if !still_renewed() => return false,
-                Some(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            match self.ask(address.gateway, partition.0, request, patience).await {
+                Ok(Answer::Close(closed)) if closed.drained => return Closed::Drained,
+                Ok(Answer::Close(_)) => return Closed::Undecided,
+                Ok(_) | Err(_) if Instant::now() >= give_up => return Closed::Silent,
+                Ok(_) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
     }

@@ -4,6 +4,8 @@
 
 #[path = "cluster/common.rs"]
 mod common;
+#[path = "cluster/course.rs"]
+mod course;
 
 use std::time::Duration;
 
@@ -345,4 +347,39 @@ fn a_drain_closes_sessions_at_its_rate() {
         });
         assert!(began.elapsed() >= Duration::from_millis(1800), "{:?}", began.elapsed());
     });
+}
+
+#[test]
+fn a_device_moves_while_one_direction_between_its_gateway_and_the_owner_is_cut() {
+    simulate(async {
+        let cluster = Cluster::start(12).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        for (from, to) in [(1, 2), (2, 1)] {
+            let old = cluster.connect(2, 0, "d").await.unwrap();
+            cluster.network.cut_one_way(from, to);
+            let asked = Instant::now();
+            let new = cluster.connect(3, 0, "d").await;
+            assert!(new.is_ok(), "{new:?} after {:?}", asked.elapsed());
+            assert!(asked.elapsed() < 5 * SECOND, "{:?}", asked.elapsed());
+            cluster.network.heal_all();
+            assert_eq!(old.until_closed().await, CloseReason::TakenOver);
+            cluster.settled().await;
+            new.unwrap().disconnect();
+            tokio::time::sleep(SECOND).await;
+        }
+    });
+}
+
+/// `HOLDFAST_SEEDS=n` runs more courses, `HOLDFAST_SEED=n` one of them.
+#[test]
+fn devices_that_roam_through_random_faults_keep_their_order() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("HOLDFAST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 100..100 + number("HOLDFAST_SEEDS").unwrap_or(3),
+    };
+    for seed in seeds {
+        simulate(course::run(seed));
+    }
 }

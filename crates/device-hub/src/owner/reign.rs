@@ -17,7 +17,7 @@ const MAX_DISPLACED: usize = 8;
 const COUNTER_BITS: u32 = 40;
 
 /// So many keep-alives in a row may name another number of sessions than is known here, while neither changes.
-const MAX_MISMATCHES: u8 = 4;
+const MAX_MISMATCHES: u8 = 8;
 
 /// A session that a newer one has pushed out.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub(crate) struct Reign {
     /// When a quorum last confirmed it; `None` = nobody else can own the partition.
     pub(crate) confirmed: Option<Instant>,
     pub(crate) rows: Rows,
+    /// Sessions that are being closed for one that has been given up since: the next one waits for them too.
+    leaving: HashMap<IdentityId, (Address, Box<[Displaced]>)>,
     pub(crate) links: HashMap<u64, Link>,
     counter: u64,
     /// Rows of devices, modules not counted.
@@ -79,6 +81,7 @@ impl Reign {
             // Nothing is granted before it is confirmed.
             confirmed: Some(now.checked_sub(LINK_LEASE).unwrap_or(now)),
             rows: HashMap::new(),
+            leaving: HashMap::new(),
             links: HashMap::new(),
             counter: life << COUNTER_BITS,
             devices: 0,
@@ -138,12 +141,15 @@ impl Reign {
         }
     }
 
-    pub(super) fn break_link(&mut self, gateway: u64) {
-        if let Some(link) = self.links.get_mut(&gateway) {
+    /// Gives the time at which the last grant over the link has ended.
+    pub(super) fn break_link(&mut self, gateway: u64) -> Option<Instant> {
+        let link = self.links.get_mut(&gateway)?;
+        if link.open {
             link.open = false;
             // Whatever number the gateway knows, it is not this one.
             link.id = link.id.saturating_add(1);
         }
+        Some(link.heard + LINK_LEASE)
     }
 
     /// The reign has settled when all members are linked, or when whoever is not can no longer act.
@@ -161,7 +167,8 @@ impl Reign {
             life: caller.life,
             key,
         };
-        let mut displaced = Vec::new();
+        let leaving = self.leaving.get(&facts.identity);
+        let mut displaced: Vec<Displaced> = leaving.into_iter().flat_map(|(_, left)| left.iter().cloned()).collect();
         if let Some(row) = self.rows.get(&facts.identity) {
             if row.address == address {
                 let number = row.number;
@@ -179,6 +186,7 @@ impl Reign {
                 return Err(NotHere::Busy);
             }
         }
+        self.leaving.remove(&facts.identity);
         self.counter += 1;
         let number = SessionNumber {
             term: self.term,
@@ -249,7 +257,9 @@ impl Reign {
         if self.rows.get(identity).is_none_or(|row| row.address != address) {
             return false;
         }
-        self.rows.remove(identity);
+        if let Some(row) = self.rows.remove(identity) {
+            self.leave(row);
+        }
         if self.rows.is_empty() {
             self.rows.shrink_to_fit();
         }
@@ -258,10 +268,28 @@ impl Reign {
         true
     }
 
+    /// Keeps what a row that is gone was waiting for.
+    fn leave(&mut self, row: Row) {
+        if let Some(after) = row.after {
+            self.leaving.insert(row.facts.identity.clone(), (row.address, after));
+        }
+    }
+
     /// Removes rows of gateways whose counts are set anew afterwards, or that are forgotten.
     fn drop_rows(&mut self, is_over: impl Fn(&Row) -> bool) -> Vec<IdentityId> {
-        let over = self.rows.extract_if(|_, row| is_over(row));
-        let over: Vec<IdentityId> = over.map(|(identity, _)| identity).collect();
+        let over: Vec<Row> = self
+            .rows
+            .extract_if(|_, row| is_over(row))
+            .map(|(_, row)| row)
+            .collect();
+        let over: Vec<IdentityId> = over
+            .into_iter()
+            .map(|row| {
+                let identity = row.facts.identity.clone();
+                self.leave(row);
+                identity
+            })
+            .collect();
         self.devices -= over.iter().filter(|identity| identity.module.is_none()).count() as u64;
         over
     }
@@ -284,6 +312,13 @@ impl Reign {
     }
 
     pub(super) fn clear_way(&mut self, identity: &IdentityId, address: Address) {
+        if self
+            .leaving
+            .get(identity)
+            .is_some_and(|(for_whom, _)| *for_whom == address)
+        {
+            self.leaving.remove(identity);
+        }
         if let Some(row) = self.rows.get_mut(identity)
             && row.address == address
         {

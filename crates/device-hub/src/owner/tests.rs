@@ -171,11 +171,11 @@ async fn a_gateway_that_counts_otherwise_for_long_begins_anew() {
     let mut reign = reign(5, &[a]);
     enter(&mut reign, a, &facts("d"), 1);
     assert!(reign.compare(a, 1).is_ok());
-    for _ in 0..3 {
+    for _ in 0..7 {
         assert!(reign.compare(a, 0).is_ok(), "it may be on its way");
     }
     assert!(reign.compare(a, 1).is_ok());
-    for _ in 0..3 {
+    for _ in 0..7 {
         assert!(reign.compare(a, 0).is_ok());
     }
     assert_eq!(reign.compare(a, 0), Err(NotHere::LinkLost));
@@ -201,4 +201,24 @@ async fn silent_gateways_are_forgotten_and_grants_end_with_the_quorum() {
     assert_eq!((reign.rows.len(), reign.devices), (1, 1));
     reign.confirmed(None);
     assert_eq!(reign.grant(), LINK_LEASE, "nobody else can own it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_one_that_was_given_up_waits_for_what_that_one_waited_for() {
+    let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
+    let mut reign = reign(5, &[a, b]);
+    let device = facts("d");
+    enter(&mut reign, a, &device, 1);
+    assert_eq!(enter(&mut reign, b, &device, 2).1, 1);
+    // The connection of the second one goes before the first one is closed.
+    assert!(reign.remove(&device.identity, address(b, 2)));
+    assert_eq!((reign.rows.len(), reign.devices), (0, 0));
+    assert_eq!(enter(&mut reign, b, &device, 3).1, 1, "the first one may still act");
+    assert!(reign.remove(&device.identity, address(b, 3)));
+    // Somebody has seen to it meanwhile.
+    reign.clear_way(&device.identity, address(b, 2));
+    assert_eq!(enter(&mut reign, b, &device, 4).1, 1, "but not for the last one");
+    assert!(reign.remove(&device.identity, address(b, 4)));
+    reign.clear_way(&device.identity, address(b, 4));
+    assert!(matches!(reign.attach(b, &device, 5), Ok(Entered::Ready(_))));
 }

@@ -374,7 +374,9 @@ impl Client {
         self.closed().unwrap()
     }
 
+    /// The device goes; whatever comes for it then, nobody sees it.
     pub(crate) fn disconnect(&mut self) {
+        self.peer.close(CloseReason::Stopping);
         if let Some(session) = self.session.take() {
             self.core.disconnect(&session);
         }
