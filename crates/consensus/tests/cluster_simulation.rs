@@ -283,16 +283,21 @@ fn run(seed: u64) -> Result<Course, String> {
         .map_err(|error| format!("seed {seed}: {error}"))
 }
 
+#[expect(clippy::disallowed_methods, reason = "how many seeds is the caller's choice")]
+fn seeds() -> u64 {
+    std::env::var("HOLDFAST_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
+}
+
 #[test]
 fn what_was_acknowledged_is_applied_once_and_in_one_order() {
-    let mut acknowledged = 0;
-    let seeds = std::env::var("HOLDFAST_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
-    for seed in 0..seeds {
-        match run(seed) {
-            Ok(course) => acknowledged += course.acknowledged,
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let seeds = seeds();
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let some = |first| move || (first..seeds).step_by(threads as usize).map(run).collect::<Vec<_>>();
+    let running: Vec<_> = (0..threads).map(|first| std::thread::spawn(some(first))).collect();
+    let courses = running.into_iter().flat_map(|thread| thread.join().unwrap());
+    let acknowledged: usize = courses
+        .map(|course| course.unwrap_or_else(|error| panic!("{error}")).acknowledged)
+        .sum();
     assert!(
         acknowledged > 50 * seeds as usize,
         "too little happened: {acknowledged}"

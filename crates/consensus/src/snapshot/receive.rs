@@ -36,7 +36,7 @@ impl Receiving {
         let mut current = self.current.lock();
         if let Some((of, ended)) = &*current
             && !ended.is_closed()
-            && !(vote >= *of)
+            && *of > vote
         {
             return Err(refused("a newer leader sends a snapshot"));
         }
