@@ -425,6 +425,14 @@ async fn an_older_replica_keeps_its_begin_and_its_later_entries_do_not_survive_b
     assert_eq!(copy.events().await, expected);
 }
 
+/// Seconds of CPU that this process has used.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    // User and system time, in hundredths.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
 /// Megabytes per second of a snapshot of `HOLDFAST_SNAPSHOT_MIB` MiB of log, from one database to another.
 #[tokio::test]
 #[ignore = "a measurement"]
@@ -458,15 +466,19 @@ async fn measure_a_snapshot() {
     let megabytes = status.retained_bytes as f64 / 1e6;
     let rate = |begun: std::time::Instant| megabytes / begun.elapsed().as_secs_f64();
 
-    let begun = std::time::Instant::now();
+    let (begun, cpu) = (std::time::Instant::now(), cpu_seconds());
     let mut source = node.snapshot();
     while (source.next_chunk)().unwrap().is_some() {}
-    println!("export alone: {megabytes:.0} MB at {:.0} MB/s", rate(begun));
+    println!(
+        "export alone: {megabytes:.0} MB at {:.0} MB/s, {:.2} s of CPU",
+        rate(begun),
+        cpu_seconds() - cpu
+    );
     drop(source);
 
     let to = open("b");
     let mut machine = machine(to.clone());
-    let begun = std::time::Instant::now();
+    let (begun, cpu) = (std::time::Instant::now(), cpu_seconds());
     let mut source = node.snapshot();
     let mut sink = machine.receive().unwrap();
     while let Some(chunk) = (source.next_chunk)().unwrap() {
@@ -481,8 +493,13 @@ async fn measure_a_snapshot() {
         .restore(source.position, source.membership.clone(), sealed)
         .unwrap();
     println!("install: {:.2} s", installing.elapsed().as_secs_f64());
-    println!("all, on one core: {:.0} MB/s", rate(begun));
+    println!(
+        "all, on one core: {:.0} MB/s, {:.2} s of CPU",
+        rate(begun),
+        cpu_seconds() - cpu
+    );
     drop(machine);
+    keep_vote(&*node.host.disk, &*to);
     let copy = Node::start_with(to, &defaults, false).await;
     assert_eq!(copy.partition.status(), status);
 }
