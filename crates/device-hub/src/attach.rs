@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::DeviceHub;
 use crate::local::{Attach, Attached, Link, Live, State};
-use crate::owner::{Entered, Standing};
+use crate::mailbox::Message;
+use crate::owner::{Displaced, Entered, Standing};
 use crate::session::CloseReason;
 use crate::sessions::{Address, Caller, Facts, NotHere, SessionNumber};
 use crate::wire;
@@ -29,6 +30,9 @@ const CALL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long one question waits for the end of an older session.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Sessions that may follow each other on one core before one of them waits for the others to be decided.
+const MAX_BEFORE: usize = 8;
 
 /// Between two questions over the same link.
 const AGAIN_PAUSE: Duration = Duration::from_millis(20);
@@ -89,13 +93,16 @@ impl DeviceHub {
         let entered = self
             .owners
             .attach(partition, link.owner.term, self.caller(link.id), facts, key);
-        let (number, older) = match entered {
+        let mut before = None;
+        let (number, older): (SessionNumber, Vec<u64>) = match entered {
             Ok(Entered::Ready(number)) => (number, Vec::new()),
             Ok(Entered::TakesOver(number, displaced)) => {
-                let on_this_core = displaced.iter().all(|displaced| {
-                    let live = state.live.get(&facts.identity);
-                    live.is_some_and(|live| live.core == core && self.address(live.key) == displaced.address)
+                let older = state.live.get(&facts.identity);
+                let on_this_core = older.is_some_and(|older| {
+                    let is_it = |displaced: &Displaced| displaced.address == self.address(older.key);
+                    older.core == core && displaced.iter().all(is_it) && older.keys().count() <= MAX_BEFORE
                 });
+                before = older.map(|older| older.keys().collect::<Box<[u64]>>());
                 let address = self.address(key);
                 if !on_this_core || displaced.is_empty() {
                     state.pending.insert(key, false);
@@ -123,10 +130,14 @@ impl DeviceHub {
             }
             Ok(Entered::Settling(_)) | Err(_) => return Now::Later,
         };
-        state
-            .live
-            .insert(facts.identity.clone(), live(facts, key, core, number));
+        let replaced = state.insert(Live {
+            before,
+            ..live(facts, key, core, number)
+        });
         drop(state);
+        if let Some(replaced) = replaced.filter(|replaced| !older.contains(&replaced.key)) {
+            self.forget_older(partition, &replaced);
+        }
         if !self.may_go_on(facts) {
             // Changed since it was looked at; the next look says how.
             self.detach(partition, facts, key);
@@ -188,23 +199,25 @@ impl DeviceHub {
                 continue;
             }
             state.pending.remove(&key);
-            let older = state
-                .live
-                .insert(facts.identity.clone(), live(facts, key, core, number));
+            let older = state.insert(live(facts, key, core, number));
             drop(state);
             if let Some(older) = older {
-                // The owner closes older sessions before a newer one begins; this one was not known to it.
-                self.mailbox(older.core).put(crate::mailbox::Message::Forget {
-                    key: older.key,
-                    partition,
-                });
-                self.metrics.closed(CloseReason::TakenOver);
+                self.forget_older(partition, &older);
             }
             if !self.may_go_on(facts) {
                 return Err(NotAttached::Revoked);
             }
             return Ok(number);
         }
+    }
+
+    /// The owner closes older sessions before a newer one begins; this one was not known to it.
+    fn forget_older(&self, partition: PartitionId, older: &Live) {
+        let mailbox = self.mailbox(older.core);
+        for key in older.keys() {
+            mailbox.put(Message::Forget { key, partition });
+        }
+        self.metrics.closed(CloseReason::TakenOver);
     }
 
     fn is_current(&self, partition: PartitionId, link: Link) -> bool {
@@ -225,12 +238,8 @@ impl DeviceHub {
     pub(crate) fn detach(self: &Arc<Self>, partition: PartitionId, facts: &Arc<Facts>, key: u64) {
         {
             let mut state = self.local.state(partition);
-            if state.live.get(&facts.identity).is_none_or(|live| live.key != key) {
+            if state.remove(&facts.identity, key).is_none() {
                 return;
-            }
-            state.live.remove(&facts.identity);
-            if state.live.is_empty() {
-                state.live.shrink_to_fit();
             }
         }
         self.tell_ended(partition, facts, key);
@@ -442,6 +451,7 @@ fn live(facts: &Arc<Facts>, key: u64, core: u16, number: SessionNumber) -> Live 
         key,
         core,
         number,
+        before: None,
     }
 }
 

@@ -223,6 +223,7 @@ impl Core {
             Message::Retry { partition } => self.propose_again(partition),
             Message::Opened { partition } => self.opened(partition),
             Message::Close {
+                facts,
                 key,
                 partition,
                 reason,
@@ -232,9 +233,11 @@ impl Core {
                 if let Some(target) = target {
                     close(&target, reason);
                 }
+                if reason == CloseReason::TakenOver {
+                    self.when_drained(partition, Done::Detach(facts, key));
+                }
                 if let Some(drained) = drained {
-                    // What is given back is dropped, and so told.
-                    let _told = self.lane(partition, |lane| lane.when_drained(Done::Tell(drained)));
+                    self.when_drained(partition, Done::Tell(drained));
                 }
             }
             Message::Forget { key, partition } => self.forget(key, partition),
@@ -249,6 +252,21 @@ impl Core {
         let result = work(lane);
         self.bytes.set(self.bytes.get() + lane.bytes() - before);
         result
+    }
+
+    /// Does something once everything that is in the lane now has been decided.
+    fn when_drained(&self, partition: PartitionId, done: Done) {
+        if let Some(done) = self.lane(partition, |lane| lane.when_drained(done)) {
+            self.finish(partition, done);
+        }
+    }
+
+    fn finish(&self, partition: PartitionId, done: Done) {
+        match done {
+            // Its drop is the message.
+            Done::Tell(_) => {}
+            Done::Detach(facts, key) => self.hub.detach(partition, &facts, key),
+        }
     }
 
     /// Whether sessions of the partition may act now: the owner knows them, and has been heard of lately.
@@ -275,10 +293,7 @@ impl Core {
         let told = settle(sent, Outcome::Committed);
         self.hub.metrics.acknowledged.increment(told);
         for done in done {
-            match done {
-                Done::Tell(_) => {}
-                Done::Detach(facts, key) => self.hub.detach(partition, &facts, key),
-            }
+            self.finish(partition, done);
         }
         self.look_for_waiting(partition);
         self.wake_waiting();
@@ -429,11 +444,8 @@ impl Core {
     /// Ends a session: what it has sent is still decided, and then its row is removed.
     pub fn disconnect(&self, session: &Session) {
         self.targets.borrow_mut().remove(&session.key);
-        let ended = Done::Detach(Arc::clone(&session.facts), session.key);
         // A session that follows waits for what this one has sent, as long as it is in the table.
-        if let Some(Done::Detach(facts, key)) = self.lane(session.partition, |lane| lane.when_drained(ended)) {
-            self.hub.detach(session.partition, &facts, key);
-        }
+        self.when_drained(session.partition, Done::Detach(Arc::clone(&session.facts), session.key));
     }
 
     /// Closes all sessions of this core, for example when the node drains.

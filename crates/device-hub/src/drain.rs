@@ -32,7 +32,7 @@ impl DeviceHub {
                     if due > Instant::now() + PORTION_EVERY {
                         tokio::time::sleep_until(due).await;
                     }
-                    self.tell_core(live.core, Message::close(live.key, partition, reason, None), reason);
+                    self.tell_core(live.core, Message::close(&live, partition, reason, None), reason);
                     closed += 1;
                 }
             }

@@ -98,8 +98,7 @@ impl DeviceHub {
         for partition in self.parts.partitions.count().iter() {
             let (link, sessions) = {
                 let state = self.local.state(partition);
-                let asked = state.pending.values().filter(|closed| !**closed).count();
-                (state.open_link(), (state.live.len() + asked) as u64)
+                (state.open_link(), state.known())
             };
             match link {
                 Some(link)
@@ -349,24 +348,24 @@ impl DeviceHub {
 
     /// A session of this node is over, as its owner says: a newer one has begun, or its identity has changed.
     fn lose(&self, partition: PartitionId, live: &Live, revoked: bool) {
+        if self
+            .local
+            .state(partition)
+            .remove(&live.facts.identity, live.key)
+            .is_none()
         {
-            let mut state = self.local.state(partition);
-            let row = state.live.get(&live.facts.identity);
-            if row.is_none_or(|row| row.key != live.key) {
-                return;
-            }
-            state.live.remove(&live.facts.identity);
+            return;
         }
-        let (key, reason) = match revoked {
-            true => (live.key, CloseReason::Revoked),
-            false => (live.key, CloseReason::TakenOver),
+        let reason = match revoked {
+            true => CloseReason::Revoked,
+            false => CloseReason::TakenOver,
         };
         self.metrics.closed(reason);
         let mailbox = self.mailbox(live.core);
-        if revoked {
-            mailbox.put(Message::close(key, partition, reason, None));
+        mailbox.put(Message::close(live, partition, reason, None));
+        for key in live.keys() {
+            mailbox.put(Message::Forget { key, partition });
         }
-        mailbox.put(Message::Forget { key, partition });
     }
 
     /// Closes sessions that have lost against others which gateways have handed in.

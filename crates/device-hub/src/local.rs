@@ -8,7 +8,7 @@
 //! "close" finds it. Lock order: a partition here, then the same partition at the owner ([`crate::owner`]).
 //! Not here: calls to other nodes (`attach`, `keeper`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,6 +33,15 @@ pub(crate) struct Live {
     pub(crate) key: u64,
     pub(crate) core: u16,
     pub(crate) number: SessionNumber,
+    /// Older sessions of the identity that it has taken over on its core, whose records may still be before its own.
+    pub(crate) before: Option<Box<[u64]>>,
+}
+
+impl Live {
+    /// Its key and those of the sessions before it: all whose records go when it does.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = u64> {
+        self.before.iter().flatten().copied().chain([self.key])
+    }
 }
 
 /// A link with an owner.
@@ -78,6 +87,9 @@ pub(crate) struct Outbox {
 pub(crate) struct State {
     pub(crate) link: Option<Link>,
     pub(crate) live: HashMap<IdentityId, Live>,
+    /// Those of them that a newer session elsewhere has closed, and that have not been decided to the end: the next owner
+    /// must know of them.
+    pub(crate) closing: HashSet<u64>,
     /// Sessions that the owner is being asked for; `true` when it has been closed meanwhile.
     pub(crate) pending: HashMap<u64, bool>,
     pub(crate) outbox: Outbox,
@@ -89,7 +101,33 @@ impl State {
         self.link.filter(|link| link.open)
     }
 
-    /// Notes that the owner is to forget a session; gives the owner on this node if it is that.
+    /// A session begins; gives an older one that was not known to be over.
+    pub(crate) fn insert(&mut self, live: Live) -> Option<Live> {
+        let older = self.live.insert(live.facts.identity.clone(), live)?;
+        self.closing.remove(&older.key);
+        Some(older)
+    }
+
+    /// A session is over. `None` when it is not there any more.
+    pub(crate) fn remove(&mut self, identity: &IdentityId, key: u64) -> Option<Live> {
+        if self.live.get(identity)?.key != key {
+            return None;
+        }
+        self.closing.remove(&key);
+        let removed = self.live.remove(identity);
+        if self.live.is_empty() {
+            self.live.shrink_to_fit();
+        }
+        removed
+    }
+
+    /// How many sessions the owner should know of.
+    pub(crate) fn known(&self) -> u64 {
+        let asked = self.pending.values().filter(|closed| !**closed).count();
+        (self.live.len() - self.closing.len() + asked) as u64
+    }
+
+    /// Notes that the owner is to forget a session.
     pub(crate) fn detach(&mut self, facts: &Arc<Facts>, key: u64) {
         if self.link.is_none() {
             // The next link begins with all that is left.

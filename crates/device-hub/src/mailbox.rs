@@ -9,7 +9,9 @@ use holdfast_model::PartitionId;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::local::Live;
 use crate::session::CloseReason;
+use crate::sessions::Facts;
 
 /// A message to a core.
 pub(crate) enum Message {
@@ -21,6 +23,7 @@ pub(crate) enum Message {
     Opened { partition: PartitionId },
     /// Close a session; `drained` is dropped once all that it sent before has been decided.
     Close {
+        facts: Arc<Facts>,
         key: u64,
         partition: PartitionId,
         reason: CloseReason,
@@ -32,13 +35,14 @@ pub(crate) enum Message {
 
 impl Message {
     pub(crate) fn close(
-        key: u64,
+        live: &Live,
         partition: PartitionId,
         reason: CloseReason,
         drained: Option<oneshot::Sender<()>>,
     ) -> Self {
         Self::Close {
-            key,
+            facts: Arc::clone(&live.facts),
+            key: live.key,
             partition,
             reason,
             drained,

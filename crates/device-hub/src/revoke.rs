@@ -96,7 +96,7 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
 fn check(hub: &DeviceHub, partition: PartitionId, live: &Live) {
     if !hub.may_go_on(&live.facts) {
         let reason = CloseReason::Revoked;
-        hub.tell_core(live.core, Message::close(live.key, partition, reason, None), reason);
+        hub.tell_core(live.core, Message::close(live, partition, reason, None), reason);
     }
 }
 

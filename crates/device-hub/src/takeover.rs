@@ -137,30 +137,37 @@ impl DeviceHub {
         patience: Duration,
     ) -> bool {
         let (drained, has_drained) = oneshot::channel();
-        let core = {
+        let live = {
             let mut state = self.local.state(partition);
             if let Some(closed) = state.pending.get_mut(&key) {
                 // It has not begun, and will not.
                 *closed = true;
                 return true;
             }
-            let Some(live) = state.live.get(identity).filter(|live| live.key == key) else {
+            let Some(live) = state.live.get(identity).filter(|live| live.key == key).cloned() else {
                 return true;
             };
-            let core = live.core;
+            // It stays in the table until all is decided: an owner that comes meanwhile must know of it.
             if reason == CloseReason::TakenOver {
-                state.live.remove(identity);
+                state.closing.insert(key);
             }
-            core
+            live
         };
-        self.tell_core(core, Message::close(key, partition, reason, Some(drained)), reason);
+        self.tell_core(
+            live.core,
+            Message::close(&live, partition, reason, Some(drained)),
+            reason,
+        );
         // The sender is dropped when all is decided; a core that is stuck must not keep the device out.
         if tokio::time::timeout(patience, has_drained).await.is_ok() {
             return true;
         }
         if reason == CloseReason::TakenOver {
             tracing::warn!(%identity, "took over a session before all that it had sent was decided");
-            self.mailbox(core).put(Message::Forget { key, partition });
+            self.local.state(partition).remove(identity, key);
+            for key in live.keys() {
+                self.mailbox(live.core).put(Message::Forget { key, partition });
+            }
         }
         false
     }
