@@ -15,6 +15,7 @@ pub(crate) mod load;
 pub(crate) mod page;
 
 use holdfast_cluster::control::ControlConfig;
+use holdfast_cluster::peer::PeersConfig;
 use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_gateway::MqttConfig;
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) secrets: SecretsConfig,
     pub(crate) cluster: ClusterConfig,
     pub(crate) control: ControlConfig,
+    pub(crate) peers: PeersConfig,
     pub(crate) ops: OpsConfig,
     pub(crate) log: LogConfig,
     pub(crate) audit: AuditConfig,
@@ -225,6 +227,9 @@ impl ClusterConfig {
                     "is needed with cluster.listen: nodes trust each other by certificate alone".to_owned(),
                 );
             }
+        }
+        if self.listen.len() > 1 {
+            refuse("cluster.listen", "wants one address".to_owned());
         }
         if self.advertise.is_empty() && self.listen.iter().all(|address| address.ip().is_unspecified()) {
             let text = "is needed when cluster.listen is an unspecified address: a name or IP that the others reach";
@@ -415,6 +420,10 @@ impl Config {
                 .map_err(|error| ("rest", error.key, error.reason.to_owned())),
         ];
         for (key, count) in [
+            ("cluster.queue", self.peers.queue_bytes),
+            ("cluster.under_way", self.peers.under_way_bytes),
+            ("cluster.streams", self.peers.streams),
+            ("cluster.handshakes", self.peers.handshakes),
             ("net.max_unauthenticated", self.net.max_unauthenticated),
             ("mqtt.max_unauthenticated", self.mqtt.max_unauthenticated),
             ("events.max_unauthenticated", self.events.max_unauthenticated),

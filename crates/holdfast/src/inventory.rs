@@ -260,6 +260,236 @@ pub(crate) const METRICS: &[Metric] = &[
         "",
         "1 while writes are refused for lack of space.",
     ),
+    counter(
+        "holdfast_cluster_garbled_calls_total",
+        "",
+        "Calls of other nodes about partitions that could not be understood.",
+    ),
+    counter(
+        "holdfast_cluster_owner_changes_total",
+        "",
+        "Times that this node has learned of a new owner of a partition.",
+    ),
+    counter(
+        "holdfast_cluster_remote_appends_total",
+        "",
+        "Batches sent to owners on other nodes.",
+    ),
+    counter(
+        "holdfast_cluster_remote_append_bytes_total",
+        "",
+        "Their bytes.",
+    ),
+    counter(
+        "holdfast_cluster_remote_append_failures_total",
+        "",
+        "Batches that an owner on another node did not acknowledge; they are sent again.",
+    ),
+    counter(
+        "holdfast_cluster_served_appends_total",
+        "",
+        "Batches of other nodes that this node, as the owner, has taken.",
+    ),
+    counter(
+        "holdfast_cluster_refused_appends_total",
+        "",
+        "Batches of other nodes that were refused here, mostly since this node does not own the partition.",
+    ),
+    gauge(
+        "holdfast_cluster_served_readers",
+        "",
+        "Readers on other nodes that read from a replica here.",
+    ),
+    counter(
+        "holdfast_cluster_reader_moves_total",
+        "",
+        "Times that a reader went on at another replica.",
+    ),
+    counter(
+        "holdfast_cluster_reader_missed_messages_total",
+        "",
+        "Messages that retention had deleted before a reader of another node's replica came to them.",
+    ),
+    gauge(
+        "holdfast_cluster_unowned_partitions",
+        "",
+        "Partitions whose owner this node does not know: nothing is acknowledged there meanwhile.",
+    ),
+    counter(
+        "holdfast_consensus_forwarded_total",
+        "kind",
+        "Proposals, reads and leases that were handed to a leader on another node.",
+    ),
+    counter(
+        "holdfast_consensus_refused_calls_total",
+        "kind",
+        "Calls of other members that could not be understood or were not for a member.",
+    ),
+    counter(
+        "holdfast_consensus_snapshots_total",
+        "kind, direction, outcome",
+        "Snapshots for replicas that cannot catch up from the log.",
+    ),
+    counter(
+        "holdfast_consensus_snapshot_bytes_total",
+        "kind, direction",
+        "Their bytes.",
+    ),
+    gauge(
+        "holdfast_control_led_groups",
+        "",
+        "Groups that this node leads, the registry included.",
+    ),
+    gauge(
+        "holdfast_control_replicas",
+        "",
+        "Replicas of partitions that run here.",
+    ),
+    gauge(
+        "holdfast_control_unsettled_groups",
+        "",
+        "Groups led here whose members are not yet as wanted.",
+    ),
+    counter(
+        "holdfast_control_steps_total",
+        "outcome",
+        "Steps towards what the registry wants: members changed, leaders moved, replicas started and given up.",
+    ),
+    counter(
+        "holdfast_control_leaders_handed_over_total",
+        "",
+        "Leaderships that this node has handed over because it stops.",
+    ),
+    gauge(
+        "holdfast_device_hub_sessions",
+        "",
+        "Sessions that this node has as a gateway.",
+    ),
+    gauge(
+        "holdfast_device_hub_owned_sessions",
+        "",
+        "Sessions, on all gateways, of the partitions that this node owns.",
+    ),
+    counter(
+        "holdfast_device_hub_connects_turned_away_total",
+        "",
+        "Devices that were told to come again: too many waited, or nobody could decide in time.",
+    ),
+    counter(
+        "holdfast_device_hub_entries_held_total",
+        "",
+        "Times that a batch waited until its sessions had been confirmed by a new owner.",
+    ),
+    counter(
+        "holdfast_device_hub_links_failed_total",
+        "",
+        "Times that the sessions of a partition could not be entered at its owner at once; it is tried again.",
+    ),
+    counter(
+        "holdfast_device_hub_messages_dropped_total",
+        "",
+        "Unacknowledged messages of sessions that were taken over elsewhere; their devices send them again.",
+    ),
+    gauge(
+        "holdfast_peer_connected",
+        "",
+        "Nodes that can be called now.",
+    ),
+    counter(
+        "holdfast_peer_connects_total",
+        "",
+        "Connections made to other nodes.",
+    ),
+    counter(
+        "holdfast_peer_losses_total",
+        "",
+        "Connections to other nodes that were lost.",
+    ),
+    counter(
+        "holdfast_peer_refusals_total",
+        "reason",
+        "Nodes that were not let in.",
+    ),
+    counter(
+        "holdfast_peer_violations_total",
+        "rule",
+        "Rules of the peer protocol that a connection has broken; it is closed.",
+    ),
+    counter(
+        "holdfast_peer_calls_total",
+        "",
+        "Calls to other nodes.",
+    ),
+    counter(
+        "holdfast_peer_calls_served_total",
+        "",
+        "Calls of other nodes that were carried out.",
+    ),
+    counter(
+        "holdfast_peer_calls_refused_here_total",
+        "",
+        "Calls that were refused before they left: no connection, or too much waits.",
+    ),
+    counter(
+        "holdfast_peer_calls_turned_away_total",
+        "",
+        "Calls of other nodes beyond what may be under way.",
+    ),
+    counter(
+        "holdfast_peer_frames_total",
+        "direction",
+        "Frames of calls and answers.",
+    ),
+    counter(
+        "holdfast_peer_bytes_total",
+        "direction",
+        "Their bytes.",
+    ),
+    counter(
+        "holdfast_peer_streams_total",
+        "",
+        "Uploads and downloads begun here: snapshots and remote readers.",
+    ),
+    gauge(
+        "holdfast_peer_queue_bytes",
+        "",
+        "Bytes of calls and answers that wait to be sent.",
+    ),
+    gauge(
+        "holdfast_peer_waiting_calls",
+        "",
+        "Calls without an answer yet.",
+    ),
+    histogram(
+        "holdfast_peer_rtt_seconds",
+        "",
+        "Time of a ping to another node.",
+    ),
+    gauge(
+        "holdfast_peer_certificate_expiry_seconds",
+        "",
+        "When this node's certificate for other nodes ends, seconds since 1970.",
+    ),
+    counter(
+        "holdfast_peer_certificate_reloads_total",
+        "outcome",
+        "Times that changed certificate files were loaded.",
+    ),
+    gauge(
+        "holdfast_registry_lease_held",
+        "",
+        "1 while this node's replica of the registry is confirmed, and connections are accepted.",
+    ),
+    counter(
+        "holdfast_registry_lease_lost_total",
+        "",
+        "Times that the confirmation was lost.",
+    ),
+    counter(
+        "holdfast_registry_lease_renewals_total",
+        "outcome",
+        "Attempts to renew it.",
+    ),
 ];
 
 /// Tells the recorder what the names mean.

@@ -81,7 +81,7 @@ async fn open_patiently(target: &Target, habits: Habits, number: u32) -> Result<
         0 => None,
         count => Some(target.sources[number as usize % count]),
     };
-    let tcp = dial(target.address_of(number), source).await?;
+    let tcp = dial_any(target, number, source).await?;
     let mut stream = match &target.tls {
         None => Stream::Plain(tcp),
         Some(tls) => {
@@ -107,6 +107,18 @@ async fn open_patiently(target: &Target, habits: Habits, number: u32) -> Result<
     stream.flush().await?;
     await_connack(&mut stream).await?;
     Ok(stream)
+}
+
+/// Connects to the device's node, or, when that does not listen, to the next one that does.
+async fn dial_any(target: &Target, number: u32, source: Option<IpAddr>) -> Result<TcpStream> {
+    let mut refused = None;
+    for address in target.addresses_of(number) {
+        match dial(address, source).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| anyhow::anyhow!("no address")))
 }
 
 async fn dial(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> {

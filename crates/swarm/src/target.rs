@@ -136,13 +136,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Where device `number` connects to.
-    #[must_use]
-    pub fn address_of(&self, number: u32) -> SocketAddr {
-        match self.nodes.len() {
-            0 => self.address,
-            count => self.nodes[number as usize % count],
-        }
+    /// Where device `number` connects to: its own node first, then the others.
+    pub fn addresses_of(&self, number: u32) -> impl Iterator<Item = SocketAddr> {
+        let nodes = match self.nodes.as_slice() {
+            [] => std::slice::from_ref(&self.address),
+            nodes => nodes,
+        };
+        let (before, from) = nodes.split_at(number as usize % nodes.len());
+        from.iter().chain(before).copied()
     }
 
     /// What device `number` says in CONNECT.

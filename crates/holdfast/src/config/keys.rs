@@ -193,6 +193,51 @@ pub(crate) fn keys() -> Vec<Key> {
             "How many entries a replica may be behind and still count as caught up.",
             |c| &mut c.control.max_lag,
         ),
+        Key::bytes(
+            "cluster.queue",
+            "The most bytes of calls to one node that wait to be sent; a call beyond is refused at once.",
+            |c| &mut c.peers.queue_bytes,
+        ),
+        Key::bytes(
+            "cluster.under_way",
+            "The most bytes of calls of one node for one service that are carried out at once; one beyond is refused.",
+            |c| &mut c.peers.under_way_bytes,
+        ),
+        Key::new(
+            "cluster.streams",
+            "The most uploads and downloads (snapshots, remote readers) towards one node at once.",
+            |c| &mut c.peers.streams,
+        ),
+        Key::new(
+            "cluster.handshakes",
+            "The most connections of nodes that have not proved who they are yet; one beyond is closed.",
+            |c| &mut c.peers.handshakes,
+        ),
+        Key::new(
+            "cluster.ping_interval",
+            "How often a connected node is asked whether it is there.",
+            |c| &mut c.peers.ping_interval,
+        ),
+        Key::new(
+            "cluster.silence",
+            "A node that has not been heard for so long is no longer connected: calls to it end, and fail at once.",
+            |c| &mut c.peers.silence,
+        ),
+        Key::new(
+            "cluster.connect_timeout",
+            "How long it may take to be connected to a node: TCP, TLS and hello.",
+            |c| &mut c.peers.connect_timeout,
+        ),
+        Key::new(
+            "cluster.retry_pause",
+            "The longest pause between two attempts to connect to a node.",
+            |c| &mut c.peers.retry_pause,
+        ),
+        Key::new(
+            "cluster.reload_interval",
+            "How often the files of cluster.certificate_file and its like are looked at.",
+            |c| &mut c.peers.reload_interval,
+        ),
         Key::new(
             "cluster.replication_factor",
             "How many replicas each partition has, 1 or 3, as far as there are nodes. Of a hub that is created.",

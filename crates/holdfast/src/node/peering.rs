@@ -87,7 +87,7 @@ impl Peering {
             let (dispatch, stop) = (dispatch.clone(), stop.clone());
             let config = PeersConfig {
                 listen: Some(listen),
-                ..PeersConfig::default()
+                ..config.peers.clone()
             };
             core.run(move || async move { Peers::start(config, identity, tls, dispatch, stop).await })
                 .await?
