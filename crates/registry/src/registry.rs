@@ -96,8 +96,12 @@ impl Registry {
         self.0.confirms.confirm().await
     }
 
-    /// Whether this node's replica may be trusted at this moment with accepting a credential. To be asked in the moment
-    /// of accepting, not kept: it costs one look at the clock.
+    /// Whether this node's replica may be trusted at this moment with accepting a credential: it costs one look at the
+    /// clock, and is not to be kept.
+    ///
+    /// It speaks of what is read after it. Who reads, asks and accepts must look at the identity once more, when the
+    /// session stands where changes find it: a thread may have stood still in between while the lease was lost and
+    /// regained.
     #[must_use]
     pub fn in_lease(&self) -> bool {
         self.0.lease.is_held()

@@ -56,7 +56,11 @@ impl View {
     ///
     /// # Errors
     /// As [`Disk::get`](crate::Disk::get).
-    #[expect(clippy::should_implement_trait, reason = "it lends its items")]
+    #[expect(
+        clippy::should_implement_trait,
+        clippy::type_complexity,
+        reason = "it lends its items"
+    )]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, StorageError> {
         while self.entry == self.block.lengths.len() {
             let Some(block) = (self.next_block)()? else {

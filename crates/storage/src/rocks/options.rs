@@ -1,11 +1,16 @@
 //! How RocksDB is set up; each choice that could lose data is spelled out (docs/storage.md, "RocksDB").
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+};
 
 use crate::StorageConfig;
 
 const LOG_BLOCK_BYTES: usize = 32 << 10;
 const STATE_BLOCK_BYTES: usize = 8 << 10;
+
+/// Parts in which index and filter of a state's table are read.
+const STATE_INDEX_BYTES: usize = 4 << 10;
 
 /// Options of the whole database.
 pub(super) fn database(config: &StorageConfig) -> Options {
@@ -84,6 +89,14 @@ fn table(block_bytes: usize) -> BlockBasedOptions {
     table.set_format_version(5);
     table.set_bloom_filter(10.0, false);
     table.set_optimize_filters_for_memory(true);
+    if block_bytes == STATE_BLOCK_BYTES {
+        // State is read by key, all over. Whole, index and filter of a table of a million devices are larger than a shard
+        // of a small cache, and would be read again for every key.
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_metadata_block_size(STATE_INDEX_BYTES);
+        table.set_pin_top_level_index_and_filter(true);
+    }
     table
 }
 
