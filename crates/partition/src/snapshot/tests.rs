@@ -436,6 +436,7 @@ fn cpu_seconds() -> f64 {
 /// Megabytes per second of a snapshot of `HOLDFAST_SNAPSHOT_MIB` MiB of log, from one database to another.
 #[tokio::test]
 #[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "the size and place of a measurement by hand")]
 async fn measure_a_snapshot() {
     let mib: u64 = std::env::var("HOLDFAST_SNAPSHOT_MIB").map_or(1024, |mib| mib.parse().unwrap());
     let dir =
