@@ -458,6 +458,7 @@ fn live(facts: &Arc<Facts>, key: u64, core: u16, number: SessionNumber) -> Live 
 fn outcome(attached: &proto::SessionAttached) -> Attached {
     let number = SessionNumber {
         term: attached.number_term,
+        node: attached.number_node,
         counter: attached.number_counter,
     };
     match attached.outcome() {

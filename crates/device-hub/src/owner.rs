@@ -81,7 +81,7 @@ pub(crate) struct Owners {
 impl Owners {
     pub(crate) fn new(partitions: &Partitions, life: u64) -> Self {
         let shard = |_| Shard {
-            reign: Mutex::new(Reign::new(0, life)),
+            reign: Mutex::new(Reign::new(0, partitions.node(), life)),
             moved: watch::Sender::new(0),
         };
         Self {
@@ -110,7 +110,7 @@ impl Owners {
         }
         let mut reign = self.shard(partition).reign.lock();
         if reign.term != term {
-            *reign = Reign::new(term, self.life);
+            *reign = Reign::new(term, self.node, self.life);
         }
         Ok(reign)
     }
@@ -313,11 +313,11 @@ impl Owners {
             let term = self.term(partition);
             let mut reign = self.shard(partition).reign.lock();
             let Some(term) = term else {
-                *reign = Reign::new(0, self.life);
+                *reign = Reign::new(0, self.node, self.life);
                 continue;
             };
             if reign.term != term {
-                *reign = Reign::new(term, self.life);
+                *reign = Reign::new(term, self.node, self.life);
             }
             let was_settled = reign.settled;
             reign.settle(&members);

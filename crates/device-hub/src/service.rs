@@ -259,6 +259,7 @@ fn said(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttach
     proto::SessionAttached {
         outcome: outcome.into(),
         number_term: number.map_or(0, |number| number.term),
+        number_node: number.map_or(0, |number| number.node),
         number_counter: number.map_or(0, |number| number.counter),
     }
 }

@@ -21,6 +21,8 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_millis(500);
 pub struct SessionNumber {
     /// The term of the owner that gave it.
     pub term: u64,
+    /// The owner: of two that follow each other in one term, the later one has the greater id (docs/decisions/0002).
+    pub node: u64,
     /// Counts that owner's sessions.
     pub counter: u64,
 }

@@ -89,6 +89,7 @@ pub(crate) fn item(facts: &Facts, key: u64, number: Option<SessionNumber>) -> pr
         since_ms: facts.since.0,
         expires_ms: facts.expires.map_or(0, |time| time.0),
         number_term: number.map_or(0, |number| number.term),
+        number_node: number.map_or(0, |number| number.node),
         number_counter: number.map_or(0, |number| number.counter),
     }
 }
@@ -112,6 +113,7 @@ pub(crate) fn facts(item: &proto::SessionItem) -> Result<Arc<Facts>, CallError> 
 pub(crate) fn number(item: &proto::SessionItem) -> SessionNumber {
     SessionNumber {
         term: item.number_term,
+        node: item.number_node,
         counter: item.number_counter,
     }
 }
@@ -167,14 +169,29 @@ mod tests {
     #[test]
     fn a_session_survives_the_wire() {
         let sent = some_facts();
-        let item = item(&sent, 9, Some(SessionNumber { term: 3, counter: 4 }));
+        let item = item(
+            &sent,
+            9,
+            Some(SessionNumber {
+                term: 3,
+                node: 7,
+                counter: 4,
+            }),
+        );
         let request = proto::SessionSync {
             items: vec![item],
             ..proto::SessionSync::default()
         };
         let got: proto::SessionSync = decode(&encode(&request)).unwrap();
         assert_eq!(*facts(&got.items[0]).unwrap(), sent);
-        assert_eq!(number(&got.items[0]), SessionNumber { term: 3, counter: 4 });
+        assert_eq!(
+            number(&got.items[0]),
+            SessionNumber {
+                term: 3,
+                node: 7,
+                counter: 4
+            }
+        );
     }
 
     #[test]

@@ -66,13 +66,15 @@ pub(crate) struct Reign {
     /// Sessions that are being closed for one that has been given up since: the next one waits for them too.
     leaving: HashMap<IdentityId, (Address, Box<[Displaced]>)>,
     pub(crate) links: HashMap<u64, Link>,
+    /// This node.
+    node: u64,
     counter: u64,
     /// Rows of devices, modules not counted.
     pub(crate) devices: u64,
 }
 
 impl Reign {
-    pub(crate) fn new(term: u64, life: u64) -> Self {
+    pub(crate) fn new(term: u64, node: u64, life: u64) -> Self {
         let now = Instant::now();
         Self {
             term,
@@ -83,6 +85,7 @@ impl Reign {
             rows: HashMap::new(),
             leaving: HashMap::new(),
             links: HashMap::new(),
+            node,
             counter: life << COUNTER_BITS,
             devices: 0,
         }
@@ -190,6 +193,7 @@ impl Reign {
         self.counter += 1;
         let number = SessionNumber {
             term: self.term,
+            node: self.node,
             counter: self.counter,
         };
         let is_free = displaced.is_empty();

@@ -36,7 +36,7 @@ fn address(caller: Caller, key: u64) -> Address {
 
 /// A reign with open links of `callers`.
 fn reign(term: u64, callers: &[Caller]) -> Reign {
-    let mut reign = Reign::new(term, 1);
+    let mut reign = Reign::new(term, 1, 1);
     for caller in callers {
         reign.begin_link(*caller).unwrap();
         reign.complete_link(*caller);
@@ -92,7 +92,11 @@ async fn who_pushes_out_one_that_waits_waits_for_all_before_it_and_their_number_
 #[tokio::test(start_paused = true)]
 async fn the_greater_number_wins_whoever_hands_it_in_first() {
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
-    let number = |counter| SessionNumber { term: 4, counter };
+    let number = |counter| SessionNumber {
+        term: 4,
+        node: 1,
+        counter,
+    };
     for order in [[(a, 1), (b, 2)], [(b, 2), (a, 1)]] {
         let mut reign = reign(5, &[a, b]);
         let device = facts("d");
@@ -117,7 +121,7 @@ async fn a_new_owner_lets_new_sessions_begin_when_all_have_reported_or_can_no_lo
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
     let members = || vec![1, 2];
     for all_report in [true, false] {
-        let mut reign = Reign::new(5, 1);
+        let mut reign = Reign::new(5, 1, 1);
         reign.begin_link(a).unwrap();
         reign.complete_link(a);
         reign.settle(members);

@@ -275,7 +275,6 @@ impl Cluster {
         let core = self.nodes[&node].cores[core].clone();
         let key = self.keys.borrow()[device].clone();
         let device = device.to_owned();
-        #[expect(clippy::disallowed_methods, reason = "the outcome is awaited")]
         tokio::task::spawn_local(async move { connect(core, &device, key).await })
     }
 
