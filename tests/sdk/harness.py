@@ -216,10 +216,13 @@ class Hub:
     def kill(self):
         """SIGKILL: as if the power of the process failed."""
         process, self.process = self.process, None
-        for pid in self.connection["pids"] if NODES > 1 else []:
+        pids = self.connection["pids"] if NODES > 1 else []
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            time.sleep(0.02)
 
     def discard(self):
         if not self.keep_data:

@@ -14,10 +14,10 @@ use crate::types::{StoredMembership, Types};
 /// Who leads a group, and since which term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Leader {
-    /// Its node id.
-    pub node: u64,
-    /// Its term: a later leader has a higher one.
+    /// Its term.
     pub term: u64,
+    /// Its node id: of two leaders that follow each other in one term, the later one has the greater id.
+    pub node: u64,
 }
 
 /// What a node is in a group.

@@ -58,7 +58,6 @@ pub(crate) struct NodeFacts {
     pub(crate) ports: Ports,
     /// Its metrics page.
     pub(crate) metrics: String,
-    pub(crate) pid: u32,
     /// The file to start it with again: `holdfast start --config FILE`.
     pub(crate) config_file: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,

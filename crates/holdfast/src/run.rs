@@ -164,7 +164,6 @@ fn own_facts(config: &Config, file: &ConnectionFile) -> Option<NodeFacts> {
         address: address.to_string(),
         ports: file.ports.clone(),
         metrics: file.metrics.clone(),
-        pid: std::process::id(),
         config_file: None,
         data_dir: config.data_dir().to_owned(),
     })

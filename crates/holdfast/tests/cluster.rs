@@ -47,7 +47,7 @@ fn at(file: &Path, args: &[&str]) -> Result<String, String> {
     }
 }
 
-fn status(file: &Path) -> Option<Value> {
+fn status_of(file: &Path) -> Option<Value> {
     serde_json::from_str(&at(file, &["cluster", "status", "--json"]).ok()?).ok()
 }
 
@@ -56,7 +56,7 @@ fn is_healthy(status: &Value) -> bool {
 }
 
 fn wait_healthy(hub: &Hub, file: &Path) -> Value {
-    wait("a healthy cluster", hub, || status(file).filter(is_healthy))
+    wait("a healthy cluster", hub, || status_of(file).filter(is_healthy))
 }
 
 fn names(status: &Value) -> Vec<String> {
@@ -178,7 +178,7 @@ fn a_node_that_is_killed_is_missed_by_nobody_and_taken_back_with_its_data() {
         at(&second, &["device", "create", "dev-2"]).ok()
     });
     let shown = wait("the others notice", &hub, || {
-        let status = status(&third)?;
+        let status = status_of(&third)?;
         let up = |name: &str| status["nodes"].as_array()?.iter().find(|n| n["name"] == name)?["up"].as_bool();
         (up("node-1") == Some(false) && up("node-2") == Some(true)).then_some(status)
     });
@@ -208,7 +208,7 @@ fn nodes_join_with_a_token_once_and_leave_when_they_are_drained() {
     let fourth = config_like(&config, &dir.path().join("4"), "node-4", "127.77.0.4", &token);
     let _fourth = Node::start(&fourth);
     wait("node 4 joins", &hub, || {
-        let status = status(&first)?;
+        let status = status_of(&first)?;
         (state_of(&status, "node-4") == "active" && is_healthy(&status)).then_some(())
     });
 
@@ -221,11 +221,11 @@ fn nodes_join_with_a_token_once_and_leave_when_they_are_drained() {
 
     at(&first, &["node", "drain", "node-2"]).unwrap();
     wait("node 2 is drained", &hub, || {
-        (state_of(&status(&first)?, "node-2") == "drained").then_some(())
+        (state_of(&status_of(&first)?, "node-2") == "drained").then_some(())
     });
     at(&first, &["node", "remove", "node-2"]).unwrap();
     let left = wait("three are left", &hub, || {
-        status(&first).filter(|status| names(status) == ["node-1", "node-3", "node-4"])
+        status_of(&first).filter(|status| names(status) == ["node-1", "node-3", "node-4"])
     });
     assert!(
         left["groups"].as_array().unwrap().iter().all(|group| group["replicas"]

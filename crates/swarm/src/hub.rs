@@ -56,9 +56,6 @@ pub struct HubNode {
     pub address: IpAddr,
     /// On which ports.
     pub ports: Ports,
-    /// Its process.
-    #[serde(default)]
-    pub pid: u32,
 }
 
 /// The hub's ports; `None` where it does not listen.

@@ -113,7 +113,7 @@ impl Partitions {
 /// Returns when the partition has a later owner: the answer of the earlier one may never come, for example when the node
 /// stands still.
 async fn superseded(owners: &mut watch::Receiver<Option<Owner>>, owner: Owner) {
-    let later = owners.wait_for(|now| now.is_some_and(|now| now.term > owner.term));
+    let later = owners.wait_for(|now| now.is_some_and(|now| now > owner));
     if later.await.is_err() {
         std::future::pending().await
     }

@@ -247,7 +247,7 @@ impl Slot {
             return;
         }
         self.set(told.term, |known| {
-            known.is_none_or(|known| known.term < told.term).then_some(Some(told))
+            known.is_none_or(|known| known < told).then_some(Some(told))
         });
     }
 

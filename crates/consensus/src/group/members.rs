@@ -143,7 +143,9 @@ impl Group {
             .map_err(|_| TransferError::Stopped)?;
         loop {
             match self.leader() {
-                Some(now) if now.node != self.0.node && now.term > before.term => return Ok(()),
+                Some(now) if now.node != self.0.node && (now.term, now.node) > (before.term, before.node) => {
+                    return Ok(());
+                }
                 _ => {}
             }
             let left: Duration = give_up.saturating_duration_since(Instant::now());

@@ -320,7 +320,6 @@ fn publish(nodes: &[NodeProcess], data_dir: &Path, path: &Path) -> Result<Connec
             address: node.address.to_string(),
             ports: own.ports,
             metrics: own.metrics,
-            pid: own.pids.first().copied().unwrap_or_default(),
             config_file: Some(node.config_file.clone()),
             data_dir: if node.dir == data_dir {
                 data_dir.to_owned()
