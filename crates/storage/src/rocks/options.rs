@@ -1,8 +1,6 @@
 //! How RocksDB is set up; each choice that could lose data is spelled out (docs/storage.md, "RocksDB").
 
-use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-};
+use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
 use crate::StorageConfig;
 
