@@ -98,7 +98,7 @@ impl Nemesis<'_> {
     fn expect_name(&mut self, target: u32, path: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let words = self.cluster.node(target).last_words();
-        if !words.contains(&name) {
+        if !self.cluster.node(target).last_life().contains(&name) {
             self.cluster
                 .recorder
                 .oddity(format!("node {target} does not name the damaged {name}: {words}"));

@@ -304,11 +304,18 @@ impl Node {
         tail(&self.log_file()).unwrap_or_default()
     }
 
+    /// Its log since it was started last.
+    #[must_use]
+    pub fn last_life(&self) -> String {
+        let log = self.log();
+        let from = log.rfind("---- started by chaos").unwrap_or_default();
+        log[from..].to_owned()
+    }
+
     /// The last lines that say something is wrong.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let log = self.log();
-        let life = log.rfind("---- started by chaos").map_or(&*log, |at| &log[at..]);
+        let life = self.last_life();
         let lines: Vec<&str> = life.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].iter();
         let last: Vec<String> = last.map(|line| line.chars().take(LINE_LENGTH).collect()).collect();
