@@ -64,8 +64,8 @@ struct Inner {
     admission: OnceLock<Admission>,
 }
 
-/// Says whether the owner here takes batches of a gateway's stream.
-pub type Admission = Box<dyn Fn(PartitionId, &StreamId) -> bool + Send + Sync>;
+/// Says whether the owner here takes batches of a gateway's stream that were sent over this link of it.
+pub type Admission = Box<dyn Fn(PartitionId, &StreamId, u64) -> bool + Send + Sync>;
 
 /// Why a question about a partition has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -188,13 +188,14 @@ impl Partitions {
     /// Appends a batch at the owner, wherever it is; see [`Partition::append_detached`], whose rules hold here too: a
     /// lost connection is [`AppendError::Unknown`], and an owner that is not known or cannot be reached is
     /// [`AppendError::NotLeader`]. Both come at once or within [`APPEND_PATIENCE`]; the caller waits with
-    /// [`Self::owner_after`] before it sends the same batch again.
-    pub async fn append(&self, id: PartitionId, entry: Bytes, appended: OnAppended) {
+    /// [`Self::owner_after`] before it sends the same batch again. `link` is the gateway's link with the owner over which
+    /// the batch goes, for [`Self::admit_by`]: a batch that arrives late must not pass for one of a later link.
+    pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
             return partition.append_detached(entry, appended).await;
         }
         match self.owner(id) {
-            Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, entry, appended).await,
+            Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, link, entry, appended).await,
             _ => appended(Err(AppendError::NotLeader { leader: None })),
         }
     }

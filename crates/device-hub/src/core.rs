@@ -275,6 +275,23 @@ impl Core {
         local.is_valid(partition, local.now_ms())
     }
 
+    /// The link over which sessions of the partition may act now.
+    fn open_link(&self, partition: PartitionId) -> Option<u64> {
+        let local = &self.hub.local;
+        local.valid_link(partition, local.now_ms())
+    }
+
+    /// Takes out first what sessions have here that have lost: they were told to leave before the link was opened that
+    /// has just been seen, and nothing of theirs may go over it.
+    fn forget_first(&self) {
+        for message in self.mailbox.take() {
+            match message {
+                Message::Forget { key, partition } => self.forget(key, partition),
+                message => self.mailbox.put(message),
+            }
+        }
+    }
+
     fn committed(&self, partition: PartitionId) {
         self.under_way.set(self.under_way.get().saturating_sub(1));
         if self.is_valid(partition) {
@@ -329,9 +346,10 @@ impl Core {
     /// Proposes the entry that has failed as it was: if it has been committed after all, apply drops the repeat. Sessions
     /// that may not act now wait until they may.
     fn propose_again(&self, partition: PartitionId) {
-        if !self.is_valid(partition) {
+        let Some(link) = self.open_link(partition) else {
             return self.hub.look_after(partition);
-        }
+        };
+        self.forget_first();
         let Some(entry) = self.lane(partition, Lane::again) else {
             return;
         };
@@ -339,7 +357,7 @@ impl Core {
         let (hub, mailbox) = (Arc::clone(&self.hub), self.mailbox.clone());
         holdfast_tasks::spawn(
             "propose-again",
-            Box::pin(async move { append(&hub, &mailbox, partition, entry).await }),
+            Box::pin(async move { append(&hub, &mailbox, partition, link, entry).await }),
         );
     }
 
@@ -411,22 +429,25 @@ impl Core {
         }
         self.round_began.set(Instant::now());
         let now = self.clock().now();
-        let now_ms = self.hub.local.now_ms();
         for partition in self.hub.parts.partitions.count().iter() {
-            // What may not be proposed now is told to when it may.
-            if !self.hub.local.is_valid(partition, now_ms) {
+            if !self.lanes.borrow()[usize::from(partition.0)].has_waiting() {
                 continue;
             }
+            // What may not be proposed now is told to when it may.
+            let Some(link) = self.open_link(partition) else {
+                continue;
+            };
+            self.forget_first();
             let entry = self.lane(partition, |lane| lane.propose(self.stream, now));
             if let Some(entry) = entry {
                 self.under_way.set(self.under_way.get() + 1);
-                append(&self.hub, &self.mailbox, partition, entry).await;
+                append(&self.hub, &self.mailbox, partition, link, entry).await;
             }
         }
     }
 }
 
-async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId, entry: bytes::Bytes) {
+async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId, link: u64, entry: bytes::Bytes) {
     let mailbox = mailbox.clone();
     let committed = Box::new(move |result: Result<(), holdfast_partition::AppendError>| {
         if let Err(error) = &result {
@@ -437,7 +458,7 @@ async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId,
             committed: result.is_ok(),
         });
     });
-    hub.parts.partitions.append(partition, entry, committed).await;
+    hub.parts.partitions.append(partition, link, entry, committed).await;
 }
 
 impl Core {

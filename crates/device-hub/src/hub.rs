@@ -88,8 +88,10 @@ impl DeviceHub {
             parts,
         });
         let owner: Weak<Self> = Arc::downgrade(&hub);
-        routes.admit_by(Box::new(move |partition, stream| {
-            owner.upgrade().is_some_and(|hub| hub.owners.admits(partition, stream))
+        routes.admit_by(Box::new(move |partition, stream, link| {
+            owner
+                .upgrade()
+                .is_some_and(|hub| hub.owners.admits(partition, stream, link))
         }));
         hub
     }

@@ -201,6 +201,14 @@ impl Local {
         now_ms < self.shard(partition).valid_until.load(Ordering::Acquire)
     }
 
+    /// The link over which sessions of the partition may act now.
+    pub(crate) fn valid_link(&self, partition: PartitionId, now_ms: u64) -> Option<u64> {
+        if !self.is_valid(partition, now_ms) {
+            return None;
+        }
+        self.state(partition).open_link().map(|link| link.id)
+    }
+
     /// Begins a link with `owner`: nothing may act until it is [open](Self::open). Gives its number and the sessions that
     /// the owner is to be told of.
     pub(crate) fn begin(&self, partition: PartitionId, owner: Owner) -> (u64, Vec<Live>) {

@@ -262,14 +262,15 @@ impl Owners {
         self.reign(partition, term).ok()?.break_link(gateway)
     }
 
-    /// Whether a batch of a gateway's stream may be appended: only over an open link (foundations 1).
-    pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId) -> bool {
+    /// Whether a batch of a gateway's stream may be appended: only over the link that is open now (foundations 1). One that
+    /// was sent over an earlier link may hold messages of sessions that have been taken over since.
+    pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId, link: u64) -> bool {
         let Some(term) = self.term(partition) else {
             // The append itself says who is the owner.
             return true;
         };
         self.reign(partition, term)
-            .is_ok_and(|reign| reign.admits(stream.gateway_node, stream.incarnation))
+            .is_ok_and(|reign| reign.admits(stream.gateway_node, stream.incarnation, link))
     }
 
     /// The identity's session.

@@ -41,14 +41,21 @@ impl Budgets {
 }
 
 impl Partitions {
-    pub(super) async fn append_remote(&self, owner: Owner, id: PartitionId, entry: Bytes, appended: OnAppended) {
+    pub(super) async fn append_remote(
+        &self,
+        owner: Owner,
+        id: PartitionId,
+        link: u64,
+        entry: Bytes,
+        appended: OnAppended,
+    ) {
         let permit = self.0.budgets.of(owner.node).take(entry.len()).await;
         self.0.metrics.remote_appends.increment(1);
         self.0.metrics.remote_append_bytes.increment(entry.len() as u64);
         let call = Call {
             service: Service::Partition,
             target: u32::from(id.0),
-            body: wire::append(entry),
+            body: wire::append(link, entry),
             patience: APPEND_PATIENCE,
         };
         // Here, and not in the task: calls leave in the order in which they are made.

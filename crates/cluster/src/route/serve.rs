@@ -41,7 +41,10 @@ impl Handler for Serve {
             return refused("the hub has no such partition");
         };
         match kind {
-            Kind::Append => self.append(from, id, rest),
+            Kind::Append => match wire::open_append(rest) {
+                Ok((link, entry)) => self.append(from, id, link, entry),
+                Err(error) => self.garbled(from, &error),
+            },
             Kind::Owners => self.with(from, rest, |partitions, request: RouteOwnersRequest| async move {
                 Told::Done(ask::answer(partitions, request).await).encode()
             }),
@@ -104,7 +107,7 @@ impl Serve {
         }
     }
 
-    fn append(&self, from: u64, id: PartitionId, entry: Bytes) -> Answer {
+    fn append(&self, from: u64, id: PartitionId, link: u64, entry: Bytes) -> Answer {
         let Some(partition) = self.0.0.owners.owned(id) else {
             let outcome = not_leader(&self.0, id, None);
             return Box::pin(async move { Ok(outcome.encode()) });
@@ -118,7 +121,7 @@ impl Serve {
         let (tell, told) = oneshot::channel();
         let partitions = self.0.clone();
         let work = async move {
-            if !admits(&partitions, from, id, &entry) {
+            if !admits(&partitions, from, id, link, &entry) {
                 partitions.0.metrics.refused_appends.increment(1);
                 // Who no longer waits does not need the answer.
                 let _ = tell.send(None);
@@ -149,12 +152,12 @@ impl Serve {
 
 /// Whether a batch may be appended: it comes from the node that it says, and that node may send. What cannot be read is
 /// refused further on.
-fn admits(partitions: &Partitions, from: u64, id: PartitionId, entry: &Bytes) -> bool {
+fn admits(partitions: &Partitions, from: u64, id: PartitionId, link: u64, entry: &Bytes) -> bool {
     let (Some(admission), Ok(view)) = (partitions.0.admission.get(), EntryView::parse(entry)) else {
         return true;
     };
     let stream = view.header().stream;
-    stream.gateway_node == from && admission(id, &stream)
+    stream.gateway_node == from && admission(id, &stream, link)
 }
 
 fn refused_stream(reason: &str) -> Chunks {

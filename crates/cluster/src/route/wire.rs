@@ -1,7 +1,7 @@
 //! Bodies of calls and answers of service Partition.
 //!
-//! An append is two bytes and the entry as it is, and its good answer is empty: this is the way of every batch that
-//! comes from a device on another node. Everything else is a message of `route.proto` behind its head.
+//! An append is two bytes, the gateway's link and the entry as it is, and its good answer is empty: this is the way of every
+//! batch that comes from a device on another node. Everything else is a message of `route.proto` behind its head.
 //! Invariant: whatever arrives is either understood or an error; nothing panics, nothing is guessed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -16,6 +16,8 @@ use super::owners::Owner;
 const VERSION: u8 = 1;
 /// Bytes in front of a message.
 const HEAD_BYTES: usize = 2;
+/// Bytes of a link's number.
+const LINK_BYTES: usize = 8;
 
 /// What is called for; the numbers are on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +62,20 @@ pub(super) enum Garbled {
     Message(#[from] prost::DecodeError),
 }
 
-/// The body of an append: the entry is not copied.
-pub(super) fn append(entry: Bytes) -> Vec<Bytes> {
-    const HEAD: &[u8] = &[VERSION, Kind::Append as u8];
-    vec![Bytes::from_static(HEAD), entry]
+/// The body of an append over the gateway's link `link`: the entry is not copied.
+pub(super) fn append(link: u64, entry: Bytes) -> Vec<Bytes> {
+    let mut head = BytesMut::with_capacity(HEAD_BYTES + LINK_BYTES);
+    head.put_slice(&[VERSION, Kind::Append as u8]);
+    head.put_u64(link);
+    vec![head.freeze(), entry]
+}
+
+/// What stands behind the head of an append: link and entry.
+pub(super) fn open_append(mut rest: Bytes) -> Result<(u64, Bytes), Garbled> {
+    if rest.len() < LINK_BYTES {
+        return Err(Garbled::Short);
+    }
+    Ok((rest.get_u64(), rest))
 }
 
 /// The body of any other call.
@@ -308,9 +320,11 @@ mod tests {
     #[test]
     fn an_entry_is_not_copied_into_the_body() {
         let entry = Bytes::from(vec![7; 100]);
-        let body = append(entry.clone());
+        let body = append(5, entry.clone());
         assert_eq!(body[1].as_ptr(), entry.as_ptr());
         let (kind, rest) = open(Bytes::from(body.concat())).unwrap();
-        assert_eq!((kind, rest), (Kind::Append, entry));
+        assert_eq!(kind, Kind::Append);
+        assert_eq!(open_append(rest), Ok((5, entry)));
+        assert_eq!(open_append(Bytes::from_static(b"1234567")), Err(Garbled::Short));
     }
 }

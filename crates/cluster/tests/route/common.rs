@@ -291,7 +291,7 @@ pub(crate) async fn append(partitions: &Partitions, id: PartitionId, entry: Byte
     let appended = Box::new(move |outcome| {
         let _ = tell.send(outcome);
     });
-    partitions.append(id, entry, appended).await;
+    partitions.append(id, 0, entry, appended).await;
     told.await.unwrap_or(Err(AppendError::Unknown))
 }
 

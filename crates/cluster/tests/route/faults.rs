@@ -120,13 +120,16 @@ async fn run(seed: u64) {
     }
 }
 
+/// How many seeds: `HOLDFAST_SEEDS`, else a few.
+#[expect(clippy::disallowed_methods, reason = "a switch of the test itself")]
+fn seeds() -> u64 {
+    let given = std::env::var("HOLDFAST_SEEDS").ok();
+    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(2)
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_lost_doubled_or_out_of_order() {
-    let seeds: u64 = std::env::var("HOLDFAST_SEEDS")
-        .ok()
-        .and_then(|seeds| seeds.parse().ok())
-        .unwrap_or(2);
-    for seed in 100..100 + seeds {
+    for seed in 100..100 + seeds() {
         run(seed).await;
     }
 }

@@ -363,10 +363,10 @@ impl Reign {
             .map_or(LINK_LEASE, |at| LINK_LEASE.saturating_sub(at.elapsed()))
     }
 
-    pub(super) fn admits(&self, gateway: u64, life: u64) -> bool {
+    pub(super) fn admits(&self, gateway: u64, life: u64, id: u64) -> bool {
         self.links
             .get(&gateway)
-            .is_some_and(|link| link.open && link.life == life)
+            .is_some_and(|link| link.open && link.life == life && link.id == id)
     }
 
     pub(super) fn forget_silent(&mut self, grace: Duration, own: u64, gone: &mut Vec<IdentityId>) {

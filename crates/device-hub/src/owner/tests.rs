@@ -145,7 +145,8 @@ async fn a_new_owner_lets_new_sessions_begin_when_all_have_reported_or_can_no_lo
 async fn only_an_open_link_of_the_gateways_last_life_counts() {
     let a = caller(1, 3, 10);
     let mut reign = reign(5, &[a]);
-    assert!(reign.admits(1, 3) && !reign.admits(1, 2) && !reign.admits(2, 3));
+    assert!(reign.admits(1, 3, 10) && !reign.admits(1, 2, 10) && !reign.admits(2, 3, 10));
+    assert!(!reign.admits(1, 3, 9), "what was sent over an earlier link");
     assert_eq!(reign.check_open(caller(1, 2, 10)), Err(NotHere::StaleLife));
     assert_eq!(reign.check_open(caller(1, 3, 9)), Err(NotHere::LinkLost));
     assert_eq!(reign.check_open(caller(2, 1, 1)), Err(NotHere::LinkLost));
@@ -155,18 +156,18 @@ async fn only_an_open_link_of_the_gateways_last_life_counts() {
     let device = facts("d");
     enter(&mut reign, a, &device, 1);
     reign.break_link(1);
-    assert!(!reign.admits(1, 3));
+    assert!(!reign.admits(1, 3, 10));
     assert_eq!(reign.check_open(a), Err(NotHere::LinkLost));
     assert_eq!(reign.rows.len(), 1, "it may come back");
     // It comes back without the session.
     let again = caller(1, 3, 11);
     reign.begin_link(again).unwrap();
     reign.complete_link(again);
-    assert!(reign.admits(1, 3) && reign.rows.is_empty());
+    assert!(reign.admits(1, 3, 11) && !reign.admits(1, 3, 10) && reign.rows.is_empty());
     // Its next life knows nothing of sessions before.
     enter(&mut reign, again, &device, 2);
     reign.begin_link(caller(1, 4, 1)).unwrap();
-    assert!(reign.rows.is_empty() && !reign.admits(1, 3) && !reign.admits(1, 4));
+    assert!(reign.rows.is_empty() && !reign.admits(1, 3, 11) && !reign.admits(1, 4, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,7 +184,7 @@ async fn a_gateway_that_counts_otherwise_for_long_begins_anew() {
         assert!(reign.compare(a, 0).is_ok());
     }
     assert_eq!(reign.compare(a, 0), Err(NotHere::LinkLost));
-    assert!(!reign.admits(1, 1));
+    assert!(!reign.admits(1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
