@@ -275,11 +275,7 @@ pub(crate) const METRICS: &[Metric] = &[
         "",
         "Batches sent to owners on other nodes.",
     ),
-    counter(
-        "holdfast_cluster_remote_append_bytes_total",
-        "",
-        "Their bytes.",
-    ),
+    counter("holdfast_cluster_remote_append_bytes_total", "", "Their bytes."),
     counter(
         "holdfast_cluster_remote_append_failures_total",
         "",
@@ -340,11 +336,7 @@ pub(crate) const METRICS: &[Metric] = &[
         "",
         "Groups that this node leads, the registry included.",
     ),
-    gauge(
-        "holdfast_control_replicas",
-        "",
-        "Replicas of partitions that run here.",
-    ),
+    gauge("holdfast_control_replicas", "", "Replicas of partitions that run here."),
     gauge(
         "holdfast_control_unsettled_groups",
         "",
@@ -390,36 +382,20 @@ pub(crate) const METRICS: &[Metric] = &[
         "",
         "Unacknowledged messages of sessions that were taken over elsewhere; their devices send them again.",
     ),
-    gauge(
-        "holdfast_peer_connected",
-        "",
-        "Nodes that can be called now.",
-    ),
-    counter(
-        "holdfast_peer_connects_total",
-        "",
-        "Connections made to other nodes.",
-    ),
+    gauge("holdfast_peer_connected", "", "Nodes that can be called now."),
+    counter("holdfast_peer_connects_total", "", "Connections made to other nodes."),
     counter(
         "holdfast_peer_losses_total",
         "",
         "Connections to other nodes that were lost.",
     ),
-    counter(
-        "holdfast_peer_refusals_total",
-        "reason",
-        "Nodes that were not let in.",
-    ),
+    counter("holdfast_peer_refusals_total", "reason", "Nodes that were not let in."),
     counter(
         "holdfast_peer_violations_total",
         "rule",
         "Rules of the peer protocol that a connection has broken; it is closed.",
     ),
-    counter(
-        "holdfast_peer_calls_total",
-        "",
-        "Calls to other nodes.",
-    ),
+    counter("holdfast_peer_calls_total", "", "Calls to other nodes."),
     counter(
         "holdfast_peer_calls_served_total",
         "",
@@ -440,11 +416,7 @@ pub(crate) const METRICS: &[Metric] = &[
         "direction",
         "Frames of calls and answers.",
     ),
-    counter(
-        "holdfast_peer_bytes_total",
-        "direction",
-        "Their bytes.",
-    ),
+    counter("holdfast_peer_bytes_total", "direction", "Their bytes."),
     counter(
         "holdfast_peer_streams_total",
         "",
@@ -455,16 +427,8 @@ pub(crate) const METRICS: &[Metric] = &[
         "",
         "Bytes of calls and answers that wait to be sent.",
     ),
-    gauge(
-        "holdfast_peer_waiting_calls",
-        "",
-        "Calls without an answer yet.",
-    ),
-    histogram(
-        "holdfast_peer_rtt_seconds",
-        "",
-        "Time of a ping to another node.",
-    ),
+    gauge("holdfast_peer_waiting_calls", "", "Calls without an answer yet."),
+    histogram("holdfast_peer_rtt_seconds", "", "Time of a ping to another node."),
     gauge(
         "holdfast_peer_certificate_expiry_seconds",
         "",
