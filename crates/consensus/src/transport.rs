@@ -86,7 +86,8 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
 
 /// The way from this node to the others.
 pub trait Transport: Send + Sync + 'static {
-    /// Calls `node`. Calls to one node leave in the order in which this function was called; answers may overtake.
+    /// Calls `node`. Calls for one service and target leave in the order in which this function was called; those of others,
+    /// and answers, may overtake.
     fn call(&self, node: u64, call: Call) -> Answer;
 
     /// Calls `node` with a body and then `chunks`, which are pulled as fast as the other side takes them. The patience
