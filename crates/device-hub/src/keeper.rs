@@ -375,7 +375,8 @@ impl DeviceHub {
         }
         let hub = Arc::clone(self);
         holdfast_tasks::spawn("session-losers", async move {
-            hub.close_displaced(partition, term, losers).await;
+            // Who wins has been decided already.
+            let _ = hub.close_displaced(partition, term, losers).await;
         });
     }
 }

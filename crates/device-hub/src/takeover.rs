@@ -2,7 +2,8 @@
 //!
 //! What the older one has sent is decided first. When its gateway does not answer, the newer one waits until that gateway
 //! can no longer act for it, and the gateway's link is broken: it comes back by handing in all its sessions, learns which
-//! are over, and drops what they had under way.
+//! are over, and drops what they had under way. Who is cut off cannot know whether the gateway has gone on with another
+//! owner meanwhile: so after the wait a quorum is asked whether this node is still the owner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a gateway may take to answer beyond the time that it is told to wait.
 const CALL_MARGIN: Duration = Duration::from_millis(250);
 
+/// How long a quorum may take to confirm.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a gateway is called that cannot be reached.
 const SILENCE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,23 +61,26 @@ impl DeviceHub {
     ) {
         let (hub, identity) = (Arc::clone(self), identity.clone());
         holdfast_tasks::spawn("session-takeover", async move {
-            hub.close_displaced(partition, term, displaced).await;
-            hub.owners.displaced_are_gone(partition, term, &identity, address);
+            if hub.close_displaced(partition, term, displaced).await {
+                hub.owners.displaced_are_gone(partition, term, &identity, address);
+            }
         });
     }
 
-    /// Closes sessions that have lost; returns when nothing of them can follow any more.
+    /// Closes sessions that have lost; returns when nothing of them can follow any more. `false`: another node decides about
+    /// them by now.
     pub(crate) async fn close_displaced(
         self: &Arc<Self>,
         partition: PartitionId,
         term: u64,
         displaced: Vec<Displaced>,
-    ) {
+    ) -> bool {
         self.metrics.taken_over.increment(displaced.len() as u64);
-        join_all(displaced.iter().map(|one| self.close_one(partition, term, one))).await;
+        let closed = join_all(displaced.iter().map(|one| self.close_one(partition, term, one))).await;
+        closed.into_iter().all(|gone| gone)
     }
 
-    async fn close_one(self: &Arc<Self>, partition: PartitionId, term: u64, displaced: &Displaced) {
+    async fn close_one(self: &Arc<Self>, partition: PartitionId, term: u64, displaced: &Displaced) -> bool {
         let address = displaced.address;
         let identity = &displaced.facts.identity;
         if address.gateway == self.parts.node {
@@ -88,11 +95,11 @@ impl DeviceHub {
                 )
                 .await;
             }
-            return;
+            return true;
         }
         let closed = self.close_there(partition, displaced, CloseReason::TakenOver).await;
         if closed == Closed::Drained {
-            return;
+            return true;
         }
         tracing::info!(
             %identity, gateway = address.gateway, partition = partition.0, ?closed,
@@ -100,9 +107,36 @@ impl DeviceHub {
         );
         // Nothing over the link as it is counts from now on.
         let acts_until = self.owners.break_link(partition, term, address.gateway);
-        if let (Closed::Silent, Some(until)) = (closed, acts_until) {
+        if closed == Closed::Undecided {
+            return true;
+        }
+        if let Some(until) = acts_until {
             tokio::time::sleep_until(until).await;
         }
+        self.is_still_owner(partition, term).await
+    }
+
+    /// Returns `true` when a quorum has confirmed, asked after the call, that this node owns the partition in `term`;
+    /// `false` when it does not any more.
+    async fn is_still_owner(&self, partition: PartitionId, term: u64) -> bool {
+        while self.owners.term(partition) == Some(term)
+            && let Some(replica) = self.parts.partitions.local(partition)
+        {
+            let group = replica.group();
+            let leads = || {
+                let leader = group.leader();
+                leader.is_some_and(|leader| leader.node == self.parts.node && leader.term == term)
+            };
+            // Who does not lead would ask who does.
+            if leads() {
+                let asked = tokio::time::timeout(CONFIRM_PATIENCE, group.read_index()).await;
+                if matches!(asked, Ok(Ok(()))) && leads() {
+                    return true;
+                }
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        false
     }
 
     /// Asks another gateway to close a session.
