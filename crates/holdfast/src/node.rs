@@ -85,7 +85,7 @@ impl Node {
         peering
             .dispatch
             .enter(Service::Raft, Arc::new(store.host.groups.clone()));
-        let registry = start_registry(config, &store, &cores[0], matches!(entry, Entry::Founder)).await?;
+        let registry = start_registry(config, &store, &cores[0], may_found(config, &entry)).await?;
         let settings = registry.settings().context("the registry has no settings")?;
         if settings.partition_count.get() != config.hub.partitions && matches!(entry, Entry::Member) {
             tracing::warn!(
@@ -148,6 +148,7 @@ impl Node {
             .context("cannot take this node's place in the cluster")?;
         if matches!(entry, Entry::Founder) {
             peering::enter_initial_tokens(&config.cluster, &registry).await?;
+            peering::founded(&data);
         }
 
         let rest = RestState {
@@ -353,6 +354,12 @@ fn me(config: &Config, data: &DataDir, peering: &Peering) -> NodeInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         joined: now(),
     }
+}
+
+/// Whether this node may create the hub where there is none: a hub by itself always, since it may have died while it was
+/// created.
+fn may_found(config: &Config, entry: &Entry) -> bool {
+    matches!(entry, Entry::Founder) || !config.cluster.is_on()
 }
 
 /// Whether this node makes the hub a cluster: when it has created it, or has been a hub by itself so far.

@@ -71,7 +71,10 @@ async fn who_sends_more_than_it_may_is_refused_and_others_are_not() {
     let mut answers = futures_util::stream::FuturesUnordered::new();
     for _ in 0..batches {
         let entry = lane.batch();
-        answers.push(transport.call(owner, call(0, vec![Bytes::from_static(b"\x01\x01"), entry])));
+        answers.push(transport.call(
+            owner,
+            call(0, vec![Bytes::from_static(b"\x01\x01\0\0\0\0\0\0\0\0"), entry]),
+        ));
     }
     let mut refused = 0;
     while let Some(answer) = answers.next().await {

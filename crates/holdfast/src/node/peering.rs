@@ -7,7 +7,7 @@
 mod address_file;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use holdfast_registry::{NodeRole, Registry};
 use holdfast_storage::DataDir;
 use holdfast_tasks::Stop;
 
+use crate::certs::write_private;
 use crate::config::{ClusterConfig, Config};
 use crate::cores::Core;
 use crate::exit::{Failure, Outcome};
@@ -125,6 +126,10 @@ impl Peering {
     /// # Errors
     /// The members do not want it, or none answers; says what to do.
     pub(crate) async fn enter(&self, config: &Config, data: &DataDir) -> Result<(DataDir, Entry), Failure> {
+        if !data.is_fresh() && founding_file(data).exists() {
+            // It has died while it created the hub.
+            return Ok((data.clone(), Entry::Founder));
+        }
         if !data.is_fresh() {
             if let Some(peers) = &self.peers {
                 for (node, address) in address_file::read(data) {
@@ -177,8 +182,21 @@ impl Peering {
     }
 }
 
+/// Is there from the decision to create the hub until that is done: whoever dies in between goes on with it.
+fn founding_file(data: &DataDir) -> PathBuf {
+    data.path().join("founding")
+}
+
+/// The hub has been created.
+pub(crate) fn founded(data: &DataDir) {
+    if let Err(error) = std::fs::remove_file(founding_file(data)) {
+        tracing::debug!(%error, "there was no mark of founding");
+    }
+}
+
 /// The directory of a node that creates the hub.
 fn found(peering: &Peering, data: &DataDir) -> Result<DataDir, Failure> {
+    write_private(&founding_file(data), b"this node creates the hub\n")?;
     if !data.identity().cluster.is_empty() {
         return Ok(data.clone());
     }
