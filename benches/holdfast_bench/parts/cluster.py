@@ -70,7 +70,7 @@ def cost(report):
 
 
 def idle(part, options):
-    with cluster.Cluster(partitions=IDLE_PARTITIONS, extra=["--set", f"storage.log_lanes={IDLE_PARTITIONS}"]) as running:
+    with cluster.Cluster(partitions=IDLE_PARTITIONS) as running:
         pids = running.pids()
         time.sleep(5)
         begun, before = time.monotonic(), [cpu_seconds(pid) for pid in pids]
