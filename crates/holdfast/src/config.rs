@@ -245,10 +245,6 @@ impl ClusterConfig {
                 refuse(key, format!("wants host:port, found {address:?}"));
             }
         }
-        if !self.join.is_empty() && self.join_token_file.is_none() && !self.bootstrap {
-            // A node that has joined before needs none: whether it is missed is seen when it joins.
-            tracing::debug!("cluster.join_token_file is not set");
-        }
     }
 }
 
