@@ -1,6 +1,6 @@
 //! Installs that are killed at every step, on a disk in memory and on a real one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -263,16 +263,47 @@ fn open(dir: &Path) -> Arc<dyn Disk> {
     crate::open(&data, &StorageConfig::default()).unwrap()
 }
 
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+/// Every file below a directory with its length.
+fn listing(dir: &Path, into: &mut Vec<(PathBuf, u64)>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.path().is_dir() {
+            listing(&entry.path(), into)?;
+        } else {
+            into.push((entry.path(), entry.metadata()?.len()));
+        }
+    }
+    into.sort();
+    Ok(())
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else if let Err(error) = std::fs::copy(entry.path(), target) {
-            // The database removes meanwhile what it no longer needs.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+            copy_files(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a crash at one moment would leave of a directory in use: the database compacts in the background, and a copy during
+/// which files came or went is one of no moment at all.
+fn copy_dir(from: &Path, to: &Path) {
+    loop {
+        let _ = std::fs::remove_dir_all(to);
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let copied = listing(from, &mut before)
+            .and_then(|()| copy_files(from, to))
+            .and_then(|()| listing(from, &mut after));
+        match copied {
+            Ok(()) if before == after => return,
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
         }
     }
 }
