@@ -1,10 +1,14 @@
 //! Section `[consensus]` of the configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_model::{ByteSize, HumanDuration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+/// The engine's own are about as many, each group's at moments of its own; see `runtime`.
+const TICKS_PER_HEARTBEAT: u32 = 4;
 
 /// How Raft groups keep time, and how much they hold in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,11 +94,18 @@ impl ConsensusConfig {
         )
     }
 
+    /// How often a group looks whether something is due: signs of life, an election.
+    pub(crate) fn tick(&self) -> Duration {
+        self.heartbeat.get() / TICKS_PER_HEARTBEAT
+    }
+
     pub(crate) fn to_openraft(&self) -> Result<Arc<openraft::Config>, String> {
         self.validate().map_err(|error| error.to_string())?;
         let config = openraft::Config {
             cluster_name: "holdfast".to_owned(),
-            heartbeat_interval: self.heartbeat.as_millis(),
+            // Half a tick less, so that the tick at which it is due does not come a moment too early for it.
+            heartbeat_interval: self.heartbeat.as_millis()
+                - self.heartbeat.as_millis() / u64::from(2 * TICKS_PER_HEARTBEAT),
             election_timeout_min: self.election_timeout_min.as_millis(),
             election_timeout_max: self.election_timeout_max.as_millis(),
             // A node that cannot win must not raise the term of those that can.

@@ -143,6 +143,7 @@ impl Group {
             sending: host.groups.sending(),
             metrics: metrics.clone(),
         };
+        crate::runtime::tick_together(config.tick());
         let raft = Raft::new(host.node, settings, peers.clone(), log, applier)
             .await
             .map_err(|error| stopped(error.to_string()))?;

@@ -2,24 +2,63 @@
 //!
 //! Why: openraft draws election time-outs and the phase of its ticks from its runtime. With the thread's generator a
 //! failing seed of a simulation would not replay. For [`watch`] likewise.
+//!
+//! And the engine's ticks come together. Each group ticks by itself, five times a heartbeat: with many idle groups a node
+//! would never sleep longer than a millisecond, and each sign of life would be a frame of its own. Here the groups of a
+//! core wake at the same four moments of a heartbeat, and what they send then leaves together.
 
 mod watch;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use openraft::{AsyncRuntime, OptionalSend, TokioInstant, TokioRuntime};
+use openraft::{AsyncRuntime, Instant, OptionalSend, TokioInstant, TokioRuntime};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 
+/// What the engine waits for to gather completions of the disk is shorter than a timer can measure, and is no tick.
+const NO_TICK: Duration = Duration::from_micros(100);
+
+/// The moments at which the groups of a thread tick.
+#[derive(Clone, Copy)]
+struct Grid {
+    origin: TokioInstant,
+    every: Duration,
+}
+
 thread_local! {
     static SEEDED: RefCell<Option<SmallRng>> = const { RefCell::new(None) };
+    static GRID: Cell<Option<Grid>> = const { Cell::new(None) };
 }
 
 /// Lets every group that runs on this thread draw its timers from `seed`, from now on.
 pub(crate) fn seed(seed: u64) {
     SEEDED.with_borrow_mut(|rng| *rng = Some(SmallRng::seed_from_u64(seed)));
+    // That of the simulation before began at another moment of its clock.
+    GRID.set(None);
+}
+
+/// Lets the groups of this thread tick together, `every` so often or, where groups differ, as often as the one that ticks
+/// the most. Within a tokio runtime.
+pub(crate) fn tick_together(every: Duration) {
+    let origin = GRID.get().map_or_else(TokioInstant::now, |grid| grid.origin);
+    if GRID.get().is_none_or(|grid| every < grid.every) {
+        GRID.set(Some(Grid { origin, every }));
+    }
+}
+
+impl Grid {
+    /// The first of its moments that is not before `at`.
+    fn not_before(self, at: TokioInstant) -> TokioInstant {
+        let since = at.saturating_duration_since(self.origin);
+        // Both in nanoseconds, of which 64 bits hold centuries.
+        let past = since.as_nanos() % self.every.as_nanos().max(1);
+        match u64::try_from(past) {
+            Ok(past) if past > 0 => at + (self.every - Duration::from_nanos(past)),
+            _ => at,
+        }
+    }
 }
 
 /// Draws from the seed of this thread, or from the operating system's generator where there is none.
@@ -79,6 +118,12 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        let deadline = match GRID.get() {
+            Some(grid) if deadline.saturating_duration_since(TokioInstant::now()) > NO_TICK => {
+                grid.not_before(deadline)
+            }
+            _ => deadline,
+        };
         TokioRuntime::sleep_until(deadline)
     }
 
@@ -107,5 +152,41 @@ impl AsyncRuntime for Runtime {
         F: Future<Output = T>,
     {
         self.0.block_on(future)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_millis(50);
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_of_many_groups_come_at_the_same_moments() {
+        tick_together(EVERY);
+        let origin = TokioInstant::now();
+        for waited in [1, 13, 37, 49, 50, 51, 400] {
+            let asked = origin + Duration::from_millis(waited);
+            Runtime::sleep_until(asked).await;
+            let late = TokioInstant::now() - origin;
+            assert_eq!(
+                late.as_nanos() % EVERY.as_nanos(),
+                0,
+                "asked for {waited} ms, woken after {late:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_group_that_ticks_most_decides_and_a_seed_begins_anew() {
+        tick_together(2 * EVERY);
+        tick_together(EVERY);
+        tick_together(3 * EVERY);
+        assert_eq!(GRID.get().map(|grid| grid.every), Some(EVERY));
+        seed(1);
+        assert!(GRID.get().is_none());
+        let before = TokioInstant::now();
+        Runtime::sleep_until(before + Duration::from_millis(7)).await;
+        assert_eq!(TokioInstant::now() - before, Duration::from_millis(7));
     }
 }
