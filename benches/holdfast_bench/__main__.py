@@ -6,11 +6,11 @@ import traceback
 
 from . import load, machine
 from .machine import Trouble
-from .parts import cluster, compare, durable, memory, reader, startup
+from .parts import cluster, compare, durable, memory, reader, replace, startup
 from .peers import hub
 from .report import Part, Report
 
-PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster)}
+PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace)}
 BUSY_LOAD = 0.5
 
 
@@ -29,7 +29,7 @@ def options():
     parser.add_argument("--connections", type=int, help="idle connections, instead of 18,000")
     parser.add_argument("--fill-events", type=int, help="events to read, instead of 6,000,000")
     parser.add_argument("--devices", type=int, help="devices at the start after SIGKILL, instead of 100,000")
-    parser.add_argument("--log-bytes", type=int, help="log at the start after SIGKILL, instead of 1 GiB")
+    parser.add_argument("--log-bytes", type=int, help="log at the start after SIGKILL and of a replaced node, instead of 1 GiB")
     return parser.parse_args()
 
 
