@@ -74,6 +74,30 @@ impl SimDisk {
         disk
     }
 
+    /// From now on syncs say that they have succeeded and do nothing.
+    pub fn ignore_syncs(&self) {
+        self.state.lock().ignores_sync = true;
+    }
+
+    /// Another disk with what is on this one's files now: many simulations may begin where one has ended. What was not
+    /// flushed is not on it.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let copy = Self::new();
+        let state = self.state.lock();
+        let mut copied = copy.state.lock();
+        copied.live.clone_from(&state.flushed);
+        copied.flushed.clone_from(&state.flushed);
+        drop(copied);
+        copy
+    }
+
+    /// Ends what [`Self::fail_syncs`] and [`Self::fail_writes`] have begun: the disk was replaced, with what was on it.
+    pub fn mend(&self) {
+        let mut state = self.state.lock();
+        (state.syncs_fail, state.writes_fail) = (None, None);
+    }
+
     /// Cuts the power: what was not synced is lost, except a prefix of it that `rng` chooses. Every older handle fails
     /// from now on.
     #[must_use]
@@ -355,6 +379,27 @@ mod tests {
             matches!(disk.get(Family::Log, b"flushed"), Err(StorageError::Stopped(_))),
             "an old handle fails"
         );
+    }
+
+    #[test]
+    fn a_copy_has_what_was_flushed_and_goes_its_own_way() {
+        let disk = SimDisk::new();
+        put(&disk, b"flushed", Durability::Logged);
+        disk.flush().unwrap();
+        put(&disk, b"logged", Durability::Logged);
+        let copy = disk.copied();
+        assert!(has(&copy, b"flushed") && !has(&copy, b"logged"));
+        put(&copy, b"own", Durability::Logged);
+        assert!(!has(&disk, b"own"));
+    }
+
+    #[test]
+    fn a_mended_disk_syncs_again() {
+        let disk = SimDisk::new();
+        disk.fail_syncs(StorageError::Io("the disk is on fire".to_owned()));
+        assert!(disk.sync().is_err());
+        disk.mend();
+        assert!(disk.sync().is_ok());
     }
 
     #[test]
