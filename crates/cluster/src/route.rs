@@ -109,6 +109,7 @@ impl Partitions {
     /// the node closes.
     pub async fn run(self, stop: Stop) {
         tokio::select! {
+            biased;
             () = stop.reached(Phase::Closing) => {}
             () = ask::ask_all(&self) => {}
             () = keeper::keep(&self) => {}

@@ -47,4 +47,5 @@ pub use machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateM
 pub use position::{GroupId, LogPosition};
 pub use presence::has_data;
 pub use proposal::OnCommit;
+pub use runtime::jitter;
 pub use status::{GroupStatus, GroupStopped, GroupWatch, Leader, Members, Role};

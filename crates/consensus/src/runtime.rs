@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime, Instant, OptionalSend, TokioInstant, TokioRuntime};
 use rand::rngs::SmallRng;
-use rand::{RngCore, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 
 /// What the engine waits for to gather completions of the disk is shorter than a timer can measure, and is no tick.
 const NO_TICK: Duration = Duration::from_micros(100);
@@ -59,6 +59,13 @@ impl Grid {
             _ => at,
         }
     }
+}
+
+/// A factor from `range`, by which whoever runs beside a group varies its pauses: in a simulation it follows from the seed,
+/// as the engine's own timers do.
+#[must_use]
+pub fn jitter(range: std::ops::Range<f64>) -> f64 {
+    with(|rng| rng.random_range(range))
 }
 
 /// Draws from the seed of this thread, or from the operating system's generator where there is none.

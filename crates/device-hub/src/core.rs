@@ -471,8 +471,9 @@ impl Core {
 
     /// Closes all sessions of this core, for example when the node drains.
     pub fn close_all(&self, reason: CloseReason) {
-        let targets: Vec<Target> = self.targets.borrow_mut().drain().map(|(_, target)| target).collect();
-        for target in targets {
+        let mut targets: Vec<(u64, Target)> = self.targets.borrow_mut().drain().collect();
+        targets.sort_unstable_by_key(|(key, _)| *key);
+        for (_, target) in targets {
             close(&target, reason);
         }
     }

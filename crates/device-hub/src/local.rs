@@ -142,6 +142,14 @@ impl State {
     }
 }
 
+/// The sessions in the order in which they began: a hash map has another order in every process, and then the same
+/// faults would not lead to the same course.
+fn in_order(sessions: impl Iterator<Item = Live>) -> Vec<Live> {
+    let mut sessions: Vec<Live> = sessions.collect();
+    sessions.sort_unstable_by_key(|live| live.key);
+    sessions
+}
+
 struct Shard {
     /// Until when sessions may act, in milliseconds of [`Local::now_ms`]; 0 = they may not.
     valid_until: AtomicU64,
@@ -218,7 +226,7 @@ impl Local {
         shard.valid_until.store(0, Ordering::Release);
         state.link = Some(Link { id, owner, open: false });
         state.outbox.detaches.clear();
-        let live = state.live.values().cloned().collect();
+        let live = in_order(state.live.values().cloned());
         (id, live)
     }
 
@@ -283,16 +291,15 @@ impl Local {
             // The device's own row is found by key; its modules only by looking, and deletions are rare.
             None => {
                 let live = state.live.values();
-                live.filter(|live| live.facts.identity.device == identity.device)
-                    .cloned()
-                    .collect()
+                let of_device = live.filter(|live| live.facts.identity.device == identity.device);
+                in_order(of_device.cloned())
             }
         }
     }
 
     /// A copy of one partition's rows, to be looked through without holding its lock.
     pub(crate) fn of_partition(&self, partition: PartitionId) -> Vec<Live> {
-        self.state(partition).live.values().cloned().collect()
+        in_order(self.state(partition).live.values().cloned())
     }
 
     /// How many sessions live here.

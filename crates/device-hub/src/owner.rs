@@ -301,7 +301,9 @@ impl Owners {
             }
             _ => {
                 let rows = reign.rows.values().filter(is_meant);
-                rows.map(|row| (term, row.clone())).collect()
+                let mut rows: Vec<(u64, Row)> = rows.map(|row| (term, row.clone())).collect();
+                rows.sort_unstable_by_key(|(_, row)| (row.address.gateway, row.address.key));
+                rows
             }
         }
     }

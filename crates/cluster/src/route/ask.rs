@@ -7,7 +7,6 @@ use std::time::Duration;
 use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_model::PartitionId;
 use holdfast_proto::cluster::v1::{RouteOwner, RouteOwnersAnswer, RouteOwnersRequest};
-use rand::Rng as _;
 use tokio::task::JoinHandle;
 
 use super::Partitions;
@@ -43,15 +42,16 @@ pub(super) async fn ask_all(partitions: &Partitions) {
     placements.mark_changed();
     loop {
         tokio::select! {
+            biased;
             placed = placements.changed() => if placed.is_err() { return },
-            change = changes.next() => {
-                if change.is_none() { return }
-                partitions.0.metrics.owner_changes.increment(1);
-                continue;
-            }
             _ = count.tick() => {
                 let unowned = partitions.count().iter().filter(|id| partitions.owner(*id).is_none()).count();
                 partitions.0.metrics.unowned.set(f64::from(u32::try_from(unowned).unwrap_or(u32::MAX)));
+                continue;
+            }
+            change = changes.next() => {
+                if change.is_none() { return }
+                partitions.0.metrics.owner_changes.increment(1);
                 continue;
             }
         }
@@ -74,7 +74,7 @@ async fn ask(partitions: Partitions, node: u64) {
             Err(error) => {
                 tracing::trace!(node, %error, "a node does not say who owns what");
                 seen = 0;
-                let jitter = rand::rng().random_range(0.75..1.25);
+                let jitter = holdfast_consensus::jitter(0.75..1.25);
                 tokio::time::sleep(RETRY.mul_f64(jitter)).await;
             }
         }

@@ -189,6 +189,17 @@ pub(super) async fn keep(partitions: &Partitions) {
     loop {
         let mut due = Vec::new();
         tokio::select! {
+            biased;
+            _ = renewal.tick() => {
+                let silent = Instant::now().checked_sub(SEAT_LEASE);
+                for id in partitions.count().iter() {
+                    let expired = silent.map_or(0, |before| partitions.desk(id).expire(partitions.node(), before));
+                    if expired > 0 {
+                        tracing::info!(partition = id.0, expired, "places of readers ended: their nodes are silent");
+                    }
+                    due.push(id);
+                }
+            }
             Some((id, has_heard)) = under_way.next() => {
                 busy.remove(&id);
                 // Another owner, or more than one call takes. Who has not heard is told with the next renewal.
@@ -211,16 +222,6 @@ pub(super) async fn keep(partitions: &Partitions) {
                     partitions.owner(*id).is_some_and(|owner| partitions.0.seats.has_news(*id, owner))
                 };
                 due.extend(partitions.count().iter().filter(has_news));
-            }
-            _ = renewal.tick() => {
-                let silent = Instant::now().checked_sub(SEAT_LEASE);
-                for id in partitions.count().iter() {
-                    let expired = silent.map_or(0, |before| partitions.desk(id).expire(partitions.node(), before));
-                    if expired > 0 {
-                        tracing::info!(partition = id.0, expired, "places of readers ended: their nodes are silent");
-                    }
-                    due.push(id);
-                }
             }
         }
         for id in due {

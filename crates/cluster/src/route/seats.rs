@@ -4,7 +4,7 @@
 //! once. The owner forgets places that are not renewed for [`SEAT_LEASE`]; a reader that cannot reach an owner keeps
 //! reading what its replica has, and learns when it can whether its place is still its own.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -92,7 +92,8 @@ pub(super) struct Seats {
 
 #[derive(Default)]
 struct Slot {
-    held: HashMap<u64, Held>,
+    /// In order, so that owners are told in the same order whenever everything else was the same.
+    held: BTreeMap<u64, Held>,
     leaving: Vec<u64>,
 }
 
