@@ -41,18 +41,14 @@ pub(super) enum Failed {
 }
 
 /// A reader at the replica here.
-pub(super) async fn local(
-    partitions: &Partitions,
-    partition: &Partition,
-    from: StartPosition,
-) -> Result<Reader, Failed> {
-    if from == StartPosition::Latest && !serve::caught_up(partitions, partition).await {
+pub(super) async fn local(partition: &Partition, from: StartPosition) -> Result<Reader, Failed> {
+    if from == StartPosition::Latest && !serve::caught_up(partition).await {
         return Err(Failed::NotNow);
     }
     match partition.reader(from) {
         Ok(reader) => Ok(reader),
-        Err(StartError::BeyondEnd { .. }) if partitions.0.owners.owned(partition.id()).is_none() => {
-            if !serve::caught_up(partitions, partition).await {
+        Err(StartError::BeyondEnd { .. }) => {
+            if !serve::caught_up(partition).await {
                 return Err(Failed::NotNow);
             }
             partition.reader(from).map_err(Failed::Start)
@@ -99,7 +95,7 @@ pub(super) async fn anywhere(
 
 async fn open_here(partitions: &Partitions, id: PartitionId, from: StartPosition) -> Result<Way, Failed> {
     let partition = partitions.local(id).ok_or(Failed::NotNow)?;
-    let reader = local(partitions, &partition, from).await?;
+    let reader = local(&partition, from).await?;
     Ok(Way::local(partition, reader))
 }
 

@@ -29,7 +29,7 @@ impl Partitions {
     /// [`RouteError`].
     pub async fn status(&self, id: PartitionId) -> Result<PartitionStatus, RouteError> {
         if let Some(partition) = self.local(id) {
-            serve::caught_up(self, &partition).await;
+            serve::caught_up(&partition).await;
             return Ok(partition.status());
         }
         let told: RouteStatus = self.ask_owner(id, Kind::Status, &()).await?;

@@ -50,7 +50,7 @@ async fn start(
     let Some(partition) = partitions.local(id) else {
         return (Told::NotHere(partitions.owner(id)), None);
     };
-    let reader = match opening::local(partitions, &partition, from).await {
+    let reader = match opening::local(&partition, from).await {
         Ok(reader) => reader,
         Err(Failed::Start(StartError::BeyondEnd { asked, last })) => {
             return refused(Outcome::BeyondEnd(RouteBeyondEnd {

@@ -176,17 +176,15 @@ async fn status(partitions: &Partitions, id: PartitionId) -> Told<RouteStatus> {
     let Some(partition) = partitions.local(id) else {
         return Told::NotHere(partitions.owner(id));
     };
-    if !caught_up(partitions, &partition).await {
+    if !caught_up(&partition).await {
         return Told::NotNow;
     }
     Told::Done(put_status(&partition.status()))
 }
 
-/// The replica has applied everything that was committed before the call. The owner has, by itself.
-pub(super) async fn caught_up(partitions: &Partitions, partition: &Partition) -> bool {
-    if partitions.0.owners.owned(partition.id()).is_some() {
-        return true;
-    }
+/// The replica has applied everything that was committed before the call. The owner asks a quorum, too: it may have
+/// been deposed and not know it yet.
+pub(super) async fn caught_up(partition: &Partition) -> bool {
     let read = tokio::time::timeout(CATCH_UP_PATIENCE, partition.group().read_index()).await;
     matches!(read, Ok(Ok(())))
 }
