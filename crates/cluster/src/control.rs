@@ -38,8 +38,9 @@ use holdfast_model::PartitionId;
 use holdfast_partition::Partition;
 use holdfast_registry::{NodeInfo, NodeState, Registry};
 use holdfast_tasks::Stop;
+use holdfast_tasks::watch;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::route::Partitions;

@@ -32,9 +32,9 @@ use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, OnAppended, Partition};
+use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
-use tokio::sync::watch;
 
 pub use append::{APPEND_PATIENCE, MAX_BYTES_UNDER_WAY};
 use append::{Budgets, Senders};

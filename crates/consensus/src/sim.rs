@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
+use holdfast_tasks::watch;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};

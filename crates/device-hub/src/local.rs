@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, PartitionCount, PartitionId};
+use holdfast_tasks::watch;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::sessions::{Facts, NotHere, SessionNumber};

@@ -19,8 +19,8 @@ use std::time::Duration;
 use holdfast_cluster::route::{Owner, Partitions};
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_partition::record::StreamId;
+use holdfast_tasks::watch;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::sessions::{Address, Caller, Facts, NotHere, SessionNumber};

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_consensus::{Group, LeaseGrant, ReadError};
-use tokio::sync::watch;
+use holdfast_tasks::watch;
 use tokio::time::Instant;
 
 use crate::metrics::LeaseMetrics;

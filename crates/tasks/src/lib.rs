@@ -9,6 +9,7 @@
 mod budget;
 mod spawn;
 mod stop;
+pub mod watch;
 
 pub use budget::{ByteBudget, Overdrawn, Permit};
 pub use spawn::{panics, spawn, spawn_blocking, spawn_local};

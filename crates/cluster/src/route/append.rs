@@ -9,8 +9,8 @@ use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_model::PartitionId;
 use holdfast_partition::{AppendError, OnAppended};
 use holdfast_tasks::ByteBudget;
+use holdfast_tasks::watch;
 use parking_lot::RwLock;
-use tokio::sync::watch;
 
 use super::Partitions;
 use super::owners::Owner;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::Partition;
+use holdfast_tasks::watch;
 use parking_lot::RwLock;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Who owns a partition.
@@ -200,9 +200,8 @@ impl Owners {
     pub(super) async fn after(&self, id: PartitionId, failed: Option<Owner>, patience: Duration) -> Option<Owner> {
         let mut owner = self.watch(id);
         let other = owner.wait_for(|owner| owner.is_some() && *owner != failed);
-        let found = tokio::time::timeout(patience, other).await;
-        let found = found.ok().and_then(Result::ok).and_then(|owner| *owner);
-        found.or_else(|| self.owner(id))
+        let _ = tokio::time::timeout(patience, other).await;
+        self.owner(id)
     }
 
     pub(super) fn learn(&self, id: PartitionId, owner: Owner) {
@@ -289,7 +288,7 @@ impl OwnerChanges {
     /// partitions are gone.
     pub async fn next(&mut self) -> Option<(PartitionId, Option<Owner>)> {
         loop {
-            self.changed.borrow_and_update();
+            drop(self.changed.borrow_and_update());
             for _ in 0..self.owners.len() {
                 let at = self.next;
                 self.next = (at + 1) % self.owners.len();
