@@ -5,7 +5,7 @@
 //! they were told; then the checker compares what was promised with what is there.
 //! Invariants: the checker ([`check`]) is pure, and every check of it has a test that makes it fail; nothing that the
 //! harness starts (processes, namespaces, mounts) outlives it; only faults that were really injected are counted.
-//! Not here: the same in simulation (`consensus::sim`), durability of one node (`crates/holdfast/tests/durability`).
+//! Not here: the same in simulation (`holdfast_simulation`), durability of one node (`crates/holdfast/tests/durability`).
 //! Start at [`check`] for what is promised, and docs/chaos.md for how to run it.
 #![warn(missing_docs)]
 

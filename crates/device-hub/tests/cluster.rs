@@ -2,17 +2,12 @@
 //! happens to owners and gateways.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-#[path = "cluster/common.rs"]
-mod common;
-#[path = "cluster/course.rs"]
-mod course;
-
 use std::time::Duration;
 
-use common::{Cluster, SECOND, eventually, identity, simulate};
 use holdfast_device_hub::CloseReason;
 use holdfast_model::RefusalReason;
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, Status, WriteOperation};
+use holdfast_simulation::{Cluster, SECOND, eventually, identity, simulate};
 use tokio::time::Instant;
 
 #[test]
@@ -367,18 +362,4 @@ fn a_device_moves_while_one_direction_between_its_gateway_and_the_owner_is_cut()
             tokio::time::sleep(SECOND).await;
         }
     });
-}
-
-/// `HOLDFAST_SEEDS=n` runs more courses, `HOLDFAST_SEED=n` one of them.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "a switch for who runs the test by hand")]
-fn devices_that_roam_through_random_faults_keep_their_order() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("HOLDFAST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 100..100 + number("HOLDFAST_SEEDS").unwrap_or(2),
-    };
-    for seed in seeds {
-        simulate(course::run(seed));
-    }
 }

@@ -1,0 +1,132 @@
+//! A device's connection as a front end would have it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use holdfast_auth::{Key, sign_identity};
+use holdfast_device_hub::{
+    Attempt, Claim, CloseReason, Core, Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget,
+};
+use holdfast_model::TelemetryMessage;
+use tokio::time::Instant;
+
+use super::{HOST, START_MS, eventually, identity};
+
+pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, Refusal> {
+    let peer = Rc::new(Peer::default());
+    let token = sign_identity(HOST, &identity(device), &key, START_MS / 1000 + 1_000_000);
+    let claim = Claim {
+        device,
+        module: None,
+        host: HOST,
+        token: Some(&token),
+        model_id: None,
+        protocol: Protocol::Mqtt,
+        address: ([127, 0, 0, 1], 1).into(),
+    };
+    let target: Rc<dyn SessionTarget> = peer.clone();
+    let attempt = core.connect(&claim, &target);
+    let session = match attempt {
+        Attempt::Done(result) => result,
+        Attempt::Later(later) => later.await,
+    }?;
+    Ok(Client {
+        core,
+        session: Some(session),
+        peer,
+        up: Instant::now(),
+    })
+}
+
+/// A connected device.
+pub struct Client {
+    pub core: Rc<Core>,
+    pub session: Option<Session>,
+    pub peer: Rc<Peer>,
+    /// When it was let in.
+    pub up: Instant,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.session)
+    }
+}
+
+impl Client {
+    pub fn send(&self, number: u64) {
+        let payload = number.to_string();
+        let message = TelemetryMessage {
+            payload: payload.as_bytes(),
+            ..TelemetryMessage::default()
+        };
+        let receipt = Receipt {
+            target: self.peer.clone() as Rc<dyn ReceiptTarget>,
+            cookie: number,
+        };
+        let session = self.session.as_ref().unwrap();
+        self.core
+            .send(session, &message, Some(receipt), self.core.clock().now());
+    }
+
+    pub fn acked(&self) -> Vec<u64> {
+        self.acked_after(0)
+    }
+
+    /// What was acknowledged, without the first `seen`.
+    pub fn acked_after(&self, seen: usize) -> Vec<u64> {
+        let settled = self.peer.settled.borrow();
+        let acked = settled.iter().filter(|(_, outcome)| *outcome == Outcome::Committed);
+        acked.skip(seen).map(|(cookie, _)| *cookie).collect()
+    }
+
+    pub fn closed(&self) -> Option<CloseReason> {
+        self.closing().map(|(reason, _)| reason)
+    }
+
+    /// Why it was closed, and when.
+    pub fn closing(&self) -> Option<(CloseReason, Instant)> {
+        *self.peer.closed.borrow()
+    }
+
+    pub async fn until_acked(&self, count: usize) {
+        eventually("acknowledgements", || self.acked().len() >= count).await;
+    }
+
+    /// Waits until the hub has closed the connection, and says why.
+    pub async fn until_closed(&self) -> CloseReason {
+        eventually("the end", || self.closed().is_some()).await;
+        self.closed().unwrap()
+    }
+
+    /// The device goes; whatever comes for it then, nobody sees it.
+    pub fn disconnect(&mut self) {
+        self.peer.close(CloseReason::Stopping);
+        if let Some(session) = self.session.take() {
+            self.core.disconnect(&session);
+        }
+    }
+}
+
+/// A front end that notes what it is told, and acknowledges nothing after its end.
+#[derive(Default)]
+pub struct Peer {
+    settled: RefCell<Vec<(u64, Outcome)>>,
+    closed: RefCell<Option<(CloseReason, Instant)>>,
+}
+
+impl ReceiptTarget for Peer {
+    fn settled(&self, cookies: &[u64], outcome: Outcome) {
+        if self.closed.borrow().is_some() {
+            return;
+        }
+        let told = cookies.iter().map(|cookie| (*cookie, outcome));
+        self.settled.borrow_mut().extend(told);
+    }
+}
+
+impl SessionTarget for Peer {
+    fn close(&self, reason: CloseReason) {
+        self.closed.borrow_mut().get_or_insert((reason, Instant::now()));
+    }
+}

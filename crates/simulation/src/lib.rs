@@ -1,0 +1,432 @@
+//! A whole cluster in one process: nodes with registry, partitions, hub, cores and, where wanted, control, on one thread,
+//! one simulated network, simulated disks and one clock.
+//!
+//! Why a crate: several tests stand on it, and what it is made of is compiled once, optimized.
+//! Invariants: everything that is random follows from the seed, but keys and ETags, which are secrets and come from the
+//! operating system: they differ between two runs of a seed, and nothing is decided by them.
+//! Not here: what breaks, who calls and what must hold (`tests/simulation.rs`); the network (`holdfast_consensus::sim`)
+//! and the disks (`holdfast_storage::SimDisk`).
+//! Start at [`Cluster`].
+#![allow(
+    clippy::unwrap_used,
+    reason = "only tests use it, and one that cannot set itself up fails"
+)]
+
+mod client;
+mod host;
+mod node;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use client::{Client, connect};
+use holdfast_auth::Key;
+use holdfast_cluster::placement;
+use holdfast_cluster::route::Owner;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::{Group, GroupId};
+use holdfast_device_hub::{DeviceHub, Refusal};
+use holdfast_model::{DeviceId, IdentityId, PartitionCount, PartitionId, UnixMillis};
+use holdfast_partition::{PartitionConfig, StartPosition};
+use holdfast_registry::{
+    Authentication, IdentityContent, IdentityWrite, NodeInfo, NodeRole, NodeState, WriteOperation,
+};
+use holdfast_storage::{Disk as _, Kek, Sealer, SimDisk};
+use host::{ReadClock, Up};
+use node::Boot;
+pub use node::{Machine, Node, Setup};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// A node that is starting. Boxed, so that what a node is made of is compiled here and not in every test.
+pub type Booting = Pin<Box<dyn Future<Output = Node>>>;
+
+/// The hub's host name.
+pub const HOST: &str = "hub1.example.com";
+const START_MS: u64 = 1_900_000_000_000;
+/// The nodes of a cluster.
+pub const NODES: [u64; 3] = [1, 2, 3];
+/// A second of the simulation.
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// The nodes that run, and the machines that they run on.
+pub struct Cluster {
+    pub network: SimNetwork,
+    pub nodes: BTreeMap<u64, Node>,
+    pub rng: SmallRng,
+    pub machines: BTreeMap<u64, Machine>,
+    keys: RefCell<BTreeMap<String, Key>>,
+    pub disks: BTreeMap<u64, SimDisk>,
+    lives: BTreeMap<u64, u64>,
+    up: Up,
+    sealer: Arc<Sealer>,
+    setup: Setup,
+    clock: ReadClock,
+    founds: bool,
+}
+
+/// A cluster at rest: disks from which others begin.
+pub struct Image {
+    disks: BTreeMap<u64, SimDisk>,
+    lives: BTreeMap<u64, u64>,
+    keys: BTreeMap<String, Key>,
+    sealer: Arc<Sealer>,
+    setup: Setup,
+    now: UnixMillis,
+}
+
+/// Runs a test on a core's kind of runtime, with a clock that jumps.
+pub fn simulate<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap()
+        .block_on(test)
+}
+
+/// The hub's clock: goes with the simulated one.
+fn clock(from: UnixMillis) -> ReadClock {
+    let began = Instant::now();
+    Arc::new(move || UnixMillis(from.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
+}
+
+impl Cluster {
+    /// Three nodes, all voters everywhere.
+    pub async fn start(seed: u64) -> Self {
+        Self::start_as(seed, Setup::default()).await
+    }
+
+    pub async fn start_as(seed: u64, setup: Setup) -> Self {
+        let controlled = setup.controlled;
+        let mut cluster = Self {
+            network: SimNetwork::new(seed),
+            nodes: BTreeMap::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            machines: BTreeMap::new(),
+            keys: RefCell::default(),
+            disks: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            up: Up::default(),
+            sealer: Arc::new(Sealer::generate(&Kek::new([5; 32])).unwrap()),
+            setup,
+            clock: clock(UnixMillis(START_MS)),
+            founds: true,
+        };
+        cluster.start_node(1).await;
+        if !controlled {
+            let first = &cluster.nodes[&1].registry;
+            first.found_cluster("c1", 3, &info(1)).await.unwrap();
+        }
+        for id in [2, 3] {
+            cluster.admit(id).await;
+            if !controlled {
+                cluster.nodes[&1].registry.group().add_learner(id).await.unwrap();
+            }
+            cluster.start_node(id).await;
+        }
+        if controlled {
+            tokio::time::timeout(120 * SECOND, cluster.placed()).await.unwrap();
+        } else {
+            cluster.make_voters().await;
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// The nodes of `image`, started together, `seed` and all.
+    pub async fn resume(seed: u64, image: &Image) -> Self {
+        let mut cluster = Self {
+            network: SimNetwork::new(seed),
+            nodes: BTreeMap::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            machines: BTreeMap::new(),
+            keys: RefCell::new(image.keys.clone()),
+            disks: image.disks.iter().map(|(id, disk)| (*id, disk.copied())).collect(),
+            lives: image.lives.clone(),
+            up: Up::default(),
+            sealer: image.sealer.clone(),
+            setup: image.setup.clone(),
+            clock: clock(image.now),
+            founds: false,
+        };
+        let ids: Vec<u64> = cluster.disks.keys().copied().collect();
+        let boots: Vec<_> = ids.iter().map(|id| cluster.boot(*id)).collect();
+        for node in futures_util::future::join_all(boots).await {
+            cluster.nodes.insert(node.id, node);
+        }
+        cluster
+    }
+
+    /// Ends the cluster in order, and gives what is on its disks.
+    pub async fn into_image(mut self) -> Image {
+        let now = (self.clock)();
+        for disk in self.disks.values() {
+            disk.flush().unwrap();
+        }
+        let disks = self.disks.iter().map(|(id, disk)| (*id, disk.copied())).collect();
+        for (_, node) in std::mem::take(&mut self.nodes) {
+            node.die();
+        }
+        Image {
+            disks,
+            lives: self.lives,
+            keys: self.keys.into_inner(),
+            sealer: self.sealer,
+            setup: self.setup,
+            now,
+        }
+    }
+
+    async fn admit(&self, id: u64) {
+        let first = &self.nodes[&1].registry;
+        let secret = first.create_join_token(60 * SECOND, NodeRole::Core).await.unwrap();
+        first.admit(&secret, &info(id)).await.unwrap();
+    }
+
+    /// Waits until control has brought everything where the registry wants it.
+    async fn placed(&self) {
+        while !self.is_placed() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether every group has the members and the leader that the registry wants.
+    pub fn is_placed(&self) -> bool {
+        let Some(leader) = self.leader(GroupId::REGISTRY) else {
+            return false;
+        };
+        let registry = &self.nodes[&leader].registry;
+        let view = registry.cluster();
+        let voters = |group: &Group| group.members().voters;
+        view.nodes.values().all(|node| node.state == NodeState::Active)
+            && placement::assign(&view) == view.placements
+            && voters(registry.group()) == NODES.into()
+            && view.placements.iter().all(|placement| {
+                let id = GroupId::partition(placement.partition.0);
+                let leader = self.leader(id);
+                leader == placement.replicas.first().copied()
+                    && leader
+                        .and_then(|leader| self.nodes[&leader].group(id))
+                        .is_some_and(|group| voters(&group) == placement.replicas.iter().copied().collect())
+            })
+    }
+
+    /// The node that leads a group, as it says itself; the one of the highest term.
+    pub fn leader(&self, id: GroupId) -> Option<u64> {
+        let leaders = self.nodes.values().filter_map(|node| {
+            let leader = node.group(id)?.leader()?;
+            (leader.node == node.id).then_some((leader.term, node.id))
+        });
+        leaders.max().map(|(_, node)| node)
+    }
+
+    async fn make_voters(&self) {
+        let first = &self.nodes[&1];
+        first.registry.group().set_voters(NODES.into()).await.unwrap();
+        for id in PartitionCount::DEFAULT.iter() {
+            let founder = first.partitions.local(id).unwrap();
+            for other in [2, 3] {
+                founder.group().add_learner(other).await.unwrap();
+            }
+            founder.group().set_voters(NODES.into()).await.unwrap();
+        }
+    }
+
+    pub async fn start_node(&mut self, node: u64) {
+        let node = self.boot(node).await;
+        self.nodes.insert(node.id, node);
+    }
+
+    /// Starts a node while others go on; it is to be entered when it has started.
+    pub fn boot(&mut self, node: u64) -> Booting {
+        let life = self.lives.entry(node).or_default();
+        *life += 1;
+        let boot = Boot {
+            id: node,
+            life: *life,
+            setup: self.setup.clone(),
+            disk: self.disks.entry(node).or_default().clone(),
+            machine: self.machines.entry(node).or_default().clone(),
+            network: self.network.clone(),
+            sealer: self.sealer.clone(),
+            clock: self.clock.clone(),
+            up: self.up.clone(),
+            latency_seed: self.rng.random(),
+            founds: self.founds && node == 1,
+        };
+        Box::pin(boot.run())
+    }
+
+    /// Cuts a node's power.
+    pub fn kill(&mut self, node: u64) {
+        let gone = self.nodes.remove(&node).unwrap();
+        self.cut_power(node);
+        gone.die();
+    }
+
+    /// What a power cut does to a machine, whatever runs on it.
+    pub fn cut_power(&mut self, node: u64) {
+        self.up.lock().remove(&node);
+        self.network.crash(node);
+        let disk = self.disks.get_mut(&node).unwrap();
+        *disk = disk.crash(&mut self.rng);
+    }
+
+    pub fn hub(&self, node: u64) -> &Arc<DeviceHub> {
+        &self.nodes[&node].hub
+    }
+
+    /// Waits until every running node knows the owner of every partition, and is inside its lease.
+    pub async fn settled(&self) {
+        for id in PartitionCount::DEFAULT.iter() {
+            self.owner(id).await;
+        }
+        eventually("leases", || self.nodes.values().all(|node| node.registry.in_lease())).await;
+    }
+
+    /// Whether it is so now.
+    pub fn is_settled(&self) -> bool {
+        PartitionCount::DEFAULT.iter().all(|id| self.agreed_owner(id).is_some())
+            && self.nodes.values().all(|node| node.registry.in_lease())
+    }
+
+    fn agreed_owner(&self, id: PartitionId) -> Option<Owner> {
+        let mut owners = self.nodes.values().map(|node| node.partitions.owner(id));
+        let found = owners
+            .next()
+            .flatten()
+            .filter(|owner| self.nodes.contains_key(&owner.node))?;
+        owners.all(|owner| owner == Some(found)).then_some(found)
+    }
+
+    /// The owner that all running nodes know.
+    pub async fn owner(&self, id: PartitionId) -> Owner {
+        let mut found = None;
+        eventually("one owner", || {
+            found = self.agreed_owner(id);
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// Lets `node` own the partition of `device`.
+    pub async fn owned_by(&self, device: &str, node: u64) -> PartitionId {
+        let id = partition_of(device);
+        let owner = self.owner(id).await;
+        if owner.node != node {
+            let replica = self.nodes[&owner.node].partitions.local(id).unwrap();
+            replica.group().transfer_leader(node).await.unwrap();
+            eventually("the transfer", || {
+                self.nodes
+                    .values()
+                    .all(|other| other.partitions.owner(id).is_some_and(|owner| owner.node == node))
+            })
+            .await;
+        }
+        id
+    }
+
+    pub async fn create(&self, device: &str) {
+        let node = self.nodes.values().next().unwrap();
+        let write = IdentityWrite {
+            id: identity(device),
+            operation: WriteOperation::Create(IdentityContent::default()),
+        };
+        let created = node.registry.write(write).await.unwrap().identity.unwrap();
+        self.keys
+            .borrow_mut()
+            .insert(device.to_owned(), primary_key(&created.authentication));
+        let id = created.id;
+        eventually("the device everywhere", || {
+            self.nodes
+                .values()
+                .all(|node| node.registry.identity(&id).unwrap().is_some())
+        })
+        .await;
+    }
+
+    pub async fn connect(&self, node: u64, core: usize, device: &str) -> Result<Client, Refusal> {
+        let core = self.nodes[&node].cores[core].clone();
+        let key = self.keys.borrow()[device].clone();
+        connect(core, device, key).await
+    }
+
+    /// As [`Self::connect`], while others go on.
+    pub fn connecting(&self, node: u64, core: usize, device: &str) -> JoinHandle<Result<Client, Refusal>> {
+        let core = self.nodes[&node].cores[core].clone();
+        let key = self.keys.borrow()[device].clone();
+        let device = device.to_owned();
+        tokio::task::spawn_local(async move { connect(core, &device, key).await })
+    }
+
+    /// The payloads of a device's events, in the order of its partition, as `node`'s replica has them.
+    pub async fn events(&self, node: u64, device: &str) -> Vec<u64> {
+        let id = partition_of(device);
+        let replica = self.nodes[&node].partitions.local(id).unwrap();
+        replica.group().read_index().await.unwrap();
+        let mut reader = replica.reader(StartPosition::Oldest).unwrap();
+        let mut payloads = Vec::new();
+        while reader.position() < replica.status().next {
+            let chunk = reader.next().await.unwrap();
+            for event in chunk.events() {
+                let event = event.unwrap();
+                if event.record.device_id == device {
+                    let text = String::from_utf8(event.record.payload.to_vec()).unwrap();
+                    payloads.push(text.parse().unwrap());
+                }
+            }
+        }
+        payloads
+    }
+}
+
+pub fn primary_key(authentication: &Authentication) -> Key {
+    let Authentication::Sas(keys) = authentication else {
+        panic!("{authentication:?}")
+    };
+    keys.primary.clone()
+}
+
+pub fn identity(device: &str) -> IdentityId {
+    IdentityId::device(DeviceId::parse(device).unwrap())
+}
+
+pub fn partition_of(device: &str) -> PartitionId {
+    PartitionCount::DEFAULT.partition_of(&DeviceId::parse(device).unwrap())
+}
+
+fn partition_config() -> PartitionConfig {
+    PartitionConfig {
+        retention_interval: holdfast_model::HumanDuration::secs(3600),
+        ..PartitionConfig::default()
+    }
+}
+
+fn info(id: u64) -> NodeInfo {
+    NodeInfo {
+        id,
+        name: format!("n{id}"),
+        address: format!("10.0.0.{id}:9000"),
+        zone: String::new(),
+        role: NodeRole::Core,
+        state: NodeState::Joining,
+        version: "1.0.0".to_owned(),
+        joined: UnixMillis(0),
+    }
+}
+
+/// Waits for a condition, for a minute of the simulation at most.
+pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + 60 * SECOND;
+    while !holds() {
+        assert!(Instant::now() < give_up, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

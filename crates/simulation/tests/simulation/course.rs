@@ -1,0 +1,259 @@
+//! One simulation from its beginning to its end.
+
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use holdfast_chaos::check::{Findings, identity, revocation, sessions};
+use holdfast_chaos::history::{Fault, Micros};
+use holdfast_model::PartitionCount;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::Instant;
+
+use crate::backends::{call_at_random, revoke_at_random};
+use crate::devices::Device;
+use crate::faults::Faults;
+use crate::lease::Leases;
+use crate::shared::Shared;
+use crate::world::World;
+use crate::{logs, readers};
+use holdfast_simulation::{Cluster, Image, NODES, SECOND, Setup, simulate};
+
+/// How often devices and checks look at the world.
+const STEP: Duration = Duration::from_millis(20);
+/// How long faults begin.
+const FAULTS: Duration = Duration::from_secs(4);
+/// How long everything may take to be well again once nothing is broken any more.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Devices that keep their rights.
+const STEADY: [&str; 3] = ["d0", "d1", "d2"];
+/// Devices that lose theirs and get them back.
+const REVOKED: [&str; 2] = ["v0", "v1"];
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What is done to the harness, so that it must find something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Break {
+    Nothing,
+    /// Disks say that they have synced, and have not.
+    Syncs,
+}
+
+/// What a seed has led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Course {
+    /// Of everything that anybody was told, and when.
+    pub(crate) digest: u64,
+    pub(crate) calls: u64,
+    pub(crate) took: Duration,
+    pub(crate) faults: usize,
+    pub(crate) acknowledged: usize,
+    pub(crate) operations: u64,
+    pub(crate) revocations: u64,
+    pub(crate) connections: u64,
+    pub(crate) read: u64,
+}
+
+/// A cluster of three that has settled, with its devices: made once, since what it takes to found one is the same in every
+/// course, and a start from disks is a test of its own.
+fn image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let founded = std::thread::spawn(|| {
+            simulate(async {
+                let setup = Setup {
+                    cores: 2,
+                    controlled: true,
+                    session_grace: GRACE,
+                    log_entries: 5,
+                };
+                let cluster = Cluster::start_as(0, setup).await;
+                for device in STEADY.into_iter().chain(REVOKED) {
+                    cluster.create(device).await;
+                }
+                cluster.into_image().await
+            })
+        });
+        founded.join().unwrap()
+    })
+}
+
+/// Lives `seed`. An error says everything that is wrong, and what led to it.
+pub(crate) fn run(seed: u64, broken: Break, tell: bool) -> Result<Course, String> {
+    let image = image();
+    simulate(async move {
+        let shared = Shared::new();
+        let course = live(seed, image, broken, &shared).await;
+        let wrong = shared.history.borrow().wrong.join("\n");
+        if tell {
+            println!("{}", shared.told(true));
+        }
+        match course {
+            Ok(course) if wrong.is_empty() => Ok(course),
+            course => Err(format!(
+                "{}\n{wrong}\nthe end of what happened:\n{}",
+                course.err().unwrap_or_default(),
+                shared.told(false)
+            )),
+        }
+    })
+}
+
+async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> Result<Course, String> {
+    let cluster = Cluster::resume(seed, image).await;
+    if broken == Break::Syncs {
+        cluster.disks.values().for_each(holdfast_storage::SimDisk::ignore_syncs);
+    }
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
+    let mut draw = || SmallRng::seed_from_u64(rng.random());
+    for number in 0..2 {
+        shared.spawn(call_at_random(shared.clone(), number, draw()));
+    }
+    for device in REVOKED {
+        shared.spawn(revoke_at_random(shared.clone(), device.to_owned(), draw()));
+    }
+    for partition in PartitionCount::DEFAULT.iter() {
+        let name = "a reader".to_owned();
+        shared.spawn(readers::follow(shared.clone(), name, partition, draw()));
+    }
+    let mut faults = Faults::new(draw());
+    let devices = STEADY.into_iter().chain(REVOKED);
+    let mut devices: Vec<Device> = devices
+        .map(|name| Device::new(name.to_owned(), shared.clone(), draw().random()))
+        .collect();
+    let mut world = World::new(cluster, shared.clone());
+    let mut leases = Leases::default();
+    // So that faults hit a cluster that works, and not one that has yet to elect.
+    let mut until = Instant::now() + FAULTS;
+    while !world.cluster.is_settled() && Instant::now() < until {
+        tokio::time::sleep(STEP).await;
+    }
+    until = Instant::now() + FAULTS;
+    let mut is_well = Wellness::default();
+    let give_up = until + PATIENCE;
+    loop {
+        let healing = Instant::now() >= until;
+        if healing && !shared.ending.replace(true) {
+            faults.heal(&mut world);
+        }
+        world.step().await;
+        faults.step(&mut world, until);
+        if healing {
+            // Whoever has just lost its power, or ended by itself, comes back at once.
+            NODES.into_iter().for_each(|node| world.start(node));
+        }
+        for device in &mut devices {
+            device.step(&mut world.cluster, healing).await;
+        }
+        leases.look(&world.cluster, &devices, shared, GRACE);
+        if healing && is_well.look(&world, &devices) {
+            break;
+        }
+        if Instant::now() >= give_up {
+            return Err(format!("not well again in time: {}", is_well.why(&world, &devices)));
+        }
+        tokio::time::sleep(STEP).await;
+    }
+    shared.note("well".to_owned());
+    judge(&world, &mut devices, shared, faults.count).await
+}
+
+/// Whether the cluster is itself again.
+#[derive(Default)]
+struct Wellness {
+    /// How often in a row it has looked so.
+    seen: usize,
+}
+
+impl Wellness {
+    fn look(&mut self, world: &World, devices: &[Device]) -> bool {
+        let cluster = &world.cluster;
+        let is_well = cluster.nodes.len() == NODES.len()
+            && world.shared.active.get() == 0
+            && devices.iter().all(Device::is_settled)
+            && cluster.is_settled()
+            && logs::are_level(cluster);
+        self.seen = if is_well { self.seen + 1 } else { 0 };
+        self.seen > 1
+    }
+
+    fn why(&self, world: &World, devices: &[Device]) -> String {
+        let cluster = &world.cluster;
+        let devices: Vec<String> = devices
+            .iter()
+            .filter(|device| !device.is_settled())
+            .map(Device::state)
+            .collect();
+        format!(
+            "{} nodes up, {} actors not done, owners and leases known {}, logs level {}, devices {devices:?}",
+            cluster.nodes.len(),
+            world.shared.active.get(),
+            cluster.is_settled(),
+            logs::are_level(cluster),
+        )
+    }
+}
+
+fn demand(shared: &Shared, findings: &Findings) -> u64 {
+    for example in &findings.examples {
+        shared.wrong(format!("{}: {}", findings.promise, example.text));
+    }
+    if findings.undecided > 0 {
+        shared.wrong(format!("{}: {} undecided", findings.promise, findings.undecided));
+    }
+    findings.checked
+}
+
+async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, faults: usize) -> Result<Course, String> {
+    let cluster = &world.cluster;
+    logs::compare(cluster, devices, shared);
+    for device in &mut *devices {
+        logs::check_device(cluster, device, shared).await;
+        device.tell();
+    }
+    let mut history = shared.history.take();
+    logs::read_all(cluster, &mut history.readers).await;
+    // It excuses only how long an older session stays, which [`Leases`] and [`Device::is_settled`] look at more closely.
+    let excuse = Fault {
+        kind: "whatever the seed brought".to_owned(),
+        detail: String::new(),
+        nodes: NODES.into_iter().map(|node| u32::try_from(node).unwrap()).collect(),
+        began: 0,
+        ended: Micros::MAX / 2,
+        majority: false,
+        led: vec![],
+    };
+    let excuses = std::slice::from_ref(&excuse);
+    let revocations = revocation::check(
+        &history.changes,
+        &history.connections,
+        &history.refusals,
+        excuses,
+        Micros::MAX / 4,
+    );
+    let operations = demand(shared, &identity::check(&history.operations));
+    let checked = revocations
+        .findings
+        .iter()
+        .map(|findings| demand(shared, findings))
+        .sum();
+    let connections = demand(shared, &sessions::check(&history.connections, excuses));
+    let read = demand(shared, history.readers.findings());
+    let mut wrong = std::mem::take(&mut shared.history.borrow_mut().wrong);
+    wrong.splice(0..0, history.wrong);
+    shared.history.borrow_mut().wrong = wrong;
+    Ok(Course {
+        digest: shared.digest(),
+        calls: cluster.network.calls(),
+        took: Duration::from_micros(shared.now()),
+        faults,
+        acknowledged: devices.iter().map(|device| device.acked.len()).sum(),
+        operations,
+        revocations: checked,
+        connections,
+        read,
+    })
+}
+
+const _: () = assert!(GRACE.as_millis() > SECOND.as_millis());

@@ -1,0 +1,176 @@
+//! What the actors of a simulation share: who is up, what they wrote down, and the trace.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+use holdfast_chaos::check::readers::Readers;
+use holdfast_chaos::history::{Connection, Micros, Operation, Refusal, RightsChange};
+use holdfast_cluster::route::Partitions;
+use holdfast_registry::Registry;
+use holdfast_tasks::watch;
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use holdfast_simulation::Node;
+
+/// How many lines of the trace a failure shows.
+const TOLD: usize = 80;
+
+/// A node that is up, for those outside it.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) node: u64,
+    pub(crate) registry: Registry,
+    pub(crate) partitions: Partitions,
+    /// Ends with the node.
+    alive: watch::Receiver<()>,
+}
+
+impl Access {
+    /// What a call gives, unless the node ends before.
+    pub(crate) async fn call<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let mut alive = self.alive.clone();
+        tokio::select! {
+            biased;
+            _ = alive.changed() => None,
+            outcome = call => Some(outcome),
+        }
+    }
+}
+
+/// What clients wrote down.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) changes: Vec<RightsChange>,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) readers: Readers,
+    /// What no client may be told.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// A node and which life of it.
+pub(crate) type Place = (u64, u64);
+
+/// See the module.
+pub(crate) struct Shared {
+    began: Instant,
+    /// Processes that run, those that are stopping among them.
+    pub(crate) running: RefCell<BTreeSet<Place>>,
+    /// Devices whose rights are being changed, so that nobody can know them.
+    pub(crate) changing: RefCell<BTreeSet<String>>,
+    up: RefCell<BTreeMap<u64, (Access, watch::Sender<()>)>>,
+    pub(crate) history: RefCell<History>,
+    /// Actors come to an end.
+    pub(crate) ending: Cell<bool>,
+    /// Actors that have not.
+    pub(crate) active: Cell<usize>,
+    trace: RefCell<Trace>,
+}
+
+#[derive(Default)]
+struct Trace {
+    hasher: DefaultHasher,
+    lines: Vec<String>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            began: Instant::now(),
+            running: RefCell::default(),
+            changing: RefCell::default(),
+            up: RefCell::default(),
+            history: RefCell::default(),
+            ending: Cell::new(false),
+            active: Cell::new(0),
+            trace: RefCell::default(),
+        })
+    }
+
+    /// Microseconds since the simulation began.
+    pub(crate) fn at(&self, instant: Instant) -> Micros {
+        Micros::try_from(instant.saturating_duration_since(self.began).as_micros()).unwrap()
+    }
+
+    pub(crate) fn now(&self) -> Micros {
+        self.at(Instant::now())
+    }
+
+    /// Adds to the trace, which is the same whenever the seed is: no keys, no ETags.
+    pub(crate) fn note(&self, text: String) {
+        let mut trace = self.trace.borrow_mut();
+        let now = self.now();
+        (now, &text).hash(&mut trace.hasher);
+        trace.lines.push(format!("{:>9.3} {text}", now as f64 / 1000.0));
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.trace.borrow().hasher.finish()
+    }
+
+    /// The trace's last lines, or all.
+    pub(crate) fn told(&self, all: bool) -> String {
+        let trace = self.trace.borrow();
+        let from = if all { 0 } else { trace.lines.len().saturating_sub(TOLD) };
+        trace.lines[from..].join("\n")
+    }
+
+    pub(crate) fn wrong(&self, text: String) {
+        let wrong = &mut self.history.borrow_mut().wrong;
+        // What stays wrong is seen at every look.
+        if !wrong.contains(&text) {
+            self.note(format!("WRONG: {text}"));
+            wrong.push(text);
+        }
+    }
+
+    pub(crate) fn enter(&self, node: &Node) {
+        let (ends, alive) = watch::channel(());
+        let access = Access {
+            node: node.id,
+            registry: node.registry.clone(),
+            partitions: node.partitions.clone(),
+            alive,
+        };
+        self.up.borrow_mut().insert(node.id, (access, ends));
+        self.running.borrow_mut().insert((node.id, node.life));
+    }
+
+    /// Nobody turns to it any more, for it stops.
+    pub(crate) fn leave(&self, node: u64) {
+        self.up.borrow_mut().remove(&node);
+    }
+
+    /// It is gone.
+    pub(crate) fn end(&self, node: u64) {
+        self.leave(node);
+        self.running.borrow_mut().retain(|(running, _)| *running != node);
+    }
+
+    pub(crate) fn is_running(&self, place: Place) -> bool {
+        self.running.borrow().contains(&place)
+    }
+
+    /// A node to turn to, if any is up.
+    pub(crate) fn any(&self, rng: &mut SmallRng) -> Option<Access> {
+        let up = self.up.borrow();
+        let at = rng.random_range(0..up.len().max(1));
+        up.values().nth(at).map(|(access, _)| access.clone())
+    }
+
+    /// Starts an actor, which ends when [`Self::ending`] says so.
+    pub(crate) fn spawn(self: &Rc<Self>, actor: impl Future<Output = ()> + 'static) {
+        self.active.set(self.active.get() + 1);
+        let shared = self.clone();
+        let actor = async move {
+            actor.await;
+            shared.active.set(shared.active.get() - 1);
+        };
+        holdfast_tasks::spawn_local("actor", Box::pin(actor));
+    }
+}
