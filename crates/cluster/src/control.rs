@@ -88,6 +88,10 @@ pub trait ReplicaHost: Send + Sync + 'static {
 
     /// Disk and sessions, as they are now. Cheap.
     fn facts(&self) -> NodeFacts;
+
+    /// Whether the disk has room for writes, and news of it: while it has none, this node leads only what nobody else
+    /// can.
+    fn has_room(&self) -> watch::Receiver<bool>;
 }
 
 /// The node that founds the cluster if there is none yet.

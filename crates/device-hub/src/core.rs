@@ -61,8 +61,8 @@ pub struct Core {
     under_way: Cell<usize>,
     /// When the last round was proposed.
     round_began: Cell<Instant>,
-    /// Nothing is proposed for a while, since the disk is full.
-    blocked: Cell<bool>,
+    /// Something is kept back since the disk is full, and will be looked at again.
+    kept_back: Cell<bool>,
     /// Connections that wait until there is room again.
     waiting: RefCell<VecDeque<Waker>>,
     /// Connections by the key of their session.
@@ -90,7 +90,7 @@ impl Core {
             dirty: Cell::new(false),
             under_way: Cell::new(0),
             round_began: Cell::new(Instant::now()),
-            blocked: Cell::new(false),
+            kept_back: Cell::new(false),
             waiting: RefCell::default(),
             targets: RefCell::default(),
         })
@@ -181,8 +181,8 @@ impl Core {
 
     /// Returns when there is a message or a round to propose.
     async fn work(&self, messages: &mut Vec<Message>) {
-        let is_due = |looks_again: bool| self.dirty.get() && !self.blocked.get() && (looks_again || self.may_propose());
-        let waits = self.dirty.get() && !self.blocked.get() && !self.may_propose();
+        let is_due = |looks_again: bool| self.dirty.get() && (looks_again || self.may_propose());
+        let waits = self.dirty.get() && !self.may_propose();
         let arrived = std::future::poll_fn(|cx| {
             let taken = self.mailbox.poll_take(cx, messages);
             if taken.is_ready() || is_due(!waits) {
@@ -205,9 +205,7 @@ impl Core {
 
     /// Whether there is something to propose, and the round before has been decided or has taken too long.
     fn may_propose(&self) -> bool {
-        self.dirty.get()
-            && !self.blocked.get()
-            && (self.under_way.get() == 0 || self.round_began.get().elapsed() >= ROUND_PATIENCE)
+        self.dirty.get() && (self.under_way.get() == 0 || self.round_began.get().elapsed() >= ROUND_PATIENCE)
     }
 
     fn handle(&self, message: Message) {
@@ -412,25 +410,17 @@ impl Core {
             return;
         }
         self.dirty.set(false);
-        if !self.hub.is_writable() {
-            // Acknowledgements are withheld until there is room on disk again (foundations 12).
-            self.dirty.set(true);
-            self.blocked.set(true);
-            let core = Rc::clone(self);
-            holdfast_tasks::spawn_local(
-                "disk-full-pause",
-                Box::pin(async move {
-                    tokio::time::sleep(DISK_FULL_PAUSE).await;
-                    core.blocked.set(false);
-                    core.mailbox.wake();
-                }),
-            );
-            return;
-        }
         self.round_began.set(Instant::now());
         let now = self.clock().now();
+        let full = !self.hub.is_writable();
         for partition in self.hub.parts.partitions.count().iter() {
             if !self.lanes.borrow()[usize::from(partition.0)].has_waiting() {
+                continue;
+            }
+            // Acknowledgements are withheld until there is room on disk again (foundations 12), or until another node owns
+            // the partition, whose disk may have room: then the link to it opens, which asks for a round.
+            if full && self.is_owned_here(partition) {
+                self.look_again_for_room();
                 continue;
             }
             // What may not be proposed now is told to when it may.
@@ -444,6 +434,31 @@ impl Core {
                 append(&self.hub, &self.mailbox, partition, link, entry).await;
             }
         }
+    }
+
+    fn is_owned_here(&self, partition: PartitionId) -> bool {
+        let parts = &self.hub.parts;
+        parts
+            .partitions
+            .owner(partition)
+            .is_some_and(|owner| owner.node == parts.node)
+    }
+
+    /// Asks for a round after a while; one such task is enough.
+    fn look_again_for_room(self: &Rc<Self>) {
+        if self.kept_back.replace(true) {
+            return;
+        }
+        let core = Rc::clone(self);
+        holdfast_tasks::spawn_local(
+            "disk-full-pause",
+            Box::pin(async move {
+                tokio::time::sleep(DISK_FULL_PAUSE).await;
+                core.kept_back.set(false);
+                core.dirty.set(true);
+                core.mailbox.wake();
+            }),
+        );
     }
 }
 

@@ -1,12 +1,15 @@
 //! Refuses writes before the disk is full, and resumes by itself.
 //!
 //! A log that fills the disk cannot even be trimmed; so below a floor of free space new telemetry and registry writes
-//! are refused (error 503005) while reads, retention and deletes go on. A real "no space left" is another matter: it
-//! stops the process.
+//! are refused (error 503005) while reads, retention and deletes go on. They are taken again when there is a tenth of
+//! that floor more than it: retention frees little by little, and at the very floor each freed file would move
+//! leaderships there and back. A real "no space left" is another matter: it stops the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::metrics::GuardMetrics;
 use crate::{Disk, DiskSpace, StorageConfig, StorageError};
@@ -14,12 +17,17 @@ use crate::{Disk, DiskSpace, StorageConfig, StorageError};
 /// How often the free space is looked at. At 1 GB/s the default floor of 1 GiB is passed in a second.
 pub const CHECK_EVERY: Duration = Duration::from_millis(500);
 
+/// What must be free beyond the floor before writes are taken again, as a part of the floor: a tenth.
+const REOPEN_PART: u64 = 10;
+
 /// Whether there is room for new writes.
 pub struct DiskGuard {
     disk: Arc<dyn Disk>,
     min_free: u64,
     min_free_percent: u8,
     writable: AtomicBool,
+    /// The same, for who waits for it to change.
+    news: watch::Sender<bool>,
     metrics: GuardMetrics,
 }
 
@@ -34,6 +42,7 @@ impl DiskGuard {
             min_free: config.min_free.bytes(),
             min_free_percent: config.min_free_percent,
             writable: AtomicBool::new(true),
+            news: watch::Sender::new(true),
             metrics: GuardMetrics::new(),
         };
         guard.refresh()?;
@@ -44,6 +53,12 @@ impl DiskGuard {
     #[must_use]
     pub fn writable(&self) -> bool {
         self.writable.load(Ordering::Relaxed)
+    }
+
+    /// Whether new writes are taken, and news of it.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.news.subscribe()
     }
 
     /// The free space below which writes are refused, on a file system of `total` bytes.
@@ -75,13 +90,19 @@ impl DiskGuard {
     pub fn refresh(&self) -> Result<DiskSpace, StorageError> {
         let space = self.disk.space()?;
         let floor = self.floor(space.total);
-        let writable = space.free >= floor;
+        let needed = if self.writable() {
+            floor
+        } else {
+            floor + floor / REOPEN_PART
+        };
+        let writable = space.free >= needed;
         if self.writable.swap(writable, Ordering::Relaxed) != writable {
             if writable {
                 tracing::info!(free = space.free, floor, "disk has room again, writes are taken");
             } else {
                 tracing::error!(free = space.free, floor, "disk is nearly full, writes are refused");
             }
+            self.news.send_replace(writable);
         }
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.metrics.free.set(space.free as f64);
@@ -134,11 +155,37 @@ mod tests {
         guard.refresh().unwrap();
         assert!(!guard.writable(), "1,000 bytes is the larger floor here");
         disk.set_space(DiskSpace {
-            free: 1_000,
+            free: 1_100,
             total: 10_000,
         });
         guard.refresh().unwrap();
         assert!(guard.writable());
+    }
+
+    #[test]
+    fn a_disk_at_its_floor_does_not_go_back_and_forth() {
+        let disk = SimDisk::new();
+        let config = StorageConfig {
+            min_free: ByteSize(1_000),
+            min_free_percent: 1,
+            ..StorageConfig::default()
+        };
+        let guard = DiskGuard::new(Arc::new(disk.clone()), &config).unwrap();
+        let mut news = guard.watch();
+        let mut look = |free| {
+            disk.set_space(DiskSpace { free, total: 10_000 });
+            guard.refresh().unwrap();
+            (
+                guard.writable(),
+                news.has_changed().unwrap().then(|| *news.borrow_and_update()),
+            )
+        };
+        assert_eq!(look(1_000), (true, None));
+        assert_eq!(look(999), (false, Some(false)));
+        assert_eq!(look(1_000), (false, None));
+        assert_eq!(look(1_099), (false, None));
+        assert_eq!(look(1_100), (true, Some(true)));
+        assert_eq!(look(1_000), (true, None));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! The next step that brings a group's members to what is wanted. Pure.
 //!
 //! The order: learners in → caught up → they vote and the old ones leave, in one joint change → leadership where it is
-//! preferred. Each step leaves a state from which the rest can be done by whoever leads then.
+//! preferred. Each step leaves a state from which the rest can be done by whoever leads then. A leader whose disk is full
+//! hands on first of all: its group takes no writes.
 //! Invariants: a change of voters is made only when a majority of the new ones is up and caught up; leadership is handed
 //! on before its holder loses its vote; a group that is as wanted gets no step.
 
@@ -29,6 +30,10 @@ pub(super) struct Situation<'a> {
     pub(super) preferred: Option<u64>,
     /// Who has refused to lead a moment ago.
     pub(super) unwilling: &'a BTreeSet<u64>,
+    /// Whether this node's disk has room; else the group takes no writes while this node leads it.
+    pub(super) takes_writes: bool,
+    /// Who is to lead in this node's place when it cannot go on leading, the best first.
+    pub(super) successors: &'a [u64],
 }
 
 /// What is to be done next.
@@ -93,6 +98,13 @@ fn list(nodes: &BTreeSet<u64>) -> String {
 
 /// The next step.
 pub(super) fn step(now: &Situation<'_>) -> Step {
+    // A half-made change is ended first: a transfer would leave it to somebody who does not know of it yet.
+    if !now.takes_writes
+        && !now.members.joint
+        && let Some(successor) = successor(now, &now.members.voters)
+    {
+        return Step::Transfer(successor);
+    }
     if now.voters.is_empty() {
         return Step::Nothing;
     }
@@ -136,6 +148,15 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
     }
 }
 
+/// Who of `voters` can take the leadership at once, the best first: that saves the next leader from handing it on again.
+/// Whether its disk has room it says when it is asked.
+fn successor(now: &Situation<'_>, voters: &BTreeSet<u64>) -> Option<u64> {
+    let mut able = now.successors.iter().chain(voters).copied().filter(|node| {
+        *node != now.me && voters.contains(node) && is_ready(now, *node) && !now.unwilling.contains(node)
+    });
+    able.next()
+}
+
 fn is_ready(now: &Situation<'_>, node: u64) -> bool {
     node == now.me || now.ready.contains(&node)
 }
@@ -154,8 +175,8 @@ fn change_voters(now: &Situation<'_>) -> Step {
         return Step::SetVoters(target);
     }
     // Who leads now will have no vote: another one takes over first.
-    let mut stay = target.intersection(&now.members.voters).copied();
-    if let Some(successor) = stay.find(|node| is_ready(now, *node) && !now.unwilling.contains(node)) {
+    let stay = target.intersection(&now.members.voters).copied().collect();
+    if let Some(successor) = successor(now, &stay) {
         if !now.members.joint {
             return Step::Transfer(successor);
         }

@@ -1,7 +1,8 @@
 //! The task that compares what is wanted with what is, and begins what is to be done about it.
 //!
-//! It is woken by changes of the registry's view, by changes of leader or members of any group here, and by work that
-//! ends; without occasion it looks once a tick. It waits for nothing else: work that takes time is spawned.
+//! It is woken by changes of the registry's view, by changes of leader or members of any group here, by a disk that is
+//! full or has room again, and by work that ends; without occasion it looks once a tick. It waits for nothing else: work
+//! that takes time is spawned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,6 +96,7 @@ impl Run {
         let control = self.control.clone();
         let inner = &control.0;
         let mut changes = inner.registry.changes();
+        let mut room = inner.replicas.has_room();
         loop {
             self.look();
             let tick = tokio::time::sleep_until(self.next_look());
@@ -109,6 +111,7 @@ impl Run {
                         None => return self.end(),
                     },
                     () = inner.wake.notified() => break,
+                    Ok(()) = room.changed() => break,
                     () = &mut tick => break,
                 }
             }
@@ -341,6 +344,11 @@ impl Run {
                 None => return Step::Nothing,
             },
         };
+        // In the order of the placement: the second of each are spread over the nodes as the first are.
+        let successors = match super::partition_of(group.id()).and_then(|id| view.placement(id)) {
+            Some(placement) => placement.replicas.clone(),
+            None => voters.iter().copied().collect(),
+        };
         let unwilling = self.control.unwilling(group.id());
         let preferred = wanted_leader.filter(|node| {
             let since = self.up_since.get(node);
@@ -355,6 +363,8 @@ impl Run {
             learners: &learners,
             preferred,
             unwilling: &unwilling,
+            takes_writes: *inner.replicas.has_room().borrow(),
+            successors: &successors,
         })
     }
 

@@ -20,11 +20,13 @@ use holdfast_model::{
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{ClusterView, Founding, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig};
-use holdfast_storage::{Disk, DiskGuard, Flusher, Kek, Sealer, SimDisk, StorageConfig};
+use holdfast_storage::{Disk, DiskGuard, DiskSpace, Flusher, Kek, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::{Phase, Stop};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub(crate) const CLUSTER: &str = "c-1";
@@ -57,7 +59,6 @@ impl PeerBook for Book {
 struct Host {
     host: GroupHost,
     began: Instant,
-    read_only: Mutex<bool>,
 }
 
 impl ReplicaHost for Host {
@@ -83,9 +84,13 @@ impl ReplicaHost for Host {
         NodeFacts {
             disk_free: 50,
             disk_total: 100,
-            read_only: *self.read_only.lock(),
+            read_only: !self.host.guard.writable(),
             sessions: 0,
         }
+    }
+
+    fn has_room(&self) -> watch::Receiver<bool> {
+        self.host.guard.watch()
     }
 }
 
@@ -94,8 +99,8 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
-    host: Arc<Host>,
     stop: Stop,
+    guard: JoinHandle<()>,
 }
 
 pub(crate) struct Cluster {
@@ -206,8 +211,8 @@ impl Cluster {
         let host = Arc::new(Host {
             host,
             began: self.began,
-            read_only: Mutex::new(false),
         });
+        let guard = holdfast_tasks::spawn("disk guard", host.host.guard.clone().run());
         let stop = Stop::new();
         let control = Control::start(ControlParts {
             me: info(id, name),
@@ -223,7 +228,7 @@ impl Cluster {
                 up: self.up.clone(),
                 addresses: Mutex::default(),
             }),
-            replicas: host.clone(),
+            replicas: host,
             wrapped_key: self.sealer.wrapped().clone(),
             config: ControlConfig::default(),
             stop: stop.clone(),
@@ -235,8 +240,8 @@ impl Cluster {
             registry,
             partitions,
             control,
-            host,
             stop,
+            guard,
         };
         self.nodes.insert(id, node);
     }
@@ -308,6 +313,7 @@ impl Cluster {
         self.network.crash(id);
         let node = self.nodes.remove(&id).unwrap();
         node.stop.enter(Phase::Closing);
+        node.guard.abort();
         let disk = self.disks[&id].crash(&mut self.rng);
         self.disks.insert(id, disk);
     }
@@ -461,8 +467,18 @@ impl Cluster {
             .map(|node| node.state)
     }
 
-    pub(crate) fn set_read_only(&self, id: u64, read_only: bool) {
-        *self.nodes[&id].host.read_only.lock() = read_only;
+    /// Fills the node's disk, which its guard sees at its next look.
+    pub(crate) fn fill_disk(&self, id: u64) {
+        self.set_free(id, 0);
+    }
+
+    /// Gives it room again.
+    pub(crate) fn empty_disk(&self, id: u64) {
+        self.set_free(id, 1 << 39);
+    }
+
+    fn set_free(&self, id: u64, free: u64) {
+        self.disks[&id].set_space(DiskSpace { free, total: 1 << 40 });
     }
 
     pub(crate) fn has_data(&self, id: u64, partition: PartitionId) -> bool {

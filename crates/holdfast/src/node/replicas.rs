@@ -7,6 +7,7 @@ use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::{Partition, PartitionConfig};
+use tokio::sync::watch;
 
 use super::now;
 use crate::cores::CoreHandle;
@@ -62,5 +63,9 @@ impl ReplicaHost for Replicas {
             read_only: !self.host.guard.writable(),
             sessions: self.hub.local_session_count() as u64,
         }
+    }
+
+    fn has_room(&self) -> watch::Receiver<bool> {
+        self.host.guard.watch()
     }
 }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
 use holdfast_device_hub::DeviceHub;
-use holdfast_storage::{
-    CHECK_EVERY, DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError,
-};
+use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
 
 use super::OnFatal;
 use super::peering::{Entry, Peering};
@@ -77,12 +75,13 @@ impl Store {
 
     /// Tells the device hub whether there is room for new messages, until the process ends.
     pub(crate) fn watch_space(&self, hub: Arc<DeviceHub>) {
-        let guard = Arc::clone(&self.host.guard);
+        let mut room = self.host.guard.watch();
         holdfast_tasks::spawn("space-watch", async move {
-            let mut tick = tokio::time::interval(CHECK_EVERY);
             loop {
-                tick.tick().await;
-                hub.set_writable(guard.writable());
+                hub.set_writable(*room.borrow_and_update());
+                if room.changed().await.is_err() {
+                    return;
+                }
             }
         });
     }

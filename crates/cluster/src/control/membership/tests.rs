@@ -19,6 +19,8 @@ struct Case {
     behind: BTreeSet<u64>,
     preferred: Option<u64>,
     unwilling: BTreeSet<u64>,
+    full: bool,
+    successors: Vec<u64>,
 }
 
 fn case(voters: &[u64], learners: &[u64], wanted: &[u64]) -> Case {
@@ -32,6 +34,8 @@ fn case(voters: &[u64], learners: &[u64], wanted: &[u64]) -> Case {
         behind: BTreeSet::new(),
         preferred: None,
         unwilling: BTreeSet::new(),
+        full: false,
+        successors: Vec::new(),
     }
 }
 
@@ -66,6 +70,16 @@ impl Case {
         self
     }
 
+    fn full(mut self) -> Self {
+        self.full = true;
+        self
+    }
+
+    fn led_next_by(mut self, nodes: &[u64]) -> Self {
+        self.successors = nodes.to_vec();
+        self
+    }
+
     fn step(&self) -> Step {
         let members = Members {
             voters: self.voters.clone(),
@@ -88,6 +102,8 @@ impl Case {
             learners: &self.wanted_learners,
             preferred: self.preferred,
             unwilling: &self.unwilling,
+            takes_writes: !self.full,
+            successors: &self.successors,
         })
     }
 }
@@ -151,6 +167,11 @@ fn leadership_goes_before_the_vote() {
     // Somebody who stays votes already: it takes over, and makes the change.
     check(&case(&[1, 2, 3], &[4], &[2, 3, 4]), &Step::Transfer(2));
     check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).unwilling(&[2]), &Step::Transfer(3));
+    // To who is to lead in the end, if that one can.
+    check(
+        &case(&[1, 2, 3], &[4], &[2, 3, 4]).led_next_by(&[4, 3, 2]),
+        &Step::Transfer(3),
+    );
     // Nobody does: the new ones come in beside the leader first.
     check(&case(&[1], &[2], &[2]), &Step::SetVoters(set(&[1, 2])));
     check(&case(&[1, 2], &[], &[2]), &Step::Transfer(2));
@@ -223,6 +244,26 @@ fn leadership_moves_to_who_prefers_it_when_it_can_take_it() {
 }
 
 #[test]
+fn a_leader_whose_disk_is_full_hands_on_before_anything_else() {
+    let full = |wanted: &[u64]| case(&[1, 2, 3], &[4], wanted).led_next_by(&[1, 3, 2]).full();
+    check(&full(&[1, 2, 3]), &Step::Transfer(3));
+    check(&full(&[1, 2, 3]).preferring(1), &Step::Transfer(3));
+    check(&full(&[1, 2, 4]), &Step::Transfer(3));
+    check(&full(&[1, 2, 3]).down(&[3]), &Step::Transfer(2));
+    check(&full(&[1, 2, 3]).behind(&[3]), &Step::Transfer(2));
+    check(&full(&[1, 2, 3]).unwilling(&[3]), &Step::Transfer(2));
+    // Who is to leave votes still, and is better than a leader that takes no writes.
+    check(&case(&[1, 4], &[2], &[1, 2]).full(), &Step::Transfer(4));
+    // Nobody can: what else is to be done goes on.
+    check(&full(&[1, 2, 3]).unwilling(&[2, 3]), &Step::RemoveLearners(set(&[4])));
+    check(&case(&[1], &[], &[1]).full(), &Step::Nothing);
+    check(
+        &case(&[1, 2, 3, 4], &[], &[1, 2, 4]).joint().full(),
+        &Step::SetVoters(set(&[1, 2, 4])),
+    );
+}
+
+#[test]
 fn nobody_wanted_is_a_mistake_that_changes_nothing() {
     check(&case(&[1, 2, 3], &[], &[]), &Step::Nothing);
 }
@@ -278,6 +319,8 @@ impl Model {
             learners: &BTreeSet::new(),
             preferred: None,
             unwilling: &BTreeSet::new(),
+            takes_writes: true,
+            successors: &[],
         })
     }
 
