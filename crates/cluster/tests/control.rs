@@ -10,10 +10,10 @@ mod harness;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::{CLUSTER, Cluster, PARTITIONS};
+use harness::{CLUSTER, Cluster, PARTITIONS, PATIENCE};
 use holdfast_cluster::control::ControlError;
 use holdfast_cluster::join::JoinError;
-use holdfast_consensus::GroupId;
+use holdfast_consensus::{ConsensusConfig, GroupId};
 use holdfast_model::PartitionId;
 use holdfast_registry::{NodeRole, NodeState};
 use tokio::time::Instant;
@@ -149,6 +149,34 @@ fn a_node_drains_until_it_holds_nothing_and_is_removed() {
 }
 
 /// The first node has made all partitions: what it gives up must not be made a second time when it comes back for it.
+#[test]
+fn a_leader_that_is_to_leave_hands_on_first_so_that_writes_do_not_wait_for_an_election() {
+    simulate(async {
+        let mut cluster = Cluster::of(12, 4).await;
+        let leader = cluster.leader(GroupId::REGISTRY).unwrap();
+        let leads = cluster.nodes[&leader].leads();
+        assert!(leads > 0, "the registry's leader leads partitions too");
+        let name = format!("n{leader}");
+        cluster.any().control.drain(&name).await.unwrap();
+        // A follower does not even ask for votes before this is over.
+        let election = ConsensusConfig::default().election_timeout_max.get();
+        let drained = async |cluster: &mut Cluster| {
+            let mut longest = Duration::ZERO;
+            while cluster.state_of(&name) != Some(NodeState::Drained) {
+                for partition in PARTITIONS.iter() {
+                    let began = Instant::now();
+                    cluster.append(partition).await;
+                    longest = longest.max(began.elapsed());
+                }
+            }
+            longest
+        };
+        let longest = tokio::time::timeout(PATIENCE, drained(&mut cluster)).await.unwrap();
+        assert!(longest < election, "a batch waited for {longest:?}");
+        cluster.check_data().await;
+    });
+}
+
 #[test]
 fn a_founder_that_is_drained_and_taken_back_finds_the_data_of_the_others() {
     simulate(async {
