@@ -15,7 +15,7 @@ use holdfast_cluster::control::ControlError;
 use holdfast_cluster::join::JoinError;
 use holdfast_consensus::{ConsensusConfig, GroupId};
 use holdfast_model::PartitionId;
-use holdfast_registry::{NodeRole, NodeState};
+use holdfast_registry::{NodeRole, NodeState, join_token_id};
 use tokio::time::Instant;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -90,6 +90,16 @@ fn a_token_is_good_for_one_node_and_refusals_say_what_to_do() {
         tokio::time::sleep(Duration::from_secs(6)).await;
         let expired = denied(cluster.ask_to_join(3, "n3", &secret).await);
         assert!(expired.contains("holdfast node token"), "{expired}");
+        // Made at one node, revoked at another.
+        let secret = cluster.token().await;
+        let id = join_token_id(&secret).unwrap();
+        cluster.nodes[&2].control.revoke_token(&id).await.unwrap();
+        let revoked = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        assert!(revoked.contains("revoked"), "{revoked}");
+        let known = cluster.any().control.join_tokens().await.unwrap();
+        let found = known.iter().find(|token| token.id == id).unwrap();
+        assert!(found.revoked.is_some() && found.used_by.is_none());
+        assert!(!format!("{known:?}").contains(&secret));
     });
 }
 

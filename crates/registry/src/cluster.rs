@@ -138,6 +138,24 @@ pub struct JoinToken {
     pub expires: UnixMillis,
     /// Who used it.
     pub used_by: Option<u64>,
+    /// When it was taken back.
+    pub revoked: Option<UnixMillis>,
+}
+
+/// Bytes of a secret's hash that tell its token from others: of 64 tokens hardly two have the same, and nobody gets from
+/// them to the secret.
+const TOKEN_ID_BYTES: usize = 4;
+
+/// The id of the token whose secret has this hash, in hexadecimal.
+pub(crate) fn token_id(secret_hash: &[u8]) -> String {
+    hexadecimal(&secret_hash[..secret_hash.len().min(TOKEN_ID_BYTES)])
+}
+
+/// The id of the token with this secret: for lists and the audit log, where a secret must not stand. `None` for what
+/// has not the form of a secret.
+#[must_use]
+pub fn join_token_id(secret: &str) -> Option<String> {
+    secret_hash(secret).ok().map(|hash| token_id(&hash))
 }
 
 /// A fresh secret: 64 hexadecimal digits.

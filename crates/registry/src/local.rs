@@ -25,9 +25,6 @@ use crate::secrets::Secrets;
 use crate::settings::HubSettings;
 use crate::state::{ApplyError, Base, layout};
 
-/// How much of a secret's hash names its token.
-const TOKEN_ID_BYTES: usize = 4;
-
 /// How many identities there are, maintained with every write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
@@ -119,16 +116,27 @@ impl Local {
             .map(|(key, record)| {
                 let hash = layout::parse_join_token(&key).unwrap_or_default();
                 JoinToken {
-                    id: cluster::hexadecimal(&hash[..hash.len().min(TOKEN_ID_BYTES)]),
+                    id: cluster::token_id(hash),
                     role: cluster::role_from_proto(record.role()),
                     created: UnixMillis(record.created_ms),
                     expires: UnixMillis(record.expires_ms),
                     used_by: (record.used_by != 0).then_some(record.used_by),
+                    revoked: (record.revoked_ms != 0).then_some(UnixMillis(record.revoked_ms)),
                 }
             })
             .collect();
         tokens.sort_by_key(|token| std::cmp::Reverse(token.created));
         Ok(tokens)
+    }
+
+    /// The hashes of the secrets of the tokens with this id.
+    pub(crate) fn join_token_hashes(&self, id: &str) -> Result<Vec<Vec<u8>>, ApplyError> {
+        let tokens = self.records::<proto::JoinTokenRecord>(&layout::join_tokens())?;
+        let hashes = tokens.iter().filter_map(|(key, _)| layout::parse_join_token(key));
+        Ok(hashes
+            .filter(|hash| cluster::token_id(hash) == id)
+            .map(|hash| hash.to_vec())
+            .collect())
     }
 
     /// The records of a range that the registry's limits keep short.

@@ -27,7 +27,7 @@ pub use view::{Base, View};
 /// The newest version of commands that this code can apply.
 ///
 /// 1: identities and settings. 2: the cluster.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// The first version that knows `command`: what stands in front of it in the log, so that a replica of an older version
 /// stops only at what it really does not know.
@@ -50,6 +50,7 @@ pub fn version_of(command: &Command) -> u32 {
         | Command::CreateJoinToken(_)
         | Command::AdmitNode(_)
         | Command::SetReplicationFactor(_) => 2,
+        Command::RevokeJoinToken(_) => 3,
     }
 }
 

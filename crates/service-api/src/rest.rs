@@ -36,7 +36,7 @@ use axum::Router;
 use axum::body::Body;
 use http::Request;
 
-pub use admin::{AdminAnswer, AdminError, ClusterAdmin};
+pub use admin::{AdminAnswer, AdminError, ClusterAdmin, JoinPermission, NewPermission, Standing};
 pub use config::{InvalidRestConfig, RestConfig};
 pub use service::RestService;
 pub use state::RestState;

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
-use holdfast_registry::{ClusterView, NodeInfo, NodeRole, NodeState};
+use holdfast_registry::{ClusterView, JoinToken, NodeInfo, NodeRole, NodeState};
 
 use super::Control;
 use super::error::ControlError;
@@ -31,6 +31,23 @@ impl Control {
     /// [`ControlError`].
     pub async fn create_token(&self, life: Duration, role: NodeRole) -> Result<String, ControlError> {
         Ok(self.0.registry.create_join_token(life, role).await?)
+    }
+
+    /// The permissions to join that there are, the newest first, no older than the call: without their secrets.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn join_tokens(&self) -> Result<Vec<JoinToken>, ControlError> {
+        self.0.registry.confirm().await?;
+        Ok(self.0.registry.join_tokens()?)
+    }
+
+    /// Takes a permission to join back.
+    ///
+    /// # Errors
+    /// [`ControlError::Registry`] when there is no such token, or it has been used.
+    pub async fn revoke_token(&self, id: &str) -> Result<(), ControlError> {
+        Ok(self.0.registry.revoke_join_token(id).await?)
     }
 
     /// Begins to move everything away from the node. Returns when that is decided, long before it is done.

@@ -1,9 +1,10 @@
 //! `holdfast node …`: the cluster's members, and changes of them.
 
-use clap::{Args, Subcommand, ValueEnum};
-use holdfast_model::HumanDuration;
+mod tokens;
+
+use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::cluster;
 use super::device::encode;
@@ -11,6 +12,8 @@ use super::http::{Call, block_on, call};
 use super::hub::LoginArgs;
 use super::output::{self, Format};
 use crate::exit::Failure;
+
+pub(super) use tokens::{Role, token};
 
 /// Where the REST API has them.
 const PATH: &str = "/holdfast/v1/nodes";
@@ -25,28 +28,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         login: LoginArgs,
     },
-    /// Print a token with which one new node may join
+    /// Print a token with which one new node may join; list or revoke those that there are
+    #[command(args_conflicts_with_subcommands = true)]
     Token {
-        /// How long it is good for, 1s to 7d
-        #[arg(long, value_name = "TIME", default_value = "1h")]
-        valid: HumanDuration,
-        /// What the node will be
-        #[arg(long, default_value = "core")]
-        role: Role,
+        #[command(subcommand)]
+        command: Option<tokens::Command>,
         #[command(flatten)]
-        login: LoginArgs,
+        new: tokens::New,
     },
     /// Show how a new node joins this cluster: the token and the keys of its configuration
-    Join {
-        /// How long the token is good for, 1s to 7d
-        #[arg(long, value_name = "TIME", default_value = "1h")]
-        valid: HumanDuration,
-        /// What the node will be
-        #[arg(long, default_value = "core")]
-        role: Role,
-        #[command(flatten)]
-        login: LoginArgs,
-    },
+    Join(tokens::New),
     /// Move leaders and replicas away from a node, so that it can be removed; returns at once
     Drain {
         #[command(flatten)]
@@ -74,24 +65,6 @@ pub(crate) struct Node {
     login: LoginArgs,
 }
 
-/// The roles that a node can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    /// Holds partitions and takes connections
-    Core,
-    /// Takes connections only
-    Gateway,
-}
-
-impl Role {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Core => "core",
-            Self::Gateway => "gateway",
-        }
-    }
-}
-
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { output, login } => {
@@ -99,8 +72,11 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             let nodes = status.pointer("/nodes").cloned().unwrap_or_default();
             output::show(&nodes, *output, cluster::NODE_COLUMNS)
         }
-        Command::Token { valid, role, login } => super::print(&format!("{}\n", token(login, *valid, *role)?)),
-        Command::Join { valid, role, login } => join(login, *valid, *role),
+        Command::Token { command: None, new } => super::print(&format!("{}\n", new.make()?)),
+        Command::Token {
+            command: Some(command), ..
+        } => tokens::run(command),
+        Command::Join(new) => join(new),
         Command::Drain { node, undo } => {
             let path = format!("{PATH}/{}/drain", encode(&node.name));
             let method = if *undo { Method::DELETE } else { Method::POST };
@@ -126,23 +102,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     }
 }
 
-/// Makes a token with which one node may join.
-pub(super) fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
-    let request = Call {
-        body: Some(json!({"validSeconds": valid.get().as_secs(), "role": role.as_str()})),
-        ..Call::new(Method::POST, format!("{PATH}/tokens"))
-    };
-    let answer = block_on(call(&login.hub()?, request))?;
-    answer
-        .pointer("/token")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| anyhow::anyhow!("the hub's answer holds no token").into())
-}
-
-fn join(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<(), Failure> {
-    let token = token(login, valid, role)?;
-    let status = cluster::fetch(login)?;
+fn join(new: &tokens::New) -> Result<(), Failure> {
+    let token = new.make()?;
+    let status = cluster::fetch(&new.login)?;
     let addresses: Vec<&str> = status
         .pointer("/nodes")
         .and_then(Value::as_array)
@@ -162,6 +124,6 @@ fn join(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<(), Failu
          join = {addresses}\n\
          join_token_file = \"/etc/holdfast/join-token\"\n\n\
          Then start it: `holdfast start --config …`. `holdfast cluster status` and `holdfast node list` show how it gets on.\n",
-        role.as_str(),
+        new.role.as_str(),
     ))
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use holdfast_cluster::control::{Control, ControlError};
-use holdfast_registry::NodeRole;
-use holdfast_service_api::rest::{AdminAnswer, AdminError, ClusterAdmin};
+use holdfast_model::UnixMillis;
+use holdfast_registry::{NodeRole, join_token_id};
+use holdfast_service_api::rest::{AdminAnswer, AdminError, ClusterAdmin, JoinPermission, NewPermission, Standing};
 use serde_json::{Value, json};
+
+use super::now;
 
 /// See the module.
 pub(crate) struct Admin(pub(crate) Control);
@@ -25,16 +28,52 @@ impl ClusterAdmin for Admin {
         })
     }
 
-    fn create_token(&self, valid: Duration, gateway: bool) -> AdminAnswer<'_> {
+    fn create_token(&self, valid: Duration, gateway: bool) -> AdminAnswer<'_, NewPermission> {
         let role = if gateway { NodeRole::Gateway } else { NodeRole::Core };
         Box::pin(async move {
-            let token = self
+            // Before the token is made, so that it is no later than what the registry enters.
+            let expires = UnixMillis(
+                now()
+                    .0
+                    .saturating_add(u64::try_from(valid.as_millis()).unwrap_or(u64::MAX)),
+            );
+            let secret = self
                 .0
                 .create_token(valid, role)
                 .await
                 .map_err(|error| refused(&error))?;
-            Ok(json!({"token": token, "validSeconds": valid.as_secs()}))
+            let id = join_token_id(&secret).unwrap_or_default();
+            Ok(NewPermission { secret, id, expires })
         })
+    }
+
+    fn tokens(&self) -> AdminAnswer<'_, Vec<JoinPermission>> {
+        Box::pin(async move {
+            let tokens = self.0.join_tokens().await.map_err(|error| refused(&error))?;
+            let status = self.0.status().await;
+            let now = now();
+            let name = |id: u64| {
+                let known = status.nodes.iter().find(|node| node.id == id);
+                known.map_or_else(|| id.to_string(), |node| node.name.clone())
+            };
+            let permissions = tokens.into_iter().map(|token| JoinPermission {
+                standing: match (token.used_by, token.revoked) {
+                    (Some(node), _) => Standing::Used(name(node)),
+                    (None, Some(_)) => Standing::Revoked,
+                    (None, None) if token.expires <= now => Standing::Expired,
+                    (None, None) => Standing::Waiting,
+                },
+                id: token.id,
+                gateway: token.role == NodeRole::Gateway,
+                created: token.created,
+                expires: token.expires,
+            });
+            Ok(permissions.collect())
+        })
+    }
+
+    fn revoke_token(&self, id: String) -> AdminAnswer<'_, ()> {
+        Box::pin(async move { self.0.revoke_token(&id).await.map_err(|error| refused(&error)) })
     }
 
     fn drain(&self, node: String) -> AdminAnswer<'_> {

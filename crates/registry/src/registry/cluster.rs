@@ -130,6 +130,31 @@ impl Registry {
         .await
     }
 
+    /// Takes a permission to join back: who comes with it from then on is refused. Without effect when that was done.
+    /// `id` is that of [`JoinToken::id`], in any case.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when there is no such token (404000), or it has been used (400003: remove the node);
+    /// else as [`Self::write`].
+    pub async fn revoke_join_token(&self, id: &str) -> Result<(), RegistryError> {
+        // The token may have been made at another node a moment ago.
+        self.confirm().await?;
+        let id = id.trim().to_ascii_lowercase();
+        let secret_hash = match self.0.local.join_token_hashes(&id)?.as_slice() {
+            [hash] => bytes::Bytes::copy_from_slice(hash),
+            [] => {
+                let text = "there is no such join token: see `holdfast node token list`";
+                return Err(Rejection::new(ErrorCode::GenericNotFound, text).into());
+            }
+            _ => {
+                let text = format!("more than one join token has the id {id}: let them expire");
+                return Err(Rejection::new(ErrorCode::GenericConflict, text).into());
+            }
+        };
+        self.change(Command::RevokeJoinToken(proto::RevokeJoinToken { secret_hash }))
+            .await
+    }
+
     /// Lets `node` be a member, in state joining and with the role of the token. The node that has used the token may
     /// call again with it.
     ///

@@ -5,26 +5,22 @@
 //! only, and never nobody.
 //! Not here: which placement is a good one, and whether a group's real membership has followed (`cluster`).
 
+mod tokens;
+
 use std::collections::BTreeSet;
 
 use holdfast_model::{ErrorCode, PartitionId};
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{
-    AdmitNode, ClusterRecord, CreateJoinToken, FoundCluster, HubSettings, JoinTokenRecord, NodeRecord, NodeRole,
-    NodeState, PlacementRecord, PutNode, RemoveNode, RemovedNodeRecord, SetNodeState, SetPlacements,
+    AdmitNode, ClusterRecord, FoundCluster, HubSettings, JoinTokenRecord, NodeRecord, NodeRole, NodeState,
+    PlacementRecord, PutNode, RemoveNode, RemovedNodeRecord, SetNodeState, SetPlacements,
 };
 
 use super::rejection::{ApplyError, Rejection};
 use super::{Stop, Work, layout};
-use crate::cluster::{MAX_JOIN_TOKENS, MAX_NODES, MAX_REMOVED_NODES, MAX_REPLICAS, check_node, check_replication};
+use crate::cluster::{MAX_NODES, MAX_REMOVED_NODES, MAX_REPLICAS, check_node, check_replication};
 
 const RECORD_VERSION: u32 = 1;
-
-/// How long an expired token is remembered, so that who comes too late is told so.
-const EXPIRED_KEPT_MS: u64 = 24 * 3600 * 1000;
-
-/// Length of a SHA-256.
-const HASH_BYTES: usize = 32;
 
 /// Applies a command that is about the cluster; `None` for any other.
 pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<(), Stop>> {
@@ -34,7 +30,8 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<()
         Command::SetNodeState(command) => set_state(work, command),
         Command::RemoveNode(command) => remove(work, command),
         Command::SetPlacements(command) => place(work, command),
-        Command::CreateJoinToken(command) => create_token(work, command),
+        Command::CreateJoinToken(command) => tokens::create(work, command),
+        Command::RevokeJoinToken(command) => tokens::revoke(work, command),
         Command::AdmitNode(command) => admit(work, command),
         Command::SetReplicationFactor(command) => set_replication_factor(work, command.replication_factor),
         _ => return None,
@@ -259,59 +256,13 @@ fn place(work: &mut Work<'_>, command: &SetPlacements) -> Result<(), Stop> {
     Ok(())
 }
 
-fn create_token(work: &mut Work<'_>, command: &CreateJoinToken) -> Result<(), Stop> {
-    existing(work)?;
-    let role = command.role();
-    if command.secret_hash.len() != HASH_BYTES || role == NodeRole::Unspecified {
-        return Err(invalid("a join token needs the SHA-256 of its secret and a role").into());
-    }
-    if command.expires_ms <= work.time_ms {
-        return Err(invalid("a join token that has expired already is of no use").into());
-    }
-    if work.view.contains(&layout::join_token(&command.secret_hash))? {
-        // Never anew: it may have been used.
-        return Err(Rejection::new(ErrorCode::GenericConflict, "there is a join token of this secret").into());
-    }
-    let now = work.time_ms;
-    let (tokens, mut forgotten): (Vec<_>, Vec<_>) = records::<JoinTokenRecord>(work, &layout::join_tokens())?
-        .into_iter()
-        .partition(|(_, token)| now < token.expires_ms.saturating_add(EXPIRED_KEPT_MS));
-    if tokens.len() >= MAX_JOIN_TOKENS {
-        // Whoever used one, or came too late, has been told so by now; what can still be used stays.
-        let spent = tokens
-            .iter()
-            .filter(|(_, token)| token.used_by != 0 || token.expires_ms <= now)
-            .min_by_key(|(_, token)| token.created_ms);
-        match spent {
-            Some(spent) => forgotten.push(spent.clone()),
-            None => {
-                let text =
-                    format!("{MAX_JOIN_TOKENS} join tokens wait to be used: use one of them, or let them expire");
-                return Err(Rejection::new(ErrorCode::InvalidOperation, text).into());
-            }
-        }
-    }
-    for (key, _) in forgotten {
-        work.view.delete(key);
-    }
-    let token = JoinTokenRecord {
-        record_version: RECORD_VERSION,
-        role: role.into(),
-        created_ms: work.time_ms,
-        expires_ms: command.expires_ms,
-        used_by: 0,
-        used_ms: 0,
-    };
-    work.view.put_message(layout::join_token(&command.secret_hash), &token);
-    Ok(())
-}
-
 fn admit(work: &mut Work<'_>, command: &AdmitNode) -> Result<(), Stop> {
     let cluster = existing(work)?;
     let given = node_of(command.node.as_ref())?;
     let key = layout::join_token(&command.secret_hash);
     let Some(mut token) = work.view.message::<JoinTokenRecord>(&key)? else {
-        return Err(not_admitted("the join token is unknown: it was never made here, or expired long ago").into());
+        let reason = "the join token is unknown: it was never made here, or expired long ago";
+        return Err(tokens::not_admitted(reason).into());
     };
     if work.view.contains(&layout::removed_node(given.id))? {
         let text = "this data directory belongs to a node that was removed from the cluster: move it away, so that the \
@@ -328,10 +279,13 @@ fn admit(work: &mut Work<'_>, command: &AdmitNode) -> Result<(), Stop> {
             return put_node(work, &command);
         }
         (_, 0) => {}
-        (_, _) => return Err(not_admitted("the join token has been used already").into()),
+        (_, _) => return Err(tokens::not_admitted("the join token has been used already").into()),
+    }
+    if token.revoked_ms != 0 {
+        return Err(tokens::not_admitted("the join token has been revoked").into());
     }
     if token.expires_ms <= work.time_ms {
-        return Err(not_admitted("the join token has expired").into());
+        return Err(tokens::not_admitted("the join token has expired").into());
     }
     if let Some(before) = before {
         // It is a member already; the token stays good for another.
@@ -473,11 +427,6 @@ fn check_address(others: &[NodeRecord], node: &NodeRecord) -> Result<(), Rejecti
 fn replication(factor: u32) -> Result<u32, Rejection> {
     check_replication(factor)?;
     Ok(factor)
-}
-
-fn not_admitted(reason: &str) -> Rejection {
-    let text = format!("{reason}. Make a new one with `holdfast node token` on a member");
-    Rejection::new(ErrorCode::IotHubUnauthorizedAccess, text)
 }
 
 fn invalid(text: impl Into<String>) -> Rejection {

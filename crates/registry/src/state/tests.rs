@@ -2,6 +2,7 @@
 
 mod cluster;
 mod model;
+mod tokens;
 
 use std::collections::BTreeMap;
 

@@ -5,11 +5,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use holdfast_model::ErrorCode;
+use holdfast_model::{ErrorCode, UnixMillis};
 use serde_json::Value;
 
 /// What comes of a request; the text of an error says what to do instead.
-pub type AdminAnswer<'a> = Pin<Box<dyn Future<Output = Result<Value, AdminError>> + Send + 'a>>;
+pub type AdminAnswer<'a, T = Value> = Pin<Box<dyn Future<Output = Result<T, AdminError>> + Send + 'a>>;
 
 /// A request that was refused, or could not be carried out now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +20,58 @@ pub struct AdminError {
     pub text: String,
 }
 
+/// A permission to join, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinPermission {
+    /// Tells it from others in lists and in the audit log.
+    pub id: String,
+    /// For a gateway without partitions.
+    pub gateway: bool,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// From when on it is worth nothing.
+    pub expires: UnixMillis,
+    /// Whether it can still be used.
+    pub standing: Standing,
+}
+
+/// What has become of a permission to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A node may use it.
+    Waiting,
+    /// This node has used it: its name, or its id when it is no member any more.
+    Used(String),
+    /// It was taken back.
+    Revoked,
+    /// Nobody used it in time.
+    Expired,
+}
+
+/// A permission that has just been made, with its secret, which nobody is told again.
+#[derive(Clone)]
+pub struct NewPermission {
+    /// What the node shows to join.
+    pub secret: String,
+    /// Of the token, as in lists.
+    pub id: String,
+    /// From when on it is worth nothing.
+    pub expires: UnixMillis,
+}
+
 /// The cluster as its operators see it.
 pub trait ClusterAdmin: Send + Sync + 'static {
     /// Nodes, groups, leaders, lag, disk, sessions.
     fn status(&self) -> AdminAnswer<'_>;
 
     /// A secret with which one node may join within `valid`; `gateway`: as a gateway without partitions.
-    fn create_token(&self, valid: Duration, gateway: bool) -> AdminAnswer<'_>;
+    fn create_token(&self, valid: Duration, gateway: bool) -> AdminAnswer<'_, NewPermission>;
+
+    /// The permissions to join, the newest first.
+    fn tokens(&self) -> AdminAnswer<'_, Vec<JoinPermission>>;
+
+    /// Takes the permission with this id back.
+    fn revoke_token(&self, id: String) -> AdminAnswer<'_, ()>;
 
     /// Begins to move everything away from the node named `node`.
     fn drain(&self, node: String) -> AdminAnswer<'_>;

@@ -57,6 +57,8 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Own(Own::DeleteConsumerGroup(name)) => own::delete_consumer_group(&name, &request).await,
         Call::Own(Own::ClusterStatus) => cluster::status(&request).await,
         Call::Own(Own::CreateJoinToken) => cluster::create_token(request).await,
+        Call::Own(Own::ListJoinTokens) => cluster::list_tokens(&request).await,
+        Call::Own(Own::RevokeJoinToken(id)) => cluster::revoke_token(&id, &request).await,
         Call::Own(Own::DrainNode(node)) => cluster::drain(&node, &request).await,
         Call::Own(Own::UndrainNode(node)) => cluster::undrain(&node, &request).await,
         Call::Own(Own::RemoveNode(node)) => cluster::remove(&node, &request).await,

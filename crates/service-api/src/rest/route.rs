@@ -43,6 +43,8 @@ pub(super) enum Own {
     DeleteConsumerGroup(String),
     ClusterStatus,
     CreateJoinToken,
+    ListJoinTokens,
+    RevokeJoinToken(String),
     DrainNode(String),
     UndrainNode(String),
     RemoveNode(String),
@@ -157,7 +159,16 @@ fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
             ],
         ),
         ["cluster"] => only(method, "GET", Call::Own(Own::ClusterStatus)),
-        ["nodes", "tokens"] if method == Method::POST => Resolved::Call(Call::Own(Own::CreateJoinToken)),
+        // A node may be called "tokens", and be removed and drained like any other.
+        ["nodes", "tokens"] => by_method(
+            method,
+            "GET, POST, DELETE",
+            &[
+                ("GET", Call::Own(Own::ListJoinTokens)),
+                ("POST", Call::Own(Own::CreateJoinToken)),
+                ("DELETE", Call::Own(Own::RemoveNode(id(3)))),
+            ],
+        ),
         ["nodes", _] => only(method, "DELETE", Call::Own(Own::RemoveNode(id(3)))),
         ["nodes", _, "drain"] => by_method(
             method,
@@ -167,6 +178,7 @@ fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
                 ("DELETE", Call::Own(Own::UndrainNode(id(3)))),
             ],
         ),
+        ["nodes", "tokens", _] => only(method, "DELETE", Call::Own(Own::RevokeJoinToken(id(4)))),
         _ => Resolved::Nothing,
     }
 }

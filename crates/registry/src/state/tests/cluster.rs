@@ -14,9 +14,9 @@ use super::*;
 use crate::cluster::{MAX_JOIN_TOKENS, MAX_NODES, MAX_REMOVED_NODES};
 
 const PARTITIONS: u32 = 4;
-const LIFE: u64 = 1_000;
+pub(super) const LIFE: u64 = 1_000;
 
-fn node(id: u64) -> NodeRecord {
+pub(super) fn node(id: u64) -> NodeRecord {
     NodeRecord {
         id,
         name: format!("n{id}"),
@@ -26,7 +26,7 @@ fn node(id: u64) -> NodeRecord {
     }
 }
 
-fn hash(number: u8) -> Bytes {
+pub(super) fn hash(number: u8) -> Bytes {
     Bytes::copy_from_slice(&[number; 32])
 }
 
@@ -47,7 +47,7 @@ fn found_command(cluster: &str, node: NodeRecord) -> Command {
     })
 }
 
-fn token_command(number: u8, now: u64, role: NodeRole) -> Command {
+pub(super) fn token_command(number: u8, now: u64, role: NodeRole) -> Command {
     Command::CreateJoinToken(CreateJoinToken {
         secret_hash: hash(number),
         expires_ms: now + LIFE,
@@ -55,7 +55,7 @@ fn token_command(number: u8, now: u64, role: NodeRole) -> Command {
     })
 }
 
-fn admit_command(number: u8, node: NodeRecord) -> Command {
+pub(super) fn admit_command(number: u8, node: NodeRecord) -> Command {
     Command::AdmitNode(AdmitNode {
         secret_hash: hash(number),
         node: Some(node),
@@ -82,7 +82,7 @@ fn place_command(version: u64, placements: Vec<PlacementRecord>) -> Command {
 
 impl Memory {
     /// A hub whose cluster node 1 has founded.
-    fn clustered() -> Self {
+    pub(super) fn clustered() -> Self {
         let mut hub = Self::default();
         let settings = HubSettings {
             partition_count: PARTITIONS,
@@ -100,7 +100,7 @@ impl Memory {
     }
 
     /// The code and text of the answer.
-    fn at(&mut self, time_ms: u64, command: Command) -> (u32, String) {
+    pub(super) fn at(&mut self, time_ms: u64, command: Command) -> (u32, String) {
         let before = self.clone();
         let effects = self.command(time_ms, command);
         let answer = &effects.answer.entries[0];
@@ -116,7 +116,7 @@ impl Memory {
         (answer.error_code, answer.error_text.clone())
     }
 
-    fn code_at(&mut self, time_ms: u64, command: Command) -> u32 {
+    pub(super) fn code_at(&mut self, time_ms: u64, command: Command) -> u32 {
         self.at(time_ms, command).0
     }
 
@@ -125,7 +125,7 @@ impl Memory {
         record.map_or(0, |record| record.view_version)
     }
 
-    fn member(&self, id: u64) -> Option<NodeRecord> {
+    pub(super) fn member(&self, id: u64) -> Option<NodeRecord> {
         View::new(self).message(&layout::node(id)).unwrap()
     }
 

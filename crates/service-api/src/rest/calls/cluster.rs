@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::super::admin::{AdminAnswer, ClusterAdmin};
+use super::super::admin::{AdminAnswer, ClusterAdmin, Standing};
 use super::super::error::ApiError;
 use super::super::json::{object, shown};
 use super::super::reply::Reply;
+use super::super::times::iso;
 use super::Request;
 
 /// How long a join token is good for unless the caller says otherwise.
@@ -44,10 +45,50 @@ pub(super) async fn create_token(mut request: Request<'_>) -> Result<Reply, ApiE
         };
     }
     let cluster = cluster(&request)?;
-    let token = cluster.create_token(Duration::from_secs(seconds), gateway);
-    audited(&request, "createJoinToken", "cluster", token)
-        .await
-        .map(|token| Reply::json(201, token))
+    let made = answer(&request, cluster.create_token(Duration::from_secs(seconds), gateway)).await;
+    // The audit log names the token by its id: who joins with it, or revokes it, is found by that.
+    let subject = made.as_ref().map_or("", |made| made.id.as_str());
+    request.audit("createJoinToken", subject, made.as_ref().err().map(|error| error.code));
+    let made = made?;
+    Ok(Reply::json(
+        201,
+        json!({
+            "token": made.secret,
+            "id": made.id,
+            "validSeconds": seconds,
+            "expires": iso(Some(made.expires)),
+        }),
+    ))
+}
+
+/// `GET /holdfast/v1/nodes/tokens`: without secrets, which are kept nowhere.
+pub(super) async fn list_tokens(request: &Request<'_>) -> Result<Reply, ApiError> {
+    let cluster = cluster(request)?;
+    let tokens = answer(request, cluster.tokens()).await?;
+    let tokens = tokens.iter().map(|token| {
+        let (state, used_by) = match &token.standing {
+            Standing::Waiting => ("waiting", None),
+            Standing::Used(node) => ("used", Some(node)),
+            Standing::Revoked => ("revoked", None),
+            Standing::Expired => ("expired", None),
+        };
+        json!({
+            "id": token.id,
+            "state": state,
+            "role": if token.gateway { "gateway" } else { "core" },
+            "created": iso(Some(token.created)),
+            "expires": iso(Some(token.expires)),
+            "usedBy": used_by,
+        })
+    });
+    Ok(Reply::ok(Value::Array(tokens.collect())))
+}
+
+/// `DELETE /holdfast/v1/nodes/tokens/{id}`.
+pub(super) async fn revoke_token(id: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let work = cluster(request)?;
+    audited(request, "revokeJoinToken", id, work.revoke_token(id.to_owned())).await?;
+    Ok(Reply::ok(json!({"id": id, "state": "revoked"})))
 }
 
 /// `POST /holdfast/v1/nodes/{name}/drain`.
@@ -81,18 +122,18 @@ fn cluster(request: &Request<'_>) -> Result<Arc<dyn ClusterAdmin>, ApiError> {
     request.shared.cluster.clone().ok_or_else(missing)
 }
 
-async fn audited(
+async fn audited<T>(
     request: &Request<'_>,
     operation: &'static str,
     subject: &str,
-    work: AdminAnswer<'_>,
-) -> Result<Value, ApiError> {
+    work: AdminAnswer<'_, T>,
+) -> Result<T, ApiError> {
     let outcome = answer(request, work).await;
     request.audit(operation, subject, outcome.as_ref().err().map(|error| error.code));
     outcome
 }
 
-async fn answer(request: &Request<'_>, work: AdminAnswer<'_>) -> Result<Value, ApiError> {
+async fn answer<T>(request: &Request<'_>, work: AdminAnswer<'_, T>) -> Result<T, ApiError> {
     match tokio::time::timeout(request.shared.config.request_timeout.get(), work).await {
         Ok(outcome) => outcome.map_err(|error| ApiError::new(error.code, error.text)),
         Err(_) => Err(ApiError::new(
