@@ -45,6 +45,7 @@ use tokio::time::Instant;
 
 use crate::route::Partitions;
 
+pub use admin::NewFactor;
 pub use book::PeerBook;
 pub use config::{ControlConfig, InvalidControlConfig};
 pub use error::{ControlError, ControlStartError};
@@ -99,7 +100,7 @@ pub trait ReplicaHost: Send + Sync + 'static {
 pub struct ClusterFounding {
     /// The cluster's id, as in the data directory.
     pub cluster: String,
-    /// How many replicas each partition is to have: 1 or 3.
+    /// How many replicas each partition is to have.
     pub replication_factor: u8,
 }
 

@@ -212,12 +212,37 @@ fn nodes_join_with_a_token_once_and_leave_when_they_are_drained() {
         (state_of(&status, "node-4") == "active" && is_healthy(&status)).then_some(())
     });
 
+    let tokens = at(&first, &["node", "token", "list"]).unwrap();
+    assert!(tokens.contains("used") && tokens.contains("node-4"), "{tokens}");
+    assert!(!tokens.contains(token.trim()), "no token is shown again: {tokens}");
+
     let fifth = config_like(&config, &dir.path().join("5"), "node-5", "127.77.0.5", &token);
     let mut late = Node::start(&fifth);
     let ended = wait("a used token is refused", &hub, || late.0.try_wait().unwrap());
     let said = std::fs::read_to_string(fifth.with_extension("log")).unwrap();
     assert_eq!(ended.code(), Some(6), "{said}");
     assert!(said.contains("token"), "{said}");
+
+    // One that is revoked is good for nothing.
+    let revoked = at(&first, &["node", "token", "--valid", "5m"]).unwrap();
+    let listed = at(&first, &["node", "token", "list", "-o", "json"]).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let waiting = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| it["state"] == "waiting")
+        .unwrap();
+    assert!(waiting["expires"].as_str().unwrap() > waiting["created"].as_str().unwrap());
+    let id = waiting["id"].as_str().unwrap();
+    at(&node_file(&hub, 3), &["node", "token", "revoke", id]).unwrap();
+    let sixth = config_like(&config, &dir.path().join("6"), "node-6", "127.77.0.6", &revoked);
+    let mut late = Node::start(&sixth);
+    let ended = wait("a revoked token is refused", &hub, || late.0.try_wait().unwrap());
+    let said = std::fs::read_to_string(sixth.with_extension("log")).unwrap();
+    assert!(ended.code() == Some(6) && said.contains("revoked"), "{said}");
+    let unknown = at(&first, &["node", "token", "revoke", "01234567"]).unwrap_err();
+    assert!(unknown.contains("holdfast node token list"), "{unknown}");
 
     at(&first, &["node", "drain", "node-2"]).unwrap();
     wait("node 2 is drained", &hub, || {
@@ -235,6 +260,93 @@ fn nodes_join_with_a_token_once_and_leave_when_they_are_drained() {
             .all(|replica| replica["name"] != "node-2")),
         "{left}"
     );
+}
+
+/// How many replicas every partition has that vote, if all have the same.
+fn replicas_of(status: &Value) -> Option<usize> {
+    let groups = status["groups"]
+        .as_array()?
+        .iter()
+        .filter(|group| group["name"] != "registry");
+    let mut counts: Vec<usize> = groups
+        .map(|group| group["replicas"].as_array().map_or(0, Vec::len))
+        .collect();
+    counts.dedup();
+    (counts.len() == 1).then(|| counts[0])
+}
+
+#[test]
+fn fewer_replicas_let_a_node_go_and_more_come_back() {
+    let hub = Hub::start(&["--nodes", "3"]);
+    let first = node_file(&hub, 1);
+    wait_healthy(&hub, &first);
+    let refused = at(&first, &["cluster", "set-replication", "5"]).unwrap_err();
+    assert!(refused.contains("holdfast node join"), "{refused}");
+    let refused = at(&first, &["cluster", "set-replication", "0"]).unwrap_err();
+    assert!(refused.contains("1 to 5"), "{refused}");
+    let refused = at(&first, &["node", "drain", "node-3"]).unwrap_err();
+    assert!(refused.contains("holdfast cluster set-replication 1"), "{refused}");
+
+    at(&first, &["cluster", "set-replication", "2"]).unwrap();
+    wait("two replicas of each", &hub, || {
+        let status = status_of(&first).filter(is_healthy)?;
+        (replicas_of(&status) == Some(2)).then_some(())
+    });
+    at(&first, &["node", "drain", "node-3"]).unwrap();
+    wait("node 3 is drained", &hub, || {
+        (state_of(&status_of(&first)?, "node-3") == "drained").then_some(())
+    });
+    at(&first, &["node", "drain", "node-3", "--undo"]).unwrap();
+    at(&first, &["cluster", "set-replication", "3"]).unwrap();
+    wait("three replicas of each", &hub, || {
+        let status = status_of(&first).filter(is_healthy)?;
+        (replicas_of(&status) == Some(3)).then_some(())
+    });
+}
+
+#[test]
+fn devices_of_a_node_whose_disk_is_full_go_on_sending() {
+    let hub = Hub::start(&["--nodes", "3", "--host", "127.78.0.1"]);
+    let first = node_file(&hub, 1);
+    let config = PathBuf::from(hub.connection()["nodes"][0]["configFile"].as_str().unwrap());
+    wait_healthy(&hub, &first);
+    let dir = tempfile::tempdir().unwrap();
+    let token = at(&first, &["node", "token", "--role", "gateway"]).unwrap();
+    let fourth = config_like(&config, &dir.path().join("4"), "node-4", "127.78.0.4", &token);
+    // No disk has so much room: the guard is closed from the start.
+    let mut file: toml::Table = std::fs::read_to_string(&fourth).unwrap().parse().unwrap();
+    let storage = file.entry("storage").or_insert_with(|| toml::Table::new().into());
+    let storage = storage.as_table_mut().unwrap();
+    storage.insert("min_free".to_owned(), "1048576GiB".into());
+    std::fs::write(&fourth, file.to_string()).unwrap();
+    let _fourth = Node::start(&fourth);
+    wait("node 4 joins and refuses writes", &hub, || {
+        let status = status_of(&first)?;
+        let full = |node: &Value| node["name"] == "node-4" && node["readOnly"] == true;
+        let seen = status["nodes"].as_array()?.iter().any(full);
+        (seen && state_of(&status, "node-4") == "active").then_some(())
+    });
+    let through = dir.path().join("4/node.json");
+    // It ends when its last message is acknowledged.
+    let fleet = holdfast()
+        .args([
+            "simulate",
+            "-n",
+            "4",
+            "--interval",
+            "0.01",
+            "--messages",
+            "5",
+            "--connection-file",
+        ])
+        .arg(&through)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut fleet = Node(fleet);
+    let ended = wait("20 messages through node 4", &hub, || fleet.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]

@@ -24,8 +24,14 @@ pub const MAX_JOIN_TOKENS: usize = 64;
 /// The longest life of a join token.
 pub const MAX_JOIN_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Most nodes that a placement names; one more than a replication factor while a replica moves.
+/// Most nodes that a placement names.
 pub const MAX_REPLICAS: usize = 7;
+
+/// Most replicas that a partition may be wanted to have: five survive the loss of two nodes, and each one more is a
+/// copy that every write pays for.
+pub const MAX_REPLICATION_FACTOR: u8 = 5;
+
+const _: () = assert!((MAX_REPLICATION_FACTOR as usize) <= MAX_REPLICAS);
 
 /// Most removed nodes whose ids are remembered.
 pub(crate) const MAX_REMOVED_NODES: usize = 1024;
@@ -103,7 +109,7 @@ pub struct ClusterView {
     pub version: u64,
     /// The cluster's id, as in every member's data directory; empty before the first node has entered itself.
     pub cluster: String,
-    /// How many replicas each partition is to have, as far as there are nodes: 1 or 3.
+    /// How many replicas each partition is to have, as far as there are nodes: 1 to [`MAX_REPLICATION_FACTOR`].
     pub replication_factor: u8,
     /// All members, by id.
     pub nodes: BTreeMap<u64, NodeInfo>,
@@ -224,12 +230,12 @@ pub(crate) fn check_node(node: &proto::NodeRecord) -> Result<(), Rejection> {
 
 /// Checks a replication factor.
 pub(crate) fn check_replication(factor: u32) -> Result<(), Rejection> {
-    if matches!(factor, 1 | 3) {
+    if (1..=u32::from(MAX_REPLICATION_FACTOR)).contains(&factor) {
         return Ok(());
     }
     Err(Rejection::new(
         ErrorCode::ArgumentInvalid,
-        "the replication factor is 1 or 3",
+        format!("the replication factor is 1 to {MAX_REPLICATION_FACTOR}"),
     ))
 }
 

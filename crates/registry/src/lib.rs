@@ -30,8 +30,8 @@ mod write;
 
 pub use changes::{Changes, RegistryEvent};
 pub use cluster::{
-    ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, NodeInfo, NodeRole,
-    NodeState, Placement, join_token_id,
+    ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, MAX_REPLICATION_FACTOR,
+    NodeInfo, NodeRole, NodeState, Placement, join_token_id,
 };
 pub use config::{InvalidRegistryConfig, RegistryConfig};
 pub use error::RegistryError;

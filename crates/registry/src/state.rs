@@ -48,9 +48,10 @@ pub fn version_of(command: &Command) -> u32 {
         | Command::RemoveNode(_)
         | Command::SetPlacements(_)
         | Command::CreateJoinToken(_)
-        | Command::AdmitNode(_)
-        | Command::SetReplicationFactor(_) => 2,
-        Command::RevokeJoinToken(_) => 3,
+        | Command::AdmitNode(_) => 2,
+        // Version 2 knew no other factors, and refused them.
+        Command::SetReplicationFactor(command) if matches!(command.replication_factor, 1 | 3) => 2,
+        Command::SetReplicationFactor(_) | Command::RevokeJoinToken(_) => 3,
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
-use holdfast_registry::{ClusterView, JoinToken, NodeInfo, NodeRole, NodeState};
+use holdfast_registry::{ClusterView, JoinToken, MAX_REPLICATION_FACTOR, NodeInfo, NodeRole, NodeState};
 
 use super::Control;
 use super::error::ControlError;
@@ -16,6 +16,15 @@ use crate::status::{Answered, ClusterStatus, assemble};
 
 /// How long one node may take to tell how it is doing.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an operator is told who has set the replication factor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFactor {
+    /// What it was.
+    pub before: u8,
+    /// What is not good about the new one, and is to be known, not to be prevented.
+    pub warning: Option<&'static str>,
+}
 
 impl Control {
     /// How the cluster is doing, asked of all members at once; takes about a second when one does not answer.
@@ -91,12 +100,19 @@ impl Control {
         Ok(self.0.registry.remove_node(node.id, dead).await?)
     }
 
-    /// Sets how many replicas each partition is to have, as far as there are nodes.
+    /// Sets how many replicas each partition is to have. Returns when that is decided, long before it is done.
     ///
     /// # Errors
-    /// [`ControlError`].
-    pub async fn set_replication_factor(&self, factor: u8) -> Result<(), ControlError> {
-        Ok(self.0.registry.set_replication_factor(factor).await?)
+    /// [`ControlError::Refused`] when there are fewer core nodes in service; [`ControlError::Registry`] also when it is
+    /// not 1 to [`holdfast_registry::MAX_REPLICATION_FACTOR`].
+    pub async fn set_replication_factor(&self, factor: u8) -> Result<NewFactor, ControlError> {
+        let view = self.fresh_view().await?;
+        check_factor(&view, factor).map_err(ControlError::Refused)?;
+        self.0.registry.set_replication_factor(factor).await?;
+        Ok(NewFactor {
+            before: view.replication_factor,
+            warning: warning_of(factor),
+        })
     }
 
     /// Members and placements, no older than the call.
@@ -133,15 +149,39 @@ fn by_name<'a>(view: &'a ClusterView, name: &str) -> Result<&'a NodeInfo, Contro
         .ok_or_else(|| ControlError::NoSuchNode(name.to_owned()))
 }
 
+fn in_service(view: &ClusterView) -> impl Iterator<Item = &NodeInfo> {
+    let nodes = view.nodes.values();
+    nodes.filter(|node| node.role == NodeRole::Core && node.state == NodeState::Active)
+}
+
+/// Whether there are nodes for so many replicas.
+fn check_factor(view: &ClusterView, factor: u8) -> Result<(), String> {
+    let nodes = in_service(view).count();
+    // A hub that was made for three may wait for its second and third node.
+    if usize::from(factor) <= nodes || factor == view.replication_factor || factor > MAX_REPLICATION_FACTOR {
+        return Ok(());
+    }
+    Err(format!(
+        "a replication factor of {factor} needs {factor} core nodes in service, and there are {nodes}: let others join \
+         first (`holdfast node join`)"
+    ))
+}
+
+fn warning_of(factor: u8) -> Option<&'static str> {
+    match factor {
+        1 => Some("with one replica, what is on a node is lost with its disk, and unavailable while it is down"),
+        2 => Some("two replicas survive the loss of no node: writes wait for both; three survive that of one"),
+        4 => Some("four replicas survive the loss of one node, as three do: an odd number is better"),
+        _ => None,
+    }
+}
+
 /// Whether the cluster can do without `node` in service.
 fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
     if node.role != NodeRole::Core {
         return Ok(());
     }
-    let others = view
-        .nodes
-        .values()
-        .filter(|other| other.id != node.id && other.role == NodeRole::Core && other.state == NodeState::Active);
+    let others = in_service(view).filter(|other| other.id != node.id);
     let (left, factor) = (others.count(), usize::from(view.replication_factor));
     if left == 0 {
         return Err(format!(
@@ -150,9 +190,12 @@ fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
         ));
     }
     if left < factor {
+        // An even number costs a copy and survives nothing more.
+        let odd = left - (left + 1) % 2;
         return Err(format!(
             "without '{}' there would be {left} core nodes in service for a replication factor of {factor}: let \
-             another one join first (`holdfast node join`), or lower the replication factor",
+             another one join first (`holdfast node join`), or lower the replication factor (`holdfast cluster \
+             set-replication {odd}`)",
             node.name
         ));
     }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_model::{PartitionId, UnixMillis};
-use holdfast_registry::{ClusterView, NodeInfo, NodeRole, NodeState, Placement};
+use holdfast_registry::{ClusterView, MAX_REPLICATION_FACTOR, NodeInfo, NodeRole, NodeState, Placement};
 use proptest::prelude::*;
 
 use super::*;
@@ -197,7 +197,7 @@ enum Event {
     Join(u64, u8),
     Drain(prop::sample::Index),
     Remove(prop::sample::Index),
-    Factor(bool),
+    Factor(u8),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -205,7 +205,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (2..60_u64, 0..4_u8).prop_map(|(id, zone)| Event::Join(id, zone)),
         1 => any::<prop::sample::Index>().prop_map(Event::Drain),
         1 => any::<prop::sample::Index>().prop_map(Event::Remove),
-        1 => any::<bool>().prop_map(Event::Factor),
+        1 => (1..=MAX_REPLICATION_FACTOR).prop_map(Event::Factor),
     ]
 }
 
@@ -228,7 +228,7 @@ fn happen(view: &mut ClusterView, event: &Event, zones: bool) {
             }
         }
         Event::Drain(_) | Event::Remove(_) => {}
-        Event::Factor(three) => view.replication_factor = if *three { 3 } else { 1 },
+        Event::Factor(factor) => view.replication_factor = *factor,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::http::{Call, block_on, call};
 use super::hub::LoginArgs;
@@ -40,15 +40,43 @@ pub(crate) enum Command {
         #[command(flatten)]
         login: LoginArgs,
     },
+    /// Set how many replicas each partition has, 1 to 5 and no more than there are core nodes; returns at once
+    SetReplication {
+        /// How many; an odd number survives as many losses as the even one above it
+        #[arg(value_name = "N")]
+        factor: u8,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
-    let Command::Status { json, login } = command;
-    let status = fetch(login)?;
-    if *json {
-        return output::show(&status, Format::Json, &[]);
+    match command {
+        Command::Status { json, login } => {
+            let status = fetch(login)?;
+            if *json {
+                return output::show(&status, Format::Json, &[]);
+            }
+            super::print(&glance(&status))
+        }
+        Command::SetReplication { factor, login } => set_replication(*factor, login),
     }
-    super::print(&glance(&status))
+}
+
+fn set_replication(factor: u8, login: &LoginArgs) -> Result<(), Failure> {
+    let request = Call {
+        body: Some(json!({"factor": factor})),
+        ..Call::new(Method::PUT, format!("{PATH}/replication"))
+    };
+    let answer = block_on(call(&login.hub()?, request))?;
+    if let Some(warning) = answer.pointer("/warning").and_then(Value::as_str) {
+        eprintln!("warning: {warning}");
+    }
+    let before = answer.pointer("/before").map_or_else(String::new, plain);
+    super::print(&format!(
+        "Each partition is to have {factor} replicas; it was {before}. `holdfast cluster status` is healthy when they \
+         have.\n"
+    ))
 }
 
 /// The status as the hub gives it.

@@ -76,6 +76,14 @@ impl ClusterAdmin for Admin {
         Box::pin(async move { self.0.revoke_token(&id).await.map_err(|error| refused(&error)) })
     }
 
+    fn set_replication(&self, factor: u8) -> AdminAnswer<'_> {
+        Box::pin(async move {
+            let set = self.0.set_replication_factor(factor).await;
+            let set = set.map_err(|error| refused(&error))?;
+            Ok(json!({"replicationFactor": factor, "before": set.before, "warning": set.warning}))
+        })
+    }
+
     fn drain(&self, node: String) -> AdminAnswer<'_> {
         Box::pin(async move {
             self.0.drain(&node).await.map_err(|error| refused(&error))?;

@@ -93,7 +93,7 @@ impl Registry {
     /// Sets how many replicas each partition is to have, as far as there are nodes.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when it is neither 1 nor 3; else as [`Self::write`].
+    /// [`RegistryError::Rejected`] when it is not 1 to [`cluster::MAX_REPLICATION_FACTOR`]; else as [`Self::write`].
     pub async fn set_replication_factor(&self, factor: u8) -> Result<(), RegistryError> {
         self.change(Command::SetReplicationFactor(proto::SetReplicationFactor {
             replication_factor: factor.into(),

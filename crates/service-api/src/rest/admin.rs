@@ -73,6 +73,9 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// Takes the permission with this id back.
     fn revoke_token(&self, id: String) -> AdminAnswer<'_, ()>;
 
+    /// Sets how many replicas each partition is to have.
+    fn set_replication(&self, factor: u8) -> AdminAnswer<'_>;
+
     /// Begins to move everything away from the node named `node`.
     fn drain(&self, node: String) -> AdminAnswer<'_>;
 

@@ -56,6 +56,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Own(Own::PutConsumerGroup(name)) => own::put_consumer_group(&name, request).await,
         Call::Own(Own::DeleteConsumerGroup(name)) => own::delete_consumer_group(&name, &request).await,
         Call::Own(Own::ClusterStatus) => cluster::status(&request).await,
+        Call::Own(Own::SetReplication) => cluster::set_replication(request).await,
         Call::Own(Own::CreateJoinToken) => cluster::create_token(request).await,
         Call::Own(Own::ListJoinTokens) => cluster::list_tokens(&request).await,
         Call::Own(Own::RevokeJoinToken(id)) => cluster::revoke_token(&id, &request).await,

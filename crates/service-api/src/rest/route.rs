@@ -42,6 +42,7 @@ pub(super) enum Own {
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
     ClusterStatus,
+    SetReplication,
     CreateJoinToken,
     ListJoinTokens,
     RevokeJoinToken(String),
@@ -159,6 +160,7 @@ fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
             ],
         ),
         ["cluster"] => only(method, "GET", Call::Own(Own::ClusterStatus)),
+        ["cluster", "replication"] => only(method, "PUT", Call::Own(Own::SetReplication)),
         // A node may be called "tokens", and be removed and drained like any other.
         ["nodes", "tokens"] => by_method(
             method,

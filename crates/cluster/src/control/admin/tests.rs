@@ -100,9 +100,28 @@ fn drain(view: &ClusterView, id: u64) -> String {
 }
 
 #[test]
+fn a_replication_factor_wants_as_many_nodes_and_says_what_is_not_good_about_it() {
+    let refused = |view: &ClusterView, factor| check_factor(view, factor).err().unwrap_or_default();
+    assert_eq!(refused(&view(3, active(3)), 1), "");
+    assert_eq!(refused(&view(1, active(3)), 3), "");
+    assert!(refused(&view(3, active(4)), 5).contains("holdfast node join"));
+    let mut nodes = active(3);
+    nodes[1].state = NodeState::Draining;
+    assert!(refused(&view(1, nodes), 3).contains("there are 2"));
+    assert_eq!(refused(&view(3, active(1)), 3), "", "as it was made");
+    assert_eq!([3, 5].map(warning_of), [None, None]);
+    assert!([1, 2, 4].iter().all(|factor| warning_of(*factor).is_some()));
+}
+
+#[test]
 fn draining_below_the_replication_factor_is_refused_with_what_to_do() {
     assert_eq!(drain(&view(3, active(4)), 2), "");
-    assert!(drain(&view(3, active(3)), 2).contains("holdfast node join"));
+    let refused = drain(&view(3, active(3)), 2);
+    assert!(
+        refused.contains("holdfast node join") && refused.contains("set-replication 1"),
+        "{refused}"
+    );
+    assert!(drain(&view(5, active(5)), 2).contains("set-replication 3"));
     assert_eq!(drain(&view(1, active(2)), 2), "");
     assert!(drain(&view(1, active(1)), 1).contains("last core node"));
     // Who is on its way out does not count.

@@ -430,8 +430,13 @@ fn a_node_tells_what_it_is_called_but_not_what_it_is() {
             replication_factor: factor,
         })
     };
-    assert_eq!(hub.code_at(26, factor(2)), 400_004);
+    assert_eq!(hub.code_at(26, factor(0)), 400_004);
+    assert_eq!(hub.code_at(26, factor(6)), 400_004);
     assert_eq!(hub.code_at(27, factor(1)), 0);
+    assert_eq!(hub.code_at(28, factor(2)), 0);
+    assert_eq!(hub.code_at(29, factor(5)), 0);
+    let versions = [1, 2, 3, 4, 5].map(|number| version_of(&factor(number)));
+    assert_eq!(versions, [2, 3, 2, 3, 3], "an older replica must not answer otherwise");
 }
 
 #[test]

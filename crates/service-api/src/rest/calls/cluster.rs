@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::ErrorCode;
+use holdfast_registry::MAX_REPLICATION_FACTOR;
 use serde_json::{Value, json};
 
 use super::super::admin::{AdminAnswer, ClusterAdmin, Standing};
@@ -22,6 +23,29 @@ const MAX_TOKEN_SECONDS: u64 = 7 * 24 * 3_600;
 pub(super) async fn status(request: &Request<'_>) -> Result<Reply, ApiError> {
     let cluster = cluster(request)?;
     Ok(Reply::ok(answer(request, cluster.status()).await?))
+}
+
+/// `PUT /holdfast/v1/cluster/replication` with `{"factor": n}`.
+pub(super) async fn set_replication(mut request: Request<'_>) -> Result<Reply, ApiError> {
+    let body = request.body.json().await?;
+    let fields = object(&body)?;
+    if let Some(unknown) = fields.unknown(&["factor"]) {
+        return Err(ApiError::invalid(format!("field {} is unknown", shown(unknown))));
+    }
+    let factor = fields.get("factor").and_then(Value::as_u64);
+    let factor = factor
+        .and_then(|factor| u8::try_from(factor).ok())
+        .filter(|factor| (1..=MAX_REPLICATION_FACTOR).contains(factor))
+        .ok_or_else(|| ApiError::invalid(format!("factor wants 1 to {MAX_REPLICATION_FACTOR}")))?;
+    let work = cluster(&request)?;
+    audited(
+        &request,
+        "setReplicationFactor",
+        "cluster",
+        work.set_replication(factor),
+    )
+    .await
+    .map(Reply::ok)
 }
 
 /// `POST /holdfast/v1/nodes/tokens` with `{"validSeconds": n, "role": "core" | "gateway"}`, both optional.
