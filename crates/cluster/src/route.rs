@@ -86,7 +86,7 @@ impl Partitions {
             owners: Owners::new(node, count),
             budgets: Budgets::default(),
             senders: Senders::default(),
-            desks: count.iter().map(|_| Desk::default()).collect(),
+            desks: count.iter().map(|_| Desk::of(node)).collect(),
             seats: Seats::new(count),
             metrics: Metrics::new(),
             admission: OnceLock::new(),

@@ -37,8 +37,10 @@ pub(super) struct Notice {
 pub(super) struct TermOver;
 
 /// See the module.
-#[derive(Default)]
-pub(super) struct Desk(Mutex<State>);
+pub(super) struct Desk {
+    here: u64,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -56,6 +58,14 @@ struct Seat {
 }
 
 impl Desk {
+    /// The desk of the node `here`.
+    pub(super) fn of(here: u64) -> Self {
+        Self {
+            here,
+            state: Mutex::default(),
+        }
+    }
+
     /// Lets a receiver in, or not; who has to go is added to `notices`. Asking twice is asking once.
     pub(super) fn enter(
         &self,
@@ -64,8 +74,8 @@ impl Desk {
         wanted: &Wanted,
         notices: &mut Vec<Notice>,
     ) -> Result<Result<Since, Refusal>, TermOver> {
-        let mut state = self.0.lock();
-        state.begin(term)?;
+        let mut state = self.state.lock();
+        state.begin(term, self.here)?;
         let now = Instant::now();
         if let Some(id) = state.by_key.get(&(node, wanted.key)).copied()
             && let Some(seat) = state.seats.get_mut(&id)
@@ -108,8 +118,8 @@ impl Desk {
 
     /// Those of the keys that are not here.
     pub(super) fn renew(&self, term: u64, node: u64, keys: &[u64]) -> Result<Vec<u64>, TermOver> {
-        let mut state = self.0.lock();
-        state.begin(term)?;
+        let mut state = self.state.lock();
+        state.begin(term, self.here)?;
         let now = Instant::now();
         let mut unknown = Vec::new();
         for key in keys {
@@ -123,7 +133,7 @@ impl Desk {
     }
 
     pub(super) fn leave(&self, node: u64, key: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if let Some(id) = state.by_key.remove(&(node, key)) {
             state.seats.remove(&id);
             state.table.unregister(id);
@@ -131,9 +141,9 @@ impl Desk {
     }
 
     /// Forgets seats of other nodes that have not been renewed since `before`; how many they were.
-    pub(super) fn expire(&self, here: u64, before: Instant) -> usize {
-        let mut state = self.0.lock();
-        let over = |seat: &Seat| seat.node != here && seat.renewed < before;
+    pub(super) fn expire(&self, before: Instant) -> usize {
+        let mut state = self.state.lock();
+        let over = |seat: &Seat| seat.node != self.here && seat.renewed < before;
         let ids: Vec<_> = state
             .seats
             .iter()
@@ -149,26 +159,29 @@ impl Desk {
         ids.len()
     }
 
-    /// This node is not the owner any more.
+    /// This node is not the owner any more. Should it act again in the same term, it goes on counting: who comes then is
+    /// later than who was let in before.
     pub(super) fn close(&self) {
-        let mut state = self.0.lock();
-        let term = state.term;
-        *state = State::new(term);
+        let mut state = self.state.lock();
+        state.table.clear();
+        state.seats.clear();
+        state.by_key.clear();
     }
 }
 
 impl State {
-    fn new(term: u64) -> Self {
+    fn new(term: u64, here: u64) -> Self {
         Self {
             term,
-            table: Table::of_term(term),
+            table: Table::of(term, here),
             ..Self::default()
         }
     }
 
-    fn begin(&mut self, term: u64) -> Result<(), TermOver> {
+    /// A node leads once in a term: whoever has taken over from it in the same term has the greater id.
+    fn begin(&mut self, term: u64, here: u64) -> Result<(), TermOver> {
         if term > self.term {
-            *self = Self::new(term);
+            *self = Self::new(term, here);
         }
         (term == self.term).then_some(()).ok_or(TermOver)
     }
@@ -203,13 +216,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_later_of_two_equals_has_the_place_whoever_returns_first() {
-        let old = Desk::default();
+        let old = Desk::of(1);
         let first = enter(&old, 3, 1, &wanted(1, 0, None)).0.unwrap();
         let (second, told) = enter(&old, 3, 2, &wanted(7, 0, None));
         let second = second.unwrap();
         assert_eq!(told, [(1, 1)]);
         for later_first in [true, false] {
-            let new = Desk::default();
+            let new = Desk::of(1);
             let (early, late) = (wanted(1, 0, Some(first)), wanted(7, 0, Some(second)));
             if later_first {
                 assert_eq!(enter(&new, 4, 2, &late), (Ok(second), Vec::new()));
@@ -223,9 +236,13 @@ mod tests {
 
     #[tokio::test]
     async fn who_came_after_the_change_is_newer_than_who_returns() {
-        let new = Desk::default();
+        let new = Desk::of(1);
         let fresh = enter(&new, 4, 3, &wanted(9, 0, None)).0.unwrap();
-        let since = Since { term: 3, count: 999 };
+        let since = Since {
+            term: 3,
+            node: 9,
+            count: 999,
+        };
         assert!(fresh > since);
         assert!(enter(&new, 4, 1, &wanted(1, 0, Some(since))).0.is_err());
         assert_eq!(
@@ -235,22 +252,32 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn an_owner_that_acts_again_in_its_term_goes_on_counting() {
+        let desk = Desk::of(1);
+        let before = enter(&desk, 3, 2, &wanted(1, 0, None)).0.unwrap();
+        desk.close();
+        let after = enter(&desk, 3, 2, &wanted(2, 0, None)).0.unwrap();
+        assert!(after > before);
+        assert!(enter(&desk, 3, 2, &wanted(1, 0, Some(before))).0.is_err());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn seats_of_a_silent_node_end_and_those_of_this_one_do_not() {
-        let desk = Desk::default();
+        let desk = Desk::of(1);
         for (node, key) in [(1, 1), (2, 1), (3, 1)] {
             enter(&desk, 1, node, &wanted(key, None, None)).0.unwrap();
         }
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(desk.renew(1, 3, &[1, 2]), Ok(vec![2]));
-        assert_eq!(desk.expire(1, Instant::now() - Duration::from_secs(1)), 1);
+        assert_eq!(desk.expire(Instant::now() - Duration::from_secs(1)), 1);
         assert_eq!(desk.renew(1, 2, &[1]), Ok(vec![1]), "it must enter again");
         assert_eq!(desk.renew(1, 1, &[1]), Ok(Vec::new()));
     }
 
     #[tokio::test]
     async fn asking_twice_is_asking_once_and_a_term_that_is_over_decides_nothing() {
-        let desk = Desk::default();
+        let desk = Desk::of(1);
         let first = enter(&desk, 2, 1, &wanted(1, 3, None));
         assert_eq!(enter(&desk, 2, 1, &wanted(1, 3, None)), first);
         assert!(desk.enter(1, 1, &wanted(2, 9, None), &mut Vec::new()).is_err());

@@ -193,7 +193,7 @@ pub(super) async fn keep(partitions: &Partitions) {
             _ = renewal.tick() => {
                 let silent = Instant::now().checked_sub(SEAT_LEASE);
                 for id in partitions.count().iter() {
-                    let expired = silent.map_or(0, |before| partitions.desk(id).expire(partitions.node(), before));
+                    let expired = silent.map_or(0, |before| partitions.desk(id).expire(before));
                     if expired > 0 {
                         tracing::info!(partition = id.0, expired, "places of readers ended: their nodes are silent");
                     }
@@ -281,6 +281,7 @@ fn put_wanted(wanted: &Wanted) -> RouteSeat {
         name: wanted.receiver.name.clone(),
         epoch: wanted.receiver.epoch,
         since_term: wanted.since.map(|since| since.term),
+        since_node: wanted.since.map_or(0, |since| since.node),
         since_count: wanted.since.map_or(0, |since| since.count),
     }
 }
@@ -295,6 +296,7 @@ fn get_wanted(seat: &RouteSeat) -> Wanted {
         },
         since: seat.since_term.map(|term| Since {
             term,
+            node: seat.since_node,
             count: seat.since_count,
         }),
     }
@@ -321,14 +323,15 @@ fn get_receiver(receiver: RouteReceiver) -> Receiver {
 
 fn put_verdict(verdict: &Verdict) -> RouteSeatAnswer {
     use route_seat_answer::Outcome;
-    let (outcome, since_term) = match verdict {
-        Verdict::In(since) => (Outcome::SinceCount(since.count), since.term),
-        Verdict::TakenBy(by) => (Outcome::TakenBy(put_receiver(by)), 0),
-        Verdict::Crowded => (Outcome::TooMany(true), 0),
+    let (outcome, since_term, since_node) = match verdict {
+        Verdict::In(since) => (Outcome::SinceCount(since.count), since.term, since.node),
+        Verdict::TakenBy(by) => (Outcome::TakenBy(put_receiver(by)), 0, 0),
+        Verdict::Crowded => (Outcome::TooMany(true), 0, 0),
     };
     RouteSeatAnswer {
         outcome: Some(outcome),
         since_term,
+        since_node,
     }
 }
 
@@ -337,6 +340,7 @@ fn get_verdict(answer: RouteSeatAnswer) -> Option<Verdict> {
     Some(match answer.outcome? {
         Outcome::SinceCount(count) => Verdict::In(Since {
             term: answer.since_term,
+            node: answer.since_node,
             count,
         }),
         Outcome::TakenBy(by) => Verdict::TakenBy(get_receiver(by)),

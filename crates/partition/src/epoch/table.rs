@@ -19,13 +19,16 @@ pub struct Receiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReceiverId(u64);
 
-/// When a receiver was let in first, in whatever term of the partition's owner that was: of two that ask for the same
-/// place after the owner has changed, the later one has it.
+/// When a receiver was let in first, under whatever owner of the partition that was: of two that ask for the same place
+/// after the owner has changed, the later one has it. Two nodes may lead in the same term one after the other, and both
+/// count from one: the node with the greater id led later (docs/decisions/0002).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Since {
     /// The owner's term.
     pub term: u64,
-    /// Counts the receivers that were let in during the term.
+    /// The owner.
+    pub node: u64,
+    /// Counts the receivers that this owner let in during the term.
     pub count: u64,
 }
 
@@ -98,6 +101,7 @@ fn shown(epoch: Option<i64>) -> String {
 pub struct Table {
     groups: BTreeMap<String, Vec<Member>>,
     term: u64,
+    node: u64,
     last_id: u64,
 }
 
@@ -109,11 +113,12 @@ struct Member {
 }
 
 impl Table {
-    /// An empty table of an owner that leads since `term`.
+    /// An empty table of the owner `node`, which leads in `term`.
     #[must_use]
-    pub fn of_term(term: u64) -> Self {
+    pub fn of(term: u64, node: u64) -> Self {
         Self {
             term,
+            node,
             ..Self::default()
         }
     }
@@ -125,6 +130,7 @@ impl Table {
     pub fn register(&mut self, group: &str, receiver: Receiver) -> Result<Granted, Refusal> {
         let since = Since {
             term: self.term,
+            node: self.node,
             count: self.last_id + 1,
         };
         self.enter(group, receiver, since)
@@ -188,6 +194,11 @@ impl Table {
             })
             .collect();
         Ok(Granted { id, since, stolen })
+    }
+
+    /// Removes all receivers; the count goes on.
+    pub fn clear(&mut self) {
+        self.groups.clear();
     }
 
     /// Removes a receiver; one that was replaced is gone already.

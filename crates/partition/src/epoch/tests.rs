@@ -79,17 +79,28 @@ fn an_equal_or_higher_epoch_steals_and_a_lower_one_or_none_is_refused() {
 
 #[test]
 fn of_equal_epochs_that_return_to_another_owner_the_later_one_stays() {
-    let mut old = Table::of_term(3);
+    let mut old = Table::of(3, 1);
     let early = old.register("g", receiver("early", 1)).unwrap().since;
     let late = old.register("g", receiver("late", 1)).unwrap().since;
     assert!(early < late);
-    let mut new = Table::of_term(4);
+    let mut new = Table::of(4, 1);
     assert_eq!(new.returning("g", receiver("late", 1), late).unwrap().since, late);
     assert!(new.returning("g", receiver("early", 1), early).is_err());
     let higher = new.returning("g", receiver("higher", 2), early).unwrap();
     assert_eq!(higher.stolen.len(), 1, "a higher epoch goes first whenever it came");
-    let mut new = Table::of_term(4);
+    let mut new = Table::of(4, 1);
     let fresh = new.register("g", receiver("fresh", 1)).unwrap().since;
     assert!(fresh > late, "who came after the change is newer than all before");
     assert!(new.returning("g", receiver("late", 1), late).is_err());
+}
+
+#[test]
+fn of_two_owners_of_one_term_the_greater_node_led_later() {
+    // Both give their first receiver the count 1.
+    let early = Table::of(3, 1).register("g", receiver("early", 1)).unwrap().since;
+    let late = Table::of(3, 2).register("g", receiver("late", 1)).unwrap().since;
+    assert!(early < late && late < Table::of(4, 1).register("g", receiver("next", 1)).unwrap().since);
+    let mut new = Table::of(4, 1);
+    assert!(new.returning("g", receiver("late", 1), late).is_ok());
+    assert!(new.returning("g", receiver("early", 1), early).is_err());
 }
