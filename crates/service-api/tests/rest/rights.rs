@@ -1,0 +1,118 @@
+//! Who may call what, and what a caller learns who has not proved itself; the api-version before all that.
+
+use serde_json::json;
+
+use crate::support::Hub;
+
+#[tokio::test]
+async fn each_policy_may_do_what_its_rights_say_and_the_text_names_what_is_missing() {
+    let hub = Hub::start().await;
+    hub.owner("PUT", "/devices/d")
+        .body(json!({"deviceId": "d"}))
+        .send()
+        .await
+        .is(200);
+    let table = [
+        ("registryRead", "GET", "/devices/d", 200, ""),
+        ("registryRead", "DELETE", "/devices/d", 401, "RegistryWrite"),
+        ("registryRead", "GET", "/statistics/service", 401, "ServiceConnect"),
+        ("registryReadWrite", "GET", "/devices", 200, ""),
+        ("registryReadWrite", "GET", "/statistics/devices", 200, ""),
+        ("service", "GET", "/devices/d", 401, "RegistryRead"),
+        ("service", "GET", "/statistics/service", 200, ""),
+        ("device", "GET", "/devices/d", 401, "RegistryRead"),
+        ("service", "GET", "/holdfast/v1/hub", 401, "RegistryRead"),
+        ("iothubowner", "GET", "/holdfast/v1/hub", 200, ""),
+    ];
+    for (policy, method, path, status, missing) in table {
+        let answer = hub.by(policy, method, path).send().await;
+        answer.is(status);
+        if status == 401 {
+            answer.refused(401_002, "IotHubUnauthorizedAccess");
+            assert!(answer.text().contains(missing), "{policy} {path}: {}", answer.text());
+        }
+    }
+    let refusals = hub.view.refusals();
+    assert_eq!(refusals.len(), 5);
+    assert!(
+        refusals
+            .iter()
+            .all(|(principal, reason)| principal.starts_with("policy ") && reason == "right")
+    );
+}
+
+#[tokio::test]
+async fn who_has_not_proved_itself_learns_nothing() {
+    let hub = Hub::start().await;
+    hub.owner("PUT", "/devices/d")
+        .body(json!({"deviceId": "d"}))
+        .send()
+        .await
+        .is(200);
+    let good = hub.token("iothubowner", 3600);
+    let tokens = [
+        (None, 401_002),
+        (Some("nonsense".to_owned()), 401_002),
+        (Some("Bearer abc".to_owned()), 401_002),
+        (Some(good.replace("skn=iothubowner", "skn=nobody")), 401_002),
+        (Some(good.replace("skn=iothubowner", "skn=service")), 401_002),
+        (Some(good.replace("hub1.example.com", "hub2.example.com")), 401_002),
+        (Some(hub.token("iothubowner", -600)), 401_003),
+        (Some(good.replace("&skn=iothubowner", "")), 401_002),
+    ];
+    let mut texts = std::collections::BTreeSet::new();
+    for (token, number) in tokens {
+        let shown = token.clone().unwrap_or_default();
+        let mut answers = Vec::new();
+        for (method, path) in [
+            ("GET", "/devices/d"),
+            ("GET", "/devices/none"),
+            ("GET", "/nothing"),
+            ("PATCH", "/devices"),
+            ("PUT", "//"),
+        ] {
+            let request = hub.request(method, path).authorization(token.as_deref());
+            let answer = request.body(json!({"deviceId": "x"})).send().await;
+            assert_eq!(answer.json()["errorCode"], number, "{shown} {path}");
+            let text = answer.json()["Message"].as_str().unwrap().to_owned();
+            // The hub's clock may go on between two answers.
+            answers.push(text.split(", the hub's clock").next().unwrap().to_owned());
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{shown}: {answers:?}");
+        texts.insert(answers[0].clone());
+    }
+    assert!(texts.iter().all(|text| !text.contains("sig=")));
+    // An allowed caller is told what there is and what not.
+    hub.owner("GET", "/nothing")
+        .send()
+        .await
+        .refused(404_000, "GenericNotFound");
+    hub.owner("GET", "//devices")
+        .send()
+        .await
+        .refused(404_000, "GenericNotFound");
+    hub.owner("GET", "/devices/../devices")
+        .send()
+        .await
+        .refused(404_000, "GenericNotFound");
+    let method = hub.owner("PATCH", "/devices").send().await;
+    method.refused(405_000, "GenericMethodNotAllowed");
+    assert_eq!(method.header("allow"), "GET, POST");
+}
+
+#[tokio::test]
+async fn the_api_version_is_checked_before_anything_else() {
+    let hub = Hub::start().await;
+    for query in ["", "api-version=2099-01-01", "api-version=x"] {
+        let answer = hub.request("GET", "/devices").raw_query(query).send().await;
+        answer.refused(400_001, "InvalidProtocolVersion");
+        assert!(answer.text().contains("2021-04-12"));
+    }
+    hub.owner("GET", "/devices")
+        .raw_query("api-version=2018-06-30")
+        .send()
+        .await
+        .is(200);
+    hub.owner("GET", "/holdfast/v1/hub").raw_query("").send().await.is(200);
+}
