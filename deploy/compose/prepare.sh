@@ -29,7 +29,7 @@ certificate ca server "DNS:$host,DNS:localhost,IP:127.0.0.1" serverAuth
 for i in 1 2 3; do
   node=node-$i
   mkdir -p "$node"
-  certificate peer-ca "$node/peer" "DNS:peer.holdfast,DNS:$node" serverAuth,clientAuth
+  certificate peer-ca "$node/peer" "DNS:peer.holdfast,DNS:$node.peer.holdfast,DNS:$node" serverAuth,clientAuth
   cp server.pem server.key peer-ca.pem sealing.key "$node/"
   cp ca.pem "$node/ca.pem"
   join=$(for j in 1 2 3; do [ "$j" = "$i" ] || printf '"node-%s:9700", ' "$j"; done)

@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{PeerIdentity, PeersConfig};
 pub use error::PeerError;
-pub use tls::{PEER_DNS_NAME, PeerTls, PeerTlsError, PeerTlsFiles};
+pub use tls::{PEER_DNS_NAME, PeerTls, PeerTlsError, PeerTlsFiles, node_dns_name};
 
 use state::{Introduction, MAX_INTRODUCTIONS, Shared};
 
@@ -140,6 +140,11 @@ impl Peers {
         for peer in self.shared.peers.read().values() {
             peer.changed.notify_one();
         }
+    }
+
+    /// The registry has `node` under this name: only a certificate for it, if for any, opens a connection of that node.
+    pub fn set_name(&self, node: u64, name: &str) {
+        self.shared.set_name(node, name);
     }
 
     /// `node` is a member and is reached at `address`, `host:port`. A node that introduces itself with another address has

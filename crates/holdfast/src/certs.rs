@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
+use holdfast_cluster::peer::{PEER_DNS_NAME, node_dns_name};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType,
@@ -58,7 +59,8 @@ pub(crate) fn ensure_peer(ca_dir: &Path, dir: &Path, name: &str, now: OffsetDate
         key_file: dir.join("peer.key"),
     };
     let ca = authority(&files.ca_file, &ca_dir.join("peer-ca.key"), now)?;
-    let names: Vec<SanType> = [holdfast_cluster::peer::PEER_DNS_NAME, name]
+    let own = node_dns_name(name);
+    let names: Vec<SanType> = [PEER_DNS_NAME, own.as_str(), name]
         .into_iter()
         .filter_map(|name| name.try_into().ok().map(SanType::DnsName))
         .collect();

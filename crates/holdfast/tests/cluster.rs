@@ -108,11 +108,27 @@ fn kill(pid: u64) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
+/// A certificate for the node `name` by dev mode's CA of nodes, and its key.
+fn issue(ca: &Path, name: &str) -> (String, String) {
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let key = rcgen::KeyPair::from_pem(&text(&ca.with_extension("key"))).unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(text(ca).as_bytes()).unwrap();
+    let authority = pem.parse_x509().unwrap();
+    let called = authority.subject().iter_common_name().next().unwrap().as_str().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, called);
+    let issuer = rcgen::Issuer::new(params, key);
+    let names = vec!["peer.holdfast".to_owned(), format!("{name}.peer.holdfast")];
+    let own = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(names).unwrap();
+    (params.signed_by(&own, &issuer).unwrap().pem(), own.serialize_pem())
+}
+
 /// A configuration like that of `from`, for a node `name` in `dir` on free ports of `address`.
 fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) -> PathBuf {
     std::fs::create_dir_all(dir).unwrap();
     let mut file: toml::Table = std::fs::read_to_string(from).unwrap().parse().unwrap();
-    let own = from.parent().unwrap();
     let peer = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
     let token_file = dir.join("join-token");
     std::fs::write(&token_file, token).unwrap();
@@ -142,10 +158,12 @@ fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) 
     set(&mut file, "cluster", "bootstrap", toml::Value::Boolean(false));
     set(&mut file, "cluster", "join", member);
     set(&mut file, "cluster", "join_token_file", text(&token_file));
-    for key in ["certificate_file", "key_file"] {
-        let name = if key == "key_file" { "peer.key" } else { "peer.pem" };
-        set(&mut file, "cluster", key, text(&own.join(name)));
-    }
+    let ca = PathBuf::from(file["cluster"]["ca_file"].as_str().unwrap());
+    let (certificate, key) = issue(&ca, name);
+    std::fs::write(dir.join("peer.pem"), certificate).unwrap();
+    std::fs::write(dir.join("peer.key"), key).unwrap();
+    set(&mut file, "cluster", "certificate_file", text(&dir.join("peer.pem")));
+    set(&mut file, "cluster", "key_file", text(&dir.join("peer.key")));
     let path = dir.join("holdfast.toml");
     std::fs::write(&path, file.to_string()).unwrap();
     path

@@ -9,8 +9,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who is told where the members are, and asked whether they answer. Gossip-free: what counts is this node's own view.
 pub trait PeerBook: Send + Sync + 'static {
-    /// `node` is a member and reached at `address`.
-    fn set_address(&self, node: u64, address: &str);
+    /// `node` is a member called `name`, and reached at `address`.
+    fn set_member(&self, node: u64, name: &str, address: &str);
 
     /// `node` is no member any more.
     fn forget(&self, node: u64);
@@ -20,8 +20,9 @@ pub trait PeerBook: Send + Sync + 'static {
 }
 
 impl PeerBook for Peers {
-    fn set_address(&self, node: u64, address: &str) {
-        Peers::set_address(self, node, address);
+    fn set_member(&self, node: u64, name: &str, address: &str) {
+        self.set_name(node, name);
+        self.set_address(node, address);
     }
 
     fn forget(&self, node: u64) {

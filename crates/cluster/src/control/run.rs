@@ -158,7 +158,7 @@ impl Run {
         self.view_seen = view.version;
         let inner = &self.control.0;
         for node in view.nodes.values().filter(|node| node.id != inner.id) {
-            inner.peers.set_address(node.id, &node.address);
+            inner.peers.set_member(node.id, &node.name, &node.address);
         }
         let members: BTreeSet<u64> = view.nodes.keys().copied().collect();
         for gone in self.members.difference(&members).filter(|node| **node != inner.id) {

@@ -42,6 +42,8 @@ pub(crate) struct Conn {
     pub(crate) shared: Arc<Shared>,
     pub(crate) from: SocketAddr,
     pub(crate) certificate_ends: Option<SystemTime>,
+    /// The nodes that its certificate is for.
+    pub(crate) certificate_nodes: Vec<String>,
     /// Who it is, once the hello has been accepted.
     pub(crate) caller: OnceLock<Caller>,
     /// Ends the connection, with the reason.
@@ -120,6 +122,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, listener: TcpListener) {
             shared: Arc::clone(&shared),
             from,
             certificate_ends: None,
+            certificate_nodes: Vec::new(),
             caller: OnceLock::new(),
             end,
             greeted: watch::Sender::new(false),
@@ -158,9 +161,10 @@ async fn serve(mut conn: Arc<Conn>, socket: TcpStream, permit: tokio::sync::Owne
             "its certificate does not carry the DNS name peer.holdfast: it is not one of a node",
         );
     };
-    let ends = tls::not_after(certificate);
+    let (ends, nodes) = (tls::not_after(certificate), tls::nodes_of(certificate));
     if let Some(conn) = Arc::get_mut(&mut conn) {
         conn.certificate_ends = ends;
+        conn.certificate_nodes = nodes;
     }
 
     let answering = {

@@ -30,6 +30,25 @@ pub struct PeersConfig {
     pub handshakes: usize,
     /// How often the certificate files are looked at.
     pub reload_interval: Duration,
+    /// Whether certificates are taken that do not say which node they are for.
+    pub accept_unnamed: bool,
+}
+
+/// What becomes of a certificate that does not say which node it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unnamed {
+    Accept,
+    Refuse,
+}
+
+impl PeersConfig {
+    pub(crate) fn unnamed(&self) -> Unnamed {
+        if self.accept_unnamed {
+            Unnamed::Accept
+        } else {
+            Unnamed::Refuse
+        }
+    }
 }
 
 impl Default for PeersConfig {
@@ -47,6 +66,7 @@ impl Default for PeersConfig {
             retry_pause: Duration::from_secs(1),
             handshakes: 256,
             reload_interval: Duration::from_secs(5),
+            accept_unnamed: false,
         }
     }
 }

@@ -46,7 +46,13 @@ pub(crate) async fn dial(shared: &Shared, address: &str, purpose: Purpose, to: u
     let answer = introduce(&opened.sender, hello)
         .await
         .map_err(|status| -> Arc<str> { format!("{address}: {}", words(&status)).into() })?;
-    if let Err(refused) = hello::accept(&ours, to, &answer) {
+    let verdict = hello::accept(&ours, to, &answer).and_then(|_| {
+        let nodes = opened.certificate.as_ref().map(tls::nodes_of).unwrap_or_default();
+        let registered = shared.registered_name(answer.node);
+        let unnamed = shared.config.unnamed();
+        hello::check_certificate(&nodes, unnamed, answer.node, &answer.name, registered.as_deref())
+    });
+    if let Err(refused) = verdict {
         shared.metrics.refused(hello::label(refused.why));
         return Err(format!("{address}: {}", refused.text).into());
     }

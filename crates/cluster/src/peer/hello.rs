@@ -5,6 +5,8 @@
 use holdfast_proto::cluster::v1::{Hello, HelloAnswer, HelloRefusal, Purpose};
 
 use super::PeerIdentity;
+use super::config::Unnamed;
+use super::tls::node_dns_name;
 
 /// The protocol versions that this program speaks, both included.
 pub(crate) const PROTOCOL_MIN: u32 = 1;
@@ -25,7 +27,7 @@ pub(crate) struct Refused {
 }
 
 /// All labels of refusals in metrics.
-pub(crate) const LABELS: [&str; 8] = [
+pub(crate) const LABELS: [&str; 9] = [
     "other",
     "version",
     "cluster",
@@ -34,6 +36,7 @@ pub(crate) const LABELS: [&str; 8] = [
     "removed",
     "malformed",
     "busy",
+    "certificate",
 ];
 
 /// The label of a refusal in metrics.
@@ -47,6 +50,7 @@ pub(crate) fn label(why: HelloRefusal) -> &'static str {
         HelloRefusal::Removed => "removed",
         HelloRefusal::Malformed => "malformed",
         HelloRefusal::Busy => "busy",
+        HelloRefusal::Certificate => "certificate",
     }
 }
 
@@ -174,6 +178,41 @@ fn other_cluster(ours: &PeerIdentity, theirs: &Hello) -> String {
          that is to move and join it anew",
         theirs.name, theirs.cluster, ours.name, ours.cluster,
     )
+}
+
+/// Whether a certificate is one of the node that shows it.
+///
+/// `nodes` are the nodes that it is for, in lower case. A node that is a member goes by the name that the registry has
+/// (`registered`), whatever it says itself: otherwise the certificate of one node would open the place of every other.
+pub(crate) fn check_certificate(
+    nodes: &[String],
+    unnamed: Unnamed,
+    node: u64,
+    told: &str,
+    registered: Option<&str>,
+) -> Result<(), Refused> {
+    let name = registered.unwrap_or(told);
+    let told: String = name.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+    if nodes.iter().any(|bound| bound.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    let text = match (nodes, unnamed) {
+        ([], Unnamed::Accept) => return Ok(()),
+        ([], Unnamed::Refuse) => format!(
+            "the certificate of node {node} ({told}) does not say which node it is for: issue one with the DNS name {}, \
+             or set cluster.accept_unnamed_certificates on all nodes",
+            node_dns_name(&told)
+        ),
+        (nodes, _) => format!(
+            "node {node} is {told}, and its certificate is that of {}: give it its own, with the DNS name {}",
+            nodes.join(", "),
+            node_dns_name(&told)
+        ),
+    };
+    Err(Refused {
+        why: HelloRefusal::Certificate,
+        text,
+    })
 }
 
 /// Whether the node that answered is the one that was meant.

@@ -82,6 +82,9 @@ fn greet(conn: &Conn, theirs: &Hello) -> HelloAnswer {
                 text: "a second hello on one connection".into(),
             });
         }
+        let (nodes, registered) = (&conn.certificate_nodes, shared.registered_name(theirs.node));
+        let unnamed = shared.config.unnamed();
+        hello::check_certificate(nodes, unnamed, theirs.node, &theirs.name, registered.as_deref())?;
         shared.enter(theirs, &conn.end, &conn.heard)?;
         Ok(protocol)
     });

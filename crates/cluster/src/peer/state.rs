@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) instance: u64,
     pub(crate) metrics: PeerMetrics,
     pub(crate) peers: RwLock<HashMap<u64, Arc<Peer>>>,
+    /// The members' names, as the registry has them. Bounded by its number of members.
+    names: RwLock<HashMap<u64, String>>,
     /// There is a node without a task.
     pub(crate) new_peer: Notify,
     pub(crate) introductions: mpsc::Sender<Introduction>,
@@ -139,6 +141,7 @@ impl Shared {
             instance: rand::random(),
             metrics: PeerMetrics::new(),
             peers: RwLock::new(HashMap::new()),
+            names: RwLock::new(HashMap::new()),
             new_peer: Notify::new(),
             introductions,
             status: watch::Sender::new(Vec::new()),
@@ -172,6 +175,19 @@ impl Shared {
     pub(crate) fn set_address(&self, node: u64, address: &str) {
         self.removed.lock().remove(&node);
         self.enter_address(node, address, true);
+    }
+
+    /// The registry has `node` under this name.
+    pub(crate) fn set_name(&self, node: u64, name: &str) {
+        let mut names = self.names.write();
+        if names.get(&node).is_none_or(|known| known != name) {
+            names.insert(node, name.to_owned());
+        }
+    }
+
+    /// The name under which the registry has `node`, if it is a member and this node knows it.
+    pub(crate) fn registered_name(&self, node: u64) -> Option<String> {
+        self.names.read().get(&node).cloned()
     }
 
     fn enter_address(&self, node: u64, address: &str, registered: bool) {
@@ -226,6 +242,7 @@ impl Shared {
 
     /// `node` is no member any more.
     pub(crate) fn forget(&self, node: u64) {
+        self.names.write().remove(&node);
         let peer = self.peers.write().remove(&node);
         let reason: Arc<str> = "it was removed from the cluster".into();
         if let Some(peer) = peer {

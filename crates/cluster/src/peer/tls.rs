@@ -25,9 +25,15 @@ use tokio::time::sleep;
 
 use super::state::Shared;
 
-/// The DNS name that every node's certificate carries. It says "a node of the cluster", not which one: addresses
-/// change, and all nodes may do the same.
+/// The DNS name that every node's certificate carries. It says "a node of the cluster", and is what TLS asks for:
+/// addresses change.
 pub const PEER_DNS_NAME: &str = "peer.holdfast";
+
+/// The DNS name that says which node a certificate is for: the node's name in front of [`PEER_DNS_NAME`].
+#[must_use]
+pub fn node_dns_name(name: &str) -> String {
+    format!("{name}.{PEER_DNS_NAME}")
+}
 
 const ALPN: &[u8] = b"h2";
 
@@ -75,6 +81,8 @@ pub(crate) struct Loaded {
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
     pub(crate) ends: Option<SystemTime>,
+    /// The nodes that the certificate is for.
+    nodes: Vec<String>,
 }
 
 /// This node's certificates as they stand; clones share them.
@@ -118,6 +126,12 @@ impl PeerTls {
     #[must_use]
     pub fn ends(&self) -> Option<SystemTime> {
         self.0.current.read().ends
+    }
+
+    /// The names of the nodes that this node's certificate is for, in lower case; empty when it names none.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<String> {
+        self.0.current.read().nodes.clone()
     }
 
     pub(crate) fn current(&self) -> Arc<Loaded> {
@@ -258,6 +272,7 @@ fn assemble(ca: (&str, &[u8]), certificate: (&str, &[u8]), key: (&str, &[u8])) -
     server.send_tls13_tickets = 0;
 
     let ends = not_after(&chain[0]);
+    let nodes = nodes_of(&chain[0]);
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(PeerTlsError::Tls)?
@@ -270,6 +285,7 @@ fn assemble(ca: (&str, &[u8]), certificate: (&str, &[u8]), key: (&str, &[u8])) -
         server: Arc::new(server),
         client: Arc::new(client),
         ends,
+        nodes,
     })
 }
 
@@ -309,6 +325,23 @@ pub(crate) fn is_of_a_node(certificate: &CertificateDer<'_>) -> bool {
     rustls::server::ParsedCertificate::try_from(certificate)
         .and_then(|parsed| rustls::client::verify_server_name(&parsed, &peer_name()))
         .is_ok()
+}
+
+/// The names of the nodes that a certificate is for, in lower case: of each DNS name below [`PEER_DNS_NAME`] what stands
+/// in front of it.
+pub(crate) fn nodes_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        x509_parser::extensions::GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    let below = |name: String| Some(name.strip_suffix(PEER_DNS_NAME)?.strip_suffix('.')?.to_owned());
+    names.filter_map(below).collect()
 }
 
 /// When a certificate ends.

@@ -43,7 +43,7 @@ struct Book {
 }
 
 impl PeerBook for Book {
-    fn set_address(&self, node: u64, address: &str) {
+    fn set_member(&self, node: u64, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 

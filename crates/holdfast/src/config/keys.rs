@@ -141,7 +141,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "cluster.certificate_file",
-            "The node's certificate towards other nodes, PEM; it must bear the DNS name peer.holdfast. Re-read when it changes.",
+            "The node's certificate towards other nodes, PEM; it must bear the DNS names peer.holdfast and NODE_NAME.peer.holdfast. Re-read when it changes.",
             |c| &mut c.cluster.certificate_file,
         ),
         Key::new("cluster.key_file", "Its private key, PKCS #8.", |c| {
@@ -237,6 +237,12 @@ pub(crate) fn keys() -> Vec<Key> {
             "cluster.reload_interval",
             "How often the files of cluster.certificate_file and its like are looked at.",
             |c| &mut c.peers.reload_interval,
+        ),
+        Key::new(
+            "cluster.accept_unnamed_certificates",
+            "Let nodes in whose certificates do not say which node they are for. Whoever holds one may then say that it is \
+             any node.",
+            |c| &mut c.peers.accept_unnamed,
         ),
         Key::new(
             "cluster.replication_factor",

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use holdfast_cluster::control::PeerBook;
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
-use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig};
+use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig, node_dns_name};
 use holdfast_cluster::transport::{Alone, Dispatch, Transport};
 use holdfast_registry::{NodeRole, Registry};
 use holdfast_storage::DataDir;
@@ -43,7 +43,7 @@ pub(crate) struct Peering {
 struct NobodyElse;
 
 impl PeerBook for NobodyElse {
-    fn set_address(&self, _node: u64, _address: &str) {}
+    fn set_member(&self, _node: u64, _name: &str, _address: &str) {}
 
     fn forget(&self, _node: u64) {}
 
@@ -77,10 +77,21 @@ impl Peering {
             Failure::cannot_start(format!("{:#}", anyhow::Error::from(error)))
                 .advise("cluster.* wants PEM files; the certificate bears the DNS name peer.holdfast")
         })?;
+        let (name, nodes) = (cluster.name(), tls.nodes());
+        let is_named = nodes.iter().any(|node| node.eq_ignore_ascii_case(&name));
+        if !is_named && !(nodes.is_empty() && config.peers.accept_unnamed) {
+            // The others would say the same, one by one.
+            let text = "the certificate for other nodes does not say that it is this node's";
+            return Err(Failure::cannot_start(text).advise(format!(
+                "issue one that bears the DNS name {} besides peer.holdfast; where no certificate of the cluster names a \
+                 node, set cluster.accept_unnamed_certificates on all nodes",
+                node_dns_name(&name)
+            )));
+        }
         let identity = PeerIdentity {
             cluster: data.identity().cluster.clone(),
             node: data.identity().incarnation,
-            name: cluster.name(),
+            name,
             address: cluster.advertised(Some(listen)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -161,6 +172,7 @@ impl Peering {
             Ok(answer) => {
                 peers.set_cluster(&answer.cluster);
                 for member in &answer.members {
+                    peers.set_name(member.id, &member.name);
                     peers.set_address(member.id, &member.address);
                 }
                 tracing::info!(cluster = answer.cluster, members = answer.members.len(), "admitted");

@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
-use crate::peer::{PEER_DNS_NAME, PeerTls, PeerTlsError};
+use crate::peer::{PEER_DNS_NAME, PeerTls, PeerTlsError, node_dns_name};
 
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -46,13 +46,25 @@ impl Authority {
 
     /// A certificate and its key as PEM.
     pub(super) fn issue(&self, wanted: &Wanted) -> (String, String) {
-        let mut params = CertificateParams::new(vec![wanted.name.to_owned()]).unwrap();
+        self.sign(vec![wanted.name.to_owned()], wanted)
+    }
+
+    fn sign(&self, names: Vec<String>, wanted: &Wanted) -> (String, String) {
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(wanted.ends, 1, 1);
         params.extended_key_usages.clone_from(&wanted.usages);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Certificates for the nodes of these names.
+    pub(super) fn node_called(&self, nodes: &[&str]) -> PeerTls {
+        let mut names = vec![PEER_DNS_NAME.to_owned()];
+        names.extend(nodes.iter().map(|node| node_dns_name(node)));
+        let (certificate, key) = self.sign(names, &Wanted::default());
+        PeerTls::from_pem(self.pem.as_bytes(), certificate.as_bytes(), key.as_bytes()).unwrap()
     }
 
     /// A node's certificates.

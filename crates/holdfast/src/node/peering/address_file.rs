@@ -68,7 +68,8 @@ impl Kept {
 }
 
 impl PeerBook for AddressFile {
-    fn set_address(&self, node: u64, address: &str) {
+    fn set_member(&self, node: u64, name: &str, address: &str) {
+        self.peers.set_name(node, name);
         self.peers.set_address(node, address);
         self.change(|kept| kept.insert(node, address.to_owned()).as_deref() != Some(address));
     }

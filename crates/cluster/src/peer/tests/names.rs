@@ -1,0 +1,80 @@
+//! Which node a certificate is for.
+
+use super::*;
+
+fn strict() -> PeersConfig {
+    PeersConfig {
+        accept_unnamed: false,
+        ..quick()
+    }
+}
+
+/// Nodes 1 and 2, where 1 calls 2, and has done so once or been told why not.
+async fn meet(one: PeerTls, two: PeerTls) -> (Node, Node) {
+    let one = Node::start_with(strict(), identity(1), one).await;
+    let two = Node::start_with(strict(), identity(2), two).await;
+    one.peers.set_address(2, &two.address());
+    (one, two)
+}
+
+async fn refused(one: &Node) -> String {
+    one.until(2, |status| !status.problem.is_empty()).await.problem
+}
+
+#[tokio::test]
+async fn nodes_with_their_own_certificates_meet_also_under_a_name_in_other_letters() {
+    let authority = Authority::new();
+    let (one, _two) = meet(
+        authority.node_called(&["NODE-1"]),
+        authority.node_called(&["n2", "node-2"]),
+    )
+    .await;
+    one.until(2, |status| status.connected).await;
+}
+
+#[tokio::test]
+async fn the_caller_and_the_called_must_be_who_their_certificates_say() {
+    let authority = Authority::new();
+    let (one, _two) = meet(authority.node_called(&["node-3"]), authority.node_called(&["node-2"])).await;
+    let problem = refused(&one).await;
+    assert!(
+        problem.contains("its certificate is that of node-3") && problem.contains("node-1.peer.holdfast"),
+        "{problem}"
+    );
+    let (one, _two) = meet(authority.node_called(&["node-1"]), authority.node_called(&["node-3"])).await;
+    let problem = refused(&one).await;
+    assert!(
+        problem.contains("its certificate is that of node-3") && problem.contains("node-2.peer.holdfast"),
+        "{problem}"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_of_one_node_does_not_open_the_place_of_another() {
+    let authority = Authority::new();
+    // It has the certificate of node-1, and says that it is node 3, under the name that the certificate allows.
+    let thief = PeerIdentity { node: 3, ..identity(1) };
+    let two = Node::start_with(strict(), identity(2), authority.node_called(&["node-2"])).await;
+    two.peers.set_name(1, "node-1");
+    two.peers.set_name(3, "node-3");
+    let thief = Node::start_with(strict(), thief, authority.node_called(&["node-1"])).await;
+    thief.peers.set_address(2, &two.address());
+    let problem = refused(&thief).await;
+    assert!(problem.contains("node 3 is node-3"), "{problem}");
+    assert!(matches!(thief.ask(2, b"x").await, Err(CallError::NotSent(_))));
+}
+
+#[tokio::test]
+async fn a_certificate_for_no_node_in_particular_is_taken_only_where_that_is_said() {
+    let authority = Authority::new();
+    let (one, _two) = meet(authority.node(), authority.node_called(&["node-2"])).await;
+    let problem = refused(&one).await;
+    for part in ["does not say which node", "cluster.accept_unnamed_certificates"] {
+        assert!(problem.contains(part), "{problem}");
+    }
+    // Others whose certificates name them are held to that also there.
+    let one = Node::start_with(quick(), identity(1), authority.node_called(&["node-1"])).await;
+    let two = Node::start_with(quick(), identity(2), authority.node_called(&["node-9"])).await;
+    one.peers.set_address(2, &two.address());
+    assert!(refused(&one).await.contains("that of node-9"));
+}
