@@ -68,6 +68,10 @@ esac
 counted "Rust tests" cargo test --locked --workspace --no-fail-fast
 if [ -x tests/sdk/run.sh ]; then
   counted "SDK tests" tests/sdk/run.sh
+  # All of it takes eight minutes on three nodes: the whole of the smaller suite, and what has to do with several nodes.
+  counted "SDK tests on three nodes" env HOLDFAST_NODES=3 tests/sdk/run.sh node
+  counted "SDK tests on three nodes: credentials, a hub that is killed" env HOLDFAST_NODES=3 tests/sdk/run.sh python \
+    test_credentials.py 'test_restart.py::test_acknowledged_messages_and_identities_survive[kill]'
 fi
 
 if [ ${#failures[@]} -gt 0 ]; then

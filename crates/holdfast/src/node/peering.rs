@@ -79,7 +79,8 @@ impl Peering {
         })?;
         let (name, nodes) = (cluster.name(), tls.nodes());
         let is_named = nodes.iter().any(|node| node.eq_ignore_ascii_case(&name));
-        if !is_named && !(nodes.is_empty() && config.peers.accept_unnamed) {
+        let serves = is_named || nodes.is_empty() && config.peers.accept_unnamed;
+        if !serves {
             // The others would say the same, one by one.
             let text = "the certificate for other nodes does not say that it is this node's";
             return Err(Failure::cannot_start(text).advise(format!(
