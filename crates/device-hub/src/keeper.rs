@@ -159,6 +159,8 @@ impl DeviceHub {
             return false;
         };
         let group = replica.group();
+        // Before the look: whoever stands still in between counts from too early, never from too late.
+        let asked = Instant::now();
         let status = group.status();
         let leads = group
             .leader()
@@ -166,7 +168,6 @@ impl DeviceHub {
         if !leads {
             return false;
         }
-        let asked = Instant::now();
         let members = &status.members;
         let at = if members.voters.len() == 1 && members.voters.contains(&self.parts.node) {
             None
