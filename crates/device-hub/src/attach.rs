@@ -371,8 +371,7 @@ impl DeviceHub {
             let mut state = self.local.state(partition);
             let link = state.open_link();
             let outbox = &mut state.outbox;
-            let count = outbox.attaches.len().min(wire::MAX_ITEMS);
-            let attaches: Vec<Attach> = outbox.attaches.drain(..count).collect();
+            let attaches = outbox.take_attaches(wire::MAX_ITEMS);
             let count = outbox.detaches.len().min(wire::MAX_ITEMS);
             let detaches: Vec<(Arc<Facts>, u64)> = match link {
                 Some(_) => outbox.detaches.drain(..count).collect(),

@@ -83,6 +83,22 @@ pub(crate) struct Outbox {
     pub(crate) flushing: bool,
 }
 
+impl Outbox {
+    /// Whom to ask for with the next call, `most` at once. Who has given up meanwhile is left out: its end may have been
+    /// told with an earlier call, and the owner would keep a session that is not, in the place of the device's own.
+    pub(crate) fn take_attaches(&mut self, most: usize) -> Vec<Attach> {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(one) = self.attaches.pop_front()
+        {
+            if !one.answer.is_closed() {
+                taken.push(one);
+            }
+        }
+        taken
+    }
+}
+
 /// The part of a partition that changes.
 #[derive(Default)]
 pub(crate) struct State {
@@ -306,5 +322,46 @@ impl Local {
     /// How many sessions live here.
     pub(crate) fn count(&self) -> usize {
         self.shards.iter().map(|shard| shard.state.lock().live.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_auth::KeyFingerprint;
+    use holdfast_model::{DeviceId, GenerationId, UnixMillis};
+
+    use super::*;
+    use crate::Protocol;
+
+    fn attach(key: u64) -> (Attach, oneshot::Receiver<Attached>) {
+        let (answer, answered) = oneshot::channel();
+        let facts = Arc::new(Facts {
+            identity: IdentityId::device(DeviceId::parse("d").unwrap()),
+            generation: GenerationId(Arc::from("1")),
+            key: KeyFingerprint([0; 8]),
+            policy: None,
+            protocol: Protocol::Mqtt,
+            since: UnixMillis(1),
+            expires: None,
+        });
+        (Attach { facts, key, answer }, answered)
+    }
+
+    #[test]
+    fn who_has_given_up_while_it_waited_is_not_asked_for() {
+        let mut outbox = Outbox::default();
+        let mut waiting = Vec::new();
+        for key in 0..6 {
+            let (attach, answered) = attach(key);
+            outbox.attaches.push_back(attach);
+            waiting.push(answered);
+        }
+        for gone in [3, 1, 0] {
+            drop(waiting.remove(gone));
+        }
+        let keys = |taken: Vec<Attach>| taken.iter().map(|one| one.key).collect::<Vec<_>>();
+        assert_eq!(keys(outbox.take_attaches(2)), [2, 4], "a full call, of those who wait");
+        assert_eq!(keys(outbox.take_attaches(2)), [5]);
+        assert!(outbox.attaches.is_empty());
     }
 }
