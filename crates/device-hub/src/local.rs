@@ -264,7 +264,6 @@ impl Local {
     /// The owner has answered. Says whether sessions may act again that could not before.
     pub(crate) fn renew(&self, partition: PartitionId, id: u64, until: u64) -> bool {
         let shard = self.shard(partition);
-        let now = self.now_ms();
         let state = shard.state.lock();
         if state.open_link().is_none_or(|link| link.id != id) {
             return false;
@@ -273,6 +272,8 @@ impl Local {
         let before = shard.valid_until.load(Ordering::Acquire);
         let until = if before == FOREVER { until } else { before.max(until) };
         shard.valid_until.store(until, Ordering::Release);
+        // Looked at last: whoever has found the old deadline over, and now waits to be told, found that before this.
+        let now = self.now_ms();
         let again = before <= now && now < until;
         drop(state);
         if again {
