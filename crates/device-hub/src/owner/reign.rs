@@ -45,6 +45,8 @@ pub(crate) struct Link {
     id: u64,
     /// All its sessions are known.
     open: bool,
+    /// The gateway has to begin another one.
+    broken: bool,
     /// When it was heard of last.
     pub(crate) heard: Instant,
     /// Its rows.
@@ -127,6 +129,7 @@ impl Reign {
             life: caller.life,
             id: caller.link,
             open: false,
+            broken: false,
             heard: Instant::now(),
             sessions,
             compared: (0, 0, 0),
@@ -144,12 +147,14 @@ impl Reign {
         }
     }
 
-    /// Gives the time at which the last grant over the link has ended.
+    /// Gives the time at which the last grant over the link has ended. A link that is still beginning breaks too: its
+    /// gateway may have handed in, with the first of several calls, a session that a newer one has taken over since.
     pub(super) fn break_link(&mut self, gateway: u64) -> Option<Instant> {
         let link = self.links.get_mut(&gateway)?;
-        if link.open {
+        if !link.broken {
+            link.broken = true;
             link.open = false;
-            // Whatever number the gateway knows, it is not this one.
+            // Whatever number the gateway knows, it is not this one. Only once: its next one must not be less.
             link.id = link.id.saturating_add(1);
         }
         Some(link.heard + LINK_LEASE)

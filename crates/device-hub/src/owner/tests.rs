@@ -171,6 +171,37 @@ async fn only_an_open_link_of_the_gateways_last_life_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_taken_over_while_its_gateway_reports_does_not_go_on_over_that_link() {
+    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
+    let mut reign = reign(5, &[a]);
+    let device = facts("d");
+    let item = Item {
+        facts: device.clone(),
+        key: 1,
+        number: SessionNumber {
+            term: 4,
+            node: 1,
+            counter: 1,
+        },
+    };
+    // The first of several calls.
+    reign.begin_link(b).unwrap();
+    reign.hand_in(b, item.clone(), &mut Synced::default());
+    assert_eq!(enter(&mut reign, a, &device, 7).1, 1);
+    // Its gateway did not answer when it was to close the session, and calls all the same.
+    reign.break_link(2);
+    assert_eq!(reign.check(b).err(), Some(NotHere::LinkLost));
+    reign.break_link(2);
+    let again = caller(2, 1, 6);
+    reign.begin_link(again).unwrap();
+    let mut synced = Synced::default();
+    reign.hand_in(again, item, &mut synced);
+    reign.complete_link(again);
+    assert_eq!(synced.lost, [1]);
+    assert!(reign.admits(2, 1, 6) && !reign.admits(2, 1, 5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gateway_that_counts_otherwise_for_long_begins_anew() {
     let a = caller(1, 1, 1);
     let mut reign = reign(5, &[a]);
