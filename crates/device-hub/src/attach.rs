@@ -104,7 +104,10 @@ impl DeviceHub {
                 });
                 before = older.map(|older| older.keys().collect::<Box<[u64]>>());
                 let address = self.address(key);
-                if !on_this_core || displaced.is_empty() {
+                // Only who begins at once ends the older one by that. Who waits may yet be given up, and then the older
+                // one must have been closed, or still be known.
+                let begins = on_this_core && self.owners.is_settled(partition, link.owner.term);
+                if !begins || displaced.is_empty() {
                     state.pending.insert(key, false);
                     drop(state);
                     self.take_over(partition, link.owner.term, &facts.identity, address, displaced);

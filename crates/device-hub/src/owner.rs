@@ -228,6 +228,11 @@ impl Owners {
         self.reign(partition, term).map(|reign| reign.confirmed)
     }
 
+    /// Whether nothing but older sessions can keep a new one from beginning.
+    pub(crate) fn is_settled(&self, partition: PartitionId, term: u64) -> bool {
+        self.reign(partition, term).is_ok_and(|reign| reign.settled)
+    }
+
     /// How a session stands that was attached.
     pub(crate) fn standing(
         &self,

@@ -1,0 +1,43 @@
+//! What holds while an owner does not know all sessions yet.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+#[expect(dead_code, reason = "it is made for other tests too")]
+#[path = "cluster/common.rs"]
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, simulate};
+use holdfast_device_hub::CloseReason;
+
+/// A device of the partition, which a core of node 1 has sent for, so that its way is open.
+async fn sends_from(cluster: &Cluster, core: usize, device: &str) -> common::Client {
+    let client = cluster.connect(1, core, device).await.unwrap();
+    client.send(0);
+    client.until_acked(1).await;
+    client
+}
+
+#[test]
+fn a_session_whose_successor_was_given_up_before_its_owner_had_settled_is_still_known() {
+    simulate(async {
+        let cluster = Cluster::start(21).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let first = sends_from(&cluster, 0, "d").await;
+        // A new reign of the same owner, which has to wait for what the third node says.
+        let id = cluster.owned_by("d", 2).await;
+        cluster.network.isolate(3);
+        let leads = cluster.nodes[&2].partitions.local(id).unwrap();
+        leads.group().transfer_leader(1).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let second = cluster.connecting(1, 0, "d");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!second.is_finished(), "the reign has settled too early for this test");
+        second.abort();
+        // When the owner knows all that there can be, a third one comes on another node.
+        let third = cluster.connect(2, 0, "d").await.unwrap();
+        assert_eq!(first.closed(), Some(CloseReason::TakenOver));
+        assert_eq!(third.closed(), None);
+    });
+}
