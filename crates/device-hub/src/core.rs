@@ -16,6 +16,7 @@ use holdfast_partition::record::{Origin, StreamId};
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
+use crate::hand_over::hand_over;
 use crate::lane::{Done, Lane, Outcome, Way, settle};
 use crate::mailbox::{Mailbox, Message};
 use crate::session::{CloseReason, Session, Target, close};
@@ -172,7 +173,7 @@ impl Core {
             for message in messages.drain(..) {
                 self.handle(message);
             }
-            self.propose_all().await;
+            self.propose_all();
             if stopping && self.bytes.get() == 0 {
                 return;
             }
@@ -352,11 +353,23 @@ impl Core {
             return;
         };
         self.under_way.set(self.under_way.get() + 1);
+        self.append(partition, link, entry);
+    }
+
+    /// Hands an entry over. A partition that is stuck, and lets who appends wait, must not hold up what this core has to do
+    /// for the others: acknowledgements, closings, their own entries.
+    fn append(&self, partition: PartitionId, link: u64, entry: bytes::Bytes) {
         let (hub, mailbox) = (Arc::clone(&self.hub), self.mailbox.clone());
-        holdfast_tasks::spawn(
-            "propose-again",
-            Box::pin(async move { append(&hub, &mailbox, partition, link, entry).await }),
-        );
+        hand_over(async move {
+            let committed = Box::new(move |result: Result<(), holdfast_partition::AppendError>| {
+                if let Err(error) = &result {
+                    tracing::debug!(partition = partition.0, %error, "an entry was not committed, it will be proposed again");
+                }
+                let committed = result.is_ok();
+                mailbox.put(Message::Decided { partition, committed });
+            });
+            hub.parts.partitions.append(partition, link, entry, committed).await;
+        });
     }
 
     /// Sessions of the partition may act again: what was kept back goes its way.
@@ -405,7 +418,7 @@ impl Core {
         }
     }
 
-    async fn propose_all(self: &Rc<Self>) {
+    fn propose_all(self: &Rc<Self>) {
         if !self.may_propose() {
             return;
         }
@@ -431,7 +444,7 @@ impl Core {
             let entry = self.lane(partition, |lane| lane.propose(self.stream, now));
             if let Some(entry) = entry {
                 self.under_way.set(self.under_way.get() + 1);
-                append(&self.hub, &self.mailbox, partition, link, entry).await;
+                self.append(partition, link, entry);
             }
         }
     }
@@ -460,20 +473,6 @@ impl Core {
             }),
         );
     }
-}
-
-async fn append(hub: &Arc<DeviceHub>, mailbox: &Mailbox, partition: PartitionId, link: u64, entry: bytes::Bytes) {
-    let mailbox = mailbox.clone();
-    let committed = Box::new(move |result: Result<(), holdfast_partition::AppendError>| {
-        if let Err(error) = &result {
-            tracing::debug!(partition = partition.0, %error, "an entry was not committed, it will be proposed again");
-        }
-        mailbox.put(Message::Decided {
-            partition,
-            committed: result.is_ok(),
-        });
-    });
-    hub.parts.partitions.append(partition, link, entry, committed).await;
 }
 
 impl Core {

@@ -19,6 +19,7 @@ mod connect;
 mod core;
 mod diagnose;
 mod drain;
+mod hand_over;
 mod hub;
 mod keeper;
 mod lane;

@@ -1,4 +1,4 @@
-//! What holds while an owner does not know all sessions yet.
+//! What holds while an owner does not know all sessions yet, and while a partition is stuck.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 #[expect(dead_code, reason = "it is made for other tests too")]
@@ -7,8 +7,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Cluster, simulate};
+use common::{Cluster, SECOND, partition_of, simulate};
 use holdfast_device_hub::CloseReason;
+use tokio::time::Instant;
 
 /// A device of the partition, which a core of node 1 has sent for, so that its way is open.
 async fn sends_from(cluster: &Cluster, core: usize, device: &str) -> common::Client {
@@ -39,5 +40,43 @@ fn a_session_whose_successor_was_given_up_before_its_owner_had_settled_is_still_
         let third = cluster.connect(2, 0, "d").await.unwrap();
         assert_eq!(first.closed(), Some(CloseReason::TakenOver));
         assert_eq!(third.closed(), None);
+    });
+}
+
+#[test]
+fn a_partition_that_lets_who_appends_wait_does_not_hold_up_the_others_of_the_core() {
+    simulate(async {
+        let cluster = Cluster::start(22).await;
+        let stuck = "d0";
+        let beside: Vec<String> = (0..20).map(|number| format!("d{number}")).collect();
+        let same = beside[1..]
+            .iter()
+            .find(|device| partition_of(device) == partition_of(stuck))
+            .unwrap();
+        let other = beside[1..]
+            .iter()
+            .find(|device| partition_of(device) != partition_of(stuck))
+            .unwrap();
+        for device in [stuck, same.as_str(), other.as_str()] {
+            cluster.create(device).await;
+            cluster.owned_by(device, 1).await;
+        }
+        // Only this partition loses its quorum with node 3.
+        let group = cluster.nodes[&1].partitions.local(partition_of(stuck)).unwrap();
+        group.group().set_voters([1, 3].into()).await.unwrap();
+        let closes_the_gate = sends_from(&cluster, 0, stuck).await;
+        let waits = sends_from(&cluster, 1, same).await;
+        let goes_on = sends_from(&cluster, 1, other).await;
+        cluster.network.isolate(3);
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        closes_the_gate.send(1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waits.send(1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let sent = Instant::now();
+        goes_on.send(1);
+        goes_on.until_acked(2).await;
+        assert!(sent.elapsed() < SECOND / 10, "{:?}", sent.elapsed());
+        assert_eq!((closes_the_gate.acked().len(), waits.acked().len()), (1, 1));
     });
 }
