@@ -375,6 +375,8 @@ impl Reign {
     }
 
     pub(super) fn forget_silent(&mut self, grace: Duration, own: u64, gone: &mut Vec<IdentityId>) {
+        // Who may still act over its link is not forgotten: a newer session would begin beside the one that is.
+        let grace = grace.max(LINK_LEASE);
         let is_silent = |(node, link): (&u64, &Link)| *node != own && link.heard.elapsed() > grace;
         let silent: Vec<u64> = self
             .links

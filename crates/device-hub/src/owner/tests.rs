@@ -240,6 +240,20 @@ async fn silent_gateways_are_forgotten_and_grants_end_with_the_quorum() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silent_gateway_is_not_forgotten_while_it_may_act_however_short_the_grace() {
+    let (own, other) = (caller(1, 1, 1), caller(2, 1, 1));
+    let mut reign = reign(5, &[own, other]);
+    enter(&mut reign, other, &facts("d"), 1);
+    let (grace, mut gone) = (LINK_LEASE / 2, Vec::new());
+    tokio::time::advance(LINK_LEASE).await;
+    reign.forget_silent(grace, 1, &mut gone);
+    assert!(gone.is_empty());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    reign.forget_silent(grace, 1, &mut gone);
+    assert_eq!(gone.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_follows_one_that_was_given_up_waits_for_what_that_one_waited_for() {
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
     let mut reign = reign(5, &[a, b]);
