@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Configuration of the device hub.
 #[derive(Debug, Clone)]
 pub struct DeviceHubConfig {
-    /// Bytes of messages of one core that may wait for their commit before connections stop being read.
+    /// Bytes of messages of one core that may wait for their commit before connections stop being read; beyond it each
+    /// partition may hold one batch.
     pub max_unacknowledged_bytes: usize,
     /// Bytes after which a batch is closed even though its round goes on; one batch is one entry of the log.
     pub max_batch_bytes: usize,

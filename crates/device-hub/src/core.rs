@@ -5,10 +5,9 @@
 //! runs, the batches hold the whole round (design, "Threads and rounds").
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use holdfast_model::{PartitionId, TelemetryMessage, UnixMillis};
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use crate::hand_over::hand_over;
 use crate::lane::{Done, Lane, Outcome, Way, settle};
 use crate::mailbox::{Mailbox, Message};
+use crate::room::Room;
 use crate::session::{CloseReason, Session, Target, close};
 use crate::{Clock, DeviceHub};
 
@@ -64,8 +64,7 @@ pub struct Core {
     round_began: Cell<Instant>,
     /// Something is kept back since the disk is full, and will be looked at again.
     kept_back: Cell<bool>,
-    /// Connections that wait until there is room again.
-    waiting: RefCell<VecDeque<Waker>>,
+    room: Room,
     /// Connections by the key of their session.
     pub(crate) targets: RefCell<std::collections::HashMap<u64, Target>>,
 }
@@ -80,6 +79,12 @@ impl Core {
             core: u32::from(index),
         };
         let lanes = hub.parts.partitions.count().iter().map(|_| Lane::default()).collect();
+        let config = &hub.parts.config;
+        let room = Room::new(
+            config.max_unacknowledged_bytes,
+            config.max_batch_bytes,
+            hub.parts.partitions.count(),
+        );
         let mailbox = hub.mailbox(index);
         Rc::new(Self {
             hub,
@@ -92,7 +97,7 @@ impl Core {
             under_way: Cell::new(0),
             round_began: Cell::new(Instant::now()),
             kept_back: Cell::new(false),
-            waiting: RefCell::default(),
+            room,
             targets: RefCell::default(),
         })
     }
@@ -115,13 +120,15 @@ impl Core {
         &self.hub.parts.clock
     }
 
-    /// Whether messages may be sent. When not, the caller stops reading its peer; `cx` is woken when there is room.
-    pub fn has_room(&self, cx: &mut Context<'_>) -> bool {
-        if self.bytes.get() < self.hub.parts.config.max_unacknowledged_bytes {
+    /// Whether messages of `session` may be sent. When not, the caller stops reading its peer; `cx` is woken when there is
+    /// room.
+    pub fn has_room(&self, session: &Session, cx: &mut Context<'_>) -> bool {
+        let own = || self.lanes.borrow()[usize::from(session.partition.0)].bytes();
+        if self.room.is_there(self.bytes.get(), own) {
             return true;
         }
         self.hub.metrics.paused.increment(1);
-        self.waiting.borrow_mut().push_back(cx.waker().clone());
+        self.room.wait(session.partition, cx.waker().clone());
         false
     }
 
@@ -312,15 +319,12 @@ impl Core {
             self.finish(partition, done);
         }
         self.look_for_waiting(partition);
-        self.wake_waiting();
+        self.wake_waiting(partition);
     }
 
-    fn wake_waiting(&self) {
-        if self.bytes.get() < self.hub.parts.config.max_unacknowledged_bytes {
-            for waker in self.waiting.borrow_mut().drain(..) {
-                waker.wake();
-            }
-        }
+    fn wake_waiting(&self, partition: PartitionId) {
+        let own = || self.lanes.borrow()[usize::from(partition.0)].bytes();
+        self.room.wake(partition, self.bytes.get(), own);
     }
 
     /// The entry under way is to be proposed again, when there is somebody to take it.
@@ -329,6 +333,7 @@ impl Core {
         self.under_way.set(self.under_way.get().saturating_sub(1));
         let left = self.lane(partition, Lane::failed);
         settle(left, Outcome::Failed);
+        self.wake_waiting(partition);
         self.hub.look_after(partition);
         let (hub, mailbox) = (Arc::clone(&self.hub), self.mailbox.clone());
         let failed = self.hub.parts.partitions.owner(partition);
@@ -402,7 +407,7 @@ impl Core {
         let gone = self.lane(partition, |lane| lane.leave(key, self.stream, now));
         self.hub.metrics.dropped.increment(gone.len() as u64);
         settle(gone, Outcome::Failed);
-        self.wake_waiting();
+        self.wake_waiting(partition);
     }
 
     /// Handles what has arrived in the mailbox so far; before a session begins, so that what is older than it is done

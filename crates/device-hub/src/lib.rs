@@ -29,6 +29,7 @@ mod metrics;
 mod owner;
 mod peers;
 mod revoke;
+mod room;
 mod service;
 mod session;
 mod sessions;

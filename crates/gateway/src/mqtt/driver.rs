@@ -67,7 +67,13 @@ fn run(connection: &Rc<Connection>, inner: &mut Inner, cx: &mut Context<'_>) -> 
             return Poll::Pending;
         }
         let now_ms = connection.front.now_ms();
-        if !Connection::may_read(inner, now_ms) || !connection.front.core.has_room(cx) {
+        if !Connection::may_read(inner, now_ms) {
+            return Poll::Pending;
+        }
+        // Who has no session yet has nothing to send.
+        if let Some(session) = &inner.session
+            && !connection.front.core.has_room(session, cx)
+        {
             return Poll::Pending;
         }
         if inner.held_is_ready {

@@ -422,7 +422,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::bytes(
             "device_hub.max_unacknowledged",
-            "Bytes of messages of one core that may wait for their commit before connections stop being read.",
+            "Bytes of messages of one core that may wait for their commit before connections stop being read; beyond it each partition may hold one batch.",
             |c| &mut c.device_hub.max_unacknowledged_bytes,
         ),
         Key::bytes(
