@@ -8,6 +8,7 @@
 //! term that was asked for, or none. Lock order: see [`crate::local`]; nothing here locks that side.
 //! Not here: calls (`service`, `takeover`), credentials.
 
+mod ended;
 mod reign;
 #[cfg(test)]
 mod tests;

@@ -103,6 +103,39 @@ fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_fo
 }
 
 #[test]
+fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_is_back() {
+    simulate(async {
+        let cluster = Cluster::start(23).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", 1).await;
+        let old = cluster.connect(2, 0, "d").await.unwrap();
+        old.send(0);
+        old.until_acked(1).await;
+        cluster.network.isolate(2);
+        // Under way at the node that is cut off.
+        for number in 1..6 {
+            old.send(number);
+        }
+        let mut new = cluster.connect(3, 0, "d").await.unwrap();
+        for number in 1..9 {
+            new.send(number);
+        }
+        new.until_acked(8).await;
+        new.disconnect();
+        while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        cluster.network.heal_all();
+        assert_eq!(old.until_closed().await, CloseReason::TakenOver);
+        assert_eq!(old.acked(), [0]);
+        let last = cluster.connect(2, 0, "d").await.unwrap();
+        last.send(9);
+        last.until_acked(1).await;
+        assert_eq!(cluster.events(1, "d").await, (0..10).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn the_death_of_the_owner_closes_no_session_and_everything_is_stored_once() {
     simulate(async {
         let mut cluster = Cluster::start(4).await;

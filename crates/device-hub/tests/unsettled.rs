@@ -1,18 +1,14 @@
 //! What holds while an owner does not know all sessions yet, and while a partition is stuck.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-#[expect(dead_code, reason = "it is made for other tests too")]
-#[path = "cluster/common.rs"]
-mod common;
-
 use std::time::Duration;
 
-use common::{Cluster, SECOND, partition_of, simulate};
 use holdfast_device_hub::CloseReason;
+use holdfast_simulation::{Cluster, SECOND, partition_of, simulate};
 use tokio::time::Instant;
 
 /// A device of the partition, which a core of node 1 has sent for, so that its way is open.
-async fn sends_from(cluster: &Cluster, core: usize, device: &str) -> common::Client {
+async fn sends_from(cluster: &Cluster, core: usize, device: &str) -> holdfast_simulation::Client {
     let client = cluster.connect(1, core, device).await.unwrap();
     client.send(0);
     client.until_acked(1).await;

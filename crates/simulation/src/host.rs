@@ -7,6 +7,7 @@ use holdfast_cluster::control::{HostError, Hosted, NodeFacts, PeerBook, ReplicaH
 use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, has_data};
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::Partition;
+use holdfast_tasks::watch;
 use parking_lot::Mutex;
 
 /// Who runs, as a perfect failure detector would see it.
@@ -20,7 +21,7 @@ pub(crate) struct Book {
 }
 
 impl PeerBook for Book {
-    fn set_address(&self, node: u64, address: &str) {
+    fn set_member(&self, node: u64, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 
@@ -64,5 +65,9 @@ impl ReplicaHost for Host {
             read_only: !self.host.guard.writable(),
             sessions: 0,
         }
+    }
+
+    fn has_room(&self) -> watch::Receiver<bool> {
+        self.host.guard.watch()
     }
 }

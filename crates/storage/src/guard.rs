@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use holdfast_tasks::watch;
 
 use crate::metrics::GuardMetrics;
 use crate::{Disk, DiskSpace, StorageConfig, StorageError};

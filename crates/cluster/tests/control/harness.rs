@@ -21,11 +21,11 @@ use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{ClusterView, Founding, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig};
 use holdfast_storage::{Disk, DiskGuard, DiskSpace, Flusher, Kek, Sealer, SimDisk, StorageConfig};
+use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_model::IdentityId;
 use tokio::time::Instant;
 
+use super::ended::Ended;
 use super::{Entered, Item, Rows, Standing, Synced};
 use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
 
@@ -68,6 +69,10 @@ pub(crate) struct Reign {
     /// Sessions that are being closed for one that has been given up since: the next one waits for them too.
     leaving: HashMap<IdentityId, (Address, Box<[Displaced]>)>,
     pub(crate) links: HashMap<u64, Link>,
+    /// Some member has no open link: it may come back with sessions that are not known here.
+    away: bool,
+    /// What has ended meanwhile.
+    ended: Ended,
     /// This node.
     node: u64,
     counter: u64,
@@ -87,6 +92,8 @@ impl Reign {
             rows: HashMap::new(),
             leaving: HashMap::new(),
             links: HashMap::new(),
+            away: true,
+            ended: Ended::default(),
             node,
             counter: life << COUNTER_BITS,
             devices: 0,
@@ -135,6 +142,8 @@ impl Reign {
             compared: (0, 0, 0),
         };
         self.links.insert(caller.gateway, link);
+        // Until all that it has is known.
+        self.away = true;
         Ok(())
     }
 
@@ -154,6 +163,7 @@ impl Reign {
         if !link.broken {
             link.broken = true;
             link.open = false;
+            self.away = true;
             // Whatever number the gateway knows, it is not this one. Only once: its next one must not be less.
             link.id = link.id.saturating_add(1);
         }
@@ -162,11 +172,15 @@ impl Reign {
 
     /// The reign has settled when all members are linked, or when whoever is not can no longer act.
     pub(super) fn settle(&mut self, members: impl FnOnce() -> Vec<u64>) {
-        if self.settled {
+        if self.settled && !self.away {
             return;
         }
         let linked = |node: u64| self.links.get(&node).is_some_and(|link| link.open);
-        self.settled = self.began.elapsed() >= LINK_LEASE || members().into_iter().all(linked);
+        self.away = !members().into_iter().all(linked);
+        if !self.away {
+            self.ended.forget();
+        }
+        self.settled |= !self.away || self.began.elapsed() >= LINK_LEASE;
     }
 
     pub(super) fn attach(&mut self, caller: Caller, facts: &Arc<Facts>, key: u64) -> Result<Entered, NotHere> {
@@ -235,6 +249,9 @@ impl Reign {
                 facts: row.facts.clone(),
                 address: row.address,
             });
+        } else if self.ended.is_over(&item.facts.identity, item.number) {
+            synced.lost.push(item.key);
+            return;
         }
         self.insert(Row {
             facts: item.facts,
@@ -277,8 +294,11 @@ impl Reign {
         true
     }
 
-    /// Keeps what a row that is gone was waiting for.
+    /// Keeps what a row that is gone was waiting for, and that it is gone for those who do not know it.
     fn leave(&mut self, row: Row) {
+        if self.away {
+            self.ended.note(&row.facts.identity, row.number);
+        }
         if let Some(after) = row.after {
             self.leaving.insert(row.facts.identity.clone(), (row.address, after));
         }
@@ -385,6 +405,7 @@ impl Reign {
             .map(|row| *row.0)
             .collect();
         for gateway in silent {
+            self.away = true;
             self.links.remove(&gateway);
             gone.extend(self.drop_rows(|row| row.address.gateway == gateway));
         }

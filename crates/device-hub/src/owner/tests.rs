@@ -272,3 +272,40 @@ async fn who_follows_one_that_was_given_up_waits_for_what_that_one_waited_for() 
     reign.clear_way(&device.identity, address(b, 4));
     assert!(matches!(reign.attach(b, &device, 5), Ok(Entered::Ready(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_successor_has_ended_too_does_not_come_back() {
+    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
+    let members = || vec![1, 2];
+    let mut reign = reign(5, &[a, b]);
+    let (device, other) = (facts("d"), facts("e"));
+    let (old, _) = enter(&mut reign, b, &device, 1);
+    let (quiet, _) = enter(&mut reign, b, &other, 2);
+    // Its gateway is silent, a newer one takes over and ends.
+    reign.break_link(2);
+    assert_eq!(enter(&mut reign, a, &device, 7).1, 1);
+    reign.clear_way(&device.identity, address(a, 7));
+    assert!(reign.remove(&device.identity, address(a, 7)));
+    // The gateway comes back with both.
+    let again = caller(2, 1, 6);
+    let mut synced = Synced::default();
+    reign.begin_link(again).unwrap();
+    for (facts, key, number) in [(&device, 1, old), (&other, 2, quiet)] {
+        let facts = facts.clone();
+        reign.hand_in(again, Item { facts, key, number }, &mut synced);
+    }
+    reign.complete_link(again);
+    assert_eq!(synced.lost, [1]);
+    assert_eq!(reign.standing(&other.identity, address(again, 2)), Standing::Ready);
+    // With everybody back, nothing needs to be remembered.
+    reign.settle(members);
+    let mut synced = Synced::default();
+    reign.begin_link(again).unwrap();
+    let late = Item {
+        facts: device,
+        key: 1,
+        number: old,
+    };
+    reign.hand_in(again, late, &mut synced);
+    assert!(synced.lost.is_empty());
+}

@@ -7,7 +7,7 @@ use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::{Partition, PartitionConfig};
-use tokio::sync::watch;
+use holdfast_tasks::watch;
 
 use super::now;
 use crate::cores::CoreHandle;
