@@ -104,6 +104,8 @@ impl Outbox {
 pub(crate) struct State {
     pub(crate) link: Option<Link>,
     pub(crate) live: HashMap<IdentityId, Live>,
+    /// How many of them are modules'.
+    modules: usize,
     /// Those of them that a newer session elsewhere has closed, and that have not been decided to the end: the next owner
     /// must know of them.
     pub(crate) closing: HashSet<u64>,
@@ -120,7 +122,11 @@ impl State {
 
     /// A session begins; gives an older one that was not known to be over.
     pub(crate) fn insert(&mut self, live: Live) -> Option<Live> {
-        let older = self.live.insert(live.facts.identity.clone(), live)?;
+        let is_module = live.facts.identity.module.is_some();
+        let Some(older) = self.live.insert(live.facts.identity.clone(), live) else {
+            self.modules += usize::from(is_module);
+            return None;
+        };
         self.closing.remove(&older.key);
         Some(older)
     }
@@ -132,6 +138,7 @@ impl State {
         }
         self.closing.remove(&key);
         let removed = self.live.remove(identity);
+        self.modules -= usize::from(identity.module.is_some());
         if self.live.is_empty() {
             self.live.shrink_to_fit();
         }
@@ -305,13 +312,13 @@ impl Local {
     pub(crate) fn of_device(&self, partition: PartitionId, identity: &IdentityId) -> Vec<Live> {
         let state = self.state(partition);
         match &identity.module {
-            Some(_) => state.live.get(identity).cloned().into_iter().collect(),
-            // The device's own row is found by key; its modules only by looking, and deletions are rare.
-            None => {
+            // The device's own row is found by key; its modules only by looking.
+            None if state.modules > 0 => {
                 let live = state.live.values();
                 let of_device = live.filter(|live| live.facts.identity.device == identity.device);
                 in_order(of_device.cloned())
             }
+            _ => state.live.get(identity).cloned().into_iter().collect(),
         }
     }
 
@@ -329,23 +336,76 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use holdfast_auth::KeyFingerprint;
-    use holdfast_model::{DeviceId, GenerationId, UnixMillis};
+    use holdfast_model::{DeviceId, GenerationId, ModuleId, UnixMillis};
 
     use super::*;
     use crate::Protocol;
 
-    fn attach(key: u64) -> (Attach, oneshot::Receiver<Attached>) {
-        let (answer, answered) = oneshot::channel();
-        let facts = Arc::new(Facts {
-            identity: IdentityId::device(DeviceId::parse("d").unwrap()),
+    fn facts(identity: IdentityId) -> Arc<Facts> {
+        Arc::new(Facts {
+            identity,
             generation: GenerationId(Arc::from("1")),
             key: KeyFingerprint([0; 8]),
             policy: None,
             protocol: Protocol::Mqtt,
             since: UnixMillis(1),
             expires: None,
-        });
+        })
+    }
+
+    fn device(id: &str) -> IdentityId {
+        IdentityId::device(DeviceId::parse(id).unwrap())
+    }
+
+    fn attach(key: u64) -> (Attach, oneshot::Receiver<Attached>) {
+        let (answer, answered) = oneshot::channel();
+        let facts = facts(device("d"));
         (Attach { facts, key, answer }, answered)
+    }
+
+    #[test]
+    fn the_sessions_of_a_device_are_its_own_and_those_of_its_modules() {
+        let local = Local::new(PartitionCount::DEFAULT);
+        let partition = PartitionId(0);
+        let module = |id: &str| IdentityId {
+            module: Some(ModuleId::parse(id).unwrap()),
+            ..device("d")
+        };
+        let begin = |identity: &IdentityId, key| {
+            local.state(partition).insert(Live {
+                facts: facts(identity.clone()),
+                key,
+                core: 0,
+                number: SessionNumber {
+                    term: 1,
+                    node: 1,
+                    counter: key,
+                },
+                before: None,
+            })
+        };
+        let keys = |identity: &IdentityId| {
+            let mut keys: Vec<u64> = local
+                .of_device(partition, identity)
+                .iter()
+                .map(|live| live.key)
+                .collect();
+            keys.sort_unstable();
+            keys
+        };
+        for (identity, key) in [(device("d"), 1), (device("e"), 2)] {
+            begin(&identity, key);
+        }
+        assert_eq!(keys(&device("d")), [1], "without modules");
+        for (identity, key) in [(module("m"), 3), (module("n"), 4), (module("m"), 5)] {
+            begin(&identity, key);
+        }
+        assert_eq!(keys(&device("d")), [1, 4, 5]);
+        assert_eq!(keys(&module("m")), [5]);
+        for (identity, key) in [(module("m"), 3), (module("m"), 5), (module("n"), 4)] {
+            local.state(partition).remove(&identity, key);
+        }
+        assert_eq!((keys(&device("d")), local.state(partition).modules), (vec![1], 0));
     }
 
     #[test]

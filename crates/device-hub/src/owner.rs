@@ -301,7 +301,8 @@ impl Owners {
                 })
         };
         match identity {
-            Some(identity) if identity.module.is_some() => {
+            // Without modules there is at most one, which need not be looked for: changes may come by the thousand.
+            Some(identity) if identity.module.is_some() || !reign.has_modules() => {
                 let row = reign.rows.get(identity).filter(is_meant);
                 row.map(|row| (term, row.clone())).into_iter().collect()
             }

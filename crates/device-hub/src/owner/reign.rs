@@ -323,6 +323,11 @@ impl Reign {
         over
     }
 
+    /// Whether there are sessions of modules.
+    pub(super) fn has_modules(&self) -> bool {
+        self.rows.len() as u64 > self.devices
+    }
+
     fn rows_of(&self, gateway: u64) -> u64 {
         self.rows.values().filter(|row| row.address.gateway == gateway).count() as u64
     }
