@@ -174,7 +174,8 @@ fn whatever_breaks_the_promises_are_kept() {
 
 #[test]
 fn a_seed_replays() {
-    for seed in [3, 4] {
+    // Seeds that did not, before watchers woke in order.
+    for seed in [10, 16, 20] {
         let course = live(seed, Break::Nothing);
         assert_eq!(live(seed, Break::Nothing), course, "seed {seed}");
     }
