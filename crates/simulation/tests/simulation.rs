@@ -43,7 +43,7 @@ use std::time::Instant;
 use course::{Break, Course};
 
 /// How many courses are lived when nobody asks for more or less.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 
 thread_local! {
     /// What has panicked on this thread, tasks included; `None` while nobody wants to know.
