@@ -138,7 +138,10 @@ impl Unsynced {
         // Killed before it had begun: it has changed nothing.
         if self.mirror.join("made").exists() {
             self.keep_tails()?;
-            fs::remove_dir_all(&self.directory).context("cannot remove what was not synced")?;
+            // Killed before it had made its directory.
+            if self.directory.exists() {
+                fs::remove_dir_all(&self.directory).context("cannot remove what was not synced")?;
+            }
             fs::rename(self.mirror.join("tree"), &self.directory).context("cannot put the mirror in its place")?;
         }
         if self.mirror.exists() {
