@@ -103,23 +103,32 @@ impl Core {
             if tokio::time::timeout(CONNECT_PATIENCE, lease.held()).await.is_err() {
                 return Err(unconfirmed());
             }
-        } else if let Err(error) = registry.confirm().await {
-            tracing::debug!(%error, "a refusal could not be confirmed");
-            return Err(unconfirmed());
         }
-        let now = self.clock().now();
-        match authenticate(&self.hub.parts, claim, now) {
-            Ok(_) if !registry.in_lease() => Err(unconfirmed()),
-            Ok(verified) => match self.enter(claim, verified, target, now) {
-                Attempt::Done(result) => result,
-                Attempt::Later(later) => later.await,
-            },
-            // Confirmed before: the lease alone does not make a refusal certain.
-            Err(refusal) if wants_lease && refusal.reason.needs_confirmation() => match registry.confirm().await {
-                Ok(()) => Err(self.refuse(claim, refusal)),
-                Err(_) => Err(unconfirmed()),
-            },
-            Err(refusal) => Err(self.refuse(claim, refusal)),
+        // The lease alone does not make a refusal certain.
+        let mut is_confirmed = false;
+        let mut must_confirm = !wants_lease;
+        loop {
+            if must_confirm {
+                if let Err(error) = registry.confirm().await {
+                    tracing::debug!(%error, "a refusal could not be confirmed");
+                    return Err(unconfirmed());
+                }
+                is_confirmed = true;
+            }
+            let now = self.clock().now();
+            return match authenticate(&self.hub.parts, claim, now) {
+                Ok(_) if !registry.in_lease() => Err(unconfirmed()),
+                Ok(verified) => match self.enter(claim, verified, target, now) {
+                    Attempt::Done(result) => result,
+                    Attempt::Later(later) => later.await,
+                },
+                // Looked at again afterwards: what was read before the leader's word says nothing.
+                Err(refusal) if !is_confirmed && refusal.reason.needs_confirmation() => {
+                    must_confirm = true;
+                    continue;
+                }
+                Err(refusal) => Err(self.refuse(claim, refusal)),
+            };
         }
     }
 
