@@ -15,6 +15,8 @@ from ..peers import cluster, hub
 from ..processes import free_port, wait_for
 from ..report import Part, thousands, verdict
 
+# The new node takes the lost one's name, which its certificate carries.
+NAME = "node-3"
 LOG_BYTES = 1 << 30
 PAYLOAD_BYTES = 1024
 FILL = (100, 32)
@@ -37,14 +39,14 @@ def run(options):
         third = running.connection()["nodes"][2]
         pid = running.connection()["pids"][2]
         subprocess.run(["kill", f"-{signal.SIGKILL.value}", str(pid)], check=True)
-        wait_for(lambda: try_at(survivor, "node", "remove", "node-3", "--dead"), "the removal of node 3", seconds=60, step=0.5)
+        wait_for(lambda: try_at(survivor, "node", "remove", NAME, "--dead"), "the removal of the lost node", seconds=60, step=0.5)
         token = at(survivor, "node", "token").strip()
         config, metrics = config_like(Path(third["configFile"]), Path(folder), token)
         report = Path(folder) / "served.json"
         shape = ["-n", SERVED[0], "-w", SERVED[1], "--payload", SERVED_PAYLOAD_BYTES, "--duration", CAUGHT_UP_SECONDS, "--quiet"]
         target = ["--hub", str(survivor)]
         serving = load.start("publish", [*target, *shape, "--prefix", "served-"], report)
-        log = open(Path(folder) / "node-4.log", "wb")
+        log = open(Path(folder) / "new-node.log", "wb")
         begun = time.monotonic()
         node = subprocess.Popen([hub.program(), "start", "--config", str(config)], stdout=log, stderr=log)
         try:
@@ -124,7 +126,7 @@ def config_like(source, folder, token):
         "listen": {name: '["127.0.0.1:0"]' for name in ("mqtts", "amqps", "https", "mqtt", "amqp")},
         "ops": {"listen": f'"127.0.0.1:{ops}"'},
         "cluster": {
-            "node_name": '"node-4"',
+            "node_name": f'"{NAME}"',
             "listen": f'["127.0.0.1:{peer}"]',
             "bootstrap": "false",
             "join_token_file": f'"{folder}/token"',
@@ -157,7 +159,7 @@ def watch(node, metrics, survivor):
         if time.monotonic() - looked > 0.5:
             looked = time.monotonic()
             now = status(survivor)
-            if now and now.get("healthy") and any(n["name"] == "node-4" and n["state"] == "active" for n in now["nodes"]):
+            if now and now.get("healthy") and any(n["name"] == NAME and n["state"] == "active" for n in now["nodes"]):
                 return samples
         time.sleep(STEP_SECONDS)
     raise Trouble(f"the new node did not catch up within {CAUGHT_UP_SECONDS} s: {status(survivor)}")

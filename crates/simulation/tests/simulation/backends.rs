@@ -172,24 +172,28 @@ pub(crate) async fn revoke_at_random(shared: Rc<Shared>, device: String, mut rng
         }
         pause(&mut rng, 20..100).await;
     };
+    // A write of which nobody knows may still be done, after what is read now.
+    let mut is_open = false;
     loop {
         pause(&mut rng, 100..1_500).await;
         let Some(now) = read(&shared, &device, &mut rng).await else {
             continue;
         };
         let is_allowed = now.as_ref().is_some_and(|identity| identity.status == Status::Enabled);
-        if shared.ending.get() && is_allowed {
+        let ending = shared.ending.get();
+        if ending && is_allowed && !is_open {
             return;
         }
+        let allowed = ending || !is_allowed;
         let content = IdentityContent {
-            status: if is_allowed { Status::Disabled } else { Status::Enabled },
+            status: if allowed { Status::Enabled } else { Status::Disabled },
             authentication: Some(AuthenticationWrite::Sas(Some(keys.clone()))),
             ..IdentityContent::default()
         };
         let etag = now.map(|identity| IfMatch::ETag(identity.etag.0.clone()));
         let operation = match etag {
             None => WriteOperation::Create(content),
-            Some(etag) if is_allowed && rng.random_bool(0.3) => WriteOperation::Delete(etag),
+            Some(etag) if !allowed && rng.random_bool(0.3) => WriteOperation::Delete(etag),
             Some(etag) => WriteOperation::Update(etag, content),
         };
         let Some(access) = shared.any(&mut rng) else { continue };
@@ -207,8 +211,9 @@ pub(crate) async fn revoke_at_random(shared: Rc<Shared>, device: String, mut rng
             Ended::Answered(_) | Ended::NotDone => continue,
             Ended::Unknown => None,
         };
-        let allowed = !is_allowed;
         let known = answered.is_some();
+        // With this one done, an older one finds another tag.
+        is_open = !known;
         shared.note(format!(
             "{device} via {}: allowed {allowed}, known {known}",
             access.node
