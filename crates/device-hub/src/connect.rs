@@ -105,15 +105,11 @@ impl Core {
             }
         }
         // The lease alone does not make a refusal certain.
-        let mut is_confirmed = false;
-        let mut must_confirm = !wants_lease;
+        let mut confirms = !wants_lease;
         loop {
-            if must_confirm {
-                if let Err(error) = registry.confirm().await {
-                    tracing::debug!(%error, "a refusal could not be confirmed");
-                    return Err(unconfirmed());
-                }
-                is_confirmed = true;
+            if confirms && let Err(error) = registry.confirm().await {
+                tracing::debug!(%error, "a refusal could not be confirmed");
+                return Err(unconfirmed());
             }
             let now = self.clock().now();
             return match authenticate(&self.hub.parts, claim, now) {
@@ -123,8 +119,8 @@ impl Core {
                     Attempt::Later(later) => later.await,
                 },
                 // Looked at again afterwards: what was read before the leader's word says nothing.
-                Err(refusal) if !is_confirmed && refusal.reason.needs_confirmation() => {
-                    must_confirm = true;
+                Err(refusal) if !confirms && refusal.reason.needs_confirmation() => {
+                    confirms = true;
                     continue;
                 }
                 Err(refusal) => Err(self.refuse(claim, refusal)),
