@@ -30,7 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
-use holdfast_partition::record::StreamId;
+use holdfast_partition::record::{EntryHeader, StreamId};
 use holdfast_partition::{AppendError, OnAppended, Partition};
 use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
@@ -122,7 +122,7 @@ impl Partitions {
         serve::handler(self.clone())
     }
 
-    /// Lets `admission` decide, in the moment of appending, which batches of other nodes are taken; to be called once,
+    /// Lets `admission` decide, in the moment of appending, which batches are taken; to be called once,
     /// before there are any. What is refused is certainly not counted, and may be sent again.
     pub fn admit_by(&self, admission: Admission) {
         if self.0.admission.set(admission).is_err() {
@@ -193,11 +193,18 @@ impl Partitions {
     /// the batch goes, for [`Self::admit_by`]: a batch that arrives late must not pass for one of a later link.
     pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
-            return partition.append_detached(entry, appended).await;
+            let may = |header: &EntryHeader| self.admits(id, header, link);
+            return partition.append_if(entry, may, appended).await;
         }
         match self.owner(id) {
             Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, link, entry, appended).await,
             _ => appended(Err(AppendError::NotLeader { leader: None })),
         }
+    }
+
+    /// Whether the owner here takes a batch that was sent over this link of its gateway.
+    fn admits(&self, id: PartitionId, header: &EntryHeader, link: u64) -> bool {
+        let admission = self.0.admission.get();
+        admission.is_none_or(|admits| admits(id, &header.stream, link))
     }
 }

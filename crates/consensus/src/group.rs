@@ -16,6 +16,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 
+pub use self::proposing::Room;
 pub use self::reading::LeaseGrant;
 use crate::applier::Applier;
 use crate::config::ConsensusConfig;

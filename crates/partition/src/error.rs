@@ -45,6 +45,9 @@ pub enum AppendError {
     /// The bytes are no entry; nothing was proposed.
     #[error("the batch cannot be read")]
     Malformed(#[from] EntryError),
+    /// The sender may not append any more, or not yet. The batch is not in the log.
+    #[error("the sender has to tell the owner of its sessions first")]
+    Refused,
     /// The batch may or may not be counted; [`crate::Partition::last_batch`] tells.
     #[error("the outcome is unknown")]
     Unknown,
@@ -64,7 +67,7 @@ impl AppendError {
             Self::NotLeader { .. } => ErrorCode::PartitionNotFound,
             Self::DiskFull => ErrorCode::ServerBusy,
             Self::Unknown => ErrorCode::GenericTimeout,
-            Self::Stopped | Self::Gap { .. } | Self::Stale { .. } => ErrorCode::ServiceUnavailable,
+            Self::Stopped | Self::Gap { .. } | Self::Stale { .. } | Self::Refused => ErrorCode::ServiceUnavailable,
             Self::TooLarge { .. } | Self::Malformed(_) => ErrorCode::ServerError,
         }
     }

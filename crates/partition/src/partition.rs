@@ -1,5 +1,6 @@
 //! One partition as the rest of the node sees it: append, read, and who reads.
 
+mod absence;
 mod retention;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::error::{AppendError, PartitionStartError};
 use crate::gate::Gate;
 use crate::machine::Machine;
 use crate::reader::{Reader, StartError, StartPosition};
-use crate::record::{EntryView, StreamId};
+use crate::record::{EntryHeader, EntryView, StreamId};
 use crate::shared::{LogSource, Shared};
 use crate::store::Store;
 use crate::work::Work;
@@ -178,6 +179,12 @@ impl Partition {
     /// has been counted before. After an error the batches that followed it in its stream fail with
     /// [`AppendError::Gap`]; they are to be sent again from the number named there.
     pub async fn append_detached(&self, entry: Bytes, appended: OnAppended) {
+        self.append_if(entry, |_| true, appended).await;
+    }
+
+    /// As [`Self::append_detached`], for a sender that may lose the right to append while the batch waits: `may` is asked
+    /// when nothing has to be waited for any more. [`AppendError::Refused`] otherwise.
+    pub async fn append_if(&self, entry: Bytes, may: impl FnOnce(&EntryHeader) -> bool + Send, appended: OnAppended) {
         let header = match EntryView::parse(&entry) {
             Ok(view) => view.header(),
             Err(error) => return appended(Err(error.into())),
@@ -185,12 +192,19 @@ impl Partition {
         if let Err(error) = self.open_gate().await {
             return appended(Err(error));
         }
+        let room = match self.0.group.room_for(&entry).await {
+            Ok(room) => room,
+            Err(error) => return appended(self.0.gate.lock().settle(&header, Err(error))),
+        };
+        if !may(&header) {
+            return appended(Err(AppendError::Refused));
+        }
         let gate = self.0.gate.clone();
         let committed = Box::new(move |outcome| {
             let outcome = gate.lock().settle(&header, outcome);
             appended(outcome);
         });
-        self.0.group.propose_detached(entry, committed).await;
+        self.0.group.propose_in(room, entry, committed).await;
     }
 
     /// The same for a caller that waits. Dropping the future leaves the batch under way.

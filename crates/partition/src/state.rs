@@ -8,6 +8,7 @@
 //! Retention moves [`State::begin`]; that is local to a replica and changes nothing that apply decides.
 //! Not here: the log itself (`consensus`), who is told (`tail`, `partition`), how the state is stored (`state::stored`).
 
+mod absence;
 mod index;
 mod stored;
 mod streams;
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 use holdfast_model::{SequenceNumber, UnixMillis};
 use thiserror::Error;
 
+pub(crate) use absence::marks_of;
 pub use index::{Index, IndexPoint, Spacing};
 pub use stored::{Changes, Head, StoredStateError};
 pub use streams::{Admission, MAX_STREAMS, Streams};

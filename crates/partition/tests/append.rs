@@ -4,9 +4,12 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Sender, config, numbers, read_to, start, try_start};
+use common::{Sender, config, numbers, read_to, start, try_start, try_start_with};
+use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{ByteSize, SequenceNumber, UnixMillis};
+use holdfast_partition::record::EntryHeader;
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{Disk, DiskSpace, SimDisk};
 use parking_lot::Mutex;
@@ -199,4 +202,64 @@ fn acknowledged_batches_survive_every_crash_exactly_once() {
 #[test]
 fn the_crash_test_notices_a_disk_that_does_not_sync() {
     assert!((0..12).any(|seed| crash_and_compare(SimDisk::that_ignores_sync(), seed).is_err()));
+}
+
+#[tokio::test]
+async fn who_loses_the_right_to_append_while_a_batch_waits_for_room_does_not_append() {
+    // Room for one batch at a time: the second one waits until the first is decided.
+    let consensus = ConsensusConfig {
+        max_in_flight: ByteSize::mib(1),
+        ..ConsensusConfig::default()
+    };
+    let node = try_start_with(Arc::new(SimDisk::new()), &config(), &consensus)
+        .await
+        .unwrap();
+    let mut sender = Sender::new(1);
+    let right = Arc::new(AtomicBool::new(true));
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    for batch in 0..2 {
+        let (right, outcomes) = (right.clone(), outcomes.clone());
+        let (asked, entry) = (right.clone(), sender.batch(5_000, batch));
+        let appended = Box::new(move |outcome| {
+            // Taken away between the second one's call and its turn.
+            right.store(false, Ordering::Relaxed);
+            outcomes.lock().push((batch, outcome));
+        });
+        let may = move |_: &EntryHeader| asked.load(Ordering::Relaxed);
+        node.partition.append_if(entry, may, appended).await;
+    }
+    assert_eq!(*outcomes.lock(), [(0, Ok(())), (1, Err(AppendError::Refused))]);
+    assert_eq!(node.partition.last_batch(&sender.stream).await, Ok(1));
+    node.partition.shutdown().await;
+}
+
+#[tokio::test]
+async fn marks_of_gateways_that_are_away_outlive_the_process_and_are_no_events() {
+    let disk = SimDisk::new();
+    let mut sender = Sender::new(1);
+    {
+        let node = start(Arc::new(disk.clone()), &config()).await;
+        node.partition.append(sender.batch(1, 1)).await.unwrap();
+        assert_eq!(node.partition.away().await, Ok(vec![]));
+        for (gateway, away) in [
+            (7, true),
+            (3, true),
+            (7, true),
+            (9, false),
+            (3, false),
+            (3, true),
+            (7, false),
+        ] {
+            node.partition.mark_away(gateway, away).await.unwrap();
+        }
+        assert_eq!(node.partition.away().await, Ok(vec![3]));
+        node.partition.append(sender.batch(1, 2)).await.unwrap();
+        node.partition.shutdown().await;
+    }
+    let node = start(Arc::new(disk), &config()).await;
+    assert_eq!(node.partition.away().await, Ok(vec![3]));
+    let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
+    assert_eq!(read_to(&mut reader, SequenceNumber(2)).await, 0);
+    assert_eq!(node.partition.status().next, SequenceNumber(2));
+    node.partition.shutdown().await;
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use holdfast_consensus::transport::{Answer, CallError, Chunks, Handler, refused};
 use holdfast_model::PartitionId;
-use holdfast_partition::record::{EntryView, StreamId};
+use holdfast_partition::record::{EntryHeader, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionStatus};
 use holdfast_proto::cluster::v1::{
     RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteSeatsRequest, RouteStatus,
@@ -121,43 +121,29 @@ impl Serve {
         let (tell, told) = oneshot::channel();
         let partitions = self.0.clone();
         let work = async move {
-            if !admits(&partitions, from, id, link, &entry) {
-                partitions.0.metrics.refused_appends.increment(1);
-                // Who no longer waits does not need the answer.
-                let _ = tell.send(None);
-                return;
-            }
+            let may = |header: &EntryHeader| header.stream.gateway_node == from && partitions.admits(id, header, link);
             let appended = Box::new(move |result| {
                 drop(permit);
-                let _ = tell.send(Some(result));
+                // Who no longer waits does not need the answer.
+                let _ = tell.send(result);
             });
-            partition.append_detached(entry, appended).await;
+            partition.append_if(entry, may, appended).await;
         };
         sender.line(id).enter(Box::pin(work));
         let partitions = self.0.clone();
         Box::pin(async move {
-            let Some(result) = told.await.unwrap_or(Some(Err(AppendError::Unknown))) else {
-                return Err(CallError::Refused(
-                    "the owner has to be told of the gateway's sessions first".into(),
-                ));
-            };
-            let outcome = match result {
+            let outcome = match told.await.unwrap_or(Err(AppendError::Unknown)) {
                 Err(AppendError::NotLeader { leader }) => not_leader(&partitions, id, leader),
-                result => Outcome { result, owner: None },
+                result => {
+                    if result == Err(AppendError::Refused) {
+                        partitions.0.metrics.refused_appends.increment(1);
+                    }
+                    Outcome { result, owner: None }
+                }
             };
             Ok(outcome.encode())
         })
     }
-}
-
-/// Whether a batch may be appended: it comes from the node that it says, and that node may send. What cannot be read is
-/// refused further on.
-fn admits(partitions: &Partitions, from: u64, id: PartitionId, link: u64, entry: &Bytes) -> bool {
-    let (Some(admission), Ok(view)) = (partitions.0.admission.get(), EntryView::parse(entry)) else {
-        return true;
-    };
-    let stream = view.header().stream;
-    stream.gateway_node == from && admission(id, &stream, link)
 }
 
 fn refused_stream(reason: &str) -> Chunks {

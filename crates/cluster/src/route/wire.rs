@@ -197,6 +197,7 @@ impl Outcome {
                 body.put_u64(corrupt.offset as u64);
             }
             AppendError::Unknown => body.put_u8(9),
+            AppendError::Refused => body.put_u8(10),
         }
         body.freeze()
     }
@@ -233,6 +234,7 @@ impl Outcome {
                 what: "the owner cannot read it",
             })),
             9 => AppendError::Unknown,
+            10 => AppendError::Refused,
             other => return Err(Garbled::Answer(other)),
         };
         Ok(Self {
@@ -267,6 +269,7 @@ mod tests {
             plain(Err(AppendError::Malformed(EntryError::Version(2)))),
             plain(Err(AppendError::Malformed(EntryError::Corrupt(corrupt)))),
             plain(Err(AppendError::Unknown)),
+            plain(Err(AppendError::Refused)),
             Outcome {
                 result: Err(AppendError::NotLeader { leader: Some(3) }),
                 owner,

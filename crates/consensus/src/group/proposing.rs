@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_tasks::Permit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -15,6 +16,9 @@ use crate::transport::CallError;
 use crate::types::Command;
 use crate::wire::group::{decode_applied, encode_propose};
 
+/// An entry's share of what a group may have in flight.
+pub struct Room(Permit);
+
 impl Group {
     /// Appends `entry`, if this node leads; calls that follow each other append in their order. Waits while the group has
     /// too much in flight, so that it is the caller's back-pressure; returns long before the commit.
@@ -22,12 +26,26 @@ impl Group {
     /// `committed` is called exactly once, on the group's thread: when the entry is committed and synced, before it is
     /// applied, or when it failed.
     pub async fn propose_detached(&self, entry: Bytes, committed: OnCommit) {
-        if let Err(error) = self.admit(&entry) {
-            return committed(Err(error));
+        match self.room_for(&entry).await {
+            Ok(room) => self.propose_in(room, entry, committed).await,
+            Err(error) => committed(Err(error)),
         }
-        let permit = self.0.in_flight.take(entry.len()).await;
+    }
+
+    /// The waiting part of [`Self::propose_detached`], for callers who have to look again at what may have changed
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: this node cannot take the entry.
+    pub async fn room_for(&self, entry: &Bytes) -> Result<Room, ProposeError> {
+        self.admit(entry)?;
+        Ok(Room(self.0.in_flight.take(entry.len()).await))
+    }
+
+    /// The other part of [`Self::propose_detached`].
+    pub async fn propose_in(&self, room: Room, entry: Bytes, committed: OnCommit) {
         let seconds = self.0.metrics.commit_seconds.clone();
-        let proposal = Proposal::new(Waiting::Commit(committed), permit, seconds);
+        let proposal = Proposal::new(Waiting::Commit(committed), room.0, seconds);
         // An error drops the proposal, which reports it as unknown; the next ones are refused at once.
         if self
             .0

@@ -65,10 +65,17 @@ pub(crate) async fn start(disk: Arc<dyn Disk>, config: &PartitionConfig) -> Node
 }
 
 pub(crate) async fn try_start(disk: Arc<dyn Disk>, config: &PartitionConfig) -> Result<Node, PartitionStartError> {
+    try_start_with(disk, config, &ConsensusConfig::default()).await
+}
+
+pub(crate) async fn try_start_with(
+    disk: Arc<dyn Disk>,
+    config: &PartitionConfig,
+    consensus: &ConsensusConfig,
+) -> Result<Node, PartitionStartError> {
     let host = host(disk);
     let clock = TestClock::default();
-    let consensus = ConsensusConfig::default();
-    let partition = Partition::start(PartitionId(0), &host, &consensus, config, clock.clock(), true).await?;
+    let partition = Partition::start(PartitionId(0), &host, consensus, config, clock.clock(), true).await?;
     Ok(Node { host, partition, clock })
 }
 
