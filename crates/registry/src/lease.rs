@@ -175,7 +175,11 @@ impl Lease {
             let pause = match outcome {
                 Ok(ends) => {
                     self.metrics.renewed.increment(1);
-                    self.deadline.fetch_max(self.nanos(ends), Ordering::AcqRel);
+                    let before = self.deadline.fetch_max(self.nanos(ends), Ordering::AcqRel);
+                    if before <= self.nanos(Instant::now()) {
+                        // It may have ended since it was looked at: whoever found that waits to be told.
+                        self.told.send_replace(false);
+                    }
                     let left = self.deadline_at().saturating_duration_since(Instant::now());
                     (self.staleness / RENEW_PART).min(left / 2)
                 }
