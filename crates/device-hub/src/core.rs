@@ -128,7 +128,7 @@ impl Core {
             return true;
         }
         self.hub.metrics.paused.increment(1);
-        self.room.wait(session.partition, cx.waker().clone());
+        self.room.wait(session.partition, session.key, cx.waker().clone());
         false
     }
 
@@ -484,6 +484,7 @@ impl Core {
     /// Ends a session: what it has sent is still decided, and then its row is removed.
     pub fn disconnect(&self, session: &Session) {
         self.targets.borrow_mut().remove(&session.key);
+        self.room.leave(session.partition, session.key);
         // A session that follows waits for what this one has sent, as long as it is in the table.
         self.when_drained(session.partition, Done::Detach(Arc::clone(&session.facts), session.key));
     }

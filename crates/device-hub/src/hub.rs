@@ -59,6 +59,8 @@ pub struct DeviceHub {
     pub(crate) to_look: Vec<AtomicBool>,
     pub(crate) asked: Notify,
     pub(crate) syncs: Arc<Semaphore>,
+    /// Held per partition by the one that writes marks of gateways.
+    pub(crate) marking: Vec<tokio::sync::Mutex<()>>,
     connecting: Arc<Semaphore>,
     pub(crate) running_cores: AtomicUsize,
 }
@@ -83,6 +85,7 @@ impl DeviceHub {
             to_look: count.iter().map(|_| AtomicBool::new(false)).collect(),
             asked: Notify::new(),
             syncs: Arc::new(Semaphore::new(MAX_SYNCS)),
+            marking: count.iter().map(|_| tokio::sync::Mutex::default()).collect(),
             connecting: Arc::new(Semaphore::new(parts.config.max_waiting_connects)),
             running_cores: AtomicUsize::new(0),
             parts,

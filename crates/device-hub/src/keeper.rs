@@ -130,8 +130,12 @@ impl DeviceHub {
             }
         }
         let now = self.parts.clock.now();
-        for identity in self.owners.sweep(self.parts.config.session_grace, || self.members()) {
+        let swept = self.owners.sweep(self.parts.config.session_grace, || self.members());
+        for identity in swept.gone {
             self.recent.disconnected(&identity, now);
+        }
+        for (partition, term, away) in swept.marks {
+            self.write_marks(partition, term, away);
         }
         self.metrics.count(self.local.count(), self.owners.count().1);
     }
@@ -227,7 +231,7 @@ impl DeviceHub {
         }
     }
 
-    fn link_lost(self: &Arc<Self>, partition: PartitionId, link: u64) {
+    pub(crate) fn link_lost(self: &Arc<Self>, partition: PartitionId, link: u64) {
         self.local.close(partition, link);
         self.begin_link(partition);
     }
@@ -282,7 +286,7 @@ impl DeviceHub {
 
     /// Hands in all sessions at the owner here.
     async fn sync_here(self: &Arc<Self>, partition: PartitionId, owner: Owner, link: u64, live: Vec<Live>) -> bool {
-        if !self.confirm_own(partition, owner.term).await {
+        if !self.confirm_own(partition, owner.term).await || !self.learn_away(partition, owner.term).await {
             return false;
         }
         let caller = self.caller(link);
@@ -297,6 +301,9 @@ impl DeviceHub {
             .sync(partition, owner.term, caller, (true, true), items.collect(), members);
         let Ok(synced) = synced else { return false };
         self.close_losers(partition, owner.term, synced.displaced);
+        if synced.is_back {
+            self.write_marks(partition, owner.term, Vec::new());
+        }
         for live in live.iter().filter(|live| synced.lost.contains(&live.key)) {
             self.lose(partition, live, false);
         }

@@ -9,6 +9,7 @@
 //! Start at [`DeviceHub`] (shared by the node), then [`Core`] (one per core), [`Core::connect`] and [`Core::send`].
 #![warn(missing_docs)]
 
+mod absence;
 mod attach;
 mod audit;
 mod authenticate;

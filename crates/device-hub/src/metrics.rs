@@ -15,6 +15,8 @@ pub(crate) struct Metrics {
     /// Messages of sessions that were taken over, which were not stored.
     pub(crate) dropped: Counter,
     pub(crate) links_failed: Counter,
+    /// Marks of gateways that sessions begin without.
+    pub(crate) marked_away: Counter,
     /// Connections that were not let wait.
     pub(crate) turned_away: Counter,
     sessions: Gauge,
@@ -39,6 +41,7 @@ impl Metrics {
             held: counter!("holdfast_device_hub_entries_held_total"),
             dropped: counter!("holdfast_device_hub_messages_dropped_total"),
             links_failed: counter!("holdfast_device_hub_links_failed_total"),
+            marked_away: counter!("holdfast_device_hub_gateways_marked_away_total"),
             turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
             sessions: gauge!("holdfast_device_hub_sessions"),
             owned_sessions: gauge!("holdfast_device_hub_owned_sessions"),

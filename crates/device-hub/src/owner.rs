@@ -9,12 +9,14 @@
 //! Not here: calls (`service`, `takeover`), credentials.
 
 mod ended;
+mod marks;
 mod reign;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::route::{Owner, Partitions};
@@ -63,6 +65,8 @@ pub(crate) struct Synced {
     pub(crate) lost: Vec<u64>,
     /// Older ones of other gateways that have lost.
     pub(crate) displaced: Vec<Displaced>,
+    /// Marks of gateways can be taken out of the log.
+    pub(crate) is_back: bool,
 }
 
 struct Shard {
@@ -77,12 +81,22 @@ pub(crate) struct Owners {
     life: u64,
     partitions: Partitions,
     shards: Vec<Shard>,
+    reigns: AtomicU64,
+}
+
+/// What there is to do after a look at the time.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Identities that are no longer connected.
+    pub(crate) gone: Vec<IdentityId>,
+    /// Partitions whose logs lack marks: with the term, and the gateways to be marked as away.
+    pub(crate) marks: Vec<(PartitionId, u64, Vec<u64>)>,
 }
 
 impl Owners {
     pub(crate) fn new(partitions: &Partitions, life: u64) -> Self {
         let shard = |_| Shard {
-            reign: Mutex::new(Reign::new(0, partitions.node(), life)),
+            reign: Mutex::new(Reign::new(0, partitions.node(), life, 0)),
             moved: watch::Sender::new(0),
         };
         Self {
@@ -90,7 +104,13 @@ impl Owners {
             life,
             shards: partitions.count().iter().map(shard).collect(),
             partitions: partitions.clone(),
+            reigns: AtomicU64::new(1),
         }
+    }
+
+    fn new_reign(&self, term: u64) -> Reign {
+        let serial = self.reigns.fetch_add(1, Ordering::Relaxed);
+        Reign::new(term, self.node, self.life, serial)
     }
 
     fn shard(&self, partition: PartitionId) -> &Shard {
@@ -111,7 +131,7 @@ impl Owners {
         }
         let mut reign = self.shard(partition).reign.lock();
         if reign.term != term {
-            *reign = Reign::new(term, self.node, self.life);
+            *reign = self.new_reign(term);
         }
         Ok(reign)
     }
@@ -163,6 +183,7 @@ impl Owners {
         if last {
             reign.complete_link(caller);
             reign.settle(members);
+            synced.is_back = !reign.marks().back().is_empty();
         }
         drop(reign);
         self.moved(partition);
@@ -315,31 +336,78 @@ impl Owners {
         }
     }
 
+    /// Whether it has to be read first which gateways are away in the reign of `term`: the reign's serial number then.
+    pub(crate) fn has_to_learn(&self, partition: PartitionId, term: u64) -> Result<Option<u64>, NotHere> {
+        let reign = self.reign(partition, term)?;
+        Ok((!reign.marks().are_known()).then_some(reign.serial))
+    }
+
+    /// The log says who is away; read after the reign `serial` began.
+    pub(crate) fn learn_away(&self, partition: PartitionId, term: u64, serial: u64, away: &[u64]) {
+        if let Ok(mut reign) = self.reign(partition, term)
+            && reign.serial == serial
+        {
+            reign.marks_mut().learn(away);
+        }
+    }
+
+    /// Whether the log says that the gateway is away.
+    pub(crate) fn is_marked(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+        self.reign(partition, term)
+            .is_ok_and(|reign| reign.marks().is_marked(gateway))
+    }
+
+    /// The log says that the gateway is away.
+    pub(crate) fn marked(&self, partition: PartitionId, term: u64, gateway: u64, members: impl FnOnce() -> Vec<u64>) {
+        if let Ok(mut reign) = self.reign(partition, term) {
+            reign.is_marked_now(gateway);
+            reign.settle(members);
+        }
+        self.moved(partition);
+    }
+
+    /// The gateways whose marks can be taken out of the log.
+    pub(crate) fn back(&self, partition: PartitionId, term: u64) -> Vec<u64> {
+        self.reign(partition, term)
+            .map_or(Vec::new(), |reign| reign.marks().back())
+    }
+
+    /// The log says that the gateway is not away.
+    pub(crate) fn cleared(&self, partition: PartitionId, term: u64, gateway: u64) {
+        if let Ok(mut reign) = self.reign(partition, term) {
+            reign.marks_mut().clear(gateway);
+        }
+    }
+
     /// Looks after time: a reign settles, gateways that are silent for `grace` are forgotten, reigns that are over are
-    /// dropped. Gives the identities that are no longer connected.
-    pub(crate) fn sweep(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> Vec<IdentityId> {
-        let mut gone = Vec::new();
+    /// dropped.
+    pub(crate) fn sweep(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> Swept {
+        let mut swept = Swept::default();
         for partition in self.partitions.count().iter() {
             let term = self.term(partition);
             let mut reign = self.shard(partition).reign.lock();
             let Some(term) = term else {
-                *reign = Reign::new(0, self.node, self.life);
+                *reign = self.new_reign(0);
                 continue;
             };
             if reign.term != term {
-                *reign = Reign::new(term, self.node, self.life);
+                *reign = self.new_reign(term);
             }
             let was_settled = reign.settled;
             reign.settle(&members);
-            let before = gone.len();
-            reign.forget_silent(grace, self.node, &mut gone);
-            let has_moved = reign.settled != was_settled || gone.len() != before;
+            let before = swept.gone.len();
+            reign.forget_silent(grace, &mut swept.gone);
+            let absent = reign.lacks_marks(grace, &members);
+            if !absent.is_empty() || !reign.marks().back().is_empty() {
+                swept.marks.push((partition, term, absent));
+            }
+            let has_moved = reign.settled != was_settled || swept.gone.len() != before;
             drop(reign);
             if has_moved {
                 self.moved(partition);
             }
         }
-        gone
+        swept
     }
 
     /// Devices and sessions connected, over the partitions that this node owns.

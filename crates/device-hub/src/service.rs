@@ -118,6 +118,9 @@ impl Asked {
                 number,
             });
         }
+        if sync.first && !self.hub.learn_away(partition, sync.term).await {
+            return Ok(wire::not_here(NotHere::NotOwner));
+        }
         let caller = self.caller(sync.link);
         let members = || self.hub.members();
         let synced = self
@@ -135,6 +138,9 @@ impl Asked {
                 .map(|key| proto::SessionLost { key, revoked: false }),
         );
         self.hub.close_losers(partition, sync.term, synced.displaced);
+        if synced.is_back {
+            self.hub.write_marks(partition, sync.term, Vec::new());
+        }
         let mut granted = self.hub.owners.grant(partition, sync.term);
         if sync.last && granted.is_zero() {
             // The first that this node hears of its reign may be a gateway.

@@ -86,14 +86,11 @@ impl DeviceHub {
         if address.gateway == self.parts.node {
             // What an earlier life had under way is gone with it.
             if address.life == self.parts.incarnation {
-                self.close_here(
-                    partition,
-                    identity,
-                    address.key,
-                    CloseReason::TakenOver,
-                    TAKEOVER_PATIENCE,
-                )
-                .await;
+                let reason = CloseReason::TakenOver;
+                let drained = self.close_here(partition, identity, address.key, reason, TAKEOVER_PATIENCE);
+                if !drained.await {
+                    self.break_own_link(partition, term);
+                }
             }
             return true;
         }
@@ -110,10 +107,23 @@ impl DeviceHub {
         if closed == Closed::Undecided {
             return true;
         }
+        // A later owner has to know, too: the newer session may be over when the gateway comes back.
+        if !self.mark_away(partition, term, address.gateway).await {
+            return false;
+        }
         if let Some(until) = acts_until {
             tokio::time::sleep_until(until).await;
         }
         self.is_still_owner(partition, term).await
+    }
+
+    /// An entry of this node that has been handed over and waits for room holds what must not follow: it is refused, and
+    /// proposed again without it over the next link.
+    fn break_own_link(self: &Arc<Self>, partition: PartitionId, term: u64) {
+        self.owners.break_link(partition, term, self.parts.node);
+        if let Some(link) = self.local.link(partition) {
+            self.link_lost(partition, link.id);
+        }
     }
 
     /// Returns `true` when a quorum has confirmed, asked after the call, that this node owns the partition in `term`;

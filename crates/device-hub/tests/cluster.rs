@@ -136,6 +136,49 @@ fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_
 }
 
 #[test]
+fn nothing_of_a_session_follows_a_successor_that_began_and_ended_under_an_owner_before() {
+    simulate(async {
+        let cluster = Cluster::start(24).await;
+        cluster.create("d").await;
+        let partition = cluster.owned_by("d", 1).await;
+        let old = cluster.connect(2, 0, "d").await.unwrap();
+        old.send(0);
+        old.until_acked(1).await;
+        cluster.network.isolate(2);
+        // Under way at the node that is cut off.
+        for number in 1..6 {
+            old.send(number);
+        }
+        let mut new = cluster.connect(3, 0, "d").await.unwrap();
+        for number in 1..9 {
+            new.send(number);
+        }
+        new.until_acked(8).await;
+        new.disconnect();
+        while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        // The next owner has never heard of the newer session.
+        let replica = |node: u64| cluster.nodes[&node].partitions.local(partition).unwrap();
+        replica(1).group().transfer_leader(3).await.unwrap();
+        eventually("the transfer", || replica(3).is_owner()).await;
+        tokio::time::sleep(3 * SECOND).await;
+        cluster.network.heal_all();
+        assert_eq!(old.until_closed().await, CloseReason::TakenOver);
+        assert_eq!(old.acked(), [0]);
+        // The gateway is like any other afterwards: the next owner takes over what it has.
+        let last = cluster.connect(2, 0, "d").await.unwrap();
+        last.send(9);
+        last.until_acked(1).await;
+        cluster.owned_by("d", 1).await;
+        last.send(10);
+        last.until_acked(2).await;
+        assert_eq!(last.closed(), None);
+        assert_eq!(cluster.events(1, "d").await, (0..11).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn the_death_of_the_owner_closes_no_session_and_everything_is_stored_once() {
     simulate(async {
         let mut cluster = Cluster::start(4).await;

@@ -373,6 +373,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "Times that a batch waited until its sessions had been confirmed by a new owner.",
     ),
     counter(
+        "holdfast_device_hub_gateways_marked_away_total",
+        "",
+        "Times that sessions of a partition owned here went on without a node that was silent.",
+    ),
+    counter(
         "holdfast_device_hub_links_failed_total",
         "",
         "Times that the sessions of a partition could not be entered at its owner at once; it is tried again.",

@@ -8,6 +8,7 @@ use holdfast_model::IdentityId;
 use tokio::time::Instant;
 
 use super::ended::Ended;
+use super::marks::Marks;
 use super::{Entered, Item, Rows, Standing, Synced};
 use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
 
@@ -60,6 +61,8 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Reign {
     pub(crate) term: u64,
+    /// Tells reigns of one term apart.
+    pub(super) serial: u64,
     began: Instant,
     /// No gateway can have sessions that are not known here, and still act for them.
     pub(crate) settled: bool,
@@ -73,6 +76,7 @@ pub(crate) struct Reign {
     away: bool,
     /// What has ended meanwhile.
     ended: Ended,
+    marks: Marks,
     /// This node.
     node: u64,
     counter: u64,
@@ -81,10 +85,11 @@ pub(crate) struct Reign {
 }
 
 impl Reign {
-    pub(crate) fn new(term: u64, node: u64, life: u64) -> Self {
+    pub(crate) fn new(term: u64, node: u64, life: u64, serial: u64) -> Self {
         let now = Instant::now();
         Self {
             term,
+            serial,
             began: now,
             settled: false,
             // Nothing is granted before it is confirmed.
@@ -94,6 +99,7 @@ impl Reign {
             links: HashMap::new(),
             away: true,
             ended: Ended::default(),
+            marks: Marks::default(),
             node,
             counter: life << COUNTER_BITS,
             devices: 0,
@@ -120,6 +126,10 @@ impl Reign {
     }
 
     pub(super) fn begin_link(&mut self, caller: Caller) -> Result<(), NotHere> {
+        if !self.marks.are_known() {
+            // What it hands in could not be judged.
+            return Err(NotHere::NotOwner);
+        }
         if let Some(link) = self.links.get(&caller.gateway) {
             if caller.life < link.life {
                 return Err(NotHere::StaleLife);
@@ -154,6 +164,7 @@ impl Reign {
             link.open = true;
             link.sessions = sessions;
         }
+        self.marks.is_back(caller.gateway);
     }
 
     /// Gives the time at which the last grant over the link has ended. A link that is still beginning breaks too: its
@@ -170,17 +181,59 @@ impl Reign {
         Some(link.heard + LINK_LEASE)
     }
 
-    /// The reign has settled when all members are linked, or when whoever is not can no longer act.
+    fn is_linked(&self, node: u64) -> bool {
+        self.links.get(&node).is_some_and(|link| link.open)
+    }
+
+    /// The reign has settled when all members are linked, or when whoever is not can no longer act and is marked.
     pub(super) fn settle(&mut self, members: impl FnOnce() -> Vec<u64>) {
         if self.settled && !self.away {
             return;
         }
-        let linked = |node: u64| self.links.get(&node).is_some_and(|link| link.open);
-        self.away = !members().into_iter().all(linked);
+        let members = members();
+        self.away = !members.iter().all(|node| self.is_linked(*node));
         if !self.away {
             self.ended.forget();
         }
-        self.settled |= !self.away || self.began.elapsed() >= LINK_LEASE;
+        let may_go_on = |node: &u64| self.is_linked(*node) || self.marks.is_marked(*node);
+        self.settled |= !self.away || (self.is_due() && members.iter().all(may_go_on));
+    }
+
+    /// Who has not begun a link can no longer act over an earlier one.
+    fn is_due(&self) -> bool {
+        self.began.elapsed() >= LINK_LEASE
+    }
+
+    /// The gateways that have to be marked as away before the reign can go on: before it settles without them, and before
+    /// it forgets what they had.
+    pub(super) fn lacks_marks(&mut self, grace: Duration, members: impl FnOnce() -> Vec<u64>) -> Vec<u64> {
+        let mut absent = self.silent(grace);
+        for gateway in &absent {
+            self.break_link(*gateway);
+        }
+        if !self.settled && self.is_due() {
+            absent.extend(members().into_iter().filter(|node| !self.is_linked(*node)));
+        }
+        absent.retain(|node| !self.marks.is_marked(*node));
+        absent.sort_unstable();
+        absent.dedup();
+        absent
+    }
+
+    pub(super) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    pub(super) fn marks_mut(&mut self) -> &mut Marks {
+        &mut self.marks
+    }
+
+    /// The log says that the gateway is away. It may be back already.
+    pub(super) fn is_marked_now(&mut self, gateway: u64) {
+        self.marks.mark(gateway);
+        if self.is_linked(gateway) {
+            self.marks.is_back(gateway);
+        }
     }
 
     pub(super) fn attach(&mut self, caller: Caller, facts: &Arc<Facts>, key: u64) -> Result<Entered, NotHere> {
@@ -236,6 +289,10 @@ impl Reign {
             life: caller.life,
             key: item.key,
         };
+        if self.marks.is_inherited(caller.gateway) {
+            synced.lost.push(item.key);
+            return;
+        }
         if let Some(row) = self.rows.get_mut(&item.facts.identity) {
             if row.address == address {
                 row.link = caller.link;
@@ -399,18 +456,20 @@ impl Reign {
             .is_some_and(|link| link.open && link.life == life && link.id == id)
     }
 
-    pub(super) fn forget_silent(&mut self, grace: Duration, own: u64, gone: &mut Vec<IdentityId>) {
+    /// Gateways that have not been heard of for `grace`.
+    fn silent(&self, grace: Duration) -> Vec<u64> {
         // Who may still act over its link is not forgotten: a newer session would begin beside the one that is.
         let grace = grace.max(LINK_LEASE);
-        let is_silent = |(node, link): (&u64, &Link)| *node != own && link.heard.elapsed() > grace;
-        let silent: Vec<u64> = self
-            .links
-            .iter()
-            .filter(|row| is_silent(*row))
-            .map(|row| *row.0)
-            .collect();
-        for gateway in silent {
-            self.away = true;
+        let is_silent = |(node, link): &(&u64, &Link)| **node != self.node && link.heard.elapsed() > grace;
+        self.links.iter().filter(is_silent).map(|(node, _)| *node).collect()
+    }
+
+    /// Forgets gateways that are silent and marked.
+    pub(super) fn forget_silent(&mut self, grace: Duration, gone: &mut Vec<IdentityId>) {
+        for gateway in self.silent(grace) {
+            if !self.marks.is_marked(gateway) {
+                continue;
+            }
             self.links.remove(&gateway);
             gone.extend(self.drop_rows(|row| row.address.gateway == gateway));
         }

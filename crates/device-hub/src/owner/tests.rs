@@ -10,6 +10,8 @@ use super::{Entered, Item, Reign, Standing, Synced};
 use crate::Protocol;
 use crate::sessions::{Address, Caller, Facts, LINK_LEASE, NotHere, SessionNumber};
 
+const GRACE: Duration = Duration::from_secs(30);
+
 fn facts(device: &str) -> Arc<Facts> {
     Arc::new(Facts {
         identity: IdentityId::device(DeviceId::parse(device).unwrap()),
@@ -36,7 +38,8 @@ fn address(caller: Caller, key: u64) -> Address {
 
 /// A reign with open links of `callers`.
 fn reign(term: u64, callers: &[Caller]) -> Reign {
-    let mut reign = Reign::new(term, 1, 1);
+    let mut reign = Reign::new(term, 1, 1, 1);
+    reign.marks_mut().learn(&[]);
     for caller in callers {
         reign.begin_link(*caller).unwrap();
         reign.complete_link(*caller);
@@ -121,7 +124,13 @@ async fn a_new_owner_lets_new_sessions_begin_when_all_have_reported_or_can_no_lo
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
     let members = || vec![1, 2];
     for all_report in [true, false] {
-        let mut reign = Reign::new(5, 1, 1);
+        let mut reign = Reign::new(5, 1, 1, 1);
+        assert_eq!(
+            reign.begin_link(a),
+            Err(NotHere::NotOwner),
+            "what it has cannot be judged yet"
+        );
+        reign.marks_mut().learn(&[]);
         reign.begin_link(a).unwrap();
         reign.complete_link(a);
         reign.settle(members);
@@ -134,7 +143,12 @@ async fn a_new_owner_lets_new_sessions_begin_when_all_have_reported_or_can_no_lo
             assert!(!reign.settled, "it has not reported all");
             reign.complete_link(b);
         } else {
+            assert!(reign.lacks_marks(GRACE, members).is_empty(), "it may still act");
             tokio::time::advance(LINK_LEASE).await;
+            reign.settle(members);
+            assert!(!reign.settled, "a later owner would not know");
+            assert_eq!(reign.lacks_marks(GRACE, members), [2]);
+            reign.is_marked_now(2);
         }
         reign.settle(members);
         assert_eq!(reign.standing(&device.identity, address(a, 1)), Standing::Ready);
@@ -232,7 +246,11 @@ async fn silent_gateways_are_forgotten_and_grants_end_with_the_quorum() {
     tokio::time::advance(Duration::from_secs(30)).await;
     assert_eq!(reign.grant(), Duration::ZERO);
     let mut gone = Vec::new();
-    reign.forget_silent(Duration::from_secs(30), 1, &mut gone);
+    reign.forget_silent(GRACE, &mut gone);
+    assert!(gone.is_empty(), "a later owner would not know");
+    assert_eq!(reign.lacks_marks(GRACE, || vec![1, 2]), [2]);
+    reign.is_marked_now(2);
+    reign.forget_silent(GRACE, &mut gone);
     assert_eq!(gone, [facts("e").identity.clone()]);
     assert_eq!((reign.rows.len(), reign.devices), (1, 1));
     reign.confirmed(None);
@@ -244,13 +262,11 @@ async fn a_silent_gateway_is_not_forgotten_while_it_may_act_however_short_the_gr
     let (own, other) = (caller(1, 1, 1), caller(2, 1, 1));
     let mut reign = reign(5, &[own, other]);
     enter(&mut reign, other, &facts("d"), 1);
-    let (grace, mut gone) = (LINK_LEASE / 2, Vec::new());
+    let grace = LINK_LEASE / 2;
     tokio::time::advance(LINK_LEASE).await;
-    reign.forget_silent(grace, 1, &mut gone);
-    assert!(gone.is_empty());
+    assert!(reign.lacks_marks(grace, Vec::new).is_empty());
     tokio::time::advance(Duration::from_millis(1)).await;
-    reign.forget_silent(grace, 1, &mut gone);
-    assert_eq!(gone.len(), 1);
+    assert_eq!(reign.lacks_marks(grace, Vec::new), [2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,5 +323,44 @@ async fn a_session_whose_successor_has_ended_too_does_not_come_back() {
         number: old,
     };
     reign.hand_in(again, late, &mut synced);
+    assert!(synced.lost.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_sessions_are_over_of_a_gateway_that_has_been_away_since_before_the_reign() {
+    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
+    let members = || vec![1, 2];
+    let mut reign = Reign::new(6, 1, 1, 1);
+    reign.marks_mut().learn(&[2]);
+    reign.begin_link(a).unwrap();
+    reign.complete_link(a);
+    tokio::time::advance(LINK_LEASE).await;
+    assert!(reign.lacks_marks(GRACE, members).is_empty());
+    reign.settle(members);
+    assert!(reign.settled);
+    let number = SessionNumber {
+        term: 5,
+        node: 3,
+        counter: 1,
+    };
+    let item = |key| Item {
+        facts: facts("d"),
+        key,
+        number,
+    };
+    // In two calls; nobody can say which of them has had a successor.
+    let mut synced = Synced::default();
+    reign.begin_link(b).unwrap();
+    reign.hand_in(b, item(1), &mut synced);
+    reign.hand_in(b, item(2), &mut synced);
+    reign.complete_link(b);
+    assert_eq!((synced.lost, reign.rows.len()), (vec![1, 2], 0));
+    assert_eq!(reign.marks().back(), [2]);
+    reign.marks_mut().clear(2);
+    // What it has from now on is its own.
+    enter(&mut reign, b, &facts("d"), 3);
+    let (again, mut synced) = (caller(2, 1, 6), Synced::default());
+    reign.begin_link(again).unwrap();
+    reign.hand_in(again, item(3), &mut synced);
     assert!(synced.lost.is_empty());
 }
