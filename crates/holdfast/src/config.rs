@@ -19,7 +19,7 @@ use holdfast_cluster::peer::PeersConfig;
 use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_gateway::MqttConfig;
-use holdfast_model::PartitionCount;
+use holdfast_model::{HumanDuration, PartitionCount};
 use holdfast_net::NetConfig;
 use holdfast_partition::PartitionConfig;
 use holdfast_registry::RegistryConfig;
@@ -101,13 +101,27 @@ impl Default for ListenConfig {
 }
 
 /// Which certificates the TLS listeners show.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct TlsConfig {
     pub(crate) certificate_file: Option<PathBuf>,
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) rsa_certificate_file: Option<PathBuf>,
     pub(crate) rsa_key_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) reload_interval: HumanDuration,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self {
+            certificate_file: None,
+            key_file: None,
+            rsa_certificate_file: None,
+            rsa_key_file: None,
+            ca_file: None,
+            reload_interval: HumanDuration::secs(5),
+        }
+    }
 }
 
 /// Where the key comes from that seals stored secrets.
@@ -250,6 +264,9 @@ impl ClusterConfig {
 
 /// The longest name of a node or zone, in bytes.
 const MAX_NODE_NAME: usize = 63;
+
+/// Certificate files are looked at no oftener.
+const SHORTEST_RELOAD: Duration = Duration::from_millis(100);
 
 /// Metrics, health and stopping.
 #[derive(Debug, Clone)]
@@ -415,6 +432,14 @@ impl Config {
                 .validate()
                 .map_err(|error| ("rest", error.key, error.reason.to_owned())),
         ];
+        for (key, interval) in [
+            ("tls.reload_interval", self.tls.reload_interval.get()),
+            ("cluster.reload_interval", self.peers.reload_interval),
+        ] {
+            if interval < SHORTEST_RELOAD {
+                refuse(key, format!("wants at least {} ms", SHORTEST_RELOAD.as_millis()));
+            }
+        }
         for (key, count) in [
             ("cluster.queue", self.peers.queue_bytes),
             ("cluster.under_way", self.peers.under_way_bytes),

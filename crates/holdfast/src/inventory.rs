@@ -74,6 +74,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "When the server certificate ends, seconds since 1970.",
     ),
     counter(
+        "holdfast_tls_certificate_reloads_total",
+        "outcome",
+        "Times that changed server certificate files were loaded.",
+    ),
+    counter(
         "holdfast_audit_lost_total",
         "",
         "Audit lines that did not reach the file.",

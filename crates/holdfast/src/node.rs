@@ -7,6 +7,7 @@
 //! Not here: what the parts do.
 
 mod admin;
+mod certificates;
 mod front;
 mod peering;
 mod replicas;
@@ -38,7 +39,8 @@ use crate::exit::Failure;
 use crate::ops::Readiness;
 
 use admin::Admin;
-use front::{Front, Running, Tls};
+use certificates::Tls;
+use front::{Front, Running};
 pub(crate) use peering::new_cluster;
 use peering::{Entry, Peering};
 use replicas::Replicas;
@@ -78,6 +80,7 @@ impl Node {
     pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
         let tls = Tls::load(&config.tls)?;
         let stop = Stop::new();
+        holdfast_tasks::spawn("server-certificates", tls.clone().follow(stop.clone()));
         let cores = (0..config.core_count()).map(Core::start).collect::<Result<Vec<_>>>()?;
         let peering = Peering::start(config, data, &cores[0], &stop).await?;
         let (data, entry) = peering.enter(config, data).await?;

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::connection::{ConnectionFile, NodeFacts};
 use crate::exit::{Failure, Outcome};
 use crate::node::{self, Node};
-use crate::{certs, checks, logs, ops};
+use crate::{checks, logs, ops};
 
 /// Called with the connection file's content when the hub is ready; what it returns lives until the hub stops.
 pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;
@@ -47,7 +47,6 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
         "starting"
     );
     let metrics = ops::install_metrics()?;
-    certificate_ends(config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (fatal, mut fatals) = mpsc::channel(1);
@@ -137,18 +136,6 @@ const READY_PROGRESS: Duration = Duration::from_secs(10);
 fn had_to_stop(reason: &str) -> Failure {
     Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
         .advise("see \"Storage errors\" in docs/runbook.md before starting it again")
-}
-
-/// Tells operators when the server's certificates end; a bad one is found when it is used.
-fn certificate_ends(config: &Config) {
-    for (name, file) in [
-        ("server", &config.tls.certificate_file),
-        ("rsa", &config.tls.rsa_certificate_file),
-    ] {
-        if let Some(Ok(end)) = file.as_deref().map(certs::not_after) {
-            metrics::gauge!("holdfast_tls_certificate_expiry_seconds", "certificate" => name).set(end as f64);
-        }
-    }
 }
 
 /// What the connection file of one node among others tells about it.

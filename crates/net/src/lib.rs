@@ -22,4 +22,4 @@ pub use http::{Body, HttpService, StreamHandler, Subprotocol, serve_http};
 pub use listen::{BindError, bind};
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};
-pub use tls::{ServerIdentity, TlsError, accept_tls, server_config};
+pub use tls::{ServerCertificates, ServerIdentity, TlsError, accept_tls, server_config};

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -35,26 +36,33 @@ pub enum TlsError {
     Certificate(#[source] rustls::Error),
 }
 
-/// Chooses the first certificate whose key the client can verify.
-#[derive(Debug)]
-struct ByKeyKind(Vec<Arc<CertifiedKey>>);
+/// The certificates that listeners show, in order of preference. Clones share them; they may be replaced at any time, and
+/// count for handshakes that begin afterwards.
+#[derive(Debug, Clone)]
+pub struct ServerCertificates(Arc<RwLock<Vec<Arc<CertifiedKey>>>>);
 
-impl ResolvesServerCert for ByKeyKind {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0
-            .iter()
-            .find(|certified| certified.key.choose_scheme(hello.signature_schemes()).is_some())
-            .or(self.0.first())
-            .cloned()
+impl ServerCertificates {
+    /// The first ones.
+    ///
+    /// # Errors
+    /// [`TlsError`] when there is no usable certificate.
+    pub fn new(identities: Vec<ServerIdentity>) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(certified(identities)?))))
+    }
+
+    /// Others from now on; the old ones stay when these cannot be used.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn replace(&self, identities: Vec<ServerIdentity>) -> Result<(), TlsError> {
+        let keys = certified(identities)?;
+        *self.0.write() = keys;
+        Ok(())
     }
 }
 
-/// Builds the configuration of the listeners; `identities` in order of preference.
-///
-/// # Errors
-/// [`TlsError`] when there is no usable certificate.
-pub fn server_config(identities: Vec<ServerIdentity>, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+fn certified(identities: Vec<ServerIdentity>) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    let provider = aws_lc_rs::default_provider();
     let mut keys = Vec::with_capacity(identities.len());
     for identity in identities {
         let certified =
@@ -64,11 +72,31 @@ pub fn server_config(identities: Vec<ServerIdentity>, alpn: &[&[u8]]) -> Result<
     if keys.is_empty() {
         return Err(TlsError::NoCertificate);
     }
+    Ok(keys)
+}
+
+/// Chooses the first certificate whose key the client can verify.
+impl ResolvesServerCert for ServerCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.0.read();
+        keys.iter()
+            .find(|certified| certified.key.choose_scheme(hello.signature_schemes()).is_some())
+            .or(keys.first())
+            .cloned()
+    }
+}
+
+/// Builds the configuration of the listeners.
+///
+/// # Errors
+/// [`TlsError::Certificate`] when rustls knows no version that it may use.
+pub fn server_config(certificates: &ServerCertificates, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Certificate)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByKeyKind(keys)));
+        .with_cert_resolver(Arc::new(certificates.clone()));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     // Resumption saves nothing with an ECDSA key, and its tickets cost a write and memory on every connection.
     config.send_tls13_tickets = 0;

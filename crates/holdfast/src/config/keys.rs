@@ -108,6 +108,11 @@ pub(crate) fn keys() -> Vec<Key> {
             |c| &mut c.tls.ca_file,
         ),
         Key::new(
+            "tls.reload_interval",
+            "How often the certificate files are looked at; changed ones count for connections that come afterwards.",
+            |c| &mut c.tls.reload_interval,
+        ),
+        Key::new(
             "secrets.key_file",
             "A file of 64 hexadecimal digits, mode 0600; made at the first start when it is missing. Without it the \
              stored keys cannot be read. Default: sealing.key in the data directory; keep it elsewhere, so that a stolen \

@@ -5,73 +5,21 @@
 //! Invariant: what has not finished its handshake has a deadline and is counted.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use holdfast_device_hub::{Core, DeviceHub, Protocol};
 use holdfast_gateway::{MqttConfig, MqttFront};
-use holdfast_net::{
-    Accepted, HttpService, NetConfig, Peer, ServerIdentity, Subprotocol, accept_loop, accept_tls, bind, serve_http,
-    server_config,
-};
+use holdfast_net::{Accepted, HttpService, NetConfig, Peer, Subprotocol, accept_loop, accept_tls, bind, serve_http};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::{RestService, RestState, router};
 use holdfast_tasks::{Stop, spawn_local};
 use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::config::{Config, ListenConfig, TlsConfig};
-use crate::exit::Failure;
-
-/// What TLS listeners show; `None` when no certificate is configured.
-#[derive(Clone)]
-pub(crate) struct Tls(Option<Arc<ServerConfig>>);
-
-impl Tls {
-    /// Reads the certificates.
-    ///
-    /// # Errors
-    /// Names the file that cannot be used.
-    pub(crate) fn load(config: &TlsConfig) -> Result<Self, Failure> {
-        let mut identities = Vec::new();
-        // In order of preference: ECDSA handshakes cost less.
-        for (certificate, key) in [
-            (&config.certificate_file, &config.key_file),
-            (&config.rsa_certificate_file, &config.rsa_key_file),
-        ] {
-            if let (Some(certificate), Some(key)) = (certificate, key) {
-                identities.push(identity(certificate, key).map_err(|error| {
-                    Failure::cannot_start(format!("{error:#}"))
-                        .advise("tls.* wants PEM files: a chain, leaf first, and its PKCS #8 key")
-                })?);
-            }
-        }
-        if identities.is_empty() {
-            return Ok(Self(None));
-        }
-        let config = server_config(identities, &[])
-            .map_err(|error| Failure::cannot_start(format!("{:#}", anyhow::Error::from(error))))?;
-        Ok(Self(Some(config)))
-    }
-
-    fn get(&self) -> Result<Arc<ServerConfig>> {
-        self.0
-            .clone()
-            .context("there are TLS listeners, and no certificate is configured")
-    }
-}
-
-fn identity(certificate: &Path, key: &Path) -> Result<ServerIdentity> {
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("cannot read certificates from {}", certificate.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read a key from {}", key.display()))?;
-    Ok(ServerIdentity { chain, key })
-}
+use super::certificates::Tls;
+use crate::config::{Config, ListenConfig};
 
 /// Tells when the parts of a core have ended.
 pub(crate) struct Running {
