@@ -14,10 +14,11 @@
 
 mod client;
 mod host;
+mod join;
 mod node;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,16 @@ use holdfast_auth::Key;
 use holdfast_cluster::placement;
 use holdfast_cluster::route::Owner;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::{Group, GroupId};
+use holdfast_consensus::{GroupId, Members};
 use holdfast_device_hub::{DeviceHub, Refusal};
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
-    Authentication, IdentityContent, IdentityWrite, NodeInfo, NodeRole, NodeState, WriteOperation,
+    Authentication, ClusterView, IdentityContent, IdentityWrite, NodeInfo, NodeRole, NodeState, WriteOperation,
 };
 use holdfast_storage::{Disk as _, Kek, Sealer, SimDisk};
 use host::{ReadClock, Up};
+pub use join::ask_to_join;
 use node::Boot;
 pub use node::{Machine, Node, Setup};
 use rand::rngs::SmallRng;
@@ -49,7 +51,7 @@ pub type Booting = Pin<Box<dyn Future<Output = Node>>>;
 /// The hub's host name.
 pub const HOST: &str = "hub1.example.com";
 const START_MS: u64 = 1_900_000_000_000;
-/// The nodes of a cluster.
+/// The nodes of a cluster as it is founded. Where control looks after it, others may join and these may go.
 pub const NODES: [u64; 3] = [1, 2, 3];
 /// A second of the simulation.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -198,23 +200,53 @@ impl Cluster {
 
     /// Whether every group has the members and the leader that the registry wants.
     pub fn is_placed(&self) -> bool {
-        let Some(leader) = self.leader(GroupId::REGISTRY) else {
-            return false;
-        };
-        let registry = &self.nodes[&leader].registry;
-        let view = registry.cluster();
-        let voters = |group: &Group| group.members().voters;
-        view.nodes.values().all(|node| node.state == NodeState::Active)
-            && placement::assign(&view) == view.placements
-            && voters(registry.group()) == NODES.into()
-            && view.placements.iter().all(|placement| {
-                let id = GroupId::partition(placement.partition.0);
-                let leader = self.leader(id);
-                leader == placement.replicas.first().copied()
-                    && leader
-                        .and_then(|leader| self.nodes[&leader].group(id))
-                        .is_some_and(|group| voters(&group) == placement.replicas.iter().copied().collect())
+        self.has_its_members()
+            && self.view().is_some_and(|view| {
+                view.placements.iter().all(|placement| {
+                    let leader = self.leader(GroupId::partition(placement.partition.0));
+                    leader == placement.replicas.first().copied()
+                })
             })
+    }
+
+    /// Whether every group has the members that the registry wants, with a replica on each of them that runs, and on
+    /// nobody else.
+    pub fn has_its_members(&self) -> bool {
+        let Some(view) = self.view() else { return false };
+        let in_service = view.nodes.values().all(|node| node.state == NodeState::Active);
+        if !in_service || placement::assign(&view) != view.placements {
+            return false;
+        }
+        let all: BTreeSet<u64> = view.nodes.keys().copied().collect();
+        let registry = self.members(GroupId::REGISTRY).is_some_and(
+            |Members {
+                 voters,
+                 learners,
+                 joint,
+             }| {
+                let wanted = placement::registry_voters(&view, &voters, &BTreeSet::new());
+                !joint && voters == wanted && voters.union(&learners).eq(&all)
+            },
+        );
+        registry
+            && view.placements.iter().all(|placement| {
+                let wanted: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+                let members = self.members(GroupId::partition(placement.partition.0));
+                let runs = |node: &Node| node.partitions.local(placement.partition).is_some();
+                let mut nodes = self.nodes.values().filter(|node| all.contains(&node.id));
+                members.is_some_and(|members| !members.joint && members.voters == wanted && members.learners.is_empty())
+                    && nodes.all(|node| runs(node) == wanted.contains(&node.id))
+            })
+    }
+
+    /// The cluster as the registry's leader knows it.
+    fn view(&self) -> Option<Arc<ClusterView>> {
+        Some(self.nodes[&self.leader(GroupId::REGISTRY)?].registry.cluster())
+    }
+
+    /// The members of a group as its leader knows them.
+    fn members(&self, id: GroupId) -> Option<Members> {
+        Some(self.nodes[&self.leader(id)?].group(id)?.members())
     }
 
     /// The node that leads a group, as it says itself; the one of the highest term.

@@ -17,7 +17,7 @@ use holdfast_device_hub::{
 };
 use holdfast_model::{HumanDuration, PartitionCount, PartitionId};
 use holdfast_partition::Partition;
-use holdfast_registry::{Founding, Registry, RegistryConfig};
+use holdfast_registry::{Founding, NodeState, Registry, RegistryConfig};
 use holdfast_storage::{DiskGuard, Flusher, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::{Phase, Stop};
 use parking_lot::Mutex;
@@ -30,6 +30,9 @@ use super::{NODES, info};
 
 /// How long a node that stops waits for each part, as the composition root does.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How many sessions a second are closed by a node that stops or drains.
+const DRAIN_RATE: u32 = 1_000;
 
 /// What may differ between clusters.
 #[derive(Clone)]
@@ -194,12 +197,16 @@ impl Boot {
             None
         };
         let cores: Vec<Rc<Core>> = (0..setup.cores).map(|index| Core::new(hub.clone(), index)).collect();
-        let tasks = vec![
+        let mut tasks = vec![
             holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone()))),
             holdfast_tasks::spawn("watch", watch_registry(hub.clone(), stop.clone())),
             holdfast_tasks::spawn("sessions", keep_sessions(hub.clone(), stop.clone())),
             holdfast_tasks::spawn("space", watch_space(host.guard.clone(), hub.clone())),
         ];
+        if let Some(control) = &control {
+            let close = close_when_draining(control.clone(), hub.clone());
+            tasks.push(holdfast_tasks::spawn("drain", close));
+        }
         let core_tasks = cores
             .iter()
             .map(|core| holdfast_tasks::spawn_local("core", Box::pin(core.clone().run(stop.clone()))));
@@ -216,6 +223,21 @@ impl Boot {
             failed,
             stop,
             tasks,
+        }
+    }
+}
+
+/// Closes the sessions here each time that this node is told to drain, as the composition root does.
+async fn close_when_draining(control: Control, hub: Arc<DeviceHub>) {
+    let mut state = control.state();
+    while state
+        .wait_for(|state| *state == Some(NodeState::Draining))
+        .await
+        .is_ok()
+    {
+        hub.close_paced(DRAIN_RATE, CloseReason::Stopping).await;
+        if state.wait_for(|state| *state == Some(NodeState::Active)).await.is_err() {
+            return;
         }
     }
 }
@@ -278,7 +300,7 @@ impl Node {
             control.hand_over(STOP_PATIENCE).await;
         }
         self.stop.enter(Phase::Accepting);
-        let closing = self.hub.close_paced(1_000, CloseReason::Stopping);
+        let closing = self.hub.close_paced(DRAIN_RATE, CloseReason::Stopping);
         let _ = tokio::time::timeout(STOP_PATIENCE, closing).await;
         self.stop.enter(Phase::Draining);
         self.stop.enter(Phase::Closing);

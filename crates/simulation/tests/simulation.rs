@@ -26,6 +26,8 @@ mod faults;
 mod lease;
 #[path = "simulation/logs.rs"]
 mod logs;
+#[path = "simulation/operator.rs"]
+mod operator;
 #[path = "simulation/readers.rs"]
 mod readers;
 #[path = "simulation/shared.rs"]

@@ -15,10 +15,11 @@ use crate::backends::{call_at_random, revoke_at_random};
 use crate::devices::Device;
 use crate::faults::Faults;
 use crate::lease::Leases;
+use crate::operator::{Changes, Operator};
 use crate::shared::Shared;
 use crate::world::World;
 use crate::{logs, readers};
-use holdfast_simulation::{Cluster, Image, NODES, SECOND, Setup, simulate};
+use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
 /// How often devices and checks look at the world.
 const STEP: Duration = Duration::from_millis(20);
@@ -48,6 +49,7 @@ pub(crate) struct Course {
     pub(crate) calls: u64,
     pub(crate) took: Duration,
     pub(crate) faults: usize,
+    pub(crate) changes: Changes,
     pub(crate) acknowledged: usize,
     pub(crate) operations: u64,
     pub(crate) revocations: u64,
@@ -122,6 +124,7 @@ async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     let mut devices: Vec<Device> = devices
         .map(|name| Device::new(name.to_owned(), shared.clone(), draw().random()))
         .collect();
+    shared.spawn(Operator::new(shared.clone(), cluster.network.clone(), draw()).work());
     let mut world = World::new(cluster, shared.clone());
     let mut leases = Leases::default();
     // So that faults hit a cluster that works, and not one that has yet to elect.
@@ -139,9 +142,12 @@ async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         }
         world.step().await;
         faults.step(&mut world, until);
+        if shared.has_operator.get() {
+            shared.is_whole.set(world.is_whole());
+        }
         if healing {
             // Whoever has just lost its power, or ended by itself, comes back at once.
-            NODES.into_iter().for_each(|node| world.start(node));
+            world.machines().into_iter().for_each(|node| world.start(node));
         }
         for device in &mut devices {
             device.step(&mut world.cluster, healing).await;
@@ -169,10 +175,11 @@ struct Wellness {
 impl Wellness {
     fn look(&mut self, world: &World, devices: &[Device]) -> bool {
         let cluster = &world.cluster;
-        let is_well = cluster.nodes.len() == NODES.len()
+        let is_well = world.is_complete()
             && world.shared.active.get() == 0
             && devices.iter().all(Device::is_settled)
             && cluster.is_settled()
+            && cluster.has_its_members()
             && logs::are_level(cluster);
         self.seen = if is_well { self.seen + 1 } else { 0 };
         self.seen > 1
@@ -186,10 +193,13 @@ impl Wellness {
             .map(Device::state)
             .collect();
         format!(
-            "{} nodes up, {} actors not done, owners and leases known {}, logs level {}, devices {devices:?}",
-            cluster.nodes.len(),
+            "nodes {:?} up, all of them {}, {} actors not done, owners and leases known {}, members as wanted {}, logs \
+             level {}, devices {devices:?}",
+            cluster.nodes.keys().collect::<Vec<_>>(),
+            world.is_complete(),
             world.shared.active.get(),
             cluster.is_settled(),
+            cluster.has_its_members(),
             logs::are_level(cluster),
         )
     }
@@ -218,7 +228,7 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     let excuse = Fault {
         kind: "whatever the seed brought".to_owned(),
         detail: String::new(),
-        nodes: NODES.into_iter().map(|node| u32::try_from(node).unwrap()).collect(),
+        nodes: shared.all_nodes().map(|node| u32::try_from(node).unwrap()).collect(),
         began: 0,
         ended: Micros::MAX / 2,
         majority: false,
@@ -248,6 +258,7 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         calls: cluster.network.calls(),
         took: Duration::from_micros(shared.now()),
         faults,
+        changes: shared.changes.take(),
         acknowledged: devices.iter().map(|device| device.acked.len()).sum(),
         operations,
         revocations: checked,

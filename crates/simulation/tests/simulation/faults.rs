@@ -15,7 +15,6 @@ use rand::seq::IndexedRandom as _;
 use tokio::time::Instant;
 
 use crate::world::World;
-use holdfast_simulation::NODES;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -110,7 +109,7 @@ impl Faults {
             world.shared.note(format!("{node} ends: its disk has failed"));
             world.kill(node);
         }
-        for node in NODES {
+        for node in world.machines() {
             if !world.is_there(node) {
                 let after = Duration::from_millis(self.rng.random_range(10..2_000));
                 self.ends.entry(End::Start(node)).or_insert(now + after);
@@ -143,14 +142,16 @@ impl Faults {
         }
     }
 
-    fn node(&mut self) -> u64 {
-        NODES[self.rng.random_range(0..NODES.len())]
+    fn node(&mut self, world: &World) -> u64 {
+        let nodes = world.machines();
+        nodes[self.rng.random_range(0..nodes.len())]
     }
 
-    fn two(&mut self) -> (u64, u64) {
-        let at = self.rng.random_range(0..NODES.len());
-        let other = (at + self.rng.random_range(1..NODES.len())) % NODES.len();
-        (NODES[at], NODES[other])
+    fn two(&mut self, world: &World) -> (u64, u64) {
+        let nodes = world.machines();
+        let at = self.rng.random_range(0..nodes.len());
+        let other = (at + self.rng.random_range(1..nodes.len())) % nodes.len();
+        (nodes[at], nodes[other])
     }
 
     fn lasts(&mut self, end: End, millis: std::ops::Range<u64>) {
@@ -159,11 +160,11 @@ impl Faults {
     }
 
     fn begin(&mut self, kind: Kind, world: &mut World) {
-        let (node, other) = self.two();
+        let (node, other) = self.two(world);
         world.shared.note(format!("{kind:?} {node} {other}"));
         match kind {
             Kind::PowerCut => world.kill(node),
-            Kind::PowerCutAll => NODES.into_iter().for_each(|node| world.kill(node)),
+            Kind::PowerCutAll => world.machines().into_iter().for_each(|node| world.kill(node)),
             Kind::Restart => world.stop(node),
             Kind::Isolate => {
                 world.cluster.network.isolate(node);
@@ -226,7 +227,7 @@ impl Faults {
                 }
             }
             Kind::Trim => {
-                let node = self.node();
+                let node = self.node(world);
                 // A disk that fails says so by itself.
                 let flushed = world.cluster.disks[&node].flush().is_ok();
                 if let Some(node) = world.cluster.nodes.get(&node).filter(|_| flushed) {

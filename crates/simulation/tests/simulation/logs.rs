@@ -20,15 +20,14 @@ pub(crate) fn groups() -> impl Iterator<Item = GroupId> {
     std::iter::once(GroupId::REGISTRY).chain(partitions)
 }
 
-/// Whether all replicas have applied equally much.
+/// Whether all replicas of each group have applied equally much.
 pub(crate) fn are_level(cluster: &Cluster) -> bool {
     groups().all(|id| {
-        let mut ends = cluster.nodes.values().map(|node| {
+        let mut ends = cluster.nodes.values().filter_map(|node| {
             let group = node.group(id)?;
             Some((group.applied_index(), group.log_reader().end_index()))
         });
-        let first = ends.next().flatten();
-        first.is_some() && ends.all(|end| end == first)
+        ends.next().is_some_and(|first| ends.all(|end| end == first))
     })
 }
 
@@ -38,7 +37,7 @@ pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
         let readers = cluster
             .nodes
             .values()
-            .map(|node| (node.id, node.group(id).unwrap().log_reader()));
+            .filter_map(|node| Some((node.id, node.group(id)?.log_reader())));
         let logs: BTreeMap<u64, (u64, BTreeMap<u64, Bytes>)> = readers
             .map(|(node, log)| {
                 let entries = log.read(0, usize::MAX).unwrap();
@@ -69,11 +68,13 @@ pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
     }
 }
 
-/// Reads every partition to its end on every node, as one more reader of each.
+/// Reads every partition to its end on every node that has a replica of it, as one more reader of each.
 pub(crate) async fn read_all(cluster: &Cluster, readers: &mut Readers) {
     for node in cluster.nodes.values() {
         for id in PartitionCount::DEFAULT.iter() {
-            let replica = node.partitions.local(id).unwrap();
+            let Some(replica) = node.partitions.local(id) else {
+                continue;
+            };
             let name = format!("the replica on {}", node.id);
             let mut reader = replica.reader(StartPosition::Oldest).unwrap();
             let next = replica.status().next;

@@ -1,12 +1,13 @@
 //! What the actors of a simulation share: who is up, what they wrote down, and the trace.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use holdfast_chaos::check::readers::Readers;
 use holdfast_chaos::history::{Connection, Micros, Operation, Refusal, RightsChange};
+use holdfast_cluster::control::Control;
 use holdfast_cluster::route::Partitions;
 use holdfast_registry::Registry;
 use holdfast_tasks::watch;
@@ -14,7 +15,8 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use holdfast_simulation::Node;
+use crate::operator::Changes;
+use holdfast_simulation::{NODES, Node};
 
 /// How many lines of the trace a failure shows.
 const TOLD: usize = 80;
@@ -25,6 +27,7 @@ pub(crate) struct Access {
     pub(crate) node: u64,
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
+    pub(crate) control: Control,
     /// Ends with the node.
     alive: watch::Receiver<()>,
 }
@@ -53,6 +56,17 @@ pub(crate) struct History {
     pub(crate) wrong: Vec<String>,
 }
 
+/// What an operator does with a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// It is to run from now on.
+    Start(u64),
+    /// It is lost, with its disk.
+    Lose(u64),
+    /// It is stopped in order, and not started again.
+    Retire(u64),
+}
+
 /// A node and which life of it.
 pub(crate) type Place = (u64, u64);
 
@@ -64,6 +78,15 @@ pub(crate) struct Shared {
     /// Devices whose rights are being changed, so that nobody can know them.
     pub(crate) changing: RefCell<BTreeSet<String>>,
     up: RefCell<BTreeMap<u64, (Access, watch::Sender<()>)>>,
+    /// What an operator wants done with machines, for the world to do.
+    pub(crate) orders: RefCell<VecDeque<Order>>,
+    /// Whether somebody changes the cluster.
+    pub(crate) has_operator: Cell<bool>,
+    /// Everybody is there, and all groups are where the registry wants them. Looked at only where there is an operator.
+    pub(crate) is_whole: Cell<bool>,
+    pub(crate) changes: RefCell<Changes>,
+    /// The highest number of a node that there has ever been.
+    newest: Cell<u64>,
     pub(crate) history: RefCell<History>,
     /// Actors come to an end.
     pub(crate) ending: Cell<bool>,
@@ -85,6 +108,11 @@ impl Shared {
             running: RefCell::default(),
             changing: RefCell::default(),
             up: RefCell::default(),
+            orders: RefCell::default(),
+            has_operator: Cell::new(false),
+            is_whole: Cell::new(false),
+            changes: RefCell::default(),
+            newest: Cell::new(NODES.into_iter().max().unwrap()),
             history: RefCell::default(),
             ending: Cell::new(false),
             active: Cell::new(0),
@@ -135,6 +163,7 @@ impl Shared {
             node: node.id,
             registry: node.registry.clone(),
             partitions: node.partitions.clone(),
+            control: node.control.clone().unwrap(),
             alive,
         };
         self.up.borrow_mut().insert(node.id, (access, ends));
@@ -154,6 +183,22 @@ impl Shared {
 
     pub(crate) fn is_running(&self, place: Place) -> bool {
         self.running.borrow().contains(&place)
+    }
+
+    /// The number of one more node: none comes twice.
+    pub(crate) fn new_node(&self) -> u64 {
+        self.newest.set(self.newest.get() + 1);
+        self.newest.get()
+    }
+
+    /// All nodes that there have ever been.
+    pub(crate) fn all_nodes(&self) -> impl Iterator<Item = u64> {
+        1..=self.newest.get()
+    }
+
+    /// The nodes that are up.
+    pub(crate) fn all_up(&self) -> Vec<u64> {
+        self.up.borrow().keys().copied().collect()
     }
 
     /// A node to turn to, if any is up.

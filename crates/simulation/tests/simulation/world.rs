@@ -1,16 +1,20 @@
-//! The cluster and who of it is there: nodes run, start, stop, or have lost their power.
+//! The cluster and who of it is there: nodes run, start, stop, have lost their power, or are gone for good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use holdfast_consensus::{GroupId, has_data};
+use holdfast_model::PartitionCount;
 use tokio::task::JoinHandle;
 
-use crate::shared::Shared;
+use crate::shared::{Order, Shared};
 use holdfast_simulation::{Cluster, Node};
 
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) shared: Rc<Shared>,
+    /// The machines that are to run, and that break. Whoever is gone for good is none of them.
+    machines: BTreeSet<u64>,
     starting: BTreeMap<u64, JoinHandle<Node>>,
     stopping: BTreeMap<u64, JoinHandle<()>>,
 }
@@ -21,11 +25,32 @@ impl World {
             shared.enter(node);
         }
         Self {
+            machines: cluster.nodes.keys().copied().collect(),
             cluster,
             shared,
             starting: BTreeMap::new(),
             stopping: BTreeMap::new(),
         }
+    }
+
+    /// The machines that are to run, in order.
+    pub(crate) fn machines(&self) -> Vec<u64> {
+        self.machines.iter().copied().collect()
+    }
+
+    /// Whether all machines run, and nothing else does.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.stopping.is_empty() && self.cluster.nodes.keys().eq(&self.machines)
+    }
+
+    /// Whether all machines run, know each other, and every group has all its replicas on them.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mut views = self.cluster.nodes.values().map(|node| node.registry.cluster());
+        let first = views.next();
+        self.is_complete()
+            && views.all(|view| Some(view) == first)
+            && self.cluster.is_settled()
+            && self.cluster.has_its_members()
     }
 
     /// Whether it runs, or will, or is about to end.
@@ -39,8 +64,10 @@ impl World {
         failed.map(|node| node.id).collect()
     }
 
-    /// Takes note of who has started and stopped.
+    /// Does what operators have ordered, and takes note of who has started and stopped.
     pub(crate) async fn step(&mut self) {
+        let orders = std::mem::take(&mut *self.shared.orders.borrow_mut());
+        orders.into_iter().for_each(|order| self.carry_out(order));
         let started: Vec<u64> = finished(&self.starting);
         for id in started {
             let node = self.starting.remove(&id).unwrap().await.unwrap();
@@ -52,6 +79,9 @@ impl World {
             self.stopping.remove(&id).unwrap().await.unwrap();
             self.shared.note(format!("{id} has stopped"));
             self.shared.end(id);
+            if !self.machines.contains(&id) {
+                self.check_holds_nothing(id);
+            }
             self.cluster.cut_power(id);
         }
     }
@@ -70,8 +100,44 @@ impl World {
         }
     }
 
+    fn carry_out(&mut self, order: Order) {
+        self.shared.note(format!("{order:?}"));
+        match order {
+            Order::Start(node) => {
+                self.machines.insert(node);
+                self.start(node);
+            }
+            // Nobody starts from its disk any more, so that it is as good as gone.
+            Order::Lose(node) => {
+                self.machines.remove(&node);
+                self.kill(node);
+            }
+            Order::Retire(node) => {
+                self.machines.remove(&node);
+                if self.starting.contains_key(&node) {
+                    self.kill(node);
+                } else {
+                    self.stop(node);
+                }
+            }
+        }
+    }
+
+    /// Who is drained has given up everything that it had.
+    fn check_holds_nothing(&self, node: u64) {
+        let disk = &self.cluster.disks[&node];
+        let left = PartitionCount::DEFAULT
+            .iter()
+            .find(|id| has_data(disk, GroupId::partition(id.0)).unwrap_or(true));
+        if let Some(id) = left {
+            self.shared
+                .wrong(format!("{node} is drained, and has data of partition {}", id.0));
+        }
+    }
+
+    /// Starts a machine that is not there.
     pub(crate) fn start(&mut self, node: u64) {
-        if !self.is_there(node) {
+        if self.machines.contains(&node) && !self.is_there(node) {
             let boot = self.cluster.boot(node);
             self.starting.insert(node, tokio::task::spawn_local(boot));
         }

@@ -1,0 +1,39 @@
+//! How a machine without data becomes a member: it asks those who are, before anything of it runs.
+
+use std::time::Duration;
+
+use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
+use holdfast_cluster::transport::{Call, Dispatch};
+use holdfast_consensus::sim::SimNetwork;
+
+use super::info;
+
+/// Asks `members` to admit `node` with the join token `secret`. When it was admitted it is to be booted; when nobody has
+/// answered in time it may ask again with the same token.
+///
+/// # Errors
+/// As [`join`].
+pub async fn ask_to_join(
+    network: &SimNetwork,
+    node: u64,
+    members: &[u64],
+    secret: &str,
+    patience: Duration,
+) -> Result<JoinAnswer, JoinError> {
+    let transport = network.node(node, Dispatch::new());
+    let addresses: Vec<(String, u64)> = members.iter().map(|id| (info(*id).address, *id)).collect();
+    let asked: Vec<String> = addresses.iter().map(|(address, _)| address.clone()).collect();
+    let call = move |address: &str, call: Call| {
+        let known = addresses.iter().find(|(known, _)| known == address);
+        transport.call(known.unwrap().1, call)
+    };
+    let me = info(node);
+    let joiner = Joiner {
+        id: me.id,
+        name: me.name,
+        address: me.address,
+        zone: me.zone,
+        version: me.version,
+    };
+    join(&call, &asked, secret, &joiner, patience).await
+}

@@ -1,0 +1,258 @@
+//! An operator who changes the cluster while everything else goes on: nodes join, drain and are removed, and a node that
+//! is lost with its disk is replaced by a new one.
+//!
+//! A seed draws first whether it has one at all, since a cluster that moves takes longer. One change is made at a time.
+//! What fails because something is broken is asked for again, of another node, until it is done; so a course ends only
+//! when its last change has been made, and every group is where the registry wants it then.
+//! Invariant: a disk is lost only while every group has all its replicas. One that has just lost a copy may be left with
+//! the only other one, and two lost disks are more than three replicas promise to survive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_cluster::control::{Control, ControlError};
+use holdfast_cluster::join::JoinError;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_registry::{NodeRole, NodeState};
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+use rand::seq::IteratorRandom as _;
+
+use crate::shared::{Order, Shared};
+use holdfast_simulation::{NODES, ask_to_join};
+
+/// How many of the seeds have an operator.
+const HAS_ONE: f64 = 0.4;
+/// How long an operator waits for an answer before it asks another node.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a node waits before it begins to ask for its admission again.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries, or two looks.
+const AGAIN: Duration = Duration::from_millis(100);
+const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+/// More nodes than this would find nothing new, and cost.
+const MOST: usize = 5;
+
+/// What is done to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// A new node joins.
+    Join,
+    /// A node drains, and is removed and stopped when it holds nothing any more.
+    Drain,
+    /// A node drains, and is taken back before or after that is done.
+    Undrain,
+    /// A node is lost with its disk, is removed as dead, and a new one joins.
+    Replace,
+}
+
+const CHANGES: [Change; 4] = [Change::Join, Change::Drain, Change::Undrain, Change::Replace];
+
+/// How often each change was made.
+pub(crate) type Changes = BTreeMap<Change, u64>;
+
+pub(crate) struct Operator {
+    shared: Rc<Shared>,
+    network: SimNetwork,
+    rng: SmallRng,
+    /// The nodes in service, as far as the operator has seen to it.
+    members: BTreeSet<u64>,
+}
+
+impl Operator {
+    pub(crate) fn new(shared: Rc<Shared>, network: SimNetwork, rng: SmallRng) -> Self {
+        Self {
+            shared,
+            network,
+            rng,
+            members: NODES.into(),
+        }
+    }
+
+    /// Makes changes until the end of the course.
+    pub(crate) async fn work(mut self) {
+        if !self.rng.random_bool(HAS_ONE) {
+            return;
+        }
+        self.shared.has_operator.set(true);
+        self.pause(0..1_500).await;
+        while !self.shared.ending.get() {
+            let change = CHANGES[self.rng.random_range(0..CHANGES.len())];
+            match change {
+                // Rather the other way round, when there are many.
+                Change::Join if self.members.len() >= MOST => continue,
+                Change::Join => {
+                    self.join().await;
+                }
+                Change::Drain => self.drain().await,
+                Change::Undrain => self.drain_and_take_back().await,
+                Change::Replace => {
+                    if !self.replace().await {
+                        return;
+                    }
+                }
+            }
+            self.shared.note(format!("operator: {change:?} is done"));
+            *self.shared.changes.borrow_mut().entry(change).or_default() += 1;
+            self.pause(0..1_000).await;
+        }
+    }
+
+    async fn join(&mut self) -> u64 {
+        let node = self.shared.new_node();
+        let call = async |control: Control| control.create_token(TOKEN_LIFE, NodeRole::Core).await;
+        let secret = self.insist("a token", call).await;
+        loop {
+            let mut members = self.shared.all_up();
+            let first = self.rng.random_range(0..members.len().max(1));
+            members.rotate_left(first);
+            // Who waits for an answer that was lost asks again sooner than its call would end.
+            let asked = ask_to_join(&self.network, node, &members, &secret, JOIN_PATIENCE);
+            match tokio::time::timeout(JOIN_PATIENCE, asked).await {
+                Ok(Ok(_)) => break,
+                Ok(Err(error @ (JoinError::Denied { .. } | JoinError::Answer { .. }))) => {
+                    self.shared.wrong(format!("{node} may not join: {error}"));
+                    break;
+                }
+                Ok(Err(JoinError::NoAddress | JoinError::NoAnswer { .. })) | Err(_) => {
+                    self.shared.note(format!("{node} is not admitted yet"));
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+        self.shared.note(format!("{node} is admitted"));
+        self.order(Order::Start(node));
+        self.until(node, NodeState::Active).await;
+        self.members.insert(node);
+        node
+    }
+
+    async fn drain(&mut self) {
+        let node = self.begin_to_drain().await;
+        self.until(node, NodeState::Drained).await;
+        self.members.remove(&node);
+        let stops_first = self.rng.random_bool(0.5);
+        if stops_first {
+            self.order(Order::Retire(node));
+            self.pause(0..1_000).await;
+        }
+        self.remove(node, false).await;
+        if !stops_first {
+            self.pause(0..1_000).await;
+            self.order(Order::Retire(node));
+        }
+    }
+
+    async fn drain_and_take_back(&mut self) {
+        let node = self.begin_to_drain().await;
+        if self.rng.random_bool(0.3) {
+            self.until(node, NodeState::Drained).await;
+        } else {
+            self.pause(0..1_500).await;
+        }
+        let name = name(node);
+        self.insist("take it back", async |control: Control| control.undrain(&name).await)
+            .await;
+        self.until(node, NodeState::Active).await;
+    }
+
+    /// Any node but for which enough are left: if there are too few, another one joins first.
+    async fn begin_to_drain(&mut self) -> u64 {
+        if self.members.len() <= NODES.len() {
+            self.join().await;
+        }
+        let node = self.any_member();
+        let name = name(node);
+        self.shared.note(format!("operator: drains {node}"));
+        self.insist("drain", async |control: Control| control.drain(&name).await)
+            .await;
+        node
+    }
+
+    /// Whether it was done: not if the cluster was never whole before the end.
+    async fn replace(&mut self) -> bool {
+        // What it was before says nothing: something may have changed since then.
+        self.shared.is_whole.set(false);
+        while !self.shared.is_whole.get() {
+            if self.shared.ending.get() {
+                return false;
+            }
+            tokio::time::sleep(AGAIN / 5).await;
+        }
+        let node = self.any_member();
+        self.order(Order::Lose(node));
+        self.members.remove(&node);
+        self.pause(0..1_000).await;
+        if self.rng.random_bool(0.5) {
+            self.remove(node, true).await;
+            self.join().await;
+        } else {
+            self.join().await;
+            self.remove(node, true).await;
+        }
+        true
+    }
+
+    async fn remove(&mut self, node: u64, dead: bool) {
+        let name = name(node);
+        let call = async |control: Control| match control.remove(&name, dead).await {
+            // It was done before, and the answer lost.
+            Err(ControlError::NoSuchNode(_)) => Ok(()),
+            outcome => outcome,
+        };
+        self.insist("remove", call).await;
+    }
+
+    /// Waits until a node stands so.
+    async fn until(&mut self, node: u64, state: NodeState) {
+        while self.state(node).await != Some(state) {
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.shared.note(format!("operator: {node} is {state:?}"));
+    }
+
+    /// Where a node stands, as any node knows it.
+    async fn state(&mut self, node: u64) -> Option<NodeState> {
+        let access = self.shared.any(&mut self.rng)?;
+        let confirmed = tokio::time::timeout(PATIENCE, access.call(access.registry.confirm())).await;
+        confirmed.ok()??.ok()?;
+        Some(access.registry.cluster().node(node)?.state)
+    }
+
+    /// Asks one node after the other until one has done it.
+    async fn insist<T>(&mut self, what: &str, call: impl AsyncFn(Control) -> Result<T, ControlError>) -> T {
+        loop {
+            match self.ask(&call).await {
+                Some((_, Ok(done))) => return done,
+                Some((node, Err(error))) => self.shared.note(format!("operator: {what} via {node}: {error}")),
+                None => self.shared.note(format!("operator: {what}: no answer")),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// What any node says, with the node.
+    async fn ask<T>(&mut self, call: impl AsyncFn(Control) -> T) -> Option<(u64, T)> {
+        let access = self.shared.any(&mut self.rng)?;
+        let answer = tokio::time::timeout(PATIENCE, access.call(call(access.control.clone()))).await;
+        Some((access.node, answer.ok().flatten()?))
+    }
+
+    fn any_member(&mut self) -> u64 {
+        *self.members.iter().choose(&mut self.rng).unwrap()
+    }
+
+    fn order(&self, order: Order) {
+        self.shared.orders.borrow_mut().push_back(order);
+    }
+
+    async fn pause(&mut self, millis: Range<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.rng.random_range(millis))).await;
+    }
+}
+
+fn name(node: u64) -> String {
+    format!("n{node}")
+}
