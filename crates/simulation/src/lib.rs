@@ -21,6 +21,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use client::{Client, connect};
@@ -65,6 +66,8 @@ pub struct Cluster {
     keys: RefCell<BTreeMap<String, Key>>,
     pub disks: BTreeMap<u64, SimDisk>,
     lives: BTreeMap<u64, u64>,
+    /// Whether the disk of a node's latest life has failed.
+    failed: BTreeMap<u64, Arc<AtomicBool>>,
     up: Up,
     sealer: Arc<Sealer>,
     setup: Setup,
@@ -114,6 +117,7 @@ impl Cluster {
             keys: RefCell::default(),
             disks: BTreeMap::new(),
             lives: BTreeMap::new(),
+            failed: BTreeMap::new(),
             up: Up::default(),
             sealer: Arc::new(Sealer::generate(&Kek::new([5; 32])).unwrap()),
             setup,
@@ -151,6 +155,7 @@ impl Cluster {
             keys: RefCell::new(image.keys.clone()),
             disks: image.disks.iter().map(|(id, disk)| (*id, disk.copied())).collect(),
             lives: image.lives.clone(),
+            failed: BTreeMap::new(),
             up: Up::default(),
             sealer: image.sealer.clone(),
             setup: image.setup.clone(),
@@ -279,9 +284,13 @@ impl Cluster {
     pub fn boot(&mut self, node: u64) -> Booting {
         let life = self.lives.entry(node).or_default();
         *life += 1;
+        // A handle of a life that has ended fails, too, so each has its own.
+        let failed = Arc::new(AtomicBool::new(false));
+        self.failed.insert(node, failed.clone());
         let boot = Boot {
             id: node,
             life: *life,
+            failed,
             setup: self.setup.clone(),
             disk: self.disks.entry(node).or_default().clone(),
             machine: self.machines.entry(node).or_default().clone(),
@@ -293,6 +302,13 @@ impl Cluster {
             founds: self.founds && node == 1,
         };
         Box::pin(boot.run())
+    }
+
+    /// Whether the disk of a node that runs or starts has failed: the process would have ended by itself.
+    pub fn has_failed(&self, node: u64) -> bool {
+        self.failed
+            .get(&node)
+            .is_some_and(|failed| failed.load(Ordering::Relaxed))
     }
 
     /// Cuts a node's power.

@@ -74,8 +74,6 @@ pub struct Node {
     pub cores: Vec<Rc<Core>>,
     pub control: Option<Control>,
     host: GroupHost,
-    /// Its disk has failed: the process would have ended by itself.
-    failed: Arc<AtomicBool>,
     stop: Stop,
     core_tasks: Vec<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
@@ -87,6 +85,8 @@ pub(crate) struct Boot {
     pub life: u64,
     pub setup: Setup,
     pub disk: SimDisk,
+    /// Set when the disk fails.
+    pub failed: Arc<AtomicBool>,
     pub machine: Machine,
     pub network: SimNetwork,
     pub sealer: Arc<Sealer>,
@@ -109,12 +109,8 @@ impl Boot {
         let mut latencies = SmallRng::seed_from_u64(self.latency_seed);
         let extra = self.machine.sync_extra;
         let latency = move || Duration::from_micros(latencies.random_range(50..1_500) + extra.load(Ordering::Relaxed));
-        // A handle of a life that has ended fails, too.
-        let failed = Arc::new(AtomicBool::new(false));
-        let on_fatal: holdfast_storage::OnFatal = {
-            let failed = failed.clone();
-            Arc::new(move |_| failed.store(true, Ordering::Relaxed))
-        };
+        let failed = self.failed;
+        let on_fatal: holdfast_storage::OnFatal = Arc::new(move |_| failed.store(true, Ordering::Relaxed));
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
@@ -220,7 +216,6 @@ impl Boot {
             cores,
             control,
             host,
-            failed,
             stop,
             tasks,
         }
@@ -254,10 +249,6 @@ async fn watch_space(guard: Arc<DiskGuard>, hub: Arc<DeviceHub>) {
 }
 
 impl Node {
-    pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
-    }
-
     pub fn group(&self, id: GroupId) -> Option<Group> {
         if id == GroupId::REGISTRY {
             return Some(self.registry.group().clone());

@@ -1,5 +1,6 @@
 //! A whole cluster in one process: registry, partitions, sessions, control and devices of three nodes, on a simulated
-//! network, simulated disks and one clock, with crashes and faults, all drawn from a seed.
+//! network, simulated disks and one clock, with crashes and faults, all drawn from a seed. In some of the seeds nodes join,
+//! drain and are replaced meanwhile.
 //!
 //! What must hold, whatever breaks:
 //! - what was acknowledged is stored, once for each time that the device has sent it, in order (`simulation/logs.rs`);
@@ -8,8 +9,10 @@
 //! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and nobody with
 //!   rights is refused for lack of them;
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
-//! - when nothing is broken any more, everything is well within a bounded time, and all replicas of a group have the same
-//!   log (`simulation/course.rs`).
+//! - when nothing is broken any more, everything is well within a bounded time, every group has the members that the
+//!   registry wants, and all replicas of a group have the same log (`simulation/course.rs`);
+//! - who is drained holds nothing any more (`simulation/world.rs`), and whatever the operator wants is done in the end
+//!   (`simulation/operator.rs`).
 //!
 //! `HOLDFAST_SEEDS=n` lives more courses, `HOLDFAST_SEED=n` one of them; `HOLDFAST_TRACE=1` tells everything that happened.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
@@ -43,6 +46,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use course::{Break, Course};
+use operator::Changes;
 
 /// How many courses are lived when nobody asks for more or less.
 const SEEDS: u64 = 600;
@@ -146,9 +150,14 @@ fn whatever_breaks_the_promises_are_kept() {
     }
     let sum = |of: fn(&Course) -> u64| courses.iter().map(of).sum::<u64>();
     let acknowledged = sum(|course| course.acknowledged as u64);
+    let mut changes = Changes::new();
+    for (change, times) in courses.iter().flat_map(|course| &course.changes) {
+        *changes.entry(*change).or_default() += times;
+    }
     println!(
         "{} courses in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
-         {} calls about identities, {} connections, {} looks at revocations, {} calls between nodes",
+         {} calls about identities, {} connections, {} looks at revocations, {} calls between nodes; changes of members: \
+         {changes:?}",
         courses.len(),
         began.elapsed(),
         sum(|course| course.took.as_secs()),

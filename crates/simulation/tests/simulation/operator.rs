@@ -24,7 +24,7 @@ use crate::shared::{Order, Shared};
 use holdfast_simulation::{NODES, ask_to_join};
 
 /// How many of the seeds have an operator.
-const HAS_ONE: f64 = 0.4;
+const HAS_ONE: f64 = 0.5;
 /// How long an operator waits for an answer before it asks another node.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node waits before it begins to ask for its admission again.
@@ -42,13 +42,11 @@ pub(crate) enum Change {
     Join,
     /// A node drains, and is removed and stopped when it holds nothing any more.
     Drain,
-    /// A node drains, and is taken back before or after that is done.
-    Undrain,
     /// A node is lost with its disk, is removed as dead, and a new one joins.
     Replace,
 }
 
-const CHANGES: [Change; 4] = [Change::Join, Change::Drain, Change::Undrain, Change::Replace];
+const CHANGES: [Change; 3] = [Change::Join, Change::Drain, Change::Replace];
 
 /// How often each change was made.
 pub(crate) type Changes = BTreeMap<Change, u64>;
@@ -87,7 +85,6 @@ impl Operator {
                     self.join().await;
                 }
                 Change::Drain => self.drain().await,
-                Change::Undrain => self.drain_and_take_back().await,
                 Change::Replace => {
                     if !self.replace().await {
                         return;
@@ -143,19 +140,6 @@ impl Operator {
             self.pause(0..1_000).await;
             self.order(Order::Retire(node));
         }
-    }
-
-    async fn drain_and_take_back(&mut self) {
-        let node = self.begin_to_drain().await;
-        if self.rng.random_bool(0.3) {
-            self.until(node, NodeState::Drained).await;
-        } else {
-            self.pause(0..1_500).await;
-        }
-        let name = name(node);
-        self.insist("take it back", async |control: Control| control.undrain(&name).await)
-            .await;
-        self.until(node, NodeState::Active).await;
     }
 
     /// Any node but for which enough are left: if there are too few, another one joins first.

@@ -58,10 +58,10 @@ impl World {
         self.cluster.nodes.contains_key(&node) || self.starting.contains_key(&node) || self.stopping.contains_key(&node)
     }
 
-    /// Nodes whose disks have failed.
+    /// Nodes whose disks have failed, those among them that were still starting.
     pub(crate) fn failed(&self) -> Vec<u64> {
-        let failed = self.cluster.nodes.values().filter(|node| node.has_failed());
-        failed.map(|node| node.id).collect()
+        let nodes = self.cluster.nodes.keys().chain(self.starting.keys()).copied();
+        nodes.filter(|node| self.cluster.has_failed(*node)).collect()
     }
 
     /// Does what operators have ordered, and takes note of who has started and stopped.
