@@ -44,9 +44,11 @@ pub(crate) enum Change {
     Drain,
     /// A node is lost with its disk, is removed as dead, and a new one joins.
     Replace,
+    /// The same, and the old one comes back with its disk: nobody may count on it any more.
+    Return,
 }
 
-const CHANGES: [Change; 3] = [Change::Join, Change::Drain, Change::Replace];
+const CHANGES: [Change; 4] = [Change::Join, Change::Drain, Change::Replace, Change::Return];
 
 /// How often each change was made.
 pub(crate) type Changes = BTreeMap<Change, u64>;
@@ -85,9 +87,12 @@ impl Operator {
                     self.join().await;
                 }
                 Change::Drain => self.drain().await,
-                Change::Replace => {
-                    if !self.replace().await {
-                        return;
+                Change::Replace | Change::Return => {
+                    let Some(dead) = self.replace().await else { return };
+                    if change == Change::Return {
+                        self.order(Order::Haunt(dead));
+                        self.pause(500..3_000).await;
+                        self.order(Order::Lose(dead));
                     }
                 }
             }
@@ -155,13 +160,13 @@ impl Operator {
         node
     }
 
-    /// Whether it was done: not if the cluster was never whole before the end.
-    async fn replace(&mut self) -> bool {
+    /// Who was replaced; nobody, if the cluster was never whole before the end.
+    async fn replace(&mut self) -> Option<u64> {
         // What it was before says nothing: something may have changed since then.
         self.shared.is_whole.set(false);
         while !self.shared.is_whole.get() {
             if self.shared.ending.get() {
-                return false;
+                return None;
             }
             tokio::time::sleep(AGAIN / 5).await;
         }
@@ -176,7 +181,7 @@ impl Operator {
             self.join().await;
             self.remove(node, true).await;
         }
-        true
+        Some(node)
     }
 
     async fn remove(&mut self, node: u64, dead: bool) {

@@ -61,8 +61,10 @@ pub(crate) struct History {
 pub(crate) enum Order {
     /// It is to run from now on.
     Start(u64),
-    /// It is lost, with its disk.
+    /// Its power is cut for good. What was on its disk is gone, but for who is to [`Order::Haunt`].
     Lose(u64),
+    /// It runs again with its disk, although it was lost.
+    Haunt(u64),
     /// It is stopped in order, and not started again.
     Retire(u64),
 }

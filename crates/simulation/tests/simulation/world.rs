@@ -40,7 +40,7 @@ impl World {
 
     /// Whether all machines run, and nothing else does.
     pub(crate) fn is_complete(&self) -> bool {
-        self.stopping.is_empty() && self.cluster.nodes.keys().eq(&self.machines)
+        self.starting.is_empty() && self.stopping.is_empty() && self.cluster.nodes.keys().eq(&self.machines)
     }
 
     /// Whether all machines run, know each other, and every group has all its replicas on them.
@@ -107,6 +107,7 @@ impl World {
                 self.machines.insert(node);
                 self.start(node);
             }
+            Order::Haunt(node) => self.boot(node),
             // Nobody starts from its disk any more, so that it is as good as gone.
             Order::Lose(node) => {
                 self.machines.remove(&node);
@@ -138,9 +139,13 @@ impl World {
     /// Starts a machine that is not there.
     pub(crate) fn start(&mut self, node: u64) {
         if self.machines.contains(&node) && !self.is_there(node) {
-            let boot = self.cluster.boot(node);
-            self.starting.insert(node, tokio::task::spawn_local(boot));
+            self.boot(node);
         }
+    }
+
+    fn boot(&mut self, node: u64) {
+        let boot = self.cluster.boot(node);
+        self.starting.insert(node, tokio::task::spawn_local(boot));
     }
 
     /// Stops a node in order. It serves until it has.
