@@ -42,13 +42,21 @@ pub(crate) enum Change {
     Join,
     /// A node drains, and is removed and stopped when it holds nothing any more.
     Drain,
+    /// A node drains, and is taken back before or after that is done.
+    Undrain,
     /// A node is lost with its disk, is removed as dead, and a new one joins.
     Replace,
     /// The same, and the old one comes back with its disk: nobody may count on it any more.
     Return,
 }
 
-const CHANGES: [Change; 4] = [Change::Join, Change::Drain, Change::Replace, Change::Return];
+const CHANGES: [Change; 5] = [
+    Change::Join,
+    Change::Drain,
+    Change::Undrain,
+    Change::Replace,
+    Change::Return,
+];
 
 /// How often each change was made.
 pub(crate) type Changes = BTreeMap<Change, u64>;
@@ -87,6 +95,7 @@ impl Operator {
                     self.join().await;
                 }
                 Change::Drain => self.drain().await,
+                Change::Undrain => self.drain_and_take_back().await,
                 Change::Replace | Change::Return => {
                     let Some(dead) = self.replace().await else { return };
                     if change == Change::Return {
@@ -147,7 +156,20 @@ impl Operator {
         }
     }
 
-    /// Any node but for which enough are left: if there are too few, another one joins first.
+    async fn drain_and_take_back(&mut self) {
+        let node = self.begin_to_drain().await;
+        if self.rng.random_bool(0.3) {
+            self.until(node, NodeState::Drained).await;
+        } else {
+            self.pause(0..1_500).await;
+        }
+        let name = name(node);
+        self.insist("take it back", async |control: Control| control.undrain(&name).await)
+            .await;
+        self.until(node, NodeState::Active).await;
+    }
+
+    /// Tells any node to drain; if too few would be left, another one joins first. Gives who drains.
     async fn begin_to_drain(&mut self) -> u64 {
         if self.members.len() <= NODES.len() {
             self.join().await;
