@@ -19,6 +19,7 @@ use openraft::{Raft, ServerState};
 pub use self::proposing::Room;
 pub use self::reading::LeaseGrant;
 use crate::applier::Applier;
+use crate::blocking::blocking;
 use crate::config::ConsensusConfig;
 use crate::error::StartError;
 use crate::groups::Groups;
@@ -148,6 +149,9 @@ impl Group {
         let raft = Raft::new(host.node, settings, peers.clone(), log, applier)
             .await
             .map_err(|error| stopped(error.to_string()))?;
+        if shared.is_behind_left() {
+            raft.runtime_config().elect(false);
+        }
         let inner = Inner {
             raft,
             id,
@@ -212,6 +216,13 @@ impl Group {
                 .map_err(|error| self.stopped(&error))?;
         }
         self.ready().await
+    }
+
+    /// The log has grown: a replica that began empty where there had been one may stand for election when it is as long.
+    pub(crate) fn has_grown(&self) {
+        if self.0.log.passes_left() {
+            self.0.raft.runtime_config().elect(true);
+        }
     }
 
     fn is_stopped(&self) -> bool {
@@ -313,14 +324,15 @@ impl Group {
     }
 
     /// Stops the group and deletes its log, votes and floors from the disk; the state machine's state is its owner's to
-    /// delete. For a replica that the group has removed: as a voter it must not come back without them.
+    /// delete. For a replica that the group has removed. What it had acknowledged is remembered, so that one that comes
+    /// again does not vote as if it had not.
     ///
     /// # Errors
     /// [`StorageError`]: the node must stop.
     pub async fn destroy(self) -> Result<(), StorageError> {
         self.shutdown().await;
         let log = self.0.log.clone();
-        holdfast_tasks::spawn_blocking(move || log.destroy()).await?;
+        blocking(&self.0.log.flusher, move || log.destroy()).await?;
         self.0
             .log
             .flusher

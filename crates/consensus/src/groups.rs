@@ -98,7 +98,9 @@ impl Handler for Groups {
         match wire::open(body) {
             Ok((Kind::Snapshot, cursor)) => Box::pin(async move {
                 let head = snapshot::Head::decode(cursor).map_err(refusal)?;
-                snapshot::receive::receive(&group, from, head, chunks).await
+                let answer = snapshot::receive::receive(&group, from, head, chunks).await;
+                group.has_grown();
+                answer
             }),
             Ok(_) => refused("this request has no parts"),
             Err(error) => refused(&error.to_string()),
@@ -126,11 +128,17 @@ async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<By
         Kind::Append => {
             let request = wire::append::decode(group.id(), body).map_err(refusal)?;
             from_itself(from, &request.vote)?;
-            wire::append::encode_answer(&raft.append_entries(request).await.map_err(refusal)?)
+            let answer = raft.append_entries(request).await.map_err(refusal)?;
+            group.has_grown();
+            wire::append::encode_answer(&answer)
         }
         Kind::Vote | Kind::PreVote => {
             let request = wire::vote::decode(body).map_err(refusal)?;
             from_itself(from, &request.vote)?;
+            if !group.0.log.may_vote_for(request.last_log_id) {
+                let reason = "the replica that was here before had acknowledged more than the candidate has";
+                return Err(CallError::Refused(reason.into()));
+            }
             let answer = match kind {
                 Kind::PreVote => raft.pre_vote(request).await,
                 _ => raft.vote(request).await,

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
 use holdfast_storage::layout::{self, HardState};
@@ -58,7 +58,22 @@ pub(crate) struct Shared {
     node: u64,
     /// How many bytes of applied entries are kept in memory while this node leads.
     kept_for_others: AtomicUsize,
+    left: Left,
+    /// The log is not as long as the one that was here before.
+    is_behind_left: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What an earlier replica of the group had on this disk, which was deleted when the group did not want it any more.
+///
+/// Why: its acknowledgements may have committed entries that some voter has not heard of, the removal itself among them.
+/// If the group wants a replica here again, that begins empty, and must not help a leader to power that lacks them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Left {
+    /// Its last entry.
+    log: Option<LogId>,
+    /// Its vote.
+    vote: Option<Vote>,
 }
 
 struct State {
@@ -100,15 +115,15 @@ impl LogStore {
     ) -> Result<Self, StorageError> {
         let family = group.log_family();
         let get = |what| disk.get(Family::Raft, &layout::hard_key(group.0, what));
-        let vote = get(HardState::Vote)?
-            .map(|bytes| stored::decode_vote(&bytes))
-            .transpose()?;
-        let purged = get(HardState::Purged)?
-            .map(|bytes| stored::decode_floor(&bytes))
-            .transpose()?;
-        let trimmed = get(HardState::Trimmed)?
-            .map(|bytes| stored::decode_floor(&bytes))
-            .transpose()?;
+        let vote = |what| get(what)?.map(|bytes| stored::decode_vote(&bytes)).transpose();
+        let position = |what| get(what)?.map(|bytes| stored::decode_floor(&bytes)).transpose();
+        let (purged, trimmed) = (position(HardState::Purged)?, position(HardState::Trimmed)?);
+        let left = Left {
+            log: position(HardState::LeftLog)?,
+            vote: vote(HardState::LeftVote)?,
+        };
+        // One that is stored was given by a replica that knew the other.
+        let vote = vote(HardState::Vote)?.or(left.vote);
         let floor = purged.max(trimmed);
         let first = next(floor.as_ref());
         let from = layout::log_key(group.0, first);
@@ -141,6 +156,8 @@ impl LogStore {
             recovered,
             node,
             kept_for_others: AtomicUsize::new(0),
+            left,
+            is_behind_left: AtomicBool::new(state.last < left.log),
             state: Mutex::new(state),
         };
         Ok(Self {
@@ -181,6 +198,24 @@ impl Shared {
     pub(crate) fn fatal(&self, error: StorageError) -> StorageError {
         (self.on_fatal)(&error);
         error
+    }
+
+    /// Whether a candidate with this log may have this node's vote, as far as that depends on an earlier replica here. The
+    /// engine compares with the log that there is now.
+    pub(crate) fn may_vote_for(&self, last: Option<LogId>) -> bool {
+        last >= self.left.log
+    }
+
+    /// Whether this node must not stand for election.
+    pub(crate) fn is_behind_left(&self) -> bool {
+        self.is_behind_left.load(Ordering::Acquire)
+    }
+
+    /// The log has grown. Says whether it is as long as the one before only now.
+    pub(crate) fn passes_left(&self) -> bool {
+        self.is_behind_left()
+            && self.state.lock().last >= self.left.log
+            && self.is_behind_left.swap(false, Ordering::AcqRel)
     }
 
     /// Whether there are members that what this node appends has to be sent to.

@@ -215,6 +215,52 @@ async fn members_come_and_go_while_entries_are_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replica_that_comes_back_empty_does_not_vote_against_what_the_one_before_it_had_acknowledged() {
+    let mut cluster = Cluster::of(21, 3).await;
+    cluster.start(4).await;
+    let first = cluster.group(1).clone();
+    first.add_learner(4).await.unwrap();
+    first.propose(numbered(0)).await.unwrap();
+    cluster.all_applied(1).await;
+    // Node 2 does not hear that 3 goes; that this is committed rests on 3's own word.
+    cluster.network.isolate(2);
+    first.set_voters(nodes([1, 2, 4])).await.unwrap();
+    first.propose(numbered(1)).await.unwrap();
+    let removed = cluster.nodes.remove(&3).unwrap();
+    removed.group.destroy().await.unwrap();
+    common::erase(PARTITION, &cluster.disks[&3]);
+    cluster.start(3).await;
+    // For node 2 it is still a voter.
+    cluster.network.heal_all();
+    for id in [1, 4] {
+        cluster.network.cut(2, id);
+        cluster.network.cut(3, id);
+    }
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!cluster.group(2).is_leader() && !cluster.group(3).is_leader());
+    }
+    cluster.network.heal_all();
+    first.propose(numbered(2)).await.unwrap();
+    // Wanted again, it is a member like any other once it has caught up.
+    first.add_learner(3).await.unwrap();
+    eventually("it has caught up", || {
+        let status = first.status();
+        status.matched.get(&3) == Some(&status.last_log)
+    })
+    .await;
+    first.set_voters(nodes([1, 3])).await.unwrap();
+    first.transfer_leader(3).await.unwrap();
+    assert_eq!(cluster.leader_of(&nodes([1, 3])).await, 3);
+    cluster.group(3).set_voters(nodes([3])).await.unwrap();
+    cluster.group(3).propose(numbered(3)).await.unwrap();
+    cluster.kill(3);
+    cluster.start(3).await;
+    assert_eq!(cluster.leader_of(&nodes([3])).await, 3);
+    assert_eq!(cluster.nodes[&3].applied(), all(4));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_is_removed_hands_over() {
     let cluster = Cluster::of(8, 3).await;
     cluster.group(1).propose(numbered(0)).await.unwrap();

@@ -27,6 +27,10 @@ pub enum HardState {
     Trimmed = 3,
     /// The applied index, written without the write-ahead log: its flushed value bounds retention.
     Applied = 4,
+    /// The last entry of a log that was deleted with its replica.
+    LeftLog = 5,
+    /// The vote of that replica.
+    LeftVote = 6,
 }
 
 /// The key of a log entry: group, 0, index.

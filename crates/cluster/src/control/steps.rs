@@ -109,7 +109,8 @@ impl Control {
         let caught_up = status
             .matched
             .iter()
-            .filter(|(_, matched)| status.last_log.saturating_sub(**matched) <= max_lag)
+            // Who has never answered has nothing, however short the log is.
+            .filter(|(_, matched)| **matched > 0 && status.last_log.saturating_sub(**matched) <= max_lag)
             .map(|(node, _)| *node);
         let others = caught_up.filter(|node| up.contains(node));
         others.chain([self.0.id]).collect()

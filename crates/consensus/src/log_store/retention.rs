@@ -9,6 +9,7 @@ use super::Shared;
 use crate::machine::Restored;
 use crate::position::LogPosition;
 use crate::stored;
+use crate::types::Vote;
 
 /// A floor that retention has set.
 pub(crate) struct Trim {
@@ -89,9 +90,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes everything that the disk holds of the group's log, vote and floors. Blocks.
+    /// Deletes everything that the disk holds of the group's log, vote and floors. What the replica had acknowledged and
+    /// promised is kept in two small keys, see [`super::Left`]. Blocks.
     pub(crate) fn destroy(&self) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
+        let (vote, last) = {
+            let state = self.state.lock();
+            (state.vote, state.last.max(self.left.log))
+        };
+        let mut keep = |what, value: Vec<u8>| batch.put(Family::Raft, &layout::hard_key(self.group.0, what), &value);
+        if let Some(last) = last {
+            keep(HardState::LeftLog, stored::encode_floor(&last));
+        }
+        if let Some(vote) = vote {
+            // It leads nothing any more.
+            let promised = Vote {
+                committed: false,
+                ..vote
+            };
+            keep(HardState::LeftVote, stored::encode_vote(&promised));
+        }
         let (from, to) = (layout::log_key(self.group.0, 0), layout::log_end(self.group.0));
         batch.delete_range(self.family, &from, &to);
         for what in [

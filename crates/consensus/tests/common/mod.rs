@@ -33,6 +33,16 @@ pub struct Journal {
     batch: WriteBatch,
 }
 
+/// Deletes what a state machine of a replica has on a disk.
+pub fn erase(group: GroupId, disk: &dyn Disk) {
+    let mut batch = WriteBatch::new();
+    for kind in [ENTRIES, APPLIED] {
+        let (from, to) = state_range(group.0, kind);
+        batch.delete_range(Family::Device, &from, &to);
+    }
+    disk.write(&batch, Durability::Logged).unwrap();
+}
+
 impl Journal {
     pub fn recover(group: GroupId, disk: Arc<dyn Disk>) -> Self {
         let group = group.0;
