@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use holdfast_swarm::events::EventHub;
 use holdfast_swarm::http;
 use holdfast_swarm::hub::Hub;
-use holdfast_swarm::target::{Credentials, DeviceNames, Target, Tls, Transport};
+use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Tls, Transport};
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 
@@ -103,6 +103,8 @@ impl Reach {
     pub fn target(&self, endpoint: Endpoint) -> Result<Target> {
         Ok(Target {
             nodes: Vec::new(),
+            begin_at: None,
+            again: Again::Same,
             address: endpoint.socket(8883),
             tls: Some(self.tls.clone()),
             sources: Vec::new(),

@@ -74,7 +74,7 @@ pub struct NodeFacts {
     pub disk_total: u64,
     /// Whether writes are refused since the disk is nearly full.
     pub read_only: bool,
-    /// Device sessions here.
+    /// Device sessions here. A node that drains is drained when there are none.
     pub sessions: u64,
 }
 
@@ -208,6 +208,12 @@ impl Control {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<Option<NodeState>> {
         self.0.state.subscribe()
+    }
+
+    /// How many groups this node leads.
+    #[must_use]
+    pub fn leads(&self) -> usize {
+        self.groups().iter().filter(|group| group.is_leader()).count()
     }
 
     fn is_leaving(&self) -> bool {

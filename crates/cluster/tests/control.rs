@@ -8,6 +8,7 @@
 mod harness;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use harness::{CLUSTER, Cluster, PARTITIONS, PATIENCE};
@@ -155,6 +156,33 @@ fn a_node_drains_until_it_holds_nothing_and_is_removed() {
             .await;
         cluster.kill(1);
         cluster.check_data().await;
+    });
+}
+
+#[test]
+fn a_node_is_not_drained_before_its_last_device_session_has_ended() {
+    simulate(async {
+        let cluster = Cluster::of(14, 4).await;
+        let sessions = cluster.nodes[&1].sessions.clone();
+        sessions.store(3, Ordering::Relaxed);
+        cluster.any().control.drain("n1").await.unwrap();
+        cluster
+            .until("n1 holds no replica", |c| {
+                PARTITIONS.iter().all(|id| !c.has_data(1, id)) && !c.members(GroupId::REGISTRY).contains(&1)
+            })
+            .await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(cluster.state_of("n1"), Some(NodeState::Draining));
+        let notes = cluster.nodes[&2].control.status().await.notes;
+        assert!(
+            notes
+                .iter()
+                .any(|note| note.ends_with("0 replicas and 3 device sessions left")),
+            "{notes:?}"
+        );
+        sessions.store(0, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(cluster.state_of("n1"), Some(NodeState::Drained));
     });
 }
 

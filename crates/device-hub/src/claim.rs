@@ -104,6 +104,6 @@ impl Refusal {
     /// for ever on a certain one (Spec device-mqtt §2.4).
     #[must_use]
     pub fn is_certain(self) -> bool {
-        self.reason != RefusalReason::Unconfirmed
+        !matches!(self.reason, RefusalReason::Unconfirmed | RefusalReason::Draining)
     }
 }

@@ -67,6 +67,10 @@ impl OwnedClaim {
 impl Core {
     /// Opens a session for `claim`, whose connection `target` then gets closed by the hub when its time has come.
     pub fn connect(self: &Rc<Self>, claim: &Claim<'_>, target: &Rc<dyn SessionTarget>) -> Attempt {
+        if self.hub.local.turns_away() {
+            // Before anything is looked at: another node will look.
+            return Attempt::Done(Err(self.refuse(claim, Refusal::new(RefusalReason::Draining))));
+        }
         let now = self.clock().now();
         match authenticate(&self.hub.parts, claim, now) {
             // Without the lease the replica may be old: nobody is let in (foundations 16).

@@ -1,58 +1,158 @@
-//! Closing sessions no faster than others can take them.
+//! Closing sessions no faster than others can take them, and letting none begin here meanwhile.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_model::PartitionId;
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
 use crate::DeviceHub;
+use crate::local::Live;
 use crate::mailbox::Message;
 use crate::session::CloseReason;
 
 /// Sessions are closed in portions at this distance.
 const PORTION_EVERY: Duration = Duration::from_millis(50);
 
+/// How often it is said how far the closing has come.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// Between two looks for sessions that have begun all the same.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Before a registry is asked again that may have been regained and lost.
 const REGAIN_PAUSE: Duration = Duration::from_secs(1);
 
+/// Whether sessions may begin at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Newcomers {
+    /// They may.
+    Welcome,
+    /// Devices are told to come again, and reach another node then.
+    TurnedAway,
+}
+
 impl DeviceHub {
+    /// Says whether sessions may begin here from now on. One that is being attached may still begin.
+    pub fn set_newcomers(&self, newcomers: Newcomers) {
+        self.local.set_newcomers(newcomers);
+    }
+
     /// Closes all sessions of this node, at most `rate` in a second, and returns when all have been told to. What a
     /// session has sent is acknowledged first when `reason` is [`CloseReason::Stopping`]. Sessions that begin meanwhile
     /// are closed too. Dropping the future stops it.
+    ///
+    /// The oldest are closed first, whatever their partition: who comes back attaches at its partition's owner, and those
+    /// of one partition after the other would all do so at the same one.
     pub async fn close_paced(&self, rate: u32, reason: CloseReason) {
+        self.close_others(&mut HashSet::new(), rate, reason).await;
+    }
+
+    /// As [`Self::close_paced`], of all but those in `told`, which are waited for by somebody else; who is told is in it
+    /// afterwards.
+    async fn close_others(&self, told: &mut HashSet<u64>, rate: u32, reason: CloseReason) {
+        let rate = rate.max(1);
         let began = Instant::now();
+        let mut said = began;
         let mut closed = 0_u64;
         loop {
-            let mut told = std::collections::HashSet::new();
-            for partition in self.parts.partitions.count().iter() {
-                for live in self.local.of_partition(partition) {
-                    told.insert(live.key);
-                    let due = began + Duration::from_millis(closed * 1000 / u64::from(rate.max(1)));
-                    if due > Instant::now() + PORTION_EVERY {
-                        tokio::time::sleep_until(due).await;
-                    }
-                    self.tell_core(live.core, Message::close(&live, partition, reason, None), reason);
-                    closed += 1;
-                }
+            let open = self.open_sessions();
+            // Those that have gone since need not be kept.
+            let still_open: HashSet<u64> = open.iter().map(|(_, live)| live.key).collect();
+            told.retain(|key| still_open.contains(key));
+            let left = open.len() - told.len();
+            if left == 0 {
+                break;
             }
-            let has_more = self.parts.partitions.count().iter().any(|partition| {
-                let state = self.local.state(partition);
-                state.live.values().any(|live| !told.contains(&live.key))
-            });
-            if !has_more {
-                if closed > 0 {
-                    tracing::info!(sessions = closed, reason = reason.as_str(), "sessions have been closed");
+            if closed == 0 {
+                tracing::info!(sessions = left, rate, reason = reason.as_str(), "closing sessions");
+            }
+            for (partition, live) in open {
+                if told.contains(&live.key) || !self.is_open(partition, &live) {
+                    continue;
                 }
-                return;
+                let due = began + Duration::from_millis(closed * 1000 / u64::from(rate));
+                if due > Instant::now() + PORTION_EVERY {
+                    tokio::time::sleep_until(due).await;
+                }
+                if said.elapsed() >= PROGRESS_EVERY {
+                    said = Instant::now();
+                    let left = self.local.count();
+                    tracing::info!(closed, left, reason = reason.as_str(), "sessions are being closed");
+                }
+                told.insert(live.key);
+                self.tell_core(live.core, Message::close(&live, partition, reason, None), reason);
+                closed += 1;
             }
         }
+        if closed > 0 {
+            tracing::info!(sessions = closed, reason = reason.as_str(), "sessions have been closed");
+        }
+    }
+
+    /// Lets no session begin here and closes those that there are, at most `rate` in a second, until it is dropped: then
+    /// sessions may begin again.
+    pub async fn keep_empty(&self, rate: u32) {
+        let _turned_away = TurnedAway::new(self);
+        let mut told = HashSet::new();
+        loop {
+            self.close_others(&mut told, rate, CloseReason::Stopping).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The pace at which all sessions that there are now have been closed within `time`: `rate`, or faster where that
+    /// would leave some to be closed all at once in the end.
+    #[must_use]
+    pub fn pace_within(&self, rate: u32, time: Duration) -> u32 {
+        let sessions = self.local.count() as u128;
+        // In nine tenths of it: those who go last are to be told in time, too.
+        let time_ms = (time.as_millis() * 9 / 10).max(1);
+        let needed = (sessions * 1000).div_ceil(time_ms);
+        rate.max(u32::try_from(needed).unwrap_or(u32::MAX))
+    }
+
+    /// All sessions of this node, the oldest first.
+    fn open_sessions(&self) -> Vec<(PartitionId, Live)> {
+        let partitions = self.parts.partitions.count().iter();
+        let mut open: Vec<(PartitionId, Live)> = partitions
+            .flat_map(|partition| {
+                let live = self.local.of_partition(partition);
+                live.into_iter().map(move |live| (partition, live))
+            })
+            .collect();
+        open.sort_unstable_by_key(|(_, live)| live.key);
+        open
+    }
+
+    fn is_open(&self, partition: PartitionId, live: &Live) -> bool {
+        let state = self.local.state(partition);
+        let now = state.live.get(&live.facts.identity);
+        now.is_some_and(|now| now.key == live.key)
     }
 
     /// How many sessions this node has as a gateway.
     #[must_use]
     pub fn local_session_count(&self) -> usize {
         self.local.count()
+    }
+}
+
+/// Lets no session begin until it is dropped.
+struct TurnedAway<'a>(&'a DeviceHub);
+
+impl<'a> TurnedAway<'a> {
+    fn new(hub: &'a DeviceHub) -> Self {
+        hub.set_newcomers(Newcomers::TurnedAway);
+        Self(hub)
+    }
+}
+
+impl Drop for TurnedAway<'_> {
+    fn drop(&mut self) {
+        self.0.set_newcomers(Newcomers::Welcome);
     }
 }
 

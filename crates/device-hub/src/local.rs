@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, PartitionCount, PartitionId};
@@ -19,6 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::drain::Newcomers;
 use crate::sessions::{Facts, NotHere, SessionNumber};
 
 /// Ended sessions that an owner has not been told of, of one partition; beyond it the link starts anew, which says all.
@@ -188,6 +189,8 @@ pub(crate) struct Local {
     shards: Vec<Shard>,
     next_key: AtomicU64,
     next_link: AtomicU64,
+    /// No session begins here.
+    turns_away: AtomicBool,
 }
 
 impl Local {
@@ -202,11 +205,22 @@ impl Local {
             shards: partitions.iter().map(shard).collect(),
             next_key: AtomicU64::new(1),
             next_link: AtomicU64::new(1),
+            turns_away: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn next_key(&self) -> u64 {
         self.next_key.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_newcomers(&self, newcomers: Newcomers) {
+        let turns_away = newcomers == Newcomers::TurnedAway;
+        self.turns_away.store(turns_away, Ordering::Release);
+    }
+
+    /// Whether no session may begin here.
+    pub(crate) fn turns_away(&self) -> bool {
+        self.turns_away.load(Ordering::Acquire)
     }
 
     fn shard(&self, partition: PartitionId) -> &Shard {

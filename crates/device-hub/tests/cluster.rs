@@ -384,6 +384,70 @@ fn a_connection_that_is_gone_before_it_was_let_in_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_drain_spreads_the_devices_that_come_back_over_all_owners() {
+    simulate(async {
+        let cluster = Cluster::start(31).await;
+        let mut clients = Vec::new();
+        for number in 0..80 {
+            let device = format!("d{number}");
+            cluster.create(&device).await;
+            clients.push((device.clone(), cluster.connect(2, number % 2, &device).await.unwrap()));
+        }
+        let partitions = cluster.hub(2).partitions().count();
+        let closing = cluster.hub(2).close_paced(20, CloseReason::Stopping);
+        let _ = tokio::time::timeout(SECOND, closing).await;
+        let closed = clients.iter().filter(|(_, client)| client.closed().is_some());
+        let of: std::collections::BTreeSet<u16> = closed
+            .map(|(device, _)| partitions.partition_of(&identity(device).device).0)
+            .collect();
+        assert_eq!(
+            of.len(),
+            partitions.iter().count(),
+            "a quarter of the devices, of all partitions"
+        );
+    });
+}
+
+#[test]
+fn a_node_that_is_kept_empty_turns_devices_away_until_it_is_back_in_service() {
+    simulate(async {
+        let cluster = Cluster::start(32).await;
+        for device in ["old", "new"] {
+            cluster.create(device).await;
+        }
+        let mut old = cluster.connect(2, 0, "old").await.unwrap();
+        let hub = cluster.hub(2).clone();
+        let keeping = holdfast_tasks::spawn("keep-empty", async move { hub.keep_empty(100).await });
+        assert_eq!(old.until_closed().await, CloseReason::Stopping);
+        old.disconnect();
+        let refusal = cluster.connect(2, 0, "new").await.err().unwrap();
+        assert_eq!((refusal.reason, refusal.is_certain()), (RefusalReason::Draining, false));
+        assert!(cluster.connect(3, 0, "new").await.is_ok(), "another node takes it");
+        assert_eq!(cluster.hub(2).local_session_count(), 0);
+        keeping.abort();
+        assert!(keeping.await.is_err_and(|error| error.is_cancelled()));
+        assert!(cluster.connect(2, 0, "old").await.is_ok());
+    });
+}
+
+#[test]
+fn a_node_that_has_little_time_to_stop_closes_its_sessions_evenly_within_it() {
+    simulate(async {
+        let cluster = Cluster::start(33).await;
+        let mut clients = Vec::new();
+        for number in 0..90 {
+            let device = format!("d{number}");
+            cluster.create(&device).await;
+            clients.push(cluster.connect(2, 0, &device).await.unwrap());
+        }
+        let hub = cluster.hub(2);
+        assert_eq!(hub.pace_within(1000, 10 * SECOND), 1000);
+        assert_eq!(hub.pace_within(1, 10 * SECOND), 10);
+        assert_eq!(hub.pace_within(1, Duration::ZERO), 90_000);
+    });
+}
+
+#[test]
 fn a_drain_closes_sessions_at_its_rate() {
     simulate(async {
         let cluster = Cluster::start(11).await;

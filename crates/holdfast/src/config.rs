@@ -325,6 +325,10 @@ pub(crate) struct Problem {
     pub(crate) message: String,
 }
 
+/// Calls about sessions that one node may have under way at another, besides those of waiting connects: links that are
+/// kept alive or begin, and changes of each partition.
+const SESSION_CALLS_KEPT: usize = 1024;
+
 impl Config {
     /// The audit log's file: the configured one, or `audit.jsonl` in the data directory.
     pub(crate) fn audit_file(&self) -> PathBuf {
@@ -453,12 +457,23 @@ impl Config {
                 self.device_hub.max_unacknowledged_bytes,
             ),
             ("device_hub.max_batch", self.device_hub.max_batch_bytes),
+            ("device_hub.drain_rate", self.device_hub.drain_rate as usize),
             ("mqtt.max_output", self.mqtt.max_output_bytes),
             ("events.output", self.events.output_bytes),
         ] {
             if count == 0 {
                 refuse(key, "wants more than nothing".to_owned());
             }
+        }
+        // Each of them may have a call under way at one owner, which carries out so many of a node; what keeps the other
+        // sessions alive goes the same way.
+        let most = self.peers.under_way_calls.saturating_sub(SESSION_CALLS_KEPT);
+        if self.device_hub.max_waiting_connects > most {
+            let found = self.device_hub.max_waiting_connects;
+            refuse(
+                "device_hub.max_waiting_connects",
+                format!("wants at most {most}, found {found}"),
+            );
         }
         for (section, key, reason) in sections.into_iter().filter_map(Result::err) {
             refuse(&format!("{section}.{key}"), reason);

@@ -56,6 +56,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long other nodes may take to take over what this one leads, when it stops.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long sessions stay for others to take over what this node leads, when it drains.
+const DRAIN_HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks whether this node leads anything.
+const LEADS_POLL: Duration = Duration::from_millis(50);
+
 /// A running node.
 pub(crate) struct Node {
     cores: Vec<Core>,
@@ -243,7 +249,16 @@ impl Node {
             .map(|front| (front.connections, front.core))
             .unzip();
         self.stop.enter(Phase::Accepting);
-        let closing = self.hub.close_paced(self.drain_rate, CloseReason::Stopping);
+        let pace = self.hub.pace_within(self.drain_rate, drain_timeout);
+        if pace > self.drain_rate {
+            tracing::warn!(
+                sessions = self.hub.local_session_count(),
+                pace,
+                drain_rate = self.drain_rate,
+                "sessions are closed faster than device_hub.drain_rate, to be done within ops.drain_timeout"
+            );
+        }
+        let closing = self.hub.close_paced(pace, CloseReason::Stopping);
         if tokio::time::timeout(drain_timeout, closing).await.is_err() {
             tracing::warn!("closing the rest of the sessions at once (ops.drain_timeout, device_hub.drain_rate)");
         }
@@ -325,18 +340,42 @@ async fn adopt_as_leader(registry: Registry, founding: Founding) {
     }
 }
 
-/// Closes the sessions here, paced, each time that this node is told to drain, so that devices go elsewhere.
+/// While this node is to drain, or is drained: once others lead what it led, closes the sessions here, paced, and lets
+/// none begin, so that devices go elsewhere.
 async fn close_when_draining(control: Control, hub: Arc<DeviceHub>, rate: u32) {
+    let is_out = |state: &Option<NodeState>| matches!(state, Some(NodeState::Draining | NodeState::Drained));
+    // A node that has been removed meanwhile is not.
+    let is_back = |state: &Option<NodeState>| matches!(state, Some(NodeState::Active | NodeState::Joining));
     let mut state = control.state();
-    while state
-        .wait_for(|state| *state == Some(NodeState::Draining))
-        .await
-        .is_ok()
-    {
-        hub.close_paced(rate, CloseReason::Stopping).await;
-        if state.wait_for(|state| *state == Some(NodeState::Active)).await.is_err() {
-            return;
+    while state.wait_for(is_out).await.is_ok() {
+        let empties = async {
+            await_no_leads(&control).await;
+            hub.keep_empty(rate).await;
+        };
+        tokio::select! {
+            biased;
+            back = state.wait_for(is_back) => match back {
+                Ok(_) => tracing::info!("this node is in service again: devices may connect"),
+                Err(_) => return,
+            },
+            () = empties => {}
         }
+    }
+}
+
+/// Waits until this node leads nothing, but not for ever: devices can do without that order.
+async fn await_no_leads(control: &Control) {
+    let none = async {
+        while control.leads() > 0 {
+            tokio::time::sleep(LEADS_POLL).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_HAND_OVER_PATIENCE, none).await.is_err() {
+        let leads = control.leads();
+        tracing::warn!(
+            leads,
+            "this node still leads groups; its sessions are closed all the same"
+        );
     }
 }
 

@@ -53,6 +53,8 @@ pub enum RefusalReason {
     Ip,
     /// The hub could not be sure in time; the client may come again.
     Unconfirmed,
+    /// The node is being taken out of service: another one is to be asked.
+    Draining,
 }
 
 impl RefusalReason {
@@ -79,6 +81,7 @@ impl RefusalReason {
         Self::CertificateTime,
         Self::Ip,
         Self::Unconfirmed,
+        Self::Draining,
     ];
 
     /// The word in logs and metric labels.
@@ -106,6 +109,7 @@ impl RefusalReason {
             Self::CertificateTime => "cert_time",
             Self::Ip => "ip",
             Self::Unconfirmed => "unconfirmed",
+            Self::Draining => "draining",
         }
     }
 
@@ -115,7 +119,7 @@ impl RefusalReason {
         match self {
             Self::Expired | Self::CertificateTime | Self::Disabled => ErrorCode::IotHubUnauthorized,
             Self::Version => ErrorCode::InvalidProtocolVersion,
-            Self::Unconfirmed => ErrorCode::ServiceUnavailable,
+            Self::Unconfirmed | Self::Draining => ErrorCode::ServiceUnavailable,
             Self::Missing
             | Self::Malformed
             | Self::Host
@@ -193,6 +197,7 @@ impl RefusalReason {
             Self::CertificateTime => "the certificate is not valid now: renew it, or set the clock",
             Self::Ip => "no IP filter rule accepts the client's address",
             Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may come again",
+            Self::Draining => "this node is drained: the client may come again, and reaches another node then",
         }
     }
 }

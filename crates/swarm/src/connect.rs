@@ -33,6 +33,18 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Where it leads to, for people.
+    pub(crate) fn server(&self) -> String {
+        let tcp = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        tcp.peer_addr()
+            .map_or_else(|_| "a server that has gone".to_owned(), |address| address.to_string())
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         match self.get_mut() {
@@ -65,23 +77,36 @@ impl AsyncWrite for Stream {
     }
 }
 
+/// Which connection of a device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visit {
+    /// The first one, or another attempt at it.
+    First,
+    /// One after a connection was lost.
+    Again,
+}
+
 /// Connects device `number` and waits until the server has accepted it.
 ///
 /// # Errors
 /// When the connection breaks, the server refuses or is silent for [`CONNECT_PATIENCE`].
-pub async fn open(target: &Target, habits: Habits, number: u32) -> Result<Stream> {
-    match tokio::time::timeout(CONNECT_PATIENCE, open_patiently(target, habits, number)).await {
+pub async fn open(target: &Target, habits: Habits, number: u32, visit: Visit) -> Result<Stream> {
+    match tokio::time::timeout(CONNECT_PATIENCE, open_patiently(target, habits, number, visit)).await {
         Ok(result) => result,
         Err(_) => bail!("no CONNACK within {} s", CONNECT_PATIENCE.as_secs()),
     }
 }
 
-async fn open_patiently(target: &Target, habits: Habits, number: u32) -> Result<Stream> {
+async fn open_patiently(target: &Target, habits: Habits, number: u32, visit: Visit) -> Result<Stream> {
     let source = match target.sources.len() {
         0 => None,
         count => Some(target.sources[number as usize % count]),
     };
-    let tcp = dial_any(target, number, source).await?;
+    let addresses = match visit {
+        Visit::First => target.addresses_of(number).collect(),
+        Visit::Again => target.addresses_again(number),
+    };
+    let tcp = dial_any(&addresses, source).await?;
     let mut stream = match &target.tls {
         None => Stream::Plain(tcp),
         Some(tls) => {
@@ -105,20 +130,24 @@ async fn open_patiently(target: &Target, habits: Habits, number: u32) -> Result<
     .encode(&mut packet)?;
     stream.write_all(&packet).await?;
     stream.flush().await?;
-    await_connack(&mut stream).await?;
-    Ok(stream)
+    let accepted = await_connack(&mut stream).await;
+    // Which node it was matters where there are several.
+    if !target.nodes.is_empty() {
+        return accepted.with_context(|| stream.server()).map(|()| stream);
+    }
+    accepted.map(|()| stream)
 }
 
-/// Connects to the device's node, or, when that does not listen, to the next one that does.
-async fn dial_any(target: &Target, number: u32, source: Option<IpAddr>) -> Result<TcpStream> {
+/// Connects to the first of `addresses`, or, when that does not listen, to the next one that does.
+async fn dial_any(addresses: &[SocketAddr], source: Option<IpAddr>) -> Result<TcpStream> {
     let mut refused = None;
-    for address in target.addresses_of(number) {
+    for &address in addresses {
         match dial(address, source).await {
             Ok(tcp) => return Ok(tcp),
             Err(error) => refused = Some(error),
         }
     }
-    Err(refused.unwrap_or_else(|| anyhow::anyhow!("no address")))
+    Err(refused.unwrap_or_else(|| anyhow::anyhow!("no node is in service")))
 }
 
 async fn dial(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> {

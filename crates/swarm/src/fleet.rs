@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch::{Batch, Shape};
-use crate::connect::{self, Habits, Stream};
+use crate::connect::{self, Habits, Stream, Visit};
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Span};
 use crate::process::file_limit;
@@ -62,7 +62,10 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 pub enum Work {
     /// Nothing but keeping the connection.
-    Idle,
+    Idle {
+        /// Connect again when a connection is lost.
+        survive_disconnect: bool,
+    },
     /// Publish at QoS 1.
     Publish(Publish),
 }
@@ -105,6 +108,8 @@ pub struct Counters {
     pub unknown: AtomicU64,
     /// Connections lost after they were up.
     pub disconnects: AtomicU64,
+    /// Attempts to connect again that failed.
+    pub refusals: AtomicU64,
     /// Devices that have given up.
     pub failed: AtomicU64,
     /// Devices that have sent all that they had to, and seen it acknowledged.
@@ -146,8 +151,10 @@ pub struct Fleet {
 pub struct Outcome {
     /// What was sent and acknowledged.
     pub ledger: Ledger,
-    /// Times from a message's write to its acknowledgement.
+    /// Times from a message's write to its acknowledgement; of idle devices, from a ping to its answer.
     pub latency: Latency,
+    /// Times from the loss of a connection until the device was connected again.
+    pub away: Latency,
     /// The final counts.
     pub counters: Arc<Counters>,
 }
@@ -157,6 +164,7 @@ pub struct Outcome {
 struct Share {
     spans: BTreeMap<u32, Vec<Span>>,
     latency: Latency,
+    away: Latency,
 }
 
 impl Fleet {
@@ -178,7 +186,7 @@ impl Fleet {
             plan.connections
         );
         let ledger = match &plan.work {
-            Work::Idle => Ledger::new(0, plan.target.names.prefix(), 0),
+            Work::Idle { .. } => Ledger::new(0, plan.target.names.prefix(), 0),
             Work::Publish(publish) => Ledger::new(
                 publish.shape.run,
                 plan.target.names.prefix(),
@@ -261,17 +269,19 @@ impl Fleet {
         self.counters.stopping.store(true, Ordering::Relaxed);
         let _ = self.wait_finished(drain);
         self.phase.send_replace(Phase::Ended);
-        let mut latency = Latency::default();
+        let (mut latency, mut away) = (Latency::default(), Latency::default());
         for thread in self.threads.drain(..) {
             let share = thread
                 .join()
                 .map_err(|_| anyhow::anyhow!("a thread of the fleet panicked"))??;
             self.ledger.devices.extend(share.spans);
             latency.merge(&share.latency);
+            away.merge(&share.away);
         }
         Ok(Outcome {
             ledger: self.ledger,
             latency,
+            away,
             counters: self.counters,
         })
     }
@@ -285,6 +295,7 @@ pub(crate) struct Worker {
     pub(crate) input: RefCell<Box<[u8]>>,
     pub(crate) batch: RefCell<Option<Batch>>,
     pub(crate) latency: RefCell<Latency>,
+    away: RefCell<Latency>,
     spans: RefCell<BTreeMap<u32, Vec<Span>>>,
     started: Instant,
     started_unix_us: u64,
@@ -296,7 +307,7 @@ pub(crate) struct Worker {
 impl Worker {
     fn new(plan: &Arc<Plan>, counters: Arc<Counters>, phase: watch::Receiver<Phase>) -> Result<Self> {
         let batch = match &plan.work {
-            Work::Idle => None,
+            Work::Idle { .. } => None,
             Work::Publish(publish) => Some(Batch::new(&publish.shape, &plan.target.names, publish.window)?),
         };
         let started = Instant::now();
@@ -310,6 +321,7 @@ impl Worker {
             input: RefCell::new(vec![0; READ_BYTES].into()),
             batch: RefCell::new(batch),
             latency: RefCell::default(),
+            away: RefCell::default(),
             spans: RefCell::default(),
             started,
             started_unix_us: u64::try_from(since_1970.as_micros())?,
@@ -349,19 +361,46 @@ impl Worker {
     }
 
     /// Connects `device` when its turn comes.
-    pub(crate) async fn open(&self, device: u32) -> Result<Stream> {
+    async fn open(&self, device: u32, visit: Visit) -> Result<Stream> {
         let slot = self.next_slot.get().max(Instant::now() - Duration::from_millis(5));
         self.next_slot.set(slot + self.slot_gap);
         tokio::time::sleep_until(slot.into()).await;
         let _permit = self.handshakes.acquire().await?;
-        connect::open(&self.plan.target, self.plan.habits, device).await
+        connect::open(&self.plan.target, self.plan.habits, device, visit).await
     }
 
-    /// As [`Worker::open`], with a few attempts.
+    /// Connects `device`, whose connection was lost at `lost_us`.
+    pub(crate) async fn open_again(&self, device: u32, lost_us: u64) -> Result<Stream> {
+        let opened = self.open(device, Visit::Again).await;
+        match &opened {
+            Ok(_) => {
+                let away_us = self.now_us().saturating_sub(lost_us);
+                self.away.borrow_mut().add(u32::try_from(away_us).unwrap_or(u32::MAX));
+            }
+            Err(_) => Counters::add(&self.counters.refusals, 1),
+        }
+        opened
+    }
+
+    /// Notes why the connection `server` was lost; the server's name helps where there are several.
+    pub(crate) fn note_lost(&self, reason: anyhow::Error, server: &str) {
+        if self.plan.target.nodes.is_empty() {
+            self.counters.note(&reason);
+        } else {
+            self.counters.note(&reason.context(server.to_owned()));
+        }
+    }
+
+    /// Before a device tries again: not all at once.
+    pub(crate) async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
+    }
+
+    /// Connects `device` for the first time, with a few attempts.
     pub(crate) async fn open_first(&self, device: u32) -> Result<Stream> {
         let mut attempt = 1;
         loop {
-            match self.open(device).await {
+            match self.open(device, Visit::First).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if attempt >= CONNECT_ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
@@ -410,13 +449,17 @@ fn run_thread(
     Ok(Share {
         spans: worker.spans.take(),
         latency: worker.latency.take(),
+        away: worker.away.take(),
     })
 }
 
 fn start_device(worker: &Rc<Worker>, device: u32) -> JoinHandle<()> {
     let shared = worker.clone();
     match &worker.plan.work {
-        Work::Idle => holdfast_tasks::spawn_local("idle-device", Box::pin(idle::run(shared, device))),
+        Work::Idle { survive_disconnect } => {
+            let survive = *survive_disconnect;
+            holdfast_tasks::spawn_local("idle-device", Box::pin(idle::run(shared, device, survive)))
+        }
         Work::Publish(publish) => {
             let publish = publish.clone();
             holdfast_tasks::spawn_local("publishing-device", Box::pin(publisher::run(shared, device, publish)))

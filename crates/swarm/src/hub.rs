@@ -52,6 +52,12 @@ pub struct Hub {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HubNode {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Where its Prometheus figures are; `/readyz` is beside them.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// Where its listeners are.
     pub address: IpAddr,
     /// On which ports.

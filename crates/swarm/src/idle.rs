@@ -1,6 +1,7 @@
 //! A device that only keeps its connection.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,21 +11,37 @@ use crate::connect::Stream;
 use crate::fleet::{Counters, Worker};
 use crate::wire::{PINGREQ, Reply, Scanner};
 
-pub(crate) async fn run(worker: Rc<Worker>, device: u32) {
-    let mut stream = match worker.open_first(device).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            worker.counters.note(&error);
-            Counters::add(&worker.counters.failed, 1);
-            return;
+pub(crate) async fn run(worker: Rc<Worker>, device: u32, survive_disconnect: bool) {
+    let mut opened = worker.open_first(device).await;
+    let mut lost_us = 0;
+    loop {
+        match opened {
+            Ok(mut stream) => {
+                Counters::add(&worker.counters.up, 1);
+                let server = stream.server();
+                let ended = hold(&worker, &mut stream, device).await;
+                lost_us = worker.now_us();
+                worker.counters.up.fetch_sub(1, Ordering::Relaxed);
+                Counters::add(&worker.counters.disconnects, 1);
+                if let Err(error) = ended {
+                    worker.note_lost(error, &server);
+                }
+                if !survive_disconnect {
+                    return;
+                }
+            }
+            Err(error) => {
+                worker.counters.note(&error);
+                // Who was never connected has no place to come back to.
+                if !survive_disconnect || lost_us == 0 {
+                    Counters::add(&worker.counters.failed, 1);
+                    return;
+                }
+            }
         }
-    };
-    Counters::add(&worker.counters.up, 1);
-    if let Err(error) = hold(&worker, &mut stream, device).await {
-        worker.counters.note(&error);
+        worker.pause().await;
+        opened = worker.open_again(device, lost_us).await;
     }
-    worker.counters.up.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-    Counters::add(&worker.counters.disconnects, 1);
 }
 
 /// Pings in time until the connection is lost.
@@ -36,6 +53,7 @@ async fn hold(worker: &Worker, stream: &mut Stream, device: u32) -> Result<()> {
     // The first ping of each device falls somewhere in the first period, so that a fleet does not ping as one.
     let mut wait = period.mul_f64(f64::from(device % 97 + 3) / 100.0);
     let mut scanner = Scanner::default();
+    let mut pinged_us = 0;
     loop {
         let mut input = [0; 16];
         tokio::select! {
@@ -43,11 +61,16 @@ async fn hold(worker: &Worker, stream: &mut Stream, device: u32) -> Result<()> {
             read = stream.read(&mut input) => match read.context("reading")? {
                 0 => bail!("the server closed an idle connection"),
                 length => scanner.scan(&input[..length], |reply| match reply {
-                    Reply::PingResp => Ok(()),
+                    Reply::PingResp => {
+                        let took_us = worker.now_us().saturating_sub(pinged_us);
+                        worker.latency.borrow_mut().add(u32::try_from(took_us).unwrap_or(u32::MAX));
+                        Ok(())
+                    }
                     other => bail!("the server sent {other:?} to an idle device"),
                 })?,
             },
             () = tokio::time::sleep(wait) => {
+                pinged_us = worker.now_us();
                 stream.write_all(&PINGREQ).await.context("pinging")?;
                 stream.flush().await.context("pinging")?;
                 wait = period;

@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod process;
 mod publisher;
 pub mod read;
+pub mod readiness;
 pub mod report;
 pub mod stamp;
 pub mod target;

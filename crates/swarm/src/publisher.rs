@@ -27,15 +27,16 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
     let mut sender = Sender::new(worker.clone(), device, &publish);
-    let mut lost_before = false;
+    // When the last connection was lost, or could not be opened for the first time.
+    let mut lost_us = None;
     loop {
-        let opened = if lost_before {
-            worker.open(device).await
-        } else {
-            worker.open_first(device).await
+        let opened = match lost_us {
+            Some(lost_us) => worker.open_again(device, lost_us).await,
+            None => worker.open_first(device).await,
         };
-        let error = match opened {
+        match opened {
             Ok(stream) => {
+                let server = stream.server();
                 Counters::add(&worker.counters.up, 1);
                 worker.running().await;
                 let ended = sender.drive(stream).await;
@@ -46,20 +47,20 @@ pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
                         return;
                     }
                     Err(error) => {
+                        lost_us = Some(worker.now_us());
                         Counters::add(&worker.counters.disconnects, 1);
-                        error
+                        worker.note_lost(error, &server);
                     }
                 }
             }
-            Err(error) => error,
-        };
-        worker.counters.note(&error);
+            Err(error) => worker.counters.note(&error),
+        }
         if !publish.survive_disconnect {
             Counters::add(&worker.counters.failed, 1);
             return;
         }
-        lost_before = true;
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
+        lost_us = lost_us.or_else(|| Some(worker.now_us()));
+        worker.pause().await;
     }
 }
 

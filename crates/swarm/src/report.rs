@@ -67,6 +67,13 @@ impl From<&Latency> for LatencyReport {
     }
 }
 
+impl fmt::Display for LatencyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p99, p999, max } = self;
+        write!(f, "p50 {p50} µs, p99 {p99} µs, p99.9 {p999} µs, slowest {max} µs")
+    }
+}
+
 /// One publishing run.
 #[derive(Debug, Clone, Serialize)]
 pub struct PublishReport {
@@ -102,6 +109,10 @@ pub struct PublishReport {
     pub acknowledged_unknown: u64,
     /// Connections lost after they were up.
     pub disconnects: u64,
+    /// Attempts to connect again that failed.
+    pub refusals: u64,
+    /// Times from the loss of a connection until the device was connected again.
+    pub away_us: LatencyReport,
     /// Devices that had given up.
     pub failed: u64,
     /// Why connections failed or were lost, with how often.
@@ -134,11 +145,7 @@ impl fmt::Display for PublishReport {
             "acknowledged    {} in {:.2} s: {:.0} a second",
             self.acknowledged, self.seconds, self.rate
         )?;
-        let LatencyReport { p50, p99, p999, max } = self.latency_us;
-        writeln!(
-            f,
-            "acknowledged by p50 {p50} µs, p99 {p99} µs, p99.9 {p999} µs, slowest {max} µs"
-        )?;
+        writeln!(f, "acknowledged by {}", self.latency_us)?;
         process_line(f, "generator", &self.generator)?;
         if let Some(server) = &self.server {
             process_line(f, "server", server)?;
@@ -167,9 +174,10 @@ impl fmt::Display for PublishReport {
         if self.disconnects + self.failed > 0 {
             writeln!(
                 f,
-                "lost            {} connections, {} devices gave up",
-                self.disconnects, self.failed
+                "lost            {} connections, {} devices gave up; {} attempts to connect again failed",
+                self.disconnects, self.failed, self.refusals
             )?;
+            writeln!(f, "connected again by {}", self.away_us)?;
             for (reason, count) in &self.failures {
                 writeln!(f, "                {count} × {reason}")?;
             }
@@ -207,6 +215,14 @@ pub struct IdleReport {
     pub connect: ConnectReport,
     /// Still connected at the end.
     pub up: u64,
+    /// Connections lost after they were up.
+    pub disconnects: u64,
+    /// Attempts to connect again that failed.
+    pub refusals: u64,
+    /// Times from the loss of a connection until the device was connected again.
+    pub away_us: LatencyReport,
+    /// Times from a ping to its answer.
+    pub ping_us: LatencyReport,
     /// Why connections were lost, with how often.
     pub failures: BTreeMap<String, u64>,
     /// Growth of the server's anonymous resident memory per connection, bytes.
@@ -237,9 +253,18 @@ impl fmt::Display for IdleReport {
             "generator       {:.0} bytes resident a connection",
             self.generator_bytes_per_connection
         )?;
+        writeln!(f, "pings           answered by {}", self.ping_us)?;
+        if self.disconnects > 0 {
+            let (lost, refused) = (self.disconnects, self.refusals);
+            writeln!(
+                f,
+                "lost            {lost} connections; {refused} attempts to connect again failed"
+            )?;
+            writeln!(f, "connected again by {}", self.away_us)?;
+        }
         self.failures
             .iter()
-            .try_for_each(|(reason, count)| writeln!(f, "lost            {count} × {reason}"))
+            .try_for_each(|(reason, count)| writeln!(f, "                {count} × {reason}"))
     }
 }
 

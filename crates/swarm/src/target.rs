@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::seq::IndexedRandom;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -123,6 +125,10 @@ pub struct Target {
     pub address: SocketAddr,
     /// The addresses of a hub's nodes, when it has several: device n connects to the n-th, in turn. Empty: [`Self::address`].
     pub nodes: Vec<SocketAddr>,
+    /// All devices begin at this one of [`Self::nodes`].
+    pub begin_at: Option<usize>,
+    /// Where a device goes whose connection was lost.
+    pub again: Again,
     /// `None` = plain.
     pub tls: Option<Tls>,
     /// Local addresses to connect from, in turn; empty = the system's choice. One address has some 28,000 ports.
@@ -135,14 +141,51 @@ pub struct Target {
     pub topic: String,
 }
 
+/// Where devices go whose connection was lost.
+#[derive(Debug, Clone)]
+pub enum Again {
+    /// To where they were first; to the next node that listens when that one does not.
+    Same,
+    /// To any node, as behind a name with all addresses; to the next one that listens when that one does not.
+    Any,
+    /// To any node that is in service, as behind a load balancer: one flag for each of [`Target::nodes`].
+    InService(Arc<[AtomicBool]>),
+}
+
 impl Target {
-    /// Where device `number` connects to: its own node first, then the others.
-    pub fn addresses_of(&self, number: u32) -> impl Iterator<Item = SocketAddr> {
-        let nodes = match self.nodes.as_slice() {
+    fn nodes(&self) -> &[SocketAddr] {
+        match self.nodes.as_slice() {
             [] => std::slice::from_ref(&self.address),
             nodes => nodes,
-        };
-        let (before, from) = nodes.split_at(number as usize % nodes.len());
+        }
+    }
+
+    /// Where device `number` connects to: its own node first, then the others.
+    pub fn addresses_of(&self, number: u32) -> impl Iterator<Item = SocketAddr> {
+        self.nodes_from(self.begin_at.unwrap_or(number as usize))
+    }
+
+    /// Where device `number` connects to after its connection was lost.
+    pub fn addresses_again(&self, number: u32) -> Vec<SocketAddr> {
+        let any = rand::random_range(0..self.nodes().len());
+        match &self.again {
+            Again::Same => self.addresses_of(number).collect(),
+            Again::Any => self.nodes_from(any).collect(),
+            Again::InService(flags) => {
+                let nodes = self.nodes().iter().zip(flags.iter());
+                let in_service: Vec<SocketAddr> = nodes
+                    .filter(|(_, flag)| flag.load(Ordering::Relaxed))
+                    .map(|(node, _)| *node)
+                    .collect();
+                // A load balancer picks one; its client does not know of others.
+                in_service.choose(&mut rand::rng()).copied().into_iter().collect()
+            }
+        }
+    }
+
+    fn nodes_from(&self, first: usize) -> impl Iterator<Item = SocketAddr> {
+        let nodes = self.nodes();
+        let (before, from) = nodes.split_at(first % nodes.len());
         from.iter().chain(before).copied()
     }
 

@@ -5,13 +5,13 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::connect::Habits;
 use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Publish, Work};
-use holdfast_swarm::target::{Credentials, DeviceNames, Target};
+use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target};
 use holdfast_swarm::verify::{Judge, Verdict};
 use support::{Habit, Kept, broker};
 
@@ -23,6 +23,8 @@ fn plan(address: SocketAddr, work: Work) -> Plan {
     Plan {
         target: Target {
             nodes: Vec::new(),
+            begin_at: None,
+            again: Again::Same,
             address,
             tls: None,
             sources: Vec::new(),
@@ -138,11 +140,76 @@ fn a_fleet_that_does_not_survive_cuts_reports_its_lost_devices() {
 #[test]
 fn an_idle_fleet_comes_up_and_goes() {
     let (address, _) = broker(Habit::Honest);
-    let fleet = Fleet::start(plan(address, Work::Idle)).unwrap();
+    let fleet = Fleet::start(plan(
+        address,
+        Work::Idle {
+            survive_disconnect: false,
+        },
+    ))
+    .unwrap();
     fleet.wait_up(PATIENCE).unwrap();
     assert_eq!(fleet.counters().up.load(Ordering::Relaxed), u64::from(DEVICES));
     let outcome = fleet.end(Duration::ZERO).unwrap();
     assert!(outcome.ledger.devices.is_empty());
+}
+
+#[test]
+fn an_idle_fleet_that_survives_is_as_large_as_before_after_each_cut() {
+    let (address, _) = broker(Habit::CutsAfterPings(2));
+    let mut plan = plan(
+        address,
+        Work::Idle {
+            survive_disconnect: true,
+        },
+    );
+    plan.habits.keep_alive = 1;
+    let fleet = Fleet::start(plan).unwrap();
+    fleet.wait_up(PATIENCE).unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while fleet.counters().disconnects.load(Ordering::Relaxed) < u64::from(DEVICES) * 2 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?}",
+            fleet.counters().failures()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    fleet.wait_up(PATIENCE).unwrap();
+    let outcome = fleet.end(Duration::ZERO).unwrap();
+    assert!(
+        outcome.away.quantile_us(0.5) >= 20_000,
+        "devices pause before they come again"
+    );
+    assert!(outcome.latency.largest_us() > 0, "pings were answered");
+    assert_eq!(outcome.counters.failed.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn devices_come_again_where_they_were_or_anywhere_or_where_there_is_service() {
+    let nodes: Vec<SocketAddr> = (1..=4).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
+    let flags: std::sync::Arc<[AtomicBool]> = [false, true, false, false].map(AtomicBool::new).into();
+    let mut target = plan(
+        nodes[0],
+        Work::Idle {
+            survive_disconnect: true,
+        },
+    )
+    .target;
+    target.nodes.clone_from(&nodes);
+    assert_eq!(target.addresses_of(6).next(), Some(nodes[2]));
+    target.begin_at = Some(3);
+    assert_eq!(
+        target.addresses_of(6).collect::<Vec<_>>(),
+        [nodes[3], nodes[0], nodes[1], nodes[2]]
+    );
+    assert_eq!(target.addresses_again(6)[0], nodes[3]);
+    target.again = Again::Any;
+    let firsts: std::collections::BTreeSet<SocketAddr> = (0..200).map(|_| target.addresses_again(6)[0]).collect();
+    assert_eq!(firsts.len(), nodes.len());
+    target.again = Again::InService(std::sync::Arc::clone(&flags));
+    assert_eq!(target.addresses_again(6), [nodes[1]]);
+    flags[1].store(false, Ordering::Relaxed);
+    assert!(target.addresses_again(6).is_empty());
 }
 
 #[test]
@@ -151,7 +218,13 @@ fn a_fleet_that_nobody_answers_says_why() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let fleet = Fleet::start(plan(nobody, Work::Idle)).unwrap();
+    let fleet = Fleet::start(plan(
+        nobody,
+        Work::Idle {
+            survive_disconnect: false,
+        },
+    ))
+    .unwrap();
     let error = fleet.wait_up(PATIENCE).unwrap_err().to_string();
     assert!(error.contains("cannot connect"), "{error}");
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_swarm::connect::{self, Habits, Stream};
+use holdfast_swarm::connect::{self, Habits, Stream, Visit};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Notify;
@@ -102,7 +102,7 @@ async fn stay(shared: &Shared, session: &RefCell<Session>, changed: &Notify, rng
 
 async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream> {
     let target = shared.reach.target(endpoint)?;
-    match tokio::time::timeout(CONNECT_PATIENCE, connect::open(&target, HABITS, number)).await {
+    match tokio::time::timeout(CONNECT_PATIENCE, connect::open(&target, HABITS, number, Visit::First)).await {
         Ok(result) => result,
         Err(_) => anyhow::bail!("no CONNACK in time"),
     }

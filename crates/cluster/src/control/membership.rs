@@ -1,8 +1,8 @@
 //! The next step that brings a group's members to what is wanted. Pure.
 //!
-//! The order: learners in → caught up → they vote and the old ones leave, in one joint change → leadership where it is
-//! preferred. Each step leaves a state from which the rest can be done by whoever leads then. A leader whose disk is full
-//! hands on first of all: its group takes no writes.
+//! The order: a leader that is to leave hands on → learners in → caught up → they vote and the old ones leave, in one joint
+//! change → leadership where it is preferred. Each step leaves a state from which the rest can be done by whoever leads
+//! then. A leader whose disk is full hands on first of all: its group takes no writes.
 //! Invariants: a change of voters is made only when a majority of the new ones is up and caught up; leadership is handed
 //! on before its holder loses its vote; a group that is as wanted gets no step.
 
@@ -107,6 +107,13 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
     }
     if now.voters.is_empty() {
         return Step::Nothing;
+    }
+    // Who is to leave hands on what it leads first: until its successors have copied everything may take hours.
+    if !now.members.joint && !now.voters.contains(&now.me) {
+        let stay = now.voters.intersection(&now.members.voters).copied().collect();
+        if let Some(successor) = successor(now, &stay) {
+            return Step::Transfer(successor);
+        }
     }
     let missing: BTreeSet<u64> = now
         .voters

@@ -29,7 +29,7 @@ const FOUND_EVERY: Duration = Duration::from_millis(100);
 /// How long founding is tried: the registry has been started before.
 const FOUND_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often to look while something is not as wanted: followers that catch up wake nobody.
+/// How often to look while something is not as wanted: followers that catch up wake nobody, nor do sessions that end.
 const BUSY_TICK: Duration = Duration::from_millis(500);
 
 /// What the task remembers between two looks. None of it is needed to go on after a restart.
@@ -45,6 +45,8 @@ pub(super) struct Run {
     told_removed: bool,
     /// A group that this node leads is not as wanted.
     unsettled: bool,
+    /// This node holds nothing any more but device sessions, whose end wakes nobody.
+    awaits_sessions: bool,
 }
 
 impl Run {
@@ -66,6 +68,7 @@ impl Run {
             watches: BTreeMap::new(),
             told_removed: false,
             unsettled: false,
+            awaits_sessions: false,
         };
         let view = inner.registry.cluster();
         run.follow(&view);
@@ -122,7 +125,11 @@ impl Run {
     fn next_look(&self) -> Instant {
         let now = Instant::now();
         let tick = self.control.0.config.tick.get();
-        let pause = if self.unsettled { tick.min(BUSY_TICK) } else { tick };
+        let pause = if self.unsettled || self.awaits_sessions {
+            tick.min(BUSY_TICK)
+        } else {
+            tick
+        };
         let retry = self.jobs.next_retry();
         retry.map_or(now + pause, |at| at.min(now + pause))
     }
@@ -280,7 +287,9 @@ impl Run {
                 .iter()
                 .any(|placement| placement.replicas.contains(&inner.id))
             && !inner.registry.group().members().voters.contains(&inner.id);
-        if entered.state == NodeState::Draining && holds_nothing && self.jobs.is_free(Subject::Myself) {
+        let may_be_drained = entered.state == NodeState::Draining && holds_nothing;
+        self.awaits_sessions = may_be_drained && inner.replicas.facts().sessions > 0;
+        if may_be_drained && !self.awaits_sessions && self.jobs.is_free(Subject::Myself) {
             let id = inner.id;
             let what = "entering that this node is drained".to_owned();
             self.jobs.begin(&self.control, Subject::Myself, what, async move {

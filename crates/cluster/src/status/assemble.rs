@@ -202,7 +202,10 @@ fn notes(view: &ClusterView, nodes: &[NodeStatus], groups: &[GroupStatus]) -> Ve
             notes.push(format!("{name} is stopping"));
         }
         if node.state == "draining" {
-            notes.push(format!("{name} is draining: {} replicas left", node.replicas));
+            let (leads, replicas, sessions) = (node.leads, node.replicas, node.sessions);
+            notes.push(format!(
+                "{name} is draining: it leads {leads} groups and has {replicas} replicas and {sessions} device sessions left"
+            ));
         }
         if node.state == "drained" {
             notes.push(format!(

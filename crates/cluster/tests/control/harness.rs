@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::control::{
@@ -59,6 +60,7 @@ impl PeerBook for Book {
 struct Host {
     host: GroupHost,
     began: Instant,
+    sessions: Arc<AtomicU64>,
 }
 
 impl ReplicaHost for Host {
@@ -85,7 +87,7 @@ impl ReplicaHost for Host {
             disk_free: 50,
             disk_total: 100,
             read_only: !self.host.guard.writable(),
-            sessions: 0,
+            sessions: self.sessions.load(Ordering::Relaxed),
         }
     }
 
@@ -99,6 +101,8 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
+    /// Device sessions that it says it has.
+    pub(crate) sessions: Arc<AtomicU64>,
     stop: Stop,
     guard: JoinHandle<()>,
 }
@@ -208,9 +212,11 @@ impl Cluster {
         .await
         .unwrap();
         let partitions = Partitions::new(id, PARTITIONS, transport.clone());
+        let sessions = Arc::<AtomicU64>::default();
         let host = Arc::new(Host {
             host,
             began: self.began,
+            sessions: sessions.clone(),
         });
         let guard = holdfast_tasks::spawn("disk guard", host.host.guard.clone().run());
         let stop = Stop::new();
@@ -240,6 +246,7 @@ impl Cluster {
             registry,
             partitions,
             control,
+            sessions,
             stop,
             guard,
         };

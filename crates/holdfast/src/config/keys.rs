@@ -448,12 +448,14 @@ pub(crate) fn keys() -> Vec<Key> {
         Key::new(
             "device_hub.max_waiting_connects",
             "Connections of a node that may wait for the registry's lease, for the owner of their partition or for the end of \
-             an older session; more are told to come again.",
+             an older session; more are told to come again. At most 15360: what keeps the other sessions alive goes the \
+             same way.",
             |c| &mut c.device_hub.max_waiting_connects,
         ),
         Key::new(
             "device_hub.drain_rate",
-            "Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace.",
+            "Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace; more when \
+             it stops and ops.drain_timeout would not be enough for all.",
             |c| &mut c.device_hub.drain_rate,
         ),
         Key::new(

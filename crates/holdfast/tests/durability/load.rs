@@ -9,7 +9,7 @@ use holdfast_swarm::connect::Habits;
 use holdfast_swarm::fleet::{Fleet, Plan, Publish, Work};
 use holdfast_swarm::hub::Hub;
 use holdfast_swarm::ledger::Ledger;
-use holdfast_swarm::target::{Credentials, DeviceNames, Target, Transport};
+use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Transport};
 
 use crate::scenario::{block_on, wait_for};
 
@@ -95,6 +95,8 @@ fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str,
         target: Target {
             address: hub.mqtt_address(*transport)?,
             nodes: hub.mqtt_nodes(*transport)?,
+            begin_at: None,
+            again: Again::Same,
             tls: hub.tls(*transport)?,
             sources: Vec::new(),
             names: DeviceNames::new(prefix)?,

@@ -47,7 +47,9 @@ impl Refused {
             RefusalReason::Host => "InvalidAudience: The token is for another host.",
             RefusalReason::Scope => "InvalidAudience: The token does not cover this address.",
             RefusalReason::Right => "Unauthorized access. 'Listen' claim(s) are required to perform this operation.",
-            RefusalReason::Unconfirmed => "The hub cannot check credentials at the moment. Please try again.",
+            RefusalReason::Unconfirmed | RefusalReason::Draining => {
+                "The hub cannot check credentials at the moment. Please try again."
+            }
             _ => "InvalidSignature: The token has an invalid signature, or there is none.",
         };
         let refused = Self {
@@ -55,7 +57,7 @@ impl Refused {
             ..Self::new(reason.code(), text)
         };
         match reason {
-            RefusalReason::Unconfirmed => refused.with_condition("com.microsoft:server-busy"),
+            RefusalReason::Unconfirmed | RefusalReason::Draining => refused.with_condition("com.microsoft:server-busy"),
             _ => refused.with_condition("amqp:unauthorized-access"),
         }
     }

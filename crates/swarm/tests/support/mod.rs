@@ -14,6 +14,8 @@ pub(crate) enum Habit {
     CutsAfter(u32),
     /// Acknowledges each, and does not keep one in so many.
     Forgets(u32),
+    /// Cuts each connection instead of answering so many pings.
+    CutsAfterPings(u32),
     /// Acknowledges pairs of messages in reverse.
     AcknowledgesBackwards,
 }
@@ -39,7 +41,7 @@ pub(crate) fn broker(habit: Habit) -> (SocketAddr, Kept) {
 /// Until the connection breaks or the client says goodbye.
 fn serve(mut stream: TcpStream, habit: Habit, kept: &Kept) -> Option<()> {
     stream.set_nodelay(true).ok()?;
-    let mut count = 0;
+    let (mut count, mut pings) = (0, 0);
     let mut held = None;
     loop {
         let (first, body) = packet(&mut stream)?;
@@ -66,7 +68,13 @@ fn serve(mut stream: TcpStream, habit: Habit, kept: &Kept) -> Option<()> {
                     _ => puback(&mut stream, id)?,
                 }
             }
-            12 => stream.write_all(&[0xd0, 0]).ok()?,
+            12 => {
+                pings += 1;
+                if habit == Habit::CutsAfterPings(pings) {
+                    return None;
+                }
+                stream.write_all(&[0xd0, 0]).ok()?;
+            }
             _ => return None,
         }
     }

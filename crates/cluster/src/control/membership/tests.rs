@@ -172,6 +172,14 @@ fn leadership_goes_before_the_vote() {
         &case(&[1, 2, 3], &[4], &[2, 3, 4]).led_next_by(&[4, 3, 2]),
         &Step::Transfer(3),
     );
+    // It does not wait for the new one to have copied everything, or to be there at all.
+    check(&case(&[1, 2, 3], &[], &[2, 3, 4]), &Step::Transfer(2));
+    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).behind(&[4]), &Step::Transfer(2));
+    check(&case(&[1, 2, 3], &[], &[2, 3, 4]).down(&[4]), &Step::Transfer(2));
+    check(
+        &case(&[1, 2, 3], &[], &[2, 3, 4]).unwilling(&[2, 3]),
+        &Step::AddLearner(4),
+    );
     // Nobody does: the new ones come in beside the leader first.
     check(&case(&[1], &[2], &[2]), &Step::SetVoters(set(&[1, 2])));
     check(&case(&[1, 2], &[], &[2]), &Step::Transfer(2));

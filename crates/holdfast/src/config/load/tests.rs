@@ -174,3 +174,13 @@ fn variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours() {
         assert!(check("", &[(&format!("HOLDFAST_{name}"), "x")], &[]).is_ok(), "{name}");
     }
 }
+
+#[test]
+fn waiting_connects_leave_room_for_the_calls_that_keep_the_other_sessions_alive() {
+    let set = |count: u32| check("", &[], &[&format!("device_hub.max_waiting_connects={count}")]);
+    assert!(set(15_360).is_ok());
+    let refused = set(15_361).unwrap_err().to_string();
+    assert!(refused.contains("wants at most 15360, found 15361"), "{refused}");
+    let refused = check("", &[], &["device_hub.drain_rate=0"]).unwrap_err().to_string();
+    assert!(refused.contains("wants more than nothing"), "{refused}");
+}

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_swarm::connect::Habits;
 use holdfast_swarm::hub::Hub;
-use holdfast_swarm::target::{Credentials, DeviceNames, Target, Transport, resolve, tls};
+use holdfast_swarm::readiness;
+use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Transport, resolve, tls};
 
 use crate::commands;
 
@@ -94,6 +95,12 @@ pub(crate) struct TargetArgs {
     /// Local addresses to connect from, in turn, when one address runs out of ports
     #[arg(long, value_delimiter = ',')]
     source: Vec<IpAddr>,
+    /// The node to which all devices connect at first, instead of the nodes in turn
+    #[arg(long, value_name = "NODE")]
+    begin_at: Option<String>,
+    /// Where devices go whose connection was lost
+    #[arg(long, value_enum, default_value = "same")]
+    again: AgainArg,
     /// Seconds between signs of life; 0 = none
     #[arg(long, default_value_t = 120)]
     keep_alive: u16,
@@ -106,6 +113,17 @@ pub(crate) struct TargetArgs {
     /// Seconds that a device's token is good for
     #[arg(long, default_value_t = 24 * 3600)]
     token_life: u64,
+}
+
+/// Where devices go whose connection was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum AgainArg {
+    /// To where they were first, or the next node that listens.
+    Same,
+    /// To any node, as behind a name with all addresses, or the next one that listens.
+    Any,
+    /// To any node whose /readyz says yes, as behind a load balancer.
+    Ready,
 }
 
 /// What to measure and where the result goes.
@@ -190,12 +208,24 @@ impl TargetArgs {
         Ok(Target {
             address: hub.mqtt_address(self.transport)?,
             nodes: hub.mqtt_nodes(self.transport)?,
+            begin_at: self.begin_at(hub)?,
+            again: match self.again {
+                AgainArg::Same => Again::Same,
+                AgainArg::Any => Again::Any,
+                AgainArg::Ready => Again::InService(readiness::follow(hub)?),
+            },
             tls: hub.tls(self.transport)?,
             sources: self.source.clone(),
             names,
             credentials: Credentials::Hub(hub.devices(Duration::from_secs(self.token_life))?),
             topic: "devices/{device}/messages/events/".to_owned(),
         })
+    }
+
+    fn begin_at(&self, hub: &Hub) -> Result<Option<usize>> {
+        let Some(name) = &self.begin_at else { return Ok(None) };
+        let found = hub.nodes.iter().position(|node| node.name == *name);
+        found.with_context(|| format!("the hub has no node {name}")).map(Some)
     }
 
     fn prepare_broker(&self, target: &str) -> Result<Target> {
@@ -210,6 +240,8 @@ impl TargetArgs {
         Ok(Target {
             address: resolve(target)?,
             nodes: Vec::new(),
+            begin_at: None,
+            again: Again::Same,
             tls,
             sources: self.source.clone(),
             names: self.names()?,

@@ -10,6 +10,7 @@ pub(crate) mod verify;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use holdfast_swarm::process::Sample;
 use serde::Serialize;
 use tokio::runtime::Builder;
 
@@ -30,4 +31,15 @@ pub(crate) fn publish_report<R: Serialize + std::fmt::Display>(report: &R, json:
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What the server's processes have used so far; `None` when there are none, or one has gone: a restart is no reason to
+/// lose the ledger of a run that is about it.
+pub(crate) fn sample_server(pids: &[u32]) -> Option<Sample> {
+    if pids.is_empty() {
+        return None;
+    }
+    Sample::take(pids)
+        .inspect_err(|error| eprintln!("the server's use is not measured: {error:#}"))
+        .ok()
 }

@@ -1,18 +1,18 @@
 //! `swarm idle`.
 
 use std::io::Read;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
-use holdfast_swarm::fleet::{Fleet, Plan, Work};
+use holdfast_swarm::fleet::{Counters, Fleet, Plan, Work};
 use holdfast_swarm::process::Sample;
 use holdfast_swarm::report::{ConnectReport, IdleReport, VERSION};
 
-use super::publish_report;
+use super::{publish_report, sample_server};
 use crate::args::{MeasureArgs, TargetArgs};
 
 /// Connects, says `up N`, and holds the connections for a time or until its input ends.
@@ -28,6 +28,9 @@ pub(crate) struct Idle {
     /// Hold them until standard input ends instead
     #[arg(long)]
     until_input_ends: bool,
+    /// Connect again when a connection is lost
+    #[arg(long)]
+    survive_disconnect: bool,
 }
 
 impl Idle {
@@ -36,7 +39,7 @@ impl Idle {
         let target = self.target.prepare(hub.as_ref())?;
         let pids = self.measure.pids(hub.as_ref());
         let connections = self.target.connections;
-        let server_before = (!pids.is_empty()).then(|| Sample::take(&pids)).transpose()?;
+        let server_before = sample_server(&pids);
         let own_before = Sample::own()?;
         let started = Instant::now();
         let fleet = Fleet::start(Plan {
@@ -46,20 +49,23 @@ impl Idle {
             threads: self.target.threads,
             connect_rate: self.target.connect_rate,
             habits: self.target.habits(false),
-            work: Work::Idle,
+            work: Work::Idle {
+                survive_disconnect: self.survive_disconnect,
+            },
         })?;
         fleet.wait_up(Duration::from_secs_f64(
             60.0 + f64::from(connections) / self.target.connect_rate * 4.0,
         ))?;
         let seconds = started.elapsed().as_secs_f64();
-        let server_up = server_before.map(|_| Sample::take(&pids)).transpose()?;
+        let server_up = server_before.and_then(|_| sample_server(&pids));
         let own_up = Sample::own()?;
         println!("up {connections}");
-        self.hold();
-        let server_held = server_before.map(|_| Sample::take(&pids)).transpose()?;
-        let up = fleet.counters().up.load(Ordering::Relaxed);
+        self.hold(fleet.counters());
+        let server_held = server_before.and_then(|_| sample_server(&pids));
+        let up = load(&fleet.counters().up);
         let failures = fleet.counters().failures();
-        fleet.end(Duration::ZERO)?;
+        let (disconnects, refusals) = (load(&fleet.counters().disconnects), load(&fleet.counters().refusals));
+        let outcome = fleet.end(Duration::ZERO)?;
         let each = f64::from(connections);
         let own = own_up.since(&own_before);
         let bytes_each = |kib: i64| kib as f64 * 1024.0 / each;
@@ -78,6 +84,10 @@ impl Idle {
                 generator_cpu_us_per_connection: own.cpu_us as f64 / each,
             },
             up,
+            disconnects,
+            refusals,
+            away_us: (&outcome.away).into(),
+            ping_us: (&outcome.latency).into(),
             failures,
             server_bytes_per_connection: growth.map(bytes_each),
             generator_bytes_per_connection: bytes_each(own.anonymous_growth_kib),
@@ -85,16 +95,35 @@ impl Idle {
         publish_report(&report, self.measure.json.as_deref())
     }
 
-    fn hold(&self) {
-        if !self.until_input_ends {
-            return thread::sleep(Duration::from_secs_f64(self.hold));
-        }
+    /// Holds the connections; says every second how it goes when that has changed.
+    fn hold(&self, counters: &Counters) {
         let (ended, wait) = mpsc::sync_channel(1);
-        thread::spawn(move || {
-            let mut rest = [0; 64];
-            while matches!(std::io::stdin().read(&mut rest), Ok(1..)) {}
-            let _ = ended.send(());
-        });
-        let _ = wait.recv();
+        if self.until_input_ends {
+            thread::spawn(move || {
+                let mut rest = [0; 64];
+                while matches!(std::io::stdin().read(&mut rest), Ok(1..)) {}
+                let _ = ended.send(());
+            });
+        } else {
+            let hold = Duration::from_secs_f64(self.hold);
+            thread::spawn(move || {
+                thread::sleep(hold);
+                let _ = ended.send(());
+            });
+        }
+        let now = || [&counters.up, &counters.disconnects, &counters.refusals].map(load);
+        let mut last = now();
+        while wait.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            let [up, lost, refused] = now();
+            if last != [up, lost, refused] && !self.measure.quiet {
+                let (lost, refused) = (lost - last[1], refused - last[2]);
+                eprintln!("{up} connected, {lost} lost and {refused} refused in 1 s");
+            }
+            last = now();
+        }
     }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }

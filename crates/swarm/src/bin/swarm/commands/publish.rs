@@ -14,7 +14,7 @@ use holdfast_swarm::process::{Sample, Usage};
 use holdfast_swarm::report::{ConnectReport, ProcessReport, PublishReport, VERSION};
 use holdfast_swarm::stamp::STAMP_BYTES;
 
-use super::{block_on, publish_report};
+use super::{block_on, publish_report, sample_server};
 use crate::args::{MeasureArgs, TargetArgs};
 
 /// The hub's counter of syncs of its log.
@@ -82,7 +82,7 @@ impl Mark {
             at: Instant::now(),
             acknowledged: load(&counters.acknowledged),
             own: Sample::own()?,
-            server: (!pids.is_empty()).then(|| Sample::take(pids)).transpose()?,
+            server: sample_server(pids),
             syncs,
         })
     }
@@ -232,6 +232,8 @@ impl PublishCommand {
             acknowledged_out_of_order: load(&counters.out_of_order),
             acknowledged_unknown: load(&counters.unknown),
             disconnects: load(&counters.disconnects),
+            refusals: load(&counters.refusals),
+            away_us: (&outcome.away).into(),
             failed: load(&counters.failed),
             failures: counters.failures(),
             latency_us: (&outcome.latency).into(),

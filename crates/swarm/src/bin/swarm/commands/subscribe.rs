@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use holdfast_swarm::connect;
+use holdfast_swarm::connect::{self, Visit};
 use holdfast_swarm::wire::{self, Reply, Scanner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -28,7 +28,7 @@ impl Subscribe {
         let target = self.target.prepare(None)?;
         let habits = self.target.habits(true);
         block_on(async {
-            let mut stream = connect::open(&target, habits, self.target.first).await?;
+            let mut stream = connect::open(&target, habits, self.target.first, Visit::First).await?;
             let mut packet = Vec::new();
             wire::encode_subscribe(&mut packet, 1, &self.filter, 1)?;
             stream.write_all(&packet).await?;
