@@ -67,6 +67,7 @@ $first
 
 [ops]
 listen = "0.0.0.0:9600"
+drain_timeout = "60s"
 TOML
 done
 echo "files/ is ready; devices trust deploy/compose/files/ca.pem"

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use common::cluster::{Cluster, eventually};
 use common::{Sender, config, read_to};
+use holdfast_consensus::{GroupId, has_data};
 use holdfast_model::{ByteSize, HumanDuration, SequenceNumber};
 use holdfast_partition::{AppendError, PartitionConfig, StartPosition};
-use holdfast_storage::Disk;
+use holdfast_storage::layout::{self, HardState};
+use holdfast_storage::{Disk, Family};
 use rand::Rng;
 
 #[tokio::test(start_paused = true)]
@@ -295,7 +297,7 @@ fn a_new_replica_that_loses_power_while_it_is_made_is_made_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destroyed_replica_leaves_nothing_and_can_come_again() {
+async fn a_destroyed_replica_leaves_only_what_it_had_promised_and_can_come_again() {
     let mut sender = Sender::new(1);
     let mut cluster = trimmed(9, &mut sender).await;
     let owner = cluster.leader().await;
@@ -306,8 +308,14 @@ async fn a_destroyed_replica_leaves_nothing_and_can_come_again() {
     let replica = cluster.nodes.remove(&gone).unwrap();
     replica.partition.destroy().await.unwrap();
     let disk = cluster.disks[&gone].clone();
-    let keys = holdfast_storage::Family::ALL.map(|family| disk.keys(family));
-    assert_eq!(keys, [0; 4]);
+    let keys = Family::ALL.map(|family| disk.keys(family));
+    assert_eq!(keys, [0, 2, 0, 0], "its vote and its last entry");
+    let group_id = GroupId::partition(0);
+    for promised in [HardState::LeftLog, HardState::LeftVote] {
+        let key = layout::hard_key(group_id.0, promised);
+        assert!(disk.get(Family::Raft, &key).unwrap().is_some(), "{promised:?}");
+    }
+    assert!(!has_data(&disk, group_id).unwrap());
 
     cluster.start(gone, false).await;
     eventually("no state", || cluster.partition(gone).status().is_empty()).await;
