@@ -185,8 +185,8 @@ fn whatever_breaks_the_promises_are_kept() {
 
 #[test]
 fn a_seed_replays() {
-    // Seeds that did not, before watchers woke in order.
-    for seed in [10, 16, 20] {
+    // Seeds that did not: before watchers woke in order, and before a replica was deleted on the simulation's thread.
+    for seed in [10, 16, 20, 27, 82] {
         let course = live(seed, Break::Nothing);
         assert_eq!(live(seed, Break::Nothing), course, "seed {seed}");
     }
