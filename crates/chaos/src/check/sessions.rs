@@ -29,6 +29,19 @@ pub fn excused(faults: &[Fault], from: Micros, deadline: Micros) -> Micros {
     }
 }
 
+/// The fault that cuts a node off from clients, too.
+const CUTS_CLIENTS: &str = "isolate-fully";
+
+/// When a client has heard at the latest that its connection to `node` was closed while nothing got through: what TCP has
+/// sent in vain it sends again after pauses that double, so that after an outage it may take as long again.
+fn heard(faults: &[Fault], node: u32, from: Micros) -> Micros {
+    let cut_off = faults
+        .iter()
+        .filter(|fault| fault.kind == CUTS_CLIENTS && fault.nodes.contains(&node) && fault.began <= from);
+    let heard = cut_off.map(|fault| fault.ended + (fault.ended - fault.began));
+    heard.max().unwrap_or(0)
+}
+
 /// Checks each device's connections.
 #[must_use]
 pub fn check(connections: &[Connection], faults: &[Fault]) -> Findings {
@@ -57,6 +70,7 @@ pub fn check(connections: &[Connection], faults: &[Fault]) -> Findings {
                 });
             }
             let deadline = excused(faults, newer.up, newer.up + CLOSE_PATIENCE);
+            let deadline = deadline.max(heard(faults, older.node, newer.up));
             if older.ended > deadline {
                 findings.violation(Some(newer.up), || {
                     format!(
@@ -129,5 +143,24 @@ mod tests {
         assert_eq!(check(&list, &[]).violations, 1);
         assert_eq!(check(&list, &[fault(2 * SECOND, 7 * SECOND)]).violations, 0);
         assert_eq!(check(&list, &[fault(50 * SECOND, 60 * SECOND)]).violations, 1);
+    }
+
+    #[test]
+    fn what_was_sent_while_a_client_was_cut_off_may_come_as_long_after_as_that_lasted() {
+        let cut_off = |nodes| Fault {
+            kind: CUTS_CLIENTS.into(),
+            nodes,
+            ..fault(2 * SECOND, 10 * SECOND)
+        };
+        // The older one is a connection to node 0.
+        let list = |ended| {
+            [
+                connection(0, 10, ended, None),
+                connection(1, 11 * SECOND, 99 * SECOND, None),
+            ]
+        };
+        assert_eq!(check(&list(17 * SECOND), &[cut_off(vec![0])]).violations, 0);
+        assert_eq!(check(&list(19 * SECOND), &[cut_off(vec![0])]).violations, 1);
+        assert_eq!(check(&list(17 * SECOND), &[cut_off(vec![2])]).violations, 1);
     }
 }
