@@ -181,8 +181,9 @@ fn a_node_is_not_drained_before_its_last_device_session_has_ended() {
             "{notes:?}"
         );
         sessions.store(0, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(cluster.state_of("n1"), Some(NodeState::Drained));
+        cluster
+            .until("n1 is drained", |c| c.state_of("n1") == Some(NodeState::Drained))
+            .await;
     });
 }
 

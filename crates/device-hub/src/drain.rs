@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_cluster::control::Control;
 use holdfast_model::PartitionId;
+use holdfast_registry::NodeState;
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
@@ -22,24 +24,16 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Between two looks for sessions that have begun all the same.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How long sessions stay for others to take over what this node leads, when it drains.
+const DRAIN_HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks whether this node leads anything.
+const LEADS_POLL: Duration = Duration::from_millis(50);
+
 /// Before a registry is asked again that may have been regained and lost.
 const REGAIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether sessions may begin at a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Newcomers {
-    /// They may.
-    Welcome,
-    /// Devices are told to come again, and reach another node then.
-    TurnedAway,
-}
-
 impl DeviceHub {
-    /// Says whether sessions may begin here from now on. One that is being attached may still begin.
-    pub fn set_newcomers(&self, newcomers: Newcomers) {
-        self.local.set_newcomers(newcomers);
-    }
-
     /// Closes all sessions of this node, at most `rate` in a second, and returns when all have been told to. What a
     /// session has sent is acknowledged first when `reason` is [`CloseReason::Stopping`]. Sessions that begin meanwhile
     /// are closed too. Dropping the future stops it.
@@ -140,19 +134,59 @@ impl DeviceHub {
     }
 }
 
-/// Lets no session begin until it is dropped.
+/// Lets no session begin until it is dropped; one that is being attached may still begin.
 struct TurnedAway<'a>(&'a DeviceHub);
 
 impl<'a> TurnedAway<'a> {
     fn new(hub: &'a DeviceHub) -> Self {
-        hub.set_newcomers(Newcomers::TurnedAway);
+        hub.local.turn_away(true);
         Self(hub)
     }
 }
 
 impl Drop for TurnedAway<'_> {
     fn drop(&mut self) {
-        self.0.set_newcomers(Newcomers::Welcome);
+        self.0.local.turn_away(false);
+    }
+}
+
+/// While this node is to drain, or is drained: once others lead what it led, closes the sessions here, paced, and lets
+/// none begin, so that devices go elsewhere. At most `rate` are closed in a second. To be
+/// spawned once per node.
+pub async fn close_when_draining(control: Control, hub: Arc<DeviceHub>, rate: u32) {
+    let is_out = |state: &Option<NodeState>| matches!(state, Some(NodeState::Draining | NodeState::Drained));
+    // A node that has been removed meanwhile is not.
+    let is_back = |state: &Option<NodeState>| matches!(state, Some(NodeState::Active | NodeState::Joining));
+    let mut state = control.state();
+    while state.wait_for(is_out).await.is_ok() {
+        let empties = async {
+            await_no_leads(&control).await;
+            hub.keep_empty(rate).await;
+        };
+        tokio::select! {
+            biased;
+            back = state.wait_for(is_back) => match back {
+                Ok(_) => tracing::info!("this node is in service again: devices may connect"),
+                Err(_) => return,
+            },
+            () = empties => {}
+        }
+    }
+}
+
+/// Waits until this node leads nothing, but not for ever: devices can do without that order.
+async fn await_no_leads(control: &Control) {
+    let none = async {
+        while control.leads() > 0 {
+            tokio::time::sleep(LEADS_POLL).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_HAND_OVER_PATIENCE, none).await.is_err() {
+        let leads = control.leads();
+        tracing::warn!(
+            leads,
+            "this node still leads groups; its sessions are closed all the same"
+        );
     }
 }
 

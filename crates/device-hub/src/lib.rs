@@ -45,7 +45,7 @@ pub use config::DeviceHubConfig;
 pub use connect::Attempt;
 pub use core::{Core, Receipt, ReceiptTarget};
 pub use diagnose::{ConnectionFacts, Diagnosis, LiveSession};
-pub use drain::Newcomers;
+pub use drain::close_when_draining;
 pub use hub::{DeviceHub, HubParts};
 pub use keeper::keep_sessions;
 pub use lane::Outcome;

@@ -19,7 +19,6 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::drain::Newcomers;
 use crate::sessions::{Facts, NotHere, SessionNumber};
 
 /// Ended sessions that an owner has not been told of, of one partition; beyond it the link starts anew, which says all.
@@ -213,9 +212,9 @@ impl Local {
         self.next_key.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn set_newcomers(&self, newcomers: Newcomers) {
-        let turns_away = newcomers == Newcomers::TurnedAway;
-        self.turns_away.store(turns_away, Ordering::Release);
+    /// Says whether sessions may begin here from now on.
+    pub(crate) fn turn_away(&self, all: bool) {
+        self.turns_away.store(all, Ordering::Release);
     }
 
     /// Whether no session may begin here.

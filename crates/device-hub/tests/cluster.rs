@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_device_hub::CloseReason;
 use holdfast_model::RefusalReason;
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, Status, WriteOperation};
-use holdfast_simulation::{Cluster, SECOND, eventually, identity, simulate};
+use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
 use tokio::time::Instant;
 
 #[test]
@@ -102,29 +102,36 @@ fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_fo
     });
 }
 
+/// A session of "d" at node 2, which is cut off with messages of it under way, while its successor at node 3 has come, sent
+/// all of them and more, and gone; all that node 1 owns.
+async fn left_behind(cluster: &Cluster) -> Client {
+    cluster.create("d").await;
+    cluster.owned_by("d", 1).await;
+    let old = cluster.connect(2, 0, "d").await.unwrap();
+    old.send(0);
+    old.until_acked(1).await;
+    cluster.network.isolate(2);
+    // Under way at the node that is cut off.
+    for number in 1..6 {
+        old.send(number);
+    }
+    let mut new = cluster.connect(3, 0, "d").await.unwrap();
+    for number in 1..9 {
+        new.send(number);
+    }
+    new.until_acked(8).await;
+    new.disconnect();
+    while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    old
+}
+
 #[test]
 fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_is_back() {
     simulate(async {
         let cluster = Cluster::start(23).await;
-        cluster.create("d").await;
-        cluster.owned_by("d", 1).await;
-        let old = cluster.connect(2, 0, "d").await.unwrap();
-        old.send(0);
-        old.until_acked(1).await;
-        cluster.network.isolate(2);
-        // Under way at the node that is cut off.
-        for number in 1..6 {
-            old.send(number);
-        }
-        let mut new = cluster.connect(3, 0, "d").await.unwrap();
-        for number in 1..9 {
-            new.send(number);
-        }
-        new.until_acked(8).await;
-        new.disconnect();
-        while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
-            tokio::time::sleep(SECOND / 10).await;
-        }
+        let old = left_behind(&cluster).await;
         cluster.network.heal_all();
         assert_eq!(old.until_closed().await, CloseReason::TakenOver);
         assert_eq!(old.acked(), [0]);
@@ -139,26 +146,9 @@ fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_
 fn nothing_of_a_session_follows_a_successor_that_began_and_ended_under_an_owner_before() {
     simulate(async {
         let cluster = Cluster::start(24).await;
-        cluster.create("d").await;
-        let partition = cluster.owned_by("d", 1).await;
-        let old = cluster.connect(2, 0, "d").await.unwrap();
-        old.send(0);
-        old.until_acked(1).await;
-        cluster.network.isolate(2);
-        // Under way at the node that is cut off.
-        for number in 1..6 {
-            old.send(number);
-        }
-        let mut new = cluster.connect(3, 0, "d").await.unwrap();
-        for number in 1..9 {
-            new.send(number);
-        }
-        new.until_acked(8).await;
-        new.disconnect();
-        while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
-            tokio::time::sleep(SECOND / 10).await;
-        }
+        let old = left_behind(&cluster).await;
         // The next owner has never heard of the newer session.
+        let partition = partition_of("d");
         let replica = |node: u64| cluster.nodes[&node].partitions.local(partition).unwrap();
         replica(1).group().transfer_leader(3).await.unwrap();
         eventually("the transfer", || replica(3).is_owner()).await;

@@ -23,7 +23,9 @@ use holdfast_auth::{HubNames, Key};
 use holdfast_cluster::control::{ClusterFounding, Control, ControlParts};
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Service;
-use holdfast_device_hub::{Clock, CloseReason, DeviceHub, DeviceHubConfig, HubParts, keep_sessions, watch_registry};
+use holdfast_device_hub::{
+    Clock, CloseReason, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, keep_sessions, watch_registry,
+};
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, UnixMillis};
 use holdfast_registry::{Founding, NodeInfo, NodeRole, NodeState, Registry, SettingsChange};
@@ -55,12 +57,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long other nodes may take to take over what this one leads, when it stops.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long sessions stay for others to take over what this node leads, when it drains.
-const DRAIN_HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two looks whether this node leads anything.
-const LEADS_POLL: Duration = Duration::from_millis(50);
 
 /// A running node.
 pub(crate) struct Node {
@@ -336,45 +332,6 @@ async fn adopt_as_leader(registry: Registry, founding: Founding) {
         tracing::warn!(
             error = format!("{error:#}"),
             "the hub's settings do not follow the configuration"
-        );
-    }
-}
-
-/// While this node is to drain, or is drained: once others lead what it led, closes the sessions here, paced, and lets
-/// none begin, so that devices go elsewhere.
-async fn close_when_draining(control: Control, hub: Arc<DeviceHub>, rate: u32) {
-    let is_out = |state: &Option<NodeState>| matches!(state, Some(NodeState::Draining | NodeState::Drained));
-    // A node that has been removed meanwhile is not.
-    let is_back = |state: &Option<NodeState>| matches!(state, Some(NodeState::Active | NodeState::Joining));
-    let mut state = control.state();
-    while state.wait_for(is_out).await.is_ok() {
-        let empties = async {
-            await_no_leads(&control).await;
-            hub.keep_empty(rate).await;
-        };
-        tokio::select! {
-            biased;
-            back = state.wait_for(is_back) => match back {
-                Ok(_) => tracing::info!("this node is in service again: devices may connect"),
-                Err(_) => return,
-            },
-            () = empties => {}
-        }
-    }
-}
-
-/// Waits until this node leads nothing, but not for ever: devices can do without that order.
-async fn await_no_leads(control: &Control) {
-    let none = async {
-        while control.leads() > 0 {
-            tokio::time::sleep(LEADS_POLL).await;
-        }
-    };
-    if tokio::time::timeout(DRAIN_HAND_OVER_PATIENCE, none).await.is_err() {
-        let leads = control.leads();
-        tracing::warn!(
-            leads,
-            "this node still leads groups; its sessions are closed all the same"
         );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use holdfast_cluster::control::{HostError, Hosted, NodeFacts, PeerBook, ReplicaHost};
 use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, has_data};
+use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::Partition;
 use holdfast_tasks::watch;
@@ -37,6 +38,7 @@ impl PeerBook for Book {
 pub(crate) struct Host {
     pub(crate) host: GroupHost,
     pub(crate) clock: ReadClock,
+    pub(crate) hub: Arc<DeviceHub>,
 }
 
 impl ReplicaHost for Host {
@@ -63,7 +65,7 @@ impl ReplicaHost for Host {
             disk_free: 50,
             disk_total: 100,
             read_only: !self.host.guard.writable(),
-            sessions: 0,
+            sessions: self.hub.local_session_count() as u64,
         }
     }
 

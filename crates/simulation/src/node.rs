@@ -13,11 +13,11 @@ use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
 use holdfast_device_hub::{
-    Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, keep_sessions, watch_registry,
+    Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, keep_sessions, watch_registry,
 };
 use holdfast_model::{HumanDuration, PartitionCount, PartitionId};
 use holdfast_partition::Partition;
-use holdfast_registry::{Founding, NodeState, Registry, RegistryConfig};
+use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_storage::{DiskGuard, Flusher, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::{Phase, Stop};
 use parking_lot::Mutex;
@@ -177,6 +177,7 @@ impl Boot {
                 replicas: Arc::new(Host {
                     host: host.clone(),
                     clock,
+                    hub: hub.clone(),
                 }),
                 wrapped_key: self.sealer.wrapped().clone(),
                 config: ControlConfig::default(),
@@ -200,7 +201,7 @@ impl Boot {
             holdfast_tasks::spawn("space", watch_space(host.guard.clone(), hub.clone())),
         ];
         if let Some(control) = &control {
-            let close = close_when_draining(control.clone(), hub.clone());
+            let close = close_when_draining(control.clone(), hub.clone(), DRAIN_RATE);
             tasks.push(holdfast_tasks::spawn("drain", close));
         }
         let core_tasks = cores
@@ -218,21 +219,6 @@ impl Boot {
             host,
             stop,
             tasks,
-        }
-    }
-}
-
-/// Closes the sessions here each time that this node is told to drain, as the composition root does.
-async fn close_when_draining(control: Control, hub: Arc<DeviceHub>) {
-    let mut state = control.state();
-    while state
-        .wait_for(|state| *state == Some(NodeState::Draining))
-        .await
-        .is_ok()
-    {
-        hub.close_paced(DRAIN_RATE, CloseReason::Stopping).await;
-        if state.wait_for(|state| *state == Some(NodeState::Active)).await.is_err() {
-            return;
         }
     }
 }
