@@ -5,21 +5,27 @@
 //! Not here: how a token is checked (`auth`), how anything is stored (`proto`, `storage`).
 #![warn(missing_docs)]
 
+mod api_version;
+mod certificate;
 mod error_code;
 mod identity;
 pub mod limits;
 mod partition;
 mod position;
 pub mod property;
+mod raft;
 pub mod reason;
 mod telemetry;
 mod time;
 mod units;
 
+pub use api_version::{ApiVersion, InvalidApiVersion};
+pub use certificate::CertificateChain;
 pub use error_code::{ErrorCode, ErrorKind, MqttAnswer};
 pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId};
 pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
+pub use raft::{NodeId, Term};
 pub use reason::RefusalReason;
 pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
 pub use time::UnixMillis;

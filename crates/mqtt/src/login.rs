@@ -4,10 +4,8 @@
 //! Invariants: ids are raw, values are percent-decoded; a refusal found here is certain, so CONNACK 5 may be said.
 //! Not here: whether the host is ours, the identity exists and the token is right (`auth`, `gateway`).
 
-mod api_version;
 mod username;
 
-pub use api_version::ApiVersion;
 pub use username::{Login, Provisioning};
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId, ModuleId, RefusalReason};
@@ -33,7 +31,7 @@ pub enum LoginError {
     /// A parameter is not UTF-8 after percent-decoding.
     #[error("a parameter of the user name is not valid UTF-8 after decoding")]
     ParameterUtf8,
-    /// `api-version` is no version, or one before 2016-11-14.
+    /// `api-version` is not an accepted version ([`holdfast_model::ApiVersion`]).
     #[error("the user name's api-version is not supported")]
     ApiVersion,
     /// The client id is empty.

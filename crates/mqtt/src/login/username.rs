@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{ApiVersion, LoginError};
+use holdfast_model::{ApiVersion, InvalidApiVersion};
+
+use super::LoginError;
 use crate::escape;
 use crate::limits::MAX_CLIENT_TYPE_BYTES;
 
@@ -87,9 +89,9 @@ impl<'a> Login<'a> {
             match name {
                 "api-version" if !version_seen => {
                     version_seen = true;
-                    let version = ApiVersion::parse(&decode(value)?);
-                    let version = version.filter(|version| *version >= ApiVersion::OLDEST);
-                    self.api_version = Some(version.ok_or(LoginError::ApiVersion)?);
+                    let version =
+                        ApiVersion::parse(&decode(value)?).map_err(|_: InvalidApiVersion| LoginError::ApiVersion)?;
+                    self.api_version = Some(version);
                 }
                 "DeviceClientType" if self.client_type.is_none() => self.client_type = Some(cut(decode(value)?)),
                 "model-id" if self.model_id.is_none() => self.model_id = Some(decode(value)?),
