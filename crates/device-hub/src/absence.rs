@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::PartitionId;
+use holdfast_partition::state::GatewayPresence;
 
 use crate::DeviceHub;
 
@@ -27,7 +28,7 @@ impl DeviceHub {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
-        match tokio::time::timeout(READ_PATIENCE, replica.away()).await {
+        match tokio::time::timeout(READ_PATIENCE, replica.absent_gateways()).await {
             Ok(Ok(away)) => {
                 self.owners.learn_away(partition, term, serial, &away);
                 true
@@ -62,7 +63,7 @@ impl DeviceHub {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
-        match replica.mark_away(gateway, true).await {
+        match replica.record_gateway(gateway, GatewayPresence::Absent).await {
             Ok(()) => {
                 tracing::info!(
                     gateway,
@@ -94,7 +95,7 @@ impl DeviceHub {
                 let Some(replica) = hub.parts.partitions.local(partition) else {
                     return;
                 };
-                match replica.mark_away(gateway, false).await {
+                match replica.record_gateway(gateway, GatewayPresence::Present).await {
                     Ok(()) => hub.owners.cleared(partition, term, gateway),
                     Err(error) => {
                         tracing::debug!(gateway, partition = partition.0, %error, "a mark could not be taken out");

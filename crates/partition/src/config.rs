@@ -6,30 +6,30 @@ use holdfast_model::{ByteSize, HumanDuration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::record::MAX_ENTRY_BYTES;
+use crate::log::record::MAX_ENTRY_BYTES;
 use crate::state::Spacing;
 
-/// How a partition keeps and serves its events.
+/// Retention, memory and persistence of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PartitionConfig {
-    /// How long events stay readable. Removed are whole stretches of the log that are older.
+    /// How long events stay readable. Older events are removed in steps of about `index_spacing`.
     pub retention: HumanDuration,
     /// The most bytes of events that a partition keeps; the oldest go first. 0 = no limit but the disk.
     pub retention_size: ByteSize,
-    /// How often retention is looked at.
+    /// How often retention runs.
     pub retention_interval: HumanDuration,
-    /// Disk space is given back when at least this much can go at once: it is done by deleting whole files.
+    /// Disk space is reclaimed when at least this much can be deleted at once; only whole files are deleted.
     pub reclaim_step: ByteSize,
-    /// Memory for the newest events of a partition, from which readers at its end are served.
+    /// Memory for the newest events of a partition; readers near its end are served from it.
     pub tail_cache: ByteSize,
-    /// How much a reader that is behind reads from disk at once; it holds up to twice that in memory.
+    /// Bytes that a reader behind the cache reads from disk at once; it holds up to twice that in memory.
     pub read_ahead: ByteSize,
-    /// Bytes of log between two points of the index. Smaller finds a start position faster and takes more memory.
+    /// Bytes of log between two points of the index. A smaller value finds a start position faster and takes more memory.
     pub index_spacing: ByteSize,
     /// The most log entries between two points of the index.
     pub index_spacing_entries: u32,
-    /// After how many bytes of applied log the partition's state is stored anew; as much is replayed after a crash.
+    /// The partition's state is persisted after this many bytes of applied log; as much is replayed after a crash.
     pub state_interval: ByteSize,
 }
 

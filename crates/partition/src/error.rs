@@ -1,13 +1,13 @@
-//! Why a batch was not, or perhaps not, appended, and why a partition does not start.
+//! Errors of appends and of the start of a partition.
 
 use holdfast_consensus::{ProposeError, ReadError};
 use holdfast_model::ErrorCode;
 use thiserror::Error;
 
 use crate::config::InvalidConfig;
-use crate::record::EntryError;
+use crate::log::record::EntryError;
 
-/// What became of a batch that was not acknowledged.
+/// Why a batch was not acknowledged. Each variant says whether it is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AppendError {
     /// Another node owns the partition. The batch is not in the log.
@@ -30,14 +30,14 @@ pub enum AppendError {
     /// Too little space is left on the disk. The batch is not in the log.
     #[error("too little space is left on the disk")]
     DiskFull,
-    /// Batches of the stream before this one are missing; it is not counted. Send all from `expected` on again.
+    /// Batches of the stream before this one are missing; it is not counted. Resend all from `expected` on.
     #[error("the batch was not counted: batch {expected} of its stream is missing")]
     Gap {
         /// The number that the stream must continue with.
         expected: u64,
     },
-    /// A later life of the same gateway has written; the batch is not counted.
-    #[error("the batch was not counted: incarnation {current} of the gateway has written since")]
+    /// A later incarnation of the same gateway has written; the batch is not counted.
+    #[error("the batch was not counted: incarnation {current} of its gateway has written since")]
     Stale {
         /// That incarnation.
         current: u64,
@@ -45,8 +45,8 @@ pub enum AppendError {
     /// The bytes are no entry; nothing was proposed.
     #[error("the batch cannot be read")]
     Malformed(#[from] EntryError),
-    /// The sender may not append any more, or not yet. The batch is not in the log.
-    #[error("the sender has to tell the owner of its sessions first")]
+    /// The sender has no right to append now. The batch is not in the log.
+    #[error("the sender has to synchronize its sessions with the owner first")]
     Refused,
     /// The batch may or may not be counted; [`crate::Partition::last_batch`] tells.
     #[error("the outcome is unknown")]

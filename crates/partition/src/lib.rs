@@ -1,35 +1,32 @@
 //! A partition: the telemetry log as a Raft state machine, and its readers. The log is the data.
 //!
-//! Why: a batch of messages is written once, as a Raft entry; applying it only gives sequence numbers and extends a
-//! small index, and readers read the log itself (design, "The log is the data").
-//! Invariants: a batch is acknowledged only when it is synced by a quorum and will be counted; sequence numbers have no
-//! gaps and are given once; readers get committed events in order and skip none; memory of caches, readers and index is
-//! bounded by [`PartitionConfig`], whatever the length of the log.
-//! Not here: which partition a device belongs to (`model`), sessions and open batches (`device-hub`), wire forms of
+//! Why: a batch of messages is written once, as a Raft entry. Applying it assigns sequence numbers and extends a small
+//! index; readers read the log itself (docs/architecture.md).
+//! Invariants: a batch is acknowledged only when a quorum has synced it and apply will count it; sequence numbers have no
+//! gaps and each is assigned once; readers get committed events in order and skip none; the memory of caches, readers and
+//! index is bounded by [`PartitionConfig`] and does not grow with the log.
+//! Not here: the mapping from devices to partitions (`model`), sessions and open batches (`device-hub`), wire forms of
 //! events (`service-api`), consensus and files (`consensus`, `storage`).
 //! Start at [`Partition`], then [`record::BatchWriter`] and [`Reader`].
 #![warn(missing_docs)]
 
-mod chunk;
+mod blocking_pool;
 mod config;
-pub mod epoch;
 mod error;
-mod gate;
+mod log;
 mod machine;
 mod metrics;
 mod partition;
-mod reader;
-pub mod record;
+mod readers;
 mod shared;
 mod snapshot;
 pub mod state;
-mod store;
-mod tail;
-mod work;
 
-pub use chunk::{Chunk, Event};
 pub use config::{InvalidConfig, PartitionConfig};
 pub use error::{AppendError, PartitionStartError};
+pub use log::chunk::{Chunk, Event};
+pub use log::record;
 pub use partition::{Clock, OnAppended, Partition, PartitionStatus};
-pub use reader::{Bound, ReadError, Reader, StartError, StartPosition, UnknownPosition};
+pub use readers::epoch;
+pub use readers::reader::{Bound, ReadError, Reader, StartError, StartPosition, UnknownPosition};
 pub use shared::MAX_READERS;

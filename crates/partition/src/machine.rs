@@ -1,6 +1,6 @@
 //! The partition as a Raft state machine: a thin layer between `consensus` and the pure state.
 //!
-//! Invariants: one short lock per entry; readers are woken once per run; nothing is written to disk per entry.
+//! Invariants: one short lock per entry; readers are woken once per run of entries; no disk write per entry.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -12,9 +12,9 @@ use holdfast_consensus::{
 use holdfast_storage::{Disk, DiskGuard, OnFatal, StorageError};
 
 use crate::shared::Shared;
-use crate::snapshot::{Hold, Received, Sink, Source};
-use crate::state::{Applied, Void};
-use crate::store::Store;
+use crate::snapshot::{Received, RetentionHold, Sink, Source};
+use crate::state::store::Store;
+use crate::state::{Applied, SkipReason};
 
 /// See the module.
 pub(crate) struct Machine {
@@ -23,14 +23,14 @@ pub(crate) struct Machine {
     disk: Arc<dyn Disk>,
     guard: Arc<DiskGuard>,
     on_fatal: OnFatal,
-    /// What [`StateMachine::applied`] answers: as recovered, or as a snapshot brought it.
+    /// The answer of [`StateMachine::applied`]: as recovered from disk or restored from a snapshot.
     recovered: (Option<LogPosition>, Bytes),
     run: Run,
-    /// Kept for its memory.
+    /// Scratch space, kept for its memory.
     wakers: Vec<Waker>,
 }
 
-/// The run of entries under way.
+/// Totals of the current run of entries.
 #[derive(Default)]
 struct Run {
     started: bool,
@@ -56,29 +56,35 @@ impl Machine {
         }
     }
 
-    fn note_void(&self, log_index: u64, reason: Void) {
-        self.shared.metrics.void(reason).increment(1);
+    fn note_skipped(&self, log_index: u64, reason: SkipReason) {
+        self.shared.metrics.skipped(reason).increment(1);
         let partition = self.shared.id.0;
         match reason {
-            // A resend whose first sending had arrived: nothing is wrong.
-            Void::Repeat => tracing::debug!(partition, log_index, "a batch came again and was not counted"),
-            Void::Gap { expected } => {
+            // A resend of a batch that had arrived: normal.
+            SkipReason::Repeat => tracing::debug!(
+                partition,
+                log_index,
+                "a batch was resent and is skipped: it is counted already"
+            ),
+            SkipReason::Gap { expected } => {
                 tracing::warn!(
                     partition,
                     log_index,
                     expected,
-                    "a batch without those before it was not counted"
+                    "a batch is skipped: batches of its stream before it are missing"
                 );
             }
-            Void::Stale { current } => {
+            SkipReason::Stale { current } => {
                 tracing::warn!(
                     partition,
                     log_index,
                     current,
-                    "a batch of a gateway's former life was not counted"
+                    "a batch is skipped: a later incarnation of its gateway has written"
                 );
             }
-            Void::Damaged => tracing::error!(partition, log_index, "an entry of the log is not readable"),
+            SkipReason::Damaged => {
+                tracing::error!(partition, log_index, "a log entry is skipped: it cannot be decoded")
+            }
         }
     }
 }
@@ -92,7 +98,7 @@ impl StateMachine for Machine {
         let mut inner = self.shared.lock();
         if !self.run.started {
             self.run.started = true;
-            inner.tail.evict();
+            inner.cache.evict();
         }
         let applied = inner.apply(position, entry);
         drop(inner);
@@ -101,7 +107,7 @@ impl StateMachine for Machine {
                 self.run.messages += u64::from(records);
                 self.run.bytes += entry.len() as u64;
             }
-            Ok(Applied::Void(reason)) => self.note_void(position.index, reason),
+            Ok(Applied::Skipped(reason)) => self.note_skipped(position.index, reason),
             Err(unknown) => {
                 let file = format!("log of partition {}", self.shared.id.0);
                 return Err(StorageError::Damaged {
@@ -130,7 +136,7 @@ impl StateMachine for Machine {
     }
 
     fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
-        let Some((hold, state, position, membership)) = Hold::take(&self.shared) else {
+        let Some((hold, state, position, membership)) = RetentionHold::take(&self.shared) else {
             return Err(StorageError::Unsupported(
                 "a snapshot of a partition that has applied nothing",
             ));
@@ -183,7 +189,7 @@ impl StateMachine for Machine {
             partition = self.shared.id.0,
             %position,
             begin = retained_after.index + 1,
-            "the partition was taken over from another replica"
+            "the partition was restored from a snapshot of another replica"
         );
         Ok(Restored {
             retained_after: Some(retained_after),

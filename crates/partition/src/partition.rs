@@ -1,6 +1,7 @@
-//! One partition as the rest of the node sees it: append, read, and who reads.
+//! The handle of one partition on this node: append, read, status, lifecycle.
 
-mod absence;
+mod absent_gateways;
+mod ack_gate;
 mod retention;
 
 use std::sync::Arc;
@@ -12,15 +13,16 @@ use holdfast_storage::{OnFatal, StorageError};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use ack_gate::AckGate;
+
+use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
 use crate::error::{AppendError, PartitionStartError};
-use crate::gate::Gate;
+use crate::log::record::{EntryHeader, EntryView, StreamId};
 use crate::machine::Machine;
-use crate::reader::{Reader, StartError, StartPosition};
-use crate::record::{EntryHeader, EntryView, StreamId};
+use crate::readers::reader::{Reader, StartError, StartPosition};
 use crate::shared::{LogSource, Shared};
-use crate::store::Store;
-use crate::work::Work;
+use crate::state::store::Store;
 
 /// The hub's clock; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -28,7 +30,7 @@ pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 /// Called once with the outcome of a batch, on the partition's thread. Short and without blocking.
 pub type OnAppended = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
-/// What `$management` and the metrics tell about a partition.
+/// What `$management` and the metrics report about a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionStatus {
     /// The oldest event that can be read.
@@ -66,8 +68,8 @@ struct Inner {
     shared: Arc<Shared>,
     store: Arc<Store>,
     log: Arc<dyn LogSource>,
-    gate: Arc<Mutex<Gate>>,
-    /// Held by the one that opens the gate.
+    ack_gate: Arc<Mutex<AckGate>>,
+    /// Serializes opening the gate.
     opening: tokio::sync::Mutex<()>,
     clock: Clock,
     on_fatal: OnFatal,
@@ -85,11 +87,11 @@ impl LogSource for LogReader {
 }
 
 impl Partition {
-    /// Starts this node's replica on the current runtime, on which its tasks stay. When this node is the only voter, the
-    /// call returns when everything that the log holds is applied; otherwise at once.
+    /// Starts this node's replica on the current runtime, where its tasks stay. When this node is the only voter, the call
+    /// returns once everything in the log is applied; otherwise it returns at once.
     ///
-    /// `founding`: a partition that does not exist yet is made, with this node as its only replica. Without it an empty
-    /// replica waits for the owner to add it.
+    /// `founding`: creates the partition with this node as its only replica, unless this disk has held it before. Without
+    /// it an empty replica waits for the owner to add it.
     ///
     /// # Errors
     /// [`PartitionStartError`]; nothing runs then.
@@ -103,24 +105,25 @@ impl Partition {
     ) -> Result<Self, PartitionStartError> {
         config.validate()?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
-        let work = Work::beside(&host.flusher);
-        let (store, recovered) = work.run(move || Store::recover(disk, id, spacing, interval)).await?;
+        let pool = BlockingPool::beside(&host.flusher);
+        let (store, recovered) = pool.run(move || Store::recover(disk, id, spacing, interval)).await?;
         let store = Arc::new(store);
         let begin = recovered.state.begin().log_index;
         let recovered_position = recovered.position;
         let shared = Shared::new(
             id,
             config.clone(),
-            work,
+            pool,
             recovered.state,
             recovered.position,
             recovered.membership,
         );
         let machine = Box::new(Machine::new(shared.clone(), store.clone(), host));
-        // What has been here before is never founded again, whatever it has lost: others may count on it.
+        // A replica that existed before is never bootstrapped again, even if it lost its data: other replicas may rely on
+        // what it acknowledged.
         let (disk, group_id) = (host.disk.clone(), GroupId::partition(id.0));
         let existed =
-            work.run(move || holdfast_consensus::has_data(&*disk, group_id)).await? || recovered_position.is_some();
+            pool.run(move || holdfast_consensus::has_data(&*disk, group_id)).await? || recovered_position.is_some();
         let group = Group::start(group_id, host, machine, consensus).await?;
         let log = group.log_reader();
         let first_index = log.first_index();
@@ -138,7 +141,7 @@ impl Partition {
             shared,
             store,
             log: Arc::new(log),
-            gate: Arc::default(),
+            ack_gate: Arc::default(),
             opening: tokio::sync::Mutex::new(()),
             clock,
             on_fatal: host.on_fatal.clone(),
@@ -160,48 +163,48 @@ impl Partition {
         &self.0.group
     }
 
-    /// Whether this node owns the partition, as far as it knows.
+    /// Whether this node believes that it owns the partition.
     #[must_use]
     pub fn is_owner(&self) -> bool {
         self.0.group.is_leader()
     }
 
-    /// Who owns the partition, where known: this node only when it really does.
+    /// The owner of the partition, if known. This node names itself only while it leads.
     #[must_use]
     pub fn owner(&self) -> Option<Leader> {
         self.0.group.leader()
     }
 
-    /// Appends a batch that [`crate::record::BatchWriter`] has closed; calls that follow each other append in their
-    /// order. Waits while too much is in flight, and returns long before the outcome.
+    /// Appends a batch that [`crate::record::BatchWriter`] has closed; successive calls append in call order. Waits while
+    /// too much is in flight, and returns long before the outcome.
     ///
-    /// `appended` is called exactly once: with `Ok` when the batch is synced here and by a quorum, and will be counted or
-    /// has been counted before. After an error the batches that followed it in its stream fail with
-    /// [`AppendError::Gap`]; they are to be sent again from the number named there.
+    /// `appended` is called exactly once: with `Ok` when a quorum has synced the batch and apply will count it or has
+    /// counted it before. After an error the batches that followed it in its stream fail with [`AppendError::Gap`]; resend
+    /// from the number named there.
     pub async fn append_detached(&self, entry: Bytes, appended: OnAppended) {
         self.append_if(entry, |_| true, appended).await;
     }
 
-    /// As [`Self::append_detached`], for a sender that may lose the right to append while the batch waits: `may` is asked
-    /// when nothing has to be waited for any more. [`AppendError::Refused`] otherwise.
+    /// As [`Self::append_detached`], for a sender that may lose the right to append while the batch waits for capacity:
+    /// `may` is evaluated after all waiting, right before the proposal. [`AppendError::Refused`] if it returns `false`.
     pub async fn append_if(&self, entry: Bytes, may: impl FnOnce(&EntryHeader) -> bool + Send, appended: OnAppended) {
         let header = match EntryView::parse(&entry) {
             Ok(view) => view.header(),
             Err(error) => return appended(Err(error.into())),
         };
-        if let Err(error) = self.open_gate().await {
+        if let Err(error) = self.open_ack_gate().await {
             return appended(Err(error));
         }
         let room = match self.0.group.room_for(&entry).await {
             Ok(room) => room,
-            Err(error) => return appended(self.0.gate.lock().settle(&header, Err(error))),
+            Err(error) => return appended(self.0.ack_gate.lock().admit_committed(&header, Err(error))),
         };
         if !may(&header) {
             return appended(Err(AppendError::Refused));
         }
-        let gate = self.0.gate.clone();
+        let gate = self.0.ack_gate.clone();
         let committed = Box::new(move |outcome| {
-            let outcome = gate.lock().settle(&header, outcome);
+            let outcome = gate.lock().admit_committed(&header, outcome);
             appended(outcome);
         });
         self.0.group.propose_in(room, entry, committed).await;
@@ -213,7 +216,7 @@ impl Partition {
     /// [`AppendError`].
     pub async fn append(&self, entry: Bytes) -> Result<(), AppendError> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        // Who no longer waits does not need the answer.
+        // The receiver is gone when the caller has dropped this future; nothing to do then.
         self.append_detached(
             entry,
             Box::new(move |outcome| {
@@ -224,8 +227,8 @@ impl Partition {
         answered.await.unwrap_or(Err(AppendError::Unknown))
     }
 
-    /// The last batch of a stream that is counted, 0 when none is: as of everything committed before the call. This is
-    /// where a gateway goes on after [`AppendError::Unknown`] or a change of owner.
+    /// The last counted batch of a stream, 0 when there is none, as of everything committed before the call. A gateway
+    /// continues behind it after [`AppendError::Unknown`] or a change of owner.
     ///
     /// # Errors
     /// [`AppendError`]: this node does not own the partition.
@@ -235,7 +238,7 @@ impl Partition {
     }
 
     /// The newest incarnation of a gateway node that has written here. A gateway that starts must choose a greater one
-    /// than any partition names, or its batches are refused as [`AppendError::Stale`] or taken for repeats.
+    /// than that of any partition, or its batches are refused as [`AppendError::Stale`] or taken for repeats.
     #[must_use]
     pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
         self.0.shared.lock().state.streams().newest_incarnation(gateway_node)
@@ -253,7 +256,7 @@ impl Partition {
         }
     }
 
-    /// A reader of committed events. It may be used on any runtime.
+    /// A reader of committed events, usable on any runtime.
     ///
     /// # Errors
     /// [`StartError`].
@@ -261,13 +264,13 @@ impl Partition {
         Reader::start(self.0.shared.clone(), self.0.log.clone(), from)
     }
 
-    /// Stops retention, readers and the group, and stores the state, so that little is replayed at the next start.
+    /// Stops retention, readers and the group, and persists the state, so that the next start replays little.
     pub async fn shutdown(&self) {
         self.stop().await;
         let inner = self.0.clone();
-        let stored = self.0.shared.work.run(move || inner.store.store(&inner.shared)).await;
+        let stored = self.0.shared.pool.run(move || inner.store.store(&inner.shared)).await;
         if let Err(error) = stored {
-            tracing::warn!(partition = self.0.id.0, %error, "the state was not stored; the next start replays more");
+            tracing::warn!(partition = self.0.id.0, %error, "the partition state was not persisted; the next start replays more of the log");
         }
     }
 
@@ -279,14 +282,14 @@ impl Partition {
     pub async fn destroy(self) -> Result<(), StorageError> {
         self.stop().await;
         let inner = self.0.clone();
-        self.0.shared.work.run(move || inner.store.erase()).await?;
+        self.0.shared.pool.run(move || inner.store.erase()).await?;
         // Also waits until that is durable.
         self.0.group.clone().destroy().await?;
         let inner = self.0.clone();
-        self.0.shared.work.run(move || inner.store.give_back()).await
+        self.0.shared.pool.run(move || inner.store.give_back()).await
     }
 
-    /// A machine of this replica beside the one that its group has: to take snapshots without a group that asks.
+    /// A second state machine over this replica's state, to take snapshots in tests without a group.
     #[cfg(test)]
     pub(crate) fn machine(&self, host: &GroupHost) -> Machine {
         Machine::new(self.0.shared.clone(), self.0.store.clone(), host)
@@ -296,37 +299,37 @@ impl Partition {
         let retention = self.0.retention.lock().take();
         if let Some(task) = retention {
             task.abort();
-            // Cancelled, or ended by itself: both are the end.
+            // Cancelled or finished: either way the task has ended.
             let _ = task.await;
         }
         self.0.shared.stop();
         self.0.group.shutdown().await;
     }
 
-    /// Lets appends through once everything that was committed before this node's leadership is applied.
-    async fn open_gate(&self) -> Result<(), AppendError> {
+    /// Opens the acknowledgement gate once everything committed before this node's leadership is applied.
+    async fn open_ack_gate(&self) -> Result<(), AppendError> {
         let term = self.leading()?;
-        if self.0.gate.lock().is_open_in(term) {
+        if self.0.ack_gate.lock().is_open_in(term) {
             return Ok(());
         }
         let _alone = self.0.opening.lock().await;
         let term = self.leading()?;
-        if self.0.gate.lock().is_open_in(term) {
+        if self.0.ack_gate.lock().is_open_in(term) {
             return Ok(());
         }
-        // Also waits until the leader's first entry is applied, and so all that others have led before.
+        // Also waits until the leader's first entry is applied, and with it everything of earlier terms.
         self.0.group.read_index().await?;
         let inner = self.0.shared.lock();
         let own = |position: &LogPosition| position.term == term && position.node == self.0.node;
         if !inner.position.as_ref().is_some_and(own) {
-            // Another node leads, or has led in between.
+            // Another node leads, or led in between.
             drop(inner);
             self.leading()?;
             return Err(AppendError::NotLeader { leader: None });
         }
         let streams = inner.state.streams().clone();
         drop(inner);
-        self.0.gate.lock().open(term, streams);
+        self.0.ack_gate.lock().open(term, streams);
         Ok(())
     }
 

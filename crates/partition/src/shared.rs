@@ -1,8 +1,8 @@
-//! What the state machine, its readers and the handle have in common, behind one short lock.
+//! State shared by the state machine, the readers and the handle, behind one short lock.
 //!
-//! Invariants: whoever finds nothing to read registers its waker under the same lock under which entries are applied, so
-//! that no wake-up is lost; there is one place for a waker per reader, and at most [`MAX_READERS`] readers. Wakers are
-//! called after the lock has been released, once per run of entries.
+//! Invariants: a reader that finds nothing registers its waker under the lock under which entries are applied, so that no
+//! wake-up is lost; each reader has one waker slot, and there are at most [`MAX_READERS`] readers. Wakers are called
+//! after the lock has been released, once per run of entries.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -13,13 +13,13 @@ use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::StorageError;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
+use crate::log::entry_cache::{CachedEntry, EntryCache};
 use crate::metrics::Metrics;
 use crate::state::{Applied, IndexPoint, State, UnknownVersion};
-use crate::tail::{Numbered, Tail};
-use crate::work::Work;
 
-/// Readers of one partition: 20 consumer groups of 5, and the hub's own, many times over.
+/// The most readers of one partition: far more than 20 consumer groups of 5 and the hub's own.
 pub const MAX_READERS: usize = 1024;
 
 /// The committed entries of a partition's log. The real one is the Raft log; tests have one in memory.
@@ -28,7 +28,7 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     /// entries that are not applied yet; may block on the disk.
     fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError>;
 
-    /// The log index before which a read that finds nothing may conclude that nothing is there.
+    /// A read that finds nothing proves that there are no entries before this log index.
     fn end(&self) -> u64;
 }
 
@@ -37,22 +37,22 @@ pub(crate) struct Shared {
     pub(crate) id: PartitionId,
     pub(crate) config: PartitionConfig,
     pub(crate) metrics: Metrics,
-    pub(crate) work: Work,
+    pub(crate) pool: BlockingPool,
     inner: Mutex<Inner>,
 }
 
-/// What the lock guards.
+/// The data behind the lock.
 pub(crate) struct Inner {
     pub(crate) state: State,
-    pub(crate) tail: Tail,
-    /// The last entry applied, of whatever kind.
+    pub(crate) cache: EntryCache,
+    /// The last applied entry of any kind.
     pub(crate) position: Option<LogPosition>,
-    /// As consensus gave it last; empty = none.
+    /// The membership as consensus gave it last; empty = none.
     pub(crate) membership: Bytes,
     pub(crate) stopped: bool,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// Snapshots under way: the log from these indexes on is not to be deleted. At most a few.
+    /// Retention holds of snapshots being sent: id and the first log index that must stay. At most a few.
     held: Vec<(u64, u64)>,
     next_hold: u64,
 }
@@ -68,14 +68,14 @@ impl Shared {
     pub(crate) fn new(
         id: PartitionId,
         config: PartitionConfig,
-        work: Work,
+        pool: BlockingPool,
         state: State,
         position: Option<LogPosition>,
         membership: Bytes,
     ) -> Arc<Self> {
         let inner = Inner {
             state,
-            tail: Tail::new(
+            cache: EntryCache::new(
                 config.tail_cache.as_usize(),
                 position.map_or(0, |position| position.index + 1),
             ),
@@ -90,7 +90,7 @@ impl Shared {
         Arc::new(Self {
             id,
             metrics: Metrics::new(id),
-            work,
+            pool,
             config,
             inner: Mutex::new(inner),
         })
@@ -106,13 +106,13 @@ impl Shared {
         scratch.drain(..).for_each(Waker::wake);
     }
 
-    /// Readers get an error from now on.
+    /// Makes readers fail from now on.
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;
         self.wake_readers(&mut Vec::new());
     }
 
-    /// Moves the begin of the stream of events; readers before it go on there.
+    /// Moves the begin of the event stream; readers before it continue there.
     pub(crate) fn trim(&self, point: IndexPoint) {
         self.lock().state.trim(point);
     }
@@ -126,12 +126,12 @@ impl Shared {
             .map(|position| next.0.saturating_sub(position.0))
             .max()
             .unwrap_or_default();
-        let (readers, tail) = (inner.slots.len() - inner.free.len(), inner.tail.bytes());
+        let (readers, cached) = (inner.slots.len() - inner.free.len(), inner.cache.bytes());
         let retained = inner.state.retained_bytes();
         drop(inner);
         self.metrics.reader_lag.set(float(lag));
         self.metrics.readers.set(float(readers as u64));
-        self.metrics.tail_bytes.set(float(tail as u64));
+        self.metrics.cached_bytes.set(float(cached as u64));
         self.metrics.retained_bytes.set(float(retained));
     }
 }
@@ -157,7 +157,7 @@ impl Inner {
             && records > 0
         {
             let log_index = position.index;
-            self.tail.push(Numbered {
+            self.cache.push(CachedEntry {
                 log_index,
                 first,
                 records,
@@ -176,15 +176,15 @@ impl Inner {
         }
     }
 
-    /// Replaces everything by what a snapshot brought; readers go on in it.
-    pub(crate) fn restore(&mut self, state: State, position: LogPosition, membership: Bytes, tail_limit: usize) {
+    /// Replaces everything by the content of a snapshot; readers continue in it.
+    pub(crate) fn restore(&mut self, state: State, position: LogPosition, membership: Bytes, cache_limit: usize) {
         self.state = state;
-        self.tail = Tail::new(tail_limit, position.index + 1);
+        self.cache = EntryCache::new(cache_limit, position.index + 1);
         self.position = Some(position);
         self.membership = membership;
     }
 
-    /// Keeps the log from `log_index` on until it is released.
+    /// Keeps the log from `log_index` on until [`Self::release`].
     pub(crate) fn hold(&mut self, log_index: u64) -> u64 {
         self.next_hold += 1;
         self.held.push((self.next_hold, log_index));
@@ -195,7 +195,7 @@ impl Inner {
         self.held.retain(|(held, _)| *held != id);
     }
 
-    /// The log index from which on the log must stay, if any.
+    /// The first log index that retention must keep for a snapshot, if any.
     pub(crate) fn held_from(&self) -> Option<u64> {
         self.held.iter().map(|(_, log_index)| *log_index).min()
     }
@@ -215,29 +215,29 @@ impl Inner {
         }
     }
 
-    /// Where to start so that every entry holding `sequence` or a later number is passed.
+    /// A start point from which every record with `sequence` or a later number is read.
     pub(crate) fn seek_sequence(&self, sequence: SequenceNumber) -> IndexPoint {
         if sequence >= self.state.next() {
             self.end()
         } else {
-            self.tail
+            self.cache
                 .holding(sequence)
                 .map_or_else(|| self.state.floor_sequence(sequence), point_of)
         }
     }
 
-    /// Where to start so that every entry newer than `time` is passed.
+    /// A start point from which every entry newer than `time` is read.
     pub(crate) fn seek_time(&self, time: UnixMillis) -> IndexPoint {
         if time >= self.state.last_enqueued() {
             self.end()
         } else {
-            self.tail
+            self.cache
                 .after(time)
                 .map_or_else(|| self.state.floor_time(time), point_of)
         }
     }
 
-    /// Takes a place for a reader at `position`; `None` when all are taken.
+    /// Registers a reader at `position`; `None` when all slots are taken.
     pub(crate) fn add_reader(&mut self, position: SequenceNumber) -> Option<usize> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -263,7 +263,7 @@ impl Inner {
         self.slots[slot].position = Some(position);
     }
 
-    /// Remembers whom to wake when there is more; replaces what was remembered for the reader before.
+    /// Sets the waker of a reader, replacing the one set before.
     pub(crate) fn set_waker(&mut self, slot: usize, waker: &Waker) {
         match &mut self.slots[slot].waker {
             Some(old) => old.clone_from(waker),
@@ -272,7 +272,7 @@ impl Inner {
     }
 }
 
-fn point_of(entry: &Numbered) -> IndexPoint {
+fn point_of(entry: &CachedEntry) -> IndexPoint {
     IndexPoint {
         log_index: entry.log_index,
         sequence: entry.first,

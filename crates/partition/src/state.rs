@@ -1,15 +1,17 @@
-//! What applying the log leaves behind: sequence numbers, the streams' positions, the sparse index.
+//! The state that applying the log produces: sequence numbers, the streams' positions, the sparse index.
 //!
-//! Pure: no clock, no I/O, no randomness; the same entries give the same state on every replica and in every replay.
-//! Invariants: a record's sequence number is given here and nowhere else, from the counter plus its place in the entry,
-//! so that there are no gaps and none is given twice (foundations 2); enqueued times never decrease; a batch of a stream
-//! is counted exactly once (foundations 1). An entry that is not counted is *void*: its log index is remembered, since
-//! readers walk the log and must step over it.
-//! Retention moves [`State::begin`]; that is local to a replica and changes nothing that apply decides.
-//! Not here: the log itself (`consensus`), who is told (`tail`, `partition`), how the state is stored (`state::stored`).
+//! Pure, but for `store`: no clock, no I/O, no randomness; the same entries give the same state on every replica and in
+//! every replay.
+//! Invariants: a record's sequence number is assigned here and nowhere else, from the counter plus its place in the entry,
+//! so that there are no gaps and no duplicates; enqueued times never decrease; a batch of a stream is counted exactly
+//! once. An entry that is not counted is *skipped*: its log index is recorded, since readers walk the log and must step
+//! over it.
+//! Retention moves [`State::begin`]; that is local to a replica and changes no decision of apply.
+//! Not here: the log itself (`consensus`), waking readers (`shared`), the stored form (`stored`, `store`).
 
-mod absence;
+mod absent_gateways;
 mod index;
+pub(crate) mod store;
 mod stored;
 mod streams;
 
@@ -21,17 +23,18 @@ use std::collections::BTreeSet;
 use holdfast_model::{SequenceNumber, UnixMillis};
 use thiserror::Error;
 
-pub(crate) use absence::marks_of;
+pub use absent_gateways::GatewayPresence;
+pub(crate) use absent_gateways::presence_stream;
 pub use index::{Index, IndexPoint, Spacing};
 pub use stored::{Changes, Head, StoredStateError};
 pub use streams::{Admission, MAX_STREAMS, Streams};
 
-use crate::record::{EntryError, EntryView};
+use crate::log::record::{EntryError, EntryView};
 
-/// What became of an entry.
+/// The outcome of applying an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// Its records are part of the stream of events.
+    /// Its records are part of the event stream.
     Counted {
         /// The sequence number of its first record.
         first: SequenceNumber,
@@ -40,36 +43,37 @@ pub enum Applied {
         /// The time of all its records.
         enqueued: UnixMillis,
     },
-    /// It is as if it had never been written.
-    Void(Void),
+    /// It changes nothing.
+    Skipped(SkipReason),
 }
 
-/// Why an entry is not counted.
+/// Why an entry is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Void {
-    /// The batch has been counted before; the gateway sent it again.
+pub enum SkipReason {
+    /// The batch was counted before; the gateway resent it.
     Repeat,
     /// A batch of the stream before this one is missing; counting it would reorder.
     Gap {
         /// The number that the stream must continue with.
         expected: u64,
     },
-    /// The gateway has started anew since.
+    /// A later incarnation of the gateway has written.
     Stale {
-        /// The incarnation in force.
+        /// That incarnation.
         current: u64,
     },
-    /// The bytes are no entry.
+    /// The bytes cannot be decoded.
     Damaged,
 }
 
-/// The entry was written by a version whose rules this one does not know: stop, since guessing makes replicas differ.
+/// The entry was written by a version whose rules this one does not know: the node must stop, since guessing would make
+/// replicas diverge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the log entry {log_index} has version {version}, which this version of Holdfast does not know")]
 pub struct UnknownVersion {
-    /// Where it is.
+    /// Its log index.
     pub log_index: u64,
-    /// What it says.
+    /// Its version.
     pub version: u32,
 }
 
@@ -82,7 +86,7 @@ pub struct State {
     pub(crate) begin: IndexPoint,
     pub(crate) streams: Streams,
     pub(crate) index: Index,
-    pub(crate) voids: BTreeSet<u64>,
+    pub(crate) skipped: BTreeSet<u64>,
 }
 
 impl State {
@@ -99,7 +103,7 @@ impl State {
             begin: IndexPoint::default(),
             streams: Streams::default(),
             index: Index::new(spacing),
-            voids: BTreeSet::new(),
+            skipped: BTreeSet::new(),
         }
     }
 
@@ -111,13 +115,13 @@ impl State {
         let header = match EntryView::parse(entry) {
             Ok(view) => view.header(),
             Err(EntryError::Version(version)) => return Err(UnknownVersion { log_index, version }),
-            Err(EntryError::Corrupt(_)) => return Ok(self.void(log_index, Void::Damaged)),
+            Err(EntryError::Corrupt(_)) => return Ok(self.skip(log_index, SkipReason::Damaged)),
         };
         match self.streams.check(&header.stream, header.batch_number) {
             Admission::Next => {}
-            Admission::Repeat { .. } => return Ok(self.void(log_index, Void::Repeat)),
-            Admission::Gap { expected } => return Ok(self.void(log_index, Void::Gap { expected })),
-            Admission::Stale { current } => return Ok(self.void(log_index, Void::Stale { current })),
+            Admission::Repeat { .. } => return Ok(self.skip(log_index, SkipReason::Repeat)),
+            Admission::Gap { expected } => return Ok(self.skip(log_index, SkipReason::Gap { expected })),
+            Admission::Stale { current } => return Ok(self.skip(log_index, SkipReason::Stale { current })),
         }
         self.streams.advance(&header.stream, header.batch_number, log_index);
         let enqueued = self.last_enqueued.max(header.proposed);
@@ -138,12 +142,12 @@ impl State {
         })
     }
 
-    fn void(&mut self, log_index: u64, reason: Void) -> Applied {
-        self.voids.insert(log_index);
-        Applied::Void(reason)
+    fn skip(&mut self, log_index: u64, reason: SkipReason) -> Applied {
+        self.skipped.insert(log_index);
+        Applied::Skipped(reason)
     }
 
-    /// The number that the next record will get.
+    /// The number of the next record.
     #[must_use]
     pub fn next(&self) -> SequenceNumber {
         self.next
@@ -155,7 +159,7 @@ impl State {
         self.last_enqueued
     }
 
-    /// The oldest entry that readers may have.
+    /// The oldest readable entry.
     #[must_use]
     pub fn begin(&self) -> IndexPoint {
         self.begin
@@ -179,10 +183,10 @@ impl State {
         &self.streams
     }
 
-    /// The entry at this log index carries no records of the stream of events.
+    /// Whether apply skipped the entry at this log index: readers step over it.
     #[must_use]
-    pub fn is_void(&self, log_index: u64) -> bool {
-        self.voids.contains(&log_index)
+    pub fn is_skipped(&self, log_index: u64) -> bool {
+        self.skipped.contains(&log_index)
     }
 
     /// The last known point at or before the entry that holds `sequence`; [`Self::begin`] when there is none.
@@ -211,8 +215,8 @@ impl State {
             .filter(|point| point.log_index == log_index)
     }
 
-    /// Where retention would begin the log: every entry before that point is older than `oldest`, or beyond
-    /// `max_bytes` from the end. `None` when nothing can go. Steps are those of the index, about 64 KiB.
+    /// The begin of the log that the limits allow: every entry before that point is older than `oldest`, or more than
+    /// `max_bytes` from the end. `None` when nothing can be removed. The granularity is that of the index, about 64 KiB.
     #[must_use]
     pub fn retention_point(&self, oldest: UnixMillis, max_bytes: u64) -> Option<IndexPoint> {
         let by_time = self.index.floor_by(|point| point.enqueued < oldest);
@@ -227,17 +231,17 @@ impl State {
             .filter(|point| point.log_index > self.begin.log_index)
     }
 
-    /// Lets the log begin at `log_index` where no event lies between it and [`Self::begin`].
+    /// Moves the begin to `log_index`; no event may lie between it and [`Self::begin`].
     pub(crate) fn begin_at(&mut self, log_index: u64) {
         self.begin.log_index = log_index;
     }
 
-    /// Moves [`Self::begin`] forward to `point`, which [`Self::retention_point`] gave, and forgets what lies before.
+    /// Moves [`Self::begin`] forward to `point`, which [`Self::retention_point`] gave, and drops the index before it.
     pub fn trim(&mut self, point: IndexPoint) {
         if point.log_index > self.begin.log_index {
             self.begin = point;
             self.index.trim(point.log_index);
-            self.voids = self.voids.split_off(&point.log_index);
+            self.skipped = self.skipped.split_off(&point.log_index);
         }
     }
 }

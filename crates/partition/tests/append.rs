@@ -10,6 +10,7 @@ use common::{Sender, config, numbers, read_to, start, try_start, try_start_with}
 use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{ByteSize, SequenceNumber, UnixMillis};
 use holdfast_partition::record::EntryHeader;
+use holdfast_partition::state::GatewayPresence;
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{Disk, DiskSpace, SimDisk};
 use parking_lot::Mutex;
@@ -140,7 +141,7 @@ async fn a_stopped_partition_refuses_and_its_readers_end() {
     );
 }
 
-/// Four lives of one node with crashes in between; says what was lost, if anything.
+/// Four incarnations of one node with crashes in between; reports lost batches.
 fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let config = PartitionConfig {
@@ -150,7 +151,7 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
         ..config()
     };
     let mut acknowledged = 0;
-    for life in 1..=4 {
+    for incarnation in 1..=4 {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -169,19 +170,22 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
                 let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
                 assert_eq!(read_to(&mut reader, SequenceNumber(next)).await, 0, "seed {seed}");
             }
-            let mut sender = Sender::new(life);
+            let mut sender = Sender::new(incarnation);
             sender.next_message = next;
             for _ in 0..rng.random_range(1..30) {
                 let messages = rng.random_range(1..20);
-                node.partition.append(sender.batch(messages, life)).await.unwrap();
+                node.partition
+                    .append(sender.batch(messages, incarnation))
+                    .await
+                    .unwrap();
                 acknowledged = sender.next_message;
                 if rng.random_bool(0.1) {
                     disk.flush().unwrap();
                 }
             }
-            // And one whose outcome nobody waits for.
+            // And one without waiting for its outcome.
             node.partition
-                .append_detached(sender.batch(3, life), Box::new(|_| {}))
+                .append_detached(sender.batch(3, incarnation), Box::new(|_| {}))
                 .await;
             disk = disk.crash(&mut rng);
             Ok(())
@@ -205,8 +209,8 @@ fn the_crash_test_notices_a_disk_that_does_not_sync() {
 }
 
 #[tokio::test]
-async fn who_loses_the_right_to_append_while_a_batch_waits_for_room_does_not_append() {
-    // Room for one batch at a time: the second one waits until the first is decided.
+async fn a_sender_that_loses_the_right_to_append_while_waiting_for_capacity_does_not_append() {
+    // Capacity for one batch at a time: the second one waits until the first is decided.
     let consensus = ConsensusConfig {
         max_in_flight: ByteSize::mib(1),
         ..ConsensusConfig::default()
@@ -221,7 +225,7 @@ async fn who_loses_the_right_to_append_while_a_batch_waits_for_room_does_not_app
         let (right, outcomes) = (right.clone(), outcomes.clone());
         let (asked, entry) = (right.clone(), sender.batch(5_000, batch));
         let appended = Box::new(move |outcome| {
-            // Taken away between the second one's call and its turn.
+            // Revoked between the second call and its proposal.
             right.store(false, Ordering::Relaxed);
             outcomes.lock().push((batch, outcome));
         });
@@ -234,30 +238,31 @@ async fn who_loses_the_right_to_append_while_a_batch_waits_for_room_does_not_app
 }
 
 #[tokio::test]
-async fn marks_of_gateways_that_are_away_outlive_the_process_and_are_no_events() {
+async fn absent_gateways_outlive_the_process_and_are_no_events() {
     let disk = SimDisk::new();
     let mut sender = Sender::new(1);
     {
         let node = start(Arc::new(disk.clone()), &config()).await;
         node.partition.append(sender.batch(1, 1)).await.unwrap();
-        assert_eq!(node.partition.away().await, Ok(vec![]));
-        for (gateway, away) in [
-            (7, true),
-            (3, true),
-            (7, true),
-            (9, false),
-            (3, false),
-            (3, true),
-            (7, false),
+        assert_eq!(node.partition.absent_gateways().await, Ok(vec![]));
+        use GatewayPresence::{Absent, Present};
+        for (gateway, presence) in [
+            (7, Absent),
+            (3, Absent),
+            (7, Absent),
+            (9, Present),
+            (3, Present),
+            (3, Absent),
+            (7, Present),
         ] {
-            node.partition.mark_away(gateway, away).await.unwrap();
+            node.partition.record_gateway(gateway, presence).await.unwrap();
         }
-        assert_eq!(node.partition.away().await, Ok(vec![3]));
+        assert_eq!(node.partition.absent_gateways().await, Ok(vec![3]));
         node.partition.append(sender.batch(1, 2)).await.unwrap();
         node.partition.shutdown().await;
     }
     let node = start(Arc::new(disk), &config()).await;
-    assert_eq!(node.partition.away().await, Ok(vec![3]));
+    assert_eq!(node.partition.absent_gateways().await, Ok(vec![3]));
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(2)).await, 0);
     assert_eq!(node.partition.status().next, SequenceNumber(2));

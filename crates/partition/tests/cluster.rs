@@ -46,7 +46,7 @@ async fn a_follower_serves_readers_and_names_the_owner() {
         cluster.partition(owner).owner(),
         "all name the same owner and term"
     );
-    // Where a gateway goes on, asked of any replica.
+    // The position at which a gateway continues, read on any replica.
     assert_eq!(cluster.partition(follower).last_batch(&sender.stream).await, Ok(40));
     cluster.check_alive();
 }
@@ -196,7 +196,7 @@ async fn a_new_replica_of_a_trimmed_partition_has_the_same_status_and_events() {
         group.transfer_leader(2).await.unwrap();
     }
     cluster.set_voters([2, 3, 4].into()).await;
-    // Who is removed is told nothing any more.
+    // A removed replica gets no more messages.
     cluster.kill(1);
     let mut reader = cluster.partition(4).reader(StartPosition::Oldest).unwrap();
     for number in 0..10 {
@@ -215,7 +215,7 @@ async fn a_new_replica_of_a_trimmed_partition_has_the_same_status_and_events() {
     let first = read_to(&mut reader, SequenceNumber(sender.next_message)).await;
     assert_eq!(first, expected[0].0);
 
-    // And finds all that again after a power cut.
+    // And finds all of it again after a power cut.
     let before = cluster.events(4).await;
     cluster.kill(4);
     cluster.start(4, false).await;
@@ -224,15 +224,15 @@ async fn a_new_replica_of_a_trimmed_partition_has_the_same_status_and_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_was_away_for_too_long_is_brought_up_and_its_readers_go_on() {
+async fn a_replica_that_was_cut_off_for_too_long_is_restored_and_its_readers_continue() {
     let mut sender = Sender::new(1);
     let cluster = trimmed(8, &mut sender).await;
     let owner = cluster.leader().await;
-    let away = (1..=3).find(|id| *id != owner).unwrap();
-    let mut reader = cluster.partition(away).reader(StartPosition::Oldest).unwrap();
+    let behind = (1..=3).find(|id| *id != owner).unwrap();
+    let mut reader = cluster.partition(behind).reader(StartPosition::Oldest).unwrap();
     let first = read_to(&mut reader, SequenceNumber(sender.next_message)).await;
     assert!(first > 400);
-    cluster.network.isolate(away);
+    cluster.network.isolate(behind);
     for number in 0..100 {
         cluster.append(&sender.batch(5, 20_000 + number)).await;
     }
@@ -243,7 +243,7 @@ async fn a_replica_that_was_away_for_too_long_is_brought_up_and_its_readers_go_o
         cluster.append(&sender.batch(5, 30_000 + number)).await;
     }
     cluster.clock.set(31_005);
-    for id in (1..=3).filter(|id| *id != away) {
+    for id in (1..=3).filter(|id| *id != behind) {
         for _ in 0..3 {
             cluster.partition(id).enforce_retention().await.unwrap();
         }
@@ -252,12 +252,12 @@ async fn a_replica_that_was_away_for_too_long_is_brought_up_and_its_readers_go_o
     cluster.all_at(sender.next_message).await;
     let owner = cluster.leader().await;
     let expected = cluster.events(owner).await;
-    let found = cluster.events(away).await;
+    let found = cluster.events(behind).await;
     assert!(
         found.ends_with(&expected),
-        "the replica that was away may have kept more"
+        "the replica that was cut off may have kept more"
     );
-    // The reader goes on behind what retention has removed meanwhile, in order.
+    // The reader continues after the events that retention has removed meanwhile, in order.
     let next = read_to(&mut reader, SequenceNumber(sender.next_message)).await;
     assert!(next >= expected[0].0, "{next}");
     cluster.check_alive();
@@ -297,7 +297,7 @@ fn a_new_replica_that_loses_power_while_it_is_made_is_made_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destroyed_replica_leaves_only_what_it_had_promised_and_can_come_again() {
+async fn a_destroyed_replica_leaves_only_its_vote_and_last_position_and_can_return() {
     let mut sender = Sender::new(1);
     let mut cluster = trimmed(9, &mut sender).await;
     let owner = cluster.leader().await;

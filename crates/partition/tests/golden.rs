@@ -143,7 +143,7 @@ fn a_state_of_version_1_is_written_and_read_as_ever() {
         ..IndexPoint::default()
     };
     let changes = state.take_changes(0);
-    assert_eq!((&changes.points[..], &changes.voids[..]), (&[point][..], &[6][..]));
+    assert_eq!((&changes.points[..], &changes.skipped[..]), (&[point][..], &[6][..]));
 
     let (golden_head, golden_point) = (
         golden(include_str!("golden/state-v1.hex")),

@@ -52,7 +52,7 @@ async fn a_restart_and_a_kill_find_the_same_events_under_the_same_numbers() {
     node.partition.shutdown().await;
 }
 
-/// What FIFO compaction would get wrong (foundations 9), at a size that fits a test: 40 flushes of 1 MiB each.
+/// A FIFO compaction would lose event 0 here, after 40 flushes of 1 MiB each.
 #[tokio::test]
 async fn event_0_stays_readable_after_many_files_and_retention_deletes_whole_ones() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,13 +4,13 @@
 use holdfast_partition_fuzz::record::{EntryView, RecordView, Records};
 use libfuzzer_sys::fuzz_target;
 
-fn look_at(record: &RecordView<'_>) {
+fn check_properties(record: &RecordView<'_>) {
     assert_eq!(record.properties().count(), record.properties().len());
 }
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(record) = RecordView::parse(bytes) {
-        look_at(&record);
+        check_properties(&record);
     }
     let Ok(view) = EntryView::parse(bytes) else { return };
     let mut records = view.records();
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     while let Some(record) = records.next() {
         seen += 1;
         if let Ok(record) = record {
-            look_at(&record);
+            check_properties(&record);
         }
     }
     assert_eq!(seen, view.header().records, "damaged records are counted as well");

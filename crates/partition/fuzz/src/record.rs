@@ -1,1 +1,1 @@
-../../src/record.rs
+../../src/log/record.rs

@@ -1,9 +1,9 @@
-//! Retention: what is too old or too much stops being readable, and whole files of it go.
+//! Retention: events beyond the configured age or size become unreadable, and whole files of them are deleted.
 //!
-//! A reconciler: it looks at the state again and again, and what one round does not finish the next one does.
-//! Order of the two steps, and why: first the begin of the stream of events moves, in memory and with the next stored
-//! state; then files go, but only below the begin that is in the *flushed* state. Otherwise a crash would leave a state
-//! that promises events whose files are gone, or that needs them for its replay.
+//! A reconciler: each round compares the state with the limits, and the next round does what this one could not.
+//! Order: first the begin of the event stream moves, in memory and with the next persisted state; then files are deleted,
+//! but only below the begin of the *flushed* state. Otherwise a crash would leave a state that promises events whose
+//! files are gone, or that needs them for its replay.
 
 use std::sync::Arc;
 
@@ -13,35 +13,35 @@ use holdfast_storage::StorageError;
 use super::{Inner, Partition};
 
 impl Partition {
-    /// One round of retention, as the task does it every `partition.retention_interval`.
+    /// One round of retention; the task runs it every `partition.retention_interval`.
     ///
     /// # Errors
     /// [`StorageError`]: the node must stop.
     pub async fn enforce_retention(&self) -> Result<(), StorageError> {
         let inner = self.0.clone();
         let now = (inner.clock)();
-        let Some(plan) = self.0.shared.work.run(move || inner.move_begin(now)).await? else {
+        let Some(plan) = self.0.shared.pool.run(move || inner.move_begin(now)).await? else {
             return Ok(());
         };
-        // Also notes in the group's state how far it has applied, which counts once it is in a file: hence before a flush.
+        // This also writes the group's applied marker, which takes effect once it is in a file: so it comes before a flush.
         let mut left = self.0.group.trim(plan.flushed_begin).await?;
         if plan.flush {
             let inner = self.0.clone();
-            self.0.shared.work.run(move || inner.store.flush()).await?;
+            self.0.shared.pool.run(move || inner.store.flush()).await?;
             left = self.0.group.trim(plan.begin).await?;
         }
         tracing::debug!(
             partition = self.0.id.0,
             begin = plan.begin,
             left,
-            "retention has given back what it could"
+            "retention deleted the log files it could"
         );
         Ok(())
     }
 
     pub(super) fn spawn_retention(&self) {
         let interval = self.0.shared.config.retention_interval.get();
-        // The task must not keep the partition alive.
+        // A weak reference: the task must not keep the partition alive.
         let weak = Arc::downgrade(&self.0);
         let task = holdfast_tasks::spawn("partition-retention", async move {
             loop {
@@ -60,18 +60,18 @@ impl Partition {
     }
 }
 
-/// What a round does after it has moved the begin; log indexes.
+/// The second step of a round; log indexes.
 struct Plan {
-    /// Where the log begins according to the flushed state: below it files may go.
+    /// Begin of the log according to the flushed state: files below it may be deleted.
     flushed_begin: u64,
-    /// Where it begins now.
+    /// Begin of the log now.
     begin: u64,
-    /// So much waits to be given back that the state is to be flushed for it.
+    /// Enough space is reclaimable to justify flushing the state.
     flush: bool,
 }
 
 impl Inner {
-    /// Moves the begin, and says what files can go; `None` when none can. Blocks.
+    /// Moves the begin and plans the deletion of files; `None` when none can be deleted. Blocks.
     fn move_begin(&self, now: UnixMillis) -> Result<Option<Plan>, StorageError> {
         let config = &self.shared.config;
         let oldest = UnixMillis(now.0.saturating_sub(config.retention.as_millis()));
@@ -86,14 +86,14 @@ impl Inner {
             tracing::info!(
                 partition = self.id.0,
                 begin = point.sequence.0,
-                "retention has moved the oldest event"
+                "retention moved the oldest event"
             );
         }
         let (mut begin, held) = {
             let inner = self.shared.lock();
             (inner.state.begin(), inner.held_from())
         };
-        // A snapshot that begins later begins at or behind this begin, which never goes back.
+        // A snapshot taken later starts at or after this begin, which never moves back.
         if let Some(held) = held.filter(|held| *held < begin.log_index) {
             begin.log_index = held;
         }

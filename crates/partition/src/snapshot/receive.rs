@@ -1,4 +1,4 @@
-//! The receiving side: checks everything that comes, and gathers the log in files beside the database.
+//! The receiving side: checks each chunk and gathers the log in files beside the database.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use holdfast_storage::{Disk, DiskGuard, Staged, Staging, StorageError, layout};
 use prost::Message;
 
 use super::wire::{self, Kind, LENGTH_BYTES, MAX_ENTRY_BYTES};
-use crate::record::EntryView;
+use crate::log::record::EntryView;
 use crate::state::{Head, IndexPoint, Spacing, State};
 
-/// How often the free space is looked at: it is others' too.
-const LOOK_EVERY_BYTES: u64 = 64 << 20;
+/// The free disk space is checked again after this many bytes: other writers use it too.
+const SPACE_CHECK_BYTES: u64 = 64 << 20;
 
-/// A snapshot that is whole and durable, for [`crate::machine::Machine`] to install.
+/// A complete and durable snapshot, for [`crate::machine::Machine`] to install.
 pub(crate) struct Received {
     pub(crate) state: State,
     pub(crate) position: LogPosition,
@@ -26,26 +26,26 @@ pub(crate) struct Received {
     pub(crate) log: Staged,
 }
 
-/// Where a snapshot that is being received stands.
+/// A snapshot being received.
 pub(crate) struct Sink {
     id: PartitionId,
     group: GroupId,
     guard: Arc<DiskGuard>,
     spacing: Spacing,
     staging: Staging,
-    looked_at: u64,
+    space_checked_at: u64,
     number: u32,
     last: Option<Kind>,
     head: Option<proto::SnapshotHead>,
     points: VecDeque<IndexPoint>,
-    voids: BTreeSet<u64>,
-    /// There once head, points and voids have come.
+    skipped: BTreeSet<u64>,
+    /// Present once head, points and skipped entries are complete.
     log: Option<Log>,
-    /// An entry whose end has not come yet.
+    /// The beginning of an entry that continues in the next chunk.
     cut: Vec<u8>,
 }
 
-/// The log as far as it has come, numbered as apply did.
+/// The log received so far, numbered as apply did.
 struct Log {
     head: Head,
     state: State,
@@ -73,12 +73,12 @@ impl Sink {
             guard,
             spacing,
             staging,
-            looked_at: 0,
+            space_checked_at: 0,
             number: 0,
             last: None,
             head: None,
             points: VecDeque::new(),
-            voids: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             log: None,
             cut: Vec::new(),
         })
@@ -119,22 +119,22 @@ impl Sink {
         Ok(())
     }
 
-    fn take_voids(&mut self, payload: Bytes) -> Result<(), StorageError> {
-        let voids = proto::SnapshotVoids::decode(payload).map_err(|error| self.damaged(error))?;
-        self.voids.extend(voids.log_indexes);
+    fn take_skipped(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let skipped = proto::SnapshotVoids::decode(payload).map_err(|error| self.damaged(error))?;
+        self.skipped.extend(skipped.log_indexes);
         Ok(())
     }
 
-    /// Puts the state together once all its parts have come.
+    /// Assembles the state once all its parts have arrived.
     fn log(&mut self) -> Result<Log, StorageError> {
         if let Some(log) = self.log.take() {
             return Ok(log);
         }
         let head = self.head.as_ref().ok_or_else(|| self.damaged("its head is missing"))?;
         let (first_index, state) = (head.first_index, head.state.clone());
-        let (points, voids) = (std::mem::take(&mut self.points), std::mem::take(&mut self.voids));
+        let (points, skipped) = (std::mem::take(&mut self.points), std::mem::take(&mut self.skipped));
         let (head, mut state) =
-            State::restore(&state, points, voids, self.spacing).map_err(|error| self.damaged(error))?;
+            State::restore(&state, points, skipped, self.spacing).map_err(|error| self.damaged(error))?;
         if first_index == 0 || first_index < state.begin().log_index || first_index > head.index + 1 {
             return Err(self.damaged("its log does not begin where its events do"));
         }
@@ -164,7 +164,7 @@ impl Sink {
                 payload = rest;
                 continue;
             }
-            // First the length, then the entry: what is needed of both, and no more.
+            // First the length, then the entry; takes only the bytes needed of each.
             let wanted = match length_of(&self.cut) {
                 None => LENGTH_BYTES,
                 Some(length) if length > MAX_ENTRY_BYTES => return Err(self.damaged("an entry is too long")),
@@ -179,8 +179,8 @@ impl Sink {
             }
         }
         self.log = Some(log);
-        if self.staging.bytes() - self.looked_at >= LOOK_EVERY_BYTES {
-            self.looked_at = self.staging.bytes();
+        if self.staging.bytes() - self.space_checked_at >= SPACE_CHECK_BYTES {
+            self.space_checked_at = self.staging.bytes();
             self.guard.room_for(0)?;
         }
         Ok(())
@@ -189,14 +189,14 @@ impl Sink {
     fn take_entry(&mut self, log: &mut Log, stored: &[u8]) -> Result<(), StorageError> {
         let index = log.next_index;
         if index > log.head.index {
-            return Err(self.damaged("an entry lies behind its state"));
+            return Err(self.damaged("an entry lies beyond its state"));
         }
         let entry = StoredEntry::read(self.group, index, stored)?;
         if log.position.is_some_and(|last| last.term > entry.position.term) {
             return Err(self.damaged("the terms of its entries go back"));
         }
         if let Some(proposed) = entry.proposed
-            && !log.state.is_void(index)
+            && !log.state.is_skipped(index)
         {
             log.count(index, proposed).map_err(|reason| self.damaged(reason))?;
         }
@@ -213,10 +213,10 @@ impl Sink {
         let end = proto::SnapshotEnd::decode(payload).map_err(|error| self.damaged(error))?;
         let log = self.log()?;
         let state = &log.state;
-        let (points, voids) = state.part_counts();
+        let (points, skipped) = state.part_counts();
         let is_whole = self.cut.is_empty()
             && (end.entries, end.bytes) == (log.entries, log.bytes)
-            && (end.points, end.voids) == (points as u64, voids as u64)
+            && (end.points, end.voids) == (points as u64, skipped as u64)
             && log.next_index == log.head.index + 1
             && log.position.is_none_or(|last| last == log.head.position());
         if !is_whole {
@@ -278,7 +278,7 @@ impl SnapshotSink for Sink {
         match kind {
             Kind::Head => self.take_head(payload),
             Kind::Points => self.take_points(payload),
-            Kind::Voids => self.take_voids(payload),
+            Kind::Skipped => self.take_skipped(payload),
             Kind::Log => self.take_log(&payload),
             Kind::End => self.take_end(payload),
         }
@@ -292,7 +292,7 @@ impl SnapshotSink for Sink {
         let position = log.head.position();
         let after = log.first.unwrap_or(position);
         Ok(Box::new(Received {
-            // Leader and term of the entry before the first are not known here; those of the first are not older.
+            // Leader and term of the entry before the first are unknown here; those of the first are not older.
             retained_after: LogPosition {
                 index: log.state.begin().log_index - 1,
                 ..after

@@ -1,4 +1,4 @@
-//! The sending side: a copy of the state, and the log read chunk by chunk while entries go on being applied.
+//! The sending side: a copy of the state, and the log read chunk by chunk while entries keep being applied.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -16,17 +16,17 @@ use crate::state::{Head, IndexPoint, State};
 
 /// Points in a chunk: each takes up to 48 bytes.
 const POINTS_PER_CHUNK: usize = 16_384;
-/// Void entries in a chunk: each takes up to 10 bytes.
-const VOIDS_PER_CHUNK: usize = 65_536;
+/// Skipped entries in a chunk: each takes up to 10 bytes.
+const SKIPPED_PER_CHUNK: usize = 65_536;
 
-/// Keeps retention from deleting the log from an index on.
-pub(crate) struct Hold {
+/// Keeps retention from deleting the log from an index on, until it is dropped.
+pub(crate) struct RetentionHold {
     shared: Arc<Shared>,
     id: u64,
 }
 
-impl Hold {
-    /// Holds what is now readable; gives it together with the state.
+impl RetentionHold {
+    /// Holds the readable log and copies the state, at one moment. `None` when nothing has been applied.
     pub(crate) fn take(shared: &Arc<Shared>) -> Option<(Self, State, LogPosition, Bytes)> {
         let mut inner = shared.lock();
         let position = inner.position?;
@@ -41,7 +41,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for RetentionHold {
     fn drop(&mut self) {
         self.shared.lock().release(self.id);
     }
@@ -51,16 +51,16 @@ impl Drop for Hold {
 pub(crate) struct Source {
     disk: Arc<dyn Disk>,
     on_fatal: OnFatal,
-    hold: Hold,
+    hold: RetentionHold,
     group: GroupId,
     position: LogPosition,
-    /// Encoded when it is asked for: off the group's thread.
+    /// Encoded when the first chunk is pulled: off the group's thread.
     head: Option<(State, Bytes)>,
     points: VecDeque<IndexPoint>,
-    voids: VecDeque<u64>,
+    skipped: VecDeque<u64>,
     /// The next entry to be read.
     next_index: u64,
-    /// What was read and not yet sent, from `sent` on.
+    /// Bytes read from the log; those from `sent` on are not sent yet.
     log: Vec<u8>,
     sent: usize,
     number: u32,
@@ -72,7 +72,7 @@ impl Source {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         on_fatal: OnFatal,
-        hold: Hold,
+        hold: RetentionHold,
         state: State,
         position: LogPosition,
         membership: Bytes,
@@ -87,7 +87,7 @@ impl Source {
             position,
             head: Some((state, membership)),
             points: VecDeque::new(),
-            voids: VecDeque::new(),
+            skipped: VecDeque::new(),
             next_index,
             log: Vec::new(),
             sent: 0,
@@ -103,8 +103,8 @@ impl Source {
             (Kind::Head, self.head(&mut state, membership))
         } else if !self.points.is_empty() {
             (Kind::Points, self.points())
-        } else if !self.voids.is_empty() {
-            (Kind::Voids, self.voids())
+        } else if !self.skipped.is_empty() {
+            (Kind::Skipped, self.skipped())
         } else if let Some(payload) = self.log()? {
             (Kind::Log, payload)
         } else if !self.ended {
@@ -126,11 +126,11 @@ impl Source {
             index,
             membership,
         };
-        let (points, voids) = state.parts();
+        let (points, skipped) = state.parts();
         self.points = points;
-        self.voids = voids;
+        self.skipped = skipped;
         self.end.points = self.points.len() as u64;
-        self.end.voids = self.voids.len() as u64;
+        self.end.voids = self.skipped.len() as u64;
         proto::SnapshotHead {
             version: wire::VERSION,
             partition: self.hold.shared.id.0.into(),
@@ -147,9 +147,9 @@ impl Source {
         proto::SnapshotPoints { points }.encode_to_vec()
     }
 
-    fn voids(&mut self) -> Vec<u8> {
-        let count = self.voids.len().min(VOIDS_PER_CHUNK);
-        let log_indexes = self.voids.drain(..count).collect();
+    fn skipped(&mut self) -> Vec<u8> {
+        let count = self.skipped.len().min(SKIPPED_PER_CHUNK);
+        let log_indexes = self.skipped.drain(..count).collect();
         proto::SnapshotVoids { log_indexes }.encode_to_vec()
     }
 
@@ -182,7 +182,7 @@ impl Source {
         let hole = |index| StorageError::Hole { group: group.0, index };
         self.disk.scan(Family::Log, &keys.0, &keys.1, &mut |key, stored| {
             let checked = match layout::parse_log_key(key) {
-                // Checked here, so that a damaged replica says so instead of sending what is refused.
+                // Checked here, so that a damaged replica reports its damage instead of sending entries that are refused.
                 Some((_, index)) if index == *next_index => StoredEntry::read(group, index, stored).map(|_| ()),
                 _ => Err(hole(*next_index)),
             };

@@ -18,11 +18,11 @@ use holdfast_storage::{
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::blocking_pool::BlockingPool;
+use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::machine::Machine;
-use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::shared::Shared;
-use crate::store::Store;
-use crate::work::Work;
+use crate::state::store::Store;
 use crate::{Partition, PartitionConfig, PartitionStatus, StartPosition};
 
 const ID: PartitionId = PartitionId(3);
@@ -40,7 +40,7 @@ fn config() -> PartitionConfig {
 
 fn host(disk: Arc<dyn Disk>) -> GroupHost {
     let on_fatal: OnFatal = Arc::new(|_| {});
-    // A simulated disk has room; the machine that runs the tests may have little.
+    // The simulated disk has space; the machine that runs the tests may have little.
     let space = StorageConfig {
         min_free: ByteSize::gib(1),
         min_free_percent: 1,
@@ -138,7 +138,7 @@ impl Node {
         })
     }
 
-    /// Batches of ten messages, every fifth of them sent twice, so that there are void entries.
+    /// Batches of ten messages, every fifth of them sent twice, so that there are skipped entries.
     async fn fill(&mut self, batches: u64, time: u64) {
         for number in 0..batches {
             let batch = self.batch(10, 100, time + number);
@@ -199,7 +199,7 @@ fn machine(disk: Arc<dyn Disk>) -> Machine {
     let shared = Shared::new(
         ID,
         config,
-        Work::OnPool,
+        BlockingPool::OnPool,
         recovered.state,
         recovered.position,
         recovered.membership,
@@ -260,7 +260,7 @@ async fn a_new_replica_has_the_same_status_and_the_same_events() {
         assert_eq!(
             copy.partition.status().next,
             SequenceNumber(status.next.0 + 30),
-            "and goes on where the other was"
+            "and continues where the other was"
         );
         copy.partition.shutdown().await;
     }

@@ -27,14 +27,14 @@ pub(super) const MAX_ENTRY_BYTES: usize = (16 << 20) + 64;
 pub(super) enum Kind {
     Head = 1,
     Points = 2,
-    Voids = 3,
+    Skipped = 3,
     Log = 4,
     End = 5,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Head, Self::Points, Self::Voids, Self::Log, Self::End]
+        [Self::Head, Self::Points, Self::Skipped, Self::Log, Self::End]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

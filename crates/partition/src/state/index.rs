@@ -1,8 +1,8 @@
-//! The sparse index: about every 64 KiB of log one point that says which sequence number and time stand there.
+//! The sparse index: one point about every 64 KiB of log, with the sequence number and time at that entry.
 //!
-//! Invariants: points ascend in all their fields; at most [`MAX_POINTS`] are kept. When they are more, every second one
-//! goes and the spacing doubles, so that memory is bounded however long the log is, and the way from a point to an entry
-//! grows instead. When retention has removed most points, the spacing of new ones narrows again.
+//! Invariants: points ascend in all their fields; at most [`MAX_POINTS`] are kept. Beyond that every second point is
+//! dropped and the spacing doubles: memory stays bounded, and the distance from a point to an entry grows instead. When
+//! retention has removed most points, the spacing of new ones halves again.
 //! Not here: reading the log from a point on (`reader`).
 
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use holdfast_model::{SequenceNumber, UnixMillis};
 /// Points kept in memory: 2 MiB, enough for 4 GiB of log at the narrowest spacing.
 pub(super) const MAX_POINTS: usize = 1 << 16;
 
-/// How far points are apart at first: whichever comes earlier.
+/// The initial distance of points: the limit that is reached first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spacing {
     /// Bytes of entries.
@@ -21,7 +21,7 @@ pub struct Spacing {
     pub entries: u64,
 }
 
-/// An entry whose place is known. Ordered by its place in the log.
+/// A log entry with its known numbers. Ordered by log index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct IndexPoint {
     /// The entry's log index.
@@ -41,7 +41,7 @@ pub struct Index {
     pub(super) doublings: u32,
     spacing: Spacing,
     capacity: usize,
-    /// Log indexes of points that were thinned out and may still be stored.
+    /// Log indexes of points that were dropped and may still be on disk.
     pub(super) dropped: Vec<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Index {
         }
     }
 
-    /// Keeps the point if the last one is far enough away.
+    /// Adds the point if the last one is far enough away.
     pub(super) fn offer(&mut self, point: IndexPoint) {
         if let Some(last) = self.points.back() {
             let bytes = self.spacing.bytes << self.doublings;
@@ -108,7 +108,7 @@ impl Index {
         self.points.get(first).or(self.points.back()).copied()
     }
 
-    /// Forgets the points before `log_index`.
+    /// Drops the points before `log_index`.
     pub(super) fn trim(&mut self, log_index: u64) {
         let gone = self.points.partition_point(|point| point.log_index < log_index);
         self.points.drain(..gone);
@@ -124,7 +124,7 @@ impl Index {
         self.points.len()
     }
 
-    /// Nothing has been written.
+    /// Whether there are no points.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.points.is_empty()

@@ -1,10 +1,9 @@
-//! The state in bytes: one record for the counters and streams, one for each point of the index and each void entry.
+//! The state in bytes: one record for the counters and streams, one for each point of the index and each skipped entry.
 //!
 //! Why in parts: the index grows with the log; writing all of it every time would cost more than the log itself.
-//! Form: `PartitionState` and `IndexPoint` of `proto/holdfast/partition/v1`; a void is its key alone.
-//! Invariants: what is loaded is checked like what comes from outside, since a wrong counter would number every later
-//! event wrongly.
-//! Not here: keys, and writing to the disk (`machine`).
+//! Form: `PartitionState` and `IndexPoint` of `proto/holdfast/partition/v1`; a skipped entry is its key alone.
+//! Invariants: loaded state is checked like external input, since a wrong counter would number every later event wrongly.
+//! Not here: keys, and writing to the disk (`store`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,21 +20,21 @@ use super::{Index, IndexPoint, Spacing, State, Streams};
 /// The version of the stored state.
 const STATE_VERSION: u32 = 1;
 
-/// How far a state has applied the log, and the membership there: opaque here, meant for `consensus`.
+/// The applied position of a state, and the membership there, which is opaque here and belongs to `consensus`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
-    /// Term of the last entry applied.
+    /// Term of the last applied entry.
     pub term: u64,
     /// Leader of that term.
     pub node: u64,
-    /// Log index of the last entry applied, whatever its kind.
+    /// Log index of the last applied entry of any kind.
     pub index: u64,
     /// Empty = none.
     pub membership: Bytes,
 }
 
 impl Head {
-    /// The place of the last entry applied.
+    /// The position of the last applied entry.
     #[must_use]
     pub fn position(&self) -> LogPosition {
         LogPosition {
@@ -46,8 +45,8 @@ impl Head {
     }
 }
 
-/// Stored bytes that are no state; replaying the log from its start is impossible once retention has run, so the node
-/// must not go on.
+/// The stored state cannot be used. Replaying the log from its start is impossible once retention has run, so the node
+/// must stop.
 #[derive(Debug, Error)]
 pub enum StoredStateError {
     /// Not the protobuf message that should be there.
@@ -99,15 +98,15 @@ impl From<proto::IndexPoint> for IndexPoint {
     }
 }
 
-/// What has changed in the parts since they were last stored.
+/// The changes of the parts since they were last stored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Points to store.
     pub points: Vec<IndexPoint>,
     /// Log indexes of points to remove.
     pub dropped: Vec<u64>,
-    /// Log indexes of void entries to store.
-    pub voids: Vec<u64>,
+    /// Log indexes of skipped entries to store.
+    pub skipped: Vec<u64>,
 }
 
 impl State {
@@ -141,25 +140,25 @@ impl State {
         .encode_to_vec()
     }
 
-    /// What must be stored beside the head when everything up to log index `stored` has been stored before.
+    /// The changes to store beside the head when everything up to log index `stored` has been stored before.
     pub fn take_changes(&mut self, stored: u64) -> Changes {
         let first = self.index.points.partition_point(|point| point.log_index <= stored);
         Changes {
             points: self.index.points.range(first..).copied().collect(),
             dropped: std::mem::take(&mut self.index.dropped),
-            voids: self.voids.range(stored + 1..).copied().collect(),
+            skipped: self.skipped.range(stored + 1..).copied().collect(),
         }
     }
 
-    /// All points and void entries, which go beside the head; they are missing here afterwards.
+    /// Takes all points and skipped entries, which are stored beside the head, out of the state.
     pub(crate) fn parts(&mut self) -> (VecDeque<IndexPoint>, VecDeque<u64>) {
         let points = std::mem::take(&mut self.index.points);
-        (points, std::mem::take(&mut self.voids).into_iter().collect())
+        (points, std::mem::take(&mut self.skipped).into_iter().collect())
     }
 
-    /// How many points and void entries there are.
+    /// The numbers of points and skipped entries.
     pub(crate) fn part_counts(&self) -> (usize, usize) {
-        (self.index.points.len(), self.voids.len())
+        (self.index.points.len(), self.skipped.len())
     }
 
     /// [`State::begin`] of a stored head, without the rest.
@@ -170,14 +169,14 @@ impl State {
         Ok(decode_head(head)?.begin.unwrap_or_default().into())
     }
 
-    /// Puts a stored state together again.
+    /// Assembles a state from its stored parts.
     ///
     /// # Errors
-    /// [`StoredStateError`] when a part is no such part, or does not fit the others.
+    /// [`StoredStateError`] when a part cannot be decoded or contradicts the others.
     pub fn restore(
         head: &[u8],
         points: VecDeque<IndexPoint>,
-        voids: BTreeSet<u64>,
+        skipped: BTreeSet<u64>,
         spacing: Spacing,
     ) -> Result<(Head, Self), StoredStateError> {
         let stored = decode_head(head)?;
@@ -191,7 +190,7 @@ impl State {
             begin: stored.begin.unwrap_or_default().into(),
             streams: restore_streams(stored.streams)?,
             index,
-            voids,
+            skipped,
         };
         let head = Head {
             term: stored.applied_term,
@@ -238,8 +237,8 @@ impl State {
         {
             return damaged("the log begins after its end or after its index");
         }
-        if self.voids.last().is_some_and(|last| *last > head.index) {
-            return damaged("a void entry lies beyond the end of the log");
+        if self.skipped.last().is_some_and(|last| *last > head.index) {
+            return damaged("a skipped entry lies beyond the end of the log");
         }
         Ok(())
     }

@@ -1,17 +1,17 @@
-//! How far each gateway core's batches have been counted: the memory that makes a resend harmless (foundations 1).
+//! The last counted batch of each gateway core: makes a resent batch harmless.
 //!
-//! Invariants: per (gateway node, core) only the newest incarnation is kept, and it never goes back; at most
-//! [`MAX_STREAMS`] are remembered, the one that was silent longest is forgotten first. A forgotten or unknown stream
-//! must begin with batch 1.
+//! Invariants: per (gateway node, core) only the newest incarnation is kept, and it never decreases; at most
+//! [`MAX_STREAMS`] are kept, the least recently used is evicted first. An evicted or unknown stream must begin with
+//! batch 1.
 
 use std::collections::BTreeMap;
 
-use crate::record::StreamId;
+use crate::log::record::StreamId;
 
-/// Streams remembered in a partition: far more than the gateway cores of a hub (150 nodes of 16 cores are 2,400).
+/// The most streams kept in a partition: far more than the gateway cores of a hub (150 nodes of 16 cores are 2,400).
 pub const MAX_STREAMS: usize = 4096;
 
-/// Whether a batch may be counted.
+/// The decision about a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// It continues its stream.
@@ -97,7 +97,7 @@ impl Streams {
             .map_or(0, |position| position.last_batch)
     }
 
-    /// The newest incarnation of a gateway node that has written here; a restarted gateway must choose a greater one.
+    /// The newest incarnation of a gateway node that has written here; a restarted gateway must use a greater one.
     #[must_use]
     pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
         let range = (gateway_node, 0)..=(gateway_node, u32::MAX);
@@ -107,13 +107,13 @@ impl Streams {
             .max()
     }
 
-    /// Streams remembered.
+    /// The number of streams.
     #[must_use]
     pub fn len(&self) -> usize {
         self.positions.len()
     }
 
-    /// Nothing has been counted yet.
+    /// Whether nothing has been counted yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()

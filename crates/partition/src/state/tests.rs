@@ -9,7 +9,7 @@ use holdfast_model::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 
 const SPACING: Spacing = Spacing { bytes: 600, entries: 5 };
 
@@ -96,7 +96,7 @@ struct Model {
     counted: BTreeMap<StreamId, u64>,
     /// Log index, first number, records, time, bytes of each counted entry.
     entries: Vec<(u64, u64, u32, u64, u64)>,
-    voids: BTreeSet<u64>,
+    skipped: BTreeSet<u64>,
     next: u64,
     last_time: u64,
 }
@@ -110,7 +110,7 @@ impl Model {
                 None
             }
             Event::Garbage { bytes } => {
-                self.voids.insert(log_index);
+                self.skipped.insert(log_index);
                 Some((Bytes::from(bytes.clone()), None))
             }
             Event::Batch {
@@ -129,7 +129,7 @@ impl Model {
                 let number = (last + 1).saturating_add_signed(*ahead);
                 let bytes = entry(stream, number, *records, *time);
                 if number != last + 1 {
-                    self.voids.insert(log_index);
+                    self.skipped.insert(log_index);
                     return Some((bytes, None));
                 }
                 self.counted.insert(stream, number);
@@ -166,7 +166,7 @@ fn run(events: &[Event]) -> (Vec<(u64, Bytes)>, State, Model) {
                 assert_eq!(first.0 + u64::from(records), model.next);
                 assert_eq!(enqueued, UnixMillis(model.last_time));
             }
-            (Applied::Void(_), None) => {}
+            (Applied::Skipped(_), None) => {}
             other => panic!("entry {log_index} became {other:?}"),
         }
         log.push((log_index, bytes));
@@ -189,7 +189,7 @@ fn reload(state: &mut State, last_index: u64) -> State {
         .iter()
         .map(|point| IndexPoint::decode(&point.encode()).unwrap())
         .collect();
-    let (loaded_head, loaded) = State::restore(&bytes, points, changes.voids.into_iter().collect(), SPACING).unwrap();
+    let (loaded_head, loaded) = State::restore(&bytes, points, changes.skipped.into_iter().collect(), SPACING).unwrap();
     assert_eq!(loaded_head, head);
     loaded
 }
@@ -200,7 +200,7 @@ proptest! {
         let (_, state, model) = run(&events);
         prop_assert_eq!(state.next(), SequenceNumber(model.next));
         prop_assert_eq!(state.last_enqueued(), UnixMillis(model.last_time));
-        prop_assert_eq!(&state.voids, &model.voids);
+        prop_assert_eq!(&state.skipped, &model.skipped);
         prop_assert_eq!(state.retained_bytes(), model.entries.iter().map(|entry| entry.4).sum::<u64>());
         for (stream, last) in &model.counted {
             if model.incarnations.get(&stream.gateway_node).copied().unwrap_or_default() == stream.incarnation {
@@ -275,7 +275,7 @@ proptest! {
             state.trim(point);
             prop_assert_eq!(state.begin().sequence, point.sequence);
             prop_assert_eq!(state.retained_bytes(), kept);
-            prop_assert!(state.voids.iter().all(|void| *void >= point.log_index));
+            prop_assert!(state.skipped.iter().all(|skipped| *skipped >= point.log_index));
             prop_assert!(kept <= max_bytes || state.index.len() == 1);
             let last = before.index.points.back().unwrap().log_index + 1000;
             prop_assert_eq!(&reload(&mut state, last), &state);
@@ -301,22 +301,28 @@ fn each_reason_for_a_void_is_told_apart() {
     };
     let mut apply = |log_index, bytes: Bytes| state.apply(log_index, &bytes).unwrap();
     assert_eq!(apply(1, entry(stream(1, 5, 0), 1, 2, 100)), counted(0, 100));
-    assert_eq!(apply(2, entry(stream(1, 5, 0), 1, 2, 100)), Applied::Void(Void::Repeat));
+    assert_eq!(
+        apply(2, entry(stream(1, 5, 0), 1, 2, 100)),
+        Applied::Skipped(SkipReason::Repeat)
+    );
     assert_eq!(
         apply(3, entry(stream(1, 5, 0), 3, 2, 100)),
-        Applied::Void(Void::Gap { expected: 2 })
+        Applied::Skipped(SkipReason::Gap { expected: 2 })
     );
     assert_eq!(apply(4, entry(stream(1, 5, 0), 2, 2, 50)), counted(2, 100));
     assert_eq!(
         apply(5, entry(stream(1, 6, 0), 2, 2, 50)),
-        Applied::Void(Void::Gap { expected: 1 })
+        Applied::Skipped(SkipReason::Gap { expected: 1 })
     );
     assert_eq!(apply(6, entry(stream(1, 6, 0), 1, 2, 150)), counted(4, 150));
     assert_eq!(
         apply(7, entry(stream(1, 5, 0), 3, 2, 150)),
-        Applied::Void(Void::Stale { current: 6 })
+        Applied::Skipped(SkipReason::Stale { current: 6 })
     );
-    assert_eq!(apply(8, Bytes::from_static(&[0xff; 4])), Applied::Void(Void::Damaged));
+    assert_eq!(
+        apply(8, Bytes::from_static(&[0xff; 4])),
+        Applied::Skipped(SkipReason::Damaged)
+    );
     assert_eq!(state.streams().len(), 1, "an older incarnation is replaced");
     assert_eq!(state.streams().newest_incarnation(1), Some(6));
     assert_eq!(state.streams().newest_incarnation(2), None);

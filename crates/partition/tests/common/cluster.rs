@@ -20,14 +20,14 @@ use super::TestClock;
 
 const ID: PartitionId = PartitionId(0);
 /// Of the simulation's clock.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a partition may be without an owner for all the cuts of a test.
 const CUT_OFF: Duration = Duration::from_secs(15);
 
 /// A running replica.
 pub(crate) struct Replica {
     pub(crate) partition: Partition,
-    /// What it had to stop for, while it was alive.
+    /// The error that stopped it, if any.
     fatal: Arc<Mutex<Option<StorageError>>>,
 }
 
@@ -103,7 +103,7 @@ impl Cluster {
         self.network.crash(id);
         let disk = self.disks.get_mut(&id).unwrap();
         *disk = disk.crash(&mut self.rng);
-        // Its tasks would go on ticking otherwise; what they write no longer reaches the disk.
+        // Its tasks would keep running otherwise; their writes no longer reach the disk.
         holdfast_tasks::spawn("killed", async move { replica.partition.shutdown().await });
     }
 
@@ -134,7 +134,7 @@ impl Cluster {
         found.unwrap()
     }
 
-    /// Who owns the partition, as far as any replica knows.
+    /// The owner of the partition according to any replica.
     pub(crate) fn owner(&self) -> Option<u64> {
         let owners = self.nodes.values().filter_map(|node| node.partition.owner());
         owners
@@ -143,7 +143,7 @@ impl Cluster {
             .map(|owner| owner.node)
     }
 
-    /// Changes who votes, through whoever leads.
+    /// Changes the voters, through the current leader.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) {
         loop {
             let group = self.partition(self.leader().await).group();
@@ -156,9 +156,9 @@ impl Cluster {
         }
     }
 
-    /// Appends as a gateway does: the same batch again, to whoever leads, until its outcome is known.
+    /// Appends as a gateway does: resends the batch to the current leader until its outcome is known.
     pub(crate) async fn append(&self, batch: &Bytes) {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         loop {
             assert!(
                 Instant::now() < give_up,
@@ -182,7 +182,7 @@ impl Cluster {
                     Ok(Err(error)) => panic!("{error:?}"),
                 }
             }
-            if give_up - Instant::now() < PATIENCE - CUT_OFF {
+            if give_up - Instant::now() < TIMEOUT - CUT_OFF {
                 // Several cuts together may leave no quorum.
                 self.network.heal_all();
             }
@@ -192,7 +192,7 @@ impl Cluster {
 
     /// Waits until all replicas that run have the same events up to `next`.
     pub(crate) async fn all_at(&self, next: u64) -> PartitionStatus {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         let done = |node: &Replica| node.partition.status().next == SequenceNumber(next);
         while !self.nodes.values().all(done) {
             self.check_alive();
@@ -236,7 +236,7 @@ impl Cluster {
 
 /// Waits for a condition, for a while at most.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < give_up, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,4 +1,4 @@
-//! The reader's way to the disk: one bounded read at a time on the blocking pool, the next one started early.
+//! Disk reads of a reader: one bounded read at a time on the blocking pool, the next one started early.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,24 +7,24 @@ use bytes::Bytes;
 use holdfast_storage::StorageError;
 
 use super::{ReadError, Reader, behind, check_number};
-use crate::record::{EntryError, EntryHeader, EntryView};
+use crate::blocking_pool::BlockingPool;
+use crate::log::entry_cache::CachedEntry;
+use crate::log::record::{EntryError, EntryHeader, EntryView};
 use crate::shared::LogSource;
-use crate::tail::Numbered;
-use crate::work::Work;
 
-/// An entry with its header, which is read on the blocking pool.
+/// An entry with its header, which is decoded on the blocking pool.
 type Raw = (u64, Bytes, Result<EntryHeader, EntryError>);
 
-/// What a read brought.
+/// The result of a disk read.
 pub(super) struct Loaded {
-    /// Only entries before this log index belong to the read: beyond it they are in the tail, or not yet applied.
+    /// Only entries before this log index belong to the read: later ones are in the cache, or not applied yet.
     end: u64,
     entries: Result<Vec<Raw>, StorageError>,
 }
 
-async fn load(work: Work, log: Arc<dyn LogSource>, from: u64, end: u64, max_bytes: usize) -> Loaded {
-    work.run(move || {
-        // Asked before the read: while a snapshot is being installed the log does not show all of it yet.
+async fn load(pool: BlockingPool, log: Arc<dyn LogSource>, from: u64, end: u64, max_bytes: usize) -> Loaded {
+    pool.run(move || {
+        // Sampled before the read: while a snapshot is being installed the log does not show all of it yet.
         let end = end.min(log.end().max(from));
         let entries = log.read(from, max_bytes).map(|entries| {
             entries
@@ -45,7 +45,7 @@ impl Reader {
     pub(super) fn start_loading(&mut self, end: u64) {
         let max_bytes = self.shared.config.read_ahead.as_usize();
         self.loading = Some(Box::pin(load(
-            self.shared.work,
+            self.shared.pool,
             self.log.clone(),
             self.cursor.log_index,
             end,
@@ -53,13 +53,13 @@ impl Reader {
         )));
     }
 
-    /// Starts the next read while half of the last one is still to be handed out.
+    /// Starts the next read while half of the last one is still to be returned.
     pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) {
         if self.loading.is_none() && self.ahead_bytes < self.shared.config.read_ahead.as_usize() / 2 {
-            let end = self.shared.lock().tail.from();
+            let end = self.shared.lock().cache.from();
             if self.cursor.log_index < end {
                 self.start_loading(end);
-                // A future does nothing before it is polled; the result is taken in when its turn comes.
+                // A future does nothing before it is polled; the result is taken in after the entries ahead of it.
                 if let Poll::Ready(loaded) = self.poll_loading(cx) {
                     self.loading = Some(Box::pin(std::future::ready(loaded)));
                 }
@@ -67,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// The read under way, if there is one and it has ended.
+    /// The result of the current read, if there is one and it has ended.
     pub(super) fn poll_loading(&mut self, cx: &mut Context<'_>) -> Poll<Loaded> {
         let Some(loading) = &mut self.loading else {
             return Poll::Pending;
@@ -83,7 +83,7 @@ impl Reader {
         let shared = self.shared.clone();
         let inner = shared.lock();
         if inner.state.begin().log_index > self.cursor.log_index {
-            // Retention ran during the read, and its files may have gone under it.
+            // Retention ran during the read and may have deleted files that it needed.
             self.skip_to_begin(inner.state.begin());
             return Ok(());
         }
@@ -92,7 +92,7 @@ impl Reader {
             self.cursor.log_index = loaded.end;
         }
         for (log_index, bytes, header) in entries {
-            if inner.state.is_void(log_index) {
+            if inner.state.is_skipped(log_index) {
                 self.cursor.log_index = log_index + 1;
                 continue;
             }
@@ -100,7 +100,7 @@ impl Reader {
                 check_number(log_index, point.sequence, self.cursor.sequence)?;
             }
             let header = header.map_err(|source| ReadError::Entry { log_index, source })?;
-            let entry = Numbered {
+            let entry = CachedEntry {
                 log_index,
                 first: self.cursor.sequence,
                 records: header.records,

@@ -1,4 +1,4 @@
-//! The protobuf wire form, as far as our three messages need it: varints, lengths, skipping what is unknown.
+//! The protobuf wire form, as far as our messages need it: varints, lengths, skipping unknown fields.
 //!
 //! Invariants: reads never run past the slice; every failure says at which byte and why; groups are refused, so nothing
 //! here recurses.

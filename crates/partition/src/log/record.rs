@@ -32,7 +32,7 @@ pub const MAX_RECORD_BYTES: usize = (1 << 21) - 1;
 /// The largest entry, in bytes; a batch that would grow beyond it is full.
 pub const MAX_ENTRY_BYTES: usize = 4 << 20;
 
-/// Where batches come from: each stream numbers its batches from 1 without gaps (foundations 1).
+/// The origin of batches: each stream numbers its batches from 1 without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
     /// The Raft node id of the gateway.

@@ -6,7 +6,7 @@ use std::fmt;
 use holdfast_model::limits::MAX_READERS_PER_GROUP;
 use thiserror::Error;
 
-/// A receiver as it introduces itself.
+/// A receiver that wants to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
     /// Its link's name, or the client's name for it; for messages only.
@@ -19,8 +19,8 @@ pub struct Receiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReceiverId(u64);
 
-/// When a receiver was let in first, under whatever owner of the partition that was: of two that ask for the same place
-/// after the owner has changed, the later one has it. Two nodes may lead in the same term one after the other, and both
+/// When a receiver was first admitted, ordered across owners of the partition: of two receivers that return with the same
+/// epoch after a change of owner, the later one stays. Two nodes may lead in the same term one after the other, and both
 /// count from one: the node with the greater id led later (docs/decisions/0002).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Since {
@@ -28,27 +28,27 @@ pub struct Since {
     pub term: u64,
     /// The owner.
     pub node: u64,
-    /// Counts the receivers that this owner let in during the term.
+    /// Counts the receivers that this owner admitted during the term.
     pub count: u64,
 }
 
-/// A receiver was let in.
+/// A receiver was admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Granted {
     /// The new receiver.
     pub id: ReceiverId,
-    /// To be shown when it returns after a change of owner.
+    /// To be presented when it returns after a change of owner.
     pub since: Since,
-    /// Those that it replaces, which are no longer registered.
+    /// The receivers that it replaces; they are no longer registered.
     pub stolen: Vec<(ReceiverId, Stolen)>,
 }
 
-/// Why a receiver must go. `Display` is the text of the detach, without the tracking id.
+/// Why a receiver is detached. `Display` is the text of the detach, without the tracking id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stolen {
-    /// Who took over.
+    /// The new receiver.
     pub by: Receiver,
-    /// Who had it.
+    /// The detached receiver.
     pub from: Receiver,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for Stolen {
     }
 }
 
-/// Why a receiver is not let in.
+/// Why a receiver is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// `amqp:link:stolen`: a receiver with a higher epoch reads, or one with any epoch and the new one has none.
@@ -136,8 +136,8 @@ impl Table {
         self.enter(group, receiver, since)
     }
 
-    /// Decides about a receiver that an earlier owner had let in: as about a new one, except that one with the same epoch
-    /// which came later stays.
+    /// Decides about a receiver that an earlier owner had admitted: as about a new one, except that a receiver with the
+    /// same epoch that was admitted later stays.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed.
@@ -196,12 +196,12 @@ impl Table {
         Ok(Granted { id, since, stolen })
     }
 
-    /// Removes all receivers; the count goes on.
+    /// Removes all receivers; the counter keeps its value.
     pub fn clear(&mut self) {
         self.groups.clear();
     }
 
-    /// Removes a receiver; one that was replaced is gone already.
+    /// Removes a receiver; does nothing for one that was replaced.
     pub fn unregister(&mut self, id: ReceiverId) {
         self.groups.retain(|_, members| {
             members.retain(|member| member.id != id);

@@ -7,10 +7,10 @@ use super::fields::entry;
 use super::wire::{Corrupt, Cursor};
 use super::{ENTRY_VERSION, RecordView, StreamId};
 
-/// Why bytes are no entry that this version can use.
+/// Why bytes cannot be used as an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EntryError {
-    /// Another version of Holdfast wrote it; guessing would make replicas differ.
+    /// Another version of Holdfast wrote it; guessing would make replicas diverge.
     #[error("the entry has version {0}; this version of Holdfast knows {ENTRY_VERSION}")]
     Version(u32),
     /// The bytes are damaged.

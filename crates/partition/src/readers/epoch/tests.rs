@@ -9,7 +9,7 @@ fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
     }
 }
 
-/// Registers; who has to go is named.
+/// Registers a receiver; also gives the receivers it replaces.
 fn register(table: &mut Table, group: &str, receiver: Receiver) -> Result<(ReceiverId, Vec<ReceiverId>), Refusal> {
     let granted = table.register(group, receiver)?;
     Ok((granted.id, granted.stolen.into_iter().map(|(id, _)| id).collect()))
@@ -47,12 +47,12 @@ fn an_epoch_steals_from_all_readers_without_one() {
     assert_eq!(
         table.readers("g"),
         1,
-        "those that lost their place do not take it with them"
+        "unregistering a replaced receiver changes nothing"
     );
     table.unregister(owner);
     assert!(
         register(&mut table, "g", receiver("plain", None)).is_ok(),
-        "an owner that left blocks nobody"
+        "an owner that left blocks no receiver"
     );
 }
 
@@ -87,10 +87,13 @@ fn of_equal_epochs_that_return_to_another_owner_the_later_one_stays() {
     assert_eq!(new.returning("g", receiver("late", 1), late).unwrap().since, late);
     assert!(new.returning("g", receiver("early", 1), early).is_err());
     let higher = new.returning("g", receiver("higher", 2), early).unwrap();
-    assert_eq!(higher.stolen.len(), 1, "a higher epoch goes first whenever it came");
+    assert_eq!(higher.stolen.len(), 1, "a higher epoch wins regardless of its age");
     let mut new = Table::of(4, 1);
     let fresh = new.register("g", receiver("fresh", 1)).unwrap().since;
-    assert!(fresh > late, "who came after the change is newer than all before");
+    assert!(
+        fresh > late,
+        "a receiver admitted after the change is newer than all before"
+    );
     assert!(new.returning("g", receiver("late", 1), late).is_err());
 }
 

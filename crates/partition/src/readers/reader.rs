@@ -1,12 +1,12 @@
-//! Reading a partition's events from a position on: from memory at the end of the log, else from disk.
+//! A reader of a partition's events: from the entry cache at the end of the log, else from disk.
 //!
-//! Why numbers are worked out again here: the log holds none (foundations 2). A reader starts at a point of the index,
-//! whose number it knows, and counts from there, stepping over void entries as apply did.
-//! Invariants: events come in order, none is skipped and none is uncommitted; what retention removes is never half
-//! served: a reader below the begin of the log goes on at the oldest retained event. Wherever a number can be checked
-//! against the index or the tail it is; a difference is an error, never a renumbering.
+//! Why numbers are computed again here: the log holds none. A reader starts at a point of the index, whose number it
+//! knows, and counts from there, stepping over skipped entries as apply did.
+//! Invariants: events come in order, none is left out and none is uncommitted; a reader below the begin of the log
+//! continues at the oldest retained event. Each number that the index or the entry cache knows is compared; a
+//! difference is an error, never a renumbering.
 //! Memory of a reader: at most two reads of `partition.read_ahead`, each up to one entry more.
-//! Not here: who may read (`epoch`), how events look on the wire (`service-api`).
+//! Not here: the right to read (`epoch`), the wire form of events (`service-api`).
 
 mod disk;
 mod position;
@@ -24,11 +24,11 @@ use holdfast_model::{SequenceNumber, UnixMillis};
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
-use crate::chunk::Chunk;
-use crate::record::EntryError;
+use crate::log::chunk::Chunk;
+use crate::log::entry_cache::CachedEntry;
+use crate::log::record::EntryError;
 use crate::shared::{LogSource, MAX_READERS, Shared};
 use crate::state::IndexPoint;
-use crate::tail::Numbered;
 
 use disk::Loaded;
 pub use position::{Bound, StartPosition, UnknownPosition};
@@ -39,12 +39,12 @@ pub enum StartError {
     /// `com.microsoft:argument-out-of-range`: the position is beyond the end.
     #[error("The supplied offset '{asked}' is invalid. The last offset in the system is '{}'", shown(*.last))]
     BeyondEnd {
-        /// What was asked for.
+        /// The requested position.
         asked: SequenceNumber,
         /// The newest event; `None` when there has been none, shown as `-1`.
         last: Option<SequenceNumber>,
     },
-    /// All places for readers are taken.
+    /// All reader slots are taken.
     #[error("the partition has {MAX_READERS} readers, which is the most it serves")]
     TooManyReaders,
     /// The partition is shut down.
@@ -56,7 +56,7 @@ fn shown(last: Option<SequenceNumber>) -> String {
     last.map_or_else(|| "-1".to_owned(), |last| last.to_string())
 }
 
-/// Why a reader cannot go on; it is of no use afterwards.
+/// Why a reader failed; it cannot be used afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// The partition is shut down.
@@ -65,7 +65,7 @@ pub enum ReadError {
     /// The log cannot be read.
     #[error("the log of the partition cannot be read")]
     Storage(#[from] StorageError),
-    /// An entry that was counted when it was applied is no entry now.
+    /// An entry that apply counted cannot be decoded now.
     #[error("the log entry {log_index} cannot be read")]
     Entry {
         /// Where it is.
@@ -74,19 +74,19 @@ pub enum ReadError {
         #[source]
         source: EntryError,
     },
-    /// Counting from one known point to the next gave another number: entries are missing in between.
+    /// Counting from one known point to the next gave a different number: entries are missing in between.
     #[error("the log entry {log_index} should begin with event {expected}; counting gave {counted}")]
     Miscounted {
-        /// Where it was noticed.
+        /// The entry at which the difference was found.
         log_index: u64,
-        /// The number known from apply.
+        /// The number that apply assigned.
         expected: SequenceNumber,
         /// The number counted by this reader.
         counted: SequenceNumber,
     },
 }
 
-/// What is still to be left out after a start in the middle of what a point of the index stands for.
+/// Events to leave out after a start between two points of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaveOut {
     Nothing,
@@ -96,16 +96,16 @@ enum LeaveOut {
     UpTo(UnixMillis),
 }
 
-/// One reader's way through the log. Dropping it gives its place back; a read under way ends by itself.
+/// A reader's position in the log. Dropping it frees its slot; a disk read in progress ends by itself.
 pub struct Reader {
     shared: Arc<Shared>,
     log: Arc<dyn LogSource>,
     slot: usize,
-    /// The next log entry to be looked at, beyond those in `ahead`; its number and the time of the entry before it.
+    /// The next log entry behind those in `ahead`, its first number, and the time of the entry before it.
     cursor: IndexPoint,
     leave_out: LeaveOut,
-    /// Entries that were fetched and not handed out.
-    ahead: VecDeque<Numbered>,
+    /// Entries fetched and not yet returned.
+    ahead: VecDeque<CachedEntry>,
     ahead_bytes: usize,
     loading: Option<Pin<Box<dyn Future<Output = Loaded> + Send>>>,
 }
@@ -144,22 +144,22 @@ impl Reader {
         })
     }
 
-    /// The number of the next event that this reader will look at.
+    /// The number of the next event that this reader will return.
     #[must_use]
     pub fn position(&self) -> SequenceNumber {
         self.ahead.front().map_or(self.cursor.sequence, |entry| entry.first)
     }
 
-    /// The next events, once there are any. Cancel-safe.
+    /// Waits for the next events. Cancel-safe.
     ///
     /// # Errors
-    /// [`ReadError`]; the reader is of no use afterwards.
+    /// [`ReadError`]; the reader cannot be used afterwards.
     pub async fn next(&mut self) -> Result<Chunk, ReadError> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
-    /// The next events if they are in memory. Otherwise `cx` is woken when it is worth asking again: events have been
-    /// applied, or a read from disk, which this call has started on the blocking pool, has ended.
+    /// The next events if they are in memory. Otherwise `cx` is woken when a retry may succeed: when events have been
+    /// applied, or when a disk read that this call has started on the blocking pool has ended.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -181,7 +181,7 @@ impl Reader {
     }
 
     /// The events of an entry that the start position does not leave out.
-    fn chunk(&mut self, entry: &Numbered) -> Result<Option<Chunk>, ReadError> {
+    fn chunk(&mut self, entry: &CachedEntry) -> Result<Option<Chunk>, ReadError> {
         let from = match self.leave_out {
             LeaveOut::Nothing => entry.first,
             LeaveOut::Before(first) if entry.end() <= first => return Ok(None),
@@ -197,7 +197,7 @@ impl Reader {
         Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
-    /// Gets entries from the tail, or starts a read. `false`: there is nothing to do until `cx` is woken.
+    /// Takes entries from the cache, or starts a disk read. `false`: nothing to do until `cx` is woken.
     fn fetch(&mut self, cx: &mut Context<'_>) -> Result<bool, ReadError> {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
@@ -206,14 +206,14 @@ impl Reader {
         }
         self.skip_to_begin(inner.state.begin());
         inner.set_position(self.slot, self.cursor.sequence);
-        if self.cursor.log_index < inner.tail.from() {
-            let end = inner.tail.from();
+        if self.cursor.log_index < inner.cache.from() {
+            let end = inner.cache.from();
             drop(inner);
             self.start_loading(end);
             return Ok(true);
         }
         let limit = self.shared.config.read_ahead.as_usize();
-        for entry in inner.tail.at(self.cursor.log_index) {
+        for entry in inner.cache.at(self.cursor.log_index) {
             check_number(entry.log_index, entry.first, self.cursor.sequence)?;
             self.cursor = behind(entry);
             self.ahead_bytes += entry.bytes.len();
@@ -230,7 +230,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Retention may have overtaken this reader.
+    /// Moves to the begin of the log if retention has overtaken this reader.
     fn skip_to_begin(&mut self, begin: IndexPoint) {
         if self.cursor.log_index < begin.log_index {
             let missed = begin.sequence.0.saturating_sub(self.cursor.sequence.0);
@@ -240,7 +240,7 @@ impl Reader {
                     partition = self.shared.id.0,
                     missed,
                     begin = begin.sequence.0,
-                    "a reader was overtaken by retention"
+                    "retention overtook a reader; it continues at the oldest event"
                 );
             }
             self.cursor = begin;
@@ -254,8 +254,8 @@ impl Drop for Reader {
     }
 }
 
-/// The place after an entry.
-fn behind(entry: &Numbered) -> IndexPoint {
+/// The point after an entry.
+fn behind(entry: &CachedEntry) -> IndexPoint {
     IndexPoint {
         log_index: entry.log_index + 1,
         sequence: entry.end(),

@@ -182,7 +182,7 @@ fn sample() -> impl Strategy<Value = Sample> {
         ".{0,200}".prop_map(Value::Text),
         proptest::collection::vec(any::<u8>(), 0..40).prop_map(Value::Amqp),
     ];
-    let who = (
+    let origin = (
         "[a-zA-Z0-9#%]{1,128}",
         proptest::option::of("[a-z]{1,128}"),
         "[0-9]{0,20}",
@@ -196,12 +196,12 @@ fn sample() -> impl Strategy<Value = Sample> {
         proptest::option::of(any::<i64>()),
         proptest::collection::vec((".{0,20}", value), 0..6),
     );
-    (who, auth, any::<u64>(), texts, body).prop_map(|(who, auth, received, texts, body)| Sample {
-        device: who.0,
-        module: who.1,
-        generation: who.2,
+    (origin, auth, any::<u64>(), texts, body).prop_map(|(origin, auth, received, texts, body)| Sample {
+        device: origin.0,
+        module: origin.1,
+        generation: origin.2,
         auth,
-        model_id: who.3.filter(|text| !text.is_empty()),
+        model_id: origin.3.filter(|text| !text.is_empty()),
         received,
         payload: body.0,
         texts,

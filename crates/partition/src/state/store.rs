@@ -1,10 +1,9 @@
-//! The state's way to the disk and back.
+//! Persists the state and recovers it.
 //!
-//! Why not after each run: the state is recovered by replaying the log from where it was stored last, so that it need
-//! only be stored often enough to bound the replay (`partition.state_interval`). It is written without the write-ahead
-//! log; the log itself is the synced one.
-//! Invariants: head, new points, new voids and removals are one batch, so that a crash finds the state of one moment;
-//! what is in the files never contains an entry that is not synced, since only committed entries are applied.
+//! Why not after each run: the log is replayed from the last persisted position, so the state is written only often enough
+//! to bound the replay (`partition.state_interval`), and without the write-ahead log; the Raft log is the synced one.
+//! Invariants: head, new points, skipped entries and removals are one batch, so that a crash finds the state of one
+//! moment; the files never contain the effect of an unsynced entry, since only committed entries are applied.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -23,25 +22,25 @@ use crate::state::{Head, IndexPoint, Spacing, State, StoredStateError};
 /// The kinds of state keys of a partition's group in [`Family::Device`]; numbers once used stay.
 const HEAD: u8 = 0;
 const POINT: u8 = 1;
-const VOID: u8 = 2;
+const SKIPPED: u8 = 2;
 
-/// A state as it was found on disk.
+/// The state found on disk.
 pub(crate) struct Recovered {
     pub(crate) state: State,
     pub(crate) position: Option<LogPosition>,
     pub(crate) membership: Bytes,
 }
 
-/// What has been written so far.
+/// The position of the last persisted state.
 #[derive(Debug, Clone, Copy)]
 struct Stored {
-    /// The log index of the last entry in it.
+    /// Log index of its last entry.
     index: u64,
     log_bytes: u64,
     begin: u64,
 }
 
-/// Stores the state of one partition.
+/// Persists the state of one partition.
 pub(crate) struct Store {
     disk: Arc<dyn Disk>,
     group: u32,
@@ -50,7 +49,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Reads the state that was stored last; an empty one when there is none.
+    /// Reads the persisted state; an empty one when there is none.
     pub(crate) fn recover(
         disk: Arc<dyn Disk>,
         id: PartitionId,
@@ -60,9 +59,9 @@ impl Store {
         let group = GroupId::partition(id.0).0;
         let recovered = match disk.get(Family::Device, &key(group, HEAD, None))? {
             Some(head) => {
-                let (points, voids) = (read_points(&*disk, group)?, read_voids(&*disk, group)?);
+                let (points, skipped) = (read_points(&*disk, group)?, read_skipped(&*disk, group)?);
                 let (head, state) =
-                    State::restore(&head, points, voids, spacing).map_err(|error| damaged(group, &error))?;
+                    State::restore(&head, points, skipped, spacing).map_err(|error| damaged(group, &error))?;
                 let position = LogPosition {
                     term: head.term,
                     node: head.node,
@@ -96,7 +95,7 @@ impl Store {
         ))
     }
 
-    /// Stores the state if enough has been applied since the last time.
+    /// Persists the state if enough has been applied since the last time.
     pub(crate) fn store_if_due(&self, shared: &Shared) -> Result<(), StorageError> {
         let log_bytes = shared.lock().state.log_bytes();
         if log_bytes - self.stored.lock().log_bytes < self.interval_bytes {
@@ -105,9 +104,9 @@ impl Store {
         self.store(shared)
     }
 
-    /// Stores the state as it is now.
+    /// Persists the current state.
     pub(crate) fn store(&self, shared: &Shared) -> Result<(), StorageError> {
-        // Held until the write is done: batches reach the disk in the order in which they were taken.
+        // Locked until the write is done: batches reach the disk in the order in which they were built.
         let mut stored = self.stored.lock();
         let mut inner = shared.lock();
         let Some(position) = inner.position else { return Ok(()) };
@@ -134,11 +133,11 @@ impl Store {
         for log_index in &changes.dropped {
             batch.delete(Family::Device, &key(self.group, POINT, Some(*log_index)));
         }
-        for log_index in &changes.voids {
-            batch.put(Family::Device, &key(self.group, VOID, Some(*log_index)), &[]);
+        for log_index in &changes.skipped {
+            batch.put(Family::Device, &key(self.group, SKIPPED, Some(*log_index)), &[]);
         }
         if begin > stored.begin {
-            for kind in [POINT, VOID] {
+            for kind in [POINT, SKIPPED] {
                 let (from, to) = (key(self.group, kind, Some(0)), key(self.group, kind, Some(begin)));
                 batch.delete_range(Family::Device, &from, &to);
             }
@@ -152,18 +151,18 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces state and log by what a snapshot brought, on disk and in memory; a crash leaves the old or the new. Gives
-    /// the place after which the log begins.
+    /// Replaces state and log by the content of a snapshot, on disk and in memory; a crash leaves the old or the new.
+    /// Returns the position after which the log begins.
     ///
-    /// The log on disk only gains until the state is replaced, so that readers are not disturbed: what both hold is the
-    /// same, and what lies below the new begin is left to retention.
+    /// Until the state is replaced, entries are only added to the log on disk, so that readers are not disturbed: entries
+    /// present in both are equal, and entries below the new begin are left to retention.
     pub(crate) fn install(
         &self,
         shared: &Shared,
         received: Received,
         membership: Bytes,
     ) -> Result<LogPosition, StorageError> {
-        // Held until the end: nobody stores the old state meanwhile.
+        // Locked until the end: the old state must not be persisted meanwhile.
         let mut stored = self.stored.lock();
         let Received {
             mut state,
@@ -171,7 +170,7 @@ impl Store {
             mut retained_after,
             log,
         } = received;
-        // What retention has removed here stays removed: the begin never goes back.
+        // Entries that retention has removed here stay removed: the begin never moves back.
         let begin = shared.lock().state.begin();
         state.trim(begin);
         retained_after.index = retained_after.index.max(state.begin().log_index - 1);
@@ -182,7 +181,7 @@ impl Store {
             membership: membership.clone(),
         };
         let mut batch = WriteBatch::new();
-        for kind in [POINT, VOID] {
+        for kind in [POINT, SKIPPED] {
             let (from, to) = layout::state_range(self.group, kind);
             batch.delete_range(Family::Device, &from, &to);
         }
@@ -192,8 +191,8 @@ impl Store {
             let key = key(self.group, POINT, Some(point.log_index));
             batch.put(Family::Device, &key, &point.encode());
         }
-        for log_index in &changes.voids {
-            batch.put(Family::Device, &key(self.group, VOID, Some(*log_index)), &[]);
+        for log_index in &changes.skipped {
+            batch.put(Family::Device, &key(self.group, SKIPPED, Some(*log_index)), &[]);
         }
         put_floors(&mut batch, GroupId(self.group), position, Some(retained_after));
         log.install(None, batch)?;
@@ -202,13 +201,13 @@ impl Store {
             log_bytes: state.log_bytes(),
             begin: state.begin().log_index,
         };
-        let tail_limit = shared.config.tail_cache.as_usize();
-        shared.lock().restore(state, position, membership, tail_limit);
+        let cache_limit = shared.config.tail_cache.as_usize();
+        shared.lock().restore(state, position, membership, cache_limit);
         Ok(retained_after)
     }
 
-    /// Where the log begins according to the state that a crash at this moment would leave; `None` when it would leave
-    /// none. Below that point nothing is needed any more, whatever happens.
+    /// The begin of the log according to the state that a crash at this moment would leave; `None` when it would leave
+    /// none. Nothing below that point is needed after any crash.
     pub(crate) fn flushed_begin(&self) -> Result<Option<IndexPoint>, StorageError> {
         let Some(head) = self.disk.get_flushed(Family::Device, &key(self.group, HEAD, None))? else {
             return Ok(None);
@@ -222,7 +221,7 @@ impl Store {
     /// next sync.
     pub(crate) fn erase(&self) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
-        for kind in [HEAD, POINT, VOID] {
+        for kind in [HEAD, POINT, SKIPPED] {
             let (from, to) = layout::state_range(self.group, kind);
             batch.delete_range(Family::Device, &from, &to);
         }
@@ -233,13 +232,13 @@ impl Store {
         self.disk.write(&batch, Durability::Logged)
     }
 
-    /// After [`Self::erase`] is durable: gives the files of the log back at once.
+    /// After [`Self::erase`] is durable: deletes the files of the log at once.
     pub(crate) fn give_back(&self) -> Result<(), StorageError> {
         let (from, to) = (layout::log_key(self.group, 0), layout::log_end(self.group));
         self.disk.delete_files(Family::Log, &from, &to)
     }
 
-    /// Writes what has been stored to files.
+    /// Flushes the persisted state to files.
     pub(crate) fn flush(&self) -> Result<(), StorageError> {
         self.disk.flush()
     }
@@ -273,14 +272,14 @@ fn read_points(disk: &dyn Disk, group: u32) -> Result<VecDeque<IndexPoint>, Stor
     failed.map_or(Ok(points), Err)
 }
 
-fn read_voids(disk: &dyn Disk, group: u32) -> Result<BTreeSet<u64>, StorageError> {
-    let mut voids = BTreeSet::new();
-    let (from, to) = layout::state_range(group, VOID);
+fn read_skipped(disk: &dyn Disk, group: u32) -> Result<BTreeSet<u64>, StorageError> {
+    let mut skipped = BTreeSet::new();
+    let (from, to) = layout::state_range(group, SKIPPED);
     disk.scan(Family::Device, &from, &to, &mut |key, _| {
-        voids.extend(key.last_chunk::<8>().map(|index| u64::from_be_bytes(*index)));
+        skipped.extend(key.last_chunk::<8>().map(|index| u64::from_be_bytes(*index)));
         ControlFlow::Continue(())
     })?;
-    Ok(voids)
+    Ok(skipped)
 }
 
 fn damaged(group: u32, error: &StoredStateError) -> StorageError {

@@ -13,12 +13,13 @@ const MIN_BUFFER_BYTES: usize = 512;
 const MAX_BUFFER_BYTES: usize = 256 << 10;
 /// An entry may keep this much unused memory, or its own size if that is more; beyond it the buffer is cut.
 const MAX_SLACK_BYTES: usize = 4 << 10;
-/// Who sent a message and how it was authenticated: what the sender cannot choose (Spec query-and-routing §12).
+
+/// The sender of a message and its authentication, which the sender cannot forge (Spec query-and-routing §12).
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The device or module.
     pub identity: &'a IdentityId,
-    /// Which life of that identity.
+    /// The generation of that identity: a re-created device has another.
     pub generation: &'a GenerationId,
     /// The credential of its connection.
     pub auth: AuthMethod,
@@ -43,7 +44,7 @@ pub enum PushError {
     /// Close the batch and push again.
     #[error("the batch is full")]
     BatchFull,
-    /// No batch can hold the message; the limits of the protocols are far below.
+    /// No batch can hold the message; the limits of the protocols are far lower.
     #[error("the record has {bytes} bytes; the limit is {MAX_RECORD_BYTES}")]
     RecordTooLarge {
         /// Its encoded size.
@@ -113,7 +114,7 @@ impl BatchWriter {
             return Err(PushError::BatchFull);
         }
         let length = bytes.to_le_bytes();
-        // Three varint bytes whatever the length: 7 bits each, the first two say that more follow.
+        // Always three varint bytes of 7 bits each; the first two have the continuation bit.
         buffer[start - 3] = length[0] | 0x80;
         buffer[start - 2] = (length[1] << 1) | (length[0] >> 7) | 0x80;
         buffer[start - 1] = ((length[2] << 2) | (length[1] >> 6)) & 0x7f;
@@ -136,7 +137,7 @@ impl BatchWriter {
         Bytes::from(entry_bytes)
     }
 
-    /// Forgets what was pushed since the last [`Self::close`].
+    /// Drops everything pushed since the last [`Self::close`].
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.records = 0;

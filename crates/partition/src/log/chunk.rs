@@ -1,12 +1,12 @@
-//! What a reader hands out: one entry, from a record on, with what apply gave it.
+//! The unit that a reader returns: one entry, from a record on, with the numbers and the time that apply assigned.
 
 use bytes::Bytes;
 use holdfast_model::{SequenceNumber, UnixMillis};
 
-use crate::record::{Corrupt, EntryError, EntryView, RecordView, Records};
-use crate::tail::Numbered;
+use crate::log::entry_cache::CachedEntry;
+use crate::log::record::{Corrupt, EntryError, EntryView, RecordView, Records};
 
-/// An event with the three stamps that are not stored with it (foundations 2).
+/// A stored message with its sequence number and enqueued time, which apply assigns and the record does not contain.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event<'a> {
     /// `x-opt-sequence-number`; as decimal text, `x-opt-offset`.
@@ -17,8 +17,8 @@ pub struct Event<'a> {
     pub record: RecordView<'a>,
 }
 
-/// The records of one log entry that a reader has yet to see; remembers how far it has been consumed, so that a consumer
-/// whose credit runs out goes on later. Shares the entry's memory.
+/// The unread records of one log entry. It keeps its position, so that a consumer that runs out of credit continues later.
+/// Shares the entry's memory.
 #[derive(Debug, Clone)]
 pub struct Chunk {
     entry: Bytes,
@@ -30,8 +30,8 @@ pub struct Chunk {
 
 impl Chunk {
     /// The records of `entry` from `from` on.
-    pub(crate) fn new(entry: &Numbered, from: SequenceNumber) -> Result<Self, Corrupt> {
-        // The entry was checked as a whole when it was applied or read from disk.
+    pub(crate) fn new(entry: &CachedEntry, from: SequenceNumber) -> Result<Self, Corrupt> {
+        // Apply or the read from disk has checked the whole entry.
         let mut records = Records::resume(&entry.bytes, 0);
         let skipped = u32::try_from(from.0.saturating_sub(entry.first.0))
             .unwrap_or(u32::MAX)
@@ -46,8 +46,8 @@ impl Chunk {
         })
     }
 
-    /// The last `left` records of an entry that was read on another node, the first of them numbered `next`. Checks the
-    /// entry as a read from disk does.
+    /// The last `left` records of an entry that another node has read; the first of them has the number `next`. Checks
+    /// the entry as a read from disk does.
     ///
     /// # Errors
     /// [`EntryError`]: it is no entry, or has fewer records.
@@ -88,7 +88,7 @@ impl Chunk {
         self.left as usize
     }
 
-    /// Everything has been consumed.
+    /// All events have been consumed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.left == 0
@@ -100,8 +100,8 @@ impl Chunk {
         &self.entry
     }
 
-    /// Consumes the next event. A damaged record is an error and consumed as well, so that what comes after keeps its
-    /// number.
+    /// Consumes the next event. A damaged record is an error and is consumed as well, so that later events keep their
+    /// numbers.
     pub fn next_event(&mut self) -> Option<Result<Event<'_>, Corrupt>> {
         let (offset, item) = advance(&self.entry, self.offset, self.next, self.left, self.enqueued)?;
         self.offset = offset;
@@ -150,7 +150,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
+    use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 
     fn entry(records: u8) -> Bytes {
         let identity = IdentityId::device(DeviceId::parse("d").unwrap());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_node_has_read_is_the_same_chunk() {
+    fn a_chunk_received_from_another_node_equals_the_local_one() {
         let whole = entry(3);
         let mut chunk = Chunk::received(whole.clone(), SequenceNumber(11), 2, UnixMillis(9)).unwrap();
         let mut seen = Vec::new();

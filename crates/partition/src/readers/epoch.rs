@@ -1,10 +1,10 @@
-//! Who may read a partition in a consumer group: epochs, and at most five readers without one (Spec amqp §8.3).
+//! The epoch rule: which receivers may read a partition in a consumer group (Spec amqp §8.3).
 //!
-//! Why here: the rule belongs to a partition, whatever carries it out: its owner decides, in memory, for readers on all
-//! nodes (`cluster::route`), and they introduce themselves again when the owner has changed.
+//! Why here: the rule belongs to a partition. Its owner applies it in memory for readers on all nodes (`cluster::route`);
+//! receivers register again when the owner has changed.
 //! Pure. Invariants: in one group either one reader with an epoch, or up to [`MAX_READERS_PER_GROUP`] without; an equal or
 //! higher epoch takes over (the event processors of all SDKs use epoch 0 and rely on it).
-//! Not here: who is told, and for how long a silent reader counts (`cluster`); the wire forms of refusal and detach
+//! Not here: notifying receivers and expiring silent ones (`cluster`); the wire forms of refusal and detach
 //! (`service-api`); whether the group exists (`registry`).
 //! Start at [`Table`].
 

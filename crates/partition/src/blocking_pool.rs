@@ -1,15 +1,15 @@
-//! Where work that blocks on the disk is done: on the blocking pool, or at once in a simulation, which has one thread, so
-//! that a seed replays.
+//! Runs work that blocks on the disk: on the blocking pool, or inline in a simulation, which has one thread so that a
+//! seed replays.
 
 use holdfast_storage::Flusher;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Work {
+pub(crate) enum BlockingPool {
     OnPool,
     InPlace,
 }
 
-impl Work {
+impl BlockingPool {
     pub(crate) fn beside(flusher: &Flusher) -> Self {
         if flusher.is_simulated() {
             Self::InPlace

@@ -1,43 +1,42 @@
-//! Whether a committed batch will be counted, known before it is applied.
+//! The acknowledgement gate: decides at commit whether apply will count a batch.
 //!
-//! Why: an acknowledgement is given when a batch is committed, which is before apply decides whether it counts. A batch
-//! behind one that was refused is committed and yet void, and must not be acknowledged. So the same rule runs here, over
-//! the commits in their order. Apply sees the same entries in the same order and so decides the same.
-//! Invariants: this can lag behind apply, never run ahead of it: it starts from the applied state once everything of
-//! earlier terms has been applied, and counts every commit of the term after that. A lag at worst calls a counted batch
-//! a gap, which the gateway answers by sending it again.
-//! A node leads at most once in a term, so that the term names the leadership; what another node has led since is not
-//! counted here, hence a gate of an earlier leadership must not be used again.
+//! Why: a batch is acknowledged at commit, before apply decides whether it counts. A batch behind a refused one is
+//! committed and yet skipped by apply, so it must not be acknowledged. The gate runs apply's rule over the commits in
+//! their order; apply sees the same entries in the same order and decides the same (docs/decisions/0021).
+//! Invariants: the gate may lag behind apply and never runs ahead of it. It opens from the applied state once everything
+//! of earlier terms is applied, and counts every later commit of its term. A lag at worst reports a counted batch as a
+//! gap; the gateway then resends it. A node leads at most once in a term, so the term identifies the leadership; commits
+//! of other leaders are not counted here, so a gate of an earlier leadership is never used again.
 //! Pure.
 
 use holdfast_consensus::{LogPosition, ProposeError};
 
 use crate::error::AppendError;
-use crate::record::EntryHeader;
+use crate::log::record::EntryHeader;
 use crate::state::{Admission, Streams};
 
-/// The streams' positions by commits; closed until it has been set to a known state.
+/// The streams' positions by commits; closed until it is opened from an applied state.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
-    /// The term whose commits are counted; `None`: closed.
+pub(crate) struct AckGate {
+    /// The term whose commits it counts; `None`: closed.
     term: Option<u64>,
     streams: Streams,
 }
 
-impl Gate {
+impl AckGate {
     /// Whether it counts the commits of this node's leadership in `term`.
     pub(crate) fn is_open_in(&self, term: u64) -> bool {
         self.term == Some(term)
     }
 
-    /// Starts from the applied state: everything before `term`'s first proposal of ours is in it.
+    /// Opens from the applied state, which contains everything before this node's first proposal in `term`.
     pub(crate) fn open(&mut self, term: u64, streams: Streams) {
         self.term = Some(term);
         self.streams = streams;
     }
 
-    /// What the sender of a batch is told, called for each batch in the order of the log.
-    pub(crate) fn settle(
+    /// The answer for the sender of a batch; called for each batch in log order.
+    pub(crate) fn admit_committed(
         &mut self,
         header: &EntryHeader,
         outcome: Result<LogPosition, ProposeError>,
@@ -61,7 +60,7 @@ impl Gate {
                     .advance(&header.stream, header.batch_number, position.index);
                 Ok(())
             }
-            // It is in the log, once.
+            // Counted before.
             Admission::Repeat { .. } => Ok(()),
             Admission::Gap { expected } => Err(AppendError::Gap { expected }),
             Admission::Stale { current } => Err(AppendError::Stale { current }),
@@ -74,7 +73,7 @@ mod tests {
     use holdfast_model::UnixMillis;
 
     use super::*;
-    use crate::record::StreamId;
+    use crate::log::record::StreamId;
 
     fn header(batch_number: u64) -> EntryHeader {
         let stream = StreamId {
@@ -96,38 +95,41 @@ mod tests {
 
     #[test]
     fn a_batch_behind_a_refused_one_is_not_acknowledged_though_it_is_committed() {
-        let mut gate = Gate::default();
+        let mut gate = AckGate::default();
         gate.open(1, Streams::default());
-        assert_eq!(gate.settle(&header(1), at(1, 5)), Ok(()));
+        assert_eq!(gate.admit_committed(&header(1), at(1, 5)), Ok(()));
         assert_eq!(
-            gate.settle(&header(2), Err(ProposeError::DiskFull)),
+            gate.admit_committed(&header(2), Err(ProposeError::DiskFull)),
             Err(AppendError::DiskFull)
         );
-        assert_eq!(gate.settle(&header(3), at(1, 6)), Err(AppendError::Gap { expected: 2 }));
-        assert_eq!(gate.settle(&header(2), at(1, 7)), Ok(()));
         assert_eq!(
-            gate.settle(&header(2), at(1, 8)),
+            gate.admit_committed(&header(3), at(1, 6)),
+            Err(AppendError::Gap { expected: 2 })
+        );
+        assert_eq!(gate.admit_committed(&header(2), at(1, 7)), Ok(()));
+        assert_eq!(
+            gate.admit_committed(&header(2), at(1, 8)),
             Ok(()),
             "a repeat is in the log already"
         );
-        assert_eq!(gate.settle(&header(3), at(1, 9)), Ok(()));
+        assert_eq!(gate.admit_committed(&header(3), at(1, 9)), Ok(()));
         assert!(gate.is_open_in(1) && !gate.is_open_in(2));
     }
 
     #[test]
     fn a_change_of_leader_closes_the_gate_until_the_state_is_known_again() {
-        let mut gate = Gate::default();
+        let mut gate = AckGate::default();
         gate.open(1, Streams::default());
         let lost = ProposeError::NotLeader { leader: None };
         assert_eq!(
-            gate.settle(&header(1), Err(lost)),
+            gate.admit_committed(&header(1), Err(lost)),
             Err(AppendError::NotLeader { leader: None })
         );
         assert!(!gate.is_open_in(1));
-        assert_eq!(gate.settle(&header(2), at(1, 6)), Err(AppendError::Unknown));
+        assert_eq!(gate.admit_committed(&header(2), at(1, 6)), Err(AppendError::Unknown));
         gate.open(2, Streams::default());
         assert_eq!(
-            gate.settle(&header(1), at(3, 9)),
+            gate.admit_committed(&header(1), at(3, 9)),
             Err(AppendError::Unknown),
             "a term that it was not opened for"
         );

@@ -1,18 +1,19 @@
 //! The newest entries of a partition in memory: readers at the end of the log never touch the disk.
 //!
-//! Pure. Invariants: holds applied entries only, without a gap: every counted entry at or after [`Tail::from`] is here.
-//! After [`Tail::evict`] the bytes of all entries are within the limit. It is called between runs of applied entries, not
-//! within one: the log lets readers see a run when it is over, and until then what is not here is nowhere.
-//! Entries are shared with the log's own memory, not copied.
+//! Pure. Invariants: it holds applied entries only, without a gap: every counted entry at or after
+//! [`EntryCache::from`] is here. After [`EntryCache::evict`] the bytes of all entries are within the limit. Eviction runs
+//! between runs of applied entries, not within one: the log shows a run to readers only when the run has ended, so an
+//! entry of the current run can be read from here alone.
+//! Entries share the log's memory; they are not copied.
 
 use std::collections::{VecDeque, vec_deque};
 
 use bytes::Bytes;
 use holdfast_model::{SequenceNumber, UnixMillis};
 
-/// An applied entry and what apply gave it.
+/// An applied entry with the numbers and the time that apply assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Numbered {
+pub(crate) struct CachedEntry {
     pub(crate) log_index: u64,
     /// The number of its first record.
     pub(crate) first: SequenceNumber,
@@ -21,7 +22,7 @@ pub(crate) struct Numbered {
     pub(crate) bytes: Bytes,
 }
 
-impl Numbered {
+impl CachedEntry {
     /// The number after its last record.
     pub(crate) fn end(&self) -> SequenceNumber {
         SequenceNumber(self.first.0 + u64::from(self.records))
@@ -30,14 +31,14 @@ impl Numbered {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Tail {
-    entries: VecDeque<Numbered>,
+pub(crate) struct EntryCache {
+    entries: VecDeque<CachedEntry>,
     bytes: usize,
     limit: usize,
     from: u64,
 }
 
-impl Tail {
+impl EntryCache {
     /// An empty cache for the entries at and after log index `from`.
     pub(crate) fn new(limit: usize, from: u64) -> Self {
         Self {
@@ -48,7 +49,7 @@ impl Tail {
         }
     }
 
-    /// The log index from which on nothing is missing here.
+    /// Every counted entry at or after this log index is here.
     pub(crate) fn from(&self) -> u64 {
         self.from
     }
@@ -58,7 +59,7 @@ impl Tail {
     }
 
     /// Adds the newest entry.
-    pub(crate) fn push(&mut self, entry: Numbered) {
+    pub(crate) fn push(&mut self, entry: CachedEntry) {
         self.bytes += entry.bytes.len();
         self.entries.push_back(entry);
     }
@@ -73,24 +74,24 @@ impl Tail {
     }
 
     /// The entries at or after a log index, oldest first.
-    pub(crate) fn at(&self, log_index: u64) -> impl Iterator<Item = &Numbered> {
+    pub(crate) fn at(&self, log_index: u64) -> impl Iterator<Item = &CachedEntry> {
         self.since(move |entry| entry.log_index < log_index)
     }
 
     /// The entry that holds `sequence`; `None` when it is not, or not yet, here.
-    pub(crate) fn holding(&self, sequence: SequenceNumber) -> Option<&Numbered> {
+    pub(crate) fn holding(&self, sequence: SequenceNumber) -> Option<&CachedEntry> {
         self.since(move |entry| entry.end() <= sequence)
             .next()
             .filter(|entry| entry.first <= sequence)
     }
 
-    /// The first entry newer than `time`, if the entry before it is here too.
-    pub(crate) fn after(&self, time: UnixMillis) -> Option<&Numbered> {
+    /// The first entry newer than `time`, if the entry before it is here as well.
+    pub(crate) fn after(&self, time: UnixMillis) -> Option<&CachedEntry> {
         self.entries.front().filter(|oldest| oldest.enqueued <= time)?;
         self.since(move |entry| entry.enqueued <= time).next()
     }
 
-    fn since(&self, is_before: impl Fn(&Numbered) -> bool) -> vec_deque::Iter<'_, Numbered> {
+    fn since(&self, is_before: impl Fn(&CachedEntry) -> bool) -> vec_deque::Iter<'_, CachedEntry> {
         self.entries.range(self.entries.partition_point(is_before)..)
     }
 }
@@ -99,8 +100,8 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn entry(log_index: u64) -> Numbered {
-        Numbered {
+    fn entry(log_index: u64) -> CachedEntry {
+        CachedEntry {
             log_index,
             first: SequenceNumber(log_index * 2),
             records: 2,
@@ -111,27 +112,27 @@ mod tests {
 
     #[test]
     fn the_oldest_go_when_the_limit_is_passed_and_nothing_is_missing_behind_them() {
-        let mut tail = Tail::new(250, 5);
-        assert_eq!(tail.from(), 5);
+        let mut cache = EntryCache::new(250, 5);
+        assert_eq!(cache.from(), 5);
         for log_index in 5..10 {
-            tail.push(entry(log_index));
+            cache.push(entry(log_index));
         }
         assert_eq!(
-            (tail.from(), tail.bytes()),
+            (cache.from(), cache.bytes()),
             (5, 500),
             "all of a run stay until the next"
         );
-        tail.evict();
-        assert_eq!((tail.from(), tail.bytes()), (8, 200));
-        assert_eq!(tail.at(8).map(|entry| entry.log_index).collect::<Vec<_>>(), [8, 9]);
-        assert_eq!(tail.at(10).count(), 0);
-        tail.push(Numbered {
+        cache.evict();
+        assert_eq!((cache.from(), cache.bytes()), (8, 200));
+        assert_eq!(cache.at(8).map(|entry| entry.log_index).collect::<Vec<_>>(), [8, 9]);
+        assert_eq!(cache.at(10).count(), 0);
+        cache.push(CachedEntry {
             bytes: Bytes::from(vec![0; 1000]),
             ..entry(10)
         });
-        tail.evict();
+        cache.evict();
         assert_eq!(
-            (tail.from(), tail.bytes()),
+            (cache.from(), cache.bytes()),
             (11, 0),
             "an entry above the limit is read from disk"
         );
@@ -139,18 +140,18 @@ mod tests {
 
     #[test]
     fn entries_are_found_by_number_and_by_time() {
-        let mut tail = Tail::new(1000, 5);
+        let mut cache = EntryCache::new(1000, 5);
         for log_index in 5..8 {
-            tail.push(entry(log_index));
+            cache.push(entry(log_index));
         }
-        let found = |entry: Option<&Numbered>| entry.map(|entry| entry.log_index);
-        assert_eq!(found(tail.holding(SequenceNumber(9))), None);
-        assert_eq!(found(tail.holding(SequenceNumber(10))), Some(5));
-        assert_eq!(found(tail.holding(SequenceNumber(13))), Some(6));
-        assert_eq!(found(tail.holding(SequenceNumber(16))), None);
-        assert_eq!(found(tail.after(UnixMillis(49))), None);
-        assert_eq!(found(tail.after(UnixMillis(50))), Some(6));
-        assert_eq!(found(tail.after(UnixMillis(69))), Some(7));
-        assert_eq!(found(tail.after(UnixMillis(70))), None);
+        let found = |entry: Option<&CachedEntry>| entry.map(|entry| entry.log_index);
+        assert_eq!(found(cache.holding(SequenceNumber(9))), None);
+        assert_eq!(found(cache.holding(SequenceNumber(10))), Some(5));
+        assert_eq!(found(cache.holding(SequenceNumber(13))), Some(6));
+        assert_eq!(found(cache.holding(SequenceNumber(16))), None);
+        assert_eq!(found(cache.after(UnixMillis(49))), None);
+        assert_eq!(found(cache.after(UnixMillis(50))), Some(6));
+        assert_eq!(found(cache.after(UnixMillis(69))), Some(7));
+        assert_eq!(found(cache.after(UnixMillis(70))), None);
     }
 }

@@ -18,7 +18,7 @@ pub enum StartPosition {
     EnqueuedAfter(UnixMillis),
 }
 
-/// Whether the value of a filter is part of what is asked for: `>=` or `>`.
+/// Whether a filter includes its value: `>=` or `>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// `>=`.
@@ -27,7 +27,7 @@ pub enum Bound {
     Exclusive,
 }
 
-/// A text that is no position; refuse with `com.microsoft:argument-error`.
+/// The text is not a position; refuse it with `com.microsoft:argument-error`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("'{0}' is not a position in a partition")]
 pub struct UnknownPosition(pub String);

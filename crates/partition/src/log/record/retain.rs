@@ -6,8 +6,8 @@ use super::fields::entry;
 use super::wire::Cursor;
 use super::{EntryError, EntryView};
 
-/// The entry with those records for which `keep` says so, by their index; everything else stays, so that it keeps its
-/// place in its stream. Allocates only when something goes.
+/// The entry without the records for which `keep` returns `false`, by index; the header stays, so that the entry keeps
+/// its place in its stream. Allocates only when a record is removed.
 ///
 /// # Errors
 /// [`EntryError`]: the bytes are no entry.

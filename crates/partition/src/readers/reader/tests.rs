@@ -1,4 +1,4 @@
-//! Readers over a log in memory: start positions, the way from disk to tail, retention, wake-ups, damage.
+//! Readers over a log in memory: start positions, the hand-over from disk to cache, retention, wake-ups, damage.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
-use crate::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::state::State;
-use crate::work::Work;
 
 const FIRST_INDEX: u64 = 2;
 
@@ -63,9 +63,9 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(tail_bytes: u64) -> Self {
+    fn new(cache_bytes: u64) -> Self {
         let config = PartitionConfig {
-            tail_cache: ByteSize(tail_bytes),
+            tail_cache: ByteSize(cache_bytes),
             read_ahead: ByteSize::kib(4),
             index_spacing: ByteSize::kib(1),
             ..PartitionConfig::default()
@@ -74,7 +74,7 @@ impl Rig {
         let shared = Shared::new(
             PartitionId(0),
             config,
-            Work::OnPool,
+            BlockingPool::OnPool,
             state,
             Some(at(FIRST_INDEX - 1)),
             Bytes::new(),
@@ -95,7 +95,7 @@ impl Rig {
         self.append_raw(bytes);
     }
 
-    /// A batch that was sent before: void.
+    /// A batch that was sent before: apply skips it.
     fn append_repeat(&mut self) {
         let bytes = batch(self.batch, 0..3, 0);
         self.append_raw(bytes);
@@ -105,7 +105,7 @@ impl Rig {
         self.log.entries.lock().push((self.next_index, bytes.clone()));
         self.shared.lock().apply(at(self.next_index), &bytes).unwrap();
         self.next_index += 1;
-        self.shared.lock().tail.evict();
+        self.shared.lock().cache.evict();
         self.shared.wake_readers(&mut Vec::new());
     }
 
@@ -190,7 +190,7 @@ fn poll(reader: &mut Reader) -> Poll<Result<Chunk, ReadError>> {
 }
 
 #[tokio::test]
-async fn a_cold_reader_crosses_from_disk_to_tail_without_a_seam() {
+async fn a_cold_reader_crosses_from_disk_to_cache_without_a_gap() {
     let mut rig = Rig::new(2000);
     for batch in 0..200 {
         rig.append(batch % 7, batch);
@@ -258,7 +258,7 @@ async fn a_waiting_reader_is_woken_once_per_run_and_keeps_one_waker() {
     assert_eq!(
         woken.0.load(Ordering::Relaxed),
         1,
-        "who was woken and has not asked again is not woken again"
+        "a reader that was woken and has not polled again is not woken again"
     );
     assert_eq!(drain(&mut reader).await, [0, 1]);
     assert!(reader.poll_chunk(&mut cx).is_pending());
@@ -277,8 +277,8 @@ async fn each_start_position_begins_where_the_specification_says() {
     let after = |number| StartPosition::AfterSequence(SequenceNumber(number));
     let newer = |time| StartPosition::EnqueuedAfter(UnixMillis(time));
     // 100 batches of 3 events; batch n has time 10 n.
-    for tail_bytes in [0, 2000, 1_000_000] {
-        let mut rig = Rig::new(tail_bytes);
+    for cache_bytes in [0, 2000, 1_000_000] {
+        let mut rig = Rig::new(cache_bytes);
         for batch in 0..100 {
             rig.append(3, batch * 10);
             if batch % 13 == 0 {
@@ -310,7 +310,7 @@ async fn each_start_position_begins_where_the_specification_says() {
             assert_eq!(
                 seen,
                 (first..300).collect::<Vec<_>>(),
-                "{position:?} with a tail of {tail_bytes}"
+                "{position:?} with a cache of {cache_bytes}"
             );
         }
         for position in [sequence(301), after(300), after(u64::MAX)] {
@@ -353,7 +353,7 @@ async fn a_start_time_in_the_future_leaves_out_what_comes_before_it() {
 }
 
 #[tokio::test]
-async fn a_reader_that_retention_overtakes_goes_on_at_the_oldest_event() {
+async fn a_reader_that_retention_overtakes_continues_at_the_oldest_event() {
     let mut rig = Rig::new(0);
     for _ in 0..300 {
         rig.append(3, 1);
@@ -404,7 +404,7 @@ async fn a_damaged_entry_is_an_error() {
 }
 
 #[tokio::test]
-async fn places_for_readers_are_bounded_and_come_back() {
+async fn reader_slots_are_bounded_and_freed() {
     let rig = Rig::new(0);
     let mut readers: Vec<_> = (0..MAX_READERS)
         .map(|_| rig.start(StartPosition::Latest).unwrap())
@@ -417,8 +417,8 @@ async fn places_for_readers_are_bounded_and_come_back() {
 #[test]
 fn no_wake_up_is_lost_between_two_threads() {
     const BATCHES: u64 = 3000;
-    for tail_bytes in [0, 3000, 1_000_000] {
-        let mut rig = Rig::new(tail_bytes);
+    for cache_bytes in [0, 3000, 1_000_000] {
+        let mut rig = Rig::new(cache_bytes);
         let mut readers: Vec<_> = (0..2).map(|_| rig.start(StartPosition::Oldest).unwrap()).collect();
         let threads: Vec<_> = readers
             .drain(..)
@@ -472,13 +472,13 @@ proptest! {
     #[test]
     fn readers_see_every_event_in_order_whatever_happens_around_them(
         steps in proptest::collection::vec(step(), 1..150),
-        tail_bytes in prop_oneof![Just(0_u64), Just(1500), Just(100_000)],
+        cache_bytes in prop_oneof![Just(0_u64), Just(1500), Just(100_000)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let mut rig = Rig::new(tail_bytes);
+            let mut rig = Rig::new(cache_bytes);
             let mut readers: Vec<_> = (0..3).map(|_| (rig.start(StartPosition::Oldest).unwrap(), 0)).collect();
-            // Where the log has begun so far: what was read ahead went on at the begin of its own time.
+            // All begins of the log so far: a read ahead continues at the begin of its own time.
             let mut begins = std::collections::BTreeSet::new();
             for step in steps {
                 match step {
