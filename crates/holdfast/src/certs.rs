@@ -1,6 +1,6 @@
 //! Dev mode's own certificate authority and the two server certificates that it issues.
 //!
-//! Why: SDKs insist on TLS, and nobody should have to learn openssl to try the hub.
+//! Why: SDKs insist on TLS, and trying the hub should not need openssl.
 //! Invariants: keys are written with mode 0600 and never leave the directory; the CA stays the same as long as it is
 //! there, because users have told their SDKs to trust it; server certificates are replaced when their names change or
 //! when they are near their end.
@@ -38,7 +38,7 @@ pub(crate) struct DevCertificates {
     pub(crate) rsa_key_file: PathBuf,
 }
 
-/// What one node shows to the others.
+/// The certificate with which a node authenticates to the others.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerCertificate {
     pub(crate) ca_file: PathBuf,
@@ -47,7 +47,7 @@ pub(crate) struct PeerCertificate {
 }
 
 /// Makes what is missing or near its end of the certificate that node `name` shows to its peers. Their CA, in `ca_dir`,
-/// is one of its own: whoever holds a certificate of it is trusted as a node.
+/// issues nothing else: the holder of a certificate of it is trusted as a node.
 ///
 /// # Errors
 /// Files that cannot be read or written, with their path.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 mod cluster;
 mod config;

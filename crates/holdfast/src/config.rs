@@ -1,8 +1,8 @@
 //! The configuration: one typed tree, made of the sections that the crates own.
 //!
-//! Why: each limit and each switch has one name, one default and one sentence, and whoever asks for a key that does
-//! not exist is told so before the hub starts.
-//! Invariants: nobody below this crate reads the environment; secrets are never values, only files that hold them.
+//! Why: each limit and each switch has one name, one default and one sentence, and a key that does not exist is reported
+//! before the hub starts.
+//! Invariants: no crate below this one reads the environment; secrets are never values, only files that hold them.
 //! Not here: what a section's values do (the crate that owns it). Start at [`keys::keys`].
 
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use holdfast_gateway::MqttConfig;
 use holdfast_model::{HumanDuration, PartitionCount};
 use holdfast_net::NetConfig;
 use holdfast_partition::PartitionConfig;
-use holdfast_registry::RegistryConfig;
+use holdfast_registry::{NodeRole, RegistryConfig};
 use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
@@ -53,7 +53,7 @@ pub(crate) struct Config {
     pub(crate) rest: RestConfig,
 }
 
-/// What the hub is called and where it keeps its data.
+/// The hub's names and the place of its data.
 #[derive(Debug, Clone)]
 pub(crate) struct HubConfig {
     pub(crate) host: String,
@@ -130,14 +130,14 @@ pub(crate) struct SecretsConfig {
     pub(crate) key_file: Option<PathBuf>,
 }
 
-/// Who this node is among others, and how they reach each other.
+/// The identity of this node in its cluster, and the addresses of the nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterConfig {
     pub(crate) node_name: String,
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) advertise: String,
     pub(crate) zone: String,
-    pub(crate) role: String,
+    pub(crate) role: NodeRole,
     pub(crate) certificate_file: Option<PathBuf>,
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
@@ -155,7 +155,7 @@ impl Default for ClusterConfig {
             listen: Vec::new(),
             advertise: String::new(),
             zone: String::new(),
-            role: "core".to_owned(),
+            role: NodeRole::Core,
             certificate_file: None,
             key_file: None,
             ca_file: None,
@@ -209,12 +209,6 @@ impl ClusterConfig {
             let text = format!("wants at most {MAX_NODE_NAME} ASCII letters, digits and - . _");
             refuse("cluster.zone", text);
         }
-        if !matches!(self.role.as_str(), "core" | "gateway") {
-            refuse(
-                "cluster.role",
-                format!("wants \"core\" or \"gateway\", found {:?}", self.role),
-            );
-        }
         if !matches!(self.replication_factor, 1 | 3) {
             refuse(
                 "cluster.replication_factor",
@@ -265,7 +259,7 @@ impl ClusterConfig {
 /// The longest name of a node or zone, in bytes.
 const MAX_NODE_NAME: usize = 63;
 
-/// Certificate files are looked at no oftener.
+/// The shortest interval at which certificate files are checked.
 const SHORTEST_RELOAD: Duration = Duration::from_millis(100);
 
 /// Metrics, health and stopping.
@@ -284,17 +278,26 @@ impl Default for OpsConfig {
     }
 }
 
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
 /// The log on standard error.
 #[derive(Debug, Clone)]
 pub(crate) struct LogConfig {
-    pub(crate) format: String,
+    pub(crate) format: LogFormat,
     pub(crate) level: String,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            format: "text".to_owned(),
+            format: LogFormat::Text,
             level: "info".to_owned(),
         }
     }
@@ -318,15 +321,15 @@ impl Default for AuditConfig {
     }
 }
 
-/// A key whose value is well formed and still cannot be.
+/// A value that is well formed and still not possible.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Problem {
     pub(crate) key: String,
     pub(crate) message: String,
 }
 
-/// Calls about sessions that one node may have under way at another, besides those of waiting connects: links that are
-/// kept alive or begin, and changes of each partition.
+/// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new
+/// links, and changes of each partition.
 const SESSION_CALLS_KEPT: usize = 1024;
 
 impl Config {
@@ -358,7 +361,7 @@ impl Config {
         }
     }
 
-    /// What no single value shows to be wrong. Touches no file: whether certificates can be read is a start-up check.
+    /// Errors that no single value shows. Touches no file: whether certificates can be read is a start-up check.
     pub(crate) fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut refuse = |key: &str, message: String| {
@@ -403,12 +406,6 @@ impl Config {
                     "a certificate and its key go together; the other one is not set".to_owned(),
                 );
             }
-        }
-        if !matches!(self.log.format.as_str(), "text" | "json") {
-            refuse(
-                "log.format",
-                format!("wants \"text\" or \"json\", found {:?}", self.log.format),
-            );
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
             refuse("log.level", format!("is no level or filter: {error}"));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the keys are a public contract, checked by `tests/connection_file.rs`; they are added to, never renamed.
 //! The file appears when the hub is ready and is gone when it has stopped, so its presence means "ready".
-//! Not here: who may read it (mode 0600: it holds the policies' keys).
+//! It holds the policies' keys, so its mode is 0600.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const FILE_NAME: &str = "connection.json";
 
 /// Everything that a client needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ConnectionFile {
     /// The hub's host name, without port.
@@ -42,13 +42,13 @@ pub(crate) struct ConnectionFile {
     pub(crate) pids: Vec<u32>,
     /// The ports in use.
     pub(crate) ports: Ports,
-    /// The nodes of a hub that has several; one node's own file has it alone; empty for a hub by itself.
+    /// The hub's nodes; the file of a single node has that node alone.
     #[serde(default)]
     pub(crate) nodes: Vec<NodeFacts>,
 }
 
 /// One node of a hub.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NodeFacts {
     /// Its name in the cluster.
@@ -64,7 +64,7 @@ pub(crate) struct NodeFacts {
 }
 
 /// Where devices are provisioned; all `null` while this hub has no provisioning service.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Provisioning {
     pub(crate) endpoint: Option<String>,
@@ -132,7 +132,7 @@ impl ConnectionFile {
         })
     }
 
-    /// Writes the file, readable by its owner alone; nobody ever sees half of it.
+    /// Writes the file atomically, readable by its owner alone.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');

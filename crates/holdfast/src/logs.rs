@@ -1,7 +1,7 @@
 //! The log on standard error and the audit log in a file.
 //!
-//! Why two: the log is for whoever looks after the process and may be thinned by level; the audit log is for whoever
-//! has to say later who was refused and who changed what, and is always whole.
+//! Why two: the log serves the operator of the process and may be thinned by level; the audit log is the record of
+//! refusals and changes, and is always whole.
 //! Invariants: neither slows a core down: audit lines go through a bounded queue to a thread of their own, and what
 //! does not fit is counted, never waited for. No secret reaches either, because no type that holds one prints it.
 //! Not here: what is audited (the crates that write to the target `audit`).
@@ -17,14 +17,14 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 
 /// The target of audit events.
 const AUDIT_TARGET: &str = "audit";
 /// Audit lines that may wait for the disk; past it they are dropped and counted.
 const AUDIT_QUEUE: usize = 4096;
 
-/// Keeps the audit thread going; dropping it writes what is queued.
+/// Keeps the audit thread alive; dropping it writes the queued lines.
 pub(crate) struct Logs {
     writer: Option<std::thread::JoinHandle<()>>,
     lines: SyncSender<Entry>,
@@ -79,9 +79,9 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
     let base = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
-    let log = match config.log.format.as_str() {
-        "json" => base.json().flatten_event(true).with_filter(others).boxed(),
-        _ => base.compact().with_filter(others).boxed(),
+    let log = match config.log.format {
+        LogFormat::Json => base.json().flatten_event(true).with_filter(others).boxed(),
+        LogFormat::Text => base.compact().with_filter(others).boxed(),
     };
     tracing_subscriber::registry()
         .with(log.with_filter(filter))
@@ -94,7 +94,7 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
     })
 }
 
-/// The consensus library tells every step at `info`; who wants that asks for it by name.
+/// The consensus library logs every step at `info`: it is shown only when the filter names it.
 fn with_quiet_libraries(level: &str) -> String {
     if level.contains("openraft") {
         level.to_owned()
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reopened_audit_file_goes_on_where_it_was() {
+    fn a_reopened_audit_file_is_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         RotatingFile::open(&path, 100, 3).unwrap().append(b"one\n").unwrap();

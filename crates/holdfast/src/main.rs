@@ -5,17 +5,17 @@
 //! Start at [`cli::run`]; the node itself is put together in [`node`].
 
 mod certs;
-mod checks;
 mod cli;
 mod config;
 mod connection;
-mod cores;
-mod exit;
-mod inventory;
+mod exit_code;
 mod logs;
+mod metrics_catalogue;
 mod node;
 mod ops;
+mod preflight;
 mod run;
+mod runtime;
 
 use std::process::ExitCode;
 

@@ -8,8 +8,8 @@
 
 mod admin;
 mod certificates;
-mod front;
-mod peering;
+mod cluster_join;
+mod listeners;
 mod replicas;
 mod store;
 
@@ -28,7 +28,7 @@ use holdfast_device_hub::{
 };
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, UnixMillis};
-use holdfast_registry::{Founding, NodeInfo, NodeRole, NodeState, Registry, SettingsChange};
+use holdfast_registry::{Founding, NodeInfo, NodeState, Registry, SettingsChange};
 use holdfast_service_api::rest::RestState;
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
@@ -36,15 +36,15 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
-use crate::cores::Core;
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 use crate::ops::Readiness;
+use crate::runtime::Core;
 
 use admin::Admin;
 use certificates::Tls;
-use front::{Front, Running};
-pub(crate) use peering::new_cluster;
-use peering::{Entry, Peering};
+pub(crate) use cluster_join::new_cluster;
+use cluster_join::{Entry, Peering};
+use listeners::{Front, Running};
 use replicas::Replicas;
 use store::Store;
 pub(crate) use store::storage_failure;
@@ -152,8 +152,8 @@ impl Node {
             .await?
             .context("cannot take this node's place in the cluster")?;
         if matches!(entry, Entry::Founder) {
-            peering::enter_initial_tokens(&config.cluster, &registry).await?;
-            peering::founded(&data);
+            cluster_join::enter_initial_tokens(&config.cluster, &registry).await?;
+            cluster_join::founded(&data);
         }
 
         let rest = RestState {
@@ -344,11 +344,7 @@ fn me(config: &Config, data: &DataDir, peering: &Peering) -> NodeInfo {
         name: cluster.name(),
         address: cluster.advertised(peering.local_address()),
         zone: cluster.zone.clone(),
-        role: if cluster.role == "gateway" {
-            NodeRole::Gateway
-        } else {
-            NodeRole::Core
-        },
+        role: cluster.role,
         state: NodeState::Active,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         joined: now(),

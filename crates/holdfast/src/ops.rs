@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 /// Probes and scrapers that are served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -49,7 +49,7 @@ const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0];
 /// Whether the hub takes work; `Err` says why not.
 pub(crate) type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Installs the process's metrics recorder. Call before anything makes a metric.
+/// Installs the process's metrics recorder. Call it before any metric is made.
 ///
 /// # Errors
 /// When there is one already.
@@ -62,7 +62,7 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| Failure::cannot_start(error.to_string()))?;
-    crate::inventory::describe();
+    crate::metrics_catalogue::describe();
     metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
@@ -146,7 +146,7 @@ fn answer(path: &str, metrics: &PrometheusHandle, readiness: &Readiness) -> Resp
     response
 }
 
-/// What the process itself takes, read when it is asked for.
+/// Resources of the process, read at each scrape.
 fn process_metrics() {
     metrics::gauge!("holdfast_tasks_panics").set(count(holdfast_tasks::panics()));
     if let Ok(statm) = std::fs::read_to_string("/proc/self/statm")

@@ -1,4 +1,4 @@
-//! The life of a hub process: checks, start, ready, signals, drain, exit code. Shared by `start` and `dev`.
+//! A hub process from start to exit: checks, start, readiness, signals, drain, exit code. Shared by `start` and `dev`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,31 +12,31 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::connection::{ConnectionFile, NodeFacts};
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 use crate::node::{self, Node};
-use crate::{checks, logs, ops};
+use crate::{logs, ops, preflight};
 
-/// Called with the connection file's content when the hub is ready; what it returns lives until the hub stops.
+/// Called with the connection file's content when the hub is ready; the child that it returns ends with the hub.
 pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;
 
-/// Runs a hub until it is told to stop. When it fails, this says why and ends the process.
+/// Runs a hub until it is asked to stop. A failure is reported and ends the process.
 ///
 /// # Errors
-/// None is returned: other threads go on with the database, which must not be taken down under them as an orderly end of
-/// the process would do (RocksDB aborts then, and the exit code is lost).
+/// None is returned: other threads still use the database, and an orderly end of the process would take it down under
+/// them (RocksDB aborts then, and the exit code is lost).
 pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
-    if let Err(failure) = live(config, data, on_ready) {
+    if let Err(failure) = serve(config, data, on_ready) {
         let _ = failure.report();
         signal_hook::low_level::exit(failure.outcome as i32);
     }
     Ok(())
 }
 
-fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
+fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
     let begun = Instant::now();
-    checks::clock(SystemTime::now())?;
-    checks::ports(node::addresses(config).chain([config.ops.listen]))?;
-    let connections = checks::open_files(u64::from(config.storage.max_open_files))?;
+    preflight::clock(SystemTime::now())?;
+    preflight::ports(node::addresses(config).chain([config.ops.listen]))?;
+    let connections = preflight::open_files(u64::from(config.storage.max_open_files))?;
     let _logs = logs::start(config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -57,7 +57,7 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
         let ops_address = ops_listener.local_addr()?;
         let node = match Node::start(config, &data, on_fatal).await {
             Ok(node) => node,
-            // Whatever could not start because the disk or the data is bad says so in its own words.
+            // A part that could not start because the disk or the data is bad says so in its own words.
             Err(failure) => match fatals.try_recv() {
                 Ok(reason) if failure.message.contains(&reason) => return Err(had_to_stop(&failure.message)),
                 Ok(reason) => return Err(had_to_stop(&format!("{reason} ({})", failure.message))),
@@ -98,11 +98,11 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
             let _ = child.wait();
         }
         if let Some(reason) = reason {
-            tracing::error!(reason, "stopping at once: what is not yet on disk cannot be acknowledged any more");
-            // Nothing may be flushed or acknowledged after a failed sync, so nothing is taken down in order.
+            tracing::error!(reason, "stopping at once: unsynced writes cannot be acknowledged any more");
+            // Nothing may be flushed or acknowledged after a failed sync, so the process ends without an orderly stop.
             return Err(had_to_stop(&reason));
         }
-        tracing::info!("stopping: no new connections, finishing what is under way");
+        tracing::info!("stopping: no new connections; finishing messages in flight");
         tokio::select! {
             biased;
             stopped = node.stop(config.ops.drain_timeout) => stopped?,
@@ -116,31 +116,32 @@ fn live(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure
     })
 }
 
-/// Returns when the node is ready; says from time to time what it waits for.
+/// Returns when the node is ready; logs from time to time why it is not.
 async fn ready(is_ready: &ops::Readiness) {
     let begun = Instant::now();
-    let mut told = begun;
+    let mut logged = begun;
     while let Err(reason) = is_ready() {
-        if told.elapsed() >= READY_PROGRESS {
-            told = Instant::now();
+        if logged.elapsed() >= READY_LOG_INTERVAL {
+            logged = Instant::now();
             tracing::info!(waiting_s = begun.elapsed().as_secs(), reason, "not ready yet");
         }
         tokio::time::sleep(READY_POLL).await;
     }
 }
 
-/// How often it is looked whether the node is ready, and how often it is said that it is not.
+/// How often readiness is checked.
 const READY_POLL: Duration = Duration::from_millis(10);
-const READY_PROGRESS: Duration = Duration::from_secs(10);
+/// How often the log says why the node is not ready.
+const READY_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 fn had_to_stop(reason: &str) -> Failure {
     Failure::new(Outcome::Storage, format!("the hub had to stop: {reason}"))
         .advise("see \"Storage errors\" in docs/runbook.md before starting it again")
 }
 
-/// What the connection file of one node among others tells about it.
+/// The connection file's entry for this node.
 fn own_facts(config: &Config, file: &ConnectionFile) -> Option<NodeFacts> {
-    let listener = node::addresses(config).next().filter(|_| config.cluster.is_on())?;
+    let listener = node::addresses(config).next()?;
     let address = if listener.ip().is_unspecified() {
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     } else {
@@ -171,9 +172,9 @@ fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
 /// # Errors
 /// When another hub has it, it cannot be written, or it is not what this program left.
 pub(crate) fn take_data_dir(dir: &Path, in_cluster: bool) -> Result<DataDir, Failure> {
-    checks::data_dir(dir)?;
+    preflight::data_dir(dir)?;
     let new = || NodeIdentity {
-        // A node that takes part in a cluster learns which one from its members, or founds it.
+        // A node of a cluster learns its id from the members, or creates the cluster.
         cluster: if in_cluster { String::new() } else { node::new_cluster() },
         // Not zero, and exact in the floating-point numbers of tools that read metrics and JSON.
         incarnation: (rand::random::<u64>() >> 11) | 1,
@@ -196,13 +197,13 @@ impl Published {
 impl Drop for Published {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // Somebody may have removed it already.
+            // It may have been removed already.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// What asks a hub to stop: an operator, a terminal that closes, Ctrl-C.
+/// The signals that stop a hub: from an operator, a terminal that closes, Ctrl-C.
 struct Signals {
     terminate: Signal,
     hang_up: Signal,

@@ -134,6 +134,66 @@ fn what_simulated_devices_send_is_seen_by_the_monitor() {
     );
 }
 
+/// Publishes one message with QoS 1 over plain MQTT, as a device that may write any bytes.
+fn publish(hub: &Hub, device: &str, properties: &str, payload: &[u8]) {
+    use std::io::{Read as _, Write as _};
+    let token = hub.ok(&["sas-token", "-d", device]);
+    let field = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let packet = |kind: u8, body: &[u8]| {
+        let (mut head, mut length) = (vec![kind], body.len());
+        while length >= 128 {
+            head.push(u8::try_from(length % 128).unwrap() | 128);
+            length /= 128;
+        }
+        head.push(u8::try_from(length).unwrap());
+        [&head[..], body].concat()
+    };
+    let user = format!("localhost/{device}/?api-version=2021-04-12");
+    let connect = [
+        &b"\0\x04MQTT\x04\xc2\0\x3c"[..],
+        &field(device.as_bytes()),
+        &field(user.as_bytes()),
+        &field(token.trim().as_bytes()),
+    ];
+    let topic = format!("devices/{device}/messages/events/{properties}");
+    let message = [&field(topic.as_bytes())[..], b"\0\x01", payload];
+    let port = hub.connection()["ports"]["mqttPlain"].as_u64().unwrap();
+    let mut socket = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .unwrap();
+    let mut answer = [0; 4];
+    for (packet, expected) in [
+        (packet(0x10, &connect.concat()), [0x20, 2, 0, 0]),
+        (packet(0x32, &message.concat()), [0x40, 2, 0, 1]),
+    ] {
+        socket.write_all(&packet).unwrap();
+        socket.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, expected);
+    }
+}
+
+#[test]
+fn nothing_that_a_device_sends_controls_the_terminal_or_forges_a_line() {
+    let hub = Hub::start(&[]);
+    hub.ok(&["device", "create", "dev-1"]);
+    let payload = "x\n2026-01-01T00:00:00.000Z  boiler-7  0:1  {\"alarm\":\"fire\"}\u{1b}[8m\u{9b}0m\u{202e}";
+    publish(&hub, "dev-1", "na%0Ame=%1B%5B31mred", payload.as_bytes());
+    let read = |form: &str| hub.ok(&["monitor-events", "--from", "oldest", "--count", "1", "-o", form]);
+    for form in ["text", "json"] {
+        let line = read(form);
+        let is_control = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!line.trim_end_matches('\n').contains(is_control), "{form}: {line:?}");
+        assert!(
+            line.contains(r"x\n2026") && line.contains(r"\u001b[8m\u009b0m\u202e"),
+            "{line}"
+        );
+        assert!(line.contains(r"na\nme") && line.contains(r"\u001b[31mred"), "{line}");
+    }
+    let event: serde_json::Value = serde_json::from_str(&read("json")).unwrap();
+    assert_eq!(event["event"]["payload"], payload, "JSON means what was sent");
+}
+
 #[test]
 fn a_consumer_group_is_added_read_with_and_removed() {
     let hub = Hub::start(&[]);

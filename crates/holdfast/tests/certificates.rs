@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to the MQTT listener, and the certificate that it has shown.
 fn connect(port: u16, roots: &[CertificateDer<'static>]) -> (Stream, CertificateDer<'static>) {
@@ -32,7 +32,7 @@ fn connect(port: u16, roots: &[CertificateDer<'static>]) -> (Stream, Certificate
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
     let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock).unwrap();
@@ -55,7 +55,7 @@ fn renewed_certificates_count_for_new_connections_and_close_no_old_ones() {
     // Half of it: a key that does not fit is not taken, and said.
     let folder = &hub.data_dir;
     std::fs::write(folder.join("server.pem"), cert.pem()).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let failed = "holdfast_tls_certificate_reloads_total{outcome=\"failed\"}";
     while !hub.ops("/metrics").1.contains(failed) {
         assert!(Instant::now() < deadline, "{}", hub.last_lines());

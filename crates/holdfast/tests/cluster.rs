@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use harness::{Hub, holdfast, text};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Waits until `condition` gives something.
 fn wait<T>(what: &str, hub: &Hub, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = condition() {
             return found;
@@ -170,7 +170,7 @@ fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) 
 }
 
 #[test]
-fn a_node_that_is_killed_is_missed_by_nobody_and_taken_back_with_its_data() {
+fn a_killed_node_is_not_missed_and_comes_back_with_its_data() {
     let hub = Hub::start(&["--nodes", "3"]);
     let connection = hub.connection();
     assert_eq!(connection["nodes"].as_array().unwrap().len(), 3);
@@ -206,6 +206,44 @@ fn a_node_that_is_killed_is_missed_by_nobody_and_taken_back_with_its_data() {
     wait_healthy(&hub, &second);
     let found = wait("node 1 answers", &hub, || at(&first, &["device", "show", "dev-2"]).ok());
     assert!(found.contains("dev-2"));
+}
+
+/// The command line that dev mode has printed for a node that has ended.
+fn restart_command(hub: &Hub, name: &str) -> Option<Vec<String>> {
+    let text = hub.log();
+    let (_, rest) = text.rsplit_once(&format!("  {name} ended with "))?;
+    let command = rest.lines().nth(1)?.trim();
+    Some(command.split(' ').map(str::to_owned).collect())
+}
+
+#[test]
+fn dev_mode_goes_on_while_nodes_are_killed_in_turn_and_restarted_as_it_says() {
+    let hub = Hub::start(&["--nodes", "3", "--host", "hub.test", "--bind", "127.79.0.1"]);
+    let file = hub.connection_file();
+    let mut restarted = Vec::new();
+    for at in 0..3 {
+        let before = hub.connection();
+        let name = before["nodes"][at]["name"].as_str().unwrap().to_owned();
+        assert_eq!(before["nodes"][at]["address"], format!("127.79.0.{}", at + 1));
+        kill(before["pids"][at].as_u64().unwrap());
+        let command = wait("the command to restart it", &hub, || restart_command(&hub, &name));
+        assert_eq!(command[1], "start");
+        restarted.push(Node::start(Path::new(&command[3])));
+        let is_new = |connection: &Value| connection["pids"][at] == restarted[at].0.id();
+        wait("the file names its new process", &hub, || {
+            file.exists().then(|| hub.connection()).filter(is_new)
+        });
+        wait_healthy(&hub, &file);
+    }
+    // No node is a child of dev mode any more; the hub is there all the same.
+    hub.ok(&["device", "create", "dev-1"]);
+    for (at, node) in restarted.iter().enumerate() {
+        assert_eq!(hub.connection()["pids"][at], node.0.id());
+    }
+    drop(restarted);
+    wait("the file goes when no node serves", &hub, || {
+        (!file.exists()).then_some(())
+    });
 }
 
 #[test]

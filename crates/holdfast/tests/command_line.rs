@@ -62,7 +62,8 @@ fn every_way_to_fail_has_its_exit_code() {
             "cannot reach the hub at 127.0.0.1:1",
         ),
         (&["sas-token", "--login", device], 2, "no policy's key"),
-        (&["dev", "--nodes", "10"], 2, "1..=9"),
+        (&["dev", "--nodes", "33"], 2, "1..=32"),
+        (&["dev", "--nodes", "2", "--bind", "0.0.0.0"], 2, "127.0.0.0/8"),
         (
             &["start", "--set", "hub.data_dir=/proc/nowhere"],
             2,

@@ -1,4 +1,4 @@
-//! Who may use whom: the crates' manifests against the table in docs/architecture.md.
+//! The allowed dependencies: the crates' manifests against the table in docs/architecture.md.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -82,6 +82,27 @@ fn many_hubs_run_side_by_side_on_loopback_addresses_of_their_own() {
 }
 
 #[test]
+fn a_hub_with_a_name_is_bound_to_one_loopback_address_and_found_there() {
+    let hub = Hub::start(&["--host", "hub.test", "--bind", "127.91.0.4"]);
+    let connection = hub.connection();
+    assert_eq!(connection["hostName"], "hub.test");
+    assert!(
+        connection["metrics"]
+            .as_str()
+            .unwrap()
+            .starts_with("http://127.91.0.4:")
+    );
+    for port in ["mqtt", "mqttPlain", "amqp", "amqpPlain", "https"] {
+        let port = connection["ports"][port].as_u64().unwrap();
+        std::net::TcpStream::connect(format!("127.91.0.4:{port}")).unwrap();
+    }
+    // The name resolves nowhere; the connection file says where the hub is.
+    hub.ok(&["device", "create", "dev-1"]);
+    hub.ok(&["simulate", "-n", "1", "--messages", "1", "--interval", "0.01"]);
+    hub.ok(&["monitor-events", "--from", "oldest", "--count", "1"]);
+}
+
+#[test]
 fn ctrl_c_is_as_good_as_sigterm() {
     let mut hub = Hub::start(&[]);
     hub.signal(Signal::INT);

@@ -1,4 +1,4 @@
-//! `holdfast cluster …`: how the cluster is doing, at a glance.
+//! `holdfast cluster …`: the state of the cluster, at a glance.
 
 use clap::Subcommand;
 use http::Method;
@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 
 use super::http::{Call, block_on, call};
 use super::hub::LoginArgs;
-use super::output;
-use super::output::Format;
-use crate::exit::Failure;
+use super::output::{self, Format, plain};
+use crate::exit_code::Failure;
 
 /// Where the REST API has it.
 pub(super) const PATH: &str = "/holdfast/v1/cluster";
@@ -34,7 +33,7 @@ pub(super) const NODE_COLUMNS: &[(&str, &str)] = &[
 pub(crate) enum Command {
     /// Show nodes, leaders, lag, disk and sessions, and what is wrong
     Status {
-        /// As JSON, with everything that is known
+        /// As JSON, with every detail
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -69,8 +68,8 @@ fn set_replication(factor: u8, login: &LoginArgs) -> Result<(), Failure> {
         ..Call::new(Method::PUT, format!("{PATH}/replication"))
     };
     let answer = block_on(call(&login.hub()?, request))?;
-    if let Some(warning) = answer.pointer("/warning").and_then(Value::as_str) {
-        eprintln!("warning: {warning}");
+    if let Some(warning) = answer.pointer("/warning") {
+        eprintln!("warning: {}", plain(warning));
     }
     let before = answer.pointer("/before").map_or_else(String::new, plain);
     super::print(&format!(
@@ -84,7 +83,7 @@ pub(super) fn fetch(login: &LoginArgs) -> Result<Value, Failure> {
     block_on(call(&login.hub()?, Call::new(Method::GET, PATH.to_owned())))
 }
 
-/// What a person wants to know first: is it well, what is wrong, who leads, who is behind.
+/// A summary for people: health, problems, leaders, lag.
 fn glance(status: &Value) -> String {
     let text = |pointer: &str| status.pointer(pointer).map_or_else(String::new, plain);
     let list = |pointer: &str| {
@@ -167,11 +166,7 @@ fn group_row(group: &Value, names: &[(Value, String)]) -> Value {
     })
 }
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Whether every node is up and every group has the voters that it is to have.
+/// Whether every node is up and every group has its voters.
 pub(super) fn is_settled(status: &Value) -> bool {
     status.pointer("/healthy").and_then(Value::as_bool).unwrap_or(false)
 }

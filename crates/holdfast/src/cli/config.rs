@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::ConfigSource;
 use crate::config::{Config, Sources, load, page};
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -1,5 +1,5 @@
-//! `holdfast consumer-group …`: who reads the events independently of whom. With Azure these are management calls, which
-//! no SDK has; here they are calls of our own.
+//! `holdfast consumer-group …`: the groups in which events are read independently of each other. With Azure these are
+//! management calls, which no SDK has; here they are calls of the hub's own API.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -8,7 +8,7 @@ use super::device::encode;
 use super::http::{Call, block_on, call};
 use super::hub::LoginArgs;
 use super::output::{self, Format};
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 /// Where the REST API has them (Spec rest §10).
 const PATH: &str = "/holdfast/v1/consumerGroups";

@@ -1,7 +1,8 @@
 //! `holdfast dev`: a hub for this machine, with nothing to set up first.
 //!
 //! It makes its own CA and certificates, listens on the standard ports of loopback, and writes `connection.json`.
-//! When the host is itself a loopback address, everything listens there alone, so that many hubs run side by side.
+//! When `--bind`, or the host itself, is a loopback address, everything listens there alone, so that many hubs run side by
+//! side.
 
 mod nodes;
 
@@ -14,10 +15,10 @@ use time::OffsetDateTime;
 
 use super::ConfigSource;
 use crate::certs;
-use crate::checks::{self, PortState};
 use crate::config::{Config, ListenConfig};
 use crate::connection::{self, ConnectionFile};
-use crate::exit::Failure;
+use crate::exit_code::Failure;
+use crate::preflight::{self, PortState};
 use crate::run;
 
 const MQTTS: u16 = 8883;
@@ -26,7 +27,7 @@ const HTTPS: u16 = 443;
 const MQTT: u16 = 1883;
 const AMQP: u16 = 5672;
 const OPS: u16 = 9600;
-/// Where HTTPS goes when 443 cannot be had: the first free of ten.
+/// HTTPS ports to try when 443 cannot be bound: the first free one is taken.
 const HTTPS_FALLBACK: std::ops::Range<u16> = 8443..8453;
 /// Where metrics go when their port is taken.
 const OPS_FALLBACK: std::ops::Range<u16> = 9601..9650;
@@ -40,8 +41,9 @@ pub(crate) struct Dev {
     /// The name or loopback address that clients use; 127.x.y.z makes all listeners bind to that address alone
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     host: String,
-    /// The address of the TLS listeners, to be reached from other machines [default: loopback]
-    #[arg(long, value_name = "IP")]
+    /// The address that the hub listens on: a loopback address (the first of --nodes consecutive ones) for everything, any
+    /// other for the TLS listeners alone [default: --host if it is a loopback address, else loopback]
+    #[arg(long, value_name = "IP", alias = "nodes-from")]
     bind: Option<IpAddr>,
     /// 0: any free ports instead of the standard ones; connection.json tells which
     #[arg(long, value_name = "0", value_parser = clap::value_parser!(u16).range(0..=0), conflicts_with = "port_offset")]
@@ -49,12 +51,9 @@ pub(crate) struct Dev {
     /// Add this to every standard port
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=50_000))]
     port_offset: u16,
-    /// How many nodes: each a process of its own, node i on the i-th loopback address
+    /// How many nodes: each a process of its own, node i on the i-th loopback address from --bind
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(nodes::MAX_NODES)))]
     nodes: u16,
-    /// The loopback address of node 1, when the clients' --host is another one, such as a load balancer's
-    #[arg(long, value_name = "IP", requires = "nodes")]
-    nodes_from: Option<Ipv4Addr>,
     /// Let this many simulated devices send through the hub
     #[arg(long, value_name = "DEVICES", default_value_t = 0)]
     simulate: u32,
@@ -68,7 +67,7 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
     let data = run::take_data_dir(&data_dir, false)?;
-    // Left over from a hub that was killed: it must not be taken for this one's.
+    // A hub that was killed leaves its file; clients must not take it for this hub's.
     let connection_file = data_dir.join(connection::FILE_NAME);
     let _ = std::fs::remove_file(&connection_file);
 
@@ -98,20 +97,19 @@ pub(super) fn run(args: Dev) -> Result<(), Failure> {
     )
 }
 
-/// What a node runs with unless told otherwise; `address`: where it listens, when it is one of several.
+/// The defaults of a node's configuration; `address`: where it listens, when it is one of several.
 fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Vec<String>) -> Result<Config, Failure> {
     let mut config = Config::default();
     config.hub.host.clone_from(&args.host);
     config.hub.data_dir = data_dir.to_owned();
     config.log.level = "info".to_owned();
-    let own = address.or_else(|| args.host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback));
-    let secured: Vec<IpAddr> = match (own, args.bind) {
-        (_, Some(bind)) => vec![bind],
-        (Some(own), None) => vec![own],
-        (None, None) => loopbacks(args),
-    };
+    let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);
+    let secured = match args.bind {
+        Some(bind) if own.is_none() => vec![bind],
+        _ => plain.clone(),
+    };
     let port = |standard: u16| match args.ports {
         Some(_) => 0,
         None => standard.saturating_add(args.port_offset),
@@ -130,7 +128,7 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     };
     let ops = plain.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     config.ops.listen = SocketAddr::new(ops, port(OPS));
-    if args.ports.is_none() && checks::port(config.ops.listen)? == PortState::InUse {
+    if args.ports.is_none() && preflight::port(config.ops.listen)? == PortState::InUse {
         let free = first_free(&[ops], OPS_FALLBACK)?;
         if let Some(free) = free {
             config.ops.listen.set_port(free);
@@ -139,11 +137,19 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     Ok(config)
 }
 
+impl Dev {
+    /// The one loopback address that everything listens on: `--bind`, or, without it, `--host`.
+    fn own_address(&self) -> Option<IpAddr> {
+        let named = self.bind.or_else(|| self.host.parse().ok());
+        named.filter(IpAddr::is_loopback)
+    }
+}
+
 /// 127.0.0.1, and ::1 where the machine has it: `localhost` resolves to either. With any free port only the first, since
 /// the two would not get the same.
 fn loopbacks(args: &Dev) -> Vec<IpAddr> {
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let has_v6 = args.ports.is_none() && matches!(checks::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
+    let has_v6 = args.ports.is_none() && matches!(preflight::port(SocketAddr::new(v6, 0)), Ok(PortState::Free));
     [Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), has_v6.then_some(v6)]
         .into_iter()
         .flatten()
@@ -153,7 +159,7 @@ fn loopbacks(args: &Dev) -> Vec<IpAddr> {
 fn https_port(ips: &[IpAddr], wanted: u16, notes: &mut Vec<String>) -> Result<u16, Failure> {
     let state = |port: u16| -> Result<PortState, Failure> {
         for ip in ips {
-            match checks::port(SocketAddr::new(*ip, port))? {
+            match preflight::port(SocketAddr::new(*ip, port))? {
                 PortState::Free => {}
                 other => return Ok(other),
             }
@@ -165,7 +171,7 @@ fn https_port(ips: &[IpAddr], wanted: u16, notes: &mut Vec<String>) -> Result<u1
         PortState::InUse => "is taken by another program".to_owned(),
         PortState::Denied => format!(
             "may not be bound by this user; to grant it:\n    {}",
-            checks::grant_advice()
+            preflight::grant_advice()
         ),
     };
     let free = first_free(ips, HTTPS_FALLBACK)?.ok_or_else(|| {
@@ -185,7 +191,7 @@ fn first_free(ips: &[IpAddr], range: std::ops::Range<u16>) -> Result<Option<u16>
     for port in range {
         let mut free = true;
         for ip in ips {
-            free &= checks::port(SocketAddr::new(*ip, port))? == PortState::Free;
+            free &= preflight::port(SocketAddr::new(*ip, port))? == PortState::Free;
         }
         if free {
             return Ok(Some(port));
@@ -205,6 +211,11 @@ fn fleet(connection_file: &Path, devices: u32) -> Result<Child, Failure> {
         .stdin(Stdio::piped())
         .spawn()?;
     Ok(child)
+}
+
+/// This program as it was called: in a clone it is not on the search path.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "holdfast".to_owned())
 }
 
 fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
@@ -239,8 +250,7 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
         } else {
             format!(" --connection-file {}", path.display())
         };
-    // As it was called: in a clone it is not on the search path.
-    let program = std::env::args().next().unwrap_or_else(|| "holdfast".to_owned());
+    let program = program();
     text.push_str(&format!(
         "\n  Try it, in another terminal:\n\
          \x20   {program} device create dev-1{flag}\n\
@@ -279,6 +289,18 @@ mod tests {
             "{all:?}"
         );
         assert_eq!(config.listen.mqtts[0].port(), 28_883);
+    }
+
+    #[test]
+    fn binding_to_a_loopback_address_moves_every_listener_there_under_any_name() {
+        let config = listen(&["--host", "hub.test", "--bind", "127.0.0.9", "--ports", "0"]);
+        assert_eq!(config.hub.host, "hub.test");
+        let all: Vec<SocketAddr> = crate::node::addresses(&config).chain([config.ops.listen]).collect();
+        assert_eq!(all.len(), 6);
+        assert!(
+            all.iter().all(|address| address.ip() == IpAddr::from([127, 0, 0, 9])),
+            "{all:?}"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::http::{Call, block_on, call};
 use super::hub::{Hub, LoginArgs};
 use super::output::{self, Format};
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 
 /// The columns of `device list`.
 const COLUMNS: [(&str, &str); 5] = [
@@ -116,10 +116,10 @@ pub(crate) struct Target {
     common: Common,
 }
 
-/// What can be said about an identity.
+/// The fields of an identity that can be set.
 #[derive(Debug, Args)]
 pub(crate) struct Fields {
-    /// How it proves who it is
+    /// How it authenticates
     #[arg(long, visible_alias = "am")]
     auth_method: Option<AuthMethod>,
     /// Base64, 16 to 64 bytes
@@ -250,7 +250,15 @@ fn list(top: u16, modules_of: Option<&str>, common: &Common) -> Result<(), Failu
             authentication.remove("symmetricKey");
         }
     }
-    output::show(&answer, common.output.unwrap_or(Format::Table), columns)
+    output::show(&answer, common.output.unwrap_or(Format::Table), columns)?;
+    if modules_of.is_none()
+        && answer
+            .as_array()
+            .is_some_and(|devices| devices.len() >= usize::from(top))
+    {
+        eprintln!("the first {top} devices are shown; there may be more");
+    }
+    Ok(())
 }
 
 fn connection_string(target: &Target, key_type: KeyType) -> Result<(), Failure> {
@@ -359,7 +367,7 @@ impl Target {
     }
 
     fn get(&self) -> Result<Value, Failure> {
-        // What was asked for is looked at first: a typing mistake is one with or without a hub.
+        // The arguments are checked first: a typing mistake is one with or without a hub.
         self.path()?;
         self.get_from(&self.hub()?)
     }

@@ -2,7 +2,7 @@
 //!
 //! The engine of the `amqp` crate plays the client; this file owns the socket and the clock. One connection, one
 //! session, a receiver per partition.
-//! Not here: what is shown of an event (`monitor`).
+//! Not here: how an event is shown (`monitor`).
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +21,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::http::connect_tls;
 use super::hub::{Hub, expiry};
+use super::output::escape;
 use crate::connection::hub_name;
-use crate::exit::{Failure, Outcome as Exit};
+use crate::exit_code::{Failure, Outcome as Exit};
 
 /// Room for one frame and what follows it.
 const READ_BYTES: usize = 128 * 1024;
-/// How long the hub may be silent while something is asked of it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the hub may take to answer a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Events of each partition that the hub may send ahead.
 const CREDIT: u32 = 500;
 /// How long the reader's token is good for.
@@ -47,7 +48,7 @@ pub(crate) struct Client {
     partitions: Vec<(LinkId, String)>,
 }
 
-/// What a wait ended with.
+/// The end of a wait.
 enum Waited<T> {
     Found(T),
     Silent,
@@ -114,7 +115,7 @@ impl Client {
         .await
     }
 
-    /// Starts to receive the events of a partition.
+    /// Attaches to a partition, whose events [`Self::events`] then receives.
     ///
     /// # Errors
     /// When the hub refuses, for example because there is no such consumer group.
@@ -128,25 +129,28 @@ impl Client {
             .attach(&spec)
             .await
             .with_context(|| format!("partition {partition}, group {group}"))?;
-        self.engine.grant(link, CREDIT);
         self.partitions.push((link, partition.to_owned()));
         Ok(())
     }
 
     /// Hands events with their partition to `visit` as they come, until it returns false or nothing has come for
-    /// `patience`.
+    /// `timeout`.
     ///
     /// # Errors
     /// When the hub detaches or closes.
     pub(crate) async fn events(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut visit: impl FnMut(&str, &Message<'_>) -> Result<bool>,
     ) -> Result<()> {
         let partitions = std::mem::take(&mut self.partitions);
+        // Not before: an event that arrives while another link is being attached would be lost.
+        for (link, _) in &partitions {
+            self.engine.grant(*link, CREDIT);
+        }
         loop {
             let waited = self
-                .wait(patience, |engine, event| match event {
+                .wait(timeout, |engine, event| match event {
                     Event::Transfer(delivery) => {
                         let link = delivery.link;
                         if !delivery.settled {
@@ -227,7 +231,11 @@ impl Client {
                 }
                 let response = ResponseView::parse(&delivery.payload)?;
                 let (status, description) = (response.status, response.description);
-                ensure!((200..300).contains(&status), "{node} answers {status}: {description}");
+                ensure!(
+                    (200..300).contains(&status),
+                    "{node} answers {status}: {}",
+                    escape(description)
+                );
                 read(response.body).map(Some)
             }
             _ => Ok(None),
@@ -254,25 +262,25 @@ impl Client {
         Ok(link)
     }
 
-    /// Runs the connection until `handle` has what it wants; a detach, and [`PATIENCE`], are errors.
+    /// Runs the connection until `handle` has what it wants; a detach, and [`REQUEST_TIMEOUT`], are errors.
     async fn until<T>(&mut self, mut handle: impl FnMut(&mut Connection, Event<'_>) -> Result<Option<T>>) -> Result<T> {
-        let waited = self.wait(PATIENCE, |engine, event| match event {
+        let waited = self.wait(REQUEST_TIMEOUT, |engine, event| match event {
             Event::Detached { error, .. } => bail!("the hub refuses: {}", text_of(error.as_ref())),
             other => handle(engine, other),
         });
         match waited.await? {
             Waited::Found(found) => Ok(found),
-            Waited::Silent => bail!("the hub was silent for {} s", PATIENCE.as_secs()),
+            Waited::Silent => bail!("the hub was silent for {} s", REQUEST_TIMEOUT.as_secs()),
         }
     }
 
     /// The one loop: events out of what was read, output to the socket, then more input.
     async fn wait<T>(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut handle: impl FnMut(&mut Connection, Event<'_>) -> Result<Option<T>>,
     ) -> Result<Waited<T>> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let result = self.parse(&mut handle);
             // Also after a violation: the close that names it is in the output.
@@ -335,6 +343,9 @@ impl Client {
 fn text_of(fault: Option<&Fault<'_>>) -> String {
     match fault {
         None => "without a reason".to_owned(),
-        Some(fault) => format!("{}: {}", fault.condition, fault.description.unwrap_or("no text")),
+        Some(fault) => {
+            let text = format!("{}: {}", fault.condition, fault.description.unwrap_or("no text"));
+            escape(&text).into_owned()
+        }
     }
 }

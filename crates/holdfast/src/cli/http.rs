@@ -1,4 +1,4 @@
-//! One request to a hub's REST API, and what its answer means for the person who asked.
+//! One request to a hub's REST API, and the meaning of its answer for the caller.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,13 +18,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::hub::Hub;
-use crate::exit::{Failure, Outcome};
+use super::output::escape;
+use crate::exit_code::{Failure, Outcome};
 
 /// The version of the REST API that the commands speak (Spec rest §1.1).
 const API_VERSION: &str = "2021-04-12";
 /// How long connecting, and then answering, may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The most that is read of an answer: a thousand devices are about 1 MiB.
+/// The largest answer that is read: a thousand devices are about 1 MiB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Where distributions keep the CAs that they trust.
 const SYSTEM_CAS: [&str; 3] = [
@@ -148,6 +149,7 @@ fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
         || String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
         |message| message.trim_start_matches("ErrorCode:").replacen(';', ": ", 1),
     );
+    let text = escape(&text);
     let number = json
         .get("errorCode")
         .and_then(Value::as_u64)
@@ -162,7 +164,7 @@ fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
         409 => (Outcome::Failed, Some("it exists already; `update` changes it")),
         412 => (
             Outcome::Failed,
-            Some("somebody else has changed it; `show` it again, or use --etag '*'"),
+            Some("it was changed meanwhile; `show` it again, or use --etag '*'"),
         ),
         429 | 503 => (Outcome::Failed, Some("the hub is busy; try again in a moment")),
         _ => (Outcome::Failed, None),
@@ -205,16 +207,18 @@ pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStr
 }
 
 async fn connect(hub: &Hub, port: u16) -> Result<TcpStream, Failure> {
-    if !hub.nodes.is_empty() {
-        return connect_any(hub, port, hub.node_addresses(port)).await;
+    let mut addresses = hub.node_addresses(port);
+    if hub.nodes.len() > 1 {
+        return connect_any(hub, port, addresses).await;
     }
-    let mut addresses: Vec<SocketAddr> = match tokio::net::lookup_host((hub.host.as_str(), port)).await {
+    let resolved: Vec<SocketAddr> = match tokio::net::lookup_host((hub.host.as_str(), port)).await {
         Ok(found) => found.collect(),
         Err(_) if hub.is_local => Vec::new(),
         Err(error) => {
             return Err(unreachable(hub, port, error).advise("check the name; a hosts-file line is enough for a test"));
         }
     };
+    addresses.extend(resolved);
     if hub.is_local {
         addresses.push(SocketAddr::from(([127, 0, 0, 1], port)));
     }

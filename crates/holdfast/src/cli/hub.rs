@@ -1,4 +1,4 @@
-//! Which hub a command talks to, and how it gets in.
+//! Which hub a command talks to, and with which credentials.
 //!
 //! In the habits of `az iot hub`: `--login` with a policy's connection string; without it, the connection file that a
 //! running hub leaves in its directory.
@@ -11,7 +11,7 @@ use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
 
 use crate::connection::{self, ConnectionFile, NodeFacts, Ports};
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 
 /// How long a token that a command makes for itself is good for.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -47,9 +47,9 @@ pub(crate) struct Hub {
     pub(crate) host: String,
     pub(crate) ports: Ports,
     pub(crate) ca_file: Option<PathBuf>,
-    /// Whether the connection file was used: then the hub runs on this machine, whatever its name resolves to.
+    /// Whether the connection file was used: the hub runs on this machine, whatever its name resolves to.
     pub(crate) is_local: bool,
-    /// Where the nodes of a hub on this machine listen; empty for a hub of one node.
+    /// Where the nodes of a hub on this machine listen.
     pub(crate) nodes: Vec<NodeFacts>,
     pub(crate) login: IotConnection,
     events: Option<EventHubsConnection>,

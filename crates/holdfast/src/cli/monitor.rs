@@ -1,4 +1,4 @@
-//! `holdfast monitor-events`: what devices send, as it comes.
+//! `holdfast monitor-events`: the events of devices, as they arrive.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use time::format_description::well_known::Rfc3339;
 use super::events::Client;
 use super::http::block_on;
 use super::hub::LoginArgs;
-use crate::exit::{Failure, Outcome};
+use super::output::{escape, json_line};
+use crate::exit_code::{Failure, Outcome};
 
 /// No event for this long ends nothing: a year, which no timer overflows on.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -85,8 +86,8 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
                     |partition, event| {
                         if args.matches(event) {
                             let line = match args.output {
-                                Form::Json => to_json(partition, event).to_string(),
-                                Form::Text => to_text(partition, event),
+                                Form::Json => json_line(&to_json(partition, event)),
+                                Form::Text => escape(&to_text(partition, event)).into_owned(),
                             };
                             super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
                             shown += 1;

@@ -11,7 +11,7 @@ use super::device::encode;
 use super::http::{Call, block_on, call};
 use super::hub::LoginArgs;
 use super::output::{self, Format};
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 pub(super) use tokens::{Role, token};
 
@@ -123,7 +123,7 @@ fn join(new: &tokens::New) -> Result<(), Failure> {
          role = \"{}\"\n\
          join = {addresses}\n\
          join_token_file = \"/etc/holdfast/join-token\"\n\n\
-         Then start it: `holdfast start --config …`. `holdfast cluster status` and `holdfast node list` show how it gets on.\n",
+         Then start it: `holdfast start --config …`. `holdfast cluster status` and `holdfast node list` show its progress.\n",
         new.role.as_str(),
     ))
 }

@@ -13,7 +13,7 @@ use super::device::{KeyType, key_of};
 use super::http::{Call, block_on, call};
 use super::hub::{LoginArgs, expiry};
 use super::output::{self, Format};
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 /// Print a shared access signature: a device's, or the login policy's for the whole hub
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
-//! `holdfast simulate`: a few devices that send readings over MQTT with TLS, as real ones would.
+//! `holdfast simulate`: a few devices that send readings over MQTT with TLS, as real ones do.
 //!
-//! For looking and learning; load is `swarm`'s business.
+//! For demonstrations; load tests are `swarm`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use super::device::{KeyType, key_of, path_of};
 use super::http::{Call, block_on, call, connect_tls};
 use super::hub::{Hub, LoginArgs, expiry};
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 
 /// Most devices of a simulation: each has a task and a TLS session of its own here.
 const MAX_DEVICES: u32 = 5_000;
@@ -36,7 +36,7 @@ const MIN_KEEP_ALIVE_SECONDS: u16 = 60;
 const MAX_INTERVAL_SECONDS: f64 = 580.0;
 /// How long a device waits before it connects again.
 const RECONNECT_DELAY: Duration = Duration::from_secs(3);
-/// How often the fleet tells how it is doing.
+/// How often the fleet prints its progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Let a small fleet of simulated devices send readings

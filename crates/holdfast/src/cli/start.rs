@@ -1,10 +1,10 @@
-//! `holdfast start`: a hub with the configuration that it is given.
+//! `holdfast start`: a hub with a configuration of its own.
 
 use clap::Args;
 
 use super::ConfigSource;
 use crate::config::Config;
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 use crate::run;
 
 /// Run a hub with a configuration file
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Start) -> Result<(), Failure> {
     }
     if args.until_stdin_closes {
         std::thread::Builder::new().name("stdin".to_owned()).spawn(|| {
-            // However it ends: nobody is there any more.
+            // However the input ends, the starter is gone.
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
         })?;

@@ -1,4 +1,4 @@
-//! What one configuration key is: a path, a meaning, and how its value is read and written.
+//! One configuration key: a path, a meaning, and how its value is read and written.
 //!
 //! Why: the file, the environment, `--set`, `config default` and the reference page all follow from the one table in
 //! [`super::keys`], so that none of them can forget a key.
@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_model::{ByteSize, HumanDuration};
+use holdfast_registry::NodeRole;
 
-use super::Config;
+use super::{Config, LogFormat};
 
-/// A value as it was written, before the key that it belongs to says what it means.
+/// A value as it was written, before its key interprets it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
     /// A TOML string.
@@ -44,7 +45,7 @@ impl Value {
 
 /// A type that a key can have.
 pub(crate) trait Setting: Sized {
-    /// What the reference page calls it.
+    /// Its name on the reference page.
     const KIND: &'static str;
     /// Reads it from what was written.
     fn read(value: &Value) -> Result<Self, String>;
@@ -59,9 +60,9 @@ type Show = Box<dyn Fn(&mut Config) -> Option<String>>;
 pub(crate) struct Key {
     /// `section.name`.
     pub(crate) path: &'static str,
-    /// What it does, in a sentence or two.
+    /// Its effect, in a sentence or two.
     pub(crate) doc: &'static str,
-    /// What kind of value it takes.
+    /// The kind of value that it takes.
     pub(crate) kind: &'static str,
     set: Set,
     show: Show,
@@ -281,6 +282,37 @@ impl Setting for ByteSize {
     }
 }
 
+/// A type with a few values, each of which has a name.
+trait Choice: Copy + PartialEq + 'static {
+    const NAMES: &'static [(&'static str, Self)];
+}
+
+impl Choice for NodeRole {
+    const NAMES: &'static [(&'static str, Self)] = &[("core", Self::Core), ("gateway", Self::Gateway)];
+}
+
+impl Choice for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl<T: Choice> Setting for T {
+    const KIND: &'static str = "text";
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<String> = Self::NAMES.iter().map(|(name, _)| quote(name)).collect();
+            value.wanted(&names.join(" or "))
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        let found = Self::NAMES.iter().find(|(_, choice)| choice == self);
+        found.map(|(name, _)| quote(name))
+    }
+}
+
 impl<T: Setting> Setting for Option<T> {
     const KIND: &'static str = T::KIND;
 
@@ -295,7 +327,7 @@ impl<T: Setting> Setting for Option<T> {
 
 /// Lists have their own kinds, so that the page can name what is in them.
 pub(crate) trait Listed: Setting {
-    /// What the reference page calls a list of it.
+    /// The name of a list of it on the reference page.
     const KINDS: &'static str;
 }
 

@@ -6,7 +6,7 @@ use super::key::Key;
 pub(crate) const SECTIONS: &[(&str, &str)] = &[
     (
         "hub",
-        "What the hub is called, where it keeps its data, and how much of the machine it uses.",
+        "The hub's names, the place of its data, and its share of the machine.",
     ),
     (
         "listen",
@@ -19,7 +19,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ),
     (
         "cluster",
-        "Who this node is among others. Without `listen` it is a hub by itself; what it stores is the same.",
+        "This node in its cluster. Without `listen` it is a hub by itself; it stores the same data.",
     ),
     ("ops", "Metrics, health checks and stopping."),
     (
@@ -36,9 +36,9 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ),
     (
         "device_hub",
-        "What waits in a core between a device and the log, and what the audit remembers.",
+        "Messages and sessions between devices and the log, and the audit of refusals.",
     ),
-    ("net", "Connections before anybody has authenticated."),
+    ("net", "Connections before they have authenticated."),
     ("mqtt", "MQTT connections of devices."),
     ("events", "The Event-Hubs-compatible endpoint."),
     ("rest", "The REST service API."),
@@ -66,7 +66,7 @@ pub(crate) fn keys() -> Vec<Key> {
         Key::new(
             "hub.connection_file",
             "Where to write connection strings, CA and ports as JSON (mode 0600) once the hub is ready. Holds the \
-             policies' keys in clear; leave it unset where nobody needs it.",
+             policies' keys in clear; leave it unset where it is not needed.",
             |c| &mut c.hub.connection_file,
         ),
         Key::new(
@@ -109,7 +109,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "tls.reload_interval",
-            "How often the certificate files are looked at; changed ones count for connections that come afterwards.",
+            "How often the certificate files are checked; changed ones count for later connections.",
             |c| &mut c.tls.reload_interval,
         ),
         Key::new(
@@ -154,12 +154,12 @@ pub(crate) fn keys() -> Vec<Key> {
         }),
         Key::new(
             "cluster.ca_file",
-            "The CA that has issued the certificates of all nodes, and nothing else: whoever holds one is trusted as a node.",
+            "The CA that has issued the certificates of all nodes, and nothing else: the holder of such a certificate is trusted as a node.",
             |c| &mut c.cluster.ca_file,
         ),
         Key::new(
             "cluster.bootstrap",
-            "A node without data creates the hub when nobody of cluster.join answers. Without cluster.join it always does.",
+            "A node without data creates the hub when no address of cluster.join answers. Without cluster.join it always does.",
             |c| &mut c.cluster.bootstrap,
         ),
         Key::new(
@@ -175,12 +175,12 @@ pub(crate) fn keys() -> Vec<Key> {
         Key::new(
             "cluster.initial_tokens_file",
             "A file of join tokens, one a line of 64 hexadecimal digits, that a hub accepts from its creation on, once \
-             each and for 7 days: for nodes that are started together, without anybody who asks for tokens.",
+             each and for 7 days: for nodes that are started together, before any token can be requested.",
             |c| &mut c.cluster.initial_tokens_file,
         ),
         Key::new(
             "cluster.tick",
-            "How often members, placements and leaders are looked at without an occasion.",
+            "How often members, placements and leaders are checked without a change.",
             |c| &mut c.control.tick,
         ),
         Key::new(
@@ -205,7 +205,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::bytes(
             "cluster.under_way",
-            "The most bytes of calls of one node for one service that are carried out at once; one beyond is refused.",
+            "The most bytes of calls of one node for one service that are executed at once; one beyond is refused.",
             |c| &mut c.peers.under_way_bytes,
         ),
         Key::new(
@@ -215,14 +215,12 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "cluster.handshakes",
-            "The most connections of nodes that have not proved who they are yet; one beyond is closed.",
+            "The most connections of nodes that have not authenticated yet; one beyond is closed.",
             |c| &mut c.peers.handshakes,
         ),
-        Key::new(
-            "cluster.ping_interval",
-            "How often a connected node is asked whether it is there.",
-            |c| &mut c.peers.ping_interval,
-        ),
+        Key::new("cluster.ping_interval", "How often a connected node is pinged.", |c| {
+            &mut c.peers.ping_interval
+        }),
         Key::new(
             "cluster.silence",
             "A node that has not been heard for so long is no longer connected: calls to it end, and fail at once.",
@@ -235,18 +233,17 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "cluster.retry_pause",
-            "The longest pause between two attempts to connect to a node.",
+            "The longest backoff between two attempts to connect to a node.",
             |c| &mut c.peers.retry_pause,
         ),
         Key::new(
             "cluster.reload_interval",
-            "How often the files of cluster.certificate_file and its like are looked at.",
+            "How often the files of cluster.certificate_file, key_file and ca_file are checked.",
             |c| &mut c.peers.reload_interval,
         ),
         Key::new(
             "cluster.accept_unnamed_certificates",
-            "Let nodes in whose certificates do not say which node they are for. Whoever holds one may then say that it is \
-             any node.",
+            "Accept certificates that do not name their node. The holder of one may then claim to be any node.",
             |c| &mut c.peers.accept_unnamed,
         ),
         Key::new(
@@ -261,7 +258,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "ops.drain_timeout",
-            "How long a stopping hub waits for what is under way before it closes the sessions.",
+            "How long a stopping hub waits for messages in flight before it closes the sessions.",
             |c| &mut c.ops.drain_timeout,
         ),
         Key::new("log.format", "`text` for people, `json` for collectors.", |c| {
@@ -324,7 +321,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "consensus.heartbeat",
-            "How often a leader tells its followers that it lives.",
+            "How often a leader sends heartbeats to its followers.",
             |c| &mut c.consensus.heartbeat,
         ),
         Key::new(
@@ -339,7 +336,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "consensus.max_in_flight",
-            "Entries of one group that are proposed and not yet applied; who proposes more waits.",
+            "Entries of one group that are proposed and not yet applied; further proposals wait.",
             |c| &mut c.consensus.max_in_flight,
         ),
         Key::new(
@@ -366,8 +363,8 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "registry.change_feed",
-            "How many changes a subscriber of the change feed may be behind before it is told to look again at \
-             everything.",
+            "How many changes a subscriber of the change feed may be behind before it is told to read \
+             everything again.",
             |c| &mut c.registry.change_feed,
         ),
         Key::new(
@@ -390,11 +387,9 @@ pub(crate) fn keys() -> Vec<Key> {
             "The most bytes of events that a partition keeps; the oldest go first. 0B: no limit but the disk.",
             |c| &mut c.partition.retention_size,
         ),
-        Key::new(
-            "partition.retention_interval",
-            "How often retention is looked at.",
-            |c| &mut c.partition.retention_interval,
-        ),
+        Key::new("partition.retention_interval", "How often retention is applied.", |c| {
+            &mut c.partition.retention_interval
+        }),
         Key::new(
             "partition.reclaim_step",
             "Disk space is given back when at least this much can go at once: it is done by deleting whole files.",
@@ -442,14 +437,14 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "device_hub.max_audit_refusals_per_second",
-            "Audit records of refusals that are written per second; what is above is counted, not written.",
+            "Audit records of refusals that are written per second; more are counted, not written.",
             |c| &mut c.device_hub.max_audit_refusals_per_second,
         ),
         Key::new(
             "device_hub.max_waiting_connects",
             "Connections of a node that may wait for the registry's lease, for the owner of their partition or for the end of \
-             an older session; more are told to come again. At most 15360: what keeps the other sessions alive goes the \
-             same way.",
+             an older session; more are told to come again. At most 15360: the renewals of the other sessions share the \
+             same queue.",
             |c| &mut c.device_hub.max_waiting_connects,
         ),
         Key::new(

@@ -31,7 +31,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// What a configuration is made of.
+/// The sources of a configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Sources<'a> {
     /// The file's name and text.

@@ -10,7 +10,7 @@ use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_tasks::watch;
 
 use super::now;
-use crate::cores::CoreHandle;
+use crate::runtime::CoreHandle;
 
 /// Starts replicas for whoever decides which belong here.
 pub(crate) struct Replicas {

@@ -8,10 +8,10 @@ use holdfast_device_hub::DeviceHub;
 use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
 
 use super::OnFatal;
-use super::peering::{Entry, Peering};
+use super::cluster_join::{Entry, Peering};
 use crate::certs::write_private;
 use crate::config::Config;
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
 
 /// Counts the starts of this data directory.
 const STARTS_FILE: &str = "starts";

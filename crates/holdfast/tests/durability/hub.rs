@@ -15,7 +15,7 @@ use crate::unsynced::Unsynced;
 /// Added to the standard ports: the addresses are ours alone, the right to low ports may be missing.
 const PORT_OFFSET: u16 = 20_000;
 /// Longer than any start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A hub and its data; dropping it kills the process.
 pub(crate) struct Hub {
@@ -99,7 +99,7 @@ impl Hub {
     /// Waits until the hub is ready, and reads how to reach it.
     pub(crate) fn wait_ready(&mut self) -> Result<holdfast_swarm::hub::Hub> {
         let file = self.data().join("connection.json");
-        wait_for(PATIENCE, "the hub gets ready", || {
+        wait_for(TIMEOUT, "the hub gets ready", || {
             if let Some(status) = self.child.as_mut().context("the hub does not run")?.try_wait()? {
                 self.child = None;
                 bail!("the hub ended with {status}");
@@ -138,7 +138,7 @@ impl Hub {
     /// Waits until the hub ends by itself.
     pub(crate) fn wait_end(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("the hub does not run")?;
-        let status = wait_for(PATIENCE, "the hub ends", || Ok(child.try_wait()?));
+        let status = wait_for(TIMEOUT, "the hub ends", || Ok(child.try_wait()?));
         if status.is_err() {
             // It must not outlive the test.
             let _ = child.kill();

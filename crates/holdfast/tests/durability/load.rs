@@ -21,7 +21,7 @@ const FLEETS: [(Transport, &str, u32, usize); 3] = [
 ];
 const PAYLOAD_BYTES: usize = 256;
 const TOKEN_LIFE: Duration = Duration::from_secs(6 * 3600);
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Running fleets, all of whose acknowledgements are written down.
 pub(crate) struct Load(Vec<Fleet>);
@@ -42,7 +42,7 @@ impl Load {
     pub(crate) fn start(hub: &Hub) -> Result<Self> {
         let fleets: Vec<Fleet> = FLEETS.iter().map(|fleet| start(hub, fleet)).collect::<Result<_>>()?;
         for fleet in &fleets {
-            fleet.wait_up(PATIENCE)?;
+            fleet.wait_up(TIMEOUT)?;
         }
         fleets.iter().for_each(Fleet::begin);
         Ok(Self(fleets))
@@ -59,7 +59,7 @@ impl Load {
     /// Waits until every fleet has got some acknowledgements, `count` in all, from now on.
     pub(crate) fn wait_acknowledged(&self, count: u64) -> Result<()> {
         let before = self.acknowledged();
-        let found = wait_for(PATIENCE, "the hub acknowledges", || {
+        let found = wait_for(TIMEOUT, "the hub acknowledges", || {
             Ok((self.acknowledged() >= before + count).then_some(()))
         });
         found.with_context(|| format!("wanted {count} more than {before}, failures: {:?}", self.failures()))
@@ -70,7 +70,7 @@ impl Load {
         self.0
             .into_iter()
             .map(|fleet| {
-                let outcome = fleet.end(PATIENCE)?;
+                let outcome = fleet.end(TIMEOUT)?;
                 let unknown = outcome.counters.unknown.load(Ordering::Relaxed);
                 let disordered = outcome.counters.out_of_order.load(Ordering::Relaxed);
                 ensure!(unknown == 0, "{unknown} acknowledgements of nothing outstanding");

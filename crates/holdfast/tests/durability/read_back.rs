@@ -13,7 +13,7 @@ use holdfast_swarm::verify::{Judge, Verdict};
 use crate::scenario::block_on;
 
 /// For one partition, from its beginning to its end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What stands in a hub's partitions, ledger by ledger; nothing has been trimmed.
 pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
@@ -61,7 +61,7 @@ async fn read_partition(
     }
     let link = client.receive(partition, Start::Oldest).await?;
     let mut expected = state.begin;
-    let read = client.events(link, PATIENCE, |event| {
+    let read = client.events(link, TIMEOUT, |event| {
         let sequence = event.sequence().context("an event without a sequence number")?;
         ensure!(sequence >= expected, "{sequence} comes after {}", expected - 1);
         for judge in &mut *judges {

@@ -66,14 +66,14 @@ fn last_lines(log: &Path) -> String {
     format!("the hub's last lines:\n{}", lines[first..].join("\n"))
 }
 
-/// Looks every millisecond until `found` has something, for at most `patience`.
-pub(crate) fn wait_for<T>(patience: Duration, what: &str, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + patience;
+/// Polls every millisecond until `found` has something, for at most `timeout`.
+pub(crate) fn wait_for<T>(timeout: Duration, what: &str, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(value) = found().with_context(|| what.to_owned())? {
             return Ok(value);
         }
-        anyhow::ensure!(Instant::now() < deadline, "{what}: not within {} s", patience.as_secs());
+        anyhow::ensure!(Instant::now() < deadline, "{what}: not within {} s", timeout.as_secs());
         std::thread::sleep(Duration::from_millis(1));
     }
 }

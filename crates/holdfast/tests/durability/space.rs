@@ -16,7 +16,7 @@ use crate::scenario::{Figures, Scenario, run, say, wait_for};
 use crate::unsynced::Fault;
 
 /// Longer than the hub may take to notice (it looks twice a second) on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The exit code for a disk that failed (docs/runbook.md).
 const STORAGE_FAILED: i32 = 7;
 /// Acknowledgements must not move while so many requests are answered.
@@ -38,12 +38,12 @@ fn a_nearly_full_disk_refuses_writes_serves_reads_and_resumes_by_itself() -> Res
             load.wait_acknowledged(500)?;
 
             let ballast = Ballast::new(scenario.folder.path(), free / 4)?;
-            let code = wait_for(PATIENCE, "registry writes are refused", || {
+            let code = wait_for(TIMEOUT, "registry writes are refused", || {
                 let (status, body) = request(&reached, Method::PUT, "full-disk")?;
                 Ok((status == StatusCode::SERVICE_UNAVAILABLE).then_some(body))
             })?;
             ensure!(code.contains("503005"), "the refusal has another code: {code}");
-            wait_for(PATIENCE, "acknowledgements cease", || {
+            wait_for(TIMEOUT, "acknowledgements cease", || {
                 let before = load.acknowledged();
                 for _ in 0..QUIET_REQUESTS {
                     let (status, _) = request(&reached, Method::GET, "one-at-a-time-0000000")?;

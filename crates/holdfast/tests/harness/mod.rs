@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take; generous, because tests share the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of a hub's log that a failure shows.
 const LOG_LINES: usize = 40;
@@ -17,7 +17,7 @@ const LOG_LINES: usize = 40;
 /// The binary under test.
 pub(crate) fn holdfast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    // Variables of whoever runs the tests are not meant for the hub.
+    // The environment of the test run is not meant for the hub.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOLDFAST_")) {
         command.env_remove(name);
     }
@@ -67,7 +67,7 @@ impl Hub {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.connection_file().exists() {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the hub ended with {status} while starting\n{}", self.last_lines());
@@ -89,9 +89,14 @@ impl Hub {
         self.data_dir.with_extension("log")
     }
 
+    /// Everything that the hub has written.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
     /// The hub's last lines, for messages.
     pub(crate) fn last_lines(&self) -> String {
-        let text = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
@@ -119,7 +124,7 @@ impl Hub {
 
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 self.child = None;
@@ -187,7 +192,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read as _, Write as _};
     let mut socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     write!(
         socket,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"

@@ -1,8 +1,10 @@
 //! `holdfast dev --nodes N`: a cluster on this machine, each node a process of its own on a loopback address of its own.
 //!
-//! This process only starts the nodes, tells when they are ready, and stops them; a node that ends is left as it is, with
-//! the command that starts it again, so that failures can be tried out.
+//! This process starts the nodes, says when they are ready, and stops them. A node that ends is not restarted: the
+//! command that starts it again is printed, so that failures can be tried out.
 //! Node 1 keeps its data where a single node does, so that a hub of one node grows when it is started with more.
+
+mod supervision;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,21 +14,21 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use time::OffsetDateTime;
 
-use super::{ConnectionFile, Dev, Failure, banner, certs, checks, connection, defaults, fleet};
+use super::{Dev, Failure, banner, certs, connection, defaults, fleet, preflight};
 use crate::cli::hub::LoginArgs;
 use crate::cli::{cluster, config as config_file, node};
 use crate::config::{Config, page};
-use crate::connection::NodeFacts;
+use supervision::Supervisor;
 
-/// The most nodes: more than a laptop runs.
-pub(super) const MAX_NODES: u16 = 9;
+/// The most nodes: a rehearsal of a large cluster on one machine.
+pub(super) const MAX_NODES: u16 = 32;
 /// Where nodes talk to each other, unless any free port will do.
 const PEER: u16 = 9700;
 /// How long a node may take to be ready; a new one waits for what the others replicate to it.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(50);
-/// How much longer than its own patience a node may take to stop.
+/// How much longer than `ops.drain_timeout` a node may take to stop.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// One node before and while it runs.
@@ -44,15 +46,14 @@ struct NodeProcess {
 /// Runs `args.nodes` nodes until it is told to stop.
 pub(super) fn run(args: &Dev) -> Result<(), Failure> {
     let data_dir = std::path::absolute(&args.data_dir)?;
-    checks::data_dir(&data_dir)?;
+    preflight::data_dir(&data_dir)?;
     let connection_file = data_dir.join(connection::FILE_NAME);
     let _ = std::fs::remove_file(&connection_file);
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
 
     let mut notes = Vec::new();
     let mut nodes = prepare(args, &data_dir, &mut notes)?;
-    let outcome = serve(args, &mut nodes, &data_dir, &connection_file, &notes, &mut signals);
-    let _ = std::fs::remove_file(&connection_file);
+    let outcome = serve(args, &mut nodes, &connection_file, &notes, &mut signals);
     stop(&mut nodes, args);
     outcome
 }
@@ -73,7 +74,7 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
         } else {
             data_dir.join(&name)
         };
-        checks::data_dir(&dir)?;
+        preflight::data_dir(&dir)?;
         let node = NodeProcess {
             joins: at > 0 && !dir.join("holdfast.node").exists(),
             config_file: dir.join("holdfast.toml"),
@@ -120,23 +121,22 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
     Ok(nodes)
 }
 
-/// Node i listens on the i-th address from the host's own, or from 127.0.0.1.
+/// Node i listens on the i-th address from `--bind`, else from a loopback address as `--host`, else from 127.0.0.1.
 fn addresses(args: &Dev) -> Result<Vec<IpAddr>, Failure> {
-    if args.bind.is_some() {
-        return Err(
-            Failure::usage("--bind goes with one node: each of several has a loopback address of its own")
-                .advise("for nodes on several machines see docs/runbook.md, \"A cluster\""),
-        );
-    }
-    let first = match (args.nodes_from, args.host.parse::<IpAddr>()) {
-        (Some(from), _) => from,
-        (None, Ok(IpAddr::V4(own))) if own.is_loopback() => own,
-        (None, _) => Ipv4Addr::LOCALHOST,
+    let first = match (args.own_address(), args.bind) {
+        (Some(IpAddr::V4(own)), _) => own,
+        (_, None) => Ipv4Addr::LOCALHOST,
+        (_, Some(_)) => {
+            return Err(Failure::usage(
+                "with --nodes, --bind is the first of the nodes' addresses: one of 127.0.0.0/8",
+            )
+            .advise("for nodes on several machines see docs/runbook.md, \"A cluster\""));
+        }
     };
     let [.., last] = first.octets();
     if u16::from(last) + args.nodes > 255 {
         return Err(Failure::usage(format!(
-            "{} nodes from {first} on leave 127.x.y.0/24; choose a lower --host",
+            "{} nodes from {first} on leave 127.x.y.0/24; choose a lower --bind or --host",
             args.nodes
         )));
     }
@@ -157,23 +157,22 @@ fn peer_address(args: &Dev, node: &NodeProcess) -> Result<SocketAddr, Failure> {
         listen.parse::<SocketAddr>().ok()
     });
     if let Some(before) = before.filter(|before| before.ip() == node.address)
-        && checks::port(before)? == checks::PortState::Free
+        && preflight::port(before)? == preflight::PortState::Free
     {
         return Ok(before);
     }
     Ok(TcpListener::bind(SocketAddr::new(node.address, 0))?.local_addr()?)
 }
 
-/// Starts the nodes, publishes the connection file, and waits for the end.
+/// Starts the nodes, publishes the connection file, and supervises them until the end.
 fn serve(
     args: &Dev,
     nodes: &mut [NodeProcess],
-    data_dir: &Path,
     connection_file: &Path,
     notes: &[String],
     signals: &mut signal_hook::iterator::Signals,
 ) -> Result<(), Failure> {
-    // Those that have data need each other; those that have none need one that is ready.
+    // Nodes with data need each other; nodes without need a ready one to join.
     for node in nodes.iter_mut().filter(|node| !node.joins) {
         node.start()?;
     }
@@ -194,14 +193,16 @@ fn serve(
     if settle(nodes, signals)? {
         return Ok(());
     }
-    let file = publish(nodes, data_dir, connection_file)?;
+    let table = table(nodes);
+    let (mut supervisor, file) = Supervisor::start(nodes, connection_file)?;
     crate::cli::print(&banner(&file, connection_file, notes))?;
-    crate::cli::print(&table(nodes))?;
+    crate::cli::print(&table)?;
     let mut fleet = match args.simulate {
         0 => None,
         devices => Some(fleet(connection_file, devices)?),
     };
-    let ended = watch(nodes, signals);
+    let ended = supervisor.run(signals);
+    supervisor.end();
     if let Some(fleet) = &mut fleet {
         // It may have ended by itself.
         let _ = fleet.kill();
@@ -251,9 +252,9 @@ impl NodeProcess {
     }
 }
 
-/// Waits until all that have been started are ready; `true` when a signal came instead.
+/// Waits until all nodes that have been started are ready; `true` when a signal came instead.
 fn wait_ready(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let mut ready = true;
         for node in nodes.iter_mut().filter(|node| node.child.is_some()) {
@@ -287,7 +288,7 @@ fn wait_ready(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Si
 
 /// Waits until every group has the replicas that it is to have, so that a node may be lost from then on.
 fn settle(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let login = LoginArgs::of_file(nodes[0].connection_file.clone());
         match cluster::fetch(&login) {
@@ -307,31 +308,6 @@ fn settle(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signal
     }
 }
 
-/// Writes the file that tells clients everything, from the nodes' own.
-fn publish(nodes: &[NodeProcess], data_dir: &Path, path: &Path) -> Result<ConnectionFile, Failure> {
-    let mut file = ConnectionFile::read(&nodes[0].connection_file)?;
-    file.pids.clear();
-    file.nodes.clear();
-    for node in nodes {
-        let own = ConnectionFile::read(&node.connection_file)?;
-        file.pids.extend(&own.pids);
-        file.nodes.push(NodeFacts {
-            name: node.name.clone(),
-            address: node.address.to_string(),
-            ports: own.ports,
-            metrics: own.metrics,
-            config_file: Some(node.config_file.clone()),
-            data_dir: if node.dir == data_dir {
-                data_dir.to_owned()
-            } else {
-                node.dir.clone()
-            },
-        });
-    }
-    file.write(path)?;
-    Ok(file)
-}
-
 fn table(nodes: &[NodeProcess]) -> String {
     let mut text = format!("  {} nodes, one process each:\n", nodes.len());
     for node in nodes {
@@ -347,31 +323,7 @@ fn table(nodes: &[NodeProcess]) -> String {
     text
 }
 
-/// Returns when a signal comes or no node is left.
-fn watch(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<(), Failure> {
-    loop {
-        if signals.pending().next().is_some() {
-            return Ok(());
-        }
-        for node in nodes.iter_mut() {
-            if let Some(status) = node.ended()? {
-                node.child = None;
-                let program = std::env::args().next().unwrap_or_else(|| "holdfast".to_owned());
-                crate::cli::print(&format!(
-                    "  {} ended with {status}. To start it again:\n    {program} start --config {}\n",
-                    node.name,
-                    node.config_file.display()
-                ))?;
-            }
-        }
-        if nodes.iter().all(|node| node.child.is_none()) {
-            return Err(Failure::new(crate::exit::Outcome::Failed, "no node is left"));
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
-/// Asks all nodes to stop, and waits; who does not stop in time is killed.
+/// Stops the nodes that this process has started; a node that takes too long is killed.
 fn stop(nodes: &mut [NodeProcess], args: &Dev) {
     for node in nodes.iter_mut() {
         if let Some(child) = &mut node.child {
@@ -390,7 +342,7 @@ fn stop(nodes: &mut [NodeProcess], args: &Dev) {
             // Fails when it has ended, which is what is wanted.
             let _ = child.kill();
             let _ = child.wait();
+            let _ = std::fs::remove_file(&node.connection_file);
         }
-        let _ = std::fs::remove_file(&node.connection_file);
     }
 }

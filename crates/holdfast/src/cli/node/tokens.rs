@@ -10,7 +10,7 @@ use super::super::http::{Call, block_on, call};
 use super::super::hub::LoginArgs;
 use super::super::output::{self, Format};
 use super::PATH;
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
 const COLUMNS: &[(&str, &str)] = &[
     ("ID", "/id"),
@@ -23,7 +23,7 @@ const COLUMNS: &[(&str, &str)] = &[
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List tokens, without what they are worth: a token is shown once, when it is made
+    /// List tokens, without the secrets: a token is shown once, when it is made
     List {
         /// How to show them
         #[arg(short, long, default_value = "table")]
@@ -47,7 +47,7 @@ pub(crate) struct New {
     /// How long the token is good for, 1s to 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     valid: HumanDuration,
-    /// What the node will be
+    /// The role of the node
     #[arg(long, default_value = "core")]
     pub(super) role: Role,
     #[command(flatten)]

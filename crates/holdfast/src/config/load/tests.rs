@@ -119,6 +119,10 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
             "hub.toml:2: log.format: wants \"text\" or \"json\", found \"xml\"",
         ),
         (
+            "[cluster]\nrole = 'leader'\n",
+            "hub.toml:2: cluster.role: wants \"core\" or \"gateway\", found \"leader\"",
+        ),
+        (
             "[tls]\nkey_file = 'k.pem'\n",
             "hub.toml:2: tls.key_file: a certificate and its key go together; the other one is not set",
         ),

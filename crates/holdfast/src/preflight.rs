@@ -1,4 +1,4 @@
-//! What is checked before a hub starts, so that a bad machine is found now and not under load.
+//! Checks of the machine before a hub starts, so that its faults are found now and not under load.
 //!
 //! Not here: the data itself (`storage` checks it when it is opened).
 
@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::exit::Failure;
+use crate::exit_code::Failure;
 
-/// Below this many open files a hub can serve next to nobody.
+/// Fewer open files leave no room for connections.
 const MIN_OPEN_FILES: u64 = 1024;
 /// Open files that are neither the database's nor connections.
 const OTHER_FILES: u64 = 128;
@@ -69,7 +69,7 @@ pub(crate) fn clock(now: SystemTime) -> Result<(), Failure> {
 pub(crate) fn data_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt as _;
     let probe = dir.join(".writable");
-    // It will hold keys and messages: nobody else's business.
+    // It will hold keys and messages: private to the owner.
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.and_then(|()| std::fs::write(&probe, b"")).map_err(|error| {
         Failure::cannot_start(format!("cannot write to the data directory {}: {error}", dir.display()))
@@ -80,11 +80,11 @@ pub(crate) fn data_dir(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How a port can be had.
+/// Whether a port can be bound.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PortState {
     Free,
-    /// Somebody listens there.
+    /// Another process listens there.
     InUse,
     /// This process may not bind it (ports below 1024).
     Denied,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_somebody_listens_on_is_refused_with_its_number() {
+    fn a_port_in_use_is_refused_with_its_number() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let failure = ports([address]).unwrap_err();

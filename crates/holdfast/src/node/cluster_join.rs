@@ -22,8 +22,8 @@ use holdfast_tasks::Stop;
 
 use crate::certs::write_private;
 use crate::config::{ClusterConfig, Config};
-use crate::cores::Core;
-use crate::exit::{Failure, Outcome};
+use crate::exit_code::{Failure, Outcome};
+use crate::runtime::Core;
 
 use address_file::AddressFile;
 

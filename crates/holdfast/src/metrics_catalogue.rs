@@ -2,7 +2,7 @@
 //!
 //! Invariant: the tests compare this table with the names in the crates' sources, both ways.
 
-/// Name, labels, and meaning. The kind follows from the name's end: `_total` counts, the rest is told here.
+/// Name, kind, labels and meaning.
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
@@ -86,7 +86,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_gateway_connections_accepted_total",
         "protocol",
-        "Device connections accepted, before anybody has authenticated.",
+        "Device connections accepted, before they have authenticated.",
     ),
     counter(
         "holdfast_gateway_connects_total",
@@ -304,7 +304,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_cluster_reader_moves_total",
         "",
-        "Times that a reader went on at another replica.",
+        "Times that a reader moved to another replica.",
     ),
     counter(
         "holdfast_cluster_reader_missed_messages_total",
@@ -370,7 +370,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_device_hub_connects_turned_away_total",
         "",
-        "Devices that were told to come again: too many waited, or nobody could decide in time.",
+        "Devices that were told to come again: too many waited, or the decision took too long.",
     ),
     counter(
         "holdfast_device_hub_entries_held_total",
@@ -385,7 +385,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_device_hub_links_failed_total",
         "",
-        "Times that the sessions of a partition could not be entered at its owner at once; it is tried again.",
+        "Times that the sessions of a partition could not be synced to its owner at once; it is retried.",
     ),
     counter(
         "holdfast_device_hub_messages_dropped_total",
@@ -466,7 +466,7 @@ pub(crate) const METRICS: &[Metric] = &[
     ),
 ];
 
-/// Tells the recorder what the names mean.
+/// Registers the meanings with the recorder.
 pub(crate) fn describe() {
     for metric in METRICS {
         match metric.kind {
@@ -519,7 +519,8 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 names_in_sources(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("src/inventory.rs")
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("src/metrics_catalogue.rs")
             {
                 let text = std::fs::read_to_string(&path).unwrap();
                 for part in text.split("!(").skip(1).map(str::trim_start) {
@@ -547,7 +548,7 @@ mod tests {
         let gone: Vec<_> = in_table.difference(&in_sources).collect();
         assert!(
             missing.is_empty() && gone.is_empty(),
-            "not in inventory.rs: {missing:?}; not in the sources: {gone:?}"
+            "not in metrics_catalogue.rs: {missing:?}; not in the sources: {gone:?}"
         );
         assert_eq!(in_table.len(), METRICS.len(), "a name is in the table twice");
     }

@@ -10,7 +10,7 @@ pub(crate) enum Outcome {
     Failed = 1,
     /// The command line or the configuration is wrong. Trying again without a change cannot help.
     Usage = 2,
-    /// What was asked for does not exist.
+    /// The object of the command does not exist.
     NotFound = 3,
     /// The hub cannot be reached, or does not prove that it is the hub.
     Unreachable = 4,
