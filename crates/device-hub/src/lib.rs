@@ -1,57 +1,34 @@
-//! The device-session API: the one door through which every protocol connects a device and sends for it.
+//! The device-session API: every protocol connects a device and sends for it through this crate, and through nothing
+//! else.
 //!
-//! Why: authentication, takeover, rounds, acknowledgement order and back-pressure are the same for MQTT, AMQP and
-//! HTTPS; front ends only translate (design, "Device sessions", "Threads and rounds").
+//! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
+//! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
-//! session come in the order of its messages; one identity has one session; everything that waits is counted in bytes.
+//! session come in the order of its messages; one identity has one session; every queue is bounded.
 //! Not here: MQTT, AMQP, HTTP; how records are stored (`partition`) or identities kept (`registry`).
 //!
 //! Start at [`DeviceHub`] (shared by the node), then [`Core`] (one per core), [`Core::connect`] and [`Core::send`].
 #![warn(missing_docs)]
 
-mod absence;
-mod attach;
-mod audit;
-mod authenticate;
-mod claim;
-mod clock;
-mod config;
-mod connect;
-mod core;
-mod diagnose;
-mod drain;
-mod hand_over;
-mod hub;
-mod keeper;
-mod lane;
-mod local;
-mod mailbox;
+mod api;
+mod gateway;
+mod ingest;
 mod metrics;
 mod owner;
-mod peers;
-mod revoke;
-mod room;
-mod service;
-mod session;
-mod sessions;
-mod takeover;
-mod wire;
+mod rpc;
+mod session_types;
 
-pub use audit::{Audit, AuditRecord, Operation};
-pub use authenticate::{Verified, authenticate};
-pub use claim::{Claim, Protocol, Refusal};
-pub use clock::Clock;
-pub use config::DeviceHubConfig;
-pub use connect::Attempt;
-pub use core::{Core, Receipt, ReceiptTarget};
-pub use diagnose::{ConnectionFacts, Diagnosis, LiveSession};
-pub use drain::close_when_draining;
-pub use hub::{DeviceHub, HubParts};
-pub use keeper::keep_sessions;
-pub use lane::Outcome;
-pub use mailbox::Mailbox;
-pub use revoke::watch_registry;
-pub use session::{CloseReason, Session, SessionTarget};
-pub use sessions::SessionNumber;
-
-pub use holdfast_partition as partition;
+pub use api::audit::{Audit, AuditRecord, Operation};
+pub use api::authenticate::{Verified, authenticate};
+pub use api::clock::Clock;
+pub use api::config::DeviceHubConfig;
+pub use api::connect::ConnectAttempt;
+pub use api::connect_request::{ConnectRequest, Credential, Protocol, Refusal};
+pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
+pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
+pub use api::hub::{DeviceHub, HubParts};
+pub use api::session::{CloseReason, Session, SessionTarget};
+pub use gateway::drain::close_when_draining;
+pub use gateway::link_renewal::maintain_links;
+pub use gateway::revocation::watch_registry;
+pub use session_types::SessionNumber;

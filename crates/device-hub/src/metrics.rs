@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::session::CloseReason;
+use crate::api::session::CloseReason;
 
 /// Handles made once per hub.
 pub(crate) struct Metrics {
@@ -10,14 +10,14 @@ pub(crate) struct Metrics {
     pub(crate) retried: Counter,
     pub(crate) paused: Counter,
     pub(crate) taken_over: Counter,
-    /// Entries that were committed while nothing could be acknowledged.
+    /// Entries that were committed while the lease had expired.
     pub(crate) held: Counter,
-    /// Messages of sessions that were taken over, which were not stored.
+    /// Messages of superseded sessions that were not stored.
     pub(crate) dropped: Counter,
     pub(crate) links_failed: Counter,
-    /// Marks of gateways that sessions begin without.
-    pub(crate) marked_away: Counter,
-    /// Connections that were not let wait.
+    /// Gateways recorded as absent.
+    pub(crate) absences_recorded: Counter,
+    /// Connections refused because too many were waiting.
     pub(crate) turned_away: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
@@ -41,7 +41,7 @@ impl Metrics {
             held: counter!("holdfast_device_hub_entries_held_total"),
             dropped: counter!("holdfast_device_hub_messages_dropped_total"),
             links_failed: counter!("holdfast_device_hub_links_failed_total"),
-            marked_away: counter!("holdfast_device_hub_gateways_marked_away_total"),
+            absences_recorded: counter!("holdfast_device_hub_gateways_marked_away_total"),
             turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
             sessions: gauge!("holdfast_device_hub_sessions"),
             owned_sessions: gauge!("holdfast_device_hub_owned_sessions"),

@@ -1,5 +1,5 @@
-//! Sessions across three nodes on a simulated network: one live session per identity, order and once-only, whatever
-//! happens to owners and gateways.
+//! Sessions across three nodes on a simulated network: one live session per identity, messages in order and stored
+//! once, under every failure of owners and gateways.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partiti
 use tokio::time::Instant;
 
 #[test]
-fn any_node_takes_a_device_and_every_node_knows_it() {
+fn a_device_may_connect_to_any_node_and_every_node_reports_it() {
     simulate(async {
         let cluster = Cluster::start(1).await;
         cluster.create("d").await;
@@ -27,7 +27,7 @@ fn any_node_takes_a_device_and_every_node_knows_it() {
         assert_eq!(client.acked(), (0..200).collect::<Vec<_>>());
         assert_eq!(cluster.events(3, "d").await, (0..200).collect::<Vec<_>>());
         for node in [1, 2, 3] {
-            assert!(cluster.hub(node).connection_facts(&identity("d")).await.is_connected);
+            assert!(cluster.hub(node).connection_state(&identity("d")).await.is_connected);
             assert_eq!(cluster.hub(node).connected_device_count().await, 1, "node {node}");
             let diagnosis = cluster.hub(node).diagnose(&identity("d")).await;
             assert_eq!(diagnosis.session.unwrap().gateway, 2);
@@ -35,7 +35,7 @@ fn any_node_takes_a_device_and_every_node_knows_it() {
         client.disconnect();
         tokio::time::sleep(SECOND).await;
         for node in [1, 2, 3] {
-            let facts = cluster.hub(node).connection_facts(&identity("d")).await;
+            let facts = cluster.hub(node).connection_state(&identity("d")).await;
             assert!(!facts.is_connected && facts.updated.is_some(), "node {node}: {facts:?}");
             assert_eq!(cluster.hub(node).connected_device_count().await, 0);
         }
@@ -43,7 +43,7 @@ fn any_node_takes_a_device_and_every_node_knows_it() {
 }
 
 #[test]
-fn a_newer_connection_on_another_node_follows_what_the_older_one_has_sent() {
+fn messages_of_a_newer_connection_on_another_node_follow_those_of_the_older_one() {
     simulate(async {
         let cluster = Cluster::start(2).await;
         cluster.create("d").await;
@@ -72,7 +72,7 @@ fn a_newer_connection_on_another_node_follows_what_the_older_one_has_sent() {
 }
 
 #[test]
-fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_follows() {
+fn a_device_moves_while_its_gateway_is_cut_off_and_no_message_of_the_old_session_follows() {
     simulate(async {
         let cluster = Cluster::start(3).await;
         cluster.create("d").await;
@@ -87,12 +87,12 @@ fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_fo
         let asked = Instant::now();
         let new = cluster.connect(3, 0, "d").await.unwrap();
         assert!(asked.elapsed() < 4 * SECOND, "{:?}", asked.elapsed());
-        // The device has had no acknowledgement of the three, and sends them again.
+        // The three were not acknowledged: the device sends them again.
         for number in 1..6 {
             new.send(number);
         }
         new.until_acked(5).await;
-        assert_eq!(old.closed(), None, "its gateway cannot know");
+        assert_eq!(old.closed(), None, "its gateway cannot know of the newer session");
         cluster.network.heal_all();
         assert_eq!(old.until_closed().await, CloseReason::TakenOver);
         tokio::time::sleep(5 * SECOND).await;
@@ -102,8 +102,8 @@ fn a_device_moves_while_its_gateway_is_cut_off_and_nothing_of_the_old_session_fo
     });
 }
 
-/// A session of "d" at node 2, which is cut off with messages of it under way, while its successor at node 3 has come, sent
-/// all of them and more, and gone; all that node 1 owns.
+/// A session of "d" on node 2, which is cut off with messages of it in flight. Its successor on node 3 has sent all of them
+/// and more, and has ended. Node 1 is the owner.
 async fn left_behind(cluster: &Cluster) -> Client {
     cluster.create("d").await;
     cluster.owned_by("d", 1).await;
@@ -111,7 +111,7 @@ async fn left_behind(cluster: &Cluster) -> Client {
     old.send(0);
     old.until_acked(1).await;
     cluster.network.isolate(2);
-    // Under way at the node that is cut off.
+    // In flight on the node that is cut off.
     for number in 1..6 {
         old.send(number);
     }
@@ -121,14 +121,14 @@ async fn left_behind(cluster: &Cluster) -> Client {
     }
     new.until_acked(8).await;
     new.disconnect();
-    while cluster.hub(1).connection_facts(&identity("d")).await.is_connected {
+    while cluster.hub(1).connection_state(&identity("d")).await.is_connected {
         tokio::time::sleep(SECOND / 10).await;
     }
     old
 }
 
 #[test]
-fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_is_back() {
+fn no_message_follows_when_the_successor_has_ended_before_the_gateway_is_back() {
     simulate(async {
         let cluster = Cluster::start(23).await;
         let old = left_behind(&cluster).await;
@@ -143,7 +143,7 @@ fn nothing_of_a_session_follows_when_its_successor_has_ended_before_its_gateway_
 }
 
 #[test]
-fn nothing_of_a_session_follows_a_successor_that_began_and_ended_under_an_owner_before() {
+fn no_message_follows_a_successor_that_began_and_ended_under_an_earlier_owner() {
     simulate(async {
         let cluster = Cluster::start(24).await;
         let old = left_behind(&cluster).await;
@@ -156,7 +156,7 @@ fn nothing_of_a_session_follows_a_successor_that_began_and_ended_under_an_owner_
         cluster.network.heal_all();
         assert_eq!(old.until_closed().await, CloseReason::TakenOver);
         assert_eq!(old.acked(), [0]);
-        // The gateway is like any other afterwards: the next owner takes over what it has.
+        // Afterwards the gateway is like any other: the next owner takes over its sessions.
         let last = cluster.connect(2, 0, "d").await.unwrap();
         last.send(9);
         last.until_acked(1).await;
@@ -202,7 +202,7 @@ fn the_death_of_the_owner_closes_no_session_and_everything_is_stored_once() {
 }
 
 #[test]
-fn moving_the_leadership_pauses_and_closes_nothing() {
+fn a_transfer_of_leadership_closes_no_session() {
     simulate(async {
         let cluster = Cluster::start(5).await;
         cluster.create("d").await;
@@ -256,7 +256,7 @@ fn a_revocation_closes_the_session_on_another_node_within_a_second() {
 }
 
 #[test]
-fn a_node_without_lease_lets_nobody_in_and_closes_its_sessions_after_the_grace() {
+fn a_node_without_lease_refuses_devices_and_closes_its_sessions_after_the_grace() {
     simulate(async {
         let cluster = Cluster::start(7).await;
         for device in ["d", "e", "f"] {
@@ -284,7 +284,7 @@ fn a_node_without_lease_lets_nobody_in_and_closes_its_sessions_after_the_grace()
             cut.elapsed()
         );
         assert!(client.acked().is_empty());
-        // The owner has forgotten them too.
+        // The owner has forgotten them as well.
         eventually("the owner forgets", || cluster.hub(1).local_session_count() == 0).await;
         tokio::time::sleep(2 * SECOND).await;
         assert_eq!(cluster.hub(1).connected_device_count().await, 0);
@@ -295,7 +295,7 @@ fn a_node_without_lease_lets_nobody_in_and_closes_its_sessions_after_the_grace()
 }
 
 #[test]
-fn sessions_of_a_gateway_that_died_end_when_it_comes_back_or_is_silent_for_the_grace() {
+fn sessions_of_a_dead_gateway_end_when_it_comes_back_or_after_the_grace() {
     simulate(async {
         let mut cluster = Cluster::start(8).await;
         cluster.create("d").await;
@@ -327,7 +327,7 @@ fn sessions_of_a_gateway_that_died_end_when_it_comes_back_or_is_silent_for_the_g
 }
 
 #[test]
-fn who_connects_while_nobody_owns_the_partition_waits_and_is_never_called_unauthorized() {
+fn a_connect_without_an_owner_waits_and_is_never_called_unauthorized() {
     simulate(async {
         let mut cluster = Cluster::start(9).await;
         cluster.create("d").await;
@@ -338,7 +338,7 @@ fn who_connects_while_nobody_owns_the_partition_waits_and_is_never_called_unauth
         assert!(asked.elapsed() < 5 * SECOND, "{:?}", asked.elapsed());
         client.send(0);
         client.until_acked(1).await;
-        // Without a quorum there is soon no owner that is sure of it, and no lease either.
+        // Without a quorum no owner is confirmed and no lease is granted.
         cluster.kill(3);
         tokio::time::sleep(3 * SECOND).await;
         let asked = Instant::now();
@@ -349,7 +349,7 @@ fn who_connects_while_nobody_owns_the_partition_waits_and_is_never_called_unauth
 }
 
 #[test]
-fn a_connection_that_is_gone_before_it_was_let_in_leaves_nothing_behind() {
+fn a_connection_that_ends_before_its_session_begins_leaves_nothing_behind() {
     simulate(async {
         let cluster = Cluster::start(10).await;
         cluster.create("d").await;
@@ -357,9 +357,9 @@ fn a_connection_that_is_gone_before_it_was_let_in_leaves_nothing_behind() {
         cluster
             .network
             .set_delay(Duration::from_millis(50)..=Duration::from_millis(60));
-        for patience in [1, 40, 60, 105, 115, 130] {
+        for delay in [1, 40, 60, 105, 115, 130] {
             let connecting = cluster.connecting(2, 0, "d");
-            tokio::time::sleep(Duration::from_millis(patience)).await;
+            tokio::time::sleep(Duration::from_millis(delay)).await;
             if connecting.is_finished() {
                 let mut client = connecting.await.unwrap().unwrap();
                 client.disconnect();
@@ -367,14 +367,14 @@ fn a_connection_that_is_gone_before_it_was_let_in_leaves_nothing_behind() {
                 connecting.abort();
             }
             tokio::time::sleep(2 * SECOND).await;
-            assert_eq!(cluster.hub(1).connected_device_count().await, 0, "after {patience} ms");
+            assert_eq!(cluster.hub(1).connected_device_count().await, 0, "after {delay} ms");
             assert_eq!(cluster.hub(2).local_session_count(), 0);
         }
     });
 }
 
 #[test]
-fn a_drain_spreads_the_devices_that_come_back_over_all_owners() {
+fn a_drain_spreads_reconnecting_devices_over_all_owners() {
     simulate(async {
         let cluster = Cluster::start(31).await;
         let mut clients = Vec::new();
@@ -399,7 +399,7 @@ fn a_drain_spreads_the_devices_that_come_back_over_all_owners() {
 }
 
 #[test]
-fn a_node_that_is_kept_empty_turns_devices_away_until_it_is_back_in_service() {
+fn a_node_that_is_kept_empty_refuses_devices_until_it_is_back_in_service() {
     simulate(async {
         let cluster = Cluster::start(32).await;
         for device in ["old", "new"] {
@@ -421,7 +421,7 @@ fn a_node_that_is_kept_empty_turns_devices_away_until_it_is_back_in_service() {
 }
 
 #[test]
-fn a_node_that_has_little_time_to_stop_closes_its_sessions_evenly_within_it() {
+fn a_node_with_little_time_to_stop_closes_its_sessions_evenly_within_it() {
     simulate(async {
         let cluster = Cluster::start(33).await;
         let mut clients = Vec::new();

@@ -1,4 +1,4 @@
-//! Sessions against a real registry and real partitions on a real disk: what a front end sees.
+//! Sessions against a real registry and real partitions on a real disk, as a front end sees them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::cell::RefCell;
@@ -11,8 +11,8 @@ use holdfast_auth::{HubNames, Key, sign_identity};
 use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
-    Attempt, Claim, Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, Outcome, Protocol, Receipt,
-    ReceiptTarget, Refusal, Session, SessionTarget, keep_sessions, watch_registry,
+    Clock, CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHub, DeviceHubConfig, HubParts,
+    Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, maintain_links, watch_registry,
 };
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
@@ -107,7 +107,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         config: DeviceHubConfig::default(),
     });
     let stop = Stop::new();
-    holdfast_tasks::spawn("sessions", keep_sessions(hub.clone(), stop.clone()));
+    holdfast_tasks::spawn("sessions", maintain_links(hub.clone(), stop.clone()));
     Node {
         hub,
         registry,
@@ -155,12 +155,12 @@ impl Node {
     }
 }
 
-/// A front end that notes what it is told.
+/// A front end that records its notifications.
 #[derive(Default)]
 struct Peer {
     settled: RefCell<Vec<(u64, Outcome)>>,
     closed: RefCell<Option<CloseReason>>,
-    told: Notify,
+    notified: Notify,
 }
 
 impl ReceiptTarget for Peer {
@@ -168,21 +168,21 @@ impl ReceiptTarget for Peer {
         self.settled
             .borrow_mut()
             .extend(cookies.iter().map(|cookie| (*cookie, outcome)));
-        self.told.notify_one();
+        self.notified.notify_one();
     }
 }
 
 impl SessionTarget for Peer {
     fn close(&self, reason: CloseReason) {
         self.closed.replace(Some(reason));
-        self.told.notify_one();
+        self.notified.notify_one();
     }
 }
 
 impl Peer {
     async fn until(&self, done: impl Fn(&Self) -> bool) {
         while !done(self) {
-            self.told.notified().await;
+            self.notified.notified().await;
         }
     }
 
@@ -196,19 +196,19 @@ fn token(device: &str, key: &Key, expiry: u64) -> String {
 }
 
 async fn connect(core: &Rc<Core>, device: &str, token: &str, peer: &Rc<Peer>) -> Result<Session, Refusal> {
-    let claim = Claim {
+    let request = ConnectRequest {
         device,
         module: None,
         host: HOST,
-        token: Some(token),
+        credential: Credential::SasToken(token),
         model_id: None,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
     };
     let target: Rc<dyn SessionTarget> = peer.clone();
-    match core.connect(&claim, &target) {
-        Attempt::Done(result) => result,
-        Attempt::Later(later) => later.await,
+    match core.connect(&request, &target) {
+        ConnectAttempt::Done(result) => result,
+        ConnectAttempt::Pending(later) => later.await,
     }
 }
 
@@ -237,7 +237,7 @@ fn on_a_core(test: impl Future<Output = ()>) {
 const LATER_S: u64 = START_MS / 1000 + 3600;
 
 #[test]
-fn messages_are_acknowledged_in_order_and_stand_in_the_log() {
+fn messages_are_acknowledged_in_order_and_stored() {
     on_a_core(async {
         let dir = tempfile::tempdir().unwrap();
         let node = start(dir.path(), 1).await;
@@ -309,7 +309,7 @@ fn refusals_are_certain_carry_their_reason_and_are_remembered() {
 }
 
 #[test]
-fn a_newer_connection_on_another_core_follows_what_the_older_one_has_sent() {
+fn messages_of_a_newer_connection_on_another_core_follow_those_of_the_older_one() {
     on_a_core(async {
         let dir = tempfile::tempdir().unwrap();
         let node = start(dir.path(), 2).await;
@@ -372,7 +372,7 @@ fn disabling_or_deleting_an_identity_closes_its_session() {
 }
 
 #[test]
-fn a_full_disk_withholds_acknowledgements_until_there_is_room() {
+fn a_full_disk_withholds_acknowledgements_until_it_has_space() {
     on_a_core(async {
         let dir = tempfile::tempdir().unwrap();
         let node = start(dir.path(), 1).await;
@@ -393,7 +393,7 @@ fn a_full_disk_withholds_acknowledgements_until_there_is_room() {
 }
 
 #[test]
-fn what_was_sent_before_the_node_closes_is_still_decided() {
+fn messages_sent_before_the_node_closes_are_still_decided() {
     on_a_core(async {
         let dir = tempfile::tempdir().unwrap();
         let node = start(dir.path(), 1).await;

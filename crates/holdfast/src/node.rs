@@ -24,7 +24,7 @@ use holdfast_cluster::control::{ClusterFounding, Control, ControlParts};
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Service;
 use holdfast_device_hub::{
-    Clock, CloseReason, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, keep_sessions, watch_registry,
+    Clock, CloseReason, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, maintain_links, watch_registry,
 };
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, UnixMillis};
@@ -122,7 +122,7 @@ impl Node {
         });
         peering.dispatch.enter(Service::Session, Arc::clone(&hub) as _);
         holdfast_tasks::spawn("registry-watch", watch_registry(Arc::clone(&hub), stop.clone()));
-        holdfast_tasks::spawn("keep-sessions", keep_sessions(Arc::clone(&hub), stop.clone()));
+        holdfast_tasks::spawn("keep-sessions", maintain_links(Arc::clone(&hub), stop.clone()));
         holdfast_tasks::spawn("partition-owners", partitions.clone().run(stop.clone()));
         store.watch_space(Arc::clone(&hub));
 

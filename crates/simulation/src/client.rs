@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use holdfast_auth::{Key, sign_identity};
 use holdfast_device_hub::{
-    Attempt, Claim, CloseReason, Core, Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget,
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, Outcome, Protocol, Receipt, ReceiptTarget, Refusal,
+    Session, SessionTarget,
 };
 use holdfast_model::TelemetryMessage;
 use tokio::time::Instant;
@@ -15,20 +16,20 @@ use super::{HOST, START_MS, eventually, identity};
 pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, Refusal> {
     let peer = Rc::new(Peer::default());
     let token = sign_identity(HOST, &identity(device), &key, START_MS / 1000 + 1_000_000);
-    let claim = Claim {
+    let request = ConnectRequest {
         device,
         module: None,
         host: HOST,
-        token: Some(&token),
+        credential: Credential::SasToken(&token),
         model_id: None,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
     };
     let target: Rc<dyn SessionTarget> = peer.clone();
-    let attempt = core.connect(&claim, &target);
+    let attempt = core.connect(&request, &target);
     let session = match attempt {
-        Attempt::Done(result) => result,
-        Attempt::Later(later) => later.await,
+        ConnectAttempt::Done(result) => result,
+        ConnectAttempt::Pending(later) => later.await,
     }?;
     Ok(Client {
         core,

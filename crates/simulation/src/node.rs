@@ -13,7 +13,7 @@ use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
 use holdfast_device_hub::{
-    Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, keep_sessions, watch_registry,
+    Clock, CloseReason, Core, DeviceHub, DeviceHubConfig, HubParts, close_when_draining, maintain_links, watch_registry,
 };
 use holdfast_model::{HumanDuration, PartitionCount, PartitionId};
 use holdfast_partition::Partition;
@@ -197,7 +197,7 @@ impl Boot {
         let mut tasks = vec![
             holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone()))),
             holdfast_tasks::spawn("watch", watch_registry(hub.clone(), stop.clone())),
-            holdfast_tasks::spawn("sessions", keep_sessions(hub.clone(), stop.clone())),
+            holdfast_tasks::spawn("sessions", maintain_links(hub.clone(), stop.clone())),
             holdfast_tasks::spawn("space", watch_space(host.guard.clone(), hub.clone())),
         ];
         if let Some(control) = &control {

@@ -72,7 +72,7 @@ fn run(connection: &Rc<Connection>, inner: &mut Inner, cx: &mut Context<'_>) -> 
         }
         // Who has no session yet has nothing to send.
         if let Some(session) = &inner.session
-            && !connection.front.core.has_room(session, cx)
+            && !connection.front.core.has_capacity(session, cx)
         {
             return Poll::Pending;
         }

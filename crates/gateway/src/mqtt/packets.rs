@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use holdfast_device_hub::{
-    Attempt, Claim, Operation, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget,
+    ConnectAttempt, ConnectRequest, Credential, Operation, Protocol, Receipt, ReceiptTarget, Refusal, Session,
+    SessionTarget,
 };
 use holdfast_model::{ErrorCode, RefusalReason, TelemetryMessage, UnixMillis};
 use holdfast_mqtt::codec::{self, Packet, Publish, QoS, decode};
@@ -199,19 +200,19 @@ impl Connection {
         let token = login
             .password
             .map(|bytes| std::str::from_utf8(bytes).unwrap_or(UNREADABLE_TOKEN));
-        let claim = Claim {
+        let request = ConnectRequest {
             device: login.identity.device.as_str(),
             module: login.identity.module.as_ref().map(holdfast_model::ModuleId::as_str),
             host: login.login.host_name(),
-            token,
+            credential: Credential::new(token, None),
             model_id: login.login.model_id.as_deref(),
             protocol: self.protocol,
             address: self.address,
         };
         let target: Rc<dyn SessionTarget> = Rc::clone(self) as Rc<dyn SessionTarget>;
-        match self.front.core.connect(&claim, &target) {
-            Attempt::Done(result) => self.decided(inner, result),
-            Attempt::Later(later) => inner.connecting = Some(later),
+        match self.front.core.connect(&request, &target) {
+            ConnectAttempt::Done(result) => self.decided(inner, result),
+            ConnectAttempt::Pending(later) => inner.connecting = Some(later),
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use holdfast_amqp::LinkId;
 use holdfast_amqp::types::Raw;
 use holdfast_cluster::route::RouteError;
-use holdfast_device_hub::partition::PartitionStatus;
+use holdfast_partition::PartitionStatus;
 
 use super::driver::Driver;
 use super::handle::response;

@@ -7,10 +7,10 @@ use holdfast_amqp::message::{
     Properties, begin_application_properties, begin_delivery_annotations, put_data, put_properties,
 };
 use holdfast_amqp::types::{Raw, put_long, put_null, put_str, put_timestamp};
-use holdfast_device_hub::partition::record::{PropertyValueView, RecordView};
-use holdfast_device_hub::partition::{Event, PartitionStatus};
 use holdfast_model::UnixMillis;
 use holdfast_model::property::{annotation, application, source};
+use holdfast_partition::record::{PropertyValueView, RecordView};
+use holdfast_partition::{Event, PartitionStatus};
 
 /// A symbol of at most 255 bytes, encoded.
 const fn symbol<const N: usize>(text: &str) -> [u8; N] {

@@ -3,9 +3,9 @@
 use holdfast_amqp::address::{self, Endpoint, Entity};
 use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::{Accept, Attach, Detached, Fault, InfoValue, LinkId, Role, limits};
-use holdfast_device_hub::partition::epoch::Receiver as Candidate;
-use holdfast_device_hub::partition::{Bound, StartPosition};
 use holdfast_model::{ErrorCode, RefusalReason, SequenceNumber, UnixMillis};
+use holdfast_partition::epoch::Receiver as Candidate;
+use holdfast_partition::{Bound, StartPosition};
 use holdfast_registry::HubSettings;
 
 use super::driver::Driver;

@@ -2,8 +2,8 @@
 
 use holdfast_amqp::message::Request;
 use holdfast_device_hub::DeviceHub;
-use holdfast_device_hub::partition::PartitionStatus;
 use holdfast_model::{ErrorCode, PartitionId, RefusalReason, UnixMillis};
+use holdfast_partition::PartitionStatus;
 use holdfast_registry::HubSettings;
 
 use super::cbs::{Certainty, Verdict, present};

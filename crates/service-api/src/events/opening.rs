@@ -8,9 +8,9 @@ use std::task::{Context, Poll, Waker};
 
 use holdfast_amqp::{Accept, LinkId};
 use holdfast_cluster::route::{OpenError, Partitions, SeatError};
-use holdfast_device_hub::partition::epoch::{self, Receiver as Candidate};
-use holdfast_device_hub::partition::{StartError, StartPosition};
 use holdfast_model::{ErrorCode, PartitionId};
+use holdfast_partition::epoch::{self, Receiver as Candidate};
+use holdfast_partition::{StartError, StartPosition};
 
 use super::driver::Driver;
 use super::receiver::{Receiver, too_many};

@@ -4,9 +4,9 @@ use std::task::{Context, Poll};
 
 use holdfast_amqp::{Connection, Delivery, LinkId, SendError};
 use holdfast_cluster::route::{Ousted, PartitionReader, Seat};
-use holdfast_device_hub::partition::epoch::{Refusal, Stolen};
-use holdfast_device_hub::partition::{Chunk, ReadError};
 use holdfast_model::{ErrorCode, UnixMillis};
+use holdfast_partition::epoch::{Refusal, Stolen};
+use holdfast_partition::{Chunk, ReadError};
 
 use super::encode::{self, RuntimeMetric};
 use super::refusal::Refused;

@@ -10,11 +10,11 @@ use super::view::{Asked, Caller, Connection, HubView};
 impl HubView for DeviceHub {
     fn connections<'a>(&'a self, ids: Vec<&'a IdentityId>) -> Asked<'a, Vec<Connection>> {
         Box::pin(async move {
-            let facts = self.connections_of(&ids).await;
-            let connections = facts.into_iter().map(|facts| Connection {
-                is_connected: facts.is_connected,
-                updated: facts.updated,
-                last_activity: facts.updated,
+            let states = self.connection_states(&ids).await;
+            let connections = states.into_iter().map(|state| Connection {
+                is_connected: state.is_connected,
+                updated: state.updated,
+                last_activity: state.updated,
             });
             connections.collect()
         })

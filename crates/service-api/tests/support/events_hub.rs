@@ -20,13 +20,13 @@ use holdfast_cluster::route::Partitions;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_device_hub::partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
-use holdfast_device_hub::partition::{Partition, PartitionConfig};
 use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, Protocol};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
     UnixMillis,
 };
+use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};

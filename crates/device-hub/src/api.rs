@@ -1,0 +1,12 @@
+//! The part that front ends use: the hub, its cores, connecting, sending, and why a connection was refused.
+
+pub(crate) mod audit;
+pub(crate) mod authenticate;
+pub(crate) mod clock;
+pub(crate) mod config;
+pub(crate) mod connect;
+pub(crate) mod connect_request;
+pub(crate) mod core;
+pub(crate) mod diagnose;
+pub(crate) mod hub;
+pub(crate) mod session;

@@ -1,0 +1,299 @@
+//! Refusals with their reasons, and changes with their authors.
+//!
+//! Records go to the tracing target `audit`; the last refusals of an identity also stay in memory for `diagnose`.
+//! A flood of bad tokens is counted, not written, so that it cannot fill the disk. Addresses are kept, tokens and keys never.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use metrics::{Counter, counter};
+use parking_lot::Mutex;
+
+use super::config::DeviceHubConfig;
+use super::connect_request::{ConnectRequest, Protocol, Refusal};
+
+/// Refusals remembered per identity.
+const REFUSALS_PER_IDENTITY: usize = 8;
+
+/// Longest identity text that is kept; longer ones cannot exist and are cut.
+const MAX_IDENTITY_CHARS: usize = 257;
+
+/// The attempted operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Opening a device session.
+    Connect,
+    /// Publishing a message.
+    Publish,
+    /// Subscribing.
+    Subscribe,
+    /// A call of the service API.
+    Service,
+    /// Reading events.
+    ReadEvents,
+}
+
+impl Operation {
+    /// The word in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Service => "service",
+            Self::ReadEvents => "read_events",
+        }
+    }
+
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Connect => 1,
+            Self::Publish => 2,
+            Self::Subscribe => 3,
+            Self::Service => 4,
+            Self::ReadEvents => 5,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Connect,
+            2 => Self::Publish,
+            3 => Self::Subscribe,
+            4 => Self::Service,
+            5 => Self::ReadEvents,
+            _ => return None,
+        })
+    }
+}
+
+/// A remembered refusal.
+#[derive(Debug, Clone)]
+pub struct AuditRecord {
+    /// When it happened.
+    pub time: UnixMillis,
+    /// The attempted operation.
+    pub operation: Operation,
+    /// The number that the peer was told.
+    pub code: ErrorCode,
+    /// The cause.
+    pub reason: RefusalReason,
+    /// The protocol of the connection.
+    pub protocol: Protocol,
+    /// The network address of the peer.
+    pub address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Ring {
+    by_identity: HashMap<String, VecDeque<AuditRecord>>,
+    /// Identities in the order of their first refusal; the oldest is forgotten first.
+    order: VecDeque<String>,
+    second: u64,
+    written: u32,
+    suppressed: u64,
+}
+
+/// The audit log of a node.
+pub struct Audit {
+    ring: Mutex<Ring>,
+    max_identities: usize,
+    max_per_second: u32,
+    refusals: Vec<(RefusalReason, Counter)>,
+}
+
+impl Audit {
+    pub(crate) fn new(config: &DeviceHubConfig) -> Self {
+        let refusals = RefusalReason::ALL
+            .iter()
+            .map(|reason| {
+                (
+                    *reason,
+                    counter!("holdfast_refusals_total", "reason" => reason.as_str()),
+                )
+            })
+            .collect();
+        Self {
+            ring: Mutex::default(),
+            max_identities: config.max_refusal_identities,
+            max_per_second: config.max_audit_refusals_per_second,
+            refusals,
+        }
+    }
+
+    /// A device or module was refused.
+    pub fn refused(&self, operation: Operation, request: &ConnectRequest<'_>, refusal: Refusal, now: UnixMillis) {
+        let identity = match request.module {
+            Some(module) => format!("{}/{module}", request.device),
+            None => request.device.to_owned(),
+        };
+        self.refused_identity(operation, &identity, request.protocol, request.address, refusal, now);
+    }
+
+    /// A client that called itself `identity` was refused.
+    pub fn refused_identity(
+        &self,
+        operation: Operation,
+        identity: &str,
+        protocol: Protocol,
+        address: SocketAddr,
+        refusal: Refusal,
+        now: UnixMillis,
+    ) {
+        if let Some((_, counter)) = self.refusals.iter().find(|(reason, _)| *reason == refusal.reason) {
+            counter.increment(1);
+        }
+        let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
+        let suppressed = {
+            let mut ring = self.ring.lock();
+            let record = AuditRecord {
+                time: now,
+                operation,
+                code: refusal.code,
+                reason: refusal.reason,
+                protocol,
+                address,
+            };
+            ring.remember(&identity, record, self.max_identities);
+            match ring.admit(now, self.max_per_second) {
+                Some(suppressed) => suppressed,
+                None => return,
+            }
+        };
+        tracing::info!(
+            target: "audit",
+            event = "refused",
+            operation = operation.as_str(),
+            identity,
+            protocol = protocol.as_str(),
+            address = %address,
+            code = refusal.code.number(),
+            reason = refusal.reason.as_str(),
+            suppressed_before = suppressed,
+        );
+    }
+
+    pub(crate) fn connected(&self, request: &ConnectRequest<'_>) {
+        tracing::debug!(
+            target: "audit",
+            event = "connected",
+            device = request.device,
+            module = request.module,
+            protocol = request.protocol.as_str(),
+            address = %request.address,
+        );
+    }
+
+    /// A principal changed the registry or the hub's settings.
+    pub fn changed(
+        &self,
+        operation: &str,
+        subject: &str,
+        principal: &str,
+        address: SocketAddr,
+        code: Option<ErrorCode>,
+    ) {
+        tracing::info!(
+            target: "audit",
+            event = if code.is_some() { "change_refused" } else { "changed" },
+            operation,
+            subject,
+            principal,
+            address = %address,
+            code = code.map(ErrorCode::number),
+        );
+    }
+
+    /// The last refusals of `identity` (`device` or `device/module`), newest last.
+    #[must_use]
+    pub fn refusals_of(&self, identity: &str) -> Vec<AuditRecord> {
+        self.ring
+            .lock()
+            .by_identity
+            .get(identity)
+            .map(|records| records.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+}
+
+impl Ring {
+    fn remember(&mut self, identity: &str, record: AuditRecord, max_identities: usize) {
+        if let Some(records) = self.by_identity.get_mut(identity) {
+            if records.len() == REFUSALS_PER_IDENTITY {
+                records.pop_front();
+            }
+            records.push_back(record);
+            return;
+        }
+        if self.order.len() >= max_identities
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_identity.remove(&oldest);
+        }
+        self.order.push_back(identity.to_owned());
+        self.by_identity.insert(identity.to_owned(), VecDeque::from([record]));
+    }
+
+    /// Whether a record may be written in this second; returns how many were suppressed since the last one.
+    fn admit(&mut self, now: UnixMillis, max_per_second: u32) -> Option<u64> {
+        if self.second != now.seconds() {
+            self.second = now.seconds();
+            self.written = 0;
+        }
+        if self.written >= max_per_second {
+            self.suppressed += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Credential;
+
+    fn request(device: &str) -> ConnectRequest<'_> {
+        ConnectRequest {
+            device,
+            module: None,
+            host: "hub",
+            credential: Credential::None,
+            model_id: None,
+            protocol: Protocol::Mqtt,
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        }
+    }
+
+    #[test]
+    fn the_last_refusals_of_an_identity_are_kept_and_the_oldest_identity_is_forgotten() {
+        let audit = Audit::new(&DeviceHubConfig {
+            max_refusal_identities: 2,
+            ..DeviceHubConfig::default()
+        });
+        let refusal = Refusal::new(RefusalReason::Expired);
+        for time in 0..20 {
+            audit.refused(Operation::Connect, &request("a"), refusal, UnixMillis(time));
+        }
+        let kept = audit.refusals_of("a");
+        assert_eq!(kept.len(), REFUSALS_PER_IDENTITY);
+        assert_eq!(kept.last().unwrap().time, UnixMillis(19));
+        audit.refused(Operation::Connect, &request("b"), refusal, UnixMillis(30));
+        audit.refused(Operation::Connect, &request("c"), refusal, UnixMillis(31));
+        assert!(audit.refusals_of("a").is_empty());
+        assert_eq!(audit.refusals_of("c").len(), 1);
+    }
+
+    #[test]
+    fn a_flood_is_counted_instead_of_written() {
+        let mut ring = Ring::default();
+        assert_eq!(ring.admit(UnixMillis(1000), 1), Some(0));
+        assert_eq!(ring.admit(UnixMillis(1001), 1), None);
+        assert_eq!(ring.admit(UnixMillis(1002), 1), None);
+        assert_eq!(ring.admit(UnixMillis(2000), 1), Some(2));
+    }
+}

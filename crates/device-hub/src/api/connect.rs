@@ -1,0 +1,267 @@
+//! Opens a session: authenticates the client, attaches the session at the owner of its partition, closes an older one.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::{CertificateChain, PartitionId, RefusalReason, UnixMillis};
+use tokio::time::Instant;
+
+use super::audit::Operation;
+use super::authenticate::{Verified, authenticate};
+use super::connect_request::{ConnectRequest, Credential, Protocol, Refusal};
+use super::core::Core;
+use super::session::{CloseReason, Session, SessionTarget};
+use crate::gateway::attach::{AttachError, ImmediateAttach};
+use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
+
+/// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
+/// it is told to come again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The answer to a connect request: mostly immediate, sometimes after calls to other nodes.
+pub enum ConnectAttempt {
+    /// Decided.
+    Done(Result<Session, Refusal>),
+    /// Decided when this future is ready.
+    Pending(Pin<Box<dyn Future<Output = Result<Session, Refusal>>>>),
+}
+
+/// A request that outlives the packet that carried it.
+struct OwnedConnectRequest {
+    device: String,
+    module: Option<String>,
+    host: String,
+    credential: OwnedCredential,
+    model_id: Option<String>,
+    protocol: Protocol,
+    address: std::net::SocketAddr,
+}
+
+enum OwnedCredential {
+    None,
+    SasToken(String),
+    CertificateChain(CertificateChain),
+}
+
+impl OwnedConnectRequest {
+    fn new(request: &ConnectRequest<'_>) -> Self {
+        Self {
+            device: request.device.to_owned(),
+            module: request.module.map(str::to_owned),
+            host: request.host.to_owned(),
+            credential: match request.credential {
+                Credential::None => OwnedCredential::None,
+                Credential::SasToken(token) => OwnedCredential::SasToken(token.to_owned()),
+                Credential::CertificateChain(chain) => OwnedCredential::CertificateChain(chain.clone()),
+            },
+            model_id: request.model_id.map(str::to_owned),
+            protocol: request.protocol,
+            address: request.address,
+        }
+    }
+
+    fn borrow(&self) -> ConnectRequest<'_> {
+        ConnectRequest {
+            device: &self.device,
+            module: self.module.as_deref(),
+            host: &self.host,
+            credential: match &self.credential {
+                OwnedCredential::None => Credential::None,
+                OwnedCredential::SasToken(token) => Credential::SasToken(token),
+                OwnedCredential::CertificateChain(chain) => Credential::CertificateChain(chain),
+            },
+            model_id: self.model_id.as_deref(),
+            protocol: self.protocol,
+            address: self.address,
+        }
+    }
+}
+
+impl Core {
+    /// Opens a session for `request`. The hub closes its connection through `target`.
+    pub fn connect(self: &Rc<Self>, request: &ConnectRequest<'_>, target: &Rc<dyn SessionTarget>) -> ConnectAttempt {
+        if self.hub.sessions.refuses_sessions() {
+            // Before the credential is checked: another node will check it.
+            return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Draining))));
+        }
+        let now = self.clock().now();
+        match authenticate(&self.hub.parts, request, now) {
+            // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
+            Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
+            Ok(verified) => self.enter(request, verified, target, now),
+            Err(refusal) if refusal.reason.needs_confirmation() => self.confirm_later(request, target, false),
+            Err(refusal) => ConnectAttempt::Done(Err(self.refuse(request, refusal))),
+        }
+    }
+
+    /// Decides when the replica can be trusted: accepts once its lease is back, refuses once the leader has confirmed it.
+    fn confirm_later(
+        self: &Rc<Self>,
+        request: &ConnectRequest<'_>,
+        target: &Rc<dyn SessionTarget>,
+        needs_lease: bool,
+    ) -> ConnectAttempt {
+        let Some(permit) = self.hub.try_connect_permit() else {
+            return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
+        };
+        let (core, request, target) = (Rc::clone(self), OwnedConnectRequest::new(request), Rc::clone(target));
+        ConnectAttempt::Pending(Box::pin(async move {
+            let _permit = permit;
+            core.confirm(&request.borrow(), &target, needs_lease).await
+        }))
+    }
+
+    async fn confirm(
+        self: &Rc<Self>,
+        request: &ConnectRequest<'_>,
+        target: &Rc<dyn SessionTarget>,
+        needs_lease: bool,
+    ) -> Result<Session, Refusal> {
+        let unconfirmed = || self.refuse(request, Refusal::new(RefusalReason::Unconfirmed));
+        let registry = &self.hub.parts.registry;
+        if needs_lease {
+            let mut lease = registry.lease_watch();
+            if tokio::time::timeout(CONNECT_TIMEOUT, lease.held()).await.is_err() {
+                return Err(unconfirmed());
+            }
+        }
+        // The lease alone does not make a refusal certain.
+        let mut confirms = !needs_lease;
+        loop {
+            if confirms && let Err(error) = registry.confirm().await {
+                tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is told to come again");
+                return Err(unconfirmed());
+            }
+            let now = self.clock().now();
+            return match authenticate(&self.hub.parts, request, now) {
+                Ok(_) if !registry.in_lease() => Err(unconfirmed()),
+                Ok(verified) => match self.enter(request, verified, target, now) {
+                    ConnectAttempt::Done(result) => result,
+                    ConnectAttempt::Pending(pending) => pending.await,
+                },
+                // Checked again after the confirmation: an earlier read proves nothing.
+                Err(refusal) if !confirms && refusal.reason.needs_confirmation() => {
+                    confirms = true;
+                    continue;
+                }
+                Err(refusal) => Err(self.refuse(request, refusal)),
+            };
+        }
+    }
+
+    fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
+        self.hub
+            .audit
+            .refused(Operation::Connect, request, refusal, self.clock().now());
+        refusal
+    }
+
+    fn enter(
+        self: &Rc<Self>,
+        request: &ConnectRequest<'_>,
+        verified: Verified,
+        target: &Rc<dyn SessionTarget>,
+        now: UnixMillis,
+    ) -> ConnectAttempt {
+        let identity = verified.identity.id.clone();
+        let partition = self.hub.partition_of(&identity);
+        let info = Arc::new(SessionInfo {
+            identity,
+            generation: verified.identity.generation.clone(),
+            key: verified.key,
+            policy: verified.policy,
+            protocol: request.protocol,
+            since: now,
+            expires: verified.expires,
+        });
+        let key = self.hub.sessions.next_key();
+        self.targets.borrow_mut().insert(key, Rc::downgrade(target));
+        let session = {
+            let (info, auth) = (Arc::clone(&info), verified.auth);
+            let model_id = request.model_id.filter(|id| !id.is_empty()).map(Arc::from);
+            move |number| Session {
+                info,
+                auth,
+                model_id,
+                partition,
+                key,
+                number,
+            }
+        };
+        match self.hub.attach_now(partition, &info, key, self.index()) {
+            ImmediateAttach::Ready(number, older) => {
+                // Messages of the older connections stand in this core's pipeline before any of the new one.
+                for older in older {
+                    self.close_target(older, CloseReason::TakenOver);
+                }
+                self.catch_up(key);
+                self.hub.audit.connected(request);
+                ConnectAttempt::Done(Ok(session(number)))
+            }
+            ImmediateAttach::Pending => {
+                let Some(permit) = self.hub.try_connect_permit() else {
+                    self.targets.borrow_mut().remove(&key);
+                    self.hub.abandon(partition, &info, key);
+                    return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
+                };
+                let attaching = Attaching {
+                    core: Rc::clone(self),
+                    partition,
+                    info,
+                    key,
+                    is_attached: false,
+                };
+                let request = OwnedConnectRequest::new(request);
+                ConnectAttempt::Pending(Box::pin(async move {
+                    let _permit = permit;
+                    let core = Rc::clone(&attaching.core);
+                    match attaching.attach().await {
+                        Ok(number) => {
+                            core.catch_up(key);
+                            core.hub.audit.connected(&request.borrow());
+                            Ok(session(number))
+                        }
+                        Err(error) => {
+                            tracing::debug!(device = request.device, %error, "a session could not be attached; the client is told to come again");
+                            // Whatever the cause: the next attempt reports it.
+                            Err(core.refuse(&request.borrow(), Refusal::new(RefusalReason::Unconfirmed)))
+                        }
+                    }
+                }))
+            }
+        }
+    }
+}
+
+/// A session that is being attached. When it is dropped before that, because its connection has gone, it leaves nothing
+/// behind.
+struct Attaching {
+    core: Rc<Core>,
+    partition: PartitionId,
+    info: Arc<SessionInfo>,
+    key: SessionKey,
+    is_attached: bool,
+}
+
+impl Attaching {
+    async fn attach(mut self) -> Result<SessionNumber, AttachError> {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let hub = Arc::clone(&self.core.hub);
+        let attached = hub.attach(self.partition, &self.info, self.key, self.core.index());
+        let attached = tokio::time::timeout_at(deadline, attached).await;
+        let attached = attached.unwrap_or(Err(AttachError::TimedOut));
+        self.is_attached = attached.is_ok();
+        attached
+    }
+}
+
+impl Drop for Attaching {
+    fn drop(&mut self) {
+        if !self.is_attached {
+            self.core.targets.borrow_mut().remove(&self.key);
+            self.core.hub.abandon(self.partition, &self.info, self.key);
+        }
+    }
+}

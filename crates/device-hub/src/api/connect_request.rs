@@ -1,0 +1,144 @@
+//! A client's request to connect, and why it is refused.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use holdfast_model::{CertificateChain, ErrorCode, RefusalReason};
+
+/// The protocol of a connection, for metric labels, the audit log and `diagnose`; no rule of the hub depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MQTT over TCP or TLS.
+    Mqtt,
+    /// MQTT over WebSockets.
+    MqttWs,
+    /// AMQP over TCP or TLS.
+    Amqp,
+    /// AMQP over WebSockets.
+    AmqpWs,
+    /// HTTPS.
+    Https,
+}
+
+impl Protocol {
+    /// The word in logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::MqttWs => "mqtt-ws",
+            Self::Amqp => "amqp",
+            Self::AmqpWs => "amqp-ws",
+            Self::Https => "https",
+        }
+    }
+
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Mqtt => 1,
+            Self::MqttWs => 2,
+            Self::Amqp => 3,
+            Self::AmqpWs => 4,
+            Self::Https => 5,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Mqtt,
+            2 => Self::MqttWs,
+            3 => Self::Amqp,
+            4 => Self::AmqpWs,
+            5 => Self::Https,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A client's proof of its identity, not yet checked.
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// The client sent none.
+    None,
+    /// A shared access signature.
+    SasToken(&'a str),
+    /// The certificates of the TLS handshake, which has proved that the client owns the leaf's private key.
+    CertificateChain(&'a CertificateChain),
+}
+
+impl<'a> Credential<'a> {
+    /// The credential of a client that may have sent both: a token, which the client wrote for this request, wins over the
+    /// certificates of its connection. An empty token is none.
+    #[must_use]
+    pub fn new(token: Option<&'a str>, chain: Option<&'a CertificateChain>) -> Self {
+        match (token.filter(|token| !token.is_empty()), chain) {
+            (Some(token), _) => Self::SasToken(token),
+            (None, Some(chain)) => Self::CertificateChain(chain),
+            (None, None) => Self::None,
+        }
+    }
+}
+
+impl fmt::Debug for Credential<'_> {
+    /// The kind only: a token is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::SasToken(_) => "SasToken",
+            Self::CertificateChain(_) => "CertificateChain",
+        })
+    }
+}
+
+/// A client's request to connect as a device or module, not yet checked.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectRequest<'a> {
+    /// The requested device.
+    pub device: &'a str,
+    /// The requested module of it.
+    pub module: Option<&'a str>,
+    /// The host name by which the client addresses the hub.
+    pub host: &'a str,
+    /// The proof of its identity.
+    pub credential: Credential<'a>,
+    /// The model id that it announces (docs/spec/device-mqtt.md §2.2).
+    pub model_id: Option<&'a str>,
+    /// The protocol of its connection.
+    pub protocol: Protocol,
+    /// Its network address.
+    pub address: SocketAddr,
+}
+
+/// A client was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The number that the client may be told.
+    pub code: ErrorCode,
+    /// The exact cause, for the operator.
+    pub reason: RefusalReason,
+}
+
+impl Refusal {
+    /// The refusal for `reason`, with the number that belongs to it.
+    #[must_use]
+    pub fn new(reason: RefusalReason) -> Self {
+        Self {
+            code: reason.code(),
+            reason,
+        }
+    }
+
+    /// Whether the hub is sure. An uncertain refusal must not look final to the client: the Python and Node SDKs give up
+    /// for ever on a certain one (docs/spec/device-mqtt.md §2.4).
+    #[must_use]
+    pub fn is_certain(self) -> bool {
+        !matches!(self.reason, RefusalReason::Unconfirmed | RefusalReason::Draining)
+    }
+}

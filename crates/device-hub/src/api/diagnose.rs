@@ -1,0 +1,255 @@
+//! "Why can't this device connect?": everything that the hub knows of an identity's connections.
+//!
+//! The owner of the partition knows the connection, all gateways know refusals; nodes that do not answer in time are left
+//! out.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use holdfast_model::{ErrorCode, IdentityId, RefusalReason, UnixMillis};
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
+use parking_lot::Mutex;
+
+use crate::api::audit::AuditRecord;
+use crate::rpc::codec;
+use crate::session_types::SessionNumber;
+use crate::{DeviceHub, Operation, Protocol};
+
+/// Identities whose last disconnection is remembered in memory.
+const MAX_RECENT: usize = 100_000;
+
+/// How long other nodes may take to answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Refusals that are shown, of all gateways together.
+const MAX_REFUSALS: usize = 32;
+
+/// When identities were last connected; forgets the oldest.
+#[derive(Default)]
+pub(crate) struct Recent(Mutex<RecentRows>);
+
+#[derive(Default)]
+struct RecentRows {
+    last: HashMap<IdentityId, UnixMillis>,
+    order: VecDeque<IdentityId>,
+}
+
+impl Recent {
+    pub(crate) fn disconnected(&self, identity: &IdentityId, now: UnixMillis) {
+        let mut rows = self.0.lock();
+        if rows.last.insert(identity.clone(), now).is_some() {
+            return;
+        }
+        rows.order.push_back(identity.clone());
+        if rows.order.len() > MAX_RECENT
+            && let Some(oldest) = rows.order.pop_front()
+        {
+            rows.last.remove(&oldest);
+        }
+    }
+
+    fn get(&self, identity: &IdentityId) -> Option<UnixMillis> {
+        self.0.lock().last.get(identity).copied()
+    }
+}
+
+/// Whether an identity is connected, and since when. Kept in memory by the owner of its partition: a new owner knows only
+/// identities that have connected since (docs/compatibility.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// Connected now.
+    pub is_connected: bool,
+    /// When that last changed.
+    pub updated: Option<UnixMillis>,
+}
+
+/// A live session.
+#[derive(Debug, Clone)]
+pub struct LiveSession {
+    /// Its number.
+    pub number: SessionNumber,
+    /// The node that it is connected to.
+    pub gateway: u64,
+    /// The protocol of its connection.
+    pub protocol: Protocol,
+    /// When it began.
+    pub since: UnixMillis,
+    /// When its token ends, clock skew included.
+    pub expires: Option<UnixMillis>,
+    /// The policy whose token opened it.
+    pub policy: Option<String>,
+}
+
+/// Everything about an identity's connections.
+#[derive(Debug, Clone)]
+pub struct Diagnosis {
+    /// The hub's clock, to be compared with the device's.
+    pub hub_time: UnixMillis,
+    /// Its live session.
+    pub session: Option<LiveSession>,
+    /// Its connection state.
+    pub connection: ConnectionState,
+    /// Its last refusals, newest last.
+    pub refusals: Vec<AuditRecord>,
+}
+
+impl DeviceHub {
+    /// Whether `identity` is connected, as the owner of its partition knows it; not connected when the owner does not answer.
+    pub async fn connection_state(&self, identity: &IdentityId) -> ConnectionState {
+        state_of(&self.query_connection(identity).await)
+    }
+
+    /// The same for several, in their order.
+    pub async fn connection_states(&self, identities: &[&IdentityId]) -> Vec<ConnectionState> {
+        self.query_connections(identities).await.iter().map(state_of).collect()
+    }
+
+    /// Everything that is known of `identity`'s connections.
+    pub async fn diagnose(&self, identity: &IdentityId) -> Diagnosis {
+        let name = identity.to_string();
+        let (found, refusals) = tokio::join!(self.query_connection(identity), self.refusals(&name));
+        Diagnosis {
+            hub_time: self.parts.clock.now(),
+            connection: state_of(&found),
+            session: found.session.and_then(|item| {
+                Some(LiveSession {
+                    number: codec::decode_number(&item),
+                    gateway: found.gateway,
+                    protocol: Protocol::from_number(item.protocol)?,
+                    since: UnixMillis(item.since_ms),
+                    expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
+                    policy: (!item.policy.is_empty()).then_some(item.policy),
+                })
+            }),
+            refusals,
+        }
+    }
+
+    /// How many devices are connected to the hub, over all owners that answer.
+    pub async fn connected_device_count(&self) -> u64 {
+        let request = Request::Count(proto::SessionCount {});
+        let answers = self.call_nodes(self.other_owners(), request, CALL_TIMEOUT).await;
+        let remote_sessions = answers.into_iter().map(|answer| match answer {
+            Answer::Count(count) => count.devices,
+            _ => 0,
+        });
+        self.ownership.count().0 + remote_sessions.sum::<u64>()
+    }
+
+    async fn query_connection(&self, identity: &IdentityId) -> proto::SessionFound {
+        self.query_connections(&[identity]).await.pop().unwrap_or_default()
+    }
+
+    /// Queries all owners at once, each for its own identities; in the order of `identities`.
+    async fn query_connections(&self, identities: &[&IdentityId]) -> Vec<proto::SessionFound> {
+        let mut found = vec![proto::SessionFound::default(); identities.len()];
+        let mut by_owner: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, identity) in identities.iter().enumerate() {
+            match self.parts.partitions.owner(self.partition_of(identity)) {
+                Some(owner) if owner.node != self.parts.node => by_owner.entry(owner.node).or_default().push(index),
+                _ => found[index] = self.find_connection(identity),
+            }
+        }
+        let calls = by_owner.iter().flat_map(|(node, indexes)| {
+            indexes.chunks(codec::MAX_ITEMS).map(move |part| async move {
+                let identities = part.iter().map(|index| proto::SessionIdentity {
+                    device: identities[*index].device.as_str().to_owned(),
+                    module: codec::encode_module(identities[*index]),
+                });
+                let request = Request::Query(proto::SessionQuery {
+                    identities: identities.collect(),
+                });
+                (*node, part, self.call_node(*node, 0, request, CALL_TIMEOUT).await)
+            })
+        });
+        for (node, part, answer) in join_all(calls).await {
+            match answer {
+                Ok(Answer::Query(answer)) => {
+                    for (index, one) in part.iter().zip(answer.found) {
+                        found[*index] = one;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(node, %error, "an owner did not answer about connections; they are shown as not connected")
+                }
+            }
+        }
+        found
+    }
+
+    /// The connection of an identity, as this node knows it as the owner.
+    pub(crate) fn find_connection(&self, identity: &IdentityId) -> proto::SessionFound {
+        let millis = |time: UnixMillis| time.0;
+        match self.ownership.row(self.partition_of(identity), identity) {
+            Some(row) => proto::SessionFound {
+                session: Some(codec::encode_item(&row.info, row.address.key, Some(row.number))),
+                gateway: row.address.gateway,
+                updated_ms: row.info.since.0,
+            },
+            None => proto::SessionFound {
+                session: None,
+                gateway: 0,
+                updated_ms: self.recent.get(identity).map_or(0, millis),
+            },
+        }
+    }
+
+    /// The last refusals at all gateways, newest last.
+    async fn refusals(&self, identity: &str) -> Vec<AuditRecord> {
+        let others = self.members().into_iter().filter(|node| *node != self.parts.node);
+        let request = Request::Refusals(proto::SessionRefusals {
+            identity: identity.to_owned(),
+        });
+        let mut refusals = self.audit.refusals_of(identity);
+        for answer in self.call_nodes(others, request, CALL_TIMEOUT).await {
+            if let Answer::Refusals(answer) = answer {
+                refusals.extend(answer.refusals.iter().take(MAX_REFUSALS).filter_map(decode_refusal));
+            }
+        }
+        refusals.sort_by_key(|refusal| refusal.time);
+        let above = refusals.len().saturating_sub(MAX_REFUSALS);
+        refusals.drain(..above);
+        refusals
+    }
+
+    /// The last refusals at this gateway.
+    pub(crate) fn refusals_here(&self, identity: &str) -> Vec<proto::SessionRefusal> {
+        let refusals = self.audit.refusals_of(identity);
+        let refusals = refusals.iter().map(|refusal| proto::SessionRefusal {
+            time_ms: refusal.time.0,
+            operation: refusal.operation.number(),
+            code: refusal.code.number(),
+            reason: refusal.reason.as_str().to_owned(),
+            protocol: refusal.protocol.number(),
+            address: refusal.address.to_string(),
+        });
+        refusals.collect()
+    }
+}
+
+fn state_of(found: &proto::SessionFound) -> ConnectionState {
+    ConnectionState {
+        is_connected: found.session.is_some(),
+        updated: (found.updated_ms > 0).then_some(UnixMillis(found.updated_ms)),
+    }
+}
+
+/// A refusal of another node; one that this version does not know is left out.
+fn decode_refusal(refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
+    let reason = RefusalReason::ALL
+        .iter()
+        .find(|reason| reason.as_str() == refusal.reason)?;
+    Some(AuditRecord {
+        time: UnixMillis(refusal.time_ms),
+        operation: Operation::from_number(refusal.operation)?,
+        code: ErrorCode::from_number(refusal.code)?,
+        reason: *reason,
+        protocol: Protocol::from_number(refusal.protocol)?,
+        address: refusal.address.parse::<SocketAddr>().ok()?,
+    })
+}

@@ -1,0 +1,180 @@
+//! The part of the hub that all cores of a node share.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use holdfast_auth::HubNames;
+use holdfast_cluster::route::Partitions;
+use holdfast_cluster::transport::Transport;
+use holdfast_model::{IdentityId, PartitionId};
+use holdfast_registry::Registry;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::api::audit::Audit;
+use crate::api::diagnose::Recent;
+use crate::api::session::CloseReason;
+use crate::gateway::link_renewal::MAX_SYNCS;
+use crate::gateway::session_table::SessionTable;
+use crate::ingest::command_queue::{Command, CommandQueue};
+use crate::metrics::Metrics;
+use crate::owner::ownership::OwnershipTable;
+use crate::session_types::{Incarnation, LinkId};
+use crate::{Clock, DeviceHubConfig};
+
+/// The parts that a hub is built from.
+pub struct HubParts {
+    /// This node's id; part of every batch's origin.
+    pub node: u64,
+    /// Counts this node's starts, so that batch numbers of an earlier process are never taken for repeats.
+    pub incarnation: u64,
+    /// How many cores will run.
+    pub cores: u16,
+    /// The hub's partitions, wherever they are.
+    pub partitions: Partitions,
+    /// Calls to other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// The local registry replica.
+    pub registry: Registry,
+    /// The names under which clients may address the hub.
+    pub hub_names: HubNames,
+    /// The clock.
+    pub clock: Clock,
+    /// Limits.
+    pub config: DeviceHubConfig,
+}
+
+/// Shared by all cores; Send + Sync.
+pub struct DeviceHub {
+    pub(crate) parts: HubParts,
+    pub(crate) this: Weak<Self>,
+    /// This node as a gateway.
+    pub(crate) sessions: SessionTable,
+    /// This node as an owner.
+    pub(crate) ownership: OwnershipTable,
+    pub(crate) audit: Audit,
+    pub(crate) recent: Recent,
+    pub(crate) metrics: Metrics,
+    command_queues: Vec<CommandQueue>,
+    writable: AtomicBool,
+    /// Partitions whose link is to be checked, and the signal that there are some.
+    pub(crate) renewal_requested: Vec<AtomicBool>,
+    pub(crate) renewal_wanted: Notify,
+    pub(crate) syncs: Arc<Semaphore>,
+    /// Per partition: held by the task that records absent gateways.
+    pub(crate) absence_locks: Vec<tokio::sync::Mutex<()>>,
+    connecting: Arc<Semaphore>,
+    pub(crate) running_cores: AtomicUsize,
+}
+
+impl DeviceHub {
+    /// Builds the shared part. Before devices connect, [`maintain_links`](crate::maintain_links) and
+    /// [`watch_registry`](crate::watch_registry) must be spawned, and in a cluster the hub must be registered
+    /// in the node's dispatch for service Session.
+    #[must_use]
+    pub fn new(parts: HubParts) -> Arc<Self> {
+        let count = parts.partitions.count();
+        let routes = parts.partitions.clone();
+        let hub = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            sessions: SessionTable::new(count),
+            ownership: OwnershipTable::new(&parts.partitions, Incarnation(parts.incarnation)),
+            audit: Audit::new(&parts.config),
+            recent: Recent::default(),
+            metrics: Metrics::new(),
+            command_queues: (0..parts.cores).map(|_| CommandQueue::default()).collect(),
+            writable: AtomicBool::new(true),
+            renewal_requested: count.iter().map(|_| AtomicBool::new(false)).collect(),
+            renewal_wanted: Notify::new(),
+            syncs: Arc::new(Semaphore::new(MAX_SYNCS)),
+            absence_locks: count.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            connecting: Arc::new(Semaphore::new(parts.config.max_waiting_connects)),
+            running_cores: AtomicUsize::new(0),
+            parts,
+        });
+        let this: Weak<Self> = Arc::downgrade(&hub);
+        routes.admit_by(Box::new(move |partition, stream, link| {
+            this.upgrade()
+                .is_some_and(|hub| hub.ownership.admits(partition, stream, LinkId(link)))
+        }));
+        hub
+    }
+
+    /// The audit log.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// The local registry replica.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.parts.registry
+    }
+
+    /// The names under which clients may address the hub.
+    #[must_use]
+    pub fn hub_names(&self) -> &HubNames {
+        &self.parts.hub_names
+    }
+
+    /// The hub's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.parts.clock
+    }
+
+    /// The hub's partitions, wherever they are.
+    #[must_use]
+    pub fn partitions(&self) -> &Partitions {
+        &self.parts.partitions
+    }
+
+    /// Sets whether new data may be written; called by the guard of the disk.
+    pub fn set_writable(&self, writable: bool) {
+        self.writable.store(writable, Ordering::Release);
+    }
+
+    /// Whether new data may be written.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn commands(&self, core: u16) -> CommandQueue {
+        self.command_queues[usize::from(core)].clone()
+    }
+
+    /// Has a core close a session.
+    pub(crate) fn close_on_core(&self, core: u16, command: Command, reason: CloseReason) {
+        self.metrics.closed(reason);
+        self.commands(core).push(command);
+    }
+
+    pub(crate) fn partition_of(&self, identity: &IdentityId) -> PartitionId {
+        self.parts.partitions.count().partition_of(&identity.device)
+    }
+
+    /// A permit to wait for a session; `None` when too many connections wait.
+    pub(crate) fn try_connect_permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&self.connecting).try_acquire_owned().ok();
+        if permit.is_none() {
+            self.metrics.turned_away.increment(1);
+        }
+        permit
+    }
+
+    /// Counts a core as running until the returned guard is dropped.
+    pub(crate) fn register_core(self: &Arc<Self>) -> RunningCore {
+        self.running_cores.fetch_add(1, Ordering::AcqRel);
+        RunningCore(Arc::clone(self))
+    }
+}
+
+/// See [`DeviceHub::register_core`].
+pub(crate) struct RunningCore(Arc<DeviceHub>);
+
+impl Drop for RunningCore {
+    fn drop(&mut self) {
+        self.0.running_cores.fetch_sub(1, Ordering::AcqRel);
+    }
+}

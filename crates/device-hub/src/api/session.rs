@@ -1,0 +1,85 @@
+//! A connected device or module.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use holdfast_model::{AuthMethod, IdentityId, PartitionId, UnixMillis};
+
+use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
+
+/// Why the hub ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// A newer connection of the same identity (400027).
+    TakenOver,
+    /// The token has expired (401003).
+    TokenExpired,
+    /// The identity was deleted, disabled or given other keys (401003).
+    Revoked,
+    /// The node is stopping.
+    Stopping,
+    /// A message could not be committed, or its outcome is unknown; or the node has been cut off from the registry for too
+    /// long (503001).
+    Unavailable,
+}
+
+impl CloseReason {
+    /// The word in logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TakenOver => "taken_over",
+            Self::TokenExpired => "token_expired",
+            Self::Revoked => "revoked",
+            Self::Stopping => "stopping",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// The front end's side of a session.
+pub trait SessionTarget {
+    /// Ends the connection; called at most once, on the session's core. Messages that were sent before stay valid. With
+    /// [`CloseReason::Stopping`] they are acknowledged first.
+    fn close(&self, reason: CloseReason);
+}
+
+/// A connected device or module; made by [`crate::Core::connect`], ended by [`crate::Core::disconnect`].
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) auth: AuthMethod,
+    pub(crate) model_id: Option<Arc<str>>,
+    pub(crate) partition: PartitionId,
+    pub(crate) key: SessionKey,
+    pub(crate) number: SessionNumber,
+}
+
+impl Session {
+    /// The connected identity.
+    #[must_use]
+    pub fn identity(&self) -> &IdentityId {
+        &self.info.identity
+    }
+
+    /// The number that the owner of its partition has assigned to it.
+    #[must_use]
+    pub fn number(&self) -> SessionNumber {
+        self.number
+    }
+
+    /// When its token ends, clock skew included; `None` = never.
+    #[must_use]
+    pub fn expires(&self) -> Option<UnixMillis> {
+        self.info.expires
+    }
+}
+
+/// Weak: a connection that is gone needs no closing.
+pub(crate) type Target = std::rc::Weak<dyn SessionTarget>;
+
+pub(crate) fn close(target: &Target, reason: CloseReason) {
+    if let Some(target) = Target::upgrade(target) {
+        Rc::clone(&target).close(reason);
+    }
+}

@@ -1,0 +1,424 @@
+//! The partitions that this node owns, one ownership term each.
+//!
+//! A newer session of an identity wins. The older one is closed wherever it lives, and the newer one begins when
+//! everything that the older one sent has been decided, or when its gateway can no longer act for it: then that gateway's
+//! link is broken, and its batches are refused until it has reported its sessions again.
+//! Invariants: one row per identity; session numbers grow within a term and from one term to the next; an answer is given
+//! for the term that the caller named, or not at all. Lock order: see [`crate::gateway::session_table`]; nothing here
+//! locks that side.
+//! Not here: calls ([`crate::rpc`], [`super::close_superseded`]), credentials.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_cluster::route::{Owner, Partitions};
+use holdfast_model::{IdentityId, PartitionId};
+use holdfast_partition::record::StreamId;
+use holdfast_tasks::watch;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use super::ownership_term::OwnershipTerm;
+pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
+use crate::session_types::{
+    CallerLink, Incarnation, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber, SyncPhase,
+};
+
+/// A new session at its owner.
+#[derive(Debug)]
+pub(crate) enum AttachOutcome {
+    /// It may begin.
+    Ready(SessionNumber),
+    /// It may begin once the superseded sessions are gone and the term is complete; the caller closes them.
+    Supersedes(SessionNumber, Vec<SupersededSession>),
+    /// As above, and an earlier caller closes them already.
+    Waiting(SessionNumber),
+}
+
+/// Whether a session may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AttachReadiness {
+    Ready,
+    Waiting,
+    Gone,
+}
+
+/// A session that a gateway reports.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportedSession {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) key: SessionKey,
+    /// The number that an owner has assigned to it.
+    pub(crate) number: SessionNumber,
+}
+
+/// The result of a gateway's report.
+#[derive(Debug, Default)]
+pub(crate) struct SyncResult {
+    /// Reported sessions that a newer one has superseded.
+    pub(crate) lost: Vec<SessionKey>,
+    /// Older sessions of other gateways that a reported one supersedes.
+    pub(crate) superseded: Vec<SupersededSession>,
+    /// The log records gateways as absent that are back.
+    pub(crate) has_returned: bool,
+}
+
+struct Shard {
+    ownership: Mutex<OwnershipTerm>,
+    /// Changes when a waiting session may have become ready, or has gone.
+    readiness_changes: watch::Sender<u64>,
+}
+
+/// The partitions that this node owns.
+pub(crate) struct OwnershipTable {
+    node: u64,
+    incarnation: Incarnation,
+    partitions: Partitions,
+    shards: Vec<Shard>,
+    next_serial: AtomicU64,
+}
+
+/// The result of [`OwnershipTable::expire_and_retire`].
+#[derive(Debug, Default)]
+pub(crate) struct SweepResult {
+    /// Identities that are no longer connected.
+    pub(crate) disconnected: Vec<IdentityId>,
+    /// Partitions whose log needs an update: with the term, and the gateways to be recorded as absent.
+    pub(crate) absences: Vec<(PartitionId, u64, Vec<u64>)>,
+}
+
+impl OwnershipTable {
+    pub(crate) fn new(partitions: &Partitions, incarnation: Incarnation) -> Self {
+        let shard = |_| Shard {
+            ownership: Mutex::new(OwnershipTerm::new(0, partitions.node(), incarnation, 0)),
+            readiness_changes: watch::Sender::new(0),
+        };
+        Self {
+            node: partitions.node(),
+            incarnation,
+            shards: partitions.count().iter().map(shard).collect(),
+            partitions: partitions.clone(),
+            next_serial: AtomicU64::new(1),
+        }
+    }
+
+    fn new_term(&self, term: u64) -> OwnershipTerm {
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        OwnershipTerm::new(term, self.node, self.incarnation, serial)
+    }
+
+    fn shard(&self, partition: PartitionId) -> &Shard {
+        &self.shards[usize::from(partition.0)]
+    }
+
+    /// The term in which this node owns the partition, as far as it knows.
+    pub(crate) fn term(&self, partition: PartitionId) -> Option<u64> {
+        let owner = self.partitions.owner(partition)?;
+        (owner.node == self.node).then_some(owner.term)
+    }
+
+    /// The ownership of `term`, which begins now if it has not.
+    fn ownership(&self, partition: PartitionId, term: u64) -> Result<MutexGuard<'_, OwnershipTerm>, OwnerError> {
+        let owner = self.partitions.owner(partition);
+        if owner != Some(Owner { term, node: self.node }) {
+            return Err(OwnerError::NotOwner);
+        }
+        let mut ownership = self.shard(partition).ownership.lock();
+        if ownership.term != term {
+            *ownership = self.new_term(term);
+        }
+        Ok(ownership)
+    }
+
+    fn notify_readiness(&self, partition: PartitionId) {
+        self.shard(partition).readiness_changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when a session may have become ready.
+    pub(crate) fn readiness_changes(&self, partition: PartitionId) -> watch::Receiver<u64> {
+        self.shard(partition).readiness_changes.subscribe()
+    }
+
+    /// A new session over an open link. A repeated call for the same session changes nothing.
+    pub(crate) fn attach(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+    ) -> Result<AttachOutcome, OwnerError> {
+        let mut ownership = self.ownership(partition, term)?;
+        ownership.check_open_link(caller)?;
+        ownership.attach(caller, info, key)
+    }
+
+    /// A gateway reports sessions; the first call starts its link, the last one completes it.
+    pub(crate) fn sync(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        phase: SyncPhase,
+        sessions: Vec<ReportedSession>,
+        members: impl FnOnce() -> Vec<u64>,
+    ) -> Result<SyncResult, OwnerError> {
+        let mut ownership = self.ownership(partition, term)?;
+        if phase.is_first() {
+            ownership.start_sync(caller)?;
+        } else {
+            ownership.check_link(caller)?;
+        }
+        let mut result = SyncResult::default();
+        for session in sessions {
+            ownership.sync_session(caller, session, &mut result);
+        }
+        if phase.is_last() {
+            ownership.finish_sync(caller);
+            ownership.update_completeness(members);
+            result.has_returned = !ownership.absent().returned().is_empty();
+        }
+        drop(ownership);
+        self.notify_readiness(partition);
+        Ok(result)
+    }
+
+    /// The gateway's session has ended. Returns whether it was the identity's current one.
+    pub(crate) fn detach(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        identity: &IdentityId,
+        key: SessionKey,
+    ) -> bool {
+        let Ok(mut ownership) = self.ownership(partition, term) else {
+            return false;
+        };
+        if ownership.check_link(caller).is_err() {
+            return false;
+        }
+        let removed = ownership.remove(identity, caller.address(key));
+        drop(ownership);
+        if removed {
+            self.notify_readiness(partition);
+        }
+        removed
+    }
+
+    /// Renews a link of a gateway with `sessions` sessions; returns how long they may act from now on.
+    pub(crate) fn renew(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        sessions: u64,
+    ) -> Result<Duration, OwnerError> {
+        let mut ownership = self.ownership(partition, term)?;
+        ownership.check_open_link(caller)?;
+        ownership.compare_count(caller, sessions)?;
+        Ok(ownership.grant())
+    }
+
+    /// The grant at the end of a sync.
+    pub(crate) fn grant(&self, partition: PartitionId, term: u64) -> Duration {
+        self.ownership(partition, term)
+            .map_or(Duration::ZERO, |ownership| ownership.grant())
+    }
+
+    /// A quorum has confirmed at `at` that this node owns the partition in `term`; `None` = no other node can.
+    pub(crate) fn record_confirmation(&self, partition: PartitionId, term: u64, at: Option<Instant>) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.record_confirmation(at);
+        }
+    }
+
+    /// When a quorum last confirmed that this node owns the partition in `term`; `None` = no other node can.
+    pub(crate) fn confirmed_at(&self, partition: PartitionId, term: u64) -> Result<Option<Instant>, OwnerError> {
+        self.ownership(partition, term).map(|ownership| ownership.confirmed)
+    }
+
+    /// Whether only older sessions can keep a new one from beginning.
+    pub(crate) fn is_complete(&self, partition: PartitionId, term: u64) -> bool {
+        self.ownership(partition, term)
+            .is_ok_and(|ownership| ownership.is_complete)
+    }
+
+    /// Whether an attached session may begin.
+    pub(crate) fn readiness(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        address: SessionAddress,
+    ) -> AttachReadiness {
+        match self.ownership(partition, term) {
+            Ok(ownership) => ownership.readiness(identity, address),
+            Err(_) => AttachReadiness::Gone,
+        }
+    }
+
+    /// The sessions that this one superseded are gone: it may begin, now or when the term is complete.
+    pub(crate) fn superseded_are_gone(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        address: SessionAddress,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.unblock(identity, address);
+        }
+        self.notify_readiness(partition);
+    }
+
+    /// Refuses everything over the link of a gateway that could not close a session, until it has reported its sessions
+    /// again. Returns the time until which the gateway may still act over the old link.
+    pub(crate) fn break_link(&self, partition: PartitionId, term: u64, gateway: u64) -> Option<Instant> {
+        self.ownership(partition, term).ok()?.break_link(gateway)
+    }
+
+    /// Whether a batch of a gateway's stream may be appended: only over the link that is open now. A batch that was sent
+    /// over an earlier link may hold messages of sessions that have been superseded since.
+    pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId, link: LinkId) -> bool {
+        let Some(term) = self.term(partition) else {
+            // The append itself reports the owner.
+            return true;
+        };
+        self.ownership(partition, term)
+            .is_ok_and(|ownership| ownership.admits(stream.gateway_node, Incarnation(stream.incarnation), link))
+    }
+
+    /// The identity's session.
+    pub(crate) fn row(&self, partition: PartitionId, identity: &IdentityId) -> Option<SessionRow> {
+        let term = self.term(partition)?;
+        self.ownership(partition, term).ok()?.rows.get(identity).cloned()
+    }
+
+    /// Sessions on other gateways of a device and its modules; `None` = of all devices.
+    pub(crate) fn remote_sessions(
+        &self,
+        partition: PartitionId,
+        identity: Option<&IdentityId>,
+    ) -> Vec<(u64, SessionRow)> {
+        let Some(term) = self.term(partition) else {
+            return Vec::new();
+        };
+        let Ok(ownership) = self.ownership(partition, term) else {
+            return Vec::new();
+        };
+        let matches = |row: &&SessionRow| {
+            row.address.gateway != self.node
+                && identity.is_none_or(|identity| match identity.module {
+                    Some(_) => row.info.identity == *identity,
+                    None => row.info.identity.device == identity.device,
+                })
+        };
+        match identity {
+            // Without modules there is at most one, found by key: registry changes may come by the thousand.
+            Some(identity) if identity.module.is_some() || !ownership.has_modules() => {
+                let row = ownership.rows.get(identity).filter(matches);
+                row.map(|row| (term, row.clone())).into_iter().collect()
+            }
+            _ => {
+                let rows = ownership.rows.values().filter(matches);
+                let mut rows: Vec<(u64, SessionRow)> = rows.map(|row| (term, row.clone())).collect();
+                rows.sort_unstable_by_key(|(_, row)| (row.address.gateway, row.address.key));
+                rows
+            }
+        }
+    }
+
+    /// The serial number of the ownership of `term` if its recorded absences have not been loaded yet.
+    pub(crate) fn needs_absences(&self, partition: PartitionId, term: u64) -> Result<Option<u64>, OwnerError> {
+        let ownership = self.ownership(partition, term)?;
+        Ok((!ownership.absent().is_loaded()).then_some(ownership.serial))
+    }
+
+    /// The log records these gateways as absent; read after the ownership `serial` began.
+    pub(crate) fn load_absences(&self, partition: PartitionId, term: u64, serial: u64, absent: &[u64]) {
+        if let Ok(mut ownership) = self.ownership(partition, term)
+            && ownership.serial == serial
+        {
+            ownership.absent_mut().load(absent);
+        }
+    }
+
+    /// Whether the log records the gateway as absent.
+    pub(crate) fn is_recorded_absent(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+        self.ownership(partition, term)
+            .is_ok_and(|ownership| ownership.absent().is_recorded(gateway))
+    }
+
+    /// The log now records the gateway as absent.
+    pub(crate) fn record_absent(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        gateway: u64,
+        members: impl FnOnce() -> Vec<u64>,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.record_absent(gateway);
+            ownership.update_completeness(members);
+        }
+        self.notify_readiness(partition);
+    }
+
+    /// The gateways whose absence can be removed from the log.
+    pub(crate) fn returned_gateways(&self, partition: PartitionId, term: u64) -> Vec<u64> {
+        self.ownership(partition, term)
+            .map_or(Vec::new(), |ownership| ownership.absent().returned())
+    }
+
+    /// The log no longer records the gateway as absent.
+    pub(crate) fn clear_absent(&self, partition: PartitionId, term: u64, gateway: u64) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.absent_mut().clear(gateway);
+        }
+    }
+
+    /// Completes terms, forgets gateways that have been silent for `grace`, and drops the tables of terms that are over.
+    pub(crate) fn expire_and_retire(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> SweepResult {
+        let mut result = SweepResult::default();
+        for partition in self.partitions.count().iter() {
+            let term = self.term(partition);
+            let mut ownership = self.shard(partition).ownership.lock();
+            let Some(term) = term else {
+                *ownership = self.new_term(0);
+                continue;
+            };
+            if ownership.term != term {
+                *ownership = self.new_term(term);
+            }
+            let was_complete = ownership.is_complete;
+            ownership.update_completeness(&members);
+            let before = result.disconnected.len();
+            ownership.expire_silent(grace, &mut result.disconnected);
+            let absent = ownership.unrecorded_absences(grace, &members);
+            if !absent.is_empty() || !ownership.absent().returned().is_empty() {
+                result.absences.push((partition, term, absent));
+            }
+            let has_changed = ownership.is_complete != was_complete || result.disconnected.len() != before;
+            drop(ownership);
+            if has_changed {
+                self.notify_readiness(partition);
+            }
+        }
+        result
+    }
+
+    /// Devices and sessions connected, over the partitions that this node owns.
+    pub(crate) fn count(&self) -> (u64, u64) {
+        let mut counted = (0, 0);
+        for partition in self.partitions.count().iter() {
+            let Some(term) = self.term(partition) else { continue };
+            if let Ok(ownership) = self.ownership(partition, term) {
+                counted.0 += ownership.devices;
+                counted.1 += ownership.rows.len() as u64;
+            }
+        }
+        counted
+    }
+}

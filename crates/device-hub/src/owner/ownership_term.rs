@@ -1,0 +1,509 @@
+//! One term of owning one partition: its sessions and the links of the gateways, in memory.
+//!
+//! The table starts empty, and gateways report their sessions over links. A term is *complete* when no gateway can have
+//! sessions that are not known here and still act for them; before that no new session begins.
+//! Not here: locks and terms ([`super::ownership`]), calls.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::IdentityId;
+use tokio::time::Instant;
+
+use super::absent_gateways::AbsentGateways;
+use super::ended_sessions::EndedSessions;
+use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
+use crate::session_types::{
+    CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
+};
+
+/// Sessions of one identity that may wait for each other; more are told to come again.
+const MAX_SUPERSEDED: usize = 8;
+
+/// The node's incarnation is in the upper bits of a session counter: a leader that restarts may find itself in the same
+/// term.
+const COUNTER_BITS: u32 = 40;
+
+/// Renewals in a row that may state another number of sessions than is known here, while neither number changes.
+const MAX_MISMATCHES: u8 = 8;
+
+/// A session that a newer one has superseded.
+#[derive(Debug, Clone)]
+pub(crate) struct SupersededSession {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) address: SessionAddress,
+}
+
+/// An identity's session.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionRow {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) address: SessionAddress,
+    pub(crate) number: SessionNumber,
+    /// The link over which it was reported last.
+    link: LinkId,
+    /// Sessions that must be gone before it may begin; `None` once they are.
+    waits_for: Option<Box<[SupersededSession]>>,
+}
+
+type SessionRows = HashMap<IdentityId, SessionRow>;
+
+/// A gateway's link, as this term knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    incarnation: Incarnation,
+    id: LinkId,
+    /// All sessions of the gateway are known.
+    is_open: bool,
+    /// The gateway must start another link.
+    is_broken: bool,
+    /// When the gateway last called.
+    last_heard: Instant,
+    /// Its rows.
+    sessions: u64,
+    last_count: CountComparison,
+}
+
+/// The last comparison of a gateway's session count with the rows known here.
+#[derive(Debug, Clone, Copy, Default)]
+struct CountComparison {
+    reported: u64,
+    known: u64,
+    /// How often in a row these two numbers were compared and differed.
+    mismatches: u8,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct OwnershipTerm {
+    pub(crate) term: u64,
+    /// Tells ownerships of the same term apart.
+    pub(super) serial: u64,
+    began: Instant,
+    /// No gateway can have sessions that are not known here and still act for them.
+    pub(crate) is_complete: bool,
+    /// When a quorum last confirmed the ownership; `None` = no other node can own the partition.
+    pub(crate) confirmed: Option<Instant>,
+    pub(crate) rows: SessionRows,
+    /// Sessions that are being closed for one that has ended before it began: the next one waits for them too.
+    still_closing: HashMap<IdentityId, (SessionAddress, Box<[SupersededSession]>)>,
+    links: HashMap<u64, Link>,
+    /// Some member has no open link: it may come back with sessions that are not known here.
+    has_unlinked_member: bool,
+    ended: EndedSessions,
+    absent: AbsentGateways,
+    /// This node.
+    node: u64,
+    counter: u64,
+    /// Rows of devices, modules not counted.
+    pub(crate) devices: u64,
+}
+
+impl OwnershipTerm {
+    pub(crate) fn new(term: u64, node: u64, incarnation: Incarnation, serial: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            term,
+            serial,
+            began: now,
+            is_complete: false,
+            // Nothing is granted before a confirmation.
+            confirmed: Some(now.checked_sub(LINK_LEASE).unwrap_or(now)),
+            rows: HashMap::new(),
+            still_closing: HashMap::new(),
+            links: HashMap::new(),
+            has_unlinked_member: true,
+            ended: EndedSessions::default(),
+            absent: AbsentGateways::default(),
+            node,
+            counter: incarnation.0 << COUNTER_BITS,
+            devices: 0,
+        }
+    }
+
+    /// The caller's link, if the call names the current one.
+    pub(super) fn check_link(&mut self, caller: CallerLink) -> Result<&mut Link, OwnerError> {
+        let link = self.links.get_mut(&caller.gateway).ok_or(OwnerError::LinkLost)?;
+        if caller.incarnation < link.incarnation {
+            return Err(OwnerError::StaleIncarnation);
+        }
+        if caller.incarnation != link.incarnation || caller.link != link.id {
+            return Err(OwnerError::LinkLost);
+        }
+        link.last_heard = Instant::now();
+        Ok(link)
+    }
+
+    pub(super) fn check_open_link(&mut self, caller: CallerLink) -> Result<(), OwnerError> {
+        match self.check_link(caller)?.is_open {
+            true => Ok(()),
+            false => Err(OwnerError::LinkLost),
+        }
+    }
+
+    /// The gateway starts a link: its sessions follow.
+    pub(super) fn start_sync(&mut self, caller: CallerLink) -> Result<(), OwnerError> {
+        if !self.absent.is_loaded() {
+            // Without the recorded absences nobody can tell which of its sessions have ended.
+            return Err(OwnerError::NotOwner);
+        }
+        if let Some(link) = self.links.get(&caller.gateway) {
+            if caller.incarnation < link.incarnation {
+                return Err(OwnerError::StaleIncarnation);
+            }
+            if caller.incarnation == link.incarnation && caller.link < link.id {
+                return Err(OwnerError::LinkLost);
+            }
+            if caller.incarnation > link.incarnation {
+                self.drop_rows(|row| {
+                    row.address.gateway == caller.gateway && row.address.incarnation < caller.incarnation
+                });
+            }
+        }
+        let link = Link {
+            incarnation: caller.incarnation,
+            id: caller.link,
+            is_open: false,
+            is_broken: false,
+            last_heard: Instant::now(),
+            sessions: self.count_rows(caller.gateway),
+            last_count: CountComparison::default(),
+        };
+        self.links.insert(caller.gateway, link);
+        // Until all its sessions are known.
+        self.has_unlinked_member = true;
+        Ok(())
+    }
+
+    /// The gateway has reported all its sessions: rows that it did not report are dropped.
+    pub(super) fn finish_sync(&mut self, caller: CallerLink) {
+        self.drop_rows(|row| row.address.gateway == caller.gateway && row.link != caller.link);
+        let sessions = self.count_rows(caller.gateway);
+        if let Some(link) = self.links.get_mut(&caller.gateway) {
+            link.is_open = true;
+            link.sessions = sessions;
+        }
+        self.absent.has_returned(caller.gateway);
+    }
+
+    /// Breaks a gateway's link and returns the time at which the last grant over it ends. A link that is still syncing
+    /// breaks too: with the first of several calls its gateway may have reported a session that a newer one has superseded
+    /// since.
+    pub(super) fn break_link(&mut self, gateway: u64) -> Option<Instant> {
+        let link = self.links.get_mut(&gateway)?;
+        if !link.is_broken {
+            link.is_broken = true;
+            link.is_open = false;
+            self.has_unlinked_member = true;
+            // The gateway's id is not valid any more. Changed only once: the gateway's next id must not be less.
+            link.id = LinkId(link.id.0.saturating_add(1));
+        }
+        Some(link.last_heard + LINK_LEASE)
+    }
+
+    fn is_linked(&self, node: u64) -> bool {
+        self.links.get(&node).is_some_and(|link| link.is_open)
+    }
+
+    /// The term is complete when all members are linked, or when every unlinked one can no longer act and its absence is
+    /// recorded.
+    pub(super) fn update_completeness(&mut self, members: impl FnOnce() -> Vec<u64>) {
+        if self.is_complete && !self.has_unlinked_member {
+            return;
+        }
+        let members = members();
+        self.has_unlinked_member = !members.iter().all(|node| self.is_linked(*node));
+        if !self.has_unlinked_member {
+            self.ended.clear();
+        }
+        let is_accounted_for = |node: &u64| self.is_linked(*node) || self.absent.is_recorded(*node);
+        self.is_complete |=
+            !self.has_unlinked_member || (self.earlier_grants_have_ended() && members.iter().all(is_accounted_for));
+    }
+
+    /// Whether a gateway that has started no link can no longer act over one with an earlier owner.
+    fn earlier_grants_have_ended(&self) -> bool {
+        self.began.elapsed() >= LINK_LEASE
+    }
+
+    /// The gateways whose absence must be recorded before the term can continue: before it is complete without them, and
+    /// before it forgets their sessions.
+    pub(super) fn unrecorded_absences(&mut self, grace: Duration, members: impl FnOnce() -> Vec<u64>) -> Vec<u64> {
+        let mut absent = self.silent_gateways(grace);
+        for gateway in &absent {
+            self.break_link(*gateway);
+        }
+        if !self.is_complete && self.earlier_grants_have_ended() {
+            absent.extend(members().into_iter().filter(|node| !self.is_linked(*node)));
+        }
+        absent.retain(|node| !self.absent.is_recorded(*node));
+        absent.sort_unstable();
+        absent.dedup();
+        absent
+    }
+
+    pub(super) fn absent(&self) -> &AbsentGateways {
+        &self.absent
+    }
+
+    pub(super) fn absent_mut(&mut self) -> &mut AbsentGateways {
+        &mut self.absent
+    }
+
+    /// The log now records the gateway as absent. It may be back already.
+    pub(super) fn record_absent(&mut self, gateway: u64) {
+        self.absent.record(gateway);
+        if self.is_linked(gateway) {
+            self.absent.has_returned(gateway);
+        }
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        caller: CallerLink,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+    ) -> Result<AttachOutcome, OwnerError> {
+        let address = caller.address(key);
+        let still_closing = self.still_closing.get(&info.identity);
+        let mut superseded: Vec<SupersededSession> = still_closing
+            .into_iter()
+            .flat_map(|(_, sessions)| sessions.iter().cloned())
+            .collect();
+        if let Some(row) = self.rows.get(&info.identity) {
+            if row.address == address {
+                let number = row.number;
+                return Ok(match self.readiness(&info.identity, address) {
+                    AttachReadiness::Ready => AttachOutcome::Ready(number),
+                    _ => AttachOutcome::Waiting(number),
+                });
+            }
+            superseded.extend(row.waits_for.iter().flatten().cloned());
+            superseded.push(SupersededSession {
+                info: row.info.clone(),
+                address: row.address,
+            });
+            if superseded.len() > MAX_SUPERSEDED {
+                return Err(OwnerError::Busy);
+            }
+        }
+        self.still_closing.remove(&info.identity);
+        self.counter += 1;
+        let number = SessionNumber {
+            term: self.term,
+            node: self.node,
+            counter: self.counter,
+        };
+        let is_first = superseded.is_empty();
+        self.insert(SessionRow {
+            info: info.clone(),
+            address,
+            number,
+            link: caller.link,
+            waits_for: (!is_first).then(|| superseded.clone().into()),
+        });
+        Ok(if is_first && self.is_complete {
+            AttachOutcome::Ready(number)
+        } else {
+            AttachOutcome::Supersedes(number, superseded)
+        })
+    }
+
+    /// A gateway reports one of its sessions.
+    pub(super) fn sync_session(&mut self, caller: CallerLink, session: ReportedSession, result: &mut SyncResult) {
+        let address = caller.address(session.key);
+        if self.absent.was_absent_before(caller.gateway) {
+            result.lost.push(session.key);
+            return;
+        }
+        if let Some(row) = self.rows.get_mut(&session.info.identity) {
+            if row.address == address {
+                row.link = caller.link;
+                return;
+            }
+            if row.number > session.number {
+                result.lost.push(session.key);
+                return;
+            }
+            result.superseded.push(SupersededSession {
+                info: row.info.clone(),
+                address: row.address,
+            });
+        } else if self.ended.has_newer(&session.info.identity, session.number) {
+            result.lost.push(session.key);
+            return;
+        }
+        self.insert(SessionRow {
+            info: session.info,
+            address,
+            number: session.number,
+            link: caller.link,
+            waits_for: None,
+        });
+    }
+
+    fn insert(&mut self, row: SessionRow) {
+        if let Some(link) = self.links.get_mut(&row.address.gateway) {
+            link.sessions += 1;
+        }
+        let is_device = row.info.identity.module.is_none();
+        match self.rows.insert(row.info.identity.clone(), row) {
+            Some(old) => self.uncount(old.address.gateway),
+            None => self.devices += u64::from(is_device),
+        }
+    }
+
+    fn uncount(&mut self, gateway: u64) {
+        if let Some(link) = self.links.get_mut(&gateway) {
+            link.sessions = link.sessions.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn remove(&mut self, identity: &IdentityId, address: SessionAddress) -> bool {
+        if self.rows.get(identity).is_none_or(|row| row.address != address) {
+            return false;
+        }
+        if let Some(row) = self.rows.remove(identity) {
+            self.leave_tombstone(row);
+        }
+        if self.rows.is_empty() {
+            self.rows.shrink_to_fit();
+        }
+        self.devices -= u64::from(identity.module.is_none());
+        self.uncount(address.gateway);
+        true
+    }
+
+    /// Records a tombstone for a removed row while some gateway may not know of it, and the sessions that it was waiting
+    /// for.
+    fn leave_tombstone(&mut self, row: SessionRow) {
+        if self.has_unlinked_member {
+            self.ended.record(&row.info.identity, row.number);
+        }
+        if let Some(waits_for) = row.waits_for {
+            self.still_closing
+                .insert(row.info.identity.clone(), (row.address, waits_for));
+        }
+    }
+
+    /// Removes rows of gateways whose counts are recomputed afterwards, or that are forgotten.
+    fn drop_rows(&mut self, is_over: impl Fn(&SessionRow) -> bool) -> Vec<IdentityId> {
+        let over: Vec<SessionRow> = self
+            .rows
+            .extract_if(|_, row| is_over(row))
+            .map(|(_, row)| row)
+            .collect();
+        let over: Vec<IdentityId> = over
+            .into_iter()
+            .map(|row| {
+                let identity = row.info.identity.clone();
+                self.leave_tombstone(row);
+                identity
+            })
+            .collect();
+        self.devices -= over.iter().filter(|identity| identity.module.is_none()).count() as u64;
+        over
+    }
+
+    /// Whether there are sessions of modules.
+    pub(super) fn has_modules(&self) -> bool {
+        self.rows.len() as u64 > self.devices
+    }
+
+    fn count_rows(&self, gateway: u64) -> u64 {
+        self.rows.values().filter(|row| row.address.gateway == gateway).count() as u64
+    }
+
+    pub(super) fn readiness(&self, identity: &IdentityId, address: SessionAddress) -> AttachReadiness {
+        match self.rows.get(identity) {
+            Some(row) if row.address == address => {
+                if row.waits_for.is_none() && self.is_complete {
+                    AttachReadiness::Ready
+                } else {
+                    AttachReadiness::Waiting
+                }
+            }
+            _ => AttachReadiness::Gone,
+        }
+    }
+
+    /// The sessions that the one at `address` waits for are gone.
+    pub(super) fn unblock(&mut self, identity: &IdentityId, address: SessionAddress) {
+        if self
+            .still_closing
+            .get(identity)
+            .is_some_and(|(successor, _)| *successor == address)
+        {
+            self.still_closing.remove(identity);
+        }
+        if let Some(row) = self.rows.get_mut(identity)
+            && row.address == address
+        {
+            row.waits_for = None;
+        }
+    }
+
+    /// Compares a gateway's session count with the rows known here. A lasting difference means that a message about a
+    /// session was lost: the link is broken, and the gateway reports all its sessions.
+    pub(super) fn compare_count(&mut self, caller: CallerLink, reported: u64) -> Result<(), OwnerError> {
+        let Some(link) = self.links.get_mut(&caller.gateway) else {
+            return Err(OwnerError::LinkLost);
+        };
+        let last = link.last_count;
+        let is_same = (last.reported, last.known) == (reported, link.sessions);
+        let mismatches = match (reported == link.sessions, is_same) {
+            (true, _) => 0,
+            (false, true) => last.mismatches.saturating_add(1),
+            (false, false) => 1,
+        };
+        link.last_count = CountComparison {
+            reported,
+            known: link.sessions,
+            mismatches,
+        };
+        if mismatches >= MAX_MISMATCHES {
+            self.break_link(caller.gateway);
+            return Err(OwnerError::LinkLost);
+        }
+        Ok(())
+    }
+
+    pub(super) fn record_confirmation(&mut self, at: Option<Instant>) {
+        self.confirmed = match (self.confirmed, at) {
+            (Some(before), Some(at)) => Some(before.max(at)),
+            (_, at) => at,
+        };
+    }
+
+    /// How long gateways may act from now on: no longer than this node is known to be the owner.
+    pub(super) fn grant(&self) -> Duration {
+        self.confirmed
+            .map_or(LINK_LEASE, |at| LINK_LEASE.saturating_sub(at.elapsed()))
+    }
+
+    pub(super) fn admits(&self, gateway: u64, incarnation: Incarnation, link: LinkId) -> bool {
+        self.links
+            .get(&gateway)
+            .is_some_and(|known| known.is_open && known.incarnation == incarnation && known.id == link)
+    }
+
+    /// Gateways that have not called for `grace`.
+    fn silent_gateways(&self, grace: Duration) -> Vec<u64> {
+        // A gateway that may still act over its link is not forgotten: two sessions of one identity would act.
+        let grace = grace.max(LINK_LEASE);
+        let is_silent = |(node, link): &(&u64, &Link)| **node != self.node && link.last_heard.elapsed() > grace;
+        self.links.iter().filter(is_silent).map(|(node, _)| *node).collect()
+    }
+
+    /// Forgets gateways that are silent and recorded as absent. Appends the identities that are no longer connected.
+    pub(super) fn expire_silent(&mut self, grace: Duration, disconnected: &mut Vec<IdentityId>) {
+        for gateway in self.silent_gateways(grace) {
+            if !self.absent.is_recorded(gateway) {
+                continue;
+            }
+            self.links.remove(&gateway);
+            disconnected.extend(self.drop_rows(|row| row.address.gateway == gateway));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Calls to the session service of other nodes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use holdfast_cluster::transport::{Call, CallError, Service};
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
+use holdfast_registry::NodeState;
+
+use super::codec;
+use crate::DeviceHub;
+
+impl DeviceHub {
+    /// Calls the session service of `node`.
+    pub(crate) async fn call_node(
+        &self,
+        node: u64,
+        target: u16,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let request = proto::SessionRequest {
+            incarnation: self.parts.incarnation,
+            request: Some(request),
+        };
+        let call = Call {
+            service: Service::Session,
+            target: u32::from(target),
+            body: vec![codec::encode(&request)],
+            patience: timeout,
+        };
+        let answer = self.parts.transport.call(node, call).await?;
+        let answer: proto::SessionAnswer = codec::decode(&answer)?;
+        answer
+            .answer
+            .ok_or_else(|| codec::refused("an answer that this version does not know"))
+    }
+
+    /// Calls several nodes at once; nodes that do not answer are left out.
+    pub(crate) async fn call_nodes(
+        &self,
+        nodes: impl IntoIterator<Item = u64>,
+        request: Request,
+        timeout: Duration,
+    ) -> Vec<Answer> {
+        let calls = nodes
+            .into_iter()
+            .map(|node| self.call_node(node, 0, request.clone(), timeout));
+        join_all(calls).await.into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// The nodes that may have sessions; this one is always among them.
+    pub(crate) fn members(&self) -> Vec<u64> {
+        let view = self.parts.registry.cluster();
+        let members = view.nodes.values().filter(|node| node.state != NodeState::Drained);
+        let mut members: BTreeSet<u64> = members.map(|node| node.id).collect();
+        members.insert(self.parts.node);
+        members.into_iter().collect()
+    }
+
+    /// The other nodes that own partitions, as far as is known.
+    pub(crate) fn other_owners(&self) -> BTreeSet<u64> {
+        let partitions = &self.parts.partitions;
+        let owners = partitions.count().iter().filter_map(|id| partitions.owner(id));
+        owners
+            .map(|owner| owner.node)
+            .filter(|node| *node != self.parts.node)
+            .collect()
+    }
+}

@@ -1,0 +1,260 @@
+//! Encodes and decodes calls between gateways and owners. Input is checked: a peer may send anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_auth::KeyFingerprint;
+use holdfast_cluster::transport::CallError;
+use holdfast_model::{DeviceId, GenerationId, IdentityId, ModuleId, UnixMillis};
+use holdfast_proto::cluster::v1::session_attached::Outcome;
+use holdfast_proto::cluster::v1::{self as proto};
+use prost::Message;
+
+use crate::Protocol;
+use crate::gateway::session_table::AttachReply;
+use crate::session_types::{OwnerError, SessionInfo, SessionKey, SessionNumber};
+
+/// The version of bodies and answers.
+const VERSION: u8 = 1;
+
+/// The most sessions of one call; a session has at most some 700 bytes.
+pub(crate) const MAX_ITEMS: usize = 1000;
+
+/// The longest generation id, policy name and refused identity.
+const MAX_TEXT: usize = 260;
+
+/// A message behind its version byte.
+pub(crate) fn encode(message: &impl Message) -> Bytes {
+    let mut bytes = Vec::with_capacity(1 + message.encoded_len());
+    bytes.push(VERSION);
+    // A vector grows: there is always capacity.
+    message.encode_raw(&mut bytes);
+    bytes.into()
+}
+
+/// The message in `bytes`.
+pub(crate) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M, CallError> {
+    let (&version, rest) = bytes.split_first().ok_or_else(|| refused("an empty message"))?;
+    if version != VERSION {
+        return Err(refused(&format!(
+            "version {version} of session messages is not known here; update this node"
+        )));
+    }
+    M::decode(rest).map_err(|error| refused(&format!("a session message cannot be decoded: {error}")))
+}
+
+pub(crate) fn refused(reason: &str) -> CallError {
+    CallError::Refused(reason.into())
+}
+
+pub(crate) fn check_count(count: usize) -> Result<(), CallError> {
+    if count > MAX_ITEMS {
+        return Err(refused(&format!("{count} sessions in one call; at most {MAX_ITEMS}")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_text(text: &str) -> Result<&str, CallError> {
+    if text.len() > MAX_TEXT {
+        return Err(refused("a text is too long"));
+    }
+    Ok(text)
+}
+
+pub(crate) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn decode_identity(device: &str, module: &str) -> Result<IdentityId, CallError> {
+    let device = DeviceId::parse(device).map_err(|error| refused(&format!("a device id: {error}")))?;
+    if module.is_empty() {
+        return Ok(IdentityId::device(device));
+    }
+    let module = ModuleId::parse(module).map_err(|error| refused(&format!("a module id: {error}")))?;
+    Ok(IdentityId::module(device, module))
+}
+
+/// The module's id; empty for the device itself.
+pub(crate) fn encode_module(identity: &IdentityId) -> String {
+    identity
+        .module
+        .as_ref()
+        .map(|module| module.as_str().to_owned())
+        .unwrap_or_default()
+}
+
+/// A session as a gateway reports it to an owner.
+pub(crate) fn encode_item(info: &SessionInfo, key: SessionKey, number: Option<SessionNumber>) -> proto::SessionItem {
+    proto::SessionItem {
+        key: key.0,
+        device: info.identity.device.as_str().to_owned(),
+        module: encode_module(&info.identity),
+        generation: info.generation.to_string(),
+        key_fingerprint: Bytes::copy_from_slice(&info.key.0),
+        policy: info.policy.as_deref().unwrap_or_default().to_owned(),
+        protocol: info.protocol.number(),
+        since_ms: info.since.0,
+        expires_ms: info.expires.map_or(0, |time| time.0),
+        number_term: number.map_or(0, |number| number.term),
+        number_node: number.map_or(0, |number| number.node),
+        number_counter: number.map_or(0, |number| number.counter),
+    }
+}
+
+/// The session that a gateway reports.
+pub(crate) fn decode_info(item: &proto::SessionItem) -> Result<Arc<SessionInfo>, CallError> {
+    let key = <[u8; 8]>::try_from(&item.key_fingerprint[..]).map_err(|_| refused("a fingerprint has 8 bytes"))?;
+    let protocol = Protocol::from_number(item.protocol).ok_or_else(|| refused("an unknown protocol"))?;
+    let policy = check_text(&item.policy)?;
+    Ok(Arc::new(SessionInfo {
+        identity: decode_identity(&item.device, &item.module)?,
+        generation: GenerationId(Arc::from(check_text(&item.generation)?)),
+        key: KeyFingerprint(key),
+        policy: (!policy.is_empty()).then(|| Arc::from(policy)),
+        protocol,
+        since: UnixMillis(item.since_ms),
+        expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
+    }))
+}
+
+pub(crate) fn decode_number(item: &proto::SessionItem) -> SessionNumber {
+    SessionNumber {
+        term: item.number_term,
+        node: item.number_node,
+        counter: item.number_counter,
+    }
+}
+
+/// Names a session that ends, or is waited for.
+pub(crate) fn encode_ended(identity: &IdentityId, key: SessionKey) -> proto::SessionEnded {
+    proto::SessionEnded {
+        key: key.0,
+        device: identity.device.as_str().to_owned(),
+        module: encode_module(identity),
+    }
+}
+
+pub(crate) fn decode_session(session: Option<&proto::SessionEnded>) -> Result<(IdentityId, SessionKey), CallError> {
+    let session = session.ok_or_else(|| refused("no session is named"))?;
+    Ok((
+        decode_identity(&session.device, &session.module)?,
+        SessionKey(session.key),
+    ))
+}
+
+pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {
+    proto::SessionAttached {
+        outcome: outcome.into(),
+        number_term: number.map_or(0, |number| number.term),
+        number_node: number.map_or(0, |number| number.node),
+        number_counter: number.map_or(0, |number| number.counter),
+    }
+}
+
+pub(crate) fn decode_attached(attached: &proto::SessionAttached) -> AttachReply {
+    let number = SessionNumber {
+        term: attached.number_term,
+        node: attached.number_node,
+        counter: attached.number_counter,
+    };
+    match attached.outcome() {
+        Outcome::Ready => AttachReply::Ready(number),
+        Outcome::Waiting => AttachReply::Waiting(number),
+        Outcome::Revoked => AttachReply::Revoked,
+        Outcome::Busy => AttachReply::Retry(OwnerError::Busy),
+        Outcome::Unspecified => AttachReply::Retry(OwnerError::LinkLost),
+    }
+}
+
+pub(crate) fn encode_error(error: OwnerError) -> proto::session_answer::Answer {
+    use proto::session_error::Cause;
+    let cause = match error {
+        OwnerError::NotOwner => Cause::NotOwner,
+        OwnerError::LinkLost => Cause::LinkLost,
+        OwnerError::StaleIncarnation => Cause::StaleIncarnation,
+        OwnerError::Busy => Cause::Busy,
+    };
+    proto::session_answer::Answer::Error(proto::SessionError { cause: cause.into() })
+}
+
+pub(crate) fn decode_error(error: &proto::SessionError) -> OwnerError {
+    use proto::session_error::Cause;
+    match error.cause() {
+        Cause::NotOwner => OwnerError::NotOwner,
+        Cause::StaleIncarnation => OwnerError::StaleIncarnation,
+        Cause::Busy => OwnerError::Busy,
+        // Also a cause of a later version: a report of all sessions is always safe.
+        Cause::LinkLost | Cause::Unspecified => OwnerError::LinkLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::IdentityId;
+
+    use super::*;
+
+    fn some_info() -> SessionInfo {
+        SessionInfo {
+            identity: IdentityId::module(DeviceId::parse("d").unwrap(), ModuleId::parse("m").unwrap()),
+            generation: GenerationId(Arc::from("638400000000000001")),
+            key: KeyFingerprint([1, 2, 3, 4, 5, 6, 7, 8]),
+            policy: Some(Arc::from("device")),
+            protocol: Protocol::AmqpWs,
+            since: UnixMillis(7),
+            expires: None,
+        }
+    }
+
+    #[test]
+    fn a_session_is_decoded_as_it_was_encoded() {
+        let sent = some_info();
+        let item = encode_item(
+            &sent,
+            SessionKey(9),
+            Some(SessionNumber {
+                term: 3,
+                node: 7,
+                counter: 4,
+            }),
+        );
+        let request = proto::SessionSync {
+            items: vec![item],
+            ..proto::SessionSync::default()
+        };
+        let got: proto::SessionSync = decode(&encode(&request)).unwrap();
+        assert_eq!(*decode_info(&got.items[0]).unwrap(), sent);
+        assert_eq!(
+            decode_number(&got.items[0]),
+            SessionNumber {
+                term: 3,
+                node: 7,
+                counter: 4
+            }
+        );
+    }
+
+    #[test]
+    fn malformed_messages_are_refused() {
+        for bytes in [&b""[..], b"\x00", b"\x02rest", b"\x01\xff\xff\xff", b"\x01\x0a\x05ab"] {
+            let got = decode::<proto::SessionRequest>(&Bytes::copy_from_slice(bytes));
+            assert!(matches!(got, Err(CallError::Refused(_))), "{bytes:?}");
+        }
+        let good = encode_item(&some_info(), SessionKey(1), None);
+        let broken: [fn(&mut proto::SessionItem); 6] = [
+            |item| item.device = String::new(),
+            |item| item.device = "a/b".to_owned(),
+            |item| item.module = "x".repeat(500),
+            |item| item.key_fingerprint = Bytes::from_static(b"short"),
+            |item| item.protocol = 77,
+            |item| item.policy = "x".repeat(10_000),
+        ];
+        for break_it in broken {
+            let mut item = good.clone();
+            break_it(&mut item);
+            assert!(matches!(decode_info(&item), Err(CallError::Refused(_))), "{item:?}");
+        }
+        assert!(check_count(MAX_ITEMS).is_ok() && check_count(MAX_ITEMS + 1).is_err());
+    }
+}

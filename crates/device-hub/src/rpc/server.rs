@@ -1,0 +1,247 @@
+//! Serves the calls of other nodes: to this node as the owner of partitions, and as the gateway of sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_cluster::transport::{Answer as AnswerFuture, CallError, Handler};
+use holdfast_model::PartitionId;
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_attached::Outcome;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
+
+use super::codec::{self, refused};
+use crate::DeviceHub;
+use crate::api::session::CloseReason;
+use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
+use crate::session_types::{CallerLink, Incarnation, LinkId, OwnerError, SessionInfo, SessionKey, SyncPhase};
+
+/// The longest time for which a call may wait here.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// For [`Service::Session`](holdfast_cluster::transport::Service::Session) of the node's dispatch.
+impl Handler for DeviceHub {
+    fn call(&self, from: u64, target: u32, body: Bytes) -> AnswerFuture {
+        let hub = self.this.upgrade();
+        Box::pin(async move {
+            let hub = hub.ok_or_else(|| refused("the node is stopping"))?;
+            let request: proto::SessionRequest = codec::decode(&body)?;
+            drop(body);
+            let server = CallServer {
+                hub,
+                gateway: from,
+                incarnation: Incarnation(request.incarnation),
+            };
+            let answer = server.answer(target, request.request).await?;
+            Ok(codec::encode(&proto::SessionAnswer { answer: Some(answer) }))
+        })
+    }
+}
+
+/// One call, and its caller.
+struct CallServer {
+    hub: Arc<DeviceHub>,
+    gateway: u64,
+    incarnation: Incarnation,
+}
+
+impl CallServer {
+    async fn answer(self, target: u32, request: Option<Request>) -> Result<Answer, CallError> {
+        let request = request.ok_or_else(|| refused("a request that this version does not know; update this node"))?;
+        Ok(match request {
+            Request::Sync(sync) => self.sync(self.partition(target)?, &sync).await?,
+            Request::Changes(changes) => self.changes(self.partition(target)?, &changes)?,
+            Request::Await(wait) => self.await_readiness(self.partition(target)?, &wait).await?,
+            Request::KeepAlive(keep_alive) => self.keep_alive(&keep_alive)?,
+            Request::Close(close) => self.close(self.partition(target)?, &close).await?,
+            Request::Query(query) => {
+                codec::check_count(query.identities.len())?;
+                let found = query.identities.iter().map(|one| {
+                    let identity = codec::decode_identity(&one.device, &one.module)?;
+                    Ok::<_, CallError>(self.hub.find_connection(&identity))
+                });
+                let found = found.collect::<Result<_, _>>()?;
+                Answer::Query(proto::SessionQueryAnswer { found })
+            }
+            Request::Count(_) => {
+                let (devices, sessions) = self.hub.ownership.count();
+                Answer::Count(proto::SessionCountAnswer { devices, sessions })
+            }
+            Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
+                refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
+            }),
+        })
+    }
+
+    fn partition(&self, target: u32) -> Result<PartitionId, CallError> {
+        let count = self.hub.parts.partitions.count().get();
+        let id = u16::try_from(target).ok().filter(|id| *id < count);
+        id.map(PartitionId)
+            .ok_or_else(|| refused(&format!("there is no partition {target}; the hub has {count}")))
+    }
+
+    fn caller(&self, link: u64) -> CallerLink {
+        CallerLink {
+            gateway: self.gateway,
+            incarnation: self.incarnation,
+            link: LinkId(link),
+        }
+    }
+
+    async fn sync(&self, partition: PartitionId, sync: &proto::SessionSync) -> Result<Answer, CallError> {
+        codec::check_count(sync.items.len())?;
+        let mut reported = Vec::with_capacity(sync.items.len());
+        let mut lost = Vec::new();
+        for item in &sync.items {
+            let info = codec::decode_info(item)?;
+            if self.hub.is_revoked(&info, sync.registry_index) {
+                lost.push(proto::SessionLost {
+                    key: item.key,
+                    revoked: true,
+                });
+                continue;
+            }
+            reported.push(ReportedSession {
+                info,
+                key: SessionKey(item.key),
+                number: codec::decode_number(item),
+            });
+        }
+        let phase = SyncPhase::from_flags(sync.first, sync.last);
+        if phase.is_first() && !self.hub.load_absences(partition, sync.term).await {
+            return Ok(codec::encode_error(OwnerError::NotOwner));
+        }
+        let members = || self.hub.members();
+        let caller = self.caller(sync.link);
+        let result = self
+            .hub
+            .ownership
+            .sync(partition, sync.term, caller, phase, reported, members);
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => return Ok(codec::encode_error(error)),
+        };
+        lost.extend(result.lost.into_iter().map(|key| proto::SessionLost {
+            key: key.0,
+            revoked: false,
+        }));
+        self.hub.spawn_close_superseded(partition, sync.term, result.superseded);
+        if result.has_returned {
+            self.hub.update_absences(partition, sync.term, Vec::new());
+        }
+        let mut granted = self.hub.ownership.grant(partition, sync.term);
+        if phase.is_last() && granted.is_zero() {
+            // A gateway may call before this node has noticed that it owns the partition.
+            self.hub.confirm_own(partition, sync.term).await;
+            granted = self.hub.ownership.grant(partition, sync.term);
+        }
+        Ok(Answer::Sync(proto::SessionSyncAnswer {
+            lost,
+            granted_ms: codec::millis(granted),
+        }))
+    }
+
+    fn changes(&self, partition: PartitionId, changes: &proto::SessionChanges) -> Result<Answer, CallError> {
+        codec::check_count(changes.attach.len())?;
+        codec::check_count(changes.detach.len())?;
+        let caller = self.caller(changes.link);
+        let mut attached = Vec::with_capacity(changes.attach.len());
+        for item in &changes.attach {
+            let info = codec::decode_info(item)?;
+            if self.hub.is_revoked(&info, changes.registry_index) {
+                attached.push(codec::encode_attached(Outcome::Revoked, None));
+                continue;
+            }
+            let key = SessionKey(item.key);
+            let outcome = self.hub.ownership.attach(partition, changes.term, caller, &info, key);
+            attached.push(match outcome {
+                Ok(AttachOutcome::Ready(number)) => codec::encode_attached(Outcome::Ready, Some(number)),
+                Ok(AttachOutcome::Waiting(number)) => codec::encode_attached(Outcome::Waiting, Some(number)),
+                Ok(AttachOutcome::Supersedes(number, superseded)) => {
+                    let (term, address) = (changes.term, caller.address(key));
+                    self.hub.supersede(partition, term, &info.identity, address, superseded);
+                    codec::encode_attached(Outcome::Waiting, Some(number))
+                }
+                Err(OwnerError::Busy) => codec::encode_attached(Outcome::Busy, None),
+                Err(error) => return Ok(codec::encode_error(error)),
+            });
+        }
+        for ended in &changes.detach {
+            let identity = codec::decode_identity(&ended.device, &ended.module)?;
+            let key = SessionKey(ended.key);
+            if self
+                .hub
+                .ownership
+                .detach(partition, changes.term, caller, &identity, key)
+            {
+                self.hub.recent.disconnected(&identity, self.hub.parts.clock.now());
+            }
+        }
+        Ok(Answer::Changes(proto::SessionChangesAnswer { attached }))
+    }
+
+    async fn await_readiness(&self, partition: PartitionId, wait: &proto::SessionAwait) -> Result<Answer, CallError> {
+        let (identity, key) = codec::decode_session(wait.session.as_ref())?;
+        if self.hub.ownership.term(partition) != Some(wait.term) {
+            return Ok(codec::encode_error(OwnerError::NotOwner));
+        }
+        let address = self.caller(0).address(key);
+        let readiness = self
+            .hub
+            .await_readiness(partition, wait.term, &identity, address, wait_time(wait.wait_ms))
+            .await;
+        // A term that has ended meanwhile says nothing about the session.
+        if self.hub.ownership.term(partition) != Some(wait.term) {
+            return Ok(codec::encode_error(OwnerError::NotOwner));
+        }
+        let outcome = match readiness {
+            AttachReadiness::Ready => proto::session_await_answer::Outcome::Ready,
+            AttachReadiness::Waiting => proto::session_await_answer::Outcome::Waiting,
+            AttachReadiness::Gone => proto::session_await_answer::Outcome::Gone,
+        };
+        Ok(Answer::Await(proto::SessionAwaitAnswer {
+            outcome: outcome.into(),
+        }))
+    }
+
+    fn keep_alive(&self, keep_alive: &proto::SessionKeepAlive) -> Result<Answer, CallError> {
+        codec::check_count(keep_alive.links.len())?;
+        let mut granted_ms = Vec::with_capacity(keep_alive.links.len());
+        for link in &keep_alive.links {
+            let partition = self.partition(link.partition)?;
+            let caller = self.caller(link.link);
+            let granted = self.hub.ownership.renew(partition, link.term, caller, link.sessions);
+            // 0 means that the link is lost.
+            granted_ms.push(granted.map_or(0, |granted| codec::millis(granted).max(1)));
+        }
+        Ok(Answer::KeepAlive(proto::SessionKeepAliveAnswer { granted_ms }))
+    }
+
+    async fn close(&self, partition: PartitionId, close: &proto::SessionClose) -> Result<Answer, CallError> {
+        let (identity, key) = codec::decode_session(close.session.as_ref())?;
+        // An earlier incarnation has nothing in flight any more.
+        let drained = close.gateway_incarnation != self.hub.parts.incarnation || {
+            let reason = match close.revoked {
+                true => CloseReason::Revoked,
+                false => CloseReason::TakenOver,
+            };
+            self.hub
+                .close_local(partition, &identity, key, reason, wait_time(close.wait_ms))
+                .await
+        };
+        Ok(Answer::Close(proto::SessionCloseAnswer { drained }))
+    }
+}
+
+impl DeviceHub {
+    /// Whether the identity has certainly changed since a gateway authenticated it, whose replica was at `registry_index`.
+    fn is_revoked(&self, info: &SessionInfo, registry_index: u64) -> bool {
+        // A replica that is behind the gateway's cannot tell.
+        self.parts.registry.group().applied_index() >= registry_index && !self.is_still_authorized(info)
+    }
+}
+
+fn wait_time(ms: u32) -> Duration {
+    Duration::from_millis(ms.into()).min(MAX_WAIT)
+}

@@ -1,0 +1,151 @@
+//! The types that gateways and owners share about sessions.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_auth::KeyFingerprint;
+use holdfast_model::{GenerationId, IdentityId, UnixMillis};
+use thiserror::Error;
+
+use crate::Protocol;
+
+/// How long a gateway's sessions of a partition may act, counted from the sending of the last call that the owner
+/// answered. An owner that cannot reach a gateway waits this long before a newer session begins, and so does a new owner
+/// for gateways that have not called it yet: two sessions of one identity never act at the same time
+/// (docs/decisions/0025).
+pub(crate) const LINK_LEASE: Duration = Duration::from_secs(2);
+
+/// How often a gateway renews its links, with one call for all partitions of one owner.
+pub(crate) const RENEWAL_PERIOD: Duration = Duration::from_millis(500);
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) struct $name(pub(crate) u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// The gateway's name for one of its sessions; unique within an incarnation of the gateway.
+    SessionKey
+}
+number! {
+    /// The gateway's name for a link; later links of an incarnation have greater ids.
+    LinkId
+}
+number! {
+    /// Counts the starts of a node, so that messages of an earlier process are recognised.
+    Incarnation
+}
+
+/// Orders the sessions of an identity: the later one has the greater number, whichever owner assigned it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionNumber {
+    /// The term of the owner that assigned it.
+    pub term: u64,
+    /// The owner: of two that follow each other in one term, the later one has the greater id (docs/decisions/0002).
+    pub node: u64,
+    /// Counts that owner's sessions.
+    pub counter: u64,
+}
+
+/// Everything about a session that gateway, owner and front end need and that never changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SessionInfo {
+    pub(crate) identity: IdentityId,
+    pub(crate) generation: GenerationId,
+    /// Identifies the key that opened it.
+    pub(crate) key: KeyFingerprint,
+    /// The policy whose token opened it, if one did.
+    pub(crate) policy: Option<Arc<str>>,
+    pub(crate) protocol: Protocol,
+    pub(crate) since: UnixMillis,
+    /// When its token ends, clock skew included.
+    pub(crate) expires: Option<UnixMillis>,
+}
+
+/// Names a session in the whole cluster; an address is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SessionAddress {
+    /// The gateway's node.
+    pub(crate) gateway: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) key: SessionKey,
+}
+
+/// A gateway's link with an owner, as every call to the owner names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CallerLink {
+    pub(crate) gateway: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) link: LinkId,
+}
+
+impl CallerLink {
+    /// The address of the gateway's session `key`.
+    pub(crate) fn address(self, key: SessionKey) -> SessionAddress {
+        SessionAddress {
+            gateway: self.gateway,
+            incarnation: self.incarnation,
+            key,
+        }
+    }
+}
+
+/// Which of the calls of a sync this is: a gateway reports its sessions in one or more bounded calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SyncPhase {
+    /// Opens the link; others follow.
+    First,
+    /// Neither the first nor the last.
+    Middle,
+    /// Completes the link.
+    Last,
+    /// First and last.
+    Only,
+}
+
+impl SyncPhase {
+    /// From the two flags of a call.
+    pub(crate) fn from_flags(first: bool, last: bool) -> Self {
+        match (first, last) {
+            (true, true) => Self::Only,
+            (true, false) => Self::First,
+            (false, true) => Self::Last,
+            (false, false) => Self::Middle,
+        }
+    }
+
+    pub(crate) fn is_first(self) -> bool {
+        matches!(self, Self::First | Self::Only)
+    }
+
+    pub(crate) fn is_last(self) -> bool {
+        matches!(self, Self::Last | Self::Only)
+    }
+}
+
+/// Why an owner does not carry out a gateway's call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum OwnerError {
+    /// It does not own the partition in that term.
+    #[error("the called node does not own the partition in that term")]
+    NotOwner,
+    /// The gateway must report all its sessions again.
+    #[error("the link is closed; the gateway must report all its sessions again")]
+    LinkLost,
+    /// A later incarnation of the gateway has called.
+    #[error("a later incarnation of the gateway has called")]
+    StaleIncarnation,
+    /// Too many requests are waiting.
+    #[error("too many requests are waiting")]
+    Busy,
+}
