@@ -4,10 +4,10 @@ SHELL := /bin/bash
 with_env := deploy/build/with-env.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build bench chaos fuzz verify fix deps
+.PHONY: help run test build test-bootstrap bench chaos fuzz verify fix deps
 
-help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+help: ## Show this list (V=1 with any of them: show what the tools print)
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 run: ## Install what is missing, build, and run a development hub with a simulated fleet
 	@deploy/dev/run.sh
@@ -17,6 +17,9 @@ test: ## Install what is missing and run all tests: Rust, lints, and the real SD
 
 build: ## Build the release binary: ${CARGO_TARGET_DIR:-target}/release/holdfast
 	@deploy/dev/build.sh
+
+test-bootstrap: ## Try `make run` on a bare Debian (debootstrap, as root) until the hub answers; prints the time of each step
+	@deploy/dev/bootstrap.sh run
 
 bench: build ## Measure the hub and its peers (takes long; real disk)
 	@$(with_env) benches/run.sh

@@ -6,16 +6,14 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
+deploy/dev/deps.sh bench
 
-if ! command -v python3 >/dev/null; then
-  echo "bench: python3 is missing: apt-get install python3" >&2
-  exit 1
-fi
 if [ -z "${ROCKSDB_LIB_DIR:-}" ]; then
   exec deploy/build/with-env.sh "$0" "$@"
 fi
 if [ -z "${HOLDFAST_BENCH_SWARM:-}" ]; then
-  cargo build --release --locked --quiet -p holdfast-swarm
+  source deploy/build/progress.sh
+  cargo_progress "compiling the load generator" 60 build --release --locked -p holdfast-swarm
   export HOLDFAST_BENCH_SWARM=$CARGO_TARGET_DIR/release/swarm
 fi
 if [ -z "${HOLDFAST_BENCH_HUB:-}" ]; then

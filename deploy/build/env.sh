@@ -1,6 +1,6 @@
 # Sourced by the Makefile's recipes, .ci/run and whoever calls cargo by hand: the one place for the build's variables.
 #
-# They are part of cargo's fingerprints: a cargo call without them compiles RocksDB from source (a quarter of an hour)
+# They are part of cargo's fingerprints: a cargo call without them compiles RocksDB from source (ten minutes)
 # and rebuilds all that links it.
 if ! command -v cargo >/dev/null && [ -e "$HOME/.cargo/env" ]; then
   # A shell that did not read the profile.

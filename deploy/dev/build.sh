@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the release binary and leaves it at ${CARGO_TARGET_DIR:-target}/release/holdfast.
+# Builds the release binary and leaves it at ${CARGO_TARGET_DIR:-target}/release/holdfast. V=1 shows what cargo says.
 #
 # Without CARGO_TARGET_DIR the compiling happens in the cache outside the clone (so that another clone on this machine
 # need not start from nothing), and the binary is copied into the clone.
@@ -9,14 +9,9 @@ cd "$root"
 wanted=${CARGO_TARGET_DIR:-target}
 
 deploy/dev/deps.sh
-cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
-if ! compgen -G "$cache/rocksdb-*/librocksdb.a" >/dev/null; then
-  echo "build: the first build on this machine takes about 20 minutes on 2 cores: RocksDB 15, the rest 5" >&2
-elif [ ! -x "$wanted/release/holdfast" ]; then
-  echo "build: building the hub takes about 5 minutes on 2 cores" >&2
-fi
 source deploy/build/env.sh
-cargo build --release --locked -p holdfast
+source deploy/build/progress.sh
+cargo_progress "compiling the hub" 200 build --release --locked -p holdfast
 if [ "$CARGO_TARGET_DIR" != "$wanted" ]; then
   mkdir -p "$wanted/release"
   # Through a rename: the old binary may be running.

@@ -13,7 +13,8 @@ if [ -z "${HOLDFAST_BIN:-}" ]; then
   deploy/dev/build.sh
   HOLDFAST_BIN=$CARGO_TARGET_DIR/release/holdfast
 fi
-cargo build --locked --quiet -p holdfast-chaos
+source deploy/build/progress.sh
+cargo_progress "compiling the chaos run" 120 build --locked -p holdfast-chaos
 folder=${CHAOS_FOLDER:-$CARGO_TARGET_DIR/chaos/$(date -u +%Y%m%d-%H%M%S)}
 mkdir -p "$folder"
 echo "chaos: logs and reports go to $folder" >&2

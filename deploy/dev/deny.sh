@@ -6,16 +6,16 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
+source deploy/build/progress.sh
 version=0.20.2
 cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 deny="$cache/tools/bin/cargo-deny"
 if command -v cargo-deny >/dev/null; then
   deny=cargo-deny
 elif [ ! -x "$deny" ]; then
-  echo "deny: compiling cargo-deny $version once for this machine (about 5 minutes on 2 cores)" >&2
   mkdir -p "$cache/tools"
-  if ! CARGO_TARGET_DIR="$cache/target-tools" cargo install --quiet --locked --root "$cache/tools" \
-    --version "$version" cargo-deny >&2; then
+  if ! CARGO_TARGET_DIR="$cache/target-tools" progress "compiling cargo-deny (once per machine)" 300 0 - true \
+    cargo install --locked --root "$cache/tools" --version "$version" cargo-deny; then
     echo "deny: cargo-deny cannot be had here; licenses, bans and sources are NOT checked" >&2
     exit 3
   fi

@@ -5,13 +5,14 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
-deploy/dev/deps.sh
+deploy/dev/deps.sh fuzz
+source deploy/build/progress.sh
 seconds=${FUZZ_SECONDS:-600}
 cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 export PATH="$cache/tools/bin:$PATH"
 if ! command -v cargo-fuzz >/dev/null; then
-  echo "fuzz: compiling cargo-fuzz once for this machine (about 2 minutes on 2 cores)" >&2
-  CARGO_TARGET_DIR="$cache/target-tools" cargo install --quiet --locked --root "$cache/tools" cargo-fuzz
+  CARGO_TARGET_DIR="$cache/target-tools" progress "compiling cargo-fuzz (once per machine)" 120 0 - true \
+    cargo install --locked --root "$cache/tools" cargo-fuzz
 fi
 export RUSTC_BOOTSTRAP=1
 failed=()

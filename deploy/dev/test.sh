@@ -8,11 +8,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 
 deploy/dev/deps.sh tests || exit 1
-cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
-if ! compgen -G "$cache/rocksdb-*/librocksdb.a" >/dev/null; then
-  echo "test: the first run on this machine takes about 40 minutes on 2 cores: RocksDB 15, compiling 10, tools and SDKs 10" >&2
-fi
 source deploy/build/env.sh || exit 1
+source deploy/build/progress.sh
 
 passed=0
 failed=0
@@ -57,7 +54,14 @@ counted() {
 }
 
 step "formatting" cargo fmt --all --check
-step "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+step "lints" cargo_progress "checking" 240 clippy --locked --workspace --all-targets -- -D warnings
+say "the packages that deps.sh installs, on a bare Debian"
+deploy/dev/bootstrap.sh deps
+case $? in
+  0) passed=$((passed + 1)) ;;
+  3) echo "test: skipped: deps.sh was not tried on a bare Debian" ;;
+  *) failed=$((failed + 1)); fail "the packages that deps.sh installs" ;;
+esac
 say "licenses, bans and sources"
 deploy/dev/deny.sh
 case $? in
@@ -65,7 +69,9 @@ case $? in
   3) echo "test: skipped: cargo-deny could not be installed" ;;
   *) failed=$((failed + 1)); fail "licenses, bans and sources" ;;
 esac
-counted "Rust tests" cargo test --locked --workspace --no-fail-fast
+if step "compiling the Rust tests" cargo_progress "compiling" 480 test --locked --workspace --no-run; then
+  counted "Rust tests" cargo test --locked --workspace --no-fail-fast
+fi
 if [ -x tests/sdk/run.sh ]; then
   counted "SDK tests" tests/sdk/run.sh
   # All of it takes eight minutes on three nodes: the whole of the smaller suite, and what has to do with several nodes.

@@ -5,5 +5,6 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 source deploy/build/env.sh
 cargo fmt --all --check
-cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+source deploy/build/progress.sh
+cargo_progress "checking" 240 clippy --locked --workspace --all-targets -- -D warnings
 deploy/dev/deny.sh
