@@ -1,6 +1,6 @@
 //! The checker: pure functions from recorded histories to findings.
 //!
-//! Each check counts what it has looked at, so that a report cannot be clean for want of anything to check.
+//! Each check counts the items it has checked, so that a report without items cannot be clean.
 
 pub mod availability;
 pub mod identity;
@@ -16,32 +16,32 @@ use crate::history::Micros;
 /// How many violations of one check are described one by one.
 const MAX_EXAMPLES: usize = 20;
 
-/// One broken promise.
+/// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// When it was seen, as far as that is known.
+    /// When it was observed, if known.
     pub at: Option<Micros>,
-    /// What was broken, with everything that helps to find out why.
+    /// The violation, with the details that help to find its cause.
     pub text: String,
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
-    /// The promise, in words.
+    /// The guarantee, in words.
     pub promise: String,
-    /// How many things were looked at.
+    /// How many items were checked.
     pub checked: u64,
     /// How many of them could not be decided within the checker's budget.
     pub undecided: u64,
-    /// How many broke the promise.
+    /// How many violate the guarantee.
     pub violations: u64,
     /// The first of them.
     pub examples: Vec<Violation>,
 }
 
 impl Findings {
-    /// Findings about `promise`, with nothing looked at yet.
+    /// Findings about `promise`, without any checked item.
     #[must_use]
     pub fn about(promise: &str) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Findings {
         }
     }
 
-    /// Whether the promise was kept, as far as was looked.
+    /// Whether no checked item violates the guarantee.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.violations == 0

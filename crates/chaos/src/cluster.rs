@@ -1,4 +1,4 @@
-//! The cluster under test: founded, joined, watched, and put right again after each fault.
+//! The cluster under test: creation, joins, status, and repair after each fault.
 //!
 //! Invariant: its processes are started by the thread that made it, and end with it.
 
@@ -23,46 +23,46 @@ use crate::node::certificates::{Certificates, write_private};
 use crate::node::config::{Membership, NodeConfig, sealing_key};
 use crate::node::shims::Shims;
 use crate::node::{Ended, Node, Plan};
-use crate::reach::{Endpoint, Reach};
 use crate::recorder::Recorder;
+use crate::targets::{Endpoint, Targets};
 
-/// What clients call the hub: the command line, run in a node's namespace, finds it there too.
+/// The hub's host name; the command line resolves it in a node's namespace as well.
 const HOST: &str = "localhost";
-/// What devices' names begin with.
+/// The prefix of the devices' names.
 const PREFIX: &str = "chaos-";
 /// How long a node may take to start.
-pub const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a cluster may take to have all replicas where they are wanted.
-pub const SETTLE_PATIENCE: Duration = Duration::from_secs(90);
-/// For one call.
-const CALL_PATIENCE: Duration = Duration::from_secs(4);
-/// How long a node that is gone may still count as up.
-const GONE_PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(250);
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a cluster may take to place all replicas.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Timeout of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a node that has ended may still count as up.
+const GONE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// The size of the small disk.
 const SMALL_DISK: u64 = 1 << 30;
-/// Below so much free space a node refuses writes.
+/// A node refuses writes below this much free space.
 pub const MIN_FREE: u64 = 32 << 20;
 
-/// What is to be started.
+/// The cluster to start.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The hub's binary.
     pub binary: PathBuf,
-    /// Where everything is kept.
+    /// The folder of all files.
     pub folder: PathBuf,
     /// Nodes that are members from the beginning.
     pub nodes: u32,
-    /// Nodes that come and go.
+    /// Spare nodes, which join and leave.
     pub spares: u32,
     /// Partitions.
     pub partitions: u32,
     /// How long sessions are kept without a lease, in seconds.
     pub grace_seconds: u64,
-    /// What nodes log.
+    /// The nodes' log filter.
     pub log_level: String,
-    /// What chance is drawn from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
@@ -73,16 +73,16 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The network between them.
     pub network: Network,
-    /// How clients reach it.
-    pub reach: Arc<Reach>,
-    /// The clock and the notebook.
+    /// The addresses and credentials for clients.
+    pub targets: Arc<Targets>,
+    /// The clock and the recorded history.
     pub recorder: Arc<Recorder>,
-    /// What chance is drawn from.
+    /// The source of all random choices.
     pub rng: StdRng,
     setup: Setup,
     runtime: Runtime,
-    /// How often a node has come back under another name.
-    lives: u32,
+    /// How many nodes were replaced, and came back under another name.
+    replacements: u32,
     used_token: Option<String>,
 }
 
@@ -115,24 +115,24 @@ impl Cluster {
             })
             .collect::<Result<Vec<_>>>()?;
         nodes[0].start(&network)?;
-        nodes[0].wait_ready(START_PATIENCE)?;
+        nodes[0].wait_ready(START_TIMEOUT)?;
         let hub = Hub::load(&nodes[0].connection_file())?;
         let mut cluster = Self {
             nodes,
             network,
-            reach: Arc::new(Reach::new(hub, PREFIX)?),
+            targets: Arc::new(Targets::new(hub, PREFIX)?),
             recorder: Arc::default(),
             rng: StdRng::seed_from_u64(setup.seed),
             setup: setup.clone(),
             runtime: Builder::new_current_thread().enable_all().build()?,
-            lives: 0,
+            replacements: 0,
             used_token: None,
         };
         cluster.admit_clients(1);
         for number in 2..=setup.nodes {
             cluster.join(number)?;
         }
-        cluster.wait_settled(SETTLE_PATIENCE)?;
+        cluster.wait_settled(SETTLE_TIMEOUT)?;
         Ok(cluster)
     }
 
@@ -147,16 +147,16 @@ impl Cluster {
     /// The numbers of the nodes that are members.
     #[must_use]
     pub fn members(&self) -> Vec<u32> {
-        self.reach.endpoints().iter().map(|endpoint| endpoint.node).collect()
+        self.targets.endpoints().iter().map(|endpoint| endpoint.node).collect()
     }
 
-    /// Whether it is a hub of several nodes.
+    /// Whether the hub has several nodes.
     #[must_use]
     pub fn is_cluster(&self) -> bool {
         self.setup.nodes > 1
     }
 
-    /// A spare that is no member.
+    /// A spare node that is not a member.
     #[must_use]
     pub fn spare(&self) -> Option<u32> {
         let members = self.members();
@@ -164,7 +164,7 @@ impl Cluster {
     }
 
     fn admit_clients(&self, number: u32) {
-        self.reach.add(Endpoint {
+        self.targets.add(Endpoint {
             node: number,
             ip: self.network.address(number).into(),
             port_offset: self.network.port_offset(),
@@ -186,16 +186,16 @@ impl Cluster {
     /// When it does not get ready.
     pub fn restart(&mut self, number: u32) -> Result<()> {
         self.launch(number)?;
-        self.node(number).wait_ready(START_PATIENCE)
+        self.node(number).wait_ready(START_TIMEOUT)
     }
 
     /// Lets a node with an empty disk join by a token, and waits until it is ready.
     ///
     /// # Errors
-    /// When it is not let in.
+    /// When it is refused.
     pub fn join(&mut self, number: u32) -> Result<()> {
         self.begin_join(number)?;
-        self.node(number).wait_ready(START_PATIENCE)?;
+        self.node(number).wait_ready(START_TIMEOUT)?;
         self.admit_clients(number);
         Ok(())
     }
@@ -240,33 +240,33 @@ impl Cluster {
         self.used_token.as_deref()
     }
 
-    /// A call to the operators' interface by the first node; the answer as it is.
+    /// A call to the operators' interface of the first node; returns the raw answer.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no answer.
     pub fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, String)> {
-        let endpoint = self.reach.endpoints().first().copied().context("there is no node")?;
-        let mut caller = Caller::new(&self.reach)?;
+        let endpoint = self.targets.endpoints().first().copied().context("there is no node")?;
+        let mut caller = Caller::new(&self.targets)?;
         let (status, body) = self.runtime.block_on(caller.call(endpoint, method, path, None, None))?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// Waits for a join that was begun, and lets clients use the node.
+    /// Waits for a join that was begun, and adds the node to the clients' targets.
     ///
     /// # Errors
     /// When it does not get ready.
     pub fn finish_join(&mut self, number: u32) -> Result<()> {
-        self.node(number).wait_ready(START_PATIENCE)?;
+        self.node(number).wait_ready(START_TIMEOUT)?;
         self.admit_clients(number);
         Ok(())
     }
 
-    /// Gives up a node whose disk is gone or damaged, and brings it back empty, under another name.
+    /// Replaces a node whose disk is lost or damaged by an empty one with another name.
     ///
     /// # Errors
-    /// When the cluster does not let it go or come.
+    /// When the cluster refuses to remove or to admit it.
     pub fn replace(&mut self, number: u32) -> Result<()> {
-        self.reach.remove(number);
+        self.targets.remove(number);
         self.node(number).kill()?;
         let name = self.node(number).config.name.clone();
         self.forget(&name)?;
@@ -275,41 +275,41 @@ impl Cluster {
         self.join(number)
     }
 
-    /// Removes a member that is down, as soon as the others have seen that it is.
+    /// Removes a member that is down, as soon as the others have detected that.
     ///
     /// # Errors
     /// When they refuse for too long.
     pub fn forget(&self, name: &str) -> Result<()> {
-        let deadline = Instant::now() + GONE_PATIENCE;
+        let deadline = Instant::now() + GONE_TIMEOUT;
         let path = format!("/holdfast/v1/nodes/{name}?force=true");
         loop {
             match self.admin(Method::DELETE, &path, None) {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => interrupt::pause(POLL)?,
+                Err(_) => interrupt::sleep(POLL_INTERVAL)?,
             }
         }
     }
 
     /// Gives a node a name that no member had before.
     pub fn rename(&mut self, number: u32) {
-        self.lives += 1;
-        let name = format!("n{number}-{}", self.lives + 1);
+        self.replacements += 1;
+        let name = format!("n{number}-{}", self.replacements + 1);
         self.node(number).config.name = name;
     }
 
-    /// A call to the operators' interface by any node that answers.
+    /// A call to the operators' interface of any node that answers.
     ///
     /// # Errors
     /// When none does; the last error.
     pub fn admin(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let mut last = anyhow::anyhow!("there is no node");
-        for endpoint in self.reach.endpoints() {
-            let mut caller = Caller::new(&self.reach)?;
+        for endpoint in self.targets.endpoints() {
+            let mut caller = Caller::new(&self.targets)?;
             let call = caller.must(endpoint, method.clone(), path, body);
             let answer = self
                 .runtime
-                .block_on(async { tokio::time::timeout(CALL_PATIENCE, call).await });
+                .block_on(async { tokio::time::timeout(CALL_TIMEOUT, call).await });
             match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => last = error,
@@ -319,7 +319,7 @@ impl Cluster {
         Err(last)
     }
 
-    /// The cluster's status; `None` for a hub of one node, or when nobody answers.
+    /// The cluster's status; `None` for a hub of one node, or when no node answers.
     #[must_use]
     pub fn status(&self) -> Option<Value> {
         if !self.is_cluster() {
@@ -328,7 +328,7 @@ impl Cluster {
         self.admin(Method::GET, "/holdfast/v1/cluster", None).ok()
     }
 
-    /// The partitions by the node that leads them, and who leads the registry, as far as is known.
+    /// The partitions by the node that leads them, and the registry's leader, as far as known.
     #[must_use]
     pub fn leaders(&self) -> Leaders {
         let mut leaders = Leaders::default();
@@ -370,12 +370,12 @@ impl Cluster {
         leaders
     }
 
-    /// Waits until every member is ready and, in a cluster, every group is as it is wanted.
+    /// Waits until every member is ready and, in a cluster, every group has all its replicas.
     ///
     /// # Errors
-    /// When that takes longer than `patience`; what is missing.
-    pub fn wait_settled(&mut self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    /// When that takes longer than `timeout`; the error says what is missing.
+    pub fn wait_settled(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         loop {
             let missing = self.missing()?;
             if missing.is_empty() {
@@ -384,13 +384,13 @@ impl Cluster {
             ensure!(
                 Instant::now() < deadline,
                 "not settled after {} s: {missing}",
-                patience.as_secs()
+                timeout.as_secs()
             );
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
     }
 
-    /// What keeps the cluster from being settled; empty = nothing.
+    /// The reasons why the cluster is not settled; empty = it is settled.
     fn missing(&mut self) -> Result<String> {
         for number in self.members() {
             let node = self.node(number);
@@ -398,7 +398,7 @@ impl Cluster {
                 bail!(
                     "{} ended by itself with {status}: {}",
                     node.config.name,
-                    node.last_words()
+                    node.last_errors()
                 );
             }
             if !node.is_ready() {
@@ -409,7 +409,7 @@ impl Cluster {
             return Ok(String::new());
         }
         let Some(status) = self.status() else {
-            return Ok("nobody answers".to_owned());
+            return Ok("no node answers".to_owned());
         };
         if status.get("healthy").and_then(Value::as_bool) == Some(true) {
             return Ok(String::new());
@@ -417,7 +417,7 @@ impl Cluster {
         Ok(format!("status: {}", status.get("notes").cloned().unwrap_or_default()))
     }
 
-    /// Members whose process has ended although nobody told it to.
+    /// Members whose process has ended unexpectedly.
     ///
     /// # Errors
     /// When a process cannot be asked.
@@ -437,7 +437,7 @@ impl Cluster {
         &self.setup.folder
     }
 
-    /// What was asked for.
+    /// The setup that the cluster was started with.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
@@ -449,7 +449,7 @@ impl Cluster {
     }
 }
 
-/// Who leads what.
+/// The leaders of the partitions and of the registry.
 #[derive(Debug, Default, Clone)]
 pub struct Leaders {
     /// Partitions by node.

@@ -1,15 +1,15 @@
-//! What clients write down while faults happen: the checker's input.
+//! The history that clients record while faults happen: the checker's input.
 //!
 //! All times are microseconds of one monotonic clock since the run began, taken by the client: `asked` before the first
-//! byte leaves, `answered` after the last one has come. So an operation took effect somewhere between the two, or, when
-//! its outcome is unknown, at any time after `asked`, or never.
+//! byte is sent, `answered` after the last one has arrived. An operation took effect between the two, or, when its
+//! outcome is unknown, at any time after `asked` or never.
 
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since the run began.
 pub type Micros = u64;
 
-/// The registry, where partitions are numbered.
+/// Stands for the registry among partition numbers.
 pub const REGISTRY: u32 = u32::MAX;
 
 /// Microseconds of a second.
@@ -20,26 +20,26 @@ pub const SECOND: Micros = 1_000_000;
 pub enum Call {
     /// PUT without If-Match. The tag is different in every write.
     Create {
-        /// What is written.
+        /// The value to write.
         tag: u64,
     },
     /// PUT with If-Match.
     Update {
-        /// What is written.
+        /// The value to write.
         tag: u64,
-        /// The ETag that must be there; `None` = any.
+        /// The required ETag; `None` = any.
         if_match: Option<String>,
     },
     /// DELETE.
     Delete {
-        /// The ETag that must be there; `None` = any.
+        /// The required ETag; `None` = any.
         if_match: Option<String>,
     },
     /// GET.
     Get,
 }
 
-/// What came back.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Created or updated.
@@ -51,16 +51,16 @@ pub enum Answer {
     Found {
         /// The ETag.
         etag: String,
-        /// What was written last.
+        /// The value of the last write.
         tag: u64,
     },
     /// Deleted.
     Deleted,
     /// There is no such identity.
     Absent,
-    /// There is one already.
+    /// The identity exists already.
     Exists,
-    /// Another ETag than was asked for.
+    /// The ETag differs from the required one.
     Mismatch,
 }
 
@@ -69,26 +69,26 @@ pub enum Answer {
 pub struct Operation {
     /// The identity.
     pub key: String,
-    /// The node that was asked.
+    /// The node that the call went to.
     pub node: u32,
-    /// What was asked.
+    /// The call.
     pub call: Call,
-    /// When.
+    /// When the call began.
     pub asked: Micros,
-    /// When the answer was there.
+    /// When the answer arrived.
     pub answered: Micros,
-    /// The answer; `None` = nobody knows whether it happened.
+    /// The answer; `None` = the outcome is unknown.
     pub answer: Option<Answer>,
 }
 
-/// Who ended a connection.
+/// The side that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The server, or the network.
     Remote,
     /// The device itself.
     Own,
-    /// Nobody: it was open when the run ended.
+    /// Neither: it was open when the run ended.
     Open,
 }
 
@@ -107,9 +107,9 @@ pub struct Connection {
     pub up: Micros,
     /// When it ended, or the run.
     pub ended: Micros,
-    /// How.
+    /// Which side ended it.
     pub end: End,
-    /// When the message was sent that was sent last of those that this connection got acknowledged.
+    /// When the last message was sent that was acknowledged on this connection.
     pub newest_acknowledged_sent: Option<Micros>,
 }
 
@@ -135,16 +135,16 @@ pub struct RightsChange {
     pub allowed: bool,
     /// When the back end asked for it.
     pub asked: Micros,
-    /// When it was told that it is done; `None` = nobody knows whether it happened.
+    /// When the answer arrived; `None` = the outcome is unknown.
     pub answered: Option<Micros>,
 }
 
 /// A fault that was injected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// Which kind.
+    /// The kind.
     pub kind: String,
-    /// What exactly.
+    /// The details.
     pub detail: String,
     /// The nodes that it hit.
     pub nodes: Vec<u32>,
@@ -152,7 +152,7 @@ pub struct Fault {
     pub began: Micros,
     /// When it was over: healed, or the process ready again.
     pub ended: Micros,
-    /// Whether a majority of nodes could work and talk meanwhile, so that writes had to go on.
+    /// Whether a majority of nodes could work and communicate meanwhile, so that writes had to continue.
     pub majority: bool,
     /// The partitions ([`REGISTRY`] among them) that the hit nodes led when it began, where that was known.
     pub led: Vec<u32>,

@@ -1,4 +1,4 @@
-//! Ctrl-C: every wait of the run ends, so that everything is cleaned up on the way out.
+//! Ctrl-C ends every wait of the run, so that everything is cleaned up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often a long wait looks.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval at which a wait checks for the interrupt.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -41,7 +41,7 @@ pub fn listen() -> Result<()> {
 ///
 /// # Errors
 /// When the run is interrupted.
-pub fn pause(time: Duration) -> Result<()> {
+pub fn sleep(time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     loop {
         if INTERRUPTED.load(Ordering::Relaxed) {
@@ -51,6 +51,6 @@ pub fn pause(time: Duration) -> Result<()> {
         if left.is_zero() {
             return Ok(());
         }
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }

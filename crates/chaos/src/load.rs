@@ -1,7 +1,8 @@
-//! The load: devices that roam and publish, back ends that call, readers that follow. It goes on through every fault.
+//! The load: devices that move between nodes and publish, back ends that call, readers that follow. It continues during
+//! every fault.
 //!
-//! One thread with one runtime; small on purpose, since the nodes share the machine and what counts is the variety of
-//! moments, not the rate. Everything that is seen goes to the [`Recorder`].
+//! One thread with one runtime; the rate is low on purpose, since the nodes share the machine and the variety of
+//! situations matters. All observations go to the [`Recorder`].
 
 mod connection;
 mod device;
@@ -25,44 +26,44 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::JoinHandle;
 
 use crate::history::RightsChange;
-use crate::reach::Reach;
 use crate::recorder::Recorder;
+use crate::targets::Targets;
 use connection::Session;
 
 /// Bytes of every message.
 const PAYLOAD_BYTES: usize = 120;
-/// How long outstanding acknowledgements are waited for at the end.
+/// How long the end waits for outstanding acknowledgements.
 const DRAIN: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(50);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How much there is of everything.
+/// The numbers of clients.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
     /// Devices that are never revoked.
     pub devices: u32,
-    /// Devices that are disabled and enabled again, over and over.
+    /// Devices whose rights are revoked and restored repeatedly.
     pub revocable: u32,
     /// Back ends that write identities.
     pub writers: u32,
-    /// How many followers of each partition.
+    /// Readers of each partition.
     pub readers: u32,
     /// How many partitions there are.
     pub partitions: u32,
-    /// What chance is drawn from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
-/// What all clients share.
+/// The state that all clients share.
 pub(crate) struct Shared {
-    reach: Arc<Reach>,
+    targets: Arc<Targets>,
     recorder: Arc<Recorder>,
     run: u64,
-    /// No new messages and calls.
+    /// Set when no new messages and calls may begin.
     stopping: Arc<AtomicBool>,
-    /// No more reading either.
+    /// Set when readers end as well.
     ended: Arc<AtomicBool>,
-    /// No device waits for an acknowledgement any more.
+    /// Set when no device waits for an acknowledgement.
     drained: Arc<AtomicBool>,
     sessions: RefCell<Vec<Rc<RefCell<Session>>>>,
 }
@@ -89,21 +90,21 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the devices and starts.
+    /// Creates the devices and starts.
     ///
     /// # Errors
-    /// When the devices cannot be made.
-    pub fn start(plan: &LoadPlan, reach: &Arc<Reach>, recorder: &Arc<Recorder>) -> Result<Self> {
+    /// When the devices cannot be created.
+    pub fn start(plan: &LoadPlan, targets: &Arc<Targets>, recorder: &Arc<Recorder>) -> Result<Self> {
         let asked = recorder.now();
         let all = plan.devices + plan.revocable;
-        let endpoint = reach.endpoints().first().copied().context("there is no node")?;
+        let endpoint = targets.endpoints().first().copied().context("there is no node")?;
         Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(service::create_devices(reach, endpoint, 0..all))?;
+            .block_on(service::create_devices(targets, endpoint, 0..all))?;
         let answered = Some(recorder.now());
         recorder.history().rights.extend((0..all).map(|number| RightsChange {
-            device: reach.names().name(number),
+            device: targets.names().name(number),
             allowed: true,
             asked,
             answered,
@@ -111,14 +112,14 @@ impl Load {
         let run = rand::random();
         let [stopping, ended, drained] = std::array::from_fn(|_| Arc::<AtomicBool>::default());
         let thread = {
-            let (plan, reach, recorder) = (plan.clone(), reach.clone(), recorder.clone());
+            let (plan, targets, recorder) = (plan.clone(), targets.clone(), recorder.clone());
             let (stopping, ended, drained) = (stopping.clone(), ended.clone(), drained.clone());
             thread::Builder::new().name("load".to_owned()).spawn(move || {
                 let runtime = Builder::new_current_thread()
                     .enable_all()
                     .build_local(LocalOptions::default())?;
                 let shared = Rc::new(Shared {
-                    reach,
+                    targets,
                     recorder,
                     run,
                     stopping,
@@ -133,7 +134,7 @@ impl Load {
         Ok(Self {
             recorder: recorder.clone(),
             run,
-            prefix: reach.names().prefix().to_owned(),
+            prefix: targets.names().prefix().to_owned(),
             stopping,
             ended,
             drained,
@@ -141,18 +142,18 @@ impl Load {
         })
     }
 
-    /// Stops new messages and calls; readers go on.
+    /// Stops new messages and calls; readers continue.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether, after [`Load::stop`], nothing waits for an acknowledgement any more, or has waited for too long.
+    /// Whether, after [`Load::stop`], no device waits for an acknowledgement, or the wait has timed out.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed) || self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 
-    /// Ends everything, and says what devices were promised.
+    /// Ends the load, and returns the ledger of acknowledgements.
     ///
     /// # Errors
     /// When the load's thread has failed.
@@ -211,16 +212,16 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
         }
     }
     while !shared.is_stopping() {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    // Devices end by themselves once all that they have sent is acknowledged.
+    // Devices end by themselves once all their messages are acknowledged.
     let deadline = tokio::time::Instant::now() + DRAIN;
     for sender in &mut senders {
         let _ = tokio::time::timeout_at(deadline, sender).await;
     }
     shared.drained.store(true, Ordering::Relaxed);
     while !shared.is_ended() {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     for task in senders.iter().chain(&others) {
         task.abort();

@@ -1,17 +1,17 @@
-//! Who breaks things: kinds of faults, a deck of them drawn from a seed, and how each is injected and healed.
+//! Fault injection: the kinds of faults, a schedule of them drawn from a seed, and how each is injected and healed.
 
 mod disks;
+mod injection;
 mod links;
 mod members;
 mod processes;
-mod strike;
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use serde::Serialize;
 
-pub use strike::{Nemesis, Survived};
+pub use injection::{Nemesis, Survived};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -23,21 +23,21 @@ pub enum Kind {
     KillLeader,
     /// SIGKILL of two nodes, the second when the first is back.
     KillInTurn,
-    /// A node loses all that it has not synced.
+    /// A node loses all unsynced data.
     PowerCut,
-    /// All nodes do, at once.
+    /// All nodes lose all unsynced data at once.
     PowerCutAll,
     /// SIGSTOP of any node for seconds.
     Pause,
-    /// SIGSTOP of the node that leads most.
+    /// SIGSTOP of the node that leads most partitions.
     PauseLeader,
     /// A node is cut off from the others; clients reach it.
     Isolate,
     /// A node is cut off from the others and from clients.
     IsolateFully,
-    /// A node hears the others and is not heard.
+    /// A node receives packets, and its own are dropped.
     Mute,
-    /// A node is heard and does not hear.
+    /// A node sends packets, and receives none.
     Deaf,
     /// Two nodes do not reach each other; both reach the rest.
     Split,
@@ -51,13 +51,13 @@ pub enum Kind {
     SlowSync,
     /// A node's disk is nearly full: it refuses writes.
     DiskFull,
-    /// A node's disk has no room at all: it stops.
+    /// A node's disk is full: it stops.
     NoRoom,
     /// A node's sync fails: it stops.
     SyncFails,
     /// A bit flips in a node's log: it does not start again, and is replaced.
     FlipLog,
-    /// A bit flips in a node's table files: it stops when it reads it, and is replaced.
+    /// A bit flips in a node's table files: the node stops when it reads it, and is replaced.
     FlipTable,
     /// SIGTERM and start.
     Restart,
@@ -65,12 +65,12 @@ pub enum Kind {
     RollingRestart,
     /// A node joins while a leader is killed; then it is drained and removed.
     MembershipInCrash,
-    /// Not a fault to survive: all disks lie about syncs and then lose their power, so acknowledged messages are lost. Proves
-    /// that the checker finds it; never drawn, only asked for.
+    /// Not survivable: syncs of all disks have no effect, then the power is cut, so acknowledged messages are lost. Proves
+    /// that the checker finds this; never drawn, only by request.
     LyingDisks,
 }
 
-/// What a kind of fault takes.
+/// The requirement of a kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Nothing,
@@ -122,7 +122,7 @@ impl Kind {
             .find(|kind| kind.name() == name)
     }
 
-    /// As it is called in reports and on the command line.
+    /// The name in reports and on the command line.
     #[must_use]
     pub fn name(self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
@@ -141,7 +141,7 @@ impl Kind {
         }
     }
 
-    /// How often it is drawn, compared with others: what takes long is rarer.
+    /// The relative frequency; kinds that take long are rarer.
     fn weight(self) -> u32 {
         match self {
             Self::KillLeader => 6,
@@ -152,9 +152,9 @@ impl Kind {
     }
 }
 
-/// What the run has.
+/// The capabilities of a run.
 #[derive(Debug, Clone, Default)]
-pub struct Means {
+pub struct Capabilities {
     /// More than one node.
     pub cluster: bool,
     /// Why links cannot be broken.
@@ -165,28 +165,28 @@ pub struct Means {
     pub spare: bool,
 }
 
-impl Means {
+impl Capabilities {
     /// Why faults of `kind` cannot be injected.
     #[must_use]
     pub fn lacks(&self, kind: Kind) -> Option<String> {
-        let several = || (!self.cluster).then(|| "takes several nodes".to_owned());
+        let several = || (!self.cluster).then(|| "needs several nodes".to_owned());
         match kind.need() {
             Need::Nothing => None,
             Need::Cluster => several(),
             Need::Links => several().or_else(|| {
                 self.without_links
                     .as_ref()
-                    .map(|why| format!("takes network namespaces: {why}"))
+                    .map(|why| format!("needs network namespaces: {why}"))
             }),
-            Need::SmallDisk => (!self.small_disk).then(|| "takes the right to mount a small disk".to_owned()),
-            Need::Spare => several().or_else(|| (!self.spare).then(|| "takes a spare node (--spares)".to_owned())),
+            Need::SmallDisk => (!self.small_disk).then(|| "needs the right to mount a small disk".to_owned()),
+            Need::Spare => several().or_else(|| (!self.spare).then(|| "needs a spare node (--spares)".to_owned())),
         }
     }
 }
 
-/// `count` faults of `kinds`, each kind at least once where there is room, in an order of chance.
+/// `count` faults of `kinds` in random order, each kind at least once if `count` allows.
 #[must_use]
-pub fn deck(kinds: &[Kind], count: usize, rng: &mut StdRng) -> Vec<Kind> {
+pub fn fault_schedule(kinds: &[Kind], count: usize, rng: &mut StdRng) -> Vec<Kind> {
     let mut once = kinds.to_vec();
     once.shuffle(rng);
     once.truncate(count);
@@ -214,26 +214,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deck_holds_every_kind_and_is_the_same_for_the_same_seed() {
-        let draw = |seed| deck(&Kind::ALL, 60, &mut StdRng::seed_from_u64(seed));
+    fn a_schedule_holds_every_kind_and_is_the_same_for_the_same_seed() {
+        let draw = |seed| fault_schedule(&Kind::ALL, 60, &mut StdRng::seed_from_u64(seed));
         let drawn = draw(7);
         assert_eq!(drawn.len(), 60);
         assert!(Kind::ALL.iter().all(|kind| drawn.contains(kind)));
         assert_eq!(drawn, draw(7));
         assert_ne!(drawn, draw(8));
-        assert_eq!(deck(&[], 5, &mut StdRng::seed_from_u64(1)), []);
+        assert_eq!(fault_schedule(&[], 5, &mut StdRng::seed_from_u64(1)), []);
     }
 
     #[test]
-    fn names_are_those_of_the_command_line_and_means_say_what_is_missing() {
+    fn names_are_those_of_the_command_line_and_missing_capabilities_are_named() {
         assert_eq!(Kind::PowerCutAll.name(), "power-cut-all");
-        let alone = Means::default();
+        let alone = Capabilities::default();
         assert!(alone.lacks(Kind::Isolate).is_some_and(|why| why.contains("several")));
         assert_eq!(alone.lacks(Kind::Kill), None);
-        let bare = Means {
+        let bare = Capabilities {
             cluster: true,
             without_links: Some("no ip".into()),
-            ..Means::default()
+            ..Capabilities::default()
         };
         assert!(bare.lacks(Kind::Loss).is_some_and(|why| why.contains("no ip")));
     }

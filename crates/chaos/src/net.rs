@@ -1,11 +1,10 @@
 //! The network between the nodes: a namespace for each, and a switch of our own in the middle.
 //!
-//! Why not bridges, nft and netem: which of them a machine has is its kernel's business, and what is asked of the network
-//! here is little (a hundred packets a second and node). With the switch in this process ([`switch`]) every fault of
-//! links (cut, cut one way, lossy, slow) works wherever there are TUN devices, is drawn from the seed, and is gone with
-//! the process.
+//! Why not bridges, nft and netem: not every kernel has them, and the load on the network is low (a hundred packets per
+//! second and node). With the switch in this process ([`switch`]) every fault of links (cut, cut one way, lossy, slow)
+//! works wherever there are TUN devices, is drawn from the seed, and ends with the process.
 //! Without the right to make namespaces the nodes run on loopback addresses; faults of links are then skipped.
-//! Invariant: namespaces are named after this process; those of processes that are gone are removed at the next start.
+//! Invariant: namespaces are named after this process; those of ended processes are removed at the next start.
 
 mod switch;
 
@@ -17,12 +16,12 @@ use anyhow::{Context as _, Result, bail};
 
 pub use switch::{Link, Links};
 
-/// What namespaces' names begin with.
+/// The prefix of the namespaces' names.
 const PREFIX: &str = "hfchaos-";
 /// The switch's place for this process, among the nodes' numbers.
 pub const HOST: u32 = 0;
 
-/// Where the nodes are. Dropping it removes everything.
+/// The namespaces and addresses of the nodes. Dropping it removes them.
 #[derive(Debug)]
 pub struct Network {
     /// First three bytes of every address.
@@ -102,7 +101,7 @@ impl Network {
         if self.switch.is_some() { 0 } else { 20_000 }
     }
 
-    /// The links, to break and mend; `None` without namespaces.
+    /// The links, to break and heal; `None` without namespaces.
     #[must_use]
     pub fn links(&self) -> Option<&Links> {
         self.switch.as_ref().map(switch::Switch::links)
@@ -164,7 +163,7 @@ fn ip(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Removes namespaces that killed runs have left.
+/// Removes the namespaces that killed runs left behind.
 fn remove_stale() {
     for_each_namespace(|process| !Path::new(&format!("/proc/{process}")).exists());
 }

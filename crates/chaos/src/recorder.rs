@@ -1,4 +1,4 @@
-//! Where all clients write down what they saw, under one clock.
+//! Records the observations of all clients, under one clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,39 +11,39 @@ use serde::Serialize;
 use crate::check::readers::Readers;
 use crate::history::{Connection, Micros, Operation, Refusal, RightsChange};
 
-/// Acknowledgements of one device that come closer together than this count as one moment.
+/// Acknowledgements of one device that are closer together than this are recorded as one.
 const MOMENT: Micros = 5_000;
-/// Different oddities that are kept.
-const MAX_ODDITIES: usize = 100;
+/// Different anomalies that are kept.
+const MAX_ANOMALIES: usize = 100;
 /// Different reasons of failed connections that are kept.
 const MAX_REASONS: usize = 100;
 
-/// Everything that clients saw.
+/// All observations of clients.
 #[derive(Debug, Default, Serialize)]
 pub struct History {
     /// Calls about identities.
     pub operations: Vec<Operation>,
-    /// Connections of devices, written down when they end.
+    /// Connections of devices, recorded when they end.
     pub connections: Vec<Connection>,
     /// Devices that were refused as not authorized.
     pub refusals: Vec<Refusal>,
-    /// Who might connect, when.
+    /// Changes of devices' rights to connect.
     pub rights: Vec<RightsChange>,
-    /// What each device sent and got acknowledged.
+    /// The sent and acknowledged messages of each device.
     pub spans: BTreeMap<u32, Vec<Span>>,
     /// When each device got acknowledgements.
     pub acknowledged: HashMap<u32, Vec<Micros>>,
     /// The partition of each device, as readers found it.
     pub partition_of: HashMap<u32, u32>,
-    /// What no correct hub does, with when.
-    pub oddities: Vec<(Micros, String)>,
-    /// How many oddities there were.
-    pub oddity_count: u64,
-    /// Why connections and calls failed, with how often: allowed under faults.
+    /// Behaviour that no correct hub shows, with its time.
+    pub anomalies: Vec<(Micros, String)>,
+    /// How many anomalies there were.
+    pub anomaly_count: u64,
+    /// The reasons why connections and calls failed, with counts: allowed under faults.
     pub failures: BTreeMap<String, u64>,
 }
 
-/// The shared notebook.
+/// The shared recorder.
 #[derive(Debug)]
 pub struct Recorder {
     started: Instant,
@@ -108,19 +108,19 @@ impl Recorder {
         self.read.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Something that no correct hub does.
-    pub fn oddity(&self, text: String) {
+    /// Records behaviour that no correct hub shows.
+    pub fn anomaly(&self, text: String) {
         let now = self.now();
         let mut history = self.history();
-        history.oddity_count += 1;
-        if history.oddities.len() < MAX_ODDITIES {
-            history.oddities.push((now, text));
+        history.anomaly_count += 1;
+        if history.anomalies.len() < MAX_ANOMALIES {
+            history.anomalies.push((now, text));
         }
     }
 
-    /// Something that faults excuse.
+    /// Records a failure that faults excuse.
     pub fn failure(&self, mut reason: String) {
-        // What differs from time to time would make every reason another.
+        // Parts that differ each time would make every reason a different one.
         if let Some(at) = reason.find("TrackingId") {
             reason.truncate(at);
         }

@@ -1,6 +1,6 @@
-//! What operators must not be able to do to a cluster by mistake is refused, with what to do instead.
+//! Operators' mistakes must be refused, with an error that says what to do instead.
 //!
-//! Asked once, before the faults, of a healthy cluster; it must be healthy afterwards.
+//! Checked once, before the faults, on a healthy cluster, which must be healthy afterwards.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use http::Method;
 use crate::check::Findings;
 use crate::cluster::Cluster;
 
-/// How long a node that may not join may take to say so and end.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(40);
+/// How long a refused node may take to log the reason and end.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Tries what must be refused.
+/// Tries operations that must be refused.
 ///
 /// # Errors
 /// When the run is interrupted, or processes cannot be started.
@@ -63,10 +63,10 @@ pub fn check(cluster: &mut Cluster) -> Result<Findings> {
         for (token, what) in tokens.into_iter().filter_map(|(token, what)| Some((token?, what))) {
             findings.checked += 1;
             cluster.launch_with_token(spare, &token)?;
-            match cluster.node(spare).wait_end(REFUSED_PATIENCE) {
+            match cluster.node(spare).wait_end(REFUSED_TIMEOUT) {
                 Ok(status) => {
-                    let words = cluster.node(spare).last_words();
-                    if status.success() || !cluster.node(spare).last_life().contains("token") {
+                    let words = cluster.node(spare).last_errors();
+                    if status.success() || !cluster.node(spare).log_since_start().contains("token") {
                         findings.violation(None, || format!("joining with {what}: {status}, {words}"));
                     }
                 }

@@ -1,4 +1,4 @@
-//! What a run leaves behind: JSON for machines, a table for people.
+//! The report of a run: JSON for programs, a table for people.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use crate::history::{Fault, Micros, REGISTRY, SECOND};
 pub struct KindReport {
     /// How many were injected.
     pub injected: usize,
-    /// Why none could be.
+    /// Why none could be injected.
     pub skipped: Option<String>,
     /// How long writes paused in partitions that the hit nodes led, or in all when that was not known.
     pub pauses: Summary,
@@ -26,7 +26,7 @@ pub struct KindReport {
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Draws the same faults again.
+    /// The seed, which draws the same faults again.
     pub seed: u64,
     /// How many nodes.
     pub nodes: u32,
@@ -48,7 +48,7 @@ pub struct Report {
     pub leader_killed: Summary,
     /// The same for the registry.
     pub registry_leader_killed: Summary,
-    /// Pauses of partitions whose leader was stopped in order.
+    /// Pauses of partitions whose leader was stopped orderly.
     pub leader_handed_over: Summary,
     /// From a revocation's answer to the end of a live session, without a fault nearby.
     pub revocation: Summary,
@@ -56,7 +56,7 @@ pub struct Report {
     pub ready: Summary,
     /// Why the run ended early.
     pub aborted: Option<String>,
-    /// Why clients' connections and calls failed: faults excuse them.
+    /// The reasons why clients' connections and calls failed: faults excuse them.
     pub failures: BTreeMap<String, u64>,
     /// All faults.
     pub faults: Vec<Fault>,
@@ -65,7 +65,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every promise was kept and everything was looked at.
+    /// Whether there is no violation and every check had items.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.aborted.is_none() && self.findings.iter().all(Findings::is_clean)
@@ -235,7 +235,7 @@ pub fn pauses_of(kind: &str, pauses: &[Pause]) -> Summary {
     })
 }
 
-/// Pauses of the partitions that `which` picks, where a hit node led them, over several kinds.
+/// Pauses of the partitions that `which` selects and a hit node led, over several kinds.
 #[must_use]
 pub fn led_pauses(kinds: &[&str], pauses: &[Pause], which: impl Fn(u32) -> bool) -> Summary {
     let led = pauses

@@ -1,4 +1,4 @@
-//! A whole run: start the cluster, load it, break it, heal it, read everything back, judge.
+//! A whole run: start the cluster and the load, inject and heal faults, read everything back, check.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,35 +10,35 @@ use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
 use crate::check::{Findings, availability, identity, revocation, sessions};
-use crate::cluster::{Cluster, SETTLE_PATIENCE, Setup};
+use crate::cluster::{Cluster, SETTLE_TIMEOUT, Setup};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
 use crate::load::{Load, LoadPlan};
-use crate::nemesis::{Kind, Means, Nemesis, Survived, deck};
+use crate::nemesis::{Capabilities, Kind, Nemesis, Survived, fault_schedule};
 use crate::recorder::Recorder;
 use crate::refusals;
 use crate::report::{KindReport, Report, led_pauses, messages, pauses_of};
 
 /// Acknowledgements before the first fault.
 const WARM_UP: u64 = 300;
-/// How long the load may take to get there.
-const WARM_UP_PATIENCE: Duration = Duration::from_secs(60);
-/// How long devices and readers may take to come to the end.
-const END_PATIENCE: Duration = Duration::from_secs(90);
-/// Rest between faults, in milliseconds: what comes after a fault is a part of it.
+/// How long the load may take to get them.
+const WARM_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long devices and readers may take to finish.
+const END_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time between faults, in milliseconds: the time after a fault belongs to it.
 const REST_MS: std::ops::Range<u64> = 500..3_000;
-/// After so many faults the cluster is left alone for longer: what faults excuse is checked then.
+/// After this many faults there is a longer time without any, so that checks which faults excuse apply.
 const FAULTS_A_CALM: usize = 6;
-/// How long, in milliseconds.
+/// The length of that time, in milliseconds.
 const CALM_MS: std::ops::Range<u64> = 10_000..15_000;
 /// Shorter pauses are not listed.
 const WORTH_LISTING: Micros = SECOND / 10;
 /// Kinds that end a leader at once.
 const DEATHS: [&str; 3] = ["kill", "kill-leader", "power-cut"];
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(50);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a run does.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The cluster.
@@ -49,20 +49,20 @@ pub struct Options {
     pub kinds: Vec<Kind>,
     /// Devices that publish.
     pub devices: u32,
-    /// Devices that are disabled and enabled again.
+    /// Devices whose rights are revoked and restored.
     pub revocable: u32,
     /// Back ends that write identities.
     pub writers: u32,
     /// After this time no further fault is injected.
     pub limit: Option<Duration>,
-    /// Whether a run ends at the first violation that is seen while it runs.
+    /// Whether the run ends at the first violation that is found during the faults.
     pub stop_at_violation: bool,
 }
 
-/// Runs it. `say` gets a line for everything that happens.
+/// Runs it. `say` gets a line for each event.
 ///
 /// # Errors
-/// When the cluster cannot be started, or the run is interrupted; violations are no error but in the report.
+/// When the cluster cannot be started, or the run is interrupted; violations are part of the report and no error.
 pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     let seed = options.setup.seed;
     say(&format!("seed {seed}, folder {}", options.setup.folder.display()));
@@ -72,7 +72,7 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     }
     say(&format!("{} nodes are ready", options.setup.nodes));
     let mistakes = refusals::check(&mut cluster)?;
-    cluster.wait_settled(SETTLE_PATIENCE)?;
+    cluster.wait_settled(SETTLE_TIMEOUT)?;
     let recorder = cluster.recorder.clone();
     let plan = LoadPlan {
         devices: options.devices,
@@ -82,10 +82,10 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
         partitions: options.setup.partitions,
         seed: cluster.rng.random(),
     };
-    let load = Load::start(&plan, &cluster.reach, &recorder)?;
-    wait(WARM_UP_PATIENCE, "the load begins", || recorder.progress().0 >= WARM_UP)
+    let load = Load::start(&plan, &cluster.targets, &recorder)?;
+    wait(WARM_UP_TIMEOUT, "the load starts", || recorder.progress().0 >= WARM_UP)
         .with_context(|| format!("failures: {:?}", recorder.history().failures))?;
-    let (faults, skipped, aborted) = break_it(options, &mut cluster, &mut say)?;
+    let (faults, skipped, aborted) = inject_faults(options, &mut cluster, &mut say)?;
     let stopped = recorder.now();
     say("no more faults; reading everything back");
     let ends = finish(&mut cluster, &load, &recorder, plan.readers);
@@ -95,7 +95,7 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     match ends {
         Ok(()) => findings.extend(read_back(&cluster, &ledger)?),
         Err(error) => {
-            interrupt::pause(Duration::ZERO)?;
+            interrupt::sleep(Duration::ZERO)?;
             aborted.get_or_insert(format!("{error:#}"));
         }
     }
@@ -108,8 +108,8 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
 
 type Broken = (Vec<Fault>, BTreeMap<Kind, String>, Option<String>);
 
-fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)) -> Result<Broken> {
-    let means = Means {
+fn inject_faults(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)) -> Result<Broken> {
+    let capabilities = Capabilities {
         cluster: cluster.is_cluster(),
         without_links: cluster.network.without().map(str::to_owned),
         small_disk: cluster.nodes.iter().any(|node| node.disk.is_small()),
@@ -123,29 +123,29 @@ fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)
     let mut skipped = BTreeMap::new();
     let mut possible = Vec::new();
     for kind in wanted {
-        match means.lacks(*kind) {
+        match capabilities.lacks(*kind) {
             Some(why) => {
                 skipped.insert(*kind, why);
             }
             None => possible.push(*kind),
         }
     }
-    let deck = deck(&possible, options.faults, &mut cluster.rng);
-    let count = deck.len();
+    let schedule = fault_schedule(&possible, options.faults, &mut cluster.rng);
+    let count = schedule.len();
     let mut nemesis = Nemesis {
         cluster,
         faults: Vec::new(),
     };
     let begun = Instant::now();
-    for (place, kind) in deck.into_iter().enumerate() {
+    for (place, kind) in schedule.into_iter().enumerate() {
         if options.limit.is_some_and(|limit| begun.elapsed() > limit) {
             say("the time is up");
             break;
         }
         let started = Instant::now();
-        let odd = nemesis.cluster.recorder.history().oddity_count;
-        let survived = nemesis.strike(kind)?;
-        let fault = nemesis.faults.last().context("a fault is written down")?;
+        let anomalies_before = nemesis.cluster.recorder.history().anomaly_count;
+        let survived = nemesis.inject(kind)?;
+        let fault = nemesis.faults.last().context("a fault is recorded")?;
         let (acknowledged, ..) = nemesis.cluster.recorder.progress();
         say(&format!(
             "{}/{count} {} ({}), {:.1} s, {acknowledged} acknowledged",
@@ -156,10 +156,10 @@ fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)
         ));
         let violated = {
             let history = nemesis.cluster.recorder.history();
-            for (at, oddity) in history.oddities.iter().skip(usize::try_from(odd)?) {
-                say(&format!("  odd at {at}: {oddity}"));
+            for (at, anomaly) in history.anomalies.iter().skip(usize::try_from(anomalies_before)?) {
+                say(&format!("  anomaly at {at}: {anomaly}"));
             }
-            history.oddity_count > odd || !nemesis.cluster.recorder.readers().findings().is_clean()
+            history.anomaly_count > anomalies_before || !nemesis.cluster.recorder.readers().findings().is_clean()
         };
         if let Survived::No(why) = survived {
             say(&format!("  the cluster does not recover: {why}"));
@@ -175,17 +175,22 @@ fn break_it(options: &Options, cluster: &mut Cluster, say: &mut impl FnMut(&str)
         }
         let is_calm = (place + 1) % FAULTS_A_CALM == 0;
         let rest = nemesis.cluster.draw(if is_calm { CALM_MS } else { REST_MS });
-        interrupt::pause(Duration::from_millis(rest))?;
+        interrupt::sleep(Duration::from_millis(rest))?;
     }
     Ok((nemesis.faults, skipped, None))
 }
 
-/// Stops the load, and waits until devices owe nothing and readers are at the end.
+/// Stops the load, and waits until everything is acknowledged and readers have reached the end.
 fn finish(cluster: &mut Cluster, load: &Load, recorder: &Arc<Recorder>, readers: u32) -> Result<()> {
     load.stop();
-    wait(END_PATIENCE, "devices come to an end", || load.is_drained())?;
-    let endpoint = cluster.reach.endpoints().first().copied().context("there is no node")?;
-    let hub = cluster.reach.events(endpoint)?;
+    wait(END_TIMEOUT, "devices finish", || load.is_drained())?;
+    let endpoint = cluster
+        .targets
+        .endpoints()
+        .first()
+        .copied()
+        .context("there is no node")?;
+    let hub = cluster.targets.events(endpoint)?;
     let ends = block_on(async {
         let mut client = hub.connect().await?;
         let mut ends = Vec::new();
@@ -202,9 +207,9 @@ fn finish(cluster: &mut Cluster, load: &Load, recorder: &Arc<Recorder>, readers:
                 .all(|(partition, last)| checker.next(&name, *partition) > *last)
         })
     };
-    // Who is not there in time is found by the check.
-    let _ = wait(END_PATIENCE, "readers come to the end", all_there);
-    interrupt::pause(Duration::ZERO)?;
+    // The check finds readers that did not get there in time.
+    let _ = wait(END_TIMEOUT, "readers reach the end", all_there);
+    interrupt::sleep(Duration::ZERO)?;
     let mut checker = recorder.readers();
     for reader in 0..readers {
         for (partition, last) in &ends {
@@ -214,11 +219,11 @@ fn finish(cluster: &mut Cluster, load: &Load, recorder: &Arc<Recorder>, readers:
     Ok(())
 }
 
-/// Reads everything by every node, and compares it with what devices were promised.
+/// Reads everything through every node, and compares it with the ledger of acknowledgements.
 fn read_back(cluster: &Cluster, ledger: &Ledger) -> Result<Vec<Findings>> {
     let mut findings = Vec::new();
-    for endpoint in cluster.reach.endpoints() {
-        let hub = cluster.reach.events(endpoint)?;
+    for endpoint in cluster.targets.endpoints() {
+        let hub = cluster.targets.events(endpoint)?;
         let name = format!("by node {}", endpoint.node);
         let verdict: Result<Verdict> = block_on(read::verify(&hub, ledger));
         findings.push(match verdict {
@@ -263,10 +268,10 @@ fn judge(
     findings.push(availability::check(&pauses, &faults));
     let mut odd = Findings::about("nothing happens that no correct hub does");
     odd.checked = recorder.progress().0;
-    for (at, text) in &history.oddities {
+    for (at, text) in &history.anomalies {
         odd.violation(Some(*at), || text.clone());
     }
-    odd.violations = history.oddity_count;
+    odd.violations = history.anomaly_count;
     findings.push(odd);
     let mut kinds: BTreeMap<String, KindReport> = BTreeMap::new();
     for fault in &faults {
@@ -305,13 +310,13 @@ fn judge(
     }
 }
 
-fn wait(patience: Duration, what: &str, mut is_there: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + patience;
+fn wait(timeout: Duration, what: &str, mut is_there: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + timeout;
     while !is_there() {
         if Instant::now() > deadline {
-            bail!("{what}: not within {} s", patience.as_secs());
+            bail!("{what}: not within {} s", timeout.as_secs());
         }
-        interrupt::pause(POLL)?;
+        interrupt::sleep(POLL_INTERVAL)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The switch does what it says: packets pass, are cut in one direction, and are late. Needs the right to make network
-//! namespaces; without it the test says so and passes.
+//! The switch: packets pass, are dropped in one direction, and are delayed. Needs the right to create network
+//! namespaces; without it the test prints that and passes.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -42,9 +42,9 @@ fn links_pass_are_cut_in_one_direction_and_delay() -> Result<()> {
             "the cut from {from} to {to} lets packets through"
         );
         ensure!(connects(&network, 2, port)?, "the cut hits another link");
-        links.mend();
+        links.heal();
     }
-    ensure!(connects(&network, 1, port)?, "mending does not mend");
+    ensure!(connects(&network, 1, port)?, "healing has no effect");
 
     links.set(
         1,

@@ -1,10 +1,10 @@
 //! The short form of `make chaos`: a handful of faults of different kinds, and the proof that a run can find a loss.
 //!
-//! The binary under test comes from HOLDFAST_BIN; without it, it is looked for beside this test's own binaries, where
+//! The binary under test comes from HOLDFAST_BIN; without it, it is searched beside this test's own binaries, where
 //! `cargo test --workspace` puts it. HOLDFAST_SEED draws the same faults again.
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests are told by the environment what to test and to replay"
+    reason = "the environment says which binary to test and which seed to replay"
 )]
 
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use holdfast_chaos::nemesis::Kind;
 use holdfast_chaos::report::Report;
 use holdfast_chaos::run::{Options, run};
 
-/// Clusters under load share the machine badly: one run at a time.
+/// Clusters under load disturb each other: one run at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn binary() -> Result<PathBuf> {
@@ -67,7 +67,7 @@ fn short_run(nodes: u32, faults: usize, kinds: Vec<Kind>) -> Result<Report> {
     let report = report.with_context(|| format!("HOLDFAST_SEED={seed}"))?;
     eprintln!("{}", report.text());
     if !report.is_clean() {
-        eprintln!("chaos: what is left is in {}", folder.keep().display());
+        eprintln!("chaos: logs and data are in {}", folder.keep().display());
     }
     Ok(report)
 }
@@ -115,6 +115,6 @@ fn a_run_over_disks_that_lie_finds_the_loss() -> Result<()> {
         .findings
         .iter()
         .any(|finding| finding.promise.starts_with("acknowledged messages") && !finding.is_clean());
-    ensure!(lost, "acknowledged messages were lost, and nobody noticed");
+    ensure!(lost, "acknowledged messages were lost, and the check did not find it");
     Ok(())
 }

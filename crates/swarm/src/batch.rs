@@ -1,25 +1,25 @@
-//! A row of ready PUBLISH packets per thread, patched in place: what a device has to send becomes one contiguous slice
+//! PUBLISH packet templates per thread, patched in place: consecutive messages of a device become one contiguous slice
 //! without an allocation and without copying a payload.
 //!
-//! All devices of a fleet have names of one length, so one row serves all connections of a thread.
+//! All devices of a fleet have names of one length, so one set of templates serves all connections of a thread.
 
 use anyhow::{Result, ensure};
 
-use crate::stamp::{FILLER, STAMP_BYTES, Stamp};
+use crate::marker::{FILLER, MARKER_BYTES, MessageMarker};
 use crate::target::DeviceNames;
 use crate::wire::{self, PublishLayout};
 
 /// The most bytes that go to a socket in one write.
 const MAX_BATCH_BYTES: usize = 256 * 1024;
 
-/// One run's message, as it is made for every device.
+/// The message of a run, before the device's name is filled in.
 #[derive(Debug, Clone)]
 pub struct Shape {
-    /// The topic, with `{device}` where the device's name goes.
+    /// The topic, with `{device}` in place of the device's name.
     pub topic: String,
-    /// Payload bytes; below [`STAMP_BYTES`] messages carry no stamp.
+    /// Payload bytes; below [`MARKER_BYTES`] messages carry no marker.
     pub payload_bytes: usize,
-    /// The run's number in every stamp.
+    /// The run's number in every marker.
     pub run: u64,
 }
 
@@ -32,10 +32,10 @@ pub struct Batch {
     /// Offsets of the device's number in the packet, one for each `{device}` in the topic.
     digits: Vec<usize>,
     names: DeviceNames,
-    stamped: bool,
+    marked: bool,
 }
 
-/// What is to be sent: consecutive messages of one device.
+/// Consecutive messages of one device.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
     /// The device's number in the fleet.
@@ -46,23 +46,23 @@ pub struct Messages {
     pub first: u64,
     /// How many.
     pub count: usize,
-    /// Whether they may have been sent before.
-    pub again: bool,
+    /// Whether they may have been sent before: the DUP flag.
+    pub is_resend: bool,
     /// Microseconds since 1970.
     pub now_us: u64,
 }
 
 impl Batch {
-    /// Room for up to `window` packets of `shape`.
+    /// Templates for up to `window` packets of `shape`.
     ///
     /// # Errors
     /// When the topic or the payload is too long for MQTT.
     pub fn new(shape: &Shape, names: &DeviceNames, window: usize) -> Result<Self> {
         let topic = shape.topic.replace("{device}", &names.name(0));
         let mut payload = vec![FILLER; shape.payload_bytes];
-        let stamped = shape.payload_bytes >= STAMP_BYTES;
-        if stamped {
-            Stamp {
+        let marked = shape.payload_bytes >= MARKER_BYTES;
+        if marked {
+            MessageMarker {
                 run: shape.run,
                 device: 0,
                 epoch: 0,
@@ -93,7 +93,7 @@ impl Batch {
             layout,
             digits,
             names: names.clone(),
-            stamped,
+            marked,
         })
     }
 
@@ -110,12 +110,12 @@ impl Batch {
             epoch,
             first,
             count,
-            again,
+            is_resend,
             now_us,
         } = messages;
         let count = count.min(self.rows());
         let digits = self.names.digits(device);
-        let first_byte = wire::PUBLISH_QOS1 | if again { wire::DUP } else { 0 };
+        let first_byte = wire::PUBLISH_QOS1 | if is_resend { wire::DUP } else { 0 };
         let used = count * self.packet_bytes;
         for (number, packet) in (first..).zip(self.packets[..used].chunks_exact_mut(self.packet_bytes)) {
             packet[0] = first_byte;
@@ -124,8 +124,8 @@ impl Batch {
             }
             let id = self.layout.packet_id;
             packet[id..id + 2].copy_from_slice(&packet_id(number).to_be_bytes());
-            if self.stamped {
-                Stamp {
+            if self.marked {
+                MessageMarker {
                     run: 0,
                     device,
                     epoch,
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patched_row_equals_packets_encoded_one_by_one() {
+    fn patched_templates_equal_packets_encoded_one_by_one() {
         let names = DeviceNames::new("dev-").unwrap();
         let shape = Shape {
             topic: "a/{device}/b/{device}/".into(),
@@ -170,14 +170,14 @@ mod tests {
             epoch: 2,
             first: 65_534,
             count: 3,
-            again: true,
+            is_resend: true,
             now_us: 77,
         };
         let filled = batch.fill(messages).to_vec();
         let mut expected = Vec::new();
         for number in 65_534..65_537 {
             let mut payload = vec![FILLER; 100];
-            Stamp {
+            MessageMarker {
                 run: 5,
                 device: 1234,
                 epoch: 2,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_without_room_for_a_stamp_is_sent_bare() {
+    fn a_payload_too_short_for_a_marker_is_sent_without_one() {
         let names = DeviceNames::new("d").unwrap();
         let shape = Shape {
             topic: "{device}".into(),
@@ -210,7 +210,7 @@ mod tests {
             epoch: 0,
             first: 0,
             count: 9,
-            again: false,
+            is_resend: false,
             now_us: 0,
         });
         assert_eq!(bytes, b"\x32\x0c\0\x08d0000003\0\x01");

@@ -14,12 +14,12 @@ use crate::target::Target;
 use crate::wire::{Connect, Reply, Scanner};
 
 /// How long a server may take from the first byte to its CONNACK.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a fleet's connections have in common.
+/// Options of all connections of a fleet.
 #[derive(Debug, Clone, Copy)]
-pub struct Habits {
-    /// Seconds between signs of life; 0 = never.
+pub struct ConnectionOptions {
+    /// The MQTT keep-alive in seconds; 0 = none.
     pub keep_alive: u16,
     /// Whether the server forgets the session when the connection ends.
     pub clean_session: bool,
@@ -34,14 +34,14 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Where it leads to, for people.
+    /// The server's address, for messages.
     pub(crate) fn server(&self) -> String {
         let tcp = match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         };
         tcp.peer_addr()
-            .map_or_else(|_| "a server that has gone".to_owned(), |address| address.to_string())
+            .map_or_else(|_| "a disconnected server".to_owned(), |address| address.to_string())
     }
 }
 
@@ -77,34 +77,39 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Which connection of a device it is.
+/// Whether a device connects for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Visit {
-    /// The first one, or another attempt at it.
-    First,
-    /// One after a connection was lost.
-    Again,
+pub enum ConnectAttempt {
+    /// The first connection, or another attempt at it.
+    Initial,
+    /// A connection after an earlier one was lost.
+    Reconnect,
 }
 
 /// Connects device `number` and waits until the server has accepted it.
 ///
 /// # Errors
-/// When the connection breaks, the server refuses or is silent for [`CONNECT_PATIENCE`].
-pub async fn open(target: &Target, habits: Habits, number: u32, visit: Visit) -> Result<Stream> {
-    match tokio::time::timeout(CONNECT_PATIENCE, open_patiently(target, habits, number, visit)).await {
+/// When the connection breaks, the server refuses or is silent for [`CONNECT_TIMEOUT`].
+pub async fn open(target: &Target, options: ConnectionOptions, number: u32, attempt: ConnectAttempt) -> Result<Stream> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, open_without_timeout(target, options, number, attempt)).await {
         Ok(result) => result,
-        Err(_) => bail!("no CONNACK within {} s", CONNECT_PATIENCE.as_secs()),
+        Err(_) => bail!("no CONNACK within {} s", CONNECT_TIMEOUT.as_secs()),
     }
 }
 
-async fn open_patiently(target: &Target, habits: Habits, number: u32, visit: Visit) -> Result<Stream> {
+async fn open_without_timeout(
+    target: &Target,
+    options: ConnectionOptions,
+    number: u32,
+    attempt: ConnectAttempt,
+) -> Result<Stream> {
     let source = match target.sources.len() {
         0 => None,
         count => Some(target.sources[number as usize % count]),
     };
-    let addresses = match visit {
-        Visit::First => target.addresses_of(number).collect(),
-        Visit::Again => target.addresses_again(number),
+    let addresses = match attempt {
+        ConnectAttempt::Initial => target.addresses_of(number).collect(),
+        ConnectAttempt::Reconnect => target.reconnect_addresses(number),
     };
     let tcp = dial_any(&addresses, source).await?;
     let mut stream = match &target.tls {
@@ -124,14 +129,14 @@ async fn open_patiently(target: &Target, habits: Habits, number: u32, visit: Vis
         client_id: &login.client_id,
         username: login.username.as_deref(),
         password: login.password.as_deref(),
-        keep_alive: habits.keep_alive,
-        clean_session: habits.clean_session,
+        keep_alive: options.keep_alive,
+        clean_session: options.clean_session,
     }
     .encode(&mut packet)?;
     stream.write_all(&packet).await?;
     stream.flush().await?;
     let accepted = await_connack(&mut stream).await;
-    // Which node it was matters where there are several.
+    // With several nodes the error names the one that refused.
     if !target.nodes.is_empty() {
         return accepted.with_context(|| stream.server()).map(|()| stream);
     }
@@ -168,7 +173,7 @@ async fn dial(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> 
         .with_context(|| format!("cannot connect to {address}"))
 }
 
-/// Reads exactly the CONNACK's four bytes: what follows belongs to the connection's own reader.
+/// Reads exactly the CONNACK's four bytes; later bytes belong to the connection's own reader.
 async fn await_connack(stream: &mut Stream) -> Result<()> {
     let mut packet = [0; 4];
     stream

@@ -1,4 +1,4 @@
-//! Makes sure that a fleet's devices exist on a hub, by bulk calls to its registry (Spec rest §2.4).
+//! Registers a fleet's devices on a hub by bulk calls (Spec rest §2.4).
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::target::{DeviceNames, Transport};
 
 /// The most entries of one bulk call.
 const ENTRIES_A_CALL: u32 = 100;
-/// How many calls are under way at once: enough that the hub can put several into one synced write.
-const CALLS_AT_ONCE: u32 = 8;
+/// Concurrent calls: enough that the hub can put several into one synced write.
+const CONCURRENT_CALLS: u32 = 8;
 /// Longer than any run's preparation.
-const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,31 +38,32 @@ struct BulkError {
     error_status: String,
 }
 
-/// Creates the devices `numbers` of `names`; those that exist are left alone, their keys being the same.
+/// Creates the devices `numbers` of `names`; existing ones are left unchanged: their keys are the same.
 ///
 /// # Errors
 /// When the hub refuses, or cannot be reached.
 pub async fn create(hub: &Hub, names: &DeviceNames, numbers: Range<u32>) -> Result<()> {
-    let devices = hub.devices(TOKEN_LIFE)?;
-    let lanes = (0..CALLS_AT_ONCE).map(|lane| create_lane(hub, &devices, names, numbers.clone(), lane));
-    try_join_all(lanes).await.map(drop)
+    let devices = hub.devices(TOKEN_LIFETIME)?;
+    let tasks = (0..CONCURRENT_CALLS).map(|task| create_share(hub, &devices, names, numbers.clone(), task));
+    try_join_all(tasks).await.map(drop)
 }
 
-async fn create_lane(
+/// Makes every [`CONCURRENT_CALLS`]th call, from number `task` on, over a connection of its own.
+async fn create_share(
     hub: &Hub,
     devices: &HubDevices,
     names: &DeviceNames,
     numbers: Range<u32>,
-    lane: u32,
+    task: u32,
 ) -> Result<()> {
     let calls = numbers.len() as u32 / ENTRIES_A_CALL + 1;
-    if lane >= calls {
+    if task >= calls {
         return Ok(());
     }
     let tls = hub.tls(Transport::Tls13)?;
-    let token = hub.owner_token(TOKEN_LIFE)?;
+    let token = hub.owner_token(TOKEN_LIFETIME)?;
     let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;
-    for call in (lane..calls).step_by(CALLS_AT_ONCE as usize) {
+    for call in (task..calls).step_by(CONCURRENT_CALLS as usize) {
         let first = numbers.start + call * ENTRIES_A_CALL;
         let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end))
             .map(|number| entry(devices, &names.name(number)))
@@ -91,7 +92,7 @@ fn entry(devices: &HubDevices, device: &str) -> Value {
     })
 }
 
-/// 200 is all, 400 with the bulk shape is some; devices that exist already are what was wanted.
+/// 200: all were created. 400 with a bulk answer: some were not; those that exist already are no error.
 fn check(status: StatusCode, body: &[u8]) -> Result<()> {
     if status == StatusCode::OK {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Reading a hub's events through its Event-Hubs-compatible endpoint, as a back end does (Spec amqp §5, §8).
 //!
-//! One connection, one session; `$cbs` and `$management` links are made for each request and left open. The engine of
-//! the `amqp` crate plays the client; this file owns the socket and the clock.
+//! One connection, one session; `$cbs` and `$management` links are made for each request and left open. The protocol
+//! engine of the `amqp` crate acts as the client; this file owns the socket and the clock.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,16 +21,16 @@ use crate::connect::Stream;
 use crate::hub::{Hub, PolicyKey, sign};
 use crate::target::{Tls, Transport};
 
-/// What one read of the socket may bring.
+/// The most bytes of one read.
 const READ_BYTES: usize = 512 * 1024;
-/// How long the hub may be silent while something is asked of it.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Events that the hub may send ahead; less than its session window, so that credit is what binds.
+/// How long the hub may take to answer a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Link credit; less than the hub's session window, so that the credit is the limit.
 const CREDIT: u32 = 4000;
-/// How long the reader's token is good for.
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The lifetime of the reader's token.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Where a hub's events are and what opens them.
+/// The endpoint of a hub's events and its credentials.
 #[derive(Clone)]
 pub struct EventHub {
     address: SocketAddr,
@@ -40,7 +40,7 @@ pub struct EventHub {
     policy: PolicyKey,
 }
 
-/// What `$management` says of a partition.
+/// A partition's properties as `$management` reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionState {
     /// The oldest event retained.
@@ -83,7 +83,7 @@ impl EventHub {
     /// The endpoint of `hub`.
     ///
     /// # Errors
-    /// When the hub's file lacks something.
+    /// When the hub's file lacks a field.
     pub fn of(hub: &Hub, transport: Transport) -> Result<Self> {
         let policy = PolicyKey::parse(&hub.event_hub)?;
         let address = hub.amqp_address(transport)?;
@@ -100,7 +100,7 @@ impl EventHub {
         })
     }
 
-    /// The same hub by another of its nodes.
+    /// The same hub through another of its nodes.
     #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
@@ -165,20 +165,20 @@ impl Client {
     /// The names of the hub's partitions.
     ///
     /// # Errors
-    /// When the hub refuses or answers nonsense.
+    /// When the hub refuses or its answer is malformed.
     pub async fn partitions(&mut self) -> Result<Vec<String>> {
         let name = self.name.clone();
         self.management(&name, None, |map| match map.get("partition_ids")? {
             Some(Value::Array(ids)) => ids
                 .iter()
-                .map(|id| Ok(id?.text().context("a partition id that is no text")?.to_owned()))
+                .map(|id| Ok(id?.text().context("a partition id that is not text")?.to_owned()))
                 .collect(),
             other => bail!("partition_ids is {other:?}"),
         })
         .await
     }
 
-    /// Where a partition begins and ends.
+    /// The first and last sequence number of a partition.
     ///
     /// # Errors
     /// As [`Client::partitions`].
@@ -217,39 +217,39 @@ impl Client {
         Ok(link)
     }
 
-    /// Hands events to `visit` as they come, until it returns false. An answer of `false` leaves later events unseen,
-    /// but the connection usable for further calls.
+    /// Passes events to `handle` in their order, until it returns false. Later events are then not seen; the connection
+    /// remains usable for further calls.
     ///
     /// # Errors
-    /// When the hub detaches, closes, or is silent for longer than `patience`.
+    /// When the hub detaches, closes, or is silent for longer than `timeout`.
     pub async fn events(
         &mut self,
         link: LinkId,
-        patience: Duration,
-        mut visit: impl FnMut(EventView<'_>) -> Result<bool>,
+        timeout: Duration,
+        mut handle: impl FnMut(EventView<'_>) -> Result<bool>,
     ) -> Result<()> {
-        self.until_within(patience, |engine, event| match event {
+        self.until_within(timeout, |engine, event| match event {
             Event::Transfer(delivery) if delivery.link == link => {
                 if !delivery.settled {
                     engine.settle(link, delivery.delivery_id, delivery.delivery_id, &Outcome::Accepted);
                 }
                 engine.top_up(link, CREDIT);
-                let message = Message::scan(&delivery.payload).context("an event that is no message")?;
-                Ok((!visit(EventView { message })?).then_some(()))
+                let message = Message::scan(&delivery.payload).context("an event that is not a message")?;
+                Ok((!handle(EventView { message })?).then_some(()))
             }
             _ => Ok(None),
         })
         .await
     }
 
-    /// Leaves a link.
+    /// Detaches a link.
     ///
     /// # Errors
     /// When the connection breaks.
     pub async fn leave(&mut self, link: LinkId) -> Result<()> {
         self.engine
             .detach(link, holdfast_amqp::Detached::Closed, None, Instant::now());
-        self.wait(PATIENCE, |_, event| match event {
+        self.wait(REQUEST_TIMEOUT, |_, event| match event {
             Event::Detached { link: gone, .. } if gone == link => Ok(Some(())),
             _ => Ok(None),
         })
@@ -258,8 +258,13 @@ impl Client {
 
     async fn put_token(&mut self, hub: &EventHub) -> Result<()> {
         let audience = format!("sb://{}/{}", hub.host, hub.name);
-        // Event Hubs clients sign with the key's text, not with the bytes that it stands for (Spec auth-and-limits §1.1).
-        let token = sign(&audience, hub.policy.key.as_bytes(), Some(&hub.policy.name), TOKEN_LIFE);
+        // Event Hubs clients sign with the key's text, not with the decoded bytes (Spec auth-and-limits §1.1).
+        let token = sign(
+            &audience,
+            hub.policy.key.as_bytes(),
+            Some(&hub.policy.name),
+            TOKEN_LIFETIME,
+        );
         self.request("$cbs", |buf, id| put_token(buf, id, &token, &audience), |_| Ok(()))
             .await
     }
@@ -348,33 +353,33 @@ impl Client {
         Ok(link)
     }
 
-    /// Runs the connection until `handle` has what it wants; detaches and ends are errors.
+    /// Runs the connection until `handle` returns a value; detaches and ends are errors.
     async fn until<T>(&mut self, handle: impl FnMut(&mut Connection, Event<'_>) -> Result<Option<T>>) -> Result<T> {
-        self.until_within(PATIENCE, handle).await
+        self.until_within(REQUEST_TIMEOUT, handle).await
     }
 
     async fn until_within<T>(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut handle: impl FnMut(&mut Connection, Event<'_>) -> Result<Option<T>>,
     ) -> Result<T> {
-        self.wait(patience, |engine, event| match event {
+        self.wait(timeout, |engine, event| match event {
             Event::Detached { error, .. } => bail!("the hub detached: {}", text_of(error.as_ref())),
             other => handle(engine, other),
         })
         .await
     }
 
-    /// The one loop: events out of what was read, output to the socket, then more input.
+    /// The connection's loop: handles the events of the input, writes the output, then reads more input.
     async fn wait<T>(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         mut handle: impl FnMut(&mut Connection, Event<'_>) -> Result<Option<T>>,
     ) -> Result<T> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let result = self.parse(&mut handle);
-            // Also after a violation: the close that names it is in the output.
+            // Also after a violation: the output holds the close with its reason.
             self.write().await?;
             if let Some(found) = result? {
                 return Ok(found);
@@ -383,7 +388,10 @@ impl Client {
             self.input.copy_within(self.parsed..self.filled, 0);
             self.filled -= self.parsed;
             self.parsed = 0;
-            ensure!(self.filled < self.input.len(), "a frame larger than was agreed");
+            ensure!(
+                self.filled < self.input.len(),
+                "a frame larger than the negotiated size"
+            );
             let wake = self.engine.deadline().unwrap_or(deadline).min(deadline);
             let read = self.stream.read(&mut self.input[self.filled..]);
             match tokio::time::timeout_at(wake.into(), read).await {
@@ -395,7 +403,7 @@ impl Client {
                     ensure!(
                         Instant::now() < deadline,
                         "the hub was silent for {} s",
-                        patience.as_secs()
+                        timeout.as_secs()
                     );
                     let expired = self.engine.expire(Instant::now());
                     ensure!(expired == Expired::Nothing, "the connection ended: {expired:?}");

@@ -1,8 +1,8 @@
-//! A fleet: threads with one single-threaded runtime each, which open connections at a measured pace and drive them.
+//! A fleet: threads with one single-threaded runtime each, which open connections at a fixed rate and drive them.
 //!
-//! The caller's thread walks the fleet through its phases (connect, run, stop, end) and reads counters; nothing else is
-//! shared between threads. Blocking API: what a test or a command line wants.
-//! Invariants: connections open no faster than asked; a failure to connect is reported, never silently fewer devices.
+//! The caller's thread moves the fleet through its phases (connect, run, stop, end) and reads counters; threads share
+//! nothing else. The API blocks, which suits tests and command lines.
+//! Invariants: connections open no faster than the plan's rate; a device that cannot connect is reported.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::batch::{Batch, Shape};
-use crate::connect::{self, Habits, Stream, Visit};
+use crate::connect::{self, ConnectAttempt, ConnectionOptions, Stream};
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Span};
 use crate::process::file_limit;
@@ -27,22 +27,22 @@ use crate::{idle, publisher};
 
 /// Connections of one thread that are between TCP connect and CONNACK.
 const HANDSHAKES_AT_ONCE: usize = 64;
-/// How often a connection is tried before the fleet gives up; transient refusals are normal in a ramp.
+/// Attempts before a device gives up; transient refusals are normal while a fleet connects.
 const CONNECT_ATTEMPTS: u32 = 3;
 /// Files that the process needs besides connections.
 const SPARE_FILES: u64 = 64;
-/// Different reasons that are kept.
+/// Different failure reasons that are kept.
 const MAX_REASONS: usize = 100;
 /// One read of a connection, shared by all connections of a thread.
 const READ_BYTES: usize = 64 * 1024;
-/// How often the caller's thread looks at the counters while it waits.
+/// Interval at which the caller's thread polls the counters while it waits.
 const POLL: Duration = Duration::from_millis(5);
-/// Tasks polled between two looks at the sockets: a whole round, so that one look serves many connections.
+/// Tasks polled between two polls of the sockets: one poll serves many connections.
 const TASKS_A_ROUND: u32 = 1024;
 
-/// What a fleet does.
+/// The plan of a fleet.
 pub struct Plan {
-    /// Where to and who.
+    /// The server and the device identities.
     pub target: Target,
     /// The number of the first device.
     pub first: u32,
@@ -52,18 +52,18 @@ pub struct Plan {
     pub threads: usize,
     /// New connections a second, all threads together.
     pub connect_rate: f64,
-    /// What all connections have in common.
-    pub habits: Habits,
-    /// What they do once they are up.
+    /// Options of all connections.
+    pub options: ConnectionOptions,
+    /// What the devices do once they are connected.
     pub work: Work,
 }
 
-/// What the devices do.
+/// The work of the devices.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// Nothing but keeping the connection.
+    /// Only keep the connection open.
     Idle {
-        /// Connect again when a connection is lost.
+        /// Reconnect when a connection is lost.
         survive_disconnect: bool,
     },
     /// Publish at QoS 1.
@@ -77,12 +77,12 @@ pub struct Publish {
     pub shape: Shape,
     /// Unacknowledged messages that a device keeps in flight.
     pub window: usize,
-    /// How many of the window must be acknowledged before new messages go out, 1 to `window`: 1 keeps the window full,
-    /// `window` sends whole windows.
+    /// How many messages of the window must be acknowledged before new ones are sent, 1 to `window`: 1 keeps the window
+    /// full, `window` sends whole windows.
     pub refill: usize,
     /// How many messages each device sends; `None` = until stopped.
     pub messages: Option<u64>,
-    /// Connect again when a connection is lost, and send what is unacknowledged again.
+    /// Reconnect when a connection is lost, and send the unacknowledged messages again.
     pub survive_disconnect: bool,
 }
 
@@ -93,10 +93,10 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// What is going on, added up over all threads.
+/// Counters of the whole fleet.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Connections accepted by the server and not lost.
+    /// Connections that are up.
     pub up: AtomicU64,
     /// Messages handed to sockets, resends included.
     pub sent: AtomicU64,
@@ -106,13 +106,13 @@ pub struct Counters {
     pub out_of_order: AtomicU64,
     /// Acknowledgements of nothing outstanding.
     pub unknown: AtomicU64,
-    /// Connections lost after they were up.
+    /// Connections lost after CONNACK.
     pub disconnects: AtomicU64,
-    /// Attempts to connect again that failed.
+    /// Failed reconnects.
     pub refusals: AtomicU64,
-    /// Devices that have given up.
+    /// Devices that gave up.
     pub failed: AtomicU64,
-    /// Devices that have sent all that they had to, and seen it acknowledged.
+    /// Devices whose messages are all sent and acknowledged.
     pub finished: AtomicU64,
     failures: Mutex<BTreeMap<String, u64>>,
     stopping: AtomicBool,
@@ -123,7 +123,7 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The reasons why connections failed or were lost, with how often.
+    /// The reasons why connections failed or were lost, with counts.
     #[must_use]
     pub fn failures(&self) -> BTreeMap<String, u64> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -147,9 +147,9 @@ pub struct Fleet {
     ledger: Ledger,
 }
 
-/// What a fleet leaves behind.
+/// The result of a fleet.
 pub struct Outcome {
-    /// What was sent and acknowledged.
+    /// The sent and acknowledged messages.
     pub ledger: Ledger,
     /// Times from a message's write to its acknowledgement; of idle devices, from a ping to its answer.
     pub latency: Latency,
@@ -171,7 +171,7 @@ impl Fleet {
     /// Starts the threads, which begin to connect at once.
     ///
     /// # Errors
-    /// When the plan needs more files than the process may open, or makes no sense.
+    /// When the plan needs more files than the process may open, or is inconsistent.
     pub fn start(plan: Plan) -> Result<Self> {
         ensure!(
             plan.connections > 0 && plan.threads > 0 && plan.connect_rate > 0.0,
@@ -221,9 +221,9 @@ impl Fleet {
     /// Waits until every device is connected.
     ///
     /// # Errors
-    /// When one gives up, or it takes longer than `patience`.
-    pub fn wait_up(&self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    /// When one gives up, or it takes longer than `timeout`.
+    pub fn wait_up(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         while self.counters.up.load(Ordering::Relaxed) < self.connections {
             let failed = self.counters.failed.load(Ordering::Relaxed);
             if failed > 0 {
@@ -234,7 +234,7 @@ impl Fleet {
                 "{} of {} devices are connected after {} s: {:?}",
                 self.counters.up.load(Ordering::Relaxed),
                 self.connections,
-                patience.as_secs(),
+                timeout.as_secs(),
                 self.counters.failures()
             );
             thread::sleep(POLL);
@@ -242,15 +242,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// Lets the devices do their work.
+    /// Starts the work of the devices.
     pub fn begin(&self) {
         self.phase.send_replace(Phase::Running);
     }
 
-    /// Waits until every device has sent all that it had to, or given up, for at most `patience`; says whether so.
+    /// Waits at most `timeout` until every device has finished or given up; returns whether they have.
     #[must_use]
-    pub fn wait_finished(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    pub fn wait_finished(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         let done = || {
             let counters = &self.counters;
             counters.finished.load(Ordering::Relaxed) + counters.failed.load(Ordering::Relaxed) >= self.connections
@@ -331,8 +331,8 @@ impl Worker {
         })
     }
 
-    pub(crate) fn habits(&self) -> Habits {
-        self.plan.habits
+    pub(crate) fn connection_options(&self) -> ConnectionOptions {
+        self.plan.options
     }
 
     /// Microseconds since the thread started.
@@ -354,24 +354,24 @@ impl Worker {
         self.spans.borrow_mut().entry(device).or_default().push(span);
     }
 
-    /// Waits until the fleet as a whole is let go.
+    /// Waits until the fleet's work is started.
     pub(crate) async fn running(&self) {
         // The sender lives as long as the fleet, which outlives its threads.
         let _ = self.phase.clone().wait_for(|phase| *phase >= Phase::Running).await;
     }
 
     /// Connects `device` when its turn comes.
-    async fn open(&self, device: u32, visit: Visit) -> Result<Stream> {
+    async fn open(&self, device: u32, attempt: ConnectAttempt) -> Result<Stream> {
         let slot = self.next_slot.get().max(Instant::now() - Duration::from_millis(5));
         self.next_slot.set(slot + self.slot_gap);
         tokio::time::sleep_until(slot.into()).await;
         let _permit = self.handshakes.acquire().await?;
-        connect::open(&self.plan.target, self.plan.habits, device, visit).await
+        connect::open(&self.plan.target, self.plan.options, device, attempt).await
     }
 
     /// Connects `device`, whose connection was lost at `lost_us`.
-    pub(crate) async fn open_again(&self, device: u32, lost_us: u64) -> Result<Stream> {
-        let opened = self.open(device, Visit::Again).await;
+    pub(crate) async fn reconnect(&self, device: u32, lost_us: u64) -> Result<Stream> {
+        let opened = self.open(device, ConnectAttempt::Reconnect).await;
         match &opened {
             Ok(_) => {
                 let away_us = self.now_us().saturating_sub(lost_us);
@@ -382,7 +382,7 @@ impl Worker {
         opened
     }
 
-    /// Notes why the connection `server` was lost; the server's name helps where there are several.
+    /// Records why the connection to `server` was lost; the server is named where there are several.
     pub(crate) fn note_lost(&self, reason: anyhow::Error, server: &str) {
         if self.plan.target.nodes.is_empty() {
             self.counters.note(&reason);
@@ -391,16 +391,16 @@ impl Worker {
         }
     }
 
-    /// Before a device tries again: not all at once.
-    pub(crate) async fn pause(&self) {
+    /// Waits before a device reconnects; the time is random, so that devices do not reconnect all at once.
+    pub(crate) async fn backoff(&self) {
         tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
     }
 
     /// Connects `device` for the first time, with a few attempts.
-    pub(crate) async fn open_first(&self, device: u32) -> Result<Stream> {
+    pub(crate) async fn connect(&self, device: u32) -> Result<Stream> {
         let mut attempt = 1;
         loop {
-            match self.open(device, Visit::First).await {
+            match self.open(device, ConnectAttempt::Initial).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if attempt >= CONNECT_ATTEMPTS => return Err(error),
                 Err(_) => attempt += 1,
@@ -435,7 +435,7 @@ fn run_thread(
                 _ = task => {}
             }
         }
-        // Aborted devices write down what they know when they are dropped.
+        // Aborted devices record their connection when they are dropped.
         for task in &tasks {
             task.abort();
         }

@@ -1,7 +1,7 @@
-//! A Holdfast hub as its `connection.json` describes it, and the devices that the generator makes there.
+//! A Holdfast hub as its `connection.json` describes it, and the devices that the generator registers there.
 //!
 //! Device keys are derived from the owner policy's key and the device's name, so a later run (or a second process)
-//! finds its devices again without a file of keys.
+//! knows the keys of its devices without a file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use sha2::Sha256;
 
 use crate::target::{Login, Tls, Transport, resolve, tls};
 
-/// What the service SDKs of this day send (Spec rest §1.1).
+/// The API version that current service SDKs send (Spec rest §1.1).
 const API_VERSION: &str = "2021-04-12";
-/// What stays as it is in a percent-encoded resource.
+/// The characters that are not escaped in a percent-encoded resource.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// `connection.json`, as far as the generator needs it.
+/// The fields of `connection.json` that the generator uses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hub {
@@ -34,13 +34,13 @@ pub struct Hub {
     pub owner: String,
     /// Event-Hubs-compatible connection string.
     pub event_hub: String,
-    /// Where Prometheus figures are.
+    /// The URL of the Prometheus metrics.
     #[serde(default)]
     pub metrics: Option<String>,
     /// The hub's processes.
     #[serde(default)]
     pub pids: Vec<u32>,
-    /// Ports, where they are not the standard ones.
+    /// The ports; the standard ones when missing.
     #[serde(default)]
     pub ports: Ports,
     /// The nodes of a hub that has several.
@@ -55,12 +55,12 @@ pub struct HubNode {
     /// Its name.
     #[serde(default)]
     pub name: String,
-    /// Where its Prometheus figures are; `/readyz` is beside them.
+    /// The URL of its Prometheus metrics; `/readyz` has the same host and port.
     #[serde(default)]
     pub metrics: Option<String>,
-    /// Where its listeners are.
+    /// The address of its listeners.
     pub address: IpAddr,
-    /// On which ports.
+    /// The ports of its listeners.
     pub ports: Ports,
 }
 
@@ -93,7 +93,7 @@ impl Default for Ports {
     }
 }
 
-/// A shared access key and whose it is.
+/// A shared access key and the name of its policy.
 #[derive(Debug, Clone)]
 pub struct PolicyKey {
     /// The policy.
@@ -148,19 +148,19 @@ impl Hub {
         }
     }
 
-    /// Where MQTT is.
+    /// The MQTT address.
     ///
     /// # Errors
-    /// When the hub does not listen so, or its name does not resolve.
+    /// When the hub has no such listener, or its name does not resolve.
     pub fn mqtt_address(&self, transport: Transport) -> Result<SocketAddr> {
         self.address(transport, self.ports.mqtt_plain, self.ports.mqtt)
             .context("MQTT")
     }
 
-    /// Where MQTT is on each node of a hub that has several; empty for one node.
+    /// The MQTT address of each node of a hub that has several; empty for one node.
     ///
     /// # Errors
-    /// When a node does not listen so.
+    /// When a node has no such listener.
     pub fn mqtt_nodes(&self, transport: Transport) -> Result<Vec<SocketAddr>> {
         let address = |node: &HubNode| {
             let port = if transport == Transport::Plain {
@@ -174,7 +174,7 @@ impl Hub {
         self.nodes.iter().map(address).collect()
     }
 
-    /// Where AMQP is.
+    /// The AMQP address.
     ///
     /// # Errors
     /// As [`Hub::mqtt_address`].
@@ -183,7 +183,7 @@ impl Hub {
             .context("AMQP")
     }
 
-    /// Where REST is.
+    /// The REST address.
     ///
     /// # Errors
     /// As [`Hub::mqtt_address`].
@@ -191,7 +191,7 @@ impl Hub {
         self.address(Transport::Tls13, None, self.ports.https).context("HTTPS")
     }
 
-    /// Plain listeners are on loopback, whatever the hub is called; a hub named by a loopback address is there alone.
+    /// Plain listeners are on loopback, whatever the host name; a hub with a loopback address as its name listens there alone.
     fn address(&self, transport: Transport, plain: Option<u16>, secured: Option<u16>) -> Result<SocketAddr> {
         let port = if transport == Transport::Plain { plain } else { secured };
         let port = port.with_context(|| format!("the hub does not listen for {transport:?}"))?;
@@ -213,28 +213,28 @@ impl Hub {
         }
     }
 
-    /// A token of the owner policy for the whole hub, good for `life`.
+    /// A token of the owner policy for the whole hub, valid for `lifetime`.
     ///
     /// # Errors
-    /// When the key is no base64.
-    pub fn owner_token(&self, life: Duration) -> Result<String> {
+    /// When the key is not base64.
+    pub fn owner_token(&self, lifetime: Duration) -> Result<String> {
         let owner = PolicyKey::parse(&self.owner)?;
-        let key = STANDARD.decode(&owner.key).context("the owner's key is no base64")?;
-        Ok(sign(self.host(), &key, Some(&owner.name), life))
+        let key = STANDARD.decode(&owner.key).context("the owner's key is not base64")?;
+        Ok(sign(self.host(), &key, Some(&owner.name), lifetime))
     }
 
     /// The devices of a fleet on this hub.
     ///
     /// # Errors
-    /// When the owner's connection string is none.
-    pub fn devices(&self, token_life: Duration) -> Result<HubDevices> {
+    /// When the owner's connection string is invalid.
+    pub fn devices(&self, token_lifetime: Duration) -> Result<HubDevices> {
         let key = STANDARD
             .decode(PolicyKey::parse(&self.owner)?.key)
-            .context("the owner's key is no base64")?;
+            .context("the owner's key is not base64")?;
         Ok(HubDevices {
             host: self.host().to_owned(),
             fleet_key: key,
-            token_life,
+            token_lifetime,
         })
     }
 }
@@ -243,7 +243,7 @@ impl Hub {
 pub struct HubDevices {
     host: String,
     fleet_key: Vec<u8>,
-    token_life: Duration,
+    token_lifetime: Duration,
 }
 
 impl HubDevices {
@@ -259,13 +259,13 @@ impl HubDevices {
         mac(&self.fleet_key, &["swarm device, second key ", device])
     }
 
-    /// What the device says in CONNECT (Spec device-mqtt §2).
+    /// The device's credentials in CONNECT (Spec device-mqtt §2).
     ///
     /// # Errors
     /// Never so far; the signature leaves room for devices with certificates.
     pub fn login(&self, device: String) -> Result<Login> {
         let resource = format!("{}/devices/{device}", self.host);
-        let password = sign(&resource, &self.key(&device), None, self.token_life);
+        let password = sign(&resource, &self.key(&device), None, self.token_lifetime);
         let username = format!("{}/{device}/?api-version={API_VERSION}", self.host);
         Ok(Login {
             client_id: device,
@@ -278,9 +278,9 @@ impl HubDevices {
 /// A shared access signature (Spec auth-and-limits §1.1), made here and not by the hub's own code, so that the two
 /// check each other.
 #[must_use]
-pub fn sign(resource: &str, key: &[u8], policy: Option<&str>, life: Duration) -> String {
+pub fn sign(resource: &str, key: &[u8], policy: Option<&str>, lifetime: Duration) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    sign_until(resource, key, policy, (now + life).as_secs())
+    sign_until(resource, key, policy, (now + lifetime).as_secs())
 }
 
 fn sign_until(resource: &str, key: &[u8], policy: Option<&str>, expiry: u64) -> String {
@@ -352,7 +352,7 @@ mod tests {
         let devices = HubDevices {
             host: "h".into(),
             fleet_key: vec![1],
-            token_life: Duration::from_secs(60),
+            token_lifetime: Duration::from_secs(60),
         };
         assert_ne!(devices.key("a"), devices.key("b"));
         assert_ne!(devices.key("a"), devices.secondary_key("a"));

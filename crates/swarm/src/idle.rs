@@ -1,4 +1,4 @@
-//! A device that only keeps its connection.
+//! A device that only keeps its connection open.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::fleet::{Counters, Worker};
 use crate::wire::{PINGREQ, Reply, Scanner};
 
 pub(crate) async fn run(worker: Rc<Worker>, device: u32, survive_disconnect: bool) {
-    let mut opened = worker.open_first(device).await;
+    let mut opened = worker.connect(device).await;
     let mut lost_us = 0;
     loop {
         match opened {
@@ -32,21 +32,21 @@ pub(crate) async fn run(worker: Rc<Worker>, device: u32, survive_disconnect: boo
             }
             Err(error) => {
                 worker.counters.note(&error);
-                // Who was never connected has no place to come back to.
+                // A device that never connected is not counted as reconnecting.
                 if !survive_disconnect || lost_us == 0 {
                     Counters::add(&worker.counters.failed, 1);
                     return;
                 }
             }
         }
-        worker.pause().await;
-        opened = worker.open_again(device, lost_us).await;
+        worker.backoff().await;
+        opened = worker.reconnect(device, lost_us).await;
     }
 }
 
 /// Pings in time until the connection is lost.
 async fn hold(worker: &Worker, stream: &mut Stream, device: u32) -> Result<()> {
-    let period = match worker.habits().keep_alive {
+    let period = match worker.connection_options().keep_alive {
         0 => Duration::from_secs(u64::from(u32::MAX)),
         seconds => Duration::from_secs(u64::from(seconds)) * 4 / 5,
     };

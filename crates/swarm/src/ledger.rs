@@ -1,4 +1,4 @@
-//! What a fleet was promised: per device and connection, which messages were sent and which were acknowledged.
+//! The ledger of a fleet: per device and connection, which messages were sent and which were acknowledged.
 //!
 //! Acknowledgements come in order, so a connection needs a span and not a set; the ledger of a million messages over
 //! a thousand devices is a thousand spans. Several processes of one fleet (other device numbers, same run) merge.
@@ -30,9 +30,9 @@ pub struct Span {
 /// All spans of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// The run's number in every stamp.
+    /// The run's number in every marker.
     pub run: u64,
-    /// What the devices' names begin with.
+    /// The prefix of the devices' names.
     pub device_prefix: String,
     /// The length of every payload.
     pub payload_bytes: usize,
@@ -61,7 +61,7 @@ impl Ledger {
             .sum()
     }
 
-    /// Takes over the devices of `other`, a part of the same run.
+    /// Merges the devices of `other`, a part of the same run.
     ///
     /// # Errors
     /// When it is another run, or has a device that is here already.
@@ -79,10 +79,10 @@ impl Ledger {
     /// Reads a ledger file.
     ///
     /// # Errors
-    /// When the file cannot be read or is none.
+    /// When the file cannot be read or is not a ledger.
     pub fn load(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open the ledger {}", path.display()))?;
-        serde_json::from_reader(BufReader::new(file)).with_context(|| format!("{} is no ledger", path.display()))
+        serde_json::from_reader(BufReader::new(file)).with_context(|| format!("{} is not a ledger", path.display()))
     }
 
     /// Writes the ledger, replacing the file.

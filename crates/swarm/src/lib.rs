@@ -1,11 +1,11 @@
-//! Load generator and measuring rod: fleets of MQTT devices, what they were promised, and what readers find.
+//! Load generator: fleets of MQTT devices, a ledger of their acknowledgements, and verification of what readers find.
 //!
-//! Why: a claim like "nothing acknowledged is lost" or "so many microseconds a message" is worth what the thing that
-//! measures it is worth. So every figure of the project comes from this one generator, against the hub and its peers
-//! alike, and every message carries a stamp that tells a reader who sent it, when, and in which place.
-//! Invariants: no allocation per message; a bounded ledger (spans, not messages); nothing of the server's crates is
-//! used on the device side, not even its MQTT codec, so that a bug in it cannot hide itself.
-//! Not here: peers' installation and the bench's plan (`benches/`), fault injection (`tests/`).
+//! Why: a claim such as "nothing acknowledged is lost" or "so many microseconds a message" is only as good as its
+//! measurement. Every figure of the project comes from this one generator, for the hub and its peers alike, and every
+//! message carries a marker with its sender, its time and its position.
+//! Invariants: no allocation per message; a bounded ledger (spans, not messages); the device side uses none of the
+//! server's crates, not even its MQTT codec, so that a bug there cannot hide itself.
+//! Not here: installation of peers and the plan of a benchmark (`benches/`), fault injection (the `chaos` crate).
 //! Start at [`fleet::Fleet`] (load) and [`verify`] (reading back).
 #![warn(missing_docs)]
 
@@ -19,12 +19,12 @@ pub mod hub;
 mod idle;
 pub mod latency;
 pub mod ledger;
+pub mod marker;
 pub mod process;
 mod publisher;
 pub mod read;
 pub mod readiness;
 pub mod report;
-pub mod stamp;
 pub mod target;
 pub mod verify;
 pub mod window;

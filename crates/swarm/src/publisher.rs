@@ -1,8 +1,8 @@
 //! A device that publishes at QoS 1 with a window: the generator's hot path.
 //!
-//! One poll of a device is one read, one write, no allocation: acknowledgements are cut from the thread's input buffer,
-//! and what the window has room for is patched into the thread's row of packets and written at once. Only when a socket
-//! takes less than that does the connection own bytes (`unsent`).
+//! One poll of a device is one read, one write, no allocation: acknowledgements are parsed from the thread's input
+//! buffer, and as many messages as fit the window are patched into the thread's packet templates and written at once.
+//! A connection owns bytes (`unsent`) only when its socket accepts less than that.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use crate::ledger::Span;
 use crate::window::{Acknowledged, Window};
 use crate::wire::{DISCONNECT, PINGREQ, Reply, Scanner};
 
-/// A connection without keep-alive is looked at this often all the same.
+/// Timer period of a connection without keep-alive.
 const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
@@ -31,8 +31,8 @@ pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
     let mut lost_us = None;
     loop {
         let opened = match lost_us {
-            Some(lost_us) => worker.open_again(device, lost_us).await,
-            None => worker.open_first(device).await,
+            Some(lost_us) => worker.reconnect(device, lost_us).await,
+            None => worker.connect(device).await,
         };
         match opened {
             Ok(stream) => {
@@ -60,7 +60,7 @@ pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
             return;
         }
         lost_us = lost_us.or_else(|| Some(worker.now_us()));
-        worker.pause().await;
+        worker.backoff().await;
     }
 }
 
@@ -70,7 +70,7 @@ struct Sender {
     device: u32,
     epoch: u32,
     window: Window,
-    /// The least room for which new messages are sent.
+    /// New messages are sent when at least so many fit the window.
     refill: usize,
     /// One past the last message to be sent.
     end: u64,
@@ -78,7 +78,7 @@ struct Sender {
     first: u64,
     /// Below this number a message may have been sent by an earlier connection.
     sent_before: u64,
-    /// Whether the present connection has been written down.
+    /// Whether the present connection still has to be recorded in the ledger.
     open: bool,
 }
 
@@ -112,7 +112,7 @@ impl Sender {
         result
     }
 
-    /// Writes the present connection down and turns to the next.
+    /// Records the present connection in the ledger and prepares the next one.
     fn close(&mut self) {
         if !std::mem::take(&mut self.open) {
             return;
@@ -132,7 +132,7 @@ impl Sender {
 }
 
 impl Drop for Sender {
-    /// The fleet's end drops devices in the middle of their work.
+    /// Devices are dropped in the middle of their work when the fleet ends.
     fn drop(&mut self) {
         self.close();
     }
@@ -142,7 +142,7 @@ struct Connection<'a> {
     sender: &'a mut Sender,
     stream: Stream,
     scanner: Scanner,
-    /// Bytes that the socket did not take.
+    /// Bytes that the socket has not accepted yet.
     unsent: Vec<u8>,
     flushed: bool,
     period: Duration,
@@ -153,7 +153,7 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     fn new(sender: &'a mut Sender, stream: Stream) -> Self {
-        let period = match sender.worker.habits().keep_alive {
+        let period = match sender.worker.connection_options().keep_alive {
             0 => LONGEST_PERIOD,
             seconds => Duration::from_secs(u64::from(seconds)) * 4 / 5,
         };
@@ -178,7 +178,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Reads, sends and says whether all is done.
+    /// Reads and sends; true when everything is sent and acknowledged.
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let now_us = self.sender.worker.now_us();
         self.read(cx, now_us)?;
@@ -254,7 +254,7 @@ impl<'a> Connection<'a> {
         result
     }
 
-    /// What may be sent now: as much of the window as one write can hold, resends apart from new messages.
+    /// The next messages to send: as much of the window as one write can hold; resends and new messages are not mixed.
     fn next_messages(&self, now_us: u64) -> Messages {
         let Sender {
             worker,
@@ -267,35 +267,35 @@ impl<'a> Connection<'a> {
             ..
         } = &*self.sender;
         let first = window.next();
-        let again = first < *sent_before;
-        let limit = if again {
+        let is_resend = first < *sent_before;
+        let limit = if is_resend {
             *sent_before
         } else if worker.is_sending() {
             *end
         } else {
             first
         };
-        let room = if window.room() >= *refill || again {
-            window.room()
+        let free = if window.free() >= *refill || is_resend {
+            window.free()
         } else {
             0
         };
-        let count = room.min(usize::try_from(limit.saturating_sub(first)).unwrap_or(usize::MAX));
+        let count = free.min(usize::try_from(limit.saturating_sub(first)).unwrap_or(usize::MAX));
         Messages {
             device: *device,
             epoch: *epoch,
             first,
             count,
-            again,
+            is_resend,
             now_us: worker.unix_us(now_us),
         }
     }
 
-    /// Hands messages to the socket; false when it takes no more.
+    /// Hands messages to the socket; false when it accepts no more.
     fn send(&mut self, cx: &mut Context<'_>, mut messages: Messages, now_us: u64) -> Result<bool> {
         let worker = self.sender.worker.clone();
-        let mut row = worker.batch.borrow_mut();
-        let Some(batch) = row.as_mut() else { return Ok(true) };
+        let mut batch = worker.batch.borrow_mut();
+        let Some(batch) = batch.as_mut() else { return Ok(true) };
         messages.count = messages.count.min(batch.rows());
         let bytes = batch.fill(messages);
         // The window counts a message as sent from here on: even one byte of it may reach the server.
@@ -305,7 +305,7 @@ impl<'a> Connection<'a> {
         let mut written = 0;
         while written < bytes.len() {
             match Pin::new(&mut self.stream).poll_write(cx, &bytes[written..]) {
-                Poll::Ready(Ok(0)) => bail!("the socket takes nothing"),
+                Poll::Ready(Ok(0)) => bail!("the socket accepts no bytes"),
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => return Err(Error::from(error).context("writing")),
                 Poll::Pending => {
@@ -334,7 +334,7 @@ impl<'a> Connection<'a> {
         while !self.unsent.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.unsent) {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(0)) => bail!("the socket takes nothing"),
+                Poll::Ready(Ok(0)) => bail!("the socket accepts no bytes"),
                 Poll::Ready(Ok(count)) => {
                     self.unsent.drain(..count);
                     self.flushed = false;
@@ -345,7 +345,7 @@ impl<'a> Connection<'a> {
         self.flush(cx)
     }
 
-    /// Pings when nothing was written for the period, and keeps the timer armed; asked only when it can be due.
+    /// Pings when nothing was written for the period, and keeps the timer armed. Called only when a ping can be due.
     fn ping_when_due(&mut self, cx: &mut Context<'_>, now_us: u64) -> Result<()> {
         if now_us < self.ping_due_us {
             return Ok(());
@@ -360,7 +360,7 @@ impl<'a> Connection<'a> {
         self.timer
             .as_mut()
             .reset(Instant::now() + Duration::from_micros(self.ping_due_us - now_us));
-        // Arms it; it wakes this device, which then comes here again.
+        // Polling arms the timer; it wakes this device at the deadline.
         let _ = self.timer.as_mut().poll(cx);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Reading partitions: all of them for the judge, one for its speed.
+//! Reads partitions: all of them for verification, one to measure its speed.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,12 @@ use crate::ledger::Ledger;
 use crate::verify::{Judge, Verdict};
 
 /// How long a reader waits for an event that must be there.
-const PATIENCE: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads every partition from its beginning to what is its end now, and judges what a fleet was promised.
+/// Reads every partition from its beginning to its present end, and verifies the acknowledgements of `ledger`.
 ///
 /// # Errors
-/// When the hub cannot be read; findings are no error but in the verdict.
+/// When the hub cannot be read. Findings are part of the verdict and no error.
 pub async fn verify(hub: &EventHub, ledger: &Ledger) -> Result<Verdict> {
     let mut client = hub.connect().await?;
     let mut judge = Judge::new(ledger)?;
@@ -35,7 +35,7 @@ async fn read_partition(client: &mut Client, partition: &str, judge: &mut Judge<
     let link = client.receive(partition, Start::Oldest).await?;
     let mut expected = state.begin;
     client
-        .events(link, PATIENCE, |event| {
+        .events(link, EVENT_TIMEOUT, |event| {
             let sequence = event.sequence().context("an event without a sequence number")?;
             if sequence != expected {
                 judge.sequence_jump(partition, expected, sequence);
@@ -69,7 +69,7 @@ pub enum Until {
     Time(Duration),
 }
 
-/// Reads one partition as fast as it comes. `begun` is called at the first event, for the taking of samples.
+/// Reads one partition as fast as possible. `begun` is called at the first event, to take the first sample.
 ///
 /// # Errors
 /// When the hub cannot be read, or events do not follow one another.
@@ -85,7 +85,7 @@ pub async fn timed(
     let mut expected = None;
     let mut started = Instant::now();
     client
-        .events(link, PATIENCE, |event| {
+        .events(link, EVENT_TIMEOUT, |event| {
             if events == 0 {
                 begun()?;
                 started = Instant::now();
@@ -100,7 +100,7 @@ pub async fn timed(
             body_bytes += event.body().len() as u64;
             Ok(match until {
                 Until::Sequence(last) => sequence < last,
-                // The clock is not free: one look for many events.
+                // Reading the clock costs time: once for many events.
                 Until::Time(time) => events % 64 != 0 || started.elapsed() < time,
             })
         })

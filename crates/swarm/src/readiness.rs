@@ -1,4 +1,4 @@
-//! Which nodes of a hub are in service, as a load balancer finds out: by asking `/readyz`.
+//! Polls `/readyz` of each node, as a load balancer does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +13,15 @@ use crate::http::Client;
 use crate::hub::Hub;
 use crate::target::resolve;
 
-/// How often each node is asked.
-const EVERY: Duration = Duration::from_secs(1);
-/// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two requests to the same node.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a node may take to answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks the nodes of `hub` for as long as the process lives: one flag for each, in order.
+/// Polls the nodes of `hub` until the process ends; one flag for each node, in their order.
 ///
 /// # Errors
-/// When a node's metrics address is missing, beside which `/readyz` is.
+/// When a node has no metrics address: `/readyz` is served there.
 pub fn follow(hub: &Hub) -> Result<Arc<[AtomicBool]>> {
     let hosts = hub.nodes.iter().map(|node| {
         let url = node.metrics.as_deref().context("a node without a metrics address")?;
@@ -31,15 +31,15 @@ pub fn follow(hub: &Hub) -> Result<Arc<[AtomicBool]>> {
     let hosts = hosts.collect::<Result<Vec<String>>>()?;
     let flags: Arc<[AtomicBool]> = hosts.iter().map(|_| AtomicBool::new(true)).collect();
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let told = Arc::clone(&flags);
+    let updated = Arc::clone(&flags);
     thread::Builder::new().name("readiness".to_owned()).spawn(move || {
         runtime.block_on(async {
             loop {
-                for (host, flag) in hosts.iter().zip(told.iter()) {
-                    let answer = tokio::time::timeout(PATIENCE, is_ready(host)).await;
+                for (host, flag) in hosts.iter().zip(updated.iter()) {
+                    let answer = tokio::time::timeout(REQUEST_TIMEOUT, is_ready(host)).await;
                     flag.store(matches!(answer, Ok(Ok(true))), Ordering::Relaxed);
                 }
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         });
     })?;

@@ -1,4 +1,4 @@
-//! What a run found, as JSON for scripts and as a table for people.
+//! The results of a run, as JSON for scripts and as text for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::verify::Verdict;
 /// The version of the generator, in every report.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How the connections came up.
+/// How the connections were established.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConnectReport {
     /// Devices connected.
@@ -25,7 +25,7 @@ pub struct ConnectReport {
     pub generator_cpu_us_per_connection: f64,
 }
 
-/// A process's use over a run, and what that is per message.
+/// A process's resource usage over a run, in total and per message.
 #[derive(Debug, Clone, Serialize)]
 pub struct ProcessReport {
     /// Totals over the measured time.
@@ -79,11 +79,11 @@ impl fmt::Display for LatencyReport {
 pub struct PublishReport {
     /// The generator's version.
     pub version: &'static str,
-    /// What was connected to.
+    /// The server.
     pub target: String,
     /// `plain`, `tls13` or `tls12`.
     pub transport: String,
-    /// Unacknowledged messages a device.
+    /// Unacknowledged messages per device.
     pub window: usize,
     /// Acknowledgements for which a device waited before it filled its window again.
     pub refill: usize,
@@ -91,7 +91,7 @@ pub struct PublishReport {
     pub payload_bytes: usize,
     /// Generator threads.
     pub threads: usize,
-    /// How the connections came up.
+    /// How the connections were established.
     pub connect: ConnectReport,
     /// The measured time, without warm-up.
     pub seconds: f64,
@@ -107,27 +107,27 @@ pub struct PublishReport {
     pub acknowledged_out_of_order: u64,
     /// PUBACKs of nothing outstanding.
     pub acknowledged_unknown: u64,
-    /// Connections lost after they were up.
+    /// Connections lost after CONNACK.
     pub disconnects: u64,
-    /// Attempts to connect again that failed.
+    /// Failed reconnects.
     pub refusals: u64,
     /// Times from the loss of a connection until the device was connected again.
     pub away_us: LatencyReport,
-    /// Devices that had given up.
+    /// Devices that gave up.
     pub failed: u64,
-    /// Why connections failed or were lost, with how often.
+    /// The reasons why connections failed or were lost, with counts.
     pub failures: BTreeMap<String, u64>,
     /// Times to acknowledgement.
     pub latency_us: LatencyReport,
     /// This process.
     pub generator: ProcessReport,
-    /// The server, when its processes were named.
+    /// The server, when its processes were given.
     pub server: Option<ProcessReport>,
-    /// What the server did after the last message, when it was given time to settle: compactions, for instance.
+    /// The server's usage after the last message, such as compactions, when the run waited for it.
     pub server_settling: Option<Usage>,
-    /// The server's CPU time per acknowledged message with its share of the settling, microseconds.
+    /// The server's CPU time per acknowledged message including the usage after the last message, microseconds.
     pub server_cpu_us_per_message_settled: Option<f64>,
-    /// Syncs of the hub's log in the measured time, when its metrics were named.
+    /// Syncs of the hub's log in the measured time, when its metrics address was given.
     pub syncs: Option<f64>,
 }
 
@@ -207,23 +207,23 @@ fn process_line(f: &mut fmt::Formatter<'_>, name: &str, process: &ProcessReport)
 pub struct IdleReport {
     /// The generator's version.
     pub version: &'static str,
-    /// What was connected to.
+    /// The server.
     pub target: String,
     /// `plain`, `tls13` or `tls12`.
     pub transport: String,
-    /// How the connections came up.
+    /// How the connections were established.
     pub connect: ConnectReport,
     /// Still connected at the end.
     pub up: u64,
-    /// Connections lost after they were up.
+    /// Connections lost after CONNACK.
     pub disconnects: u64,
-    /// Attempts to connect again that failed.
+    /// Failed reconnects.
     pub refusals: u64,
     /// Times from the loss of a connection until the device was connected again.
     pub away_us: LatencyReport,
     /// Times from a ping to its answer.
     pub ping_us: LatencyReport,
-    /// Why connections were lost, with how often.
+    /// The reasons why connections were lost, with counts.
     pub failures: BTreeMap<String, u64>,
     /// Growth of the server's anonymous resident memory per connection, bytes.
     pub server_bytes_per_connection: Option<f64>,
@@ -268,12 +268,12 @@ impl fmt::Display for IdleReport {
     }
 }
 
-/// One reading of a partition.
+/// The result of reading a partition.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReadReport {
     /// The generator's version.
     pub version: &'static str,
-    /// What was read.
+    /// The source of the events.
     pub source: String,
     /// Events read.
     pub events: u64,
@@ -285,7 +285,7 @@ pub struct ReadReport {
     pub rate: f64,
     /// This process.
     pub generator: ProcessReport,
-    /// The server, when its processes were named.
+    /// The server, when its processes were given.
     pub server: Option<ProcessReport>,
 }
 

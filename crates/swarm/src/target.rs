@@ -1,4 +1,4 @@
-//! Where a fleet connects to and who its devices are: a Holdfast hub with its registry, or any MQTT broker.
+//! The server and the device identities of a fleet: a Holdfast hub with its registry, or any MQTT broker.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -75,7 +75,7 @@ impl DeviceNames {
     }
 }
 
-/// How bytes travel.
+/// The transport of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
     /// Without TLS.
@@ -86,7 +86,7 @@ pub enum Transport {
     Tls12,
 }
 
-/// What a device says of itself in CONNECT.
+/// A device's credentials in CONNECT.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// The client id.
@@ -97,7 +97,7 @@ pub struct Login {
     pub password: Option<String>,
 }
 
-/// How devices prove who they are.
+/// How devices authenticate.
 pub enum Credentials {
     /// The same user and password for all, or none.
     Shared {
@@ -110,7 +110,7 @@ pub enum Credentials {
     Hub(HubDevices),
 }
 
-/// A TLS client and the name that the server must prove.
+/// A TLS client and the server name that it verifies.
 #[derive(Clone)]
 pub struct Tls {
     /// The client's configuration.
@@ -119,36 +119,36 @@ pub struct Tls {
     pub server: ServerName<'static>,
 }
 
-/// Where a fleet connects to and how.
+/// The server of a fleet and how devices reach it.
 pub struct Target {
     /// The server's address.
     pub address: SocketAddr,
-    /// The addresses of a hub's nodes, when it has several: device n connects to the n-th, in turn. Empty: [`Self::address`].
+    /// The addresses of a hub's nodes, when it has several; devices connect to them round-robin. Empty: [`Self::address`].
     pub nodes: Vec<SocketAddr>,
-    /// All devices begin at this one of [`Self::nodes`].
+    /// The index in [`Self::nodes`] to which all devices connect first.
     pub begin_at: Option<usize>,
-    /// Where a device goes whose connection was lost.
-    pub again: Again,
+    /// The node to which a device reconnects.
+    pub reconnect_to: ReconnectTo,
     /// `None` = plain.
     pub tls: Option<Tls>,
     /// Local addresses to connect from, in turn; empty = the system's choice. One address has some 28,000 ports.
     pub sources: Vec<IpAddr>,
-    /// Who the devices are.
+    /// The device names.
     pub names: DeviceNames,
-    /// How they prove it.
+    /// How the devices authenticate.
     pub credentials: Credentials,
-    /// Where they publish, with `{device}` for the name.
+    /// The topic to publish on, with `{device}` in place of the name.
     pub topic: String,
 }
 
-/// Where devices go whose connection was lost.
+/// The node to which devices reconnect after their connection was lost.
 #[derive(Debug, Clone)]
-pub enum Again {
-    /// To where they were first; to the next node that listens when that one does not.
+pub enum ReconnectTo {
+    /// The node of the first connection; the next listening node when that one does not listen.
     Same,
-    /// To any node, as behind a name with all addresses; to the next one that listens when that one does not.
+    /// A random node, as with a DNS name that has all addresses; the next listening node when that one does not listen.
     Any,
-    /// To any node that is in service, as behind a load balancer: one flag for each of [`Target::nodes`].
+    /// A random node that is in service, as behind a load balancer; one flag for each of [`Target::nodes`].
     InService(Arc<[AtomicBool]>),
 }
 
@@ -160,24 +160,24 @@ impl Target {
         }
     }
 
-    /// Where device `number` connects to: its own node first, then the others.
+    /// The addresses for the first connection of device `number`: its own node, then the others.
     pub fn addresses_of(&self, number: u32) -> impl Iterator<Item = SocketAddr> {
         self.nodes_from(self.begin_at.unwrap_or(number as usize))
     }
 
-    /// Where device `number` connects to after its connection was lost.
-    pub fn addresses_again(&self, number: u32) -> Vec<SocketAddr> {
+    /// The addresses for a reconnect of device `number`.
+    pub fn reconnect_addresses(&self, number: u32) -> Vec<SocketAddr> {
         let any = rand::random_range(0..self.nodes().len());
-        match &self.again {
-            Again::Same => self.addresses_of(number).collect(),
-            Again::Any => self.nodes_from(any).collect(),
-            Again::InService(flags) => {
+        match &self.reconnect_to {
+            ReconnectTo::Same => self.addresses_of(number).collect(),
+            ReconnectTo::Any => self.nodes_from(any).collect(),
+            ReconnectTo::InService(flags) => {
                 let nodes = self.nodes().iter().zip(flags.iter());
                 let in_service: Vec<SocketAddr> = nodes
                     .filter(|(_, flag)| flag.load(Ordering::Relaxed))
                     .map(|(node, _)| *node)
                     .collect();
-                // A load balancer picks one; its client does not know of others.
+                // A load balancer picks one; its clients do not know the others.
                 in_service.choose(&mut rand::rng()).copied().into_iter().collect()
             }
         }
@@ -189,10 +189,10 @@ impl Target {
         from.iter().chain(before).copied()
     }
 
-    /// What device `number` says in CONNECT.
+    /// The credentials of device `number`.
     ///
     /// # Errors
-    /// When a hub's key is no key.
+    /// When a hub's key is invalid.
     pub fn login(&self, number: u32) -> Result<Login> {
         let client_id = self.names.name(number);
         match &self.credentials {
@@ -206,7 +206,7 @@ impl Target {
     }
 }
 
-/// A TLS client that trusts what is in `ca_file` and nothing else.
+/// A TLS client that trusts the CAs of `ca_file` only.
 ///
 /// Sessions are never resumed: each connection of a measurement costs the same.
 ///
@@ -231,7 +231,8 @@ pub fn tls(transport: Transport, ca_file: &Path, server: &str) -> Result<Tls> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
-    let server = ServerName::try_from(server.to_owned()).with_context(|| format!("{server:?} is no server name"))?;
+    let server =
+        ServerName::try_from(server.to_owned()).with_context(|| format!("{server:?} is not a valid server name"))?;
     Ok(Tls {
         connector: TlsConnector::from(Arc::new(config)),
         server,

@@ -1,43 +1,43 @@
-//! The judge: compares what readers found, event by event, with what a fleet was promised.
+//! Verification: compares the events that readers found with the acknowledgements that a fleet received.
 //!
-//! Pure; a reader feeds it the events of each partition in their order. Per device, and for one connection (epoch) of
-//! it, the hub owes: every acknowledged message is there (else *lost*), each once (else *doubled*), in the order sent
-//! (else *out of order*), and none without the ones before it (else a *gap*). What was sent and not acknowledged may be
-//! there or not; what a later connection sent again is not a doubling, since the client did it.
+//! Pure; a reader passes the events of each partition in their order. For each connection (epoch) of a device the hub
+//! must store every acknowledged message (else *lost*), each once (else *doubled*), in the order sent (else *out of
+//! order*), and none without the ones before it (else a *gap*). Messages sent and not acknowledged may be stored or not.
+//! Messages that a later connection sent again are not duplicates, since the client repeated them.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
 use crate::ledger::{Ledger, Span};
-use crate::stamp::{Stamp, filler_is_intact};
+use crate::marker::{MessageMarker, filler_is_intact};
 use crate::target::DeviceNames;
 
 /// How many findings are described one by one.
 const MAX_EXAMPLES: usize = 20;
 
-/// What the comparison found. Every count but the first five is a broken promise.
+/// The result of the comparison. Every count but the first five is a violation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Events of this run that were read.
     pub events: u64,
-    /// Events of other runs or senders, left alone.
+    /// Events of other runs or senders, ignored.
     pub other_events: u64,
     /// Acknowledgements in the ledger.
     pub acknowledged: u64,
-    /// Events that are there although nobody saw an acknowledgement: allowed.
+    /// Events stored although no acknowledgement arrived: allowed.
     pub unacknowledged_kept: u64,
-    /// Messages that are there more than once because the client sent them again: allowed.
+    /// Messages stored more than once because the client sent them again: allowed.
     pub resent_kept: u64,
-    /// Acknowledged and not there.
+    /// Acknowledged and not stored.
     pub lost: u64,
-    /// There twice although sent once.
+    /// Stored twice although sent once.
     pub doubled: u64,
-    /// There after one that was sent later.
+    /// Stored after a message that was sent later.
     pub out_of_order: u64,
-    /// Not there, never acknowledged, although a later message of the same connection is.
+    /// Not stored and never acknowledged, although a later message of the same connection is stored.
     pub gaps: u64,
-    /// There although never sent.
+    /// Stored although never sent.
     pub phantoms: u64,
     /// Body damaged or of another length, or under another device's name.
     pub corrupt: u64,
@@ -48,7 +48,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether every promise was kept.
+    /// Whether there is no violation.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let Self {
@@ -71,7 +71,7 @@ impl Verdict {
     }
 }
 
-/// Collects events and judges them.
+/// Collects events and verifies them.
 pub struct Judge<'a> {
     ledger: &'a Ledger,
     names: DeviceNames,
@@ -86,10 +86,10 @@ struct Found {
 }
 
 impl<'a> Judge<'a> {
-    /// A judge who has seen nothing yet.
+    /// A judge without events.
     ///
     /// # Errors
-    /// When the ledger's prefix is none.
+    /// When the ledger's prefix is not a valid one.
     pub fn new(ledger: &'a Ledger) -> anyhow::Result<Self> {
         let names = DeviceNames::new(&ledger.device_prefix)?;
         Ok(Self {
@@ -100,28 +100,28 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// Notes that a partition's events do not follow one another.
+    /// Records that a partition's sequence numbers are not consecutive.
     pub fn sequence_jump(&mut self, partition: &str, expected: i64, found: i64) {
         self.verdict.sequence_jumps += 1;
         self.verdict
-            .example(|| format!("partition {partition} goes on with {found} instead of {expected}"));
+            .example(|| format!("partition {partition} continues with {found} instead of {expected}"));
     }
 
     /// Takes the next event of a partition. `device` is the sender as the hub names it.
     pub fn event(&mut self, device: &str, payload: &[u8]) {
-        let Some(stamp) = Stamp::read(payload).filter(|stamp| stamp.run == self.ledger.run) else {
+        let Some(marker) = MessageMarker::read(payload).filter(|marker| marker.run == self.ledger.run) else {
             self.verdict.other_events += 1;
             return;
         };
         self.verdict.events += 1;
-        let Stamp { epoch, number, .. } = stamp;
+        let MessageMarker { epoch, number, .. } = marker;
         let intact = payload.len() == self.ledger.payload_bytes && filler_is_intact(payload);
-        if !intact || device != self.names.name(stamp.device) {
+        if !intact || device != self.names.name(marker.device) {
             self.verdict.corrupt += 1;
             self.verdict
                 .example(|| format!("message {number} of epoch {epoch} of {device} is damaged"));
         }
-        let found = self.devices.entry(stamp.device).or_default();
+        let found = self.devices.entry(marker.device).or_default();
         if !found.epochs.entry(epoch).or_default().insert(number) {
             self.verdict.doubled += 1;
             self.verdict
@@ -139,7 +139,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The judgement, once all partitions have been read to their ends.
+    /// The verdict, once all partitions have been read to their ends.
     #[must_use]
     pub fn finish(mut self) -> Verdict {
         self.verdict.acknowledged = self.ledger.acknowledged();

@@ -1,12 +1,12 @@
-//! What one connection has sent and not seen acknowledged, and whether acknowledgements come in order.
+//! The unacknowledged messages of one connection, and whether acknowledgements arrive in order.
 //!
 //! Pure. Packet ids follow from message numbers ([`crate::batch::packet_id`]), so the window is a first number and a
-//! ring of sending times. Servers owe PUBACKs in the order of the PUBLISHes (Spec device-mqtt §4.2 rule 16); one out of
-//! order is counted and still taken into account.
+//! ring of sending times. Servers send PUBACKs in the order of the PUBLISHes (Spec device-mqtt §4.2 rule 16); one out of
+//! order is counted and still accepted.
 
 use crate::batch::packet_id;
 
-/// What an acknowledgement meant.
+/// Which message an acknowledgement belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acknowledged {
     /// The oldest outstanding message; it was sent at this time.
@@ -62,7 +62,7 @@ impl Window {
 
     /// How many messages may be sent now.
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub fn free(&self) -> usize {
         self.slots.len() - self.outstanding()
     }
 
@@ -78,9 +78,9 @@ impl Window {
         &mut self.slots[index]
     }
 
-    /// Notes that the next `count` messages, at most [`Window::room`], go out at `sent_us`.
+    /// Records that the next `count` messages, at most [`Window::free`], go out at `sent_us`.
     pub fn sent(&mut self, count: usize, sent_us: u32) {
-        debug_assert!(count <= self.room());
+        debug_assert!(count <= self.free());
         for number in self.next..self.next + count as u64 {
             *self.slot(number) = Slot {
                 sent_us,
@@ -90,7 +90,7 @@ impl Window {
         self.next += count as u64;
     }
 
-    /// Takes a PUBACK.
+    /// Processes a PUBACK.
     pub fn acknowledge(&mut self, id: u16) -> Acknowledged {
         if self.outstanding() > 0 && packet_id(self.first) == id {
             let sent_us = self.slot(self.first).sent_us;
@@ -118,7 +118,7 @@ impl Window {
             .collect()
     }
 
-    /// Forgets what was sent and not acknowledged: it is to be sent again, from [`Window::first`] on.
+    /// Forgets the unacknowledged messages: they are sent again, from [`Window::first`] on.
     pub fn rewind(&mut self) {
         self.next = self.first;
     }
@@ -132,7 +132,7 @@ mod tests {
     fn acknowledgements_in_order_move_the_window_over_the_id_wrap() {
         let mut window = Window::new(4, 65_533);
         window.sent(4, 10);
-        assert_eq!(window.room(), 0);
+        assert_eq!(window.free(), 0);
         for number in 65_533..65_537 {
             assert_eq!(
                 window.acknowledge(packet_id(number)),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_out_of_order_is_told_and_counted_once() {
+    fn an_acknowledgement_out_of_order_is_reported_and_counted_once() {
         let mut window = Window::new(4, 0);
         window.sent(3, 1);
         assert_eq!(
@@ -163,7 +163,7 @@ mod tests {
         window.sent(5, 1);
         window.acknowledge(packet_id(0));
         window.rewind();
-        assert_eq!((window.first(), window.next(), window.room()), (1, 1, 8));
+        assert_eq!((window.first(), window.next(), window.free()), (1, 1, 8));
     }
 
     #[test]

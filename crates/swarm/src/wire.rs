@@ -1,7 +1,7 @@
-//! The little of MQTT 3.1.1 that a sending device needs, written independently of the hub's codec.
+//! The part of MQTT 3.1.1 that a sending device needs, written independently of the hub's codec.
 //!
-//! Invariants: [`Scanner`] keeps at most [`LARGEST_REPLY`] bytes of an unfinished packet; anything but CONNACK, PUBACK,
-//! SUBACK and PINGRESP from the server is an error, since this client asked for nothing else.
+//! Invariants: [`Scanner`] keeps at most [`LARGEST_REPLY`] bytes of an incomplete packet; any packet from the server
+//! but CONNACK, PUBACK, SUBACK and PINGRESP is an error, since this client requests no others.
 
 use anyhow::{Result, bail};
 
@@ -17,7 +17,7 @@ pub const DUP: u8 = 0x08;
 /// The longest packet a server may send to this client: SUBACK for one filter.
 const LARGEST_REPLY: usize = 5;
 
-/// What a server says to a client that only publishes.
+/// A packet from the server to a client that only publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// The return code, 0 = accepted.
@@ -31,11 +31,11 @@ pub enum Reply {
     PubAck(u16),
     /// The granted QoS, or 0x80.
     SubAck(u8),
-    /// The server lives.
+    /// The answer to a PINGREQ.
     PingResp,
 }
 
-/// Cuts replies out of a byte stream that arrives in any pieces.
+/// Splits a byte stream that arrives in arbitrary pieces into replies.
 #[derive(Debug, Default)]
 pub struct Scanner {
     kept: [u8; LARGEST_REPLY],
@@ -46,7 +46,7 @@ impl Scanner {
     /// Calls `each` for every whole reply in what is left of earlier input and `input`.
     ///
     /// # Errors
-    /// When the server sends something else, or `each` fails.
+    /// When the server sends another packet, or `each` fails.
     pub fn scan(&mut self, mut input: &[u8], mut each: impl FnMut(Reply) -> Result<()>) -> Result<()> {
         while self.length > 0 {
             let Some((first, rest)) = input.split_first() else {
@@ -64,7 +64,7 @@ impl Scanner {
             each(reply)?;
             input = &input[used..];
         }
-        // `decode` refuses what would be longer than a reply, so the rest fits.
+        // `decode` refuses packets longer than a reply, so the rest fits.
         self.kept[..input.len()].copy_from_slice(input);
         self.length = u8::try_from(input.len())?;
         Ok(())
@@ -72,7 +72,7 @@ impl Scanner {
 }
 
 fn decode(input: &[u8]) -> Result<Option<(Reply, usize)>> {
-    // PUBACK first: in a run there is hardly anything else.
+    // PUBACK first: nearly all packets of a run.
     if let [0x40, 2, high, low, ..] = *input {
         return Ok(Some((Reply::PubAck(u16::from_be_bytes([high, low])), 4)));
     }
@@ -89,11 +89,11 @@ fn decode(input: &[u8]) -> Result<Option<(Reply, usize)>> {
         [0x90, 3, _, _, code, ..] => Some((Reply::SubAck(code), 5)),
         [0xd0, 0, ..] => Some((Reply::PingResp, 2)),
         [0x20 | 0x40, 2, ..] | [0x90, 3, ..] => None,
-        [first, ..] => bail!("the server sent a packet of type {} that was not asked for", first >> 4),
+        [first, ..] => bail!("the server sent a packet of type {} that was not requested", first >> 4),
     })
 }
 
-/// What a CONNECT says.
+/// The fields of a CONNECT.
 #[derive(Debug, Clone)]
 pub struct Connect<'a> {
     /// The client id.
@@ -148,7 +148,7 @@ pub struct PublishLayout {
     pub topic: usize,
     /// First byte of the packet id.
     pub packet_id: usize,
-    /// First byte of the payload, which goes on to the end.
+    /// First byte of the payload, which extends to the end.
     pub payload: usize,
 }
 

@@ -12,8 +12,8 @@ use holdfast_amqp::selector::Start;
 use holdfast_swarm::events::EventHub;
 use holdfast_swarm::hub::{Hub, Ports};
 use holdfast_swarm::ledger::{Ledger, Span};
+use holdfast_swarm::marker::{FILLER, MessageMarker};
 use holdfast_swarm::read::{Until, timed, verify};
-use holdfast_swarm::stamp::{FILLER, Stamp};
 use holdfast_swarm::target::Transport;
 
 const EVENTS: u64 = 12_000;
@@ -23,7 +23,7 @@ const SIZE: usize = 64;
 fn stored(device: u32) -> Vec<Stored> {
     let event = |number| {
         let mut body = vec![FILLER; SIZE];
-        Stamp {
+        MessageMarker {
             run: 5,
             device,
             epoch: 0,

@@ -1,4 +1,4 @@
-//! Fleets against a broker that keeps what it acknowledges, or does not.
+//! Fleets against a broker that stores what it acknowledges, or does not.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -9,22 +9,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_swarm::batch::Shape;
-use holdfast_swarm::connect::Habits;
+use holdfast_swarm::connect::ConnectionOptions;
 use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Publish, Work};
-use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target};
+use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target};
 use holdfast_swarm::verify::{Judge, Verdict};
 use support::{Habit, Kept, broker};
 
 const DEVICES: u32 = 20;
 const MESSAGES: u64 = 300;
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn plan(address: SocketAddr, work: Work) -> Plan {
     Plan {
         target: Target {
             nodes: Vec::new(),
             begin_at: None,
-            again: Again::Same,
+            reconnect_to: ReconnectTo::Same,
             address,
             tls: None,
             sources: Vec::new(),
@@ -39,7 +39,7 @@ fn plan(address: SocketAddr, work: Work) -> Plan {
         connections: DEVICES,
         threads: 2,
         connect_rate: 10_000.0,
-        habits: Habits {
+        options: ConnectionOptions {
             keep_alive: 60,
             clean_session: false,
         },
@@ -60,10 +60,10 @@ fn publish(address: SocketAddr, window: usize, survive_disconnect: bool) -> Outc
         survive_disconnect,
     };
     let fleet = Fleet::start(plan(address, Work::Publish(publish))).unwrap();
-    fleet.wait_up(PATIENCE).unwrap();
+    fleet.wait_up(TIMEOUT).unwrap();
     fleet.begin();
-    assert!(fleet.wait_finished(PATIENCE), "{:?}", fleet.counters().failures());
-    fleet.end(PATIENCE).unwrap()
+    assert!(fleet.wait_finished(TIMEOUT), "{:?}", fleet.counters().failures());
+    fleet.end(TIMEOUT).unwrap()
 }
 
 fn judge(outcome: &Outcome, kept: &Kept) -> Verdict {
@@ -147,7 +147,7 @@ fn an_idle_fleet_comes_up_and_goes() {
         },
     ))
     .unwrap();
-    fleet.wait_up(PATIENCE).unwrap();
+    fleet.wait_up(TIMEOUT).unwrap();
     assert_eq!(fleet.counters().up.load(Ordering::Relaxed), u64::from(DEVICES));
     let outcome = fleet.end(Duration::ZERO).unwrap();
     assert!(outcome.ledger.devices.is_empty());
@@ -162,10 +162,10 @@ fn an_idle_fleet_that_survives_is_as_large_as_before_after_each_cut() {
             survive_disconnect: true,
         },
     );
-    plan.habits.keep_alive = 1;
+    plan.options.keep_alive = 1;
     let fleet = Fleet::start(plan).unwrap();
-    fleet.wait_up(PATIENCE).unwrap();
-    let deadline = std::time::Instant::now() + PATIENCE;
+    fleet.wait_up(TIMEOUT).unwrap();
+    let deadline = std::time::Instant::now() + TIMEOUT;
     while fleet.counters().disconnects.load(Ordering::Relaxed) < u64::from(DEVICES) * 2 {
         assert!(
             std::time::Instant::now() < deadline,
@@ -174,7 +174,7 @@ fn an_idle_fleet_that_survives_is_as_large_as_before_after_each_cut() {
         );
         std::thread::sleep(Duration::from_millis(10));
     }
-    fleet.wait_up(PATIENCE).unwrap();
+    fleet.wait_up(TIMEOUT).unwrap();
     let outcome = fleet.end(Duration::ZERO).unwrap();
     assert!(
         outcome.away.quantile_us(0.5) >= 20_000,
@@ -202,14 +202,14 @@ fn devices_come_again_where_they_were_or_anywhere_or_where_there_is_service() {
         target.addresses_of(6).collect::<Vec<_>>(),
         [nodes[3], nodes[0], nodes[1], nodes[2]]
     );
-    assert_eq!(target.addresses_again(6)[0], nodes[3]);
-    target.again = Again::Any;
-    let firsts: std::collections::BTreeSet<SocketAddr> = (0..200).map(|_| target.addresses_again(6)[0]).collect();
+    assert_eq!(target.reconnect_addresses(6)[0], nodes[3]);
+    target.reconnect_to = ReconnectTo::Any;
+    let firsts: std::collections::BTreeSet<SocketAddr> = (0..200).map(|_| target.reconnect_addresses(6)[0]).collect();
     assert_eq!(firsts.len(), nodes.len());
-    target.again = Again::InService(std::sync::Arc::clone(&flags));
-    assert_eq!(target.addresses_again(6), [nodes[1]]);
+    target.reconnect_to = ReconnectTo::InService(std::sync::Arc::clone(&flags));
+    assert_eq!(target.reconnect_addresses(6), [nodes[1]]);
     flags[1].store(false, Ordering::Relaxed);
-    assert!(target.addresses_again(6).is_empty());
+    assert!(target.reconnect_addresses(6).is_empty());
 }
 
 #[test]
@@ -225,6 +225,6 @@ fn a_fleet_that_nobody_answers_says_why() {
         },
     ))
     .unwrap();
-    let error = fleet.wait_up(PATIENCE).unwrap_err().to_string();
+    let error = fleet.wait_up(TIMEOUT).unwrap_err().to_string();
     assert!(error.contains("cannot connect"), "{error}");
 }

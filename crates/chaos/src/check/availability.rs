@@ -1,7 +1,7 @@
-//! How long writes paused: the longest time without an acknowledgement around each fault, per partition.
+//! Write pauses: the longest time without an acknowledgement around each fault, per partition.
 //!
-//! A pause is measured between two acknowledgements of one partition, so it holds everything that a device waits for:
-//! the failure's detection, the election, finding the new owner, sending again.
+//! A pause is measured between two acknowledgements of one partition, so it includes everything that a device waits
+//! for: failure detection, election, finding the new owner, resending.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use super::Findings;
 use super::sessions::SETTLE;
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 
-/// Longer than any pause may be while a majority of nodes can work.
+/// The longest allowed pause while a majority of nodes can work.
 pub const LIMIT: Micros = 10 * SECOND;
 
-/// Figures of some durations, in microseconds.
+/// A summary of durations, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// How many.
@@ -25,7 +25,7 @@ pub struct Summary {
     pub worst: Micros,
 }
 
-/// Sums `durations` up.
+/// Summarizes `durations`.
 #[must_use]
 pub fn summary(mut durations: Vec<Micros>) -> Summary {
     durations.sort_unstable();
@@ -52,7 +52,7 @@ pub struct Pause {
     pub led: bool,
     /// The longest time without an acknowledgement; where no majority was left, the part after the fault's end.
     pub length: Micros,
-    /// Whether acknowledgements came again before the run's end.
+    /// Whether acknowledgements resumed before the run's end.
     pub resumed: bool,
 }
 
@@ -62,7 +62,7 @@ pub struct Pause {
 pub fn pauses(acknowledged: &BTreeMap<u32, Vec<Micros>>, faults: &[Fault], end: Micros) -> Vec<Pause> {
     let mut found = Vec::new();
     for (index, fault) in faults.iter().enumerate() {
-        // What belongs to the next fault is not counted here as well.
+        // Time after the next fault began counts for that fault only.
         let next = faults.get(index + 1).map_or(Micros::MAX, |next| next.began);
         let clip = next.min(end);
         let until = (fault.ended + SETTLE).min(clip);
@@ -104,7 +104,7 @@ fn longest(times: &[Micros], fault: &Fault, until: Micros, clip: Micros, end: Mi
 /// Checks that no pause is longer than [`LIMIT`].
 #[must_use]
 pub fn check(pauses: &[Pause], faults: &[Fault]) -> Findings {
-    let mut findings = Findings::about("writes go on after every fault that leaves a majority");
+    let mut findings = Findings::about("writes continue after every fault that leaves a majority");
     for pause in pauses {
         // How long the registry pauses depends on how long a call waits for its answer; it is reported, not judged.
         if pause.partition == REGISTRY {

@@ -1,7 +1,7 @@
-//! The registry's promise: calls about one identity are linearizable, ETags included.
+//! The registry's guarantee: calls about one identity are linearizable, ETags included.
 //!
-//! The model is a register with compare-and-set. Every write carries a tag of its own, so a read tells which write it
-//! saw. A write whose answer is unknown leaves an ETag that nobody has seen; the next answer that shows one settles it.
+//! The model is a register with compare-and-set. Every write carries a unique tag, so a read identifies the write that it
+//! saw. A write with an unknown answer leaves an unknown ETag; the next answer with an ETag determines it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use super::Findings;
 use super::linear::{self, Event, Model, Outcome};
 use crate::history::{Answer, Call, Operation};
 
-/// Configurations that the search may visit for one identity.
+/// The most configurations that the search visits for one identity.
 const BUDGET: usize = 400_000;
 
-/// What an identity may be.
+/// The state of an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// There is none.
     Absent,
     /// There is one.
     Present {
-        /// Its ETag; `None` = not seen by anybody yet.
+        /// Its ETag; `None` = unknown so far.
         etag: Option<Arc<str>>,
         /// The last write.
         tag: u64,
@@ -31,7 +31,7 @@ pub enum Identity {
 #[derive(Debug)]
 pub struct IdentityModel;
 
-/// Whether `If-Match` holds: surely, surely not, or nobody knows.
+/// Whether `If-Match` holds: yes, no, or unknown.
 #[derive(PartialEq, Eq)]
 enum Matches {
     Yes,
@@ -101,7 +101,7 @@ impl Model for IdentityModel {
     }
 }
 
-/// Checks every identity's history for itself.
+/// Checks every identity's history separately.
 #[must_use]
 pub fn check(operations: &[Operation]) -> Findings {
     let mut findings = Findings::about("calls about an identity are linearizable");

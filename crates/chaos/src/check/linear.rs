@@ -1,10 +1,10 @@
-//! Is a history linearizable? Wing and Gong's search with Lowe's memory of configurations, as porcupine does it.
+//! Checks a history for linearizability: Wing and Gong's search with Lowe's cache of configurations, as in porcupine.
 //!
-//! A history is linearizable when its operations can be put in one order that respects real time (what was answered
-//! before another was asked comes before it) and in which every answer is the one that the model gives. The search walks
-//! over configurations (which operations are in the order so far, and the model's state) and never visits one twice.
-//! Operations without an answer may take effect at any time after they were asked, or never.
-//! It is exponential in the number of operations at once, so histories are kept per key, and the search has a budget.
+//! A history is linearizable when its operations have an order that respects real time (an operation answered before
+//! another one began comes before it) and in which every answer is the one that the model gives. The search walks over
+//! configurations (the operations ordered so far, and the model's state) and never visits one twice. Operations without
+//! an answer may take effect at any time after they began, or never.
+//! It is exponential in the number of concurrent operations, so histories are kept per key, and the search has a budget.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -12,44 +12,44 @@ use std::hash::Hash;
 
 use crate::history::Micros;
 
-/// What operations may do.
+/// The sequential model that operations follow.
 pub trait Model {
     /// The state of one key.
     type State: Clone + Eq + Hash + Debug;
-    /// What is asked.
+    /// An operation's call.
     type Call: Debug;
-    /// What is answered.
+    /// An operation's answer.
     type Answer: Debug;
 
     /// The state before the first operation.
     fn initial(&self) -> Self::State;
 
-    /// The states that may follow when `call` is answered so in `state`: none when it cannot be answered so. For `None`
-    /// (no answer is known) the states that any answer may lead to.
+    /// The states that may follow when `call` gets this answer in `state`; none when it cannot. For `None` (the answer is
+    /// unknown) the states that any answer may lead to.
     fn step(&self, state: &Self::State, call: &Self::Call, answer: Option<&Self::Answer>) -> Vec<Self::State>;
 }
 
 /// One operation of a history.
 #[derive(Debug, Clone)]
 pub struct Event<C, A> {
-    /// What was asked.
+    /// The call.
     pub call: C,
-    /// When it was asked.
+    /// When it began.
     pub asked: Micros,
-    /// The answer and when it was there; `None` = unknown.
+    /// The answer and when it arrived; `None` = unknown.
     pub answer: Option<(Micros, A)>,
 }
 
-/// What the search found.
+/// The result of the search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// There is such an order.
+    /// There is a valid order.
     Linearizable,
-    /// There is none: how far the best attempt came.
+    /// There is none; the fields describe the longest attempt.
     Illegal {
         /// How many answered operations it could order.
         ordered: usize,
-        /// The state that it had reached, and what could not follow.
+        /// The state it reached, and the operations that could not follow.
         stuck: String,
         /// The latest answer among those, for the report.
         at: Micros,
@@ -58,7 +58,7 @@ pub enum Outcome {
     Undecided,
 }
 
-/// Which operations are in the order already: one bit each.
+/// The operations ordered so far: one bit each.
 type Done = Box<[u64]>;
 
 fn has(done: &Done, index: usize) -> bool {
@@ -71,7 +71,7 @@ fn with(done: &Done, index: usize) -> Done {
     next
 }
 
-/// Looks for an order of `events`, visiting at most `budget` configurations.
+/// Searches an order of `events`, visiting at most `budget` configurations.
 pub fn check<M: Model>(model: &M, events: &[Event<M::Call, M::Answer>], budget: usize) -> Outcome {
     let mut order: Vec<&Event<M::Call, M::Answer>> = events.iter().collect();
     order.sort_by_key(|event| event.asked);
@@ -94,7 +94,7 @@ pub fn check<M: Model>(model: &M, events: &[Event<M::Call, M::Answer>], budget: 
             best = Some((ordered, done.clone(), state.clone()));
         }
         let candidates = candidates::<M>(&order, &done);
-        // The stack gives back the last first: unknown outcomes are tried only when nothing else fits.
+        // The stack pops the last entry first: unknown outcomes are tried only when nothing else fits.
         let (known, unknown): (Vec<usize>, Vec<usize>) =
             candidates.into_iter().partition(|index| order[*index].answer.is_some());
         for index in unknown.into_iter().chain(known.into_iter().rev()) {
@@ -116,7 +116,7 @@ pub fn check<M: Model>(model: &M, events: &[Event<M::Call, M::Answer>], budget: 
     }
 }
 
-/// What may come next: everything not ordered yet that was asked before the first answer among those.
+/// The candidates for the next place: operations not ordered yet that began before the first answer among those.
 fn candidates<M: Model>(order: &[&Event<M::Call, M::Answer>], done: &Done) -> Vec<usize> {
     let open = || (0..order.len()).filter(|index| !has(done, *index));
     let first_answer = open()

@@ -1,7 +1,7 @@
 //! Readers neither skip nor go back, and all of them read the same, on whichever node.
 //!
-//! Fed while events come. A reader may break off and go on at its next number, on any node; what it is given must then
-//! follow on. All readers' events of a partition are compared by a digest under their sequence number.
+//! Events are added as they arrive. A reader may reconnect and continue at its next number, on any node; the events must
+//! then be consecutive. All readers' events of a partition are compared by a digest under their sequence number.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,13 +15,13 @@ pub struct Seen {
     pub partition: u32,
     /// The number within it.
     pub sequence: i64,
-    /// Device and body in one number.
+    /// A digest of device and body.
     pub digest: u64,
-    /// When.
+    /// When it was read.
     pub at: Micros,
 }
 
-/// What readers have read so far.
+/// The events that readers have read so far.
 #[derive(Debug)]
 pub struct Readers {
     findings: Findings,
@@ -42,13 +42,13 @@ impl Default for Readers {
 }
 
 impl Readers {
-    /// Where `reader` goes on in `partition`; 0 when it has read nothing.
+    /// The next sequence number of `reader` in `partition`; 0 when it has read nothing.
     #[must_use]
     pub fn next(&self, reader: &str, partition: u32) -> i64 {
         self.next.get(&(reader.to_owned(), partition)).copied().unwrap_or(0)
     }
 
-    /// Takes an event of a reader that asked for everything from [`Self::next`] on.
+    /// Adds an event of a reader that reads from [`Self::next`] on.
     pub fn event(&mut self, reader: &str, node: u32, seen: Seen) {
         let Seen {
             partition,
@@ -79,7 +79,7 @@ impl Readers {
         }
     }
 
-    /// `reader` has been told that `partition` ends with `last`, and got no further than it has.
+    /// Checks a reader that received no more events of `partition`, which ends with `last`.
     pub fn end(&mut self, reader: &str, partition: u32, last: i64) {
         self.findings.checked += 1;
         let next = self.next(reader, partition);
@@ -98,7 +98,7 @@ impl Readers {
         }
     }
 
-    /// The judgement so far.
+    /// The findings so far.
     #[must_use]
     pub fn findings(&self) -> &Findings {
         &self.findings

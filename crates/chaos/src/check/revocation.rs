@@ -1,7 +1,7 @@
-//! Who lost the right to connect is cut off in time; who has it is never refused for lack of it.
+//! A device that lost its right to connect is disconnected in time; a device that has it is never refused as unauthorized.
 //!
-//! A change of rights whose outcome is unknown makes the rights unknown until the next change that was answered: changes
-//! carry If-Match, so that an old one cannot take effect after a newer one.
+//! A change with an unknown outcome makes the rights unknown until the next answered change: changes carry If-Match, so
+//! an old one cannot take effect after a newer one.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use super::sessions::SETTLE;
 use super::{Findings, availability};
 use crate::history::{Connection, Fault, Micros, Refusal, RightsChange, SECOND};
 
-/// How long a session of a revoked identity may live on a node inside its lease, with room for the client's own delay.
+/// How long a session of a revoked identity may last on a node inside its lease, with a margin for the client's delay.
 const LIMIT: Micros = SECOND + SECOND / 5;
 
-/// What was found.
+/// The result of the check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Revocations {
-    /// The two promises.
+    /// The findings of the two guarantees.
     pub findings: [Findings; 2],
-    /// From the answer to the end of a live session, where no fault was near.
+    /// Times from the answer to the end of a live session, without a fault nearby.
     pub took: availability::Summary,
 }
 
@@ -48,7 +48,7 @@ fn stretches(changes: &[&RightsChange]) -> Vec<Stretch> {
     found
 }
 
-/// Checks `changes` against what devices saw. `grace` is how long a node outside its lease keeps its sessions.
+/// Checks `changes` against the observations of devices. `grace` is how long a node outside its lease keeps its sessions.
 #[must_use]
 pub fn check(
     changes: &[RightsChange],
@@ -58,7 +58,7 @@ pub fn check(
     grace: Micros,
 ) -> Revocations {
     let mut cut_off = Findings::about("revoked identities are cut off in time");
-    let mut refused = Findings::about("nobody with rights is refused for lack of them");
+    let mut refused = Findings::about("no device with rights is refused as unauthorized");
     let mut took = Vec::new();
     let mut devices: BTreeMap<&str, Vec<&RightsChange>> = BTreeMap::new();
     for change in changes {
@@ -72,7 +72,7 @@ pub fn check(
             let due = due(faults, revoked, grace);
             for connection in connections.iter().filter(|connection| connection.device == device) {
                 let name = || format!("{device} on node {} (connection {})", connection.node, connection.epoch);
-                // Closed while the call was still being answered counts, too.
+                // A session that closed before the answer arrived counts, too.
                 if connection.up <= revoked && connection.ended > stretch.asked {
                     cut_off.checked += 1;
                     if connection.ended > due && due < stretch.until {
@@ -90,7 +90,7 @@ pub fn check(
                 }
                 if connection.asked > revoked && connection.up < stretch.until {
                     cut_off.checked += 1;
-                    // Behind the limit no node may accept: inside its lease it knows, outside it accepts nobody.
+                    // After the limit no node may accept: inside its lease it knows the change, outside it accepts no device.
                     if connection.asked > revoked + LIMIT {
                         cut_off.violation(Some(connection.up), || {
                             format!("{}: revoked at {revoked}, accepted at {}", name(), connection.up)
@@ -133,15 +133,15 @@ pub fn check(
     }
 }
 
-/// When a session of somebody revoked at `revoked` must have ended: a fault may have cost its node the lease, which
-/// gives it until `grace` is over or until it is back.
+/// When a session of a device revoked at `revoked` must have ended. A node that lost its lease by a fault may keep the
+/// session until `grace` is over or the lease is back.
 fn due(faults: &[Fault], revoked: Micros, grace: Micros) -> Micros {
     let mut due = revoked + LIMIT;
     loop {
         let later = faults
             .iter()
             .filter(|fault| fault.began <= due && fault.ended + SETTLE >= revoked)
-            // A process that is stopped or starting closes nothing: never before the fault is over.
+            // A process that is stopped or starting closes no connection: not before the fault is over.
             .map(|fault| (fault.ended + SETTLE).min((fault.began.max(revoked) + grace).max(fault.ended) + LIMIT))
             .max();
         match later {

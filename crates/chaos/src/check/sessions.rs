@@ -1,16 +1,16 @@
-//! One identity has one live session in the whole cluster, as its own connections saw it.
+//! One identity has one live session in the whole cluster, as observed by its own connections.
 //!
-//! The sharp form: once a device has been accepted on a newer connection, nothing that it sends afterwards on an older
-//! one is acknowledged, faults or not. The soft form: the older connection is closed in time; faults excuse delay.
+//! The strict form: once a device has been accepted on a newer connection, no message that it sends afterwards on an
+//! older one is acknowledged, faults or not. The lenient form: the older connection is closed in time; faults excuse delay.
 
 use std::collections::BTreeMap;
 
 use super::Findings;
 use crate::history::{Connection, Fault, Micros, SECOND};
 
-/// How long the older connection may stay open while nothing is wrong.
-const CLOSE_PATIENCE: Micros = 5 * SECOND;
-/// How long after a fault the cluster may take to be itself again.
+/// How long the older connection may stay open without a fault.
+const CLOSE_TIMEOUT: Micros = 5 * SECOND;
+/// How long the cluster may take to recover after a fault.
 pub const SETTLE: Micros = 5 * SECOND;
 
 /// Moves `deadline` behind every fault that overlaps with the time from `from` to it.
@@ -32,8 +32,8 @@ pub fn excused(faults: &[Fault], from: Micros, deadline: Micros) -> Micros {
 /// The fault that cuts a node off from clients, too.
 const CUTS_CLIENTS: &str = "isolate-fully";
 
-/// When a client has heard at the latest that its connection to `node` was closed while nothing got through: what TCP has
-/// sent in vain it sends again after pauses that double, so that after an outage it may take as long again.
+/// The latest time at which a client learns that its connection to `node` was closed during a partition: TCP doubles its
+/// retransmission timeout, so delivery may take as long again as the outage lasted.
 fn heard(faults: &[Fault], node: u32, from: Micros) -> Micros {
     let cut_off = faults
         .iter()
@@ -69,7 +69,7 @@ pub fn check(connections: &[Connection], faults: &[Fault]) -> Findings {
                     )
                 });
             }
-            let deadline = excused(faults, newer.up, newer.up + CLOSE_PATIENCE);
+            let deadline = excused(faults, newer.up, newer.up + CLOSE_TIMEOUT);
             let deadline = deadline.max(heard(faults, older.node, newer.up));
             if older.ended > deadline {
                 findings.violation(Some(newer.up), || {

@@ -1,4 +1,4 @@
-//! One connection of a device: sends numbered messages, takes acknowledgements, and notes when it is closed.
+//! One connection of a device: sends numbered messages, processes acknowledgements, and records when it is closed.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_swarm::batch::packet_id;
 use holdfast_swarm::connect::Stream;
 use holdfast_swarm::ledger::Span;
-use holdfast_swarm::stamp::{FILLER, Stamp};
+use holdfast_swarm::marker::{FILLER, MessageMarker};
 use holdfast_swarm::wire::{self, DUP, PINGREQ, Reply, Scanner};
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -18,16 +18,16 @@ use tokio::sync::Notify;
 
 use super::{PAYLOAD_BYTES, Shared};
 use crate::history::{Connection, End, Micros, SECOND};
-use crate::reach::TOPIC;
+use crate::targets::TOPIC;
 
 /// Messages in flight.
 const WINDOW: usize = 16;
-/// From one sending to the next, in milliseconds.
-const PAUSE_MS: std::ops::Range<u64> = 60..180;
-/// A sign of life after so much silence.
+/// Interval between two sends, in milliseconds.
+const INTERVAL_MS: std::ops::Range<u64> = 60..180;
+/// A PINGREQ is sent after this much silence.
 const PING_AFTER: Micros = 20 * SECOND;
 
-/// What is known of a connection; shared with the device, which outlives it.
+/// The state of a connection; shared with the device, which outlives it.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) number: u32,
@@ -45,7 +45,7 @@ pub(super) struct Session {
     outstanding: VecDeque<(u64, Micros)>,
     newest_acknowledged_sent: Option<Micros>,
     ended: Option<(Micros, End)>,
-    /// A newer connection of the device is up: this one only sends a message that must not be acknowledged.
+    /// A newer connection of the device is up: this one only sends one message, which must not be acknowledged.
     pub(super) superseded: bool,
 }
 
@@ -97,7 +97,7 @@ impl Session {
         self.ended.is_some()
     }
 
-    /// Since when the oldest message waits for its acknowledgement.
+    /// When the oldest unacknowledged message was sent.
     pub(super) fn waits_since(&self) -> Option<Micros> {
         self.outstanding.front().map(|(_, sent)| *sent)
     }
@@ -106,7 +106,7 @@ impl Session {
         self.ended.get_or_insert((at, end));
     }
 
-    /// Takes a PUBACK.
+    /// Processes a PUBACK.
     fn acknowledge(&mut self, id: u16) -> Result<()> {
         let place = self.outstanding.iter().position(|(number, _)| packet_id(*number) == id);
         let Some((place, (number, sent))) = place.and_then(|place| Some((place, self.outstanding.remove(place)?)))
@@ -125,7 +125,7 @@ impl Session {
     }
 }
 
-/// Drives `stream` until it ends. `changed` is told of acknowledgements and of the end.
+/// Drives `stream` until it ends. `changed` is notified of acknowledgements and of the end.
 pub(super) async fn drive(
     shared: Rc<Shared>,
     session: Rc<RefCell<Session>>,
@@ -140,7 +140,7 @@ pub(super) async fn drive(
     let mut last_write = shared.recorder.now();
     let mut ghost_sent = false;
     loop {
-        let pause = Duration::from_millis(rng.random_range(PAUSE_MS));
+        let pause = Duration::from_millis(rng.random_range(INTERVAL_MS));
         let result = tokio::select! {
             read = reading.read(&mut input) => match read {
                 Ok(0) => Err(anyhow::anyhow!("closed")),
@@ -171,7 +171,7 @@ pub(super) async fn drive(
         let done = shared.is_stopping() && session.borrow().outstanding.is_empty();
         if done {
             let mut session = session.borrow_mut();
-            // What has been superseded is the server's to close.
+            // The server closes a superseded connection.
             if !session.superseded {
                 session.end(shared.recorder.now(), End::Own);
                 changed.notify_one();
@@ -196,7 +196,7 @@ fn take(shared: &Shared, session: &RefCell<Session>, scanner: &mut Scanner, inpu
                 if let Err(error) = session.acknowledge(id) {
                     shared
                         .recorder
-                        .oddity(format!("{name}, connection {epoch} on node {node}: {error:#}"));
+                        .anomaly(format!("{name}, connection {epoch} on node {node}: {error:#}"));
                 }
                 let number = session.number;
                 drop(session);
@@ -209,7 +209,7 @@ fn take(shared: &Shared, session: &RefCell<Session>, scanner: &mut Scanner, inpu
     })
 }
 
-/// What is to be sent now; a superseded connection sends one message, which must not be acknowledged.
+/// The packets to send now; a superseded connection sends one message, which must not be acknowledged.
 fn next_packets(
     shared: &Shared,
     session: &RefCell<Session>,
@@ -219,18 +219,18 @@ fn next_packets(
     rng: &mut StdRng,
 ) -> Result<Vec<u8>> {
     let mut session = session.borrow_mut();
-    let room = WINDOW.saturating_sub(session.outstanding.len());
+    let free = WINDOW.saturating_sub(session.outstanding.len());
     let count = if session.superseded {
-        usize::from(!std::mem::replace(ghost_sent, true)).min(room)
+        usize::from(!std::mem::replace(ghost_sent, true)).min(free)
     } else if session.next < sent_before {
-        // What an earlier connection sent goes first, and is not to wait.
-        room.min(usize::try_from(sent_before - session.next)?)
+        // Messages of an earlier connection are resent first, without delay.
+        free.min(usize::try_from(sent_before - session.next)?)
     } else if shared.is_stopping() {
         0
     } else if rng.random_bool(0.05) {
-        room
+        free
     } else {
-        room.min(1)
+        free.min(1)
     };
     let mut packets = Vec::new();
     for _ in 0..count {
@@ -244,14 +244,14 @@ fn next_packets(
 
 fn append(packets: &mut Vec<u8>, run: u64, session: &Session, number: u64, again: bool) -> Result<()> {
     let mut payload = [FILLER; PAYLOAD_BYTES];
-    let stamp = Stamp {
+    let marker = MessageMarker {
         run,
         device: session.number,
         epoch: session.epoch,
         number,
         sent_us: 0,
     };
-    stamp.write(&mut payload);
+    marker.write(&mut payload);
     let start = packets.len();
     let topic = TOPIC.replace("{device}", &session.name);
     let layout = wire::encode_publish(packets, &topic, &payload)?;
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acknowledgements_move_the_span_and_one_out_of_order_is_told() {
+    fn acknowledgements_move_the_span_and_one_out_of_order_is_reported() {
         let mut session = Session::new(1, "d", 0, 1, 0, 1, 5);
         session.outstanding.extend([(5, 10), (6, 20), (7, 30)]);
         session.next = 8;

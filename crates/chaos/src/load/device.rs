@@ -1,12 +1,12 @@
-//! A device over all its connections: it roams between nodes, sometimes leaving the older connection open so that the
-//! hub has to take the session over, and gives up on a connection that acknowledges nothing.
+//! A device over all its connections: it moves between nodes, sometimes leaving the older connection open so that the
+//! hub has to take the session over, and abandons a connection without acknowledgements.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Result;
-use holdfast_swarm::connect::{self, Habits, Stream, Visit};
+use holdfast_swarm::connect::{self, ConnectAttempt, ConnectionOptions, Stream};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Notify;
@@ -14,29 +14,29 @@ use tokio::sync::Notify;
 use super::Shared;
 use super::connection::{Session, drive};
 use crate::history::{Micros, Refusal, SECOND};
-use crate::reach::Endpoint;
+use crate::targets::Endpoint;
 
-/// For one attempt to connect.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(8);
-/// How long a connection may acknowledge nothing before the device tries another node.
-const ACKNOWLEDGE_PATIENCE: Micros = 8 * SECOND;
+/// Timeout of one attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a connection may stay without acknowledgement before the device tries another node.
+const ACKNOWLEDGE_TIMEOUT: Micros = 8 * SECOND;
 /// How long a device stays at one node, in milliseconds.
 const STAY_MS: std::ops::Range<u64> = 2_000..25_000;
-/// Between two attempts to connect, in milliseconds.
+/// Backoff between two attempts to connect, in milliseconds.
 const RETRY_MS: std::ops::Range<u64> = 20..250;
-const HABITS: Habits = Habits {
+const OPTIONS: ConnectionOptions = ConnectionOptions {
     keep_alive: 60,
     clean_session: true,
 };
 
 pub(super) async fn run(shared: Rc<Shared>, number: u32, mut rng: StdRng) {
-    let name = shared.reach.names().name(number);
+    let name = shared.targets.names().name(number);
     let (mut epoch, mut base, mut sent_before) = (0, 0, 0);
     let mut older: Option<(Rc<RefCell<Session>>, tokio::task::JoinHandle<()>)> = None;
     let nothing_owed = |base: u64, sent: u64| base >= sent;
     while !(shared.is_ended() || shared.is_stopping() && nothing_owed(base, sent_before)) {
-        let Some(endpoint) = shared.reach.any(&mut rng) else {
-            pause(&mut rng).await;
+        let Some(endpoint) = shared.targets.any(&mut rng) else {
+            backoff(&mut rng).await;
             continue;
         };
         let asked = shared.recorder.now();
@@ -44,13 +44,13 @@ pub(super) async fn run(shared: Rc<Shared>, number: u32, mut rng: StdRng) {
             Ok(stream) => stream,
             Err(error) => {
                 note_failure(&shared, &name, endpoint, asked, &error);
-                pause(&mut rng).await;
+                backoff(&mut rng).await;
                 continue;
             }
         };
         let up = shared.recorder.now();
         if let Some((session, _)) = older.take() {
-            // What the older one gets acknowledged until here was promised by it.
+            // Acknowledgements until here belong to the older connection.
             let mut session = session.borrow_mut();
             session.superseded = true;
             base = base.max(session.acknowledged_below);
@@ -75,22 +75,22 @@ pub(super) async fn run(shared: Rc<Shared>, number: u32, mut rng: StdRng) {
         epoch += 1;
         if session.borrow().is_ended() {
             if !shared.is_stopping() {
-                pause(&mut rng).await;
+                backoff(&mut rng).await;
             }
         } else {
-            // The older connection stays until the newer one is up: a takeover.
+            // The older connection stays open until the newer one is up: a takeover.
             older = Some((session, task));
         }
     }
 }
 
-/// Waits until the connection ends, it is time to go elsewhere, or it acknowledges nothing.
+/// Waits until the connection ends, the device moves on, or acknowledgements stay out.
 async fn stay(shared: &Shared, session: &RefCell<Session>, changed: &Notify, rng: &mut StdRng) {
     let until = tokio::time::Instant::now() + Duration::from_millis(rng.random_range(STAY_MS));
     loop {
         let silent_since = session.borrow().waits_since();
         let now = shared.recorder.now();
-        let is_silent = silent_since.is_some_and(|since| now > since + ACKNOWLEDGE_PATIENCE);
+        let is_silent = silent_since.is_some_and(|since| now > since + ACKNOWLEDGE_TIMEOUT);
         // At the end a device stays where it is until everything is acknowledged.
         let goes = tokio::time::Instant::now() >= until && !shared.is_stopping();
         if session.borrow().is_ended() || is_silent || goes || shared.is_ended() {
@@ -101,8 +101,13 @@ async fn stay(shared: &Shared, session: &RefCell<Session>, changed: &Notify, rng
 }
 
 async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream> {
-    let target = shared.reach.target(endpoint)?;
-    match tokio::time::timeout(CONNECT_PATIENCE, connect::open(&target, HABITS, number, Visit::First)).await {
+    let target = shared.targets.target(endpoint)?;
+    match tokio::time::timeout(
+        CONNECT_TIMEOUT,
+        connect::open(&target, OPTIONS, number, ConnectAttempt::Initial),
+    )
+    .await
+    {
         Ok(result) => result,
         Err(_) => anyhow::bail!("no CONNACK in time"),
     }
@@ -110,7 +115,7 @@ async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream
 
 fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, error: &anyhow::Error) {
     let text = format!("{error:#}");
-    // 4 and 5 say that the device has no right to connect; 3 and silence that the hub cannot say.
+    // 4 and 5 mean that the device has no right to connect; 3 and silence that the hub cannot decide.
     if text.ends_with("CONNACK 4") || text.ends_with("CONNACK 5") {
         let answered = shared.recorder.now();
         shared.recorder.history().refusals.push(Refusal {
@@ -124,6 +129,6 @@ fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, 
     shared.recorder.failure(format!("connect: {reason}"));
 }
 
-async fn pause(rng: &mut StdRng) {
+async fn backoff(rng: &mut StdRng) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(RETRY_MS))).await;
 }

@@ -1,4 +1,4 @@
-//! A follower of one partition: reads from its beginning, goes on where it was after every break, by any node.
+//! A reader of one partition: reads from its beginning, and continues at its position after every break, on any node.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -7,31 +7,31 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_amqp::selector::Start;
-use holdfast_swarm::stamp::Stamp;
+use holdfast_swarm::marker::MessageMarker;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use super::Shared;
 use crate::check::readers::Seen;
-use crate::reach::Endpoint;
+use crate::targets::Endpoint;
 
-/// For one attempt to connect.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// A partition that is silent for longer is looked for elsewhere.
+/// Timeout of one attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reader without events for longer reconnects to another node.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The most events from one connection, so that readers move about.
+/// The most events from one connection, so that readers change nodes.
 const EVENTS: std::ops::Range<u64> = 200..4_000;
 
 pub(super) async fn run(shared: Rc<Shared>, reader: u32, partition: u32, mut rng: StdRng) {
     let name = format!("reader-{reader}");
     while !shared.is_ended() {
         // Each reader begins with a node of its own.
-        let endpoints = shared.reach.endpoints();
+        let endpoints = shared.targets.endpoints();
         let first = endpoints.get(reader as usize % endpoints.len().max(1)).copied();
         let endpoint = if rng.random() {
             first
         } else {
-            shared.reach.any(&mut rng)
+            shared.targets.any(&mut rng)
         };
         let Some(endpoint) = endpoint else {
             tokio::time::sleep(SILENCE).await;
@@ -54,13 +54,13 @@ async fn follow(shared: &Shared, name: &str, endpoint: Endpoint, partition: u32,
         },
         Err(_) => Start::Oldest,
     };
-    let hub = shared.reach.events(endpoint)?;
+    let hub = shared.targets.events(endpoint)?;
     let connect = async {
         let mut client = hub.connect().await?;
         let link = client.receive(&partition.to_string(), start).await?;
         anyhow::Ok((client, link))
     };
-    let (mut client, link) = tokio::time::timeout(CONNECT_PATIENCE, connect)
+    let (mut client, link) = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
         .context("connecting")??;
     let reading = client.events(link, SILENCE, |event| {
@@ -75,14 +75,14 @@ async fn follow(shared: &Shared, name: &str, endpoint: Endpoint, partition: u32,
         };
         shared.recorder.readers().event(name, endpoint.node, seen);
         shared.recorder.event_read();
-        if let Some(stamp) = Stamp::read(event.body()).filter(|stamp| stamp.run == shared.run) {
+        if let Some(marker) = MessageMarker::read(event.body()).filter(|marker| marker.run == shared.run) {
             let mut history = shared.recorder.history();
-            let known = *history.partition_of.entry(stamp.device).or_insert(partition);
+            let known = *history.partition_of.entry(marker.device).or_insert(partition);
             drop(history);
             if known != partition {
-                shared.recorder.oddity(format!(
+                shared.recorder.anomaly(format!(
                     "device {} is in partitions {known} and {partition}",
-                    stamp.device
+                    marker.device
                 ));
             }
         }

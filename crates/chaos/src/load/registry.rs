@@ -1,6 +1,6 @@
 //! Back ends that write and read identities, for the check of linearizability.
 //!
-//! A few identities at a time are fought over by all writers through all nodes; each is left alone after a number of
+//! All writers contend for a few identities at a time, through all nodes; each identity is retired after a number of
 //! calls, since the checker's work grows with the length of one identity's history.
 
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ const LIVE: usize = 4;
 /// Calls about one identity.
 const CALLS: u32 = 120;
 /// From one call of a writer to the next, in milliseconds.
-const PAUSE_MS: std::ops::Range<u64> = 50..250;
+const INTERVAL_MS: std::ops::Range<u64> = 50..250;
 
 /// The identities in use.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl Keys {
         name
     }
 
-    /// A number that no other write carries.
+    /// A unique number for a write.
     fn tag(&self) -> u64 {
         let mut inner = self.0.borrow_mut();
         inner.tag += 1;
@@ -73,13 +73,13 @@ impl Keys {
 }
 
 pub(super) async fn run(shared: Rc<Shared>, keys: Keys, mut rng: StdRng) {
-    let Ok(mut caller) = Caller::new(&shared.reach) else {
+    let Ok(mut caller) = Caller::new(&shared.targets) else {
         return;
     };
     let mut seen: HashMap<String, String> = HashMap::new();
     while !shared.is_stopping() {
-        tokio::time::sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
-        let Some(endpoint) = shared.reach.any(&mut rng) else {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(INTERVAL_MS))).await;
+        let Some(endpoint) = shared.targets.any(&mut rng) else {
             continue;
         };
         let key = keys.pick();
@@ -118,7 +118,7 @@ pub(super) async fn run(shared: Rc<Shared>, keys: Keys, mut rng: StdRng) {
         };
         let answer = match answer {
             Meaning::Nothing => continue,
-            // A read that was not answered says nothing.
+            // An unanswered read gives no information.
             Meaning::Unknown if call == Call::Get => continue,
             Meaning::Unknown => None,
             Meaning::Answer(answer) => Some(answer),
@@ -151,13 +151,13 @@ fn request(key: &str, call: &Call) -> (Method, Option<String>, Option<Value>) {
     }
 }
 
-/// What an answer says.
+/// The meaning of an answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     Answer(Answer),
-    /// It may have happened.
+    /// The call may have taken effect.
     Unknown,
-    /// It has not happened, and says nothing about the identity.
+    /// The call has had no effect, and the answer gives no information about the identity.
     Nothing,
 }
 
@@ -172,7 +172,7 @@ fn understand(shared: &Shared, node: u32, call: &Call, status: StatusCode, body:
             let text: String = String::from_utf8_lossy(body).chars().take(300).collect();
             shared
                 .recorder
-                .oddity(format!("node {node} answers {status} to {call:?}: {text}"));
+                .anomaly(format!("node {node} answers {status} to {call:?}: {text}"));
             Meaning::Unknown
         }
     }
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_mean_what_they_say_and_impossible_ones_are_told() {
+    fn answers_are_understood_and_impossible_ones_are_reported() {
         let body = Bytes::from_static(br#"{"etag":"a","statusReason":"7"}"#);
         let found = Answer::Found {
             etag: "a".into(),

@@ -1,8 +1,8 @@
-//! A back end that takes devices their rights and gives them back, for the check of revocation: by disabling them, by
-//! rolling the key that they use, by deleting them.
+//! A back end that revokes and restores devices' rights, for the check of revocation: it disables the device, rolls the
+//! key in use, or deletes the device.
 //!
-//! Every change carries the ETag that was read before it: one without an answer cannot take effect after a later one. A
-//! creation cannot, so a device whose creation was not answered is left alone afterwards.
+//! Every change carries the ETag that was read before it, so an unanswered change cannot take effect after a later one.
+//! A creation cannot carry one, so a device with an unanswered creation is not changed any more.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,9 +21,9 @@ use crate::history::{Micros, RightsChange};
 
 /// How long a device is without rights, in milliseconds.
 const REVOKED_MS: Range<u64> = 1_300..2_500;
-/// Between two changes.
-const PAUSE_MS: Range<u64> = 200..800;
-/// How often a change is tried before it is left for later.
+/// Interval between two changes.
+const INTERVAL_MS: Range<u64> = 200..800;
+/// Attempts of a change before it is postponed.
 const ATTEMPTS: u32 = 20;
 
 /// How a device loses its rights.
@@ -38,12 +38,14 @@ struct Revoker {
     shared: Rc<Shared>,
     caller: Caller,
     rng: StdRng,
-    /// Devices whose creation may still come to pass.
+    /// Devices whose creation may still take effect.
     left_alone: HashSet<u32>,
 }
 
 pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, rng: StdRng) {
-    let Ok(caller) = Caller::new(&shared.reach) else { return };
+    let Ok(caller) = Caller::new(&shared.targets) else {
+        return;
+    };
     let mut revoker = Revoker {
         shared,
         caller,
@@ -54,16 +56,16 @@ pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, rng: StdRng) {
     while !revoker.shared.is_stopping() {
         let pause = match revoked {
             Some(number) => {
-                if revoker.give_back(number).await {
+                if revoker.restore(number).await {
                     revoked = None;
                 }
-                PAUSE_MS
+                INTERVAL_MS
             }
             None => {
                 let number = revoker.rng.random_range(devices.clone());
                 if !revoker.left_alone.contains(&number) {
-                    revoker.take_away(number).await;
-                    // Given back in any case: it may have happened without an answer.
+                    revoker.revoke(number).await;
+                    // Restored in any case: the revocation may have taken effect without an answer.
                     revoked = Some(number);
                 }
                 REVOKED_MS
@@ -71,21 +73,21 @@ pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, rng: StdRng) {
         };
         tokio::time::sleep(Duration::from_millis(revoker.rng.random_range(pause))).await;
     }
-    // What devices still owe must be acknowledged at the end.
+    // Outstanding messages of devices must be acknowledged at the end.
     if let Some(number) = revoked {
-        revoker.give_back(number).await;
+        revoker.restore(number).await;
     }
 }
 
 impl Revoker {
-    async fn take_away(&mut self, number: u32) {
+    async fn revoke(&mut self, number: u32) {
         let way = match self.rng.random_range(0..4) {
             0 | 1 => Way::Disable,
             2 => Way::RollKey,
             _ => Way::Delete,
         };
         for _ in 0..ATTEMPTS {
-            match self.try_take_away(number, way).await {
+            match self.try_revoke(number, way).await {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => self.failed(&error),
@@ -96,9 +98,9 @@ impl Revoker {
         }
     }
 
-    async fn give_back(&mut self, number: u32) -> bool {
+    async fn restore(&mut self, number: u32) -> bool {
         for _ in 0..ATTEMPTS {
-            match self.try_give_back(number).await {
+            match self.try_restore(number).await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(error) => self.failed(&error),
@@ -119,9 +121,9 @@ impl Revoker {
         !self.shared.is_ended()
     }
 
-    /// The identity as it is; `None` when there is none.
+    /// The present identity; `None` when there is none.
     async fn read(&mut self, device: &str) -> Result<Option<(Value, String)>> {
-        let endpoint = self.shared.reach.any(&mut self.rng).context("there is no node")?;
+        let endpoint = self.shared.targets.any(&mut self.rng).context("there is no node")?;
         let (status, body) = self
             .caller
             .call(endpoint, Method::GET, &identity(device), None, None)
@@ -139,11 +141,11 @@ impl Revoker {
         Ok(Some((document, etag)))
     }
 
-    async fn try_take_away(&mut self, number: u32, way: Way) -> Result<bool> {
-        let device = self.shared.reach.names().name(number);
+    async fn try_revoke(&mut self, number: u32, way: Way) -> Result<bool> {
+        let device = self.shared.targets.names().name(number);
         let asked = self.shared.recorder.now();
         let Some((mut document, etag)) = self.read(&device).await? else {
-            // Deleted by an attempt that was not answered.
+            // Deleted by an unanswered attempt.
             self.note(&device, false, asked, true);
             return Ok(true);
         };
@@ -160,9 +162,9 @@ impl Revoker {
         Ok(done == Some(true))
     }
 
-    async fn try_give_back(&mut self, number: u32) -> Result<bool> {
-        let device = self.shared.reach.names().name(number);
-        let keys = device_keys(&self.shared.reach, &device)?;
+    async fn try_restore(&mut self, number: u32) -> Result<bool> {
+        let device = self.shared.targets.names().name(number);
+        let keys = device_keys(&self.shared.targets, &device)?;
         let Some((mut document, etag)) = self.read(&device).await? else {
             let document = json!({"deviceId": device, "status": "enabled", "authentication": keys});
             let done = self.change(&device, true, Method::PUT, None, Some(&document)).await?;
@@ -179,7 +181,7 @@ impl Revoker {
         Ok(done == Some(true))
     }
 
-    /// One change: whether it was made, `None` = nobody knows.
+    /// Makes one change; true when it took effect, `None` = unknown.
     async fn change(
         &mut self,
         device: &str,
@@ -188,7 +190,7 @@ impl Revoker {
         etag: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Option<bool>> {
-        let endpoint = self.shared.reach.any(&mut self.rng).context("there is no node")?;
+        let endpoint = self.shared.targets.any(&mut self.rng).context("there is no node")?;
         let asked = self.shared.recorder.now();
         match self.caller.call(endpoint, method, &identity(device), etag, body).await {
             Ok((status, _)) if status.is_success() => {

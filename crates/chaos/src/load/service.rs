@@ -1,4 +1,4 @@
-//! Service calls over REST: one caller with its connection, which it opens anew when it breaks.
+//! Service calls over REST: one client with its connection, which it reopens when it breaks.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,39 +12,39 @@ use holdfast_swarm::http::Client;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::reach::{Endpoint, Reach};
+use crate::targets::{Endpoint, Targets};
 
-/// For one call.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// For creating the devices, which happens before there are faults.
-const CREATE_PATIENCE: Duration = Duration::from_secs(30);
-/// Longer than any run.
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Timeout of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of the creation of devices, which happens before the faults.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The lifetime of tokens: longer than any run.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The most entries of a bulk call.
 const ENTRIES_A_CALL: usize = 100;
 const VERSION: &str = "api-version=2021-04-12";
 
-/// Somebody who calls.
+/// A REST client.
 pub struct Caller {
-    reach: Arc<Reach>,
+    targets: Arc<Targets>,
     token: String,
     open: Option<(u32, Client)>,
 }
 
 impl Caller {
-    /// A caller with the owner's rights.
+    /// A client with the owner's rights.
     ///
     /// # Errors
-    /// When the owner's key is none.
-    pub fn new(reach: &Arc<Reach>) -> Result<Self> {
+    /// When the owner's key is invalid.
+    pub fn new(targets: &Arc<Targets>) -> Result<Self> {
         Ok(Self {
-            reach: reach.clone(),
-            token: reach.token()?,
+            targets: targets.clone(),
+            token: targets.token()?,
             open: None,
         })
     }
 
-    /// One call. An error means that nobody knows whether it happened, unless `was_sent` says that it never left.
+    /// One call. An error means that the outcome is unknown, unless the call was never sent ([`Unanswered`]).
     ///
     /// # Errors
     /// When there is no answer in time.
@@ -58,7 +58,7 @@ impl Caller {
     ) -> Result<(StatusCode, Bytes), Unanswered> {
         let mut client = match self.open.take() {
             Some((node, client)) if node == endpoint.node => client,
-            _ => match tokio::time::timeout(PATIENCE, self.reach.rest(endpoint)).await {
+            _ => match tokio::time::timeout(CALL_TIMEOUT, self.targets.rest(endpoint)).await {
                 Ok(Ok(client)) => client,
                 Ok(Err(error)) => return Err(Unanswered::not_sent(&error)),
                 Err(_) => return Err(Unanswered::not_sent(&anyhow::anyhow!("cannot connect in time"))),
@@ -69,7 +69,7 @@ impl Caller {
         headers.extend(quoted.as_deref().map(|etag| (header::IF_MATCH, etag)));
         let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
         let request = client.request_with(method, path, &headers, body);
-        match tokio::time::timeout(PATIENCE, request).await {
+        match tokio::time::timeout(CALL_TIMEOUT, request).await {
             Ok(Ok(answer)) => {
                 self.open = Some((endpoint.node, client));
                 Ok(answer)
@@ -79,7 +79,7 @@ impl Caller {
         }
     }
 
-    /// As [`Self::call`], of which only success is of use; the answer as JSON.
+    /// As [`Self::call`], but anything other than success is an error; returns the answer as JSON.
     ///
     /// # Errors
     /// When it is refused or unanswered.
@@ -96,14 +96,14 @@ impl Caller {
         if answer.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&answer).with_context(|| format!("{path} answers no JSON: {text}"))
+        serde_json::from_slice(&answer).with_context(|| format!("{path} does not answer with JSON: {text}"))
     }
 }
 
 /// A call without an answer.
 #[derive(Debug)]
 pub struct Unanswered {
-    /// Whether it may have happened all the same.
+    /// Whether it may have taken effect nevertheless.
     pub perhaps_done: bool,
     why: String,
 }
@@ -138,12 +138,12 @@ pub fn identity(device: &str) -> String {
     format!("/devices/{device}?{VERSION}")
 }
 
-/// How a device of the fleet authenticates, as its identity says it.
+/// The authentication part of a device's identity document.
 ///
 /// # Errors
-/// When the owner's key, from which the devices' are derived, is none.
-pub fn device_keys(reach: &Reach, name: &str) -> Result<Value> {
-    let devices = reach.hub().devices(TOKEN_LIFE)?;
+/// When the owner's key, from which the devices' keys are derived, is invalid.
+pub fn device_keys(targets: &Targets, name: &str) -> Result<Value> {
+    let devices = targets.hub().devices(TOKEN_LIFETIME)?;
     let (primary, secondary) = (devices.key(name), devices.secondary_key(name));
     Ok(json!({
         "type": "sas",
@@ -155,21 +155,21 @@ pub fn device_keys(reach: &Reach, name: &str) -> Result<Value> {
 ///
 /// # Errors
 /// When the hub refuses.
-pub async fn create_devices(reach: &Arc<Reach>, endpoint: Endpoint, numbers: Range<u32>) -> Result<()> {
+pub async fn create_devices(targets: &Arc<Targets>, endpoint: Endpoint, numbers: Range<u32>) -> Result<()> {
     let mut entries = numbers
         .map(|number| {
-            let name = reach.names().name(number);
-            let keys = device_keys(reach, &name)?;
+            let name = targets.names().name(number);
+            let keys = device_keys(targets, &name)?;
             Ok(json!({"id": name, "importMode": "create", "status": "enabled", "authentication": keys}))
         })
         .collect::<Result<Vec<Value>>>()?;
-    let mut caller = Caller::new(reach)?;
-    let deadline = tokio::time::Instant::now() + CREATE_PATIENCE;
+    let mut caller = Caller::new(targets)?;
+    let deadline = tokio::time::Instant::now() + CREATE_TIMEOUT;
     while !entries.is_empty() {
         let rest = entries.split_off(entries.len().min(ENTRIES_A_CALL));
         let body = Value::Array(entries);
         loop {
-            // A repeated create is refused for those that exist by now, which is what was wanted.
+            // A repeated create is refused for devices that exist by now: no error.
             let answer = caller
                 .call(
                     endpoint,
@@ -183,10 +183,10 @@ pub async fn create_devices(reach: &Arc<Reach>, endpoint: Endpoint, numbers: Ran
                 Ok((StatusCode::OK, _)) => break,
                 Ok((StatusCode::BAD_REQUEST, text)) if only_existing(&text) => break,
                 Ok((status, text)) if tokio::time::Instant::now() > deadline => {
-                    bail!("devices cannot be made: {status} {}", String::from_utf8_lossy(&text))
+                    bail!("devices cannot be created: {status} {}", String::from_utf8_lossy(&text))
                 }
                 Err(error) if tokio::time::Instant::now() > deadline => {
-                    return Err(error).context("devices cannot be made");
+                    return Err(error).context("devices cannot be created");
                 }
                 _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }

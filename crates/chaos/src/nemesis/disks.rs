@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::strike::{Hit, Nemesis};
-use crate::cluster::{Cluster, MIN_FREE, START_PATIENCE};
+use super::injection::{Hit, Nemesis};
+use crate::cluster::{Cluster, MIN_FREE, START_TIMEOUT};
 use crate::interrupt;
 use crate::node::disk::{DiskFault, flip};
 
 /// The exit code for a disk that failed or data that is damaged (docs/runbook.md).
 const STORAGE_FAILED: i32 = 7;
 /// How long a node may take to stop after its disk has failed.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a damaged table may go unread.
-const READ_PATIENCE: Duration = Duration::from_secs(15);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(50);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a damaged table may stay unread.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Nemesis<'_> {
     pub(super) fn disk_full(&mut self, target: u32) -> Result<Hit> {
         let began = self.now();
-        // Not less: the forgetful disk keeps its copy of what is synced on the same small disk, and must not run out.
+        // Not less: the mirror of the synced data is on the same small disk and must not run out of space.
         self.cluster.node(target).disk.fill(MIN_FREE / 8 * 7)?;
         let time = self.wait(4_000..8_000);
-        self.cluster.node(target).disk.mend();
+        self.cluster.node(target).disk.heal();
         let time = time?;
         self.hit(
             vec![target],
@@ -39,8 +39,8 @@ impl Nemesis<'_> {
     pub(super) fn disk_fails(&mut self, target: u32, fault: DiskFault) -> Result<Hit> {
         let began = self.now();
         self.cluster.node(target).disk.begin(fault)?;
-        let status = self.cluster.node(target).wait_end(STOP_PATIENCE);
-        self.cluster.node(target).disk.mend();
+        let status = self.cluster.node(target).wait_end(STOP_TIMEOUT);
+        self.cluster.node(target).disk.heal();
         let status = status.with_context(|| format!("{fault:?} does not stop the node"))?;
         self.expect_storage_failure(target, status, &format!("{fault:?}"));
         self.wait(0..2_000)?;
@@ -50,8 +50,8 @@ impl Nemesis<'_> {
 
     fn expect_storage_failure(&mut self, target: u32, status: ExitStatus, what: &str) {
         if status.code() != Some(STORAGE_FAILED) {
-            let words = self.cluster.node(target).last_words();
-            self.cluster.recorder.oddity(format!(
+            let words = self.cluster.node(target).last_errors();
+            self.cluster.recorder.anomaly(format!(
                 "{what}: node {target} ended with {status} instead of {STORAGE_FAILED}: {words}"
             ));
         }
@@ -64,7 +64,7 @@ impl Nemesis<'_> {
         let (path, at) = nodes[target as usize - 1].disk.flip_bit("log", rng)?;
         self.cluster.launch(target)?;
         let place = format!("bit {at} of {}", path.display());
-        let status = self.cluster.node(target).wait_end(START_PATIENCE);
+        let status = self.cluster.node(target).wait_end(START_TIMEOUT);
         let status = status.with_context(|| format!("started with a damaged log ({place})"))?;
         self.expect_storage_failure(target, status, &place);
         self.expect_name(target, &path);
@@ -80,7 +80,7 @@ impl Nemesis<'_> {
         let (path, at) = nodes[target as usize - 1].disk.flip_bit("sst", rng)?;
         self.cluster.launch(target)?;
         let place = format!("bit {at} of {}", path.display());
-        let deadline = Instant::now() + READ_PATIENCE;
+        let deadline = Instant::now() + READ_TIMEOUT;
         let mut seen = "not read";
         while Instant::now() < deadline {
             if let Some(status) = self.cluster.node(target).ended()? {
@@ -89,7 +89,7 @@ impl Nemesis<'_> {
                 seen = "stopped";
                 break;
             }
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
         self.cluster.node(target).kill()?;
         self.bring_back(target, &path, at)?;
@@ -98,15 +98,15 @@ impl Nemesis<'_> {
 
     fn expect_name(&mut self, target: u32, path: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let words = self.cluster.node(target).last_words();
-        if !self.cluster.node(target).last_life().contains(&name) {
+        let words = self.cluster.node(target).last_errors();
+        if !self.cluster.node(target).log_since_start().contains(&name) {
             self.cluster
                 .recorder
-                .oddity(format!("node {target} does not name the damaged {name}: {words}"));
+                .anomaly(format!("node {target} does not name the damaged {name}: {words}"));
         }
     }
 
-    /// With others around, a damaged node is replaced; alone, its file is mended.
+    /// Replaces a damaged node of a cluster; repairs the file of a single node.
     fn bring_back(&mut self, target: u32, path: &Path, at: u64) -> Result<()> {
         if self.cluster.is_cluster() {
             return self.cluster.replace(target);

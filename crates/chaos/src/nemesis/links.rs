@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use rand::Rng as _;
 
 use super::Kind;
-use super::strike::{Hit, Nemesis};
+use super::injection::{Hit, Nemesis};
 use crate::net::{HOST, Link};
 
 impl Nemesis<'_> {
@@ -36,7 +36,7 @@ impl Nemesis<'_> {
             }
         }
         let time = self.wait(2_000..12_000);
-        links.mend();
+        links.heal();
         let time = time?;
         self.hit(
             vec![target],
@@ -70,7 +70,7 @@ impl Nemesis<'_> {
             }
         }
         let time = self.wait(3_000..12_000);
-        links.mend();
+        links.heal();
         let time = time?;
         let place = if everywhere { "all links" } else { "its links" };
         self.hit(

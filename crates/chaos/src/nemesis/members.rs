@@ -1,4 +1,4 @@
-//! Changes of members in the middle of a crash.
+//! Membership changes during a crash.
 
 use std::time::{Duration, Instant};
 
@@ -6,23 +6,23 @@ use anyhow::{Context as _, Result, bail};
 use http::Method;
 use serde_json::Value;
 
-use super::strike::{Hit, Nemesis};
-use crate::cluster::SETTLE_PATIENCE;
+use super::injection::{Hit, Nemesis};
+use crate::cluster::SETTLE_TIMEOUT;
 use crate::interrupt;
 
-/// How long a node may take to hand everything over.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(250);
+/// How long a node may take to drain.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Nemesis<'_> {
     pub(super) fn membership_in_crash(&mut self, leader: u32) -> Result<Hit> {
         let spare = self.cluster.spare().context("there is no spare node")?;
         let result = self.join_in_crash(leader, spare);
         if result.is_err() {
-            // It must not stay as a member that nobody knows of.
+            // It must not remain a member that the run does not track.
             let name = self.cluster.node(spare).config.name.clone();
-            self.cluster.reach.remove(spare);
+            self.cluster.targets.remove(spare);
             self.cluster.node(spare).kill()?;
             let _ = self.cluster.forget(&name);
             self.cluster.node(spare).disk.wipe()?;
@@ -44,7 +44,7 @@ impl Nemesis<'_> {
         }
         self.cluster.finish_join(spare)?;
         let joined = self.now();
-        self.cluster.wait_settled(SETTLE_PATIENCE)?;
+        self.cluster.wait_settled(SETTLE_TIMEOUT)?;
         self.drain_and_remove(spare)?;
         let mut hit = self.hit(
             vec![leader],
@@ -59,7 +59,7 @@ impl Nemesis<'_> {
         let name = self.cluster.node(number).config.name.clone();
         self.cluster
             .admin(Method::POST, &format!("/holdfast/v1/nodes/{name}/drain"), None)?;
-        let deadline = Instant::now() + DRAIN_PATIENCE;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         loop {
             let status = self.cluster.status().unwrap_or_default();
             let nodes = status
@@ -77,11 +77,11 @@ impl Nemesis<'_> {
                 break;
             }
             if Instant::now() > deadline {
-                bail!("{name} is not drained after {} s: {node:?}", DRAIN_PATIENCE.as_secs());
+                bail!("{name} is not drained after {} s: {node:?}", DRAIN_TIMEOUT.as_secs());
             }
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
-        self.cluster.reach.remove(number);
+        self.cluster.targets.remove(number);
         self.cluster
             .admin(Method::DELETE, &format!("/holdfast/v1/nodes/{name}"), None)?;
         self.cluster.node(number).kill()?;

@@ -5,16 +5,16 @@ use std::time::Duration;
 use anyhow::Result;
 use rand::Rng as _;
 
-use super::strike::{Hit, Nemesis};
-use crate::cluster::{Cluster, START_PATIENCE};
+use super::injection::{Hit, Nemesis};
+use crate::cluster::{Cluster, START_TIMEOUT};
 use crate::interrupt;
 use crate::node::disk::DiskFault;
 
-/// How much longer syncs take just before the power is cut: else there is hardly ever anything to forget.
+/// Added to the time of a sync just before the power is cut: otherwise there is hardly ever unsynced data.
 const LATE_SYNC: Duration = Duration::from_millis(60);
 
 impl Nemesis<'_> {
-    /// A node goes down by `how`, and comes back after a while.
+    /// Takes a node down by `how`, and restarts it after a while.
     pub(super) fn down(&mut self, target: u32, how: impl FnOnce(&mut Cluster) -> Result<String>) -> Result<Hit> {
         let began = self.now();
         let detail = how(self.cluster)?;
@@ -32,7 +32,7 @@ impl Nemesis<'_> {
         self.cluster.node(second).kill()?;
         self.wait(0..2_000)?;
         self.cluster.restart(second)?;
-        // One after the other: a majority was there all the time, if not a settled one.
+        // One after the other: a majority was up all the time, although perhaps not a settled one.
         self.hit(
             vec![first],
             began,
@@ -56,12 +56,12 @@ impl Nemesis<'_> {
             forgotten += nodes[*number as usize - 1].disk.forget(rng)?;
         }
         for number in &members {
-            self.cluster.node(*number).disk.mend();
+            self.cluster.node(*number).disk.heal();
             self.cluster.node(*number).machine.slow_syncs(Duration::ZERO)?;
             self.cluster.launch(*number)?;
         }
         for number in &members {
-            self.cluster.node(*number).wait_ready(START_PATIENCE)?;
+            self.cluster.node(*number).wait_ready(START_TIMEOUT)?;
         }
         self.hit(
             members,
@@ -123,10 +123,10 @@ impl Nemesis<'_> {
         for target in targets {
             let status = self.cluster.node(*target).stop()?;
             if !status.success() {
-                let words = self.cluster.node(*target).last_words();
+                let words = self.cluster.node(*target).last_errors();
                 self.cluster
                     .recorder
-                    .oddity(format!("node {target} ended with {status} after SIGTERM: {words}"));
+                    .anomaly(format!("node {target} ended with {status} after SIGTERM: {words}"));
             }
             self.wait(0..1_000)?;
             self.cluster.restart(*target)?;
@@ -142,7 +142,7 @@ pub(super) fn power_cut(cluster: &mut Cluster, target: u32) -> Result<String> {
     let Cluster { nodes, rng, .. } = cluster;
     let node = &mut nodes[target as usize - 1];
     node.machine.slow_syncs(LATE_SYNC)?;
-    interrupt::pause(Duration::from_millis(before))?;
+    interrupt::sleep(Duration::from_millis(before))?;
     let forgotten = node.cut_power(rng)?;
     node.machine.slow_syncs(Duration::ZERO)?;
     Ok(format!("lost what was not synced, {forgotten} bytes"))

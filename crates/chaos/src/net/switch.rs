@@ -1,7 +1,7 @@
-//! The switch: reads IP packets from one TUN device per namespace and hands each to the device that it is for, unless
-//! the link between the two says otherwise.
+//! The switch: reads IP packets from one TUN device per namespace and writes each to the device of its destination, as
+//! far as the link between the two permits.
 //!
-//! It has a thread of its own, so that its delays are what they say. A link's packets stay in order.
+//! It has a thread of its own, so that its delays are accurate. A link's packets stay in order.
 //! Bounded: past [`MAX_DELAYED`] packets in delay new ones are dropped, as a real queue would.
 
 use std::cell::RefCell;
@@ -22,19 +22,19 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_tun::Tun;
 
-/// Packets that may be on their way in all slow links together.
+/// The most packets in delay on all slow links together.
 const MAX_DELAYED: usize = 20_000;
-/// Large packets are few packets.
+/// Large, so that there are few packets.
 const MTU: i32 = 8_000;
-/// How long the devices may take to be there.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the creation of the devices may take.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What happens to the packets of one direction.
+/// The condition of a link in one direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Link {
-    /// Nothing gets through.
+    /// Drops all packets.
     pub cut: bool,
-    /// Which share is lost, 0 to 1.
+    /// The share of packets that is lost, 0 to 1.
     pub loss: f64,
     /// How long packets take, in microseconds; empty = no delay.
     pub delay_us: Range<u64>,
@@ -50,12 +50,12 @@ impl Default for Link {
     }
 }
 
-/// All links; those that are not named are in order.
+/// The links with a condition; all others work.
 #[derive(Debug, Clone, Default)]
 pub struct Links(Arc<Mutex<HashMap<(u32, u32), Link>>>);
 
 impl Links {
-    /// Changes the way from one node to another, in this direction only.
+    /// Sets the condition of the link from one node to another, in this direction only.
     pub fn set(&self, from: u32, to: u32, link: Link) {
         self.0
             .lock()
@@ -63,8 +63,8 @@ impl Links {
             .insert((from, to), link);
     }
 
-    /// Mends everything.
-    pub fn mend(&self) {
+    /// Heals all links.
+    pub fn heal(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -135,7 +135,7 @@ impl Drop for Switch {
 }
 
 fn wait(ready: &Receiver<Result<Vec<String>>>) -> Result<Vec<String>> {
-    ready.recv_timeout(PATIENCE).context("no TUN devices")?
+    ready.recv_timeout(START_TIMEOUT).context("no TUN devices")?
 }
 
 fn run(
@@ -166,7 +166,7 @@ fn run(
         };
         let names = devices.iter().map(|device| device.name().to_owned()).collect();
         let _ = ready.send(Ok(names));
-        // An error is the end: nobody will begin.
+        // An error means that the sender was dropped: the switch will not begin.
         if begun.await.is_err() {
             return;
         }
@@ -185,7 +185,7 @@ fn run(
             let carry = async move { fabric.carry(port).await };
             tasks.push(holdfast_tasks::spawn_local("switch-port", Box::pin(carry)));
         }
-        // Ends with an error, that is with the sender.
+        // Ends with an error when the sender is dropped.
         let _ = stopped.await;
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     });
@@ -202,7 +202,7 @@ fn make_devices(nodes: u32) -> Result<Vec<Tun>> {
         .collect()
 }
 
-/// A packet on its way: when it is due, a number that keeps those of one time in order, where to, and its bytes.
+/// A delayed packet: when it is due, a number that keeps packets of the same time in order, its destination, its bytes.
 type Delayed = Reverse<(Instant, u64, usize, Box<[u8]>)>;
 
 #[derive(Default)]
@@ -222,7 +222,7 @@ struct Fabric {
 }
 
 impl Fabric {
-    /// Carries what comes out of one device.
+    /// Forwards the packets of one device.
     async fn carry(&self, port: usize) {
         let mut packet = vec![0; 65_536];
         loop {
@@ -258,7 +258,7 @@ impl Fabric {
         let now = Instant::now();
         let earliest = queue.last.get(&(from, to)).copied().unwrap_or(now);
         if link.delay_us.is_empty() && earliest <= now {
-            // A device that takes nothing loses packets, as a full queue does.
+            // A device that accepts nothing loses packets, as a full queue does.
             let _ = self.devices[to].try_send(packet);
             return;
         }
@@ -317,7 +317,7 @@ mod tests {
             },
         );
         assert!(links.get(1, 2).is_some_and(|link| link.cut) && links.get(2, 1).is_none());
-        links.mend();
+        links.heal();
         assert_eq!(links.get(1, 2), None);
     }
 }

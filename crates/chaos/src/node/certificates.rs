@@ -13,19 +13,19 @@ use time::{Duration, OffsetDateTime};
 
 /// The name that every node's certificate carries for the other nodes.
 const PEER_NAME: &str = "peer.holdfast";
-/// Valid from so long ago and for so long: wide enough for nodes whose clock is wrong, and for no warning of an end.
+/// The validity before and after now: wide enough for nodes with a wrong clock, and without expiry warnings.
 const MARGIN: Duration = Duration::days(400);
 
-/// Where the files are.
+/// The paths of the files.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    /// What devices and back ends trust.
+    /// The CA that devices and back ends trust.
     pub ca: PathBuf,
     /// The certificate of the listeners.
     pub server: PathBuf,
     /// Its key.
     pub server_key: PathBuf,
-    /// What nodes trust in each other.
+    /// The CA that nodes trust.
     pub peer_ca: PathBuf,
     folder: PathBuf,
 }
@@ -109,7 +109,7 @@ fn issue(
     write_private(key_file, &key.serialize_pem())
 }
 
-/// Writes a file that only its owner may read.
+/// Writes a file with mode 0600.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -6,41 +6,41 @@ use std::path::{Path, PathBuf};
 
 use super::certificates::Certificates;
 
-/// How a node comes into the cluster.
+/// How a node becomes a member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Membership {
     /// A hub of one node, without the cluster's keys.
     Alone,
     /// The first node of a new cluster.
     Founder,
-    /// Joins by the nodes at these addresses.
+    /// Joins through the nodes at these addresses.
     Joins(Vec<String>),
 }
 
-/// What a node is told.
+/// A node's configuration.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     /// Its number, from 1.
     pub number: u32,
     /// Its name in the cluster.
     pub name: String,
-    /// What clients call the hub.
+    /// The hub's host name.
     pub host: String,
-    /// Where it is.
+    /// Its address.
     pub address: Ipv4Addr,
-    /// What its listeners bind.
+    /// The address that its listeners bind.
     pub bind: Ipv4Addr,
     /// Added to the standard ports.
     pub port_offset: u16,
     /// How many partitions a new hub has.
     pub partitions: u32,
-    /// How it comes into the cluster.
+    /// How it becomes a member.
     pub membership: Membership,
     /// How long sessions are kept without a lease, in seconds.
     pub grace_seconds: u64,
-    /// Below so much free space writes are refused.
+    /// Writes are refused below this much free space.
     pub min_free_bytes: u64,
-    /// What it logs.
+    /// Its log filter.
     pub log_level: String,
 }
 
@@ -51,7 +51,7 @@ impl NodeConfig {
         standard + self.port_offset
     }
 
-    /// Where other nodes reach it.
+    /// The address for other nodes.
     #[must_use]
     pub fn peer_address(&self) -> String {
         format!("{}:{}", self.address, self.port(9700))
@@ -84,7 +84,7 @@ impl NodeConfig {
             "[storage]\nmin_free = \"{}B\"\nmin_free_percent = 1",
             self.min_free_bytes
         ));
-        // Small, so that faults meet flushes and compactions.
+        // Small, so that faults coincide with flushes and compactions.
         line(format_args!("write_buffer = \"8MiB\"\nmax_replay = \"32MiB\""));
         if self.membership == Membership::Alone {
             return text;
@@ -95,10 +95,10 @@ impl NodeConfig {
             self.name,
             bind(9700)
         ));
-        // Leaders move back soon: more moves in the same time.
+        // Leaderships move back early: more transfers in the same time.
         line(format_args!("settle = \"2s\""));
         line(format_args!("advertise = {:?}", self.peer_address()));
-        // A node that has lost its disk comes back under another name, with the certificate that it had.
+        // A node that lost its disk comes back under another name with its old certificate.
         line(format_args!("accept_unnamed_certificates = true"));
         line(format_args!("certificate_file = {:?}", certificates.peer(self.number)));
         line(format_args!("key_file = {:?}", certificates.peer_key(self.number)));
@@ -114,7 +114,7 @@ impl NodeConfig {
     }
 }
 
-/// Where a node finds its join token.
+/// The file of a node's join token.
 #[must_use]
 pub fn token_file(folder: &Path) -> PathBuf {
     folder.join("join-token")

@@ -1,4 +1,4 @@
-//! A node's disk: it forgets what was not synced, fills up, fails, and has bits flipped.
+//! A node's disk: it loses unsynced data, fills up, fails, and has bits flipped.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,26 +10,26 @@ use anyhow::{Context as _, Result, ensure};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
-/// What small disks are called, followed by this process's number.
+/// The mount source of small disks, followed by this process's id.
 const SOURCE: &str = "hfchaos-";
-/// What is written at once.
+/// The size of one write.
 const PAGE: usize = 4096;
-/// A file that is not longer has too little in it for a flipped bit to be surely read.
-const WORTH_IT: u64 = 4096;
+/// In a shorter file a flipped bit may not be read.
+const LEAST_LENGTH: u64 = 4096;
 
-/// What goes wrong with a disk until it is mended.
+/// A fault of a disk, until it is healed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFault {
     /// Syncs fail.
     SyncFails,
-    /// Writes find no room.
+    /// Writes find no free space.
     Full,
-    /// Syncs succeed and keep nothing: the checker must then find losses.
+    /// Syncs succeed without effect: the checker must then find losses.
     Lies,
 }
 
 impl DiskFault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Self; 3] = [Self::SyncFails, Self::Full, Self::Lies];
 
     fn variable(self) -> &'static str {
@@ -41,7 +41,7 @@ impl DiskFault {
     }
 }
 
-/// The directory of one node's data, and beside it what would be left of it after a power cut.
+/// The directory of one node's data, and a mirror of the part that would survive a power cut.
 #[derive(Debug)]
 pub struct Disk {
     folder: PathBuf,
@@ -105,14 +105,14 @@ impl Disk {
         self.folder.join(fault.variable())
     }
 
-    /// The variables with which the forgetting library is preloaded.
+    /// The environment variables of the library that loses unsynced data.
     pub(super) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         let mut variables = vec![("UNSYNCED_DIR", self.data()), ("UNSYNCED_MIRROR", self.mirror())];
         variables.extend(DiskFault::ALL.map(|fault| (fault.variable(), self.trigger(fault))));
         variables
     }
 
-    /// Lets `fault` begin.
+    /// Begins `fault`.
     ///
     /// # Errors
     /// When the trigger cannot be made.
@@ -121,7 +121,7 @@ impl Disk {
     }
 
     /// Ends all faults, a filled disk included.
-    pub fn mend(&self) {
+    pub fn heal(&self) {
         for fault in DiskFault::ALL {
             let _ = fs::remove_file(self.trigger(fault));
         }
@@ -140,7 +140,7 @@ impl Disk {
         rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, bytes).context("filling the disk")
     }
 
-    /// The node was killed, but the machine went on: nothing is forgotten.
+    /// The node was killed, but the machine kept running: nothing is lost.
     ///
     /// # Errors
     /// When the mirror cannot be removed.
@@ -151,19 +151,19 @@ impl Disk {
         Ok(())
     }
 
-    /// The power was cut: of what was not synced, chance leaves a part of the logs' ends and nothing else. Says how many
-    /// bytes were forgotten. The node must have ended.
+    /// The power was cut: of the unsynced data only a random part of the logs' ends survives. Returns the number of bytes
+    /// lost. The node must have ended.
     ///
     /// # Errors
     /// When files cannot be moved.
     pub fn forget(&self, rng: &mut StdRng) -> Result<u64> {
         let mut forgotten = 0;
-        // Killed before it had begun: it has changed nothing.
+        // Killed before its first write: nothing has changed.
         if self.mirror().join("made").exists() {
             for entry in fs::read_dir(self.mirror().join("tree/db")).into_iter().flatten() {
                 forgotten += self.keep_tail(&entry?.path(), rng)?;
             }
-            fs::remove_dir_all(self.data()).context("cannot remove what was not synced")?;
+            fs::remove_dir_all(self.data()).context("cannot remove the unsynced data")?;
             fs::rename(self.mirror().join("tree"), self.data()).context("cannot put the mirror in its place")?;
         }
         self.remember()?;
@@ -184,7 +184,7 @@ impl Disk {
         let (survives, zeros) = match rng.random_range(0..3) {
             0 => (0, 0),
             1 => (part, 0),
-            // The length had been written, and whole pages had not.
+            // The length was written, but whole pages were not.
             _ => {
                 let survives = ((durable + part) / PAGE * PAGE).saturating_sub(durable);
                 (survives, tail.len() - survives)
@@ -196,8 +196,8 @@ impl Disk {
         Ok((tail.len() - survives) as u64)
     }
 
-    /// Flips a bit in the newest log (`log`) or the largest table (`sst`) of the database; says where. The node must have
-    /// ended. Always in the older half, which a crash cannot have cut off.
+    /// Flips a bit in the newest log (`log`) or the largest table (`sst`) of the database, always in the older half, which
+    /// a crash cannot have truncated; returns the position. The node must have ended.
     ///
     /// # Errors
     /// When there is no such file.
@@ -208,8 +208,12 @@ impl Disk {
             let path = entry?.path();
             if path.extension().is_some_and(|found| found == extension) {
                 let length = fs::metadata(&path)?.len();
-                // Names of logs are numbers of one length. One without anything in it is not read.
-                let rank = if by_size { length } else { u64::from(length > WORTH_IT) };
+                // Names of logs are numbers of one length. An empty log is not read.
+                let rank = if by_size {
+                    length
+                } else {
+                    u64::from(length > LEAST_LENGTH)
+                };
                 files.push((rank, path, length));
             }
         }
@@ -217,13 +221,17 @@ impl Disk {
             .into_iter()
             .max()
             .with_context(|| format!("there is no .{extension} file"))?;
-        ensure!(length > WORTH_IT, "{} is too short to be worth it", path.display());
+        ensure!(
+            length > LEAST_LENGTH,
+            "{} is too short to flip a bit that is read",
+            path.display()
+        );
         let at = rng.random_range(0..length / 2);
         flip(&path, at)?;
         Ok((path, at))
     }
 
-    /// Removes all data: the node comes back with an empty disk.
+    /// Removes all data: the node restarts with an empty disk.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -239,13 +247,13 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if self.is_mounted {
-            // Lazily: a process that is about to end may still hold a file.
+            // Lazily: an ending process may still hold a file open.
             let _ = Command::new("umount").arg("-l").arg(&self.folder).output();
         }
     }
 }
 
-/// Unmounts what killed runs have left.
+/// Unmounts the disks that killed runs left behind.
 fn remove_stale() {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     for line in mounts.lines() {
@@ -259,7 +267,7 @@ fn remove_stale() {
     }
 }
 
-/// Flips a bit of one byte; twice = mended.
+/// Flips a bit of one byte; the second flip restores it.
 ///
 /// # Errors
 /// When the file cannot be changed.

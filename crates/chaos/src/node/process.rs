@@ -1,6 +1,6 @@
 //! One node: its process, its disk, its machine.
 //!
-//! Invariant: the process ends with this value, and with this program however that ends.
+//! Invariant: the process ends when this value is dropped, and when this program ends for whatever reason.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -20,19 +20,19 @@ use super::shims::{Machine, Shims};
 use crate::interrupt;
 use crate::net::Network;
 
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(20);
-/// Longer than a process may take to stop in order.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// For one look at the health page.
-const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-/// Lines of a node's log that a message quotes, and the most of each.
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long an orderly stop may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of one request to the health page.
+const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
+/// Lines of a node's log that a message quotes, and the most characters of each.
 const LAST_LINES: usize = 6;
 const LINE_LENGTH: usize = 240;
-/// The most of a node's log that is read at once.
+/// The most bytes of a node's log that are read at once.
 const LOG_BYTES: u64 = 1 << 20;
 
-/// What all nodes of a run have in common.
+/// Settings of all nodes of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The binary.
@@ -45,19 +45,19 @@ pub struct Plan {
     pub shims: Shims,
 }
 
-/// How a process that was not told to end has ended.
+/// A process that ended unexpectedly.
 #[derive(Debug, Clone)]
 pub struct Ended {
-    /// Which.
+    /// The node's number.
     pub node: u32,
-    /// How.
+    /// Its exit status.
     pub status: ExitStatus,
 }
 
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    /// What it is told.
+    /// Its configuration.
     pub config: NodeConfig,
     /// Its disk.
     pub disk: Disk,
@@ -81,7 +81,7 @@ impl Node {
         std::fs::create_dir_all(&folder)?;
         let place = folder.join("disk");
         let disk = match small {
-            // Not being allowed to mount costs the fault of the full disk, and nothing else.
+            // Without the right to mount, only the fault of the full disk is skipped.
             Some(bytes) => Disk::small(&place, bytes).or_else(|_| Disk::folder(&place))?,
             None => Disk::folder(&place)?,
         };
@@ -104,7 +104,7 @@ impl Node {
         self.config.number
     }
 
-    /// How clients reach the hub by it, once it is ready.
+    /// The connection file, which exists once the node is ready.
     #[must_use]
     pub fn connection_file(&self) -> PathBuf {
         self.folder.join("connection.json")
@@ -118,7 +118,7 @@ impl Node {
         write_private(&token_file(&self.folder), token)
     }
 
-    /// Starts the process. Call it from a thread that lives as long as the process is to.
+    /// Starts the process. It ends with the calling thread.
     ///
     /// # Errors
     /// When it runs already, or cannot be started.
@@ -138,7 +138,7 @@ impl Node {
         variables.push(("MACHINE_CONTROL", self.folder.join("machine")));
         variables.push(("LD_PRELOAD", preload.into()));
         let mut command = network.command(self.number());
-        // Set by `env`, for the node alone: the programs before it are not to be preloaded.
+        // Set by `env`, for the node alone: the programs that start it must not preload the libraries.
         command.arg("env");
         for (name, value) in variables {
             let mut word = std::ffi::OsString::from(format!("{name}="));
@@ -146,7 +146,7 @@ impl Node {
             command.arg(word);
         }
         command.arg(&self.plan.binary).arg("start").arg("--config").arg(&file);
-        // The node takes such variables for its own.
+        // The node reads such variables as its configuration.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HOLDFAST_")) {
             command.env_remove(name);
         }
@@ -158,13 +158,13 @@ impl Node {
         Ok(())
     }
 
-    /// Whether the process is there.
+    /// Whether the process has been started and not been reaped.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
-    /// Whether it says that clients can connect.
+    /// Whether its health page says that clients can connect.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.child.is_some() && self.connection_file().exists() && self.health().is_ok_and(|status| status == 200)
@@ -172,8 +172,8 @@ impl Node {
 
     fn health(&self) -> Result<u16> {
         let address = SocketAddr::from((self.config.address, self.config.port(9600)));
-        let mut stream = TcpStream::connect_timeout(&address, LOOK_PATIENCE)?;
-        stream.set_read_timeout(Some(LOOK_PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
         let mut head = [0; 12];
         stream.read_exact(&mut head)?;
@@ -183,34 +183,34 @@ impl Node {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// When it ends, or takes longer than `patience`.
-    pub fn wait_ready(&mut self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    /// When it ends, or takes longer than `timeout`.
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         while !self.is_ready() {
             if let Some(status) = self.ended()? {
                 bail!(
                     "{} ended with {status} instead of getting ready: {}",
                     self.config.name,
-                    self.last_words()
+                    self.last_errors()
                 );
             }
             ensure!(
                 Instant::now() < deadline,
                 "{} is not ready after {} s: {}",
                 self.config.name,
-                patience.as_secs(),
-                self.last_words()
+                timeout.as_secs(),
+                self.last_errors()
             );
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
         self.ready_after.push(self.started.elapsed());
         Ok(())
     }
 
-    /// How it has ended, if it has.
+    /// The exit status, if it has ended.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When the status cannot be read.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let status = child.try_wait()?;
@@ -224,18 +224,18 @@ impl Node {
     ///
     /// # Errors
     /// When it does not end in time.
-    pub fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+    pub fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
         ensure!(self.child.is_some(), "{} does not run", self.config.name);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.ended()? {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
                 self.kill()?;
-                bail!("{} did not end within {} s", self.config.name, patience.as_secs());
+                bail!("{} did not end within {} s", self.config.name, timeout.as_secs());
             }
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
     }
 
@@ -248,7 +248,7 @@ impl Node {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// SIGKILL. Whether it had ended by itself before.
+    /// Sends SIGKILL.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -260,10 +260,10 @@ impl Node {
         Ok(())
     }
 
-    /// SIGKILL, and the machine loses what was not synced; how many bytes those were.
+    /// Sends SIGKILL, and the machine loses unsynced data; returns the number of bytes lost.
     ///
     /// # Errors
-    /// When it cannot be killed, or the disk cannot be set back.
+    /// When it cannot be killed, or the disk cannot be restored.
     pub fn cut_power(&mut self, rng: &mut StdRng) -> Result<u64> {
         self.kill()?;
         self.disk.forget(rng)
@@ -285,38 +285,38 @@ impl Node {
         self.signal(Signal::CONT)
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and waits; returns the exit status.
     ///
     /// # Errors
     /// When it does not end in time.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        self.wait_end(STOP_PATIENCE)
+        self.wait_end(STOP_TIMEOUT)
     }
 
     fn log_file(&self) -> PathBuf {
         self.plan.folder.join(format!("node-{}.log", self.config.number))
     }
 
-    /// The end of its log, over all its lives.
+    /// The end of its log, over all its processes.
     #[must_use]
     pub fn log(&self) -> String {
         tail(&self.log_file()).unwrap_or_default()
     }
 
-    /// Its log since it was started last.
+    /// Its log since the last start.
     #[must_use]
-    pub fn last_life(&self) -> String {
+    pub fn log_since_start(&self) -> String {
         let log = self.log();
         let from = log.rfind("---- started by chaos").unwrap_or_default();
         log[from..].to_owned()
     }
 
-    /// The last lines that say something is wrong.
+    /// The last warnings and errors of its log.
     #[must_use]
-    pub fn last_words(&self) -> String {
-        let life = self.last_life();
-        let lines: Vec<&str> = life.lines().collect();
+    pub fn last_errors(&self) -> String {
+        let log = self.log_since_start();
+        let lines: Vec<&str> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].iter();
         let last: Vec<String> = last.map(|line| line.chars().take(LINE_LENGTH).collect()).collect();
         last.join(" | ")
@@ -335,7 +335,7 @@ fn tail(path: &Path) -> Result<String> {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Killed even when stopped; errors have nobody to go to.
+        // SIGKILL ends a stopped process too; `drop` cannot report errors.
         let _ = self.kill();
     }
 }

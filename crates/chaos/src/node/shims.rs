@@ -1,4 +1,5 @@
-//! Libraries that are preloaded into nodes: one makes the machine bad ([`Machine`]), one makes the disk forget.
+//! Libraries that are preloaded into nodes: one disturbs clock and syncs ([`Machine`]), one makes the disk lose unsynced
+//! data.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 const MACHINE: &str = include_str!("machine.c");
-/// Shared with the durability tests of one hub, where it is proved to forget exactly what was not synced.
+/// Shared with the durability tests of one hub, which prove that it loses exactly the unsynced data.
 const UNSYNCED: &str = include_str!("../../../../tests/durability/unsynced.c");
 
 /// The compiled libraries.
@@ -23,7 +24,7 @@ impl Shims {
     /// Compiles them into `folder`.
     ///
     /// # Errors
-    /// When there is no C compiler, or it refuses.
+    /// When there is no C compiler, or it fails.
     pub fn compile(folder: &Path) -> Result<Self> {
         Ok(Self {
             machine: compile(folder, "machine", MACHINE)?,
@@ -49,12 +50,12 @@ fn compile(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// What is wrong with one node's machine.
+/// The disturbances of one node's machine.
 #[derive(Debug)]
 pub struct Machine(File);
 
 impl Machine {
-    /// A machine in order, told by `path`.
+    /// A machine without disturbances, controlled by the file at `path`.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -72,7 +73,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Makes the wall clock wrong by so many seconds.
+    /// Shifts the wall clock by this many seconds.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -80,7 +81,7 @@ impl Machine {
         self.set(0, seconds * 1_000_000_000)
     }
 
-    /// Makes every sync take so much longer.
+    /// Makes every sync take this much longer.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_swarm::batch::Shape;
-use holdfast_swarm::connect::Habits;
+use holdfast_swarm::connect::ConnectionOptions;
 use holdfast_swarm::fleet::{Fleet, Plan, Publish, Work};
 use holdfast_swarm::hub::Hub;
 use holdfast_swarm::ledger::Ledger;
-use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Transport};
+use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Transport};
 
 use crate::scenario::{block_on, wait_for};
 
@@ -20,7 +20,7 @@ const FLEETS: [(Transport, &str, u32, usize); 3] = [
     (Transport::Tls13, "secured-", 8, 8),
 ];
 const PAYLOAD_BYTES: usize = 256;
-const TOKEN_LIFE: Duration = Duration::from_secs(6 * 3600);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(6 * 3600);
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Running fleets, all of whose acknowledgements are written down.
@@ -96,18 +96,18 @@ fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str,
             address: hub.mqtt_address(*transport)?,
             nodes: hub.mqtt_nodes(*transport)?,
             begin_at: None,
-            again: Again::Same,
+            reconnect_to: ReconnectTo::Same,
             tls: hub.tls(*transport)?,
             sources: Vec::new(),
             names: DeviceNames::new(prefix)?,
-            credentials: Credentials::Hub(hub.devices(TOKEN_LIFE)?),
+            credentials: Credentials::Hub(hub.devices(TOKEN_LIFETIME)?),
             topic: topic.clone(),
         },
         first: 0,
         connections: *connections,
         threads: 1,
         connect_rate: 2_000.0,
-        habits: Habits {
+        options: ConnectionOptions {
             keep_alive: 60,
             clean_session: true,
         },

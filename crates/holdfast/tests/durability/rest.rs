@@ -10,11 +10,11 @@ use http::{Method, StatusCode};
 
 use crate::scenario::block_on;
 
-const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// One request about a device; the answer's status and body.
 pub(crate) fn request(hub: &Hub, method: Method, device: &str) -> Result<(StatusCode, String)> {
-    let token = hub.owner_token(TOKEN_LIFE)?;
+    let token = hub.owner_token(TOKEN_LIFETIME)?;
     let path = format!("/devices/{device}?api-version=2021-04-12");
     let body = match method {
         Method::PUT => format!(r#"{{"deviceId":"{device}"}}"#).into_bytes(),

@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::stamp::{FILLER, STAMP_BYTES};
+use crate::marker::{FILLER, MARKER_BYTES};
 
-const SIZE: usize = STAMP_BYTES + 8;
+const SIZE: usize = MARKER_BYTES + 8;
 
 fn span(epoch: u32, first: u64, acknowledged_below: u64, sent_below: u64) -> Span {
     Span {
@@ -29,7 +29,7 @@ fn judge(spans: Vec<Span>, events: &[(u32, u64)]) -> Verdict {
 
 fn payload(run: u64, device: u32, epoch: u32, number: u64) -> Vec<u8> {
     let mut payload = vec![FILLER; SIZE];
-    Stamp {
+    MessageMarker {
         run,
         device,
         epoch,

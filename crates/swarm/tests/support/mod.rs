@@ -1,4 +1,4 @@
-//! A broker for tests: keeps what it acknowledges, and can be told to misbehave.
+//! A broker for tests: stores what it acknowledges, and misbehaves on request.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -38,7 +38,7 @@ pub(crate) fn broker(habit: Habit) -> (SocketAddr, Kept) {
     (address, kept)
 }
 
-/// Until the connection breaks or the client says goodbye.
+/// Until the connection breaks or the client disconnects.
 fn serve(mut stream: TcpStream, habit: Habit, kept: &Kept) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let (mut count, mut pings) = (0, 0);

@@ -1,4 +1,4 @@
-//! `chaos`: breaks a cluster of real processes under load, and says whether it kept its promises.
+//! `chaos`: injects faults into a cluster of real processes under load, and checks its guarantees.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,12 +11,12 @@ use holdfast_chaos::interrupt;
 use holdfast_chaos::nemesis::Kind;
 use holdfast_chaos::run::{Options, run};
 
-/// Exit code when a promise was broken.
+/// Exit code when a guarantee was violated.
 const BROKEN: u8 = 1;
 /// Exit code when the run itself could not be done.
 const FAILED: u8 = 2;
 
-/// Break a cluster of real processes under load, and check what it promised
+/// Inject faults into a cluster of real processes under load, and check its guarantees
 #[derive(Debug, Parser)]
 struct Args {
     /// The binary under test
@@ -25,7 +25,7 @@ struct Args {
     /// How many nodes
     #[arg(long, default_value_t = 3)]
     nodes: u32,
-    /// How many more come and go
+    /// How many spare nodes join and leave
     #[arg(long, default_value_t = 1)]
     spares: u32,
     /// How many faults
@@ -34,10 +34,10 @@ struct Args {
     /// Only these kinds, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = kind)]
     kinds: Vec<Kind>,
-    /// Draws the same faults again
+    /// The seed: the same one draws the same faults again
     #[arg(long)]
     seed: Option<u64>,
-    /// Where logs and reports are kept
+    /// The folder for logs and reports
     #[arg(long)]
     folder: Option<PathBuf>,
     /// Partitions of the hub
@@ -46,19 +46,19 @@ struct Args {
     /// Devices that publish
     #[arg(long, default_value_t = 40)]
     devices: u32,
-    /// Devices that are disabled and enabled again
+    /// Devices whose rights are revoked and restored
     #[arg(long, default_value_t = 8)]
     revocable: u32,
     /// Back ends that write identities
     #[arg(long, default_value_t = 4)]
     writers: u32,
-    /// No further fault after so many minutes
+    /// No further fault after this many minutes
     #[arg(long)]
     minutes: Option<u64>,
-    /// End at the first violation that is seen while faults are injected
+    /// End at the first violation that is found while faults are injected
     #[arg(long)]
     stop_at_violation: bool,
-    /// What nodes log
+    /// The nodes' log filter
     #[arg(long, default_value = "info")]
     node_log: String,
 }
@@ -70,7 +70,7 @@ fn kind(name: &str) -> Result<Kind, String> {
     })
 }
 
-/// How long sessions are kept without a lease; short, so that a run sees the end of it.
+/// How long sessions are kept without a lease; short, so that a run reaches the end of it.
 const GRACE_SECONDS: u64 = 5;
 
 fn main() -> ExitCode {
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!(
-                "chaos: {error:#}\nchaos: what is left is in {}",
+                "chaos: {error:#}\nchaos: logs and data are in {}",
                 options.setup.folder.display()
             );
             ExitCode::from(FAILED)

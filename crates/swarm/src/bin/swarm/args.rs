@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use holdfast_swarm::connect::Habits;
+use holdfast_swarm::connect::ConnectionOptions;
 use holdfast_swarm::hub::Hub;
 use holdfast_swarm::readiness;
-use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Transport, resolve, tls};
+use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Transport, resolve, tls};
 
 use crate::commands;
 
-/// Load generator and measuring rod for Holdfast and for MQTT brokers.
+/// Load generator for Holdfast and for MQTT brokers.
 #[derive(Parser)]
 #[command(version)]
 pub(crate) struct Args {
@@ -23,17 +23,17 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Connect and hold: what an idle connection costs.
+    /// Connect and stay idle: the cost of an idle connection.
     Idle(commands::idle::Idle),
     /// Publish at QoS 1 with a window: rate, CPU per message, order of acknowledgements.
     Publish(commands::publish::PublishCommand),
-    /// Read back what a fleet was promised, and judge.
+    /// Read all events and verify that everything acknowledged is there.
     Verify(commands::verify::Verify),
-    /// Read a partition as fast as it comes.
+    /// Read a partition as fast as possible.
     Read(commands::read::Read),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
-    /// Leave a durable subscription behind at a broker.
+    /// Create a durable subscription at a broker.
     Subscribe(commands::subscribe::Subscribe),
 }
 
@@ -50,7 +50,7 @@ impl Command {
     }
 }
 
-/// Where to and who.
+/// The server and the device identities.
 #[derive(ClapArgs)]
 pub(crate) struct TargetArgs {
     /// A Holdfast hub's connection.json; its devices are created first
@@ -59,13 +59,13 @@ pub(crate) struct TargetArgs {
     /// Any MQTT broker
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) target: Option<String>,
-    /// How bytes travel
+    /// Transport
     #[arg(long, value_enum, default_value = "plain")]
     pub(crate) transport: Transport,
     /// CA file for TLS to a broker
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Name that a broker must prove; the host of --target by default
+    /// Server name in the broker's certificate; the host of --target by default
     #[arg(long)]
     server_name: Option<String>,
     /// User name for a broker
@@ -77,7 +77,7 @@ pub(crate) struct TargetArgs {
     /// Topic at a broker, {device} = the device's name
     #[arg(long, default_value = "swarm/{device}/events")]
     topic: String,
-    /// What device names begin with
+    /// Prefix of the device names
     #[arg(long, default_value = "swarm-")]
     prefix: String,
     /// Devices
@@ -98,47 +98,47 @@ pub(crate) struct TargetArgs {
     /// The node to which all devices connect at first, instead of the nodes in turn
     #[arg(long, value_name = "NODE")]
     begin_at: Option<String>,
-    /// Where devices go whose connection was lost
-    #[arg(long, value_enum, default_value = "same")]
-    again: AgainArg,
-    /// Seconds between signs of life; 0 = none
+    /// The node to which devices reconnect after their connection was lost
+    #[arg(long, alias = "again", value_enum, default_value = "same")]
+    reconnect_to: ReconnectArg,
+    /// MQTT keep-alive in seconds; 0 = none
     #[arg(long, default_value_t = 120)]
     keep_alive: u16,
     /// Let the server keep the session over disconnects (clean session 0)
     #[arg(long)]
     keep_session: bool,
-    /// Leave the creation of the hub's devices out: they are there
+    /// Do not create the hub's devices: they exist
     #[arg(long)]
     devices_exist: bool,
-    /// Seconds that a device's token is good for
-    #[arg(long, default_value_t = 24 * 3600)]
-    token_life: u64,
+    /// Lifetime of a device's token in seconds
+    #[arg(long, alias = "token-life", default_value_t = 24 * 3600)]
+    token_lifetime: u64,
 }
 
-/// Where devices go whose connection was lost.
+/// The node to which devices reconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum AgainArg {
-    /// To where they were first, or the next node that listens.
+enum ReconnectArg {
+    /// The node of the first connection, or the next listening one.
     Same,
-    /// To any node, as behind a name with all addresses, or the next one that listens.
+    /// A random node, as with a DNS name that has all addresses, or the next listening one.
     Any,
-    /// To any node whose /readyz says yes, as behind a load balancer.
+    /// A random node whose /readyz answers 200, as behind a load balancer.
     Ready,
 }
 
 /// What to measure and where the result goes.
 #[derive(ClapArgs)]
 pub(crate) struct MeasureArgs {
-    /// The server's processes, to measure their use; those of connection.json by default
+    /// The server's processes, to measure their resource usage; those of connection.json by default
     #[arg(long, value_delimiter = ',')]
     pid: Vec<u32>,
     /// The hub's metrics address, to count syncs; that of connection.json by default
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
-    /// Write the report here, too
+    /// Write the report to this file as well
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Say nothing on the way
+    /// Print no progress
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
@@ -166,8 +166,8 @@ impl TargetArgs {
         DeviceNames::new(&self.prefix)
     }
 
-    pub(crate) fn habits(&self, keep_session: bool) -> Habits {
-        Habits {
+    pub(crate) fn connection_options(&self, keep_session: bool) -> ConnectionOptions {
+        ConnectionOptions {
             keep_alive: self.keep_alive,
             clean_session: !(self.keep_session || keep_session),
         }
@@ -209,15 +209,15 @@ impl TargetArgs {
             address: hub.mqtt_address(self.transport)?,
             nodes: hub.mqtt_nodes(self.transport)?,
             begin_at: self.begin_at(hub)?,
-            again: match self.again {
-                AgainArg::Same => Again::Same,
-                AgainArg::Any => Again::Any,
-                AgainArg::Ready => Again::InService(readiness::follow(hub)?),
+            reconnect_to: match self.reconnect_to {
+                ReconnectArg::Same => ReconnectTo::Same,
+                ReconnectArg::Any => ReconnectTo::Any,
+                ReconnectArg::Ready => ReconnectTo::InService(readiness::follow(hub)?),
             },
             tls: hub.tls(self.transport)?,
             sources: self.source.clone(),
             names,
-            credentials: Credentials::Hub(hub.devices(Duration::from_secs(self.token_life))?),
+            credentials: Credentials::Hub(hub.devices(Duration::from_secs(self.token_lifetime))?),
             topic: "devices/{device}/messages/events/".to_owned(),
         })
     }
@@ -241,7 +241,7 @@ impl TargetArgs {
             address: resolve(target)?,
             nodes: Vec::new(),
             begin_at: None,
-            again: Again::Same,
+            reconnect_to: ReconnectTo::Same,
             tls,
             sources: self.source.clone(),
             names: self.names()?,

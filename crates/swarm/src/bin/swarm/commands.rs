@@ -14,7 +14,7 @@ use holdfast_swarm::process::Sample;
 use serde::Serialize;
 use tokio::runtime::Builder;
 
-/// Runs `work` on a runtime of its own: preparation and reading, nothing that is measured in itself.
+/// Runs `work` on a runtime of its own: for preparation and reading, not for measured publishing.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     Builder::new_current_thread()
         .enable_all()
@@ -23,7 +23,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(work)
 }
 
-/// Prints the report and writes it to `json`, when asked.
+/// Prints the report and writes it to `json`, if given.
 pub(crate) fn publish_report<R: Serialize + std::fmt::Display>(report: &R, json: Option<&Path>) -> Result<()> {
     print!("{report}");
     if let Some(path) = json {
@@ -33,13 +33,13 @@ pub(crate) fn publish_report<R: Serialize + std::fmt::Display>(report: &R, json:
     Ok(())
 }
 
-/// What the server's processes have used so far; `None` when there are none, or one has gone: a restart is no reason to
-/// lose the ledger of a run that is about it.
+/// The resource usage of the server's processes so far; `None` when there are none, or one has ended: a run that restarts
+/// the server keeps its ledger.
 pub(crate) fn sample_server(pids: &[u32]) -> Option<Sample> {
     if pids.is_empty() {
         return None;
     }
     Sample::take(pids)
-        .inspect_err(|error| eprintln!("the server's use is not measured: {error:#}"))
+        .inspect_err(|error| eprintln!("the server's resource usage is not measured: {error:#}"))
         .ok()
 }

@@ -17,7 +17,7 @@ pub(crate) struct Devices {
     /// The hub's connection.json
     #[arg(long, value_name = "FILE")]
     hub: PathBuf,
-    /// What device names begin with
+    /// Prefix of the device names
     #[arg(long, default_value = "swarm-")]
     prefix: String,
     /// How many

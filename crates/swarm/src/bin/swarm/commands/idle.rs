@@ -15,7 +15,7 @@ use holdfast_swarm::report::{ConnectReport, IdleReport, VERSION};
 use super::{publish_report, sample_server};
 use crate::args::{MeasureArgs, TargetArgs};
 
-/// Connects, says `up N`, and holds the connections for a time or until its input ends.
+/// Connects, prints `up N`, and keeps the connections for a time or until standard input ends.
 #[derive(Args)]
 pub(crate) struct Idle {
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(crate) struct Idle {
     /// Hold them until standard input ends instead
     #[arg(long)]
     until_input_ends: bool,
-    /// Connect again when a connection is lost
+    /// Reconnect when a connection is lost
     #[arg(long)]
     survive_disconnect: bool,
 }
@@ -48,7 +48,7 @@ impl Idle {
             connections,
             threads: self.target.threads,
             connect_rate: self.target.connect_rate,
-            habits: self.target.habits(false),
+            options: self.target.connection_options(false),
             work: Work::Idle {
                 survive_disconnect: self.survive_disconnect,
             },
@@ -95,7 +95,7 @@ impl Idle {
         publish_report(&report, self.measure.json.as_deref())
     }
 
-    /// Holds the connections; says every second how it goes when that has changed.
+    /// Keeps the connections; prints the counters every second when they have changed.
     fn hold(&self, counters: &Counters) {
         let (ended, wait) = mpsc::sync_channel(1);
         if self.until_input_ends {

@@ -10,9 +10,9 @@ use clap::Args;
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::fleet::{Counters, Fleet, Plan, Publish, Work};
 use holdfast_swarm::http;
+use holdfast_swarm::marker::MARKER_BYTES;
 use holdfast_swarm::process::{Sample, Usage};
 use holdfast_swarm::report::{ConnectReport, ProcessReport, PublishReport, VERSION};
-use holdfast_swarm::stamp::STAMP_BYTES;
 
 use super::{block_on, publish_report, sample_server};
 use crate::args::{MeasureArgs, TargetArgs};
@@ -20,7 +20,7 @@ use crate::args::{MeasureArgs, TargetArgs};
 /// The hub's counter of syncs of its log.
 const SYNCS_METRIC: &str = "holdfast_storage_syncs_total";
 
-/// Publishes and measures; with `--ledger`, writes down what `verify` must find again.
+/// Publishes and measures; with `--ledger`, records the acknowledgements for `verify`.
 #[derive(Args)]
 pub(crate) struct PublishCommand {
     #[command(flatten)]
@@ -49,21 +49,21 @@ pub(crate) struct PublishCommand {
     /// Seconds to wait for outstanding acknowledgements at the end
     #[arg(long, default_value_t = 10.0)]
     drain: f64,
-    /// Seconds for which the server is watched after the end, so that work which it put off counts
+    /// Seconds for which the server's usage is measured after the end, so that deferred work counts
     #[arg(long, default_value_t = 0.0)]
     settle: f64,
-    /// Connect again when a connection is lost, and send what is unacknowledged again
+    /// Reconnect when a connection is lost, and send the unacknowledged messages again
     #[arg(long)]
     survive_disconnect: bool,
-    /// Write down what was acknowledged
+    /// Write the ledger of acknowledgements to this file
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
-    /// The run's number in every stamp, for processes that share a ledger; random by default
+    /// The run's number in every marker, for processes that share a ledger; random by default
     #[arg(long)]
     run: Option<u64>,
 }
 
-/// Everything that is read at the beginning and at the end of the measured time.
+/// A snapshot of all counters, taken at the beginning and at the end of the measured time.
 struct Mark {
     at: Instant,
     acknowledged: u64,
@@ -95,8 +95,8 @@ fn load(counter: &AtomicU64) -> u64 {
 impl PublishCommand {
     pub(crate) fn run(self) -> Result<()> {
         ensure!(
-            self.ledger.is_none() || self.payload >= STAMP_BYTES,
-            "a ledger needs payloads of at least {STAMP_BYTES} bytes"
+            self.ledger.is_none() || self.payload >= MARKER_BYTES,
+            "a ledger needs payloads of at least {MARKER_BYTES} bytes"
         );
         ensure!((1..=65_535).contains(&self.window), "a window is 1 to 65,535 messages");
         let hub = self.target.load_hub()?;
@@ -152,7 +152,7 @@ impl PublishCommand {
             connections: self.target.connections,
             threads: self.target.threads,
             connect_rate: self.target.connect_rate,
-            habits: self.target.habits(self.survive_disconnect),
+            options: self.target.connection_options(self.survive_disconnect),
             work: Work::Publish(Publish {
                 shape,
                 window: self.window,
@@ -163,7 +163,7 @@ impl PublishCommand {
         }
     }
 
-    /// Waits for the measured time, or until all messages are through; says how it goes.
+    /// Waits for the measured time, or until all messages are acknowledged; prints the progress.
     fn wait(&self, fleet: &Fleet) {
         let end = match self.messages {
             Some(_) => Instant::now() + Duration::from_secs(24 * 3600),

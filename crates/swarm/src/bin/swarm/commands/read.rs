@@ -16,13 +16,13 @@ use holdfast_swarm::target::Transport;
 use super::{block_on, publish_report};
 use crate::args::MeasureArgs;
 
-/// Reads one partition as fast as it comes: events a second and CPU an event.
+/// Reads one partition as fast as possible: events per second and CPU per event.
 #[derive(Args)]
 pub(crate) struct Read {
     /// The hub's connection.json
     #[arg(long, value_name = "FILE")]
     hub: PathBuf,
-    /// How bytes travel
+    /// Transport
     #[arg(long, value_enum, default_value = "plain")]
     transport: Transport,
     /// The partition
@@ -31,10 +31,10 @@ pub(crate) struct Read {
     /// Read only the newest N of the events that are there
     #[arg(long, value_name = "N", conflicts_with = "live")]
     newest: Option<u64>,
-    /// Read what comes in from now on, for this many seconds, instead of what is there
+    /// Read new events for this many seconds, instead of stored ones
     #[arg(long, value_name = "SECONDS")]
     live: Option<f64>,
-    /// Read the same range so often
+    /// Read the same range this many times
     #[arg(long, default_value_t = 1)]
     repeat: u32,
     #[command(flatten)]
@@ -83,7 +83,7 @@ impl Read {
             body_bytes += reading.body_bytes;
             seconds += reading.took.as_secs_f64();
         }
-        let (own, server) = before.context("no event came")?;
+        let (own, server) = before.context("no event arrived")?;
         let server = server
             .zip(sample(&pids)?)
             .map(|(from, to)| ProcessReport::new(to.since(&from), events));

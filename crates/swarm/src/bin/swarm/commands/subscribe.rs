@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use holdfast_swarm::connect::{self, Visit};
+use holdfast_swarm::connect::{self, ConnectAttempt};
 use holdfast_swarm::wire::{self, Reply, Scanner};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::block_on;
 use crate::args::TargetArgs;
 
-/// Connects with a durable session, subscribes at QoS 1 and leaves: from then on the broker must keep messages.
+/// Subscribes at QoS 1 with a durable session and disconnects: from then on the broker must keep messages.
 #[derive(Args)]
 pub(crate) struct Subscribe {
     #[command(flatten)]
@@ -26,9 +26,9 @@ impl Subscribe {
             "a hub's devices do not subscribe to telemetry"
         );
         let target = self.target.prepare(None)?;
-        let habits = self.target.habits(true);
+        let options = self.target.connection_options(true);
         block_on(async {
-            let mut stream = connect::open(&target, habits, self.target.first, Visit::First).await?;
+            let mut stream = connect::open(&target, options, self.target.first, ConnectAttempt::Initial).await?;
             let mut packet = Vec::new();
             wire::encode_subscribe(&mut packet, 1, &self.filter, 1)?;
             stream.write_all(&packet).await?;

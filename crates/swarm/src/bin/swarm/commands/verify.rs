@@ -12,19 +12,19 @@ use holdfast_swarm::target::Transport;
 
 use super::{block_on, publish_report};
 
-/// Reads all events of a hub and compares them with what a fleet was promised. Fails when a promise is broken.
+/// Reads all events of a hub and compares them with the acknowledgements of a fleet. Fails when one is violated.
 #[derive(Args)]
 pub(crate) struct Verify {
     /// The hub's connection.json
     #[arg(long, value_name = "FILE")]
     hub: PathBuf,
-    /// How bytes travel
+    /// Transport
     #[arg(long, value_enum, default_value = "plain")]
     transport: Transport,
     /// Ledgers of one run
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     ledger: Vec<PathBuf>,
-    /// Write the report here, too
+    /// Write the report to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -39,7 +39,7 @@ impl Verify {
         let hub = EventHub::of(&Hub::load(&self.hub)?, self.transport)?;
         let verdict = block_on(read::verify(&hub, &ledger))?;
         publish_report(&verdict, self.json.as_deref())?;
-        ensure!(verdict.is_clean(), "the hub broke promises");
+        ensure!(verdict.is_clean(), "the hub violated its guarantees");
         Ok(())
     }
 }

@@ -1,23 +1,23 @@
-//! The stamp at the head of every payload: which message this is, so that a reader can judge it alone.
+//! The marker at the head of every payload identifies the message, so that a reader can verify it without other state.
 //!
-//! Layout, big endian, [`STAMP_BYTES`] in all: magic `SWM1` · run u64 · device u32 · epoch u32 · number u64 · sent u64.
+//! Layout, big endian, [`MARKER_BYTES`] in all: magic `SWM1` · run u64 · device u32 · epoch u32 · number u64 · sent u64.
 //! The *epoch* counts a device's connections within the run. A message that is sent again after a reconnect carries the
-//! new epoch, so a reader tells the client's resend (legal, at least once) from the hub's doubling (never legal).
-//! The rest of the payload is [`FILLER`], so that a damaged body is seen.
+//! new epoch, so a reader can tell a client's resend (legal, at least once) from a duplicate made by the hub (illegal).
+//! The rest of the payload is [`FILLER`], so that a damaged body is detected.
 
-/// Bytes of a stamp; payloads shorter than this carry none and cannot be verified.
-pub const STAMP_BYTES: usize = 36;
-/// Every payload byte after the stamp.
+/// Bytes of a marker; payloads shorter than this carry none and cannot be verified.
+pub const MARKER_BYTES: usize = 36;
+/// Every payload byte after the marker.
 pub const FILLER: u8 = 0x5a;
 
 const MAGIC: [u8; 4] = *b"SWM1";
-/// Where the part begins that differs from message to message.
+/// Offset of the part that differs from message to message.
 const VARIABLE_FROM: usize = 12;
 
-/// Who sent a message, and which one of theirs it is.
+/// Identifies a message: its run, sender, connection and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// A random number of the generator's run: events of other runs are left alone.
+pub struct MessageMarker {
+    /// A random number of the generator's run; events of other runs are ignored.
     pub run: u64,
     /// The device's number in the fleet.
     pub device: u32,
@@ -29,11 +29,11 @@ pub struct Stamp {
     pub sent_us: u64,
 }
 
-impl Stamp {
-    /// Writes the whole stamp at the head of `payload`.
+impl MessageMarker {
+    /// Writes the whole marker at the head of `payload`.
     ///
     /// # Panics
-    /// When `payload` is shorter than [`STAMP_BYTES`].
+    /// When `payload` is shorter than [`MARKER_BYTES`].
     pub fn write(&self, payload: &mut [u8]) {
         payload[..4].copy_from_slice(&MAGIC);
         payload[4..12].copy_from_slice(&self.run.to_be_bytes());
@@ -43,19 +43,19 @@ impl Stamp {
     /// Rewrites what differs from message to message; magic and run must be there already.
     ///
     /// # Panics
-    /// As [`Stamp::write`].
+    /// As [`MessageMarker::write`].
     pub fn patch(&self, payload: &mut [u8]) {
-        let variable = &mut payload[VARIABLE_FROM..STAMP_BYTES];
+        let variable = &mut payload[VARIABLE_FROM..MARKER_BYTES];
         variable[..4].copy_from_slice(&self.device.to_be_bytes());
         variable[4..8].copy_from_slice(&self.epoch.to_be_bytes());
         variable[8..16].copy_from_slice(&self.number.to_be_bytes());
         variable[16..24].copy_from_slice(&self.sent_us.to_be_bytes());
     }
 
-    /// Reads the stamp of `payload`; `None` when it has none.
+    /// Reads the marker of `payload`; `None` when it has none.
     #[must_use]
     pub fn read(payload: &[u8]) -> Option<Self> {
-        let (head, _) = payload.split_at_checked(STAMP_BYTES)?;
+        let (head, _) = payload.split_at_checked(MARKER_BYTES)?;
         if head[..4] != MAGIC {
             return None;
         }
@@ -71,11 +71,11 @@ impl Stamp {
     }
 }
 
-/// Whether what follows the stamp is as it was sent.
+/// Whether what follows the marker is as it was sent.
 #[must_use]
 pub fn filler_is_intact(payload: &[u8]) -> bool {
     payload
-        .get(STAMP_BYTES..)
+        .get(MARKER_BYTES..)
         .is_some_and(|rest| rest.iter().all(|byte| *byte == FILLER))
 }
 
@@ -84,8 +84,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_reads_back_as_written_and_foreign_payloads_have_none() {
-        let stamp = Stamp {
+    fn a_marker_reads_back_as_written_and_foreign_payloads_have_none() {
+        let marker = MessageMarker {
             run: 7,
             device: 1 << 20,
             epoch: 3,
@@ -93,12 +93,12 @@ mod tests {
             sent_us: 99,
         };
         let mut payload = vec![FILLER; 64];
-        stamp.write(&mut payload);
-        assert_eq!(Stamp::read(&payload), Some(stamp));
+        marker.write(&mut payload);
+        assert_eq!(MessageMarker::read(&payload), Some(marker));
         assert!(filler_is_intact(&payload));
         payload[63] = 0;
         assert!(!filler_is_intact(&payload));
-        assert_eq!(Stamp::read(&payload[..STAMP_BYTES - 1]), None);
-        assert_eq!(Stamp::read(&[b'{'; 64]), None);
+        assert_eq!(MessageMarker::read(&payload[..MARKER_BYTES - 1]), None);
+        assert_eq!(MessageMarker::read(&[b'{'; 64]), None);
     }
 }

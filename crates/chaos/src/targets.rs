@@ -1,4 +1,4 @@
-//! How clients reach the nodes: addresses that change while nodes come and go, and what opens them.
+//! The nodes that clients may use: addresses, which change while nodes join and leave, and credentials.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result};
 use holdfast_swarm::events::EventHub;
 use holdfast_swarm::http;
 use holdfast_swarm::hub::Hub;
-use holdfast_swarm::target::{Again, Credentials, DeviceNames, Target, Tls, Transport};
+use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Tls, Transport};
 use rand::Rng;
 use rand::seq::IndexedRandom as _;
 
-/// Longer than any run.
-const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Where devices publish.
+/// The lifetime of tokens: longer than any run.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// The topic of telemetry.
 pub const TOPIC: &str = "devices/{device}/messages/events/";
 
 /// One node's listeners.
@@ -37,15 +37,15 @@ impl Endpoint {
 }
 
 /// The hub and the nodes that clients may use.
-pub struct Reach {
+pub struct Targets {
     hub: Hub,
     tls: Tls,
     names: DeviceNames,
     endpoints: Mutex<Vec<Endpoint>>,
 }
 
-impl Reach {
-    /// The hub of `hub`, by nodes that are added later.
+impl Targets {
+    /// The hub of `hub`; its nodes are added later.
     ///
     /// # Errors
     /// When its CA cannot be read.
@@ -71,7 +71,7 @@ impl Reach {
         &self.names
     }
 
-    /// Lets clients use a node.
+    /// Adds a node for clients.
     pub fn add(&self, endpoint: Endpoint) {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if !endpoints.contains(&endpoint) {
@@ -79,7 +79,7 @@ impl Reach {
         }
     }
 
-    /// Keeps new clients away from a node.
+    /// Removes a node for new clients.
     pub fn remove(&self, node: u32) {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|endpoint| endpoint.node != node);
@@ -96,28 +96,28 @@ impl Reach {
         self.endpoints().choose(rng).copied()
     }
 
-    /// What a device needs to connect to `endpoint`.
+    /// The connection target of a device at `endpoint`.
     ///
     /// # Errors
-    /// When the owner's key is none.
+    /// When the owner's key is invalid.
     pub fn target(&self, endpoint: Endpoint) -> Result<Target> {
         Ok(Target {
             nodes: Vec::new(),
             begin_at: None,
-            again: Again::Same,
+            reconnect_to: ReconnectTo::Same,
             address: endpoint.socket(8883),
             tls: Some(self.tls.clone()),
             sources: Vec::new(),
             names: self.names.clone(),
-            credentials: Credentials::Hub(self.hub.devices(TOKEN_LIFE)?),
+            credentials: Credentials::Hub(self.hub.devices(TOKEN_LIFETIME)?),
             topic: TOPIC.to_owned(),
         })
     }
 
-    /// Where readers connect to.
+    /// The endpoint for readers.
     ///
     /// # Errors
-    /// When the hub's file lacks something.
+    /// When the hub's file lacks a field.
     pub fn events(&self, endpoint: Endpoint) -> Result<EventHub> {
         // The address in the file is replaced before it is used; a plain hub has none that must resolve.
         Ok(EventHub::of(&self.hub, Transport::Tls13)?.at(endpoint.socket(5671)))
@@ -134,8 +134,8 @@ impl Reach {
     /// A token for service calls.
     ///
     /// # Errors
-    /// When the owner's key is none.
+    /// When the owner's key is invalid.
     pub fn token(&self) -> Result<String> {
-        self.hub.owner_token(TOKEN_LIFE)
+        self.hub.owner_token(TOKEN_LIFETIME)
     }
 }

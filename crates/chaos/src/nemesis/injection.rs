@@ -1,4 +1,4 @@
-//! One fault: chosen target, injection, healing, and waiting until the cluster is itself again.
+//! One fault: choice of the target, injection, healing, and waiting until the cluster has recovered.
 //!
 //! Not here: how each kind is injected (`processes`, `links`, `disks`, `members`).
 
@@ -10,28 +10,28 @@ use rand::seq::IndexedRandom as _;
 
 use super::Kind;
 use super::processes::power_cut;
-use crate::cluster::{Cluster, SETTLE_PATIENCE};
+use crate::cluster::{Cluster, SETTLE_TIMEOUT};
 use crate::history::{Fault, Micros};
 use crate::interrupt;
 use crate::node::disk::DiskFault;
 
-/// Acknowledgements that show that the load goes on.
+/// Acknowledgements that show that the load continues.
 const PROGRESS: u64 = 100;
-/// How long the load may take to show that.
-const PROGRESS_PATIENCE: Duration = Duration::from_secs(60);
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(50);
+/// How long the load may take to get them.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Poll interval while waiting for a condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a fault ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Survived {
     /// Everything works again.
     Yes,
-    /// It does not, and why: there is no point in going on.
+    /// The cluster has not recovered, and why; the run ends.
     No(String),
 }
 
-/// What a fault hit.
+/// The effect of a fault.
 pub(super) struct Hit {
     pub(super) nodes: Vec<u32>,
     pub(super) detail: String,
@@ -39,29 +39,29 @@ pub(super) struct Hit {
     pub(super) ended: Micros,
 }
 
-/// Breaks a cluster and writes down what was broken.
+/// Injects faults into a cluster and records them.
 pub struct Nemesis<'a> {
     /// The cluster.
     pub cluster: &'a mut Cluster,
-    /// What has been injected so far.
+    /// The faults injected so far.
     pub faults: Vec<Fault>,
 }
 
 impl Nemesis<'_> {
-    /// Injects one fault, heals it, and waits until the cluster is itself again.
+    /// Injects one fault, heals it, and waits until the cluster has recovered.
     ///
     /// # Errors
     /// When the run is interrupted.
-    pub fn strike(&mut self, kind: Kind) -> Result<Survived> {
+    pub fn inject(&mut self, kind: Kind) -> Result<Survived> {
         let leaders = self.cluster.leaders();
         let began = self.now();
         let target = self.target(kind, leaders.busiest());
-        let result = self.inject(kind, target);
-        self.mend();
+        let result = self.apply(kind, target);
+        self.heal();
         let (hit, failed) = match result {
             Ok(hit) => (hit, None),
             Err(error) => {
-                interrupt::pause(Duration::ZERO)?;
+                interrupt::sleep(Duration::ZERO)?;
                 let hit = Hit {
                     nodes: vec![target],
                     detail: format!("node {target}, failed: {error:#}"),
@@ -83,10 +83,10 @@ impl Nemesis<'_> {
             ended: hit.ended,
         });
         if let Some(failed) = failed {
-            self.cluster.recorder.oddity(failed);
+            self.cluster.recorder.anomaly(failed);
         }
         let survived = self.recover()?;
-        // A node that comes back late belongs to its fault.
+        // The late return of a node belongs to its fault.
         if let (Some(fault), Survived::Yes) = (self.faults.last_mut(), &survived)
             && needs_settling(kind)
         {
@@ -114,24 +114,24 @@ impl Nemesis<'_> {
         }
     }
 
-    fn mend(&mut self) {
+    fn heal(&mut self) {
         if let Some(links) = self.cluster.network.links() {
-            links.mend();
+            links.heal();
         }
         for node in &self.cluster.nodes {
-            node.disk.mend();
+            node.disk.heal();
             let _ = node.machine.clock(0);
             let _ = node.machine.slow_syncs(Duration::ZERO);
             let _ = node.resume();
         }
     }
 
-    /// Waits until all members are ready, the groups are settled and the load goes on; what died by itself is told and
-    /// started again.
+    /// Waits until all members are ready, the groups are settled and the load continues. Processes that ended by themselves
+    /// are reported and restarted.
     fn recover(&mut self) -> Result<Survived> {
         for ended in self.cluster.died()? {
-            let words = self.cluster.node(ended.node).last_words();
-            self.cluster.recorder.oddity(format!(
+            let words = self.cluster.node(ended.node).last_errors();
+            self.cluster.recorder.anomaly(format!(
                 "node {} ended by itself with {}: {words}",
                 ended.node, ended.status
             ));
@@ -140,26 +140,28 @@ impl Nemesis<'_> {
             if !self.cluster.node(number).is_running()
                 && let Err(error) = self.cluster.restart(number)
             {
-                interrupt::pause(Duration::ZERO)?;
+                interrupt::sleep(Duration::ZERO)?;
                 return Ok(Survived::No(format!("{error:#}")));
             }
         }
-        if let Err(error) = self.cluster.wait_settled(SETTLE_PATIENCE) {
-            interrupt::pause(Duration::ZERO)?;
+        if let Err(error) = self.cluster.wait_settled(SETTLE_TIMEOUT) {
+            interrupt::sleep(Duration::ZERO)?;
             return Ok(Survived::No(format!("{error:#}")));
         }
         let (before, ..) = self.cluster.recorder.progress();
-        let deadline = Instant::now() + PROGRESS_PATIENCE;
+        let deadline = Instant::now() + PROGRESS_TIMEOUT;
         while self.cluster.recorder.progress().0 < before + PROGRESS {
             if Instant::now() > deadline {
-                return Ok(Survived::No("devices get no acknowledgements any more".to_owned()));
+                return Ok(Survived::No(
+                    "devices get no acknowledgements after the fault".to_owned(),
+                ));
             }
-            interrupt::pause(POLL)?;
+            interrupt::sleep(POLL_INTERVAL)?;
         }
         Ok(Survived::Yes)
     }
 
-    fn inject(&mut self, kind: Kind, target: u32) -> Result<Hit> {
+    fn apply(&mut self, kind: Kind, target: u32) -> Result<Hit> {
         match kind {
             Kind::Kill | Kind::KillLeader => self.down(target, |cluster| {
                 cluster.node(target).kill().map(|()| "SIGKILL".to_owned())
@@ -184,10 +186,10 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Waits for a time from the range, in milliseconds; how long that was.
+    /// Waits for a random time from the range, in milliseconds; returns the time.
     pub(super) fn wait(&mut self, range: Range<u64>) -> Result<u64> {
         let time = self.cluster.draw(range);
-        interrupt::pause(Duration::from_millis(time))?;
+        interrupt::sleep(Duration::from_millis(time))?;
         Ok(time)
     }
 
@@ -215,12 +217,12 @@ impl Nemesis<'_> {
     }
 }
 
-/// Links between nodes are hit, and a majority reaches each other.
+/// Whether only links degrade, so that a majority reaches each other.
 fn touches_links_only(kind: Kind) -> bool {
     matches!(kind, Kind::Loss | Kind::Delay)
 }
 
-/// Kinds after which replicas are made anew.
+/// Kinds after which replicas are rebuilt.
 fn needs_settling(kind: Kind) -> bool {
     matches!(kind, Kind::FlipLog | Kind::FlipTable | Kind::MembershipInCrash)
 }
