@@ -1,17 +1,17 @@
-//! Link addresses in all the forms that clients write them, and what they stand for (Spec amqp §4.1).
+//! Link addresses in all forms that clients write, and the endpoints that they name (Spec amqp §4.1).
 //!
 //! Invariants: scheme, authority and leading slashes are dropped; each segment is percent-decoded by itself, `+` stays;
 //! fixed words compare without case, names and ids with it.
-//! Not here: whether the named thing exists, and who may attach to it.
+//! Not here: existence of the named endpoint, and authorization.
 
 use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-/// More segments than any address of ours has.
+/// More segments than any served address has.
 const MAX_SEGMENTS: usize = 8;
 
-/// What the far end of a link is.
+/// The endpoint that an address names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint<'a> {
     /// `$cbs`: tokens.
@@ -126,7 +126,7 @@ fn digit(hex: u8) -> Option<u8> {
     char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Finds out what `address` stands for.
+/// The endpoint that `address` names.
 #[must_use]
 pub fn parse(address: &str) -> Endpoint<'_> {
     let Some(mut segments) = segments(address) else {

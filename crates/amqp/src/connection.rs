@@ -9,7 +9,7 @@
 //! - A stale [`LinkId`] or [`SessionId`] does nothing: ids are never reused within a connection.
 //! - After a [`Violation`] the output ends with a `close` that names it.
 //!
-//! Not here: who may attach where, tokens, credit policy: the driver decides and calls.
+//! Not here: authorization, tokens, credit policy: the driver decides and calls.
 
 mod event;
 mod handshake;
@@ -69,7 +69,7 @@ pub struct Connection {
     peer_max_frame: u32,
     /// The highest channel that the peer takes.
     peer_channel_max: u16,
-    /// Half of it passes without a frame of ours: a heartbeat is due.
+    /// A heartbeat is due after half of it without an outgoing frame.
     peer_idle: Option<Duration>,
     /// By our channel.
     sessions: Vec<Option<Box<Session>>>,
@@ -147,7 +147,7 @@ impl Connection {
         self.phase == Phase::Open
     }
 
-    /// Whether nothing more will come or go: write the remaining output, then shut down.
+    /// Whether the connection has ended: write the remaining output, then shut down.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
@@ -160,13 +160,13 @@ impl Connection {
         matches!(self.phase, Phase::ServerVerdict | Phase::ServerOpen)
     }
 
-    /// What is to be written next.
+    /// The bytes to be written next.
     #[must_use]
     pub fn output(&self) -> &[u8] {
         self.output.pending()
     }
 
-    /// The first `written` bytes of the output have gone out.
+    /// Removes the first `written` bytes of the output, which were written.
     pub fn advance_output(&mut self, written: usize, now: Instant) {
         if written > 0 {
             self.last_sent = now;
@@ -195,7 +195,7 @@ impl Connection {
         }
     }
 
-    /// Ends a connection whose peer broke the protocol.
+    /// Ends a connection whose peer violated the protocol.
     fn fail(&mut self, violation: &Violation) {
         let text = violation.to_string();
         let fault = Fault::new(violation.condition(), &text);

@@ -1,11 +1,11 @@
-//! What can be wrong with a peer's bytes, and why a send is not possible.
+//! Errors in a peer's bytes, and reasons why a send is not possible.
 
 use thiserror::Error;
 
 /// Bytes that are no AMQP value, performative or message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// The value goes on past the end of what encloses it.
+    /// The value extends past the end of its enclosing value.
     #[error("the value is cut short")]
     Truncated,
     /// No type has this constructor.

@@ -1,13 +1,13 @@
 //! AMQP 1.0 types, codec and connection engine, without I/O.
 //!
-//! Why: devices, back ends and Event Hubs readers all speak AMQP 1.0, each client with habits of its own (Spec amqp §2, §3),
-//! and no engine at hand can put on the wire what the strictest of them reads. One engine serves both roles: the hub is
-//! the server, `swarm` and `monitor-events` are clients.
-//! Invariants: no input panics; what is decoded borrows from the input; memory that a peer can make us hold is bounded by
-//! [`limits`]; what is encoded always has every field (Spec amqp §2).
-//! Not here: sockets, timers, TLS, WebSocket (`net`); who may attach where (`service-api`, `gateway`).
+//! Why: devices, back ends and Event Hubs readers all speak AMQP 1.0, and each client library has its own requirements
+//! (Spec amqp §2, §3); no existing engine can produce the encoding that the strictest of them needs. One engine serves
+//! both roles: the hub is the server, `swarm` and `monitor-events` are clients.
+//! Invariants: no input panics; decoded values borrow from the input; the memory that a peer can make us hold is bounded
+//! by [`limits`]; encoded performatives contain every field (Spec amqp §2).
+//! Not here: sockets, timers, TLS, WebSocket (`net`); authorization of links (`service-api`, `gateway`).
 //! Start at [`Connection`]: bytes go into [`Connection::receive`], [`Event`]s come out, calls answer them, and
-//! [`Connection::output`] is what is to be written. [`message`] reads and writes what transfers carry.
+//! [`Connection::output`] is to be written. [`message`] reads and writes the payload of transfers.
 #![warn(missing_docs)]
 
 pub mod address;

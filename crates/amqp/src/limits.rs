@@ -1,4 +1,4 @@
-//! What a peer may make us hold or do, as named numbers (Spec amqp §12).
+//! Limits on the resources that a peer can use (Spec amqp §12).
 //!
 //! Not here: limits of messages and identities, which belong to the hub (`model::limits`).
 
@@ -12,15 +12,15 @@ pub const MAX_FRAME_SIZE: u32 = 65_536;
 pub const CHANNEL_MAX: u16 = 8191;
 /// The highest handle that a peer may use: at most 65,536 links a session.
 pub const HANDLE_MAX: u32 = 65_535;
-/// Links of one connection, over all its sessions, once someone has authenticated.
+/// Links of one connection, over all its sessions, once an identity has authenticated.
 pub const MAX_LINKS: u32 = 65_535;
-/// Links of one connection before anyone has authenticated.
+/// Links of one connection before an identity has authenticated.
 pub const MAX_LINKS_UNAUTHENTICATED: u32 = 64;
 /// Bytes of a link's name.
 pub const MAX_LINK_NAME: usize = 1024;
 /// Transfer frames that a session may send us before we grant more; also the most deliveries that we leave unsettled.
 pub const SESSION_WINDOW: u32 = 5000;
-/// Frames beyond the window after which the session is ended: room for clients that count loosely.
+/// Frames beyond the window after which the session is ended: tolerance for clients that count inexactly.
 pub const SESSION_WINDOW_SLACK: u32 = 5000;
 /// Deliveries of one link that may wait for the peer's outcome.
 pub const MAX_UNSETTLED: u32 = 5000;

@@ -2,7 +2,7 @@
 //!
 //! Invariants (Spec amqp §2): decoding takes list0, list8, list32, shortened lists, numeric and symbolic descriptors;
 //! encoding writes `00 53 code` and every field, trailing ones as null.
-//! Not here: what the frames do (`connection`).
+//! Not here: the effect of the frames (`connection`).
 
 mod control;
 mod fault;
@@ -41,7 +41,7 @@ pub enum Performative<'a> {
     Close(Option<Fault<'a>>),
 }
 
-/// Decodes the performative of an AMQP frame's body; what is left is the payload (of a transfer).
+/// Decodes the performative of an AMQP frame's body; the rest is the payload (of a transfer).
 ///
 /// # Errors
 /// [`DecodeError`]: malformed, an unknown performative, a mandatory field missing.

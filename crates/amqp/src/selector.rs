@@ -1,4 +1,4 @@
-//! Where an Event Hubs reader wants to start: the one predicate that its filter holds (Spec amqp §8.3).
+//! The start position of an Event Hubs reader: the predicate in its source filter (Spec amqp §8.3).
 
 use thiserror::Error;
 
@@ -38,23 +38,23 @@ pub enum Start {
     },
 }
 
-/// A filter that is no selector of ours; refused with `com.microsoft:argument-error`.
+/// A selector that is not supported; refused with `com.microsoft:argument-error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum InvalidSelector {
     /// The filter map or the described string in it cannot be decoded.
     #[error("the filter cannot be decoded")]
     Decode(#[from] DecodeError),
-    /// The filter is no text.
-    #[error("the filter is no string")]
+    /// The filter is not a string.
+    #[error("the filter is not a string")]
     NotText,
     /// It is not `amqp.annotation.<key> > 'value'` or the same with `>=`.
     #[error("the filter is not of the form amqp.annotation.<key> > 'value'")]
     Form,
-    /// The annotation is none that events are found by.
-    #[error("events cannot be found by that annotation")]
+    /// Events are not indexed by the annotation.
+    #[error("events can be selected only by x-opt-offset, x-opt-sequence-number or x-opt-enqueued-time")]
     UnknownKey,
-    /// The value is no number, or not one that can be meant.
-    #[error("the value of the filter is no position")]
+    /// The value is not a number in range.
+    #[error("the value of the filter is not a position")]
     Value,
 }
 

@@ -1,7 +1,7 @@
 //! The AMQP 1.0 type system: reading values lazily from a slice, writing them to a buffer.
 //!
 //! Invariants: a read never goes past the slice of what encloses it; nothing is allocated; lists, maps and arrays are
-//! slices that are walked on demand; only [`validate`] looks into everything, and no deeper than
+//! slices that are walked on demand; only [`validate`] checks every part, at most as deep as
 //! [`crate::limits::MAX_NESTING`].
 //! Not here: performatives (`performative`) and message sections (`message`), which are described lists of these.
 

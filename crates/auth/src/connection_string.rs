@@ -1,4 +1,4 @@
-//! Connection strings, as Azure's tools hand them out and the SDKs read them: `Name=value;Name=value`.
+//! Connection strings in the form of Azure's tools and SDKs: `Name=value;Name=value`.
 //!
 //! Wire facts: Spec amqp §8.1, §10 (Event Hubs form), auth-and-limits §1.6.
 //! Invariant: `Debug` and errors show no key; the only way to the full text is [`ConnectionString::reveal`].

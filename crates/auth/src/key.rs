@@ -13,11 +13,11 @@ use zeroize::Zeroizing;
 /// Longest base64 text of a key, in bytes.
 pub(crate) const MAX_KEY_TEXT_BYTES: usize = MAX_SYMMETRIC_KEY_BYTES.div_ceil(3) * 4;
 
-/// Why a text is no symmetric key (Spec rest §2.1).
+/// Why a text is not a symmetric key (Spec rest §2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Not the canonical, padded base64 of anything. Strict, because Event Hubs clients sign with the text itself, so
-    /// that two texts of one key would be two keys.
+    /// Not canonical, padded base64. Strict, because Event Hubs clients sign with the text itself: two texts of one key
+    /// would be two keys.
     #[error("the key is not base64 with padding")]
     Base64,
     /// Too short or too long.
@@ -69,7 +69,7 @@ impl Key {
         Zeroizing::new(STANDARD.encode(self.as_bytes()))
     }
 
-    /// Tells keys apart without showing them: a session keeps it to learn whether its key was changed.
+    /// Identifies a key without disclosing it: a session keeps the fingerprint to detect a change of its key.
     #[must_use]
     pub fn fingerprint(&self) -> KeyFingerprint {
         let digest = Sha256::new_with_prefix(b"holdfast key fingerprint\0")

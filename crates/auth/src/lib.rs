@@ -1,12 +1,12 @@
 //! Shared access signatures, policies, rights and connection strings.
 //!
-//! Why: one token rides in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and three
-//! front ends must not hold three opinions about it.
+//! Why: the same token arrives in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and
+//! three front ends must decide alike.
 //! Wire facts: Spec auth-and-limits §1, §2; amqp §5 (Event Hubs tokens). Test vectors were made by the SDKs.
 //! Invariants: pure (the caller brings clock, keys and randomness); no input panics; signatures are compared in constant
 //! time; `Debug` of nothing here shows a key or a signature, and keys are wiped from memory when dropped.
-//! Not here: which key applies and whether the replica is fresh (`registry`, `device-hub`), what a refusal looks like on
-//! the wire (the front ends), certificates and bearer tokens (later).
+//! Not here: which key applies and whether the replica is fresh (`registry`, `device-hub`), the form of a refusal on the
+//! wire (the front ends), certificates and bearer tokens (not implemented).
 //! Start at [`SasToken::parse`], then [`verify`] for an identity's token or [`verify_policy`] for a policy's.
 #![warn(missing_docs)]
 

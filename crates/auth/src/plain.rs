@@ -1,6 +1,6 @@
 //! User names of AMQP SASL PLAIN (Spec auth-and-limits §1.6, amqp §1.2). The password is a whole token.
 
-/// Who a SASL PLAIN user name speaks of.
+/// The principal that a SASL PLAIN user name names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaslUser<'a> {
     /// `{policy}@sas.root.{hub}`.
@@ -24,7 +24,7 @@ pub enum SaslUser<'a> {
 impl<'a> SaslUser<'a> {
     /// `None` for names of another form; ids are not checked further.
     ///
-    /// Ids may contain `@`, so the last `@sas.` parts name and hub.
+    /// Ids may contain `@`, so the last `@sas.` separates name and hub.
     #[must_use]
     pub fn parse(user: &'a str) -> Option<Self> {
         let at = user.rfind("@sas.")?;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_forms_are_told_apart() {
+    fn the_three_forms_are_distinguished() {
         assert_eq!(
             SaslUser::parse("service@sas.root.hub1"),
             Some(SaslUser::Policy {

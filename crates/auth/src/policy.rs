@@ -5,11 +5,11 @@ use crate::{KeyPair, Rights};
 /// A shared access policy of the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Compared without regard to case, as tokens spell it in any.
+    /// Compared without regard to case.
     pub name: String,
     /// Its keys.
     pub keys: KeyPair,
-    /// What its tokens may do.
+    /// The rights of its tokens.
     pub rights: Rights,
 }
 

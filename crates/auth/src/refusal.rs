@@ -1,4 +1,4 @@
-//! Why a token is refused: for the peer a number, for the operator the exact cause.
+//! Why a token is refused: a number for the peer, the exact cause for the operator.
 
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use thiserror::Error;
@@ -15,15 +15,15 @@ pub enum SasRefusal {
     /// The token cannot be read.
     #[error("the token cannot be read: {0}")]
     Malformed(Defect),
-    /// `se` and the allowance for clocks that differ have passed.
-    #[error("the token expired at {} ms, the hub's clock says {} ms", at.0, now.0)]
+    /// `se` plus the tolerance for clock differences has passed.
+    #[error("the token expired at {} ms, the hub's time is {} ms", at.0, now.0)]
     Expired {
         /// The token's `se`.
         at: UnixMillis,
         /// The hub's clock.
         now: UnixMillis,
     },
-    /// The host in `sr` is none of the hub's names.
+    /// The host in `sr` is not one of the hub's names.
     #[error("the token is for another host")]
     Host,
     /// The path in `sr` does not cover the resource.
@@ -64,7 +64,7 @@ pub enum Defect {
     /// `sig` is missing or not the base64 of 32 bytes.
     #[error("the signature (sig) is missing or is not base64 of 32 bytes")]
     Signature,
-    /// `se` is missing or no number.
+    /// `se` is missing or not a number.
     #[error("the expiry (se) is missing or is not a number of seconds")]
     Expiry,
     /// `skn` is not UTF-8 after decoding, or too long.
@@ -88,7 +88,7 @@ impl SasRefusal {
         }
     }
 
-    /// The number that the peer is told.
+    /// The error number for the peer.
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         self.reason().code()

@@ -1,4 +1,4 @@
-//! What a shared access policy may do (Spec auth-and-limits §2).
+//! The rights of shared access policies (Spec auth-and-limits §2).
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ const NAMES: [(u8, &str); 4] = [
     (8, "DeviceConnect"),
 ];
 
-/// A text that names something else than rights.
+/// A text that contains a word other than a right.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is no right; rights are RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect")]
+#[error("{0:?} is not a right; rights are RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect")]
 pub struct InvalidRights(pub String);
 
 impl Rights {
@@ -61,10 +61,10 @@ impl Rights {
         self.0 & needed.0 == needed.0
     }
 
-    /// Reads `RegistryRead, ServiceConnect`: names in any case and order, parted by commas.
+    /// Reads `RegistryRead, ServiceConnect`: names in any case and order, separated by commas.
     ///
     /// # Errors
-    /// [`InvalidRights`] holds the first name that is none, cut to 64 characters.
+    /// [`InvalidRights`] contains the first unknown name, truncated to 64 characters.
     pub fn parse(text: &str) -> Result<Self, InvalidRights> {
         let mut rights = Self::NONE;
         for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {

@@ -1,6 +1,6 @@
 //! Reading a shared access signature (Spec auth-and-limits §1.1, §1.2).
 //!
-//! Invariant: `sr` and `se` stay as they came, byte for byte, because the signature is over those bytes and producers
+//! Invariant: `sr` and `se` are kept byte for byte, because the signature is over those bytes and producers
 //! differ in escaping and in the case of hex digits.
 
 use std::borrow::Cow;
@@ -94,7 +94,7 @@ impl<'a> SasToken<'a> {
 }
 
 impl fmt::Display for SasToken<'_> {
-    /// What a log may hold: `sr=… se=… skn=…`.
+    /// The form for logs: `sr=… se=… skn=…`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sr={} se={}", self.resource, self.expiry)?;
         self.policy().map_or(Ok(()), |policy| write!(f, " skn={policy}"))

@@ -1,4 +1,4 @@
-//! What a token speaks for: host names and paths, compared by segment (Spec auth-and-limits §1.4, amqp §5).
+//! The scope of a token: host names and paths, compared by segment (Spec auth-and-limits §1.4, amqp §5).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,7 +35,7 @@ impl HubNames {
         })
     }
 
-    /// The first name: what connection strings show.
+    /// The first name, which connection strings contain.
     #[must_use]
     pub fn primary(&self) -> Option<&str> {
         self.0.first().map(String::as_str)
@@ -70,7 +70,7 @@ fn strip_brackets(host: &str) -> &str {
 /// The most segments that a resource path keeps.
 const MAX_SEGMENTS: usize = 8;
 
-/// What a request is about: decoded segments below the host, e.g. `devices`, `dev-1`, `modules`, `m1`.
+/// The resource of a request: decoded segments below the host, e.g. `devices`, `dev-1`, `modules`, `m1`.
 ///
 /// Segments past the eighth are dropped, which only makes the path coarser, so that a deeper token no longer covers it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl<'a> ResourcePath<'a> {
         length: 0,
     };
 
-    /// A device or module: what a connection must be allowed for.
+    /// A device or module, the resource of its connection.
     #[must_use]
     pub fn identity(identity: &'a IdentityId) -> Self {
         let path = ResourcePath::HUB.then("devices").then(identity.device.as_str());
@@ -96,7 +96,7 @@ impl<'a> ResourcePath<'a> {
         }
     }
 
-    /// The built-in events endpoint: `{name}` of the event hub, and what a link is about below it
+    /// The built-in events endpoint: `{name}` of the event hub, and the segments of a link below it
     /// (`["ConsumerGroups", cg, "Partitions", p]`, `["$management"]` or nothing).
     #[must_use]
     pub fn events(name: &'a str, below: &[&'a str]) -> Self {
@@ -134,7 +134,7 @@ impl fmt::Debug for ResourcePath<'_> {
     }
 }
 
-/// The `sr` of a token, taken apart.
+/// The `sr` of a token, parsed.
 ///
 /// Producers escape once, twice or not at all. A text with a raw `/` keeps its segments as they are; one without is
 /// decoded as a whole first. After that each segment counts both as it stands and decoded once more, because the

@@ -29,7 +29,7 @@ pub struct Grant {
     pub expires: UnixMillis,
     /// The key that signed it.
     pub slot: KeySlot,
-    /// Tells whether that key was changed since.
+    /// Its fingerprint, to detect a later change of the key.
     pub fingerprint: KeyFingerprint,
 }
 
@@ -48,7 +48,7 @@ fn end(expires: UnixMillis) -> UnixMillis {
     UnixMillis(expires.0.saturating_add(SKEW_MS))
 }
 
-/// Checks what a token claims, without any key: expiry, host, scope, in this order. Returns its expiry.
+/// Checks the claims of a token, which needs no key: expiry, host, scope, in this order. Returns its expiry.
 ///
 /// A front end calls it before it looks up an identity, so that stale and foreign tokens cost no lookup.
 ///
@@ -103,9 +103,9 @@ pub fn verify(
 }
 
 /// Checks a token that a shared access policy signed, with `needed` rights. `policy` is the one that the token names, or
-/// `None` when there is none of that name; both key forms count.
+/// `None` when no policy has that name; both key forms are accepted.
 ///
-/// The signature is checked before the right: who does not hold the key learns nothing about what the policy may do.
+/// The signature is checked before the right: a caller without the key does not learn the rights of the policy.
 ///
 /// # Errors
 /// As [`check_claims`]; then [`SasRefusal::UnknownPolicy`], [`SasRefusal::Signature`], [`SasRefusal::Right`].
@@ -145,7 +145,7 @@ fn grant(token: &SasToken<'_>, keys: &KeyPair, forms: &[KeyForm], expires: UnixM
     })
 }
 
-/// HMAC-SHA256 over `<resource>\n<expiry>`, both exactly as they stand in the token.
+/// HMAC-SHA256 over `<resource>\n<expiry>`, both byte for byte as in the token.
 pub(crate) fn mac(key: &[u8], resource: &str, expiry: &str) -> [u8; SIGNATURE_BYTES] {
     let mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.chain_update(resource)

@@ -6,7 +6,6 @@
 //! close, groups end, storage flushes. Nothing is acknowledged after the flush has begun.
 //! Not here: what the parts do.
 
-mod admin;
 mod certificates;
 mod cluster_join;
 mod listeners;
@@ -29,7 +28,7 @@ use holdfast_device_hub::{
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{PartitionCount, UnixMillis};
 use holdfast_registry::{Founding, NodeInfo, NodeState, Registry, SettingsChange};
-use holdfast_service_api::rest::RestState;
+use holdfast_service_api::rest::RestService;
 use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
 use tokio::sync::oneshot;
@@ -40,7 +39,6 @@ use crate::exit_code::Failure;
 use crate::ops::Readiness;
 use crate::runtime::Core;
 
-use admin::Admin;
 use certificates::Tls;
 pub(crate) use cluster_join::new_cluster;
 use cluster_join::{Entry, Peering};
@@ -113,7 +111,7 @@ impl Node {
             partitions: partitions.clone(),
             transport: Arc::clone(&store.host.transport),
             registry: registry.clone(),
-            hub_names: hub_names.clone(),
+            hub_names,
             clock: Clock::from_fn(now),
             config: DeviceHubConfig {
                 session_grace: config.registry.session_grace.get(),
@@ -156,14 +154,7 @@ impl Node {
             cluster_join::founded(&data);
         }
 
-        let rest = RestState {
-            registry: registry.clone(),
-            hub: Arc::clone(&hub) as _,
-            hub_names,
-            clock: Arc::new(now),
-            cluster: Some(Arc::new(Admin(control.clone()))),
-            config: config.rest.clone(),
-        };
+        let rest = RestService::new(Arc::clone(&hub), control.clone(), config.rest.clone());
         holdfast_tasks::spawn(
             "drain-sessions",
             close_when_draining(control.clone(), Arc::clone(&hub), config.device_hub.drain_rate),

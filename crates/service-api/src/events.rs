@@ -1,16 +1,15 @@
 //! The Event-Hubs-compatible endpoint: back ends read what devices have sent, over AMQP 1.0 (Spec amqp §5, §8).
 //!
-//! Why: whoever reads an Azure IoT hub today does it with an Event Hubs client; each of them must work with nothing but
-//! another host name.
+//! Why: back ends read an Azure IoT hub with an Event Hubs client; every such client must work when only the host name
+//! changes.
 //! Invariants: one connection is one task on one core; events go from the partition's chunks into the connection's
 //! output buffer in one encoding, settled; what waits to be written is bounded by [`EventsConfig::output_bytes`], then
-//! by the reader's credit and window; every refusal has a number and a line in the audit log; a connection that nobody
-//! has authenticated is closed after a minute.
-//! Not here: AMQP itself (`amqp`), signatures (`auth`), where events are and who may read (`cluster::route`), devices over AMQP (a later
-//! issue: their addresses are refused as not implemented).
+//! by the reader's credit and window; every refusal has a number and reaches the audit log; a connection without an
+//! authenticated identity is closed after a minute.
+//! Not here: AMQP itself (`amqp`), signatures (`auth`), where events are and which readers a partition admits
+//! (`cluster::route`), devices over AMQP (their addresses are refused as not implemented).
 //! Start at [`EventsEndpoint`], of which each core has one, then [`driver`](self).
 
-mod asking;
 mod cbs;
 mod config;
 mod driver;
@@ -21,9 +20,10 @@ mod links;
 mod management;
 mod metrics;
 mod opening;
+mod pending_management;
 mod receiver;
 mod refusal;
-mod replies;
+mod request_node;
 mod tokens;
 
 pub use config::EventsConfig;

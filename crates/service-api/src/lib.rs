@@ -1,7 +1,7 @@
 //! Back-end front ends: REST and the Event-Hubs-compatible endpoint.
 //!
 //! Why: service SDKs and the CLI speak HTTPS, readers of events speak AMQP; both translate to the registry, the device
-//! hub and the partitions, and know nothing of each other.
+//! hub and the partitions, and are independent of each other.
 //! Not here: listeners and TLS (`net`), devices (`gateway`), what is stored (`registry`, `partition`).
 #![warn(missing_docs)]
 

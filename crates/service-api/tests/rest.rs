@@ -3,10 +3,10 @@
 
 mod support;
 
+#[path = "rest/holdfast_api.rs"]
+mod holdfast_api;
 #[path = "rest/identities.rs"]
 mod identities;
-#[path = "rest/own.rs"]
-mod own;
 #[path = "rest/refusals.rs"]
 mod refusals;
 #[path = "rest/rights.rs"]

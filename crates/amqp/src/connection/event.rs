@@ -1,4 +1,4 @@
-//! What the engine tells the driver, and the names under which both speak of sessions, links and deliveries.
+//! The events of the engine, and the ids of sessions, links and deliveries.
 
 use std::borrow::Cow;
 
@@ -41,7 +41,7 @@ pub enum Event<'a> {
     Open(Open<'a>),
     /// A session exists on both sides: the peer began it, or answered our [`crate::Connection::begin`].
     Begun(SessionId),
-    /// The session and its links are gone; an `end` of ours has been sent where one was due.
+    /// The session and its links have ended; the engine has sent its `end` where required.
     Ended {
         /// Which.
         session: SessionId,
@@ -52,7 +52,7 @@ pub enum Event<'a> {
     AttachRequested {
         /// The link, from now on known under this id.
         link: LinkId,
-        /// What the peer asks for.
+        /// The peer's attach.
         attach: Attach<'a>,
     },
     /// The peer answered our [`crate::Connection::attach`]. When it refuses, its terminus is null and a
@@ -60,10 +60,10 @@ pub enum Event<'a> {
     Attached {
         /// Which.
         link: LinkId,
-        /// What the peer made of it.
+        /// The outcome at the peer.
         attach: Attach<'a>,
     },
-    /// The link is gone on both sides; a detach of ours has been sent where one was due.
+    /// The link has ended on both sides; the engine has sent its detach where required.
     Detached {
         /// Which.
         link: LinkId,
@@ -88,7 +88,7 @@ pub enum Event<'a> {
     WindowOpened(SessionId),
     /// A whole delivery came in.
     Transfer(Incoming<'a>),
-    /// The receiver tells what became of deliveries that we sent. Look them up with
+    /// The receiver reports the outcome of our deliveries. Look them up with
     /// [`crate::Connection::take_outgoing`]; when not `settled`, answer with [`crate::Connection::answer_outcome`].
     Disposition {
         /// The session that the ids belong to.
@@ -134,7 +134,7 @@ pub struct Incoming<'a> {
     pub payload: Cow<'a, [u8]>,
 }
 
-/// What is said of a delivery when sending it.
+/// The parameters of an outgoing delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery<'a> {
     /// The name for it, 1 to 32 bytes.
@@ -161,7 +161,7 @@ pub struct Outgoing {
 pub enum Expired {
     /// Nothing, or it has been dealt with in the output.
     Nothing,
-    /// The peer's open did not come in time; shut down.
+    /// The peer's open did not arrive in time; shut down.
     OpenTimeout,
     /// The peer has been silent for twice our idle time-out; a close is in the output, shut down.
     PeerSilent,

@@ -9,7 +9,7 @@ use crate::frame::{self, AMQP_HEADER, Frame, SASL_HEADER, TYPE_SASL};
 use crate::performative::{self, Open, Performative, SaslFrame, SaslInit, encode_mechanisms, encode_outcome};
 use crate::types::Value;
 
-/// What the server offers, in this order: clients take the first that they know (Spec amqp §1.2).
+/// The mechanisms that the server offers, in this order: clients take the first that they know (Spec amqp §1.2).
 pub(crate) const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
 
 /// Where a connection stands.
@@ -50,9 +50,9 @@ pub enum SaslCode {
     Ok,
     /// The credentials are wrong.
     Auth,
-    /// A failure of ours that will not go away.
+    /// A permanent failure of the server.
     System,
-    /// A failure of ours; try again.
+    /// A temporary failure of the server; the client can retry.
     Temporary,
 }
 
@@ -94,7 +94,7 @@ pub struct OpenSpec {
     pub hostname: Option<String>,
 }
 
-/// What a client keeps until it has sent its open.
+/// The state of a client until it has sent its open.
 #[derive(Debug)]
 pub(super) struct ClientStart {
     sasl: ClientSasl,
@@ -299,7 +299,7 @@ impl Connection {
     }
 }
 
-/// What one look at the input came to.
+/// The result of one handshake step.
 pub(super) enum Step<'a> {
     /// The input ends within a frame.
     NeedMore,

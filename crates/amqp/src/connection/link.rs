@@ -15,7 +15,7 @@ use crate::types::{Raw, array_of_symbols};
 pub(super) struct Link {
     pub(super) serial: u32,
     pub(super) name: Box<str>,
-    /// What we are.
+    /// Our role.
     pub(super) role: Role,
     pub(super) remote_handle: Option<u32>,
     pub(super) state: State,
@@ -53,7 +53,7 @@ pub(super) struct Offer {
     target: Option<Box<[u8]>>,
 }
 
-/// A delivery of which more frames are to come.
+/// A delivery with outstanding frames.
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) delivery_id: u32,
@@ -76,21 +76,21 @@ impl Link {
     }
 }
 
-/// What a server says when it accepts a link; the default copies everything from the peer.
+/// The server's answer to an attach; the default copies everything from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Accept<'a> {
-    /// Link properties of ours: a map with symbol keys, encoded. Null by default.
+    /// Our link properties: a map with symbol keys, encoded. Null by default.
     pub properties: Option<Raw<'a>>,
     /// Credit granted at once when we receive.
     pub credit: u32,
 }
 
-/// What a client asks for when it attaches.
+/// The parameters of a client's attach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttachSpec<'a> {
     /// Unique within session and role.
     pub name: &'a str,
-    /// What we are.
+    /// Our role.
     pub role: Role,
     /// How the sender settles.
     pub snd_settle_mode: SenderSettleMode,
@@ -137,12 +137,12 @@ impl<'a> AttachSpec<'a> {
     }
 }
 
-/// What a link that we receive on has left.
+/// The remaining credit of a receiving link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credit {
     /// Deliveries that the peer may still send.
     pub credit: u32,
-    /// Deliveries without an outcome of ours.
+    /// Deliveries without our outcome.
     pub unsettled: u32,
 }
 
@@ -307,7 +307,7 @@ impl Connection {
         self.put_link_flow(id);
     }
 
-    /// What is left of the credit that we granted; `None` for other links.
+    /// The remaining credit that we granted; `None` for other links.
     #[must_use]
     pub fn credit(&self, link: LinkId) -> Option<Credit> {
         let link = self.link(link).filter(|link| link.role == Role::Receiver)?;

@@ -9,7 +9,7 @@ const MAX_WRITTEN: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Output {
     pub(super) buf: Vec<u8>,
-    /// What has been written already.
+    /// The number of bytes already written.
     start: usize,
 }
 

@@ -346,7 +346,7 @@ impl Connection {
     }
 }
 
-/// What a peer's handle stands for.
+/// The meaning of a peer's handle.
 enum Found {
     Link(LinkId),
     /// It was attached once; frames that crossed the detach.

@@ -32,7 +32,7 @@ pub(super) struct Session {
     pub(super) incoming_window: u32,
     /// Frames sent beyond the window.
     pub(super) overrun: u32,
-    /// Incoming deliveries without an outcome of ours; holds the window down.
+    /// Incoming deliveries without our outcome; they reduce the window.
     pub(super) unsettled: u32,
     /// By our handle.
     pub(super) links: Vec<Option<Box<Link>>>,
@@ -130,7 +130,7 @@ impl Session {
         due
     }
 
-    /// What the peer tells of its window; true when it opens after being closed.
+    /// Applies the peer's window; true when it opens after being closed.
     pub(super) fn update_window(&mut self, flow: &Flow) -> bool {
         let was_closed = self.remote_window == 0;
         let seen = flow.next_incoming_id.unwrap_or(FIRST_OUTGOING_ID);
@@ -172,7 +172,7 @@ impl Connection {
         Some(SessionId { channel, serial })
     }
 
-    /// Ends a session of ours or the peer's; its links are gone at once, without events.
+    /// Ends a session; its links end at once, without events.
     pub fn end(&mut self, session: SessionId, error: Option<&Fault<'_>>) {
         if self.session(session).is_some_and(|session| !session.ending) {
             self.put_end(session.channel, error);
@@ -332,7 +332,7 @@ impl Connection {
         })
     }
 
-    /// Takes the unsettled deliveries of ours in `first..=last` (serial numbers) off the books, in order.
+    /// Removes our unsettled deliveries in `first..=last` (serial numbers), in order.
     ///
     /// The answer is as long as what we know of, whatever range the peer named.
     pub fn take_outgoing(&mut self, session: SessionId, first: u32, last: u32) -> Vec<Outgoing> {

@@ -38,7 +38,7 @@ impl Connection {
             .map(|idle| self.last_sent + (idle * HEARTBEAT_TENTHS / 10).max(MIN_HEARTBEAT))
     }
 
-    /// Does what is due at `now`.
+    /// Handles the deadlines that have passed at `now`.
     pub fn expire(&mut self, now: Instant) -> Expired {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         match self.phase {
@@ -73,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// Forgets links whose peers never answered our detach.
+    /// Removes links whose peers did not answer our detach.
     fn expire_detaches(&mut self, now: Instant) {
         let mut next: Option<Instant> = None;
         let mut freed = 0;

@@ -16,7 +16,7 @@ pub struct Message<'a> {
     properties: Option<Raw<'a>>,
     /// Keys are strings, values simple.
     pub application_properties: Map<'a>,
-    /// What the body is; several data sections are walked by [`Message::data`].
+    /// The kind of the body; [`Message::data`] iterates over several data sections.
     pub body: Body<'a>,
     all: &'a [u8],
 }

@@ -10,13 +10,13 @@ use crate::types::{Raw, put_described_list, put_null, put_str, put_uint, put_ush
 pub struct Open<'a> {
     /// Its name for itself.
     pub container_id: &'a str,
-    /// The host that it means to speak to.
+    /// The host that it addresses.
     pub hostname: Option<&'a str>,
     /// The largest frame that it takes, bytes; absent means 2³²−1.
     pub max_frame_size: Option<u32>,
     /// The highest channel that it takes; absent means 65,535.
     pub channel_max: Option<u16>,
-    /// After how much silence of ours it gives up, milliseconds.
+    /// Its idle time-out, milliseconds: it closes the connection after this time without a frame.
     pub idle_time_out: Option<u32>,
     /// Capabilities that it wishes for, undecoded.
     pub desired_capabilities: Option<Raw<'a>>,

@@ -11,7 +11,7 @@ pub struct Fault<'a> {
     pub condition: &'a str,
     /// Text for people.
     pub description: Option<&'a str>,
-    /// What we add when sending: a map with symbol keys. Empty means null.
+    /// The info map when sending, with symbol keys. Empty means null.
     pub info: &'a [(&'a str, InfoValue<'a>)],
     /// The map as received, undecoded; takes precedence over `info` when sending.
     pub received_info: Option<Raw<'a>>,

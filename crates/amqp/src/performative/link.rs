@@ -6,7 +6,7 @@ use super::terminus::Terminus;
 use crate::error::DecodeError;
 use crate::types::{Raw, put_bool, put_described_list, put_null, put_str, put_ubyte, put_uint, put_ulong};
 
-/// Which end of a link somebody is.
+/// The role of one end of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Sends deliveries.
@@ -73,7 +73,7 @@ pub struct Attach<'a> {
     pub name: &'a str,
     /// The sender's number for the link.
     pub handle: u32,
-    /// What the sender of this frame is.
+    /// The role of the sender of this frame.
     pub role: Role,
     /// How the link's sender settles.
     pub snd_settle_mode: SenderSettleMode,
@@ -211,7 +211,7 @@ impl<'a> Attach<'a> {
 pub struct Detach<'a> {
     /// The sender's handle.
     pub handle: u32,
-    /// Whether the link is gone for good.
+    /// Whether the link is closed, not only detached.
     pub closed: bool,
     /// Why.
     pub error: Option<Fault<'a>>,

@@ -6,14 +6,14 @@ use crate::types::{
     Reader, Value, array_of_symbols, put_binary, put_described_list, put_null, put_str, put_symbol, put_ubyte,
 };
 
-/// What a client starts with.
+/// The init frame of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaslInit<'a> {
     /// The mechanism that it chose.
     pub mechanism: &'a str,
     /// For PLAIN: `authzid NUL user NUL password`.
     pub initial_response: Option<&'a [u8]>,
-    /// The host that it means to speak to.
+    /// The host that it addresses.
     pub hostname: Option<&'a str>,
 }
 
@@ -45,7 +45,7 @@ pub enum SaslFrame<'a> {
     Init(SaslInit<'a>),
     /// The server's verdict; 0 is success.
     Outcome(u8),
-    /// Challenge or response, which no mechanism of ours uses.
+    /// Challenge or response, which none of our mechanisms uses.
     Other,
 }
 

@@ -1,4 +1,4 @@
-//! Transfer and disposition: deliveries and what became of them.
+//! Transfer and disposition: deliveries and their outcomes.
 
 use super::fault::Fault;
 use super::fields::{Fields, need, or_null, put_raw};
@@ -68,7 +68,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// What became of a delivery.
+/// The outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Outcome<'a> {
     /// Taken.
@@ -134,10 +134,10 @@ impl<'a> Outcome<'a> {
     }
 }
 
-/// What became of a range of deliveries of a session.
+/// The outcome of a range of deliveries of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Disposition<'a> {
-    /// What the sender of this frame is for these deliveries.
+    /// The role of the sender of this frame for these deliveries.
     pub role: Role,
     /// The first delivery-id.
     pub first: u32,

@@ -23,7 +23,7 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// What has not been read.
+    /// The unread input.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
@@ -328,7 +328,7 @@ impl<'a> Array<'a> {
     }
 }
 
-/// Looks into every part of one value: types known, strings UTF-8, counts right, nesting within
+/// Validates every part of one value: types known, strings UTF-8, counts right, nesting within
 /// [`crate::limits::MAX_NESTING`].
 ///
 /// For bytes of one peer that are kept and later sent to another.

@@ -3,7 +3,7 @@
 use super::read::{Array, List, Map, Reader};
 use crate::error::DecodeError;
 
-/// The bytes of exactly one encoded value; what is inside has not been looked at.
+/// The bytes of exactly one encoded value; its content is not validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raw<'a>(pub(super) &'a [u8]);
 

@@ -13,7 +13,7 @@ use holdfast_device_hub::{Core, DeviceHub, Protocol};
 use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_net::{Accepted, HttpService, NetConfig, Peer, Subprotocol, accept_loop, accept_tls, bind, serve_http};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
-use holdfast_service_api::rest::{RestService, RestState, router};
+use holdfast_service_api::rest::RestService;
 use holdfast_tasks::{Stop, spawn_local};
 use rustls::ServerConfig;
 use tokio::sync::{Semaphore, oneshot};
@@ -60,12 +60,12 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) fn new(config: &Config, tls: Tls, hub: Arc<DeviceHub>, rest: RestState, stop: Stop) -> Self {
+    pub(crate) fn new(config: &Config, tls: Tls, hub: Arc<DeviceHub>, rest: RestService, stop: Stop) -> Self {
         let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
         Self {
             tls,
             hub,
-            rest: RestService::new(router(rest)),
+            rest,
             net,
             mqtt,
             events,

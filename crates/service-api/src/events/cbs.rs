@@ -1,4 +1,4 @@
-//! `$cbs` put-token and SASL PLAIN: from a token to what the connection may do (Spec amqp §1.2, §5).
+//! `$cbs` put-token and SASL PLAIN: from credentials to a token of the connection (Spec amqp §1.2, §5).
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
 use super::refusal::Refused;
-use super::tokens::{Tokens, TooMany, check};
+use super::tokens::{Tokens, TooManyTokens, check};
 
-/// How sure the local registry replica is.
+/// Whether the registry's leader has confirmed that the local replica is up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Certainty {
-    /// Nobody has been asked: a refusal that a stale replica could cause has to wait.
+    /// The leader has not been asked: a refusal that a stale replica could cause has to wait.
     Local,
     /// The leader has confirmed that the replica is up to date.
     Confirmed,
@@ -21,15 +21,15 @@ pub(super) enum Certainty {
     Unconfirmed,
 }
 
-/// What became of credentials.
+/// The decision about credentials.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// They are good, and kept.
+    /// They are valid, and the token is kept.
     Accepted,
-    /// They are not.
+    /// They are not valid.
     Refused(Refused),
-    /// Ask the leader, then come again.
-    Ask,
+    /// The registry's leader must confirm the refusal first.
+    NeedsConfirmation,
 }
 
 /// Decides about a put-token request.
@@ -73,7 +73,7 @@ pub(super) fn plain(
     present(hub, tokens, password, certainty, now)
 }
 
-/// Devices speak MQTT to this version of the hub.
+/// This version serves devices over MQTT only.
 fn no_devices() -> Refused {
     Refused::new(
         ErrorCode::FeatureNotSupported,
@@ -81,7 +81,7 @@ fn no_devices() -> Refused {
     )
 }
 
-/// Checks a token and keeps it when it is good.
+/// Checks a token and keeps it if it is valid.
 pub(super) fn present(
     hub: &DeviceHub,
     tokens: &mut Tokens,
@@ -103,14 +103,14 @@ pub(super) fn present(
             let name = policy.as_ref().map_or(name, |policy| policy.name.as_str());
             match tokens.put(token.resource(), name, &grant) {
                 Ok(()) => Verdict::Accepted,
-                Err(TooMany) => {
-                    let text = "The connection has as many tokens as it may.";
+                Err(TooManyTokens) => {
+                    let text = "The connection has as many tokens as one connection can have.";
                     Verdict::Refused(Refused::new(ErrorCode::IotHubMaxCbsTokenExceeded, text))
                 }
             }
         }
         Err(refusal) if refusal.reason().needs_confirmation() => match certainty {
-            Certainty::Local => Verdict::Ask,
+            Certainty::Local => Verdict::NeedsConfirmation,
             Certainty::Confirmed => refuse(refusal.reason()),
             Certainty::Unconfirmed => refuse(RefusalReason::Unconfirmed),
         },

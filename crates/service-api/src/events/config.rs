@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// What one connection and all connections of one core may cost.
+/// Limits of one connection and of all connections of one core.
 #[derive(Debug, Clone)]
 pub struct EventsConfig {
-    /// Bytes of events that wait to be written to one connection; a reader that is slower is served from the log later.
+    /// Bytes of events that wait to be written to one connection; a slower reader is served from the log later.
     pub output_bytes: usize,
     /// Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.
     pub max_unauthenticated: usize,
     /// How long a connection may stay open without any authenticated identity (Spec amqp §3).
     pub unauthenticated_timeout: Duration,
-    /// How long the registry's leader may take to confirm a refusal before the client is told to come again.
+    /// How long the registry's leader may take to confirm a refusal before the client is asked to retry.
     pub confirm_timeout: Duration,
     /// Whether partitions under `messages/events` are redirected to the hub's name instead of being served.
     pub redirect: bool,

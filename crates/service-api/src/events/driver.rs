@@ -1,7 +1,7 @@
-//! One connection: moves bytes between socket, engine and readers, and keeps its deadlines. One task, nothing else.
+//! One connection: moves bytes between socket, engine and readers, and keeps its deadlines. It runs in one task.
 //!
-//! Order of one turn: write what waits; ask the registry's leader when an answer needs it; let receivers fill the output;
-//! read. A peer that does not read what it is sent is not read either, and costs at most one output buffer. An idle
+//! Order of one turn: write the output; ask the registry's leader if an answer needs it; let receivers fill the output;
+//! read. A peer that does not read is not read from either, and costs at most one output buffer. An idle
 //! connection owns no buffer: it reads into its core's scratch and keeps only what an unfinished frame leaves.
 
 use std::future::poll_fn;
@@ -18,46 +18,46 @@ use holdfast_net::ByteStream;
 use holdfast_tasks::Phase;
 use tokio::io::ReadBuf;
 
-use super::asking::Asking;
 use super::cbs::Certainty;
-use super::endpoint::{EventsEndpoint, Waiting};
+use super::endpoint::{EventsEndpoint, Unauthenticated};
 use super::opening::Opening;
+use super::pending_management::PendingManagement;
 use super::receiver::Receiver;
-use super::refusal::{Refused, Whom, audit};
-use super::replies::{Node, Outbox};
+use super::refusal::{Refused, RefusedPrincipal, audit};
+use super::request_node::{Outbox, RequestNode};
 use super::tokens::Tokens;
 
-/// Rounds of writing and reading in one turn before other connections of the core get theirs.
+/// Rounds of writing and reading in one turn; then other connections of the core get a turn.
 const ROUNDS_PER_TURN: u32 = 16;
-/// How far ahead a deadline may lie; timers of years are of no use.
+/// The longest sleep: deadlines can lie years ahead.
 const MAX_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// Credentials that only the registry's leader can refuse for certain.
-pub(super) enum Question {
+/// Credentials that can be refused only after the registry's leader has confirmed the local replica.
+pub(super) enum Unconfirmed {
     /// SASL PLAIN.
     Plain { user: String, password: String },
     /// A request to `$cbs` or `$management`.
     Request(Incoming<'static>),
 }
 
-/// The socket is of no use any more.
-struct Lost;
+/// The socket is closed or broken.
+struct ConnectionLost;
 
-/// Why the connection's task looks up from its socket.
+/// Why the connection's task stops polling its socket.
 enum Step {
-    /// It is over.
+    /// The connection has ended.
     End,
-    /// A question waits.
-    Ask,
+    /// A refusal waits for confirmation.
+    Confirm,
     /// Deadlines may have moved.
     Rearm,
-    /// A deadline has come.
+    /// A deadline has passed.
     Due,
     /// Settings have changed.
     Settings,
     /// The node drains.
     Drain,
-    /// Make room for others.
+    /// Too many connections have not authenticated.
     Evict,
 }
 
@@ -68,30 +68,30 @@ pub(super) struct Driver {
     pub(super) number: u64,
     pub(super) engine: Connection,
     pub(super) tokens: Tokens,
-    pub(super) cbs: Node,
-    pub(super) management: Node,
+    pub(super) cbs: RequestNode,
+    pub(super) management: RequestNode,
     pub(super) outbox: Outbox,
     pub(super) receivers: Vec<Receiver>,
     /// Receivers whose partition has not answered yet.
     pub(super) openings: Vec<Opening>,
     /// Requests about partitions that have not answered yet.
-    pub(super) asking: Vec<Asking>,
-    pub(super) question: Option<Question>,
-    /// The moment of this turn.
+    pub(super) pending_management: Vec<PendingManagement>,
+    pub(super) unconfirmed: Option<Unconfirmed>,
+    /// The time at the start of this turn.
     pub(super) now: Instant,
     stream: Box<dyn ByteStream>,
     protocol: Protocol,
-    /// What has been read and is no whole frame, or waits for an answer.
+    /// Bytes that were read and are not a whole frame, or follow a request that waits for confirmation.
     held: Vec<u8>,
-    /// What is held may be worth another look.
-    look_at_held: bool,
+    /// `held` can be parsed again: the confirmation has arrived.
+    held_is_ready: bool,
     needs_flush: bool,
-    /// How long a peer may take to read the last words of a connection that is over.
+    /// Until when the peer of a closed connection can read the rest of the output.
     linger: Option<Instant>,
-    /// Until when somebody must have authenticated.
+    /// Until when an identity must have authenticated.
     authenticate_by: Option<Instant>,
-    waiting: Rc<Waiting>,
-    /// The receiver that is served first; moves on, so that none starves.
+    waiting: Rc<Unauthenticated>,
+    /// The receiver that is served first; rotates, so that none starves.
     first: usize,
 }
 
@@ -102,12 +102,12 @@ impl Driver {
         address: SocketAddr,
         protocol: Protocol,
         number: u64,
-        waiting: Rc<Waiting>,
+        waiting: Rc<Unauthenticated>,
     ) -> Self {
         let now = Instant::now();
-        endpoint.entered();
+        endpoint.connection_opened();
         let mut engine = Config::default();
-        // Whoever has not even opened is not authenticated either.
+        // A connection that has not opened is not authenticated either.
         engine.open_timeout = engine.open_timeout.min(endpoint.config().unauthenticated_timeout);
         Self {
             endpoint,
@@ -115,18 +115,18 @@ impl Driver {
             number,
             engine: Connection::server(engine, now),
             tokens: Tokens::default(),
-            cbs: Node::default(),
-            management: Node::default(),
+            cbs: RequestNode::default(),
+            management: RequestNode::default(),
             outbox: Outbox::default(),
             receivers: Vec::new(),
             openings: Vec::new(),
-            asking: Vec::new(),
-            question: None,
+            pending_management: Vec::new(),
+            unconfirmed: None,
             now,
             stream,
             protocol,
             held: Vec::new(),
-            look_at_held: false,
+            held_is_ready: false,
             needs_flush: false,
             linger: None,
             authenticate_by: None,
@@ -135,7 +135,7 @@ impl Driver {
         }
     }
 
-    /// Runs the connection to its end.
+    /// Runs the connection until it ends.
     pub(super) async fn run(mut self) {
         let waiting = Rc::clone(&self.waiting);
         let stop = self.endpoint.stop().clone();
@@ -157,15 +157,15 @@ impl Driver {
             match step {
                 Step::End => return,
                 Step::Rearm => {}
-                Step::Ask => self.ask().await,
+                Step::Confirm => self.confirm().await,
                 Step::Due => {
                     if self.due() {
-                        // The last words, if the socket takes them at once.
+                        // The rest of the output, if the socket takes it at once.
                         let _ = poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await;
                         return;
                     }
                 }
-                Step::Settings => self.look_again(),
+                Step::Settings => self.recheck_authorization(),
                 Step::Drain => {
                     drained = true;
                     self.close("amqp:connection:forced", "The node is stopping; connect again.");
@@ -175,7 +175,7 @@ impl Driver {
         }
     }
 
-    /// The earliest thing that has to happen without the peer.
+    /// The earliest deadline.
     fn deadline(&self) -> Instant {
         let tokens = self.tokens.next_end().map(|end| {
             let left = end.0.saturating_sub(self.endpoint.hub().clock().now().0);
@@ -189,12 +189,12 @@ impl Driver {
             .fold(furthest, Instant::min)
     }
 
-    /// Does what is due; `true` when the connection is over.
+    /// Handles passed deadlines; `true` when the connection has ended.
     fn due(&mut self) -> bool {
         match self.engine.expire(self.now) {
             Expired::Nothing => {}
             expired => {
-                tracing::debug!(address = %self.address, ?expired, "AMQP connection timed out");
+                tracing::debug!(address = %self.address, ?expired, "AMQP connection timed out and is closed");
                 return true;
             }
         }
@@ -203,7 +203,7 @@ impl Driver {
         }
         if self.authenticate_by.is_some_and(|by| by <= self.now) {
             self.authenticate_by = None;
-            // The text that Event Hubs has; clients show it as it is.
+            // The text of Event Hubs; clients show it unchanged.
             let millis = self.endpoint.config().unauthenticated_timeout.as_millis();
             let text = format!(
                 "The connection was inactive for more than the allowed {millis} milliseconds and is closed by container 'LinkTracker'."
@@ -215,12 +215,12 @@ impl Driver {
             .next_end()
             .is_some_and(|end| end < self.endpoint.hub().clock().now())
         {
-            self.look_again();
+            self.recheck_authorization();
         }
         false
     }
 
-    /// Closes the connection; what is in the output still goes out.
+    /// Closes the connection; the output is still written.
     fn close(&mut self, condition: &'static str, text: &str) {
         let text =
             super::refusal::Tracking::new(&self.endpoint.hub_name(), self.endpoint.hub().clock().now()).text(text);
@@ -233,58 +233,60 @@ impl Driver {
         self.endpoint.metrics().receivers.decrement(self.receivers.len() as f64);
         self.receivers = Vec::new();
         self.openings = Vec::new();
-        self.asking = Vec::new();
+        self.pending_management = Vec::new();
     }
 
-    /// Asks the registry's leader whether the local replica is up to date, then decides. Nothing of this connection is
-    /// read or served meanwhile.
-    async fn ask(&mut self) {
-        let Some(question) = self.question.take() else { return };
+    /// Asks the registry's leader whether the local replica is up to date, then decides. The connection is neither read
+    /// nor served meanwhile.
+    async fn confirm(&mut self) {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
+            return;
+        };
         let hub = self.endpoint.hub_arc();
         let confirmed = tokio::time::timeout(self.endpoint.config().confirm_timeout, hub.registry().confirm()).await;
         let certainty = match confirmed {
             Ok(Ok(())) => Certainty::Confirmed,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "a refusal could not be confirmed");
+                tracing::debug!(%error, "the registry's leader did not confirm a refusal; the client is asked to retry");
                 Certainty::Unconfirmed
             }
             Err(_) => Certainty::Unconfirmed,
         };
         self.now = Instant::now();
-        match question {
-            Question::Plain { user, password } => self.plain(&user, &password, certainty),
-            Question::Request(incoming) => self.transfer(&incoming, certainty),
+        match unconfirmed {
+            Unconfirmed::Plain { user, password } => self.plain(&user, &password, certainty),
+            Unconfirmed::Request(incoming) => self.transfer(&incoming, certainty),
         }
-        self.look_at_held = true;
+        self.held_is_ready = true;
     }
 
-    /// Somebody has authenticated.
+    /// An identity has authenticated.
     pub(super) fn authenticated(&mut self) {
         self.engine.authenticated();
         self.authenticate_by = None;
         self.waiting.over.set(true);
     }
 
-    /// Nobody is authenticated: that must change in time.
+    /// Starts the deadline for authentication if no identity is authenticated.
     pub(super) fn watch_authentication(&mut self) {
         if self.tokens.is_empty() {
             self.authenticate_by = Some(self.now + self.endpoint.config().unauthenticated_timeout);
         }
     }
 
-    /// Counts a refusal and writes it down, with the name of whoever has authenticated.
+    /// Counts a refusal and writes it to the audit log, with the name of an authenticated policy if there is one.
     pub(super) fn audit(&self, refused: &Refused, now: UnixMillis) {
-        let identity = self.tokens.anyone().cloned();
+        let identity = self.tokens.first_policy().cloned();
         self.audit_as(identity.as_deref().unwrap_or("-"), refused, now);
     }
 
     pub(super) fn audit_as(&self, identity: &str, refused: &Refused, now: UnixMillis) {
-        let whom = Whom {
+        let principal = RefusedPrincipal {
             identity,
             protocol: self.protocol,
             address: self.address,
         };
-        audit(self.endpoint.hub(), self.endpoint.metrics(), whom, refused, now);
+        audit(self.endpoint.hub(), self.endpoint.metrics(), principal, refused, now);
     }
 
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
@@ -292,7 +294,7 @@ impl Driver {
         for _ in 0..ROUNDS_PER_TURN {
             let is_written = match self.poll_write(cx) {
                 Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(Lost)) => return Poll::Ready(Step::End),
+                Poll::Ready(Err(ConnectionLost)) => return Poll::Ready(Step::End),
                 Poll::Pending => false,
             };
             if self.engine.is_closed() {
@@ -305,8 +307,8 @@ impl Driver {
                 self.linger = Some(self.now + limits::CLOSE_TIMEOUT);
                 return Poll::Ready(Step::Rearm);
             }
-            if self.question.is_some() {
-                return Poll::Ready(Step::Ask);
+            if self.unconfirmed.is_some() {
+                return Poll::Ready(Step::Confirm);
             }
             let sent = self.pump(cx);
             if sent && is_written {
@@ -318,7 +320,7 @@ impl Driver {
             match self.poll_read(cx) {
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Ok(true)) => return Poll::Ready(Step::Rearm),
-                Poll::Ready(Err(Lost)) => return Poll::Ready(Step::End),
+                Poll::Ready(Err(ConnectionLost)) => return Poll::Ready(Step::End),
                 Poll::Pending => {
                     if self.engine.output().is_empty() {
                         self.engine.release();
@@ -334,11 +336,11 @@ impl Driver {
         Poll::Pending
     }
 
-    /// Writes everything that waits.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    /// Writes the output and flushes.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionLost>> {
         while !self.engine.output().is_empty() {
             match Pin::new(&mut *self.stream).poll_write(cx, self.engine.output()) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Lost)),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ConnectionLost)),
                 Poll::Ready(Ok(written)) => {
                     self.engine.advance_output(written, self.now);
                     self.endpoint.metrics().written.increment(written as u64);
@@ -358,16 +360,16 @@ impl Driver {
         Poll::Ready(Ok(()))
     }
 
-    fn lost(&self, error: &std::io::Error) -> Lost {
-        tracing::debug!(address = %self.address, %error, "AMQP connection lost");
-        Lost
+    fn lost(&self, error: &std::io::Error) -> ConnectionLost {
+        tracing::debug!(address = %self.address, %error, "AMQP connection lost; its links are released");
+        ConnectionLost
     }
 
-    /// Lets receivers fill the output; whether any event was added.
+    /// Lets receivers fill the output; `true` when anything was added.
     fn pump(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.engine.output().len();
         self.poll_openings(cx);
-        self.poll_asking(cx);
+        self.poll_pending_management(cx);
         if self.receivers.is_empty() {
             return self.engine.output().len() > before;
         }
@@ -385,14 +387,14 @@ impl Driver {
         }
         self.endpoint.metrics().events.increment(sent);
         for (link, why) in gone {
-            self.receiver_gone(link, why);
+            self.receiver_failed(link, why);
         }
         self.engine.output().len() > before
     }
 
-    /// Reads once and handles what came. `true`: deadlines may have moved.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Lost>> {
-        if std::mem::take(&mut self.look_at_held) && !self.held.is_empty() {
+    /// Reads once and handles the input. `true`: deadlines may have moved.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ConnectionLost>> {
+        if std::mem::take(&mut self.held_is_ready) && !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             let (taken, moved) = self.receive(&held);
             self.held = held[taken..].to_vec();
@@ -408,7 +410,7 @@ impl Driver {
         }
         let read = buffer.filled();
         if read.is_empty() {
-            return Poll::Ready(Err(Lost));
+            return Poll::Ready(Err(ConnectionLost));
         }
         let moved = if self.held.is_empty() {
             let (taken, moved) = self.receive(read);
@@ -426,15 +428,15 @@ impl Driver {
         Poll::Ready(Ok(moved))
     }
 
-    /// Handles what `input` holds: how much was taken, and whether deadlines may have moved.
+    /// Handles `input`. Returns how many bytes were consumed, and whether deadlines may have moved.
     fn receive(&mut self, input: &[u8]) -> (usize, bool) {
         let (mut rest, mut moved) = (input, false);
-        while self.question.is_none() {
+        while self.unconfirmed.is_none() {
             match self.engine.receive(&mut rest, self.now) {
                 Ok(Some(event)) => moved |= self.handle(event),
                 Ok(None) => break,
                 Err(violation) => {
-                    tracing::debug!(address = %self.address, %violation, "AMQP peer broke the protocol");
+                    tracing::debug!(address = %self.address, %violation, "AMQP peer violated the protocol; the connection is closed");
                     self.endpoint.metrics().violation(violation.condition());
                     self.drop_receivers();
                     return (input.len(), true);
@@ -449,6 +451,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.waiting.over.set(true);
         self.drop_receivers();
-        self.endpoint.left();
+        self.endpoint.connection_closed();
     }
 }

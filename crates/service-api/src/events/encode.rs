@@ -47,7 +47,7 @@ keys! {
 /// `00 53 72`, then a map32 whose size and count are patched.
 const ANNOTATIONS: [u8; 12] = [0x00, 0x53, 0x72, 0xd1, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// What a receiver that asked for runtime metrics is told with each event.
+/// Runtime metrics that accompany each event of a receiver with that capability.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RuntimeMetric {
     pub(super) status: PartitionStatus,

@@ -1,4 +1,4 @@
-//! One core's part of the endpoint: its connections and what they share.
+//! One core's part of the endpoint: its connections and their shared state.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use super::EventsConfig;
 use super::driver::Driver;
 use super::metrics::Metrics;
 
-/// Bytes that one read takes at most.
+/// Most bytes of one read.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// One core's events endpoint.
@@ -24,24 +24,24 @@ pub struct EventsEndpoint {
     hub: Arc<DeviceHub>,
     config: EventsConfig,
     metrics: Metrics,
-    /// What all connections of the core read into, one after the other.
+    /// The read buffer that all connections of the core share.
     scratch: RefCell<Box<[u8]>>,
-    /// Who has not authenticated yet, longest waiting first.
-    waiting: RefCell<VecDeque<Rc<Waiting>>>,
+    /// Connections that have not authenticated, the oldest first.
+    waiting: RefCell<VecDeque<Rc<Unauthenticated>>>,
     next_number: Cell<u64>,
     open: Cell<usize>,
-    emptied: Notify,
-    /// Says that the hub's settings have changed: tokens and consumer groups are to be looked at again.
+    all_closed: Notify,
+    /// Signals that the hub's settings have changed: connections check their tokens and consumer groups again.
     settings: watch::Sender<()>,
     stop: Stop,
 }
 
 /// A connection that has not authenticated.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    /// It has authenticated, or is gone.
+pub(super) struct Unauthenticated {
+    /// It has authenticated, or has ended.
     pub(super) over: Cell<bool>,
-    /// Told to make room.
+    /// Notified when the connection must close: too many have not authenticated.
     pub(super) evict: Notify,
 }
 
@@ -57,14 +57,14 @@ impl EventsEndpoint {
             waiting: RefCell::default(),
             next_number: Cell::new(0),
             open: Cell::new(0),
-            emptied: Notify::new(),
+            all_closed: Notify::new(),
             settings: watch::Sender::new(()),
             stop,
         })
     }
 
-    /// Passes on changes of the hub's settings until the node drains, then returns when all connections are gone or the
-    /// node closes. Without it revoked policies keep their connections until their tokens end.
+    /// Forwards changes of the hub's settings until the node drains, then returns when all connections have ended or the
+    /// node closes. Without it, connections of revoked policies stay open until their tokens expire.
     pub async fn run(self: Rc<Self>) {
         let mut changes = self.hub.registry().changes();
         loop {
@@ -85,13 +85,13 @@ impl EventsEndpoint {
         while self.open.get() > 0 {
             tokio::select! {
                 biased;
-                () = self.emptied.notified() => {}
+                () = self.all_closed.notified() => {}
                 () = self.stop.reached(Phase::Closing) => return,
             }
         }
     }
 
-    /// Takes over a connection at its very start: after TLS, or after a WebSocket's upgrade.
+    /// Serves a new connection: after TLS, or after a WebSocket upgrade.
     pub fn accept(self: &Rc<Self>, stream: Box<dyn ByteStream>, address: SocketAddr, protocol: Protocol) {
         if self.stop.is_in(Phase::Draining) {
             return;
@@ -99,8 +99,8 @@ impl EventsEndpoint {
         self.metrics.accepted.increment(1);
         let number = self.next_number.get();
         self.next_number.set(number + 1);
-        let waiting = Rc::new(Waiting::default());
-        self.make_room();
+        let waiting = Rc::new(Unauthenticated::default());
+        self.evict_unauthenticated();
         self.waiting.borrow_mut().push_back(Rc::clone(&waiting));
         let driver = Driver::new(Rc::clone(self), stream, address, protocol, number, waiting);
         holdfast_tasks::spawn_local("amqp-connection", Box::pin(driver.run()));
@@ -112,8 +112,8 @@ impl EventsEndpoint {
         Rc::new(OverWebSockets(Rc::clone(self)))
     }
 
-    /// Closes who has waited longest without authenticating, when there are too many of them.
-    fn make_room(&self) {
+    /// Closes the oldest unauthenticated connections while there are too many of them.
+    fn evict_unauthenticated(&self) {
         let mut waiting = self.waiting.borrow_mut();
         while waiting.front().is_some_and(|first| first.over.get()) {
             waiting.pop_front();
@@ -165,16 +165,16 @@ impl EventsEndpoint {
         self.settings.subscribe()
     }
 
-    pub(super) fn entered(&self) {
+    pub(super) fn connection_opened(&self) {
         self.open.set(self.open.get() + 1);
         self.metrics.connections.increment(1.0);
     }
 
-    pub(super) fn left(&self) {
+    pub(super) fn connection_closed(&self) {
         self.open.set(self.open.get() - 1);
         self.metrics.connections.decrement(1.0);
         if self.open.get() == 0 {
-            self.emptied.notify_one();
+            self.all_closed.notify_one();
         }
     }
 }

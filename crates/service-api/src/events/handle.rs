@@ -1,4 +1,4 @@
-//! What each event of the engine leads to.
+//! Handles the events of the engine.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,19 @@ use holdfast_amqp::{Detached, Event, Fault, Incoming, LinkId, OpenSpec, Outcome,
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
 use super::cbs::{Certainty, Verdict, plain, put_token};
-use super::driver::{Driver, Question};
+use super::driver::{Driver, Unconfirmed};
 use super::management::{self, Decision};
-use super::receiver::Gone;
+use super::receiver::ReceiverError;
 use super::refusal::{Refused, Tracking};
 
-/// What becomes of a request.
+/// How a request is answered.
 enum Answered {
-    /// This is the response.
+    /// With this response.
     Now(Vec<u8>),
-    /// It follows.
+    /// The response follows.
     Later,
-    /// The registry's leader has to be asked first.
-    Ask,
+    /// After the registry's leader has confirmed a refusal.
+    NeedsConfirmation,
 }
 
 impl Driver {
@@ -63,14 +63,14 @@ impl Driver {
             Event::Detached { link, .. } => self.forget(|gone| gone == link),
             Event::Ended { session, .. } => self.forget(|gone| gone.session() == session),
             Event::Closed(_) => self.forget(|_| true),
-            // Everything is sent settled, so that outcomes say nothing; begins are answered by the engine.
+            // All deliveries are sent settled, so outcomes carry nothing; the engine answers begins.
             Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => return false,
             Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => return false,
         }
         true
     }
 
-    /// Forgets links; dropping a receiver gives its place back.
+    /// Removes links; dropping a receiver releases its lease.
     fn forget(&mut self, is_gone: impl Fn(LinkId) -> bool) {
         let before = self.receivers.len();
         self.receivers.retain(|receiver| !is_gone(receiver.link));
@@ -78,7 +78,7 @@ impl Driver {
         #[expect(clippy::cast_precision_loss, reason = "a few links")]
         self.endpoint.metrics().receivers.decrement(gone as f64);
         self.openings.retain(|opening| !is_gone(opening.link));
-        self.asking.retain(|asking| !is_gone(asking.link));
+        self.pending_management.retain(|pending| !is_gone(pending.link));
         self.cbs.retain(|link| !is_gone(link));
         self.management.retain(|link| !is_gone(link));
         self.outbox.retain(|link| !is_gone(link));
@@ -90,13 +90,13 @@ impl Driver {
                 Some((user, password)) => self.plain(user, password, Certainty::Local),
                 None => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
             },
-            // Only a client certificate could back it, and none is asked for (Spec amqp §1.2).
+            // EXTERNAL needs a client certificate, and the listener requests none (Spec amqp §1.2).
             "EXTERNAL" => self.refuse_sasl("", &Refused::credentials(RefusalReason::NoCertificate)),
             _ => self.engine.sasl_outcome(SaslCode::Ok),
         }
     }
 
-    /// Decides about SASL PLAIN, now or after the leader has been asked.
+    /// Decides about SASL PLAIN, at once or after the leader's confirmation.
     pub(super) fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
         let hub = self.endpoint.hub_arc();
         let now = hub.clock().now();
@@ -105,8 +105,8 @@ impl Driver {
                 self.authenticated();
                 self.engine.sasl_outcome(SaslCode::Ok);
             }
-            Verdict::Ask => {
-                self.question = Some(Question::Plain {
+            Verdict::NeedsConfirmation => {
+                self.unconfirmed = Some(Unconfirmed::Plain {
                     user: user.to_owned(),
                     password: password.to_owned(),
                 });
@@ -126,18 +126,18 @@ impl Driver {
         });
     }
 
-    /// A delivery: a request to `$cbs` or `$management`; nothing else can be sent here.
+    /// A delivery: a request to `$cbs` or `$management`; clients can send to no other node.
     pub(super) fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
         let is_cbs = self.cbs.takes(incoming.link);
         if !is_cbs && !self.management.takes(incoming.link) {
-            // A link that is being detached.
+            // The link is being detached.
             return;
         }
         let request = match Request::parse(&incoming.payload) {
             Ok(request) => request,
             Err(error) => {
                 let fault = Fault::new("amqp:decode-error", "The message cannot be decoded.");
-                tracing::debug!(address = %self.address, %error, "undecodable request");
+                tracing::debug!(address = %self.address, %error, "a request cannot be decoded and is rejected");
                 self.settle(incoming, &Outcome::Rejected(Some(fault)));
                 return;
             }
@@ -150,8 +150,8 @@ impl Driver {
             self.answer_management(incoming.link, &request, certainty, now)
         };
         let response = match answered {
-            Answered::Ask => {
-                self.question = Some(Question::Request(Incoming {
+            Answered::NeedsConfirmation => {
+                self.unconfirmed = Some(Unconfirmed::Request(Incoming {
                     tag: Cow::Owned(incoming.tag.to_vec()),
                     payload: Cow::Owned(incoming.payload.to_vec()),
                     ..incoming.clone()
@@ -178,7 +178,9 @@ impl Driver {
         };
         match node.answer_to(link) {
             Some(link) => self.outbox.put(&mut self.engine, link, response),
-            None => tracing::debug!(address = %self.address, "a request without a link for the response"),
+            None => {
+                tracing::debug!(address = %self.address, "a request has no link for its response; the response is dropped")
+            }
         }
     }
 
@@ -193,7 +195,7 @@ impl Driver {
     fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty, now: UnixMillis) -> Answered {
         let hub = self.endpoint.hub_arc();
         let refused = match put_token(&hub, &mut self.tokens, request, certainty, now) {
-            Verdict::Ask => return Answered::Ask,
+            Verdict::NeedsConfirmation => return Answered::NeedsConfirmation,
             Verdict::Accepted => {
                 self.authenticated();
                 let response = response(request.message_id, 200, "OK", None, |buf| {
@@ -220,12 +222,12 @@ impl Driver {
             Err(_) => Decision::Refused(Refused::busy("The hub is not ready.")),
         };
         match decision {
-            Decision::Ask => Answered::Ask,
+            Decision::NeedsConfirmation => Answered::NeedsConfirmation,
             Decision::Answer(answer) => {
                 Answered::Now(response(request.message_id, 200, "OK", None, |buf| answer.encode(buf)))
             }
             Decision::Partition(about) => self
-                .ask_partition(link, request.message_id, about)
+                .query_partition(link, request.message_id, about)
                 .map_or(Answered::Later, Answered::Now),
             Decision::Refused(refused) => {
                 self.audit(&refused, now);
@@ -248,13 +250,13 @@ impl Driver {
         )
     }
 
-    /// A receiver cannot go on: detaches it.
-    pub(super) fn receiver_gone(&mut self, link: LinkId, gone: Gone) {
-        let refused = match gone {
-            Gone::Stolen(stolen) => {
+    /// Detaches a receiver that has failed or was preempted.
+    pub(super) fn receiver_failed(&mut self, link: LinkId, error: ReceiverError) {
+        let refused = match error {
+            ReceiverError::Stolen(stolen) => {
                 Refused::new(ErrorCode::LinkCreationConflict, stolen.to_string()).with_condition("amqp:link:stolen")
             }
-            Gone::Failed(refused) => refused,
+            ReceiverError::Failed(refused) => refused,
         };
         self.detach_receiver(link, &refused);
     }
@@ -263,14 +265,14 @@ impl Driver {
         let now = self.endpoint.hub().clock().now();
         self.audit(refused, now);
         let (hub, monotonic) = (self.endpoint.hub_name(), self.now);
-        refused.tell(&hub, now, |fault| {
+        refused.with_fault(&hub, now, |fault| {
             self.engine.detach(link, Detached::Closed, Some(fault), monotonic)
         });
         self.forget(|gone| gone == link);
     }
 
-    /// Tokens have ended or policies have changed: detaches what nothing covers any more.
-    pub(super) fn look_again(&mut self) {
+    /// After tokens have expired or policies have changed: detaches receivers that no token covers any more.
+    pub(super) fn recheck_authorization(&mut self) {
         let hub = self.endpoint.hub_arc();
         let now = hub.clock().now();
         let has_expired = self.tokens.expire(now);
@@ -284,7 +286,7 @@ impl Driver {
         let mut gone = Vec::new();
         for receiver in &self.receivers {
             let id = receiver.reader.id().0.to_string();
-            let part = super::tokens::Part::Partition {
+            let part = super::tokens::EndpointScope::Partition {
                 group: &receiver.group,
                 partition: &id,
             };

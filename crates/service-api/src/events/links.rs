@@ -1,4 +1,4 @@
-//! What becomes of an attach (Spec amqp §4.1, §4.2, §8.1, §8.3).
+//! Decides about attaches (Spec amqp §4.1, §4.2, §8.1, §8.3).
 
 use holdfast_amqp::address::{self, Endpoint, Entity};
 use holdfast_amqp::selector::{self, Start};
@@ -10,23 +10,23 @@ use holdfast_registry::HubSettings;
 
 use super::driver::Driver;
 use super::management::{is_entity, partition};
-use super::opening::{Opening, Wanted};
+use super::opening::{Opening, ReceiverRequest};
 use super::refusal::Refused;
-use super::tokens::Part;
+use super::tokens::EndpointScope;
 
 const EPOCH: &str = "com.microsoft:epoch";
 const RECEIVER_NAME: &str = "com.microsoft:receiver-name";
 const RUNTIME_METRIC: &str = "com.microsoft:enable-receiver-runtime-metric";
 
-/// What an accepted attach is.
+/// The kind of an accepted attach.
 pub(super) enum Accepted {
     /// A link of `$cbs`; `true` when the client sends requests on it.
     Cbs(bool),
     /// A link of `$management`; `true` when the client sends requests on it.
     Management(bool),
-    /// A receiver of a partition, which is asked first.
+    /// A receiver of a partition, which must admit it.
     Receiver(Opening),
-    /// An address that lies elsewhere: the tail of the new one.
+    /// A link that is redirected: the tail of its new address.
     Redirect(String),
 }
 
@@ -35,7 +35,7 @@ impl Driver {
     pub(super) fn attach(&mut self, link: LinkId, attach: &Attach<'_>) {
         let now = self.endpoint.hub().clock().now();
         match self.decide(link, attach, now) {
-            Ok(accepted) => self.accept(link, accepted, now),
+            Ok(accepted) => self.accept(link, accepted),
             Err(refused) => self.refuse_attach(link, &refused),
         }
     }
@@ -45,10 +45,10 @@ impl Driver {
         self.audit(refused, now);
         let hub = self.endpoint.hub_name();
         let monotonic = self.now;
-        refused.tell(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
+        refused.with_fault(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
     }
 
-    fn accept(&mut self, link: LinkId, accepted: Accepted, now: UnixMillis) {
+    fn accept(&mut self, link: LinkId, accepted: Accepted) {
         let receiving = Accept {
             credit: limits::RECEIVER_CREDIT,
             ..Accept::default()
@@ -73,13 +73,13 @@ impl Driver {
             Accepted::Receiver(opening) => self.open(opening),
             Accepted::Redirect(tail) => {
                 self.engine.accept(link, &Accept::default());
-                self.redirect(link, &tail, now);
+                self.redirect(link, &tail);
             }
         }
     }
 
-    /// Tells the client where the address is; the port must stand in it, since helpers parse it there.
-    fn redirect(&mut self, link: LinkId, tail: &str, _now: UnixMillis) {
+    /// Redirects a link. The address contains the port: client helpers parse it there.
+    fn redirect(&mut self, link: LinkId, tail: &str) {
         let hub = self.endpoint.hub();
         let host = hub.hub_names().primary().unwrap_or_default();
         let port = self.endpoint.config().redirect_port;
@@ -119,9 +119,9 @@ impl Driver {
             .map_err(|_| Refused::busy("The hub is not ready."))?;
         match endpoint {
             Endpoint::Management(entity) => {
-                // Nothing is told before a request, and each request is authorised by itself.
+                // An attach discloses nothing, and each request is authorised by itself.
                 if entity == Entity::HubPath && !client_sends && !self.management.has_requests_in(link.session()) {
-                    self.authorise(&settings, Part::Management)?;
+                    self.authorise(&settings, EndpointScope::Management)?;
                     return Ok(Accepted::Redirect("$management".to_owned()));
                 }
                 self.known(&entity, &settings, text)?;
@@ -132,7 +132,7 @@ impl Driver {
                 group,
                 partition,
             } => {
-                let part = Part::Partition {
+                let part = EndpointScope::Partition {
                     group: &group,
                     partition: &partition,
                 };
@@ -150,7 +150,7 @@ impl Driver {
                 Ok(Accepted::Receiver(opening))
             }
             Endpoint::Events { entity, .. } => {
-                self.authorise(&settings, Part::Whole)?;
+                self.authorise(&settings, EndpointScope::Whole)?;
                 self.known(&entity, &settings, text)?;
                 let text = if client_sends {
                     "The endpoint is read-only."
@@ -179,7 +179,7 @@ impl Driver {
         .inspect(|_| tracing::debug!(address = text, now = now.0, "link accepted"))
     }
 
-    fn authorise(&self, settings: &HubSettings, part: Part<'_>) -> Result<(), Refused> {
+    fn authorise(&self, settings: &HubSettings, part: EndpointScope<'_>) -> Result<(), Refused> {
         if self.tokens.covering(&settings.hub_name, part).is_some() {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl Driver {
         let path = address
             .split_once("://")
             .map_or(address, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
-        // The client's own text comes back; it is cut so that it cannot fill a frame.
+        // The reply repeats the client's text; it is truncated so that it cannot fill a frame.
         let path: String = path.trim_start_matches('/').chars().take(256).collect();
         Refused::no_entity(host, &path)
     }
@@ -241,14 +241,14 @@ impl Driver {
                 .map_err(malformed)?
                 .and_then(|value| value.integer()),
         };
-        let wanted = Wanted {
+        let request = ReceiverRequest {
             partition,
             from: position(start),
             group: group.to_owned(),
             candidate,
             with_metric: attach.desires(RUNTIME_METRIC).map_err(malformed)?,
         };
-        Ok(Opening::new(link, hub.partitions().clone(), wanted))
+        Ok(Opening::new(link, hub.partitions().clone(), request))
     }
 }
 

@@ -9,9 +9,9 @@ use holdfast_registry::HubSettings;
 use super::cbs::{Certainty, Verdict, present};
 use super::encode;
 use super::refusal::Refused;
-use super::tokens::{Part, Tokens};
+use super::tokens::{EndpointScope, Tokens};
 
-/// The body of a good answer.
+/// The body of a successful answer.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// About the event hub.
@@ -47,23 +47,23 @@ impl Answer {
 
 /// A request about a partition.
 #[derive(Debug)]
-pub(super) struct AboutPartition {
+pub(super) struct PartitionQuery {
     pub(super) name: String,
     pub(super) id: String,
     pub(super) partition: PartitionId,
 }
 
-/// What became of a request.
+/// The decision about a request.
 pub(super) enum Decision {
     Answer(Answer),
-    /// About a partition, which is to be asked.
-    Partition(AboutPartition),
+    /// A partition's owner must be queried first.
+    Partition(PartitionQuery),
     Refused(Refused),
-    /// Ask the registry's leader, then come again.
-    Ask,
+    /// The registry's leader must confirm a refusal first.
+    NeedsConfirmation,
 }
 
-/// Decides about a request. Without a token on the connection, the request's own `security_token` counts.
+/// Decides about a request. If no token of the connection covers it, its own `security_token` counts.
 pub(super) fn read(
     hub: &DeviceHub,
     settings: &HubSettings,
@@ -72,16 +72,16 @@ pub(super) fn read(
     certainty: Certainty,
     now: UnixMillis,
 ) -> Decision {
-    if tokens.covering(&settings.hub_name, Part::Management).is_none() {
+    if tokens.covering(&settings.hub_name, EndpointScope::Management).is_none() {
         let Some(token) = request.property("security_token") else {
             return Decision::Refused(Refused::credentials(RefusalReason::Missing)).unauthorized();
         };
-        // Good for this request only.
+        // Valid for this request only.
         let mut own = Tokens::default();
         match present(hub, &mut own, token, certainty, now) {
-            Verdict::Ask => return Decision::Ask,
+            Verdict::NeedsConfirmation => return Decision::NeedsConfirmation,
             Verdict::Refused(refused) => return Decision::Refused(refused).unauthorized(),
-            Verdict::Accepted if own.covering(&settings.hub_name, Part::Management).is_none() => {
+            Verdict::Accepted if own.covering(&settings.hub_name, EndpointScope::Management).is_none() => {
                 return Decision::Refused(Refused::credentials(RefusalReason::Scope));
             }
             Verdict::Accepted => {}
@@ -91,7 +91,7 @@ pub(super) fn read(
 }
 
 impl Decision {
-    /// Here a missing or unreadable token is a matter of rights, not of form.
+    /// A missing or unreadable token is a matter of rights here, not of form.
     fn unauthorized(self) -> Self {
         match self {
             Decision::Refused(refused) if refused.status() == 400 => Decision::Refused(Refused {
@@ -132,7 +132,7 @@ fn answer(hub: &DeviceHub, settings: &HubSettings, request: &Request<'_>) -> Res
                 .or_else(|| numeric_partition(request));
             let id = id.unwrap_or_default();
             let partition = partition(hub, &id)?;
-            Ok(Decision::Partition(AboutPartition { name, id, partition }))
+            Ok(Decision::Partition(PartitionQuery { name, id, partition }))
         }
         _ => Err(Refused::new(
             ErrorCode::ArgumentInvalid,
@@ -151,13 +151,13 @@ fn numeric_partition(request: &Request<'_>) -> Option<String> {
         .map(|id| id.to_string())
 }
 
-/// Whether `name` means this hub's events.
+/// Whether `name` names this hub's events endpoint.
 pub(super) fn is_entity(name: &str, settings: &HubSettings) -> bool {
     let name = name.trim_matches('/');
     name.eq_ignore_ascii_case(&settings.hub_name) || name.eq_ignore_ascii_case("messages/events")
 }
 
-/// The partition with the id that clients write: decimal, without leading zeros.
+/// The partition with id `id`: decimal, without leading zeros.
 pub(super) fn partition(hub: &DeviceHub, id: &str) -> Result<PartitionId, Refused> {
     let count = hub.partitions().count().get();
     let number = id

@@ -28,12 +28,12 @@ impl Metrics {
         }
     }
 
-    /// Somebody was refused; rare, so that the handle is looked up.
+    /// Counts a refusal; rare, so the handle is looked up by name.
     pub(super) fn refused(&self, code: ErrorCode) {
         counter!("holdfast_events_refusals_total", "code" => code.name()).increment(1);
     }
 
-    /// A peer broke a rule of AMQP.
+    /// Counts a protocol violation.
     pub(super) fn violation(&self, condition: &'static str) {
         counter!("holdfast_events_violations_total", "condition" => condition).increment(1);
     }

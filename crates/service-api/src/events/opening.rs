@@ -1,7 +1,7 @@
-//! Receivers that wait for their partition: it may be on another node, or without an owner for a moment.
+//! Receivers that wait for their partition: it can be on another node, or briefly without an owner.
 //!
-//! A partition that is owned here answers at once, so that the attach is answered before anything else is read. Otherwise
-//! the connection goes on meanwhile, its other receivers too.
+//! A partition owned by this node answers at once, so the attach is answered before further input is read. Otherwise
+//! the connection and its other receivers continue meanwhile.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -16,8 +16,8 @@ use super::driver::Driver;
 use super::receiver::{Receiver, too_many};
 use super::refusal::Refused;
 
-/// What an attach asks for.
-pub(super) struct Wanted {
+/// The parameters of a receiver's attach.
+pub(super) struct ReceiverRequest {
     pub(super) partition: PartitionId,
     pub(super) from: StartPosition,
     pub(super) group: String,
@@ -25,26 +25,26 @@ pub(super) struct Wanted {
     pub(super) with_metric: bool,
 }
 
-/// A receiver that is not there yet.
+/// A receiver that its partition has not admitted yet.
 pub(super) struct Opening {
     pub(super) link: LinkId,
-    /// As the client's last flow has it.
+    /// The drain flag of the client's last flow.
     pub(super) drain: bool,
     receiver: Pin<Box<dyn Future<Output = Result<Receiver, Refused>>>>,
 }
 
 impl Opening {
-    pub(super) fn new(link: LinkId, partitions: Partitions, wanted: Wanted) -> Self {
+    pub(super) fn new(link: LinkId, partitions: Partitions, request: ReceiverRequest) -> Self {
         Self {
             link,
             drain: false,
-            receiver: Box::pin(open(link, partitions, wanted)),
+            receiver: Box::pin(open(link, partitions, request)),
         }
     }
 }
 
-async fn open(link: LinkId, partitions: Partitions, wanted: Wanted) -> Result<Receiver, Refused> {
-    let reader = partitions.reader(wanted.partition, wanted.from).await;
+async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) -> Result<Receiver, Refused> {
+    let reader = partitions.reader(request.partition, request.from).await;
     let reader = reader.map_err(|error| match error {
         OpenError::Start(error @ StartError::BeyondEnd { .. }) => {
             Refused::new(ErrorCode::ArgumentInvalid, error.to_string())
@@ -56,7 +56,7 @@ async fn open(link: LinkId, partitions: Partitions, wanted: Wanted) -> Result<Re
         OpenError::Start(StartError::Stopped) | OpenError::Unavailable(_) => Refused::busy(error.to_string()),
     })?;
     let seat = partitions
-        .register(wanted.partition, &wanted.group, wanted.candidate)
+        .register(request.partition, &request.group, request.candidate)
         .await;
     let seat = seat.map_err(|error| match error {
         SeatError::Refused(refusal @ epoch::Refusal::EpochTooLow { .. }) => {
@@ -67,26 +67,26 @@ async fn open(link: LinkId, partitions: Partitions, wanted: Wanted) -> Result<Re
     })?;
     Ok(Receiver {
         link,
-        group: wanted.group,
+        group: request.group,
         reader,
         seat,
         chunk: None,
-        with_metric: wanted.with_metric,
+        with_metric: request.with_metric,
         drain: false,
     })
 }
 
 impl Driver {
-    /// Opens a receiver, at once if its partition is here.
+    /// Opens a receiver, at once if this node owns its partition.
     pub(super) fn open(&mut self, mut opening: Opening) {
         match opening.receiver.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(opened) => self.opened(opening.link, opening.drain, opened),
-            // Polled again, with a waker, in the turn that this is part of.
+            // `pump` polls it again with a waker in this same turn.
             Poll::Pending => self.openings.push(opening),
         }
     }
 
-    /// Looks after the receivers that wait.
+    /// Polls the waiting receivers.
     pub(super) fn poll_openings(&mut self, cx: &mut Context<'_>) {
         if self.openings.is_empty() {
             return;
@@ -106,8 +106,8 @@ impl Driver {
             self.opened(link, drain, receiver);
         }
         if any {
-            // Tokens or settings may have changed while it waited.
-            self.look_again();
+            // Tokens or settings may have changed during the wait.
+            self.recheck_authorization();
         }
     }
 

@@ -1,4 +1,4 @@
-//! One receiver of one partition: chunks in, transfers out, as far as credit, window and output allow.
+//! One receiver of one partition: chunks in, transfers out, within credit, window and output.
 
 use std::task::{Context, Poll};
 
@@ -11,24 +11,24 @@ use holdfast_partition::{Chunk, ReadError};
 use super::encode::{self, RuntimeMetric};
 use super::refusal::Refused;
 
-/// A receiver that was let in; dropping it leaves.
+/// An admitted receiver; dropping it releases its lease.
 pub(super) struct Receiver {
     pub(super) link: LinkId,
     /// The consumer group as the settings spell it.
     pub(super) group: String,
     pub(super) reader: PartitionReader,
     pub(super) seat: Seat,
-    /// Events that have been read and not sent.
+    /// Events that were read and not sent.
     pub(super) chunk: Option<Chunk>,
     /// Whether each event carries the state of the partition.
     pub(super) with_metric: bool,
-    /// The client wants the rest of its credit back when there is nothing to send.
+    /// The client has asked to use up its credit when there is nothing to send.
     pub(super) drain: bool,
 }
 
-/// Why a receiver cannot go on.
-pub(super) enum Gone {
-    /// Another receiver has taken over.
+/// Why a receiver is detached.
+pub(super) enum ReceiverError {
+    /// Another receiver has preempted it.
     Stolen(Stolen),
     /// Something failed.
     Failed(Refused),
@@ -43,10 +43,10 @@ impl Receiver {
         output_bytes: usize,
         now: UnixMillis,
         cx: &mut Context<'_>,
-    ) -> Result<u64, Gone> {
+    ) -> Result<u64, ReceiverError> {
         match self.seat.poll_ousted(cx) {
-            Poll::Ready(Ousted::Stolen(stolen)) => return Err(Gone::Stolen(stolen)),
-            Poll::Ready(Ousted::Crowded) => return Err(Gone::Failed(too_many(&Refusal::TooMany))),
+            Poll::Ready(Ousted::Stolen(stolen)) => return Err(ReceiverError::Stolen(stolen)),
+            Poll::Ready(Ousted::Crowded) => return Err(ReceiverError::Failed(too_many(&Refusal::TooMany))),
             Poll::Pending => {}
         }
         let mut sent = 0;
@@ -59,9 +59,9 @@ impl Receiver {
                 }
                 _ => match self.reader.poll_chunk(cx) {
                     Poll::Ready(Ok(chunk)) => self.chunk = Some(chunk),
-                    Poll::Ready(Err(error)) => return Err(Gone::Failed(failed(&error))),
+                    Poll::Ready(Err(error)) => return Err(ReceiverError::Failed(failed(&error))),
                     Poll::Pending => {
-                        // Do not hold an entry's memory while there is nothing to do.
+                        // An idle receiver holds no entry's memory.
                         self.chunk = None;
                         if std::mem::take(&mut self.drain) {
                             engine.finish_drain(self.link);
@@ -82,7 +82,7 @@ fn send(
     chunk: &mut Chunk,
     metric: Option<&RuntimeMetric>,
     output_bytes: usize,
-) -> Result<u64, Gone> {
+) -> Result<u64, ReceiverError> {
     let mut sent = 0;
     while engine.sendable(link) > 0 && engine.output().len() < output_bytes {
         let event = match chunk.next_event() {
@@ -91,7 +91,7 @@ fn send(
             Some(Err(error)) => {
                 tracing::error!(%error, "a stored event cannot be read; the receiver is detached");
                 let text = "A stored event cannot be read.";
-                return Err(Gone::Failed(Refused::new(ErrorCode::ServerError, text)));
+                return Err(ReceiverError::Failed(Refused::new(ErrorCode::ServerError, text)));
             }
         };
         let tag = event.sequence.0.to_be_bytes();
@@ -104,12 +104,12 @@ fn send(
             Ok(_) => sent += 1,
             Err(SendError::TooLarge) => {
                 let text = "An event is larger than the receiver's max-message-size.";
-                return Err(Gone::Failed(Refused::new(ErrorCode::MessageTooLarge, text)));
+                return Err(ReceiverError::Failed(Refused::new(ErrorCode::MessageTooLarge, text)));
             }
-            // `sendable` was asked just now.
+            // `sendable` was positive just now.
             Err(error) => {
                 tracing::error!(%error, "an event could not be sent; the receiver is detached");
-                return Err(Gone::Failed(Refused::new(
+                return Err(ReceiverError::Failed(Refused::new(
                     ErrorCode::ServerError,
                     "An event could not be sent.",
                 )));
@@ -119,7 +119,7 @@ fn send(
     Ok(sent)
 }
 
-/// The consumer group has as many receivers as it may.
+/// The consumer group has its maximum of receivers.
 pub(super) fn too_many(refusal: &Refusal) -> Refused {
     Refused::new(ErrorCode::ReceiveLinkOpensThrottled, refusal.to_string())
         .with_condition("amqp:resource-limit-exceeded")
@@ -127,9 +127,8 @@ pub(super) fn too_many(refusal: &Refusal) -> Refused {
 
 fn failed(error: &ReadError) -> Refused {
     match error {
-        ReadError::Stopped => {
-            Refused::busy("The partition is being moved or the node stops.").with_condition("amqp:link:detach-forced")
-        }
+        ReadError::Stopped => Refused::busy("The partition is moving to another node, or the node is stopping.")
+            .with_condition("amqp:link:detach-forced"),
         ReadError::Storage(_) | ReadError::Entry { .. } | ReadError::Miscounted { .. } => {
             tracing::error!(%error, "the log of a partition cannot be read; the receiver is detached");
             Refused::new(ErrorCode::ServerError, "The log of the partition cannot be read.")

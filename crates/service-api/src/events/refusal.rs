@@ -1,4 +1,4 @@
-//! What a refused peer is told, and what is written down about it (Spec amqp §4.2, §9).
+//! Refusals: the error for the peer, and the record in the audit log (Spec amqp §4.2, §9).
 
 use std::net::SocketAddr;
 
@@ -10,21 +10,21 @@ use time::macros::format_description;
 
 use super::metrics::Metrics;
 
-/// Something that is refused.
+/// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     /// The condition of the error.
     pub(super) condition: &'static str,
-    /// Its number in the catalogue.
+    /// Its number in the error catalogue.
     pub(super) code: ErrorCode,
-    /// What the client reads, without the tracking id.
+    /// The text for the client, without the tracking id.
     pub(super) text: String,
-    /// Why credentials did not suffice, if that is it.
+    /// Why the credentials did not suffice, if they are the cause.
     pub(super) reason: Option<RefusalReason>,
 }
 
 impl Refused {
-    /// With the condition that the catalogue gives the number.
+    /// With the catalogue's condition for the number.
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self {
             condition: code.amqp_condition(),
@@ -39,7 +39,7 @@ impl Refused {
         Self { condition, ..self }
     }
 
-    /// Credentials that are missing, wrong or too weak: what is missing is not told.
+    /// Credentials that are missing, wrong or too weak. The text names no policy and no key.
     pub(super) fn credentials(reason: RefusalReason) -> Self {
         let text = match reason {
             RefusalReason::Expired => "ExpiredToken: The token is expired.",
@@ -62,29 +62,29 @@ impl Refused {
         }
     }
 
-    /// An entity that does not exist. Clients match on the wording.
+    /// An entity that does not exist. Clients match on this wording.
     pub(super) fn no_entity(host: &str, path: &str) -> Self {
         let text = format!("The messaging entity 'sb://{host}/{path}' could not be found.");
         Self::new(ErrorCode::AmqpAddressNotFound, text)
     }
 
-    /// The hub cannot serve it now.
+    /// A request that the hub cannot serve now.
     pub(super) fn busy(text: impl Into<String>) -> Self {
         Self::new(ErrorCode::ServiceUnavailable, text).with_condition("com.microsoft:server-busy")
     }
 
-    /// As in HTTP, for responses.
+    /// The status code of a response.
     pub(super) fn status(&self) -> i32 {
         match self.reason {
             Some(RefusalReason::Right) => 403,
-            // `put-token` with nonsense in it is a malformed request.
+            // A put-token without a readable token is a malformed request.
             Some(RefusalReason::Malformed | RefusalReason::Missing) => 400,
             _ => i32::from(self.code.http_status()),
         }
     }
 
-    /// Builds the error for the wire and hands it to `tell`.
-    pub(super) fn tell<R>(&self, hub: &str, now: UnixMillis, tell: impl FnOnce(&Fault<'_>) -> R) -> R {
+    /// Builds the error for the wire and passes it to `build`.
+    pub(super) fn with_fault<R>(&self, hub: &str, now: UnixMillis, build: impl FnOnce(&Fault<'_>) -> R) -> R {
         let tracking = Tracking::new(hub, now);
         let text = tracking.text(&self.text);
         let code = i32::try_from(self.code.number()).unwrap_or_default();
@@ -92,11 +92,11 @@ impl Refused {
             ("com.microsoft:tracking-id", InfoValue::Text(tracking.id.as_str())),
             ("com.microsoft:error-code", InfoValue::Int(code)),
         ];
-        tell(&Fault::new(self.condition, &text).with_info(&info))
+        build(&Fault::new(self.condition, &text).with_info(&info))
     }
 }
 
-/// What Event Hubs appends to every text: enough to find the line in the log.
+/// The suffix that Event Hubs appends to every text: it identifies the line in the log.
 #[derive(Debug)]
 pub(super) struct Tracking {
     id: String,
@@ -124,24 +124,30 @@ fn utc(time: UnixMillis) -> String {
         .unwrap_or_default()
 }
 
-/// Who is refused, as far as it is known.
+/// The refused principal, as far as it is known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whom<'a> {
-    /// The policy that has authenticated, or whom the client claims to be.
+pub(super) struct RefusedPrincipal<'a> {
+    /// The policy that has authenticated, or principal the client claims to be.
     pub(super) identity: &'a str,
     pub(super) protocol: Protocol,
     pub(super) address: SocketAddr,
 }
 
 /// Counts the refusal and writes it to the audit log.
-pub(super) fn audit(hub: &DeviceHub, metrics: &Metrics, whom: Whom<'_>, refused: &Refused, now: UnixMillis) {
+pub(super) fn audit(
+    hub: &DeviceHub,
+    metrics: &Metrics,
+    principal: RefusedPrincipal<'_>,
+    refused: &Refused,
+    now: UnixMillis,
+) {
     metrics.refused(refused.code);
     match refused.reason {
         Some(reason) => hub.audit().refused_identity(
             Operation::ReadEvents,
-            whom.identity,
-            whom.protocol,
-            whom.address,
+            principal.identity,
+            principal.protocol,
+            principal.address,
             Refusal {
                 code: refused.code,
                 reason,
@@ -153,9 +159,9 @@ pub(super) fn audit(hub: &DeviceHub, metrics: &Metrics, whom: Whom<'_>, refused:
             target: "audit",
             event = "refused",
             operation = Operation::ReadEvents.as_str(),
-            identity = whom.identity,
-            protocol = whom.protocol.as_str(),
-            address = %whom.address,
+            identity = principal.identity,
+            protocol = principal.protocol.as_str(),
+            address = %principal.address,
             code = refused.code.number(),
             reason = refused.condition,
             text = refused.text,
@@ -170,7 +176,7 @@ mod tests {
     #[test]
     fn a_refusal_names_condition_text_tracking_id_and_number() {
         let refused = Refused::no_entity("hub.example", "other");
-        refused.tell("hub", UnixMillis(1_700_000_000_000), |fault| {
+        refused.with_fault("hub", UnixMillis(1_700_000_000_000), |fault| {
             assert_eq!(fault.condition, "amqp:not-found");
             let text = fault.description.unwrap();
             assert!(text.starts_with("The messaging entity 'sb://hub.example/other' could not be found. TrackingId:"));

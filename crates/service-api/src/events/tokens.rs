@@ -1,7 +1,7 @@
-//! The tokens put on one connection: what they allow, when they end, whether their keys are still valid.
+//! The tokens of one connection: what they cover, when they expire, whether their keys are still valid.
 //!
-//! Pure: the clock and the policies come as arguments.
-//! Invariants: no signature and no key is kept; a renewal replaces the token of the same resource; a failed one leaves it.
+//! Pure: the clock and the policies are arguments.
+//! Invariants: no signature and no key is kept; a renewal replaces the token of the same resource; a failed renewal leaves it.
 
 use std::sync::Arc;
 
@@ -26,15 +26,15 @@ struct Held {
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Vec<Held>);
 
-/// As many tokens as one connection may have are on it (403005).
+/// The connection has its maximum of tokens (403005).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooMany;
+pub(super) struct TooManyTokens;
 
-/// Which part of the events endpoint is meant.
+/// The part of the events endpoint that a link or request addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part<'a> {
-    /// `$management`: any token for the endpoint or for something in it will do, as Python's consumer client has one for
-    /// its consumer group only.
+pub(super) enum EndpointScope<'a> {
+    /// `$management`: covered by any token for the endpoint or for something below it. Python's consumer client has one
+    /// for its consumer group only.
     Management,
     /// The endpoint as a whole.
     Whole,
@@ -47,7 +47,7 @@ pub(super) enum Part<'a> {
     },
 }
 
-/// Checks a policy's token on its own: signature, right, expiry, host. What it covers is asked later, link by link.
+/// Checks a policy's token by itself: signature, right, expiry, host. Its scope is checked later, link by link.
 pub(super) fn check(
     token: &SasToken<'_>,
     policy: Option<&Policy>,
@@ -61,7 +61,7 @@ pub(super) fn check(
     verify_policy(token, &resource, policy, Rights::SERVICE_CONNECT, names, now)
 }
 
-/// The path of an `sr`, taken apart as [`ResourceScope`] does it.
+/// The path of an `sr`, split as [`ResourceScope`] does it.
 fn segments(sr: &str) -> Vec<String> {
     let text = if sr.contains('/') {
         sr.into()
@@ -77,13 +77,13 @@ fn segments(sr: &str) -> Vec<String> {
 }
 
 impl Tokens {
-    /// Nobody has authenticated, or everybody's token has ended.
+    /// No identity has authenticated, or every token has expired.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Keeps an accepted token.
-    pub(super) fn put(&mut self, resource: &str, policy: &str, grant: &Grant) -> Result<(), TooMany> {
+    pub(super) fn put(&mut self, resource: &str, policy: &str, grant: &Grant) -> Result<(), TooManyTokens> {
         let held = Held {
             resource: resource.into(),
             policy: policy.into(),
@@ -95,13 +95,13 @@ impl Tokens {
         } else if self.0.len() < MAX_CBS_TOKENS {
             self.0.push(held);
         } else {
-            return Err(TooMany);
+            return Err(TooManyTokens);
         }
         Ok(())
     }
 
     /// The policy whose token covers a part of the events endpoint called `name`.
-    pub(super) fn covering(&self, name: &str, part: Part<'_>) -> Option<&Arc<str>> {
+    pub(super) fn covering(&self, name: &str, part: EndpointScope<'_>) -> Option<&Arc<str>> {
         self.0
             .iter()
             .find(|held| covers(&held.resource, name, part))
@@ -109,23 +109,23 @@ impl Tokens {
     }
 
     /// The name of any policy that has authenticated here, for the audit log.
-    pub(super) fn anyone(&self) -> Option<&Arc<str>> {
+    pub(super) fn first_policy(&self) -> Option<&Arc<str>> {
         self.0.first().map(|held| &held.policy)
     }
 
-    /// When the first token ends.
+    /// When the first token expires.
     pub(super) fn next_end(&self) -> Option<UnixMillis> {
         self.0.iter().map(|held| held.ends).min()
     }
 
-    /// Forgets what has ended by `now`; whether there was any.
+    /// Removes the tokens that have expired by `now`; `true` when there were any.
     pub(super) fn expire(&mut self, now: UnixMillis) -> bool {
         let before = self.0.len();
         self.0.retain(|held| held.ends >= now);
         self.0.len() < before
     }
 
-    /// Forgets tokens whose policy, right or key is gone; whether there was any.
+    /// Removes tokens whose policy, right or key no longer exists; `true` when there were any.
     pub(super) fn revoke(&mut self, policy: impl Fn(&str) -> Option<Arc<Policy>>) -> bool {
         let before = self.0.len();
         self.0.retain(|held| {
@@ -136,7 +136,7 @@ impl Tokens {
     }
 }
 
-fn covers(sr: &str, name: &str, part: Part<'_>) -> bool {
+fn covers(sr: &str, name: &str, part: EndpointScope<'_>) -> bool {
     let Ok(scope) = ResourceScope::parse(sr) else {
         return false;
     };
@@ -145,9 +145,9 @@ fn covers(sr: &str, name: &str, part: Part<'_>) -> bool {
     [ResourcePath::events(name, &[]), hub_path]
         .into_iter()
         .any(|root| match part {
-            Part::Whole => scope.covers(&root),
-            Part::Management => scope.covers(&root.then("$management")) || lies_within(sr, &root),
-            Part::Partition { group, partition } => scope.covers(
+            EndpointScope::Whole => scope.covers(&root),
+            EndpointScope::Management => scope.covers(&root.then("$management")) || lies_within(sr, &root),
+            EndpointScope::Partition { group, partition } => scope.covers(
                 &root
                     .then("ConsumerGroups")
                     .then(group)
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn tokens_of_event_hubs_clients_signed_with_the_text_of_the_key_cover_what_they_name() {
-        let partition = Part::Partition {
+        let partition = EndpointScope::Partition {
             group: "$Default",
             partition: "0",
         };
@@ -225,9 +225,13 @@ mod tests {
         ] {
             let mut tokens = Tokens::default();
             put(&mut tokens, resource, policy().keys.primary.to_base64().as_bytes()).unwrap();
-            assert_eq!(tokens.covering("hub", Part::Whole).is_some(), whole, "{resource}");
             assert_eq!(
-                tokens.covering("hub", Part::Management).is_some(),
+                tokens.covering("hub", EndpointScope::Whole).is_some(),
+                whole,
+                "{resource}"
+            );
+            assert_eq!(
+                tokens.covering("hub", EndpointScope::Management).is_some(),
                 management,
                 "{resource}"
             );

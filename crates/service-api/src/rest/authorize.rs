@@ -1,7 +1,7 @@
-//! Who calls, and whether they may (Spec auth-and-limits §1, §2, rest §1.2).
+//! Authentication and authorization of callers (Spec auth-and-limits §1, §2, rest §1.2).
 //!
-//! Invariants: a caller whose credential is not accepted learns only what its own token says; what may rest on a stale
-//! replica is confirmed before it is refused (foundations 18).
+//! Invariants: a caller whose credential is not accepted learns only what its own token contains; a refusal that a stale
+//! replica could cause is sent only after the registry's leader has confirmed the replica (docs/architecture.md).
 
 use holdfast_auth::{Grant, HubNames, ResourcePath, Rights, SasRefusal, SasToken, verify, verify_policy};
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, RefusalReason, UnixMillis};
@@ -10,22 +10,22 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::error::ApiError;
-use super::times;
+use super::timestamps;
 
-/// What a credential is checked against.
+/// The data for checking a credential.
 pub(super) struct Check<'a> {
     pub(super) registry: &'a Registry,
     pub(super) hub_names: &'a HubNames,
     pub(super) now: UnixMillis,
     /// The request's path, decoded.
     pub(super) segments: &'a [String],
-    /// The right that a policy needs; [`Rights::NONE`] where any valid token may ask.
+    /// The right that a policy needs; [`Rights::NONE`] where any valid token suffices.
     pub(super) right: Rights,
-    /// The identity whose own key counts too.
+    /// The identity whose own key is accepted too.
     pub(super) device_side: Option<&'a (String, Option<String>)>,
 }
 
-/// A caller who may not.
+/// A caller without valid credentials or without the right.
 #[derive(Debug)]
 pub(super) struct Denied {
     /// For the audit log.
@@ -43,7 +43,7 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
         return Err(denied(
             "nobody",
             RefusalReason::Malformed,
-            "the Authorization header is not text",
+            "the Authorization header is not ASCII text",
         ));
     };
     if text
@@ -53,11 +53,11 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
         return Err(denied(
             "bearer",
             RefusalReason::AuthType,
-            "this version of the hub takes no bearer tokens",
+            "this version of the hub does not accept bearer tokens",
         ));
     }
     let token = SasToken::parse(text).map_err(|refusal| sas_denied("unreadable token", refusal))?;
-    match attempt(&token, check) {
+    match check_token(&token, check) {
         Err(denied) if denied.reason.needs_confirmation() => {
             if let Err(error) = check.registry.confirm().await {
                 let reason = RefusalReason::Unconfirmed;
@@ -67,13 +67,13 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
                     ..*denied
                 }));
             }
-            attempt(&token, check)
+            check_token(&token, check)
         }
         outcome => outcome,
     }
 }
 
-fn attempt(token: &SasToken<'_>, check: &Check<'_>) -> Result<String, Box<Denied>> {
+fn check_token(token: &SasToken<'_>, check: &Check<'_>) -> Result<String, Box<Denied>> {
     match (token.policy(), check.device_side) {
         (None, Some(device_side)) => by_own_key(token, check, device_side),
         (name, _) => by_policy(token, name, check),
@@ -134,16 +134,16 @@ fn by_own_key(
     Ok(format!("identity {id}"))
 }
 
-/// The same words for a policy that does not exist, a wrong key and an unknown device.
+/// The same text for a policy that does not exist, a wrong key and an unknown device.
 const SIGNATURE_TEXT: &str = "the token's policy, identity or signature is not valid";
 
 fn sas_denied(principal: &str, refusal: SasRefusal) -> Box<Denied> {
     let text = match refusal {
         SasRefusal::UnknownPolicy | SasRefusal::Signature => SIGNATURE_TEXT.to_owned(),
-        // What a device's owner compares with its own clock.
+        // Both times, so that the caller can compare clocks.
         SasRefusal::Expired { at, now } => {
-            let (at, now) = (times::iso(Some(at)), times::iso(Some(now)));
-            format!("the token expired at {at}, the hub's clock says {now}")
+            let (at, now) = (timestamps::iso(Some(at)), timestamps::iso(Some(now)));
+            format!("the token expired at {at}, the hub's time is {now}")
         }
         SasRefusal::Right(right) => format!("Authorization rule does not allow access, missing right {right}"),
         refusal => refusal.to_string(),

@@ -1,32 +1,30 @@
-//! Reading a request's body: bounded in bytes, in time and over all requests together (Spec rest §1.1).
+//! Reads a request's body: bounded in bytes, in time, and over all requests together (Spec rest §1.1).
 
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use holdfast_model::ErrorCode;
 use holdfast_model::limits::MAX_HTTP_BODY_BYTES;
+use holdfast_net::Body;
 use holdfast_tasks::{ByteBudget, Permit};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::json;
 
-/// How much more than the limit is read and thrown away, so that the answer arrives: a client that is still sending when
-/// the connection is closed loses what was sent to it (RFC 9112 §9.6).
+/// Bytes beyond the limit that are read and discarded, so that the answer arrives: a client that is still sending when
+/// the connection closes loses the answer (RFC 9112 §9.6).
 const MAX_DISCARDED_BYTES: usize = 4 * MAX_HTTP_BODY_BYTES;
 
-/// A body that has not been read.
+/// A body that has not been read yet.
 pub(super) struct Incoming {
-    /// In a mutex only because a body is not `Sync`, and a request is shared with what runs for it.
-    body: Mutex<Option<Body>>,
+    body: Option<Body>,
     length: Option<u64>,
-    /// The client sends its body only when it is asked to.
-    waits: bool,
+    /// The client waits for `100 Continue` before it sends its body.
+    expects_continue: bool,
     budget: ByteBudget,
     deadline: Duration,
 }
@@ -37,9 +35,9 @@ impl Incoming {
             .get(CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse().ok());
         Self {
-            body: Mutex::new(Some(body)),
+            body: Some(body),
             length,
-            waits: headers.contains_key(EXPECT),
+            expects_continue: headers.contains_key(EXPECT),
             budget,
             deadline,
         }
@@ -62,10 +60,13 @@ impl Incoming {
     }
 
     async fn read(&mut self) -> Result<(Bytes, Permit), ApiError> {
-        // Nothing of a body past the limit is kept, and nothing at all is read of one that is far past it.
+        // A body past the limit is not kept; a body far past the limit is not read at all.
         if let Some(length) = self.length.filter(|length| *length > MAX_HTTP_BODY_BYTES as u64) {
-            let body = self.body.get_mut().take().unwrap_or_default();
-            if length <= MAX_DISCARDED_BYTES as u64 && !self.waits {
+            if length <= MAX_DISCARDED_BYTES as u64
+                && !self.expects_continue
+                && let Some(body) = self.body.take()
+            {
+                // Whether the client was slow does not change the answer.
                 let _ = tokio::time::timeout(self.deadline, discard(body)).await;
             }
             return Err(too_large());
@@ -77,10 +78,12 @@ impl Incoming {
         let permit = self.budget.try_take(expected).map_err(|_| {
             ApiError::new(
                 ErrorCode::ServerBusy,
-                "too many request bodies are being read, repeat a little later",
+                "too many request bodies are being read; retry after a second",
             )
         })?;
-        let body = self.body.get_mut().take().unwrap_or_default();
+        let Some(body) = self.body.take() else {
+            return Ok((Bytes::new(), permit));
+        };
         match tokio::time::timeout(self.deadline, collect(body)).await {
             Ok(bytes) => Ok((bytes?, permit)),
             Err(_) => Err(ApiError::new(
@@ -106,7 +109,7 @@ async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
     Ok(bytes.freeze())
 }
 
-/// Reads to the end of the body, within bounds, and keeps nothing.
+/// Reads the rest of the body, within bounds, and discards it.
 async fn discard(mut body: Body) {
     let mut left = MAX_DISCARDED_BYTES;
     while let Some(Ok(frame)) = body.frame().await {

@@ -1,11 +1,12 @@
-//! What each call does, once the caller is known to be allowed.
+//! Executes the calls of authorized callers.
 
 mod bulk;
 mod cluster;
 mod devices;
+mod diagnose;
+mod holdfast_api;
 mod keys;
 mod modules;
-mod own;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, WriteOperation, Written};
@@ -14,12 +15,11 @@ use serde_json::json;
 
 use super::error::ApiError;
 use super::reply::Reply;
-use super::route::{Call, Own};
-use super::state::Shared;
-use super::view::{Caller, Connection};
+use super::route::{Call, HoldfastCall};
+use super::state::{Caller, Shared};
 use super::{body, etag};
 
-/// One request whose caller has been accepted.
+/// One request of an authorized caller.
 pub(super) struct Request<'a> {
     pub(super) shared: &'a Shared,
     pub(super) caller: &'a Caller,
@@ -28,7 +28,7 @@ pub(super) struct Request<'a> {
     pub(super) body: body::Incoming,
 }
 
-/// Does the call.
+/// Executes the call.
 pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiError> {
     match call {
         Call::PutDevice(id) => devices::put(&id, request).await,
@@ -46,23 +46,27 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::GetModule(device, module) => modules::get(&device, &module, &request).await,
         Call::DeleteModule(device, module) => modules::delete(&device, &module, &request).await,
         Call::ListModules(device) => modules::list(&device, &request).await,
-        Call::Later(later) => {
-            let text = format!("this version of the hub does not have the feature: {}", later.feature);
+        Call::Unimplemented(missing) => {
+            let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
         }
-        Call::Own(Own::Hub) => own::hub(&request),
-        Call::Own(Own::Diagnose(device, module)) => own::diagnose(&device, module.as_deref(), &request).await,
-        Call::Own(Own::ListConsumerGroups) => own::list_consumer_groups(&request).await,
-        Call::Own(Own::PutConsumerGroup(name)) => own::put_consumer_group(&name, request).await,
-        Call::Own(Own::DeleteConsumerGroup(name)) => own::delete_consumer_group(&name, &request).await,
-        Call::Own(Own::ClusterStatus) => cluster::status(&request).await,
-        Call::Own(Own::SetReplication) => cluster::set_replication(request).await,
-        Call::Own(Own::CreateJoinToken) => cluster::create_token(request).await,
-        Call::Own(Own::ListJoinTokens) => cluster::list_tokens(&request).await,
-        Call::Own(Own::RevokeJoinToken(id)) => cluster::revoke_token(&id, &request).await,
-        Call::Own(Own::DrainNode(node)) => cluster::drain(&node, &request).await,
-        Call::Own(Own::UndrainNode(node)) => cluster::undrain(&node, &request).await,
-        Call::Own(Own::RemoveNode(node)) => cluster::remove(&node, &request).await,
+        Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
+        Call::Holdfast(HoldfastCall::Diagnose(device, module)) => {
+            diagnose::diagnose(&device, module.as_deref(), &request).await
+        }
+        Call::Holdfast(HoldfastCall::ListConsumerGroups) => holdfast_api::list_consumer_groups(&request).await,
+        Call::Holdfast(HoldfastCall::PutConsumerGroup(name)) => holdfast_api::put_consumer_group(&name, request).await,
+        Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {
+            holdfast_api::delete_consumer_group(&name, &request).await
+        }
+        Call::Holdfast(HoldfastCall::ClusterStatus) => cluster::status(&request).await,
+        Call::Holdfast(HoldfastCall::SetReplication) => cluster::set_replication(request).await,
+        Call::Holdfast(HoldfastCall::CreateJoinToken) => cluster::create_token(request).await,
+        Call::Holdfast(HoldfastCall::ListJoinTokens) => cluster::list_tokens(&request).await,
+        Call::Holdfast(HoldfastCall::RevokeJoinToken(id)) => cluster::revoke_token(&id, &request).await,
+        Call::Holdfast(HoldfastCall::DrainNode(node)) => cluster::drain(&node, &request).await,
+        Call::Holdfast(HoldfastCall::UndrainNode(node)) => cluster::undrain(&node, &request).await,
+        Call::Holdfast(HoldfastCall::RemoveNode(node)) => cluster::remove(&node, &request).await,
     }
 }
 
@@ -72,26 +76,26 @@ impl Request<'_> {
         etag::if_match(self.headers)
     }
 
-    /// Writes one identity and tells the audit log how it went.
+    /// Writes one identity and records the outcome in the audit log.
     async fn write(&self, operation: &'static str, write: IdentityWrite) -> Result<Written, ApiError> {
         let subject = write.id.to_string();
-        let outcome = self.within(self.shared.registry.write(write)).await;
+        let outcome = self.within(self.shared.registry().write(write)).await;
         self.audit(operation, &subject, outcome.as_ref().err().map(RegistryError::code));
         Ok(outcome?)
     }
 
-    /// Waits for the registry no longer than a call may take.
+    /// Waits for the registry, at most `rest.request_timeout`.
     async fn within<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
         match tokio::time::timeout(self.shared.config.request_timeout.get(), work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(RegistryError::Unavailable {
-                reason: "no answer in time".to_owned(),
+                reason: "no answer within rest.request_timeout".to_owned(),
             }),
         }
     }
 
     fn audit(&self, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
-        self.shared.hub.changed(self.caller, operation, subject, code);
+        self.shared.changed(self.caller, operation, subject, code);
     }
 
     /// The documents of identities in a list.
@@ -99,19 +103,17 @@ impl Request<'_> {
         &self,
         identities: impl Iterator<Item = &'a holdfast_registry::Identity> + Clone,
     ) -> Vec<serde_json::Value> {
-        let ids = identities.clone().map(|identity| &identity.id).collect();
-        let connections = self.shared.hub.connections(ids).await;
-        let connections = connections.into_iter().chain(std::iter::repeat(Connection::default()));
+        let ids: Vec<_> = identities.clone().map(|identity| &identity.id).collect();
+        let connections = self.shared.hub.connection_states(&ids).await;
         identities
             .zip(connections)
             .map(|(identity, connection)| super::document::show(identity, connection))
             .collect()
     }
 
-    /// The document of an identity that has just been written or read.
+    /// The document of an identity after a write or read.
     async fn show(&self, status: u16, identity: &holdfast_registry::Identity) -> Reply {
-        let connections = self.shared.hub.connections(vec![&identity.id]).await;
-        let connection = connections.first().copied().unwrap_or_default();
+        let connection = self.shared.hub.connection_state(&identity.id).await;
         Reply::json(status, super::document::show(identity, connection)).etag(&identity.etag.0)
     }
 }
@@ -146,7 +148,7 @@ fn module_not_found(id: &IdentityId) -> ApiError {
     ApiError::new(ErrorCode::ModuleNotFound, format!("module '{id}' does not exist"))
 }
 
-/// The id in a document must be the one in the path.
+/// Checks that the id in a document equals the id in the path.
 fn check_same(field: &str, given: Option<&str>, path: &str) -> Result<(), ApiError> {
     match given {
         Some(given) if given == path => Ok(()),

@@ -8,13 +8,13 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestConfig {
-    /// How long a call may wait for the registry before it is answered with 503.
+    /// How long a call may wait for the registry; then it is answered with 503.
     pub request_timeout: HumanDuration,
     /// How long a request's body may take to arrive.
     pub body_timeout: HumanDuration,
-    /// How many calls may be under way at once on this node; more are answered with 503.
+    /// How many calls this node executes at once; further ones are answered with 503.
     pub max_requests: usize,
-    /// How many bytes of bodies may be held at once on this node; more calls are answered with 503.
+    /// How many bytes of bodies this node holds at once; further calls are answered with 503.
     pub max_body_bytes: ByteSize,
 }
 
@@ -29,13 +29,13 @@ impl Default for RestConfig {
     }
 }
 
-/// A value of [`RestConfig`] that cannot work.
+/// An invalid value of [`RestConfig`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("rest.{key}: {reason}")]
 pub struct InvalidRestConfig {
     /// The key within the section.
     pub key: &'static str,
-    /// What would be right.
+    /// The allowed values.
     pub reason: &'static str,
 }
 
@@ -43,7 +43,7 @@ impl RestConfig {
     /// Checks every value.
     ///
     /// # Errors
-    /// The first value that cannot work.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), InvalidRestConfig> {
         let spans = HumanDuration::millis(100)..=HumanDuration::secs(600);
         if !spans.contains(&self.request_timeout) {

@@ -1,6 +1,7 @@
 //! Device and module documents, both ways (Spec rest §2.1, §2.3).
 
 use holdfast_auth::{Key, KeyPair};
+use holdfast_device_hub::ConnectionState;
 use holdfast_model::ErrorCode;
 use holdfast_registry::{
     Authentication, AuthenticationWrite, Identity, IdentityContent, ScopeWrite, Status, Thumbprint, Thumbprints,
@@ -9,19 +10,13 @@ use holdfast_registry::{
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::json::{Fields, format_error, shown};
-use super::times;
-use super::view::Connection;
+use super::json::{Fields, format_error, quoted};
+use super::timestamps;
 
-/// The document of a device or module. Holds its keys: only for callers with a registry right.
-pub(super) fn show(identity: &Identity, connection: Connection) -> Value {
+/// The document of a device or module. It contains the keys: only for callers with a registry right.
+pub(super) fn show(identity: &Identity, connection: ConnectionState) -> Value {
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| document.insert(name.to_owned(), value);
-    let state = if connection.is_connected {
-        "Connected"
-    } else {
-        "Disconnected"
-    };
     let is_device = identity.id.module.is_none();
     if let Some(module) = &identity.id.module {
         put("moduleId", json!(module.as_str()));
@@ -30,16 +25,16 @@ pub(super) fn show(identity: &Identity, connection: Connection) -> Value {
     put("deviceId", json!(identity.id.device.as_str()));
     put("generationId", json!(identity.generation.to_string()));
     put("etag", json!(identity.etag.0));
-    put("connectionState", json!(state));
+    put("connectionState", json!(connection_state(connection.is_connected)));
     if is_device {
         put("status", json!(status_name(identity.status)));
         put("statusReason", json!(identity.status_reason));
     }
-    put("connectionStateUpdatedTime", json!(times::iso(connection.updated)));
+    put("connectionStateUpdatedTime", json!(timestamps::iso(connection.updated)));
     if is_device {
-        put("statusUpdatedTime", json!(times::iso(identity.status_updated)));
+        put("statusUpdatedTime", json!(timestamps::iso(identity.status_updated)));
     }
-    put("lastActivityTime", json!(times::iso(connection.last_activity)));
+    put("lastActivityTime", json!(timestamps::iso(connection.updated)));
     put("cloudToDeviceMessageCount", json!(0));
     put("authentication", show_authentication(&identity.authentication));
     if is_device {
@@ -52,6 +47,10 @@ pub(super) fn show(identity: &Identity, connection: Connection) -> Value {
         }
     }
     Value::Object(document)
+}
+
+pub(super) fn connection_state(is_connected: bool) -> &'static str {
+    if is_connected { "Connected" } else { "Disconnected" }
 }
 
 pub(super) fn status_name(status: Status) -> &'static str {
@@ -80,7 +79,7 @@ fn show_authentication(authentication: &Authentication) -> Value {
     })
 }
 
-/// What of a document counts on input; the same for single calls and bulk entries.
+/// Reads the writable fields of a document, for single calls and bulk entries.
 pub(super) fn read(fields: &Fields<'_>) -> Result<IdentityContent, ApiError> {
     Ok(IdentityContent {
         status: read_status(fields)?,
@@ -111,7 +110,7 @@ fn read_status(fields: &Fields<'_>) -> Result<Status, ApiError> {
         Some(text) if text.eq_ignore_ascii_case("disabled") => Ok(Status::Disabled),
         Some(text) => Err(ApiError::invalid(format!(
             "status {} is neither enabled nor disabled",
-            shown(text)
+            quoted(text)
         ))),
     }
 }
@@ -138,7 +137,7 @@ fn read_parent_scopes(fields: &Fields<'_>) -> Result<ScopeWrite, ApiError> {
     }
 }
 
-/// `None` when the object says nothing at all.
+/// `None` when the object contains neither type nor credentials.
 fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>, ApiError> {
     let keys = read_keys(given)?;
     let prints = read_thumbprints(given)?;
@@ -155,7 +154,7 @@ fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>
     } else if let Some(kind) = kind {
         let text = format!(
             "authentication type {} is none of sas, selfSigned, certificateAuthority, none",
-            shown(kind)
+            quoted(kind)
         );
         return Err(ApiError::invalid(text));
     } else if keys.is_none() && prints.is_some() {

@@ -5,17 +5,17 @@ use holdfast_registry::{RegistryError, Rejection};
 use serde_json::json;
 
 use super::reply::Reply;
-use super::times;
+use super::timestamps;
 
-/// Seconds after which a refused caller may come again.
+/// Seconds after which a refused caller may retry.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// A call that is answered with an error.
+/// The error that answers a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) code: ErrorCode,
     pub(super) text: String,
-    /// Methods that the resource knows, for 405.
+    /// The methods of the resource, for 405.
     pub(super) allow: Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ impl ApiError {
         let body = json!({
             "errorCode": self.code.number(),
             "Message": format!("ErrorCode:{};{text}", self.code.name()),
-            "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{}", times::us_date(now)),
+            "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{}", timestamps::us_date(now)),
         });
         let mut reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
         if matches!(self.code.http_status(), 429 | 503) {
@@ -66,9 +66,12 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Rejected(rejection) => rejection.into(),
-            // The cause of the others is for the log, not for the caller.
+            // The cause of the others goes to the log; the caller gets the meaning of the number.
             error => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a registry operation failed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a registry operation failed; the call is answered with an error"
+                );
                 Self::new(error.code(), error.code().meaning())
             }
         }

@@ -1,7 +1,7 @@
-//! Strict JSON on the way in, and how documents are read field by field (Spec rest §1.5).
+//! Parses JSON bodies, and reads documents field by field (Spec rest §1.5).
 //!
-//! Why: `serde_json` keeps the last of two equal keys, and a document that two readers understand differently is a way
-//! past a check. Field names are matched in any case, since old clients send `Enabled`.
+//! Why: `serde_json` keeps the last of two equal keys, and a document that two readers interpret differently can bypass
+//! a check. Field names are matched in any case, since old clients send `Enabled`.
 //! Invariants: at most 32 levels; no duplicate key at any level; nothing here panics.
 
 use std::collections::HashSet;
@@ -44,7 +44,7 @@ pub(super) fn format_error(text: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::IotHubFormatError, text)
 }
 
-/// An object whose fields are found in any case.
+/// An object with case-insensitive field names.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a>(&'a Map<String, Value>);
 
@@ -53,7 +53,7 @@ impl<'a> Fields<'a> {
         let mut names = HashSet::with_capacity(map.len());
         for name in map.keys() {
             if !names.insert(name.to_ascii_lowercase()) {
-                return Err(format_error(format!("field {} occurs twice", shown(name))));
+                return Err(format_error(format!("field {} occurs twice", quoted(name))));
             }
         }
         Ok(Self(map))
@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// The field, `null` being the same as absent.
+    /// The field; `null` counts as absent.
     fn value(&self, name: &str) -> Option<&'a Value> {
         self.get(name).filter(|value| !value.is_null())
     }
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The first name that is none of `known`.
+    /// The first name that is not in `known`.
     pub(super) fn unknown(&self, known: &[&str]) -> Option<&'a str> {
         self.0
             .keys()
@@ -129,8 +129,8 @@ fn wrong_type(name: &str, expected: &str) -> ApiError {
     format_error(format!("field {name} must be {expected}"))
 }
 
-/// A name out of a request, short enough for an error text.
-pub(super) fn shown(name: &str) -> String {
+/// A name from a request, truncated and escaped for an error text.
+pub(super) fn quoted(name: &str) -> String {
     let short: String = name.chars().take(64).collect();
     format!("'{}'", short.escape_debug())
 }
@@ -210,7 +210,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(name) = fields.next_key::<String>()? {
             let value = fields.next_value_seed(inner)?;
             if map.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("duplicate key {}", shown(&name))));
+                return Err(de::Error::custom(format_args!("duplicate key {}", quoted(&name))));
             }
             map.insert(name, value);
         }

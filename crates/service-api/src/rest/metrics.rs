@@ -1,8 +1,8 @@
-//! What the service API counts (docs/metrics.md).
+//! Metrics of the service API (docs/metrics.md).
 
 use metrics::{Counter, Histogram, counter, histogram};
 
-/// Handles made once, under the recorder that is current when the router is built.
+/// Handles created once, under the recorder that is current when the service is built.
 pub(super) struct Metrics {
     /// Answers by class: 1xx never, 2xx, 3xx never, 4xx, 5xx.
     by_class: [Counter; 5],

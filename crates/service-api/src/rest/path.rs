@@ -3,10 +3,10 @@
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-/// Longest path that is looked at, in bytes; two ids of 128 characters, each escaped, are below it.
+/// Longest path that is parsed, in bytes; two ids of 128 characters, each escaped, are shorter.
 const MAX_PATH_BYTES: usize = 4 * 1024;
 
-/// The decoded segments of a path; `None` for `//`, dot segments and bytes that are no UTF-8, which name nothing.
+/// The decoded segments of a path; `None` for `//`, dot segments and invalid UTF-8, which name no resource.
 ///
 /// A trailing slash is ignored: C# asks for `/devices/?top=…`.
 pub(super) fn segments(uri: &Uri) -> Option<Vec<String>> {
@@ -29,7 +29,7 @@ fn segment(raw: &str) -> Option<String> {
     Some(text.into_owned())
 }
 
-/// The first value of a query parameter, whose name is matched in any case.
+/// The first value of a query parameter; names are case-insensitive.
 pub(super) fn query(uri: &Uri, name: &str) -> Option<String> {
     let decode = |text: &str| {
         percent_decode_str(&text.replace('+', " "))

@@ -1,22 +1,19 @@
 //! One request from its head to its answer, in the order of checks of Spec rest §1.2.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Body;
 use holdfast_auth::Rights;
 use holdfast_model::{ErrorCode, RefusalReason};
-use holdfast_net::Peer;
+use holdfast_net::{Body, Peer};
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response};
 
 use super::authorize::{self, Check};
 use super::error::ApiError;
 use super::reply::Reply;
 use super::route::{self, Call, Resolved};
-use super::state::Shared;
-use super::view::Caller;
+use super::state::{Caller, Shared};
 use super::{body, calls, path};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
@@ -24,27 +21,23 @@ const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-reque
 const RETURN_CLIENT_REQUEST_ID: &str = "x-ms-return-client-request-id";
 const METHOD_OVERRIDE: &str = "x-http-method-override";
 
-/// Longest id of a client's that is echoed and logged, in bytes.
+/// Longest client request id that is echoed and logged, in bytes.
 const MAX_CLIENT_ID_BYTES: usize = 128;
 
-/// Answers `request`.
-pub(super) async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Response<Body> {
+/// Answers a request of `peer`.
+pub(super) async fn answer(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Response<Body> {
     let started = Instant::now();
     let id = format!("{:032x}", rand::random::<u128>());
-    let client_id = client_request_id(request.headers()).cloned();
-    let echo = client_id
-        .as_ref()
-        .filter(|_| wants_client_id(request.headers()))
-        .cloned();
-    let method = request.method().clone();
-    let outcome = limited(&shared, request).await;
-    let reply = outcome.unwrap_or_else(|error| error.reply(&id, (shared.clock)()));
+    let client_id = client_request_id(&head.headers).cloned();
+    let echo = client_id.as_ref().filter(|_| wants_client_id(&head.headers)).cloned();
+    let outcome = limited(shared, head, body, peer).await;
+    let reply = outcome.unwrap_or_else(|error| error.reply(&id, shared.now()));
     shared.metrics.answered(reply.status());
     shared.metrics.seconds.record(started.elapsed());
     tracing::debug!(
         request_id = id,
         client_request_id = client_id.as_ref().and_then(|value| value.to_str().ok()),
-        %method,
+        method = %head.method,
         status = reply.status(),
         "service API call"
     );
@@ -71,37 +64,33 @@ fn wants_client_id(headers: &HeaderMap) -> bool {
             .is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-/// Bounds how many calls are under way, and how long one takes. A body has its own deadline on top.
-async fn limited(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiError> {
+/// Bounds the number of concurrent calls and the time of one. Reading a body has its own deadline on top.
+async fn limited(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Result<Reply, ApiError> {
     let Ok(_permit) = shared.requests.try_acquire() else {
         return Err(ApiError::new(
             ErrorCode::ServerBusy,
-            "too many calls are under way, repeat a little later",
+            "too many calls are in progress; retry after a second",
         ));
     };
     let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get();
-    match tokio::time::timeout(limit, checked(shared, request)).await {
+    match tokio::time::timeout(limit, checked(shared, head, body, peer)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unavailable()),
     }
 }
 
 fn unavailable() -> ApiError {
-    let text = "the hub did not answer in time, a write may or may not have been done";
+    let text = "the hub did not answer in time; whether a write took effect is not known";
     ApiError::new(ErrorCode::ServiceUnavailable, text)
 }
 
-async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiError> {
-    let (head, body) = request.into_parts();
-    let address = head
-        .extensions
-        .get::<Peer>()
-        .map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), |peer| peer.address);
+async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Result<Reply, ApiError> {
+    let address = peer.address;
     let segments = path::segments(&head.uri);
     let known = segments.as_deref().unwrap_or_default();
     let over = head.headers.get(METHOD_OVERRIDE).and_then(|value| value.to_str().ok());
     let method = route::overridden(&head.method, over, known);
-    if !route::is_own(known) {
+    if !route::is_holdfast_api(known) {
         path::check_version(&head.uri).map_err(authorize::wrong_version)?;
     }
     let resolved = match &segments {
@@ -110,14 +99,13 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
     };
     let (right, device_side) = match &resolved {
         Resolved::Call(call) => (call.right(), device_side(call)),
-        // Whoever holds any valid token may learn that there is no such path.
+        // Any valid token suffices to learn that a path does not exist.
         Resolved::Method(_) | Resolved::Nothing => (Rights::NONE, None),
     };
-    let now = (shared.clock)();
     let check = Check {
-        registry: &shared.registry,
-        hub_names: &shared.hub_names,
-        now,
+        registry: shared.registry(),
+        hub_names: shared.hub.hub_names(),
+        now: shared.now(),
         segments: known,
         right,
         device_side,
@@ -131,7 +119,7 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
                 principal: denied.principal,
                 address,
             };
-            shared.hub.refused(&caller, denied.reason, denied.error.code);
+            shared.refused(&caller, denied.reason, denied.error.code);
             return Err(denied.error);
         }
         Err(_) => {
@@ -139,9 +127,7 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
                 principal: "unconfirmed".to_owned(),
                 address,
             };
-            shared
-                .hub
-                .refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
+            shared.refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
             return Err(unavailable());
         }
     };
@@ -150,12 +136,12 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
         Resolved::Method(allowed) => {
             let mut error = ApiError::new(
                 ErrorCode::GenericMethodNotAllowed,
-                format!("{method} is not possible here"),
+                format!("method {method} is not allowed for this path"),
             );
             error.allow = Some(allowed);
             return Err(error);
         }
-        Resolved::Nothing => return Err(ApiError::new(ErrorCode::GenericNotFound, "there is no such path")),
+        Resolved::Nothing => return Err(ApiError::new(ErrorCode::GenericNotFound, "the path does not exist")),
     };
     let body = body::Incoming::new(
         &head.headers,
@@ -176,7 +162,7 @@ async fn checked(shared: &Shared, request: Request<Body>) -> Result<Reply, ApiEr
 
 fn device_side(call: &Call) -> Option<&(String, Option<String>)> {
     match call {
-        Call::Later(later) => later.device_side.as_ref(),
+        Call::Unimplemented(missing) => missing.device_side.as_ref(),
         _ => None,
     }
 }

@@ -1,8 +1,10 @@
-//! An answer before it becomes HTTP.
+//! An answer before its conversion to an HTTP response.
 
-use axum::body::Body;
+use bytes::Bytes;
+use holdfast_net::Body;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -37,7 +39,7 @@ impl Reply {
         }
     }
 
-    /// Adds a header; a value that HTTP cannot carry is left out.
+    /// Adds a header; a value that is not valid in HTTP is left out.
     pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.push((HeaderName::from_static(name), value));
@@ -59,7 +61,8 @@ impl Reply {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let has_body = self.body.is_some();
-        let body = self.body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let text = self.body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let body = Full::new(text).map_err(|never| match never {}).boxed_unsync();
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if has_body {

@@ -1,9 +1,9 @@
-//! Which call a method and path mean, and the right that it needs (Spec rest §2–§8, auth-and-limits §2).
+//! Maps a method and path to a call and the right that it needs (Spec rest §2–§8, auth-and-limits §2).
 
 use holdfast_auth::Rights;
 use http::Method;
 
-/// A call of the service API. Ids are texts as sent, decoded, and not yet checked.
+/// A call of the service API. Ids are the decoded texts of the path, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
     PutDevice(String),
@@ -18,24 +18,24 @@ pub(super) enum Call {
     GetModule(String, String),
     DeleteModule(String, String),
     ListModules(String),
-    /// A call that the original has and this version does not.
-    Later(Later),
-    Own(Own),
+    /// A call of Azure IoT Hub that this version does not implement.
+    Unimplemented(Unimplemented),
+    Holdfast(HoldfastCall),
 }
 
-/// What a later version will answer.
+/// A call that is not implemented.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Later {
-    /// In words, for the text.
+pub(super) struct Unimplemented {
+    /// The feature, for the error text.
     pub(super) feature: &'static str,
     pub(super) right: Rights,
-    /// The device (and module) whose own credentials count too.
+    /// The device (and module) whose own credentials are accepted too.
     pub(super) device_side: Option<(String, Option<String>)>,
 }
 
-/// Our own additions under `/holdfast/v1` (Spec rest §10).
+/// A call of our own API under `/holdfast/v1` (Spec rest §10).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Own {
+pub(super) enum HoldfastCall {
     Hub,
     Diagnose(String, Option<String>),
     ListConsumerGroups,
@@ -51,17 +51,17 @@ pub(super) enum Own {
     RemoveNode(String),
 }
 
-/// What a method and path come to.
+/// The meaning of a method and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Resolved {
     Call(Call),
-    /// The path is known, with other methods.
+    /// The path exists, with these other methods.
     Method(&'static str),
     Nothing,
 }
 
 impl Call {
-    /// The right that a policy needs for it.
+    /// The right that a policy needs for the call.
     pub(super) fn right(&self) -> Rights {
         match self {
             Self::GetDevice(_)
@@ -76,27 +76,27 @@ impl Call {
             | Self::PutModule(..)
             | Self::DeleteModule(..) => Rights::REGISTRY_WRITE,
             Self::ServiceStatistics => Rights::SERVICE_CONNECT,
-            Self::Later(later) => later.right,
-            Self::Own(_) => Rights::ALL,
+            Self::Unimplemented(missing) => missing.right,
+            Self::Holdfast(_) => Rights::ALL,
         }
     }
 }
 
-/// Whether the path is one of ours, which carry their version themselves.
-pub(super) fn is_own(segments: &[String]) -> bool {
+/// Whether the path belongs to our own API, whose paths contain their version.
+pub(super) fn is_holdfast_api(segments: &[String]) -> bool {
     segments
         .first()
         .is_some_and(|first| first.eq_ignore_ascii_case("holdfast"))
 }
 
-/// Finds the call. Fixed words are matched in any case, ids are taken as they are.
+/// Finds the call. Fixed words are case-insensitive; ids keep their case.
 pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     let words: Vec<String> = segments.iter().map(|segment| segment.to_ascii_lowercase()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let id = |at: usize| segments[at].clone();
     match words.as_slice() {
         ["devices"] => by_method(method, "GET, POST", &[("GET", Call::ListDevices), ("POST", Call::Bulk)]),
-        ["devices", "query"] if method == Method::POST => later("device queries", Rights::SERVICE_CONNECT),
+        ["devices", "query"] if method == Method::POST => unimplemented("device queries", Rights::SERVICE_CONNECT),
         ["devices", "keys", "regenerate"] => only(method, "POST", Call::RegenerateKeys),
         ["devices", _] => by_method(
             method,
@@ -117,76 +117,80 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
                 ("DELETE", Call::DeleteModule(id(1), id(3))),
             ],
         ),
-        // A module below a module: one name, which the id check refuses with the number for it.
+        // A module below a module: one name, which the id check refuses with 400301.
         ["devices", _, "modules", _, "modules", _] if method == Method::PUT => {
             Resolved::Call(Call::PutModule(id(1), format!("{}/{}", segments[3], segments[5])))
         }
-        ["devices", _, "commands"] => later("cloud-to-device messages", Rights::SERVICE_CONNECT),
-        ["devices", _, "applyconfigurationcontent"] => later("configurations", Rights::REGISTRY_WRITE),
+        ["devices", _, "commands"] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["devices", _, "applyconfigurationcontent"] => unimplemented("configurations", Rights::REGISTRY_WRITE),
         ["devices", _, "messages" | "files", ..] => device_side(id(1), None),
         ["devices", _, "modules", _, "messages" | "files", ..] => device_side(id(1), Some(id(3))),
-        ["devices", _, "modules", _, ..] => later("IoT Edge scopes", Rights::DEVICE_CONNECT),
+        ["devices", _, "modules", _, ..] => unimplemented("IoT Edge scopes", Rights::DEVICE_CONNECT),
         ["statistics", "devices"] => only(method, "GET", Call::DeviceStatistics),
         ["statistics", "service"] => only(method, "GET", Call::ServiceStatistics),
         ["twins", _, "methods"] | ["twins", _, "modules", _, "methods"] => {
-            later("direct methods", Rights::SERVICE_CONNECT)
+            unimplemented("direct methods", Rights::SERVICE_CONNECT)
         }
-        ["twins", _] | ["twins", _, "modules", _] => later("device twins", Rights::SERVICE_CONNECT),
-        ["digitaltwins", _, ..] => later("digital twins", Rights::SERVICE_CONNECT),
-        ["messages", "servicebound", ..] => later("cloud-to-device messages", Rights::SERVICE_CONNECT),
-        ["jobs", "v2", ..] => later("scheduled jobs", Rights::SERVICE_CONNECT),
-        ["jobs", ..] if method == Method::GET => later("import and export jobs", Rights::REGISTRY_READ),
-        ["jobs", ..] => later("import and export jobs", Rights::REGISTRY_WRITE),
-        ["configurations", ..] if method == Method::GET => later("configurations", Rights::REGISTRY_READ),
-        ["configurations", ..] => later("configurations", Rights::REGISTRY_WRITE),
-        ["holdfast", "v1", rest @ ..] => own(method, rest, segments),
+        ["twins", _] | ["twins", _, "modules", _] => unimplemented("device twins", Rights::SERVICE_CONNECT),
+        ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
+        ["messages", "servicebound", ..] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT),
+        ["jobs", ..] if method == Method::GET => unimplemented("import and export jobs", Rights::REGISTRY_READ),
+        ["jobs", ..] => unimplemented("import and export jobs", Rights::REGISTRY_WRITE),
+        ["configurations", ..] if method == Method::GET => unimplemented("configurations", Rights::REGISTRY_READ),
+        ["configurations", ..] => unimplemented("configurations", Rights::REGISTRY_WRITE),
+        ["holdfast", "v1", rest @ ..] => holdfast_call(method, rest, segments),
         _ => Resolved::Nothing,
     }
 }
 
-fn own(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
+fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
     let id = |at: usize| segments[at].clone();
     match rest {
-        ["hub"] => only(method, "GET", Call::Own(Own::Hub)),
-        ["diagnose", _] => only(method, "GET", Call::Own(Own::Diagnose(id(3), None))),
-        ["diagnose", _, "modules", _] => only(method, "GET", Call::Own(Own::Diagnose(id(3), Some(id(5))))),
-        ["consumergroups"] => only(method, "GET", Call::Own(Own::ListConsumerGroups)),
+        ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
+        ["diagnose", _] => only(method, "GET", Call::Holdfast(HoldfastCall::Diagnose(id(3), None))),
+        ["diagnose", _, "modules", _] => only(
+            method,
+            "GET",
+            Call::Holdfast(HoldfastCall::Diagnose(id(3), Some(id(5)))),
+        ),
+        ["consumergroups"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListConsumerGroups)),
         ["consumergroups", _] => by_method(
             method,
             "PUT, DELETE",
             &[
-                ("PUT", Call::Own(Own::PutConsumerGroup(id(3)))),
-                ("DELETE", Call::Own(Own::DeleteConsumerGroup(id(3)))),
+                ("PUT", Call::Holdfast(HoldfastCall::PutConsumerGroup(id(3)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::DeleteConsumerGroup(id(3)))),
             ],
         ),
-        ["cluster"] => only(method, "GET", Call::Own(Own::ClusterStatus)),
-        ["cluster", "replication"] => only(method, "PUT", Call::Own(Own::SetReplication)),
-        // A node may be called "tokens", and be removed and drained like any other.
+        ["cluster"] => only(method, "GET", Call::Holdfast(HoldfastCall::ClusterStatus)),
+        ["cluster", "replication"] => only(method, "PUT", Call::Holdfast(HoldfastCall::SetReplication)),
+        // A node can be named "tokens"; it is removed and drained like any other.
         ["nodes", "tokens"] => by_method(
             method,
             "GET, POST, DELETE",
             &[
-                ("GET", Call::Own(Own::ListJoinTokens)),
-                ("POST", Call::Own(Own::CreateJoinToken)),
-                ("DELETE", Call::Own(Own::RemoveNode(id(3)))),
+                ("GET", Call::Holdfast(HoldfastCall::ListJoinTokens)),
+                ("POST", Call::Holdfast(HoldfastCall::CreateJoinToken)),
+                ("DELETE", Call::Holdfast(HoldfastCall::RemoveNode(id(3)))),
             ],
         ),
-        ["nodes", _] => only(method, "DELETE", Call::Own(Own::RemoveNode(id(3)))),
+        ["nodes", _] => only(method, "DELETE", Call::Holdfast(HoldfastCall::RemoveNode(id(3)))),
         ["nodes", _, "drain"] => by_method(
             method,
             "POST, DELETE",
             &[
-                ("POST", Call::Own(Own::DrainNode(id(3)))),
-                ("DELETE", Call::Own(Own::UndrainNode(id(3)))),
+                ("POST", Call::Holdfast(HoldfastCall::DrainNode(id(3)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::UndrainNode(id(3)))),
             ],
         ),
-        ["nodes", "tokens", _] => only(method, "DELETE", Call::Own(Own::RevokeJoinToken(id(4)))),
+        ["nodes", "tokens", _] => only(method, "DELETE", Call::Holdfast(HoldfastCall::RevokeJoinToken(id(4)))),
         _ => Resolved::Nothing,
     }
 }
 
-fn later(feature: &'static str, right: Rights) -> Resolved {
-    Resolved::Call(Call::Later(Later {
+fn unimplemented(feature: &'static str, right: Rights) -> Resolved {
+    Resolved::Call(Call::Unimplemented(Unimplemented {
         feature,
         right,
         device_side: None,
@@ -194,7 +198,7 @@ fn later(feature: &'static str, right: Rights) -> Resolved {
 }
 
 fn device_side(device: String, module: Option<String>) -> Resolved {
-    Resolved::Call(Call::Later(Later {
+    Resolved::Call(Call::Unimplemented(Unimplemented {
         feature: "sending and receiving over HTTPS",
         right: Rights::DEVICE_CONNECT,
         device_side: Some((device, module)),
@@ -214,7 +218,7 @@ fn by_method(method: &Method, allowed: &'static str, calls: &[(&str, Call)]) -> 
     found.map_or(Resolved::Method(allowed), |(_, call)| Resolved::Call(call.clone()))
 }
 
-/// The method that counts: `POST` with `X-HTTP-Method-Override: PATCH` is a PATCH on twins, and only there.
+/// The effective method: `POST` with `X-HTTP-Method-Override: PATCH` is a PATCH, on twins only.
 pub(super) fn overridden(method: &Method, over: Option<&str>, segments: &[String]) -> Method {
     let twins = segments
         .first()
@@ -250,7 +254,7 @@ mod tests {
         );
         assert!(matches!(
             at(Method::POST, "devices/query"),
-            Resolved::Call(Call::Later(_))
+            Resolved::Call(Call::Unimplemented(_))
         ));
         assert_eq!(at(Method::PATCH, "devices/d"), Resolved::Method("GET, PUT, DELETE"));
         assert_eq!(at(Method::GET, "nothing"), Resolved::Nothing);

@@ -1,41 +1,41 @@
-//! The router as what `net` serves on the HTTPS port.
+//! The service API as `net` serves it on the HTTPS port.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
-use axum::Router;
-use axum::body::Body;
-use holdfast_net::{HttpService, Peer};
+use holdfast_cluster::control::Control;
+use holdfast_device_hub::DeviceHub;
+use holdfast_net::{Body, HttpService, Peer};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tower::ServiceExt as _;
 
-/// Answers requests by a router, which finds the [`Peer`] in the request's extensions.
+use super::config::RestConfig;
+use super::pipeline;
+use super::state::Shared;
+
+/// The service API of a node. Clones share its limits.
 #[derive(Clone)]
-pub struct RestService(Router);
+pub struct RestService(Arc<Shared>);
 
 impl RestService {
-    /// Serves `router`.
+    /// The service API over this node's device hub and cluster control.
     #[must_use]
-    pub fn new(router: Router) -> Self {
-        Self(router)
+    pub fn new(hub: Arc<DeviceHub>, control: Control, config: RestConfig) -> Self {
+        Self(Arc::new(Shared::new(hub, control, config)))
+    }
+
+    /// Answers one request of `peer`.
+    pub async fn answer(&self, request: Request<Body>, peer: &Peer) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        pipeline::answer(&self.0, &head, body, peer).await
     }
 }
 
 impl HttpService for RestService {
-    fn call(
-        &self,
-        mut request: Request<Incoming>,
-        peer: &Peer,
-    ) -> Pin<Box<dyn Future<Output = Response<holdfast_net::Body>>>> {
-        request.extensions_mut().insert(peer.clone());
-        let router = self.0.clone();
-        Box::pin(async move {
-            let response = match router.oneshot(request.map(Body::new)).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            };
-            response.map(|body| body.map_err(Into::into).boxed_unsync())
-        })
+    fn call(&self, request: Request<Incoming>, peer: &Peer) -> Pin<Box<dyn Future<Output = Response<Body>>>> {
+        let (service, peer) = (self.clone(), peer.clone());
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        Box::pin(async move { service.answer(request, &peer).await })
     }
 }

@@ -1,58 +1,73 @@
-//! What all calls share.
+//! What all calls share: the hub, the cluster's control, limits and metrics.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_auth::HubNames;
-use holdfast_registry::{Clock, Registry};
+use holdfast_cluster::control::Control;
+use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use tokio::sync::Semaphore;
 
-use super::admin::ClusterAdmin;
 use super::config::RestConfig;
 use super::metrics::Metrics;
-use super::view::HubView;
 
-/// What the composition root hands to [`router`](super::router).
-#[derive(Clone)]
-pub struct RestState {
-    /// Identities and settings.
-    pub registry: Registry,
-    /// The rest of the node.
-    pub hub: Arc<dyn HubView>,
-    /// Under which names tokens may address the hub.
-    pub hub_names: HubNames,
-    /// The hub's clock.
-    pub clock: Clock,
-    /// The cluster's operator calls; `None` answers that there are none.
-    pub cluster: Option<Arc<dyn ClusterAdmin>>,
-    /// Limits.
-    pub config: RestConfig,
-}
-
+/// The shared state of one node's service API.
 pub(super) struct Shared {
-    pub(super) registry: Registry,
-    pub(super) hub: Arc<dyn HubView>,
-    pub(super) hub_names: HubNames,
-    pub(super) clock: Clock,
-    pub(super) cluster: Option<Arc<dyn ClusterAdmin>>,
+    pub(super) hub: Arc<DeviceHub>,
+    pub(super) control: Control,
     pub(super) config: RestConfig,
     pub(super) requests: Semaphore,
     pub(super) bodies: ByteBudget,
     pub(super) metrics: Metrics,
 }
 
+/// The caller of a request, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The policy that signed the token (`policy iothubowner`), or a placeholder for a caller without one.
+    pub(super) principal: String,
+    /// The peer's address.
+    pub(super) address: SocketAddr,
+}
+
 impl Shared {
-    pub(super) fn new(state: RestState) -> Self {
+    pub(super) fn new(hub: Arc<DeviceHub>, control: Control, config: RestConfig) -> Self {
         Self {
-            requests: Semaphore::new(state.config.max_requests),
-            bodies: ByteBudget::new(state.config.max_body_bytes.as_usize()),
+            hub,
+            control,
+            requests: Semaphore::new(config.max_requests),
+            bodies: ByteBudget::new(config.max_body_bytes.as_usize()),
             metrics: Metrics::new(),
-            registry: state.registry,
-            hub: state.hub,
-            hub_names: state.hub_names,
-            clock: state.clock,
-            cluster: state.cluster,
-            config: state.config,
+            config,
         }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.hub.registry()
+    }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        self.hub.clock().now()
+    }
+
+    /// Writes a refused caller to the audit log.
+    pub(super) fn refused(&self, caller: &Caller, reason: RefusalReason, code: ErrorCode) {
+        self.hub.audit().refused_identity(
+            Operation::Service,
+            &caller.principal,
+            Protocol::Https,
+            caller.address,
+            Refusal { code, reason },
+            self.now(),
+        );
+    }
+
+    /// Writes a change to the audit log; `code` is the error of a change that was refused.
+    pub(super) fn changed(&self, caller: &Caller, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
+        self.hub
+            .audit()
+            .changed(operation, subject, &caller.principal, caller.address, code);
     }
 }

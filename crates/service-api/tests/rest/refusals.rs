@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Hub, VERSION};
 
 #[tokio::test]
-async fn ids_with_every_legal_character_pass_and_every_other_is_refused() {
+async fn ids_accept_every_legal_character_and_refuse_every_other() {
     let hub = Hub::start().await;
     for byte in 0..=127_u8 {
         let id = format!("a{}", char::from(byte));

@@ -1,4 +1,4 @@
-//! Who may call what, and what a caller learns who has not proved itself; the api-version before all that.
+//! Rights of each policy, answers to unauthenticated callers, and the api-version check before both.
 
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn each_policy_may_do_what_its_rights_say_and_the_text_names_what_is_missi
             assert!(answer.text().contains(missing), "{policy} {path}: {}", answer.text());
         }
     }
-    let refusals = hub.view.refusals();
+    let refusals = hub.refusals();
     assert_eq!(refusals.len(), 5);
     assert!(
         refusals
@@ -42,7 +42,7 @@ async fn each_policy_may_do_what_its_rights_say_and_the_text_names_what_is_missi
 }
 
 #[tokio::test]
-async fn who_has_not_proved_itself_learns_nothing() {
+async fn a_caller_without_valid_credentials_learns_nothing() {
     let hub = Hub::start().await;
     hub.owner("PUT", "/devices/d")
         .body(json!({"deviceId": "d"}))
@@ -75,15 +75,15 @@ async fn who_has_not_proved_itself_learns_nothing() {
             let answer = request.body(json!({"deviceId": "x"})).send().await;
             assert_eq!(answer.json()["errorCode"], number, "{shown} {path}");
             let text = answer.json()["Message"].as_str().unwrap().to_owned();
-            // The hub's clock may go on between two answers.
-            answers.push(text.split(", the hub's clock").next().unwrap().to_owned());
+            // The hub's clock advances between two answers.
+            answers.push(text.split(", the hub's time").next().unwrap().to_owned());
         }
         answers.dedup();
         assert_eq!(answers.len(), 1, "{shown}: {answers:?}");
         texts.insert(answers[0].clone());
     }
     assert!(texts.iter().all(|text| !text.contains("sig=")));
-    // An allowed caller is told what there is and what not.
+    // An authorized caller learns whether a path exists.
     hub.owner("GET", "/nothing")
         .send()
         .await

@@ -5,9 +5,12 @@
     reason = "a panic is how a test fails; each test file uses its part"
 )]
 
+#[path = "node.rs"]
+mod node;
+
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use holdfast_amqp::message::{ResponseView, put_token, read_request};
 use holdfast_amqp::selector::{self, Start};
@@ -15,31 +18,22 @@ use holdfast_amqp::types::Raw;
 use holdfast_amqp::{
     AttachSpec, ClientSasl, Config, Connection, Delivery, Event, InfoValue, LinkId, OpenSpec, SessionId,
 };
-use holdfast_auth::{HubNames, sign};
-use holdfast_cluster::route::Partitions;
+use holdfast_auth::sign;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Dispatch, Service};
-use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, Protocol};
+use holdfast_device_hub::{DeviceHub, DeviceHubConfig, Protocol};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
-    UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
-use holdfast_partition::{Partition, PartitionConfig};
-use holdfast_registry::{Founding, Registry, RegistryConfig};
+use holdfast_registry::Registry;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
 use holdfast_tasks::Stop;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 
-pub(crate) const HOST: &str = "hub1.example.com";
-/// How long a test waits before it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use node::{HOST, now};
 
-pub(crate) fn now() -> UnixMillis {
-    UnixMillis(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap())
-}
+/// How long a test waits before it fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
@@ -47,10 +41,10 @@ pub(crate) struct Hub {
     pub(crate) endpoint: Rc<EventsEndpoint>,
     pub(crate) stop: Stop,
     batches: std::cell::RefCell<u64>,
-    _dir: tempfile::TempDir,
+    _node: node::Node,
 }
 
-/// Where a node stands.
+/// The position of a node in the hub.
 pub(crate) struct Site {
     pub(crate) node: u64,
     /// The node with the replicas of all partitions.
@@ -70,82 +64,26 @@ impl Hub {
     }
 
     pub(crate) async fn start_at(config: EventsConfig, site: Site) -> Self {
-        let node = site.node;
-        let dispatch = Dispatch::new();
-        let transport = site.network.node(node, dispatch.clone());
-        let dir = tempfile::tempdir().unwrap();
-        let storage = StorageConfig {
-            dir: dir.path().to_owned(),
-            max_open_files: 64,
-            ..StorageConfig::default()
-        };
-        let identity = || NodeIdentity {
-            cluster: "test".to_owned(),
-            incarnation: node,
-        };
-        let data = DataDir::open(dir.path(), identity).unwrap();
-        let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
-        let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
-        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-        let host = GroupHost {
-            disk: disk.clone(),
-            flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-            guard: DiskGuard::new(disk, &storage).unwrap(),
-            node,
-            on_fatal,
-            transport,
-            groups: holdfast_consensus::Groups::default(),
-        };
-        let consensus = ConsensusConfig::default();
-        let founding = Founding {
-            hub_name: "hub1".to_owned(),
-            ..Founding::default()
-        };
-        let registry = Registry::start(
-            &host,
-            &consensus,
-            sealer,
-            &founding,
-            Arc::new(now),
-            &RegistryConfig::default(),
-            true,
-        )
-        .await
-        .unwrap();
-        let partitions = Partitions::new(node, PartitionCount::DEFAULT, host.transport.clone());
-        dispatch.enter(Service::Partition, partitions.handler());
+        Self::start_with(config, DeviceHubConfig::default(), site).await
+    }
+
+    pub(crate) async fn start_with(config: EventsConfig, hub: DeviceHubConfig, site: Site) -> Self {
+        let node = node::Node::start_with(site.node, &site.network, hub).await;
         for id in PartitionCount::DEFAULT.iter() {
-            partitions.set_replicas(id, vec![site.owner]);
-            if site.owner != node {
-                continue;
+            node.partitions.set_replicas(id, vec![site.owner]);
+            if site.owner == site.node {
+                node.partitions.host(node.partition(id).await);
             }
-            let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), Arc::new(now), true)
-                .await
-                .unwrap();
-            partitions.host(partition);
         }
-        let stop = Stop::new();
-        holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
-        let hub = DeviceHub::new(HubParts {
-            node,
-            incarnation: node,
-            cores: 1,
-            partitions,
-            transport: host.transport.clone(),
-            registry: registry.clone(),
-            hub_names: HubNames::new([HOST]),
-            clock: Clock::system(),
-            config: DeviceHubConfig::default(),
-        });
-        let endpoint = EventsEndpoint::new(hub.clone(), config, stop.clone());
+        let endpoint = EventsEndpoint::new(node.hub.clone(), config, node.stop.clone());
         holdfast_tasks::spawn_local("events", Box::pin(endpoint.clone().run()));
         Self {
-            registry,
-            hub,
+            registry: node.registry.clone(),
+            hub: node.hub.clone(),
             endpoint,
-            stop,
+            stop: node.stop.clone(),
             batches: std::cell::RefCell::new(0),
-            _dir: dir,
+            _node: node,
         }
     }
 
@@ -201,7 +139,7 @@ impl Hub {
         sign(resource, keys.primary.to_base64().as_bytes(), Some(policy), expiry)
     }
 
-    /// A connection that nobody has written to yet, at its server's end.
+    /// The client's end of a new connection.
     pub(crate) fn raw(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(256 * 1024);
         self.endpoint
@@ -268,12 +206,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .await;
     }
 
-    /// Runs until `found` has what it wants. `None`: the server has closed the stream.
+    /// Runs until `found` returns a value. `None`: the server has closed the stream.
     pub(crate) async fn maybe<T>(
         &mut self,
         mut found: impl FnMut(&mut Connection, &Event<'_>) -> Option<T>,
     ) -> Option<T> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
         loop {
             let held = std::mem::take(&mut self.held);
             let mut input = held.as_slice();

@@ -1,147 +1,59 @@
-//! A hub for tests: registry, router, tokens, and a view that writes down what it is told.
+//! A hub for tests: a node, its service API, tokens, and the records of its audit log.
+
+mod audit_log;
+mod control;
+mod node;
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Router;
-use axum::body::Body;
-use holdfast_auth::{HubNames, Key, sign};
-use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, RefusalReason, UnixMillis};
-use holdfast_net::Peer;
-use holdfast_registry::{Founding, Registry, RegistryConfig};
-use holdfast_service_api::rest::{Asked, Caller, Connection, HubView, RestConfig, RestState, router};
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use audit_log::{AuditLog, Change, Refusal};
+use bytes::Bytes;
+use holdfast_auth::{Key, sign};
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_model::{DeviceId, IdentityId};
+use holdfast_net::{Body, Peer};
+use holdfast_registry::Registry;
+use holdfast_service_api::rest::{RestConfig, RestService};
 use http::{HeaderMap, Request};
-use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::Value;
-use tower::ServiceExt as _;
+
+use node::{HOST, now};
 
 pub(crate) const VERSION: &str = "api-version=2021-04-12";
-const HOST: &str = "hub1.example.com";
-
-/// Notes refusals and changes.
-#[derive(Default)]
-pub(crate) struct View {
-    refusals: Mutex<Vec<(String, String)>>,
-    changes: Mutex<Vec<(String, String, Option<u32>)>>,
-}
-
-impl View {
-    pub(crate) fn refusals(&self) -> Vec<(String, String)> {
-        self.refusals.lock().clone()
-    }
-
-    pub(crate) fn changes(&self) -> Vec<(String, String, Option<u32>)> {
-        self.changes.lock().clone()
-    }
-}
-
-impl HubView for View {
-    fn connections<'a>(&'a self, ids: Vec<&'a IdentityId>) -> Asked<'a, Vec<Connection>> {
-        Box::pin(async move { vec![Connection::default(); ids.len()] })
-    }
-
-    fn connected_device_count(&self) -> Asked<'_, u64> {
-        Box::pin(async { 3 })
-    }
-
-    fn diagnose<'a>(&'a self, _: &'a IdentityId) -> Asked<'a, Value> {
-        Box::pin(async { serde_json::json!({"refusals": []}) })
-    }
-
-    fn refused(&self, caller: &Caller, reason: RefusalReason, _: ErrorCode) {
-        self.refusals
-            .lock()
-            .push((caller.principal.clone(), reason.as_str().to_owned()));
-    }
-
-    fn changed(&self, caller: &Caller, operation: &'static str, subject: &str, code: Option<ErrorCode>) {
-        assert_eq!(caller.principal, "policy iothubowner");
-        assert_eq!(caller.address.port(), 4711);
-        self.changes
-            .lock()
-            .push((operation.to_owned(), subject.to_owned(), code.map(ErrorCode::number)));
-    }
-}
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
-    pub(crate) view: Arc<View>,
-    router: Router,
-    _dir: tempfile::TempDir,
-}
-
-fn now() -> UnixMillis {
-    UnixMillis(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap())
-}
-
-async fn registry(path: &Path) -> Registry {
-    let storage = StorageConfig {
-        dir: path.to_owned(),
-        max_open_files: 64,
-        ..StorageConfig::default()
-    };
-    let identity = || NodeIdentity {
-        cluster: "test".to_owned(),
-        incarnation: 7,
-    };
-    let dir = DataDir::open(path, identity).unwrap();
-    let sealer = Arc::new(Sealer::of_directory(path, &Kek::new([5; 32]), dir.is_fresh()).unwrap());
-    let disk: Arc<dyn Disk> = holdfast_storage::open(&dir, &storage).unwrap();
-    let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-    let host = GroupHost {
-        disk: disk.clone(),
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        guard: DiskGuard::new(disk, &storage).unwrap(),
-        node: 7,
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    };
-    let founding = Founding {
-        hub_name: "hub1".to_owned(),
-        ..Founding::default()
-    };
-    let config = RegistryConfig::default();
-    Registry::start(
-        &host,
-        &ConsensusConfig::default(),
-        sealer,
-        &founding,
-        Arc::new(now),
-        &config,
-        true,
-    )
-    .await
-    .unwrap()
+    pub(crate) node: node::Node,
+    service: RestService,
+    audit: AuditLog,
 }
 
 impl Hub {
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = registry(dir.path()).await;
-        let view = Arc::new(View::default());
-        let state = RestState {
-            registry: registry.clone(),
-            hub: view.clone(),
-            hub_names: HubNames::new([HOST]),
-            clock: Arc::new(now),
-            cluster: None,
-            config: RestConfig::default(),
-        };
+        let audit = AuditLog::capture();
+        let node = node::Node::start(7, &SimNetwork::new(1)).await;
+        let control = control::start(&node).await;
+        let service = RestService::new(node.hub.clone(), control, RestConfig::default());
         Self {
-            registry,
-            view,
-            router: router(state),
-            _dir: dir,
+            registry: node.registry.clone(),
+            node,
+            service,
+            audit,
         }
     }
 
-    /// A policy's token that ends in `seconds`.
+    /// The refusals of the audit log: principal and reason.
+    pub(crate) fn refusals(&self) -> Vec<Refusal> {
+        self.audit.refusals()
+    }
+
+    /// The changes of the audit log: operation, subject, and the number of a refusal.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        self.audit.changes()
+    }
+
+    /// A token of a policy that expires in `seconds`.
     pub(crate) fn token(&self, policy: &str, seconds: i64) -> String {
         let keys = &self.registry.policy(policy).unwrap().keys;
         let expiry = now().seconds().checked_add_signed(seconds).unwrap();
@@ -160,7 +72,7 @@ impl Hub {
             path: path.to_owned(),
             query: VERSION.to_owned(),
             headers: HeaderMap::new(),
-            body: Body::empty(),
+            body: full(Vec::new()),
         }
     }
 
@@ -174,7 +86,13 @@ impl Hub {
     }
 }
 
-/// A request being made.
+fn full(body: Vec<u8>) -> Body {
+    Full::new(Bytes::from(body))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// A request under construction.
 pub(crate) struct Call<'a> {
     hub: &'a Hub,
     method: String,
@@ -217,14 +135,15 @@ impl Call<'_> {
 
     pub(crate) fn raw_body(mut self, body: Vec<u8>) -> Self {
         self.headers.insert("content-length", body.len().into());
-        self.body = Body::from(body);
+        self.body = full(body);
         self
     }
 
-    /// Announces `length` bytes that never come.
+    /// Announces `length` bytes that never arrive.
     pub(crate) fn endless_body(mut self, length: u64) -> Self {
         self.headers.insert("content-length", length.into());
-        self.body = Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        let frames = futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, _>>();
+        self.body = StreamBody::new(frames).boxed_unsync();
         self
     }
 
@@ -240,13 +159,12 @@ impl Call<'_> {
             .body(self.body)
             .unwrap();
         *request.headers_mut() = self.headers;
-        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        request.extensions_mut().insert(Peer {
-            address,
+        let peer = Peer {
+            address: SocketAddr::from(([127, 0, 0, 1], 4711)),
             encrypted: true,
             server_name: None,
-        });
-        let response = self.hub.router.clone().oneshot(request).await.unwrap();
+        };
+        let response = self.hub.service.answer(request, &peer).await;
         let (head, body) = response.into_parts();
         Answer {
             status: head.status.as_u16(),
@@ -256,7 +174,7 @@ impl Call<'_> {
     }
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: u16,

@@ -8,12 +8,12 @@ use holdfast_registry::{IdentityWrite, IfMatch, TwinSeed, WriteOperation};
 use serde_json::{Map, Value, json};
 
 use super::super::error::ApiError;
-use super::super::json::{Fields, array, format_error, shown};
+use super::super::json::{Fields, array, format_error, quoted};
 use super::super::reply::Reply;
 use super::super::{document, etag};
 use super::Request;
 
-/// One entry: how it is named in the answer, and what to do or why not.
+/// One entry: its name in the answer, and its write or error.
 struct Entry {
     device: String,
     module: Option<String>,
@@ -41,7 +41,7 @@ pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
         .filter_map(|entry| entry.write.as_ref().ok().cloned())
         .collect();
     let mut outcomes = request
-        .within(request.shared.registry.write_bulk(writes))
+        .within(request.shared.registry().write_bulk(writes))
         .await?
         .into_iter();
     let mut errors = Vec::new();
@@ -82,14 +82,14 @@ fn check_unique(entries: &[Entry]) -> Result<(), ApiError> {
     let mut seen = HashSet::with_capacity(entries.len());
     for entry in entries {
         if !seen.insert((&entry.device, &entry.module)) {
-            let text = format!("{} is named more than once", shown(&entry.device));
+            let text = format!("{} is named more than once", quoted(&entry.device));
             return Err(ApiError::new(ErrorCode::DeviceDefinedMultipleTimes, text));
         }
     }
     Ok(())
 }
 
-/// Reads one entry. Wrong types refuse the call as a whole; wrong values are the entry's own error.
+/// Reads one entry. Wrong types refuse the whole call; wrong values are the error of the entry.
 fn read(item: &Value) -> Result<Entry, ApiError> {
     let Value::Object(map) = item else {
         return Err(format_error("every entry of the list must be an object"));
@@ -164,7 +164,7 @@ fn write(
         let text = "this version of the hub does not have the feature: device twins";
         return Err(ApiError::new(ErrorCode::FeatureNotSupported, text));
     } else {
-        return Err(ApiError::invalid(format!("importMode {} is unknown", shown(mode))));
+        return Err(ApiError::invalid(format!("importMode {} is unknown", quoted(mode))));
     };
     Ok(IdentityWrite { id, operation })
 }

@@ -37,7 +37,7 @@ pub(super) async fn put(id: &str, mut request: Request<'_>) -> Result<Reply, Api
 
 pub(super) async fn get(id: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
     let id = IdentityId::device(device_id(id)?);
-    match request.within(request.shared.registry.get(&id)).await? {
+    match request.within(request.shared.registry().get(&id)).await? {
         Some(identity) => Ok(request.show(200, &identity).await),
         None => Err(device_not_found(&id.device)),
     }
@@ -62,13 +62,13 @@ pub(super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {
             }
         },
     };
-    let devices = request.within(request.shared.registry.list_devices(top)).await?;
+    let devices = request.within(request.shared.registry().list_devices(top)).await?;
     let documents = request.show_all(devices.iter()).await;
     Ok(Reply::ok(Value::Array(documents)))
 }
 
 pub(super) async fn statistics(request: &Request<'_>) -> Result<Reply, ApiError> {
-    let statistics = request.within(request.shared.registry.statistics()).await?;
+    let statistics = request.within(request.shared.registry().statistics()).await?;
     Ok(Reply::ok(json!({
         "totalDeviceCount": statistics.devices,
         "enabledDeviceCount": statistics.devices - statistics.disabled_devices.min(statistics.devices),

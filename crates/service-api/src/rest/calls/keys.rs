@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::etag;
-use super::super::json::{Fields, format_error, object, shown};
+use super::super::json::{Fields, format_error, object, quoted};
 use super::super::reply::Reply;
 use super::Request;
 
@@ -40,7 +40,7 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
         .filter_map(|(_, entry)| entry.as_ref().ok().cloned())
         .collect();
     let mut outcomes = request
-        .within(request.shared.registry.regenerate_keys(wanted, choice))
+        .within(request.shared.registry().regenerate_keys(wanted, choice))
         .await?
         .into_iter();
     let mut errors = Vec::new();
@@ -82,7 +82,7 @@ fn read(item: &Value) -> Result<Entry, ApiError> {
 }
 
 fn identity(device: &str, module: Option<&str>) -> Result<IdentityId, ApiError> {
-    let invalid = |text: &str, error| ApiError::invalid(format!("id {}: {error}", shown(text)));
+    let invalid = |text: &str, error| ApiError::invalid(format!("id {}: {error}", quoted(text)));
     let device = DeviceId::parse(device).map_err(|error| invalid(device, error))?;
     match module {
         None => Ok(IdentityId::device(device)),

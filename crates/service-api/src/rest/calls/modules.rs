@@ -36,7 +36,7 @@ pub(super) async fn put(device: &str, module: &str, mut request: Request<'_>) ->
 
 pub(super) async fn get(device: &str, module: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
     let id = module_id(device, module)?;
-    match request.within(request.shared.registry.get(&id)).await? {
+    match request.within(request.shared.registry().get(&id)).await? {
         Some(identity) => Ok(request.show(200, &identity).await),
         None => Err(module_not_found(&id)),
     }
@@ -51,7 +51,7 @@ pub(super) async fn delete(device: &str, module: &str, request: &Request<'_>) ->
 
 pub(super) async fn list(device: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
     let device = device_id(device)?;
-    let Some(modules) = request.within(request.shared.registry.list_modules(&device)).await? else {
+    let Some(modules) = request.within(request.shared.registry().list_modules(&device)).await? else {
         return Err(device_not_found(&device));
     };
     let documents = request.show_all(modules.iter()).await;

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 
 use holdfast_amqp::{Connection, Delivery, LinkId, SessionId};
 
-/// Responses of one connection that may wait for the client's credit; beyond it the oldest is dropped.
+/// Responses of one connection that can wait for the client's credit; past it the oldest is dropped.
 const MAX_WAITING: usize = 64;
 
-/// The links to one node.
+/// The links of one request/response node (AMQP management): `$cbs` or `$management`.
 #[derive(Debug, Default)]
-pub(super) struct Node {
-    /// The client sends requests.
+pub(super) struct RequestNode {
+    /// Links on which the client sends requests.
     requests: Vec<LinkId>,
-    /// The client receives responses; newest last.
+    /// Links on which the client receives responses; newest last.
     responses: Vec<LinkId>,
 }
 
-impl Node {
+impl RequestNode {
     pub(super) fn add_requests(&mut self, link: LinkId) {
         self.requests.push(link);
     }
@@ -25,7 +25,7 @@ impl Node {
         self.responses.push(link);
     }
 
-    /// Whether requests come on `link`.
+    /// Whether `link` carries requests.
     pub(super) fn takes(&self, link: LinkId) -> bool {
         self.requests.contains(&link)
     }
@@ -35,8 +35,8 @@ impl Node {
         self.requests.iter().any(|link| link.session() == session)
     }
 
-    /// Where the response to a request on `link` goes: in the same session, else to the newest. `reply-to` says nothing
-    /// usable.
+    /// The link for the response to a request on `link`: the newest of the same session, else the newest. Clients put
+    /// nothing usable into `reply-to`.
     pub(super) fn answer_to(&self, link: LinkId) -> Option<LinkId> {
         let same = self
             .responses
@@ -46,7 +46,7 @@ impl Node {
         same.or(self.responses.last()).copied()
     }
 
-    /// Forgets links.
+    /// Removes links.
     pub(super) fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
         self.requests.retain(|link| keep(*link));
         self.responses.retain(|link| keep(*link));
@@ -61,7 +61,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Sends the response, now or when there is credit.
+    /// Sends the response, at once or when the client grants credit.
     pub(super) fn put(&mut self, engine: &mut Connection, link: LinkId, response: Vec<u8>) {
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
@@ -70,7 +70,7 @@ impl Outbox {
         self.send(engine);
     }
 
-    /// Sends what can be sent.
+    /// Sends the responses for which there is credit.
     pub(super) fn send(&mut self, engine: &mut Connection) {
         let sent = &mut self.sent;
         self.waiting.retain(|(link, response)| {
@@ -92,7 +92,7 @@ impl Outbox {
         }
     }
 
-    /// Forgets responses on links that are gone.
+    /// Removes responses on detached links.
     pub(super) fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
         self.waiting.retain(|(link, _)| keep(*link));
     }

@@ -3,7 +3,7 @@
 use holdfast_model::UnixMillis;
 use time::OffsetDateTime;
 
-/// What stands where something has never happened.
+/// The time of an event that has never happened.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// `2026-11-23T10:20:30.1230000Z`: seven digits of fraction always, since the Java SDK cuts the first three characters

@@ -1,11 +1,14 @@
-//! Calls of later versions, our own additions, and what reaches the audit log.
+//! Calls that are not implemented, our own API, and the audit log.
 
+use std::rc::Rc;
+
+use holdfast_device_hub::{CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, Protocol, SessionTarget};
 use serde_json::json;
 
 use crate::support::Hub;
 
 #[tokio::test]
-async fn calls_of_later_versions_say_which_feature_is_missing() {
+async fn calls_that_are_not_implemented_name_the_missing_feature() {
     let hub = Hub::start().await;
     let table = [
         ("GET", "/twins/d", "device twins"),
@@ -34,7 +37,7 @@ async fn calls_of_later_versions_say_which_feature_is_missing() {
         .send()
         .await
         .refused(404_000, "GenericNotFound");
-    // A device's own token is known, too.
+    // A token signed with the key of the device is accepted too.
     let document = hub
         .owner("PUT", "/devices/d")
         .body(json!({"deviceId": "d"}))
@@ -67,7 +70,7 @@ async fn calls_of_later_versions_say_which_feature_is_missing() {
 }
 
 #[tokio::test]
-async fn our_own_calls_show_the_hub_its_consumer_groups_and_why_a_device_cannot_connect() {
+async fn the_holdfast_api_shows_the_hub_its_consumer_groups_and_why_a_device_cannot_connect() {
     let hub = Hub::start().await;
     let shown = hub.owner("GET", "/holdfast/v1/hub").send().await.json();
     assert_eq!(
@@ -147,7 +150,7 @@ async fn every_registry_write_and_its_refusal_reaches_the_audit_log() {
         .await
         .is(400);
     hub.owner("DELETE", "/devices/d").send().await.is(204);
-    let written: Vec<_> = hub.view.changes();
+    let written: Vec<_> = hub.changes();
     let expected = [
         ("createDevice", "d", None),
         ("createDevice", "d", Some(409_001)),
@@ -160,4 +163,97 @@ async fn every_registry_write_and_its_refusal_reaches_the_audit_log() {
         .map(|(op, id, code)| (op.to_owned(), id.to_owned(), code))
         .collect();
     assert_eq!(written, expected);
+}
+
+/// A front end that ignores closes.
+struct FrontEnd;
+
+impl SessionTarget for FrontEnd {
+    fn close(&self, _: CloseReason) {}
+}
+
+#[tokio::test]
+async fn a_connected_device_is_counted_and_shown_as_connected() {
+    let connected = async {
+        let hub = Hub::start().await;
+        let created = hub.owner("PUT", "/devices/d").body(json!({"deviceId": "d"}));
+        let created = created.send().await.json();
+        let key = created["authentication"]["symmetricKey"]["primaryKey"]
+            .as_str()
+            .unwrap();
+        let token = hub.device_token("d", key);
+        let core = Core::new(hub.node.hub.clone(), 0);
+        holdfast_tasks::spawn_local("core", Box::pin(core.clone().run(hub.node.stop.clone())));
+        let connect = ConnectRequest {
+            device: "d",
+            module: None,
+            host: "hub1.example.com",
+            credential: Credential::SasToken(&token),
+            model_id: None,
+            protocol: Protocol::Mqtt,
+            address: ([127, 0, 0, 1], 1).into(),
+        };
+        let target: Rc<dyn SessionTarget> = Rc::new(FrontEnd);
+        let session = match core.connect(&connect, &target) {
+            ConnectAttempt::Done(result) => result,
+            ConnectAttempt::Pending(pending) => pending.await,
+        };
+        let session = session.unwrap();
+        let shown = hub.owner("GET", "/devices/d").send().await.json();
+        assert_eq!(shown["connectionState"], "Connected");
+        assert_ne!(shown["connectionStateUpdatedTime"], "0001-01-01T00:00:00Z");
+        assert_ne!(shown["lastActivityTime"], "0001-01-01T00:00:00Z");
+        let listed = hub.owner("GET", "/devices").send().await.json();
+        assert_eq!(listed[0]["connectionState"], "Connected");
+        let count = hub.owner("GET", "/statistics/service").send().await.json();
+        assert_eq!(count, json!({"connectedDeviceCount": 1}));
+        let diagnosis = hub.owner("GET", "/holdfast/v1/diagnose/d").send().await.json();
+        assert_eq!(diagnosis["connectionState"], "Connected");
+        assert_eq!(diagnosis["session"]["protocol"], "mqtt");
+        drop(session);
+    };
+    tokio::task::LocalSet::new().run_until(Box::pin(connected)).await;
+}
+
+#[tokio::test]
+async fn the_cluster_is_shown_and_join_tokens_are_made_listed_and_revoked() {
+    let hub = Hub::start().await;
+    let status = hub.owner("GET", "/holdfast/v1/cluster").send().await;
+    status.is(200);
+    assert_eq!(status.json()["nodes"][0]["name"], "node-1");
+    let made = hub
+        .owner("POST", "/holdfast/v1/nodes/tokens")
+        .body(json!({"validSeconds": 60, "role": "gateway"}))
+        .send()
+        .await;
+    made.is(201);
+    let made = made.json();
+    assert_eq!(made["token"].as_str().unwrap().len(), 64);
+    let list = hub.owner("GET", "/holdfast/v1/nodes/tokens").send().await;
+    assert!(!list.text().contains(made["token"].as_str().unwrap()));
+    let list = list.json();
+    let facts = (&list[0]["id"], &list[0]["state"], &list[0]["role"]);
+    assert_eq!(facts, (&made["id"], &json!("waiting"), &json!("gateway")));
+    let id = made["id"].as_str().unwrap();
+    let revoked = hub.owner("DELETE", &format!("/holdfast/v1/nodes/tokens/{id}"));
+    revoked.send().await.is(200);
+    let list = hub.owner("GET", "/holdfast/v1/nodes/tokens").send().await.json();
+    assert_eq!(list[0]["state"], "revoked");
+    for (body, text) in [
+        (json!({"validSeconds": 0}), "validSeconds must be 1 to 604800"),
+        (json!({"role": "boss"}), "role must be core or gateway"),
+        (json!({"x": 1}), "field 'x' is unknown"),
+    ] {
+        let refused = hub.owner("POST", "/holdfast/v1/nodes/tokens").body(body).send().await;
+        refused.refused(400_004, "ArgumentInvalid");
+        assert!(refused.text().contains(text), "{}", refused.text());
+    }
+    let drained = hub.owner("POST", "/holdfast/v1/nodes/none/drain").send().await;
+    drained.refused(404_000, "GenericNotFound");
+    let expected = [
+        ("createJoinToken".to_owned(), id.to_owned(), None),
+        ("revokeJoinToken".to_owned(), id.to_owned(), None),
+        ("drainNode".to_owned(), "none".to_owned(), Some(404_000)),
+    ];
+    assert_eq!(hub.changes(), expected);
 }

@@ -1,0 +1,78 @@
+//! `GET /holdfast/v1/diagnose/{deviceId}[/modules/{moduleId}]`: why an identity can or cannot connect.
+
+use holdfast_device_hub::Diagnosis;
+use holdfast_model::IdentityId;
+use holdfast_registry::Identity;
+use serde_json::{Value, json};
+
+use super::super::error::ApiError;
+use super::super::reply::Reply;
+use super::super::{document, timestamps};
+use super::{Request, device_id, module_id};
+
+/// Also answers for ids that are not registered: operators look for their refusals.
+pub(super) async fn diagnose(device: &str, module: Option<&str>, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let id = match module {
+        None => IdentityId::device(device_id(device)?),
+        Some(module) => module_id(device, module)?,
+    };
+    let identity = request.within(request.shared.registry().get(&id)).await?;
+    let diagnosis = request.shared.hub.diagnose(&id).await;
+    let connection = document::connection_state(diagnosis.connection.is_connected);
+    let mut answer = json!({
+        "deviceId": id.device.as_str(),
+        "hubTime": timestamps::iso(Some(diagnosis.hub_time)),
+        "registered": identity.is_some(),
+        "identity": identity.as_deref().map(show_identity),
+        "connectionState": connection,
+        "connectionStateUpdatedTime": timestamps::iso(diagnosis.connection.updated),
+        "session": show_session(&diagnosis),
+        "refusals": show_refusals(&diagnosis),
+    });
+    if let Some(module) = &id.module {
+        answer["moduleId"] = json!(module.as_str());
+    }
+    Ok(Reply::ok(answer))
+}
+
+/// Without secrets.
+fn show_identity(identity: &Identity) -> Value {
+    json!({
+        "status": document::status_name(identity.status),
+        "statusReason": identity.status_reason,
+        "statusUpdatedTime": timestamps::iso(identity.status_updated),
+        "authenticationType": identity.authentication.type_name(),
+        "generationId": identity.generation.to_string(),
+        "etag": identity.etag.0,
+        "createdTime": timestamps::iso(Some(identity.created)),
+        "deviceScope": identity.device_scope,
+    })
+}
+
+fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
+    let session = diagnosis.session.as_ref()?;
+    Some(json!({
+        "number": format!("{}.{}", session.number.term, session.number.counter),
+        "gateway": session.gateway.to_string(),
+        "protocol": session.protocol.as_str(),
+        "connectedTime": timestamps::iso(Some(session.since)),
+        "tokenEndTime": session.expires.map(|time| timestamps::iso(Some(time))),
+        "policy": session.policy,
+    }))
+}
+
+fn show_refusals(diagnosis: &Diagnosis) -> Vec<Value> {
+    let shown = diagnosis.refusals.iter().map(|record| {
+        json!({
+            "time": timestamps::iso(Some(record.time)),
+            "operation": record.operation.as_str(),
+            "errorCode": record.code.number(),
+            "errorName": record.code.name(),
+            "reason": record.reason.as_str(),
+            "advice": record.reason.advice(),
+            "protocol": record.protocol.as_str(),
+            "address": record.address.to_string(),
+        })
+    });
+    shown.collect()
+}

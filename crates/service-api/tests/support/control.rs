@@ -1,0 +1,81 @@
+//! The control of a cluster of one node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_cluster::control::{
+    ClusterFounding, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerBook, ReplicaHost,
+};
+use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_partition::{Partition, PartitionConfig};
+use holdfast_registry::{NodeInfo, NodeRole, NodeState};
+use holdfast_tasks::watch;
+
+use super::node::{Node, now};
+
+/// There are no other nodes.
+struct NoPeers;
+
+impl PeerBook for NoPeers {
+    fn set_member(&self, _: u64, _: &str, _: &str) {}
+
+    fn forget(&self, _: u64) {}
+
+    fn is_up(&self, _: u64) -> bool {
+        false
+    }
+}
+
+struct Replicas(GroupHost);
+
+impl ReplicaHost for Replicas {
+    fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
+        Box::pin(async move {
+            let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
+            let started = Partition::start(partition, &self.0, &consensus, &config, Arc::new(now), founding).await;
+            started.map_err(|error| HostError(error.to_string()))
+        })
+    }
+
+    fn on_disk(&self) -> Hosted<'_, Result<Vec<PartitionId>, HostError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn facts(&self) -> NodeFacts {
+        NodeFacts::default()
+    }
+
+    fn has_room(&self) -> watch::Receiver<bool> {
+        self.0.guard.watch()
+    }
+}
+
+pub(crate) async fn start(node: &Node) -> Control {
+    let parts = ControlParts {
+        me: NodeInfo {
+            id: node.host.node,
+            name: "node-1".to_owned(),
+            address: "node-1:9700".to_owned(),
+            zone: String::new(),
+            role: NodeRole::Core,
+            state: NodeState::Joining,
+            version: "1".to_owned(),
+            joined: UnixMillis(0),
+        },
+        founding: Some(ClusterFounding {
+            cluster: "test".to_owned(),
+            replication_factor: 1,
+        }),
+        registry: node.registry.clone(),
+        partitions: node.partitions.clone(),
+        transport: node.host.transport.clone(),
+        dispatch: node.dispatch.clone(),
+        peers: Arc::new(NoPeers),
+        replicas: Arc::new(Replicas(node.host.clone())),
+        wrapped_key: Bytes::clone(node.sealer.wrapped()),
+        config: ControlConfig::default(),
+        stop: node.stop.clone(),
+    };
+    Control::start(parts).await.unwrap()
+}

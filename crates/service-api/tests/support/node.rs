@@ -1,0 +1,123 @@
+//! One node without sockets: storage, registry, partitions and device hub, over a simulated network.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails; each test file uses its part"
+)]
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use holdfast_auth::HubNames;
+use holdfast_cluster::route::Partitions;
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_consensus::transport::{Dispatch, Service};
+use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, maintain_links};
+use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
+use holdfast_partition::{Partition, PartitionConfig};
+use holdfast_registry::{Founding, Registry, RegistryConfig};
+use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use holdfast_tasks::Stop;
+
+pub(crate) const HOST: &str = "hub1.example.com";
+
+pub(crate) fn now() -> UnixMillis {
+    UnixMillis(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap())
+}
+
+pub(crate) struct Node {
+    pub(crate) host: GroupHost,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) registry: Registry,
+    pub(crate) partitions: Partitions,
+    pub(crate) hub: Arc<DeviceHub>,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) stop: Stop,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts node `id` without replicas of partitions.
+    pub(crate) async fn start(id: u64, network: &SimNetwork) -> Self {
+        Self::start_with(id, network, DeviceHubConfig::default()).await
+    }
+
+    pub(crate) async fn start_with(id: u64, network: &SimNetwork, config: DeviceHubConfig) -> Self {
+        let dispatch = Dispatch::new();
+        let transport = network.node(id, dispatch.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let storage = StorageConfig {
+            dir: dir.path().to_owned(),
+            max_open_files: 64,
+            ..StorageConfig::default()
+        };
+        let identity = || NodeIdentity {
+            cluster: "test".to_owned(),
+            incarnation: id,
+        };
+        let data = DataDir::open(dir.path(), identity).unwrap();
+        let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
+        let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
+        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+        let host = GroupHost {
+            disk: disk.clone(),
+            flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+            guard: DiskGuard::new(disk, &storage).unwrap(),
+            node: id,
+            on_fatal,
+            transport,
+            groups: holdfast_consensus::Groups::default(),
+        };
+        let founding = Founding {
+            hub_name: "hub1".to_owned(),
+            ..Founding::default()
+        };
+        let registry = Registry::start(
+            &host,
+            &ConsensusConfig::default(),
+            sealer.clone(),
+            &founding,
+            Arc::new(now),
+            &RegistryConfig::default(),
+            true,
+        )
+        .await
+        .unwrap();
+        let partitions = Partitions::new(id, PartitionCount::DEFAULT, host.transport.clone());
+        dispatch.enter(Service::Partition, partitions.handler());
+        let stop = Stop::new();
+        holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
+        let hub = DeviceHub::new(HubParts {
+            node: id,
+            incarnation: id,
+            cores: 1,
+            partitions: partitions.clone(),
+            transport: host.transport.clone(),
+            registry: registry.clone(),
+            hub_names: HubNames::new([HOST]),
+            clock: Clock::system(),
+            config,
+        });
+        dispatch.enter(Service::Session, Arc::clone(&hub) as _);
+        holdfast_tasks::spawn("maintain-links", maintain_links(Arc::clone(&hub), stop.clone()));
+        Self {
+            host,
+            sealer,
+            registry,
+            partitions,
+            hub,
+            dispatch,
+            stop,
+            _dir: dir,
+        }
+    }
+
+    /// Starts the replica of one partition.
+    pub(crate) async fn partition(&self, id: PartitionId) -> Partition {
+        let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
+        Partition::start(id, &self.host, &consensus, &config, Arc::new(now), true)
+            .await
+            .unwrap()
+    }
+}
