@@ -38,8 +38,8 @@ use holdfast_model::PartitionId;
 use holdfast_partition::Partition;
 use holdfast_registry::{NodeInfo, NodeState, Registry};
 use holdfast_tasks::Stop;
+use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -193,7 +193,7 @@ impl Control {
             .dispatch
             .enter(Service::Control, Arc::new(Server(control.clone())));
         let run = run::Run::begin(control.clone(), parts.founding).await?;
-        holdfast_tasks::spawn("control", run.run());
+        holdfast_tasks::spawn_critical("control", run.run());
         Ok(control)
     }
 

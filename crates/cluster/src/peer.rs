@@ -111,17 +111,20 @@ impl Peers {
         let shared = Arc::new(Shared::new(config, identity, tls, dispatch, stop, introductions));
         let local = listener.as_ref().map(|(_, local)| *local);
         if let Some((listener, _)) = listener {
-            drop(holdfast_tasks::spawn(
+            drop(holdfast_tasks::spawn_critical(
                 "peer listener",
                 accept::listen(Arc::clone(&shared), listener),
             ));
         }
-        drop(holdfast_tasks::spawn("peer tasks", start_tasks(Arc::clone(&shared))));
-        drop(holdfast_tasks::spawn(
+        drop(holdfast_tasks::spawn_critical(
+            "peer tasks",
+            start_tasks(Arc::clone(&shared)),
+        ));
+        drop(holdfast_tasks::spawn_critical(
             "peer introductions",
             introduce::run(Arc::clone(&shared), wanted),
         ));
-        drop(holdfast_tasks::spawn(
+        drop(holdfast_tasks::spawn_critical(
             "peer certificates",
             tls::watch(Arc::clone(&shared)),
         ));
@@ -204,7 +207,10 @@ async fn start_tasks(shared: Arc<Shared>) {
             new.cloned().collect()
         };
         for peer in without {
-            drop(holdfast_tasks::spawn("peer", manage::keep(Arc::clone(&shared), peer)));
+            drop(holdfast_tasks::spawn_critical(
+                "peer",
+                manage::keep(Arc::clone(&shared), peer),
+            ));
         }
         tokio::select! {
             biased;

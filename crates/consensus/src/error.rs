@@ -14,6 +14,14 @@ pub enum ProposeError {
         /// The node that leads, where known.
         leader: Option<u64>,
     },
+    /// The entry was to be appended in `term` only, and this node does not lead in it any more. It was not appended.
+    #[error("this node no longer leads the group in term {term}{}", whose(.leader))]
+    TermChanged {
+        /// The only term in which the entry is valid.
+        term: u64,
+        /// The node that leads now, where known: perhaps this one, in a later term.
+        leader: Option<u64>,
+    },
     /// The group has stopped. The entry was not appended.
     #[error("the group has stopped")]
     Stopped,

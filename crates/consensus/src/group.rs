@@ -16,7 +16,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 
-pub use self::proposing::Room;
+pub use self::proposing::ProposalPermit;
 pub use self::reading::LeaseGrant;
 use crate::applier::Applier;
 use crate::blocking::blocking;
@@ -37,10 +37,10 @@ use crate::types::{Node, Types, position};
 
 /// The largest entry: a batch of messages of the largest size, with room.
 pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
-/// Between two tries while a new leader settles.
-const RETRY_EVERY: Duration = Duration::from_millis(10);
-/// How long an entry may take to be committed and applied before its caller is told that the outcome is unknown.
-const FORWARD_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts while there is no leader.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// How long an entry may take to be committed and applied before its outcome is reported as unknown.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What all groups of a node share.
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use holdfast_tasks::sync::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::group::{Group, Inner};
@@ -150,7 +150,7 @@ async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<By
             from_itself(from, request.from_leader())?;
             wire::vote::encode_transfer_answer(&raft.handle_transfer_leader(request).await.map_err(refusal)?)
         }
-        Kind::Propose => wire::group::encode_applied(&group.propose_here(body.0).await),
+        Kind::Propose => wire::group::encode_applied(&group.propose_here(None, body.0).await),
         Kind::ReadIndex => wire::group::encode_read_point(&group.read_point_here().await),
         Kind::Lease => wire::group::encode_read_point(&group.lease_here()),
         Kind::Snapshot => return Err(CallError::Refused("a snapshot comes in parts".into())),

@@ -40,7 +40,7 @@ mod wire;
 pub use carried::{StoredEntry, put_floors};
 pub use config::{ConsensusConfig, InvalidConfig};
 pub use error::{ChangeError, ProposeError, ReadError, StartError, TransferError};
-pub use group::{Group, GroupHost, LeaseGrant, Room};
+pub use group::{Group, GroupHost, LeaseGrant, ProposalPermit};
 pub use groups::Groups;
 pub use log_reader::LogReader;
 pub use machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};

@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use futures_util::{Stream, stream};
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError, WriteBatch};
+use holdfast_tasks::sync::Mutex;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::entry::{self, HEADER_BYTES};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_storage::StorageError;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
 use crate::machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};

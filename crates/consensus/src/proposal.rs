@@ -27,14 +27,16 @@ pub(crate) enum Waiting {
     Commit(OnCommit),
     /// For the answer of the state machine.
     Apply(oneshot::Sender<Applied>),
-    /// Nobody waits any more.
-    Nobody,
+    /// The outcome has been reported.
+    Reported,
 }
 
 /// A proposal on its way through openraft, which is generic over what it answers.
 pub(crate) struct Proposal<T> {
     waiting: Waiting,
     outcome: fn(T) -> Applied,
+    /// The only term in which the entry may be appended, if there is one.
+    term: Option<u64>,
     proposed: Instant,
     commit_seconds: Histogram,
     /// The entry's share of the group's bytes in flight.
@@ -42,10 +44,11 @@ pub(crate) struct Proposal<T> {
 }
 
 impl Proposal<ClientWriteResult<Types>> {
-    pub(crate) fn new(waiting: Waiting, permit: Permit, commit_seconds: Histogram) -> Self {
+    pub(crate) fn new(waiting: Waiting, permit: Permit, commit_seconds: Histogram, term: Option<u64>) -> Self {
         Self {
             waiting,
             outcome,
+            term,
             proposed: Instant::now(),
             commit_seconds,
             _permit: permit,
@@ -55,10 +58,10 @@ impl Proposal<ClientWriteResult<Types>> {
 
 impl<T> Proposal<T> {
     fn finish(&mut self, applied: Applied) {
-        match mem::replace(&mut self.waiting, Waiting::Nobody) {
+        match mem::replace(&mut self.waiting, Waiting::Reported) {
             Waiting::Commit(committed) => committed(applied.map(|(position, _)| position)),
             Waiting::Apply(answer) => drop(answer.send(applied)),
-            Waiting::Nobody => {}
+            Waiting::Reported => {}
         }
     }
 }
@@ -73,7 +76,11 @@ impl<T: Send + 'static> Responder<Types, T> for Proposal<T> {
     }
 
     fn on_complete(mut self, result: T) {
-        let applied = (self.outcome)(result);
+        let applied = match ((self.outcome)(result), self.term) {
+            // The engine's one word for both: it does not lead, or it leads in another term.
+            (Err(ProposeError::NotLeader { leader }), Some(term)) => Err(ProposeError::TermChanged { term, leader }),
+            (applied, _) => applied,
+        };
         self.finish(applied);
     }
 }

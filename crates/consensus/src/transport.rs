@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use parking_lot::RwLock;
+use holdfast_tasks::sync::RwLock;
 use thiserror::Error;
 
 /// The most bytes of a call's body or of an answer: an entry of the largest size with room for headers.

@@ -502,3 +502,49 @@ async fn a_group_that_has_stopped_is_no_longer_found() {
     assert_eq!(cluster.group(2).lease().await, Err(ReadError::Stopped));
     cluster.group(3).propose(numbered(0)).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_bound_to_a_term_is_refused_in_every_other_one() {
+    let cluster = Cluster::of(40, 3).await;
+    let (first, second) = (cluster.group(1), cluster.group(2));
+    let term = first.leader().unwrap().term;
+    let (position, answer) = first.propose_in_term(term, numbered(0)).await.unwrap();
+    assert_eq!((position.term, answer), (term, Bytes::from_static(b"0")));
+    assert_eq!(
+        second.propose_in_term(term, numbered(1)).await,
+        Err(ProposeError::TermChanged { term, leader: Some(1) }),
+        "a follower does not forward it"
+    );
+    // Acquired before the leadership moves, used when this node leads again.
+    let entry = numbered(1);
+    let permit = first.acquire_permit(&entry).await.unwrap().in_term(term);
+    first.transfer_leader(2).await.unwrap();
+    let led_by = async |node| {
+        eventually("the leadership has moved", || {
+            cluster.group(1).leader().is_some_and(|leader| leader.node == node)
+        })
+        .await
+    };
+    led_by(2).await;
+    assert_eq!(
+        first.propose_in_term(term, numbered(1)).await,
+        Err(ProposeError::TermChanged { term, leader: Some(2) })
+    );
+    second.transfer_leader(1).await.unwrap();
+    led_by(1).await;
+    let later = first.leader().unwrap().term;
+    assert!(later > term);
+    let (outcome, reported) = tokio::sync::oneshot::channel();
+    first
+        .propose_with_permit(permit, entry, Box::new(move |result| drop(outcome.send(result))))
+        .await;
+    let refused = reported.await.unwrap().unwrap_err();
+    assert_eq!(refused, ProposeError::TermChanged { term, leader: Some(1) });
+    assert!(refused.is_certain());
+    first.propose_in_term(later, numbered(1)).await.unwrap();
+    assert_eq!(
+        cluster.all_applied(2).await,
+        all(2),
+        "nothing of the refused entries was applied"
+    );
+}

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_device_hub::{CloseReason, Core, Protocol};
 use holdfast_net::{Accepted, ByteStream, Peer, Socket, StreamHandler};
+use holdfast_tasks::sync::SharedCell;
 use holdfast_tasks::{Phase, Stop};
 use rustls::ServerConfig;
 use slab::Slab;
@@ -39,10 +40,10 @@ pub struct MqttFront {
     metrics: Metrics,
     /// What all connections of the core read into, one after the other.
     scratch: RefCell<Box<[u8]>>,
-    connections: RefCell<Slab<Rc<Connection>>>,
-    deadlines: RefCell<Deadlines<(usize, u64)>>,
+    connections: SharedCell<Slab<Rc<Connection>>>,
+    deadlines: SharedCell<Deadlines<(usize, u64)>>,
     /// Who has not authenticated yet, longest waiting first; rows of those who have are skipped.
-    waiting: RefCell<VecDeque<(usize, u64)>>,
+    waiting: SharedCell<VecDeque<(usize, u64)>>,
     unauthenticated: Cell<usize>,
     next_number: Cell<u64>,
     /// Nothing is read any more; connections end once they have been told of everything.
@@ -62,9 +63,9 @@ impl MqttFront {
             config,
             metrics: Metrics::new(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-            connections: RefCell::default(),
-            deadlines: RefCell::new(Deadlines::new(0)),
-            waiting: RefCell::default(),
+            connections: SharedCell::default(),
+            deadlines: SharedCell::new(Deadlines::new(0)),
+            waiting: SharedCell::default(),
             unauthenticated: Cell::new(0),
             next_number: Cell::new(0),
             draining: Cell::new(false),
@@ -173,7 +174,7 @@ impl MqttFront {
         self.make_room();
         self.waiting.borrow_mut().push_back((connection.key, number));
         self.unauthenticated.set(self.unauthenticated.get() + 1);
-        holdfast_tasks::spawn_local("mqtt-connection", driver::Drive(connection));
+        holdfast_tasks::spawn_local("mqtt-connection", driver::Drive::new(connection));
     }
 
     /// Closes who has waited longest without authenticating, when there are too many of them.

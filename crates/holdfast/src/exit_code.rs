@@ -20,6 +20,8 @@ pub(crate) enum Outcome {
     CannotStart = 6,
     /// The disk failed or the stored data is damaged. Restarting will not help; see the runbook first.
     Storage = 7,
+    /// A bug: the program panicked outside a connection. A supervisor should start the hub again.
+    Panicked = 8,
 }
 
 /// A failed command.

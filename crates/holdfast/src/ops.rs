@@ -81,7 +81,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Serves until dropped.
 pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, readiness: Readiness) {
     let upkeep = metrics.clone();
-    let upkeep = holdfast_tasks::spawn("metrics-upkeep", async move {
+    let upkeep = holdfast_tasks::spawn_critical("metrics-upkeep", async move {
         let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
         loop {
             tick.tick().await;

@@ -32,8 +32,19 @@ pub(crate) fn run(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(
     Ok(())
 }
 
+/// From here on a panic outside a connection ends the process at once, for the reason that [`run`] gives
+/// (docs/decisions/0006).
+fn end_on_panic() {
+    holdfast_tasks::end_process_on_panic(|| signal_hook::low_level::exit(Outcome::Panicked as i32));
+    #[cfg(debug_assertions)]
+    if std::env::var_os("TEST_PANIC_POINTS").is_some() {
+        holdfast_tasks::arm_panic_points();
+    }
+}
+
 fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failure> {
     let begun = Instant::now();
+    end_on_panic();
     preflight::clock(SystemTime::now())?;
     preflight::ports(node::addresses(config).chain([config.ops.listen]))?;
     let connections = preflight::open_files(u64::from(config.storage.max_open_files))?;
@@ -64,7 +75,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
                 Err(_) => return Err(failure),
             },
         };
-        let ops = holdfast_tasks::spawn("ops", ops::serve(ops_listener, metrics, node.readiness()));
+        let ops = holdfast_tasks::spawn_critical("ops", ops::serve(ops_listener, metrics, node.readiness()));
         let is_ready = node.readiness();
         tokio::select! {
             biased;

@@ -67,7 +67,7 @@ impl Core {
                             work = work.recv() => work,
                         };
                         let Some(work) = work else { return };
-                        holdfast_tasks::spawn_local("core-work", work());
+                        holdfast_tasks::spawn_critical_local("core-work", work());
                     }
                 });
             })?;

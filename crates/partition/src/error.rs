@@ -76,7 +76,7 @@ impl AppendError {
 impl From<ProposeError> for AppendError {
     fn from(error: ProposeError) -> Self {
         match error {
-            ProposeError::NotLeader { leader } => Self::NotLeader { leader },
+            ProposeError::NotLeader { leader } | ProposeError::TermChanged { leader, .. } => Self::NotLeader { leader },
             ProposeError::Stopped => Self::Stopped,
             ProposeError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
             ProposeError::DiskFull => Self::DiskFull,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogPosition, LogReader};
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use ack_gate::AckGate;
@@ -195,8 +195,8 @@ impl Partition {
         if let Err(error) = self.open_ack_gate().await {
             return appended(Err(error));
         }
-        let room = match self.0.group.room_for(&entry).await {
-            Ok(room) => room,
+        let permit = match self.0.group.acquire_permit(&entry).await {
+            Ok(permit) => permit,
             Err(error) => return appended(self.0.ack_gate.lock().admit_committed(&header, Err(error))),
         };
         if !may(&header) {
@@ -207,7 +207,7 @@ impl Partition {
             let outcome = gate.lock().admit_committed(&header, outcome);
             appended(outcome);
         });
-        self.0.group.propose_in(room, entry, committed).await;
+        self.0.group.propose_with_permit(permit, entry, committed).await;
     }
 
     /// The same for a caller that waits. Dropping the future leaves the batch under way.

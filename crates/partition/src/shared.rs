@@ -11,7 +11,7 @@ use bytes::Bytes;
 use holdfast_consensus::LogPosition;
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::StorageError;
-use parking_lot::{Mutex, MutexGuard};
+use holdfast_tasks::sync::{Mutex, MutexGuard};
 
 use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;

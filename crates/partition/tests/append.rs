@@ -13,7 +13,7 @@ use holdfast_partition::record::EntryHeader;
 use holdfast_partition::state::GatewayPresence;
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{Disk, DiskSpace, SimDisk};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

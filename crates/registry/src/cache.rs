@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use holdfast_model::{DeviceId, IdentityId, ModuleId};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use crate::identity::Identity;
 

@@ -25,7 +25,7 @@ impl Confirms {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let (sender, receiver) = mpsc::channel(max_waiting);
-        holdfast_tasks::spawn("registry-confirm", run(receiver, max_waiting, barrier));
+        holdfast_tasks::spawn_critical("registry-confirm", run(receiver, max_waiting, barrier));
         Self(sender)
     }
 

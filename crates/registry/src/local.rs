@@ -10,7 +10,7 @@ use bytes::Bytes;
 use holdfast_model::{DeviceId, IdentityId, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
 use holdfast_storage::{Disk, Family, StorageError, Visit};
-use parking_lot::RwLock;
+use holdfast_tasks::sync::RwLock;
 use prost::Message;
 
 use crate::cache::IdentityCache;

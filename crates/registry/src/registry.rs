@@ -428,7 +428,9 @@ fn unavailable(reason: impl Into<String>) -> RegistryError {
 
 fn propose_error(error: ProposeError) -> RegistryError {
     match error {
-        ProposeError::NotLeader { .. } | ProposeError::Stopped => unavailable(error.to_string()),
+        ProposeError::NotLeader { .. } | ProposeError::TermChanged { .. } | ProposeError::Stopped => {
+            unavailable(error.to_string())
+        }
         ProposeError::TooLarge { .. } => Rejection::new(ErrorCode::MessageTooLarge, error.to_string()).into(),
         ProposeError::DiskFull => RegistryError::DiskFull,
         ProposeError::Unknown => RegistryError::OutcomeUnknown,

@@ -8,8 +8,8 @@ use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, has_data};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::Partition;
+use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
-use parking_lot::Mutex;
 
 /// Who runs, as a perfect failure detector would see it.
 pub(crate) type Up = Arc<Mutex<BTreeSet<u64>>>;

@@ -7,6 +7,11 @@
 //! submission. After a failed sync nothing is synced again: the kernel may have dropped the pages and would report
 //! success for data that is gone. Completions must be short and must not block.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a condition variable needs the bare lock; a panic of the flusher ends the process"
+)]
+
 use std::mem;
 use std::sync::Arc;
 use std::thread;
@@ -94,7 +99,7 @@ impl Flusher {
     ) -> Self {
         let shared = Shared::new(DrivenBy::Task);
         let mut worker = Worker::new(shared.clone(), disk, on_fatal);
-        holdfast_tasks::spawn("flusher", async move {
+        holdfast_tasks::spawn_critical("flusher", async move {
             loop {
                 match worker.take() {
                     Taken::Some => {

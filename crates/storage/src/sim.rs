@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use rand::Rng;
 
 use crate::view::{BLOCK_BYTES, Block};
@@ -164,7 +164,7 @@ impl SimDisk {
         self.state.lock().live.keys().filter(|(of, _)| *of == family).count()
     }
 
-    fn state(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
+    fn state(&self) -> Result<holdfast_tasks::sync::MutexGuard<'_, State>, StorageError> {
         let state = self.state.lock();
         if state.life == self.life {
             Ok(state)

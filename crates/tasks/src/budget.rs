@@ -1,4 +1,4 @@
-//! Budgets counted in bytes, with permits that come back when dropped.
+//! Budgets counted in bytes, with permits that return their bytes when dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-/// The budget has less left than was asked for.
+/// The budget has fewer bytes left than were requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{asked} bytes asked, {left} left of {limit}")]
-pub struct Overdrawn {
-    /// Bytes asked for.
-    pub asked: usize,
-    /// Bytes left at that moment.
-    pub left: usize,
+#[error("{requested} bytes requested, {available} of {limit} available")]
+pub struct BudgetExceeded {
+    /// Bytes requested.
+    pub requested: usize,
+    /// Bytes available at that moment.
+    pub available: usize,
     /// The whole budget.
     pub limit: usize,
 }
@@ -40,7 +40,7 @@ impl ByteBudget {
         }))
     }
 
-    /// Bytes taken at this moment.
+    /// Bytes in use at this moment.
     #[must_use]
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
@@ -52,12 +52,12 @@ impl ByteBudget {
         self.0.limit
     }
 
-    /// Takes `bytes` without waiting. A single request above the whole limit is granted when nothing else is taken, so
-    /// that it cannot wait for ever.
+    /// Acquires `bytes` without waiting. A single request above the whole limit is granted when no other permit is held,
+    /// so that it cannot wait for ever.
     ///
     /// # Errors
-    /// [`Overdrawn`] when too little is left.
-    pub fn try_take(&self, bytes: usize) -> Result<Permit, Overdrawn> {
+    /// [`BudgetExceeded`] when too few bytes are available.
+    pub fn try_acquire(&self, bytes: usize) -> Result<Permit, BudgetExceeded> {
         let limit = self.0.limit;
         self.0
             .used
@@ -68,18 +68,18 @@ impl ByteBudget {
                 budget: self.clone(),
                 bytes,
             })
-            .map_err(|used| Overdrawn {
-                asked: bytes,
-                left: limit.saturating_sub(used),
+            .map_err(|used| BudgetExceeded {
+                requested: bytes,
+                available: limit.saturating_sub(used),
                 limit,
             })
     }
 
-    /// Takes `bytes`, waiting until they are there. Cancel-safe; not fair.
-    pub async fn take(&self, bytes: usize) -> Permit {
+    /// Acquires `bytes`, waiting until they are available. Cancel-safe; not fair.
+    pub async fn acquire(&self, bytes: usize) -> Permit {
         loop {
             let returned = self.0.returned.notified();
-            if let Ok(permit) = self.try_take(bytes) {
+            if let Ok(permit) = self.try_acquire(bytes) {
                 return permit;
             }
             returned.await;
@@ -87,7 +87,7 @@ impl ByteBudget {
     }
 }
 
-/// Bytes taken from a budget; dropping it gives them back.
+/// Bytes acquired from a budget; dropping it returns them.
 #[derive(Debug)]
 pub struct Permit {
     budget: ByteBudget,
@@ -114,19 +114,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_come_back_when_dropped() {
+    fn permits_return_their_bytes_when_dropped() {
         let budget = ByteBudget::new(10);
-        let first = budget.try_take(8).unwrap();
+        let first = budget.try_acquire(8).unwrap();
         assert_eq!(
-            budget.try_take(3).unwrap_err(),
-            Overdrawn {
-                asked: 3,
-                left: 2,
+            budget.try_acquire(3).unwrap_err(),
+            BudgetExceeded {
+                requested: 3,
+                available: 2,
                 limit: 10
             }
         );
         drop(first);
         assert_eq!(budget.used(), 0);
-        assert!(budget.try_take(50).is_ok(), "a request above the limit passes alone");
+        assert!(budget.try_acquire(50).is_ok(), "a request above the limit passes alone");
     }
 }

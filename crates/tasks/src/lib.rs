@@ -1,16 +1,22 @@
-//! The one door for starting tasks, the order in which they stop, and budgets in bytes.
+//! Starting tasks, what their panics cost, the order in which they stop, and budgets in bytes.
 //!
 //! Why: a panic in a detached task is silent, a queue counted in items is unbounded in bytes, and a stop without an
 //! order loses what was acknowledged.
-//! Invariants: every task has a name and an end that somebody sees; a budget never goes below zero.
+//! Invariants: every task has a name; a panic is logged and ends either one task or the process, never half of either;
+//! a budget never goes below zero.
 //! Not here: what tasks do; runtimes (the composition root builds them).
 #![warn(missing_docs)]
 
 mod budget;
+mod panic;
 mod spawn;
 mod stop;
+pub mod sync;
 pub mod watch;
 
-pub use budget::{ByteBudget, Overdrawn, Permit};
-pub use spawn::{panics, spawn, spawn_blocking, spawn_local};
+pub use budget::{BudgetExceeded, ByteBudget, Permit};
+#[cfg(debug_assertions)]
+pub use panic::arm_panic_points;
+pub use panic::{end_process_on_panic, panic_point, panics};
+pub use spawn::{spawn, spawn_blocking, spawn_critical, spawn_critical_local, spawn_local};
 pub use stop::{Phase, Stop};

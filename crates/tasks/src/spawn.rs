@@ -1,23 +1,28 @@
-//! Starting tasks so that their panics are seen.
+//! Starting tasks, so that a panic is always noticed and costs what it must and no more.
+//!
+//! [`spawn`] and [`spawn_local`] are for the code that serves one connection or one caller: its panic ends that task.
+//! [`spawn_critical`] and [`spawn_critical_local`] are for everything that the node cannot do without: its panic ends
+//! the process (after [`crate::end_process_on_panic`]).
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::task::JoinHandle;
 
-static PANICS: AtomicU64 = AtomicU64::new(0);
+use crate::panic::{Isolation, report};
 
-/// How many tasks of this process have panicked; a process-wide count, since a panic is a bug of the process.
-#[must_use]
-pub fn panics() -> u64 {
-    PANICS.load(Ordering::Relaxed)
+/// What the panic of a task ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnPanic {
+    EndTask,
+    EndProcess,
 }
 
-/// A future whose panic is logged with the task's name and ends that task alone.
+/// A future whose panic is counted and logged with the task's name.
 struct Watched<F> {
     name: &'static str,
+    on_panic: OnPanic,
     future: F,
 }
 
@@ -26,49 +31,79 @@ impl<F: Future<Output = ()> + Unpin> Future for Watched<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let name = self.name;
+        // The panic hook ends the process for every panic outside an isolated task.
+        let _isolation = (self.on_panic == OnPanic::EndTask).then(|| Isolation::begin(name));
         let future = Pin::new(&mut self.future);
+        // What the future shares with other tasks either was not being changed or ends the process (`crate::sync`).
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(poll) => poll,
             Err(panic) => {
-                PANICS.fetch_add(1, Ordering::Relaxed);
-                let text = panic
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "no message".to_owned());
-                tracing::error!(task = name, panic = text, "task panicked");
+                report(name, &*panic);
                 Poll::Ready(())
             }
         }
     }
 }
 
-/// Starts `future` on the current runtime.
-#[expect(clippy::disallowed_methods, reason = "this is the door that the lint points to")]
+/// Starts `future`, which serves one connection or one caller, on the current runtime. A panic ends this task alone.
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    start(name, OnPanic::EndTask, future)
+}
+
+/// Starts `future`, which the node cannot do without, on the current runtime. A panic ends the process.
+pub fn spawn_critical<F>(name: &'static str, future: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    start(name, OnPanic::EndProcess, future)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the function that the lint points to")]
+fn start<F>(name: &'static str, on_panic: OnPanic, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(Watched {
         name,
+        on_panic,
         future: Box::pin(future),
     })
 }
 
-/// Starts `future`, which need not be `Send`, on the current single-threaded runtime.
+/// [`spawn`] for a future that need not be `Send`, on the current single-threaded runtime.
 ///
 /// The future is not boxed again: an idle connection's task is part of its memory budget.
 pub fn spawn_local<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Unpin + 'static,
 {
-    tokio::task::spawn_local(Watched { name, future })
+    start_local(name, OnPanic::EndTask, future)
 }
 
-/// Runs `work` on the runtime's pool of blocking threads and gives its result back.
+/// [`spawn_critical`] for a future that need not be `Send`, on the current single-threaded runtime.
+pub fn spawn_critical_local<F>(name: &'static str, future: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Unpin + 'static,
+{
+    start_local(name, OnPanic::EndProcess, future)
+}
+
+fn start_local<F>(name: &'static str, on_panic: OnPanic, future: F) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Unpin + 'static,
+{
+    tokio::task::spawn_local(Watched { name, on_panic, future })
+}
+
+/// Runs `work` on the runtime's pool of blocking threads and returns its result.
+///
+/// A panic of `work` ends the process, whichever task waits for it: it reads and writes what all tasks share.
 ///
 /// # Panics
-/// Propagates a panic of `work`.
+/// Where panics do not end the process (tests), the panic of `work` continues in the caller.
 pub async fn spawn_blocking<R, W>(work: W) -> R
 where
     R: Send + 'static,
@@ -78,8 +113,23 @@ where
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking work is only cancelled when the runtime is gone, and then nobody polls this.
+            // Blocking work is only cancelled when the runtime has ended, and then this future is not polled again.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_its_task_alone_and_is_counted() {
+        let before = crate::panics();
+        spawn("test", async { panic!("as a test") }).await.unwrap();
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        spawn("other", async move { done.send(()).unwrap() }).await.unwrap();
+        assert_eq!(is_done.await, Ok(()));
+        assert!(crate::panics() > before);
     }
 }

@@ -5,9 +5,9 @@ use tokio_util::sync::CancellationToken;
 /// A step of stopping; each implies the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Listeners close; what is connected goes on.
+    /// Listeners close; open connections continue.
     Accepting,
-    /// Sessions stop taking new work; what is under way is finished and acknowledged.
+    /// Sessions accept no new work; work in progress is finished and acknowledged.
     Draining,
     /// Sessions close; groups and storage flush.
     Closing,
@@ -22,7 +22,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// A signal on which nothing has been stopped.
+    /// A signal on which no phase has been entered.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,13 +1,15 @@
-//! A value that others watch, which wakes them in the order in which they began to wait.
+//! A watched value, whose receivers are woken in the order in which they began to wait.
 //!
-//! Why not tokio's: it spreads those who wait over several lists and draws which, so that who runs first is not the same
-//! twice, and a seed of a simulation would not replay.
+//! Why not tokio's: it spreads its waiters over several lists at random, so that the order of wake-ups differs from run
+//! to run, and a seed of a simulation would not replay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::RwLockReadGuard;
 use tokio::sync::Notify;
+
+use crate::sync::RwLock;
 
 struct Channel<T> {
     value: RwLock<T>,
@@ -21,15 +23,15 @@ struct Channel<T> {
 /// Changes the value. Clones change the same one; it ends with the last of them.
 pub struct Sender<T>(Arc<Channel<T>>);
 
-/// Sees the value, and waits for its changes.
+/// Reads the value and waits for its changes.
 pub struct Receiver<T> {
     channel: Arc<Channel<T>>,
     seen: u64,
 }
 
-/// The value does not change any more: nobody is left who could.
+/// The value does not change any more: the last sender has been dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nobody changes it any more")]
+#[error("the last sender of the watched value has been dropped")]
 pub struct Ended;
 
 /// A sender and a receiver that has seen `value`.
@@ -54,7 +56,7 @@ impl<T> Channel<T> {
 }
 
 impl<T> Sender<T> {
-    /// A value that nobody watches yet.
+    /// A value without receivers.
     #[must_use]
     pub fn new(value: T) -> Self {
         Self(Arc::new(Channel {
@@ -66,7 +68,7 @@ impl<T> Sender<T> {
         }))
     }
 
-    /// Changes the value; who watches is woken when `modify` says that it has.
+    /// Changes the value; receivers are woken when `modify` returns `true`.
     pub fn send_if_modified(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
         {
             let mut value = self.0.value.write();
@@ -79,7 +81,7 @@ impl<T> Sender<T> {
         true
     }
 
-    /// Changes the value and wakes who watches.
+    /// Changes the value and wakes the receivers.
     pub fn send_modify(&self, modify: impl FnOnce(&mut T)) {
         self.send_if_modified(|value| {
             modify(value);
@@ -87,7 +89,7 @@ impl<T> Sender<T> {
         });
     }
 
-    /// Puts another value in its place and gives the old one.
+    /// Replaces the value and returns the old one.
     pub fn send_replace(&self, mut value: T) -> T {
         self.send_modify(|old| std::mem::swap(old, &mut value));
         value
@@ -104,7 +106,7 @@ impl<T> Sender<T> {
         self.0.receiver(self.0.version())
     }
 
-    /// Whether anybody watches.
+    /// Whether there is a receiver.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.0.receivers.load(Ordering::Acquire) > 0
@@ -119,7 +121,7 @@ impl<T> Receiver<T> {
     pub async fn changed(&mut self) -> Result<(), Ended> {
         let channel = self.channel.clone();
         loop {
-            // Made before the look, so that no change falls between the look and the wait.
+            // Created before the version is read, so that no change is missed between the check and the wait.
             let changed = channel.changed.notified();
             let version = channel.version();
             if version != self.seen {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_consensus::GroupId;
 use holdfast_model::PartitionId;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Control;
@@ -69,7 +69,7 @@ impl Jobs {
     ) {
         self.0.lock().entry(subject).or_default().running = true;
         let (jobs, control) = (self.clone(), control.clone());
-        holdfast_tasks::spawn("control-step", async move {
+        holdfast_tasks::spawn_critical("control-step", async move {
             // Also when the work panics: otherwise nothing would ever be done about it again.
             let mut ending = Ending {
                 jobs,

@@ -251,7 +251,7 @@ impl Run {
             self.watches.entry(group.id()).or_insert_with(|| {
                 let mut watch = group.watch();
                 drop(group);
-                holdfast_tasks::spawn("control-watch", async move {
+                holdfast_tasks::spawn_critical("control-watch", async move {
                     while watch.changed().await.is_ok() {
                         control.0.wake.notify_one();
                     }

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use holdfast_proto::cluster::v1::control_refusal::Kind;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use super::*;
 use crate::control::wire::{encode_answer, refusal};

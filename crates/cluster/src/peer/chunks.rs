@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use holdfast_consensus::transport::{Answer, Call, CallError, Chunks, MAX_CHUNK_BYTES};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};

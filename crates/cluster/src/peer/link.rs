@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Call, CallError, MAX_CALL_BYTES};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use holdfast_consensus::transport::{Answer, CallError, MAX_CALL_BYTES};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming};
@@ -218,7 +218,7 @@ pub(crate) fn start(conn: Arc<Conn>, caller: Caller, frames: Streaming<Bytes>) -
         conn: Arc::clone(&conn),
         _alive: alive,
     };
-    drop(holdfast_tasks::spawn("peer session", async move {
+    drop(holdfast_tasks::spawn_critical("peer session", async move {
         let answers = Arc::clone(&session.answers);
         let reason = tokio::select! {
             biased;

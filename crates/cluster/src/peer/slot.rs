@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use holdfast_consensus::transport::CallError;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 /// What came of a call.
 pub(crate) type Outcome = Result<Bytes, CallError>;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_consensus::transport::{Answer, Call, CallError, Dispatch};
 use holdfast_proto::cluster::v1::{Hello, HelloAnswer, HelloRefusal, Purpose};
 use holdfast_tasks::Stop;
-use parking_lot::{Mutex, RwLock};
+use holdfast_tasks::sync::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use super::hello::Refused;

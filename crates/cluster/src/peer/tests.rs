@@ -33,7 +33,7 @@ struct Echo {
     /// Calls that have begun.
     begun: AtomicUsize,
     /// Calls and chunks seen in order, by their first bytes.
-    seen: parking_lot::Mutex<Vec<Bytes>>,
+    seen: holdfast_tasks::sync::Mutex<Vec<Bytes>>,
 }
 
 impl Handler for Echo {

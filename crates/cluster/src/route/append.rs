@@ -9,8 +9,8 @@ use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_model::PartitionId;
 use holdfast_partition::{AppendError, OnAppended};
 use holdfast_tasks::ByteBudget;
+use holdfast_tasks::sync::RwLock;
 use holdfast_tasks::watch;
-use parking_lot::RwLock;
 
 use super::Partitions;
 use super::owners::Owner;
@@ -49,7 +49,7 @@ impl Partitions {
         entry: Bytes,
         appended: OnAppended,
     ) {
-        let permit = self.0.budgets.of(owner.node).take(entry.len()).await;
+        let permit = self.0.budgets.of(owner.node).acquire(entry.len()).await;
         self.0.metrics.remote_appends.increment(1);
         self.0.metrics.remote_append_bytes.increment(entry.len() as u64);
         let call = Call {
@@ -71,7 +71,7 @@ impl Partitions {
             drop(permit);
             appended(partitions.decided(owner, id, answer));
         };
-        holdfast_tasks::spawn("append-remote", wait);
+        holdfast_tasks::spawn_critical("append-remote", wait);
     }
 
     /// What the sender is told; what the answer says about owners is learned.

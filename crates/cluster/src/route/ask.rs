@@ -60,7 +60,7 @@ pub(super) async fn ask_all(partitions: &Partitions) {
         for node in peers {
             asking.entry(node).or_insert_with(|| {
                 let task = ask(partitions.clone(), node);
-                Asking(holdfast_tasks::spawn("ask-owners", Box::pin(task)))
+                Asking(holdfast_tasks::spawn_critical("ask-owners", Box::pin(task)))
             });
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use holdfast_partition::epoch::{Granted, Receiver, ReceiverId, Refusal, Since, Table};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::time::Instant;
 
 /// Seats of one partition, in all groups.

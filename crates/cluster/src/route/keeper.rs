@@ -123,7 +123,7 @@ impl Partitions {
                 tracing::debug!(partition = id.0, node = notice.node, %error, "a reader's node was not told of its loss");
             }
         };
-        holdfast_tasks::spawn("tell-stolen", Box::pin(tell));
+        holdfast_tasks::spawn_critical("tell-stolen", Box::pin(tell));
     }
 
     /// Tells the owner of one partition what is due; whether it has heard.

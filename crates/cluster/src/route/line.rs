@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 /// One piece of work.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -51,7 +51,7 @@ impl Line {
                     }
                 }
             };
-            holdfast_tasks::spawn("partition-line", rest);
+            holdfast_tasks::spawn_critical("partition-line", rest);
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::Partition;
+use holdfast_tasks::sync::RwLock;
 use holdfast_tasks::watch;
-use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 
 /// Who owns a partition.
@@ -111,7 +111,7 @@ impl Owners {
                 following.look(&partition);
             }
         };
-        let task = holdfast_tasks::spawn("partition-owner", Box::pin(follow));
+        let task = holdfast_tasks::spawn_critical("partition-owner", Box::pin(follow));
         match &mut *slot.local.write() {
             Some(local) => local.follower = Some(task),
             None => task.abort(),

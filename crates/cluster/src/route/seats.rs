@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::epoch::{Receiver, Refusal, Since, Stolen};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 

@@ -113,7 +113,7 @@ impl Serve {
             return Box::pin(async move { Ok(outcome.encode()) });
         };
         let sender = self.0.0.senders.of(from);
-        let Ok(permit) = sender.budget.try_take(entry.len().max(MIN_BATCH_BYTES)) else {
+        let Ok(permit) = sender.budget.try_acquire(entry.len().max(MIN_BATCH_BYTES)) else {
             self.0.0.metrics.refused_appends.increment(1);
             return refused("too many bytes of batches are under way");
         };

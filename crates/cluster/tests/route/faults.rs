@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::route::Partitions;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use rand::Rng as _;
 
 use super::common::{CORE, Cluster, GATEWAY, Lane, P, eventually, oldest, read};

@@ -20,14 +20,14 @@ use crate::wire::WireError;
 pub(crate) struct Receiving {
     turn: Semaphore,
     /// Who has the turn or waits for it, with the vote of who sends it.
-    current: parking_lot::Mutex<Option<(Vote, oneshot::Sender<()>)>>,
+    current: holdfast_tasks::sync::Mutex<Option<(Vote, oneshot::Sender<()>)>>,
 }
 
 impl Receiving {
     pub(crate) fn new() -> Self {
         Self {
             turn: Semaphore::new(1),
-            current: parking_lot::Mutex::default(),
+            current: holdfast_tasks::sync::Mutex::default(),
         }
     }
 

@@ -56,7 +56,8 @@ pub(crate) fn encode_applied(applied: &Applied) -> Bytes {
             body.put_u64(position.index);
             body.put_slice(answer);
         }
-        Err(ProposeError::NotLeader { leader }) => {
+        // No caller on another node names a term.
+        Err(ProposeError::NotLeader { leader } | ProposeError::TermChanged { leader, .. }) => {
             body.put_u8(1);
             put_leader(&mut body, *leader);
         }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_tasks::sync::Mutex;
 use metrics::{Counter, counter};
-use parking_lot::Mutex;
 
 use super::config::DeviceHubConfig;
 use super::connect_request::{ConnectRequest, Protocol, Refusal};

@@ -12,7 +12,7 @@ use holdfast_model::{ErrorCode, IdentityId, RefusalReason, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use crate::api::audit::AuditRecord;
 use crate::rpc::codec;

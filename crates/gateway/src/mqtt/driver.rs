@@ -11,13 +11,43 @@ use super::end::End;
 const READS_PER_TURN: usize = 4;
 
 /// The task; small, since every idle connection has one.
-pub(super) struct Drive(pub(super) Rc<Connection>);
+pub(super) struct Drive {
+    connection: Rc<Connection>,
+    /// Set while the connection is being served: still set when the task is dropped, if that panicked.
+    is_polled: bool,
+}
+
+impl Drive {
+    pub(super) fn new(connection: Rc<Connection>) -> Self {
+        Self {
+            connection,
+            is_polled: false,
+        }
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        if self.is_polled {
+            self.connection.finish(End::Panicked);
+        }
+    }
+}
 
 impl Future for Drive {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let connection = &self.0;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_polled = true;
+        let turn = self.serve(cx);
+        self.is_polled = false;
+        turn
+    }
+}
+
+impl Drive {
+    fn serve(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = &self.connection;
         let mut inner = connection.inner.borrow_mut();
         let turn = run(connection, &mut inner, cx);
         match turn {

@@ -26,6 +26,8 @@ pub(super) enum End {
     Evicted,
     /// The client does not read what it is sent.
     OutputOverflow,
+    /// The code that serves this connection panicked: a bug; other connections continue.
+    Panicked,
     /// The hub ends the session.
     Hub(CloseReason),
 }
@@ -43,6 +45,7 @@ impl End {
             Self::Refused => "refused",
             Self::Evicted => "evicted",
             Self::OutputOverflow => "output_overflow",
+            Self::Panicked => "panic",
             Self::Hub(reason) => reason.as_str(),
         }
     }

@@ -111,6 +111,7 @@ impl Connection {
         length: usize,
         received: UnixMillis,
     ) {
+        holdfast_tasks::panic_point("connection", packet.payload);
         let Inner {
             session: Some(session),
             state,

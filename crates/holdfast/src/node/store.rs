@@ -55,7 +55,7 @@ impl Store {
         if !guard.writable() {
             tracing::warn!("the disk is nearly full: starting without taking writes (storage.min_free)");
         }
-        holdfast_tasks::spawn("disk-guard", Arc::clone(&guard).run());
+        holdfast_tasks::spawn_critical("disk-guard", Arc::clone(&guard).run());
         let host = GroupHost {
             disk: Arc::clone(&disk) as _,
             flusher,
@@ -76,7 +76,7 @@ impl Store {
     /// Tells the device hub whether there is room for new messages, until the process ends.
     pub(crate) fn watch_space(&self, hub: Arc<DeviceHub>) {
         let mut room = self.host.guard.watch();
-        holdfast_tasks::spawn("space-watch", async move {
+        holdfast_tasks::spawn_critical("space-watch", async move {
             loop {
                 hub.set_writable(*room.borrow_and_update());
                 if room.changed().await.is_err() {

@@ -32,6 +32,7 @@ pub(crate) fn run(args: &[&str]) -> Output {
 /// A development hub; killed when dropped.
 pub(crate) struct Hub {
     pub(crate) data_dir: PathBuf,
+    variables: &'static [(&'static str, &'static str)],
     child: Option<Child>,
     _dir: tempfile::TempDir,
 }
@@ -39,9 +40,15 @@ pub(crate) struct Hub {
 impl Hub {
     /// Starts a hub on free ports and waits until it is ready.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[])
+    }
+
+    /// [`Self::start`] with environment variables.
+    pub(crate) fn start_with(args: &[&str], variables: &'static [(&'static str, &'static str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut hub = Self {
             data_dir: dir.path().join("data"),
+            variables,
             child: None,
             _dir: dir,
         };
@@ -61,6 +68,7 @@ impl Hub {
             .args(["dev", "--ports", "0", "--data-dir"])
             .arg(&self.data_dir)
             .args(args)
+            .envs(self.variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

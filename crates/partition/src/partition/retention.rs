@@ -43,7 +43,7 @@ impl Partition {
         let interval = self.0.shared.config.retention_interval.get();
         // A weak reference: the task must not keep the partition alive.
         let weak = Arc::downgrade(&self.0);
-        let task = holdfast_tasks::spawn("partition-retention", async move {
+        let task = holdfast_tasks::spawn_critical("partition-retention", async move {
             loop {
                 tokio::time::sleep(interval).await;
                 let Some(partition) = weak.upgrade().map(Partition) else {

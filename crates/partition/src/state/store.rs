@@ -13,7 +13,7 @@ use bytes::Bytes;
 use holdfast_consensus::{GroupId, LogPosition, put_floors};
 use holdfast_model::PartitionId;
 use holdfast_storage::{Disk, Durability, Family, StorageError, WriteBatch, layout};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use crate::shared::Shared;
 use crate::snapshot::Received;

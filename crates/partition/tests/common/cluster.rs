@@ -11,7 +11,7 @@ use holdfast_consensus::{ChangeError, ConsensusConfig, GroupHost, GroupStatus, G
 use holdfast_model::{PartitionId, SequenceNumber};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition};
 use holdfast_storage::{DiskGuard, Flusher, OnFatal, SimDisk, StorageConfig, StorageError};
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;

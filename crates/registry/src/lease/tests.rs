@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use super::*;
 

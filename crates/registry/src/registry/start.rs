@@ -95,10 +95,10 @@ impl Registry {
             log_entries: config.log_entries,
         }));
         let shared = Arc::downgrade(&registry.0);
-        holdfast_tasks::spawn("registry-trim", trim(shared.clone(), host.on_fatal.clone()));
+        holdfast_tasks::spawn_critical("registry-trim", trim(shared.clone(), host.on_fatal.clone()));
         let lease = registry.0.lease.clone();
         let granter = registry.0.group.clone();
-        holdfast_tasks::spawn("registry-lease", lease.keep(granter, move || shared.strong_count() > 0));
+        holdfast_tasks::spawn_critical("registry-lease", lease.keep(granter, move || shared.strong_count() > 0));
         if registry.0.local.settings().is_none() {
             if found {
                 registry.found(founding).await?;

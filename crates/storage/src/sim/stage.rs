@@ -94,7 +94,7 @@ fn string(input: &[u8]) -> Result<(&[u8], &[u8]), StorageError> {
 }
 
 impl SimDisk {
-    fn writable(&self) -> Result<parking_lot::MutexGuard<'_, State>, StorageError> {
+    fn writable(&self) -> Result<holdfast_tasks::sync::MutexGuard<'_, State>, StorageError> {
         let state = self.state()?;
         match &state.writes_fail {
             Some(error) => Err(error.clone()),

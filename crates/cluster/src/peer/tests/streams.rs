@@ -125,7 +125,7 @@ impl Drop for Tell {
     }
 }
 
-struct Endless(parking_lot::Mutex<Option<Tell>>);
+struct Endless(holdfast_tasks::sync::Mutex<Option<Tell>>);
 
 impl Handler for Endless {
     fn call(&self, _from: u64, _target: u32, _body: Bytes) -> Answer {
@@ -141,7 +141,7 @@ impl Handler for Endless {
 async fn dropping_a_download_ends_it_at_the_other_side() {
     let (_authority, one, two) = pair().await;
     let (tell, told) = tokio::sync::oneshot::channel();
-    let endless = Endless(parking_lot::Mutex::new(Some(Tell(Some(tell)))));
+    let endless = Endless(holdfast_tasks::sync::Mutex::new(Some(Tell(Some(tell)))));
     two.dispatch.enter(Service::Session, Arc::new(endless));
     let endless = Call {
         service: Service::Session,
@@ -157,7 +157,7 @@ async fn dropping_a_download_ends_it_at_the_other_side() {
 }
 
 /// Tells how an upload ended.
-struct Records(parking_lot::Mutex<Option<tokio::sync::oneshot::Sender<Option<CallError>>>>);
+struct Records(holdfast_tasks::sync::Mutex<Option<tokio::sync::oneshot::Sender<Option<CallError>>>>);
 
 impl Handler for Records {
     fn call(&self, _from: u64, _target: u32, _body: Bytes) -> Answer {
@@ -181,7 +181,7 @@ impl Handler for Records {
 async fn an_upload_that_is_abandoned_has_no_end() {
     let (_authority, one, two) = pair().await;
     let (tell, told) = tokio::sync::oneshot::channel();
-    let records = Records(parking_lot::Mutex::new(Some(tell)));
+    let records = Records(holdfast_tasks::sync::Mutex::new(Some(tell)));
     two.dispatch.enter(Service::Session, Arc::new(records));
     let endless = Call {
         service: Service::Session,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use holdfast_cluster::control::PeerBook;
 use holdfast_cluster::peer::Peers;
 use holdfast_storage::DataDir;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 
 use crate::certs::write_private;
 
@@ -48,7 +48,7 @@ impl AddressFile {
             return;
         }
         let kept = Arc::clone(&self.kept);
-        holdfast_tasks::spawn("keep-addresses", async move {
+        holdfast_tasks::spawn_critical("keep-addresses", async move {
             holdfast_tasks::spawn_blocking(move || kept.write()).await;
         });
     }

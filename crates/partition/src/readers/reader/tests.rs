@@ -8,7 +8,7 @@ use holdfast_consensus::LogPosition;
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, PartitionId, TelemetryMessage,
 };
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
