@@ -87,7 +87,7 @@ impl Group {
             // of the new ones between the two halves of a change.
             let waits_for_quorum = refused == ChangeError::NotLeader { leader: None } && self.is_leader();
             if waits_for_quorum && Instant::now() < give_up {
-                tokio::time::sleep(super::RETRY_EVERY).await;
+                tokio::time::sleep(super::RETRY_INTERVAL).await;
                 continue;
             }
             return Err(if self.members().joint {

@@ -48,12 +48,12 @@ impl Group {
             match point {
                 Ok(point) => break point,
                 Err(ReadError::NotLeader { .. }) if Instant::now() < give_up && !self.is_stopped() => {
-                    tokio::time::sleep(super::RETRY_EVERY).await;
+                    tokio::time::sleep(super::RETRY_INTERVAL).await;
                 }
                 Err(error) => return Err(error),
             }
         };
-        self.wait_applied(point.index, super::FORWARD_PATIENCE).await
+        self.wait_applied(point.index, super::FORWARD_TIMEOUT).await
     }
 
     /// What has to be applied before a read, by the word of this node, if it leads.
