@@ -17,20 +17,20 @@ use crate::metrics::GroupMetrics;
 use crate::stored;
 use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position};
 
-/// After so many entries or bytes a run ends though more could be applied, so that what a machine gathers for its end
-/// stays bounded while a log is replayed.
+/// A run ends after this many entries or bytes even if more could be applied, so that the writes that a machine gathers
+/// for the end of the run stay bounded while a log is replayed.
 const MAX_RUN_ENTRIES: usize = 1_024;
 const MAX_RUN_BYTES: usize = 4 << 20;
 
-/// What openraft calls the data of a snapshot.
+/// The snapshot data of openraft's storage interface.
 pub(crate) enum Dump {
-    /// The state of this node, whatever it is when it is sent.
+    /// The state of this node at the time of sending.
     Ours,
-    /// A state that has been received whole.
+    /// A state that has been received completely.
     Received(SealedSnapshot),
 }
 
-/// The state machine as openraft wants it.
+/// Implements openraft's state machine interface.
 pub(crate) struct Applier {
     machine: MachineCell,
     log: Arc<Shared>,
@@ -64,7 +64,7 @@ impl Applier {
         })
     }
 
-    /// For the library's test suite, which applies entries out of thin air.
+    /// For the library's test suite, which applies entries that it has not appended.
     #[cfg(test)]
     pub(crate) fn that_takes_gaps(self) -> Self {
         Self {
@@ -139,7 +139,7 @@ impl RaftStateMachine<Types> for Applier {
     {
         let mut run = Run::default();
         while let Some(item) = entries.next().await {
-            // Whatever cannot be read or applied here was acknowledged: the node must not go on without it.
+            // An entry that cannot be read or applied here was acknowledged: the node must not continue without it.
             let (entry, responder) = item.map_err(|error| {
                 self.log
                     .fatal(StorageError::Io(format!("cannot read the log: {error}")))
@@ -195,7 +195,7 @@ impl RaftStateMachine<Types> for Applier {
         Ok(())
     }
 
-    // Always one of now: what is sent is the state as it is then, and must not end below the floor of the log.
+    // Always the current position: the state is read when it is sent, and must not end below the log's watermark.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         Ok(self.applied.is_some().then(|| Snapshot {
             meta: self.meta(),
@@ -204,7 +204,7 @@ impl RaftStateMachine<Types> for Applier {
     }
 }
 
-/// Makes a snapshot of what was applied when it was asked for.
+/// Builds a snapshot at the position that was applied when it was requested.
 pub(crate) struct SnapshotBuilder(SnapshotMeta);
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {

@@ -1,8 +1,8 @@
-//! What a state machine must know of the log when its snapshots replace a part of it.
+//! The log as state machines see it when a snapshot replaces a part of it.
 //!
-//! A partition's snapshot carries the stored entries themselves, and every snapshot moves the floors of the log. The
-//! floors must reach the disk in the same batch as the state: a state that is ahead of its log is taken for a lost log
-//! at the next start.
+//! A partition's snapshot carries the stored entries themselves, and every snapshot moves the log's purge watermarks. The
+//! watermarks must reach the disk in the same batch as the state: the next start takes a state that is ahead of its log
+//! for a lost log.
 
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Family, StorageError, WriteBatch};
@@ -12,17 +12,17 @@ use crate::position::{GroupId, LogPosition};
 use crate::stored;
 use crate::types::log_id;
 
-/// An entry as it lies in the log, checked.
+/// A stored log entry, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEntry<'a> {
     /// Its place.
     pub position: LogPosition,
-    /// What was proposed; `None`: an entry of consensus itself.
+    /// The proposed bytes; `None`: an entry of consensus itself.
     pub proposed: Option<&'a [u8]>,
 }
 
 impl<'a> StoredEntry<'a> {
-    /// Reads what is stored, or was sent, as the entry `index` of `group`.
+    /// Decodes stored or received bytes as the entry `index` of `group`.
     ///
     /// # Errors
     /// [`StorageError::Damaged`] when it is not the entry that was written there.
@@ -43,7 +43,7 @@ impl GroupId {
     }
 }
 
-/// Adds the floors of a log whose state is being replaced by a snapshot at `position` to the batch that does it.
+/// Adds the purge watermarks of a log whose state is replaced by a snapshot at `position` to the batch that replaces it.
 /// `retained_after`: as in [`Restored`](crate::Restored).
 pub fn put_floors(batch: &mut WriteBatch, group: GroupId, position: LogPosition, retained_after: Option<LogPosition>) {
     let mut put = |what, floor: LogPosition| {

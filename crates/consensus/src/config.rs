@@ -14,13 +14,13 @@ const TICKS_PER_HEARTBEAT: u32 = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsensusConfig {
-    /// How often a leader tells its followers that it lives.
+    /// Interval of a leader's heartbeats.
     pub heartbeat: HumanDuration,
     /// The shortest silence after which a follower stands for election.
     pub election_timeout_min: HumanDuration,
-    /// The longest; each time one between the two is drawn. Also the leader's lease.
+    /// The longest; each election time-out is drawn between the two. Also the length of the leader's lease.
     pub election_timeout_max: HumanDuration,
-    /// Entries of one group that are proposed and not yet applied; who proposes more waits.
+    /// Bytes of one group's entries that are proposed and not yet applied; further proposals wait.
     pub max_in_flight: ByteSize,
     /// Recent entries of one group that are kept in memory until they are applied.
     pub tail_cache: ByteSize,
@@ -94,7 +94,7 @@ impl ConsensusConfig {
         )
     }
 
-    /// How often a group looks whether something is due: signs of life, an election.
+    /// Interval at which a group checks whether a heartbeat or an election is due.
     pub(crate) fn tick(&self) -> Duration {
         self.heartbeat.get() / TICKS_PER_HEARTBEAT
     }
@@ -103,20 +103,20 @@ impl ConsensusConfig {
         self.validate().map_err(|error| error.to_string())?;
         let config = openraft::Config {
             cluster_name: "holdfast".to_owned(),
-            // Half a tick less, so that the tick at which it is due does not come a moment too early for it.
+            // Half a tick less, so that the tick at which a heartbeat is due does not come just before it.
             heartbeat_interval: self.heartbeat.as_millis()
                 - self.heartbeat.as_millis() / u64::from(2 * TICKS_PER_HEARTBEAT),
             election_timeout_min: self.election_timeout_min.as_millis(),
             election_timeout_max: self.election_timeout_max.as_millis(),
             // A node that cannot win must not raise the term of those that can.
             enable_pre_vote: Some(true),
-            // A leader that hears no quorum falls silent, so that those who still hear it can elect another.
+            // A leader that hears no quorum stops its heartbeats, so that followers which still hear it can elect another.
             quorum_loss_probe_interval: Some(2 * self.election_timeout_max.as_millis() + self.heartbeat.as_millis()),
-            // Entries are their own sign of life.
+            // Appends count as heartbeats.
             heartbeat_min_interval: Some(self.heartbeat.as_millis() / 2),
-            // Bytes are bounded by what the log reads at once.
+            // Bytes are bounded by the log's limit for one read.
             max_payload_entries: 1_024,
-            // A restarted leader stands for election, which commits all that its log holds.
+            // A restarted leader stands for election, which commits all entries of its log.
             enable_leader_restore: Some(false),
             // The hub triggers snapshots: the log is the data, not something to compact away.
             snapshot_policy: openraft::SnapshotPolicy::Never,

@@ -5,8 +5,8 @@
 //! crc32c version  kind  term  node  index  payload …      (numbers big-endian)
 //! ```
 //!
-//! The checksum covers everything behind it, so the place in the log too: an entry that lies under another's key is
-//! seen. The payload of a proposed entry is stored as it came, so that it is encoded once in its life.
+//! The checksum covers everything after it, including the position in the log: an entry stored under another entry's key
+//! is detected. The payload of a proposed entry is stored unchanged, so that it is encoded only once.
 
 use bytes::Bytes;
 use holdfast_storage::StorageError;
@@ -20,7 +20,7 @@ pub(crate) const HEADER_BYTES: usize = 30;
 
 const VERSION: u8 = 1;
 
-/// What an entry is.
+/// Kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -74,7 +74,7 @@ pub(crate) struct EntryView<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Reads and checks what is stored under the key of `index` of `group`.
+/// Decodes and checks the bytes stored under the key of `index` of `group`.
 ///
 /// # Errors
 /// [`StorageError::Damaged`] when it is not the entry that was written there.

@@ -1,4 +1,4 @@
-//! Why a group refuses, and what its caller may conclude.
+//! Errors of a group; they say what a caller may conclude.
 
 use holdfast_storage::StorageError;
 use thiserror::Error;
@@ -65,7 +65,7 @@ pub enum ReadError {
     /// The leader cannot reach a quorum.
     #[error("the leader cannot reach a quorum")]
     NoQuorum,
-    /// The leader did not answer, or this node did not apply what it named, in time.
+    /// The leader did not answer, or this node did not apply the read index, in time.
     #[error("not confirmed in time")]
     TimedOut,
     /// The group has stopped.
@@ -95,14 +95,14 @@ pub enum StartError {
         /// The last entry of the log.
         last: Option<LogPosition>,
     },
-    /// The log no longer holds what comes after the state machine's state: the state has been lost.
-    #[error("{group}: the log holds nothing up to {floor}, but state was applied only up to {}", end_of(.applied))]
+    /// The log no longer holds the entries after the state machine's state: the state has been lost.
+    #[error("{group}: the log begins after {floor}, but state was applied only up to {}", end_of(.applied))]
     StateLost {
         /// The group.
         group: GroupId,
         /// The last applied entry.
         applied: Option<LogPosition>,
-        /// The last entry that is gone from the log.
+        /// The last entry that has been deleted from the log.
         floor: LogPosition,
     },
     /// The configuration cannot work.
@@ -131,8 +131,8 @@ pub enum ChangeError {
         /// The node that leads, where known.
         leader: Option<u64>,
     },
-    /// Another change is under way. Nothing was changed.
-    #[error("another change of the group's members is under way")]
+    /// Another change is in progress. Nothing was changed.
+    #[error("another change of the group's members is in progress")]
     InProgress,
     /// A voter-to-be is not a learner. Nothing was changed.
     #[error("node {node} must be added as a learner before it can vote")]
@@ -141,13 +141,13 @@ pub enum ChangeError {
         node: u64,
     },
     /// A learner-to-go votes. Nothing was changed.
-    #[error("node {node} votes: take its vote away before it is removed")]
+    #[error("node {node} is a voter: demote it before it is removed")]
     Votes {
         /// The node.
         node: u64,
     },
-    /// There would be no voters left. Nothing was changed.
-    #[error("a group cannot be without voters")]
+    /// No voters would remain. Nothing was changed.
+    #[error("a group must have at least one voter")]
     NoVoters,
     /// The change may or may not be made, or only its first half: a leader change or the group's end came between.
     #[error("the outcome of the change of members is unknown")]
@@ -167,18 +167,18 @@ pub enum TransferError {
         leader: Option<u64>,
     },
     /// The node has no vote, so that it cannot lead.
-    #[error("node {node} has no vote in this group")]
+    #[error("node {node} is not a voter of this group")]
     NotVoter {
         /// The node.
         node: u64,
     },
-    /// The node does not answer or has not caught up. Nothing was tried; this node still leads.
+    /// The node does not answer or has not caught up. No transfer was started; this node still leads.
     #[error("node {node} has not caught up")]
     Behind {
         /// The node.
         node: u64,
     },
-    /// The other node did not take over in time; this node still leads, or nobody does for the moment.
+    /// The other node did not take over in time; this node still leads, or no node does for the moment.
     #[error("node {node} has not taken over in time")]
     TimedOut {
         /// The node.

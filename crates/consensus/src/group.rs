@@ -42,20 +42,20 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long an entry may take to be committed and applied before its outcome is reported as unknown.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What all groups of a node share.
+/// Resources shared by all groups of a node.
 #[derive(Clone)]
 pub struct GroupHost {
-    /// Where logs, votes and state lie.
+    /// Holds logs, votes and state.
     pub disk: Arc<dyn Disk>,
     /// Syncs for all groups.
     pub flusher: Flusher,
-    /// Whether there is room for new entries.
+    /// Refuses new entries while the disk is nearly full.
     pub guard: Arc<DiskGuard>,
     /// This node's Raft id: the incarnation of its data directory.
     pub node: u64,
-    /// Told of a failed write or read of the log, and of a state machine that cannot go on: the node must stop.
+    /// Called when the log cannot be written or read, or a state machine has failed: the node must stop.
     pub on_fatal: OnFatal,
-    /// The way to the other members.
+    /// Carries calls to the other members.
     pub transport: Arc<dyn Transport>,
     /// The groups that run here, found by the calls of other members.
     pub groups: Groups,
@@ -77,11 +77,11 @@ pub(crate) struct Inner {
     pub(crate) receiving: Receiving,
     in_flight: ByteBudget,
     pub(crate) metrics: GroupMetrics,
-    /// Nothing is taken any more.
+    /// Proposals are refused from now on.
     stopped: AtomicBool,
-    /// How long a proposal is tried again while there is no leader.
+    /// How long a proposal is retried while there is no leader.
     settle: Duration,
-    /// How long a leader that hears no quorum goes on taking entries.
+    /// How long a leader that hears no quorum continues to accept entries.
     lease: Duration,
 }
 
@@ -117,7 +117,7 @@ impl Group {
         if let Some(applied) = applied
             && last.is_none_or(|last| last.index < applied.index)
         {
-            // openraft would take this for a snapshot that was just installed, and go on.
+            // openraft would take this for a snapshot that was just installed, and continue.
             return Err(StartError::LogLost {
                 group: id,
                 applied,
@@ -170,7 +170,7 @@ impl Group {
         };
         let group = Self(Arc::new(inner));
         group.0.groups.enter(&group);
-        // Asked of the engine itself: the metrics are empty until it runs, and would show no voter.
+        // Queried from the engine itself: the metrics are empty until it runs, and would show no voter.
         group
             .0
             .raft
@@ -202,7 +202,7 @@ impl Group {
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => false,
             Err(error) => return Err(self.stopped(&error)),
         };
-        // The metrics may not show yet what was founded just now.
+        // The metrics may not show the new membership yet.
         if !founded && !self.is_sole_voter() {
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Group {
         self.ready().await
     }
 
-    /// The log has grown: a replica that began empty where there had been one may stand for election when it is as long.
+    /// Called when the log has grown: a replica that replaced a prior one may stand for election once its log is as long.
     pub(crate) fn has_grown(&self) {
         if self.0.log.passes_left() {
             self.0.raft.runtime_config().elect(true);
@@ -271,7 +271,7 @@ impl Group {
         self.0.raft.is_leader()
     }
 
-    /// Who leads, where known: this node only when it really leads.
+    /// The leader, if known; this node only if it has been confirmed by a quorum.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
         status::leader_of(&self.0.raft.metrics().borrow_watched())
@@ -280,12 +280,12 @@ impl Group {
     /// The group as this node sees it now.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        // A copy, so that the engine does not wait for what is made of it.
+        // A copy, so that the engine does not wait while it is converted.
         let metrics = self.0.raft.metrics().borrow_watched().clone();
         GroupStatus::of(self.0.id, &metrics)
     }
 
-    /// Who belongs to the group, by the last membership in this node's log.
+    /// The group's members by the last membership in this node's log.
     #[must_use]
     pub fn members(&self) -> Members {
         let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
@@ -296,7 +296,7 @@ impl Group {
     #[must_use]
     pub fn watch(&self) -> GroupWatch {
         let mut watch = self.0.raft.server_metrics();
-        // The engine hands out receivers that have seen nothing.
+        // The engine's receivers start without having seen the current value.
         drop(watch.borrow_and_update());
         GroupWatch(watch)
     }
@@ -313,19 +313,19 @@ impl Group {
         LogReader::new(self.0.log.clone())
     }
 
-    /// Stops the group's tasks; proposals under way end with [`ProposeError::Unknown`].
+    /// Stops the group's tasks; proposals in progress end with [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
         self.0.groups.leave(self);
         self.0.stopped.store(true, Ordering::Release);
         self.0.log.applied_grew.notify_waiters();
         if let Err(error) = self.0.raft.shutdown().await {
-            tracing::warn!(group = %self.0.id, %error, "the group's task had failed");
+            tracing::warn!(group = %self.0.id, %error, "group task had failed before the group was shut down");
         }
     }
 
-    /// Stops the group and deletes its log, votes and floors from the disk; the state machine's state is its owner's to
-    /// delete. For a replica that the group has removed. What it had acknowledged is remembered, so that one that comes
-    /// again does not vote as if it had not.
+    /// Stops the group and deletes its log, votes and watermarks from the disk; its owner deletes the state machine's state.
+    /// For a replica that the group has removed. The last position and vote that it acknowledged are kept, so that a later
+    /// replica of the group on this disk does not vote against them.
     ///
     /// # Errors
     /// [`StorageError`]: the node must stop.

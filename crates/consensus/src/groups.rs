@@ -1,7 +1,7 @@
-//! The groups that run on this node, as the calls of other members find them.
+//! The groups that run on this node, and the calls of their other members.
 //!
-//! Invariants: a call of a node speaks for that node alone: what it says about itself is compared with who the transport
-//! says it is. Whatever cannot be read is refused and changes nothing.
+//! Invariants: a node acts only in its own name: the node id in a call is compared with the caller that the transport has
+//! authenticated. A call that cannot be decoded is refused and changes nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -22,7 +22,7 @@ pub(crate) const MAX_SNAPSHOTS_SENT: usize = 2;
 
 /// The groups of this node; clones share the table. Enter it under [`Service::Raft`](crate::transport::Service::Raft).
 ///
-/// It does not keep a group running: one whose last handle is dropped is gone.
+/// It does not keep a group running: a group ends when its last handle is dropped.
 #[derive(Clone)]
 pub struct Groups(Arc<Table>);
 
@@ -51,7 +51,7 @@ impl Groups {
         self.0.groups.write().insert(group.id(), Arc::downgrade(&group.0));
     }
 
-    /// Takes the group out, unless another of its number has come meanwhile.
+    /// Removes the group, unless another with its number has been registered since.
     pub(crate) fn leave(&self, group: &Group) {
         let mut groups = self.0.groups.write();
         if groups
@@ -102,7 +102,7 @@ impl Handler for Groups {
                 group.has_grown();
                 answer
             }),
-            Ok(_) => refused("this request has no parts"),
+            Ok(_) => refused("this request is not an upload"),
             Err(error) => refused(&error.to_string()),
         }
     }
@@ -112,13 +112,13 @@ fn refusal(error: impl std::fmt::Display) -> CallError {
     CallError::Refused(error.to_string().into())
 }
 
-/// A node speaks for itself.
+/// Refuses a vote in the name of another node.
 fn from_itself(from: u64, vote: &Vote) -> Result<(), CallError> {
     if vote.leader_id.node_id == from {
         return Ok(());
     }
     Err(CallError::Refused(
-        format!("node {from} speaks for node {}", vote.leader_id.node_id).into(),
+        format!("node {from} acts in the name of node {}", vote.leader_id.node_id).into(),
     ))
 }
 
@@ -136,7 +136,7 @@ async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<By
             let request = wire::vote::decode(body).map_err(refusal)?;
             from_itself(from, &request.vote)?;
             if !group.0.log.may_vote_for(request.last_log_id) {
-                let reason = "the replica that was here before had acknowledged more than the candidate has";
+                let reason = "an earlier replica on this node had acknowledged entries that the candidate lacks";
                 return Err(CallError::Refused(reason.into()));
             }
             let answer = match kind {
@@ -153,6 +153,6 @@ async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<By
         Kind::Propose => wire::group::encode_applied(&group.propose_here(None, body.0).await),
         Kind::ReadIndex => wire::group::encode_read_point(&group.read_point_here().await),
         Kind::Lease => wire::group::encode_read_point(&group.lease_here()),
-        Kind::Snapshot => return Err(CallError::Refused("a snapshot comes in parts".into())),
+        Kind::Snapshot => return Err(CallError::Refused("a snapshot must be uploaded in parts".into())),
     })
 }

@@ -1,12 +1,12 @@
 //! Raft groups: an ordered log of opaque entries, committed by a quorum and synced, applied by a state machine.
 //!
-//! Why: registry and partitions need the same promise ("what was acknowledged stays, in order") and must not each know
-//! how a consensus library spells it. Nothing outside this crate names openraft, whose alpha is pinned exactly
+//! Why: registry and partitions need the same guarantee (acknowledged entries stay, in order) and should not each know
+//! the consensus library's API. Nothing outside this crate names openraft, whose alpha is pinned exactly
 //! (docs/decisions/0002).
 //! Invariants: a commit is reported only after the entry is synced here and by a quorum; stored bytes are our own
 //! formats, never the library's; a group's tasks stay on the runtime that started it.
-//! Not here: what entries mean; where replicas lie; how bytes travel between nodes ([`transport`] is a parameter, [`sim`]
-//! the one for tests).
+//! Not here: the meaning of entries; the placement of replicas; the transport between nodes ([`transport`] is a
+//! parameter, [`sim`] the one for tests).
 //! Start at [`Group`] and [`StateMachine`].
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Reading what a group has committed and applied, by whoever keeps an index into it.
+//! Reading the committed and applied entries of a group.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use holdfast_storage::StorageError;
 use crate::entry::{HEADER_BYTES, Kind};
 use crate::log_store::Shared;
 
-/// Reads a group's applied entries over all that retention has left; it does not know openraft's purge floor. Clones
+/// Reads a group's applied entries down to retention's watermark; openraft's own purge watermark does not limit it. Clones
 /// are cheap; every thread may have one.
 #[derive(Clone)]
 pub struct LogReader(Arc<Shared>);
@@ -19,7 +19,7 @@ impl LogReader {
         Self(shared)
     }
 
-    /// The first index that retention has left.
+    /// The first index that retention keeps.
     #[must_use]
     pub fn first_index(&self) -> u64 {
         self.0.first_retained()
@@ -32,13 +32,13 @@ impl LogReader {
     }
 
     /// Proposed entries from `from_index` on with their indexes, ascending. At least one unless the end is reached, then
-    /// as many as fit into `max_bytes`. Entries of consensus itself are skipped, as is what retention has deleted.
+    /// as many as fit into `max_bytes`. Entries of consensus itself and deleted entries are skipped.
     ///
     /// Blocks when the entries are not in memory: call it on the blocking pool.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] or [`StorageError::Hole`] when the log does not hold what was written; the node is told
-    /// to stop, rather than go on serving what is left.
+    /// [`StorageError::Damaged`] or [`StorageError::Hole`] when written entries are damaged or missing; the node then stops
+    /// instead of serving the rest.
     pub fn read(&self, from_index: u64, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
         loop {
             let (from, to) = (from_index.max(self.first_index()), self.end_index());
@@ -59,7 +59,7 @@ impl LogReader {
             });
             match scanned {
                 Ok(()) => return Ok(entries),
-                // Retention has deleted it while it was read: what is left begins at the new floor.
+                // Retention has deleted it during the read: the log now begins at the new watermark.
                 Err(StorageError::Hole { index, .. }) if index < self.first_index() => {}
                 Err(error) => return Err(self.0.fatal(error)),
             }

@@ -1,11 +1,11 @@
-//! A group's log and vote on the node's [`Disk`], as openraft wants them.
+//! A group's log and vote on the node's [`Disk`], behind openraft's log storage interface.
 //!
-//! Order of what reaches the disk (docs/storage.md draws the timeline): `append` writes unsynced and returns, so that
-//! entries can be read at once; the flusher completes the callback after its next sync. `save_vote` waits in the same
-//! queue. All writes of a group come from its own thread, so that they are in the log in the order that openraft gave.
+//! Order of writes (docs/storage.md draws the timeline): `append` writes unsynced and returns, so that entries can be read
+//! at once; the flusher completes the callback after its next sync. `save_vote` waits in the same queue. All writes of a
+//! group come from its own thread, so that the log keeps openraft's order.
 //!
-//! `purge` moves a floor and deletes nothing: partition readers read the same records, and only [`retention`]
-//! deletes them.
+//! `purge` moves a watermark and deletes nothing: partition readers read the same records, and only [`retention`] deletes
+//! them.
 
 mod retention;
 
@@ -29,19 +29,19 @@ use crate::stored;
 use crate::tail::Tail;
 use crate::types::{Entry, LogId, Types, Vote};
 
-/// The most bytes that one read of several entries takes into memory; also what one append carries.
+/// The most bytes that one read of several entries takes into memory; also the limit of one append.
 const MAX_READ_BYTES: usize = 4 << 20;
-/// What a leader keeps in memory of applied entries for members whose append is still under way.
+/// Bytes of applied entries that a leader keeps in memory for members whose append is still in progress.
 const KEPT_BYTES: usize = 1 << 20;
 
 /// The writer: one per group, on the group's thread.
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    /// Kept for its memory.
+    /// Reused, so that appends do not allocate.
     batch: WriteBatch,
 }
 
-/// What writer and readers of a group's log share.
+/// Shared by the writer and the readers of a group's log.
 pub(crate) struct Shared {
     pub(crate) group: GroupId,
     pub(crate) family: Family,
@@ -52,22 +52,23 @@ pub(crate) struct Shared {
     applied: AtomicU64,
     /// Woken when `applied` has grown, and when the group stops.
     pub(crate) applied_grew: Notify,
-    /// What `applied` was when the state machine was recovered: that much is in files.
+    /// The value of `applied` when the state machine was recovered: the entries below it are applied in the flushed files.
     recovered: u64,
     /// This node.
     node: u64,
     /// How many bytes of applied entries are kept in memory while this node leads.
     kept_for_others: AtomicUsize,
     left: Left,
-    /// The log is not as long as the one that was here before.
+    /// The log is shorter than the prior replica's was.
     is_behind_left: AtomicBool,
     state: Mutex<State>,
 }
 
-/// What an earlier replica of the group had on this disk, which was deleted when the group did not want it any more.
+/// The last position and vote of an earlier replica of the group on this disk, which was deleted after the group had
+/// removed it.
 ///
-/// Why: its acknowledgements may have committed entries that some voter has not heard of, the removal itself among them.
-/// If the group wants a replica here again, that begins empty, and must not help a leader to power that lacks them.
+/// Why: its acknowledgements may have committed entries that some voter does not have, the removal itself among them. A
+/// new replica on this disk begins empty, and must not help to elect a leader that lacks those entries.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Left {
     /// Its last entry.
@@ -89,7 +90,7 @@ struct State {
 }
 
 impl State {
-    /// What openraft may not read: the higher of both floors.
+    /// The last entry that openraft may not read: the higher of both watermarks.
     fn floor(&self) -> Option<LogId> {
         self.purged.max(self.trimmed)
     }
@@ -100,11 +101,11 @@ fn next(id: Option<&LogId>) -> u64 {
 }
 
 impl LogStore {
-    /// Reads floors, vote and the last entry of `group`. `recovered` is one more than the index that the state machine
-    /// was recovered at.
+    /// Reads watermarks, vote and the last entry of `group`. `recovered` is one more than the index at which the state
+    /// machine was recovered.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] when they are not what was written.
+    /// [`StorageError::Damaged`] when one of them cannot be decoded.
     pub(crate) fn open(
         (group, node): (GroupId, u64),
         disk: Arc<dyn Disk>,
@@ -122,7 +123,7 @@ impl LogStore {
             log: position(HardState::LeftLog)?,
             vote: vote(HardState::LeftVote)?,
         };
-        // One that is stored was given by a replica that knew the other.
+        // A stored vote was given by a replica that knew the prior one's.
         let vote = vote(HardState::Vote)?.or(left.vote);
         let floor = purged.max(trimmed);
         let first = next(floor.as_ref());
@@ -170,7 +171,7 @@ impl LogStore {
         &self.shared
     }
 
-    /// The last entry of the log, or the floor when it has none.
+    /// The last entry of the log, or the watermark when it has none.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.shared.state.lock().last
     }
@@ -194,14 +195,14 @@ impl Shared {
             .map_err(|error| self.fatal(error).into())
     }
 
-    /// Tells the node that it must stop, and gives the error back.
+    /// Reports the error as fatal to the node, and returns it.
     pub(crate) fn fatal(&self, error: StorageError) -> StorageError {
         (self.on_fatal)(&error);
         error
     }
 
-    /// Whether a candidate with this log may have this node's vote, as far as that depends on an earlier replica here. The
-    /// engine compares with the log that there is now.
+    /// Whether the prior replica's acknowledgements allow a vote for a candidate with this log. The engine compares it with
+    /// the present log.
     pub(crate) fn may_vote_for(&self, last: Option<LogId>) -> bool {
         last >= self.left.log
     }
@@ -211,14 +212,14 @@ impl Shared {
         self.is_behind_left.load(Ordering::Acquire)
     }
 
-    /// The log has grown. Says whether it is as long as the one before only now.
+    /// Called when the log has grown; returns whether it has just become as long as the prior replica's.
     pub(crate) fn passes_left(&self) -> bool {
         self.is_behind_left()
             && self.state.lock().last >= self.left.log
             && self.is_behind_left.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether there are members that what this node appends has to be sent to.
+    /// Sets whether there are other members, to which appended entries must be sent.
     pub(crate) fn set_others(&self, others: bool) {
         let keep = if others { KEPT_BYTES } else { 0 };
         self.kept_for_others.store(keep, Ordering::Relaxed);
@@ -247,7 +248,7 @@ impl Shared {
         next(self.state.lock().trimmed.as_ref())
     }
 
-    /// Visits the stored entries of `[from, to)`, which must all be there, until `visit` breaks.
+    /// Visits the stored entries of `[from, to)`, which must all exist, until `visit` breaks.
     pub(crate) fn scan(
         &self,
         from: u64,
@@ -433,13 +434,13 @@ impl RaftLogReader<Types> for Reader {
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> Result<Vec<Entry>, io::Error> {
         if from < self.0.first() {
-            // What is gone is not what follows it: the engine sends a snapshot as soon as it knows.
+            // Never return later entries instead of purged ones: the engine sends a snapshot as soon as it knows.
             return Ok(Vec::new());
         }
         Ok(self.0.entries(from, to, MAX_READ_BYTES)?)
     }
 
-    // In chunks: after a crash the range is all that has to be replayed.
+    // In chunks: after a crash the range is the whole log to be replayed.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,

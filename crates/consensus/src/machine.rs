@@ -1,4 +1,4 @@
-//! What a group's entries are applied to.
+//! The state machine of a group, to which its entries are applied.
 
 use bytes::Bytes;
 use holdfast_storage::StorageError;
@@ -8,21 +8,21 @@ use crate::position::LogPosition;
 /// A deterministic state machine: the same entries in the same order give the same state on every replica.
 ///
 /// Its state lives in a family of its own, written [`Replayed`](holdfast_storage::Durability::Replayed) together with the
-/// position of the last applied entry, so that after a crash it finds an older but whole state, and the group applies
-/// again what came after. An error of any method stops the node.
+/// position of the last applied entry, so that after a crash it finds an older but complete state, and the group applies
+/// the later entries again. An error of any method stops the node.
 pub trait StateMachine: Send + 'static {
     /// The last applied entry and the membership, as recovered from disk; `None` and empty at the very beginning.
     ///
-    /// The membership is opaque: what [`StateMachine::apply_meta`] was last given.
+    /// The membership is opaque: the bytes last given to [`StateMachine::apply_meta`].
     fn applied(&self) -> (Option<LogPosition>, Bytes);
 
-    /// Applies a proposed entry. The answer goes to who called [`Group::propose`](crate::Group::propose).
+    /// Applies a proposed entry. The answer goes to the caller of [`Group::propose`](crate::Group::propose).
     ///
     /// # Errors
     /// Any error stops the node.
     fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError>;
 
-    /// Takes note of an entry of consensus itself: a new leader's first entry, or a new membership to be kept.
+    /// Records an entry of consensus itself: a new leader's first entry, or a new membership to be kept.
     ///
     /// # Errors
     /// Any error stops the node.
@@ -34,8 +34,8 @@ pub trait StateMachine: Send + 'static {
     /// Any error stops the node.
     fn end_of_run(&mut self) -> Result<(), StorageError>;
 
-    /// Opens a view of the whole state as it is now, for a replica that cannot catch up from the log. Short: what costs
-    /// time is done when the view's chunks are pulled, on the blocking pool, while entries go on being applied.
+    /// Opens a view of the whole current state, for a replica that cannot catch up from the log. Must be quick: the expensive
+    /// work is done when the view's chunks are pulled, on the blocking pool, while further entries are applied.
     ///
     /// # Errors
     /// Any error stops the node.
@@ -43,16 +43,16 @@ pub trait StateMachine: Send + 'static {
         Err(StorageError::Unsupported("taking a snapshot of this state machine"))
     }
 
-    /// Where the chunks of a snapshot from another replica go until all are here. The state is not touched.
+    /// Creates a sink for the chunks of a snapshot from another replica. The state is not touched.
     ///
     /// # Errors
-    /// The snapshot is refused; the node goes on.
+    /// The snapshot is refused; the node continues.
     fn receive(&mut self) -> Result<Box<dyn SnapshotSink>, StorageError> {
         Err(StorageError::Unsupported("receiving a snapshot of this state machine"))
     }
 
-    /// Replaces the state by what [`StateMachine::receive`]'s sink has sealed; atomic over crashes: afterwards
-    /// [`StateMachine::applied`] is either as before or `position`.
+    /// Replaces the state by the snapshot that [`StateMachine::receive`]'s sink has sealed; atomic over crashes: afterwards
+    /// [`StateMachine::applied`] is either the former position or `position`.
     ///
     /// # Errors
     /// Any error stops the node.
@@ -71,31 +71,31 @@ pub trait StateMachine: Send + 'static {
 pub struct SnapshotSource {
     /// The last entry that it contains.
     pub position: LogPosition,
-    /// The membership in force there, as [`StateMachine::apply_meta`] was given it.
+    /// The membership in force there, as given to [`StateMachine::apply_meta`].
     pub membership: Bytes,
     /// The next chunk, at most [`MAX_CHUNK_BYTES`](crate::transport::MAX_CHUNK_BYTES); `None` at the end. May block.
     pub next_chunk: Box<dyn FnMut() -> Result<Option<Bytes>, StorageError> + Send>,
 }
 
-/// Takes a snapshot's chunks, on the blocking pool. Dropping it discards them.
+/// Receives a snapshot's chunks, on the blocking pool. Dropping it discards them.
 pub trait SnapshotSink: Send {
     /// Takes the next chunk.
     ///
     /// # Errors
-    /// The chunk is not what it should be, or the disk fails; the snapshot is given up.
+    /// The chunk is malformed, or the disk fails; the snapshot is discarded.
     fn write(&mut self, chunk: Bytes) -> Result<(), StorageError>;
 
-    /// All chunks are here: makes them durable.
+    /// Called after the last chunk: makes the chunks durable.
     ///
     /// # Errors
-    /// As [`SnapshotSink::write`]; also when the snapshot is not whole.
+    /// As [`SnapshotSink::write`]; also when the snapshot is incomplete.
     fn seal(self: Box<Self>) -> Result<SealedSnapshot, StorageError>;
 }
 
-/// What a sink has sealed, for the machine that made the sink.
+/// A sealed snapshot, for the machine that created the sink.
 pub type SealedSnapshot = Box<dyn std::any::Any + Send>;
 
-/// What a restored machine tells of its log.
+/// The log of a restored machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Restored {
     /// The snapshot brought log entries after this one, up to its position; `None`: it brought none, and readers find

@@ -1,4 +1,4 @@
-//! The one state machine of a group, as its applier and the senders and receivers of snapshots share it.
+//! The state machine of a group, shared by its applier and by the senders and receivers of snapshots.
 //!
 //! Invariant: a view of the state is opened only between runs of applies, when everything applied is written.
 
@@ -20,9 +20,9 @@ pub(crate) struct MachineCell(Arc<Mutex<Cell>>);
 
 struct Cell {
     machine: Box<dyn StateMachine>,
-    /// Something is applied that the end of the run has not written yet.
+    /// Entries have been applied whose writes follow at the end of the run.
     in_run: bool,
-    /// Who waits for the end of the run to open a view; at most as many as snapshots are sent at once.
+    /// Senders of snapshots that wait for the end of the run to open a view; at most as many as may send at once.
     waiting: Vec<oneshot::Sender<Opened>>,
 }
 
@@ -62,7 +62,7 @@ impl MachineCell {
         Ok(())
     }
 
-    /// Opens a view of the state, at the end of the run of applies that is under way.
+    /// Opens a view of the state, at the end of the current run of applies.
     pub(crate) async fn snapshot(&self) -> Opened {
         let opened = {
             let mut cell = self.0.lock();

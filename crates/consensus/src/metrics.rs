@@ -1,4 +1,4 @@
-//! What is counted about groups; the names are listed in docs/metrics.md.
+//! Metrics of groups; docs/metrics.md lists the names.
 
 use metrics::{Counter, Histogram, counter, histogram};
 
@@ -17,7 +17,7 @@ pub(crate) struct GroupMetrics {
     pub(crate) commit_seconds: Histogram,
     /// Entries proposed here and sent to the leader.
     pub(crate) forwarded: Counter,
-    /// Calls of other nodes that were refused: garbage, or in the name of another.
+    /// Calls of other nodes that were refused: malformed, or in the name of another node.
     pub(crate) refused: Counter,
     /// Bytes of states sent to replicas.
     pub(crate) snapshot_bytes_sent: Counter,

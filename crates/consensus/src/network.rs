@@ -1,7 +1,7 @@
-//! The way to the other members, as openraft wants it, over the node's [`Transport`].
+//! Calls to the other members over the node's [`Transport`], behind openraft's network interface.
 //!
-//! One append is under way to a member at a time; what is proposed meanwhile goes with the next. Nothing is queued here.
-//! Errors decide when openraft tries again: at once, or after a while when the member cannot be reached.
+//! One append is in flight to a member at a time; entries proposed meanwhile go with the next. Nothing is queued here.
+//! Errors decide when openraft retries: at once, or after a while when the member cannot be reached.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::transport::{Call, CallError, Service, Transport};
 use crate::types::{Node, Snapshot, Types, Vote};
 use crate::wire::{self, Kind, WireError};
 
-/// How long entries may take to be synced by a member before they are sent again. Longer than a heartbeat's patience: a
+/// How long entries may take to be synced by a member before they are sent again. Longer than a heartbeat's time-out: a
 /// slow disk is no reason to send megabytes twice.
 const APPEND_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a group's connections to its members share.
+/// Shared by a group's connections to its members.
 #[derive(Clone)]
 pub(crate) struct Peers {
     pub(crate) transport: Arc<dyn Transport>,
@@ -40,7 +40,7 @@ pub(crate) struct Peers {
     pub(crate) metrics: GroupMetrics,
 }
 
-/// The way to one member.
+/// The connection to one member.
 pub(crate) struct Peer {
     pub(crate) node: u64,
     pub(crate) peers: Peers,
@@ -122,7 +122,7 @@ impl RaftNetworkV2<Types> for Peer {
         wire::vote::decode_answer(answer).map_err(garbled)
     }
 
-    // The library's default grants, which is for networks that do not know pre-votes.
+    // The library's default grants every pre-vote; it is meant for networks without them.
     async fn pre_vote(
         &mut self,
         request: VoteRequest<Types>,

@@ -1,4 +1,4 @@
-//! Groups and places in their logs.
+//! Groups and positions in their logs.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// The place of an entry in a group's log, with the leader that put it there.
+/// The position of an entry in a group's log, with the leader that appended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
     /// The leader's term.

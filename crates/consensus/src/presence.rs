@@ -1,11 +1,11 @@
-//! Whether a group has ever been on this disk.
+//! Data of a group on a disk.
 
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, Family, StorageError};
 
 use crate::position::GroupId;
 
-/// Whether there is a log, a vote or a floor of `group`: then its other members may count on this replica.
+/// Whether `group` has a log, a vote or a watermark on `disk`: then its other members may rely on this replica.
 ///
 /// # Errors
 /// [`StorageError`] when the disk cannot be read.

@@ -1,4 +1,4 @@
-//! What becomes of a proposal: one callback, called exactly once.
+//! The outcome of a proposal: one callback, called exactly once.
 
 use std::mem;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::position::LogPosition;
 use crate::types::{LogId, Types, position};
 
 /// Called on the group's thread when the entry is committed and synced, before it is applied; or when it failed.
-/// Short and without blocking: the group waits for it.
+/// Must be quick and must not block: the group waits for it.
 pub type OnCommit = Box<dyn FnOnce(Result<LogPosition, ProposeError>) + Send>;
 
 pub(crate) type Applied = Result<(LogPosition, Bytes), ProposeError>;
@@ -31,7 +31,7 @@ pub(crate) enum Waiting {
     Reported,
 }
 
-/// A proposal on its way through openraft, which is generic over what it answers.
+/// A proposal in openraft's queue. openraft is generic over the type of its answers.
 pub(crate) struct Proposal<T> {
     waiting: Waiting,
     outcome: fn(T) -> Applied,

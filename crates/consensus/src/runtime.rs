@@ -1,11 +1,11 @@
-//! The async runtime as openraft wants it: tokio, without what is not the same twice.
+//! The async runtime of openraft: tokio, made deterministic for simulations.
 //!
-//! Why: openraft draws election time-outs and the phase of its ticks from its runtime. With the thread's generator a
-//! failing seed of a simulation would not replay. For [`watch`] likewise.
+//! Why: openraft draws election time-outs and the phase of its ticks from its runtime. With the thread's random generator
+//! a failing seed of a simulation would not replay. The same holds for [`watch`].
 //!
-//! And the engine's ticks come together. Each group ticks by itself, five times a heartbeat: with many idle groups a node
-//! would never sleep longer than a millisecond, and each sign of life would be a frame of its own. Here the groups of a
-//! core wake at the same four moments of a heartbeat, and what they send then leaves together.
+//! The engine's ticks are aligned. Each group ticks by itself, five times a heartbeat: with many idle groups a node would
+//! never sleep longer than a millisecond, and each heartbeat would be a frame of its own. Here the groups of a core wake
+//! at the same four moments of a heartbeat, so that their messages leave together.
 
 mod watch;
 
@@ -17,7 +17,7 @@ use openraft::{AsyncRuntime, Instant, OptionalSend, TokioInstant, TokioRuntime};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-/// What the engine waits for to gather completions of the disk is shorter than a timer can measure, and is no tick.
+/// The engine's waits for completions of the disk are shorter than this, and are no ticks.
 const NO_TICK: Duration = Duration::from_micros(100);
 
 /// The moments at which the groups of a thread tick.
@@ -35,12 +35,12 @@ thread_local! {
 /// Lets every group that runs on this thread draw its timers from `seed`, from now on.
 pub(crate) fn seed(seed: u64) {
     SEEDED.with_borrow_mut(|rng| *rng = Some(SmallRng::seed_from_u64(seed)));
-    // That of the simulation before began at another moment of its clock.
+    // The grid of an earlier simulation began at another moment of its clock.
     GRID.set(None);
 }
 
-/// Lets the groups of this thread tick together, `every` so often or, where groups differ, as often as the one that ticks
-/// the most. Within a tokio runtime.
+/// Aligns the ticks of this thread's groups to multiples of `every`, or of the shortest interval if groups differ. Must be
+/// called within a tokio runtime.
 pub(crate) fn tick_together(every: Duration) {
     let origin = GRID.get().map_or_else(TokioInstant::now, |grid| grid.origin);
     if GRID.get().is_none_or(|grid| every < grid.every) {
@@ -52,7 +52,7 @@ impl Grid {
     /// The first of its moments that is not before `at`.
     fn not_before(self, at: TokioInstant) -> TokioInstant {
         let since = at.saturating_duration_since(self.origin);
-        // Both in nanoseconds, of which 64 bits hold centuries.
+        // In nanoseconds: 64 bits hold centuries.
         let past = since.as_nanos() % self.every.as_nanos().max(1);
         match u64::try_from(past) {
             Ok(past) if past > 0 => at + (self.every - Duration::from_nanos(past)),
@@ -61,8 +61,8 @@ impl Grid {
     }
 }
 
-/// A factor from `range`, by which whoever runs beside a group varies its pauses: in a simulation it follows from the seed,
-/// as the engine's own timers do.
+/// A random factor from `range` for intervals and back-offs of code that runs beside a group: in a simulation it follows
+/// from the seed, as the engine's own timers do.
 #[must_use]
 pub fn jitter(range: std::ops::Range<f64>) -> f64 {
     with(|rng| rng.random_range(range))

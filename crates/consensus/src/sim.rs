@@ -1,10 +1,10 @@
-//! A network in memory that delays, loses and cuts, as its seed says: for simulation and tests.
+//! A network in memory that delays, loses and cuts calls according to its seed: for simulation and tests.
 //!
 //! Invariants: everything happens on the clock of the runtime that calls (tokio's, paused in tests), on one
-//! single-threaded runtime; the same seed and the same calls give the same course. Calls from one node to another
-//! arrive in the order in which they were made. A lost or cut call ends when its patience does, as it would over a
-//! connection that hangs; a call to a node that is down fails at once.
-//! Not here: who crashes when; a disk that forgets (`holdfast_storage::SimDisk`).
+//! single-threaded runtime; the same seed and the same calls give the same run. Calls from one node to another arrive in
+//! the order in which they were made. A lost or cut call ends with its time-out, as it would over a connection that
+//! hangs; a call to a node that is down fails at once.
+//! Not here: the schedule of crashes; a disk that loses unsynced writes (`holdfast_storage::SimDisk`).
 
 mod link;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};
 
-/// The most calls that are on their way from one node to another; the next one is not sent.
+/// The most calls in flight from one node to another; the next one is not sent.
 const MAX_UNDER_WAY: usize = 4_096;
 
 /// A simulated network. Clones share it.
@@ -33,7 +33,7 @@ pub struct SimNetwork(Arc<Mutex<State>>);
 
 struct State {
     seed: u64,
-    /// One of each direction between two nodes, so that what is drawn does not depend on who of several senders is first.
+    /// One generator for each direction between two nodes, so that draws do not depend on the order of several senders.
     rngs: BTreeMap<(u64, u64), SmallRng>,
     nodes: BTreeMap<u64, Node>,
     links: BTreeMap<(u64, u64), link::Queue>,
@@ -45,11 +45,11 @@ struct State {
 
 struct Node {
     dispatch: Dispatch,
-    /// Ends with the node's life: whoever waits for it looks at its sender.
+    /// Closed when the node goes down.
     life: watch::Sender<()>,
 }
 
-/// What becomes of something that is sent now.
+/// The fate of a message that is sent now.
 #[derive(Clone, Copy)]
 enum Fate {
     Arrives(Instant),
@@ -74,8 +74,8 @@ impl SimNetwork {
         })))
     }
 
-    /// Connects a node whose calls from others go to `dispatch`, and gives its way to the others. A node of this id
-    /// that was there before has crashed.
+    /// Connects a node whose incoming calls go to `dispatch`, and returns its transport. An earlier node with this id has
+    /// crashed.
     #[must_use]
     pub fn node(&self, id: u64, dispatch: Dispatch) -> Arc<dyn Transport> {
         let node = Node {
@@ -91,24 +91,24 @@ impl SimNetwork {
         })
     }
 
-    /// Ends the node's life: calls to it and from it end, its handlers are no longer called. Its transport stays dead;
-    /// [`SimNetwork::node`] connects its next life.
+    /// Takes the node down: calls to it and from it end, its handlers are no longer called. Its transport stays dead;
+    /// [`SimNetwork::node`] connects its next incarnation.
     pub fn crash(&self, id: u64) {
         let node = self.0.lock().nodes.remove(&id);
         drop(node);
     }
 
-    /// Loses everything between the two.
+    /// Loses all messages between the two.
     pub fn cut(&self, a: u64, b: u64) {
         self.0.lock().cut.extend([(a, b), (b, a)]);
     }
 
-    /// Loses what `from` sends to `to`, calls and answers; the other direction stays.
+    /// Loses messages from `from` to `to`, calls and answers; the other direction stays.
     pub fn cut_one_way(&self, from: u64, to: u64) {
         self.0.lock().cut.insert((from, to));
     }
 
-    /// Loses everything between `id` and every other node that is connected now.
+    /// Loses all messages between `id` and every other node that is connected now.
     pub fn isolate(&self, id: u64) {
         let mut state = self.0.lock();
         let others: Vec<u64> = state.nodes.keys().copied().filter(|other| *other != id).collect();
@@ -122,12 +122,12 @@ impl SimNetwork {
         self.0.lock().cut.clear();
     }
 
-    /// How long each call, answer and chunk is on its way.
+    /// Sets the latency of each call, answer and chunk.
     pub fn set_delay(&self, delay: RangeInclusive<Duration>) {
         self.0.lock().delay = delay;
     }
 
-    /// How probable it is that a call or an answer is lost, from 0 to 1. Streams are not hit: TCP would send again.
+    /// Sets the probability that a call or an answer is lost, from 0 to 1. Streams are not hit: TCP would send again.
     pub fn set_loss(&self, probability: f64) {
         self.0.lock().loss = probability.clamp(0.0, 1.0);
     }
@@ -145,7 +145,7 @@ impl SimNetwork {
             .rngs
             .entry((from, to))
             .or_insert_with(|| SmallRng::seed_from_u64(seed ^ from.rotate_left(32) ^ to.rotate_left(16)));
-        // Both are always drawn, so that a cut does not shift what is drawn later.
+        // Both are always drawn, so that a cut does not shift later draws.
         let delay = rng.random_range(delay);
         let lost = rng.random::<f64>() < loss && may_be_lost;
         if lost || state.cut.contains(&(from, to)) {
@@ -173,14 +173,14 @@ fn silent(id: u64) -> CallError {
     CallError::Unknown(format!("node {id} does not answer").into())
 }
 
-/// A node's way to the others.
+/// The transport of one node.
 struct FromNode {
     network: SimNetwork,
     id: u64,
     life: watch::Receiver<()>,
 }
 
-/// Returns when the node's life has ended.
+/// Returns when the node has gone down.
 async fn ended(mut life: watch::Receiver<()>) {
     while life.changed().await.is_ok() {}
 }
@@ -221,7 +221,7 @@ impl FromNode {
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         Box::pin(async move {
-            // For a stream the patience is for each chunk, and its receiving side watches it.
+            // The time-out of a stream is for each chunk, and its receiving side watches it.
             let patience = async {
                 match streams {
                     false => tokio::time::sleep(patience).await,

@@ -1,4 +1,4 @@
-//! A state on its way to a replica that cannot catch up from the log.
+//! Sending the state to a replica that cannot catch up from the log.
 //!
 //! ```text
 //! body   … │ leader's vote 17 │ place: term 8, node 8, index 8 │ length 4 │ membership
@@ -7,10 +7,10 @@
 //! answer 0 │ vote 17
 //! ```
 //!
-//! The state is that of the moment when it is sent: its place is in the body, not in what the engine asked for, which is
-//! older. Invariants: a part is on the wire as the state machine gave it, uncopied; one part at a time is in memory at
-//! each end beside what the transport holds; nothing is installed unless the end has been seen and its totals fit.
-//! Not here: what a part holds (the state machine), the installation (`applier`).
+//! The state is read when it is sent: its position is in the body, and newer than the one that the engine requested.
+//! Invariants: a part is sent as the state machine gave it, uncopied; one part at a time is in memory at each end beside
+//! the transport's buffers; nothing is installed unless the end has been received and its totals match.
+//! Not here: the content of a part (the state machine), the installation (`applier`).
 
 pub(crate) mod receive;
 pub(crate) mod send;
@@ -25,7 +25,7 @@ use crate::wire::{self, Cursor, Kind, WireError};
 /// Longer than any membership.
 const MAX_MEMBERSHIP_BYTES: usize = 1 << 20;
 
-/// What the receiver knows before the first part.
+/// The first message: everything that the receiver checks before the first part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) vote: Vote,
@@ -75,7 +75,7 @@ impl Head {
 enum Mark {
     /// The next chunk is part `number`.
     Part { number: u64, length: u32, sum: u32 },
-    /// There were so many parts of so many bytes.
+    /// The totals.
     End { parts: u64, bytes: u64 },
 }
 
@@ -121,7 +121,7 @@ impl Mark {
         }
     }
 
-    /// Whether `part` is what `mark`, the chunk before it, announced.
+    /// Whether `part` matches `mark`, the chunk before it.
     fn fits(mark: &Bytes, sum: u32, part: &[u8]) -> bool {
         mark.get(..13)
             .is_some_and(|head| crc32c::crc32c_append(crc32c::crc32c(head), part) == sum)

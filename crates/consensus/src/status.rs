@@ -1,4 +1,4 @@
-//! What a group looks like from outside: who leads, who belongs to it, how far each is.
+//! The status of a group: leader, members, progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::position::GroupId;
 use crate::types::{StoredMembership, Types};
 
-/// Who leads a group, and since which term.
+/// The leader of a group and its term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Leader {
     /// Its term.
@@ -19,7 +19,7 @@ pub struct Leader {
     pub node: u64,
 }
 
-/// What a node is in a group.
+/// The role of a node in a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// It leads.
@@ -45,14 +45,14 @@ impl Role {
     }
 }
 
-/// Who belongs to a group.
+/// The members of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Members {
-    /// Who votes. While a change is under way: who votes before or after it.
+    /// The voters. During a change: those before and those after it.
     pub voters: BTreeSet<u64>,
-    /// Who follows without a vote.
+    /// Members without a vote.
     pub learners: BTreeSet<u64>,
-    /// A change of voters is under way: quorums of the old and of the new ones are needed.
+    /// A change of voters is in progress: quorums of the old and of the new voters are needed.
     pub joint: bool,
 }
 
@@ -88,19 +88,19 @@ pub struct GroupStatus {
     pub node: u64,
     /// The highest term that this node has seen.
     pub term: u64,
-    /// What this node is in the group.
+    /// The role of this node.
     pub role: Role,
-    /// Who leads, where known.
+    /// The node that leads, if known.
     pub leader: Option<u64>,
     /// The index of the last entry of this node's log; 0 when it has none.
     pub last_log: u64,
     /// The index of the last entry that this node has applied; 0 when none is.
     pub applied: u64,
-    /// Who belongs to the group, by the last membership in this node's log.
+    /// The members, by the last membership in this node's log.
     pub members: Members,
-    /// How far each member's log agrees with the leader's; only where this node leads.
+    /// The last index up to which each member's log is known to match the leader's; only if this node leads.
     pub matched: BTreeMap<u64, u64>,
-    /// How long ago a quorum last confirmed this leader (0 for the only voter); only where this node leads.
+    /// How long ago a quorum last confirmed this leader (0 for the only voter); only if this node leads.
     pub quorum_acked_ago: Option<Duration>,
 }
 
@@ -144,7 +144,7 @@ fn role(state: ServerState) -> Role {
 }
 
 pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<Leader> {
-    // A candidate's own id may stand there from an earlier term.
+    // It may still hold a candidate's own id from an earlier term.
     let node = if metrics.state == ServerState::Leader {
         metrics.id
     } else {
@@ -166,8 +166,8 @@ pub struct GroupStopped;
 pub struct GroupWatch(pub(crate) openraft::alias::WatchReceiverOf<Types, RaftServerMetrics<Types>>);
 
 impl GroupWatch {
-    /// Returns when something has changed since the last call, or since the watch was made. Look at
-    /// [`Group::status`](crate::Group::status) or [`Group::leader`](crate::Group::leader) then. Cancel-safe.
+    /// Returns when something has changed since the last call, or since the watch was created. Then read
+    /// [`Group::status`](crate::Group::status) or [`Group::leader`](crate::Group::leader). Cancel-safe.
     ///
     /// # Errors
     /// [`GroupStopped`], at once, for ever.

@@ -1,4 +1,4 @@
-//! Votes, memberships and positions as our protobuf: nothing that an alpha library serializes reaches a disk.
+//! Votes, memberships and positions in our own protobuf: no bytes serialized by an alpha library reach a disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,14 +1,14 @@
-//! The newest entries of a log in memory, so that applying and sending do not read back what was just written.
+//! The newest entries of a log in memory, so that applying and sending do not read back entries that were just written.
 //!
 //! Entries leave once they are applied, or when their bytes exceed the limit: then they are read from the disk. A leader
-//! keeps some of those that are applied: one member has committed them while another's append was still under way.
+//! keeps some applied entries: with one member they are committed while another's append is still in progress.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::types::{Entry, Payload};
 
-/// Counted for an entry beside its payload.
+/// Bytes counted for an entry in addition to its payload.
 const OVERHEAD_BYTES: usize = 128;
 
 /// Contiguous entries up to the end of the log.
@@ -36,7 +36,7 @@ impl Tail {
         }
     }
 
-    /// Adds the entry behind the last.
+    /// Appends an entry.
     pub(crate) fn push(&mut self, entry: Entry) {
         if self
             .entries
@@ -64,21 +64,21 @@ impl Tail {
         self.bytes = 0;
     }
 
-    /// Forgets entries below `next`, which are applied, but for the newest of at most `keep` bytes.
+    /// Drops entries below `next`, which are applied, except for the newest of at most `keep` bytes.
     pub(crate) fn applied(&mut self, next: u64, keep: usize) {
         while self.bytes > keep && self.entries.front().is_some_and(|entry| entry.log_id.index < next) {
             self.pop_front();
         }
     }
 
-    /// Forgets entries from `next` on: they have been cut off the log.
+    /// Drops entries from `next` on: they have been truncated from the log.
     pub(crate) fn truncate(&mut self, next: u64) {
         while let Some(entry) = self.entries.pop_back_if(|entry| entry.log_id.index >= next) {
             self.bytes -= size(&entry);
         }
     }
 
-    /// The entries of `range`, if all of them are here; no more than `max_bytes`, but at least one.
+    /// The entries of `range`, if all of them are cached; no more than `max_bytes`, but at least one.
     pub(crate) fn get(&self, range: Range<u64>, max_bytes: usize) -> Option<Vec<Entry>> {
         let first = self.entries.front()?.log_id.index;
         let from = usize::try_from(range.start.checked_sub(first)?).ok()?;

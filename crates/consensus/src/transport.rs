@@ -1,10 +1,9 @@
-//! How nodes call each other, as a parameter: gRPC between processes, a simulated network in tests.
+//! Calls between nodes as an interface: gRPC between processes, a simulated network in tests.
 //!
 //! Why here: Raft's own calls are the first that need it, and everything above (owners, sessions, control) uses the same
-//! connection, so that a pair of nodes keeps one. What a call means is the service's business; the transport carries
-//! bytes.
-//! Invariants: a call has one answer or one error, within its patience; an error says whether the call may have been
-//! carried out. Sizes are bounded by the transport; what is larger goes as chunks.
+//! connection, so that a pair of nodes keeps one. The services define the meaning of calls; the transport carries bytes.
+//! Invariants: a call has one answer or one error, within its time-out; an error says whether the call may have been
+//! executed. Sizes are bounded by the transport; larger data goes as chunks.
 //! Not here: gRPC, certificates, addresses (`cluster`).
 
 use std::collections::HashMap;
@@ -23,7 +22,7 @@ pub const MAX_CALL_BYTES: usize = 20 << 20;
 /// The most bytes of one chunk.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// Who a call is for; the numbers are on the wire.
+/// The service that a call is for; the numbers are on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Service {
@@ -54,9 +53,9 @@ impl Service {
 /// A call to another node.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Who it is for.
+    /// The service.
     pub service: Service,
-    /// Which group or partition.
+    /// The group or partition.
     pub target: u32,
     /// Segments that arrive as one body, so that a header need not be copied together with an entry.
     pub body: Vec<Bytes>,
@@ -67,10 +66,10 @@ pub struct Call {
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CallError {
-    /// It was not carried out: it never left, or the other side refused it before doing anything.
+    /// It was not executed: it never left, or the other side refused it before doing anything.
     #[error("not sent: {0}")]
     NotSent(Arc<str>),
-    /// It may or may not have been carried out: the connection or the patience ended in between.
+    /// It may or may not have been executed: the connection or the time-out ended in between.
     #[error("no answer: {0}")]
     Unknown(Arc<str>),
     /// The other side refused it; nothing was done.
@@ -78,23 +77,23 @@ pub enum CallError {
     Refused(Arc<str>),
 }
 
-/// What comes of a call.
+/// The outcome of a call.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Bytes, CallError>> + Send>>;
 
-/// Parts of something large, in order, each at most [`MAX_CHUNK_BYTES`]; ends at the first error.
+/// Parts of a large message, in order, each at most [`MAX_CHUNK_BYTES`]; ends at the first error.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
 
-/// The way from this node to the others.
+/// Calls from this node to the others.
 pub trait Transport: Send + Sync + 'static {
     /// Calls `node`. Calls for one service and target leave in the order in which this function was called; those of others,
     /// and answers, may overtake.
     fn call(&self, node: u64, call: Call) -> Answer;
 
-    /// Calls `node` with a body and then `chunks`, which are pulled as fast as the other side takes them. The patience
-    /// is for each chunk.
+    /// Calls `node` with a body and then `chunks`, which are pulled as fast as the other side reads them. The time-out is
+    /// for each chunk.
     fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer;
 
-    /// Calls `node` for chunks. Dropping the stream ends the call. The patience is for the first chunk.
+    /// Calls `node` for chunks. Dropping the stream ends the call. The time-out is for the first chunk.
     fn download(&self, node: u64, call: Call) -> Chunks;
 }
 
@@ -103,13 +102,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a call.
     fn call(&self, from: u64, target: u32, body: Bytes) -> Answer;
 
-    /// Takes chunks; refused by default.
+    /// Receives chunks; refused by default.
     fn upload(&self, from: u64, target: u32, body: Bytes, chunks: Chunks) -> Answer {
         let _ = (from, target, body, chunks);
         refused("this service takes no streams")
     }
 
-    /// Gives chunks; refused by default.
+    /// Sends chunks; refused by default.
     fn download(&self, from: u64, target: u32, body: Bytes) -> Chunks {
         let _ = (from, target, body);
         Box::pin(stream::iter([Err(CallError::Refused(
@@ -125,13 +124,13 @@ pub fn refused(reason: &str) -> Answer {
     Box::pin(async move { Err(error) })
 }
 
-/// Who handles which service on this node; clones share the table. Services are entered as the node starts; a call for
-/// one that is not there yet is refused.
+/// The handlers of this node's services; clones share the table. Services are registered as the node starts; a call for
+/// one that is not registered yet is refused.
 #[derive(Clone, Default)]
 pub struct Dispatch(Arc<RwLock<HashMap<Service, Arc<dyn Handler>>>>);
 
 impl Dispatch {
-    /// Nobody handles anything yet.
+    /// A table without handlers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -142,13 +141,13 @@ impl Dispatch {
         self.0.write().insert(service, handler);
     }
 
-    /// Who handles `service`.
+    /// The handler of `service`.
     #[must_use]
     pub fn handler(&self, service: Service) -> Option<Arc<dyn Handler>> {
         self.0.read().get(&service).cloned()
     }
 
-    /// Hands a call on.
+    /// Forwards a call to its handler.
     pub fn call(&self, from: u64, service: Service, target: u32, body: Bytes) -> Answer {
         match self.handler(service) {
             Some(handler) => handler.call(from, target, body),

@@ -1,4 +1,4 @@
-//! openraft's types, fixed once, under plain names.
+//! openraft's type configuration.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use openraft::vote::RaftLeaderId;
 use crate::position::LogPosition;
 use crate::proposal::Proposal;
 
-/// The choice of types. Written out, since the library's macro takes no generic responder.
+/// The type configuration. Written out, since the library's macro takes no generic responder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Types;
 
@@ -37,7 +37,7 @@ impl RaftTypeConfig for Types {
     type ErrorSource = BoxedErrorSource;
 }
 
-/// What a group is asked to append: bytes that only the state machine understands.
+/// A proposed entry: bytes that only the state machine understands.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Command(pub(crate) Bytes);
 

@@ -1,4 +1,4 @@
-//! What members of a group say to each other, by hand: an append carries every byte that a replica stores.
+//! The messages between the members of a group, encoded by hand: an append carries every byte that a replica stores.
 //!
 //! ```text
 //! request   version 1 │ kind 1 │ …          numbers are big-endian
@@ -7,9 +7,9 @@
 //! place     present 1 │ term 8 │ node 8 │ index 8
 //! ```
 //!
-//! Invariants: whatever arrives is checked before it reaches the engine: lengths, numbers, order, checksums. A payload is
-//! neither copied into what is sent nor out of what has arrived. A new field goes behind the others of its message, a
-//! new message has a new kind; a reader ignores what follows what it knows.
+//! Invariants: every received message is checked before it reaches the engine: lengths, numbers, order, checksums. A
+//! payload is copied neither when it is sent nor when it is received. A new field goes after the others of its message, a
+//! new message has a new kind; a decoder ignores trailing bytes that it does not know.
 //! Not here: entries in an append ([`append`]), the parts of a snapshot (`snapshot`).
 
 pub(crate) mod append;
@@ -24,23 +24,23 @@ use crate::types::{LeaderId, LogId, Vote};
 /// The version of everything in this module.
 pub(crate) const VERSION: u8 = 1;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// Entries of the leader, or its sign of life.
+    /// Entries of the leader, or its heartbeat.
     Append = 1,
     /// A vote.
     Vote = 2,
-    /// Whether a vote would be given.
+    /// Whether a vote would be granted.
     PreVote = 3,
-    /// To stand for election at the leader's wish.
+    /// The leader requests that the receiver stand for election.
     TransferLeader = 4,
     /// An entry to be proposed by the leader.
     Propose = 5,
-    /// What has to be applied for a linearizable read.
+    /// The index to be applied for a linearizable read.
     ReadIndex = 6,
-    /// The same with how long it holds.
+    /// The same for a lease.
     Lease = 7,
     /// A state, in parts.
     Snapshot = 8,
@@ -62,7 +62,7 @@ impl Kind {
     }
 }
 
-/// Why bytes of another node are refused.
+/// Why a message of another node is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum WireError {
     #[error("the message ends too early")]
@@ -77,7 +77,7 @@ pub(crate) enum WireError {
     Invalid(&'static str),
 }
 
-/// Reads a message from its front.
+/// Decodes a message from its front.
 pub(crate) struct Cursor(pub(crate) Bytes);
 
 impl std::fmt::Debug for Cursor {
@@ -143,7 +143,7 @@ impl Cursor {
     }
 }
 
-/// What kind of request this is; the cursor stands behind it.
+/// Decodes the kind of a request; the cursor then points behind it.
 pub(crate) fn open(body: Bytes) -> Result<(Kind, Cursor), WireError> {
     let mut cursor = Cursor(body);
     let version = cursor.u8()?;

@@ -1,4 +1,4 @@
-//! Who belongs to a group, and who of them leads it: changes that the leader makes.
+//! Membership changes and leadership transfers, made by the leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::types::{Node, Types};
 type Changed = Result<ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
 
 impl Group {
-    /// Adds `node` as a learner; returns when that is committed, long before it has caught up
-    /// ([`GroupStatus::matched`](crate::GroupStatus::matched) tells). Does nothing for a member.
+    /// Adds `node` as a learner; returns when that is committed, long before the learner has caught up (see
+    /// [`GroupStatus::matched`](crate::GroupStatus::matched)). Does nothing for a member.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -28,12 +28,12 @@ impl Group {
         self.change(change, true).await
     }
 
-    /// Lets exactly `voters` vote, by way of a joint membership. Learners among them are promoted; who voted before and
-    /// does not any more leaves the group; other learners stay.
+    /// Makes exactly `voters` the voters, by way of a joint membership. Learners among them are promoted; former voters leave
+    /// the group; other learners stay.
     ///
     /// # Errors
-    /// [`ChangeError`]. After [`ChangeError::Unknown`] look at the members: a change that stands half-way (`joint`) is
-    /// ended by making it again.
+    /// [`ChangeError`]. After [`ChangeError::Unknown`] check the members: a change that stopped half-way (`joint`) is
+    /// completed by making it again.
     pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
         let members = self.members();
         if voters.is_empty() {
@@ -48,7 +48,7 @@ impl Group {
         self.change(ChangeMembers::ReplaceAllVoters(voters), false).await
     }
 
-    /// Removes learners; who is not a member is gone already.
+    /// Removes learners; ids of non-members are ignored.
     ///
     /// # Errors
     /// [`ChangeError`].
@@ -64,7 +64,7 @@ impl Group {
         self.change(ChangeMembers::RemoveNodes(gone), true).await
     }
 
-    /// Who leads instead, where this node does not: then its view of the members may be old.
+    /// The other leader, if this node does not lead: then its view of the members may be old.
     fn unless_leader(&self, error: ChangeError) -> ChangeError {
         if self.is_leader() {
             return error;
@@ -83,7 +83,7 @@ impl Group {
                 Err(RaftError::Fatal(_)) => return Err(ChangeError::Unknown),
                 Err(RaftError::APIError(error)) => refusal(error),
             };
-            // A leader that has not heard a quorum yet takes nothing: not of the old voters right after its election, not
+            // A leader that has not heard a quorum yet accepts no change: not of the old voters right after its election, not
             // of the new ones between the two halves of a change.
             let waits_for_quorum = refused == ChangeError::NotLeader { leader: None } && self.is_leader();
             if waits_for_quorum && Instant::now() < give_up {
@@ -98,8 +98,8 @@ impl Group {
         }
     }
 
-    /// Lets `to`, which must vote, lead, and returns when another node leads. Waits a while for `to` to have what this node
-    /// has: nothing is written between a transfer's begin and the new leader's first entry.
+    /// Transfers the leadership to the voter `to`, and returns when another node leads. First waits a while for `to` to catch
+    /// up, since nothing is written between the start of a transfer and the new leader's first entry.
     ///
     /// # Errors
     /// [`TransferError`].

@@ -1,4 +1,4 @@
-//! Reads that are not older than any answer given before, and the lease that spares them.
+//! Linearizable reads, and the lease that makes most of them unnecessary.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ use crate::transport::CallError;
 use crate::wire::Kind;
 use crate::wire::group::{ReadPoint, decode_read_point, encode_read};
 
-/// How long the leader may take to answer a question about a lease, which is asked again soon anyway.
+/// Time-out of a lease request, which is repeated soon anyway.
 const LEASE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the leader grants: whoever has applied `index` knows, until `asked + (staleness - age)` on the clock that gave
-/// `asked`, everything that was committed longer than `staleness` ago.
+/// A lease granted by the leader: a replica that has applied `index` has, until `asked + (staleness - age)` on the clock
+/// that gave `asked`, every entry that was committed longer than `staleness` ago.
 ///
-/// For: nobody else can have led before `age` ago as the leader answered, which was after `asked`; what this leader had
-/// committed by then is at most `index`.
+/// Reason: no other node can have led before `age` ago, counted from the leader's answer, which came after `asked`; the
+/// entries that this leader had committed by then end at `index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseGrant {
-    /// When this node asked, before anything was sent.
+    /// When this node sent its request; taken before the request left.
     pub asked: Instant,
-    /// What has to be applied here.
+    /// The index to be applied here first.
     pub index: u64,
     /// How long before its answer a quorum last confirmed the leader; 0 for the only voter.
     pub age: Duration,
 }
 
 impl Group {
-    /// Returns when this node has applied everything that was committed before the call: what is read then is not older
-    /// than any answer given before. A node that does not lead asks the leader, and waits for one for a while.
+    /// Returns when this node has applied everything that was committed before the call, so that a read after it is
+    /// linearizable. A node that does not lead asks the leader, and waits a while if there is none.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -56,7 +56,7 @@ impl Group {
         self.wait_applied(point.index, super::FORWARD_TIMEOUT).await
     }
 
-    /// What has to be applied before a read, by the word of this node, if it leads.
+    /// The read index, if this node leads.
     pub(crate) async fn read_point_here(&self) -> Result<ReadPoint, ReadError> {
         let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(self.0.settle);
         match self.0.raft.get_read_linearizer(option).await {
@@ -76,16 +76,16 @@ impl Group {
         let call = self.0.peers.to_call(vec![encode_read(kind)], patience);
         match self.0.peers.transport.call(leader, call).await {
             Ok(body) => decode_read_point(body).unwrap_or(Err(ReadError::TimedOut)),
-            // It cannot have said anything: another may lead meanwhile.
+            // No answer can have come: another node may lead by now.
             Err(CallError::NotSent(_) | CallError::Refused(_)) => Err(ReadError::NotLeader { leader: None }),
             Err(CallError::Unknown(_)) => Err(ReadError::TimedOut),
         }
     }
 
-    /// Asks for a lease: until when, and having applied what, this node may answer from its own state.
+    /// Requests a lease: until when this node may answer from its own state, and which index it must have applied.
     ///
     /// # Errors
-    /// [`ReadError`], without trying again: who holds a lease asks again before it ends.
+    /// [`ReadError`], without a retry: the holder of a lease renews it before it ends.
     pub async fn lease(&self) -> Result<LeaseGrant, ReadError> {
         let asked = Instant::now();
         if self.is_stopped() {
@@ -103,8 +103,8 @@ impl Group {
         })
     }
 
-    /// What this node grants, if it leads and has committed an entry of its own: before that it may not know what the
-    /// leader before it has committed.
+    /// The grant of this node, if it leads and has committed an entry of its own term: before that it may not know all
+    /// entries that the previous leader has committed.
     pub(crate) fn lease_here(&self) -> Result<ReadPoint, ReadError> {
         let metrics = self.0.raft.metrics().borrow_watched().clone();
         if metrics.running_state.is_err() || self.is_stopped() {
@@ -133,7 +133,7 @@ impl Group {
     pub async fn wait_applied(&self, index: u64, patience: Duration) -> Result<(), ReadError> {
         let applied = async {
             loop {
-                // Made before the look, so that nothing falls between the look and the wait.
+                // Created before the check, so that no change is missed between the check and the wait.
                 let grew = self.0.log.applied_grew.notified();
                 if self.0.log.applied_next() > index {
                     return Ok(());

@@ -1,4 +1,4 @@
-//! Retention: what the log no longer keeps.
+//! Retention: deleting the start of a log.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use openraft::async_runtime::watch::WatchReceiver;
 use super::Group;
 use crate::blocking::blocking;
 
-/// How long the engine may take to give up entries: it does so between two tries to send them to a member that does not
+/// How long the engine may take to purge entries: it purges between two attempts to send them to a member that does not
 /// answer, and keeps those that it is sending to one that does.
 const PURGE_PATIENCE: Duration = Duration::from_secs(4);
 
 impl Group {
     /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never
-    /// goes above the flushed applied index, what lies above being needed after a crash, nor above what is just being
-    /// sent to another member; call again later for the rest. A member that lacks what is gone gets a snapshot.
-    /// Gives the first index that is left.
+    /// trims above the flushed applied index, since later entries are replayed after a crash, nor above entries that are
+    /// being sent to another member; call again later for the rest. A member that lacks trimmed entries gets a snapshot.
+    /// Returns the first remaining index.
     ///
     /// # Errors
     /// [`StorageError`]: the node must stop.
@@ -27,7 +27,7 @@ impl Group {
         let trimmable = blocking(flusher, move || shared.trimmable()).await?;
         let wanted = below_index.min(trimmable);
         if wanted > log.first_retained() {
-            // First the engine: it must not want to send what is gone.
+            // The engine first: it must not try to send deleted entries.
             let floor = wanted.min(self.give_up(wanted).await);
             let shared = log.clone();
             if let Some(trim) = blocking(flusher, move || shared.trim_to(floor)).await? {
@@ -39,13 +39,13 @@ impl Group {
         Ok(log.first_retained())
     }
 
-    /// Lets the engine give up entries below `below`, which are applied. Gives the first index that it keeps.
+    /// Lets the engine purge entries below `below`, which are applied. Returns the first index that it keeps.
     async fn give_up(&self, below: u64) -> u64 {
         let Some(upto) = below.checked_sub(1) else { return 0 };
         let kept = || self.0.raft.metrics().borrow_watched().purged.next_index();
         let all = async {
             let raft = &self.0.raft;
-            // It gives up only what a snapshot contains; ours is always the state of now, so that making one is nothing.
+            // It purges only entries that a snapshot contains; ours is always the current state, so that building one is free.
             if raft.metrics().borrow_watched().snapshot.next_index() < below {
                 raft.trigger().snapshot().await.ok()?;
                 raft.wait(None)
@@ -60,7 +60,7 @@ impl Group {
                 .ok()
         };
         if kept() < below {
-            // What it has not given up in time, or because it has stopped, stays for the next call.
+            // Entries that it has not purged in time, or because it has stopped, stay for the next call.
             let _ = tokio::time::timeout(PURGE_PATIENCE, all).await;
         }
         kept()

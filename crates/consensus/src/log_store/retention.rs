@@ -1,4 +1,4 @@
-//! What leaves a group's log for good: by retention, by a snapshot that replaces it, with the group.
+//! Deleting a group's log: its start by retention, the whole by a snapshot that replaces it or with the group.
 
 use std::ops::ControlFlow;
 
@@ -11,15 +11,15 @@ use crate::position::LogPosition;
 use crate::stored;
 use crate::types::Vote;
 
-/// A floor that retention has set.
+/// A watermark set by retention.
 pub(crate) struct Trim {
     /// The first index that stays.
     pub(crate) floor: u64,
 }
 
 impl Shared {
-    /// How far retention may go: not above the state machine's flushed applied index, since what lies above is replayed
-    /// after a crash. Blocks.
+    /// The highest index up to which retention may delete: the state machine's flushed applied index, since later entries are
+    /// replayed after a crash. Blocks.
     pub(crate) fn trimmable(&self) -> Result<u64, StorageError> {
         let marker = layout::hard_key(self.group.0, HardState::Applied);
         let flushed = match self.disk.get_flushed(Family::Raft, &marker)? {
@@ -36,8 +36,9 @@ impl Shared {
         Ok(flushed)
     }
 
-    /// Moves retention's floor up to `floor`, at most [`Shared::trimmable`], below which nobody reads from now on. Blocks.
-    /// The caller waits until it is synced before [`Shared::delete_trimmed`]: a floor must not be lost when files are gone.
+    /// Moves retention's watermark up to `floor`, at most [`Shared::trimmable`]; entries below are not read from now on.
+    /// Blocks. The caller waits until it is synced before [`Shared::delete_trimmed`]: a watermark must not be lost once files
+    /// are deleted.
     pub(crate) fn trim_to(&self, floor: u64) -> Result<Option<Trim>, StorageError> {
         let first = self.first_retained();
         let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
@@ -62,9 +63,9 @@ impl Shared {
         Ok(Some(Trim { floor }))
     }
 
-    /// The state machine's state has been replaced by one at `at`: so are the floors, and what the log held below. The
-    /// machine has written the floors together with the state ([`crate::put_floors`]); they are written again here for
-    /// what a machine may have left out.
+    /// Called when a snapshot at `at` has replaced the state machine's state: moves the watermarks and drops the log below.
+    /// The machine has written the watermarks together with the state ([`crate::set_purge_watermarks`]); they are written
+    /// again here in case a machine has left one out.
     pub(crate) fn restored(&self, at: LogPosition, restored: Restored) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
         crate::carried::put_floors(&mut batch, self.group, at, restored.retained_after);
@@ -90,8 +91,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Deletes everything that the disk holds of the group's log, vote and floors. What the replica had acknowledged and
-    /// promised is kept in two small keys, see [`super::Left`]. Blocks.
+    /// Deletes the group's log, vote and watermarks from the disk. The replica's last position and vote are kept in two small
+    /// keys, see [`super::PriorReplica`]. Blocks.
     pub(crate) fn destroy(&self) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
         let (vote, last) = {
@@ -103,7 +104,7 @@ impl Shared {
             keep(HardState::LeftLog, stored::encode_floor(&last));
         }
         if let Some(vote) = vote {
-            // It leads nothing any more.
+            // The replica can no longer lead.
             let promised = Vote {
                 committed: false,
                 ..vote
@@ -123,7 +124,7 @@ impl Shared {
         self.disk.write(&batch, Durability::Logged)
     }
 
-    /// The second half of [`Shared::trim_to`], once its floor is synced: deletes whole files that hold nothing above it.
+    /// The second half of [`Shared::trim_to`], once its watermark is synced: deletes files that hold nothing above it.
     /// Blocks.
     pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
         let (from, to) = (
@@ -132,7 +133,7 @@ impl Shared {
         );
         self.disk.delete_files(self.family, &from, &to)?;
         if self.family == Family::Raft {
-            // The registry's log shares its files with votes; what is left below the floor goes with the next compaction.
+            // The registry's log shares its files with votes; compaction removes the rest below the watermark.
             let mut batch = WriteBatch::new();
             batch.delete_range(self.family, &from, &to);
             self.disk.write(&batch, Durability::Logged)?;

@@ -13,7 +13,7 @@ use crate::machine::StateMachine;
 use crate::metrics::GroupMetrics;
 use crate::position::LogPosition;
 
-/// Keeps its place and nothing else.
+/// Keeps its position and nothing else.
 #[derive(Default)]
 struct Nothing {
     position: Option<LogPosition>,

@@ -1,11 +1,11 @@
-//! What openraft watches with: a channel that wakes in order, which [`holdfast_tasks::watch`] explains.
+//! openraft's watch channel, which wakes its receivers in order (see [`holdfast_tasks::watch`]).
 
 use holdfast_tasks::watch::{Receiver, Sender, channel};
 use openraft::async_runtime::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
 use openraft::{OptionalSend, OptionalSync};
 use parking_lot::RwLockReadGuard;
 
-/// What openraft calls the choice.
+/// Implements openraft's watch interface.
 pub(crate) struct InOrder;
 
 impl Watch for InOrder {

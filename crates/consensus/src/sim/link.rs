@@ -10,7 +10,7 @@ use crate::transport::{Call, CallError, Chunks};
 
 type Answered = oneshot::Receiver<Result<Bytes, CallError>>;
 
-/// A call on its way.
+/// A call in flight.
 pub(super) struct Flight {
     arrives: Instant,
     call: Call,
@@ -20,7 +20,7 @@ pub(super) struct Flight {
 
 pub(super) type Queue = mpsc::Sender<Flight>;
 
-/// Puts a call on its way.
+/// Sends a call.
 pub(super) fn send(
     network: &SimNetwork,
     from: u64,
@@ -48,7 +48,7 @@ pub(super) fn send(
     Ok(answered)
 }
 
-/// Keeps a lost call open until its caller's patience ends, which nobody but this watches for a stream.
+/// Keeps a lost call open until its time-out, which for a stream is watched only here.
 async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, patience: Option<std::time::Duration>) {
     let Some(patience) = patience else {
         return answer.closed().await;
@@ -79,7 +79,7 @@ fn queue(network: &SimNetwork, from: u64, to: u64) -> Queue {
     queue
 }
 
-/// Hands the call to the node's service, in order; its answer takes its own time.
+/// Hands the call to the node's service, in order; its answer is delayed separately.
 fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
     let Flight {
         call, chunks, answer, ..
@@ -114,7 +114,7 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
     });
 }
 
-/// Chunks from one node to another, each of which takes its time and may be cut off.
+/// Chunks from one node to another, each of which is delayed and may be cut off.
 fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Duration, chunks: Chunks) -> Chunks {
     Box::pin(stream::unfold(Some(chunks), move |chunks| {
         let network = network.clone();
@@ -126,7 +126,7 @@ fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Durat
                     Fate::Arrives(at) => tokio::time::sleep_until(at).await,
                     Fate::Lost => std::future::pending().await,
                 }
-                // The sender's end shows as soon as its node is gone.
+                // The sender's end is noticed as soon as its node is down.
                 network
                     .dispatch(from)
                     .map(|_| chunk)
@@ -142,7 +142,7 @@ fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Durat
     }))
 }
 
-/// Chunks that `from` has asked `to` for.
+/// Chunks that `from` has requested from `to`.
 pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> Chunks {
     let patience = call.patience;
     let open = async move {
@@ -169,8 +169,8 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
     Box::pin(stream::once(open).flatten())
 }
 
-/// As [`timed`], except that a quiet stream is a healthy one: only what is sent and cut off ends it, and the patience
-/// is for the first chunk.
+/// As [`timed`], except that silence does not end the stream: only a chunk that is cut off ends it, and the time-out is
+/// for the first chunk.
 fn timed_download(
     network: SimNetwork,
     (from, to): (u64, u64),

@@ -1,4 +1,4 @@
-//! Receiving a state: into the state machine's sink, and only when it is whole into the machine.
+//! Receiving a snapshot: first into the state machine's sink, and into the machine only when it is complete.
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,7 +19,7 @@ use crate::wire::WireError;
 /// At most one snapshot of a group is received at a time: the newest.
 pub(crate) struct Receiving {
     turn: Semaphore,
-    /// Who has the turn or waits for it, with the vote of who sends it.
+    /// The receiver that has the turn or waits for it, with the vote of its sender.
     current: holdfast_tasks::sync::Mutex<Option<(Vote, oneshot::Sender<()>)>>,
 }
 
@@ -31,7 +31,7 @@ impl Receiving {
         }
     }
 
-    /// Ends the one under way, unless a newer leader sends it. The receiver ends when another comes.
+    /// Ends the current one, unless a newer leader sends it. The returned receiver is closed when another one starts.
     fn enter(&self, vote: Vote) -> Result<oneshot::Receiver<()>, CallError> {
         let mut current = self.current.lock();
         if let Some((of, ended)) = &*current
@@ -50,7 +50,7 @@ fn refused(reason: impl std::fmt::Display) -> CallError {
     CallError::Refused(reason.to_string().into())
 }
 
-/// Takes the snapshot and answers with this node's vote.
+/// Receives the snapshot and answers with this node's vote.
 pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks) -> Result<Bytes, CallError> {
     if head.vote.leader_id.node_id != from {
         return Err(refused("a snapshot in the name of another node"));
@@ -66,7 +66,7 @@ pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks
     let last = log_id(head.position);
     if let Some(committed) = committed {
         if last <= committed {
-            // Nothing that this node lacks, as a sender learns that tries again after a lost answer.
+            // This node has it already: the sender retries after a lost answer.
             return Ok(encode_answer(&head.vote));
         }
         if last.index <= committed.index {
@@ -97,11 +97,11 @@ pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks
     group.0.metrics.snapshot_received(received.is_ok());
     match received {
         Ok(response) => {
-            tracing::info!(group = %group.id(), from, at = %head.position, "a snapshot was installed");
+            tracing::info!(group = %group.id(), from, at = %head.position, "snapshot installed");
             Ok(encode_answer(&response.vote))
         }
         Err(error) => {
-            tracing::warn!(group = %group.id(), from, %error, "a snapshot was not installed");
+            tracing::warn!(group = %group.id(), from, %error, "snapshot not installed; the sender will send it again");
             Err(error)
         }
     }
@@ -111,7 +111,7 @@ fn broken(error: WireError) -> CallError {
     refused(error)
 }
 
-/// Writes the parts into a sink until the end is there.
+/// Writes the parts into a sink until the end mark.
 async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, CallError> {
     let flusher = &group.0.log.flusher;
     let machine = group.0.machine.clone();
@@ -119,7 +119,7 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
     let (mut parts, mut bytes) = (0_u64, 0_u64);
     let mut next = async || match chunks.next().await {
         Some(chunk) => chunk,
-        None => Err(refused("a snapshot ends before its end")),
+        None => Err(refused("the snapshot ended before its end mark")),
     };
     loop {
         let chunk = next().await?;
@@ -127,7 +127,7 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
             Mark::Part { number, length, sum } => {
                 let part = next().await?;
                 if number != parts || part.len() != length as usize {
-                    return Err(refused("a part of a snapshot is not the one announced"));
+                    return Err(refused("a part of the snapshot does not match its mark"));
                 }
                 (parts, bytes) = (parts + 1, bytes + u64::from(length));
                 group.0.metrics.snapshot_bytes_received.increment(u64::from(length));
@@ -140,7 +140,7 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
                 bytes: all_bytes,
             } => {
                 if (all_parts, all_bytes) != (parts, bytes) {
-                    return Err(refused("parts of a snapshot are missing"));
+                    return Err(refused("parts of the snapshot are missing"));
                 }
                 return blocking(flusher, move || sink.seal()).await.map_err(refused);
             }

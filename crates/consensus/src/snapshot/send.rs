@@ -1,4 +1,4 @@
-//! Sending this node's state to a replica.
+//! Sending a snapshot of this node's state to a replica.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::network::Peer;
 use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
 use crate::types::Vote;
 
-/// Sends the state as it is when its turn has come, and gives the receiver's vote once it is installed there.
+/// Waits for its turn, sends the state as it is then, and returns the receiver's vote once the snapshot is installed there.
 pub(crate) async fn send(peer: &Peer, vote: &Vote, patience: Duration) -> Result<Vote, CallError> {
     let peers = &peer.peers;
-    // Others wait: a node that comes back needs one of each group at once.
+    // Further ones wait: a node that comes back needs one of each group at once.
     let _turn = peers
         .sending
         .acquire()
@@ -41,17 +41,17 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, patience: Duration) -> Result
     peers.metrics.snapshot_sent(answer.is_ok());
     match answer {
         Ok(answer) => {
-            tracing::info!(%group, to = peer.node, at = %position, "a snapshot was installed");
+            tracing::info!(%group, to = peer.node, at = %position, "snapshot sent and installed");
             decode_answer(answer).map_err(|error| CallError::Unknown(error.to_string().into()))
         }
         Err(error) => {
-            tracing::warn!(%group, to = peer.node, %error, "a snapshot was not installed; it is sent again");
+            tracing::warn!(%group, to = peer.node, %error, "snapshot not installed by the receiver; sending it again");
             Err(error)
         }
     }
 }
 
-/// Damage stops the node, as wherever it is read.
+/// Damage found here stops the node, as it does in every read.
 fn unreadable(peer: &Peer, error: StorageError) -> CallError {
     let error = match error {
         error @ (StorageError::Unsupported(_) | StorageError::Stopped(_)) => error,
@@ -60,16 +60,16 @@ fn unreadable(peer: &Peer, error: StorageError) -> CallError {
     CallError::NotSent(format!("the state cannot be read: {error}").into())
 }
 
-/// What [`chunks`] is at.
+/// Progress of [`chunks`].
 struct Sending {
     source: Option<SnapshotSource>,
-    /// Read and not yet taken.
+    /// Read and not yet pulled.
     ready: VecDeque<Bytes>,
     parts: u64,
     bytes: u64,
 }
 
-/// The parts as chunks, read as they are taken.
+/// The parts as chunks, read as they are pulled.
 fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
     let peer = Peer {
         node: peer.node,

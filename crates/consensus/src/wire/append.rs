@@ -1,4 +1,4 @@
-//! Entries of a leader and the answer to them.
+//! Appends and their answers.
 //!
 //! ```text
 //! request   … │ leader's vote 17 │ place before the entries 25 │ committed place 25 │ count 4 │ entries
@@ -54,7 +54,7 @@ pub(crate) fn encode(append: &AppendEntriesRequest<Types>) -> Vec<Bytes> {
     body
 }
 
-/// Checks everything that the engine takes for granted.
+/// Checks everything that the engine assumes.
 pub(crate) fn decode(group: crate::GroupId, mut body: Cursor) -> Result<AppendEntriesRequest<Types>, WireError> {
     let vote = body.vote()?;
     if !vote.committed {

@@ -1,4 +1,4 @@
-//! What a member asks the leader on behalf of its own callers: to propose an entry, what to apply before a read.
+//! Requests of a member to the leader on behalf of its own callers: propose an entry, confirm a read.
 //!
 //! ```text
 //! propose      … │ entry
@@ -18,10 +18,10 @@ use crate::error::{ProposeError, ReadError};
 use crate::position::LogPosition;
 use crate::proposal::Applied;
 
-/// What the leader says about a read.
+/// The leader's answer to a read request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReadPoint {
-    /// To be applied first.
+    /// The index to be applied first.
     pub(crate) index: u64,
     /// How long ago a quorum last confirmed the leader.
     pub(crate) age: Duration,

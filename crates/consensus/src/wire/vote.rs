@@ -1,4 +1,4 @@
-//! Votes, questions about votes, and the wish of a leader that another lead.
+//! Votes, pre-votes and transfers of the leadership.
 //!
 //! ```text
 //! vote, pre-vote   … │ vote 17 │ last place 25 │ by the leader's wish 1
