@@ -96,14 +96,14 @@ pub enum StartError {
         last: Option<LogPosition>,
     },
     /// The log no longer holds the entries after the state machine's state: the state has been lost.
-    #[error("{group}: the log begins after {floor}, but state was applied only up to {}", end_of(.applied))]
+    #[error("{group}: the log begins after {watermark}, but state was applied only up to {}", end_of(.applied))]
     StateLost {
         /// The group.
         group: GroupId,
         /// The last applied entry.
         applied: Option<LogPosition>,
         /// The last entry that has been deleted from the log.
-        floor: LogPosition,
+        watermark: LogPosition,
     },
     /// The configuration cannot work.
     #[error("{0}")]

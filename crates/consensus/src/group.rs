@@ -11,29 +11,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_storage::{Disk, DiskGuard, Flusher, OnFatal, StorageError};
-use holdfast_tasks::ByteBudget;
+use holdfast_tasks::{BlockingPool, ByteBudget};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, ServerState};
 
 pub use self::proposing::ProposalPermit;
 pub use self::reading::LeaseGrant;
-use crate::applier::Applier;
-use crate::blocking::blocking;
+use crate::state_machine::applier::Applier;
 use crate::config::ConsensusConfig;
 use crate::error::StartError;
 use crate::groups::Groups;
-use crate::log_reader::LogReader;
-use crate::log_store::{LogStore, Shared};
-use crate::machine::StateMachine;
-use crate::machine_cell::MachineCell;
+use crate::log::reader::LogReader;
+use crate::log::store::{LogStore, Shared};
+use crate::state_machine::StateMachine;
+use crate::state_machine::shared::SharedStateMachine;
 use crate::metrics::GroupMetrics;
 use crate::network::Peers;
 use crate::position::GroupId;
 use crate::snapshot::receive::Receiving;
 use crate::status::{self, GroupStatus, GroupWatch, Leader, Members};
 use crate::transport::Transport;
-use crate::types::{Node, Types, position};
+use crate::ids::{Node, position};
+use crate::type_config::Types;
 
 /// The largest entry: a batch of messages of the largest size, with room.
 pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
@@ -49,6 +49,8 @@ pub struct GroupHost {
     pub disk: Arc<dyn Disk>,
     /// Syncs for all groups.
     pub flusher: Flusher,
+    /// Runs the work of all groups that blocks on the disk.
+    pub blocking_pool: BlockingPool,
     /// Refuses new entries while the disk is nearly full.
     pub guard: Arc<DiskGuard>,
     /// This node's Raft id: the incarnation of its data directory.
@@ -70,7 +72,7 @@ pub(crate) struct Inner {
     id: GroupId,
     node: u64,
     pub(crate) log: Arc<Shared>,
-    pub(crate) machine: MachineCell,
+    pub(crate) machine: SharedStateMachine,
     guard: Arc<DiskGuard>,
     groups: Groups,
     peers: Peers,
@@ -108,6 +110,7 @@ impl Group {
             (id, host.node),
             host.disk.clone(),
             host.flusher.clone(),
+            host.blocking_pool,
             host.on_fatal.clone(),
             config.tail_cache.as_usize(),
             recovered,
@@ -124,18 +127,18 @@ impl Group {
                 last,
             });
         }
-        if let Some(floor) = log.floor().map(|floor| position(&floor))
-            && applied.is_none_or(|applied| applied.index < floor.index)
+        if let Some(watermark) = log.watermark().map(|watermark| position(&watermark))
+            && applied.is_none_or(|applied| applied.index < watermark.index)
         {
             return Err(StartError::StateLost {
                 group: id,
                 applied,
-                floor,
+                watermark,
             });
         }
         let shared = log.shared().clone();
         let metrics = GroupMetrics::new(id);
-        let machine = MachineCell::new(machine);
+        let machine = SharedStateMachine::new(machine);
         let applier = Applier::new(machine.clone(), shared.clone(), metrics.clone()).map_err(storage)?;
         let stopped = |reason: String| StartError::Stopped { group: id, reason };
         let peers = Peers {
@@ -149,7 +152,7 @@ impl Group {
         let raft = Raft::new(host.node, settings, peers.clone(), log, applier)
             .await
             .map_err(|error| stopped(error.to_string()))?;
-        if shared.is_behind_left() {
+        if shared.is_behind_prior() {
             raft.runtime_config().elect(false);
         }
         let inner = Inner {
@@ -220,7 +223,7 @@ impl Group {
 
     /// Called when the log has grown: a replica that replaced a prior one may stand for election once its log is as long.
     pub(crate) fn has_grown(&self) {
-        if self.0.log.passes_left() {
+        if self.0.log.catches_up_with_prior() {
             self.0.raft.runtime_config().elect(true);
         }
     }
@@ -332,7 +335,7 @@ impl Group {
     pub async fn destroy(self) -> Result<(), StorageError> {
         self.shutdown().await;
         let log = self.0.log.clone();
-        blocking(&self.0.log.flusher, move || log.destroy()).await?;
+        self.0.log.blocking_pool.run(move || log.destroy()).await?;
         self.0
             .log
             .flusher

@@ -14,7 +14,7 @@ use crate::group::{Group, Inner};
 use crate::position::GroupId;
 use crate::snapshot;
 use crate::transport::{Answer, CallError, Chunks, Handler, refused};
-use crate::types::Vote;
+use crate::ids::Vote;
 use crate::wire::{self, Cursor, Kind};
 
 /// Snapshots that a node sends at once; others wait. Each may fill the disk's and the network's bandwidth.
@@ -79,7 +79,7 @@ impl Handler for Groups {
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         Box::pin(async move {
-            let answer = match wire::open(body) {
+            let answer = match wire::decode(body) {
                 Ok((kind, cursor)) => answer(&group, from, kind, cursor).await,
                 Err(error) => Err(refusal(error)),
             };
@@ -95,7 +95,7 @@ impl Handler for Groups {
             Ok(group) => group,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
-        match wire::open(body) {
+        match wire::decode(body) {
             Ok((Kind::Snapshot, cursor)) => Box::pin(async move {
                 let head = snapshot::Head::decode(cursor).map_err(refusal)?;
                 let answer = snapshot::receive::receive(&group, from, head, chunks).await;

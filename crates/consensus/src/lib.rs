@@ -10,42 +10,35 @@
 //! Start at [`Group`] and [`StateMachine`].
 #![warn(missing_docs)]
 
-mod applier;
-mod blocking;
-mod carried;
 mod config;
-mod entry;
 mod error;
 mod group;
 mod groups;
-mod log_reader;
-mod log_store;
-mod machine;
-mod machine_cell;
+mod ids;
+mod log;
 mod metrics;
 mod network;
 mod position;
-mod presence;
 mod proposal;
 mod runtime;
 pub mod sim;
 mod snapshot;
+mod state_machine;
 mod status;
-mod stored;
-mod tail;
 pub mod transport;
-mod types;
+mod type_config;
 mod wire;
 
-pub use carried::{StoredEntry, put_floors};
+
 pub use config::{ConsensusConfig, InvalidConfig};
 pub use error::{ChangeError, ProposeError, ReadError, StartError, TransferError};
 pub use group::{Group, GroupHost, LeaseGrant, ProposalPermit};
 pub use groups::Groups;
-pub use log_reader::LogReader;
-pub use machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
+pub use log::group_data::has_data;
+pub use log::reader::LogReader;
+pub use log::snapshot_log::{StoredEntry, set_purge_watermarks};
+pub use state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 pub use position::{GroupId, LogPosition};
-pub use presence::has_data;
 pub use proposal::OnCommit;
 pub use runtime::jitter;
 pub use status::{GroupStatus, GroupStopped, GroupWatch, Leader, Members, Role};

@@ -16,25 +16,26 @@ use openraft::raft::{
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::sync::Semaphore;
 
-use crate::applier::Dump;
-use crate::log_store::Shared;
-use crate::machine_cell::MachineCell;
+use crate::state_machine::applier::SnapshotData;
+use crate::log::store::Shared;
+use crate::state_machine::shared::SharedStateMachine;
 use crate::metrics::GroupMetrics;
 use crate::snapshot;
 use crate::transport::{Call, CallError, Service, Transport};
-use crate::types::{Node, Snapshot, Types, Vote};
+use crate::ids::{Node, Vote};
+use crate::type_config::{Snapshot, Types};
 use crate::wire::{self, Kind, WireError};
 
 /// How long entries may take to be synced by a member before they are sent again. Longer than a heartbeat's time-out: a
 /// slow disk is no reason to send megabytes twice.
-const APPEND_PATIENCE: Duration = Duration::from_secs(2);
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shared by a group's connections to its members.
 #[derive(Clone)]
 pub(crate) struct Peers {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) log: Arc<Shared>,
-    pub(crate) machine: MachineCell,
+    pub(crate) machine: SharedStateMachine,
     /// Snapshots that this node may be sending.
     pub(crate) sending: Arc<Semaphore>,
     pub(crate) metrics: GroupMetrics,
@@ -59,19 +60,19 @@ impl RaftNetworkFactory<Types> for Peers {
 
 impl Peers {
     /// A call to the group on another node.
-    pub(crate) fn to_call(&self, body: Vec<Bytes>, patience: Duration) -> Call {
+    pub(crate) fn to_call(&self, body: Vec<Bytes>, timeout: Duration) -> Call {
         Call {
             service: Service::Raft,
             target: self.log.group.0,
             body,
-            patience,
+            timeout,
         }
     }
 }
 
 impl Peer {
-    async fn call(&self, body: Vec<Bytes>, patience: Duration) -> Result<Bytes, RPCError<Types>> {
-        let call = self.peers.to_call(body, patience);
+    async fn call(&self, body: Vec<Bytes>, timeout: Duration) -> Result<Bytes, RPCError<Types>> {
+        let call = self.peers.to_call(body, timeout);
         self.peers
             .transport
             .call(self.node, call)
@@ -93,22 +94,22 @@ fn garbled(error: WireError) -> RPCError<Types> {
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = Dump;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let patience = if request.entries.is_empty() {
+        let timeout = if request.entries.is_empty() {
             option.hard_ttl()
         } else {
-            APPEND_PATIENCE
+            APPEND_TIMEOUT
         };
         let body = wire::append::encode(&request);
         // The entries' memory goes with the body.
         drop(request);
-        let answer = self.call(body, patience).await?;
+        let answer = self.call(body, timeout).await?;
         wire::append::decode_answer(answer).map_err(garbled)
     }
 

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::error::ProposeError;
 use crate::position::LogPosition;
-use crate::types::{LogId, Types, position};
+use crate::ids::{LogId, position};
+use crate::type_config::Types;
 
 /// Called on the group's thread when the entry is committed and synced, before it is applied; or when it failed.
 /// Must be quick and must not block: the group waits for it.

@@ -214,7 +214,7 @@ impl FromNode {
             return Box::pin(async move { Err(down(node)) });
         };
         let own = self.life.clone();
-        let patience = call.patience;
+        let timeout = call.timeout;
         let streams = chunks.is_some();
         let answered = match link::send(&self.network, self.id, node, call, chunks) {
             Ok(answered) => answered,
@@ -222,9 +222,9 @@ impl FromNode {
         };
         Box::pin(async move {
             // The time-out of a stream is for each chunk, and its receiving side watches it.
-            let patience = async {
+            let timeout = async {
                 match streams {
-                    false => tokio::time::sleep(patience).await,
+                    false => tokio::time::sleep(timeout).await,
                     true => std::future::pending().await,
                 }
             };
@@ -233,7 +233,7 @@ impl FromNode {
                 answer = answered => answer.unwrap_or_else(|_| Err(crashed(node))),
                 () = ended(life) => Err(crashed(node)),
                 () = ended(own) => Err(CallError::Unknown("this node has crashed".into())),
-                () = patience => Err(silent(node)),
+                () = timeout => Err(silent(node)),
             }
         })
     }

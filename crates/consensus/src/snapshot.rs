@@ -19,7 +19,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::position::LogPosition;
 use crate::transport::MAX_CHUNK_BYTES;
-use crate::types::Vote;
+use crate::ids::Vote;
 use crate::wire::{self, Cursor, Kind, WireError};
 
 /// Longer than any membership.
@@ -146,7 +146,7 @@ fn decode_answer(body: Bytes) -> Result<Vote, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::LeaderId;
+    use crate::ids::LeaderId;
 
     fn head() -> Head {
         Head {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn decode(body: Bytes) -> Result<Head, WireError> {
-        let (kind, cursor) = wire::open(body)?;
+        let (kind, cursor) = wire::decode(body)?;
         assert_eq!(kind, Kind::Snapshot);
         Head::decode(cursor)
     }

@@ -8,7 +8,8 @@ use openraft::{Instant, RaftMetrics, ServerState};
 use thiserror::Error;
 
 use crate::position::GroupId;
-use crate::types::{StoredMembership, Types};
+use crate::ids::StoredMembership;
+use crate::type_config::Types;
 
 /// The leader of a group and its term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

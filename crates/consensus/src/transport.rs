@@ -60,7 +60,7 @@ pub struct Call {
     /// Segments that arrive as one body, so that a header need not be copied together with an entry.
     pub body: Vec<Bytes>,
     /// How long the answer may take.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// Why a call has no answer.

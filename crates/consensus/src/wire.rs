@@ -19,7 +19,7 @@ pub(crate) mod vote;
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::types::{LeaderId, LogId, Vote};
+use crate::ids::{LeaderId, LogId, Vote};
 
 /// The version of everything in this module.
 pub(crate) const VERSION: u8 = 1;
@@ -144,7 +144,7 @@ impl Cursor {
 }
 
 /// Decodes the kind of a request; the cursor then points behind it.
-pub(crate) fn open(body: Bytes) -> Result<(Kind, Cursor), WireError> {
+pub(crate) fn decode(body: Bytes) -> Result<(Kind, Cursor), WireError> {
     let mut cursor = Cursor(body);
     let version = cursor.u8()?;
     if version != VERSION {

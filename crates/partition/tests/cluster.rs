@@ -311,7 +311,7 @@ async fn a_destroyed_replica_leaves_only_its_vote_and_last_position_and_can_retu
     let keys = Family::ALL.map(|family| disk.keys(family));
     assert_eq!(keys, [0, 2, 0, 0], "its vote and its last entry");
     let group_id = GroupId::partition(0);
-    for promised in [HardState::LeftLog, HardState::LeftVote] {
+    for promised in [HardState::PriorLog, HardState::PriorVote] {
         let key = layout::hard_key(group_id.0, promised);
         assert!(disk.get(Family::Raft, &key).unwrap().is_some(), "{promised:?}");
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_consensus::{
-    GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine, put_floors,
+    GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine, set_purge_watermarks,
 };
 use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
 use holdfast_storage::{Durability, Family, Staged, Staging, StorageError, WriteBatch};
@@ -180,7 +180,7 @@ impl StateMachine for Machine {
         self.membership = membership;
         let mut then = WriteBatch::new();
         self.put_position(&mut then, position);
-        put_floors(&mut then, GroupId::REGISTRY, position, None);
+        set_purge_watermarks(&mut then, GroupId::REGISTRY, position, None);
         let records = staged.entries();
         staged.install(Some(layout::all()), then)?;
         self.applied = Some(position);

@@ -15,22 +15,22 @@ const LOG: u8 = 0;
 /// The last kind: state machines use lower ones.
 const INSTALL: u8 = 255;
 
-/// What a group keeps beside its log, in [`crate::Family::Raft`].
+/// Records of a group beside its log, in [`crate::Family::Raft`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HardState {
     /// The vote.
     Vote = 1,
-    /// The floor that the consensus engine set: it does not read below.
+    /// The watermark set by the consensus engine: it does not read below.
     Purged = 2,
-    /// The floor that retention set: nobody reads below.
+    /// The watermark set by retention: no reader reads below.
     Trimmed = 3,
     /// The applied index, written without the write-ahead log: its flushed value bounds retention.
     Applied = 4,
-    /// The last entry of a log that was deleted with its replica.
-    LeftLog = 5,
-    /// The vote of that replica.
-    LeftVote = 6,
+    /// The last position of a prior replica, which was deleted with its log.
+    PriorLog = 5,
+    /// The vote of the prior replica.
+    PriorVote = 6,
 }
 
 /// The key of a log entry: group, 0, index.

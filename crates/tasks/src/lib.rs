@@ -7,6 +7,7 @@
 //! Not here: what tasks do; runtimes (the composition root builds them).
 #![warn(missing_docs)]
 
+mod blocking_pool;
 mod budget;
 mod panic;
 mod spawn;
@@ -14,6 +15,7 @@ mod stop;
 pub mod sync;
 pub mod watch;
 
+pub use blocking_pool::BlockingPool;
 pub use budget::{BudgetExceeded, ByteBudget, Permit};
 #[cfg(debug_assertions)]
 pub use panic::arm_panic_points;

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::Group;
 use crate::error::{ChangeError, TransferError};
-use crate::types::{Node, Types};
+use crate::ids::Node;
+use crate::type_config::Types;
 
 type Changed = Result<ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
 

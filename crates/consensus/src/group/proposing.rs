@@ -15,7 +15,7 @@ use crate::error::ProposeError;
 use crate::position::LogPosition;
 use crate::proposal::{Applied, OnCommit, Proposal, Waiting};
 use crate::transport::CallError;
-use crate::types::{Command, LeaderId};
+use crate::ids::{Command, LeaderId};
 use crate::wire::group::{decode_applied, encode_propose};
 
 /// Permission to propose one entry: its share of the bytes that a group may have in flight.

@@ -14,7 +14,7 @@ use crate::wire::Kind;
 use crate::wire::group::{ReadPoint, decode_read_point, encode_read};
 
 /// Time-out of a lease request, which is repeated soon anyway.
-const LEASE_PATIENCE: Duration = Duration::from_secs(1);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A lease granted by the leader: a replica that has applied `index` has, until `asked + (staleness - age)` on the clock
 /// that gave `asked`, every entry that was committed longer than `staleness` ago.
@@ -72,8 +72,8 @@ impl Group {
         }
     }
 
-    async fn ask(&self, leader: u64, kind: Kind, patience: Duration) -> Result<ReadPoint, ReadError> {
-        let call = self.0.peers.to_call(vec![encode_read(kind)], patience);
+    async fn ask(&self, leader: u64, kind: Kind, timeout: Duration) -> Result<ReadPoint, ReadError> {
+        let call = self.0.peers.to_call(vec![encode_read(kind)], timeout);
         match self.0.peers.transport.call(leader, call).await {
             Ok(body) => decode_read_point(body).unwrap_or(Err(ReadError::TimedOut)),
             // No answer can have come: another node may lead by now.
@@ -93,7 +93,7 @@ impl Group {
         }
         let point = match self.leader() {
             Some(leader) if leader.node == self.0.node => self.lease_here(),
-            Some(leader) => self.ask(leader.node, Kind::Lease, LEASE_PATIENCE).await,
+            Some(leader) => self.ask(leader.node, Kind::Lease, LEASE_TIMEOUT).await,
             None => Err(ReadError::NotLeader { leader: None }),
         }?;
         Ok(LeaseGrant {
@@ -129,8 +129,8 @@ impl Group {
     /// Returns when this node has applied `index`.
     ///
     /// # Errors
-    /// [`ReadError::TimedOut`] when `patience` has ended, [`ReadError::Stopped`].
-    pub async fn wait_applied(&self, index: u64, patience: Duration) -> Result<(), ReadError> {
+    /// [`ReadError::TimedOut`] when `timeout` has ended, [`ReadError::Stopped`].
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
         let applied = async {
             loop {
                 // Created before the check, so that no change is missed between the check and the wait.
@@ -144,7 +144,7 @@ impl Group {
                 grew.await;
             }
         };
-        tokio::time::timeout(patience, applied)
+        tokio::time::timeout(timeout, applied)
             .await
             .unwrap_or(Err(ReadError::TimedOut))
     }

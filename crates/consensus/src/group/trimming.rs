@@ -7,11 +7,10 @@ use openraft::LogIdOptionExt;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::Group;
-use crate::blocking::blocking;
 
 /// How long the engine may take to purge entries: it purges between two attempts to send them to a member that does not
 /// answer, and keeps those that it is sending to one that does.
-const PURGE_PATIENCE: Duration = Duration::from_secs(4);
+const PURGE_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl Group {
     /// Retention: entries below `below_index` are no longer read, and files that hold nothing else are deleted. Never
@@ -22,25 +21,25 @@ impl Group {
     /// # Errors
     /// [`StorageError`]: the node must stop.
     pub async fn trim(&self, below_index: u64) -> Result<u64, StorageError> {
-        let (log, flusher) = (&self.0.log, &self.0.log.flusher);
+        let (log, flusher, pool) = (&self.0.log, &self.0.log.flusher, self.0.log.blocking_pool);
         let shared = log.clone();
-        let trimmable = blocking(flusher, move || shared.trimmable()).await?;
+        let trimmable = pool.run(move || shared.trimmable()).await?;
         let wanted = below_index.min(trimmable);
         if wanted > log.first_retained() {
             // The engine first: it must not try to send deleted entries.
-            let floor = wanted.min(self.give_up(wanted).await);
+            let watermark = wanted.min(self.purge(wanted).await);
             let shared = log.clone();
-            if let Some(trim) = blocking(flusher, move || shared.trim_to(floor)).await? {
+            if let Some(trim) = pool.run(move || shared.trim_to(watermark)).await? {
                 flusher.synced().await.map_err(|error| StorageError::clone(&error))?;
                 let shared = log.clone();
-                blocking(flusher, move || shared.delete_trimmed(&trim)).await?;
+                pool.run(move || shared.delete_trimmed(&trim)).await?;
             }
         }
         Ok(log.first_retained())
     }
 
     /// Lets the engine purge entries below `below`, which are applied. Returns the first index that it keeps.
-    async fn give_up(&self, below: u64) -> u64 {
+    async fn purge(&self, below: u64) -> u64 {
         let Some(upto) = below.checked_sub(1) else { return 0 };
         let kept = || self.0.raft.metrics().borrow_watched().purged.next_index();
         let all = async {
@@ -61,7 +60,7 @@ impl Group {
         };
         if kept() < below {
             // Entries that it has not purged in time, or because it has stopped, stay for the next call.
-            let _ = tokio::time::timeout(PURGE_PATIENCE, all).await;
+            let _ = tokio::time::timeout(PURGE_TIMEOUT, all).await;
         }
         kept()
     }

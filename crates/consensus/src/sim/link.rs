@@ -32,8 +32,8 @@ pub(super) fn send(
     let fate = network.fate(from, to, chunks.is_none());
     let queue = queue(network, from, to);
     let Fate::Arrives(arrives) = fate else {
-        let (streams, patience) = (chunks.is_some(), call.patience);
-        holdfast_tasks::spawn("sim-lost", lose(answer, to, streams.then_some(patience)));
+        let (streams, timeout) = (chunks.is_some(), call.timeout);
+        holdfast_tasks::spawn("sim-lost", lose(answer, to, streams.then_some(timeout)));
         return Ok(answered);
     };
     let flight = Flight {
@@ -49,11 +49,11 @@ pub(super) fn send(
 }
 
 /// Keeps a lost call open until its time-out, which for a stream is watched only here.
-async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, patience: Option<std::time::Duration>) {
-    let Some(patience) = patience else {
+async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, timeout: Option<std::time::Duration>) {
+    let Some(timeout) = timeout else {
         return answer.closed().await;
     };
-    tokio::time::sleep(patience).await;
+    tokio::time::sleep(timeout).await;
     drop(answer.send(Err(silent(to))));
 }
 
@@ -88,12 +88,12 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
         drop(answer.send(Err(down(to))));
         return;
     };
-    let patience = chunks.is_some().then_some(call.patience);
+    let timeout = chunks.is_some().then_some(call.timeout);
     let body = joined(call.body);
     let answering = match (chunks, dispatch.handler(call.service)) {
         (None, _) => dispatch.call(from, call.service, call.target, body),
         (Some(chunks), Some(handler)) => {
-            let chunks = timed(network.clone(), (from, to), call.patience, chunks);
+            let chunks = timed(network.clone(), (from, to), call.timeout, chunks);
             handler.upload(from, call.target, body, chunks)
         }
         (Some(_), None) => crate::transport::refused("the node is starting"),
@@ -109,13 +109,13 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
                 tokio::time::sleep_until(at).await;
                 drop(answer.send(result));
             }
-            Fate::Lost => lose(answer, to, patience).await,
+            Fate::Lost => lose(answer, to, timeout).await,
         }
     });
 }
 
 /// Chunks from one node to another, each of which is delayed and may be cut off.
-fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Duration, chunks: Chunks) -> Chunks {
+fn timed(network: SimNetwork, (from, to): (u64, u64), timeout: std::time::Duration, chunks: Chunks) -> Chunks {
     Box::pin(stream::unfold(Some(chunks), move |chunks| {
         let network = network.clone();
         async move {
@@ -132,7 +132,7 @@ fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Durat
                     .map(|_| chunk)
                     .or_else(|| Some(Err(crashed(from))))
             };
-            match tokio::time::timeout(patience, next).await {
+            match tokio::time::timeout(timeout, next).await {
                 Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),
                 Ok(Some(Err(error))) => Some((Err(error), None)),
                 Ok(None) => None,
@@ -144,7 +144,7 @@ fn timed(network: SimNetwork, (from, to): (u64, u64), patience: std::time::Durat
 
 /// Chunks that `from` has requested from `to`.
 pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> Chunks {
-    let patience = call.patience;
+    let timeout = call.timeout;
     let open = async move {
         let arrives = async {
             match network.fate(from, to, false) {
@@ -152,7 +152,7 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
                 Fate::Lost => std::future::pending().await,
             }
         };
-        if tokio::time::timeout(patience, arrives).await.is_err() {
+        if tokio::time::timeout(timeout, arrives).await.is_err() {
             return failed(silent(to));
         }
         let Some((dispatch, _)) = network.dispatch(to) else {
@@ -161,7 +161,7 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
         match dispatch.handler(call.service) {
             Some(handler) => {
                 let chunks = handler.download(from, call.target, joined(call.body));
-                timed_download(network, (to, from), patience, chunks)
+                timed_download(network, (to, from), timeout, chunks)
             }
             None => failed(CallError::Refused("the node is starting".into())),
         }
@@ -174,7 +174,7 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
 fn timed_download(
     network: SimNetwork,
     (from, to): (u64, u64),
-    patience: std::time::Duration,
+    timeout: std::time::Duration,
     chunks: Chunks,
 ) -> Chunks {
     Box::pin(stream::unfold(Some((chunks, true)), move |state| {
@@ -186,7 +186,7 @@ fn timed_download(
             };
             let quiet = async {
                 match first {
-                    true => tokio::time::sleep(patience).await,
+                    true => tokio::time::sleep(timeout).await,
                     false => std::future::pending().await,
                 }
             };
@@ -203,7 +203,7 @@ fn timed_download(
                         Some((Ok(chunk), Some((chunks, false))))
                     }
                     Fate::Lost => {
-                        tokio::time::sleep(patience).await;
+                        tokio::time::sleep(timeout).await;
                         Some((Err(silent(from)), None))
                     }
                 },

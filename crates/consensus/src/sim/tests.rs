@@ -42,7 +42,7 @@ fn call(body: &str) -> Call {
         service: Service::Control,
         target: 0,
         body: vec![first.to_owned().into(), second.to_owned().into()],
-        patience: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
     }
 }
 
@@ -137,7 +137,7 @@ async fn streams_go_both_ways_until_they_are_cut() {
     let upload = from.upload(2, call("up"), endless);
     assert!(
         matches!(upload.await, Err(CallError::Unknown(_))),
-        "the patience of a chunk has ended"
+        "the timeout of a chunk has ended"
     );
     assert_eq!(*echo.0.lock(), chunks(3));
 }

@@ -7,13 +7,13 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Head, Mark, encode_answer};
-use crate::applier::Dump;
-use crate::blocking::blocking;
+use crate::state_machine::applier::SnapshotData;
 use crate::group::Group;
-use crate::machine::{SealedSnapshot, SnapshotSink};
-use crate::stored;
+use crate::state_machine::{SealedSnapshot, SnapshotSink};
+use crate::log::persisted;
 use crate::transport::{CallError, Chunks};
-use crate::types::{Snapshot, SnapshotMeta, Vote, log_id};
+use crate::ids::{Vote, log_id};
+use crate::type_config::{Snapshot, SnapshotMeta};
 use crate::wire::WireError;
 
 /// At most one snapshot of a group is received at a time: the newest.
@@ -73,7 +73,7 @@ pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks
             return Err(refused("a snapshot that contradicts what is committed here"));
         }
     }
-    let membership = stored::decode_stored_membership(&head.membership).map_err(refused)?;
+    let membership = persisted::decode_stored_membership(&head.membership).map_err(refused)?;
     let meta = SnapshotMeta {
         last_log_id: Some(last),
         last_membership: membership,
@@ -84,7 +84,7 @@ pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks
         let sealed = gather(group, chunks).await?;
         let snapshot = Snapshot {
             meta,
-            snapshot: Dump::Received(sealed),
+            snapshot: SnapshotData::Received(sealed),
         };
         let installed = group.0.raft.install_full_snapshot(head.vote, snapshot).await;
         installed.map_err(refused)
@@ -113,9 +113,9 @@ fn broken(error: WireError) -> CallError {
 
 /// Writes the parts into a sink until the end mark.
 async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, CallError> {
-    let flusher = &group.0.log.flusher;
+    let pool = group.0.log.blocking_pool;
     let machine = group.0.machine.clone();
-    let mut sink = blocking(flusher, move || machine.receive()).await.map_err(refused)?;
+    let mut sink = pool.run(move || machine.receive()).await.map_err(refused)?;
     let (mut parts, mut bytes) = (0_u64, 0_u64);
     let mut next = async || match chunks.next().await {
         Some(chunk) => chunk,
@@ -131,7 +131,7 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
                 }
                 (parts, bytes) = (parts + 1, bytes + u64::from(length));
                 group.0.metrics.snapshot_bytes_received.increment(u64::from(length));
-                sink = blocking(flusher, move || write(sink, &chunk, sum, part))
+                sink = pool.run(move || write(sink, &chunk, sum, part))
                     .await
                     .map_err(refused)?;
             }
@@ -142,7 +142,7 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
                 if (all_parts, all_bytes) != (parts, bytes) {
                     return Err(refused("parts of the snapshot are missing"));
                 }
-                return blocking(flusher, move || sink.seal()).await.map_err(refused);
+                return pool.run(move || sink.seal()).await.map_err(refused);
             }
         }
     }

@@ -8,14 +8,13 @@ use futures_util::stream;
 use holdfast_storage::StorageError;
 
 use super::{Head, Mark, decode_answer};
-use crate::blocking::blocking;
-use crate::machine::SnapshotSource;
+use crate::state_machine::SnapshotSource;
 use crate::network::Peer;
 use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
-use crate::types::Vote;
+use crate::ids::Vote;
 
 /// Waits for its turn, sends the state as it is then, and returns the receiver's vote once the snapshot is installed there.
-pub(crate) async fn send(peer: &Peer, vote: &Vote, patience: Duration) -> Result<Vote, CallError> {
+pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<Vote, CallError> {
     let peers = &peer.peers;
     // Further ones wait: a node that comes back needs one of each group at once.
     let _turn = peers
@@ -36,7 +35,7 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, patience: Duration) -> Result
         position,
         membership,
     };
-    let call = peers.to_call(vec![head.encode()], patience);
+    let call = peers.to_call(vec![head.encode()], timeout);
     let answer = peers.transport.upload(peer.node, call, chunks(peer, source)).await;
     peers.metrics.snapshot_sent(answer.is_ok());
     match answer {
@@ -87,7 +86,7 @@ fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
         }
         let mut source = sending.source.take()?;
         let number = sending.parts;
-        let (source, part) = blocking(&peer.peers.log.flusher, move || {
+        let (source, part) = peer.peers.log.blocking_pool.run(move || {
             let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
             (source, part)
         })

@@ -10,9 +10,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 
 use super::{Cursor, Kind, WireError, put_place, put_vote, request};
-use crate::entry::{self, HEADER_BYTES};
+use crate::log::entry::{self, HEADER_BYTES};
 use crate::group::MAX_ENTRY_BYTES;
-use crate::types::{LogId, Types};
+use crate::ids::LogId;
+use crate::type_config::Types;
 
 /// Beside the entries.
 const HEAD_BYTES: usize = 2 + 17 + 25 + 25 + 4;

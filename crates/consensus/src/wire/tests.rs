@@ -9,7 +9,8 @@ use super::*;
 use crate::GroupId;
 use crate::error::{ProposeError, ReadError};
 use crate::position::LogPosition;
-use crate::types::{Command, Entry, Payload, Types};
+use crate::ids::{Command, Entry, Payload};
+use crate::type_config::Types;
 
 fn vote(term: u64, committed: bool) -> Vote {
     Vote {

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
 
 use super::{Cursor, Kind, WireError, put_place, put_vote, request};
-use crate::types::Types;
+use crate::type_config::Types;
 
 const REQUEST_BYTES: usize = 64;
 

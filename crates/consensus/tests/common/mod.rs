@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_consensus::{
     ConsensusConfig, Group, GroupHost, GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource,
-    StateMachine, put_floors,
+    StateMachine, set_purge_watermarks,
 };
 use holdfast_storage::layout::{state_key, state_range};
 use holdfast_storage::{
@@ -156,7 +156,7 @@ impl StateMachine for Journal {
         }
         self.put_position();
         let restored = Restored::default();
-        put_floors(&mut self.batch, GroupId(self.group), position, restored.retained_after);
+        set_purge_watermarks(&mut self.batch, GroupId(self.group), position, restored.retained_after);
         self.disk.write(&self.batch, Durability::Logged)?;
         self.disk.sync()?;
         self.batch.clear();

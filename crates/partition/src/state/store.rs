@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{GroupId, LogPosition, put_floors};
+use holdfast_consensus::{GroupId, LogPosition, set_purge_watermarks};
 use holdfast_model::PartitionId;
 use holdfast_storage::{Disk, Durability, Family, StorageError, WriteBatch, layout};
 use holdfast_tasks::sync::Mutex;
@@ -194,7 +194,7 @@ impl Store {
         for log_index in &changes.skipped {
             batch.put(Family::Device, &key(self.group, SKIPPED, Some(*log_index)), &[]);
         }
-        put_floors(&mut batch, GroupId(self.group), position, Some(retained_after));
+        set_purge_watermarks(&mut batch, GroupId(self.group), position, Some(retained_after));
         log.install(None, batch)?;
         *stored = Stored {
             index: position.index,

@@ -9,13 +9,13 @@ use holdfast_storage::StorageError;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
-use crate::blocking::blocking;
-use crate::log_store::Shared;
-use crate::machine::SealedSnapshot;
-use crate::machine_cell::MachineCell;
+use crate::log::store::Shared;
+use crate::state_machine::SealedSnapshot;
+use crate::state_machine::shared::SharedStateMachine;
 use crate::metrics::GroupMetrics;
-use crate::stored;
-use crate::types::{Entry, LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types, log_id, position};
+use crate::log::persisted;
+use crate::ids::{Entry, LogId, Payload, StoredMembership, log_id, position};
+use crate::type_config::{Snapshot, SnapshotMeta, Types};
 
 /// A run ends after this many entries or bytes even if more could be applied, so that the writes that a machine gathers
 /// for the end of the run stay bounded while a log is replayed.
@@ -23,7 +23,7 @@ const MAX_RUN_ENTRIES: usize = 1_024;
 const MAX_RUN_BYTES: usize = 4 << 20;
 
 /// The snapshot data of openraft's storage interface.
-pub(crate) enum Dump {
+pub(crate) enum SnapshotData {
     /// The state of this node at the time of sending.
     Ours,
     /// A state that has been received completely.
@@ -32,7 +32,7 @@ pub(crate) enum Dump {
 
 /// Implements openraft's state machine interface.
 pub(crate) struct Applier {
-    machine: MachineCell,
+    machine: SharedStateMachine,
     log: Arc<Shared>,
     metrics: GroupMetrics,
     applied: Option<LogId>,
@@ -50,9 +50,9 @@ struct Run {
 }
 
 impl Applier {
-    pub(crate) fn new(machine: MachineCell, log: Arc<Shared>, metrics: GroupMetrics) -> Result<Self, StorageError> {
+    pub(crate) fn new(machine: SharedStateMachine, log: Arc<Shared>, metrics: GroupMetrics) -> Result<Self, StorageError> {
         let (applied, membership) = machine.applied();
-        let membership = stored::decode_stored_membership(&membership)?;
+        let membership = persisted::decode_stored_membership(&membership)?;
         log.set_others(membership.membership().nodes().count() > 1);
         Ok(Self {
             machine,
@@ -102,7 +102,7 @@ impl Applier {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
                 self.log.set_others(membership.nodes().count() > 1);
                 self.machine
-                    .apply_meta(at, Some(stored::encode_stored_membership(&self.membership)))?;
+                    .apply_meta(at, Some(persisted::encode_stored_membership(&self.membership)))?;
                 Bytes::new()
             }
         };
@@ -126,7 +126,7 @@ impl Applier {
 }
 
 impl RaftStateMachine<Types> for Applier {
-    type SnapshotData = Dump;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -165,21 +165,21 @@ impl RaftStateMachine<Types> for Applier {
         SnapshotBuilder(self.meta())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: Dump) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, dump: SnapshotData) -> Result<(), io::Error> {
         let sealed: SealedSnapshot = match dump {
-            Dump::Received(sealed) => sealed,
-            Dump::Ours if self.refuses_gaps => {
+            SnapshotData::Received(sealed) => sealed,
+            SnapshotData::Ours if self.refuses_gaps => {
                 return Err(io::Error::other("the state of this node is not to be installed here"));
             }
-            Dump::Ours => Box::new(()),
+            SnapshotData::Ours => Box::new(()),
         };
         let Some(last) = &meta.last_log_id else {
             return Err(io::Error::other("a snapshot of nothing"));
         };
         let at = position(last);
-        let membership = stored::encode_stored_membership(&meta.last_membership);
+        let membership = persisted::encode_stored_membership(&meta.last_membership);
         let machine = self.machine.clone();
-        let restored = blocking(&self.log.flusher, move || machine.restore(at, membership, sealed))
+        let restored = self.log.blocking_pool.run(move || machine.restore(at, membership, sealed))
             .await
             .map_err(|error| self.log.fatal(error))?;
         self.log.restored(at, restored)?;
@@ -199,7 +199,7 @@ impl RaftStateMachine<Types> for Applier {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         Ok(self.applied.is_some().then(|| Snapshot {
             meta: self.meta(),
-            snapshot: Dump::Ours,
+            snapshot: SnapshotData::Ours,
         }))
     }
 }
@@ -208,12 +208,12 @@ impl RaftStateMachine<Types> for Applier {
 pub(crate) struct SnapshotBuilder(SnapshotMeta);
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
-    type SnapshotData = Dump;
+    type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         Ok(Snapshot {
             meta: self.0.clone(),
-            snapshot: Dump::Ours,
+            snapshot: SnapshotData::Ours,
         })
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_storage::StorageError;
 
-use crate::entry::{HEADER_BYTES, Kind};
-use crate::log_store::Shared;
+use crate::log::entry::{HEADER_BYTES, Kind};
+use crate::log::store::Shared;
 
 /// Reads a group's applied entries down to retention's watermark; openraft's own purge watermark does not limit it. Clones
 /// are cheap; every thread may have one.

@@ -7,10 +7,10 @@
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Family, StorageError, WriteBatch};
 
-use crate::entry::{self, Kind};
+use crate::log::entry::{self, Kind};
 use crate::position::{GroupId, LogPosition};
-use crate::stored;
-use crate::types::log_id;
+use crate::log::persisted;
+use crate::ids::log_id;
 
 /// A stored log entry, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +45,10 @@ impl GroupId {
 
 /// Adds the purge watermarks of a log whose state is replaced by a snapshot at `position` to the batch that replaces it.
 /// `retained_after`: as in [`Restored`](crate::Restored).
-pub fn put_floors(batch: &mut WriteBatch, group: GroupId, position: LogPosition, retained_after: Option<LogPosition>) {
-    let mut put = |what, floor: LogPosition| {
+pub fn set_purge_watermarks(batch: &mut WriteBatch, group: GroupId, position: LogPosition, retained_after: Option<LogPosition>) {
+    let mut put = |what, watermark: LogPosition| {
         let key = layout::hard_key(group.0, what);
-        batch.put(Family::Raft, &key, &stored::encode_floor(&log_id(floor)));
+        batch.put(Family::Raft, &key, &persisted::encode_watermark(&log_id(watermark)));
     };
     put(HardState::Purged, position);
     put(HardState::Trimmed, retained_after.unwrap_or(position));

@@ -7,7 +7,7 @@ use holdfast_proto::consensus::v1 as proto;
 use holdfast_storage::StorageError;
 use prost::Message;
 
-use crate::types::{LeaderId, LogId, Membership, Node, StoredMembership, Vote};
+use crate::ids::{LeaderId, LogId, Membership, Node, StoredMembership, Vote};
 
 fn damaged(what: &str) -> StorageError {
     StorageError::Damaged {
@@ -59,20 +59,20 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, StorageError> {
     })
 }
 
-pub(crate) fn encode_floor(last: &LogId) -> Vec<u8> {
-    proto::Floor {
+pub(crate) fn encode_watermark(last: &LogId) -> Vec<u8> {
+    proto::Watermark {
         last: Some(log_id_to_proto(last)),
     }
     .encode_to_vec()
 }
 
-pub(crate) fn decode_floor(bytes: &[u8]) -> Result<LogId, StorageError> {
-    let floor = proto::Floor::decode(bytes).map_err(|_| damaged("floor of a log"))?;
-    floor
+pub(crate) fn decode_watermark(bytes: &[u8]) -> Result<LogId, StorageError> {
+    let watermark = proto::Watermark::decode(bytes).map_err(|_| damaged("watermark of a log"))?;
+    watermark
         .last
         .as_ref()
         .and_then(log_id_from_proto)
-        .ok_or_else(|| damaged("floor of a log"))
+        .ok_or_else(|| damaged("watermark of a log"))
 }
 
 fn membership_to_proto(membership: &Membership) -> proto::Membership {
@@ -164,8 +164,8 @@ mod tests {
             };
             assert_eq!(decode_vote(&encode_vote(&vote)), Ok(vote));
         }
-        for floor in [id(0, 0, 0), id(7, 1, u64::MAX)] {
-            assert_eq!(decode_floor(&encode_floor(&floor)), Ok(floor));
+        for watermark in [id(0, 0, 0), id(7, 1, u64::MAX)] {
+            assert_eq!(decode_watermark(&encode_watermark(&watermark)), Ok(watermark));
         }
         let nodes = BTreeMap::from([
             (1, Node { addr: "a:1".to_owned() }),
@@ -189,13 +189,13 @@ mod tests {
             committed: true,
         };
         assert_eq!(encode_vote(&vote), [10, 5, 8, 2, 16, 172, 2, 16, 1]);
-        assert_eq!(encode_floor(&id(2, 1, 9)), [10, 8, 10, 4, 8, 2, 16, 1, 16, 9]);
+        assert_eq!(encode_watermark(&id(2, 1, 9)), [10, 8, 10, 4, 8, 2, 16, 1, 16, 9]);
     }
 
     #[test]
     fn other_bytes_are_refused() {
         assert!(decode_vote(b"").is_err() && decode_vote(b"\xff").is_err());
-        assert!(decode_floor(b"").is_err());
+        assert!(decode_watermark(b"").is_err());
         assert!(decode_stored_membership(b"\xff\xff").is_err());
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_storage::{DataDir, Disk, Flusher, NodeIdentity, SimDisk, StorageConfig, StorageError, open};
+use holdfast_tasks::BlockingPool;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
-use crate::applier::Applier;
-use crate::machine::StateMachine;
+use crate::state_machine::applier::Applier;
+use crate::state_machine::StateMachine;
 use crate::metrics::GroupMetrics;
 use crate::position::LogPosition;
 
@@ -59,9 +60,9 @@ fn stop_the_test() -> OnFatal {
 }
 
 fn build(group: GroupId, disk: Arc<dyn Disk>, flusher: Flusher) -> (LogStore, Applier) {
-    let log = LogStore::open((group, 1), disk, flusher, stop_the_test(), 1_000, 0).unwrap();
+    let log = LogStore::open((group, 1), disk, flusher, BlockingPool::Inline, stop_the_test(), 1_000, 0).unwrap();
     let applier = Applier::new(
-        crate::machine_cell::MachineCell::new(Box::new(Nothing::default())),
+        crate::state_machine::shared::SharedStateMachine::new(Box::new(Nothing::default())),
         log.shared().clone(),
         GroupMetrics::new(group),
     )

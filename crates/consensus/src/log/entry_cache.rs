@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::types::{Entry, Payload};
+use crate::ids::{Entry, Payload};
 
 /// Bytes counted for an entry in addition to its payload.
 const OVERHEAD_BYTES: usize = 128;
 
 /// Contiguous entries up to the end of the log.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
     bytes: usize,
     limit: usize,
@@ -27,7 +27,7 @@ fn size(entry: &Entry) -> usize {
         }
 }
 
-impl Tail {
+impl EntryCache {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: VecDeque::new(),
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::position::LogPosition;
-    use crate::types::{Command, log_id};
+    use crate::ids::{Command, log_id};
 
     fn entry(index: u64) -> Entry {
         let payload = Payload::Normal(Command(Bytes::from(vec![0; 72])));
@@ -119,9 +119,9 @@ mod tests {
         }
     }
 
-    fn indexes(tail: &Tail, range: Range<u64>) -> Option<Vec<u64>> {
+    fn indexes(cache: &EntryCache, range: Range<u64>) -> Option<Vec<u64>> {
         Some(
-            tail.get(range, usize::MAX)?
+            cache.get(range, usize::MAX)?
                 .iter()
                 .map(|entry| entry.log_id.index)
                 .collect(),
@@ -130,34 +130,34 @@ mod tests {
 
     #[test]
     fn it_keeps_the_newest_within_its_limit() {
-        let mut tail = Tail::new(1_000);
-        (10..20).for_each(|index| tail.push(entry(index)));
-        assert_eq!(indexes(&tail, 15..20), Some(vec![15, 16, 17, 18, 19]));
-        assert_eq!(indexes(&tail, 14..20), None);
-        assert_eq!(indexes(&tail, 16..16), Some(vec![]));
-        assert_eq!(indexes(&tail, 16..21), None);
-        let some = tail.get(15..20, 450).unwrap();
+        let mut tail = EntryCache::new(1_000);
+        (10..20).for_each(|index| cache.push(entry(index)));
+        assert_eq!(indexes(&cache, 15..20), Some(vec![15, 16, 17, 18, 19]));
+        assert_eq!(indexes(&cache, 14..20), None);
+        assert_eq!(indexes(&cache, 16..16), Some(vec![]));
+        assert_eq!(indexes(&cache, 16..21), None);
+        let some = cache.get(15..20, 450).unwrap();
         assert_eq!(some.len(), 2);
-        assert_eq!(tail.get(15..20, 1).unwrap().len(), 1);
-        tail.applied(18, 0);
-        assert_eq!(indexes(&tail, 17..19), None);
-        tail.truncate(19);
-        assert_eq!(indexes(&tail, 18..19), Some(vec![18]));
-        assert_eq!(indexes(&tail, 18..20), None);
-        tail.push(entry(19));
-        assert_eq!(tail.bytes, 400);
-        tail.applied(100, 300);
-        assert_eq!((tail.bytes, indexes(&tail, 19..20)), (200, Some(vec![19])));
-        tail.applied(100, 0);
-        assert_eq!((tail.bytes, indexes(&tail, 18..19)), (0, None));
+        assert_eq!(cache.get(15..20, 1).unwrap().len(), 1);
+        cache.applied(18, 0);
+        assert_eq!(indexes(&cache, 17..19), None);
+        cache.truncate(19);
+        assert_eq!(indexes(&cache, 18..19), Some(vec![18]));
+        assert_eq!(indexes(&cache, 18..20), None);
+        cache.push(entry(19));
+        assert_eq!(cache.bytes, 400);
+        cache.applied(100, 300);
+        assert_eq!((cache.bytes, indexes(&cache, 19..20)), (200, Some(vec![19])));
+        cache.applied(100, 0);
+        assert_eq!((cache.bytes, indexes(&cache, 18..19)), (0, None));
     }
 
     #[test]
     fn a_gap_empties_it() {
-        let mut tail = Tail::new(10_000);
-        tail.push(entry(1));
-        tail.push(entry(5));
-        assert_eq!(indexes(&tail, 1..2), None);
-        assert_eq!(indexes(&tail, 5..6), Some(vec![5]));
+        let mut tail = EntryCache::new(10_000);
+        cache.push(entry(1));
+        cache.push(entry(5));
+        assert_eq!(indexes(&cache, 1..2), None);
+        assert_eq!(indexes(&cache, 5..6), Some(vec![5]));
     }
 }

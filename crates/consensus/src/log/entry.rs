@@ -12,8 +12,8 @@ use bytes::Bytes;
 use holdfast_storage::StorageError;
 
 use crate::position::{GroupId, LogPosition};
-use crate::stored;
-use crate::types::{Command, Entry, LogId, Payload, log_id, position};
+use crate::log::persisted;
+use crate::ids::{Command, Entry, LogId, Payload, log_id, position};
 
 /// Length of the header in bytes.
 pub(crate) const HEADER_BYTES: usize = 30;
@@ -48,7 +48,7 @@ pub(crate) fn encode(entry: &Entry) -> ([u8; HEADER_BYTES], Bytes) {
     let (kind, payload) = match &entry.payload {
         Payload::Blank => (Kind::Blank, Bytes::new()),
         Payload::Normal(command) => (Kind::Normal, command.0.clone()),
-        Payload::Membership(membership) => (Kind::Membership, stored::encode_membership(membership).into()),
+        Payload::Membership(membership) => (Kind::Membership, persisted::encode_membership(membership).into()),
     };
     (header(&entry.log_id, kind, &payload), payload)
 }
@@ -125,7 +125,7 @@ pub(crate) fn decode_shared(group: GroupId, index: u64, stored: Bytes) -> Result
     let payload = match kind {
         Kind::Blank => Payload::Blank,
         Kind::Normal => Payload::Normal(Command(stored.slice(HEADER_BYTES..))),
-        Kind::Membership => Payload::Membership(stored::decode_membership(view.payload)?),
+        Kind::Membership => Payload::Membership(persisted::decode_membership(view.payload)?),
     };
     Ok(Entry {
         log_id: log_id(position),
@@ -139,7 +139,7 @@ impl EntryView<'_> {
         let payload = match self.kind {
             Kind::Blank => Payload::Blank,
             Kind::Normal => Payload::Normal(Command(Bytes::copy_from_slice(self.payload))),
-            Kind::Membership => Payload::Membership(stored::decode_membership(self.payload)?),
+            Kind::Membership => Payload::Membership(persisted::decode_membership(self.payload)?),
         };
         Ok(Entry {
             log_id: log_id(self.position),

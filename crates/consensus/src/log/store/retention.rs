@@ -6,15 +6,15 @@ use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Durability, Family, StorageError, WriteBatch};
 
 use super::Shared;
-use crate::machine::Restored;
+use crate::state_machine::Restored;
 use crate::position::LogPosition;
-use crate::stored;
-use crate::types::Vote;
+use crate::log::persisted;
+use crate::ids::Vote;
 
 /// A watermark set by retention.
 pub(crate) struct Trim {
     /// The first index that stays.
-    pub(crate) floor: u64,
+    pub(crate) watermark: u64,
 }
 
 impl Shared {
@@ -36,17 +36,17 @@ impl Shared {
         Ok(flushed)
     }
 
-    /// Moves retention's watermark up to `floor`, at most [`Shared::trimmable`]; entries below are not read from now on.
+    /// Moves retention's watermark up to `watermark`, at most [`Shared::trimmable`]; entries below are not read from now on.
     /// Blocks. The caller waits until it is synced before [`Shared::delete_trimmed`]: a watermark must not be lost once files
     /// are deleted.
-    pub(crate) fn trim_to(&self, floor: u64) -> Result<Option<Trim>, StorageError> {
+    pub(crate) fn trim_to(&self, watermark: u64) -> Result<Option<Trim>, StorageError> {
         let first = self.first_retained();
-        let Some(last) = floor.checked_sub(1).filter(|_| floor > first) else {
+        let Some(last) = watermark.checked_sub(1).filter(|_| watermark > first) else {
             return Ok(None);
         };
         let mut trimmed = None;
-        self.scan(last, floor, |view| {
-            trimmed = Some(crate::types::log_id(view.position));
+        self.scan(last, watermark, |view| {
+            trimmed = Some(crate::ids::log_id(view.position));
             Ok(ControlFlow::Continue(()))
         })?;
         let Some(trimmed) = trimmed else { return Ok(None) };
@@ -54,13 +54,13 @@ impl Shared {
         batch.put(
             Family::Raft,
             &layout::hard_key(self.group.0, HardState::Trimmed),
-            &stored::encode_floor(&trimmed),
+            &persisted::encode_watermark(&trimmed),
         );
         self.disk.write(&batch, Durability::Logged)?;
         let mut state = self.state.lock();
         state.trimmed = Some(trimmed);
-        state.first = state.first.max(floor);
-        Ok(Some(Trim { floor }))
+        state.first = state.first.max(watermark);
+        Ok(Some(Trim { watermark }))
     }
 
     /// Called when a snapshot at `at` has replaced the state machine's state: moves the watermarks and drops the log below.
@@ -68,7 +68,7 @@ impl Shared {
     /// again here in case a machine has left one out.
     pub(crate) fn restored(&self, at: LogPosition, restored: Restored) -> Result<(), StorageError> {
         let mut batch = WriteBatch::new();
-        crate::carried::put_floors(&mut batch, self.group, at, restored.retained_after);
+        crate::log::snapshot_log::set_purge_watermarks(&mut batch, self.group, at, restored.retained_after);
         if restored.retained_after.is_none() {
             let (from, to) = (
                 layout::log_key(self.group.0, 0),
@@ -80,13 +80,13 @@ impl Shared {
             .write(&batch, Durability::Logged)
             .map_err(|error| self.fatal(error))?;
         let mut state = self.state.lock();
-        let floor = Some(crate::types::log_id(at));
-        state.purged = floor;
-        state.trimmed = restored.retained_after.map(crate::types::log_id).or(floor);
+        let watermark = Some(crate::ids::log_id(at));
+        state.purged = watermark;
+        state.trimmed = restored.retained_after.map(crate::ids::log_id).or(watermark);
         state.first = at.index + 1;
-        if state.last <= floor {
-            state.last = floor;
-            state.tail.clear();
+        if state.last <= watermark {
+            state.last = watermark;
+            state.cache.clear();
         }
         Ok(())
     }
@@ -97,11 +97,11 @@ impl Shared {
         let mut batch = WriteBatch::new();
         let (vote, last) = {
             let state = self.state.lock();
-            (state.vote, state.last.max(self.left.log))
+            (state.vote, state.last.max(self.prior.log))
         };
         let mut keep = |what, value: Vec<u8>| batch.put(Family::Raft, &layout::hard_key(self.group.0, what), &value);
         if let Some(last) = last {
-            keep(HardState::LeftLog, stored::encode_floor(&last));
+            keep(HardState::PriorLog, persisted::encode_watermark(&last));
         }
         if let Some(vote) = vote {
             // The replica can no longer lead.
@@ -109,7 +109,7 @@ impl Shared {
                 committed: false,
                 ..vote
             };
-            keep(HardState::LeftVote, stored::encode_vote(&promised));
+            keep(HardState::PriorVote, persisted::encode_vote(&promised));
         }
         let (from, to) = (layout::log_key(self.group.0, 0), layout::log_end(self.group.0));
         batch.delete_range(self.family, &from, &to);
@@ -129,7 +129,7 @@ impl Shared {
     pub(crate) fn delete_trimmed(&self, trim: &Trim) -> Result<(), StorageError> {
         let (from, to) = (
             layout::log_key(self.group.0, 0),
-            layout::log_key(self.group.0, trim.floor),
+            layout::log_key(self.group.0, trim.watermark),
         );
         self.disk.delete_files(self.family, &from, &to)?;
         if self.family == Family::Raft {

@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
 use holdfast_storage::layout::{self, HardState};
+use holdfast_tasks::BlockingPool;
 use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError, WriteBatch};
 use holdfast_tasks::sync::Mutex;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::Notify;
 
-use crate::entry::{self, HEADER_BYTES};
+use crate::log::entry::{self, HEADER_BYTES};
 use crate::position::GroupId;
-use crate::stored;
-use crate::tail::Tail;
-use crate::types::{Entry, LogId, Types, Vote};
+use crate::log::persisted;
+use crate::log::entry_cache::EntryCache;
+use crate::ids::{Entry, LogId, Vote};
+use crate::type_config::Types;
 
 /// The most bytes that one read of several entries takes into memory; also the limit of one append.
 const MAX_READ_BYTES: usize = 4 << 20;
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) family: Family,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) flusher: Flusher,
+    pub(crate) blocking_pool: BlockingPool,
     on_fatal: OnFatal,
     /// One more than the index of the last applied entry; 0 when none is.
     applied: AtomicU64,
@@ -58,9 +61,9 @@ pub(crate) struct Shared {
     node: u64,
     /// How many bytes of applied entries are kept in memory while this node leads.
     kept_for_others: AtomicUsize,
-    left: Left,
+    prior: PriorReplica,
     /// The log is shorter than the prior replica's was.
-    is_behind_left: AtomicBool,
+    is_behind_prior: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -70,7 +73,7 @@ pub(crate) struct Shared {
 /// Why: its acknowledgements may have committed entries that some voter does not have, the removal itself among them. A
 /// new replica on this disk begins empty, and must not help to elect a leader that lacks those entries.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Left {
+pub(crate) struct PriorReplica {
     /// Its last entry.
     log: Option<LogId>,
     /// Its vote.
@@ -86,12 +89,12 @@ struct State {
     /// The first index that openraft may read.
     first: u64,
     last: Option<LogId>,
-    tail: Tail,
+    cache: EntryCache,
 }
 
 impl State {
     /// The last entry that openraft may not read: the higher of both watermarks.
-    fn floor(&self) -> Option<LogId> {
+    fn watermark(&self) -> Option<LogId> {
         self.purged.max(self.trimmed)
     }
 }
@@ -110,23 +113,24 @@ impl LogStore {
         (group, node): (GroupId, u64),
         disk: Arc<dyn Disk>,
         flusher: Flusher,
+        blocking_pool: BlockingPool,
         on_fatal: OnFatal,
         tail_bytes: usize,
         recovered: u64,
     ) -> Result<Self, StorageError> {
         let family = group.log_family();
         let get = |what| disk.get(Family::Raft, &layout::hard_key(group.0, what));
-        let vote = |what| get(what)?.map(|bytes| stored::decode_vote(&bytes)).transpose();
-        let position = |what| get(what)?.map(|bytes| stored::decode_floor(&bytes)).transpose();
+        let vote = |what| get(what)?.map(|bytes| persisted::decode_vote(&bytes)).transpose();
+        let position = |what| get(what)?.map(|bytes| persisted::decode_watermark(&bytes)).transpose();
         let (purged, trimmed) = (position(HardState::Purged)?, position(HardState::Trimmed)?);
-        let left = Left {
-            log: position(HardState::LeftLog)?,
-            vote: vote(HardState::LeftVote)?,
+        let prior = PriorReplica {
+            log: position(HardState::PriorLog)?,
+            vote: vote(HardState::PriorVote)?,
         };
         // A stored vote was given by a replica that knew the prior one's.
-        let vote = vote(HardState::Vote)?.or(left.vote);
-        let floor = purged.max(trimmed);
-        let first = next(floor.as_ref());
+        let vote = vote(HardState::Vote)?.or(prior.vote);
+        let watermark = purged.max(trimmed);
+        let first = next(watermark.as_ref());
         let from = layout::log_key(group.0, first);
         let last = match disk.last(family, &from, &layout::log_end(group.0))? {
             Some((key, value)) => {
@@ -134,9 +138,9 @@ impl LogStore {
                     group: group.0,
                     index: 0,
                 })?;
-                Some(crate::types::log_id(entry::decode(group, index, &value)?.position))
+                Some(crate::ids::log_id(entry::decode(group, index, &value)?.position))
             }
-            None => floor,
+            None => watermark,
         };
         let state = State {
             vote,
@@ -144,21 +148,22 @@ impl LogStore {
             trimmed,
             first,
             last,
-            tail: Tail::new(tail_bytes),
+            cache: EntryCache::new(tail_bytes),
         };
         let shared = Shared {
             group,
             family,
             disk,
             flusher,
+            blocking_pool,
             on_fatal,
             applied: AtomicU64::new(recovered),
             applied_grew: Notify::new(),
             recovered,
             node,
             kept_for_others: AtomicUsize::new(0),
-            left,
-            is_behind_left: AtomicBool::new(state.last < left.log),
+            prior,
+            is_behind_prior: AtomicBool::new(state.last < prior.log),
             state: Mutex::new(state),
         };
         Ok(Self {
@@ -177,8 +182,8 @@ impl LogStore {
     }
 
     /// The last entry that the engine may not read.
-    pub(crate) fn floor(&self) -> Option<LogId> {
-        self.shared.state.lock().floor()
+    pub(crate) fn watermark(&self) -> Option<LogId> {
+        self.shared.state.lock().watermark()
     }
 
     fn put(&self, what: HardState, value: &[u8]) -> Result<(), io::Error> {
@@ -204,19 +209,19 @@ impl Shared {
     /// Whether the prior replica's acknowledgements allow a vote for a candidate with this log. The engine compares it with
     /// the present log.
     pub(crate) fn may_vote_for(&self, last: Option<LogId>) -> bool {
-        last >= self.left.log
+        last >= self.prior.log
     }
 
     /// Whether this node must not stand for election.
-    pub(crate) fn is_behind_left(&self) -> bool {
-        self.is_behind_left.load(Ordering::Acquire)
+    pub(crate) fn is_behind_prior(&self) -> bool {
+        self.is_behind_prior.load(Ordering::Acquire)
     }
 
     /// Called when the log has grown; returns whether it has just become as long as the prior replica's.
-    pub(crate) fn passes_left(&self) -> bool {
-        self.is_behind_left()
-            && self.state.lock().last >= self.left.log
-            && self.is_behind_left.swap(false, Ordering::AcqRel)
+    pub(crate) fn catches_up_with_prior(&self) -> bool {
+        self.is_behind_prior()
+            && self.state.lock().last >= self.prior.log
+            && self.is_behind_prior.swap(false, Ordering::AcqRel)
     }
 
     /// Sets whether there are other members, to which appended entries must be sent.
@@ -240,7 +245,7 @@ impl Shared {
         } else {
             0
         };
-        state.tail.applied(next, keep);
+        state.cache.applied(next, keep);
     }
 
     /// The first index that retention has left.
@@ -300,7 +305,7 @@ impl Shared {
             if from >= to {
                 return Ok(Vec::new());
             }
-            if let Some(entries) = state.tail.get(from..to, max_bytes) {
+            if let Some(entries) = state.cache.get(from..to, max_bytes) {
                 return Ok(entries);
             }
             (from, to)
@@ -331,8 +336,8 @@ impl RaftLogStorage<Types> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let state = self.shared.state.lock();
         Ok(LogState {
-            last_purged_log_id: state.floor(),
-            last_log_id: state.last.max(state.floor()),
+            last_purged_log_id: state.watermark(),
+            last_log_id: state.last.max(state.watermark()),
         })
     }
 
@@ -341,7 +346,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.put(HardState::Vote, &stored::encode_vote(vote))?;
+        self.put(HardState::Vote, &persisted::encode_vote(vote))?;
         self.shared.state.lock().vote = Some(*vote);
         self.shared
             .flusher
@@ -367,7 +372,7 @@ impl RaftLogStorage<Types> for LogStore {
                 }
                 self.batch.put_parts(self.shared.family, &key, &[&header, &payload]);
                 state.last = Some(entry.log_id);
-                state.tail.push(entry);
+                state.cache.push(entry);
             }
         }
         self.shared.write(&self.batch)?;
@@ -384,8 +389,8 @@ impl RaftLogStorage<Types> for LogStore {
             if from >= next(state.last.as_ref()) {
                 return Ok(());
             }
-            state.tail.truncate(from);
-            state.last = last.max(state.floor());
+            state.cache.truncate(from);
+            state.last = last.max(state.watermark());
         }
         let mut batch = WriteBatch::new();
         batch.delete_range(
@@ -397,7 +402,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
-        self.put(HardState::Purged, &stored::encode_floor(&id))?;
+        self.put(HardState::Purged, &persisted::encode_watermark(&id))?;
         let mut state = self.shared.state.lock();
         state.purged = state.purged.max(Some(id));
         state.last = state.last.max(Some(id));

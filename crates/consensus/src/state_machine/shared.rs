@@ -9,14 +9,14 @@ use holdfast_storage::StorageError;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
-use crate::machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
+use crate::state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 use crate::position::LogPosition;
 
 type Opened = Result<SnapshotSource, StorageError>;
 
 /// Clones share the machine.
 #[derive(Clone)]
-pub(crate) struct MachineCell(Arc<Mutex<Cell>>);
+pub(crate) struct SharedStateMachine(Arc<Mutex<Cell>>);
 
 struct Cell {
     machine: Box<dyn StateMachine>,
@@ -26,7 +26,7 @@ struct Cell {
     waiting: Vec<oneshot::Sender<Opened>>,
 }
 
-impl MachineCell {
+impl SharedStateMachine {
     pub(crate) fn new(machine: Box<dyn StateMachine>) -> Self {
         Self(Arc::new(Mutex::new(Cell {
             machine,

@@ -1,5 +1,8 @@
 //! The state machine of a group, to which its entries are applied.
 
+pub(crate) mod applier;
+pub(crate) mod shared;
+
 use bytes::Bytes;
 use holdfast_storage::StorageError;
 
