@@ -99,7 +99,7 @@ fn call(body: Bytes) -> Call {
         service: Service::Partition,
         target: 1,
         body: vec![body],
-        patience: Duration::from_secs(10),
+        timeout: Duration::from_secs(10),
     }
 }
 

@@ -143,7 +143,7 @@ pub async fn join(
                 service: Service::Control,
                 target: 0,
                 body: vec![body.clone()],
-                patience: CALL_PATIENCE,
+                timeout: CALL_PATIENCE,
             };
             match peers.call_address(address, call).await {
                 Ok(answer) => match wire::answer(answer) {

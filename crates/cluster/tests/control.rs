@@ -450,7 +450,7 @@ fn strangers_get_no_answer_but_to_joining() -> TestResult {
                 service: Service::Control,
                 target: 0,
                 body: vec![body],
-                patience: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
             };
             if let Ok(answer) = stranger.call(1, call).await {
                 // A refusal (field 1), never a report.

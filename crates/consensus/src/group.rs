@@ -18,21 +18,21 @@ use openraft::{Raft, ServerState};
 
 pub use self::proposing::ProposalPermit;
 pub use self::reading::LeaseGrant;
-use crate::state_machine::applier::Applier;
 use crate::config::ConsensusConfig;
 use crate::error::StartError;
 use crate::groups::Groups;
+use crate::ids::{Node, position};
 use crate::log::reader::LogReader;
 use crate::log::store::{LogStore, Shared};
-use crate::state_machine::StateMachine;
-use crate::state_machine::shared::SharedStateMachine;
 use crate::metrics::GroupMetrics;
 use crate::network::Peers;
 use crate::position::GroupId;
 use crate::snapshot::receive::Receiving;
+use crate::state_machine::StateMachine;
+use crate::state_machine::applier::Applier;
+use crate::state_machine::shared::SharedStateMachine;
 use crate::status::{self, GroupStatus, GroupWatch, Leader, Members};
 use crate::transport::Transport;
-use crate::ids::{Node, position};
 use crate::type_config::Types;
 
 /// The largest entry: a batch of messages of the largest size, with room.

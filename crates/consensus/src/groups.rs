@@ -11,10 +11,10 @@ use holdfast_tasks::sync::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::group::{Group, Inner};
+use crate::ids::Vote;
 use crate::position::GroupId;
 use crate::snapshot;
 use crate::transport::{Answer, CallError, Chunks, Handler, refused};
-use crate::ids::Vote;
 use crate::wire::{self, Cursor, Kind};
 
 /// Snapshots that a node sends at once; others wait. Each may fill the disk's and the network's bandwidth.

@@ -29,7 +29,6 @@ pub mod transport;
 mod type_config;
 mod wire;
 
-
 pub use config::{ConsensusConfig, InvalidConfig};
 pub use error::{ChangeError, ProposeError, ReadError, StartError, TransferError};
 pub use group::{Group, GroupHost, LeaseGrant, ProposalPermit};
@@ -37,8 +36,8 @@ pub use groups::Groups;
 pub use log::group_data::has_data;
 pub use log::reader::LogReader;
 pub use log::snapshot_log::{StoredEntry, set_purge_watermarks};
-pub use state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 pub use position::{GroupId, LogPosition};
 pub use proposal::OnCommit;
 pub use runtime::jitter;
+pub use state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 pub use status::{GroupStatus, GroupStopped, GroupWatch, Leader, Members, Role};

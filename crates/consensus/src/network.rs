@@ -16,13 +16,13 @@ use openraft::raft::{
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::sync::Semaphore;
 
-use crate::state_machine::applier::SnapshotData;
+use crate::ids::{Node, Vote};
 use crate::log::store::Shared;
-use crate::state_machine::shared::SharedStateMachine;
 use crate::metrics::GroupMetrics;
 use crate::snapshot;
+use crate::state_machine::applier::SnapshotData;
+use crate::state_machine::shared::SharedStateMachine;
 use crate::transport::{Call, CallError, Service, Transport};
-use crate::ids::{Node, Vote};
 use crate::type_config::{Snapshot, Types};
 use crate::wire::{self, Kind, WireError};
 

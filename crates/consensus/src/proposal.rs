@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::error::ProposeError;
-use crate::position::LogPosition;
 use crate::ids::{LogId, position};
+use crate::position::LogPosition;
 use crate::type_config::Types;
 
 /// Called on the group's thread when the entry is committed and synced, before it is applied; or when it failed.

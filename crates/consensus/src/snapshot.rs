@@ -17,9 +17,9 @@ pub(crate) mod send;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::ids::Vote;
 use crate::position::LogPosition;
 use crate::transport::MAX_CHUNK_BYTES;
-use crate::ids::Vote;
 use crate::wire::{self, Cursor, Kind, WireError};
 
 /// Longer than any membership.

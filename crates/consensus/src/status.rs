@@ -7,8 +7,8 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant, RaftMetrics, ServerState};
 use thiserror::Error;
 
-use crate::position::GroupId;
 use crate::ids::StoredMembership;
+use crate::position::GroupId;
 use crate::type_config::Types;
 
 /// The leader of a group and its term.

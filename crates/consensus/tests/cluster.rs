@@ -445,7 +445,7 @@ async fn call(cluster: &Cluster, from: u64, target: u32, body: &[u8]) -> Result<
         service: Service::Raft,
         target,
         body: vec![Bytes::copy_from_slice(body)],
-        patience: Duration::from_secs(5),
+        timeout: Duration::from_secs(5),
     };
     cluster.nodes[&from].transport.call(1, call).await
 }
@@ -471,7 +471,7 @@ async fn garbage_foreign_and_unknown_calls_are_refused_and_change_nothing() {
     };
     let group = PARTITION.0;
     refused(call(&cluster, 2, 77, &vote(2)).await, "does not run on this node");
-    refused(call(&cluster, 2, group, &vote(2)).await, "speaks for node 3");
+    refused(call(&cluster, 2, group, &vote(2)).await, "acts in the name of node 3");
     refused(call(&cluster, 2, group, &[9, 1]).await, "version 1");
     refused(call(&cluster, 2, group, &[1, 200]).await, "unknown request");
     refused(call(&cluster, 2, group, &[]).await, "too early");
@@ -536,7 +536,7 @@ async fn an_entry_bound_to_a_term_is_refused_in_every_other_one() {
     assert!(later > term);
     let (outcome, reported) = tokio::sync::oneshot::channel();
     first
-        .propose_with_permit(permit, entry, Box::new(move |result| drop(outcome.send(result))))
+        .propose_with_permit(permit, entry, Box::new(move |result| outcome.send(result).unwrap()))
         .await;
     let refused = reported.await.unwrap().unwrap_err();
     assert_eq!(refused, ProposeError::TermChanged { term, leader: Some(1) });

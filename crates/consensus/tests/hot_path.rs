@@ -14,6 +14,7 @@ use bytes::Bytes;
 use common::stop_the_test;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogPosition, StateMachine};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, StorageConfig, StorageError, open};
+use holdfast_tasks::BlockingPool;
 
 const MESSAGE_BYTES: usize = 256;
 const GROUPS: u16 = 4;
@@ -76,6 +77,7 @@ fn measure_cpu_per_message() {
         runtime.block_on(async {
             let host = GroupHost {
                 flusher: Flusher::spawn(disk.clone(), stop_the_test()).unwrap(),
+                blocking_pool: BlockingPool::Threads,
                 guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
                 disk: disk.clone() as Arc<dyn Disk>,
                 node: 7,

@@ -14,6 +14,7 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
+use holdfast_tasks::BlockingPool;
 
 const NODES: u64 = 3;
 const GROUPS: u16 = 64;
@@ -33,6 +34,7 @@ fn host(network: &SimNetwork, node: u64) -> GroupHost {
     let disk = Arc::new(SimDisk::new());
     GroupHost {
         flusher: Flusher::on_runtime(disk.clone(), stop_the_test(), || Duration::ZERO),
+        blocking_pool: BlockingPool::Inline,
         guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
         disk,
         node,

@@ -20,7 +20,7 @@ use holdfast_registry::{
     Authentication, Founding, IdentityContent, IdentityWrite, IfMatch, Registry, RegistryConfig, Status, WriteOperation,
 };
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
-use holdfast_tasks::{Phase, Stop};
+use holdfast_tasks::{BlockingPool, Phase, Stop};
 use tokio::sync::Notify;
 
 const HOST: &str = "hub1.example.com";
@@ -51,6 +51,7 @@ async fn start(path: &Path, cores: u16) -> Node {
     let host = GroupHost {
         disk: disk.clone(),
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
         node: 7,
         on_fatal,

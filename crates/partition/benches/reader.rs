@@ -13,6 +13,7 @@ use holdfast_model::{
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{DataDir, DiskGuard, Flusher, NodeIdentity, OnFatal, StorageConfig};
+use holdfast_tasks::BlockingPool;
 
 const EVENTS: u64 = 1_000_000;
 const BATCH: u64 = 100;
@@ -31,6 +32,7 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
     let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let host = GroupHost {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).expect("a thread"),
+        blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).expect("a file system"),
         disk,
         node: 1,

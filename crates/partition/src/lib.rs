@@ -10,7 +10,6 @@
 //! Start at [`Partition`], then [`record::BatchWriter`] and [`Reader`].
 #![warn(missing_docs)]
 
-mod blocking_pool;
 mod config;
 mod error;
 mod log;

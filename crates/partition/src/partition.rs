@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 
 use ack_gate::AckGate;
 
-use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
 use crate::error::{AppendError, PartitionStartError};
 use crate::log::record::{EntryHeader, EntryView, StreamId};
@@ -105,7 +104,7 @@ impl Partition {
     ) -> Result<Self, PartitionStartError> {
         config.validate()?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
-        let pool = BlockingPool::beside(&host.flusher);
+        let pool = host.blocking_pool;
         let (store, recovered) = pool.run(move || Store::recover(disk, id, spacing, interval)).await?;
         let store = Arc::new(store);
         let begin = recovered.state.begin().log_index;

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use holdfast_consensus::LogPosition;
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::StorageError;
+use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 
-use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
 use crate::log::entry_cache::{CachedEntry, EntryCache};
 use crate::metrics::Metrics;

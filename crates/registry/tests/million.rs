@@ -14,6 +14,7 @@ use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
 use holdfast_model::{DeviceId, IdentityId, UnixMillis};
 use holdfast_registry::{Founding, IdentityContent, IdentityWrite, Registry, RegistryConfig, WriteOperation};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig, open};
+use holdfast_tasks::BlockingPool;
 use rand::Rng as _;
 
 const CHECKS: usize = 200_000;
@@ -60,6 +61,7 @@ async fn start(path: &Path, id: u64, network: &SimNetwork, sealer: &Arc<Sealer>)
     dispatch.enter(Service::Raft, Arc::new(groups.clone()));
     let host = GroupHost {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
         disk: disk.clone(),
         node: id,

@@ -14,6 +14,7 @@ use holdfast_registry::{
     RegistryError, RegistryEvent, Status, TwinSeed, WriteOperation,
 };
 use holdfast_storage::{DataDir, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig};
+use holdfast_tasks::BlockingPool;
 
 struct Node {
     registry: Registry,
@@ -49,6 +50,7 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
     let host = GroupHost {
         disk: disk.clone(),
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
         node: 7,
         on_fatal,

@@ -20,7 +20,7 @@ use holdfast_partition::Partition;
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_storage::{DiskGuard, Flusher, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::sync::Mutex;
-use holdfast_tasks::{Phase, Stop};
+use holdfast_tasks::{BlockingPool, Phase, Stop};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
@@ -113,6 +113,7 @@ impl Boot {
         let on_fatal: holdfast_storage::OnFatal = Arc::new(move |_| failed.store(true, Ordering::Relaxed));
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
             disk,
             node: id,

@@ -142,13 +142,6 @@ impl Flusher {
         }
     }
 
-    /// Whether it runs as a task of a simulation: then nothing else may run on a thread of its own either, or a seed would
-    /// not replay.
-    #[must_use]
-    pub fn is_simulated(&self) -> bool {
-        self.0.shared.driven_by == DrivenBy::Task
-    }
-
     /// Returns when everything written before this call is durable. Cancel-safe.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ impl<T: ?Sized> Mutex<T> {
             value: self.0.lock(),
         }
     }
+
+    /// See [`parking_lot::Mutex::get_mut`].
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
 }
 
 /// The lock of a [`Mutex`].

@@ -84,7 +84,7 @@ impl Control {
             service: Service::Control,
             target: 0,
             body: vec![wire::request(request)],
-            patience,
+            timeout: patience,
         };
         let answer = tokio::time::timeout(patience, self.0.transport.call(node, call)).await;
         match answer {

@@ -40,7 +40,7 @@ fn begin(call: &Call) -> Result<Part, CallError> {
         id: ID,
         service: call.service as u8,
         target: call.target,
-        patience_ms: u32::try_from(call.patience.as_millis()).unwrap_or(u32::MAX),
+        patience_ms: u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX),
         // At most MAX_CHUNK_BYTES.
         total: total as u32,
     };
@@ -162,7 +162,7 @@ pub(crate) fn upload(shared: Arc<Shared>, node: u64, call: Call, chunks: Chunks)
     }
     Box::pin(async move {
         let first = begin(&call)?;
-        let (sender, _permit) = sender(&shared, node, call.patience).await?;
+        let (sender, _permit) = sender(&shared, node, call.timeout).await?;
         let progress = Arc::new(Progress::default());
         let _interest = Interest(Arc::clone(&progress));
         let out = Uploading {
@@ -184,7 +184,7 @@ pub(crate) fn upload(shared: Arc<Shared>, node: u64, call: Call, chunks: Chunks)
         let mut answering = std::pin::pin!(answering);
         let mut seen = 0;
         let outcome = loop {
-            match timeout(call.patience, &mut answering).await {
+            match timeout(call.timeout, &mut answering).await {
                 Ok(outcome) => break outcome,
                 Err(_) => {
                     let taken = progress.taken.load(Ordering::Relaxed);
@@ -282,7 +282,7 @@ pub(crate) fn download(shared: Arc<Shared>, node: u64, call: Call) -> Chunks {
     }
     let opening = async move {
         let first = begin(&call)?;
-        let (sender, permit) = sender(&shared, node, call.patience).await?;
+        let (sender, permit) = sender(&shared, node, call.timeout).await?;
         let lost = |why: &str| CallError::Unknown(format!("node {node}: {why}").into());
         let asking = async {
             let frames = exchange(&sender, service::DOWNLOAD, stream::iter([vec![first]]))
@@ -298,7 +298,7 @@ pub(crate) fn download(shared: Arc<Shared>, node: u64, call: Call) -> Chunks {
             let chunk = arriving.next().await;
             Ok::<_, CallError>((chunk, arriving))
         };
-        match timeout(call.patience, asking).await {
+        match timeout(call.timeout, asking).await {
             Ok(opened) => opened,
             Err(_) => Err(lost("it has not answered in time")),
         }

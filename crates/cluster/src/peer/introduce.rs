@@ -31,7 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut wanted: mpsc::Receiver<Introduc
         let shared = Arc::clone(&shared);
         drop(holdfast_tasks::spawn("peer introduction", async move {
             let Introduction { address, call, answer } = next;
-            let patience = call.patience;
+            let patience = call.timeout;
             let outcome = tokio::select! {
                 biased;
                 () = shared.stop.reached(Phase::Closing) => Err(CallError::Unknown("this node is stopping".into())),

@@ -95,9 +95,7 @@ impl Link {
             return Err(self.not_sent("the call is longer than any may be"));
         }
         let now = Instant::now();
-        let deadline = now
-            .checked_add(call.patience)
-            .unwrap_or(now + Duration::from_secs(3600));
+        let deadline = now.checked_add(call.timeout).unwrap_or(now + Duration::from_secs(3600));
         let (slot, waiting) = Slot::new();
         let (writer, sooner) = {
             let mut state = self.state.lock();
@@ -122,7 +120,7 @@ impl Link {
                 id: id(sequence, key),
                 service: call.service as u8,
                 target: call.target,
-                patience_ms: u32::try_from(call.patience.as_millis()).unwrap_or(u32::MAX),
+                patience_ms: u32::try_from(call.timeout.as_millis()).unwrap_or(u32::MAX),
                 // At most MAX_CALL_BYTES.
                 total: total as u32,
             };

@@ -179,7 +179,7 @@ fn call(body: &[u8]) -> Call {
         service: Service::Raft,
         target: 5,
         body: vec![Bytes::copy_from_slice(body)],
-        patience: Duration::from_secs(10),
+        timeout: Duration::from_secs(10),
     }
 }
 

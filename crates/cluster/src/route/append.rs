@@ -56,7 +56,7 @@ impl Partitions {
             service: Service::Partition,
             target: u32::from(id.0),
             body: wire::append(link, entry),
-            patience: APPEND_PATIENCE,
+            timeout: APPEND_PATIENCE,
         };
         // Here, and not in the task: calls leave in the order in which they are made.
         let answer = self.0.transport.call(owner.node, call);

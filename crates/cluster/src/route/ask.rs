@@ -90,7 +90,7 @@ async fn ask_once(partitions: &Partitions, node: u64, seen: u64) -> Result<u64, 
         service: Service::Partition,
         target: 0,
         body: wire::request(Kind::Owners, &request),
-        patience: HOLD + SLACK,
+        timeout: HOLD + SLACK,
     };
     let answer = partitions.0.transport.call(node, call).await?;
     let refused = |reason: String| CallError::Refused(reason.into());

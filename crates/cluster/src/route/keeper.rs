@@ -115,7 +115,7 @@ impl Partitions {
             service: Service::Partition,
             target: u32::from(id.0),
             body: wire::request(Kind::Stolen, &stolen),
-            patience: NOTICE_PATIENCE,
+            timeout: NOTICE_PATIENCE,
         };
         let answer = self.0.transport.call(notice.node, call);
         let tell = async move {

@@ -89,7 +89,7 @@ impl Partitions {
             service: Service::Partition,
             target: u32::from(id.0),
             body: wire::request(kind, request),
-            patience: ANSWER_PATIENCE,
+            timeout: ANSWER_PATIENCE,
         };
         let answer = self.0.transport.call(owner.node, call).await;
         let told =

@@ -24,7 +24,7 @@ use holdfast_registry::{ClusterView, Founding, NodeInfo, NodeRole, NodeState, Re
 use holdfast_storage::{Disk, DiskGuard, DiskSpace, Flusher, Kek, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
-use holdfast_tasks::{Phase, Stop};
+use holdfast_tasks::{BlockingPool, Phase, Stop};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
@@ -187,6 +187,7 @@ impl Cluster {
         let host = GroupHost {
             disk: disk.clone(),
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk, &StorageConfig::default()).unwrap(),
             node: id,
             on_fatal,

@@ -16,7 +16,7 @@ use holdfast_model::{
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
-use holdfast_tasks::{Phase, Stop};
+use holdfast_tasks::{BlockingPool, Phase, Stop};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::oneshot;
@@ -102,6 +102,7 @@ impl Cluster {
         let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
             disk,
             node,

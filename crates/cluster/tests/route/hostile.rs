@@ -14,7 +14,7 @@ fn call(target: u32, body: Vec<Bytes>) -> Call {
         service: Service::Partition,
         target,
         body,
-        patience: Duration::from_secs(3),
+        timeout: Duration::from_secs(3),
     }
 }
 

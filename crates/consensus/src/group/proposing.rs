@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::{FORWARD_TIMEOUT, Group, MAX_ENTRY_BYTES, RETRY_INTERVAL};
 use crate::error::ProposeError;
+use crate::ids::{Command, LeaderId};
 use crate::position::LogPosition;
 use crate::proposal::{Applied, OnCommit, Proposal, Waiting};
 use crate::transport::CallError;
-use crate::ids::{Command, LeaderId};
 use crate::wire::group::{decode_applied, encode_propose};
 
 /// Permission to propose one entry: its share of the bytes that a group may have in flight.

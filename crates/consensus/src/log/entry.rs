@@ -11,9 +11,9 @@
 use bytes::Bytes;
 use holdfast_storage::StorageError;
 
-use crate::position::{GroupId, LogPosition};
-use crate::log::persisted;
 use crate::ids::{Command, Entry, LogId, Payload, log_id, position};
+use crate::log::persisted;
+use crate::position::{GroupId, LogPosition};
 
 /// Length of the header in bytes.
 pub(crate) const HEADER_BYTES: usize = 30;

@@ -104,8 +104,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::position::LogPosition;
     use crate::ids::{Command, log_id};
+    use crate::position::LogPosition;
 
     fn entry(index: u64) -> Entry {
         let payload = Payload::Normal(Command(Bytes::from(vec![0; 72])));
@@ -121,7 +121,8 @@ mod tests {
 
     fn indexes(cache: &EntryCache, range: Range<u64>) -> Option<Vec<u64>> {
         Some(
-            cache.get(range, usize::MAX)?
+            cache
+                .get(range, usize::MAX)?
                 .iter()
                 .map(|entry| entry.log_id.index)
                 .collect(),
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_newest_within_its_limit() {
-        let mut tail = EntryCache::new(1_000);
+        let mut cache = EntryCache::new(1_000);
         (10..20).for_each(|index| cache.push(entry(index)));
         assert_eq!(indexes(&cache, 15..20), Some(vec![15, 16, 17, 18, 19]));
         assert_eq!(indexes(&cache, 14..20), None);
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_gap_empties_it() {
-        let mut tail = EntryCache::new(10_000);
+        let mut cache = EntryCache::new(10_000);
         cache.push(entry(1));
         cache.push(entry(5));
         assert_eq!(indexes(&cache, 1..2), None);

@@ -7,10 +7,10 @@
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Family, StorageError, WriteBatch};
 
-use crate::log::entry::{self, Kind};
-use crate::position::{GroupId, LogPosition};
-use crate::log::persisted;
 use crate::ids::log_id;
+use crate::log::entry::{self, Kind};
+use crate::log::persisted;
+use crate::position::{GroupId, LogPosition};
 
 /// A stored log entry, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,12 @@ impl GroupId {
 
 /// Adds the purge watermarks of a log whose state is replaced by a snapshot at `position` to the batch that replaces it.
 /// `retained_after`: as in [`Restored`](crate::Restored).
-pub fn set_purge_watermarks(batch: &mut WriteBatch, group: GroupId, position: LogPosition, retained_after: Option<LogPosition>) {
+pub fn set_purge_watermarks(
+    batch: &mut WriteBatch,
+    group: GroupId,
+    position: LogPosition,
+    retained_after: Option<LogPosition>,
+) {
     let mut put = |what, watermark: LogPosition| {
         let key = layout::hard_key(group.0, what);
         batch.put(Family::Raft, &key, &persisted::encode_watermark(&log_id(watermark)));

@@ -17,18 +17,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
 use holdfast_storage::layout::{self, HardState};
-use holdfast_tasks::BlockingPool;
 use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError, WriteBatch};
+use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::Mutex;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::Notify;
 
-use crate::log::entry::{self, HEADER_BYTES};
-use crate::position::GroupId;
-use crate::log::persisted;
-use crate::log::entry_cache::EntryCache;
 use crate::ids::{Entry, LogId, Vote};
+use crate::log::entry::{self, HEADER_BYTES};
+use crate::log::entry_cache::EntryCache;
+use crate::log::persisted;
+use crate::position::GroupId;
 use crate::type_config::Types;
 
 /// The most bytes that one read of several entries takes into memory; also the limit of one append.

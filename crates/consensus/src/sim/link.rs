@@ -171,12 +171,7 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
 
 /// As [`timed`], except that silence does not end the stream: only a chunk that is cut off ends it, and the time-out is
 /// for the first chunk.
-fn timed_download(
-    network: SimNetwork,
-    (from, to): (u64, u64),
-    timeout: std::time::Duration,
-    chunks: Chunks,
-) -> Chunks {
+fn timed_download(network: SimNetwork, (from, to): (u64, u64), timeout: std::time::Duration, chunks: Chunks) -> Chunks {
     Box::pin(stream::unfold(Some((chunks, true)), move |state| {
         let network = network.clone();
         async move {

@@ -7,12 +7,12 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Head, Mark, encode_answer};
-use crate::state_machine::applier::SnapshotData;
 use crate::group::Group;
-use crate::state_machine::{SealedSnapshot, SnapshotSink};
-use crate::log::persisted;
-use crate::transport::{CallError, Chunks};
 use crate::ids::{Vote, log_id};
+use crate::log::persisted;
+use crate::state_machine::applier::SnapshotData;
+use crate::state_machine::{SealedSnapshot, SnapshotSink};
+use crate::transport::{CallError, Chunks};
 use crate::type_config::{Snapshot, SnapshotMeta};
 use crate::wire::WireError;
 
@@ -131,7 +131,8 @@ async fn gather(group: &Group, mut chunks: Chunks) -> Result<SealedSnapshot, Cal
                 }
                 (parts, bytes) = (parts + 1, bytes + u64::from(length));
                 group.0.metrics.snapshot_bytes_received.increment(u64::from(length));
-                sink = pool.run(move || write(sink, &chunk, sum, part))
+                sink = pool
+                    .run(move || write(sink, &chunk, sum, part))
                     .await
                     .map_err(refused)?;
             }

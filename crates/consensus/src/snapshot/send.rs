@@ -8,10 +8,10 @@ use futures_util::stream;
 use holdfast_storage::StorageError;
 
 use super::{Head, Mark, decode_answer};
-use crate::state_machine::SnapshotSource;
-use crate::network::Peer;
-use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
 use crate::ids::Vote;
+use crate::network::Peer;
+use crate::state_machine::SnapshotSource;
+use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
 
 /// Waits for its turn, sends the state as it is then, and returns the receiver's vote once the snapshot is installed there.
 pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<Vote, CallError> {
@@ -86,11 +86,15 @@ fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
         }
         let mut source = sending.source.take()?;
         let number = sending.parts;
-        let (source, part) = peer.peers.log.blocking_pool.run(move || {
-            let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
-            (source, part)
-        })
-        .await;
+        let (source, part) = peer
+            .peers
+            .log
+            .blocking_pool
+            .run(move || {
+                let part = (source.next_chunk)().map(|part| part.map(|part| (Mark::of_part(number, &part), part)));
+                (source, part)
+            })
+            .await;
         let chunk = match part {
             Ok(Some((_, part))) if part.len() > MAX_CHUNK_BYTES => {
                 Err(CallError::NotSent("a part of the state is larger than a chunk".into()))

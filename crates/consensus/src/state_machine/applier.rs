@@ -9,12 +9,12 @@ use holdfast_storage::StorageError;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
+use crate::ids::{Entry, LogId, Payload, StoredMembership, log_id, position};
+use crate::log::persisted;
 use crate::log::store::Shared;
+use crate::metrics::GroupMetrics;
 use crate::state_machine::SealedSnapshot;
 use crate::state_machine::shared::SharedStateMachine;
-use crate::metrics::GroupMetrics;
-use crate::log::persisted;
-use crate::ids::{Entry, LogId, Payload, StoredMembership, log_id, position};
 use crate::type_config::{Snapshot, SnapshotMeta, Types};
 
 /// A run ends after this many entries or bytes even if more could be applied, so that the writes that a machine gathers
@@ -50,7 +50,11 @@ struct Run {
 }
 
 impl Applier {
-    pub(crate) fn new(machine: SharedStateMachine, log: Arc<Shared>, metrics: GroupMetrics) -> Result<Self, StorageError> {
+    pub(crate) fn new(
+        machine: SharedStateMachine,
+        log: Arc<Shared>,
+        metrics: GroupMetrics,
+    ) -> Result<Self, StorageError> {
         let (applied, membership) = machine.applied();
         let membership = persisted::decode_stored_membership(&membership)?;
         log.set_others(membership.membership().nodes().count() > 1);
@@ -179,7 +183,10 @@ impl RaftStateMachine<Types> for Applier {
         let at = position(last);
         let membership = persisted::encode_stored_membership(&meta.last_membership);
         let machine = self.machine.clone();
-        let restored = self.log.blocking_pool.run(move || machine.restore(at, membership, sealed))
+        let restored = self
+            .log
+            .blocking_pool
+            .run(move || machine.restore(at, membership, sealed))
             .await
             .map_err(|error| self.log.fatal(error))?;
         self.log.restored(at, restored)?;

@@ -9,8 +9,8 @@ use holdfast_storage::StorageError;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
-use crate::state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 use crate::position::LogPosition;
+use crate::state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 
 type Opened = Result<SnapshotSource, StorageError>;
 

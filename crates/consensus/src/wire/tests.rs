@@ -8,8 +8,8 @@ use openraft::raft::{
 use super::*;
 use crate::GroupId;
 use crate::error::{ProposeError, ReadError};
-use crate::position::LogPosition;
 use crate::ids::{Command, Entry, Payload};
+use crate::position::LogPosition;
 use crate::type_config::Types;
 
 fn vote(term: u64, committed: bool) -> Vote {
@@ -48,7 +48,7 @@ fn body(segments: Vec<Bytes>) -> Bytes {
 }
 
 fn read(body: Bytes) -> Result<AppendEntriesRequest<Types>, WireError> {
-    let (kind, cursor) = open(body)?;
+    let (kind, cursor) = decode(body)?;
     assert_eq!(kind, Kind::Append);
     append::decode(GroupId(1), cursor)
 }
@@ -148,10 +148,10 @@ fn damaged_cut_and_disordered_entries_are_refused() {
 
 #[test]
 fn other_versions_and_kinds_are_refused() {
-    assert_eq!(open(Bytes::new()).unwrap_err(), WireError::Short);
-    assert_eq!(open(Bytes::from_static(&[2, 1])).unwrap_err(), WireError::Version(2));
-    assert_eq!(open(Bytes::from_static(&[1, 0])).unwrap_err(), WireError::Kind(0));
-    assert_eq!(open(Bytes::from_static(&[1, 9])).unwrap_err(), WireError::Kind(9));
+    assert_eq!(decode(Bytes::new()).unwrap_err(), WireError::Short);
+    assert_eq!(decode(Bytes::from_static(&[2, 1])).unwrap_err(), WireError::Version(2));
+    assert_eq!(decode(Bytes::from_static(&[1, 0])).unwrap_err(), WireError::Kind(0));
+    assert_eq!(decode(Bytes::from_static(&[1, 9])).unwrap_err(), WireError::Kind(9));
 }
 
 #[test]
@@ -174,14 +174,14 @@ fn answers_to_entries_read_back() {
 fn votes_and_transfers_read_back() {
     let mut request = VoteRequest::<Types>::new(vote(3, false), Some(id(2, 5)));
     request.leadership_transfer = true;
-    let (kind, cursor) = open(vote::encode(Kind::PreVote, &request)).unwrap();
+    let (kind, cursor) = decode(vote::encode(Kind::PreVote, &request)).unwrap();
     assert_eq!(kind, Kind::PreVote);
     assert_eq!(vote::decode(cursor), Ok(request));
     let answer = VoteResponse::<Types>::new(vote(3, true), None, true);
     assert_eq!(vote::decode_answer(vote::encode_answer(&answer)), Ok(answer));
 
     let request = TransferLeaderRequest::<Types>::new(vote(3, true), 8, Some(id(3, 6)));
-    let (kind, cursor) = open(vote::encode_transfer(&request)).unwrap();
+    let (kind, cursor) = decode(vote::encode_transfer(&request)).unwrap();
     assert_eq!(kind, Kind::TransferLeader);
     assert_eq!(vote::decode_transfer(cursor), Ok(request));
     for answer in [
@@ -199,7 +199,7 @@ fn votes_and_transfers_read_back() {
         assert_eq!(vote::decode_transfer_answer(encoded), Ok(answer));
     }
     let candidate = VoteRequest::<Types>::new(vote(3, true), None);
-    let (_, cursor) = open(vote::encode(Kind::Vote, &candidate)).unwrap();
+    let (_, cursor) = decode(vote::encode(Kind::Vote, &candidate)).unwrap();
     assert!(vote::decode(cursor).is_err(), "a candidate does not lead");
 }
 
@@ -235,7 +235,7 @@ fn what_members_ask_the_leader_reads_back() {
         let encoded = group::encode_read_point(&point);
         assert_eq!(group::decode_read_point(encoded), Ok(point));
     }
-    let (kind, cursor) = open(body(group::encode_propose(Bytes::from_static(b"entry")))).unwrap();
+    let (kind, cursor) = decode(body(group::encode_propose(Bytes::from_static(b"entry")))).unwrap();
     assert_eq!((kind, cursor.0), (Kind::Propose, Bytes::from_static(b"entry")));
 }
 

@@ -9,6 +9,7 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
+use holdfast_tasks::BlockingPool;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -80,6 +81,7 @@ impl Cluster {
         let disk = Arc::new(disk);
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
             disk,
             node: id,

@@ -16,6 +16,7 @@ use holdfast_storage::layout::{state_key, state_range};
 use holdfast_storage::{
     Disk, DiskGuard, Durability, Family, Flusher, OnFatal, StorageConfig, StorageError, WriteBatch,
 };
+use holdfast_tasks::BlockingPool;
 
 const ENTRIES: u8 = 1;
 const APPLIED: u8 = 2;
@@ -195,6 +196,7 @@ pub fn host_with(
 ) -> GroupHost {
     GroupHost {
         flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+        blocking_pool: BlockingPool::Inline,
         guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
         disk,
         node: 7,

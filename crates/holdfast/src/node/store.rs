@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
 use holdfast_device_hub::DeviceHub;
 use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
+use holdfast_tasks::BlockingPool;
 
 use super::OnFatal;
 use super::cluster_join::{Entry, Peering};
@@ -59,6 +60,7 @@ impl Store {
         let host = GroupHost {
             disk: Arc::clone(&disk) as _,
             flusher,
+            blocking_pool: BlockingPool::Threads,
             guard,
             node: data.identity().incarnation,
             on_fatal: fatal,

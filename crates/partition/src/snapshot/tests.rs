@@ -15,10 +15,10 @@ use holdfast_storage::{
     DataDir, Disk, DiskGuard, DiskSpace, Durability, Family, Flusher, NodeIdentity, OnFatal, SimDisk, StorageConfig,
     StorageError, WriteBatch,
 };
+use holdfast_tasks::BlockingPool;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::blocking_pool::BlockingPool;
 use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::machine::Machine;
 use crate::shared::Shared;
@@ -49,6 +49,7 @@ fn host(disk: Arc<dyn Disk>) -> GroupHost {
     GroupHost {
         guard: DiskGuard::new(disk.clone(), &space).unwrap(),
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        blocking_pool: BlockingPool::Threads,
         disk,
         node: 1,
         on_fatal,
@@ -199,7 +200,7 @@ fn machine(disk: Arc<dyn Disk>) -> Machine {
     let shared = Shared::new(
         ID,
         config,
-        BlockingPool::OnPool,
+        BlockingPool::Threads,
         recovered.state,
         recovered.position,
         recovered.membership,

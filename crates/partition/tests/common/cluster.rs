@@ -11,6 +11,7 @@ use holdfast_consensus::{ChangeError, ConsensusConfig, GroupHost, GroupStatus, G
 use holdfast_model::{PartitionId, SequenceNumber};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition};
 use holdfast_storage::{DiskGuard, Flusher, OnFatal, SimDisk, StorageConfig, StorageError};
+use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -82,6 +83,7 @@ impl Cluster {
         let disk = Arc::new(disk);
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
             disk,
             node: id,

@@ -16,6 +16,7 @@ use holdfast_model::{
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Chunk, Clock, Partition, PartitionConfig, PartitionStartError, Reader};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, RocksDisk, StorageConfig};
+use holdfast_tasks::BlockingPool;
 
 /// The wall clock of a test: stands still until it is set.
 #[derive(Clone, Default)]
@@ -43,6 +44,7 @@ pub(crate) fn host(disk: Arc<dyn Disk>) -> GroupHost {
     GroupHost {
         guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+        blocking_pool: BlockingPool::Threads,
         disk,
         node: 1,
         on_fatal,

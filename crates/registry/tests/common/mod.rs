@@ -13,6 +13,7 @@ use holdfast_registry::{
     WriteOperation,
 };
 use holdfast_storage::{DiskGuard, Flusher, Kek, Sealer, SimDisk, StorageConfig};
+use holdfast_tasks::BlockingPool;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -80,6 +81,7 @@ impl Cluster {
         let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
+            blocking_pool: BlockingPool::Inline,
             guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
             disk,
             node: id,

@@ -148,7 +148,7 @@ async fn patience_ends_a_call_on_both_sides() {
     let two = Node::start_with(config, identity(2), authority.node()).await;
     one.connect(&two).await;
     let impatient = Call {
-        patience: Duration::from_millis(30),
+        timeout: Duration::from_millis(30),
         ..call(b"never")
     };
     let began = std::time::Instant::now();

@@ -46,7 +46,7 @@ async fn a_slow_source_is_not_the_other_sides_fault() {
         Ok(Bytes::from_static(b"x"))
     });
     let patient = Call {
-        patience: Duration::from_millis(500),
+        timeout: Duration::from_millis(500),
         ..call(b"")
     };
     assert_eq!(one.peers.upload(2, patient, Box::pin(source)).await.unwrap(), "2 2");

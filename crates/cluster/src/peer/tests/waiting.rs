@@ -168,7 +168,7 @@ async fn a_link_that_closes_tells_what_may_have_been_carried_out() {
 async fn calls_that_expire_in_the_queue_were_not_sent_and_leave_it() {
     let link = Link::new(2, 1 << 20, 10);
     let brief = Call {
-        patience: Duration::from_millis(1),
+        timeout: Duration::from_millis(1),
         ..call(b"brief")
     };
     let brief = link.submit(brief).unwrap();

@@ -57,7 +57,7 @@ pub(in crate::route) async fn remote(
         service: Service::Partition,
         target: u32::from(id.0),
         body: wire::request(Kind::Read, &request),
-        patience: BEGIN_PATIENCE,
+        timeout: BEGIN_PATIENCE,
     };
     let mut chunks = partitions.0.transport.download(node, call);
     let first = tokio::time::timeout(BEGIN_PATIENCE, chunks.next()).await;

@@ -6,10 +6,10 @@ use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Durability, Family, StorageError, WriteBatch};
 
 use super::Shared;
-use crate::state_machine::Restored;
-use crate::position::LogPosition;
-use crate::log::persisted;
 use crate::ids::Vote;
+use crate::log::persisted;
+use crate::position::LogPosition;
+use crate::state_machine::Restored;
 
 /// A watermark set by retention.
 pub(crate) struct Trim {

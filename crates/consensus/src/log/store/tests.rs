@@ -9,10 +9,10 @@ use holdfast_tasks::BlockingPool;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::*;
-use crate::state_machine::applier::Applier;
-use crate::state_machine::StateMachine;
 use crate::metrics::GroupMetrics;
 use crate::position::LogPosition;
+use crate::state_machine::StateMachine;
+use crate::state_machine::applier::Applier;
 
 /// Keeps its position and nothing else.
 #[derive(Default)]
@@ -60,7 +60,16 @@ fn stop_the_test() -> OnFatal {
 }
 
 fn build(group: GroupId, disk: Arc<dyn Disk>, flusher: Flusher) -> (LogStore, Applier) {
-    let log = LogStore::open((group, 1), disk, flusher, BlockingPool::Inline, stop_the_test(), 1_000, 0).unwrap();
+    let log = LogStore::open(
+        (group, 1),
+        disk,
+        flusher,
+        BlockingPool::Inline,
+        stop_the_test(),
+        1_000,
+        0,
+    )
+    .unwrap();
     let applier = Applier::new(
         crate::state_machine::shared::SharedStateMachine::new(Box::new(Nothing::default())),
         log.shared().clone(),

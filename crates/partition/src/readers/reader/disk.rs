@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use holdfast_storage::StorageError;
+use holdfast_tasks::BlockingPool;
 
 use super::{ReadError, Reader, behind, check_number};
-use crate::blocking_pool::BlockingPool;
 use crate::log::entry_cache::CachedEntry;
 use crate::log::record::{EntryError, EntryHeader, EntryView};
 use crate::shared::LogSource;

@@ -8,11 +8,11 @@ use holdfast_consensus::LogPosition;
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, PartitionId, TelemetryMessage,
 };
+use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::blocking_pool::BlockingPool;
 use crate::config::PartitionConfig;
 use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::state::State;
@@ -74,7 +74,7 @@ impl Rig {
         let shared = Shared::new(
             PartitionId(0),
             config,
-            BlockingPool::OnPool,
+            BlockingPool::Threads,
             state,
             Some(at(FIRST_INDEX - 1)),
             Bytes::new(),
