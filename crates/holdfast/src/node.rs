@@ -80,7 +80,7 @@ impl Node {
     pub(crate) async fn start(config: &Config, data: &DataDir, on_fatal: OnFatal) -> Result<Self, Failure> {
         let tls = Tls::load(&config.tls)?;
         let stop = Stop::new();
-        holdfast_tasks::spawn("server-certificates", tls.clone().follow(stop.clone()));
+        holdfast_tasks::spawn_critical("server-certificates", tls.clone().follow(stop.clone()));
         let cores = (0..config.core_count()).map(Core::start).collect::<Result<Vec<_>>>()?;
         let peering = Peering::start(config, data, &cores[0], &stop).await?;
         let (data, entry) = peering.enter(config, data).await?;
@@ -119,9 +119,9 @@ impl Node {
             },
         });
         peering.dispatch.enter(Service::Session, Arc::clone(&hub) as _);
-        holdfast_tasks::spawn("registry-watch", watch_registry(Arc::clone(&hub), stop.clone()));
-        holdfast_tasks::spawn("keep-sessions", maintain_links(Arc::clone(&hub), stop.clone()));
-        holdfast_tasks::spawn("partition-owners", partitions.clone().run(stop.clone()));
+        holdfast_tasks::spawn_critical("registry-watch", watch_registry(Arc::clone(&hub), stop.clone()));
+        holdfast_tasks::spawn_critical("keep-sessions", maintain_links(Arc::clone(&hub), stop.clone()));
+        holdfast_tasks::spawn_critical("partition-owners", partitions.clone().run(stop.clone()));
         store.watch_space(Arc::clone(&hub));
 
         let replicas = Replicas {
@@ -155,7 +155,7 @@ impl Node {
         }
 
         let rest = RestService::new(Arc::clone(&hub), control.clone(), config.rest.clone());
-        holdfast_tasks::spawn(
+        holdfast_tasks::spawn_critical(
             "drain-sessions",
             close_when_draining(control.clone(), Arc::clone(&hub), config.device_hub.drain_rate),
         );
@@ -302,7 +302,7 @@ async fn start_registry(config: &Config, store: &Store, core: &Core, found: bool
             if registry.is_leader() {
                 adopt(&registry, &founding).await?;
             } else {
-                holdfast_tasks::spawn("adopt-settings", adopt_as_leader(registry.clone(), founding));
+                holdfast_tasks::spawn_critical("adopt-settings", adopt_as_leader(registry.clone(), founding));
             }
             anyhow::Ok(registry)
         })

@@ -3,7 +3,6 @@
 //! Everything of a core lives on its thread, so that a message needs no lock. Batching and acknowledgements are in
 //! `ingest`.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use crate::ingest::batcher::Batcher;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::ingest::pipeline::OnDrained;
 use crate::session_types::SessionKey;
+use holdfast_tasks::sync::SharedCell;
 
 /// The outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Core {
     pub(crate) commands: CommandQueue,
     pub(crate) batcher: Batcher,
     /// Connections by the key of their session.
-    pub(crate) targets: RefCell<HashMap<SessionKey, Target>>,
+    pub(crate) targets: SharedCell<HashMap<SessionKey, Target>>,
 }
 
 impl Core {
@@ -60,7 +60,7 @@ impl Core {
             index,
             commands,
             batcher,
-            targets: RefCell::default(),
+            targets: SharedCell::default(),
         })
     }
 

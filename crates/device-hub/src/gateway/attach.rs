@@ -395,7 +395,7 @@ impl DeviceHub {
             sessions.outbox.is_flushing = true;
         }
         let hub = Arc::clone(self);
-        holdfast_tasks::spawn(
+        holdfast_tasks::spawn_critical(
             "session-changes",
             async move { while hub.flush_once(partition).await {} },
         );

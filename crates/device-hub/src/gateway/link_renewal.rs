@@ -56,7 +56,7 @@ struct DueLink {
 /// Maintains the links of this node until its last core has ended; to be spawned once per node. Without it no device can
 /// connect.
 pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
-    holdfast_tasks::spawn("session-grace", close_when_cut_off(Arc::clone(&hub), stop.clone()));
+    holdfast_tasks::spawn_critical("session-grace", close_when_cut_off(Arc::clone(&hub), stop.clone()));
     let mut owners = hub.parts.partitions.owner_changes();
     let mut ticks = tokio::time::interval(RENEWAL_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -127,9 +127,9 @@ impl DeviceHub {
         for (node, links) in by_owner {
             let hub = Arc::clone(self);
             if node == self.parts.node {
-                holdfast_tasks::spawn("session-confirm", async move { hub.renew_own(links).await });
+                holdfast_tasks::spawn_critical("session-confirm", async move { hub.renew_own(links).await });
             } else {
-                holdfast_tasks::spawn("session-renew", async move { hub.renew_remote(node, links).await });
+                holdfast_tasks::spawn_critical("session-renew", async move { hub.renew_remote(node, links).await });
             }
         }
         let now = self.parts.clock.now();
@@ -261,7 +261,7 @@ impl DeviceHub {
         };
         let (link, live) = self.sessions.start_link(partition, owner);
         let hub = Arc::clone(self);
-        holdfast_tasks::spawn("session-link", async move {
+        holdfast_tasks::spawn_critical("session-link", async move {
             let is_open = match owner.node == hub.parts.node {
                 true => hub.sync_locally(partition, owner, link, live).await,
                 false => hub.sync_remotely(partition, owner, link, live).await,

@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_registry::{ChangeKind, RegistryEvent};
+use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::{Phase, Stop};
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -133,7 +133,7 @@ async fn yield_regularly(checked: usize) {
 /// `permit` is released when all have been checked and closed.
 fn check_remote_sessions(hub: &Arc<DeviceHub>, identity: Option<IdentityId>, permit: Option<OwnedSemaphorePermit>) {
     let hub = Arc::clone(hub);
-    holdfast_tasks::spawn("session-revoke", async move {
+    holdfast_tasks::spawn_critical("session-revoke", async move {
         let _permit = permit;
         let partitions: Vec<PartitionId> = match &identity {
             Some(identity) => vec![hub.partition_of(identity)],

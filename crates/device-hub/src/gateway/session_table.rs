@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, PartitionCount, PartitionId};
+use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

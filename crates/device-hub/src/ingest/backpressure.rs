@@ -4,11 +4,11 @@
 //! the messages of its devices and may use up the shared limit, but devices of the other partitions must be able to
 //! continue. So the memory is bounded by the shared limit and a batch per partition.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
 
 use holdfast_model::{PartitionCount, PartitionId};
+use holdfast_tasks::sync::SharedCell;
 
 use crate::session_types::SessionKey;
 
@@ -21,7 +21,7 @@ pub(crate) struct IngestBackpressure {
     /// The bytes that a partition may always hold.
     own_limit: usize,
     /// By partition.
-    waiting: RefCell<Vec<WaitQueue>>,
+    waiting: SharedCell<Vec<WaitQueue>>,
 }
 
 /// Waiting connections, by the keys of their sessions. Each is queued once, however often it asks.
@@ -59,7 +59,7 @@ impl IngestBackpressure {
         Self {
             shared_limit,
             own_limit,
-            waiting: RefCell::new(partitions.iter().map(|_| WaitQueue::default()).collect()),
+            waiting: SharedCell::new(partitions.iter().map(|_| WaitQueue::default()).collect()),
         }
     }
 

@@ -7,7 +7,7 @@
 //! stuck delays neither the entries nor the acknowledgements of the others.
 //! Not here: the batches of one partition ([`super::pipeline`]), back-pressure ([`super::backpressure`]).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use holdfast_model::{PartitionId, TelemetryMessage, UnixMillis};
 use holdfast_partition::AppendError;
 use holdfast_partition::record::{Origin, StreamId};
+use holdfast_tasks::sync::SharedCell;
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
@@ -41,7 +42,7 @@ const DISK_FULL_INTERVAL: Duration = Duration::from_millis(250);
 /// The batches of one core.
 pub(crate) struct Batcher {
     stream: StreamId,
-    pipelines: RefCell<Vec<BatchPipeline>>,
+    pipelines: SharedCell<Vec<BatchPipeline>>,
     /// Bytes in all pipelines.
     bytes: Cell<usize>,
     /// Some pipeline has messages to propose.
@@ -65,7 +66,7 @@ impl Batcher {
                 incarnation: hub.parts.incarnation,
                 core: u32::from(core),
             },
-            pipelines: RefCell::new(partitions.iter().map(|_| BatchPipeline::default()).collect()),
+            pipelines: SharedCell::new(partitions.iter().map(|_| BatchPipeline::default()).collect()),
             bytes: Cell::new(0),
             has_work: Cell::new(false),
             in_flight: Cell::new(0),
@@ -145,6 +146,7 @@ impl Core {
         };
         let max_batch_bytes = self.hub.parts.config.max_batch_bytes;
         self.batcher.with_pipeline(session.partition, |pipeline| {
+            holdfast_tasks::panic_point("core", message.payload);
             pipeline.push(
                 session.key,
                 &origin,
@@ -288,7 +290,7 @@ impl Core {
         self.hub.request_renewal(partition);
         let (hub, commands) = (Arc::clone(&self.hub), self.commands.clone());
         let failed = self.hub.parts.partitions.owner(partition);
-        holdfast_tasks::spawn(
+        holdfast_tasks::spawn_critical(
             "propose-again",
             Box::pin(async move {
                 // A new owner gets the entry at once; the same owner gets time to recover.
@@ -407,7 +409,7 @@ impl Core {
             return;
         }
         let core = Rc::clone(self);
-        holdfast_tasks::spawn_local(
+        holdfast_tasks::spawn_critical_local(
             "disk-full-check",
             Box::pin(async move {
                 tokio::time::sleep(DISK_FULL_INTERVAL).await;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use holdfast_model::PartitionId;
-use parking_lot::Mutex;
+use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
 use crate::api::session::CloseReason;

@@ -10,7 +10,7 @@ pub(crate) fn poll_or_spawn(work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
     // No wake-up is lost: the task polls a pending future again at once, with its own waker.
     if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-        holdfast_tasks::spawn("append", work);
+        holdfast_tasks::spawn_critical("append", work);
     }
 }
 

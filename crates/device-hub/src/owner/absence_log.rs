@@ -85,7 +85,7 @@ impl DeviceHub {
     /// Records the gateways `absent`, and removes the absence of those that are back. The next sweep retries failures.
     pub(crate) fn update_absences(self: &Arc<Self>, partition: PartitionId, term: u64, absent: Vec<u64>) {
         let hub = Arc::clone(self);
-        holdfast_tasks::spawn("session-absences", async move {
+        holdfast_tasks::spawn_critical("session-absences", async move {
             let Ok(_guard) = hub.absence_locks[usize::from(partition.0)].try_lock() else {
                 return;
             };

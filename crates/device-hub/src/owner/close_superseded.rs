@@ -60,7 +60,7 @@ impl DeviceHub {
         superseded: Vec<SupersededSession>,
     ) {
         let (hub, identity) = (Arc::clone(self), identity.clone());
-        holdfast_tasks::spawn("session-supersede", async move {
+        holdfast_tasks::spawn_critical("session-supersede", async move {
             if hub.close_superseded(partition, term, superseded).await {
                 hub.ownership.superseded_are_gone(partition, term, &identity, address);
             }
@@ -78,7 +78,7 @@ impl DeviceHub {
             return;
         }
         let hub = Arc::clone(self);
-        holdfast_tasks::spawn("session-superseded", async move {
+        holdfast_tasks::spawn_critical("session-superseded", async move {
             // The newer sessions act already: nothing waits for the result.
             let _ = hub.close_superseded(partition, term, superseded).await;
         });

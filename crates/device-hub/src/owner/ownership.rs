@@ -15,8 +15,8 @@ use std::time::Duration;
 use holdfast_cluster::route::{Owner, Partitions};
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_partition::record::StreamId;
+use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
-use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::ownership_term::OwnershipTerm;

@@ -30,7 +30,7 @@ impl DeviceHub {
             service: Service::Session,
             target: u32::from(target),
             body: vec![codec::encode(&request)],
-            patience: timeout,
+            timeout,
         };
         let answer = self.parts.transport.call(node, call).await?;
         let answer: proto::SessionAnswer = codec::decode(&answer)?;

@@ -14,7 +14,7 @@ use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_net::{Accepted, HttpService, NetConfig, Peer, Subprotocol, accept_loop, accept_tls, bind, serve_http};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
-use holdfast_tasks::{Stop, spawn_local};
+use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
 use rustls::ServerConfig;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -32,7 +32,7 @@ pub(crate) struct Running {
 /// Told when all `parts` have ended.
 fn ended(parts: Vec<tokio::task::JoinHandle<()>>) -> oneshot::Receiver<()> {
     let (end, ended) = oneshot::channel();
-    spawn_local(
+    spawn_critical_local(
         "front-end",
         Box::pin(async move {
             for part in parts {
@@ -83,10 +83,13 @@ impl Front {
         let events = EventsEndpoint::new(Arc::clone(&self.hub), self.events.clone(), self.stop.clone());
         let bound = self.listen(listen, &mqtt, &events)?;
 
-        let core = ended(vec![spawn_local("core", Box::pin(core.run(self.stop.clone())))]);
+        let core = ended(vec![spawn_critical_local(
+            "core",
+            Box::pin(core.run(self.stop.clone())),
+        )]);
         let connections = ended(vec![
-            spawn_local("mqtt", Box::pin(mqtt.run())),
-            spawn_local("events", Box::pin(events.run())),
+            spawn_critical_local("mqtt", Box::pin(mqtt.run())),
+            spawn_critical_local("events", Box::pin(events.run())),
         ]);
         Ok((bound, Running { connections, core }))
     }
@@ -170,7 +173,7 @@ impl Front {
         for address in addresses {
             let listener = bind(*address, &self.net)?;
             bound.push(listener.local_addr()?);
-            spawn_local(
+            spawn_critical_local(
                 name,
                 Box::pin(accept_loop(listener, self.net.clone(), self.stop.clone(), handler()?)),
             );

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use holdfast_device_hub::{DeviceHub, Protocol};
 use holdfast_net::{ByteStream, Peer, StreamHandler};
 use holdfast_registry::RegistryEvent;
+use holdfast_tasks::sync::SharedCell;
 use holdfast_tasks::{Phase, Stop};
 use tokio::sync::{Notify, watch};
 
@@ -27,7 +28,7 @@ pub struct EventsEndpoint {
     /// The read buffer that all connections of the core share.
     scratch: RefCell<Box<[u8]>>,
     /// Connections that have not authenticated, the oldest first.
-    waiting: RefCell<VecDeque<Rc<Unauthenticated>>>,
+    waiting: SharedCell<VecDeque<Rc<Unauthenticated>>>,
     next_number: Cell<u64>,
     open: Cell<usize>,
     all_closed: Notify,
@@ -54,7 +55,7 @@ impl EventsEndpoint {
             config,
             metrics: Metrics::new(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-            waiting: RefCell::default(),
+            waiting: SharedCell::default(),
             next_number: Cell::new(0),
             open: Cell::new(0),
             all_closed: Notify::new(),

@@ -75,7 +75,7 @@ impl Incoming {
             .length
             .and_then(|length| usize::try_from(length).ok())
             .unwrap_or(MAX_HTTP_BODY_BYTES);
-        let permit = self.budget.try_take(expected).map_err(|_| {
+        let permit = self.budget.try_acquire(expected).map_err(|_| {
             ApiError::new(
                 ErrorCode::ServerBusy,
                 "too many request bodies are being read; retry after a second",

@@ -18,7 +18,7 @@ use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
-use holdfast_tasks::Stop;
+use holdfast_tasks::{BlockingPool, Stop};
 
 pub(crate) const HOST: &str = "hub1.example.com";
 
@@ -63,6 +63,7 @@ impl Node {
         let host = GroupHost {
             disk: disk.clone(),
             flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
+            blocking_pool: BlockingPool::Threads,
             guard: DiskGuard::new(disk, &storage).unwrap(),
             node: id,
             on_fatal,
