@@ -2,9 +2,9 @@
 //!
 //! Why: SDKs branch on number, name or condition, and an operator searches for the same number in a log; five front
 //! ends must not hold five opinions. The rows are written once, in [`catalogue`](self) (`error_code/catalogue.rs`).
-//! Wire facts: Spec auth-and-limits §8.2 (numbers, names), §8.3 (what becomes of a kind on each protocol).
+//! Wire facts: Spec auth-and-limits §8.2 (numbers, names), §8.3 (the answer to a kind on each protocol).
 //! Invariants: a number is never given a second meaning; the HTTP status is its leading digits; no cell is empty.
-//! Not here: the shape of an error body (`service-api`), AMQP errors as frames (`amqp`), which code applies when.
+//! Not here: the shape of an error body (`service-api`), AMQP errors as frames (`amqp`), the choice of a code.
 
 mod catalogue;
 mod kind;
@@ -20,7 +20,7 @@ struct Row {
     name: &'static str,
     kind: ErrorKind,
     meaning: &'static str,
-    /// What the device's owner does, and what the hub's operator does. `None`: this version never answers with it.
+    /// Advice for the device's owner, and for the hub's operator. `None`: this version never answers with it.
     help: Option<(&'static str, &'static str)>,
 }
 
@@ -59,13 +59,13 @@ impl ErrorCode {
         self.kind().amqp_condition()
     }
 
-    /// What an MQTT connection sees.
+    /// The answer on an MQTT connection.
     #[must_use]
     pub fn mqtt(self) -> MqttAnswer {
         self.kind().mqtt()
     }
 
-    /// Whether the same request may succeed later without a change by anyone.
+    /// Whether the same request may succeed later without any change.
     #[must_use]
     pub fn retriable(self) -> bool {
         self.kind().retriable()
@@ -77,19 +77,19 @@ impl ErrorCode {
         self.row().help.is_some()
     }
 
-    /// What happened, in a sentence without a full stop.
+    /// The cause, in a sentence without a full stop.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         self.row().meaning
     }
 
-    /// What the owner of the device or back end does about it.
+    /// Advice for the owner of the device or back end.
     #[must_use]
     pub fn device_action(self) -> &'static str {
         self.row().help.map_or(NOT_SENT_DEVICE, |help| help.0)
     }
 
-    /// What the operator of the hub does about it.
+    /// Advice for the operator of the hub.
     #[must_use]
     pub fn operator_action(self) -> &'static str {
         self.row().help.map_or(NOT_SENT_OPERATOR, |help| help.1)

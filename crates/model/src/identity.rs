@@ -89,7 +89,7 @@ id! {
     ModuleId
 }
 
-/// A device, or a module of a device: what connects, authenticates and sends.
+/// A device, or a module of a device: each connects, authenticates and sends on its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentityId {
     /// The device, or the module's device.
@@ -126,7 +126,7 @@ impl fmt::Display for IdentityId {
     }
 }
 
-/// Tells two lives of one device id apart: a decimal text, new on each re-creation (Spec rest §2.1).
+/// Distinguishes re-creations of one device id: a decimal text, new on each of them (Spec rest §2.1).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GenerationId(pub Arc<str>);
 

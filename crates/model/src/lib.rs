@@ -2,7 +2,7 @@
 //!
 //! Why: five protocols and three storage formats speak of the same device, message and error; each is named here once.
 //! Invariants: pure (no clock, no I/O, no randomness); nothing here knows a protocol's framing.
-//! Not here: how a token is checked (`auth`), how anything is stored (`proto`, `storage`).
+//! Not here: checks of tokens (`auth`), stored forms (`proto`, `storage`).
 #![warn(missing_docs)]
 
 mod api_version;

@@ -42,7 +42,7 @@ pub const MAX_SERVICE_CONNECT_POLICIES: usize = 10;
 pub const MAX_POLICY_NAME_BYTES: usize = 64;
 /// Fewest partitions of a hub.
 pub const MIN_PARTITIONS: u16 = 4;
-/// Most partitions of a hub (design: 4–128).
+/// Most partitions of a hub.
 pub const MAX_PARTITIONS: u16 = 128;
 /// Most consumer groups of the built-in endpoint, `$Default` included.
 pub const MAX_CONSUMER_GROUPS: usize = 20;
@@ -57,13 +57,13 @@ pub const MAX_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How long after `se` a token still counts, for clocks that differ (§1.3).
 pub const SAS_CLOCK_SKEW: Duration = Duration::from_secs(300);
-/// Longest token that is looked at, in bytes (ours; real ones are below 1 KiB).
+/// Longest token that is parsed, in bytes (ours; real ones are below 1 KiB).
 pub const MAX_SAS_TOKEN_BYTES: usize = 4 * KIB;
-/// Most fields of a token that are looked at, unknown ones included (ours).
+/// Most fields of a token that are parsed, unknown ones included (ours).
 pub const MAX_SAS_FIELDS: usize = 16;
 /// Lifetime of a token that the SDKs make by themselves.
 pub const SAS_DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
-/// Longest connection string that is looked at, in bytes (ours).
+/// Longest connection string that is parsed, in bytes (ours).
 pub const MAX_CONNECTION_STRING_BYTES: usize = 4 * KIB;
 /// Most tokens on one AMQP connection (amqp §5): the next is refused with 403005.
 pub const MAX_CBS_TOKENS: usize = 1000;
@@ -72,14 +72,10 @@ pub const MAX_CBS_TOKENS: usize = 1000;
 
 /// Largest message of a device, properties included, in bytes.
 pub const MAX_TELEMETRY_BYTES: usize = 256 * KIB;
-/// Most messages of one AMQP batch.
-pub const MAX_BATCH_MESSAGES: usize = 500;
 /// Longest message id, in characters (query-and-routing §13).
 pub const MAX_MESSAGE_ID_CHARS: usize = 128;
 /// Most application properties of one message (ours: bounds the work per message).
 pub const MAX_PROPERTIES: usize = 256;
-/// Longest model id (DTMI), in characters.
-pub const MAX_MODEL_ID_CHARS: usize = 128;
 
 // MQTT (device-mqtt).
 
@@ -98,30 +94,8 @@ pub const MQTT_CONNECT_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest `DeviceClientType` that is kept for logs, in bytes (§2.2).
 pub const MAX_CLIENT_TYPE_BYTES: usize = KIB;
 
-// AMQP (amqp §3, §12).
+// Readers (amqp §8.3).
 
-/// Largest frame that is read, in bytes.
-pub const AMQP_MAX_FRAME_BYTES: u32 = 65_536;
-/// Smallest frame size that a peer may ask for, in bytes.
-pub const AMQP_MIN_FRAME_BYTES: u32 = 512;
-/// Most sessions of one connection: channels 0–8191.
-pub const AMQP_CHANNEL_MAX: u16 = 8191;
-/// Most links of one session: handles 0–65,535.
-pub const AMQP_HANDLE_MAX: u32 = 65_535;
-/// `max-message-size` of every link, in bytes (§4.1).
-pub const AMQP_MAX_MESSAGE_BYTES: u64 = 1024 * 1024;
-/// Deepest nesting of AMQP values.
-pub const AMQP_MAX_NESTING: usize = 16;
-/// Our `idle-time-out`.
-pub const AMQP_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// TLS, SASL and open together (§1.2, ours).
-pub const AMQP_OPEN_DEADLINE: Duration = Duration::from_secs(30);
-/// A connection without an authenticated identity is closed after this (§3).
-pub const AMQP_UNAUTHENTICATED_DEADLINE: Duration = Duration::from_secs(60);
-/// Session windows of ours, in transfer frames (§3).
-pub const AMQP_WINDOW: u32 = 5000;
-/// Credit on a link where a device sends (§4.3).
-pub const AMQP_RECEIVE_CREDIT: u32 = 100;
 /// Most readers without an epoch per consumer group and partition (§8.3).
 pub const MAX_READERS_PER_GROUP: usize = 5;
 
@@ -135,15 +109,11 @@ pub const MAX_JSON_DEPTH: usize = 32;
 const _: () = assert!(MIN_PARTITIONS <= MAX_PARTITIONS);
 const _: () = assert!(MAX_SERVICE_CONNECT_POLICIES <= MAX_POLICIES);
 const _: () = assert!(MIN_SYMMETRIC_KEY_BYTES <= GENERATED_KEY_BYTES && GENERATED_KEY_BYTES <= MAX_SYMMETRIC_KEY_BYTES);
-// A full message must fit into one packet, one AMQP message and one request.
+// A full message must fit into one packet and one request.
 const _: () = assert!(MAX_TELEMETRY_BYTES < MAX_MQTT_REMAINING_LENGTH);
-const _: () = assert!((MAX_TELEMETRY_BYTES as u64) < AMQP_MAX_MESSAGE_BYTES);
 const _: () = assert!(MAX_TELEMETRY_BYTES < MAX_HTTP_BODY_BYTES);
 // MQTT's Remaining Length has at most 28 bits.
 const _: () = assert!(MAX_MQTT_REMAINING_LENGTH < 1 << 28);
 const _: () = assert!(MQTT_MAX_KEEP_ALIVE_SECONDS as u64 * 3 / 2 <= MQTT_MAX_IDLE.as_secs());
-// .NET closes connections whose peer asks for less than 5 s.
-const _: () = assert!(AMQP_IDLE_TIMEOUT.as_secs() >= 5);
-const _: () = assert!(AMQP_MIN_FRAME_BYTES <= AMQP_MAX_FRAME_BYTES);
 const _: () = assert!(MAX_CONNECTION_STRING_BYTES >= MAX_ID_CHARS * 2);
 const _: () = assert!(SAS_CLOCK_SKEW.as_secs() < SAS_DEFAULT_LIFETIME.as_secs());

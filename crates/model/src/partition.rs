@@ -35,7 +35,8 @@ impl PartitionCount {
         (0..self.0).map(PartitionId)
     }
 
-    /// The partition of `device`: XXH64 with seed 0 over the id's bytes, modulo the count (foundations: fixed for ever).
+    /// The partition of `device`: XXH64 with seed 0 over the id's bytes, modulo the count. Fixed for
+    /// ever: another function would lose the data of existing hubs.
     ///
     /// Modules follow their device.
     #[must_use]

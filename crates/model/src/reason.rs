@@ -2,7 +2,7 @@
 //!
 //! Why: a peer learns only a number of the catalogue (it must not learn whether an id exists); the operator needs the
 //! exact cause. Spec auth-and-limits §6.1 step 10.
-//! Not here: what the peer is told ([`RefusalReason::code`] names the number; the front ends translate).
+//! Not here: the answer to the peer ([`RefusalReason::code`] gives the number; the front ends translate it).
 
 use std::fmt;
 
@@ -51,9 +51,9 @@ pub enum RefusalReason {
     CertificateTime,
     /// The client's address is not accepted.
     Ip,
-    /// The hub could not be sure in time; the client may come again.
+    /// The hub could not decide in time; the client may retry.
     Unconfirmed,
-    /// The node is being taken out of service: another one is to be asked.
+    /// The node is being drained; the client reaches another node when it retries.
     Draining,
 }
 
@@ -113,7 +113,7 @@ impl RefusalReason {
         }
     }
 
-    /// The number that the peer is told.
+    /// The number that the peer receives.
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
@@ -139,7 +139,8 @@ impl RefusalReason {
         }
     }
 
-    /// Whether the refusal may rest on a stale replica, so that a linearizable read must confirm it (foundations 18).
+    /// Whether the refusal may rest on a stale replica, so that a linearizable read must confirm it
+    /// (docs/decisions/0022-the-registry-lease.md).
     #[must_use]
     pub const fn needs_confirmation(self) -> bool {
         matches!(
@@ -156,7 +157,7 @@ impl RefusalReason {
         )
     }
 
-    /// What an operator does about it, as `holdfast device diagnose` prints it.
+    /// Advice for the operator, as `holdfast device diagnose` prints it.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -196,8 +197,8 @@ impl RefusalReason {
             Self::CommonName => "the certificate's common name must equal the device id (module: deviceId/moduleId)",
             Self::CertificateTime => "the certificate is not valid now: renew it, or set the clock",
             Self::Ip => "no IP filter rule accepts the client's address",
-            Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may come again",
-            Self::Draining => "this node is drained: the client may come again, and reaches another node then",
+            Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may retry",
+            Self::Draining => "this node is being drained: the client reaches another node when it retries",
         }
     }
 }
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_token_itself_shows_is_refused_without_asking_the_leader() {
+    fn errors_in_the_token_itself_are_refused_without_asking_the_leader() {
         for reason in [
             RefusalReason::Malformed,
             RefusalReason::Expired,

@@ -4,16 +4,16 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-/// What an identity proved itself with, and for whom that proof speaks (Spec query-and-routing §12).
+/// The credential that authenticated a connection (Spec query-and-routing §12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthMethod {
-    /// Whose credential it was.
+    /// The owner of the credential.
     pub scope: AuthScope,
-    /// Which kind it was.
+    /// The kind of credential.
     pub kind: AuthType,
 }
 
-/// Whose credential authenticated a connection.
+/// The owner of the credential that authenticated a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AuthScope {
@@ -80,7 +80,7 @@ impl AuthMethod {
 pub struct TelemetryMessage<'a> {
     /// The body, may be empty.
     pub payload: &'a [u8],
-    /// What the sender set among the properties with a fixed meaning.
+    /// The properties with a fixed meaning that the sender set.
     pub system: SystemProperties<'a>,
     /// The sender's own properties, in the order sent, names unique.
     pub properties: SmallVec<[Property<'a>; 4]>,

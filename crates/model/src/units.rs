@@ -11,9 +11,9 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{text}` is not {expected}")]
 pub struct InvalidUnit {
-    /// What was written.
+    /// The text.
     pub text: String,
-    /// What was expected there, with an example.
+    /// The expected form, with an example.
     pub expected: &'static str,
 }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back() {
+    fn a_displayed_value_parses_to_itself() {
         for bytes in [0, 1, 1023, 1024, 1536, 1 << 20, 5 << 30, u64::MAX] {
             assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
         }

@@ -1,4 +1,4 @@
-//! What becomes of a class of errors on each protocol (Spec auth-and-limits §8.3, device-mqtt §2.4, amqp §9).
+//! The answer to a class of errors on each protocol: the one table that front ends translate with (Spec auth-and-limits §8.3, device-mqtt §2.4, amqp §9).
 
 /// A class of errors that every protocol answers alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,15 @@ pub enum ErrorKind {
     HubUnknown,
     /// A hub that is switched off.
     Suspended,
-    /// A device has used up what it may.
+    /// A device has used up its quota.
     Quota,
-    /// A back end has used up what it may.
+    /// A back end has used up its quota.
     ServiceQuota,
-    /// What the request names does not exist.
+    /// The subject of the request does not exist.
     NotFound,
     /// Another connection or link took the place.
     Taken,
-    /// What should be created exists.
+    /// The subject to be created exists already.
     Exists,
     /// A condition of the request (ETag) does not hold.
     Precondition,
@@ -47,11 +47,11 @@ pub enum ErrorKind {
     Internal,
     /// The hub cannot serve it now: overload, failover, restart.
     Busy,
-    /// No answer in time; what happened is unknown.
+    /// No answer in time; the outcome is unknown.
     Timeout,
 }
 
-/// What an MQTT connection sees; MQTT 3.1.1 has no other words after CONNACK than the end of the connection.
+/// The answer on an MQTT connection; after CONNACK, MQTT 3.1.1 can only close it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MqttAnswer {
     /// CONNACK 1.
@@ -114,7 +114,7 @@ impl ErrorKind {
         }
     }
 
-    /// What an MQTT connection sees of this class.
+    /// The answer on an MQTT connection.
     #[must_use]
     pub const fn mqtt(self) -> MqttAnswer {
         match self {
@@ -132,7 +132,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the same request may succeed later without a change by anyone.
+    /// Whether the same request may succeed later without any change.
     #[must_use]
     pub const fn retriable(self) -> bool {
         matches!(
