@@ -249,6 +249,10 @@ struct OverWebSockets(Rc<MqttFront>);
 
 impl StreamHandler for OverWebSockets {
     fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
-        self.0.accept(Socket::stream(stream), peer.address, Protocol::MqttWs);
+        self.0.accept(
+            Socket::stream(stream, peer.certificates),
+            peer.address,
+            Protocol::MqttWs,
+        );
     }
 }

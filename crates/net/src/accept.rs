@@ -10,20 +10,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::NetConfig;
 
-/// How long a listener rests after an accept error that more of the same would only repeat.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Delay after an accept error that an immediate retry would repeat.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A connection that has been accepted and set up.
 pub struct Accepted {
     /// The socket, without Nagle's delay.
     pub socket: TcpStream,
-    /// Where it comes from.
+    /// The peer's address.
     pub address: SocketAddr,
 }
 
 /// Accepts on `listener` and hands each connection to `handle`, until the node stops accepting.
 ///
-/// Running out of file descriptors pauses accepting and is logged; it ends nothing that is connected.
+/// When file descriptors run out, accepting backs off and is logged; open connections are not affected.
 pub async fn accept_loop(listener: TcpListener, config: NetConfig, stop: Stop, mut handle: impl FnMut(Accepted)) {
     loop {
         let accepted = tokio::select! {
@@ -34,15 +34,19 @@ pub async fn accept_loop(listener: TcpListener, config: NetConfig, stop: Stop, m
         match accepted {
             Ok((socket, address)) => {
                 if let Err(error) = set_up(&socket, &config) {
-                    tracing::debug!(%address, %error, "connection lost before it was set up");
+                    tracing::debug!(%address, %error, "setting up a connection failed; it is dropped");
                     continue;
                 }
                 handle(Accepted { socket, address });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, pause_ms = ACCEPT_PAUSE.as_millis(), "cannot accept connections, pausing");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tracing::warn!(
+                    %error,
+                    backoff_ms = ACCEPT_BACKOFF.as_millis(),
+                    "accepting connections failed; retrying"
+                );
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
@@ -53,7 +57,7 @@ fn set_up(socket: &TcpStream, config: &NetConfig) -> io::Result<()> {
     SockRef::from(socket).set_tcp_user_timeout(Some(config.user_timeout))
 }
 
-/// Errors that concern the connection that was to be accepted, not the listener.
+/// Errors of the connection that was to be accepted, not of the listener.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,13 +1,13 @@
-//! Limits of connections before anybody has authenticated.
+//! Limits of connections that have not authenticated.
 
 use std::time::Duration;
 
-/// What every listener applies to a new connection.
+/// The limits that every listener applies to a new connection.
 #[derive(Debug, Clone)]
 pub struct NetConfig {
     /// Time from accepting a connection to the end of its TLS handshake (and, for HTTP, of each request's head).
     pub handshake_timeout: Duration,
-    /// TLS handshakes of AMQP and HTTPS that one core has under way; a connection beyond that is dropped.
+    /// TLS handshakes of AMQP and HTTPS in progress on one core; a connection beyond that is dropped.
     pub max_unauthenticated: usize,
     /// Length of the kernel's accept queue of each listener.
     pub accept_backlog: u32,

@@ -25,13 +25,13 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// The body type that services answer with.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What answers requests; built once per core.
+/// Answers requests; built once per core.
 pub trait HttpService {
     /// Answers one request.
     fn call(&self, request: Request<Incoming>, peer: &Peer) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>>>>;
 }
 
-/// Who is handed a stream of bytes.
+/// Takes over streams of bytes of one protocol.
 pub trait StreamHandler {
     /// Takes over a connection; must not block.
     fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer);
@@ -43,7 +43,7 @@ pub trait StreamHandler {
 pub struct Subprotocol {
     /// For example `mqtt`.
     pub name: &'static str,
-    /// Who speaks it.
+    /// Its handler.
     pub handler: Rc<dyn StreamHandler>,
 }
 

@@ -1,9 +1,9 @@
 //! Sockets, TLS, HTTP and WebSockets: bytes in, bytes out.
 //!
 //! Why: devices and back ends share ports 443 and 5671 and the same framing, so neither front end can own the
-//! listeners. The composition root binds them here and registers who is handed which stream.
-//! Invariants: one core's sockets stay on that core; every handshake has a deadline; what has not yet authenticated is
-//! counted and bounded; no byte of a peer is logged.
+//! listeners. The composition root binds them here and registers a handler for each kind of stream.
+//! Invariants: one core's sockets stay on that core; every handshake has a deadline; connections that have not
+//! authenticated are counted and bounded; no byte of a peer is logged.
 //! Not here: MQTT, AMQP, REST and identities.
 #![warn(missing_docs)]
 

@@ -1,19 +1,21 @@
 //! One device's connection, driven by hand so that an idle one costs no buffer of its own.
 //!
-//! Why not `AsyncRead + AsyncWrite` alone: acknowledgements are written by whoever learns of a commit, not by the
-//! connection's task, and a plain connection must cost about a kilobyte (docs/architecture.md, "Threads and rounds").
+//! Why not `AsyncRead + AsyncWrite` alone: acknowledgements are written at the commit, outside the connection's task,
+//! and a plain connection must cost about a kilobyte (docs/architecture.md, "Threads and rounds").
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use rustls::{ServerConfig, ServerConnection};
+use holdfast_model::CertificateChain;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::ByteStream;
+use crate::tls::TlsSocket;
 
 /// A TCP, TLS or WebSocket connection.
 pub enum Socket {
@@ -25,20 +27,11 @@ pub enum Socket {
     Stream(Box<BufferedStream>),
 }
 
-/// A TLS connection whose state is made when the first byte arrives.
-pub struct TlsSocket {
-    tcp: TcpStream,
-    state: TlsState,
-}
-
-enum TlsState {
-    Silent(Arc<ServerConfig>),
-    Speaking(Box<ServerConnection>),
-}
-
-/// A stream with the bytes that it has not taken yet.
+/// A stream with the bytes that have not been written to it yet.
 pub struct BufferedStream {
     stream: Box<dyn ByteStream>,
+    /// The client certificates of the TLS connection that carries the stream.
+    peer_certificates: Option<CertificateChain>,
     pending: BytesMut,
 }
 
@@ -46,25 +39,34 @@ impl Socket {
     /// A TLS connection at its very start.
     #[must_use]
     pub fn tls(tcp: TcpStream, config: Arc<ServerConfig>) -> Self {
-        Self::Tls(Box::new(TlsSocket {
-            tcp,
-            state: TlsState::Silent(config),
-        }))
+        Self::Tls(Box::new(TlsSocket::new(tcp, config)))
     }
 
-    /// A connection carried by another stream.
+    /// A connection carried by another stream, whose TLS handshake showed `peer_certificates`.
     #[must_use]
-    pub fn stream(stream: Box<dyn ByteStream>) -> Self {
+    pub fn stream(stream: Box<dyn ByteStream>, peer_certificates: Option<CertificateChain>) -> Self {
         Self::Stream(Box::new(BufferedStream {
             stream,
+            peer_certificates,
             pending: BytesMut::new(),
         }))
     }
 
-    /// Reads what has arrived into `scratch`; 0 = the peer has closed. A TLS handshake happens in here.
+    /// The certificates that the client has shown in its TLS handshake, and whose key it owns; `None` before the
+    /// handshake is complete, and when it has shown none.
+    #[must_use]
+    pub fn peer_certificates(&self) -> Option<CertificateChain> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.peer_certificates(),
+            Self::Stream(buffered) => buffered.peer_certificates.clone(),
+        }
+    }
+
+    /// Reads received bytes into `scratch`; 0 = the peer has closed. The TLS handshake is part of the first reads.
     ///
     /// # Errors
-    /// What the socket reports; `InvalidData` when the peer breaks TLS.
+    /// The error of the socket; `InvalidData` when the peer breaks TLS.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(tcp) => poll_read_stream(tcp, cx, scratch),
@@ -73,11 +75,11 @@ impl Socket {
         }
     }
 
-    /// Hands over as much of `data` as is taken without waiting, and says how much that was. When
+    /// Writes as much of `data` as is possible without waiting, and returns how much that was. When
     /// [`Self::wants_flush`] then holds, the connection's task must call [`Self::poll_flush`].
     ///
     /// # Errors
-    /// What the socket reports, never `WouldBlock`.
+    /// The error of the socket, never `WouldBlock`.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => match tcp.try_write(data) {
@@ -97,15 +99,15 @@ impl Socket {
     pub fn wants_flush(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tls(tls) => matches!(&tls.state, TlsState::Speaking(connection) if connection.wants_write()),
+            Self::Tls(tls) => tls.wants_flush(),
             Self::Stream(buffered) => !buffered.pending.is_empty(),
         }
     }
 
-    /// Returns once writing makes sense again and everything taken before has been handed to the kernel.
+    /// Ready once the socket is writable and everything written before has reached the kernel.
     ///
     /// # Errors
-    /// What the socket reports.
+    /// The error of the socket.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => tcp.poll_write_ready(cx),
@@ -124,18 +126,11 @@ impl Socket {
         }
     }
 
-    /// Says goodbye as far as that is possible without waiting: TLS close_notify, then the write side is shut.
+    /// Closes the connection as far as that is possible without waiting: TLS close_notify, then the write side.
     pub fn close(&mut self) {
         match self {
-            Self::Plain(tcp) => shut(tcp),
-            Self::Tls(tls) => {
-                if let TlsState::Speaking(connection) = &mut tls.state {
-                    connection.send_close_notify();
-                    // The peer may be gone; nothing more can be done for it.
-                    let _ = connection.write_tls(&mut TryWrite(&tls.tcp));
-                }
-                shut(&tls.tcp);
-            }
+            Self::Plain(tcp) => shut_down(tcp),
+            Self::Tls(tls) => tls.close(),
             Self::Stream(buffered) => {
                 let mut cx = Context::from_waker(std::task::Waker::noop());
                 if !buffered.pending.is_empty() {
@@ -147,12 +142,12 @@ impl Socket {
     }
 }
 
-fn shut(tcp: &TcpStream) {
-    // An already closed socket is what is wanted.
+pub(crate) fn shut_down(tcp: &TcpStream) {
+    // It may be closed already, which is the aim.
     let _ = socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write);
 }
 
-fn poll_read_stream<S: AsyncRead + Unpin>(
+pub(crate) fn poll_read_stream<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
     scratch: &mut [u8],
@@ -160,99 +155,4 @@ fn poll_read_stream<S: AsyncRead + Unpin>(
     let mut buffer = ReadBuf::new(scratch);
     ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
     Poll::Ready(Ok(buffer.filled().len()))
-}
-
-impl TlsSocket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let TlsState::Silent(config) = &self.state {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-            self.state = TlsState::Speaking(Box::new(connection));
-        }
-        let TlsState::Speaking(connection) = &mut self.state else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            match connection.reader().read(scratch) {
-                Ok(read) => return Poll::Ready(Ok(read)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            match connection.read_tls(&mut PollRead { tcp: &mut self.tcp, cx }) {
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            let processed = connection.process_new_packets();
-            // Also after an error: that is how the peer gets the alert.
-            flush_tls(connection, &self.tcp)?;
-            if let Err(error) = processed {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-            }
-        }
-    }
-
-    fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let TlsState::Speaking(connection) = &mut self.state else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let taken = connection.writer().write(data)?;
-        flush_tls(connection, &self.tcp)?;
-        Ok(taken)
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let TlsState::Speaking(connection) = &mut self.state else {
-            return Poll::Ready(Ok(()));
-        };
-        while connection.wants_write() {
-            ready!(self.tcp.poll_write_ready(cx))?;
-            flush_tls(connection, &self.tcp)?;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn flush_tls(connection: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
-    while connection.wants_write() {
-        match connection.write_tls(&mut TryWrite(tcp)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Reads for rustls; `WouldBlock` has registered the task for the next readiness.
-struct PollRead<'a, 'b, 'c> {
-    tcp: &'a mut TcpStream,
-    cx: &'b mut Context<'c>,
-}
-
-impl Read for PollRead<'_, '_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match poll_read_stream(self.tcp, self.cx, buffer) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-/// Writes for rustls without waiting.
-struct TryWrite<'a>(&'a TcpStream);
-
-impl Write for TryWrite<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.try_write(data)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

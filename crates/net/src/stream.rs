@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 
+use holdfast_model::CertificateChain;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// Bytes both ways: TCP, TLS or WebSocket messages joined.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteStream for T {}
 
-/// Who is at the other end, as far as the transport knows.
+/// The other end of a connection, as far as the transport knows it.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The peer's address.
@@ -18,4 +21,31 @@ pub struct Peer {
     pub encrypted: bool,
     /// The host name that the client asked for in its TLS greeting.
     pub server_name: Option<String>,
+    /// The certificates that the client has shown; TLS has proved that it owns the first one's key, and nothing else.
+    pub certificates: Option<CertificateChain>,
+}
+
+impl Peer {
+    /// The client of an unencrypted connection.
+    #[must_use]
+    pub const fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            encrypted: false,
+            server_name: None,
+            certificates: None,
+        }
+    }
+
+    /// The client of a TLS connection whose handshake is complete.
+    #[must_use]
+    pub fn tls(address: SocketAddr, stream: &TlsStream<TcpStream>) -> Self {
+        let (_, connection) = stream.get_ref();
+        Self {
+            address,
+            encrypted: true,
+            server_name: connection.server_name().map(str::to_owned),
+            certificates: crate::tls::chain(connection),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A WebSocket as a stream of bytes: binary messages are joined, their borders mean nothing (Spec device-mqtt §1, amqp §1).
+//! A WebSocket as a stream of bytes: binary messages are joined, their boundaries have no meaning (Spec device-mqtt §1, amqp §1).
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// The largest message or frame that a peer may send, in bytes; beyond it the connection ends.
 const MAX_MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// The most that waits to be written before writers have to wait, in bytes.
+/// Most bytes that wait to be written before writers have to wait.
 const MAX_WRITE_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Wraps an upgraded HTTP connection.

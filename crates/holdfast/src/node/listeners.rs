@@ -206,12 +206,7 @@ impl Secured {
             drop(permit);
             match handshake {
                 Ok(stream) => {
-                    let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-                    let peer = Peer {
-                        address: accepted.address,
-                        encrypted: true,
-                        server_name,
-                    };
+                    let peer = Peer::tls(accepted.address, &stream);
                     then(stream, peer).await;
                 }
                 Err(error) => tracing::debug!(address = %accepted.address, %error, "TLS handshake failed"),

@@ -163,6 +163,7 @@ impl Call<'_> {
             address: SocketAddr::from(([127, 0, 0, 1], 4711)),
             encrypted: true,
             server_name: None,
+            certificates: None,
         };
         let response = self.hub.service.answer(request, &peer).await;
         let (head, body) = response.into_parts();

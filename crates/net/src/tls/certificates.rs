@@ -1,0 +1,95 @@
+//! The certificates that the listeners show, and the choice among them.
+//!
+//! A TLS 1.2 client restricts elliptic curves twice: by its signature schemes and by its named groups, which count for
+//! the certificate's key too (RFC 8422 §5.1). In TLS 1.3 the groups restrict the key exchange only, but a certificate
+//! that fits both is right in either version.
+
+use std::sync::Arc;
+
+use holdfast_tasks::sync::RwLock;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{NamedGroup, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::TlsError;
+
+/// A certificate chain, leaf first, and its key.
+pub struct ServerIdentity {
+    /// Leaf first, all intermediates, without the root (Spec device-mqtt §12).
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// The certificates that listeners show, in order of preference. Clones share them; a replacement is effective for
+/// handshakes that begin afterwards.
+#[derive(Debug, Clone)]
+pub struct ServerCertificates(Arc<RwLock<Vec<Arc<CertifiedKey>>>>);
+
+impl ServerCertificates {
+    /// The first ones.
+    ///
+    /// # Errors
+    /// [`TlsError`] when there is no usable certificate.
+    pub fn new(identities: Vec<ServerIdentity>) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(certified(identities)?))))
+    }
+
+    /// Replaces the certificates; the old ones stay when the new ones cannot be used.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn replace(&self, identities: Vec<ServerIdentity>) -> Result<(), TlsError> {
+        let keys = certified(identities)?;
+        *self.0.write() = keys;
+        Ok(())
+    }
+}
+
+fn certified(identities: Vec<ServerIdentity>) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    let provider = aws_lc_rs::default_provider();
+    let mut keys = Vec::with_capacity(identities.len());
+    for identity in identities {
+        let certified =
+            CertifiedKey::from_der(identity.chain, identity.key, &provider).map_err(TlsError::Certificate)?;
+        keys.push(Arc::new(certified));
+    }
+    if keys.is_empty() {
+        return Err(TlsError::NoCertificate);
+    }
+    Ok(keys)
+}
+
+/// Chooses the first certificate that fits the client's signature schemes and named groups, else the first that fits
+/// its signature schemes, else the first of all.
+impl ResolvesServerCert for ServerCertificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.0.read();
+        let fits_schemes = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let fits_groups = |key: &&Arc<CertifiedKey>| match (curve(key), hello.named_groups()) {
+            (Some(curve), Some(groups)) => groups.contains(&curve),
+            // Other keys have no curve; a client without the extension accepts every curve.
+            _ => true,
+        };
+        keys.iter()
+            .find(|key| fits_schemes(key) && fits_groups(key))
+            .or_else(|| keys.iter().find(fits_schemes))
+            .or(keys.first())
+            .cloned()
+    }
+}
+
+/// The curve of an ECDSA key; `None` for other keys. Each ECDSA scheme of rustls belongs to one curve.
+fn curve(key: &CertifiedKey) -> Option<NamedGroup> {
+    const CURVES: [(SignatureScheme, NamedGroup); 3] = [
+        (SignatureScheme::ECDSA_NISTP256_SHA256, NamedGroup::secp256r1),
+        (SignatureScheme::ECDSA_NISTP384_SHA384, NamedGroup::secp384r1),
+        (SignatureScheme::ECDSA_NISTP521_SHA512, NamedGroup::secp521r1),
+    ];
+    CURVES
+        .into_iter()
+        .find(|(scheme, _)| key.key.choose_scheme(&[*scheme]).is_some())
+        .map(|(_, curve)| curve)
+}

@@ -1,0 +1,93 @@
+//! Client certificates: requested in every handshake, never required.
+//!
+//! Why: an identity is known only after the handshake, from the first packet or request, so trust is decided there; TLS
+//! proves that the client owns the key of the certificate that it shows (Spec auth-and-limits §3.3).
+//! Invariants: the handshake fails when the signature does not fit the certificate; a chain beyond the limits is refused
+//! before any of it is parsed.
+//! Not here: thumbprints, issuers, validity dates (`auth`, `device-hub`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_model::CertificateChain;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConnection, SignatureScheme};
+
+/// Most certificates of a client's chain; an operating PKI has three or four levels.
+const MAX_CHAIN_CERTIFICATES: usize = 10;
+
+/// Largest chain of a client, in bytes. rustls itself takes no handshake message beyond 64 KiB.
+const MAX_CHAIN_BYTES: usize = 32 * 1024;
+
+/// Accepts every certificate whose key the client owns.
+#[derive(Debug)]
+pub(super) struct ProofOfPossession(pub(super) Arc<CryptoProvider>);
+
+impl ClientCertVerifier for ProofOfPossession {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    /// No hints: a device chooses its certificate by itself, and a list of CAs would only cost bytes.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let bytes = end_entity.len() + intermediates.iter().map(|issuer| issuer.len()).sum::<usize>();
+        if intermediates.len() >= MAX_CHAIN_CERTIFICATES || bytes > MAX_CHAIN_BYTES {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The certificates that the client of a completed handshake has shown; `None` when it has shown none.
+pub(crate) fn chain(connection: &ServerConnection) -> Option<CertificateChain> {
+    let certificates = connection.peer_certificates()?;
+    CertificateChain::new(
+        certificates
+            .iter()
+            .map(|certificate| Bytes::copy_from_slice(certificate)),
+    )
+}
