@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use holdfast_model::{DeviceId, IdentityId};
-use holdfast_mqtt::codec::{Limits, Packet, Publish, PublishTemplate, QoS, Version, decode, publish};
-use holdfast_mqtt::connection::{Action, Connection, Features};
+use holdfast_mqtt::codec::{Limits, Packet, Publish, PublishTemplate, QoS, decode, publish};
+use holdfast_mqtt::connection::{Action, Connection};
 use holdfast_mqtt::topic::DeviceTopic;
 use holdfast_mqtt::{bag, codec::Connect};
 
@@ -24,25 +24,25 @@ fn packet(topic: &str) -> Vec<u8> {
         ..Publish::default()
     };
     let mut bytes = Vec::new();
-    publish(&mut bytes, &packet, Version::V311).expect("encodes");
+    publish(&mut bytes, &packet).expect("encodes");
     bytes
 }
 
 fn connection() -> Connection {
-    let mut connection = Connection::new(Features::default(), 0);
+    let mut connection = Connection::new(0);
     let connect = Connect {
         client_id: "device-000123",
         username: Some("hub/device-000123"),
         ..Connect::default()
     };
-    connection.handle(Packet::Connect(connect), 0).expect("lawful");
+    connection.handle(Packet::Connect(connect), 0).expect("valid");
     connection.accept(None, 0);
     connection
 }
 
 fn benches(criterion: &mut Criterion) {
     let identity = IdentityId::device(DeviceId::parse("device-000123").expect("valid"));
-    let limits = Limits::client(Version::V311);
+    let limits = Limits::CLIENT;
     for (name, topic) in [("no bag", PLAIN), ("4 properties", BAG)] {
         let bytes = packet(topic);
         criterion.bench_function(&format!("decode, {name}"), |b| {
@@ -56,7 +56,7 @@ fn benches(criterion: &mut Criterion) {
                 let Ok(DeviceTopic::Events { bag }) = DeviceTopic::parse(&identity, black_box(packet.topic)) else {
                     panic!("telemetry")
                 };
-                bag::telemetry(bag, &packet).expect("lawful").properties.len()
+                bag::telemetry(bag, &packet).expect("valid").properties.len()
             });
         });
         let mut connection = connection();
@@ -72,7 +72,7 @@ fn benches(criterion: &mut Criterion) {
                 else {
                     panic!("telemetry")
                 };
-                bag::telemetry(bag, &packet).expect("lawful").properties.len()
+                bag::telemetry(bag, &packet).expect("valid").properties.len()
             });
         });
     }

@@ -1,46 +1,43 @@
 //! MQTT control packets, decoded without copying and encoded in one pass.
 //!
-//! Why: the packet is the unit in which hostile bytes arrive; each is checked completely before anything looks at it,
+//! Why: the packet is the unit in which hostile bytes arrive; each is checked completely before it is used,
 //! and an oversized or misplaced one is refused on its fixed header, before it is buffered.
-//! Wire facts: OASIS MQTT 3.1.1 and 5.0; Spec device-mqtt §2.1, §5.3, §10.1.
+//! Wire facts: OASIS MQTT 3.1.1; Spec device-mqtt §2.1, §5.3, §10.1.
 //! Invariants: no input panics; decoding allocates nothing; every strict prefix of a valid packet is `None`;
-//! `decode(encode(p)) == p`. Version and direction are parameters: the hub decodes a client's packets, the load
-//! generator a server's.
+//! `decode(encode(p)) == p`. The direction is a parameter: the hub decodes a client's packets, `holdfast device simulate`
+//! a server's.
 //! Deliberately tolerated: a remaining length with padding bytes (old embedded clients reserve four); `+` and `#` in a
 //! PUBLISH topic, which only [`crate::topic`] can judge, because device ids and raw property bags may contain them.
-//! Not here: what a topic means ([`crate::topic`]), which packet is lawful when ([`crate::connection`]).
+//! Not here: the meaning of a topic ([`crate::topic`]), the order of packets ([`crate::connection`]).
 
 mod connect;
 mod encode;
 mod header;
 mod packet;
-mod properties;
 mod publish;
 mod reader;
-mod small;
 mod subscribe;
 mod template;
 
-pub use connect::{ConnAck, Connect, LastWill};
+pub use crate::packet_type::PacketType;
+pub use connect::{ConnAck, Connect, ConnectCode, LastWill, refusal};
 pub use encode::{
     EncodeError, connack, encode, pingreq, pingresp, puback, publish, suback, subscribe, unsuback, unsubscribe,
 };
 pub use header::{Header, header};
-pub use packet::{Packet, PacketType, QoS, Version};
-pub use properties::{Properties, Property, id as property_id};
+pub use packet::{Packet, PacketId, QoS};
 pub use publish::Publish;
-pub use small::{Ack, Auth, Disconnect};
-pub use subscribe::{Filter, Filters, ReasonCodes, SubAck, Subscribe, TextList, UnsubAck, Unsubscribe};
+pub use subscribe::{Filter, Filters, ReasonCodes, SubAck, Subscribe, TextList, Unsubscribe};
 pub use template::PublishTemplate;
 
 use crate::limits::{MAX_CONNECT_REMAINING_LENGTH, MAX_REMAINING_LENGTH};
 use crate::violation::Violation;
 use reader::Reader;
 
-/// Whose packets are decoded: a packet of the other side, or at the wrong time, is refused on its first byte.
+/// The sender of the decoded packets: a packet of the other side, or at the wrong time, is refused on its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
-    /// A client that has not sent its CONNECT yet: nothing else is lawful.
+    /// A client before its CONNECT: only a CONNECT is allowed.
     NewClient,
     /// A client after its CONNECT.
     Client,
@@ -48,44 +45,33 @@ pub enum Sender {
     Server,
 }
 
-/// What [`decode`] is to expect.
+/// What [`decode`] accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Who sent the bytes.
+    /// The sender of the bytes.
     pub sender: Sender,
-    /// Which version's packets follow; a CONNECT says its own.
-    pub version: Version,
     /// The largest Remaining Length, bytes.
     pub max_remaining_length: u32,
 }
 
 impl Limits {
-    /// For the first packet of a client, in any version.
+    /// For the first packet of a client.
     pub const NEW_CLIENT: Self = Self {
         sender: Sender::NewClient,
-        version: Version::V311,
         max_remaining_length: MAX_CONNECT_REMAINING_LENGTH,
     };
 
     /// For the packets of a client after its CONNECT.
-    #[must_use]
-    pub const fn client(version: Version) -> Self {
-        Self {
-            sender: Sender::Client,
-            version,
-            max_remaining_length: MAX_REMAINING_LENGTH,
-        }
-    }
+    pub const CLIENT: Self = Self {
+        sender: Sender::Client,
+        max_remaining_length: MAX_REMAINING_LENGTH,
+    };
 
     /// For the packets of a server.
-    #[must_use]
-    pub const fn server(version: Version) -> Self {
-        Self {
-            sender: Sender::Server,
-            version,
-            max_remaining_length: MAX_REMAINING_LENGTH,
-        }
-    }
+    pub const SERVER: Self = Self {
+        sender: Sender::Server,
+        max_remaining_length: MAX_REMAINING_LENGTH,
+    };
 }
 
 /// Decodes the first packet of `input`, and says how many bytes it took.
@@ -105,9 +91,9 @@ pub fn decode<'a>(input: &'a [u8], limits: &Limits) -> Result<Option<(Packet<'a>
     };
     let mut reader = Reader::new(body);
     let packet = if header.packet_type == PacketType::Publish {
-        Packet::Publish(publish::decode(header.flags, &mut reader, limits.version)?)
+        Packet::Publish(publish::decode(header.flags, &mut reader)?)
     } else {
-        other(header.packet_type, &mut reader, limits.version)?
+        other(header.packet_type, &mut reader)?
     };
     if !reader.is_empty() {
         return Err(Violation::TrailingBytes);
@@ -116,23 +102,22 @@ pub fn decode<'a>(input: &'a [u8], limits: &Limits) -> Result<Option<(Packet<'a>
 }
 
 /// Everything but PUBLISH, kept apart so that the hot path stays small.
-fn other<'a>(packet_type: PacketType, reader: &mut Reader<'a>, version: Version) -> Result<Packet<'a>, Violation> {
+fn other<'a>(packet_type: PacketType, reader: &mut Reader<'a>) -> Result<Packet<'a>, Violation> {
     Ok(match packet_type {
         PacketType::Connect => Packet::Connect(connect::decode(reader)?),
-        PacketType::ConnAck => Packet::ConnAck(connect::decode_connack(reader, version)?),
+        PacketType::ConnAck => Packet::ConnAck(connect::decode_connack(reader)?),
         PacketType::Publish => return Err(Violation::UnknownPacketType(3)),
-        PacketType::PubAck => Packet::PubAck(small::decode_ack(packet_type, reader, version)?),
-        PacketType::PubRec => Packet::PubRec(small::decode_ack(packet_type, reader, version)?),
-        PacketType::PubRel => Packet::PubRel(small::decode_ack(packet_type, reader, version)?),
-        PacketType::PubComp => Packet::PubComp(small::decode_ack(packet_type, reader, version)?),
-        PacketType::Subscribe => Packet::Subscribe(subscribe::decode_subscribe(reader, version)?),
-        PacketType::SubAck => Packet::SubAck(subscribe::decode_suback(reader, version)?),
-        PacketType::Unsubscribe => Packet::Unsubscribe(subscribe::decode_unsubscribe(reader, version)?),
-        PacketType::UnsubAck => Packet::UnsubAck(subscribe::decode_unsuback(reader, version)?),
+        PacketType::PubAck => Packet::PubAck(reader.packet_id()?),
+        PacketType::PubRec => Packet::PubRec(reader.packet_id()?),
+        PacketType::PubRel => Packet::PubRel(reader.packet_id()?),
+        PacketType::PubComp => Packet::PubComp(reader.packet_id()?),
+        PacketType::Subscribe => Packet::Subscribe(subscribe::decode_subscribe(reader)?),
+        PacketType::SubAck => Packet::SubAck(subscribe::decode_suback(reader)?),
+        PacketType::Unsubscribe => Packet::Unsubscribe(subscribe::decode_unsubscribe(reader)?),
+        PacketType::UnsubAck => Packet::UnsubAck(reader.packet_id()?),
         PacketType::PingReq => Packet::PingReq,
         PacketType::PingResp => Packet::PingResp,
-        PacketType::Disconnect => Packet::Disconnect(small::decode_disconnect(reader, version)?),
-        PacketType::Auth => Packet::Auth(small::decode_auth(reader)?),
+        PacketType::Disconnect => Packet::Disconnect,
     })
 }
 

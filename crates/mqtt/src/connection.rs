@@ -1,6 +1,6 @@
-//! The server's side of one connection as data: what each packet demands, and when silence is too long.
+//! The server's side of one connection as data: the action that each packet requires, and the keep-alive deadline.
 //!
-//! Why: the rules of MQTT and of the hub about *when* something is lawful, in one place that needs no socket to be
+//! Why: the rules of MQTT and of the hub about *when* a packet is allowed, in one place that needs no socket to be
 //! tested. The driver owns socket, clock and buffers: it decodes with [`Connection::limits`], asks
 //! [`Connection::handle`] and does what the [`Action`] says. Wire facts: Spec device-mqtt §2.4, §3, §10.
 //! Invariants: at most 96 bytes and no heap of its own (tested), because a hub holds very many idle ones; times are
@@ -14,24 +14,17 @@ pub use action::Action;
 use holdfast_model::IdentityId;
 use smallvec::SmallVec;
 
-use crate::codec::{Ack, Connect, Limits, Packet, Publish, QoS, Subscribe, Unsubscribe, Version, connack};
+use crate::codec::{Connect, ConnectCode, Limits, Packet, Publish, QoS, Subscribe, Unsubscribe, connack};
 use crate::limits::{CONNECT_TIMEOUT_MS, MAX_SILENCE_MS, MAX_SUBSCRIPTIONS, MAX_UNACKED_PUBLISHES};
 use crate::login::Claim;
-use crate::subscriptions::{Channel, ChannelSet, SubscriptionSet};
+use crate::subscriptions::{ChannelSet, SubscriptionSet};
 use crate::topic::{self, DeviceTopic};
 use crate::violation::Violation;
-
-/// What a hub may switch on (all off by default).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Features {
-    /// Certificate issuance over MQTT, a preview (Spec §9.3).
-    pub credentials: bool,
-}
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing but a CONNECT is lawful.
+    /// Only a CONNECT is allowed.
     AwaitConnect,
     /// The CONNECT is with the authenticator; the client may send on, the driver keeps it unread.
     Authenticating,
@@ -45,7 +38,7 @@ pub enum Phase {
     Broken,
 }
 
-/// Whose deadline has passed.
+/// The deadline that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timeout {
     /// No complete CONNECT in time; nothing is said.
@@ -54,41 +47,28 @@ pub enum Timeout {
     KeepAlive,
 }
 
-/// CONNACK codes that the hub sends; 2 and 4 it never does (Spec §2.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ConnectCode {
-    /// The api-version or protocol version is not supported.
-    Version = 1,
-    /// Not now: failover, overload, draining. Clients come again.
-    Unavailable = 3,
-    /// Certainly not: several SDKs never try again.
-    NotAuthorised = 5,
-}
-
 /// One connection of a device or module.
 #[derive(Debug)]
 pub struct Connection {
     identity: Option<IdentityId>,
     /// When the last packet went either way; before CONNECT, when the connection was opened.
     last_packet_ms: u64,
-    /// How long the connection may be silent; until it has said CONNECT, how long that may take.
+    /// Longest time without a packet; before CONNECT, the time allowed for it.
     silence_ms: u32,
-    /// What the client has asked for; runs ahead of `active` while a change is being stored.
+    /// Subscriptions that the client has requested; ahead of `active` while a change is being stored.
     requested: SubscriptionSet,
-    /// What may be delivered.
+    /// Subscriptions that deliveries may use.
     active: SubscriptionSet,
     /// Publishes at QoS 1 without their PUBACK.
     unacked: u16,
     phase: Phase,
     clean: bool,
-    features: Features,
 }
 
 impl Connection {
     /// A connection that was opened at `now_ms`.
     #[must_use]
-    pub fn new(features: Features, now_ms: u64) -> Self {
+    pub fn new(now_ms: u64) -> Self {
         Self {
             identity: None,
             last_packet_ms: now_ms,
@@ -98,7 +78,6 @@ impl Connection {
             unacked: 0,
             phase: Phase::AwaitConnect,
             clean: false,
-            features,
         }
     }
 
@@ -109,13 +88,13 @@ impl Connection {
         self
     }
 
-    /// What the decoder is to expect next.
+    /// The limits for decoding the next packet.
     #[inline]
     #[must_use]
     pub const fn limits(&self) -> Limits {
         match self.phase {
             Phase::AwaitConnect => Limits::NEW_CLIENT,
-            _ => Limits::client(Version::V311),
+            _ => Limits::CLIENT,
         }
     }
 
@@ -125,7 +104,7 @@ impl Connection {
         self.phase
     }
 
-    /// Who it is, from its CONNECT on; proved once the phase is [`Phase::Connected`].
+    /// The identity named by the CONNECT; authenticated once the phase is [`Phase::Connected`].
     #[must_use]
     pub const fn identity(&self) -> Option<&IdentityId> {
         self.identity.as_ref()
@@ -137,19 +116,19 @@ impl Connection {
         self.clean
     }
 
-    /// What may be delivered to the client.
+    /// The subscriptions that deliveries may use.
     #[must_use]
     pub const fn subscriptions(&self) -> SubscriptionSet {
         self.active
     }
 
-    /// Says what a packet demands.
+    /// The action that a packet requires.
     ///
     /// [`Action::Wait`] is the one answer after which the packet is not consumed: offer it again after
     /// [`Self::accept`].
     ///
     /// # Errors
-    /// The rule that the packet breaks. The connection is over: send [`Violation::last_words`] and close.
+    /// The rule that the packet breaks. The connection is over: send [`crate::codec::refusal`] and close.
     #[inline]
     pub fn handle<'a>(&mut self, packet: Packet<'a>, now_ms: u64) -> Result<Action<'a>, Violation> {
         // The hot path, apart so that the large values are moved once.
@@ -160,7 +139,7 @@ impl Connection {
                     Ok(Action::Publish { topic, packet: *packet })
                 }
                 Err(violation) => {
-                    self.give_up();
+                    self.break_off();
                     Err(violation)
                 }
             };
@@ -179,15 +158,12 @@ impl Connection {
         };
         match result {
             Ok(_) => self.last_packet_ms = now_ms,
-            Err(_) => self.give_up(),
+            Err(_) => self.break_off(),
         }
         result
     }
 
     fn connect<'a>(&mut self, connect: &Connect<'a>) -> Result<Action<'a>, Violation> {
-        if connect.version == Version::V5 {
-            return Err(Violation::Mqtt5Disabled);
-        }
         let claim = Claim::of(connect).map_err(Violation::Login)?;
         if let Some(will) = &connect.will {
             crate::will::Will::check(&claim.identity, will)?;
@@ -199,7 +175,7 @@ impl Connection {
         Ok(Action::Authenticate(Box::new(claim)))
     }
 
-    /// Accepts the client and gives the CONNACK; what it sends from now on is handled.
+    /// Accepts the client and returns the CONNACK; its further packets are handled from now on.
     ///
     /// `stored`: the subscriptions of an earlier connection, `None` if there is no session. They are active at once,
     /// before the CONNACK is written (Spec §3.1). A clean session ignores them.
@@ -212,7 +188,7 @@ impl Connection {
         connack(stored.is_some(), 0)
     }
 
-    /// Refuses the client and gives the CONNACK, after which the connection is to be closed.
+    /// Refuses the client and returns the CONNACK; close the connection after it.
     pub fn refuse(&mut self, code: ConnectCode) -> [u8; 4] {
         self.phase = Phase::Refused;
         connack(false, code as u8)
@@ -228,20 +204,16 @@ impl Connection {
         let Some(identity) = &self.identity else {
             return Err(Violation::FirstPacketNotConnect);
         };
-        let topic = DeviceTopic::parse(identity, packet.topic)?;
-        if matches!(topic, DeviceTopic::IssueCertificate { .. }) && !self.features.credentials {
-            return Err(Violation::ForeignTopic);
-        }
-        Ok(topic)
+        DeviceTopic::parse(identity, packet.topic)
     }
 
     fn connected<'a>(&mut self, packet: Packet<'a>) -> Result<Action<'a>, Violation> {
         match packet {
-            Packet::PubAck(Ack { packet_id, .. }) => Ok(Action::Acked { packet_id }),
+            Packet::PubAck(packet_id) => Ok(Action::Acked { packet_id }),
             Packet::Subscribe(packet) => self.subscribe(&packet),
             Packet::Unsubscribe(packet) => self.unsubscribe(&packet),
             Packet::PingReq => Ok(Action::Ping),
-            Packet::Disconnect(_) => {
+            Packet::Disconnect => {
                 self.phase = Phase::Disconnected;
                 Ok(Action::Disconnect)
             }
@@ -251,7 +223,7 @@ impl Connection {
             }),
             Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => Err(Violation::QosTwo),
             Packet::Connect(_) => Err(Violation::SecondConnect),
-            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp | Packet::Auth(_) => {
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 Err(Violation::WrongDirection(packet.packet_type()))
             }
         }
@@ -265,8 +237,8 @@ impl Connection {
                 return Err(Violation::TooManyFilters);
             }
             let channels = self.channels(filter.filter)?;
-            set = set.opened(channels, filter.qos());
-            codes.push(filter.qos().granted() as u8);
+            set = set.opened(channels, filter.qos);
+            codes.push(filter.qos.granted() as u8);
         }
         let changed = std::mem::replace(&mut self.requested, set) != set;
         Ok(Action::Subscribe {
@@ -295,20 +267,10 @@ impl Connection {
         let Some(identity) = &self.identity else {
             return Err(Violation::FirstPacketNotConnect);
         };
-        let channels = topic::channels(identity, filter)?;
-        if self.features.credentials || !channels.contains(Channel::Credentials) {
-            return Ok(channels);
-        }
-        // `$iothub/#` covers it along with others; asked for alone, it is a topic that does not exist.
-        let others = channels.without(Channel::Credentials);
-        if others.is_empty() {
-            Err(Violation::ForeignFilter)
-        } else {
-            Ok(others)
-        }
+        topic::channels(identity, filter)
     }
 
-    /// A changed set is stored, its SUBACK or UNSUBACK written: it counts for deliveries from now on.
+    /// Makes `set` effective for deliveries; call it once the change is stored and its SUBACK or UNSUBACK written.
     pub const fn activate(&mut self, set: SubscriptionSet) {
         self.active = set;
     }
@@ -324,13 +286,14 @@ impl Connection {
         self.unacked
     }
 
-    /// Whether the window of unacknowledged publishes has room; else stop reading, never close (Spec §10.2).
+    /// Whether the window of unacknowledged publishes is open; else stop reading, never close (Spec §10.2).
     #[must_use]
     pub const fn may_read(&self) -> bool {
         self.unacked < MAX_UNACKED_PUBLISHES && !matches!(self.phase, Phase::Authenticating)
     }
 
-    /// A packet was written: it counts as a sign of life, as C# clients and the service's own documents expect.
+    /// Records that a packet was written: it resets the keep-alive timer, as C# clients and the service's documents
+    /// expect.
     #[inline]
     pub const fn wrote(&mut self, now_ms: u64) {
         if matches!(self.phase, Phase::Connected) {
@@ -348,9 +311,9 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has been silent too long; the answer ends it.
+    /// Checks the deadline; `Some` ends the connection.
     ///
-    /// A client whose PUBACKs we withhold is waiting for us and never too late (Spec §3.3); ask again a while later.
+    /// A client with withheld PUBACKs waits for the hub and is never too late (Spec §3.3); check again later.
     pub fn expire(&mut self, now_ms: u64) -> Option<Timeout> {
         if now_ms < self.deadline_ms()? {
             return None;
@@ -373,7 +336,7 @@ impl Connection {
         matches!(self.phase, Phase::Connected | Phase::Broken)
     }
 
-    fn give_up(&mut self) {
+    fn break_off(&mut self) {
         self.phase = if self.phase == Phase::Connected {
             Phase::Broken
         } else {
@@ -382,7 +345,7 @@ impl Connection {
     }
 }
 
-/// 1.5 times the client's keep-alive; none or too much asked = the server's maximum (Spec §3.3).
+/// 1.5 times the client's keep-alive; the server's maximum when it is 0 or larger (Spec §3.3).
 fn silence_ms(keep_alive_seconds: u16) -> u32 {
     match u32::from(keep_alive_seconds) * 1500 {
         0 => MAX_SILENCE_MS,

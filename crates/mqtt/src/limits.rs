@@ -1,6 +1,6 @@
 //! The limits of the MQTT front end, each with its unit (Spec device-mqtt §3.3, §4.1, §5.3; auth-and-limits §9.2).
 //!
-//! What other protocols share stands in `holdfast_model::limits` and is only named again here.
+//! Limits that other protocols share are defined in `holdfast_model::limits` and re-exported here.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ pub const MAX_SILENCE_MS: u32 = milliseconds(model::MQTT_MAX_IDLE);
 /// PUBLISH packets at QoS 1 that may wait for their PUBACK before the socket is no longer read.
 pub const MAX_UNACKED_PUBLISHES: u16 = 64;
 
-/// Bytes of PUBLISH packets at QoS 1 that may wait for their PUBACK before the socket is no longer read. Counted by
-/// the driver, who knows the size of each.
+/// Bytes of PUBLISH packets at QoS 1 that may wait for their PUBACK before the socket is no longer read. The driver
+/// counts them: it knows the size of each.
 pub const MAX_UNACKED_BYTES: u32 = 2 * 1024 * 1024;
 
 #[expect(clippy::cast_possible_truncation, reason = "asserted below")]

@@ -1,12 +1,12 @@
-//! The channels from the hub to a device, and which of them a client has opened.
+//! The channels from the hub to a device, and the set of them that a client has opened.
 //!
-//! Why a bitmask: whatever filter a client uses, it means one of six channels; the set survives the connection
+//! Why a bitmask: whatever filter a client uses, it means one of five channels; the set survives the connection
 //! (Python and Node never re-subscribe, Spec §3.1), so it is stored per identity and must be small and comparable.
 //! Not here: which filter means which channel ([`crate::topic::channels`]).
 
 use crate::codec::QoS;
 
-/// What the hub can send to a device (Spec §4.1).
+/// A kind of message from the hub to a device (Spec §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Channel {
@@ -20,20 +20,11 @@ pub enum Channel {
     Methods = 3,
     /// Inputs of an Edge module.
     Inputs = 4,
-    /// Replies to certificate requests.
-    Credentials = 5,
 }
 
 impl Channel {
     /// All channels.
-    pub const ALL: [Self; 6] = [
-        Self::C2d,
-        Self::TwinRes,
-        Self::Desired,
-        Self::Methods,
-        Self::Inputs,
-        Self::Credentials,
-    ];
+    pub const ALL: [Self; 5] = [Self::C2d, Self::TwinRes, Self::Desired, Self::Methods, Self::Inputs];
 }
 
 /// A set of channels.
@@ -41,7 +32,7 @@ impl Channel {
 pub struct ChannelSet(u8);
 
 impl ChannelSet {
-    /// No channel: a filter that is lawful, but never delivers.
+    /// No channel: an accepted filter that never delivers.
     pub const EMPTY: Self = Self(0);
 
     /// One channel.

@@ -1,9 +1,9 @@
-//! The topics of the hub: what a device may publish, what it may subscribe to, what the hub sends.
+//! The topics of the hub: publish topics of devices, subscription filters, and topics of the hub's own messages.
 //!
 //! Why: one hand-written grammar, parse and format side by side and tested against each other; a second opinion on
 //! topics anywhere else would be a hole in the fence between devices. Wire facts: Spec device-mqtt §4, §5.1.
-//! Invariants: ids are compared literally, as raw bytes, with the connection's own id *before* any wildcard is looked
-//! at, because ids may contain `+`, `#` and `$`; nothing here allocates when parsing.
+//! Invariants: ids are compared literally, as raw bytes, with the connection's own id *before* any wildcard is
+//! considered, because ids may contain `+`, `#` and `$`; nothing here allocates when parsing.
 //! Not here: the property bag ([`crate::bag`]), the MQTT 5 topics of Spec §13.
 
 mod device;
@@ -18,7 +18,7 @@ pub use request::{RequestId, Version};
 
 use holdfast_model::IdentityId;
 
-/// What follows `devices/{d}` or `devices/{d}/modules/{m}` of exactly this identity.
+/// The rest of the topic behind `devices/{d}` or `devices/{d}/modules/{m}` of exactly this identity.
 #[inline]
 fn own<'a>(identity: &IdentityId, topic: &'a str) -> Option<&'a str> {
     let rest = topic.strip_prefix("devices/")?.strip_prefix(identity.device.as_str())?;

@@ -3,25 +3,25 @@
 //! Why: the MQTT 3.1.1 server has one answer to all of them, closing the connection, so the log, the counter and
 //! `holdfast device diagnose` are the only places where the cause can be told. Wire facts: Spec device-mqtt §10.1, §2.4.
 //! Invariants: `Copy` and small; no text of the peer inside (the caller still has the packet, and may log it).
-//! Not here: refusals of a well-formed, lawful request (wrong key, disabled device): `auth`, `gateway`.
+//! Not here: refusals of a valid request (wrong key, disabled device): `auth`, `gateway`.
 
 use holdfast_model::ErrorCode;
 use thiserror::Error;
 
-use crate::codec::PacketType;
-use crate::login::LoginError;
+use crate::login_error::LoginError;
+use crate::packet_type::PacketType;
 
-/// A rule that the peer broke; the connection ends, after [`Violation::last_words`] where there are any.
+/// A rule that the peer broke; the connection ends, after [`crate::codec::refusal`] where that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Violation {
     // Framing.
     /// The fixed header names a type that the version does not have.
     #[error("the packet type {0} does not exist")]
     UnknownPacketType(u8),
-    /// The low four bits of the first byte are not what the type demands.
+    /// The low four bits of the first byte are not those that the type requires.
     #[error("the fixed header of {0} has forbidden flags")]
     HeaderFlags(PacketType),
-    /// The remaining length goes on after four bytes.
+    /// The remaining length continues after four bytes.
     #[error("the remaining length is longer than four bytes")]
     RemainingLength,
     /// The packet is larger than the limit; decided on its fixed header.
@@ -32,10 +32,10 @@ pub enum Violation {
         /// The most that is accepted.
         limit: u32,
     },
-    /// A field runs past the end of its packet or property block.
+    /// A field runs past the end of its packet.
     #[error("a field runs past the end of its packet")]
     Truncated,
-    /// The packet goes on after its last field.
+    /// The packet has bytes after its last field.
     #[error("the packet has bytes after its last field")]
     TrailingBytes,
     /// A packet that needs a packet id carries 0.
@@ -55,7 +55,7 @@ pub enum Violation {
     /// The protocol level is not one that the hub speaks.
     #[error("the protocol level {0:#04x} is not supported; the hub speaks MQTT 3.1.1 (level 4)")]
     ProtocolLevel(u8),
-    /// MQTT 5, which is switched off.
+    /// MQTT 5, which the hub does not speak.
     #[error("MQTT 5 is not enabled; the hub speaks MQTT 3.1.1")]
     Mqtt5Disabled,
     /// The reserved bit of the connect flags is set.
@@ -96,28 +96,14 @@ pub enum Violation {
     /// The options byte of a filter has QoS 3 or a reserved bit.
     #[error("the subscription options {0:#04x} are not valid")]
     SubscribeOptions(u8),
-    /// A return or reason code that the packet type does not have.
+    /// A return code that the packet type does not have.
     #[error("the {0} has the unknown code {1:#04x}")]
     ReasonCode(PacketType, u8),
     /// The acknowledge flags of a CONNACK have a reserved bit, or claim a session for a refused connection.
     #[error("the acknowledge flags of the CONNACK are not valid")]
     ConnAckFlags,
 
-    // MQTT 5 properties.
-    /// A property identifier that MQTT 5 does not have.
-    #[error("the property {0:#04x} does not exist")]
-    UnknownProperty(u8),
-    /// A property that this packet type does not carry.
-    #[error("the property {0:#04x} is not allowed in {1}")]
-    ForeignProperty(u8, PacketType),
-    /// A property that may stand once stands twice.
-    #[error("the property {0:#04x} is repeated")]
-    RepeatedProperty(u8),
-    /// A property's value is outside its range.
-    #[error("the property {0:#04x} has a forbidden value")]
-    PropertyValue(u8),
-
-    // What is lawful when.
+    // Order and direction of packets.
     /// The first packet of a connection is not CONNECT.
     #[error("the first packet is not CONNECT")]
     FirstPacketNotConnect,
@@ -173,17 +159,6 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// What to send before closing: a CONNACK, or nothing (Spec §2.4: only a CONNECT is ever answered with a refusal).
-    #[must_use]
-    pub fn last_words(self) -> &'static [u8] {
-        match self {
-            Self::ProtocolLevel(_) => &[0x20, 2, 0, 1],
-            Self::Mqtt5Disabled => &[0x20, 3, 0, 0x84, 0],
-            Self::Login(error) => error.connack(),
-            _ => &[],
-        }
-    }
-
     /// The catalogue number under which the refusal is logged (Spec auth-and-limits §8.2).
     #[must_use]
     pub fn code(self) -> ErrorCode {
@@ -240,10 +215,6 @@ impl Violation {
             Self::SubscribeOptions(_) => "subscribe_options",
             Self::ReasonCode(..) => "reason_code",
             Self::ConnAckFlags => "connack_flags",
-            Self::UnknownProperty(_) => "unknown_property",
-            Self::ForeignProperty(..) => "foreign_property",
-            Self::RepeatedProperty(_) => "repeated_property",
-            Self::PropertyValue(_) => "property_value",
             Self::FirstPacketNotConnect => "first_packet_not_connect",
             Self::SecondConnect => "second_connect",
             Self::WrongDirection(_) => "wrong_direction",

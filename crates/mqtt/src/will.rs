@@ -1,7 +1,7 @@
 //! The last message of a connection that ends without DISCONNECT (Spec §3.5).
 //!
 //! Owned, because it outlives the CONNECT by hours; checked once, when the client connects.
-//! Not here: when it is due ([`crate::Connection::will_is_due`]).
+//! Not here: the decision that it is due ([`crate::Connection::will_is_due`]).
 
 use holdfast_model::property::application;
 use holdfast_model::{IdentityId, TelemetryMessage};
@@ -25,7 +25,7 @@ impl Will {
     ///
     /// # Errors
     /// [`Violation::WillTopic`] unless it is the identity's own telemetry topic, [`Violation::WillQos`] for QoS 2, and
-    /// what [`bag::telemetry`] says of its properties and size.
+    /// the violations of [`bag::telemetry`] for its properties and size.
     pub fn accept(identity: &IdentityId, will: &LastWill<'_>) -> Result<Self, Violation> {
         let bag = Self::check(identity, will)?;
         Ok(Self {
@@ -92,7 +92,7 @@ mod tests {
             retain: true,
             ..LastWill::default()
         };
-        let kept = Will::accept(identity, &will).expect("lawful");
+        let kept = Will::accept(identity, &will).expect("valid");
         let message = kept.message().expect("checked");
         assert_eq!(
             (message.payload, message.system.content_type.as_deref()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_device_hub::{CloseReason, Outcome, Protocol, ReceiptTarget, Refusal, Session, SessionTarget};
 use holdfast_mqtt::codec;
-use holdfast_mqtt::connection::{Features, Timeout};
+use holdfast_mqtt::connection::Timeout;
 use holdfast_mqtt::will::Will;
 use holdfast_net::Socket;
 use smallvec::SmallVec;
@@ -83,8 +83,7 @@ impl Connection {
             next_look: Cell::new(0),
             inner: RefCell::new(Inner {
                 socket,
-                state: holdfast_mqtt::Connection::new(Features::default(), now_ms)
-                    .with_connect_timeout(connect_timeout_ms),
+                state: holdfast_mqtt::Connection::new(now_ms).with_connect_timeout(connect_timeout_ms),
                 held: Vec::new(),
                 held_is_ready: false,
                 output: Vec::new(),

@@ -6,12 +6,11 @@ use holdfast_device_hub::{
     ConnectAttempt, ConnectRequest, Credential, Operation, Protocol, Receipt, ReceiptTarget, Refusal, Session,
     SessionTarget,
 };
-use holdfast_model::{ErrorCode, RefusalReason, TelemetryMessage, UnixMillis};
-use holdfast_mqtt::codec::{self, Packet, Publish, QoS, decode};
-use holdfast_mqtt::connection::ConnectCode;
+use holdfast_model::{ErrorCode, TelemetryMessage, UnixMillis};
+use holdfast_mqtt::codec::{self, ConnectCode, Packet, Publish, QoS, decode};
 use holdfast_mqtt::topic::{DeviceTopic, HubTopic};
 use holdfast_mqtt::will::Will;
-use holdfast_mqtt::{Action, Channel, Version, Violation, bag, login};
+use holdfast_mqtt::{Action, Channel, Violation, bag, login};
 
 use super::connection::{Connection, Inner};
 use super::end::End;
@@ -172,7 +171,7 @@ impl Connection {
                 ..Publish::default()
             };
             // The topic and body are short, so that encoding them cannot fail.
-            let _ = codec::publish(&mut bytes, &publish, Version::V311);
+            let _ = codec::publish(&mut bytes, &publish);
         }
         if let Some(packet_id) = packet.packet_id {
             bytes.extend_from_slice(&codec::puback(packet_id));
@@ -232,14 +231,7 @@ impl Connection {
                 self.front.look_earlier(self, self.next_deadline(inner, now_ms));
             }
             Err(refusal) => {
-                let code = if !refusal.is_certain() {
-                    ConnectCode::Unavailable
-                } else if refusal.reason == RefusalReason::Version {
-                    ConnectCode::Version
-                } else {
-                    ConnectCode::NotAuthorised
-                };
-                let connack = inner.state.refuse(code);
+                let connack = inner.state.refuse(ConnectCode::for_error(refusal.code));
                 self.write(inner, &connack, now_ms);
                 inner.end.get_or_insert(End::Refused);
             }
@@ -247,10 +239,10 @@ impl Connection {
     }
 
     fn violation(&self, inner: &mut Inner, violation: Violation) {
-        let words = violation.last_words();
-        if !words.is_empty() {
+        let refusal = codec::refusal(violation);
+        if !refusal.is_empty() {
             // The connection ends anyway.
-            let _ = inner.write(words, self.front.config.max_output_bytes);
+            let _ = inner.write(refusal, self.front.config.max_output_bytes);
         }
         self.front.metrics.violation(violation.label());
         if let Violation::Login(error) = violation {

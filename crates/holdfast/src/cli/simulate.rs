@@ -12,7 +12,7 @@ use holdfast_auth::{Key, sign_identity};
 use holdfast_model::limits::MQTT_MAX_KEEP_ALIVE_SECONDS;
 use holdfast_model::{DeviceId, IdentityId};
 use holdfast_mqtt::codec::{self, Connect, Publish};
-use holdfast_mqtt::{Limits, Packet, QoS, Version};
+use holdfast_mqtt::{Limits, Packet, QoS};
 use http::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -222,7 +222,6 @@ impl Device {
         let password = sign_identity(host, &self.identity, &self.key, expiry(TOKEN_LIFETIME));
         connection
             .send(&Packet::Connect(Connect {
-                version: Version::V311,
                 clean: true,
                 keep_alive: keep_alive(self.interval),
                 client_id: self.identity.device.as_str(),
@@ -278,7 +277,7 @@ impl Device {
                 .await?;
             connection
                 .receive(|packet| match packet {
-                    Packet::PubAck(ack) if ack.packet_id == id => Ok(()),
+                    Packet::PubAck(acknowledged) if acknowledged == id => Ok(()),
                     _ => bail!("the hub answers PUBLISH with something else"),
                 })
                 .await?;
@@ -297,14 +296,14 @@ struct Connection {
 impl Connection {
     async fn send(&mut self, packet: &Packet<'_>) -> Result<()> {
         let mut output = Vec::new();
-        codec::encode(&mut output, packet, Version::V311)?;
+        codec::encode(&mut output, packet)?;
         self.stream.write_all(&output).await.context("writing")?;
         self.stream.flush().await.context("writing")
     }
 
     /// Waits for the next packet.
     async fn receive<T>(&mut self, read: impl FnOnce(Packet<'_>) -> Result<T>) -> Result<T> {
-        let limits = Limits::server(Version::V311);
+        let limits = Limits::SERVER;
         loop {
             if let Some((packet, length)) = codec::decode(&self.input, &limits)? {
                 let result = read(packet);

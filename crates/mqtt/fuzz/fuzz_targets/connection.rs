@@ -1,10 +1,10 @@
 //! Any bytes as what a client sends over one connection, with a clock that moves: no panic, and the phases keep order.
 //!
-//! The first bytes choose the features and the clock's step; the authenticator says yes when the CONNECT is odd.
+//! The first bytes choose the authenticator's answer and the clock's step.
 #![no_main]
 
-use holdfast_mqtt::codec::decode;
-use holdfast_mqtt::connection::{Action, ConnectCode, Connection, Features, Phase};
+use holdfast_mqtt::codec::{ConnectCode, decode};
+use holdfast_mqtt::connection::{Action, Connection, Phase};
 use holdfast_mqtt::will::Will;
 use holdfast_mqtt::{SubscriptionSet, bag, topic::DeviceTopic};
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let [choice, step, input @ ..] = data else { return };
     let mut now = 0u64;
-    let mut connection = Connection::new(Features { credentials: choice & 1 == 1 }, now);
+    let mut connection = Connection::new(now);
     let mut rest = input;
     while let Ok(Some((packet, used))) = decode(rest, &connection.limits()) {
         now += u64::from(*step) * 1000;
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
                 if choice & 2 == 0 {
                     connection.accept(Some(SubscriptionSet::from_bits(u16::from(*choice))), now);
                 } else {
-                    connection.refuse(ConnectCode::NotAuthorised);
+                    connection.refuse(ConnectCode::NotAuthorized);
                 }
             }
             Ok(Action::Publish { topic: DeviceTopic::Events { bag }, packet }) => {

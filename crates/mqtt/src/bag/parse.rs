@@ -26,7 +26,7 @@ pub fn telemetry<'a>(bag: &'a str, publish: &Publish<'a>) -> Result<TelemetryMes
 /// As [`telemetry`], into an empty message of the caller's: half a KiB that is not moved twice.
 ///
 /// # Errors
-/// As [`telemetry`]; what the message then holds is not to be used.
+/// As [`telemetry`]; the message is then incomplete and must not be used.
 pub fn fill<'a>(bag: &'a str, publish: &Publish<'a>, message: &mut TelemetryMessage<'a>) -> Result<(), Violation> {
     message.payload = publish.payload;
     parse(bag, message)?;
@@ -59,7 +59,7 @@ pub fn parse<'a>(bag: &'a str, message: &mut TelemetryMessage<'a>) -> Result<(),
         let pair = Pair::cut(&mut rest);
         let key = pair.key;
         let value = match pair.value {
-            // What nearly every message says about itself, without an allocation.
+            // The most frequent value, decoded without an allocation.
             Some("application%2Fjson" | "application%2fjson") => Some(Cow::Borrowed("application/json")),
             Some(value) if pair.value_is_escaped => Some(decode(value)?),
             Some(value) => Some(Cow::Borrowed(value)),
@@ -160,7 +160,7 @@ fn set_system<'a>(
         "schema" => system.message_schema = value,
         "exp" => match value {
             None => system.absolute_expiry_ms = None,
-            // Python lets the application write anything; what is no time is kept as text rather than lost.
+            // Python lets the application write anything; text that is no time is kept as text rather than lost.
             Some(text) => match parse_utc(&text) {
                 Some(time) => system.absolute_expiry_ms = Some(time),
                 None => return set_application(message, Cow::Borrowed("$.exp"), Some(text)),
@@ -195,7 +195,7 @@ fn set_application<'a>(
     Ok(())
 }
 
-/// Stamps a property of the hub's own, over what the device may have sent under that name.
+/// Sets a property of the hub's own, over a value that the device may have sent under that name.
 pub(crate) fn mark(message: &mut TelemetryMessage<'_>, name: &'static str, value: &'static str) {
     set(message, Cow::Borrowed(name), PropertyValue::Text(Cow::Borrowed(value)));
 }
@@ -208,7 +208,8 @@ fn set<'a>(message: &mut TelemetryMessage<'a>, name: Cow<'a, str>, value: Proper
     }
 }
 
-/// Names that the hub stamps itself, or that only cloud-to-device messages have: dropped, so that nobody is deceived.
+/// Names that the hub sets itself, or that only cloud-to-device messages have: dropped, so that a device cannot forge
+/// them.
 fn is_reserved(name: &str) -> bool {
     // Nearly no property begins like one of these.
     if !name.starts_with("iothub-") {

@@ -1,11 +1,20 @@
 //! Points in time as SDKs write them: ISO 8601 in many dialects on the way in, .NET's one form on the way out.
 //!
-//! Written here rather than taken from a date library because only this one field needs it, and because each dialect
-//! below was seen from an SDK (Spec §5.2 `$.exp`, §4.2 rule 6).
+//! The calendar is the `time` crate's. The dialects are cut apart by hand: each of them was seen from an SDK (Spec §5.2
+//! `$.exp`, §4.2 rule 6), and no one format description of the crate covers them.
+
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use time::{Date, Month, OffsetDateTime};
 
 use crate::escape::append;
 
-const DAY_MS: i64 = 86_400_000;
+/// The .NET round-trip form.
+const ROUND_TRIP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
+
+/// The first and last millisecond of the years 1–9999.
+const YEARS_1_TO_9999: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
 
 /// Parses `2030-01-01T00:00:00[.fraction][Z|±hh:mm]`, with a blank for the `T`, without seconds, or the date alone.
 ///
@@ -17,31 +26,31 @@ pub fn parse_utc(text: &str) -> Option<i64> {
     let &[y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = date else {
         return None;
     };
-    let days = days_since_1970(
-        i64::from(number(&[y0, y1, y2, y3])?),
-        number(&[m0, m1])?,
-        number(&[d0, d1])?,
-    )?;
+    let year = number(&[y0, y1, y2, y3]).filter(|year| *year > 0)?;
+    let date = Date::from_calendar_date(
+        i32::try_from(year).ok()?,
+        Month::try_from(u8::try_from(number(&[m0, m1])?).ok()?).ok()?,
+        u8::try_from(number(&[d0, d1])?).ok()?,
+    );
+    let midnight_ms = date.ok()?.midnight().assume_utc().unix_timestamp() * 1000;
     let (Some((b'T' | b't' | b' ', time)), true) = (time.split_first().map(|(&b, t)| (b, t)), time.len() > 1) else {
-        return time.is_empty().then_some(days * DAY_MS);
+        return time.is_empty().then_some(midnight_ms);
     };
     let (time, offset_minutes) = split_offset(time)?;
-    Some(days * DAY_MS + time_of_day_ms(time)? - offset_minutes * 60_000)
+    Some(midnight_ms + time_of_day_ms(time)? - offset_minutes * 60_000)
 }
 
 /// Appends `2030-07-19T23:06:40.0000000Z`, the .NET round-trip form; C# drops the connection at any other.
 ///
 /// Times outside the years 1–9999 are moved to the nearest of them.
 pub fn format_utc(out: &mut String, ms: i64) {
-    let ms = ms.clamp(-62_135_596_800_000, 253_402_300_799_999);
-    let (days, rest) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
-    let fraction = rest % 1000;
-    append(
-        out,
-        format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:03}0000Z"),
-    );
+    let (first, last) = YEARS_1_TO_9999;
+    let nanoseconds = i128::from(ms.clamp(first, last)) * 1_000_000;
+    let text = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).map(|time| time.format(ROUND_TRIP));
+    // Every time in that range has the form.
+    if let Ok(Ok(text)) = text {
+        append(out, format_args!("{text}"));
+    }
 }
 
 fn number(digits: &[u8]) -> Option<u32> {
@@ -96,46 +105,4 @@ fn time_of_day_ms(time: &[u8]) -> Option<i64> {
         }
     }
     Some(i64::from((hour * 60 + minute) * 60 + second) * 1000 + ms)
-}
-
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-fn days_in_month(year: i64, month: u32) -> u32 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days of the civil calendar; years are counted from March so that the leap day comes last.
-fn days_since_1970(year: i64, month: u32, day: u32) -> Option<i64> {
-    if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
-        return None;
-    }
-    let march_year = if month <= 2 { year - 1 } else { year };
-    let march_month = i64::from((month + 9) % 12);
-    let day_of_year = (153 * march_month + 2) / 5 + i64::from(day) - 1;
-    let days = 365 * march_year + march_year.div_euclid(4) - march_year.div_euclid(100) + march_year.div_euclid(400);
-    Some(days + day_of_year - 719_468)
-}
-
-/// The inverse of [`days_since_1970`].
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }

@@ -1,23 +1,21 @@
 //! CONNECT and CONNACK.
 
+use holdfast_model::{ErrorCode, MqttAnswer};
+
 use super::reader::Reader;
-use super::{PacketType, Properties, QoS, Version};
+use super::{PacketType, QoS};
 use crate::violation::Violation;
 
 /// A client's first packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Connect<'a> {
-    /// 3.1.1 or 5; other levels are a [`Violation::ProtocolLevel`].
-    pub version: Version,
-    /// Clean session (3.1.1) or clean start (5).
+    /// The session ends with the connection.
     pub clean: bool,
     /// Seconds; 0 = no keep-alive asked.
     pub keep_alive: u16,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
     /// May be empty.
     pub client_id: &'a str,
-    /// What the server shall publish when the connection breaks.
+    /// The message that the server publishes when the connection breaks.
     pub will: Option<LastWill<'a>>,
     /// The user name, if the flag is set.
     pub username: Option<&'a str>,
@@ -36,20 +34,68 @@ pub struct LastWill<'a> {
     pub qos: QoS,
     /// Treated as the flag of a PUBLISH.
     pub retain: bool,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
 }
 
 /// The answer to a CONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ConnAck<'a> {
+pub struct ConnAck {
     /// The server kept a session of this client.
     pub session_present: bool,
-    /// 0 = accepted; 3.1.1: 1–5; MQTT 5: a reason code.
+    /// 0 = accepted, else 1–5.
     pub code: u8,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
 }
+
+/// CONNACK codes with which the hub refuses; 2 and 4 it never sends (Spec §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ConnectCode {
+    /// The api-version or protocol version is not supported.
+    Version = 1,
+    /// Not now: failover, overload, draining. Clients retry.
+    Unavailable = 3,
+    /// The credential is refused for certain: several SDKs never retry.
+    NotAuthorized = 5,
+}
+
+impl ConnectCode {
+    /// The code that answers a CONNECT refused with `error`, by the catalogue's table. An error without an answer of
+    /// its own at CONNECT must not look final.
+    #[must_use]
+    pub fn for_error(error: ErrorCode) -> Self {
+        match error.mqtt() {
+            MqttAnswer::RefuseVersion => Self::Version,
+            MqttAnswer::NotAuthorized => Self::NotAuthorized,
+            MqttAnswer::Unavailable
+            | MqttAnswer::Close
+            | MqttAnswer::Throttle
+            | MqttAnswer::Status
+            | MqttAnswer::Never => Self::Unavailable,
+        }
+    }
+
+    const fn packet(self) -> &'static [u8] {
+        match self {
+            Self::Version => &[0x20, 2, 0, 1],
+            Self::Unavailable => &[0x20, 2, 0, 3],
+            Self::NotAuthorized => &[0x20, 2, 0, 5],
+        }
+    }
+}
+
+/// The bytes to send before the connection is closed because of `violation`: a CONNACK, or none. Only a CONNECT is
+/// ever answered with a refusal (Spec §2.4).
+#[must_use]
+pub fn refusal(violation: Violation) -> &'static [u8] {
+    match violation {
+        // In the client's own version: reason 0x84 and no properties.
+        Violation::Mqtt5Disabled => &[0x20, 3, 0, 0x84, 0],
+        Violation::ProtocolLevel(_) | Violation::Login(_) => ConnectCode::for_error(violation.code()).packet(),
+        _ => &[],
+    }
+}
+
+/// The protocol level of MQTT 3.1.1.
+pub(super) const LEVEL: u8 = 4;
 
 mod flag {
     pub(super) const RESERVED: u8 = 0x01;
@@ -61,16 +107,13 @@ mod flag {
 }
 
 pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violation> {
-    let version = match (reader.binary()?, reader.byte()?) {
-        (b"MQTT", 4) => Version::V311,
-        (b"MQTT", 5) => Version::V5,
+    match (reader.binary()?, reader.byte()?) {
+        (b"MQTT", LEVEL) => {}
+        (b"MQTT", 5) => return Err(Violation::Mqtt5Disabled),
         // Level 3 is MQTT 3.1; the high bit marks the bridge mode of mosquitto and emqx.
-        (b"MQTT" | b"MQIsdp", level) => {
-            reader.take_rest();
-            return Err(Violation::ProtocolLevel(level));
-        }
+        (b"MQTT" | b"MQIsdp", level) => return Err(Violation::ProtocolLevel(level)),
         _ => return Err(Violation::ProtocolName),
-    };
+    }
     let flags = reader.byte()?;
     let has = |bit: u8| flags & bit != 0;
     if has(flag::RESERVED) {
@@ -81,17 +124,13 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violati
         return Err(Violation::WillFlags);
     }
     let qos = QoS::from_bits(will_qos).ok_or(Violation::WillQos(will_qos))?;
-    if version == Version::V311 && has(flag::PASSWORD) && !has(flag::USERNAME) {
+    if has(flag::PASSWORD) && !has(flag::USERNAME) {
         return Err(Violation::PasswordWithoutUsername);
     }
     let keep_alive = reader.two_bytes()?;
-    let properties = match version {
-        Version::V311 => Properties::NONE,
-        Version::V5 => Properties::decode(reader, PacketType::Connect)?,
-    };
     let client_id = reader.text()?;
     let will = if has(flag::WILL) {
-        Some(decode_will(reader, version, qos, has(flag::WILL_RETAIN))?)
+        Some(decode_will(reader, qos, has(flag::WILL_RETAIN))?)
     } else {
         None
     };
@@ -106,10 +145,8 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violati
         None
     };
     Ok(Connect {
-        version,
         clean: has(flag::CLEAN),
         keep_alive,
-        properties,
         client_id,
         will,
         username,
@@ -117,16 +154,7 @@ pub(super) fn decode<'a>(reader: &mut Reader<'a>) -> Result<Connect<'a>, Violati
     })
 }
 
-fn decode_will<'a>(
-    reader: &mut Reader<'a>,
-    version: Version,
-    qos: QoS,
-    retain: bool,
-) -> Result<LastWill<'a>, Violation> {
-    let properties = match version {
-        Version::V311 => Properties::NONE,
-        Version::V5 => Properties::decode_will(reader)?,
-    };
+fn decode_will<'a>(reader: &mut Reader<'a>, qos: QoS, retain: bool) -> Result<LastWill<'a>, Violation> {
     let topic = reader.text()?;
     if topic.is_empty() {
         return Err(Violation::EmptyTopic);
@@ -137,21 +165,13 @@ fn decode_will<'a>(
         payload,
         qos,
         retain,
-        properties,
     })
 }
 
-pub(super) fn decode_connack<'a>(reader: &mut Reader<'a>, version: Version) -> Result<ConnAck<'a>, Violation> {
+pub(super) fn decode_connack(reader: &mut Reader<'_>) -> Result<ConnAck, Violation> {
     let flags = reader.byte()?;
     let code = reader.byte()?;
-    let (known, properties) = match version {
-        Version::V311 => (code <= 5, Properties::NONE),
-        Version::V5 => (
-            known_connack_reason(code),
-            Properties::decode(reader, PacketType::ConnAck)?,
-        ),
-    };
-    if !known {
+    if code > 5 {
         return Err(Violation::ReasonCode(PacketType::ConnAck, code));
     }
     if flags > 1 || (flags == 1 && code != 0) {
@@ -160,12 +180,7 @@ pub(super) fn decode_connack<'a>(reader: &mut Reader<'a>, version: Version) -> R
     Ok(ConnAck {
         session_present: flags == 1,
         code,
-        properties,
     })
-}
-
-fn known_connack_reason(code: u8) -> bool {
-    matches!(code, 0 | 0x80..=0x8a | 0x8c | 0x90 | 0x95 | 0x97 | 0x99..=0x9d | 0x9f)
 }
 
 /// The connect flags of `connect`, for the encoder.

@@ -5,8 +5,8 @@
 use bytes::BufMut;
 use thiserror::Error;
 
-use super::connect::flags as connect_flags;
-use super::{Ack, Connect, Packet, PacketType, Properties, Publish, QoS, Version};
+use super::connect::{LEVEL, flags as connect_flags};
+use super::{Connect, Packet, PacketId, PacketType, Publish, QoS};
 
 /// A packet that MQTT cannot carry: only our own mistake makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -22,25 +22,29 @@ pub enum EncodeError {
     PacketId,
 }
 
-/// The four bytes of a PUBACK (3.1.1, or 5 with success).
+/// The four bytes of a PUBACK.
 #[must_use]
-pub const fn puback(packet_id: u16) -> [u8; 4] {
-    let [high, low] = packet_id.to_be_bytes();
-    [0x40, 2, high, low]
+pub const fn puback(packet_id: PacketId) -> [u8; 4] {
+    acknowledgement(0x40, packet_id)
 }
 
-/// The four bytes of a 3.1.1 CONNACK: `code` 0 = accepted, 1 version, 3 unavailable, 5 not authorised (Spec §2.4).
+/// The four bytes of a CONNACK: `code` 0 = accepted, 1 version, 3 unavailable, 5 not authorised (Spec §2.4).
 #[must_use]
 pub const fn connack(session_present: bool, code: u8) -> [u8; 4] {
     // A refusal never announces a session.
     [0x20, 2, (session_present && code == 0) as u8, code]
 }
 
-/// The four bytes of a 3.1.1 UNSUBACK.
+/// The four bytes of an UNSUBACK.
 #[must_use]
-pub const fn unsuback(packet_id: u16) -> [u8; 4] {
+pub const fn unsuback(packet_id: PacketId) -> [u8; 4] {
+    acknowledgement(0xb0, packet_id)
+}
+
+/// A packet that consists of its packet id.
+const fn acknowledgement(first: u8, packet_id: PacketId) -> [u8; 4] {
     let [high, low] = packet_id.to_be_bytes();
-    [0xb0, 2, high, low]
+    [first, 2, high, low]
 }
 
 /// The two bytes of a PINGREQ.
@@ -55,19 +59,19 @@ pub const fn pingresp() -> [u8; 2] {
     [0xd0, 0]
 }
 
-/// Appends a 3.1.1 SUBACK with one code per filter, in the order of the SUBSCRIBE.
-pub fn suback<B: BufMut>(out: &mut B, packet_id: u16, codes: &[u8]) -> Result<(), EncodeError> {
+/// Appends a SUBACK with one code per filter, in the order of the SUBSCRIBE.
+pub fn suback<B: BufMut>(out: &mut B, packet_id: PacketId, codes: &[u8]) -> Result<(), EncodeError> {
     fixed_header(out, 0x90, 2 + codes.len())?;
     out.put_u16(packet_id);
     out.put_slice(codes);
     Ok(())
 }
 
-/// Appends a 3.1.1 SUBSCRIBE.
+/// Appends a SUBSCRIBE.
 ///
 /// # Errors
 /// A filter is longer than 65,535 bytes, or all together exceed a packet.
-pub fn subscribe<B: BufMut>(out: &mut B, packet_id: u16, filters: &[(&str, QoS)]) -> Result<(), EncodeError> {
+pub fn subscribe<B: BufMut>(out: &mut B, packet_id: PacketId, filters: &[(&str, QoS)]) -> Result<(), EncodeError> {
     fixed_header(
         out,
         0x82,
@@ -81,11 +85,11 @@ pub fn subscribe<B: BufMut>(out: &mut B, packet_id: u16, filters: &[(&str, QoS)]
     Ok(())
 }
 
-/// Appends a 3.1.1 UNSUBSCRIBE.
+/// Appends an UNSUBSCRIBE.
 ///
 /// # Errors
 /// As [`subscribe`].
-pub fn unsubscribe<B: BufMut>(out: &mut B, packet_id: u16, filters: &[&str]) -> Result<(), EncodeError> {
+pub fn unsubscribe<B: BufMut>(out: &mut B, packet_id: PacketId, filters: &[&str]) -> Result<(), EncodeError> {
     fixed_header(
         out,
         0xa2,
@@ -103,20 +107,19 @@ pub fn unsubscribe<B: BufMut>(out: &mut B, packet_id: u16, filters: &[&str]) -> 
 /// # Errors
 /// The topic is too long, or the packet id does not fit the QoS. On an error `out` may hold a part of the packet.
 #[inline]
-pub fn publish<B: BufMut>(out: &mut B, packet: &Publish<'_>, version: Version) -> Result<(), EncodeError> {
+pub fn publish<B: BufMut>(out: &mut B, packet: &Publish<'_>) -> Result<(), EncodeError> {
     match (packet.qos, packet.packet_id) {
         (QoS::AtMostOnce, None) | (QoS::AtLeastOnce | QoS::ExactlyOnce, Some(1..)) => {}
         _ => return Err(EncodeError::PacketId),
     }
     let id_len = if packet.packet_id.is_some() { 2 } else { 0 };
-    let remaining = 2 + packet.topic.len() + id_len + properties_len(packet.properties, version) + packet.payload.len();
+    let remaining = 2 + packet.topic.len() + id_len + packet.payload.len();
     let first = 0x30 | u8::from(packet.dup) << 3 | (packet.qos as u8) << 1 | u8::from(packet.retain);
     fixed_header(out, first, remaining)?;
     field(out, packet.topic.as_bytes())?;
     if let Some(id) = packet.packet_id {
         out.put_u16(id);
     }
-    properties(out, packet.properties, version)?;
     out.put_slice(packet.payload);
     Ok(())
 }
@@ -125,123 +128,55 @@ pub fn publish<B: BufMut>(out: &mut B, packet: &Publish<'_>, version: Version) -
 ///
 /// # Errors
 /// A field or the packet is too long for MQTT. On an error `out` may hold a part of the packet.
-pub fn encode<B: BufMut>(out: &mut B, packet: &Packet<'_>, version: Version) -> Result<(), EncodeError> {
+pub fn encode<B: BufMut>(out: &mut B, packet: &Packet<'_>) -> Result<(), EncodeError> {
     match packet {
-        Packet::Connect(connect) => encode_connect(out, connect),
-        Packet::ConnAck(ack) => {
-            fixed_header(out, 0x20, 2 + properties_len(ack.properties, version))?;
-            out.put_u8(u8::from(ack.session_present));
-            out.put_u8(ack.code);
-            properties(out, ack.properties, version)
-        }
-        Packet::Publish(packet) => publish(out, packet, version),
-        Packet::PubAck(ack) => encode_ack(out, 0x40, ack, version),
-        Packet::PubRec(ack) => encode_ack(out, 0x50, ack, version),
-        Packet::PubRel(ack) => encode_ack(out, 0x62, ack, version),
-        Packet::PubComp(ack) => encode_ack(out, 0x70, ack, version),
-        Packet::Subscribe(packet) => list(
-            out,
-            0x82,
-            packet.packet_id,
-            packet.properties,
-            packet.filters.raw(),
-            version,
-        ),
-        Packet::SubAck(packet) => list(out, 0x90, packet.packet_id, packet.properties, packet.codes, version),
-        Packet::Unsubscribe(packet) => list(
-            out,
-            0xa2,
-            packet.packet_id,
-            packet.properties,
-            packet.filters.raw(),
-            version,
-        ),
-        Packet::UnsubAck(packet) => list(out, 0xb0, packet.packet_id, packet.properties, packet.codes, version),
-        Packet::PingReq => {
-            out.put_slice(&pingreq());
-            Ok(())
-        }
-        Packet::PingResp => {
-            out.put_slice(&pingresp());
-            Ok(())
-        }
-        Packet::Disconnect(packet) => reason(out, 0xe0, None, packet.reason, packet.properties, version),
-        Packet::Auth(packet) => reason(out, 0xf0, None, packet.reason, packet.properties, Version::V5),
+        Packet::Connect(packet) => return connect(out, packet),
+        Packet::ConnAck(packet) => out.put_slice(&connack(packet.session_present, packet.code)),
+        Packet::Publish(packet) => return publish(out, packet),
+        Packet::PubAck(id) => out.put_slice(&puback(*id)),
+        Packet::PubRec(id) => out.put_slice(&acknowledgement(0x50, *id)),
+        Packet::PubRel(id) => out.put_slice(&acknowledgement(0x62, *id)),
+        Packet::PubComp(id) => out.put_slice(&acknowledgement(0x70, *id)),
+        Packet::Subscribe(packet) => return list(out, 0x82, packet.packet_id, packet.filters.raw()),
+        Packet::SubAck(packet) => return suback(out, packet.packet_id, packet.codes),
+        Packet::Unsubscribe(packet) => return list(out, 0xa2, packet.packet_id, packet.filters.raw()),
+        Packet::UnsubAck(id) => out.put_slice(&unsuback(*id)),
+        Packet::PingReq => out.put_slice(&pingreq()),
+        Packet::PingResp => out.put_slice(&pingresp()),
+        Packet::Disconnect => out.put_slice(&[0xe0, 0]),
     }
+    Ok(())
 }
 
-fn encode_connect<B: BufMut>(out: &mut B, connect: &Connect<'_>) -> Result<(), EncodeError> {
-    let version = connect.version;
-    let mut remaining = 10 + properties_len(connect.properties, version) + 2 + connect.client_id.len();
-    if let Some(will) = &connect.will {
-        remaining += properties_len(will.properties, version) + 4 + will.topic.len() + will.payload.len();
+fn connect<B: BufMut>(out: &mut B, packet: &Connect<'_>) -> Result<(), EncodeError> {
+    let mut remaining = 10 + 2 + packet.client_id.len();
+    if let Some(will) = &packet.will {
+        remaining += 4 + will.topic.len() + will.payload.len();
     }
-    remaining += connect.username.map_or(0, |text| 2 + text.len());
-    remaining += connect.password.map_or(0, |bytes| 2 + bytes.len());
+    remaining += packet.username.map_or(0, |text| 2 + text.len());
+    remaining += packet.password.map_or(0, |bytes| 2 + bytes.len());
     fixed_header(out, (PacketType::Connect as u8) << 4, remaining)?;
     field(out, b"MQTT")?;
-    out.put_u8(version.level());
-    out.put_u8(connect_flags(connect));
-    out.put_u16(connect.keep_alive);
-    properties(out, connect.properties, version)?;
-    field(out, connect.client_id.as_bytes())?;
-    if let Some(will) = &connect.will {
-        properties(out, will.properties, version)?;
+    out.put_u8(LEVEL);
+    out.put_u8(connect_flags(packet));
+    out.put_u16(packet.keep_alive);
+    field(out, packet.client_id.as_bytes())?;
+    if let Some(will) = &packet.will {
         field(out, will.topic.as_bytes())?;
         field(out, will.payload)?;
     }
-    if let Some(username) = connect.username {
+    if let Some(username) = packet.username {
         field(out, username.as_bytes())?;
     }
-    if let Some(password) = connect.password {
+    if let Some(password) = packet.password {
         field(out, password)?;
     }
     Ok(())
 }
 
-fn encode_ack<B: BufMut>(out: &mut B, first: u8, ack: &Ack<'_>, version: Version) -> Result<(), EncodeError> {
-    reason(out, first, Some(ack.packet_id), ack.reason, ack.properties, version)
-}
-
-/// Packet id, reason and properties, the last two left out where they say nothing.
-fn reason<B: BufMut>(
-    out: &mut B,
-    first: u8,
-    packet_id: Option<u16>,
-    reason: u8,
-    block: Properties<'_>,
-    version: Version,
-) -> Result<(), EncodeError> {
-    let id_len = if packet_id.is_some() { 2 } else { 0 };
-    let (has_reason, has_block) = match version {
-        Version::V311 => (false, false),
-        Version::V5 => (reason != 0 || !block.is_empty(), !block.is_empty()),
-    };
-    let block_len = if has_block { properties_len(block, version) } else { 0 };
-    fixed_header(out, first, id_len + usize::from(has_reason) + block_len)?;
-    if let Some(id) = packet_id {
-        out.put_u16(id);
-    }
-    if has_reason {
-        out.put_u8(reason);
-    }
-    if has_block {
-        properties(out, block, version)?;
-    }
-    Ok(())
-}
-
-fn list<B: BufMut>(
-    out: &mut B,
-    first: u8,
-    packet_id: u16,
-    block: Properties<'_>,
-    items: &[u8],
-    version: Version,
-) -> Result<(), EncodeError> {
-    fixed_header(out, first, 2 + properties_len(block, version) + items.len())?;
+fn list<B: BufMut>(out: &mut B, first: u8, packet_id: PacketId, items: &[u8]) -> Result<(), EncodeError> {
+    fixed_header(out, first, 2 + items.len())?;
     out.put_u16(packet_id);
-    properties(out, block, version)?;
     out.put_slice(items);
     Ok(())
 }
@@ -275,34 +210,5 @@ fn field<B: BufMut>(out: &mut B, bytes: &[u8]) -> Result<(), EncodeError> {
     let length = u16::try_from(bytes.len()).map_err(|_| EncodeError::FieldTooLong(bytes.len()))?;
     out.put_u16(length);
     out.put_slice(bytes);
-    Ok(())
-}
-
-fn properties_len(block: Properties<'_>, version: Version) -> usize {
-    match version {
-        Version::V311 => 0,
-        Version::V5 => {
-            let length = block.raw().len();
-            let length_bytes = match length {
-                0..=0x7f => 1,
-                0x80..=0x3fff => 2,
-                0x4000..=0x1f_ffff => 3,
-                _ => 4,
-            };
-            length_bytes + length
-        }
-    }
-}
-
-fn properties<B: BufMut>(out: &mut B, block: Properties<'_>, version: Version) -> Result<(), EncodeError> {
-    if version == Version::V311 {
-        return Ok(());
-    }
-    let raw = block.raw();
-    match u32::try_from(raw.len()) {
-        Ok(length) if raw.len() <= MAX_VARIABLE => variable(out, length),
-        _ => return Err(EncodeError::PacketTooLong(raw.len())),
-    }
-    out.put_slice(raw);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The fixed header: type, flags and length, judged before the rest of the packet is there.
 
-use super::{Limits, PacketType, Sender, Version};
+use super::{Limits, PacketType, Sender};
 use crate::violation::Violation;
 
 /// A fixed header that passed all checks.
@@ -85,7 +85,7 @@ fn long_length(bytes: &[u8]) -> Result<Option<(u32, u8)>, Violation> {
 
 #[inline]
 fn check_first_byte(first: u8, limits: &Limits) -> Result<PacketType, Violation> {
-    // A PUBLISH after CONNECT is what nearly every packet is.
+    // Nearly every packet is a PUBLISH after CONNECT.
     if first >> 4 == PacketType::Publish as u8 && limits.sender != Sender::NewClient {
         return match first & 0x0f {
             flags if flags & 0b0110 == 0b0110 => Err(Violation::PublishQos),
@@ -98,27 +98,22 @@ fn check_first_byte(first: u8, limits: &Limits) -> Result<PacketType, Violation>
 
 fn check_other(first: u8, limits: &Limits) -> Result<PacketType, Violation> {
     let number = first >> 4;
-    let packet_type = match PacketType::from_number(number) {
-        Some(PacketType::Auth) if limits.version == Version::V311 => None,
-        found => found,
-    }
-    .ok_or(Violation::UnknownPacketType(number))?;
-    check_direction(packet_type, limits)?;
+    let packet_type = PacketType::from_number(number).ok_or(Violation::UnknownPacketType(number))?;
+    check_direction(packet_type, limits.sender)?;
     match packet_type.required_flags() {
         Some(required) if required != first & 0x0f => Err(Violation::HeaderFlags(packet_type)),
         _ => Ok(packet_type),
     }
 }
 
-fn check_direction(packet_type: PacketType, limits: &Limits) -> Result<(), Violation> {
-    use PacketType::{Auth, ConnAck, Connect, Disconnect, PingReq, PingResp, SubAck, Subscribe, UnsubAck, Unsubscribe};
+fn check_direction(packet_type: PacketType, sender: Sender) -> Result<(), Violation> {
+    use PacketType::{ConnAck, Connect, Disconnect, PingReq, PingResp, SubAck, Subscribe, UnsubAck, Unsubscribe};
     use PacketType::{PubAck, PubComp, PubRec, PubRel, Publish};
-    match (limits.sender, packet_type) {
+    match (sender, packet_type) {
         (Sender::NewClient, Connect)
-        | (Sender::Client | Sender::Server, Publish | PubAck | PubRec | PubRel | PubComp | Auth)
+        | (Sender::Client | Sender::Server, Publish | PubAck | PubRec | PubRel | PubComp)
         | (Sender::Client, Subscribe | Unsubscribe | PingReq | Disconnect)
         | (Sender::Server, ConnAck | SubAck | UnsubAck | PingResp) => Ok(()),
-        (Sender::Server, Disconnect) if limits.version == Version::V5 => Ok(()),
         (Sender::NewClient, _) => Err(Violation::FirstPacketNotConnect),
         (Sender::Client, Connect) => Err(Violation::SecondConnect),
         (Sender::Client, ConnAck | SubAck | UnsubAck | PingResp)

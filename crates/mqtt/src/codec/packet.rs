@@ -1,31 +1,8 @@
 //! The packet as a value, and the words that its parts share.
 
-use std::fmt;
+use super::{ConnAck, Connect, PacketType, Publish, SubAck, Subscribe, Unsubscribe};
 
-use super::{Ack, Auth, ConnAck, Connect, Disconnect, Publish, SubAck, Subscribe, UnsubAck, Unsubscribe};
-
-/// The protocol version of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Version {
-    /// MQTT 3.1.1, level 4.
-    #[default]
-    V311,
-    /// MQTT 5, level 5: the same packets with a block of properties and more reason codes.
-    V5,
-}
-
-impl Version {
-    /// The protocol level byte of a CONNECT.
-    #[must_use]
-    pub const fn level(self) -> u8 {
-        match self {
-            Self::V311 => 4,
-            Self::V5 => 5,
-        }
-    }
-}
-
-/// How surely a message is delivered.
+/// The delivery guarantee of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
 pub enum QoS {
@@ -50,7 +27,7 @@ impl QoS {
         }
     }
 
-    /// What the hub grants to a request for this: never more than 1 (Spec §4.1).
+    /// The QoS that the hub grants for this request: never more than 1 (Spec §4.1).
     #[must_use]
     pub const fn granted(self) -> Self {
         match self {
@@ -60,110 +37,27 @@ impl QoS {
     }
 }
 
-/// The type of a control packet, by its number in the fixed header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "named as in the standard")]
-pub enum PacketType {
-    Connect = 1,
-    ConnAck = 2,
-    Publish = 3,
-    PubAck = 4,
-    PubRec = 5,
-    PubRel = 6,
-    PubComp = 7,
-    Subscribe = 8,
-    SubAck = 9,
-    Unsubscribe = 10,
-    UnsubAck = 11,
-    PingReq = 12,
-    PingResp = 13,
-    Disconnect = 14,
-    Auth = 15,
-}
-
-impl PacketType {
-    /// The type with this number; `None` for 0 and above 15.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            1 => Self::Connect,
-            2 => Self::ConnAck,
-            3 => Self::Publish,
-            4 => Self::PubAck,
-            5 => Self::PubRec,
-            6 => Self::PubRel,
-            7 => Self::PubComp,
-            8 => Self::Subscribe,
-            9 => Self::SubAck,
-            10 => Self::Unsubscribe,
-            11 => Self::UnsubAck,
-            12 => Self::PingReq,
-            13 => Self::PingResp,
-            14 => Self::Disconnect,
-            15 => Self::Auth,
-            _ => return None,
-        })
-    }
-
-    /// The low four bits that the standard demands; `None` for PUBLISH, whose bits carry meaning.
-    #[must_use]
-    pub const fn required_flags(self) -> Option<u8> {
-        match self {
-            Self::Publish => None,
-            Self::PubRel | Self::Subscribe | Self::Unsubscribe => Some(0b0010),
-            _ => Some(0),
-        }
-    }
-
-    /// The name in the standard.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "CONNECT",
-            Self::ConnAck => "CONNACK",
-            Self::Publish => "PUBLISH",
-            Self::PubAck => "PUBACK",
-            Self::PubRec => "PUBREC",
-            Self::PubRel => "PUBREL",
-            Self::PubComp => "PUBCOMP",
-            Self::Subscribe => "SUBSCRIBE",
-            Self::SubAck => "SUBACK",
-            Self::Unsubscribe => "UNSUBSCRIBE",
-            Self::UnsubAck => "UNSUBACK",
-            Self::PingReq => "PINGREQ",
-            Self::PingResp => "PINGRESP",
-            Self::Disconnect => "DISCONNECT",
-            Self::Auth => "AUTH",
-        }
-    }
-}
-
-impl fmt::Display for PacketType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+/// Pairs a packet with its answer; never 0 on the wire.
+pub type PacketId = u16;
 
 /// One control packet; everything inside borrows from the bytes it was decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the standard")]
 pub enum Packet<'a> {
     Connect(Connect<'a>),
-    ConnAck(ConnAck<'a>),
+    ConnAck(ConnAck),
     Publish(Publish<'a>),
-    PubAck(Ack<'a>),
-    PubRec(Ack<'a>),
-    PubRel(Ack<'a>),
-    PubComp(Ack<'a>),
+    PubAck(PacketId),
+    PubRec(PacketId),
+    PubRel(PacketId),
+    PubComp(PacketId),
     Subscribe(Subscribe<'a>),
     SubAck(SubAck<'a>),
     Unsubscribe(Unsubscribe<'a>),
-    UnsubAck(UnsubAck<'a>),
+    UnsubAck(PacketId),
     PingReq,
     PingResp,
-    Disconnect(Disconnect<'a>),
-    Auth(Auth<'a>),
+    Disconnect,
 }
 
 impl Packet<'_> {
@@ -184,8 +78,7 @@ impl Packet<'_> {
             Self::UnsubAck(_) => PacketType::UnsubAck,
             Self::PingReq => PacketType::PingReq,
             Self::PingResp => PacketType::PingResp,
-            Self::Disconnect(_) => PacketType::Disconnect,
-            Self::Auth(_) => PacketType::Auth,
+            Self::Disconnect => PacketType::Disconnect,
         }
     }
 }

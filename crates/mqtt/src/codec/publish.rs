@@ -1,7 +1,7 @@
 //! PUBLISH, the hot one.
 
 use super::reader::Reader;
-use super::{PacketType, Properties, QoS, Version};
+use super::{PacketId, QoS};
 use crate::violation::Violation;
 
 /// A message on its way, either direction.
@@ -13,29 +13,23 @@ pub struct Publish<'a> {
     pub qos: QoS,
     /// Asks the server to keep the message for later subscribers; the hub only records the wish (Spec §5.3).
     pub retain: bool,
-    /// UTF-8 without NUL; may contain wildcards (see the header of [`super`]). Empty only in MQTT 5 with a topic alias.
+    /// UTF-8 without NUL; may contain wildcards (see the header of [`super`]). Not empty.
     pub topic: &'a str,
     /// `Some` and not 0 exactly at QoS 1 and 2.
-    pub packet_id: Option<u16>,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
+    pub packet_id: Option<PacketId>,
     /// May be empty.
     pub payload: &'a [u8],
 }
 
 #[inline]
-pub(super) fn decode<'a>(flags: u8, reader: &mut Reader<'a>, version: Version) -> Result<Publish<'a>, Violation> {
+pub(super) fn decode<'a>(flags: u8, reader: &mut Reader<'a>) -> Result<Publish<'a>, Violation> {
     let qos = QoS::from_bits((flags >> 1) & 0b11).ok_or(Violation::PublishQos)?;
     let topic = reader.text()?;
     let packet_id = match qos {
         QoS::AtMostOnce => None,
         QoS::AtLeastOnce | QoS::ExactlyOnce => Some(reader.packet_id()?),
     };
-    let properties = match version {
-        Version::V311 => Properties::NONE,
-        Version::V5 => Properties::decode(reader, PacketType::Publish)?,
-    };
-    if topic.is_empty() && !properties.has_topic_alias() {
+    if topic.is_empty() {
         return Err(Violation::EmptyTopic);
     }
     Ok(Publish {
@@ -44,7 +38,6 @@ pub(super) fn decode<'a>(flags: u8, reader: &mut Reader<'a>, version: Version) -
         retain: flags & 1 != 0,
         topic,
         packet_id,
-        properties,
         payload: reader.take_rest(),
     })
 }

@@ -1,8 +1,8 @@
-//! Reads fields from exactly one packet or block: nothing behind its end can be reached.
+//! Reads fields from exactly one packet: nothing behind its end can be reached.
 
 use crate::violation::Violation;
 
-/// What is left of a packet's body.
+/// The unread rest of a packet's body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -51,12 +51,6 @@ impl<'a> Reader<'a> {
         Ok(u16::from_be_bytes(bytes))
     }
 
-    pub(crate) fn four_bytes(&mut self) -> Result<u32, Violation> {
-        let (&bytes, tail) = self.rest.split_first_chunk::<4>().ok_or(Violation::Truncated)?;
-        self.rest = tail;
-        Ok(u32::from_be_bytes(bytes))
-    }
-
     /// A packet id, which is never 0.
     #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<u16, Violation> {
@@ -79,23 +73,6 @@ impl<'a> Reader<'a> {
         let bytes = self.binary()?;
         let text = std::str::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)?;
         if has_nul(bytes) { Err(Violation::Nul) } else { Ok(text) }
-    }
-
-    /// A variable byte integer inside a packet; here padding is an error, as MQTT 5 says.
-    pub(crate) fn variable(&mut self) -> Result<u32, Violation> {
-        let mut value = 0;
-        for shift in [0, 7, 14, 21] {
-            let byte = self.byte()?;
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return if byte == 0 && shift > 0 {
-                    Err(Violation::RemainingLength)
-                } else {
-                    Ok(value)
-                };
-            }
-        }
-        Err(Violation::RemainingLength)
     }
 }
 

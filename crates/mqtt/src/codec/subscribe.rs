@@ -1,16 +1,14 @@
 //! SUBSCRIBE, UNSUBSCRIBE and their answers: lists, checked when decoded and walked when needed.
 
 use super::reader::Reader;
-use super::{PacketType, Properties, QoS, Version};
+use super::{PacketId, PacketType, QoS};
 use crate::violation::Violation;
 
 /// Asks for topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subscribe<'a> {
     /// Never 0.
-    pub packet_id: u16,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
+    pub packet_id: PacketId,
     /// At least one.
     pub filters: Filters<'a>,
 }
@@ -19,9 +17,7 @@ pub struct Subscribe<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsubscribe<'a> {
     /// Never 0.
-    pub packet_id: u16,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
+    pub packet_id: PacketId,
     /// At least one.
     pub filters: TextList<'a>,
 }
@@ -30,21 +26,8 @@ pub struct Unsubscribe<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubAck<'a> {
     /// As in the SUBSCRIBE.
-    pub packet_id: u16,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
-    /// The granted QoS, or a code from 0x80 up.
-    pub codes: ReasonCodes<'a>,
-}
-
-/// Answers an UNSUBSCRIBE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnsubAck<'a> {
-    /// As in the UNSUBSCRIBE.
-    pub packet_id: u16,
-    /// MQTT 5 only, else empty.
-    pub properties: Properties<'a>,
-    /// One code per filter in MQTT 5, none in 3.1.1.
+    pub packet_id: PacketId,
+    /// The granted QoS, or 0x80 for a refused filter.
     pub codes: ReasonCodes<'a>,
 }
 
@@ -56,16 +39,8 @@ pub type ReasonCodes<'a> = &'a [u8];
 pub struct Filter<'a> {
     /// Not empty, UTF-8 without NUL.
     pub filter: &'a str,
-    /// QoS in the two low bits; MQTT 5 has more in bits 2–5.
-    pub options: u8,
-}
-
-impl Filter<'_> {
     /// The QoS asked for.
-    #[must_use]
-    pub fn qos(&self) -> QoS {
-        QoS::from_bits(self.options & 0b11).unwrap_or_default()
-    }
+    pub qos: QoS,
 }
 
 /// The entries of a SUBSCRIBE: a checked list that is walked in place.
@@ -84,8 +59,8 @@ impl<'a> Filters<'a> {
         // The list was checked by the decoder; an error can only mean its end.
         std::iter::from_fn(move || {
             let filter = reader.text().ok()?;
-            let options = reader.byte().ok()?;
-            Some(Filter { filter, options })
+            let qos = QoS::from_bits(reader.byte().ok()?)?;
+            Some(Filter { filter, qos })
         })
     }
 }
@@ -107,19 +82,6 @@ impl<'a> TextList<'a> {
     }
 }
 
-fn head<'a>(
-    packet_type: PacketType,
-    reader: &mut Reader<'a>,
-    version: Version,
-) -> Result<(u16, Properties<'a>), Violation> {
-    let packet_id = reader.packet_id()?;
-    let properties = match version {
-        Version::V311 => Properties::NONE,
-        Version::V5 => Properties::decode(reader, packet_type)?,
-    };
-    Ok((packet_id, properties))
-}
-
 fn filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Violation> {
     match reader.text()? {
         "" => Err(Violation::EmptyFilter),
@@ -127,8 +89,8 @@ fn filter<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Violation> {
     }
 }
 
-pub(super) fn decode_subscribe<'a>(reader: &mut Reader<'a>, version: Version) -> Result<Subscribe<'a>, Violation> {
-    let (packet_id, properties) = head(PacketType::Subscribe, reader, version)?;
+pub(super) fn decode_subscribe<'a>(reader: &mut Reader<'a>) -> Result<Subscribe<'a>, Violation> {
+    let packet_id = reader.packet_id()?;
     if reader.is_empty() {
         return Err(Violation::NoFilters(PacketType::Subscribe));
     }
@@ -136,24 +98,16 @@ pub(super) fn decode_subscribe<'a>(reader: &mut Reader<'a>, version: Version) ->
     while !reader.is_empty() {
         filter(reader)?;
         let options = reader.byte()?;
-        let valid = match version {
-            Version::V311 => options <= 2,
-            // Bits 4–5 are the retain handling, 3 is no value; bits 6–7 are reserved.
-            Version::V5 => options & 0b11 != 3 && options & 0b11_0000 != 0b11_0000 && options & 0b1100_0000 == 0,
-        };
-        if !valid {
-            return Err(Violation::SubscribeOptions(options));
-        }
+        QoS::from_bits(options).ok_or(Violation::SubscribeOptions(options))?;
     }
     Ok(Subscribe {
         packet_id,
-        properties,
         filters: Filters(list),
     })
 }
 
-pub(super) fn decode_unsubscribe<'a>(reader: &mut Reader<'a>, version: Version) -> Result<Unsubscribe<'a>, Violation> {
-    let (packet_id, properties) = head(PacketType::Unsubscribe, reader, version)?;
+pub(super) fn decode_unsubscribe<'a>(reader: &mut Reader<'a>) -> Result<Unsubscribe<'a>, Violation> {
+    let packet_id = reader.packet_id()?;
     if reader.is_empty() {
         return Err(Violation::NoFilters(PacketType::Unsubscribe));
     }
@@ -163,51 +117,16 @@ pub(super) fn decode_unsubscribe<'a>(reader: &mut Reader<'a>, version: Version) 
     }
     Ok(Unsubscribe {
         packet_id,
-        properties,
         filters: TextList(list),
     })
 }
 
-pub(super) fn decode_suback<'a>(reader: &mut Reader<'a>, version: Version) -> Result<SubAck<'a>, Violation> {
-    let (packet_id, properties) = head(PacketType::SubAck, reader, version)?;
-    let codes = codes(PacketType::SubAck, reader, |code| match version {
-        Version::V311 => matches!(code, 0..=2 | 0x80),
-        Version::V5 => matches!(
-            code,
-            0..=2 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91 | 0x97 | 0x9e | 0xa1 | 0xa2
-        ),
-    })?;
-    Ok(SubAck {
-        packet_id,
-        properties,
-        codes,
-    })
-}
-
-pub(super) fn decode_unsuback<'a>(reader: &mut Reader<'a>, version: Version) -> Result<UnsubAck<'a>, Violation> {
-    let (packet_id, properties) = head(PacketType::UnsubAck, reader, version)?;
-    let codes = match version {
-        Version::V311 => &[],
-        Version::V5 => codes(PacketType::UnsubAck, reader, |code| {
-            matches!(code, 0 | 0x11 | 0x80 | 0x83 | 0x87 | 0x8f | 0x91)
-        })?,
-    };
-    Ok(UnsubAck {
-        packet_id,
-        properties,
-        codes,
-    })
-}
-
-fn codes<'a>(
-    packet_type: PacketType,
-    reader: &mut Reader<'a>,
-    known: impl Fn(u8) -> bool,
-) -> Result<ReasonCodes<'a>, Violation> {
+pub(super) fn decode_suback<'a>(reader: &mut Reader<'a>) -> Result<SubAck<'a>, Violation> {
+    let packet_id = reader.packet_id()?;
     let codes = reader.take_rest();
-    match codes.iter().find(|&&code| !known(code)) {
+    match codes.iter().find(|&&code| !matches!(code, 0..=2 | 0x80)) {
         _ if codes.is_empty() => Err(Violation::Truncated),
-        Some(&code) => Err(Violation::ReasonCode(packet_type, code)),
-        None => Ok(codes),
+        Some(&code) => Err(Violation::ReasonCode(PacketType::SubAck, code)),
+        None => Ok(SubAck { packet_id, codes }),
     }
 }

@@ -1,7 +1,7 @@
 //! A PUBLISH encoded once and sent many times: the load generator changes only the packet id and its payload.
 
 use super::encode::{EncodeError, publish};
-use super::{Publish, QoS, Version};
+use super::{PacketId, Publish, QoS};
 
 /// The bytes of a PUBLISH whose packet id and payload can be changed in place.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct PublishTemplate {
 }
 
 impl PublishTemplate {
-    /// Encodes a 3.1.1 PUBLISH with this payload; at QoS 1 the packet id is 1 until it is set.
+    /// Encodes a PUBLISH with this payload; at QoS 1 the packet id is 1 until it is set.
     ///
     /// # Errors
     /// The topic or the packet is too long.
@@ -27,7 +27,7 @@ impl PublishTemplate {
             ..Publish::default()
         };
         let mut bytes = Vec::with_capacity(topic.len() + payload.len() + 9);
-        publish(&mut bytes, &packet, Version::V311)?;
+        publish(&mut bytes, &packet)?;
         let payload_at = bytes.len() - payload.len();
         Ok(Self {
             bytes,
@@ -38,7 +38,7 @@ impl PublishTemplate {
 
     /// Sets the packet id (nothing happens at QoS 0) and gives the packet's bytes.
     #[inline]
-    pub fn packet(&mut self, packet_id: u16) -> &[u8] {
+    pub fn packet(&mut self, packet_id: PacketId) -> &[u8] {
         if let Some(place) = self.packet_id_at.and_then(|at| self.bytes.get_mut(at..at + 2)) {
             place.copy_from_slice(&packet_id.to_be_bytes());
         }

@@ -1,4 +1,4 @@
-//! What the driver has to do about a packet.
+//! The driver's next step after a packet.
 
 use smallvec::SmallVec;
 
@@ -7,12 +7,12 @@ use crate::login::Claim;
 use crate::subscriptions::SubscriptionSet;
 use crate::topic::DeviceTopic;
 
-/// What a packet demands of the driver.
+/// The step that a packet requires of the driver.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action<'a> {
     /// Check the claim, then call `accept` or `refuse`. Boxed: it is large, and comes once in a connection's life.
     Authenticate(Box<Claim<'a>>),
-    /// Do what the topic says; at QoS 1 write a PUBACK when that is durable, in the order of arrival.
+    /// Carry out the request of the topic; at QoS 1 write a PUBACK when that is durable, in the order of arrival.
     Publish {
         /// The topic, understood.
         topic: DeviceTopic<'a>,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn login(username: &str) -> Login<'_> {
-    Login::parse(username).expect("lawful")
+    Login::parse(username).expect("valid")
 }
 
 fn version(year: u16, month: u8, day: u8) -> Option<ApiVersion> {
@@ -16,7 +16,7 @@ fn version(year: u16, month: u8, day: u8) -> Option<ApiVersion> {
     })
 }
 
-/// What each SDK sends (Spec §2.3), and what is to be read from it.
+/// The user name of each SDK (Spec §2.3), and its parts.
 #[test]
 fn user_names_of_all_sdks() {
     let python = "hub1.contoso.test/dev-1/?api-version=2019-10-01&DeviceClientType=azure-iot-device-iothub-py\
@@ -160,7 +160,7 @@ fn old_and_raw_forms_are_accepted() {
 }
 
 #[test]
-fn what_names_no_device_is_refused() {
+fn a_user_name_without_a_device_is_refused() {
     for username in [
         "hub",
         "/d",
@@ -186,9 +186,7 @@ fn every_version_from_2016_02_03_on_is_accepted() {
         let username = format!("hub/d/?api-version={text}");
         assert_eq!(Login::parse(&username), Err(LoginError::ApiVersion), "{text}");
     }
-    assert_eq!(LoginError::ApiVersion.connack(), [0x20, 2, 0, 1]);
     assert_eq!(LoginError::ApiVersion.code().number(), 400_001);
-    assert_eq!(LoginError::ClientIdMismatch.connack(), [0x20, 2, 0, 5]);
 }
 
 #[test]
@@ -292,7 +290,7 @@ proptest! {
     ) {
         let path = module.as_ref().map_or(device.clone(), |module| format!("{device}/{module}"));
         let username = format!("hub.test/{path}/?api-version=2021-04-12&DeviceClientType=x");
-        let login = Login::parse(&username).expect("lawful");
+        let login = Login::parse(&username).expect("valid");
         prop_assert_eq!((login.device, login.module), (device.as_str(), module.as_deref()));
         prop_assert!(login.matches_client_id(&path));
         prop_assert!(login.api_version.is_some());

@@ -1,4 +1,4 @@
-//! What a device may publish.
+//! Publish topics of devices and modules.
 
 use holdfast_model::IdentityId;
 
@@ -6,7 +6,7 @@ use super::{RequestId, Version, own, request, write_own};
 use crate::escape::append;
 use crate::violation::Violation;
 
-/// A publish topic of a device or module, understood.
+/// A parsed publish topic of a device or module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceTopic<'a> {
     /// Telemetry: `devices/{d}[/modules/{m}]/messages/events/{bag}`.
@@ -14,7 +14,7 @@ pub enum DeviceTopic<'a> {
         /// For [`crate::bag::parse`]; raw, may be empty.
         bag: &'a str,
     },
-    /// `$iothub/twin/GET/?$rid=X`; its payload means nothing.
+    /// `$iothub/twin/GET/?$rid=X`; its payload is ignored.
     TwinGet {
         /// Echoed in the reply.
         rid: RequestId<'a>,
@@ -33,17 +33,11 @@ pub enum DeviceTopic<'a> {
         /// The id of the call.
         rid: RequestId<'a>,
     },
-    /// `$iothub/credentials/POST/issueCertificate/?$rid=X` (preview).
-    IssueCertificate {
-        /// Echoed in the replies.
-        rid: RequestId<'a>,
-    },
 }
 
 const TWIN_GET: &str = "$iothub/twin/GET";
 const TWIN_PATCH: &str = "$iothub/twin/PATCH/properties/reported";
 const METHOD_RESPONSE: &str = "$iothub/methods/res/";
-const ISSUE_CERTIFICATE: &str = "$iothub/credentials/POST/issueCertificate";
 
 impl<'a> DeviceTopic<'a> {
     /// Parses the topic of a PUBLISH that `identity` sent.
@@ -83,11 +77,6 @@ impl<'a> DeviceTopic<'a> {
                 rid: request::parse(tail)?.require_rid()?,
             });
         }
-        if let Some(tail) = after(topic, ISSUE_CERTIFICATE) {
-            return Ok(Self::IssueCertificate {
-                rid: request::parse(tail)?.require_rid()?,
-            });
-        }
         Err(Violation::ForeignTopic)
     }
 
@@ -117,11 +106,6 @@ impl<'a> DeviceTopic<'a> {
                 append(out, format_args!("{METHOD_RESPONSE}{status}/"));
                 request::write(out, rid, None);
             }
-            Self::IssueCertificate { rid } => {
-                out.push_str(ISSUE_CERTIFICATE);
-                out.push('/');
-                request::write(out, rid, None);
-            }
         }
     }
 }
@@ -137,7 +121,7 @@ fn events_bag<'a>(identity: &IdentityId, topic: &'a str) -> Option<&'a str> {
     }
 }
 
-/// What follows `prefix` and a `/`; the prefix alone has an empty tail.
+/// The text behind `prefix` and a `/`; empty for the prefix alone.
 fn after<'a>(topic: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = topic.strip_prefix(prefix)?;
     if rest.is_empty() {

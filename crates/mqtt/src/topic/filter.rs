@@ -1,4 +1,4 @@
-//! What a device may subscribe to.
+//! Subscription filters of devices and modules.
 
 use holdfast_model::IdentityId;
 
@@ -7,17 +7,16 @@ use crate::subscriptions::{Channel, ChannelSet};
 use crate::violation::Violation;
 
 /// Where the hub's own topics begin, by channel.
-const ROOTS: [(&str, Channel); 4] = [
+const ROOTS: [(&str, Channel); 3] = [
     ("$iothub/twin/res", Channel::TwinRes),
     ("$iothub/twin/PATCH/properties/desired", Channel::Desired),
     ("$iothub/methods/POST", Channel::Methods),
-    ("$iothub/credentials/res", Channel::Credentials),
 ];
 
 /// The channels that a filter opens for this identity (Spec §4.1).
 ///
-/// A filter for one method or one input opens the whole channel: the client ignores what it did not ask for, and the
-/// stored set stays a bitmask. The set is empty for the one filter that is accepted and never delivers: a module's
+/// A filter for one method or one input opens the whole channel: the client ignores messages that it did not
+/// subscribe to, and the stored set stays a bitmask. The set is empty for the one filter that is accepted and never delivers: a module's
 /// own `devicebound`, without whose SUBACK the Java module client gives up.
 ///
 /// # Errors
@@ -55,9 +54,9 @@ fn own_module(rest: &str) -> Option<ChannelSet> {
     if is_devicebound(rest) {
         return Some(ChannelSet::EMPTY);
     }
-    // C and C# subscribe to all that is theirs.
-    let lawful = matches!(rest, "/#" | "/inputs/#") || rest.strip_prefix("/inputs/").is_some_and(is_name_and_all);
-    lawful.then(|| ChannelSet::only(Channel::Inputs))
+    // C and C# subscribe to the module's whole subtree.
+    let is_known = matches!(rest, "/#" | "/inputs/#") || rest.strip_prefix("/inputs/").is_some_and(is_name_and_all);
+    is_known.then(|| ChannelSet::only(Channel::Inputs))
 }
 
 fn is_devicebound(rest: &str) -> bool {

@@ -1,4 +1,7 @@
-//! What the hub sends to a device. Each shape is what the pickiest SDK's parser wants (Spec §4.2).
+//! Topics of the hub's messages to a device. Each has the shape that the strictest SDK parser accepts (Spec §4.2).
+//!
+//! Twin responses are sent today; the other topics are the ones that the subscriptions accepted by [`super::channels`]
+//! promise.
 
 use holdfast_model::IdentityId;
 
@@ -8,7 +11,7 @@ use crate::escape::append;
 /// A topic on which the hub publishes to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubTopic<'a> {
-    /// `devices/{d}/messages/devicebound/{bag}`; the bag is never empty (rule 1), see [`crate::bag::CloudBag`].
+    /// `devices/{d}/messages/devicebound/{bag}`; the bag is never empty (rule 1).
     CloudToDevice {
         /// Already encoded.
         bag: &'a str,
@@ -34,28 +37,11 @@ pub enum HubTopic<'a> {
         /// Made by the hub; without `/ ? & = + #`.
         rid: RequestId<'a>,
     },
-    /// `devices/{d}/modules/{m}/inputs/{input}/{bag}`; the `/` stands even without a bag (rule 15).
-    Input {
-        /// The input's name, without `/`.
-        input: &'a str,
-        /// Already encoded.
-        bag: &'a str,
-    },
-    /// `$iothub/credentials/res/{status}/?$rid=X[&$version=N]`.
-    CredentialsResponse {
-        /// 100–999.
-        status: u16,
-        /// As in the request.
-        rid: RequestId<'a>,
-        /// Of the certificate.
-        version: Option<Version>,
-    },
 }
 
 const TWIN_RESPONSE: &str = "$iothub/twin/res/";
 const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/?$version=";
 const METHOD: &str = "$iothub/methods/POST/";
-const CREDENTIALS: &str = "$iothub/credentials/res/";
 
 impl<'a> HubTopic<'a> {
     /// Appends the topic for a client of this identity.
@@ -75,14 +61,6 @@ impl<'a> HubTopic<'a> {
                 append(out, format_args!("{METHOD}{name}/"));
                 request::write(out, rid, None);
             }
-            Self::Input { input, bag } => {
-                write_own(identity, out);
-                append(out, format_args!("/inputs/{input}/{bag}"));
-            }
-            Self::CredentialsResponse { status, rid, version } => {
-                append(out, format_args!("{CREDENTIALS}{status:03}/"));
-                request::write(out, rid, version);
-            }
         }
     }
 
@@ -90,11 +68,8 @@ impl<'a> HubTopic<'a> {
     #[must_use]
     pub fn parse(identity: &IdentityId, topic: &'a str) -> Option<Self> {
         if let Some(rest) = own(identity, topic) {
-            if let Some(bag) = rest.strip_prefix("/messages/devicebound/") {
-                return Some(Self::CloudToDevice { bag });
-            }
-            let (input, bag) = rest.strip_prefix("/inputs/")?.split_once('/')?;
-            return Some(Self::Input { input, bag });
+            let bag = rest.strip_prefix("/messages/devicebound/")?;
+            return Some(Self::CloudToDevice { bag });
         }
         if let Some(rest) = topic.strip_prefix(TWIN_RESPONSE) {
             let (status, tail) = response(rest)?;
@@ -109,18 +84,10 @@ impl<'a> HubTopic<'a> {
                 version: version.parse().ok()?,
             });
         }
-        if let Some(rest) = topic.strip_prefix(METHOD) {
-            let (name, tail) = rest.split_once('/')?;
-            return Some(Self::Method {
-                name,
-                rid: tail.strip_prefix("?$rid=")?,
-            });
-        }
-        let (status, tail) = response(topic.strip_prefix(CREDENTIALS)?)?;
-        Some(Self::CredentialsResponse {
-            status,
-            rid: tail.rid?,
-            version: tail.version,
+        let (name, tail) = topic.strip_prefix(METHOD)?.split_once('/')?;
+        Some(Self::Method {
+            name,
+            rid: tail.strip_prefix("?$rid=")?,
         })
     }
 }

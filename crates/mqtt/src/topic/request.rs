@@ -10,7 +10,7 @@ pub type RequestId<'a> = &'a str;
 /// A version of a twin's section.
 pub type Version = u64;
 
-/// What a tail says.
+/// The parsed tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tail<'a> {
     /// `None` when it is missing or empty.
@@ -25,7 +25,7 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// Parses what stands after the last `/` of the fixed part; unknown parameters are ignored, the first of two counts.
+/// Parses the text behind the last `/` of the fixed part; unknown parameters are ignored, the first of two counts.
 pub(super) fn parse(tail: &str) -> Result<Tail<'_>, Violation> {
     let mut found = Tail::default();
     let parameters = match tail.strip_prefix('?') {

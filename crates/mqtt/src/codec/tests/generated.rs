@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 
-/// A valid packet in bytes, with what its reader has to expect.
+/// A valid packet in bytes, with the limits to decode it.
 #[derive(Debug, Clone)]
 struct Sample {
     bytes: Vec<u8>,
@@ -13,9 +13,9 @@ struct Sample {
 }
 
 impl Sample {
-    fn of(packet: &Packet<'_>, limits: Limits, version: Version) -> Self {
+    fn of(packet: &Packet<'_>, limits: Limits) -> Self {
         let mut bytes = Vec::new();
-        encode(&mut bytes, packet, version).expect("encodes");
+        encode(&mut bytes, packet).expect("encodes");
         Self { bytes, limits }
     }
 }
@@ -24,102 +24,61 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[ -~]{1,40}", "[a-z/+#$é日]{1,12}", "x{120,140}"]
 }
 
-fn version() -> impl Strategy<Value = Version> {
-    prop_oneof![Just(Version::V311), Just(Version::V5)]
-}
-
 fn qos() -> impl Strategy<Value = QoS> {
     (0..=2u8).prop_map(|bits| QoS::from_bits(bits).expect("known"))
 }
 
-/// A block of user properties, lawful in every packet that has properties at all.
-fn block() -> impl Strategy<Value = Vec<u8>> {
-    vec((text(), text()), 0..4).prop_map(|pairs| {
-        let mut block = Vec::new();
-        for (name, value) in &pairs {
-            Property::User(name, value).write(&mut block);
-        }
-        block
-    })
-}
-
-fn properties(block: &[u8], version: Version, packet_type: PacketType) -> Properties<'_> {
-    match version {
-        Version::V311 => Properties::NONE,
-        Version::V5 => Properties::new(block, packet_type).expect("lawful"),
-    }
-}
-
 fn publish_sample() -> impl Strategy<Value = Sample> {
     let fields = (
-        version(),
         any::<(bool, bool, bool)>(),
         qos(),
         text(),
         1..=u16::MAX,
         vec(any::<u8>(), 0..400),
-        block(),
     );
-    fields.prop_map(|(version, (dup, retain, server), qos, topic, id, payload, block)| {
+    fields.prop_map(|((dup, retain, server), qos, topic, id, payload)| {
         let packet = Publish {
             dup: dup && qos != QoS::AtMostOnce,
             qos,
             retain,
             topic: &topic,
             packet_id: (qos != QoS::AtMostOnce).then_some(id),
-            properties: properties(&block, version, PacketType::Publish),
             payload: &payload,
         };
-        let limits = if server {
-            Limits::server(version)
-        } else {
-            Limits::client(version)
-        };
-        Sample::of(&Packet::Publish(packet), limits, version)
+        Sample::of(
+            &Packet::Publish(packet),
+            if server { Limits::SERVER } else { Limits::CLIENT },
+        )
     })
 }
 
 fn connect_sample() -> impl Strategy<Value = Sample> {
     let will = proptest::option::of((text(), vec(any::<u8>(), 0..40), qos(), any::<bool>()));
     let login = proptest::option::of((text(), proptest::option::of(vec(any::<u8>(), 0..40))));
-    let fields = (version(), any::<bool>(), any::<u16>(), text(), will, login, block());
-    fields.prop_map(|(version, clean, keep_alive, client_id, will, login, block)| {
-        let properties = properties(&block, version, PacketType::Connect);
+    let fields = (any::<bool>(), any::<u16>(), text(), will, login);
+    fields.prop_map(|(clean, keep_alive, client_id, will, login)| {
         let packet = Connect {
-            version,
             clean,
             keep_alive,
-            properties,
             client_id: &client_id,
             will: will.as_ref().map(|(topic, payload, qos, retain)| LastWill {
                 topic,
                 payload,
                 qos: *qos,
                 retain: *retain,
-                properties,
             }),
             username: login.as_ref().map(|(username, _)| username.as_str()),
             password: login.as_ref().and_then(|(_, password)| password.as_deref()),
         };
-        Sample::of(&Packet::Connect(packet), Limits::NEW_CLIENT, version)
+        Sample::of(&Packet::Connect(packet), Limits::NEW_CLIENT)
     })
 }
 
 /// SUBSCRIBE and UNSUBSCRIBE, put together by hand, since their lists have no constructor.
 fn list_sample() -> impl Strategy<Value = Sample> {
-    let fields = (
-        version(),
-        any::<bool>(),
-        1..=u16::MAX,
-        vec((text(), 0..=2u8), 1..6),
-        block(),
-    );
-    fields.prop_map(|(version, unsubscribe, id, filters, block)| {
+    let fields = (any::<bool>(), 1..=u16::MAX, vec((text(), 0..=2u8), 1..6));
+    fields.prop_map(|(unsubscribe, id, filters)| {
         let mut body = id.to_be_bytes().to_vec();
-        if version == Version::V5 {
-            encode::variable(&mut body, u32::try_from(block.len()).expect("short"));
-            body.extend_from_slice(&block);
-        }
         for (filter, options) in &filters {
             body.extend_from_slice(&u16::try_from(filter.len()).expect("short").to_be_bytes());
             body.extend_from_slice(filter.as_bytes());
@@ -132,87 +91,40 @@ fn list_sample() -> impl Strategy<Value = Sample> {
         bytes.extend_from_slice(&body);
         Sample {
             bytes,
-            limits: Limits::client(version),
+            limits: Limits::CLIENT,
         }
     })
 }
 
 fn small_sample() -> impl Strategy<Value = Sample> {
-    let fields = (
-        0..10u8,
-        version(),
-        1..=u16::MAX,
-        block(),
-        any::<bool>(),
-        vec(0..=2u8, 1..8),
-    );
-    fields.prop_map(|(kind, version, packet_id, block, flag, codes)| {
-        let client = Limits::client(version);
-        let server = Limits::server(version);
-        let failure = if version == Version::V5 { 0x80 } else { 0 };
-        let ack = |packet_type, reason| Ack {
-            packet_id,
-            reason: if flag && version == Version::V5 { reason } else { 0 },
-            properties: properties(&block, version, packet_type),
-        };
+    let fields = (0..10u8, 1..=u16::MAX, any::<bool>(), vec(0..=2u8, 1..8));
+    fields.prop_map(|(kind, packet_id, flag, codes)| {
+        let (client, server) = (Limits::CLIENT, Limits::SERVER);
         let (packet, limits) = match kind {
-            0 => (
-                Packet::PubAck(ack(PacketType::PubAck, 0x83)),
-                if flag { client } else { server },
-            ),
-            1 => (Packet::PubRec(ack(PacketType::PubRec, 0x83)), client),
-            2 => (Packet::PubRel(ack(PacketType::PubRel, 0x92)), client),
-            3 => (Packet::PubComp(ack(PacketType::PubComp, 0x92)), client),
+            0 => (Packet::PubAck(packet_id), if flag { client } else { server }),
+            1 => (Packet::PubRec(packet_id), client),
+            2 => (Packet::PubRel(packet_id), client),
+            3 => (Packet::PubComp(packet_id), client),
             4 => (Packet::PingReq, client),
             5 => (Packet::PingResp, server),
-            6 => {
-                let properties = properties(&block, version, PacketType::Disconnect);
-                (
-                    Packet::Disconnect(Disconnect {
-                        reason: failure,
-                        properties,
-                    }),
-                    client,
-                )
-            }
+            6 => (Packet::Disconnect, client),
             7 => {
-                let properties = properties(&block, version, PacketType::ConnAck);
-                (
-                    Packet::ConnAck(ConnAck {
-                        session_present: flag,
-                        code: 0,
-                        properties,
-                    }),
-                    server,
-                )
+                let connack = ConnAck {
+                    session_present: flag,
+                    code: 0,
+                };
+                (Packet::ConnAck(connack), server)
             }
             8 => {
-                let properties = properties(&block, version, PacketType::SubAck);
-                (
-                    Packet::SubAck(SubAck {
-                        packet_id,
-                        properties,
-                        codes: &codes,
-                    }),
-                    server,
-                )
-            }
-            _ => {
-                let properties = properties(&block, version, PacketType::UnsubAck);
-                let codes = if version == Version::V5 {
-                    vec![0; codes.len()]
-                } else {
-                    Vec::new()
-                };
-                let packet = Packet::UnsubAck(UnsubAck {
+                let suback = SubAck {
                     packet_id,
-                    properties,
                     codes: &codes,
-                });
-                return Sample::of(&packet, server, version);
+                };
+                (Packet::SubAck(suback), server)
             }
+            _ => (Packet::UnsubAck(packet_id), server),
         };
-        Sample::of(&packet, limits, version)
+        Sample::of(&packet, limits)
     })
 }
 
@@ -222,9 +134,8 @@ fn sample() -> impl Strategy<Value = Sample> {
 
 fn any_limits() -> impl Strategy<Value = Limits> {
     let sender = prop_oneof![Just(Sender::NewClient), Just(Sender::Client), Just(Sender::Server)];
-    (sender, version()).prop_map(|(sender, version)| Limits {
+    sender.prop_map(|sender| Limits {
         sender,
-        version,
         max_remaining_length: 4096,
     })
 }
@@ -235,10 +146,9 @@ fn exercise(input: &[u8], limits: &Limits) -> Result<(), TestCaseError> {
         return Ok(());
     };
     prop_assert!(used <= input.len());
-    let version = limits.version_of(&packet);
     let mut bytes = Vec::new();
-    encode(&mut bytes, &packet, version).expect("what was decoded can be encoded");
-    let again = decode(&bytes, limits).expect("lawful").expect("complete");
+    encode(&mut bytes, &packet).expect("what was decoded can be encoded");
+    let again = decode(&bytes, limits).expect("valid").expect("complete");
     prop_assert_eq!(again, (packet, bytes.len()));
     if let Packet::Subscribe(packet) = packet {
         prop_assert!(packet.filters.iter().count() > 0);
@@ -249,10 +159,10 @@ fn exercise(input: &[u8], limits: &Limits) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn a_decoded_packet_encodes_to_the_bytes_it_came_from(sample in sample()) {
-        let (packet, used) = decode(&sample.bytes, &sample.limits).expect("lawful").expect("complete");
+        let (packet, used) = decode(&sample.bytes, &sample.limits).expect("valid").expect("complete");
         prop_assert_eq!(used, sample.bytes.len());
         let mut bytes = Vec::new();
-        encode(&mut bytes, &packet, sample.limits.version_of(&packet)).expect("encodes");
+        encode(&mut bytes, &packet).expect("encodes");
         prop_assert_eq!(bytes, sample.bytes);
     }
 
