@@ -90,7 +90,6 @@ mod tests {
             payload: b"gone",
             qos: QoS::AtLeastOnce,
             retain: true,
-            ..LastWill::default()
         };
         let kept = Will::accept(identity, &will).expect("valid");
         let message = kept.message().expect("checked");
