@@ -17,7 +17,7 @@ SERVER_PORTS = (20_000, 30_000)
 
 
 def free_port():
-    """A port that nobody listens on, below those that the kernel gives to clients: none is taken before its server is up."""
+    """A free port below the kernel's range for clients, so that no client takes it before its server is up."""
     while True:
         port = random.randrange(*SERVER_PORTS)
         with socket.socket() as probe:

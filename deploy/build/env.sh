@@ -1,4 +1,5 @@
-# Sourced by the Makefile's recipes, .ci/run and whoever calls cargo by hand: the one place for the build's variables.
+# Sourced by the Makefile's recipes and by .ci/run, and to be sourced before calling cargo by hand: the one place for the
+# build's variables.
 #
 # They are part of cargo's fingerprints: a cargo call without them compiles RocksDB from source (ten minutes)
 # and rebuilds all that links it.

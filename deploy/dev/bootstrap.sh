@@ -64,7 +64,7 @@ carry_settings() {
   [ ! -e "$cargo_home/config.toml" ] || cp "$cargo_home/config.toml" "$folder/root/.cargo/"
 }
 
-# The bare Debian, and what somebody who installed Rust there has as well: a C compiler, and make.
+# The bare Debian, with what an installation of Rust needs as well: a C compiler; and make.
 bare=$cache/$suite-1
 mkdir -p "$cache"
 exec 9>"$bare.lock"

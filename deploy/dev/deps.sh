@@ -63,7 +63,7 @@ has_clang_headers() {
       compgen -G "$folder/../lib/clang/*/include/stddef.h" >/dev/null && return
     done
   done < <(libclangs)
-  # Debian's libclang lies apart from them and is told where they are.
+  # Debian's libclang is in another folder, and is patched to search here.
   compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null
 }
 

@@ -242,14 +242,14 @@ class Hub:
 
 
 class RunningHub:
-    """A hub that somebody else started."""
+    """A hub that runs already."""
 
     def __init__(self, connection_file):
         self.connection_file = Path(connection_file)
         self.connection = json.loads(self.connection_file.read_text())
 
     def last_log_lines(self) -> str:
-        return "(the hub's log is with whoever started it)"
+        return "(this hub was not started here, so its log is elsewhere)"
 
     def cli(self, *args) -> str:
         return cli(self.connection_file, *args)

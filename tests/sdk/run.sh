@@ -50,7 +50,12 @@ run_python() {
 }
 
 run_node() {
-  command -v npm >/dev/null || die "node and npm are missing (Node 20 or newer)"
+  command -v npm >/dev/null || die "node and npm are missing (Debian: apt install nodejs npm)"
+  local major
+  major=$(node -p 'process.versions.node.split(".")[0]')
+  [ "$major" -ge 18 ] || die "Node $major is too old (18 or newer)"
+  # Debian 12 has Node 18. The Event Hubs SDK takes `crypto` for a global, which it is from Node 19 on.
+  [ "$major" -ge 19 ] || export NODE_OPTIONS="${NODE_OPTIONS:-} --experimental-global-webcrypto"
   local folder=$cache/node-$(digest "$here/node/package.json" "$here/node/package-lock.json")
   [ -e "$folder/.complete" ] || say "installing the Node SDKs (about a minute)"
   once "$folder" install_node

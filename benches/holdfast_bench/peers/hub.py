@@ -29,7 +29,7 @@ class Hub(Server):
         return json.loads(self.connection_file().read_text())
 
     def command(self):
-        # Of a killed hub's file nobody must believe that this one is ready.
+        # The file of a killed hub would make this one look ready.
         self.connection_file().unlink(missing_ok=True)
         extra = os.environ.get("HOLDFAST_BENCH_HUB_ARGS", "").split()
         return [program(), "dev", "--data-dir", str(self.folder), "--host", "127.0.0.1", "--ports", "0", *extra]

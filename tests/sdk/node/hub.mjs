@@ -18,7 +18,7 @@ export const { Registry } = require('azure-iothub');
 export const eventHubs = require('@azure/event-hubs');
 
 export const connection = JSON.parse(readFileSync(process.env.HOLDFAST_CONNECTION_FILE, 'utf8'));
-export const PATIENCE = Number(process.env.HOLDFAST_TEST_PATIENCE ?? 60) * 1000;
+export const TIMEOUT = Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 60) * 1000;
 export const registry = Registry.fromConnectionString(connection.owner);
 
 let numbers = 0;
@@ -29,12 +29,12 @@ export const fields = (text) =>
   Object.fromEntries(text.split(';').filter(Boolean).map((part) => [part.slice(0, part.indexOf('=')), part.slice(part.indexOf('=') + 1)]));
 
 /** Waits for a condition, and says what it waited for when it never came. */
-export async function until(condition, what, patience = PATIENCE) {
-  const deadline = Date.now() + patience;
+export async function until(condition, what, timeout = TIMEOUT) {
+  const deadline = Date.now() + timeout;
   for (;;) {
     const value = await condition();
     if (value) return value;
-    assert.ok(Date.now() < deadline, `waited ${patience / 1000} s for ${what}`);
+    assert.ok(Date.now() < deadline, `waited ${timeout / 1000} s for ${what}`);
     await pause(20);
   }
 }

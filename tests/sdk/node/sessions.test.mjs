@@ -1,4 +1,4 @@
-// Who gets in, who does not, and what becomes of a live connection when that changes.
+// Which credentials are accepted, and what happens to a live connection when they are revoked.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, Message, Mqtt, clientOf, clientWithToken, connected, connection, createDevice, disconnection, fields, read, refused, registry, sasToken, send, text, until } from './hub.mjs';
@@ -64,7 +64,7 @@ test('a deleted device is cut off', async () => {
   await refused(clientOf(device));
 });
 
-test('a changed key cuts off who used it', async () => {
+test('a changed key closes the connection that used it', async () => {
   const device = await createDevice();
   const client = clientOf(device);
   await client.open();

@@ -24,7 +24,7 @@ test('a message arrives with all its properties', async () => {
   assert.equal(event.getRawAmqpMessage().properties.contentEncoding, 'utf-8');
 });
 
-test('an event is stamped with who, when and how', async () => {
+test('an event carries its sender, its time and its authentication method', async () => {
   const device = await createDevice();
   const before = Date.now() - 2;
   await send(device, ['hello']);

@@ -13,7 +13,7 @@ from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
 from azure.iot.hub import IoTHubRegistryManager
 from harness import fields
 
-PATIENCE = float(os.environ.get("HOLDFAST_TEST_PATIENCE", "60"))
+TIMEOUT = float(os.environ.get("HOLDFAST_TEST_TIMEOUT", "60"))
 _numbers = itertools.count(1)
 
 
@@ -21,14 +21,14 @@ def unique(prefix="dev") -> str:
     return f"{prefix}-{next(_numbers)}-{uuid.uuid4().hex[:8]}"
 
 
-def until(condition, what, patience=PATIENCE):
+def until(condition, what, timeout=TIMEOUT):
     """Waits for a condition, and says what it waited for when it never came."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"waited {patience:.0f} s for {what}"
+        assert time.monotonic() < deadline, f"waited {timeout:.0f} s for {what}"
         time.sleep(0.02)
 
 
@@ -181,17 +181,17 @@ class Reader:
         with self._lock:
             return [event for _, event in self.events if sender(event) == device_id]
 
-    def wait_for(self, device_id, count, patience=PATIENCE):
+    def wait_for(self, device_id, count, timeout=TIMEOUT):
         """The events of a device, once there are so many."""
         try:
-            until(lambda: len(self.of(device_id)) >= count, f"{count} events of {device_id}", patience)
+            until(lambda: len(self.of(device_id)) >= count, f"{count} events of {device_id}", timeout)
         except AssertionError as error:
             failures = [self.errors.get() for _ in range(self.errors.qsize())]
             raise AssertionError(f"{error}; there are {len(self.of(device_id))}; errors: {failures}") from None
         return self.of(device_id)
 
-    def wait_for_error(self, patience=PATIENCE):
-        return self.errors.get(timeout=patience)
+    def wait_for_error(self, timeout=TIMEOUT):
+        return self.errors.get(timeout=timeout)
 
 
 def system(event) -> dict:

@@ -1,4 +1,4 @@
-"""What MQTT forbids and what the hub refuses, each on a connection of its own: closed, and nobody else notices."""
+"""Packets that MQTT forbids or the hub refuses, each on its own connection: it is closed, and no other one is affected."""
 
 import pytest
 from hub_under_test import Reader

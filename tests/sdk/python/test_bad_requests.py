@@ -127,7 +127,7 @@ def test_paths_and_methods_that_do_not_exist(hub):
 
 @pytest.mark.parametrize("query", ["", "?api-version=", "?api-version=2099-01-01", "?api-version=yesterday"])
 def test_a_call_without_a_known_api_version_is_400001(hub, query):
-    # Before the token is looked at: who has none is told the same.
+    # Checked before the token: a request without one gets the same answer.
     for authorization in (None, ""):
         assert "2021-04-12" in check(call(hub, "GET", f"/devices/x{query}", authorization=authorization), 400001)
 

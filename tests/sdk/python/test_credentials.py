@@ -1,4 +1,4 @@
-"""Who gets in, who does not, and what becomes of a live connection when that changes."""
+"""Which credentials are accepted, and what happens to a live connection when they are revoked."""
 
 import base64
 
@@ -116,7 +116,7 @@ def test_a_deleted_device_is_cut_off(hub):
     refused(hub.client(device))
 
 
-def test_a_changed_key_cuts_off_who_used_it_and_spares_the_other(hub):
+def test_a_changed_key_closes_its_connections_and_spares_the_others(hub):
     device = hub.create()
     keys = device.authentication.symmetric_key
     with connected(hub.client(device)) as client:

@@ -1,4 +1,4 @@
-"""Who does not speak, or no longer may: deadlines, half-open connections, crowds of silent ones, tokens that end."""
+"""Silent and expired connections: deadlines, half-open connections, many silent ones at once, tokens that expire."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""MQTT by hand, for what no SDK would send. Bytes in, bytes out; nothing here checks what it is told to write."""
+"""MQTT by hand, for packets that no SDK would send. Bytes in, bytes out; nothing here validates the bytes to write."""
 
 import socket
 import ssl
@@ -44,7 +44,7 @@ def subscribe(topic_filter, qos=1, packet_id=1) -> bytes:
 
 
 class Wire:
-    """One connection: plain MQTT unless told otherwise."""
+    """One connection: plain MQTT by default."""
 
     def __init__(self, hub, port="mqttPlain", tls=False):
         self.hub = hub
