@@ -91,7 +91,7 @@ async fn all_partitions_are_read_to_their_ends_and_a_missing_event_is_noticed() 
 }
 
 #[tokio::test]
-async fn a_timed_reading_begins_and_ends_where_it_is_told_to() {
+async fn a_timed_reading_begins_and_ends_at_the_given_positions() {
     let hub = endpoint(vec![stored(0)], TOKEN).await;
     let mut client = hub.connect().await.unwrap();
     for _ in 0..2 {

@@ -91,7 +91,7 @@ fn everything_sent_to_an_honest_broker_is_acknowledged_and_found() {
 }
 
 #[test]
-fn a_fleet_that_survives_cuts_sends_again_what_was_open_and_the_copies_are_told_from_doublings() {
+fn a_fleet_resends_unacknowledged_messages_after_cuts_and_resends_are_no_duplicates() {
     let (address, kept) = broker(Habit::CutsAfter(70));
     let outcome = publish(address, 8, true);
     let verdict = judge(&outcome, &kept);
@@ -213,7 +213,7 @@ fn devices_come_again_where_they_were_or_anywhere_or_where_there_is_service() {
 }
 
 #[test]
-fn a_fleet_that_nobody_answers_says_why() {
+fn a_fleet_without_an_answer_reports_the_reason() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

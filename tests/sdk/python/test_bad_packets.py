@@ -125,7 +125,7 @@ def test_a_connection_that_begins_wrongly_is_closed(hub, what, data, answer):
         assert wire.send(data).until_closed() == answer
 
 
-def test_mqtt_5_is_told_so_in_its_own_words(hub):
+def test_mqtt_5_is_refused_with_an_mqtt_5_connack(hub):
     body = text("MQTT") + b"\x05\xc2\x00\x3c\x00" + text("d") + text("h/d") + text("x")
     with Wire(hub) as wire:
         assert wire.send(packet(0x10, body)).until_closed() == b"\x20\x03\x00\x84\x00"

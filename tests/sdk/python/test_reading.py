@@ -120,7 +120,7 @@ def test_hub_and_partition_properties_tell_the_truth(hub, sent):
     assert of_partition["last_enqueued_time_utc"] >= events[-1].enqueued_time
 
 
-def test_a_reader_is_told_how_far_behind_it_is(hub, sent):
+def test_a_reader_learns_how_far_behind_it_is(hub, sent):
     device_id, partition, events = sent
     with Reader(hub, partitions=[partition], track_last_enqueued_event_properties=True) as reader:
         assert len(reader.wait_for(device_id, 10)) == 10

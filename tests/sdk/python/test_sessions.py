@@ -24,7 +24,7 @@ def test_a_device_and_its_module_are_connected_side_by_side(hub):
         assert own.connected and of_module.connected
 
 
-def test_the_registry_shows_who_is_connected(hub):
+def test_the_registry_shows_the_connection_state(hub):
     device = hub.create()
 
     def state():

@@ -27,7 +27,7 @@ def test_a_message_arrives_with_all_its_properties(hub):
     assert text(event.raw_amqp_message.properties.user_id) == "user 7"
 
 
-def test_an_event_is_stamped_with_who_when_and_how(hub):
+def test_an_event_carries_its_sender_time_and_authentication(hub):
     device = hub.create()
     before = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(milliseconds=2)
     with connected(hub.client(device)) as client:

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_after_an_answered_write_is_found_and_told() {
+    fn a_stale_read_after_an_answered_write_is_found_and_reported() {
         let Outcome::Illegal { ordered, stuck, at } = judge(&[write(1, 0, Some(10)), read(0, 11, 12)]) else {
             panic!("not found");
         };

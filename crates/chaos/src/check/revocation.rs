@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_somebody_with_rights_is_found() {
+    fn a_refusal_of_a_device_with_rights_is_found() {
         let refusal = |at: Micros| Refusal {
             device: "d".into(),
             node: 1,
