@@ -1,30 +1,30 @@
-//! Looks after the cluster: replicas where the registry wants them, groups' members as placed, leaders spread.
+//! Reconciles the cluster with the registry: replicas, the members of groups, and their leaders.
 //!
-//! Why: nodes come, go and die, and nobody sits beside them. What is wanted stands in the registry; this compares it
-//! with what is, and takes one step at a time until both agree (design, "Cluster life").
-//! Invariants: decisions are pure functions ([`membership`], [`replicas`], [`duties`]) of the registry's view and the
-//! groups' status, so whoever leads next goes on from there; a step that is done twice is done once; a group has one
-//! change of members under way; no voter is taken away unless the rest can reach a quorum; a replica is deleted only
-//! after the group's leader has said that it is no member, with the replica stopped before; nobody is replaced because it
-//! is down: that is an operator's decision. Idle, it costs one look at each group every [`ControlConfig::tick`].
-//! Not here: which placement is wanted (`placement`), how groups change members (`consensus`), sessions (`device-hub`).
+//! Why: nodes join, leave and fail without an operator present. The registry holds the desired state; control compares it
+//! with the actual state and takes one step at a time until both agree (docs/architecture.md, "Life of a cluster").
+//! Invariants: decisions are pure functions ([`membership`], [`replicas`], [`leader_tasks`]) of the registry's view and the
+//! status of the groups, so that a new leader continues where the last one stopped; steps are idempotent; a group has at
+//! most one change of members in progress; a voter is removed only if the rest can reach a quorum; a replica is deleted only
+//! after it was stopped and the group's leader has confirmed that it is not a member; a node that is down is not replaced:
+//! an operator decides that. When idle, it checks each group every [`ControlConfig::tick`].
+//! Not here: the desired placement (`placement`), how groups change members (`consensus`), sessions (`device-hub`).
 //! Start at [`Control::start`], then `run.rs`.
 
+mod actions;
 mod admin;
-mod book;
 mod config;
-mod duties;
 mod error;
-mod hand_over;
-mod jobs;
-mod leave;
+mod leader_tasks;
 mod membership;
+pub(crate) mod messages;
 mod metrics;
+mod peer_directory;
+mod replica_lifecycle;
 mod replicas;
 mod run;
 mod serve;
-mod steps;
-pub(crate) mod wire;
+mod task_table;
+mod transfer_leadership;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -46,132 +46,132 @@ use tokio::time::Instant;
 use crate::route::Partitions;
 
 pub use admin::NewFactor;
-pub use book::PeerBook;
 pub use config::{ControlConfig, InvalidControlConfig};
 pub use error::{ControlError, ControlStartError};
-pub use hand_over::HandedOver;
+pub use peer_directory::PeerDirectory;
+pub use transfer_leadership::TransferredLeaderships;
 
 use metrics::Metrics;
 use serve::Server;
 
-/// How many leaderships may be on the move from this node at once: each is a short pause for its partition.
+/// Limit of concurrent transfers of leadership from this node: each interrupts its partition for a moment.
 const MAX_TRANSFERS: usize = 4;
 
 /// A future of a [`ReplicaHost`].
 pub type Hosted<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Why a replica did not start, or a node could not tell about itself; for the log.
+/// Why a replica did not start, or the replicas on the disk could not be listed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct HostError(pub String);
 
-/// What the node says about itself for the status.
+/// Facts about this node for the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeFacts {
     /// Free bytes of the disk.
     pub disk_free: u64,
     /// Bytes of the disk.
     pub disk_total: u64,
-    /// Whether writes are refused since the disk is nearly full.
+    /// Whether writes are refused because the disk is nearly full.
     pub read_only: bool,
-    /// Device sessions here. A node that drains is drained when there are none.
+    /// Device sessions on this node. A draining node is drained only when it has none.
     pub sessions: u64,
 }
 
-/// Where replicas run: the composition root, which knows runtimes, disk and configuration.
+/// Runs replicas. Implemented by the composition root, which knows runtimes, disk and configuration.
 pub trait ReplicaHost: Send + Sync + 'static {
-    /// Starts this node's replica of `partition` on the runtime that it belongs to; see [`Partition::start`] for
-    /// `founding`. Damage that must stop the node is the host's to report.
-    fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>>;
+    /// Starts this node's replica of `partition` on its runtime; see [`Partition::start`] for `bootstrap`. The host reports
+    /// damage that must stop the node.
+    fn start(&self, partition: PartitionId, bootstrap: bool) -> Hosted<'_, Result<Partition, HostError>>;
 
-    /// The partitions of which there is data here: a log, a vote or a floor.
+    /// The partitions with data on this node's disk: a log, a vote or a purge watermark.
     fn on_disk(&self) -> Hosted<'_, Result<Vec<PartitionId>, HostError>>;
 
-    /// Disk and sessions, as they are now. Cheap.
+    /// Current facts about disk and sessions. Cheap.
     fn facts(&self) -> NodeFacts;
 
-    /// Whether the disk has room for writes, and news of it: while it has none, this node leads only what nobody else
-    /// can.
-    fn has_room(&self) -> watch::Receiver<bool>;
+    /// Watches whether the disk has space for writes. While it has none, this node leads only groups that no other node can
+    /// lead.
+    fn is_writable(&self) -> watch::Receiver<bool>;
 }
 
-/// The node that founds the cluster if there is none yet.
+/// Parameters for the bootstrap of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterFounding {
+pub struct ClusterBootstrap {
     /// The cluster's id, as in the data directory.
     pub cluster: String,
-    /// How many replicas each partition is to have.
+    /// The number of replicas of each partition.
     pub replication_factor: u8,
 }
 
-/// What [`Control`] works with.
+/// The parts of [`Control`].
 pub struct ControlParts {
-    /// This node as it is configured. Role, state and time of joining are the registry's once it is a member.
-    pub me: NodeInfo,
-    /// Set on the node that may found the cluster (bootstrap, or a hub of one node from before there were clusters).
-    pub founding: Option<ClusterFounding>,
+    /// This node as configured. The registry determines role, state and time of joining once it is a member.
+    pub self_info: NodeInfo,
+    /// Set on the node that bootstraps the cluster if there is none yet.
+    pub bootstrap: Option<ClusterBootstrap>,
     /// The registry's replica of this node.
     pub registry: Registry,
-    /// All partitions; replicas are entered and taken out here.
+    /// All partitions; control adds and removes local replicas.
     pub partitions: Partitions,
-    /// The way to the others.
+    /// Calls to other nodes.
     pub transport: Arc<dyn Transport>,
-    /// Who handles calls of others; service Control is entered here.
+    /// Dispatches the calls of other nodes; control registers service Control.
     pub dispatch: Dispatch,
-    /// Addresses and liveness of the others.
-    pub peers: Arc<dyn PeerBook>,
+    /// Addresses and liveness of the other nodes.
+    pub peers: Arc<dyn PeerDirectory>,
     /// Starts replicas.
     pub replicas: Arc<dyn ReplicaHost>,
     /// The hub-wide data key in its wrapped form, for nodes that join.
     pub wrapped_key: Bytes,
-    /// Times and limits.
+    /// Timeouts and limits.
     pub config: ControlConfig,
     /// The tasks end when it is closing.
     pub stop: Stop,
 }
 
-/// Looks after the cluster on this node. Clones share it.
+/// The control of this node. Clones share it.
 #[derive(Clone)]
 pub struct Control(Arc<Inner>);
 
 struct Inner {
     id: u64,
-    me: NodeInfo,
+    self_info: NodeInfo,
     registry: Registry,
     partitions: Partitions,
     transport: Arc<dyn Transport>,
-    peers: Arc<dyn PeerBook>,
+    peers: Arc<dyn PeerDirectory>,
     replicas: Arc<dyn ReplicaHost>,
     wrapped_key: Bytes,
     config: ControlConfig,
     stop: Stop,
     metrics: Metrics,
-    /// Something may have changed: look again.
+    /// Notified when something may have changed.
     wake: Notify,
-    /// This node hands its leaderships over and takes none.
-    leaving: AtomicBool,
+    /// This node transfers its leaderships and accepts none.
+    stopping: AtomicBool,
     state: watch::Sender<Option<NodeState>>,
-    /// What is under way in the groups that this node leads, for people.
-    under_way: Mutex<BTreeMap<GroupId, String>>,
-    /// The partitions of which there is, or may be, data on this node's disk.
+    /// The changes in progress in the groups that this node leads, for the status.
+    in_progress: Mutex<BTreeMap<GroupId, String>>,
+    /// The partitions that have, or may have, data on this node's disk.
     on_disk: Mutex<BTreeSet<PartitionId>>,
-    /// Who has refused which leadership, and until when it is not asked again. Bounded by groups times nodes.
-    unwilling: Mutex<BTreeMap<(GroupId, u64), Instant>>,
-    /// Leaderships that are moved back to who prefers them.
+    /// Nodes that have declined a leadership, and until when they are not asked again. Bounded by groups times nodes.
+    declined_leadership: Mutex<BTreeMap<(GroupId, u64), Instant>>,
+    /// Permits for transfers of leadership.
     transfers: Arc<Semaphore>,
 }
 
 impl Control {
-    /// Enters the node where it is missing, starts the replicas that belong here, and spawns the task that looks after
-    /// them, on the current runtime. Returns when the replicas run; whatever cannot be done yet is done later.
+    /// Registers this node if it is missing, starts its replicas, and spawns the reconciling task on the current runtime.
+    /// Returns when the replicas run; steps that are not possible yet are taken later.
     ///
     /// # Errors
     /// [`ControlStartError`].
     pub async fn start(parts: ControlParts) -> Result<Self, ControlStartError> {
         parts.config.validate()?;
         let control = Self(Arc::new(Inner {
-            id: parts.me.id,
-            me: parts.me,
+            id: parts.self_info.id,
+            self_info: parts.self_info,
             registry: parts.registry,
             partitions: parts.partitions,
             transport: parts.transport,
@@ -182,17 +182,17 @@ impl Control {
             stop: parts.stop,
             metrics: Metrics::new(),
             wake: Notify::new(),
-            leaving: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             state: watch::Sender::new(None),
-            under_way: Mutex::default(),
+            in_progress: Mutex::default(),
             on_disk: Mutex::default(),
-            unwilling: Mutex::default(),
+            declined_leadership: Mutex::default(),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
         }));
         parts
             .dispatch
             .enter(Service::Control, Arc::new(Server(control.clone())));
-        let run = run::Run::begin(control.clone(), parts.founding).await?;
+        let run = run::Run::start(control.clone(), parts.bootstrap).await?;
         holdfast_tasks::spawn_critical("control", run.run());
         Ok(control)
     }
@@ -203,24 +203,23 @@ impl Control {
         self.0.id
     }
 
-    /// Where this node stands, as the registry has it: `None` before it is a member, or when it is none any more. For
-    /// who closes sessions when it drains.
+    /// The state of this node in the registry; `None` while it is not a member. The device hub closes sessions when it drains.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<Option<NodeState>> {
         self.0.state.subscribe()
     }
 
-    /// How many groups this node leads.
+    /// The number of groups that this node leads.
     #[must_use]
     pub fn leads(&self) -> usize {
         self.groups().iter().filter(|group| group.is_leader()).count()
     }
 
-    fn is_leaving(&self) -> bool {
-        self.0.leaving.load(Ordering::Relaxed)
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
     }
 
-    /// The group, if a replica of it runs here.
+    /// The group, if this node runs a replica of it.
     fn group(&self, id: GroupId) -> Option<Group> {
         match partition_of(id) {
             None => Some(self.0.registry.group().clone()),
@@ -231,7 +230,7 @@ impl Control {
         }
     }
 
-    /// All groups with a replica here, the registry first.
+    /// All groups with a local replica, the registry first.
     fn groups(&self) -> Vec<Group> {
         let partitions = self.0.partitions.count().iter();
         let local = partitions.filter_map(|id| self.0.partitions.local(id));
@@ -240,9 +239,9 @@ impl Control {
     }
 }
 
-/// The partition of a group; `None`: the registry's.
+/// The partition of a group; `None` for the registry.
 pub(crate) fn partition_of(group: GroupId) -> Option<PartitionId> {
     let number = group.0.checked_sub(1)?;
-    // A number that no partition has is no partition of the hub.
+    // A number out of range becomes one that no partition has.
     Some(PartitionId(u16::try_from(number).unwrap_or(u16::MAX)))
 }

@@ -1,10 +1,9 @@
-//! How a node without data becomes a member: it asks any member, with a token that is good for one node.
+//! Joins a node without data to a cluster: it asks any member, with a token that admits one node.
 //!
-//! Why before anything else runs: the data directory, the sealing of secrets and the registry's replica need what the
-//! answer tells.
-//! Invariants: nothing of this node has been changed when joining fails; asking twice is as good as once (the token is
-//! tied to the node id that first used it).
-//! Not here: what admits (`registry`), how the registry's leader then adds the node (`control`).
+//! Why before anything else runs: the data directory, the sealing of secrets and the registry's replica need the answer.
+//! Invariants: a failed join changes nothing on this node; joining is idempotent (the token is bound to the node id that
+//! used it first).
+//! Not here: the check of the token (`registry`), adding the node to groups (`control`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +16,16 @@ use holdfast_proto::cluster::v1::control_answer::Answer as Body;
 use holdfast_proto::cluster::v1::control_request::Request;
 use thiserror::Error;
 
-use crate::control::wire;
+use crate::control::messages;
 
-/// How long one member may take to answer: the registry's leader has to commit.
-const CALL_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two rounds through the addresses.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Timeout of one member's answer: the registry's leader has to commit.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Backoff between two rounds over the addresses.
+const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Calls an address whose node is not known yet: how a node finds its first member.
+/// Calls an address whose node is not known yet.
 pub trait CallAddress: Send + Sync {
-    /// Calls whoever listens at `address`, `host:port`.
+    /// Calls the node that listens at `address`, `host:port`.
     fn call_address(&self, address: &str, call: Call) -> Answer;
 }
 
@@ -36,14 +35,14 @@ impl<F: Fn(&str, Call) -> Answer + Send + Sync> CallAddress for F {
     }
 }
 
-/// The node that wants to join.
+/// The joining node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joiner {
-    /// Its Raft id; must be the one that its connections say.
+    /// Its Raft id; must be that of its connections.
     pub id: u64,
-    /// For people; unique among the members.
+    /// Its name; unique among the members.
     pub name: String,
-    /// Where its peers will reach it, `host:port`.
+    /// The address at which its peers will reach it, `host:port`.
     pub address: String,
     /// Its failure zone; empty = none.
     pub zone: String,
@@ -51,29 +50,29 @@ pub struct Joiner {
     pub version: String,
 }
 
-/// What a node that has been admitted needs to start.
+/// The answer to an admitted node, with what it needs to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinAnswer {
     /// The cluster's id, for the data directory.
     pub cluster: String,
     /// The hub-wide data key, wrapped by the key-encryption key.
     pub wrapped_key: Bytes,
-    /// How many partitions the hub has.
+    /// The number of partitions of the hub.
     pub partitions: PartitionCount,
-    /// Whether the token was one for a gateway.
+    /// Whether the token admits a gateway.
     pub gateway: bool,
     /// The members, this node included.
     pub members: Vec<JoinedMember>,
 }
 
-/// A member as the answer to a join names it.
+/// A member in the answer to a join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinedMember {
     /// Its Raft id.
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Where it is reached.
+    /// The address at which it is reached.
     pub address: String,
 }
 
@@ -83,36 +82,36 @@ pub enum JoinError {
     /// No address was given.
     #[error("no member's address is known: set cluster.join to the host:port of any member")]
     NoAddress,
-    /// The cluster does not want it; trying again will not help.
+    /// The cluster refuses the node; retrying will not help.
     #[error("{address} does not admit this node: {reason}")]
     Denied {
-        /// Who said so.
+        /// The member that refused it.
         address: String,
-        /// Why, and what to do instead.
+        /// The reason, and what to do instead.
         reason: String,
     },
-    /// Nobody answered, or nobody could decide, in time. A member may have admitted it all the same; asking again with the
-    /// same data directory and token is right.
+    /// No member has answered or could decide in time. A member may have admitted the node; joining again with the same data
+    /// directory and token is safe.
     #[error("no member could admit this node within {waited_s} s; the last answers: {last}")]
     NoAnswer {
-        /// How long it was tried.
+        /// The time since the first attempt.
         waited_s: u64,
-        /// What each address said last.
+        /// The last answer or error of each address.
         last: String,
-        /// Whether any of them may have been reached: then there is a cluster, and nobody may found another.
+        /// Whether any member may have been reached: then a cluster exists, and no other must be bootstrapped.
         reached: bool,
     },
-    /// The answer makes no sense.
-    #[error("{address} gave an answer that cannot be used: {reason}")]
+    /// The answer is invalid.
+    #[error("{address} gave an invalid answer: {reason}")]
     Answer {
-        /// Who gave it.
+        /// The member that gave it.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         reason: String,
     },
 }
 
-/// Asks the members at `addresses`, one after the other and again, until one admits the node or says why not.
+/// Asks the members at `addresses` in turn until one admits or refuses the node, for up to `timeout`.
 ///
 /// # Errors
 /// [`JoinError`]; each says what to do.
@@ -121,12 +120,12 @@ pub async fn join(
     addresses: &[String],
     secret: &str,
     joiner: &Joiner,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<JoinAnswer, JoinError> {
     if addresses.is_empty() {
         return Err(JoinError::NoAddress);
     }
-    let body = wire::request(Request::Join(proto::JoinRequest {
+    let body = messages::encode_request(Request::Join(proto::JoinRequest {
         secret: secret.trim().to_owned(),
         id: joiner.id,
         name: joiner.name.clone(),
@@ -134,7 +133,7 @@ pub async fn join(
         zone: joiner.zone.clone(),
         version: joiner.version.clone(),
     }));
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let mut reached = false;
     let mut last: Vec<Arc<str>> = vec!["not asked".into(); addresses.len()];
     loop {
@@ -143,10 +142,10 @@ pub async fn join(
                 service: Service::Control,
                 target: 0,
                 body: vec![body.clone()],
-                timeout: CALL_PATIENCE,
+                timeout: CALL_TIMEOUT,
             };
             match peers.call_address(address, call).await {
-                Ok(answer) => match wire::answer(answer) {
+                Ok(answer) => match messages::decode_answer(answer) {
                     Ok(Body::Join(answer)) => return accepted(address, answer),
                     Ok(Body::Refusal(refusal)) if refusal.kind() == proto::control_refusal::Kind::NotNow => {
                         reached = true;
@@ -158,11 +157,10 @@ pub async fn join(
                             reason: refusal.text,
                         });
                     }
-                    Ok(_) => return Err(bad_answer(address, "it is the answer to something else")),
+                    Ok(_) => return Err(bad_answer(address, "it belongs to another request")),
                     Err(error) => return Err(bad_answer(address, error)),
                 },
-                // A member of another cluster, or one that does not trust the certificate, says so; it may be the only
-                // wrong address of several.
+                // The node may belong to another cluster or not trust the certificate; other addresses may be correct.
                 Err(error) => {
                     reached |= !matches!(error, CallError::NotSent(_));
                     let (CallError::NotSent(reason) | CallError::Unknown(reason) | CallError::Refused(reason)) = error;
@@ -170,18 +168,18 @@ pub async fn join(
                 }
             }
         }
-        if begun.elapsed() + RETRY_EVERY >= patience {
+        if started.elapsed() + RETRY_BACKOFF >= timeout {
             let answers = addresses
                 .iter()
                 .zip(&last)
                 .map(|(address, last)| format!("{address}: {last}"));
             return Err(JoinError::NoAnswer {
-                waited_s: begun.elapsed().as_secs(),
+                waited_s: started.elapsed().as_secs(),
                 last: answers.collect::<Vec<_>>().join("; "),
                 reached,
             });
         }
-        tokio::time::sleep(RETRY_EVERY).await;
+        tokio::time::sleep(RETRY_BACKOFF).await;
     }
 }
 

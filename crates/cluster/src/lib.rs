@@ -1,9 +1,9 @@
-//! The cluster: who is a member, which node holds which partition, and how nodes talk to each other.
+//! The cluster: members, the placement of partitions, the connections between nodes, and routing to partition owners.
 //!
-//! Why: a device may connect to any node and a back end read from any node, while each partition has one owner; and
-//! nodes come, go and die (design, "Cluster life").
-//! Invariants: what is wanted stands in the registry, and whoever leads carries it on from there; nothing is done twice
-//! by being tried again; a call between nodes has one answer, or an error that says whether it may have been done.
+//! Why: a device may connect to any node and a back end may read from any node, while each partition has one owner; and
+//! nodes join, leave and fail.
+//! Invariants: the registry holds the desired state, and each new leader continues from there; retried steps are
+//! idempotent; a call between nodes has one answer, or an error that says whether it may have been executed.
 //! Not here: consensus itself (`consensus`), sessions (`device-hub`).
 //! Start at [`route::Partitions`] and [`control::Control`].
 #![warn(missing_docs)]

@@ -1,40 +1,32 @@
-//! Connections between the nodes: gRPC over mutual TLS, as the [`Transport`] of everything above.
+//! Connections between the nodes: gRPC over mutual TLS, as the [`Transport`] of the crates above.
 //!
-//! Why: Raft, owners, sessions and control of all groups share one connection a pair of nodes and direction, so that
-//! many idle groups cost one connection, and what is sent to a node while the last frame is being written leaves as the
-//! next one (docs/peer-protocol.md).
-//! Invariants: nobody is listened to before both sides have proved a certificate of the peer CA and agreed on cluster,
-//! node and version; a call has one answer or one error that says whether it may have been carried out; what waits is
-//! bounded in bytes, per node and direction, and calls to a node that cannot be reached fail at once.
-//! Not here: what calls mean (the services in [`Dispatch`]), who is a member (the registry, carried here by `control`).
+//! Why: Raft, owners, sessions and control of all groups share one connection per pair of nodes and direction, so that many
+//! idle groups cost one connection, and everything that is queued for a node while a frame is written is sent in the next
+//! frame (docs/peer-protocol.md).
+//! Invariants: no call is served before both nodes have presented a certificate of the peer CA and agreed on cluster, node
+//! and version; a call has one answer, or one error that says whether it may have been executed; queues are bounded in
+//! bytes, per node and direction, and calls to a node that cannot be reached fail at once.
+//! Not here: the meaning of calls (the services in [`Dispatch`]), the list of members (the registry; `control` passes it on).
+//! Start at [`Peers`]; `protocol` defines what is sent, `outbound` and `inbound` are the two directions of a connection.
 
-mod accept;
-mod bodies;
-mod chunks;
-mod codec;
+mod certificate_watch;
+mod chunk_reader;
 mod config;
-mod dial;
 mod error;
-mod frame;
-mod hello;
-mod introduce;
-mod lanes;
-mod link;
-mod manage;
+mod error_text;
+mod inbound;
 mod metrics;
-mod service;
-mod session;
-mod slot;
-mod state;
+mod outbound;
+mod peer_table;
+mod protocol;
+mod status;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod wire;
+mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_consensus::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};
 use holdfast_tasks::{Phase, Stop};
@@ -43,54 +35,27 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{PeerIdentity, PeersConfig};
 pub use error::PeerError;
-pub use tls::{PEER_DNS_NAME, PeerTls, PeerTlsError, PeerTlsFiles, node_dns_name};
+pub use protocol::names::{PEER_DNS_NAME, node_dns_name};
+pub use status::PeerStatus;
+pub use transport::tls::{PeerTls, PeerTlsError, PeerTlsFiles};
 
-use state::{Introduction, MAX_INTRODUCTIONS, Shared};
-
-/// What is known about another node's connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// Which node.
-    pub node: u64,
-    /// Its name, from its last hello; empty before.
-    pub name: String,
-    /// Where it is called, `host:port`.
-    pub address: String,
-    /// Whether this node can call it now.
-    pub connected: bool,
-    /// When it was last heard, in either direction.
-    pub last_heard: Option<Instant>,
-    /// How long a ping to it took last.
-    pub rtt: Option<Duration>,
-    /// The program version that it runs, from its last hello; empty before.
-    pub version: String,
-    /// When the certificate that it presented last ends.
-    pub certificate_ends: Option<SystemTime>,
-    /// Why it is not connected; empty while it is.
-    pub problem: String,
-}
-
-impl PeerStatus {
-    /// How long ago it was last heard.
-    #[must_use]
-    pub fn last_heard_ago(&self) -> Option<Duration> {
-        self.last_heard.map(|at| at.elapsed())
-    }
-}
+use inbound::listener;
+use outbound::{anonymous_call, connector, streaming};
+use peer_table::{AnonymousCall, MAX_ANONYMOUS_CALLS, PeerTable};
 
 /// This node's connections to the others. Clones share them; usable from every thread of a tokio runtime.
 #[derive(Clone)]
 pub struct Peers {
-    shared: Arc<Shared>,
+    table: Arc<PeerTable>,
     local: Option<SocketAddr>,
 }
 
 impl Peers {
-    /// Listens, and calls whoever [`Peers::set_address`] names. Runs on the calling runtime until `stop` closes: calls
-    /// work while the node drains.
+    /// Listens, and connects to the nodes that [`Peers::set_address`] adds. Runs on the calling runtime until `stop` is
+    /// closing: calls work while the node drains.
     ///
     /// # Errors
-    /// [`PeerError`] when the address cannot be listened on.
+    /// [`PeerError`] if listening on the address fails.
     pub async fn start(
         config: PeersConfig,
         identity: PeerIdentity,
@@ -107,74 +72,75 @@ impl Peers {
             }
             None => None,
         };
-        let (introductions, wanted) = mpsc::channel(MAX_INTRODUCTIONS);
-        let shared = Arc::new(Shared::new(config, identity, tls, dispatch, stop, introductions));
+        let (anonymous_calls, queued) = mpsc::channel(MAX_ANONYMOUS_CALLS);
+        let table = Arc::new(PeerTable::new(config, identity, tls, dispatch, stop, anonymous_calls));
         let local = listener.as_ref().map(|(_, local)| *local);
         if let Some((listener, _)) = listener {
             drop(holdfast_tasks::spawn_critical(
                 "peer listener",
-                accept::listen(Arc::clone(&shared), listener),
+                listener::run(Arc::clone(&table), listener),
             ));
         }
         drop(holdfast_tasks::spawn_critical(
             "peer tasks",
-            start_tasks(Arc::clone(&shared)),
+            start_tasks(Arc::clone(&table)),
         ));
         drop(holdfast_tasks::spawn_critical(
-            "peer introductions",
-            introduce::run(Arc::clone(&shared), wanted),
+            "peer anonymous calls",
+            anonymous_call::run(Arc::clone(&table), queued),
         ));
         drop(holdfast_tasks::spawn_critical(
             "peer certificates",
-            tls::watch(Arc::clone(&shared)),
+            certificate_watch::run(Arc::clone(&table)),
         ));
-        Ok(Self { shared, local })
+        Ok(Self { table, local })
     }
 
-    /// Where it listens; `None` when it was told not to.
+    /// The address on which it listens; `None` if it does not.
     #[must_use]
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.local
     }
 
-    /// The node has become a member of `cluster`: before, it only calls addresses, and refuses who calls it.
+    /// This node has become a member of `cluster`. Before, it only calls addresses, and refuses all callers.
     pub fn set_cluster(&self, cluster: &str) {
-        cluster.clone_into(&mut self.shared.identity.write().cluster);
-        for peer in self.shared.peers.read().values() {
+        cluster.clone_into(&mut self.table.identity.write().cluster);
+        for peer in self.table.peers.read().values() {
             peer.changed.notify_one();
         }
     }
 
-    /// The registry has `node` under this name: only a certificate for it, if for any, opens a connection of that node.
+    /// Sets the name of `node` in the registry. A certificate that names nodes must name this one.
     pub fn set_name(&self, node: u64, name: &str) {
-        self.shared.set_name(node, name);
+        self.table.set_name(node, name);
     }
 
-    /// `node` is a member and is reached at `address`, `host:port`. A node that introduces itself with another address has
-    /// moved there; the same address said here again does not undo that, another one does.
+    /// Adds the member `node`, which is reached at `address`, `host:port`. A node whose hello has another address has moved
+    /// there; setting the same address again does not override that, setting another one does.
     pub fn set_address(&self, node: u64, address: &str) {
-        self.shared.set_address(node, address);
+        self.table.set_address(node, address);
     }
 
-    /// `node` is no member any more: its connections are closed, and it is refused until it is a member again.
-    pub fn forget(&self, node: u64) {
-        self.shared.forget(node);
+    /// Removes `node`, which is not a member any more: its connections are closed, and it is refused until it is added
+    /// again.
+    pub fn remove(&self, node: u64) {
+        self.table.remove(node);
     }
 
-    /// Calls whoever answers at `address`, before this node is a member. The other side takes only calls for
+    /// Calls the node that answers at `address`, before this node is a member. That node serves only calls for
     /// [`Service::Control`](holdfast_consensus::transport::Service::Control) this way.
     #[must_use]
     pub fn call_address(&self, address: &str, call: Call) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let wanted = self.shared.introductions.try_send(Introduction {
+        let queued = self.table.anonymous_calls.try_send(AnonymousCall {
             address: address.to_owned(),
             call,
             answer,
         });
         Box::pin(async move {
-            if wanted.is_err() {
+            if queued.is_err() {
                 return Err(CallError::NotSent(
-                    "too many calls to addresses wait, or the node is stopping".into(),
+                    "too many calls to addresses are queued, or the node is stopping".into(),
                 ));
             }
             answered
@@ -183,53 +149,53 @@ impl Peers {
         })
     }
 
-    /// The state of all known nodes; changes with connections, and about once a second with what was heard.
+    /// The state of all known nodes; updated when connections change, and about once a second.
     #[must_use]
     pub fn liveness(&self) -> watch::Receiver<Vec<PeerStatus>> {
-        self.shared.status.subscribe()
+        self.table.status.subscribe()
     }
 
-    /// The state of all known nodes now.
+    /// The current state of all known nodes.
     #[must_use]
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.shared.snapshot()
+        self.table.snapshot()
     }
 }
 
-/// Gives every node that becomes known a task.
-async fn start_tasks(shared: Arc<Shared>) {
+/// Spawns the connector of every node that is added.
+async fn start_tasks(table: Arc<PeerTable>) {
     loop {
-        let without: Vec<_> = {
-            let peers = shared.peers.read();
+        let added: Vec<_> = {
+            let peers = table.peers.read();
             let new = peers
                 .values()
                 .filter(|peer| !peer.has_task.swap(true, Ordering::AcqRel));
             new.cloned().collect()
         };
-        for peer in without {
+        for peer in added {
             drop(holdfast_tasks::spawn_critical(
                 "peer",
-                manage::keep(Arc::clone(&shared), peer),
+                connector::run(Arc::clone(&table), peer),
             ));
         }
         tokio::select! {
             biased;
-            () = shared.stop.reached(Phase::Closing) => return,
-            () = shared.new_peer.notified() => {}
+            () = table.stop.reached(Phase::Closing) => return,
+            () = table.new_peer.notified() => {}
         }
     }
 }
 
 impl Transport for Peers {
     fn call(&self, node: u64, call: Call) -> Answer {
-        self.shared.call(node, call)
+        self.table.call(node, call)
     }
 
     fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer {
-        chunks::upload(Arc::clone(&self.shared), node, call, chunks)
+        streaming::upload(Arc::clone(&self.table), node, call, chunks)
     }
 
     fn download(&self, node: u64, call: Call) -> Chunks {
-        chunks::download(Arc::clone(&self.shared), node, call)
+        streaming::download(Arc::clone(&self.table), node, call)
     }
 }

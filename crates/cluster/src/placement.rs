@@ -1,11 +1,11 @@
-//! Which nodes are to hold which partition, and which are to vote in the registry. Pure.
+//! Places partitions on nodes, and selects the voters of the registry. Pure.
 //!
-//! Why: the registry's leader may change in the middle of a plan, so the plan is a function of what the registry holds:
-//! the next leader comes to the same one and goes on.
-//! Invariants: only core nodes in service get anything; a replica stays where it is unless its node leaves, its zone is
-//! crowded while another has room, or its node has at least two more than another; replicas of a partition are in as
-//! many zones as there are; what fits is left alone (`assign(assign(view)) = assign(view)`); nobody is left without a
-//! node. Whether a node is up does not count: who is down comes back, or is removed by an operator.
+//! Why: the registry's leader may change while a plan is carried out, so the plan is a function of the registry's content:
+//! the next leader computes the same plan and continues.
+//! Invariants: only core nodes in service get replicas; a replica stays on its node unless the node leaves, its zone has more
+//! replicas than another zone needs, or its node has at least two more than another; the replicas of a partition are in as
+//! many zones as possible; a valid placement is not changed (`assign(assign(view)) = assign(view)`); every partition has a
+//! node. Whether a node is up does not matter: it returns, or an operator removes it.
 //! Not here: how groups follow (`control`).
 //! Start at [`assign`] and [`registry_voters`].
 
@@ -22,7 +22,7 @@ use holdfast_registry::{ClusterView, NodeRole, NodeState, Placement};
 
 pub use voters::registry_voters;
 
-/// The failure zone of a node. One without a name is a zone by itself, so that a cluster without zones spreads over
+/// The failure zone of a node. A node without a named zone is a zone of its own, so that a cluster without zones spreads over
 /// nodes by the same rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Zone<'a> {
@@ -30,11 +30,11 @@ enum Zone<'a> {
     Alone(u64),
 }
 
-/// The nodes that may hold something, with their zones.
+/// The nodes that may hold replicas, with their zones.
 struct Candidates<'a>(BTreeMap<u64, Zone<'a>>);
 
 impl<'a> Candidates<'a> {
-    /// Core nodes in service: not those that are still joining, and not those that are on their way out.
+    /// Core nodes in service: neither joining nor draining.
     fn of(view: &'a ClusterView) -> Self {
         let nodes = view.nodes.values();
         Self(
@@ -63,7 +63,7 @@ impl<'a> Candidates<'a> {
         self.0.len()
     }
 
-    /// How many of `chosen` are in the zone of `node`, itself not counted.
+    /// The number of other nodes of `chosen` in the zone of `node`.
     fn neighbours(&self, node: u64, chosen: &[u64]) -> usize {
         let zone = self.0.get(&node);
         let others = chosen.iter().filter(|other| **other != node);
@@ -73,17 +73,16 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// How many replicas a partition gets: the replication factor, as far as there are nodes.
+/// The number of replicas of a partition: the replication factor, limited by the number of nodes.
 #[must_use]
 pub fn replica_count(view: &ClusterView) -> usize {
     let nodes = Candidates::of(view).len();
     usize::from(view.replication_factor.max(1)).min(nodes)
 }
 
-/// Where everything is to be. Equal to the view's placements when those are as they should be, or when there is no node
-/// that could hold anything.
+/// The desired placements. Equal to the view's placements if those are valid, or if no node may hold replicas.
 ///
-/// The first replica of each is the preferred leader; the others are in order of their ids.
+/// The first replica of each partition is the preferred leader; the others are in order of their ids.
 #[must_use]
 pub fn assign(view: &ClusterView) -> Vec<Placement> {
     let candidates = Candidates::of(view);

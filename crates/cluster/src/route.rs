@@ -1,28 +1,19 @@
-//! The hub's partitions as this node reaches them: its own replica, or the owner on another node.
+//! Routes appends, queries and readers to a partition: to the local replica, or to the owner on another node.
 //!
-//! Why: a device may connect to any node and a back end read from any node, while each partition has one owner, which
-//! moves. Whoever sends, reads or asks says which partition, and this says where.
-//! Invariants: what goes to one owner is proposed there in the order in which it was handed in; an error says whether a
-//! batch may be counted; a reader gives every event once and in order, whatever replica it reads from; who may read is
-//! decided at the owner. A partition that is owned here costs nothing but one short read lock.
-//! Not here: where replicas should be (`placement`), sessions (`device-hub`), how bytes get to other nodes (`transport`).
-//! Start at [`Partitions`].
+//! Why: a device may connect to any node and a back end may read from any node, while each partition has one owner, which
+//! changes. Callers name the partition; routing finds the node.
+//! Invariants: the batches of one node are proposed at an owner in the order of its calls; an error says whether a batch may
+//! be counted; a reader returns every event once and in order, whatever replica it reads from; the owner grants reader
+//! leases. For a partition that this node owns, routing costs one short read lock.
+//! Not here: where replicas are placed (`placement`), sessions (`device-hub`), the connections between nodes (`peer`).
+//! Start at [`Partitions`]; `client` is the calling side, `server` the called side, `protocol` what they say.
 
-mod append;
-mod ask;
-mod desk;
-mod frames;
-mod keeper;
-mod line;
+mod client;
 mod metrics;
-mod opening;
-mod owners;
-mod question;
-mod reader;
-mod seats;
-mod sending;
-mod serve;
-mod wire;
+mod owner_table;
+mod protocol;
+mod replica;
+mod server;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,16 +27,20 @@ use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
 
-pub use append::{APPEND_PATIENCE, MAX_BYTES_UNDER_WAY};
-use append::{Budgets, Senders};
-use desk::Desk;
+use client::append::AppendBudgets;
+pub use client::append::{APPEND_TIMEOUT, MAX_BYTES_IN_FLIGHT};
+pub use client::reader::{OpenError, PartitionReader};
+use client::reader_leases::ReaderLeases;
+pub use client::reader_leases::{
+    Preempted, READER_LEASE, READER_LEASE_RENEWAL_INTERVAL, ReaderLease, ReaderLeaseError,
+};
+use client::{owner_watch, reader_lease_renewal};
 use metrics::Metrics;
-pub use opening::OpenError;
-use owners::Owners;
-pub use owners::{Owner, OwnerChanges};
-pub use reader::PartitionReader;
-use seats::Seats;
-pub use seats::{Ousted, SEAT_LEASE, SEAT_RENEWAL, Seat, SeatError};
+use owner_table::OwnerTable;
+pub use owner_table::{Owner, OwnerChanges};
+use server::append_queue::Senders;
+use server::reader_registry::ReaderRegistry;
+use server::{dispatch, reader_registry_service};
 
 /// All partitions of the hub. Clones share them.
 #[derive(Clone)]
@@ -55,39 +50,46 @@ struct Inner {
     node: u64,
     count: PartitionCount,
     transport: Arc<dyn Transport>,
-    owners: Owners,
-    budgets: Budgets,
+    owners: OwnerTable,
+    append_budgets: AppendBudgets,
     senders: Senders,
-    desks: Vec<Desk>,
-    seats: Seats,
+    reader_registries: Vec<ReaderRegistry>,
+    reader_leases: ReaderLeases,
     metrics: Metrics,
     admission: OnceLock<Admission>,
 }
 
-/// Says whether the owner here takes batches of a gateway's stream that were sent over this link of it.
+/// Whether this owner accepts batches of a gateway's stream that were sent over this link.
 pub type Admission = Box<dyn Fn(PartitionId, &StreamId, u64) -> bool + Send + Sync>;
 
-/// Why a question about a partition has no answer.
+/// Why a query about a partition has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RouteError {
-    /// Nobody is known to own it, or the owner cannot be reached. It may be asked again.
+    /// No owner is known, or it cannot be reached. May be retried.
     #[error("partition {} has no owner at the moment", .0.0)]
     NoOwner(PartitionId),
 }
 
+impl Inner {
+    /// The reader leases of a partition, for the time in which this node owns it.
+    fn registry(&self, id: PartitionId) -> &ReaderRegistry {
+        &self.reader_registries[usize::from(id.0)]
+    }
+}
+
 impl Partitions {
-    /// Knows no replica and no owner yet. `node` is this node. [`Self::run`] is to be spawned when there are others.
+    /// Without replicas and known owners yet. `node` is this node. [`Self::run`] must be spawned if there are other nodes.
     #[must_use]
     pub fn new(node: u64, count: PartitionCount, transport: Arc<dyn Transport>) -> Self {
         Self(Arc::new(Inner {
             node,
             count,
             transport,
-            owners: Owners::new(node, count),
-            budgets: Budgets::default(),
+            owners: OwnerTable::new(node, count),
+            append_budgets: AppendBudgets::default(),
             senders: Senders::default(),
-            desks: count.iter().map(|_| Desk::of(node)).collect(),
-            seats: Seats::new(count),
+            reader_registries: count.iter().map(|_| ReaderRegistry::of(node)).collect(),
+            reader_leases: ReaderLeases::new(count),
             metrics: Metrics::new(),
             admission: OnceLock::new(),
         }))
@@ -99,43 +101,44 @@ impl Partitions {
         self.0.node
     }
 
-    /// How many there are.
+    /// The number of partitions.
     #[must_use]
     pub fn count(&self) -> PartitionCount {
         self.0.count
     }
 
-    /// Learns owners from the other nodes, keeps this node's readers registered and forgets those of dead nodes, until
-    /// the node closes.
+    /// Watches owners on the other nodes, renews the leases of this node's readers and expires those of dead nodes, until the
+    /// node is closing.
     pub async fn run(self, stop: Stop) {
         tokio::select! {
             biased;
             () = stop.reached(Phase::Closing) => {}
-            () = ask::ask_all(&self) => {}
-            () = keeper::keep(&self) => {}
+            () = owner_watch::run(&self) => {}
+            () = reader_registry_service::run(&self) => {}
+            () = reader_lease_renewal::run(&self) => {}
         }
     }
 
-    /// What this node does for others, for `Service::Partition` of the node's dispatch.
+    /// The handler of `Service::Partition` for other nodes' calls.
     #[must_use]
     pub fn handler(&self) -> Arc<dyn Handler> {
-        serve::handler(self.clone())
+        dispatch::handler(self.clone())
     }
 
-    /// Lets `admission` decide, in the moment of appending, which batches are taken; to be called once,
-    /// before there are any. What is refused is certainly not counted, and may be sent again.
+    /// Sets the admission that accepts or refuses batches when they are appended; must be called once, before the first
+    /// append. A refused batch is not counted, and may be sent again.
     pub fn admit_by(&self, admission: Admission) {
         if self.0.admission.set(admission).is_err() {
-            tracing::error!("who may append has been decided before");
+            tracing::error!("the append admission is already set; the second one is ignored");
         }
     }
 
-    /// A replica has started here. To be called on a runtime, on which its owner is followed.
+    /// Adds a replica that has started here. Must be called on a runtime, on which its leader is followed.
     pub fn host(&self, partition: Partition) {
         self.0.owners.host(partition);
     }
 
-    /// The replica here is going away; gives it back. Readers of it go on elsewhere.
+    /// Removes and returns the local replica. Its readers continue at other replicas.
     pub fn unhost(&self, id: PartitionId) -> Option<Partition> {
         self.0.owners.unhost(id)
     }
@@ -146,51 +149,51 @@ impl Partitions {
         self.0.owners.local(id)
     }
 
-    /// The nodes on which the registry has placed replicas, this one included if it is among them.
+    /// Sets the nodes on which the registry has placed replicas, including this one if it is among them.
     pub fn set_replicas(&self, id: PartitionId, nodes: Vec<u64>) {
         self.0.owners.set_replicas(id, nodes);
     }
 
-    /// The owner as far as is known here: this node only while its replica leads. A node that has died stays the owner
-    /// until another is known.
+    /// The known owner. This node is the owner only while its replica leads. A dead node stays the owner until another one is
+    /// known.
     #[must_use]
     pub fn owner(&self, id: PartitionId) -> Option<Owner> {
         self.0.owners.owner(id)
     }
 
-    /// The owner and its changes.
+    /// Watches the owner.
     #[must_use]
     pub fn watch_owner(&self, id: PartitionId) -> watch::Receiver<Option<Owner>> {
         self.0.owners.watch(id)
     }
 
-    /// The owners of all partitions: each one that is known now, then what changes.
+    /// The owners of all partitions: first the known ones, then their changes.
     #[must_use]
     pub fn owner_changes(&self) -> OwnerChanges {
         self.0.owners.changes()
     }
 
-    /// An owner other than `failed`, as soon as one is known; what is known after `patience` at the latest. For who
-    /// tries again: a dead owner is not asked in a hurry, and a new one at once.
-    pub async fn owner_after(&self, id: PartitionId, failed: Option<Owner>, patience: Duration) -> Option<Owner> {
-        self.0.owners.after(id, failed, patience).await
+    /// Waits until an owner other than `failed` is known, for up to `timeout`; returns the known owner. For retries: a dead
+    /// owner is not asked again at once, and a new one without delay.
+    pub async fn owner_after(&self, id: PartitionId, failed: Option<Owner>, timeout: Duration) -> Option<Owner> {
+        self.0.owners.after(id, failed, timeout).await
     }
 
-    /// Another node has said who owns a partition. Older terms are passed over.
+    /// Records the owner that another node has reported. Earlier terms are ignored.
     pub fn learn(&self, id: PartitionId, owner: Owner) {
         self.0.owners.learn(id, owner);
     }
 
-    /// The node has said that it does not, or no longer, own the partition.
+    /// Records that the node has reported not to own the partition.
     pub fn disown(&self, id: PartitionId, node: u64) {
         self.0.owners.disown(id, node);
     }
 
-    /// Appends a batch at the owner, wherever it is; see [`Partition::append_detached`], whose rules hold here too: a
-    /// lost connection is [`AppendError::Unknown`], and an owner that is not known or cannot be reached is
-    /// [`AppendError::NotLeader`]. Both come at once or within [`APPEND_PATIENCE`]; the caller waits with
-    /// [`Self::owner_after`] before it sends the same batch again. `link` is the gateway's link with the owner over which
-    /// the batch goes, for [`Self::admit_by`]: a batch that arrives late must not pass for one of a later link.
+    /// Appends a batch at the owner, wherever it is, by the rules of [`Partition::append_detached`]: after a lost connection
+    /// the outcome is [`AppendError::Unknown`]; an owner that is unknown or cannot be reached is
+    /// [`AppendError::NotLeader`]. Both are returned within [`APPEND_TIMEOUT`]; the caller waits with [`Self::owner_after`]
+    /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`Self::admit_by`]: a batch that
+    /// arrives late must not be admitted as one of a later link.
     pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
             let may = |header: &EntryHeader| self.admits(id, header, link);
@@ -202,7 +205,7 @@ impl Partitions {
         }
     }
 
-    /// Whether the owner here takes a batch that was sent over this link of its gateway.
+    /// Whether the append admission accepts a batch that was sent over this link of its gateway.
     fn admits(&self, id: PartitionId, header: &EntryHeader, link: u64) -> bool {
         let admission = self.0.admission.get();
         admission.is_none_or(|admits| admits(id, &header.stream, link))

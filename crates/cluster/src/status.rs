@@ -1,10 +1,9 @@
-//! How the cluster is doing, as one node could find out within a second.
+//! The status of the cluster, as one node can collect it within a second.
 //!
-//! Why: an operator reads at a glance who is up, who leads what, what is behind and what is to be done about it; and
-//! the same answer serves the command line, REST and tests.
-//! Invariants: whoever does not answer is shown as not reachable, never left out; nothing here is decided by, it is
-//! only shown.
-//! Not here: how it is asked for (`control`).
+//! Why: an operator sees at a glance which nodes are up, which node leads which group, what lags, and what to do; the
+//! command line, REST and tests use the same status.
+//! Invariants: a node that does not answer is shown as down, never left out. Informational only; no decision depends on it.
+//! Not here: collecting the reports (`control`).
 
 mod assemble;
 
@@ -18,15 +17,15 @@ pub(crate) use assemble::{Answered, assemble};
 pub struct ClusterStatus {
     /// The cluster's id.
     pub cluster: String,
-    /// The version of members and placements as the answering node has them.
+    /// The version of members and placements on the answering node.
     pub view_version: u64,
-    /// How many replicas each partition is to have.
+    /// The number of replicas of each partition.
     pub replication_factor: u8,
-    /// The id of the node that has put this together.
+    /// The id of the node that has assembled the status.
     pub asked: u64,
-    /// Whether everything is as it should be.
+    /// Whether the cluster is in its desired state.
     pub healthy: bool,
-    /// What is wrong or under way, and what to do, for people; the most urgent first.
+    /// Problems and changes in progress, with advice; the most urgent first.
     pub notes: Vec<String>,
     /// The members, by name.
     pub nodes: Vec<NodeStatus>,
@@ -42,7 +41,7 @@ pub struct NodeStatus {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Where its peers reach it.
+    /// The address at which its peers reach it.
     pub address: String,
     /// Its failure zone; empty = none.
     pub zone: String,
@@ -50,18 +49,18 @@ pub struct NodeStatus {
     pub role: &'static str,
     /// `joining`, `active`, `draining` or `drained`.
     pub state: &'static str,
-    /// Whether it has answered just now.
+    /// Whether it has answered.
     pub up: bool,
-    /// Why not.
+    /// Why it has not answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The program version that it runs.
     pub version: String,
-    /// Whether it accepts credentials: its replica of the registry is inside its lease.
+    /// Whether it accepts credentials: its registry replica is inside its lease.
     pub in_lease: bool,
     /// Whether it is stopping.
     pub leaving: bool,
-    /// Whether it refuses writes since its disk is nearly full.
+    /// Whether it refuses writes because its disk is nearly full.
     pub read_only: bool,
     /// Groups that it leads.
     pub leads: usize,
@@ -92,11 +91,11 @@ pub struct GroupStatus {
     pub term: u64,
     /// The last entry of the leader's log.
     pub last_log: u64,
-    /// The wanted voters, the preferred leader first; empty for the registry.
+    /// The desired voters, the preferred leader first; empty for the registry.
     pub wanted: Vec<u64>,
-    /// Who belongs to it.
+    /// The members of the group.
     pub replicas: Vec<ReplicaStatus>,
-    /// What its leader changes, or waits for.
+    /// The change in progress, or what its leader waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub under_way: Option<String>,
 }
@@ -107,12 +106,12 @@ pub struct GroupStatus {
 pub struct ReplicaStatus {
     /// The node's id.
     pub node: u64,
-    /// The node's name; empty when it is no member of the cluster any more.
+    /// The node's name; empty if it is not a member of the cluster any more.
     pub name: String,
     /// Whether it votes.
     pub voter: bool,
-    /// Whether the node has answered that it runs it.
+    /// Whether the node has reported that it runs the replica.
     pub running: bool,
-    /// Entries that the leader has and it has not, where the leader knows.
+    /// Entries that the replica lacks, if the leader knows.
     pub lag: Option<u64>,
 }

@@ -1,7 +1,7 @@
-//! Nodes join, drain, die and come back, in a simulated cluster: everything ends as the registry wants it, and nothing
-//! that was acknowledged is lost.
+//! Nodes join, drain, die and return in a simulated cluster: it always reaches the desired state of the registry, and nothing
+//! acknowledged is lost.
 //!
-//! Each test runs on a paused clock; what is random follows from its seed.
+//! Each test runs on a paused clock; randomness follows from its seed.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 #[path = "control/harness.rs"]
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use harness::{CLUSTER, Cluster, PARTITIONS, PATIENCE};
+use harness::{CLUSTER, Cluster, PARTITIONS, TIMEOUT};
 use holdfast_cluster::control::ControlError;
 use holdfast_cluster::join::JoinError;
 use holdfast_consensus::{ConsensusConfig, GroupId};
@@ -62,13 +62,13 @@ fn three_nodes_join_and_share_partitions_and_leaders() {
 }
 
 #[test]
-fn a_token_is_good_for_one_node_and_refusals_say_what_to_do() {
+fn a_token_admits_one_node_and_refusals_give_advice() {
     simulate(async {
         let mut cluster = Cluster::new(2);
         cluster.start(1).await;
         let secret = cluster.token().await;
         cluster.ask_to_join(2, "n2", &secret).await.unwrap();
-        // The answer may have been lost: the same node asks again.
+        // The answer may have been lost: the same node joins again.
         cluster.join_with(2, "n2", &secret).await.unwrap();
         let denied = |answer: Result<_, JoinError>| match answer {
             Err(JoinError::Denied { reason, .. }) => reason,
@@ -91,7 +91,7 @@ fn a_token_is_good_for_one_node_and_refusals_say_what_to_do() {
         tokio::time::sleep(Duration::from_secs(6)).await;
         let expired = denied(cluster.ask_to_join(3, "n3", &secret).await);
         assert!(expired.contains("holdfast node token"), "{expired}");
-        // Made at one node, revoked at another.
+        // Created on one node, revoked on another.
         let secret = cluster.token().await;
         let id = join_token_id(&secret).unwrap();
         cluster.nodes[&2].control.revoke_token(&id).await.unwrap();
@@ -105,7 +105,7 @@ fn a_token_is_good_for_one_node_and_refusals_say_what_to_do() {
 }
 
 #[test]
-fn a_gateway_learns_the_registry_and_holds_nothing() {
+fn a_gateway_replicates_the_registry_and_holds_no_partition() {
     simulate(async {
         let mut cluster = Cluster::of(3, 1).await;
         let secret = cluster
@@ -128,7 +128,7 @@ fn a_gateway_learns_the_registry_and_holds_nothing() {
 }
 
 #[test]
-fn a_node_drains_until_it_holds_nothing_and_is_removed() {
+fn a_node_drains_until_it_holds_no_replica_and_is_removed() {
     simulate(async {
         let mut cluster = Cluster::of(4, 4).await;
         cluster.append_everywhere().await;
@@ -187,9 +187,8 @@ fn a_node_is_not_drained_before_its_last_device_session_has_ended() {
     });
 }
 
-/// The first node has made all partitions: what it gives up must not be made a second time when it comes back for it.
 #[test]
-fn a_leader_that_is_to_leave_hands_on_first_so_that_writes_do_not_wait_for_an_election() {
+fn a_leader_that_is_removed_transfers_first_so_that_writes_do_not_wait_for_an_election() {
     simulate(async {
         let mut cluster = Cluster::of(12, 4).await;
         let leader = cluster.leader(GroupId::REGISTRY).unwrap();
@@ -197,7 +196,7 @@ fn a_leader_that_is_to_leave_hands_on_first_so_that_writes_do_not_wait_for_an_el
         assert!(leads > 0, "the registry's leader leads partitions too");
         let name = format!("n{leader}");
         cluster.any().control.drain(&name).await.unwrap();
-        // A follower does not even ask for votes before this is over.
+        // A follower does not request votes before this time.
         let election = ConsensusConfig::default().election_timeout_max.get();
         let drained = async |cluster: &mut Cluster| {
             let mut longest = Duration::ZERO;
@@ -210,14 +209,15 @@ fn a_leader_that_is_to_leave_hands_on_first_so_that_writes_do_not_wait_for_an_el
             }
             longest
         };
-        let longest = tokio::time::timeout(PATIENCE, drained(&mut cluster)).await.unwrap();
+        let longest = tokio::time::timeout(TIMEOUT, drained(&mut cluster)).await.unwrap();
         assert!(longest < election, "a batch waited for {longest:?}");
         cluster.check_data().await;
     });
 }
 
+/// Node 1 has created all partitions: a partition that it has given up must not be created again when it returns.
 #[test]
-fn a_founder_that_is_drained_and_taken_back_finds_the_data_of_the_others() {
+fn a_founder_that_is_drained_and_undrained_gets_the_data_of_the_others() {
     simulate(async {
         let mut cluster = Cluster::of(5, 4).await;
         cluster.append_everywhere().await;
@@ -243,7 +243,7 @@ fn a_founder_that_is_drained_and_taken_back_finds_the_data_of_the_others() {
 }
 
 #[test]
-fn a_dead_node_is_replaced_by_one_of_the_same_name() {
+fn a_dead_node_is_replaced_by_one_with_the_same_name() {
     simulate(async {
         let mut cluster = Cluster::of(6, 3).await;
         cluster.append_everywhere().await;
@@ -281,7 +281,7 @@ fn a_dead_node_is_replaced_by_one_of_the_same_name() {
 }
 
 #[test]
-fn a_node_that_comes_back_with_its_disk_goes_on_where_it_was() {
+fn a_node_that_returns_with_its_disk_continues_from_its_data() {
     simulate(async {
         let mut cluster = Cluster::of(7, 3).await;
         cluster.append_everywhere().await;
@@ -295,17 +295,20 @@ fn a_node_that_comes_back_with_its_disk_goes_on_where_it_was() {
 }
 
 #[test]
-fn leaders_go_where_they_are_wanted_before_a_node_stops_and_come_back_after() {
+fn leaderships_move_away_before_a_node_stops_and_return_afterwards() {
     simulate(async {
         let mut cluster = Cluster::of(8, 3).await;
         let terms: Vec<u64> = PARTITIONS.iter().map(|id| term(&cluster, id)).collect();
         let leads = cluster.nodes[&2].leads();
         assert!(leads > 0);
-        let handed = cluster.nodes[&2].control.hand_over(Duration::from_secs(5)).await;
+        let handed = cluster.nodes[&2]
+            .control
+            .transfer_leaderships(Duration::from_secs(5))
+            .await;
         let registry = usize::from(handed.moved > leads);
         assert_eq!((handed.moved, handed.kept), (leads + registry, 0));
         assert_eq!(cluster.nodes[&2].leads(), 0);
-        // It takes none back while it is stopping.
+        // It accepts none while it is stopping.
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert_eq!(cluster.nodes[&2].leads(), 0);
         for (id, before) in PARTITIONS.iter().zip(terms) {
@@ -326,7 +329,7 @@ fn term(cluster: &Cluster, partition: PartitionId) -> u64 {
 }
 
 #[test]
-fn a_node_whose_disk_is_full_is_given_no_leadership() {
+fn a_node_with_a_full_disk_gets_no_leadership() {
     simulate(async {
         let cluster = Cluster::of(9, 3).await;
         cluster.fill_disk(3);
@@ -336,7 +339,10 @@ fn a_node_whose_disk_is_full_is_given_no_leadership() {
                 c.nodes[&2].leads() == PARTITIONS.iter().count()
             })
             .await;
-        cluster.nodes[&2].control.hand_over(Duration::from_secs(3)).await;
+        cluster.nodes[&2]
+            .control
+            .transfer_leaderships(Duration::from_secs(3))
+            .await;
         assert!(
             cluster.nodes[&2].leads() > 0,
             "nobody takes it: better an election than a full disk"
@@ -345,7 +351,7 @@ fn a_node_whose_disk_is_full_is_given_no_leadership() {
 }
 
 #[test]
-fn a_node_whose_disk_fills_hands_on_what_it_leads_and_gets_it_back_with_room() {
+fn a_node_whose_disk_fills_transfers_its_leaderships_and_gets_them_back_when_it_has_space() {
     simulate(async {
         let mut cluster = Cluster::of(10, 3).await;
         cluster.append_everywhere().await;
@@ -353,7 +359,7 @@ fn a_node_whose_disk_fills_hands_on_what_it_leads_and_gets_it_back_with_room() {
             let leads = cluster.nodes[&full].leads();
             assert!(leads > 0);
             cluster.fill_disk(full);
-            // What the guard takes to see it, and a transfer for each leadership.
+            // The check interval of the guard, and a transfer for each leadership.
             let began = Instant::now();
             cluster
                 .until("it leads nothing", |c| {
@@ -362,7 +368,7 @@ fn a_node_whose_disk_fills_hands_on_what_it_leads_and_gets_it_back_with_room() {
                 .await;
             cluster.append_everywhere().await;
             assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-            // It follows as before, and is asked in vain to lead again what it is preferred for.
+            // It follows as before, and declines the leaderships for which it is preferred.
             tokio::time::sleep(Duration::from_secs(30)).await;
             assert_eq!(cluster.nodes[&full].leads(), 0);
             cluster.empty_disk(full);
@@ -373,13 +379,13 @@ fn a_node_whose_disk_fills_hands_on_what_it_leads_and_gets_it_back_with_room() {
 }
 
 #[test]
-fn a_full_node_that_is_elected_hands_on_at_once() {
+fn a_full_node_that_is_elected_transfers_at_once() {
     simulate(async {
         let mut cluster = Cluster::of(11, 3).await;
         cluster.append_everywhere().await;
         cluster.fill_disk(1);
         cluster.until("it leads nothing", |c| c.nodes[&1].leads() == 0).await;
-        // Half of the groups may elect the full one now.
+        // Half of the groups may elect the full node now.
         cluster.kill(3);
         cluster.append_everywhere().await;
         cluster
@@ -394,7 +400,7 @@ fn a_full_node_that_is_elected_hands_on_at_once() {
 }
 
 #[test]
-fn removing_and_draining_what_the_cluster_needs_is_refused() {
+fn removing_and_draining_nodes_that_the_cluster_needs_is_refused() {
     simulate(async {
         let mut cluster = Cluster::of(10, 3).await;
         let control = cluster.any().control.clone();
@@ -411,7 +417,7 @@ fn removing_and_draining_what_the_cluster_needs_is_refused() {
                 .iter()
                 .all(|placement| placement.replicas.len() == 1)
         );
-        // What a node alone holds is not given up.
+        // A node that holds the only replica is not removed.
         let only = cluster
             .view()
             .placements
@@ -431,7 +437,7 @@ fn removing_and_draining_what_the_cluster_needs_is_refused() {
 }
 
 #[test]
-fn strangers_get_no_answer_but_to_joining() -> TestResult {
+fn non_members_may_only_join() -> TestResult {
     simulate(async {
         use bytes::Bytes;
         use holdfast_consensus::transport::{Call, Dispatch, Service};
@@ -461,7 +467,7 @@ fn strangers_get_no_answer_but_to_joining() -> TestResult {
     Ok(())
 }
 
-/// Nodes join, drain, are cut off, die and come back while whoever looks after it dies in the middle.
+/// Nodes join, drain, are cut off, die and return, while leaders die in the middle of their steps.
 fn upheaval(seed: u64) {
     simulate(async {
         let mut cluster = Cluster::of(seed, 3).await;
@@ -478,7 +484,7 @@ fn upheaval(seed: u64) {
                 1 => {
                     let names: Vec<String> = cluster.nodes.keys().map(|id| format!("n{id}")).collect();
                     let index = usize::try_from(cluster.random(names.len() as u64)).unwrap();
-                    // Refused where too few would be left.
+                    // Refused if too few nodes would be left.
                     let _ = cluster.any().control.drain(&names[index]).await;
                 }
                 2 => {
@@ -501,7 +507,7 @@ fn upheaval(seed: u64) {
         cluster.append_everywhere().await;
         cluster.check_data().await;
         cluster
-            .until("who drained is drained", |c| {
+            .until("the draining node is drained", |c| {
                 c.view().nodes.values().all(|node| node.state != NodeState::Draining)
             })
             .await;
@@ -510,7 +516,7 @@ fn upheaval(seed: u64) {
 }
 
 #[test]
-fn plans_are_carried_on_when_the_leader_dies_in_the_middle() {
+fn a_new_leader_continues_the_steps_of_one_that_died() {
     let seeds = std::env::var_os("HOLDFAST_SEEDS").and_then(|seeds| seeds.to_str()?.parse().ok());
     for seed in 0..seeds.unwrap_or(3) {
         println!("seed {seed}");

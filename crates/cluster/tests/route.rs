@@ -9,7 +9,7 @@ mod common;
 mod faults;
 #[path = "route/hostile.rs"]
 mod hostile;
+#[path = "route/reader_leases.rs"]
+mod reader_leases;
 #[path = "route/readers.rs"]
 mod readers;
-#[path = "route/seats.rs"]
-mod seats;

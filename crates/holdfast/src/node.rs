@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Key};
-use holdfast_cluster::control::{ClusterFounding, Control, ControlParts};
+use holdfast_cluster::control::{ClusterBootstrap, Control, ControlParts};
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Service;
 use holdfast_device_hub::{
@@ -133,8 +133,8 @@ impl Node {
             hub: Arc::clone(&hub),
         };
         let parts = ControlParts {
-            me: me(config, &data, &peering),
-            founding: founds(config, &data, &entry, &registry),
+            self_info: me(config, &data, &peering),
+            bootstrap: founds(config, &data, &entry, &registry),
             registry: registry.clone(),
             partitions: partitions.clone(),
             transport: Arc::clone(&store.host.transport),
@@ -229,7 +229,7 @@ impl Node {
     /// # Errors
     /// When the last flush fails.
     pub(crate) async fn stop(self, drain_timeout: Duration) -> Result<()> {
-        self.control.hand_over(HAND_OVER_PATIENCE).await;
+        self.control.transfer_leaderships(HAND_OVER_PATIENCE).await;
         let (connections, cores): (Vec<_>, Vec<_>) = self
             .fronts
             .into_iter()
@@ -349,10 +349,10 @@ fn may_found(config: &Config, entry: &Entry) -> bool {
 }
 
 /// Whether this node makes the hub a cluster: when it has created it, or has been a hub by itself so far.
-fn founds(config: &Config, data: &DataDir, entry: &Entry, registry: &Registry) -> Option<ClusterFounding> {
+fn founds(config: &Config, data: &DataDir, entry: &Entry, registry: &Registry) -> Option<ClusterBootstrap> {
     let alone =
         matches!(entry, Entry::Founder) || matches!(entry, Entry::Member) && registry.cluster().cluster.is_empty();
-    alone.then(|| ClusterFounding {
+    alone.then(|| ClusterBootstrap {
         cluster: data.identity().cluster.clone(),
         replication_factor: if config.cluster.replication_factor == 1 { 1 } else { 3 },
     })

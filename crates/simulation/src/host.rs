@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use holdfast_cluster::control::{HostError, Hosted, NodeFacts, PeerBook, ReplicaHost};
+use holdfast_cluster::control::{HostError, Hosted, NodeFacts, PeerDirectory, ReplicaHost};
 use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, has_data};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
@@ -21,12 +21,12 @@ pub(crate) struct Book {
     pub(crate) addresses: Mutex<BTreeMap<u64, String>>,
 }
 
-impl PeerBook for Book {
+impl PeerDirectory for Book {
     fn set_member(&self, node: u64, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 
-    fn forget(&self, node: u64) {
+    fn remove(&self, node: u64) {
         self.addresses.lock().remove(&node);
     }
 
@@ -69,7 +69,7 @@ impl ReplicaHost for Host {
         }
     }
 
-    fn has_room(&self) -> watch::Receiver<bool> {
+    fn is_writable(&self) -> watch::Receiver<bool> {
         self.host.guard.watch()
     }
 }

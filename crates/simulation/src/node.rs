@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_auth::HubNames;
-use holdfast_cluster::control::{ClusterFounding, Control, ControlConfig, ControlParts};
+use holdfast_cluster::control::{ClusterBootstrap, Control, ControlConfig, ControlParts};
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::sim::SimNetwork;
@@ -162,8 +162,8 @@ impl Boot {
         let stop = Stop::new();
         let control = if setup.controlled {
             let control = Control::start(ControlParts {
-                me: info(id),
-                founding: self.founds.then(|| ClusterFounding {
+                self_info: info(id),
+                bootstrap: self.founds.then(|| ClusterBootstrap {
                     cluster: "c1".to_owned(),
                     replication_factor: 3,
                 }),
@@ -275,7 +275,7 @@ impl Node {
 
     async fn stop_in_order(mut self) {
         if let Some(control) = &self.control {
-            control.hand_over(STOP_PATIENCE).await;
+            control.transfer_leaderships(STOP_PATIENCE).await;
         }
         self.stop.enter(Phase::Accepting);
         let closing = self.hub.close_paced(DRAIN_RATE, CloseReason::Stopping);

@@ -1,6 +1,6 @@
-//! What operators ask for: status, tokens, drain, remove. Whatever is refused says what to do instead.
+//! Requests of operators: status, tokens, drain, remove. A refusal says what to do instead.
 //!
-//! Any node may be asked: the registry takes the writes from all, and facts are collected from all.
+//! Every node serves these requests: the registry accepts writes from all nodes, and the status is collected from all.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use super::Control;
 use super::error::ControlError;
 use crate::status::{Answered, ClusterStatus, assemble};
 
-/// How long one node may take to tell how it is doing.
-const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of the report of one node.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an operator is told who has set the replication factor.
+/// The reply to a change of the replication factor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFactor {
-    /// What it was.
+    /// The previous factor.
     pub before: u8,
-    /// What is not good about the new one, and is to be known, not to be prevented.
+    /// A disadvantage of the new factor.
     pub warning: Option<&'static str>,
 }
 
 impl Control {
-    /// How the cluster is doing, asked of all members at once; takes about a second when one does not answer.
+    /// The status of the cluster, from the reports of all members; takes about a second if one does not answer.
     pub async fn status(&self) -> ClusterStatus {
         let view = self.0.registry.cluster();
         let answers = self.collect(&view).await;
         assemble(&view, self.0.id, &answers)
     }
 
-    /// A secret with which one node may join within `life`.
+    /// Creates a token with which one node may join within `life`; returns its secret.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -42,7 +42,7 @@ impl Control {
         Ok(self.0.registry.create_join_token(life, role).await?)
     }
 
-    /// The permissions to join that there are, the newest first, no older than the call: without their secrets.
+    /// The join tokens without their secrets, the newest first; up to date as of the call.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -51,18 +51,18 @@ impl Control {
         Ok(self.0.registry.join_tokens()?)
     }
 
-    /// Takes a permission to join back.
+    /// Revokes a join token.
     ///
     /// # Errors
-    /// [`ControlError::Registry`] when there is no such token, or it has been used.
+    /// [`ControlError::Registry`] if the token does not exist or has been used.
     pub async fn revoke_token(&self, id: &str) -> Result<(), ControlError> {
         Ok(self.0.registry.revoke_join_token(id).await?)
     }
 
-    /// Begins to move everything away from the node. Returns when that is decided, long before it is done.
+    /// Starts to drain the node. Returns when that is registered, long before it is done.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] when too few nodes would be left.
+    /// [`ControlError::Refused`] if too few nodes would be left.
     pub async fn drain(&self, name: &str) -> Result<(), ControlError> {
         let view = self.fresh_view().await?;
         let node = by_name(&view, name)?;
@@ -73,7 +73,7 @@ impl Control {
         Ok(self.0.registry.set_node_state(node.id, NodeState::Draining).await?)
     }
 
-    /// Takes a node that drains, or is drained, back into service.
+    /// Puts a draining or drained node back into service.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -86,12 +86,11 @@ impl Control {
         Ok(self.0.registry.set_node_state(node.id, NodeState::Active).await?)
     }
 
-    /// Removes a node that is drained, or, with `dead`, one that will never come back: what it held is made anew from
-    /// the other replicas.
+    /// Removes a drained node or, with `dead`, one that will never return: its replicas are rebuilt from the other ones.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] when it is up and not drained, when it holds something and `dead` is not said, or when
-    /// a group could not go on without it.
+    /// [`ControlError::Refused`] if it is up and not drained, if it holds replicas and `dead` is not set, or if a group would
+    /// lose its quorum.
     pub async fn remove(&self, name: &str, dead: bool) -> Result<(), ControlError> {
         let view = self.fresh_view().await?;
         let node = by_name(&view, name)?;
@@ -100,11 +99,10 @@ impl Control {
         Ok(self.0.registry.remove_node(node.id, dead).await?)
     }
 
-    /// Sets how many replicas each partition is to have. Returns when that is decided, long before it is done.
+    /// Sets the number of replicas of each partition. Returns when that is registered, long before it is done.
     ///
     /// # Errors
-    /// [`ControlError::Refused`] when there are fewer core nodes in service; [`ControlError::Registry`] also when it is
-    /// not 1 to [`holdfast_registry::MAX_REPLICATION_FACTOR`].
+    /// [`ControlError::Refused`] if fewer core nodes are in service; [`ControlError::Registry`] also if it is not 1 to [`holdfast_registry::MAX_REPLICATION_FACTOR`].
     pub async fn set_replication_factor(&self, factor: u8) -> Result<NewFactor, ControlError> {
         let view = self.fresh_view().await?;
         check_factor(&view, factor).map_err(ControlError::Refused)?;
@@ -115,7 +113,7 @@ impl Control {
         })
     }
 
-    /// Members and placements, no older than the call.
+    /// Members and placements, up to date as of the call.
     async fn fresh_view(&self) -> Result<std::sync::Arc<ClusterView>, ControlError> {
         self.0.registry.confirm().await?;
         Ok(self.0.registry.cluster())
@@ -130,10 +128,10 @@ impl Control {
                 };
             }
             let request = Request::Report(proto::ReportRequest {});
-            let report = match self.ask(*node, request, REPORT_PATIENCE).await {
+            let report = match self.call_control(*node, request, REPORT_TIMEOUT).await {
                 Ok(Answer::Report(report)) => Ok(report),
                 Ok(Answer::Refusal(refusal)) => Err(refusal.text),
-                Ok(_) => Err("it answers something else".to_owned()),
+                Ok(_) => Err("its answer belongs to another request".to_owned()),
                 Err(error) => Err(error),
             };
             Answered { node: *node, report }
@@ -154,10 +152,10 @@ fn in_service(view: &ClusterView) -> impl Iterator<Item = &NodeInfo> {
     nodes.filter(|node| node.role == NodeRole::Core && node.state == NodeState::Active)
 }
 
-/// Whether there are nodes for so many replicas.
+/// Checks that there are enough nodes for the replication factor.
 fn check_factor(view: &ClusterView, factor: u8) -> Result<(), String> {
     let nodes = in_service(view).count();
-    // A hub that was made for three may wait for its second and third node.
+    // A hub that was created for three replicas may wait for its second and third node.
     if usize::from(factor) <= nodes || factor == view.replication_factor || factor > MAX_REPLICATION_FACTOR {
         return Ok(());
     }
@@ -176,7 +174,7 @@ fn warning_of(factor: u8) -> Option<&'static str> {
     }
 }
 
-/// Whether the cluster can do without `node` in service.
+/// Checks that `node` may be drained.
 fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
     if node.role != NodeRole::Core {
         return Ok(());
@@ -202,7 +200,7 @@ fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether `node` may be removed, as things stand.
+/// Checks that `node` may be removed.
 fn check_remove(
     view: &ClusterView,
     node: &NodeInfo,

@@ -1,4 +1,4 @@
-//! Times and limits of control.
+//! Timeouts and limits of control.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use holdfast_model::HumanDuration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How patient the cluster is with its nodes.
+/// Timeouts and limits of control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
-    /// How often everything is looked at without an occasion.
+    /// Interval at which everything is checked without a trigger.
     pub tick: HumanDuration,
-    /// How long a node must have been up before the leaderships that it prefers move back to it.
+    /// How long a node must be up before the leaderships for which it is preferred move back to it.
     pub settle: HumanDuration,
     /// How long a voter of the registry may be down before another core node, if there is one, votes in its place. It
     /// stays a member.
     pub voter_patience: HumanDuration,
-    /// How many entries a replica may be behind and still count as caught up.
+    /// A replica that lags by at most this many entries counts as caught up.
     pub max_lag: u64,
 }
 
@@ -32,7 +32,7 @@ impl Default for ControlConfig {
     }
 }
 
-/// A value that cannot work.
+/// An invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{key}: {reason}")]
 pub struct InvalidControlConfig {
@@ -43,10 +43,10 @@ pub struct InvalidControlConfig {
 }
 
 impl ControlConfig {
-    /// Checks ranges.
+    /// Checks the ranges.
     ///
     /// # Errors
-    /// The first value that cannot work.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), InvalidControlConfig> {
         let check = |ok: bool, key, reason| {
             if ok {
@@ -78,15 +78,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_a_hurried_tick_is_not() {
+    fn the_defaults_are_valid_and_a_short_tick_is_not() {
         let config = ControlConfig::default();
         assert_eq!(config.validate(), Ok(()));
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<ControlConfig>(&text).unwrap(), config);
-        let hurried = ControlConfig {
+        let short = ControlConfig {
             tick: HumanDuration::millis(10),
             ..config
         };
-        assert_eq!(hurried.validate().unwrap_err().key, "tick");
+        assert_eq!(short.validate().unwrap_err().key, "tick");
     }
 }

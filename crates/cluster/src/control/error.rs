@@ -1,4 +1,4 @@
-//! What can go wrong for who asks control.
+//! Errors of control.
 
 use holdfast_model::ErrorCode;
 use holdfast_registry::RegistryError;
@@ -10,42 +10,42 @@ use super::config::InvalidControlConfig;
 /// Why control did not start.
 #[derive(Debug, Error)]
 pub enum ControlStartError {
-    /// A value of its configuration cannot work.
+    /// A value of the configuration is invalid.
     #[error(transparent)]
     Config(#[from] InvalidControlConfig),
-    /// The replicas of this node cannot be found on its disk.
-    #[error("cannot tell which replicas are on the disk")]
+    /// The replicas on the disk cannot be listed.
+    #[error("cannot list the replicas on the disk")]
     OnDisk(#[source] HostError),
     /// A replica of this node cannot start.
     #[error("the replica of partition {partition} cannot start")]
     Replica {
         /// The partition.
         partition: u16,
-        /// Why.
+        /// The cause.
         #[source]
         source: HostError,
     },
-    /// The cluster could not be founded.
-    #[error("the cluster cannot be founded")]
-    Found(#[source] RegistryError),
+    /// The bootstrap of the cluster failed.
+    #[error("cannot bootstrap the cluster")]
+    Bootstrap(#[source] RegistryError),
 }
 
-/// Why a request about the cluster was not carried out. Each text says what to do instead.
+/// Why a request about the cluster failed. Each text says what to do instead.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// There is no such member.
+    /// No member has this name.
     #[error("no node is called '{0}': see `holdfast node list`")]
     NoSuchNode(String),
-    /// It would take away what the cluster needs.
+    /// The cluster would lose something that it needs.
     #[error("{0}")]
     Refused(String),
-    /// The registry did not take it.
+    /// The registry has refused the write.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
 impl ControlError {
-    /// The number of the error catalogue that a caller is told.
+    /// The code of the error catalogue.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {

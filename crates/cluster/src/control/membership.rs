@@ -1,68 +1,69 @@
-//! The next step that brings a group's members to what is wanted. Pure.
+//! Decides the next step that brings the members of a group to the desired ones. Pure.
 //!
-//! The order: a leader that is to leave hands on → learners in → caught up → they vote and the old ones leave, in one joint
-//! change → leadership where it is preferred. Each step leaves a state from which the rest can be done by whoever leads
-//! then. A leader whose disk is full hands on first of all: its group takes no writes.
-//! Invariants: a change of voters is made only when a majority of the new ones is up and caught up; leadership is handed
-//! on before its holder loses its vote; a group that is as wanted gets no step.
+//! The order: a leader that is to be removed transfers its leadership → learners are added → they catch up → they become
+//! voters and the old voters are removed in one joint change → leadership moves to the preferred leader. After each step, any
+//! leader can take the remaining ones. A leader whose disk is full transfers its leadership first, since its group takes no
+//! writes.
+//! Invariants: voters are changed only if a majority of the new voters is up and has caught up; leadership is transferred
+//! before the leader loses its vote; a group in its desired state gets no step.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use holdfast_consensus::Members;
 
-/// What the leader of a group knows.
+/// The state of a group and its desired state, as its leader knows them.
 #[derive(Debug, Clone)]
 pub(super) struct Situation<'a> {
     /// This node, which leads.
     pub(super) me: u64,
-    /// Who belongs to the group.
+    /// The members of the group.
     pub(super) members: &'a Members,
-    /// Who is up and has nearly all entries; this node counts in any case.
+    /// Nodes that are up and have nearly all entries; always includes this node.
     pub(super) ready: &'a BTreeSet<u64>,
-    /// Who is up.
+    /// Nodes that are up.
     pub(super) up: &'a BTreeSet<u64>,
-    /// Who is to vote.
+    /// The desired voters.
     pub(super) voters: &'a BTreeSet<u64>,
-    /// Who is to learn besides.
+    /// The desired learners.
     pub(super) learners: &'a BTreeSet<u64>,
-    /// Who is to lead, if that is to be changed now.
+    /// The preferred leader, if leadership is to move now.
     pub(super) preferred: Option<u64>,
-    /// Who has refused to lead a moment ago.
-    pub(super) unwilling: &'a BTreeSet<u64>,
-    /// Whether this node's disk has room; else the group takes no writes while this node leads it.
+    /// Nodes that have declined the leadership a moment ago.
+    pub(super) declined: &'a BTreeSet<u64>,
+    /// Whether this node's disk has space; otherwise the group takes no writes while this node leads it.
     pub(super) takes_writes: bool,
-    /// Who is to lead in this node's place when it cannot go on leading, the best first.
+    /// The nodes that may lead if this node must not, the best first.
     pub(super) successors: &'a [u64],
 }
 
-/// What is to be done next.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Everything is as wanted.
+    /// The group is in its desired state.
     Nothing,
-    /// Add a node that does not vote yet.
+    /// Add a node as a learner.
     AddLearner(u64),
-    /// Let exactly these vote.
+    /// Make exactly these nodes voters.
     SetVoters(BTreeSet<u64>),
-    /// These leave.
+    /// Remove these learners.
     RemoveLearners(BTreeSet<u64>),
-    /// Hand leadership to a voter.
+    /// Transfer the leadership to a voter.
     Transfer(u64),
-    /// Nothing can be done until something else happens.
+    /// No step is possible at the moment.
     Wait(Wait),
 }
 
-/// What is waited for.
+/// The condition for the next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// These are to catch up first.
+    /// These nodes must catch up.
     CatchUp(BTreeSet<u64>),
-    /// These are to come up first.
+    /// These nodes must come up.
     Down(BTreeSet<u64>),
-    /// The wanted voters cannot reach a quorum: too few of them are up.
+    /// Too few of the desired voters are up for a quorum.
     NoQuorum(BTreeSet<u64>),
-    /// Nobody who stays can take the leadership now.
+    /// No remaining node can take the leadership.
     NoSuccessor,
 }
 
@@ -71,8 +72,8 @@ impl fmt::Display for Wait {
         match self {
             Self::CatchUp(nodes) => write!(f, "waiting for {} to catch up", list(nodes)),
             Self::Down(nodes) => write!(f, "waiting for {}, which is down", list(nodes)),
-            Self::NoQuorum(nodes) => write!(f, "too few of {} are up to go on without the others", list(nodes)),
-            Self::NoSuccessor => f.write_str("nobody can take the leadership now"),
+            Self::NoQuorum(nodes) => write!(f, "too few of {} are up for a quorum", list(nodes)),
+            Self::NoSuccessor => f.write_str("no node can take the leadership"),
         }
     }
 }
@@ -80,17 +81,17 @@ impl fmt::Display for Wait {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str("as wanted"),
+            Self::Nothing => f.write_str("in the desired state"),
             Self::AddLearner(node) => write!(f, "adding {node}"),
             Self::SetVoters(nodes) => write!(f, "changing the voters to {}", list(nodes)),
             Self::RemoveLearners(nodes) => write!(f, "removing {}", list(nodes)),
-            Self::Transfer(node) => write!(f, "handing the leadership to {node}"),
+            Self::Transfer(node) => write!(f, "transferring the leadership to {node}"),
             Self::Wait(wait) => wait.fmt(f),
         }
     }
 }
 
-/// Ids, as `{17}` each, which who shows them replaces by names.
+/// Node ids; the status replaces them by names.
 fn list(nodes: &BTreeSet<u64>) -> String {
     let nodes = nodes.iter().map(u64::to_string).collect::<Vec<_>>();
     nodes.join(", ")
@@ -98,7 +99,7 @@ fn list(nodes: &BTreeSet<u64>) -> String {
 
 /// The next step.
 pub(super) fn step(now: &Situation<'_>) -> Step {
-    // A half-made change is ended first: a transfer would leave it to somebody who does not know of it yet.
+    // A joint change is completed first: a transfer would leave it to a node that does not know of it yet.
     if !now.takes_writes
         && !now.members.joint
         && let Some(successor) = successor(now, &now.members.voters)
@@ -108,7 +109,7 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
     if now.voters.is_empty() {
         return Step::Nothing;
     }
-    // Who is to leave hands on what it leads first: until its successors have copied everything may take hours.
+    // A leader that is to be removed transfers first: copying to its successors may take hours.
     if !now.members.joint && !now.voters.contains(&now.me) {
         let stay = now.voters.intersection(&now.members.voters).copied().collect();
         if let Some(successor) = successor(now, &stay) {
@@ -121,7 +122,7 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
         .copied()
         .filter(|node| !now.members.contains(*node))
         .collect();
-    // A half-made change is ended first: until then no other can be made.
+    // A joint change is completed first: no other change is possible until then.
     if !now.members.joint
         && let Some(node) = missing.iter().find(|node| now.up.contains(node))
     {
@@ -144,7 +145,7 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
         && to != now.me
         && now.voters.contains(&to)
         && is_ready(now, to)
-        && !now.unwilling.contains(&to)
+        && !now.declined.contains(&to)
     {
         return Step::Transfer(to);
     }
@@ -155,11 +156,11 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
     }
 }
 
-/// Who of `voters` can take the leadership at once, the best first: that saves the next leader from handing it on again.
-/// Whether its disk has room it says when it is asked.
+/// The best of `voters` that can take the leadership at once, so that it need not be transferred again. A node with a full
+/// disk declines when it is asked.
 fn successor(now: &Situation<'_>, voters: &BTreeSet<u64>) -> Option<u64> {
     let mut able = now.successors.iter().chain(voters).copied().filter(|node| {
-        *node != now.me && voters.contains(node) && is_ready(now, *node) && !now.unwilling.contains(node)
+        *node != now.me && voters.contains(node) && is_ready(now, *node) && !now.declined.contains(node)
     });
     able.next()
 }
@@ -168,11 +169,11 @@ fn is_ready(now: &Situation<'_>, node: u64) -> bool {
     node == now.me || now.ready.contains(&node)
 }
 
-/// Towards the wanted voters, when the present ones are others or a change stands half-way.
+/// The step towards the desired voters, if the current voters differ or a joint change is incomplete.
 fn change_voters(now: &Situation<'_>) -> Step {
     let target = target(now);
     if target == now.members.voters && !now.members.joint {
-        return Step::Wait(waits_for(now));
+        return Step::Wait(missing_voters(now));
     }
     let alive = target.iter().filter(|node| is_ready(now, **node)).count();
     if alive <= target.len() / 2 {
@@ -181,7 +182,7 @@ fn change_voters(now: &Situation<'_>) -> Step {
     if target.contains(&now.me) {
         return Step::SetVoters(target);
     }
-    // Who leads now will have no vote: another one takes over first.
+    // This leader will have no vote: another node must take over first.
     let stay = target.intersection(&now.members.voters).copied().collect();
     if let Some(successor) = successor(now, &stay) {
         if !now.members.joint {
@@ -201,8 +202,8 @@ fn with(mut nodes: BTreeSet<u64>, node: u64) -> BTreeSet<u64> {
     nodes
 }
 
-/// The voters that can be had now: the wanted ones that vote already or have caught up, and in the place of those who
-/// have not, some of the present ones. The present ones where that would be fewer than wanted.
+/// The voters that are possible now: the desired ones that vote already or have caught up, and for each missing one a current
+/// voter. If these are fewer than desired, the current voters.
 fn target(now: &Situation<'_>) -> BTreeSet<u64> {
     let present = &now.members.voters;
     let mut target: BTreeSet<u64> = now
@@ -211,7 +212,7 @@ fn target(now: &Situation<'_>) -> BTreeSet<u64> {
         .copied()
         .filter(|node| present.contains(node) || is_ready(now, *node) && now.members.contains(*node))
         .collect();
-    // The leader first, then who is ready: they keep the quorum.
+    // The leader first, then ready nodes: they keep the quorum.
     let mut others: Vec<u64> = present.difference(now.voters).copied().collect();
     others.sort_by_key(|node| (*node != now.me, !is_ready(now, *node), *node));
     let open = now.voters.len().saturating_sub(target.len());
@@ -222,7 +223,7 @@ fn target(now: &Situation<'_>) -> BTreeSet<u64> {
     present.clone()
 }
 
-fn waits_for(now: &Situation<'_>) -> Wait {
+fn missing_voters(now: &Situation<'_>) -> Wait {
     let missing = now.voters.difference(&now.members.voters).copied();
     let (up, down): (BTreeSet<u64>, BTreeSet<u64>) = missing.partition(|node| now.up.contains(node));
     if down.is_empty() {

@@ -1,25 +1,25 @@
-//! Which replicas this node starts and which it gives up. Pure.
+//! Decides which replicas this node starts and removes. Pure.
 //!
-//! Invariants: what is on the disk is started whether it is wanted or not, since its group may still count on its vote;
-//! only the founder of a partition may make it, and only where no replica has ever been.
+//! Invariants: a replica with data on the disk is started whether it is placed here or not, since it may still be a voter of
+//! its group; only the founder of a partition may create it, and only if no replica of it has ever existed.
 
 use std::collections::BTreeSet;
 
 use holdfast_model::PartitionId;
 use holdfast_registry::ClusterView;
 
-/// Something to be done about a replica here.
+/// A step for a local replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplicaStep {
-    /// Start it from what is on the disk, or empty, to be added by the group's leader.
+    /// Start it from the data on the disk, or empty, to be added by the group's leader.
     Start(PartitionId),
-    /// Make the partition, unless there is a replica of it anywhere.
-    Found(PartitionId),
-    /// It is not wanted here: delete it, once its group has let it go.
-    Leave(PartitionId),
+    /// Create the partition, unless a replica of it exists on any node.
+    Create(PartitionId),
+    /// It is not placed here: delete it once its group has removed it.
+    Remove(PartitionId),
 }
 
-/// What is to be done now, all of it independent. `running` and `on_disk` are this node's.
+/// The steps to take now; they are independent of each other. `running` and `on_disk` are this node's.
 pub(super) fn steps(
     view: &ClusterView,
     me: u64,
@@ -31,10 +31,10 @@ pub(super) fn steps(
         let wanted = placement.replicas.contains(&me);
         match (running.contains(&partition), on_disk.contains(&partition)) {
             (true, _) if wanted => None,
-            // Who is no member of the cluster any more has nobody to ask.
-            (true, _) => view.node(me).map(|_| ReplicaStep::Leave(partition)),
+            // A node that is not a member of the cluster any more cannot ask others.
+            (true, _) => view.node(me).map(|_| ReplicaStep::Remove(partition)),
             (false, true) => Some(ReplicaStep::Start(partition)),
-            (false, false) if wanted && placement.founder == me => Some(ReplicaStep::Found(partition)),
+            (false, false) if wanted && placement.founder == me => Some(ReplicaStep::Create(partition)),
             (false, false) if wanted => Some(ReplicaStep::Start(partition)),
             (false, false) => None,
         }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_founder_makes_what_is_nowhere_and_others_start_empty() {
+    fn the_founder_creates_new_partitions_and_others_start_empty() {
         let view = view(&[1, 2], &[&[1, 2], &[2, 1]]);
         let (first, second) = (PartitionId(0), PartitionId(1));
         check(
@@ -91,7 +91,7 @@ mod tests {
             &view,
             &[],
             &[],
-            &[ReplicaStep::Found(first), ReplicaStep::Found(second)],
+            &[ReplicaStep::Create(first), ReplicaStep::Create(second)],
         );
         check(
             2,
@@ -105,16 +105,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_the_disk_is_started_and_never_made_again() {
+    fn replicas_on_the_disk_are_started_and_never_created_again() {
         let view = view(&[1, 2], &[&[1], &[2]]);
         let steps = [ReplicaStep::Start(PartitionId(0)), ReplicaStep::Start(PartitionId(1))];
         check(1, &view, &[], &[0, 1], &steps);
     }
 
     #[test]
-    fn what_is_elsewhere_now_is_given_up_but_not_by_who_is_no_member() {
+    fn replicas_placed_elsewhere_are_removed_except_on_a_removed_node() {
         let view = view(&[1, 2], &[&[2], &[2, 1]]);
-        check(1, &view, &[0, 1], &[0, 1], &[ReplicaStep::Leave(PartitionId(0))]);
+        check(1, &view, &[0, 1], &[0, 1], &[ReplicaStep::Remove(PartitionId(0))]);
         check(3, &view, &[0, 1], &[0, 1], &[]);
     }
 }

@@ -1,8 +1,8 @@
-//! The task that compares what is wanted with what is, and begins what is to be done about it.
+//! The task that compares the desired state with the actual state and starts the next steps.
 //!
-//! It is woken by changes of the registry's view, by changes of leader or members of any group here, by a disk that is
-//! full or has room again, and by work that ends; without occasion it looks once a tick. It waits for nothing else: work
-//! that takes time is spawned.
+//! It is woken by changes of the registry's view, by changes of leader or members of any local group, when the disk becomes
+//! full or has space again, and when a step ends; without a trigger it checks once per tick. It never waits for a step:
+//! steps are spawned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,75 +15,79 @@ use holdfast_tasks::Phase;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::duties::{self, Duty};
 use super::error::ControlStartError;
-use super::jobs::{Jobs, Subject};
-use super::leave::FoundError;
+use super::leader_tasks::{self, LeaderTask};
 use super::membership::{self, Situation, Step};
+use super::replica_lifecycle::CreateError;
 use super::replicas::{self, ReplicaStep};
-use super::{ClusterFounding, Control};
+use super::task_table::{Subject, TaskTable};
+use super::{ClusterBootstrap, Control};
 use crate::placement::registry_voters;
 
-/// How often founding is tried while the registry settles.
-const FOUND_EVERY: Duration = Duration::from_millis(100);
-/// How long founding is tried: the registry has been started before.
-const FOUND_PATIENCE: Duration = Duration::from_secs(30);
+/// Backoff of the bootstrap while the registry elects a leader.
+const BOOTSTRAP_BACKOFF: Duration = Duration::from_millis(100);
+/// Timeout of the bootstrap.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often to look while something is not as wanted: followers that catch up wake nobody, nor do sessions that end.
+/// Longest check interval while the desired state is not reached: neither followers that catch up nor sessions that end wake
+/// the task.
 const BUSY_TICK: Duration = Duration::from_millis(500);
 
-/// What the task remembers between two looks. None of it is needed to go on after a restart.
+/// The state of the task between two checks. None of it is needed after a restart.
 pub(super) struct Run {
     pub(super) control: Control,
-    pub(super) jobs: Jobs,
+    pub(super) tasks: TaskTable,
     view_seen: u64,
     members: BTreeSet<u64>,
-    /// When a node was first seen up, or down, without a break.
+    /// Since when a node is up, or down, without a break.
     up_since: BTreeMap<u64, Instant>,
     down_since: BTreeMap<u64, Instant>,
     watches: BTreeMap<GroupId, JoinHandle<()>>,
-    told_removed: bool,
-    /// A group that this node leads is not as wanted.
+    logged_removed: bool,
+    /// A group that this node leads is not in its desired state.
     unsettled: bool,
-    /// This node holds nothing any more but device sessions, whose end wakes nobody.
+    /// This node drains and has only device sessions left, whose end does not wake the task.
     awaits_sessions: bool,
 }
 
 impl Run {
-    /// Founds the cluster if this node may, and starts what is on the disk or wanted here.
-    pub(super) async fn begin(control: Control, founding: Option<ClusterFounding>) -> Result<Self, ControlStartError> {
+    /// Bootstraps the cluster if this node should, and starts the replicas that are on the disk or placed here.
+    pub(super) async fn start(
+        control: Control,
+        bootstrap: Option<ClusterBootstrap>,
+    ) -> Result<Self, ControlStartError> {
         let inner = &control.0;
-        if let Some(founding) = founding {
-            found(&control, &founding).await?;
+        if let Some(bootstrap) = bootstrap {
+            bootstrap_cluster(&control, &bootstrap).await?;
         }
         let on_disk = inner.replicas.on_disk().await.map_err(ControlStartError::OnDisk)?;
         inner.on_disk.lock().extend(on_disk);
         let mut run = Self {
             control: control.clone(),
-            jobs: Jobs::default(),
+            tasks: TaskTable::default(),
             view_seen: 0,
             members: BTreeSet::new(),
             up_since: BTreeMap::new(),
             down_since: BTreeMap::new(),
             watches: BTreeMap::new(),
-            told_removed: false,
+            logged_removed: false,
             unsettled: false,
             awaits_sessions: false,
         };
         let view = inner.registry.cluster();
-        run.follow(&view);
+        run.apply_view(&view);
         let steps = control.replica_steps(&view);
         let starts = steps.into_iter().map(|step| {
             let control = control.clone();
             async move {
                 let (partition, started) = match step {
                     ReplicaStep::Start(partition) => (partition, control.start_replica(partition, false).await),
-                    ReplicaStep::Found(partition) => match control.found_replica(partition).await {
-                        Err(FoundError::Host(error)) => (partition, Err(error)),
-                        // What cannot be known yet is tried again.
-                        Ok(()) | Err(FoundError::NotNow(_)) => (partition, Ok(())),
+                    ReplicaStep::Create(partition) => match control.create_partition(partition).await {
+                        Err(CreateError::Host(error)) => (partition, Err(error)),
+                        // Retried by the task.
+                        Ok(()) | Err(CreateError::NotNow(_)) => (partition, Ok(())),
                     },
-                    ReplicaStep::Leave(partition) => (partition, Ok(())),
+                    ReplicaStep::Remove(partition) => (partition, Ok(())),
                 };
                 started.map_err(|source| ControlStartError::Replica {
                     partition: partition.0,
@@ -99,10 +103,10 @@ impl Run {
         let control = self.control.clone();
         let inner = &control.0;
         let mut changes = inner.registry.changes();
-        let mut room = inner.replicas.has_room();
+        let mut writable = inner.replicas.is_writable();
         loop {
-            self.look();
-            let tick = tokio::time::sleep_until(self.next_look());
+            self.check();
+            let tick = tokio::time::sleep_until(self.next_check());
             tokio::pin!(tick);
             loop {
                 tokio::select! {
@@ -114,24 +118,24 @@ impl Run {
                         None => return self.end(),
                     },
                     () = inner.wake.notified() => break,
-                    Ok(()) = room.changed() => break,
+                    Ok(()) = writable.changed() => break,
                     () = &mut tick => break,
                 }
             }
         }
     }
 
-    /// When to look again without an occasion: what is not as wanted is looked at more often.
-    fn next_look(&self) -> Instant {
+    /// The time of the next check without a trigger: sooner while the desired state is not reached.
+    fn next_check(&self) -> Instant {
         let now = Instant::now();
         let tick = self.control.0.config.tick.get();
-        let pause = if self.unsettled || self.awaits_sessions {
+        let interval = if self.unsettled || self.awaits_sessions {
             tick.min(BUSY_TICK)
         } else {
             tick
         };
-        let retry = self.jobs.next_retry();
-        retry.map_or(now + pause, |at| at.min(now + pause))
+        let retry = self.tasks.next_retry();
+        retry.map_or(now + interval, |at| at.min(now + interval))
     }
 
     fn end(self) {
@@ -140,25 +144,25 @@ impl Run {
         }
     }
 
-    /// One look at everything.
-    fn look(&mut self) {
+    /// Checks everything once.
+    fn check(&mut self) {
         let view = self.control.0.registry.cluster();
         if view.cluster.is_empty() {
             return;
         }
-        self.follow(&view);
-        self.note_liveness();
-        self.look_after_replicas(&view);
+        self.apply_view(&view);
+        self.record_liveness();
+        self.check_replicas(&view);
         self.watch_groups();
-        if self.control.is_leaving() {
+        if self.control.is_stopping() {
             return;
         }
-        self.look_after_myself(&view);
-        self.look_after_groups(&view);
+        self.check_self(&view);
+        self.check_groups(&view);
     }
 
-    /// Hands a new view on to who routes and connects.
-    fn follow(&mut self, view: &ClusterView) {
+    /// Passes a new view on to routing and connections.
+    fn apply_view(&mut self, view: &ClusterView) {
         if view.version == self.view_seen {
             return;
         }
@@ -169,7 +173,7 @@ impl Run {
         }
         let members: BTreeSet<u64> = view.nodes.keys().copied().collect();
         for gone in self.members.difference(&members).filter(|node| **node != inner.id) {
-            inner.peers.forget(*gone);
+            inner.peers.remove(*gone);
             self.up_since.remove(gone);
             self.down_since.remove(gone);
         }
@@ -184,16 +188,16 @@ impl Run {
             .state
             .send_if_modified(|known| std::mem::replace(known, state) != state);
         if state.is_some() {
-            self.told_removed = false;
-        } else if !view.nodes.is_empty() && !std::mem::replace(&mut self.told_removed, true) {
+            self.logged_removed = false;
+        } else if !view.nodes.is_empty() && !std::mem::replace(&mut self.logged_removed, true) {
             tracing::warn!(
-                "this node is no member of the cluster any more: stop it; to use the machine again, delete its data \
+                "this node is not a member of the cluster any more: stop it; to use the machine again, delete its data \
                  directory and let it join with a new token"
             );
         }
     }
 
-    fn note_liveness(&mut self) {
+    fn record_liveness(&mut self) {
         let now = Instant::now();
         let inner = &self.control.0;
         for node in self.members.iter().copied().filter(|node| *node != inner.id) {
@@ -207,35 +211,35 @@ impl Run {
         }
     }
 
-    fn look_after_replicas(&mut self, view: &Arc<ClusterView>) {
+    fn check_replicas(&mut self, view: &Arc<ClusterView>) {
         for step in self.control.replica_steps(view) {
             let (partition, what) = match step {
                 ReplicaStep::Start(partition) => (partition, "starting the replica of"),
-                ReplicaStep::Found(partition) => (partition, "making"),
-                ReplicaStep::Leave(partition) => (partition, "giving up the replica of"),
+                ReplicaStep::Create(partition) => (partition, "creating"),
+                ReplicaStep::Remove(partition) => (partition, "removing the replica of"),
             };
             let subject = Subject::Replica(partition);
-            if !self.jobs.is_free(subject) || self.control.is_leaving() {
+            if !self.tasks.is_free(subject) || self.control.is_stopping() {
                 continue;
             }
             let control = self.control.clone();
             let what = format!("{what} partition {}", partition.0);
-            self.jobs.begin(&self.control, subject, what, async move {
+            self.tasks.start(&self.control, subject, what, async move {
                 match step {
                     ReplicaStep::Start(partition) => {
                         control.start_replica(partition, false).await.map_err(|error| error.0)
                     }
-                    ReplicaStep::Found(partition) => control
-                        .found_replica(partition)
+                    ReplicaStep::Create(partition) => control
+                        .create_partition(partition)
                         .await
                         .map_err(|error| error.to_string()),
-                    ReplicaStep::Leave(partition) => control.leave_replica(partition).await,
+                    ReplicaStep::Remove(partition) => control.remove_replica(partition).await,
                 }
             });
         }
     }
 
-    /// Lets changes of leader and members wake this task.
+    /// Wakes this task when the leader or the members of a group change.
     fn watch_groups(&mut self) {
         let groups = self.control.groups();
         let running: BTreeSet<GroupId> = groups.iter().map(Group::id).collect();
@@ -260,19 +264,23 @@ impl Run {
         }
     }
 
-    /// What this node says about itself, and that it is drained.
-    fn look_after_myself(&mut self, view: &ClusterView) {
+    /// Updates this node's registry entry, and marks it as drained.
+    fn check_self(&mut self, view: &ClusterView) {
         let inner = &self.control.0;
-        let Some(entered) = view.node(inner.id) else { return };
-        let me = &inner.me;
+        let Some(registered) = view.node(inner.id) else { return };
+        let info = &inner.self_info;
         let registry = inner.registry.clone();
-        let told = (&entered.name, &entered.address, &entered.zone, &entered.version)
-            == (&me.name, &me.address, &me.zone, &me.version);
-        if !told && self.jobs.is_free(Subject::Myself) {
-            let me = me.clone();
-            let what = "entering this node's name, address, zone and version".to_owned();
-            self.jobs.begin(&self.control, Subject::Myself, what, async move {
-                registry.put_node(&me).await
+        let is_current = (
+            &registered.name,
+            &registered.address,
+            &registered.zone,
+            &registered.version,
+        ) == (&info.name, &info.address, &info.zone, &info.version);
+        if !is_current && self.tasks.is_free(Subject::SelfInfo) {
+            let info = info.clone();
+            let what = "registering this node's name, address, zone and version".to_owned();
+            self.tasks.start(&self.control, Subject::SelfInfo, what, async move {
+                registry.put_node(&info).await
             });
             return;
         }
@@ -287,21 +295,21 @@ impl Run {
                 .iter()
                 .any(|placement| placement.replicas.contains(&inner.id))
             && !inner.registry.group().members().voters.contains(&inner.id);
-        let may_be_drained = entered.state == NodeState::Draining && holds_nothing;
+        let may_be_drained = registered.state == NodeState::Draining && holds_nothing;
         self.awaits_sessions = may_be_drained && inner.replicas.facts().sessions > 0;
-        if may_be_drained && !self.awaits_sessions && self.jobs.is_free(Subject::Myself) {
+        if may_be_drained && !self.awaits_sessions && self.tasks.is_free(Subject::SelfInfo) {
             let id = inner.id;
-            let what = "entering that this node is drained".to_owned();
-            self.jobs.begin(&self.control, Subject::Myself, what, async move {
+            let what = "marking this node as drained".to_owned();
+            self.tasks.start(&self.control, Subject::SelfInfo, what, async move {
                 registry.set_node_state(id, NodeState::Drained).await
             });
         }
     }
 
-    fn look_after_groups(&mut self, view: &ClusterView) {
+    fn check_groups(&mut self, view: &ClusterView) {
         let groups = self.control.groups();
         let replicas = groups.len().saturating_sub(1);
-        let (mut leads, mut unsettled, mut under_way) = (0_u32, 0_u32, BTreeMap::new());
+        let (mut leads, mut unsettled, mut in_progress) = (0_u32, 0_u32, BTreeMap::new());
         for group in groups {
             if !group.is_leader() {
                 continue;
@@ -316,10 +324,10 @@ impl Run {
                 continue;
             }
             unsettled += 1;
-            under_way.insert(group.id(), step.to_string());
-            self.carry_out(group, step);
+            in_progress.insert(group.id(), step.to_string());
+            self.start_step(group, step);
         }
-        *self.control.0.under_way.lock() = under_way;
+        *self.control.0.in_progress.lock() = in_progress;
         self.unsettled = unsettled > 0;
         let metrics = &self.control.0.metrics;
         metrics.leads.set(leads);
@@ -333,9 +341,9 @@ impl Run {
         let ready = self.control.ready(status, &up);
         let (voters, learners, wanted_leader) = match super::partition_of(group.id()) {
             None => {
-                self.do_duties(view, status, &ready);
-                let given_up = self.given_up();
-                let voters = registry_voters(view, &status.members.voters, &given_up);
+                self.start_leader_task(view, status, &ready);
+                let lost = self.lost_voters();
+                let voters = registry_voters(view, &status.members.voters, &lost);
                 let learners = view
                     .nodes
                     .keys()
@@ -353,12 +361,12 @@ impl Run {
                 None => return Step::Nothing,
             },
         };
-        // In the order of the placement: the second of each are spread over the nodes as the first are.
+        // In the order of the placement: the second replicas are spread over the nodes as the first ones are.
         let successors = match super::partition_of(group.id()).and_then(|id| view.placement(id)) {
             Some(placement) => placement.replicas.clone(),
             None => voters.iter().copied().collect(),
         };
-        let unwilling = self.control.unwilling(group.id());
+        let declined = self.control.declined_leadership(group.id());
         let preferred = wanted_leader.filter(|node| {
             let since = self.up_since.get(node);
             since.is_some_and(|since| since.elapsed() >= inner.config.settle.get())
@@ -371,8 +379,8 @@ impl Run {
             voters: &voters,
             learners: &learners,
             preferred,
-            unwilling: &unwilling,
-            takes_writes: *inner.replicas.has_room().borrow(),
+            declined: &declined,
+            takes_writes: *inner.replicas.is_writable().borrow(),
             successors: &successors,
         })
     }
@@ -382,42 +390,42 @@ impl Run {
         others.chain([self.control.0.id]).collect()
     }
 
-    /// Who has been down for so long that another one votes in the registry instead.
-    fn given_up(&self) -> BTreeSet<u64> {
-        let patience = self.control.0.config.voter_patience.get();
-        let down = self.down_since.iter().filter(|(_, since)| since.elapsed() >= patience);
+    /// Nodes that have been down for so long that other nodes vote in the registry instead.
+    fn lost_voters(&self) -> BTreeSet<u64> {
+        let timeout = self.control.0.config.voter_patience.get();
+        let down = self.down_since.iter().filter(|(_, since)| since.elapsed() >= timeout);
         down.map(|(node, _)| *node).collect()
     }
 
-    fn do_duties(&self, view: &ClusterView, status: &GroupStatus, ready: &BTreeSet<u64>) {
-        if !self.jobs.is_free(Subject::View) {
+    fn start_leader_task(&self, view: &ClusterView, status: &GroupStatus, ready: &BTreeSet<u64>) {
+        if !self.tasks.is_free(Subject::View) {
             return;
         }
-        let Some(duty) = duties::duty(view, &status.members, ready) else {
+        let Some(task) = leader_tasks::next(view, &status.members, ready) else {
             return;
         };
         let registry = self.control.0.registry.clone();
         let version = view.version;
-        let what = match &duty {
-            Duty::Activate(node) => format!("putting node {node} into service"),
-            Duty::Place(placements) => format!("placing {} partitions", placements.len()),
+        let what = match &task {
+            LeaderTask::Activate(node) => format!("putting node {node} into service"),
+            LeaderTask::Place(placements) => format!("placing {} partitions", placements.len()),
         };
-        self.jobs.begin(&self.control, Subject::View, what, async move {
-            match duty {
-                Duty::Activate(node) => registry.set_node_state(node, NodeState::Active).await,
-                Duty::Place(placements) => registry.place(version, &placements).await,
+        self.tasks.start(&self.control, Subject::View, what, async move {
+            match task {
+                LeaderTask::Activate(node) => registry.set_node_state(node, NodeState::Active).await,
+                LeaderTask::Place(placements) => registry.place(version, &placements).await,
             }
         });
     }
 
-    fn carry_out(&mut self, group: Group, step: Step) {
+    fn start_step(&mut self, group: Group, step: Step) {
         let subject = Subject::Group(group.id());
-        if matches!(step, Step::Nothing | Step::Wait(_)) || !self.jobs.is_free(subject) {
+        if matches!(step, Step::Nothing | Step::Wait(_)) || !self.tasks.is_free(subject) {
             return;
         }
         let inner = &self.control.0;
         let permit = match &step {
-            // More than these wait for the next look.
+            // Transfers over the limit wait for the next check.
             Step::Transfer(_) => match Arc::clone(&inner.transfers).try_acquire_owned() {
                 Ok(permit) => Some(permit),
                 Err(_) => return,
@@ -426,9 +434,9 @@ impl Run {
         };
         let control = self.control.clone();
         let what = format!("{}: {step}", group.id());
-        self.jobs.begin(&self.control, subject, what, async move {
+        self.tasks.start(&self.control, subject, what, async move {
             let _permit = permit;
-            control.take(&group, step).await
+            control.carry_out(&group, step).await
         });
     }
 }
@@ -442,23 +450,23 @@ impl Control {
     }
 }
 
-/// Enters the cluster and this node in the registry, if there is none yet.
-async fn found(control: &Control, founding: &ClusterFounding) -> Result<(), ControlStartError> {
+/// Registers the cluster and this node, unless a cluster is registered.
+async fn bootstrap_cluster(control: &Control, bootstrap: &ClusterBootstrap) -> Result<(), ControlStartError> {
     let inner = &control.0;
-    let give_up = Instant::now() + FOUND_PATIENCE;
+    let deadline = Instant::now() + BOOTSTRAP_TIMEOUT;
     while inner.registry.cluster().cluster.is_empty() {
-        let founded = inner
+        let result = inner
             .registry
-            .found_cluster(&founding.cluster, founding.replication_factor, &inner.me)
+            .found_cluster(&bootstrap.cluster, bootstrap.replication_factor, &inner.self_info)
             .await;
-        match founded {
+        match result {
             Ok(()) => {}
             Err(RegistryError::Unavailable { .. } | RegistryError::OutcomeUnknown | RegistryError::Overloaded)
-                if Instant::now() < give_up =>
+                if Instant::now() < deadline =>
             {
-                tokio::time::sleep(FOUND_EVERY).await;
+                tokio::time::sleep(BOOTSTRAP_BACKOFF).await;
             }
-            Err(error) => return Err(ControlStartError::Found(error)),
+            Err(error) => return Err(ControlStartError::Bootstrap(error)),
         }
     }
     Ok(())

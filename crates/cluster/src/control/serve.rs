@@ -1,6 +1,6 @@
-//! Answers to other nodes: who may join, how this node is, whether it would lead, and who belongs to a group.
+//! Serves the control calls of other nodes: join, report, readiness to lead, and membership in a group.
 //!
-//! Only joining is open to who is no member; everything else tells too much about the hub.
+//! Only joining is open to nodes that are not members; the other answers would reveal too much about the hub.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use holdfast_proto::cluster::v1::membership_answer::Standing;
 use holdfast_registry::{NodeInfo, NodeRole, NodeState, RegistryError};
 use tokio::time::Instant;
 
-use super::{Control, wire};
+use super::{Control, messages};
 
-/// How long a membership that is in the log may take to be committed.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of the commit of a membership that is in the log.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Service Control of this node.
 pub(super) struct Server(pub(super) Control);
@@ -28,16 +28,16 @@ impl Handler for Server {
     fn call(&self, from: u64, _target: u32, body: Bytes) -> Answer {
         let control = self.0.clone();
         Box::pin(async move {
-            let request = wire::parse_request(body).map_err(|error| CallError::Refused(error.into()))?;
+            let request = messages::decode_request(body).map_err(|error| CallError::Refused(error.into()))?;
             let is_member = control.0.registry.cluster().node(from).is_some();
             let answer = match request {
                 Request::Join(request) => control.admit(from, request).await,
-                _ if !is_member => wire::refusal(Kind::Denied, "the calling node is no member of the cluster"),
+                _ if !is_member => messages::refusal(Kind::Denied, "the calling node is not a member of the cluster"),
                 Request::Report(_) => Body::Report(control.report()),
                 Request::Ready(request) => Body::Ready(control.readiness(request.group)),
-                Request::Membership(request) => Body::Membership(control.standing(from, request.group).await),
+                Request::Membership(request) => Body::Membership(control.membership(from, request.group).await),
             };
-            Ok(wire::encode_answer(answer))
+            Ok(messages::encode_answer(answer))
         })
     }
 }
@@ -47,31 +47,31 @@ impl Control {
         let inner = &self.0;
         if request.id != from {
             let text = format!("the connection is that of node {from}, not of node {}", request.id);
-            return wire::refusal(Kind::Denied, text);
+            return messages::refusal(Kind::Denied, text);
         }
         if inner.registry.cluster().cluster.is_empty() {
-            return wire::refusal(Kind::NotNow, "this node is still founding its cluster");
+            return messages::refusal(Kind::NotNow, "this node is still bootstrapping its cluster");
         }
         let node = NodeInfo {
             id: request.id,
             name: request.name,
             address: request.address,
             zone: request.zone,
-            // The token's role counts.
+            // The role of the token counts.
             role: NodeRole::Core,
             state: NodeState::Joining,
             version: request.version,
             joined: UnixMillis(0),
         };
         if let Err(error) = inner.registry.admit(&request.secret, &node).await {
-            tracing::warn!(node = node.id, name = node.name, address = node.address, %error, "a node was not admitted");
-            return wire::refusal(kind_of(&error), error.to_string());
+            tracing::warn!(node = node.id, name = node.name, address = node.address, %error, "refused a joining node");
+            return messages::refusal(kind_of(&error), error.to_string());
         }
         tracing::info!(
             node = node.id,
             name = node.name,
             address = node.address,
-            "a node has been admitted"
+            "admitted a node"
         );
         let view = inner.registry.cluster();
         let members = view.nodes.values().map(|node| proto::Member {
@@ -88,30 +88,30 @@ impl Control {
         })
     }
 
-    /// How this node is doing.
+    /// The report of this node for the cluster's status.
     pub(super) fn report(&self) -> proto::ReportAnswer {
         let inner = &self.0;
         let facts = inner.replicas.facts();
-        let under_way = inner.under_way.lock().clone();
+        let in_progress = inner.in_progress.lock().clone();
         let groups = self.groups().into_iter().map(|group| {
-            let text = under_way.get(&group.id()).cloned().unwrap_or_default();
+            let text = in_progress.get(&group.id()).cloned().unwrap_or_default();
             group_report(&group.status(), text)
         });
         proto::ReportAnswer {
-            version: inner.me.version.clone(),
+            version: inner.self_info.version.clone(),
             disk_free: facts.disk_free,
             disk_total: facts.disk_total,
             sessions: facts.sessions,
             in_lease: inner.registry.in_lease(),
-            leaving: self.is_leaving(),
+            leaving: self.is_stopping(),
             read_only: facts.read_only,
             groups: groups.collect(),
         }
     }
 
-    /// Whether this node would lead the group now.
+    /// Whether this node would accept the leadership of the group now.
     fn readiness(&self, group: u32) -> proto::ReadyAnswer {
-        let refused = if self.is_leaving() {
+        let refused = if self.is_stopping() {
             Some("it is stopping")
         } else if self.0.replicas.facts().read_only {
             Some("its disk is nearly full")
@@ -126,8 +126,8 @@ impl Control {
         }
     }
 
-    /// Whether `node` is a member of the group, if this node leads it and so knows.
-    async fn standing(&self, node: u64, group: u32) -> proto::MembershipAnswer {
+    /// Whether `node` is a member of the group; only its leader knows.
+    async fn membership(&self, node: u64, group: u32) -> proto::MembershipAnswer {
         let answer = |standing: Standing, leader: Option<u64>| proto::MembershipAnswer {
             standing: standing.into(),
             leader: leader.unwrap_or(0),
@@ -144,29 +144,29 @@ impl Control {
         };
         match committed_members(&group).await {
             Some(status) if status.members.contains(node) => answer(Standing::Member, Some(status.node)),
-            Some(status) => answer(Standing::Stranger, Some(status.node)),
+            Some(status) => answer(Standing::NonMember, Some(status.node)),
             None => answer(Standing::Elsewhere, group.leader().map(|leader| leader.node)),
         }
     }
 }
 
-/// The members of a group that this node certainly leads, by a membership that is certainly committed.
+/// The status of a group that this node leads, if its leadership is confirmed by a quorum and its membership is committed.
 async fn committed_members(group: &Group) -> Option<GroupStatus> {
     let before = group.status();
     if before.role != Role::Leader || before.members.joint {
         return None;
     }
-    let give_up = Instant::now() + COMMIT_PATIENCE;
-    // A leader that has been replaced without knowing cannot confirm this.
-    tokio::time::timeout_at(give_up, group.read_index()).await.ok()?.ok()?;
-    let left = give_up.saturating_duration_since(Instant::now());
+    let deadline = Instant::now() + COMMIT_TIMEOUT;
+    // Fails on a leader that was replaced without knowing.
+    tokio::time::timeout_at(deadline, group.read_index()).await.ok()?.ok()?;
+    let left = deadline.saturating_duration_since(Instant::now());
     group.wait_applied(before.last_log, left).await.ok()?;
     let after = group.status();
     let unchanged = after.role == Role::Leader && after.term == before.term && after.members == before.members;
     unchanged.then_some(after)
 }
 
-fn group_report(status: &GroupStatus, under_way: String) -> proto::GroupReport {
+fn group_report(status: &GroupStatus, in_progress: String) -> proto::GroupReport {
     let role = match status.role {
         Role::Leader => proto::GroupRole::Leader,
         Role::Follower => proto::GroupRole::Follower,
@@ -191,7 +191,7 @@ fn group_report(status: &GroupStatus, under_way: String) -> proto::GroupReport {
                 matched: *matched,
             })
             .collect(),
-        under_way,
+        under_way: in_progress,
     }
 }
 

@@ -4,7 +4,7 @@ use holdfast_proto::cluster::v1::control_refusal::Kind;
 use holdfast_tasks::sync::Mutex;
 
 use super::*;
-use crate::control::wire::{encode_answer, refusal};
+use crate::control::messages::{encode_answer, refusal};
 
 fn joiner() -> Joiner {
     Joiner {
@@ -30,7 +30,7 @@ fn admitted(partitions: u32) -> Bytes {
     }))
 }
 
-/// Joins by members that answer `answers` in turn, whoever is asked; gives also how often they were.
+/// Joins with members that return `answers` in turn; also returns the number of calls.
 async fn ask(addresses: &[&str], answers: Vec<Result<Bytes, CallError>>) -> (Result<JoinAnswer, JoinError>, usize) {
     let answers = Mutex::new(VecDeque::from(answers));
     let asked = Mutex::new(0);
@@ -62,7 +62,7 @@ async fn members_are_asked_until_one_can_decide() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_it_at_once() {
+async fn a_refusal_ends_the_join_at_once() {
     let denied = encode_answer(refusal(Kind::Denied, "the token has been used"));
     let (outcome, asked) = ask(&["a:1", "b:1"], vec![Ok(denied)]).await;
     assert_eq!(asked, 1);
@@ -73,7 +73,7 @@ async fn a_refusal_ends_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_answers_in_time() {
+async fn without_an_answer_in_time_the_last_errors_are_reported() {
     let (outcome, asked) = ask(&["a:1", "b:1"], Vec::new()).await;
     assert!(asked >= 4);
     let error = outcome.unwrap_err().to_string();
@@ -85,7 +85,7 @@ async fn nobody_answers_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nonsense_is_no_admission() {
+async fn an_invalid_answer_is_not_an_admission() {
     let other = encode_answer(Body::Ready(proto::ReadyAnswer::default()));
     let empty = encode_answer(Body::Join(proto::JoinAnswer {
         partition_count: 4,

@@ -1,52 +1,52 @@
-//! Limits and times of peer connections, and who this node is.
+//! Limits and timeouts of peer connections, and the identity of this node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How this node talks to the others.
+/// Limits and timeouts of peer connections.
 #[derive(Debug, Clone)]
 pub struct PeersConfig {
-    /// Where other nodes reach this one; `None` = only calls, nobody is let in.
+    /// The address to listen on; `None`: this node only connects to others.
     pub listen: Option<SocketAddr>,
-    /// The most bytes of calls to one node that wait to be sent; a call beyond is refused at once.
+    /// Limit of queued bytes of calls to one node; further calls are refused.
     pub queue_bytes: usize,
-    /// The most calls to one node without an answer yet; one beyond is refused at once.
+    /// Limit of unanswered calls to one node; further calls are refused.
     pub calls: usize,
-    /// The most bytes of calls of one node for one service that are being carried out; one beyond is refused.
+    /// Limit of bytes of running calls of one node to one service; further calls are refused.
     pub under_way_bytes: usize,
-    /// The most calls of one node for one service that are being carried out; one beyond is refused.
+    /// Limit of running calls of one node to one service; further calls are refused.
     pub under_way_calls: usize,
-    /// The most uploads and downloads towards one node at once; one beyond is refused.
+    /// Limit of concurrent uploads and downloads to one node; further ones are refused.
     pub streams: usize,
-    /// How often a connected node is asked whether it is there.
+    /// Interval of pings on a connection.
     pub ping_interval: Duration,
-    /// A node that has not been heard for so long is no longer connected: calls under way end, calls fail at once.
+    /// A connection on which nothing is received for this time is closed: running calls end, further calls fail.
     pub silence: Duration,
-    /// How long it may take to be connected: TCP, TLS and hello.
+    /// Timeout of connecting: TCP, TLS and hello.
     pub connect_timeout: Duration,
-    /// The longest pause between two attempts to connect; the first ones are shorter.
+    /// Longest backoff between two attempts to connect; the first ones are shorter.
     pub retry_pause: Duration,
-    /// The most connections that have not proved who they are yet; one beyond is closed.
+    /// Limit of accepted connections before their hello; further ones are closed.
     pub handshakes: usize,
-    /// How often the certificate files are looked at.
+    /// Interval at which the certificate files are checked for changes.
     pub reload_interval: Duration,
-    /// Whether certificates are taken that do not say which node they are for.
+    /// Whether certificates that name no node are accepted.
     pub accept_unnamed: bool,
 }
 
-/// What becomes of a certificate that does not say which node it is for.
+/// Whether certificates that name no node are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unnamed {
+pub(crate) enum UnnamedCertificates {
     Accept,
     Refuse,
 }
 
 impl PeersConfig {
-    pub(crate) fn unnamed(&self) -> Unnamed {
+    pub(crate) fn unnamed_certificates(&self) -> UnnamedCertificates {
         if self.accept_unnamed {
-            Unnamed::Accept
+            UnnamedCertificates::Accept
         } else {
-            Unnamed::Refuse
+            UnnamedCertificates::Refuse
         }
     }
 }
@@ -71,16 +71,16 @@ impl Default for PeersConfig {
     }
 }
 
-/// Who this node is, as it tells the others.
+/// The identity of this node, sent in every hello.
 #[derive(Debug, Clone)]
 pub struct PeerIdentity {
     /// The cluster's id; empty while this node is not a member of one.
     pub cluster: String,
-    /// Its Raft id.
+    /// The node's Raft id.
     pub node: u64,
-    /// Its name, for people.
+    /// The node's name.
     pub name: String,
-    /// Where the others reach it, `host:port`.
+    /// The address at which other nodes reach it, `host:port`.
     pub address: String,
     /// The program's version.
     pub version: String,

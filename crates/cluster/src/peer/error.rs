@@ -1,4 +1,4 @@
-//! Why the peer connections cannot be started.
+//! Errors of starting the peer connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use thiserror::Error;
 /// The peer connections cannot be started.
 #[derive(Debug, Error)]
 pub enum PeerError {
-    /// The address cannot be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen for other nodes on {address}")]
     Listen {
-        /// The address asked for.
+        /// The configured address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },

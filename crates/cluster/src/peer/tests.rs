@@ -1,14 +1,14 @@
-//! Real sockets and real TLS: nodes of one process that call each other.
+//! Nodes in one process that call each other over real sockets and TLS.
 
 mod authority;
 mod calls;
+mod hellos;
 mod hostile;
-mod introductions;
 mod names;
+mod queues;
 mod reconnect;
 mod renewal;
 mod streams;
-mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use authority::Authority;
 
 const CLUSTER: &str = "3f2b";
 
-/// Answers with what it was asked, and with how it was asked.
+/// Returns the body of each call; some bodies request other answers.
 #[derive(Default)]
 struct Echo {
-    /// Calls that have begun.
+    /// Calls that have started.
     begun: AtomicUsize,
-    /// Calls and chunks seen in order, by their first bytes.
+    /// The first bytes of each call, in order.
     seen: holdfast_tasks::sync::Mutex<Vec<Bytes>>,
 }
 
@@ -97,7 +97,7 @@ impl Drop for Node {
     }
 }
 
-/// Short times, so that tests need not wait for what they provoke.
+/// Short timeouts, so that tests do not wait long.
 fn quick() -> PeersConfig {
     PeersConfig {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -106,7 +106,7 @@ fn quick() -> PeersConfig {
         connect_timeout: Duration::from_secs(2),
         retry_pause: Duration::from_millis(100),
         reload_interval: Duration::from_millis(50),
-        // Most tests are about something else, and have one certificate for all.
+        // Most tests use one certificate for all nodes.
         accept_unnamed: true,
         ..PeersConfig::default()
     }
@@ -117,7 +117,7 @@ fn identity(id: u64) -> PeerIdentity {
         cluster: CLUSTER.to_owned(),
         node: id,
         name: format!("node-{id}"),
-        // Unknown before it listens; the others are told by `connect`.
+        // Unknown before it listens; `connect` passes it on.
         address: String::new(),
         version: "1.2.3".to_owned(),
     }
@@ -152,20 +152,20 @@ impl Node {
         self.peers.local_address().unwrap().to_string()
     }
 
-    /// Lets this node call `other`, and waits until it can.
+    /// Adds `other` as a peer of this node, and waits until it is connected.
     async fn connect(&self, other: &Node) {
         self.peers.set_address(other.id, &other.address());
         self.until(other.id, |status| status.connected).await;
     }
 
-    /// Waits until what this node knows of `node` is as wanted.
+    /// Waits until this node's status of `node` satisfies `wanted`.
     async fn until(&self, node: u64, wanted: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
         let mut liveness = self.peers.liveness();
         let all = liveness.wait_for(|all| all.iter().any(|status| status.node == node && wanted(status)));
         let found = tokio::time::timeout(Duration::from_secs(20), all).await;
         match found {
             Ok(Ok(all)) => all.iter().find(|status| status.node == node).cloned().unwrap(),
-            _ => panic!("never came to be: {:?}", self.peers.status()),
+            _ => panic!("the status was not reached: {:?}", self.peers.status()),
         }
     }
 
@@ -183,7 +183,7 @@ fn call(body: &[u8]) -> Call {
     }
 }
 
-/// Two nodes, the first of which can call the second.
+/// Two nodes, the first of which is connected to the second.
 async fn pair() -> (Authority, Node, Node) {
     let authority = Authority::new();
     let one = Node::start(1, authority.node()).await;

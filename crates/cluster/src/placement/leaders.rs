@@ -1,14 +1,15 @@
-//! Preferred leaders over the nodes, as evenly as the replicas allow, and with as few changes as that takes.
+//! Spreads the preferred leaders over the nodes as evenly as the replicas allow, with as few changes as possible.
 //!
-//! A change may need a chain: a node hands one partition to a node that hands another one on. The shortest chain from a
-//! node to one that leads at least two fewer is taken until there is none (a semi-matching, optimal then).
+//! A change may need a chain: a node gives a partition to a second node, which gives another one to a third. The shortest
+//! chain from a node to one that leads at least two fewer is applied until there is none, which gives an optimal
+//! semi-matching.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Candidates;
 use super::rendezvous::score;
 
-/// The preferred leader of each partition, out of its `replicas`, which are not empty; `before` is kept where possible.
+/// The preferred leader of each partition, one of its `replicas`, which are not empty; keeps `before` where possible.
 pub(super) fn spread(nodes: &Candidates<'_>, replicas: &[Vec<u64>], before: &[Option<u64>]) -> Vec<u64> {
     let mut counts: BTreeMap<u64, usize> = nodes.ids().map(|node| (node, 0)).collect();
     let kept: Vec<Option<u64>> = replicas
@@ -21,13 +22,13 @@ pub(super) fn spread(nodes: &Candidates<'_>, replicas: &[Vec<u64>], before: &[Op
     }
     let mut leaders = Vec::with_capacity(replicas.len());
     for (partition, held) in replicas.iter().enumerate() {
-        let thing = u32::try_from(partition).unwrap_or(u32::MAX);
+        let key = u32::try_from(partition).unwrap_or(u32::MAX);
         let fewest = || {
             let held = held.iter().copied();
             held.min_by_key(|node| {
                 (
                     counts.get(node).copied().unwrap_or(0),
-                    std::cmp::Reverse(score(thing, *node)),
+                    std::cmp::Reverse(score(key, *node)),
                 )
             })
         };
@@ -55,7 +56,7 @@ fn chain(replicas: &[Vec<u64>], leaders: &[u64], counts: &BTreeMap<u64, usize>) 
     from.sort_unstable_by(|a, b| b.cmp(a));
     from.into_iter().find_map(|(count, node)| {
         let enough = count.checked_sub(2)?;
-        // How a node was reached: by which partition, from whom.
+        // How a node was reached: by which partition, from which node.
         let mut reached: BTreeMap<u64, Option<(usize, u64)>> = BTreeMap::from([(node, None)]);
         let mut queue = VecDeque::from([node]);
         while let Some(at) = queue.pop_front() {

@@ -1,16 +1,16 @@
-//! Rendezvous hashing: each pair of a thing and a node has a score, and the thing prefers the nodes that score highest.
+//! Rendezvous hashing: each pair of a key and a node has a score, and a key prefers the nodes with the highest scores.
 //!
-//! Why: who comes or goes changes nobody else's scores, so ties are decided the same way by every leader, and spread.
+//! Why: a node that joins or leaves does not change the scores of others, so that every leader breaks ties in the same way.
 
 use xxhash_rust::xxh64::xxh64;
 
-/// What stands for the registry, beyond all partitions.
+/// The key of the registry, larger than that of all partitions.
 pub(super) const REGISTRY: u32 = u32::MAX;
 
-/// How much `thing` likes to be on `node`.
-pub(super) fn score(thing: u32, node: u64) -> u64 {
+/// The score of `node` for `key`.
+pub(super) fn score(key: u32, node: u64) -> u64 {
     let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&thing.to_le_bytes());
+    bytes[..4].copy_from_slice(&key.to_le_bytes());
     bytes[4..].copy_from_slice(&node.to_le_bytes());
     xxh64(&bytes, 0)
 }

@@ -1,7 +1,7 @@
-//! Replicas over nodes: first as many as wanted, then over zones, then evenly.
+//! Spreads replicas over nodes: first the desired number, then over zones, then evenly.
 //!
-//! Each step takes the change that helps most and stops when none helps, so that what is good enough is not touched.
-//! Every change lowers either the crowding of a zone or the sum of squared loads, which is why it ends.
+//! Each step makes the change with the largest gain and stops when none has a gain, so that a good placement is kept. It
+//! terminates, since every change lowers either the number of replicas in a zone or the sum of squared loads.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ struct Spread<'a> {
     loads: BTreeMap<u64, usize>,
 }
 
-/// Gives each partition `count` of the nodes, keeping what it has of them as far as that is good.
+/// Gives each partition `count` nodes, and keeps its current ones where possible.
 pub(super) fn spread(nodes: &Candidates<'_>, kept: Vec<Vec<u64>>, count: usize) -> Vec<Vec<u64>> {
     let mut loads: BTreeMap<u64, usize> = nodes.ids().map(|node| (node, 0)).collect();
     for node in kept.iter().flatten() {
@@ -54,7 +54,7 @@ impl Spread<'_> {
         *load = load.saturating_sub(1);
     }
 
-    /// The best node for one more replica: its zone the emptiest, then its load the lowest.
+    /// The best node for another replica: in the zone with the fewest replicas, then with the lowest load.
     fn best(&self, partition: usize) -> Option<u64> {
         let held = &self.replicas[partition];
         let free = self.nodes.ids().filter(|node| !held.contains(node));
@@ -67,7 +67,7 @@ impl Spread<'_> {
         })
     }
 
-    /// The replica that is missed least: its zone the fullest, then its load the highest.
+    /// The replica to remove first: in the zone with the most replicas, then with the highest load.
     fn worst(&self, partition: usize) -> Option<u64> {
         let held = &self.replicas[partition];
         held.iter().copied().max_by_key(|node| {
@@ -79,7 +79,7 @@ impl Spread<'_> {
         })
     }
 
-    /// As many replicas as wanted.
+    /// Adds or removes replicas until there are `count`.
     fn fit(&mut self, partition: usize, count: usize) {
         while self.replicas[partition].len() < count {
             let Some(node) = self.best(partition) else { break };
@@ -91,13 +91,13 @@ impl Spread<'_> {
         }
     }
 
-    /// Moves a replica to a zone that has at least two fewer; whether it did.
+    /// Moves a replica to a zone that has at least two fewer; returns whether it did.
     fn leave_crowded_zone(&mut self, partition: usize) -> bool {
         let (Some(from), Some(to)) = (self.worst(partition), self.best(partition)) else {
             return false;
         };
         let held = &self.replicas[partition];
-        // `from` counts in its own zone, and `to` would in its.
+        // `from` counts in its own zone, and `to` would count in its.
         if self.nodes.neighbours(from, held) <= self.nodes.neighbours(to, held) {
             return false;
         }
@@ -106,7 +106,7 @@ impl Spread<'_> {
         true
     }
 
-    /// Moves one replica from a node to one that has at least two fewer, where no zone gets more crowded by it.
+    /// Moves a replica to a node that has at least two fewer, unless its zone would have more replicas of the partition.
     fn even_out(&mut self) -> bool {
         let mut best: Option<(usize, u64, usize, u64, u64)> = None;
         for (partition, held) in self.replicas.iter().enumerate() {

@@ -19,8 +19,8 @@ fn node(id: u64, zone: &str) -> NodeInfo {
     }
 }
 
-/// A cluster as it has just been founded by the first of `nodes`, with the others in service already.
-fn founded(partitions: u16, replication_factor: u8, nodes: Vec<NodeInfo>) -> ClusterView {
+/// A cluster that the first of `nodes` has bootstrapped, with the others in service.
+fn bootstrapped(partitions: u16, replication_factor: u8, nodes: Vec<NodeInfo>) -> ClusterView {
     let founder = nodes[0].id;
     ClusterView {
         version: 1,
@@ -76,12 +76,12 @@ fn moves(before: &ClusterView, after: &ClusterView) -> Vec<(u16, u64)> {
 
 #[test]
 fn one_node_holds_everything_and_three_share_it_evenly() {
-    let one = founded(16, 3, vec![node(1, "")]);
+    let one = bootstrapped(16, 3, vec![node(1, "")]);
     assert_eq!(assign(&one), one.placements);
-    let two = settled(founded(16, 3, vec![node(1, ""), node(2, "")]));
+    let two = settled(bootstrapped(16, 3, vec![node(1, ""), node(2, "")]));
     assert!(two.placements.iter().all(|placement| placement.replicas.len() == 2));
     assert_eq!(leads(&two), BTreeMap::from([(1, 8), (2, 8)]));
-    let three = settled(founded(16, 3, (1..=3).map(|id| node(id, "")).collect()));
+    let three = settled(bootstrapped(16, 3, (1..=3).map(|id| node(id, "")).collect()));
     assert!(three.placements.iter().all(|placement| placement.replicas.len() == 3));
     assert_eq!(gap(&leads(&three)), 1, "16 leaders over 3 nodes");
 }
@@ -89,7 +89,7 @@ fn one_node_holds_everything_and_three_share_it_evenly() {
 #[test]
 fn replicas_are_in_different_zones_as_soon_as_there_are_two() {
     let nodes = vec![node(1, "a"), node(2, "a"), node(3, "a"), node(4, "b"), node(5, "c")];
-    let view = settled(founded(8, 3, nodes));
+    let view = settled(bootstrapped(8, 3, nodes));
     for placement in &view.placements {
         let zones: BTreeSet<&str> = placement
             .replicas
@@ -106,7 +106,7 @@ fn replicas_are_in_different_zones_as_soon_as_there_are_two() {
 #[test]
 fn a_zone_that_is_added_later_gets_its_replicas() {
     let nodes = vec![node(1, "a"), node(2, "a"), node(3, "b")];
-    let mut view = settled(founded(8, 3, nodes));
+    let mut view = settled(bootstrapped(8, 3, nodes));
     view.nodes.insert(4, node(4, "c"));
     let after = settled(view.clone());
     assert_eq!(moves(&view, &after).len(), 8, "one move for each partition");
@@ -114,7 +114,7 @@ fn a_zone_that_is_added_later_gets_its_replicas() {
 }
 
 #[test]
-fn who_joins_drains_or_only_takes_connections_gets_nothing() {
+fn joining_draining_and_gateway_nodes_get_no_replicas() {
     for (role, state) in [
         (NodeRole::Gateway, NodeState::Active),
         (NodeRole::Core, NodeState::Joining),
@@ -126,7 +126,7 @@ fn who_joins_drains_or_only_takes_connections_gets_nothing() {
             state,
             ..node(2, "")
         };
-        let view = settled(founded(4, 3, vec![node(1, ""), other]));
+        let view = settled(bootstrapped(4, 3, vec![node(1, ""), other]));
         assert!(view.placements.iter().all(|p| p.replicas == [1]), "{role:?} {state:?}");
         assert_eq!(
             registry_voters(&view, &BTreeSet::from([1]), &BTreeSet::new()),
@@ -136,19 +136,19 @@ fn who_joins_drains_or_only_takes_connections_gets_nothing() {
 }
 
 #[test]
-fn without_any_node_in_service_everything_stays() {
+fn without_a_node_in_service_nothing_changes() {
     let draining = NodeInfo {
         state: NodeState::Draining,
         ..node(1, "")
     };
-    let view = founded(4, 3, vec![draining]);
+    let view = bootstrapped(4, 3, vec![draining]);
     assert_eq!(assign(&view), view.placements);
     assert!(registry_voters(&view, &BTreeSet::from([1]), &BTreeSet::new()).is_empty());
 }
 
 #[test]
 fn the_founder_stays_the_founder() {
-    let mut view = settled(founded(4, 1, vec![node(1, ""), node(2, "")]));
+    let mut view = settled(bootstrapped(4, 1, vec![node(1, ""), node(2, "")]));
     view.nodes.remove(&1);
     assert!(
         assign(&view)
@@ -157,10 +157,10 @@ fn the_founder_stays_the_founder() {
     );
 }
 
-/// `(nodes, current voters, given up) => voters`
+/// `(nodes, current voters, lost) => voters`
 #[test]
-fn registry_voters_are_odd_and_stay_where_they_can() {
-    let view = |count: u64| founded(4, 3, (1..=count).map(|id| node(id, "")).collect());
+fn registry_voters_are_odd_and_kept_where_possible() {
+    let view = |count: u64| bootstrapped(4, 3, (1..=count).map(|id| node(id, "")).collect());
     let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
     let voters =
         |nodes, current: &[u64], given_up: &[u64]| registry_voters(&view(nodes), &set(current), &set(given_up));
@@ -186,7 +186,7 @@ fn registry_voters_are_odd_and_stay_where_they_can() {
 #[test]
 fn registry_voters_are_in_different_zones() {
     let nodes = vec![node(1, "a"), node(2, "a"), node(3, "a"), node(4, "b"), node(5, "c")];
-    let mut view = founded(4, 3, nodes);
+    let mut view = bootstrapped(4, 3, nodes);
     view.nodes.remove(&5);
     let voters = registry_voters(&view, &BTreeSet::from([1, 2, 3]), &BTreeSet::new());
     assert!(voters.len() == 3 && voters.contains(&4), "{voters:?}");
@@ -232,7 +232,7 @@ fn happen(view: &mut ClusterView, event: &Event, zones: bool) {
     }
 }
 
-/// What must hold of every placement, after whatever has happened before.
+/// The invariants of every placement, whatever has happened before.
 fn check(view: &ClusterView) {
     let candidates = Candidates::of(view);
     if candidates.len() == 0 {
@@ -270,12 +270,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn whatever_comes_and_goes_placements_are_whole_even_and_stable(
+    fn placements_are_complete_even_and_stable_after_any_events(
         partitions in 4..=48_u16,
         zones in any::<bool>(),
         events in prop::collection::vec(event(), 1..24),
     ) {
-        let mut view = founded(partitions, 3, vec![node(1, "")]);
+        let mut view = bootstrapped(partitions, 3, vec![node(1, "")]);
         for event in &events {
             happen(&mut view, event, zones);
             view = settled(view);
@@ -284,8 +284,8 @@ proptest! {
     }
 
     #[test]
-    fn a_node_that_comes_only_takes_and_no_more_than_its_share(nodes in 3..20_u64, partitions in 4..=64_u16) {
-        let before = settled(founded(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
+    fn a_joining_node_only_receives_replicas_and_at_most_its_share(nodes in 3..20_u64, partitions in 4..=64_u16) {
+        let before = settled(bootstrapped(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
         let mut after = before.clone();
         after.nodes.insert(99, node(99, ""));
         let after = settled(after);
@@ -295,13 +295,13 @@ proptest! {
     }
 
     #[test]
-    fn a_node_that_goes_moves_only_what_it_held(nodes in 4..20_u64, partitions in 4..=64_u16, gone in any::<prop::sample::Index>()) {
-        let before = settled(founded(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
+    fn a_leaving_node_moves_only_its_replicas(nodes in 4..20_u64, partitions in 4..=64_u16, gone in any::<prop::sample::Index>()) {
+        let before = settled(bootstrapped(partitions, 3, (1..=nodes).map(|id| node(id, "")).collect()));
         let gone = *gone.get(&before.nodes.keys().copied().collect::<Vec<_>>());
         let mut after = before.clone();
         after.nodes.remove(&gone);
         let after = settled(after);
-        // What evens out afterwards is at most one a node.
+        // Evening out afterwards moves at most one replica per node.
         let held = loads(&before)[&gone];
         let moved = moves(&before, &after).len();
         prop_assert!(moved >= held && moved <= held + after.nodes.len(), "{held} held, {moved} moved");
@@ -312,7 +312,7 @@ proptest! {
         events in prop::collection::vec(event(), 1..24),
         zones in any::<bool>(),
     ) {
-        let mut view = founded(4, 3, vec![node(1, "")]);
+        let mut view = bootstrapped(4, 3, vec![node(1, "")]);
         let mut current = BTreeSet::from([1]);
         for event in &events {
             happen(&mut view, event, zones);

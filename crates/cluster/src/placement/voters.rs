@@ -1,6 +1,6 @@
-//! Who votes in the registry: 1, 3 or 5 core nodes, in different zones where there are some; all others learn.
+//! Selects the voters of the registry: 1, 3 or 5 core nodes, in different zones if possible; all other nodes are learners.
 //!
-//! Why not all: each write waits for a majority. Why odd: a fourth voter costs a copy and survives nothing more.
+//! Why not all: each write waits for a majority. Why odd: a fourth voter costs a copy and tolerates no further failure.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,15 +10,14 @@ use holdfast_registry::ClusterView;
 use super::Candidates;
 use super::rendezvous::{REGISTRY, score};
 
-/// The wanted voters. `current` are kept where that costs nothing; nodes in `given_up` have been down for so long that
-/// another one votes in their place while there is one. Empty only when there is no core node in service: then nothing
-/// is to be changed.
+/// The desired voters. `current` ones are kept if nothing speaks against them; nodes in `lost` have been down for so long that
+/// other nodes vote in their place, if there are any. Empty only if no core node is in service: then nothing is changed.
 #[must_use]
-pub fn registry_voters(view: &ClusterView, current: &BTreeSet<u64>, given_up: &BTreeSet<u64>) -> BTreeSet<u64> {
+pub fn registry_voters(view: &ClusterView, current: &BTreeSet<u64>, lost: &BTreeSet<u64>) -> BTreeSet<u64> {
     let nodes = Candidates::of(view);
     let kept = nodes.ids().filter(|node| current.contains(node)).count();
     let count = match nodes.len() {
-        // Two voters survive no failure; but one that has a copy is not told to forget it.
+        // Two voters tolerate no failure, but a second one that has a copy is kept.
         2 if kept == 2 => 2,
         0..=2 => nodes.len().min(1),
         3 | 4 => 3,
@@ -29,7 +28,7 @@ pub fn registry_voters(view: &ClusterView, current: &BTreeSet<u64>, given_up: &B
         let free = nodes.ids().filter(|node| !chosen.contains(node));
         let best = free.min_by_key(|node| {
             (
-                given_up.contains(node),
+                lost.contains(node),
                 nodes.neighbours(*node, &chosen),
                 !current.contains(node),
                 Reverse(score(REGISTRY, *node)),

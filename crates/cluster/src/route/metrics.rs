@@ -1,28 +1,28 @@
-//! Counters of the ways between nodes.
+//! Metrics of routing.
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-/// Handles made once per node.
+/// The handles of one node.
 pub(super) struct Metrics {
     /// Batches sent to owners on other nodes.
     pub(super) remote_appends: Counter,
-    /// Their bytes.
+    /// Bytes of batches sent to owners on other nodes.
     pub(super) remote_append_bytes: Counter,
-    /// Those that were not acknowledged.
+    /// Batches sent to owners on other nodes that were not acknowledged.
     pub(super) remote_append_failures: Counter,
-    /// Batches taken from other nodes.
+    /// Batches received from other nodes.
     pub(super) served_appends: Counter,
-    /// Batches refused because their sender has too much under way.
+    /// Batches refused because their sender has exceeded its limit, or by the append admission.
     pub(super) refused_appends: Counter,
-    /// Calls that make no sense.
-    pub(super) garbled: Counter,
-    /// Changes of owners that this node has learned.
+    /// Calls that cannot be decoded.
+    pub(super) malformed: Counter,
+    /// Changes of owners.
     pub(super) owner_changes: Counter,
-    /// Partitions of which no owner is known.
+    /// Partitions without a known owner.
     pub(super) unowned: Gauge,
-    /// Streams of events to readers on other nodes.
+    /// Event streams to readers on other nodes.
     pub(super) served_readers: Gauge,
-    /// Times that a reader went on at another replica.
+    /// Readers that have continued at another replica.
     pub(super) reader_moves: Counter,
 }
 
@@ -34,7 +34,7 @@ impl Metrics {
             remote_append_failures: counter!("holdfast_cluster_remote_append_failures_total"),
             served_appends: counter!("holdfast_cluster_served_appends_total"),
             refused_appends: counter!("holdfast_cluster_refused_appends_total"),
-            garbled: counter!("holdfast_cluster_garbled_calls_total"),
+            malformed: counter!("holdfast_cluster_garbled_calls_total"),
             owner_changes: counter!("holdfast_cluster_owner_changes_total"),
             unowned: gauge!("holdfast_cluster_unowned_partitions"),
             served_readers: gauge!("holdfast_cluster_served_readers"),

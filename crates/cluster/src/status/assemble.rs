@@ -1,4 +1,4 @@
-//! One picture out of what each node has said about itself. Pure.
+//! Assembles the status of the cluster from the reports of its nodes. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::{ClusterStatus, GroupStatus, NodeStatus, ReplicaStatus};
 use crate::control::partition_of;
 use holdfast_consensus::GroupId;
 
-/// From how many entries on a replica that is behind is worth a note.
+/// A replica that lags by at least this many entries gets a note.
 const LAG_TO_NOTE: u64 = 1_000;
 
-/// What came of asking a node.
+/// The answer of a node.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) node: u64,
@@ -20,7 +20,7 @@ pub(crate) struct Answered {
     pub(crate) report: Result<proto::ReportAnswer, String>,
 }
 
-/// Puts the answers together.
+/// Assembles the answers.
 pub(crate) fn assemble(view: &ClusterView, asked: u64, answers: &[Answered]) -> ClusterStatus {
     let reports: BTreeMap<u64, &proto::ReportAnswer> = answers
         .iter()
@@ -101,12 +101,12 @@ fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<u64, &proto::Report
         .iter()
         .filter_map(|(node, report)| Some((*node, report.groups.iter().find(|group| group.group == id.0)?)))
         .collect();
-    // Of two that say they lead, the one with the higher term does.
+    // If two nodes report to lead, the one with the higher term does.
     let leader = seen
         .iter()
         .filter(|(_, group)| group.role() == proto::GroupRole::Leader)
         .max_by_key(|(_, group)| group.term);
-    // Without a leader the longest log says best who belongs to it.
+    // Without a leader, the replica with the longest log knows the members best.
     let source = leader.or_else(|| seen.iter().max_by_key(|(_, group)| (group.term, group.last_log)));
     let partition = partition_of(id);
     let placement = partition.and_then(|partition| view.placement(partition));
@@ -152,7 +152,7 @@ fn name(view: &ClusterView, node: u64) -> String {
     view.node(node).map(|node| node.name.clone()).unwrap_or_default()
 }
 
-/// `text` with names in the place of node ids.
+/// Replaces node ids in `text` by names.
 fn name_nodes(view: &ClusterView, text: &str) -> String {
     let mut named = String::with_capacity(text.len());
     let mut rest = text;
@@ -190,7 +190,7 @@ fn notes(view: &ClusterView, nodes: &[NodeStatus], groups: &[GroupStatus]) -> Ve
         }
         if node.read_only {
             notes.push(format!(
-                "{name} refuses writes: its disk is nearly full; make room or shorten the retention"
+                "{name} refuses writes: its disk is nearly full; free space or shorten the retention"
             ));
         }
         if !node.in_lease {
@@ -221,7 +221,7 @@ fn notes(view: &ClusterView, nodes: &[NodeStatus], groups: &[GroupStatus]) -> Ve
         .filter(|node| node.role == "core" && node.state == "active")
         .count();
     let factor = usize::from(view.replication_factor);
-    // A hub of one node is one on purpose.
+    // A hub with one node has one on purpose.
     if (2..factor).contains(&in_service) {
         notes.push(format!(
             "{in_service} core nodes are in service for a replication factor of {factor}: let another one join \
@@ -248,10 +248,10 @@ fn without_leader(group: &GroupStatus) -> String {
         .map(|replica| replica.name.as_str())
         .collect();
     if group.replicas.is_empty() {
-        return format!("{} has no leader: nobody who answers has a replica of it", group.name);
+        return format!("{} has no leader: no reachable node has a replica of it", group.name);
     }
     if down.is_empty() {
-        return format!("{} has no leader: an election is under way", group.name);
+        return format!("{} has no leader: an election is in progress", group.name);
     }
     let needed = (voters().count() / 2 + 1).saturating_sub(voters().count() - down.len());
     format!(

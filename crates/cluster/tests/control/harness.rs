@@ -1,5 +1,5 @@
-//! A whole cluster in one process: registry, partitions and control of every node over a simulated network and
-//! simulated disks, on a paused clock.
+//! A cluster in one process: registry, partitions and control of every node over a simulated network and simulated disks,
+//! on a paused clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::control::{
-    ClusterFounding, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerBook, ReplicaHost,
+    ClusterBootstrap, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerDirectory, ReplicaHost,
 };
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
 use holdfast_cluster::route::Partitions;
@@ -32,23 +32,23 @@ use tokio::time::Instant;
 
 pub(crate) const CLUSTER: &str = "c-1";
 pub(crate) const PARTITIONS: PartitionCount = PartitionCount::DEFAULT;
-/// How long anything may take on the simulated clock.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of every condition, on the simulated clock.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Who runs, as a perfect failure detector would see it.
+/// The running nodes, as a perfect failure detector.
 type Up = Arc<Mutex<BTreeSet<u64>>>;
 
-struct Book {
+struct Directory {
     up: Up,
     addresses: Mutex<BTreeMap<u64, String>>,
 }
 
-impl PeerBook for Book {
+impl PeerDirectory for Directory {
     fn set_member(&self, node: u64, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 
-    fn forget(&self, node: u64) {
+    fn remove(&self, node: u64) {
         self.addresses.lock().remove(&node);
     }
 
@@ -64,10 +64,10 @@ struct Host {
 }
 
 impl ReplicaHost for Host {
-    fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
+    fn start(&self, partition: PartitionId, bootstrap: bool) -> Hosted<'_, Result<Partition, HostError>> {
         Box::pin(async move {
             let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
-            Partition::start(partition, &self.host, &consensus, &config, clock(self.began), founding)
+            Partition::start(partition, &self.host, &consensus, &config, clock(self.began), bootstrap)
                 .await
                 .map_err(|error| HostError(error.to_string()))
         })
@@ -91,7 +91,7 @@ impl ReplicaHost for Host {
         }
     }
 
-    fn has_room(&self) -> watch::Receiver<bool> {
+    fn is_writable(&self) -> watch::Receiver<bool> {
         self.host.guard.watch()
     }
 }
@@ -101,7 +101,7 @@ pub(crate) struct Node {
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
-    /// Device sessions that it says it has.
+    /// The number of device sessions that it reports.
     pub(crate) sessions: Arc<AtomicU64>,
     stop: Stop,
     guard: JoinHandle<()>,
@@ -122,7 +122,7 @@ pub(crate) struct Cluster {
 
 const BEGIN: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// The hub's clock: goes with the simulated one.
+/// The hub's clock, driven by the simulated one.
 fn clock(began: Instant) -> Arc<dyn Fn() -> UnixMillis + Send + Sync> {
     Arc::new(move || UnixMillis(BEGIN.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
 }
@@ -141,7 +141,7 @@ pub(crate) fn info(id: u64, name: &str) -> NodeInfo {
 }
 
 impl Cluster {
-    /// Nothing runs yet.
+    /// Without running nodes.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             network: SimNetwork::new(seed),
@@ -156,7 +156,7 @@ impl Cluster {
         }
     }
 
-    /// A cluster of `count` nodes, 1 to `count`, that has settled.
+    /// A cluster of the nodes 1 to `count` in its desired state.
     pub(crate) async fn of(seed: u64, count: u64) -> Self {
         let mut cluster = Self::new(seed);
         cluster.start(1).await;
@@ -167,7 +167,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts node `id` with the disk that it had, or a new one. Node 1 may found the cluster.
+    /// Starts node `id` with its previous disk, or a new one. Node 1 may bootstrap the cluster.
     pub(crate) async fn start(&mut self, id: u64) {
         let name = format!("n{id}");
         self.start_as(id, &name).await;
@@ -194,7 +194,7 @@ impl Cluster {
             transport: transport.clone(),
             groups,
         };
-        // From here on the others can reach it, and so send it the registry.
+        // From here on, other nodes can reach it and replicate the registry to it.
         self.up.lock().insert(id);
         let founding = Founding {
             hub_name: "hub1".to_owned(),
@@ -222,8 +222,8 @@ impl Cluster {
         let guard = holdfast_tasks::spawn("disk guard", host.host.guard.clone().run());
         let stop = Stop::new();
         let control = Control::start(ControlParts {
-            me: info(id, name),
-            founding: (id == 1).then(|| ClusterFounding {
+            self_info: info(id, name),
+            bootstrap: (id == 1).then(|| ClusterBootstrap {
                 cluster: CLUSTER.to_owned(),
                 replication_factor: 3,
             }),
@@ -231,7 +231,7 @@ impl Cluster {
             partitions: partitions.clone(),
             transport,
             dispatch,
-            peers: Arc::new(Book {
+            peers: Arc::new(Directory {
                 up: self.up.clone(),
                 addresses: Mutex::default(),
             }),
@@ -254,7 +254,7 @@ impl Cluster {
         self.nodes.insert(id, node);
     }
 
-    /// Asks any member with a secret, and starts the node when it is admitted.
+    /// Joins with a secret, and starts the node if it is admitted.
     pub(crate) async fn join_with(&mut self, id: u64, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
         let answer = self.ask_to_join(id, name, secret).await?;
         self.start_as(id, name).await;
@@ -273,7 +273,7 @@ impl Cluster {
                 .unwrap();
             Transport::call(&*transport, node, call)
         };
-        // The newest member first: it hands the request on to the registry's leader.
+        // The newest member first: it forwards the request to the registry's leader.
         let addresses: Vec<String> = self.nodes.keys().rev().map(|id| format!("n{id}:9700")).collect();
         let NodeInfo {
             name,
@@ -297,9 +297,9 @@ impl Cluster {
         self.join_with(id, name, &secret).await
     }
 
-    /// A fresh token, from any node that can make one.
+    /// A new token, from any node that can create one.
     pub(crate) async fn token(&self) -> String {
-        let give_up = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             for node in self.nodes.values() {
                 if let Ok(secret) = node
@@ -310,7 +310,7 @@ impl Cluster {
                     return secret;
                 }
             }
-            assert!(Instant::now() < give_up, "nobody makes a token");
+            assert!(Instant::now() < deadline, "nobody makes a token");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -332,7 +332,7 @@ impl Cluster {
         self.disks.remove(&id);
     }
 
-    /// Any node that runs.
+    /// Any running node.
     pub(crate) fn any(&self) -> &Node {
         self.nodes.values().next().unwrap()
     }
@@ -351,7 +351,7 @@ impl Cluster {
         leaders.pop().map(|(_, id)| id)
     }
 
-    /// Appends one batch to each partition, trying until it is acknowledged.
+    /// Appends one batch to each partition, with retries until it is acknowledged.
     pub(crate) async fn append_everywhere(&mut self) {
         for partition in PARTITIONS.iter() {
             self.append(partition).await;
@@ -361,7 +361,7 @@ impl Cluster {
     pub(crate) async fn append(&mut self, partition: PartitionId) {
         self.batches += 1;
         let entry = batch(self.batches);
-        let give_up = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let owner = self
                 .leader(GroupId::partition(partition.0))
@@ -372,16 +372,16 @@ impl Cluster {
                 *self.acknowledged.entry(partition.0).or_default() += 1;
                 return;
             }
-            assert!(Instant::now() < give_up, "partition {} takes no writes", partition.0);
+            assert!(Instant::now() < deadline, "partition {} takes no writes", partition.0);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Waits until `holds` is true of the cluster, or fails with what it looks like.
+    /// Waits until `holds` is true for the cluster; fails with the state of the cluster.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let give_up = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !holds(self) {
-            if Instant::now() >= give_up {
+            if Instant::now() >= deadline {
                 let status = self.any().control.status().await;
                 panic!(
                     "not in time: {what}\n{}",
@@ -392,8 +392,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until every group has the members and the leader that are wanted, with everyone caught up, and the registry
-    /// votes where it should.
+    /// Waits until every group has its desired members and leader, all replicas have caught up, and the registry has its
+    /// desired voters.
     pub(crate) async fn settled(&self) {
         self.until("everything is as wanted", |cluster| cluster.is_settled())
             .await;
@@ -431,7 +431,7 @@ impl Cluster {
         })
     }
 
-    /// The voters of a group by its leader, with the learners of partitions among them: there should be none.
+    /// The voters of a group by its leader, including learners of partitions, which should not exist.
     pub(crate) fn members(&self, group: GroupId) -> BTreeSet<u64> {
         let leader = self.leader(group).and_then(|id| self.nodes[&id].group(group));
         let Some(members) = leader.map(|group| group.members()) else {
@@ -443,7 +443,7 @@ impl Cluster {
         members.voters.union(&members.learners).copied().collect()
     }
 
-    /// Every replica that should be there has exactly what was acknowledged, and nobody else has anything.
+    /// Checks that each placed replica has exactly the acknowledged batches, and that no other replica exists.
     pub(crate) async fn check_data(&self) {
         self.settled().await;
         self.until("every replica has every acknowledged event", |cluster| {
@@ -454,8 +454,8 @@ impl Cluster {
                         .nodes
                         .get(id)
                         .and_then(|node| node.partitions.local(placement.partition));
-                    // More where a batch was appended although its acknowledgement was lost, and sent again: the
-                    // stream drops the repeat.
+                    // More entries exist if an acknowledgement was lost and the batch was sent again: the stream drops
+                    // the duplicate.
                     replica.is_some_and(|replica| replica.status().next.0 == wanted && replica.status().begin.0 == 0)
                 })
             })
@@ -475,12 +475,12 @@ impl Cluster {
             .map(|node| node.state)
     }
 
-    /// Fills the node's disk, which its guard sees at its next look.
+    /// Fills the node's disk, which its guard sees at its next check.
     pub(crate) fn fill_disk(&self, id: u64) {
         self.set_free(id, 0);
     }
 
-    /// Gives it room again.
+    /// Frees the node's disk.
     pub(crate) fn empty_disk(&self, id: u64) {
         self.set_free(id, 1 << 39);
     }
@@ -515,7 +515,7 @@ impl Node {
     }
 }
 
-/// One message, in a stream of its own.
+/// A batch of one message, in a stream of its own.
 fn batch(number: u64) -> bytes::Bytes {
     let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
     let generation = GenerationId("638400000000000001".into());

@@ -1,4 +1,4 @@
-//! Batches from any node reach the owner, in order, and are told their fate.
+//! Batches from any node reach the owner in order, and their results return.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use holdfast_model::PartitionId;
 use holdfast_partition::AppendError;
 use tokio::time::Instant;
 
-use super::common::{CORE, Cluster, GATEWAY, HOSTED, Lane, P, append, oldest, read};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, HOSTED, P, append, oldest, read};
 
 #[tokio::test(start_paused = true)]
-async fn every_node_sends_to_every_partition_and_reads_it() {
+async fn every_node_appends_to_every_partition_and_reads_it() {
     let cluster = Cluster::start(1).await;
     let all = CORE.into_iter().chain([GATEWAY]);
     for id in (0..HOSTED).map(PartitionId) {
         for node in all.clone() {
-            let mut lane = Lane::new(cluster.on(node), id, 0);
+            let mut sender = BatchSender::new(cluster.on(node), id, 0);
             for _ in 0..5 {
-                lane.send().await;
+                sender.send().await;
             }
-            assert_eq!(lane.retries, 0, "the owner is known");
-            assert_eq!(cluster.on(node).last_batch(id, lane.stream).await, Ok(5));
+            assert_eq!(sender.retries, 0, "the owner is known");
+            assert_eq!(cluster.on(node).last_batch(id, sender.stream).await, Ok(5));
         }
         let mut seen = Vec::new();
         for node in all.clone() {
@@ -34,11 +34,11 @@ async fn every_node_sends_to_every_partition_and_reads_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_partition_without_replicas_says_so() {
+async fn a_partition_without_replicas_is_reported() {
     let cluster = Cluster::start(2).await;
     let nobody = PartitionId(HOSTED);
-    let mut lane = Lane::new(cluster.on(GATEWAY), nobody, 0);
-    let entry = lane.batch();
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), nobody, 0);
+    let entry = sender.batch();
     let refused = append(cluster.on(GATEWAY), nobody, entry).await;
     assert_eq!(refused, Err(AppendError::NotLeader { leader: None }));
     assert_eq!(
@@ -50,14 +50,14 @@ async fn a_partition_without_replicas_says_so() {
 #[tokio::test(start_paused = true)]
 async fn batches_of_one_gateway_are_proposed_in_the_order_of_its_calls() {
     let cluster = Cluster::start(3).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 1);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 1);
     let mut told = Vec::new();
     for _ in 0..300 {
         let (tell, outcome) = tokio::sync::oneshot::channel();
         let appended = Box::new(move |result| {
             let _ = tell.send(result);
         });
-        let entry = lane.batch();
+        let entry = sender.batch();
         cluster.on(GATEWAY).append(P, 0, entry, appended).await;
         told.push(outcome);
     }
@@ -71,10 +71,10 @@ async fn batches_of_one_gateway_are_proposed_in_the_order_of_its_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_outcome_of_a_refused_batch_arrives_as_it_is() {
+async fn the_reason_of_a_refused_batch_is_returned() {
     let cluster = Cluster::start(4).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-    let (first, _lost, third) = (lane.batch(), lane.batch(), lane.batch());
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+    let (first, _lost, third) = (sender.batch(), sender.batch(), sender.batch());
     assert_eq!(append(cluster.on(GATEWAY), P, first.clone()).await, Ok(()));
     assert_eq!(
         append(cluster.on(GATEWAY), P, third).await,
@@ -87,15 +87,15 @@ async fn the_outcome_of_a_refused_batch_arrives_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_owner_costs_no_batch_and_the_next_one_is_found() {
+async fn no_batch_is_lost_with_a_killed_owner() {
     for seed in 10..15 {
         let mut cluster = Cluster::start(seed).await;
-        let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-        lane.send().await;
+        let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+        sender.send().await;
         let owner = cluster.owner_everywhere(P).await;
         cluster.kill(owner.node);
         let killed = Instant::now();
-        lane.send().await;
+        sender.send().await;
         let pause = killed.elapsed();
         assert!(
             pause < Duration::from_secs(4),
@@ -109,15 +109,15 @@ async fn a_killed_owner_costs_no_batch_and_the_next_one_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_stands_still_is_given_up_when_another_leads() {
+async fn a_frozen_owner_is_abandoned_when_another_node_leads() {
     let cluster = Cluster::start(20).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-    lane.send().await;
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+    sender.send().await;
     let owner = cluster.owner_everywhere(P).await;
-    // What is sent to it is lost without an error, as with a process that is stopped.
+    // Messages to it are lost without an error, as for a frozen process.
     cluster.network.isolate(owner.node);
     let cut = Instant::now();
-    lane.send().await;
+    sender.send().await;
     let pause = cut.elapsed();
     assert!(pause < Duration::from_secs(4), "writes resumed after {pause:?}");
     cluster.network.heal_all();
@@ -127,11 +127,11 @@ async fn an_owner_that_stands_still_is_given_up_when_another_leads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_transfer_is_followed_within_a_fraction_of_a_second() {
+async fn a_transfer_of_leadership_is_known_within_a_fraction_of_a_second() {
     let cluster = Cluster::start(21).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
     for to in [2, 3, 1, 2, 3, 1] {
-        lane.send().await;
+        sender.send().await;
         let owner = cluster.owner_everywhere(P).await;
         if owner.node == to {
             continue;
@@ -139,7 +139,7 @@ async fn a_leader_transfer_is_followed_within_a_fraction_of_a_second() {
         let group = cluster.on(owner.node).local(P).unwrap();
         let began = Instant::now();
         group.group().transfer_leader(to).await.unwrap();
-        lane.send().await;
+        sender.send().await;
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     }
     let mut next = 0;

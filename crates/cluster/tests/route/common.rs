@@ -1,4 +1,4 @@
-//! The nodes, gateways that send, and readers that check.
+//! Nodes, gateways that send, and readers that check.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 /// The nodes with replicas.
 pub(crate) const CORE: [u64; 3] = [1, 2, 3];
-/// The node without.
+/// The node without replicas.
 pub(crate) const GATEWAY: u64 = 4;
 /// The partitions with replicas; the hub has one more, without any.
 pub(crate) const HOSTED: u16 = 3;
@@ -71,7 +71,7 @@ impl Cluster {
             }
             first.group().set_voters(CORE.into()).await.unwrap();
         }
-        // Leaders spread, so that each node is owner, follower and stranger.
+        // Leaders are spread, so that each node is owner, follower and non-member.
         for (number, node) in CORE.into_iter().enumerate().skip(1) {
             let id = PartitionId(u16::try_from(number).unwrap());
             cluster.nodes[&1]
@@ -89,8 +89,8 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a node on what its disk holds.
-    pub(crate) async fn start_node(&mut self, node: u64, founding: bool) {
+    /// Starts a node with its disk.
+    pub(crate) async fn start_node(&mut self, node: u64, bootstrap: bool) {
         let disk = Arc::new(self.disks.entry(node).or_default().clone());
         let groups = Groups::default();
         let dispatch = Dispatch::new();
@@ -98,7 +98,7 @@ impl Cluster {
         let transport = self.network.node(node, dispatch.clone());
         let mut latencies = SmallRng::seed_from_u64(self.rng.random());
         let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
-        // A handle of a life that has ended fails, which is no news.
+        // The handle of an earlier incarnation may fail.
         let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
@@ -117,9 +117,10 @@ impl Cluster {
                 let now = self.now.clone();
                 let clock: holdfast_partition::Clock =
                     Arc::new(move || UnixMillis(now.load(std::sync::atomic::Ordering::Relaxed)));
-                let partition = Partition::start(id, &host, &ConsensusConfig::default(), &self.config, clock, founding)
-                    .await
-                    .unwrap();
+                let partition =
+                    Partition::start(id, &host, &ConsensusConfig::default(), &self.config, clock, bootstrap)
+                        .await
+                        .unwrap();
                 partitions.host(partition);
             }
         }
@@ -137,13 +138,13 @@ impl Cluster {
         self.nodes.insert(node, node_parts);
     }
 
-    /// Cuts a node's power.
+    /// Cuts the power of a node.
     pub(crate) fn kill(&mut self, node: u64) {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.network.crash(node);
         let disk = self.disks.get_mut(&node).unwrap();
         *disk = disk.crash(&mut self.rng);
-        // Its tasks would go on ticking otherwise; what they write no longer reaches the disk.
+        // Otherwise its tasks would continue; their writes no longer reach the disk.
         gone.stop.enter(Phase::Closing);
         holdfast_tasks::spawn(
             "killed",
@@ -180,7 +181,7 @@ impl Cluster {
     }
 }
 
-/// No round of retention by itself.
+/// Retention runs only when requested.
 pub(crate) fn config() -> PartitionConfig {
     PartitionConfig {
         retention: HumanDuration::secs(100 * 24 * 3600),
@@ -189,7 +190,7 @@ pub(crate) fn config() -> PartitionConfig {
     }
 }
 
-/// Waits for a condition, for a minute of the simulation at most.
+/// Waits for a condition, for up to a minute on the simulated clock.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(60);
     while !holds() {
@@ -198,8 +199,8 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A gateway's way into one partition, as the device hub has it: one entry under way, sent again until it is decided.
-pub(crate) struct Lane {
+/// Sends batches to one partition as a gateway does: one entry in flight, sent again until it is decided.
+pub(crate) struct BatchSender {
     pub(crate) partitions: Partitions,
     pub(crate) id: PartitionId,
     pub(crate) stream: StreamId,
@@ -210,7 +211,7 @@ pub(crate) struct Lane {
     pub(crate) retries: u64,
 }
 
-impl Lane {
+impl BatchSender {
     pub(crate) fn new(partitions: &Partitions, id: PartitionId, core: u32) -> Self {
         Self {
             partitions: partitions.clone(),
@@ -227,7 +228,7 @@ impl Lane {
         }
     }
 
-    /// A batch whose events say which stream and number they are.
+    /// A batch whose events carry their stream and number.
     pub(crate) fn batch(&mut self) -> Bytes {
         let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
         let generation = GenerationId("638400000000000001".into());
@@ -296,7 +297,7 @@ pub(crate) async fn append(partitions: &Partitions, id: PartitionId, entry: Byte
     told.await.unwrap_or(Err(AppendError::Unknown))
 }
 
-/// Reads `count` events: their bodies. Numbers must follow each other.
+/// Reads `count` events and returns their bodies. Their sequence numbers must be consecutive.
 pub(crate) async fn read(reader: &mut PartitionReader, next: &mut u64, count: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     while bodies.len() < count {

@@ -1,4 +1,4 @@
-//! Everything at once: gateways on all nodes send, readers on all nodes read, nodes die and the network breaks.
+//! Random faults: gateways on all nodes send, readers on all nodes read, nodes die and the network fails.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use holdfast_cluster::route::Partitions;
 use holdfast_tasks::sync::Mutex;
 use rand::Rng as _;
 
-use super::common::{CORE, Cluster, GATEWAY, Lane, P, eventually, oldest, read};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, P, eventually, oldest, read};
 
-/// What a reader has seen.
+/// The events that a reader has seen.
 type Seen = Arc<Mutex<Vec<String>>>;
 
 fn keep_reading(partitions: &Partitions) -> Seen {
@@ -47,15 +47,15 @@ async fn run(seed: u64) {
     // Two gateways on the node without replicas, which does not die.
     let mut senders = Vec::new();
     for core in 0..2 {
-        let mut lane = Lane::new(cluster.on(GATEWAY), P, core);
+        let mut sender = BatchSender::new(cluster.on(GATEWAY), P, core);
         let stop = stop.clone();
         let (done, sent) = tokio::sync::oneshot::channel();
         let task = async move {
             while !stop.load(Ordering::Relaxed) {
-                lane.send().await;
+                sender.send().await;
                 tokio::time::sleep(Duration::from_millis(7)).await;
             }
-            let _ = done.send((core, lane.sent, lane.retries));
+            let _ = done.send((core, sender.sent, sender.retries));
         };
         holdfast_tasks::spawn("sender", Box::pin(task));
         senders.push(sent);
@@ -120,7 +120,7 @@ async fn run(seed: u64) {
     }
 }
 
-/// How many seeds: `HOLDFAST_SEEDS`, else a few.
+/// The number of seeds: `HOLDFAST_SEEDS`, or a few.
 #[expect(clippy::disallowed_methods, reason = "a switch of the test itself")]
 fn seeds() -> u64 {
     let given = std::env::var("HOLDFAST_SEEDS").ok();

@@ -1,13 +1,13 @@
-//! What a node that speaks nonsense, or too much, can do: nothing.
+//! Garbage and excess load from a node are refused without harm.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use holdfast_cluster::route::MAX_BYTES_UNDER_WAY;
+use holdfast_cluster::route::MAX_BYTES_IN_FLIGHT;
 use holdfast_consensus::transport::{Call, CallError, Service};
 
-use super::common::{Cluster, GATEWAY, Lane, P};
+use super::common::{BatchSender, Cluster, GATEWAY, P};
 
 fn call(target: u32, body: Vec<Bytes>) -> Call {
     Call {
@@ -50,27 +50,27 @@ async fn garbage_is_refused() {
             .await;
         assert!(matches!(answer, Err(CallError::Refused(_))), "{answer:?}");
     }
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-    lane.send().await;
-    assert_eq!(lane.retries, 0, "nothing else was harmed");
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+    sender.send().await;
+    assert_eq!(sender.retries, 0, "nothing else was harmed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_more_than_it_may_is_refused_and_others_are_not() {
+async fn a_node_over_its_limit_is_refused_and_others_are_not() {
     let cluster = Cluster::start(61).await;
     let owner = cluster.owner_everywhere(P).await.node;
     let others: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != owner).collect();
-    // Nothing can be committed, so that everything stays under way.
+    // Nothing can be committed, so that all batches stay in flight.
     for other in &others {
         cluster.network.cut(owner, *other);
     }
     let transport = cluster.nodes[&GATEWAY].transport.clone();
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-    lane.events = 30_000;
-    let batches = 2 * MAX_BYTES_UNDER_WAY / lane.batch().len();
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+    sender.events = 30_000;
+    let batches = 2 * MAX_BYTES_IN_FLIGHT / sender.batch().len();
     let mut answers = futures_util::stream::FuturesUnordered::new();
     for _ in 0..batches {
-        let entry = lane.batch();
+        let entry = sender.batch();
         answers.push(transport.call(
             owner,
             call(0, vec![Bytes::from_static(b"\x01\x01\0\0\0\0\0\0\0\0"), entry]),
@@ -83,6 +83,6 @@ async fn who_sends_more_than_it_may_is_refused_and_others_are_not() {
     assert!(refused > 0, "everything was taken");
     cluster.network.heal_all();
     cluster.owner_everywhere(P).await;
-    let mut lane = Lane::new(cluster.on(2), P, 7);
-    lane.send().await;
+    let mut sender = BatchSender::new(cluster.on(2), P, 7);
+    sender.send().await;
 }

@@ -1,4 +1,4 @@
-//! Readers on any node: nothing skipped, nothing twice, whatever becomes of the replica they read from.
+//! Readers on any node: no event is skipped or doubled, whatever happens to their replica.
 
 use std::time::Duration;
 
@@ -7,88 +7,88 @@ use holdfast_model::{ByteSize, HumanDuration, PartitionId, SequenceNumber};
 use holdfast_partition::{PartitionConfig, StartError, StartPosition};
 use tokio::time::Instant;
 
-use super::common::{CORE, Cluster, GATEWAY, HOSTED, Lane, P, config, eventually, oldest, read};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, HOSTED, P, config, eventually, oldest, read};
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_elsewhere_goes_on_when_its_replica_dies() {
+async fn a_remote_reader_continues_when_its_replica_dies() {
     for seed in 30..34 {
         let mut cluster = Cluster::start(seed).await;
-        let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+        let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
         let mut reader = oldest(cluster.on(GATEWAY), P).await;
         let mut next = 0;
         for _ in 0..3 {
-            lane.send().await;
+            sender.send().await;
         }
         read(&mut reader, &mut next, 6).await;
         let owner = cluster.owner_everywhere(P).await;
         cluster.kill(owner.node);
-        lane.send().await;
+        sender.send().await;
         read(&mut reader, &mut next, 2).await;
         cluster.start_node(owner.node, false).await;
         cluster.owner_everywhere(P).await;
         let other = cluster.owner_everywhere(P).await;
         cluster.kill(other.node);
-        lane.send().await;
+        sender.send().await;
         read(&mut reader, &mut next, 2).await;
         assert_eq!(next, 10);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_falls_silent_is_left() {
+async fn a_silent_replica_is_abandoned() {
     let cluster = Cluster::start(35).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
     let mut reader = oldest(cluster.on(GATEWAY), P).await;
-    lane.send().await;
+    sender.send().await;
     let mut next = 0;
     read(&mut reader, &mut next, 2).await;
     cluster.network.isolate(cluster.owner_everywhere(P).await.node);
-    lane.send().await;
+    sender.send().await;
     let began = Instant::now();
     read(&mut reader, &mut next, 2).await;
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_of_a_replica_that_moves_away_goes_on_elsewhere() {
+async fn a_reader_continues_elsewhere_when_its_replica_moves_away() {
     let cluster = Cluster::start(36).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
     let node = 2;
     let mut reader = oldest(cluster.on(node), P).await;
-    lane.send().await;
+    sender.send().await;
     let mut next = 0;
     read(&mut reader, &mut next, 2).await;
     cluster.on(node).unhost(P).unwrap().shutdown().await;
-    lane.send().await;
+    sender.send().await;
     read(&mut reader, &mut next, 2).await;
     assert_eq!(reader.status().next.0, 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn now_stays_now_when_the_replica_changes_before_anything_comes() {
+async fn latest_keeps_its_position_when_the_replica_changes_before_the_first_event() {
     let mut cluster = Cluster::start(37).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
-    lane.send().await;
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
+    sender.send().await;
     let mut reader = cluster.on(GATEWAY).reader(P, StartPosition::Latest).await.unwrap();
     cluster.kill(cluster.owner_everywhere(P).await.node);
-    lane.send().await;
+    sender.send().await;
     let mut next = 2;
     read(&mut reader, &mut next, 2).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_does_not_call_what_it_has_not_heard_of_beyond_the_end() {
+async fn a_lagging_follower_does_not_report_a_committed_position_as_beyond_the_end() {
     let cluster = Cluster::start(38).await;
     let owner = cluster.owner_everywhere(P).await.node;
     let follower = CORE.into_iter().find(|node| *node != owner).unwrap();
     cluster
         .network
         .set_delay(Duration::from_millis(20)..=Duration::from_millis(30));
-    let mut lane = Lane::new(cluster.on(owner), P, 0);
+    let mut sender = BatchSender::new(cluster.on(owner), P, 0);
     for _ in 0..10 {
-        lane.send().await;
-        // Acknowledged just now: the follower may not have applied it.
-        let last = SequenceNumber(lane.sent - 1);
+        sender.send().await;
+        // Just acknowledged: the follower may not have applied it.
+        let last = SequenceNumber(sender.sent - 1);
         let from = StartPosition::AfterSequence(last);
         let reader = cluster.on(follower).reader(P, from).await;
         assert!(reader.is_ok(), "{:?}", reader.err());
@@ -96,7 +96,7 @@ async fn a_follower_does_not_call_what_it_has_not_heard_of_beyond_the_end() {
         let waits = tokio::time::timeout(Duration::from_millis(200), latest.next()).await;
         assert!(waits.is_err(), "what was acknowledged before is not new");
     }
-    let beyond = StartPosition::AfterSequence(SequenceNumber(lane.sent));
+    let beyond = StartPosition::AfterSequence(SequenceNumber(sender.sent));
     for node in [owner, follower, GATEWAY] {
         let refused = cluster.on(node).reader(P, beyond).await.err();
         assert!(
@@ -113,11 +113,11 @@ async fn a_follower_does_not_call_what_it_has_not_heard_of_beyond_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn positions_mean_the_same_everywhere() {
+async fn positions_mean_the_same_on_all_nodes() {
     let cluster = Cluster::start(39).await;
-    let mut lane = Lane::new(cluster.on(GATEWAY), P, 0);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
     for _ in 0..10 {
-        lane.send().await;
+        sender.send().await;
     }
     for node in CORE.into_iter().chain([GATEWAY]) {
         for (from, mut next) in [
@@ -134,13 +134,13 @@ async fn positions_mean_the_same_everywhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_and_many_events_arrive_whole() {
+async fn large_and_many_events_arrive_complete() {
     let cluster = Cluster::start(40).await;
     let id = PartitionId(HOSTED - 1);
-    let mut lane = Lane::new(cluster.on(1), id, 0);
-    lane.events = 3_000;
+    let mut sender = BatchSender::new(cluster.on(1), id, 0);
+    sender.events = 3_000;
     for _ in 0..20 {
-        lane.send().await;
+        sender.send().await;
     }
     let mut next = 0;
     let bodies = read(&mut oldest(cluster.on(GATEWAY), id).await, &mut next, 60_000).await;
@@ -148,7 +148,7 @@ async fn large_and_many_events_arrive_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_retention_overtakes_goes_on_at_the_oldest_event() {
+async fn a_reader_overtaken_by_retention_continues_at_the_oldest_event() {
     let small = PartitionConfig {
         retention_size: ByteSize::mib(1),
         retention_interval: HumanDuration::millis(100),
@@ -159,15 +159,15 @@ async fn a_reader_that_retention_overtakes_goes_on_at_the_oldest_event() {
         ..config()
     };
     let cluster = Cluster::with(41, small).await;
-    let mut lane = Lane::new(cluster.on(1), P, 0);
-    lane.events = 1_000;
+    let mut sender = BatchSender::new(cluster.on(1), P, 0);
+    sender.events = 1_000;
     let mut reader = oldest(cluster.on(GATEWAY), P).await;
-    lane.send().await;
+    sender.send().await;
     let mut next = 0;
     read(&mut reader, &mut next, 1_000).await;
     cluster.network.isolate(GATEWAY);
     for _ in 0..60 {
-        lane.send().await;
+        sender.send().await;
     }
     eventually("retention", || cluster.on(1).local(P).unwrap().status().begin.0 > 2_000).await;
     tokio::time::sleep(Duration::from_secs(10)).await;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use holdfast_cluster::control::PeerBook;
+use holdfast_cluster::control::PeerDirectory;
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
 use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig, node_dns_name};
 use holdfast_cluster::transport::{Alone, Dispatch, Transport};
@@ -42,10 +42,10 @@ pub(crate) struct Peering {
 /// The address book of a node by itself.
 struct NobodyElse;
 
-impl PeerBook for NobodyElse {
+impl PeerDirectory for NobodyElse {
     fn set_member(&self, _node: u64, _name: &str, _address: &str) {}
 
-    fn forget(&self, _node: u64) {}
+    fn remove(&self, _node: u64) {}
 
     fn is_up(&self, _node: u64) -> bool {
         false
@@ -121,7 +121,7 @@ impl Peering {
     }
 
     /// Addresses and liveness of other nodes; the addresses are kept in the data directory, too.
-    pub(crate) fn book(&self, data: &DataDir) -> Arc<dyn PeerBook> {
+    pub(crate) fn book(&self, data: &DataDir) -> Arc<dyn PeerDirectory> {
         match &self.peers {
             Some(peers) => Arc::new(AddressFile::new(peers.clone(), data)),
             None => Arc::new(NobodyElse),

@@ -65,7 +65,7 @@ impl ReplicaHost for Replicas {
         }
     }
 
-    fn has_room(&self) -> watch::Receiver<bool> {
+    fn is_writable(&self) -> watch::Receiver<bool> {
         self.host.guard.watch()
     }
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use holdfast_amqp::{Accept, LinkId};
-use holdfast_cluster::route::{OpenError, Partitions, SeatError};
+use holdfast_cluster::route::{OpenError, Partitions, ReaderLeaseError};
 use holdfast_model::{ErrorCode, PartitionId};
 use holdfast_partition::epoch::{self, Receiver as Candidate};
 use holdfast_partition::{StartError, StartPosition};
@@ -55,21 +55,21 @@ async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) ->
         }
         OpenError::Start(StartError::Stopped) | OpenError::Unavailable(_) => Refused::busy(error.to_string()),
     })?;
-    let seat = partitions
-        .register(request.partition, &request.group, request.candidate)
+    let lease = partitions
+        .acquire_reader_lease(request.partition, &request.group, request.candidate)
         .await;
-    let seat = seat.map_err(|error| match error {
-        SeatError::Refused(refusal @ epoch::Refusal::EpochTooLow { .. }) => {
+    let lease = lease.map_err(|error| match error {
+        ReaderLeaseError::Refused(refusal @ epoch::Refusal::EpochTooLow { .. }) => {
             Refused::new(ErrorCode::LinkCreationConflict, refusal.to_string()).with_condition("amqp:link:stolen")
         }
-        SeatError::Refused(refusal @ epoch::Refusal::TooMany) => too_many(&refusal),
-        SeatError::Unavailable(_) => Refused::busy(error.to_string()),
+        ReaderLeaseError::Refused(refusal @ epoch::Refusal::TooMany) => too_many(&refusal),
+        ReaderLeaseError::Unavailable(_) => Refused::busy(error.to_string()),
     })?;
     Ok(Receiver {
         link,
         group: request.group,
         reader,
-        seat,
+        lease,
         chunk: None,
         with_metric: request.with_metric,
         drain: false,

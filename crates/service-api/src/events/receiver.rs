@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use holdfast_amqp::{Connection, Delivery, LinkId, SendError};
-use holdfast_cluster::route::{Ousted, PartitionReader, Seat};
+use holdfast_cluster::route::{PartitionReader, Preempted, ReaderLease};
 use holdfast_model::{ErrorCode, UnixMillis};
 use holdfast_partition::epoch::{Refusal, Stolen};
 use holdfast_partition::{Chunk, ReadError};
@@ -17,7 +17,7 @@ pub(super) struct Receiver {
     /// The consumer group as the settings spell it.
     pub(super) group: String,
     pub(super) reader: PartitionReader,
-    pub(super) seat: Seat,
+    pub(super) lease: ReaderLease,
     /// Events that were read and not sent.
     pub(super) chunk: Option<Chunk>,
     /// Whether each event carries the state of the partition.
@@ -44,9 +44,9 @@ impl Receiver {
         now: UnixMillis,
         cx: &mut Context<'_>,
     ) -> Result<u64, ReceiverError> {
-        match self.seat.poll_ousted(cx) {
-            Poll::Ready(Ousted::Stolen(stolen)) => return Err(ReceiverError::Stolen(stolen)),
-            Poll::Ready(Ousted::Crowded) => return Err(ReceiverError::Failed(too_many(&Refusal::TooMany))),
+        match self.lease.poll_preempted(cx) {
+            Poll::Ready(Preempted::Stolen(stolen)) => return Err(ReceiverError::Stolen(stolen)),
+            Poll::Ready(Preempted::TooManyReaders) => return Err(ReceiverError::Failed(too_many(&Refusal::TooMany))),
             Poll::Pending => {}
         }
         let mut sent = 0;

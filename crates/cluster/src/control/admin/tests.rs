@@ -30,7 +30,7 @@ fn active(count: u64) -> Vec<NodeInfo> {
     (1..=count).map(|id| node(id, NodeState::Active)).collect()
 }
 
-/// Every member votes in one group that is led by the first that is up.
+/// All members vote in one group, which is led by the first one that is up.
 fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
     let is_up = |id: &u64| !down.contains(id);
     let nodes = view.nodes.values().map(|info| NodeStatus {
@@ -89,7 +89,7 @@ fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
     }
 }
 
-/// The refusal, or "" when there is none.
+/// The refusal, or an empty text.
 fn removal(view: &ClusterView, id: u64, dead: bool, down: &[u64]) -> String {
     let outcome = check_remove(view, &view.nodes[&id], dead, 1, &status(view, down));
     outcome.err().unwrap_or_default()
@@ -100,7 +100,7 @@ fn drain(view: &ClusterView, id: u64) -> String {
 }
 
 #[test]
-fn a_replication_factor_wants_as_many_nodes_and_says_what_is_not_good_about_it() {
+fn a_replication_factor_needs_as_many_nodes_and_has_a_warning_if_it_is_unfavourable() {
     let refused = |view: &ClusterView, factor| check_factor(view, factor).err().unwrap_or_default();
     assert_eq!(refused(&view(3, active(3)), 1), "");
     assert_eq!(refused(&view(1, active(3)), 3), "");
@@ -108,13 +108,13 @@ fn a_replication_factor_wants_as_many_nodes_and_says_what_is_not_good_about_it()
     let mut nodes = active(3);
     nodes[1].state = NodeState::Draining;
     assert!(refused(&view(1, nodes), 3).contains("there are 2"));
-    assert_eq!(refused(&view(3, active(1)), 3), "", "as it was made");
+    assert_eq!(refused(&view(3, active(1)), 3), "", "as it was created");
     assert_eq!([3, 5].map(warning_of), [None, None]);
     assert!([1, 2, 4].iter().all(|factor| warning_of(*factor).is_some()));
 }
 
 #[test]
-fn draining_below_the_replication_factor_is_refused_with_what_to_do() {
+fn draining_below_the_replication_factor_is_refused_with_advice() {
     assert_eq!(drain(&view(3, active(4)), 2), "");
     let refused = drain(&view(3, active(3)), 2);
     assert!(
@@ -124,7 +124,7 @@ fn draining_below_the_replication_factor_is_refused_with_what_to_do() {
     assert!(drain(&view(5, active(5)), 2).contains("set-replication 3"));
     assert_eq!(drain(&view(1, active(2)), 2), "");
     assert!(drain(&view(1, active(1)), 1).contains("last core node"));
-    // Who is on its way out does not count.
+    // A draining node does not count.
     let mut nodes = active(4);
     nodes[3].state = NodeState::Draining;
     assert!(drain(&view(3, nodes), 2).contains("replication factor of 3"));
@@ -134,7 +134,7 @@ fn draining_below_the_replication_factor_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn who_is_up_is_drained_before_it_is_removed() {
+fn a_node_that_is_up_must_be_drained_before_it_is_removed() {
     let three = view(3, active(4));
     assert!(removal(&three, 3, false, &[]).contains("holdfast node drain n3"));
     assert!(removal(&three, 3, true, &[]).contains("stop it"));
@@ -144,7 +144,7 @@ fn who_is_up_is_drained_before_it_is_removed() {
 }
 
 #[test]
-fn who_is_dead_is_removed_only_when_that_is_said_and_the_rest_has_a_quorum() {
+fn a_dead_node_is_removed_only_if_declared_dead_and_the_rest_has_a_quorum() {
     let three = view(3, active(3));
     assert!(removal(&three, 3, false, &[3]).contains("--dead"));
     assert_eq!(removal(&three, 3, true, &[3]), "");

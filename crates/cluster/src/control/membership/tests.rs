@@ -8,7 +8,7 @@ fn set(ids: &[u64]) -> BTreeSet<u64> {
     ids.iter().copied().collect()
 }
 
-/// A group led by node 1, where everyone is up and ready unless said otherwise.
+/// A group led by node 1; all nodes are up and ready by default.
 struct Case {
     voters: BTreeSet<u64>,
     learners: BTreeSet<u64>,
@@ -18,7 +18,7 @@ struct Case {
     down: BTreeSet<u64>,
     behind: BTreeSet<u64>,
     preferred: Option<u64>,
-    unwilling: BTreeSet<u64>,
+    declined: BTreeSet<u64>,
     full: bool,
     successors: Vec<u64>,
 }
@@ -33,7 +33,7 @@ fn case(voters: &[u64], learners: &[u64], wanted: &[u64]) -> Case {
         down: BTreeSet::new(),
         behind: BTreeSet::new(),
         preferred: None,
-        unwilling: BTreeSet::new(),
+        declined: BTreeSet::new(),
         full: false,
         successors: Vec::new(),
     }
@@ -65,8 +65,8 @@ impl Case {
         self
     }
 
-    fn unwilling(mut self, nodes: &[u64]) -> Self {
-        self.unwilling = set(nodes);
+    fn declining(mut self, nodes: &[u64]) -> Self {
+        self.declined = set(nodes);
         self
     }
 
@@ -101,7 +101,7 @@ impl Case {
             voters: &self.wanted,
             learners: &self.wanted_learners,
             preferred: self.preferred,
-            unwilling: &self.unwilling,
+            declined: &self.declined,
             takes_writes: !self.full,
             successors: &self.successors,
         })
@@ -138,12 +138,12 @@ fn a_replica_moves_from_a_dead_node_to_a_new_one() {
 }
 
 #[test]
-fn a_dead_node_that_was_removed_goes_without_replacement() {
+fn a_removed_dead_node_leaves_the_group_without_a_replacement() {
     check(
         &case(&[1, 2, 3], &[], &[1, 2]).down(&[3]),
         &Step::SetVoters(set(&[1, 2])),
     );
-    // With 2 behind, the two that are left could not commit.
+    // While 2 lags, the two remaining voters could not commit.
     check(
         &case(&[1, 2, 3], &[], &[1, 2]).down(&[3]).behind(&[2]),
         &Step::Wait(Wait::NoQuorum(set(&[1, 2]))),
@@ -151,7 +151,7 @@ fn a_dead_node_that_was_removed_goes_without_replacement() {
 }
 
 #[test]
-fn one_of_two_new_replicas_takes_its_place_while_the_other_is_down() {
+fn one_of_two_new_replicas_becomes_a_voter_while_the_other_is_down() {
     check(
         &case(&[1, 2, 3], &[4], &[1, 4, 5]).down(&[5]),
         &Step::SetVoters(set(&[1, 2, 4])),
@@ -163,28 +163,28 @@ fn one_of_two_new_replicas_takes_its_place_while_the_other_is_down() {
 }
 
 #[test]
-fn leadership_goes_before_the_vote() {
-    // Somebody who stays votes already: it takes over, and makes the change.
+fn leadership_is_transferred_before_the_vote_is_lost() {
+    // A remaining node votes already: it takes over and makes the change.
     check(&case(&[1, 2, 3], &[4], &[2, 3, 4]), &Step::Transfer(2));
-    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).unwilling(&[2]), &Step::Transfer(3));
-    // To who is to lead in the end, if that one can.
+    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).declining(&[2]), &Step::Transfer(3));
+    // Leadership goes to the preferred leader if it is eligible.
     check(
         &case(&[1, 2, 3], &[4], &[2, 3, 4]).led_next_by(&[4, 3, 2]),
         &Step::Transfer(3),
     );
-    // It does not wait for the new one to have copied everything, or to be there at all.
+    // It does not wait until the new node has caught up, or is up at all.
     check(&case(&[1, 2, 3], &[], &[2, 3, 4]), &Step::Transfer(2));
     check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).behind(&[4]), &Step::Transfer(2));
     check(&case(&[1, 2, 3], &[], &[2, 3, 4]).down(&[4]), &Step::Transfer(2));
     check(
-        &case(&[1, 2, 3], &[], &[2, 3, 4]).unwilling(&[2, 3]),
+        &case(&[1, 2, 3], &[], &[2, 3, 4]).declining(&[2, 3]),
         &Step::AddLearner(4),
     );
-    // Nobody does: the new ones come in beside the leader first.
+    // No remaining node votes: the new voters are added beside the leader first.
     check(&case(&[1], &[2], &[2]), &Step::SetVoters(set(&[1, 2])));
     check(&case(&[1, 2], &[], &[2]), &Step::Transfer(2));
     check(
-        &case(&[1, 2], &[], &[2]).unwilling(&[2]),
+        &case(&[1, 2], &[], &[2]).declining(&[2]),
         &Step::Wait(Wait::NoSuccessor),
     );
     check(
@@ -195,7 +195,7 @@ fn leadership_goes_before_the_vote() {
 }
 
 #[test]
-fn a_change_that_stands_half_way_is_ended_first() {
+fn a_joint_change_is_completed_first() {
     check(
         &case(&[1, 2, 3, 4], &[], &[1, 2, 4]).joint(),
         &Step::SetVoters(set(&[1, 2, 4])),
@@ -204,7 +204,7 @@ fn a_change_that_stands_half_way_is_ended_first() {
         &case(&[1, 2, 3], &[], &[1, 2, 3]).joint(),
         &Step::SetVoters(set(&[1, 2, 3])),
     );
-    // Also when somebody else is wanted by now, and when the leader is not.
+    // Also if other voters are desired by now, and if the leader is not one of them.
     check(
         &case(&[1, 2, 3, 4], &[], &[1, 2, 5]).joint(),
         &Step::SetVoters(set(&[1, 2, 3])),
@@ -216,7 +216,7 @@ fn a_change_that_stands_half_way_is_ended_first() {
 }
 
 #[test]
-fn learners_come_and_go() {
+fn learners_are_added_and_removed() {
     check(&case(&[1], &[], &[1]).learning(&[2]), &Step::AddLearner(2));
     check(
         &case(&[1], &[], &[1]).learning(&[2]).down(&[2]),
@@ -230,7 +230,7 @@ fn learners_come_and_go() {
 }
 
 #[test]
-fn leadership_moves_to_who_prefers_it_when_it_can_take_it() {
+fn leadership_moves_to_the_preferred_node_when_it_can_take_it() {
     check(&case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2), &Step::Transfer(2));
     check(&case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(1), &Step::Nothing);
     check(
@@ -242,7 +242,7 @@ fn leadership_moves_to_who_prefers_it_when_it_can_take_it() {
         &Step::Nothing,
     );
     check(
-        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2).unwilling(&[2]),
+        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2).declining(&[2]),
         &Step::Nothing,
     );
     check(
@@ -252,18 +252,18 @@ fn leadership_moves_to_who_prefers_it_when_it_can_take_it() {
 }
 
 #[test]
-fn a_leader_whose_disk_is_full_hands_on_before_anything_else() {
+fn a_leader_with_a_full_disk_transfers_before_anything_else() {
     let full = |wanted: &[u64]| case(&[1, 2, 3], &[4], wanted).led_next_by(&[1, 3, 2]).full();
     check(&full(&[1, 2, 3]), &Step::Transfer(3));
     check(&full(&[1, 2, 3]).preferring(1), &Step::Transfer(3));
     check(&full(&[1, 2, 4]), &Step::Transfer(3));
     check(&full(&[1, 2, 3]).down(&[3]), &Step::Transfer(2));
     check(&full(&[1, 2, 3]).behind(&[3]), &Step::Transfer(2));
-    check(&full(&[1, 2, 3]).unwilling(&[3]), &Step::Transfer(2));
-    // Who is to leave votes still, and is better than a leader that takes no writes.
+    check(&full(&[1, 2, 3]).declining(&[3]), &Step::Transfer(2));
+    // A voter that is to be removed is better than a leader that takes no writes.
     check(&case(&[1, 4], &[2], &[1, 2]).full(), &Step::Transfer(4));
-    // Nobody can: what else is to be done goes on.
-    check(&full(&[1, 2, 3]).unwilling(&[2, 3]), &Step::RemoveLearners(set(&[4])));
+    // No node can take over: the other steps continue.
+    check(&full(&[1, 2, 3]).declining(&[2, 3]), &Step::RemoveLearners(set(&[4])));
     check(&case(&[1], &[], &[1]).full(), &Step::Nothing);
     check(
         &case(&[1, 2, 3, 4], &[], &[1, 2, 4]).joint().full(),
@@ -272,25 +272,25 @@ fn a_leader_whose_disk_is_full_hands_on_before_anything_else() {
 }
 
 #[test]
-fn nobody_wanted_is_a_mistake_that_changes_nothing() {
+fn an_empty_set_of_desired_voters_changes_nothing() {
     check(&case(&[1, 2, 3], &[], &[]), &Step::Nothing);
 }
 
 #[test]
-fn steps_say_in_words_what_they_do() {
+fn steps_have_readable_texts() {
     assert_eq!(Step::AddLearner(7).to_string(), "adding 7");
     assert_eq!(Wait::Down(set(&[7, 8])).to_string(), "waiting for 7, 8, which is down");
 }
 
-/// A group as consensus would run it: steps are applied, and may stop half-way; nodes come up and go down.
+/// A model of a group: steps are applied, and may stop half-way; nodes come up and go down.
 #[derive(Debug, Clone)]
 struct Model {
     leader: u64,
-    /// The voters before and after a change that stands half-way; equal otherwise.
+    /// The voters before and after a joint change; equal otherwise.
     old: BTreeSet<u64>,
     new: BTreeSet<u64>,
     learners: BTreeSet<u64>,
-    /// Nodes whose replica has everything.
+    /// Nodes whose replica has all entries.
     caught_up: BTreeSet<u64>,
     up: BTreeSet<u64>,
     wanted: BTreeSet<u64>,
@@ -326,13 +326,13 @@ impl Model {
             voters: &self.wanted,
             learners: &BTreeSet::new(),
             preferred: None,
-            unwilling: &BTreeSet::new(),
+            declined: &BTreeSet::new(),
             takes_writes: true,
             successors: &[],
         })
     }
 
-    /// Carries a step out, or the first half of it.
+    /// Carries out a step, or the first half of it.
     fn take(&mut self, step: &Step, half: bool) {
         let before = self.clone();
         match step {
@@ -348,7 +348,7 @@ impl Model {
                 if self.old == self.new || self.new == *voters {
                     self.new = voters.clone();
                 } else {
-                    // From half-way to somewhere else: the last one decided is left from.
+                    // A joint change to other voters starts from the last decided ones.
                     self.old = self.new.clone();
                     self.new = voters.clone();
                 }
@@ -369,7 +369,7 @@ impl Model {
         assert!(self.has_quorum(), "{step} took the quorum away from {before:?}");
     }
 
-    /// Another leader, if the group has a quorum; it is one of the up voters that have everything.
+    /// Elects another leader if the group has a quorum: a voter that is up and has all entries.
     fn elect(&mut self) -> bool {
         let members = self.members();
         let mut able = self
@@ -413,10 +413,10 @@ fn nodes() -> impl Strategy<Value = BTreeSet<u64>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// Whatever comes in between, no step takes a working quorum away, and once everyone is up the members are as
-    /// wanted after a bounded number of steps.
+    /// Whatever happens in between, no step takes away a working quorum, and once all nodes are up, the desired members are
+    /// reached after a bounded number of steps.
     #[test]
-    fn a_group_comes_to_what_is_wanted_and_never_below_its_quorum(
+    fn a_group_reaches_its_desired_state_and_never_loses_its_quorum(
         voters in nodes(),
         wanted in nodes(),
         later in nodes(),
@@ -455,7 +455,7 @@ proptest! {
                 group.elect();
             }
         }
-        // What is wanted changes in the middle, and everyone comes back.
+        // The desired state changes in the middle, and all nodes return.
         group.wanted = later;
         group.up = all;
         prop_assert!(group.has_quorum() && group.elect());

@@ -11,7 +11,7 @@ pub(super) struct Authority {
     pub(super) pem: String,
 }
 
-/// What a certificate says.
+/// The contents of a certificate.
 pub(super) struct Wanted {
     pub(super) name: &'static str,
     pub(super) usages: Vec<ExtendedKeyUsagePurpose>,

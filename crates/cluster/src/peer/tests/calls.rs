@@ -1,4 +1,4 @@
-//! Calls and answers of all sizes, in order, and what a limit does.
+//! Calls and answers of all sizes, their order, and the limits.
 
 use super::*;
 use futures_util::future::join_all;
@@ -30,7 +30,7 @@ async fn segments_arrive_as_one_body() {
 }
 
 #[tokio::test]
-async fn bodies_and_answers_of_all_sizes_arrive_whole() {
+async fn bodies_and_answers_of_all_sizes_arrive_complete() {
     let (_authority, one, _two) = pair().await;
     let sizes = [1, 255, 4096, 65_535, 65_536, 65_537, 262_144, 1_000_003, 20 << 20];
     let calls = sizes.iter().map(|size| {
@@ -44,7 +44,7 @@ async fn bodies_and_answers_of_all_sizes_arrive_whole() {
 }
 
 #[tokio::test]
-async fn ten_thousand_calls_at_once_leave_in_order_and_are_all_answered() {
+async fn ten_thousand_concurrent_calls_are_sent_in_order_and_all_answered() {
     let (_authority, one, two) = pair().await;
     let calls: Vec<_> = (0..10_000_u32)
         .map(|i| one.peers.call(2, call(&i.to_le_bytes())))
@@ -62,7 +62,7 @@ async fn ten_thousand_calls_at_once_leave_in_order_and_are_all_answered() {
 }
 
 #[tokio::test]
-async fn a_small_call_overtakes_large_ones_of_other_targets_and_none_of_its_own() {
+async fn a_small_call_overtakes_large_ones_of_other_targets_only() {
     let (_authority, one, two) = pair().await;
     let large = one.peers.call(
         2,
@@ -87,7 +87,7 @@ async fn a_small_call_overtakes_large_ones_of_other_targets_and_none_of_its_own(
 }
 
 #[tokio::test]
-async fn a_queue_that_is_full_refuses_at_once() {
+async fn a_full_queue_refuses_at_once() {
     let authority = Authority::new();
     let config = PeersConfig {
         queue_bytes: 1 << 20,
@@ -114,7 +114,7 @@ async fn a_queue_that_is_full_refuses_at_once() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_swamped_turns_calls_away_and_others_go_on() {
+async fn calls_over_the_limit_of_a_service_are_refused_and_other_services_continue() {
     let authority = Authority::new();
     let config = PeersConfig {
         under_way_calls: 10,
@@ -126,7 +126,7 @@ async fn a_service_that_is_swamped_turns_calls_away_and_others_go_on() {
     let stuck: Vec<_> = (0..10).map(|_| one.peers.call(2, call(b"never"))).collect();
     let refused = one.ask(2, b"one more").await.unwrap_err();
     assert!(
-        matches!(&refused, CallError::NotSent(why) if why.contains("under way")),
+        matches!(&refused, CallError::NotSent(why) if why.contains("in flight")),
         "{refused}"
     );
     let other = Call {
@@ -138,7 +138,7 @@ async fn a_service_that_is_swamped_turns_calls_away_and_others_go_on() {
 }
 
 #[tokio::test]
-async fn patience_ends_a_call_on_both_sides() {
+async fn the_timeout_ends_a_call_on_both_nodes() {
     let authority = Authority::new();
     let config = PeersConfig {
         under_way_calls: 1,
@@ -158,7 +158,7 @@ async fn patience_ends_a_call_on_both_sides() {
         "{late}"
     );
     assert!(began.elapsed() < Duration::from_millis(500));
-    // The other side gives it up too, some time later: its one place is free again.
+    // The other node cancels it too, a moment later: its only permit is free again.
     while matches!(one.ask(2, b"hello").await, Err(CallError::NotSent(_))) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -171,7 +171,7 @@ async fn a_node_calls_itself_without_a_connection() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_yet_refuses() {
+async fn a_service_that_is_not_registered_yet_refuses() {
     let (_authority, one, _two) = pair().await;
     let early = Call {
         service: Service::Session,
@@ -181,7 +181,7 @@ async fn a_service_that_is_not_there_yet_refuses() {
 }
 
 #[test]
-fn handles_may_be_used_from_other_threads() {
+fn handles_work_on_other_threads() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -1,17 +1,19 @@
-//! What a peer with a good certificate may do wrong, byte by byte: each is refused, and nothing else is harmed.
+//! Violations of the protocol by a peer with a valid certificate: each is refused, and no other connection is affected.
 
 use super::*;
-use crate::peer::codec::{Batch, Frames};
-use crate::peer::dial::{dial, exchange, words};
-use crate::peer::frame::{CallHead, Part};
-use crate::peer::state::Shared;
-use crate::peer::{service, wire};
+use crate::peer::error_text;
+use crate::peer::outbound::dial::dial;
+use crate::peer::peer_table::PeerTable;
+use crate::peer::protocol::frame::{Batch, CallHead, Part};
+use crate::peer::transport::codec::Frames;
+use crate::peer::transport::grpc::{self, exchange_frames};
+use crate::peer::transport::http2::{self, ConnectionKind};
 use holdfast_proto::cluster::v1::Purpose;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Status;
 
-/// A relay that can be cut without either end noticing by itself.
+/// A relay that can be cut without closing either socket.
 pub(super) struct Cable {
     pub(super) address: String,
     cut: tokio::sync::watch::Sender<bool>,
@@ -39,7 +41,7 @@ impl Cable {
         Self { address: own, cut }
     }
 
-    /// Nothing passes any more; the sockets stay.
+    /// Stops forwarding; the sockets stay open.
     pub(super) fn cut(&self) {
         self.cut.send_replace(true);
     }
@@ -67,28 +69,28 @@ async fn relay(
     }
 }
 
-/// Somebody with a good certificate and hello, who then sends what it likes.
+/// A peer with a valid certificate and hello that then sends `batches`.
 async fn session_of(authority: &Authority, victim: &Node, batches: Vec<Batch>) -> Status {
-    let (introductions, _keep) = tokio::sync::mpsc::channel(1);
-    let shared = Shared::new(
+    let (anonymous_calls, _keep) = tokio::sync::mpsc::channel(1);
+    let table = PeerTable::new(
         quick(),
         identity(66),
         authority.node(),
         Dispatch::new(),
         Stop::new(),
-        introductions,
+        anonymous_calls,
     );
-    let dialed = dial(&shared, &victim.address(), Purpose::Calls, victim.id)
+    let dialed = dial(&table, &victim.address(), Purpose::Calls, victim.id)
         .await
         .unwrap();
     let out = stream::iter(batches).chain(stream::pending());
-    // Without the limits that an honest node keeps.
+    // Without the limits of a correct node.
     let mut grpc = tonic::client::Grpc::with_origin(
-        dialed.opened.sender.clone(),
+        dialed.connection.sender.clone(),
         http::Uri::from_static("https://peer.holdfast"),
     );
     grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static(service::FRAMES);
+    let path = http::uri::PathAndQuery::from_static(grpc::FRAMES);
     let answers = grpc.streaming(tonic::Request::new(out), path, Frames).await.unwrap();
     let mut answers = answers.into_inner();
     loop {
@@ -96,7 +98,7 @@ async fn session_of(authority: &Authority, victim: &Node, batches: Vec<Batch>) -
             Ok(Some(Ok(_))) => {}
             Ok(Some(Err(status))) => return status,
             Ok(None) => panic!("ended without a status"),
-            Err(_) => panic!("the victim did not mind"),
+            Err(_) => panic!("the victim did not close the connection"),
         }
     }
 }
@@ -110,7 +112,7 @@ fn head(total: u32) -> CallHead {
         id: 1,
         service: 1,
         target: 0,
-        patience_ms: 1000,
+        timeout_ms: 1000,
         total,
     }
 }
@@ -153,11 +155,11 @@ async fn broken_frames_end_the_connection_with_the_rule() {
     ];
     for (rule, batches) in cases {
         let status = session_of(&authority, &two, batches).await;
-        assert!(words(&status).contains(rule), "{rule}: {status:?}");
+        assert!(error_text::of_status(&status).contains(rule), "{rule}: {status:?}");
         assert_eq!(
             one.ask(2, b"hello").await.unwrap(),
             "hello",
-            "{rule} harms somebody else"
+            "{rule} affects another connection"
         );
     }
 }
@@ -165,18 +167,18 @@ async fn broken_frames_end_the_connection_with_the_rule() {
 #[tokio::test]
 async fn nothing_is_served_before_a_hello() {
     let (authority, _one, two) = pair().await;
-    let opened = wire::open(&two.address(), &authority.node(), wire::Use::Calls, 1)
+    let opened = http2::connect(&two.address(), &authority.node(), ConnectionKind::Calls, 1)
         .await
         .unwrap();
     let out = stream::iter([vec![Part::call(head(0), vec![])]]).chain(stream::pending());
-    let refused = exchange(&opened.sender, service::FRAMES, out).await.unwrap_err();
+    let refused = exchange_frames(&opened.sender, grpc::FRAMES, out).await.unwrap_err();
     assert!(refused.message().contains("hello comes first"), "{refused:?}");
     let before = two.echo.begun.load(Ordering::SeqCst);
     assert_eq!(before, 0);
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_garbage_is_disconnected() {
+async fn silent_connections_and_garbage_are_disconnected() {
     let authority = Authority::new();
     let config = PeersConfig {
         connect_timeout: Duration::from_millis(300),
@@ -193,7 +195,7 @@ async fn who_says_nothing_or_garbage_is_disconnected() {
             .await
             .unwrap(),
     );
-    // Silence before TLS, while the one place is taken and others are turned away.
+    // Silence before TLS: it takes the only handshake permit, and further connections are closed.
     let mut silent = TcpStream::connect(one.address()).await.unwrap();
     let mut crowd = TcpStream::connect(one.address()).await.unwrap();
     let read = tokio::time::timeout(Duration::from_secs(5), crowd.read(&mut [0; 1]))
@@ -205,7 +207,7 @@ async fn who_says_nothing_or_garbage_is_disconnected() {
         .unwrap();
     assert!(matches!(read, Ok(0) | Err(_)));
     // Silence after TLS.
-    let opened = wire::open(&one.address(), &authority.node(), wire::Use::Calls, 1)
+    let opened = http2::connect(&one.address(), &authority.node(), ConnectionKind::Calls, 1)
         .await
         .unwrap();
     while !opened.sender.is_closed() {
@@ -214,41 +216,39 @@ async fn who_says_nothing_or_garbage_is_disconnected() {
 }
 
 #[tokio::test]
-async fn who_speaks_no_http_is_disconnected() {
+async fn a_peer_that_does_not_speak_http2_is_disconnected() {
     let (authority, one, two) = pair().await;
     let socket = TcpStream::connect(two.address()).await.unwrap();
     let client = Arc::clone(&authority.node().current().client);
     let mut stream = tokio_rustls::TlsConnector::from(client)
-        .connect(crate::peer::tls::peer_name(), socket)
+        .connect(crate::peer::transport::tls::peer_name(), socket)
         .await
         .unwrap();
     stream.write_all(&[0xff; 4096]).await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
-    // Whether politely or not: it ends.
+    // The connection ends, gracefully or not.
     drop(read.await.unwrap());
     assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello");
 }
 
 #[tokio::test]
-async fn answers_that_nobody_asked_for_end_the_connection() {
-    // A listener with a good certificate that answers frames with nonsense is driven by hand: the caller's own rules
-    // are those of `frame` and `bodies`.
-    use crate::peer::bodies::Bodies;
-    use crate::peer::frame::Violation;
-    let mut bodies: Bodies<()> = Bodies::default();
-    assert_eq!(bodies.more(3, b"x"), Err(Violation::NoSuchBody));
+async fn unrequested_pieces_are_violations() {
+    use crate::peer::protocol::frame::Violation;
+    use crate::peer::protocol::reassembly::Reassembler;
+    let mut bodies: Reassembler<()> = Reassembler::default();
+    assert_eq!(bodies.append(3, b"x"), Err(Violation::NoSuchBody));
     bodies.begin(3, None, 10, b"abc").unwrap();
-    assert_eq!(bodies.more(3, b"defghij"), Ok(None), "not wanted: thrown away");
+    assert_eq!(bodies.append(3, b"defghij"), Ok(None), "rejected: discarded");
     bodies.begin(3, Some(()), 4, b"ab").unwrap();
-    assert_eq!(bodies.more(3, b"cd"), Ok(Some(((), Bytes::from_static(b"abcd")))));
+    assert_eq!(bodies.append(3, b"cd"), Ok(Some(((), Bytes::from_static(b"abcd")))));
 }
 
 mod bytes_in {
-    //! The decoder never panics, and reads back what was written.
+    //! The decoder never panics, and decodes what was encoded.
 
     use super::*;
-    use crate::peer::frame::{AnswerHead, Item, Items, Outcome};
+    use crate::peer::protocol::frame::{AnswerHead, Item, Items, Outcome};
     use proptest::prelude::*;
 
     fn item() -> impl Strategy<Value = Item> {
@@ -262,14 +262,14 @@ mod bytes_in {
                 0_u32..100,
                 body.clone()
             )
-                .prop_map(|(id, service, target, patience_ms, more, body)| {
+                .prop_map(|(id, service, target, timeout_ms, more, body)| {
                     let total = body.len() as u32 + more;
                     Item::Call(
                         CallHead {
                             id,
                             service,
                             target,
-                            patience_ms,
+                            timeout_ms,
                             total,
                         },
                         body,
@@ -312,25 +312,25 @@ mod bytes_in {
             let part = part(item);
             frame.extend_from_slice(part.head.as_slice());
             frame.extend(part.piece.concat());
-            assert!(part.head.as_slice().len() <= crate::peer::frame::MAX_HEAD);
+            assert!(part.head.as_slice().len() <= crate::peer::protocol::frame::MAX_HEAD);
         }
         frame
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(items in proptest::collection::vec(item(), 0..20)) {
+        fn encoded_items_are_decoded(items in proptest::collection::vec(item(), 0..20)) {
             let read: Result<Vec<_>, _> = Items::new(bytes(&items).into()).collect();
             prop_assert_eq!(read, Ok(items));
         }
 
         #[test]
-        fn no_bytes_panic(frame in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_do_not_panic(frame in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Items::new(frame.into()).count();
         }
 
         #[test]
-        fn no_damage_panics(
+        fn damaged_frames_do_not_panic(
             items in proptest::collection::vec(item(), 1..5),
             at in any::<proptest::sample::Index>(),
             to in any::<u8>(),

@@ -1,4 +1,4 @@
-//! Which node a certificate is for.
+//! Certificates that name nodes.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn strict() -> PeersConfig {
     }
 }
 
-/// Nodes 1 and 2, where 1 calls 2, and has done so once or been told why not.
+/// Nodes 1 and 2, where 1 connects to 2.
 async fn meet(one: PeerTls, two: PeerTls) -> (Node, Node) {
     let one = Node::start_with(strict(), identity(1), one).await;
     let two = Node::start_with(strict(), identity(2), two).await;
@@ -22,7 +22,7 @@ async fn refused(one: &Node) -> String {
 }
 
 #[tokio::test]
-async fn nodes_with_their_own_certificates_meet_also_under_a_name_in_other_letters() {
+async fn nodes_with_their_own_certificates_connect_whatever_the_case_of_the_name() {
     let authority = Authority::new();
     let (one, _two) = meet(
         authority.node_called(&["NODE-1"]),
@@ -33,7 +33,7 @@ async fn nodes_with_their_own_certificates_meet_also_under_a_name_in_other_lette
 }
 
 #[tokio::test]
-async fn the_caller_and_the_called_must_be_who_their_certificates_say() {
+async fn the_certificates_of_caller_and_called_must_name_them() {
     let authority = Authority::new();
     let (one, _two) = meet(authority.node_called(&["node-3"]), authority.node_called(&["node-2"])).await;
     let problem = refused(&one).await;
@@ -50,9 +50,9 @@ async fn the_caller_and_the_called_must_be_who_their_certificates_say() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_one_node_does_not_open_the_place_of_another() {
+async fn a_certificate_of_one_node_does_not_admit_another_node() {
     let authority = Authority::new();
-    // It has the certificate of node-1, and says that it is node 3, under the name that the certificate allows.
+    // It has the certificate of node-1, and its hello says node 3 with the name of the certificate.
     let thief = PeerIdentity { node: 3, ..identity(1) };
     let two = Node::start_with(strict(), identity(2), authority.node_called(&["node-2"])).await;
     two.peers.set_name(1, "node-1");
@@ -65,14 +65,14 @@ async fn a_certificate_of_one_node_does_not_open_the_place_of_another() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_no_node_in_particular_is_taken_only_where_that_is_said() {
+async fn a_certificate_without_a_node_name_is_accepted_only_if_configured() {
     let authority = Authority::new();
     let (one, _two) = meet(authority.node(), authority.node_called(&["node-2"])).await;
     let problem = refused(&one).await;
     for part in ["does not say which node", "cluster.accept_unnamed_certificates"] {
         assert!(problem.contains(part), "{problem}");
     }
-    // Others whose certificates name them are held to that also there.
+    // Certificates that name a node are checked even if unnamed ones are accepted.
     let one = Node::start_with(quick(), identity(1), authority.node_called(&["node-1"])).await;
     let two = Node::start_with(quick(), identity(2), authority.node_called(&["node-9"])).await;
     one.peers.set_address(2, &two.address());

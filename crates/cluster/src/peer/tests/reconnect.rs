@@ -1,4 +1,4 @@
-//! Nodes that go, come back, move and are removed; and calls that were under way.
+//! Nodes that stop, return, move and are removed, and the calls in flight.
 
 use super::*;
 
@@ -10,7 +10,7 @@ async fn start_at(id: u64, address: &str, tls: PeerTls) -> Node {
     Node::start_with(config, identity(id), tls).await
 }
 
-/// Until nobody listens there any more.
+/// Waits until nothing listens there any more.
 async fn gone(address: &str) {
     while tokio::net::TcpStream::connect(address).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -18,7 +18,7 @@ async fn gone(address: &str) {
 }
 
 #[tokio::test]
-async fn a_call_under_way_when_the_node_dies_may_have_been_carried_out() {
+async fn a_call_in_flight_when_the_node_dies_may_have_been_executed() {
     let (_authority, one, two) = pair().await;
     let under_way = one.peers.call(2, call(b"never"));
     while two.echo.begun.load(Ordering::SeqCst) == 0 {
@@ -30,7 +30,7 @@ async fn a_call_under_way_when_the_node_dies_may_have_been_carried_out() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_fails_calls_at_once() {
+async fn calls_to_a_stopped_node_fail_at_once() {
     let (_authority, one, two) = pair().await;
     drop(two);
     one.until(2, |status| !status.connected && !status.problem.is_empty())
@@ -43,7 +43,7 @@ async fn a_node_that_is_not_there_fails_calls_at_once() {
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_is_called_again() {
+async fn a_node_that_returns_is_called_again() {
     let (authority, one, two) = pair().await;
     let address = two.address();
     drop(two);
@@ -62,7 +62,7 @@ async fn a_node_that_moves_keeps_its_id() {
     one.connect(&two).await;
     let before = two.address();
     drop(two);
-    // It listens elsewhere now, and says so when it calls.
+    // It listens elsewhere now, and its hello says so.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -85,15 +85,15 @@ async fn a_node_that_moves_keeps_its_id() {
     assert_eq!(
         answer.unwrap(),
         "hello",
-        "what the registry still says does not undo it"
+        "the old address in the registry does not override it"
     );
 }
 
 #[tokio::test]
-async fn a_node_that_is_forgotten_is_refused_until_it_is_a_member_again() {
+async fn a_removed_node_is_refused_until_it_is_a_member_again() {
     let (_authority, one, two) = pair().await;
     two.connect(&one).await;
-    two.peers.forget(1);
+    two.peers.remove(1);
     let status = one
         .until(2, |status| status.problem.contains("removed from the cluster"))
         .await;
@@ -105,8 +105,8 @@ async fn a_node_that_is_forgotten_is_refused_until_it_is_a_member_again() {
 }
 
 #[tokio::test]
-async fn a_node_that_stands_still_is_noticed() {
-    // A listener that accepts and never says anything.
+async fn a_node_that_does_not_answer_is_detected() {
+    // A listener that accepts and never sends anything.
     let authority = Authority::new();
     let config = PeersConfig {
         connect_timeout: Duration::from_millis(200),
@@ -120,7 +120,7 @@ async fn a_node_that_stands_still_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_connected_node_that_falls_silent_is_noticed() {
+async fn a_connected_node_that_becomes_silent_is_detected() {
     let authority = Authority::new();
     let config = PeersConfig {
         silence: Duration::from_millis(600),

@@ -1,4 +1,4 @@
-//! Certificates: which are refused when they are loaded, which are refused by others, and their renewal.
+//! Certificates: refused when loaded, refused by other nodes, and renewed.
 
 use super::authority::Wanted;
 use super::*;
@@ -6,7 +6,7 @@ use crate::peer::PeerTlsFiles;
 use rcgen::ExtendedKeyUsagePurpose;
 
 #[test]
-fn a_certificate_that_could_not_serve_is_refused_when_it_is_loaded() {
+fn a_certificate_that_others_would_refuse_is_refused_when_loaded() {
     let authority = Authority::new();
     let says = |wanted: Wanted, text: &str| {
         let error = authority.load(&wanted).err().unwrap().to_string();
@@ -53,11 +53,15 @@ async fn a_certificate_of_another_authority_is_refused_on_both_sides() {
     two.peers.set_address(3, &stranger.address());
     let status = two.until(3, |status| !status.problem.is_empty()).await;
     assert!(status.problem.contains("cluster.ca_file"), "{}", status.problem);
-    assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello", "nothing else is harmed");
+    assert_eq!(
+        one.ask(2, b"hello").await.unwrap(),
+        "hello",
+        "other connections are not affected"
+    );
 }
 
 #[tokio::test]
-async fn renewed_files_are_used_for_new_connections_and_old_ones_stay() {
+async fn renewed_certificates_are_used_for_new_connections_and_old_ones_stay() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     let files = PeerTlsFiles {
@@ -70,7 +74,7 @@ async fn renewed_files_are_used_for_new_connections_and_old_ones_stay() {
         std::fs::write(&files.certificate, certificate).unwrap();
         std::fs::write(&files.key, key).unwrap();
     };
-    assert!(PeerTls::load(files.clone()).is_err(), "nothing there");
+    assert!(PeerTls::load(files.clone()).is_err(), "the files are missing");
     write(
         &authority.pem,
         authority.issue(&Wanted {
@@ -79,20 +83,20 @@ async fn renewed_files_are_used_for_new_connections_and_old_ones_stay() {
         }),
     );
     let tls = PeerTls::load(files.clone()).unwrap();
-    let before = tls.ends().unwrap();
+    let before = tls.expires().unwrap();
     let two = Node::start_with(quick(), identity(2), tls.clone()).await;
     let one = Node::start(1, authority.node()).await;
     one.connect(&two).await;
 
-    // Half a renewal: the key does not fit. The old one stays.
+    // Half a renewal: the key does not match. The old certificate stays in use.
     let (certificate, _) = authority.issue(&Wanted::default());
     std::fs::write(&files.certificate, certificate).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(tls.ends(), Some(before));
+    assert_eq!(tls.expires(), Some(before));
 
-    // The whole of it.
+    // The complete renewal.
     write(&authority.pem, authority.issue(&Wanted::default()));
-    while tls.ends() == Some(before) {
+    while tls.expires() == Some(before) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello");
@@ -100,10 +104,10 @@ async fn renewed_files_are_used_for_new_connections_and_old_ones_stay() {
     assert_eq!(
         status.certificate_ends,
         Some(before),
-        "the connection that stood still stands"
+        "the open connection is not affected"
     );
     let three = Node::start(3, authority.node()).await;
     three.connect(&two).await;
     let status = three.until(2, |status| status.connected).await;
-    assert_eq!(status.certificate_ends, tls.ends());
+    assert_eq!(status.certificate_ends, tls.expires());
 }

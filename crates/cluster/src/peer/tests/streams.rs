@@ -1,4 +1,4 @@
-//! Uploads and downloads: whole, refused, cut, abandoned, and beside calls.
+//! Uploads and downloads: complete, refused, cut, abandoned, and beside calls.
 
 use super::*;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ fn chunks(count: usize) -> Chunks {
 }
 
 #[tokio::test]
-async fn an_upload_arrives_whole_and_is_answered() {
+async fn an_upload_arrives_complete_and_is_answered() {
     let (_authority, one, _two) = pair().await;
     let answer = one.peers.upload(2, call(b"head"), chunks(40)).await.unwrap();
     assert_eq!(answer, format!("40 {}", 4 + 40 * MAX_CHUNK_BYTES));
@@ -37,9 +37,9 @@ async fn an_upload_whose_source_fails_is_never_complete() {
 }
 
 #[tokio::test]
-async fn a_slow_source_is_not_the_other_sides_fault() {
+async fn a_slow_source_does_not_time_out() {
     let (_authority, one, _two) = pair().await;
-    // The connection for streams is there.
+    // Opens the connection for streams.
     one.peers.upload(2, call(b""), chunks(0)).await.unwrap();
     let source = stream::iter(0..2).then(|_| async {
         tokio::time::sleep(Duration::from_millis(1200)).await;
@@ -75,10 +75,10 @@ async fn a_download_arrives_in_order_and_ends() {
 }
 
 #[tokio::test]
-async fn downloads_that_nobody_reads_hold_up_neither_calls_nor_other_downloads() {
+async fn unread_downloads_block_neither_calls_nor_other_downloads() {
     let (_authority, one, _two) = pair().await;
     let mut stalled = Vec::new();
-    // More than any window of a connection that is shared in the usual way.
+    // More than a window that is shared by all streams of a connection.
     for _ in 0..20 {
         let mut chunks = one.peers.download(2, call(b"9"));
         chunks.next().await.unwrap().unwrap();
@@ -88,12 +88,12 @@ async fn downloads_that_nobody_reads_hold_up_neither_calls_nor_other_downloads()
     let all = one.peers.download(2, call(b"9")).count().await;
     assert_eq!(all, 9);
     for chunks in stalled {
-        assert_eq!(chunks.count().await, 8, "and they go on when they are read");
+        assert_eq!(chunks.count().await, 8, "they continue when they are read");
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_says_so() {
+async fn a_cut_stream_ends_with_an_error() {
     let (_authority, one, two) = pair().await;
     let mut chunks = one.peers.download(2, call(b"10000"));
     chunks.next().await.unwrap().unwrap();
@@ -108,10 +108,10 @@ async fn a_stream_that_is_cut_says_so() {
     assert!(chunks.next().await.is_none());
 }
 
-/// Tells when it is dropped.
-struct Tell(Option<tokio::sync::oneshot::Sender<()>>);
+/// Notifies when it is dropped.
+struct NotifyOnDrop(Option<tokio::sync::oneshot::Sender<()>>);
 
-impl stream::Stream for Tell {
+impl stream::Stream for NotifyOnDrop {
     type Item = Result<Bytes, CallError>;
 
     fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -119,13 +119,13 @@ impl stream::Stream for Tell {
     }
 }
 
-impl Drop for Tell {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.take().map(|tell| tell.send(()));
     }
 }
 
-struct Endless(holdfast_tasks::sync::Mutex<Option<Tell>>);
+struct Endless(holdfast_tasks::sync::Mutex<Option<NotifyOnDrop>>);
 
 impl Handler for Endless {
     fn call(&self, _from: u64, _target: u32, _body: Bytes) -> Answer {
@@ -138,10 +138,10 @@ impl Handler for Endless {
 }
 
 #[tokio::test]
-async fn dropping_a_download_ends_it_at_the_other_side() {
+async fn dropping_a_download_ends_it_on_the_other_node() {
     let (_authority, one, two) = pair().await;
     let (tell, told) = tokio::sync::oneshot::channel();
-    let endless = Endless(holdfast_tasks::sync::Mutex::new(Some(Tell(Some(tell)))));
+    let endless = Endless(holdfast_tasks::sync::Mutex::new(Some(NotifyOnDrop(Some(tell)))));
     two.dispatch.enter(Service::Session, Arc::new(endless));
     let endless = Call {
         service: Service::Session,
@@ -156,7 +156,7 @@ async fn dropping_a_download_ends_it_at_the_other_side() {
         .unwrap();
 }
 
-/// Tells how an upload ended.
+/// Records how an upload ended.
 struct Records(holdfast_tasks::sync::Mutex<Option<tokio::sync::oneshot::Sender<Option<CallError>>>>);
 
 impl Handler for Records {
@@ -190,7 +190,7 @@ async fn an_upload_that_is_abandoned_has_no_end() {
     let source = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending());
     let upload = one.peers.upload(2, endless, Box::pin(source));
     assert!(tokio::time::timeout(Duration::from_millis(300), upload).await.is_err());
-    // The handler is given up with the stream, or sees it cut: it never sees an end.
+    // The handler is dropped with the stream, or sees an error: it never sees the end item.
     match tokio::time::timeout(Duration::from_secs(5), told).await.unwrap() {
         Ok(end) => assert!(matches!(end, Some(CallError::Unknown(_))), "{end:?}"),
         Err(_dropped) => {}

@@ -3,7 +3,7 @@ use holdfast_registry::Placement;
 
 use super::*;
 
-/// Nodes 101, 102 and 103, called a, b and c; one partition on all of them.
+/// Nodes 101, 102 and 103, named a, b and c; one partition on all of them.
 fn view() -> ClusterView {
     let node = |(id, name): (u64, &str)| NodeInfo {
         id,
@@ -106,7 +106,7 @@ fn a_healthy_cluster_has_no_notes() {
 }
 
 #[test]
-fn who_does_not_answer_is_shown_as_down_with_what_to_do() {
+fn a_node_without_an_answer_is_shown_as_down_with_advice() {
     let mut answers = healthy();
     answers[2] = down(103);
     let status = assemble(&view(), 101, &answers);
@@ -121,7 +121,7 @@ fn who_does_not_answer_is_shown_as_down_with_what_to_do() {
 }
 
 #[test]
-fn a_group_that_lost_its_quorum_says_who_must_come_back() {
+fn a_group_without_a_quorum_names_the_nodes_that_must_return() {
     use proto::GroupRole::Candidate;
     let answers = [
         report(101, vec![replica(0, Candidate, 3), replica(1, Candidate, 4)]),
@@ -139,7 +139,7 @@ fn a_group_that_lost_its_quorum_says_who_must_come_back() {
 }
 
 #[test]
-fn of_two_that_say_they_lead_the_later_one_does() {
+fn of_two_reported_leaders_the_one_with_the_higher_term_counts() {
     use proto::GroupRole::Leader;
     let mut answers = healthy();
     answers[2] = report(103, vec![replica(0, Leader, 2), replica(1, Leader, 9)]);
@@ -151,7 +151,7 @@ fn of_two_that_say_they_lead_the_later_one_does() {
 }
 
 #[test]
-fn what_is_under_way_is_said_with_names() {
+fn changes_in_progress_are_shown_with_node_names() {
     let mut answers = healthy();
     if let Ok(report) = &mut answers[1].report {
         report.groups[1].under_way = "waiting for 103, 999 to catch up".to_owned();
@@ -163,7 +163,7 @@ fn what_is_under_way_is_said_with_names() {
 }
 
 #[test]
-fn nonsense_from_a_node_is_shown_and_harms_nothing() {
+fn an_inconsistent_report_is_shown_and_does_no_harm() {
     let nonsense = proto::ReportAnswer {
         disk_free: u64::MAX,
         disk_total: 1,

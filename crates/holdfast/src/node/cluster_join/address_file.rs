@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_cluster::control::PeerBook;
+use holdfast_cluster::control::PeerDirectory;
 use holdfast_cluster::peer::Peers;
 use holdfast_storage::DataDir;
 use holdfast_tasks::sync::Mutex;
@@ -67,15 +67,15 @@ impl Kept {
     }
 }
 
-impl PeerBook for AddressFile {
+impl PeerDirectory for AddressFile {
     fn set_member(&self, node: u64, name: &str, address: &str) {
         self.peers.set_name(node, name);
         self.peers.set_address(node, address);
         self.change(|kept| kept.insert(node, address.to_owned()).as_deref() != Some(address));
     }
 
-    fn forget(&self, node: u64) {
-        self.peers.forget(node);
+    fn remove(&self, node: u64) {
+        self.peers.remove(node);
         self.change(|kept| kept.remove(&node).is_some());
     }
 

@@ -1,0 +1,139 @@
+//! Carries out the steps of groups, and starts replicas.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use holdfast_consensus::transport::{Call, Service};
+use holdfast_consensus::{ChangeError, Group, GroupId, GroupStatus, TransferError};
+use holdfast_model::PartitionId;
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_proto::cluster::v1::control_answer::Answer;
+use holdfast_proto::cluster::v1::control_request::Request;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::membership::Step;
+use super::{Control, HostError, messages};
+
+/// A node that has declined a leadership is not asked again for this time.
+const DECLINED_BACKOFF: Duration = Duration::from_secs(10);
+/// Timeout of the query whether a node accepts the leadership.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of a change of members, which a quorum has to sync. It may complete later, which the next check shows.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a step failed.
+#[derive(Debug, Error)]
+pub(super) enum StepError {
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("node {node} declines the leadership: {reason}")]
+    Declined { node: u64, reason: String },
+    #[error("it takes longer than {} s", CHANGE_TIMEOUT.as_secs())]
+    Slow,
+}
+
+impl Control {
+    /// Carries out `step`.
+    pub(super) async fn carry_out(&self, group: &Group, step: Step) -> Result<(), StepError> {
+        let change = async {
+            match step {
+                Step::Nothing | Step::Wait(_) => Ok(()),
+                Step::AddLearner(node) => Ok(group.add_learner(node).await?),
+                Step::SetVoters(voters) => Ok(group.set_voters(voters).await?),
+                Step::RemoveLearners(learners) => Ok(group.remove_learners(learners).await?),
+                Step::Transfer(to) => self.transfer_leadership(group, to).await,
+            }
+        };
+        tokio::time::timeout(CHANGE_TIMEOUT, change)
+            .await
+            .unwrap_or(Err(StepError::Slow))
+    }
+
+    /// Transfers the leadership of `group` to `to`, if it accepts it.
+    pub(super) async fn transfer_leadership(&self, group: &Group, to: u64) -> Result<(), StepError> {
+        let taken = match self.query_ready(group.id(), to).await {
+            Ok(()) => group.transfer_leader(to).await.map_err(StepError::from),
+            Err(reason) => Err(StepError::Declined { node: to, reason }),
+        };
+        if taken.is_err() {
+            self.0
+                .declined_leadership
+                .lock()
+                .insert((group.id(), to), Instant::now() + DECLINED_BACKOFF);
+        }
+        taken
+    }
+
+    /// Asks whether the node accepts the leadership: it may be stopping, or its disk may be full.
+    async fn query_ready(&self, group: GroupId, node: u64) -> Result<(), String> {
+        let request = Request::Ready(proto::ReadyRequest { group: group.0 });
+        match self.call_control(node, request, READY_TIMEOUT).await? {
+            Answer::Ready(answer) if answer.ready => Ok(()),
+            Answer::Ready(answer) => Err(answer.reason),
+            Answer::Refusal(refusal) => Err(refusal.text),
+            _ => Err("its answer belongs to another request".to_owned()),
+        }
+    }
+
+    /// Calls the control of another node.
+    pub(super) async fn call_control(&self, node: u64, request: Request, timeout: Duration) -> Result<Answer, String> {
+        let call = Call {
+            service: Service::Control,
+            target: 0,
+            body: vec![messages::encode_request(request)],
+            timeout,
+        };
+        let answer = tokio::time::timeout(timeout, self.0.transport.call(node, call)).await;
+        match answer {
+            Ok(Ok(body)) => messages::decode_answer(body),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
+    }
+
+    /// The nodes that have declined the leadership of `group` a moment ago.
+    pub(super) fn declined_leadership(&self, group: GroupId) -> BTreeSet<u64> {
+        let now = Instant::now();
+        let mut declined = self.0.declined_leadership.lock();
+        declined.retain(|_, until| *until > now);
+        let of_group = declined.range((group, 0)..=(group, u64::MAX));
+        of_group.map(|((_, node), _)| *node).collect()
+    }
+
+    /// The members of a group led by this node that are in `up` and have nearly all entries.
+    pub(super) fn ready(&self, status: &GroupStatus, up: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let max_lag = self.0.config.max_lag;
+        let caught_up = status
+            .matched
+            .iter()
+            // A member that has never answered has no entries, however short the log is.
+            .filter(|(_, matched)| **matched > 0 && status.last_log.saturating_sub(**matched) <= max_lag)
+            .map(|(node, _)| *node);
+        let others = caught_up.filter(|node| up.contains(node));
+        others.chain([self.0.id]).collect()
+    }
+
+    /// Starts this node's replica and adds it to the partitions.
+    pub(super) async fn start_replica(&self, partition: PartitionId, bootstrap: bool) -> Result<(), HostError> {
+        let inner = &self.0;
+        // Recorded first: there may be data from now on, even if the start fails.
+        inner.on_disk.lock().insert(partition);
+        let started = match inner.replicas.start(partition, bootstrap).await {
+            Ok(started) => started,
+            Err(error) => {
+                // If the failed start has left no data, the partition is created the next time, not started.
+                if let Ok(found) = inner.replicas.on_disk().await
+                    && !found.contains(&partition)
+                {
+                    inner.on_disk.lock().remove(&partition);
+                }
+                return Err(error);
+            }
+        };
+        inner.partitions.host(started);
+        Ok(())
+    }
+}

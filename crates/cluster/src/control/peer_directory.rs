@@ -1,0 +1,38 @@
+//! The addresses and the liveness of the other nodes, as control uses the connections.
+
+use std::time::Duration;
+
+use crate::peer::Peers;
+
+/// A node counts as up if something was received from it within this time.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Receives the addresses of the members and reports their liveness, as this node sees it.
+pub trait PeerDirectory: Send + Sync + 'static {
+    /// Adds the member `node` with its name and address, or changes them.
+    fn set_member(&self, node: u64, name: &str, address: &str);
+
+    /// Removes `node`, which is not a member any more.
+    fn remove(&self, node: u64);
+
+    /// Whether the node is up. Cheap.
+    fn is_up(&self, node: u64) -> bool;
+}
+
+impl PeerDirectory for Peers {
+    fn set_member(&self, node: u64, name: &str, address: &str) {
+        self.set_name(node, name);
+        self.set_address(node, address);
+    }
+
+    fn remove(&self, node: u64) {
+        Peers::remove(self, node);
+    }
+
+    fn is_up(&self, node: u64) -> bool {
+        let liveness = self.liveness();
+        let peers = liveness.borrow();
+        let peer = peers.iter().find(|peer| peer.node == node);
+        peer.is_some_and(|peer| peer.connected && peer.last_heard_ago().is_none_or(|ago| ago <= HEARD_WITHIN))
+    }
+}

@@ -1,0 +1,125 @@
+//! Creates partitions and deletes replicas: the two steps that must never be taken by mistake.
+//!
+//! A replica that is deleted while it is a member of its group loses what it has acknowledged; a partition that is created
+//! twice has two logs. Both steps therefore ask other nodes first. A replica is stopped before it asks whether it may be
+//! deleted: a stopped replica cannot catch up and become a member again, so that the answer stays true.
+
+use std::time::Duration;
+
+use holdfast_consensus::GroupId;
+use holdfast_model::PartitionId;
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_proto::cluster::v1::control_answer::Answer;
+use holdfast_proto::cluster::v1::control_request::Request;
+use holdfast_proto::cluster::v1::membership_answer::Standing;
+use thiserror::Error;
+
+use super::{Control, HostError};
+
+/// Timeout of a query about the membership in a group.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout of the confirmation that the registry's view is up to date.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a partition was not created.
+#[derive(Debug, Error)]
+pub(super) enum CreateError {
+    /// It is not known yet whether the partition exists.
+    #[error("{0}")]
+    NotNow(String),
+    /// The replica could not be started.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Control {
+    /// Creates the partition, or an empty replica of it if another node has one.
+    pub(super) async fn create_partition(&self, partition: PartitionId) -> Result<(), CreateError> {
+        let inner = &self.0;
+        // The view of a node that has just started may be outdated.
+        match tokio::time::timeout(CONFIRM_TIMEOUT, inner.registry.confirm()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(CreateError::NotNow(error.to_string())),
+            Err(_) => return Err(CreateError::NotNow("the registry does not answer".to_owned())),
+        }
+        let view = inner.registry.cluster();
+        let Some(placement) = view.placement(partition) else {
+            return Ok(());
+        };
+        if placement.founder != inner.id || !placement.replicas.contains(&inner.id) {
+            return Ok(());
+        }
+        let mut exists = false;
+        for node in view.nodes.keys().copied().filter(|node| *node != inner.id) {
+            match self.query_membership(node, partition).await {
+                Ok((Standing::NoReplica, _)) => {}
+                Ok(_) => exists = true,
+                Err(reason) => {
+                    let text = format!("node {node} has not answered whether it has a replica: {reason}");
+                    return Err(CreateError::NotNow(text));
+                }
+            }
+        }
+        Ok(self.start_replica(partition, !exists).await?)
+    }
+
+    /// Deletes this node's replica once its group has removed it.
+    pub(super) async fn remove_replica(&self, partition: PartitionId) -> Result<(), String> {
+        let inner = &self.0;
+        self.check_not_member(partition).await?;
+        let Some(replica) = inner.partitions.unhost(partition) else {
+            return Ok(());
+        };
+        replica.shutdown().await;
+        // Checked again now that it cannot acknowledge anything any more.
+        if let Err(reason) = self.check_not_member(partition).await {
+            drop(replica);
+            self.start_replica(partition, false).await.map_err(|error| error.0)?;
+            return Err(reason);
+        }
+        replica.destroy().await.map_err(|error| error.to_string())?;
+        inner.on_disk.lock().remove(&partition);
+        tracing::info!(
+            partition = partition.0,
+            "deleted the replica: the partition is placed on other nodes"
+        );
+        Ok(())
+    }
+
+    /// Checks with the group's leader that this node is not a member.
+    async fn check_not_member(&self, partition: PartitionId) -> Result<(), String> {
+        let inner = &self.0;
+        let view = inner.registry.cluster();
+        let placed = view.placement(partition).map(|placement| placement.replicas.clone());
+        let mut to_ask = placed.unwrap_or_default();
+        if to_ask.contains(&inner.id) {
+            return Err("it is placed on this node again".to_owned());
+        }
+        let known = inner.partitions.owner(partition).map(|owner| owner.node);
+        to_ask.extend(known.filter(|node| *node != inner.id && !to_ask.contains(node)));
+        let mut asked = 0;
+        let mut last = "no node with a replica is known".to_owned();
+        while let Some(node) = to_ask.get(asked).copied() {
+            asked += 1;
+            match self.query_membership(node, partition).await {
+                Ok((Standing::NonMember, _)) => return Ok(()),
+                Ok((Standing::Member, _)) => return Err("the group has not removed it yet".to_owned()),
+                Ok((_, Some(leader))) if leader != inner.id && !to_ask.contains(&leader) => to_ask.push(leader),
+                Ok(_) => last = format!("node {node} does not lead the group"),
+                Err(reason) => last = format!("node {node}: {reason}"),
+            }
+        }
+        Err(format!("no leader has confirmed that it is not a member: {last}"))
+    }
+
+    /// Asks `node` about this node's membership in the partition's group, and for the group's leader.
+    async fn query_membership(&self, node: u64, partition: PartitionId) -> Result<(Standing, Option<u64>), String> {
+        let group = GroupId::partition(partition.0).0;
+        let request = Request::Membership(proto::MembershipRequest { group });
+        match self.call_control(node, request, MEMBERSHIP_TIMEOUT).await? {
+            Answer::Membership(answer) => Ok((answer.standing(), Some(answer.leader).filter(|leader| *leader != 0))),
+            Answer::Refusal(refusal) => Err(refusal.text),
+            _ => Err("its answer belongs to another request".to_owned()),
+        }
+    }
+}

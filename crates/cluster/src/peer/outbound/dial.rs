@@ -1,0 +1,50 @@
+//! Opens a connection: TCP, TLS, hello.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use holdfast_proto::cluster::v1::{HelloAnswer, Purpose};
+
+use crate::peer::error_text;
+use crate::peer::peer_table::PeerTable;
+use crate::peer::protocol::hello;
+use crate::peer::transport::grpc::exchange_hello;
+use crate::peer::transport::http2::{self, ClientConnection, ConnectionKind};
+use crate::peer::transport::tls;
+
+/// An open connection whose hello both nodes have accepted.
+pub(crate) struct Dialed {
+    pub(crate) connection: ClientConnection,
+    pub(crate) answer: HelloAnswer,
+    pub(crate) certificate_ends: Option<SystemTime>,
+}
+
+/// Connects to `address` for `purpose`, and checks that node `to` (0: any node) answers there. The caller bounds the time.
+pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to: u64) -> Result<Dialed, Arc<str>> {
+    let kind = match purpose {
+        Purpose::Streams => ConnectionKind::Streams,
+        _ => ConnectionKind::Calls,
+    };
+    let connection = http2::connect(address, &table.tls, kind, table.config.streams).await?;
+    let ours = table.identity.read().clone();
+    let hello = hello::hello(&ours, table.instance, purpose, to);
+    let answer = exchange_hello(&connection.sender, hello)
+        .await
+        .map_err(|status| -> Arc<str> { format!("{address}: {}", error_text::of_status(&status)).into() })?;
+    let verdict = hello::check_answer(&ours, to, &answer).and_then(|_| {
+        let nodes = connection.certificate.as_ref().map(tls::nodes_of).unwrap_or_default();
+        let registered = table.registered_name(answer.node);
+        let unnamed = table.config.unnamed_certificates();
+        hello::check_certificate(&nodes, unnamed, answer.node, &answer.name, registered.as_deref())
+    });
+    if let Err(refused) = verdict {
+        table.metrics.refused(hello::label(refused.reason));
+        return Err(format!("{address}: {}", refused.text).into());
+    }
+    let certificate_ends = connection.certificate.as_ref().and_then(tls::not_after);
+    Ok(Dialed {
+        connection,
+        answer,
+        certificate_ends,
+    })
+}

@@ -1,0 +1,8 @@
+//! What two nodes say to each other over a connection (docs/peer-protocol.md). Pure: no sockets, no clocks, no tasks.
+
+pub(crate) mod frame;
+pub(crate) mod hello;
+pub(crate) mod names;
+pub(crate) mod outcome;
+pub(crate) mod reassembly;
+pub(crate) mod scheduler;

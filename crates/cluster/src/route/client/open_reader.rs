@@ -1,0 +1,86 @@
+//! Opens a reader at the local replica, or at one on another node.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use holdfast_model::PartitionId;
+use holdfast_partition::{StartError, StartPosition};
+use tokio::time::Instant;
+
+use super::remote_reader;
+use super::source::{OpenError, Source};
+use crate::route::Partitions;
+use crate::route::replica::{self, StartFailure};
+
+/// Timeout of opening a new reader, over all replicas.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of reopening a reader that has lost its replica.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Backoff between two rounds over all replicas, unless the owner changes.
+const ROUND_BACKOFF: Duration = Duration::from_millis(250);
+
+/// Opens a reader at any replica. `lost` is the node of the replica that the reader has lost; it is tried last. In this case
+/// a refusal of the position is retried, since events up to it have been read.
+pub(super) async fn open(
+    partitions: Partitions,
+    id: PartitionId,
+    from: StartPosition,
+    lost: Option<u64>,
+) -> Result<Source, OpenError> {
+    let timeout = if lost.is_some() { REOPEN_TIMEOUT } else { OPEN_TIMEOUT };
+    let deadline = Instant::now() + timeout;
+    loop {
+        let mut refused = None;
+        let owner = partitions.owner(id);
+        for node in candidates(&partitions, id, lost) {
+            let opened = if node == partitions.node() {
+                open_local(&partitions, id, from).await
+            } else {
+                remote_reader::open(&partitions, id, node, from)
+                    .await
+                    .map(|reader| Source::Remote(Box::new(reader)))
+            };
+            match opened {
+                Ok(source) => return Ok(source),
+                Err(StartFailure::NotNow | StartFailure::Refused(StartError::Stopped)) => {}
+                Err(StartFailure::Refused(error)) if lost.is_none() => return Err(error.into()),
+                Err(StartFailure::Refused(error)) => {
+                    tracing::warn!(partition = id.0, node, %error, "a replica refuses the position of a reader that has moved; trying other replicas");
+                    refused = Some(error);
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(refused.map_or(OpenError::Unavailable(id), OpenError::Start));
+        }
+        partitions.owner_after(id, owner, ROUND_BACKOFF).await;
+    }
+}
+
+async fn open_local(partitions: &Partitions, id: PartitionId, from: StartPosition) -> Result<Source, StartFailure> {
+    let partition = partitions.local(id).ok_or(StartFailure::NotNow)?;
+    let reader = replica::start_reader(&partition, from).await?;
+    Ok(Source::Local(partition, Box::new(reader)))
+}
+
+/// The nodes to try: this one, then the owner, then the others.
+fn candidates(partitions: &Partitions, id: PartitionId, lost: Option<u64>) -> VecDeque<u64> {
+    let here = partitions.local(id).map(|_| partitions.node());
+    let owner = partitions.owner(id).map(|owner| owner.node);
+    let others = partitions.0.owners.replicas(id);
+    let mut nodes = VecDeque::new();
+    for node in here.into_iter().chain(owner).chain(others.iter().copied()) {
+        // A replica that is placed here and not running yet cannot be read.
+        let is_here = node == partitions.node() && here.is_none();
+        if !nodes.contains(&node) && !is_here {
+            nodes.push_back(node);
+        }
+    }
+    if let Some(lost) = lost
+        && let Some(at) = nodes.iter().position(|node| *node == lost)
+        && let Some(last) = nodes.remove(at)
+    {
+        nodes.push_back(last);
+    }
+    nodes
+}

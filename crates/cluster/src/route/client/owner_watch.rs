@@ -1,0 +1,123 @@
+//! Watches the owners of partitions by long polling: one request to each node with replicas, which that node answers when an
+//! owner changes. A change is known on all nodes within a round trip, and idle partitions cost almost nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use holdfast_consensus::transport::{Call, CallError, Service};
+use holdfast_model::PartitionId;
+use holdfast_proto::cluster::v1::{RouteOwner, RouteOwnersAnswer, RouteOwnersRequest};
+use tokio::task::JoinHandle;
+
+use crate::route::Partitions;
+use crate::route::owner_table::Owner;
+use crate::route::protocol::messages::{self, Kind, Reply};
+
+/// How long a node holds a request while no owner changes.
+const HOLD: Duration = Duration::from_secs(2);
+/// Added to [`HOLD`] for the timeout of a request.
+const SLACK: Duration = Duration::from_secs(2);
+/// Backoff after a failed request.
+const RETRY_BACKOFF: Duration = Duration::from_millis(200);
+/// Interval at which partitions without an owner are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A task that is aborted when its handle is dropped.
+struct WatchTask(JoinHandle<()>);
+
+impl Drop for WatchTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Watches all nodes that have replicas; does not return.
+pub(in crate::route) async fn run(partitions: &Partitions) {
+    let mut placements = partitions.0.owners.placements();
+    let mut changes = partitions.owner_changes();
+    let mut tasks: HashMap<u64, WatchTask> = HashMap::new();
+    let mut count = tokio::time::interval(COUNT_INTERVAL);
+    placements.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            placed = placements.changed() => if placed.is_err() { return },
+            _ = count.tick() => {
+                let unowned = partitions.count().iter().filter(|id| partitions.owner(*id).is_none()).count();
+                partitions.0.metrics.unowned.set(f64::from(u32::try_from(unowned).unwrap_or(u32::MAX)));
+                continue;
+            }
+            change = changes.next() => {
+                if change.is_none() { return }
+                partitions.0.metrics.owner_changes.increment(1);
+                continue;
+            }
+        }
+        let peers = partitions.0.owners.peers();
+        tasks.retain(|node, _| peers.contains(node));
+        for node in peers {
+            tasks.entry(node).or_insert_with(|| {
+                let task = watch_node(partitions.clone(), node);
+                WatchTask(holdfast_tasks::spawn_critical("owner-watch", Box::pin(task)))
+            });
+        }
+    }
+}
+
+async fn watch_node(partitions: Partitions, node: u64) {
+    let mut seen = 0;
+    loop {
+        match request_owners(&partitions, node, seen).await {
+            Ok(now) => seen = now,
+            Err(error) => {
+                tracing::trace!(node, %error, "cannot get the owners that a node knows; retrying");
+                seen = 0;
+                let jitter = holdfast_consensus::jitter(0.75..1.25);
+                tokio::time::sleep(RETRY_BACKOFF.mul_f64(jitter)).await;
+            }
+        }
+    }
+}
+
+async fn request_owners(partitions: &Partitions, node: u64, seen: u64) -> Result<u64, CallError> {
+    let request = RouteOwnersRequest {
+        seen,
+        wait_ms: u32::try_from(HOLD.as_millis()).unwrap_or_default(),
+    };
+    let call = Call {
+        service: Service::Partition,
+        target: 0,
+        body: messages::encode_request(Kind::Owners, &request),
+        timeout: HOLD + SLACK,
+    };
+    let answer = partitions.0.transport.call(node, call).await?;
+    let refused = |reason: String| CallError::Refused(reason.into());
+    let answer = match Reply::<RouteOwnersAnswer>::decode(answer) {
+        Ok(Reply::Done(answer)) => answer,
+        Ok(_) => return Err(refused("not now".to_owned())),
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    let known = answer.owners.iter().filter_map(|owner| decode_owner(partitions, owner));
+    let mut its_own = HashSet::new();
+    for (id, owner) in known {
+        if owner.node == node {
+            its_own.insert(id);
+        }
+        partitions.0.owners.learn(id, owner);
+    }
+    for id in partitions.count().iter() {
+        if !its_own.contains(&id) {
+            partitions.0.owners.disown(id, node);
+        }
+    }
+    Ok(answer.seen)
+}
+
+fn decode_owner(partitions: &Partitions, encoded: &RouteOwner) -> Option<(PartitionId, Owner)> {
+    let id = u16::try_from(encoded.partition).ok()?;
+    let owner = Owner {
+        term: encoded.term,
+        node: encoded.node,
+    };
+    (id < partitions.count().get() && encoded.node != 0 && encoded.term != 0).then_some((PartitionId(id), owner))
+}

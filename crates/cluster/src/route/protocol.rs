@@ -1,0 +1,5 @@
+//! What nodes say to each other about partitions. Pure.
+
+pub(super) mod event_frames;
+pub(super) mod messages;
+pub(super) mod reader_lease;
