@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_cluster::control::{
-    ClusterFounding, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerBook, ReplicaHost,
+    ClusterBootstrap, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerDirectory, ReplicaHost,
 };
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{PartitionId, UnixMillis};
@@ -17,10 +17,10 @@ use super::node::{Node, now};
 /// There are no other nodes.
 struct NoPeers;
 
-impl PeerBook for NoPeers {
+impl PeerDirectory for NoPeers {
     fn set_member(&self, _: u64, _: &str, _: &str) {}
 
-    fn forget(&self, _: u64) {}
+    fn remove(&self, _: u64) {}
 
     fn is_up(&self, _: u64) -> bool {
         false
@@ -46,14 +46,14 @@ impl ReplicaHost for Replicas {
         NodeFacts::default()
     }
 
-    fn has_room(&self) -> watch::Receiver<bool> {
+    fn is_writable(&self) -> watch::Receiver<bool> {
         self.0.guard.watch()
     }
 }
 
 pub(crate) async fn start(node: &Node) -> Control {
     let parts = ControlParts {
-        me: NodeInfo {
+        self_info: NodeInfo {
             id: node.host.node,
             name: "node-1".to_owned(),
             address: "node-1:9700".to_owned(),
@@ -63,7 +63,7 @@ pub(crate) async fn start(node: &Node) -> Control {
             version: "1".to_owned(),
             joined: UnixMillis(0),
         },
-        founding: Some(ClusterFounding {
+        bootstrap: Some(ClusterBootstrap {
             cluster: "test".to_owned(),
             replication_factor: 1,
         }),
