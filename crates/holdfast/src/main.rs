@@ -1,7 +1,7 @@
 //! The Holdfast IoT hub: composition root, configuration, command line and dev mode.
 //!
 //! Invariant: no protocol logic here. This crate decides which parts run, with which settings, in which order they
-//! start and stop, and what people are told about it.
+//! start and stop, and what is said about it.
 //! Start at [`cli::run`]; the node itself is put together in [`node`].
 
 mod certs;
@@ -15,7 +15,6 @@ mod node;
 mod ops;
 mod preflight;
 mod run;
-mod runtime;
 
 use std::process::ExitCode;
 

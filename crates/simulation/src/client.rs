@@ -74,7 +74,7 @@ impl Client {
         self.acked_after(0)
     }
 
-    /// What was acknowledged, without the first `seen`.
+    /// The acknowledged messages, without the first `seen`.
     pub fn acked_after(&self, seen: usize) -> Vec<u64> {
         let settled = self.peer.settled.borrow();
         let acked = settled.iter().filter(|(_, outcome)| *outcome == Outcome::Committed);
@@ -100,7 +100,7 @@ impl Client {
         self.closed().unwrap()
     }
 
-    /// The device goes; whatever comes for it then, nobody sees it.
+    /// Disconnects; later acknowledgements are lost.
     pub fn disconnect(&mut self) {
         self.peer.close(CloseReason::Stopping);
         if let Some(session) = self.session.take() {
@@ -109,7 +109,7 @@ impl Client {
     }
 }
 
-/// A front end that notes what it is told, and acknowledges nothing after its end.
+/// A front end that records its events, and acknowledges nothing after its end.
 #[derive(Default)]
 pub struct Peer {
     settled: RefCell<Vec<(u64, Outcome)>>,
@@ -121,8 +121,8 @@ impl ReceiptTarget for Peer {
         if self.closed.borrow().is_some() {
             return;
         }
-        let told = cookies.iter().map(|cookie| (*cookie, outcome));
-        self.settled.borrow_mut().extend(told);
+        let settled = cookies.iter().map(|cookie| (*cookie, outcome));
+        self.settled.borrow_mut().extend(settled);
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a machine without data becomes a member: it asks those who are, before anything of it runs.
+//! How a machine without data becomes a member: it asks the members, before its node runs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use holdfast_consensus::sim::SimNetwork;
 
 use super::info;
 
-/// Asks `members` to admit `node` with the join token `secret`. When it was admitted it is to be booted; when nobody has
+/// Asks `members` to admit `node` with the join token `secret`. Once admitted it is to be booted; when no member has
 /// answered in time it may ask again with the same token.
 ///
 /// # Errors
@@ -18,7 +18,7 @@ pub async fn ask_to_join(
     node: u64,
     members: &[u64],
     secret: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<JoinAnswer, JoinError> {
     let transport = network.node(node, Dispatch::new());
     let addresses: Vec<(String, u64)> = members.iter().map(|id| (info(*id).address, *id)).collect();
@@ -35,5 +35,5 @@ pub async fn ask_to_join(
         zone: me.zone,
         version: me.version,
     };
-    join(&call, &asked, secret, &joiner, patience).await
+    join(&call, &asked, secret, &joiner, timeout).await
 }

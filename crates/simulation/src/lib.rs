@@ -1,10 +1,10 @@
 //! A whole cluster in one process: nodes with registry, partitions, hub, cores and, where wanted, control, on one thread,
 //! one simulated network, simulated disks and one clock.
 //!
-//! Why a crate: several tests stand on it, and what it is made of is compiled once, optimized.
+//! Why a crate: several tests use it, and its parts are compiled once, optimized.
 //! Invariants: everything that is random follows from the seed, but keys and ETags, which are secrets and come from the
 //! operating system: they differ between two runs of a seed, and nothing is decided by them.
-//! Not here: what breaks, who calls and what must hold (`tests/simulation.rs`); the network (`holdfast_consensus::sim`)
+//! Not here: faults, clients and promises (`tests/simulation.rs`); the network (`holdfast_consensus::sim`)
 //! and the disks (`holdfast_storage::SimDisk`).
 //! Start at [`Cluster`].
 #![allow(
@@ -13,7 +13,6 @@
 )]
 
 mod client;
-mod host;
 mod join;
 mod node;
 
@@ -32,27 +31,27 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{GroupId, Members};
 use holdfast_device_hub::{DeviceHub, Refusal};
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, PartitionId, UnixMillis};
+use holdfast_node::Clock;
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, ClusterView, IdentityContent, IdentityWrite, NodeInfo, NodeRole, NodeState, WriteOperation,
 };
 use holdfast_storage::{Disk as _, Kek, Sealer, SimDisk};
-use host::{ReadClock, Up};
 pub use join::ask_to_join;
-use node::Boot;
+use node::{Boot, Up};
 pub use node::{Machine, Node, Setup};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// A node that is starting. Boxed, so that what a node is made of is compiled here and not in every test.
+/// A node that is starting. Boxed, so that its future is compiled here and not in every test.
 pub type Booting = Pin<Box<dyn Future<Output = Node>>>;
 
 /// The hub's host name.
 pub const HOST: &str = "hub1.example.com";
 const START_MS: u64 = 1_900_000_000_000;
-/// The nodes of a cluster as it is founded. Where control looks after it, others may join and these may go.
+/// The nodes of a cluster as it is founded. A controlled one may gain and lose nodes.
 pub const NODES: [u64; 3] = [1, 2, 3];
 /// A second of the simulation.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -65,20 +64,20 @@ pub struct Cluster {
     pub machines: BTreeMap<u64, Machine>,
     keys: RefCell<BTreeMap<String, Key>>,
     pub disks: BTreeMap<u64, SimDisk>,
-    lives: BTreeMap<u64, u64>,
-    /// Whether the disk of a node's latest life has failed.
+    incarnations: BTreeMap<u64, u64>,
+    /// Whether the disk of a node's latest incarnation has failed.
     failed: BTreeMap<u64, Arc<AtomicBool>>,
     up: Up,
     sealer: Arc<Sealer>,
     setup: Setup,
-    clock: ReadClock,
+    clock: Clock,
     founds: bool,
 }
 
 /// A cluster at rest: disks from which others begin.
 pub struct Image {
     disks: BTreeMap<u64, SimDisk>,
-    lives: BTreeMap<u64, u64>,
+    incarnations: BTreeMap<u64, u64>,
     keys: BTreeMap<String, Key>,
     sealer: Arc<Sealer>,
     setup: Setup,
@@ -96,7 +95,7 @@ pub fn simulate<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// The hub's clock: goes with the simulated one.
-fn clock(from: UnixMillis) -> ReadClock {
+fn clock(from: UnixMillis) -> Clock {
     let began = Instant::now();
     Arc::new(move || UnixMillis(from.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
 }
@@ -116,7 +115,7 @@ impl Cluster {
             machines: BTreeMap::new(),
             keys: RefCell::default(),
             disks: BTreeMap::new(),
-            lives: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             failed: BTreeMap::new(),
             up: Up::default(),
             sealer: Arc::new(Sealer::generate(&Kek::new([5; 32])).unwrap()),
@@ -154,7 +153,7 @@ impl Cluster {
             machines: BTreeMap::new(),
             keys: RefCell::new(image.keys.clone()),
             disks: image.disks.iter().map(|(id, disk)| (*id, disk.copied())).collect(),
-            lives: image.lives.clone(),
+            incarnations: image.incarnations.clone(),
             failed: BTreeMap::new(),
             up: Up::default(),
             sealer: image.sealer.clone(),
@@ -170,7 +169,7 @@ impl Cluster {
         cluster
     }
 
-    /// Ends the cluster in order, and gives what is on its disks.
+    /// Ends the cluster in order, and returns its disks.
     pub async fn into_image(mut self) -> Image {
         let now = (self.clock)();
         for disk in self.disks.values() {
@@ -182,7 +181,7 @@ impl Cluster {
         }
         Image {
             disks,
-            lives: self.lives,
+            incarnations: self.incarnations,
             keys: self.keys.into_inner(),
             sealer: self.sealer,
             setup: self.setup,
@@ -196,7 +195,7 @@ impl Cluster {
         first.admit(&secret, &info(id)).await.unwrap();
     }
 
-    /// Waits until control has brought everything where the registry wants it.
+    /// Waits until every group is as the registry wants it.
     async fn placed(&self) {
         while !self.is_placed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -214,8 +213,8 @@ impl Cluster {
             })
     }
 
-    /// Whether every group has the members that the registry wants, with a replica on each of them that runs, and on
-    /// nobody else.
+    /// Whether every group has the members that the registry wants, with a replica on each of them that runs, and on no
+    /// other node.
     pub fn has_its_members(&self) -> bool {
         let Some(view) = self.view() else { return false };
         let in_service = view.nodes.values().all(|node| node.state == NodeState::Active);
@@ -280,16 +279,16 @@ impl Cluster {
         self.nodes.insert(node.id, node);
     }
 
-    /// Starts a node while others go on; it is to be entered when it has started.
+    /// Starts a node while others run; it is to be entered when it has started.
     pub fn boot(&mut self, node: u64) -> Booting {
-        let life = self.lives.entry(node).or_default();
-        *life += 1;
-        // A handle of a life that has ended fails, too, so each has its own.
+        let incarnation = self.incarnations.entry(node).or_default();
+        *incarnation += 1;
+        // A disk handle of an incarnation that has ended fails, too, so each has its own.
         let failed = Arc::new(AtomicBool::new(false));
         self.failed.insert(node, failed.clone());
         let boot = Boot {
             id: node,
-            life: *life,
+            incarnation: *incarnation,
             failed,
             setup: self.setup.clone(),
             disk: self.disks.entry(node).or_default().clone(),
@@ -318,7 +317,7 @@ impl Cluster {
         gone.die();
     }
 
-    /// What a power cut does to a machine, whatever runs on it.
+    /// Cuts the power of a machine, whatever runs on it.
     pub fn cut_power(&mut self, node: u64) {
         self.up.lock().remove(&node);
         self.network.crash(node);
@@ -406,7 +405,7 @@ impl Cluster {
         connect(core, device, key).await
     }
 
-    /// As [`Self::connect`], while others go on.
+    /// As [`Self::connect`], on a task of its own.
     pub fn connecting(&self, node: u64, core: usize, device: &str) -> JoinHandle<Result<Client, Refusal>> {
         let core = self.nodes[&node].cores[core].clone();
         let key = self.keys.borrow()[device].clone();

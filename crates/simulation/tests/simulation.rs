@@ -2,25 +2,23 @@
 //! network, simulated disks and one clock, with crashes and faults, all drawn from a seed. In some of the seeds nodes join,
 //! drain and are replaced meanwhile.
 //!
-//! What must hold, whatever breaks:
-//! - what was acknowledged is stored, once for each time that the device has sent it, in order (`simulation/logs.rs`);
+//! Promises that hold under every fault:
+//! - an acknowledged message is stored, once for each time that the device has sent it, in order (`simulation/logs.rs`);
 //! - readers skip nothing, go back never, and read the same everywhere (`simulation/readers.rs`);
 //! - an identity has one live session, and nothing of an older one is acknowledged (`simulation/devices.rs`);
-//! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and nobody with
-//!   rights is refused for lack of them;
+//! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and no identity
+//!   with rights is refused for lack of them;
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
-//! - when nothing is broken any more, everything is well within a bounded time, every group has the members that the
-//!   registry wants, and all replicas of a group have the same log (`simulation/course.rs`);
-//! - who is drained holds nothing any more (`simulation/world.rs`), and whatever the operator wants is done in the end
+//! - once all faults have ended, the cluster recovers within a bounded time, every group has the members that the registry
+//!   wants, and all replicas of a group have the same log (`simulation/scenario.rs`);
+//! - a drained node holds nothing any more (`simulation/world.rs`), and every change of the operator is made in the end
 //!   (`simulation/operator.rs`).
 //!
-//! `HOLDFAST_SEEDS=n` lives more courses, `HOLDFAST_SEED=n` one of them; `HOLDFAST_TRACE=1` tells everything that happened.
+//! `HOLDFAST_SEEDS=n` runs n seeds, `HOLDFAST_SEED=n` one of them; `HOLDFAST_TRACE=1` prints the whole trace.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 #[path = "simulation/backends.rs"]
 mod backends;
-#[path = "simulation/course.rs"]
-mod course;
 #[path = "simulation/devices.rs"]
 mod devices;
 #[path = "simulation/faults.rs"]
@@ -33,6 +31,8 @@ mod logs;
 mod operator;
 #[path = "simulation/readers.rs"]
 mod readers;
+#[path = "simulation/scenario.rs"]
+mod scenario;
 #[path = "simulation/shared.rs"]
 mod shared;
 #[path = "simulation/world.rs"]
@@ -45,18 +45,18 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use course::{Break, Course};
 use operator::Changes;
+use scenario::{Break, Outcome};
 
-/// How many courses are lived when nobody asks for more or less.
+/// How many seeds run by default.
 const SEEDS: u64 = 600;
 
 thread_local! {
-    /// What has panicked on this thread, tasks included; `None` while nobody wants to know.
+    /// Panics on this thread, tasks included; `None` while they are not collected.
     static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Notes panics of threads that live a course, which belong to its seed; other threads' are told as ever.
+/// Collects panics of threads that run a seed, which belong to it; other threads' panics are printed as usual.
 fn note_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -76,24 +76,26 @@ fn note_panics() {
     });
 }
 
-/// Lives one seed; whatever panics is an error too.
-fn live(seed: u64, broken: Break) -> Result<Course, String> {
+/// Runs one seed; a panic is an error too.
+fn run_seed(seed: u64, broken: Break) -> Result<Outcome, String> {
     note_panics();
     PANICS.set(Some(Vec::new()));
-    let course = catch_unwind(AssertUnwindSafe(|| course::run(seed, broken, is_set("HOLDFAST_TRACE"))));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        scenario::run(seed, broken, is_set("HOLDFAST_TRACE"))
+    }));
     let panics = PANICS.take().unwrap_or_default().join("\n");
-    match course {
-        Ok(Ok(course)) if panics.is_empty() => Ok(course),
+    match outcome {
+        Ok(Ok(outcome)) if panics.is_empty() => Ok(outcome),
         Ok(Ok(_)) | Err(_) => Err(panics),
         Ok(Err(error)) => Err(format!("{panics}\n{error}")),
     }
 }
 
 fn replay(seed: u64) -> String {
-    format!("HOLDFAST_SEED={seed} cargo test -p holdfast-simulation --test simulation -- --nocapture whatever")
+    format!("HOLDFAST_SEED={seed} cargo test -p holdfast-simulation --test simulation -- --nocapture promises")
 }
 
-#[expect(clippy::disallowed_methods, reason = "switches for who runs the test by hand")]
+#[expect(clippy::disallowed_methods, reason = "switches for runs by hand")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -110,8 +112,8 @@ fn seeds() -> Range<u64> {
     }
 }
 
-/// Lives all seeds on all processors; the outcomes in order.
-fn live_all(seeds: Range<u64>, broken: Break) -> Vec<(u64, Result<Course, String>)> {
+/// Runs all seeds on all processors; the outcomes in order.
+fn run_all(seeds: Range<u64>, broken: Break) -> Vec<(u64, Result<Outcome, String>)> {
     let next = AtomicU64::new(seeds.start);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut outcomes = std::thread::scope(|scope| {
@@ -122,7 +124,7 @@ fn live_all(seeds: Range<u64>, broken: Break) -> Vec<(u64, Result<Course, String
                 if seed >= seeds.end {
                     return outcomes;
                 }
-                outcomes.push((seed, live(seed, broken)));
+                outcomes.push((seed, run_seed(seed, broken)));
             }
         };
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -136,37 +138,37 @@ fn live_all(seeds: Range<u64>, broken: Break) -> Vec<(u64, Result<Course, String
 }
 
 #[test]
-fn whatever_breaks_the_promises_are_kept() {
+fn promises_hold_under_every_fault() {
     let began = Instant::now();
     let seeds = seeds();
-    let outcomes = live_all(seeds.clone(), Break::Nothing);
-    let mut courses = Vec::new();
+    let outcomes = run_all(seeds.clone(), Break::Nothing);
+    let mut runs = Vec::new();
     let mut failures = Vec::new();
     for (seed, outcome) in outcomes {
         match outcome {
-            Ok(course) => courses.push(course),
+            Ok(run) => runs.push(run),
             Err(error) => failures.push(format!("seed {seed}: {error}\nto replay: {}\n", replay(seed))),
         }
     }
-    let sum = |of: fn(&Course) -> u64| courses.iter().map(of).sum::<u64>();
-    let acknowledged = sum(|course| course.acknowledged as u64);
+    let sum = |of: fn(&Outcome) -> u64| runs.iter().map(of).sum::<u64>();
+    let acknowledged = sum(|run| run.acknowledged as u64);
     let mut changes = Changes::new();
-    for (change, times) in courses.iter().flat_map(|course| &course.changes) {
+    for (change, times) in runs.iter().flat_map(|run| &run.changes) {
         *changes.entry(*change).or_default() += times;
     }
     println!(
-        "{} courses in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
-         {} calls about identities, {} connections, {} looks at revocations, {} calls between nodes; changes of members: \
+        "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
+         {} calls about identities, {} connections, {} checks of revocations, {} calls between nodes; changes of members: \
          {changes:?}",
-        courses.len(),
+        runs.len(),
         began.elapsed(),
-        sum(|course| course.took.as_secs()),
-        sum(|course| course.faults as u64),
-        sum(|course| course.read),
-        sum(|course| course.operations),
-        sum(|course| course.connections),
-        sum(|course| course.revocations),
-        sum(|course| course.calls),
+        sum(|run| run.took.as_secs()),
+        sum(|run| run.faults as u64),
+        sum(|run| run.read),
+        sum(|run| run.operations),
+        sum(|run| run.connections),
+        sum(|run| run.revocations),
+        sum(|run| run.calls),
     );
     let count = failures.len();
     failures.truncate(5);
@@ -175,10 +177,10 @@ fn whatever_breaks_the_promises_are_kept() {
         "{count} of {seeds:?} failed:\n{}",
         failures.join("\n")
     );
-    // A course in which nothing happens keeps every promise; there are some, in which faults leave no time for more.
-    let enough = 50 * courses.len() as u64;
+    // A run in which nothing happens keeps every promise; in some, faults leave little time.
+    let enough = 50 * runs.len() as u64;
     assert!(
-        acknowledged > enough || courses.len() < 20,
+        acknowledged > enough || runs.len() < 20,
         "too little happened: {acknowledged}"
     );
 }
@@ -187,15 +189,15 @@ fn whatever_breaks_the_promises_are_kept() {
 fn a_seed_replays() {
     // Seeds that did not: before watchers woke in order, and before a replica was deleted on the simulation's thread.
     for seed in [10, 16, 20, 27, 82] {
-        let course = live(seed, Break::Nothing);
-        assert_eq!(live(seed, Break::Nothing), course, "seed {seed}");
+        let first = run_seed(seed, Break::Nothing);
+        assert_eq!(run_seed(seed, Break::Nothing), first, "seed {seed}");
     }
 }
 
 #[test]
-fn disks_that_lie_about_syncs_are_found_out() {
+fn disks_that_lie_about_syncs_are_detected() {
     // Few of them cut the power of so many at once that something is lost, and do not fail before in another way.
-    let outcomes = live_all(0..16, Break::Syncs);
+    let outcomes = run_all(0..16, Break::Syncs);
     let found = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err());
     assert!(
         found.clone().any(|error| error.contains("acknowledged and lost")),

@@ -1,7 +1,7 @@
-//! The certificates that devices and back ends see: loaded at the start, and again whenever the files change.
+//! The server certificates: loaded at the start, and again whenever the files change.
 //!
-//! Why: certificates are renewed every few weeks by somebody else (cert-manager, an ACME client), and a restart closes every
-//! connection of the node. Those that are open go on with what they have; new ones get the new certificate.
+//! Why: certificates are renewed every few weeks by another program (cert-manager, an ACME client), and a restart would
+//! close every connection of the node. Open connections keep their certificate; new ones get the new one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,17 +27,17 @@ struct Files {
     key: PathBuf,
 }
 
-/// What tells that files have changed: time and length of each.
+/// Time and length of each file: differ when a file has changed.
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-/// What TLS listeners show; nothing when no certificate is configured.
+/// The certificates of TLS listeners; none when none is configured.
 #[derive(Clone)]
 pub(crate) struct Tls(Option<Arc<Inner>>);
 
 struct Inner {
     /// In order of preference.
     files: Vec<Files>,
-    /// How they were when they were loaded first.
+    /// The files' stamp when they were loaded first.
     stamp: Stamp,
     certificates: ServerCertificates,
     config: Arc<ServerConfig>,
@@ -96,8 +96,8 @@ impl Tls {
             .context("there are TLS listeners, and no certificate is configured")
     }
 
-    /// Looks at the files now and then, until the node closes. What cannot be used is said once, and the old ones stay; a
-    /// renewal that is half done is loaded at one of the next looks.
+    /// Checks the files at an interval, until the node closes. Unusable files are logged once, and the old certificates stay;
+    /// a renewal that is half done is loaded at a later check.
     pub(crate) async fn follow(self, stop: Stop) {
         let Some(inner) = self.0 else { return };
         let mut known = inner.stamp.clone();
@@ -120,7 +120,7 @@ impl Tls {
                     known = now;
                     said.clear();
                     reloads("done").increment(1);
-                    tracing::info!("the server certificates have been loaded anew");
+                    tracing::info!("server certificates reloaded");
                 }
                 Some((_, Err(error))) => {
                     reloads("failed").increment(1);
@@ -128,7 +128,7 @@ impl Tls {
                     if text != said {
                         tracing::warn!(
                             error = text,
-                            "the changed server certificates cannot be used; the old ones stay"
+                            "the changed server certificates cannot be used; keeping the old ones"
                         );
                         said = text;
                     }
@@ -171,7 +171,7 @@ fn identity(certificate: &Path, key: &Path) -> Result<ServerIdentity> {
     Ok(ServerIdentity { chain, key })
 }
 
-/// Tells operators when the certificates end; a bad one is found when it is used.
+/// Shows operators when the certificates end; a bad one is found when it is used.
 #[expect(
     clippy::cast_precision_loss,
     reason = "times of certificates are far below 2^52 seconds"

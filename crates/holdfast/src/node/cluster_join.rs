@@ -1,8 +1,8 @@
-//! How a node gets among others: its connections, and whether it founds the hub, joins it, or is a member already.
+//! How a node enters its cluster: its connections, and whether it creates the hub, joins it, or is a member already.
 //!
-//! Why before the store is opened: a new node's directory, its sealed secrets and its registry replica need what the
-//! members answer. Nothing of the directory but the node's id is written before that.
-//! Not here: what members decide (`cluster::control`), what is stored (`store`).
+//! Why before the disk is opened: a new node's directory, its sealed secrets and its registry replica need the answer of
+//! the members. Nothing of the directory but the node's id is written before that.
+//! Not here: the members' decision (`cluster::control`), the disk (`store`).
 
 mod address_file;
 
@@ -23,26 +23,26 @@ use holdfast_tasks::Stop;
 use crate::certs::write_private;
 use crate::config::{ClusterConfig, Config};
 use crate::exit_code::{Failure, Outcome};
-use crate::runtime::Core;
+use holdfast_node::CoreHandle;
 
 use address_file::AddressFile;
 
-/// How long a node tries to join before it gives up, to be started again by whoever supervises it.
-const JOIN_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a node that may create the hub looks for one that exists.
-const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a node tries to join before it ends, to be started again by its supervisor.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a node that may create the hub probes for one that exists.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The way to other nodes; of a node by itself there is none.
+/// The connections to other nodes; a hub by itself has none.
 #[derive(Clone)]
-pub(crate) struct Peering {
+pub(crate) struct ClusterJoin {
     pub(crate) dispatch: Dispatch,
     pub(crate) peers: Option<Peers>,
 }
 
-/// The address book of a node by itself.
-struct NobodyElse;
+/// The address book of a hub by itself.
+struct NoPeers;
 
-impl PeerDirectory for NobodyElse {
+impl PeerDirectory for NoPeers {
     fn set_member(&self, _node: u64, _name: &str, _address: &str) {}
 
     fn remove(&self, _node: u64) {}
@@ -52,22 +52,27 @@ impl PeerDirectory for NobodyElse {
     }
 }
 
-/// How the node begins.
+/// How the node comes to its data.
 pub(crate) enum Entry {
-    /// It creates the hub, or goes on being created.
+    /// It creates the hub, or resumes doing so.
     Founder,
-    /// It has data, and goes on where it was.
+    /// It has data, and resumes.
     Member,
     /// The members have just admitted it.
     Joined(JoinAnswer),
 }
 
-impl Peering {
-    /// Listens for other nodes, where the configuration says so.
+impl ClusterJoin {
+    /// Listens for other nodes if the configuration says so.
     ///
     /// # Errors
     /// Certificates that cannot be used, an address that cannot be bound.
-    pub(crate) async fn start(config: &Config, data: &DataDir, core: &Core, stop: &Stop) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        config: &Config,
+        data: &DataDir,
+        core: &CoreHandle,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
         let dispatch = Dispatch::new();
         let cluster = &config.cluster;
         let Some(listen) = cluster.listen.first().copied() else {
@@ -103,7 +108,8 @@ impl Peering {
                 ..config.peers.clone()
             };
             core.run(move || async move { Peers::start(config, identity, tls, dispatch, stop).await })
-                .await?
+                .await
+                .context("cannot listen for other nodes")?
                 .context("cannot listen for other nodes")?
         };
         Ok(Self {
@@ -112,7 +118,7 @@ impl Peering {
         })
     }
 
-    /// What calls to other nodes go through.
+    /// The transport of calls to other nodes.
     pub(crate) fn transport(&self) -> Arc<dyn Transport> {
         match &self.peers {
             Some(peers) => Arc::new(peers.clone()),
@@ -120,11 +126,11 @@ impl Peering {
         }
     }
 
-    /// Addresses and liveness of other nodes; the addresses are kept in the data directory, too.
+    /// Addresses and liveness of other nodes; the addresses are kept in the data directory as well.
     pub(crate) fn book(&self, data: &DataDir) -> Arc<dyn PeerDirectory> {
         match &self.peers {
             Some(peers) => Arc::new(AddressFile::new(peers.clone(), data)),
-            None => Arc::new(NobodyElse),
+            None => Arc::new(NoPeers),
         }
     }
 
@@ -133,13 +139,13 @@ impl Peering {
         self.peers.as_ref()?.local_address()
     }
 
-    /// Decides how the node begins, and makes its directory one of the cluster's.
+    /// Decides how the node comes to its data, and makes its directory one of the cluster's.
     ///
     /// # Errors
-    /// The members do not want it, or none answers; says what to do.
+    /// The members refuse it, or none answers; says what to do.
     pub(crate) async fn enter(&self, config: &Config, data: &DataDir) -> Result<(DataDir, Entry), Failure> {
         if !data.is_fresh() && founding_file(data).exists() {
-            // It has died while it created the hub.
+            // It died while it created the hub.
             return Ok((data.clone(), Entry::Founder));
         }
         if !data.is_fresh() {
@@ -162,14 +168,10 @@ impl Peering {
             zone: cluster.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let patience = if cluster.bootstrap {
-            PROBE_PATIENCE
-        } else {
-            JOIN_PATIENCE
-        };
+        let timeout = if cluster.bootstrap { PROBE_TIMEOUT } else { JOIN_TIMEOUT };
         tracing::info!(members = ?cluster.join, "this node has no data: asking the members to admit it");
         let call = |address: &str, call| peers.call_address(address, call);
-        match join(&call, &cluster.join, &secret, &joiner, patience).await {
+        match join(&call, &cluster.join, &secret, &joiner, timeout).await {
             Ok(answer) => {
                 peers.set_cluster(&answer.cluster);
                 for member in &answer.members {
@@ -195,7 +197,7 @@ impl Peering {
     }
 }
 
-/// Is there from the decision to create the hub until that is done: whoever dies in between goes on with it.
+/// Marker file: exists while the hub is being created, so that a node that dies meanwhile resumes it.
 fn founding_file(data: &DataDir) -> PathBuf {
     data.path().join("founding")
 }
@@ -203,18 +205,18 @@ fn founding_file(data: &DataDir) -> PathBuf {
 /// The hub has been created.
 pub(crate) fn founded(data: &DataDir) {
     if let Err(error) = std::fs::remove_file(founding_file(data)) {
-        tracing::debug!(%error, "there was no mark of founding");
+        tracing::debug!(%error, "no marker of a hub being created to remove");
     }
 }
 
-/// The directory of a node that creates the hub.
-fn found(peering: &Peering, data: &DataDir) -> Result<DataDir, Failure> {
+/// Makes the directory one of a node that creates the hub.
+fn found(connections: &ClusterJoin, data: &DataDir) -> Result<DataDir, Failure> {
     write_private(&founding_file(data), b"this node creates the hub\n")?;
     if !data.identity().cluster.is_empty() {
         return Ok(data.clone());
     }
     let cluster = new_cluster();
-    if let Some(peers) = &peering.peers {
+    if let Some(peers) = &connections.peers {
         peers.set_cluster(&cluster);
     }
     data.enter_cluster(&cluster)
@@ -238,7 +240,7 @@ fn files(cluster: &ClusterConfig) -> Result<PeerTlsFiles, Failure> {
     })
 }
 
-/// The join token; empty when there is none, which a member refuses with what to do.
+/// The join token; empty when there is none: a member's refusal then says what to do.
 fn token(file: Option<&Path>) -> Result<String, Failure> {
     let Some(file) = file.filter(|file| file.exists()) else {
         return Ok(String::new());
@@ -248,10 +250,10 @@ fn token(file: Option<&Path>) -> Result<String, Failure> {
     Ok(text.trim().to_owned())
 }
 
-/// How long tokens of `cluster.initial_tokens_file` are good for.
-const INITIAL_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long tokens of `cluster.initial_tokens_file` are valid.
+const INITIAL_TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3_600);
 
-/// Lets nodes join with the tokens that a new hub was given.
+/// Registers the initial tokens of a new hub.
 ///
 /// # Errors
 /// A file that cannot be read, a line that is no token.
@@ -263,7 +265,7 @@ pub(crate) async fn enter_initial_tokens(cluster: &ClusterConfig, registry: &Reg
         .map_err(|error| Failure::cannot_start(format!("cannot read {}: {error}", file.display())))?;
     for secret in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         registry
-            .enter_join_token(secret, INITIAL_TOKEN_LIFE, NodeRole::Core)
+            .enter_join_token(secret, INITIAL_TOKEN_LIFETIME, NodeRole::Core)
             .await
             .with_context(|| format!("a line of {} is no join token", file.display()))?;
     }

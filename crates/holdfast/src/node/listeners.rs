@@ -1,54 +1,30 @@
-//! The front ends of one core: its listeners, and who is handed which connection.
+//! The listeners of every core, and the front end of each connection.
 //!
-//! Devices and back ends share ports, so it is decided here, and only here, that MQTT goes to `gateway`, AMQP to the
-//! events endpoint, and HTTPS to the REST API with both as WebSocket subprotocols.
-//! Invariant: what has not finished its handshake has a deadline and is counted.
+//! Devices and back ends share ports, so this is the one place that routes MQTT to `gateway`, AMQP to the events endpoint,
+//! and HTTPS to the REST API with both as WebSocket subprotocols.
+//! Invariant: a connection that has not finished its handshake has a deadline and is counted.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::Result;
-use holdfast_device_hub::{Core, DeviceHub, Protocol};
+use anyhow::{Context as _, Result};
+use holdfast_device_hub::{DeviceHub, Protocol};
 use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_net::{Accepted, HttpService, NetConfig, Peer, Subprotocol, accept_loop, accept_tls, bind, serve_http};
+use holdfast_node::{Core, FrontEnd};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
 use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
 use rustls::ServerConfig;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::certificates::Tls;
 use crate::config::{Config, ListenConfig};
 
-/// Tells when the parts of a core have ended.
-pub(crate) struct Running {
-    /// All connections of devices and readers are gone; after the node has begun to drain.
-    pub(crate) connections: oneshot::Receiver<()>,
-    /// Everything that they had sent is decided; after the node has begun to close.
-    pub(crate) core: oneshot::Receiver<()>,
-}
-
-/// Told when all `parts` have ended.
-fn ended(parts: Vec<tokio::task::JoinHandle<()>>) -> oneshot::Receiver<()> {
-    let (end, ended) = oneshot::channel();
-    spawn_critical_local(
-        "front-end",
-        Box::pin(async move {
-            for part in parts {
-                // Its panic has been logged.
-                let _ = part.await;
-            }
-            // The node may have stopped waiting.
-            let _ = end.send(());
-        }),
-    );
-    ended
-}
-
-/// What every core's front ends are made from.
+/// The parts that the front ends of every core share.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct Listeners {
     tls: Tls,
     hub: Arc<DeviceHub>,
     /// One for the node, so that its limits are the node's.
@@ -59,7 +35,7 @@ pub(crate) struct Front {
     stop: Stop,
 }
 
-impl Front {
+impl Listeners {
     pub(crate) fn new(config: &Config, tls: Tls, hub: Arc<DeviceHub>, rest: RestService, stop: Stop) -> Self {
         let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
         Self {
@@ -73,25 +49,43 @@ impl Front {
         }
     }
 
+    /// Binds and serves on every core. The first one chooses the ports where the configuration leaves them open.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub(crate) async fn start_all(
+        &self,
+        mut listen: ListenConfig,
+        cores: &[Core],
+    ) -> Result<(ListenConfig, Vec<FrontEnd>)> {
+        let mut front_ends = Vec::with_capacity(cores.len());
+        for (index, core) in cores.iter().enumerate() {
+            let (listeners, wanted) = (self.clone(), listen);
+            let index = u16::try_from(index).context("too many cores")?;
+            let start = move || async move { listeners.start(index, &wanted) };
+            let front_end;
+            (listen, front_end) = core.handle().run(start).await?.context("cannot listen")?;
+            front_ends.push(front_end);
+        }
+        Ok((listen, front_ends))
+    }
+
     /// Starts core `index`, on whose runtime this is called. Returns the addresses as they were bound.
     ///
     /// # Errors
     /// When an address cannot be bound.
-    pub(crate) fn start(self, index: u16, listen: &ListenConfig) -> Result<(ListenConfig, Running)> {
-        let core = Core::new(Arc::clone(&self.hub), index);
+    fn start(self, index: u16, listen: &ListenConfig) -> Result<(ListenConfig, FrontEnd)> {
+        let core = holdfast_device_hub::Core::new(Arc::clone(&self.hub), index);
         let mqtt = MqttFront::new(Rc::clone(&core), self.mqtt.clone(), self.stop.clone());
         let events = EventsEndpoint::new(Arc::clone(&self.hub), self.events.clone(), self.stop.clone());
         let bound = self.listen(listen, &mqtt, &events)?;
 
-        let core = ended(vec![spawn_critical_local(
-            "core",
-            Box::pin(core.run(self.stop.clone())),
-        )]);
-        let connections = ended(vec![
+        let core = spawn_critical_local("core", Box::pin(core.run(self.stop.clone())));
+        let connections = vec![
             spawn_critical_local("mqtt", Box::pin(mqtt.run())),
             spawn_critical_local("events", Box::pin(events.run())),
-        ]);
-        Ok((bound, Running { connections, core }))
+        ];
+        Ok((bound, FrontEnd::new(connections, core)))
     }
 
     fn listen(&self, wanted: &ListenConfig, mqtt: &Rc<MqttFront>, events: &Rc<EventsEndpoint>) -> Result<ListenConfig> {
@@ -182,7 +176,7 @@ impl Front {
     }
 }
 
-/// TLS in front of AMQP and HTTPS. (MQTT does it lazily, for the sake of idle connections' memory.)
+/// TLS in front of AMQP and HTTPS. (MQTT completes it lazily, to save the memory of idle connections.)
 #[derive(Clone)]
 struct Secured {
     tls: Arc<ServerConfig>,
@@ -198,7 +192,7 @@ impl Secured {
         then: impl FnOnce(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, Peer) -> F + 'static,
     ) {
         let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
-            tracing::debug!(address = %accepted.address, "too many handshakes are under way, connection dropped");
+            tracing::debug!(address = %accepted.address, "too many handshakes in flight (net.max_unauthenticated); connection dropped");
             return;
         };
         let served = async move {

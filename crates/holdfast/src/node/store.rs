@@ -1,15 +1,14 @@
-//! Everything of a node that touches its disk: database, flusher, disk guard, sealing, and which start this is.
+//! The disk of a node: database, flusher, disk guard, sealing, and the count of its starts.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
-use holdfast_device_hub::DeviceHub;
 use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
 use holdfast_tasks::BlockingPool;
 
 use super::OnFatal;
-use super::cluster_join::{Entry, Peering};
+use super::cluster_join::{ClusterJoin, Entry};
 use crate::certs::write_private;
 use crate::config::Config;
 use crate::exit_code::{Failure, Outcome};
@@ -22,8 +21,7 @@ pub(crate) struct Store {
     disk: Arc<RocksDisk>,
     pub(crate) host: GroupHost,
     pub(crate) sealer: Arc<Sealer>,
-    /// Which start of the directory this is, from 1. Streams of batches carry it, so that batch numbers of an earlier
-    /// life are never taken for repeats.
+    /// Counts the starts on this directory, from 1.
     pub(crate) start: u64,
 }
 
@@ -36,7 +34,7 @@ impl Store {
         config: &Config,
         data: &DataDir,
         on_fatal: &OnFatal,
-        peering: &Peering,
+        cluster: &ClusterJoin,
         entry: &Entry,
     ) -> Result<Self, Failure> {
         let kek = Kek::open_or_create(&config.sealing_key_file()).map_err(|error| sealing_failure(&error.into()))?;
@@ -56,7 +54,6 @@ impl Store {
         if !guard.writable() {
             tracing::warn!("the disk is nearly full: starting without taking writes (storage.min_free)");
         }
-        holdfast_tasks::spawn_critical("disk-guard", Arc::clone(&guard).run());
         let host = GroupHost {
             disk: Arc::clone(&disk) as _,
             flusher,
@@ -64,7 +61,7 @@ impl Store {
             guard,
             node: data.identity().incarnation,
             on_fatal: fatal,
-            transport: peering.transport(),
+            transport: cluster.transport(),
             groups: holdfast_consensus::Groups::default(),
         };
         Ok(Self {
@@ -75,25 +72,11 @@ impl Store {
         })
     }
 
-    /// Tells the device hub whether there is room for new messages, until the process ends.
-    pub(crate) fn watch_space(&self, hub: Arc<DeviceHub>) {
-        let mut room = self.host.guard.watch();
-        holdfast_tasks::spawn_critical("space-watch", async move {
-            loop {
-                hub.set_writable(*room.borrow_and_update());
-                if room.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Syncs and writes what is in memory to files, so that the next start has nothing to replay.
+    /// Writes memory to files, so that the next start has nothing to replay. Everything is synced before.
     ///
     /// # Errors
     /// When the disk fails; everything acknowledged is in the write-ahead log all the same.
     pub(crate) async fn close(self) -> Result<()> {
-        self.host.flusher.synced().await.context("the last sync failed")?;
         let disk = self.disk;
         holdfast_tasks::spawn_blocking(move || disk.flush())
             .await
@@ -121,7 +104,7 @@ fn count_start(data: &DataDir) -> Result<u64, Failure> {
     Ok(before + 1)
 }
 
-/// What an unusable data directory means for the exit code, and what to do.
+/// The exit code and the advice for an unusable data directory.
 pub(crate) fn storage_failure(error: &OpenError) -> Failure {
     let (outcome, advice) = match error {
         OpenError::InUse(_) => (

@@ -1,4 +1,4 @@
-//! Back ends: calls about identities through any node, written down as the checker wants them.
+//! Back ends: calls about identities through any node, recorded in the checker's form.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ fn pause(rng: &mut SmallRng, millis: std::ops::Range<u64>) -> impl Future<Output
     tokio::time::sleep(Duration::from_millis(rng.random_range(millis)))
 }
 
-/// What became of a call.
+/// The outcome of a call.
 enum Ended {
     Answered(Answer),
     /// The node says that nothing was done.
@@ -42,7 +42,7 @@ pub(crate) async fn call_at_random(shared: Rc<Shared>, number: u64, mut rng: Sma
         let Some(access) = shared.any(&mut rng) else { continue };
         let name = NAMES[rng.random_range(0..NAMES.len())];
         tag += 1;
-        // Mostly what was seen last, so that some match.
+        // Mostly the last one seen, so that some match.
         let if_match = if rng.random_bool(0.7) {
             etags.get(name).cloned()
         } else {
@@ -172,7 +172,7 @@ pub(crate) async fn revoke_at_random(shared: Rc<Shared>, device: String, mut rng
         }
         pause(&mut rng, 20..100).await;
     };
-    // A write of which nobody knows may still be done, after what is read now.
+    // A write with unknown outcome may still be applied after the state that is read now.
     let mut is_open = false;
     loop {
         pause(&mut rng, 100..1_500).await;
@@ -207,7 +207,7 @@ pub(crate) async fn revoke_at_random(shared: Rc<Shared>, device: String, mut rng
         shared.changing.borrow_mut().remove(&device);
         let answered = match outcome {
             Ended::Answered(Answer::Deleted) => Some(shared.now()),
-            // Something else has happened before: what was asked for has not.
+            // Another write came first: this one was not applied.
             Ended::Answered(_) | Ended::NotDone => continue,
             Ended::Unknown => None,
         };
@@ -227,7 +227,7 @@ pub(crate) async fn revoke_at_random(shared: Rc<Shared>, device: String, mut rng
     }
 }
 
-/// The identity as it is now; `None` = nobody says.
+/// The identity as it is now; `None` = no node answers.
 async fn read(shared: &Shared, device: &str, rng: &mut SmallRng) -> Option<Option<std::sync::Arc<Identity>>> {
     let access = shared.any(rng)?;
     within(&access, access.registry.get(&identity(device))).await?.ok()

@@ -1,6 +1,6 @@
-//! Devices that roam between nodes, lose connections, and send again what was not acknowledged, as the SDKs do.
+//! Devices that roam between nodes, lose connections, and resend unacknowledged messages, as the SDKs do.
 //!
-//! An older connection that a newer one has taken over goes on sending for a while, as a device does that has not noticed:
+//! A superseded connection keeps sending for a while, as a device does that has not noticed:
 //! nothing of that may be acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::shared::{Place, Shared};
 use holdfast_simulation::{Client, Cluster};
 
-/// What a device sends before it waits.
+/// How many messages a device sends before it waits.
 const WINDOW: usize = 20;
 /// Numbers of messages are below it.
 pub(crate) const NUMBERS: u64 = 1_000_000;
@@ -38,9 +38,9 @@ pub(crate) struct Device {
     /// When it may connect again.
     again: Instant,
     older: Vec<Older>,
-    /// What was acknowledged, as connection and number.
+    /// Acknowledged messages, as connection and number.
     pub(crate) acked: BTreeSet<(u64, u64)>,
-    /// When what is not acknowledged was sent.
+    /// When unacknowledged messages were sent.
     sent: BTreeMap<u64, Micros>,
     /// The latest of those times that was acknowledged on the current connection.
     newest: Option<Micros>,
@@ -66,7 +66,7 @@ struct Connecting {
 struct Older {
     connected: Connected,
     newest: Option<Micros>,
-    /// How many messages it goes on to send.
+    /// How many more messages it sends.
     ghosts: u64,
     /// The device has ended it.
     own: bool,
@@ -127,7 +127,7 @@ impl Device {
             .map(|connected| (connected.place, &connected.client))
     }
 
-    /// A moment in its life. `calm`: it sends nothing new and moves no more.
+    /// One step. `calm`: it sends nothing new and moves no more.
     pub(crate) async fn step(&mut self, cluster: &mut Cluster, calm: bool) {
         self.connected().await;
         self.take_acks();
@@ -223,7 +223,7 @@ impl Device {
                 self.sent.remove(&number);
             } else {
                 self.shared
-                    .wrong(format!("{}: {code} is acknowledged out of order", self.name));
+                    .violation(format!("{}: {code} is acknowledged out of order", self.name));
             }
             self.shared.note(format!("{}: {code} is acknowledged", self.name));
         }
@@ -284,7 +284,7 @@ impl Device {
         self.connecting = Some(Connecting {
             until: Instant::now() + Duration::from_millis(self.rng.random_range(200..3_000)),
             outcome: cluster.connecting(node, core, &self.name),
-            place: (node, cluster.nodes[&node].life),
+            place: (node, cluster.nodes[&node].incarnation),
             asked: self.shared.now(),
         });
     }
@@ -297,7 +297,7 @@ impl Device {
                 client, number, seen, ..
             } = &older.connected;
             if client.acked().len() != *seen {
-                self.shared.wrong(format!(
+                self.shared.violation(format!(
                     "{}: connection {number} gets acknowledgements after it was taken over",
                     self.name
                 ));

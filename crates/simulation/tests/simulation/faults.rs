@@ -1,7 +1,7 @@
-//! What breaks, when, and for how long: all of it drawn from the seed.
+//! The schedule of faults, drawn from the seed: kind, beginning and duration.
 //!
-//! A seed draws first which kinds of faults there are in it at all: a course of crashes alone finds other things than one
-//! of everything at once. Whatever begins has its end; ends that are still to come are brought forward by [`Faults::heal`].
+//! A seed draws first which kinds of faults it has at all: a run of crashes alone finds other defects than one of
+//! everything at once. Every fault ends; [`Faults::heal`] ends all of them now.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ enum Kind {
     PowerCutAll,
     /// A node stops in order and starts again.
     Restart,
-    /// A node hears nobody and is heard by nobody.
+    /// A node is cut off from all others, both ways.
     Isolate,
     /// One node is not heard by another.
     Mute,
@@ -36,7 +36,7 @@ enum Kind {
     Delay,
     /// The syncs of a node take longer.
     SlowSync,
-    /// A node does nearly nothing for a while: its disk hangs, and nobody hears it.
+    /// A node does nearly nothing for a while: its disk hangs, and it is cut off.
     Stall,
     /// A sync of a node fails: it must end.
     SyncFails,
@@ -46,7 +46,7 @@ enum Kind {
     Full,
     /// The leadership of a group is handed to another node.
     Transfer,
-    /// The state of a node goes to files, and the registry's log behind it: who comes back later needs a snapshot.
+    /// The state of a node goes to files, and the registry's log is trimmed: a node that returns later needs a snapshot.
     Trim,
 }
 
@@ -68,7 +68,7 @@ const KINDS: [Kind; 15] = [
     Kind::Trim,
 ];
 
-/// What ends a fault.
+/// The end of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     Links,

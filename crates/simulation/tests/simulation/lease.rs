@@ -1,7 +1,7 @@
-//! Whoever is revoked is cut off within a second on every node that is inside its lease, and on every other one when its
+//! A revoked identity is cut off within a second on every node that is inside its lease, and on every other one when its
 //! grace is over.
 //!
-//! A simulation may look where a client cannot: at each node's lease, at every moment. So no fault excuses anything.
+//! A simulation sees each node's lease at every moment, which no client can. So no fault is an excuse.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -14,22 +14,22 @@ use crate::devices::Device;
 use crate::shared::Shared;
 use holdfast_simulation::{Cluster, SECOND};
 
-/// What the node's own tasks may take beyond the promise.
+/// The time that the node's own tasks may take beyond the promise.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// Since when each node's life has been inside its lease, or outside.
+/// Since when each incarnation of a node has been inside its lease, or outside.
 #[derive(Default)]
 pub(crate) struct Leases {
     since: BTreeMap<(u64, u64), (bool, Instant)>,
 }
 
 impl Leases {
-    /// One look at everything.
+    /// Checks every node once.
     pub(crate) fn look(&mut self, cluster: &Cluster, devices: &[Device], shared: &Rc<Shared>, grace: Duration) {
         let now = Instant::now();
         for node in cluster.nodes.values() {
             let inside = node.registry.in_lease();
-            let since = self.since.entry((node.id, node.life)).or_insert((inside, now));
+            let since = self.since.entry((node.id, node.incarnation)).or_insert((inside, now));
             if since.0 != inside {
                 *since = (inside, now);
             }
@@ -47,7 +47,7 @@ impl Leases {
                 let (due, why) = match (inside, revoked) {
                     (true, Some(revoked)) => ((revoked + SECOND).max(*since), "revoked, inside the lease"),
                     (true, None) => continue,
-                    // It may have been let in just before; it closes what it has when the grace is over.
+                    // It may have connected just before; it is closed when the grace is over.
                     (false, _) => ((*since + grace + SECOND).max(client.up + grace), "outside the lease"),
                 };
                 if now > due + SLACK {
@@ -60,13 +60,16 @@ impl Leases {
         }
         drop(history);
         for text in wrong {
-            shared.wrong(text);
+            shared.violation(text);
         }
     }
 }
 
-fn is_up(cluster: &Cluster, (node, life): (u64, u64)) -> bool {
-    cluster.nodes.get(&node).is_some_and(|node| node.life == life)
+fn is_up(cluster: &Cluster, (node, incarnation): (u64, u64)) -> bool {
+    cluster
+        .nodes
+        .get(&node)
+        .is_some_and(|node| node.incarnation == incarnation)
 }
 
 /// Since when the device surely has no rights.

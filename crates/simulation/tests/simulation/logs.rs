@@ -31,7 +31,7 @@ pub(crate) fn are_level(cluster: &Cluster) -> bool {
     })
 }
 
-/// Compares the logs of all replicas, entry by entry, and what the registry makes of its own.
+/// Compares the logs of all replicas, entry by entry, and the registry's state.
 pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
     for id in groups() {
         let readers = cluster
@@ -49,7 +49,7 @@ pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
         let (first, expected) = tails.next().unwrap();
         for (other, tail) in tails {
             if !tail.eq(expected.clone()) {
-                shared.wrong(format!("{first} and {other} have different logs of {id}"));
+                shared.violation(format!("{first} and {other} have different logs of {id}"));
             }
         }
     }
@@ -63,7 +63,7 @@ pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
             .map(|node| node.registry.identity(&identity(name)).unwrap());
         let first = known.next().unwrap();
         if !known.all(|other| other == first) {
-            shared.wrong(format!("nodes have different opinions of {name}"));
+            shared.violation(format!("nodes have different opinions of {name}"));
         }
     }
 }
@@ -95,7 +95,7 @@ pub(crate) async fn read_all(cluster: &Cluster, readers: &mut Readers) {
     }
 }
 
-/// What was acknowledged is there, once for each time that the device has sent it, in order within each connection; and
+/// Every acknowledged message is there, once for each time that the device has sent it, in order within each connection; and
 /// nothing of an older connection follows a newer one.
 pub(crate) async fn check_device(cluster: &Cluster, device: &Device, shared: &Shared) {
     let owner = cluster.owner(partition_of(&device.name)).await.node;
@@ -107,7 +107,7 @@ pub(crate) async fn check_device(cluster: &Cluster, device: &Device, shared: &Sh
     for code in stored {
         let (connection, number) = (code / NUMBERS, code % NUMBERS);
         if connection < newest {
-            shared.wrong(format!(
+            shared.violation(format!(
                 "{name}: {code} of connection {connection} follows one of {newest}"
             ));
         }
@@ -118,17 +118,17 @@ pub(crate) async fn check_device(cluster: &Cluster, device: &Device, shared: &Sh
         if let Some(before) = last.insert(connection, number)
             && number != before + 1
         {
-            shared.wrong(format!("{name}: on connection {connection}, {number} follows {before}"));
+            shared.violation(format!("{name}: on connection {connection}, {number} follows {before}"));
         }
         found.insert((connection, number));
     }
     let lost: Vec<_> = device.acked.difference(&found).collect();
     if !lost.is_empty() {
-        shared.wrong(format!("{name}: acknowledged and lost: {lost:?}"));
+        shared.violation(format!("{name}: acknowledged and lost: {lost:?}"));
     }
     let numbers: std::collections::BTreeSet<u64> = found.iter().map(|(_, number)| *number).collect();
     if numbers.len() as u64 != device.next {
-        shared.wrong(format!(
+        shared.violation(format!(
             "{name}: sent {} messages, {} are stored",
             device.next,
             numbers.len()

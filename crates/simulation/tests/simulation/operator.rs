@@ -1,9 +1,9 @@
-//! An operator who changes the cluster while everything else goes on: nodes join, drain and are removed, and a node that
-//! is lost with its disk is replaced by a new one.
+//! An operator that changes the cluster under load and faults: nodes join, drain and are removed, and a node that is lost
+//! with its disk is replaced by a new one.
 //!
 //! A seed draws first whether it has one at all, since a cluster that moves takes longer. One change is made at a time.
-//! What fails because something is broken is asked for again, of another node, until it is done; so a course ends only
-//! when its last change has been made, and every group is where the registry wants it then.
+//! A request that fails because of a fault is retried at another node until it is done; so a run ends only when its last
+//! change has been made and every group has the members that the registry wants.
 //! Invariant: a disk is lost only while every group has all its replicas. One that has just lost a copy may be left with
 //! the only other one, and two lost disks are more than three replicas promise to survive.
 
@@ -26,16 +26,16 @@ use holdfast_simulation::{NODES, ask_to_join};
 /// How many of the seeds have an operator.
 const HAS_ONE: f64 = 0.5;
 /// How long an operator waits for an answer before it asks another node.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a node waits before it begins to ask for its admission again.
-const JOIN_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries, or two looks.
-const AGAIN: Duration = Duration::from_millis(100);
-const TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node waits before it requests its admission again.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two attempts, or two checks.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3_600);
 /// More nodes than this would find nothing new, and cost.
 const MOST: usize = 5;
 
-/// What is done to the cluster.
+/// A change of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
     /// A new node joins.
@@ -46,7 +46,7 @@ pub(crate) enum Change {
     Undrain,
     /// A node is lost with its disk, is removed as dead, and a new one joins.
     Replace,
-    /// The same, and the old one comes back with its disk: nobody may count on it any more.
+    /// The same, and the old one comes back with its disk: it must not be counted on any more.
     Return,
 }
 
@@ -79,7 +79,7 @@ impl Operator {
         }
     }
 
-    /// Makes changes until the end of the course.
+    /// Makes changes until the end of the run.
     pub(crate) async fn work(mut self) {
         if !self.rng.random_bool(HAS_ONE) {
             return;
@@ -99,7 +99,7 @@ impl Operator {
                 Change::Replace | Change::Return => {
                     let Some(dead) = self.replace().await else { return };
                     if change == Change::Return {
-                        self.order(Order::Haunt(dead));
+                        self.order(Order::Resurrect(dead));
                         self.pause(500..3_000).await;
                         self.order(Order::Lose(dead));
                     }
@@ -113,23 +113,23 @@ impl Operator {
 
     async fn join(&mut self) -> u64 {
         let node = self.shared.new_node();
-        let call = async |control: Control| control.create_token(TOKEN_LIFE, NodeRole::Core).await;
+        let call = async |control: Control| control.create_token(TOKEN_LIFETIME, NodeRole::Core).await;
         let secret = self.insist("a token", call).await;
         loop {
             let mut members = self.shared.all_up();
             let first = self.rng.random_range(0..members.len().max(1));
             members.rotate_left(first);
-            // Who waits for an answer that was lost asks again sooner than its call would end.
-            let asked = ask_to_join(&self.network, node, &members, &secret, JOIN_PATIENCE);
-            match tokio::time::timeout(JOIN_PATIENCE, asked).await {
+            // A lost answer is retried sooner than its call would end.
+            let asked = ask_to_join(&self.network, node, &members, &secret, JOIN_TIMEOUT);
+            match tokio::time::timeout(JOIN_TIMEOUT, asked).await {
                 Ok(Ok(_)) => break,
                 Ok(Err(error @ (JoinError::Denied { .. } | JoinError::Answer { .. }))) => {
-                    self.shared.wrong(format!("{node} may not join: {error}"));
+                    self.shared.violation(format!("{node} may not join: {error}"));
                     break;
                 }
                 Ok(Err(JoinError::NoAddress | JoinError::NoAnswer { .. })) | Err(_) => {
                     self.shared.note(format!("{node} is not admitted yet"));
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
             }
         }
@@ -169,7 +169,7 @@ impl Operator {
         self.until(node, NodeState::Active).await;
     }
 
-    /// Tells any node to drain; if too few would be left, another one joins first. Gives who drains.
+    /// Drains any node; if too few would be left, another one joins first. Returns the draining node.
     async fn begin_to_drain(&mut self) -> u64 {
         if self.members.len() <= NODES.len() {
             self.join().await;
@@ -182,15 +182,15 @@ impl Operator {
         node
     }
 
-    /// Who was replaced; nobody, if the cluster was never whole before the end.
+    /// Returns the replaced node; none, if the cluster was never whole before the end.
     async fn replace(&mut self) -> Option<u64> {
-        // What it was before says nothing: something may have changed since then.
+        // The earlier value says nothing: something may have changed since then.
         self.shared.is_whole.set(false);
         while !self.shared.is_whole.get() {
             if self.shared.ending.get() {
                 return None;
             }
-            tokio::time::sleep(AGAIN / 5).await;
+            tokio::time::sleep(RETRY_INTERVAL / 5).await;
         }
         let node = self.any_member();
         self.order(Order::Lose(node));
@@ -219,7 +219,7 @@ impl Operator {
     /// Waits until a node stands so.
     async fn until(&mut self, node: u64, state: NodeState) {
         while self.state(node).await != Some(state) {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
         self.shared.note(format!("operator: {node} is {state:?}"));
     }
@@ -227,7 +227,7 @@ impl Operator {
     /// Where a node stands, as any node knows it.
     async fn state(&mut self, node: u64) -> Option<NodeState> {
         let access = self.shared.any(&mut self.rng)?;
-        let confirmed = tokio::time::timeout(PATIENCE, access.call(access.registry.confirm())).await;
+        let confirmed = tokio::time::timeout(CALL_TIMEOUT, access.call(access.registry.confirm())).await;
         confirmed.ok()??.ok()?;
         Some(access.registry.cluster().node(node)?.state)
     }
@@ -240,14 +240,14 @@ impl Operator {
                 Some((node, Err(error))) => self.shared.note(format!("operator: {what} via {node}: {error}")),
                 None => self.shared.note(format!("operator: {what}: no answer")),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
-    /// What any node says, with the node.
+    /// The answer of any node, with the node.
     async fn ask<T>(&mut self, call: impl AsyncFn(Control) -> T) -> Option<(u64, T)> {
         let access = self.shared.any(&mut self.rng)?;
-        let answer = tokio::time::timeout(PATIENCE, access.call(call(access.control.clone()))).await;
+        let answer = tokio::time::timeout(CALL_TIMEOUT, access.call(call(access.control.clone()))).await;
         Some((access.node, answer.ok().flatten()?))
     }
 

@@ -33,7 +33,7 @@ async fn visit(shared: &Shared, access: &Access, name: &str, partition: Partitio
     let from = StartPosition::AtSequence(SequenceNumber(u64::try_from(next).unwrap()));
     match access.partitions.reader(partition, from).await {
         Ok(mut reader) => while read(shared, access, name, &mut reader).await {},
-        Err(OpenError::Start(StartError::BeyondEnd { last, .. })) => shared.wrong(format!(
+        Err(OpenError::Start(StartError::BeyondEnd { last, .. })) => shared.violation(format!(
             "{name} has read up to {next} of partition {}, which ends with {last:?} on node {}",
             partition.0, access.node
         )),

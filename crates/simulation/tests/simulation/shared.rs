@@ -1,4 +1,4 @@
-//! What the actors of a simulation share: who is up, what they wrote down, and the trace.
+//! State that the actors of a simulation share: the nodes that are up, the clients' history, and the trace.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,7 +19,7 @@ use crate::operator::Changes;
 use holdfast_simulation::{NODES, Node};
 
 /// How many lines of the trace a failure shows.
-const TOLD: usize = 80;
+const TRACE_LINES: usize = 80;
 
 /// A node that is up, for those outside it.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// What a call gives, unless the node ends before.
+    /// The result of a call, unless the node ends before.
     pub(crate) async fn call<T>(&self, call: impl Future<Output = T>) -> Option<T> {
         let mut alive = self.alive.clone();
         tokio::select! {
@@ -44,7 +44,7 @@ impl Access {
     }
 }
 
-/// What clients wrote down.
+/// The observations of clients.
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) operations: Vec<Operation>,
@@ -52,24 +52,24 @@ pub(crate) struct History {
     pub(crate) connections: Vec<Connection>,
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) readers: Readers,
-    /// What no client may be told.
-    pub(crate) wrong: Vec<String>,
+    /// Broken promises.
+    pub(crate) violations: Vec<String>,
 }
 
-/// What an operator does with a machine.
+/// An operator's order for a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// It is to run from now on.
     Start(u64),
-    /// Its power is cut for good. What was on its disk is gone, but for who is to [`Order::Haunt`].
+    /// Its power is cut for good. Its disk is gone, unless it is to [`Order::Resurrect`].
     Lose(u64),
     /// It runs again with its disk, although it was lost.
-    Haunt(u64),
+    Resurrect(u64),
     /// It is stopped in order, and not started again.
     Retire(u64),
 }
 
-/// A node and which life of it.
+/// A node and its incarnation.
 pub(crate) type Place = (u64, u64);
 
 /// See the module.
@@ -77,14 +77,14 @@ pub(crate) struct Shared {
     began: Instant,
     /// Processes that run, those that are stopping among them.
     pub(crate) running: RefCell<BTreeSet<Place>>,
-    /// Devices whose rights are being changed, so that nobody can know them.
+    /// Devices whose rights are being changed and therefore unknown.
     pub(crate) changing: RefCell<BTreeSet<String>>,
     up: RefCell<BTreeMap<u64, (Access, watch::Sender<()>)>>,
-    /// What an operator wants done with machines, for the world to do.
+    /// Orders of an operator, for the world to execute.
     pub(crate) orders: RefCell<VecDeque<Order>>,
-    /// Whether somebody changes the cluster.
+    /// Whether an operator changes the cluster.
     pub(crate) has_operator: Cell<bool>,
-    /// Everybody is there, and all groups are where the registry wants them. Looked at only where there is an operator.
+    /// All machines run, and all groups have the members that the registry wants. Checked only in runs with an operator.
     pub(crate) is_whole: Cell<bool>,
     pub(crate) changes: RefCell<Changes>,
     /// The highest number of a node that there has ever been.
@@ -144,18 +144,22 @@ impl Shared {
     }
 
     /// The trace's last lines, or all.
-    pub(crate) fn told(&self, all: bool) -> String {
+    pub(crate) fn trace(&self, all: bool) -> String {
         let trace = self.trace.borrow();
-        let from = if all { 0 } else { trace.lines.len().saturating_sub(TOLD) };
+        let from = if all {
+            0
+        } else {
+            trace.lines.len().saturating_sub(TRACE_LINES)
+        };
         trace.lines[from..].join("\n")
     }
 
-    pub(crate) fn wrong(&self, text: String) {
-        let wrong = &mut self.history.borrow_mut().wrong;
-        // What stays wrong is seen at every look.
-        if !wrong.contains(&text) {
-            self.note(format!("WRONG: {text}"));
-            wrong.push(text);
+    pub(crate) fn violation(&self, text: String) {
+        let violations = &mut self.history.borrow_mut().violations;
+        // A lasting one is found by every check.
+        if !violations.contains(&text) {
+            self.note(format!("VIOLATION: {text}"));
+            violations.push(text);
         }
     }
 
@@ -169,10 +173,10 @@ impl Shared {
             alive,
         };
         self.up.borrow_mut().insert(node.id, (access, ends));
-        self.running.borrow_mut().insert((node.id, node.life));
+        self.running.borrow_mut().insert((node.id, node.incarnation));
     }
 
-    /// Nobody turns to it any more, for it stops.
+    /// Clients avoid it from now on, since it stops.
     pub(crate) fn leave(&self, node: u64) {
         self.up.borrow_mut().remove(&node);
     }

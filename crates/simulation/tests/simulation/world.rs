@@ -1,4 +1,4 @@
-//! The cluster and who of it is there: nodes run, start, stop, have lost their power, or are gone for good.
+//! The cluster's machines: their nodes run, start, stop, have lost their power, or are lost for good.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use holdfast_simulation::{Cluster, Node};
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) shared: Rc<Shared>,
-    /// The machines that are to run, and that break. Whoever is gone for good is none of them.
+    /// The machines that are to run, and that break. A lost machine is none of them.
     machines: BTreeSet<u64>,
     starting: BTreeMap<u64, JoinHandle<Node>>,
     stopping: BTreeMap<u64, JoinHandle<()>>,
@@ -64,10 +64,10 @@ impl World {
         nodes.filter(|node| self.cluster.has_failed(*node)).collect()
     }
 
-    /// Does what operators have ordered, and takes note of who has started and stopped.
+    /// Executes the operators' orders, and notes which nodes have started and stopped.
     pub(crate) async fn step(&mut self) {
         let orders = std::mem::take(&mut *self.shared.orders.borrow_mut());
-        orders.into_iter().for_each(|order| self.carry_out(order));
+        orders.into_iter().for_each(|order| self.execute(order));
         let started: Vec<u64> = finished(&self.starting);
         for id in started {
             let node = self.starting.remove(&id).unwrap().await.unwrap();
@@ -100,15 +100,15 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         self.shared.note(format!("{order:?}"));
         match order {
             Order::Start(node) => {
                 self.machines.insert(node);
                 self.start(node);
             }
-            Order::Haunt(node) => self.boot(node),
-            // Nobody starts from its disk any more, so that it is as good as gone.
+            Order::Resurrect(node) => self.boot(node),
+            // No node starts from its disk any more, which is as good as losing it.
             Order::Lose(node) => {
                 self.machines.remove(&node);
                 self.kill(node);
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// Who is drained has given up everything that it had.
+    /// A drained node has given up all its replicas.
     fn check_holds_nothing(&self, node: u64) {
         let disk = &self.cluster.disks[&node];
         let left = PartitionCount::DEFAULT
@@ -132,7 +132,7 @@ impl World {
             .find(|id| has_data(disk, GroupId::partition(id.0)).unwrap_or(true));
         if let Some(id) = left {
             self.shared
-                .wrong(format!("{node} is drained, and has data of partition {}", id.0));
+                .violation(format!("{node} is drained, and has data of partition {}", id.0));
         }
     }
 

@@ -1,8 +1,8 @@
-//! The members' addresses in the data directory: whom a node calls before it knows anything else.
+//! The members' addresses in the data directory: where a node connects before its registry replica is up.
 //!
-//! Why: after all nodes have died at once, what a replica of the registry had applied may be gone until its log is
-//! committed anew, for which the members have to find each other first.
-//! Invariant: the file is what the address book was told last, or a little older; it is a hint, never a membership.
+//! Why: after all nodes have died at once, the applied state of a registry replica may be missing until its log is
+//! committed again, for which the members have to find each other first.
+//! Invariant: the file is the latest address book, or a little older; it is a hint, never a membership.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,10 @@ impl Kept {
             .map_err(anyhow::Error::from)
             .and_then(|text| write_private(&self.path, &text));
         if let Err(error) = written {
-            tracing::warn!(error = format!("{error:#}"), "the members' addresses could not be kept");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot write the members' addresses; they are written at the next change"
+            );
         }
     }
 }
@@ -88,7 +91,7 @@ fn path(data: &DataDir) -> PathBuf {
     data.path().join(FILE)
 }
 
-/// What was kept last; empty when there is nothing that can be read.
+/// The addresses that were kept last; empty when they cannot be read.
 pub(super) fn read(data: &DataDir) -> BTreeMap<u64, String> {
     parse(&path(data)).unwrap_or_default()
 }

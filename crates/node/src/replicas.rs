@@ -1,4 +1,4 @@
-//! Where this node's replicas of partitions run: group 1 + p on core (1 + p) mod cores.
+//! Replicas of partitions on this node: group 1 + p runs on core (1 + p) mod the number of cores.
 
 use std::sync::Arc;
 
@@ -9,45 +9,46 @@ use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_tasks::watch;
 
-use super::now;
-use crate::runtime::CoreHandle;
+use crate::error::StartError;
+use crate::{Clock, Executor};
 
-/// Starts replicas for whoever decides which belong here.
+/// Starts replicas where control wants them.
 pub(crate) struct Replicas {
     pub(crate) host: GroupHost,
-    pub(crate) cores: Vec<CoreHandle>,
+    pub(crate) executor: Executor,
+    pub(crate) clock: Clock,
     pub(crate) consensus: ConsensusConfig,
     pub(crate) partition: PartitionConfig,
     pub(crate) count: PartitionCount,
     pub(crate) hub: Arc<DeviceHub>,
 }
 
+impl Replicas {
+    /// Starts one replica on its core.
+    pub(crate) async fn start_replica(&self, partition: PartitionId, founding: bool) -> Result<Partition, StartError> {
+        let (host, clock) = (self.host.clone(), Arc::clone(&self.clock));
+        let (consensus, config) = (self.consensus.clone(), self.partition.clone());
+        let start =
+            move || async move { Partition::start(partition, &host, &consensus, &config, clock, founding).await };
+        Ok(self.executor.run(1 + usize::from(partition.0), start).await??)
+    }
+}
+
 impl ReplicaHost for Replicas {
     fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
-        let core = self.cores[(1 + usize::from(partition.0)) % self.cores.len()].clone();
-        let host = self.host.clone();
-        let (consensus, config) = (self.consensus.clone(), self.partition.clone());
         Box::pin(async move {
-            let started = core
-                .run(move || async move {
-                    Partition::start(partition, &host, &consensus, &config, Arc::new(now), founding)
-                        .await
-                        .map_err(anyhow::Error::from)
-                })
-                .await
-                .and_then(|started| started);
-            started.map_err(|error| HostError(format!("{error:#}")))
+            let started = self.start_replica(partition, founding).await;
+            started.map_err(|error| HostError(chain(&error)))
         })
     }
 
     fn on_disk(&self) -> Hosted<'_, Result<Vec<PartitionId>, HostError>> {
         let (disk, count) = (Arc::clone(&self.host.disk), self.count);
-        Box::pin(holdfast_tasks::spawn_blocking(move || {
+        Box::pin(self.host.blocking_pool.run(move || {
             let mut found = Vec::new();
             for partition in count.iter() {
-                let there = holdfast_consensus::has_data(&*disk, GroupId::partition(partition.0))
-                    .map_err(|error| HostError(error.to_string()))?;
-                if there {
+                let has_data = holdfast_consensus::has_data(&*disk, GroupId::partition(partition.0));
+                if has_data.map_err(|error| HostError(error.to_string()))? {
                     found.push(partition);
                 }
             }
@@ -68,4 +69,10 @@ impl ReplicaHost for Replicas {
     fn is_writable(&self) -> watch::Receiver<bool> {
         self.host.guard.watch()
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

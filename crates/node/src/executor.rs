@@ -1,25 +1,31 @@
-//! The core runtimes: one single-threaded runtime per core, each on a thread of its own.
+//! Where a node's groups and connections run: on cores, each a single-threaded runtime on a thread of its own, or all on
+//! the runtime of the caller.
 //!
-//! Why: a connection, a group and their tasks live and die on one core, so nothing between them is locked. What has to
-//! happen on a core is sent there as a closure.
-//! Not here: what runs on them (`node`).
+//! Why: a connection, a group and their tasks live and die on one core, so nothing between them is locked. Work for a
+//! core is sent to it as a closure. A simulation has one thread and one clock.
+//! Not here: what runs on them.
 
 use std::pin::Pin;
 use std::thread::JoinHandle;
 
-use anyhow::{Context as _, Result, anyhow};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 /// Closures that may wait for a core; only starting and stopping send any.
 const QUEUE: usize = 64;
-/// Tasks polled between two looks at the sockets: one look should serve a whole round of connections.
+/// Tasks polled between two polls of the sockets: one poll should serve a whole round of connections.
 const TASKS_A_ROUND: u32 = 256;
 
 type Work = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
+/// The core has ended, or the work on it has panicked (the log has the panic).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the core has ended, or its work panicked")]
+pub struct CoreGone;
+
 /// A core's thread.
-pub(crate) struct Core {
+#[derive(Debug)]
+pub struct Core {
     handle: CoreHandle,
     /// Dropped to end it.
     end: oneshot::Sender<()>,
@@ -27,15 +33,24 @@ pub(crate) struct Core {
 }
 
 /// Sends work to a core; clones send to the same. A handle does not keep its core alive.
-#[derive(Clone)]
-pub(crate) struct CoreHandle(mpsc::Sender<Work>);
+#[derive(Debug, Clone)]
+pub struct CoreHandle(mpsc::Sender<Work>);
+
+/// The places where a node's work runs.
+#[derive(Debug, Clone)]
+pub enum Executor {
+    /// Group *g* runs on core *g* mod the number of cores.
+    Cores(Vec<CoreHandle>),
+    /// Everything runs on the runtime that starts it: a simulation's.
+    Caller,
+}
 
 impl Core {
     /// Starts core number `index`.
     ///
     /// # Errors
     /// When the system gives no thread or no runtime.
-    pub(crate) fn start(index: usize) -> Result<Self> {
+    pub fn start(index: usize) -> std::io::Result<Self> {
         let (queue, mut work) = mpsc::channel::<Work>(QUEUE);
         let (end, mut ended) = oneshot::channel::<()>();
         let runtime = move || {
@@ -71,10 +86,7 @@ impl Core {
                     }
                 });
             })?;
-        is_ready
-            .recv()
-            .context("a core ended while it started")?
-            .context("cannot start a runtime")?;
+        is_ready.recv().map_err(std::io::Error::other)??;
         Ok(Self {
             handle: CoreHandle(queue),
             end,
@@ -83,25 +95,13 @@ impl Core {
     }
 
     /// A way to send it work.
-    pub(crate) fn handle(&self) -> CoreHandle {
+    #[must_use]
+    pub fn handle(&self) -> CoreHandle {
         self.handle.clone()
     }
 
-    /// See [`CoreHandle::run`].
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) async fn run<T, F, Fut>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> Fut + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        self.handle.run(work).await
-    }
-
     /// Ends the core: its tasks are dropped where they stand.
-    pub(crate) fn end(self) {
+    pub fn end(self) {
         drop(self.end);
         if self.thread.join().is_err() {
             tracing::error!("a core's thread panicked");
@@ -113,8 +113,8 @@ impl CoreHandle {
     /// Runs `work` on the core and waits for its result. Tasks that it spawns stay on the core.
     ///
     /// # Errors
-    /// When the core has ended, or `work` panicked (which the log has told).
-    pub(crate) async fn run<T, F, Fut>(&self, work: F) -> Result<T>
+    /// When the core has ended, or `work` panicked.
+    pub async fn run<T, F, Fut>(&self, work: F) -> Result<T, CoreGone>
     where
         T: Send + 'static,
         F: FnOnce() -> Fut + Send + 'static,
@@ -127,31 +127,64 @@ impl CoreHandle {
                 let _ = answer.send(work().await);
             })
         });
-        self.0.send(boxed).await.map_err(|_| anyhow!("the core has ended"))?;
-        result.await.context("the work panicked")
+        self.0.send(boxed).await.map_err(|_| CoreGone)?;
+        result.await.map_err(|_| CoreGone)
+    }
+}
+
+impl Executor {
+    /// The core of the group with this number; `None`: the caller's runtime.
+    fn core(&self, group: usize) -> Option<&CoreHandle> {
+        match self {
+            Self::Cores(cores) => cores.get(group % cores.len().max(1)),
+            Self::Caller => None,
+        }
+    }
+
+    /// Runs `work` where the group with this number belongs.
+    ///
+    /// # Errors
+    /// As [`CoreHandle::run`].
+    pub(crate) async fn run<T, F, Fut>(&self, group: usize, work: F) -> Result<T, CoreGone>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+    {
+        match self.core(group) {
+            Some(core) => core.run(work).await,
+            None => Ok(work().await),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may")]
+
     use super::*;
 
     #[test]
     fn work_runs_on_the_core_and_its_result_comes_back() {
         let core = Core::start(7).unwrap();
+        let handle = core.handle();
         let main = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let name = main.block_on(core.run(|| async {
+        let name = main.block_on(handle.run(|| async {
             // Something that cannot leave the thread.
             let local = std::rc::Rc::new(std::thread::current().name().map(str::to_owned));
             (*local).clone()
         }));
         assert_eq!(name.unwrap().as_deref(), Some("core-7"));
-        assert!(main.block_on(core.run(|| async { panic!("as a test") as () })).is_err());
+        assert!(
+            main.block_on(handle.run(|| async { panic!("as a test") as () }))
+                .is_err()
+        );
         assert_eq!(
-            main.block_on(core.run(|| async { 5 })).unwrap(),
+            main.block_on(handle.run(|| async { 5 })).unwrap(),
             5,
             "a panic ends its work, not the core"
         );
         core.end();
+        assert_eq!(main.block_on(handle.run(|| async { 5 })), Err(CoreGone));
     }
 }

@@ -21,30 +21,30 @@ use crate::world::World;
 use crate::{logs, readers};
 use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
-/// How often devices and checks look at the world.
+/// How often devices and checks run.
 const STEP: Duration = Duration::from_millis(20);
-/// How long faults begin.
+/// How long new faults are injected.
 const FAULTS: Duration = Duration::from_secs(4);
-/// How long everything may take to be well again once nothing is broken any more.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long the cluster may take to recover once all faults have ended.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(40);
 /// Devices that keep their rights.
 const STEADY: [&str; 3] = ["d0", "d1", "d2"];
 /// Devices that lose theirs and get them back.
 const REVOKED: [&str; 2] = ["v0", "v1"];
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What is done to the harness, so that it must find something.
+/// A fault of the harness itself, which the checks must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Break {
     Nothing,
-    /// Disks say that they have synced, and have not.
+    /// Disks report syncs that they have not made.
     Syncs,
 }
 
-/// What a seed has led to.
+/// The result of a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Course {
-    /// Of everything that anybody was told, and when.
+pub(crate) struct Outcome {
+    /// Digest of the trace: every observation with its time.
     pub(crate) digest: u64,
     pub(crate) calls: u64,
     pub(crate) took: Duration,
@@ -57,8 +57,8 @@ pub(crate) struct Course {
     pub(crate) read: u64,
 }
 
-/// A cluster of three that has settled, with its devices: made once, since what it takes to found one is the same in every
-/// course, and a start from disks is a test of its own.
+/// A settled cluster of three with its devices: made once, since founding is the same in every run, and a start from disks
+/// is a test of its own.
 fn image() -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -81,28 +81,28 @@ fn image() -> &'static Image {
     })
 }
 
-/// Lives `seed`. An error says everything that is wrong, and what led to it.
-pub(crate) fn run(seed: u64, broken: Break, tell: bool) -> Result<Course, String> {
+/// Runs `seed`. An error lists every violation and the end of the trace.
+pub(crate) fn run(seed: u64, broken: Break, print_trace: bool) -> Result<Outcome, String> {
     let image = image();
     simulate(async move {
         let shared = Shared::new();
-        let course = live(seed, image, broken, &shared).await;
-        let wrong = shared.history.borrow().wrong.join("\n");
-        if tell {
-            println!("{}", shared.told(true));
+        let outcome = play(seed, image, broken, &shared).await;
+        let wrong = shared.history.borrow().violations.join("\n");
+        if print_trace {
+            println!("{}", shared.trace(true));
         }
-        match course {
-            Ok(course) if wrong.is_empty() => Ok(course),
-            course => Err(format!(
-                "{}\n{wrong}\nthe end of what happened:\n{}",
-                course.err().unwrap_or_default(),
-                shared.told(false)
+        match outcome {
+            Ok(outcome) if wrong.is_empty() => Ok(outcome),
+            outcome => Err(format!(
+                "{}\n{wrong}\nthe end of the trace:\n{}",
+                outcome.err().unwrap_or_default(),
+                shared.trace(false)
             )),
         }
     })
 }
 
-async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> Result<Course, String> {
+async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> Result<Outcome, String> {
     let cluster = Cluster::resume(seed, image).await;
     if broken == Break::Syncs {
         cluster.disks.values().for_each(holdfast_storage::SimDisk::ignore_syncs);
@@ -127,14 +127,14 @@ async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     shared.spawn(Operator::new(shared.clone(), cluster.network.clone(), draw()).work());
     let mut world = World::new(cluster, shared.clone());
     let mut leases = Leases::default();
-    // So that faults hit a cluster that works, and not one that has yet to elect.
+    // Faults hit a cluster that works, not one that has yet to elect.
     let mut until = Instant::now() + FAULTS;
     while !world.cluster.is_settled() && Instant::now() < until {
         tokio::time::sleep(STEP).await;
     }
     until = Instant::now() + FAULTS;
     let mut is_well = Wellness::default();
-    let give_up = until + PATIENCE;
+    let give_up = until + RECOVERY_TIMEOUT;
     loop {
         let healing = Instant::now() >= until;
         if healing && !shared.ending.replace(true) {
@@ -146,7 +146,7 @@ async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
             shared.is_whole.set(world.is_whole());
         }
         if healing {
-            // Whoever has just lost its power, or ended by itself, comes back at once.
+            // A machine that has just lost its power, or whose node ended by itself, starts at once.
             world.machines().into_iter().for_each(|node| world.start(node));
         }
         for device in &mut devices {
@@ -165,10 +165,10 @@ async fn live(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     judge(&world, &mut devices, shared, faults.count).await
 }
 
-/// Whether the cluster is itself again.
+/// Whether the cluster has recovered.
 #[derive(Default)]
 struct Wellness {
-    /// How often in a row it has looked so.
+    /// Consecutive checks that found it recovered.
     seen: usize,
 }
 
@@ -207,15 +207,15 @@ impl Wellness {
 
 fn demand(shared: &Shared, findings: &Findings) -> u64 {
     for example in &findings.examples {
-        shared.wrong(format!("{}: {}", findings.promise, example.text));
+        shared.violation(format!("{}: {}", findings.promise, example.text));
     }
     if findings.undecided > 0 {
-        shared.wrong(format!("{}: {} undecided", findings.promise, findings.undecided));
+        shared.violation(format!("{}: {} undecided", findings.promise, findings.undecided));
     }
     findings.checked
 }
 
-async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, faults: usize) -> Result<Course, String> {
+async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, faults: usize) -> Result<Outcome, String> {
     let cluster = &world.cluster;
     logs::compare(cluster, devices, shared);
     for device in &mut *devices {
@@ -224,7 +224,7 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     }
     let mut history = shared.history.take();
     logs::read_all(cluster, &mut history.readers).await;
-    // It excuses only how long an older session stays, which [`Leases`] and [`Device::is_settled`] look at more closely.
+    // It excuses only the time that an older session stays, which [`Leases`] and [`Device::is_settled`] check more closely.
     let excuse = Fault {
         kind: "whatever the seed brought".to_owned(),
         detail: String::new(),
@@ -250,10 +250,10 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         .sum();
     let connections = demand(shared, &sessions::check(&history.connections, excuses));
     let read = demand(shared, history.readers.findings());
-    let mut wrong = std::mem::take(&mut shared.history.borrow_mut().wrong);
-    wrong.splice(0..0, history.wrong);
-    shared.history.borrow_mut().wrong = wrong;
-    Ok(Course {
+    let mut wrong = std::mem::take(&mut shared.history.borrow_mut().violations);
+    wrong.splice(0..0, history.violations);
+    shared.history.borrow_mut().violations = wrong;
+    Ok(Outcome {
         digest: shared.digest(),
         calls: cluster.network.calls(),
         took: Duration::from_micros(shared.now()),
