@@ -57,7 +57,7 @@ _cargo_done() {
   local crates tests
   crates=$(sed -n '/"kind":\["custom-build"\]/d; s/^{"reason":"compiler-artifact","package_id":"\([^"]*\)".*/\1/p' "$_cargo_messages" |
     sort -u | wc -l)
-  tests=$(grep -c '^{"reason":"compiler-artifact".*"test":true},' "$_cargo_messages") || true
+  tests=$(grep -c '^{"reason":"compiler-artifact".*"test":true},"features"' "$_cargo_messages") || true
   echo $((crates + tests))
 }
 

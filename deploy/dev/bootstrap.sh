@@ -72,13 +72,14 @@ flock 9
 if [ ! -e "$bare/.complete" ]; then
   rm -rf "$bare"
   mirror=$(grep -hsE "^(URIs:|deb )" /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} | grep -oE 'https?://[^ ]*/debian/?( |$)' | head -1) || true
-  progress "making a minimal Debian ($suite)" 40 0 - true debootstrap --variant=minbase "$suite" "$bare" ${mirror:+$mirror}
+  progress "making a minimal Debian ($suite)" 40 0 - true debootstrap --variant=minbase "$suite" "$bare" ${mirror:+$mirror} ||
+    cannot "debootstrap failed"
   carry_settings "$bare"
   first_packages() {
     inside "$bare" apt-get -qq update &&
       inside "$bare" DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev make
   }
-  progress "giving it a C compiler" 30 0 - true first_packages
+  progress "giving it a C compiler" 30 0 - true first_packages || cannot "the packages of a bare Debian cannot be installed"
   touch "$bare/.complete"
 fi
 exec 9>&-
@@ -121,7 +122,12 @@ say "$command"
 log=$work/log
 inside "$debian" bash -c "cd /root/holdfast && exec $command" >"$log" 2>&1 &
 hub=$!
-stop() { kill "$hub" 2>/dev/null || true; wait "$hub" 2>/dev/null || true; rm -rf "$work"; }
+# Killed processes may still be writing for a moment.
+stop() {
+  kill "$hub" 2>/dev/null || true
+  wait "$hub" 2>/dev/null || true
+  rm -rf "$work" 2>/dev/null || { sleep 2; rm -rf "$work"; }
+}
 trap stop EXIT
 shown=0
 show() { # What has been printed since, with the time.

@@ -1,4 +1,4 @@
-//! Nodes: what they run with, and the processes.
+//! Nodes: their environment and their processes.
 
 pub mod certificates;
 pub mod config;

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection, plain or TLS: what creating devices and reading metrics takes.
+//! One HTTP/1.1 connection, plain or TLS: enough to create devices and to read metrics.
 
 use std::net::SocketAddr;
 

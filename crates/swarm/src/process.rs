@@ -23,7 +23,7 @@ pub struct Sample {
     pub written_bytes: u64,
 }
 
-/// What was used between two samples.
+/// The usage between two samples.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Usage {
     /// Seconds between the samples.
@@ -88,7 +88,7 @@ impl Sample {
         Ok(())
     }
 
-    /// What was used from `earlier` to this sample.
+    /// The usage from `earlier` to this sample.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Usage {
         let seconds = self.at.duration_since(earlier.at).as_secs_f64();

@@ -196,7 +196,7 @@ impl<'a> Judge<'a> {
         let unacknowledged = found.count(span.acknowledged_below, span.sent_below) - early_found;
         self.verdict.unacknowledged_kept += unacknowledged;
         self.verdict.phantoms += found.len() - found.count(span.first, span.sent_below);
-        // What is missing below the highest message found, apart from what was counted as lost.
+        // Messages missing below the highest one found, without those counted as lost.
         let reach = found.end().clamp(span.first, span.sent_below);
         let missing = reach - span.first - found.count(span.first, reach);
         let early_lost_below = span

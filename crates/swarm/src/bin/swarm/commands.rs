@@ -1,4 +1,4 @@
-//! One file per subcommand; here what they share.
+//! One file per subcommand; here the parts that they share.
 
 pub(crate) mod devices;
 pub(crate) mod idle;
