@@ -20,7 +20,7 @@ pub use sasl::{SaslFrame, SaslInit, encode_mechanisms, encode_outcome};
 pub use terminus::{Source, Target, Terminus};
 pub use transfer::{Disposition, Outcome, Transfer};
 
-pub(crate) use terminus::put_full_terminus;
+pub(crate) use terminus::{Filter, put_full_terminus};
 
 use crate::error::DecodeError;
 use crate::types::Reader;

@@ -1,12 +1,26 @@
 //! The start position of an Event Hubs reader: the predicate in its source filter (Spec amqp §8.3).
+//!
+//! Invariant: a filter is identified by its descriptor (AMQP 1.0 §3.5.8), since clients choose its key in the map freely:
+//! Proton writes `selector`, rhea's helper `jms-selector`.
 
 use thiserror::Error;
 
 use crate::error::DecodeError;
 use crate::types::{Map, MapWriter, Raw, Value, put_str, put_symbol};
 
-/// The key and the symbolic descriptor of the filter.
+/// The symbolic descriptor of the filter, and its key in the map of most clients.
 pub const SELECTOR_FILTER: &str = "apache.org:selector-filter:string";
+/// The numeric descriptors of the filter: the registered one, and the one of .NET's Event Hubs clients.
+const NUMERIC_DESCRIPTORS: [u64; 2] = [0x0000_468c_0000_0004, 0x0000_0013_7000_000a];
+
+/// The start that a source's filters ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// The start position.
+    pub start: Start,
+    /// The filters that the start applies, as an encoded map for [`crate::Accept::filter`]; `None` without a selector.
+    pub in_place: Option<Vec<u8>>,
+}
 
 /// The place in a partition at which a receiver starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,21 +67,68 @@ pub enum InvalidSelector {
     /// Events are not indexed by the annotation.
     #[error("events can be selected only by x-opt-offset, x-opt-sequence-number or x-opt-enqueued-time")]
     UnknownKey,
+    /// Two predicates cannot both be the start.
+    #[error("there is more than one selector filter")]
+    Several,
     /// The value is not a number in range.
     #[error("the value of the filter is not a position")]
     Value,
 }
 
-/// The start that a source's filters ask for; without a selector the oldest event. Other filters are ignored.
+/// The start that a source's filters ask for; without a selector the oldest event. Other filters are not applied, and so
+/// are not in [`Selection::in_place`].
 ///
 /// # Errors
 /// [`InvalidSelector`].
-pub fn from_filters(filters: Map<'_>) -> Result<Start, InvalidSelector> {
-    match filters.get(SELECTOR_FILTER)? {
-        None => Ok(Start::Oldest),
-        Some(Value::Described(_, value)) => parse(value.value()?.text().ok_or(InvalidSelector::NotText)?),
-        Some(value) => parse(value.text().ok_or(InvalidSelector::NotText)?),
+pub fn from_filters(filters: Map<'_>) -> Result<Selection, InvalidSelector> {
+    let mut found = None;
+    for pair in filters.iter() {
+        let (key, raw) = pair?;
+        let value = raw.value()?;
+        if !is_selector(key, &value)? {
+            continue;
+        }
+        let text = match value {
+            Value::Described(_, value) => value.value()?.text(),
+            value => value.text(),
+        };
+        let start = parse(text.ok_or(InvalidSelector::NotText)?)?;
+        if found.replace((start, key, raw)).is_some() {
+            return Err(InvalidSelector::Several);
+        }
     }
+    let Some((start, key, value)) = found else {
+        return Ok(Selection {
+            start: Start::Oldest,
+            in_place: None,
+        });
+    };
+    let mut in_place = Vec::new();
+    let mut map = MapWriter::begin(&mut in_place);
+    map.add_encoded(1, &[key.bytes(), value.bytes()].concat());
+    map.finish();
+    Ok(Selection {
+        start,
+        in_place: Some(in_place),
+    })
+}
+
+/// Whether an entry of a filter map is a selector: by descriptor, or an undescribed or unknown value under the usual key.
+fn is_selector(key: Raw<'_>, value: &Value<'_>) -> Result<bool, DecodeError> {
+    if *value == Value::Null {
+        return Ok(false);
+    }
+    if key.value()?.text() == Some(SELECTOR_FILTER) {
+        return Ok(true);
+    }
+    let Value::Described(descriptor, _) = value else {
+        return Ok(false);
+    };
+    let descriptor = descriptor.value()?;
+    Ok(descriptor.text() == Some(SELECTOR_FILTER)
+        || descriptor
+            .unsigned()
+            .is_some_and(|code| NUMERIC_DESCRIPTORS.contains(&code)))
 }
 
 /// Parses a selector expression; spaces are free, quotes optional.

@@ -312,8 +312,8 @@ fn terminus_of_the_peer_is_read_with_filter_and_coordinator_is_seen() {
     };
     let source = attach.source().unwrap().unwrap();
     assert_eq!(
-        holdfast_amqp::selector::from_filters(source.filter),
-        Ok(holdfast_amqp::selector::Start::Oldest)
+        holdfast_amqp::selector::from_filters(source.filter).unwrap().start,
+        holdfast_amqp::selector::Start::Oldest
     );
     assert!(attach.target().unwrap().unwrap().coordinator);
 }

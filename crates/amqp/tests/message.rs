@@ -201,33 +201,74 @@ fn written_selectors_are_read_again() {
 }
 
 #[test]
-fn the_filter_is_found_under_any_descriptor_or_none() {
-    for descriptor in [
-        vec![],
-        vec![0x00, 0x80, 0, 0, 0x46, 0x8c, 0, 0, 0, 4],
-        vec![0x00, 0x80, 0, 0, 0, 0x13, 0x70, 0, 0, 0x0a],
+fn a_selector_is_found_by_its_descriptor_under_any_key_and_by_the_usual_key_under_any_descriptor() {
+    let symbolic = {
+        let mut bytes = vec![0];
+        put_symbol(&mut bytes, selector::SELECTOR_FILTER);
+        bytes
+    };
+    let numeric = vec![0x00, 0x80, 0, 0, 0x46, 0x8c, 0, 0, 0, 4];
+    let dotnet = vec![0x00, 0x80, 0, 0, 0, 0x13, 0x70, 0, 0, 0x0a];
+    let other = vec![0x00, 0x53, 0x01];
+    for (key, descriptor, is_found) in [
+        (selector::SELECTOR_FILTER, &vec![], true),
+        (selector::SELECTOR_FILTER, &symbolic, true),
+        (selector::SELECTOR_FILTER, &other, true),
+        ("selector", &symbolic, true),
+        ("jms-selector", &numeric, true),
+        ("string", &dotnet, true),
+        ("selector", &vec![], false),
+        ("selector", &other, false),
     ] {
-        let mut bytes = Vec::new();
-        let mut map = holdfast_amqp::types::MapWriter::begin(&mut bytes);
-        let buf = map.key(selector::SELECTOR_FILTER);
-        buf.extend_from_slice(&descriptor);
-        put_str(buf, "amqp.annotation.x-opt-offset > '5'");
-        map.finish();
-        let Value::Map(map) = Raw::new(&bytes).unwrap().value().unwrap() else {
-            panic!()
+        let bytes = filters(&[(key, descriptor, "amqp.annotation.x-opt-offset > '5'")]);
+        let selection = selector::from_filters(map_of(&bytes)).unwrap();
+        let start = Start::Offset {
+            offset: 5,
+            inclusive: false,
         };
-        assert_eq!(
-            selector::from_filters(map),
-            Ok(Start::Offset {
-                offset: 5,
-                inclusive: false
-            })
-        );
+        assert_eq!(selection.start, if is_found { start } else { Start::Oldest }, "{key}");
+        assert_eq!(selection.in_place, is_found.then_some(bytes), "{key}");
     }
+    let none = selector::from_filters(holdfast_amqp::types::Map::EMPTY).unwrap();
+    assert_eq!((none.start, none.in_place), (Start::Oldest, None));
+}
+
+#[test]
+fn a_filter_that_is_not_applied_is_not_in_place_and_two_selectors_are_refused() {
+    let symbolic = {
+        let mut bytes = vec![0];
+        put_symbol(&mut bytes, selector::SELECTOR_FILTER);
+        bytes
+    };
+    let start = "amqp.annotation.x-opt-offset > '-1'";
+    let bytes = filters(&[("no-local", &vec![], "x"), ("selector", &symbolic, start)]);
+    let selection = selector::from_filters(map_of(&bytes)).unwrap();
+    assert_eq!(selection.in_place, Some(filters(&[("selector", &symbolic, start)])));
+    let bytes = filters(&[("a", &symbolic, start), ("b", &symbolic, start)]);
     assert_eq!(
-        selector::from_filters(holdfast_amqp::types::Map::EMPTY),
-        Ok(Start::Oldest)
+        selector::from_filters(map_of(&bytes)),
+        Err(selector::InvalidSelector::Several)
     );
+}
+
+/// A filter map: key, descriptor, text.
+fn filters(entries: &[(&str, &Vec<u8>, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut map = holdfast_amqp::types::MapWriter::begin(&mut bytes);
+    for (key, descriptor, text) in entries {
+        let buf = map.key(key);
+        buf.extend_from_slice(descriptor);
+        put_str(buf, text);
+    }
+    map.finish();
+    bytes
+}
+
+fn map_of(bytes: &[u8]) -> holdfast_amqp::types::Map<'_> {
+    match Raw::new(bytes).unwrap().value().unwrap() {
+        Value::Map(map) => map,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

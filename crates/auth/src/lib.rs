@@ -30,4 +30,4 @@ pub use rights::{InvalidRights, Rights};
 pub use sas::SasToken;
 pub use scope::{HubNames, ResourcePath, ResourceScope};
 pub use sign::{sign, sign_identity};
-pub use verify::{Grant, KeyForm, check_claims, verify, verify_policy, verify_signature};
+pub use verify::{Grant, KeyForm, check_claims, verify, verify_policy, verify_policy_key, verify_signature};

@@ -1,14 +1,15 @@
-//! User names of AMQP SASL PLAIN (Spec auth-and-limits §1.6, amqp §1.2). The password is a whole token.
+//! User names of AMQP SASL PLAIN (Spec auth-and-limits §1.6, amqp §1.2). The password is a whole token, or the key of a
+//! policy.
 
 /// The principal that a SASL PLAIN user name names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaslUser<'a> {
-    /// `{policy}@sas.root.{hub}`.
+    /// `{policy}@sas.root.{hub}`, or `{policy}` alone as generic AMQP clients of Event Hubs send it.
     Policy {
         /// The policy's name.
         name: &'a str,
         /// The hub, as the client spells it.
-        hub: &'a str,
+        hub: Option<&'a str>,
     },
     /// `{deviceId}@sas.{hub}` or `{deviceId}/modules/{moduleId}@sas.{hub}`.
     Identity {
@@ -27,13 +28,17 @@ impl<'a> SaslUser<'a> {
     /// Ids may contain `@`, so the last `@sas.` separates name and hub.
     #[must_use]
     pub fn parse(user: &'a str) -> Option<Self> {
-        let at = user.rfind("@sas.")?;
+        let Some(at) = user.rfind("@sas.") else {
+            // Policy names contain neither `@` nor `/`.
+            let is_policy = !user.is_empty() && !user.contains(['@', '/']);
+            return is_policy.then_some(Self::Policy { name: user, hub: None });
+        };
         let (name, hub) = (&user[..at], &user[at + "@sas.".len()..]);
         if name.is_empty() || hub.is_empty() {
             return None;
         }
         if let Some(hub) = hub.strip_prefix("root.").filter(|hub| !hub.is_empty()) {
-            return Some(Self::Policy { name, hub });
+            return Some(Self::Policy { name, hub: Some(hub) });
         }
         match name.split_once('/') {
             None => Some(Self::Identity {
@@ -60,12 +65,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_forms_are_distinguished() {
+    fn the_forms_are_distinguished() {
+        let policy = SaslUser::Policy {
+            name: "service",
+            hub: None,
+        };
+        assert_eq!(SaslUser::parse("service"), Some(policy));
         assert_eq!(
             SaslUser::parse("service@sas.root.hub1"),
             Some(SaslUser::Policy {
                 name: "service",
-                hub: "hub1"
+                hub: Some("hub1")
             })
         );
         let device = SaslUser::Identity {
@@ -86,7 +96,8 @@ mod tests {
     fn other_names_are_refused() {
         for user in [
             "",
-            "guest",
+            "guest@hub",
+            "device/module",
             "@sas.hub",
             "d@sas.",
             "d/m@sas.hub",

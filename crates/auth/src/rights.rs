@@ -61,6 +61,14 @@ impl Rights {
         self.0 & needed.0 == needed.0
     }
 
+    /// The rights of `needed` that are not here, for error texts: without [`Self::REGISTRY_READ`] where
+    /// [`Self::REGISTRY_WRITE`], which includes it, is missing too.
+    #[must_use]
+    pub const fn missing(self, needed: Self) -> Self {
+        let bits = needed.0 & !self.0;
+        Self(if bits & 2 == 0 { bits } else { bits & !1 })
+    }
+
     /// Reads `RegistryRead, ServiceConnect`: names in any case and order, separated by commas.
     ///
     /// # Errors
@@ -110,6 +118,19 @@ mod tests {
         assert_eq!(Rights::from_bits(2), Some(Rights::REGISTRY_WRITE));
         assert_eq!(Rights::from_bits(16), None);
         assert_eq!(Rights::parse("registrywrite"), Ok(Rights::REGISTRY_WRITE));
+    }
+
+    #[test]
+    fn only_missing_rights_are_named() {
+        for (has, needed, missing) in [
+            (Rights::REGISTRY_READ, Rights::REGISTRY_WRITE, "RegistryWrite"),
+            (Rights::NONE, Rights::REGISTRY_WRITE, "RegistryWrite"),
+            (Rights::NONE, Rights::REGISTRY_READ, "RegistryRead"),
+            (Rights::SERVICE_CONNECT, Rights::ALL, "RegistryWrite, DeviceConnect"),
+            (Rights::ALL, Rights::ALL, ""),
+        ] {
+            assert_eq!(has.missing(needed).to_string(), missing, "{has} for {needed}");
+        }
     }
 
     #[test]

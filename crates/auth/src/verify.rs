@@ -126,10 +126,34 @@ pub fn verify_policy(
         })
         .ok_or(SasRefusal::UnknownPolicy)?;
     let granted = grant(token, &policy.keys, &[KeyForm::Decoded, KeyForm::Text], expires)?;
-    if policy.rights.contains(needed) {
-        Ok(granted)
-    } else {
-        Err(SasRefusal::Right(needed))
+    check_rights(policy, needed)?;
+    Ok(granted)
+}
+
+/// Checks a policy's key that a client presents itself instead of a token, with `needed` rights. The grant does not expire.
+///
+/// # Errors
+/// [`SasRefusal::UnknownPolicy`], [`SasRefusal::Signature`] for another key, [`SasRefusal::Right`].
+pub fn verify_policy_key(key: &str, policy: Option<&Policy>, needed: Rights) -> Result<Grant, SasRefusal> {
+    let policy = policy.ok_or(SasRefusal::UnknownPolicy)?;
+    let key = Key::from_base64(key).map_err(|_| SasRefusal::Signature)?;
+    let slot = [KeySlot::Primary, KeySlot::Secondary]
+        .into_iter()
+        .find(|slot| *policy.keys.get(*slot) == key)
+        .ok_or(SasRefusal::Signature)?;
+    check_rights(policy, needed)?;
+    Ok(Grant {
+        expires: UnixMillis(u64::MAX),
+        slot,
+        fingerprint: key.fingerprint(),
+    })
+}
+
+/// Names only the rights that are missing: a caller with some of the needed ones is told the others.
+fn check_rights(policy: &Policy, needed: Rights) -> Result<(), SasRefusal> {
+    match policy.rights.missing(needed) {
+        Rights::NONE => Ok(()),
+        missing => Err(SasRefusal::Right(missing)),
     }
 }
 

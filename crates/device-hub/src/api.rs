@@ -9,4 +9,5 @@ pub(crate) mod connect_request;
 pub(crate) mod core;
 pub(crate) mod diagnose;
 pub(crate) mod hub;
+pub(crate) mod refusal_limiter;
 pub(crate) mod session;

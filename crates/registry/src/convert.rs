@@ -158,6 +158,10 @@ fn authentication(given: &AuthenticationWrite, secrets: &Secrets) -> Result<prot
             content.set_type(proto::AuthenticationType::Sas);
             content.keys = keys.as_ref().map(|keys| secrets.seal_pair(keys)).transpose()?;
         }
+        AuthenticationWrite::SasWithNewKeys => {
+            content.set_type(proto::AuthenticationType::Sas);
+            content.keys = Some(secrets.generate()?);
+        }
         AuthenticationWrite::SelfSigned(thumbprints) => {
             content.set_type(proto::AuthenticationType::SelfSigned);
             content.thumbprints = thumbprints.as_ref().map(|thumbprints| proto::Thumbprints {

@@ -37,7 +37,7 @@ pub use config::{InvalidRegistryConfig, RegistryConfig};
 pub use error::RegistryError;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};
-pub use local::Statistics;
+pub use local::{DevicePage, Statistics};
 pub use registry::{Clock, Outcome, Registry, StartError, Written};
 pub use secrets::SecretError;
 pub use settings::{Founding, HubSettings, SettingsChange};

@@ -36,6 +36,15 @@ pub struct Statistics {
     pub modules: u64,
 }
 
+/// A page of the devices in id order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePage {
+    /// The devices.
+    pub devices: Vec<Identity>,
+    /// Whether there are devices behind the last one.
+    pub has_more: bool,
+}
+
 /// The replica.
 pub(crate) struct Local {
     pub(crate) disk: Arc<dyn Disk>,
@@ -200,6 +209,22 @@ impl Local {
         self.list(&layout::devices(), top, false, |key| {
             layout::parse_device(key).map(IdentityId::device)
         })
+    }
+
+    /// The first `top` devices after `after` in id order, or of all. Blocks on the disk.
+    pub(crate) fn device_page(&self, after: Option<&DeviceId>, top: usize) -> Result<DevicePage, RegistryError> {
+        let mut range = layout::devices();
+        if let Some(after) = after {
+            // The smallest key behind that of `after`.
+            range.start = layout::device(after);
+            range.start.push(0);
+        }
+        let mut devices = self.list(&range, top.saturating_add(1), false, |key| {
+            layout::parse_device(key).map(IdentityId::device)
+        })?;
+        let has_more = devices.len() > top;
+        devices.truncate(top);
+        Ok(DevicePage { devices, has_more })
     }
 
     /// The modules of `device` in id order; `None` when there is no such device. Blocks on the disk.

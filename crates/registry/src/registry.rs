@@ -22,7 +22,7 @@ use crate::convert;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
-use crate::local::{Local, Statistics};
+use crate::local::{DevicePage, Local, Statistics};
 use crate::settings::{self, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
@@ -166,6 +166,17 @@ impl Registry {
         self.confirm().await?;
         let local = self.0.local.clone();
         holdfast_tasks::spawn_blocking(move || local.devices(top.min(MAX_LIST_DEVICES))).await
+    }
+
+    /// One page of devices in id order, of at most 1000: those after `after`, or the first ones.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn device_page(&self, after: Option<&DeviceId>, top: usize) -> Result<DevicePage, RegistryError> {
+        self.confirm().await?;
+        let (local, after) = (self.0.local.clone(), after.cloned());
+        let page = move || local.device_page(after.as_ref(), top.min(MAX_LIST_DEVICES));
+        holdfast_tasks::spawn_blocking(page).await
     }
 
     /// The modules of `device` in id order; `None` when there is no such device.

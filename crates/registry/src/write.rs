@@ -91,6 +91,8 @@ pub enum ScopeWrite {
 pub enum AuthenticationWrite {
     /// By symmetric keys; `None`: the ones it has, else generated ones.
     Sas(Option<KeyPair>),
+    /// By symmetric keys that are generated, also where it has keys.
+    SasWithNewKeys,
     /// By a certificate's thumbprint; `None`: the ones it has.
     SelfSigned(Option<Thumbprints>),
     /// By a certificate of a CA.

@@ -12,6 +12,7 @@
 
 mod cbs;
 mod config;
+mod delayed;
 mod driver;
 mod encode;
 mod endpoint;
@@ -23,6 +24,7 @@ mod opening;
 mod pending_management;
 mod receiver;
 mod refusal;
+mod refusal_backoff;
 mod request_node;
 mod tokens;
 

@@ -18,6 +18,7 @@ mod document;
 mod error;
 mod etag;
 mod json;
+mod lenient_json;
 mod metrics;
 mod path;
 mod pipeline;

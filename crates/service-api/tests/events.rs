@@ -1,18 +1,21 @@
 //! The Event-Hubs-compatible endpoint against a client of ours, through memory.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/audit_log.rs"]
+mod audit_log;
 #[path = "support/events_hub.rs"]
 mod events_hub;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use events_hub::{Hub, now, on_a_core};
+use audit_log::AuditLog;
+use events_hub::{HOST, Hub, now, on_a_core};
 use holdfast_amqp::message::Message;
 use holdfast_amqp::selector::Start;
-use holdfast_amqp::types::{Raw, Value};
-use holdfast_amqp::{AttachSpec, ClientSasl, Event, InfoValue, message};
+use holdfast_amqp::types::{MapWriter, Raw, Value, put_str};
+use holdfast_amqp::{AttachSpec, ClientSasl, Event, InfoValue, LinkId, message};
 use holdfast_auth::{Rights, sign};
-use holdfast_model::{Property, PropertyValue, SystemProperties, TelemetryMessage};
+use holdfast_model::{Property, PropertyValue, SystemProperties, TelemetryMessage, UnixMillis};
 use holdfast_service_api::events::EventsConfig;
 use holdfast_tasks::Phase;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -395,14 +398,37 @@ fn equal_epochs_steal_lower_ones_are_refused_and_a_sixth_reader_too() {
         assert_eq!(condition, "amqp:link:stolen");
         assert!(text.contains("is created hence current receiver"), "{text}");
         let mut other = hub.reader().await;
-        for properties in [&epoch(-1)[..], &[]] {
-            assert_eq!(
-                other.receive(0, Start::Oldest, properties).await.unwrap_err().0,
-                "amqp:link:stolen"
-            );
+        // The texts of Event Hubs, on which programs match.
+        for (properties, begin, end) in [
+            (
+                &epoch(-1)[..],
+                "Receiver 'receiver-4' with a higher epoch '0' already exists. Receiver 'receiver-2' with epoch -1 cannot \
+                 be created.",
+                "or ensure all old epoch receivers are closed or disconnected.",
+            ),
+            (
+                &[],
+                "At least one receiver for the endpoint is created with epoch of '0', and so non-epoch receiver is not \
+                 allowed.",
+                "or make sure all epoch receivers are closed or disconnected.",
+            ),
+        ] {
+            let refused = other.receive(0, Start::Oldest, properties).await.unwrap_err();
+            assert_eq!(refused.0, "amqp:link:stolen");
+            let (text, _) = refused.1.split_once(" TrackingId:").unwrap();
+            assert!(text.starts_with(begin) && text.ends_with(end), "{text}");
         }
         other.receive(0, Start::Oldest, &epoch(7)).await.unwrap();
-        assert_eq!(client.detached(second).await.0, "amqp:link:stolen");
+        let (condition, has_info) = client
+            .until(|_, event| match event {
+                Event::Detached { link, error, .. } if *link == second => {
+                    let error = error.unwrap();
+                    Some((error.condition.to_owned(), error.received_info.is_some()))
+                }
+                _ => None,
+            })
+            .await;
+        assert_eq!((condition.as_str(), has_info), ("amqp:link:stolen", false));
 
         for _ in 0..5 {
             client.receive(1, Start::Oldest, &[]).await.unwrap();
@@ -410,6 +436,35 @@ fn equal_epochs_steal_lower_ones_are_refused_and_a_sixth_reader_too() {
         let refused = client.receive(1, Start::Oldest, &[]).await.unwrap_err();
         assert_eq!(refused.0, "amqp:resource-limit-exceeded");
         drop(client);
+    });
+}
+
+#[test]
+fn a_reader_that_reconnects_at_once_is_answered_later_and_later_and_writes_few_audit_records() {
+    on_a_hub(|hub| async move {
+        let log = AuditLog::capture();
+        let address = "hub1/ConsumerGroups/nogroup/Partitions/0";
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let mut client = hub.reader().await;
+            let from = Instant::now();
+            let refused = client.attach(&AttachSpec::receiver("r", address)).await.unwrap_err();
+            assert_eq!(refused.0, "amqp:not-found");
+            waits.push(from.elapsed());
+        }
+        for (at, at_least) in [(3, 250), (4, 500), (5, 1000), (6, 2000)] {
+            assert!(waits[at] >= Duration::from_millis(at_least), "{waits:?}");
+        }
+        // Another request of the same client is not delayed.
+        let mut client = hub.reader().await;
+        let from = Instant::now();
+        let other = "hub1/ConsumerGroups/nogroup/Partitions/1";
+        client.attach(&AttachSpec::receiver("r", other)).await.unwrap_err();
+        assert!(from.elapsed() < Duration::from_secs(1));
+        let expected = ("service".to_owned(), "amqp:not-found".to_owned());
+        assert_eq!(log.refusals(), vec![expected; 5]);
+        hub.hub.audit().write_suppressed(UnixMillis(now().0 + 60_000));
+        assert_eq!(log.suppressed(), [("service".to_owned(), 3)]);
     });
 }
 
@@ -438,10 +493,7 @@ fn what_does_not_exist_or_is_not_served_is_refused_with_its_condition() {
         assert!(sender.1.starts_with("The endpoint is read-only"));
         for (start, condition) in [
             ("amqp.annotation.x-opt-offset > 'x'", "com.microsoft:argument-error"),
-            (
-                "amqp.annotation.x-opt-offset > '0'",
-                "com.microsoft:argument-out-of-range",
-            ),
+            ("amqp.annotation.x-opt-offset > '0'", "com.microsoft:argument-error"),
             ("amqp.annotation.other > '0'", "com.microsoft:argument-error"),
         ] {
             let filter = holdfast_amqp::selector::filter_map(start);
@@ -453,52 +505,190 @@ fn what_does_not_exist_or_is_not_served_is_refused_with_its_condition() {
     });
 }
 
+/// The address to which `link` is redirected.
+async fn redirected(client: &mut events_hub::Client<tokio::io::DuplexStream>, link: LinkId) -> String {
+    client
+        .until(|_, event| match event {
+            Event::Detached { link: found, error, .. } if *found == link => {
+                let error = error.unwrap();
+                assert_eq!(error.condition, "amqp:link:redirect");
+                let Value::Map(info) = error.received_info.unwrap().value().unwrap() else {
+                    panic!()
+                };
+                let text = |key| info.get(key).unwrap().unwrap().text();
+                assert_eq!(info.get("port"), Ok(Some(Value::Int(5671))));
+                assert_eq!((text("hostname"), text("network-host")), (Some(HOST), Some(HOST)));
+                Some(text("address").unwrap().to_owned())
+            }
+            _ => None,
+        })
+        .await
+}
+
 #[test]
-fn a_lone_receiver_of_the_hubs_own_management_address_is_redirected() {
+fn every_link_under_the_hubs_own_path_is_redirected() {
     on_a_hub(|hub| async move {
+        let partition = "messages/events/ConsumerGroups/$Default/Partitions/0";
+        for (address, tail) in [
+            ("messages/events", ""),
+            ("/messages/events/", ""),
+            ("amqps://hub1.example.com/messages/events/$management", "$management"),
+            ("/messages/events/$management", "$management"),
+            (partition, "ConsumerGroups/$Default/Partitions/0"),
+        ] {
+            let mut client = hub.reader().await;
+            let link = client.attach(&AttachSpec::receiver("r", address)).await.unwrap();
+            let location = redirected(&mut client, link).await;
+            assert_eq!(location, format!("amqps://{HOST}:5671/hub1/{tail}"), "{address}");
+        }
+        // `createFromIotHubConnectionString` of @azure/event-hubs 2 attaches a pair, the sender first.
         let mut client = hub.reader().await;
-        let address = "amqps://hub1.example.com/messages/events/$management";
-        let link = client.attach(&AttachSpec::receiver("helper", address)).await.unwrap();
-        let (condition, location) = client
-            .until(|_, event| match event {
-                Event::Detached { link: found, error, .. } if *found == link => {
-                    let error = error.unwrap();
-                    let Value::Map(info) = error.received_info.unwrap().value().unwrap() else {
-                        panic!()
-                    };
-                    assert_eq!(info.get("port"), Ok(Some(Value::Int(5671))));
-                    let location = info.get("address").unwrap().unwrap().text().unwrap();
-                    Some((error.condition.to_owned(), location.to_owned()))
-                }
-                _ => None,
-            })
-            .await;
-        assert_eq!(condition, "amqp:link:redirect");
-        assert_eq!(location, "amqps://hub1.example.com:5671/hub1/$management");
-        // Partitions of that path are served as they are.
-        hub.append_texts(0, &["a"]).await;
-        let spec = AttachSpec::receiver("direct", "messages/events/ConsumerGroups/$Default/Partitions/0");
-        let link = client.attach(&spec).await.unwrap();
-        assert_eq!(client.bodies(link, 1).await, ["a"]);
+        for spec in [
+            AttachSpec::sender("s", "/messages/events/$management"),
+            AttachSpec::receiver("r", "/messages/events/$management"),
+        ] {
+            let link = client.attach(&spec).await.unwrap();
+            let location = redirected(&mut client, link).await;
+            assert_eq!(location, format!("amqps://{HOST}:5671/hub1/$management"));
+        }
+        // A redirect is for callers with a token that covers the address, and there is nothing to send to.
+        let mut stranger = hub.connect(ClientSasl::Anonymous).await;
+        let refused = stranger
+            .attach(&AttachSpec::receiver("r", partition))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.0, "amqp:unauthorized-access");
+        let refused = client
+            .attach(&AttachSpec::sender("w", "messages/events"))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.0, "amqp:not-allowed");
     });
 }
 
 #[test]
-fn plain_takes_a_token_as_password_and_refuses_others_with_code_1() {
+fn without_redirects_links_under_the_hubs_own_path_are_served_but_for_a_lookup() {
+    let config = EventsConfig {
+        redirect: false,
+        ..EventsConfig::default()
+    };
+    on_a_core(|| async {
+        let hub = Hub::start(config).await;
+        hub.append_texts(0, &["a"]).await;
+        let mut client = hub.reader().await;
+        let spec = AttachSpec::receiver("direct", "messages/events/ConsumerGroups/$Default/Partitions/0");
+        let link = client.attach(&spec).await.unwrap();
+        assert_eq!(client.bodies(link, 1).await, ["a"]);
+        let spec = AttachSpec::receiver("lookup", "messages/events/$management");
+        let link = client.attach(&spec).await.unwrap();
+        let location = redirected(&mut client, link).await;
+        assert_eq!(location, format!("amqps://{HOST}:5671/hub1/$management"));
+        client
+            .attach(&AttachSpec::sender("s", "messages/events/$management"))
+            .await
+            .unwrap();
+        let refused = client
+            .attach(&AttachSpec::receiver("x", "messages/events"))
+            .await
+            .unwrap_err();
+        assert!(
+            refused.1.starts_with("A receiver must name a partition"),
+            "{}",
+            refused.1
+        );
+    });
+}
+
+#[test]
+fn a_start_filter_counts_under_any_key_and_the_answer_repeats_only_what_is_applied() {
+    on_a_hub(|hub| async move {
+        hub.append_texts(0, &["a", "b", "c"]).await;
+        let mut client = hub.reader().await;
+        // As Proton's `Selector` writes it, beside a filter that is not served.
+        let mut filter = Vec::new();
+        let mut map = MapWriter::begin(&mut filter);
+        put_str(map.key("no-local"), "x");
+        let buf = map.key("selector");
+        buf.extend_from_slice(&[0x00, 0x80, 0, 0, 0x46, 0x8c, 0, 0, 0, 4]);
+        put_str(buf, "amqp.annotation.x-opt-sequence-number > '1'");
+        map.finish();
+        let mut spec = AttachSpec::receiver("r", "hub1/ConsumerGroups/$Default/Partitions/0");
+        spec.source.filter = Raw::new(&filter).ok();
+        let link = client.engine.attach(client.session.unwrap(), &spec).unwrap();
+        let in_place = client
+            .until(|_, event| match event {
+                Event::Attached { link: found, attach } if *found == link => {
+                    let filter = attach.source().unwrap().unwrap().filter;
+                    Some((filter.len(), filter.get("selector").unwrap().is_some()))
+                }
+                _ => None,
+            })
+            .await;
+        assert_eq!(in_place, (1, true));
+        assert_eq!(client.bodies(link, 1).await, ["c"]);
+        // Without a selector the answer has no filter.
+        let mut spec = AttachSpec::receiver("s", "hub1/ConsumerGroups/$Default/Partitions/0");
+        let mut filter = Vec::new();
+        let mut map = MapWriter::begin(&mut filter);
+        put_str(map.key("no-local"), "x");
+        map.finish();
+        spec.source.filter = Raw::new(&filter).ok();
+        let link = client.engine.attach(client.session.unwrap(), &spec).unwrap();
+        let count = client
+            .until(|_, event| match event {
+                Event::Attached { link: found, attach } if *found == link => {
+                    Some(attach.source().unwrap().unwrap().filter.len())
+                }
+                _ => None,
+            })
+            .await;
+        assert_eq!(count, 0);
+    });
+}
+
+#[test]
+fn plain_takes_a_policy_with_its_token_or_its_key_and_refuses_others_with_code_1() {
     on_a_hub(|hub| async move {
         let plain = |user: &str, password: String| ClientSasl::Plain {
             user: user.to_owned(),
             password,
         };
         let token = hub.token("service", "hub1.example.com/messages", 600);
-        let mut client = hub.connect(plain("service@sas.root.hub1", token.clone())).await;
-        let spec = AttachSpec::receiver("r", "messages/events/ConsumerGroups/$Default/Partitions/0");
-        client.attach(&spec).await.unwrap();
+        let key = |policy: &str| hub.registry.policy(policy).unwrap().keys.clone();
+        let (primary, secondary) = (key("service").primary.to_base64(), key("service").secondary.to_base64());
+        let whole = hub.token("service", "sb://hub1.example.com/hub1", 600);
+        let mut key_reader = None;
+        for (user, password) in [
+            ("service@sas.root.hub1", token.clone()),
+            ("service@sas.root.hub1", primary.to_string()),
+            ("service", whole),
+            ("SERVICE", secondary.to_string()),
+            ("service", primary.to_string()),
+        ] {
+            let mut client = hub.connect(plain(user, password)).await;
+            // The token is for messages/events only, where every link is redirected.
+            if user == "service@sas.root.hub1" {
+                let spec = AttachSpec::receiver("h", "messages/events/ConsumerGroups/$Default/Partitions/0");
+                let link = client.attach(&spec).await.unwrap();
+                redirected(&mut client, link).await;
+            } else {
+                let spec = AttachSpec::receiver("r", "hub1/ConsumerGroups/$Default/Partitions/0");
+                let link = client.attach(&spec).await.unwrap();
+                key_reader = Some((client, link));
+            }
+        }
         let bad = sign("hub1.example.com", b"wrong", Some("service"), now().seconds() + 600);
+        let other_key = key("iothubowner").primary.to_base64().to_string();
+        let weak_key = key("device").primary.to_base64().to_string();
         for (user, password) in [
             ("service@sas.root.hub1", bad),
             ("iothubowner@sas.root.hub1", token),
             ("somebody", String::new()),
+            ("somebody", other_key.clone()),
+            ("service", other_key),
+            ("service", "not a key".to_owned()),
+            ("device", weak_key),
+            ("device-1@sas.hub1", primary.to_string()),
         ] {
             let mut client = events_hub::Client::new(hub.raw(), plain(user, password));
             let code = client
@@ -513,6 +703,14 @@ fn plain_takes_a_token_as_password_and_refuses_others_with_code_1() {
             assert_eq!(code, 1, "{user}");
         }
         assert_eq!(hub.hub.audit().refusals_of("service@sas.root.hub1").len(), 1);
+        // A reader that logged in with a key loses its link with the key.
+        let (mut client, link) = key_reader.unwrap();
+        let other = key("device");
+        hub.registry
+            .put_policy("service", Rights::SERVICE_CONNECT, Some(&other))
+            .await
+            .unwrap();
+        assert_eq!(client.detached(link).await.0, "amqp:unauthorized-access");
     });
 }
 

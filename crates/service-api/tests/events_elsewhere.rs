@@ -52,7 +52,7 @@ fn readers_start_where_they_ask_and_see_later_events_as_they_come() {
             assert_eq!(client.bodies(link, 1).await, ["d"]);
         }
         let (condition, text) = client.receive(2, sequence(9, true), &[]).await.unwrap_err();
-        assert_eq!(condition, "com.microsoft:argument-out-of-range");
+        assert_eq!(condition, "com.microsoft:argument-error");
         assert!(
             text.starts_with("The supplied offset '9' is invalid. The last offset in the system is '3'"),
             "{text}"

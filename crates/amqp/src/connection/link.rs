@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::event::{Event, LinkId, SessionId};
 use super::{Connection, limits};
 use crate::performative::{
-    Attach, Detach, Fault, Flow, InfoValue, ReceiverSettleMode, Role, SenderSettleMode, Source, Target,
+    Attach, Detach, Fault, Filter, Flow, InfoValue, ReceiverSettleMode, Role, SenderSettleMode, Source, Target,
     put_full_terminus, put_properties,
 };
 use crate::types::{Raw, array_of_symbols};
@@ -76,13 +76,16 @@ impl Link {
     }
 }
 
-/// The server's answer to an attach; the default copies everything from the peer.
+/// The server's answer to an attach; the default copies everything from the peer but the filters of a source that we
+/// send from: a peer must not believe in a filter that is not applied (AMQP 1.0 §3.5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Accept<'a> {
     /// Our link properties: a map with symbol keys, encoded. Null by default.
     pub properties: Option<Raw<'a>>,
     /// Credit granted at once when we receive.
     pub credit: u32,
+    /// The filters that apply when we send: an encoded map. Null by default.
+    pub filter: Option<Raw<'a>>,
 }
 
 /// The parameters of a client's attach.
@@ -189,7 +192,7 @@ impl Connection {
 
     /// Accepts a link that the peer asked for ([`Event::AttachRequested`]).
     pub fn accept(&mut self, link: LinkId, accept: &Accept<'_>) {
-        if !self.put_attach(link, true, accept.properties) {
+        if !self.put_attach(link, Some(accept)) {
             return;
         }
         if let Some(slot) = self.link_mut(link) {
@@ -202,7 +205,7 @@ impl Connection {
 
     /// Refuses a link that the peer asked for: an attach without our terminus, then a detach with the error.
     pub fn refuse(&mut self, link: LinkId, error: &Fault<'_>, now: Instant) {
-        if self.put_attach(link, false, None) {
+        if self.put_attach(link, None) {
             self.put_detach(link, Detached::Closed, Some(error), now);
         }
     }
@@ -215,7 +218,7 @@ impl Connection {
         match state {
             State::Detaching(_) => {}
             State::Offered => {
-                if self.put_attach(link, false, None) {
+                if self.put_attach(link, None) {
                     self.put_detach(link, how, error, now);
                 }
             }
@@ -223,8 +226,9 @@ impl Connection {
         }
     }
 
-    /// Sends the answer to the peer's attach; false when there is nothing to answer.
-    fn put_attach(&mut self, id: LinkId, accepted: bool, properties: Option<Raw<'_>>) -> bool {
+    /// Sends the answer to the peer's attach, a refusal without `accept`; false when there is nothing to answer.
+    fn put_attach(&mut self, id: LinkId, accept: Option<&Accept<'_>>) -> bool {
+        let accepted = accept.is_some();
         let max_message_size = self.config.max_message_size;
         let Some(offer) = self.link_mut(id).and_then(|link| link.offer.take()) else {
             return false;
@@ -233,8 +237,12 @@ impl Connection {
             return false;
         };
         let (mut source, mut target) = (Vec::new(), Vec::new());
-        put_full_terminus(&mut source, 0x28, 11, offer.source.as_deref());
-        put_full_terminus(&mut target, 0x29, 7, offer.target.as_deref());
+        let filter = match link.role {
+            Role::Sender => Filter::InPlace(accept.and_then(|accept| accept.filter)),
+            Role::Receiver => Filter::AsReceived,
+        };
+        put_full_terminus(&mut source, 0x28, 11, offer.source.as_deref(), filter);
+        put_full_terminus(&mut target, 0x29, 7, offer.target.as_deref(), Filter::AsReceived);
         let attach = Attach {
             name: &link.name,
             handle: id.handle,
@@ -248,7 +256,7 @@ impl Connection {
             initial_delivery_count: (link.role == Role::Sender).then_some(link.delivery_count),
             max_message_size: Some(max_message_size),
             desired_capabilities: None,
-            properties,
+            properties: accept.and_then(|accept| accept.properties),
         };
         let mut frame = Vec::new();
         attach.encode(&mut frame);
@@ -478,7 +486,7 @@ impl Connection {
         let state = self.link(id)?.state;
         if state == State::Offered {
             // The peer gives up before we answered: it still needs our attach to know which link the detach is for.
-            self.put_attach(id, false, None);
+            self.put_attach(id, None);
         }
         if !matches!(state, State::Detaching(_)) {
             let answer = Detach {

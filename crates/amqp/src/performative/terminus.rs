@@ -45,16 +45,31 @@ impl<'a> Terminus<'a> {
     }
 }
 
+/// The index of the filter in the fields of a source.
+const FILTER_FIELD: u8 = 7;
+
+/// The filter field of a copied terminus.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Filter<'a> {
+    /// Copied from the peer, as all other fields.
+    AsReceived,
+    /// Replaced by the filters that apply, an encoded map or null.
+    InPlace(Option<Raw<'a>>),
+}
+
 /// Appends the peer's terminus with every field present, or an empty one (Spec amqp §2: both must be non-null).
 ///
 /// `count` is 11 for a source (`code` 0x28) and 7 for a target (0x29). Fields beyond are dropped.
-pub(crate) fn put_full_terminus(buf: &mut Vec<u8>, code: u8, count: u8, raw: Option<&[u8]>) {
+pub(crate) fn put_full_terminus(buf: &mut Vec<u8>, code: u8, count: u8, raw: Option<&[u8]>, filter: Filter<'_>) {
     let fields = raw.and_then(|bytes| Fields::described(&mut Reader::new(bytes)).ok());
     put_described_list(buf, code, count, |buf| {
         let mut fields = fields.map(|(_, fields)| fields);
-        for _ in 0..count {
+        for index in 0..count {
             let field = fields.as_mut().and_then(|fields| fields.raw().ok().flatten());
-            put_raw(buf, field);
+            match filter {
+                Filter::InPlace(filter) if index == FILTER_FIELD => put_raw(buf, filter),
+                Filter::InPlace(_) | Filter::AsReceived => put_raw(buf, field),
+            }
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Refusals with their reasons, and changes with their authors.
 //!
 //! Records go to the tracing target `audit`; the last refusals of an identity also stay in memory for `diagnose`.
-//! A flood of bad tokens is counted, not written, so that it cannot fill the disk. Addresses are kept, tokens and keys never.
+//! A flood of refusals is counted, not written, so that it cannot fill the disk: per source and identity, then over all. Addresses are kept, tokens and keys never.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use metrics::{Counter, counter};
 
 use super::config::DeviceHubConfig;
 use super::connect_request::{ConnectRequest, Protocol, Refusal};
+use super::refusal_limiter::{RefusalLimiter, Suppressed};
 
 /// Refusals remembered per identity.
 const REFUSALS_PER_IDENTITY: usize = 8;
@@ -95,6 +96,26 @@ struct Ring {
     second: u64,
     written: u32,
     suppressed: u64,
+    limiter: RefusalLimiter,
+}
+
+/// A refusal that is not about credentials: a request that a known client must not or cannot make.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedRequest<'a> {
+    /// The attempted operation.
+    pub operation: Operation,
+    /// The principal, as far as it is known.
+    pub identity: &'a str,
+    /// The protocol of its connection.
+    pub protocol: Protocol,
+    /// Its network address.
+    pub address: SocketAddr,
+    /// The number that the client was sent.
+    pub code: ErrorCode,
+    /// The reason, a word.
+    pub reason: &'a str,
+    /// The text that the client was sent.
+    pub text: &'a str,
 }
 
 /// The audit log of a node.
@@ -147,21 +168,17 @@ impl Audit {
             counter.increment(1);
         }
         let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
-        let suppressed = {
-            let mut ring = self.ring.lock();
-            let record = AuditRecord {
-                time: now,
-                operation,
-                code: refusal.code,
-                reason: refusal.reason,
-                protocol,
-                address,
-            };
-            ring.remember(&identity, record, self.max_identities);
-            match ring.admit(now, self.max_per_second) {
-                Some(suppressed) => suppressed,
-                None => return,
-            }
+        let record = AuditRecord {
+            time: now,
+            operation,
+            code: refusal.code,
+            reason: refusal.reason,
+            protocol,
+            address,
+        };
+        self.ring.lock().remember(&identity, record, self.max_identities);
+        let Some(suppressed) = self.admit(address, &identity, now) else {
+            return;
         };
         tracing::info!(
             target: "audit",
@@ -174,6 +191,52 @@ impl Audit {
             reason = refusal.reason.as_str(),
             suppressed_before = suppressed,
         );
+    }
+
+    /// A request was refused for another reason than its credentials.
+    pub fn refused_request(&self, refused: &RefusedRequest<'_>, now: UnixMillis) {
+        let identity: String = refused.identity.chars().take(MAX_IDENTITY_CHARS).collect();
+        let Some(suppressed) = self.admit(refused.address, &identity, now) else {
+            return;
+        };
+        tracing::info!(
+            target: "audit",
+            event = "refused",
+            operation = refused.operation.as_str(),
+            identity,
+            protocol = refused.protocol.as_str(),
+            address = %refused.address,
+            code = refused.code.number(),
+            reason = refused.reason,
+            text = refused.text,
+            suppressed_before = suppressed,
+        );
+    }
+
+    /// Whether a refusal is written: `None` when it is only counted, else how many of others were suppressed before it by
+    /// the limit over all.
+    fn admit(&self, address: SocketAddr, identity: &str, now: UnixMillis) -> Option<u64> {
+        let mut report = Vec::new();
+        let admitted = {
+            let mut ring = self.ring.lock();
+            let is_first = ring
+                .limiter
+                .admit(address.ip(), identity, now, self.max_identities, &mut report);
+            if is_first {
+                ring.admit(now, self.max_per_second)
+            } else {
+                None
+            }
+        };
+        write_suppressed(report);
+        admitted
+    }
+
+    /// Writes the counts of refusals whose window has ended; to be called once in a while.
+    pub fn write_suppressed(&self, now: UnixMillis) {
+        let mut report = Vec::new();
+        self.ring.lock().limiter.expire(now, &mut report);
+        write_suppressed(report);
     }
 
     pub(crate) fn connected(&self, request: &ConnectRequest<'_>) {
@@ -216,6 +279,19 @@ impl Audit {
             .get(identity)
             .map(|records| records.iter().cloned().collect())
             .unwrap_or_default()
+    }
+}
+
+/// One record for all refusals of a source and identity that were counted in a window.
+fn write_suppressed(report: Vec<Suppressed>) {
+    for suppressed in report {
+        tracing::info!(
+            target: "audit",
+            event = "refusals_suppressed",
+            identity = suppressed.identity,
+            source = %suppressed.source,
+            count = suppressed.count,
+        );
     }
 }
 

@@ -82,6 +82,7 @@ pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
                     return;
                 }
                 hub.renew_due();
+                hub.audit().write_suppressed(hub.parts.clock.now());
             }
         }
     }

@@ -515,7 +515,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ),
         Key::new(
             "events.redirect",
-            "Whether readers of partitions under messages/events are redirected to the hub's name instead of being served.",
+            "Whether links under messages/events are redirected to the hub's name, as Azure does, instead of being served.",
             |c| &mut c.events.redirect,
         ),
         Key::new(

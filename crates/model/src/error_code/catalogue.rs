@@ -37,8 +37,8 @@ macro_rules! catalogue {
 catalogue! {
     400000 GenericBadRequest: Argument, "the request cannot be understood and no closer number fits",
         device "compare the request with the documentation of the call", operator "look up the request id in the log for the exact cause";
-    400001 InvalidProtocolVersion: Version, "the api-version or protocol version is missing, malformed or newer than the hub's",
-        device "use an api-version named in the answer, or MQTT 3.1.1", operator "upgrade the hub if the client really needs the newer version";
+    400001 InvalidProtocolVersion: Version, "the api-version or protocol version is missing, malformed or older than 2016-02-03",
+        device "use an api-version named in the answer, or MQTT 3.1.1", operator "nothing: the hub accepts every version that a released client sends";
     400002 DeviceInvalidResultCount: Range, "a device's answer names an impossible result count";
     400003 InvalidOperation: Operation, "the operation makes no sense for its target",
         device "correct the target or the operation; the text says which part is wrong", operator "nothing, unless many clients do it: then tell their owners";

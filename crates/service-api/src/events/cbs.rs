@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_amqp::message::Request;
-use holdfast_auth::{Policy, SasToken, SaslUser};
+use holdfast_auth::{Grant, Policy, Rights, SasRefusal, SasToken, SaslUser, verify_policy_key};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
@@ -50,7 +50,8 @@ pub(super) fn put_token(
     }
 }
 
-/// Decides about user and password of SASL PLAIN: the password is a whole token, the user must be its policy.
+/// Decides about user and password of SASL PLAIN. The user names a policy; the password is a token signed with its key,
+/// or the key itself, as generic AMQP clients of Event Hubs send it (Spec amqp §1.2).
 pub(super) fn plain(
     hub: &DeviceHub,
     tokens: &mut Tokens,
@@ -64,13 +65,26 @@ pub(super) fn plain(
         Some(SaslUser::Identity { .. }) => return Verdict::Refused(no_devices()),
         None => return Verdict::Refused(Refused::credentials(RefusalReason::Malformed)),
     };
-    let signed_by = SasToken::parse(password)
-        .ok()
-        .and_then(|token| token.policy().map(str::to_owned));
-    if signed_by.is_some_and(|policy| !policy.eq_ignore_ascii_case(named)) {
-        return Verdict::Refused(Refused::credentials(RefusalReason::IdentityMismatch));
+    match SasToken::parse(password) {
+        Ok(token) if token.policy().is_some_and(|policy| !policy.eq_ignore_ascii_case(named)) => {
+            Verdict::Refused(Refused::credentials(RefusalReason::IdentityMismatch))
+        }
+        // A key contains no space, and a token begins with a word and a space.
+        Err(_) if !password.is_empty() && !password.contains(' ') => {
+            present_key(hub, tokens, named, password, certainty)
+        }
+        _ => present(hub, tokens, password, certainty, now),
     }
-    present(hub, tokens, password, certainty, now)
+}
+
+/// Checks a policy's key, and keeps a token for the whole hub that does not expire if it is valid.
+fn present_key(hub: &DeviceHub, tokens: &mut Tokens, named: &str, key: &str, certainty: Certainty) -> Verdict {
+    let policy = hub.registry().policy(named);
+    let Some(host) = hub.hub_names().primary() else {
+        return Verdict::Refused(Refused::busy("The hub has no name yet."));
+    };
+    let checked = verify_policy_key(key, policy.as_deref(), Rights::SERVICE_CONNECT);
+    keep(tokens, host, policy.as_deref(), named, checked, certainty)
 }
 
 /// This version serves devices over MQTT only.
@@ -98,10 +112,24 @@ pub(super) fn present(
         return Verdict::Refused(no_devices());
     };
     let policy: Option<Arc<Policy>> = hub.registry().policy(name);
-    match check(&token, policy.as_deref(), hub.hub_names(), now) {
+    let checked = check(&token, policy.as_deref(), hub.hub_names(), now);
+    keep(tokens, token.resource(), policy.as_deref(), name, checked, certainty)
+}
+
+/// Keeps a token for `resource` if the check has granted it; `name` is the policy as the client spells it.
+fn keep(
+    tokens: &mut Tokens,
+    resource: &str,
+    policy: Option<&Policy>,
+    name: &str,
+    checked: Result<Grant, SasRefusal>,
+    certainty: Certainty,
+) -> Verdict {
+    let refuse = |reason| Verdict::Refused(Refused::credentials(reason));
+    match checked {
         Ok(grant) => {
-            let name = policy.as_ref().map_or(name, |policy| policy.name.as_str());
-            match tokens.put(token.resource(), name, &grant) {
+            let name = policy.map_or(name, |policy| policy.name.as_str());
+            match tokens.put(resource, name, &grant) {
                 Ok(()) => Verdict::Accepted,
                 Err(TooManyTokens) => {
                     let text = "The connection has as many tokens as one connection can have.";

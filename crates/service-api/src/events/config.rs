@@ -13,7 +13,7 @@ pub struct EventsConfig {
     pub unauthenticated_timeout: Duration,
     /// How long the registry's leader may take to confirm a refusal before the client is asked to retry.
     pub confirm_timeout: Duration,
-    /// Whether partitions under `messages/events` are redirected to the hub's name instead of being served.
+    /// Whether links under `messages/events` are redirected to the hub's name, as Azure does, instead of being served.
     pub redirect: bool,
     /// The port that redirected readers are sent to.
     pub redirect_port: u16,
@@ -26,7 +26,7 @@ impl Default for EventsConfig {
             max_unauthenticated: 10_000,
             unauthenticated_timeout: Duration::from_secs(60),
             confirm_timeout: Duration::from_secs(10),
-            redirect: false,
+            redirect: true,
             redirect_port: 5671,
         }
     }

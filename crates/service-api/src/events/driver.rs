@@ -19,6 +19,7 @@ use holdfast_tasks::Phase;
 use tokio::io::ReadBuf;
 
 use super::cbs::Certainty;
+use super::delayed::Delayed;
 use super::endpoint::{EventsEndpoint, Unauthenticated};
 use super::opening::Opening;
 use super::pending_management::PendingManagement;
@@ -77,6 +78,8 @@ pub(super) struct Driver {
     /// Requests about partitions that have not answered yet.
     pub(super) pending_management: Vec<PendingManagement>,
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// Refusals that are answered later.
+    pub(super) delayed: Vec<Delayed>,
     /// The time at the start of this turn.
     pub(super) now: Instant,
     stream: Box<dyn ByteStream>,
@@ -122,6 +125,7 @@ impl Driver {
             openings: Vec::new(),
             pending_management: Vec::new(),
             unconfirmed: None,
+            delayed: Vec::new(),
             now,
             stream,
             protocol,
@@ -183,10 +187,16 @@ impl Driver {
             self.now + Duration::from_millis(left.saturating_add(1)).min(MAX_SLEEP)
         });
         let furthest = self.now + MAX_SLEEP;
-        [self.engine.deadline(), self.linger, self.authenticate_by, tokens]
-            .into_iter()
-            .flatten()
-            .fold(furthest, Instant::min)
+        [
+            self.engine.deadline(),
+            self.linger,
+            self.authenticate_by,
+            tokens,
+            self.delayed_until(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(furthest, Instant::min)
     }
 
     /// Handles passed deadlines; `true` when the connection has ended.
@@ -201,6 +211,7 @@ impl Driver {
         if self.linger.is_some_and(|until| until <= self.now) {
             return true;
         }
+        self.send_delayed();
         if self.authenticate_by.is_some_and(|by| by <= self.now) {
             self.authenticate_by = None;
             // The text of Event Hubs; clients show it unchanged.
@@ -234,6 +245,7 @@ impl Driver {
         self.receivers = Vec::new();
         self.openings = Vec::new();
         self.pending_management = Vec::new();
+        self.delayed = Vec::new();
     }
 
     /// Asks the registry's leader whether the local replica is up to date, then decides. The connection is neither read
@@ -276,8 +288,14 @@ impl Driver {
 
     /// Counts a refusal and writes it to the audit log, with the name of an authenticated policy if there is one.
     pub(super) fn audit(&self, refused: &Refused, now: UnixMillis) {
-        let identity = self.tokens.first_policy().cloned();
-        self.audit_as(identity.as_deref().unwrap_or("-"), refused, now);
+        self.audit_as(&self.identity(), refused, now);
+    }
+
+    /// The name of an authenticated policy, for records.
+    pub(super) fn identity(&self) -> String {
+        self.tokens
+            .first_policy()
+            .map_or_else(|| "-".to_owned(), |policy| policy.to_string())
     }
 
     pub(super) fn audit_as(&self, identity: &str, refused: &Refused, now: UnixMillis) {

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::EventsConfig;
 use super::driver::Driver;
 use super::metrics::Metrics;
+use super::refusal_backoff::RefusalBackoff;
 
 /// Most bytes of one read.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -29,6 +30,8 @@ pub struct EventsEndpoint {
     scratch: RefCell<Box<[u8]>>,
     /// Connections that have not authenticated, the oldest first.
     waiting: SharedCell<VecDeque<Rc<Unauthenticated>>>,
+    /// Delays the answers to clients that repeat a refused request at once.
+    backoff: SharedCell<RefusalBackoff>,
     next_number: Cell<u64>,
     open: Cell<usize>,
     all_closed: Notify,
@@ -56,6 +59,7 @@ impl EventsEndpoint {
             metrics: Metrics::new(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             waiting: SharedCell::default(),
+            backoff: SharedCell::default(),
             next_number: Cell::new(0),
             open: Cell::new(0),
             all_closed: Notify::new(),
@@ -156,6 +160,10 @@ impl EventsEndpoint {
 
     pub(super) fn scratch(&self) -> &RefCell<Box<[u8]>> {
         &self.scratch
+    }
+
+    pub(super) fn backoff(&self) -> &SharedCell<RefusalBackoff> {
+        &self.backoff
     }
 
     pub(super) fn stop(&self) -> &Stop {

@@ -8,15 +8,18 @@ use holdfast_amqp::{Detached, Event, Fault, Incoming, LinkId, OpenSpec, Outcome,
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
 use super::cbs::{Certainty, Verdict, plain, put_token};
+use super::delayed::Refusal;
 use super::driver::{Driver, Unconfirmed};
 use super::management::{self, Decision};
 use super::receiver::ReceiverError;
-use super::refusal::{Refused, Tracking};
+use super::refusal::{LINK_STOLEN, Refused, Tracking};
 
 /// How a request is answered.
 enum Answered {
     /// With this response.
     Now(Vec<u8>),
+    /// With this response, which is a refusal.
+    Refused(Vec<u8>),
     /// The response follows.
     Later,
     /// After the registry's leader has confirmed a refusal.
@@ -79,6 +82,7 @@ impl Driver {
         self.endpoint.metrics().receivers.decrement(gone as f64);
         self.openings.retain(|opening| !is_gone(opening.link));
         self.pending_management.retain(|pending| !is_gone(pending.link));
+        self.delayed.retain(|delayed| !delayed.link().is_some_and(&is_gone));
         self.cbs.retain(|link| !is_gone(link));
         self.management.retain(|link| !is_gone(link));
         self.outbox.retain(|link| !is_gone(link));
@@ -119,11 +123,12 @@ impl Driver {
         let now = self.endpoint.hub().clock().now();
         self.audit_as(user, refused, now);
         let is_certain = refused.reason != Some(RefusalReason::Unconfirmed);
-        self.engine.sasl_outcome(if is_certain {
+        let code = if is_certain {
             SaslCode::Auth
         } else {
             SaslCode::Temporary
-        });
+        };
+        self.refuse(user, "SASL", Refusal::Sasl(code));
     }
 
     /// A delivery: a request to `$cbs` or `$management`; clients can send to no other node.
@@ -149,7 +154,7 @@ impl Driver {
         } else {
             self.answer_management(incoming.link, &request, certainty, now)
         };
-        let response = match answered {
+        let answered = match answered {
             Answered::NeedsConfirmation => {
                 self.unconfirmed = Some(Unconfirmed::Request(Incoming {
                     tag: Cow::Owned(incoming.tag.to_vec()),
@@ -158,14 +163,19 @@ impl Driver {
                 }));
                 return;
             }
-            Answered::Now(response) => Some(response),
-            Answered::Later => None,
+            other => other,
         };
         // uamqp reports a failed put when the response overtakes the disposition (Spec amqp §5).
         self.settle(incoming, &Outcome::Accepted);
         self.engine.top_up(incoming.link, limits::RECEIVER_CREDIT);
-        if let Some(response) = response {
-            self.respond(incoming.link, response);
+        match answered {
+            Answered::Now(response) => self.respond(incoming.link, response),
+            Answered::Refused(response) => {
+                // A retry with another token, or about another entity, is another request.
+                let repeated = request.text.or(request.name).unwrap_or_default();
+                self.refuse(&self.identity(), repeated, Refusal::Response(incoming.link, response));
+            }
+            Answered::Later | Answered::NeedsConfirmation => {}
         }
     }
 
@@ -206,7 +216,7 @@ impl Driver {
             Verdict::Refused(refused) => refused,
         };
         self.audit(&refused, now);
-        Answered::Now(self.refusal(request.message_id, &refused))
+        Answered::Refused(self.refusal(request.message_id, &refused))
     }
 
     fn answer_management(
@@ -231,7 +241,7 @@ impl Driver {
                 .map_or(Answered::Later, Answered::Now),
             Decision::Refused(refused) => {
                 self.audit(&refused, now);
-                Answered::Now(self.refusal(request.message_id, &refused))
+                Answered::Refused(self.refusal(request.message_id, &refused))
             }
         }
     }
@@ -254,7 +264,7 @@ impl Driver {
     pub(super) fn receiver_failed(&mut self, link: LinkId, error: ReceiverError) {
         let refused = match error {
             ReceiverError::Stolen(stolen) => {
-                Refused::new(ErrorCode::LinkCreationConflict, stolen.to_string()).with_condition("amqp:link:stolen")
+                Refused::new(ErrorCode::LinkCreationConflict, stolen.to_string()).with_condition(LINK_STOLEN)
             }
             ReceiverError::Failed(refused) => refused,
         };

@@ -2,12 +2,14 @@
 
 use holdfast_amqp::address::{self, Endpoint, Entity};
 use holdfast_amqp::selector::{self, Start};
+use holdfast_amqp::types::Map;
 use holdfast_amqp::{Accept, Attach, Detached, Fault, InfoValue, LinkId, Role, limits};
 use holdfast_model::{ErrorCode, RefusalReason, SequenceNumber, UnixMillis};
 use holdfast_partition::epoch::Receiver as Candidate;
 use holdfast_partition::{Bound, StartPosition};
 use holdfast_registry::HubSettings;
 
+use super::delayed::Refusal;
 use super::driver::Driver;
 use super::management::{is_entity, partition};
 use super::opening::{Opening, ReceiverRequest};
@@ -36,16 +38,17 @@ impl Driver {
         let now = self.endpoint.hub().clock().now();
         match self.decide(link, attach, now) {
             Ok(accepted) => self.accept(link, accepted),
-            Err(refused) => self.refuse_attach(link, &refused),
+            Err(refused) => {
+                let address = attach.address().ok().flatten().unwrap_or_default();
+                self.refuse_attach(link, address, refused);
+            }
         }
     }
 
-    pub(super) fn refuse_attach(&mut self, link: LinkId, refused: &Refused) {
+    pub(super) fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
         let now = self.endpoint.hub().clock().now();
-        self.audit(refused, now);
-        let hub = self.endpoint.hub_name();
-        let monotonic = self.now;
-        refused.with_fault(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
+        self.audit(&refused, now);
+        self.refuse(&self.identity(), address, Refusal::Attach(link, refused));
     }
 
     fn accept(&mut self, link: LinkId, accepted: Accepted) {
@@ -78,7 +81,8 @@ impl Driver {
         }
     }
 
-    /// Redirects a link. The address contains the port: client helpers parse it there.
+    /// Redirects a link, as Azure does for every link under `messages/events`. The address contains the port: client
+    /// helpers parse it there.
     fn redirect(&mut self, link: LinkId, tail: &str) {
         let hub = self.endpoint.hub();
         let host = hub.hub_names().primary().unwrap_or_default();
@@ -119,11 +123,13 @@ impl Driver {
             .map_err(|_| Refused::busy("The hub is not ready."))?;
         match endpoint {
             Endpoint::Management(entity) => {
-                // An attach discloses nothing, and each request is authorised by itself.
-                if entity == Entity::HubPath && !client_sends && !self.management.has_requests_in(link.session()) {
+                // Helper code that looks for the events endpoint attaches a receiver only, and waits for the redirect.
+                let is_lookup = !client_sends && !self.management.has_requests_in(link.session());
+                if entity == Entity::HubPath && (self.endpoint.config().redirect || is_lookup) {
                     self.authorise(&settings, EndpointScope::Management)?;
                     return Ok(Accepted::Redirect("$management".to_owned()));
                 }
+                // An attach discloses nothing, and each request is authorised by itself.
                 self.known(&entity, &settings, text)?;
                 Ok(Accepted::Management(client_sends))
             }
@@ -152,11 +158,13 @@ impl Driver {
             Endpoint::Events { entity, .. } => {
                 self.authorise(&settings, EndpointScope::Whole)?;
                 self.known(&entity, &settings, text)?;
-                let text = if client_sends {
-                    "The endpoint is read-only."
-                } else {
-                    "Receivers name a partition."
-                };
+                if client_sends {
+                    return Err(Refused::new(ErrorCode::InvalidOperation, "The endpoint is read-only."));
+                }
+                if entity == Entity::HubPath && self.endpoint.config().redirect {
+                    return Ok(Accepted::Redirect(String::new()));
+                }
+                let text = "A receiver must name a partition: {name}/ConsumerGroups/{group}/Partitions/{id}.";
                 Err(Refused::new(ErrorCode::InvalidOperation, text))
             }
             Endpoint::Device { .. }
@@ -227,8 +235,8 @@ impl Driver {
             ));
         };
         let filters = attach.source().map_err(malformed)?.map(|source| source.filter);
-        let start = filters.map_or(Ok(Start::Oldest), selector::from_filters);
-        let start = start.map_err(|error| Refused::new(ErrorCode::ArgumentInvalid, format!("{error}.")))?;
+        let selection = selector::from_filters(filters.unwrap_or(Map::EMPTY));
+        let selection = selection.map_err(|error| Refused::new(ErrorCode::ArgumentInvalid, format!("{error}.")))?;
         let text = |key| Ok::<_, Refused>(attach.property(key).map_err(malformed)?.and_then(|value| value.text()));
         let candidate = Candidate {
             name: text(RECEIVER_NAME)?
@@ -243,9 +251,11 @@ impl Driver {
         };
         let request = ReceiverRequest {
             partition,
-            from: position(start),
+            from: position(selection.start),
+            filter: selection.in_place,
             group: group.to_owned(),
             candidate,
+            address: attach.address().map_err(malformed)?.unwrap_or_default().to_owned(),
             with_metric: attach.desires(RUNTIME_METRIC).map_err(malformed)?,
         };
         Ok(Opening::new(link, hub.partitions().clone(), request))

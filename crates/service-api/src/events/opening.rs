@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use holdfast_amqp::types::Raw;
 use holdfast_amqp::{Accept, LinkId};
 use holdfast_cluster::route::{OpenError, Partitions, ReaderLeaseError};
 use holdfast_model::{ErrorCode, PartitionId};
@@ -14,15 +15,19 @@ use holdfast_partition::{StartError, StartPosition};
 
 use super::driver::Driver;
 use super::receiver::{Receiver, too_many};
-use super::refusal::Refused;
+use super::refusal::{LINK_STOLEN, Refused};
 
 /// The parameters of a receiver's attach.
 pub(super) struct ReceiverRequest {
     pub(super) partition: PartitionId,
     pub(super) from: StartPosition,
+    /// The source filters that `from` applies, encoded: the answer to the attach repeats them.
+    pub(super) filter: Option<Vec<u8>>,
     pub(super) group: String,
     pub(super) candidate: Candidate,
     pub(super) with_metric: bool,
+    /// The address of the attach.
+    pub(super) address: String,
 }
 
 /// A receiver that its partition has not admitted yet.
@@ -30,6 +35,7 @@ pub(super) struct Opening {
     pub(super) link: LinkId,
     /// The drain flag of the client's last flow.
     pub(super) drain: bool,
+    address: String,
     receiver: Pin<Box<dyn Future<Output = Result<Receiver, Refused>>>>,
 }
 
@@ -38,6 +44,7 @@ impl Opening {
         Self {
             link,
             drain: false,
+            address: request.address.clone(),
             receiver: Box::pin(open(link, partitions, request)),
         }
     }
@@ -46,9 +53,9 @@ impl Opening {
 async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) -> Result<Receiver, Refused> {
     let reader = partitions.reader(request.partition, request.from).await;
     let reader = reader.map_err(|error| match error {
+        // `com.microsoft:argument-error`, as Event Hubs answers (Spec amqp §8.3).
         OpenError::Start(error @ StartError::BeyondEnd { .. }) => {
             Refused::new(ErrorCode::ArgumentInvalid, error.to_string())
-                .with_condition("com.microsoft:argument-out-of-range")
         }
         OpenError::Start(error @ StartError::TooManyReaders) => {
             Refused::new(ErrorCode::ServerBusy, error.to_string()).with_condition("amqp:resource-limit-exceeded")
@@ -60,7 +67,7 @@ async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) ->
         .await;
     let lease = lease.map_err(|error| match error {
         ReaderLeaseError::Refused(refusal @ epoch::Refusal::EpochTooLow { .. }) => {
-            Refused::new(ErrorCode::LinkCreationConflict, refusal.to_string()).with_condition("amqp:link:stolen")
+            Refused::new(ErrorCode::LinkCreationConflict, refusal.to_string()).with_condition(LINK_STOLEN)
         }
         ReaderLeaseError::Refused(refusal @ epoch::Refusal::TooMany) => too_many(&refusal),
         ReaderLeaseError::Unavailable(_) => Refused::busy(error.to_string()),
@@ -68,6 +75,7 @@ async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) ->
     Ok(Receiver {
         link,
         group: request.group,
+        filter: request.filter,
         reader,
         lease,
         chunk: None,
@@ -80,7 +88,7 @@ impl Driver {
     /// Opens a receiver, at once if this node owns its partition.
     pub(super) fn open(&mut self, mut opening: Opening) {
         match opening.receiver.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(opened) => self.opened(opening.link, opening.drain, opened),
+            Poll::Ready(opened) => self.opened(&opening, opened),
             // `pump` polls it again with a waker in this same turn.
             Poll::Pending => self.openings.push(opening),
         }
@@ -91,19 +99,17 @@ impl Driver {
         if self.openings.is_empty() {
             return;
         }
-        let mut waiting = std::mem::take(&mut self.openings);
         let mut opened = Vec::new();
-        waiting.retain_mut(|opening| match opening.receiver.as_mut().poll(cx) {
-            Poll::Ready(receiver) => {
-                opened.push((opening.link, opening.drain, receiver));
-                false
+        let mut at = 0;
+        while at < self.openings.len() {
+            match self.openings[at].receiver.as_mut().poll(cx) {
+                Poll::Ready(receiver) => opened.push((self.openings.remove(at), receiver)),
+                Poll::Pending => at += 1,
             }
-            Poll::Pending => true,
-        });
-        self.openings = waiting;
+        }
         let any = !opened.is_empty();
-        for (link, drain, receiver) in opened {
-            self.opened(link, drain, receiver);
+        for (opening, receiver) in opened {
+            self.opened(&opening, receiver);
         }
         if any {
             // Tokens or settings may have changed during the wait.
@@ -111,14 +117,19 @@ impl Driver {
         }
     }
 
-    fn opened(&mut self, link: LinkId, drain: bool, receiver: Result<Receiver, Refused>) {
+    fn opened(&mut self, opening: &Opening, receiver: Result<Receiver, Refused>) {
+        let (link, drain) = (opening.link, opening.drain);
         match receiver {
             Ok(receiver) => {
-                self.engine.accept(link, &Accept::default());
+                let accept = Accept {
+                    filter: receiver.filter.as_deref().and_then(|filter| Raw::new(filter).ok()),
+                    ..Accept::default()
+                };
+                self.engine.accept(link, &accept);
                 self.endpoint.metrics().receivers.increment(1.0);
                 self.receivers.push(Receiver { drain, ..receiver });
             }
-            Err(refused) => self.refuse_attach(link, &refused),
+            Err(refused) => self.refuse_attach(link, &opening.address, refused),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Receiver {
     pub(super) link: LinkId,
     /// The consumer group as the settings spell it.
     pub(super) group: String,
+    /// The source filters that apply, encoded.
+    pub(super) filter: Option<Vec<u8>>,
     pub(super) reader: PartitionReader,
     pub(super) lease: ReaderLease,
     /// Events that were read and not sent.

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use holdfast_amqp::{Fault, InfoValue};
-use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal};
+use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::metrics::Metrics;
+
+/// The condition of a receiver that another one with an epoch keeps out.
+pub(super) const LINK_STOLEN: &str = "amqp:link:stolen";
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +95,12 @@ impl Refused {
             ("com.microsoft:tracking-id", InfoValue::Text(tracking.id.as_str())),
             ("com.microsoft:error-code", InfoValue::Int(code)),
         ];
-        build(&Fault::new(self.condition, &text).with_info(&info))
+        let fault = Fault::new(self.condition, &text);
+        // Event Hubs sends no info with this one (Spec amqp §8.3).
+        if self.condition == LINK_STOLEN {
+            return build(&fault);
+        }
+        build(&fault.with_info(&info))
     }
 }
 
@@ -154,17 +162,17 @@ pub(super) fn audit(
             },
             now,
         ),
-        // Not a matter of credentials: the client is known, and so not the flood that the audit log guards against.
-        None => tracing::info!(
-            target: "audit",
-            event = "refused",
-            operation = Operation::ReadEvents.as_str(),
-            identity = principal.identity,
-            protocol = principal.protocol.as_str(),
-            address = %principal.address,
-            code = refused.code.number(),
-            reason = refused.condition,
-            text = refused.text,
+        None => hub.audit().refused_request(
+            &RefusedRequest {
+                operation: Operation::ReadEvents,
+                identity: principal.identity,
+                protocol: principal.protocol,
+                address: principal.address,
+                code: refused.code,
+                reason: refused.condition,
+                text: &refused.text,
+            },
+            now,
         ),
     }
 }

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::error::ApiError;
+use super::route::IdentityPath;
 use super::timestamps;
 
 /// The data for checking a credential.
@@ -22,7 +23,7 @@ pub(super) struct Check<'a> {
     /// The right that a policy needs; [`Rights::NONE`] where any valid token suffices.
     pub(super) right: Rights,
     /// The identity whose own key is accepted too.
-    pub(super) device_side: Option<&'a (String, Option<String>)>,
+    pub(super) device_side: Option<&'a IdentityPath>,
 }
 
 /// A caller without valid credentials or without the right.
@@ -99,17 +100,15 @@ fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Res
     .map_err(|refusal| sas_denied(&principal, refusal))
 }
 
-fn by_own_key(
-    token: &SasToken<'_>,
-    check: &Check<'_>,
-    (device, module): &(String, Option<String>),
-) -> Result<String, Box<Denied>> {
+fn by_own_key(token: &SasToken<'_>, check: &Check<'_>, path: &IdentityPath) -> Result<String, Box<Denied>> {
     let principal = "device key";
     let unknown = |reason| denied(principal, reason, SIGNATURE_TEXT);
-    let id = DeviceId::parse(device).ok().and_then(|device| match module {
-        None => Some(IdentityId::device(device)),
-        Some(module) => Some(IdentityId::module(device, ModuleId::parse(module).ok()?)),
-    });
+    let id = DeviceId::parse(&path.device)
+        .ok()
+        .and_then(|device| match &path.module {
+            None => Some(IdentityId::device(device)),
+            Some(module) => Some(IdentityId::module(device, ModuleId::parse(module).ok()?)),
+        });
     let id = id.ok_or_else(|| unknown(RefusalReason::UnknownIdentity))?;
     let identity = match check.registry.identity(&id) {
         Ok(Some(identity)) => identity,

@@ -2,20 +2,20 @@
 
 mod bulk;
 mod cluster;
-mod devices;
 mod diagnose;
 mod holdfast_api;
+mod identities;
 mod keys;
-mod modules;
+mod lists;
 
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
-use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, WriteOperation, Written};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId};
+use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, Written};
 use http::{HeaderMap, Uri};
 use serde_json::json;
 
 use super::error::ApiError;
 use super::reply::Reply;
-use super::route::{Call, HoldfastCall};
+use super::route::{Call, HoldfastCall, IdentityPath};
 use super::state::{Caller, Shared};
 use super::{body, etag};
 
@@ -31,29 +31,25 @@ pub(super) struct Request<'a> {
 /// Executes the call.
 pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiError> {
     match call {
-        Call::PutDevice(id) => devices::put(&id, request).await,
-        Call::GetDevice(id) => devices::get(&id, &request).await,
-        Call::DeleteDevice(id) => devices::delete(&id, &request).await,
-        Call::ListDevices => devices::list(&request).await,
+        Call::PutIdentity(path) => identities::put(&path.id()?, request).await,
+        Call::GetIdentity(path) => identities::get(&path.id()?, &request).await,
+        Call::DeleteIdentity(path) => identities::delete(path.id()?, &request).await,
+        Call::ListDevices => lists::devices(&request).await,
+        Call::ListModules(device) => lists::modules(&device, &request).await,
         Call::Bulk => bulk::run(request).await,
         Call::RegenerateKeys => keys::regenerate(request).await,
-        Call::DeviceStatistics => devices::statistics(&request).await,
+        Call::DeviceStatistics => lists::statistics(&request).await,
         Call::ServiceStatistics => {
             let count = request.shared.hub.connected_device_count().await;
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
-        Call::PutModule(device, module) => modules::put(&device, &module, request).await,
-        Call::GetModule(device, module) => modules::get(&device, &module, &request).await,
-        Call::DeleteModule(device, module) => modules::delete(&device, &module, &request).await,
-        Call::ListModules(device) => modules::list(&device, &request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
         }
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
-        Call::Holdfast(HoldfastCall::Diagnose(device, module)) => {
-            diagnose::diagnose(&device, module.as_deref(), &request).await
-        }
+        Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
+        Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::ListConsumerGroups) => holdfast_api::list_consumer_groups(&request).await,
         Call::Holdfast(HoldfastCall::PutConsumerGroup(name)) => holdfast_api::put_consumer_group(&name, request).await,
         Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {
@@ -67,6 +63,12 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Holdfast(HoldfastCall::DrainNode(node)) => cluster::drain(&node, &request).await,
         Call::Holdfast(HoldfastCall::UndrainNode(node)) => cluster::undrain(&node, &request).await,
         Call::Holdfast(HoldfastCall::RemoveNode(node)) => cluster::remove(&node, &request).await,
+    }
+}
+
+impl IdentityPath {
+    fn id(&self) -> Result<IdentityId, ApiError> {
+        identities::identity_id(&self.device, self.module.as_deref())
     }
 }
 
@@ -118,41 +120,10 @@ impl Request<'_> {
     }
 }
 
-/// Create without a condition, update with one (Spec rest §1.4).
-fn put_operation(if_match: Option<IfMatch>, content: holdfast_registry::IdentityContent) -> WriteOperation {
-    match if_match {
-        None => WriteOperation::Create(content),
-        Some(condition) => WriteOperation::Update(condition, content),
-    }
-}
-
 fn device_id(text: &str) -> Result<DeviceId, ApiError> {
     DeviceId::parse(text).map_err(|error| ApiError::invalid(format!("device id: {error}")))
 }
 
-fn module_id(device: &str, module: &str) -> Result<IdentityId, ApiError> {
-    let device = device_id(device)?;
-    if module.contains('/') {
-        let text = "a module cannot be registered below a module";
-        return Err(ApiError::new(ErrorCode::CannotRegisterModuleToModule, text));
-    }
-    let module = ModuleId::parse(module).map_err(|error| ApiError::invalid(format!("module id: {error}")))?;
-    Ok(IdentityId::module(device, module))
-}
-
 fn device_not_found(id: &DeviceId) -> ApiError {
     ApiError::new(ErrorCode::DeviceNotFound, format!("device '{id}' does not exist"))
-}
-
-fn module_not_found(id: &IdentityId) -> ApiError {
-    ApiError::new(ErrorCode::ModuleNotFound, format!("module '{id}' does not exist"))
-}
-
-/// Checks that the id in a document equals the id in the path.
-fn check_same(field: &str, given: Option<&str>, path: &str) -> Result<(), ApiError> {
-    match given {
-        Some(given) if given == path => Ok(()),
-        Some(_) => Err(ApiError::invalid(format!("{field} differs from the id in the path"))),
-        None => Err(ApiError::invalid(format!("{field} is missing"))),
-    }
 }

@@ -42,8 +42,9 @@ pub(super) fn show(identity: &Identity, connection: ConnectionState) -> Value {
         if let Some(scope) = &identity.device_scope {
             put("deviceScope", json!(scope));
         }
-        if let Some(scope) = &identity.parent_scope {
-            put("parentScopes", json!([scope]));
+        // An edge device without a parent has an empty list; other devices without a parent have no such field.
+        if identity.iot_edge || identity.parent_scope.is_some() {
+            put("parentScopes", json!(identity.parent_scope.iter().collect::<Vec<_>>()));
         }
     }
     Value::Object(document)
@@ -144,9 +145,9 @@ fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>
     let kind = given.text("type")?;
     let is = |name: &str| kind.is_some_and(|kind| kind.eq_ignore_ascii_case(name));
     let write = if is("sas") {
-        AuthenticationWrite::Sas(keys)
+        sas(keys)
     } else if is("selfSigned") {
-        AuthenticationWrite::SelfSigned(prints)
+        self_signed(prints)?
     } else if is("certificateAuthority") {
         AuthenticationWrite::CertificateAuthority
     } else if is("none") {
@@ -157,49 +158,85 @@ fn read_authentication(given: &Fields<'_>) -> Result<Option<AuthenticationWrite>
             quoted(kind)
         );
         return Err(ApiError::invalid(text));
-    } else if keys.is_none() && prints.is_some() {
-        // Old clients send no type.
-        AuthenticationWrite::SelfSigned(prints)
-    } else if keys.is_some() {
-        AuthenticationWrite::Sas(keys)
     } else {
-        return Ok(None);
+        // Old clients send no type.
+        match (keys, prints) {
+            (Secret::Absent, Secret::Absent | Secret::Empty) => return Ok(None),
+            (Secret::Absent | Secret::Empty, Secret::Given(prints)) => AuthenticationWrite::SelfSigned(Some(prints)),
+            (keys, _) => sas(keys),
+        }
     };
     Ok(Some(write))
 }
 
-fn read_keys(given: &Fields<'_>) -> Result<Option<KeyPair>, ApiError> {
+fn sas(keys: Secret<KeyPair>) -> AuthenticationWrite {
+    match keys {
+        Secret::Given(keys) => AuthenticationWrite::Sas(Some(keys)),
+        Secret::Empty => AuthenticationWrite::SasWithNewKeys,
+        Secret::Absent => AuthenticationWrite::Sas(None),
+    }
+}
+
+fn self_signed(prints: Secret<Thumbprints>) -> Result<AuthenticationWrite, ApiError> {
+    match prints {
+        Secret::Given(prints) => Ok(AuthenticationWrite::SelfSigned(Some(prints))),
+        // The caller believes that the old thumbprint no longer counts: it must not be kept silently.
+        Secret::Empty => Err(ApiError::invalid(
+            "selfSigned needs a primary thumbprint, the given one is empty",
+        )),
+        Secret::Absent => Ok(AuthenticationWrite::SelfSigned(None)),
+    }
+}
+
+/// A pair of secrets in a document. An empty text is not the same as an absent one: it asks for the old secret to end.
+enum Secret<T> {
+    /// Neither field is there, or both are null.
+    Absent,
+    /// At least one is an empty text, and none has a value.
+    Empty,
+    Given(T),
+}
+
+fn read_keys(given: &Fields<'_>) -> Result<Secret<KeyPair>, ApiError> {
     let Some(keys) = given.object("symmetricKey")? else {
-        return Ok(None);
+        return Ok(Secret::Absent);
     };
-    let text = |name| Ok::<_, ApiError>(keys.text(name)?.filter(|text| !text.is_empty()));
     let key =
         |name: &str, text: &str| Key::from_base64(text).map_err(|error| ApiError::invalid(format!("{name}: {error}")));
-    match (text("primaryKey")?, text("secondaryKey")?) {
-        (None, None) => Ok(None),
-        (Some(primary), Some(secondary)) => Ok(Some(KeyPair {
-            primary: key("primaryKey", primary)?,
-            secondary: key("secondaryKey", secondary)?,
-        })),
+    match (keys.text("primaryKey")?, keys.text("secondaryKey")?) {
+        (None, None) => Ok(Secret::Absent),
+        (None | Some(""), None | Some("")) => Ok(Secret::Empty),
+        (Some(primary), Some(secondary)) if !primary.is_empty() && !secondary.is_empty() => {
+            Ok(Secret::Given(KeyPair {
+                primary: key("primaryKey", primary)?,
+                secondary: key("secondaryKey", secondary)?,
+            }))
+        }
         _ => Err(ApiError::invalid(
-            "give both symmetric keys, or none to have them generated or kept",
+            "give both symmetric keys, both empty to have new ones generated, or none to keep them",
         )),
     }
 }
 
-fn read_thumbprints(given: &Fields<'_>) -> Result<Option<Thumbprints>, ApiError> {
+fn read_thumbprints(given: &Fields<'_>) -> Result<Secret<Thumbprints>, ApiError> {
     let Some(prints) = given.object("x509Thumbprint")? else {
-        return Ok(None);
+        return Ok(Secret::Absent);
     };
-    let print = |name: &str| match prints.text(name)?.filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => Thumbprint::parse(text)
-            .map(Some)
-            .map_err(|error| ApiError::invalid(format!("{name}: {error}"))),
-    };
-    match (print("primaryThumbprint")?, print("secondaryThumbprint")?) {
-        (None, None) => Ok(None),
-        (Some(primary), secondary) => Ok(Some(Thumbprints { primary, secondary })),
-        (None, Some(_)) => Err(ApiError::invalid("a secondary thumbprint needs a primary one")),
+    let print =
+        |name: &str, text: &str| Thumbprint::parse(text).map_err(|error| ApiError::invalid(format!("{name}: {error}")));
+    let secondary = prints.text("secondaryThumbprint")?;
+    match (
+        prints.text("primaryThumbprint")?,
+        secondary.filter(|text| !text.is_empty()),
+    ) {
+        (None, None) if secondary.is_none() => Ok(Secret::Absent),
+        (None | Some(""), None) => Ok(Secret::Empty),
+        (None | Some(""), Some(_)) => Err(ApiError::invalid("a secondary thumbprint needs a primary one")),
+        (Some(primary), secondary) => Ok(Secret::Given(Thumbprints {
+            primary: print("primaryThumbprint", primary)?,
+            secondary: secondary
+                .map(|secondary| print("secondaryThumbprint", secondary))
+                .transpose()?,
+        })),
     }
 }

@@ -2,7 +2,7 @@
 
 use holdfast_model::{ErrorCode, UnixMillis};
 use holdfast_registry::{RegistryError, Rejection};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::reply::Reply;
 use super::timestamps;
@@ -17,6 +17,8 @@ pub(super) struct ApiError {
     pub(super) text: String,
     /// The methods of the resource, for 405.
     pub(super) allow: Option<&'static str>,
+    /// Further fields of the body, for calls whose clients read an error as a result.
+    pub(super) fields: Option<Box<Map<String, Value>>>,
 }
 
 impl ApiError {
@@ -25,6 +27,7 @@ impl ApiError {
             code,
             text: text.into(),
             allow: None,
+            fields: None,
         }
     }
 
@@ -34,17 +37,22 @@ impl ApiError {
 
     /// The answer. `tracking_id` is also the request's id in the log.
     pub(super) fn reply(&self, tracking_id: &str, now: UnixMillis) -> Reply {
-        // Node splits the message at `;`, C# and Node want name and number to agree.
+        // Node splits the message at `;`; a text that lists the character still has to name it.
         let text: String = self
             .text
+            .replace(" ; ", " (semicolon) ")
             .chars()
             .map(|c| if c == ';' || c.is_control() { ',' } else { c })
             .collect();
-        let body = json!({
+        // C# and Node want name and number to agree.
+        let mut body = json!({
             "errorCode": self.code.number(),
             "Message": format!("ErrorCode:{};{text}", self.code.name()),
             "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{}", timestamps::us_date(now)),
         });
+        for (name, value) in self.fields.iter().flat_map(|fields| fields.iter()) {
+            body[name] = value.clone();
+        }
         let mut reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
         if matches!(self.code.http_status(), 429 | 503) {
             reply = reply.header("retry-after", RETRY_AFTER_SECONDS);

@@ -13,15 +13,28 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::error::ApiError;
+use super::lenient_json;
 
-/// Reads a whole body.
+/// Parses a whole body: strict JSON, or the relaxed forms of [`lenient_json`], so that twins, methods and documents are
+/// all read alike. A value that is stored or answered is strict JSON again.
 pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
-    // A byte order mark is no part of the text.
+    // A byte order mark is not part of the text.
     let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Strict { depth: 0 }.deserialize(&mut reader);
-    let value = value.and_then(|value| reader.end().map(|()| value));
-    value.map_err(|error| format_error(format!("the body is not valid JSON: {error}")))
+    let text = std::str::from_utf8(text).map_err(|_| format_error("the body is not UTF-8 text"))?;
+    let error = match parse_strict(text) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    // The strict parser's error names a position in the text that the client has sent.
+    let relaxed = lenient_json::to_strict(text).and_then(|strict| parse_strict(&strict).ok());
+    relaxed.ok_or_else(|| format_error(format!("the body is not valid JSON: {error}")))
+}
+
+fn parse_strict(text: &str) -> serde_json::Result<Value> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Strict { depth: 0 }.deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(value)
 }
 
 /// The document's root as an object.
@@ -227,7 +240,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_strict_json_is_400006() {
+    fn relaxed_json_is_read_and_becomes_strict() {
+        for body in [
+            r#"{deviceId: "edison1"}"#,
+            "{'deviceId': 'edison1'}",
+            r#"{"deviceId":"edison1",}"#,
+            r#"{"deviceId":"edison1" /* c */}"#,
+        ] {
+            let value = parse(body.as_bytes()).unwrap();
+            assert_eq!(value.to_string(), r#"{"deviceId":"edison1"}"#, "{body}");
+        }
+    }
+
+    #[test]
+    fn invalid_json_is_400006() {
         for body in [
             &b""[..],
             b"{",
@@ -237,8 +263,12 @@ mod tests {
             b"nonsense",
             b"{\"a\":1e999}",
             b"\"\xff\"",
-            b"{'a':1}",
-            b"[1,]",
+            b"{'a':1,a:2}",
+            b"[,]",
+            b"[1,,]",
+            b"{a:NaN}",
+            b"{a:0x10}",
+            b"{a:1}/*",
         ] {
             assert_eq!(code(body), 400_006, "{}", body.escape_ascii());
         }

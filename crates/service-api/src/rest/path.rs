@@ -1,7 +1,11 @@
 //! Paths and queries, decoded once (Spec rest §1.1).
 
+use holdfast_model::limits::MAX_LIST_DEVICES;
+use holdfast_model::{ApiVersion, InvalidApiVersion};
 use http::Uri;
 use percent_encoding::percent_decode_str;
+
+use super::error::ApiError;
 
 /// Longest path that is parsed, in bytes; two ids of 128 characters, each escaped, are shorter.
 const MAX_PATH_BYTES: usize = 4 * 1024;
@@ -42,45 +46,47 @@ pub(super) fn query(uri: &Uri, name: &str) -> Option<String> {
     })
 }
 
-/// The api-versions that clients are told of (Spec rest §1.1); all behave as the newest.
-const KNOWN_VERSIONS: &str = "2016-02-03 2016-11-14 2017-06-30 2017-11-08-preview 2018-04-01 2018-06-30 2019-03-30 \
-                              2019-07-01-preview 2019-10-01 2020-03-13 2020-05-31-preview 2020-09-30 2021-04-12 \
-                              2021-04-12-preview";
-const NEWEST_VERSION: &str = "2021-04-12";
+/// The size of a page that a query parameter asks for: a number outside 1 to the maximum counts as the maximum, as the
+/// cloud has it, and so does an absent parameter.
+///
+/// # Errors
+/// 400004 for a text that is not a whole number.
+pub(super) fn page_size(uri: &Uri, name: &str) -> Result<usize, ApiError> {
+    let Some(text) = query(uri, name) else {
+        return Ok(MAX_LIST_DEVICES);
+    };
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ApiError::invalid(format!("{name} must be a whole number")));
+    }
+    // A number too large for the type is outside the range too.
+    let size = text
+        .parse::<usize>()
+        .ok()
+        .filter(|size| (1..=MAX_LIST_DEVICES).contains(size));
+    Ok(size.unwrap_or(MAX_LIST_DEVICES))
+}
 
-/// Checks the api-version of a request: every well-formed date up to the newest, with or without `-preview`.
+/// Checks the api-version of a request.
 ///
 /// # Errors
 /// The text for the caller.
 pub(super) fn check_version(uri: &Uri) -> Result<(), String> {
     let Some(version) = query(uri, "api-version") else {
         return Err(format!(
-            "the query parameter api-version is missing, known are {KNOWN_VERSIONS}"
+            "the query parameter api-version is missing: {InvalidApiVersion}"
         ));
     };
-    let date = version.strip_suffix("-preview").unwrap_or(&version);
-    if is_date(date) && date <= NEWEST_VERSION {
-        return Ok(());
+    match ApiVersion::parse(&version) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let shown: String = version.chars().take(32).collect();
+            Err(format!(
+                "api-version '{}' is not accepted: {error}",
+                shown.escape_debug()
+            ))
+        }
     }
-    let shown: String = version.chars().take(32).collect();
-    Err(format!(
-        "api-version '{}' is unknown, known are {KNOWN_VERSIONS}",
-        shown.escape_debug()
-    ))
-}
-
-fn is_date(text: &str) -> bool {
-    let digits = |part: &str, range: std::ops::RangeInclusive<u16>| {
-        part.bytes().all(|byte| byte.is_ascii_digit()) && part.parse().is_ok_and(|number| range.contains(&number))
-    };
-    let mut parts = text.splitn(3, '-');
-    let (Some(year), Some(month), Some(day)) = (parts.next(), parts.next(), parts.next()) else {
-        return false;
-    };
-    (year.len(), month.len(), day.len()) == (4, 2, 2)
-        && digits(year, 2000..=9999)
-        && digits(month, 1..=12)
-        && digits(day, 1..=31)
 }
 
 #[cfg(test)]
@@ -117,7 +123,27 @@ mod tests {
     }
 
     #[test]
-    fn api_versions_are_dates_up_to_the_newest() {
+    fn page_sizes_out_of_range_count_as_the_maximum() {
+        let size = |query: &str| page_size(&Uri::try_from(format!("/devices?{query}")).unwrap(), "top");
+        for (query, expected) in [
+            ("", 1000),
+            ("top=1", 1),
+            ("top=1000", 1000),
+            ("top=1001", 1000),
+            ("top=0", 1000),
+            ("top=-1", 1000),
+            ("TOP=2147483647", 1000),
+            ("top=99999999999999999999999999", 1000),
+        ] {
+            assert_eq!(size(query).unwrap(), expected, "{query}");
+        }
+        for query in ["top=", "top=x", "top=1.5", "top=-", "top=0x10"] {
+            assert_eq!(size(query).unwrap_err().code.number(), 400_004, "{query}");
+        }
+    }
+
+    #[test]
+    fn every_api_version_from_the_oldest_on_is_accepted() {
         let check = |query: &str| check_version(&Uri::try_from(format!("/devices?{query}")).unwrap());
         for good in [
             "2021-04-12",
@@ -125,18 +151,19 @@ mod tests {
             "2020-05-31-preview",
             "2018-08-30-preview",
             "2021-04-12-preview",
+            "2024-03-31",
+            "2026-06-01-preview",
         ] {
             assert!(check(&format!("api-version={good}")).is_ok(), "{good}");
         }
         assert!(check("x=1&API-Version=2021-04-12").is_ok());
         for bad in [
             "",
-            "2021-04-13",
-            "2022-01-01-preview",
+            "2016-02-02",
             "2021-4-12",
             "2021-13-01",
             "abcd-ef-gh",
-            "2021-04-12-beta",
+            "2021-04-12%20beta",
         ] {
             let text = check(&format!("api-version={bad}")).unwrap_err();
             assert!(text.contains("2021-04-12-preview"), "{bad}: {text}");

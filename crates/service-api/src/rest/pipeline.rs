@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use super::authorize::{self, Check};
 use super::error::ApiError;
 use super::reply::Reply;
-use super::route::{self, Call, Resolved};
+use super::route::{self, Call, IdentityPath, Resolved};
 use super::state::{Caller, Shared};
 use super::{body, calls, path};
 
@@ -160,7 +160,7 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
     calls::run(call, request).await
 }
 
-fn device_side(call: &Call) -> Option<&(String, Option<String>)> {
+fn device_side(call: &Call) -> Option<&IdentityPath> {
     match call {
         Call::Unimplemented(missing) => missing.device_side.as_ref(),
         _ => None,

@@ -6,21 +6,25 @@ use http::Method;
 /// A call of the service API. Ids are the decoded texts of the path, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
-    PutDevice(String),
-    GetDevice(String),
-    DeleteDevice(String),
+    PutIdentity(IdentityPath),
+    GetIdentity(IdentityPath),
+    DeleteIdentity(IdentityPath),
     ListDevices,
+    ListModules(String),
     Bulk,
     RegenerateKeys,
     DeviceStatistics,
     ServiceStatistics,
-    PutModule(String, String),
-    GetModule(String, String),
-    DeleteModule(String, String),
-    ListModules(String),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
     Holdfast(HoldfastCall),
+}
+
+/// A device, or a module of it, as a path names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IdentityPath {
+    pub(super) device: String,
+    pub(super) module: Option<String>,
 }
 
 /// A call that is not implemented.
@@ -30,14 +34,15 @@ pub(super) struct Unimplemented {
     pub(super) feature: &'static str,
     pub(super) right: Rights,
     /// The device (and module) whose own credentials are accepted too.
-    pub(super) device_side: Option<(String, Option<String>)>,
+    pub(super) device_side: Option<IdentityPath>,
 }
 
 /// A call of our own API under `/holdfast/v1` (Spec rest §10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HoldfastCall {
     Hub,
-    Diagnose(String, Option<String>),
+    ListDevices,
+    Diagnose(IdentityPath),
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
@@ -64,17 +69,14 @@ impl Call {
     /// The right that a policy needs for the call.
     pub(super) fn right(&self) -> Rights {
         match self {
-            Self::GetDevice(_)
+            Self::GetIdentity(_)
             | Self::ListDevices
-            | Self::GetModule(..)
             | Self::ListModules(_)
-            | Self::DeviceStatistics => Rights::REGISTRY_READ,
-            Self::PutDevice(_)
-            | Self::DeleteDevice(_)
-            | Self::Bulk
-            | Self::RegenerateKeys
-            | Self::PutModule(..)
-            | Self::DeleteModule(..) => Rights::REGISTRY_WRITE,
+            | Self::DeviceStatistics
+            | Self::Holdfast(HoldfastCall::ListDevices) => Rights::REGISTRY_READ,
+            Self::PutIdentity(_) | Self::DeleteIdentity(_) | Self::Bulk | Self::RegenerateKeys => {
+                Rights::REGISTRY_WRITE
+            }
             Self::ServiceStatistics => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
             Self::Holdfast(_) => Rights::ALL,
@@ -94,37 +96,32 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     let words: Vec<String> = segments.iter().map(|segment| segment.to_ascii_lowercase()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let id = |at: usize| segments[at].clone();
+    let device = |at: usize| IdentityPath {
+        device: id(at),
+        module: None,
+    };
+    let module = |at: usize, module: usize| IdentityPath {
+        device: id(at),
+        module: Some(id(module)),
+    };
     match words.as_slice() {
         ["devices"] => by_method(method, "GET, POST", &[("GET", Call::ListDevices), ("POST", Call::Bulk)]),
         ["devices", "query"] if method == Method::POST => unimplemented("device queries", Rights::SERVICE_CONNECT),
         ["devices", "keys", "regenerate"] => only(method, "POST", Call::RegenerateKeys),
-        ["devices", _] => by_method(
-            method,
-            "GET, PUT, DELETE",
-            &[
-                ("GET", Call::GetDevice(id(1))),
-                ("PUT", Call::PutDevice(id(1))),
-                ("DELETE", Call::DeleteDevice(id(1))),
-            ],
-        ),
+        ["devices", _] => identity(method, device(1)),
         ["devices", _, "modules"] => only(method, "GET", Call::ListModules(id(1))),
-        ["devices", _, "modules", _] => by_method(
-            method,
-            "GET, PUT, DELETE",
-            &[
-                ("GET", Call::GetModule(id(1), id(3))),
-                ("PUT", Call::PutModule(id(1), id(3))),
-                ("DELETE", Call::DeleteModule(id(1), id(3))),
-            ],
-        ),
+        ["devices", _, "modules", _] => identity(method, module(1, 3)),
         // A module below a module: one name, which the id check refuses with 400301.
         ["devices", _, "modules", _, "modules", _] if method == Method::PUT => {
-            Resolved::Call(Call::PutModule(id(1), format!("{}/{}", segments[3], segments[5])))
+            Resolved::Call(Call::PutIdentity(IdentityPath {
+                device: id(1),
+                module: Some(format!("{}/{}", segments[3], segments[5])),
+            }))
         }
         ["devices", _, "commands"] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
         ["devices", _, "applyconfigurationcontent"] => unimplemented("configurations", Rights::REGISTRY_WRITE),
-        ["devices", _, "messages" | "files", ..] => device_side(id(1), None),
-        ["devices", _, "modules", _, "messages" | "files", ..] => device_side(id(1), Some(id(3))),
+        ["devices", _, "messages" | "files", ..] => device_side(device(1)),
+        ["devices", _, "modules", _, "messages" | "files", ..] => device_side(module(1, 3)),
         ["devices", _, "modules", _, ..] => unimplemented("IoT Edge scopes", Rights::DEVICE_CONNECT),
         ["statistics", "devices"] => only(method, "GET", Call::DeviceStatistics),
         ["statistics", "service"] => only(method, "GET", Call::ServiceStatistics),
@@ -148,12 +145,14 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
     let id = |at: usize| segments[at].clone();
     match rest {
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
-        ["diagnose", _] => only(method, "GET", Call::Holdfast(HoldfastCall::Diagnose(id(3), None))),
-        ["diagnose", _, "modules", _] => only(
-            method,
-            "GET",
-            Call::Holdfast(HoldfastCall::Diagnose(id(3), Some(id(5)))),
-        ),
+        ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
+        ["diagnose", _] | ["diagnose", _, "modules", _] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: segments.get(5).cloned(),
+            };
+            only(method, "GET", Call::Holdfast(HoldfastCall::Diagnose(path)))
+        }
         ["consumergroups"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListConsumerGroups)),
         ["consumergroups", _] => by_method(
             method,
@@ -197,11 +196,23 @@ fn unimplemented(feature: &'static str, right: Rights) -> Resolved {
     }))
 }
 
-fn device_side(device: String, module: Option<String>) -> Resolved {
+fn identity(method: &Method, path: IdentityPath) -> Resolved {
+    by_method(
+        method,
+        "GET, PUT, DELETE",
+        &[
+            ("GET", Call::GetIdentity(path.clone())),
+            ("PUT", Call::PutIdentity(path.clone())),
+            ("DELETE", Call::DeleteIdentity(path)),
+        ],
+    )
+}
+
+fn device_side(path: IdentityPath) -> Resolved {
     Resolved::Call(Call::Unimplemented(Unimplemented {
         feature: "sending and receiving over HTTPS",
         right: Rights::DEVICE_CONNECT,
-        device_side: Some((device, module)),
+        device_side: Some(path),
     }))
 }
 
@@ -238,19 +249,26 @@ mod tests {
         resolve(&method, &segments)
     }
 
+    fn path(device: &str, module: Option<&str>) -> IdentityPath {
+        IdentityPath {
+            device: device.to_owned(),
+            module: module.map(str::to_owned),
+        }
+    }
+
     #[test]
     fn fixed_words_are_found_in_any_case_and_ids_keep_theirs() {
         assert_eq!(
             at(Method::GET, "Devices/DEV"),
-            Resolved::Call(Call::GetDevice("DEV".into()))
+            Resolved::Call(Call::GetIdentity(path("DEV", None)))
         );
         assert_eq!(
             at(Method::PUT, "devices/d/MODULES/m"),
-            Resolved::Call(Call::PutModule("d".into(), "m".into()))
+            Resolved::Call(Call::PutIdentity(path("d", Some("m"))))
         );
         assert_eq!(
             at(Method::GET, "devices/query"),
-            Resolved::Call(Call::GetDevice("query".into()))
+            Resolved::Call(Call::GetIdentity(path("query", None)))
         );
         assert!(matches!(
             at(Method::POST, "devices/query"),

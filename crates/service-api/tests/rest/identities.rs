@@ -198,6 +198,7 @@ async fn an_edge_device_has_a_scope_and_system_modules_that_cannot_be_deleted() 
     let edge = hub.owner("PUT", "/devices/edge").body(edge).send().await.json();
     let scope = format!("ms-azure-iot-edge://edge-{}", edge["generationId"].as_str().unwrap());
     assert_eq!(edge["deviceScope"], scope);
+    assert_eq!(edge["parentScopes"], json!([]));
     let modules = hub.owner("GET", "/devices/edge/modules").send().await.json();
     let names: Vec<_> = modules
         .as_array()
@@ -232,7 +233,7 @@ async fn an_edge_device_has_a_scope_and_system_modules_that_cannot_be_deleted() 
 }
 
 #[tokio::test]
-async fn lists_are_in_id_order_and_top_has_its_range() {
+async fn lists_are_in_id_order_and_an_out_of_range_top_counts_as_the_maximum() {
     let hub = Hub::start().await;
     for id in ["b", "a", "C", "a-1"] {
         hub.owner("PUT", &format!("/devices/{id}"))
@@ -246,7 +247,12 @@ async fn lists_are_in_id_order_and_top_has_its_range() {
         ids(&hub.owner("GET", "/devices/").query("top=2").send().await),
         ["C", "a"]
     );
-    for top in ["0", "1001", "-1", "x", ""] {
+    for top in ["0", "1001", "-1", "5000", "2147483647"] {
+        let answer = hub.owner("GET", "/devices").query(&format!("top={top}")).send().await;
+        answer.is(200);
+        assert_eq!(ids(&answer).len(), 4, "{top}");
+    }
+    for top in ["x", ""] {
         hub.owner("GET", "/devices")
             .query(&format!("top={top}"))
             .send()
@@ -315,13 +321,25 @@ async fn a_bulk_answers_200_or_400_with_errors_in_order_and_does_the_rest() {
     hub.owner("GET", "/devices/a/modules/m").send().await.is(200);
 
     let post = |body: Value| hub.owner("POST", "/devices").body(body).send();
-    post(json!([])).await.refused(400_004, "ArgumentInvalid");
+    // Python's SDK shows a 400 as the result that it has the shape of.
+    let empty = post(json!([])).await;
+    empty.refused(400_004, "ArgumentInvalid");
+    assert_eq!(empty.json()["isSuccessful"], false);
+    assert_eq!(empty.json()["errors"][0]["errorStatus"], "the list has no entry");
     post(json!({})).await.refused(400_006, "IotHubFormatError");
     post(json!([1])).await.refused(400_006, "IotHubFormatError");
     post(json!([{"id": 1}])).await.refused(400_006, "IotHubFormatError");
-    post(json!([{"id": "x"}, {"id": "x"}]))
-        .await
-        .refused(400_011, "DeviceDefinedMultipleTimes");
+    let twice = post(json!([{"id": "x"}, {"id": "x"}])).await;
+    twice.refused(400_011, "DeviceDefinedMultipleTimes");
+    let shown = json!([{
+        "deviceId": "x",
+        "errorCode": "DeviceDefinedMultipleTimes",
+        "errorStatus": "'x' is in the list more than once",
+    }]);
+    assert_eq!(
+        (&twice.json()["errors"], &twice.json()["warnings"]),
+        (&shown, &json!([]))
+    );
     let many: Vec<_> = (0..101).map(|number| json!({"id": format!("n{number}")})).collect();
     post(Value::Array(many)).await.refused(413_002, "TooManyDevices");
 }
@@ -334,15 +352,48 @@ async fn keys_are_generated_kept_and_regenerated_as_the_rules_say() {
         {"primaryKey": "AAECAwQFBgcICQoLDA0ODw==", "secondaryKey": "AAECAwQFBgcICQoLDA0ODw=="}}});
     let created = hub.owner("PUT", "/devices/d").body(given).send().await.json();
     assert_eq!(key(&created, "primaryKey"), "AAECAwQFBgcICQoLDA0ODw==");
-    let empty = json!({"deviceId": "d", "authentication": {"type": "sas", "symmetricKey": {"primaryKey": "", "secondaryKey": null}}});
-    let kept = hub
-        .owner("PUT", "/devices/d")
-        .if_match("*")
-        .body(empty)
-        .send()
-        .await
-        .json();
-    assert_eq!(kept["authentication"], created["authentication"]);
+    let update = |authentication: Value| {
+        let body = json!({"deviceId": "d", "authentication": authentication});
+        hub.owner("PUT", "/devices/d").if_match("*").body(body).send()
+    };
+    for absent in [
+        Value::Null,
+        json!({}),
+        json!({"type": "sas"}),
+        json!({"type": "sas", "symmetricKey": null}),
+        json!({"type": "sas", "symmetricKey": {"primaryKey": null, "secondaryKey": null}}),
+        json!({"type": "sas", "symmetricKey": {}, "x509Thumbprint": {"primaryThumbprint": "", "secondaryThumbprint": ""}}),
+    ] {
+        let kept = update(absent.clone()).await.json();
+        assert_eq!(kept["authentication"], created["authentication"], "{absent}");
+    }
+    // Empty is not absent: the administrator wants the old keys to end.
+    let mut before = created.clone();
+    for empty in [
+        json!({"symmetricKey": {"primaryKey": "", "secondaryKey": ""}}),
+        json!({"type": "sas", "symmetricKey": {"primaryKey": "", "secondaryKey": ""}}),
+        json!({"type": "sas", "symmetricKey": {"primaryKey": "", "secondaryKey": null}}),
+    ] {
+        let fresh = update(empty.clone()).await;
+        fresh.is(200);
+        let fresh = fresh.json();
+        for name in ["primaryKey", "secondaryKey"] {
+            assert_ne!(key(&fresh, name), key(&before, name), "{empty}");
+            assert_eq!(key(&fresh, name).as_str().unwrap().len(), 44, "{empty}");
+        }
+        before = fresh;
+    }
+    for half in [
+        json!({"primaryKey": "AAECAwQFBgcICQoLDA0ODw==", "secondaryKey": ""}),
+        json!({"secondaryKey": "AAECAwQFBgcICQoLDA0ODw=="}),
+    ] {
+        update(json!({"symmetricKey": half}))
+            .await
+            .refused(400_004, "ArgumentInvalid");
+    }
+    let read = hub.owner("GET", "/devices/d").send().await.json();
+    assert_eq!(read["authentication"], before["authentication"]);
+    let created = before;
     for bad in [
         json!({"symmetricKey": {"primaryKey": "AAECAwQFBgcICQoLDA0ODw=="}}),
         json!({"symmetricKey": {"primaryKey": "AAEC", "secondaryKey": "AAEC"}}),
@@ -366,21 +417,51 @@ async fn keys_are_generated_kept_and_regenerated_as_the_rules_say() {
     assert_eq!(self_signed["authentication"]["type"], "selfSigned");
     let stored = &self_signed["authentication"]["x509Thumbprint"]["primaryThumbprint"];
     assert_eq!(stored, "AABBCCDDEEFF00112233445566778899AABBCCDD");
+    // An emptied thumbprint is not kept silently.
+    let body =
+        json!({"deviceId": "f", "authentication": {"type": "selfSigned", "x509Thumbprint": {"primaryThumbprint": ""}}});
+    let emptied = hub.owner("PUT", "/devices/f").if_match("*").body(body).send().await;
+    emptied.refused(400_004, "ArgumentInvalid");
 
-    let body = json!({"policyKey": "primaryKey", "devices": [{"id": "d"}]});
-    hub.owner("POST", "/devices/keys/regenerate")
-        .body(body)
+    hub.owner("PUT", "/devices/d/modules/m")
+        .body(json!({"deviceId": "d", "moduleId": "m"}))
         .send()
         .await
-        .is(200);
+        .is(201);
+    let regenerate = |body: Value| hub.owner("POST", "/devices/keys/regenerate").body(body).send();
+    let body = json!({"policyKey": "PrimaryKey", "devices": [{"id": "d"}, {"id": "d", "moduleId": "m"}]});
+    let rotated = regenerate(body).await;
+    rotated.is(200);
     let fresh = hub.owner("GET", "/devices/d").send().await.json();
     assert_ne!(key(&fresh, "primaryKey"), key(&created, "primaryKey"));
     assert_eq!(key(&fresh, "secondaryKey"), key(&created, "secondaryKey"));
-    let body = json!({"policyKey": "both", "devices": [{"id": "d"}, {"id": "none"}, {"id": "f"}]});
-    let some = hub.owner("POST", "/devices/keys/regenerate").body(body).send().await;
+    let module = hub.owner("GET", "/devices/d/modules/m").send().await.json();
+    let expected = json!({
+        "policyKey": "primaryKey",
+        "rotatedKeys": [
+            {"id": "d", "moduleId": null, "primaryKey": key(&fresh, "primaryKey"), "secondaryKey": null},
+            {"id": "d", "moduleId": "m", "primaryKey": key(&module, "primaryKey"), "secondaryKey": null},
+        ],
+        "errors": [],
+    });
+    assert_eq!(rotated.json(), expected);
+    // A device with thumbprints has no key to rotate, and is no error.
+    let devices = json!([{"id": "d"}, {"id": "none"}, {"id": "d", "moduleId": "none"}, {"id": "f"}]);
+    let some = regenerate(json!({"policyKey": "both", "devices": devices})).await;
     some.is(207);
-    assert_eq!(some.json()["errors"][0]["errorCode"], "DeviceNotFound");
-    assert_eq!(some.json()["errors"].as_array().unwrap().len(), 2);
+    let some = some.json();
+    assert_eq!(some["rotatedKeys"].as_array().unwrap().len(), 1);
+    assert!(some["rotatedKeys"][0]["primaryKey"].is_string() && some["rotatedKeys"][0]["secondaryKey"].is_string());
+    let errors = some["errors"].as_array().unwrap();
+    let errors: Vec<_> = errors
+        .iter()
+        .map(|error| (&error["id"], &error["moduleId"], &error["errorCode"]))
+        .collect();
+    let expected = [
+        (&json!("none"), &Value::Null, &json!("DeviceNotFound")),
+        (&json!("d"), &json!("none"), &json!("ModuleNotFound")),
+    ];
+    assert_eq!(errors, expected);
     let body = json!({"policyKey": "both", "devices": [{"id": "none"}]});
     hub.owner("POST", "/devices/keys/regenerate")
         .body(body)
@@ -393,4 +474,65 @@ async fn keys_are_generated_kept_and_regenerated_as_the_rules_say() {
         .send()
         .await
         .refused(400_035, "InvalidPolicyKey");
+}
+
+#[tokio::test]
+async fn bodies_are_read_as_leniently_as_the_cloud_reads_them() {
+    let hub = Hub::start().await;
+    for body in [
+        r#"{deviceId: "edison1"}"#,
+        "{'deviceId': 'edison1'}",
+        r#"{"deviceId":"edison1",}"#,
+        r#"{"deviceId":"edison1" /* c */}"#,
+    ] {
+        let created = hub.owner("PUT", "/devices/edison1").raw_body(body.into()).send().await;
+        created.is(200);
+        assert_eq!(created.json()["deviceId"], "edison1", "{body}");
+        hub.owner("DELETE", "/devices/edison1").send().await.is(204);
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_cut_says_so_and_our_own_list_has_pages() {
+    let hub = Hub::start().await;
+    for number in 0..7 {
+        let id = format!("d-{number}");
+        let created = hub
+            .owner("PUT", &format!("/devices/{id}"))
+            .body(json!({"deviceId": id}));
+        created.send().await.is(200);
+    }
+    let cut = hub.owner("GET", "/devices").query("top=6").send().await;
+    assert_eq!(cut.header("holdfast-truncated"), "true");
+    let whole = hub.owner("GET", "/devices").query("top=7").send().await;
+    assert_eq!(whole.response_header("holdfast-truncated"), None);
+    let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = hub
+            .by("registryRead", "GET", "/holdfast/v1/devices")
+            .raw_query(&format!("top=3&after={after}"))
+            .send()
+            .await;
+        page.is(200);
+        let page = page.json();
+        let devices = page["devices"].as_array().unwrap().clone();
+        found.extend(
+            devices
+                .iter()
+                .map(|device| device["deviceId"].as_str().unwrap().to_owned()),
+        );
+        pages += 1;
+        let Some(continuation) = page["continuation"].as_str() else {
+            break;
+        };
+        after = continuation.to_owned();
+    }
+    let expected: Vec<_> = (0..7).map(|number| format!("d-{number}")).collect();
+    assert_eq!((found, pages), (expected, 3));
+    let bad = hub
+        .owner("GET", "/holdfast/v1/devices")
+        .raw_query("after=a%20b")
+        .send()
+        .await;
+    bad.refused(400_004, "ArgumentInvalid");
 }

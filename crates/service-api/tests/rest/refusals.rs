@@ -19,6 +19,7 @@ async fn ids_accept_every_legal_character_and_refuse_every_other() {
             hub.owner("GET", &encoded).send().await.is(200);
         } else {
             answer.refused(400_004, "ArgumentInvalid");
+            assert!(answer.text().contains("= @ (semicolon) $"), "{}", answer.text());
         }
     }
     for (path, number) in [

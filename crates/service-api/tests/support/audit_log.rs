@@ -1,4 +1,5 @@
 //! Captures the audit records that the current thread emits.
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part")]
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -34,6 +35,17 @@ impl AuditLog {
         let refused = records.iter().filter(|record| value(record, "event") == "refused");
         refused
             .map(|record| (value(record, "identity"), value(record, "reason")))
+            .collect()
+    }
+
+    /// Identity and count of the records about suppressed refusals.
+    pub(crate) fn suppressed(&self) -> Vec<(String, u64)> {
+        let records = self.records.lock();
+        let suppressed = records
+            .iter()
+            .filter(|record| value(record, "event") == "refusals_suppressed");
+        suppressed
+            .map(|record| (value(record, "identity"), value(record, "count").parse().unwrap()))
             .collect()
     }
 

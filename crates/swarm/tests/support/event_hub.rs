@@ -84,7 +84,7 @@ impl EventServer {
                 let start = attach
                     .source()
                     .unwrap()
-                    .map(|source| from_filters(source.filter).unwrap());
+                    .map(|source| from_filters(source.filter).unwrap().start);
                 let address = attach.address().unwrap().unwrap_or_default();
                 let node = match address {
                     "$cbs" => Node::Cbs,
@@ -101,8 +101,8 @@ impl EventServer {
                 engine.accept(
                     link,
                     &Accept {
-                        properties: None,
                         credit,
+                        ..Accept::default()
                     },
                 );
                 if attach.role == Role::Receiver {

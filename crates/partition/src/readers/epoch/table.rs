@@ -71,10 +71,9 @@ impl fmt::Display for Stolen {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// `amqp:link:stolen`: a receiver with a higher epoch reads, or one with any epoch and the new one has none.
-    #[error(
-        "Receiver '{name}' with epoch '{}' cannot be created: receiver '{owner}' reads with epoch '{current}'",
-        shown(*.epoch)
-    )]
+    ///
+    /// The text is that of Event Hubs, on which programs match (docs/spec/amqp.md §8.3).
+    #[error("{}", epoch_too_low(.name, *.epoch, .owner, *.current))]
     EpochTooLow {
         /// The refused receiver.
         name: String,
@@ -92,8 +91,18 @@ pub enum Refusal {
     TooMany,
 }
 
-fn shown(epoch: Option<i64>) -> String {
-    epoch.map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
+fn epoch_too_low(name: &str, epoch: Option<i64>, owner: &str, current: i64) -> String {
+    match epoch {
+        None => format!(
+            "At least one receiver for the endpoint is created with epoch of '{current}', and so non-epoch receiver is \
+             not allowed. Either reconnect with a higher epoch, or make sure all epoch receivers are closed or disconnected."
+        ),
+        Some(epoch) => format!(
+            "Receiver '{owner}' with a higher epoch '{current}' already exists. Receiver '{name}' with epoch {epoch} \
+             cannot be created. Make sure you are creating receiver with increasing epoch value to ensure connectivity, \
+             or ensure all old epoch receivers are closed or disconnected."
+        ),
+    }
 }
 
 /// All receivers of a partition, by consumer group; names of groups are compared without case.

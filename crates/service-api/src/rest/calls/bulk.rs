@@ -21,7 +21,15 @@ struct Entry {
     write: Result<IdentityWrite, ApiError>,
 }
 
-pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
+/// A call that is refused as a whole has the shape of a result too: Python's SDK shows nothing else of a 400.
+pub(super) async fn run(request: Request<'_>) -> Result<Reply, ApiError> {
+    write_all(request).await.map_err(|error| match error.fields {
+        None => as_result(error, ""),
+        Some(_) => error,
+    })
+}
+
+async fn write_all(mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
     let items = array(&body)?;
     if items.is_empty() {
@@ -78,12 +86,24 @@ fn show_error(entry: &Entry, error: &ApiError) -> Value {
     Value::Object(shown)
 }
 
+/// Adds the shape of a result to the error of the whole call; `device` is the id that it concerns.
+fn as_result(mut error: ApiError, device: &str) -> ApiError {
+    let shown = json!({"deviceId": device, "errorCode": error.code.name(), "errorStatus": error.text});
+    let mut fields = Map::new();
+    fields.insert("isSuccessful".to_owned(), json!(false));
+    fields.insert("errors".to_owned(), json!([shown]));
+    fields.insert("warnings".to_owned(), json!([]));
+    error.fields = Some(Box::new(fields));
+    error
+}
+
 fn check_unique(entries: &[Entry]) -> Result<(), ApiError> {
     let mut seen = HashSet::with_capacity(entries.len());
     for entry in entries {
         if !seen.insert((&entry.device, &entry.module)) {
-            let text = format!("{} is named more than once", quoted(&entry.device));
-            return Err(ApiError::new(ErrorCode::DeviceDefinedMultipleTimes, text));
+            let text = format!("{} is in the list more than once", quoted(&entry.device));
+            let error = ApiError::new(ErrorCode::DeviceDefinedMultipleTimes, text);
+            return Err(as_result(error, &entry.device));
         }
     }
     Ok(())

@@ -8,16 +8,12 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::reply::Reply;
 use super::super::{document, timestamps};
-use super::{Request, device_id, module_id};
+use super::Request;
 
 /// Also answers for ids that are not registered: operators look for their refusals.
-pub(super) async fn diagnose(device: &str, module: Option<&str>, request: &Request<'_>) -> Result<Reply, ApiError> {
-    let id = match module {
-        None => IdentityId::device(device_id(device)?),
-        Some(module) => module_id(device, module)?,
-    };
-    let identity = request.within(request.shared.registry().get(&id)).await?;
-    let diagnosis = request.shared.hub.diagnose(&id).await;
+pub(super) async fn diagnose(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let identity = request.within(request.shared.registry().get(id)).await?;
+    let diagnosis = request.shared.hub.diagnose(id).await;
     let connection = document::connection_state(diagnosis.connection.is_connected);
     let mut answer = json!({
         "deviceId": id.device.as_str(),

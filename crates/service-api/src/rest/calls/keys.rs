@@ -1,8 +1,9 @@
 //! `POST /devices/keys/regenerate` (Spec rest §2.2).
 
+use holdfast_auth::Key;
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
-use holdfast_registry::{IfMatch, KeyChoice, KeyRegeneration};
+use holdfast_registry::{Authentication, IfMatch, KeyChoice, KeyRegeneration, Written};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
@@ -37,21 +38,33 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
     let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let wanted: Vec<_> = entries
         .iter()
-        .filter_map(|(_, entry)| entry.as_ref().ok().cloned())
+        .filter_map(|entry| entry.regeneration.as_ref().ok().cloned())
         .collect();
     let mut outcomes = request
         .within(request.shared.registry().regenerate_keys(wanted, choice))
         .await?
         .into_iter();
-    let mut errors = Vec::new();
-    for (name, entry) in &entries {
-        let error = match entry {
-            Err(error) => Some(error.clone()),
-            Ok(_) => outcomes.next().and_then(Result::err).map(ApiError::from),
+    let (mut rotated, mut errors) = (Vec::new(), Vec::new());
+    for entry in &entries {
+        let outcome = match &entry.regeneration {
+            Err(error) => Err(error.clone()),
+            Ok(_) => outcomes.next().map_or_else(
+                || {
+                    Err(ApiError::new(
+                        ErrorCode::ServerError,
+                        "the registry did not answer for this entry",
+                    ))
+                },
+                |outcome| outcome.map_err(ApiError::from),
+            ),
         };
-        request.audit("regenerateKeys", name, error.as_ref().map(|error| error.code));
-        if let Some(error) = error {
-            errors.push(json!({"id": name, "errorCode": error.code.name(), "errorStatus": error.text}));
+        let code = outcome.as_ref().err().map(|error| error.code);
+        request.audit("regenerateKeys", &entry.subject(), code);
+        match outcome {
+            Ok(written) => rotated.extend(entry.show_rotated(&written, choice)),
+            // An identity without symmetric keys has none to rotate: it is neither rotated nor an error.
+            Err(error) if error.code == ErrorCode::InvalidOperation => {}
+            Err(error) => errors.push(entry.show_error(&error)),
         }
     }
     let status = match errors.len() {
@@ -59,13 +72,56 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
         some if some < entries.len() => 207,
         _ => 400,
     };
+    let policy_key = match choice {
+        KeyChoice::Primary => "primaryKey",
+        KeyChoice::Secondary => "secondaryKey",
+        KeyChoice::Both => "both",
+    };
     Ok(Reply::json(
         status,
-        json!({"isSuccessful": errors.is_empty(), "errors": errors}),
+        json!({"policyKey": policy_key, "rotatedKeys": rotated, "errors": errors}),
     ))
 }
 
-type Entry = (String, Result<KeyRegeneration, ApiError>);
+/// One entry of the list: its ids as sent, and its regeneration or error.
+struct Entry {
+    device: String,
+    module: Option<String>,
+    regeneration: Result<KeyRegeneration, ApiError>,
+}
+
+impl Entry {
+    /// For the audit log.
+    fn subject(&self) -> String {
+        match &self.module {
+            Some(module) => format!("{}/{module}", self.device),
+            None => self.device.clone(),
+        }
+    }
+
+    /// The new keys; the key that was not rotated is null.
+    fn show_rotated(&self, written: &Written, choice: KeyChoice) -> Option<Value> {
+        let Authentication::Sas(keys) = &written.identity.as_ref()?.authentication else {
+            return None;
+        };
+        let shown = |key: &Key, is_rotated: bool| is_rotated.then(|| key.to_base64().to_string());
+        Some(json!({
+            "id": self.device,
+            "moduleId": self.module,
+            "primaryKey": shown(&keys.primary, choice != KeyChoice::Secondary),
+            "secondaryKey": shown(&keys.secondary, choice != KeyChoice::Primary),
+        }))
+    }
+
+    fn show_error(&self, error: &ApiError) -> Value {
+        json!({
+            "id": self.device,
+            "moduleId": self.module,
+            "errorCode": error.code.name(),
+            "errorStatus": error.text,
+        })
+    }
+}
 
 fn read(item: &Value) -> Result<Entry, ApiError> {
     let Value::Object(map) = item else {
@@ -75,10 +131,11 @@ fn read(item: &Value) -> Result<Entry, ApiError> {
     let device = fields.text("id")?.unwrap_or_default();
     let module = fields.text("moduleId")?.filter(|text| !text.is_empty());
     let if_match = fields.text("etag")?.map_or(IfMatch::Any, etag::parse);
-    Ok((
-        device.to_owned(),
-        identity(device, module).map(|id| KeyRegeneration { id, if_match }),
-    ))
+    Ok(Entry {
+        device: device.to_owned(),
+        module: module.map(str::to_owned),
+        regeneration: identity(device, module).map(|id| KeyRegeneration { id, if_match }),
+    })
 }
 
 fn identity(device: &str, module: Option<&str>) -> Result<IdentityId, ApiError> {
