@@ -18,7 +18,7 @@ mod owner;
 mod rpc;
 mod session_types;
 
-pub use api::audit::{Audit, AuditRecord, Operation, RefusedRequest};
+pub use api::audit::{Audit, AuditRecord, EndedConnection, Operation, RefusedRequest};
 pub use api::authenticate::{Verified, authenticate};
 pub use api::clock::Clock;
 pub use api::config::DeviceHubConfig;

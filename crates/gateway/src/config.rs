@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What one MQTT connection and all connections of one core may cost.
+/// Limits of one MQTT connection, and of all connections of one core.
 #[derive(Debug, Clone)]
 pub struct MqttConfig {
     /// Time from accepting a connection to its complete CONNECT (Spec device-mqtt §1).

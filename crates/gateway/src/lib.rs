@@ -1,9 +1,9 @@
 //! Device front ends: they translate a protocol to the device-session API and back.
 //!
-//! Why: what a protocol says on the wire is here, what a session may do is in `device-hub`.
+//! Why: the wire side of a protocol is here, the rules of sessions are in `device-hub`.
 //! Invariants: one connection lives on one core; between two connections of a core nothing is locked; an idle
 //! connection owns no buffer; acknowledgements leave in the order of the messages.
-//! Not here: credentials, rounds, takeover (`device-hub`); sockets and TLS (`net`).
+//! Not here: credentials, batches, one session per identity (`device-hub`); sockets, buffers and deadlines (`net`).
 #![warn(missing_docs)]
 
 mod config;

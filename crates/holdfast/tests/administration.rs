@@ -136,6 +136,13 @@ fn what_simulated_devices_send_is_seen_by_the_monitor() {
 
 /// Publishes one message with QoS 1 over plain MQTT, as a device that may write any bytes.
 fn publish(hub: &Hub, device: &str, properties: &str, payload: &[u8]) {
+    let topic = format!("devices/{device}/messages/events/{properties}");
+    let answer = publish_to(hub, device, &topic, payload);
+    assert_eq!(answer, [0x40, 2, 0, 1]);
+}
+
+/// The same to any topic; the hub's answer, empty when it closes the connection.
+fn publish_to(hub: &Hub, device: &str, topic: &str, payload: &[u8]) -> Vec<u8> {
     use std::io::{Read as _, Write as _};
     let token = hub.ok(&["sas-token", "-d", device]);
     let field = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
@@ -155,22 +162,21 @@ fn publish(hub: &Hub, device: &str, properties: &str, payload: &[u8]) {
         &field(user.as_bytes()),
         &field(token.trim().as_bytes()),
     ];
-    let topic = format!("devices/{device}/messages/events/{properties}");
     let message = [&field(topic.as_bytes())[..], b"\0\x01", payload];
     let port = hub.connection()["ports"]["mqttPlain"].as_u64().unwrap();
     let mut socket = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
     socket
         .set_read_timeout(Some(std::time::Duration::from_secs(30)))
         .unwrap();
+    socket.write_all(&packet(0x10, &connect.concat())).unwrap();
     let mut answer = [0; 4];
-    for (packet, expected) in [
-        (packet(0x10, &connect.concat()), [0x20, 2, 0, 0]),
-        (packet(0x32, &message.concat()), [0x40, 2, 0, 1]),
-    ] {
-        socket.write_all(&packet).unwrap();
-        socket.read_exact(&mut answer).unwrap();
-        assert_eq!(answer, expected);
-    }
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [0x20, 2, 0, 0]);
+    socket.write_all(&packet(0x32, &message.concat())).unwrap();
+    let mut answer = vec![0; 4];
+    let read = socket.read(&mut answer).unwrap();
+    answer.truncate(read);
+    answer
 }
 
 #[test]
@@ -280,6 +286,21 @@ fn a_refused_device_can_be_diagnosed() {
     drop(fleet.stdin.take());
     assert!(fleet.wait().unwrap().success());
     assert!(hub.ok(&["device", "diagnose", "sim-0000"]).contains("reason=disabled"));
+}
+
+#[test]
+fn a_device_that_breaks_a_rule_can_be_diagnosed() {
+    let hub = Hub::start(&[]);
+    hub.ok(&["device", "create", "dev-1"]);
+    let answer = publish_to(&hub, "dev-1", "devices/dev-2/messages/events/", b"x");
+    assert_eq!(answer, b"", "MQTT 3.1.1 has no answer but the end of the connection");
+    let text = hub.ok(&["device", "diagnose", "dev-1"]);
+    assert!(
+        text.contains("protocol_violation")
+            && text.contains(r#"PUBLISH to "devices/dev-2/messages/events/""#)
+            && text.contains("device-mqtt §5.1"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Why a credential was refused, for the audit log, the metrics' label and `holdfast device diagnose`.
+//! Why a client was refused or its connection ended by the hub: for the audit log, the metrics' label and
+//! `holdfast device diagnose`.
 //!
 //! Why: a peer learns only a number of the catalogue (it must not learn whether an id exists); the operator needs the
 //! exact cause. Spec auth-and-limits §6.1 step 10.
@@ -55,6 +56,24 @@ pub enum RefusalReason {
     Unconfirmed,
     /// The node is being drained; the client reaches another node when it retries.
     Draining,
+    /// The client broke a rule of the protocol; the record names packet, rule and section.
+    ProtocolViolation,
+    /// The client broke TLS, or spoke none on a TLS port.
+    Tls,
+    /// The client did not complete its CONNECT in time.
+    ConnectTimeout,
+    /// The client was silent for longer than its keep-alive allows.
+    KeepAlive,
+    /// Another connection of the same identity took the place.
+    Superseded,
+    /// The identity was deleted, disabled or given other keys while it was connected.
+    Revoked,
+    /// The client did not read what the hub sent.
+    SlowReader,
+    /// Too many connections had not authenticated.
+    Overload,
+    /// The hub failed.
+    Internal,
 }
 
 impl RefusalReason {
@@ -82,6 +101,15 @@ impl RefusalReason {
         Self::Ip,
         Self::Unconfirmed,
         Self::Draining,
+        Self::ProtocolViolation,
+        Self::Tls,
+        Self::ConnectTimeout,
+        Self::KeepAlive,
+        Self::Superseded,
+        Self::Revoked,
+        Self::SlowReader,
+        Self::Overload,
+        Self::Internal,
     ];
 
     /// The word in logs and metric labels.
@@ -110,6 +138,15 @@ impl RefusalReason {
             Self::Ip => "ip",
             Self::Unconfirmed => "unconfirmed",
             Self::Draining => "draining",
+            Self::ProtocolViolation => "protocol_violation",
+            Self::Tls => "tls",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::KeepAlive => "keep_alive",
+            Self::Superseded => "superseded",
+            Self::Revoked => "revoked",
+            Self::SlowReader => "slow_reader",
+            Self::Overload => "overload",
+            Self::Internal => "internal",
         }
     }
 
@@ -117,9 +154,13 @@ impl RefusalReason {
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
-            Self::Expired | Self::CertificateTime | Self::Disabled => ErrorCode::IotHubUnauthorized,
+            Self::Expired | Self::CertificateTime | Self::Disabled | Self::Revoked => ErrorCode::IotHubUnauthorized,
             Self::Version => ErrorCode::InvalidProtocolVersion,
-            Self::Unconfirmed | Self::Draining => ErrorCode::ServiceUnavailable,
+            Self::Unconfirmed | Self::Draining | Self::Overload => ErrorCode::ServiceUnavailable,
+            Self::ProtocolViolation | Self::Tls | Self::ConnectTimeout => ErrorCode::GenericBadRequest,
+            Self::KeepAlive | Self::SlowReader => ErrorCode::DeviceConnectionClosedRemotely,
+            Self::Superseded => ErrorCode::ConnectionForcefullyClosedOnNewConnection,
+            Self::Internal => ErrorCode::ServerError,
             Self::Missing
             | Self::Malformed
             | Self::Host
@@ -199,6 +240,23 @@ impl RefusalReason {
             Self::Ip => "no IP filter rule accepts the client's address",
             Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may retry",
             Self::Draining => "this node is being drained: the client reaches another node when it retries",
+            Self::ProtocolViolation => {
+                "the client broke a rule of the protocol: see the detail, and docs/spec for the section that it names"
+            }
+            Self::Tls => "the TLS handshake failed: check the client's CA certificate, TLS version and port",
+            Self::ConnectTimeout => "the client opened a connection and did not send a complete CONNECT in time",
+            Self::KeepAlive => {
+                "the client was silent: it hangs, sleeps or has lost its network; or its keep-alive is shorter than its ping interval"
+            }
+            Self::Superseded => {
+                "two clients use this identity, or the client reconnected while the hub still had its old connection"
+            }
+            Self::Revoked => "the identity was changed: look in the audit log for its author",
+            Self::SlowReader => "the client does not read: it hangs, or its network is too slow",
+            Self::Overload => {
+                "too many clients connect without authenticating: raise mqtt.max_unauthenticated, or find them"
+            }
+            Self::Internal => "the hub failed; its log has the cause",
         }
     }
 }

@@ -110,6 +110,12 @@ impl Connection {
         self.identity.as_ref()
     }
 
+    /// Longest time without a packet, in milliseconds; before CONNECT, the time allowed for it.
+    #[must_use]
+    pub const fn silence_ms(&self) -> u32 {
+        self.silence_ms
+    }
+
     /// The client asked for a session that ends with the connection.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
@@ -165,10 +171,11 @@ impl Connection {
 
     fn connect<'a>(&mut self, connect: &Connect<'a>) -> Result<Action<'a>, Violation> {
         let claim = Claim::of(connect).map_err(Violation::Login)?;
+        // Also for a refused will: the cause is recorded under the identity.
+        self.identity = Some(claim.identity.clone());
         if let Some(will) = &connect.will {
             crate::will::Will::check(&claim.identity, will)?;
         }
-        self.identity = Some(claim.identity.clone());
         self.clean = connect.clean;
         self.silence_ms = silence_ms(connect.keep_alive);
         self.phase = Phase::Authenticating;

@@ -185,6 +185,44 @@ impl Violation {
         }
     }
 
+    /// Where the specification has the rule: a section of `docs/spec/`.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::ProtocolLevel(_) | Self::Mqtt5Disabled => "device-mqtt §2.4",
+            Self::ProtocolName | Self::ConnectFlags | Self::WillFlags | Self::PasswordWithoutUsername => {
+                "device-mqtt §2.1"
+            }
+            Self::WillQos(_) | Self::WillTopic => "device-mqtt §3.5",
+            Self::Login(LoginError::ClientIdEmpty | LoginError::ClientIdMismatch) => "device-mqtt §2.1",
+            Self::Login(_) => "device-mqtt §2.2",
+            Self::ForeignFilter | Self::TooManyFilters | Self::NoFilters(_) | Self::EmptyFilter => "device-mqtt §4.1",
+            Self::WildcardInTopic | Self::ForeignTopic | Self::EmptyTopic => "device-mqtt §5.1",
+            Self::BagUtf8 | Self::MessageIdTooLong | Self::TooManyProperties => "device-mqtt §5.2",
+            Self::QosTwo
+            | Self::PublishQos
+            | Self::PublishDup
+            | Self::PacketTooLarge { .. }
+            | Self::MessageTooLarge(_) => "device-mqtt §5.3",
+            Self::RequestIdMissing | Self::RequestIdTooLong | Self::VersionNumber => "device-mqtt §7.1",
+            Self::MethodStatus => "device-mqtt §8",
+            Self::UnknownPacketType(_)
+            | Self::HeaderFlags(_)
+            | Self::RemainingLength
+            | Self::Truncated
+            | Self::TrailingBytes
+            | Self::PacketIdZero
+            | Self::InvalidUtf8
+            | Self::Nul
+            | Self::SubscribeOptions(_)
+            | Self::ReasonCode(..)
+            | Self::ConnAckFlags
+            | Self::FirstPacketNotConnect
+            | Self::SecondConnect
+            | Self::WrongDirection(_) => "device-mqtt §10.1",
+        }
+    }
+
     /// A short name for the label of a counter: one of a fixed set, never text of the peer.
     #[must_use]
     pub fn label(self) -> &'static str {

@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use bytes::Bytes;
 
+use crate::router::{Port, Router, Target};
 use crate::websocket::WebSocketBytes;
 use crate::{ByteStream, Peer};
 
@@ -37,34 +38,53 @@ pub trait StreamHandler {
     fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer);
 }
 
-/// A WebSocket subprotocol and its handler. Names match case-insensitively, the client's spelling is echoed, and the
-/// path is ignored (Spec device-mqtt §1, amqp §1).
+/// The handler of a route.
 #[derive(Clone)]
-pub struct Subprotocol {
-    /// For example `mqtt`.
-    pub name: &'static str,
-    /// Its handler.
-    pub handler: Rc<dyn StreamHandler>,
+pub enum Handler {
+    /// Answers HTTP requests.
+    Http(Rc<dyn HttpService>),
+    /// Takes over the stream, after a WebSocket's upgrade where there is one.
+    Stream(Rc<dyn StreamHandler>),
+}
+
+/// Hands a stream that was accepted on `port` to its handler.
+pub fn serve_stream(stream: Box<dyn ByteStream>, peer: Peer, router: &Router<Handler>, port: Port) {
+    let target = Target {
+        port,
+        server_name: peer.server_name.as_deref(),
+        path: None,
+        subprotocol: None,
+    };
+    match router.find(target) {
+        Some(Handler::Stream(handler)) => handler.accept(stream, peer),
+        Some(Handler::Http(_)) | None => {
+            tracing::debug!(address = %peer.address, ?port, "no handler for a connection; it is dropped");
+        }
+    }
 }
 
 /// Serves HTTP/1.1 on `stream` until the peer closes, an upgrade takes over, or the node closes.
 pub async fn serve_http<S: ByteStream>(
     stream: S,
     peer: Peer,
-    service: Rc<dyn HttpService>,
-    subprotocols: Rc<[Subprotocol]>,
+    router: Rc<Router<Handler>>,
     head_timeout: Duration,
     stop: Stop,
 ) {
     let served = {
         let peer = peer.clone();
         service_fn(move |request| {
-            let (peer, service, subprotocols) = (peer.clone(), Rc::clone(&service), Rc::clone(&subprotocols));
+            let (peer, router) = (peer.clone(), Rc::clone(&router));
             async move {
                 if is_upgrade(&request) {
-                    return Ok::<_, Infallible>(upgrade(request, peer, &subprotocols));
+                    return Ok::<_, Infallible>(upgrade(request, peer, &router));
                 }
-                Ok(service.call(request, &peer).await)
+                Ok(match router.find(target(&request, &peer, None)) {
+                    Some(Handler::Http(service)) => service.call(request, &peer).await,
+                    Some(Handler::Stream(_)) | None => {
+                        refuse(StatusCode::NOT_FOUND, "there is nothing at this address")
+                    }
+                })
             }
         })
     };
@@ -100,23 +120,31 @@ fn is_upgrade(request: &Request<Incoming>) -> bool {
         .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
 }
 
-fn refuse(text: &'static str) -> Response<Body> {
-    let mut response = Response::new(text_body(text));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+fn target<'a>(request: &'a Request<Incoming>, peer: &'a Peer, subprotocol: Option<&'a str>) -> Target<'a> {
+    Target {
+        port: Port::Https,
+        server_name: peer.server_name.as_deref(),
+        path: Some(request.uri().path()),
+        subprotocol,
+    }
+}
+
+fn refuse(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(body(text));
+    *response.status_mut() = status;
     response
 }
 
-fn text_body(text: &'static str) -> Body {
-    Full::new(Bytes::from_static(text.as_bytes()))
-        .map_err(|never| match never {})
-        .boxed_unsync()
+fn body(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Answers a WebSocket handshake (RFC 6455 §4.2) and hands the bytes to the subprotocol's handler. Extensions are
-/// declined by not echoing them.
-fn upgrade(request: Request<Incoming>, peer: Peer, subprotocols: &[Subprotocol]) -> Response<Body> {
+/// Answers a WebSocket handshake (RFC 6455 §4.2) and hands the bytes to the subprotocol's handler. The client's spelling
+/// of the subprotocol is echoed; extensions are declined by not echoing them.
+fn upgrade(request: Request<Incoming>, peer: Peer, router: &Router<Handler>) -> Response<Body> {
+    let bad = |text| refuse(StatusCode::BAD_REQUEST, text);
     let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).cloned() else {
-        return refuse("Sec-WebSocket-Key is missing");
+        return bad("Sec-WebSocket-Key is missing");
     };
     let offered: Vec<&str> = request
         .headers()
@@ -126,22 +154,26 @@ fn upgrade(request: Request<Incoming>, peer: Peer, subprotocols: &[Subprotocol])
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    let chosen = offered.iter().find_map(|offer| {
-        subprotocols
-            .iter()
-            .find(|known| known.name.eq_ignore_ascii_case(offer))
-            .map(|known| (*offer, known))
-    });
-    let Some((spelling, subprotocol)) = chosen else {
-        return refuse("no known WebSocket subprotocol was offered; this hub speaks mqtt and AMQPWSB10");
+    let chosen = offered
+        .iter()
+        .find_map(|offer| match router.find(target(&request, &peer, Some(offer))) {
+            Some(Handler::Stream(handler)) => Some((*offer, Rc::clone(handler))),
+            Some(Handler::Http(_)) | None => None,
+        });
+    let Some((spelling, handler)) = chosen else {
+        let known: Vec<&str> = router.subprotocols(Port::Https).collect();
+        let text = format!(
+            "no known WebSocket subprotocol was offered; this hub speaks {}",
+            known.join(" and ")
+        );
+        return refuse(StatusCode::BAD_REQUEST, text);
     };
     let Ok(echo) = HeaderValue::from_str(spelling) else {
-        return refuse("the WebSocket subprotocol is malformed");
+        return bad("the WebSocket subprotocol is malformed");
     };
     let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
-        return refuse("Sec-WebSocket-Key is malformed");
+        return bad("Sec-WebSocket-Key is malformed");
     };
-    let handler = Rc::clone(&subprotocol.handler);
     holdfast_tasks::spawn_local(
         "websocket-upgrade",
         Box::pin(async move {
@@ -154,7 +186,7 @@ fn upgrade(request: Request<Incoming>, peer: Peer, subprotocols: &[Subprotocol])
             }
         }),
     );
-    let mut response = Response::new(text_body(""));
+    let mut response = Response::new(body(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -9,8 +9,10 @@
 
 mod accept;
 mod config;
+pub mod connection;
 mod http;
 mod listen;
+pub mod router;
 mod socket;
 mod stream;
 mod tls;
@@ -18,7 +20,7 @@ mod websocket;
 
 pub use accept::{Accepted, accept_loop};
 pub use config::NetConfig;
-pub use http::{Body, HttpService, StreamHandler, Subprotocol, serve_http};
+pub use http::{Body, Handler, HttpService, StreamHandler, serve_http, serve_stream};
 pub use listen::{BindError, bind};
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};

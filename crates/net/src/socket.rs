@@ -104,6 +104,16 @@ impl Socket {
         }
     }
 
+    /// Bytes that were taken and wait in this process's memory.
+    #[must_use]
+    pub(crate) fn buffered(&self) -> usize {
+        match self {
+            // rustls bounds its own buffer.
+            Self::Plain(_) | Self::Tls(_) => 0,
+            Self::Stream(buffered) => buffered.pending.len(),
+        }
+    }
+
     /// Ready once the socket is writable and everything written before has reached the kernel.
     ///
     /// # Errors

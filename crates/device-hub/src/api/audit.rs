@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use holdfast_tasks::sync::Mutex;
@@ -33,6 +34,8 @@ pub enum Operation {
     Service,
     /// Reading events.
     ReadEvents,
+    /// Keeping a device session.
+    Session,
 }
 
 impl Operation {
@@ -45,6 +48,7 @@ impl Operation {
             Self::Subscribe => "subscribe",
             Self::Service => "service",
             Self::ReadEvents => "read_events",
+            Self::Session => "session",
         }
     }
 
@@ -56,6 +60,7 @@ impl Operation {
             Self::Subscribe => 3,
             Self::Service => 4,
             Self::ReadEvents => 5,
+            Self::Session => 6,
         }
     }
 
@@ -66,6 +71,7 @@ impl Operation {
             3 => Self::Subscribe,
             4 => Self::Service,
             5 => Self::ReadEvents,
+            6 => Self::Session,
             _ => return None,
         })
     }
@@ -86,6 +92,25 @@ pub struct AuditRecord {
     pub protocol: Protocol,
     /// The network address of the peer.
     pub address: SocketAddr,
+    /// What exactly happened, where the reason alone does not say it.
+    pub detail: Option<Arc<str>>,
+}
+
+/// A connection that the hub ended, or did not let begin.
+#[derive(Debug)]
+pub struct EndedConnection<'a> {
+    /// The attempted operation.
+    pub operation: Operation,
+    /// The identity that the client claimed to be; empty when it had claimed none.
+    pub identity: &'a str,
+    /// The protocol of the connection.
+    pub protocol: Protocol,
+    /// The network address of the peer.
+    pub address: SocketAddr,
+    /// Number and reason.
+    pub refusal: Refusal,
+    /// The packet or topic, the rule, and the section of the specification. Printable text.
+    pub detail: String,
 }
 
 #[derive(Default)]
@@ -164,10 +189,6 @@ impl Audit {
         refusal: Refusal,
         now: UnixMillis,
     ) {
-        if let Some((_, counter)) = self.refusals.iter().find(|(reason, _)| *reason == refusal.reason) {
-            counter.increment(1);
-        }
-        let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
         let record = AuditRecord {
             time: now,
             operation,
@@ -175,20 +196,46 @@ impl Audit {
             reason: refusal.reason,
             protocol,
             address,
+            detail: None,
         };
-        self.ring.lock().remember(&identity, record, self.max_identities);
-        let Some(suppressed) = self.admit(address, &identity, now) else {
+        self.record("refused", identity, &record);
+    }
+
+    /// The hub ended a connection.
+    pub fn ended(&self, ended: EndedConnection<'_>, now: UnixMillis) {
+        let record = AuditRecord {
+            time: now,
+            operation: ended.operation,
+            code: ended.refusal.code,
+            reason: ended.refusal.reason,
+            protocol: ended.protocol,
+            address: ended.address,
+            detail: Some(ended.detail.into()),
+        };
+        self.record("connection_ended", ended.identity, &record);
+    }
+
+    fn record(&self, event: &'static str, identity: &str, record: &AuditRecord) {
+        if let Some((_, counter)) = self.refusals.iter().find(|(reason, _)| *reason == record.reason) {
+            counter.increment(1);
+        }
+        let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
+        self.ring
+            .lock()
+            .remember(&identity, record.clone(), self.max_identities);
+        let Some(suppressed) = self.admit(record.address, &identity, record.time) else {
             return;
         };
         tracing::info!(
             target: "audit",
-            event = "refused",
-            operation = operation.as_str(),
+            event,
+            operation = record.operation.as_str(),
             identity,
-            protocol = protocol.as_str(),
-            address = %address,
-            code = refusal.code.number(),
-            reason = refusal.reason.as_str(),
+            protocol = record.protocol.as_str(),
+            address = %record.address,
+            code = record.code.number(),
+            reason = record.reason.as_str(),
+            detail = record.detail.as_deref(),
             suppressed_before = suppressed,
         );
     }

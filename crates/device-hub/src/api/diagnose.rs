@@ -227,6 +227,7 @@ impl DeviceHub {
             reason: refusal.reason.as_str().to_owned(),
             protocol: refusal.protocol.number(),
             address: refusal.address.to_string(),
+            detail: refusal.detail.as_deref().unwrap_or_default().to_owned(),
         });
         refusals.collect()
     }
@@ -251,5 +252,6 @@ fn decode_refusal(refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
         reason: *reason,
         protocol: Protocol::from_number(refusal.protocol)?,
         address: refusal.address.parse::<SocketAddr>().ok()?,
+        detail: (!refusal.detail.is_empty()).then(|| refusal.detail.as_str().into()),
     })
 }

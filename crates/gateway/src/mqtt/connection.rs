@@ -1,264 +1,226 @@
-//! One connection: its socket, its protocol state, and what others may do to it.
+//! One connection: its protocol state, and the calls of the driver and of the device hub.
 
-use std::cell::{Cell, RefCell};
-use std::io;
-use std::net::SocketAddr;
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use holdfast_device_hub::{CloseReason, Outcome, Protocol, ReceiptTarget, Refusal, Session, SessionTarget};
 use holdfast_mqtt::codec;
 use holdfast_mqtt::connection::Timeout;
+use holdfast_mqtt::limits::MAX_UNACKED_BYTES;
 use holdfast_mqtt::will::Will;
-use holdfast_net::Socket;
+use holdfast_net::connection::{self, Received, Transport};
 use smallvec::SmallVec;
 
 use super::MqttFront;
-use super::end::End;
+use super::disconnect::DisconnectReason;
+use super::explain::Offence;
 
 /// Longest time for which a connection with withheld acknowledgements is not read: its PINGREQ may be behind
 /// (Spec device-mqtt §3.3).
-const MAX_READ_PAUSE_MS: u64 = 20_000;
+const MAX_READ_SUSPENSION_MS: u64 = 20_000;
 
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<Session, Refusal>>>>;
 
 /// A connection; shared by its task, the table, and the receipts of its messages.
 pub(super) struct Connection {
     pub(super) front: Rc<MqttFront>,
-    pub(super) key: usize,
-    pub(super) number: u64,
-    pub(super) address: SocketAddr,
     pub(super) protocol: Protocol,
-    authenticated: Cell<bool>,
-    /// The second in which its deadlines are looked at next.
-    pub(super) next_look: Cell<u64>,
-    pub(super) inner: RefCell<Inner>,
+    pub(super) transport: Transport<Self>,
+    pub(super) state: RefCell<State>,
 }
 
 /// The part that changes.
-pub(super) struct Inner {
-    pub(super) socket: Socket,
-    pub(super) state: holdfast_mqtt::Connection,
-    /// What an unfinished packet has left, or what waits until the CONNECT is decided.
-    pub(super) held: Vec<u8>,
-    /// Whether `held` may contain a whole packet.
-    pub(super) held_is_ready: bool,
-    /// What the kernel has not taken yet.
-    pub(super) output: Vec<u8>,
+pub(super) struct State {
+    pub(super) machine: holdfast_mqtt::Connection,
     pub(super) session: Option<Session>,
     pub(super) connecting: Option<Connecting>,
     pub(super) will: Option<Box<Will>>,
     /// Packet ids whose PUBACK is due, oldest first.
     pub(super) unacked: SmallVec<[u16; 8]>,
     pub(super) unacked_bytes: u32,
-    /// Since when nothing is read because of withheld acknowledgements.
-    pub(super) paused_since: Option<u64>,
-    /// Nothing is read any more; the connection ends once everything that it has sent is acknowledged.
-    pub(super) retiring: bool,
-    /// The connection's task.
-    pub(super) waker: Option<Waker>,
-    pub(super) end: Option<End>,
+    /// When reading was suspended because of withheld acknowledgements.
+    suspended_since: Option<u64>,
+    /// The connection ends once everything that it has sent is acknowledged.
+    draining: bool,
+    /// The packet that broke a rule, for the audit log.
+    pub(super) offence: Option<Box<Offence>>,
 }
 
 impl Connection {
-    pub(super) fn new(
-        front: Rc<MqttFront>,
-        key: usize,
-        number: u64,
-        socket: Socket,
-        address: SocketAddr,
-        protocol: Protocol,
-        now_ms: u64,
-    ) -> Self {
-        let connect_timeout_ms = u32::try_from(super::duration_ms(front.config.connect_timeout)).unwrap_or(u32::MAX);
+    pub(super) fn new(front: Rc<MqttFront>, transport: Transport<Self>, protocol: Protocol) -> Self {
+        let connect_timeout_ms = u32::try_from(front.config.connect_timeout.as_millis()).unwrap_or(u32::MAX);
+        let machine = holdfast_mqtt::Connection::new(transport.now_ms()).with_connect_timeout(connect_timeout_ms);
         Self {
             front,
-            key,
-            number,
-            address,
             protocol,
-            authenticated: Cell::new(false),
-            next_look: Cell::new(0),
-            inner: RefCell::new(Inner {
-                socket,
-                state: holdfast_mqtt::Connection::new(now_ms).with_connect_timeout(connect_timeout_ms),
-                held: Vec::new(),
-                held_is_ready: false,
-                output: Vec::new(),
+            transport,
+            state: RefCell::new(State {
+                machine,
                 session: None,
                 connecting: None,
                 will: None,
                 unacked: SmallVec::new(),
                 unacked_bytes: 0,
-                paused_since: None,
-                retiring: false,
-                waker: None,
-                end: None,
+                suspended_since: None,
+                draining: false,
+                offence: None,
             }),
         }
     }
 
-    pub(super) fn is_authenticated(&self) -> bool {
-        self.authenticated.get()
+    /// Milliseconds until the session's token has expired; `None` = never.
+    fn token_left_ms(&self, state: &State) -> Option<u64> {
+        let expires = state.session.as_ref().and_then(Session::expires)?;
+        Some(expires.0.saturating_sub(self.front.core.clock().now().0))
     }
 
-    /// Counts the connection among the authenticated ones from now on.
-    pub(super) fn set_authenticated(&self) {
-        if !self.authenticated.replace(true) {
-            self.front.unauthenticated.set(self.front.unauthenticated.get() - 1);
-        }
+    /// Milliseconds since the session's token has expired.
+    fn token_overdue_ms(&self, state: &State) -> Option<u64> {
+        let expires = state.session.as_ref().and_then(Session::expires)?;
+        self.front.core.clock().now().0.checked_sub(expires.0)
     }
 
-    /// Ends the connection; the first cause counts.
-    pub(super) fn end(&self, end: End) {
-        let mut inner = self.inner.borrow_mut();
-        inner.end.get_or_insert(end);
-        inner.wake();
+    /// Spreads the ends of connections whose tokens were made together; constant for one connection.
+    fn jitter_ms(&self) -> u64 {
+        let jitter = self.front.config.expiry_jitter.max(Duration::from_millis(1));
+        let range = u64::try_from(jitter.as_millis()).unwrap_or(u64::MAX);
+        self.transport.number().wrapping_mul(0x9E37_79B9_7F4A_7C15) % range
     }
 
-    /// Ends the connection now, or once everything that it has sent is acknowledged.
-    pub(super) fn end_when_acknowledged(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.retiring = true;
-        if inner.unacked.is_empty() {
-            inner.end.get_or_insert(End::Hub(CloseReason::Stopping));
-            inner.wake();
-        }
-    }
-
-    pub(super) fn is_due(&self, now_seconds: u64) -> bool {
-        self.next_look.get() <= now_seconds
-    }
-
-    /// Looks at deadlines; says when to look again, unless the connection is over.
-    pub(super) fn look(&self, now_ms: u64) -> Option<u64> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.end.is_some() {
-            return None;
-        }
-        let expired = inner.state.expire(now_ms);
-        let token_ends_ms = inner.session.as_ref().and_then(Session::expires).map(|expires| {
-            let left = expires.0.saturating_sub(self.front.core.clock().now().0);
-            (left, self.jitter_ms())
-        });
-        let end = match (expired, token_ends_ms) {
-            (Some(Timeout::Connect), _) => Some(End::ConnectTimeout),
-            (Some(Timeout::KeepAlive), _) => Some(End::KeepAlive),
-            (None, Some((0, jitter))) => {
-                let overdue = inner
-                    .session
-                    .as_ref()
-                    .and_then(Session::expires)
-                    .map_or(0, |expires| self.front.core.clock().now().0.saturating_sub(expires.0));
-                (overdue >= jitter).then_some(End::Hub(CloseReason::TokenExpired))
-            }
-            _ => None,
-        };
-        if let Some(end) = end {
-            inner.end = Some(end);
-            inner.wake();
-            return None;
-        }
-        if inner
-            .paused_since
-            .is_some_and(|since| now_ms.saturating_sub(since) > MAX_READ_PAUSE_MS)
-        {
-            inner.paused_since = None;
-            inner.wake();
-        }
-        Some(self.next_deadline(&inner, now_ms))
-    }
-
-    /// When to look at the deadlines next: silence, the token's end, a pause of reading.
-    pub(super) fn next_deadline(&self, inner: &Inner, now_ms: u64) -> u64 {
-        let mut next = inner.state.deadline_ms().unwrap_or(now_ms + MAX_READ_PAUSE_MS);
-        if let Some(expires) = inner.session.as_ref().and_then(Session::expires) {
-            let left = expires.0.saturating_sub(self.front.core.clock().now().0);
+    pub(super) fn next_check(&self, state: &State, now_ms: u64) -> u64 {
+        let later = now_ms + MAX_READ_SUSPENSION_MS;
+        let mut next = state.machine.deadline_ms().unwrap_or(later);
+        if let Some(left) = self.token_left_ms(state) {
             let wait = if left > 0 { left } else { self.jitter_ms().min(1000) };
             next = next.min(now_ms.saturating_add(wait));
         }
-        if inner.paused_since.is_some() {
-            next = next.min(now_ms + MAX_READ_PAUSE_MS);
+        if let Some(since) = state.suspended_since {
+            next = next.min((since + MAX_READ_SUSPENSION_MS).max(now_ms + 1));
         }
         next
     }
 
-    /// A spread of the hub's closings after tokens that were made together; the same for one connection each time.
-    fn jitter_ms(&self) -> u64 {
-        let range = super::duration_ms(self.front.config.expiry_jitter.max(Duration::from_millis(1)));
-        self.number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % range
+    /// Ends the connection now, or once everything that it has sent is acknowledged.
+    fn end_when_acknowledged(&self) {
+        let mut state = self.state.borrow_mut();
+        state.draining = true;
+        if state.unacked.is_empty() {
+            self.transport.end(DisconnectReason::Hub(CloseReason::Stopping));
+        }
     }
+}
 
-    /// Whether the connection may be read: its window has room.
-    pub(super) fn may_read(inner: &mut Inner, now_ms: u64) -> bool {
-        let has_window = inner.state.may_read() && (inner.unacked_bytes as usize) < MAX_UNACKED_BYTES;
-        if has_window {
-            inner.paused_since = None;
+impl State {
+    /// Whether the window of unacknowledged messages is open; otherwise reading is suspended. A suspension is interrupted
+    /// by one read each [`MAX_READ_SUSPENSION_MS`], within a second window.
+    fn may_read(&mut self, now_ms: u64) -> bool {
+        if self.machine.may_read() && self.unacked_bytes < MAX_UNACKED_BYTES {
+            self.suspended_since = None;
             return true;
         }
-        match inner.paused_since {
-            None => {
-                inner.paused_since = Some(now_ms);
-                false
-            }
-            Some(_) => false,
+        let since = *self.suspended_since.get_or_insert(now_ms);
+        let is_due = now_ms.saturating_sub(since) >= MAX_READ_SUSPENSION_MS;
+        if is_due && self.unacked_bytes < 2 * MAX_UNACKED_BYTES {
+            self.suspended_since = Some(now_ms);
+            return true;
         }
+        false
+    }
+
+    /// Takes the acknowledged packet ids out of the window.
+    fn settle(&mut self, count: usize) {
+        let count = count.min(self.unacked.len());
+        if count == self.unacked.len() {
+            self.unacked.clear();
+            self.unacked_bytes = 0;
+        } else {
+            let share = u64::from(self.unacked_bytes) * count as u64 / self.unacked.len() as u64;
+            self.unacked_bytes -= u32::try_from(share).unwrap_or(self.unacked_bytes);
+            self.unacked.drain(..count);
+        }
+        self.machine.acked(u16::try_from(count).unwrap_or(u16::MAX));
     }
 }
 
-/// Bytes of one connection that may wait for their acknowledgement (Spec device-mqtt §10.2, ours).
-const MAX_UNACKED_BYTES: usize = 2 * 1024 * 1024;
+impl connection::Protocol for Connection {
+    type End = DisconnectReason;
 
-impl Inner {
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
+    const TASK: &'static str = "mqtt-connection";
+
+    fn transport(&self) -> &Transport<Self> {
+        &self.transport
+    }
+
+    fn received(self: &Rc<Self>, input: &[u8]) -> Received {
+        self.packets(&mut self.state.borrow_mut(), input)
+    }
+
+    fn poll_ready(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.state.borrow_mut();
+        if let Some(connecting) = &mut state.connecting {
+            let result = ready!(connecting.as_mut().poll(cx));
+            state.connecting = None;
+            self.decided(state, result);
+            self.transport.resume();
+        }
+        if self.transport.has_ended() {
+            return Poll::Ready(());
+        }
+        if state.draining || !state.may_read(self.transport.now_ms()) {
+            return Poll::Pending;
+        }
+        // A connection without a session has no messages.
+        match &state.session {
+            Some(session) if !self.front.core.has_capacity(session, cx) => Poll::Pending,
+            _ => Poll::Ready(()),
         }
     }
 
-    /// Writes as much as the kernel takes and keeps the rest; `false` when the connection is lost or the peer does not
-    /// read.
-    pub(super) fn write(&mut self, bytes: &[u8], max_output: usize) -> Result<(), End> {
-        let mut rest = bytes;
-        if self.output.is_empty() {
-            match self.socket.try_write(bytes) {
-                Ok(taken) => rest = &bytes[taken..],
-                Err(error) => return Err(lost(&error)),
-            }
-        }
-        if self.output.len() + rest.len() > max_output {
-            return Err(End::OutputOverflow);
-        }
-        self.output.extend_from_slice(rest);
-        Ok(())
+    fn next_deadline(&self, now_ms: u64) -> u64 {
+        self.next_check(&self.state.borrow(), now_ms)
     }
 
-    pub(super) fn needs_flush(&self) -> bool {
-        !self.output.is_empty() || self.socket.wants_flush()
+    fn check_deadlines(&self, now_ms: u64) {
+        let state = &mut *self.state.borrow_mut();
+        match state.machine.expire(now_ms) {
+            Some(Timeout::Connect) => self.transport.end(DisconnectReason::ConnectTimeout),
+            Some(Timeout::KeepAlive) => self.transport.end(DisconnectReason::KeepAlive),
+            None => {}
+        }
+        if self
+            .token_overdue_ms(state)
+            .is_some_and(|overdue| overdue >= self.jitter_ms())
+        {
+            self.transport.end(DisconnectReason::Hub(CloseReason::TokenExpired));
+        }
+        if state
+            .suspended_since
+            .is_some_and(|since| now_ms.saturating_sub(since) >= MAX_READ_SUSPENSION_MS)
+        {
+            self.transport.wake();
+        }
     }
-}
 
-/// What an I/O error means for the connection.
-pub(super) fn lost(error: &io::Error) -> End {
-    if error.kind() == io::ErrorKind::InvalidData {
-        End::Tls
-    } else {
-        End::Lost
+    fn drain(&self) {
+        self.end_when_acknowledged();
+    }
+
+    fn ended(&self, end: DisconnectReason) {
+        self.finish(end);
     }
 }
 
 impl ReceiptTarget for Connection {
     fn settled(&self, cookies: &[u64], outcome: Outcome) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.end.is_some() {
+        if self.transport.has_ended() {
             return;
         }
         if outcome == Outcome::Failed {
             // Closing withholds the acknowledgement; the client sends again after it has reconnected.
-            inner.end = Some(End::Hub(CloseReason::Unavailable));
-            inner.wake();
+            self.transport.end(DisconnectReason::Hub(CloseReason::Unavailable));
             return;
         }
         let mut acks: SmallVec<[u8; 256]> = SmallVec::new();
@@ -270,34 +232,21 @@ impl ReceiptTarget for Connection {
             let packet_id = *cookie as u16;
             acks.extend_from_slice(&codec::puback(packet_id));
         }
-        let settled = cookies.len().min(inner.unacked.len());
-        if settled == inner.unacked.len() {
-            inner.unacked.clear();
-            inner.unacked_bytes = 0;
-        } else {
-            let share = u64::from(inner.unacked_bytes) * settled as u64 / inner.unacked.len() as u64;
-            inner.unacked_bytes -= u32::try_from(share).unwrap_or(inner.unacked_bytes);
-            inner.unacked.drain(..settled);
+        let state = &mut *self.state.borrow_mut();
+        let was_suspended = state.suspended_since.is_some();
+        state.settle(cookies.len());
+        state.machine.wrote(self.transport.now_ms());
+        self.transport.write(&acks);
+        if state.unacked.is_empty() {
+            if state.draining {
+                self.transport.end(DisconnectReason::Hub(CloseReason::Stopping));
+                return;
+            }
+            self.transport.resume();
         }
-        let was_full = !inner.state.may_read() || inner.paused_since.is_some();
-        inner.state.acked(u16::try_from(settled).unwrap_or(u16::MAX));
-        inner.state.wrote(self.front.now_ms());
-        match inner.write(&acks, self.front.config.max_output_bytes) {
-            Ok(()) => {
-                if inner.retiring && inner.unacked.is_empty() {
-                    inner.end = Some(End::Hub(CloseReason::Stopping));
-                    inner.wake();
-                    return;
-                }
-                if was_full || inner.held_is_ready || inner.needs_flush() {
-                    inner.paused_since = None;
-                    inner.wake();
-                }
-            }
-            Err(end) => {
-                inner.end = Some(end);
-                inner.wake();
-            }
+        if was_suspended || self.transport.needs_flush() {
+            state.suspended_since = None;
+            self.transport.wake();
         }
     }
 }
@@ -306,7 +255,7 @@ impl SessionTarget for Connection {
     fn close(&self, reason: CloseReason) {
         match reason {
             CloseReason::Stopping => self.end_when_acknowledged(),
-            reason => self.end(End::Hub(reason)),
+            reason => self.transport.end(DisconnectReason::Hub(reason)),
         }
     }
 }

@@ -11,7 +11,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_device_hub::{DeviceHub, Protocol};
 use holdfast_gateway::{MqttConfig, MqttFront};
-use holdfast_net::{Accepted, HttpService, NetConfig, Peer, Subprotocol, accept_loop, accept_tls, bind, serve_http};
+use holdfast_net::router::{Port, Route, Router};
+use holdfast_net::{
+    Accepted, ByteStream, Handler, NetConfig, Peer, StreamHandler, accept_loop, accept_tls, bind, serve_http,
+    serve_stream,
+};
 use holdfast_node::{Core, FrontEnd};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
@@ -90,6 +94,12 @@ impl Listeners {
 
     fn listen(&self, wanted: &ListenConfig, mqtt: &Rc<MqttFront>, events: &Rc<EventsEndpoint>) -> Result<ListenConfig> {
         let handshakes = Arc::new(Semaphore::new(self.net.max_unauthenticated));
+        let router = Rc::new(Router::new(vec![
+            Route::new(Port::Amqp, Handler::Stream(Rc::new(Amqp(Rc::clone(events))))),
+            Route::new(Port::Https, Handler::Stream(mqtt.web_socket_handler())).subprotocol("mqtt"),
+            Route::new(Port::Https, Handler::Stream(events.web_socket_handler())).subprotocol("AMQPWSB10"),
+            Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))),
+        ]));
         Ok(ListenConfig {
             mqtts: self.serve("mqtts", &wanted.mqtts, || {
                 let (mqtt, tls) = (Rc::clone(mqtt), self.tls.get()?);
@@ -100,50 +110,37 @@ impl Listeners {
                 Ok(move |accepted| mqtt.accept_plain(accepted))
             })?,
             amqps: self.serve("amqps", &wanted.amqps, || {
-                let events = Rc::clone(events);
-                let secured = self.secured(&handshakes)?;
+                let (router, secured) = (Rc::clone(&router), self.secured(&handshakes)?);
                 Ok(move |accepted: Accepted| {
-                    let events = Rc::clone(&events);
+                    let router = Rc::clone(&router);
                     secured.clone().accept(accepted, move |stream, peer| async move {
-                        events.accept(Box::new(stream), peer.address, Protocol::Amqp);
+                        serve_stream(Box::new(stream), peer, &router, Port::Amqp);
                     });
                 })
             })?,
             amqp: self.serve("amqp", &wanted.amqp, || {
-                let events = Rc::clone(events);
-                Ok(
-                    move |accepted: Accepted| {
-                        events.accept(Box::new(accepted.socket), accepted.address, Protocol::Amqp)
-                    },
-                )
+                let router = Rc::clone(&router);
+                Ok(move |accepted: Accepted| {
+                    let peer = Peer::plain(accepted.address);
+                    serve_stream(Box::new(accepted.socket), peer, &router, Port::Amqp);
+                })
             })?,
-            https: self.serve("https", &wanted.https, || self.https(mqtt, events, &handshakes))?,
+            https: self.serve("https", &wanted.https, || self.https(&router, &handshakes))?,
         })
     }
 
     /// HTTPS: the REST API, with MQTT and AMQP as WebSocket subprotocols.
     fn https(
         &self,
-        mqtt: &Rc<MqttFront>,
-        events: &Rc<EventsEndpoint>,
+        router: &Rc<Router<Handler>>,
         handshakes: &Arc<Semaphore>,
     ) -> Result<impl FnMut(Accepted) + 'static> {
-        let service: Rc<dyn HttpService> = Rc::new(self.rest.clone());
-        let subprotocols: Rc<[Subprotocol]> = Rc::new([
-            Subprotocol {
-                name: "mqtt",
-                handler: mqtt.web_socket_handler(),
-            },
-            Subprotocol {
-                name: "AMQPWSB10",
-                handler: events.web_socket_handler(),
-            },
-        ]);
+        let router = Rc::clone(router);
         let (secured, head_timeout, stop) = (self.secured(handshakes)?, self.net.handshake_timeout, self.stop.clone());
         Ok(move |accepted: Accepted| {
-            let (service, subprotocols, stop) = (Rc::clone(&service), Rc::clone(&subprotocols), stop.clone());
+            let (router, stop) = (Rc::clone(&router), stop.clone());
             secured.clone().accept(accepted, move |stream, peer| {
-                serve_http(stream, peer, service, subprotocols, head_timeout, stop)
+                serve_http(stream, peer, router, head_timeout, stop)
             });
         })
     }
@@ -173,6 +170,15 @@ impl Listeners {
             );
         }
         Ok(bound)
+    }
+}
+
+/// AMQP on its own port.
+struct Amqp(Rc<EventsEndpoint>);
+
+impl StreamHandler for Amqp {
+    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
+        self.0.accept(stream, peer.address, Protocol::Amqp);
     }
 }
 

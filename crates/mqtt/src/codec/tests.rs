@@ -149,12 +149,18 @@ fn the_answers_to_unsupported_versions_are_spoken_in_the_clients_own_version() {
 #[test]
 fn every_refusal_of_a_connect_has_the_connack_of_the_catalogue() {
     use holdfast_model::RefusalReason;
-    for reason in RefusalReason::ALL {
-        let expected = match reason {
-            RefusalReason::Version => ConnectCode::Version,
-            RefusalReason::Unconfirmed | RefusalReason::Draining => ConnectCode::Unavailable,
-            _ => ConnectCode::NotAuthorized,
-        };
+    for (reason, expected) in [
+        (RefusalReason::Version, ConnectCode::Version),
+        (RefusalReason::Unconfirmed, ConnectCode::Unavailable),
+        (RefusalReason::Draining, ConnectCode::Unavailable),
+        (RefusalReason::Missing, ConnectCode::NotAuthorized),
+        (RefusalReason::Expired, ConnectCode::NotAuthorized),
+        (RefusalReason::Signature, ConnectCode::NotAuthorized),
+        (RefusalReason::UnknownIdentity, ConnectCode::NotAuthorized),
+        (RefusalReason::Disabled, ConnectCode::NotAuthorized),
+        (RefusalReason::IdentityMismatch, ConnectCode::NotAuthorized),
+        (RefusalReason::NoCertificate, ConnectCode::NotAuthorized),
+    ] {
         assert_eq!(ConnectCode::for_error(reason.code()), expected, "{reason}");
     }
     assert_eq!(refusal(Violation::Login(LoginError::ApiVersion)), [0x20, 2, 0, 1]);

@@ -66,6 +66,7 @@ fn show_refusals(diagnosis: &Diagnosis) -> Vec<Value> {
             "errorName": record.code.name(),
             "reason": record.reason.as_str(),
             "advice": record.reason.advice(),
+            "detail": record.detail.as_deref(),
             "protocol": record.protocol.as_str(),
             "address": record.address.to_string(),
         })
