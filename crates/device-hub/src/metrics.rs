@@ -8,6 +8,8 @@ use crate::api::session::CloseReason;
 pub(crate) struct Metrics {
     pub(crate) acknowledged: Counter,
     pub(crate) retried: Counter,
+    /// Batches that could never be committed.
+    pub(crate) rejected: Counter,
     pub(crate) paused: Counter,
     pub(crate) taken_over: Counter,
     /// Entries that were committed while the lease had expired.
@@ -36,6 +38,7 @@ impl Metrics {
         Self {
             acknowledged: counter!("holdfast_d2c_telemetry_ingress_success_total"),
             retried: counter!("holdfast_device_hub_entries_retried_total"),
+            rejected: counter!("holdfast_device_hub_entries_rejected_total"),
             paused: counter!("holdfast_device_hub_reads_paused_total"),
             taken_over: counter!("holdfast_device_hub_sessions_taken_over_total"),
             held: counter!("holdfast_device_hub_entries_held_total"),

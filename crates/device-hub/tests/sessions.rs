@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use holdfast_auth::{HubNames, Key, sign_identity};
 use holdfast_cluster::route::Partitions;
@@ -15,6 +16,7 @@ use holdfast_device_hub::{
     Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, maintain_links, watch_registry,
 };
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis};
+use holdfast_partition::record::{BatchHeader, BatchWriter, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, Founding, IdentityContent, IdentityWrite, IfMatch, Registry, RegistryConfig, Status, WriteOperation,
@@ -390,6 +392,42 @@ fn a_full_disk_withholds_acknowledgements_until_it_has_space() {
         node.hub.set_writable(true);
         peer.acknowledged(1).await;
         assert_eq!(*peer.settled.borrow(), [(1, Outcome::Committed)]);
+    });
+}
+
+#[test]
+fn a_batch_that_can_never_be_committed_closes_its_session_and_is_not_acknowledged() {
+    on_a_core(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = start(dir.path(), 1).await;
+        let core = node.core(0);
+        let peer = Rc::new(Peer::default());
+        let key = node.device("d").await;
+        let token = token("d", &key, LATER_S);
+        let session = connect(&core, "d", &token, &peer).await.unwrap();
+        send(&core, &session, &peer, 1);
+        peer.acknowledged(1).await;
+        // A later incarnation of this node writes: what this one sends is stale for ever.
+        let later = StreamId {
+            gateway_node: 7,
+            incarnation: 2,
+            core: 0,
+        };
+        let partition = PartitionCount::DEFAULT.partition_of(&session.identity().device);
+        let entry = BatchWriter::new().close(BatchHeader {
+            stream: later,
+            batch_number: 1,
+            enqueued: core.clock().now(),
+        });
+        node.partitions[usize::from(partition.0)].append(entry).await.unwrap();
+        send(&core, &session, &peer, 2);
+        send(&core, &session, &peer, 3);
+        let closed = peer.until(|peer| peer.closed.borrow().is_some());
+        tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap();
+        assert_eq!(*peer.closed.borrow(), Some(CloseReason::Unavailable));
+        let settled = peer.settled.borrow().clone();
+        assert_eq!(settled, [(1, Outcome::Committed), (2, Outcome::Failed), (3, Outcome::Failed)]);
+        node.events(1).await;
     });
 }
 

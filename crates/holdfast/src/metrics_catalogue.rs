@@ -120,6 +120,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "Batches that were proposed again, because their outcome was unknown.",
     ),
     counter(
+        "holdfast_device_hub_entries_rejected_total",
+        "",
+        "Batches that could never be committed, whose sessions were closed; the log has an error for each.",
+    ),
+    counter(
         "holdfast_device_hub_reads_paused_total",
         "",
         "Times that a connection was not read because too much waited for its commit.",

@@ -60,6 +60,21 @@ impl AppendError {
         self != Self::Unknown
     }
 
+    /// Whether the same batch may be accepted later, by this owner or the next one. When not, every further attempt fails
+    /// the same way.
+    #[must_use]
+    pub fn is_retriable(self) -> bool {
+        match self {
+            Self::TooLarge { .. } | Self::Stale { .. } | Self::Malformed(_) => false,
+            Self::NotLeader { .. }
+            | Self::Stopped
+            | Self::DiskFull
+            | Self::Gap { .. }
+            | Self::Refused
+            | Self::Unknown => true,
+        }
+    }
+
     /// The catalogue's row for senders that wait for an answer; MQTT simply withholds its PUBACK.
     #[must_use]
     pub fn code(self) -> ErrorCode {

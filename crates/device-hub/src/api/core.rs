@@ -110,14 +110,11 @@ impl Core {
 
     pub(crate) fn handle(&self, command: Command) {
         match command {
-            Command::Decided {
-                partition,
-                committed: true,
-            } => self.committed(partition),
-            Command::Decided {
-                partition,
-                committed: false,
-            } => self.failed(partition),
+            Command::Decided { partition, outcome } => match outcome {
+                Ok(()) => self.committed(partition),
+                Err(error) if error.is_retriable() => self.failed(partition, error),
+                Err(error) => self.rejected(partition, error),
+            },
             Command::Retry { partition } => self.propose_again(partition),
             Command::LinkOpened { partition } => self.link_opened(partition),
             Command::Close {

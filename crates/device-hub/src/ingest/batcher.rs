@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::backpressure::IngestBackpressure;
 use super::command_queue::Command;
-use super::pipeline::{BatchPipeline, InFlight, OnDrained, report};
+use super::pipeline::{AfterReject, BatchPipeline, InFlight, OnDrained, report};
 use super::poll_or_spawn::poll_or_spawn;
 use crate::api::core::{Core, Outcome, Receipt};
 use crate::api::hub::DeviceHub;
@@ -281,13 +281,53 @@ impl Core {
     }
 
     /// The entry in flight has failed: it is proposed again when there is an owner to take it.
-    pub(crate) fn failed(&self, partition: PartitionId) {
+    pub(crate) fn failed(&self, partition: PartitionId, error: AppendError) {
+        tracing::debug!(partition = partition.0, %error, "an entry was not committed; proposing it again");
         self.hub.metrics.retried.increment(1);
         self.batcher.entry_decided();
         let departed = self.batcher.with_pipeline(partition, BatchPipeline::fail);
         report(departed, Outcome::Failed);
         self.batcher.wake_waiting(partition);
         self.hub.request_renewal(partition);
+        self.schedule_retry(partition);
+    }
+
+    /// The entry in flight can never be committed: its sessions are closed, so that their devices learn that the messages
+    /// are not stored, and everything else of these sessions is removed, so that no later message is stored before an
+    /// earlier one that the device sends again.
+    pub(crate) fn rejected(&self, partition: PartitionId, error: AppendError) {
+        self.batcher.entry_decided();
+        let now = self.clock().now();
+        let mut due = Vec::new();
+        let Some(rejected) = self.batcher.with_pipeline(partition, |pipeline| {
+            pipeline.reject(error, self.batcher.stream, now, &mut due)
+        }) else {
+            return;
+        };
+        self.hub.metrics.rejected.increment(1);
+        let stream = self.batcher.stream;
+        tracing::error!(
+            partition = partition.0, gateway = stream.gateway_node, incarnation = stream.incarnation, core = stream.core,
+            batch = rejected.batch_number, sessions = rejected.sessions.len(), messages = rejected.receipts.len(), %error,
+            "a batch can never be committed; closing its sessions"
+        );
+        report(rejected.receipts, Outcome::Failed);
+        for key in rejected.sessions {
+            self.hub.metrics.closed(CloseReason::Unavailable);
+            self.close_target(key, CloseReason::Unavailable);
+        }
+        for action in due {
+            self.run_drained(partition, action);
+        }
+        match rejected.next {
+            AfterReject::ProposeEmpty => self.schedule_retry(partition),
+            AfterReject::Continue => self.check_waiting(partition),
+        }
+        self.batcher.wake_waiting(partition);
+    }
+
+    /// Proposes the entry in flight again, over the next owner at once, over the same one after a while.
+    fn schedule_retry(&self, partition: PartitionId) {
         let (hub, commands) = (Arc::clone(&self.hub), self.commands.clone());
         let failed = self.hub.parts.partitions.owner(partition);
         holdfast_tasks::spawn_critical(
@@ -319,12 +359,8 @@ impl Core {
         self.batcher.entry_proposed();
         let (hub, commands) = (Arc::clone(&self.hub), self.commands.clone());
         poll_or_spawn(async move {
-            let on_appended = Box::new(move |result: Result<(), AppendError>| {
-                if let Err(error) = &result {
-                    tracing::debug!(partition = partition.0, %error, "an entry was not committed; proposing it again");
-                }
-                let committed = result.is_ok();
-                commands.push(Command::Decided { partition, committed });
+            let on_appended = Box::new(move |outcome: Result<(), AppendError>| {
+                commands.push(Command::Decided { partition, outcome });
             });
             hub.parts.partitions.append(partition, link.0, entry, on_appended).await;
         });

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use holdfast_model::PartitionId;
+use holdfast_partition::AppendError;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
@@ -16,7 +17,10 @@ use crate::session_types::{SessionInfo, SessionKey};
 /// A command to a core.
 pub(crate) enum Command {
     /// The entry in flight of a partition has been decided.
-    Decided { partition: PartitionId, committed: bool },
+    Decided {
+        partition: PartitionId,
+        outcome: Result<(), AppendError>,
+    },
     /// The entry that has failed is to be proposed again.
     Retry { partition: PartitionId },
     /// Sessions of the partition may act again.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_model::{TelemetryMessage, UnixMillis};
+use holdfast_partition::AppendError;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, PushError, StreamId, retain_records};
 use tokio::sync::oneshot;
 
@@ -28,6 +29,7 @@ pub(crate) struct PendingReceipt {
 
 /// A batch that takes no more records.
 struct SealedBatch {
+    number: u64,
     entry: Bytes,
     /// One per record.
     receipts: Vec<PendingReceipt>,
@@ -42,6 +44,26 @@ pub(crate) enum InFlight {
     Failed,
     /// Committed while the link's lease had expired: acknowledged once sessions may act again.
     AwaitingLease,
+}
+
+/// An entry that can never be committed.
+pub(crate) struct RejectedBatch {
+    pub(crate) batch_number: u64,
+    /// The sessions that have a record in it, each once.
+    pub(crate) sessions: Vec<SessionKey>,
+    /// Receipts of its records, and of all other records of these sessions.
+    pub(crate) receipts: Vec<PendingReceipt>,
+    pub(crate) next: AfterReject,
+}
+
+/// How the stream continues after a rejected entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterReject {
+    /// An entry without records takes its place under the same number, so that the stream has no gap; it is proposed by
+    /// [`BatchPipeline::retry`].
+    ProposeEmpty,
+    /// The number is given up: a later incarnation of this gateway writes the stream.
+    Continue,
 }
 
 struct InFlightBatch {
@@ -129,7 +151,11 @@ impl BatchPipeline {
         self.sealed_bytes += entry.len();
         let capacity = self.receipts.len();
         let receipts = std::mem::replace(&mut self.receipts, Vec::with_capacity(capacity.min(1024)));
-        SealedBatch { entry, receipts }
+        SealedBatch {
+            number: self.last_number,
+            entry,
+            receipts,
+        }
     }
 
     /// The entry to propose next, if none is in flight.
@@ -161,6 +187,56 @@ impl BatchPipeline {
             return Vec::new();
         }
         in_flight.batch.remove_records(&departed, &mut self.sealed_bytes)
+    }
+
+    /// The entry in flight can never be committed. Removes its records, and all other records of the same sessions; `due`
+    /// gets the drain actions that need not wait any more.
+    pub(crate) fn reject(
+        &mut self,
+        error: AppendError,
+        stream: StreamId,
+        now: UnixMillis,
+        due: &mut Vec<OnDrained>,
+    ) -> Option<RejectedBatch> {
+        let batch_number = self.in_flight.as_ref()?.batch.number;
+        let mut receipts = self.complete(due);
+        let mut sessions: Vec<SessionKey> = receipts.iter().map(|pending| pending.session).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        for session in &sessions {
+            receipts.extend(self.remove_session(*session, stream, now));
+        }
+        let next = match error {
+            AppendError::Stale { .. } => AfterReject::Continue,
+            _ => AfterReject::ProposeEmpty,
+        };
+        if next == AfterReject::ProposeEmpty {
+            let entry = BatchWriter::new().close(BatchHeader {
+                stream,
+                batch_number,
+                enqueued: now,
+            });
+            self.sealed_bytes += entry.len();
+            self.in_flight = Some(InFlightBatch {
+                batch: SealedBatch {
+                    number: batch_number,
+                    entry,
+                    receipts: Vec::new(),
+                },
+                state: InFlight::Failed,
+                departed: Vec::new(),
+            });
+            // It is one more batch before each drain action that still waits.
+            for (undecided, _) in &mut self.on_drained {
+                *undecided += 1;
+            }
+        }
+        Some(RejectedBatch {
+            batch_number,
+            sessions,
+            receipts,
+            next,
+        })
     }
 
     /// The entry that has failed, to be proposed again.
@@ -286,4 +362,139 @@ pub(crate) fn report(receipts: Vec<PendingReceipt>, outcome: Outcome) -> u64 {
         target.settled(&cookies, outcome);
     }
     reported
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use holdfast_model::{AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId};
+    use holdfast_partition::record::{EntryError, EntryView};
+
+    use super::*;
+
+    const STREAM: StreamId = StreamId {
+        gateway_node: 1,
+        incarnation: 1,
+        core: 0,
+    };
+
+    #[derive(Default)]
+    struct Outcomes(RefCell<Vec<(u64, Outcome)>>);
+
+    impl ReceiptTarget for Outcomes {
+        fn settled(&self, cookies: &[u64], outcome: Outcome) {
+            self.0
+                .borrow_mut()
+                .extend(cookies.iter().map(|cookie| (*cookie, outcome)));
+        }
+    }
+
+    fn push(pipeline: &mut BatchPipeline, session: u64, cookie: u64, outcomes: &Rc<Outcomes>) {
+        let identity = IdentityId::device(DeviceId::parse("d").unwrap());
+        let generation = GenerationId(Arc::from("1"));
+        let origin = Origin {
+            identity: &identity,
+            generation: &generation,
+            auth: AuthMethod {
+                scope: AuthScope::Device,
+                kind: AuthType::Sas,
+            },
+            model_id: None,
+        };
+        let receipt = Receipt {
+            target: outcomes.clone() as Rc<dyn ReceiptTarget>,
+            cookie,
+        };
+        let message = TelemetryMessage {
+            payload: b"p",
+            ..TelemetryMessage::default()
+        };
+        let key = SessionKey(session);
+        pipeline.push(key, &origin, &message, UnixMillis(1), Some(receipt), STREAM, 1 << 20);
+    }
+
+    fn header(entry: &Bytes) -> (u64, u32) {
+        let header = EntryView::parse(entry).unwrap().header();
+        (header.batch_number, header.records)
+    }
+
+    /// Every error of an append, and whether the entry is proposed again.
+    fn errors() -> Vec<(AppendError, bool)> {
+        vec![
+            (AppendError::NotLeader { leader: None }, true),
+            (AppendError::Stopped, true),
+            (AppendError::TooLarge { bytes: 2, limit: 1 }, false),
+            (AppendError::DiskFull, true),
+            (AppendError::Gap { expected: 1 }, true),
+            (AppendError::Stale { current: 2 }, false),
+            (AppendError::Malformed(EntryError::Version(9)), false),
+            (AppendError::Refused, true),
+            (AppendError::Unknown, true),
+        ]
+    }
+
+    #[test]
+    fn an_entry_is_proposed_again_unless_it_can_never_be_committed() {
+        for (error, is_retriable) in errors() {
+            assert_eq!(error.is_retriable(), is_retriable, "{error:?}");
+            let (mut pipeline, outcomes) = (BatchPipeline::default(), Rc::new(Outcomes::default()));
+            push(&mut pipeline, 1, 10, &outcomes);
+            let first = pipeline.propose(STREAM, UnixMillis(1)).unwrap();
+            // One more message of the same session, and one of another.
+            push(&mut pipeline, 1, 11, &outcomes);
+            push(&mut pipeline, 2, 20, &outcomes);
+            if is_retriable {
+                assert!(pipeline.fail().is_empty());
+                assert_eq!(
+                    pipeline.retry(),
+                    Some(first),
+                    "{error:?}: unchanged, under its own number"
+                );
+                assert!(outcomes.0.borrow().is_empty(), "{error:?}: nothing is decided");
+                continue;
+            }
+            let rejected = pipeline.reject(error, STREAM, UnixMillis(1), &mut Vec::new()).unwrap();
+            assert_eq!(
+                (rejected.batch_number, &rejected.sessions[..]),
+                (1, &[SessionKey(1)][..])
+            );
+            report(rejected.receipts, Outcome::Failed);
+            assert_eq!(*outcomes.0.borrow(), [(10, Outcome::Failed), (11, Outcome::Failed)]);
+            let mut numbers = Vec::new();
+            if let Some(empty) = pipeline.retry() {
+                numbers.push(header(&empty));
+                pipeline.complete(&mut Vec::new());
+            }
+            let next = pipeline.propose(STREAM, UnixMillis(1)).unwrap();
+            numbers.push(header(&next));
+            let expected: &[(u64, u32)] = match error {
+                AppendError::Stale { .. } => &[(2, 1)],
+                _ => &[(1, 0), (2, 1)],
+            };
+            assert_eq!(numbers, expected, "{error:?}: (number, records), without a gap");
+            report(pipeline.complete(&mut Vec::new()), Outcome::Committed);
+            assert_eq!(outcomes.0.borrow().last(), Some(&(20, Outcome::Committed)));
+            assert_eq!(pipeline.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn a_rejected_entry_lets_waiting_actions_run_once_its_place_is_taken() {
+        let (mut pipeline, outcomes) = (BatchPipeline::default(), Rc::new(Outcomes::default()));
+        push(&mut pipeline, 1, 10, &outcomes);
+        pipeline.propose(STREAM, UnixMillis(1)).unwrap();
+        push(&mut pipeline, 2, 20, &outcomes);
+        let (notify, mut drained) = oneshot::channel::<()>();
+        assert!(pipeline.when_drained(OnDrained::Notify(notify)).is_none());
+        let mut due = Vec::new();
+        let error = AppendError::TooLarge { bytes: 2, limit: 1 };
+        pipeline.reject(error, STREAM, UnixMillis(1), &mut due).unwrap();
+        pipeline.retry().unwrap();
+        pipeline.complete(&mut due);
+        assert!(due.is_empty() && drained.try_recv().is_err());
+        pipeline.propose(STREAM, UnixMillis(1)).unwrap();
+        pipeline.complete(&mut due);
+        assert_eq!(due.len(), 1);
+    }
 }
