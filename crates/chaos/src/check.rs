@@ -6,6 +6,7 @@ pub mod availability;
 pub mod identity;
 pub mod linear;
 pub mod readers;
+pub mod reconnection;
 pub mod revocation;
 pub mod sessions;
 

@@ -50,6 +50,10 @@ pub struct Report {
     pub registry_leader_killed: Summary,
     /// Pauses of partitions whose leader was stopped orderly.
     pub leader_handed_over: Summary,
+    /// From the loss of a killed node to a device's next connection, on another node.
+    pub back_from_killed: Summary,
+    /// The same for a node that stood still.
+    pub back_from_frozen: Summary,
     /// From a revocation's answer to the end of a live session, without a fault nearby.
     pub revocation: Summary,
     /// From start to ready.
@@ -139,6 +143,8 @@ impl Report {
             ("writes resume after a leader's death", self.leader_killed),
             ("the registry resumes after its leader's", self.registry_leader_killed),
             ("pause of an orderly hand-over", self.leader_handed_over),
+            ("devices of a killed node are back after", self.back_from_killed),
+            ("devices of a frozen node are back after", self.back_from_frozen),
             ("revocation closes a live session", self.revocation),
             ("from start to ready", self.ready),
         ] {

@@ -9,7 +9,7 @@ use holdfast_swarm::ledger::Ledger;
 use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
-use crate::check::{Findings, availability, identity, revocation, sessions};
+use crate::check::{Findings, availability, identity, reconnection, revocation, sessions};
 use crate::cluster::{Cluster, SETTLE_TIMEOUT, Setup};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
@@ -35,6 +35,8 @@ const CALM_MS: std::ops::Range<u64> = 10_000..15_000;
 const WORTH_LISTING: Micros = SECOND / 10;
 /// Kinds that end a leader at once.
 const DEATHS: [&str; 3] = ["kill", "kill-leader", "power-cut"];
+/// Kinds that let a process stand still.
+const FREEZES: [&str; 2] = ["pause", "pause-leader"];
 /// Poll interval while waiting for a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -298,6 +300,8 @@ fn judge(
         leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition != REGISTRY),
         registry_leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition == REGISTRY),
         leader_handed_over: led_pauses(&["restart"], &pauses, |partition| partition != REGISTRY),
+        back_from_killed: reconnection::back_after(&history.connections, &faults, &DEATHS),
+        back_from_frozen: reconnection::back_after(&history.connections, &faults, &FREEZES),
         revocation: revocations.took,
         ready: availability::summary(ready.map(|time| time.as_micros() as Micros).collect()),
         aborted,

@@ -13,10 +13,10 @@ use holdfast_simulation::{Client, Cluster, SECOND, eventually, partition_of, sim
 use tokio::time::Instant;
 
 /// Half of the devices have service after this time.
-const MEDIAN: Duration = Duration::from_millis(2500);
+const MEDIAN: Duration = Duration::from_secs(2);
 
 /// All devices have.
-const WORST: Duration = Duration::from_secs(5);
+const WORST: Duration = Duration::from_millis(3500);
 
 const DEVICES: usize = 64;
 

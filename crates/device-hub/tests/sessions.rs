@@ -426,7 +426,10 @@ fn a_batch_that_can_never_be_committed_closes_its_session_and_is_not_acknowledge
         tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap();
         assert_eq!(*peer.closed.borrow(), Some(CloseReason::Unavailable));
         let settled = peer.settled.borrow().clone();
-        assert_eq!(settled, [(1, Outcome::Committed), (2, Outcome::Failed), (3, Outcome::Failed)]);
+        assert_eq!(
+            settled,
+            [(1, Outcome::Committed), (2, Outcome::Failed), (3, Outcome::Failed)]
+        );
         node.events(1).await;
     });
 }

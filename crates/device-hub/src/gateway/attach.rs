@@ -347,7 +347,7 @@ impl DeviceHub {
             wait_ms: codec::millis(WAIT_TIMEOUT),
         });
         match self
-            .call_node(link.owner.node, partition.0, request, WAIT_TIMEOUT + CALL_TIMEOUT)
+            .call_owner(partition, link.owner, request, WAIT_TIMEOUT + CALL_TIMEOUT)
             .await
         {
             Ok(Answer::Await(answer)) => Ok(match answer.outcome() {
@@ -441,10 +441,7 @@ impl DeviceHub {
                 .map(|(info, key)| codec::encode_ended(&info.identity, *key))
                 .collect(),
         });
-        let failed = match self
-            .call_node(link.owner.node, partition.0, request, CALL_TIMEOUT)
-            .await
-        {
+        let failed = match self.call_owner(partition, link.owner, request, CALL_TIMEOUT).await {
             Ok(Answer::Changes(answer)) if answer.attached.len() == attaches.len() => {
                 for (one, attached) in attaches.into_iter().zip(&answer.attached) {
                     // A cancelled caller has reported the end of its session.

@@ -67,7 +67,12 @@ pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
         tokio::select! {
             biased;
             change = owners.next() => match change {
-                Some((partition, _)) => hub.ensure_link(partition),
+                Some((partition, owner)) => {
+                    hub.ensure_link(partition);
+                    if owner.is_some_and(|owner| owner.node == hub.parts.node) {
+                        hub.check_when_earlier_grants_end();
+                    }
+                }
                 None => return,
             },
             () = hub.renewal_wanted.notified() => {
@@ -133,6 +138,12 @@ impl DeviceHub {
                 holdfast_tasks::spawn_critical("session-renew", async move { hub.renew_remote(node, links).await });
             }
         }
+        self.check_ownership();
+        self.metrics.count(self.sessions.count(), self.ownership.count().1);
+    }
+
+    /// Completes ownership terms, and expires gateways that are silent.
+    fn check_ownership(self: &Arc<Self>) {
         let now = self.parts.clock.now();
         let swept = self
             .ownership
@@ -143,7 +154,18 @@ impl DeviceHub {
         for (partition, term, absent) in swept.absences {
             self.update_absences(partition, term, absent);
         }
-        self.metrics.count(self.sessions.count(), self.ownership.count().1);
+    }
+
+    /// A term has begun here. Checks it as soon as gateways that have not called can no longer act over links with earlier
+    /// owners: sessions wait for that moment.
+    fn check_when_earlier_grants_end(self: &Arc<Self>) {
+        // The term begins with the first use of its table at the latest.
+        self.check_ownership();
+        let hub = Arc::clone(self);
+        holdfast_tasks::spawn_critical("session-term", async move {
+            tokio::time::sleep(LINK_LEASE).await;
+            hub.check_ownership();
+        });
     }
 
     /// Confirms that this node still owns partitions, and renews its own links accordingly.
@@ -352,7 +374,7 @@ impl DeviceHub {
                 items: items.collect(),
             });
             let asked = Instant::now();
-            match self.call_node(owner.node, partition.0, request, CALL_TIMEOUT).await {
+            match self.call_owner(partition, owner, request, CALL_TIMEOUT).await {
                 Ok(Answer::Sync(answer)) => {
                     for lost in &answer.lost {
                         if let Some(session) = by_key.get(&SessionKey(lost.key)) {

@@ -111,7 +111,12 @@ impl DeviceHub {
             }
             return true;
         }
-        let outcome = self.close_remote(partition, superseded, CloseReason::TakenOver).await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.close_remote(partition, superseded, CloseReason::TakenOver) => outcome,
+            // A gateway that can no longer act need not be waited for: it may never answer.
+            () = self.ownership.silence_of(partition, term, address.gateway) => CloseOutcome::Unreachable,
+        };
         if outcome == CloseOutcome::Drained {
             return true;
         }

@@ -279,6 +279,20 @@ impl OwnershipTable {
         self.ownership(partition, term).ok()?.break_link(gateway)
     }
 
+    /// Returns when the last grant over the gateway's link has ended without a call from it. A gateway that has no link in
+    /// this term cannot act either.
+    pub(crate) async fn silence_of(&self, partition: PartitionId, term: u64, gateway: u64) {
+        while let Ok(Some(until)) = self
+            .ownership(partition, term)
+            .map(|ownership| ownership.last_grant_end(gateway))
+        {
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
     /// Whether a batch of a gateway's stream may be appended: only over the link that is open now. A batch that was sent
     /// over an earlier link may hold messages of sessions that have been superseded since.
     pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId, link: LinkId) -> bool {

@@ -202,6 +202,11 @@ impl OwnershipTerm {
         Some(link.last_heard + LINK_LEASE)
     }
 
+    /// The time at which the last grant over the gateway's link ends, if no other one follows.
+    pub(super) fn last_grant_end(&self, gateway: u64) -> Option<Instant> {
+        self.links.get(&gateway).map(|link| link.last_heard + LINK_LEASE)
+    }
+
     fn is_linked(&self, node: u64) -> bool {
         self.links.get(&node).is_some_and(|link| link.is_open)
     }

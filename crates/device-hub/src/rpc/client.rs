@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_cluster::route::Owner;
 use holdfast_cluster::transport::{Call, CallError, Service};
+use holdfast_model::PartitionId;
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -37,6 +39,29 @@ impl DeviceHub {
         answer
             .answer
             .ok_or_else(|| codec::refused("an answer that this version does not know"))
+    }
+
+    /// Calls the owner of a partition. Ends early when the partition has a later owner: the answer of the earlier one may
+    /// never come, for example when its node was stopped.
+    pub(crate) async fn call_owner(
+        &self,
+        partition: PartitionId,
+        owner: Owner,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let mut owners = self.parts.partitions.watch_owner(partition);
+        let has_later_owner = async {
+            let later = owners.wait_for(|known| known.is_some_and(|known| known > owner));
+            if later.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = self.call_node(owner.node, partition.0, request, timeout) => answer,
+            () = has_later_owner => Err(CallError::Unknown("another node owns the partition".into())),
+        }
     }
 
     /// Calls several nodes at once; nodes that do not answer are left out.
