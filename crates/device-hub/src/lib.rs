@@ -3,6 +3,7 @@
 //!
 //! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
 //! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
+//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`].
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
 //! session come in the order of its messages; one identity has one session; every queue is bounded.
 //! Not here: MQTT, AMQP, HTTP; how records are stored (`partition`) or identities kept (`registry`).
@@ -11,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod api;
+mod downlink;
 mod gateway;
 mod ingest;
 mod metrics;
@@ -28,6 +30,10 @@ pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
 pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::session::{CloseReason, Session, SessionTarget};
+pub use downlink::delivery::{
+    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
+};
+pub use downlink::receive::ReceivedDelivery;
 pub use gateway::drain::close_when_draining;
 pub use gateway::link_renewal::maintain_links;
 pub use gateway::revocation::watch_registry;

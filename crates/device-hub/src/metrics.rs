@@ -21,6 +21,9 @@ pub(crate) struct Metrics {
     pub(crate) absences_recorded: Counter,
     /// Connections refused because too many were waiting.
     pub(crate) turned_away: Counter,
+    pub(crate) deliveries_queued: Counter,
+    /// Deliveries that were not taken: no session, a full queue, another owner.
+    pub(crate) deliveries_refused: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
@@ -46,6 +49,8 @@ impl Metrics {
             links_failed: counter!("holdfast_device_hub_links_failed_total"),
             absences_recorded: counter!("holdfast_device_hub_gateways_marked_away_total"),
             turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
+            deliveries_queued: counter!("holdfast_device_hub_deliveries_queued_total"),
+            deliveries_refused: counter!("holdfast_device_hub_deliveries_refused_total"),
             sessions: gauge!("holdfast_device_hub_sessions"),
             owned_sessions: gauge!("holdfast_device_hub_owned_sessions"),
             closed: reasons.map(|reason| {

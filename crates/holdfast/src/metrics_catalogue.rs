@@ -125,6 +125,16 @@ pub(crate) const METRICS: &[Metric] = &[
         "Batches that could never be committed, whose sessions were closed; the log has an error for each.",
     ),
     counter(
+        "holdfast_device_hub_deliveries_queued_total",
+        "",
+        "Messages for devices that this node has taken as the owner of their partition.",
+    ),
+    counter(
+        "holdfast_device_hub_deliveries_refused_total",
+        "",
+        "Messages for devices that were not taken: no session, too many waiting, or another owner.",
+    ),
+    counter(
         "holdfast_device_hub_reads_paused_total",
         "",
         "Times that a connection was not read because too much waited for its commit.",

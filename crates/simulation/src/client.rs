@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use holdfast_auth::{Key, sign_identity};
 use holdfast_device_hub::{
-    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, Outcome, Protocol, Receipt, ReceiptTarget, Refusal,
-    Session, SessionTarget,
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryId, Outcome, Protocol, Receipt,
+    ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget, Settlement,
 };
 use holdfast_model::TelemetryMessage;
 use tokio::time::Instant;
@@ -90,6 +90,41 @@ impl Client {
         *self.peer.closed.borrow()
     }
 
+    /// The device takes so many more deliveries and bytes.
+    pub fn grant_deliveries(&self, messages: u32, bytes: u32) {
+        let session = self.session.as_ref().unwrap();
+        self.core.grant_deliveries(session, messages, bytes);
+    }
+
+    /// The numbers that were delivered to the open connection, in order.
+    pub fn delivered(&self) -> Vec<u64> {
+        self.deliveries(false)
+    }
+
+    /// The numbers that were delivered after the hub had closed the connection.
+    pub fn delivered_after_close(&self) -> Vec<u64> {
+        self.deliveries(true)
+    }
+
+    fn deliveries(&self, late: bool) -> Vec<u64> {
+        let delivered = self.peer.delivered.borrow();
+        let delivered = delivered.iter().filter(|(_, _, is_late)| *is_late == late);
+        delivered.map(|(number, _, _)| *number).collect()
+    }
+
+    /// The device settles the newest delivery of this number.
+    pub fn settle_delivery(&self, number: u64, settlement: Settlement) {
+        let delivered = self.peer.delivered.borrow();
+        let id = delivered
+            .iter()
+            .rev()
+            .find(|(of, _, _)| *of == number)
+            .map(|(_, id, _)| *id);
+        drop(delivered);
+        let session = self.session.as_ref().unwrap();
+        self.core.settle_delivery(session, id.unwrap(), settlement);
+    }
+
     pub async fn until_acked(&self, count: usize) {
         eventually("acknowledgements", || self.acked().len() >= count).await;
     }
@@ -114,6 +149,8 @@ impl Client {
 pub struct Peer {
     settled: RefCell<Vec<(u64, Outcome)>>,
     closed: RefCell<Option<(CloseReason, Instant)>>,
+    /// Deliveries by the number in their body, and whether the connection was closed before.
+    delivered: RefCell<Vec<(u64, DeliveryId, bool)>>,
 }
 
 impl ReceiptTarget for Peer {
@@ -129,5 +166,11 @@ impl ReceiptTarget for Peer {
 impl SessionTarget for Peer {
     fn close(&self, reason: CloseReason) {
         self.closed.borrow_mut().get_or_insert((reason, Instant::now()));
+    }
+
+    fn deliver(&self, delivery: ReceivedDelivery) {
+        let number = std::str::from_utf8(&delivery.body).unwrap().parse().unwrap();
+        let is_late = self.closed.borrow().is_some();
+        self.delivered.borrow_mut().push((number, delivery.id, is_late));
     }
 }

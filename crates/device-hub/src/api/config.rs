@@ -17,6 +17,9 @@ pub struct DeviceHubConfig {
     /// Connections of this node that may wait for the registry's lease, for the owner of their partition or for the end
     /// of an older session; more are told to come again.
     pub max_waiting_connects: usize,
+    /// Bytes of deliveries that front ends of this node may hold until devices have settled them; more are not taken from
+    /// owners.
+    pub max_downlink_bytes: usize,
     /// Sessions that are closed per second when the node drains, stops or has been cut off for too long.
     pub drain_rate: u32,
     /// How long sessions stay without the registry's lease, and how long an owner keeps those of a gateway that is
@@ -32,6 +35,7 @@ impl Default for DeviceHubConfig {
             max_refusal_identities: 4096,
             max_audit_refusals_per_second: 100,
             max_waiting_connects: 10_000,
+            max_downlink_bytes: 64 * 1024 * 1024,
             drain_rate: 1000,
             session_grace: Duration::from_secs(30),
         }

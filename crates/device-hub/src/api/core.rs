@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::clock::Clock;
 use super::hub::DeviceHub;
 use super::session::{CloseReason, Session, Target, close};
+use crate::downlink::receive::SessionDownlink;
 use crate::ingest::batcher::Batcher;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::ingest::pipeline::OnDrained;
@@ -47,6 +48,8 @@ pub struct Core {
     pub(crate) batcher: Batcher,
     /// Connections by the key of their session.
     pub(crate) targets: SharedCell<HashMap<SessionKey, Target>>,
+    /// Sessions that take deliveries.
+    pub(crate) downlinks: SharedCell<HashMap<SessionKey, SessionDownlink>>,
 }
 
 impl Core {
@@ -61,6 +64,7 @@ impl Core {
             commands,
             batcher,
             targets: SharedCell::default(),
+            downlinks: SharedCell::default(),
         })
     }
 
@@ -86,6 +90,7 @@ impl Core {
     pub fn disconnect(&self, session: &Session) {
         self.targets.borrow_mut().remove(&session.key);
         self.batcher.stop_waiting(session.partition, session.key);
+        self.end_downlink(session.key);
         // A newer session waits for this one's messages as long as it is in the table.
         self.when_drained(
             session.partition,
@@ -133,6 +138,16 @@ impl Core {
                 }
             }
             Command::Discard { key, partition } => self.discard(key, partition),
+            Command::Deliver {
+                partition,
+                link,
+                key,
+                items,
+                reply,
+            } => {
+                // A call that has timed out sends them again.
+                let _ = reply.send(self.deliver(partition, link, key, items));
+            }
         }
     }
 
@@ -148,7 +163,9 @@ impl Core {
     pub(crate) fn catch_up(&self, beginning: SessionKey) {
         for command in self.commands.take() {
             match command {
-                Command::Close { key, .. } | Command::Discard { key, .. } if key == beginning => {
+                Command::Close { key, .. } | Command::Discard { key, .. } | Command::Deliver { key, .. }
+                    if key == beginning =>
+                {
                     self.commands.push(command);
                 }
                 command => self.handle(command),

@@ -15,6 +15,7 @@ use holdfast_proto::cluster::v1::{self as proto};
 use holdfast_tasks::sync::Mutex;
 
 use crate::api::audit::AuditRecord;
+use crate::downlink::credit::Credit;
 use crate::rpc::codec;
 use crate::session_types::SessionNumber;
 use crate::{DeviceHub, Operation, Protocol};
@@ -187,7 +188,12 @@ impl DeviceHub {
         let millis = |time: UnixMillis| time.0;
         match self.ownership.row(self.partition_of(identity), identity) {
             Some(row) => proto::SessionFound {
-                session: Some(codec::encode_item(&row.info, row.address.key, Some(row.number))),
+                session: Some(codec::encode_item(
+                    &row.info,
+                    row.address.key,
+                    Some(row.number),
+                    Credit::default(),
+                )),
                 gateway: row.address.gateway,
                 updated_ms: row.info.since.0,
             },

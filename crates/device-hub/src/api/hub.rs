@@ -1,6 +1,6 @@
 //! The part of the hub that all cores of a node share.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use holdfast_auth::HubNames;
@@ -64,6 +64,10 @@ pub struct DeviceHub {
     pub(crate) absence_locks: Vec<tokio::sync::Mutex<()>>,
     connecting: Arc<Semaphore>,
     pub(crate) running_cores: AtomicUsize,
+    /// Counts the deliveries that this node has taken as an owner.
+    pub(crate) next_delivery: AtomicU64,
+    /// Bytes of deliveries that front ends of this node have and devices have not settled.
+    pub(crate) downlink_bytes: AtomicUsize,
 }
 
 impl DeviceHub {
@@ -89,6 +93,8 @@ impl DeviceHub {
             absence_locks: count.iter().map(|_| tokio::sync::Mutex::default()).collect(),
             connecting: Arc::new(Semaphore::new(parts.config.max_waiting_connects)),
             running_cores: AtomicUsize::new(0),
+            next_delivery: AtomicU64::new(1),
+            downlink_bytes: AtomicUsize::new(0),
             parts,
         });
         let this: Weak<Self> = Arc::downgrade(&hub);

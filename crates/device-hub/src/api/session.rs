@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use holdfast_model::{AuthMethod, IdentityId, PartitionId, UnixMillis};
 
+use crate::downlink::receive::ReceivedDelivery;
 use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
 
 /// Why the hub ends a session.
@@ -42,6 +43,11 @@ pub trait SessionTarget {
     /// Ends the connection; called at most once, on the session's core. Messages that were sent before stay valid. With
     /// [`CloseReason::Stopping`] they are acknowledged first.
     fn close(&self, reason: CloseReason);
+
+    /// A delivery for the device; called on the session's core, in order, within the credit that the front end has granted
+    /// with [`crate::Core::grant_deliveries`], so that it takes every one. [`crate::Core::settle_delivery`] follows, or the end
+    /// of the session. A front end that grants no credit gets no deliveries and need not implement this.
+    fn deliver(&self, _delivery: ReceivedDelivery) {}
 }
 
 /// A connected device or module; made by [`crate::Core::connect`], ended by [`crate::Core::disconnect`].

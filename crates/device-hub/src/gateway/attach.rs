@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::session_table::{AttachReply, Link, LocalSession, PartitionSessions, PendingAttach};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
+use crate::downlink::credit::Credit;
 use crate::ingest::command_queue::Command;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, SupersededSession};
 use crate::rpc::codec;
@@ -388,8 +389,7 @@ impl DeviceHub {
         {
             let mut sessions = self.sessions.partition(partition);
             let outbox = &sessions.outbox;
-            let is_empty = outbox.attaches.is_empty() && outbox.detaches.is_empty();
-            if outbox.is_flushing || is_empty || sessions.open_link().is_none() {
+            if outbox.is_flushing || outbox.is_empty() || sessions.open_link().is_none() {
                 return;
             }
             sessions.outbox.is_flushing = true;
@@ -403,7 +403,7 @@ impl DeviceHub {
 
     /// One call; `false` when the outbox is empty or there is no link.
     async fn flush_once(self: &Arc<Self>, partition: PartitionId) -> bool {
-        let (link, attaches, detaches) = {
+        let (link, attaches, detaches, credits, settlements) = {
             let mut sessions = self.sessions.partition(partition);
             let link = sessions.open_link();
             let outbox = &mut sessions.outbox;
@@ -413,16 +413,33 @@ impl DeviceHub {
                 Some(_) => outbox.detaches.drain(..count).collect(),
                 None => Vec::new(),
             };
-            let (Some(link), false) = (link, attaches.is_empty() && detaches.is_empty()) else {
+            let (mut credits, mut settlements) = (Vec::new(), Vec::new());
+            if link.is_some() {
+                while credits.len() < codec::MAX_ITEMS
+                    && let Some((_, credit)) = outbox.credits.pop_first()
+                {
+                    credits.push(credit);
+                }
+                let count = outbox.settlements.len().min(codec::MAX_ITEMS);
+                settlements.extend(outbox.settlements.drain(..count));
+            }
+            let is_empty = attaches.is_empty() && detaches.is_empty() && credits.is_empty() && settlements.is_empty();
+            let (Some(link), false) = (link, is_empty) else {
                 sessions.outbox.is_flushing = false;
                 drop(sessions);
                 // Dropping the reply channels lets the callers retry.
                 drop(attaches);
                 return false;
             };
-            (link, attaches, detaches)
+            (link, attaches, detaches, credits, settlements)
         };
         if link.owner.node == self.parts.node {
+            for settlement in &settlements {
+                self.settle_locally(partition, link, settlement);
+            }
+            for credit in &credits {
+                self.grant_locally(partition, link, credit);
+            }
             for (info, key) in detaches {
                 self.detach_locally(partition, link, &info, key);
             }
@@ -434,12 +451,14 @@ impl DeviceHub {
             registry_index: self.parts.registry.group().applied_index(),
             attach: attaches
                 .iter()
-                .map(|one| codec::encode_item(&one.info, one.key, None))
+                .map(|one| codec::encode_item(&one.info, one.key, None, Credit::default()))
                 .collect(),
             detach: detaches
                 .iter()
                 .map(|(info, key)| codec::encode_ended(&info.identity, *key))
                 .collect(),
+            settlements: settlements.iter().map(codec::encode_settlement).collect(),
+            credits: credits.iter().map(codec::encode_credit).collect(),
         });
         let failed = match self.call_owner(partition, link.owner, request, CALL_TIMEOUT).await {
             Ok(Answer::Changes(answer)) if answer.attached.len() == attaches.len() => {
@@ -471,6 +490,13 @@ impl DeviceHub {
                 for ended in detaches.into_iter().rev() {
                     sessions.outbox.detaches.push_front(ended);
                 }
+                for credit in credits {
+                    sessions.outbox.credits.entry(credit.key).or_insert(credit);
+                }
+            }
+            // An owner may get a settlement twice; the second one changes nothing.
+            for settlement in settlements.into_iter().rev() {
+                sessions.outbox.settlements.push_front(settlement);
             }
             sessions.outbox.is_flushing = false;
         }

@@ -299,6 +299,9 @@ impl DeviceHub {
                 );
                 hub.notify_link_opened(partition);
                 hub.flush(partition);
+                if owner.node == hub.parts.node {
+                    hub.send_deliveries(partition, owner.term, owner.node);
+                }
             } else {
                 hub.metrics.links_failed.increment(1);
                 hub.sessions.close_link(partition, link);
@@ -327,6 +330,7 @@ impl DeviceHub {
             info: Arc::clone(&session.info),
             key: session.key,
             number: session.number,
+            credit: session.read_credit(),
         });
         let members = || self.members();
         let result = self.ownership.sync(
@@ -364,7 +368,9 @@ impl DeviceHub {
         let mut until = 0;
         for call in 0..calls {
             let part = live.iter().skip(call * MAX_ITEMS).take(MAX_ITEMS);
-            let items = part.map(|session| codec::encode_item(&session.info, session.key, Some(session.number)));
+            let items = part.map(|session| {
+                codec::encode_item(&session.info, session.key, Some(session.number), session.read_credit())
+            });
             let request = Request::Sync(proto::SessionSync {
                 term: owner.term,
                 link: link.0,

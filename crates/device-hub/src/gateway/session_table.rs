@@ -8,7 +8,7 @@
 //! Lock order: a partition here, then the same partition at the owner ([`crate::owner`]).
 //! Not here: calls to other nodes ([`super::attach`], [`super::link_renewal`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,6 +19,8 @@ use holdfast_tasks::watch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::downlink::credit::{Credit, SharedCredit};
+use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::session_types::{LinkId, OwnerError, SessionInfo, SessionKey, SessionNumber};
 
 /// Ended sessions of one partition that have not been reported to the owner. Beyond it the link is started again, which
@@ -37,6 +39,8 @@ pub(crate) struct LocalSession {
     pub(crate) number: SessionNumber,
     /// Older sessions of the identity that it superseded on its core; their records may still stand before its own.
     pub(crate) predecessors: Option<Box<[SessionKey]>>,
+    /// Set when its front end has granted credit for deliveries.
+    pub(crate) credit: Option<Arc<SharedCredit>>,
 }
 
 impl LocalSession {
@@ -47,7 +51,13 @@ impl LocalSession {
             core,
             number,
             predecessors: None,
+            credit: None,
         }
+    }
+
+    /// Its credit for deliveries, as it is reported to owners.
+    pub(crate) fn read_credit(&self) -> Credit {
+        self.credit.as_ref().map_or(Credit::default(), |credit| credit.read())
     }
 
     /// Its predecessors' keys and its own: the records of all of them are discarded together.
@@ -90,11 +100,18 @@ pub(crate) enum AttachReply {
 pub(crate) struct Outbox {
     pub(crate) attaches: VecDeque<PendingAttach>,
     pub(crate) detaches: VecDeque<(Arc<SessionInfo>, SessionKey)>,
+    /// Sessions whose credit has grown.
+    pub(crate) credits: BTreeMap<SessionKey, ReportedCredit>,
+    pub(crate) settlements: VecDeque<ReportedSettlement>,
     /// A task is sending them.
     pub(crate) is_flushing: bool,
 }
 
 impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.attaches.is_empty() && self.detaches.is_empty() && self.credits.is_empty() && self.settlements.is_empty()
+    }
+
     /// The sessions to attach with the next call, at most `most`. Cancelled ones are skipped: their end may have been
     /// reported with an earlier call, and the owner would keep a session that does not exist in place of the device's own.
     pub(crate) fn take_attaches(&mut self, most: usize) -> Vec<PendingAttach> {
@@ -276,7 +293,9 @@ impl SessionTable {
             owner,
             is_open: false,
         });
+        // Both are part of the report of all sessions.
         sessions.outbox.detaches.clear();
+        sessions.outbox.credits.clear();
         let live = in_order(sessions.live.values().cloned());
         (id, live)
     }

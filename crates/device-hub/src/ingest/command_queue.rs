@@ -11,8 +11,10 @@ use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
 use crate::api::session::CloseReason;
+use crate::downlink::receive::ReceivedDelivery;
+use crate::downlink::term::DeliveryAnswer;
 use crate::gateway::session_table::LocalSession;
-use crate::session_types::{SessionInfo, SessionKey};
+use crate::session_types::{LinkId, SessionInfo, SessionKey};
 
 /// A command to a core.
 pub(crate) enum Command {
@@ -32,6 +34,14 @@ pub(crate) enum Command {
         partition: PartitionId,
         reason: CloseReason,
         drained: Option<oneshot::Sender<()>>,
+    },
+    /// Hand deliveries to a session's front end.
+    Deliver {
+        partition: PartitionId,
+        link: LinkId,
+        key: SessionKey,
+        items: Vec<ReceivedDelivery>,
+        reply: oneshot::Sender<Vec<DeliveryAnswer>>,
     },
     /// Propose nothing of a session any more: a newer one has begun elsewhere.
     Discard { key: SessionKey, partition: PartitionId },
@@ -55,7 +65,8 @@ impl Command {
 }
 
 /// A core's command queue; clones share it. It holds at most one `Decided` or `Retry` and a few `LinkOpened` per
-/// partition, and one `Close` and `Discard` per session of the core, so its length is bounded by theirs.
+/// partition, one `Close` and `Discard` per session of the core, and the deliveries of one call per
+/// partition, so its length is bounded by theirs.
 #[derive(Clone)]
 pub(crate) struct CommandQueue(Arc<Shared>);
 

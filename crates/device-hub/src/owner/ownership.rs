@@ -17,10 +17,14 @@ use holdfast_model::{IdentityId, PartitionId};
 use holdfast_partition::record::StreamId;
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::ownership_term::OwnershipTerm;
 pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
+use crate::downlink::credit::Credit;
+use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
+use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::session_types::{
     CallerLink, Incarnation, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber, SyncPhase,
 };
@@ -51,6 +55,8 @@ pub(crate) struct ReportedSession {
     pub(crate) key: SessionKey,
     /// The number that an owner has assigned to it.
     pub(crate) number: SessionNumber,
+    /// Its credit for deliveries.
+    pub(crate) credit: Credit,
 }
 
 /// The result of a gateway's report.
@@ -291,6 +297,91 @@ impl OwnershipTable {
             }
             tokio::time::sleep_until(until).await;
         }
+    }
+
+    /// Queues a delivery for the identity's session. Returns its gateway.
+    pub(crate) fn queue_delivery(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        id: DeliveryId,
+        delivery: Delivery,
+        reply: oneshot::Sender<DeliveryOutcome>,
+    ) -> Result<u64, DeliveryError> {
+        let mut ownership = self.ownership(partition, term).map_err(|_| DeliveryError::NotOwner)?;
+        ownership.queue_delivery(identity, id, delivery, reply)
+    }
+
+    /// A gateway reports the credit of a session.
+    pub(crate) fn grant_credit(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        identity: &IdentityId,
+        key: SessionKey,
+        credit: Credit,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term)
+            && ownership.check_open_link(caller).is_ok()
+        {
+            ownership.grant_credit(identity, caller.address(key), credit);
+        }
+    }
+
+    /// A gateway reports that a delivery has been settled.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a delivery and the link over which it is settled"
+    )]
+    pub(crate) fn settle_delivery(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        identity: &IdentityId,
+        key: SessionKey,
+        id: DeliveryId,
+        settlement: Settlement,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term)
+            && ownership.check_open_link(caller).is_ok()
+        {
+            ownership.settle_delivery(identity, caller.address(key), id, settlement);
+        }
+    }
+
+    /// Whether the caller must start a task that sends deliveries to the gateway.
+    pub(crate) fn start_sending(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+        self.ownership(partition, term)
+            .is_ok_and(|mut ownership| ownership.start_sending(gateway))
+    }
+
+    /// The deliveries for the next call to the gateway, and the link over which they go; `None` = nothing to send now, the
+    /// task ends.
+    pub(crate) fn take_deliveries(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        gateway: u64,
+        most: usize,
+        max_bytes: usize,
+    ) -> Option<(LinkId, Vec<SessionDeliveries>)> {
+        let mut ownership = self.ownership(partition, term).ok()?;
+        ownership.take_deliveries(gateway, most, max_bytes)
+    }
+
+    /// The gateway has answered a call; see [`TermDownlink::answered`](crate::downlink::term::TermDownlink::answered).
+    pub(crate) fn deliveries_answered(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        call: &[SessionDeliveries],
+        answers: Option<&[Vec<DeliveryAnswer>]>,
+    ) -> bool {
+        self.ownership(partition, term)
+            .is_ok_and(|mut ownership| ownership.deliveries_answered(call, answers))
     }
 
     /// Whether a batch of a gateway's stream may be appended: only over the link that is open now. A batch that was sent

@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::IdentityId;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::absent_gateways::AbsentGateways;
 use super::ended_sessions::EndedSessions;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
+use crate::downlink::credit::Credit;
+use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
+use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
 use crate::session_types::{
     CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
 };
@@ -93,6 +97,7 @@ pub(crate) struct OwnershipTerm {
     has_unlinked_member: bool,
     ended: EndedSessions,
     absent: AbsentGateways,
+    downlink: TermDownlink,
     /// This node.
     node: u64,
     counter: u64,
@@ -116,6 +121,7 @@ impl OwnershipTerm {
             has_unlinked_member: true,
             ended: EndedSessions::default(),
             absent: AbsentGateways::default(),
+            downlink: TermDownlink::default(),
             node,
             counter: incarnation.0 << COUNTER_BITS,
             devices: 0,
@@ -294,6 +300,7 @@ impl OwnershipTerm {
             }
         }
         self.still_closing.remove(&info.identity);
+        self.downlink.supersede(&info.identity, address);
         self.counter += 1;
         let number = SessionNumber {
             term: self.term,
@@ -325,6 +332,7 @@ impl OwnershipTerm {
         if let Some(row) = self.rows.get_mut(&session.info.identity) {
             if row.address == address {
                 row.link = caller.link;
+                self.downlink.resume(&session.info.identity, address, session.credit);
                 return;
             }
             if row.number > session.number {
@@ -339,6 +347,8 @@ impl OwnershipTerm {
             result.lost.push(session.key);
             return;
         }
+        self.downlink.supersede(&session.info.identity, address);
+        self.downlink.resume(&session.info.identity, address, session.credit);
         self.insert(SessionRow {
             info: session.info,
             address,
@@ -346,6 +356,61 @@ impl OwnershipTerm {
             link: caller.link,
             waits_for: None,
         });
+    }
+
+    pub(super) fn queue_delivery(
+        &mut self,
+        identity: &IdentityId,
+        id: DeliveryId,
+        delivery: Delivery,
+        reply: oneshot::Sender<DeliveryOutcome>,
+    ) -> Result<u64, DeliveryError> {
+        let row = self.rows.get(identity).ok_or(DeliveryError::NotConnected)?;
+        let address = row.address;
+        self.downlink.push(identity, address, id, delivery, reply)?;
+        Ok(address.gateway)
+    }
+
+    pub(super) fn grant_credit(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) {
+        if self.rows.get(identity).is_some_and(|row| row.address == address) {
+            self.downlink.grant(identity, address, credit);
+        }
+    }
+
+    pub(super) fn settle_delivery(
+        &mut self,
+        identity: &IdentityId,
+        address: SessionAddress,
+        id: DeliveryId,
+        settlement: Settlement,
+    ) {
+        self.downlink.settle(identity, address, id, settlement);
+    }
+
+    pub(super) fn start_sending(&mut self, gateway: u64) -> bool {
+        self.is_linked(gateway) && self.downlink.start_sending(gateway)
+    }
+
+    pub(super) fn take_deliveries(
+        &mut self,
+        gateway: u64,
+        most: usize,
+        max_bytes: usize,
+    ) -> Option<(LinkId, Vec<SessionDeliveries>)> {
+        let Some(link) = self.links.get(&gateway).filter(|link| link.is_open).map(|link| link.id) else {
+            self.downlink.stop_sending(gateway);
+            return None;
+        };
+        let taken = self.downlink.take(gateway, most, max_bytes);
+        (!taken.is_empty()).then_some((link, taken))
+    }
+
+    pub(super) fn deliveries_answered(
+        &mut self,
+        call: &[SessionDeliveries],
+        answers: Option<&[Vec<DeliveryAnswer>]>,
+    ) -> bool {
+        self.downlink.answered(call, answers)
     }
 
     fn insert(&mut self, row: SessionRow) {
@@ -370,6 +435,7 @@ impl OwnershipTerm {
             return false;
         }
         if let Some(row) = self.rows.remove(identity) {
+            self.downlink.end(identity);
             self.leave_tombstone(row);
         }
         if self.rows.is_empty() {
@@ -403,6 +469,7 @@ impl OwnershipTerm {
             .into_iter()
             .map(|row| {
                 let identity = row.info.identity.clone();
+                self.downlink.end(&identity);
                 self.leave_tombstone(row);
                 identity
             })

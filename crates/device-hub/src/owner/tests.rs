@@ -9,6 +9,7 @@ use holdfast_model::{DeviceId, GenerationId, IdentityId, UnixMillis};
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::ownership_term::OwnershipTerm;
 use crate::Protocol;
+use crate::downlink::credit::Credit;
 use crate::session_types::{
     CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
 };
@@ -129,6 +130,7 @@ async fn the_greater_number_wins_in_whatever_order_sessions_are_reported() {
                 info: device.clone(),
                 key: SessionKey(counter),
                 number: number(counter),
+                credit: Credit::default(),
             };
             ownership.sync_session(caller, item, &mut result);
         }
@@ -249,6 +251,7 @@ async fn a_session_superseded_while_its_gateway_reports_cannot_use_that_link() {
             node: 1,
             counter: 1,
         },
+        credit: Credit::default(),
     };
     // The first of several calls.
     ownership.start_sync(b).unwrap();
@@ -376,6 +379,7 @@ async fn a_session_whose_successor_has_ended_does_not_come_back() {
                 info,
                 key: SessionKey(key),
                 number,
+                credit: Credit::default(),
             },
             &mut result,
         );
@@ -394,6 +398,7 @@ async fn a_session_whose_successor_has_ended_does_not_come_back() {
         info: device,
         key: SessionKey(1),
         number: old,
+        credit: Credit::default(),
     };
     ownership.sync_session(again, late, &mut result);
     assert!(result.lost.is_empty());
@@ -420,6 +425,7 @@ async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() 
         info: info("d"),
         key: SessionKey(key),
         number,
+        credit: Credit::default(),
     };
     // In two calls; it is unknown which of them has had a successor.
     let mut result = SyncResult::default();

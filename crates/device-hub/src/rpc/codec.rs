@@ -12,6 +12,11 @@ use holdfast_proto::cluster::v1::{self as proto};
 use prost::Message;
 
 use crate::Protocol;
+use crate::downlink::credit::Credit;
+use crate::downlink::delivery::{DeliveryId, DeliveryKind};
+use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
+use crate::downlink::report::{ReportedCredit, ReportedSettlement};
+use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::gateway::session_table::AttachReply;
 use crate::session_types::{OwnerError, SessionInfo, SessionKey, SessionNumber};
 
@@ -85,7 +90,12 @@ pub(crate) fn encode_module(identity: &IdentityId) -> String {
 }
 
 /// A session as a gateway reports it to an owner.
-pub(crate) fn encode_item(info: &SessionInfo, key: SessionKey, number: Option<SessionNumber>) -> proto::SessionItem {
+pub(crate) fn encode_item(
+    info: &SessionInfo,
+    key: SessionKey,
+    number: Option<SessionNumber>,
+    credit: Credit,
+) -> proto::SessionItem {
     proto::SessionItem {
         key: key.0,
         device: info.identity.device.as_str().to_owned(),
@@ -99,6 +109,7 @@ pub(crate) fn encode_item(info: &SessionInfo, key: SessionKey, number: Option<Se
         number_term: number.map_or(0, |number| number.term),
         number_node: number.map_or(0, |number| number.node),
         number_counter: number.map_or(0, |number| number.counter),
+        credit: (credit != Credit::default()).then(|| encode_counters(credit)),
     }
 }
 
@@ -141,6 +152,119 @@ pub(crate) fn decode_session(session: Option<&proto::SessionEnded>) -> Result<(I
         decode_identity(&session.device, &session.module)?,
         SessionKey(session.key),
     ))
+}
+
+fn encode_counters(credit: Credit) -> proto::SessionCredit {
+    proto::SessionCredit {
+        granted_messages: credit.granted_messages,
+        granted_bytes: credit.granted_bytes,
+        used_messages: credit.used_messages,
+        used_bytes: credit.used_bytes,
+    }
+}
+
+/// A session's credit; none from versions that do not know it.
+pub(crate) fn decode_counters(credit: Option<&proto::SessionCredit>) -> Credit {
+    credit.map_or(Credit::default(), |credit| Credit {
+        granted_messages: credit.granted_messages,
+        granted_bytes: credit.granted_bytes,
+        used_messages: credit.used_messages,
+        used_bytes: credit.used_bytes,
+    })
+}
+
+pub(crate) fn encode_credit(report: &ReportedCredit) -> proto::SessionCreditReport {
+    proto::SessionCreditReport {
+        session: Some(encode_ended(&report.info.identity, report.key)),
+        credit: Some(encode_counters(report.credit.read())),
+    }
+}
+
+pub(crate) fn encode_settlement(report: &ReportedSettlement) -> proto::SessionSettlement {
+    proto::SessionSettlement {
+        session: Some(encode_ended(&report.info.identity, report.key)),
+        delivery: report.id.0,
+        settlement: report.settlement.number(),
+    }
+}
+
+/// The deliveries of one session in a call.
+pub(crate) fn encode_deliveries(session: &SessionDeliveries) -> proto::SessionDeliveries {
+    let deliveries = session.items.iter().map(|item| proto::SessionDelivery {
+        id: item.id.0,
+        sequence: item.sequence,
+        kind: item.delivery.kind.number(),
+        body: item.delivery.body.clone(),
+    });
+    proto::SessionDeliveries {
+        session: Some(encode_ended(&session.identity, session.address.key)),
+        deliveries: deliveries.collect(),
+    }
+}
+
+pub(crate) fn decode_deliveries(session: proto::SessionDeliveries) -> Result<ReceivedDeliveries, CallError> {
+    let (identity, key) = decode_session(session.session.as_ref())?;
+    let items = session.deliveries.into_iter().map(|item| {
+        Ok(ReceivedDelivery {
+            id: DeliveryId(item.id),
+            kind: DeliveryKind::from_number(item.kind).ok_or_else(|| refused("an unknown kind of delivery"))?,
+            body: item.body,
+            sequence: item.sequence,
+        })
+    });
+    Ok(ReceivedDeliveries {
+        identity,
+        key,
+        items: items.collect::<Result<_, CallError>>()?,
+    })
+}
+
+/// The deliveries of one session, for this node itself.
+pub(crate) fn receive_locally(session: &SessionDeliveries) -> ReceivedDeliveries {
+    let items = session.items.iter().map(|item| ReceivedDelivery {
+        id: item.id,
+        kind: item.delivery.kind,
+        body: item.delivery.body.clone(),
+        sequence: item.sequence,
+    });
+    ReceivedDeliveries {
+        identity: session.identity.clone(),
+        key: session.address.key,
+        items: items.collect(),
+    }
+}
+
+pub(crate) fn encode_delivery_answers(answers: Vec<Vec<DeliveryAnswer>>) -> proto::SessionDeliverAnswer {
+    use proto::session_delivery_answers::Outcome;
+    let sessions = answers.into_iter().map(|answers| proto::SessionDeliveryAnswers {
+        outcomes: answers
+            .into_iter()
+            .map(|answer| {
+                i32::from(match answer {
+                    DeliveryAnswer::Accepted => Outcome::Accepted,
+                    DeliveryAnswer::NoCapacity => Outcome::NoCapacity,
+                    DeliveryAnswer::Gone => Outcome::Gone,
+                })
+            })
+            .collect(),
+    });
+    proto::SessionDeliverAnswer {
+        sessions: sessions.collect(),
+    }
+}
+
+pub(crate) fn decode_delivery_answers(answer: &proto::SessionDeliverAnswer) -> Vec<Vec<DeliveryAnswer>> {
+    use proto::session_delivery_answers::Outcome;
+    let sessions = answer.sessions.iter().map(|session| {
+        let outcomes = session.outcomes().map(|outcome| match outcome {
+            Outcome::Accepted => DeliveryAnswer::Accepted,
+            Outcome::NoCapacity => DeliveryAnswer::NoCapacity,
+            // An outcome of a later version: the next report of the gateway decides.
+            Outcome::Gone | Outcome::Unspecified => DeliveryAnswer::Gone,
+        });
+        outcomes.collect()
+    });
+    sessions.collect()
 }
 
 pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {
@@ -210,6 +334,12 @@ mod tests {
     #[test]
     fn a_session_is_decoded_as_it_was_encoded() {
         let sent = some_info();
+        let credit = Credit {
+            granted_messages: 1,
+            granted_bytes: 2,
+            used_messages: 3,
+            used_bytes: 4,
+        };
         let item = encode_item(
             &sent,
             SessionKey(9),
@@ -218,6 +348,7 @@ mod tests {
                 node: 7,
                 counter: 4,
             }),
+            credit,
         );
         let request = proto::SessionSync {
             items: vec![item],
@@ -225,6 +356,7 @@ mod tests {
         };
         let got: proto::SessionSync = decode(&encode(&request)).unwrap();
         assert_eq!(*decode_info(&got.items[0]).unwrap(), sent);
+        assert_eq!(decode_counters(got.items[0].credit.as_ref()), credit);
         assert_eq!(
             decode_number(&got.items[0]),
             SessionNumber {
@@ -241,7 +373,7 @@ mod tests {
             let got = decode::<proto::SessionRequest>(&Bytes::copy_from_slice(bytes));
             assert!(matches!(got, Err(CallError::Refused(_))), "{bytes:?}");
         }
-        let good = encode_item(&some_info(), SessionKey(1), None);
+        let good = encode_item(&some_info(), SessionKey(1), None, Credit::default());
         let broken: [fn(&mut proto::SessionItem); 6] = [
             |item| item.device = String::new(),
             |item| item.device = "a/b".to_owned(),

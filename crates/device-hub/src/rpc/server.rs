@@ -14,6 +14,9 @@ use holdfast_proto::cluster::v1::{self as proto};
 use super::codec::{self, refused};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
+use crate::downlink::delivery::{DeliveryId, Settlement};
+use crate::downlink::receive::ReceivedDeliveries;
+use crate::downlink::term::DeliveryAnswer;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
 use crate::session_types::{CallerLink, Incarnation, LinkId, OwnerError, SessionInfo, SessionKey, SyncPhase};
 
@@ -55,6 +58,7 @@ impl CallServer {
             Request::Await(wait) => self.await_readiness(self.partition(target)?, &wait).await?,
             Request::KeepAlive(keep_alive) => self.keep_alive(&keep_alive)?,
             Request::Close(close) => self.close(self.partition(target)?, &close).await?,
+            Request::Deliver(deliver) => self.deliver(self.partition(target)?, deliver).await?,
             Request::Query(query) => {
                 codec::check_count(query.identities.len())?;
                 let found = query.identities.iter().map(|one| {
@@ -106,6 +110,7 @@ impl CallServer {
                 info,
                 key: SessionKey(item.key),
                 number: codec::decode_number(item),
+                credit: codec::decode_counters(item.credit.as_ref()),
             });
         }
         let phase = SyncPhase::from_flags(sync.first, sync.last);
@@ -129,6 +134,9 @@ impl CallServer {
         self.hub.spawn_close_superseded(partition, sync.term, result.superseded);
         if result.has_returned {
             self.hub.update_absences(partition, sync.term, Vec::new());
+        }
+        if phase.is_last() {
+            self.hub.send_deliveries(partition, sync.term, self.gateway);
         }
         let mut granted = self.hub.ownership.grant(partition, sync.term);
         if phase.is_last() && granted.is_zero() {
@@ -167,6 +175,7 @@ impl CallServer {
                 Err(error) => return Ok(codec::encode_error(error)),
             });
         }
+        self.downlink_reports(partition, caller, changes)?;
         for ended in &changes.detach {
             let identity = codec::decode_identity(&ended.device, &ended.module)?;
             let key = SessionKey(ended.key);
@@ -179,6 +188,51 @@ impl CallServer {
             }
         }
         Ok(Answer::Changes(proto::SessionChangesAnswer { attached }))
+    }
+
+    /// Settlements first: they may be the last reports of sessions that have ended.
+    fn downlink_reports(
+        &self,
+        partition: PartitionId,
+        caller: CallerLink,
+        changes: &proto::SessionChanges,
+    ) -> Result<(), CallError> {
+        codec::check_count(changes.settlements.len())?;
+        codec::check_count(changes.credits.len())?;
+        let ownership = &self.hub.ownership;
+        for report in &changes.settlements {
+            let (identity, key) = codec::decode_session(report.session.as_ref())?;
+            let settlement =
+                Settlement::from_number(report.settlement).ok_or_else(|| refused("an unknown settlement"))?;
+            let id = DeliveryId(report.delivery);
+            ownership.settle_delivery(partition, changes.term, caller, &identity, key, id, settlement);
+        }
+        for report in &changes.credits {
+            let (identity, key) = codec::decode_session(report.session.as_ref())?;
+            let credit = codec::decode_counters(report.credit.as_ref());
+            ownership.grant_credit(partition, changes.term, caller, &identity, key, credit);
+        }
+        if !changes.credits.is_empty() {
+            self.hub.send_deliveries(partition, changes.term, self.gateway);
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, partition: PartitionId, deliver: proto::SessionDeliver) -> Result<Answer, CallError> {
+        codec::check_count(deliver.sessions.len())?;
+        let sessions = deliver.sessions.into_iter().map(codec::decode_deliveries);
+        let received = sessions.collect::<Result<Vec<_>, CallError>>()?;
+        codec::check_count(received.iter().map(|session| session.items.len()).sum())?;
+        let answers = if deliver.gateway_incarnation == self.hub.parts.incarnation {
+            self.hub
+                .receive_deliveries(partition, LinkId(deliver.link), received)
+                .await
+        } else {
+            // The sessions have ended with their process.
+            let gone = |session: ReceivedDeliveries| vec![DeliveryAnswer::Gone; session.items.len()];
+            received.into_iter().map(gone).collect()
+        };
+        Ok(Answer::Deliver(codec::encode_delivery_answers(answers)))
     }
 
     async fn await_readiness(&self, partition: PartitionId, wait: &proto::SessionAwait) -> Result<Answer, CallError> {

@@ -1,0 +1,12 @@
+//! The way down: from the owner of a partition to the sessions of its devices.
+//!
+//! `queue` and `term` are the owner's state, `send` its calls; `receive` is the gateway's side; `credit` and `delivery` are
+//! the types of both.
+
+pub(crate) mod credit;
+pub(crate) mod delivery;
+pub(crate) mod queue;
+pub(crate) mod receive;
+pub(crate) mod report;
+pub(crate) mod send;
+pub(crate) mod term;

@@ -1,0 +1,149 @@
+//! A message for a device, and what becomes of it.
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// The feature that a delivery belongs to; front ends choose topic or link address by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryKind {
+    /// A cloud-to-device message.
+    CloudToDevice,
+    /// A direct method request.
+    Method,
+    /// A change of desired properties.
+    TwinChange,
+}
+
+impl DeliveryKind {
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::CloudToDevice => 1,
+            Self::Method => 2,
+            Self::TwinChange => 3,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::CloudToDevice,
+            2 => Self::Method,
+            3 => Self::TwinChange,
+            _ => return None,
+        })
+    }
+}
+
+/// What happens to an unsettled delivery when a newer session of the identity begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSessionChange {
+    /// It goes to the newer session, even if the device may have received it.
+    Redeliver,
+    /// It goes back to its caller.
+    Return,
+}
+
+/// A message for a device or module. The hub does not read its body.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The feature that it belongs to.
+    pub kind: DeliveryKind,
+    /// What happens when the session changes.
+    pub on_session_change: OnSessionChange,
+    /// The encoded message.
+    pub body: Bytes,
+}
+
+impl Delivery {
+    /// Bytes that it counts for in queues and credit.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
+/// The owner's name for a delivery, unique within an incarnation of the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub(crate) u64);
+
+/// The device's verdict on a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// It has the message.
+    Accepted,
+    /// It refuses the message for good.
+    Rejected,
+    /// It gives the message back, to be delivered later.
+    Released,
+}
+
+impl Settlement {
+    /// Its number in calls between nodes.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Accepted => 1,
+            Self::Rejected => 2,
+            Self::Released => 3,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Accepted,
+            2 => Self::Rejected,
+            3 => Self::Released,
+            _ => return None,
+        })
+    }
+}
+
+/// The outcome of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// The device has settled it.
+    Settled(Settlement),
+    /// It was not sent to the device.
+    NotDelivered,
+    /// It may have been sent to the device; the session or the ownership of the partition ended before it was settled.
+    Unknown,
+}
+
+/// Why a delivery is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DeliveryError {
+    /// Another node owns the partition, or none is known to.
+    #[error("this node does not own the partition of the device")]
+    NotOwner,
+    /// The identity has no session.
+    #[error("the device is not connected")]
+    NotConnected,
+    /// Too many deliveries of the session are not settled.
+    #[error("{messages} deliveries with {bytes} bytes wait for the device")]
+    QueueFull {
+        /// How many there are.
+        messages: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
+}
+
+/// A delivery under way.
+#[derive(Debug)]
+pub struct PendingDelivery {
+    pub(crate) id: DeliveryId,
+    pub(crate) outcome: oneshot::Receiver<DeliveryOutcome>,
+}
+
+impl PendingDelivery {
+    /// The owner's name for it.
+    #[must_use]
+    pub fn id(&self) -> DeliveryId {
+        self.id
+    }
+
+    /// Waits for the outcome. Dropping the future does not take the delivery back.
+    pub async fn outcome(self) -> DeliveryOutcome {
+        // The queue ends with the ownership term, without an answer.
+        self.outcome.await.unwrap_or(DeliveryOutcome::Unknown)
+    }
+}

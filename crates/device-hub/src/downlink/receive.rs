@@ -1,0 +1,199 @@
+//! The gateway's side of the way down: hands deliveries to front ends, and reports credit and settlements to owners.
+//!
+//! Invariants: a delivery is handed over only while the link over which it came is the current one and its lease is valid,
+//! checked on the session's core in that moment: nothing reaches a session that another one may have superseded. The
+//! deliveries of a session are handed over in the order of their sequence numbers, each once, within the session's credit
+//! and the node's budget.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use holdfast_model::{IdentityId, PartitionId};
+use tokio::sync::oneshot;
+
+use super::credit::SharedCredit;
+use super::delivery::{DeliveryId, DeliveryKind, Settlement};
+use super::term::DeliveryAnswer;
+use crate::DeviceHub;
+use crate::api::core::Core;
+use crate::api::session::{Session, Target};
+use crate::ingest::command_queue::Command;
+use crate::session_types::{LinkId, SessionKey};
+
+/// A delivery at the gateway of its session.
+#[derive(Debug, Clone)]
+pub struct ReceivedDelivery {
+    /// The owner's name for it.
+    pub id: DeliveryId,
+    /// The feature that it belongs to.
+    pub kind: DeliveryKind,
+    /// The encoded message.
+    pub body: Bytes,
+    pub(crate) sequence: u64,
+}
+
+/// The deliveries of one session in a call.
+#[derive(Debug)]
+pub(crate) struct ReceivedDeliveries {
+    pub(crate) identity: IdentityId,
+    pub(crate) key: SessionKey,
+    pub(crate) items: Vec<ReceivedDelivery>,
+}
+
+/// The deliveries of a session on its core.
+#[derive(Debug, Default)]
+pub(crate) struct SessionDownlink {
+    credit: Arc<SharedCredit>,
+    /// Handed to the front end and not settled, with their bytes; bounded by the credit.
+    unsettled: BTreeMap<DeliveryId, usize>,
+}
+
+impl Core {
+    /// The front end of `session` takes so many more deliveries and bytes. Without any grant a session gets none.
+    pub fn grant_deliveries(&self, session: &Session, messages: u32, bytes: u32) {
+        let credit = {
+            let mut downlinks = self.downlinks.borrow_mut();
+            Arc::clone(&downlinks.entry(session.key).or_default().credit)
+        };
+        credit.grant(messages.into(), bytes.into());
+        self.hub
+            .report_credit(session.partition, &session.info, session.key, &credit);
+    }
+
+    /// The device has settled a delivery of `session`.
+    pub fn settle_delivery(&self, session: &Session, id: DeliveryId, settlement: Settlement) {
+        let bytes = {
+            let mut downlinks = self.downlinks.borrow_mut();
+            downlinks
+                .get_mut(&session.key)
+                .and_then(|downlink| downlink.unsettled.remove(&id))
+        };
+        if let Some(bytes) = bytes {
+            self.hub.release_downlink(bytes);
+            self.hub
+                .report_settlement(session.partition, &session.info, session.key, id, settlement);
+        }
+    }
+
+    /// The session has ended: its unsettled deliveries do not count any more.
+    pub(crate) fn end_downlink(&self, key: SessionKey) {
+        let ended = self.downlinks.borrow_mut().remove(&key);
+        if let Some(downlink) = ended {
+            self.hub.release_downlink(downlink.unsettled.values().sum());
+        }
+    }
+
+    /// Hands deliveries of a call to the session's front end.
+    pub(crate) fn deliver(
+        &self,
+        partition: PartitionId,
+        link: LinkId,
+        key: SessionKey,
+        items: Vec<ReceivedDelivery>,
+    ) -> Vec<DeliveryAnswer> {
+        items
+            .into_iter()
+            .map(|item| self.deliver_one(partition, link, key, item))
+            .collect()
+    }
+
+    fn deliver_one(
+        &self,
+        partition: PartitionId,
+        link: LinkId,
+        key: SessionKey,
+        item: ReceivedDelivery,
+    ) -> DeliveryAnswer {
+        let target = self.targets.borrow().get(&key).and_then(Target::upgrade);
+        let Some(target) = target else {
+            return DeliveryAnswer::Gone;
+        };
+        let credit = match self.downlinks.borrow().get(&key) {
+            Some(downlink) => Arc::clone(&downlink.credit),
+            None => return DeliveryAnswer::NoCapacity,
+        };
+        let bytes = item.body.len();
+        {
+            // Under the lock of the link: a report for a next link counts this delivery, or this one is not handed over.
+            let sessions = self.hub.sessions.partition(partition);
+            if sessions.open_link().is_none_or(|current| current.id != link) {
+                return DeliveryAnswer::Gone;
+            }
+            if !self.hub.sessions.is_valid(partition, self.hub.sessions.now_ms()) {
+                // The lease has expired; it may be renewed.
+                return DeliveryAnswer::NoCapacity;
+            }
+            let now = credit.read();
+            if item.sequence <= now.used_messages {
+                // The answer to an earlier call was lost.
+                return DeliveryAnswer::Accepted;
+            }
+            let is_next = item.sequence == now.used_messages + 1;
+            if !is_next || !now.is_available() || !self.hub.reserve_downlink(bytes) {
+                return DeliveryAnswer::NoCapacity;
+            }
+            credit.received(bytes);
+        }
+        // Before the front end has it: it may settle the delivery at once.
+        if let Some(downlink) = self.downlinks.borrow_mut().get_mut(&key) {
+            downlink.unsettled.insert(item.id, bytes);
+        }
+        target.deliver(item);
+        DeliveryAnswer::Accepted
+    }
+}
+
+impl DeviceHub {
+    /// Counts bytes of a delivery against the node's budget, unless it is used up.
+    fn reserve_downlink(&self, bytes: usize) -> bool {
+        let limit = self.parts.config.max_downlink_bytes;
+        let reserved = self
+            .downlink_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+                (used < limit).then(|| used.saturating_add(bytes))
+            });
+        reserved.is_ok()
+    }
+
+    fn release_downlink(&self, bytes: usize) {
+        self.downlink_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Hands the deliveries of a call to the cores of their sessions; the answers are in the same order.
+    pub(crate) async fn receive_deliveries(
+        &self,
+        partition: PartitionId,
+        link: LinkId,
+        received: Vec<ReceivedDeliveries>,
+    ) -> Vec<Vec<DeliveryAnswer>> {
+        let mut replies = Vec::with_capacity(received.len());
+        for session in received {
+            let core = {
+                let sessions = self.sessions.partition(partition);
+                let live = sessions.live.get(&session.identity);
+                live.filter(|live| live.key == session.key && !sessions.closing.contains(&live.key))
+                    .map(|live| live.core)
+            };
+            let (reply, replied) = oneshot::channel();
+            let count = session.items.len();
+            if let Some(core) = core {
+                self.commands(core).push(Command::Deliver {
+                    partition,
+                    link,
+                    key: session.key,
+                    items: session.items,
+                    reply,
+                });
+            }
+            replies.push((count, replied));
+        }
+        let mut answers = Vec::with_capacity(replies.len());
+        for (count, replied) in replies {
+            // Without a core, or with one that has ended, the session is gone.
+            answers.push(replied.await.unwrap_or_else(|_| vec![DeliveryAnswer::Gone; count]));
+        }
+        answers
+    }
+}

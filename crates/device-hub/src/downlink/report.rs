@@ -1,0 +1,116 @@
+//! What a gateway reports to the owner about deliveries: credit that front ends grant, and settlements.
+//!
+//! Reports to an owner on another node go with the other changes of sessions ([`crate::gateway::attach`]). Credit is
+//! reported as counters, of which only the latest matter; settlements stay queued until an owner has answered.
+
+use std::sync::Arc;
+
+use holdfast_model::PartitionId;
+
+use super::credit::SharedCredit;
+use super::delivery::{DeliveryId, Settlement};
+use crate::DeviceHub;
+use crate::gateway::session_table::Link;
+use crate::session_types::{SessionInfo, SessionKey};
+
+/// A settlement for an owner. There are at most as many as deliveries have been granted.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportedSettlement {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) key: SessionKey,
+    pub(crate) id: DeliveryId,
+    pub(crate) settlement: Settlement,
+}
+
+/// The credit of a session for an owner: read when it is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportedCredit {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) key: SessionKey,
+    pub(crate) credit: Arc<SharedCredit>,
+}
+
+impl DeviceHub {
+    pub(crate) fn report_credit(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+        credit: &Arc<SharedCredit>,
+    ) {
+        let report = ReportedCredit {
+            info: Arc::clone(info),
+            key,
+            credit: Arc::clone(credit),
+        };
+        let mut sessions = self.sessions.partition(partition);
+        let live = sessions.live.get_mut(&info.identity);
+        let Some(live) = live.filter(|live| live.key == key) else {
+            return;
+        };
+        // From now on it is reported with every new link.
+        live.credit.get_or_insert_with(|| Arc::clone(credit));
+        match sessions.open_link() {
+            Some(link) if link.owner.node == self.parts.node => {
+                drop(sessions);
+                self.grant_locally(partition, link, &report);
+            }
+            Some(_) => {
+                sessions.outbox.credits.insert(key, report);
+                drop(sessions);
+                self.flush(partition);
+            }
+            None => {}
+        }
+    }
+
+    pub(crate) fn report_settlement(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+        id: DeliveryId,
+        settlement: Settlement,
+    ) {
+        let report = ReportedSettlement {
+            info: Arc::clone(info),
+            key,
+            id,
+            settlement,
+        };
+        let mut sessions = self.sessions.partition(partition);
+        match sessions.open_link() {
+            Some(link) if link.owner.node == self.parts.node => {
+                drop(sessions);
+                self.settle_locally(partition, link, &report);
+            }
+            _ => {
+                sessions.outbox.settlements.push_back(report);
+                drop(sessions);
+                self.flush(partition);
+            }
+        }
+    }
+
+    pub(crate) fn grant_locally(self: &Arc<Self>, partition: PartitionId, link: Link, report: &ReportedCredit) {
+        let (term, caller) = (link.owner.term, self.caller_link(link.id));
+        let identity = &report.info.identity;
+        self.ownership
+            .grant_credit(partition, term, caller, identity, report.key, report.credit.read());
+        self.send_deliveries(partition, term, self.parts.node);
+    }
+
+    pub(crate) fn settle_locally(self: &Arc<Self>, partition: PartitionId, link: Link, report: &ReportedSettlement) {
+        let (term, caller) = (link.owner.term, self.caller_link(link.id));
+        let identity = &report.info.identity;
+        self.ownership.settle_delivery(
+            partition,
+            term,
+            caller,
+            identity,
+            report.key,
+            report.id,
+            report.settlement,
+        );
+    }
+}

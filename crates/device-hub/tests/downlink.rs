@@ -1,0 +1,263 @@
+//! Deliveries from the owner of a partition to devices on three nodes over a simulated network: in order, within credit,
+//! each with one outcome, and never to a session that has been superseded.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+use std::time::Duration;
+
+use holdfast_device_hub::{
+    Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
+};
+use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, simulate};
+
+const ENOUGH: u32 = 1_000_000;
+
+fn delivery(number: u64, on_session_change: OnSessionChange) -> Delivery {
+    Delivery {
+        kind: DeliveryKind::CloudToDevice,
+        on_session_change,
+        body: number.to_string().into(),
+    }
+}
+
+fn deliver(cluster: &Cluster, owner: u64, device: &str, number: u64) -> PendingDelivery {
+    let delivery = delivery(number, OnSessionChange::Redeliver);
+    cluster.hub(owner).deliver(&identity(device), delivery).unwrap()
+}
+
+async fn until_delivered(client: &Client, count: usize) {
+    eventually("deliveries", || client.delivered().len() >= count).await;
+}
+
+async fn owned_device(cluster: &Cluster, device: &str, owner: u64) {
+    cluster.create(device).await;
+    cluster.owned_by(device, owner).await;
+}
+
+#[test]
+fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
+    simulate(async {
+        let cluster = Cluster::start(51).await;
+        owned_device(&cluster, "d", 1).await;
+        // On another node than the owner, and on the owner itself.
+        for gateway in [2, 1] {
+            let mut client = cluster.connect(gateway, 0, "d").await.unwrap();
+            let pending: Vec<PendingDelivery> = (0..64).map(|number| deliver(&cluster, 1, "d", number)).collect();
+            let beyond = cluster
+                .hub(1)
+                .deliver(&identity("d"), delivery(64, OnSessionChange::Return));
+            assert!(
+                matches!(beyond, Err(DeliveryError::QueueFull { messages: 64, .. })),
+                "{beyond:?}"
+            );
+            tokio::time::sleep(SECOND).await;
+            assert!(client.delivered().is_empty(), "no credit, no delivery");
+            client.grant_deliveries(10, ENOUGH);
+            until_delivered(&client, 10).await;
+            tokio::time::sleep(SECOND).await;
+            assert_eq!(
+                client.delivered(),
+                (0..10).collect::<Vec<_>>(),
+                "no more than was granted"
+            );
+            // A window of bytes takes one delivery more than fits.
+            client.grant_deliveries(54, 1);
+            until_delivered(&client, 64).await;
+            assert_eq!(client.delivered(), (0..64).collect::<Vec<_>>());
+            for number in 0..64 {
+                let settlement = if number == 7 {
+                    Settlement::Rejected
+                } else {
+                    Settlement::Accepted
+                };
+                client.settle_delivery(number, settlement);
+            }
+            for (number, pending) in (0..).zip(pending) {
+                let settlement = if number == 7 {
+                    Settlement::Rejected
+                } else {
+                    Settlement::Accepted
+                };
+                assert_eq!(pending.outcome().await, DeliveryOutcome::Settled(settlement));
+            }
+            client.disconnect();
+            tokio::time::sleep(SECOND).await;
+            let gone = cluster
+                .hub(1)
+                .deliver(&identity("d"), delivery(0, OnSessionChange::Return));
+            assert!(matches!(gone, Err(DeliveryError::NotConnected)));
+            let elsewhere = cluster
+                .hub(3)
+                .deliver(&identity("d"), delivery(0, OnSessionChange::Return));
+            assert!(matches!(elsewhere, Err(DeliveryError::NotOwner)));
+        }
+    });
+}
+
+#[test]
+fn a_device_that_takes_nothing_delays_no_other_one() {
+    simulate(async {
+        let cluster = Cluster::start(52).await;
+        let partitions = cluster.hub(1).partitions().count();
+        let slow = "d0".to_owned();
+        let of = |device: &str| partitions.partition_of(&identity(device).device);
+        let other = (1..)
+            .map(|number| format!("d{number}"))
+            .find(|device| of(device) == of(&slow));
+        let other = other.unwrap();
+        owned_device(&cluster, &slow, 1).await;
+        owned_device(&cluster, &other, 1).await;
+        let stuck = cluster.connect(2, 0, &slow).await.unwrap();
+        stuck.grant_deliveries(1, ENOUGH);
+        let fast = cluster.connect(2, 0, &other).await.unwrap();
+        fast.grant_deliveries(1000, ENOUGH);
+        for number in 0..60 {
+            deliver(&cluster, 1, &slow, number);
+            deliver(&cluster, 1, &other, number);
+        }
+        let began = tokio::time::Instant::now();
+        until_delivered(&fast, 60).await;
+        assert!(began.elapsed() < SECOND / 10, "{:?}", began.elapsed());
+        assert_eq!(fast.delivered(), (0..60).collect::<Vec<_>>());
+        assert_eq!(stuck.delivered(), [0]);
+    });
+}
+
+#[test]
+fn a_newer_session_takes_over_the_queue_and_the_older_one_gets_nothing_more() {
+    simulate(async {
+        let cluster = Cluster::start(53).await;
+        owned_device(&cluster, "d", 1).await;
+        let old = cluster.connect(2, 0, "d").await.unwrap();
+        old.grant_deliveries(3, ENOUGH);
+        let hub = cluster.hub(1);
+        let redeliver: Vec<PendingDelivery> = (0..3).map(|number| deliver(&cluster, 1, "d", number)).collect();
+        until_delivered(&old, 3).await;
+        old.settle_delivery(0, Settlement::Accepted);
+        let returned = hub
+            .deliver(&identity("d"), delivery(3, OnSessionChange::Return))
+            .unwrap();
+        let last = deliver(&cluster, 1, "d", 4);
+        tokio::time::sleep(SECOND).await;
+        let new = cluster.connect(3, 0, "d").await.unwrap();
+        assert_eq!(returned.outcome().await, DeliveryOutcome::NotDelivered);
+        new.grant_deliveries(10, ENOUGH);
+        until_delivered(&new, 3).await;
+        assert_eq!(new.delivered(), [1, 2, 4], "unsettled ones again, in order");
+        for number in [1, 2, 4] {
+            new.settle_delivery(number, Settlement::Accepted);
+        }
+        for pending in redeliver.into_iter().chain([last]) {
+            assert_eq!(pending.outcome().await, DeliveryOutcome::Settled(Settlement::Accepted));
+        }
+        assert_eq!(old.delivered(), [0, 1, 2]);
+        assert!(old.delivered_after_close().is_empty());
+    });
+}
+
+#[test]
+fn nothing_reaches_a_session_on_a_cut_off_gateway_that_has_been_superseded() {
+    simulate(async {
+        let cluster = Cluster::start(54).await;
+        owned_device(&cluster, "d", 1).await;
+        let old = cluster.connect(2, 0, "d").await.unwrap();
+        old.grant_deliveries(100, ENOUGH);
+        deliver(&cluster, 1, "d", 0);
+        until_delivered(&old, 1).await;
+        // Calls are under way to the gateway, and arrive late, when the new session has begun.
+        cluster.network.set_delay(4 * SECOND..=5 * SECOND);
+        for number in 1..5 {
+            deliver(&cluster, 1, "d", number);
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        cluster
+            .network
+            .set_delay(Duration::from_micros(100)..=Duration::from_micros(500));
+        cluster.network.isolate(2);
+        let new = cluster.connect(3, 0, "d").await.unwrap();
+        new.grant_deliveries(100, ENOUGH);
+        until_delivered(&new, 5).await;
+        cluster.network.heal_all();
+        old.until_closed().await;
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!(old.delivered(), [0]);
+        assert!(old.delivered_after_close().is_empty());
+        assert_eq!(new.delivered(), (0..5).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn credit_and_connection_stay_when_the_owner_changes() {
+    simulate(async {
+        let cluster = Cluster::start(55).await;
+        owned_device(&cluster, "d", 1).await;
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        client.grant_deliveries(5, ENOUGH);
+        let first = deliver(&cluster, 1, "d", 0);
+        let waiting: Vec<PendingDelivery> = (1..7).map(|number| deliver(&cluster, 1, "d", number)).collect();
+        until_delivered(&client, 5).await;
+        client.settle_delivery(0, Settlement::Accepted);
+        assert_eq!(first.outcome().await, DeliveryOutcome::Settled(Settlement::Accepted));
+        cluster.owned_by("d", 3).await;
+        tokio::time::sleep(SECOND).await;
+        // The queue was the memory of the owner: its callers learn that it is gone.
+        for pending in waiting {
+            assert_eq!(pending.outcome().await, DeliveryOutcome::Unknown);
+        }
+        let pending = deliver(&cluster, 3, "d", 10);
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(
+            client.delivered().len(),
+            5,
+            "the credit was used up with the owner before"
+        );
+        client.grant_deliveries(1, ENOUGH);
+        until_delivered(&client, 6).await;
+        client.settle_delivery(10, Settlement::Released);
+        assert_eq!(pending.outcome().await, DeliveryOutcome::Settled(Settlement::Released));
+        assert_eq!(client.closed(), None);
+    });
+}
+
+#[test]
+fn lost_calls_and_answers_double_nothing_and_keep_the_order() {
+    simulate(async {
+        let cluster = Cluster::start(56).await;
+        owned_device(&cluster, "d", 1).await;
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        client.grant_deliveries(1000, ENOUGH);
+        tokio::time::sleep(SECOND).await;
+        cluster.network.set_loss(0.05);
+        let mut pending = Vec::new();
+        for number in 0..60 {
+            pending.push(deliver(&cluster, 1, "d", number));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        until_delivered(&client, 60).await;
+        for number in 0..60 {
+            client.settle_delivery(number, Settlement::Accepted);
+        }
+        cluster.network.set_loss(0.0);
+        for one in pending {
+            assert_eq!(one.outcome().await, DeliveryOutcome::Settled(Settlement::Accepted));
+        }
+        assert_eq!(client.delivered(), (0..60).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_end_of_a_session_hands_every_delivery_back() {
+    simulate(async {
+        let cluster = Cluster::start(57).await;
+        owned_device(&cluster, "d", 1).await;
+        let mut client = cluster.connect(2, 0, "d").await.unwrap();
+        client.grant_deliveries(1, ENOUGH);
+        let (sent, queued) = (deliver(&cluster, 1, "d", 0), deliver(&cluster, 1, "d", 1));
+        until_delivered(&client, 1).await;
+        tokio::time::sleep(SECOND).await;
+        client.disconnect();
+        assert_eq!(sent.outcome().await, DeliveryOutcome::Unknown);
+        assert_eq!(queued.outcome().await, DeliveryOutcome::NotDelivered);
+    });
+}
