@@ -1,9 +1,9 @@
-//! Opened identities for credential checks: bounded, and never older than the last apply.
+//! A cache of opened identities for credential checks: bounded, and never older than the last apply.
 //!
-//! Why: a reconnect storm asks for each identity once or twice, and opening two sealed keys costs microseconds; the
-//! registry itself (100,000 to 10,000,000 devices) does not belong into memory.
+//! Why: a reconnect storm reads each identity once or twice, and opening two sealed keys costs microseconds; the
+//! registry itself (100,000 to 10,000,000 devices) does not fit into memory.
 //! Invariants: a device and its modules are one entry, dropped as a whole when any of them changes. A value that was
-//! read before a change is not stored after it: the reader brings the epoch of its shard from before the read.
+//! read before a change is not stored after it: the reader passes the epoch of its shard from before the read.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -16,12 +16,12 @@ use crate::identity::Identity;
 
 const SHARDS: usize = 16;
 
-/// A device and its modules, as far as they have been asked for.
+/// A device and its modules, as far as they have been requested.
 #[derive(Default)]
 struct Cached {
     device: Option<Arc<Identity>>,
     modules: Vec<(ModuleId, Arc<Identity>)>,
-    /// Asked for since it was last spared.
+    /// Used since it last survived an eviction.
     used: bool,
 }
 
@@ -52,7 +52,7 @@ impl Cached {
 struct Shard {
     epoch: u64,
     families: HashMap<DeviceId, Cached>,
-    /// In the order of entry, for eviction; may name devices that are gone.
+    /// In the order of insertion, for eviction; may name devices that have been removed.
     order: VecDeque<DeviceId>,
 }
 
@@ -81,7 +81,7 @@ impl IdentityCache {
         &self.shards[hash as usize % SHARDS]
     }
 
-    /// The identity, or the epoch to bring along with what is read from disk.
+    /// The identity, or the epoch to pass with the value that is then read from disk.
     pub(crate) fn get(&self, id: &IdentityId) -> Result<Arc<Identity>, Epoch> {
         let mut shard = self.shard(&id.device).lock();
         let epoch = Epoch(shard.epoch);
@@ -104,7 +104,7 @@ impl IdentityCache {
         shard.families.entry(device).or_default().put(identity);
     }
 
-    /// Forgets a device and its modules. Called after the change is on disk.
+    /// Drops a device and its modules. Called after the change is on disk.
     pub(crate) fn forget(&self, device: &DeviceId) {
         let mut shard = self.shard(device).lock();
         shard.epoch += 1;
@@ -113,7 +113,7 @@ impl IdentityCache {
         }
     }
 
-    /// Forgets everything.
+    /// Drops all entries.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock();
@@ -123,7 +123,7 @@ impl IdentityCache {
         }
     }
 
-    /// Evicts the oldest that nobody asked for since its last turn.
+    /// Evicts the oldest entry that has not been used since its last turn.
     fn make_room(&self, shard: &mut Shard) {
         while shard.families.len() >= self.devices_per_shard {
             let Some(oldest) = shard.order.pop_front() else { return };

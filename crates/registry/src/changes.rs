@@ -1,21 +1,21 @@
-//! The change feed: what the rest of the node must hear about, in the order in which it was applied.
+//! The change feed: changes that the rest of the node reacts to, in the order in which they were applied.
 //!
 //! Why: a disabled device's sessions close within a second, and settings such as consumer groups are seen at once,
 //! without anyone polling.
-//! Invariants: bounded; a subscriber that falls behind is told to look again at everything it holds, and loses nothing
-//! by that, since the feed carries no state of its own.
+//! Invariants: bounded; a subscriber that falls behind must resynchronise with the registry, and loses nothing by that,
+//! since the feed carries no state of its own.
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::state::Change;
 
-/// What a subscriber hears.
+/// An event of the feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegistryEvent {
-    /// One identity changed; `index` is the log index at which. A device's change of status concerns its modules too.
+    /// One identity changed at log index `index`. A device's change of status concerns its modules too.
     Identity {
-        /// What changed.
+        /// The change.
         change: Change,
         /// The log index of the command.
         index: u64,
@@ -24,7 +24,7 @@ pub enum RegistryEvent {
     Settings,
     /// Members or placements changed: see [`Registry::cluster`](crate::Registry::cluster).
     Cluster,
-    /// Changes were missed: look again at every identity, setting and member that matters to you.
+    /// Changes were missed: the subscriber must read every identity, setting and member that it uses again.
     LookAgain,
 }
 
@@ -38,7 +38,7 @@ impl Feed {
     }
 
     pub(crate) fn send(&self, event: RegistryEvent) {
-        // Nobody listening is no error.
+        // Having no subscriber is no error.
         let _ = self.0.send(event);
     }
 
@@ -47,7 +47,7 @@ impl Feed {
     }
 }
 
-/// One subscriber's place in the feed; starts with what is applied after it was made.
+/// One subscriber's position in the feed; starts with changes applied after its creation.
 #[derive(Debug)]
 pub struct Changes(broadcast::Receiver<RegistryEvent>);
 

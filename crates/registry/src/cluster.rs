@@ -1,8 +1,8 @@
-//! Who is a member of the cluster and which node holds which partition, as the registry keeps it.
+//! Members of the cluster and placements of partitions, as the registry keeps them.
 //!
-//! Why in the registry: every node has a replica of it, and what is decided here survives whoever decided it, so that a
-//! plan which was half carried out is carried on by the next leader.
-//! Not here: who decides and carries out (`cluster`).
+//! Why in the registry: every node has a replica of it, and a decision recorded here survives the node that made it, so
+//! that the next leader completes a plan that was half executed.
+//! Not here: making and executing decisions (`cluster`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,14 +21,14 @@ pub const MAX_NODES: usize = 128;
 /// Most join tokens that are kept, used, expired or waiting.
 pub const MAX_JOIN_TOKENS: usize = 64;
 
-/// The longest life of a join token.
+/// The longest lifetime of a join token.
 pub const MAX_JOIN_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Most nodes that a placement names.
 pub const MAX_REPLICAS: usize = 7;
 
-/// Most replicas that a partition may be wanted to have: five survive the loss of two nodes, and each one more is a
-/// copy that every write pays for.
+/// The highest replication factor: five replicas survive the loss of two nodes, and each further one is a copy that every
+/// write pays for.
 pub const MAX_REPLICATION_FACTOR: u8 = 5;
 
 const _: () = assert!((MAX_REPLICATION_FACTOR as usize) <= MAX_REPLICAS);
@@ -44,10 +44,10 @@ const MAX_VERSION_BYTES: usize = 64;
 /// Bytes of randomness in a join token's secret.
 const SECRET_BYTES: usize = 32;
 
-/// The longest text that is looked at as a join token's secret.
+/// The longest text that is checked as a join token's secret.
 const MAX_SECRET_BYTES: usize = 256;
 
-/// What a node is for.
+/// The role of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeRole {
     /// Holds partitions, may vote in the registry, and takes connections.
@@ -56,16 +56,16 @@ pub enum NodeRole {
     Gateway,
 }
 
-/// Where a node stands.
+/// The state of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeState {
     /// Admitted; its registry replica is catching up.
     Joining,
     /// In service.
     Active,
-    /// Its leaders and replicas are being moved away; takes no new ones.
+    /// Its leaderships and replicas are being moved away; it gets no new ones.
     Draining,
-    /// Holds nothing any more: may be stopped and removed.
+    /// Holds no replica any more: may be stopped and removed.
     Drained,
 }
 
@@ -76,13 +76,13 @@ pub struct NodeInfo {
     pub id: u64,
     /// For people; unique among the members.
     pub name: String,
-    /// Where its peers reach it, `host:port`.
+    /// Its address for peers, `host:port`.
     pub address: String,
     /// Its failure zone; empty = none.
     pub zone: String,
-    /// What it is for.
+    /// Its role.
     pub role: NodeRole,
-    /// Where it stands.
+    /// Its state.
     pub state: NodeState,
     /// The program version that it runs.
     pub version: String,
@@ -90,15 +90,15 @@ pub struct NodeInfo {
     pub joined: UnixMillis,
 }
 
-/// Which nodes are to hold a partition. The group's real membership follows it.
+/// The wanted replicas of a partition. The group's real membership follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
     /// The wanted voters, by id; the first is the preferred leader. Never empty.
     pub replicas: Vec<u64>,
-    /// The one node that may create the group, on its first start. Fixed for ever, so that a node which comes back empty
-    /// never founds a second log.
+    /// The only node that may create the group, on its first start. Never changes, so that a node that comes back empty never
+    /// creates a second log.
     pub founder: u64,
 }
 
@@ -107,13 +107,13 @@ pub struct Placement {
 pub struct ClusterView {
     /// Grows with every change.
     pub version: u64,
-    /// The cluster's id, as in every member's data directory; empty before the first node has entered itself.
+    /// The cluster's id, as in every member's data directory; empty before the first node has been registered.
     pub cluster: String,
-    /// How many replicas each partition is to have, as far as there are nodes: 1 to [`MAX_REPLICATION_FACTOR`].
+    /// The wanted number of replicas of each partition, limited by the number of nodes: 1 to [`MAX_REPLICATION_FACTOR`].
     pub replication_factor: u8,
     /// All members, by id.
     pub nodes: BTreeMap<u64, NodeInfo>,
-    /// One per partition, in order; empty before the first node has entered itself.
+    /// One per partition, in order; empty before the first node has been registered.
     pub placements: Vec<Placement>,
 }
 
@@ -124,32 +124,31 @@ impl ClusterView {
         self.nodes.get(&id)
     }
 
-    /// Where `partition` is to be.
+    /// The placement of `partition`.
     #[must_use]
     pub fn placement(&self, partition: PartitionId) -> Option<&Placement> {
         self.placements.get(usize::from(partition.0))
     }
 }
 
-/// A permission to join, without its secret.
+/// A join token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// Tells it from others: the beginning of its secret's hash, in hexadecimal.
+    /// Its id: the beginning of its secret's hash, in hexadecimal.
     pub id: String,
-    /// What the node that uses it will be for.
+    /// The role of the node that uses it.
     pub role: NodeRole,
-    /// When it was made.
+    /// When it was created.
     pub created: UnixMillis,
-    /// From when on it is worth nothing.
+    /// When it expires.
     pub expires: UnixMillis,
-    /// Who used it.
+    /// The node that used it.
     pub used_by: Option<u64>,
-    /// When it was taken back.
+    /// When it was revoked.
     pub revoked: Option<UnixMillis>,
 }
 
-/// Bytes of a secret's hash that tell its token from others: of 64 tokens hardly two have the same, and nobody gets from
-/// them to the secret.
+/// Bytes of a secret's hash in the token's id: enough to distinguish 64 tokens, and too few to find the secret.
 const TOKEN_ID_BYTES: usize = 4;
 
 /// The id of the token whose secret has this hash, in hexadecimal.
@@ -157,8 +156,8 @@ pub(crate) fn token_id(secret_hash: &[u8]) -> String {
     hexadecimal(&secret_hash[..secret_hash.len().min(TOKEN_ID_BYTES)])
 }
 
-/// The id of the token with this secret: for lists and the audit log, where a secret must not stand. `None` for what
-/// has not the form of a secret.
+/// The id of the token with this secret: for lists and the audit log, which must not contain secrets. `None` for a text
+/// that does not have the form of a secret.
 #[must_use]
 pub fn join_token_id(secret: &str) -> Option<String> {
     secret_hash(secret).ok().map(|hash| token_id(&hash))
@@ -171,7 +170,7 @@ pub(crate) fn fresh_secret() -> Zeroizing<String> {
     Zeroizing::new(hexadecimal(&*secret))
 }
 
-/// What stands for a secret in the log.
+/// The hash that represents a secret in the log.
 pub(crate) fn secret_hash(secret: &str) -> Result<bytes::Bytes, Rejection> {
     let secret = secret.trim();
     if secret.is_empty() || secret.len() > MAX_SECRET_BYTES {
@@ -192,7 +191,7 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     text
 }
 
-/// Checks what needs no state.
+/// Checks the values that need no state.
 pub(crate) fn check_node(node: &proto::NodeRecord) -> Result<(), Rejection> {
     let invalid = |text: String| Err(Rejection::new(ErrorCode::ArgumentInvalid, text));
     let word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
@@ -246,7 +245,7 @@ pub(crate) fn role_to_proto(role: NodeRole) -> proto::NodeRole {
     }
 }
 
-/// What a later version may have written counts as the less able one.
+/// An unknown value, written by a later version, counts as the less capable role.
 pub(crate) fn role_from_proto(role: proto::NodeRole) -> NodeRole {
     match role {
         proto::NodeRole::Core => NodeRole::Core,

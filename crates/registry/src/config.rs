@@ -8,22 +8,22 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
-    /// How old the local replica may be when it accepts a credential, and so how long a revocation may take to reach
+    /// Maximum age of the local replica when it accepts a credential, and so the longest time until a revocation reaches
     /// every node. A node that cannot confirm its replica within this time accepts no new connection.
     pub max_staleness: HumanDuration,
-    /// How long a node whose replica cannot be confirmed keeps the sessions that it has, before it closes them.
+    /// How long a node whose replica cannot be confirmed keeps its sessions before it closes them.
     pub session_grace: HumanDuration,
-    /// How many devices are kept in memory with their modules and opened keys for credential checks. A miss costs one
-    /// read of the local replica (some microseconds).
+    /// Number of devices kept in memory with their modules and opened keys for credential checks. A miss costs one read of
+    /// the local replica (some microseconds).
     pub identity_cache: usize,
-    /// How many changes a subscriber of the change feed may be behind before it is told to look again at everything.
+    /// Number of changes that a subscriber of the change feed may be behind before it must resynchronise.
     pub change_feed: usize,
-    /// How many callers may wait for a confirmation of the replica at once; more are told that the hub is busy.
+    /// Number of callers that may wait for a read barrier at once; further ones are refused because the hub is busy.
     pub max_waiting_confirms: usize,
-    /// How many writes may be under way at once; more are told that the hub is busy.
+    /// Number of writes that may be in progress at once; further ones are refused because the hub is busy.
     pub max_writes: usize,
-    /// How many applied commands stay in the log for replicas that were away; older ones are deleted once the state
-    /// that they made is in files.
+    /// Number of applied commands that stay in the log for replicas that were unreachable; older ones are deleted once their
+    /// effects are in flushed files.
     pub log_entries: u64,
 }
 
@@ -47,7 +47,7 @@ impl Default for RegistryConfig {
 pub struct InvalidRegistryConfig {
     /// The key within the section.
     pub key: &'static str,
-    /// What would be right.
+    /// The allowed values.
     pub reason: &'static str,
 }
 

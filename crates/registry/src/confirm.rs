@@ -1,8 +1,8 @@
-//! Confirming that the local replica is up to date: one ReadIndex for all who wait in a round.
+//! The read barrier: confirms that the local replica is up to date, with one ReadIndex for all callers of a round.
 //!
-//! Why: a refusal is never answered from a replica that may be stale (foundations 18), and a thousand bad tokens must
-//! not cost the leader a thousand reads.
-//! Invariants: a caller is answered by a ReadIndex that began after its call; those who wait are bounded.
+//! Why: a refusal is never answered from a replica that may be stale, and a thousand bad tokens must not cost the leader
+//! a thousand reads.
+//! Invariants: a caller is answered by a ReadIndex that began after its call; the number of waiting callers is bounded.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::RegistryError;
 
-/// What one round came to; the text of a failure is for the log.
+/// The outcome of one round; the text of a failure is for the log.
 pub(crate) type Outcome = Result<(), Arc<str>>;
 
-/// The queue of those who wait.
+/// The queue of waiting callers.
 #[derive(Clone)]
 pub(crate) struct Confirms(mpsc::Sender<oneshot::Sender<Outcome>>);
 
 impl Confirms {
-    /// Starts the task that runs rounds; it ends when the last clone is gone.
+    /// Starts the task that runs rounds; it ends when the last clone is dropped.
     pub(crate) fn spawn<B, F>(max_waiting: usize, barrier: B) -> Self
     where
         B: Fn() -> F + Send + 'static,
@@ -32,7 +32,7 @@ impl Confirms {
     /// Returns once the replica has applied everything that was committed before this call. Cancel-safe.
     ///
     /// # Errors
-    /// [`RegistryError::Overloaded`] when too many wait; [`RegistryError::Unavailable`] without leader or quorum.
+    /// [`RegistryError::Overloaded`] when too many callers wait; [`RegistryError::Unavailable`] without leader or quorum.
     pub(crate) async fn confirm(&self) -> Result<(), RegistryError> {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(answer).map_err(|error| match error {
@@ -64,7 +64,7 @@ where
     while queue.recv_many(&mut round, most).await > 0 {
         let outcome = barrier().await;
         for waiter in round.drain(..) {
-            // A caller that has gone is no error.
+            // The caller may have been cancelled.
             let _ = waiter.send(outcome.clone());
         }
     }

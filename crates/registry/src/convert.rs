@@ -1,6 +1,6 @@
-//! Between stored messages and the types that the node uses.
+//! Conversions between stored messages and the types that the node uses.
 //!
-//! Why: the stored form never leaks into logic, and the logic's types can change without touching what is stored.
+//! Why: the stored form never leaks into logic, and the logic's types can change without a change of the stored form.
 
 use std::sync::Arc;
 use std::time::Duration;

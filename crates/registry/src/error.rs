@@ -1,4 +1,4 @@
-//! What can go wrong for a caller of the registry.
+//! Errors of the registry for its callers.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use thiserror::Error;
 use crate::secrets::SecretError;
 use crate::state::{ApplyError, Rejection};
 
-/// Why the registry did not do or tell something.
+/// Why a registry operation failed.
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// Refused by its rules; nothing was written.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Nobody can serve it now: no leader, no quorum, or the node is stopping. Nothing was written.
+    /// It cannot be served now: no leader, no quorum, or the node is stopping. Nothing was written.
     #[error("the registry has no leader here at the moment: {reason}")]
     Unavailable {
-        /// In a word, for the log.
+        /// The reason, for the log.
         reason: String,
     },
-    /// More is waiting than may wait. Nothing was written.
+    /// Too many operations are waiting. Nothing was written.
     #[error("too many registry operations are waiting")]
     Overloaded,
     /// The disk is nearly full. Nothing was written.
@@ -39,7 +39,7 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// The number of the error catalogue that a caller is told.
+    /// The error's number in the catalogue, for the caller.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {

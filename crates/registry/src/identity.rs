@@ -1,7 +1,6 @@
 //! A device or module as the rest of the node sees it: keys opened, texts parsed.
 //!
-//! Why: stored records hold secrets sealed; whoever checks a credential or shows an identity to a caller with the right
-//! needs them open, and only in memory.
+//! Why: stored records hold secrets sealed; credential checks and authorised calls need them open, and only in memory.
 //! Invariants: `Debug` shows no key.
 //! Not here: connection state, last activity, queue length: they belong to the partition's owner (Spec rest §2.1).
 
@@ -17,11 +16,11 @@ pub enum Status {
     /// It may.
     #[default]
     Enabled,
-    /// It may not, whatever it proves.
+    /// It may not, even with valid credentials.
     Disabled,
 }
 
-/// What an identity proves itself with.
+/// The authentication method of an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {
     /// `sas`: shared access signatures made with one of two keys.
@@ -35,7 +34,7 @@ pub enum Authentication {
 }
 
 impl Authentication {
-    /// The word on the wire.
+    /// Its name on the wire.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -50,7 +49,7 @@ impl Authentication {
 /// The two thumbprints of a self-signed identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thumbprints {
-    /// Always there.
+    /// Always present.
     pub primary: Thumbprint,
     /// For rolling certificates.
     pub secondary: Option<Thumbprint>,
@@ -96,7 +95,7 @@ impl fmt::Display for Thumbprint {
 pub struct Identity {
     /// Its name.
     pub id: IdentityId,
-    /// Which life of that name.
+    /// Distinguishes identities that had the same name one after the other.
     pub generation: GenerationId,
     /// New on every write.
     pub etag: ETag,
@@ -108,13 +107,13 @@ pub struct Identity {
     pub status_updated: Option<UnixMillis>,
     /// Its credentials.
     pub authentication: Authentication,
-    /// Whether it is an edge device, below which others may stand.
+    /// Whether it is an edge device, which may be the parent of others.
     pub iot_edge: bool,
     /// An edge device's own scope; another device's parent scope.
     pub device_scope: Option<String>,
     /// The scope of the edge device above it.
     pub parent_scope: Option<String>,
-    /// Who looks after the module; free text. Modules only.
+    /// The manager of the module; free text. Modules only.
     pub managed_by: Option<String>,
     /// When it was created.
     pub created: UnixMillis,
@@ -128,7 +127,7 @@ impl Identity {
     }
 }
 
-/// Twin content that came with a create and waits for the partition's owner; JSON texts of objects.
+/// Twin content given with a create, until the partition's owner has taken it over; JSON texts of objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TwinSeed {
     /// The tags.

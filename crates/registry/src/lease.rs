@@ -1,13 +1,13 @@
-//! How long this node's replica may be trusted with accepting a credential (foundations 16, 17).
+//! The registry lease: until when this node's replica may accept credentials (docs/decisions/0022).
 //!
-//! Why: a leader without quorum goes on talking to its followers, and a stopped process does not notice that it stood
-//! still. So the right to accept is granted by a leader that has just heard from a quorum, ends by this node's own
-//! monotonic clock, counted from before it asked, and is looked at in the moment of use.
-//! A grant says: who led at `asked − age`, and all that was committed by then lies at or below `index`. Once `index` is
-//! applied here, what this replica shows is younger than `now − (asked − age)`, whatever happened to that leader since.
-//! That stays true whatever is granted later: a deadline only ever moves on.
-//! Invariants: no grant counts before its index is applied; nothing here ever waits for a clock of another machine.
-//! Not here: who grants (`consensus`), what is done without a lease (`device-hub`).
+//! Why: a leader without quorum continues to talk to its followers, and a suspended process does not notice its pause. So
+//! the right to accept is granted by a leader that has just heard from a quorum, ends by this node's own monotonic clock,
+//! counted from before the request, and is checked at the moment of use.
+//! A grant means: the granting leader led at `asked − age`, and every entry committed by then is at or below `index`. Once
+//! `index` is applied here, this replica is not older than `now − (asked − age)`, whatever happens to that leader later.
+//! Later grants do not change that: a deadline only moves forward.
+//! Invariants: no grant counts before its index is applied; nothing here depends on the clock of another machine.
+//! Not here: granting (`consensus`), the handling of connections without a lease (`device-hub`).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,40 +20,40 @@ use tokio::time::Instant;
 
 use crate::metrics::LeaseMetrics;
 
-/// A lease is renewed when this part of it is over.
+/// A lease is renewed after this part of it.
 const RENEW_PART: u32 = 4;
 
-/// A renewal that failed is tried again after this part of a lease.
+/// A failed renewal is retried after this part of a lease.
 const RETRY_PART: u32 = 20;
 
-/// Between two attempts, however short the lease.
+/// Minimum interval between two attempts, however short the lease is.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether this node's replica may be trusted now.
+/// State of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It may be, for this long unless the lease is renewed.
+    /// It is held, for this long unless it is renewed.
     Held {
-        /// What is left.
+        /// The remaining time.
         for_: Duration,
     },
-    /// It may not.
+    /// It is not held.
     Lost {
         /// When the lease ended; when the registry started, if it never had one.
         since: Instant,
     },
 }
 
-/// The lease of this node. Times are nanoseconds since `base`, so that a check is one load and one look at the clock.
+/// The lease of this node. Times are nanoseconds since `base`, so that a check is one load and one read of the clock.
 pub(crate) struct Lease {
     base: Instant,
     /// When it ends; 0 before the first grant.
     deadline: AtomicU64,
-    /// When the last attempt to renew it that failed had begun.
+    /// When the last failed attempt to renew it began.
     failed: AtomicU64,
     /// The longest attempt.
     staleness: Duration,
-    /// Whether it was held when last looked at, for those who wait.
+    /// Whether it was held at the last check, for waiting tasks.
     told: watch::Sender<bool>,
     metrics: LeaseMetrics,
 }
@@ -83,7 +83,7 @@ impl Lease {
         self.base + Duration::from_nanos(self.deadline())
     }
 
-    /// Whether the replica may be trusted at this moment.
+    /// Whether the lease is held at this moment.
     pub(crate) fn is_held(&self) -> bool {
         self.nanos(Instant::now()) < self.deadline()
     }
@@ -107,7 +107,7 @@ impl Lease {
         }
     }
 
-    /// Lets those who wait know how it stands.
+    /// Publishes the state to waiting tasks.
     fn tell(&self, reason: &str) {
         let held = self.is_held();
         if *self.told.borrow() == held {
@@ -116,7 +116,7 @@ impl Lease {
         self.told.send_replace(held);
         self.metrics.held.set(if held { 1.0 } else { 0.0 });
         if held {
-            tracing::info!("the registry's replica here is confirmed: connections are accepted");
+            tracing::info!("registry lease acquired; new connections are accepted");
         } else {
             self.metrics.lost.increment(1);
             tracing::warn!(
@@ -126,7 +126,7 @@ impl Lease {
         }
     }
 
-    /// Does `work`, and meanwhile tells when the lease ends.
+    /// Runs `work`, and meanwhile publishes the end of the lease.
     async fn watch_over<T>(&self, reason: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
@@ -139,7 +139,7 @@ impl Lease {
         }
     }
 
-    /// One attempt to renew it; when the lease now ends.
+    /// One attempt to renew it; returns the new end of the lease.
     async fn attempt(&self, granter: &impl Granter) -> Result<Instant, String> {
         let grant = granter.ask().await.map_err(|error| error.to_string())?;
         let Some(good_for) = self.staleness.checked_sub(grant.age) else {
@@ -160,7 +160,7 @@ impl Lease {
         Ok(ends)
     }
 
-    /// Renews it until `alive` says no, or the group has stopped.
+    /// Renews it until `alive` returns `false`, or the group has stopped.
     pub(crate) async fn keep(self: Arc<Self>, granter: impl Granter, alive: impl Fn() -> bool + Send) {
         let mut reason = "it has not been yet".to_owned();
         while alive() {
@@ -170,14 +170,14 @@ impl Lease {
                 Ok(outcome) => outcome,
                 Err(_) => Err("the leader does not answer".to_owned()),
             };
-            // A lease that ended in between is told of, even if it begins anew.
+            // A lease that ended in between is published, even if it is held again.
             self.tell(&reason);
             let pause = match outcome {
                 Ok(ends) => {
                     self.metrics.renewed.increment(1);
                     let before = self.deadline.fetch_max(self.nanos(ends), Ordering::AcqRel);
                     if before <= self.nanos(Instant::now()) {
-                        // It may have ended since it was looked at: whoever found that waits to be told.
+                        // It may have ended since the last check: tasks that noticed wait for this.
                         self.told.send_replace(false);
                     }
                     let left = self.deadline_at().saturating_duration_since(Instant::now());
@@ -197,7 +197,7 @@ impl Lease {
     }
 }
 
-/// Who grants, and who knows what is applied.
+/// Grants leases, and knows the applied index.
 pub(crate) trait Granter: Send + Sync + 'static {
     fn ask(&self) -> impl Future<Output = Result<LeaseGrant, ReadError>> + Send;
     fn applied(&self, index: u64, patience: Duration) -> impl Future<Output = Result<(), ReadError>> + Send;
@@ -213,7 +213,7 @@ impl Granter for Group {
     }
 }
 
-/// For who must do something when the lease ends.
+/// A watch for the loss and gain of the lease.
 #[derive(Clone)]
 pub struct LeaseWatch {
     lease: Arc<Lease>,
@@ -221,13 +221,13 @@ pub struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// How it stands at this moment.
+    /// The state at this moment.
     #[must_use]
     pub fn state(&self) -> LeaseState {
         self.lease.state()
     }
 
-    /// Returns when the lease has been lost or gained since the last call, and how it stands then. Cancel-safe.
+    /// Returns the new state when the lease has been lost or gained since the last call. Cancel-safe.
     pub async fn changed(&mut self) -> LeaseState {
         // The sender lives as long as the lease does.
         let _ = self.told.changed().await;
@@ -243,8 +243,8 @@ impl LeaseWatch {
 
     /// Returns when the lease has been lost for as long as `grace`. Cancel-safe.
     ///
-    /// A process that was stopped for longer than that gets one more attempt to renew before this returns: its sessions
-    /// need not pay for a pause that is over.
+    /// A process that was suspended for longer than that gets one more attempt to renew before this returns, so that its
+    /// sessions survive a pause that is over.
     pub async fn lost_for(&mut self, grace: Duration) {
         loop {
             let LeaseState::Lost { since } = self.lease.state() else {

@@ -1,9 +1,9 @@
-//! The registry: who may connect, and how the hub is set up; one Raft group, replicated to every node.
+//! The registry: identities, settings and members of the hub; one Raft group, replicated to every node.
 //!
 //! Why: a credential check never leaves the node, and a write is known to all nodes in one order.
 //! Wire facts: Spec rest §2, auth-and-limits §2, §9.2.
-//! Invariants: what apply does is in [`state`] alone and the same on every replica; secrets stand in log, state and
-//! snapshots only sealed, and are opened in memory for whoever checks them; no full copy of the identities in memory.
+//! Invariants: the effects of apply are defined in [`state`] alone and the same on every replica; log, state and snapshots
+//! contain secrets only sealed, and they are opened in memory for checks; no full copy of the identities in memory.
 //! Not here: checking credentials (`auth`, `device-hub`), JSON (`service-api`), twins and connection states
 //! (`partition`).
 //! Start at [`Registry`], then [`state::apply`].

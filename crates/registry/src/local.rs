@@ -1,7 +1,7 @@
-//! This node's replica of the registry, for reading, and what is kept in memory of it.
+//! This node's replica of the registry, for reading, and its caches in memory.
 //!
-//! Invariants: reads see everything that has been applied; the cache is told of a change after it is on disk, before
-//! the proposer is answered.
+//! Invariants: reads see everything that has been applied; the cache drops a changed entry after the change is on disk
+//! and before the proposer is answered.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::secrets::Secrets;
 use crate::settings::HubSettings;
 use crate::state::{ApplyError, Base, layout};
 
-/// How many identities there are, maintained with every write.
+/// Counts of identities, maintained with every write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// All devices.
@@ -71,7 +71,7 @@ impl Local {
         Ok(local)
     }
 
-    /// Takes everything that is kept in memory from disk again.
+    /// Reloads everything that is kept in memory from disk.
     pub(crate) fn reload(&self) -> Result<(), RegistryError> {
         self.cache.clear();
         let record = self.message::<proto::HubSettings>(layout::SETTINGS)?;
@@ -84,7 +84,7 @@ impl Local {
         Ok(())
     }
 
-    /// Takes members and placements from disk again.
+    /// Reloads members and placements from disk.
     pub(crate) fn reload_cluster(&self) -> Result<(), ApplyError> {
         let cluster = match self.message::<proto::ClusterRecord>(layout::CLUSTER)? {
             None => ClusterView::default(),
@@ -101,7 +101,7 @@ impl Local {
                     .records::<proto::PlacementRecord>(&layout::placements())?
                     .into_iter()
                     .map(|(_, record)| Placement {
-                        // Apply takes no number that is larger.
+                        // Apply accepts no larger number.
                         partition: PartitionId(u16::try_from(record.partition).unwrap_or(u16::MAX)),
                         replicas: record.replicas,
                         founder: record.founder,

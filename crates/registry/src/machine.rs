@@ -1,7 +1,7 @@
-//! The registry as a state machine of its Raft group: decodes, applies, writes, tells.
+//! The registry as a state machine of its Raft group: decodes, applies, writes, publishes.
 //!
 //! Invariants: a command's writes and its log position become visible in one batch, so that replay after a crash
-//! begins exactly where the flushed state ends; the cache forgets and the feed speaks only after that.
+//! begins exactly where the flushed state ends; caches are invalidated and events published only after that.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Takes the position up to which the state on disk has been applied.
+    /// Reads the position up to which the state on disk has been applied.
     pub(crate) fn open(local: Arc<Local>) -> Result<Self, ApplyError> {
         let stored = local.message::<AppliedPosition>(layout::APPLIED)?;
         let membership = stored
@@ -80,7 +80,7 @@ impl Machine {
         batch.put(Family::Registry, layout::APPLIED, &stored.encode_to_vec());
     }
 
-    /// Lets cache, settings, metrics and feed know.
+    /// Updates cache, settings, metrics and feed.
     fn tell(&self, position: LogPosition, effects: Effects) -> Result<(), ApplyError> {
         for change in &effects.changes {
             self.local.cache.forget(&change.id.device);
@@ -88,7 +88,7 @@ impl Machine {
         if let Some(settings) = &effects.settings {
             match convert::settings(settings, &self.local.secrets) {
                 Ok(settings) => self.local.set_settings(settings),
-                Err(error) => tracing::error!(%error, "the hub's new settings hold a secret that cannot be opened"),
+                Err(error) => tracing::error!(%error, "cannot open a secret in the hub's new settings; the old settings stay in use"),
             }
             self.local.feed.send(RegistryEvent::Settings);
         }
@@ -111,7 +111,7 @@ impl Machine {
     }
 }
 
-/// What stops the node, in the words of the disk.
+/// The error that stops the node, as a storage error.
 fn fatal(error: &ApplyError) -> StorageError {
     match error {
         ApplyError::Storage(error) => error.clone(),
@@ -189,7 +189,7 @@ impl StateMachine for Machine {
             error => damaged(error.to_string()),
         })?;
         self.local.feed.send(RegistryEvent::LookAgain);
-        tracing::info!(%position, records, "the registry was taken over from another member");
+        tracing::info!(%position, records, "installed a snapshot of the registry from another member");
         Ok(Restored::default())
     }
 }

@@ -1,8 +1,8 @@
-//! What the registry counts (docs/metrics.md).
+//! Metrics of the registry (docs/metrics.md).
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-/// Handles made once, under the recorder that is current when the registry starts.
+/// Handles, created once under the recorder that is current when the registry starts.
 pub(crate) struct Metrics {
     pub(crate) writes_done: Counter,
     pub(crate) writes_refused: Counter,
@@ -29,7 +29,7 @@ impl Metrics {
     }
 }
 
-/// The lease's share.
+/// Metrics of the lease.
 pub(crate) struct LeaseMetrics {
     pub(crate) held: Gauge,
     pub(crate) lost: Counter,

@@ -1,4 +1,4 @@
-//! The handle that everyone else holds: proposals, reads, confirmation, feed.
+//! The handle for all other crates: writes, reads, read barrier, change feed.
 
 mod cluster;
 mod start;
@@ -46,7 +46,7 @@ struct Shared {
     log_entries: u64,
 }
 
-/// What became of one identity's write.
+/// The result of one identity's write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// Whether it did not exist before.
@@ -61,7 +61,7 @@ pub type Outcome = Result<Written, Rejection>;
 impl Registry {
     // Reading this node's replica.
 
-    /// The identity as this node's replica has it: for credential checks. A miss of the cache reads the disk.
+    /// The identity in this node's replica: for credential checks. A miss of the cache reads the disk.
     ///
     /// # Errors
     /// [`RegistryError::State`], [`RegistryError::Sealed`] when it cannot be read.
@@ -75,7 +75,7 @@ impl Registry {
         self.0.local.settings()?.policy(name).cloned()
     }
 
-    /// The hub's settings as this node's replica has them.
+    /// The hub's settings in this node's replica.
     ///
     /// # Errors
     /// [`RegistryError::Unavailable`] while the hub has not been created.
@@ -86,8 +86,8 @@ impl Registry {
             .ok_or_else(|| unavailable("the hub has not been created yet"))
     }
 
-    /// Returns once this node's replica has applied all that was committed before the call: what is read then is no
-    /// older than the call. Callers that wait at the same time share one question to the group. Cancel-safe.
+    /// The read barrier: returns once this node's replica has applied all entries committed before the call, so that later
+    /// reads are not older than the call. Callers that wait at the same time share one ReadIndex. Cancel-safe.
     ///
     /// # Errors
     /// [`RegistryError::Overloaded`], [`RegistryError::Unavailable`].
@@ -96,36 +96,36 @@ impl Registry {
         self.0.confirms.confirm().await
     }
 
-    /// Whether this node's replica may be trusted at this moment with accepting a credential: it costs one look at the
-    /// clock, and is not to be kept.
+    /// Whether this node's replica may accept a credential at this moment. Costs one read of the clock; the result must not
+    /// be kept.
     ///
-    /// It speaks of what is read after it. Who reads, asks and accepts must look at the identity once more, when the
-    /// session stands where changes find it: a thread may have stood still in between while the lease was lost and
-    /// regained.
+    /// It is valid for reads after it. A caller that reads, checks the lease and accepts must read the identity once more
+    /// when its session is registered where changes find it: the thread may have been suspended in between, while the lease
+    /// was lost and regained.
     #[must_use]
     pub fn in_lease(&self) -> bool {
         self.0.lease.is_held()
     }
 
-    /// For how long it may be trusted, or since when not.
+    /// The state of the lease.
     #[must_use]
     pub fn lease(&self) -> LeaseState {
         self.0.lease.state()
     }
 
-    /// Tells when the lease is lost and gained.
+    /// Watches the loss and gain of the lease.
     #[must_use]
     pub fn lease_watch(&self) -> LeaseWatch {
         self.0.lease.watch()
     }
 
-    /// The changes that are applied from now on.
+    /// Subscribes to changes that are applied from now on.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.0.local.feed.subscribe()
     }
 
-    /// Whether this node leads the registry's group. Every node takes writes, and hands them to the leader.
+    /// Whether this node leads the registry's group. Every node accepts writes, and forwards them to the leader.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.0.group.is_leader()
@@ -137,8 +137,8 @@ impl Registry {
         &self.0.group
     }
 
-    /// Deletes commands from the log that are older than `registry.log_entries` and whose state is in files. Called now
-    /// and then by the registry itself. Gives the first index that is left.
+    /// Deletes commands from the log that are older than `registry.log_entries` and whose effects are in flushed files.
+    /// Called periodically by the registry itself. Returns the first remaining index.
     ///
     /// # Errors
     /// [`RegistryError::State`]: the node must stop.
@@ -147,7 +147,7 @@ impl Registry {
         Ok(self.0.group.trim(below).await?)
     }
 
-    // Reading what no earlier write can be missing from.
+    // Linearizable reads.
 
     /// The identity, no older than the call.
     ///
@@ -198,7 +198,7 @@ impl Registry {
         self.0.local.statistics()
     }
 
-    /// Twin content that came with the create of `id` and has not been taken over by its partition's owner.
+    /// Twin content given with the create of `id` that its partition's owner has not taken over yet.
     ///
     /// # Errors
     /// As [`Self::identity`].
@@ -228,7 +228,7 @@ impl Registry {
             let text = format!("at most {MAX_BULK_IDENTITIES} identities may be written in one step");
             return Err(Rejection::new(ErrorCode::TooManyDevices, text).into());
         }
-        // What is wrong in itself never reaches the log, but keeps its place among the outcomes.
+        // An invalid entry never reaches the log, but keeps its position among the outcomes.
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(writes.len());
         let mut command = proto::WriteIdentities::default();
         for write in &writes {
@@ -294,7 +294,7 @@ impl Registry {
     /// Adds a consumer group.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when the name is illegal or taken (409000) or there are 20; else as [`Self::write`].
+    /// [`RegistryError::Rejected`] when the name is invalid or taken (409000) or there are 20; else as [`Self::write`].
     pub async fn add_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
         settings::check_consumer_group(name)?;
         self.change(Command::AddConsumerGroup(proto::AddConsumerGroup {
@@ -306,7 +306,7 @@ impl Registry {
     /// Removes a consumer group.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when there is none of that name (404000) or it is `$Default`.
+    /// [`RegistryError::Rejected`] when there is none with that name (404000) or it is `$Default`.
     pub async fn remove_consumer_group(&self, name: &str) -> Result<(), RegistryError> {
         self.change(Command::RemoveConsumerGroup(proto::RemoveConsumerGroup {
             name: name.to_owned(),
@@ -317,7 +317,7 @@ impl Registry {
     /// Creates or replaces a policy; `keys` = `None` generates them.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when the name is illegal or there would be too many.
+    /// [`RegistryError::Rejected`] when the name is invalid or there would be too many.
     pub async fn put_policy(&self, name: &str, rights: Rights, keys: Option<&KeyPair>) -> Result<(), RegistryError> {
         settings::check_policy_name(name)?;
         let secrets = &self.0.local.secrets;
@@ -334,10 +334,10 @@ impl Registry {
             .await
     }
 
-    /// Removes a policy; its tokens are worth nothing from then on.
+    /// Removes a policy; its tokens are invalid from then on.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when there is none of that name.
+    /// [`RegistryError::Rejected`] when there is none with that name.
     pub async fn remove_policy(&self, name: &str) -> Result<(), RegistryError> {
         self.change(Command::RemovePolicy(proto::RemovePolicy { name: name.to_owned() }))
             .await
@@ -448,7 +448,7 @@ fn propose_error(error: ProposeError) -> RegistryError {
     }
 }
 
-/// Opaque base64 text, letters and digits only: it stands in headers, quotes and URLs.
+/// Opaque base64 text, letters and digits only: it appears in headers, quotes and URLs.
 fn fresh_etag() -> String {
     use base64::Engine as _;
     // Twelve decimal digits, as the original's tags are decimal numbers in base64.

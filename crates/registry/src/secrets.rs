@@ -1,4 +1,4 @@
-//! Keys on their way into and out of the log: generated and sealed by the leader, opened for whoever checks them.
+//! Symmetric keys: generated and sealed by the leader before they enter the log, opened for checks.
 //!
 //! Invariants: nothing that leaves this file for a command holds a key in clear; a nonce is never used twice (fresh
 //! random 96 bits per seal, at most some billions of seals under one data key).
@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 #[derive(Debug, Error)]
 pub enum SecretError {
     /// It was sealed under another key, or is damaged.
-    #[error("it cannot be sealed or opened")]
+    #[error("the secret cannot be sealed or opened")]
     Seal(#[from] SealError),
-    /// What was sealed is no key.
-    #[error("it is no symmetric key")]
+    /// The sealed value is not a key.
+    #[error("the secret is not a symmetric key")]
     Key(#[from] KeyError),
 }
 

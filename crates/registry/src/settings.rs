@@ -16,15 +16,15 @@ use crate::state::Rejection;
 pub struct HubSettings {
     /// The first label of the host name; also the entity path of the Event-Hubs-compatible endpoint.
     pub hub_name: String,
-    /// Random, of one creation of the hub.
+    /// Random; chosen when the hub is created.
     pub hub_id: String,
     /// Fixed when the hub is created.
     pub partition_count: PartitionCount,
-    /// How long events are kept at least, as far as `retention_bytes` allows.
+    /// Minimum retention of events, as far as `retention_bytes` allows.
     pub retention: Duration,
-    /// How many bytes of events each partition keeps at most; `None` = as many as come within `retention`.
+    /// Limit of the bytes of events that each partition keeps; `None`: limited by `retention` only.
     pub retention_bytes: Option<u64>,
-    /// Sorted; `$Default` is always there.
+    /// Sorted; always contains `$Default`.
     pub consumer_groups: Vec<String>,
     /// Sorted by name.
     pub policies: Vec<Arc<Policy>>,
@@ -53,16 +53,16 @@ impl HubSettings {
     }
 }
 
-/// What a new hub begins with.
+/// Settings of a new hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Founding {
     /// The first label of its host name.
     pub hub_name: String,
-    /// How many partitions it has for ever.
+    /// Its number of partitions, which never changes.
     pub partition_count: PartitionCount,
-    /// How long events are kept.
+    /// Retention of events.
     pub retention: Duration,
-    /// How many bytes each partition keeps at most.
+    /// Limit of the bytes that each partition keeps.
     pub retention_bytes: Option<u64>,
     /// Most devices and modules.
     pub max_identities: u64,

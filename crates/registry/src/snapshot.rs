@@ -1,10 +1,10 @@
 //! The whole state as a stream of chunks, for a replica that cannot catch up from the log.
 //!
 //! Chunks: a head with the format's version; then records, ascending by key, many to a chunk; then an end with their
-//! number. One byte in front says which. Lengths are big-endian. What carries the chunks checks that each arrives as it
-//! was sent; here is checked that together they are a state.
-//! Invariants: one chunk is in memory on either side; nothing of the state is touched before all have come and are
-//! durable; the applied position is not among the records, it comes with the snapshot's own.
+//! number. The first byte is the chunk's kind. Lengths are big-endian. The transport checks each chunk; this module checks
+//! that together they are a state.
+//! Invariants: one chunk is in memory on either side; the state is not touched before all chunks have been received and
+//! are durable; the applied position is not among the records, it is the snapshot's own position.
 
 use bytes::{Buf, Bytes};
 use holdfast_consensus::transport::MAX_CHUNK_BYTES;
@@ -19,13 +19,13 @@ const HEAD: u8 = b'H';
 const RECORDS: u8 = b'R';
 const END: u8 = b'E';
 
-/// A chunk of records is sent when it has so many bytes; the largest record fits behind.
+/// A chunk of records is sent at this size; the largest record fits after it.
 const CHUNK_BYTES: usize = 512 << 10;
 
-/// The longest key: two ids, a letter and what parts them.
+/// The longest key: two ids, a letter and the separator.
 const MAX_KEY_BYTES: usize = 1024;
 
-/// The longest record: a twin that came with a create.
+/// The longest record: twin content given with a create.
 const MAX_VALUE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(CHUNK_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + 9 <= MAX_CHUNK_BYTES);
@@ -97,7 +97,7 @@ impl Source {
     }
 }
 
-/// Takes chunks into files beside the database.
+/// Writes chunks into the staging area.
 pub(crate) struct Sink {
     staging: Staging,
     headed: bool,

@@ -1,10 +1,10 @@
 //! The registry's state machine as data: `apply(view, command) → effects`.
 //!
-//! Why: every replica must come to the same state from the same log, so nothing here may differ between two runs. Time,
+//! Why: every replica must derive the same state from the same log, so nothing here may differ between two runs. Time,
 //! generated keys and entity tags are fields of the command, stamped by the leader.
 //! Invariants: no clock, no randomness, no I/O but reads through [`Base`]; one command's writes are visible to its own
 //! later entries, and become durable together; a refused entry writes nothing.
-//! Not here: the disk and the applied position (`machine`), proposals (`registry`), what a client may send (`write`).
+//! Not here: the disk and the applied position (`machine`), proposals (`registry`), checks of clients' values (`write`).
 
 mod cluster;
 mod edge;
@@ -26,11 +26,12 @@ pub use view::{Base, View};
 
 /// The newest version of commands that this code can apply.
 ///
-/// 1: identities and settings. 2: the cluster.
+/// 1: identities and settings. 2: the cluster. 3: replication factors other than the former fixed ones, and revoked join
+/// tokens.
 pub const COMMAND_VERSION: u32 = 3;
 
-/// The first version that knows `command`: what stands in front of it in the log, so that a replica of an older version
-/// stops only at what it really does not know.
+/// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
+/// version stops only at commands that it does not know.
 #[must_use]
 pub fn version_of(command: &Command) -> u32 {
     match command {
@@ -55,7 +56,7 @@ pub fn version_of(command: &Command) -> u32 {
     }
 }
 
-/// What became of an identity.
+/// The change of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     /// It did not exist before.
@@ -64,27 +65,27 @@ pub enum ChangeKind {
     Updated,
     /// Its credentials changed, and perhaps more.
     CredentialsChanged,
-    /// It is gone. A device's modules go with it and are reported one by one.
+    /// It was deleted. A device's modules are deleted with it and are reported one by one.
     Deleted,
 }
 
 /// One change of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Whose.
+    /// The identity.
     pub id: IdentityId,
-    /// Which life of it.
+    /// Its generation.
     pub generation: GenerationId,
-    /// What happened.
+    /// The change.
     pub kind: ChangeKind,
 }
 
-/// What one command does.
+/// The effects of one command.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Keys and values to write, `None` = delete; keys ascending, each once.
     pub writes: Vec<(Vec<u8>, Option<Bytes>)>,
-    /// For the proposer.
+    /// The answer to the proposer.
     pub answer: RegistryAnswer,
     /// For the change feed, in the order in which they happened.
     pub changes: Vec<Change>,
@@ -94,7 +95,7 @@ pub struct Effects {
     pub cluster_changed: bool,
 }
 
-/// The work on one command: the view, and what is written when it ends.
+/// The application of one command: the view, and the writes at its end.
 struct Work<'a> {
     view: View<'a>,
     counters: Counters,
@@ -102,11 +103,11 @@ struct Work<'a> {
     changes: Vec<Change>,
     settings: Option<HubSettings>,
     cluster_changed: bool,
-    /// Read once a command: a bulk asks for each of its entries.
+    /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
 
-/// Why an entry stops: refused, which is an answer, or failed, which stops the node.
+/// Why an entry is not applied: refused, which is an answer, or failed, which stops the node.
 enum Stop {
     Rejected(Rejection),
     Failed(ApplyError),

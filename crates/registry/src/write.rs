@@ -1,7 +1,7 @@
-//! What a client may ask of identities, checked as far as that needs no state.
+//! Clients' writes of identities, checked as far as possible without the state.
 //!
-//! Why: the REST front end, bulk calls, import and the CLI speak of the same writes, and a command that cannot be right
-//! never reaches the log.
+//! Why: the REST front end, bulk calls, import and the CLI use the same writes, and an invalid command never reaches the
+//! log.
 //! Not here: whether the identity exists or the ETag matches (`state`), JSON (`service-api`).
 
 use holdfast_auth::KeyPair;
@@ -18,20 +18,20 @@ const MAX_SCOPE_BYTES: usize = 256;
 const MAX_MANAGED_BY_CHARS: usize = 128;
 
 /// Longest tags and desired properties of a create, in bytes of JSON text; the exact limits of a twin are below these
-/// and are checked when the twin is made.
+/// and are checked when the twin is created.
 const MAX_TAGS_JSON_BYTES: usize = 32 * 1024;
 const MAX_DESIRED_JSON_BYTES: usize = 128 * 1024;
 
 /// One write of one identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityWrite {
-    /// Whose.
+    /// The identity.
     pub id: IdentityId,
-    /// What to do.
+    /// The operation.
     pub operation: WriteOperation,
 }
 
-/// What to do with an identity.
+/// An operation on an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOperation {
     /// It must not exist.
@@ -47,13 +47,13 @@ pub enum WriteOperation {
 /// The condition of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
-    /// Whatever the ETag is.
+    /// With any ETag.
     Any,
-    /// Only when the ETag is this.
+    /// Only with this ETag.
     ETag(String),
 }
 
-/// What a client may set of an identity.
+/// The fields of an identity that a client may set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdentityContent {
     /// Devices only.
@@ -66,27 +66,27 @@ pub struct IdentityContent {
     pub iot_edge: Option<bool>,
     /// Ignored for edge devices, whose scope is generated.
     pub device_scope: ScopeWrite,
-    /// For other than edge devices, counts only where `device_scope` is [`ScopeWrite::Keep`].
+    /// For devices other than edge devices, used only if `device_scope` is [`ScopeWrite::Keep`].
     pub parent_scope: ScopeWrite,
     /// Modules only.
     pub managed_by: Option<String>,
-    /// Counts only when the write creates the identity.
+    /// Used only when the write creates the identity.
     pub twin: TwinSeed,
 }
 
-/// What to do with a scope.
+/// A change of a scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ScopeWrite {
-    /// Leave it.
+    /// Unchanged.
     #[default]
     Keep,
-    /// Stand below nobody.
+    /// No parent.
     Remove,
-    /// Stand below this edge device.
+    /// Child of this edge device.
     Set(String),
 }
 
-/// How the identity will prove itself.
+/// The new authentication method of the identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthenticationWrite {
     /// By symmetric keys; `None`: the ones it has, else generated ones.
@@ -97,7 +97,7 @@ pub enum AuthenticationWrite {
     SelfSigned(Option<Thumbprints>),
     /// By a certificate of a CA.
     CertificateAuthority,
-    /// Not at all. Modules only.
+    /// None. Modules only.
     None,
 }
 
@@ -115,14 +115,14 @@ pub enum KeyChoice {
 /// One entry of a regeneration of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRegeneration {
-    /// Whose.
+    /// The identity.
     pub id: IdentityId,
     /// The condition.
     pub if_match: IfMatch,
 }
 
 impl IdentityWrite {
-    /// Checks what needs no state.
+    /// Checks the values that need no state.
     ///
     /// # Errors
     /// [`Rejection`] with [`ErrorCode::ArgumentInvalid`] naming the first value that is wrong.

@@ -5,7 +5,7 @@
 pub enum Family {
     /// The logs of the partitions: telemetry. Keys begin with the group ([`crate::layout::log_key`]).
     Log,
-    /// Votes and floors of all groups, and the log of the registry group.
+    /// Votes and purge watermarks of all groups, and the log of the registry group.
     Raft,
     /// State of the registry.
     Registry,
@@ -18,7 +18,7 @@ impl Family {
     pub const ALL: [Self; 4] = [Self::Log, Self::Raft, Self::Registry, Self::Device];
 }
 
-/// How a write survives a crash.
+/// Durability class of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// Goes through the write-ahead log: durable once a sync that began after the write has ended.
@@ -46,7 +46,7 @@ pub enum Op<'a> {
     DeleteRange {
         /// The first key.
         from: &'a [u8],
-        /// The first key that stays.
+        /// The first key after the range.
         to: &'a [u8],
     },
 }
@@ -58,7 +58,7 @@ enum Kind {
     DeleteRange,
 }
 
-/// Where an operation's two parts lie in the arena: `[start, middle)` and `[middle, end)`.
+/// The ranges of an operation's two parts in the arena: `[start, middle)` and `[middle, end)`.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     family: Family,
@@ -84,7 +84,7 @@ impl WriteBatch {
         Self::default()
     }
 
-    /// An empty batch with room for `bytes` of keys and values.
+    /// An empty batch with capacity for `bytes` of keys and values.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl WriteBatch {
         self.push(family, Kind::Put, key, &[value]);
     }
 
-    /// Sets `key` to the parts of `value` one after the other: a header and a payload need no buffer to meet in.
+    /// Sets `key` to the concatenated parts of `value`: a header and a payload need no buffer of their own.
     pub fn put_parts(&mut self, family: Family, key: &[u8], value: &[&[u8]]) {
         self.push(family, Kind::Put, key, value);
     }
@@ -135,7 +135,7 @@ impl WriteBatch {
         self.arena.len()
     }
 
-    /// How many changes it has.
+    /// The number of changes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -147,7 +147,7 @@ impl WriteBatch {
         self.entries.is_empty()
     }
 
-    /// Forgets all changes and keeps the memory.
+    /// Removes all changes and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.entries.clear();
         self.arena.clear();

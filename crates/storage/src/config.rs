@@ -6,7 +6,7 @@ use holdfast_model::ByteSize;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How a node keeps its data.
+/// Storage of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
@@ -18,16 +18,16 @@ pub struct StorageConfig {
     pub min_free_percent: u8,
     /// Memory for writes that are not yet in files, for the whole database. More means fewer, larger files.
     pub write_buffer: ByteSize,
-    /// The most that is read back from the write-ahead log after a crash.
+    /// Limit of the write-ahead log that is replayed after a crash.
     pub max_replay: ByteSize,
     /// Memory for blocks that were read from files.
     pub block_cache: ByteSize,
-    /// The most files that the database holds open. Connections need file handles too.
+    /// Limit of files that the database keeps open. Connections need file handles too.
     pub max_open_files: u32,
     /// Threads that write and merge files in the background.
     pub background_jobs: u32,
-    /// Over how many column families the partition logs are spread. Counts when the database is made, and then is fixed:
-    /// with fewer than there are partitions on the node, logs share files and are rewritten by compaction.
+    /// Number of column families for the partition logs. Takes effect when the database is created, and is fixed then: with
+    /// fewer than the node has partitions, logs share files and are rewritten by compaction.
     pub log_lanes: u16,
 }
 

@@ -1,9 +1,9 @@
-//! The data directory: whose it is, which format it has, and that only one process uses it.
+//! The data directory: its owner, its format, and the lock that keeps other processes out.
 //!
-//! Why: a voter that returns with an empty or foreign disk would forget what it has acknowledged (foundations: "a voter
-//! never returns empty"). So the directory carries the cluster's id and the node's incarnation, which is its Raft node
-//! id, and a directory whose database has gone is refused instead of being filled anew.
-//! The marker is text, since it is the first thing that an operator looks at.
+//! Why: a voter that returned with an empty or foreign disk would have lost entries that it has acknowledged. So the
+//! directory carries the cluster's id and the node's incarnation, which is its Raft node id, and a directory whose
+//! database is missing is refused instead of being filled anew.
+//! The marker is text, since it is the first file that an operator reads.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
@@ -20,12 +20,12 @@ const LOCK: &str = "holdfast.lock";
 const DATABASE: &str = "db";
 const STAGED: &str = "staged";
 
-/// Who a data directory belongs to.
+/// The owner of a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeIdentity {
     /// The cluster, the same on all its nodes; empty while a new node has not joined one.
     pub cluster: String,
-    /// The node's life with this directory, and its Raft node id: a node that lost its directory gets another.
+    /// The node's incarnation, which is its Raft node id: a node that has lost its directory gets another.
     pub incarnation: u64,
 }
 
@@ -43,14 +43,14 @@ struct Inner {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Database {
-    /// The directory was made, its database perhaps not.
+    /// The directory exists, its database perhaps not.
     Pending,
-    /// The database has been made: from now on it must be there.
+    /// The database has been created: from now on it must exist.
     Made,
 }
 
 impl DataDir {
-    /// Opens `path`, making it when it does not exist or is empty; then `new` names its owner.
+    /// Opens `path`, creating it when it does not exist or is empty; then `new` names its owner.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing has been changed then.
@@ -93,24 +93,24 @@ impl DataDir {
         &self.0.path
     }
 
-    /// Where the database lies.
+    /// The directory of the database.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.0.path.join(DATABASE)
     }
 
-    /// Where files are built that become part of the database.
+    /// The directory for files that are ingested into the database.
     pub(crate) fn staged(&self) -> PathBuf {
         self.0.path.join(STAGED)
     }
 
-    /// Who it belongs to.
+    /// Its owner.
     #[must_use]
     pub fn identity(&self) -> &NodeIdentity {
         &self.0.identity
     }
 
-    /// Whether the database has yet to be made.
+    /// Whether the database has not been created yet.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.0.fresh
@@ -149,7 +149,7 @@ impl DataDir {
         })))
     }
 
-    /// Records that the database is there.
+    /// Records that the database has been created.
     pub(crate) fn database_made(&self) -> Result<(), OpenError> {
         if self.0.fresh {
             write_marker(&self.0.path, &self.0.identity, Database::Made)

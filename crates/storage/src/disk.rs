@@ -1,4 +1,4 @@
-//! The seam between a node and its disk.
+//! The interface between a node and its disk.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{Durability, Family, Stage, StorageError, View, WriteBatch};
 
-/// Room on the file system that holds the data.
+/// Space of the file system that holds the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskSpace {
     /// Bytes that an unprivileged process may still write.
@@ -19,8 +19,8 @@ pub struct DiskSpace {
 /// Called with each key and value of a scan, in order; `Break` ends it.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// An ordered key-value store with a write-ahead log: RocksDB in every real process ([`crate::RocksDisk`]), a model that
-/// loses what was not synced in simulation ([`crate::SimDisk`]).
+/// An ordered key-value store with a write-ahead log: RocksDB in every real process ([`crate::RocksDisk`]), and in
+/// simulation a model that loses unsynced writes in a crash ([`crate::SimDisk`]).
 ///
 /// In [`Family::Log`] the keys of one call belong to one group: each group's log may lie in files of its own.
 /// Reads see all writes that returned before, synced or not. Calls may block on the disk: reads that may be cold
@@ -35,7 +35,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes every [`Durability::Logged`] write that returned before this call durable. For the flusher alone.
     ///
     /// # Errors
-    /// Any error means that what was written since the last sync may be lost: it must not be retried.
+    /// Any error means that writes since the last sync may be lost: it must not be retried.
     fn sync(&self) -> Result<(), StorageError>;
 
     /// The value of `key`.
@@ -44,7 +44,7 @@ pub trait Disk: Send + Sync + 'static {
     /// [`StorageError::Damaged`] when the file that should hold it does not match its checksum.
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
-    /// The value that `key` has in the flushed files: what would be found after a crash if it was written
+    /// The value of `key` in the flushed files: the value after a crash, if it was written with
     /// [`Durability::Replayed`].
     ///
     /// # Errors
@@ -54,7 +54,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Visits the keys in `[from, to)` in ascending order.
     ///
     /// # Errors
-    /// As [`Disk::get`]; what was visited before is valid.
+    /// As [`Disk::get`]; keys visited before the error are valid.
     fn scan(&self, family: Family, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError>;
 
     /// Visits the keys in `[from, to)` in descending order.
@@ -76,7 +76,7 @@ pub trait Disk: Send + Sync + 'static {
         Ok(found)
     }
 
-    /// Deletes files that lie wholly inside `[from, to)`. Keys of the range in other files stay: the caller has a floor
+    /// Deletes files that lie wholly inside `[from, to)`. Keys of the range in other files stay: the caller has a watermark
     /// below which it does not read.
     ///
     /// # Errors
@@ -89,14 +89,14 @@ pub trait Disk: Send + Sync + 'static {
     /// As [`Disk::write`].
     fn flush(&self) -> Result<(), StorageError>;
 
-    /// Makes a copy of the database in `dir`, which must not exist, by linking its files.
+    /// Copies the database to `dir`, which must not exist, by linking its files.
     ///
     /// # Errors
     /// [`StorageError::Io`], [`StorageError::Unsupported`] in simulation.
     fn checkpoint(&self, dir: &Path) -> Result<(), StorageError>;
 
-    /// The keys in `[from, to)` as they are now, ascending, to be read at leisure while writes go on: for snapshots.
-    /// What it shows is kept until it is dropped, whatever is deleted.
+    /// A view of the keys in `[from, to)` as they are now, ascending, to be read while writes continue: for snapshots. Its
+    /// keys stay readable until it is dropped, even if they are deleted.
     ///
     /// # Errors
     /// As [`Disk::get`].
@@ -105,7 +105,7 @@ pub trait Disk: Send + Sync + 'static {
         Err(StorageError::Unsupported("view"))
     }
 
-    /// The place beside the database where files are built; see [`crate::Staging`].
+    /// The staging area for files to be ingested; see [`crate::Staging`].
     ///
     /// # Errors
     /// [`StorageError::Unsupported`] when there is none.
@@ -113,7 +113,7 @@ pub trait Disk: Send + Sync + 'static {
         Err(StorageError::Unsupported("files beside the database"))
     }
 
-    /// Room on the file system.
+    /// Space of the file system.
     ///
     /// # Errors
     /// [`StorageError::Io`].

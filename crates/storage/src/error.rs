@@ -1,4 +1,4 @@
-//! What can go wrong with the disk, and what the operator is told.
+//! Errors of the disk, as operators see them.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use thiserror::Error;
 /// disk fails".
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StorageError {
-    /// A file does not hold what was written.
+    /// The content of a file differs from what was written.
     #[error("{file} is damaged{}: {reason}", at(.offset))]
     Damaged {
-        /// The file, or the place in the log when the file's own checksum holds.
+        /// The file, or the position in the log when the file's own checksum matches.
         file: String,
-        /// Byte offset in the file, where known.
+        /// Byte offset in the file, if known.
         offset: Option<u64>,
-        /// What does not match.
+        /// The mismatch.
         reason: String,
     },
     /// A log has no entry where one was written.
@@ -31,7 +31,7 @@ pub enum StorageError {
     /// The file system is full.
     #[error("no space left on the data directory's file system: {0}")]
     NoSpace(String),
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("input or output failed: {0}")]
     Io(String),
     /// An earlier sync failed, or the database is closed: nothing can be made durable any more.
@@ -58,17 +58,17 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// A file does not hold what was written, and not because a write was cut off by a crash.
+    /// The content of a file differs from what was written, and not because a crash cut a write off.
     #[error("{} is damaged{}: {reason}", .file.display(), at(.offset))]
     Damaged {
         /// The file.
         file: PathBuf,
-        /// Byte offset of the damage, where known.
+        /// Byte offset of the damage, if known.
         offset: Option<u64>,
         /// What does not match.
         reason: String,
     },
-    /// The marker says that there is a database, and there is none.
+    /// The marker says that a database exists, but there is none.
     #[error("{} belongs to node {incarnation} but its database is gone; a node must not return empty", .dir.display())]
     DatabaseGone {
         /// The data directory.
@@ -76,7 +76,7 @@ pub enum OpenError {
         /// The node's id.
         incarnation: u64,
     },
-    /// There is a database, and no marker that says whose.
+    /// There is a database, but no marker that names its owner.
     #[error("{} holds a database but no marker file `{marker}`", .dir.display())]
     MarkerGone {
         /// The data directory.
@@ -97,7 +97,7 @@ pub enum OpenError {
     /// The process may open fewer files than the database needs.
     #[error("storage.max_open_files is {wanted}, but the process may open {limit} files and needs {reserve} others")]
     OpenFiles {
-        /// What is configured.
+        /// The configured number.
         wanted: u32,
         /// The limit of the process, after raising it as far as allowed.
         limit: u64,

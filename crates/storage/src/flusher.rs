@@ -1,11 +1,11 @@
-//! Group commit: one sync for everything that was written while the one before it ran.
+//! Group commit: one sync for all writes that were made while the previous sync ran.
 //!
-//! Whoever wrote hands over a completion and goes on. The flusher takes all completions that are queued, syncs once and
-//! calls them; what arrives meanwhile is the next batch. No timer decides how long to gather.
+//! A writer submits a completion and continues. The flusher takes all queued completions, syncs once and calls them; the
+//! completions that arrive during the sync are the next batch. No timer decides how long to wait for more.
 //!
 //! Invariants: a completion is called once, after a sync that began after it was submitted, in the order of
 //! submission. After a failed sync nothing is synced again: the kernel may have dropped the pages and would report
-//! success for data that is gone. Completions must be short and must not block.
+//! success for lost data. Completions must be quick and must not block.
 
 #![expect(
     clippy::disallowed_types,
@@ -26,13 +26,13 @@ use crate::{Disk, StorageError};
 /// Called once the sync has ended, on the flusher's thread.
 pub type Completion = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
 
-/// Told of the failed sync, before the completions are; the node stops the process here.
+/// Called with the error of a failed sync, before the completions are; the node stops the process here.
 pub type OnFatal = Arc<dyn Fn(&StorageError) + Send + Sync>;
 
-/// The most completions that wait; whoever submits another waits for the sync under way.
+/// Limit of queued completions; a further submission waits for the current sync.
 ///
-/// Each append of a Raft group is one, and a group has a bounded number of entries in flight, so that this bound is
-/// not met while groups keep theirs.
+/// Each append of a Raft group is one, and a group has a bounded number of entries in flight, so that this limit is not
+/// reached while groups keep theirs.
 pub const MAX_QUEUED_COMPLETIONS: usize = 65_536;
 
 /// The queue in front of the one sync of a database; clones share it.
@@ -46,11 +46,11 @@ struct Handle {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// Woken when something was queued and the flusher had nothing to do.
+    /// Notified when a completion is queued while the flusher is idle.
     filled: Condvar,
-    /// The same for a flusher that is a task.
+    /// The same for a flusher that runs as a task.
     filled_task: Notify,
-    /// Woken when the queue was taken.
+    /// Notified when the queue has been taken.
     taken: Condvar,
     driven_by: DrivenBy,
 }
@@ -66,7 +66,7 @@ struct Queue {
     waiting: Vec<Completion>,
     /// The flusher sleeps, so that the next submission has to wake it.
     idle: bool,
-    /// No handle is left.
+    /// The last handle has been dropped.
     closed: bool,
     /// The error of the sync that failed.
     failed: Option<Arc<StorageError>>,
@@ -90,8 +90,8 @@ impl Flusher {
         })))
     }
 
-    /// Runs the flusher as a task of the current runtime: for simulation, where `latency` says how long each sync takes
-    /// on the runtime's (paused) clock.
+    /// Runs the flusher as a task of the current runtime: for simulation, where `latency` is the duration of each sync on the
+    /// runtime's (paused) clock.
     pub fn on_runtime(
         disk: Arc<dyn Disk>,
         on_fatal: OnFatal,
@@ -106,7 +106,7 @@ impl Flusher {
                         tokio::time::sleep(latency()).await;
                         worker.sync();
                     }
-                    // A wake-up between the look and the wait is kept as a permit.
+                    // A wake-up between the check and the wait is kept as a permit.
                     Taken::None => worker.shared.filled_task.notified().await,
                     Taken::Closed => break,
                 }
@@ -120,7 +120,7 @@ impl Flusher {
 
     /// Queues `done` for the next sync. Blocks only while [`MAX_QUEUED_COMPLETIONS`] wait.
     ///
-    /// When a sync has failed, `done` is called at once, on this thread, with that error.
+    /// After a failed sync `done` is called at once, on this thread, with that error.
     pub fn submit(&self, done: Completion) {
         let shared = &self.0.shared;
         let mut queue = shared.queue.lock();
@@ -195,7 +195,7 @@ struct Worker {
     disk: Arc<dyn Disk>,
     on_fatal: OnFatal,
     metrics: FlusherMetrics,
-    /// Taken from the queue; swapped with it, so that neither allocates once both have grown.
+    /// The batch taken from the queue; swapped with it, so that neither allocates once both have grown.
     batch: Vec<Completion>,
 }
 
@@ -216,7 +216,7 @@ impl Worker {
         }
     }
 
-    /// Takes what is queued, and marks the queue idle when there is nothing.
+    /// Takes the queued completions, and marks the queue idle when there are none.
     fn take(&mut self) -> Taken {
         let shared = self.shared.clone();
         self.take_from(&mut shared.queue.lock())
@@ -232,7 +232,7 @@ impl Worker {
         Taken::Some
     }
 
-    /// One round of the thread; `false` when it is over.
+    /// One round of the thread; `false` at the end.
     fn wait_and_sync(&mut self) -> bool {
         let shared = self.shared.clone();
         let mut queue = shared.queue.lock();
@@ -272,7 +272,7 @@ impl Worker {
                 first
             };
             if first {
-                tracing::error!(%error, "sync failed; it is not retried, nothing more can be acknowledged");
+                tracing::error!(%error, "sync failed; it is not retried, and nothing more is acknowledged");
                 (self.on_fatal)(error);
             }
         }

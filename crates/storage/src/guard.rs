@@ -1,9 +1,9 @@
 //! Refuses writes before the disk is full, and resumes by itself.
 //!
-//! A log that fills the disk cannot even be trimmed; so below a floor of free space new telemetry and registry writes
-//! are refused (error 503005) while reads, retention and deletes go on. They are taken again when there is a tenth of
-//! that floor more than it: retention frees little by little, and at the very floor each freed file would move
-//! leaderships there and back. A real "no space left" is another matter: it stops the process.
+//! A log that fills the disk cannot even be trimmed; so below a threshold of free space new telemetry and registry writes
+//! are refused (error 503005) while reads, retention and deletes continue. Writes are accepted again once the free space
+//! is a tenth above the threshold: retention frees space in small steps, and without that margin each freed file would
+//! move leaderships there and back. A real "no space left" is different: it stops the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,28 +14,28 @@ use holdfast_tasks::watch;
 use crate::metrics::GuardMetrics;
 use crate::{Disk, DiskSpace, StorageConfig, StorageError};
 
-/// How often the free space is looked at. At 1 GB/s the default floor of 1 GiB is passed in a second.
+/// Interval of the checks of the free space. At 1 GB/s the default threshold of 1 GiB is used up in a second.
 pub const CHECK_EVERY: Duration = Duration::from_millis(500);
 
-/// What must be free beyond the floor before writes are taken again, as a part of the floor: a tenth.
+/// Writes are accepted again once the free space exceeds the threshold by this part of it: a tenth.
 const REOPEN_PART: u64 = 10;
 
-/// Whether there is room for new writes.
+/// Decides from the free space whether new writes are accepted.
 pub struct DiskGuard {
     disk: Arc<dyn Disk>,
     min_free: u64,
     min_free_percent: u8,
     writable: AtomicBool,
-    /// The same, for who waits for it to change.
+    /// The same, for tasks that wait for a change.
     news: watch::Sender<bool>,
     metrics: GuardMetrics,
 }
 
 impl DiskGuard {
-    /// A guard of `disk` that has looked once.
+    /// A guard of `disk` that has checked the free space once.
     ///
     /// # Errors
-    /// When the file system does not tell its free space.
+    /// When the free space cannot be read.
     pub fn new(disk: Arc<dyn Disk>, config: &StorageConfig) -> Result<Arc<Self>, StorageError> {
         let guard = Self {
             disk,
@@ -49,13 +49,13 @@ impl DiskGuard {
         Ok(Arc::new(guard))
     }
 
-    /// Whether new writes are taken.
+    /// Whether new writes are accepted.
     #[must_use]
     pub fn writable(&self) -> bool {
         self.writable.load(Ordering::Relaxed)
     }
 
-    /// Whether new writes are taken, and news of it.
+    /// Whether new writes are accepted, as a watched value.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.news.subscribe()
@@ -67,10 +67,10 @@ impl DiskGuard {
         self.min_free.max(total / 100 * u64::from(self.min_free_percent))
     }
 
-    /// Whether `bytes` more may be written before new writes are refused. Asks the file system.
+    /// Checks that `bytes` more may be written before new writes are refused. Reads the free space.
     ///
     /// # Errors
-    /// [`StorageError::NoSpace`] says how much is missing.
+    /// [`StorageError::NoSpace`] with the missing bytes.
     pub fn room_for(&self, bytes: u64) -> Result<(), StorageError> {
         let space = self.disk.space()?;
         let needed = self.floor(space.total).saturating_add(bytes);
@@ -83,10 +83,10 @@ impl DiskGuard {
         )))
     }
 
-    /// Looks at the free space.
+    /// Checks the free space.
     ///
     /// # Errors
-    /// When the file system does not tell it; the last answer stays.
+    /// When it cannot be read; the previous decision stays.
     pub fn refresh(&self) -> Result<DiskSpace, StorageError> {
         let space = self.disk.space()?;
         let floor = self.floor(space.total);
@@ -110,7 +110,7 @@ impl DiskGuard {
         Ok(space)
     }
 
-    /// Looks again every [`CHECK_EVERY`] until dropped.
+    /// Checks every [`CHECK_EVERY`] until dropped.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(CHECK_EVERY).await;

@@ -1,17 +1,19 @@
-//! Replacing a part of the database by what a snapshot brought, so that a crash leaves the old or the new, never half.
+//! Replacing a part of the database by a snapshot, atomically over crashes.
 //!
-//! Why: a snapshot is gathered in files beside the database ([`Staging`]) while the old state stays in use; what makes it
-//! the state is several steps, and a crash may come between any two of them.
-//! The order, and what a start after a crash finds:
+//! Why: a snapshot is gathered in files beside the database ([`Staging`]) while the old state stays in use; installing it
+//! takes several steps, and a crash may come between any two of them.
+//! The steps, and the action of a start after a crash (old = the old state is in force, new = the new one):
 //!
-//! 1. the files are finished, synced and compared with their checksums: *old*; leftover files are removed;
-//! 2. a note is written that names them and holds the batch of step 4: from here on the start finishes the job;
-//! 3. the files are taken in, all at once, the last of them holding a seal key: *a start that finds the seal goes on with 4,
-//!    one that does not goes on with 3, or, when a file is damaged, removes the note: nothing has been touched*;
-//! 4. one batch: state, floors, and the seal's removal; flushed: *new*;
-//! 5. the note is removed.
+//! 1. The files are finished, synced and compared with their checksums. Old: the start removes the files.
+//! 2. A journal record is written that names the files and holds the batch of step 4. From here on the start finishes
+//!    the installation.
+//! 3. The files are ingested, all at once; the last of them holds a seal key. A start that finds the seal continues with
+//!    step 4; one that does not continues with step 3, or, when a file is damaged, removes the record: nothing has been
+//!    changed.
+//! 4. One batch: state, watermarks, and the removal of the seal; flushed. New.
+//! 5. The journal record is removed.
 //!
-//! Not here: what the files hold; the checks of what arrives (`partition`, `registry`).
+//! Not here: the content of the files; the checks of a received snapshot (`partition`, `registry`).
 
 mod note;
 #[cfg(test)]
@@ -26,10 +28,10 @@ use note::{Note, NotedFile};
 use crate::layout::{self, GroupNumber};
 use crate::{Bulk, Disk, Durability, Family, Stage, StorageError, WriteBatch};
 
-/// A file is ended at this size: retention deletes whole files.
+/// A file is finished at this size: retention deletes whole files.
 const FILE_BYTES: u64 = 64 << 20;
-/// Where other data lies between its keys, RocksDB takes a file into level 0, of which too many stop all writes: a large
-/// snapshot comes in larger files instead of more.
+/// If other data lies between its keys, RocksDB ingests a file into level 0, where too many files stop all writes: a large
+/// snapshot is split into larger files instead of more.
 const MAX_FILES: u64 = 32;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -43,7 +45,7 @@ pub struct Staging {
     last_key: Vec<u8>,
 }
 
-/// What has been gathered: whole and durable, not yet part of the database. Dropping it removes it.
+/// A gathered snapshot: complete and durable, not yet part of the database. Dropping it removes its files.
 pub struct Staged {
     disk: Arc<dyn Disk>,
     family: Family,
@@ -52,12 +54,12 @@ pub struct Staged {
     files: Vec<NotedFile>,
     bytes: u64,
     entries: u64,
-    /// The note names the files: they are not ours to remove any more.
+    /// The journal names the files: they must not be removed any more.
     noted: bool,
 }
 
 impl Staging {
-    /// Begins to gather keys of `family` for `group`.
+    /// Starts to gather keys of `family` for `group`.
     ///
     /// # Errors
     /// [`StorageError::Unsupported`] when the disk cannot.
@@ -83,7 +85,7 @@ impl Staging {
         })
     }
 
-    /// About so many bytes will come.
+    /// Announces the approximate number of bytes.
     pub fn expect(&mut self, bytes: u64) {
         self.file_bytes = FILE_BYTES.max(bytes / MAX_FILES);
     }
@@ -135,7 +137,7 @@ impl Staging {
         self.staged.bytes
     }
 
-    /// Nothing more comes: makes what was gathered durable. Blocks on the disk.
+    /// Called after the last key: makes the gathered files durable. Blocks on the disk.
     ///
     /// # Errors
     /// [`StorageError::NoSpace`], [`StorageError::Io`].
@@ -158,13 +160,13 @@ impl Staged {
         self.entries
     }
 
-    /// Makes it part of the database. In one step, as a crash sees it: the range `replaces` of the family is emptied, the
-    /// keys are there, and `then` is written. Blocks; ends with a flush of the database. Nobody may write to the
-    /// replaced range or to the keys meanwhile.
+    /// Makes it part of the database. Atomically over crashes, the range `replaces` of the family is emptied, the keys are
+    /// added, and `then` is written. Blocks; ends with a flush of the database. The replaced range and the keys must not be
+    /// written during the call.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] names a file that is not as it was sealed; nothing has been touched then. After any
-    /// other error the node must stop; the next start finishes.
+    /// [`StorageError::Damaged`] names a file that differs from what was sealed; nothing has been changed then. After any
+    /// other error the node must stop; the next start finishes the installation.
     pub fn install(mut self, replaces: Option<Range<Vec<u8>>>, then: WriteBatch) -> Result<(), StorageError> {
         let disk = self.disk.clone();
         let stage = disk.stage()?;
@@ -175,7 +177,7 @@ impl Staged {
             let mut bulk = self.create(&name)?;
             bulk.delete_range(&range.start, &range.end)?;
             let sum = bulk.finish()?;
-            // First, so that the keys of the others win.
+            // First, so that the keys of the other files win.
             self.files.insert(0, NotedFile { name, sum });
         }
         let name = self.file_name();
@@ -213,9 +215,9 @@ impl Drop for Staged {
             return;
         }
         for file in &self.files {
-            // What stays behind is removed by the next start.
+            // The next start removes remaining files.
             if let Err(error) = self.disk.stage().and_then(|stage| stage.remove(&file.name)) {
-                tracing::debug!(file = file.name, %error, "a file of a snapshot was not removed");
+                tracing::debug!(file = file.name, %error, "cannot remove a file of a snapshot; the next start will");
             }
         }
     }
@@ -269,11 +271,11 @@ fn is_sealed(disk: &dyn Disk, note: &Note) -> Result<bool, StorageError> {
     Ok(found.is_some_and(|id| id == note.id.as_bytes()))
 }
 
-/// Finishes what a crash has left unfinished, and removes the files that nobody needs. Called before anybody else uses
-/// the disk.
+/// Finishes an installation that a crash has interrupted, and removes unused files. Called before any other use of the
+/// disk.
 ///
 /// # Errors
-/// [`StorageError::Damaged`] when a note is damaged; what [`Staged::install`] gives.
+/// [`StorageError::Damaged`] when a journal record is damaged; as [`Staged::install`].
 pub(crate) fn recover(disk: &dyn Disk) -> Result<(), StorageError> {
     let stage = disk.stage()?;
     for (name, content) in stage.notes()? {
@@ -281,15 +283,15 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<(), StorageError> {
         if !is_sealed(disk, &note)?
             && let Err(error) = check_files(stage, &note.files)
         {
-            // Either nothing has been touched yet, or everything is done and only the note is left.
-            tracing::warn!(group = note.group, %error, "a snapshot whose files are not whole is not installed");
+            // Either nothing has been changed yet, or everything is done and only the journal record remains.
+            tracing::warn!(group = note.group, %error, "snapshot files are incomplete; the snapshot is not installed");
             stage.remove_note(&note.id)?;
             continue;
         }
         finish(disk, stage, &note)?;
         tracing::info!(
             group = note.group,
-            "the installation of a snapshot was finished after a crash"
+            "finished the installation of a snapshot that a crash had interrupted"
         );
     }
     for name in stage.names()? {

@@ -1,4 +1,4 @@
-//! The form of every key, in one place (docs/storage.md, "Keys").
+//! The layout of all keys (docs/storage.md, "Keys").
 //!
 //! Numbers are big-endian, so that the order of keys is the order of numbers. A key begins with the Raft group, so
 //! that a group's data is one range of each family.
@@ -70,8 +70,8 @@ pub fn hard_key(group: GroupNumber, what: HardState) -> [u8; HARD_KEY_BYTES] {
     key
 }
 
-/// A key of a state machine in [`crate::Family::Registry`] or [`crate::Family::Device`]: group, kind, and what the
-/// machine puts behind.
+/// A key of a state machine in [`crate::Family::Registry`] or [`crate::Family::Device`]: group, kind, and the machine's
+/// own suffix.
 #[must_use]
 pub fn state_key(group: GroupNumber, kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(5 + rest.len());
@@ -93,9 +93,8 @@ pub fn state_range(group: GroupNumber, kind: u8) -> (Vec<u8>, Vec<u8>) {
     (from, to)
 }
 
-/// The key that says that the files of a snapshot of `group` have been taken in; there only while one is installed.
-///
-/// Behind all other keys of the group.
+/// The seal key: its presence means that the files of a snapshot of `group` have been ingested. Exists only during an
+/// installation, after all other keys of the group.
 #[must_use]
 pub fn install_key(group: GroupNumber) -> Vec<u8> {
     state_key(group, INSTALL, b"install")

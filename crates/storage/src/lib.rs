@@ -1,10 +1,10 @@
-//! What a node keeps on its disk: one database, one synced file, one thread that syncs it.
+//! Storage of a node: one database, one synced file, one thread that syncs it.
 //!
 //! Why: an acknowledgement means "synced", and a sync costs as much as thousands of writes; so every group of the node
 //! writes unsynced and one [`Flusher`] syncs for all of them (docs/storage.md, "Group commit").
 //! Invariants: a failed sync is never retried; a damaged file is named, never skipped; state written without the
 //! write-ahead log is never on disk ahead of the log that it was made from (atomic flush).
-//! Not here: what entries mean (`registry`, `partition`), votes and terms (`consensus`).
+//! Not here: the meaning of entries (`registry`, `partition`), votes and terms (`consensus`).
 //! Start at [`Disk`], then [`open`] and [`Flusher`].
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! What is counted about the disk; the names are listed in docs/metrics.md.
+//! Metrics of the disk; docs/metrics.md lists the names.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 

@@ -1,17 +1,17 @@
 //! Checks RocksDB's record files (write-ahead logs and manifests) before RocksDB reads them.
 //!
-//! Why: RocksDB's recovery decides by mode what to do about a record that does not match, and its error names neither
-//! file nor offset. We need a sharper line: a last record that a crash has cut off is dropped (it was never
-//! acknowledged), and anything else stops the node, saying where. So every record is checked here first, and a cut-off
-//! tail is removed, after which RocksDB meets clean files only.
+//! Why: RocksDB's recovery handles a record that does not match according to a mode, and its error names neither file nor
+//! offset. We need a stricter rule: a last record that a crash has cut off is dropped (it was never acknowledged), and any
+//! other mismatch stops the node and names the place. So every record is checked here first, and a cut-off tail is
+//! removed, after which RocksDB reads clean files only.
 //!
 //! Format (RocksDB `db/log_format.h`, stable since LevelDB): blocks of 32 KiB; in them records of masked CRC32C (4),
 //! length (2), type (1) and payload; a record that does not fit is split into first, middle and last; fewer than 7
 //! bytes at a block's end are zeros. Files are not recycled, so that their record types do not occur.
 //!
-//! How a cut-off tail is told from damage: it runs beyond the end of the file, or ends in bytes that were never
-//! written (zeros from a page boundary to the end of the file), and nothing valid follows it. A last record that is
-//! whole but does not match its checksum is damage.
+//! A cut-off tail differs from damage: it runs beyond the end of the file, or ends in bytes that were never written (zeros
+//! from a page boundary to the end of the file), and nothing valid follows it. A last record that is complete but does
+//! not match its checksum is damage.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,23 +19,23 @@ use std::path::Path;
 
 const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
-/// Smallest unit that an operating system writes.
+/// Smallest unit of a write by the operating system.
 const PAGE: usize = 4096;
 /// Fewer zeros at the end of a page may as well be data.
 const FEWEST_ZEROS: usize = 16;
 
-/// What a record file holds.
+/// Result of checking a record file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Checked {
     /// Length of the file in bytes.
     pub(crate) length: u64,
-    /// Offset behind the last whole record; below `length` when the tail was cut off.
+    /// Offset after the last complete record; below `length` when the tail was cut off.
     pub(crate) whole: u64,
-    /// How many whole records there are.
+    /// Number of complete records.
     pub(crate) records: u64,
 }
 
-/// Why a record file is not what was written.
+/// Why a record file is not valid.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
     /// The content does not match.
@@ -53,7 +53,7 @@ pub(crate) enum Unreadable {
 pub(crate) fn check(path: &Path) -> Result<Checked, Unreadable> {
     let mut file = File::open(path).map_err(Unreadable::Io)?;
     let mut checker = Checker::default();
-    // Two blocks, so that the judgement of a tail sees everything from its record on.
+    // Two blocks, so that the decision about a tail sees everything from its record on.
     let mut content = Vec::with_capacity(1 << 20);
     loop {
         content.clear();
@@ -77,7 +77,7 @@ struct Checker {
     offset: u64,
     whole: u64,
     records: u64,
-    /// Offset of the first part of a record that is not whole yet.
+    /// Offset of the first part of a record that is not complete yet.
     part: Option<u64>,
     /// Offset of bytes that may be a cut-off tail: then only zeros may follow.
     tail: Option<u64>,
@@ -110,7 +110,7 @@ impl Checker {
             if block.iter().any(|byte| *byte != 0) {
                 return Err(Unreadable::Damaged {
                     offset: tail,
-                    reason: "records follow a record that is not whole",
+                    reason: "records follow an incomplete record",
                 });
             }
             self.offset += block.len() as u64;
@@ -189,7 +189,7 @@ impl Checker {
     }
 
     fn finish(self) -> Result<Checked, Unreadable> {
-        // Zeros behind the last whole record are room that was allocated ahead.
+        // Zeros after the last complete record are space that was allocated ahead.
         Ok(Checked {
             length: self.offset,
             whole: self.whole,
@@ -234,7 +234,7 @@ fn read(rest: &[u8]) -> Record {
     let size = HEADER + length;
     if size > rest.len() {
         return Record::Bad {
-            reason: "the length of a record leads beyond its block",
+            reason: "the length of a record exceeds its block",
             beyond_end: true,
         };
     }

@@ -31,7 +31,7 @@ use crate::{
     WriteBatch,
 };
 
-/// Column families of partition logs are named so, with the lane's number behind.
+/// Prefix of the names of the column families of partition logs; the lane's number follows.
 const LANE_PREFIX: &str = "log-";
 const RAFT: &str = "raft";
 const REGISTRY: &str = "registry";
@@ -55,11 +55,11 @@ pub struct RocksDisk {
     metrics: DiskMetrics,
 }
 
-/// Opens the database in `dir`, making it in a fresh directory. Blocks: reads what the last life left in the
-/// write-ahead log, at most `storage.max_replay`.
+/// Opens the database in `dir`, creating it in a fresh directory. Blocks: replays the write-ahead log of the previous
+/// process, at most `storage.max_replay`.
 ///
 /// # Errors
-/// [`OpenError::Damaged`] names file and offset; nothing is repaired but a record that a crash has cut off.
+/// [`OpenError::Damaged`] names file and offset; only a last record that a crash has cut off is repaired.
 pub fn open(dir: &DataDir, config: &StorageConfig) -> Result<Arc<RocksDisk>, OpenError> {
     RocksDisk::open(dir, config, options::database(config)).map(Arc::new)
 }
@@ -96,7 +96,7 @@ impl RocksDisk {
         Ok(disk)
     }
 
-    /// The directory that it lies in.
+    /// Its directory.
     #[must_use]
     pub fn dir(&self) -> &DataDir {
         &self.dir
@@ -131,7 +131,7 @@ impl RocksDisk {
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(to);
         if family == Family::Log {
-            // History is read once: it must not push out what is read often.
+            // History is read once: it must not evict blocks that are read often.
             options.fill_cache(false);
             options.set_readahead_size(READAHEAD_BYTES);
         }
@@ -255,14 +255,14 @@ impl Disk for RocksDisk {
     }
 }
 
-/// The number of lanes that the database was made with, or is to be made with.
+/// The number of lanes of the database, fixed when it is created.
 fn count_lanes(options: &rocksdb::Options, path: &Path, config: &StorageConfig) -> Result<usize, OpenError> {
     if !path.join("CURRENT").exists() {
         return Ok(usize::from(config.log_lanes));
     }
     let names = DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))?;
     let lanes = names.iter().filter(|name| name.starts_with(LANE_PREFIX)).count();
-    // A crash while the database was made may have left fewer, or none: then nothing has been written.
+    // A crash while the database was being created may have left fewer, or none: then nothing has been written.
     Ok(if names.len() < lanes + STATES.len() + 1 {
         usize::from(config.log_lanes)
     } else {
@@ -284,12 +284,12 @@ fn just_below(to: &[u8]) -> Vec<u8> {
     below
 }
 
-/// Raises the process's limit as far as it may, and compares it with what the database will open.
+/// Raises the process's limit of open files as far as allowed, and compares it with the needs of the database.
 fn check_open_files(config: &StorageConfig) -> Result<(), OpenError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Not being allowed to is no error: the comparison below decides.
+        // Not being allowed to raise it is no error: the comparison below decides.
         let _ = setrlimit(
             Resource::Nofile,
             Rlimit {

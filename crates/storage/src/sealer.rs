@@ -1,11 +1,11 @@
-//! Secrets at rest: sealed with a hub-wide data key, which is wrapped by a key-encryption key.
+//! Envelope encryption of secrets at rest: sealed with a hub-wide data key, which is wrapped by a key-encryption key.
 //!
 //! Why two keys: the leader seals before it proposes, so that log, write-ahead log and snapshots hold no secret in
 //! clear, and all replicas open with the same data key; the key-encryption key can be changed by wrapping the data key
-//! anew, without touching what was sealed.
+//! again, without touching sealed values.
 //! AES-256-GCM. A sealed value is version (1), nonce (12), ciphertext and tag (16); the version is authenticated.
 //! Nonces are random: the data key seals far fewer than the 2³² values that 96-bit random nonces allow.
-//! Not here: where the wrapped key is kept in a cluster (the registry hands it to joining nodes).
+//! Not here: how a joining node gets the wrapped key (the registry hands it over).
 
 use std::fmt;
 use std::fs;
@@ -47,7 +47,7 @@ pub enum SealError {
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it cannot be used.
         reason: String,
     },
 }
@@ -241,7 +241,7 @@ impl Sealer {
         seal_with(&self.key, secret, nonce)
     }
 
-    /// Opens what [`Sealer::seal`] gave.
+    /// Opens a value sealed by [`Sealer::seal`].
     ///
     /// # Errors
     /// [`SealError::Malformed`], [`SealError::Forged`].

@@ -1,8 +1,8 @@
-//! A disk in memory that loses what was not synced: for simulation and tests.
+//! A disk in memory that loses unsynced writes in a crash: for simulation and tests.
 //!
-//! It models what RocksDB promises and no more: logged writes since the last flush survive a crash as a prefix that is
-//! at least as long as what the last sync covered (the tail beyond it may be there or not, as the operating system
-//! pleased); replayed writes survive only by a flush; a flush takes all families at one point.
+//! It models RocksDB's guarantees and no more: logged writes since the last flush survive a crash as a prefix that
+//! includes everything covered by the last sync (the operating system may have kept more); replayed writes survive only
+//! by a flush; a flush takes all families at one point.
 //! A crash gives a new handle and makes the old ones fail, so that tasks that outlived the crash cannot write.
 
 mod stage;
@@ -24,15 +24,15 @@ type Keys = BTreeMap<Place, Bytes>;
 
 #[derive(Default)]
 struct State {
-    /// What reads see.
+    /// The content visible to reads.
     live: Keys,
-    /// What the files hold since the last flush.
+    /// The content of the files as of the last flush.
     flushed: Keys,
     /// Logged writes since the last flush.
     log: Vec<WriteBatch>,
-    /// How many of them the last sync covered.
+    /// The number of them that the last sync covered.
     synced: usize,
-    /// Counts crashes; a handle of an earlier life fails.
+    /// Counts crashes; a handle from before the last crash fails.
     life: u64,
     syncs: usize,
     syncs_fail: Option<StorageError>,
@@ -66,7 +66,7 @@ impl SimDisk {
         }
     }
 
-    /// An empty disk whose syncs say that they have succeeded and do nothing.
+    /// An empty disk whose syncs report success and do nothing.
     #[must_use]
     pub fn that_ignores_sync() -> Self {
         let disk = Self::new();
@@ -74,13 +74,13 @@ impl SimDisk {
         disk
     }
 
-    /// From now on syncs say that they have succeeded and do nothing.
+    /// From now on syncs report success and do nothing.
     pub fn ignore_syncs(&self) {
         self.state.lock().ignores_sync = true;
     }
 
-    /// Another disk with what is on this one's files now: many simulations may begin where one has ended. What was not
-    /// flushed is not on it.
+    /// Another disk with the flushed content of this one: many simulations may start where one has ended. Unflushed writes
+    /// are not copied.
     #[must_use]
     pub fn copied(&self) -> Self {
         let copy = Self::new();
@@ -92,14 +92,14 @@ impl SimDisk {
         copy
     }
 
-    /// Ends what [`Self::fail_syncs`] and [`Self::fail_writes`] have begun: the disk was replaced, with what was on it.
+    /// Ends the failures of [`Self::fail_syncs`] and [`Self::fail_writes`]: the disk has been replaced, with its content.
     pub fn mend(&self) {
         let mut state = self.state.lock();
         (state.syncs_fail, state.writes_fail) = (None, None);
     }
 
-    /// Cuts the power: what was not synced is lost, except a prefix of it that `rng` chooses. Every older handle fails
-    /// from now on.
+    /// Cuts the power: unsynced writes are lost, except a prefix of them that `rng` chooses. Every older handle fails from
+    /// now on.
     #[must_use]
     pub fn crash(&self, rng: &mut impl Rng) -> Self {
         let mut state = self.state.lock();
@@ -109,7 +109,7 @@ impl SimDisk {
         for batch in &log[..kept] {
             apply(&mut state.live, batch);
         }
-        // RocksDB writes what it recovered to files before it opens.
+        // RocksDB flushes recovered writes to files before it opens.
         state.flushed = state.live.clone();
         state.synced = 0;
         state.life += 1;
@@ -121,7 +121,7 @@ impl SimDisk {
         }
     }
 
-    /// What opening a database does first: finishes the installation of a snapshot that a crash has interrupted.
+    /// The first step of opening a database: finishes the installation of a snapshot that a crash has interrupted.
     ///
     /// # Errors
     /// [`StorageError::Damaged`].
@@ -129,7 +129,7 @@ impl SimDisk {
         crate::install::recover(self)
     }
 
-    /// How many syncs there were.
+    /// The number of syncs.
     #[must_use]
     pub fn syncs(&self) -> usize {
         self.state.lock().syncs
@@ -145,12 +145,12 @@ impl SimDisk {
         self.state.lock().writes_fail = Some(error);
     }
 
-    /// Sets what [`Disk::space`] answers.
+    /// Sets the answer of [`Disk::space`].
     pub fn set_space(&self, space: DiskSpace) {
         self.state.lock().space = Some(space);
     }
 
-    /// Removes a key behind everybody's back, as damage would.
+    /// Removes a key silently, as damage would.
     pub fn lose(&self, family: Family, key: &[u8]) {
         let key = (family, Bytes::copy_from_slice(key));
         let mut state = self.state.lock();
@@ -158,7 +158,7 @@ impl SimDisk {
         state.flushed.remove(&key);
     }
 
-    /// How many keys `family` has.
+    /// The number of keys of `family`.
     #[must_use]
     pub fn keys(&self, family: Family) -> usize {
         self.state.lock().live.keys().filter(|(of, _)| *of == family).count()
@@ -274,7 +274,7 @@ impl Disk for SimDisk {
     }
 
     fn delete_files(&self, family: Family, from: &[u8], to: &[u8]) -> Result<(), StorageError> {
-        // A file here is what a flush has written: only that goes.
+        // A file here is the content of a flush: only flushed keys are deleted.
         let mut state = self.state()?;
         let before = state.flushed.clone();
         remove_range(&mut state.flushed, family, from, to);

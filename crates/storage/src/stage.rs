@@ -1,15 +1,15 @@
-//! Files that are built beside the database and become part of it at one moment.
+//! The staging area: files that are written beside the database and then ingested atomically.
 //!
-//! Why: what a snapshot brings may be gigabytes; written as ordinary writes it would go through the write-ahead log and
-//! memory, and would be half there while it arrives. A file beside the database costs one sequential write, and taking
-//! it in costs nothing.
-//! Invariants: a file that is not finished, or that nobody takes in, is removed at the latest when the database is opened
-//! next; what [`Stage::ingest`] takes in is visible and durable at once or not at all.
-//! Not here: the order in which a snapshot replaces what was there ([`crate::Staging`]).
+//! Why: a snapshot may be gigabytes; as ordinary writes it would go through the write-ahead log and memory, and would be
+//! partly visible while it arrives. A file beside the database costs one sequential write, and ingesting it is almost
+//! free.
+//! Invariants: a file that is not finished, or not ingested, is removed at the latest when the database is next opened;
+//! the files of one [`Stage::ingest`] become visible and durable together or not at all.
+//! Not here: the order in which a snapshot replaces the old state ([`crate::Staging`]).
 
 use crate::{Family, StorageError};
 
-/// What a finished file holds, to be compared before it is taken in.
+/// Length and checksum of a finished file, compared before it is ingested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSum {
     /// Its length.
@@ -18,22 +18,22 @@ pub struct FileSum {
     pub crc32c: u32,
 }
 
-/// The place beside the database. All of its calls block.
+/// A staging area. All of its calls block.
 pub trait Stage: Send + Sync {
-    /// Begins the file `name` for keys of `family`; in [`Family::Log`] they belong to the group of `key`.
+    /// Creates the file `name` for keys of `family`; in [`Family::Log`] they belong to the group of `key`.
     ///
     /// # Errors
     /// [`StorageError::NoSpace`], [`StorageError::Io`].
     fn create(&self, name: &str, family: Family, key: &[u8]) -> Result<Box<dyn Bulk>, StorageError>;
 
-    /// What the finished file `name` holds now, read anew; `None` when there is no such file.
+    /// Length and checksum of the finished file `name`, read again; `None` when there is no such file.
     ///
     /// # Errors
     /// [`StorageError::Io`].
     fn sum(&self, name: &str) -> Result<Option<FileSum>, StorageError>;
 
-    /// Takes finished files into `family`, all at once and durably; where their keys overlap, later files win. The files
-    /// are gone from here afterwards.
+    /// Ingests finished files into `family`, atomically and durably; where their keys overlap, later files win. The files
+    /// leave the staging area.
     ///
     /// # Errors
     /// Any error means that the node must stop.
@@ -51,19 +51,19 @@ pub trait Stage: Send + Sync {
     /// [`StorageError::Io`].
     fn names(&self) -> Result<Vec<String>, StorageError>;
 
-    /// Writes the note `name`, all of it or nothing, durably.
+    /// Writes the journal record `name`, atomically and durably.
     ///
     /// # Errors
     /// [`StorageError::NoSpace`], [`StorageError::Io`].
     fn put_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError>;
 
-    /// All notes.
+    /// All journal records.
     ///
     /// # Errors
     /// [`StorageError::Io`].
     fn notes(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError>;
 
-    /// Removes a note durably.
+    /// Removes a journal record durably.
     ///
     /// # Errors
     /// [`StorageError::Io`].
@@ -78,13 +78,13 @@ pub trait Bulk: Send {
     /// [`StorageError::NoSpace`], [`StorageError::Io`].
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError>;
 
-    /// Lets the file, when it is taken in, remove what the database has in `[from, to)`; keys of the same file stay.
+    /// Makes the ingestion of the file remove the database's keys in `[from, to)`; keys of the same file stay.
     ///
     /// # Errors
     /// As [`Bulk::put`].
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), StorageError>;
 
-    /// Ends the file and makes it durable.
+    /// Finishes the file and makes it durable.
     ///
     /// # Errors
     /// As [`Bulk::put`].

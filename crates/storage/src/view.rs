@@ -1,4 +1,4 @@
-//! A range of keys as it was at one moment, read at leisure while writes go on.
+//! A consistent view of a range of keys, which is read while writes continue.
 
 use crate::StorageError;
 
@@ -32,8 +32,8 @@ impl Block {
 /// Gives the next block; `None` at the end.
 pub(crate) type NextBlock = Box<dyn FnMut() -> Result<Option<Block>, StorageError> + Send>;
 
-/// See the module; made by [`Disk::view`](crate::Disk::view). It keeps what it shows from being deleted and the database
-/// open until it is dropped.
+/// See the module; created by [`Disk::view`](crate::Disk::view). It keeps its keys readable and the database open until it
+/// is dropped.
 pub struct View {
     next_block: NextBlock,
     block: Block,

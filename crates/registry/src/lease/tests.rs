@@ -1,4 +1,4 @@
-//! The lease against a leader that is played, on a paused clock.
+//! The lease against a fake leader, on a paused clock.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use super::*;
 const STALENESS: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// What the leader answers, and what is applied here.
+/// The leader's answers, and the index applied here.
 #[derive(Clone)]
 struct Played(Arc<Mutex<Scene>>);
 
@@ -95,7 +95,7 @@ impl Stage {
         Self { lease, leader, alive }
     }
 
-    /// How long it is held after everything has become silent.
+    /// How long it is held after the last answer.
     async fn held_for(&self) -> Duration {
         let began = Instant::now();
         while self.lease.is_held() {
@@ -134,7 +134,7 @@ async fn it_is_not_held_before_the_first_grant_and_held_while_grants_come() {
 async fn a_leader_that_has_lost_its_quorum_grants_ever_less_and_then_nothing() {
     let stage = Stage::set();
     settle().await;
-    // It goes on answering at once.
+    // It continues to answer at once.
     let last_quorum = Instant::now();
     stage.leader.set(|scene| scene.last_quorum = Some(last_quorum));
     stage.held_for().await;

@@ -1,4 +1,4 @@
-//! Members, join tokens and placements: the calls of who looks after the cluster.
+//! Members, join tokens and placements: the calls of the cluster's management.
 //!
 //! Every write is answered when it is committed and this node has applied it, so that [`Registry::cluster`] shows it.
 
@@ -16,18 +16,17 @@ use crate::settings::millis;
 use crate::state::Rejection;
 
 impl Registry {
-    /// Members and placements as this node's replica has them: in memory, for anyone at any time.
+    /// Members and placements in this node's replica: kept in memory, available at any time.
     #[must_use]
     pub fn cluster(&self) -> Arc<ClusterView> {
         self.0.local.cluster()
     }
 
-    /// Enters the first node, as active core node, and gives it every partition. Without effect when the same cluster
-    /// has been founded and the node is a member.
+    /// Registers the first node, as active core node, and places every partition on it. Without effect when the same cluster
+    /// exists and the node is a member.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when another cluster has been founded here, or a value is wrong; else as
-    /// [`Self::write`].
+    /// [`RegistryError::Rejected`] when another cluster exists here, or a value is wrong; else as [`Self::write`].
     pub async fn found_cluster(
         &self,
         cluster: &str,
@@ -43,7 +42,7 @@ impl Registry {
         .await
     }
 
-    /// Tells name, address, zone and version of a member; role, state and time of joining stay as they are.
+    /// Updates name, address, zone and version of a member; role, state and time of joining stay unchanged.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000) or the name is taken (409000); else as
@@ -53,7 +52,7 @@ impl Registry {
         self.change(Command::PutNode(proto::PutNode { node: Some(node) })).await
     }
 
-    /// Sets where a member stands.
+    /// Sets the state of a member.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000), or is to be drained while placements name it
@@ -66,8 +65,8 @@ impl Registry {
         .await
     }
 
-    /// Removes a member; its id does not come back. With `force` also when placements name it: they name it no more.
-    /// Without effect when it has been removed.
+    /// Removes a member; its id is never reused. With `force` also when placements name it: it is removed from them. Without
+    /// effect when it has been removed.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000); when placements name it and `force` is not set, when it
@@ -80,8 +79,8 @@ impl Registry {
     /// `expected`.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when the view has been changed (412001: look at it again), or a placement names
-    /// nobody, a stranger, a gateway node or another founder (400004); else as [`Self::write`].
+    /// [`RegistryError::Rejected`] when the view has changed (412001: read it again), or a placement names no node, a
+    /// non-member, a gateway node or another founder (400004); else as [`Self::write`].
     pub async fn place(&self, expected: u64, placements: &[Placement]) -> Result<(), RegistryError> {
         self.change(Command::SetPlacements(proto::SetPlacements {
             expected_view_version: expected,
@@ -90,7 +89,7 @@ impl Registry {
         .await
     }
 
-    /// Sets how many replicas each partition is to have, as far as there are nodes.
+    /// Sets the wanted number of replicas of each partition, limited by the number of nodes.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it is not 1 to [`cluster::MAX_REPLICATION_FACTOR`]; else as [`Self::write`].
@@ -101,21 +100,21 @@ impl Registry {
         .await
     }
 
-    /// Makes a permission for one node to join, and gives its secret, which is kept nowhere.
+    /// Creates a token for one node to join, and returns its secret, which is not stored.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when its life is 0 or longer than [`MAX_JOIN_TOKEN_LIFE`], or too many wait to be
-    /// used; else as [`Self::write`].
+    /// [`RegistryError::Rejected`] when its lifetime is 0 or longer than [`MAX_JOIN_TOKEN_LIFE`], or there are too many
+    /// unused tokens; else as [`Self::write`].
     pub async fn create_join_token(&self, life: Duration, role: NodeRole) -> Result<String, RegistryError> {
         let secret = cluster::fresh_secret();
         self.enter_join_token(&secret, life, role).await?;
         Ok(secret.to_string())
     }
 
-    /// The same with a secret that the caller has made.
+    /// The same with a secret given by the caller.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] also when `secret` has not the form of one.
+    /// [`RegistryError::Rejected`] also when `secret` does not have the form of one.
     pub async fn enter_join_token(&self, secret: &str, life: Duration, role: NodeRole) -> Result<(), RegistryError> {
         if life.is_zero() || life > MAX_JOIN_TOKEN_LIFE {
             let days = MAX_JOIN_TOKEN_LIFE.as_secs() / (24 * 3600);
@@ -130,14 +129,14 @@ impl Registry {
         .await
     }
 
-    /// Takes a permission to join back: who comes with it from then on is refused. Without effect when that was done.
-    /// `id` is that of [`JoinToken::id`], in any case.
+    /// Revokes a join token: a node that uses it from then on is refused. Without effect when it has been revoked. `id` is
+    /// that of [`JoinToken::id`], in any case.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when there is no such token (404000), or it has been used (400003: remove the node);
     /// else as [`Self::write`].
     pub async fn revoke_join_token(&self, id: &str) -> Result<(), RegistryError> {
-        // The token may have been made at another node a moment ago.
+        // The token may have been created at another node a moment ago.
         self.confirm().await?;
         let id = id.trim().to_ascii_lowercase();
         let secret_hash = match self.0.local.join_token_hashes(&id)?.as_slice() {
@@ -155,8 +154,8 @@ impl Registry {
             .await
     }
 
-    /// Lets `node` be a member, in state joining and with the role of the token. The node that has used the token may
-    /// call again with it.
+    /// Admits `node` as a member, in state joining and with the role of the token. The node that has used the token may call
+    /// again with it.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] with what to do instead: the token is unknown, used or expired (401002), the name or
@@ -176,7 +175,7 @@ impl Registry {
         .await
     }
 
-    /// The join tokens as this node's replica has them, the newest first.
+    /// The join tokens in this node's replica, the newest first.
     ///
     /// # Errors
     /// [`RegistryError::State`].

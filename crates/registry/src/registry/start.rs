@@ -28,19 +28,19 @@ const LEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a node that joins waits for the registry's content.
 const REGISTRY_DEADLINE: Duration = Duration::from_secs(1800);
 
-/// How often a node that waits says so.
+/// Interval of the log line of a waiting node.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-/// How long to wait before asking a group without leader again.
+/// Back-off before a group without leader is called again.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// How often the log is looked at for what need not be kept.
+/// Interval at which the log is trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the registry cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Its state cannot be read, or its secrets not be opened.
+    /// Its state cannot be read, or its secrets cannot be opened.
     #[error("the registry's state cannot be used")]
     State(#[from] RegistryError),
     /// Its group cannot start.
@@ -51,9 +51,9 @@ pub enum StartError {
 impl Registry {
     /// Starts this node's replica on the current runtime and returns when it has the hub's settings, however old.
     ///
-    /// `found`: this node makes a new group, when it has never been in one, and creates the hub from `founding` when
-    /// there is none yet. Otherwise it waits until the others have sent it what there is, for which they must have
-    /// admitted it and be able to reach it.
+    /// `found`: this node creates a new group, if it has never been in one, and creates the hub from `founding` if there is
+    /// none yet. Otherwise it waits until the other members have sent it the registry; they must have admitted it and be
+    /// able to reach it.
     ///
     /// # Errors
     /// [`StartError`]; a wrong key-encryption key shows as [`RegistryError::Sealed`].
@@ -191,7 +191,7 @@ impl Registry {
         })
     }
 
-    /// Tries until it succeeds, as long as only the leader is missing.
+    /// Retries until it succeeds, as long as only the leader is missing.
     async fn retry<F: Future<Output = Result<(), RegistryError>>>(
         &self,
         attempt: impl Fn() -> F,
@@ -226,7 +226,7 @@ async fn trim(registry: Weak<Shared>, on_fatal: OnFatal) {
                 }
                 return;
             }
-            Err(error) => tracing::warn!(%error, "the registry's log could not be trimmed"),
+            Err(error) => tracing::warn!(%error, "cannot trim the registry's log; trying again at the next interval"),
         }
     }
 }

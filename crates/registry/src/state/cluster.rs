@@ -1,9 +1,9 @@
-//! Changes of the cluster: members, permissions to join, placements (docs/storage.md, "The registry's records").
+//! Changes of the cluster: members, join tokens, placements (docs/storage.md, "The registry's records").
 //!
 //! Invariants: the view's version grows with every change of members, placements or the cluster's record; names are
-//! unique; the id of a removed node does not come back; a placement's founder never changes; placements name members
-//! only, and never nobody.
-//! Not here: which placement is a good one, and whether a group's real membership has followed (`cluster`).
+//! unique; the id of a removed node is never reused; a placement's founder never changes; a placement names members only,
+//! and at least one.
+//! Not here: choosing placements, and whether a group's real membership has followed (`cluster`).
 
 mod tokens;
 
@@ -100,7 +100,7 @@ fn put_node(work: &mut Work<'_>, command: &PutNode) -> Result<(), Stop> {
     if node == before {
         return Ok(());
     }
-    // Not the address: two members may be about to swap theirs, and who answers there says who it is.
+    // The address need not be unique: two members may be about to swap theirs, and a node identifies itself when called.
     check_name(&nodes(work)?, &node)?;
     work.view.put_message(layout::node(node.id), &node);
     put_cluster(work, cluster);
@@ -184,7 +184,7 @@ fn remove(work: &mut Work<'_>, command: &RemoveNode) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Keeps the id of a removed node, and forgets the one that was removed first when there are too many.
+/// Keeps the id of a removed node, and drops the oldest one when there are too many.
 fn remember_removed(work: &mut Work<'_>, node: &NodeRecord) -> Result<(), Stop> {
     let removed = records::<RemovedNodeRecord>(work, &layout::removed_nodes())?;
     if removed.len() >= MAX_REMOVED_NODES
@@ -271,7 +271,7 @@ fn admit(work: &mut Work<'_>, command: &AdmitNode) -> Result<(), Stop> {
     }
     let before = work.view.message::<NodeRecord>(&layout::node(given.id))?;
     match (&before, token.used_by) {
-        // The answer to the first try was lost.
+        // The answer to the first attempt was lost.
         (Some(_), used_by) if used_by == given.id => {
             let command = PutNode {
                 node: Some(given.clone()),
@@ -338,7 +338,7 @@ fn existing(work: &Work<'_>) -> Result<ClusterRecord, Stop> {
     })
 }
 
-/// Writes the cluster's record with the next version, and lets the view be read anew.
+/// Writes the cluster's record with the next version, and marks the view as changed.
 fn put_cluster(work: &mut Work<'_>, mut cluster: ClusterRecord) {
     cluster.view_version += 1;
     work.view.put_message(layout::CLUSTER.to_vec(), &cluster);

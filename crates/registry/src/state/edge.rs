@@ -1,4 +1,4 @@
-//! Scopes: which edge device stands above an identity (Spec rest §2.1, auth-and-limits §6).
+//! Scopes: the edge device that is the parent of an identity (Spec rest §2.1, auth-and-limits §6).
 
 use holdfast_model::limits::MAX_SCOPE_DEPTH;
 use holdfast_model::{DeviceId, ErrorCode};
@@ -12,10 +12,10 @@ const SCOPE_PREFIX: &str = "ms-azure-iot-edge://";
 /// The modules that come and go with the capability.
 pub(super) const SYSTEM_MODULES: [&str; 2] = ["$edgeAgent", "$edgeHub"];
 
-/// What stands in `managedBy` of system modules.
+/// The value of `managedBy` of system modules.
 pub(super) const MANAGED_BY_EDGE: &str = "iotEdge";
 
-/// The scope that an edge device gives to those below it.
+/// The scope that an edge device gives to its children.
 pub(super) fn own_scope(device: &DeviceId, generation: u64) -> String {
     format!("{SCOPE_PREFIX}{device}-{generation}")
 }
@@ -26,7 +26,7 @@ fn parse(scope: &str) -> Option<(DeviceId, u64)> {
     Some((DeviceId::parse(id).ok()?, generation.parse().ok()?))
 }
 
-/// The edge device that `scope` names, if that life of it still exists.
+/// The edge device that `scope` names, if that generation of it still exists.
 fn resolve(view: &View<'_>, scope: &str) -> Result<Option<(DeviceId, IdentityRecord)>, ApplyError> {
     let Some((id, generation)) = parse(scope) else {
         return Ok(None);
@@ -37,9 +37,9 @@ fn resolve(view: &View<'_>, scope: &str) -> Result<Option<(DeviceId, IdentityRec
         .map(|record| (id, record)))
 }
 
-/// Checks that `device` may stand below `scope`: an existing edge device, no cycle, at most [`MAX_SCOPE_DEPTH`] in line.
+/// Checks that `device` may be a child of `scope`: an existing edge device, no cycle, at most [`MAX_SCOPE_DEPTH`] levels.
 ///
-/// The line is followed upwards from `device`; an ancestor that no longer exists ends it.
+/// The chain is followed upwards from `device`; an ancestor that no longer exists ends it.
 pub(super) fn check_parent(view: &View<'_>, device: &DeviceId, is_edge: bool, scope: &str) -> Result<(), Stop> {
     let refused = |text: String| Stop::from(Rejection::new(ErrorCode::InvalidDeviceScope, text));
     let Some((mut ancestor, mut record)) = resolve(view, scope)? else {

@@ -86,7 +86,7 @@ fn create(work: &mut Work<'_>, id: &IdentityId, write: &IdentityWrite) -> Result
     let (authentication_type, keys, thumbprints) = authentication(content, None)?;
     let mut record = IdentityRecord {
         version: RECORD_VERSION,
-        // The next generation; it is taken only when nothing can refuse any more.
+        // The next generation; it is assigned only after all checks.
         generation: next_generation(work),
         etag: write.etag.clone(),
         disabled: is_device && content.disabled,
@@ -185,7 +185,7 @@ fn delete(work: &mut Work<'_>, id: &IdentityId, before: &IdentityRecord) -> Resu
     Ok(EntryAnswer::default())
 }
 
-/// Removes the modules of `device` that `which` names.
+/// Removes the modules of `device` selected by `which`.
 fn remove_modules(work: &mut Work<'_>, device: &DeviceId, which: impl Fn(&IdentityId) -> bool) -> Result<(), Stop> {
     for key in work.view.keys(&layout::modules(device))? {
         let Some((device, module)) = layout::parse_module(&key) else {
@@ -230,7 +230,7 @@ fn create_system_modules(work: &mut Work<'_>, device: &DeviceId, content: &Ident
     Ok(())
 }
 
-/// Who the identity proves itself to be, after the write: what is given, else what it has, else generated keys.
+/// The identity's credentials after the write: the given ones, else the present ones, else generated keys.
 ///
 /// A change of type drops the old secrets (Spec rest §2.1).
 fn authentication(
@@ -285,13 +285,13 @@ fn set_scopes(
 ) -> Result<(), Stop> {
     let was_edge = record.iot_edge;
     let parent = if is_edge {
-        // An edge device's own scope is generated; what the client sends for it is what it once read.
+        // An edge device's own scope is generated; the client sends back the value that it once read.
         content
             .parent_scope
             .clone()
             .unwrap_or_else(|| record.parent_scope.clone())
     } else if was_edge {
-        // Its own scope means nothing any more, and the client may have sent it back.
+        // Its own scope no longer applies, and the client may have sent it back.
         let own = edge::own_scope(device, record.generation);
         let given = content.device_scope.clone().filter(|scope| *scope != own);
         given
@@ -301,7 +301,7 @@ fn set_scopes(
         let given = content.device_scope.clone().or_else(|| content.parent_scope.clone());
         given.unwrap_or_else(|| record.parent_scope.clone())
     };
-    // A scope that stays needs no living parent: an orphan can still be updated.
+    // An unchanged scope needs no existing parent: an orphan can still be updated.
     if !parent.is_empty() && (parent != record.parent_scope || is_edge != was_edge) {
         edge::check_parent(&work.view, device, is_edge, &parent)?;
     }
@@ -330,7 +330,7 @@ fn check_room(work: &mut Work<'_>, more: u64) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Checks what a new module asks of its device.
+/// Checks the device of a new module.
 fn check_module(work: &Work<'_>, id: &IdentityId) -> Result<(), Stop> {
     if id.module.is_none() {
         return Ok(());
@@ -409,7 +409,7 @@ fn exists(id: &IdentityId) -> Rejection {
     }
 }
 
-/// Strictly above every generation given before, whatever the leader's clock says.
+/// Strictly above every generation given before, whatever the leader's clock shows.
 fn next_generation(work: &Work<'_>) -> u64 {
     let ticks = work
         .time_ms

@@ -1,6 +1,7 @@
 //! The keys of column family "registry" (docs/storage.md).
 //!
-//! One letter says what a record is; ids follow as they are. They hold no byte 0, which therefore ends a device id.
+//! The first letter is the kind of the record; ids follow as they are. They contain no byte 0, which therefore ends a
+//! device id.
 
 use std::ops::Range;
 
@@ -26,13 +27,13 @@ const END: u8 = 0;
 const FIRST: u8 = b'A';
 const LAST: u8 = b'z';
 
-/// Every key of the registry: those that begin with a letter. What stands before them in the column family is the
-/// storage engine's.
+/// The keys of the registry: those that begin with a letter. Keys before them in the column family belong to the storage
+/// engine.
 pub(crate) fn all() -> Range<Vec<u8>> {
     vec![FIRST]..vec![LAST + 1]
 }
 
-/// Whether `key` lies in [`all`].
+/// Whether `key` is in [`all`].
 pub(crate) fn is_ours(key: &[u8]) -> bool {
     key.first().is_some_and(|letter| (FIRST..=LAST).contains(letter))
 }

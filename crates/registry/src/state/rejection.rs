@@ -1,16 +1,16 @@
-//! Two ways in which a command does not do what it says.
+//! Refusals and failures of commands.
 
 use holdfast_model::ErrorCode;
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
-/// An entry that is refused: every replica refuses it alike, and the proposer is told.
+/// An entry that is refused: every replica refuses it alike, and the proposer gets the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{code}: {text}")]
 pub struct Rejection {
     /// The number of the error catalogue.
     pub code: ErrorCode,
-    /// What exactly is wrong, for the caller; names no secret.
+    /// The exact reason, for the caller; names no secret.
     pub text: String,
 }
 
@@ -23,13 +23,13 @@ impl Rejection {
     }
 }
 
-/// A command that cannot be applied here; going on would make this replica differ from the others.
+/// A command that cannot be applied here; skipping it would make this replica differ from the others.
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// The state cannot be read.
     #[error("the registry's state cannot be read")]
     Storage(#[from] StorageError),
-    /// A stored record has no meaning.
+    /// A stored record cannot be decoded.
     #[error("the registry's record {key} is damaged")]
     Damaged {
         /// The key, escaped.
@@ -38,7 +38,7 @@ pub enum ApplyError {
         #[source]
         source: prost::DecodeError,
     },
-    /// An entry of the log has no meaning.
+    /// An entry of the log cannot be decoded.
     #[error("an entry of the registry's log is damaged")]
     DamagedEntry(#[source] prost::DecodeError),
     /// The command was written by a newer version.

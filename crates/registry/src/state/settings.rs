@@ -13,7 +13,7 @@ pub const DEFAULT_CONSUMER_GROUP: &str = "$Default";
 
 const SERVICE_CONNECT: u32 = 4;
 
-/// Applies every command that is about settings.
+/// Applies every command about settings.
 pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Result<(), Stop> {
     let stored = match &work.settings {
         Some(settings) => Some(settings.clone()),

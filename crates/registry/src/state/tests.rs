@@ -39,7 +39,7 @@ impl Base for Memory {
 }
 
 impl Memory {
-    /// With a hub of room for `max_identities`.
+    /// With a hub that allows `max_identities`.
     pub(super) fn founded(max_identities: u64) -> Self {
         let mut memory = Self::default();
         let settings = HubSettings {

@@ -1,4 +1,4 @@
-//! The state as one command sees it: what is stored, and over it what the command has written so far.
+//! The state as one command sees it: the stored records overlaid by the command's own writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -17,7 +17,7 @@ pub trait Base {
     /// The disk cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
-    /// Visits keys and values in `from..to` ascending until told to break.
+    /// Visits keys and values in `from..to` ascending until `visit` breaks.
     ///
     /// # Errors
     /// The disk cannot be read.

@@ -1,4 +1,4 @@
-//! What a start after a crash must know to finish an installation, in bytes.
+//! The journal record of an installation, from which a start after a crash finishes it.
 //!
 //! ```text
 //! crc32c of the rest · version 1 · family · group · id · number of files · files · number of changes · changes
@@ -23,7 +23,7 @@ pub(super) struct Note {
     pub(super) id: String,
     pub(super) family: Family,
     pub(super) group: GroupNumber,
-    /// In the order in which they are taken in.
+    /// In the order of ingestion.
     pub(super) files: Vec<NotedFile>,
     pub(super) then: WriteBatch,
 }
@@ -66,17 +66,17 @@ impl Note {
         };
         let (sum, rest) = content
             .split_first_chunk::<4>()
-            .ok_or_else(|| damaged("the note of an installation is cut off"))?;
+            .ok_or_else(|| damaged("the journal record of an installation is cut off"))?;
         if u32::from_be_bytes(*sum) != crc32c::crc32c(rest) {
-            return Err(damaged("the note of an installation does not match its checksum"));
+            return Err(damaged("the journal record of an installation does not match its checksum"));
         }
         let mut input = Input(rest);
         if input.byte() != Some(VERSION) {
-            return Err(damaged("the note of an installation was written by a newer version"));
+            return Err(damaged("the journal record of an installation was written by a newer version"));
         }
         input
             .note()
-            .ok_or_else(|| damaged("the note of an installation cannot be read"))
+            .ok_or_else(|| damaged("the journal record of an installation cannot be read"))
     }
 }
 

@@ -291,8 +291,8 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What a crash at one moment would leave of a directory in use: the database compacts in the background, and a copy during
-/// which files came or went is one of no moment at all.
+/// A copy of a directory in use as a crash would leave it. Taken again if files came or went during the copy, since the
+/// database compacts in the background.
 fn copy_dir(from: &Path, to: &Path) {
     loop {
         let _ = std::fs::remove_dir_all(to);
@@ -318,7 +318,7 @@ fn the_same_holds_on_a_real_disk() {
         prepare(&*disk);
         disk.sync().unwrap();
         let died = install_and_die(&disk, steps);
-        // What the process has not handed to the operating system is not there.
+        // Writes that the process has not handed to the operating system are missing.
         copy_dir(&live, &killed);
         outcomes.push(check_recovered(&*open(&killed), steps));
         if !died {

@@ -1,4 +1,4 @@
-//! RocksDB's errors as ours: RocksDB tells file and offset only in its text.
+//! RocksDB's errors as ours: RocksDB names file and offset only in its text.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) fn of_use(error: &rocksdb::Error) -> StorageError {
 pub(super) fn of_open(error: &rocksdb::Error, database: &Path) -> OpenError {
     let text = error.to_string();
     let (file, offset) = place(&text);
-    // A file that the manifest names and that is gone is damage too, though RocksDB calls it an input error.
+    // A missing file that the manifest names is damage too, though RocksDB calls it an input error.
     let missing = text.contains("No such file") && file.is_some();
     if error.kind() == ErrorKind::Corruption || missing {
         return OpenError::Damaged {
@@ -54,7 +54,7 @@ pub(super) fn of_io(path: &Path, error: &std::io::Error) -> StorageError {
     }
 }
 
-/// An installation that could not be finished; `staged` is where its files lie.
+/// An installation that could not be finished; `staged` is the directory of its files.
 pub(super) fn of_install(error: StorageError, staged: &Path) -> OpenError {
     match error {
         StorageError::Damaged { file, offset, reason } => OpenError::Damaged {

@@ -1,4 +1,4 @@
-//! How RocksDB is set up; each choice that could lose data is spelled out (docs/storage.md, "RocksDB").
+//! RocksDB's options; each one that could lose data is set explicitly (docs/storage.md, "RocksDB").
 
 use rocksdb::{BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 
@@ -24,11 +24,11 @@ pub(super) fn database(config: &StorageConfig) -> Options {
     // The default opens with a shorter log after a flipped bit.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true);
-    // A recycled file holds old records behind the new ones.
+    // A recycled file holds old records after the new ones.
     options.set_recycle_log_file_num(0);
     options.set_use_fsync(false);
 
-    // Bounds: memory for writes, and what a restart reads back.
+    // Bounds: memory for writes, and the log replayed by a restart.
     options.set_db_write_buffer_size(config.write_buffer.as_usize());
     options.set_max_total_wal_size(config.max_replay.bytes());
     options.set_max_open_files(i32::try_from(config.max_open_files).unwrap_or(i32::MAX));
@@ -54,7 +54,7 @@ pub(super) fn log_lane(config: &StorageConfig, cache: &Cache) -> Options {
     options.set_level_zero_file_num_compaction_trigger(1);
     options.set_level_zero_slowdown_writes_trigger(64);
     options.set_level_zero_stop_writes_trigger(128);
-    // Old data is read as it was written; no rewriting for its age.
+    // Old data is not rewritten because of its age.
     options.set_periodic_compaction_seconds(0);
     options.set_ttl(0);
     options
@@ -88,7 +88,7 @@ fn table(block_bytes: usize) -> BlockBasedOptions {
     table.set_bloom_filter(10.0, false);
     table.set_optimize_filters_for_memory(true);
     if block_bytes == STATE_BLOCK_BYTES {
-        // State is read by key, all over. Whole, index and filter of a table of a million devices are larger than a shard
+        // State is read by key, at random. As one block, index and filter of a table of a million devices are larger than a shard
         // of a small cache, and would be read again for every key.
         table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
         table.set_partition_filters(true);

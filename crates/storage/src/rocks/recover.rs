@@ -1,4 +1,4 @@
-//! What is checked before RocksDB opens its files: whole records, no holes, a cut-off tail removed.
+//! Checks before RocksDB opens its files: complete records, no holes; a cut-off tail is removed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ pub(super) fn check_files(database: &Path) -> Result<(), OpenError> {
         if found.whole == found.length {
             continue;
         }
-        // The flusher syncs older logs before newer ones, so that nothing behind a cut-off record was acknowledged, and
-        // the newer logs of a crash are empty. Should one hold records, something else has happened.
+        // The flusher syncs older logs before newer ones, so that no record after a cut-off one was acknowledged, and the
+        // newer logs are empty after a crash. If one holds records, the damage has another cause.
         if logs[position + 1..].iter().any(|(_, later)| later.records > 0) {
             return Err(OpenError::Damaged {
                 file: path.clone(),
@@ -41,7 +41,7 @@ pub(super) fn check_files(database: &Path) -> Result<(), OpenError> {
             file = %path.display(),
             offset = found.whole,
             dropped,
-            "the last record was cut off by a crash and is dropped; it was never acknowledged"
+            "dropped the last record, which a crash had cut off; it was never acknowledged"
         );
         File::options()
             .write(true)

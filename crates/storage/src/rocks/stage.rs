@@ -1,7 +1,7 @@
-//! Files beside the database: tables that RocksDB takes in as they are.
+//! The staging area on a real disk: tables that RocksDB ingests as they are.
 //!
-//! They lie in the data directory, so that taking one in is a link and not a copy. Their names end in `.sst`, those of
-//! notes in `.note`.
+//! They are in the data directory, so that ingesting one is a link and not a copy. Their names end in `.sst`, those of
+//! journal records in `.note`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -67,7 +67,7 @@ impl Bulk for Table {
 impl Drop for Table {
     fn drop(&mut self) {
         if !self.finished {
-            // What stays behind is removed by the next start.
+            // The next start removes remaining files.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -43,7 +43,7 @@ impl Place {
         files
     }
 
-    /// A copy of the directory as it is now: what a crash would leave, since nothing is flushed by a clean end.
+    /// A copy of the directory as it is now, as a crash would leave it: without the flush of a clean shutdown.
     fn crashed(&self) -> Place {
         let copy = Place {
             dir: tempfile::tempdir().unwrap(),

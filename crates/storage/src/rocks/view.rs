@@ -1,5 +1,4 @@
-//! A view that outlives the call that made it: an iterator of RocksDB borrows the database, so that a thread of its own
-//! holds both.
+//! A view that outlives its call: an iterator of RocksDB borrows the database, so a thread of its own holds both.
 
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -25,7 +24,7 @@ pub(super) fn open(db: Arc<DB>, column: String, from: &[u8], to: &[u8]) -> Resul
         .name("holdfast-view".to_owned())
         .spawn(move || {
             if let Err(error) = read(&db, &column, &from, &to, &opened, &blocks) {
-                // Whoever has dropped the view does not need the error.
+                // If the view has been dropped, its user does not need the error.
                 let _ = blocks.send(Err(error));
             }
         })

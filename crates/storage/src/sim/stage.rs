@@ -1,4 +1,4 @@
-//! Files beside a disk in memory: durable once they are finished, as those of the real one are once they are synced.
+//! The staging area of the simulated disk: files are durable once they are finished.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{SimDisk, State};
 use crate::{Bulk, Family, FileSum, Op, Stage, StorageError, WriteBatch};
 
-/// What lies beside the disk.
+/// The content of the staging area.
 #[derive(Default)]
 pub(super) struct Staged {
     files: BTreeMap<String, Vec<u8>>,
@@ -141,7 +141,7 @@ impl Stage for SimDisk {
             })?;
             all.push(changes(family, content)?);
         }
-        // What is in memory under the same keys is older, and RocksDB writes it to files first.
+        // Values in memory under the same keys are older; RocksDB flushes them first.
         if state.log.iter().any(|batch| all.iter().any(|new| overlap(batch, new))) {
             flush(&mut state);
         }

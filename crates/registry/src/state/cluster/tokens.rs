@@ -1,7 +1,7 @@
-//! Permissions to join: made, taken back, forgotten. How one is used is with the members, in the module above.
+//! Join tokens: created, revoked, deleted. Their use is in the module above, with the members.
 //!
-//! Invariants: of a secret only its hash is kept; one that was used or revoked never becomes good again, also when the
-//! same secret is entered anew.
+//! Invariants: only the hash of a secret is kept; a used or revoked token never becomes valid again, even if the same
+//! secret is added again.
 
 use holdfast_model::ErrorCode;
 use holdfast_proto::registry::v1::{CreateJoinToken, JoinTokenRecord, NodeRole, RevokeJoinToken};
@@ -11,7 +11,7 @@ use super::super::{Stop, Work, layout};
 use super::{RECORD_VERSION, existing, invalid, records};
 use crate::cluster::MAX_JOIN_TOKENS;
 
-/// How long an expired token is remembered, so that who comes too late is told so.
+/// How long an expired token is kept, so that a late node is told that it has expired.
 const EXPIRED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
 /// Length of a SHA-256.
@@ -27,7 +27,7 @@ pub(super) fn create(work: &mut Work<'_>, command: &CreateJoinToken) -> Result<(
         return Err(invalid("a join token that has expired already is of no use").into());
     }
     if work.view.contains(&layout::join_token(&command.secret_hash))? {
-        // Never anew: it may have been used.
+        // Not created again: it may have been used.
         return Err(Rejection::new(ErrorCode::GenericConflict, "there is a join token of this secret").into());
     }
     let now = work.time_ms;
@@ -35,7 +35,7 @@ pub(super) fn create(work: &mut Work<'_>, command: &CreateJoinToken) -> Result<(
         .into_iter()
         .partition(|(_, token)| now < token.expires_ms.saturating_add(EXPIRED_KEPT_MS));
     if tokens.len() >= MAX_JOIN_TOKENS {
-        // Whoever used one, or came too late, has been told so by now; what can still be used stays.
+        // Nodes that used one or came too late have got their answer by now; usable tokens stay.
         let spent = tokens
             .iter()
             .filter(|(_, token)| token.used_by != 0 || token.revoked_ms != 0 || token.expires_ms <= now)

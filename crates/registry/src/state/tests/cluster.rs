@@ -175,7 +175,7 @@ fn a_hub_of_the_version_without_clusters_founds_its_own_when_it_starts_again() {
         assert_eq!(hub.placed(partition), placement(partition.into(), &[1]));
     }
     assert!(hub.record("dev", "").is_some());
-    // The next start changes nothing, and a node of another cluster is told what to do.
+    // The next start changes nothing, and a node of another cluster is refused with advice.
     let before = hub.clone();
     assert_eq!(hub.code_at(8, found), 0);
     assert_eq!(before, hub);
@@ -492,7 +492,7 @@ fn tokens_nodes_and_removed_nodes_have_their_limits() {
     assert!(!hub.0.contains_key(&layout::removed_node(10_000)));
 }
 
-/// What the cluster is, as plainly as possible.
+/// The cluster, as simply as possible.
 #[derive(Debug, Default)]
 struct Model {
     version: u64,

@@ -25,10 +25,10 @@ struct Known {
     edge: bool,
 }
 
-/// (device, module or "") → what is known of it.
+/// (device, module or "") → its expected state.
 type Model = BTreeMap<(String, String), Known>;
 
-/// The rules once more, as plainly as possible. Returns the expected error, 0 = done.
+/// The rules again, as simply as possible. Returns the expected error, 0 = done.
 fn expect(model: &mut Model, write: &IdentityWrite) -> u32 {
     let key = (write.device_id.clone(), write.module_id.clone());
     let (is_module, is_system) = (!key.1.is_empty(), key.1.starts_with('$'));

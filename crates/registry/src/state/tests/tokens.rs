@@ -1,4 +1,4 @@
-//! Join tokens that are taken back.
+//! Revoked join tokens.
 
 use holdfast_proto::registry::v1::{JoinTokenRecord, NodeRole, RevokeJoinToken};
 
@@ -26,7 +26,7 @@ fn a_revoked_token_admits_nobody_and_does_not_come_back() {
         "{text}"
     );
     assert!(hub.member(2).is_none());
-    // Again, and by who would enter the same secret anew, as a node does whose configuration names it.
+    // Again, and by adding the same secret again, as a node does whose configuration names it.
     let before = hub.clone();
     assert_eq!(hub.code_at(103, revoke_command(1)), 0);
     assert_eq!(before, hub);
@@ -41,7 +41,7 @@ fn a_used_token_is_not_revoked_but_its_node_removed() {
     let (code, text) = hub.at(102, revoke_command(1));
     assert_eq!(code, 400_003);
     assert!(text.contains("remove that node"), "{text}");
-    // The node may still ask again: the answer may have been lost.
+    // The node may still retry: the answer may have been lost.
     assert_eq!(hub.code_at(103, admit_command(1, node(2))), 0);
 }
 
