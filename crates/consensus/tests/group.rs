@@ -175,7 +175,7 @@ async fn a_write_that_fails_stops_the_node_and_the_outcome_is_unknown() {
         &host_with(Arc::new(disk.clone()), sync_takes_a_millisecond, on_fatal),
     )
     .await;
-    disk.fail_writes(StorageError::NoSpace("full".to_owned()));
+    disk.fail_writes(StorageError::NoSpace("full".into()));
     assert_eq!(group.propose(numbered(0)).await, Err(ProposeError::Unknown));
     assert!(stops.load(Ordering::Relaxed) >= 1);
     assert!(group.propose(numbered(1)).await.is_err());
@@ -194,7 +194,7 @@ async fn a_sync_that_fails_stops_the_node_and_nothing_is_acknowledged() {
         &host_with(Arc::new(disk.clone()), sync_takes_a_millisecond, on_fatal),
     )
     .await;
-    disk.fail_syncs(StorageError::Io("gone".to_owned()));
+    disk.fail_syncs(StorageError::Io("gone".into()));
     assert_eq!(group.propose(numbered(0)).await, Err(ProposeError::Unknown));
     assert_eq!(stops.load(Ordering::Relaxed), 1);
 }

@@ -22,7 +22,7 @@ pub const MAX_NODES: usize = 128;
 pub const MAX_JOIN_TOKENS: usize = 64;
 
 /// The longest lifetime of a join token.
-pub const MAX_JOIN_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const MAX_JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Most nodes that a placement names.
 pub const MAX_REPLICAS: usize = 7;

@@ -27,7 +27,7 @@ const RENEW_PART: u32 = 4;
 const RETRY_PART: u32 = 20;
 
 /// Minimum interval between two attempts, however short the lease is.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// State of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(crate) struct Lease {
     /// The longest attempt.
     staleness: Duration,
     /// Whether it was held at the last check, for waiting tasks.
-    told: watch::Sender<bool>,
+    published: watch::Sender<bool>,
     metrics: LeaseMetrics,
 }
 
@@ -65,7 +65,7 @@ impl Lease {
             deadline: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             staleness,
-            told: watch::Sender::new(false),
+            published: watch::Sender::new(false),
             metrics: LeaseMetrics::new(),
         })
     }
@@ -102,18 +102,18 @@ impl Lease {
     }
     pub(crate) fn watch(self: &Arc<Self>) -> LeaseWatch {
         LeaseWatch {
-            told: self.told.subscribe(),
+            published: self.published.subscribe(),
             lease: self.clone(),
         }
     }
 
     /// Publishes the state to waiting tasks.
-    fn tell(&self, reason: &str) {
+    fn publish(&self, reason: &str) {
         let held = self.is_held();
-        if *self.told.borrow() == held {
+        if *self.published.borrow() == held {
             return;
         }
-        self.told.send_replace(held);
+        self.published.send_replace(held);
         self.metrics.held.set(if held { 1.0 } else { 0.0 });
         if held {
             tracing::info!("registry lease acquired; new connections are accepted");
@@ -130,11 +130,11 @@ impl Lease {
     async fn watch_over<T>(&self, reason: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
-            let held = *self.told.borrow();
+            let held = *self.published.borrow();
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = tokio::time::sleep_until(self.deadline_at()), if held => self.tell(reason),
+                () = tokio::time::sleep_until(self.deadline_at()), if held => self.publish(reason),
             }
         }
     }
@@ -171,14 +171,14 @@ impl Lease {
                 Err(_) => Err("the leader does not answer".to_owned()),
             };
             // A lease that ended in between is published, even if it is held again.
-            self.tell(&reason);
+            self.publish(&reason);
             let pause = match outcome {
                 Ok(ends) => {
                     self.metrics.renewed.increment(1);
                     let before = self.deadline.fetch_max(self.nanos(ends), Ordering::AcqRel);
                     if before <= self.nanos(Instant::now()) {
                         // It may have ended since the last check: tasks that noticed wait for this.
-                        self.told.send_replace(false);
+                        self.published.send_replace(false);
                     }
                     let left = self.deadline_at().saturating_duration_since(Instant::now());
                     (self.staleness / RENEW_PART).min(left / 2)
@@ -190,8 +190,8 @@ impl Lease {
                     self.staleness / RETRY_PART
                 }
             };
-            self.tell(&reason);
-            let pause = pause.max(SHORTEST_PAUSE);
+            self.publish(&reason);
+            let pause = pause.max(MIN_RETRY_INTERVAL);
             self.watch_over(&reason, tokio::time::sleep(pause)).await;
         }
     }
@@ -200,7 +200,7 @@ impl Lease {
 /// Grants leases, and knows the applied index.
 pub(crate) trait Granter: Send + Sync + 'static {
     fn ask(&self) -> impl Future<Output = Result<LeaseGrant, ReadError>> + Send;
-    fn applied(&self, index: u64, patience: Duration) -> impl Future<Output = Result<(), ReadError>> + Send;
+    fn applied(&self, index: u64, timeout: Duration) -> impl Future<Output = Result<(), ReadError>> + Send;
 }
 
 impl Granter for Group {
@@ -208,8 +208,8 @@ impl Granter for Group {
         self.lease().await
     }
 
-    async fn applied(&self, index: u64, patience: Duration) -> Result<(), ReadError> {
-        self.wait_applied(index, patience).await
+    async fn applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
+        self.wait_applied(index, timeout).await
     }
 }
 
@@ -217,7 +217,7 @@ impl Granter for Group {
 #[derive(Clone)]
 pub struct LeaseWatch {
     lease: Arc<Lease>,
-    told: watch::Receiver<bool>,
+    published: watch::Receiver<bool>,
 }
 
 impl LeaseWatch {
@@ -230,14 +230,14 @@ impl LeaseWatch {
     /// Returns the new state when the lease has been lost or gained since the last call. Cancel-safe.
     pub async fn changed(&mut self) -> LeaseState {
         // The sender lives as long as the lease does.
-        let _ = self.told.changed().await;
+        let _ = self.published.changed().await;
         self.lease.state()
     }
 
     /// Returns when the lease is held. Cancel-safe.
     pub async fn held(&mut self) {
         while !self.lease.is_held() {
-            let _ = self.told.changed().await;
+            let _ = self.published.changed().await;
         }
     }
 
@@ -248,7 +248,7 @@ impl LeaseWatch {
     pub async fn lost_for(&mut self, grace: Duration) {
         loop {
             let LeaseState::Lost { since } = self.lease.state() else {
-                let _ = self.told.changed().await;
+                let _ = self.published.changed().await;
                 continue;
             };
             let due = since + grace;
@@ -260,7 +260,7 @@ impl LeaseWatch {
             let look_again = due.max(Instant::now() + self.lease.staleness / RETRY_PART);
             tokio::select! {
                 biased;
-                _ = self.told.changed() => {}
+                _ = self.published.changed() => {}
                 () = tokio::time::sleep_until(look_again) => {}
             }
         }

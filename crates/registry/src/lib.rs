@@ -10,10 +10,9 @@
 #![warn(missing_docs)]
 
 mod cache;
-mod changes;
+mod change_feed;
 mod cluster;
 mod config;
-mod confirm;
 mod convert;
 mod error;
 mod identity;
@@ -21,6 +20,7 @@ mod lease;
 mod local;
 mod machine;
 mod metrics;
+mod read_barrier;
 mod registry;
 mod secrets;
 mod settings;
@@ -28,9 +28,9 @@ mod snapshot;
 pub mod state;
 mod write;
 
-pub use changes::{Changes, RegistryEvent};
+pub use change_feed::{Changes, RegistryEvent};
 pub use cluster::{
-    ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, MAX_REPLICATION_FACTOR,
+    ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFETIME, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, MAX_REPLICATION_FACTOR,
     NodeInfo, NodeRole, NodeState, Placement, join_token_id,
 };
 pub use config::{InvalidRegistryConfig, RegistryConfig};

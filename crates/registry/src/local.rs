@@ -14,7 +14,7 @@ use holdfast_tasks::sync::RwLock;
 use prost::Message;
 
 use crate::cache::IdentityCache;
-use crate::changes::Feed;
+use crate::change_feed::Feed;
 use crate::cluster::{self, ClusterView, JoinToken, Placement};
 use crate::config::RegistryConfig;
 use crate::convert;

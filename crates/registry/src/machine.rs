@@ -13,7 +13,7 @@ use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
 use holdfast_storage::{Durability, Family, Staged, Staging, StorageError, WriteBatch};
 use prost::Message;
 
-use crate::changes::RegistryEvent;
+use crate::change_feed::RegistryEvent;
 use crate::convert;
 use crate::error::RegistryError;
 use crate::local::Local;
@@ -88,7 +88,9 @@ impl Machine {
         if let Some(settings) = &effects.settings {
             match convert::settings(settings, &self.local.secrets) {
                 Ok(settings) => self.local.set_settings(settings),
-                Err(error) => tracing::error!(%error, "cannot open a secret in the hub's new settings; the old settings stay in use"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot open a secret in the hub's new settings; the old settings stay in use")
+                }
             }
             self.local.feed.send(RegistryEvent::Settings);
         }
@@ -188,7 +190,7 @@ impl StateMachine for Machine {
             RegistryError::State(error) => fatal(&error),
             error => damaged(error.to_string()),
         })?;
-        self.local.feed.send(RegistryEvent::LookAgain);
+        self.local.feed.send(RegistryEvent::Resync);
         tracing::info!(%position, records, "installed a snapshot of the registry from another member");
         Ok(Restored::default())
     }

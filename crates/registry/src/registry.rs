@@ -16,13 +16,13 @@ use prost::Message;
 use rand::Rng;
 use tokio::sync::Semaphore;
 
-use crate::changes::Changes;
-use crate::confirm::Confirms;
+use crate::change_feed::Changes;
 use crate::convert;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
+use crate::read_barrier::ReadBarriers;
 use crate::settings::{self, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
@@ -39,7 +39,7 @@ pub struct Registry(Arc<Shared>);
 struct Shared {
     group: Group,
     local: Arc<Local>,
-    confirms: Confirms,
+    read_barriers: ReadBarriers,
     lease: Arc<Lease>,
     writes: Semaphore,
     clock: Clock,
@@ -91,9 +91,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Overloaded`], [`RegistryError::Unavailable`].
-    pub async fn confirm(&self) -> Result<(), RegistryError> {
+    pub async fn read_barrier(&self) -> Result<(), RegistryError> {
         self.0.local.metrics.confirms.increment(1);
-        self.0.confirms.confirm().await
+        self.0.read_barriers.wait().await
     }
 
     /// Whether this node's replica may accept a credential at this moment. Costs one read of the clock; the result must not
@@ -152,9 +152,9 @@ impl Registry {
     /// The identity, no older than the call.
     ///
     /// # Errors
-    /// As [`Self::confirm`] and [`Self::identity`].
+    /// As [`Self::read_barrier`] and [`Self::identity`].
     pub async fn get(&self, id: &IdentityId) -> Result<Option<Arc<Identity>>, RegistryError> {
-        self.confirm().await?;
+        self.read_barrier().await?;
         self.identity(id)
     }
 
@@ -163,7 +163,7 @@ impl Registry {
     /// # Errors
     /// As [`Self::get`].
     pub async fn list_devices(&self, top: usize) -> Result<Vec<Identity>, RegistryError> {
-        self.confirm().await?;
+        self.read_barrier().await?;
         let local = self.0.local.clone();
         holdfast_tasks::spawn_blocking(move || local.devices(top.min(MAX_LIST_DEVICES))).await
     }
@@ -184,7 +184,7 @@ impl Registry {
     /// # Errors
     /// As [`Self::get`].
     pub async fn list_modules(&self, device: &DeviceId) -> Result<Option<Vec<Identity>>, RegistryError> {
-        self.confirm().await?;
+        self.read_barrier().await?;
         let (local, device) = (self.0.local.clone(), device.clone());
         holdfast_tasks::spawn_blocking(move || local.modules(&device)).await
     }
@@ -194,7 +194,7 @@ impl Registry {
     /// # Errors
     /// As [`Self::get`].
     pub async fn statistics(&self) -> Result<Statistics, RegistryError> {
-        self.confirm().await?;
+        self.read_barrier().await?;
         self.0.local.statistics()
     }
 

@@ -147,7 +147,7 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
         };
         assert!(since <= committed + SECOND && since <= cut + SECOND + 2 * MS);
         // A refusal needs a confirmation, which nobody can give.
-        assert!(registry.confirm().await.is_err());
+        assert!(registry.read_barrier().await.is_err());
     }
     cluster.network.heal_all();
     let mut watch = cluster.nodes[&4].lease_watch();
@@ -281,7 +281,7 @@ async fn whoever_is_in_its_lease_knows_all_that_is_older_than_it_whatever_the_ne
 
 /// Trims until `first` is gone: what is being sent to somebody stays for another call.
 async fn trim(registry: &Registry, disk: &SimDisk, first: u64) {
-    registry.confirm().await.unwrap();
+    registry.read_barrier().await.unwrap();
     // Only what a flush has taken into files is given up, and what has been flushed shows at the next call.
     registry.trim_log().await.unwrap();
     disk.flush().unwrap();
@@ -309,7 +309,7 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     }
     cluster.join(4).await;
     let late = cluster.nodes[&4].clone();
-    late.confirm().await.unwrap();
+    late.read_barrier().await.unwrap();
     assert_eq!(late.list_devices(1000).await.unwrap().len(), 60);
     assert_eq!(late.statistics().await.unwrap().devices, 60);
     assert_eq!(late.cluster(), cluster.nodes[&1].cluster());
@@ -326,17 +326,17 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     cluster.start(3).await;
     let mut changes = cluster.nodes[&3].changes();
     let third = cluster.nodes[&3].clone();
-    third.confirm().await.unwrap();
+    third.read_barrier().await.unwrap();
     assert_eq!(third.statistics().await.unwrap().devices, 121);
     let mut looked = false;
     while let Some(event) = changes.try_next() {
-        looked |= event == RegistryEvent::LookAgain;
+        looked |= event == RegistryEvent::Resync;
     }
     assert!(looked, "whoever listens is told to look again");
     // What was installed is there after a crash, and the node goes on from there.
     cluster.kill(3);
     cluster.start(3).await;
-    cluster.nodes[&3].confirm().await.unwrap();
+    cluster.nodes[&3].read_barrier().await.unwrap();
     assert_eq!(cluster.nodes[&3].statistics().await.unwrap().devices, 121);
     cluster.all_in_lease().await;
 }

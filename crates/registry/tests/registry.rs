@@ -263,7 +263,7 @@ async fn a_change_is_seen_by_cache_and_feed_and_a_modules_status_is_its_devices(
 async fn a_bulk_keeps_its_order_and_costs_one_entry_of_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path()).await;
-    node.registry.confirm().await.unwrap();
+    node.registry.read_barrier().await.unwrap();
     let before = node.registry.group().applied_index();
     let mut writes: Vec<_> = (0..100)
         .map(|number| IdentityWrite {

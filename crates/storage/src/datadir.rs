@@ -55,7 +55,7 @@ impl DataDir {
     /// # Errors
     /// See [`OpenError`]; nothing has been changed then.
     pub fn open(path: &Path, new: impl FnOnce() -> NodeIdentity) -> Result<Self, OpenError> {
-        fs::create_dir_all(path).map_err(|error| OpenError::io(path, &error))?;
+        fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
         let lock = lock(path)?;
         let has_database = path.join(DATABASE).join("CURRENT").exists();
         let (identity, state) = match read_marker(path)? {
@@ -166,11 +166,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .write(true)
         .open(&file)
-        .map_err(|error| OpenError::io(&file, &error))?;
+        .map_err(|error| OpenError::io(&file, error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(OpenError::io(&file, &error)),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(&file, error)),
     }
 }
 
@@ -179,7 +179,7 @@ fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenErro
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(OpenError::io(&file, &error)),
+        Err(error) => return Err(OpenError::io(&file, error)),
     };
     let damaged = |reason: &str| OpenError::Damaged {
         file: file.clone(),
@@ -232,7 +232,7 @@ fn write_marker(path: &Path, identity: &NodeIdentity, database: Database) -> Res
         identity.cluster, identity.incarnation
     );
     let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
-    write_durably(&path.join(MARKER), text.as_bytes()).map_err(|error| OpenError::io(path.join(MARKER), &error))
+    write_durably(&path.join(MARKER), text.as_bytes()).map_err(|error| OpenError::io(path.join(MARKER), error))
 }
 
 /// Replaces `file` so that after a crash it has either its old or its new content.

@@ -1,6 +1,9 @@
 //! Errors of the disk, as operators see them.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -30,16 +33,88 @@ pub enum StorageError {
     },
     /// The file system is full.
     #[error("no space left on the data directory's file system: {0}")]
-    NoSpace(String),
+    NoSpace(IoFailure),
     /// An operation of the operating system failed.
     #[error("input or output failed: {0}")]
-    Io(String),
+    Io(IoFailure),
     /// An earlier sync failed, or the database is closed: nothing can be made durable any more.
     #[error("storage has stopped: {0}")]
     Stopped(String),
     /// This disk cannot do that.
     #[error("not supported by this disk: {0}")]
     Unsupported(&'static str),
+}
+
+/// A failed operation of the operating system or of RocksDB: its text, and the error that caused it.
+///
+/// Clones share the cause. Two are equal when their texts are, so that errors can be compared.
+#[derive(Clone)]
+pub struct IoFailure {
+    text: String,
+    cause: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl IoFailure {
+    /// `operation` failed because of `cause`.
+    pub fn new(operation: impl fmt::Display, cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self {
+            text: format!("{operation}: {cause}"),
+            cause: Some(Arc::new(cause)),
+        }
+    }
+
+    /// The error itself is the text.
+    pub(crate) fn of(cause: impl StdError + Send + Sync + 'static) -> Self {
+        Self {
+            text: cause.to_string(),
+            cause: Some(Arc::new(cause)),
+        }
+    }
+
+    /// The error that caused it, if there is one.
+    #[must_use]
+    pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.cause.as_deref()
+    }
+}
+
+impl From<String> for IoFailure {
+    fn from(text: String) -> Self {
+        Self { text, cause: None }
+    }
+}
+
+impl From<&str> for IoFailure {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Display for IoFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for IoFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IoFailure").field(&self.text).finish()
+    }
+}
+
+impl PartialEq for IoFailure {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for IoFailure {}
+
+impl StdError for IoFailure {
+    /// The text includes the cause's own text, so the chain continues with the cause of the cause.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.cause.as_ref().and_then(|cause| cause.source())
+    }
 }
 
 fn at(offset: &Option<u64>) -> String {
@@ -65,7 +140,7 @@ pub enum OpenError {
         file: PathBuf,
         /// Byte offset of the damage, if known.
         offset: Option<u64>,
-        /// What does not match.
+        /// The mismatch.
         reason: String,
     },
     /// The marker says that a database exists, but there is none.
@@ -104,21 +179,21 @@ pub enum OpenError {
         /// Files kept for other uses.
         reserve: u64,
     },
-    /// The operating system refused.
+    /// An operation of the operating system or of RocksDB failed.
     #[error("{}: {reason}", .path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it said.
-        reason: String,
+        /// Why.
+        reason: IoFailure,
     },
 }
 
 impl OpenError {
-    pub(crate) fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+    pub(crate) fn io(path: impl Into<PathBuf>, error: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),
-            reason: error.to_string(),
+            reason: IoFailure::of(error),
         }
     }
 }

@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use crate::metrics::FlusherMetrics;
-use crate::{Disk, StorageError};
+use crate::{Disk, IoFailure, StorageError};
 
 /// Called once the sync has ended, on the flusher's thread.
 pub type Completion = Box<dyn FnOnce(Result<(), Arc<StorageError>>) + Send>;
@@ -83,7 +83,7 @@ impl Flusher {
         let thread = thread::Builder::new()
             .name("holdfast-flush".to_owned())
             .spawn(move || while worker.wait_and_sync() {})
-            .map_err(|error| StorageError::Io(format!("cannot start the flusher's thread: {error}")))?;
+            .map_err(|error| StorageError::Io(IoFailure::new("cannot start the flusher's thread", error)))?;
         Ok(Self(Arc::new(Handle {
             shared,
             thread: Mutex::new(Some(thread)),
@@ -354,7 +354,7 @@ mod tests {
             }),
             || Duration::ZERO,
         );
-        disk.fail_syncs(StorageError::Io("the disk is on fire".to_owned()));
+        disk.fail_syncs(StorageError::Io("the disk is on fire".into()));
         assert!(flusher.synced().await.is_err());
         assert!(flusher.synced().await.is_err(), "later submissions fail too");
         assert_eq!((disk.syncs(), fatal.load(Ordering::Relaxed)), (1, 1));

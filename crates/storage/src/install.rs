@@ -15,7 +15,7 @@
 //!
 //! Not here: the content of the files; the checks of a received snapshot (`partition`, `registry`).
 
-mod note;
+mod journal;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +23,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use note::{Note, NotedFile};
+use journal::{JournalRecord, NotedFile};
 
 use crate::layout::{self, GroupNumber};
 use crate::{Bulk, Disk, Durability, Family, Stage, StorageError, WriteBatch};
@@ -55,7 +55,7 @@ pub struct Staged {
     bytes: u64,
     entries: u64,
     /// The journal names the files: they must not be removed any more.
-    noted: bool,
+    journaled: bool,
 }
 
 impl Staging {
@@ -74,7 +74,7 @@ impl Staging {
             files: Vec::new(),
             bytes: 0,
             entries: 0,
-            noted: false,
+            journaled: false,
         };
         Ok(Self {
             staged,
@@ -186,16 +186,16 @@ impl Staged {
         let sum = bulk.finish()?;
         self.files.push(NotedFile { name, sum });
         check_files(stage, &self.files)?;
-        let note = Note {
+        let record = JournalRecord {
             id: self.id.clone(),
             family: self.family,
             group: self.group,
             files: self.files.clone(),
             then,
         };
-        self.noted = true;
-        stage.put_note(&self.id, &note.encode())?;
-        finish(&*disk, stage, &note)
+        self.journaled = true;
+        stage.write_journal(&self.id, &record.encode())?;
+        finish(&*disk, stage, &record)
     }
 
     fn file_name(&self) -> String {
@@ -211,7 +211,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if self.noted {
+        if self.journaled {
             return;
         }
         for file in &self.files {
@@ -249,26 +249,26 @@ fn check_files(stage: &dyn Stage, files: &[NotedFile]) -> Result<(), StorageErro
 }
 
 /// Steps 3 to 5.
-fn finish(disk: &dyn Disk, stage: &dyn Stage, note: &Note) -> Result<(), StorageError> {
-    let seal = layout::install_key(note.group);
-    let names: Vec<&str> = note.files.iter().map(|file| file.name.as_str()).collect();
-    if !is_sealed(disk, note)? {
-        stage.ingest(note.family, &seal, &names)?;
+fn finish(disk: &dyn Disk, stage: &dyn Stage, note: &JournalRecord) -> Result<(), StorageError> {
+    let seal = layout::install_key(record.group);
+    let names: Vec<&str> = record.files.iter().map(|file| file.name.as_str()).collect();
+    if !is_sealed(disk, record)? {
+        stage.ingest(record.family, &seal, &names)?;
     }
-    let mut then = note.then.clone();
-    then.delete(note.family, &seal);
+    let mut then = record.then.clone();
+    then.delete(record.family, &seal);
     disk.write(&then, Durability::Logged)?;
     disk.flush()?;
-    stage.remove_note(&note.id)?;
+    stage.remove_journal(&record.id)?;
     for name in names {
         stage.remove(name)?;
     }
     Ok(())
 }
 
-fn is_sealed(disk: &dyn Disk, note: &Note) -> Result<bool, StorageError> {
-    let found = disk.get(note.family, &layout::install_key(note.group))?;
-    Ok(found.is_some_and(|id| id == note.id.as_bytes()))
+fn is_sealed(disk: &dyn Disk, note: &JournalRecord) -> Result<bool, StorageError> {
+    let found = disk.get(record.family, &layout::install_key(record.group))?;
+    Ok(found.is_some_and(|id| id == record.id.as_bytes()))
 }
 
 /// Finishes an installation that a crash has interrupted, and removes unused files. Called before any other use of the
@@ -278,19 +278,19 @@ fn is_sealed(disk: &dyn Disk, note: &Note) -> Result<bool, StorageError> {
 /// [`StorageError::Damaged`] when a journal record is damaged; as [`Staged::install`].
 pub(crate) fn recover(disk: &dyn Disk) -> Result<(), StorageError> {
     let stage = disk.stage()?;
-    for (name, content) in stage.notes()? {
-        let note = Note::decode(&format!("{name}.note"), &content)?;
-        if !is_sealed(disk, &note)?
-            && let Err(error) = check_files(stage, &note.files)
+    for (name, content) in stage.journal()? {
+        let record = JournalRecord::decode(&format!("{name}.note"), &content)?;
+        if !is_sealed(disk, &record)?
+            && let Err(error) = check_files(stage, &record.files)
         {
             // Either nothing has been changed yet, or everything is done and only the journal record remains.
-            tracing::warn!(group = note.group, %error, "snapshot files are incomplete; the snapshot is not installed");
-            stage.remove_note(&note.id)?;
+            tracing::warn!(group = record.group, %error, "snapshot files are incomplete; the snapshot is not installed");
+            stage.remove_journal(&record.id)?;
             continue;
         }
-        finish(disk, stage, &note)?;
+        finish(disk, stage, &record)?;
         tracing::info!(
-            group = note.group,
+            group = record.group,
             "finished the installation of a snapshot that a crash had interrupted"
         );
     }

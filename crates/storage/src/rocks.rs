@@ -9,9 +9,9 @@
 //! Not here: when to sync ([`crate::Flusher`]).
 
 mod errors;
+mod ingest;
 mod options;
 mod recover;
-mod stage;
 mod view;
 
 use std::ops::ControlFlow;
@@ -27,8 +27,8 @@ use rocksdb::{
 use crate::layout;
 use crate::metrics::DiskMetrics;
 use crate::{
-    DataDir, Disk, DiskSpace, Durability, Family, Op, OpenError, Stage, StorageConfig, StorageError, View, Visit,
-    WriteBatch,
+    DataDir, Disk, DiskSpace, Durability, Family, IoFailure, Op, OpenError, Stage, StorageConfig, StorageError, View,
+    Visit, WriteBatch,
 };
 
 /// Prefix of the names of the column families of partition logs; the lane's number follows.
@@ -115,7 +115,7 @@ impl RocksDisk {
         let name = self.column_name(family, key);
         self.db
             .cf_handle(name)
-            .ok_or_else(|| StorageError::Io(format!("column family {name} is missing")))
+            .ok_or_else(|| StorageError::Io(format!("column family {name} is missing").into()))
     }
 
     fn columns(&self) -> impl Iterator<Item = &ColumnFamily> {
@@ -247,7 +247,12 @@ impl Disk for RocksDisk {
     }
 
     fn space(&self) -> Result<DiskSpace, StorageError> {
-        let found = rustix::fs::statvfs(self.dir.path()).map_err(|error| StorageError::Io(error.to_string()))?;
+        let found = rustix::fs::statvfs(self.dir.path()).map_err(|error| {
+            StorageError::Io(IoFailure::new(
+                "cannot read the free space",
+                std::io::Error::from(error),
+            ))
+        })?;
         Ok(DiskSpace {
             free: found.f_bavail.saturating_mul(found.f_frsize),
             total: found.f_blocks.saturating_mul(found.f_frsize),

@@ -5,7 +5,7 @@
 //! by a flush; a flush takes all families at one point.
 //! A crash gives a new handle and makes the old ones fail, so that tasks that outlived the crash cannot write.
 
-mod stage;
+mod ingest;
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -38,7 +38,7 @@ struct State {
     syncs_fail: Option<StorageError>,
     writes_fail: Option<StorageError>,
     space: Option<DiskSpace>,
-    staged: stage::Staged,
+    staged: ingest::Staged,
     /// Syncs succeed and do nothing: to prove that a test notices.
     ignores_sync: bool,
 }
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn a_mended_disk_syncs_again() {
         let disk = SimDisk::new();
-        disk.fail_syncs(StorageError::Io("the disk is on fire".to_owned()));
+        disk.fail_syncs(StorageError::Io("the disk is on fire".into()));
         assert!(disk.sync().is_err());
         disk.mend();
         assert!(disk.sync().is_ok());

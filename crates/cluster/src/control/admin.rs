@@ -47,7 +47,7 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub async fn join_tokens(&self) -> Result<Vec<JoinToken>, ControlError> {
-        self.0.registry.confirm().await?;
+        self.0.registry.read_barrier().await?;
         Ok(self.0.registry.join_tokens()?)
     }
 
@@ -115,7 +115,7 @@ impl Control {
 
     /// Members and placements, up to date as of the call.
     async fn fresh_view(&self) -> Result<std::sync::Arc<ClusterView>, ControlError> {
-        self.0.registry.confirm().await?;
+        self.0.registry.read_barrier().await?;
         Ok(self.0.registry.cluster())
     }
 

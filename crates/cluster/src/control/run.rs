@@ -113,7 +113,7 @@ impl Run {
                     biased;
                     () = inner.stop.reached(Phase::Closing) => return self.end(),
                     event = changes.next() => match event {
-                        Some(RegistryEvent::Cluster | RegistryEvent::LookAgain) => break,
+                        Some(RegistryEvent::Cluster | RegistryEvent::Resync) => break,
                         Some(_) => {}
                         None => return self.end(),
                     },

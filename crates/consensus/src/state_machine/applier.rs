@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use holdfast_storage::StorageError;
+use holdfast_storage::{IoFailure, StorageError};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
@@ -146,7 +146,7 @@ impl RaftStateMachine<Types> for Applier {
             // An entry that cannot be read or applied here was acknowledged: the node must not continue without it.
             let (entry, responder) = item.map_err(|error| {
                 self.log
-                    .fatal(StorageError::Io(format!("cannot read the log: {error}")))
+                    .fatal(StorageError::Io(IoFailure::new("cannot read the log", error)))
             })?;
             if let Payload::Normal(command) = &entry.payload {
                 run.bytes += command.0.len();

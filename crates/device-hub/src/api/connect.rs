@@ -130,7 +130,7 @@ impl Core {
         // The lease alone does not make a refusal certain.
         let mut confirms = !needs_lease;
         loop {
-            if confirms && let Err(error) = registry.confirm().await {
+            if confirms && let Err(error) = registry.read_barrier().await {
                 tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is told to come again");
                 return Err(unconfirmed());
             }

@@ -93,7 +93,7 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
                 Some(change.id)
             }
             // Policies may have changed, or changes were missed: check all sessions.
-            Some(RegistryEvent::Settings | RegistryEvent::LookAgain) => {
+            Some(RegistryEvent::Settings | RegistryEvent::Resync) => {
                 for partition in hub.parts.partitions.count().iter() {
                     for (number, session) in (1..).zip(hub.sessions.of_partition(partition)) {
                         check_local_session(&hub, partition, &session);

@@ -104,7 +104,7 @@ impl Sink {
         if head.partition != u32::from(self.id.0) {
             return Err(self.damaged(format!("it is of partition {}", head.partition)));
         }
-        self.guard.room_for(head.log_bytes)?;
+        self.guard.check_space_for(head.log_bytes)?;
         self.staging.expect(head.log_bytes);
         self.head = Some(head);
         Ok(())
@@ -181,7 +181,7 @@ impl Sink {
         self.log = Some(log);
         if self.staging.bytes() - self.space_checked_at >= SPACE_CHECK_BYTES {
             self.space_checked_at = self.staging.bytes();
-            self.guard.room_for(0)?;
+            self.guard.check_space_for(0)?;
         }
         Ok(())
     }

@@ -392,7 +392,7 @@ async fn a_snapshot_that_there_is_no_room_for_is_refused_at_its_head() {
     to.set_space(space((1 << 40) / 100 + 10_000));
     let refused = import(Arc::new(to.clone()), &source, &chunks).unwrap_err();
     assert!(
-        matches!(&refused, StorageError::NoSpace(text) if text.contains("min_free")),
+        matches!(&refused, StorageError::NoSpace(failure) if failure.to_string().contains("min_free")),
         "{refused}"
     );
     to.set_space(space(1 << 39));

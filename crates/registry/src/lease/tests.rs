@@ -63,8 +63,8 @@ impl Granter for Played {
         }
     }
 
-    async fn applied(&self, index: u64, patience: Duration) -> Result<(), ReadError> {
-        let give_up = Instant::now() + patience;
+    async fn applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
+        let give_up = Instant::now() + timeout;
         while self.0.lock().applied < index {
             if Instant::now() >= give_up {
                 return Err(ReadError::NoQuorum);

@@ -10,7 +10,7 @@ use holdfast_proto::registry::v1 as proto;
 use holdfast_proto::registry::v1::registry_command::Command;
 
 use super::Registry;
-use crate::cluster::{self, ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFE, NodeInfo, NodeRole, NodeState, Placement};
+use crate::cluster::{self, ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFETIME, NodeInfo, NodeRole, NodeState, Placement};
 use crate::error::RegistryError;
 use crate::settings::millis;
 use crate::state::Rejection;
@@ -103,7 +103,7 @@ impl Registry {
     /// Creates a token for one node to join, and returns its secret, which is not stored.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when its lifetime is 0 or longer than [`MAX_JOIN_TOKEN_LIFE`], or there are too many
+    /// [`RegistryError::Rejected`] when its lifetime is 0 or longer than [`MAX_JOIN_TOKEN_LIFETIME`], or there are too many
     /// unused tokens; else as [`Self::write`].
     pub async fn create_join_token(&self, life: Duration, role: NodeRole) -> Result<String, RegistryError> {
         let secret = cluster::fresh_secret();
@@ -116,8 +116,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] also when `secret` does not have the form of one.
     pub async fn enter_join_token(&self, secret: &str, life: Duration, role: NodeRole) -> Result<(), RegistryError> {
-        if life.is_zero() || life > MAX_JOIN_TOKEN_LIFE {
-            let days = MAX_JOIN_TOKEN_LIFE.as_secs() / (24 * 3600);
+        if life.is_zero() || life > MAX_JOIN_TOKEN_LIFETIME {
+            let days = MAX_JOIN_TOKEN_LIFETIME.as_secs() / (24 * 3600);
             let text = format!("a join token lives at least a moment and at most {days} days");
             return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
         }
@@ -137,7 +137,7 @@ impl Registry {
     /// else as [`Self::write`].
     pub async fn revoke_join_token(&self, id: &str) -> Result<(), RegistryError> {
         // The token may have been created at another node a moment ago.
-        self.confirm().await?;
+        self.read_barrier().await?;
         let id = id.trim().to_ascii_lowercase();
         let secret_hash = match self.0.local.join_token_hashes(&id)?.as_slice() {
             [hash] => bytes::Bytes::copy_from_slice(hash),

@@ -13,11 +13,11 @@ use tokio::sync::Semaphore;
 
 use super::{Clock, Registry, Shared, unavailable};
 use crate::config::RegistryConfig;
-use crate::confirm::Confirms;
 use crate::error::RegistryError;
 use crate::lease::Lease;
 use crate::local::Local;
 use crate::machine::Machine;
+use crate::read_barrier::ReadBarriers;
 use crate::secrets::Secrets;
 use crate::settings::{self, Founding};
 use crate::state::{ApplyError, DEFAULT_CONSUMER_GROUP};
@@ -29,13 +29,13 @@ const LEADER_DEADLINE: Duration = Duration::from_secs(30);
 const REGISTRY_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Interval of the log line of a waiting node.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Back-off before a group without leader is called again.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Interval at which the log is trimmed.
-const TRIM_EVERY: Duration = Duration::from_secs(60);
+const TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the registry cannot start.
 #[derive(Debug, Error)]
@@ -81,14 +81,14 @@ impl Registry {
             group.bootstrap().await?;
         }
         let barrier = group.clone();
-        let confirms = Confirms::spawn(config.max_waiting_confirms, move || {
+        let read_barriers = ReadBarriers::spawn(config.max_waiting_confirms, move || {
             let group = barrier.clone();
             async move { group.read_index().await.map_err(|error| Arc::from(error.to_string())) }
         });
         let registry = Self(Arc::new(Shared {
             group,
             local,
-            confirms,
+            read_barriers,
             lease: Lease::new(config.max_staleness.get()),
             writes: Semaphore::new(config.max_writes),
             clock,
@@ -111,7 +111,7 @@ impl Registry {
 
     /// Waits for a leader, then creates the hub if there is none.
     async fn found(&self, founding: &Founding) -> Result<(), RegistryError> {
-        self.retry(|| self.confirm()).await?;
+        self.retry(|| self.read_barrier()).await?;
         if self.0.local.settings().is_some() {
             return Ok(());
         }
@@ -144,7 +144,7 @@ impl Registry {
         };
         let progress = async {
             loop {
-                tokio::time::sleep(PROGRESS_EVERY).await;
+                tokio::time::sleep(PROGRESS_INTERVAL).await;
                 let status = self.0.group.status();
                 tracing::info!(
                     leader = status.leader,
@@ -216,7 +216,7 @@ impl Registry {
 /// Keeps the log short until the registry is gone.
 async fn trim(registry: Weak<Shared>, on_fatal: OnFatal) {
     loop {
-        tokio::time::sleep(TRIM_EVERY).await;
+        tokio::time::sleep(TRIM_INTERVAL).await;
         let Some(shared) = registry.upgrade() else { return };
         match Registry(shared).trim_log().await {
             Ok(_) => {}

@@ -79,7 +79,7 @@ impl EventsEndpoint {
                 event = changes.next() => event,
             };
             match event {
-                Some(RegistryEvent::Settings | RegistryEvent::LookAgain) => {
+                Some(RegistryEvent::Settings | RegistryEvent::Resync) => {
                     self.settings.send_replace(());
                 }
                 Some(RegistryEvent::Identity { .. } | RegistryEvent::Cluster) => {}

@@ -60,7 +60,7 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
     let token = SasToken::parse(text).map_err(|refusal| sas_denied("unreadable token", refusal))?;
     match check_token(&token, check) {
         Err(denied) if denied.reason.needs_confirmation() => {
-            if let Err(error) = check.registry.confirm().await {
+            if let Err(error) = check.registry.read_barrier().await {
                 let reason = RefusalReason::Unconfirmed;
                 return Err(Box::new(Denied {
                     reason,

@@ -201,10 +201,10 @@ impl Faults {
                 self.ends.insert(End::Links, at);
             }
             Kind::SyncFails => {
-                world.cluster.disks[&node].fail_syncs(StorageError::Io("the disk is on fire".to_owned()));
+                world.cluster.disks[&node].fail_syncs(StorageError::Io("the disk is on fire".into()));
             }
             Kind::WriteFails => {
-                world.cluster.disks[&node].fail_writes(StorageError::NoSpace("the disk is full".to_owned()));
+                world.cluster.disks[&node].fail_writes(StorageError::NoSpace("the disk is full".into()));
             }
             Kind::Full => {
                 world.cluster.disks[&node].set_space(DiskSpace {

@@ -100,16 +100,16 @@ impl Stage for Dying {
     fn names(&self) -> Result<Vec<String>, StorageError> {
         self.stage().names()
     }
-    fn put_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
+    fn write_journal(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
         self.step()?;
-        self.stage().put_note(name, content)
+        self.stage().write_journal(name, content)
     }
-    fn notes(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
-        self.stage().notes()
+    fn journal(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+        self.stage().journal()
     }
-    fn remove_note(&self, name: &str) -> Result<(), StorageError> {
+    fn remove_journal(&self, name: &str) -> Result<(), StorageError> {
         self.step()?;
-        self.stage().remove_note(name)
+        self.stage().remove_journal(name)
     }
 }
 
@@ -205,7 +205,7 @@ fn check_recovered(disk: &dyn Disk, steps: usize) -> bool {
     let found = content(disk);
     assert!(found == old || found == new, "after {steps} steps: {found:?}");
     let stage = disk.stage().unwrap();
-    assert_eq!((stage.names().unwrap(), stage.notes().unwrap().len()), (vec![], 0));
+    assert_eq!((stage.names().unwrap(), stage.journal().unwrap().len()), (vec![], 0));
     assert_eq!(
         disk.get(Family::Log, &layout::install_key(GROUP)).unwrap(),
         None,
@@ -352,7 +352,7 @@ fn a_bit_flipped_before_the_start_after_a_crash_leaves_the_old() {
     let disk = open(&live);
     prepare(&*disk);
     disk.sync().unwrap();
-    // Two files, the note: it dies before they are taken in.
+    // Two files and the journal record: it dies before they are ingested.
     assert!(install_and_die(&disk, 3));
     copy_dir(&live, &killed);
     let table = std::fs::read_dir(killed.join("staged"))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::ErrorKind;
 
-use crate::{OpenError, StorageError};
+use crate::{IoFailure, OpenError, StorageError};
 
 pub(super) fn of_use(error: &rocksdb::Error) -> StorageError {
     let text = error.to_string();
@@ -18,9 +18,9 @@ pub(super) fn of_use(error: &rocksdb::Error) -> StorageError {
                 reason: text,
             }
         }
-        _ if text.contains("No space left") => StorageError::NoSpace(text),
+        _ if text.contains("No space left") => StorageError::NoSpace(IoFailure::of(error.clone())),
         ErrorKind::ShutdownInProgress => StorageError::Stopped(text),
-        _ => StorageError::Io(text),
+        _ => StorageError::Io(IoFailure::of(error.clone())),
     }
 }
 
@@ -41,16 +41,17 @@ pub(super) fn of_open(error: &rocksdb::Error, database: &Path) -> OpenError {
     }
     OpenError::Io {
         path: database.to_owned(),
-        reason: text,
+        reason: IoFailure::of(error.clone()),
     }
 }
 
-pub(super) fn of_io(path: &Path, error: &std::io::Error) -> StorageError {
-    let text = format!("{}: {error}", path.display());
-    if error.kind() == std::io::ErrorKind::StorageFull {
-        StorageError::NoSpace(text)
+pub(super) fn of_io(path: &Path, error: std::io::Error) -> StorageError {
+    let is_full = error.kind() == std::io::ErrorKind::StorageFull;
+    let failure = IoFailure::new(path.display(), error);
+    if is_full {
+        StorageError::NoSpace(failure)
     } else {
-        StorageError::Io(text)
+        StorageError::Io(failure)
     }
 }
 
@@ -64,7 +65,7 @@ pub(super) fn of_install(error: StorageError, staged: &Path) -> OpenError {
         },
         error => OpenError::Io {
             path: staged.to_owned(),
-            reason: error.to_string(),
+            reason: IoFailure::of(error),
         },
     }
 }

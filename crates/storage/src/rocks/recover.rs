@@ -47,7 +47,7 @@ pub(super) fn check_files(database: &Path) -> Result<(), OpenError> {
             .write(true)
             .open(path)
             .and_then(|file| file.set_len(found.whole).and_then(|()| file.sync_all()))
-            .map_err(|error| OpenError::io(path, &error))?;
+            .map_err(|error| OpenError::io(path, error))?;
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ fn checked(path: &Path) -> Result<Checked, OpenError> {
             offset: Some(offset),
             reason: reason.to_owned(),
         },
-        Unreadable::Io(error) => OpenError::io(path, &error),
+        Unreadable::Io(error) => OpenError::io(path, error),
     })
 }
 
@@ -80,7 +80,7 @@ fn current_manifest(database: &Path) -> Result<Option<PathBuf>, OpenError> {
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(OpenError::io(&current, &error)),
+        Err(error) => Err(OpenError::io(&current, error)),
     }
 }
 
@@ -89,11 +89,11 @@ fn write_ahead_logs(database: &Path) -> Result<Vec<PathBuf>, OpenError> {
     let entries = match fs::read_dir(database) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(OpenError::io(database, &error)),
+        Err(error) => return Err(OpenError::io(database, error)),
     };
     let mut logs = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|error| OpenError::io(database, &error))?.path();
+        let path = entry.map_err(|error| OpenError::io(database, error))?.path();
         let number = path
             .file_stem()
             .and_then(|stem| stem.to_str())

@@ -8,7 +8,7 @@ use rocksdb::{DB, ReadOptions};
 
 use super::{READAHEAD_BYTES, errors};
 use crate::view::{BLOCK_BYTES, Block};
-use crate::{StorageError, View};
+use crate::{IoFailure, StorageError, View};
 
 /// Blocks that wait to be taken.
 const AHEAD: usize = 2;
@@ -28,7 +28,7 @@ pub(super) fn open(db: Arc<DB>, column: String, from: &[u8], to: &[u8]) -> Resul
                 let _ = blocks.send(Err(error));
             }
         })
-        .map_err(|error| StorageError::Io(format!("cannot start a thread for a view: {error}")))?;
+        .map_err(|error| StorageError::Io(IoFailure::new("cannot start a thread for a view", error)))?;
     // Fails when opening failed: the first block says why.
     let _ = is_open.recv();
     Ok(View::new(Box::new(move || received.recv().ok().transpose())))
@@ -44,7 +44,7 @@ fn read(
 ) -> Result<(), StorageError> {
     let handle = db
         .cf_handle(column)
-        .ok_or_else(|| StorageError::Io(format!("column family {column} is missing")))?;
+        .ok_or_else(|| StorageError::Io(format!("column family {column} is missing").into()))?;
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(from);
     options.set_iterate_upper_bound(to);

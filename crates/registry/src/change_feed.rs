@@ -25,7 +25,7 @@ pub enum RegistryEvent {
     /// Members or placements changed: see [`Registry::cluster`](crate::Registry::cluster).
     Cluster,
     /// Changes were missed: the subscriber must read every identity, setting and member that it uses again.
-    LookAgain,
+    Resync,
 }
 
 /// The sending side.
@@ -56,7 +56,7 @@ impl Changes {
     pub async fn next(&mut self) -> Option<RegistryEvent> {
         match self.0.recv().await {
             Ok(event) => Some(event),
-            Err(RecvError::Lagged(_)) => Some(RegistryEvent::LookAgain),
+            Err(RecvError::Lagged(_)) => Some(RegistryEvent::Resync),
             Err(RecvError::Closed) => None,
         }
     }
@@ -65,7 +65,7 @@ impl Changes {
     pub fn try_next(&mut self) -> Option<RegistryEvent> {
         match self.0.try_recv() {
             Ok(event) => Some(event),
-            Err(TryRecvError::Lagged(_)) => Some(RegistryEvent::LookAgain),
+            Err(TryRecvError::Lagged(_)) => Some(RegistryEvent::Resync),
             Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
     }
@@ -85,7 +85,7 @@ mod tests {
         for _ in 0..17 {
             feed.send(RegistryEvent::Settings);
         }
-        assert_eq!(changes.try_next(), Some(RegistryEvent::LookAgain));
+        assert_eq!(changes.try_next(), Some(RegistryEvent::Resync));
         assert_eq!(changes.try_next(), Some(RegistryEvent::Settings));
     }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use holdfast_tasks::watch;
 
 use crate::metrics::GuardMetrics;
-use crate::{Disk, DiskSpace, StorageConfig, StorageError};
+use crate::{Disk, DiskSpace, IoFailure, StorageConfig, StorageError};
 
 /// Interval of the checks of the free space. At 1 GB/s the default threshold of 1 GiB is used up in a second.
-pub const CHECK_EVERY: Duration = Duration::from_millis(500);
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Writes are accepted again once the free space exceeds the threshold by this part of it: a tenth.
 const REOPEN_PART: u64 = 10;
@@ -63,7 +63,7 @@ impl DiskGuard {
 
     /// The free space below which writes are refused, on a file system of `total` bytes.
     #[must_use]
-    pub fn floor(&self, total: u64) -> u64 {
+    pub fn threshold(&self, total: u64) -> u64 {
         self.min_free.max(total / 100 * u64::from(self.min_free_percent))
     }
 
@@ -71,16 +71,16 @@ impl DiskGuard {
     ///
     /// # Errors
     /// [`StorageError::NoSpace`] with the missing bytes.
-    pub fn room_for(&self, bytes: u64) -> Result<(), StorageError> {
+    pub fn check_space_for(&self, bytes: u64) -> Result<(), StorageError> {
         let space = self.disk.space()?;
-        let needed = self.floor(space.total).saturating_add(bytes);
+        let needed = self.threshold(space.total).saturating_add(bytes);
         if space.free >= needed {
             return Ok(());
         }
-        Err(StorageError::NoSpace(format!(
+        Err(StorageError::NoSpace(IoFailure::from(format!(
             "{bytes} bytes would leave less than storage.min_free; {} more are needed",
             needed - space.free
-        )))
+        ))))
     }
 
     /// Checks the free space.
@@ -89,18 +89,26 @@ impl DiskGuard {
     /// When it cannot be read; the previous decision stays.
     pub fn refresh(&self) -> Result<DiskSpace, StorageError> {
         let space = self.disk.space()?;
-        let floor = self.floor(space.total);
+        let threshold = self.threshold(space.total);
         let needed = if self.writable() {
-            floor
+            threshold
         } else {
-            floor + floor / REOPEN_PART
+            threshold + threshold / REOPEN_PART
         };
         let writable = space.free >= needed;
         if self.writable.swap(writable, Ordering::Relaxed) != writable {
             if writable {
-                tracing::info!(free = space.free, floor, "disk has room again, writes are taken");
+                tracing::info!(
+                    free = space.free,
+                    threshold,
+                    "enough disk space is free again; writes are accepted"
+                );
             } else {
-                tracing::error!(free = space.free, floor, "disk is nearly full, writes are refused");
+                tracing::error!(
+                    free = space.free,
+                    threshold,
+                    "disk is nearly full; writes are refused until space is free"
+                );
             }
             self.news.send_replace(writable);
         }
@@ -110,12 +118,12 @@ impl DiskGuard {
         Ok(space)
     }
 
-    /// Checks every [`CHECK_EVERY`] until dropped.
+    /// Checks every [`CHECK_INTERVAL`] until dropped.
     pub async fn run(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(CHECK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             if let Err(error) = self.refresh() {
-                tracing::warn!(%error, "cannot read the free space");
+                tracing::warn!(%error, "cannot read the free space; the last decision stays in force");
             }
         }
     }
@@ -197,7 +205,7 @@ mod tests {
             free: 0,
             total: 1 << 40,
         });
-        tokio::time::sleep(CHECK_EVERY * 2).await;
+        tokio::time::sleep(CHECK_INTERVAL * 2).await;
         assert!(!guard.writable());
         task.abort();
     }

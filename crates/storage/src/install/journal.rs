@@ -19,7 +19,7 @@ pub(super) struct NotedFile {
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(super) struct Note {
+pub(super) struct JournalRecord {
     pub(super) id: String,
     pub(super) family: Family,
     pub(super) group: GroupNumber,
@@ -28,7 +28,7 @@ pub(super) struct Note {
     pub(super) then: WriteBatch,
 }
 
-impl Note {
+impl JournalRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
         out.push(VERSION);
@@ -68,14 +68,18 @@ impl Note {
             .split_first_chunk::<4>()
             .ok_or_else(|| damaged("the journal record of an installation is cut off"))?;
         if u32::from_be_bytes(*sum) != crc32c::crc32c(rest) {
-            return Err(damaged("the journal record of an installation does not match its checksum"));
+            return Err(damaged(
+                "the journal record of an installation does not match its checksum",
+            ));
         }
         let mut input = Input(rest);
         if input.byte() != Some(VERSION) {
-            return Err(damaged("the journal record of an installation was written by a newer version"));
+            return Err(damaged(
+                "the journal record of an installation was written by a newer version",
+            ));
         }
         input
-            .note()
+            .record()
             .ok_or_else(|| damaged("the journal record of an installation cannot be read"))
     }
 }
@@ -133,7 +137,7 @@ impl<'a> Input<'a> {
         Family::ALL.into_iter().find(|family| number_of(*family) == number)
     }
 
-    fn note(&mut self) -> Option<Note> {
+    fn record(&mut self) -> Option<JournalRecord> {
         let family = self.family()?;
         let group = self.count()?;
         let id = self.text()?;
@@ -158,7 +162,7 @@ impl<'a> Input<'a> {
                 _ => return None,
             }
         }
-        self.0.is_empty().then_some(Note {
+        self.0.is_empty().then_some(JournalRecord {
             id,
             family,
             group,
@@ -172,12 +176,12 @@ impl<'a> Input<'a> {
 mod tests {
     use super::*;
 
-    fn note() -> Note {
+    fn record() -> JournalRecord {
         let mut then = WriteBatch::new();
         then.put(Family::Device, b"key", b"value");
         then.delete(Family::Raft, b"gone");
         then.delete_range(Family::Device, b"a", b"b");
-        Note {
+        JournalRecord {
             id: "group-7-1".to_owned(),
             family: Family::Log,
             group: 7,
@@ -190,24 +194,24 @@ mod tests {
     }
 
     #[test]
-    fn a_note_reads_back() {
-        let bytes = note().encode();
-        let read = Note::decode("n", &bytes).unwrap();
+    fn a_journal_record_decodes_to_what_was_encoded() {
+        let bytes = record().encode();
+        let read = JournalRecord::decode("n", &bytes).unwrap();
         assert_eq!(read.encode(), bytes);
-        assert_eq!((read.id, read.group, read.files), (note().id, 7, note().files));
+        assert_eq!((read.id, read.group, read.files), (record().id, 7, record().files));
         assert_eq!(read.then.iter().count(), 3);
     }
 
     #[test]
     fn a_changed_bit_or_a_missing_end_is_seen() {
-        let bytes = note().encode();
+        let bytes = record().encode();
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(Note::decode("n", &changed).is_err(), "bit {bit}");
+            assert!(JournalRecord::decode("n", &changed).is_err(), "bit {bit}");
         }
         for length in 0..bytes.len() {
-            assert!(Note::decode("n", &bytes[..length]).is_err(), "cut to {length}");
+            assert!(JournalRecord::decode("n", &bytes[..length]).is_err(), "cut to {length}");
         }
     }
 }

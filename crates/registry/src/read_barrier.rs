@@ -15,9 +15,9 @@ pub(crate) type Outcome = Result<(), Arc<str>>;
 
 /// The queue of waiting callers.
 #[derive(Clone)]
-pub(crate) struct Confirms(mpsc::Sender<oneshot::Sender<Outcome>>);
+pub(crate) struct ReadBarriers(mpsc::Sender<oneshot::Sender<Outcome>>);
 
-impl Confirms {
+impl ReadBarriers {
     /// Starts the task that runs rounds; it ends when the last clone is dropped.
     pub(crate) fn spawn<B, F>(max_waiting: usize, barrier: B) -> Self
     where
@@ -25,7 +25,7 @@ impl Confirms {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let (sender, receiver) = mpsc::channel(max_waiting);
-        holdfast_tasks::spawn_critical("registry-confirm", run(receiver, max_waiting, barrier));
+        holdfast_tasks::spawn_critical("registry-read-barrier", run(receiver, max_waiting, barrier));
         Self(sender)
     }
 
@@ -33,7 +33,7 @@ impl Confirms {
     ///
     /// # Errors
     /// [`RegistryError::Overloaded`] when too many callers wait; [`RegistryError::Unavailable`] without leader or quorum.
-    pub(crate) async fn confirm(&self) -> Result<(), RegistryError> {
+    pub(crate) async fn wait(&self) -> Result<(), RegistryError> {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(answer).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RegistryError::Overloaded,
@@ -82,7 +82,7 @@ mod tests {
     async fn all_who_wait_share_one_round_and_none_is_answered_by_an_earlier_one() {
         let rounds = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Semaphore::new(0));
-        let confirms = Confirms::spawn(100, {
+        let barriers = ReadBarriers::spawn(100, {
             let (rounds, gate) = (rounds.clone(), gate.clone());
             move || {
                 let (rounds, gate) = (rounds.clone(), gate.clone());
@@ -95,9 +95,9 @@ mod tests {
                 }
             }
         });
-        let mut first = Box::pin(confirms.confirm());
+        let mut first = Box::pin(barriers.wait());
         assert!(futures_poll(&mut first).await.is_none());
-        let mut later: Vec<_> = (0..50).map(|_| Box::pin(confirms.confirm())).collect();
+        let mut later: Vec<_> = (0..50).map(|_| Box::pin(barriers.wait())).collect();
         for waiter in &mut later {
             assert!(futures_poll(waiter).await.is_none());
         }
@@ -118,14 +118,14 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_may_wait_are_told_so() {
-        let confirms = Confirms::spawn(2, std::future::pending::<Outcome>);
-        let mut first = Box::pin(confirms.confirm());
+        let barriers = ReadBarriers::spawn(2, std::future::pending::<Outcome>);
+        let mut first = Box::pin(barriers.wait());
         assert!(futures_poll(&mut first).await.is_none());
-        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(confirms.confirm())).collect();
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(barriers.wait())).collect();
         for waiter in &mut waiting {
             assert!(futures_poll(waiter).await.is_none());
         }
-        assert!(matches!(confirms.confirm().await, Err(RegistryError::Overloaded)));
+        assert!(matches!(barriers.wait().await, Err(RegistryError::Overloaded)));
     }
 
     /// Polls once, after letting the task run.

@@ -164,12 +164,12 @@ impl Stage for SimDisk {
         Ok(self.state()?.staged.files.keys().cloned().collect())
     }
 
-    fn put_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
+    fn write_journal(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
         self.writable()?.staged.notes.insert(name.to_owned(), content.to_vec());
         Ok(())
     }
 
-    fn notes(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+    fn journal(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
         let state = self.state()?;
         Ok(state
             .staged
@@ -179,7 +179,7 @@ impl Stage for SimDisk {
             .collect())
     }
 
-    fn remove_note(&self, name: &str) -> Result<(), StorageError> {
+    fn remove_journal(&self, name: &str) -> Result<(), StorageError> {
         self.writable()?.staged.notes.remove(name);
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::{RocksDisk, errors, options};
 use crate::{Bulk, Family, FileSum, Stage, StorageError};
 
 const TABLE: &str = "sst";
-const NOTE: &str = "note";
+const JOURNAL_EXTENSION: &str = "note";
 const UNFINISHED: &str = "part";
 
 /// Reads of a file that is compared with its checksum.
@@ -77,12 +77,12 @@ fn sum_of(path: &Path) -> Result<Option<FileSum>, StorageError> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(errors::of_io(path, &error)),
+        Err(error) => return Err(errors::of_io(path, error)),
     };
     let mut buffer = vec![0; READ_BYTES];
     let mut sum = FileSum { bytes: 0, crc32c: 0 };
     loop {
-        let read = file.read(&mut buffer).map_err(|error| errors::of_io(path, &error))?;
+        let read = file.read(&mut buffer).map_err(|error| errors::of_io(path, error))?;
         if read == 0 {
             return Ok(Some(sum));
         }
@@ -94,12 +94,12 @@ fn sum_of(path: &Path) -> Result<Option<FileSum>, StorageError> {
 fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .map_err(|error| errors::of_io(dir, &error))
+        .map_err(|error| errors::of_io(dir, error))
 }
 
 fn remove_file(path: &Path) -> Result<(), StorageError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(errors::of_io(path, &error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(errors::of_io(path, error)),
         _ => Ok(()),
     }
 }
@@ -112,7 +112,7 @@ impl RocksDisk {
     fn make_staged_dir(&self) -> Result<PathBuf, StorageError> {
         let dir = self.dir.staged();
         if !dir.exists() {
-            fs::create_dir_all(&dir).map_err(|error| errors::of_io(&dir, &error))?;
+            fs::create_dir_all(&dir).map_err(|error| errors::of_io(&dir, error))?;
             sync_dir(self.dir.path())?;
         }
         Ok(dir)
@@ -124,11 +124,11 @@ impl RocksDisk {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(errors::of_io(&dir, &error)),
+            Err(error) => return Err(errors::of_io(&dir, error)),
         };
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.map_err(|error| errors::of_io(&dir, &error))?.path();
+            let path = entry.map_err(|error| errors::of_io(&dir, error))?.path();
             let of = |part: Option<&std::ffi::OsStr>| part.and_then(|part| part.to_str()).map(str::to_owned);
             if let (Some(name), Some(extension)) = (of(path.file_stem()), of(path.extension()))
                 && extensions.contains(&extension.as_str())
@@ -177,28 +177,28 @@ impl Stage for RocksDisk {
         Ok(files.into_iter().map(|(name, _)| name).collect())
     }
 
-    fn put_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
+    fn write_journal(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
         let dir = self.make_staged_dir()?;
-        let (part, path) = (self.staged(name, UNFINISHED), self.staged(name, NOTE));
+        let (part, path) = (self.staged(name, UNFINISHED), self.staged(name, JOURNAL_EXTENSION));
         File::create(&part)
             .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&part, &path))
-            .map_err(|error| errors::of_io(&path, &error))?;
+            .map_err(|error| errors::of_io(&path, error))?;
         sync_dir(&dir)
     }
 
-    fn notes(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
-        self.staged_files(&[NOTE])?
+    fn journal(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
+        self.staged_files(&[JOURNAL_EXTENSION])?
             .into_iter()
             .map(|(name, path)| {
-                let content = fs::read(&path).map_err(|error| errors::of_io(&path, &error))?;
+                let content = fs::read(&path).map_err(|error| errors::of_io(&path, error))?;
                 Ok((name, content))
             })
             .collect()
     }
 
-    fn remove_note(&self, name: &str) -> Result<(), StorageError> {
-        remove_file(&self.staged(name, NOTE))?;
+    fn remove_journal(&self, name: &str) -> Result<(), StorageError> {
+        remove_file(&self.staged(name, JOURNAL_EXTENSION))?;
         sync_dir(&self.dir.staged())
     }
 }

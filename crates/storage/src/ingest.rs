@@ -55,19 +55,19 @@ pub trait Stage: Send + Sync {
     ///
     /// # Errors
     /// [`StorageError::NoSpace`], [`StorageError::Io`].
-    fn put_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError>;
+    fn write_journal(&self, name: &str, content: &[u8]) -> Result<(), StorageError>;
 
     /// All journal records.
     ///
     /// # Errors
     /// [`StorageError::Io`].
-    fn notes(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError>;
+    fn journal(&self) -> Result<Vec<(String, Vec<u8>)>, StorageError>;
 
     /// Removes a journal record durably.
     ///
     /// # Errors
     /// [`StorageError::Io`].
-    fn remove_note(&self, name: &str) -> Result<(), StorageError>;
+    fn remove_journal(&self, name: &str) -> Result<(), StorageError>;
 }
 
 /// A file under construction; dropping it removes it.
