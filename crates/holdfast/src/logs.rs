@@ -6,12 +6,14 @@
 //! does not fit is counted, never waited for. No secret reaches either, because no type that holds one prints it.
 //! Not here: what is audited (the crates that write to the target `audit`).
 
+mod expected;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context as _, Result, anyhow};
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -75,7 +77,9 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with_writer(AuditWriter(lines.clone()))
         .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
     let filter = EnvFilter::try_new(with_quiet_libraries(&config.log.level))?;
-    let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
+    let shows_libraries = names_libraries(&config.log.level);
+    let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET)
+        .and((!shows_libraries).then_some(expected::WithoutExpected));
     let base = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
@@ -96,11 +100,16 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
 
 /// The consensus library logs every step at `info`: it is shown only when the filter names it.
 fn with_quiet_libraries(level: &str) -> String {
-    if level.contains("openraft") {
+    if names_libraries(level) {
         level.to_owned()
     } else {
         format!("{level},openraft=warn")
     }
+}
+
+/// Whether the filter asks for the consensus library by name, and so for everything that it logs.
+fn names_libraries(level: &str) -> bool {
+    level.contains("openraft")
 }
 
 struct AuditWriter(SyncSender<Entry>);

@@ -249,7 +249,7 @@ fn check_files(stage: &dyn Stage, files: &[NotedFile]) -> Result<(), StorageErro
 }
 
 /// Steps 3 to 5.
-fn finish(disk: &dyn Disk, stage: &dyn Stage, note: &JournalRecord) -> Result<(), StorageError> {
+fn finish(disk: &dyn Disk, stage: &dyn Stage, record: &JournalRecord) -> Result<(), StorageError> {
     let seal = layout::install_key(record.group);
     let names: Vec<&str> = record.files.iter().map(|file| file.name.as_str()).collect();
     if !is_sealed(disk, record)? {
@@ -266,7 +266,7 @@ fn finish(disk: &dyn Disk, stage: &dyn Stage, note: &JournalRecord) -> Result<()
     Ok(())
 }
 
-fn is_sealed(disk: &dyn Disk, note: &JournalRecord) -> Result<bool, StorageError> {
+fn is_sealed(disk: &dyn Disk, record: &JournalRecord) -> Result<bool, StorageError> {
     let found = disk.get(record.family, &layout::install_key(record.group))?;
     Ok(found.is_some_and(|id| id == record.id.as_bytes()))
 }

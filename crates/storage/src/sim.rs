@@ -293,7 +293,7 @@ impl Disk for SimDisk {
         if let Some(error) = &state.writes_fail {
             return Err(error.clone());
         }
-        stage::flush(&mut state);
+        ingest::flush(&mut state);
         Ok(())
     }
 
