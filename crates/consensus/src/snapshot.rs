@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_reads_back_and_what_cannot_be_is_refused() {
+    fn a_head_decodes_to_what_was_encoded_and_invalid_ones_are_refused() {
         assert_eq!(decode(head().encode()), Ok(head()));
         for length in 2..head().encode().len() {
             assert!(decode(head().encode().slice(..length)).is_err(), "cut to {length}");

@@ -39,7 +39,7 @@ async fn entries_reach_every_member_whichever_proposes() {
             Bytes::from(number.to_string()),
             "the answer is the leader's state machine's"
         );
-        assert_eq!(node.applied(), all(number + 1), "who proposes reads its own writes");
+        assert_eq!(node.applied(), all(number + 1), "the proposer reads its own writes");
     }
     assert_eq!(cluster.all_applied(30).await, all(30));
     let status = cluster.group(1).status();
@@ -76,7 +76,7 @@ async fn another_leads_when_the_leader_dies_and_nothing_acknowledged_is_lost() {
     cluster.start(1).await;
     cluster.group(1).propose(numbered(21)).await.unwrap();
     assert_eq!(cluster.all_applied(22).await, all(22));
-    assert!(!cluster.group(1).is_leader(), "who returns does not disturb");
+    assert!(!cluster.group(1).is_leader(), "a returning node does not disturb the leader");
 }
 
 #[tokio::test(start_paused = true)]
@@ -194,7 +194,7 @@ async fn members_come_and_go_while_entries_are_written() {
     first.set_voters(nodes([1, 2, 4])).await.unwrap();
     let members = first.status().members;
     assert_eq!((members.voters, members.joint), (nodes([1, 2, 4]), false));
-    assert!(members.learners.is_empty(), "who no longer votes has left");
+    assert!(members.learners.is_empty(), "a former voter has left");
     // The removed one may not have heard that it is out; it must not disturb.
     let term = first.status().term;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -215,7 +215,7 @@ async fn members_come_and_go_while_entries_are_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_comes_back_empty_does_not_vote_against_what_the_one_before_it_had_acknowledged() {
+async fn a_replica_that_comes_back_empty_does_not_vote_against_the_prior_replicas_acknowledgements() {
     let mut cluster = Cluster::of(21, 3).await;
     cluster.start(4).await;
     let first = cluster.group(1).clone();
@@ -309,7 +309,7 @@ async fn a_transfer_to_a_dead_node_fails_and_the_leader_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_on_followers_and_learners_see_what_was_acknowledged() {
+async fn reads_on_followers_and_learners_see_acknowledged_entries() {
     let mut cluster = Cluster::of(11, 3).await;
     cluster.start(4).await;
     cluster.group(1).add_learner(4).await.unwrap();
@@ -330,7 +330,7 @@ async fn reads_on_followers_and_learners_see_what_was_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_tells_what_to_apply_and_ends_when_the_leader_is_cut_off() {
+async fn a_lease_names_the_index_to_apply_and_ends_when_the_leader_is_cut_off() {
     let mut cluster = Cluster::of(12, 3).await;
     cluster.start(4).await;
     cluster.group(1).add_learner(4).await.unwrap();

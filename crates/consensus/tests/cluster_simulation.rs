@@ -1,9 +1,9 @@
-//! Three members in simulation lose power, packets and each other: what was acknowledged is applied once, in one order,
+//! Three simulated members with power failures, lost packets and cuts: acknowledged entries are applied once, in one order,
 //! everywhere.
 //!
-//! Everything follows from the seed: what is proposed where, how long syncs and packets take, what is cut, who loses
-//! power when and how much of what was not synced survives, when retention makes a snapshot necessary, and the engine's
-//! own timers. A failure names its seed: put it into `one_seed` to replay it.
+//! Everything follows from the seed: the proposals, the latency of syncs and packets, the cuts, the power failures and how
+//! much of the unsynced writes survives them, the retention that makes a snapshot necessary, and the engine's own timers.
+//! A failure names its seed: put it into `one_seed` to replay it.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
@@ -289,7 +289,7 @@ fn seeds() -> u64 {
 }
 
 #[test]
-fn what_was_acknowledged_is_applied_once_and_in_one_order() {
+fn acknowledged_entries_are_applied_once_and_in_one_order() {
     let seeds = seeds();
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let some = |first| move || (first..seeds).step_by(threads as usize).map(run).collect::<Vec<_>>();

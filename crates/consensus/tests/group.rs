@@ -200,7 +200,7 @@ async fn a_sync_that_fails_stops_the_node_and_nothing_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retention_never_goes_above_what_is_flushed_and_the_rest_survives_a_crash() {
+async fn retention_never_trims_above_the_flushed_index_and_the_rest_survives_a_crash() {
     let disk = SimDisk::new();
     let (group, _) = start(PARTITION, &host(Arc::new(disk.clone()), sync_takes_a_millisecond)).await;
     for number in 0..50 {
@@ -270,7 +270,7 @@ async fn a_missing_entry_is_seen_by_readers_and_at_start() {
             index: 5
         })
     );
-    assert_eq!(stops.load(Ordering::Relaxed), 1, "whoever reads damage stops the node");
+    assert_eq!(stops.load(Ordering::Relaxed), 1, "a read of damaged data stops the node");
     group.shutdown().await;
     // The state was never flushed, so that a crash makes a start replay over the hole.
     let disk = disk.crash(&mut SmallRng::seed_from_u64(1));

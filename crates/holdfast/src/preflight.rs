@@ -7,7 +7,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::exit_code::Failure;
 
@@ -24,18 +23,7 @@ const EARLIEST: Duration = Duration::from_secs(1_767_225_600);
 /// # Errors
 /// When even the hard limit is too low to start.
 pub(crate) fn open_files(database_files: u64) -> Result<u64, Failure> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        // Without the right to raise it, the current limit is what there is.
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit.maximum,
-                maximum: limit.maximum,
-            },
-        );
-    }
-    let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let current = holdfast_storage::raise_open_file_limit();
     let needed = MIN_OPEN_FILES.max(database_files + OTHER_FILES + MIN_OPEN_FILES / 2);
     if current < needed {
         return Err(Failure::cannot_start(format!(

@@ -151,7 +151,7 @@ mod tests {
     use crate::identity::tests::sample;
 
     #[test]
-    fn what_was_read_before_a_change_is_not_kept_after_it() {
+    fn a_value_read_before_a_change_is_not_cached_after_it() {
         let cache = IdentityCache::new(100);
         let identity = Arc::new(sample("dev-1"));
         let epoch = cache.get(&identity.id).unwrap_err();

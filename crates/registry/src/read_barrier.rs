@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn all_who_wait_share_one_round_and_none_is_answered_by_an_earlier_one() {
+    async fn waiting_callers_share_one_round_and_none_is_answered_by_an_earlier_one() {
         let rounds = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(Semaphore::new(0));
         let barriers = ReadBarriers::spawn(100, {

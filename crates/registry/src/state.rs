@@ -26,8 +26,7 @@ pub use view::{Base, View};
 
 /// The newest version of commands that this code can apply.
 ///
-/// 1: identities and settings. 2: the cluster. 3: replication factors other than the former fixed ones, and revoked join
-/// tokens.
+/// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens.
 pub const COMMAND_VERSION: u32 = 3;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older

@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
-async fn any_node_writes_and_reads_what_it_wrote_and_learners_confirm() {
+async fn any_node_writes_and_reads_its_writes_and_learners_pass_the_read_barrier() {
     let mut cluster = Cluster::of(1, 3).await;
     cluster.join(4).await;
     for (at, id) in [1, 2, 3, 4].into_iter().enumerate() {
@@ -201,7 +201,7 @@ fn seeds() -> Option<std::ops::Range<u64>> {
     Some(first.parse().ok()?..last.parse().ok()?)
 }
 
-/// Promise 2, with faults: whoever is in its lease shows everything that was committed longer ago than the lease.
+/// With faults: a replica that holds the lease shows everything that was committed longer ago than the lease.
 async fn nobody_in_lease_is_stale(seed: u64) {
     let mut cluster = Cluster::of(seed, 3).await;
     cluster.join(4).await;
@@ -271,7 +271,7 @@ async fn nobody_in_lease_is_stale(seed: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_in_its_lease_knows_all_that_is_older_than_it_whatever_the_network_does() {
+async fn a_replica_that_holds_the_lease_has_everything_older_than_it_whatever_the_network_does() {
     // More of them: HOLDFAST_SEEDS=first..last.
     let seeds = seeds().unwrap_or(0..12);
     for seed in seeds {
@@ -332,7 +332,7 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     while let Some(event) = changes.try_next() {
         looked |= event == RegistryEvent::Resync;
     }
-    assert!(looked, "whoever listens is told to look again");
+    assert!(looked, "subscribers must resynchronise");
     // What was installed is there after a crash, and the node goes on from there.
     cluster.kill(3);
     cluster.start(3).await;

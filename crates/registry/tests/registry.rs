@@ -112,7 +112,7 @@ fn keys(identity: &Identity) -> &KeyPair {
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_after_a_restart_and_the_hub_is_the_same() {
+async fn writes_survive_a_restart_and_the_hub_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path()).await;
     let hub = node.registry.settings().unwrap();
@@ -363,7 +363,7 @@ async fn writes_past_the_limit_are_refused_and_those_under_way_are_done() {
 }
 
 #[tokio::test]
-async fn the_log_is_trimmed_below_what_is_in_files_and_the_state_survives_it() {
+async fn the_log_is_trimmed_below_the_flushed_index_and_the_state_survives_it() {
     let dir = tempfile::tempdir().unwrap();
     let config = RegistryConfig {
         log_entries: 5,

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_opens_and_does_not_show_the_secret() {
+    fn a_sealed_value_opens_and_does_not_show_the_secret() {
         let sealer = Sealer::generate(&kek()).unwrap();
         for secret in [&b""[..], b"x", &[9; 1000]] {
             let sealed = sealer.seal(secret, fresh_nonce().unwrap()).unwrap();

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_queued_is_completed_before_the_flusher_ends() {
+    fn queued_completions_are_called_before_the_flusher_ends() {
         let flusher = Flusher::spawn(Arc::new(SimDisk::new()), ignore()).unwrap();
         let completed = Arc::new(AtomicUsize::new(0));
         for _ in 0..50 {

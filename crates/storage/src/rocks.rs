@@ -23,6 +23,7 @@ use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteOptions,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::layout;
 use crate::metrics::DiskMetrics;
@@ -289,12 +290,12 @@ fn just_below(to: &[u8]) -> Vec<u8> {
     below
 }
 
-/// Raises the process's limit of open files as far as allowed, and compares it with the needs of the database.
-fn check_open_files(config: &StorageConfig) -> Result<(), OpenError> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+/// Raises the process's limit of open files as far as allowed, and returns it.
+#[must_use]
+pub fn raise_open_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        // Not being allowed to raise it is no error: the comparison below decides.
+        // Without the right to raise it the current limit stays: the caller compares it with its needs.
         let _ = setrlimit(
             Resource::Nofile,
             Rlimit {
@@ -303,7 +304,12 @@ fn check_open_files(config: &StorageConfig) -> Result<(), OpenError> {
             },
         );
     }
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Compares the process's limit of open files with the needs of the database.
+fn check_open_files(config: &StorageConfig) -> Result<(), OpenError> {
+    let limit = raise_open_file_limit();
     if u64::from(config.max_open_files) + RESERVED_FILES > limit {
         return Err(OpenError::OpenFiles {
             wanted: config.max_open_files,

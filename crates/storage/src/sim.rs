@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_keeps_what_was_synced_and_a_prefix_of_the_rest() {
+    fn a_crash_keeps_synced_writes_and_a_prefix_of_the_rest() {
         let mut lost_something = false;
         for seed in 0..50 {
             let disk = SimDisk::new();
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_what_was_flushed_and_goes_its_own_way() {
+    fn a_copy_has_the_flushed_writes_and_is_independent() {
         let disk = SimDisk::new();
         put(&disk, b"flushed", Durability::Logged);
         disk.flush().unwrap();

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_reads_back() {
+    fn stored_values_decode_to_what_was_encoded() {
         for committed in [false, true] {
             let vote = Vote {
                 leader_id: LeaderId {

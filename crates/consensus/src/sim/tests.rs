@@ -102,7 +102,7 @@ async fn a_cut_is_silence_and_a_crash_is_an_error_at_once() {
     let (_, echo) = node(&network, 2);
     assert_eq!(from.call(2, call("again")).await, Ok(Bytes::from_static(b"again")));
     assert_eq!(echo.0.lock().len(), 1);
-    assert!(matches!(from.call(9, call("who")).await, Err(CallError::NotSent(_))));
+    assert!(matches!(from.call(9, call("down")).await, Err(CallError::NotSent(_))));
     let unknown = Call {
         service: Service::Session,
         ..call("nobody")

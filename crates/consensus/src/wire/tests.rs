@@ -102,7 +102,7 @@ fn entries_read_back_and_large_payloads_are_not_copied() {
 }
 
 #[test]
-fn received_payloads_are_parts_of_what_arrived() {
+fn received_payloads_are_not_copied() {
     let whole = body(append::encode(&mixed()));
     let range = whole.as_ptr_range();
     for entry in read(whole.clone()).unwrap().entries {
@@ -204,7 +204,7 @@ fn votes_and_transfers_read_back() {
 }
 
 #[test]
-fn what_members_ask_the_leader_reads_back() {
+fn requests_to_the_leader_decode_to_what_was_encoded() {
     let position = LogPosition {
         term: 1,
         node: 2,

@@ -127,7 +127,7 @@ async fn it_is_not_held_before_the_first_grant_and_held_while_grants_come() {
     stage.alive.store(false, Ordering::Relaxed);
     tokio::time::sleep(2 * STALENESS).await;
     assert!(!stage.lease.is_held());
-    assert!(stage.leader.0.lock().asked <= asked + 1, "who has stopped asks no more");
+    assert!(stage.leader.0.lock().asked <= asked + 1, "a stopped lease sends no more requests");
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn an_earlier_end_that_is_granted_later_takes_nothing_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_when_it_ends_and_when_it_begins_again() {
+async fn waiting_tasks_are_notified_when_it_ends_and_when_it_begins_again() {
     let stage = Stage::set();
     let mut watch = stage.lease.watch();
     assert!(matches!(watch.changed().await, LeaseState::Held { .. }));
@@ -229,7 +229,7 @@ async fn who_waits_is_told_when_it_ends_and_when_it_begins_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_grace_ends_only_for_who_stays_without_a_lease() {
+async fn the_grace_ends_only_for_a_node_that_stays_without_a_lease() {
     let grace = 30 * STALENESS;
     let stage = Stage::set();
     settle().await;

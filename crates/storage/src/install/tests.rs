@@ -367,7 +367,7 @@ fn a_bit_flipped_before_the_start_after_a_crash_leaves_the_old() {
 }
 
 #[test]
-fn a_replaced_range_is_empty_but_for_what_came() {
+fn a_replaced_range_contains_only_the_new_keys() {
     let dir = tempfile::tempdir().unwrap();
     for disk in [Arc::new(SimDisk::new()) as Arc<dyn Disk>, open(dir.path())] {
         let mut batch = WriteBatch::new();

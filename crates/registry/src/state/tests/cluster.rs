@@ -333,7 +333,7 @@ fn placements_are_a_compare_and_set_of_members() {
 }
 
 #[test]
-fn a_node_tells_what_it_is_called_but_not_what_it_is() {
+fn a_node_sets_its_name_and_address_but_not_its_role() {
     let mut hub = Memory::clustered();
     hub.join(2, NodeRole::Gateway);
     let renamed = NodeRecord {
@@ -631,7 +631,7 @@ fn random_command(rng: &mut StdRng, model: &Model, now: u64) -> Command {
 }
 
 #[test]
-fn random_commands_about_the_cluster_do_what_the_model_says_and_replay_to_the_same_bytes() {
+fn random_commands_about_the_cluster_match_the_model_and_replay_to_the_same_bytes() {
     for seed in 0..60 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut hub = Memory::clustered();

@@ -205,7 +205,7 @@ fn check(hub: &Memory, model: &Model, seed: u64) {
 }
 
 #[test]
-fn random_commands_do_what_the_model_says_and_replay_to_the_same_bytes() {
+fn random_commands_match_the_model_and_replay_to_the_same_bytes() {
     for seed in 0..ROUNDS {
         let mut rng = StdRng::seed_from_u64(seed);
         let (mut hub, mut model, mut log) = (Memory::founded(ROOM), Model::new(), Vec::new());
