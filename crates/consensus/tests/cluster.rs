@@ -76,7 +76,10 @@ async fn another_leads_when_the_leader_dies_and_nothing_acknowledged_is_lost() {
     cluster.start(1).await;
     cluster.group(1).propose(numbered(21)).await.unwrap();
     assert_eq!(cluster.all_applied(22).await, all(22));
-    assert!(!cluster.group(1).is_leader(), "a returning node does not disturb the leader");
+    assert!(
+        !cluster.group(1).is_leader(),
+        "a returning node does not disturb the leader"
+    );
 }
 
 #[tokio::test(start_paused = true)]

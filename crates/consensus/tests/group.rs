@@ -270,7 +270,11 @@ async fn a_missing_entry_is_seen_by_readers_and_at_start() {
             index: 5
         })
     );
-    assert_eq!(stops.load(Ordering::Relaxed), 1, "a read of damaged data stops the node");
+    assert_eq!(
+        stops.load(Ordering::Relaxed),
+        1,
+        "a read of damaged data stops the node"
+    );
     group.shutdown().await;
     // The state was never flushed, so that a crash makes a start replay over the hole.
     let disk = disk.crash(&mut SmallRng::seed_from_u64(1));

@@ -37,7 +37,7 @@ impl Control {
     pub(super) async fn create_partition(&self, partition: PartitionId) -> Result<(), CreateError> {
         let inner = &self.0;
         // The view of a node that has just started may be outdated.
-        match tokio::time::timeout(CONFIRM_TIMEOUT, inner.registry.confirm()).await {
+        match tokio::time::timeout(CONFIRM_TIMEOUT, inner.registry.read_barrier()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(CreateError::NotNow(error.to_string())),
             Err(_) => return Err(CreateError::NotNow("the registry does not answer".to_owned())),

@@ -127,7 +127,10 @@ async fn it_is_not_held_before_the_first_grant_and_held_while_grants_come() {
     stage.alive.store(false, Ordering::Relaxed);
     tokio::time::sleep(2 * STALENESS).await;
     assert!(!stage.lease.is_held());
-    assert!(stage.leader.0.lock().asked <= asked + 1, "a stopped lease sends no more requests");
+    assert!(
+        stage.leader.0.lock().asked <= asked + 1,
+        "a stopped lease sends no more requests"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -255,7 +255,8 @@ impl Driver {
             return;
         };
         let hub = self.endpoint.hub_arc();
-        let confirmed = tokio::time::timeout(self.endpoint.config().confirm_timeout, hub.registry().confirm()).await;
+        let confirmed =
+            tokio::time::timeout(self.endpoint.config().confirm_timeout, hub.registry().read_barrier()).await;
         let certainty = match confirmed {
             Ok(Ok(())) => Certainty::Confirmed,
             Ok(Err(error)) => {

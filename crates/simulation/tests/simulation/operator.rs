@@ -227,7 +227,7 @@ impl Operator {
     /// Where a node stands, as any node knows it.
     async fn state(&mut self, node: u64) -> Option<NodeState> {
         let access = self.shared.any(&mut self.rng)?;
-        let confirmed = tokio::time::timeout(CALL_TIMEOUT, access.call(access.registry.confirm())).await;
+        let confirmed = tokio::time::timeout(CALL_TIMEOUT, access.call(access.registry.read_barrier())).await;
         confirmed.ok()??.ok()?;
         Some(access.registry.cluster().node(node)?.state)
     }

@@ -34,7 +34,7 @@ pub(super) fn hub(request: &Request<'_>) -> Result<Reply, ApiError> {
 
 /// `GET /holdfast/v1/consumerGroups`.
 pub(super) async fn list_consumer_groups(request: &Request<'_>) -> Result<Reply, ApiError> {
-    request.within(request.shared.registry().confirm()).await?;
+    request.within(request.shared.registry().read_barrier()).await?;
     let settings = request.shared.registry().settings()?;
     let groups: Vec<Value> = settings
         .consumer_groups
