@@ -173,7 +173,7 @@ impl Registry {
     /// # Errors
     /// As [`Self::get`].
     pub async fn device_page(&self, after: Option<&DeviceId>, top: usize) -> Result<DevicePage, RegistryError> {
-        self.confirm().await?;
+        self.read_barrier().await?;
         let (local, after) = (self.0.local.clone(), after.cloned());
         let page = move || local.device_page(after.as_ref(), top.min(MAX_LIST_DEVICES));
         holdfast_tasks::spawn_blocking(page).await
