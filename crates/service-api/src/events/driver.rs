@@ -161,7 +161,7 @@ impl Driver {
             match step {
                 Step::End => return,
                 Step::Rearm => {}
-                Step::Confirm => self.read_barrier().await,
+                Step::Confirm => self.confirm().await,
                 Step::Due => {
                     if self.due() {
                         // The rest of the output, if the socket takes it at once.
