@@ -9,20 +9,22 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}/sdk
 mkdir -p "$cache"
+source "$here/../../deploy/build/progress.sh"
 
 say() { printf 'sdk tests: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 
-# once FOLDER COMMAND…: runs COMMAND… unless it has succeeded for this folder before; one at a time.
+# once NAME FOLDER COMMAND…: runs COMMAND… unless it has succeeded for this folder before; one at a time.
 once() {
-  local folder=$1
-  shift
+  local name=$1 folder=$2
+  shift 2
   exec 9>"$folder.lock"
   flock 9
   if [ ! -e "$folder/.complete" ]; then
     rm -rf "$folder"
     mkdir -p "$folder"
-    "$@" "$folder" >"$folder.log" 2>&1 || { tail -n 30 "$folder.log" >&2; die "cannot install the SDKs, see $folder.log"; }
+    PROGRESS_LOG=$folder.log progress "installing the $name SDKs (once per machine)" 60 0 - true "$@" "$folder" ||
+      die "cannot install the SDKs, see $folder.log"
     touch "$folder/.complete"
   fi
   exec 9>&-
@@ -43,8 +45,7 @@ digest() { cat "$@" | sha256sum | cut -c1-12; }
 run_python() {
   command -v python3 >/dev/null || die "python3 is missing (Debian: apt install python3 python3-venv)"
   local folder=$cache/python-$(digest "$here/python/requirements.txt")
-  [ -e "$folder/.complete" ] || say "installing the Python SDKs (about a minute)"
-  once "$folder" install_python
+  once Python "$folder" install_python
   say "Python: $("$folder/venv/bin/pip" list 2>/dev/null | awk '/^azure-(iot-device|iot-hub|eventhub) /{printf "%s %s  ", $1, $2}')"
   (cd "$here/python" && PYTHONDONTWRITEBYTECODE=1 "$folder/venv/bin/python" -m pytest -p no:cacheprovider "$@")
 }
@@ -57,8 +58,7 @@ run_node() {
   # Debian 12 has Node 18. The Event Hubs SDK takes `crypto` for a global, which it is from Node 19 on.
   [ "$major" -ge 19 ] || export NODE_OPTIONS="${NODE_OPTIONS:-} --experimental-global-webcrypto"
   local folder=$cache/node-$(digest "$here/node/package.json" "$here/node/package-lock.json")
-  [ -e "$folder/.complete" ] || say "installing the Node SDKs (about a minute)"
-  once "$folder" install_node
+  once Node "$folder" install_node
   say "Node: $(cd "$folder" && node -p 'Object.entries(require("./package.json").dependencies).map(([n, v]) => n + " " + v).join("  ")')"
   (cd "$here/node" && HOLDFAST_NODE_MODULES="$folder" python3 "$here/harness.py" node --test --test-reporter=spec "$@" ./*.test.mjs)
 }
