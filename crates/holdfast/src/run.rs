@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::connection::{ConnectionFile, NodeFacts};
+use crate::connection::{self, ConnectionFile, NodeFacts};
 use crate::exit_code::{Failure, Outcome};
 use crate::node::{self, Node};
 use crate::{logs, ops, preflight};
@@ -90,7 +90,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         let mut ports = node.ports();
         ports.ops = Some(ops_address.port());
         let url = format!("http://{ops_address}/metrics");
-        let mut file = ConnectionFile::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
+        let mut file = connection::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
         file.nodes.extend(own_facts(config, &file));
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -199,7 +199,7 @@ struct Published(Option<PathBuf>);
 impl Published {
     fn new(path: Option<PathBuf>, file: &ConnectionFile) -> Result<Self, Failure> {
         if let Some(path) = &path {
-            file.write(path)?;
+            connection::write(file, path)?;
         }
         Ok(Self(path))
     }

@@ -201,6 +201,36 @@ fn nothing_that_a_device_sends_controls_the_terminal_or_forges_a_line() {
 }
 
 #[test]
+fn a_list_longer_than_a_page_is_whole_and_a_part_says_so() {
+    const DEVICES: usize = 1_103;
+    let hub = Hub::start(&[]);
+    let file = holdfast_swarm::hub::Hub::load(&hub.connection_file()).unwrap();
+    let names = holdfast_swarm::target::DeviceNames::new("d-").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let created = holdfast_swarm::devices::create(&file, &names, 0..u32::try_from(DEVICES).unwrap());
+    runtime.block_on(created).unwrap();
+    for (top, shown, has_more) in [
+        (None, DEVICES, false),
+        (Some("1103"), DEVICES, false),
+        (Some("1050"), 1_050, true),
+    ] {
+        let top: Vec<&str> = top.map(|top| ["--top", top]).into_iter().flatten().collect();
+        let output = hub.command(&[&["device", "list", "-o", "json"][..], &top].concat());
+        let devices: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(devices.len(), shown);
+        assert_eq!(
+            devices[shown - 1]["deviceId"],
+            names.name(u32::try_from(shown).unwrap() - 1)
+        );
+        let said = text(&output.stderr);
+        assert_eq!(said.contains("there are more"), has_more, "{said}");
+    }
+}
+
+#[test]
 fn a_consumer_group_is_added_read_with_and_removed() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "1", "--interval", "0.01", "--messages", "2"]);

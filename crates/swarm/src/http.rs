@@ -1,24 +1,18 @@
-//! One HTTP/1.1 connection, plain or TLS: enough to create devices and to read metrics.
+//! REST calls and metrics over one HTTP/1.1 connection, plain or TLS.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use holdfast_client::http::Connection;
 use http::header::{self, HeaderName};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 
 use crate::target::{Tls, resolve};
 
 /// An open connection; requests go one after the other.
-pub struct Client {
-    sender: SendRequest<Full<Bytes>>,
-    host: String,
-}
+pub struct Client(Connection);
 
 impl Client {
     /// Connects.
@@ -30,26 +24,11 @@ impl Client {
             .await
             .with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
-        let sender = match tls {
-            None => Self::open(stream).await?,
-            Some(tls) => Self::open(tls.connector.connect(tls.server.clone(), stream).await?).await?,
+        let connection = match tls {
+            None => Connection::open(stream, host).await?,
+            Some(tls) => Connection::open(tls.connector.connect(tls.server.clone(), stream).await?, host).await?,
         };
-        Ok(Self {
-            sender,
-            host: host.to_owned(),
-        })
-    }
-
-    async fn open<S>(stream: S) -> Result<SendRequest<Full<Bytes>>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Ends with the connection; its errors come back from the request that they break.
-        holdfast_tasks::spawn("http-client", async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        Ok(Self(connection))
     }
 
     /// Sends one request and reads the whole answer.
@@ -63,11 +42,8 @@ impl Client {
         authorization: Option<&str>,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes)> {
-        let headers: Vec<(HeaderName, &str)> = authorization
-            .map(|value| (header::AUTHORIZATION, value))
-            .into_iter()
-            .collect();
-        self.request_with(method, path, &headers, body).await
+        let authorization = authorization.map(|value| (header::AUTHORIZATION, value));
+        self.request_with(method, path, authorization.as_slice(), body).await
     }
 
     /// As [`Client::request`], with any headers.
@@ -81,20 +57,8 @@ impl Client {
         headers: &[(HeaderName, &str)],
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes)> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.host);
-        for (name, value) in headers {
-            request = request.header(name, *value);
-        }
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
-        }
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request.body(Full::from(body))?).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let answer = self.0.request(method, path, headers, body).await?;
+        Ok((answer.status, answer.body))
     }
 }
 

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::seq::IndexedRandom;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::hub::HubDevices;
@@ -218,18 +216,7 @@ pub fn tls(transport: Transport, ca_file: &Path, server: &str) -> Result<Tls> {
         Transport::Tls13 => &[&rustls::version::TLS13],
         Transport::Tls12 => &[&rustls::version::TLS12],
     };
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(ca_file)
-        .with_context(|| format!("cannot read the CA file {}", ca_file.display()))?;
-    for certificate in certificates {
-        roots.add(certificate?)?;
-    }
-    ensure!(!roots.is_empty(), "no certificate in {}", ca_file.display());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = holdfast_client::tls::config(Some(ca_file), versions)?;
     config.resumption = rustls::client::Resumption::disabled();
     let server =
         ServerName::try_from(server.to_owned()).with_context(|| format!("{server:?} is not a valid server name"))?;

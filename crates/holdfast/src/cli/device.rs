@@ -11,6 +11,8 @@ use super::hub::{Hub, LoginArgs};
 use super::output::{self, Format};
 use crate::exit_code::{Failure, Outcome};
 
+/// Devices that one request lists.
+const PAGE: usize = 1000;
 /// The columns of `device list`.
 const COLUMNS: [(&str, &str); 5] = [
     ("DEVICE", "/deviceId"),
@@ -44,9 +46,9 @@ pub(crate) enum Command {
     },
     /// List devices, or the modules of one device
     List {
-        /// How many at most, 1 to 1000
-        #[arg(long, default_value_t = 1000)]
-        top: u16,
+        /// How many at most [default: all]
+        #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+        top: Option<usize>,
         /// List the modules of this device instead
         #[arg(long, value_name = "DEVICE")]
         modules_of: Option<String>,
@@ -227,38 +229,54 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn list(top: u16, modules_of: Option<&str>, common: &Common) -> Result<(), Failure> {
+fn list(top: Option<usize>, modules_of: Option<&str>, common: &Common) -> Result<(), Failure> {
     let hub = common.login.hub()?;
-    let query = format!("top={top}");
-    let (request, columns) = match modules_of {
-        Some(device) => (
-            Call::new(Method::GET, format!("/devices/{}/modules", segments(device, None))),
-            &IDENTITY_COLUMNS,
-        ),
-        None => (
-            Call {
-                query: &query,
-                ..Call::new(Method::GET, "/devices".to_owned())
-            },
-            &COLUMNS,
-        ),
+    let (mut entries, has_more, columns) = match modules_of {
+        Some(device) => {
+            let path = format!("/devices/{}/modules", segments(device, None));
+            let modules = block_on(call(&hub, Call::new(Method::GET, path)))?;
+            (modules, false, &IDENTITY_COLUMNS)
+        }
+        None => {
+            let (devices, has_more) = block_on(devices(&hub, top.unwrap_or(usize::MAX)))?;
+            (Value::Array(devices), has_more, &COLUMNS)
+        }
     };
-    let mut answer = block_on(call(&hub, request))?;
     // Keys are shown when one identity is asked for, not by the thousand.
-    for entry in answer.as_array_mut().into_iter().flatten() {
+    for entry in entries.as_array_mut().into_iter().flatten() {
         if let Some(authentication) = entry.get_mut("authentication").and_then(Value::as_object_mut) {
             authentication.remove("symmetricKey");
         }
     }
-    output::show(&answer, common.output.unwrap_or(Format::Table), columns)?;
-    if modules_of.is_none()
-        && answer
-            .as_array()
-            .is_some_and(|devices| devices.len() >= usize::from(top))
-    {
-        eprintln!("the first {top} devices are shown; there may be more");
+    output::show(&entries, common.output.unwrap_or(Format::Table), columns)?;
+    if has_more {
+        let shown = entries.as_array().map_or(0, Vec::len);
+        eprintln!("{shown} devices are shown; there are more (--top)");
     }
     Ok(())
+}
+
+/// The first `top` devices, page by page; whether there are more.
+async fn devices(hub: &Hub, top: usize) -> Result<(Vec<Value>, bool), Failure> {
+    let mut devices = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = PAGE.min(top - devices.len());
+        let query = format!("top={page}&after={}", encode(&after));
+        let request = Call {
+            query: &query,
+            ..Call::new(Method::GET, "/holdfast/v1/devices".to_owned())
+        };
+        let mut answer = call(hub, request).await?;
+        if let Some(Value::Array(page)) = answer.get_mut("devices").map(Value::take) {
+            devices.extend(page);
+        }
+        match answer["continuation"].as_str() {
+            None => return Ok((devices, false)),
+            Some(_) if devices.len() >= top => return Ok((devices, true)),
+            Some(next) => after = next.to_owned(),
+        }
+    }
 }
 
 fn connection_string(target: &Target, key_type: KeyType) -> Result<(), Failure> {

@@ -1,17 +1,12 @@
 //! One request to a hub's REST API, and the meaning of its answer for the caller.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
+use holdfast_client::http::{Answer, Connection};
+use http::{Method, header};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -25,15 +20,6 @@ use crate::exit_code::{Failure, Outcome};
 const API_VERSION: &str = "2021-04-12";
 /// How long connecting, and then answering, may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer that is read: a thousand devices are about 1 MiB.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// Where distributions keep the CAs that they trust.
-const SYSTEM_CAS: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-
 /// Runs a client command.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::runtime::Builder::new_current_thread()
@@ -79,68 +65,35 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
     let token = hub.token()?;
     let separator = if call.query.is_empty() { "" } else { "&" };
     let uri = format!("{}?api-version={API_VERSION}{separator}{}", call.path, call.query);
-    let mut request = Request::builder()
-        .method(call.method)
-        .uri(uri)
-        .header(
-            header::HOST,
-            if port == 443 {
-                hub.host.clone()
-            } else {
-                format!("{}:{port}", hub.host)
-            },
-        )
-        .header(header::AUTHORIZATION, token)
-        .header(header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")));
-    if let Some(etag) = call.if_match {
-        request = request.header(header::IF_MATCH, format!("\"{etag}\""));
-    }
-    let body = match call.body {
-        Some(body) => {
-            request = request.header(header::CONTENT_TYPE, "application/json; charset=utf-8");
-            Bytes::from(serde_json::to_vec(&body).map_err(anyhow::Error::from)?)
-        }
-        None => Bytes::new(),
+    let host = match port {
+        443 => hub.host.clone(),
+        port => format!("{}:{port}", hub.host),
     };
-    let request = request.body(Full::new(body)).map_err(anyhow::Error::from)?;
-    let answer = tokio::time::timeout(TIMEOUT, exchange(stream, request)).await;
-    let (status, body) = answer.unwrap_or_else(|_| Err(unreachable(hub, port, "it does not answer")))?;
+    let etag = call.if_match.map(|etag| format!("\"{etag}\""));
+    let mut headers = vec![
+        (header::AUTHORIZATION, token.as_str()),
+        (header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION"))),
+    ];
+    headers.extend(etag.as_deref().map(|etag| (header::IF_MATCH, etag)));
+    let body = match &call.body {
+        Some(body) => serde_json::to_vec(body).map_err(anyhow::Error::from)?,
+        None => Vec::new(),
+    };
+    let exchange = async {
+        let mut connection = Connection::open(stream, &host).await?;
+        connection.request(call.method, &uri, &headers, body).await
+    };
+    let answer = tokio::time::timeout(TIMEOUT, exchange).await;
+    let answer = answer.map_err(|_| unreachable(hub, port, "it does not answer"))?;
+    let Answer { status, body, .. } = answer.map_err(|error| {
+        let text = format!("the connection to the hub broke: {error:#}");
+        Failure::new(Outcome::Unreachable, text)
+    })?;
     let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
     if status.is_success() {
         Ok(json)
     } else {
         Err(refusal(status, &json, &body))
-    }
-}
-
-async fn exchange(
-    stream: TlsStream<TcpStream>,
-    request: Request<Full<Bytes>>,
-) -> Result<(http::StatusCode, Bytes), Failure> {
-    let broken = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            Outcome::Unreachable,
-            format!("the connection to the hub broke: {error}"),
-        )
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(&error))?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| broken(&error))?;
-        Ok((head.status, body.to_bytes()))
-    };
-    tokio::pin!(answer);
-    tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        // The connection ends when the answer is complete; what it delivered is still there.
-        _ = connection => answer.await,
     }
 }
 
@@ -188,7 +141,9 @@ fn unreachable(hub: &Hub, port: u16, reason: impl std::fmt::Display) -> Failure 
 /// # Errors
 /// Says whether name, connection or certificate is at fault.
 pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStream>, Failure> {
-    let connector = TlsConnector::from(Arc::new(tls_config(hub.ca_file.as_deref())?));
+    let config = holdfast_client::tls::config(hub.ca_file.as_deref(), rustls::DEFAULT_VERSIONS);
+    let config = config.map_err(|error| Failure::usage(format!("{error:#}")).advise("use --ca-file FILE"))?;
+    let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from(hub.host.clone())
         .map_err(|_| Failure::usage(format!("{:?} is no host name", hub.host)))?;
     let connect = async {
@@ -236,22 +191,4 @@ async fn connect_any(hub: &Hub, port: u16, addresses: Vec<SocketAddr>) -> Result
     }
     let reason = last.map_or_else(|| "it has no address".to_owned(), |error| error.to_string());
     Err(unreachable(hub, port, reason).advise("is the hub running? /livez and /readyz on its metrics port tell"))
-}
-
-fn tls_config(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let file = ca_file.or_else(|| SYSTEM_CAS.map(Path::new).into_iter().find(|path| path.exists()));
-    let file =
-        file.ok_or_else(|| Failure::usage("this system has no list of trusted CAs").advise("use --ca-file FILE"))?;
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file)
-        .map_err(|error| Failure::usage(format!("cannot read the CA file {}: {error}", file.display())))?;
-    // A system's list may hold certificates that no longer parse.
-    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
-    if roots.is_empty() {
-        return Err(Failure::usage(format!("{} holds no certificate", file.display())));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(anyhow::Error::from)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

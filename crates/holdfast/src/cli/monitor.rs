@@ -13,7 +13,7 @@ use serde_json::{Map as Object, Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::events::Client;
+use super::events;
 use super::http::block_on;
 use super::hub::LoginArgs;
 use super::output::{escape, json_line};
@@ -65,9 +65,12 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
     }
     block_on(async {
         let reading = async {
-            let mut client = Client::connect(&hub).await?;
-            for partition in client.partition_ids().await? {
-                client.receive(&partition, &args.consumer_group, args.from).await?;
+            let mut client = events::connect(&hub).await?;
+            let mut links = Vec::new();
+            let mut partitions = Vec::new();
+            for partition in client.partitions().await? {
+                links.push(client.receive(&partition, &args.consumer_group, args.from).await?);
+                partitions.push(partition);
             }
             if args.output == Form::Text {
                 eprintln!(
@@ -75,27 +78,25 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
                     hub.host, args.consumer_group
                 );
             }
+            let timeout = match args.timeout {
+                0 => FOREVER,
+                seconds => Duration::from_secs(seconds),
+            };
             let mut shown = 0;
-            client
-                .events(
-                    if args.timeout == 0 {
-                        FOREVER
-                    } else {
-                        Duration::from_secs(args.timeout)
-                    },
-                    |partition, event| {
-                        if args.matches(event) {
-                            let line = match args.output {
-                                Form::Json => json_line(&to_json(partition, event)),
-                                Form::Text => escape(&to_text(partition, event)).into_owned(),
-                            };
-                            super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
-                            shown += 1;
-                        }
-                        Ok(args.count.is_none_or(|count| shown < count))
-                    },
-                )
-                .await?;
+            let show = |link, event: &Message<'_>| {
+                if args.matches(event) {
+                    let at = links.iter().position(|known| *known == link);
+                    let partition = at.map_or("?", |at| &partitions[at]);
+                    let line = match args.output {
+                        Form::Json => json_line(&to_json(partition, event)),
+                        Form::Text => escape(&to_text(partition, event)).into_owned(),
+                    };
+                    super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
+                    shown += 1;
+                }
+                Ok(args.count.is_none_or(|count| shown < count))
+            };
+            client.events(&links, timeout, show).await?;
             Ok(())
         };
         tokio::select! {
@@ -107,6 +108,7 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
     .map_err(|failure: Failure| match failure.outcome {
         Outcome::Failed => Failure {
             outcome: Outcome::Unreachable,
+            message: escape(&failure.message).into_owned(),
             ..failure
         },
         _ => failure,

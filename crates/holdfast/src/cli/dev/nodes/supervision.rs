@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::{NodeProcess, POLL};
 use crate::cli::dev::program;
-use crate::connection::{ConnectionFile, NodeFacts};
+use crate::connection::{self, ConnectionFile, NodeFacts};
 use crate::exit_code::{Failure, Outcome};
 
 /// How often nodes are probed that are no children of this process.
@@ -125,7 +125,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn publish(&mut self, file: &ConnectionFile) -> Result<(), Failure> {
-        file.write(self.path)?;
+        connection::write(file, self.path)?;
         self.published = Some(file.clone());
         Ok(())
     }

@@ -1,0 +1,34 @@
+//! TLS as a client of a hub.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+/// Where distributions keep the CAs that they trust.
+const SYSTEM_CAS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// A client that trusts the CAs in `ca_file`, else the system's.
+///
+/// # Errors
+/// When there is no list of CAs, or no certificate in it.
+pub fn config(ca_file: Option<&Path>, versions: &[&'static SupportedProtocolVersion]) -> Result<ClientConfig> {
+    let file = ca_file.or_else(|| SYSTEM_CAS.map(Path::new).into_iter().find(|path| path.exists()));
+    let file = file.context("this system has no list of trusted CAs")?;
+    let mut roots = RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(file).with_context(|| format!("cannot read the CA file {}", file.display()))?;
+    // A system's list may hold certificates that no longer parse.
+    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
+    ensure!(!roots.is_empty(), "{} holds no certificate", file.display());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
