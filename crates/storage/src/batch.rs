@@ -9,13 +9,15 @@ pub enum Family {
     Raft,
     /// State of the registry.
     Registry,
-    /// State of partitions and devices.
+    /// State of partitions.
     Device,
+    /// State of devices, as the partitions keep it.
+    DeviceState,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 4] = [Self::Log, Self::Raft, Self::Registry, Self::Device];
+    pub const ALL: [Self; 5] = [Self::Log, Self::Raft, Self::Registry, Self::Device, Self::DeviceState];
 }
 
 /// Durability class of a write.

@@ -37,7 +37,10 @@ const LANE_PREFIX: &str = "log-";
 const RAFT: &str = "raft";
 const REGISTRY: &str = "registry";
 const DEVICE: &str = "device";
-const STATES: [&str; 3] = [RAFT, REGISTRY, DEVICE];
+const DEVICE_STATE: &str = "device-state";
+const STATES: [&str; 4] = [RAFT, REGISTRY, DEVICE, DEVICE_STATE];
+/// The last one that the first version made: once it exists, all lanes do. Later ones are added to an older database.
+const LAST_OF_FIRST_VERSION: &str = DEVICE;
 
 /// File handles kept for everything but the database's tables: logs, manifests, listeners.
 const RESERVED_FILES: u64 = 256;
@@ -109,6 +112,7 @@ impl RocksDisk {
             Family::Raft => RAFT,
             Family::Registry => REGISTRY,
             Family::Device => DEVICE,
+            Family::DeviceState => DEVICE_STATE,
         }
     }
 
@@ -269,10 +273,10 @@ fn count_lanes(options: &rocksdb::Options, path: &Path, config: &StorageConfig) 
     let names = DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))?;
     let lanes = names.iter().filter(|name| name.starts_with(LANE_PREFIX)).count();
     // A crash while the database was being created may have left fewer, or none: then nothing has been written.
-    Ok(if names.len() < lanes + STATES.len() + 1 {
-        usize::from(config.log_lanes)
-    } else {
+    Ok(if names.iter().any(|name| name == LAST_OF_FIRST_VERSION) {
         lanes.max(1)
+    } else {
+        usize::from(config.log_lanes)
     })
 }
 

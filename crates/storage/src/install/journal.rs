@@ -90,6 +90,7 @@ fn number_of(family: Family) -> u8 {
         Family::Raft => 2,
         Family::Registry => 3,
         Family::Device => 4,
+        Family::DeviceState => 5,
     }
 }
 
