@@ -162,7 +162,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_partition_void_entries_total",
         "partition, reason",
-        "Entries that apply did not count: repeats, gaps, stale streams, damage.",
+        "Entries that apply did not count: repeats, gaps, stale streams, damage, effects of another leadership.",
     ),
     gauge(
         "holdfast_partition_retained_bytes",
@@ -173,6 +173,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "holdfast_partition_tail_bytes",
         "partition",
         "Bytes of the newest entries that are held in memory.",
+    ),
+    gauge(
+        "holdfast_partition_device_state_cache_bytes",
+        "partition",
+        "Bytes of the most recently used device state that is held in memory.",
     ),
     gauge("holdfast_partition_readers", "partition", "Readers."),
     gauge(

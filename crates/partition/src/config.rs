@@ -23,6 +23,8 @@ pub struct PartitionConfig {
     pub reclaim_step: ByteSize,
     /// Memory for the newest events of a partition; readers near its end are served from it.
     pub tail_cache: ByteSize,
+    /// Memory for the most recently used device state of a partition.
+    pub device_state_cache: ByteSize,
     /// Bytes that a reader behind the cache reads from disk at once; it holds up to twice that in memory.
     pub read_ahead: ByteSize,
     /// Bytes of log between two points of the index. A smaller value finds a start position faster and takes more memory.
@@ -41,6 +43,7 @@ impl Default for PartitionConfig {
             retention_interval: HumanDuration::secs(10),
             reclaim_step: ByteSize::mib(64),
             tail_cache: ByteSize::mib(8),
+            device_state_cache: ByteSize::mib(4),
             read_ahead: ByteSize::mib(1),
             index_spacing: ByteSize::kib(64),
             index_spacing_entries: 1024,
@@ -92,6 +95,11 @@ impl PartitionConfig {
         check(
             self.tail_cache <= ByteSize::gib(4),
             "tail_cache",
+            "must be at most 4GiB",
+        )?;
+        check(
+            self.device_state_cache <= ByteSize::gib(4),
+            "device_state_cache",
             "must be at most 4GiB",
         )?;
         check(

@@ -126,9 +126,9 @@ pub enum PartitionStartError {
     /// The log begins after the events that the state promises.
     #[error("the log begins at {first_index}, but its oldest events are at {begin}: files of the log are missing")]
     LogLost {
-        /// What is left of the log.
+        /// The first entry of the log.
         first_index: u64,
-        /// What the state knows.
+        /// The begin according to the state.
         begin: u64,
     },
 }

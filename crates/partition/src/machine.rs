@@ -11,6 +11,7 @@ use holdfast_consensus::{
 };
 use holdfast_storage::{Disk, DiskGuard, OnFatal, StorageError};
 
+use crate::partition::answer;
 use crate::shared::Shared;
 use crate::snapshot::{Received, RetentionHold, Sink, Source};
 use crate::state::store::Store;
@@ -82,6 +83,15 @@ impl Machine {
                     "a batch is skipped: a later incarnation of its gateway has written"
                 );
             }
+            SkipReason::OtherLeadership { computed } => {
+                tracing::warn!(
+                    partition,
+                    log_index,
+                    term = computed.term.0,
+                    node = computed.node.0,
+                    "effects are skipped: they were computed in another leadership"
+                );
+            }
             SkipReason::Damaged => {
                 tracing::error!(partition, log_index, "a log entry is skipped: it cannot be decoded")
             }
@@ -102,22 +112,19 @@ impl StateMachine for Machine {
         }
         let applied = inner.apply(position, entry);
         drop(inner);
+        let applied = applied.map_err(|unknown| StorageError::Damaged {
+            file: format!("log of partition {}", self.shared.id.0),
+            offset: None,
+            reason: unknown.to_string(),
+        })?;
         match applied {
-            Ok(Applied::Counted { records, .. }) => {
+            Applied::Counted { records, .. } => {
                 self.run.messages += u64::from(records);
                 self.run.bytes += entry.len() as u64;
             }
-            Ok(Applied::Skipped(reason)) => self.note_skipped(position.index, reason),
-            Err(unknown) => {
-                let file = format!("log of partition {}", self.shared.id.0);
-                return Err(StorageError::Damaged {
-                    file,
-                    offset: None,
-                    reason: unknown.to_string(),
-                });
-            }
+            Applied::Skipped(reason) => self.note_skipped(position.index, reason),
         }
-        Ok(Bytes::new())
+        Ok(answer::encode(applied))
     }
 
     fn apply_meta(&mut self, position: LogPosition, membership: Option<Bytes>) -> Result<(), StorageError> {
@@ -136,19 +143,16 @@ impl StateMachine for Machine {
     }
 
     fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
-        let Some((hold, state, position, membership)) = RetentionHold::take(&self.shared) else {
+        // No entry is applied during this call, so that the view belongs to the same position as the copy of the state.
+        self.store.store(&self.shared)?;
+        let Some(held) = RetentionHold::take(&self.shared) else {
             return Err(StorageError::Unsupported(
                 "a snapshot of a partition that has applied nothing",
             ));
         };
-        let mut source = Source::new(
-            self.disk.clone(),
-            self.on_fatal.clone(),
-            hold,
-            state,
-            position,
-            membership.clone(),
-        );
+        let device_states = self.store.view_device_states(held.device_state_epoch)?;
+        let (position, membership) = (held.position, held.membership.clone());
+        let mut source = Source::new(self.disk.clone(), self.on_fatal.clone(), held, device_states);
         Ok(SnapshotSource {
             position,
             membership,
@@ -162,6 +166,7 @@ impl StateMachine for Machine {
             self.disk.clone(),
             self.guard.clone(),
             self.shared.config.spacing(),
+            self.store.new_epoch(),
         )?))
     }
 

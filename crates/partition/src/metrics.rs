@@ -16,6 +16,9 @@ pub(crate) struct Metrics {
     skipped_gap: Counter,
     skipped_stale: Counter,
     skipped_damaged: Counter,
+    skipped_leadership: Counter,
+    /// Bytes in the cache of device state.
+    pub(crate) device_state_cached_bytes: Gauge,
     /// Bytes of the entries that can be read.
     pub(crate) retained_bytes: Gauge,
     /// Bytes in the entry cache.
@@ -43,6 +46,8 @@ impl Metrics {
             skipped_gap: skipped("gap"),
             skipped_stale: skipped("stale"),
             skipped_damaged: skipped("damaged"),
+            skipped_leadership: skipped("leadership"),
+            device_state_cached_bytes: gauge!("holdfast_partition_device_state_cache_bytes", "partition" => partition.clone()),
             retained_bytes: gauge!("holdfast_partition_retained_bytes", "partition" => partition.clone()),
             cached_bytes: gauge!("holdfast_partition_tail_bytes", "partition" => partition.clone()),
             readers: gauge!("holdfast_partition_readers", "partition" => partition.clone()),
@@ -59,6 +64,7 @@ impl Metrics {
             SkipReason::Gap { .. } => &self.skipped_gap,
             SkipReason::Stale { .. } => &self.skipped_stale,
             SkipReason::Damaged => &self.skipped_damaged,
+            SkipReason::OtherLeadership { .. } => &self.skipped_leadership,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The handle of one partition on this node: append, read, status, lifecycle.
 
-mod absent_gateways;
 mod ack_gate;
+pub(crate) mod answer;
+mod device_state;
+mod effects;
 mod retention;
 
 use std::sync::Arc;
@@ -17,10 +19,10 @@ use ack_gate::AckGate;
 
 use crate::config::PartitionConfig;
 use crate::error::{AppendError, PartitionStartError};
-use crate::log::record::{EntryHeader, EntryView, StreamId};
+use crate::log::record::{EntryHeader, EntryView, Leadership, StreamId};
 use crate::machine::Machine;
 use crate::readers::reader::{Reader, StartError, StartPosition};
-use crate::shared::{LogSource, Shared};
+use crate::shared::{self, LogSource, Shared};
 use crate::state::store::Store;
 
 /// The hub's clock; tests bring their own.
@@ -29,7 +31,7 @@ pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 /// Called once with the outcome of a batch, on the partition's thread. Short and without blocking.
 pub type OnAppended = Box<dyn FnOnce(Result<(), AppendError>) + Send>;
 
-/// What `$management` and the metrics report about a partition.
+/// The status of a partition for `$management` and the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionStatus {
     /// The oldest event that can be read.
@@ -109,14 +111,7 @@ impl Partition {
         let store = Arc::new(store);
         let begin = recovered.state.begin().log_index;
         let recovered_position = recovered.position;
-        let shared = Shared::new(
-            id,
-            config.clone(),
-            pool,
-            recovered.state,
-            recovered.position,
-            recovered.membership,
-        );
+        let shared = Shared::new(id, config.clone(), pool, recovered);
         let machine = Box::new(Machine::new(shared.clone(), store.clone(), host));
         // A replica that existed before is never bootstrapped again, even if it lost its data: other replicas may rely on
         // what it acknowledged.
@@ -198,9 +193,15 @@ impl Partition {
             Ok(permit) => permit,
             Err(error) => return appended(self.0.ack_gate.lock().admit_committed(&header, Err(error))),
         };
-        if !may(&header) {
+        // Effects in a batch come from a core of the owner, which has computed them; never from another gateway.
+        let here = |owner: Leadership| owner.node.0 == self.0.node && header.stream.gateway_node == self.0.node;
+        if !header.owner.is_none_or(here) || !may(&header) {
             return appended(Err(AppendError::Refused));
         }
+        let permit = match header.owner {
+            Some(owner) => permit.in_term(owner.term.0),
+            None => permit,
+        };
         let gate = self.0.ack_gate.clone();
         let committed = Box::new(move |outcome| {
             let outcome = gate.lock().admit_committed(&header, outcome);
@@ -243,7 +244,7 @@ impl Partition {
         self.0.shared.lock().state.streams().newest_incarnation(gateway_node)
     }
 
-    /// What can be read at this moment.
+    /// The readable range at this moment.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
         let inner = self.0.shared.lock();
@@ -316,20 +317,26 @@ impl Partition {
         if self.0.ack_gate.lock().is_open_in(term) {
             return Ok(());
         }
+        let (term, streams) = self.as_owner(|inner| inner.state.streams().clone()).await?;
+        self.0.ack_gate.lock().open(term, streams);
+        Ok(())
+    }
+
+    /// Reads the state once everything that was committed before this node's leadership is applied. Also gives the term of
+    /// that leadership.
+    async fn as_owner<R>(&self, read: impl FnOnce(&shared::Inner) -> R) -> Result<(u64, R), AppendError> {
+        let term = self.leading()?;
         // Also waits until the leader's first entry is applied, and with it everything of earlier terms.
         self.0.group.read_index().await?;
         let inner = self.0.shared.lock();
         let own = |position: &LogPosition| position.term == term && position.node == self.0.node;
-        if !inner.position.as_ref().is_some_and(own) {
-            // Another node leads, or led in between.
-            drop(inner);
-            self.leading()?;
-            return Err(AppendError::NotLeader { leader: None });
+        if inner.position.as_ref().is_some_and(own) {
+            return Ok((term, read(&inner)));
         }
-        let streams = inner.state.streams().clone();
+        // Another node leads, or led in between.
         drop(inner);
-        self.0.ack_gate.lock().open(term, streams);
-        Ok(())
+        self.leading()?;
+        Err(AppendError::NotLeader { leader: None })
     }
 
     /// The term in which this node leads.

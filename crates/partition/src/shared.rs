@@ -16,7 +16,10 @@ use holdfast_tasks::sync::{Mutex, MutexGuard};
 
 use crate::config::PartitionConfig;
 use crate::log::entry_cache::{CachedEntry, EntryCache};
+use crate::log::record::{Effect, EntryView, PartitionCommand};
 use crate::metrics::Metrics;
+use crate::state::device_state::DeviceStates;
+use crate::state::store::Recovered;
 use crate::state::{Applied, IndexPoint, State, UnknownVersion};
 
 /// The most readers of one partition: far more than 20 consumer groups of 5 and the hub's own.
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
 pub(crate) struct Inner {
     pub(crate) state: State,
     pub(crate) cache: EntryCache,
+    pub(crate) device_states: DeviceStates,
     /// The last applied entry of any kind.
     pub(crate) position: Option<LogPosition>,
     /// The membership as consensus gave it last; empty = none.
@@ -65,16 +69,16 @@ struct Slot {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        id: PartitionId,
-        config: PartitionConfig,
-        pool: BlockingPool,
-        state: State,
-        position: Option<LogPosition>,
-        membership: Bytes,
-    ) -> Arc<Self> {
+    pub(crate) fn new(id: PartitionId, config: PartitionConfig, pool: BlockingPool, recovered: Recovered) -> Arc<Self> {
+        let Recovered {
+            state,
+            position,
+            membership,
+            device_state_epoch,
+        } = recovered;
         let inner = Inner {
             state,
+            device_states: DeviceStates::new(device_state_epoch, config.device_state_cache.as_usize()),
             cache: EntryCache::new(
                 config.tail_cache.as_usize(),
                 position.map_or(0, |position| position.index + 1),
@@ -128,11 +132,13 @@ impl Shared {
             .unwrap_or_default();
         let (readers, cached) = (inner.slots.len() - inner.free.len(), inner.cache.bytes());
         let retained = inner.state.retained_bytes();
+        let device_states = inner.device_states.cached_bytes();
         drop(inner);
         self.metrics.reader_lag.set(float(lag));
         self.metrics.readers.set(float(readers as u64));
         self.metrics.cached_bytes.set(float(cached as u64));
         self.metrics.retained_bytes.set(float(retained));
+        self.metrics.device_state_cached_bytes.set(float(device_states as u64));
     }
 }
 
@@ -147,15 +153,21 @@ fn float(value: u64) -> f64 {
 impl Inner {
     /// Applies the entry and keeps it for readers.
     pub(crate) fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Applied, UnknownVersion> {
-        let applied = self.state.apply(position.index, entry)?;
+        let applied = self.state.apply(&position, entry)?;
         self.position = Some(position);
         if let Applied::Counted {
             first,
             records,
             enqueued,
+            device_states,
         } = applied
-            && records > 0
         {
+            if device_states > 0 {
+                self.apply_device_states(position.index, entry);
+            }
+            if records == 0 {
+                return Ok(applied);
+            }
             let log_index = position.index;
             self.cache.push(CachedEntry {
                 log_index,
@@ -176,10 +188,27 @@ impl Inner {
         }
     }
 
+    fn apply_device_states(&mut self, log_index: u64, entry: &[u8]) {
+        // `State::apply` has read the entry.
+        let Ok(view) = EntryView::parse(entry) else { return };
+        for command in view.commands() {
+            if let PartitionCommand::Effect(Effect::DeviceState(change)) = command {
+                self.device_states.apply(log_index, &change);
+            }
+        }
+    }
+
     /// Replaces everything by the content of a snapshot; readers continue in it.
-    pub(crate) fn restore(&mut self, state: State, position: LogPosition, membership: Bytes, cache_limit: usize) {
+    pub(crate) fn restore(&mut self, recovered: Recovered, position: LogPosition, config: &PartitionConfig) {
+        let Recovered {
+            state,
+            membership,
+            device_state_epoch,
+            ..
+        } = recovered;
         self.state = state;
-        self.cache = EntryCache::new(cache_limit, position.index + 1);
+        self.cache = EntryCache::new(config.tail_cache.as_usize(), position.index + 1);
+        self.device_states = DeviceStates::new(device_state_epoch, config.device_state_cache.as_usize());
         self.position = Some(position);
         self.membership = membership;
     }

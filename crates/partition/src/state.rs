@@ -10,6 +10,7 @@
 //! Not here: the log itself (`consensus`), waking readers (`shared`), the stored form (`stored`, `store`).
 
 mod absent_gateways;
+pub(crate) mod device_state;
 mod index;
 pub(crate) mod store;
 mod stored;
@@ -20,16 +21,17 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use holdfast_model::{SequenceNumber, UnixMillis};
+use holdfast_consensus::LogPosition;
+use holdfast_model::{NodeId, SequenceNumber, Term, UnixMillis};
 use thiserror::Error;
 
-pub use absent_gateways::GatewayPresence;
-pub(crate) use absent_gateways::presence_stream;
+pub use absent_gateways::{AbsentGateways, GatewayPresence, MAX_ABSENT_GATEWAYS};
+pub use device_state::{DeviceStateEntry, DeviceStatePage, Liveness, dead_states};
 pub use index::{Index, IndexPoint, Spacing};
 pub use stored::{Changes, Head, StoredStateError};
 pub use streams::{Admission, MAX_STREAMS, Streams};
 
-use crate::log::record::{EntryError, EntryView};
+use crate::log::record::{Effect, EntryError, EntryView, Leadership, PartitionCommand};
 
 /// The outcome of applying an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub enum Applied {
         records: u32,
         /// The time of all its records.
         enqueued: UnixMillis,
+        /// Its changes of device state, which are not part of [`State`].
+        device_states: u32,
     },
     /// It changes nothing.
     Skipped(SkipReason),
@@ -64,6 +68,19 @@ pub enum SkipReason {
     },
     /// The bytes cannot be decoded.
     Damaged,
+    /// Its effects were computed in another leadership than the one that appended it.
+    OtherLeadership {
+        /// The leadership that computed them.
+        computed: Leadership,
+    },
+}
+
+/// The leadership that appended an entry.
+pub(crate) fn leadership_of(position: &LogPosition) -> Leadership {
+    Leadership {
+        term: Term(position.term),
+        node: NodeId(position.node),
+    }
 }
 
 /// The entry was written by a version whose rules this one does not know: the node must stop, since guessing would make
@@ -87,6 +104,9 @@ pub struct State {
     pub(crate) streams: Streams,
     pub(crate) index: Index,
     pub(crate) skipped: BTreeSet<u64>,
+    pub(crate) absent_gateways: AbsentGateways,
+    /// An entry with effects has been applied: versions that do not know them must not read this state.
+    pub(crate) has_effects: bool,
 }
 
 impl State {
@@ -104,26 +124,38 @@ impl State {
             streams: Streams::default(),
             index: Index::new(spacing),
             skipped: BTreeSet::new(),
+            absent_gateways: AbsentGateways::default(),
+            has_effects: false,
         }
     }
 
-    /// Applies the committed entry at `log_index`; the indexes of successive calls grow.
+    /// Applies the committed entry at `position`; the indexes of successive calls grow.
     ///
     /// # Errors
     /// [`UnknownVersion`]; the state is unchanged.
-    pub fn apply(&mut self, log_index: u64, entry: &[u8]) -> Result<Applied, UnknownVersion> {
-        let header = match EntryView::parse(entry) {
-            Ok(view) => view.header(),
+    pub fn apply(&mut self, position: &LogPosition, entry: &[u8]) -> Result<Applied, UnknownVersion> {
+        let log_index = position.index;
+        let view = match EntryView::parse(entry) {
+            Ok(view) => view,
             Err(EntryError::Version(version)) => return Err(UnknownVersion { log_index, version }),
             Err(EntryError::Corrupt(_)) => return Ok(self.skip(log_index, SkipReason::Damaged)),
         };
-        match self.streams.check(&header.stream, header.batch_number) {
-            Admission::Next => {}
-            Admission::Repeat { .. } => return Ok(self.skip(log_index, SkipReason::Repeat)),
-            Admission::Gap { expected } => return Ok(self.skip(log_index, SkipReason::Gap { expected })),
-            Admission::Stale { current } => return Ok(self.skip(log_index, SkipReason::Stale { current })),
+        let header = view.header();
+        if let Some(computed) = header.owner
+            && computed != leadership_of(position)
+        {
+            return Ok(self.skip(log_index, SkipReason::OtherLeadership { computed }));
         }
-        self.streams.advance(&header.stream, header.batch_number, log_index);
+        if header.has_stream() {
+            match self.streams.check(&header.stream, header.batch_number) {
+                Admission::Next => {}
+                Admission::Repeat { .. } => return Ok(self.skip(log_index, SkipReason::Repeat)),
+                Admission::Gap { expected } => return Ok(self.skip(log_index, SkipReason::Gap { expected })),
+                Admission::Stale { current } => return Ok(self.skip(log_index, SkipReason::Stale { current })),
+            }
+            self.streams.advance(&header.stream, header.batch_number, log_index);
+            self.absent_gateways.apply_batch(&header.stream, header.batch_number);
+        }
         let enqueued = self.last_enqueued.max(header.proposed);
         let first = self.next;
         self.index.offer(IndexPoint {
@@ -135,11 +167,37 @@ impl State {
         self.next = SequenceNumber(first.0 + u64::from(header.records));
         self.last_enqueued = enqueued;
         self.log_bytes += entry.len() as u64;
+        let device_states = if header.owner.is_some() {
+            self.apply_effects(&view)
+        } else {
+            0
+        };
         Ok(Applied::Counted {
             first,
             records: header.records,
             enqueued,
+            device_states,
         })
+    }
+
+    /// Gives the number of changes of device state, which the caller applies.
+    fn apply_effects(&mut self, view: &EntryView<'_>) -> u32 {
+        self.has_effects = true;
+        let mut device_states = 0;
+        for command in view.commands() {
+            match command {
+                // Counted with the header.
+                PartitionCommand::Telemetry(_) => {}
+                PartitionCommand::Effect(Effect::GatewayAbsent { gateway }) => {
+                    self.absent_gateways.set(gateway, GatewayPresence::Absent);
+                }
+                PartitionCommand::Effect(Effect::GatewayPresent { gateway }) => {
+                    self.absent_gateways.set(gateway, GatewayPresence::Present);
+                }
+                PartitionCommand::Effect(Effect::DeviceState(_)) => device_states += 1,
+            }
+        }
+        device_states
     }
 
     fn skip(&mut self, log_index: u64, reason: SkipReason) -> Applied {
@@ -181,6 +239,12 @@ impl State {
     #[must_use]
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// The gateways that sessions may have begun without.
+    #[must_use]
+    pub fn absent_gateways(&self) -> &AbsentGateways {
+        &self.absent_gateways
     }
 
     /// Whether apply skipped the entry at this log index: readers step over it.

@@ -51,7 +51,7 @@ async fn a_follower_serves_readers_and_names_the_owner() {
     cluster.check_alive();
 }
 
-/// What may go wrong between two batches.
+/// A fault between two batches.
 async fn disturb(cluster: &mut Cluster) {
     match cluster.rng.random_range(0..8) {
         0 | 1 => {
@@ -309,7 +309,7 @@ async fn a_destroyed_replica_leaves_only_its_vote_and_last_position_and_can_retu
     replica.partition.destroy().await.unwrap();
     let disk = cluster.disks[&gone].clone();
     let keys = Family::ALL.map(|family| disk.keys(family));
-    assert_eq!(keys, [0, 2, 0, 0], "its vote and its last entry");
+    assert_eq!(keys, [0, 2, 0, 0, 0], "its vote and its last entry");
     let group_id = GroupId::partition(0);
     for promised in [HardState::PriorLog, HardState::PriorVote] {
         let key = layout::hard_key(group_id.0, promised);

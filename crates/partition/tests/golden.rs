@@ -1,4 +1,4 @@
-//! Bytes that are on disks: what this version writes, and what every later one must read.
+//! Bytes that are on disks: this version writes them so, and every later one must read them.
 //!
 //! A change of format adds a file; the old ones stay for ever.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
@@ -6,12 +6,24 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
+use holdfast_consensus::LogPosition;
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, ModuleId, Property, PropertyValue,
-    SequenceNumber, TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, ModuleId, NodeId, Property, PropertyValue,
+    SequenceNumber, TelemetryMessage, Term, UnixMillis,
 };
-use holdfast_partition::record::{BatchHeader, BatchWriter, EntryView, Origin, PropertyValueView, StreamId};
+use holdfast_partition::record::{
+    BatchHeader, BatchWriter, DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, EntryView, Leadership,
+    Origin, PartitionCommand, PropertyValueView, StreamId,
+};
 use holdfast_partition::state::{Head, IndexPoint, Spacing, State};
+
+fn at(index: u64) -> LogPosition {
+    LogPosition {
+        term: 2,
+        node: 1,
+        index,
+    }
+}
 
 const SPACING: Spacing = Spacing { bytes: 1, entries: 1 };
 
@@ -126,16 +138,89 @@ fn an_entry_of_version_1_is_written_and_read_as_ever() {
     );
 }
 
+fn entry_with_effects() -> bytes::Bytes {
+    let owner = Leadership {
+        term: Term(7),
+        node: NodeId(1_000),
+    };
+    let key = DeviceStateKey {
+        kind: DeviceStateKind::SUBSCRIPTIONS,
+        device: "pump-7",
+        module: Some("edge"),
+        generation: "638400000000000001",
+        item: b"\x00\x01",
+    };
+    let gateway = NodeId(3_000);
+    let value = Some(&b"value"[..]);
+    let effects = [
+        Effect::GatewayAbsent { gateway },
+        Effect::GatewayPresent { gateway },
+        Effect::DeviceState(DeviceStateChange { key, value }),
+        Effect::DeviceState(DeviceStateChange { key, value: None }),
+    ];
+    let mut writer = BatchWriter::new();
+    for effect in &effects {
+        writer.push_effect(owner, effect).unwrap();
+    }
+    writer.close(BatchHeader::of_owner(UnixMillis(1_790_000_000_003)))
+}
+
 #[test]
-fn a_state_of_version_1_is_written_and_read_as_ever() {
+fn an_entry_of_version_2_is_written_and_read_as_ever() {
+    let golden = golden(include_str!("golden/entry-v2.hex"));
+    check("an entry with effects", &entry_with_effects(), &golden);
+    let view = EntryView::parse(&golden).unwrap();
+    let (owner, records) = (view.header().owner.unwrap(), view.header().records);
+    assert_eq!((owner.term, owner.node, records), (Term(7), NodeId(1_000), 0));
+    let commands: Vec<_> = view.commands().collect();
+    assert_eq!(commands.len(), 4);
+    let PartitionCommand::Effect(Effect::DeviceState(change)) = commands[2] else {
+        panic!("{commands:?}");
+    };
+    assert_eq!((change.key.device, change.key.module), ("pump-7", Some("edge")));
+    assert_eq!((change.key.item, change.value), (&b"\x00\x01"[..], Some(&b"value"[..])));
+}
+
+#[test]
+fn a_state_of_version_2_is_written_and_read_as_ever() {
     let mut state = State::new(SPACING);
-    state.apply(5, &golden(include_str!("golden/entry-v1.hex"))).unwrap();
-    state.apply(6, b"\xff").unwrap();
+    let mut writer = BatchWriter::new();
+    let owner = Leadership {
+        term: Term(2),
+        node: NodeId(1),
+    };
+    let gateway = NodeId(3_000);
+    writer.push_effect(owner, &Effect::GatewayAbsent { gateway }).unwrap();
+    let entry = writer.close(BatchHeader::of_owner(UnixMillis(5)));
+    state.apply(&at(5), &entry).unwrap();
     let head = Head {
         term: 2,
         node: 1,
         index: 7,
         membership: bytes::Bytes::from_static(b"opaque"),
+        device_state_epoch: 6,
+    };
+    let points: VecDeque<_> = state.take_changes(0).points.into();
+    let golden_head = golden(include_str!("golden/state-v2.hex"));
+    check("a state", &state.encode_head(&head), &golden_head);
+    let (read_head, read) = State::restore(&golden_head, points, BTreeSet::new(), SPACING).unwrap();
+    assert_eq!((read_head, &read), (head, &state));
+    assert_eq!(read.absent_gateways().iter().collect::<Vec<_>>(), [gateway]);
+}
+
+#[test]
+fn a_state_of_version_1_is_written_and_read_as_ever() {
+    let mut state = State::new(SPACING);
+    state
+        .apply(&at(5), &golden(include_str!("golden/entry-v1.hex")))
+        .unwrap();
+    state.apply(&at(6), b"\xff").unwrap();
+    let head = Head {
+        term: 2,
+        node: 1,
+        index: 7,
+        membership: bytes::Bytes::from_static(b"opaque"),
+        device_state_epoch: 0,
     };
     let point = IndexPoint {
         log_index: 5,

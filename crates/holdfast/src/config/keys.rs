@@ -401,6 +401,11 @@ pub(crate) fn keys() -> Vec<Key> {
             |c| &mut c.partition.tail_cache,
         ),
         Key::new(
+            "partition.device_state_cache",
+            "Memory for the most recently used device state of a partition.",
+            |c| &mut c.partition.device_state_cache,
+        ),
+        Key::new(
             "partition.read_ahead",
             "How much a reader that is behind reads from disk at once; it holds up to twice that in memory.",
             |c| &mut c.partition.read_ahead,

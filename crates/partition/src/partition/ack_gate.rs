@@ -13,7 +13,7 @@ use holdfast_consensus::{LogPosition, ProposeError};
 
 use crate::error::AppendError;
 use crate::log::record::EntryHeader;
-use crate::state::{Admission, Streams};
+use crate::state::{Admission, Streams, leadership_of};
 
 /// The streams' positions by commits; closed until it is opened from an applied state.
 #[derive(Debug, Default)]
@@ -54,6 +54,15 @@ impl AckGate {
             self.term = None;
             return Err(AppendError::Unknown);
         }
+        if header
+            .owner
+            .is_some_and(|computed| computed != leadership_of(&position))
+        {
+            return Err(AppendError::NotLeader { leader: None });
+        }
+        if !header.has_stream() {
+            return Ok(());
+        }
         match self.streams.check(&header.stream, header.batch_number) {
             Admission::Next => {
                 self.streams
@@ -84,6 +93,7 @@ mod tests {
         EntryHeader {
             stream,
             batch_number,
+            owner: None,
             proposed: UnixMillis(0),
             records: 1,
         }

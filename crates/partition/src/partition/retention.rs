@@ -1,6 +1,6 @@
 //! Retention: events beyond the configured age or size become unreadable, and whole files of them are deleted.
 //!
-//! A reconciler: each round compares the state with the limits, and the next round does what this one could not.
+//! A reconciler: each round compares the state with the limits, and the next round continues where this one stopped.
 //! Order: first the begin of the event stream moves, in memory and with the next persisted state; then files are deleted,
 //! but only below the begin of the *flushed* state. Otherwise a crash would leave a state that promises events whose
 //! files are gone, or that needs them for its replay.

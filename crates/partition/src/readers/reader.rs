@@ -12,6 +12,8 @@ mod disk;
 mod position;
 
 #[cfg(test)]
+mod interleavings;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
@@ -70,7 +72,7 @@ pub enum ReadError {
     Entry {
         /// Where it is.
         log_index: u64,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: EntryError,
     },

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use holdfast_consensus::{GroupId, LogPosition, SealedSnapshot, SnapshotSink, StoredEntry};
 use holdfast_model::PartitionId;
 use holdfast_proto::partition::v1 as proto;
-use holdfast_storage::{Disk, DiskGuard, Staged, Staging, StorageError, layout};
+use holdfast_storage::{Disk, DiskGuard, Family, Staged, Staging, StorageError, layout};
 use prost::Message;
 
 use super::wire::{self, Kind, LENGTH_BYTES, MAX_ENTRY_BYTES};
 use crate::log::record::EntryView;
+use crate::state::device_state::{decode_key, decode_record};
+use crate::state::store::device_key;
 use crate::state::{Head, IndexPoint, Spacing, State};
 
 /// The free disk space is checked again after this many bytes: other writers use it too.
@@ -24,6 +26,10 @@ pub(crate) struct Received {
     /// The log begins after this entry.
     pub(crate) retained_after: LogPosition,
     pub(crate) log: Staged,
+    /// `None`: there is none.
+    pub(crate) device_states: Option<Staged>,
+    /// In the keys of `device_states`.
+    pub(crate) device_state_epoch: u32,
 }
 
 /// A snapshot being received.
@@ -32,7 +38,12 @@ pub(crate) struct Sink {
     group: GroupId,
     guard: Arc<DiskGuard>,
     spacing: Spacing,
+    disk: Arc<dyn Disk>,
     staging: Staging,
+    /// There once device state has come.
+    device_states: Option<Staging>,
+    device_state_epoch: u32,
+    device_state_count: u64,
     space_checked_at: u64,
     number: u32,
     last: Option<Kind>,
@@ -64,15 +75,20 @@ impl Sink {
         disk: Arc<dyn Disk>,
         guard: Arc<DiskGuard>,
         spacing: Spacing,
+        device_state_epoch: u32,
     ) -> Result<Self, StorageError> {
         let group = GroupId::partition(id.0);
-        let staging = Staging::new(disk, group.family_of_log(), group.0)?;
+        let staging = Staging::new(disk.clone(), group.family_of_log(), group.0)?;
         Ok(Self {
             id,
             group,
             guard,
             spacing,
+            disk,
             staging,
+            device_states: None,
+            device_state_epoch,
+            device_state_count: 0,
             space_checked_at: 0,
             number: 0,
             last: None,
@@ -120,8 +136,40 @@ impl Sink {
     }
 
     fn take_skipped(&mut self, payload: Bytes) -> Result<(), StorageError> {
-        let skipped = proto::SnapshotVoids::decode(payload).map_err(|error| self.damaged(error))?;
+        let skipped = proto::SnapshotSkipped::decode(payload).map_err(|error| self.damaged(error))?;
         self.skipped.extend(skipped.log_indexes);
+        Ok(())
+    }
+
+    fn take_device_states(&mut self, payload: Bytes) -> Result<(), StorageError> {
+        let states = proto::SnapshotDeviceStates::decode(payload).map_err(|error| self.damaged(error))?;
+        let mut staging = match self.device_states.take() {
+            Some(staging) => staging,
+            None => Staging::new(self.disk.clone(), Family::DeviceState, self.group.0)?,
+        };
+        for state in states.states {
+            if decode_key(&state.key).is_none() {
+                return Err(self.damaged("a device state has no name"));
+            }
+            decode_record(&state.record).map_err(|error| self.damaged(error))?;
+            // Also refuses one that does not ascend.
+            staging.put(
+                &device_key(self.group.0, self.device_state_epoch, &state.key),
+                &state.record,
+            )?;
+            self.device_state_count += 1;
+        }
+        self.device_states = Some(staging);
+        self.check_space()
+    }
+
+    /// Refuses a snapshot that would leave too little space; checked every [`SPACE_CHECK_BYTES`].
+    fn check_space(&mut self) -> Result<(), StorageError> {
+        let bytes = self.staging.bytes() + self.device_states.as_ref().map_or(0, Staging::bytes);
+        if bytes - self.space_checked_at >= SPACE_CHECK_BYTES {
+            self.space_checked_at = bytes;
+            self.guard.check_space_for(0)?;
+        }
         Ok(())
     }
 
@@ -179,11 +227,7 @@ impl Sink {
             }
         }
         self.log = Some(log);
-        if self.staging.bytes() - self.space_checked_at >= SPACE_CHECK_BYTES {
-            self.space_checked_at = self.staging.bytes();
-            self.guard.check_space_for(0)?;
-        }
-        Ok(())
+        self.check_space()
     }
 
     fn take_entry(&mut self, log: &mut Log, stored: &[u8]) -> Result<(), StorageError> {
@@ -216,7 +260,8 @@ impl Sink {
         let (points, skipped) = state.part_counts();
         let is_whole = self.cut.is_empty()
             && (end.entries, end.bytes) == (log.entries, log.bytes)
-            && (end.points, end.voids) == (points as u64, skipped as u64)
+            && (end.points, end.skipped) == (points as u64, skipped as u64)
+            && end.device_states == self.device_state_count
             && log.next_index == log.head.index + 1
             && log.position.is_none_or(|last| last == log.head.position());
         if !is_whole {
@@ -257,7 +302,7 @@ fn length_of(bytes: &[u8]) -> Option<usize> {
     Some(u32::from_be_bytes(*length) as usize)
 }
 
-/// The entry at the front, and what follows it, if all of it is there.
+/// The entry at the front and the rest, if the entry is complete.
 fn whole_entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = length_of(bytes)?;
     bytes[LENGTH_BYTES..].split_at_checked(length)
@@ -266,11 +311,7 @@ fn whole_entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 impl SnapshotSink for Sink {
     fn write(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         let (kind, payload) = wire::decode(chunk, self.number).map_err(|reason| self.damaged(reason))?;
-        let in_order = match self.last {
-            None => kind == Kind::Head,
-            Some(last) => kind > last || kind == last && !matches!(kind, Kind::Head | Kind::End),
-        };
-        if !in_order {
+        if !kind.may_follow(self.last) {
             return Err(self.damaged("a chunk is out of order"));
         }
         self.number += 1;
@@ -279,6 +320,7 @@ impl SnapshotSink for Sink {
             Kind::Head => self.take_head(payload),
             Kind::Points => self.take_points(payload),
             Kind::Skipped => self.take_skipped(payload),
+            Kind::DeviceStates => self.take_device_states(payload),
             Kind::Log => self.take_log(&payload),
             Kind::End => self.take_end(payload),
         }
@@ -300,6 +342,8 @@ impl SnapshotSink for Sink {
             state: log.state,
             position,
             log: self.staging.seal()?,
+            device_states: self.device_states.map(Staging::seal).transpose()?,
+            device_state_epoch: self.device_state_epoch,
         }))
     }
 }

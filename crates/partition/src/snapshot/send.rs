@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_consensus::{GroupId, LogPosition, StoredEntry};
 use holdfast_proto::partition::v1 as proto;
-use holdfast_storage::{Disk, Family, OnFatal, StorageError, layout};
+use holdfast_storage::{Disk, Family, OnFatal, StorageError, View, layout};
 use prost::Message;
 
 use super::wire::{self, Kind, LENGTH_BYTES, MAX_PAYLOAD_BYTES};
@@ -18,6 +18,10 @@ use crate::state::{Head, IndexPoint, State};
 const POINTS_PER_CHUNK: usize = 16_384;
 /// Skipped entries in a chunk: each takes up to 10 bytes.
 const SKIPPED_PER_CHUNK: usize = 65_536;
+/// Bytes of a device state in a chunk beside key and record.
+const DEVICE_STATE_OVERHEAD_BYTES: usize = 32;
+/// Bytes of group and epoch in front of a key of device state.
+const DEVICE_PREFIX_BYTES: usize = 8;
 
 /// Keeps retention from deleting the log from an index on, until it is dropped.
 pub(crate) struct RetentionHold {
@@ -27,18 +31,34 @@ pub(crate) struct RetentionHold {
 
 impl RetentionHold {
     /// Holds the readable log and copies the state, at one moment. `None` when nothing has been applied.
-    pub(crate) fn take(shared: &Arc<Shared>) -> Option<(Self, State, LogPosition, Bytes)> {
+    pub(crate) fn take(shared: &Arc<Shared>) -> Option<Held> {
         let mut inner = shared.lock();
         let position = inner.position?;
         let (state, membership) = (inner.state.clone(), inner.membership.clone());
+        let device_state_epoch = inner.device_states.epoch();
         let id = inner.hold(state.begin().log_index);
         drop(inner);
         let hold = Self {
             shared: shared.clone(),
             id,
         };
-        Some((hold, state, position, membership))
+        Some(Held {
+            hold,
+            state,
+            position,
+            membership,
+            device_state_epoch,
+        })
     }
+}
+
+/// A copy of the state, and the hold on its log.
+pub(crate) struct Held {
+    hold: RetentionHold,
+    state: State,
+    pub(crate) position: LogPosition,
+    pub(crate) membership: Bytes,
+    pub(crate) device_state_epoch: u32,
 }
 
 impl Drop for RetentionHold {
@@ -58,6 +78,10 @@ pub(crate) struct Source {
     head: Option<(State, Bytes)>,
     points: VecDeque<IndexPoint>,
     skipped: VecDeque<u64>,
+    /// `None`: all of it has been sent.
+    device_states: Option<View>,
+    /// One that did not fit the chunk before.
+    held_back: Option<proto::SnapshotDeviceState>,
     /// The next entry to be read.
     next_index: u64,
     /// Bytes read from the log; those from `sent` on are not sent yet.
@@ -69,14 +93,14 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        on_fatal: OnFatal,
-        hold: RetentionHold,
-        state: State,
-        position: LogPosition,
-        membership: Bytes,
-    ) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, on_fatal: OnFatal, held: Held, device_states: View) -> Self {
+        let Held {
+            hold,
+            state,
+            position,
+            membership,
+            ..
+        } = held;
         // Entry 0 is the group's first membership, after which every log begins that a snapshot has brought.
         let next_index = state.begin().log_index.max(1);
         Self {
@@ -88,6 +112,8 @@ impl Source {
             head: Some((state, membership)),
             points: VecDeque::new(),
             skipped: VecDeque::new(),
+            device_states: Some(device_states),
+            held_back: None,
             next_index,
             log: Vec::new(),
             sent: 0,
@@ -105,6 +131,8 @@ impl Source {
             (Kind::Points, self.points())
         } else if !self.skipped.is_empty() {
             (Kind::Skipped, self.skipped())
+        } else if let Some(payload) = self.device_states()? {
+            (Kind::DeviceStates, payload)
         } else if let Some(payload) = self.log()? {
             (Kind::Log, payload)
         } else if !self.ended {
@@ -125,12 +153,14 @@ impl Source {
             node,
             index,
             membership,
+            // Of the receiving replica.
+            device_state_epoch: 0,
         };
         let (points, skipped) = state.parts();
         self.points = points;
         self.skipped = skipped;
         self.end.points = self.points.len() as u64;
-        self.end.voids = self.skipped.len() as u64;
+        self.end.skipped = self.skipped.len() as u64;
         proto::SnapshotHead {
             version: wire::VERSION,
             partition: self.hold.shared.id.0.into(),
@@ -150,7 +180,37 @@ impl Source {
     fn skipped(&mut self) -> Vec<u8> {
         let count = self.skipped.len().min(SKIPPED_PER_CHUNK);
         let log_indexes = self.skipped.drain(..count).collect();
-        proto::SnapshotVoids { log_indexes }.encode_to_vec()
+        proto::SnapshotSkipped { log_indexes }.encode_to_vec()
+    }
+
+    /// The next device state; `None` when all of it has been sent.
+    fn device_states(&mut self) -> Result<Option<Vec<u8>>, StorageError> {
+        let Some(view) = &mut self.device_states else {
+            return Ok(None);
+        };
+        let (mut states, mut bytes) = (Vec::new(), 0);
+        loop {
+            let next = match self.held_back.take() {
+                Some(held_back) => Some(held_back),
+                None => view.next()?.map(|(key, record)| proto::SnapshotDeviceState {
+                    key: Bytes::copy_from_slice(key.get(DEVICE_PREFIX_BYTES..).unwrap_or_default()),
+                    record: Bytes::copy_from_slice(record),
+                }),
+            };
+            let Some(state) = next else {
+                self.device_states = None;
+                break;
+            };
+            bytes += state.key.len() + state.record.len() + DEVICE_STATE_OVERHEAD_BYTES;
+            if bytes > MAX_PAYLOAD_BYTES && !states.is_empty() {
+                self.held_back = Some(state);
+                break;
+            }
+            states.push(state);
+        }
+        self.end.device_states += states.len() as u64;
+        let chunk = (!states.is_empty()).then(|| proto::SnapshotDeviceStates { states }.encode_to_vec());
+        Ok(chunk)
     }
 
     /// The next piece of the log; `None` when all of it has been sent.

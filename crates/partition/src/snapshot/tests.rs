@@ -19,9 +19,13 @@ use holdfast_tasks::BlockingPool;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use super::Received;
+use crate::log::record::{
+    BatchHeader, BatchWriter, DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, Origin, StreamId,
+};
 use crate::machine::Machine;
 use crate::shared::Shared;
+use crate::state::DeviceStatePage;
 use crate::state::store::Store;
 use crate::{Partition, PartitionConfig, PartitionStatus, StartPosition};
 
@@ -147,8 +151,27 @@ impl Node {
             if number % 5 == 0 {
                 self.partition.append(batch).await.unwrap();
             }
+            if number % 4 == 0 {
+                self.set_device_state(number, &[7; 100]).await;
+            }
         }
         self.applied().await;
+    }
+
+    async fn set_device_state(&self, device: u64, value: &[u8]) {
+        let owner = self.partition.leadership().await.unwrap();
+        let device = format!("device-{device}");
+        let effect = Effect::DeviceState(DeviceStateChange {
+            key: DeviceStateKey {
+                kind: DeviceStateKind::SUBSCRIPTIONS,
+                device: &device,
+                module: None,
+                generation: "1",
+                item: b"",
+            },
+            value: Some(value),
+        });
+        self.partition.propose(owner, &[effect]).await.unwrap();
     }
 
     async fn applied(&self) {
@@ -163,6 +186,12 @@ impl Node {
     fn snapshot(&self) -> SnapshotSource {
         self.partition.machine(&self.host).snapshot().unwrap()
     }
+}
+
+/// The first page of device state.
+async fn device_states(partition: &Partition) -> DeviceStatePage {
+    let page = partition.device_states(DeviceStateKind::SUBSCRIPTIONS, None).await;
+    page.unwrap()
 }
 
 async fn events(partition: &Partition) -> Vec<(u64, u64, Vec<u8>)> {
@@ -197,14 +226,7 @@ fn pull(source: &mut SnapshotSource) -> Vec<Bytes> {
 fn machine(disk: Arc<dyn Disk>) -> Machine {
     let config = config();
     let (store, recovered) = Store::recover(disk.clone(), ID, config.spacing(), 0).unwrap();
-    let shared = Shared::new(
-        ID,
-        config,
-        BlockingPool::Threads,
-        recovered.state,
-        recovered.position,
-        recovered.membership,
-    );
+    let shared = Shared::new(ID, config, BlockingPool::Threads, recovered);
     Machine::new(shared, Arc::new(store), &host(disk))
 }
 
@@ -245,6 +267,8 @@ async fn a_new_replica_has_the_same_status_and_the_same_events() {
         let node = trimmed(from).await;
         let (status, expected) = (node.partition.status(), node.events().await);
         assert!(status.begin.0 > 800 && expected.len() > 400);
+        let expected_states = device_states(&node.partition).await;
+        assert_eq!(expected_states.entries.len(), 25);
         let mut source = node.snapshot();
         let chunks = pull(&mut source);
         drop(source);
@@ -256,6 +280,7 @@ async fn a_new_replica_has_the_same_status_and_the_same_events() {
         let mut copy = Node::start(to, false).await;
         assert_eq!(copy.partition.status(), status);
         assert_eq!(copy.events().await, expected);
+        assert_eq!(device_states(&copy.partition).await, expected_states);
         copy.batch = node.batch;
         copy.fill(3, 9_000).await;
         assert_eq!(
@@ -273,6 +298,7 @@ async fn an_empty_partition_and_one_that_was_never_trimmed_arrive_whole() {
         let mut node = Node::start(Arc::new(SimDisk::new()), true).await;
         node.fill(batches, 1_000).await;
         let (status, expected) = (node.partition.status(), node.events().await);
+        let expected_states = device_states(&node.partition).await;
         let mut source = node.snapshot();
         let chunks = pull(&mut source);
         let to = SimDisk::new();
@@ -282,6 +308,7 @@ async fn an_empty_partition_and_one_that_was_never_trimmed_arrive_whole() {
         let to = to.crash(&mut SmallRng::seed_from_u64(1));
         let copy = Node::start(Arc::new(to), false).await;
         assert_eq!((copy.partition.status(), copy.events().await), (status, expected));
+        assert_eq!(device_states(&copy.partition).await, expected_states);
     }
 }
 
@@ -304,7 +331,8 @@ async fn what_is_not_whole_is_refused_and_changes_nothing() {
             matches!(refused, Err(StorageError::Damaged { .. })),
             "{what}: {refused:?}"
         );
-        assert_eq!((to.keys(Family::Log), to.keys(Family::Device)), (0, 0));
+        let keys = [Family::Log, Family::Device, Family::DeviceState].map(|family| to.keys(family));
+        assert_eq!(keys, [0, 0, 0]);
     };
     for (number, chunk) in chunks.iter().enumerate() {
         for bit in [0, 9, 40, 80, chunk.len() * 4, chunk.len() * 8 - 1] {
@@ -324,6 +352,43 @@ async fn what_is_not_whole_is_refused_and_changes_nothing() {
     }
     refused(&[Bytes::from_static(b"garbage")], "garbage");
     import(Arc::new(to), &source, &chunks).unwrap();
+}
+
+#[tokio::test]
+async fn device_state_that_is_on_disk_before_its_state_does_not_count() {
+    let mut node = Node::start(Arc::new(SimDisk::new()), true).await;
+    node.fill(20, 10).await;
+    // More than one chunk of it.
+    for device in 0..30 {
+        node.set_device_state(device, &[9; 100_000]).await;
+    }
+    let expected = device_states(&node.partition).await;
+    let mut source = node.snapshot();
+    let chunks = pull(&mut source);
+    let to = SimDisk::new();
+    let mut machine = machine(Arc::new(to.clone()));
+    let mut sink = machine.receive().unwrap();
+    for chunk in &chunks {
+        sink.write(chunk.clone()).unwrap();
+    }
+    let mut received = sink.seal().unwrap().downcast::<Received>().unwrap();
+    let staged = received.device_states.take().unwrap();
+    staged.install(None, WriteBatch::new()).unwrap();
+    assert_eq!(to.keys(Family::DeviceState), 30);
+    drop((received, machine));
+    // Here the power is cut.
+    let to = to.crash(&mut SmallRng::seed_from_u64(1));
+    to.recover().unwrap();
+    let (_, recovered) = Store::recover(Arc::new(to.clone()), ID, config().spacing(), 0).unwrap();
+    assert_eq!((recovered.position, to.keys(Family::DeviceState)), (None, 0));
+    // The same snapshot again, and a second one after it, which replaces all that the first has brought.
+    import(Arc::new(to.clone()), &source, &chunks).unwrap();
+    assert_eq!(to.keys(Family::DeviceState), 30);
+    import(Arc::new(to.clone()), &source, &chunks).unwrap();
+    assert_eq!(to.keys(Family::DeviceState), 30);
+    keep_vote(&*node.host.disk, &to);
+    let copy = Node::start(Arc::new(to), false).await;
+    assert_eq!(device_states(&copy.partition).await, expected);
 }
 
 #[tokio::test]

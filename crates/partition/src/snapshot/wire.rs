@@ -18,11 +18,11 @@ pub(super) const HEADER_BYTES: usize = 9;
 pub(super) const MAX_PAYLOAD_BYTES: usize = MAX_CHUNK_BYTES - HEADER_BYTES;
 /// The length in front of an entry.
 pub(super) const LENGTH_BYTES: usize = 4;
-/// The longest stored entry: what a Raft group takes, with its header.
+/// The longest stored entry: the limit of a Raft group, plus the header.
 pub(super) const MAX_ENTRY_BYTES: usize = (16 << 20) + 64;
 
-/// What a chunk carries; they come in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The content of a chunk; the numbers are on the wire, [`Kind::rank`] is the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
     Head = 1,
@@ -30,15 +30,39 @@ pub(super) enum Kind {
     Skipped = 3,
     Log = 4,
     End = 5,
+    /// Between 3 and 4.
+    DeviceStates = 6,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Head, Self::Points, Self::Skipped, Self::Log, Self::End]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        ORDER.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// Its place in the order of kinds.
+    fn rank(self) -> usize {
+        ORDER.iter().position(|kind| *kind == self).unwrap_or(ORDER.len())
+    }
+
+    /// Whether a chunk of this kind may come after one of kind `last`; `None`: at the beginning.
+    pub(super) fn may_follow(self, last: Option<Self>) -> bool {
+        match last {
+            None => self == Self::Head,
+            Some(last) if last == self => !matches!(self, Self::Head | Self::End),
+            Some(last) => self.rank() > last.rank(),
+        }
     }
 }
+
+/// The kinds in the order in which they come.
+const ORDER: [Kind; 6] = [
+    Kind::Head,
+    Kind::Points,
+    Kind::Skipped,
+    Kind::DeviceStates,
+    Kind::Log,
+    Kind::End,
+];
 
 pub(super) fn encode(kind: Kind, number: u32, payload: &[u8]) -> Bytes {
     let mut chunk = Vec::with_capacity(HEADER_BYTES + payload.len());

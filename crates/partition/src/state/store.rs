@@ -2,19 +2,22 @@
 //!
 //! Why not after each run: the log is replayed from the last persisted position, so the state is written only often enough
 //! to bound the replay (`partition.state_interval`), and without the write-ahead log; the Raft log is the synced one.
-//! Invariants: head, new points, skipped entries and removals are one batch, so that a crash finds the state of one
-//! moment; the files never contain the effect of an unsynced entry, since only committed entries are applied.
+//! Invariants: head, new points, skipped entries, changes of device state and removals are one batch, so that a crash
+//! finds the state of one moment; the files never contain the effect of an unsynced entry, since only committed entries
+//! are applied.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use holdfast_consensus::{GroupId, LogPosition, set_purge_watermarks};
 use holdfast_model::PartitionId;
-use holdfast_storage::{Disk, Durability, Family, StorageError, WriteBatch, layout};
+use holdfast_storage::{Disk, Durability, Family, StorageError, View, WriteBatch, layout};
 use holdfast_tasks::sync::Mutex;
 
+use super::device_state::{Changes, DeviceStateEntry, DeviceStatePage, decode_record};
 use crate::shared::Shared;
 use crate::snapshot::Received;
 use crate::state::{Head, IndexPoint, Spacing, State, StoredStateError};
@@ -24,11 +27,12 @@ const HEAD: u8 = 0;
 const POINT: u8 = 1;
 const SKIPPED: u8 = 2;
 
-/// The state found on disk.
+/// The state found on disk, or brought by a snapshot.
 pub(crate) struct Recovered {
     pub(crate) state: State,
     pub(crate) position: Option<LogPosition>,
     pub(crate) membership: Bytes,
+    pub(crate) device_state_epoch: u32,
 }
 
 /// The position of the last persisted state.
@@ -46,6 +50,8 @@ pub(crate) struct Store {
     group: u32,
     interval_bytes: u64,
     stored: Mutex<Stored>,
+    /// The epoch of the next snapshot's device state.
+    next_epoch: AtomicU32,
 }
 
 impl Store {
@@ -62,23 +68,21 @@ impl Store {
                 let (points, skipped) = (read_points(&*disk, group)?, read_skipped(&*disk, group)?);
                 let (head, state) =
                     State::restore(&head, points, skipped, spacing).map_err(|error| damaged(group, &error))?;
-                let position = LogPosition {
-                    term: head.term,
-                    node: head.node,
-                    index: head.index,
-                };
                 Recovered {
                     state,
-                    position: Some(position),
+                    position: Some(head.position()),
                     membership: head.membership,
+                    device_state_epoch: head.device_state_epoch,
                 }
             }
             None => Recovered {
                 state: State::new(spacing),
                 position: None,
                 membership: Bytes::new(),
+                device_state_epoch: 0,
             },
         };
+        remove_other_epochs(&*disk, group, recovered.device_state_epoch)?;
         let stored = Stored {
             index: recovered.position.map_or(0, |position| position.index),
             log_bytes: recovered.state.log_bytes(),
@@ -90,9 +94,15 @@ impl Store {
                 group,
                 interval_bytes,
                 stored: Mutex::new(stored),
+                next_epoch: AtomicU32::new(recovered.device_state_epoch + 1),
             },
             recovered,
         ))
+    }
+
+    /// An epoch that no device state of this replica has used since the start.
+    pub(crate) fn new_epoch(&self) -> u32 {
+        self.next_epoch.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Persists the state if enough has been applied since the last time.
@@ -110,13 +120,16 @@ impl Store {
         let mut stored = self.stored.lock();
         let mut inner = shared.lock();
         let Some(position) = inner.position else { return Ok(()) };
+        let epoch = inner.device_states.epoch();
         let head = Head {
             term: position.term,
             node: position.node,
             index: position.index,
             membership: inner.membership.clone(),
+            device_state_epoch: epoch,
         };
         let changes = inner.state.take_changes(stored.index);
+        let device_states = inner.device_states.start_write();
         let head = inner.state.encode_head(&head);
         let (begin, log_bytes) = (inner.state.begin().log_index, inner.state.log_bytes());
         drop(inner);
@@ -142,7 +155,17 @@ impl Store {
                 batch.delete_range(Family::Device, &from, &to);
             }
         }
+        for (key, record) in device_states.iter() {
+            let key = device_key(self.group, epoch, key);
+            match record {
+                Some(record) => batch.put(Family::DeviceState, &key, record),
+                None => batch.delete(Family::DeviceState, &key),
+            }
+        }
         self.disk.write(&batch, Durability::Replayed)?;
+        if !device_states.is_empty() {
+            shared.lock().device_states.written();
+        }
         *stored = Stored {
             index: position.index,
             log_bytes,
@@ -155,7 +178,8 @@ impl Store {
     /// Returns the position after which the log begins.
     ///
     /// Until the state is replaced, entries are only added to the log on disk, so that readers are not disturbed: entries
-    /// present in both are equal, and entries below the new begin are left to retention.
+    /// present in both are equal, and entries below the new begin are left to retention. Device state lies on disk under
+    /// an epoch of its own before the state names that epoch.
     pub(crate) fn install(
         &self,
         shared: &Shared,
@@ -169,9 +193,14 @@ impl Store {
             position,
             mut retained_after,
             log,
+            device_states,
+            device_state_epoch,
         } = received;
         // Entries that retention has removed here stay removed: the begin never moves back.
-        let begin = shared.lock().state.begin();
+        let (begin, old_epoch) = {
+            let inner = shared.lock();
+            (inner.state.begin(), inner.device_states.epoch())
+        };
         state.trim(begin);
         retained_after.index = retained_after.index.max(state.begin().log_index - 1);
         let head = Head {
@@ -179,6 +208,7 @@ impl Store {
             node: position.node,
             index: position.index,
             membership: membership.clone(),
+            device_state_epoch,
         };
         let mut batch = WriteBatch::new();
         for kind in [POINT, SKIPPED] {
@@ -194,16 +224,88 @@ impl Store {
         for log_index in &changes.skipped {
             batch.put(Family::Device, &key(self.group, SKIPPED, Some(*log_index)), &[]);
         }
+        let (from, to) = (
+            device_key(self.group, old_epoch, &[]),
+            device_key(self.group, old_epoch + 1, &[]),
+        );
+        batch.delete_range(Family::DeviceState, &from, &to);
         set_purge_watermarks(&mut batch, GroupId(self.group), position, Some(retained_after));
+        if let Some(device_states) = device_states {
+            device_states.install(None, WriteBatch::new())?;
+        }
         log.install(None, batch)?;
         *stored = Stored {
             index: position.index,
             log_bytes: state.log_bytes(),
             begin: state.begin().log_index,
         };
-        let cache_limit = shared.config.tail_cache.as_usize();
-        shared.lock().restore(state, position, membership, cache_limit);
+        let recovered = Recovered {
+            state,
+            position: Some(position),
+            membership,
+            device_state_epoch,
+        };
+        shared.lock().restore(recovered, position, &shared.config);
         Ok(retained_after)
+    }
+
+    /// The record of a key of device state on disk. Blocks.
+    pub(crate) fn device_state(&self, epoch: u32, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.disk.get(Family::DeviceState, &device_key(self.group, epoch, key))
+    }
+
+    /// The values on disk and in `changes`, of keys at or after `from` that begin with `prefix`; at most `limit`. Blocks.
+    pub(crate) fn device_states(
+        &self,
+        epoch: u32,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+        changes: Changes,
+    ) -> Result<DeviceStatePage, StorageError> {
+        let begin = device_key(self.group, epoch, from);
+        let end = successor(&device_key(self.group, epoch, prefix));
+        let skip = begin.len() - from.len();
+        let mut values = BTreeMap::new();
+        self.disk.scan(Family::DeviceState, &begin, &end, &mut |key, record| {
+            let key = Bytes::copy_from_slice(&key[skip..]);
+            if !changes.contains_key(&key) {
+                values.insert(key, Bytes::copy_from_slice(record));
+            }
+            // One more than a page, so that its end is known.
+            if values.len() > limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        // Values behind the last one of a full page are not known yet.
+        let last = (values.len() > limit)
+            .then(|| values.last_key_value().map(|(key, _)| key.clone()))
+            .flatten();
+        let changed = changes
+            .into_iter()
+            .take_while(|(key, _)| last.as_ref().is_none_or(|last| key < last));
+        values.extend(changed.filter_map(|(key, record)| Some((key, record?))));
+        let mut page = DeviceStatePage::default();
+        for (key, record) in values {
+            if page.entries.len() == limit {
+                page.next = Some(key);
+                break;
+            }
+            let value = decode_record(&record).map_err(|error| damaged(self.group, &error))?;
+            page.entries.push(DeviceStateEntry { key, value });
+        }
+        Ok(page)
+    }
+
+    /// All device state as it is on disk now; complete right after [`Self::store`].
+    pub(crate) fn view_device_states(&self, epoch: u32) -> Result<View, StorageError> {
+        let (from, to) = (
+            device_key(self.group, epoch, &[]),
+            device_key(self.group, epoch + 1, &[]),
+        );
+        self.disk.view(Family::DeviceState, &from, &to)
     }
 
     /// The begin of the log according to the state that a crash at this moment would leave; `None` when it would leave
@@ -225,10 +327,11 @@ impl Store {
             let (from, to) = layout::state_range(self.group, kind);
             batch.delete_range(Family::Device, &from, &to);
         }
+        let group_end = (self.group + 1).to_be_bytes();
+        batch.delete_range(Family::DeviceState, &self.group.to_be_bytes(), &group_end);
         let log_end = layout::log_end(self.group);
         batch.delete_range(Family::Log, &layout::log_key(self.group, 0), &log_end);
-        let hard_end = (self.group + 1).to_be_bytes();
-        batch.delete_range(Family::Raft, &log_end, &hard_end);
+        batch.delete_range(Family::Raft, &log_end, &group_end);
         self.disk.write(&batch, Durability::Logged)
     }
 
@@ -249,6 +352,50 @@ fn key(group: u32, kind: u8, log_index: Option<u64>) -> Vec<u8> {
         Some(log_index) => layout::state_key(group, kind, &log_index.to_be_bytes()),
         None => layout::state_key(group, kind, &[]),
     }
+}
+
+/// A key in [`Family::DeviceState`]: group, epoch, and the key within the partition.
+pub(crate) fn device_key(group: u32, epoch: u32, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(8 + rest.len());
+    key.extend_from_slice(&group.to_be_bytes());
+    key.extend_from_slice(&epoch.to_be_bytes());
+    key.extend_from_slice(rest);
+    key
+}
+
+/// The first key behind all keys that begin with `prefix`.
+fn successor(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// Device state of a snapshot whose installation a crash has ended before the state named it, or of the state before.
+fn remove_other_epochs(disk: &dyn Disk, group: u32, epoch: u32) -> Result<(), StorageError> {
+    let bounds = [
+        (group.to_be_bytes().to_vec(), device_key(group, epoch, &[])),
+        (device_key(group, epoch + 1, &[]), (group + 1).to_be_bytes().to_vec()),
+    ];
+    let mut batch = WriteBatch::new();
+    for (from, to) in bounds {
+        let mut found = false;
+        disk.scan(Family::DeviceState, &from, &to, &mut |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        })?;
+        if found {
+            batch.delete_range(Family::DeviceState, &from, &to);
+        }
+    }
+    if batch.is_empty() {
+        return Ok(());
+    }
+    disk.write(&batch, Durability::Logged)
 }
 
 fn read_points(disk: &dyn Disk, group: u32) -> Result<VecDeque<IndexPoint>, StorageError> {
@@ -282,7 +429,7 @@ fn read_skipped(disk: &dyn Disk, group: u32) -> Result<BTreeSet<u64>, StorageErr
     Ok(skipped)
 }
 
-fn damaged(group: u32, error: &StoredStateError) -> StorageError {
+pub(crate) fn damaged(group: u32, error: &StoredStateError) -> StorageError {
     let reason = match error {
         StoredStateError::Decode(source) => format!("{error}: {source}"),
         _ => error.to_string(),

@@ -15,10 +15,12 @@ use prost::Message;
 use thiserror::Error;
 
 use super::streams::{MAX_STREAMS, Position};
-use super::{Index, IndexPoint, Spacing, State, Streams};
+use super::{AbsentGateways, Index, IndexPoint, MAX_ABSENT_GATEWAYS, Spacing, State, Streams};
 
-/// The version of the stored state.
+/// The version of a state that no effect has touched.
 const STATE_VERSION: u32 = 1;
+/// The version of any other state; the newest that this version of Holdfast knows.
+const EFFECTS_VERSION: u32 = 2;
 
 /// The applied position of a state, and the membership there, which is opaque here and belongs to `consensus`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +33,8 @@ pub struct Head {
     pub index: u64,
     /// Empty = none.
     pub membership: Bytes,
+    /// The number in the keys of this replica's device state.
+    pub device_state_epoch: u32,
 }
 
 impl Head {
@@ -53,7 +57,7 @@ pub enum StoredStateError {
     #[error("the stored partition state cannot be decoded")]
     Decode(#[from] prost::DecodeError),
     /// A later version wrote it.
-    #[error("the stored partition state has version {0}; this version of Holdfast knows {STATE_VERSION}")]
+    #[error("the stored partition state has version {0}; this version of Holdfast knows {EFFECTS_VERSION}")]
     Version(u32),
     /// Its parts contradict each other.
     #[error("the stored partition state is damaged: {0}")]
@@ -125,7 +129,11 @@ impl State {
                 last_used: position.last_used,
             });
         proto::PartitionState {
-            version: STATE_VERSION,
+            version: if self.has_effects {
+                EFFECTS_VERSION
+            } else {
+                STATE_VERSION
+            },
             applied_term: head.term,
             applied_node: head.node,
             applied_index: head.index,
@@ -136,6 +144,12 @@ impl State {
             begin: Some(self.begin.into()),
             index_doublings: self.index.doublings,
             streams: streams.collect(),
+            absent_gateways: if self.has_effects {
+                self.absent_gateways.iter().map(u64::from).collect()
+            } else {
+                Vec::new()
+            },
+            device_state_epoch: head.device_state_epoch,
         }
         .encode_to_vec()
     }
@@ -183,20 +197,33 @@ impl State {
         let mut index = Index::new(spacing);
         index.doublings = stored.index_doublings;
         index.points = points;
+        let has_effects = stored.version == EFFECTS_VERSION;
+        let streams = restore_streams(stored.streams)?;
+        if stored.absent_gateways.len() > MAX_ABSENT_GATEWAYS {
+            return Err(StoredStateError::Damaged("there are too many absent gateways"));
+        }
+        let absent_gateways = if has_effects {
+            AbsentGateways::restored(stored.absent_gateways)
+        } else {
+            AbsentGateways::of_streams(&streams)
+        };
         let state = Self {
             next: SequenceNumber(stored.next_sequence),
             last_enqueued: UnixMillis(stored.last_enqueued_ms),
             log_bytes: stored.log_bytes,
             begin: stored.begin.unwrap_or_default().into(),
-            streams: restore_streams(stored.streams)?,
+            streams,
             index,
             skipped,
+            absent_gateways,
+            has_effects,
         };
         let head = Head {
             term: stored.applied_term,
             node: stored.applied_node,
             index: stored.applied_index,
             membership: stored.membership,
+            device_state_epoch: stored.device_state_epoch,
         };
         state.check(&head)?;
         Ok((head, state))
@@ -246,7 +273,7 @@ impl State {
 
 fn decode_head(head: &[u8]) -> Result<proto::PartitionState, StoredStateError> {
     let stored = proto::PartitionState::decode(head)?;
-    if stored.version == STATE_VERSION {
+    if (STATE_VERSION..=EFFECTS_VERSION).contains(&stored.version) {
         Ok(stored)
     } else {
         Err(StoredStateError::Version(stored.version))

@@ -9,9 +9,23 @@ use holdfast_model::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
+use crate::log::record::{BatchHeader, BatchWriter, Effect, Leadership, Origin, StreamId};
 
 const SPACING: Spacing = Spacing { bytes: 600, entries: 5 };
+
+/// All entries of the tests are appended in one leadership.
+fn at(index: u64) -> LogPosition {
+    LogPosition {
+        term: OWNER.term.0,
+        node: OWNER.node.0,
+        index,
+    }
+}
+
+const OWNER: Leadership = Leadership {
+    term: Term(3),
+    node: NodeId(1),
+};
 
 fn stream(gateway_node: u64, incarnation: u64, core: u32) -> StreamId {
     StreamId {
@@ -47,7 +61,19 @@ fn entry(stream: StreamId, batch_number: u64, records: u32, proposed: u64) -> By
     })
 }
 
-/// What happens to a partition in a test.
+fn presence(owner: Leadership, gateway: u64, absent: bool, proposed: u64) -> Bytes {
+    let gateway = NodeId(gateway);
+    let effect = if absent {
+        Effect::GatewayAbsent { gateway }
+    } else {
+        Effect::GatewayPresent { gateway }
+    };
+    let mut writer = BatchWriter::new();
+    writer.push_effect(owner, &effect).unwrap();
+    writer.close(BatchHeader::of_owner(UnixMillis(proposed)))
+}
+
+/// Events of a partition in a test.
 #[derive(Debug, Clone)]
 enum Event {
     /// The next batch of a stream, or one that is `ahead` of it (a gap), or one that was counted before (a repeat).
@@ -58,12 +84,19 @@ enum Event {
         records: u32,
         time: u64,
     },
-    /// The gateway starts anew.
+    /// The gateway restarts.
     Restart {
         gateway: u64,
     },
     Garbage {
         bytes: Vec<u8>,
+    },
+    /// The owner records the presence of a gateway, in the leadership that appends the entry or in another one.
+    Presence {
+        gateway: u64,
+        absent: bool,
+        term: u64,
+        time: u64,
     },
     /// A blank or membership entry: the state sees none of it.
     Meta,
@@ -86,6 +119,8 @@ fn event() -> impl Strategy<Value = Event> {
         // The first field's tag with nothing behind it, so that it is no entry of another version.
         1 => proptest::collection::vec(0x80_u8..=0xff, 1..9).prop_map(|bytes| Event::Garbage { bytes }),
         1 => Just(Event::Meta),
+        2 => (0..4_u64, any::<bool>(), 2..4_u64, 0..1000_u64)
+            .prop_map(|(gateway, absent, term, time)| Event::Presence { gateway, absent, term, time }),
     ]
 }
 
@@ -97,6 +132,7 @@ struct Model {
     /// Log index, first number, records, time, bytes of each counted entry.
     entries: Vec<(u64, u64, u32, u64, u64)>,
     skipped: BTreeSet<u64>,
+    absent: BTreeSet<u64>,
     next: u64,
     last_time: u64,
 }
@@ -112,6 +148,31 @@ impl Model {
             Event::Garbage { bytes } => {
                 self.skipped.insert(log_index);
                 Some((Bytes::from(bytes.clone()), None))
+            }
+            Event::Presence {
+                gateway,
+                absent,
+                term,
+                time,
+            } => {
+                let computed = Leadership {
+                    term: Term(*term),
+                    ..OWNER
+                };
+                let bytes = presence(computed, *gateway, *absent, *time);
+                if computed != OWNER {
+                    self.skipped.insert(log_index);
+                    return Some((bytes, None));
+                }
+                if *absent {
+                    self.absent.insert(*gateway);
+                } else {
+                    self.absent.remove(gateway);
+                }
+                self.last_time = self.last_time.max(*time);
+                self.entries
+                    .push((log_index, self.next, 0, self.last_time, bytes.len() as u64));
+                Some((bytes, Some(self.next)))
             }
             Event::Batch {
                 gateway,
@@ -152,13 +213,14 @@ fn run(events: &[Event]) -> (Vec<(u64, Bytes)>, State, Model) {
         let Some((bytes, expected)) = model.apply(log_index, event) else {
             continue;
         };
-        let applied = state.apply(log_index, &bytes).unwrap();
+        let applied = state.apply(&at(log_index), &bytes).unwrap();
         match (applied, expected) {
             (
                 Applied::Counted {
                     first,
                     records,
                     enqueued,
+                    ..
                 },
                 Some(number),
             ) => {
@@ -181,6 +243,7 @@ fn reload(state: &mut State, last_index: u64) -> State {
         node: 1,
         index: last_index,
         membership: Bytes::from_static(b"m"),
+        device_state_epoch: 4,
     };
     let bytes = state.encode_head(&head);
     let changes = state.take_changes(0);
@@ -201,6 +264,8 @@ proptest! {
         prop_assert_eq!(state.next(), SequenceNumber(model.next));
         prop_assert_eq!(state.last_enqueued(), UnixMillis(model.last_time));
         prop_assert_eq!(&state.skipped, &model.skipped);
+        let absent: BTreeSet<u64> = state.absent_gateways().iter().map(u64::from).collect();
+        prop_assert_eq!(&absent, &model.absent);
         prop_assert_eq!(state.retained_bytes(), model.entries.iter().map(|entry| entry.4).sum::<u64>());
         for (stream, last) in &model.counted {
             if model.incarnations.get(&stream.gateway_node).copied().unwrap_or_default() == stream.incarnation {
@@ -234,7 +299,7 @@ proptest! {
         let (log, state, _) = run(&events);
         let mut again = State::new(SPACING);
         for (log_index, bytes) in &log {
-            again.apply(*log_index, bytes).unwrap();
+            again.apply(&at(*log_index), bytes).unwrap();
         }
         prop_assert_eq!(again, state);
     }
@@ -248,12 +313,12 @@ proptest! {
         let cut = cut.index(log.len() + 1);
         let mut again = State::new(SPACING);
         for (log_index, bytes) in &log[..cut] {
-            again.apply(*log_index, bytes).unwrap();
+            again.apply(&at(*log_index), bytes).unwrap();
         }
         let last = log[..cut].last().map_or(0, |entry| entry.0);
         let mut again = reload(&mut again, last);
         for (log_index, bytes) in &log[cut..] {
-            again.apply(*log_index, bytes).unwrap();
+            again.apply(&at(*log_index), bytes).unwrap();
         }
         prop_assert_eq!(again, state);
     }
@@ -292,14 +357,15 @@ proptest! {
 }
 
 #[test]
-fn each_reason_for_a_void_is_told_apart() {
+fn each_reason_for_skipping_an_entry_is_reported() {
     let mut state = State::new(SPACING);
     let counted = |first, enqueued| Applied::Counted {
         first: SequenceNumber(first),
         records: 2,
         enqueued: UnixMillis(enqueued),
+        device_states: 0,
     };
-    let mut apply = |log_index, bytes: Bytes| state.apply(log_index, &bytes).unwrap();
+    let mut apply = |log_index, bytes: Bytes| state.apply(&at(log_index), &bytes).unwrap();
     assert_eq!(apply(1, entry(stream(1, 5, 0), 1, 2, 100)), counted(0, 100));
     assert_eq!(
         apply(2, entry(stream(1, 5, 0), 1, 2, 100)),
@@ -332,12 +398,12 @@ fn each_reason_for_a_void_is_told_apart() {
 fn an_entry_of_a_later_version_stops_and_changes_nothing() {
     let mut state = State::new(SPACING);
     let mut bytes = entry(stream(1, 1, 0), 1, 1, 1).to_vec();
-    bytes[1] = 2;
+    bytes[1] = 3;
     assert_eq!(
-        state.apply(7, &bytes),
+        state.apply(&at(7), &bytes),
         Err(UnknownVersion {
             log_index: 7,
-            version: 2
+            version: 3
         })
     );
     assert_eq!(state, State::new(SPACING));
@@ -378,4 +444,57 @@ fn an_index_that_overflows_is_thinned_and_still_finds_every_entry() {
     let doublings = index.doublings;
     index.trim(9_001);
     assert!(index.doublings < doublings, "a short log is indexed finely again");
+}
+
+#[test]
+fn effects_of_another_leadership_are_skipped_and_leave_their_stream_where_it_was() {
+    let mut state = State::new(SPACING);
+    let computed = Leadership {
+        node: NodeId(2),
+        ..OWNER
+    };
+    let mut writer = BatchWriter::new();
+    let gateway = NodeId(9);
+    writer
+        .push_effect(computed, &Effect::GatewayAbsent { gateway })
+        .unwrap();
+    let header = BatchHeader {
+        stream: stream(1, 1, 0),
+        batch_number: 1,
+        enqueued: UnixMillis(5),
+    };
+    let bytes = writer.close(header);
+    let skipped = Applied::Skipped(SkipReason::OtherLeadership { computed });
+    assert_eq!(
+        state.apply(&at(1), &bytes),
+        Ok(skipped),
+        "another node in the same term"
+    );
+    assert_eq!(state.streams().last_batch(&stream(1, 1, 0)), 0);
+    assert_eq!(state.absent_gateways().iter().count(), 0);
+    writer.push_effect(OWNER, &Effect::GatewayAbsent { gateway }).unwrap();
+    let bytes = writer.close(header);
+    assert!(matches!(state.apply(&at(2), &bytes), Ok(Applied::Counted { .. })));
+    assert_eq!(state.absent_gateways().presence(gateway), GatewayPresence::Absent);
+    let repeat = Ok(Applied::Skipped(SkipReason::Repeat));
+    assert_eq!(state.apply(&at(3), &bytes), repeat, "a stream counts its effects once");
+}
+
+#[test]
+fn effects_raise_the_version_of_the_stored_state_and_override_records_of_version_1() {
+    let mut state = State::new(SPACING);
+    // A record of version 1: gateway 9 is absent.
+    let first = entry(stream(9 | 1 << 63, 1, 0), 1, 0, 1);
+    state.apply(&at(1), &first).unwrap();
+    let gateway = NodeId(9);
+    assert_eq!(
+        reload(&mut state, 1).absent_gateways().presence(gateway),
+        GatewayPresence::Absent
+    );
+    assert_eq!(state.encode_head(&Head::default())[..2], [8, 1]);
+    state.apply(&at(2), &presence(OWNER, 9, false, 1)).unwrap();
+    assert_eq!(state.encode_head(&Head::default())[..2], [8, 2]);
+    let loaded = reload(&mut state, 2);
+    assert_eq!(loaded.absent_gateways().presence(gateway), GatewayPresence::Present);
+    assert_eq!(loaded, state);
 }

@@ -97,7 +97,7 @@ pub(crate) fn open_rocks(dir: &Path) -> Arc<RocksDisk> {
     holdfast_storage::open(&dir, &config).unwrap()
 }
 
-/// A gateway core: numbers its batches, and its messages by what they will be numbered if nothing is lost.
+/// A gateway core: numbers its batches, and its messages by their expected sequence numbers.
 pub(crate) struct Sender {
     pub(crate) stream: StreamId,
     pub(crate) next_batch: u64,
@@ -204,7 +204,7 @@ pub(crate) fn dir_bytes(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Copies `from` as a killed process would leave it: what it had not yet handed to the operating system is not there.
+/// Copies `from` as a killed process would leave it: without data not yet handed to the operating system.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -1,17 +1,17 @@
 //! One entry read in place: its header, and its records one after the other.
 
-use holdfast_model::UnixMillis;
+use holdfast_model::{NodeId, Term, UnixMillis};
 use thiserror::Error;
 
 use super::fields::entry;
 use super::wire::{Corrupt, Cursor};
-use super::{ENTRY_VERSION, RecordView, StreamId};
+use super::{COMMAND_VERSION, Effect, Leadership, PartitionCommand, RecordView, StreamId, TELEMETRY_VERSION};
 
 /// Why bytes cannot be used as an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EntryError {
     /// Another version of Holdfast wrote it; guessing would make replicas diverge.
-    #[error("the entry has version {0}; this version of Holdfast knows {ENTRY_VERSION}")]
+    #[error("the entry has version {0}; this version of Holdfast knows {COMMAND_VERSION}")]
     Version(u32),
     /// The bytes are damaged.
     #[error(transparent)]
@@ -23,12 +23,22 @@ pub enum EntryError {
 pub struct EntryHeader {
     /// The stream that the batch belongs to.
     pub stream: StreamId,
-    /// Its number within the stream, from 1.
+    /// Its number within the stream, from 1; 0 when the owner wrote the entry and no stream counts it.
     pub batch_number: u64,
-    /// What the leader proposed; the enqueued time proper is given in apply.
+    /// The leadership in which the effects of the entry were computed; `None` without effects.
+    pub owner: Option<Leadership>,
+    /// The leader's proposal of the enqueued time; apply assigns the final one.
     pub proposed: UnixMillis,
     /// Records in the entry.
     pub records: u32,
+}
+
+impl EntryHeader {
+    /// Whether the entry is counted within a stream. One without a stream is the owner's own.
+    #[must_use]
+    pub fn has_stream(&self) -> bool {
+        self.batch_number != 0 || self.owner.is_none()
+    }
 }
 
 /// A whole entry; borrows the bytes.
@@ -37,6 +47,8 @@ pub struct EntryView<'a> {
     bytes: &'a [u8],
     header: EntryHeader,
     records_at: usize,
+    /// The end of the entry when it has no effects.
+    effects_at: usize,
 }
 
 impl<'a> EntryView<'a> {
@@ -53,10 +65,12 @@ impl<'a> EntryView<'a> {
                 core: 0,
             },
             batch_number: 0,
+            owner: None,
             proposed: UnixMillis(0),
             records: 0,
         };
         let (mut version, mut counted, mut records_at) = (0, 0_u32, bytes.len());
+        let (mut effects_at, mut owner_term, mut owner_node) = (bytes.len(), 0, 0);
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_at_end() {
             let start = cursor.offset();
@@ -77,6 +91,12 @@ impl<'a> EntryView<'a> {
                 entry::BATCH_NUMBER => header.batch_number = cursor.fixed64()?,
                 entry::ENQUEUED_TIME => header.proposed = UnixMillis(cursor.fixed64()?),
                 entry::RECORD_COUNT => header.records = cursor.fixed32()?,
+                entry::OWNER_TERM => owner_term = cursor.fixed64()?,
+                entry::OWNER_NODE => owner_node = cursor.fixed64()?,
+                entry::COMMAND => {
+                    effects_at = effects_at.min(start);
+                    cursor.bytes()?;
+                }
                 other => cursor.skip(other)?,
             }
         }
@@ -87,23 +107,50 @@ impl<'a> EntryView<'a> {
             }
             .into());
         }
-        if version != ENTRY_VERSION {
-            return Err(EntryError::Version(version));
+        match version {
+            // The fields of later versions mean nothing in it.
+            TELEMETRY_VERSION => effects_at = bytes.len(),
+            COMMAND_VERSION if owner_term == 0 => return Err(cursor.corrupt("the owner is missing").into()),
+            COMMAND_VERSION => {
+                header.owner = Some(Leadership {
+                    term: Term(owner_term),
+                    node: NodeId(owner_node),
+                });
+            }
+            _ => return Err(EntryError::Version(version)),
         }
         if counted != header.records {
             return Err(cursor.corrupt("the records are not as many as the header says").into());
         }
-        Ok(Self {
+        let view = Self {
             bytes,
             header,
             records_at,
-        })
+            effects_at,
+        };
+        for effect in view.effects() {
+            effect?;
+        }
+        Ok(view)
     }
 
     /// The fixed part.
     #[must_use]
     pub fn header(&self) -> EntryHeader {
         self.header
+    }
+
+    /// The commands in the order in which they take effect: the records, if there are any, then the effects.
+    pub fn commands(&self) -> impl Iterator<Item = PartitionCommand<'a>> {
+        let telemetry = (self.header.records > 0).then(|| PartitionCommand::Telemetry(self.records()));
+        // `parse` has read all effects: none is an error here.
+        let effects = self.effects().map_while(Result::ok);
+        telemetry.into_iter().chain(effects.map(PartitionCommand::Effect))
+    }
+
+    fn effects(&self) -> impl Iterator<Item = Result<Effect<'a>, Corrupt>> {
+        let mut cursor = Cursor::at(self.bytes, self.effects_at);
+        std::iter::from_fn(move || next_effect(&mut cursor).transpose())
     }
 
     /// All records, from the first.
@@ -114,6 +161,23 @@ impl<'a> EntryView<'a> {
             offset: self.records_at,
         }
     }
+}
+
+/// The next command field; after an error there is nothing more.
+fn next_effect<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Effect<'a>>, Corrupt> {
+    while !cursor.is_at_end() {
+        let tag = cursor.tag()?;
+        if tag == entry::COMMAND {
+            let bytes = cursor.bytes()?;
+            let start = cursor.offset() - bytes.len();
+            return Effect::decode(bytes).map(Some).map_err(|inner| Corrupt {
+                offset: start + inner.offset,
+                what: inner.what,
+            });
+        }
+        cursor.skip(tag)?;
+    }
+    Ok(None)
 }
 
 /// The records of an entry in order. Copy it, or remember [`Self::offset`], to continue later.

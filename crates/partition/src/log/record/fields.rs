@@ -23,7 +23,39 @@ pub(super) mod entry {
     pub(crate) const BATCH_NUMBER: u32 = tag(5, FIXED64);
     pub(crate) const ENQUEUED_TIME: u32 = tag(6, FIXED64);
     pub(crate) const RECORD_COUNT: u32 = tag(7, FIXED32);
+    pub(crate) const OWNER_TERM: u32 = tag(8, FIXED64);
+    pub(crate) const OWNER_NODE: u32 = tag(9, FIXED64);
+    pub(crate) const COMMAND: u32 = tag(14, BYTES);
     pub(crate) const RECORD: u32 = tag(15, BYTES);
+}
+
+/// The fields of `PartitionCommand`.
+pub(super) mod command {
+    use super::{BYTES, tag};
+
+    pub(crate) const GATEWAY_ABSENT: u32 = tag(1, BYTES);
+    pub(crate) const GATEWAY_PRESENT: u32 = tag(2, BYTES);
+    pub(crate) const DEVICE_STATE: u32 = tag(3, BYTES);
+}
+
+/// The fields of `GatewayPresence`.
+pub(super) mod presence {
+    use super::{VARINT, tag};
+
+    pub(crate) const GATEWAY_NODE: u32 = tag(1, VARINT);
+}
+
+/// The fields of `DeviceStateChange`.
+pub(super) mod device_state {
+    use super::{BYTES, VARINT, tag};
+
+    pub(crate) const KIND: u32 = tag(1, VARINT);
+    pub(crate) const DEVICE_ID: u32 = tag(2, BYTES);
+    pub(crate) const MODULE_ID: u32 = tag(3, BYTES);
+    pub(crate) const GENERATION_ID: u32 = tag(4, BYTES);
+    pub(crate) const ITEM: u32 = tag(5, BYTES);
+    pub(crate) const VALUE: u32 = tag(6, BYTES);
+    pub(crate) const REMOVED: u32 = tag(7, VARINT);
 }
 
 /// The fields of `TelemetryRecord`.

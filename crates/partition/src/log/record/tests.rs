@@ -122,7 +122,7 @@ impl Sample {
     }
 }
 
-/// What a view shows, in the generated type.
+/// A view as the generated type.
 fn shown(view: &RecordView<'_>) -> stored::TelemetryRecord {
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let properties = view.properties();
@@ -233,7 +233,7 @@ proptest! {
         prop_assert_eq!(writer.len() as usize, samples.len());
         let bytes = writer.close(header());
         let entry = stored::PartitionEntry::decode(bytes.clone()).unwrap();
-        prop_assert_eq!(entry.version, ENTRY_VERSION);
+        prop_assert_eq!(entry.version, TELEMETRY_VERSION);
         prop_assert_eq!(entry.gateway_node, header().stream.gateway_node);
         prop_assert_eq!(entry.incarnation, header().stream.incarnation);
         prop_assert_eq!(entry.core, header().stream.core);

@@ -13,7 +13,7 @@ use super::fields::{BYTES, FIXED32, FIXED64, VARINT};
 pub struct Corrupt {
     /// Bytes from the start of the slice that was parsed.
     pub offset: usize,
-    /// What is wrong there.
+    /// The kind of damage.
     pub what: &'static str,
 }
 
@@ -144,15 +144,15 @@ pub(super) fn varint_bytes(value: usize) -> usize {
 }
 
 #[inline]
-pub(super) fn put_varint(buffer: &mut Vec<u8>, value: u64) {
+pub(super) fn encode_varint(buffer: &mut Vec<u8>, value: u64) {
     if value < 0x80 {
         buffer.push(value.to_le_bytes()[0]);
     } else {
-        put_long_varint(buffer, value);
+        encode_long_varint(buffer, value);
     }
 }
 
-fn put_long_varint(buffer: &mut Vec<u8>, mut value: u64) {
+fn encode_long_varint(buffer: &mut Vec<u8>, mut value: u64) {
     let mut scratch = [0_u8; MAX_VARINT];
     let mut length = 0;
     while value >= 0x80 {
@@ -166,21 +166,21 @@ fn put_long_varint(buffer: &mut Vec<u8>, mut value: u64) {
 
 /// A tag of one byte (fields 1–15) or two, then the length, then the bytes.
 #[inline]
-pub(super) fn put_bytes(buffer: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
+pub(super) fn encode_bytes(buffer: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
     let length = bytes.len();
     if tag < 0x80 && length < 0x80 {
         buffer.extend_from_slice(&[tag.to_le_bytes()[0], length.to_le_bytes()[0]]);
     } else {
-        put_varint(buffer, u64::from(tag));
-        put_varint(buffer, length as u64);
+        encode_varint(buffer, u64::from(tag));
+        encode_varint(buffer, length as u64);
     }
     buffer.extend_from_slice(bytes);
 }
 
 #[inline]
-pub(super) fn put_number(buffer: &mut Vec<u8>, tag: u32, value: u64) {
-    put_varint(buffer, u64::from(tag));
-    put_varint(buffer, value);
+pub(super) fn encode_number(buffer: &mut Vec<u8>, tag: u32, value: u64) {
+    encode_varint(buffer, u64::from(tag));
+    encode_varint(buffer, value);
 }
 
 /// Bytes of tag, length and content of a field.

@@ -5,8 +5,10 @@ use holdfast_model::{AuthMethod, GenerationId, IdentityId, PropertyValue, Teleme
 use thiserror::Error;
 
 use super::fields::{entry, property, record};
-use super::wire::{field_bytes, put_bytes, put_number, put_varint};
-use super::{ENTRY_VERSION, HEADER_BYTES, MAX_ENTRY_BYTES, MAX_RECORD_BYTES, StreamId};
+use super::wire::{encode_bytes, encode_number, encode_varint, field_bytes};
+use super::{
+    COMMAND_VERSION, Effect, HEADER_BYTES, Leadership, MAX_ENTRY_BYTES, MAX_RECORD_BYTES, StreamId, TELEMETRY_VERSION,
+};
 
 /// The smallest and largest buffer that a batch begins with; in between it is as large as the last batch and a quarter.
 const MIN_BUFFER_BYTES: usize = 512;
@@ -27,7 +29,7 @@ pub struct Origin<'a> {
     pub model_id: Option<&'a str>,
 }
 
-/// What is known of a batch when it is closed.
+/// The header fields of a batch that is being closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// The stream that the batch belongs to.
@@ -38,7 +40,23 @@ pub struct BatchHeader {
     pub enqueued: UnixMillis,
 }
 
-/// Why a message was not added to a batch; the batch is as before.
+impl BatchHeader {
+    /// The header of an entry that the owner writes for itself: no stream counts it.
+    #[must_use]
+    pub const fn of_owner(enqueued: UnixMillis) -> Self {
+        Self {
+            stream: StreamId {
+                gateway_node: 0,
+                incarnation: 0,
+                core: 0,
+            },
+            batch_number: 0,
+            enqueued,
+        }
+    }
+}
+
+/// Why a message or an effect was not added to a batch; the batch is as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PushError {
     /// Close the batch and push again.
@@ -50,6 +68,12 @@ pub enum PushError {
         /// Its encoded size.
         bytes: usize,
     },
+    /// The batch has effects of another leadership. Close it and push again.
+    #[error("the batch has effects of {0}")]
+    OtherLeadership(Leadership),
+    /// No entry can carry the effect.
+    #[error("the effect cannot be stored: {0}")]
+    InvalidEffect(&'static str),
 }
 
 /// Encodes messages into the entry that will be proposed. Reusable: [`Self::close`] leaves an empty batch.
@@ -58,6 +82,10 @@ pub struct BatchWriter {
     buffer: Vec<u8>,
     records: u32,
     last_batch_bytes: usize,
+    /// The leadership of the effects; `None` without effects.
+    owner: Option<Leadership>,
+    /// The encoded effects, which follow the records.
+    effects: Vec<u8>,
 }
 
 impl BatchWriter {
@@ -73,16 +101,16 @@ impl BatchWriter {
         self.records
     }
 
-    /// No message since the last [`Self::close`].
+    /// Nothing has been pushed since the last [`Self::close`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records == 0
+        self.records == 0 && self.owner.is_none()
     }
 
     /// Bytes that the entry would have if it were closed now; 0 when empty.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() + self.effects.len()
     }
 
     /// Appends one message that the hub received at `received`.
@@ -96,20 +124,20 @@ impl BatchWriter {
         received: UnixMillis,
     ) -> Result<(), PushError> {
         let before = self.buffer.len();
-        if self.is_empty() {
+        if before == 0 {
             self.open();
         }
         let buffer = &mut self.buffer;
         buffer.extend_from_slice(&[entry::RECORD.to_le_bytes()[0], 0x80, 0x80, 0]);
         let start = buffer.len();
-        put_record(buffer, origin, message, received);
+        encode_record(buffer, origin, message, received);
         // Measuring afterwards costs nothing per message; the excess is bounded by a message that is in memory anyway.
         let bytes = buffer.len() - start;
         if bytes > MAX_RECORD_BYTES {
             buffer.truncate(before);
             return Err(PushError::RecordTooLarge { bytes });
         }
-        if buffer.len() > MAX_ENTRY_BYTES && self.records > 0 {
+        if buffer.len() + self.effects.len() > MAX_ENTRY_BYTES && (self.records > 0 || self.owner.is_some()) {
             buffer.truncate(before);
             return Err(PushError::BatchFull);
         }
@@ -122,13 +150,46 @@ impl BatchWriter {
         Ok(())
     }
 
-    /// Writes the header and hands the entry out; the writer is empty again.
+    /// Appends an effect that was computed in the leadership `owner`. It takes effect after all records of the entry.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was appended.
+    pub fn push_effect(&mut self, owner: Leadership, effect: &Effect<'_>) -> Result<(), PushError> {
+        if let Some(other) = self.owner.filter(|other| *other != owner) {
+            return Err(PushError::OtherLeadership(other));
+        }
+        effect.check().map_err(PushError::InvalidEffect)?;
+        let before = self.effects.len();
+        if before == 0 {
+            encode_fixed64(&mut self.effects, entry::OWNER_TERM, owner.term.0);
+            encode_fixed64(&mut self.effects, entry::OWNER_NODE, owner.node.0);
+        }
+        let mut command = Vec::new();
+        effect.encode(&mut command);
+        encode_bytes(&mut self.effects, entry::COMMAND, &command);
+        // The largest effect is far smaller than an entry, so that it fits an empty batch.
+        if self.bytes() > MAX_ENTRY_BYTES && !self.is_empty() {
+            self.effects.truncate(before);
+            return Err(PushError::BatchFull);
+        }
+        self.owner = Some(owner);
+        Ok(())
+    }
+
+    /// Writes the header and hands the entry out; the writer is empty again. Without effects the entry has version 1.
     pub fn close(&mut self, header: BatchHeader) -> Bytes {
-        if self.is_empty() {
+        if self.buffer.is_empty() {
             self.open();
         }
         let mut entry_bytes = std::mem::take(&mut self.buffer);
-        entry_bytes[..HEADER_BYTES].copy_from_slice(&header_bytes(&header, self.records));
+        let version = match self.owner.take() {
+            Some(_) => {
+                entry_bytes.append(&mut self.effects);
+                COMMAND_VERSION
+            }
+            None => TELEMETRY_VERSION,
+        };
+        entry_bytes[..HEADER_BYTES].copy_from_slice(&header_bytes(version, &header, self.records));
         self.last_batch_bytes = entry_bytes.len();
         self.records = 0;
         if entry_bytes.capacity() - entry_bytes.len() > MAX_SLACK_BYTES.max(entry_bytes.len()) {
@@ -140,6 +201,8 @@ impl BatchWriter {
     /// Drops everything pushed since the last [`Self::close`].
     pub fn clear(&mut self) {
         self.buffer.clear();
+        self.effects.clear();
+        self.owner = None;
         self.records = 0;
     }
 
@@ -154,11 +217,11 @@ impl BatchWriter {
 }
 
 /// The header fields in order; each is a tag of one byte and a little-endian number.
-fn header_bytes(header: &BatchHeader, records: u32) -> [u8; HEADER_BYTES] {
+fn header_bytes(version: u32, header: &BatchHeader, records: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     let mut rest = &mut bytes[..];
     rest.put_u8(entry::VERSION.to_le_bytes()[0]);
-    rest.put_u32_le(ENTRY_VERSION);
+    rest.put_u32_le(version);
     rest.put_u8(entry::GATEWAY_NODE.to_le_bytes()[0]);
     rest.put_u64_le(header.stream.gateway_node);
     rest.put_u8(entry::INCARNATION.to_le_bytes()[0]);
@@ -175,39 +238,44 @@ fn header_bytes(header: &BatchHeader, records: u32) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-fn put_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMessage<'_>, received: UnixMillis) {
-    put_bytes(buffer, record::DEVICE_ID, origin.identity.device.as_str().as_bytes());
+fn encode_fixed64(buffer: &mut Vec<u8>, tag: u32, value: u64) {
+    buffer.push(tag.to_le_bytes()[0]);
+    buffer.extend_from_slice(&value.to_le_bytes());
+}
+
+fn encode_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMessage<'_>, received: UnixMillis) {
+    encode_bytes(buffer, record::DEVICE_ID, origin.identity.device.as_str().as_bytes());
     if let Some(module) = &origin.identity.module {
-        put_bytes(buffer, record::MODULE_ID, module.as_str().as_bytes());
+        encode_bytes(buffer, record::MODULE_ID, module.as_str().as_bytes());
     }
-    put_bytes(buffer, record::GENERATION_ID, origin.generation.0.as_bytes());
-    put_number(buffer, record::AUTH_METHOD, u64::from(origin.auth.number()));
-    put_number(buffer, record::RECEIVED, received.0);
-    put_bytes(buffer, record::PAYLOAD, message.payload);
+    encode_bytes(buffer, record::GENERATION_ID, origin.generation.0.as_bytes());
+    encode_number(buffer, record::AUTH_METHOD, u64::from(origin.auth.number()));
+    encode_number(buffer, record::RECEIVED, received.0);
+    encode_bytes(buffer, record::PAYLOAD, message.payload);
     if let Some(model_id) = origin.model_id {
-        put_bytes(buffer, record::MODEL_ID, model_id.as_bytes());
+        encode_bytes(buffer, record::MODEL_ID, model_id.as_bytes());
     }
     let system = &message.system;
-    let mut put_text = |tag, text: &Option<std::borrow::Cow<'_, str>>| {
+    let mut encode_text = |tag, text: &Option<std::borrow::Cow<'_, str>>| {
         if let Some(text) = text {
-            put_bytes(buffer, tag, text.as_bytes());
+            encode_bytes(buffer, tag, text.as_bytes());
         }
     };
-    put_text(record::MESSAGE_ID, &system.message_id);
-    put_text(record::CORRELATION_ID, &system.correlation_id);
-    put_text(record::TO, &system.to);
-    put_text(record::CONTENT_TYPE, &system.content_type);
-    put_text(record::CONTENT_ENCODING, &system.content_encoding);
-    put_text(record::CREATION_TIME, &system.creation_time);
-    put_text(record::COMPONENT, &system.component);
-    put_text(record::INTERFACE_ID, &system.interface_id);
-    put_text(record::OUTPUT_NAME, &system.output_name);
-    put_text(record::MESSAGE_SCHEMA, &system.message_schema);
+    encode_text(record::MESSAGE_ID, &system.message_id);
+    encode_text(record::CORRELATION_ID, &system.correlation_id);
+    encode_text(record::TO, &system.to);
+    encode_text(record::CONTENT_TYPE, &system.content_type);
+    encode_text(record::CONTENT_ENCODING, &system.content_encoding);
+    encode_text(record::CREATION_TIME, &system.creation_time);
+    encode_text(record::COMPONENT, &system.component);
+    encode_text(record::INTERFACE_ID, &system.interface_id);
+    encode_text(record::OUTPUT_NAME, &system.output_name);
+    encode_text(record::MESSAGE_SCHEMA, &system.message_schema);
     if let Some(user) = &system.user_id {
-        put_bytes(buffer, record::USER_ID, user);
+        encode_bytes(buffer, record::USER_ID, user);
     }
     if let Some(expiry) = system.absolute_expiry_ms {
-        put_number(buffer, record::ABSOLUTE_EXPIRY, expiry.cast_unsigned());
+        encode_number(buffer, record::ABSOLUTE_EXPIRY, expiry.cast_unsigned());
     }
     for item in &message.properties {
         let (value_tag, value) = value_bytes(&item.value);
@@ -215,11 +283,11 @@ fn put_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMess
         if value_tag != 0 {
             length += field_bytes(value_tag, value.len());
         }
-        put_varint(buffer, u64::from(record::PROPERTY));
-        put_varint(buffer, length as u64);
-        put_bytes(buffer, property::NAME, item.name.as_bytes());
+        encode_varint(buffer, u64::from(record::PROPERTY));
+        encode_varint(buffer, length as u64);
+        encode_bytes(buffer, property::NAME, item.name.as_bytes());
         if value_tag != 0 {
-            put_bytes(buffer, value_tag, value);
+            encode_bytes(buffer, value_tag, value);
         }
     }
 }

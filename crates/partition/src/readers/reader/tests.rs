@@ -16,10 +16,11 @@ use super::*;
 use crate::config::PartitionConfig;
 use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::state::State;
+use crate::state::store::Recovered;
 
 const FIRST_INDEX: u64 = 2;
 
-fn at(index: u64) -> LogPosition {
+pub(super) fn at(index: u64) -> LogPosition {
     LogPosition {
         term: 1,
         node: 1,
@@ -54,7 +55,7 @@ impl LogSource for MemoryLog {
     }
 }
 
-/// A partition without Raft: what is appended is committed and applied.
+/// A partition without Raft: an appended entry is committed and applied at once.
 struct Rig {
     shared: Arc<Shared>,
     log: Arc<MemoryLog>,
@@ -75,9 +76,12 @@ impl Rig {
             PartitionId(0),
             config,
             BlockingPool::Threads,
-            state,
-            Some(at(FIRST_INDEX - 1)),
-            Bytes::new(),
+            Recovered {
+                state,
+                position: Some(at(FIRST_INDEX - 1)),
+                membership: Bytes::new(),
+                device_state_epoch: 0,
+            },
         );
         Self {
             shared,
@@ -126,7 +130,7 @@ impl Rig {
     }
 }
 
-fn batch(number: u64, payloads: std::ops::Range<u64>, time: u64) -> Bytes {
+pub(super) fn batch(number: u64, payloads: std::ops::Range<u64>, time: u64) -> Bytes {
     let identity = IdentityId::device(DeviceId::parse("d").unwrap());
     let generation = GenerationId("1".into());
     let auth = AuthMethod {
@@ -161,7 +165,7 @@ fn batch(number: u64, payloads: std::ops::Range<u64>, time: u64) -> Bytes {
 }
 
 /// The numbers of a chunk; each event must be the one that was written under its number.
-fn numbers(chunk: &mut Chunk) -> Vec<u64> {
+pub(super) fn numbers(chunk: &mut Chunk) -> Vec<u64> {
     let peeked = chunk.events().count();
     let mut numbers = Vec::new();
     while let Some(event) = chunk.next_event() {
@@ -364,7 +368,7 @@ async fn a_reader_that_retention_overtakes_continues_at_the_oldest_event() {
     let begin = rig.shared.lock().state.begin().sequence.0;
     assert!(begin > 500);
     let rest = drain(&mut reader).await;
-    // What it had in memory is served, and then it jumps, once.
+    // The entries in memory are served, and then it jumps, once.
     let jumps: Vec<_> = rest.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
     assert_eq!(jumps.len(), 1);
     assert_eq!(jumps[0][1], begin);
@@ -444,7 +448,7 @@ fn no_wake_up_is_lost_between_two_threads() {
     }
 }
 
-/// What happens while three readers read.
+/// Events while three readers read.
 #[derive(Debug, Clone)]
 enum Step {
     Append { records: u64 },

@@ -1,0 +1,112 @@
+//! Reading device state, and removing that of dead generations.
+
+use bytes::Bytes;
+use holdfast_storage::StorageError;
+
+use super::Partition;
+use crate::error::AppendError;
+use crate::log::record::{DeviceStateKey, DeviceStateKind, Effect};
+use crate::state::device_state::{Lookup, decode_record, encode_key, kind_prefix};
+use crate::state::store::damaged;
+use crate::state::{DeviceStatePage, Liveness, dead_states};
+
+/// Values of a page of iteration; as many removals fit one entry.
+const PAGE: usize = 256;
+
+impl Partition {
+    /// A value of device state as applied on this replica; `None` when there is none. On the owner, after
+    /// [`Self::leadership`], it contains everything that any owner has acknowledged. Reads the disk when the value is not in
+    /// memory.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn device_state(&self, key: &DeviceStateKey<'_>) -> Result<Option<Bytes>, StorageError> {
+        let key = Bytes::from(encode_key(key));
+        let record = loop {
+            let lookup = match self.0.shared.lock().device_states.lookup(&key) {
+                Lookup::Known(record) => break record,
+                Lookup::OnDisk(lookup) => lookup,
+            };
+            let (inner, wanted) = (self.0.clone(), key.clone());
+            let read = move || inner.store.device_state(lookup.epoch, &wanted);
+            let record = self.0.shared.pool.run(read).await?;
+            let mut inner = self.0.shared.lock();
+            // A snapshot that was installed meanwhile has replaced all values.
+            if inner.device_states.epoch() == lookup.epoch {
+                inner.device_states.found(lookup, key, record.clone());
+                break record;
+            }
+        };
+        self.decode(record)
+    }
+
+    fn decode(&self, record: Option<Bytes>) -> Result<Option<Bytes>, StorageError> {
+        record
+            .map(|record| decode_record(&record).map_err(|error| damaged(self.0.group.id().0, &error)))
+            .transpose()
+    }
+
+    /// Values of a kind in the order of their keys: the first page, or the one after `after`. Weakly consistent: a change
+    /// that is applied between two calls may be seen or not. Reads the disk.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node must stop.
+    pub async fn device_states(
+        &self,
+        kind: DeviceStateKind,
+        after: Option<&DeviceStatePage>,
+    ) -> Result<DeviceStatePage, StorageError> {
+        let prefix = kind_prefix(kind);
+        let from = match after {
+            None => Bytes::copy_from_slice(&prefix),
+            Some(page) => match &page.next {
+                Some(next) => next.clone(),
+                None => return Ok(DeviceStatePage::default()),
+            },
+        };
+        loop {
+            let (epoch, changes) = {
+                let inner = self.0.shared.lock();
+                let states = &inner.device_states;
+                (states.epoch(), states.unflushed(&prefix, &from))
+            };
+            let (inner, begin) = (self.0.clone(), from.clone());
+            let read = move || inner.store.device_states(epoch, &prefix, &begin, PAGE, changes);
+            let page = self.0.shared.pool.run(read).await?;
+            if self.0.shared.lock().device_states.epoch() == epoch {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Removes all values of a kind whose generation is dead according to `liveness`; gives their number. For the owner,
+    /// once in a while: a value that a page misses is found the next time.
+    ///
+    /// # Errors
+    /// [`AppendError`]: values removed so far stay removed.
+    pub async fn remove_dead_device_states(
+        &self,
+        kind: DeviceStateKind,
+        liveness: impl Fn(&DeviceStateKey<'_>) -> Liveness + Send + Sync,
+    ) -> Result<usize, AppendError> {
+        let owner = self.leadership().await?;
+        let mut removed = 0;
+        let mut page = None;
+        loop {
+            let next = match self.device_states(kind, page.as_ref()).await {
+                Ok(next) => next,
+                Err(error) => {
+                    (self.0.on_fatal)(&error);
+                    return Err(AppendError::Stopped);
+                }
+            };
+            let effects: Vec<_> = dead_states(&next.entries, &liveness).map(Effect::DeviceState).collect();
+            self.propose(owner, &effects).await?;
+            removed += effects.len();
+            if next.is_last() {
+                return Ok(removed);
+            }
+            page = Some(next);
+        }
+    }
+}
