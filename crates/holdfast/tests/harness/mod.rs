@@ -56,6 +56,27 @@ impl Hub {
         hub
     }
 
+    /// Starts a hub on the data directory `data` of an archive.
+    pub(crate) fn unpack(archive: &Path, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let unpacked = Command::new("tar")
+            .arg("-xzf")
+            .arg(archive)
+            .arg("-C")
+            .arg(dir.path())
+            .status()
+            .unwrap();
+        assert!(unpacked.success(), "{} is not unpacked", archive.display());
+        let mut hub = Self {
+            data_dir: dir.path().join("data"),
+            variables: &[],
+            child: None,
+            _dir: dir,
+        };
+        hub.launch(args);
+        hub
+    }
+
     /// Starts it again after it has stopped, with the same data.
     pub(crate) fn launch(&mut self, args: &[&str]) {
         assert!(self.child.is_none(), "the hub is still running");
