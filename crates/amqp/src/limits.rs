@@ -36,7 +36,7 @@ pub const MAX_NESTING: u32 = 16;
 pub const MAX_EMPTY_ELEMENTS: u32 = 4096;
 /// Credit that a server's receiving link starts with.
 pub const RECEIVER_CREDIT: u32 = 100;
-/// Tokens put on one connection.
+/// Tokens put on one connection (Spec amqp §5): the next one is refused with 403005.
 pub const MAX_TOKENS: usize = 1000;
 
 /// The idle time-out that we advertise; a peer silent for twice as long is dropped. Never below 5 s: .NET closes then.

@@ -65,8 +65,6 @@ pub const MAX_SAS_FIELDS: usize = 16;
 pub const SAS_DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Longest connection string that is parsed, in bytes (ours).
 pub const MAX_CONNECTION_STRING_BYTES: usize = 4 * KIB;
-/// Most tokens on one AMQP connection (amqp §5): the next is refused with 403005.
-pub const MAX_CBS_TOKENS: usize = 1000;
 
 // Device-to-cloud messages (auth-and-limits §9.2, device-mqtt §5).
 

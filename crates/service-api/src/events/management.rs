@@ -1,15 +1,14 @@
 //! `$management` READ: what the event hub and its partitions look like (Spec amqp §8.2).
 
 use holdfast_amqp::message::Request;
+use holdfast_amqp_server::{Certainty, Links, Refused, Tokens, Verdict, present};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, PartitionId, RefusalReason, UnixMillis};
 use holdfast_partition::PartitionStatus;
 use holdfast_registry::HubSettings;
 
-use super::cbs::{Certainty, Verdict, present};
 use super::encode;
-use super::refusal::Refused;
-use super::tokens::{EndpointScope, Tokens};
+use super::scope::{EndpointScope, is_covered};
 
 /// The body of a successful answer.
 #[derive(Debug)]
@@ -66,22 +65,21 @@ pub(super) enum Decision {
 /// Decides about a request. If no token of the connection covers it, its own `security_token` counts.
 pub(super) fn read(
     hub: &DeviceHub,
+    links: &Links,
     settings: &HubSettings,
-    tokens: &Tokens,
     request: &Request<'_>,
     certainty: Certainty,
-    now: UnixMillis,
 ) -> Decision {
-    if tokens.covering(&settings.hub_name, EndpointScope::Management).is_none() {
+    if !is_covered(links.tokens(), &settings.hub_name, EndpointScope::Management) {
         let Some(token) = request.property("security_token") else {
             return Decision::Refused(Refused::credentials(RefusalReason::Missing)).unauthorized();
         };
         // Valid for this request only.
         let mut own = Tokens::default();
-        match present(hub, &mut own, token, certainty, now) {
+        match present(links.authority(), &mut own, token, certainty) {
             Verdict::NeedsConfirmation => return Decision::NeedsConfirmation,
             Verdict::Refused(refused) => return Decision::Refused(refused).unauthorized(),
-            Verdict::Accepted if own.covering(&settings.hub_name, EndpointScope::Management).is_none() => {
+            Verdict::Accepted if !is_covered(&own, &settings.hub_name, EndpointScope::Management) => {
                 return Decision::Refused(Refused::credentials(RefusalReason::Scope));
             }
             Verdict::Accepted => {}

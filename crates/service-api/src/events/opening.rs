@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Waker};
 
 use holdfast_amqp::types::Raw;
 use holdfast_amqp::{Accept, LinkId};
+use holdfast_amqp_server::{AuthorizationChange, LINK_STOLEN, LinkHandler as _, Links, Refused};
 use holdfast_cluster::route::{OpenError, Partitions, ReaderLeaseError};
 use holdfast_model::{ErrorCode, PartitionId};
 use holdfast_partition::epoch::{self, Receiver as Candidate};
 use holdfast_partition::{StartError, StartPosition};
 
-use super::driver::Driver;
+use super::readers::Readers;
 use super::receiver::{Receiver, too_many};
-use super::refusal::{LINK_STOLEN, Refused};
 
 /// The parameters of a receiver's attach.
 pub(super) struct ReceiverRequest {
@@ -84,18 +84,18 @@ async fn open(link: LinkId, partitions: Partitions, request: ReceiverRequest) ->
     })
 }
 
-impl Driver {
+impl Readers {
     /// Opens a receiver, at once if this node owns its partition.
-    pub(super) fn open(&mut self, mut opening: Opening) {
+    pub(super) fn open(&mut self, links: &mut Links, mut opening: Opening) {
         match opening.receiver.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(opened) => self.opened(&opening, opened),
+            Poll::Ready(opened) => self.opened(links, &opening, opened),
             // `pump` polls it again with a waker in this same turn.
             Poll::Pending => self.openings.push(opening),
         }
     }
 
     /// Polls the waiting receivers.
-    pub(super) fn poll_openings(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn poll_openings(&mut self, links: &mut Links, cx: &mut Context<'_>) {
         if self.openings.is_empty() {
             return;
         }
@@ -109,15 +109,15 @@ impl Driver {
         }
         let any = !opened.is_empty();
         for (opening, receiver) in opened {
-            self.opened(&opening, receiver);
+            self.opened(links, &opening, receiver);
         }
         if any {
             // Tokens or settings may have changed during the wait.
-            self.recheck_authorization();
+            self.recheck(links, AuthorizationChange::Other);
         }
     }
 
-    fn opened(&mut self, opening: &Opening, receiver: Result<Receiver, Refused>) {
+    fn opened(&mut self, links: &mut Links, opening: &Opening, receiver: Result<Receiver, Refused>) {
         let (link, drain) = (opening.link, opening.drain);
         match receiver {
             Ok(receiver) => {
@@ -125,11 +125,11 @@ impl Driver {
                     filter: receiver.filter.as_deref().and_then(|filter| Raw::new(filter).ok()),
                     ..Accept::default()
                 };
-                self.engine.accept(link, &accept);
-                self.endpoint.metrics().receivers.increment(1.0);
+                links.accept(link, &accept);
+                self.metrics.receivers.increment(1.0);
                 self.receivers.push(Receiver { drain, ..receiver });
             }
-            Err(refused) => self.refuse_attach(link, &opening.address, refused),
+            Err(refused) => links.refuse_attach(link, &opening.address, refused),
         }
     }
 }

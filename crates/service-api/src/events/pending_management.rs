@@ -5,13 +5,12 @@ use std::task::{Context, Poll, Waker};
 
 use holdfast_amqp::LinkId;
 use holdfast_amqp::types::Raw;
+use holdfast_amqp_server::{Links, Refused, response};
 use holdfast_cluster::route::RouteError;
 use holdfast_partition::PartitionStatus;
 
-use super::driver::Driver;
-use super::handle::response;
 use super::management::{Answer, PartitionQuery};
-use super::refusal::Refused;
+use super::readers::Readers;
 
 /// Waiting requests of one connection; further ones are refused.
 const MAX_PENDING: usize = 64;
@@ -26,19 +25,20 @@ pub(super) struct PendingManagement {
     status: Pin<Box<dyn Future<Output = Result<PartitionStatus, RouteError>>>>,
 }
 
-impl Driver {
+impl Readers {
     /// Returns the response if the partition is on this node; otherwise the response is sent once the owner has answered.
     pub(super) fn query_partition(
         &mut self,
+        links: &Links,
         link: LinkId,
         message_id: Option<Raw<'_>>,
         query: PartitionQuery,
     ) -> Option<Vec<u8>> {
         if self.pending_management.len() >= MAX_PENDING {
             let refused = Refused::busy("Too many requests of this connection wait for an answer.");
-            return Some(self.refusal(message_id, &refused));
+            return Some(links.refusal(message_id, &refused));
         }
-        let (partitions, id) = (self.endpoint.hub().partitions().clone(), query.partition);
+        let (partitions, id) = (self.hub.partitions().clone(), query.partition);
         let mut pending = PendingManagement {
             link,
             message_id: message_id.map(|id| id.bytes().to_vec()),
@@ -46,7 +46,7 @@ impl Driver {
             status: Box::pin(async move { partitions.status(id).await }),
         };
         match pending.status.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(status) => Some(self.partition_response(pending, status)),
+            Poll::Ready(status) => Some(self.partition_response(links, pending, status)),
             // `pump` polls it again with a waker in this same turn.
             Poll::Pending => {
                 self.pending_management.push(pending);
@@ -56,24 +56,29 @@ impl Driver {
     }
 
     /// Sends the responses that are ready.
-    pub(super) fn poll_pending_management(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn poll_pending_management(&mut self, links: &mut Links, cx: &mut Context<'_>) {
         let mut at = 0;
         while at < self.pending_management.len() {
             match self.pending_management[at].status.as_mut().poll(cx) {
                 Poll::Ready(status) => {
                     let pending = self.pending_management.remove(at);
                     let link = pending.link;
-                    let response = self.partition_response(pending, status);
-                    self.respond(link, response);
+                    let response = self.partition_response(links, pending, status);
+                    links.respond(self.management.answer_to(link), response);
                 }
                 Poll::Pending => at += 1,
             }
         }
     }
 
-    fn partition_response(&self, pending: PendingManagement, status: Result<PartitionStatus, RouteError>) -> Vec<u8> {
+    fn partition_response(
+        &self,
+        links: &Links,
+        pending: PendingManagement,
+        status: Result<PartitionStatus, RouteError>,
+    ) -> Vec<u8> {
         let message_id = pending.message_id.as_deref().and_then(|id| Raw::new(id).ok());
-        let now = self.endpoint.hub().clock().now();
+        let now = self.hub.clock().now();
         match status {
             Ok(status) => {
                 let PartitionQuery { name, id, .. } = pending.query;
@@ -82,8 +87,8 @@ impl Driver {
             }
             Err(error) => {
                 let refused = Refused::busy(error.to_string());
-                self.audit(&refused, now);
-                self.refusal(message_id, &refused)
+                links.audit(&refused);
+                links.refusal(message_id, &refused)
             }
         }
     }

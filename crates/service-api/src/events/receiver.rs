@@ -3,13 +3,13 @@
 use std::task::{Context, Poll};
 
 use holdfast_amqp::{Connection, Delivery, LinkId, SendError};
+use holdfast_amqp_server::Refused;
 use holdfast_cluster::route::{PartitionReader, Preempted, ReaderLease};
 use holdfast_model::{ErrorCode, UnixMillis};
 use holdfast_partition::epoch::{Refusal, Stolen};
 use holdfast_partition::{Chunk, ReadError};
 
 use super::encode::{self, RuntimeMetric};
-use super::refusal::Refused;
 
 /// An admitted receiver; dropping it releases its lease.
 pub(super) struct Receiver {

@@ -3,46 +3,50 @@
 use std::time::Instant;
 
 use holdfast_amqp::{LinkId, SaslCode};
-use holdfast_model::UnixMillis;
 
-use super::driver::Driver;
-use super::refusal::Refused;
+use crate::{Links, Refused};
 
 /// Delayed refusals of one connection; further ones are answered at once.
 const MAX_DELAYED: usize = 64;
 
 /// The answer of a refusal.
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// To an attach.
     Attach(LinkId, Refused),
     /// To SASL credentials.
     Sasl(SaslCode),
-    /// To a request: the link on which it arrived, and the response.
-    Response(LinkId, Vec<u8>),
+    /// To a request: the link for the response, and the response.
+    Response(Option<LinkId>, Vec<u8>),
 }
 
 /// A refusal that waits.
-pub(super) struct Delayed {
+pub(crate) struct Delayed {
     due: Instant,
     refusal: Refusal,
 }
 
 impl Delayed {
     /// The link that it answers.
-    pub(super) fn link(&self) -> Option<LinkId> {
+    pub(crate) fn link(&self) -> Option<LinkId> {
         match &self.refusal {
-            Refusal::Attach(link, _) | Refusal::Response(link, _) => Some(*link),
+            Refusal::Attach(link, _) => Some(*link),
+            Refusal::Response(link, _) => *link,
             Refusal::Sasl(_) => None,
         }
     }
 }
 
-impl Driver {
+/// When the first delayed refusal is due.
+pub(crate) fn earliest(delayed: &[Delayed]) -> Option<Instant> {
+    delayed.iter().map(|delayed| delayed.due).min()
+}
+
+impl Links {
     /// Answers with a refusal of `request`, at once or, if the client repeats the request at once, later.
-    pub(super) fn refuse(&mut self, identity: &str, request: &str, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, identity: &str, request: &str, refusal: Refusal) {
         let source = self.address.ip();
         let due = self
-            .endpoint
+            .server
             .backoff()
             .borrow_mut()
             .refuse(source, (identity, request), self.now);
@@ -52,13 +56,8 @@ impl Driver {
         }
     }
 
-    /// When the first delayed refusal is due.
-    pub(super) fn delayed_until(&self) -> Option<Instant> {
-        self.delayed.iter().map(|delayed| delayed.due).min()
-    }
-
     /// Sends the refusals that are due.
-    pub(super) fn send_delayed(&mut self) {
+    pub(crate) fn send_delayed(&mut self) {
         let mut at = 0;
         while at < self.delayed.len() {
             if self.delayed[at].due <= self.now {
@@ -73,8 +72,7 @@ impl Driver {
     fn send_refusal(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Attach(link, refused) => {
-                let (hub, now): (_, UnixMillis) = (self.endpoint.hub_name(), self.endpoint.hub().clock().now());
-                let monotonic = self.now;
+                let (hub, now, monotonic) = (self.authority().hub_name(), self.authority().now(), self.now);
                 refused.with_fault(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
             }
             Refusal::Sasl(code) => self.engine.sasl_outcome(code),

@@ -1,4 +1,4 @@
-//! Request and response links of `$cbs` and `$management`, and responses that wait for credit (Spec amqp §5, §8.2).
+//! Request and response links of nodes such as `$cbs`, and responses that wait for credit (Spec amqp §5, §8.2).
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ const MAX_WAITING: usize = 64;
 
 /// The links of one request/response node (AMQP management): `$cbs` or `$management`.
 #[derive(Debug, Default)]
-pub(super) struct RequestNode {
+pub struct RequestNode {
     /// Links on which the client sends requests.
     requests: Vec<LinkId>,
     /// Links on which the client receives responses; newest last.
@@ -17,27 +17,30 @@ pub(super) struct RequestNode {
 }
 
 impl RequestNode {
-    pub(super) fn add_requests(&mut self, link: LinkId) {
+    pub(crate) fn add_requests(&mut self, link: LinkId) {
         self.requests.push(link);
     }
 
-    pub(super) fn add_responses(&mut self, link: LinkId) {
+    pub(crate) fn add_responses(&mut self, link: LinkId) {
         self.responses.push(link);
     }
 
     /// Whether `link` carries requests.
-    pub(super) fn takes(&self, link: LinkId) -> bool {
+    #[must_use]
+    pub fn takes(&self, link: LinkId) -> bool {
         self.requests.contains(&link)
     }
 
     /// Whether a request link exists in `session`.
-    pub(super) fn has_requests_in(&self, session: SessionId) -> bool {
+    #[must_use]
+    pub fn has_requests_in(&self, session: SessionId) -> bool {
         self.requests.iter().any(|link| link.session() == session)
     }
 
     /// The link for the response to a request on `link`: the newest of the same session, else the newest. Clients put
     /// nothing usable into `reply-to`.
-    pub(super) fn answer_to(&self, link: LinkId) -> Option<LinkId> {
+    #[must_use]
+    pub fn answer_to(&self, link: LinkId) -> Option<LinkId> {
         let same = self
             .responses
             .iter()
@@ -47,7 +50,7 @@ impl RequestNode {
     }
 
     /// Removes links.
-    pub(super) fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
         self.requests.retain(|link| keep(*link));
         self.responses.retain(|link| keep(*link));
     }
@@ -55,14 +58,14 @@ impl RequestNode {
 
 /// Responses that wait for credit.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     waiting: VecDeque<(LinkId, Vec<u8>)>,
     sent: u32,
 }
 
 impl Outbox {
     /// Sends the response, at once or when the client grants credit.
-    pub(super) fn put(&mut self, engine: &mut Connection, link: LinkId, response: Vec<u8>) {
+    pub(crate) fn put(&mut self, engine: &mut Connection, link: LinkId, response: Vec<u8>) {
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
         }
@@ -71,7 +74,7 @@ impl Outbox {
     }
 
     /// Sends the responses for which there is credit.
-    pub(super) fn send(&mut self, engine: &mut Connection) {
+    pub(crate) fn send(&mut self, engine: &mut Connection) {
         let sent = &mut self.sent;
         self.waiting.retain(|(link, response)| {
             if engine.sendable(*link) == 0 {
@@ -93,7 +96,7 @@ impl Outbox {
     }
 
     /// Removes responses on detached links.
-    pub(super) fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
+    pub(crate) fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
         self.waiting.retain(|(link, _)| keep(*link));
     }
 }

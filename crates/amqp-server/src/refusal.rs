@@ -1,34 +1,32 @@
 //! Refusals: the error for the peer, and the record in the audit log (Spec amqp §4.2, §9).
 
-use std::net::SocketAddr;
-
 use holdfast_amqp::{Fault, InfoValue};
-use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::metrics::Metrics;
+use crate::Authority;
 
 /// The condition of a receiver that another one with an epoch keeps out.
-pub(super) const LINK_STOLEN: &str = "amqp:link:stolen";
+pub const LINK_STOLEN: &str = "amqp:link:stolen";
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
+pub struct Refused {
     /// The condition of the error.
-    pub(super) condition: &'static str,
+    pub condition: &'static str,
     /// Its number in the error catalogue.
-    pub(super) code: ErrorCode,
+    pub code: ErrorCode,
     /// The text for the client, without the tracking id.
-    pub(super) text: String,
+    pub text: String,
     /// Why the credentials did not suffice, if they are the cause.
-    pub(super) reason: Option<RefusalReason>,
+    pub reason: Option<RefusalReason>,
 }
 
 impl Refused {
     /// With the catalogue's condition for the number.
-    pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self {
             condition: code.amqp_condition(),
             code,
@@ -38,12 +36,14 @@ impl Refused {
     }
 
     /// With another condition than the catalogue's, where Event Hubs has one of its own.
-    pub(super) fn with_condition(self, condition: &'static str) -> Self {
+    #[must_use]
+    pub fn with_condition(self, condition: &'static str) -> Self {
         Self { condition, ..self }
     }
 
     /// Credentials that are missing, wrong or too weak. The text names no policy and no key.
-    pub(super) fn credentials(reason: RefusalReason) -> Self {
+    #[must_use]
+    pub fn credentials(reason: RefusalReason) -> Self {
         let text = match reason {
             RefusalReason::Expired => "ExpiredToken: The token is expired.",
             RefusalReason::Malformed => "MalformedToken: The token cannot be read.",
@@ -66,18 +66,32 @@ impl Refused {
     }
 
     /// An entity that does not exist. Clients match on this wording.
-    pub(super) fn no_entity(host: &str, path: &str) -> Self {
+    #[must_use]
+    pub fn no_entity(host: &str, path: &str) -> Self {
         let text = format!("The messaging entity 'sb://{host}/{path}' could not be found.");
         Self::new(ErrorCode::AmqpAddressNotFound, text)
     }
 
+    /// An address that names nothing. The text repeats the client's, truncated so that it cannot fill a frame.
+    #[must_use]
+    pub fn no_address(authority: &dyn Authority, address: &str) -> Self {
+        let host = authority.host_names().primary().unwrap_or_default();
+        let path = address
+            .split_once("://")
+            .map_or(address, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
+        let path: String = path.trim_start_matches('/').chars().take(256).collect();
+        Self::no_entity(host, &path)
+    }
+
     /// A request that the hub cannot serve now.
-    pub(super) fn busy(text: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn busy(text: impl Into<String>) -> Self {
         Self::new(ErrorCode::ServiceUnavailable, text).with_condition("com.microsoft:server-busy")
     }
 
     /// The status code of a response.
-    pub(super) fn status(&self) -> i32 {
+    #[must_use]
+    pub fn status(&self) -> i32 {
         match self.reason {
             Some(RefusalReason::Right) => 403,
             // A put-token without a readable token is a malformed request.
@@ -87,7 +101,7 @@ impl Refused {
     }
 
     /// Builds the error for the wire and passes it to `build`.
-    pub(super) fn with_fault<R>(&self, hub: &str, now: UnixMillis, build: impl FnOnce(&Fault<'_>) -> R) -> R {
+    pub(crate) fn with_fault<R>(&self, hub: &str, now: UnixMillis, build: impl FnOnce(&Fault<'_>) -> R) -> R {
         let tracking = Tracking::new(hub, now);
         let text = tracking.text(&self.text);
         let code = i32::try_from(self.code.number()).unwrap_or_default();
@@ -106,19 +120,19 @@ impl Refused {
 
 /// The suffix that Event Hubs appends to every text: it identifies the line in the log.
 #[derive(Debug)]
-pub(super) struct Tracking {
+pub(crate) struct Tracking {
     id: String,
     suffix: String,
 }
 
 impl Tracking {
-    pub(super) fn new(hub: &str, now: UnixMillis) -> Self {
+    pub(crate) fn new(hub: &str, now: UnixMillis) -> Self {
         let id = format!("{:032x}_G0", rand::random::<u128>());
         let suffix = format!(" TrackingId:{id}, SystemTracker:{hub}, Timestamp:{}", utc(now));
         Self { id, suffix }
     }
 
-    pub(super) fn text(&self, text: &str) -> String {
+    pub(crate) fn text(&self, text: &str) -> String {
         format!("{text}{}", self.suffix)
     }
 }
@@ -130,51 +144,6 @@ fn utc(time: UnixMillis) -> String {
         .ok()
         .and_then(|time| time.format(format).ok())
         .unwrap_or_default()
-}
-
-/// The refused principal, as far as it is known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RefusedPrincipal<'a> {
-    /// The policy that has authenticated, or principal the client claims to be.
-    pub(super) identity: &'a str,
-    pub(super) protocol: Protocol,
-    pub(super) address: SocketAddr,
-}
-
-/// Counts the refusal and writes it to the audit log.
-pub(super) fn audit(
-    hub: &DeviceHub,
-    metrics: &Metrics,
-    principal: RefusedPrincipal<'_>,
-    refused: &Refused,
-    now: UnixMillis,
-) {
-    metrics.refused(refused.code);
-    match refused.reason {
-        Some(reason) => hub.audit().refused_identity(
-            Operation::ReadEvents,
-            principal.identity,
-            principal.protocol,
-            principal.address,
-            Refusal {
-                code: refused.code,
-                reason,
-            },
-            now,
-        ),
-        None => hub.audit().refused_request(
-            &RefusedRequest {
-                operation: Operation::ReadEvents,
-                identity: principal.identity,
-                protocol: principal.protocol,
-                address: principal.address,
-                code: refused.code,
-                reason: refused.condition,
-                text: &refused.text,
-            },
-            now,
-        ),
-    }
 }
 
 #[cfg(test)]

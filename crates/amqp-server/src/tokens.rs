@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use holdfast_amqp::address::percent_decode;
+use holdfast_amqp::limits::MAX_TOKENS;
 use holdfast_auth::{
-    Grant, HubNames, KeyFingerprint, Policy, ResourcePath, ResourceScope, Rights, SasRefusal, SasToken, verify_policy,
+    Grant, HubNames, KeyFingerprint, Policy, ResourcePath, Rights, SasRefusal, SasToken, verify_policy,
 };
 use holdfast_model::UnixMillis;
-use holdfast_model::limits::MAX_CBS_TOKENS;
 
 /// An accepted token.
 #[derive(Debug)]
@@ -24,45 +24,29 @@ struct Held {
 
 /// The accepted tokens of a connection.
 #[derive(Debug, Default)]
-pub(super) struct Tokens(Vec<Held>);
+pub struct Tokens(Vec<Held>);
 
 /// The connection has its maximum of tokens (403005).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooManyTokens;
-
-/// The part of the events endpoint that a link or request addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EndpointScope<'a> {
-    /// `$management`: covered by any token for the endpoint or for something below it. Python's consumer client has one
-    /// for its consumer group only.
-    Management,
-    /// The endpoint as a whole.
-    Whole,
-    /// One partition for one consumer group.
-    Partition {
-        /// The consumer group.
-        group: &'a str,
-        /// The partition id.
-        partition: &'a str,
-    },
-}
+pub struct TooManyTokens;
 
 /// Checks a policy's token by itself: signature, right, expiry, host. Its scope is checked later, link by link.
-pub(super) fn check(
+pub(crate) fn check(
     token: &SasToken<'_>,
     policy: Option<&Policy>,
     names: &HubNames,
     now: UnixMillis,
 ) -> Result<Grant, SasRefusal> {
-    let segments = segments(token.resource());
+    let segments = token_path(token.resource());
     let resource = segments
         .iter()
         .fold(ResourcePath::HUB, |path, segment| path.then(segment));
     verify_policy(token, &resource, policy, Rights::SERVICE_CONNECT, names, now)
 }
 
-/// The path of an `sr`, split as [`ResourceScope`] does it.
-fn segments(sr: &str) -> Vec<String> {
+/// The path of an `sr`, split as [`holdfast_auth::ResourceScope`] does it.
+#[must_use]
+pub fn token_path(sr: &str) -> Vec<String> {
     let text = if sr.contains('/') {
         sr.into()
     } else {
@@ -78,12 +62,13 @@ fn segments(sr: &str) -> Vec<String> {
 
 impl Tokens {
     /// No identity has authenticated, or every token has expired.
-    pub(super) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Keeps an accepted token.
-    pub(super) fn put(&mut self, resource: &str, policy: &str, grant: &Grant) -> Result<(), TooManyTokens> {
+    pub(crate) fn put(&mut self, resource: &str, policy: &str, grant: &Grant) -> Result<(), TooManyTokens> {
         let held = Held {
             resource: resource.into(),
             policy: policy.into(),
@@ -92,7 +77,7 @@ impl Tokens {
         };
         if let Some(old) = self.0.iter_mut().find(|old| *old.resource == *resource) {
             *old = held;
-        } else if self.0.len() < MAX_CBS_TOKENS {
+        } else if self.0.len() < MAX_TOKENS {
             self.0.push(held);
         } else {
             return Err(TooManyTokens);
@@ -100,33 +85,34 @@ impl Tokens {
         Ok(())
     }
 
-    /// The policy whose token covers a part of the events endpoint called `name`.
-    pub(super) fn covering(&self, name: &str, part: EndpointScope<'_>) -> Option<&Arc<str>> {
+    /// The policy of the first token whose resource `covers` what a link or request addresses.
+    #[must_use]
+    pub fn covering(&self, covers: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
         self.0
             .iter()
-            .find(|held| covers(&held.resource, name, part))
+            .find(|held| covers(&held.resource))
             .map(|held| &held.policy)
     }
 
     /// The name of any policy that has authenticated here, for the audit log.
-    pub(super) fn first_policy(&self) -> Option<&Arc<str>> {
+    pub(crate) fn first_policy(&self) -> Option<&Arc<str>> {
         self.0.first().map(|held| &held.policy)
     }
 
     /// When the first token expires.
-    pub(super) fn next_end(&self) -> Option<UnixMillis> {
+    pub(crate) fn next_end(&self) -> Option<UnixMillis> {
         self.0.iter().map(|held| held.ends).min()
     }
 
     /// Removes the tokens that have expired by `now`; `true` when there were any.
-    pub(super) fn expire(&mut self, now: UnixMillis) -> bool {
+    pub(crate) fn expire(&mut self, now: UnixMillis) -> bool {
         let before = self.0.len();
         self.0.retain(|held| held.ends >= now);
         self.0.len() < before
     }
 
     /// Removes tokens whose policy, right or key no longer exists; `true` when there were any.
-    pub(super) fn revoke(&mut self, policy: impl Fn(&str) -> Option<Arc<Policy>>) -> bool {
+    pub(crate) fn revoke(&mut self, policy: impl Fn(&str) -> Option<Arc<Policy>>) -> bool {
         let before = self.0.len();
         self.0.retain(|held| {
             policy(&held.policy)
@@ -134,38 +120,6 @@ impl Tokens {
         });
         self.0.len() < before
     }
-}
-
-fn covers(sr: &str, name: &str, part: EndpointScope<'_>) -> bool {
-    let Ok(scope) = ResourceScope::parse(sr) else {
-        return false;
-    };
-    // Readers of the hub's own path have tokens for the hub or for that path.
-    let hub_path = ResourcePath::HUB.then("messages").then("events");
-    [ResourcePath::events(name, &[]), hub_path]
-        .into_iter()
-        .any(|root| match part {
-            EndpointScope::Whole => scope.covers(&root),
-            EndpointScope::Management => scope.covers(&root.then("$management")) || lies_within(sr, &root),
-            EndpointScope::Partition { group, partition } => scope.covers(
-                &root
-                    .then("ConsumerGroups")
-                    .then(group)
-                    .then("Partitions")
-                    .then(partition),
-            ),
-        })
-}
-
-/// Whether the resource of a token is something below `root`.
-fn lies_within(sr: &str, root: &ResourcePath<'_>) -> bool {
-    let segments = segments(sr);
-    let root = root.segments();
-    segments.len() >= root.len()
-        && segments
-            .iter()
-            .zip(root)
-            .all(|(segment, root)| percent_decode(segment).eq_ignore_ascii_case(root))
 }
 
 #[cfg(test)]
@@ -194,49 +148,6 @@ mod tests {
         let grant = check(&token, Some(&policy()), &HubNames::new(["hub.example"]), NOW)?;
         tokens.put(token.resource(), "service", &grant).unwrap();
         Ok(())
-    }
-
-    #[test]
-    fn tokens_of_event_hubs_clients_signed_with_the_text_of_the_key_cover_what_they_name() {
-        let partition = EndpointScope::Partition {
-            group: "$Default",
-            partition: "0",
-        };
-        for (resource, whole, management, one) in [
-            ("sb://hub.example/hub", true, true, true),
-            ("sb://hub.example/hub/", true, true, true),
-            ("amqps://hub.example/HUB/consumergroups/$default", false, true, true),
-            (
-                "sb://hub.example/hub/ConsumerGroups/$Default/Partitions/0",
-                false,
-                true,
-                true,
-            ),
-            (
-                "sb://hub.example/hub/ConsumerGroups/$Default/Partitions/1",
-                false,
-                true,
-                false,
-            ),
-            ("sb://hub.example/hub/$management", false, true, false),
-            ("hub.example", true, true, true),
-            ("hub.example/messages/events", true, true, true),
-            ("hub.example/devices/hub", false, false, false),
-        ] {
-            let mut tokens = Tokens::default();
-            put(&mut tokens, resource, policy().keys.primary.to_base64().as_bytes()).unwrap();
-            assert_eq!(
-                tokens.covering("hub", EndpointScope::Whole).is_some(),
-                whole,
-                "{resource}"
-            );
-            assert_eq!(
-                tokens.covering("hub", EndpointScope::Management).is_some(),
-                management,
-                "{resource}"
-            );
-            assert_eq!(tokens.covering("hub", partition).is_some(), one, "{resource}");
-        }
     }
 
     #[test]

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use holdfast_amqp::message::Request;
 use holdfast_auth::{Grant, Policy, Rights, SasRefusal, SasToken, SaslUser, verify_policy_key};
-use holdfast_device_hub::DeviceHub;
-use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_model::{ErrorCode, RefusalReason};
 
-use super::refusal::Refused;
-use super::tokens::{Tokens, TooManyTokens, check};
+use crate::tokens::check;
+use crate::{Authority, Refused, Tokens, TooManyTokens};
 
 /// Whether the registry's leader has confirmed that the local replica is up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Certainty {
+pub enum Certainty {
     /// The leader has not been asked: a refusal that a stale replica could cause has to wait.
     Local,
     /// The leader has confirmed that the replica is up to date.
@@ -23,7 +22,7 @@ pub(super) enum Certainty {
 
 /// The decision about credentials.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// They are valid, and the token is kept.
     Accepted,
     /// They are not valid.
@@ -33,32 +32,30 @@ pub(super) enum Verdict {
 }
 
 /// Decides about a put-token request.
-pub(super) fn put_token(
-    hub: &DeviceHub,
+pub(crate) fn put_token(
+    authority: &dyn Authority,
     tokens: &mut Tokens,
     request: &Request<'_>,
     certainty: Certainty,
-    now: UnixMillis,
 ) -> Verdict {
     if request.operation != Some("put-token") {
         let text = "The operation of a request to $cbs must be put-token.";
         return Verdict::Refused(Refused::new(ErrorCode::InvalidOperation, text));
     }
     match request.text {
-        Some(token) => present(hub, tokens, token, certainty, now),
+        Some(token) => present(authority, tokens, token, certainty),
         None => Verdict::Refused(Refused::credentials(RefusalReason::Missing)),
     }
 }
 
 /// Decides about user and password of SASL PLAIN. The user names a policy; the password is a token signed with its key,
 /// or the key itself, as generic AMQP clients of Event Hubs send it (Spec amqp §1.2).
-pub(super) fn plain(
-    hub: &DeviceHub,
+pub(crate) fn plain(
+    authority: &dyn Authority,
     tokens: &mut Tokens,
     user: &str,
     password: &str,
     certainty: Certainty,
-    now: UnixMillis,
 ) -> Verdict {
     let named = match SaslUser::parse(user) {
         Some(SaslUser::Policy { name, .. }) => name,
@@ -71,16 +68,22 @@ pub(super) fn plain(
         }
         // A key contains no space, and a token begins with a word and a space.
         Err(_) if !password.is_empty() && !password.contains(' ') => {
-            present_key(hub, tokens, named, password, certainty)
+            present_key(authority, tokens, named, password, certainty)
         }
-        _ => present(hub, tokens, password, certainty, now),
+        _ => present(authority, tokens, password, certainty),
     }
 }
 
 /// Checks a policy's key, and keeps a token for the whole hub that does not expire if it is valid.
-fn present_key(hub: &DeviceHub, tokens: &mut Tokens, named: &str, key: &str, certainty: Certainty) -> Verdict {
-    let policy = hub.registry().policy(named);
-    let Some(host) = hub.hub_names().primary() else {
+fn present_key(
+    authority: &dyn Authority,
+    tokens: &mut Tokens,
+    named: &str,
+    key: &str,
+    certainty: Certainty,
+) -> Verdict {
+    let policy = authority.policy(named);
+    let Some(host) = authority.host_names().primary() else {
         return Verdict::Refused(Refused::busy("The hub has no name yet."));
     };
     let checked = verify_policy_key(key, policy.as_deref(), Rights::SERVICE_CONNECT);
@@ -96,13 +99,7 @@ fn no_devices() -> Refused {
 }
 
 /// Checks a token and keeps it if it is valid.
-pub(super) fn present(
-    hub: &DeviceHub,
-    tokens: &mut Tokens,
-    token: &str,
-    certainty: Certainty,
-    now: UnixMillis,
-) -> Verdict {
+pub fn present(authority: &dyn Authority, tokens: &mut Tokens, token: &str, certainty: Certainty) -> Verdict {
     let refuse = |reason| Verdict::Refused(Refused::credentials(reason));
     let token = match SasToken::parse(token) {
         Ok(token) => token,
@@ -111,8 +108,8 @@ pub(super) fn present(
     let Some(name) = token.policy() else {
         return Verdict::Refused(no_devices());
     };
-    let policy: Option<Arc<Policy>> = hub.registry().policy(name);
-    let checked = check(&token, policy.as_deref(), hub.hub_names(), now);
+    let policy: Option<Arc<Policy>> = authority.policy(name);
+    let checked = check(&token, policy.as_deref(), authority.host_names(), authority.now());
     keep(tokens, token.resource(), policy.as_deref(), name, checked, certainty)
 }
 

@@ -31,7 +31,7 @@ struct Row {
 
 /// The requests that were refused last, over all connections of a core.
 #[derive(Debug, Default)]
-pub(super) struct RefusalBackoff {
+pub(crate) struct RefusalBackoff {
     rows: HashMap<u64, Row>,
     /// In the order of their first refusal.
     order: VecDeque<u64>,
@@ -40,7 +40,7 @@ pub(super) struct RefusalBackoff {
 
 impl RefusalBackoff {
     /// Counts a refusal of `request` from `source`; when to answer it, `None` for at once.
-    pub(super) fn refuse(&mut self, source: IpAddr, request: (&str, &str), now: Instant) -> Option<Instant> {
+    pub(crate) fn refuse(&mut self, source: IpAddr, request: (&str, &str), now: Instant) -> Option<Instant> {
         let key = self.hasher.hash_one((source, request));
         if !self.rows.contains_key(&key) {
             if self.order.len() >= MAX_ROWS

@@ -1,0 +1,57 @@
+//! The hub as the server needs it: names, clock, policies, and the audit log.
+//!
+//! Why a trait: the server is below the registry and the device hub, and its tests need neither.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use holdfast_auth::{HubNames, Policy};
+use holdfast_model::UnixMillis;
+
+use crate::Refused;
+
+/// The answer of the registry's leader: whether the local replica is up to date.
+pub type Confirmation = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>>;
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS or plain TCP.
+    Tcp,
+    /// A WebSocket with the subprotocol `AMQPWSB10`.
+    WebSocket,
+}
+
+/// The refused principal, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedPrincipal<'a> {
+    /// The authenticated policy, or the identity that the client claims.
+    pub identity: &'a str,
+    /// How it is connected.
+    pub transport: Transport,
+    /// Its network address.
+    pub address: SocketAddr,
+}
+
+/// The hub.
+pub trait Authority {
+    /// The hub's name; empty while it is not known.
+    fn hub_name(&self) -> String;
+
+    /// The host names under which tokens address the hub.
+    fn host_names(&self) -> &HubNames;
+
+    /// The hub's clock.
+    fn now(&self) -> UnixMillis;
+
+    /// The shared access policy of this name, as the local replica has it.
+    fn policy(&self, name: &str) -> Option<Arc<Policy>>;
+
+    /// Asks the registry's leader whether the local replica is up to date.
+    fn confirm(&self) -> Confirmation;
+
+    /// Records a refusal.
+    fn refused(&self, principal: RefusedPrincipal<'_>, refused: &Refused);
+}

@@ -1,0 +1,336 @@
+//! Handles the events of one connection's engine: SASL, `$cbs`, and links by address to their handlers.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::Context;
+use std::time::Instant;
+
+use holdfast_amqp::address::{self, Endpoint};
+use holdfast_amqp::message::Request;
+use holdfast_amqp::{Attach, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, Role, SaslCode, SaslInit, limits};
+use holdfast_model::{ErrorCode, RefusalReason};
+
+use crate::credentials::{plain, put_token};
+use crate::delayed::Refusal;
+use crate::refusal::Tracking;
+use crate::server::Unauthenticated;
+use crate::{Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
+
+/// Credentials that can be refused only after the registry's leader has confirmed the local replica.
+pub(crate) enum Unconfirmed {
+    /// SASL PLAIN.
+    Plain { user: String, password: String },
+    /// A request to `$cbs` or to the node of a handler.
+    Request(Incoming<'static>),
+}
+
+/// The part of a connection behind its socket.
+pub(crate) struct Dispatch {
+    pub(crate) links: Links,
+    handlers: Vec<Box<dyn LinkHandler>>,
+    /// Credentials whose refusal waits for confirmation.
+    pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// Until when an identity must have authenticated.
+    pub(crate) authenticate_by: Option<Instant>,
+    pub(crate) unauthenticated: Rc<Unauthenticated>,
+    /// Counts the connections of the core, for the container id.
+    number: u64,
+}
+
+impl Dispatch {
+    pub(crate) fn new(links: Links, number: u64, unauthenticated: Rc<Unauthenticated>) -> Self {
+        Self {
+            handlers: links.server.handlers(),
+            links,
+            unconfirmed: None,
+            authenticate_by: None,
+            unauthenticated,
+            number,
+        }
+    }
+
+    /// Handles `input`. Returns how many bytes were consumed, and whether deadlines may have moved.
+    pub(crate) fn receive(&mut self, input: &[u8]) -> (usize, bool) {
+        let (mut rest, mut moved) = (input, false);
+        while self.unconfirmed.is_none() {
+            match self.links.engine.receive(&mut rest, self.links.now) {
+                Ok(Some(event)) => moved |= self.handle(event),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::debug!(
+                        address = %self.links.address,
+                        %violation,
+                        "AMQP peer violated the protocol; the connection is closed"
+                    );
+                    self.links.server.metrics().violation(violation.condition());
+                    self.forget(&|_| true);
+                    return (input.len(), true);
+                }
+            }
+        }
+        (input.len() - rest.len(), moved)
+    }
+
+    /// Handles one event. `true`: deadlines may have moved.
+    fn handle(&mut self, event: Event<'_>) -> bool {
+        match event {
+            Event::SaslInit(init) => self.sasl(&init),
+            Event::Open(open) => {
+                tracing::debug!(address = %self.links.address, container = open.container_id, "AMQP connection opened");
+                let container_id = format!("{}-{}", self.links.authority().hub_name(), self.number);
+                self.links.engine.open(&OpenSpec {
+                    container_id,
+                    hostname: None,
+                });
+                self.watch_authentication();
+            }
+            Event::AttachRequested { link, attach } => self.attach(link, &attach),
+            Event::Transfer(incoming) => self.transfer(&incoming, Certainty::Local),
+            Event::Credit { link, drain, .. } => {
+                if !self.handlers.iter_mut().any(|handler| handler.drain(link, drain)) {
+                    self.links.send_responses();
+                    if drain {
+                        self.links.engine.finish_drain(link);
+                    }
+                }
+                return false;
+            }
+            Event::WindowOpened(_) => {
+                self.links.send_responses();
+                return false;
+            }
+            Event::Detached { link, .. } => self.forget(&|gone| gone == link),
+            Event::Ended { session, .. } => self.forget(&|gone| gone.session() == session),
+            Event::Closed(_) => self.forget(&|_| true),
+            // All deliveries are sent settled, so outcomes carry nothing; the engine answers begins.
+            Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => return false,
+            Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => return false,
+        }
+        true
+    }
+
+    /// Removes links from all handlers.
+    fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
+        for handler in &mut self.handlers {
+            handler.forget(is_gone);
+        }
+        self.links.forget(is_gone);
+    }
+
+    /// Removes the links that handlers have detached.
+    fn forget_detached(&mut self) {
+        if self.links.detached.is_empty() {
+            return;
+        }
+        let detached = std::mem::take(&mut self.links.detached);
+        self.forget(&|link| detached.contains(&link));
+    }
+
+    fn sasl(&mut self, init: &SaslInit<'_>) {
+        match init.mechanism {
+            "PLAIN" => match init.plain() {
+                Some((user, password)) => self.plain(user, password, Certainty::Local),
+                None => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
+            },
+            // EXTERNAL needs a client certificate, and no AMQP identity has one (Spec amqp §1.2).
+            "EXTERNAL" => self.refuse_sasl("", &Refused::credentials(RefusalReason::NoCertificate)),
+            _ => self.links.engine.sasl_outcome(SaslCode::Ok),
+        }
+    }
+
+    /// Decides about SASL PLAIN, at once or after the leader's confirmation.
+    pub(crate) fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
+        let server = Rc::clone(&self.links.server);
+        match plain(server.authority(), &mut self.links.tokens, user, password, certainty) {
+            Verdict::Accepted => {
+                self.authenticated();
+                self.links.engine.sasl_outcome(SaslCode::Ok);
+            }
+            Verdict::NeedsConfirmation => {
+                self.unconfirmed = Some(Unconfirmed::Plain {
+                    user: user.to_owned(),
+                    password: password.to_owned(),
+                });
+            }
+            Verdict::Refused(refused) => self.refuse_sasl(user, &refused),
+        }
+    }
+
+    fn refuse_sasl(&mut self, user: &str, refused: &Refused) {
+        self.links.audit_as(user, refused);
+        let is_certain = refused.reason != Some(RefusalReason::Unconfirmed);
+        let code = if is_certain {
+            SaslCode::Auth
+        } else {
+            SaslCode::Temporary
+        };
+        self.links.refuse(user, "SASL", Refusal::Sasl(code));
+    }
+
+    /// Answers an attach: `$cbs` here, other addresses by the handler that serves them.
+    fn attach(&mut self, link: LinkId, attach: &Attach<'_>) {
+        if let Err(refused) = self.try_attach(link, attach) {
+            let address = attach.address().ok().flatten().unwrap_or_default();
+            self.links.refuse_attach(link, address, refused);
+        }
+        self.forget_detached();
+    }
+
+    fn try_attach(&mut self, link: LinkId, attach: &Attach<'_>) -> Result<(), Refused> {
+        let malformed = |_| Refused::new(ErrorCode::ArgumentInvalid, "The attach cannot be decoded.");
+        let target = attach.target().map_err(malformed)?;
+        if target.is_some_and(|target| target.coordinator) {
+            return Err(Refused::new(
+                ErrorCode::FeatureNotSupported,
+                "Transactions are not supported.",
+            ));
+        }
+        let text = attach.address().map_err(malformed)?.unwrap_or_default();
+        let endpoint = address::parse(text);
+        if endpoint == Endpoint::Cbs {
+            let mut cbs = std::mem::take(&mut self.links.cbs);
+            self.links.accept_node(&mut cbs, link, attach.role == Role::Sender);
+            self.links.cbs = cbs;
+            return Ok(());
+        }
+        if let Some(handler) = self.handlers.iter_mut().find(|handler| handler.serves(&endpoint)) {
+            return handler.attach(&mut self.links, link, attach, endpoint);
+        }
+        if self.links.tokens.is_empty() {
+            return Err(Refused::credentials(RefusalReason::Missing));
+        }
+        if endpoint == Endpoint::Unknown {
+            return Err(Refused::no_address(self.links.authority(), text));
+        }
+        let text = "This version of the hub does not serve this address.";
+        Err(Refused::new(ErrorCode::FeatureNotSupported, text))
+    }
+
+    /// A delivery: a request to `$cbs` or to the node of a handler; clients can send to no other node.
+    pub(crate) fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
+        let link = incoming.link;
+        let handler = self.handlers.iter().position(|handler| handler.node_of(link).is_some());
+        if handler.is_none() && !self.links.cbs.takes(link) {
+            // The link is being detached.
+            return;
+        }
+        let request = match Request::parse(&incoming.payload) {
+            Ok(request) => request,
+            Err(error) => {
+                let fault = Fault::new("amqp:decode-error", "The message cannot be decoded.");
+                tracing::debug!(address = %self.links.address, %error, "a request cannot be decoded and is rejected");
+                self.settle(incoming, &Outcome::Rejected(Some(fault)));
+                return;
+            }
+        };
+        let answered = match handler {
+            Some(handler) => self.handlers[handler].request(&mut self.links, link, &request, certainty),
+            None => self.answer_cbs(&request, certainty),
+        };
+        if matches!(answered, Answered::NeedsConfirmation) {
+            self.unconfirmed = Some(Unconfirmed::Request(Incoming {
+                tag: Cow::Owned(incoming.tag.to_vec()),
+                payload: Cow::Owned(incoming.payload.to_vec()),
+                ..incoming.clone()
+            }));
+            return;
+        }
+        // uamqp reports a failed put when the response overtakes the disposition (Spec amqp §5).
+        self.settle(incoming, &Outcome::Accepted);
+        self.links.engine.top_up(link, limits::RECEIVER_CREDIT);
+        let node = match handler {
+            Some(handler) => self.handlers[handler].node_of(link),
+            None => Some(&self.links.cbs),
+        };
+        let response_link = node.and_then(|node| node.answer_to(link));
+        match answered {
+            Answered::Now(response) => self.links.respond(response_link, response),
+            Answered::Refused(response) => {
+                // A retry with another token, or about another entity, is another request.
+                let repeated = request.text.or(request.name).unwrap_or_default();
+                let identity = self.links.identity();
+                let refusal = Refusal::Response(response_link, response);
+                self.links.refuse(&identity, repeated, refusal);
+            }
+            Answered::Later | Answered::NeedsConfirmation => {}
+        }
+    }
+
+    fn settle(&mut self, incoming: &Incoming<'_>, outcome: &Outcome<'_>) {
+        if !incoming.settled {
+            let (link, id) = (incoming.link, incoming.delivery_id);
+            self.links.engine.settle(link, id, id, outcome);
+        }
+    }
+
+    /// The response to a put-token.
+    fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty) -> Answered {
+        let server = Rc::clone(&self.links.server);
+        match put_token(server.authority(), &mut self.links.tokens, request, certainty) {
+            Verdict::NeedsConfirmation => Answered::NeedsConfirmation,
+            Verdict::Accepted => {
+                self.authenticated();
+                Answered::Now(response(request.message_id, 200, "OK", None, |buf| {
+                    holdfast_amqp::types::put_null(buf);
+                }))
+            }
+            Verdict::Refused(refused) => {
+                self.links.audit(&refused);
+                Answered::Refused(self.links.refusal(request.message_id, &refused))
+            }
+        }
+    }
+
+    /// Closes the connection; the output is still written.
+    pub(crate) fn close(&mut self, condition: &'static str, text: &str) {
+        let authority = self.links.authority();
+        let text = Tracking::new(&authority.hub_name(), authority.now()).text(text);
+        let now = self.links.now;
+        self.links.engine.close(Some(&Fault::new(condition, &text)), now);
+        self.forget(&|_| true);
+    }
+
+    /// Lets handlers fill the output; `true` when anything was added.
+    pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.links.engine.output().len();
+        for handler in &mut self.handlers {
+            handler.poll(&mut self.links, cx);
+        }
+        self.forget_detached();
+        self.links.engine.output().len() > before
+    }
+
+    /// An identity has authenticated.
+    fn authenticated(&mut self) {
+        self.links.engine.authenticated();
+        self.authenticate_by = None;
+        self.unauthenticated.over.set(true);
+    }
+
+    /// Starts the deadline for authentication if no identity is authenticated.
+    fn watch_authentication(&mut self) {
+        if self.links.tokens.is_empty() {
+            self.authenticate_by = Some(self.links.now + self.links.server.config().unauthenticated_timeout);
+        }
+    }
+
+    /// After tokens have expired or settings have changed: lets handlers detach links that no token covers any more.
+    pub(crate) fn recheck(&mut self) {
+        let now = self.links.authority().now();
+        let has_expired = self.links.tokens.expire(now);
+        let server = Rc::clone(&self.links.server);
+        let is_revoked = self.links.tokens.revoke(|name| server.authority().policy(name));
+        if self.links.tokens.is_empty() && (has_expired || is_revoked) {
+            self.watch_authentication();
+        }
+        let change = if is_revoked {
+            AuthorizationChange::Revoked
+        } else {
+            AuthorizationChange::Other
+        };
+        for handler in &mut self.handlers {
+            handler.recheck(&mut self.links, change);
+        }
+        self.forget_detached();
+    }
+}

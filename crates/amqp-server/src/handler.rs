@@ -1,0 +1,74 @@
+//! What serves the links of some addresses: readers of events now, devices later.
+
+use std::task::Context;
+
+use holdfast_amqp::address::Endpoint;
+use holdfast_amqp::message::Request;
+use holdfast_amqp::{Attach, LinkId};
+
+use crate::{Certainty, Links, Refused, RequestNode};
+
+/// Serves some addresses; one per core.
+pub trait LinkService {
+    /// The handler of a new connection.
+    fn connect(&self) -> Box<dyn LinkHandler>;
+}
+
+/// How a request is answered.
+pub enum Answered {
+    /// With this response.
+    Now(Vec<u8>),
+    /// With this response, which is a refusal.
+    Refused(Vec<u8>),
+    /// The response follows: the handler sends it with [`Links::respond`].
+    Later,
+    /// After the registry's leader has confirmed a refusal: the handler is asked again.
+    NeedsConfirmation,
+}
+
+/// Why links may have lost their authorization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorizationChange {
+    /// A policy's key or right was taken away, and with it a token of this connection.
+    Revoked,
+    /// A token has expired, or settings have changed.
+    Other,
+}
+
+/// Serves the links of some addresses of one connection. Dropped with the connection.
+pub trait LinkHandler {
+    /// Whether links to `endpoint` are this handler's. `$cbs` is the server's own.
+    fn serves(&self, endpoint: &Endpoint<'_>) -> bool;
+
+    /// Decides about an attach: accepts it now or later, by [`Links`].
+    ///
+    /// # Errors
+    /// The refusal; the server sends it.
+    fn attach(
+        &mut self,
+        links: &mut Links,
+        link: LinkId,
+        attach: &Attach<'_>,
+        endpoint: Endpoint<'_>,
+    ) -> Result<(), Refused>;
+
+    /// The node whose requests `link` carries, if it is one of this handler's.
+    fn node_of(&self, link: LinkId) -> Option<&RequestNode>;
+
+    /// Answers a request on a link of [`Self::node_of`].
+    fn request(&mut self, links: &mut Links, link: LinkId, request: &Request<'_>, certainty: Certainty) -> Answered;
+
+    /// The client's flow: whether the unused credit of `link` is to be given back. `false` when the handler does not send
+    /// on the link by itself; the server answers then.
+    fn drain(&mut self, link: LinkId, drain: bool) -> bool;
+
+    /// Continues what waits, and sends as far as credit, window and [`Links::has_capacity`] allow; wakes `cx` when there
+    /// is more.
+    fn poll(&mut self, links: &mut Links, cx: &mut Context<'_>);
+
+    /// Detaches links that no token covers any more.
+    fn recheck(&mut self, links: &mut Links, change: AuthorizationChange);
+
+    /// Forgets links that have ended.
+    fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool);
+}

@@ -1,0 +1,203 @@
+//! The links of one connection: the engine, the tokens, and how links are accepted, refused and detached.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use holdfast_amqp::message::Response;
+use holdfast_amqp::types::Raw;
+use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, limits};
+
+use crate::delayed::{Delayed, Refusal};
+use crate::refusal::Tracking;
+use crate::request_node::Outbox;
+use crate::{AmqpServer, Authority, Refused, RefusedPrincipal, RequestNode, Tokens, Transport};
+
+/// The links of one connection, as its handlers use them.
+pub struct Links {
+    pub(crate) server: Rc<AmqpServer>,
+    pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) engine: Connection,
+    pub(crate) tokens: Tokens,
+    pub(crate) cbs: RequestNode,
+    pub(crate) outbox: Outbox,
+    /// Refusals that are answered later.
+    pub(crate) delayed: Vec<Delayed>,
+    /// The time at the start of this turn.
+    pub(crate) now: Instant,
+    /// Links that handlers have detached in this call; the connection lets all handlers forget them.
+    pub(crate) detached: Vec<LinkId>,
+}
+
+impl Links {
+    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, transport: Transport) -> Self {
+        let now = Instant::now();
+        let mut engine = Config::default();
+        // A connection that has not opened is not authenticated either.
+        engine.open_timeout = engine.open_timeout.min(server.config().unauthenticated_timeout);
+        Self {
+            server,
+            address,
+            transport,
+            engine: Connection::server(engine, now),
+            tokens: Tokens::default(),
+            cbs: RequestNode::default(),
+            outbox: Outbox::default(),
+            delayed: Vec::new(),
+            now,
+            detached: Vec::new(),
+        }
+    }
+
+    /// The hub.
+    #[must_use]
+    pub fn authority(&self) -> &dyn Authority {
+        self.server.authority()
+    }
+
+    /// The engine, to send deliveries.
+    pub fn engine(&mut self) -> &mut Connection {
+        &mut self.engine
+    }
+
+    /// The tokens that the client has put.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Bytes up to which handlers fill the output.
+    #[must_use]
+    pub fn output_bytes(&self) -> usize {
+        self.server.config().output_bytes
+    }
+
+    /// Whether handlers may add to the output.
+    #[must_use]
+    pub fn has_capacity(&self) -> bool {
+        self.engine.output().len() < self.output_bytes()
+    }
+
+    /// Accepts an attach.
+    pub fn accept(&mut self, link: LinkId, accept: &Accept<'_>) {
+        self.engine.accept(link, accept);
+    }
+
+    /// Accepts a link of `node`: one on which requests arrive when `client_sends`, else one for responses.
+    pub fn accept_node(&mut self, node: &mut RequestNode, link: LinkId, client_sends: bool) {
+        if client_sends {
+            let receiving = Accept {
+                credit: limits::RECEIVER_CREDIT,
+                ..Accept::default()
+            };
+            self.engine.accept(link, &receiving);
+            node.add_requests(link);
+        } else {
+            self.engine.accept(link, &Accept::default());
+            node.add_responses(link);
+        }
+    }
+
+    /// Refuses an attach to `address`, and records it.
+    pub fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
+        self.audit(&refused);
+        self.refuse(&self.identity(), address, Refusal::Attach(link, refused));
+    }
+
+    /// Detaches an accepted link with an error, and records it. Handlers forget the link afterwards.
+    pub fn detach(&mut self, link: LinkId, refused: &Refused) {
+        self.audit(refused);
+        let (hub, now, monotonic) = (self.authority().hub_name(), self.authority().now(), self.now);
+        refused.with_fault(&hub, now, |fault| {
+            self.engine.detach(link, Detached::Closed, Some(fault), monotonic);
+        });
+        self.detached.push(link);
+    }
+
+    /// Whether a handler has detached the link in this call; it forgets the link right after.
+    #[must_use]
+    pub fn is_detached(&self, link: LinkId) -> bool {
+        self.detached.contains(&link)
+    }
+
+    /// Closes a link with an error that is not a refusal.
+    pub fn close_link(&mut self, link: LinkId, fault: &Fault<'_>) {
+        self.engine.detach(link, Detached::Closed, Some(fault), self.now);
+        self.detached.push(link);
+    }
+
+    /// Sends a response on `link`, at once or when the client grants credit.
+    pub fn respond(&mut self, link: Option<LinkId>, response: Vec<u8>) {
+        match link {
+            Some(link) => self.outbox.put(&mut self.engine, link, response),
+            None => {
+                tracing::debug!(address = %self.address, "a request has no link for its response; the response is dropped");
+            }
+        }
+    }
+
+    /// Sends the responses for which there is credit now.
+    pub(crate) fn send_responses(&mut self) {
+        self.outbox.send(&mut self.engine);
+    }
+
+    /// The response that refuses a request.
+    #[must_use]
+    pub fn refusal(&self, message_id: Option<Raw<'_>>, refused: &Refused) -> Vec<u8> {
+        let description = Tracking::new(&self.authority().hub_name(), self.authority().now()).text(&refused.text);
+        let condition = Some(refused.condition);
+        response(message_id, refused.status(), &description, condition, |buf| {
+            holdfast_amqp::types::put_null(buf);
+        })
+    }
+
+    /// Counts a refusal and records it, with the name of an authenticated policy if there is one.
+    pub fn audit(&self, refused: &Refused) {
+        self.audit_as(&self.identity(), refused);
+    }
+
+    pub(crate) fn audit_as(&self, identity: &str, refused: &Refused) {
+        self.server.metrics().refused(refused.code);
+        let principal = RefusedPrincipal {
+            identity,
+            transport: self.transport,
+            address: self.address,
+        };
+        self.authority().refused(principal, refused);
+    }
+
+    /// The name of an authenticated policy, for records.
+    pub(crate) fn identity(&self) -> String {
+        self.tokens
+            .first_policy()
+            .map_or_else(|| "-".to_owned(), |policy| policy.to_string())
+    }
+
+    /// Forgets links that have ended.
+    pub(crate) fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
+        self.delayed.retain(|delayed| !delayed.link().is_some_and(is_gone));
+        self.cbs.retain(|link| !is_gone(link));
+        self.outbox.retain(|link| !is_gone(link));
+    }
+}
+
+/// The response to the request with this message id.
+#[must_use]
+pub fn response(
+    message_id: Option<Raw<'_>>,
+    status: i32,
+    description: &str,
+    condition: Option<&str>,
+    body: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Response {
+        correlation_id: message_id,
+        status,
+        description,
+        condition,
+    }
+    .encode(&mut bytes, body);
+    bytes
+}
