@@ -11,7 +11,9 @@ use holdfast_proto::cluster::v1::control_request::Request;
 use holdfast_registry::{ClusterView, JoinToken, MAX_REPLICATION_FACTOR, NodeInfo, NodeRole, NodeState};
 
 use super::Control;
+use super::actions::ControlCallError;
 use super::error::ControlError;
+use crate::error_chain;
 use crate::status::{Answered, ClusterStatus, assemble};
 
 /// Timeout of the report of one node.
@@ -131,8 +133,8 @@ impl Control {
             let report = match self.call_control(*node, request, REPORT_TIMEOUT).await {
                 Ok(Answer::Report(report)) => Ok(report),
                 Ok(Answer::Refusal(refusal)) => Err(refusal.text),
-                Ok(_) => Err("its answer belongs to another request".to_owned()),
-                Err(error) => Err(error),
+                Ok(_) => Err(ControlCallError::OtherAnswer.to_string()),
+                Err(error) => Err(error_chain::text(&error)),
             };
             Answered { node: *node, report }
         });
@@ -188,13 +190,13 @@ fn check_drain(view: &ClusterView, node: &NodeInfo) -> Result<(), String> {
         ));
     }
     if left < factor {
-        // An even number costs a copy and survives nothing more.
-        let odd = left - (left + 1) % 2;
         return Err(format!(
             "without '{}' there would be {left} core nodes in service for a replication factor of {factor}: let \
-             another one join first (`holdfast node join`), or lower the replication factor (`holdfast cluster \
-             set-replication {odd}`)",
-            node.name
+             another one join first (`holdfast node join`), or lower the replication factor to the nodes that remain \
+             (`holdfast cluster set-replication {left}`{})",
+            node.name,
+            warning_of(u8::try_from(left).unwrap_or(u8::MAX))
+                .map_or_else(String::new, |warning| format!("; {warning}")),
         ));
     }
     Ok(())

@@ -113,6 +113,52 @@ async fn a_lagging_follower_does_not_report_a_committed_position_as_beyond_the_e
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_at_a_lagging_replica_asks_other_replicas_instead_of_waiting() {
+    let cluster = Cluster::start(45).await;
+    let owner = cluster.owner_everywhere(P).await.node;
+    let lagging = CORE.into_iter().find(|node| *node != owner).unwrap();
+    let mut sender = BatchSender::new(cluster.on(owner), P, 0);
+    sender.send().await;
+    // It hears nothing from the owner any more, and the third node has everything.
+    cluster.network.cut(lagging, owner);
+    for _ in 0..3 {
+        sender.send().await;
+    }
+    let mut next = 4;
+    let began = Instant::now();
+    let from = StartPosition::AtSequence(SequenceNumber(next));
+    let mut reader = cluster.on(lagging).reader(P, from).await.unwrap();
+    read(&mut reader, &mut next, 4).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_opened_after_an_isolated_owner_returns_is_not_delayed() {
+    for seed in 46..52 {
+        let cluster = Cluster::start(seed).await;
+        let thawed = cluster.owner_everywhere(P).await.node;
+        cluster.network.isolate(thawed);
+        let others: Vec<u64> = CORE.into_iter().filter(|node| *node != thawed).collect();
+        let owner = cluster.owner_among(P, &others).await.node;
+        let mut sender = BatchSender::new(cluster.on(owner), P, 0);
+        sender.send().await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        sender.send().await;
+        cluster.network.heal_all();
+        let began = Instant::now();
+        let mut next = 2;
+        let from = StartPosition::AtSequence(SequenceNumber(next));
+        let mut reader = cluster.on(thawed).reader(P, from).await.unwrap();
+        read(&mut reader, &mut next, 2).await;
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "seed {seed}: {:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn positions_mean_the_same_on_all_nodes() {
     let cluster = Cluster::start(39).await;
     let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);

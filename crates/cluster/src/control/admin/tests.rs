@@ -117,11 +117,22 @@ fn a_replication_factor_needs_as_many_nodes_and_has_a_warning_if_it_is_unfavoura
 fn draining_below_the_replication_factor_is_refused_with_advice() {
     assert_eq!(drain(&view(3, active(4)), 2), "");
     let refused = drain(&view(3, active(3)), 2);
+    // Two nodes would remain: the advice keeps two replicas, and says what that costs.
     assert!(
-        refused.contains("holdfast node join") && refused.contains("set-replication 1"),
+        refused.contains("holdfast node join")
+            && refused.contains("set-replication 2")
+            && refused.contains("two replicas survive the loss of no node"),
         "{refused}"
     );
-    assert!(drain(&view(5, active(5)), 2).contains("set-replication 3"));
+    assert!(drain(&view(5, active(5)), 2).contains("set-replication 4"));
+    assert!(drain(&view(2, active(2)), 2).contains("set-replication 1"));
+    for count in 2..=5_u64 {
+        let factor = u8::try_from(count).unwrap();
+        let refused = drain(&view(factor, active(count)), 1);
+        let advised = format!("set-replication {}", factor - 1);
+        assert!(refused.contains(&advised), "{refused}");
+        assert_eq!(drain(&view(factor - 1, active(count)), 1), "", "the advice works");
+    }
     assert_eq!(drain(&view(1, active(2)), 2), "");
     assert!(drain(&view(1, active(1)), 1).contains("last core node"));
     // A draining node does not count.

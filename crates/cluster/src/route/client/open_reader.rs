@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use holdfast_model::PartitionId;
 use holdfast_partition::{StartError, StartPosition};
 use tokio::time::Instant;
@@ -16,6 +18,8 @@ use crate::route::replica::{self, StartFailure};
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of reopening a reader that has lost its replica.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one replica may delay the next one: a local replica that is up to date answers within a round trip.
+const NEXT_REPLICA_DELAY: Duration = Duration::from_millis(500);
 /// Backoff between two rounds over all replicas, unless the owner changes.
 const ROUND_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -30,31 +34,72 @@ pub(super) async fn open(
     let timeout = if lost.is_some() { REOPEN_TIMEOUT } else { OPEN_TIMEOUT };
     let deadline = Instant::now() + timeout;
     loop {
-        let mut refused = None;
         let owner = partitions.owner(id);
-        for node in candidates(&partitions, id, lost) {
-            let opened = if node == partitions.node() {
-                open_local(&partitions, id, from).await
-            } else {
-                remote_reader::open(&partitions, id, node, from)
-                    .await
-                    .map(|reader| Source::Remote(Box::new(reader)))
-            };
-            match opened {
-                Ok(source) => return Ok(source),
-                Err(StartFailure::NotNow | StartFailure::Refused(StartError::Stopped)) => {}
-                Err(StartFailure::Refused(error)) if lost.is_none() => return Err(error.into()),
-                Err(StartFailure::Refused(error)) => {
-                    tracing::warn!(partition = id.0, node, %error, "a replica refuses the position of a reader that has moved; trying other replicas");
-                    refused = Some(error);
-                }
-            }
-        }
+        let refused = match try_replicas(&partitions, id, from, lost).await {
+            Ok(source) => return Ok(source),
+            Err(Some(error)) if lost.is_none() => return Err(error.into()),
+            Err(refused) => refused,
+        };
         if Instant::now() >= deadline {
             return Err(refused.map_or(OpenError::Unavailable(id), OpenError::Start));
         }
         partitions.owner_after(id, owner, ROUND_BACKOFF).await;
     }
+}
+
+/// Tries all replicas once, in order: the next one as soon as the last one has failed, or after [`NEXT_REPLICA_DELAY`], so
+/// that a replica that lags or does not answer delays the reader no longer than that. Returns the first opened reader, or
+/// the last refusal.
+async fn try_replicas(
+    partitions: &Partitions,
+    id: PartitionId,
+    from: StartPosition,
+    lost: Option<u64>,
+) -> Result<Source, Option<StartError>> {
+    let mut remaining = candidates(partitions, id, lost);
+    let mut attempts = FuturesUnordered::new();
+    let mut refused = None;
+    loop {
+        if let Some(node) = remaining.pop_front() {
+            attempts.push(open_at(partitions, id, node, from));
+        } else if attempts.is_empty() {
+            return Err(refused);
+        }
+        let next_replica = tokio::time::sleep(NEXT_REPLICA_DELAY);
+        tokio::pin!(next_replica);
+        let finished = tokio::select! {
+            biased;
+            finished = attempts.next() => finished,
+            () = &mut next_replica, if !remaining.is_empty() => continue,
+        };
+        match finished {
+            Some((_, Ok(source))) => return Ok(source),
+            Some((_, Err(StartFailure::NotNow | StartFailure::Refused(StartError::Stopped)))) | None => {}
+            Some((node, Err(StartFailure::Refused(error)))) => {
+                if lost.is_none() {
+                    return Err(Some(error));
+                }
+                tracing::warn!(partition = id.0, node, %error, "a replica refuses the position of a reader that has moved; trying other replicas");
+                refused = Some(error);
+            }
+        }
+    }
+}
+
+/// Opens a reader at the replica on `node`.
+async fn open_at(
+    partitions: &Partitions,
+    id: PartitionId,
+    node: u64,
+    from: StartPosition,
+) -> (u64, Result<Source, StartFailure>) {
+    let opened = if node == partitions.node() {
+        open_local(partitions, id, from).await
+    } else {
+        let reader = remote_reader::open(partitions, id, node, from).await;
+        reader.map(|reader| Source::Remote(Box::new(reader)))
+    };
+    (node, opened)
 }
 
 async fn open_local(partitions: &Partitions, id: PartitionId, from: StartPosition) -> Result<Source, StartFailure> {
