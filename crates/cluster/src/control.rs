@@ -1,7 +1,7 @@
 //! Reconciles the cluster with the registry: replicas, the members of groups, and their leaders.
 //!
 //! Why: nodes join, leave and fail without an operator present. The registry holds the desired state; control compares it
-//! with the actual state and takes one step at a time until both agree (docs/architecture.md, "Life of a cluster").
+//! with the actual state and takes one step at a time until both agree (docs/architecture.md, "How the cluster reconciles itself").
 //! Invariants: decisions are pure functions ([`membership`], [`replicas`], [`leader_tasks`]) of the registry's view and the
 //! status of the groups, so that a new leader continues where the last one stopped; steps are idempotent; a group has at
 //! most one change of members in progress; a voter is removed only if the rest can reach a quorum; a replica is deleted only
@@ -60,10 +60,17 @@ const MAX_TRANSFERS: usize = 4;
 /// A future of a [`ReplicaHost`].
 pub type Hosted<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Why a replica did not start, or the replicas on the disk could not be listed.
+/// Why a replica did not start, or the replicas on the disk could not be listed: the host's error, with its causes.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct HostError(pub String);
+#[error(transparent)]
+pub struct HostError(Arc<dyn std::error::Error + Send + Sync>);
+
+impl HostError {
+    /// Wraps the error of a host.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into().into())
+    }
+}
 
 /// Facts about this node for the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -17,6 +17,7 @@ use holdfast_proto::cluster::v1::control_request::Request;
 use thiserror::Error;
 
 use crate::control::messages;
+use crate::error_chain;
 
 /// Timeout of one member's answer: the registry's leader has to commit.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -158,7 +159,7 @@ pub async fn join(
                         });
                     }
                     Ok(_) => return Err(bad_answer(address, "it belongs to another request")),
-                    Err(error) => return Err(bad_answer(address, error)),
+                    Err(error) => return Err(bad_answer(address, error_chain::text(&error))),
                 },
                 // The node may belong to another cluster or not trust the certificate; other addresses may be correct.
                 Err(error) => {

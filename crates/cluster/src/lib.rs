@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod control;
+mod error_chain;
 pub mod join;
 pub mod peer;
 pub mod placement;

@@ -74,3 +74,47 @@ fn every_crate_uses_only_what_the_table_allows() {
     }
     assert_eq!(seen, allowed.into_keys().collect(), "rows of crates that do not exist");
 }
+
+/// The Rust files below `folder`.
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Whether the code of a crate, comments left out, names the crate `dependency`.
+fn names(folder: &Path, dependency: &str) -> bool {
+    let path = format!("holdfast_{}", dependency.replace('-', "_"));
+    let mut files = Vec::new();
+    sources(&folder.join("src"), &mut files);
+    files.iter().any(|file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        code.any(|line| line.contains(&path))
+    })
+}
+
+#[test]
+fn every_crate_names_the_crates_that_its_manifest_lists() {
+    for entry in std::fs::read_dir(root().join("crates")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.join("Cargo.toml").exists() {
+            continue;
+        }
+        let unused: Vec<String> = used(&folder)
+            .into_iter()
+            .filter(|dependency| !names(&folder, dependency))
+            .collect();
+        assert!(
+            unused.is_empty(),
+            "{} lists {unused:?} in its manifest and does not use them: take them out there, and in the table of \
+             docs/architecture.md",
+            folder.file_name().unwrap().to_str().unwrap()
+        );
+    }
+}

@@ -24,4 +24,7 @@ pub use http::{Body, Handler, HttpService, StreamHandler, serve_http, serve_stre
 pub use listen::{BindError, bind};
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};
-pub use tls::{ServerCertificates, ServerIdentity, TlsError, accept_tls, server_config};
+pub use tls::{
+    CertificateReload, FileStamps, ReloadOutcome, ServerCertificates, ServerIdentity, TlsError, accept_tls,
+    server_config,
+};

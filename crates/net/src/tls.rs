@@ -7,6 +7,7 @@ mod certificates;
 mod client;
 mod config;
 mod lazy;
+mod reload;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub use certificates::{ServerCertificates, ServerIdentity};
 pub(crate) use client::chain;
 pub use config::{accept_tls, server_config};
 pub(crate) use lazy::TlsSocket;
+pub use reload::{CertificateReload, FileStamps, ReloadOutcome};
 use thiserror::Error;
 
 /// A TLS configuration could not be made.

@@ -36,10 +36,7 @@ impl Replicas {
 
 impl ReplicaHost for Replicas {
     fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
-        Box::pin(async move {
-            let started = self.start_replica(partition, founding).await;
-            started.map_err(|error| HostError(chain(&error)))
-        })
+        Box::pin(async move { self.start_replica(partition, founding).await.map_err(HostError::new) })
     }
 
     fn on_disk(&self) -> Hosted<'_, Result<Vec<PartitionId>, HostError>> {
@@ -48,7 +45,7 @@ impl ReplicaHost for Replicas {
             let mut found = Vec::new();
             for partition in count.iter() {
                 let has_data = holdfast_consensus::has_data(&*disk, GroupId::partition(partition.0));
-                if has_data.map_err(|error| HostError(error.to_string()))? {
+                if has_data.map_err(HostError::new)? {
                     found.push(partition);
                 }
             }
@@ -69,10 +66,4 @@ impl ReplicaHost for Replicas {
     fn is_writable(&self) -> watch::Receiver<bool> {
         self.host.guard.watch()
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

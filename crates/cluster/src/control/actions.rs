@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use holdfast_consensus::transport::{Call, Service};
+use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_consensus::{ChangeError, Group, GroupId, GroupStatus, TransferError};
 use holdfast_model::PartitionId;
 use holdfast_proto::cluster::v1 as proto;
@@ -13,7 +13,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::membership::Step;
-use super::{Control, HostError, messages};
+use super::messages::{self, DecodeError};
+use super::{Control, HostError};
 
 /// A node that has declined a leadership is not asked again for this time.
 const DECLINED_BACKOFF: Duration = Duration::from_secs(10);
@@ -29,10 +30,30 @@ pub(super) enum StepError {
     Change(#[from] ChangeError),
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    #[error("node {node} declines the leadership: {reason}")]
-    Declined { node: u64, reason: String },
+    #[error("node {node} does not take the leadership")]
+    Declined {
+        node: u64,
+        #[source]
+        source: ControlCallError,
+    },
     #[error("it takes longer than {} s", CHANGE_TIMEOUT.as_secs())]
     Slow,
+}
+
+/// Why a call to the control of another node has failed.
+#[derive(Debug, Error)]
+pub(super) enum ControlCallError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("cannot decode the answer")]
+    Decode(#[from] DecodeError),
+    /// The text is that of the node.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the answer belongs to another request")]
+    OtherAnswer,
 }
 
 impl Control {
@@ -56,7 +77,7 @@ impl Control {
     pub(super) async fn transfer_leadership(&self, group: &Group, to: u64) -> Result<(), StepError> {
         let taken = match self.query_ready(group.id(), to).await {
             Ok(()) => group.transfer_leader(to).await.map_err(StepError::from),
-            Err(reason) => Err(StepError::Declined { node: to, reason }),
+            Err(source) => Err(StepError::Declined { node: to, source }),
         };
         if taken.is_err() {
             self.0
@@ -68,18 +89,23 @@ impl Control {
     }
 
     /// Asks whether the node accepts the leadership: it may be stopping, or its disk may be full.
-    async fn query_ready(&self, group: GroupId, node: u64) -> Result<(), String> {
+    async fn query_ready(&self, group: GroupId, node: u64) -> Result<(), ControlCallError> {
         let request = Request::Ready(proto::ReadyRequest { group: group.0 });
         match self.call_control(node, request, READY_TIMEOUT).await? {
             Answer::Ready(answer) if answer.ready => Ok(()),
-            Answer::Ready(answer) => Err(answer.reason),
-            Answer::Refusal(refusal) => Err(refusal.text),
-            _ => Err("its answer belongs to another request".to_owned()),
+            Answer::Ready(answer) => Err(ControlCallError::Refused(answer.reason)),
+            Answer::Refusal(refusal) => Err(ControlCallError::Refused(refusal.text)),
+            _ => Err(ControlCallError::OtherAnswer),
         }
     }
 
     /// Calls the control of another node.
-    pub(super) async fn call_control(&self, node: u64, request: Request, timeout: Duration) -> Result<Answer, String> {
+    pub(super) async fn call_control(
+        &self,
+        node: u64,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, ControlCallError> {
         let call = Call {
             service: Service::Control,
             target: 0,
@@ -88,9 +114,8 @@ impl Control {
         };
         let answer = tokio::time::timeout(timeout, self.0.transport.call(node, call)).await;
         match answer {
-            Ok(Ok(body)) => messages::decode_answer(body),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer in time".to_owned()),
+            Ok(body) => Ok(messages::decode_answer(body?)?),
+            Err(_) => Err(ControlCallError::TimedOut),
         }
     }
 

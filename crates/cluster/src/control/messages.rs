@@ -6,6 +6,7 @@ use holdfast_proto::cluster::v1::control_refusal::Kind;
 use holdfast_proto::cluster::v1::control_request::Request;
 use holdfast_proto::cluster::v1::{ControlAnswer, ControlRefusal, ControlRequest};
 use prost::Message;
+use thiserror::Error;
 
 /// The version of the bodies.
 const VERSION: u8 = 1;
@@ -18,18 +19,30 @@ pub(crate) fn encode_request(request: Request) -> Bytes {
     encoded(&ControlRequest { request: Some(request) })
 }
 
-/// Decodes a request; the error text is for the caller.
-pub(super) fn decode_request(body: Bytes) -> Result<Request, String> {
+/// A body cannot be decoded by this version.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum DecodeError {
+    #[error("the body is empty")]
+    Empty,
+    #[error("a control request of {0} bytes exceeds {MAX_REQUEST_BYTES}")]
+    TooLong(usize),
+    #[error("control calls have version {0}; this node speaks {VERSION}")]
+    Version(u8),
+    #[error("the message cannot be decoded")]
+    Message(#[from] prost::DecodeError),
+    #[error("this version does not know the control request")]
+    UnknownRequest,
+    #[error("this version does not know the control answer")]
+    UnknownAnswer,
+}
+
+/// Decodes a request.
+pub(super) fn decode_request(body: Bytes) -> Result<Request, DecodeError> {
     if body.len() > MAX_REQUEST_BYTES {
-        return Err(format!(
-            "a control request of {} bytes exceeds {MAX_REQUEST_BYTES}",
-            body.len()
-        ));
+        return Err(DecodeError::TooLong(body.len()));
     }
-    let request = ControlRequest::decode(versioned(body)?).map_err(|error| error.to_string())?;
-    request
-        .request
-        .ok_or_else(|| "this version does not know the control request".to_owned())
+    let request = ControlRequest::decode(versioned(body)?)?;
+    request.request.ok_or(DecodeError::UnknownRequest)
 }
 
 /// Encodes an answer.
@@ -38,11 +51,9 @@ pub(crate) fn encode_answer(answer: Answer) -> Bytes {
 }
 
 /// Decodes an answer.
-pub(crate) fn decode_answer(body: Bytes) -> Result<Answer, String> {
-    let answer = ControlAnswer::decode(versioned(body)?).map_err(|error| error.to_string())?;
-    answer
-        .answer
-        .ok_or_else(|| "this version does not know the control answer".to_owned())
+pub(crate) fn decode_answer(body: Bytes) -> Result<Answer, DecodeError> {
+    let answer = ControlAnswer::decode(versioned(body)?)?;
+    answer.answer.ok_or(DecodeError::UnknownAnswer)
 }
 
 /// A refusal as an answer.
@@ -61,13 +72,11 @@ fn encoded(message: &impl Message) -> Bytes {
     body.into()
 }
 
-fn versioned(mut body: Bytes) -> Result<Bytes, String> {
+fn versioned(mut body: Bytes) -> Result<Bytes, DecodeError> {
     match body.first() {
         Some(&VERSION) => Ok(body.split_off(1)),
-        Some(version) => Err(format!(
-            "control calls have version {version}; this node speaks {VERSION}"
-        )),
-        None => Err("the body is empty".to_owned()),
+        Some(version) => Err(DecodeError::Version(*version)),
+        None => Err(DecodeError::Empty),
     }
 }
 

@@ -12,9 +12,12 @@ use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
 use holdfast_proto::cluster::v1::membership_answer::Standing;
+use holdfast_registry::RegistryError;
 use thiserror::Error;
 
+use super::actions::ControlCallError;
 use super::{Control, HostError};
+use crate::error_chain;
 
 /// Timeout of a query about the membership in a group.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,10 +27,32 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why a partition was not created.
 #[derive(Debug, Error)]
 pub(super) enum CreateError {
-    /// It is not known yet whether the partition exists.
-    #[error("{0}")]
-    NotNow(String),
+    #[error("the registry cannot confirm its view")]
+    Unconfirmed(#[source] RegistryError),
+    #[error("the registry has not confirmed its view in time")]
+    TimedOut,
+    #[error("node {node} has not answered whether it has a replica")]
+    Unanswered {
+        node: u64,
+        #[source]
+        source: ControlCallError,
+    },
     /// The replica could not be started.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// Why a replica was not deleted.
+#[derive(Debug, Error)]
+pub(super) enum RemoveError {
+    #[error("it is placed on this node again")]
+    PlacedHere,
+    #[error("the group has not removed it yet")]
+    StillMember,
+    /// With the last answer.
+    #[error("no leader has confirmed that it is not a member: {0}")]
+    Unconfirmed(String),
+    /// Deleting it, or starting it again, has failed.
     #[error(transparent)]
     Host(#[from] HostError),
 }
@@ -39,8 +64,8 @@ impl Control {
         // The view of a node that has just started may be outdated.
         match tokio::time::timeout(CONFIRM_TIMEOUT, inner.registry.read_barrier()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(CreateError::NotNow(error.to_string())),
-            Err(_) => return Err(CreateError::NotNow("the registry does not answer".to_owned())),
+            Ok(Err(error)) => return Err(CreateError::Unconfirmed(error)),
+            Err(_) => return Err(CreateError::TimedOut),
         }
         let view = inner.registry.cluster();
         let Some(placement) = view.placement(partition) else {
@@ -54,17 +79,14 @@ impl Control {
             match self.query_membership(node, partition).await {
                 Ok((Standing::NoReplica, _)) => {}
                 Ok(_) => exists = true,
-                Err(reason) => {
-                    let text = format!("node {node} has not answered whether it has a replica: {reason}");
-                    return Err(CreateError::NotNow(text));
-                }
+                Err(source) => return Err(CreateError::Unanswered { node, source }),
             }
         }
         Ok(self.start_replica(partition, !exists).await?)
     }
 
     /// Deletes this node's replica once its group has removed it.
-    pub(super) async fn remove_replica(&self, partition: PartitionId) -> Result<(), String> {
+    pub(super) async fn remove_replica(&self, partition: PartitionId) -> Result<(), RemoveError> {
         let inner = &self.0;
         self.check_not_member(partition).await?;
         let Some(replica) = inner.partitions.unhost(partition) else {
@@ -72,12 +94,12 @@ impl Control {
         };
         replica.shutdown().await;
         // Checked again now that it cannot acknowledge anything any more.
-        if let Err(reason) = self.check_not_member(partition).await {
+        if let Err(error) = self.check_not_member(partition).await {
             drop(replica);
-            self.start_replica(partition, false).await.map_err(|error| error.0)?;
-            return Err(reason);
+            self.start_replica(partition, false).await?;
+            return Err(error);
         }
-        replica.destroy().await.map_err(|error| error.to_string())?;
+        replica.destroy().await.map_err(HostError::new)?;
         inner.on_disk.lock().remove(&partition);
         tracing::info!(
             partition = partition.0,
@@ -87,13 +109,13 @@ impl Control {
     }
 
     /// Checks with the group's leader that this node is not a member.
-    async fn check_not_member(&self, partition: PartitionId) -> Result<(), String> {
+    async fn check_not_member(&self, partition: PartitionId) -> Result<(), RemoveError> {
         let inner = &self.0;
         let view = inner.registry.cluster();
         let placed = view.placement(partition).map(|placement| placement.replicas.clone());
         let mut to_ask = placed.unwrap_or_default();
         if to_ask.contains(&inner.id) {
-            return Err("it is placed on this node again".to_owned());
+            return Err(RemoveError::PlacedHere);
         }
         let known = inner.partitions.owner(partition).map(|owner| owner.node);
         to_ask.extend(known.filter(|node| *node != inner.id && !to_ask.contains(node)));
@@ -103,23 +125,27 @@ impl Control {
             asked += 1;
             match self.query_membership(node, partition).await {
                 Ok((Standing::NonMember, _)) => return Ok(()),
-                Ok((Standing::Member, _)) => return Err("the group has not removed it yet".to_owned()),
+                Ok((Standing::Member, _)) => return Err(RemoveError::StillMember),
                 Ok((_, Some(leader))) if leader != inner.id && !to_ask.contains(&leader) => to_ask.push(leader),
                 Ok(_) => last = format!("node {node} does not lead the group"),
-                Err(reason) => last = format!("node {node}: {reason}"),
+                Err(error) => last = format!("node {node}: {}", error_chain::text(&error)),
             }
         }
-        Err(format!("no leader has confirmed that it is not a member: {last}"))
+        Err(RemoveError::Unconfirmed(last))
     }
 
     /// Asks `node` about this node's membership in the partition's group, and for the group's leader.
-    async fn query_membership(&self, node: u64, partition: PartitionId) -> Result<(Standing, Option<u64>), String> {
+    async fn query_membership(
+        &self,
+        node: u64,
+        partition: PartitionId,
+    ) -> Result<(Standing, Option<u64>), ControlCallError> {
         let group = GroupId::partition(partition.0).0;
         let request = Request::Membership(proto::MembershipRequest { group });
         match self.call_control(node, request, MEMBERSHIP_TIMEOUT).await? {
             Answer::Membership(answer) => Ok((answer.standing(), Some(answer.leader).filter(|leader| *leader != 0))),
-            Answer::Refusal(refusal) => Err(refusal.text),
-            _ => Err("its answer belongs to another request".to_owned()),
+            Answer::Refusal(refusal) => Err(ControlCallError::Refused(refusal.text)),
+            _ => Err(ControlCallError::OtherAnswer),
         }
     }
 }

@@ -12,16 +12,17 @@ use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
 use holdfast_model::PartitionId;
 use holdfast_registry::{ClusterView, NodeState, RegistryError, RegistryEvent};
 use holdfast_tasks::Phase;
+use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::error::ControlStartError;
 use super::leader_tasks::{self, LeaderTask};
 use super::membership::{self, Situation, Step};
-use super::replica_lifecycle::CreateError;
+use super::replica_lifecycle::{CreateError, RemoveError};
 use super::replicas::{self, ReplicaStep};
 use super::task_table::{Subject, TaskTable};
-use super::{ClusterBootstrap, Control};
+use super::{ClusterBootstrap, Control, HostError};
 use crate::placement::registry_voters;
 
 /// Backoff of the bootstrap while the registry elects a leader.
@@ -32,6 +33,17 @@ const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest check interval while the desired state is not reached: neither followers that catch up nor sessions that end wake
 /// the task.
 const BUSY_TICK: Duration = Duration::from_millis(500);
+
+/// Why a step for a local replica has failed.
+#[derive(Debug, Error)]
+enum ReplicaStepError {
+    #[error(transparent)]
+    Start(#[from] HostError),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+}
 
 /// The state of the task between two checks. None of it is needed after a restart.
 pub(super) struct Run {
@@ -84,8 +96,8 @@ impl Run {
                     ReplicaStep::Start(partition) => (partition, control.start_replica(partition, false).await),
                     ReplicaStep::Create(partition) => match control.create_partition(partition).await {
                         Err(CreateError::Host(error)) => (partition, Err(error)),
-                        // Retried by the task.
-                        Ok(()) | Err(CreateError::NotNow(_)) => (partition, Ok(())),
+                        // The task retries.
+                        Ok(()) | Err(_) => (partition, Ok(())),
                     },
                     ReplicaStep::Remove(partition) => (partition, Ok(())),
                 };
@@ -226,14 +238,17 @@ impl Run {
             let what = format!("{what} partition {}", partition.0);
             self.tasks.start(&self.control, subject, what, async move {
                 match step {
-                    ReplicaStep::Start(partition) => {
-                        control.start_replica(partition, false).await.map_err(|error| error.0)
-                    }
+                    ReplicaStep::Start(partition) => control
+                        .start_replica(partition, false)
+                        .await
+                        .map_err(ReplicaStepError::from),
                     ReplicaStep::Create(partition) => control
                         .create_partition(partition)
                         .await
-                        .map_err(|error| error.to_string()),
-                    ReplicaStep::Remove(partition) => control.remove_replica(partition).await,
+                        .map_err(ReplicaStepError::from),
+                    ReplicaStep::Remove(partition) => {
+                        control.remove_replica(partition).await.map_err(ReplicaStepError::from)
+                    }
                 }
             });
         }

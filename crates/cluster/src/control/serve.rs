@@ -17,6 +17,7 @@ use holdfast_registry::{NodeInfo, NodeRole, NodeState, RegistryError};
 use tokio::time::Instant;
 
 use super::{Control, messages};
+use crate::error_chain;
 
 /// Timeout of the commit of a membership that is in the log.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,7 +29,8 @@ impl Handler for Server {
     fn call(&self, from: u64, _target: u32, body: Bytes) -> Answer {
         let control = self.0.clone();
         Box::pin(async move {
-            let request = messages::decode_request(body).map_err(|error| CallError::Refused(error.into()))?;
+            let request =
+                messages::decode_request(body).map_err(|error| CallError::Refused(error_chain::text(&error).into()))?;
             let is_member = control.0.registry.cluster().node(from).is_some();
             let answer = match request {
                 Request::Join(request) => control.admit(from, request).await,

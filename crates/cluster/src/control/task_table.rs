@@ -1,7 +1,7 @@
 //! The running tasks of control: one for each subject at a time, with a backoff after a failure.
 
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use holdfast_tasks::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Control;
+use crate::error_chain;
 
 /// Backoff after the first failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ impl TaskTable {
     }
 
     /// Starts `work`; [`Self::is_free`] must have returned `true`. Control is woken when it ends.
-    pub(super) fn start<E: Display + Send>(
+    pub(super) fn start<E: Error + Send + 'static>(
         &self,
         control: &Control,
         subject: Subject,
@@ -83,9 +84,19 @@ impl TaskTable {
                     tracing::info!(step = what, "control step done");
                 }
                 Err(error) if ending.failures() + 1 >= WARN_FROM => {
-                    tracing::warn!(step = what, %error, "control step failed; retrying");
+                    tracing::warn!(
+                        step = what,
+                        error = error_chain::text(&error),
+                        "control step failed; retrying"
+                    );
                 }
-                Err(error) => tracing::debug!(step = what, %error, "control step failed; retrying"),
+                Err(error) => {
+                    tracing::debug!(
+                        step = what,
+                        error = error_chain::text(&error),
+                        "control step failed; retrying"
+                    );
+                }
             }
         });
     }

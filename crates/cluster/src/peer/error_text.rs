@@ -7,39 +7,25 @@ use rustls::CertificateError;
 use tonic::Status;
 
 use super::protocol::names::PEER_DNS_NAME;
+use crate::error_chain;
 
 /// Longest text of a status that is shown, in characters.
 const MAX_STATUS_CHARS: usize = 1024;
 
-/// An error and its causes in one line.
+/// An error and its causes in one line; of a TLS error, its advice.
 pub(crate) fn of_error(error: &(dyn Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
-            return of_tls_error(error);
-        }
-        if let Some(inner) = cause
-            .downcast_ref::<io::Error>()
-            .and_then(|error| error.get_ref())
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
-            return of_tls_error(inner);
-        }
-        let line = cause.to_string();
-        // HTTP/2 keeps only the text of an error of the socket.
-        if let Some((_, alert)) = line.split_once("received fatal alert: ") {
-            return certificate_refused(alert);
-        }
-        if !text.contains(&line) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&line);
-        }
-        next = cause.source();
+    match tls_error(error) {
+        Some(error) => of_tls_error(error),
+        None => error_chain::text(error),
     }
-    text
+}
+
+/// The TLS error among an error and its causes.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    error_chain::causes(error).find_map(|cause| {
+        let inner = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref();
+        cause.downcast_ref().or_else(inner)
+    })
 }
 
 /// The text of a gRPC status: its causes, or its message.
@@ -77,16 +63,43 @@ pub(crate) fn of_tls_error(error: &rustls::Error) -> String {
             other => format!("the certificate is refused: {other}"),
         },
         rustls::Error::NoCertificatesPresented => "it presented no certificate".to_owned(),
-        rustls::Error::AlertReceived(alert) => certificate_refused(&format!("{alert:?}")),
+        rustls::Error::AlertReceived(alert) => {
+            format!("the other side refused this node's certificate ({alert:?}): compare cluster.ca_file on both nodes")
+        }
         other => other.to_string(),
     }
 }
 
-fn certificate_refused(alert: &str) -> String {
-    format!("the other side refused this node's certificate ({alert}): compare cluster.ca_file on both nodes")
+/// Whether the received bytes were not HTTP/2, as opposed to a lost connection.
+pub(crate) fn is_garbage(error: &(dyn Error + 'static)) -> bool {
+    error_chain::causes(error)
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|error| error.is_go_away() && error.is_library())
 }
 
-/// Whether an error text says that the received bytes were not HTTP/2, as opposed to a lost connection.
-pub(crate) fn is_garbage(text: &str) -> bool {
-    text.contains("connection error detected")
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_are_not_http2_are_told_from_a_lost_connection() {
+        let (mut peer, socket) = tokio::io::duplex(4096);
+        peer.write_all(&[0xff; 64]).await.unwrap();
+        let error = h2::server::handshake(socket).await.err().unwrap();
+        assert!(is_garbage(&error), "{error:?}");
+        let (peer, socket) = tokio::io::duplex(4096);
+        drop(peer);
+        let lost = h2::server::handshake(socket).await.err().unwrap();
+        assert!(!is_garbage(&lost), "{lost:?}");
+    }
+
+    #[test]
+    fn a_tls_error_is_found_below_an_error_of_the_socket() {
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::UnknownCA);
+        let error = io::Error::new(io::ErrorKind::InvalidData, alert);
+        let text = of_error(&error);
+        assert!(text.contains("UnknownCA") && text.contains("cluster.ca_file"), "{text}");
+    }
 }

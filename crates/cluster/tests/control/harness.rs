@@ -69,7 +69,7 @@ impl ReplicaHost for Host {
             let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
             Partition::start(partition, &self.host, &consensus, &config, clock(self.began), bootstrap)
                 .await
-                .map_err(|error| HostError(error.to_string()))
+                .map_err(HostError::new)
         })
     }
 

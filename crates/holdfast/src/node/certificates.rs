@@ -1,15 +1,14 @@
-//! The server certificates: loaded at the start, and again whenever the files change.
+//! The certificates that devices and back ends see: loaded at the start, and reloaded when their files change.
 //!
-//! Why: certificates are renewed every few weeks by another program (cert-manager, an ACME client), and a restart would
-//! close every connection of the node. Open connections keep their certificate; new ones get the new one.
+//! Open connections keep the certificate of their handshake; new ones get the new certificate.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use holdfast_net::{ServerCertificates, ServerIdentity, server_config};
-use holdfast_tasks::{Phase, Stop};
+use holdfast_net::{CertificateReload, FileStamps, ReloadOutcome, ServerCertificates, ServerIdentity, server_config};
+use holdfast_tasks::Stop;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,18 +26,15 @@ struct Files {
     key: PathBuf,
 }
 
-/// Time and length of each file: differ when a file has changed.
-type Stamp = Vec<Option<(SystemTime, u64)>>;
-
-/// The certificates of TLS listeners; none when none is configured.
+/// What TLS listeners show; nothing when no certificate is configured.
 #[derive(Clone)]
 pub(crate) struct Tls(Option<Arc<Inner>>);
 
 struct Inner {
     /// In order of preference.
     files: Vec<Files>,
-    /// The files' stamp when they were loaded first.
-    stamp: Stamp,
+    /// The stamps of the files before they were loaded.
+    stamps: FileStamps,
     certificates: ServerCertificates,
     config: Arc<ServerConfig>,
     reload_interval: Duration,
@@ -71,14 +67,18 @@ impl Tls {
             Failure::cannot_start(format!("{error:#}"))
                 .advise("tls.* wants PEM files: a chain, leaf first, and its PKCS #8 key")
         };
-        let stamp = stamp(&files);
+        let stamps = FileStamps::read(
+            files
+                .iter()
+                .flat_map(|files| [files.certificate.clone(), files.key.clone()]),
+        );
         let identities = identities(&files).map_err(refused)?;
         let certificates = ServerCertificates::new(identities).map_err(|error| refused(error.into()))?;
         let server = server_config(&certificates, &[]).map_err(|error| refused(error.into()))?;
         show_ends(&files);
         Ok(Self(Some(Arc::new(Inner {
             files,
-            stamp,
+            stamps,
             certificates,
             config: server,
             reload_interval: config.reload_interval.get(),
@@ -96,45 +96,24 @@ impl Tls {
             .context("there are TLS listeners, and no certificate is configured")
     }
 
-    /// Checks the files at an interval, until the node closes. Unusable files are logged once, and the old certificates stay;
-    /// a renewal that is half done is loaded at a later check.
+    /// Reloads the certificates when their files change, until the node closes.
     pub(crate) async fn follow(self, stop: Stop) {
         let Some(inner) = self.0 else { return };
-        let mut known = inner.stamp.clone();
-        let mut said = String::new();
-        let reloads = |outcome| metrics::counter!("holdfast_tls_certificate_reloads_total", "outcome" => outcome);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.reached(Phase::Closing) => return,
-                () = tokio::time::sleep(inner.reload_interval) => {}
-            }
-            let (looked, before) = (Arc::clone(&inner), known.clone());
-            let reloaded = holdfast_tasks::spawn_blocking(move || {
-                let now = stamp(&looked.files);
-                (now != before).then(|| (now, looked.reload()))
-            });
-            match reloaded.await {
-                None => {}
-                Some((now, Ok(()))) => {
-                    known = now;
-                    said.clear();
-                    reloads("done").increment(1);
-                    tracing::info!("server certificates reloaded");
-                }
-                Some((_, Err(error))) => {
-                    reloads("failed").increment(1);
-                    let text = format!("{error:#}");
-                    if text != said {
-                        tracing::warn!(
-                            error = text,
-                            "the changed server certificates cannot be used; keeping the old ones"
-                        );
-                        said = text;
-                    }
-                }
-            }
-        }
+        let reload = CertificateReload {
+            name: "server",
+            stamps: inner.stamps.clone(),
+            interval: inner.reload_interval,
+            load: move || inner.reload(),
+            describe: |error: &anyhow::Error| format!("{error:#}"),
+            report: |outcome| {
+                let outcome = match outcome {
+                    ReloadOutcome::Reloaded => "done",
+                    ReloadOutcome::Failed => "failed",
+                };
+                metrics::counter!("holdfast_tls_certificate_reloads_total", "outcome" => outcome).increment(1);
+            },
+        };
+        reload.run(stop).await;
     }
 }
 
@@ -144,16 +123,6 @@ impl Inner {
         show_ends(&self.files);
         Ok(())
     }
-}
-
-fn stamp(files: &[Files]) -> Stamp {
-    let paths = files.iter().flat_map(|files| [&files.certificate, &files.key]);
-    paths
-        .map(|path| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.modified().ok()?, meta.len()))
-        })
-        .collect()
 }
 
 fn identities(files: &[Files]) -> Result<Vec<ServerIdentity>> {

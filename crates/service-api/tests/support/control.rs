@@ -34,7 +34,7 @@ impl ReplicaHost for Replicas {
         Box::pin(async move {
             let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
             let started = Partition::start(partition, &self.0, &consensus, &config, Arc::new(now), founding).await;
-            started.map_err(|error| HostError(error.to_string()))
+            started.map_err(HostError::new)
         })
     }
 

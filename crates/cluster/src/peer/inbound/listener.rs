@@ -131,7 +131,7 @@ async fn serve(mut connection: Arc<Connection>, socket: TcpStream, permit: tokio
             done = &mut running => {
                 if let Err(error) = done {
                     let reason = error_text::of_error(&error);
-                    if error_text::is_garbage(&reason) {
+                    if error_text::is_garbage(&error) {
                         table.metrics.violation(metrics::GARBAGE);
                         connection.log.warn(connection.from, metrics::GARBAGE, &reason);
                     } else {

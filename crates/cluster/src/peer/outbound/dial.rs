@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use holdfast_proto::cluster::v1::{HelloAnswer, Purpose};
 
-use crate::peer::error_text;
 use crate::peer::peer_table::PeerTable;
 use crate::peer::protocol::hello;
 use crate::peer::transport::grpc::exchange_hello;
@@ -30,7 +29,7 @@ pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to:
     let hello = hello::hello(&ours, table.instance, purpose, to);
     let answer = exchange_hello(&connection.sender, hello)
         .await
-        .map_err(|status| -> Arc<str> { format!("{address}: {}", error_text::of_status(&status)).into() })?;
+        .map_err(|status| -> Arc<str> { format!("{address}: {}", connection.error_text(&status)).into() })?;
     let verdict = hello::check_answer(&ours, to, &answer).and_then(|_| {
         let nodes = connection.certificate.as_ref().map(tls::nodes_of).unwrap_or_default();
         let registered = table.registered_name(answer.node);

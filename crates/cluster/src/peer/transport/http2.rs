@@ -4,7 +4,8 @@
 //! by one task, is closed explicitly, and never reconnects by itself. tonic's gRPC runs on top of it.
 
 use std::io;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
-use tokio::io::BufReader;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
@@ -96,7 +97,74 @@ impl Service<http::Request<Body>> for Sender {
 pub(crate) struct ClientConnection {
     pub(crate) sender: Sender,
     pub(crate) certificate: Option<CertificateDer<'static>>,
+    tls_error: Arc<OnceLock<rustls::Error>>,
     driver: JoinHandle<()>,
+}
+
+impl ClientConnection {
+    /// The text of a status on this connection. If TLS has failed, that is its reason.
+    pub(crate) fn error_text(&self, status: &tonic::Status) -> String {
+        match self.tls_error.get() {
+            Some(error) => error_text::of_tls_error(error),
+            None => error_text::of_status(status),
+        }
+    }
+}
+
+/// Keeps the first TLS error of a stream: a server that refuses the certificate of its client sends an alert after the
+/// handshake, and HTTP/2 keeps only the text of an error of its socket.
+struct KeepTlsError<S> {
+    stream: S,
+    error: Arc<OnceLock<rustls::Error>>,
+}
+
+impl<S> KeepTlsError<S> {
+    fn keep<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &polled
+            && let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            // The first one counts.
+            let _ = self.error.set(error.clone());
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for KeepTlsError<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.keep(polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for KeepTlsError<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.keep(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.keep(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.keep(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.keep(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 impl Drop for ClientConnection {
@@ -141,6 +209,7 @@ pub(crate) async fn connect(
         .1
         .peer_certificates()
         .and_then(|chain| chain.first().cloned());
+    let tls_error = Arc::new(OnceLock::new());
     let mut builder = hyper::client::conn::http2::Builder::new(TaskExecutor);
     builder
         .timer(TokioTimer::new())
@@ -154,7 +223,10 @@ pub(crate) async fn connect(
         builder.keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
     }
     let (sender, connection) = builder
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(KeepTlsError {
+            stream,
+            error: Arc::clone(&tls_error),
+        }))
         .await
         .map_err(|error| described(&error))?;
     let driver = holdfast_tasks::spawn("peer connection", async move {
@@ -168,6 +240,7 @@ pub(crate) async fn connect(
     Ok(ClientConnection {
         sender: Sender(sender),
         certificate,
+        tls_error,
         driver,
     })
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use holdfast_net::FileStamps;
 use holdfast_tasks::sync::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -56,10 +57,16 @@ pub enum PeerTlsError {
         what: String,
         /// The expected content.
         kind: &'static str,
+        /// The cause; none if the file is valid PEM.
+        #[source]
+        source: Option<rustls_pki_types::pem::Error>,
     },
     /// Other nodes would refuse the certificate.
-    #[error("the peer certificate cannot be used: {0}")]
-    Certificate(String),
+    #[error("the peer certificate cannot be used: {}", error_text::of_tls_error(.0))]
+    Certificate(#[source] rustls::Error),
+    /// The CA certificates cannot be used.
+    #[error("the CA certificates cannot be used")]
+    Authority(#[source] rustls::server::VerifierBuilderError),
     /// rustls refuses the certificate or its key.
     #[error("the peer certificate cannot be used")]
     Tls(#[source] rustls::Error),
@@ -79,7 +86,7 @@ pub(crate) struct Loaded {
 pub struct PeerTls(Arc<Inner>);
 
 struct Inner {
-    files: Option<PeerTlsFiles>,
+    files: Option<(PeerTlsFiles, FileStamps)>,
     current: RwLock<Arc<Loaded>>,
 }
 
@@ -89,9 +96,10 @@ impl PeerTls {
     /// # Errors
     /// [`PeerTlsError`] says which file and what is wrong with it.
     pub fn load(files: PeerTlsFiles) -> Result<Self, PeerTlsError> {
+        let stamps = FileStamps::read([files.ca.clone(), files.certificate.clone(), files.key.clone()]);
         let loaded = load(&files)?;
         Ok(Self(Arc::new(Inner {
-            files: Some(files),
+            files: Some((files, stamps)),
             current: RwLock::new(Arc::new(loaded)),
         })))
     }
@@ -127,8 +135,9 @@ impl PeerTls {
         Arc::clone(&self.0.current.read())
     }
 
-    pub(crate) fn files(&self) -> Option<&PeerTlsFiles> {
-        self.0.files.as_ref()
+    /// The stamps of the files before they were first loaded.
+    pub(crate) fn stamps(&self) -> Option<&FileStamps> {
+        self.0.files.as_ref().map(|(_, stamps)| stamps)
     }
 
     /// Reloads the files; if that fails, the old certificates stay in use.
@@ -136,7 +145,7 @@ impl PeerTls {
     /// # Errors
     /// As [`PeerTls::load`].
     pub fn reload(&self) -> Result<(), PeerTlsError> {
-        if let Some(files) = &self.0.files {
+        if let Some((files, _)) = &self.0.files {
             let loaded = load(files)?;
             *self.0.current.write() = Arc::new(loaded);
         }
@@ -160,14 +169,19 @@ fn load(files: &PeerTlsFiles) -> Result<Loaded, PeerTlsError> {
 }
 
 fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PeerTlsError> {
-    let missing = || PeerTlsError::Pem {
+    let missing = |source| PeerTlsError::Pem {
         what: what.to_owned(),
         kind: "certificate",
+        source,
     };
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|_| missing())?;
-    if found.is_empty() { Err(missing()) } else { Ok(found) }
+        .map_err(|error| missing(Some(error)))?;
+    if found.is_empty() {
+        Err(missing(None))
+    } else {
+        Ok(found)
+    }
 }
 
 fn assemble(ca: (&str, &[u8]), certificate: (&str, &[u8]), key: (&str, &[u8])) -> Result<Loaded, PeerTlsError> {
@@ -177,16 +191,17 @@ fn assemble(ca: (&str, &[u8]), certificate: (&str, &[u8]), key: (&str, &[u8])) -
     }
     let roots = Arc::new(roots);
     let chain = certificates(certificate.0, certificate.1)?;
-    let private = PrivateKeyDer::from_pem_slice(key.1).map_err(|_| PeerTlsError::Pem {
+    let private = PrivateKeyDer::from_pem_slice(key.1).map_err(|error| PeerTlsError::Pem {
         what: key.0.to_owned(),
         kind: "private key",
+        source: Some(error),
     })?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     check(&roots, &provider, &chain)?;
 
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         .build()
-        .map_err(|error| PeerTlsError::Certificate(error.to_string()))?;
+        .map_err(PeerTlsError::Authority)?;
     let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(PeerTlsError::Tls)?
@@ -220,20 +235,19 @@ fn check(
     provider: &Arc<CryptoProvider>,
     chain: &[CertificateDer<'static>],
 ) -> Result<(), PeerTlsError> {
-    let failed = |error: rustls::Error| PeerTlsError::Certificate(error_text::of_tls_error(&error));
     let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
         .build()
-        .map_err(|error| PeerTlsError::Certificate(error.to_string()))?;
+        .map_err(PeerTlsError::Authority)?;
     let now = UnixTime::now();
     servers
         .verify_server_cert(&chain[0], &chain[1..], &peer_name(), &[], now)
-        .map_err(failed)?;
+        .map_err(PeerTlsError::Certificate)?;
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
         .build()
-        .map_err(|error| PeerTlsError::Certificate(error.to_string()))?;
+        .map_err(PeerTlsError::Authority)?;
     clients
         .verify_client_cert(&chain[0], &chain[1..], now)
-        .map_err(failed)?;
+        .map_err(PeerTlsError::Certificate)?;
     Ok(())
 }
 
