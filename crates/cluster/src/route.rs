@@ -8,6 +8,7 @@
 //! Not here: where replicas are placed (`placement`), sessions (`device-hub`), the connections between nodes (`peer`).
 //! Start at [`Partitions`]; `client` is the calling side, `server` the called side, `protocol` what they say.
 
+mod admission;
 mod client;
 mod metrics;
 mod owner_table;
@@ -15,18 +16,20 @@ mod protocol;
 mod replica;
 mod server;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
-use holdfast_partition::record::{EntryHeader, StreamId};
+use holdfast_partition::record::EntryHeader;
 use holdfast_partition::{AppendError, OnAppended, Partition};
 use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
 
+use admission::Admission;
+pub use admission::{AdmissionSlot, AppendAdmission};
 use client::append::AppendBudgets;
 pub use client::append::{APPEND_TIMEOUT, MAX_BYTES_IN_FLIGHT};
 pub use client::reader::{OpenError, PartitionReader};
@@ -56,11 +59,8 @@ struct Inner {
     reader_registries: Vec<ReaderRegistry>,
     reader_leases: ReaderLeases,
     metrics: Metrics,
-    admission: OnceLock<Admission>,
+    admission: Admission,
 }
-
-/// Whether this owner accepts batches of a gateway's stream that were sent over this link.
-pub type Admission = Box<dyn Fn(PartitionId, &StreamId, u64) -> bool + Send + Sync>;
 
 /// Why a query about a partition has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -78,7 +78,8 @@ impl Inner {
 }
 
 impl Partitions {
-    /// Without replicas and known owners yet. `node` is this node. [`Self::run`] must be spawned if there are other nodes.
+    /// Without replicas and known owners yet, and accepting every batch. `node` is this node. [`Self::run`] must be spawned if
+    /// there are other nodes.
     #[must_use]
     pub fn new(node: u64, count: PartitionCount, transport: Arc<dyn Transport>) -> Self {
         Self(Arc::new(Inner {
@@ -91,8 +92,15 @@ impl Partitions {
             reader_registries: count.iter().map(|_| ReaderRegistry::of(node)).collect(),
             reader_leases: ReaderLeases::new(count),
             metrics: Metrics::new(),
-            admission: OnceLock::new(),
+            admission: Admission::default(),
         }))
+    }
+
+    /// As [`Self::new`], with the slot for the admission that decides which batches are appended here.
+    pub fn with_admission(node: u64, count: PartitionCount, transport: Arc<dyn Transport>) -> (Self, AdmissionSlot) {
+        let partitions = Self::new(node, count, transport);
+        let slot = AdmissionSlot::new(&partitions.0.admission);
+        (partitions, slot)
     }
 
     /// This node.
@@ -123,14 +131,6 @@ impl Partitions {
     #[must_use]
     pub fn handler(&self) -> Arc<dyn Handler> {
         dispatch::handler(self.clone())
-    }
-
-    /// Sets the admission that accepts or refuses batches when they are appended; must be called once, before the first
-    /// append. A refused batch is not counted, and may be sent again.
-    pub fn admit_by(&self, admission: Admission) {
-        if self.0.admission.set(admission).is_err() {
-            tracing::error!("the append admission is already set; the second one is ignored");
-        }
     }
 
     /// Adds a replica that has started here. Must be called on a runtime, on which its leader is followed.
@@ -192,7 +192,7 @@ impl Partitions {
     /// Appends a batch at the owner, wherever it is, by the rules of [`Partition::append_detached`]: after a lost connection
     /// the outcome is [`AppendError::Unknown`]; an owner that is unknown or cannot be reached is
     /// [`AppendError::NotLeader`]. Both are returned within [`APPEND_TIMEOUT`]; the caller waits with [`Self::owner_after`]
-    /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`Self::admit_by`]: a batch that
+    /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`AppendAdmission`]: a batch that
     /// arrives late must not be admitted as one of a later link.
     pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
@@ -207,7 +207,6 @@ impl Partitions {
 
     /// Whether the append admission accepts a batch that was sent over this link of its gateway.
     fn admits(&self, id: PartitionId, header: &EntryHeader, link: u64) -> bool {
-        let admission = self.0.admission.get();
-        admission.is_none_or(|admits| admits(id, &header.stream, link))
+        self.0.admission.admits(id, &header.stream, link)
     }
 }
