@@ -145,7 +145,7 @@ mod tests {
             },
         };
         let stop = Stop::new();
-        let task = tokio::spawn(reload.run(stop.clone()));
+        let task = holdfast_tasks::spawn("reload", reload.run(stop.clone()));
         let until = async |holds: &dyn Fn() -> bool| {
             while !holds() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
