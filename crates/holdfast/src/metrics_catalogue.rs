@@ -107,7 +107,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(
         "holdfast_refusals_total",
         "reason",
-        "Credentials that were turned away.",
+        "Clients that were refused: for their credential, or before they had shown one.",
     ),
     counter(
         "holdfast_d2c_telemetry_ingress_success_total",

@@ -28,7 +28,7 @@ impl CertificateChain {
         self.0.first().map_or(&[], |leaf| leaf)
     }
 
-    /// What the client sent behind its own certificate: the issuers, in its order.
+    /// The issuers, as the client sent them behind its own certificate.
     #[must_use]
     pub fn issuers(&self) -> &[Bytes] {
         self.0.get(1..).unwrap_or_default()

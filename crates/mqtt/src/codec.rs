@@ -45,7 +45,7 @@ pub enum Sender {
     Server,
 }
 
-/// What [`decode`] accepts.
+/// The packets that [`decode`] accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The sender of the bytes.

@@ -198,6 +198,7 @@ impl Audit {
             address,
             detail: None,
         };
+        self.count(refusal.reason);
         self.record("refused", identity, &record);
     }
 
@@ -212,13 +213,20 @@ impl Audit {
             address: ended.address,
             detail: Some(ended.detail.into()),
         };
+        // The end of an accepted connection is no refusal; the front end counts it.
+        if record.operation == Operation::Connect {
+            self.count(record.reason);
+        }
         self.record("connection_ended", ended.identity, &record);
     }
 
-    fn record(&self, event: &'static str, identity: &str, record: &AuditRecord) {
-        if let Some((_, counter)) = self.refusals.iter().find(|(reason, _)| *reason == record.reason) {
+    fn count(&self, reason: RefusalReason) {
+        if let Some((_, counter)) = self.refusals.iter().find(|(known, _)| *known == reason) {
             counter.increment(1);
         }
+    }
+
+    fn record(&self, event: &'static str, identity: &str, record: &AuditRecord) {
         let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
         self.ring
             .lock()

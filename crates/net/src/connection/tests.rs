@@ -33,7 +33,7 @@ struct Echo {
     last_ms: Cell<u64>,
 }
 
-/// What the test sees of all connections.
+/// The events of all connections.
 #[derive(Default)]
 struct Log {
     last: RefCell<Option<Rc<Echo>>>,

@@ -12,7 +12,7 @@ use super::read_buffer::ReadBuffer;
 use super::{Connections, Protocol, TransportEnd};
 use crate::Socket;
 
-/// What a protocol does with its connection. Made by [`Connections::open`].
+/// The connection as its protocol uses it. Made by [`Connections::open`].
 pub struct Transport<P: Protocol> {
     pub(super) table: Rc<Connections<P>>,
     pub(super) row: Row,

@@ -1,5 +1,6 @@
 //! Handshakes of real rustls clients, in memory.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,8 +12,11 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{ServerCertificates, ServerIdentity, chain, server_config};
+use crate::Socket;
 
 const HOST: &str = "hub.test";
 
@@ -209,4 +213,44 @@ fn a_chain_beyond_the_limits_is_refused() {
     let refused = rustls::CertificateError::ApplicationVerificationFailure.into();
     assert_eq!(shown(11, 100).unwrap_err(), refused);
     assert_eq!(shown(2, 33 * 1024).unwrap_err(), refused);
+}
+
+/// A TLS connection whose handshake is part of its first reads, as MQTT's are.
+#[test]
+fn a_lazy_connection_knows_the_chain_once_it_has_read_the_first_bytes() {
+    let hub = Hub::new();
+    let device = Identity::new(&PKCS_ECDSA_P256_SHA256);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for shown in [None, Some(vec![device.certificate.clone()])] {
+            let expected = shown.iter().flatten().map(|der| Bytes::copy_from_slice(der));
+            let expected = CertificateChain::new(expected);
+            let client = hub.client(&TLS13, &[], shown.map(|chain| device.client(chain)));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let speaking = tokio::spawn(async move {
+                let socket = TcpStream::connect(address).await.unwrap();
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+                let mut stream = connector.connect(HOST.try_into().unwrap(), socket).await.unwrap();
+                stream.write_all(b"hello").await.unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await.unwrap();
+                answer
+            });
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut socket = Socket::tls(socket, Arc::clone(&hub.config));
+            assert_eq!(socket.peer_certificates(), None);
+            let mut bytes = [0; 64];
+            let read = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await.unwrap();
+            assert_eq!(&bytes[..read], b"hello");
+            assert_eq!(socket.peer_certificates(), expected);
+            assert_eq!(socket.try_write(b"bye").unwrap(), 3);
+            poll_fn(|cx| socket.poll_flush(cx)).await.unwrap();
+            socket.close();
+            assert_eq!(speaking.await.unwrap(), b"bye");
+        }
+    });
 }

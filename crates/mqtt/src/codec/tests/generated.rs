@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn what_follows_a_packet_does_not_change_it(sample in sample(), tail in vec(any::<u8>(), 0..20)) {
+    fn bytes_behind_a_packet_do_not_change_it(sample in sample(), tail in vec(any::<u8>(), 0..20)) {
         let alone = decode(&sample.bytes, &sample.limits);
         let mut bytes = sample.bytes.clone();
         bytes.extend_from_slice(&tail);
