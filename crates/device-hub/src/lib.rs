@@ -31,7 +31,8 @@ pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::session::{CloseReason, Session, SessionTarget};
 pub use downlink::delivery::{
-    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
+    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, DeliveryTag, OnSessionChange, PendingDelivery,
+    Settlement,
 };
 pub use downlink::receive::ReceivedDelivery;
 pub use gateway::drain::close_when_draining;

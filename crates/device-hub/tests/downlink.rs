@@ -7,7 +7,9 @@ use std::time::Duration;
 use holdfast_device_hub::{
     Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
 };
-use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, simulate};
+use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 
 const ENOUGH: u32 = 1_000_000;
 
@@ -260,4 +262,101 @@ fn the_end_of_a_session_hands_every_delivery_back() {
         assert_eq!(sent.outcome().await, DeliveryOutcome::Unknown);
         assert_eq!(queued.outcome().await, DeliveryOutcome::NotDelivered);
     });
+}
+
+/// Takes the deliveries of `device` at whichever node owns its partition; `None` while no node takes them.
+fn try_deliver(cluster: &Cluster, device: &str, number: u64) -> Option<PendingDelivery> {
+    let hubs = cluster.nodes.keys().map(|node| cluster.hub(*node));
+    let mut taken = hubs.filter_map(|hub| {
+        let delivery = delivery(number, OnSessionChange::Redeliver);
+        hub.deliver(&identity(device), delivery).ok()
+    });
+    taken.next()
+}
+
+/// Random faults, moves of the device and of the ownership, while deliveries are sent and settled.
+async fn run_of_faults(seed: u64) {
+    let cluster = Cluster::start(seed).await;
+    owned_device(&cluster, "d", 1).await;
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut sessions: Vec<Client> = Vec::new();
+    let mut pending = Vec::new();
+    let mut number = 0;
+    for _ in 0..40 {
+        match rng.random_range(0..10) {
+            0..=1 => {
+                let node = rng.random_range(1..=3);
+                let connecting = cluster.connect(node, 0, "d");
+                if let Ok(Ok(client)) = tokio::time::timeout(6 * SECOND, connecting).await {
+                    client.grant_deliveries(8, ENOUGH);
+                    sessions.push(client);
+                }
+            }
+            2..=5 => {
+                for _ in 0..rng.random_range(1..8) {
+                    pending.extend(try_deliver(&cluster, "d", number).map(|one| (number, one)));
+                    number += 1;
+                }
+            }
+            6 => {
+                if let Some(client) = sessions.last() {
+                    for delivered in client.delivered() {
+                        client.settle_delivery(delivered, Settlement::Accepted);
+                    }
+                    client.grant_deliveries(8, ENOUGH);
+                }
+            }
+            7 => cluster.network.isolate(rng.random_range(1..=3)),
+            8 => cluster.network.heal_all(),
+            _ => {
+                cluster.network.heal_all();
+                let (id, to) = (partition_of("d"), rng.random_range(1..=3));
+                let mut replicas = cluster.nodes.values().filter_map(|node| node.partitions.local(id));
+                if let Some(owner) = replicas.find(|replica| replica.is_owner()) {
+                    // A transfer right after a fault may fail.
+                    let transfer = owner.group().transfer_leader(to);
+                    let _ = tokio::time::timeout(5 * SECOND, transfer).await;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..1500))).await;
+    }
+    cluster.network.heal_all();
+    let last = cluster.connect(1, 0, "d").await;
+    tokio::time::sleep(5 * SECOND).await;
+    sessions.extend(last.ok());
+    for (index, client) in sessions.iter().enumerate() {
+        let delivered = client.delivered();
+        assert!(
+            delivered.is_sorted_by(|a, b| a < b),
+            "seed {seed}: {delivered:?}: in order, each once"
+        );
+        assert!(client.delivered_after_close().is_empty(), "seed {seed}");
+        if let Some(next) = sessions.get(index + 1) {
+            let late = client.delivered_after(next.up);
+            assert!(late.is_empty(), "seed {seed}: {late:?} reached a superseded session");
+        }
+    }
+    // The last session settles nothing: its end decides the rest, so that every delivery has an outcome.
+    for client in &mut sessions {
+        client.disconnect();
+    }
+    for (number, one) in pending {
+        let outcome = tokio::time::timeout(60 * SECOND, one.outcome()).await.unwrap();
+        let was_delivered = || sessions.iter().any(|client| client.delivered().contains(&number));
+        assert!(
+            !matches!(outcome, DeliveryOutcome::Settled(_)) || was_delivered(),
+            "seed {seed}: {number} was settled and never delivered"
+        );
+    }
+}
+
+#[test]
+fn random_faults_neither_double_nor_reorder_deliveries_nor_reach_superseded_sessions() {
+    let seeds = std::env::var("HOLDFAST_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok());
+    for seed in 1000..1000 + seeds.unwrap_or(5_u64) {
+        simulate(run_of_faults(seed));
+    }
 }

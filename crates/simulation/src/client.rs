@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use holdfast_auth::{Key, sign_identity};
 use holdfast_device_hub::{
-    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryId, Outcome, Protocol, Receipt,
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryTag, Outcome, Protocol, Receipt,
     ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget, Settlement,
 };
 use holdfast_model::TelemetryMessage;
@@ -98,31 +98,33 @@ impl Client {
 
     /// The numbers that were delivered to the open connection, in order.
     pub fn delivered(&self) -> Vec<u64> {
-        self.deliveries(false)
+        self.deliveries(|delivered| !delivered.is_late)
     }
 
     /// The numbers that were delivered after the hub had closed the connection.
     pub fn delivered_after_close(&self) -> Vec<u64> {
-        self.deliveries(true)
+        self.deliveries(|delivered| delivered.is_late)
     }
 
-    fn deliveries(&self, late: bool) -> Vec<u64> {
+    /// The numbers that were delivered later than `at`.
+    pub fn delivered_after(&self, at: Instant) -> Vec<u64> {
+        self.deliveries(|delivered| delivered.at > at)
+    }
+
+    fn deliveries(&self, which: impl Fn(&Delivered) -> bool) -> Vec<u64> {
         let delivered = self.peer.delivered.borrow();
-        let delivered = delivered.iter().filter(|(_, _, is_late)| *is_late == late);
-        delivered.map(|(number, _, _)| *number).collect()
+        let delivered = delivered.iter().filter(|delivered| which(delivered));
+        delivered.map(|delivered| delivered.number).collect()
     }
 
     /// The device settles the newest delivery of this number.
     pub fn settle_delivery(&self, number: u64, settlement: Settlement) {
         let delivered = self.peer.delivered.borrow();
-        let id = delivered
-            .iter()
-            .rev()
-            .find(|(of, _, _)| *of == number)
-            .map(|(_, id, _)| *id);
+        let newest = delivered.iter().rev().find(|delivered| delivered.number == number);
+        let tag = newest.map(|delivered| delivered.tag);
         drop(delivered);
         let session = self.session.as_ref().unwrap();
-        self.core.settle_delivery(session, id.unwrap(), settlement);
+        self.core.settle_delivery(session, tag.unwrap(), settlement);
     }
 
     pub async fn until_acked(&self, count: usize) {
@@ -149,8 +151,17 @@ impl Client {
 pub struct Peer {
     settled: RefCell<Vec<(u64, Outcome)>>,
     closed: RefCell<Option<(CloseReason, Instant)>>,
-    /// Deliveries by the number in their body, and whether the connection was closed before.
-    delivered: RefCell<Vec<(u64, DeliveryId, bool)>>,
+    delivered: RefCell<Vec<Delivered>>,
+}
+
+/// A delivery as the device got it.
+struct Delivered {
+    /// The number in its body.
+    number: u64,
+    tag: DeliveryTag,
+    at: Instant,
+    /// The hub had closed the connection before.
+    is_late: bool,
 }
 
 impl ReceiptTarget for Peer {
@@ -171,6 +182,11 @@ impl SessionTarget for Peer {
     fn deliver(&self, delivery: ReceivedDelivery) {
         let number = std::str::from_utf8(&delivery.body).unwrap().parse().unwrap();
         let is_late = self.closed.borrow().is_some();
-        self.delivered.borrow_mut().push((number, delivery.id, is_late));
+        self.delivered.borrow_mut().push(Delivered {
+            number,
+            tag: delivery.tag,
+            at: Instant::now(),
+            is_late,
+        });
     }
 }

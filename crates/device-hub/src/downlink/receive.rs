@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use holdfast_cluster::route::Owner;
 use holdfast_model::{IdentityId, PartitionId};
 use tokio::sync::oneshot;
 
 use super::credit::SharedCredit;
-use super::delivery::{DeliveryId, DeliveryKind, Settlement};
+use super::delivery::{DeliveryId, DeliveryKind, DeliveryTag, Settlement};
+use super::report::ReportedSettlement;
 use super::term::DeliveryAnswer;
 use crate::DeviceHub;
 use crate::api::core::Core;
@@ -25,13 +27,13 @@ use crate::session_types::{LinkId, SessionKey};
 /// A delivery at the gateway of its session.
 #[derive(Debug, Clone)]
 pub struct ReceivedDelivery {
-    /// The owner's name for it.
-    pub id: DeliveryId,
+    /// The session's name for it.
+    pub tag: DeliveryTag,
     /// The feature that it belongs to.
     pub kind: DeliveryKind,
     /// The encoded message.
     pub body: Bytes,
-    pub(crate) sequence: u64,
+    pub(crate) id: DeliveryId,
 }
 
 /// The deliveries of one session in a call.
@@ -47,7 +49,15 @@ pub(crate) struct ReceivedDeliveries {
 pub(crate) struct SessionDownlink {
     credit: Arc<SharedCredit>,
     /// Handed to the front end and not settled, with their bytes; bounded by the credit.
-    unsettled: BTreeMap<DeliveryId, usize>,
+    unsettled: BTreeMap<DeliveryTag, Unsettled>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unsettled {
+    id: DeliveryId,
+    /// The owner that sent it: another one knows other deliveries under the same ids.
+    owner: Owner,
+    bytes: usize,
 }
 
 impl Core {
@@ -63,17 +73,23 @@ impl Core {
     }
 
     /// The device has settled a delivery of `session`.
-    pub fn settle_delivery(&self, session: &Session, id: DeliveryId, settlement: Settlement) {
-        let bytes = {
+    pub fn settle_delivery(&self, session: &Session, tag: DeliveryTag, settlement: Settlement) {
+        let unsettled = {
             let mut downlinks = self.downlinks.borrow_mut();
             downlinks
                 .get_mut(&session.key)
-                .and_then(|downlink| downlink.unsettled.remove(&id))
+                .and_then(|downlink| downlink.unsettled.remove(&tag))
         };
-        if let Some(bytes) = bytes {
-            self.hub.release_downlink(bytes);
-            self.hub
-                .report_settlement(session.partition, &session.info, session.key, id, settlement);
+        if let Some(unsettled) = unsettled {
+            self.hub.release_downlink(unsettled.bytes);
+            let report = ReportedSettlement {
+                info: Arc::clone(&session.info),
+                key: session.key,
+                owner: unsettled.owner,
+                id: unsettled.id,
+                settlement,
+            };
+            self.hub.report_settlement(session.partition, report);
         }
     }
 
@@ -81,7 +97,8 @@ impl Core {
     pub(crate) fn end_downlink(&self, key: SessionKey) {
         let ended = self.downlinks.borrow_mut().remove(&key);
         if let Some(downlink) = ended {
-            self.hub.release_downlink(downlink.unsettled.values().sum());
+            let bytes = downlink.unsettled.values().map(|unsettled| unsettled.bytes).sum();
+            self.hub.release_downlink(bytes);
         }
     }
 
@@ -115,30 +132,36 @@ impl Core {
             None => return DeliveryAnswer::NoCapacity,
         };
         let bytes = item.body.len();
-        {
+        let owner = {
             // Under the lock of the link: a report for a next link counts this delivery, or this one is not handed over.
             let sessions = self.hub.sessions.partition(partition);
-            if sessions.open_link().is_none_or(|current| current.id != link) {
+            let Some(current) = sessions.open_link().filter(|current| current.id == link) else {
                 return DeliveryAnswer::Gone;
-            }
+            };
             if !self.hub.sessions.is_valid(partition, self.hub.sessions.now_ms()) {
                 // The lease has expired; it may be renewed.
                 return DeliveryAnswer::NoCapacity;
             }
             let now = credit.read();
-            if item.sequence <= now.used_messages {
+            if item.tag.0 <= now.used_messages {
                 // The answer to an earlier call was lost.
                 return DeliveryAnswer::Accepted;
             }
-            let is_next = item.sequence == now.used_messages + 1;
+            let is_next = item.tag.0 == now.used_messages + 1;
             if !is_next || !now.is_available() || !self.hub.reserve_downlink(bytes) {
                 return DeliveryAnswer::NoCapacity;
             }
             credit.received(bytes);
-        }
+            current.owner
+        };
         // Before the front end has it: it may settle the delivery at once.
         if let Some(downlink) = self.downlinks.borrow_mut().get_mut(&key) {
-            downlink.unsettled.insert(item.id, bytes);
+            let unsettled = Unsettled {
+                id: item.id,
+                owner,
+                bytes,
+            };
+            downlink.unsettled.insert(item.tag, unsettled);
         }
         target.deliver(item);
         DeliveryAnswer::Accepted

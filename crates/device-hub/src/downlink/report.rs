@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use holdfast_cluster::route::Owner;
 use holdfast_model::PartitionId;
 
 use super::credit::SharedCredit;
@@ -18,6 +19,8 @@ use crate::session_types::{SessionInfo, SessionKey};
 pub(crate) struct ReportedSettlement {
     pub(crate) info: Arc<SessionInfo>,
     pub(crate) key: SessionKey,
+    /// The owner that sent the delivery. A later one does not know it.
+    pub(crate) owner: Owner,
     pub(crate) id: DeliveryId,
     pub(crate) settlement: Settlement,
 }
@@ -64,22 +67,10 @@ impl DeviceHub {
         }
     }
 
-    pub(crate) fn report_settlement(
-        self: &Arc<Self>,
-        partition: PartitionId,
-        info: &Arc<SessionInfo>,
-        key: SessionKey,
-        id: DeliveryId,
-        settlement: Settlement,
-    ) {
-        let report = ReportedSettlement {
-            info: Arc::clone(info),
-            key,
-            id,
-            settlement,
-        };
+    pub(crate) fn report_settlement(self: &Arc<Self>, partition: PartitionId, report: ReportedSettlement) {
         let mut sessions = self.sessions.partition(partition);
         match sessions.open_link() {
+            Some(link) if link.owner != report.owner => {}
             Some(link) if link.owner.node == self.parts.node => {
                 drop(sessions);
                 self.settle_locally(partition, link, &report);

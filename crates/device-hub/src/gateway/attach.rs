@@ -414,14 +414,16 @@ impl DeviceHub {
                 None => Vec::new(),
             };
             let (mut credits, mut settlements) = (Vec::new(), Vec::new());
-            if link.is_some() {
+            if let Some(link) = link {
                 while credits.len() < codec::MAX_ITEMS
                     && let Some((_, credit)) = outbox.credits.pop_first()
                 {
                     credits.push(credit);
                 }
                 let count = outbox.settlements.len().min(codec::MAX_ITEMS);
-                settlements.extend(outbox.settlements.drain(..count));
+                let drained = outbox.settlements.drain(..count);
+                // The queue of an earlier owner has ended with it.
+                settlements.extend(drained.filter(|settlement| settlement.owner == link.owner));
             }
             let is_empty = attaches.is_empty() && detaches.is_empty() && credits.is_empty() && settlements.is_empty();
             let (Some(link), false) = (link, is_empty) else {

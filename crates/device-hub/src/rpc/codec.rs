@@ -13,7 +13,7 @@ use prost::Message;
 
 use crate::Protocol;
 use crate::downlink::credit::Credit;
-use crate::downlink::delivery::{DeliveryId, DeliveryKind};
+use crate::downlink::delivery::{DeliveryId, DeliveryKind, DeliveryTag};
 use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
@@ -206,10 +206,10 @@ pub(crate) fn decode_deliveries(session: proto::SessionDeliveries) -> Result<Rec
     let (identity, key) = decode_session(session.session.as_ref())?;
     let items = session.deliveries.into_iter().map(|item| {
         Ok(ReceivedDelivery {
+            tag: DeliveryTag(item.sequence),
             id: DeliveryId(item.id),
             kind: DeliveryKind::from_number(item.kind).ok_or_else(|| refused("an unknown kind of delivery"))?,
             body: item.body,
-            sequence: item.sequence,
         })
     });
     Ok(ReceivedDeliveries {
@@ -222,10 +222,10 @@ pub(crate) fn decode_deliveries(session: proto::SessionDeliveries) -> Result<Rec
 /// The deliveries of one session, for this node itself.
 pub(crate) fn receive_locally(session: &SessionDeliveries) -> ReceivedDeliveries {
     let items = session.items.iter().map(|item| ReceivedDelivery {
+        tag: DeliveryTag(item.sequence),
         id: item.id,
         kind: item.delivery.kind,
         body: item.delivery.body.clone(),
-        sequence: item.sequence,
     });
     ReceivedDeliveries {
         identity: session.identity.clone(),
