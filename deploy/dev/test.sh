@@ -53,6 +53,7 @@ counted() {
   fi
 }
 
+step "words" deploy/dev/words.sh
 step "formatting" cargo fmt --all --check
 step "lints" cargo_progress "checking" 240 clippy --locked --workspace --all-targets -- -D warnings
 say "the packages that deps.sh installs, on a bare Debian"
