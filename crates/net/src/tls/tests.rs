@@ -231,7 +231,7 @@ fn a_lazy_connection_knows_the_chain_once_it_has_read_the_first_bytes() {
             let client = hub.client(&TLS13, &[], shown.map(|chain| device.client(chain)));
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let speaking = tokio::spawn(async move {
+            let speaking = async {
                 let socket = TcpStream::connect(address).await.unwrap();
                 let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
                 let mut stream = connector.connect(HOST.try_into().unwrap(), socket).await.unwrap();
@@ -239,18 +239,21 @@ fn a_lazy_connection_knows_the_chain_once_it_has_read_the_first_bytes() {
                 let mut answer = Vec::new();
                 stream.read_to_end(&mut answer).await.unwrap();
                 answer
-            });
-            let (socket, _) = listener.accept().await.unwrap();
-            let mut socket = Socket::tls(socket, Arc::clone(&hub.config));
-            assert_eq!(socket.peer_certificates(), None);
-            let mut bytes = [0; 64];
-            let read = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await.unwrap();
-            assert_eq!(&bytes[..read], b"hello");
-            assert_eq!(socket.peer_certificates(), expected);
-            assert_eq!(socket.try_write(b"bye").unwrap(), 3);
-            poll_fn(|cx| socket.poll_flush(cx)).await.unwrap();
-            socket.close();
-            assert_eq!(speaking.await.unwrap(), b"bye");
+            };
+            let serving = async {
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut socket = Socket::tls(socket, Arc::clone(&hub.config));
+                assert_eq!(socket.peer_certificates(), None);
+                let mut bytes = [0; 64];
+                let read = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await.unwrap();
+                assert_eq!(&bytes[..read], b"hello");
+                assert_eq!(socket.peer_certificates(), expected);
+                assert_eq!(socket.try_write(b"bye").unwrap(), 3);
+                poll_fn(|cx| socket.poll_flush(cx)).await.unwrap();
+                socket.close();
+            };
+            let (answer, ()) = tokio::join!(speaking, serving);
+            assert_eq!(answer, b"bye");
         }
     });
 }
