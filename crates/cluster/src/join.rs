@@ -107,7 +107,7 @@ pub enum JoinError {
     Answer {
         /// The member that gave it.
         address: String,
-        /// What is wrong with the answer.
+        /// The reason.
         reason: String,
     },
 }

@@ -410,7 +410,7 @@ async fn a_replica_below_the_floor_gets_the_state() {
     cluster.group(4).propose(numbered(110)).await.unwrap();
     let floor = cluster.group(4).log_reader().first_index();
     assert!(floor > 50, "what the snapshot did not bring is not read: {floor}");
-    // What was installed survives, and so does what was written since.
+    // The installed state survives, and so do later writes.
     for id in [3, 4] {
         cluster.kill(id);
         cluster.start(id).await;

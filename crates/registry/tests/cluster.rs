@@ -333,7 +333,7 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
         looked |= event == RegistryEvent::Resync;
     }
     assert!(looked, "subscribers must resynchronise");
-    // What was installed is there after a crash, and the node goes on from there.
+    // The installed state is there after a crash, and the node continues from it.
     cluster.kill(3);
     cluster.start(3).await;
     cluster.nodes[&3].read_barrier().await.unwrap();

@@ -35,7 +35,7 @@ const DRAIN_RATE: u32 = 1_000;
 /// The nodes that run, as a perfect failure detector would see them.
 pub(crate) type Up = Arc<Mutex<BTreeSet<u64>>>;
 
-/// What may differ between clusters.
+/// The settings that differ between clusters.
 #[derive(Clone)]
 pub struct Setup {
     pub cores: u16,

@@ -38,7 +38,7 @@ fn a_record_cut_off_by_a_crash_is_dropped_and_logged() -> Result<()> {
             "no file, no offset: {line}"
         );
         let verdicts = read_back(&reached, &ledgers)?;
-        // What was cut off had been acknowledged: that much is gone, and nothing else.
+        // The record that was cut off had been acknowledged: it is gone, and nothing else is.
         for verdict in &verdicts {
             let broken = verdict.doubled + verdict.out_of_order + verdict.phantoms + verdict.sequence_jumps;
             ensure!(broken == 0 && verdict.corrupt == 0, "{verdict:#?}");

@@ -1,4 +1,4 @@
-//! What is not telemetry: the registry's writes, and a hub that dies before it has lived.
+//! Durability of everything but telemetry: writes of the registry, and a hub that dies during its first start.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +83,7 @@ fn registry_writes_that_were_answered_survive() -> Result<()> {
     })
 }
 
-/// What must not change by itself: keys, generation and etag.
+/// The fields that only a write may change: keys, generation and etag.
 fn identity(body: &str) -> Result<String> {
     let device: serde_json::Value = serde_json::from_str(body)?;
     let key = &device["authentication"]["symmetricKey"]["primaryKey"];

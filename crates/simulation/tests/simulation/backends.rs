@@ -17,7 +17,7 @@ use crate::shared::{Access, Shared};
 use holdfast_simulation::identity;
 
 /// How long a back end waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Identities that only back ends know, few so that calls meet.
 pub(crate) const NAMES: [&str; 2] = ["r0", "r1"];
 
@@ -130,7 +130,7 @@ async fn ask(access: &Access, name: &str, call: &Call) -> Ended {
 }
 
 async fn within<T>(access: &Access, call: impl Future<Output = T>) -> Option<T> {
-    let answer = tokio::time::timeout(PATIENCE, access.call(call)).await;
+    let answer = tokio::time::timeout(CALL_TIMEOUT, access.call(call)).await;
     answer.ok().flatten()
 }
 

@@ -55,7 +55,7 @@ struct Connected {
 }
 
 struct Connecting {
-    /// When the device loses patience.
+    /// When the device stops waiting.
     until: Instant,
     outcome: JoinHandle<Result<Client, Refusal>>,
     place: Place,
