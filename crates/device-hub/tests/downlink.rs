@@ -352,6 +352,7 @@ async fn run_of_faults(seed: u64) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how many seeds is the caller's choice")]
 fn random_faults_neither_double_nor_reorder_deliveries_nor_reach_superseded_sessions() {
     let seeds = std::env::var("HOLDFAST_SEEDS")
         .ok()

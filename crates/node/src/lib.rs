@@ -1,7 +1,7 @@
 //! A node of a hub: registry, partitions, device hub and control, put together from parts that are injected.
 //!
-//! Why a crate: the binary, the simulation and the test harnesses build nodes here and nowhere else, so that the node
-//! that is simulated is the node that ships.
+//! Why a crate: the binary and the simulation build nodes here and nowhere else, so that the node that is simulated is
+//! the node that ships.
 //! Invariants: nothing here opens a file or a socket, reads a clock or makes a thread that it was not given (the one
 //! exception is [`Core::start`], which makes the threads of a real node). A node stops top down: nothing is acknowledged
 //! after its groups have ended.
