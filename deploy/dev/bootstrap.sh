@@ -26,7 +26,8 @@ command -v debootstrap >/dev/null || cannot "debootstrap is missing (apt-get ins
 unshare --mount --pid --fork true 2>/dev/null || cannot "this machine allows no namespaces"
 rust=$(rustc --print sysroot) || cannot "Rust is missing"
 
-# inside FOLDER COMMAND…: runs a command in the root at FOLDER. All its processes and mounts end with it.
+# inside FOLDER COMMAND…: runs a command in the root at FOLDER. All its processes and mounts end with it. With replace=exec
+# it takes the place of the calling subshell, so that SIGKILL to that ends all of it.
 inside() {
   local folder=$1 variable
   local -a carried=(HOME=/root TERM=dumb LANG=C.UTF-8 PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
@@ -36,7 +37,7 @@ inside() {
     carried+=("$variable=${!variable}")
   done
   # shellcheck disable=SC2016
-  unshare --mount --pid --fork --kill-child bash -c '
+  ${replace:-} unshare --mount --pid --fork --kill-child bash -c '
     set -e
     folder=$1 rust=$2
     shift 2
@@ -120,11 +121,11 @@ command=$(sed -n 's/^    \(make run\) .*/\1/p' README.md | head -1)
 [ -n "$command" ] || die "the README's first command is not 'make run' any more"
 say "$command"
 log=$work/log
-inside "$debian" bash -c "cd /root/holdfast && exec $command" >"$log" 2>&1 &
+(replace=exec inside "$debian" bash -c "cd /root/holdfast && exec $command" >"$log" 2>&1) &
 hub=$!
-# Killed processes may still be writing for a moment.
+# `unshare` ignores SIGTERM; killed processes may still be writing for a moment.
 stop() {
-  kill "$hub" 2>/dev/null || true
+  kill -KILL "$hub" 2>/dev/null || true
   wait "$hub" 2>/dev/null || true
   rm -rf "$work" 2>/dev/null || { sleep 2; rm -rf "$work"; }
 }
