@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use anyhow::{Context as _, Result, anyhow};
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::config::{Config, LogFormat};
+use expected::WithoutExpected;
 
 /// The target of audit events.
 const AUDIT_TARGET: &str = "audit";
@@ -78,14 +79,22 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
     let filter = EnvFilter::try_new(with_quiet_libraries(&config.log.level))?;
     let shows_libraries = names_libraries(&config.log.level);
-    let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET)
-        .and((!shows_libraries).then_some(expected::WithoutExpected));
+    let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
     let base = fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     let log = match config.log.format {
-        LogFormat::Json => base.json().flatten_event(true).with_filter(others).boxed(),
-        LogFormat::Text => base.compact().with_filter(others).boxed(),
+        LogFormat::Json => base
+            .json()
+            .flatten_event(true)
+            .map_event_format(|format| WithoutExpected::new(format, !shows_libraries))
+            .with_filter(others)
+            .boxed(),
+        LogFormat::Text => base
+            .compact()
+            .map_event_format(|format| WithoutExpected::new(format, !shows_libraries))
+            .with_filter(others)
+            .boxed(),
     };
     tracing_subscriber::registry()
         .with(log.with_filter(filter))

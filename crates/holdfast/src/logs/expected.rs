@@ -1,15 +1,16 @@
-//! Warnings of libraries that belong to normal operation: the list of them, and the filter that hides them.
+//! Warnings of libraries that belong to normal operation: the list of them, and the formatter that hides them.
 //!
 //! Why: an operator who sees warnings at every start stops reading them. Each entry names the exact target and beginning
 //! of the message, so that no other warning is hidden.
-//! Not here: whether the filter applies (`log.level` may name the library, and then shows everything).
+//! Not here: whether they are hidden (`log.level` may name the library, and then shows everything).
 
 use std::fmt::{self, Write as _};
 
 use tracing::field::{Field, Visit};
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 /// A warning that is expected, and the reason why it is harmless.
 struct Expected {
@@ -26,31 +27,46 @@ const EXPECTED: &[Expected] = &[Expected {
              it; it comes with every election, also with the one of a hub's first start.",
 }];
 
-/// Lets every event pass but the expected warnings.
-pub(super) struct WithoutExpected;
+/// Formats every event but the expected warnings. A formatter and no filter: a filter of a layer that hides an event after
+/// it was enabled leaves the state of the other filters of that thread behind (a debug build of the library asserts this).
+pub(super) struct WithoutExpected<F> {
+    inner: F,
+    hides: bool,
+}
 
-impl<S: Subscriber> Filter<S> for WithoutExpected {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
+impl<F> WithoutExpected<F> {
+    /// `hides`: whether expected warnings are left out at all.
+    pub(super) fn new(inner: F, hides: bool) -> Self {
+        Self { inner, hides }
     }
+}
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        let metadata = event.metadata();
-        let mut candidates = EXPECTED
-            .iter()
-            .filter(|expected| *metadata.level() == Level::WARN && expected.target == metadata.target())
-            .peekable();
-        if candidates.peek().is_none() {
-            return true;
+impl<S, N, F> FormatEvent<S, N> for WithoutExpected<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if self.hides && is_expected(event) {
+            return Ok(());
         }
-        let mut message = Message::default();
-        event.record(&mut message);
-        !candidates.any(|expected| message.0.starts_with(expected.begins))
+        self.inner.format_event(context, writer, event)
     }
+}
+
+fn is_expected(event: &Event<'_>) -> bool {
+    let metadata = event.metadata();
+    let mut candidates = EXPECTED
+        .iter()
+        .filter(|expected| *metadata.level() == Level::WARN && expected.target == metadata.target())
+        .peekable();
+    if candidates.peek().is_none() {
+        return false;
+    }
+    let mut message = Message::default();
+    event.record(&mut message);
+    candidates.any(|expected| message.0.starts_with(expected.begins))
 }
 
 #[derive(Default)]
@@ -70,8 +86,8 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
+    use tracing_subscriber::fmt;
     use tracing_subscriber::layer::SubscriberExt as _;
-    use tracing_subscriber::{Layer as _, fmt};
 
     use super::*;
 
@@ -94,8 +110,11 @@ mod tests {
         assert!(EXPECTED.iter().all(|expected| !expected.reason.is_empty()));
         let written = Written::default();
         let writer = written.clone();
-        let log = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(log.with_filter(WithoutExpected));
+        let log = fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .map_event_format(|format| WithoutExpected::new(format, true));
+        let subscriber = tracing_subscriber::registry().with(log);
         tracing::subscriber::with_default(subscriber, || {
             let vote = "T2";
             tracing::warn!(

@@ -41,7 +41,7 @@ pub(super) fn check_files(database: &Path) -> Result<(), OpenError> {
             file = %path.display(),
             offset = found.whole,
             dropped,
-            "dropped the last record, which a crash had cut off; it was never acknowledged"
+            "the last record was cut off by a crash and is dropped; it was never acknowledged"
         );
         File::options()
             .write(true)
