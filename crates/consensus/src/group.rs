@@ -277,7 +277,7 @@ impl Group {
     /// The leader, if known; this node only if it has been confirmed by a quorum.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
-        status::leader_of(&self.0.raft.metrics().borrow_watched())
+        status::watched_leader_of(&self.0.raft.server_metrics().borrow_watched())
     }
 
     /// The group as this node sees it now.

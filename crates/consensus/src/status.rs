@@ -145,16 +145,23 @@ fn role(state: ServerState) -> Role {
 }
 
 pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<Leader> {
+    leader(metrics.id, metrics.state, metrics.current_leader, metrics.current_term)
+}
+
+/// The leader by the metrics that [`crate::Group::watch`] follows. The engine publishes these before the full metrics: a
+/// task on another thread that is woken by them would read the old leader in the full ones, and is not woken again.
+pub(crate) fn watched_leader_of(metrics: &RaftServerMetrics<Types>) -> Option<Leader> {
+    leader(metrics.id, metrics.state, metrics.current_leader, metrics.vote.leader_id.term)
+}
+
+fn leader(own: u64, state: ServerState, current: Option<u64>, term: u64) -> Option<Leader> {
     // It may still hold a candidate's own id from an earlier term.
-    let node = if metrics.state == ServerState::Leader {
-        metrics.id
+    let node = if state == ServerState::Leader {
+        own
     } else {
-        metrics.current_leader.filter(|node| *node != metrics.id)?
+        current.filter(|node| *node != own)?
     };
-    Some(Leader {
-        node,
-        term: metrics.current_term,
-    })
+    Some(Leader { node, term })
 }
 
 /// The group has stopped; nothing changes any more.
