@@ -151,7 +151,12 @@ pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<Leader> {
 /// The leader by the metrics that [`crate::Group::watch`] follows. The engine publishes these before the full metrics: a
 /// task on another thread that is woken by them would read the old leader in the full ones, and is not woken again.
 pub(crate) fn watched_leader_of(metrics: &RaftServerMetrics<Types>) -> Option<Leader> {
-    leader(metrics.id, metrics.state, metrics.current_leader, metrics.vote.leader_id.term)
+    leader(
+        metrics.id,
+        metrics.state,
+        metrics.current_leader,
+        metrics.vote.leader_id.term,
+    )
 }
 
 fn leader(own: u64, state: ServerState, current: Option<u64>, term: u64) -> Option<Leader> {
