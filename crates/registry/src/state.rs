@@ -17,7 +17,7 @@ mod view;
 use bytes::Bytes;
 use holdfast_model::{GenerationId, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
-use holdfast_proto::registry::v1::{Counters, EntryAnswer, HubSettings, RegistryAnswer, RegistryCommand};
+use holdfast_proto::registry::v1::{Counters, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand};
 
 pub use rejection::{ApplyError, Rejection};
 pub use settings::DEFAULT_CONSUMER_GROUP;
@@ -26,8 +26,9 @@ pub use view::{Base, View};
 
 /// The newest version of commands that this code can apply.
 ///
-/// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens.
-pub const COMMAND_VERSION: u32 = 3;
+/// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
+/// a node's state that expect an earlier state.
+pub const COMMAND_VERSION: u32 = 4;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -44,7 +45,6 @@ pub fn version_of(command: &Command) -> u32 {
         | Command::ChangeSettings(_) => 1,
         Command::FoundCluster(_)
         | Command::PutNode(_)
-        | Command::SetNodeState(_)
         | Command::RemoveNode(_)
         | Command::SetPlacements(_)
         | Command::CreateJoinToken(_)
@@ -52,6 +52,9 @@ pub fn version_of(command: &Command) -> u32 {
         // Version 2 knew no other factors, and refused them.
         Command::SetReplicationFactor(command) if matches!(command.replication_factor, 1 | 3) => 2,
         Command::SetReplicationFactor(_) | Command::RevokeJoinToken(_) => 3,
+        // An earlier version would overlook the condition.
+        Command::SetNodeState(command) if command.expected_state() == NodeState::Unspecified => 2,
+        Command::SetNodeState(_) => 4,
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use client::{Client, connect};
 use holdfast_auth::Key;
+use holdfast_cluster::control::Control;
 use holdfast_cluster::placement;
 use holdfast_cluster::route::Owner;
 use holdfast_consensus::sim::SimNetwork;
@@ -241,6 +242,42 @@ impl Cluster {
                 members.is_some_and(|members| !members.joint && members.voters == wanted && members.learners.is_empty())
                     && nodes.all(|node| runs(node) == wanted.contains(&node.id))
             })
+    }
+
+    /// Per node its state in the registry, its leaderships and sessions; per group its members: for a failure's report.
+    pub fn membership(&self) -> String {
+        let Some(view) = self.view() else {
+            return "no leader of the registry".to_owned();
+        };
+        let nodes = view.nodes.values().map(|node| {
+            let here = self.nodes.get(&node.id).map(|here| {
+                let held = view
+                    .placements
+                    .iter()
+                    .filter(|p| here.partitions.local(p.partition).is_some());
+                let held: Vec<_> = held.map(|placement| placement.partition.0).collect();
+                format!(
+                    "holds {held:?}, leads {:?}, {} sessions",
+                    here.control.as_ref().map(Control::leads),
+                    here.hub.local_session_count()
+                )
+            });
+            format!("{} {:?} {}", node.id, node.state, here.unwrap_or_default())
+        });
+        let groups = view.placements.iter().map(|placement| {
+            let members = self.members(GroupId::partition(placement.partition.0));
+            format!(
+                "{} wants {:?}, has {members:?}",
+                placement.partition.0, placement.replicas
+            )
+        });
+        let registry = self.members(GroupId::REGISTRY);
+        format!(
+            "nodes {:?}; registry {registry:?}; partitions {:?}; placement as assigned {}",
+            nodes.collect::<Vec<_>>(),
+            groups.collect::<Vec<_>>(),
+            placement::assign(&view) == view.placements
+        )
     }
 
     /// The cluster as the registry's leader knows it.

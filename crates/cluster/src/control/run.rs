@@ -316,7 +316,9 @@ impl Run {
             let id = inner.id;
             let what = "marking this node as drained".to_owned();
             self.tasks.start(&self.control, Subject::SelfInfo, what, async move {
-                registry.set_node_state(id, NodeState::Drained).await
+                registry
+                    .advance_node_state(id, NodeState::Draining, NodeState::Drained)
+                    .await
             });
         }
     }
@@ -427,7 +429,11 @@ impl Run {
         };
         self.tasks.start(&self.control, Subject::View, what, async move {
             match task {
-                LeaderTask::Activate(node) => registry.set_node_state(node, NodeState::Active).await,
+                LeaderTask::Activate(node) => {
+                    registry
+                        .advance_node_state(node, NodeState::Joining, NodeState::Active)
+                        .await
+                }
                 LeaderTask::Place(placements) => registry.place(version, &placements).await,
             }
         });

@@ -52,15 +52,29 @@ impl Registry {
         self.change(Command::PutNode(proto::PutNode { node: Some(node) })).await
     }
 
-    /// Sets the state of a member.
+    /// Sets the state of a member, whatever it is.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000), or is to be drained while placements name it
     /// (400003); else as [`Self::write`].
     pub async fn set_node_state(&self, id: u64, state: NodeState) -> Result<(), RegistryError> {
+        self.change_state(id, state, proto::NodeState::Unspecified).await
+    }
+
+    /// Sets the state of a member if it still is `from`, or is `to` already: for changes that no operator has requested,
+    /// which may be delayed and must not undo a later request.
+    ///
+    /// # Errors
+    /// As [`Self::set_node_state`], and [`RegistryError::Rejected`] when the state is another one (412001).
+    pub async fn advance_node_state(&self, id: u64, from: NodeState, to: NodeState) -> Result<(), RegistryError> {
+        self.change_state(id, to, cluster::state_to_proto(from)).await
+    }
+
+    async fn change_state(&self, id: u64, state: NodeState, expected: proto::NodeState) -> Result<(), RegistryError> {
         self.change(Command::SetNodeState(proto::SetNodeState {
             id,
             state: cluster::state_to_proto(state).into(),
+            expected_state: expected.into(),
         }))
         .await
     }

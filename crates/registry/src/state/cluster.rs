@@ -113,6 +113,16 @@ fn set_state(work: &mut Work<'_>, command: &SetNodeState) -> Result<(), Stop> {
     if command.state == node.state {
         return Ok(());
     }
+    let expected = command.expected_state();
+    if expected != NodeState::Unspecified && expected != node.state() {
+        let text = format!(
+            "node '{}' is {}, not {}: its state has been changed meanwhile",
+            node.name,
+            node.state().as_str_name(),
+            expected.as_str_name()
+        );
+        return Err(Rejection::new(ErrorCode::PreconditionFailed, text).into());
+    }
     match command.state() {
         NodeState::Active | NodeState::Draining => {}
         NodeState::Drained => {

@@ -194,13 +194,14 @@ impl Wellness {
             .collect();
         format!(
             "nodes {:?} up, all of them {}, {} actors not done, owners and leases known {}, members as wanted {}, logs \
-             level {}, devices {devices:?}",
+             level {}, devices {devices:?}; {}",
             cluster.nodes.keys().collect::<Vec<_>>(),
             world.is_complete(),
             world.shared.active.get(),
             cluster.is_settled(),
             cluster.has_its_members(),
             logs::are_level(cluster),
+            cluster.membership(),
         )
     }
 }

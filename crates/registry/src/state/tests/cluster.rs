@@ -67,9 +67,14 @@ fn remove_command(id: u64, force: bool) -> Command {
 }
 
 fn state_command(id: u64, state: NodeState) -> Command {
+    advance_command(id, NodeState::Unspecified, state)
+}
+
+fn advance_command(id: u64, expected: NodeState, state: NodeState) -> Command {
     Command::SetNodeState(SetNodeState {
         id,
         state: state.into(),
+        expected_state: expected.into(),
     })
 }
 
@@ -333,6 +338,31 @@ fn placements_are_a_compare_and_set_of_members() {
 }
 
 #[test]
+fn a_delayed_change_of_a_node_does_not_undo_a_later_one_of_the_operator() {
+    let mut hub = Memory::clustered();
+    hub.join(2, NodeRole::Gateway);
+    let activated = || advance_command(2, NodeState::Joining, NodeState::Active);
+    let drained = || advance_command(2, NodeState::Draining, NodeState::Drained);
+    assert_eq!(hub.code_at(20, activated()), 0);
+    assert_eq!(hub.code_at(21, state_command(2, NodeState::Draining)), 0);
+    assert_eq!(hub.code_at(22, activated()), 412_001, "it drains already");
+    assert_eq!(hub.code_at(23, state_command(2, NodeState::Active)), 0, "taken back");
+    let (code, text) = hub.at(24, drained());
+    assert_eq!(code, 412_001);
+    assert!(text.contains("ACTIVE"), "{text}");
+    assert_eq!(hub.member(2).unwrap().state(), NodeState::Active);
+    assert_eq!(hub.code_at(25, state_command(2, NodeState::Draining)), 0);
+    assert_eq!(hub.code_at(26, drained()), 0);
+    assert_eq!(hub.code_at(27, drained()), 0, "its answer was lost");
+    assert_eq!(
+        version_of(&drained()),
+        4,
+        "an older replica would overlook the condition"
+    );
+    assert_eq!(version_of(&state_command(2, NodeState::Draining)), 2);
+}
+
+#[test]
 fn a_node_sets_its_name_and_address_but_not_its_role() {
     let mut hub = Memory::clustered();
     hub.join(2, NodeRole::Gateway);
@@ -548,6 +578,10 @@ impl Model {
                 if *state == wanted {
                     return 0;
                 }
+                let expected = command.expected_state();
+                if expected != NodeState::Unspecified && expected != *state {
+                    return 412_001;
+                }
                 match wanted {
                     NodeState::Joining => return 400_004,
                     NodeState::Drained if held => return 400_003,
@@ -619,7 +653,12 @@ fn random_command(rng: &mut StdRng, model: &Model, now: u64) -> Command {
                 NodeState::Draining,
                 NodeState::Drained,
             ];
-            state_command(id, states[rng.random_range(0..4)])
+            let expected = if rng.random_bool(0.5) {
+                NodeState::Unspecified
+            } else {
+                states[rng.random_range(0..4)]
+            };
+            advance_command(id, expected, states[rng.random_range(0..4)])
         }
         6 => remove_command(id, rng.random_bool(0.5)),
         _ => {
