@@ -8,7 +8,6 @@ mod certs;
 mod cli;
 mod config;
 mod connection;
-mod exit_code;
 mod logs;
 mod metrics_catalogue;
 mod node;

@@ -30,7 +30,7 @@ use holdfast_tasks::Stop;
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 use crate::ops::Readiness;
 
 use certificates::Tls;

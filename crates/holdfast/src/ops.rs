@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 
 /// Probes and scrapers that are served at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;

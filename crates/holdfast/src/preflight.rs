@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 
 /// Fewer open files leave no room for connections.
 const MIN_OPEN_FILES: u64 = 1024;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionFile, NodeFacts};
-use crate::exit_code::{Failure, Outcome};
+use holdfast_cli::exit_code::{Failure, Outcome};
 use crate::node::{self, Node};
 use crate::{logs, ops, preflight};
 

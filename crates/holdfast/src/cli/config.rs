@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::ConfigSource;
 use crate::config::{Config, Sources, load, page};
-use crate::exit_code::{Failure, Outcome};
+use holdfast_cli::exit_code::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

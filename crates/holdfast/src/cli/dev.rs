@@ -17,7 +17,7 @@ use super::ConfigSource;
 use crate::certs;
 use crate::config::{Config, ListenConfig};
 use crate::connection::{self, ConnectionFile};
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 use crate::preflight::{self, PortState};
 use crate::run;
 

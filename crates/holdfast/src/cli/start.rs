@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::ConfigSource;
 use crate::config::Config;
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 use crate::run;
 
 /// Run a hub with a configuration file

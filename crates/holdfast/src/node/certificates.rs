@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::certs;
 use crate::config::TlsConfig;
-use crate::exit_code::Failure;
+use holdfast_cli::exit_code::Failure;
 
 /// A certificate and its key.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use holdfast_tasks::Stop;
 
 use crate::certs::write_private;
 use crate::config::{ClusterConfig, Config};
-use crate::exit_code::{Failure, Outcome};
+use holdfast_cli::exit_code::{Failure, Outcome};
 use holdfast_node::CoreHandle;
 
 use address_file::AddressFile;

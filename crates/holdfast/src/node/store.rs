@@ -11,7 +11,7 @@ use super::OnFatal;
 use super::cluster_join::{ClusterJoin, Entry};
 use crate::certs::write_private;
 use crate::config::Config;
-use crate::exit_code::{Failure, Outcome};
+use holdfast_cli::exit_code::{Failure, Outcome};
 
 /// Counts the starts of this data directory.
 const STARTS_FILE: &str = "starts";

@@ -15,8 +15,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use time::OffsetDateTime;
 
 use super::{Dev, Failure, banner, certs, connection, defaults, fleet, preflight};
-use crate::cli::hub::LoginArgs;
-use crate::cli::{cluster, config as config_file, node};
+use holdfast_cli::{LoginArgs, cluster, node};
+use crate::cli::config as config_file;
 use crate::config::{Config, page};
 use supervision::Supervisor;
 
@@ -195,8 +195,8 @@ fn serve(
     }
     let table = table(nodes);
     let (mut supervisor, file) = Supervisor::start(nodes, connection_file)?;
-    crate::cli::print(&banner(&file, connection_file, notes))?;
-    crate::cli::print(&table)?;
+    holdfast_cli::print(&banner(&file, connection_file, notes))?;
+    holdfast_cli::print(&table)?;
     let mut fleet = match args.simulate {
         0 => None,
         devices => Some(fleet(connection_file, devices)?),

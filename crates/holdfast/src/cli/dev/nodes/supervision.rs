@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::{NodeProcess, POLL};
 use crate::cli::dev::program;
 use crate::connection::{self, ConnectionFile, NodeFacts};
-use crate::exit_code::{Failure, Outcome};
+use holdfast_cli::exit_code::{Failure, Outcome};
 
 /// How often nodes are probed that are no children of this process.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl<'a> Supervisor<'a> {
             if let Some(status) = node.ended()? {
                 node.child = None;
                 has_ended = true;
-                crate::cli::print(&format!(
+                holdfast_cli::print(&format!(
                     "  {} ended with {status}. To start it again:\n    {} start --config {}\n",
                     node.name,
                     program(),
@@ -110,7 +110,7 @@ impl<'a> Supervisor<'a> {
         for (node, serving) in self.nodes.iter().zip(&mut self.serving) {
             let before = std::mem::replace(serving, node.child.is_some() || answers(node));
             if *serving && !before {
-                crate::cli::print(&format!("  {} serves again.\n", node.name))?;
+                holdfast_cli::print(&format!("  {} serves again.\n", node.name))?;
             }
         }
         if self.serving.contains(&true) {

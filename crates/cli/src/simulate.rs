@@ -19,9 +19,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::device::{KeyType, key_of, path_of};
-use super::http::{Call, block_on, call, connect_tls};
-use super::hub::{Hub, LoginArgs, expiry};
+use crate::device::{KeyType, key_of, path_of};
+use crate::http::{Call, block_on, call, connect_tls};
+use crate::hub::{Hub, LoginArgs, expiry};
 use crate::exit_code::{Failure, Outcome};
 
 /// Most devices of a simulation: each has a task and a TLS session of its own here.
@@ -41,7 +41,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Let a small fleet of simulated devices send readings
 #[derive(Debug, Args)]
-pub(crate) struct Simulate {
+pub struct Simulate {
     /// How many devices
     #[arg(long, short = 'n', default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEVICES)))]
     devices: u32,
@@ -68,7 +68,7 @@ struct Counters {
     lost: AtomicU64,
 }
 
-pub(super) fn run(args: &Simulate) -> Result<(), Failure> {
+pub(crate) fn run(args: &Simulate) -> Result<(), Failure> {
     let hub = Arc::new(args.login.hub()?);
     if !(args.interval.is_finite() && (0.001..=MAX_INTERVAL_SECONDS).contains(&args.interval)) {
         return Err(Failure::usage(format!(
@@ -138,7 +138,7 @@ fn report(counters: &Counters, before: (Instant, u64)) -> Result<(Instant, u64),
     let now = Instant::now();
     let acknowledged = counters.acknowledged.load(Ordering::Relaxed);
     let rate = (acknowledged - before.1) as f64 / now.duration_since(before.0).as_secs_f64().max(0.001);
-    super::print(&format!(
+    crate::print(&format!(
         "fleet: {} connected, {acknowledged} messages acknowledged ({rate:.1}/s), {} connections lost\n",
         counters.connected.load(Ordering::Relaxed),
         counters.lost.load(Ordering::Relaxed),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// What went wrong, for scripts. The numbers are a public contract (docs/runbook.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The hub or the machine refused; the message says why.
     Failed = 1,
     /// The command line or the configuration is wrong. Trying again without a change cannot help.
@@ -26,15 +26,15 @@ pub(crate) enum Outcome {
 
 /// A failed command.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) outcome: Outcome,
-    pub(crate) message: String,
+pub struct Failure {
+    pub outcome: Outcome,
+    pub message: String,
     /// What to do about it.
-    pub(crate) advice: Option<String>,
+    pub advice: Option<String>,
 }
 
 impl Failure {
-    pub(crate) fn new(outcome: Outcome, message: impl fmt::Display) -> Self {
+    pub fn new(outcome: Outcome, message: impl fmt::Display) -> Self {
         Self {
             outcome,
             message: message.to_string(),
@@ -44,21 +44,21 @@ impl Failure {
 
     /// Adds what the reader can do.
     #[must_use]
-    pub(crate) fn advise(mut self, advice: impl fmt::Display) -> Self {
+    pub fn advise(mut self, advice: impl fmt::Display) -> Self {
         self.advice = Some(advice.to_string());
         self
     }
 
-    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+    pub fn usage(message: impl fmt::Display) -> Self {
         Self::new(Outcome::Usage, message)
     }
 
-    pub(crate) fn cannot_start(message: impl fmt::Display) -> Self {
+    pub fn cannot_start(message: impl fmt::Display) -> Self {
         Self::new(Outcome::CannotStart, message)
     }
 
     /// Writes the message to standard error and gives the exit code.
-    pub(crate) fn report(&self) -> ExitCode {
+    pub fn report(&self) -> ExitCode {
         eprintln!("holdfast: {}", self.message);
         if let Some(advice) = &self.advice {
             eprintln!("  → {advice}");

@@ -6,9 +6,9 @@ use holdfast_model::{DeviceId, IdentityId, ModuleId};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::http::{Call, block_on, call};
-use super::hub::{Hub, LoginArgs};
-use super::output::{self, Format};
+use crate::http::{Call, block_on, call};
+use crate::hub::{Hub, LoginArgs};
+use crate::output::{self, Format};
 use crate::exit_code::{Failure, Outcome};
 
 /// Devices that one request lists.
@@ -31,7 +31,7 @@ const IDENTITY_COLUMNS: [(&str, &str); 5] = [
 ];
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Register a device or module; without keys the hub makes them
     Create {
         #[command(flatten)]
@@ -94,7 +94,7 @@ pub(crate) enum Command {
 
 /// Options of every command here.
 #[derive(Debug, Args)]
-pub(crate) struct Common {
+pub struct Common {
     #[command(flatten)]
     login: LoginArgs,
     /// How to show the result
@@ -104,7 +104,7 @@ pub(crate) struct Common {
 
 /// A device, or a module of it.
 #[derive(Debug, Args)]
-pub(crate) struct Target {
+pub struct Target {
     /// The device
     #[arg(value_name = "DEVICE")]
     device: Option<String>,
@@ -120,7 +120,7 @@ pub(crate) struct Target {
 
 /// The fields of an identity that can be set.
 #[derive(Debug, Args)]
-pub(crate) struct Fields {
+pub struct Fields {
     /// How it authenticates
     #[arg(long, visible_alias = "am")]
     auth_method: Option<AuthMethod>,
@@ -165,19 +165,19 @@ pub(crate) enum Status {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeyType {
+pub enum KeyType {
     Primary,
     Secondary,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum NewKeys {
+pub enum NewKeys {
     Primary,
     Secondary,
     Both,
 }
 
-pub(super) fn run(command: Command) -> Result<(), Failure> {
+pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Create { target, fields } => {
             let mut document = target.document()?;
@@ -223,7 +223,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let answer = block_on(call(&target.hub()?, Call::new(Method::GET, path)))?;
             match target.common.output {
                 Some(Format::Json) => output::show(&answer, Format::Json, &[]),
-                _ => super::print(&output::text(&answer)),
+                _ => crate::print(&output::text(&answer)),
             }
         }
     }
@@ -293,7 +293,7 @@ fn connection_string(target: &Target, key_type: KeyType) -> Result<(), Failure> 
     let text = IotConnection::identity(&hub.host, device, module, key).reveal();
     match target.common.output {
         Some(Format::Json) => output::show(&json!({"connectionString": *text}), Format::Json, &[]),
-        _ => super::print(&format!("{}\n", *text)),
+        _ => crate::print(&format!("{}\n", *text)),
     }
 }
 
@@ -301,7 +301,7 @@ fn connection_string(target: &Target, key_type: KeyType) -> Result<(), Failure> 
 ///
 /// # Errors
 /// When it does not authenticate by key.
-pub(super) fn key_of(document: &Value, key_type: KeyType) -> Result<Key, Failure> {
+pub(crate) fn key_of(document: &Value, key_type: KeyType) -> Result<Key, Failure> {
     let name = match key_type {
         KeyType::Primary => "/authentication/symmetricKey/primaryKey",
         KeyType::Secondary => "/authentication/symmetricKey/secondaryKey",
@@ -340,7 +340,7 @@ fn replace_keys(document: &mut Value, which: NewKeys) -> Result<(), Failure> {
 }
 
 /// Where the REST API has an identity.
-pub(super) fn path_of(identity: &IdentityId) -> String {
+pub(crate) fn path_of(identity: &IdentityId) -> String {
     format!(
         "/devices/{}",
         segments(identity.device.as_str(), identity.module.as_ref().map(ModuleId::as_str))
@@ -356,7 +356,7 @@ fn segments(device: &str, module: Option<&str>) -> String {
 }
 
 /// Percent-encodes a path segment.
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),

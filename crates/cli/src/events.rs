@@ -6,8 +6,8 @@ use holdfast_auth::{EventHubsConnection, sign};
 use holdfast_client::connection_file::hub_name;
 use holdfast_client::events::Client;
 
-use super::http::connect_tls;
-use super::hub::{Hub, expiry};
+use crate::http::connect_tls;
+use crate::hub::{Hub, expiry};
 use crate::exit_code::{Failure, Outcome};
 
 /// How long the reader's token is good for.
@@ -33,7 +33,7 @@ pub(crate) async fn connect(hub: &Hub) -> Result<Client, Failure> {
         .await
         .map_err(|error| {
             let text = format!("the hub does not let us read events: {error:#}");
-            Failure::new(Outcome::Unauthorized, super::output::escape(&text))
+            Failure::new(Outcome::Unauthorized, crate::output::escape(&text))
                 .advise("the policy needs ServiceConnect: service's or iothubowner's connection string")
         })?;
     Ok(client)

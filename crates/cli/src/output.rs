@@ -12,7 +12,7 @@ use crate::exit_code::Failure;
 
 /// The forms that `-o` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// Indented JSON
     Json,
     /// Columns
@@ -24,20 +24,20 @@ pub(crate) fn show(value: &Value, format: Format, columns: &[(&str, &str)]) -> R
     match format {
         Format::Json => {
             let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
-            super::print(&format!("{}\n", escape_except(&text, &['\n'])))
+            crate::print(&format!("{}\n", escape_except(&text, &['\n'])))
         }
         Format::Table => {
             let rows = match value {
                 Value::Array(rows) => rows.clone(),
                 row => vec![row.clone()],
             };
-            super::print(&table(&rows, columns))
+            crate::print(&table(&rows, columns))
         }
     }
 }
 
 /// Columns of the values at JSON pointers.
-pub(super) fn table(rows: &[Value], columns: &[(&str, &str)]) -> String {
+pub(crate) fn table(rows: &[Value], columns: &[(&str, &str)]) -> String {
     let cell = |row: &Value, pointer: &str| match row.pointer(pointer) {
         Some(Value::Null) | None => "-".to_owned(),
         Some(value) => plain(value),

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::hub::Hub;
-use super::output::escape;
+use crate::hub::Hub;
+use crate::output::escape;
 use crate::exit_code::{Failure, Outcome};
 
 /// The version of the REST API that the commands speak (Spec rest §1.1).

@@ -9,15 +9,15 @@ use holdfast_model::{DeviceId, IdentityId, ModuleId};
 use http::Method;
 use serde_json::json;
 
-use super::device::{KeyType, key_of};
-use super::http::{Call, block_on, call};
-use super::hub::{LoginArgs, expiry};
-use super::output::{self, Format};
+use crate::device::{KeyType, key_of};
+use crate::http::{Call, block_on, call};
+use crate::hub::{LoginArgs, expiry};
+use crate::output::{self, Format};
 use crate::exit_code::Failure;
 
 /// Print a shared access signature: a device's, or the login policy's for the whole hub
 #[derive(Debug, Args)]
-pub(crate) struct SasToken {
+pub struct SasToken {
     /// The device that it is for; without one it is the policy's
     #[arg(short = 'd', long = "device-id", value_name = "DEVICE")]
     device_id: Option<String>,
@@ -37,7 +37,7 @@ pub(crate) struct SasToken {
     login: LoginArgs,
 }
 
-pub(super) fn run(args: &SasToken) -> Result<(), Failure> {
+pub(crate) fn run(args: &SasToken) -> Result<(), Failure> {
     let hub = args.login.hub()?;
     let expires = expiry(Duration::from_secs(args.duration));
     let token = match &args.device_id {
@@ -50,7 +50,7 @@ pub(super) fn run(args: &SasToken) -> Result<(), Failure> {
                 .transpose()
                 .map_err(Failure::usage)?;
             let identity = IdentityId { device, module };
-            let document = block_on(call(&hub, Call::new(Method::GET, super::device::path_of(&identity))))?;
+            let document = block_on(call(&hub, Call::new(Method::GET, crate::device::path_of(&identity))))?;
             sign_identity(&hub.host, &identity, &key_of(&document, args.key_type)?, expires)
         }
         None => match (&hub.login.policy, &hub.login.key) {
@@ -60,6 +60,6 @@ pub(super) fn run(args: &SasToken) -> Result<(), Failure> {
     };
     match args.output {
         Some(Format::Json) => output::show(&json!({"sas": token, "expires": expires}), Format::Json, &[]),
-        _ => super::print(&format!("{token}\n")),
+        _ => crate::print(&format!("{token}\n")),
     }
 }

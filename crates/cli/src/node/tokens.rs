@@ -5,10 +5,10 @@ use holdfast_model::HumanDuration;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::super::device::encode;
-use super::super::http::{Call, block_on, call};
-use super::super::hub::LoginArgs;
-use super::super::output::{self, Format};
+use crate::device::encode;
+use crate::http::{Call, block_on, call};
+use crate::hub::LoginArgs;
+use crate::output::{self, Format};
 use super::PATH;
 use crate::exit_code::Failure;
 
@@ -22,7 +22,7 @@ const COLUMNS: &[(&str, &str)] = &[
 ];
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// List tokens, without the secrets: a token is shown once, when it is made
     List {
         /// How to show them
@@ -43,7 +43,7 @@ pub(crate) enum Command {
 
 /// A token that is to be made.
 #[derive(Debug, Args)]
-pub(crate) struct New {
+pub struct New {
     /// How long the token is good for, 1s to 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     valid: HumanDuration,
@@ -56,7 +56,7 @@ pub(crate) struct New {
 
 /// The roles that a node can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
+pub enum Role {
     /// Holds partitions and takes connections
     Core,
     /// Takes connections only
@@ -82,7 +82,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Revoke { id, login } => {
             let request = Call::new(Method::DELETE, format!("{PATH}/tokens/{}", encode(id)));
             block_on(call(&login.hub()?, request))?;
-            super::super::print(&format!("No node can join with token {id} any more.\n"))
+            crate::print(&format!("No node can join with token {id} any more.\n"))
         }
     }
 }
@@ -97,7 +97,7 @@ impl New {
 ///
 /// # Errors
 /// As the hub says.
-pub(crate) fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
+pub fn token(login: &LoginArgs, valid: HumanDuration, role: Role) -> Result<String, Failure> {
     let request = Call {
         body: Some(json!({"validSeconds": valid.get().as_secs(), "role": role.as_str()})),
         ..Call::new(Method::POST, format!("{PATH}/tokens"))

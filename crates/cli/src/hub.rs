@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
 
-use crate::connection::{self, ConnectionFile, NodeFacts, Ports};
+use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, hub_name};
 use crate::exit_code::{Failure, Outcome};
 
 /// How long a token that a command makes for itself is good for.
@@ -18,7 +18,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Options that every command for a running hub takes.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct LoginArgs {
+pub struct LoginArgs {
     /// Connection string of a policy, instead of the connection file
     #[arg(
         long,
@@ -57,7 +57,8 @@ pub(crate) struct Hub {
 
 impl LoginArgs {
     /// By the connection file of a hub on this machine.
-    pub(crate) fn of_file(connection_file: PathBuf) -> Self {
+    #[must_use]
+    pub fn of_file(connection_file: PathBuf) -> Self {
         Self {
             login: None,
             connection_file,
@@ -166,7 +167,7 @@ impl Hub {
                 &self.host,
                 policy,
                 key,
-                &connection::hub_name(&self.host),
+                &hub_name(&self.host),
             )),
             _ => Err(Failure::new(
                 Outcome::Unauthorized,

@@ -6,20 +6,20 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::Value;
 
-use super::cluster;
-use super::device::encode;
-use super::http::{Call, block_on, call};
-use super::hub::LoginArgs;
-use super::output::{self, Format};
+use crate::cluster;
+use crate::device::encode;
+use crate::http::{Call, block_on, call};
+use crate::hub::LoginArgs;
+use crate::output::{self, Format};
 use crate::exit_code::Failure;
 
-pub(super) use tokens::{Role, token};
+pub use tokens::{Role, token};
 
 /// Where the REST API has them.
 const PATH: &str = "/holdfast/v1/nodes";
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// List the nodes
     List {
         /// How to show them
@@ -57,7 +57,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Node {
+pub struct Node {
     /// The node's name, see `holdfast node list`
     #[arg(value_name = "NODE")]
     name: String,
@@ -65,14 +65,14 @@ pub(crate) struct Node {
     login: LoginArgs,
 }
 
-pub(super) fn run(command: &Command) -> Result<(), Failure> {
+pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { output, login } => {
             let status = cluster::fetch(login)?;
             let nodes = status.pointer("/nodes").cloned().unwrap_or_default();
             output::show(&nodes, *output, cluster::NODE_COLUMNS)
         }
-        Command::Token { command: None, new } => super::print(&format!("{}\n", new.make()?)),
+        Command::Token { command: None, new } => crate::print(&format!("{}\n", new.make()?)),
         Command::Token {
             command: Some(command), ..
         } => tokens::run(command),
@@ -89,7 +89,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                     node.name
                 )
             };
-            super::print(&text)
+            crate::print(&text)
         }
         Command::Remove { node, dead } => {
             let request = Call {
@@ -97,7 +97,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                 ..Call::new(Method::DELETE, format!("{PATH}/{}", encode(&node.name)))
             };
             block_on(call(&node.login.hub()?, request))?;
-            super::print(&format!("{} is no member any more.\n", node.name))
+            crate::print(&format!("{} is no member any more.\n", node.name))
         }
     }
 }
@@ -113,7 +113,7 @@ fn join(new: &tokens::New) -> Result<(), Failure> {
         .filter_map(|node| node.pointer("/address").and_then(Value::as_str))
         .collect();
     let addresses = serde_json::to_string(&addresses).map_err(anyhow::Error::from)?;
-    super::print(&format!(
+    crate::print(&format!(
         "On the new node, put this token into a file of mode 0600, such as /etc/holdfast/join-token:\n\n\
          {token}\n\n\
          and these keys into its configuration, beside its certificate for other nodes and the sealing key of this hub:\n\n\

@@ -4,17 +4,17 @@
 use clap::{Args, Subcommand};
 use http::Method;
 
-use super::device::encode;
-use super::http::{Call, block_on, call};
-use super::hub::LoginArgs;
-use super::output::{self, Format};
+use crate::device::encode;
+use crate::http::{Call, block_on, call};
+use crate::hub::LoginArgs;
+use crate::output::{self, Format};
 use crate::exit_code::Failure;
 
 /// Where the REST API has them (Spec rest §10).
 const PATH: &str = "/holdfast/v1/consumerGroups";
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Add a consumer group; one that exists is left alone
     Create(Group),
     /// List the consumer groups
@@ -30,7 +30,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Group {
+pub struct Group {
     /// 1 to 50 letters, digits and . - _
     #[arg(value_name = "NAME")]
     name: String,
@@ -45,7 +45,7 @@ impl Group {
     }
 }
 
-pub(super) fn run(command: &Command) -> Result<(), Failure> {
+pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Create(group) => group.call(Method::PUT),
         Command::Delete(group) => group.call(Method::DELETE),

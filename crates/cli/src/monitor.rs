@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::events;
-use super::http::block_on;
-use super::hub::LoginArgs;
-use super::output::{escape, json_line};
+use crate::http::block_on;
+use crate::hub::LoginArgs;
+use crate::output::{escape, json_line};
 use crate::exit_code::{Failure, Outcome};
 
 /// No event for this long ends nothing: a year, which no timer overflows on.
@@ -26,7 +26,7 @@ const SHOWN_BYTES: usize = 512;
 
 /// Show what devices send, live, until Ctrl-C
 #[derive(Debug, Args)]
-pub(crate) struct Monitor {
+pub struct Monitor {
     /// Only events of this device; a * at the end stands for any rest
     #[arg(short = 'd', long = "device-id", value_name = "DEVICE")]
     device_id: Option<String>,
@@ -58,7 +58,7 @@ enum Form {
     Json,
 }
 
-pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
+pub(crate) fn run(args: &Monitor) -> Result<(), Failure> {
     let hub = args.login.hub()?;
     if args.count == Some(0) {
         return Ok(());
@@ -91,7 +91,7 @@ pub(super) fn run(args: &Monitor) -> Result<(), Failure> {
                         Form::Json => json_line(&to_json(partition, event)),
                         Form::Text => escape(&to_text(partition, event)).into_owned(),
                     };
-                    super::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
+                    crate::print(&format!("{line}\n")).map_err(|failure| anyhow::anyhow!(failure.message))?;
                     shown += 1;
                 }
                 Ok(args.count.is_none_or(|count| shown < count))

@@ -4,16 +4,16 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::http::{Call, block_on, call};
-use super::hub::LoginArgs;
-use super::output::{self, Format, plain};
+use crate::http::{Call, block_on, call};
+use crate::hub::LoginArgs;
+use crate::output::{self, Format, plain};
 use crate::exit_code::Failure;
 
 /// Where the REST API has it.
-pub(super) const PATH: &str = "/holdfast/v1/cluster";
+pub(crate) const PATH: &str = "/holdfast/v1/cluster";
 
 /// The columns of a node, as JSON pointers into its status.
-pub(super) const NODE_COLUMNS: &[(&str, &str)] = &[
+pub(crate) const NODE_COLUMNS: &[(&str, &str)] = &[
     ("NAME", "/name"),
     ("STATE", "/state"),
     ("UP", "/up"),
@@ -30,7 +30,7 @@ pub(super) const NODE_COLUMNS: &[(&str, &str)] = &[
 ];
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Show nodes, leaders, lag, disk and sessions, and what is wrong
     Status {
         /// As JSON, with every detail
@@ -49,14 +49,14 @@ pub(crate) enum Command {
     },
 }
 
-pub(super) fn run(command: &Command) -> Result<(), Failure> {
+pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Status { json, login } => {
             let status = fetch(login)?;
             if *json {
                 return output::show(&status, Format::Json, &[]);
             }
-            super::print(&glance(&status))
+            crate::print(&glance(&status))
         }
         Command::SetReplication { factor, login } => set_replication(*factor, login),
     }
@@ -72,14 +72,17 @@ fn set_replication(factor: u8, login: &LoginArgs) -> Result<(), Failure> {
         eprintln!("warning: {}", plain(warning));
     }
     let before = answer.pointer("/before").map_or_else(String::new, plain);
-    super::print(&format!(
+    crate::print(&format!(
         "Each partition is to have {factor} replicas; it was {before}. `holdfast cluster status` is healthy when they \
          have.\n"
     ))
 }
 
 /// The status as the hub gives it.
-pub(super) fn fetch(login: &LoginArgs) -> Result<Value, Failure> {
+///
+/// # Errors
+/// As the hub says.
+pub fn fetch(login: &LoginArgs) -> Result<Value, Failure> {
     block_on(call(&login.hub()?, Call::new(Method::GET, PATH.to_owned())))
 }
 
@@ -167,6 +170,7 @@ fn group_row(group: &Value, names: &[(Value, String)]) -> Value {
 }
 
 /// Whether every node is up and every group has its voters.
-pub(super) fn is_settled(status: &Value) -> bool {
+#[must_use]
+pub fn is_settled(status: &Value) -> bool {
     status.pointer("/healthy").and_then(Value::as_bool).unwrap_or(false)
 }

@@ -1,0 +1,80 @@
+//! The commands that talk to a running hub, over the same endpoints as every other client.
+//!
+//! Why apart from the binary: they need a connection string and no part of the server.
+//! Invariant: how a command ends is a [`Failure`], whose exit code scripts may rely on; text that a device or a back end
+//! has written leaves escaped ([`output`]).
+//! Not here: running a hub, its configuration and dev mode (`holdfast`).
+
+pub mod cluster;
+mod consumer_group;
+mod device;
+mod events;
+pub mod exit_code;
+mod http;
+mod hub;
+mod monitor;
+pub mod node;
+mod output;
+mod sas;
+mod simulate;
+
+use clap::Subcommand;
+
+use exit_code::Failure;
+pub use hub::LoginArgs;
+
+/// A command for a running hub.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Manage devices and modules of a running hub
+    Device {
+        #[command(subcommand)]
+        command: device::Command,
+    },
+    /// Manage the consumer groups of the events endpoint
+    ConsumerGroup {
+        #[command(subcommand)]
+        command: consumer_group::Command,
+    },
+    /// Look at the cluster
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Command,
+    },
+    /// Add, drain and remove the cluster's nodes
+    Node {
+        #[command(subcommand)]
+        command: node::Command,
+    },
+    SasToken(sas::SasToken),
+    MonitorEvents(monitor::Monitor),
+    Simulate(simulate::Simulate),
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// How it failed, with the exit code.
+pub fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Device { command } => device::run(command),
+        Command::ConsumerGroup { command } => consumer_group::run(&command),
+        Command::Cluster { command } => cluster::run(&command),
+        Command::Node { command } => node::run(&command),
+        Command::SasToken(args) => sas::run(&args),
+        Command::MonitorEvents(args) => monitor::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+    }
+}
+
+/// Writes to standard output; a reader that has gone away (`| head`) ends the command quietly.
+///
+/// # Errors
+/// Any other error of standard output.
+pub fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
