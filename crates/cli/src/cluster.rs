@@ -4,10 +4,10 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call};
 use crate::hub::LoginArgs;
 use crate::output::{self, Format, plain};
-use crate::exit_code::Failure;
 
 /// Where the REST API has it.
 pub(crate) const PATH: &str = "/holdfast/v1/cluster";

@@ -5,10 +5,10 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use crate::device::encode;
+use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call};
 use crate::hub::LoginArgs;
 use crate::output::{self, Format};
-use crate::exit_code::Failure;
 
 /// Where the REST API has them (Spec rest §10).
 const PATH: &str = "/holdfast/v1/consumerGroups";

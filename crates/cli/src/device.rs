@@ -6,10 +6,10 @@ use holdfast_model::{DeviceId, IdentityId, ModuleId};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::exit_code::{Failure, Outcome};
 use crate::http::{Call, block_on, call};
 use crate::hub::{Hub, LoginArgs};
 use crate::output::{self, Format};
-use crate::exit_code::{Failure, Outcome};
 
 /// Devices that one request lists.
 const PAGE: usize = 1000;

@@ -6,9 +6,9 @@ use holdfast_auth::{EventHubsConnection, sign};
 use holdfast_client::connection_file::hub_name;
 use holdfast_client::events::Client;
 
+use crate::exit_code::{Failure, Outcome};
 use crate::http::connect_tls;
 use crate::hub::{Hub, expiry};
-use crate::exit_code::{Failure, Outcome};
 
 /// How long the reader's token is good for.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::exit_code::{Failure, Outcome};
 use crate::hub::Hub;
 use crate::output::escape;
-use crate::exit_code::{Failure, Outcome};
 
 /// The version of the REST API that the commands speak (Spec rest §1.1).
 const API_VERSION: &str = "2021-04-12";

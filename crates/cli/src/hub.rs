@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
 
-use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, hub_name};
 use crate::exit_code::{Failure, Outcome};
+use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, hub_name};
 
 /// How long a token that a command makes for itself is good for.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);

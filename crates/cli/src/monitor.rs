@@ -14,10 +14,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::events;
+use crate::exit_code::{Failure, Outcome};
 use crate::http::block_on;
 use crate::hub::LoginArgs;
 use crate::output::{escape, json_line};
-use crate::exit_code::{Failure, Outcome};
 
 /// No event for this long ends nothing: a year, which no timer overflows on.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::cluster;
 use crate::device::encode;
+use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call};
 use crate::hub::LoginArgs;
 use crate::output::{self, Format};
-use crate::exit_code::Failure;
 
 pub use tokens::{Role, token};
 

@@ -10,10 +10,10 @@ use http::Method;
 use serde_json::json;
 
 use crate::device::{KeyType, key_of};
+use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call};
 use crate::hub::{LoginArgs, expiry};
 use crate::output::{self, Format};
-use crate::exit_code::Failure;
 
 /// Print a shared access signature: a device's, or the login policy's for the whole hub
 #[derive(Debug, Args)]

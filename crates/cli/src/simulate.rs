@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::device::{KeyType, key_of, path_of};
+use crate::exit_code::{Failure, Outcome};
 use crate::http::{Call, block_on, call, connect_tls};
 use crate::hub::{Hub, LoginArgs, expiry};
-use crate::exit_code::{Failure, Outcome};
 
 /// Most devices of a simulation: each has a task and a TLS session of its own here.
 const MAX_DEVICES: u32 = 5_000;

@@ -30,8 +30,8 @@ use holdfast_tasks::Stop;
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
-use holdfast_cli::exit_code::Failure;
 use crate::ops::Readiness;
+use holdfast_cli::exit_code::Failure;
 
 use certificates::Tls;
 pub(crate) use cluster_join::new_cluster;

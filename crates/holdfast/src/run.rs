@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::connection::{self, ConnectionFile, NodeFacts};
-use holdfast_cli::exit_code::{Failure, Outcome};
 use crate::node::{self, Node};
 use crate::{logs, ops, preflight};
+use holdfast_cli::exit_code::{Failure, Outcome};
 
 /// Called with the connection file's content when the hub is ready; the child that it returns ends with the hub.
 pub(crate) type OnReady = Box<dyn FnOnce(&ConnectionFile) -> Result<Option<std::process::Child>, Failure>>;

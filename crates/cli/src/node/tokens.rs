@@ -5,12 +5,12 @@ use holdfast_model::HumanDuration;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::PATH;
 use crate::device::encode;
+use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call};
 use crate::hub::LoginArgs;
 use crate::output::{self, Format};
-use super::PATH;
-use crate::exit_code::Failure;
 
 const COLUMNS: &[(&str, &str)] = &[
     ("ID", "/id"),

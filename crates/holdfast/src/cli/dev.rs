@@ -17,9 +17,9 @@ use super::ConfigSource;
 use crate::certs;
 use crate::config::{Config, ListenConfig};
 use crate::connection::{self, ConnectionFile};
-use holdfast_cli::exit_code::Failure;
 use crate::preflight::{self, PortState};
 use crate::run;
+use holdfast_cli::exit_code::Failure;
 
 const MQTTS: u16 = 8883;
 const AMQPS: u16 = 5671;

@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::ConfigSource;
 use crate::config::Config;
-use holdfast_cli::exit_code::Failure;
 use crate::run;
+use holdfast_cli::exit_code::Failure;
 
 /// Run a hub with a configuration file
 #[derive(Debug, Args)]

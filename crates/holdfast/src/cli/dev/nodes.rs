@@ -15,9 +15,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use time::OffsetDateTime;
 
 use super::{Dev, Failure, banner, certs, connection, defaults, fleet, preflight};
-use holdfast_cli::{LoginArgs, cluster, node};
 use crate::cli::config as config_file;
 use crate::config::{Config, page};
+use holdfast_cli::{LoginArgs, cluster, node};
 use supervision::Supervisor;
 
 /// The most nodes: a rehearsal of a large cluster on one machine.
