@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/consensus/v1/log.proto",
         "holdfast/registry/v1/registry.proto",
         "holdfast/partition/v1/partition.proto",
+        "holdfast/device/v1/state.proto",
         "holdfast/cluster/v1/peer.proto",
         "holdfast/cluster/v1/session.proto",
         "holdfast/cluster/v1/route.proto",

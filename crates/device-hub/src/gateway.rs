@@ -5,3 +5,4 @@ pub(crate) mod drain;
 pub(crate) mod link_renewal;
 pub(crate) mod revocation;
 pub(crate) mod session_table;
+pub(crate) mod subscription_requests;

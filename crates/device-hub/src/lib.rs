@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod api;
+mod device_state;
 mod downlink;
 mod gateway;
 mod ingest;
@@ -25,11 +26,12 @@ pub use api::authenticate::{Verified, authenticate};
 pub use api::clock::Clock;
 pub use api::config::DeviceHubConfig;
 pub use api::connect::ConnectAttempt;
-pub use api::connect_request::{ConnectRequest, Credential, Protocol, Refusal};
+pub use api::connect_request::{ConnectRequest, Credential, Protocol, Refusal, StoredSession};
 pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
 pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::session::{CloseReason, Session, SessionTarget};
+pub use device_state::Subscriptions;
 pub use downlink::delivery::{
     Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, DeliveryTag, OnSessionChange, PendingDelivery,
     Settlement,
@@ -38,4 +40,5 @@ pub use downlink::receive::ReceivedDelivery;
 pub use gateway::drain::close_when_draining;
 pub use gateway::link_renewal::maintain_links;
 pub use gateway::revocation::watch_registry;
+pub use gateway::subscription_requests::SubscriptionError;
 pub use session_types::SessionNumber;

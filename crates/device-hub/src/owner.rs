@@ -6,5 +6,6 @@ pub(crate) mod close_superseded;
 mod ended_sessions;
 pub(crate) mod ownership;
 mod ownership_term;
+pub(crate) mod subscriptions;
 #[cfg(test)]
 mod tests;

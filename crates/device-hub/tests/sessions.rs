@@ -13,7 +13,8 @@ use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
     Clock, CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHub, DeviceHubConfig, HubParts,
-    Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, maintain_links, watch_registry,
+    Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, StoredSession, maintain_links,
+    watch_registry,
 };
 use holdfast_model::{DeviceId, IdentityId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis};
 use holdfast_partition::record::{BatchHeader, BatchWriter, StreamId};
@@ -208,6 +209,7 @@ async fn connect(core: &Rc<Core>, device: &str, token: &str, peer: &Rc<Peer>) ->
         host: HOST,
         credential: Credential::SasToken(token),
         model_id: None,
+        stored_session: StoredSession::Unused,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
     };

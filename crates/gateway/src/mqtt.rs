@@ -6,6 +6,7 @@ mod connection;
 mod disconnect;
 mod explain;
 mod packets;
+mod subscriptions;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

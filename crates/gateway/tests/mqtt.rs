@@ -1,150 +1,17 @@
 //! The MQTT front end on a simulated cluster: a device's bytes over an in-memory stream, on a paused clock.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-use std::net::SocketAddr;
-use std::rc::Rc;
+mod support;
+
 use std::time::Duration;
 
-use holdfast_auth::sign_identity;
 use holdfast_device_hub::AuditRecord;
-use holdfast_gateway::{MqttConfig, MqttFront};
+use holdfast_gateway::MqttConfig;
 use holdfast_model::RefusalReason;
-use holdfast_mqtt::Limits;
-use holdfast_mqtt::codec::{Connect, LastWill, Packet, Publish, QoS, decode, encode, subscribe};
-use holdfast_net::{Peer, StreamHandler};
-use holdfast_simulation::{Cluster, HOST, identity, primary_key, simulate};
-use holdfast_tasks::Stop;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-const DEVICE: &str = "dev-1";
-const NODE: u64 = 1;
-
-struct Bench {
-    cluster: Cluster,
-    handler: Rc<dyn StreamHandler>,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        Self::start_with(MqttConfig::default()).await
-    }
-
-    async fn start_with(config: MqttConfig) -> Self {
-        let cluster = Cluster::start(1).await;
-        cluster.create(DEVICE).await;
-        let front = MqttFront::new(Rc::clone(&cluster.nodes[&NODE].cores[0]), config, Stop::new());
-        holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
-        Self {
-            cluster,
-            handler: front.web_socket_handler(),
-        }
-    }
-
-    fn open(&self) -> Device {
-        self.open_with(64 * 1024)
-    }
-
-    /// A connection whose pipe holds `capacity` bytes in each direction.
-    fn open_with(&self, capacity: usize) -> Device {
-        let (client, server) = duplex(capacity);
-        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.handler.accept(Box::new(server), Peer::plain(address));
-        Device {
-            stream: client,
-            input: Vec::new(),
-        }
-    }
-
-    /// A connected device.
-    async fn connect(&self) -> Device {
-        let mut device = self.open();
-        device.send(&self.connect_packet(|_| {})).await;
-        assert_eq!(device.receive(4).await, [0x20, 2, 0, 0]);
-        device
-    }
-
-    fn connect_packet(&self, change: impl FnOnce(&mut Connect<'_>)) -> Vec<u8> {
-        let hub = self.cluster.hub(NODE);
-        let registered = hub.registry().identity(&identity(DEVICE)).unwrap().unwrap();
-        let key = primary_key(&registered.authentication);
-        let now = hub.clock().now().0 / 1000;
-        let token = sign_identity(HOST, &identity(DEVICE), &key, now + 3600);
-        let username = format!("{HOST}/{DEVICE}/?api-version=2021-04-12");
-        let mut connect = Connect {
-            clean: true,
-            keep_alive: 60,
-            client_id: DEVICE,
-            username: Some(&username),
-            password: Some(token.as_bytes()),
-            ..Connect::default()
-        };
-        change(&mut connect);
-        encoded(&Packet::Connect(connect))
-    }
-
-    /// The records of ended connections of `identity`, as `holdfast device diagnose` shows them.
-    async fn diagnosis(&self, device: &str) -> Vec<AuditRecord> {
-        self.cluster.hub(NODE).diagnose(&identity(device)).await.refusals
-    }
-}
-
-struct Device {
-    stream: DuplexStream,
-    input: Vec<u8>,
-}
-
-impl Device {
-    async fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-    }
-
-    async fn receive(&mut self, count: usize) -> Vec<u8> {
-        while self.input.len() < count {
-            let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_buf(&mut self.input));
-            assert!(read.await.expect("an answer in time").unwrap() > 0, "closed");
-        }
-        self.input.drain(..count).collect()
-    }
-
-    /// The packet ids of the next PUBACKs.
-    async fn pubacks(&mut self, count: usize) -> Vec<u16> {
-        let bytes = self.receive(count * 4).await;
-        let acks = bytes.chunks(4).map(|packet| {
-            let (packet, _) = decode(packet, &Limits::SERVER).unwrap().unwrap();
-            match packet {
-                Packet::PubAck(id) => id,
-                other => panic!("{other:?}"),
-            }
-        });
-        acks.collect()
-    }
-
-    /// Everything until the hub closes the connection.
-    async fn rest(mut self) -> Vec<u8> {
-        self.stream.read_to_end(&mut self.input).await.unwrap();
-        self.input
-    }
-}
-
-fn encoded(packet: &Packet<'_>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode(&mut bytes, packet).unwrap();
-    bytes
-}
-
-fn publish(topic: &str, qos: QoS, id: u16) -> Vec<u8> {
-    encoded(&Packet::Publish(Publish {
-        qos,
-        topic,
-        packet_id: (qos != QoS::AtMostOnce).then_some(id),
-        payload: b"21.5",
-        ..Publish::default()
-    }))
-}
-
-fn telemetry(id: u16) -> Vec<u8> {
-    publish("devices/dev-1/messages/events/", QoS::AtLeastOnce, id)
-}
+use holdfast_mqtt::codec::{LastWill, Packet, QoS, subscribe};
+use holdfast_simulation::simulate;
+use support::{Bench, DEVICE, encoded, publish, telemetry};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[test]
 fn packets_that_arrive_byte_by_byte_are_acknowledged_once() {

@@ -28,6 +28,14 @@ pub mod partition {
     }
 }
 
+/// Values of device state.
+pub mod device {
+    #[allow(missing_docs, reason = "generated")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/holdfast.device.v1.rs"));
+    }
+}
+
 /// What nodes say to each other.
 pub mod cluster {
     #[allow(missing_docs, reason = "generated")]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use holdfast_auth::{Key, sign_identity};
 use holdfast_device_hub::{
     CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryTag, Outcome, Protocol, Receipt,
-    ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget, Settlement,
+    ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget, Settlement, StoredSession,
 };
 use holdfast_model::TelemetryMessage;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, R
         host: HOST,
         credential: Credential::SasToken(&token),
         model_id: None,
+        stored_session: StoredSession::Unused,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
     };

@@ -35,7 +35,7 @@ use holdfast_model::{DeviceId, IdentityId, PartitionCount, PartitionId, UnixMill
 use holdfast_node::Clock;
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
-    Authentication, ClusterView, IdentityContent, IdentityWrite, NodeInfo, NodeRole, NodeState, WriteOperation,
+    Authentication, ClusterView, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, WriteOperation,
 };
 use holdfast_storage::{Disk as _, Kek, Sealer, SimDisk};
 pub use join::ask_to_join;
@@ -432,6 +432,23 @@ impl Cluster {
             self.nodes
                 .values()
                 .all(|node| node.registry.identity(&id).unwrap().is_some())
+        })
+        .await;
+    }
+
+    /// Deletes a device, and waits until every node knows.
+    pub async fn delete(&self, device: &str) {
+        let node = self.nodes.values().next().unwrap();
+        let id = identity(device);
+        let write = IdentityWrite {
+            id: id.clone(),
+            operation: WriteOperation::Delete(IfMatch::Any),
+        };
+        node.registry.write(write).await.unwrap();
+        eventually("the deletion everywhere", || {
+            self.nodes
+                .values()
+                .all(|node| node.registry.identity(&id).unwrap().is_none())
         })
         .await;
     }

@@ -395,6 +395,7 @@ mod tests {
             host: "hub",
             credential: Credential::None,
             model_id: None,
+            stored_session: crate::StoredSession::Unused,
             protocol: Protocol::Mqtt,
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
         }

@@ -10,10 +10,12 @@ use tokio::time::Instant;
 
 use super::audit::Operation;
 use super::authenticate::{Verified, authenticate};
-use super::connect_request::{ConnectRequest, Credential, Protocol, Refusal};
+use super::connect_request::{ConnectRequest, Credential, Protocol, Refusal, StoredSession};
 use super::core::Core;
 use super::session::{CloseReason, Session, SessionTarget};
+use crate::device_state::Subscriptions;
 use crate::gateway::attach::{AttachError, ImmediateAttach};
+use crate::owner::subscriptions::SubscriptionAction;
 use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
 
 /// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
@@ -35,6 +37,7 @@ struct OwnedConnectRequest {
     host: String,
     credential: OwnedCredential,
     model_id: Option<String>,
+    stored_session: StoredSession,
     protocol: Protocol,
     address: std::net::SocketAddr,
 }
@@ -57,6 +60,7 @@ impl OwnedConnectRequest {
                 Credential::CertificateChain(chain) => OwnedCredential::CertificateChain(chain.clone()),
             },
             model_id: request.model_id.map(str::to_owned),
+            stored_session: request.stored_session,
             protocol: request.protocol,
             address: request.address,
         }
@@ -73,6 +77,7 @@ impl OwnedConnectRequest {
                 OwnedCredential::CertificateChain(chain) => Credential::CertificateChain(chain),
             },
             model_id: self.model_id.as_deref(),
+            stored_session: self.stored_session,
             protocol: self.protocol,
             address: self.address,
         }
@@ -181,57 +186,69 @@ impl Core {
         let session = {
             let (info, auth) = (Arc::clone(&info), verified.auth);
             let model_id = request.model_id.filter(|id| !id.is_empty()).map(Arc::from);
-            move |number| Session {
+            move |(number, subscriptions)| Session {
                 info,
                 auth,
                 model_id,
                 partition,
                 key,
                 number,
+                subscriptions,
             }
         };
-        match self.hub.attach_now(partition, &info, key, self.index()) {
-            ImmediateAttach::Ready(number, older) => {
-                // Messages of the older connections stand in this core's pipeline before any of the new one.
-                for older in older {
-                    self.close_target(older, CloseReason::TakenOver);
-                }
-                self.catch_up(key);
+        let mut attached = None;
+        if let ImmediateAttach::Ready(number, older) = self.hub.attach_now(partition, &info, key, self.index()) {
+            // Messages of the older connections stand in this core's pipeline before any of the new one.
+            for older in older {
+                self.close_target(older, CloseReason::TakenOver);
+            }
+            self.catch_up(key);
+            if let Some(subscriptions) = self.stored_session_now(partition, &info, request.stored_session) {
                 self.hub.audit.connected(request);
-                ConnectAttempt::Done(Ok(session(number)))
+                return ConnectAttempt::Done(Ok(session((number, subscriptions))));
             }
-            ImmediateAttach::Pending => {
-                let Some(permit) = self.hub.try_connect_permit() else {
-                    self.targets.borrow_mut().remove(&key);
-                    self.hub.abandon(partition, &info, key);
-                    return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
-                };
-                let attaching = Attaching {
-                    core: Rc::clone(self),
-                    partition,
-                    info,
-                    key,
-                    is_attached: false,
-                };
-                let request = OwnedConnectRequest::new(request);
-                ConnectAttempt::Pending(Box::pin(async move {
-                    let _permit = permit;
-                    let core = Rc::clone(&attaching.core);
-                    match attaching.attach().await {
-                        Ok(number) => {
-                            core.catch_up(key);
-                            core.hub.audit.connected(&request.borrow());
-                            Ok(session(number))
-                        }
-                        Err(error) => {
-                            tracing::debug!(device = request.device, %error, "a session could not be attached; the client is told to come again");
-                            // Whatever the cause: the next attempt reports it.
-                            Err(core.refuse(&request.borrow(), Refusal::new(RefusalReason::Unconfirmed)))
-                        }
-                    }
-                }))
-            }
+            attached = Some(number);
         }
+        let attaching = Attaching {
+            core: Rc::clone(self),
+            partition,
+            info,
+            key,
+            is_done: false,
+        };
+        let Some(permit) = self.hub.try_connect_permit() else {
+            return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
+        };
+        let request = OwnedConnectRequest::new(request);
+        ConnectAttempt::Pending(Box::pin(async move {
+            let _permit = permit;
+            let core = Rc::clone(&attaching.core);
+            match attaching.run(attached, request.stored_session).await {
+                Ok(begun) => {
+                    core.hub.audit.connected(&request.borrow());
+                    Ok(session(begun))
+                }
+                Err(error) => {
+                    tracing::debug!(device = request.device, %error, "a session could not be attached; the client is told to come again");
+                    // Whatever the cause: the next attempt reports it.
+                    Err(core.refuse(&request.borrow(), Refusal::new(RefusalReason::Unconfirmed)))
+                }
+            }
+        }))
+    }
+
+    /// The stored subscriptions of a session that has begun, if nothing has to be waited for.
+    fn stored_session_now(
+        &self,
+        partition: PartitionId,
+        info: &SessionInfo,
+        wanted: StoredSession,
+    ) -> Option<Option<Subscriptions>> {
+        if wanted == StoredSession::Unused {
+            return Some(None);
+        }
+        let stored = self.hub.subscriptions_in_memory(partition, info)?;
+        (wanted == StoredSession::Resume || stored.is_none()).then_some(stored)
     }
 }
 
@@ -242,24 +259,46 @@ struct Attaching {
     partition: PartitionId,
     info: Arc<SessionInfo>,
     key: SessionKey,
-    is_attached: bool,
+    is_done: bool,
 }
 
 impl Attaching {
-    async fn attach(mut self) -> Result<SessionNumber, AttachError> {
+    /// Attaches the session unless it is `attached`, and reads or removes what its identity has stored.
+    async fn run(
+        mut self,
+        attached: Option<SessionNumber>,
+        wanted: StoredSession,
+    ) -> Result<(SessionNumber, Option<Subscriptions>), AttachError> {
         let deadline = Instant::now() + CONNECT_TIMEOUT;
-        let hub = Arc::clone(&self.core.hub);
-        let attached = hub.attach(self.partition, &self.info, self.key, self.core.index());
-        let attached = tokio::time::timeout_at(deadline, attached).await;
-        let attached = attached.unwrap_or(Err(AttachError::TimedOut));
-        self.is_attached = attached.is_ok();
-        attached
+        let (core, hub) = (Rc::clone(&self.core), Arc::clone(&self.core.hub));
+        let (partition, info, key) = (self.partition, Arc::clone(&self.info), self.key);
+        let begin = async {
+            let number = match attached {
+                Some(number) => number,
+                None => {
+                    let number = hub.attach(partition, &info, key, core.index()).await?;
+                    core.catch_up(key);
+                    number
+                }
+            };
+            let action = match wanted {
+                StoredSession::Unused => return Ok((number, None)),
+                StoredSession::Resume => SubscriptionAction::Load,
+                StoredSession::Discard => SubscriptionAction::Discard,
+            };
+            let stored = hub.request_subscriptions(partition, &info, key, action).await?;
+            Ok((number, stored))
+        };
+        let begun = tokio::time::timeout_at(deadline, begin).await;
+        let begun = begun.unwrap_or(Err(AttachError::TimedOut));
+        self.is_done = begun.is_ok();
+        begun
     }
 }
 
 impl Drop for Attaching {
     fn drop(&mut self) {
-        if !self.is_attached {
+        if !self.is_done {
             self.core.targets.borrow_mut().remove(&self.key);
             self.core.hub.abandon(self.partition, &self.info, self.key);
         }

@@ -110,10 +110,23 @@ pub struct ConnectRequest<'a> {
     pub credential: Credential<'a>,
     /// The model id that it announces (docs/spec/device-mqtt.md §2.2).
     pub model_id: Option<&'a str>,
+    /// What it wants of the session that its identity has stored.
+    pub stored_session: StoredSession,
     /// The protocol of its connection.
     pub protocol: Protocol,
     /// Its network address.
     pub address: SocketAddr,
+}
+
+/// What a new connection wants of the subscriptions that outlive connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredSession {
+    /// Its protocol has none: what is stored stays.
+    Unused,
+    /// To continue with them: MQTT's clean session 0.
+    Resume,
+    /// To have them removed: clean session 1.
+    Discard,
 }
 
 /// A client was refused.

@@ -10,10 +10,13 @@ use std::sync::Arc;
 use super::clock::Clock;
 use super::hub::DeviceHub;
 use super::session::{CloseReason, Session, Target, close};
+use crate::device_state::Subscriptions;
 use crate::downlink::receive::SessionDownlink;
+use crate::gateway::subscription_requests::SubscriptionError;
 use crate::ingest::batcher::Batcher;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::ingest::pipeline::OnDrained;
+use crate::owner::subscriptions::SubscriptionAction;
 use crate::session_types::SessionKey;
 use holdfast_tasks::sync::SharedCell;
 
@@ -96,6 +99,20 @@ impl Core {
             session.partition,
             OnDrained::Detach(Arc::clone(&session.info), session.key),
         );
+    }
+
+    /// Stores the subscriptions of a session that outlives its connections. Ready when they are committed; a session has one
+    /// change under way at a time.
+    pub fn store_subscriptions(
+        &self,
+        session: &Session,
+        subscriptions: Subscriptions,
+    ) -> impl Future<Output = Result<(), SubscriptionError>> + use<> {
+        let action = SubscriptionAction::Store(subscriptions);
+        let stored = self
+            .hub
+            .request_subscriptions(session.partition, &session.info, session.key, action);
+        async move { stored.await.map(|_| ()) }
     }
 
     /// Closes all sessions of this core, for example when the node drains.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use holdfast_model::{AuthMethod, IdentityId, PartitionId, UnixMillis};
 
+use crate::device_state::Subscriptions;
 use crate::downlink::receive::ReceivedDelivery;
 use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
 
@@ -59,6 +60,7 @@ pub struct Session {
     pub(crate) partition: PartitionId,
     pub(crate) key: SessionKey,
     pub(crate) number: SessionNumber,
+    pub(crate) subscriptions: Option<Subscriptions>,
 }
 
 impl Session {
@@ -72,6 +74,13 @@ impl Session {
     #[must_use]
     pub fn number(&self) -> SessionNumber {
         self.number
+    }
+
+    /// The subscriptions that its identity had stored when it began with [`crate::StoredSession::Resume`]; `None`: there was
+    /// no stored session.
+    #[must_use]
+    pub fn stored_subscriptions(&self) -> Option<Subscriptions> {
+        self.subscriptions
     }
 
     /// When its token ends, clock skew included; `None` = never.

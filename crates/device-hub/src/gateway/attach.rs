@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::session_table::{AttachReply, Link, LocalSession, PartitionSessions, PendingAttach};
+use super::subscription_requests::SubscriptionError;
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::downlink::credit::Credit;
@@ -58,6 +59,15 @@ pub(crate) enum AttachError {
     TimedOut,
 }
 
+impl From<SubscriptionError> for AttachError {
+    fn from(error: SubscriptionError) -> Self {
+        match error {
+            SubscriptionError::SessionEnded => Self::Superseded,
+            SubscriptionError::Busy => Self::Busy,
+        }
+    }
+}
+
 /// The part of an attach that is decided without waiting.
 pub(crate) enum ImmediateAttach {
     /// It may begin; the sessions named, on the same core, have ended.
@@ -88,7 +98,7 @@ impl DeviceHub {
     }
 
     /// The link over which the owner may be asked now.
-    fn usable_link(&self, partition: PartitionId, sessions: &PartitionSessions) -> Option<Link> {
+    pub(super) fn usable_link(&self, partition: PartitionId, sessions: &PartitionSessions) -> Option<Link> {
         let link = sessions.open_link()?;
         self.sessions
             .is_valid(partition, self.sessions.now_ms())
@@ -127,7 +137,7 @@ impl DeviceHub {
                 let address = self.address(key);
                 // Only a session that begins at once ends the older one by that. One that waits may yet be cancelled, and
                 // until the older one has been closed it must stay known.
-                let begins = is_on_this_core && self.ownership.is_complete(partition, term);
+                let begins = is_on_this_core && self.ownership.may_begin(partition, term, &info.identity);
                 if !begins || superseded.is_empty() {
                     sessions.pending.insert(key, false);
                     drop(sessions);

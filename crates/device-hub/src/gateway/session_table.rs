@@ -19,6 +19,7 @@ use holdfast_tasks::watch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::subscription_requests::SubscriptionRequests;
 use crate::downlink::credit::{Credit, SharedCredit};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::session_types::{LinkId, OwnerError, SessionInfo, SessionKey, SessionNumber};
@@ -140,6 +141,7 @@ pub(crate) struct PartitionSessions {
     /// Sessions whose attach has been sent to the owner; `true` when one has been closed meanwhile.
     pub(crate) pending: HashMap<SessionKey, bool>,
     pub(crate) outbox: Outbox,
+    pub(crate) subscriptions: SubscriptionRequests,
 }
 
 impl PartitionSessions {

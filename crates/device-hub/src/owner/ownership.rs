@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::ownership_term::OwnershipTerm;
 pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
+use super::subscriptions::SubscriptionRequest;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
@@ -245,10 +246,43 @@ impl OwnershipTable {
         self.ownership(partition, term).map(|ownership| ownership.confirmed)
     }
 
-    /// Whether only older sessions can keep a new one from beginning.
-    pub(crate) fn is_complete(&self, partition: PartitionId, term: u64) -> bool {
+    /// Whether only older sessions can keep a new one of the identity from beginning.
+    pub(crate) fn may_begin(&self, partition: PartitionId, term: u64, identity: &IdentityId) -> bool {
         self.ownership(partition, term)
-            .is_ok_and(|ownership| ownership.is_complete)
+            .is_ok_and(|ownership| ownership.may_begin(identity))
+    }
+
+    /// The sessions that make these requests over an open link, `None` for those that are not the current ones of their
+    /// identities. The changes among the requests are under way until [`Self::subscriptions_decided`].
+    pub(crate) fn admit_subscriptions(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        requests: &[SubscriptionRequest],
+    ) -> Result<Vec<Option<Arc<SessionInfo>>>, OwnerError> {
+        let mut ownership = self.ownership(partition, term)?;
+        ownership.check_open_link(caller)?;
+        if !ownership.is_complete {
+            return Err(OwnerError::Busy);
+        }
+        Ok(requests
+            .iter()
+            .map(|request| ownership.admit_subscriptions(caller, request))
+            .collect())
+    }
+
+    /// The changes that these sessions have requested are committed, or refused.
+    pub(crate) fn subscriptions_decided<'a>(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        sessions: impl Iterator<Item = &'a SessionInfo>,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            sessions.for_each(|info| ownership.subscriptions_decided(&info.identity));
+        }
+        self.notify_readiness(partition);
     }
 
     /// Whether an attached session may begin.

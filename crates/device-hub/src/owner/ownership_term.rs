@@ -4,7 +4,7 @@
 //! sessions that are not known here and still act for them; before that no new session begins.
 //! Not here: locks and terms ([`super::ownership`]), calls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::absent_gateways::AbsentGateways;
 use super::ended_sessions::EndedSessions;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
+use super::subscriptions::SubscriptionRequest;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
@@ -98,6 +99,8 @@ pub(crate) struct OwnershipTerm {
     ended: EndedSessions,
     absent: AbsentGateways,
     downlink: TermDownlink,
+    /// How many changes of an identity's stored subscriptions are under way.
+    storing: BTreeMap<IdentityId, u32>,
     /// This node.
     node: u64,
     counter: u64,
@@ -122,6 +125,7 @@ impl OwnershipTerm {
             ended: EndedSessions::default(),
             absent: AbsentGateways::default(),
             downlink: TermDownlink::default(),
+            storing: BTreeMap::new(),
             node,
             counter: incarnation.0 << COUNTER_BITS,
             devices: 0,
@@ -315,7 +319,7 @@ impl OwnershipTerm {
             link: caller.link,
             waits_for: (!is_first).then(|| superseded.clone().into()),
         });
-        Ok(if is_first && self.is_complete {
+        Ok(if is_first && self.may_begin(&info.identity) {
             AttachOutcome::Ready(number)
         } else {
             AttachOutcome::Supersedes(number, superseded)
@@ -490,13 +494,43 @@ impl OwnershipTerm {
     pub(super) fn readiness(&self, identity: &IdentityId, address: SessionAddress) -> AttachReadiness {
         match self.rows.get(identity) {
             Some(row) if row.address == address => {
-                if row.waits_for.is_none() && self.is_complete {
+                if row.waits_for.is_none() && self.may_begin(identity) {
                     AttachReadiness::Ready
                 } else {
                     AttachReadiness::Waiting
                 }
             }
             _ => AttachReadiness::Gone,
+        }
+    }
+
+    /// Whether only older sessions can keep a new one of the identity from beginning.
+    pub(super) fn may_begin(&self, identity: &IdentityId) -> bool {
+        self.is_complete && !self.storing.contains_key(identity)
+    }
+
+    /// The session that makes the request, if it is the current one of its identity; a change is under way from now on.
+    pub(super) fn admit_subscriptions(
+        &mut self,
+        caller: CallerLink,
+        request: &SubscriptionRequest,
+    ) -> Option<Arc<SessionInfo>> {
+        let row = self.rows.get(&request.identity)?;
+        if row.address != caller.address(request.key) || row.waits_for.is_some() {
+            return None;
+        }
+        if request.action.is_change() {
+            *self.storing.entry(request.identity.clone()).or_default() += 1;
+        }
+        Some(Arc::clone(&row.info))
+    }
+
+    pub(super) fn subscriptions_decided(&mut self, identity: &IdentityId) {
+        if let Some(count) = self.storing.get_mut(identity) {
+            *count -= 1;
+            if *count == 0 {
+                self.storing.remove(identity);
+            }
         }
     }
 

@@ -8,7 +8,9 @@ use holdfast_model::{DeviceId, GenerationId, IdentityId, UnixMillis};
 
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::ownership_term::OwnershipTerm;
+use super::subscriptions::{SubscriptionAction, SubscriptionRequest};
 use crate::Protocol;
+use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
 use crate::session_types::{
     CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
@@ -445,4 +447,43 @@ async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() 
     ownership.start_sync(again).unwrap();
     ownership.sync_session(again, item(3), &mut result);
     assert!(result.lost.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_session_begins_after_the_changes_of_subscriptions_of_the_older_one() {
+    let a = caller(1, 1, 1);
+    let mut ownership = ownership(5, &[a]);
+    let device = info("d");
+    let request = |key, action| SubscriptionRequest {
+        identity: device.identity.clone(),
+        key: SessionKey(key),
+        action,
+    };
+    let store = SubscriptionAction::Store(Subscriptions(1));
+    attach(&mut ownership, a, &device, 1);
+    assert!(
+        ownership.admit_subscriptions(a, &request(2, store)).is_none(),
+        "not the current session"
+    );
+    // Twice: its gateway has asked again.
+    assert!(ownership.admit_subscriptions(a, &request(1, store)).is_some());
+    assert!(ownership.admit_subscriptions(a, &request(1, store)).is_some());
+    assert!(ownership.remove(&device.identity, address(a, 1)));
+    let (_, superseded) = attach(&mut ownership, a, &device, 2);
+    assert_eq!(superseded, 0, "there is no older session any more");
+    for is_last in [false, true] {
+        assert_eq!(
+            ownership.readiness(&device.identity, address(a, 2)),
+            AttachReadiness::Waiting
+        );
+        assert!(!ownership.may_begin(&device.identity), "{is_last}");
+        ownership.subscriptions_decided(&device.identity);
+    }
+    assert_eq!(
+        ownership.readiness(&device.identity, address(a, 2)),
+        AttachReadiness::Ready
+    );
+    // A session that only reads delays none.
+    let load = request(2, SubscriptionAction::Load);
+    assert!(ownership.admit_subscriptions(a, &load).is_some() && ownership.may_begin(&device.identity));
 }

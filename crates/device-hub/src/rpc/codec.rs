@@ -12,12 +12,14 @@ use holdfast_proto::cluster::v1::{self as proto};
 use prost::Message;
 
 use crate::Protocol;
+use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{DeliveryId, DeliveryKind, DeliveryTag};
 use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::gateway::session_table::AttachReply;
+use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
 use crate::session_types::{OwnerError, SessionInfo, SessionKey, SessionNumber};
 
 /// The version of bodies and answers.
@@ -265,6 +267,63 @@ pub(crate) fn decode_delivery_answers(answer: &proto::SessionDeliverAnswer) -> V
         outcomes.collect()
     });
     sessions.collect()
+}
+
+pub(crate) fn encode_subscription_request(request: &SubscriptionRequest) -> proto::SessionSubscriptionRequest {
+    use proto::session_subscription_request::Action;
+    let (action, channels) = match request.action {
+        SubscriptionAction::Load => (Action::Load, 0),
+        SubscriptionAction::Store(subscriptions) => (Action::Store, subscriptions.0.into()),
+        SubscriptionAction::Discard => (Action::Discard, 0),
+    };
+    proto::SessionSubscriptionRequest {
+        session: Some(encode_ended(&request.identity, request.key)),
+        action: action.into(),
+        channels,
+    }
+}
+
+pub(crate) fn decode_subscription_request(
+    request: &proto::SessionSubscriptionRequest,
+) -> Result<SubscriptionRequest, CallError> {
+    use proto::session_subscription_request::Action;
+    let (identity, key) = decode_session(request.session.as_ref())?;
+    let action = match request.action() {
+        Action::Load => SubscriptionAction::Load,
+        Action::Store => SubscriptionAction::Store(decode_channels(request.channels)?),
+        Action::Discard => SubscriptionAction::Discard,
+        Action::Unspecified => return Err(refused("an unknown action on subscriptions")),
+    };
+    Ok(SubscriptionRequest { identity, key, action })
+}
+
+fn decode_channels(channels: u32) -> Result<Subscriptions, CallError> {
+    let channels = u16::try_from(channels).map_err(|_| refused("unknown channels of subscriptions"))?;
+    Ok(Subscriptions(channels))
+}
+
+pub(crate) fn encode_subscription_answer(answer: SubscriptionAnswer) -> proto::SessionSubscriptionAnswer {
+    use proto::session_subscription_answer::Outcome;
+    let (outcome, stored) = match answer {
+        SubscriptionAnswer::Done(stored) => (Outcome::Done, stored),
+        SubscriptionAnswer::Gone => (Outcome::Gone, None),
+        SubscriptionAnswer::Busy => (Outcome::Busy, None),
+    };
+    proto::SessionSubscriptionAnswer {
+        outcome: outcome.into(),
+        channels: stored.map(|stored| stored.0.into()),
+    }
+}
+
+pub(crate) fn decode_subscription_answer(answer: &proto::SessionSubscriptionAnswer) -> SubscriptionAnswer {
+    use proto::session_subscription_answer::Outcome;
+    match (answer.outcome(), answer.channels.map(decode_channels)) {
+        (Outcome::Done, None) => SubscriptionAnswer::Done(None),
+        (Outcome::Done, Some(Ok(stored))) => SubscriptionAnswer::Done(Some(stored)),
+        (Outcome::Gone, _) => SubscriptionAnswer::Gone,
+        // Also an outcome of a later version: asking again is always safe.
+        _ => SubscriptionAnswer::Busy,
+    }
 }
 
 pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {

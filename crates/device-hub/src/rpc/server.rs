@@ -59,6 +59,9 @@ impl CallServer {
             Request::KeepAlive(keep_alive) => self.keep_alive(&keep_alive)?,
             Request::Close(close) => self.close(self.partition(target)?, &close).await?,
             Request::Deliver(deliver) => self.deliver(self.partition(target)?, deliver).await?,
+            Request::Subscriptions(subscriptions) => {
+                self.subscriptions(self.partition(target)?, &subscriptions).await?
+            }
             Request::Query(query) => {
                 codec::check_count(query.identities.len())?;
                 let found = query.identities.iter().map(|one| {
@@ -233,6 +236,27 @@ impl CallServer {
             received.into_iter().map(gone).collect()
         };
         Ok(Answer::Deliver(codec::encode_delivery_answers(answers)))
+    }
+
+    async fn subscriptions(
+        &self,
+        partition: PartitionId,
+        call: &proto::SessionSubscriptions,
+    ) -> Result<Answer, CallError> {
+        codec::check_count(call.requests.len())?;
+        let requests = call.requests.iter().map(codec::decode_subscription_request);
+        let requests = requests.collect::<Result<Vec<_>, CallError>>()?;
+        let caller = self.caller(call.link);
+        let answers = self
+            .hub
+            .answer_subscriptions(partition, call.term, caller, requests)
+            .await;
+        Ok(match answers {
+            Ok(answers) => Answer::Subscriptions(proto::SessionSubscriptionsAnswer {
+                answers: answers.into_iter().map(codec::encode_subscription_answer).collect(),
+            }),
+            Err(error) => codec::encode_error(error),
+        })
     }
 
     async fn await_readiness(&self, partition: PartitionId, wait: &proto::SessionAwait) -> Result<Answer, CallError> {

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::MqttFront;
 use super::disconnect::DisconnectReason;
 use super::explain::Offence;
+use super::subscriptions::StoredChange;
 
 /// Longest time for which a connection with withheld acknowledgements is not read: its PINGREQ may be behind
 /// (Spec device-mqtt §3.3).
@@ -38,6 +39,7 @@ pub(super) struct State {
     pub(super) session: Option<Session>,
     pub(super) connecting: Option<Connecting>,
     pub(super) will: Option<Box<Will>>,
+    pub(super) storing: Option<Box<StoredChange>>,
     /// Packet ids whose PUBACK is due, oldest first.
     pub(super) unacked: SmallVec<[u16; 8]>,
     pub(super) unacked_bytes: u32,
@@ -62,6 +64,7 @@ impl Connection {
                 session: None,
                 connecting: None,
                 will: None,
+                storing: None,
                 unacked: SmallVec::new(),
                 unacked_bytes: 0,
                 suspended_since: None,
@@ -165,6 +168,11 @@ impl connection::Protocol for Connection {
             state.connecting = None;
             self.decided(state, result);
             self.transport.resume();
+        }
+        self.poll_stored(state, cx);
+        if self.transport.needs_flush() {
+            // The driver writes first.
+            return Poll::Ready(());
         }
         if self.transport.has_ended() {
             return Poll::Ready(());

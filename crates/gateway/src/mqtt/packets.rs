@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use holdfast_device_hub::{
     ConnectAttempt, ConnectRequest, Credential, EndedConnection, Operation, Receipt, ReceiptTarget, Refusal, Session,
-    SessionTarget,
+    SessionTarget, StoredSession,
 };
 use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis};
 use holdfast_mqtt::codec::{self, ConnectCode, Limits, Packet, Publish, QoS, decode};
 use holdfast_mqtt::connection::Phase;
 use holdfast_mqtt::topic::{DeviceTopic, HubTopic};
 use holdfast_mqtt::will::Will;
-use holdfast_mqtt::{Action, Channel, Violation, bag, login};
+use holdfast_mqtt::{Action, Channel, SubscriptionSet, Violation, bag, login};
 use holdfast_net::connection::Received;
 
 use super::connection::{Connection, State};
@@ -78,18 +78,21 @@ impl Connection {
             Action::Publish { topic, packet } => self.request(state, &topic, &packet, now_ms),
             Action::Authenticate(claim) => self.authenticate(state, &claim)?,
             Action::Subscribe {
-                packet_id, codes, set, ..
+                packet_id,
+                codes,
+                set,
+                changed,
             } => {
-                let mut bytes = Vec::with_capacity(codes.len() + 5);
-                if codec::suback(&mut bytes, packet_id, &codes).is_ok() {
-                    self.write(state, &bytes, now_ms);
-                }
-                state.machine.activate(set);
+                let mut ack = Vec::with_capacity(codes.len() + 5);
+                // The machine bounds the codes, so that encoding them cannot fail.
+                let _ = codec::suback(&mut ack, packet_id, &codes);
+                self.subscriptions_requested(state, set, changed, ack, now_ms);
             }
-            Action::Unsubscribe { packet_id, set, .. } => {
-                self.write(state, &codec::unsuback(packet_id), now_ms);
-                state.machine.activate(set);
-            }
+            Action::Unsubscribe {
+                packet_id,
+                set,
+                changed,
+            } => self.subscriptions_requested(state, set, changed, codec::unsuback(packet_id).to_vec(), now_ms),
             Action::Ping => self.write(state, &codec::pingresp(), now_ms),
             Action::Disconnect => self.transport.end(DisconnectReason::Disconnected),
             // `packets` keeps packets while a CONNECT is being decided, and the hub has sent nothing to acknowledge.
@@ -176,7 +179,7 @@ impl Connection {
         self.write(state, &bytes, now_ms);
     }
 
-    fn write(&self, state: &mut State, bytes: &[u8], now_ms: u64) {
+    pub(super) fn write(&self, state: &mut State, bytes: &[u8], now_ms: u64) {
         if !bytes.is_empty() {
             state.machine.wrote(now_ms);
             self.transport.write(bytes);
@@ -197,6 +200,11 @@ impl Connection {
             host: login.login.host_name(),
             credential: Credential::new(token, certificates.as_ref()),
             model_id: login.login.model_id.as_deref(),
+            stored_session: if login.connect.clean {
+                StoredSession::Discard
+            } else {
+                StoredSession::Resume
+            },
             protocol: self.protocol,
             address: self.transport.address(),
         };
@@ -213,10 +221,12 @@ impl Connection {
         let now_ms = self.transport.now_ms();
         match result {
             Ok(session) => {
+                let stored = session.stored_subscriptions();
+                let stored = stored.map(|stored| SubscriptionSet::from_bits(stored.0));
                 state.session = Some(session);
                 self.transport.set_authenticated();
                 self.front.metrics.connected.increment(1);
-                let connack = state.machine.accept(None, now_ms);
+                let connack = state.machine.accept(stored, now_ms);
                 self.write(state, &connack, now_ms);
                 // So far only the CONNECT had a deadline; a short keep-alive or an old token has an earlier one.
                 self.transport.check_earlier(self.next_check(state, now_ms));
@@ -241,6 +251,7 @@ impl Connection {
         let mut state = self.state.borrow_mut();
         self.audit(&state, end);
         state.connecting = None;
+        state.storing = None;
         let will = state.will.take().filter(|_| !end.voids_will());
         if let Some(session) = state.session.take() {
             let now = self.front.core.clock().now();
@@ -290,9 +301,16 @@ impl Connection {
     }
 }
 
+/// Packets that must not be handled now.
+///
 /// A request that is answered at once must not overtake the acknowledgements of telemetry before it: PUBACKs leave in
 /// the order of the PUBLISHes (Spec device-mqtt §4.2 rule 16).
 fn must_wait(state: &State, packet: &Packet<'_>) -> bool {
-    matches!(packet, Packet::Publish(publish) if publish.qos == QoS::AtLeastOnce
-        && publish.topic.starts_with('$') && !state.unacked.is_empty())
+    match packet {
+        Packet::Publish(publish) => {
+            publish.qos == QoS::AtLeastOnce && publish.topic.starts_with('$') && !state.unacked.is_empty()
+        }
+        Packet::Subscribe(_) | Packet::Unsubscribe(_) => state.storing.as_ref().is_some_and(|change| change.is_full()),
+        _ => false,
+    }
 }

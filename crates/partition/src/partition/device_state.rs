@@ -19,8 +19,23 @@ impl Partition {
     /// memory.
     ///
     /// # Errors
-    /// [`StorageError`]: the node must stop.
+    /// [`StorageError`]: the node stops.
     pub async fn device_state(&self, key: &DeviceStateKey<'_>) -> Result<Option<Bytes>, StorageError> {
+        let read = self.read_device_state(key).await;
+        read.inspect_err(|error| (self.0.on_fatal)(error))
+    }
+
+    /// The same from memory alone; `None` when the disk has to be read.
+    #[must_use]
+    pub fn device_state_in_memory(&self, key: &DeviceStateKey<'_>) -> Option<Option<Bytes>> {
+        let lookup = self.0.shared.lock().device_states.lookup(&encode_key(key));
+        match lookup {
+            Lookup::Known(record) => self.decode(record).ok(),
+            Lookup::OnDisk(_) => None,
+        }
+    }
+
+    async fn read_device_state(&self, key: &DeviceStateKey<'_>) -> Result<Option<Bytes>, StorageError> {
         let key = Bytes::from(encode_key(key));
         let record = loop {
             let lookup = match self.0.shared.lock().device_states.lookup(&key) {

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use holdfast_device_hub::{CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, Protocol, SessionTarget};
+use holdfast_device_hub::{
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, Protocol, SessionTarget, StoredSession,
+};
 use serde_json::json;
 
 use crate::support::Hub;
@@ -190,6 +192,7 @@ async fn a_connected_device_is_counted_and_shown_as_connected() {
             host: "hub1.example.com",
             credential: Credential::SasToken(&token),
             model_id: None,
+            stored_session: StoredSession::Unused,
             protocol: Protocol::Mqtt,
             address: ([127, 0, 0, 1], 1).into(),
         };

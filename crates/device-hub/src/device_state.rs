@@ -1,0 +1,73 @@
+//! The values that this crate keeps as device state, in the form in which they are stored (docs/storage.md).
+
+use holdfast_model::{GenerationId, IdentityId, ModuleId};
+use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
+use holdfast_proto::device::v1 as proto;
+use prost::Message as _;
+
+/// The version of the values.
+const VERSION: u32 = 1;
+
+/// A set of subscriptions as a front end encodes it; 0 is an empty set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Subscriptions(pub u16);
+
+pub(crate) fn key<'a>(
+    kind: DeviceStateKind,
+    identity: &'a IdentityId,
+    generation: &'a GenerationId,
+) -> DeviceStateKey<'a> {
+    DeviceStateKey {
+        kind,
+        device: identity.device.as_str(),
+        module: identity.module.as_ref().map(ModuleId::as_str),
+        generation: &generation.0,
+        item: &[],
+    }
+}
+
+pub(crate) fn encode_subscriptions(subscriptions: Subscriptions) -> Vec<u8> {
+    let stored = proto::StoredSubscriptions {
+        version: VERSION,
+        channels: subscriptions.0.into(),
+    };
+    stored.encode_to_vec()
+}
+
+/// `None` for a value that this version cannot read: the client finds no session, and subscribes again.
+pub(crate) fn decode_subscriptions(value: &[u8]) -> Option<Subscriptions> {
+    let stored = proto::StoredSubscriptions::decode(value).ok();
+    let stored = stored.filter(|stored| stored.version == VERSION);
+    let channels = stored.and_then(|stored| u16::try_from(stored.channels).ok());
+    if channels.is_none() {
+        tracing::warn!(
+            bytes = value.len(),
+            "stored subscriptions cannot be read; they count as none"
+        );
+    }
+    channels.map(Subscriptions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_bytes_are_fixed_for_ever() {
+        let bytes = encode_subscriptions(Subscriptions(0x0109));
+        assert_eq!(bytes, [0x08, 1, 0x10, 0x89, 2]);
+        assert_eq!(decode_subscriptions(&bytes), Some(Subscriptions(0x0109)));
+    }
+
+    #[test]
+    fn values_of_a_later_version_count_as_none() {
+        for bytes in [
+            &[0x08, 2, 0x10, 1][..],
+            &[0x10, 1],
+            &[0xff],
+            &[0x08, 1, 0x10, 0x80, 0x80, 4],
+        ] {
+            assert_eq!(decode_subscriptions(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Devices' bytes over in-memory streams, to front ends on a simulated cluster.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use holdfast_auth::sign_identity;
+use holdfast_device_hub::AuditRecord;
+use holdfast_gateway::{MqttConfig, MqttFront};
+use holdfast_mqtt::Limits;
+use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode};
+use holdfast_net::{Peer, StreamHandler};
+use holdfast_simulation::{Cluster, HOST, NODES, identity, primary_key};
+use holdfast_tasks::Stop;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+pub(crate) const DEVICE: &str = "dev-1";
+pub(crate) const NODE: u64 = 1;
+
+pub(crate) struct Bench {
+    pub(crate) cluster: Cluster,
+    config: MqttConfig,
+    handlers: BTreeMap<u64, Rc<dyn StreamHandler>>,
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(MqttConfig::default()).await
+    }
+
+    pub(crate) async fn start_with(config: MqttConfig) -> Self {
+        let cluster = Cluster::start(1).await;
+        cluster.create(DEVICE).await;
+        let mut bench = Self {
+            cluster,
+            config,
+            handlers: BTreeMap::new(),
+        };
+        NODES.into_iter().for_each(|node| bench.serve(node));
+        bench
+    }
+
+    /// Starts a front end on a node that has started.
+    pub(crate) fn serve(&mut self, node: u64) {
+        let core = Rc::clone(&self.cluster.nodes[&node].cores[0]);
+        let front = MqttFront::new(core, self.config.clone(), Stop::new());
+        holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
+        self.handlers.insert(node, front.web_socket_handler());
+    }
+
+    pub(crate) fn open(&self) -> Device {
+        self.open_with(64 * 1024)
+    }
+
+    /// A connection whose pipe holds `capacity` bytes in each direction.
+    pub(crate) fn open_with(&self, capacity: usize) -> Device {
+        self.open_at(NODE, capacity)
+    }
+
+    pub(crate) fn open_at(&self, node: u64, capacity: usize) -> Device {
+        let (client, server) = duplex(capacity);
+        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
+        self.handlers[&node].accept(Box::new(server), Peer::plain(address));
+        Device {
+            stream: client,
+            input: Vec::new(),
+        }
+    }
+
+    /// A connected device.
+    pub(crate) async fn connect(&self) -> Device {
+        let mut device = self.open();
+        device.send(&self.connect_packet(|_| {})).await;
+        assert_eq!(device.receive(4).await, [0x20, 2, 0, 0]);
+        device
+    }
+
+    /// A device that is connected to `node` and keeps its session; the CONNACK's session-present bit.
+    pub(crate) async fn resume(&self, node: u64) -> (Device, bool) {
+        let mut device = self.open_at(node, 64 * 1024);
+        device.send(&self.connect_packet(|connect| connect.clean = false)).await;
+        let connack = device.receive(4).await;
+        assert_eq!((connack[0], connack[1], connack[3]), (0x20, 2, 0));
+        (device, connack[2] == 1)
+    }
+
+    pub(crate) fn connect_packet(&self, change: impl FnOnce(&mut Connect<'_>)) -> Vec<u8> {
+        let hub = &self.cluster.nodes.values().next().unwrap().hub;
+        let registered = hub.registry().identity(&identity(DEVICE)).unwrap().unwrap();
+        let key = primary_key(&registered.authentication);
+        let now = hub.clock().now().0 / 1000;
+        let token = sign_identity(HOST, &identity(DEVICE), &key, now + 3600);
+        let username = format!("{HOST}/{DEVICE}/?api-version=2021-04-12");
+        let mut connect = Connect {
+            clean: true,
+            keep_alive: 60,
+            client_id: DEVICE,
+            username: Some(&username),
+            password: Some(token.as_bytes()),
+            ..Connect::default()
+        };
+        change(&mut connect);
+        encoded(&Packet::Connect(connect))
+    }
+
+    /// The records of ended connections of `identity`, as `holdfast device diagnose` shows them.
+    pub(crate) async fn diagnosis(&self, device: &str) -> Vec<AuditRecord> {
+        self.cluster.hub(NODE).diagnose(&identity(device)).await.refusals
+    }
+}
+
+pub(crate) struct Device {
+    pub(crate) stream: DuplexStream,
+    input: Vec<u8>,
+}
+
+impl Device {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    pub(crate) async fn receive(&mut self, count: usize) -> Vec<u8> {
+        while self.input.len() < count {
+            let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_buf(&mut self.input));
+            assert!(read.await.expect("an answer in time").unwrap() > 0, "closed");
+        }
+        self.input.drain(..count).collect()
+    }
+
+    /// The packet ids of the next PUBACKs.
+    pub(crate) async fn pubacks(&mut self, count: usize) -> Vec<u16> {
+        let bytes = self.receive(count * 4).await;
+        let acks = bytes.chunks(4).map(|packet| {
+            let (packet, _) = decode(packet, &Limits::SERVER).unwrap().unwrap();
+            match packet {
+                Packet::PubAck(id) => id,
+                other => panic!("{other:?}"),
+            }
+        });
+        acks.collect()
+    }
+
+    /// Everything until the hub closes the connection.
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
+        self.stream.read_to_end(&mut self.input).await.unwrap();
+        self.input
+    }
+}
+
+pub(crate) fn encoded(packet: &Packet<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(&mut bytes, packet).unwrap();
+    bytes
+}
+
+pub(crate) fn publish(topic: &str, qos: QoS, id: u16) -> Vec<u8> {
+    encoded(&Packet::Publish(Publish {
+        qos,
+        topic,
+        packet_id: (qos != QoS::AtMostOnce).then_some(id),
+        payload: b"21.5",
+        ..Publish::default()
+    }))
+}
+
+pub(crate) fn telemetry(id: u16) -> Vec<u8> {
+    publish("devices/dev-1/messages/events/", QoS::AtLeastOnce, id)
+}
