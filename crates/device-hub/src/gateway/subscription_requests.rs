@@ -182,7 +182,7 @@ impl DeviceHub {
         for (request, answer) in requests.into_iter().zip(answers) {
             match answer {
                 SubscriptionAnswer::Done(stored) => {
-                    // What was read over a link that has ended may be outdated. A change that is committed stays.
+                    // A value that was read over a link that has ended may be outdated. A change that is committed stays.
                     if is_valid || matches!(request.action, SubscriptionAction::Store(_)) {
                         request.answer(Ok(stored));
                     } else {
