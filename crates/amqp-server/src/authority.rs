@@ -15,9 +15,9 @@ use crate::Refused;
 /// The answer of the registry's leader: whether the local replica is up to date.
 pub type Confirmation = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>>;
 
-/// How a client is connected.
+/// What carries a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub enum Carrier {
     /// TLS or plain TCP.
     Tcp,
     /// A WebSocket with the subprotocol `AMQPWSB10`.
@@ -30,7 +30,7 @@ pub struct RefusedPrincipal<'a> {
     /// The authenticated policy, or the identity that the client claims.
     pub identity: &'a str,
     /// How it is connected.
-    pub transport: Transport,
+    pub carrier: Carrier,
     /// Its network address.
     pub address: SocketAddr,
 }

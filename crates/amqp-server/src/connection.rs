@@ -1,119 +1,143 @@
-//! One connection: moves bytes between socket, engine and handlers, and keeps its deadlines. It runs in one task.
+//! One connection: the engine and its handlers as a protocol of `net`'s driver, and the connection's deadlines.
 //!
-//! Order of one turn: write the output; ask the registry's leader if an answer needs it; let handlers fill the output;
-//! read. A peer that does not read is not read from either, and costs at most one output buffer.
+//! A turn handles what was read, then lets handlers fill the output, then writes it. Handlers are asked again only when
+//! all of it has reached the kernel, so that a slow peer costs at most one output, twice.
 
-use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use holdfast_amqp::{Expired, limits};
-use holdfast_net::ByteStream;
-use holdfast_tasks::Phase;
+use holdfast_net::connection::{Protocol, Received, Transport, TransportEnd};
+use tokio::time::{Sleep, sleep};
 
 use crate::delayed::earliest;
-use crate::dispatch::{Dispatch, Unconfirmed};
-use crate::server::Unauthenticated;
-use crate::socket::{ConnectionLost, Socket};
-use crate::{AmqpServer, Certainty, Links, Transport};
+use crate::dispatch::Dispatch;
+use crate::{AmqpServer, Carrier, Links};
 
-/// Rounds of writing and reading in one turn; then other connections of the core get a turn.
-const ROUNDS_PER_TURN: u32 = 16;
 /// The longest sleep: deadlines can lie years ahead.
 const MAX_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// Why the connection's task stops polling its socket.
-enum Step {
-    /// The connection has ended.
-    End,
-    /// A refusal waits for confirmation.
-    Confirm,
-    /// Deadlines may have moved.
-    Rearm,
-    /// A deadline has passed.
-    Due,
-    /// Settings have changed.
-    Settings,
-    /// The node drains.
-    Drain,
-    /// Too many connections have not authenticated.
-    Evict,
+/// Why a connection is over.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    /// One of the sides has closed it.
+    Closed,
+    /// The peer was silent, or did not answer in time.
+    TimedOut,
+    /// The peer did not read the last bytes in time.
+    Unread,
+    /// The driver ends it.
+    Transport(TransportEnd),
+}
+
+impl End {
+    /// The word in logs.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::TimedOut => "timed_out",
+            Self::Unread => "unread",
+            Self::Transport(end) => end.label(),
+        }
+    }
+}
+
+impl From<TransportEnd> for End {
+    fn from(end: TransportEnd) -> Self {
+        Self::Transport(end)
+    }
 }
 
 /// One connection.
 pub(crate) struct ServedConnection {
-    socket: Socket,
+    transport: Transport<Self>,
+    state: RefCell<State>,
+}
+
+struct State {
     dispatch: Dispatch,
     /// Until when the peer of a closed connection can read the rest of the output.
     linger: Option<Instant>,
+    /// Wakes the task at the earliest deadline: heartbeats and delayed refusals need less than the driver's second.
+    timer: Pin<Box<Sleep>>,
 }
 
 impl ServedConnection {
-    pub(crate) fn new(
-        server: &Rc<AmqpServer>,
-        stream: Box<dyn ByteStream>,
-        address: SocketAddr,
-        transport: Transport,
-        number: u64,
-        unauthenticated: Rc<Unauthenticated>,
-    ) -> Self {
-        server.connection_opened();
+    pub(crate) fn new(server: &Rc<AmqpServer>, transport: Transport<Self>, carrier: Carrier) -> Self {
+        server.metrics().accepted.increment(1);
+        server.metrics().connections.increment(1.0);
+        let links = Links::new(Rc::clone(server), transport.address(), carrier);
         Self {
-            socket: Socket::new(stream, address, server.metrics().written.clone()),
-            dispatch: Dispatch::new(
-                Links::new(Rc::clone(server), address, transport),
-                number,
-                unauthenticated,
-            ),
-            linger: None,
+            state: RefCell::new(State {
+                dispatch: Dispatch::new(links, transport.number()),
+                linger: None,
+                timer: Box::pin(sleep(MAX_SLEEP)),
+            }),
+            transport,
         }
     }
 
-    /// Runs the connection until it ends.
-    pub(crate) async fn run(mut self) {
-        let unauthenticated = Rc::clone(&self.dispatch.unauthenticated);
-        let stop = self.dispatch.links.server.stop().clone();
-        let mut settings = self.dispatch.links.server.settings_changes();
-        let mut drained = false;
-        let sleep = tokio::time::sleep(MAX_SLEEP);
-        let mut sleep = std::pin::pin!(sleep);
-        loop {
-            sleep.as_mut().reset(self.deadline().into());
-            let step = tokio::select! {
-                biased;
-                () = stop.reached(Phase::Draining), if !drained => Step::Drain,
-                () = unauthenticated.evict.notified() => Step::Evict,
-                changed = settings.changed() => if changed.is_ok() { Step::Settings } else { Step::End },
-                () = sleep.as_mut() => Step::Due,
-                step = poll_fn(|cx| self.poll_io(cx)) => step,
-            };
-            self.dispatch.links.now = Instant::now();
-            match step {
-                Step::End => return,
-                Step::Rearm => {}
-                Step::Confirm => self.confirm().await,
-                Step::Due => {
-                    if self.due() {
-                        // The rest of the output, if the socket takes it at once.
-                        let _ = poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await;
-                        return;
-                    }
-                }
-                Step::Settings => self.dispatch.recheck(),
-                Step::Drain => {
-                    drained = true;
-                    self.dispatch
-                        .close("amqp:connection:forced", "The node is stopping; connect again.");
-                }
-                Step::Evict => self
-                    .dispatch
-                    .close("amqp:connection:forced", "Too many connections have not authenticated."),
-            }
+    /// Checks the authorization of the links again.
+    pub(crate) fn recheck(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.dispatch.links.now = Instant::now();
+        state.dispatch.recheck();
+        self.transport.wake();
+    }
+
+    /// Closes the connection with an error; its output is still written.
+    fn close(&self, text: &str) {
+        let state = &mut *self.state.borrow_mut();
+        state.dispatch.links.now = Instant::now();
+        state.dispatch.close("amqp:connection:forced", text);
+        // The peer's close may be behind a request that waited.
+        self.transport.resume();
+        self.transport.wake();
+        self.watch_deadlines(state);
+    }
+
+    /// Makes the driver check the deadlines in time, also while the peer does not read.
+    fn watch_deadlines(&self, state: &mut State) {
+        if state.dispatch.links.engine.is_closed() {
+            let until = state.dispatch.links.now + limits::CLOSE_TIMEOUT;
+            state.linger.get_or_insert(until);
+        }
+        self.transport.check_earlier(self.due_ms(state));
+    }
+
+    /// The earliest deadline, in the driver's time.
+    fn due_ms(&self, state: &State) -> u64 {
+        let left = state.deadline().saturating_duration_since(Instant::now());
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.transport.now_ms().saturating_add(left)
+    }
+
+    /// Handles passed deadlines; the driver ends the connection if one of them was its last.
+    fn expire(&self, state: &mut State) {
+        if let Some(end) = state.expire() {
+            self.transport.write_last(state.dispatch.links.engine.output(), end);
         }
     }
 
+    /// Hands the output to the transport. Whether there was any.
+    fn write(&self, state: &mut State) -> bool {
+        let links = &mut state.dispatch.links;
+        let length = links.engine.output().len();
+        if length == 0 {
+            links.engine.release();
+            return false;
+        }
+        self.transport.write(links.engine.output());
+        links.engine.advance_output(length, links.now);
+        links.server.metrics().written.increment(length as u64);
+        true
+    }
+}
+
+impl State {
     /// The earliest deadline.
     fn deadline(&self) -> Instant {
         let links = &self.dispatch.links;
@@ -135,18 +159,15 @@ impl ServedConnection {
         .fold(furthest, Instant::min)
     }
 
-    /// Handles passed deadlines; `true` when the connection has ended.
-    fn due(&mut self) -> bool {
+    /// Handles passed deadlines; why the connection has ended, if it has.
+    fn expire(&mut self) -> Option<End> {
         let now = self.dispatch.links.now;
         match self.dispatch.links.engine.expire(now) {
             Expired::Nothing => {}
-            expired => {
-                tracing::debug!(address = %self.dispatch.links.address, ?expired, "AMQP connection timed out and is closed");
-                return true;
-            }
+            Expired::PeerSilent | Expired::OpenTimeout | Expired::CloseTimeout => return Some(End::TimedOut),
         }
         if self.linger.is_some_and(|until| until <= now) {
-            return true;
+            return Some(End::Unread);
         }
         self.dispatch.links.send_delayed();
         if self.dispatch.authenticate_by.is_some_and(|by| by <= now) {
@@ -162,96 +183,111 @@ impl ServedConnection {
         if end.is_some_and(|end| end < self.dispatch.links.authority().now()) {
             self.dispatch.recheck();
         }
-        false
+        None
     }
 
-    /// Asks the registry's leader whether the local replica is up to date, then decides. The connection is neither read
-    /// nor served meanwhile.
-    async fn confirm(&mut self) {
-        let Some(unconfirmed) = self.dispatch.unconfirmed.take() else {
-            return;
-        };
-        let confirmation = self.dispatch.links.authority().confirm();
-        let confirmed = tokio::time::timeout(self.dispatch.links.server.config().confirm_timeout, confirmation).await;
-        let certainty = match confirmed {
-            Ok(Ok(())) => Certainty::Confirmed,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the registry's leader did not confirm a refusal; the client is asked to retry");
-                Certainty::Unconfirmed
-            }
-            Err(_) => Certainty::Unconfirmed,
-        };
-        self.dispatch.links.now = Instant::now();
-        match unconfirmed {
-            Unconfirmed::Plain { user, password } => self.dispatch.plain(&user, &password, certainty),
-            Unconfirmed::Request(incoming) => self.dispatch.transfer(&incoming, certainty),
+    /// Lets `timer` wake the task at the earliest deadline. Ready when that has passed.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.deadline().into();
+        if due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
         }
-        self.socket.retry_held();
-    }
-
-    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        self.dispatch.links.now = Instant::now();
-        for _ in 0..ROUNDS_PER_TURN {
-            let is_written = match self.poll_write(cx) {
-                Poll::Ready(Ok(())) => true,
-                Poll::Ready(Err(ConnectionLost)) => return Poll::Ready(Step::End),
-                Poll::Pending => false,
-            };
-            if self.dispatch.links.engine.is_closed() {
-                if is_written {
-                    return Poll::Ready(Step::End);
-                }
-                if self.linger.is_some() {
-                    return Poll::Pending;
-                }
-                self.linger = Some(self.dispatch.links.now + limits::CLOSE_TIMEOUT);
-                return Poll::Ready(Step::Rearm);
-            }
-            if self.dispatch.unconfirmed.is_some() {
-                return Poll::Ready(Step::Confirm);
-            }
-            let sent = self.dispatch.poll_handlers(cx);
-            if sent && is_written {
-                continue;
-            }
-            if !self.dispatch.links.has_capacity() {
-                return Poll::Pending;
-            }
-            match self.poll_read(cx) {
-                Poll::Ready(Ok(false)) => {}
-                Poll::Ready(Ok(true)) => return Poll::Ready(Step::Rearm),
-                Poll::Ready(Err(ConnectionLost)) => return Poll::Ready(Step::End),
-                Poll::Pending => {
-                    if self.dispatch.links.engine.output().is_empty() {
-                        self.dispatch.links.engine.release();
-                        return Poll::Pending;
-                    }
-                    if !is_written {
-                        return Poll::Pending;
-                    }
-                }
-            }
+        let passed = self.timer.as_mut().poll(cx);
+        if passed.is_ready() {
+            self.timer.as_mut().reset((self.dispatch.links.now + MAX_SLEEP).into());
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionLost>> {
-        self.socket
-            .poll_write(&mut self.dispatch.links.engine, self.dispatch.links.now, cx)
-    }
-
-    /// Reads once and handles the input. `true`: deadlines may have moved.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ConnectionLost>> {
-        let Self { socket, dispatch, .. } = self;
-        let server = Rc::clone(&dispatch.links.server);
-        socket.poll_read(server.scratch(), cx, |input| dispatch.receive(input))
+        passed
     }
 }
 
-impl Drop for ServedConnection {
-    fn drop(&mut self) {
-        self.dispatch.unauthenticated.over.set(true);
-        self.dispatch.links.server.connection_closed();
+impl Protocol for ServedConnection {
+    type End = End;
+
+    const TASK: &'static str = "amqp-connection";
+
+    fn transport(&self) -> &Transport<Self> {
+        &self.transport
+    }
+
+    fn received(self: &Rc<Self>, input: &[u8]) -> Received {
+        let dispatch = &mut self.state.borrow_mut().dispatch;
+        dispatch.links.now = Instant::now();
+        let consumed = dispatch.receive(input);
+        if dispatch.is_authenticated() {
+            self.transport.set_authenticated();
+        }
+        Received {
+            consumed,
+            is_blocked: dispatch.waits_for_confirmation(),
+        }
+    }
+
+    fn poll_ready(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let state = &mut *self.state.borrow_mut();
+        state.dispatch.links.now = Instant::now();
+        if state.poll_timer(cx).is_ready() {
+            self.expire(state);
+            if self.transport.has_ended() {
+                return Poll::Ready(());
+            }
+            // Sets the timer again.
+            cx.waker().wake_by_ref();
+        }
+        if state.dispatch.waits_for_confirmation() {
+            if state.dispatch.poll_confirmation(cx).is_pending() {
+                // The connection is neither read nor served meanwhile.
+                self.write(state);
+                return if self.transport.needs_flush() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
+            }
+            if state.dispatch.is_authenticated() {
+                self.transport.set_authenticated();
+            }
+            self.transport.resume();
+        }
+        if !state.dispatch.links.engine.is_closed() {
+            state.dispatch.poll_handlers(cx);
+        }
+        let has_written = self.write(state);
+        if state.dispatch.links.engine.is_closed() && !self.transport.needs_flush() {
+            self.transport.end(End::Closed);
+            return Poll::Ready(());
+        }
+        if has_written && !self.transport.needs_flush() {
+            // The handlers may have more.
+            cx.waker().wake_by_ref();
+        }
+        self.watch_deadlines(state);
+        Poll::Ready(())
+    }
+
+    fn next_deadline(&self, _: u64) -> u64 {
+        self.due_ms(&self.state.borrow())
+    }
+
+    fn check_deadlines(&self, _: u64) {
+        let state = &mut *self.state.borrow_mut();
+        state.dispatch.links.now = Instant::now();
+        self.expire(state);
+        self.watch_deadlines(state);
+        self.transport.wake();
+    }
+
+    fn drain(&self) {
+        self.close("The node is stopping; connect again.");
+    }
+
+    fn evict(&self) {
+        self.close("Too many connections have not authenticated.");
+    }
+
+    fn ended(&self, end: End) {
+        let state = self.state.borrow();
+        let links = &state.dispatch.links;
+        links.server.metrics().connections.decrement(1.0);
+        tracing::debug!(address = %links.address, end = end.label(), "AMQP connection ended; its links are released");
     }
 }

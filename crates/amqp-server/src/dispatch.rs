@@ -1,8 +1,9 @@
 //! Handles the events of one connection's engine: SASL, `$cbs`, and links by address to their handlers.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use holdfast_amqp::address::{self, Endpoint};
@@ -13,15 +14,20 @@ use holdfast_model::{ErrorCode, RefusalReason};
 use crate::credentials::{plain, put_token};
 use crate::delayed::Refusal;
 use crate::refusal::Tracking;
-use crate::server::Unauthenticated;
-use crate::{Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
+use crate::{AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
 
 /// Credentials that can be refused only after the registry's leader has confirmed the local replica.
-pub(crate) enum Unconfirmed {
+enum Credentials {
     /// SASL PLAIN.
     Plain { user: String, password: String },
     /// A request to `$cbs` or to the node of a handler.
     Request(Incoming<'static>),
+}
+
+/// Credentials that wait, and the question to the leader.
+struct Unconfirmed {
+    credentials: Credentials,
+    confirmation: Pin<Box<dyn Future<Output = Certainty>>>,
 }
 
 /// The part of a connection behind its socket.
@@ -29,32 +35,62 @@ pub(crate) struct Dispatch {
     pub(crate) links: Links,
     handlers: Vec<Box<dyn LinkHandler>>,
     /// Credentials whose refusal waits for confirmation.
-    pub(crate) unconfirmed: Option<Unconfirmed>,
+    unconfirmed: Option<Unconfirmed>,
     /// Until when an identity must have authenticated.
     pub(crate) authenticate_by: Option<Instant>,
-    pub(crate) unauthenticated: Rc<Unauthenticated>,
+    is_authenticated: bool,
     /// Counts the connections of the core, for the container id.
     number: u64,
 }
 
 impl Dispatch {
-    pub(crate) fn new(links: Links, number: u64, unauthenticated: Rc<Unauthenticated>) -> Self {
+    pub(crate) fn new(links: Links, number: u64) -> Self {
         Self {
             handlers: links.server.handlers(),
             links,
             unconfirmed: None,
             authenticate_by: None,
-            unauthenticated,
+            is_authenticated: false,
             number,
         }
     }
 
-    /// Handles `input`. Returns how many bytes were consumed, and whether deadlines may have moved.
-    pub(crate) fn receive(&mut self, input: &[u8]) -> (usize, bool) {
-        let (mut rest, mut moved) = (input, false);
+    /// Whether an identity has ever authenticated.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.is_authenticated
+    }
+
+    /// Whether credentials wait for confirmation: nothing more may be handled.
+    pub(crate) fn waits_for_confirmation(&self) -> bool {
+        self.unconfirmed.is_some()
+    }
+
+    /// Decides about credentials that wait, once the registry's leader has answered.
+    pub(crate) fn poll_confirmation(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(unconfirmed) = &mut self.unconfirmed {
+            let certainty = ready!(unconfirmed.confirmation.as_mut().poll(cx));
+            match self.unconfirmed.take().map(|unconfirmed| unconfirmed.credentials) {
+                Some(Credentials::Plain { user, password }) => self.plain(&user, &password, certainty),
+                Some(Credentials::Request(incoming)) => self.transfer(&incoming, certainty),
+                None => {}
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn wait_for_confirmation(&mut self, credentials: Credentials) {
+        self.unconfirmed = Some(Unconfirmed {
+            credentials,
+            confirmation: Box::pin(confirm(Rc::clone(&self.links.server))),
+        });
+    }
+
+    /// Handles `input`. Returns how many bytes were consumed.
+    pub(crate) fn receive(&mut self, input: &[u8]) -> usize {
+        let mut rest = input;
         while self.unconfirmed.is_none() {
             match self.links.engine.receive(&mut rest, self.links.now) {
-                Ok(Some(event)) => moved |= self.handle(event),
+                Ok(Some(event)) => self.handle(event),
                 Ok(None) => break,
                 Err(violation) => {
                     tracing::debug!(
@@ -64,15 +100,14 @@ impl Dispatch {
                     );
                     self.links.server.metrics().violation(violation.condition());
                     self.forget(&|_| true);
-                    return (input.len(), true);
+                    return input.len();
                 }
             }
         }
-        (input.len() - rest.len(), moved)
+        input.len() - rest.len()
     }
 
-    /// Handles one event. `true`: deadlines may have moved.
-    fn handle(&mut self, event: Event<'_>) -> bool {
+    fn handle(&mut self, event: Event<'_>) {
         match event {
             Event::SaslInit(init) => self.sasl(&init),
             Event::Open(open) => {
@@ -93,20 +128,15 @@ impl Dispatch {
                         self.links.engine.finish_drain(link);
                     }
                 }
-                return false;
             }
-            Event::WindowOpened(_) => {
-                self.links.send_responses();
-                return false;
-            }
+            Event::WindowOpened(_) => self.links.send_responses(),
             Event::Detached { link, .. } => self.forget(&|gone| gone == link),
             Event::Ended { session, .. } => self.forget(&|gone| gone.session() == session),
             Event::Closed(_) => self.forget(&|_| true),
             // All deliveries are sent settled, so outcomes carry nothing; the engine answers begins.
-            Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => return false,
-            Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => return false,
+            Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => {}
+            Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => {}
         }
-        true
     }
 
     /// Removes links from all handlers.
@@ -139,7 +169,7 @@ impl Dispatch {
     }
 
     /// Decides about SASL PLAIN, at once or after the leader's confirmation.
-    pub(crate) fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
+    fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
         let server = Rc::clone(&self.links.server);
         match plain(server.authority(), &mut self.links.tokens, user, password, certainty) {
             Verdict::Accepted => {
@@ -147,7 +177,7 @@ impl Dispatch {
                 self.links.engine.sasl_outcome(SaslCode::Ok);
             }
             Verdict::NeedsConfirmation => {
-                self.unconfirmed = Some(Unconfirmed::Plain {
+                self.wait_for_confirmation(Credentials::Plain {
                     user: user.to_owned(),
                     password: password.to_owned(),
                 });
@@ -207,7 +237,7 @@ impl Dispatch {
     }
 
     /// A delivery: a request to `$cbs` or to the node of a handler; clients can send to no other node.
-    pub(crate) fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
+    fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
         let link = incoming.link;
         let handler = self.handlers.iter().position(|handler| handler.node_of(link).is_some());
         if handler.is_none() && !self.links.cbs.takes(link) {
@@ -228,7 +258,7 @@ impl Dispatch {
             None => self.answer_cbs(&request, certainty),
         };
         if matches!(answered, Answered::NeedsConfirmation) {
-            self.unconfirmed = Some(Unconfirmed::Request(Incoming {
+            self.wait_for_confirmation(Credentials::Request(Incoming {
                 tag: Cow::Owned(incoming.tag.to_vec()),
                 payload: Cow::Owned(incoming.payload.to_vec()),
                 ..incoming.clone()
@@ -287,24 +317,23 @@ impl Dispatch {
         let text = Tracking::new(&authority.hub_name(), authority.now()).text(text);
         let now = self.links.now;
         self.links.engine.close(Some(&Fault::new(condition, &text)), now);
+        self.unconfirmed = None;
         self.forget(&|_| true);
     }
 
-    /// Lets handlers fill the output; `true` when anything was added.
-    pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> bool {
-        let before = self.links.engine.output().len();
+    /// Lets handlers fill the output.
+    pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) {
         for handler in &mut self.handlers {
             handler.poll(&mut self.links, cx);
         }
         self.forget_detached();
-        self.links.engine.output().len() > before
     }
 
     /// An identity has authenticated.
     fn authenticated(&mut self) {
         self.links.engine.authenticated();
         self.authenticate_by = None;
-        self.unauthenticated.over.set(true);
+        self.is_authenticated = true;
     }
 
     /// Starts the deadline for authentication if no identity is authenticated.
@@ -332,5 +361,18 @@ impl Dispatch {
             handler.recheck(&mut self.links, change);
         }
         self.forget_detached();
+    }
+}
+
+/// Asks the registry's leader whether the local replica is up to date.
+async fn confirm(server: Rc<AmqpServer>) -> Certainty {
+    let confirmation = server.authority().confirm();
+    match tokio::time::timeout(server.config().confirm_timeout, confirmation).await {
+        Ok(Ok(())) => Certainty::Confirmed,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the registry's leader did not confirm a refusal; the client is asked to retry");
+            Certainty::Unconfirmed
+        }
+        Err(_) => Certainty::Unconfirmed,
     }
 }

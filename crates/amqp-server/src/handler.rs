@@ -62,7 +62,7 @@ pub trait LinkHandler {
     /// on the link by itself; the server answers then.
     fn drain(&mut self, link: LinkId, drain: bool) -> bool;
 
-    /// Continues what waits, and sends as far as credit, window and [`Links::has_capacity`] allow; wakes `cx` when there
+    /// Continues what waits, and sends as far as credit, window and [`Links::output_bytes`] allow; wakes `cx` when there
     /// is more.
     fn poll(&mut self, links: &mut Links, cx: &mut Context<'_>);
 

@@ -7,7 +7,7 @@
 //! [`ServerConfig::output_bytes`] plus the credit and window of the peer; every refusal has a number and reaches the
 //! [`Authority`]; a connection without an authenticated identity is closed after a minute; a client that repeats a
 //! refused request at once is answered later and later.
-//! Not here: AMQP itself (`amqp`), signatures (`auth`), what links carry (`service-api`, `gateway`), policies and the audit
+//! Not here: AMQP itself (`amqp`), sockets and buffers (`net`), signatures (`auth`), what links carry (`service-api`, `gateway`), policies and the audit
 //! log (behind [`Authority`]).
 //! Start at [`AmqpServer`], of which each core has one, then `connection.rs`.
 #![warn(missing_docs)]
@@ -25,10 +25,9 @@ mod refusal;
 mod refusal_backoff;
 mod request_node;
 mod server;
-mod socket;
 mod tokens;
 
-pub use authority::{Authority, Confirmation, RefusedPrincipal, Transport};
+pub use authority::{Authority, Carrier, Confirmation, RefusedPrincipal};
 pub use config::ServerConfig;
 pub use credentials::{Certainty, Verdict, present};
 pub use handler::{Answered, AuthorizationChange, LinkHandler, LinkService};

@@ -11,13 +11,13 @@ use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, limits}
 use crate::delayed::{Delayed, Refusal};
 use crate::refusal::Tracking;
 use crate::request_node::Outbox;
-use crate::{AmqpServer, Authority, Refused, RefusedPrincipal, RequestNode, Tokens, Transport};
+use crate::{AmqpServer, Authority, Carrier, Refused, RefusedPrincipal, RequestNode, Tokens};
 
 /// The links of one connection, as its handlers use them.
 pub struct Links {
     pub(crate) server: Rc<AmqpServer>,
     pub(crate) address: SocketAddr,
-    pub(crate) transport: Transport,
+    carrier: Carrier,
     pub(crate) engine: Connection,
     pub(crate) tokens: Tokens,
     pub(crate) cbs: RequestNode,
@@ -31,7 +31,7 @@ pub struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, transport: Transport) -> Self {
+    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, carrier: Carrier) -> Self {
         let now = Instant::now();
         let mut engine = Config::default();
         // A connection that has not opened is not authenticated either.
@@ -39,7 +39,7 @@ impl Links {
         Self {
             server,
             address,
-            transport,
+            carrier,
             engine: Connection::server(engine, now),
             tokens: Tokens::default(),
             cbs: RequestNode::default(),
@@ -71,12 +71,6 @@ impl Links {
     #[must_use]
     pub fn output_bytes(&self) -> usize {
         self.server.config().output_bytes
-    }
-
-    /// Whether handlers may add to the output.
-    #[must_use]
-    pub fn has_capacity(&self) -> bool {
-        self.engine.output().len() < self.output_bytes()
     }
 
     /// Accepts an attach.
@@ -161,7 +155,7 @@ impl Links {
         self.server.metrics().refused(refused.code);
         let principal = RefusedPrincipal {
             identity,
-            transport: self.transport,
+            carrier: self.carrier,
             address: self.address,
         };
         self.authority().refused(principal, refused);

@@ -13,11 +13,12 @@ use holdfast_amqp::{
     Attach, AttachSpec, ClientSasl, Config, Connection, Delivery, Event, LinkId, OpenSpec, Role, SessionId,
 };
 use holdfast_amqp_server::{
-    AmqpServer, Answered, Authority, AuthorizationChange, Certainty, Confirmation, LinkHandler, LinkService, Links,
-    Refused, RefusedPrincipal, RequestNode, ServerConfig, Transport, response,
+    AmqpServer, Answered, Authority, AuthorizationChange, Carrier, Certainty, Confirmation, LinkHandler, LinkService,
+    Links, Refused, RefusedPrincipal, RequestNode, ServerConfig, response,
 };
 use holdfast_auth::{HubNames, Key, KeyPair, Policy, Rights, sign};
 use holdfast_model::UnixMillis;
+use holdfast_net::Peer;
 use holdfast_tasks::{Phase, Stop};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -103,6 +104,7 @@ impl LinkHandler for EchoLinks {
 
     fn request(&mut self, _: &mut Links, _: LinkId, request: &Request<'_>, _: Certainty) -> Answered {
         let name = request.name.unwrap_or_default();
+        assert_ne!(name, "panic", "as the test wants");
         Answered::Now(response(request.message_id, 200, name, None, |buf| {
             holdfast_amqp::types::put_null(buf);
         }))
@@ -161,8 +163,8 @@ impl Rig {
 
     async fn connect(&self) -> Client {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let address = ([127, 0, 0, 1], 4711).into();
-        self.server.accept(Box::new(far), address, Transport::Tcp);
+        let peer = Peer::plain(([127, 0, 0, 1], 4711).into());
+        self.server.accept(Box::new(far), peer, Carrier::Tcp);
         let open = OpenSpec {
             container_id: "test".to_owned(),
             hostname: None,
@@ -235,8 +237,8 @@ impl Client {
         .await
     }
 
-    /// Status and description of the response.
-    async fn request(&mut self, node: &str, write: impl FnOnce(&mut Vec<u8>)) -> (i64, String) {
+    /// Sends a request; the links for the request and for the response.
+    async fn send(&mut self, node: &str, write: impl FnOnce(&mut Vec<u8>)) -> (LinkId, LinkId) {
         self.requests += 1;
         let names = [format!("in-{}", self.requests), format!("out-{}", self.requests)];
         let receiver = self.attach(&AttachSpec::receiver(&names[0], node)).await.unwrap();
@@ -252,6 +254,27 @@ impl Client {
         };
         self.engine.send_with(sender, &delivery, write).unwrap();
         self.engine.grant(receiver, 1);
+        while !self.engine.output().is_empty() {
+            let written = self.stream.write(self.engine.output()).await.unwrap();
+            self.engine.advance_output(written, Instant::now());
+        }
+        (sender, receiver)
+    }
+
+    /// Reads to the end of the stream; how many bytes the last read gave.
+    async fn read_to_end(&mut self) -> usize {
+        let mut bytes = Vec::new();
+        let reading = self.stream.read_to_end(&mut bytes);
+        tokio::time::timeout(Duration::from_secs(20), reading)
+            .await
+            .unwrap()
+            .unwrap();
+        self.stream.read(&mut [0]).await.unwrap()
+    }
+
+    /// Status and description of the response.
+    async fn request(&mut self, node: &str, write: impl FnOnce(&mut Vec<u8>)) -> (i64, String) {
+        let (sender, receiver) = self.send(node, write).await;
         let answer = self
             .until(move |_, event| match event {
                 Event::Transfer(incoming) if incoming.link == receiver => {
@@ -322,6 +345,8 @@ fn a_service_answers_on_its_addresses_and_the_server_on_all_others() {
 fn a_revoked_key_is_told_to_the_handlers_and_a_drain_closes_the_connection() {
     on_a_core(|| async {
         let rig = Rig::new();
+        let server = Rc::clone(&rig.server);
+        let running = tokio::task::spawn_local(async move { server.run().await });
         let mut client = rig.connect().await;
         assert_eq!(client.put(&[1; 32]).await, 200);
         let link = client.attach(&AttachSpec::receiver("m", "$management")).await.unwrap();
@@ -344,6 +369,41 @@ fn a_revoked_key_is_told_to_the_handlers_and_a_drain_closes_the_connection() {
             })
             .await;
         assert_eq!(condition, "amqp:connection:forced");
-        rig.server.drained().await;
+        running.await.unwrap();
+    });
+}
+
+#[test]
+fn a_panic_in_a_handler_ends_its_connection_and_no_other() {
+    on_a_core(|| async {
+        let rig = Rig::new();
+        let (mut healthy, mut broken) = (rig.connect().await, rig.connect().await);
+        broken
+            .send("$management", |buf| read_request(buf, "id", "panic", None))
+            .await;
+        assert_eq!(broken.read_to_end().await, 0);
+        let answer = healthy
+            .request("$management", |buf| read_request(buf, "id", "an-echo", None))
+            .await;
+        assert_eq!(answer.0, 200);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_closed_in_time_when_the_node_drains() {
+    on_a_core(|| async {
+        let rig = Rig::new();
+        let server = Rc::clone(&rig.server);
+        let running = tokio::task::spawn_local(async move { server.run().await });
+        let (mut near, far) = tokio::io::duplex(16);
+        let peer = Peer::plain(([127, 0, 0, 1], 4711).into());
+        rig.server.accept(Box::new(far), peer, Carrier::Tcp);
+        // The answer to the SASL header does not fit.
+        near.write_all(b"AMQP\x03\x01\x00\x00").await.unwrap();
+        tokio::task::yield_now().await;
+        let from = Instant::now();
+        rig.stop.enter(Phase::Draining);
+        running.await.unwrap();
+        assert!(from.elapsed() < Duration::from_secs(6));
     });
 }

@@ -69,9 +69,9 @@ impl MqttFront {
     }
 
     fn accept(self: &Rc<Self>, socket: Socket, address: SocketAddr, protocol: Protocol) {
-        self.metrics.accepted.increment(1);
-        self.metrics.connections.increment(1.0);
         self.connections.open(socket, address, |transport| {
+            self.metrics.accepted.increment(1);
+            self.metrics.connections.increment(1.0);
             Connection::new(Rc::clone(self), transport, protocol)
         });
     }

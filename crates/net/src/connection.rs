@@ -52,8 +52,15 @@ pub trait Protocol: Sized + 'static {
     /// Ends the connection if a deadline has passed. May be called early.
     fn check_deadlines(&self, now_ms: u64);
 
-    /// The node drains: no more bytes are read. The connection ends now or as soon as its work is done.
+    /// The node drains: the connection ends now or as soon as its work is done. Until then [`Self::poll_ready`] lets
+    /// only that be read which the end needs.
     fn drain(&self);
+
+    /// Too many connections have not authenticated, and this one has waited longest: it ends, at once or after a word
+    /// to the peer.
+    fn evict(&self) {
+        self.transport().end(TransportEnd::Evicted.into());
+    }
 
     /// The connection is over and its socket closed; called once.
     fn ended(&self, end: Self::End);
@@ -74,6 +81,21 @@ pub enum TransportEnd {
     Stopping,
     /// The handler panicked; the panic has been logged.
     Panicked,
+}
+
+impl TransportEnd {
+    /// The word in logs and in the labels of counters.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::BrokenTls => "tls",
+            Self::OutputOverflow => "output_overflow",
+            Self::Evicted => "evicted",
+            Self::Stopping => "stopping",
+            Self::Panicked => "panic",
+        }
+    }
 }
 
 impl From<&io::Error> for TransportEnd {

@@ -32,7 +32,10 @@ pub struct BufferedStream {
     stream: Box<dyn ByteStream>,
     /// The client certificates of the TLS connection that carries the stream.
     peer_certificates: Option<CertificateChain>,
+    /// Bytes that the stream has not taken.
     pending: BytesMut,
+    /// The stream may hold bytes back until it is flushed.
+    needs_flush: bool,
 }
 
 impl Socket {
@@ -49,6 +52,7 @@ impl Socket {
             stream,
             peer_certificates,
             pending: BytesMut::new(),
+            needs_flush: false,
         }))
     }
 
@@ -87,10 +91,7 @@ impl Socket {
                 result => result,
             },
             Self::Tls(tls) => tls.try_write(data),
-            Self::Stream(buffered) => {
-                buffered.pending.extend_from_slice(data);
-                Ok(data.len())
-            }
+            Self::Stream(buffered) => buffered.write(data),
         }
     }
 
@@ -100,7 +101,7 @@ impl Socket {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.wants_flush(),
-            Self::Stream(buffered) => !buffered.pending.is_empty(),
+            Self::Stream(buffered) => buffered.needs_flush,
         }
     }
 
@@ -131,7 +132,9 @@ impl Socket {
                     buffered.pending.advance(written);
                 }
                 buffered.pending = BytesMut::new();
-                Pin::new(&mut buffered.stream).poll_flush(cx)
+                ready!(Pin::new(&mut buffered.stream).poll_flush(cx))?;
+                buffered.needs_flush = false;
+                Poll::Ready(Ok(()))
             }
         }
     }
@@ -149,6 +152,25 @@ impl Socket {
                 let _ = Pin::new(&mut buffered.stream).poll_shutdown(&mut cx);
             }
         }
+    }
+}
+
+impl BufferedStream {
+    /// Takes all of `data`; what the stream does not take at once waits for [`Socket::poll_flush`], which the connection's
+    /// task calls with a waker.
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        if self.pending.is_empty() {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            match Pin::new(&mut self.stream).poll_write(&mut cx, data) {
+                Poll::Ready(Ok(0)) if !data.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(result) => taken = result?,
+                Poll::Pending => {}
+            }
+        }
+        self.pending.extend_from_slice(data.get(taken..).unwrap_or_default());
+        self.needs_flush = true;
+        Ok(data.len())
     }
 }
 

@@ -193,6 +193,10 @@ impl connection::Protocol for Connection {
 
     fn check_deadlines(&self, now_ms: u64) {
         let state = &mut *self.state.borrow_mut();
+        if state.draining {
+            // Nothing is read any more, so that the client's silence means nothing.
+            return;
+        }
         match state.machine.expire(now_ms) {
             Some(Timeout::Connect) => self.transport.end(DisconnectReason::ConnectTimeout),
             Some(Timeout::KeepAlive) => self.transport.end(DisconnectReason::KeepAlive),

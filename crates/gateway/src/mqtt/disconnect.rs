@@ -44,12 +44,7 @@ impl DisconnectReason {
             Self::KeepAlive => "keep_alive",
             Self::Refused => "refused",
             Self::Hub(reason) => reason.as_str(),
-            Self::Transport(TransportEnd::Lost) => "lost",
-            Self::Transport(TransportEnd::BrokenTls) => "tls",
-            Self::Transport(TransportEnd::OutputOverflow) => "output_overflow",
-            Self::Transport(TransportEnd::Evicted) => "evicted",
-            Self::Transport(TransportEnd::Stopping) => CloseReason::Stopping.as_str(),
-            Self::Transport(TransportEnd::Panicked) => "panic",
+            Self::Transport(end) => end.label(),
         }
     }
 

@@ -9,13 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use holdfast_device_hub::{DeviceHub, Protocol};
+use holdfast_device_hub::DeviceHub;
 use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_net::router::{Port, Route, Router};
-use holdfast_net::{
-    Accepted, ByteStream, Handler, NetConfig, Peer, StreamHandler, accept_loop, accept_tls, bind, serve_http,
-    serve_stream,
-};
+use holdfast_net::{Accepted, Handler, NetConfig, Peer, accept_loop, accept_tls, bind, serve_http, serve_stream};
 use holdfast_node::{Core, FrontEnd};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
@@ -95,7 +92,7 @@ impl Listeners {
     fn listen(&self, wanted: &ListenConfig, mqtt: &Rc<MqttFront>, events: &Rc<EventsEndpoint>) -> Result<ListenConfig> {
         let handshakes = Arc::new(Semaphore::new(self.net.max_unauthenticated));
         let router = Rc::new(Router::new(vec![
-            Route::new(Port::Amqp, Handler::Stream(Rc::new(Amqp(Rc::clone(events))))),
+            Route::new(Port::Amqp, Handler::Stream(events.handler())),
             Route::new(Port::Https, Handler::Stream(mqtt.web_socket_handler())).subprotocol("mqtt"),
             Route::new(Port::Https, Handler::Stream(events.web_socket_handler())).subprotocol("AMQPWSB10"),
             Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))),
@@ -170,15 +167,6 @@ impl Listeners {
             );
         }
         Ok(bound)
-    }
-}
-
-/// AMQP on its own port.
-struct Amqp(Rc<EventsEndpoint>);
-
-impl StreamHandler for Amqp {
-    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
-        self.0.accept(stream, peer.address, Protocol::Amqp);
     }
 }
 

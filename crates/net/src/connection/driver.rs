@@ -9,6 +9,8 @@ use super::{Protocol, TransportEnd};
 
 /// Reads of one connection before the other connections of its core get a turn.
 const READS_PER_TURN: usize = 4;
+/// Rounds of flushing and handling before the other connections of its core get a turn.
+const ROUNDS_PER_TURN: usize = 16;
 
 /// The task; small, since every idle connection has one.
 pub(super) struct Driver<P: Protocol> {
@@ -71,7 +73,7 @@ impl<P: Protocol> Drop for Driver<P> {
 fn run<P: Protocol>(protocol: &Rc<P>, cx: &mut Context<'_>) -> Poll<P::End> {
     let transport = protocol.transport();
     let mut reads = 0;
-    loop {
+    for _ in 0..ROUNDS_PER_TURN {
         if let Some(end) = transport.end.get() {
             return Poll::Ready(end);
         }
@@ -82,9 +84,6 @@ fn run<P: Protocol>(protocol: &Rc<P>, cx: &mut Context<'_>) -> Poll<P::End> {
         ready!(protocol.poll_ready(cx));
         if transport.has_ended() || transport.needs_flush() {
             continue;
-        }
-        if transport.table.is_draining() {
-            return Poll::Pending;
         }
         {
             let mut buffer = transport.read_buffer.borrow_mut();
@@ -98,8 +97,7 @@ fn run<P: Protocol>(protocol: &Rc<P>, cx: &mut Context<'_>) -> Poll<P::End> {
             }
         }
         if reads == READS_PER_TURN {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            break;
         }
         let mut scratch = transport.table.scratch.borrow_mut();
         let read = transport.io.borrow_mut().socket.poll_read(cx, &mut scratch);
@@ -112,4 +110,6 @@ fn run<P: Protocol>(protocol: &Rc<P>, cx: &mut Context<'_>) -> Poll<P::End> {
             Err(error) => return Poll::Ready(TransportEnd::from(&error).into()),
         }
     }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }

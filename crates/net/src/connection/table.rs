@@ -41,8 +41,6 @@ pub struct Connections<P: Protocol> {
     wheel: SharedCell<TimerWheel<Row>>,
     pub(super) admission: Admission,
     next_number: Cell<u64>,
-    /// Nothing is read any more.
-    draining: Cell<bool>,
     /// Notified when the last connection has ended.
     emptied: Notify,
     started: Instant,
@@ -60,15 +58,18 @@ impl<P: Protocol> Connections<P> {
             wheel: SharedCell::new(TimerWheel::new(0)),
             admission: Admission::new(limits.max_unauthenticated),
             next_number: Cell::new(0),
-            draining: Cell::new(false),
             emptied: Notify::new(),
             started: Instant::now(),
             stop,
         })
     }
 
-    /// Adds a connection and spawns its task; `protocol` makes its state from the transport.
+    /// Adds a connection and spawns its task; `protocol` makes its state from the transport. A node that drains drops
+    /// the connection.
     pub fn open(self: &Rc<Self>, socket: Socket, address: SocketAddr, protocol: impl FnOnce(Transport<P>) -> P) {
+        if self.stop.is_in(Phase::Draining) {
+            return;
+        }
         let number = self.next_number.get();
         self.next_number.set(number + 1);
         let protocol = {
@@ -86,12 +87,12 @@ impl<P: Protocol> Connections<P> {
             self.get(row).is_some_and(|known| !known.transport().is_authenticated())
         });
         if let Some(evicted) = evicted.and_then(|row| self.get(row)) {
-            evicted.transport().end(TransportEnd::Evicted.into());
+            evicted.evict();
         }
         holdfast_tasks::spawn_local(P::TASK, Driver::new(protocol));
     }
 
-    /// Checks deadlines until the node drains, then ends all connections and returns when they are gone.
+    /// Checks deadlines. When the node drains, ends all connections and returns when they are gone.
     pub async fn run(self: Rc<Self>) {
         let mut ticks = interval(TICK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -102,7 +103,6 @@ impl<P: Protocol> Connections<P> {
                 _ = ticks.tick() => self.tick(),
             }
         }
-        self.draining.set(true);
         for protocol in self.all() {
             protocol.drain();
         }
@@ -112,6 +112,7 @@ impl<P: Protocol> Connections<P> {
                 biased;
                 () = self.stop.reached(Phase::Closing) => break,
                 () = self.emptied.notified() => {}
+                _ = ticks.tick() => self.tick(),
             }
         }
         for protocol in self.all() {
@@ -134,11 +135,9 @@ impl<P: Protocol> Connections<P> {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.get()
-    }
-
-    fn all(&self) -> Vec<Rc<P>> {
+    /// All connections.
+    #[must_use]
+    pub fn all(&self) -> Vec<Rc<P>> {
         self.rows.borrow().iter().map(|(_, known)| Rc::clone(known)).collect()
     }
 

@@ -30,6 +30,7 @@ struct Echo {
     frames: RefCell<Vec<Vec<u8>>>,
     holding: Cell<bool>,
     is_full: Cell<bool>,
+    is_draining: Cell<bool>,
     last_ms: Cell<u64>,
 }
 
@@ -82,7 +83,7 @@ impl Protocol for Echo {
     }
 
     fn poll_ready(self: &Rc<Self>, _: &mut Context<'_>) -> Poll<()> {
-        if self.is_full.get() {
+        if self.is_full.get() || self.is_draining.get() {
             Poll::Pending
         } else {
             Poll::Ready(())
@@ -100,6 +101,7 @@ impl Protocol for Echo {
     }
 
     fn drain(&self) {
+        self.is_draining.set(true);
         if !self.holding.get() {
             self.transport.end(TransportEnd::Stopping);
         }
@@ -144,6 +146,7 @@ impl Bench {
                 frames: RefCell::default(),
                 holding: Cell::new(false),
                 is_full: Cell::new(false),
+                is_draining: Cell::new(false),
                 last_ms: Cell::new(now_ms),
             }
         });
@@ -395,6 +398,21 @@ fn a_draining_node_waits_for_connections_with_work_until_it_closes() {
         settle().await;
         assert_eq!(bench.ends().len(), 2);
         assert!(bench.table.is_empty());
+    });
+}
+
+#[test]
+fn a_draining_node_takes_no_connection_and_keeps_the_deadlines_of_those_it_has() {
+    run(async {
+        let bench = Bench::new(10);
+        let mut busy = bench.connect(64);
+        busy.write_all(b"\x04hold").await.unwrap();
+        assert_eq!(read(&mut busy, 4).await, b"hold");
+        bench.stop.enter(Phase::Draining);
+        let mut late = bench.connect(64);
+        assert_eq!(late.read(&mut [0]).await.unwrap(), 0);
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert_eq!(*bench.log.ends.borrow(), [(0, TransportEnd::Lost)]);
     });
 }
 

@@ -1,16 +1,15 @@
 //! One core's part of the endpoint: its AMQP server with the reader service.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use holdfast_amqp_server::{AmqpServer, Authority, Confirmation, Refused, RefusedPrincipal, ServerConfig, Transport};
+use holdfast_amqp_server::{AmqpServer, Authority, Carrier, Confirmation, Refused, RefusedPrincipal, ServerConfig};
 use holdfast_auth::{HubNames, Policy};
 use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::UnixMillis;
-use holdfast_net::{ByteStream, StreamHandler};
+use holdfast_net::StreamHandler;
 use holdfast_registry::RegistryEvent;
-use holdfast_tasks::{Phase, Stop};
+use holdfast_tasks::Stop;
 
 use super::EventsConfig;
 use super::metrics::Metrics;
@@ -20,7 +19,6 @@ use super::readers::ReaderService;
 pub struct EventsEndpoint {
     hub: Arc<DeviceHub>,
     server: Rc<AmqpServer>,
-    stop: Stop,
 }
 
 impl EventsEndpoint {
@@ -39,42 +37,43 @@ impl EventsEndpoint {
             metrics: Metrics::new(),
         };
         let authority = Box::new(HubAuthority(Arc::clone(&hub)));
-        let server = AmqpServer::new(authority, vec![Box::new(readers)], limits, stop.clone());
-        Rc::new(Self { hub, server, stop })
+        let server = AmqpServer::new(authority, vec![Box::new(readers)], limits, stop);
+        Rc::new(Self { hub, server })
     }
 
-    /// Forwards changes of the hub's settings until the node drains, then returns when all connections have ended or the
-    /// node closes. Without it, connections of revoked policies stay open until their tokens expire.
+    /// Serves until the node drains, then returns when all connections have ended.
     pub async fn run(self: Rc<Self>) {
+        tokio::select! {
+            biased;
+            () = self.server.run() => {}
+            () = self.forward_settings() => {}
+        }
+    }
+
+    /// Lets connections hear of changes of the hub's settings. Without it, connections of revoked policies stay open until
+    /// their tokens expire.
+    async fn forward_settings(&self) {
         let mut changes = self.hub.registry().changes();
         loop {
-            let event = tokio::select! {
-                biased;
-                () = self.stop.reached(Phase::Draining) => break,
-                event = changes.next() => event,
-            };
-            match event {
+            match changes.next().await {
                 Some(RegistryEvent::Settings | RegistryEvent::Resync) => self.server.settings_changed(),
                 Some(RegistryEvent::Identity { .. } | RegistryEvent::Cluster) => {}
-                None => break,
+                // The registry has ended, and the node with it.
+                None => std::future::pending().await,
             }
         }
-        self.server.drained().await;
     }
 
-    /// Serves a new connection: after TLS, or after a WebSocket upgrade.
-    pub fn accept(self: &Rc<Self>, stream: Box<dyn ByteStream>, address: SocketAddr, protocol: Protocol) {
-        let transport = match protocol {
-            Protocol::AmqpWs => Transport::WebSocket,
-            _ => Transport::Tcp,
-        };
-        self.server.accept(stream, address, transport);
+    /// The handler of AMQP on its own port.
+    #[must_use]
+    pub fn handler(&self) -> Rc<dyn StreamHandler> {
+        self.server.handler(Carrier::Tcp)
     }
 
     /// The handler of AMQP over WebSockets, subprotocol `AMQPWSB10`.
     #[must_use]
-    pub fn web_socket_handler(self: &Rc<Self>) -> Rc<dyn StreamHandler> {
-        self.server.web_socket_handler()
+    pub fn web_socket_handler(&self) -> Rc<dyn StreamHandler> {
+        self.server.handler(Carrier::WebSocket)
     }
 }
 
@@ -105,9 +104,9 @@ impl Authority for HubAuthority {
     }
 
     fn refused(&self, principal: RefusedPrincipal<'_>, refused: &Refused) {
-        let protocol = match principal.transport {
-            Transport::Tcp => Protocol::Amqp,
-            Transport::WebSocket => Protocol::AmqpWs,
+        let protocol = match principal.carrier {
+            Carrier::Tcp => Protocol::Amqp,
+            Carrier::WebSocket => Protocol::AmqpWs,
         };
         let (audit, now) = (self.0.audit(), self.now());
         match refused.reason {

@@ -20,10 +20,11 @@ use holdfast_amqp::{
 };
 use holdfast_auth::sign;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_device_hub::{DeviceHub, DeviceHubConfig, Protocol};
+use holdfast_device_hub::{DeviceHub, DeviceHubConfig};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
 };
+use holdfast_net::Peer;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_registry::Registry;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
@@ -142,8 +143,8 @@ impl Hub {
     /// The client's end of a new connection.
     pub(crate) fn raw(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(256 * 1024);
-        self.endpoint
-            .accept(Box::new(far), "127.0.0.1:4711".parse().unwrap(), Protocol::Amqp);
+        let peer = Peer::plain("127.0.0.1:4711".parse().unwrap());
+        self.endpoint.handler().accept(Box::new(far), peer);
         near
     }
 
