@@ -8,7 +8,6 @@
 //! Not here: where replicas are placed (`placement`), sessions (`device-hub`), the connections between nodes (`peer`).
 //! Start at [`Partitions`]; `client` is the calling side, `server` the called side, `protocol` what they say.
 
-mod admission;
 mod client;
 mod metrics;
 mod owner_table;
@@ -22,14 +21,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
 use holdfast_model::{PartitionCount, PartitionId};
-use holdfast_partition::record::EntryHeader;
-use holdfast_partition::{AppendError, OnAppended, Partition};
+use holdfast_partition::{AppendError, OnAppended, OpenLinks, Partition, SenderLink};
 use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
 use thiserror::Error;
 
-use admission::Admission;
-pub use admission::{AdmissionSlot, AppendAdmission};
 use client::append::AppendBudgets;
 pub use client::append::{APPEND_TIMEOUT, MAX_BYTES_IN_FLIGHT};
 pub use client::reader::{OpenError, PartitionReader};
@@ -59,7 +55,8 @@ struct Inner {
     reader_registries: Vec<ReaderRegistry>,
     reader_leases: ReaderLeases,
     metrics: Metrics,
-    admission: Admission,
+    /// By partition.
+    open_links: Vec<Arc<OpenLinks>>,
 }
 
 /// Why a query about a partition has no answer.
@@ -92,15 +89,15 @@ impl Partitions {
             reader_registries: count.iter().map(|_| ReaderRegistry::of(node)).collect(),
             reader_leases: ReaderLeases::new(count),
             metrics: Metrics::new(),
-            admission: Admission::default(),
+            open_links: count.iter().map(|_| Arc::default()).collect(),
         }))
     }
 
-    /// As [`Self::new`], with the slot for the admission that decides which batches are appended here.
-    pub fn with_admission(node: u64, count: PartitionCount, transport: Arc<dyn Transport>) -> (Self, AdmissionSlot) {
-        let partitions = Self::new(node, count, transport);
-        let slot = AdmissionSlot::new(&partitions.0.admission);
-        (partitions, slot)
+    /// The links over which batches are appended to the partition while this node owns it; the owner of the sessions
+    /// publishes them.
+    #[must_use]
+    pub fn open_links(&self, id: PartitionId) -> &Arc<OpenLinks> {
+        &self.0.open_links[usize::from(id.0)]
     }
 
     /// This node.
@@ -192,21 +189,19 @@ impl Partitions {
     /// Appends a batch at the owner, wherever it is, by the rules of [`Partition::append_detached`]: after a lost connection
     /// the outcome is [`AppendError::Unknown`]; an owner that is unknown or cannot be reached is
     /// [`AppendError::NotLeader`]. Both are returned within [`APPEND_TIMEOUT`]; the caller waits with [`Self::owner_after`]
-    /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`AppendAdmission`]: a batch that
-    /// arrives late must not be admitted as one of a later link.
+    /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`OpenLinks`]: a batch that arrives
+    /// late must not be admitted as one of a later link.
     pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
-            let may = |header: &EntryHeader| self.admits(id, header, link);
-            return partition.append_if(entry, may, appended).await;
+            let sender = SenderLink {
+                gateway: self.0.node,
+                link,
+            };
+            return partition.append_over(entry, self.open_links(id), sender, appended).await;
         }
         match self.owner(id) {
             Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, link, entry, appended).await,
             _ => appended(Err(AppendError::NotLeader { leader: None })),
         }
-    }
-
-    /// Whether the append admission accepts a batch that was sent over this link of its gateway.
-    fn admits(&self, id: PartitionId, header: &EntryHeader, link: u64) -> bool {
-        self.0.admission.admits(id, &header.stream, link)
     }
 }

@@ -95,7 +95,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         .await;
         partitions.push(partition.unwrap());
     }
-    let (routes, admission) = Partitions::with_admission(7, PartitionCount::DEFAULT, host.transport.clone());
+    let routes = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
     for partition in &partitions {
         routes.host(partition.clone());
     }
@@ -111,7 +111,6 @@ async fn start(path: &Path, cores: u16) -> Node {
             clock: Clock::from_fn(clock),
             config: DeviceHubConfig::default(),
         },
-        admission,
     );
     let stop = Stop::new();
     holdfast_tasks::spawn("sessions", maintain_links(hub.clone(), stop.clone()));

@@ -124,7 +124,7 @@ impl NodeBuilder {
         };
         let count = registry.settings()?.partition_count;
 
-        let (partitions, admission) = Partitions::with_admission(host.node, count, Arc::clone(&transport));
+        let partitions = Partitions::new(host.node, count, Arc::clone(&transport));
         dispatch.enter(Service::Partition, partitions.handler());
         let hub = DeviceHub::new(
             HubParts {
@@ -141,7 +141,6 @@ impl NodeBuilder {
                 }),
                 config: config.device_hub.clone(),
             },
-            admission,
         );
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);
 

@@ -25,7 +25,7 @@ pub use config::{InvalidConfig, PartitionConfig};
 pub use error::{AppendError, PartitionStartError};
 pub use log::chunk::{Chunk, Event};
 pub use log::record;
-pub use partition::{Clock, OnAppended, Partition, PartitionStatus};
+pub use partition::{Clock, OnAppended, OpenLinks, Partition, PartitionStatus, SenderLink};
 pub use readers::epoch;
 pub use readers::reader::{Bound, ReadError, Reader, StartError, StartPosition, UnknownPosition};
 pub use shared::MAX_READERS;

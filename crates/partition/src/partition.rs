@@ -4,6 +4,7 @@ mod ack_gate;
 pub(crate) mod answer;
 mod device_state;
 mod effects;
+mod open_links;
 mod retention;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use holdfast_tasks::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use ack_gate::AckGate;
+pub use open_links::{OpenLinks, SenderLink};
 
 use crate::config::PartitionConfig;
 use crate::error::{AppendError, PartitionStartError};
@@ -176,12 +178,27 @@ impl Partition {
     /// counted it before. After an error the batches that followed it in its stream fail with [`AppendError::Gap`]; resend
     /// from the number named there.
     pub async fn append_detached(&self, entry: Bytes, appended: OnAppended) {
-        self.append_if(entry, |_| true, appended).await;
+        self.append_admitted(entry, |_| Ok(None), appended).await;
     }
 
-    /// As [`Self::append_detached`], for a sender that may lose the right to append while the batch waits for capacity:
-    /// `may` is evaluated after all waiting, right before the proposal. [`AppendError::Refused`] if it returns `false`.
-    pub async fn append_if(&self, entry: Bytes, may: impl FnOnce(&EntryHeader) -> bool + Send, appended: OnAppended) {
+    /// As [`Self::append_detached`], for a gateway that may lose its link while the batch waits for capacity: `links` are
+    /// compared after all waiting, right before the proposal. [`AppendError::Refused`] if the batch is not the sender's, or
+    /// its link is not open.
+    pub async fn append_over(&self, entry: Bytes, links: &OpenLinks, sender: SenderLink, appended: OnAppended) {
+        let admit = |header: &EntryHeader| match header.stream.gateway_node == sender.gateway {
+            true => links.admit(&header.stream, sender.link),
+            false => Err(AppendError::Refused),
+        };
+        self.append_admitted(entry, admit, appended).await;
+    }
+
+    /// `admit` returns the term in which the batch may be proposed.
+    async fn append_admitted(
+        &self,
+        entry: Bytes,
+        admit: impl FnOnce(&EntryHeader) -> Result<Option<u64>, AppendError> + Send,
+        appended: OnAppended,
+    ) {
         let header = match EntryView::parse(&entry) {
             Ok(view) => view.header(),
             Err(error) => return appended(Err(error.into())),
@@ -193,13 +210,21 @@ impl Partition {
             Ok(permit) => permit,
             Err(error) => return appended(self.0.ack_gate.lock().admit_committed(&header, Err(error))),
         };
+        let admitted = match admit(&header) {
+            Ok(admitted) => admitted,
+            Err(error) => return appended(Err(error)),
+        };
         // Effects in a batch come from a core of the owner, which has computed them; never from another gateway.
-        let here = |owner: Leadership| owner.node.0 == self.0.node && header.stream.gateway_node == self.0.node;
-        if !header.owner.is_none_or(here) || !may(&header) {
+        let here = |owner: Leadership| {
+            owner.node.0 == self.0.node
+                && header.stream.gateway_node == self.0.node
+                && admitted.is_none_or(|term| term == owner.term.0)
+        };
+        if !header.owner.is_none_or(here) {
             return appended(Err(AppendError::Refused));
         }
-        let permit = match header.owner {
-            Some(owner) => permit.in_term(owner.term.0),
+        let permit = match header.owner.map(|owner| owner.term.0).or(admitted) {
+            Some(term) => permit.in_term(term),
             None => permit,
         };
         let gate = self.0.ack_gate.clone();

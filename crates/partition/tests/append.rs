@@ -4,14 +4,12 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Sender, config, numbers, read_to, start, try_start, try_start_with};
 use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{ByteSize, SequenceNumber, UnixMillis};
-use holdfast_partition::record::EntryHeader;
 use holdfast_partition::state::GatewayPresence;
-use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
+use holdfast_partition::{AppendError, OpenLinks, Partition, PartitionConfig, SenderLink, StartPosition};
 use holdfast_storage::{Disk, DiskSpace, SimDisk};
 use holdfast_tasks::sync::Mutex;
 use rand::rngs::SmallRng;
@@ -219,21 +217,44 @@ async fn a_sender_that_loses_the_right_to_append_while_waiting_for_capacity_does
         .await
         .unwrap();
     let mut sender = Sender::new(1);
-    let right = Arc::new(AtomicBool::new(true));
+    let links = Arc::new(OpenLinks::default());
+    links.begin_term(node.partition.owner().unwrap().term);
+    links.open(sender.stream.gateway_node, sender.stream.incarnation, 5);
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     for batch in 0..2 {
-        let (right, outcomes) = (right.clone(), outcomes.clone());
-        let (asked, entry) = (right.clone(), sender.batch(5_000, batch));
+        let (closed, outcomes) = (links.clone(), outcomes.clone());
+        let (gateway, entry) = (sender.stream.gateway_node, sender.batch(5_000, batch));
         let appended = Box::new(move |outcome| {
-            // Revoked between the second call and its proposal.
-            right.store(false, Ordering::Relaxed);
+            // Closed between the second call and its proposal.
+            closed.close(gateway);
             outcomes.lock().push((batch, outcome));
         });
-        let may = move |_: &EntryHeader| asked.load(Ordering::Relaxed);
-        node.partition.append_if(entry, may, appended).await;
+        let over = SenderLink { gateway, link: 5 };
+        node.partition.append_over(entry, &links, over, appended).await;
     }
     assert_eq!(*outcomes.lock(), [(0, Ok(())), (1, Err(AppendError::Refused))]);
     assert_eq!(node.partition.last_batch(&sender.stream).await, Ok(1));
+    node.partition.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_not_appended_that_only_the_links_of_another_term_admit() {
+    let node = start(Arc::new(SimDisk::new()), &config()).await;
+    let mut sender = Sender::new(1);
+    let links = OpenLinks::default();
+    let over = |link| SenderLink { gateway: 1, link };
+    let term = node.partition.owner().unwrap().term;
+    let refused = Err(AppendError::Refused);
+    let elsewhere = Err(AppendError::NotLeader { leader: Some(node.partition.owner().unwrap().node) });
+    for (links_of, link, expected) in [(term - 1, 7, elsewhere), (term, 6, refused), (term, 7, Ok(()))] {
+        links.begin_term(links_of);
+        links.open(1, sender.stream.incarnation, 7);
+        let (outcome, decided) = tokio::sync::oneshot::channel();
+        let appended = Box::new(move |result| outcome.send(result).unwrap());
+        node.partition.append_over(sender.batch(1, 1), &links, over(link), appended).await;
+        assert_eq!(decided.await.unwrap(), expected);
+        sender.next_batch = 1;
+    }
     node.partition.shutdown().await;
 }
 

@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use holdfast_auth::HubNames;
-use holdfast_cluster::route::{AdmissionSlot, AppendAdmission, Partitions};
+use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
 use holdfast_model::{IdentityId, PartitionId};
-use holdfast_partition::record::StreamId;
 use holdfast_registry::Registry;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -19,7 +18,7 @@ use crate::gateway::session_table::SessionTable;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
-use crate::session_types::{Incarnation, LinkId};
+use crate::session_types::Incarnation;
 use crate::{Clock, DeviceHubConfig};
 
 /// The parts that a hub is built from.
@@ -71,25 +70,15 @@ pub struct DeviceHub {
     pub(crate) downlink_bytes: AtomicUsize,
 }
 
-/// Accepts batches that their gateway has sent over its current link.
-struct LinkAdmission(Weak<DeviceHub>);
-
-impl AppendAdmission for LinkAdmission {
-    fn admits(&self, partition: PartitionId, stream: &StreamId, link: u64) -> bool {
-        let hub = self.0.upgrade();
-        hub.is_some_and(|hub| hub.ownership.admits(partition, stream, LinkId(link)))
-    }
-}
-
 impl DeviceHub {
     /// Builds the shared part. Before devices connect, [`maintain_links`](crate::maintain_links) and
     /// [`watch_registry`](crate::watch_registry) must be spawned, and in a cluster the hub must be registered
-    /// in the node's dispatch for service Session. `admission` belongs to `parts.partitions`: the hub accepts the batches of
-    /// gateways whose link is open.
+    /// in the node's dispatch for service Session. From now on `parts.partitions` accepts only batches of gateways whose link
+    /// is open.
     #[must_use]
-    pub fn new(parts: HubParts, admission: AdmissionSlot) -> Arc<Self> {
+    pub fn new(parts: HubParts) -> Arc<Self> {
         let count = parts.partitions.count();
-        let hub = Arc::new_cyclic(|this| Self {
+        Arc::new_cyclic(|this| Self {
             this: this.clone(),
             sessions: SessionTable::new(count),
             ownership: OwnershipTable::new(&parts.partitions, Incarnation(parts.incarnation)),
@@ -107,9 +96,7 @@ impl DeviceHub {
             next_delivery: AtomicU64::new(1),
             downlink_bytes: AtomicUsize::new(0),
             parts,
-        });
-        admission.install(Arc::new(LinkAdmission(Arc::downgrade(&hub))));
-        hub
+        })
     }
 
     /// The audit log.

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use holdfast_cluster::route::{Owner, Partitions};
 use holdfast_model::{IdentityId, PartitionId};
-use holdfast_partition::record::StreamId;
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -97,9 +96,12 @@ pub(crate) struct SweepResult {
 
 impl OwnershipTable {
     pub(crate) fn new(partitions: &Partitions, incarnation: Incarnation) -> Self {
-        let shard = |_| Shard {
-            ownership: Mutex::new(OwnershipTerm::new(0, partitions.node(), incarnation, 0)),
-            readiness_changes: watch::Sender::new(0),
+        let shard = |partition| {
+            let open_links = Arc::clone(partitions.open_links(partition));
+            Shard {
+                ownership: Mutex::new(OwnershipTerm::new(0, partitions.node(), incarnation, 0, open_links)),
+                readiness_changes: watch::Sender::new(0),
+            }
         };
         Self {
             node: partitions.node(),
@@ -110,9 +112,10 @@ impl OwnershipTable {
         }
     }
 
-    fn new_term(&self, term: u64) -> OwnershipTerm {
+    fn new_term(&self, partition: PartitionId, term: u64) -> OwnershipTerm {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
-        OwnershipTerm::new(term, self.node, self.incarnation, serial)
+        let open_links = Arc::clone(self.partitions.open_links(partition));
+        OwnershipTerm::new(term, self.node, self.incarnation, serial, open_links)
     }
 
     fn shard(&self, partition: PartitionId) -> &Shard {
@@ -133,7 +136,7 @@ impl OwnershipTable {
         }
         let mut ownership = self.shard(partition).ownership.lock();
         if ownership.term != term {
-            *ownership = self.new_term(term);
+            *ownership = self.new_term(partition, term);
         }
         Ok(ownership)
     }
@@ -418,17 +421,6 @@ impl OwnershipTable {
             .is_ok_and(|mut ownership| ownership.deliveries_answered(call, answers))
     }
 
-    /// Whether a batch of a gateway's stream may be appended: only over the link that is open now. A batch that was sent
-    /// over an earlier link may hold messages of sessions that have been superseded since.
-    pub(crate) fn admits(&self, partition: PartitionId, stream: &StreamId, link: LinkId) -> bool {
-        let Some(term) = self.term(partition) else {
-            // The append itself reports the owner.
-            return true;
-        };
-        self.ownership(partition, term)
-            .is_ok_and(|ownership| ownership.admits(stream.gateway_node, Incarnation(stream.incarnation), link))
-    }
-
     /// The identity's session.
     pub(crate) fn row(&self, partition: PartitionId, identity: &IdentityId) -> Option<SessionRow> {
         let term = self.term(partition)?;
@@ -525,11 +517,11 @@ impl OwnershipTable {
             let term = self.term(partition);
             let mut ownership = self.shard(partition).ownership.lock();
             let Some(term) = term else {
-                *ownership = self.new_term(0);
+                *ownership = self.new_term(partition, 0);
                 continue;
             };
             if ownership.term != term {
-                *ownership = self.new_term(term);
+                *ownership = self.new_term(partition, term);
             }
             let was_complete = ownership.is_complete;
             ownership.update_completeness(&members);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::IdentityId;
+use holdfast_partition::OpenLinks;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -94,6 +95,9 @@ pub(crate) struct OwnershipTerm {
     /// Sessions that are being closed for one that has ended before it began: the next one waits for them too.
     still_closing: HashMap<IdentityId, (SessionAddress, Box<[SupersededSession]>)>,
     links: HashMap<u64, Link>,
+    /// The open ones of them, for the appends. A batch that was sent over an earlier link may hold messages of sessions
+    /// that have been superseded since.
+    pub(super) open_links: Arc<OpenLinks>,
     /// Some member has no open link: it may come back with sessions that are not known here.
     has_unlinked_member: bool,
     ended: EndedSessions,
@@ -109,8 +113,15 @@ pub(crate) struct OwnershipTerm {
 }
 
 impl OwnershipTerm {
-    pub(crate) fn new(term: u64, node: u64, incarnation: Incarnation, serial: u64) -> Self {
+    pub(crate) fn new(
+        term: u64,
+        node: u64,
+        incarnation: Incarnation,
+        serial: u64,
+        open_links: Arc<OpenLinks>,
+    ) -> Self {
         let now = Instant::now();
+        open_links.begin_term(term);
         Self {
             term,
             serial,
@@ -121,6 +132,7 @@ impl OwnershipTerm {
             rows: HashMap::new(),
             still_closing: HashMap::new(),
             links: HashMap::new(),
+            open_links,
             has_unlinked_member: true,
             ended: EndedSessions::default(),
             absent: AbsentGateways::default(),
@@ -180,6 +192,7 @@ impl OwnershipTerm {
             sessions: self.count_rows(caller.gateway),
             last_count: CountComparison::default(),
         };
+        self.open_links.close(caller.gateway);
         self.links.insert(caller.gateway, link);
         // Until all its sessions are known.
         self.has_unlinked_member = true;
@@ -192,6 +205,8 @@ impl OwnershipTerm {
         let sessions = self.count_rows(caller.gateway);
         if let Some(link) = self.links.get_mut(&caller.gateway) {
             link.is_open = true;
+            self.open_links
+                .open(caller.gateway, link.incarnation.0, link.id.0);
             link.sessions = sessions;
         }
         self.absent.has_returned(caller.gateway);
@@ -205,6 +220,7 @@ impl OwnershipTerm {
         if !link.is_broken {
             link.is_broken = true;
             link.is_open = false;
+            self.open_links.close(gateway);
             self.has_unlinked_member = true;
             // The gateway's id is not valid any more. Changed only once: the gateway's next id must not be less.
             link.id = LinkId(link.id.0.saturating_add(1));
@@ -588,12 +604,6 @@ impl OwnershipTerm {
             .map_or(LINK_LEASE, |at| LINK_LEASE.saturating_sub(at.elapsed()))
     }
 
-    pub(super) fn admits(&self, gateway: u64, incarnation: Incarnation, link: LinkId) -> bool {
-        self.links
-            .get(&gateway)
-            .is_some_and(|known| known.is_open && known.incarnation == incarnation && known.id == link)
-    }
-
     /// Gateways that have not called for `grace`.
     fn silent_gateways(&self, grace: Duration) -> Vec<u64> {
         // A gateway that may still act over its link is not forgotten: two sessions of one identity would act.
@@ -609,6 +619,7 @@ impl OwnershipTerm {
                 continue;
             }
             self.links.remove(&gateway);
+            self.open_links.close(gateway);
             disconnected.extend(self.drop_rows(|row| row.address.gateway == gateway));
         }
     }

@@ -85,7 +85,7 @@ impl Node {
         )
         .await
         .unwrap();
-        let (partitions, admission) = Partitions::with_admission(id, PartitionCount::DEFAULT, host.transport.clone());
+        let partitions = Partitions::new(id, PartitionCount::DEFAULT, host.transport.clone());
         dispatch.enter(Service::Partition, partitions.handler());
         let stop = Stop::new();
         holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
@@ -101,7 +101,6 @@ impl Node {
                 clock: Clock::system(),
                 config,
             },
-            admission,
         );
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);
         holdfast_tasks::spawn("maintain-links", maintain_links(Arc::clone(&hub), stop.clone()));

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use holdfast_consensus::transport::{Answer, CallError, Chunks, Handler, refused};
 use holdfast_model::PartitionId;
-use holdfast_partition::AppendError;
-use holdfast_partition::record::{EntryHeader, StreamId};
+use holdfast_partition::record::StreamId;
+use holdfast_partition::{AppendError, SenderLink};
 use holdfast_proto::cluster::v1::{
     RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteSeatsRequest, RouteStatus,
     RouteStolen,
@@ -118,15 +118,15 @@ impl Dispatcher {
         };
         self.0.0.metrics.served_appends.increment(1);
         let (decided, result) = oneshot::channel();
-        let partitions = self.0.clone();
+        let links = Arc::clone(self.0.open_links(id));
+        let sender_link = SenderLink { gateway: from, link };
         let work = async move {
-            let may = |header: &EntryHeader| header.stream.gateway_node == from && partitions.admits(id, header, link);
             let appended = Box::new(move |result| {
                 drop(permit);
                 // The caller may be gone.
                 let _ = decided.send(result);
             });
-            partition.append_if(entry, may, appended).await;
+            partition.append_over(entry, &links, sender_link, appended).await;
         };
         sender.queue(id).push(Box::pin(work));
         let partitions = self.0.clone();

@@ -1,0 +1,69 @@
+//! The links over which gateways may append to a partition.
+//!
+//! Why: the owner of a partition knows which gateways have reported all their sessions, and decides so far above the log.
+//! It publishes its decision here, and an append compares its batch with it: nothing below calls up.
+//! Invariants: links belong to one term, and a batch that they admit is proposed in that term or not at all; a gateway
+//! has at most one open link.
+//! Not here: when links open and close (`device-hub`).
+
+use std::collections::BTreeMap;
+
+use holdfast_tasks::sync::RwLock;
+
+use crate::error::AppendError;
+use crate::log::record::StreamId;
+
+/// The open links of one partition; see the module. Until [`Self::begin_term`], every batch is admitted.
+#[derive(Debug, Default)]
+pub struct OpenLinks(RwLock<Option<TermLinks>>);
+
+#[derive(Debug)]
+struct TermLinks {
+    term: u64,
+    /// By gateway: its incarnation and its link.
+    open: BTreeMap<u64, (u64, u64)>,
+}
+
+/// The gateway that sends a batch, and the link over which it does.
+#[derive(Debug, Clone, Copy)]
+pub struct SenderLink {
+    /// The node.
+    pub gateway: u64,
+    /// The link that was open when the batch was sent.
+    pub link: u64,
+}
+
+impl OpenLinks {
+    /// A term of ownership begins: no link is open.
+    pub fn begin_term(&self, term: u64) {
+        let open = BTreeMap::new();
+        *self.0.write() = Some(TermLinks { term, open });
+    }
+
+    /// Opens a gateway's link in place of its earlier one.
+    pub fn open(&self, gateway: u64, incarnation: u64, link: u64) {
+        if let Some(links) = &mut *self.0.write() {
+            links.open.insert(gateway, (incarnation, link));
+        }
+    }
+
+    /// Closes a gateway's link.
+    pub fn close(&self, gateway: u64) {
+        if let Some(links) = &mut *self.0.write() {
+            links.open.remove(&gateway);
+        }
+    }
+
+    /// The term in which a batch of `stream` may be proposed that was sent over `link`; `None` = in any.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`]: the link is not the open one.
+    pub fn admit(&self, stream: &StreamId, link: u64) -> Result<Option<u64>, AppendError> {
+        let links = self.0.read();
+        let Some(links) = &*links else { return Ok(None) };
+        match links.open.get(&stream.gateway_node) {
+            Some(open) if *open == (stream.incarnation, link) => Ok(Some(links.term)),
+            _ => Err(AppendError::Refused),
+        }
+    }
+}
