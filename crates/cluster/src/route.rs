@@ -197,7 +197,9 @@ impl Partitions {
                 gateway: self.0.node,
                 link,
             };
-            return partition.append_over(entry, self.open_links(id), sender, appended).await;
+            return partition
+                .append_over(entry, self.open_links(id), sender, appended)
+                .await;
         }
         match self.owner(id) {
             Some(owner) if owner.node != self.0.node => self.append_remote(owner, id, link, entry, appended).await,

@@ -99,19 +99,17 @@ async fn start(path: &Path, cores: u16) -> Node {
     for partition in &partitions {
         routes.host(partition.clone());
     }
-    let hub = DeviceHub::new(
-        HubParts {
-            node: 7,
-            incarnation: 1,
-            cores,
-            partitions: routes,
-            transport: host.transport.clone(),
-            registry: registry.clone(),
-            hub_names: HubNames::new([HOST]),
-            clock: Clock::from_fn(clock),
-            config: DeviceHubConfig::default(),
-        },
-    );
+    let hub = DeviceHub::new(HubParts {
+        node: 7,
+        incarnation: 1,
+        cores,
+        partitions: routes,
+        transport: host.transport.clone(),
+        registry: registry.clone(),
+        hub_names: HubNames::new([HOST]),
+        clock: Clock::from_fn(clock),
+        config: DeviceHubConfig::default(),
+    });
     let stop = Stop::new();
     holdfast_tasks::spawn("sessions", maintain_links(hub.clone(), stop.clone()));
     Node {

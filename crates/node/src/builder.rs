@@ -126,22 +126,20 @@ impl NodeBuilder {
 
         let partitions = Partitions::new(host.node, count, Arc::clone(&transport));
         dispatch.enter(Service::Partition, partitions.handler());
-        let hub = DeviceHub::new(
-            HubParts {
-                node: host.node,
-                incarnation: self.incarnation,
-                cores: self.cores,
-                partitions: partitions.clone(),
-                transport: Arc::clone(&transport),
-                registry: registry.clone(),
-                hub_names: self.hub_names,
-                clock: holdfast_device_hub::Clock::from_fn({
-                    let clock = Arc::clone(&clock);
-                    move || clock()
-                }),
-                config: config.device_hub.clone(),
-            },
-        );
+        let hub = DeviceHub::new(HubParts {
+            node: host.node,
+            incarnation: self.incarnation,
+            cores: self.cores,
+            partitions: partitions.clone(),
+            transport: Arc::clone(&transport),
+            registry: registry.clone(),
+            hub_names: self.hub_names,
+            clock: holdfast_device_hub::Clock::from_fn({
+                let clock = Arc::clone(&clock);
+                move || clock()
+            }),
+            config: config.device_hub.clone(),
+        });
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);
 
         let mut tasks = vec![

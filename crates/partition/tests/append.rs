@@ -245,13 +245,17 @@ async fn a_batch_is_not_appended_that_only_the_links_of_another_term_admit() {
     let over = |link| SenderLink { gateway: 1, link };
     let term = node.partition.owner().unwrap().term;
     let refused = Err(AppendError::Refused);
-    let elsewhere = Err(AppendError::NotLeader { leader: Some(node.partition.owner().unwrap().node) });
+    let elsewhere = Err(AppendError::NotLeader {
+        leader: Some(node.partition.owner().unwrap().node),
+    });
     for (links_of, link, expected) in [(term - 1, 7, elsewhere), (term, 6, refused), (term, 7, Ok(()))] {
         links.begin_term(links_of);
         links.open(1, sender.stream.incarnation, 7);
         let (outcome, decided) = tokio::sync::oneshot::channel();
         let appended = Box::new(move |result| outcome.send(result).unwrap());
-        node.partition.append_over(sender.batch(1, 1), &links, over(link), appended).await;
+        node.partition
+            .append_over(sender.batch(1, 1), &links, over(link), appended)
+            .await;
         assert_eq!(decided.await.unwrap(), expected);
         sender.next_batch = 1;
     }

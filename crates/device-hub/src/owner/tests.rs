@@ -236,19 +236,11 @@ async fn only_an_open_link_of_the_gateways_last_incarnation_counts() {
     let again = caller(1, 3, 11);
     ownership.start_sync(again).unwrap();
     ownership.finish_sync(again);
-    assert!(
-        admits(&ownership, caller(1, 3, 11))
-            && !admits(&ownership, caller(1, 3, 10))
-            && ownership.rows.is_empty()
-    );
+    assert!(admits(&ownership, caller(1, 3, 11)) && !admits(&ownership, caller(1, 3, 10)) && ownership.rows.is_empty());
     // The next incarnation does not know earlier sessions.
     attach(&mut ownership, again, &device, 2);
     ownership.start_sync(caller(1, 4, 1)).unwrap();
-    assert!(
-        ownership.rows.is_empty()
-            && !admits(&ownership, caller(1, 3, 11))
-            && !admits(&ownership, caller(1, 4, 1))
-    );
+    assert!(ownership.rows.is_empty() && !admits(&ownership, caller(1, 3, 11)) && !admits(&ownership, caller(1, 4, 1)));
 }
 
 #[tokio::test(start_paused = true)]

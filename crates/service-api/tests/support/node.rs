@@ -89,19 +89,17 @@ impl Node {
         dispatch.enter(Service::Partition, partitions.handler());
         let stop = Stop::new();
         holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
-        let hub = DeviceHub::new(
-            HubParts {
-                node: id,
-                incarnation: id,
-                cores: 1,
-                partitions: partitions.clone(),
-                transport: host.transport.clone(),
-                registry: registry.clone(),
-                hub_names: HubNames::new([HOST]),
-                clock: Clock::system(),
-                config,
-            },
-        );
+        let hub = DeviceHub::new(HubParts {
+            node: id,
+            incarnation: id,
+            cores: 1,
+            partitions: partitions.clone(),
+            transport: host.transport.clone(),
+            registry: registry.clone(),
+            hub_names: HubNames::new([HOST]),
+            clock: Clock::system(),
+            config,
+        });
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);
         holdfast_tasks::spawn("maintain-links", maintain_links(Arc::clone(&hub), stop.clone()));
         Self {
