@@ -271,27 +271,28 @@ impl Group {
     /// Whether this node leads the group, as far as it knows.
     #[must_use]
     pub fn is_leader(&self) -> bool {
-        self.0.raft.is_leader()
+        self.0.raft.server_metrics().borrow_watched().state == ServerState::Leader
     }
 
     /// The leader, if known; this node only if it has been confirmed by a quorum.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {
-        status::watched_leader_of(&self.0.raft.server_metrics().borrow_watched())
+        status::leader_of(&self.0.raft.server_metrics().borrow_watched())
     }
 
     /// The group as this node sees it now.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
-        // A copy, so that the engine does not wait while it is converted.
-        let metrics = self.0.raft.metrics().borrow_watched().clone();
-        GroupStatus::of(self.0.id, &metrics)
+        // Copies, so that the engine does not wait while they are converted. In this order: see `GroupStatus::of`.
+        let server = self.0.raft.server_metrics().borrow_watched().clone();
+        let data = self.0.raft.data_metrics().borrow_watched().clone();
+        GroupStatus::of(self.0.id, &server, &data)
     }
 
     /// The group's members by the last membership in this node's log.
     #[must_use]
     pub fn members(&self) -> Members {
-        let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
+        let membership = self.0.raft.server_metrics().borrow_watched().membership_config.clone();
         Members::of(&membership)
     }
 

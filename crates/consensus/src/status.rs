@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::metrics::RaftServerMetrics;
-use openraft::{Instant, RaftMetrics, ServerState};
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
+use openraft::{Instant, ServerState};
 use thiserror::Error;
 
 use crate::ids::StoredMembership;
@@ -106,25 +106,23 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
-    pub(crate) fn of(id: GroupId, metrics: &RaftMetrics<Types>) -> Self {
-        let leads = metrics.state == ServerState::Leader;
-        let members = Members::of(&metrics.membership_config);
-        let alone = members.voters.len() == 1 && members.voters.contains(&metrics.id);
-        let acked = match metrics.last_quorum_acked {
-            _ if alone => Some(Duration::ZERO),
-            Some(at) => Some(at.elapsed()),
-            None => None,
-        };
+    /// From the metrics that [`crate::Group::watch`] follows, and the progress, to be read after them: the engine publishes
+    /// the progress first, and the full metrics of both last. A task on another thread that is woken by the watch would
+    /// read the old leader or members in the full ones, and is not woken again.
+    pub(crate) fn of(id: GroupId, server: &RaftServerMetrics<Types>, data: &RaftDataMetrics<Types>) -> Self {
+        let leads = server.state == ServerState::Leader;
+        let members = Members::of(&server.membership_config);
+        let acked = acked_ago(server.id, &members, data.last_quorum_acked.map(|at| at.elapsed()));
         Self {
             id,
-            node: metrics.id,
-            term: metrics.current_term,
-            role: role(metrics.state),
-            leader: leader_of(metrics).map(|leader| leader.node),
-            last_log: metrics.last_log_index.unwrap_or(0),
-            applied: metrics.last_applied.map_or(0, |id| id.index),
+            node: server.id,
+            term: server.vote.leader_id.term,
+            role: role(server.state),
+            leader: leader_of(server).map(|leader| leader.node),
+            last_log: data.last_log.map_or(0, |id| id.index),
+            applied: data.last_applied.map_or(0, |id| id.index),
             members,
-            matched: metrics
+            matched: data
                 .replication
                 .iter()
                 .flatten()
@@ -133,6 +131,12 @@ impl GroupStatus {
             quorum_acked_ago: acked.filter(|_| leads),
         }
     }
+}
+
+/// How long ago a quorum last confirmed the leader `own`, whose last confirmation was `acked` ago; 0 for the only voter.
+pub(crate) fn acked_ago(own: u64, members: &Members, acked: Option<Duration>) -> Option<Duration> {
+    let alone = members.voters.len() == 1 && members.voters.contains(&own);
+    if alone { Some(Duration::ZERO) } else { acked }
 }
 
 fn role(state: ServerState) -> Role {
@@ -144,28 +148,15 @@ fn role(state: ServerState) -> Role {
     }
 }
 
-pub(crate) fn leader_of(metrics: &RaftMetrics<Types>) -> Option<Leader> {
-    leader(metrics.id, metrics.state, metrics.current_leader, metrics.current_term)
-}
-
-/// The leader by the metrics that [`crate::Group::watch`] follows. The engine publishes these before the full metrics: a
-/// task on another thread that is woken by them would read the old leader in the full ones, and is not woken again.
-pub(crate) fn watched_leader_of(metrics: &RaftServerMetrics<Types>) -> Option<Leader> {
-    leader(
-        metrics.id,
-        metrics.state,
-        metrics.current_leader,
-        metrics.vote.leader_id.term,
-    )
-}
-
-fn leader(own: u64, state: ServerState, current: Option<u64>, term: u64) -> Option<Leader> {
+/// The leader, for [`GroupStatus::of`] too: see there.
+pub(crate) fn leader_of(server: &RaftServerMetrics<Types>) -> Option<Leader> {
     // It may still hold a candidate's own id from an earlier term.
-    let node = if state == ServerState::Leader {
-        own
+    let node = if server.state == ServerState::Leader {
+        server.id
     } else {
-        current.filter(|node| *node != own)?
+        server.current_leader.filter(|node| *node != server.id)?
     };
+    let term = server.vote.leader_id.term;
     Some(Leader { node, term })
 }
 
@@ -179,12 +170,51 @@ pub struct GroupStopped;
 pub struct GroupWatch(pub(crate) openraft::alias::WatchReceiverOf<Types, RaftServerMetrics<Types>>);
 
 impl GroupWatch {
-    /// Returns when something has changed since the last call, or since the watch was created. Then read
-    /// [`Group::status`](crate::Group::status) or [`Group::leader`](crate::Group::leader). Cancel-safe.
+    /// Returns when something has changed since the last call, or since the watch was created. What
+    /// [`Group::status`](crate::Group::status), [`Group::leader`](crate::Group::leader) and
+    /// [`Group::members`](crate::Group::members) return from then on is at least as new. Cancel-safe.
     ///
     /// # Errors
     /// [`GroupStopped`], at once, for ever.
     pub async fn changed(&mut self) -> Result<(), GroupStopped> {
         self.0.changed().await.map_err(|_| GroupStopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use openraft::Membership;
+    use openraft::impls::Vote;
+
+    use super::*;
+    use crate::ids::{LeaderId, LogId};
+
+    /// The engine publishes progress, then role and members, then all of it: a task that the second step has woken.
+    #[test]
+    fn a_status_is_not_older_than_the_change_that_woke_its_reader() {
+        let leader_id = LeaderId { term: 7, node_id: 2 };
+        let entry = LogId { leader_id, index: 40 };
+        let members = Membership::new_with_defaults(vec![[1, 2, 3].into()], [1, 2, 3]);
+        let stored = Arc::new(StoredMembership::new(Some(entry), members));
+        let server = RaftServerMetrics::<Types> {
+            id: 2,
+            vote: Vote {
+                leader_id,
+                committed: true,
+            },
+            state: ServerState::Leader,
+            current_leader: Some(2),
+            membership_config: stored.clone(),
+            committed_membership_config: stored,
+        };
+        let data = RaftDataMetrics::<Types> {
+            last_log: Some(entry),
+            ..RaftDataMetrics::default()
+        };
+        let status = GroupStatus::of(GroupId::REGISTRY, &server, &data);
+        assert_eq!((status.role, status.term, status.leader), (Role::Leader, 7, Some(2)));
+        assert_eq!((status.members.voters, status.last_log), ([1, 2, 3].into(), 40));
     }
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{LinearizerOption, ReadPolicy};
+use openraft::{Instant as _, LinearizerOption, ReadPolicy, ServerState};
 use tokio::time::Instant;
 
 use super::Group;
 use crate::error::ReadError;
+use crate::status::{self, Members};
 use crate::transport::CallError;
 use crate::wire::Kind;
 use crate::wire::group::{ReadPoint, decode_read_point, encode_read};
@@ -106,18 +107,23 @@ impl Group {
     /// The grant of this node, if it leads and has committed an entry of its own term: before that it may not know all
     /// entries that the previous leader has committed.
     pub(crate) fn lease_here(&self) -> Result<ReadPoint, ReadError> {
+        // All of one moment: the commit index of one leadership is no answer with the confirmation of a later one.
         let metrics = self.0.raft.metrics().borrow_watched().clone();
         if metrics.running_state.is_err() || self.is_stopped() {
             return Err(ReadError::Stopped);
         }
-        let status = crate::status::GroupStatus::of(self.0.id, &metrics);
-        if !self.is_leader() || status.leader != Some(self.0.node) {
-            return Err(ReadError::NotLeader { leader: status.leader });
+        if !self.is_leader() || metrics.state != ServerState::Leader {
+            let other = self.leader().filter(|leader| leader.node != self.0.node);
+            return Err(ReadError::NotLeader {
+                leader: other.map(|leader| leader.node),
+            });
         }
+        let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+        let acked = status::acked_ago(self.0.node, &Members::of(&metrics.membership_config), acked);
         let committed = metrics.cluster_committed.filter(|committed| {
             committed.leader_id.term == metrics.current_term && committed.leader_id.node_id == self.0.node
         });
-        match (committed, status.quorum_acked_ago) {
+        match (committed, acked) {
             (Some(committed), Some(age)) => Ok(ReadPoint {
                 index: committed.index,
                 age,
