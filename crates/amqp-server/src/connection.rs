@@ -82,19 +82,23 @@ impl ServedConnection {
 
     /// Checks the authorization of the links again.
     pub(crate) fn recheck(&self) {
-        let state = &mut *self.state.borrow_mut();
-        state.dispatch.links.now = Instant::now();
-        state.dispatch.recheck();
-        self.transport.wake();
+        self.change(Dispatch::recheck);
     }
 
-    /// Closes the connection with an error; its output is still written.
-    fn close(&self, text: &str) {
+    /// Detaches the links and closes the connection, since the node is going to stop or drains.
+    pub(crate) fn leave(&self) {
+        self.change(Dispatch::leave);
+    }
+
+    /// Makes a change that the connection has not asked for; its output is still written.
+    fn change(&self, change: impl FnOnce(&mut Dispatch)) {
         let state = &mut *self.state.borrow_mut();
         state.dispatch.links.now = Instant::now();
-        state.dispatch.close("amqp:connection:forced", text);
-        // The peer's close may be behind a request that waited.
-        self.transport.resume();
+        change(&mut state.dispatch);
+        if state.dispatch.links.engine.is_closed() {
+            // The peer's close may be behind a request that waited.
+            self.transport.resume();
+        }
         self.transport.wake();
         self.watch_deadlines(state);
     }
@@ -151,6 +155,7 @@ impl State {
             links.engine.deadline(),
             self.linger,
             self.dispatch.authenticate_by,
+            self.dispatch.leave_by,
             tokens,
             earliest(&links.delayed),
         ]
@@ -170,6 +175,9 @@ impl State {
             return Some(End::Unread);
         }
         self.dispatch.links.send_delayed();
+        if self.dispatch.leave_by.is_some_and(|by| by <= now) {
+            self.dispatch.close_leaving();
+        }
         if self.dispatch.authenticate_by.is_some_and(|by| by <= now) {
             self.dispatch.authenticate_by = None;
             // The text of Event Hubs; clients show it unchanged.
@@ -277,11 +285,12 @@ impl Protocol for ServedConnection {
     }
 
     fn drain(&self) {
-        self.close("The node is stopping; connect again.");
+        self.leave();
     }
 
     fn evict(&self) {
-        self.close("Too many connections have not authenticated.");
+        let text = "Too many connections have not authenticated.";
+        self.change(|dispatch| dispatch.close("amqp:connection:forced", text));
     }
 
     fn ended(&self, end: End) {

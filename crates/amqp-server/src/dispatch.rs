@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_amqp::address::{self, Endpoint};
 use holdfast_amqp::message::Request;
@@ -13,8 +13,12 @@ use holdfast_model::{ErrorCode, RefusalReason};
 
 use crate::credentials::{plain, put_token};
 use crate::delayed::Refusal;
+use crate::links::LEAVING;
 use crate::refusal::Tracking;
 use crate::{AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
+
+/// How long a connection whose links were detached stands for a client that does nothing.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Credentials that can be refused only after the registry's leader has confirmed the local replica.
 enum Credentials {
@@ -38,6 +42,8 @@ pub(crate) struct Dispatch {
     unconfirmed: Option<Unconfirmed>,
     /// Until when an identity must have authenticated.
     pub(crate) authenticate_by: Option<Instant>,
+    /// The links have been detached, since the node is going to stop: until when the connection stands.
+    pub(crate) leave_by: Option<Instant>,
     is_authenticated: bool,
     /// Counts the connections of the core, for the container id.
     number: u64,
@@ -50,6 +56,7 @@ impl Dispatch {
             links,
             unconfirmed: None,
             authenticate_by: None,
+            leave_by: None,
             is_authenticated: false,
             number,
         }
@@ -199,6 +206,10 @@ impl Dispatch {
 
     /// Answers an attach: `$cbs` here, other addresses by the handler that serves them.
     fn attach(&mut self, link: LinkId, attach: &Attach<'_>) {
+        if self.leave_by.is_some() {
+            // The client attaches again: over another connection, to another node.
+            return self.close_leaving();
+        }
         if let Err(refused) = self.try_attach(link, attach) {
             let address = attach.address().ok().flatten().unwrap_or_default();
             self.links.refuse_attach(link, address, refused);
@@ -319,6 +330,28 @@ impl Dispatch {
         self.links.engine.close(Some(&Fault::new(condition, &text)), now);
         self.unconfirmed = None;
         self.forget(&|_| true);
+    }
+
+    /// The node is going to stop or drains: detaches the links while the connection still stands, so that clients see an
+    /// error of a link, after which they attach again at once. Then closes the connection, at once when it has none.
+    pub(crate) fn leave(&mut self) {
+        if self.leave_by.is_some() || self.links.engine.is_closed() {
+            return;
+        }
+        for handler in &mut self.handlers {
+            handler.leave(&mut self.links);
+        }
+        if self.links.detached.is_empty() {
+            return self.close_leaving();
+        }
+        self.leave_by = Some(self.links.now + LEAVE_TIMEOUT);
+        self.forget_detached();
+    }
+
+    /// The last step of [`Self::leave`].
+    pub(crate) fn close_leaving(&mut self) {
+        self.leave_by = None;
+        self.close("amqp:connection:forced", LEAVING);
     }
 
     /// Lets handlers fill the output.

@@ -69,6 +69,9 @@ pub trait LinkHandler {
     /// Detaches links that no token covers any more.
     fn recheck(&mut self, links: &mut Links, change: AuthorizationChange);
 
+    /// The node is going to stop or drains: detaches its open links with [`Links::send_away`].
+    fn leave(&mut self, links: &mut Links);
+
     /// Forgets links that have ended.
     fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool);
 }

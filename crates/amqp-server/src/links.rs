@@ -13,6 +13,9 @@ use crate::refusal::Tracking;
 use crate::request_node::Outbox;
 use crate::{AmqpServer, Authority, Carrier, Refused, RefusedPrincipal, RequestNode, Tokens};
 
+/// What clients are told by a node that is going to stop or drains.
+pub(crate) const LEAVING: &str = "The node is stopping; connect again.";
+
 /// The links of one connection, as its handlers use them.
 pub struct Links {
     pub(crate) server: Rc<AmqpServer>,
@@ -107,6 +110,14 @@ impl Links {
             self.engine.detach(link, Detached::Closed, Some(fault), monotonic);
         });
         self.detached.push(link);
+    }
+
+    /// Detaches a link because the node is going to stop or drains, with an error after which clients attach again and
+    /// continue where they were.
+    pub fn send_away(&mut self, link: LinkId) {
+        let authority = self.authority();
+        let text = Tracking::new(&authority.hub_name(), authority.now()).text(LEAVING);
+        self.close_link(link, &Fault::new("amqp:link:detach-forced", &text));
     }
 
     /// Whether a handler has detached the link in this call; it forgets the link right after.

@@ -54,6 +54,14 @@ impl AmqpServer {
         }
     }
 
+    /// Detaches the links of all connections and then closes these, as when the node stops: clients attach again,
+    /// wherever they are let in. Later connections are served.
+    pub fn send_away(&self) {
+        for connection in self.connections.all() {
+            connection.leave();
+        }
+    }
+
     /// Checks deadlines. When the node drains, closes all connections and returns when they are gone.
     pub async fn run(&self) {
         Rc::clone(&self.connections).run().await;

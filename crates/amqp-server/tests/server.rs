@@ -124,6 +124,12 @@ impl LinkHandler for EchoLinks {
         }
     }
 
+    fn leave(&mut self, links: &mut Links) {
+        for link in &self.links {
+            links.send_away(*link);
+        }
+    }
+
     fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
         self.node.retain(|link| !is_gone(link));
         self.links.retain(|link| !is_gone(*link));

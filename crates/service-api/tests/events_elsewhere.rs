@@ -4,14 +4,19 @@
 #[path = "support/events_hub.rs"]
 mod events_hub;
 
-use events_hub::{HOST, Hub, Site, on_a_core};
+use std::time::{Duration, Instant};
+
+use events_hub::{Client, HOST, Hub, Site, on_a_core};
 use holdfast_amqp::message::ResponseView;
 use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::types::{Raw, Value};
 use holdfast_amqp::{AttachSpec, Event, InfoValue};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_model::PartitionId;
+use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_registry::{NodeInfo, NodeRole, NodeState};
 use holdfast_service_api::events::EventsConfig;
+use holdfast_tasks::Phase;
+use tokio::io::DuplexStream;
 
 const OWNER: u64 = 7;
 const OTHER: u64 = 8;
@@ -113,5 +118,83 @@ fn a_connection_goes_on_while_a_partition_does_not_answer() {
             .until(|_, event| matches!(event, Event::Attached { link, .. } if *link == waits).then_some(()))
             .await;
         assert_eq!(client.bodies(waits, 1).await, ["a"]);
+    });
+}
+
+/// The condition and time of the connection's end.
+async fn closed(client: &mut Client<DuplexStream>) -> (String, Duration) {
+    let began = Instant::now();
+    let condition = client
+        .until(|_, event| match event {
+            Event::Closed(Some(error)) => Some(error.condition.to_owned()),
+            _ => None,
+        })
+        .await;
+    (condition, began.elapsed())
+}
+
+#[test]
+fn readers_of_a_node_that_stops_lose_their_links_first_and_continue_elsewhere() {
+    on_two_nodes(|_network, owner, other| async move {
+        owner.append_texts(2, &["a", "b", "c"]).await;
+        let mut client = other.reader().await;
+        let link = client.receive(2, Start::Oldest, &[]).await.unwrap();
+        assert_eq!(client.bodies(link, 2).await, ["a", "b"]);
+        other.stop.enter(Phase::Draining);
+        let (condition, text) = client.detached(link).await;
+        assert_eq!(condition, "amqp:link:detach-forced");
+        assert!(text.starts_with("The node is stopping; connect again."), "{text}");
+        // The connection still stands; the client has connected elsewhere before it ends.
+        let mut elsewhere = owner.reader().await;
+        let link = elsewhere.receive(2, sequence(1, false), &[]).await.unwrap();
+        owner.append_texts(2, &["d"]).await;
+        assert_eq!(elsewhere.bodies(link, 2).await, ["c", "d"]);
+        assert_eq!(closed(&mut client).await.0, "amqp:connection:forced");
+    });
+}
+
+#[test]
+fn a_reader_that_attaches_again_at_a_stopping_node_is_sent_away_at_once() {
+    on_two_nodes(|_network, owner, other| async move {
+        owner.append_texts(2, &["a"]).await;
+        let mut client = other.reader().await;
+        let link = client.receive(2, Start::Oldest, &[]).await.unwrap();
+        other.stop.enter(Phase::Draining);
+        client.detached(link).await;
+        let address = format!("amqps://{HOST}/hub1/ConsumerGroups/$Default/Partitions/2");
+        let again = AttachSpec::receiver("again", &address);
+        client.engine.attach(client.session.unwrap(), &again).unwrap();
+        client.flush().await;
+        let (condition, taken) = closed(&mut client).await;
+        assert_eq!(condition, "amqp:connection:forced");
+        assert!(taken < Duration::from_millis(500), "{taken:?}");
+    });
+}
+
+#[test]
+fn a_drained_node_sends_its_readers_away_and_serves_those_that_come_back() {
+    on_two_nodes(|_network, owner, other| async move {
+        owner.append_texts(2, &["a"]).await;
+        let info = NodeInfo {
+            id: OTHER,
+            name: "other".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            zone: String::new(),
+            version: "1".to_owned(),
+            role: NodeRole::Core,
+            state: NodeState::Active,
+            joined: UnixMillis(0),
+        };
+        other.registry.found_cluster("c1", 1, &info).await.unwrap();
+        let mut client = other.reader().await;
+        let link = client.receive(2, Start::Oldest, &[]).await.unwrap();
+        assert_eq!(client.bodies(link, 1).await, ["a"]);
+        other.registry.set_node_state(OTHER, NodeState::Draining).await.unwrap();
+        assert_eq!(client.detached(link).await.0, "amqp:link:detach-forced");
+        assert_eq!(closed(&mut client).await.0, "amqp:connection:forced");
+        let mut again = other.reader().await;
+        let link = again.receive(2, sequence(0, false), &[]).await.unwrap();
+        owner.append_texts(2, &["b"]).await;
+        assert_eq!(again.bodies(link, 1).await, ["b"]);
     });
 }

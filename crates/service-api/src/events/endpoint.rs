@@ -8,7 +8,7 @@ use holdfast_auth::{HubNames, Policy};
 use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::UnixMillis;
 use holdfast_net::StreamHandler;
-use holdfast_registry::RegistryEvent;
+use holdfast_registry::{NodeState, RegistryEvent};
 use holdfast_tasks::Stop;
 
 use super::EventsConfig;
@@ -46,22 +46,37 @@ impl EventsEndpoint {
         tokio::select! {
             biased;
             () = self.server.run() => {}
-            () = self.forward_settings() => {}
+            () = self.forward_changes() => {}
         }
     }
 
     /// Lets connections hear of changes of the hub's settings. Without it, connections of revoked policies stay open until
-    /// their tokens expire.
-    async fn forward_settings(&self) {
+    /// their tokens expire. An operator's drain of the node sends its readers away once; any that come back are served,
+    /// since every node can read every partition.
+    async fn forward_changes(&self) {
         let mut changes = self.hub.registry().changes();
+        let mut was_draining = self.is_draining();
         loop {
             match changes.next().await {
                 Some(RegistryEvent::Settings | RegistryEvent::Resync) => self.server.settings_changed(),
-                Some(RegistryEvent::Identity { .. } | RegistryEvent::Cluster) => {}
+                Some(RegistryEvent::Identity { .. }) => continue,
+                Some(RegistryEvent::Cluster) => {}
                 // The registry has ended, and the node with it.
                 None => std::future::pending().await,
             }
+            let is_draining = self.is_draining();
+            if is_draining && !was_draining {
+                self.server.send_away();
+            }
+            was_draining = is_draining;
         }
+    }
+
+    /// Whether an operator drains this node.
+    fn is_draining(&self) -> bool {
+        let view = self.hub.registry().cluster();
+        let node = view.node(self.hub.partitions().node());
+        node.is_some_and(|node| node.state == NodeState::Draining)
     }
 
     /// The handler of AMQP on its own port.

@@ -176,6 +176,14 @@ impl LinkHandler for Readers {
         }
     }
 
+    fn leave(&mut self, links: &mut Links) {
+        let openings = self.openings.iter().map(|opening| opening.link);
+        let receivers = self.receivers.iter().map(|receiver| receiver.link);
+        for link in openings.chain(receivers) {
+            links.send_away(link);
+        }
+    }
+
     /// Dropping a receiver releases its lease.
     fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
         let before = self.receivers.len();
