@@ -3,7 +3,7 @@
 //!
 //! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
 //! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
-//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`].
+//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`], from any node.
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
 //! session come in the order of its messages; one identity has one session; every queue is bounded.
 //! Not here: MQTT, AMQP, HTTP; how records are stored (`partition`) or identities kept (`registry`).

@@ -10,6 +10,7 @@ use holdfast_device_hub::{
 use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
 
 const ENOUGH: u32 = 1_000_000;
 
@@ -17,13 +18,14 @@ fn delivery(number: u64, on_session_change: OnSessionChange) -> Delivery {
     Delivery {
         kind: DeliveryKind::CloudToDevice,
         on_session_change,
+        head: "".into(),
         body: number.to_string().into(),
     }
 }
 
 fn deliver(cluster: &Cluster, owner: u64, device: &str, number: u64) -> PendingDelivery {
     let delivery = delivery(number, OnSessionChange::Redeliver);
-    cluster.hub(owner).deliver(&identity(device), delivery).unwrap()
+    cluster.hub(owner).deliver_here(&identity(device), delivery).unwrap()
 }
 
 async fn until_delivered(client: &Client, count: usize) {
@@ -46,7 +48,7 @@ fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
             let pending: Vec<PendingDelivery> = (0..64).map(|number| deliver(&cluster, 1, "d", number)).collect();
             let beyond = cluster
                 .hub(1)
-                .deliver(&identity("d"), delivery(64, OnSessionChange::Return));
+                .deliver_here(&identity("d"), delivery(64, OnSessionChange::Return));
             assert!(
                 matches!(beyond, Err(DeliveryError::QueueFull { messages: 64, .. })),
                 "{beyond:?}"
@@ -85,12 +87,12 @@ fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
             tokio::time::sleep(SECOND).await;
             let gone = cluster
                 .hub(1)
-                .deliver(&identity("d"), delivery(0, OnSessionChange::Return));
+                .deliver_here(&identity("d"), delivery(0, OnSessionChange::Return));
             assert!(matches!(gone, Err(DeliveryError::NotConnected)));
             let elsewhere = cluster
                 .hub(3)
-                .deliver(&identity("d"), delivery(0, OnSessionChange::Return));
-            assert!(matches!(elsewhere, Err(DeliveryError::NotOwner)));
+                .deliver_here(&identity("d"), delivery(0, OnSessionChange::Return));
+            assert!(matches!(elsewhere, Err(DeliveryError::NoOwner)));
         }
     });
 }
@@ -136,7 +138,7 @@ fn a_newer_session_takes_over_the_queue_and_the_older_one_gets_nothing_more() {
         until_delivered(&old, 3).await;
         old.settle_delivery(0, Settlement::Accepted);
         let returned = hub
-            .deliver(&identity("d"), delivery(3, OnSessionChange::Return))
+            .deliver_here(&identity("d"), delivery(3, OnSessionChange::Return))
             .unwrap();
         let last = deliver(&cluster, 1, "d", 4);
         tokio::time::sleep(SECOND).await;
@@ -203,9 +205,14 @@ fn credit_and_connection_stay_when_the_owner_changes() {
         assert_eq!(first.outcome().await, DeliveryOutcome::Settled(Settlement::Accepted));
         cluster.owned_by("d", 3).await;
         tokio::time::sleep(SECOND).await;
-        // The queue was the memory of the owner: its callers learn that it is gone.
-        for pending in waiting {
-            assert_eq!(pending.outcome().await, DeliveryOutcome::Unknown);
+        // The queue was the memory of the owner: its callers learn what is certain about each.
+        for (number, pending) in (1..).zip(waiting) {
+            let expected = if number < 5 {
+                DeliveryOutcome::Unknown
+            } else {
+                DeliveryOutcome::NotDelivered
+            };
+            assert_eq!(pending.outcome().await, expected, "{number}");
         }
         let pending = deliver(&cluster, 3, "d", 10);
         tokio::time::sleep(SECOND).await;
@@ -264,12 +271,77 @@ fn the_end_of_a_session_hands_every_delivery_back() {
     });
 }
 
+fn deliver_from(
+    cluster: &Cluster,
+    node: u64,
+    number: u64,
+    timeout: Duration,
+) -> JoinHandle<Result<DeliveryOutcome, DeliveryError>> {
+    let (hub, delivery) = (cluster.hub(node).clone(), delivery(number, OnSessionChange::Return));
+    let send = async move { hub.deliver(&identity("d"), delivery, timeout).await };
+    tokio::task::spawn_local(send)
+}
+
+#[test]
+fn any_node_delivers_and_learns_what_is_certain() {
+    simulate(async {
+        let mut cluster = Cluster::start(58).await;
+        owned_device(&cluster, "d", 1).await;
+        let client = cluster.connect(2, 0, "d").await.unwrap();
+        client.grant_deliveries(3, ENOUGH);
+        for (node, number) in [(1, 0), (2, 1), (3, 2)] {
+            let sent = deliver_from(&cluster, node, number, 10 * SECOND);
+            until_delivered(&client, usize::try_from(number).unwrap() + 1).await;
+            client.settle_delivery(number, Settlement::Rejected);
+            let rejected = Ok(DeliveryOutcome::Settled(Settlement::Rejected));
+            assert_eq!(sent.await.unwrap(), rejected, "from {node}");
+        }
+        // The credit is used up: it stays in the owner's queue.
+        let unsettled = deliver_from(&cluster, 3, 3, SECOND).await.unwrap();
+        assert_eq!(unsettled, Err(DeliveryError::Unsettled));
+        client.grant_deliveries(1, ENOUGH);
+        until_delivered(&client, 4).await;
+        client.settle_delivery(3, Settlement::Accepted);
+        // The owner does not answer, and no other one comes.
+        let unknown = deliver_from(&cluster, 3, 4, SECOND);
+        cluster.network.cut(1, 3);
+        assert_eq!(unknown.await.unwrap(), Err(DeliveryError::Unknown));
+        cluster.network.heal_all();
+        // Another owner takes over while the caller tries the earlier one, which does not run any more.
+        cluster.kill(1);
+        let sent = deliver_from(&cluster, 3, 5, 30 * SECOND);
+        client.grant_deliveries(5, ENOUGH);
+        eventually("the delivery", || client.delivered().contains(&5)).await;
+        client.settle_delivery(5, Settlement::Accepted);
+        assert_eq!(sent.await.unwrap(), Ok(DeliveryOutcome::Settled(Settlement::Accepted)));
+        let mut client = client;
+        client.disconnect();
+        tokio::time::sleep(SECOND).await;
+        let not_connected = deliver_from(&cluster, 3, 6, SECOND).await.unwrap();
+        assert_eq!(not_connected, Err(DeliveryError::NotConnected));
+    });
+}
+
+#[test]
+fn a_delivery_that_reaches_no_owner_is_certainly_not_queued() {
+    simulate(async {
+        let mut cluster = Cluster::start(59).await;
+        owned_device(&cluster, "d", 1).await;
+        cluster.kill(1);
+        cluster.kill(2);
+        let began = tokio::time::Instant::now();
+        let no_owner = deliver_from(&cluster, 3, 0, SECOND).await.unwrap();
+        assert_eq!(no_owner, Err(DeliveryError::NoOwner));
+        assert!(began.elapsed() <= 2 * SECOND, "{:?}", began.elapsed());
+    });
+}
+
 /// Takes the deliveries of `device` at whichever node owns its partition; `None` while no node takes them.
 fn try_deliver(cluster: &Cluster, device: &str, number: u64) -> Option<PendingDelivery> {
     let hubs = cluster.nodes.keys().map(|node| cluster.hub(*node));
     let mut taken = hubs.filter_map(|hub| {
         let delivery = delivery(number, OnSessionChange::Redeliver);
-        hub.deliver(&identity(device), delivery).ok()
+        hub.deliver_here(&identity(device), delivery).ok()
     });
     taken.next()
 }

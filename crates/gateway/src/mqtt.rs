@@ -4,6 +4,7 @@
 
 mod connection;
 mod disconnect;
+mod downlink;
 mod explain;
 mod packets;
 mod subscriptions;

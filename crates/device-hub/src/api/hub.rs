@@ -8,11 +8,13 @@ use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_registry::Registry;
+use holdfast_tasks::ByteBudget;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::api::audit::Audit;
 use crate::api::diagnose::Recent;
 use crate::api::session::CloseReason;
+use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
 use crate::gateway::session_table::SessionTable;
 use crate::ingest::command_queue::{Command, CommandQueue};
@@ -68,6 +70,8 @@ pub struct DeviceHub {
     pub(crate) next_delivery: AtomicU64,
     /// Bytes of deliveries that front ends of this node have and devices have not settled.
     pub(crate) downlink_bytes: AtomicUsize,
+    /// Deliveries of this node that wait for other owners.
+    pub(crate) remote_deliveries: ByteBudget,
 }
 
 impl DeviceHub {
@@ -95,6 +99,7 @@ impl DeviceHub {
             running_cores: AtomicUsize::new(0),
             next_delivery: AtomicU64::new(1),
             downlink_bytes: AtomicUsize::new(0),
+            remote_deliveries: ByteBudget::new(MAX_REMOTE_BYTES),
             parts,
         })
     }

@@ -1,5 +1,7 @@
 //! A message for a device, and what becomes of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -44,13 +46,16 @@ pub enum OnSessionChange {
     Return,
 }
 
-/// A message for a device or module. The hub does not read its body.
+/// A message for a device or module. The hub reads neither its head nor its body.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     /// The feature that it belongs to.
     pub kind: DeliveryKind,
     /// What happens when the session changes.
     pub on_session_change: OnSessionChange,
+    /// What front ends put beside the body: the properties of a cloud-to-device message as `name=value` pairs in URL
+    /// encoding, the name and request id of a method as `name/id`, the version of a twin change.
+    pub head: Arc<str>,
     /// The encoded message.
     pub body: Bytes,
 }
@@ -58,7 +63,7 @@ pub struct Delivery {
 impl Delivery {
     /// Bytes that it counts for in queues and credit.
     pub(crate) fn bytes(&self) -> usize {
-        self.body.len()
+        self.head.len() + self.body.len()
     }
 }
 
@@ -112,16 +117,19 @@ pub enum DeliveryOutcome {
     Unknown,
 }
 
-/// Why a delivery is not taken.
+/// Why a delivery has no outcome. Each variant says whether the owner of the partition has queued it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DeliveryError {
-    /// Another node owns the partition, or none is known to.
-    #[error("this node does not own the partition of the device")]
-    NotOwner,
-    /// The identity has no session.
+    /// No owner of the partition was reached that knows all sessions. It is not queued.
+    #[error("no owner of the device's partition was reached that knows all sessions")]
+    NoOwner,
+    /// The identity has no session. It is not queued.
     #[error("the device is not connected")]
     NotConnected,
-    /// Too many deliveries of the session are not settled.
+    /// Too many deliveries of this node wait for other owners. It is not queued.
+    #[error("too many deliveries wait for other nodes")]
+    Busy,
+    /// Too many deliveries of the session are not settled. It is not queued.
     #[error("{messages} deliveries with {bytes} bytes wait for the device")]
     QueueFull {
         /// How many there are.
@@ -129,6 +137,12 @@ pub enum DeliveryError {
         /// Their bytes.
         bytes: usize,
     },
+    /// The device has not settled it in time. It is queued, and may still be delivered.
+    #[error("the device has not settled the delivery in time")]
+    Unsettled,
+    /// The owner did not answer. It may be queued, and may be delivered.
+    #[error("it is unknown whether the delivery is queued")]
+    Unknown,
 }
 
 /// A delivery under way.

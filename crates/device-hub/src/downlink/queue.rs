@@ -35,6 +35,8 @@ struct Entry {
     id: DeliveryId,
     delivery: Delivery,
     progress: Progress,
+    /// It was sent to an earlier session, which may have received it.
+    was_sent_before: bool,
     reply: oneshot::Sender<DeliveryOutcome>,
 }
 
@@ -42,8 +44,8 @@ impl Entry {
     /// The outcome for a delivery whose session has ended before it was settled.
     fn outcome_without_session(&self) -> DeliveryOutcome {
         match self.progress {
-            Progress::Queued => DeliveryOutcome::NotDelivered,
-            Progress::Sent(_) | Progress::Accepted(_) => DeliveryOutcome::Unknown,
+            Progress::Queued if !self.was_sent_before => DeliveryOutcome::NotDelivered,
+            Progress::Queued | Progress::Sent(_) | Progress::Accepted(_) => DeliveryOutcome::Unknown,
         }
     }
 
@@ -91,6 +93,7 @@ impl DeliveryQueue {
             id,
             delivery,
             progress: Progress::Queued,
+            was_sent_before: false,
             reply,
         });
         Ok(())
@@ -183,6 +186,7 @@ impl DeliveryQueue {
         for mut entry in self.entries {
             match entry.delivery.on_session_change {
                 OnSessionChange::Redeliver => {
+                    entry.was_sent_before |= entry.progress != Progress::Queued;
                     entry.progress = Progress::Queued;
                     next.bytes += entry.delivery.bytes();
                     next.entries.push_back(entry);
@@ -222,6 +226,7 @@ mod tests {
         Delivery {
             kind: DeliveryKind::CloudToDevice,
             on_session_change,
+            head: "".into(),
             body: Bytes::copy_from_slice(text.as_bytes()),
         }
     }
@@ -327,6 +332,19 @@ mod tests {
         assert_eq!(sent(&mut next), [(2, 1), (5, 2)]);
         next.end();
         assert_eq!(repeated.try_recv(), Ok(DeliveryOutcome::Unknown));
+    }
+
+    #[test]
+    fn a_delivery_that_an_earlier_session_may_have_is_not_reported_as_undelivered() {
+        let mut queue = DeliveryQueue::default();
+        queue.grant(granted(1, 100));
+        let mut maybe = push(&mut queue, 1, OnSessionChange::Redeliver);
+        let mut never = push(&mut queue, 2, OnSessionChange::Redeliver);
+        assert_eq!(sent(&mut queue), [(1, 1)]);
+        // Two sessions later, none of which has granted anything.
+        queue.into_next_session().into_next_session().end();
+        assert_eq!(maybe.try_recv(), Ok(DeliveryOutcome::Unknown));
+        assert_eq!(never.try_recv(), Ok(DeliveryOutcome::NotDelivered));
     }
 
     #[test]

@@ -31,9 +31,19 @@ pub struct ReceivedDelivery {
     pub tag: DeliveryTag,
     /// The feature that it belongs to.
     pub kind: DeliveryKind,
+    /// As in [`Delivery`](super::delivery::Delivery).
+    pub head: Arc<str>,
     /// The encoded message.
     pub body: Bytes,
     pub(crate) id: DeliveryId,
+}
+
+impl ReceivedDelivery {
+    /// Bytes that it counts for in credit.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
 }
 
 /// The deliveries of one session in a call.
@@ -131,7 +141,7 @@ impl Core {
             Some(downlink) => Arc::clone(&downlink.credit),
             None => return DeliveryAnswer::NoCapacity,
         };
-        let bytes = item.body.len();
+        let bytes = item.bytes();
         let owner = {
             // Under the lock of the link: a report for a next link counts this delivery, or this one is not handed over.
             let sessions = self.hub.sessions.partition(partition);

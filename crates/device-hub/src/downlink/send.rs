@@ -36,17 +36,18 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 const COUNTER_BITS: u32 = 40;
 
 impl DeviceHub {
-    /// Sends `delivery` to the session of `identity`. To be called on the node that owns the identity's partition.
+    /// Sends `delivery` to the session of `identity`, on the node that owns its partition; [`Self::deliver`] does it from
+    /// any node.
     ///
     /// # Errors
     /// [`DeliveryError`]: it was not taken. Once taken, it ends with exactly one outcome.
-    pub fn deliver(
+    pub fn deliver_here(
         self: &Arc<Self>,
         identity: &IdentityId,
         delivery: Delivery,
     ) -> Result<PendingDelivery, DeliveryError> {
         let partition = self.partition_of(identity);
-        let term = self.ownership.term(partition).ok_or(DeliveryError::NotOwner)?;
+        let term = self.ownership.term(partition).ok_or(DeliveryError::NoOwner)?;
         let counter = self.next_delivery.fetch_add(1, Ordering::Relaxed);
         let id = DeliveryId(self.parts.incarnation << COUNTER_BITS | counter);
         let (reply, outcome) = oneshot::channel();

@@ -5,7 +5,7 @@
 //! order.
 //! Pure: the caller holds the lock of the term.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use holdfast_model::IdentityId;
 use tokio::sync::oneshot;
@@ -57,7 +57,8 @@ struct GatewayQueues {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct TermDownlink {
-    queues: HashMap<IdentityId, SessionQueue>,
+    /// In an order of their own, in which they end with the term: a simulated run must replay.
+    queues: BTreeMap<IdentityId, SessionQueue>,
     gateways: BTreeMap<u64, GatewayQueues>,
 }
 
@@ -233,5 +234,14 @@ impl TermDownlink {
             }
         }
         is_short
+    }
+}
+
+impl Drop for TermDownlink {
+    /// The term is over, and its queues with it: every delivery goes back to its caller.
+    fn drop(&mut self) {
+        for (_, ended) in std::mem::take(&mut self.queues) {
+            ended.queue.end();
+        }
     }
 }

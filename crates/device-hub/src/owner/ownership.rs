@@ -346,7 +346,7 @@ impl OwnershipTable {
         delivery: Delivery,
         reply: oneshot::Sender<DeliveryOutcome>,
     ) -> Result<u64, DeliveryError> {
-        let mut ownership = self.ownership(partition, term).map_err(|_| DeliveryError::NotOwner)?;
+        let mut ownership = self.ownership(partition, term).map_err(|_| DeliveryError::NoOwner)?;
         ownership.queue_delivery(identity, id, delivery, reply)
     }
 

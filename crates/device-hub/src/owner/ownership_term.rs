@@ -113,13 +113,7 @@ pub(crate) struct OwnershipTerm {
 }
 
 impl OwnershipTerm {
-    pub(crate) fn new(
-        term: u64,
-        node: u64,
-        incarnation: Incarnation,
-        serial: u64,
-        open_links: Arc<OpenLinks>,
-    ) -> Self {
+    pub(crate) fn new(term: u64, node: u64, incarnation: Incarnation, serial: u64, open_links: Arc<OpenLinks>) -> Self {
         let now = Instant::now();
         open_links.begin_term(term);
         Self {
@@ -205,8 +199,7 @@ impl OwnershipTerm {
         let sessions = self.count_rows(caller.gateway);
         if let Some(link) = self.links.get_mut(&caller.gateway) {
             link.is_open = true;
-            self.open_links
-                .open(caller.gateway, link.incarnation.0, link.id.0);
+            self.open_links.open(caller.gateway, link.incarnation.0, link.id.0);
             link.sessions = sessions;
         }
         self.absent.has_returned(caller.gateway);
@@ -385,7 +378,11 @@ impl OwnershipTerm {
         delivery: Delivery,
         reply: oneshot::Sender<DeliveryOutcome>,
     ) -> Result<u64, DeliveryError> {
-        let row = self.rows.get(identity).ok_or(DeliveryError::NotConnected)?;
+        let row = self.rows.get(identity).ok_or(match self.is_complete {
+            true => DeliveryError::NotConnected,
+            // Its gateway may not have reported it yet.
+            false => DeliveryError::NoOwner,
+        })?;
         let address = row.address;
         self.downlink.push(identity, address, id, delivery, reply)?;
         Ok(address.gateway)
@@ -480,11 +477,13 @@ impl OwnershipTerm {
 
     /// Removes rows of gateways whose counts are recomputed afterwards, or that are forgotten.
     fn drop_rows(&mut self, is_over: impl Fn(&SessionRow) -> bool) -> Vec<IdentityId> {
-        let over: Vec<SessionRow> = self
+        let mut over: Vec<SessionRow> = self
             .rows
             .extract_if(|_, row| is_over(row))
             .map(|(_, row)| row)
             .collect();
+        // The callers of their deliveries are woken in this order, and a simulated run must replay.
+        over.sort_unstable_by_key(|row| (row.address.gateway, row.address.key));
         let over: Vec<IdentityId> = over
             .into_iter()
             .map(|row| {

@@ -14,7 +14,9 @@ use prost::Message;
 use crate::Protocol;
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
-use crate::downlink::delivery::{DeliveryId, DeliveryKind, DeliveryTag};
+use crate::downlink::delivery::{
+    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, DeliveryTag, OnSessionChange, Settlement,
+};
 use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
@@ -196,6 +198,7 @@ pub(crate) fn encode_deliveries(session: &SessionDeliveries) -> proto::SessionDe
         id: item.id.0,
         sequence: item.sequence,
         kind: item.delivery.kind.number(),
+        head: item.delivery.head.to_string(),
         body: item.delivery.body.clone(),
     });
     proto::SessionDeliveries {
@@ -211,6 +214,7 @@ pub(crate) fn decode_deliveries(session: proto::SessionDeliveries) -> Result<Rec
             tag: DeliveryTag(item.sequence),
             id: DeliveryId(item.id),
             kind: DeliveryKind::from_number(item.kind).ok_or_else(|| refused("an unknown kind of delivery"))?,
+            head: item.head.into(),
             body: item.body,
         })
     });
@@ -227,6 +231,7 @@ pub(crate) fn receive_locally(session: &SessionDeliveries) -> ReceivedDeliveries
         tag: DeliveryTag(item.sequence),
         id: item.id,
         kind: item.delivery.kind,
+        head: Arc::clone(&item.delivery.head),
         body: item.delivery.body.clone(),
     });
     ReceivedDeliveries {
@@ -324,6 +329,77 @@ pub(crate) fn decode_subscription_answer(answer: &proto::SessionSubscriptionAnsw
         // Also an outcome of a later version: asking again is always safe.
         _ => SubscriptionAnswer::Busy,
     }
+}
+
+/// A delivery for the owner of the identity's partition, which waits up to `timeout` for its outcome.
+pub(crate) fn encode_send(identity: &IdentityId, delivery: &Delivery, timeout: Duration) -> proto::SessionSend {
+    proto::SessionSend {
+        device: identity.device.as_str().to_owned(),
+        module: encode_module(identity),
+        kind: delivery.kind.number(),
+        redeliver: delivery.on_session_change == OnSessionChange::Redeliver,
+        head: delivery.head.to_string(),
+        body: delivery.body.clone(),
+        wait_ms: millis(timeout),
+    }
+}
+
+pub(crate) fn decode_send(send: &proto::SessionSend) -> Result<(IdentityId, Delivery), CallError> {
+    let delivery = Delivery {
+        kind: DeliveryKind::from_number(send.kind).ok_or_else(|| refused("an unknown kind of delivery"))?,
+        on_session_change: match send.redeliver {
+            true => OnSessionChange::Redeliver,
+            false => OnSessionChange::Return,
+        },
+        head: send.head.as_str().into(),
+        body: send.body.clone(),
+    };
+    Ok((decode_identity(&send.device, &send.module)?, delivery))
+}
+
+pub(crate) fn encode_sent(outcome: Result<DeliveryOutcome, DeliveryError>) -> proto::session_answer::Answer {
+    use proto::session_send_answer::Outcome;
+    let mut answer = proto::SessionSendAnswer::default();
+    let outcome = match outcome {
+        Ok(DeliveryOutcome::Settled(Settlement::Accepted)) => Outcome::Accepted,
+        Ok(DeliveryOutcome::Settled(Settlement::Rejected)) => Outcome::Rejected,
+        Ok(DeliveryOutcome::Settled(Settlement::Released)) => Outcome::Released,
+        Ok(DeliveryOutcome::NotDelivered) => Outcome::NotDelivered,
+        Ok(DeliveryOutcome::Unknown) => Outcome::MaybeDelivered,
+        Err(DeliveryError::Unsettled) => Outcome::Unsettled,
+        Err(DeliveryError::NotConnected) => Outcome::NotConnected,
+        Err(DeliveryError::QueueFull { messages, bytes }) => {
+            answer.queued_messages = messages as u64;
+            answer.queued_bytes = bytes as u64;
+            Outcome::QueueFull
+        }
+        Err(DeliveryError::NoOwner | DeliveryError::Busy) => return encode_error(OwnerError::NotOwner),
+        Err(DeliveryError::Unknown) => Outcome::Unspecified,
+    };
+    answer.set_outcome(outcome);
+    proto::session_answer::Answer::Send(answer)
+}
+
+pub(crate) fn decode_sent(answer: &proto::SessionSendAnswer) -> Result<DeliveryOutcome, DeliveryError> {
+    use proto::session_send_answer::Outcome;
+    let size = |size| usize::try_from(size).unwrap_or(usize::MAX);
+    Ok(match answer.outcome() {
+        Outcome::Accepted => DeliveryOutcome::Settled(Settlement::Accepted),
+        Outcome::Rejected => DeliveryOutcome::Settled(Settlement::Rejected),
+        Outcome::Released => DeliveryOutcome::Settled(Settlement::Released),
+        Outcome::NotDelivered => DeliveryOutcome::NotDelivered,
+        Outcome::MaybeDelivered => DeliveryOutcome::Unknown,
+        Outcome::Unsettled => return Err(DeliveryError::Unsettled),
+        Outcome::NotConnected => return Err(DeliveryError::NotConnected),
+        Outcome::QueueFull => {
+            return Err(DeliveryError::QueueFull {
+                messages: size(answer.queued_messages),
+                bytes: size(answer.queued_bytes),
+            });
+        }
+        // An outcome of a later version.
+        Outcome::Unspecified => return Err(DeliveryError::Unknown),
+    })
 }
 
 pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {

@@ -16,6 +16,7 @@ use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::downlink::delivery::{DeliveryId, Settlement};
 use crate::downlink::receive::ReceivedDeliveries;
+use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
 use crate::downlink::term::DeliveryAnswer;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
 use crate::session_types::{CallerLink, Incarnation, LinkId, OwnerError, SessionInfo, SessionKey, SyncPhase};
@@ -61,6 +62,11 @@ impl CallServer {
             Request::Deliver(deliver) => self.deliver(self.partition(target)?, deliver).await?,
             Request::Subscriptions(subscriptions) => {
                 self.subscriptions(self.partition(target)?, &subscriptions).await?
+            }
+            Request::Send(send) => {
+                let (identity, delivery) = codec::decode_send(&send)?;
+                let timeout = Duration::from_millis(send.wait_ms.into()).min(MAX_DELIVERY_TIMEOUT);
+                codec::encode_sent(self.hub.deliver_and_wait(&identity, delivery, timeout).await)
             }
             Request::Query(query) => {
                 codec::check_count(query.identities.len())?;

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use holdfast_device_hub::{CloseReason, Outcome, Protocol, ReceiptTarget, Refusal, Session, SessionTarget};
+use holdfast_device_hub::{
+    CloseReason, Outcome, Protocol, ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget,
+};
 use holdfast_mqtt::codec;
 use holdfast_mqtt::connection::Timeout;
 use holdfast_mqtt::limits::MAX_UNACKED_BYTES;
@@ -16,6 +18,7 @@ use smallvec::SmallVec;
 
 use super::MqttFront;
 use super::disconnect::DisconnectReason;
+use super::downlink::Downlink;
 use super::explain::Offence;
 use super::subscriptions::StoredChange;
 
@@ -47,6 +50,8 @@ pub(super) struct State {
     suspended_since: Option<u64>,
     /// The connection ends once everything that it has sent is acknowledged.
     draining: bool,
+    /// Only of a connection that takes deliveries.
+    pub(super) downlink: Option<Box<Downlink>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,
 }
@@ -69,6 +74,7 @@ impl Connection {
                 unacked_bytes: 0,
                 suspended_since: None,
                 draining: false,
+                downlink: None,
                 offence: None,
             }),
         }
@@ -269,5 +275,9 @@ impl SessionTarget for Connection {
             CloseReason::Stopping => self.end_when_acknowledged(),
             reason => self.transport.end(DisconnectReason::Hub(reason)),
         }
+    }
+
+    fn deliver(&self, delivery: ReceivedDelivery) {
+        self.publish_delivery(&mut self.state.borrow_mut(), &delivery);
     }
 }

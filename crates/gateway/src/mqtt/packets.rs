@@ -95,8 +95,9 @@ impl Connection {
             } => self.subscriptions_requested(state, set, changed, codec::unsuback(packet_id).to_vec(), now_ms),
             Action::Ping => self.write(state, &codec::pingresp(), now_ms),
             Action::Disconnect => self.transport.end(DisconnectReason::Disconnected),
-            // `packets` keeps packets while a CONNECT is being decided, and the hub has sent nothing to acknowledge.
-            Action::Acked { .. } | Action::Wait | Action::Ignore => {}
+            Action::Acked { packet_id } => self.delivery_acked(state, packet_id),
+            // `packets` keeps packets while a CONNECT is being decided.
+            Action::Wait | Action::Ignore => {}
         }
         Ok(())
     }
@@ -228,6 +229,7 @@ impl Connection {
                 self.front.metrics.connected.increment(1);
                 let connack = state.machine.accept(stored, now_ms);
                 self.write(state, &connack, now_ms);
+                self.subscriptions_changed(state);
                 // So far only the CONNECT had a deadline; a short keep-alive or an old token has an earlier one.
                 self.transport.check_earlier(self.next_check(state, now_ms));
             }

@@ -52,6 +52,7 @@ impl Connection {
         } else {
             self.write(state, &ack, now_ms);
             state.machine.activate(set);
+            self.subscriptions_changed(state);
         }
     }
 
@@ -79,6 +80,7 @@ impl Connection {
             let now_ms = self.transport.now_ms();
             self.write(state, &change.acks, now_ms);
             state.machine.activate(change.set);
+            self.subscriptions_changed(state);
             self.transport.resume();
             if let Some((set, acks)) = change.next {
                 self.subscriptions_requested(state, set, set != change.set, acks, now_ms);

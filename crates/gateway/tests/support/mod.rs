@@ -113,7 +113,7 @@ impl Bench {
 
 pub(crate) struct Device {
     pub(crate) stream: DuplexStream,
-    input: Vec<u8>,
+    pub(crate) input: Vec<u8>,
 }
 
 impl Device {

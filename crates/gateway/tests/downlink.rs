@@ -1,0 +1,123 @@
+//! Deliveries to an MQTT client on a simulated cluster: a window of PUBLISH packets that its PUBACKs settle.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_device_hub::{Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement};
+use holdfast_mqtt::Limits;
+use holdfast_mqtt::codec::{Packet, QoS, decode, subscribe, unsubscribe};
+use holdfast_simulation::{identity, simulate};
+use support::{Bench, DEVICE, Device, encoded};
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinHandle;
+
+const DEVICEBOUND: &str = "devices/dev-1/messages/devicebound/";
+
+impl Bench {
+    /// Sends a cloud-to-device message to the device from a node that does not own its partition.
+    fn deliver(&self, number: usize) -> JoinHandle<Result<DeliveryOutcome, DeliveryError>> {
+        let hub = Arc::clone(self.cluster.hub(2));
+        let delivery = Delivery {
+            kind: DeliveryKind::CloudToDevice,
+            on_session_change: OnSessionChange::Redeliver,
+            head: format!("%24.mid={number}&a=b").into(),
+            body: format!("message {number}").into(),
+        };
+        let send = async move { hub.deliver(&identity(DEVICE), delivery, Duration::from_secs(20)).await };
+        tokio::task::spawn_local(send)
+    }
+}
+
+impl Device {
+    async fn subscribe(&mut self, filter: &str, qos: QoS) {
+        let mut bytes = Vec::new();
+        subscribe(&mut bytes, 7, &[(filter, qos)]).unwrap();
+        self.send(&bytes).await;
+        assert_eq!(self.receive(5).await, [0x90, 3, 0, 7, qos as u8]);
+    }
+
+    /// The topic, payload and packet id of the next PUBLISH.
+    async fn published(&mut self) -> (String, Vec<u8>, Option<u16>) {
+        loop {
+            if let Some((packet, length)) = decode(&self.input, &Limits::SERVER).unwrap() {
+                let Packet::Publish(packet) = packet else {
+                    panic!("{packet:?}")
+                };
+                let published = (packet.topic.to_owned(), packet.payload.to_vec(), packet.packet_id);
+                self.input.drain(..length);
+                return published;
+            }
+            let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
+            assert!(read.await.expect("a message in time").unwrap() > 0, "closed");
+        }
+    }
+
+    async fn gets_nothing(&mut self) {
+        let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
+        assert!(self.input.is_empty() && read.await.is_err(), "{:?}", self.input);
+    }
+}
+
+#[test]
+fn a_delivery_is_published_and_its_puback_settles_it() {
+    simulate(async {
+        let bench = Bench::start().await;
+        bench.cluster.owned_by(DEVICE, 3).await;
+        let mut device = bench.connect().await;
+        // Without a subscription it grants nothing.
+        let waiting = bench.deliver(0);
+        device.gets_nothing().await;
+        device.subscribe(&format!("{DEVICEBOUND}#"), QoS::AtLeastOnce).await;
+        let (topic, payload, packet_id) = device.published().await;
+        assert_eq!(
+            (topic, payload),
+            (format!("{DEVICEBOUND}%24.mid=0&a=b"), b"message 0".to_vec())
+        );
+        assert!(!waiting.is_finished(), "the PUBACK settles it");
+        device.send(&encoded(&Packet::PubAck(packet_id.unwrap()))).await;
+        let accepted = Ok(DeliveryOutcome::Settled(Settlement::Accepted));
+        assert_eq!(waiting.await.unwrap(), accepted);
+        // At QoS 0 it is settled when it is written.
+        device.subscribe(&format!("{DEVICEBOUND}#"), QoS::AtMostOnce).await;
+        assert_eq!(bench.deliver(1).await.unwrap(), accepted);
+        assert_eq!(device.published().await.2, None);
+        // After the client has unsubscribed it goes back.
+        let mut bytes = Vec::new();
+        unsubscribe(&mut bytes, 8, &[&format!("{DEVICEBOUND}#")]).unwrap();
+        device.send(&bytes).await;
+        device.receive(4).await;
+        let released = Ok(DeliveryOutcome::Settled(Settlement::Released));
+        assert_eq!(bench.deliver(2).await.unwrap(), released);
+    });
+}
+
+#[test]
+fn a_client_that_does_not_acknowledge_gets_one_window_and_others_all() {
+    simulate(async {
+        let bench = Bench::start().await;
+        let mut device = bench.connect().await;
+        device.subscribe(&format!("{DEVICEBOUND}#"), QoS::AtLeastOnce).await;
+        let waiting: Vec<_> = (0..60).map(|number| bench.deliver(number)).collect();
+        let mut ids = Vec::new();
+        for number in 0..50 {
+            let (_, payload, packet_id) = device.published().await;
+            assert_eq!(payload, format!("message {number}").as_bytes());
+            ids.push(packet_id.unwrap());
+        }
+        device.gets_nothing().await;
+        // In any order, an unknown id among them.
+        for id in ids.iter().rev().chain([&999]) {
+            device.send(&encoded(&Packet::PubAck(*id))).await;
+        }
+        for _ in 50..60 {
+            let id = device.published().await.2.unwrap();
+            device.send(&encoded(&Packet::PubAck(id))).await;
+        }
+        for one in waiting {
+            assert_eq!(one.await.unwrap(), Ok(DeliveryOutcome::Settled(Settlement::Accepted)));
+        }
+    });
+}
