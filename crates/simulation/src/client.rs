@@ -112,6 +112,12 @@ impl Client {
         self.deliveries(|delivered| delivered.at > at)
     }
 
+    /// All deliveries with their times, in order.
+    pub fn received(&self) -> Vec<(u64, Instant)> {
+        let delivered = self.peer.delivered.borrow();
+        delivered.iter().map(|one| (one.number, one.at)).collect()
+    }
+
     fn deliveries(&self, which: impl Fn(&Delivered) -> bool) -> Vec<u64> {
         let delivered = self.peer.delivered.borrow();
         let delivered = delivered.iter().filter(|delivered| which(delivered));

@@ -8,6 +8,7 @@
 //! - an identity has one live session, and nothing of an older one is acknowledged (`simulation/devices.rs`);
 //! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and no identity
 //!   with rights is refused for lack of them;
+//! - deliveries reach their sessions in order, within the credit, and never a superseded session (`simulation/downlink.rs`);
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
 //! - once all faults have ended, the cluster recovers within a bounded time, every group has the members that the registry
 //!   wants, and all replicas of a group have the same log (`simulation/scenario.rs`);
@@ -21,6 +22,8 @@
 mod backends;
 #[path = "simulation/devices.rs"]
 mod devices;
+#[path = "simulation/downlink.rs"]
+mod downlink;
 #[path = "simulation/faults.rs"]
 mod faults;
 #[path = "simulation/lease.rs"]
@@ -158,8 +161,8 @@ fn promises_hold_under_every_fault() {
     }
     println!(
         "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
-         {} calls about identities, {} connections, {} checks of revocations, {} calls between nodes; changes of members: \
-         {changes:?}",
+         {} calls about identities, {} connections, {} deliveries sent and {} received, {} checks of revocations, \
+         {} calls between nodes; changes of members: {changes:?}",
         runs.len(),
         began.elapsed(),
         sum(|run| run.took.as_secs()),
@@ -167,6 +170,8 @@ fn promises_hold_under_every_fault() {
         sum(|run| run.read),
         sum(|run| run.operations),
         sum(|run| run.connections),
+        sum(|run| run.sent as u64),
+        sum(|run| run.delivered as u64),
         sum(|run| run.revocations),
         sum(|run| run.calls),
     );

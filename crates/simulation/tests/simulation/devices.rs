@@ -14,6 +14,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::downlink::Receiving;
 use crate::shared::{Place, Shared};
 use holdfast_simulation::{Client, Cluster};
 
@@ -52,6 +53,7 @@ struct Connected {
     place: Place,
     asked: Micros,
     seen: usize,
+    receiving: Receiving,
 }
 
 struct Connecting {
@@ -131,6 +133,7 @@ impl Device {
     pub(crate) async fn step(&mut self, cluster: &mut Cluster, calm: bool) {
         self.connected().await;
         self.take_acks();
+        self.take_deliveries(calm);
         self.send_ghosts();
         let current = self.current.as_ref();
         if current.is_some_and(|current| current.client.closed().is_some() || !self.shared.is_running(current.place)) {
@@ -187,6 +190,7 @@ impl Device {
                     place: connecting.place,
                     asked: connecting.asked,
                     seen: 0,
+                    receiving: Receiving::default(),
                 });
                 for number in self.unacked.clone() {
                     self.put(number);
@@ -226,6 +230,14 @@ impl Device {
                     .violation(format!("{}: {code} is acknowledged out of order", self.name));
             }
             self.shared.note(format!("{}: {code} is acknowledged", self.name));
+        }
+    }
+
+    fn take_deliveries(&mut self, calm: bool) {
+        let Some(current) = &mut self.current else { return };
+        if current.client.closed().is_none() && self.shared.is_running(current.place) {
+            let (client, rng) = (&current.client, &mut self.rng);
+            current.receiving.step(client, &self.name, &self.shared, rng, calm);
         }
     }
 
@@ -302,6 +314,8 @@ impl Device {
                     self.name
                 ));
             }
+            let received = older.connected.receiving.record(client, &self.name, &self.shared);
+            self.shared.history.borrow_mut().received.push(received);
             let closing = client.closing();
             let (end, ended) = match (closing, older.died) {
                 (Some((CloseReason::Stopping, at)), _) if older.own => (End::Own, at),

@@ -18,7 +18,7 @@ use crate::lease::Leases;
 use crate::operator::{Changes, Operator};
 use crate::shared::Shared;
 use crate::world::World;
-use crate::{logs, readers};
+use crate::{downlink, logs, readers};
 use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
 /// How often devices and checks run.
@@ -55,6 +55,8 @@ pub(crate) struct Outcome {
     pub(crate) revocations: u64,
     pub(crate) connections: u64,
     pub(crate) read: u64,
+    pub(crate) sent: usize,
+    pub(crate) delivered: usize,
 }
 
 /// A settled cluster of three with its devices: made once, since founding is the same in every run, and a start from disks
@@ -121,6 +123,10 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     }
     let mut faults = Faults::new(draw());
     let devices = STEADY.into_iter().chain(REVOKED);
+    for back_end in 1..3 {
+        let all = devices.clone().collect();
+        shared.spawn(downlink::send_at_random(shared.clone(), all, &STEADY, back_end, draw()));
+    }
     let mut devices: Vec<Device> = devices
         .map(|name| Device::new(name.to_owned(), shared.clone(), draw().random()))
         .collect();
@@ -251,6 +257,9 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         .sum();
     let connections = demand(shared, &sessions::check(&history.connections, excuses));
     let read = demand(shared, history.readers.findings());
+    for broken in downlink::check(&history.sent, &history.received) {
+        shared.violation(broken);
+    }
     let mut wrong = std::mem::take(&mut shared.history.borrow_mut().violations);
     wrong.splice(0..0, history.violations);
     shared.history.borrow_mut().violations = wrong;
@@ -265,6 +274,8 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         revocations: checked,
         connections,
         read,
+        sent: history.sent.len(),
+        delivered: history.received.iter().map(|session| session.deliveries.len()).sum(),
     })
 }
 

@@ -4,17 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use holdfast_chaos::check::readers::Readers;
 use holdfast_chaos::history::{Connection, Micros, Operation, Refusal, RightsChange};
 use holdfast_cluster::control::Control;
 use holdfast_cluster::route::Partitions;
+use holdfast_device_hub::DeviceHub;
+use holdfast_model::PartitionId;
 use holdfast_registry::Registry;
 use holdfast_tasks::watch;
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
+use crate::downlink::{Received, Sent};
 use crate::operator::Changes;
 use holdfast_simulation::{NODES, Node};
 
@@ -28,11 +32,17 @@ pub(crate) struct Access {
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
+    pub(crate) hub: Arc<DeviceHub>,
+    incarnation: u64,
     /// Ends with the node.
     alive: watch::Receiver<()>,
 }
 
 impl Access {
+    pub(crate) fn place(&self) -> Place {
+        (self.node, self.incarnation)
+    }
+
     /// The result of a call, unless the node ends before.
     pub(crate) async fn call<T>(&self, call: impl Future<Output = T>) -> Option<T> {
         let mut alive = self.alive.clone();
@@ -52,6 +62,10 @@ pub(crate) struct History {
     pub(crate) connections: Vec<Connection>,
     pub(crate) refusals: Vec<Refusal>,
     pub(crate) readers: Readers,
+    /// By number.
+    pub(crate) sent: BTreeMap<u64, Sent>,
+    /// By device, in the order in which its sessions began.
+    pub(crate) received: Vec<Received>,
     /// Broken promises.
     pub(crate) violations: Vec<String>,
 }
@@ -170,6 +184,8 @@ impl Shared {
             registry: node.registry.clone(),
             partitions: node.partitions.clone(),
             control: node.control.clone().unwrap(),
+            hub: node.hub.clone(),
+            incarnation: node.incarnation,
             alive,
         };
         self.up.borrow_mut().insert(node.id, (access, ends));
@@ -212,6 +228,19 @@ impl Shared {
         let up = self.up.borrow();
         let at = rng.random_range(0..up.len().max(1));
         up.values().nth(at).map(|(access, _)| access.clone())
+    }
+
+    /// The node that takes itself for the owner of a partition.
+    pub(crate) fn owner_of(&self, id: PartitionId) -> Option<Access> {
+        let up = self.up.borrow();
+        let mut all = up.values().map(|(access, _)| access);
+        let owner = all.find(|access| {
+            access
+                .partitions
+                .owner(id)
+                .is_some_and(|owner| owner.node == access.node)
+        });
+        owner.cloned()
     }
 
     /// Starts an actor, which ends when [`Self::ending`] says so.
