@@ -57,7 +57,8 @@ impl Device {
 
     async fn gets_nothing(&mut self) {
         let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
-        assert!(self.input.is_empty() && read.await.is_err(), "{:?}", self.input);
+        let is_silent = read.await.is_err();
+        assert!(is_silent && self.input.is_empty(), "{:?}", self.input);
     }
 }
 
