@@ -63,7 +63,7 @@ fn node(id: u64, tls: PeerTls) -> Peers {
             dispatch.enter(Service::Partition, Arc::new(Empty));
             let config = PeersConfig {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-                accept_unnamed: true,
+                accept_unnamed_certificates: true,
                 ..PeersConfig::default()
             };
             let identity = PeerIdentity {

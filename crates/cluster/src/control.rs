@@ -46,7 +46,7 @@ use tokio::time::Instant;
 use crate::route::Partitions;
 
 pub use admin::NewFactor;
-pub use config::{ControlConfig, InvalidControlConfig};
+pub use config::ControlConfig;
 pub use error::{ControlError, ControlStartError};
 pub use peer_directory::PeerDirectory;
 pub use transfer_leadership::TransferredLeaderships;
@@ -175,7 +175,7 @@ impl Control {
     /// # Errors
     /// [`ControlStartError`].
     pub async fn start(parts: ControlParts) -> Result<Self, ControlStartError> {
-        parts.config.validate()?;
+        holdfast_config::Section::validate(&parts.config)?;
         let control = Self(Arc::new(Inner {
             id: parts.self_info.id,
             self_info: parts.self_info,

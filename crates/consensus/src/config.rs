@@ -3,104 +3,57 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_config::{Invalid, Section as _};
 use holdfast_model::{ByteSize, HumanDuration};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The engine's own are about as many, each group's at moments of its own; see `runtime`.
 const TICKS_PER_HEARTBEAT: u32 = 4;
 
-/// How Raft groups keep time, and how much they hold in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ConsensusConfig {
-    /// Interval of a leader's heartbeats.
-    pub heartbeat: HumanDuration,
-    /// The shortest silence after which a follower stands for election.
-    pub election_timeout_min: HumanDuration,
-    /// The longest; each election time-out is drawn between the two. Also the length of the leader's lease.
-    pub election_timeout_max: HumanDuration,
-    /// Bytes of one group's entries that are proposed and not yet applied; further proposals wait.
-    pub max_in_flight: ByteSize,
-    /// Recent entries of one group that are kept in memory until they are applied.
-    pub tail_cache: ByteSize,
-}
-
-impl Default for ConsensusConfig {
-    fn default() -> Self {
-        Self {
-            heartbeat: HumanDuration::millis(200),
-            election_timeout_min: HumanDuration::millis(400),
-            election_timeout_max: HumanDuration::millis(800),
-            max_in_flight: ByteSize::mib(64),
-            tail_cache: ByteSize::mib(16),
-        }
+holdfast_config::section! {
+    /// Timers and memory of the replicated logs.
+    pub struct ConsensusConfig = "consensus" {
+        /// How often a leader sends heartbeats to its followers.
+        pub heartbeat: HumanDuration = HumanDuration::millis(200),
+            in HumanDuration::millis(20)..=HumanDuration::secs(60) => "must be 20ms to 60s";
+        /// The shortest silence after which a follower stands for election.
+        pub election_timeout_min: HumanDuration = HumanDuration::millis(400);
+        /// The longest; each time one between the two is drawn. Also the leader's lease.
+        pub election_timeout_max: HumanDuration = HumanDuration::millis(800),
+            in ..=HumanDuration::secs(600) => "must be at most 10m";
+        /// Entries of one group that are proposed and not yet applied; further proposals wait.
+        pub max_in_flight: ByteSize = ByteSize::mib(64),
+            in ByteSize::mib(1)..=ByteSize::gib(4) => "must be 1MiB to 4GiB";
+        /// Recent entries of one group that are kept in memory until they are applied.
+        pub tail_cache: ByteSize = ByteSize::mib(16), in ..=ByteSize::gib(4) => "must be at most 4GiB";
+    }
+    check |consensus| {
+        consensus.election_timeout_min.get() >= 2 * consensus.heartbeat.get()
+            => election_timeout_min, "must be at least twice consensus.heartbeat";
+        consensus.election_timeout_max > consensus.election_timeout_min
+            => election_timeout_max, "must be longer than consensus.election_timeout_min";
     }
 }
 
-/// A value of `[consensus]` that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("consensus.{key}: {reason}")]
-pub struct InvalidConfig {
-    /// The key inside the section.
-    pub key: &'static str,
-    /// Why, with the allowed range.
-    pub reason: String,
+/// A configuration that the engine cannot work with.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A value out of its range.
+    #[error(transparent)]
+    Value(#[from] Invalid),
+    /// The engine's own check fails.
+    #[error("the consensus engine refuses its timers")]
+    Engine(#[from] openraft::ConfigError),
 }
 
 impl ConsensusConfig {
-    /// Checks ranges and relations.
-    ///
-    /// # Errors
-    /// The first value that cannot work.
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let check = |ok: bool, key, reason: &str| {
-            if ok {
-                Ok(())
-            } else {
-                Err(InvalidConfig {
-                    key,
-                    reason: reason.to_owned(),
-                })
-            }
-        };
-        let (heartbeat, min, max) = (
-            self.heartbeat.as_millis(),
-            self.election_timeout_min.as_millis(),
-            self.election_timeout_max.as_millis(),
-        );
-        check((20..=60_000).contains(&heartbeat), "heartbeat", "must be 20ms to 60s")?;
-        check(
-            min >= 2 * heartbeat,
-            "election_timeout_min",
-            "must be at least twice consensus.heartbeat",
-        )?;
-        check(
-            max > min,
-            "election_timeout_max",
-            "must be longer than consensus.election_timeout_min",
-        )?;
-        check(max <= 600_000, "election_timeout_max", "must be at most 10m")?;
-        let in_flight = ByteSize::mib(1)..=ByteSize::gib(4);
-        check(
-            in_flight.contains(&self.max_in_flight),
-            "max_in_flight",
-            "must be 1MiB to 4GiB",
-        )?;
-        check(
-            self.tail_cache <= ByteSize::gib(4),
-            "tail_cache",
-            "must be at most 4GiB",
-        )
-    }
-
     /// Interval at which a group checks whether a heartbeat or an election is due.
     pub(crate) fn tick(&self) -> Duration {
         self.heartbeat.get() / TICKS_PER_HEARTBEAT
     }
 
-    pub(crate) fn to_openraft(&self) -> Result<Arc<openraft::Config>, String> {
-        self.validate().map_err(|error| error.to_string())?;
+    pub(crate) fn to_openraft(&self) -> Result<Arc<openraft::Config>, ConfigError> {
+        self.validate()?;
         let config = openraft::Config {
             cluster_name: "holdfast".to_owned(),
             // Half a tick less, so that the tick at which a heartbeat is due does not come just before it.
@@ -128,7 +81,7 @@ impl ConsensusConfig {
             notification_channel_size: Some(8_192),
             ..openraft::Config::default()
         };
-        config.validate().map(Arc::new).map_err(|error| error.to_string())
+        Ok(Arc::new(config.validate()?))
     }
 }
 
@@ -137,12 +90,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_read_back() {
-        let config = ConsensusConfig::default();
-        assert!(config.to_openraft().is_ok());
-        let text = toml::to_string(&config).unwrap();
-        assert_eq!(toml::from_str::<ConsensusConfig>(&text).unwrap(), config);
-        assert!(toml::from_str::<ConsensusConfig>("hartbeat = \"1s\"").is_err());
+    fn the_defaults_are_valid_for_the_engine_too() {
+        assert!(ConsensusConfig::default().to_openraft().is_ok());
     }
 
     #[test]

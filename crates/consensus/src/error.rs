@@ -3,6 +3,7 @@
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
+use crate::config::ConfigError;
 use crate::position::{GroupId, LogPosition};
 
 /// Why an entry was not, or perhaps not, committed.
@@ -106,8 +107,8 @@ pub enum StartError {
         watermark: LogPosition,
     },
     /// The configuration cannot work.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The group stopped while it started.
     #[error("{group}: stopped while starting: {reason}")]
     Stopped {

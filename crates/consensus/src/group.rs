@@ -103,7 +103,7 @@ impl Group {
         config: &ConsensusConfig,
     ) -> Result<Self, StartError> {
         let storage = |source| StartError::Storage { group: id, source };
-        let settings = config.to_openraft().map_err(StartError::Config)?;
+        let settings = config.to_openraft()?;
         let applied = machine.applied().0;
         let recovered = applied.map_or(0, |position| position.index + 1);
         let log = LogStore::open(

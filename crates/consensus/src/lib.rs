@@ -29,7 +29,7 @@ pub mod transport;
 mod type_config;
 mod wire;
 
-pub use config::{ConsensusConfig, InvalidConfig};
+pub use config::{ConfigError, ConsensusConfig};
 pub use error::{ChangeError, ProposeError, ReadError, StartError, TransferError};
 pub use group::{Group, GroupHost, LeaseGrant, ProposalPermit};
 pub use groups::Groups;

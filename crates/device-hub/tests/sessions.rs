@@ -39,7 +39,6 @@ struct Node {
 
 async fn start(path: &Path, cores: u16) -> Node {
     let storage = StorageConfig {
-        dir: path.to_owned(),
         max_open_files: 64,
         ..StorageConfig::default()
     };

@@ -1,27 +1,19 @@
-//! Limits of the MQTT front end.
+//! Section `[mqtt]` of the configuration.
 
 use std::time::Duration;
 
-/// Limits of one MQTT connection, and of all connections of one core.
-#[derive(Debug, Clone)]
-pub struct MqttConfig {
-    /// Time from accepting a connection to its complete CONNECT (Spec device-mqtt §1).
-    pub connect_timeout: Duration,
-    /// Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.
-    pub max_unauthenticated: usize,
-    /// Bytes that wait to be written to one peer; a peer that lets more pile up is closed.
-    pub max_output_bytes: usize,
-    /// Upper end of the random time after a token's expiry at which its connection is closed.
-    pub expiry_jitter: Duration,
-}
+use holdfast_model::ByteSize;
 
-impl Default for MqttConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(60),
-            max_unauthenticated: 10_000,
-            max_output_bytes: 1024 * 1024,
-            expiry_jitter: Duration::from_secs(60),
-        }
+holdfast_config::section! {
+    /// MQTT connections of devices.
+    pub struct MqttConfig = "mqtt" {
+        /// Time from accepting a connection to its complete CONNECT.
+        pub connect_timeout: Duration = Duration::from_secs(60);
+        /// Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.
+        pub max_unauthenticated: usize = 10_000, in 1.. => "wants more than nothing";
+        /// Bytes that wait to be written to one device; a device that lets more pile up is closed.
+        pub max_output: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "wants more than nothing";
+        /// Upper end of the random time after a token's expiry at which its connection is closed.
+        pub expiry_jitter: Duration = Duration::from_secs(60);
     }
 }

@@ -37,7 +37,7 @@ impl MqttFront {
     pub fn new(core: Rc<Core>, config: MqttConfig, stop: Stop) -> Rc<Self> {
         let limits = ConnectionLimits {
             max_unauthenticated: config.max_unauthenticated,
-            max_output_bytes: config.max_output_bytes,
+            max_output_bytes: config.max_output.as_usize(),
         };
         Rc::new(Self {
             core,

@@ -55,7 +55,7 @@ impl Drop for Logs {
 /// When the audit file cannot be opened, or logs have been started before.
 pub(crate) fn start(config: &Config) -> Result<Logs> {
     let path = config.audit_file();
-    let file = RotatingFile::open(&path, config.audit.max_file_size, config.audit.max_files)
+    let file = RotatingFile::open(&path, config.audit.max_file_size.bytes(), config.audit.max_files)
         .with_context(|| format!("cannot open the audit log {}", path.display()))?;
     let (lines, queue) = sync_channel(AUDIT_QUEUE);
     let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {

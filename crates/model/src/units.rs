@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 /// Text that is not a size or a duration.
@@ -178,27 +177,6 @@ fn split(text: &str) -> Option<(u64, &str)> {
     let number = text[..end].parse().ok()?;
     Some((number, text[end..].trim()))
 }
-
-macro_rules! as_text {
-    ($name:ident) => {
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?
-                    .parse()
-                    .map_err(de::Error::custom)
-            }
-        }
-    };
-}
-
-as_text!(ByteSize);
-as_text!(HumanDuration);
 
 #[cfg(test)]
 mod tests {

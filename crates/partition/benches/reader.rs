@@ -20,7 +20,6 @@ const BATCH: u64 = 100;
 
 async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
     let storage = StorageConfig {
-        dir: dir.to_owned(),
         ..StorageConfig::default()
     };
     let identity = || NodeIdentity {

@@ -4,7 +4,7 @@ use holdfast_consensus::{ProposeError, ReadError};
 use holdfast_model::ErrorCode;
 use thiserror::Error;
 
-use crate::config::InvalidConfig;
+use holdfast_config::Invalid;
 use crate::log::record::EntryError;
 
 /// Why a batch was not acknowledged. Each variant says whether it is in the log.
@@ -116,7 +116,7 @@ impl From<ReadError> for AppendError {
 pub enum PartitionStartError {
     /// The configuration cannot work.
     #[error(transparent)]
-    Config(#[from] InvalidConfig),
+    Config(#[from] Invalid),
     /// The stored state cannot be used.
     #[error("the state of the partition cannot be read")]
     State(#[from] holdfast_storage::StorageError),

@@ -21,7 +21,7 @@ mod shared;
 mod snapshot;
 pub mod state;
 
-pub use config::{InvalidConfig, PartitionConfig};
+pub use config::PartitionConfig;
 pub use error::{AppendError, PartitionStartError};
 pub use log::chunk::{Chunk, Event};
 pub use log::record;

@@ -10,6 +10,7 @@ mod retention;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_config::Section;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogPosition, LogReader};
 use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
@@ -106,7 +107,7 @@ impl Partition {
         clock: Clock,
         founding: bool,
     ) -> Result<Self, PartitionStartError> {
-        config.validate()?;
+        Section::validate(config)?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
         let pool = host.blocking_pool;
         let (store, recovered) = pool.run(move || Store::recover(disk, id, spacing, interval)).await?;

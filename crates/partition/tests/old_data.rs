@@ -26,11 +26,10 @@ fn a_database_of_commit_9bf2ea5_opens_and_its_absent_gateways_are_known() {
     assert!(unpacked.success());
     // It has no family for device state, and 16 lanes of logs, whatever is configured now.
     let config = StorageConfig {
-        dir: dir.path().join("node"),
         log_lanes: 4,
         ..StorageConfig::default()
     };
-    let data = DataDir::open(&config.dir, || NodeIdentity {
+    let data = DataDir::open(&dir.path().join("node"), || NodeIdentity {
         cluster: "another".to_owned(),
         incarnation: 1,
     })

@@ -33,7 +33,7 @@ pub use cluster::{
     ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFETIME, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, MAX_REPLICATION_FACTOR,
     NodeInfo, NodeRole, NodeState, Placement, join_token_id,
 };
-pub use config::{InvalidRegistryConfig, RegistryConfig};
+pub use config::RegistryConfig;
 pub use error::RegistryError;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};

@@ -45,7 +45,6 @@ fn resident_mib() -> u64 {
 
 async fn start(path: &Path, id: u64, network: &SimNetwork, sealer: &Arc<Sealer>) -> Node {
     let storage = StorageConfig {
-        dir: path.to_owned(),
         max_open_files: 256,
         ..StorageConfig::default()
     };

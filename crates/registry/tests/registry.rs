@@ -34,7 +34,6 @@ async fn open(path: &Path) -> Node {
 
 async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
     let storage = StorageConfig {
-        dir: path.to_owned(),
         max_open_files: 64,
         ..StorageConfig::default()
     };

@@ -28,5 +28,5 @@ mod service;
 mod state;
 mod timestamps;
 
-pub use config::{InvalidRestConfig, RestConfig};
+pub use config::RestConfig;
 pub use service::RestService;

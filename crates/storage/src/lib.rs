@@ -26,7 +26,7 @@ mod sim;
 mod view;
 
 pub use batch::{Durability, Family, Op, WriteBatch};
-pub use config::{InvalidConfig, StorageConfig};
+pub use config::StorageConfig;
 pub use datadir::{DataDir, FORMAT_VERSION, NodeIdentity};
 pub use disk::{Disk, DiskSpace, Visit};
 pub use disk_space_guard::{CHECK_INTERVAL, DiskGuard};

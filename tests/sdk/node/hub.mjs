@@ -18,7 +18,7 @@ export const { Registry } = require('azure-iothub');
 export const eventHubs = require('@azure/event-hubs');
 
 export const connection = JSON.parse(readFileSync(process.env.HOLDFAST_CONNECTION_FILE, 'utf8'));
-export const TIMEOUT = Number(process.env.HOLDFAST_TEST_TIMEOUT ?? 60) * 1000;
+export const TIMEOUT = Number(process.env.HOLDFAST_TEST_TIMEOUT ?? process.env.HOLDFAST_TEST_PATIENCE ?? 60) * 1000;
 export const registry = Registry.fromConnectionString(connection.owner);
 
 let numbers = 0;

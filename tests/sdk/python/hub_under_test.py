@@ -13,7 +13,7 @@ from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
 from azure.iot.hub import IoTHubRegistryManager
 from harness import fields
 
-TIMEOUT = float(os.environ.get("HOLDFAST_TEST_TIMEOUT", "60"))
+TIMEOUT = float(os.environ.get("HOLDFAST_TEST_TIMEOUT") or os.environ.get("HOLDFAST_TEST_PATIENCE") or "60")
 _numbers = itertools.count(1)
 
 

@@ -96,7 +96,7 @@ impl NodeConfig {
             bind(9700)
         ));
         // Leaderships move back early: more transfers in the same time.
-        line(format_args!("settle = \"2s\""));
+        line(format_args!("leader_return_delay = \"2s\""));
         line(format_args!("advertise = {:?}", self.peer_address()));
         // A node that lost its disk comes back under another name with its old certificate.
         line(format_args!("accept_unnamed_certificates = true"));

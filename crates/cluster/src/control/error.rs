@@ -1,18 +1,18 @@
 //! Errors of control.
 
+use holdfast_config::Invalid;
 use holdfast_model::ErrorCode;
 use holdfast_registry::RegistryError;
 use thiserror::Error;
 
 use super::HostError;
-use super::config::InvalidControlConfig;
 
 /// Why control did not start.
 #[derive(Debug, Error)]
 pub enum ControlStartError {
     /// A value of the configuration is invalid.
     #[error(transparent)]
-    Config(#[from] InvalidControlConfig),
+    Config(#[from] Invalid),
     /// The replicas on the disk cannot be listed.
     #[error("cannot list the replicas on the disk")]
     OnDisk(#[source] HostError),

@@ -386,7 +386,7 @@ impl Run {
         let declined = self.control.declined_leadership(group.id());
         let preferred = wanted_leader.filter(|node| {
             let since = self.up_since.get(node);
-            since.is_some_and(|since| since.elapsed() >= inner.config.settle.get())
+            since.is_some_and(|since| since.elapsed() >= inner.config.leader_return_delay.get())
         });
         membership::step(&Situation {
             me: inner.id,
@@ -409,7 +409,7 @@ impl Run {
 
     /// Nodes that have been down for so long that other nodes vote in the registry instead.
     fn lost_voters(&self) -> BTreeSet<u64> {
-        let timeout = self.control.0.config.voter_patience.get();
+        let timeout = self.control.0.config.voter_grace.get();
         let down = self.down_since.iter().filter(|(_, since)| since.elapsed() >= timeout);
         down.map(|(node, _)| *node).collect()
     }

@@ -1,37 +1,42 @@
-//! Limits and timeouts of peer connections, and the identity of this node.
+//! Limits and timeouts of peer connections (part of section `[cluster]`), and the identity of this node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Limits and timeouts of peer connections.
-#[derive(Debug, Clone)]
-pub struct PeersConfig {
-    /// The address to listen on; `None`: this node only connects to others.
-    pub listen: Option<SocketAddr>,
-    /// Limit of queued bytes of calls to one node; further calls are refused.
-    pub queue_bytes: usize,
-    /// Limit of unanswered calls to one node; further calls are refused.
-    pub calls: usize,
-    /// Limit of bytes of running calls of one node to one service; further calls are refused.
-    pub under_way_bytes: usize,
-    /// Limit of running calls of one node to one service; further calls are refused.
-    pub under_way_calls: usize,
-    /// Limit of concurrent uploads and downloads to one node; further ones are refused.
-    pub streams: usize,
-    /// Interval of pings on a connection.
-    pub ping_interval: Duration,
-    /// A connection on which nothing is received for this time is closed: running calls end, further calls fail.
-    pub silence: Duration,
-    /// Timeout of connecting: TCP, TLS and hello.
-    pub connect_timeout: Duration,
-    /// Longest backoff between two attempts to connect; the first ones are shorter.
-    pub retry_pause: Duration,
-    /// Limit of accepted connections before their hello; further ones are closed.
-    pub handshakes: usize,
-    /// Interval at which the certificate files are checked for changes.
-    pub reload_interval: Duration,
-    /// Whether certificates that name no node are accepted.
-    pub accept_unnamed: bool,
+use holdfast_model::ByteSize;
+
+holdfast_config::section! {
+    /// Connections to other nodes.
+    pub struct PeersConfig = "cluster" {
+        /// The most bytes of calls to one node that wait to be sent; a call beyond is refused at once.
+        pub queue: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "wants more than nothing";
+        /// The most bytes of calls of one node for one service that are executed at once; one beyond is refused.
+        pub max_in_flight was "under_way": ByteSize = ByteSize::mib(128), in ByteSize(1).. => "wants more than nothing";
+        /// The most uploads and downloads (snapshots, remote readers) towards one node at once.
+        pub streams: usize = 512, in 1.. => "wants more than nothing";
+        /// The most connections of nodes that have not authenticated yet; one beyond is closed.
+        pub handshakes: usize = 256, in 1.. => "wants more than nothing";
+        /// How often a connected node is pinged.
+        pub ping_interval: Duration = Duration::from_secs(1);
+        /// A node that has not been heard for so long is no longer connected: calls to it end, and fail at once.
+        pub silence: Duration = Duration::from_secs(4);
+        /// How long it may take to be connected to a node: TCP, TLS and hello.
+        pub connect_timeout: Duration = Duration::from_secs(3);
+        /// The longest backoff between two attempts to connect to a node.
+        pub max_connect_backoff was "retry_pause": Duration = Duration::from_secs(1);
+        /// How often the files of cluster.certificate_file, key_file and ca_file are checked.
+        pub reload_interval: Duration = Duration::from_secs(5), in Duration::from_millis(100).. => "wants at least 100 ms";
+        /// Accept certificates that do not name their node. The holder of one may then claim to be any node.
+        pub accept_unnamed_certificates: bool = false;
+    }
+    fixed {
+        /// The address to listen on; `None`: this node only connects to others.
+        pub listen: Option<SocketAddr> = None;
+        /// Limit of unanswered calls to one node; further calls are refused.
+        pub calls: usize = 65_536;
+        /// Limit of running calls of one node to one service; further calls are refused.
+        pub max_in_flight_calls: usize = 16_384;
+    }
 }
 
 /// Whether certificates that name no node are accepted.
@@ -43,30 +48,10 @@ pub(crate) enum UnnamedCertificates {
 
 impl PeersConfig {
     pub(crate) fn unnamed_certificates(&self) -> UnnamedCertificates {
-        if self.accept_unnamed {
+        if self.accept_unnamed_certificates {
             UnnamedCertificates::Accept
         } else {
             UnnamedCertificates::Refuse
-        }
-    }
-}
-
-impl Default for PeersConfig {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            queue_bytes: 64 << 20,
-            calls: 65_536,
-            under_way_bytes: 128 << 20,
-            under_way_calls: 16_384,
-            streams: 512,
-            ping_interval: Duration::from_secs(1),
-            silence: Duration::from_secs(4),
-            connect_timeout: Duration::from_secs(3),
-            retry_pause: Duration::from_secs(1),
-            handshakes: 256,
-            reload_interval: Duration::from_secs(5),
-            accept_unnamed: false,
         }
     }
 }

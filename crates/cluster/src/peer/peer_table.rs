@@ -249,7 +249,7 @@ impl PeerTable {
     }
 
     pub(crate) fn new_queue(&self, node: u64) -> CallQueue {
-        CallQueue::new(node, self.config.queue_bytes, self.config.calls)
+        CallQueue::new(node, self.config.queue.as_usize(), self.config.calls)
     }
 
     /// Removes `node`, which is not a member any more, and closes its connections.

@@ -104,10 +104,10 @@ fn quick() -> PeersConfig {
         ping_interval: Duration::from_millis(50),
         silence: Duration::from_secs(2),
         connect_timeout: Duration::from_secs(2),
-        retry_pause: Duration::from_millis(100),
+        max_connect_backoff: Duration::from_millis(100),
         reload_interval: Duration::from_millis(50),
         // Most tests use one certificate for all nodes.
-        accept_unnamed: true,
+        accept_unnamed_certificates: true,
         ..PeersConfig::default()
     }
 }

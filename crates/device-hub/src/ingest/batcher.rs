@@ -72,7 +72,7 @@ impl Batcher {
             in_flight: Cell::new(0),
             round_started: Cell::new(Instant::now()),
             disk_check_scheduled: Cell::new(false),
-            backpressure: IngestBackpressure::new(config.max_unacknowledged_bytes, config.max_batch_bytes, partitions),
+            backpressure: IngestBackpressure::new(config.max_unacknowledged.as_usize(), config.max_batch.as_usize(), partitions),
         }
     }
 
@@ -144,7 +144,7 @@ impl Core {
             auth: session.auth,
             model_id: session.model_id.as_deref(),
         };
-        let max_batch_bytes = self.hub.parts.config.max_batch_bytes;
+        let max_batch_bytes = self.hub.parts.config.max_batch.as_usize();
         self.batcher.with_pipeline(session.partition, |pipeline| {
             holdfast_tasks::panic_point("core", message.payload);
             pipeline.push(

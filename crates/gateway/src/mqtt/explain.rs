@@ -118,7 +118,7 @@ impl Connection {
             DisconnectReason::Transport(TransportEnd::OutputOverflow) => write!(
                 text,
                 "the client did not read {} bytes that the hub had sent",
-                self.front.config.max_output_bytes
+                self.front.config.max_output
             ),
             DisconnectReason::Transport(TransportEnd::Evicted) => write!(
                 text,

@@ -1,9 +1,10 @@
 //! `holdfast config check|default`.
 
 use clap::Subcommand;
+use holdfast_config::{Sources, load, page};
 
 use super::ConfigSource;
-use crate::config::{Config, Sources, load, page};
+use crate::config::Config;
 use holdfast_cli::exit_code::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
@@ -22,11 +23,11 @@ pub(crate) enum Command {
 
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Default => super::print(&page::default_file()),
+        Command::Default => super::print(&page::default_file(&mut Config::default())),
         Command::Check { source, print } => {
-            let config = read(&source, Config::default())?;
+            let mut config = read(&source, Config::default())?;
             if print {
-                super::print(&page::effective(&config))
+                super::print(&page::effective(&mut config))
             } else {
                 super::print("the configuration is valid\n")
             }
@@ -53,8 +54,13 @@ pub(crate) fn read(source: &ConfigSource, defaults: Config) -> Result<Config, Fa
             .collect(),
         set: source.set.clone(),
     };
-    load::load(defaults, &sources).map_err(|problems| {
+    let loaded = load(defaults, &sources).map_err(|problems| {
         Failure::new(Outcome::Usage, format!("the configuration is wrong\n{problems}"))
             .advise("`holdfast config default` shows every key with its meaning")
-    })
+    })?;
+    // Before the log starts: its settings are among those that were read.
+    for warning in &loaded.warnings {
+        eprintln!("holdfast: warning: {warning}");
+    }
+    Ok(loaded.config)
 }

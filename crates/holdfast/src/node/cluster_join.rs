@@ -84,7 +84,7 @@ impl ClusterJoin {
         })?;
         let (name, nodes) = (cluster.name(), tls.nodes());
         let is_named = nodes.iter().any(|node| node.eq_ignore_ascii_case(&name));
-        let serves = is_named || nodes.is_empty() && config.peers.accept_unnamed;
+        let serves = is_named || nodes.is_empty() && config.peers.accept_unnamed_certificates;
         if !serves {
             // The others would say the same, one by one.
             let text = "the certificate for other nodes does not say that it is this node's";

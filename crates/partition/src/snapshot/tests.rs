@@ -64,7 +64,6 @@ fn host(disk: Arc<dyn Disk>) -> GroupHost {
 
 fn open_rocks(dir: &Path) -> Arc<dyn Disk> {
     let config = StorageConfig {
-        dir: dir.to_owned(),
         write_buffer: ByteSize::mib(1),
         max_replay: ByteSize::mib(8),
         ..StorageConfig::default()
@@ -509,16 +508,12 @@ async fn measure_a_snapshot() {
         tempfile::tempdir_in(std::env::var("HOLDFAST_SNAPSHOT_DIR").unwrap_or_else(|_| "/var/tmp".to_owned())).unwrap();
     let open = |name: &str| -> Arc<dyn Disk> {
         let path = dir.path().join(name);
-        let config = StorageConfig {
-            dir: path.clone(),
-            ..StorageConfig::default()
-        };
         let data = DataDir::open(&path, || NodeIdentity {
             cluster: "test".to_owned(),
             incarnation: 1,
         })
         .unwrap();
-        holdfast_storage::open(&data, &config).unwrap()
+        holdfast_storage::open(&data, &StorageConfig::default()).unwrap()
     };
     let defaults = PartitionConfig::default();
     let mut node = Node::start_with(open("a"), &defaults, true).await;

@@ -84,7 +84,6 @@ pub(crate) async fn try_start_with(
 /// A RocksDB with buffers so small that a test fills many files.
 pub(crate) fn open_rocks(dir: &Path) -> Arc<RocksDisk> {
     let config = StorageConfig {
-        dir: dir.to_owned(),
         write_buffer: ByteSize::mib(1),
         max_replay: ByteSize::mib(8),
         ..StorageConfig::default()

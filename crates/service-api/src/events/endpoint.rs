@@ -26,7 +26,7 @@ impl EventsEndpoint {
     #[must_use]
     pub fn new(hub: Arc<DeviceHub>, config: EventsConfig, stop: Stop) -> Rc<Self> {
         let limits = ServerConfig {
-            output_bytes: config.output_bytes,
+            output_bytes: config.output.as_usize(),
             max_unauthenticated: config.max_unauthenticated,
             unauthenticated_timeout: config.unauthenticated_timeout,
             confirm_timeout: config.confirm_timeout,

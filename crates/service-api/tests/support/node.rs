@@ -48,7 +48,6 @@ impl Node {
         let transport = network.node(id, dispatch.clone());
         let dir = tempfile::tempdir().unwrap();
         let storage = StorageConfig {
-            dir: dir.path().to_owned(),
             max_open_files: 64,
             ..StorageConfig::default()
         };

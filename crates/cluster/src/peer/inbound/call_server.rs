@@ -414,8 +414,8 @@ impl CallServer {
         let config = &self.connection.table.config;
         let in_flight = &mut self.in_flight[Self::service_index(head)];
         let bytes = head.total as usize;
-        if in_flight.calls >= config.under_way_calls
-            || (in_flight.bytes > 0 && in_flight.bytes + bytes > config.under_way_bytes)
+        if in_flight.calls >= config.max_in_flight_calls
+            || (in_flight.bytes > 0 && in_flight.bytes + bytes > config.max_in_flight.as_usize())
         {
             self.connection.table.metrics.calls_over_limit.increment(1);
             let reason = b"it has too many calls of this node in flight";

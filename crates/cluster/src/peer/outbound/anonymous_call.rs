@@ -55,7 +55,7 @@ async fn make_call(table: &PeerTable, address: &str, call: Call) -> Result<Bytes
         Err(_) => return Err(CallError::NotSent(format!("{address} does not answer").into())),
     };
     let node = dialed.answer.node;
-    let queue = Arc::new(CallQueue::new(node, table.config.queue_bytes, 1));
+    let queue = Arc::new(CallQueue::new(node, table.config.queue.as_usize(), 1));
     let reply = queue.submit(call)?;
     let out = {
         let queue = Arc::clone(&queue);

@@ -56,7 +56,7 @@ pub(crate) async fn run(table: Arc<PeerTable>, peer: Arc<Peer>) {
             biased;
             () = table.stop.reached(Phase::Closing) => {}
             () = peer.changed.notified() => failures = 0,
-            () = sleep(backoff(failures, table.config.retry_pause)) => {}
+            () = sleep(backoff(failures, table.config.max_connect_backoff)) => {}
         }
     }
     set_down(&peer, &"this node is stopping".into());

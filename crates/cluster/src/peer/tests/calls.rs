@@ -90,7 +90,7 @@ async fn a_small_call_overtakes_large_ones_of_other_targets_only() {
 async fn a_full_queue_refuses_at_once() {
     let authority = Authority::new();
     let config = PeersConfig {
-        queue_bytes: 1 << 20,
+        queue: holdfast_model::ByteSize::mib(1),
         calls: 100,
         ..quick()
     };
@@ -117,7 +117,7 @@ async fn a_full_queue_refuses_at_once() {
 async fn calls_over_the_limit_of_a_service_are_refused_and_other_services_continue() {
     let authority = Authority::new();
     let config = PeersConfig {
-        under_way_calls: 10,
+        max_in_flight_calls: 10,
         ..quick()
     };
     let one = Node::start(1, authority.node()).await;
@@ -141,7 +141,7 @@ async fn calls_over_the_limit_of_a_service_are_refused_and_other_services_contin
 async fn the_timeout_ends_a_call_on_both_nodes() {
     let authority = Authority::new();
     let config = PeersConfig {
-        under_way_calls: 1,
+        max_in_flight_calls: 1,
         ..quick()
     };
     let one = Node::start(1, authority.node()).await;

@@ -4,7 +4,7 @@ use super::*;
 
 fn strict() -> PeersConfig {
     PeersConfig {
-        accept_unnamed: false,
+        accept_unnamed_certificates: false,
         ..quick()
     }
 }

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::{Dev, Failure, banner, certs, connection, defaults, fleet, preflight};
 use crate::cli::config as config_file;
-use crate::config::{Config, page};
+use crate::config::Config;
 use holdfast_cli::{LoginArgs, cluster, node};
 use supervision::Supervisor;
 
@@ -115,8 +115,8 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
             .map(|(_, address)| address.to_string())
             .collect();
         config.cluster.join_token_file = Some(node.dir.join("join-token"));
-        let config: Config = config_file::read(&args.source, config)?;
-        certs::write_private(&node.config_file, page::effective(&config).as_bytes())?;
+        let mut config: Config = config_file::read(&args.source, config)?;
+        certs::write_private(&node.config_file, holdfast_config::page::effective(&mut config).as_bytes())?;
     }
     Ok(nodes)
 }

@@ -1,8 +1,13 @@
-use std::path::Path;
+use holdfast_config::{Loaded, Problems, Sources, load, page};
 
 use super::*;
+use holdfast_model::ByteSize;
 
 fn check(text: &str, environment: &[(&str, &str)], set: &[&str]) -> Result<Config, Problems> {
+    checked(text, environment, set).map(|loaded| loaded.config)
+}
+
+fn checked(text: &str, environment: &[(&str, &str)], set: &[&str]) -> Result<Loaded<Config>, Problems> {
     load(
         Config::default(),
         &Sources {
@@ -54,7 +59,7 @@ fn lists_durations_and_sizes_are_read_from_file_and_environment() {
     assert_eq!(config.listen.mqtts.len(), 2);
     assert_eq!(config.listen.amqps.len(), 2);
     assert!(config.listen.mqtt.is_empty());
-    assert_eq!(config.audit.max_file_size, 1 << 20);
+    assert_eq!(config.audit.max_file_size, ByteSize::mib(1));
     assert_eq!(config.ops.drain_timeout.as_secs(), 3);
 }
 
@@ -187,4 +192,132 @@ fn waiting_connects_leave_room_for_the_calls_that_keep_the_other_sessions_alive(
     assert!(refused.contains("wants at most 15360, found 15361"), "{refused}");
     let refused = check("", &[], &["device_hub.drain_rate=0"]).unwrap_err().to_string();
     assert!(refused.contains("wants more than nothing"), "{refused}");
+}
+
+#[test]
+fn every_reader_of_a_key_refuses_its_range_and_its_relations() {
+    for (text, expected) in [
+        ("[audit]\nmax_files = 0\n", "audit.max_files: wants at least 1"),
+        ("[tls]\nreload_interval = '1ms'\n", "tls.reload_interval: wants at least 100 ms"),
+        ("[cluster]\nreload_interval = '1ms'\n", "cluster.reload_interval: wants at least 100 ms"),
+        ("[cluster]\nqueue = '0B'\n", "cluster.queue: wants more than nothing"),
+        ("[cluster]\ntick = '1ms'\n", "cluster.tick: must be 500ms to 60s"),
+        ("[cluster]\nzone = 'a b'\n", "cluster.zone: wants at most 63 ASCII letters, digits and - . _"),
+        ("[cluster]\nreplication_factor = 2\n", "cluster.replication_factor: wants 1 or 3, found 2"),
+        (
+            "[cluster]\njoin = ['a:1']\n",
+            "cluster.join: needs cluster.listen: the others must reach this node too",
+        ),
+        ("[mqtt]\nmax_output = '0B'\n", "mqtt.max_output: wants more than nothing"),
+        ("[events]\noutput = '0B'\n", "events.output: wants more than nothing"),
+        ("[rest]\nmax_requests = 0\n", "rest.max_requests: must be between 1 and 100000"),
+        (
+            "[storage]\nmax_replay = '1MiB'\n",
+            "storage.max_replay: must not be smaller than storage.write_buffer",
+        ),
+        (
+            "[consensus]\nelection_timeout_min = '300ms'\n",
+            "consensus.election_timeout_min: must be at least twice consensus.heartbeat",
+        ),
+        (
+            "[registry]\nsession_grace = '1ms'\n",
+            "registry.session_grace: must not be shorter than registry.max_staleness",
+        ),
+        (
+            "[partition]\nretention_size = '1B'\n",
+            "partition.retention_size: must be 0 (no limit) or at least 1MiB",
+        ),
+    ] {
+        refused(text, &format!("hub.toml:2: {expected}"));
+    }
+}
+
+#[test]
+fn a_node_of_a_cluster_names_its_certificate_and_an_address_for_the_others() {
+    let problems = check("[cluster]\nlisten = ['0.0.0.0:9700']\njoin = ['node1']\n", &[], &[]).unwrap_err();
+    let needed = "is needed with cluster.listen: nodes trust each other by certificate alone";
+    assert_eq!(
+        problems.0,
+        [
+            format!("default value: cluster.certificate_file: {needed}"),
+            format!("default value: cluster.key_file: {needed}"),
+            format!("default value: cluster.ca_file: {needed}"),
+            "default value: cluster.advertise: is needed when cluster.listen is an unspecified address: a name or IP \
+             that the others reach"
+                .to_owned(),
+            "hub.toml:3: cluster.join: wants host:port, found \"node1\"".to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_renamed_key_is_accepted_by_its_old_name_with_a_warning() {
+    let loaded = checked(
+        "[cluster]\nsettle = '2s'\nunder_way = '8MiB'\n",
+        &[("HOLDFAST_CLUSTER_VOTER_PATIENCE", "20s")],
+        &["cluster.retry_pause=3s"],
+    )
+    .unwrap();
+    let Config { control, peers, .. } = loaded.config;
+    assert_eq!(control.leader_return_delay.get().as_secs(), 2);
+    assert_eq!(control.voter_grace.get().as_secs(), 20);
+    assert_eq!(peers.max_in_flight, ByteSize::mib(8));
+    assert_eq!(peers.max_connect_backoff.as_secs(), 3);
+    let end = "the next version refuses the old name";
+    assert_eq!(
+        loaded.warnings,
+        [
+            format!("hub.toml:2: cluster.settle is now called cluster.leader_return_delay; {end}"),
+            format!("hub.toml:3: cluster.under_way is now called cluster.max_in_flight; {end}"),
+            format!(
+                "environment variable HOLDFAST_CLUSTER_VOTER_PATIENCE: HOLDFAST_CLUSTER_VOTER_PATIENCE is now called \
+                 HOLDFAST_CLUSTER_VOTER_GRACE; {end}"
+            ),
+            format!(
+                "--set cluster.retry_pause=3s: cluster.retry_pause is now called cluster.max_connect_backoff; {end}"
+            ),
+        ]
+    );
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a switch of the test itself")]
+fn configuration_page_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let wanted = page::reference(&mut Config::default());
+    if std::env::var("HOLDFAST_REWRITE").is_ok() {
+        std::fs::write(&path, &wanted).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).unwrap_or_default() == wanted,
+        "docs/configuration.md is stale; rewrite it: HOLDFAST_REWRITE=1 cargo test -p holdfast configuration_page"
+    );
+}
+
+#[test]
+fn the_default_file_uncommented_gives_the_defaults() {
+    let text: String = page::default_file(&mut Config::default())
+        .lines()
+        .filter(|line| !line.contains(" = …"))
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let mut config = check(&text, &[], &[]).unwrap();
+    assert_eq!(page::effective(&mut config), page::effective(&mut Config::default()));
+}
+
+#[test]
+fn every_key_has_a_meaning_and_a_name_of_its_own() {
+    let mut config = Config::default();
+    let mut names = Vec::new();
+    for section in config.sections() {
+        for key in section.keys() {
+            assert!(key.meaning().ends_with('.'), "{} has no sentence", key.path());
+            names.extend([Some(key.path()), key.old_path()].into_iter().flatten());
+        }
+    }
+    let variables: std::collections::BTreeSet<_> = names.iter().map(|name| name.replace('.', "_")).collect();
+    assert_eq!(variables.len(), names.len());
 }

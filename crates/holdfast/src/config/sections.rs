@@ -1,0 +1,259 @@
+//! The sections that belong to the process itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use holdfast_config::Choice;
+use holdfast_model::{ByteSize, HumanDuration, PartitionCount};
+use tracing_subscriber::EnvFilter;
+
+/// The longest name of a node or zone, in bytes.
+const MAX_NODE_NAME: usize = 63;
+
+holdfast_config::section! {
+    /// The hub's names, the place of its data, and its share of the machine.
+    pub(crate) struct HubConfig = "hub" {
+        /// The host name that devices and back ends use; in tokens, connection strings and certificates. The first
+        /// label is the hub's name and the Event Hubs entity path.
+        pub(crate) host: String = "localhost".to_owned();
+        /// Other names under which tokens may address this hub.
+        pub(crate) aliases: Vec<String> = Vec::new();
+        /// The directory that holds everything the hub stores.
+        pub(crate) data_dir: PathBuf = PathBuf::from("/var/lib/holdfast");
+        /// Where to write connection strings, CA and ports as JSON (mode 0600) once the hub is ready. Holds the
+        /// policies' keys in clear; leave it unset where it is not needed.
+        pub(crate) connection_file: Option<PathBuf> = None;
+        /// How many single-threaded core runtimes to run; 0 means one per two CPUs.
+        pub(crate) cores: u16 = 0;
+        /// How many partitions the telemetry log has, 4 to 128. Fixed when the data directory is created.
+        pub(crate) partitions: u16 = PartitionCount::DEFAULT.get();
+    }
+    check |hub| {
+        PartitionCount::new(hub.partitions).is_some() => partitions,
+            format!("wants {} to {}, found {}", PartitionCount::MIN, PartitionCount::MAX, hub.partitions);
+    }
+}
+
+holdfast_config::section! {
+    /// Where the hub listens. Plain `mqtt` and `amqp` carry keys in clear: loopback only, or behind TLS.
+    pub(crate) struct ListenConfig = "listen" {
+        /// MQTT over TLS.
+        pub(crate) mqtts: Vec<SocketAddr> = on_all_addresses(8883);
+        /// AMQP 1.0 over TLS.
+        pub(crate) amqps: Vec<SocketAddr> = on_all_addresses(5671);
+        /// HTTPS, and MQTT and AMQP over WebSockets.
+        pub(crate) https: Vec<SocketAddr> = on_all_addresses(443);
+        /// MQTT without TLS.
+        pub(crate) mqtt: Vec<SocketAddr> = Vec::new();
+        /// AMQP 1.0 without TLS.
+        pub(crate) amqp: Vec<SocketAddr> = Vec::new();
+    }
+}
+
+fn on_all_addresses(port: u16) -> Vec<SocketAddr> {
+    vec![SocketAddr::from(([0, 0, 0, 0], port))]
+}
+
+/// Why a certificate or key file is refused.
+const ALONE: &str = "a certificate and its key go together; the other one is not set";
+
+holdfast_config::section! {
+    /// Server certificates, PEM. A leaf first, then its intermediates.
+    pub(crate) struct TlsConfig = "tls" {
+        /// The server certificate that most clients get; ECDSA P-256 is the fast choice. Needed by every TLS listener.
+        pub(crate) certificate_file: Option<PathBuf> = None;
+        /// Its private key, PKCS #8, readable by the hub alone.
+        pub(crate) key_file: Option<PathBuf> = None;
+        /// An RSA certificate for clients that cannot do ECDSA.
+        pub(crate) rsa_certificate_file: Option<PathBuf> = None;
+        /// Its private key.
+        pub(crate) rsa_key_file: Option<PathBuf> = None;
+        /// The CA that clients trust, for the connection file and the command line; the hub itself does not need it.
+        pub(crate) ca_file: Option<PathBuf> = None;
+        /// How often the certificate files are checked; changed ones count for later connections.
+        pub(crate) reload_interval: HumanDuration = HumanDuration::secs(5),
+            in HumanDuration::millis(100).. => "wants at least 100 ms";
+    }
+    check |tls| {
+        tls.certificate_file.is_none() || tls.key_file.is_some() => certificate_file, ALONE;
+        tls.key_file.is_none() || tls.certificate_file.is_some() => key_file, ALONE;
+        tls.rsa_certificate_file.is_none() || tls.rsa_key_file.is_some() => rsa_certificate_file, ALONE;
+        tls.rsa_key_file.is_none() || tls.rsa_certificate_file.is_some() => rsa_key_file, ALONE;
+    }
+}
+
+holdfast_config::section! {
+    /// The key that seals symmetric keys and policy keys before they reach the disk.
+    pub(crate) struct SecretsConfig = "secrets" {
+        /// A file of 64 hexadecimal digits, mode 0600; made at the first start when it is missing. Without it the
+        /// stored keys cannot be read. Default: sealing.key in the data directory; keep it elsewhere, so that a stolen
+        /// disk is not enough.
+        pub(crate) key_file: Option<PathBuf> = None;
+    }
+}
+
+/// Why a missing certificate, key or CA of a node is refused.
+const NEEDED: &str = "is needed with cluster.listen: nodes trust each other by certificate alone";
+
+holdfast_config::section! {
+    /// This node in its cluster. Without `listen` it is a hub by itself; it stores the same data.
+    pub(crate) struct ClusterConfig = "cluster" {
+        /// The node's name in status and commands, unique in the cluster. Default: the machine's host name.
+        pub(crate) node_name: String = String::new();
+        /// Where other nodes connect, such as `["0.0.0.0:9700"]`. Empty: no cluster.
+        pub(crate) listen: Vec<SocketAddr> = Vec::new();
+        /// The `host:port` under which other nodes reach this one; a DNS name survives a new IP. Default: cluster.listen.
+        pub(crate) advertise: String = String::new();
+        /// The failure zone (rack, room, availability zone): replicas of a partition are spread over zones.
+        pub(crate) zone: String = String::new();
+        /// `core`, or `gateway`: takes connections, holds no partitions. Of a node that joins.
+        pub(crate) role: holdfast_registry::NodeRole = holdfast_registry::NodeRole::Core;
+        /// The node's certificate towards other nodes, PEM; it must bear the DNS names peer.holdfast and
+        /// NODE_NAME.peer.holdfast. Re-read when it changes.
+        pub(crate) certificate_file: Option<PathBuf> = None;
+        /// Its private key, PKCS #8.
+        pub(crate) key_file: Option<PathBuf> = None;
+        /// The CA that has issued the certificates of all nodes, and nothing else: the holder of such a certificate is
+        /// trusted as a node.
+        pub(crate) ca_file: Option<PathBuf> = None;
+        /// A node without data creates the hub when no address of cluster.join answers. Without cluster.join it always
+        /// does.
+        pub(crate) bootstrap: bool = false;
+        /// Addresses of members, such as `["node1:9700"]`: a node without data joins by any of them.
+        pub(crate) join: Vec<String> = Vec::new();
+        /// A file with the token that `holdfast node token` has printed; used once, to join.
+        pub(crate) join_token_file: Option<PathBuf> = None;
+        /// A file of join tokens, one a line of 64 hexadecimal digits, that a hub accepts from its creation on, once
+        /// each and for 7 days: for nodes that are started together, before any token can be requested.
+        pub(crate) initial_tokens_file: Option<PathBuf> = None;
+        /// How many replicas each partition has, 1 or 3, as far as there are nodes. Of a hub that is created.
+        pub(crate) replication_factor: u16 = 3;
+    }
+    check |cluster| {
+        is_node_name(&cluster.node_name) => node_name, node_name_rule();
+        is_node_name(&cluster.zone) => zone, node_name_rule();
+        matches!(cluster.replication_factor, 1 | 3)
+            => replication_factor, format!("wants 1 or 3, found {}", cluster.replication_factor);
+        cluster.is_on() || cluster.join.is_empty()
+            => join, "needs cluster.listen: the others must reach this node too";
+        !cluster.is_on() || cluster.certificate_file.is_some() => certificate_file, NEEDED;
+        !cluster.is_on() || cluster.key_file.is_some() => key_file, NEEDED;
+        !cluster.is_on() || cluster.ca_file.is_some() => ca_file, NEEDED;
+        cluster.listen.len() <= 1 => listen, "wants one address";
+        cluster.is_reachable() => advertise,
+            "is needed when cluster.listen is an unspecified address: a name or IP that the others reach";
+        !cluster.is_on() || bad_address(&cluster.join).is_none()
+            => join, format!("wants host:port, found {:?}", bad_address(&cluster.join).unwrap_or_default());
+        !cluster.is_on() || cluster.advertise.is_empty() || is_host_and_port(&cluster.advertise)
+            => advertise, format!("wants host:port, found {:?}", cluster.advertise);
+    }
+}
+
+impl ClusterConfig {
+    /// Whether this node takes part in a cluster; otherwise it is a hub by itself.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.listen.is_empty()
+    }
+
+    /// Whether the others are told an address at which they reach this node.
+    fn is_reachable(&self) -> bool {
+        let is_specified = |address: &SocketAddr| !address.ip().is_unspecified();
+        !self.is_on() || !self.advertise.is_empty() || self.listen.iter().any(is_specified)
+    }
+
+    /// The node's name: the configured one, else the machine's.
+    pub(crate) fn name(&self) -> String {
+        if !self.node_name.is_empty() {
+            return self.node_name.clone();
+        }
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name: String = (machine.chars().filter(|c| is_name_character(*c)))
+            .take(MAX_NODE_NAME)
+            .collect();
+        if name.is_empty() { "node".to_owned() } else { name }
+    }
+
+    /// Where the others reach it: the configured address, else the one it listens on.
+    pub(crate) fn advertised(&self, bound: Option<SocketAddr>) -> String {
+        match bound {
+            _ if !self.advertise.is_empty() => self.advertise.clone(),
+            Some(bound) => bound.to_string(),
+            None => String::new(),
+        }
+    }
+}
+
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._".contains(c)
+}
+
+fn is_node_name(name: &str) -> bool {
+    name.len() <= MAX_NODE_NAME && name.chars().all(is_name_character)
+}
+
+fn node_name_rule() -> String {
+    format!("wants at most {MAX_NODE_NAME} ASCII letters, digits and - . _")
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn bad_address(addresses: &[String]) -> Option<&str> {
+    let bad = addresses.iter().find(|address| !is_host_and_port(address));
+    bad.map(String::as_str)
+}
+
+holdfast_config::section! {
+    /// Metrics, health checks and stopping.
+    pub(crate) struct OpsConfig = "ops" {
+        /// Where /metrics, /livez and /readyz are served, without authentication.
+        pub(crate) listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9600));
+        /// How long a stopping hub waits for messages in flight before it closes the sessions.
+        pub(crate) drain_timeout: std::time::Duration = std::time::Duration::from_secs(20);
+    }
+}
+
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+impl Choice for LogFormat {
+    const NAMES: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+holdfast_config::section! {
+    /// The log on standard error. It never holds keys, tokens or message bodies.
+    pub(crate) struct LogConfig = "log" {
+        /// `text` for people, `json` for collectors.
+        pub(crate) format: LogFormat = LogFormat::Text;
+        /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,holdfast_gateway=debug`.
+        pub(crate) level: String = "info".to_owned();
+    }
+    check |log| {
+        filter_fault(&log.level).is_none() => level, filter_fault(&log.level).unwrap_or_default();
+    }
+}
+
+fn filter_fault(level: &str) -> Option<String> {
+    let fault = EnvFilter::try_new(level).err()?;
+    Some(format!("is no level or filter: {fault}"))
+}
+
+holdfast_config::section! {
+    /// Refusals and registry writes as JSON lines.
+    pub(crate) struct AuditConfig = "audit" {
+        /// The audit log's file. Default: audit.jsonl in the data directory.
+        pub(crate) file: Option<PathBuf> = None;
+        /// The file is rotated to audit.jsonl.1 and so on when it reaches this size.
+        pub(crate) max_file_size: ByteSize = ByteSize::mib(64);
+        /// How many files are kept, the current one included.
+        pub(crate) max_files: u16 = 4, in 1.. => "wants at least 1";
+    }
+}
