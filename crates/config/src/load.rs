@@ -175,7 +175,12 @@ impl<T: Tree> Loader<T> {
 
     fn check(&mut self) {
         let mut found = self.config.problems();
-        found.extend(self.config.sections().into_iter().flat_map(|section| section.problems()));
+        found.extend(
+            self.config
+                .sections()
+                .into_iter()
+                .flat_map(|section| section.problems()),
+        );
         for Invalid { section, key, reason } in found {
             let key = format!("{section}.{key}");
             let place = self.places.iter().rev().find(|(path, _)| *path == key);
@@ -246,7 +251,9 @@ fn nearest(wrong: &str, names: impl Iterator<Item = String>) -> String {
             .max(if tail(wrong) == tail(name) { 0.9 } else { 0.0 })
             .max(likeness(&tail(wrong), &tail(name)) * 0.8)
     };
-    let best = names.map(|name| (score(&name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let best = names
+        .map(|name| (score(&name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((score, name)) if score >= NEAR => format!("; did you mean {name}?"),
         _ => "; `holdfast config default` lists all keys".to_owned(),

@@ -110,7 +110,10 @@ impl<T: Scalar> Setting for Vec<T> {
         let items: Vec<Value> = match value {
             Value::List(items) => items.clone(),
             Value::Bare(text) if text.is_empty() => Vec::new(),
-            Value::Bare(text) => text.split(',').map(|item| Value::Bare(item.trim().to_owned())).collect(),
+            Value::Bare(text) => text
+                .split(',')
+                .map(|item| Value::Bare(item.trim().to_owned()))
+                .collect(),
             other => return Err(other.wanted("a list in square brackets")),
         };
         *self = items.iter().map(T::parse).collect::<Result<_, _>>()?;

@@ -24,8 +24,8 @@ use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
 
-pub(crate) use sections::{ClusterConfig, ListenConfig, LogFormat, TlsConfig};
 use sections::{AuditConfig, HubConfig, LogConfig, OpsConfig, SecretsConfig};
+pub(crate) use sections::{ClusterConfig, ListenConfig, LogFormat, TlsConfig};
 
 /// The whole configuration of a node; the fields in the order of the manual.
 macro_rules! tree {

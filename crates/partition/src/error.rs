@@ -4,8 +4,8 @@ use holdfast_consensus::{ProposeError, ReadError};
 use holdfast_model::ErrorCode;
 use thiserror::Error;
 
-use holdfast_config::Invalid;
 use crate::log::record::EntryError;
+use holdfast_config::Invalid;
 
 /// Why a batch was not acknowledged. Each variant says whether it is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

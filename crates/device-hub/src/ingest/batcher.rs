@@ -72,7 +72,11 @@ impl Batcher {
             in_flight: Cell::new(0),
             round_started: Cell::new(Instant::now()),
             disk_check_scheduled: Cell::new(false),
-            backpressure: IngestBackpressure::new(config.max_unacknowledged.as_usize(), config.max_batch.as_usize(), partitions),
+            backpressure: IngestBackpressure::new(
+                config.max_unacknowledged.as_usize(),
+                config.max_batch.as_usize(),
+                partitions,
+            ),
         }
     }
 

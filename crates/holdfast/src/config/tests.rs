@@ -198,19 +198,37 @@ fn waiting_connects_leave_room_for_the_calls_that_keep_the_other_sessions_alive(
 fn every_reader_of_a_key_refuses_its_range_and_its_relations() {
     for (text, expected) in [
         ("[audit]\nmax_files = 0\n", "audit.max_files: wants at least 1"),
-        ("[tls]\nreload_interval = '1ms'\n", "tls.reload_interval: wants at least 100 ms"),
-        ("[cluster]\nreload_interval = '1ms'\n", "cluster.reload_interval: wants at least 100 ms"),
+        (
+            "[tls]\nreload_interval = '1ms'\n",
+            "tls.reload_interval: wants at least 100 ms",
+        ),
+        (
+            "[cluster]\nreload_interval = '1ms'\n",
+            "cluster.reload_interval: wants at least 100 ms",
+        ),
         ("[cluster]\nqueue = '0B'\n", "cluster.queue: wants more than nothing"),
         ("[cluster]\ntick = '1ms'\n", "cluster.tick: must be 500ms to 60s"),
-        ("[cluster]\nzone = 'a b'\n", "cluster.zone: wants at most 63 ASCII letters, digits and - . _"),
-        ("[cluster]\nreplication_factor = 2\n", "cluster.replication_factor: wants 1 or 3, found 2"),
+        (
+            "[cluster]\nzone = 'a b'\n",
+            "cluster.zone: wants at most 63 ASCII letters, digits and - . _",
+        ),
+        (
+            "[cluster]\nreplication_factor = 2\n",
+            "cluster.replication_factor: wants 1 or 3, found 2",
+        ),
         (
             "[cluster]\njoin = ['a:1']\n",
             "cluster.join: needs cluster.listen: the others must reach this node too",
         ),
-        ("[mqtt]\nmax_output = '0B'\n", "mqtt.max_output: wants more than nothing"),
+        (
+            "[mqtt]\nmax_output = '0B'\n",
+            "mqtt.max_output: wants more than nothing",
+        ),
         ("[events]\noutput = '0B'\n", "events.output: wants more than nothing"),
-        ("[rest]\nmax_requests = 0\n", "rest.max_requests: must be between 1 and 100000"),
+        (
+            "[rest]\nmax_requests = 0\n",
+            "rest.max_requests: must be between 1 and 100000",
+        ),
         (
             "[storage]\nmax_replay = '1MiB'\n",
             "storage.max_replay: must not be smaller than storage.write_buffer",

@@ -116,7 +116,10 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
             .collect();
         config.cluster.join_token_file = Some(node.dir.join("join-token"));
         let mut config: Config = config_file::read(&args.source, config)?;
-        certs::write_private(&node.config_file, holdfast_config::page::effective(&mut config).as_bytes())?;
+        certs::write_private(
+            &node.config_file,
+            holdfast_config::page::effective(&mut config).as_bytes(),
+        )?;
     }
     Ok(nodes)
 }
