@@ -1,6 +1,6 @@
 //! The values that this crate keeps as device state, in the form in which they are stored (docs/storage.md).
 
-use holdfast_model::{GenerationId, IdentityId, ModuleId};
+use holdfast_model::{GenerationId, IdentityId, ModuleId, UnixMillis};
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_proto::device::v1 as proto;
 use prost::Message as _;
@@ -48,6 +48,36 @@ pub(crate) fn decode_subscriptions(value: &[u8]) -> Option<Subscriptions> {
     channels.map(Subscriptions)
 }
 
+/// The connection of an identity, as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoredConnection {
+    pub(crate) is_connected: bool,
+    /// When that changed last.
+    pub(crate) changed: UnixMillis,
+    pub(crate) last_activity: UnixMillis,
+}
+
+pub(crate) fn encode_connection(connection: &StoredConnection) -> Vec<u8> {
+    let stored = proto::StoredConnection {
+        version: VERSION,
+        is_connected: connection.is_connected,
+        changed_ms: connection.changed.0,
+        last_activity_ms: connection.last_activity.0,
+    };
+    stored.encode_to_vec()
+}
+
+/// `None` for a value that this version cannot read: it counts as unknown.
+pub(crate) fn decode_connection(value: &[u8]) -> Option<StoredConnection> {
+    let stored = proto::StoredConnection::decode(value).ok();
+    let stored = stored.filter(|stored| stored.version == VERSION)?;
+    Some(StoredConnection {
+        is_connected: stored.is_connected,
+        changed: UnixMillis(stored.changed_ms),
+        last_activity: UnixMillis(stored.last_activity_ms),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +87,18 @@ mod tests {
         let bytes = encode_subscriptions(Subscriptions(0x0109));
         assert_eq!(bytes, [0x08, 1, 0x10, 0x89, 2]);
         assert_eq!(decode_subscriptions(&bytes), Some(Subscriptions(0x0109)));
+        let connection = StoredConnection {
+            is_connected: true,
+            changed: UnixMillis(1),
+            last_activity: UnixMillis(0x0203),
+        };
+        let bytes = encode_connection(&connection);
+        let expected = [
+            0x08, 1, 0x10, 1, 0x19, 1, 0, 0, 0, 0, 0, 0, 0, 0x21, 3, 2, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(bytes, expected);
+        assert_eq!(decode_connection(&bytes), Some(connection));
+        assert_eq!(decode_connection(&[0x08, 2]), None, "a later version");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) absences_recorded: Counter,
     /// Connections refused because too many were waiting.
     pub(crate) turned_away: Counter,
+    /// Begins, ends and activity of connections that have been written into logs.
+    pub(crate) connections_recorded: Counter,
     pub(crate) deliveries_queued: Counter,
     /// Deliveries that were not taken: no session, a full queue, another owner.
     pub(crate) deliveries_refused: Counter,
@@ -49,6 +51,7 @@ impl Metrics {
             links_failed: counter!("holdfast_device_hub_links_failed_total"),
             absences_recorded: counter!("holdfast_device_hub_gateways_marked_away_total"),
             turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
+            connections_recorded: counter!("holdfast_device_hub_connections_recorded_total"),
             deliveries_queued: counter!("holdfast_device_hub_deliveries_queued_total"),
             deliveries_refused: counter!("holdfast_device_hub_deliveries_refused_total"),
             sessions: gauge!("holdfast_device_hub_sessions"),

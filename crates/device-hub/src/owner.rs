@@ -3,6 +3,8 @@
 pub(crate) mod absence_log;
 mod absent_gateways;
 pub(crate) mod close_superseded;
+mod connection_changes;
+pub(crate) mod connection_log;
 mod ended_sessions;
 pub(crate) mod ownership;
 mod ownership_term;

@@ -96,13 +96,7 @@ fn acknowledged_subscriptions_survive_a_power_cut_of_all_nodes() {
         let (mut device, _) = bench.resume(2).await;
         subscribed(&mut device, 1, TWIN_RESPONSES).await;
         // At once: only the log has them.
-        NODES.into_iter().for_each(|node| bench.cluster.kill(node));
-        let [first, second, third] = NODES.map(|node| bench.cluster.boot(node));
-        let started = tokio::join!(first, second, third);
-        for node in [started.0, started.1, started.2] {
-            bench.cluster.nodes.insert(node.id, node);
-        }
-        bench.cluster.settled().await;
+        bench.cluster.restart_all().await;
         NODES.into_iter().for_each(|node| bench.serve(node));
         let (mut device, is_present) = bench.resume(3).await;
         assert!(is_present);

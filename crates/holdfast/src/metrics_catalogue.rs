@@ -393,6 +393,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "Devices that were told to come again: too many waited, or the decision took too long.",
     ),
     counter(
+        "holdfast_device_hub_connections_recorded_total",
+        "",
+        "Begins, ends and activity of connections that were written into the logs of partitions owned here.",
+    ),
+    counter(
         "holdfast_device_hub_entries_held_total",
         "",
         "Times that a batch waited until its sessions had been confirmed by a new owner.",

@@ -122,6 +122,7 @@ impl Node {
                 "some messages are not decided; their devices got no acknowledgement and will send them again"
             );
         }
+        self.hub.write_last_connections().await;
         self.end_groups().await;
         for task in &self.tasks {
             task.abort();

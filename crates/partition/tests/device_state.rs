@@ -89,7 +89,7 @@ async fn values_are_set_read_listed_and_removed_and_outlive_a_restart() {
         // Another kind, generation and module are other values.
         let others = [
             DeviceStateKey {
-                kind: DeviceStateKind::ACTIVITY,
+                kind: DeviceStateKind::CONNECTION,
                 ..name("device-0001", "1")
             },
             name("device-0001", "2"),

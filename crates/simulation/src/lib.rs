@@ -354,6 +354,17 @@ impl Cluster {
         gone.die();
     }
 
+    /// Cuts the power of all nodes and starts them again.
+    pub async fn restart_all(&mut self) {
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        ids.iter().for_each(|id| self.kill(*id));
+        let boots: Vec<_> = ids.iter().map(|id| self.boot(*id)).collect();
+        for node in futures_util::future::join_all(boots).await {
+            self.nodes.insert(node.id, node);
+        }
+        self.settled().await;
+    }
+
     /// Cuts the power of a machine, whatever runs on it.
     pub fn cut_power(&mut self, node: u64) {
         self.up.lock().remove(&node);

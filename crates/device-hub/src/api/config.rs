@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_model::ByteSize;
+use holdfast_model::{ByteSize, HumanDuration};
 
 holdfast_config::section! {
     /// Messages and sessions between devices and the log, and the audit of refusals.
@@ -23,6 +23,9 @@ holdfast_config::section! {
         /// Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace; more when
         /// it stops and ops.drain_timeout would not be enough for all.
         pub drain_rate: u32 = 1000, in 1.. => "wants more than nothing";
+        /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
+        /// costs nothing. The begin and the end of a connection are always recorded.
+        pub activity_interval: HumanDuration = HumanDuration::secs(300);
     }
     fixed {
         /// Bytes of deliveries that front ends of this node may hold until devices have settled them; more are not taken

@@ -1,5 +1,6 @@
 //! Opens a session: authenticates the client, attaches the session at the owner of its partition, closes an older one.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -183,6 +184,7 @@ impl Core {
         });
         let key = self.hub.sessions.next_key();
         self.targets.borrow_mut().insert(key, Rc::downgrade(target));
+        let activity_due = self.hub.next_activity(now);
         let session = {
             let (info, auth) = (Arc::clone(&info), verified.auth);
             let model_id = request.model_id.filter(|id| !id.is_empty()).map(Arc::from);
@@ -194,6 +196,7 @@ impl Core {
                 key,
                 number,
                 subscriptions,
+                activity_due: Cell::new(activity_due),
             }
         };
         let mut attached = None;

@@ -3,25 +3,25 @@
 //! The owner of the partition knows the connection, all gateways know refusals; nodes that do not answer in time are left
 //! out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_model::{ErrorCode, IdentityId, RefusalReason, UnixMillis};
+use futures_util::{StreamExt as _, stream};
+use holdfast_model::{ErrorCode, GenerationId, IdentityId, RefusalReason, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
-use holdfast_tasks::sync::Mutex;
 
 use crate::api::audit::AuditRecord;
 use crate::downlink::credit::Credit;
-use crate::rpc::codec;
+use crate::rpc::codec::{self, QueriedIdentity};
 use crate::session_types::SessionNumber;
 use crate::{DeviceHub, Operation, Protocol};
 
-/// Identities whose last disconnection is remembered in memory.
-const MAX_RECENT: usize = 100_000;
+/// Identities whose stored connection is read at once.
+const MAX_READS: usize = 32;
 
 /// How long other nodes may take to answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,43 +29,16 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Refusals that are shown, of all gateways together.
 const MAX_REFUSALS: usize = 32;
 
-/// When identities were last connected; forgets the oldest.
-#[derive(Default)]
-pub(crate) struct Recent(Mutex<RecentRows>);
-
-#[derive(Default)]
-struct RecentRows {
-    last: HashMap<IdentityId, UnixMillis>,
-    order: VecDeque<IdentityId>,
-}
-
-impl Recent {
-    pub(crate) fn disconnected(&self, identity: &IdentityId, now: UnixMillis) {
-        let mut rows = self.0.lock();
-        if rows.last.insert(identity.clone(), now).is_some() {
-            return;
-        }
-        rows.order.push_back(identity.clone());
-        if rows.order.len() > MAX_RECENT
-            && let Some(oldest) = rows.order.pop_front()
-        {
-            rows.last.remove(&oldest);
-        }
-    }
-
-    fn get(&self, identity: &IdentityId) -> Option<UnixMillis> {
-        self.0.lock().last.get(identity).copied()
-    }
-}
-
-/// Whether an identity is connected, and since when. Kept in memory by the owner of its partition: a new owner knows only
-/// identities that have connected since (docs/compatibility.md).
+/// Whether an identity is connected, and since when, as the owner of its partition knows it (docs/compatibility.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionState {
     /// Connected now.
     pub is_connected: bool,
     /// When that last changed.
     pub updated: Option<UnixMillis>,
+    /// When it connected, sent or disconnected last; of what a connected one sends only the first message in
+    /// `device_hub.activity_interval` counts.
+    pub last_activity: Option<UnixMillis>,
 }
 
 /// A live session.
@@ -150,19 +123,27 @@ impl DeviceHub {
         let mut found = vec![proto::SessionFound::default(); identities.len()];
         let mut by_owner: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (index, identity) in identities.iter().enumerate() {
-            match self.parts.partitions.owner(self.partition_of(identity)) {
-                Some(owner) if owner.node != self.parts.node => by_owner.entry(owner.node).or_default().push(index),
-                _ => found[index] = self.find_connection(identity),
+            let owner = self.parts.partitions.owner(self.partition_of(identity));
+            let node = owner.map_or(self.parts.node, |owner| owner.node);
+            by_owner.entry(node).or_default().push(index);
+        }
+        let asked = |indexes: &[usize]| -> Vec<QueriedIdentity> {
+            let asked = indexes.iter().map(|index| identities[*index]);
+            asked
+                .map(|identity| (identity.clone(), self.known_generation(identity)))
+                .collect()
+        };
+        if let Some(here) = by_owner.remove(&self.parts.node) {
+            let connections = self.find_connections(asked(&here)).await;
+            for (index, connection) in here.into_iter().zip(connections) {
+                found[index] = connection;
             }
         }
         let calls = by_owner.iter().flat_map(|(node, indexes)| {
+            let asked = &asked;
             indexes.chunks(codec::MAX_ITEMS).map(move |part| async move {
-                let identities = part.iter().map(|index| proto::SessionIdentity {
-                    device: identities[*index].device.as_str().to_owned(),
-                    module: codec::encode_module(identities[*index]),
-                });
                 let request = Request::Query(proto::SessionQuery {
-                    identities: identities.collect(),
+                    identities: asked(part).iter().map(codec::encode_queried).collect(),
                 });
                 (*node, part, self.call_node(*node, 0, request, CALL_TIMEOUT).await)
             })
@@ -183,11 +164,28 @@ impl DeviceHub {
         found
     }
 
-    /// The connection of an identity, as this node knows it as the owner.
-    pub(crate) fn find_connection(&self, identity: &IdentityId) -> proto::SessionFound {
-        let millis = |time: UnixMillis| time.0;
-        match self.ownership.row(self.partition_of(identity), identity) {
-            Some(row) => proto::SessionFound {
+    /// The identity's generation in this node's registry replica.
+    fn known_generation(&self, identity: &IdentityId) -> Option<GenerationId> {
+        let registered = self.parts.registry.identity(identity).ok().flatten()?;
+        Some(registered.generation.clone())
+    }
+
+    /// The connections of identities, in their order, as this node knows them as the owner.
+    pub(crate) async fn find_connections(&self, identities: Vec<QueriedIdentity>) -> Vec<proto::SessionFound> {
+        let found = identities
+            .into_iter()
+            .map(|(identity, generation)| async move { self.find_connection(&identity, generation).await });
+        stream::iter(found).buffered(MAX_READS).collect().await
+    }
+
+    async fn find_connection(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
+        let partition = self.partition_of(identity);
+        let generation = generation.or_else(|| self.known_generation(identity));
+        let row = self.ownership.row(partition, identity);
+        // A session of an earlier generation is about to be closed.
+        let row = row.filter(|row| generation.as_ref().is_none_or(|known| *known == row.info.generation));
+        if let Some(row) = row {
+            return proto::SessionFound {
                 session: Some(codec::encode_item(
                     &row.info,
                     row.address.key,
@@ -196,13 +194,19 @@ impl DeviceHub {
                 )),
                 gateway: row.address.gateway,
                 updated_ms: row.info.since.0,
-            },
-            None => proto::SessionFound {
-                session: None,
-                gateway: 0,
-                updated_ms: self.recent.get(identity).map_or(0, millis),
-            },
+                last_activity_ms: row.last_activity.0,
+            };
         }
+        let stored = match generation {
+            Some(generation) => self.stored_connection(partition, identity, &generation).await,
+            None => None,
+        };
+        // Without a session it is not connected, also if its end has not been recorded.
+        stored.map_or_else(proto::SessionFound::default, |stored| proto::SessionFound {
+            updated_ms: stored.changed.0,
+            last_activity_ms: stored.last_activity.0,
+            ..proto::SessionFound::default()
+        })
     }
 
     /// The last refusals at all gateways, newest last.
@@ -242,8 +246,13 @@ impl DeviceHub {
 fn state_of(found: &proto::SessionFound) -> ConnectionState {
     ConnectionState {
         is_connected: found.session.is_some(),
-        updated: (found.updated_ms > 0).then_some(UnixMillis(found.updated_ms)),
+        updated: known_time(found.updated_ms),
+        last_activity: known_time(found.last_activity_ms),
     }
+}
+
+fn known_time(ms: u64) -> Option<UnixMillis> {
+    (ms > 0).then_some(UnixMillis(ms))
 }
 
 /// A refusal of another node; one that this version does not know is left out.

@@ -6,13 +6,12 @@ use std::sync::{Arc, Weak};
 use holdfast_auth::HubNames;
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::api::audit::Audit;
-use crate::api::diagnose::Recent;
 use crate::api::session::CloseReason;
 use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
@@ -54,7 +53,6 @@ pub struct DeviceHub {
     /// This node as an owner.
     pub(crate) ownership: OwnershipTable,
     pub(crate) audit: Audit,
-    pub(crate) recent: Recent,
     pub(crate) metrics: Metrics,
     command_queues: Vec<CommandQueue>,
     writable: AtomicBool,
@@ -85,9 +83,8 @@ impl DeviceHub {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             sessions: SessionTable::new(count),
-            ownership: OwnershipTable::new(&parts.partitions, Incarnation(parts.incarnation)),
+            ownership: OwnershipTable::new(&parts.partitions, Incarnation(parts.incarnation), &parts.clock),
             audit: Audit::new(&parts.config),
-            recent: Recent::default(),
             metrics: Metrics::new(),
             command_queues: (0..parts.cores).map(|_| CommandQueue::default()).collect(),
             writable: AtomicBool::new(true),
@@ -153,6 +150,12 @@ impl DeviceHub {
     pub(crate) fn close_on_core(&self, core: u16, command: Command, reason: CloseReason) {
         self.metrics.closed(reason);
         self.commands(core).push(command);
+    }
+
+    /// When a session that has been active at `now` reports activity again.
+    pub(crate) fn next_activity(&self, now: UnixMillis) -> UnixMillis {
+        let interval = self.parts.config.activity_interval.get().as_millis();
+        UnixMillis(now.0.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX)))
     }
 
     pub(crate) fn partition_of(&self, identity: &IdentityId) -> PartitionId {

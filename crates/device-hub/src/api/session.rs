@@ -1,5 +1,6 @@
 //! A connected device or module.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,6 +62,8 @@ pub struct Session {
     pub(crate) key: SessionKey,
     pub(crate) number: SessionNumber,
     pub(crate) subscriptions: Option<Subscriptions>,
+    /// A message at or after this time is reported as activity.
+    pub(crate) activity_due: Cell<UnixMillis>,
 }
 
 impl Session {

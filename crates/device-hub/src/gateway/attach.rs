@@ -8,14 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, PartitionId, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::session_table::{AttachReply, Link, LocalSession, PartitionSessions, PendingAttach};
+use super::session_table::{Activity, AttachReply, Link, LocalSession, PartitionSessions, PendingAttach};
 use super::subscription_requests::SubscriptionError;
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
@@ -295,12 +295,41 @@ impl DeviceHub {
     /// The owner on this node forgets a session.
     fn detach_locally(&self, partition: PartitionId, link: Link, info: &SessionInfo, key: SessionKey) {
         let caller = self.caller_link(link.id);
-        if self
-            .ownership
-            .detach(partition, link.owner.term, caller, &info.identity, key)
-        {
-            self.recent.disconnected(&info.identity, self.parts.clock.now());
+        self.ownership
+            .detach(partition, link.owner.term, caller, &info.identity, key);
+    }
+
+    /// A session has sent something; reported with the next renewal.
+    pub(crate) fn report_activity(
+        &self,
+        partition: PartitionId,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+        at: UnixMillis,
+    ) {
+        let mut sessions = self.sessions.partition(partition);
+        match sessions.open_link() {
+            Some(link) if link.owner.node == self.parts.node => {
+                self.record_activity_locally(partition, link, info, key, at);
+            }
+            _ => {
+                let info = Arc::clone(info);
+                sessions.outbox.activities.insert(key, Activity { info, at });
+            }
         }
+    }
+
+    fn record_activity_locally(
+        &self,
+        partition: PartitionId,
+        link: Link,
+        info: &SessionInfo,
+        key: SessionKey,
+        at: UnixMillis,
+    ) {
+        let caller = self.caller_link(link.id);
+        self.ownership
+            .record_activity(partition, link.owner.term, caller, &info.identity, key, at);
     }
 
     async fn attach_at_owner(
@@ -413,7 +442,7 @@ impl DeviceHub {
 
     /// One call; `false` when the outbox is empty or there is no link.
     async fn flush_once(self: &Arc<Self>, partition: PartitionId) -> bool {
-        let (link, attaches, detaches, credits, settlements) = {
+        let (link, attaches, detaches, credits, settlements, activities) = {
             let mut sessions = self.sessions.partition(partition);
             let link = sessions.open_link();
             let outbox = &mut sessions.outbox;
@@ -423,8 +452,13 @@ impl DeviceHub {
                 Some(_) => outbox.detaches.drain(..count).collect(),
                 None => Vec::new(),
             };
-            let (mut credits, mut settlements) = (Vec::new(), Vec::new());
+            let (mut credits, mut settlements, mut activities) = (Vec::new(), Vec::new(), Vec::new());
             if let Some(link) = link {
+                while activities.len() < codec::MAX_ITEMS
+                    && let Some(activity) = outbox.activities.pop_first()
+                {
+                    activities.push(activity);
+                }
                 while credits.len() < codec::MAX_ITEMS
                     && let Some((_, credit)) = outbox.credits.pop_first()
                 {
@@ -435,7 +469,11 @@ impl DeviceHub {
                 // The queue of an earlier owner has ended with it.
                 settlements.extend(drained.filter(|settlement| settlement.owner == link.owner));
             }
-            let is_empty = attaches.is_empty() && detaches.is_empty() && credits.is_empty() && settlements.is_empty();
+            let is_empty = attaches.is_empty()
+                && detaches.is_empty()
+                && credits.is_empty()
+                && settlements.is_empty()
+                && activities.is_empty();
             let (Some(link), false) = (link, is_empty) else {
                 sessions.outbox.is_flushing = false;
                 drop(sessions);
@@ -443,9 +481,12 @@ impl DeviceHub {
                 drop(attaches);
                 return false;
             };
-            (link, attaches, detaches, credits, settlements)
+            (link, attaches, detaches, credits, settlements, activities)
         };
         if link.owner.node == self.parts.node {
+            for (key, activity) in &activities {
+                self.record_activity_locally(partition, link, &activity.info, *key, activity.at);
+            }
             for settlement in &settlements {
                 self.settle_locally(partition, link, settlement);
             }
@@ -471,6 +512,7 @@ impl DeviceHub {
                 .collect(),
             settlements: settlements.iter().map(codec::encode_settlement).collect(),
             credits: credits.iter().map(codec::encode_credit).collect(),
+            activities: activities.iter().map(codec::encode_activity).collect(),
         });
         let failed = match self.call_owner(partition, link.owner, request, CALL_TIMEOUT).await {
             Ok(Answer::Changes(answer)) if answer.attached.len() == attaches.len() => {
@@ -504,6 +546,9 @@ impl DeviceHub {
                 }
                 for credit in credits {
                     sessions.outbox.credits.entry(credit.key).or_insert(credit);
+                }
+                for (key, activity) in activities {
+                    sessions.outbox.activities.entry(key).or_insert(activity);
                 }
             }
             // An owner may get a settlement twice; the second one changes nothing.

@@ -139,19 +139,14 @@ impl DeviceHub {
             }
         }
         self.check_ownership();
+        self.spawn_connection_writes();
         self.metrics.count(self.sessions.count(), self.ownership.count().1);
     }
 
     /// Completes ownership terms, and expires gateways that are silent.
     fn check_ownership(self: &Arc<Self>) {
-        let now = self.parts.clock.now();
-        let swept = self
-            .ownership
-            .expire_and_retire(self.parts.config.session_grace, || self.members());
-        for identity in swept.disconnected {
-            self.recent.disconnected(&identity, now);
-        }
-        for (partition, term, absent) in swept.absences {
+        let grace = self.parts.config.session_grace;
+        for (partition, term, absent) in self.ownership.expire_and_retire(grace, || self.members()) {
             self.update_absences(partition, term, absent);
         }
     }

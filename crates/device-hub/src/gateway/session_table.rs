@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
-use holdfast_model::{IdentityId, PartitionCount, PartitionId};
+use holdfast_model::{IdentityId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -83,6 +83,12 @@ pub(crate) struct PendingAttach {
     pub(crate) reply: oneshot::Sender<AttachReply>,
 }
 
+/// When a session has sent something.
+pub(crate) struct Activity {
+    pub(crate) info: Arc<SessionInfo>,
+    pub(crate) at: UnixMillis,
+}
+
 /// An owner's answer about a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttachReply {
@@ -104,13 +110,19 @@ pub(crate) struct Outbox {
     /// Sessions whose credit has grown.
     pub(crate) credits: BTreeMap<SessionKey, ReportedCredit>,
     pub(crate) settlements: VecDeque<ReportedSettlement>,
+    /// When sessions have sent something, at most one each.
+    pub(crate) activities: BTreeMap<SessionKey, Activity>,
     /// A task is sending them.
     pub(crate) is_flushing: bool,
 }
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        self.attaches.is_empty() && self.detaches.is_empty() && self.credits.is_empty() && self.settlements.is_empty()
+        self.attaches.is_empty()
+            && self.detaches.is_empty()
+            && self.credits.is_empty()
+            && self.settlements.is_empty()
+            && self.activities.is_empty()
     }
 
     /// The sessions to attach with the next call, at most `most`. Cancelled ones are skipped: their end may have been
@@ -158,6 +170,7 @@ impl PartitionSessions {
             return None;
         };
         self.closing.remove(&older.key);
+        self.outbox.activities.remove(&older.key);
         Some(older)
     }
 
@@ -167,6 +180,7 @@ impl PartitionSessions {
             return None;
         }
         self.closing.remove(&key);
+        self.outbox.activities.remove(&key);
         let removed = self.live.remove(identity);
         self.modules -= usize::from(identity.module.is_some());
         if self.live.is_empty() {

@@ -164,6 +164,11 @@ impl Core {
         if !self.batcher.has_work.replace(true) {
             self.commands.wake();
         }
+        if session.activity_due.get() <= now {
+            session.activity_due.set(self.hub.next_activity(now));
+            self.hub
+                .report_activity(session.partition, &session.info, session.key, now);
+        }
     }
 
     /// Runs the core until the node closes. Messages that were sent by then are still proposed and decided.

@@ -13,15 +13,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::route::{Owner, Partitions};
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{GenerationId, IdentityId, PartitionId, UnixMillis};
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::connection_changes::ConnectionChange;
 use super::ownership_term::OwnershipTerm;
 pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
 use super::subscriptions::SubscriptionRequest;
+use crate::Clock;
+use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
@@ -81,25 +84,21 @@ pub(crate) struct OwnershipTable {
     node: u64,
     incarnation: Incarnation,
     partitions: Partitions,
+    clock: Clock,
     shards: Vec<Shard>,
     next_serial: AtomicU64,
 }
 
-/// The result of [`OwnershipTable::expire_and_retire`].
-#[derive(Debug, Default)]
-pub(crate) struct SweepResult {
-    /// Identities that are no longer connected.
-    pub(crate) disconnected: Vec<IdentityId>,
-    /// Partitions whose log needs an update: with the term, and the gateways to be recorded as absent.
-    pub(crate) absences: Vec<(PartitionId, u64, Vec<u64>)>,
-}
+/// Partitions whose log needs an update: with the term, and the gateways to be recorded as absent.
+pub(crate) type DueAbsences = Vec<(PartitionId, u64, Vec<u64>)>;
 
 impl OwnershipTable {
-    pub(crate) fn new(partitions: &Partitions, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(partitions: &Partitions, incarnation: Incarnation, clock: &Clock) -> Self {
         let shard = |partition| {
             let open_links = Arc::clone(partitions.open_links(partition));
+            let ownership = OwnershipTerm::new(0, partitions.node(), incarnation, 0, open_links, clock.clone());
             Shard {
-                ownership: Mutex::new(OwnershipTerm::new(0, partitions.node(), incarnation, 0, open_links)),
+                ownership: Mutex::new(ownership),
                 readiness_changes: watch::Sender::new(0),
             }
         };
@@ -108,6 +107,7 @@ impl OwnershipTable {
             incarnation,
             shards: partitions.count().iter().map(shard).collect(),
             partitions: partitions.clone(),
+            clock: clock.clone(),
             next_serial: AtomicU64::new(1),
         }
     }
@@ -115,7 +115,7 @@ impl OwnershipTable {
     fn new_term(&self, partition: PartitionId, term: u64) -> OwnershipTerm {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
         let open_links = Arc::clone(self.partitions.open_links(partition));
-        OwnershipTerm::new(term, self.node, self.incarnation, serial, open_links)
+        OwnershipTerm::new(term, self.node, self.incarnation, serial, open_links, self.clock.clone())
     }
 
     fn shard(&self, partition: PartitionId) -> &Shard {
@@ -194,7 +194,7 @@ impl OwnershipTable {
         Ok(result)
     }
 
-    /// The gateway's session has ended. Returns whether it was the identity's current one.
+    /// The gateway's session has ended.
     pub(crate) fn detach(
         &self,
         partition: PartitionId,
@@ -202,19 +202,70 @@ impl OwnershipTable {
         caller: CallerLink,
         identity: &IdentityId,
         key: SessionKey,
-    ) -> bool {
-        let Ok(mut ownership) = self.ownership(partition, term) else {
-            return false;
-        };
-        if ownership.check_link(caller).is_err() {
-            return false;
-        }
-        let removed = ownership.remove(identity, caller.address(key));
-        drop(ownership);
+    ) {
+        let removed = self.ownership(partition, term).is_ok_and(|mut ownership| {
+            ownership.check_link(caller).is_ok() && ownership.remove(identity, caller.address(key))
+        });
         if removed {
             self.notify_readiness(partition);
         }
-        removed
+    }
+
+    /// The gateway's session has sent something at `at`.
+    pub(crate) fn record_activity(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        caller: CallerLink,
+        identity: &IdentityId,
+        key: SessionKey,
+        at: UnixMillis,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term)
+            && ownership.check_open_link(caller).is_ok()
+        {
+            ownership.record_activity(identity, caller.address(key), at);
+        }
+    }
+
+    /// The partitions whose changes of connections are to be written, with their terms.
+    pub(crate) fn unwritten_connections(&self) -> Vec<(PartitionId, u64)> {
+        let partitions = self.partitions.count().iter();
+        let unwritten = partitions.filter_map(|partition| {
+            let term = self.term(partition)?;
+            let ownership = self.ownership(partition, term).ok()?;
+            ownership.connections.is_due().then_some((partition, term))
+        });
+        unwritten.collect()
+    }
+
+    /// See [`ConnectionChanges::start_write`](super::connection_changes::ConnectionChanges::start_write).
+    pub(crate) fn start_connection_write(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        most: usize,
+    ) -> Option<Vec<ConnectionChange>> {
+        let mut ownership = self.ownership(partition, term).ok()?;
+        ownership.connections.start_write(most)
+    }
+
+    pub(crate) fn end_connection_write(&self, partition: PartitionId, term: u64, written: &[ConnectionChange]) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.connections.end_write(written);
+        }
+    }
+
+    /// The newest connection of an identity, if the log may not have it.
+    pub(crate) fn unwritten_connection(
+        &self,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+    ) -> Option<StoredConnection> {
+        let term = self.term(partition)?;
+        let ownership = self.ownership(partition, term).ok()?;
+        ownership.connections.get(identity, generation)
     }
 
     /// Renews a link of a gateway with `sessions` sessions; returns how long they may act from now on.
@@ -511,8 +562,8 @@ impl OwnershipTable {
     }
 
     /// Completes terms, forgets gateways that have been silent for `grace`, and drops the tables of terms that are over.
-    pub(crate) fn expire_and_retire(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> SweepResult {
-        let mut result = SweepResult::default();
+    pub(crate) fn expire_and_retire(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> DueAbsences {
+        let mut absences = DueAbsences::new();
         for partition in self.partitions.count().iter() {
             let term = self.term(partition);
             let mut ownership = self.shard(partition).ownership.lock();
@@ -525,19 +576,19 @@ impl OwnershipTable {
             }
             let was_complete = ownership.is_complete;
             ownership.update_completeness(&members);
-            let before = result.disconnected.len();
-            ownership.expire_silent(grace, &mut result.disconnected);
+            let mut disconnected = Vec::new();
+            ownership.expire_silent(grace, &mut disconnected);
             let absent = ownership.unrecorded_absences(grace, &members);
             if !absent.is_empty() || !ownership.absent().returned().is_empty() {
-                result.absences.push((partition, term, absent));
+                absences.push((partition, term, absent));
             }
-            let has_changed = ownership.is_complete != was_complete || result.disconnected.len() != before;
+            let has_changed = ownership.is_complete != was_complete || !disconnected.is_empty();
             drop(ownership);
             if has_changed {
                 self.notify_readiness(partition);
             }
         }
-        result
+        absences
     }
 
     /// Devices and sessions connected, over the partitions that this node owns.

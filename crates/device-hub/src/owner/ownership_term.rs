@@ -8,15 +8,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::IdentityId;
+use holdfast_model::{IdentityId, UnixMillis};
 use holdfast_partition::OpenLinks;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::absent_gateways::AbsentGateways;
+use super::connection_changes::ConnectionChanges;
 use super::ended_sessions::EndedSessions;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::subscriptions::SubscriptionRequest;
+use crate::Clock;
+use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
@@ -47,6 +50,8 @@ pub(crate) struct SessionRow {
     pub(crate) info: Arc<SessionInfo>,
     pub(crate) address: SessionAddress,
     pub(crate) number: SessionNumber,
+    /// When it began or sent last, as far as is known.
+    pub(crate) last_activity: UnixMillis,
     /// The link over which it was reported last.
     link: LinkId,
     /// Sessions that must be gone before it may begin; `None` once they are.
@@ -103,6 +108,8 @@ pub(crate) struct OwnershipTerm {
     ended: EndedSessions,
     absent: AbsentGateways,
     downlink: TermDownlink,
+    pub(super) connections: ConnectionChanges,
+    clock: Clock,
     /// How many changes of an identity's stored subscriptions are under way.
     storing: BTreeMap<IdentityId, u32>,
     /// This node.
@@ -113,7 +120,14 @@ pub(crate) struct OwnershipTerm {
 }
 
 impl OwnershipTerm {
-    pub(crate) fn new(term: u64, node: u64, incarnation: Incarnation, serial: u64, open_links: Arc<OpenLinks>) -> Self {
+    pub(crate) fn new(
+        term: u64,
+        node: u64,
+        incarnation: Incarnation,
+        serial: u64,
+        open_links: Arc<OpenLinks>,
+        clock: Clock,
+    ) -> Self {
         let now = Instant::now();
         open_links.begin_term(term);
         Self {
@@ -131,6 +145,8 @@ impl OwnershipTerm {
             ended: EndedSessions::default(),
             absent: AbsentGateways::default(),
             downlink: TermDownlink::default(),
+            connections: ConnectionChanges::default(),
+            clock,
             storing: BTreeMap::new(),
             node,
             counter: incarnation.0 << COUNTER_BITS,
@@ -321,10 +337,17 @@ impl OwnershipTerm {
             counter: self.counter,
         };
         let is_first = superseded.is_empty();
+        let connection = StoredConnection {
+            is_connected: true,
+            changed: info.since,
+            last_activity: info.since,
+        };
+        self.connections.record(&info.identity, &info.generation, connection);
         self.insert(SessionRow {
             info: info.clone(),
             address,
             number,
+            last_activity: info.since,
             link: caller.link,
             waits_for: (!is_first).then(|| superseded.clone().into()),
         });
@@ -363,6 +386,7 @@ impl OwnershipTerm {
         self.downlink.supersede(&session.info.identity, address);
         self.downlink.resume(&session.info.identity, address, session.credit);
         self.insert(SessionRow {
+            last_activity: session.info.since,
             info: session.info,
             address,
             number: session.number,
@@ -451,8 +475,10 @@ impl OwnershipTerm {
         if self.rows.get(identity).is_none_or(|row| row.address != address) {
             return false;
         }
-        if let Some(row) = self.rows.remove(identity) {
+        if let Some(mut row) = self.rows.remove(identity) {
             self.downlink.end(identity);
+            row.last_activity = self.clock.now();
+            self.record_end(&row);
             self.leave_tombstone(row);
         }
         if self.rows.is_empty() {
@@ -461,6 +487,33 @@ impl OwnershipTerm {
         self.devices -= u64::from(identity.module.is_none());
         self.uncount(address.gateway);
         true
+    }
+
+    fn record_end(&mut self, row: &SessionRow) {
+        let connection = StoredConnection {
+            is_connected: false,
+            changed: self.clock.now(),
+            last_activity: row.last_activity,
+        };
+        self.connections
+            .record(&row.info.identity, &row.info.generation, connection);
+    }
+
+    /// The session has sent something at `at`.
+    pub(super) fn record_activity(&mut self, identity: &IdentityId, address: SessionAddress, at: UnixMillis) {
+        if let Some(row) = self.rows.get_mut(identity)
+            && row.address == address
+            && row.last_activity < at
+        {
+            row.last_activity = at;
+            let connection = StoredConnection {
+                is_connected: true,
+                changed: row.info.since,
+                last_activity: at,
+            };
+            self.connections
+                .record(&row.info.identity, &row.info.generation, connection);
+        }
     }
 
     /// Records a tombstone for a removed row while some gateway may not know of it, and the sessions that it was waiting
@@ -489,6 +542,7 @@ impl OwnershipTerm {
             .map(|row| {
                 let identity = row.info.identity.clone();
                 self.downlink.end(&identity);
+                self.record_end(&row);
                 self.leave_tombstone(row);
                 identity
             })

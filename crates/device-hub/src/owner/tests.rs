@@ -10,12 +10,12 @@ use holdfast_partition::record::StreamId;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::ownership_term::OwnershipTerm;
 use super::subscriptions::{SubscriptionAction, SubscriptionRequest};
-use crate::Protocol;
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
 use crate::session_types::{
     CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
 };
+use crate::{Clock, Protocol};
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -45,7 +45,7 @@ fn address(caller: CallerLink, key: u64) -> SessionAddress {
 
 /// An ownership term with open links of `callers`.
 fn ownership(term: u64, callers: &[CallerLink]) -> OwnershipTerm {
-    let mut ownership = OwnershipTerm::new(term, 1, Incarnation(1), 1, Arc::default());
+    let mut ownership = OwnershipTerm::new(term, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
     ownership.absent_mut().load(&[]);
     for caller in callers {
         ownership.start_sync(*caller).unwrap();
@@ -159,7 +159,7 @@ async fn new_sessions_begin_once_all_gateways_have_reported_or_can_no_longer_act
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
     let members = || vec![1, 2];
     for all_report in [true, false] {
-        let mut ownership = OwnershipTerm::new(5, 1, Incarnation(1), 1, Arc::default());
+        let mut ownership = OwnershipTerm::new(5, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
         assert_eq!(
             ownership.start_sync(a),
             Err(OwnerError::NotOwner),
@@ -413,7 +413,7 @@ async fn a_session_whose_successor_has_ended_does_not_come_back() {
 async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() {
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
     let members = || vec![1, 2];
-    let mut ownership = OwnershipTerm::new(6, 1, Incarnation(1), 1, Arc::default());
+    let mut ownership = OwnershipTerm::new(6, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
     ownership.absent_mut().load(&[2]);
     ownership.start_sync(a).unwrap();
     ownership.finish_sync(a);
@@ -489,4 +489,32 @@ async fn a_newer_session_begins_after_the_changes_of_subscriptions_of_the_older_
     // A session that only reads delays none.
     let load = request(2, SubscriptionAction::Load);
     assert!(ownership.admit_subscriptions(a, &load).is_some() && ownership.may_begin(&device.identity));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_are_recorded_when_they_begin_end_and_are_active() {
+    let a = caller(1, 1, 1);
+    let mut ownership = ownership(5, &[a]);
+    let device = info("d");
+    let recorded = |ownership: &OwnershipTerm| {
+        let connection = ownership.connections.get(&device.identity, &device.generation);
+        connection.map(|connection| {
+            let (changed, active) = (connection.changed, connection.last_activity);
+            (connection.is_connected, changed.0, active.0)
+        })
+    };
+    assert_eq!(recorded(&ownership), None);
+    attach(&mut ownership, a, &device, 1);
+    assert_eq!(recorded(&ownership), Some((true, 1, 1)));
+    ownership.record_activity(&device.identity, address(a, 2), UnixMillis(7));
+    assert_eq!(recorded(&ownership), Some((true, 1, 1)), "of another session");
+    ownership.record_activity(&device.identity, address(a, 1), UnixMillis(5));
+    assert_eq!(recorded(&ownership), Some((true, 1, 5)));
+    // The gateway comes back without it: it was active until it was heard of last.
+    ownership.start_sync(caller(1, 2, 1)).unwrap();
+    assert_eq!(recorded(&ownership), Some((false, 9, 5)));
+    ownership.finish_sync(caller(1, 2, 1));
+    attach(&mut ownership, caller(1, 2, 1), &device, 1);
+    ownership.remove(&device.identity, address(caller(1, 2, 1), 1));
+    assert_eq!(recorded(&ownership), Some((false, 9, 9)));
 }

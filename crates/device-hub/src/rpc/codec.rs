@@ -20,7 +20,7 @@ use crate::downlink::delivery::{
 use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
-use crate::gateway::session_table::AttachReply;
+use crate::gateway::session_table::{Activity, AttachReply};
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
 use crate::session_types::{OwnerError, SessionInfo, SessionKey, SessionNumber};
 
@@ -91,6 +91,23 @@ pub(crate) fn encode_module(identity: &IdentityId) -> String {
         .as_ref()
         .map(|module| module.as_str().to_owned())
         .unwrap_or_default()
+}
+
+/// An identity whose connection is asked for, and its generation as the asking node knows it.
+pub(crate) type QueriedIdentity = (IdentityId, Option<GenerationId>);
+
+pub(crate) fn encode_queried((identity, generation): &QueriedIdentity) -> proto::SessionIdentity {
+    proto::SessionIdentity {
+        device: identity.device.as_str().to_owned(),
+        module: encode_module(identity),
+        generation: generation.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+pub(crate) fn decode_queried(queried: &proto::SessionIdentity) -> Result<QueriedIdentity, CallError> {
+    let generation = check_text(&queried.generation)?;
+    let generation = (!generation.is_empty()).then(|| GenerationId(Arc::from(generation)));
+    Ok((decode_identity(&queried.device, &queried.module)?, generation))
 }
 
 /// A session as a gateway reports it to an owner.
@@ -181,6 +198,13 @@ pub(crate) fn encode_credit(report: &ReportedCredit) -> proto::SessionCreditRepo
     proto::SessionCreditReport {
         session: Some(encode_ended(&report.info.identity, report.key)),
         credit: Some(encode_counters(report.credit.read())),
+    }
+}
+
+pub(crate) fn encode_activity((key, activity): &(SessionKey, Activity)) -> proto::SessionActivity {
+    proto::SessionActivity {
+        session: Some(encode_ended(&activity.info.identity, *key)),
+        at_ms: activity.at.0,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_cluster::transport::{Answer as AnswerFuture, CallError, Handler};
-use holdfast_model::PartitionId;
+use holdfast_model::{PartitionId, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::session_request::Request;
@@ -70,11 +70,9 @@ impl CallServer {
             }
             Request::Query(query) => {
                 codec::check_count(query.identities.len())?;
-                let found = query.identities.iter().map(|one| {
-                    let identity = codec::decode_identity(&one.device, &one.module)?;
-                    Ok::<_, CallError>(self.hub.find_connection(&identity))
-                });
-                let found = found.collect::<Result<_, _>>()?;
+                let identities = query.identities.iter().map(codec::decode_queried);
+                let identities = identities.collect::<Result<Vec<_>, CallError>>()?;
+                let found = self.hub.find_connections(identities).await;
                 Answer::Query(proto::SessionQueryAnswer { found })
             }
             Request::Count(_) => {
@@ -185,16 +183,20 @@ impl CallServer {
             });
         }
         self.downlink_reports(partition, caller, changes)?;
+        codec::check_count(changes.activities.len())?;
+        for activity in &changes.activities {
+            let (identity, key) = codec::decode_session(activity.session.as_ref())?;
+            let at = UnixMillis(activity.at_ms);
+            self.hub
+                .ownership
+                .record_activity(partition, changes.term, caller, &identity, key, at);
+        }
         for ended in &changes.detach {
             let identity = codec::decode_identity(&ended.device, &ended.module)?;
             let key = SessionKey(ended.key);
-            if self
-                .hub
+            self.hub
                 .ownership
-                .detach(partition, changes.term, caller, &identity, key)
-            {
-                self.hub.recent.disconnected(&identity, self.hub.parts.clock.now());
-            }
+                .detach(partition, changes.term, caller, &identity, key);
         }
         Ok(Answer::Changes(proto::SessionChangesAnswer { attached }))
     }

@@ -34,7 +34,7 @@ pub(super) fn show(identity: &Identity, connection: ConnectionState) -> Value {
     if is_device {
         put("statusUpdatedTime", json!(timestamps::iso(identity.status_updated)));
     }
-    put("lastActivityTime", json!(timestamps::iso(connection.updated)));
+    put("lastActivityTime", json!(timestamps::iso(connection.last_activity)));
     put("cloudToDeviceMessageCount", json!(0));
     put("authentication", show_authentication(&identity.authentication));
     if is_device {

@@ -62,9 +62,7 @@ pub struct DeviceStateKind(pub u8);
 impl DeviceStateKind {
     /// The MQTT subscriptions that outlive a session.
     pub const SUBSCRIPTIONS: Self = Self(1);
-    /// `lastActivityTime`.
-    pub const ACTIVITY: Self = Self(2);
-    /// `connectionState` and the time of its last change.
+    /// `connectionState`, the time of its last change, and `lastActivityTime`. Number 2 was never used.
     pub const CONNECTION: Self = Self(3);
 }
 

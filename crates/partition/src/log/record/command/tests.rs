@@ -132,7 +132,7 @@ fn effects(bytes: &[u8]) -> Vec<Effect<'_>> {
 fn change(value: Option<&'static [u8]>) -> Effect<'static> {
     Effect::DeviceState(DeviceStateChange {
         key: DeviceStateKey {
-            kind: DeviceStateKind::ACTIVITY,
+            kind: DeviceStateKind::CONNECTION,
             device: "d",
             module: None,
             generation: "1",
