@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     pub(crate) turned_away: Counter,
     /// Begins, ends and activity of connections that have been written into logs.
     pub(crate) connections_recorded: Counter,
+    /// Values of deleted identities that have been removed.
+    pub(crate) dead_states_removed: Counter,
     pub(crate) deliveries_queued: Counter,
     /// Deliveries that were not taken: no session, a full queue, another owner.
     pub(crate) deliveries_refused: Counter,
@@ -52,6 +54,7 @@ impl Metrics {
             absences_recorded: counter!("holdfast_device_hub_gateways_marked_away_total"),
             turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
             connections_recorded: counter!("holdfast_device_hub_connections_recorded_total"),
+            dead_states_removed: counter!("holdfast_device_hub_dead_states_removed_total"),
             deliveries_queued: counter!("holdfast_device_hub_deliveries_queued_total"),
             deliveries_refused: counter!("holdfast_device_hub_deliveries_refused_total"),
             sessions: gauge!("holdfast_device_hub_sessions"),

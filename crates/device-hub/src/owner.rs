@@ -8,6 +8,7 @@ pub(crate) mod connection_log;
 mod ended_sessions;
 pub(crate) mod ownership;
 mod ownership_term;
+pub(crate) mod reconcile;
 pub(crate) mod subscriptions;
 #[cfg(test)]
 mod tests;

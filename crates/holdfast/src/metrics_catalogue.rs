@@ -398,6 +398,11 @@ pub(crate) const METRICS: &[Metric] = &[
         "Begins, ends and activity of connections that were written into the logs of partitions owned here.",
     ),
     counter(
+        "holdfast_device_hub_dead_states_removed_total",
+        "",
+        "Values of device state that were removed because their identity was deleted or created again.",
+    ),
+    counter(
         "holdfast_device_hub_entries_held_total",
         "",
         "Times that a batch waited until its sessions had been confirmed by a new owner.",

@@ -279,6 +279,11 @@ impl Local {
         })
     }
 
+    pub(crate) fn newest_generation(&self) -> Result<u64, RegistryError> {
+        let counters = self.message::<proto::Counters>(layout::COUNTERS)?.unwrap_or_default();
+        Ok(counters.last_generation)
+    }
+
     pub(crate) fn twin_seed(&self, id: &IdentityId) -> Result<Option<TwinSeed>, RegistryError> {
         let seed = self.message::<proto::TwinSeed>(&layout::twin_seed(id))?;
         Ok(seed.map(|seed| TwinSeed {

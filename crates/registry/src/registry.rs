@@ -198,6 +198,14 @@ impl Registry {
         self.0.local.statistics()
     }
 
+    /// The newest generation that this node's replica knows: it has all creations and deletions up to that generation's.
+    ///
+    /// # Errors
+    /// As [`Self::identity`].
+    pub fn newest_generation(&self) -> Result<u64, RegistryError> {
+        self.0.local.newest_generation()
+    }
+
     /// Twin content given with the create of `id` that its partition's owner has not taken over yet.
     ///
     /// # Errors

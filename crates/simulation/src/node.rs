@@ -32,6 +32,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many sessions a second are closed by a node that stops or drains.
 const DRAIN_RATE: u32 = 1_000;
 
+/// How often owners remove the state of deleted identities: short, since simulated hours take real minutes.
+const RECONCILE_INTERVAL: HumanDuration = HumanDuration::secs(60);
+
 /// The nodes that run, as a perfect failure detector would see them.
 pub(crate) type Up = Arc<Mutex<BTreeSet<u64>>>;
 
@@ -159,6 +162,7 @@ impl Boot {
                 device_hub: DeviceHubConfig {
                     session_grace: setup.session_grace,
                     drain_rate: DRAIN_RATE,
+                    reconcile_interval: RECONCILE_INTERVAL,
                     ..DeviceHubConfig::default()
                 },
                 ..NodeConfig::default()

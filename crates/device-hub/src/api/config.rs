@@ -26,6 +26,9 @@ holdfast_config::section! {
         /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
         /// costs nothing. The begin and the end of a connection are always recorded.
         pub activity_interval: HumanDuration = HumanDuration::secs(300);
+        /// How often the owner of a partition removes the stored state of identities that were deleted; also when it begins
+        /// to own the partition.
+        pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "wants at least 1 s";
     }
     fixed {
         /// Bytes of deliveries that front ends of this node may hold until devices have settled them; more are not taken

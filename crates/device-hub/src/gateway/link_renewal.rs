@@ -26,6 +26,7 @@ use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::ingest::command_queue::Command;
 use crate::owner::ownership::ReportedSession;
+use crate::owner::reconcile::reconcile_device_states;
 use crate::rpc::codec::{self, MAX_ITEMS};
 use crate::session_types::{LINK_LEASE, LinkId, RENEWAL_PERIOD, SessionKey, SyncPhase};
 
@@ -57,6 +58,10 @@ struct DueLink {
 /// connect.
 pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
     holdfast_tasks::spawn_critical("session-grace", close_when_cut_off(Arc::clone(&hub), stop.clone()));
+    holdfast_tasks::spawn_critical(
+        "device-state-reconciler",
+        reconcile_device_states(Arc::clone(&hub), stop.clone()),
+    );
     let mut owners = hub.parts.partitions.owner_changes();
     let mut ticks = tokio::time::interval(RENEWAL_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -41,6 +41,10 @@ impl ConnectionChanges {
         (of == generation).then_some(*connection)
     }
 
+    pub(super) fn has_unwritten(&self, identity: &IdentityId) -> bool {
+        self.unwritten.contains_key(identity)
+    }
+
     /// Whether a write may start.
     pub(super) fn is_due(&self) -> bool {
         !self.is_writing && !self.unwritten.is_empty()

@@ -115,7 +115,14 @@ impl OwnershipTable {
     fn new_term(&self, partition: PartitionId, term: u64) -> OwnershipTerm {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
         let open_links = Arc::clone(self.partitions.open_links(partition));
-        OwnershipTerm::new(term, self.node, self.incarnation, serial, open_links, self.clock.clone())
+        OwnershipTerm::new(
+            term,
+            self.node,
+            self.incarnation,
+            serial,
+            open_links,
+            self.clock.clone(),
+        )
     }
 
     fn shard(&self, partition: PartitionId) -> &Shard {
@@ -225,6 +232,26 @@ impl OwnershipTable {
             && ownership.check_open_link(caller).is_ok()
         {
             ownership.record_activity(identity, caller.address(key), at);
+        }
+    }
+
+    /// The term in which this node owns the partition, if all sessions that may act are known.
+    pub(crate) fn complete_term(&self, partition: PartitionId) -> Option<u64> {
+        let term = self.term(partition)?;
+        self.ownership(partition, term).ok()?.is_complete.then_some(term)
+    }
+
+    /// A connection is stored as live: if there is no session of it, it has ended.
+    pub(crate) fn record_lost_end(
+        &self,
+        partition: PartitionId,
+        term: u64,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        stored: StoredConnection,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term) {
+            ownership.record_lost_end(identity, generation, stored);
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{IdentityId, UnixMillis};
+use holdfast_model::{GenerationId, IdentityId, UnixMillis};
 use holdfast_partition::OpenLinks;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -36,6 +36,10 @@ const COUNTER_BITS: u32 = 40;
 
 /// Renewals in a row that may state another number of sessions than is known here, while neither number changes.
 const MAX_MISMATCHES: u8 = 8;
+
+/// A session that is reported to a new owner and is younger than this, in milliseconds, may have begun unwritten at the
+/// earlier one.
+const MAX_UNWRITTEN_MS: u64 = 10_000;
 
 /// A session that a newer one has superseded.
 #[derive(Debug, Clone)]
@@ -337,12 +341,7 @@ impl OwnershipTerm {
             counter: self.counter,
         };
         let is_first = superseded.is_empty();
-        let connection = StoredConnection {
-            is_connected: true,
-            changed: info.since,
-            last_activity: info.since,
-        };
-        self.connections.record(&info.identity, &info.generation, connection);
+        self.record_begin(info);
         self.insert(SessionRow {
             info: info.clone(),
             address,
@@ -385,6 +384,10 @@ impl OwnershipTerm {
         }
         self.downlink.supersede(&session.info.identity, address);
         self.downlink.resume(&session.info.identity, address, session.credit);
+        let since = session.info.since;
+        if self.clock.now().0.saturating_sub(since.0) < MAX_UNWRITTEN_MS {
+            self.record_begin(&session.info);
+        }
         self.insert(SessionRow {
             last_activity: session.info.since,
             info: session.info,
@@ -489,6 +492,15 @@ impl OwnershipTerm {
         true
     }
 
+    fn record_begin(&mut self, info: &SessionInfo) {
+        let connection = StoredConnection {
+            is_connected: true,
+            changed: info.since,
+            last_activity: info.since,
+        };
+        self.connections.record(&info.identity, &info.generation, connection);
+    }
+
     fn record_end(&mut self, row: &SessionRow) {
         let connection = StoredConnection {
             is_connected: false,
@@ -497,6 +509,24 @@ impl OwnershipTerm {
         };
         self.connections
             .record(&row.info.identity, &row.info.generation, connection);
+    }
+
+    pub(super) fn record_lost_end(
+        &mut self,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        stored: StoredConnection,
+    ) {
+        let row = self.rows.get(identity);
+        let is_live = row.is_some_and(|row| row.info.generation == *generation);
+        if !is_live && !self.connections.has_unwritten(identity) {
+            let connection = StoredConnection {
+                is_connected: false,
+                changed: self.clock.now(),
+                ..stored
+            };
+            self.connections.record(identity, generation, connection);
+        }
     }
 
     /// The session has sent something at `at`.

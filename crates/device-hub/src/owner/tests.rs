@@ -45,7 +45,14 @@ fn address(caller: CallerLink, key: u64) -> SessionAddress {
 
 /// An ownership term with open links of `callers`.
 fn ownership(term: u64, callers: &[CallerLink]) -> OwnershipTerm {
-    let mut ownership = OwnershipTerm::new(term, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
+    let mut ownership = OwnershipTerm::new(
+        term,
+        1,
+        Incarnation(1),
+        1,
+        Arc::default(),
+        Clock::from_fn(|| UnixMillis(9)),
+    );
     ownership.absent_mut().load(&[]);
     for caller in callers {
         ownership.start_sync(*caller).unwrap();
@@ -159,7 +166,14 @@ async fn new_sessions_begin_once_all_gateways_have_reported_or_can_no_longer_act
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
     let members = || vec![1, 2];
     for all_report in [true, false] {
-        let mut ownership = OwnershipTerm::new(5, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
+        let mut ownership = OwnershipTerm::new(
+            5,
+            1,
+            Incarnation(1),
+            1,
+            Arc::default(),
+            Clock::from_fn(|| UnixMillis(9)),
+        );
         assert_eq!(
             ownership.start_sync(a),
             Err(OwnerError::NotOwner),
@@ -413,7 +427,14 @@ async fn a_session_whose_successor_has_ended_does_not_come_back() {
 async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() {
     let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
     let members = || vec![1, 2];
-    let mut ownership = OwnershipTerm::new(6, 1, Incarnation(1), 1, Arc::default(), Clock::from_fn(|| UnixMillis(9)));
+    let mut ownership = OwnershipTerm::new(
+        6,
+        1,
+        Incarnation(1),
+        1,
+        Arc::default(),
+        Clock::from_fn(|| UnixMillis(9)),
+    );
     ownership.absent_mut().load(&[2]);
     ownership.start_sync(a).unwrap();
     ownership.finish_sync(a);

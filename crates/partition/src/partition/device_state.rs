@@ -87,7 +87,8 @@ impl Partition {
             };
             let (inner, begin) = (self.0.clone(), from.clone());
             let read = move || inner.store.device_states(epoch, &prefix, &begin, PAGE, changes);
-            let page = self.0.shared.pool.run(read).await?;
+            let page = self.0.shared.pool.run(read).await;
+            let page = page.inspect_err(|error| (self.0.on_fatal)(error))?;
             if self.0.shared.lock().device_states.epoch() == epoch {
                 return Ok(page);
             }
@@ -108,13 +109,8 @@ impl Partition {
         let mut removed = 0;
         let mut page = None;
         loop {
-            let next = match self.device_states(kind, page.as_ref()).await {
-                Ok(next) => next,
-                Err(error) => {
-                    (self.0.on_fatal)(&error);
-                    return Err(AppendError::Stopped);
-                }
-            };
+            let next = self.device_states(kind, page.as_ref()).await;
+            let next = next.map_err(|_| AppendError::Stopped)?;
             let effects: Vec<_> = dead_states(&next.entries, &liveness).map(Effect::DeviceState).collect();
             self.propose(owner, &effects).await?;
             removed += effects.len();
