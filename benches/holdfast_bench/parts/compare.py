@@ -25,10 +25,14 @@ def run(options):
         "generator µs (hub / mosquitto)",
         "hub p99 ms",
     ]
-    shapes = {shape: {"hub": [], "mosquitto": []} for shape in options.shapes or SHAPES}
+    servers = {"hub": hub.Hub, "mosquitto": mosquitto.Mosquitto}
+    if hub.has_baseline():
+        servers["baseline"] = hub.Baseline
+        part.header += ["baseline µs", "hub / baseline"]
+    shapes = {shape: {name: [] for name in servers} for shape in options.shapes or SHAPES}
     for shape, found in shapes.items():
         for number in range(options.runs):
-            for name, server in (("hub", hub.Hub), ("mosquitto", mosquitto.Mosquitto)):
+            for name, server in servers.items():
                 with server() as running:
                     report = load.publish(running, *shape, options.seconds, "--settle", SETTLE_SECONDS)
                 found[name].append(report)
@@ -71,6 +75,9 @@ def row(part, shape, found):
         f"{own[0]:.1f} / {own[1]:.1f}",
         f"{slow:.1f}",
     ])
+    if "baseline" in found:
+        before = costs(found["baseline"])
+        part.rows[-1] += [spread(before), f"{median([a / b for a, b in zip(ours, before)]):.2f}"]
     if shape == RATE_SHAPE:
         times = rates["hub"] / rates["mosquitto"]
         part.remarks.append(f"Rate at 1000 × 16: {times:.2f} × mosquitto's ({verdict(times, RATE_TARGET, at_least=True)}).")
