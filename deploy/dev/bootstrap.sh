@@ -146,6 +146,6 @@ done
 sleep 1
 show
 say "the hub is ready"
-inside "$debian" bash -c 'cd /root/holdfast && target/release/holdfast device create bootstrap-1 && target/release/holdfast device list' |
+inside "$debian" bash -c 'cd /root/holdfast && target/quick/holdfast device create bootstrap-1 && target/quick/holdfast device list' |
   grep -q bootstrap-1 || die "the hub does not answer"
 say "the hub has registered a device"

@@ -4,6 +4,6 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 wanted=${CARGO_TARGET_DIR:-target}
-deploy/dev/build.sh
+deploy/dev/build.sh quick
 echo "run: starting a hub in $root/data with 20 simulated devices; Ctrl-C stops both" >&2
-exec "$wanted/release/holdfast" dev --data-dir data --simulate "${HOLDFAST_SIMULATE:-20}" "$@"
+exec "$wanted/quick/holdfast" dev --data-dir data --simulate "${HOLDFAST_SIMULATE:-20}" "$@"

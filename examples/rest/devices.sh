@@ -2,7 +2,7 @@
 # The registry over REST, with curl: registers a device, reads it, disables it, deletes it.
 # Everything it needs comes from the hub's connection.json, through the holdfast program (HOLDFAST_BIN).
 set -euo pipefail
-holdfast=${HOLDFAST_BIN:-target/release/holdfast}
+holdfast=${HOLDFAST_BIN:-target/quick/holdfast}
 connection=${HOLDFAST_CONNECTION_FILE:-data/connection.json}
 device=${1:-rest-example-1}
 
