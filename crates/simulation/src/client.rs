@@ -22,7 +22,7 @@ pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, R
         host: HOST,
         credential: Credential::SasToken(&token),
         model_id: None,
-        stored_session: StoredSession::Unused,
+        stored_session: StoredSession::Resume,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
     };

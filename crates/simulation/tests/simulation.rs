@@ -6,6 +6,7 @@
 //! - an acknowledged message is stored, once for each time that the device has sent it, in order (`simulation/logs.rs`);
 //! - readers skip nothing, go back never, and read the same everywhere (`simulation/readers.rs`);
 //! - an identity has one live session, and nothing of an older one is acknowledged (`simulation/devices.rs`);
+//! - an acknowledged change of subscriptions is present at the device's next connection (`simulation/subscriptions.rs`);
 //! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and no identity
 //!   with rights is refused for lack of them;
 //! - deliveries reach their sessions in order, within the credit, and never a superseded session (`simulation/downlink.rs`);
@@ -38,6 +39,8 @@ mod readers;
 mod scenario;
 #[path = "simulation/shared.rs"]
 mod shared;
+#[path = "simulation/subscriptions.rs"]
+mod subscriptions;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -161,8 +164,8 @@ fn promises_hold_under_every_fault() {
     }
     println!(
         "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
-         {} calls about identities, {} connections, {} deliveries sent and {} received, {} checks of revocations, \
-         {} calls between nodes; changes of members: {changes:?}",
+         {} calls about identities, {} connections, {} deliveries sent and {} received, {} changes of \
+         subscriptions acknowledged, {} checks of revocations, {} calls between nodes; changes of members: {changes:?}",
         runs.len(),
         began.elapsed(),
         sum(|run| run.took.as_secs()),
@@ -172,6 +175,7 @@ fn promises_hold_under_every_fault() {
         sum(|run| run.connections),
         sum(|run| run.sent as u64),
         sum(|run| run.delivered as u64),
+        sum(|run| run.subscribed),
         sum(|run| run.revocations),
         sum(|run| run.calls),
     );

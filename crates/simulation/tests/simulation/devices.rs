@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::downlink::Receiving;
 use crate::shared::{Place, Shared};
+use crate::subscriptions::StoredSet;
 use holdfast_simulation::{Client, Cluster};
 
 /// How many messages a device sends before it waits.
@@ -39,6 +40,8 @@ pub(crate) struct Device {
     /// When it may connect again.
     again: Instant,
     older: Vec<Older>,
+    /// `None` for a device that is deleted at times, with its subscriptions.
+    pub(crate) subscriptions: Option<StoredSet>,
     /// Acknowledged messages, as connection and number.
     pub(crate) acked: BTreeSet<(u64, u64)>,
     /// When unacknowledged messages were sent.
@@ -77,7 +80,7 @@ struct Older {
 }
 
 impl Device {
-    pub(crate) fn new(name: String, shared: Rc<Shared>, seed: u64) -> Self {
+    pub(crate) fn new(name: String, shared: Rc<Shared>, seed: u64, is_deleted: bool) -> Self {
         Self {
             name,
             rng: SmallRng::seed_from_u64(seed),
@@ -89,6 +92,7 @@ impl Device {
             connecting: None,
             again: Instant::now(),
             older: Vec::new(),
+            subscriptions: (!is_deleted).then(StoredSet::new),
             acked: BTreeSet::new(),
             sent: BTreeMap::new(),
             newest: None,
@@ -131,6 +135,9 @@ impl Device {
 
     /// One step. `calm`: it sends nothing new and moves no more.
     pub(crate) async fn step(&mut self, cluster: &mut Cluster, calm: bool) {
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.poll().await;
+        }
         self.connected().await;
         self.take_acks();
         self.take_deliveries(calm);
@@ -160,6 +167,7 @@ impl Device {
                     self.shared.note(format!("{} goes", self.name));
                 }
                 14..140 => self.send(),
+                140..155 => self.subscribe(),
                 _ => {}
             }
         }
@@ -182,6 +190,7 @@ impl Device {
             Ok(client) => {
                 self.retire();
                 self.connection += 1;
+                self.check_subscriptions(&client);
                 self.shared
                     .note(format!("{} is connected to {node}: {}", self.name, self.connection));
                 self.current = Some(Connected {
@@ -243,6 +252,9 @@ impl Device {
 
     fn retire(&mut self) {
         self.take_acks();
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.retire();
+        }
         if let Some(connected) = self.current.take() {
             let goes_on = connected.client.closed().is_none() && self.shared.is_running(connected.place);
             self.older.push(Older {
@@ -266,6 +278,31 @@ impl Device {
                 client.send(older.connected.number * NUMBERS + GHOSTS + older.ghosts);
                 older.ghosts -= 1;
             }
+        }
+    }
+
+    /// One more connection after all others, for what is stored in the end.
+    pub(crate) async fn connect_last(&mut self, cluster: &Cluster) {
+        let node = *cluster.nodes.keys().next().unwrap();
+        match cluster.connect(node, 0, &self.name).await {
+            Ok(client) => self.check_subscriptions(&client),
+            Err(refusal) => self.shared.violation(format!("{}: {refusal:?} in the end", self.name)),
+        }
+    }
+
+    fn check_subscriptions(&mut self, client: &Client) {
+        let found = client.session.as_ref().unwrap().stored_subscriptions();
+        if let Some(subscriptions) = &mut self.subscriptions
+            && let Err(error) = subscriptions.check(found)
+        {
+            self.shared
+                .violation(format!("{}: connection {} {error}", self.name, self.connection));
+        }
+    }
+
+    fn subscribe(&mut self) {
+        if let (Some(current), Some(subscriptions)) = (&self.current, &mut self.subscriptions) {
+            subscriptions.change(&current.client, &mut self.rng);
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Outcome {
     pub(crate) read: u64,
     pub(crate) sent: usize,
     pub(crate) delivered: usize,
+    /// Acknowledged changes of subscriptions.
+    pub(crate) subscribed: u64,
 }
 
 /// A settled cluster of three with its devices: made once, since founding is the same in every run, and a start from disks
@@ -128,7 +130,14 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         shared.spawn(downlink::send_at_random(shared.clone(), all, &STEADY, back_end, draw()));
     }
     let mut devices: Vec<Device> = devices
-        .map(|name| Device::new(name.to_owned(), shared.clone(), draw().random()))
+        .map(|name| {
+            Device::new(
+                name.to_owned(),
+                shared.clone(),
+                draw().random(),
+                REVOKED.contains(&name),
+            )
+        })
         .collect();
     shared.spawn(Operator::new(shared.clone(), cluster.network.clone(), draw()).work());
     let mut world = World::new(cluster, shared.clone());
@@ -260,6 +269,9 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     for broken in downlink::check(&history.sent, &history.received) {
         shared.violation(broken);
     }
+    for device in &mut *devices {
+        device.connect_last(cluster).await;
+    }
     let mut wrong = std::mem::take(&mut shared.history.borrow_mut().violations);
     wrong.splice(0..0, history.violations);
     shared.history.borrow_mut().violations = wrong;
@@ -276,6 +288,11 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         read,
         sent: history.sent.len(),
         delivered: history.received.iter().map(|session| session.deliveries.len()).sum(),
+        subscribed: devices
+            .iter()
+            .filter_map(|device| device.subscriptions.as_ref())
+            .map(|subscriptions| subscriptions.acknowledged)
+            .sum(),
     })
 }
 
