@@ -28,19 +28,7 @@ struct Device {
 
 impl Device {
     fn connect(hub: &Hub, id: &str) -> Self {
-        let connection = hub.connection();
-        let host = connection["hostName"].as_str().unwrap();
-        let port = connection["ports"]["mqttPlain"].as_u64().unwrap();
-        let mut socket = TcpStream::connect(format!("{host}:{port}")).unwrap();
-        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let token = hub.ok(&["sas-token", "-d", id]);
-        let user = format!("{host}/{id}/?api-version=2021-04-12");
-        // MQTT 3.1.1: user, password, clean session, keep-alive of 60 s.
-        let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c".to_vec();
-        for field in [id, &user, token.trim()] {
-            push_text(&mut body, field);
-        }
-        socket.write_all(&packet(0x10, &body)).unwrap();
+        let mut socket = Self::login(hub, id, "");
         let mut answer = [0; 4];
         socket.read_exact(&mut answer).unwrap();
         assert_eq!(answer, [0x20, 2, 0, 0], "CONNACK");
@@ -48,6 +36,24 @@ impl Device {
             socket,
             topic: format!("devices/{id}/messages/events/"),
         }
+    }
+
+    /// Sends a CONNECT whose user name ends with `more`.
+    fn login(hub: &Hub, id: &str, more: &str) -> TcpStream {
+        let connection = hub.connection();
+        let host = connection["hostName"].as_str().unwrap();
+        let port = connection["ports"]["mqttPlain"].as_u64().unwrap();
+        let mut socket = TcpStream::connect(format!("{host}:{port}")).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let token = hub.ok(&["sas-token", "-d", id]);
+        let user = format!("{host}/{id}/?api-version=2021-04-12{more}");
+        // MQTT 3.1.1: user, password, clean session, keep-alive of 60 s.
+        let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c".to_vec();
+        for field in [id, &user, token.trim()] {
+            push_text(&mut body, field);
+        }
+        socket.write_all(&packet(0x10, &body)).unwrap();
+        socket
     }
 
     /// Publishes at QoS 1; whether the PUBACK came before the connection ended.
@@ -183,4 +189,16 @@ fn a_panic_while_shared_state_is_changed_ends_the_process_and_nothing_acknowledg
     let events = hub.ok(&["monitor-events", "--from", "oldest", "--count", "1", "--timeout", "30"]);
     assert!(events.contains("before"), "{events}");
     assert!(Device::connect(&hub, "device").publish(1, b"after"));
+}
+
+#[test]
+fn a_panic_in_the_middle_of_beginning_a_session_ends_the_process() {
+    let mut hub = Hub::start_with(&[], ARMED);
+    hub.ok(&["device", "create", "device"]);
+    assert!(Device::connect(&hub, "device").publish(1, b"before"));
+    // A session that is half begun would stay behind, without a connection.
+    let _socket = Device::login(&hub, "device", "&model-id=panic%20at%20attach");
+    assert_eq!(hub.wait().code(), Some(8), "{}", hub.last_lines());
+    let log = hub.log();
+    assert!(log.contains("injected at attach"), "{log}");
 }

@@ -19,6 +19,6 @@ pub use blocking_pool::BlockingPool;
 pub use budget::{BudgetExceeded, ByteBudget, Permit};
 #[cfg(debug_assertions)]
 pub use panic::arm_panic_points;
-pub use panic::{end_process_on_panic, panic_point, panics};
+pub use panic::{critical, end_process_on_panic, panic_point, panics};
 pub use spawn::{spawn, spawn_blocking, spawn_critical, spawn_critical_local, spawn_local};
 pub use stop::{Phase, Stop};

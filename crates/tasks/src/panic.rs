@@ -87,6 +87,13 @@ impl Isolation {
     }
 }
 
+/// Runs a part of an isolated task that changes, in several steps, what other tasks rely on: a panic in it ends the
+/// process, as outside of isolated tasks.
+pub fn critical<R>(work: impl FnOnce() -> R) -> R {
+    let _suspended = Isolation(ISOLATED.take());
+    work()
+}
+
 impl Drop for Isolation {
     fn drop(&mut self) {
         ISOLATED.set(self.0);

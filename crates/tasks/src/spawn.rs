@@ -2,7 +2,8 @@
 //!
 //! [`spawn`] and [`spawn_local`] are for the code that serves one connection or one caller: its panic ends that task.
 //! [`spawn_critical`] and [`spawn_critical_local`] are for everything that the node cannot do without: its panic ends
-//! the process (after [`crate::end_process_on_panic`]).
+//! the process (after [`crate::end_process_on_panic`]). A part of an isolated task that a panic must not interrupt runs in
+//! [`crate::critical`].
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;

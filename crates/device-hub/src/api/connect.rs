@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_model::{CertificateChain, PartitionId, RefusalReason, UnixMillis};
+use holdfast_tasks::critical;
 use tokio::time::Instant;
 
 use super::audit::Operation;
@@ -96,7 +97,7 @@ impl Core {
         match authenticate(&self.hub.parts, request, now) {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
-            Ok(verified) => self.enter(request, verified, target, now),
+            Ok(verified) => critical(|| self.enter(request, verified, target, now)),
             Err(refusal) if refusal.reason.needs_confirmation() => self.confirm_later(request, target, false),
             Err(refusal) => ConnectAttempt::Done(Err(self.refuse(request, refusal))),
         }
@@ -143,7 +144,7 @@ impl Core {
             let now = self.clock().now();
             return match authenticate(&self.hub.parts, request, now) {
                 Ok(_) if !registry.in_lease() => Err(unconfirmed()),
-                Ok(verified) => match self.enter(request, verified, target, now) {
+                Ok(verified) => match critical(|| self.enter(request, verified, target, now)) {
                     ConnectAttempt::Done(result) => result,
                     ConnectAttempt::Pending(pending) => pending.await,
                 },
@@ -164,6 +165,8 @@ impl Core {
         refusal
     }
 
+    /// Begins the session, or the wait for it. A panic that left it half attached would leave a session without a
+    /// connection.
     fn enter(
         self: &Rc<Self>,
         request: &ConnectRequest<'_>,
@@ -201,6 +204,7 @@ impl Core {
         };
         let mut attached = None;
         if let ImmediateAttach::Ready(number, older) = self.hub.attach_now(partition, &info, key, self.index()) {
+            holdfast_tasks::panic_point("attach", request.model_id.unwrap_or_default().as_bytes());
             // Messages of the older connections stand in this core's pipeline before any of the new one.
             for older in older {
                 self.close_target(older, CloseReason::TakenOver);

@@ -91,14 +91,17 @@ impl Core {
 
     /// Ends a session: its messages are still decided, and then its row is removed.
     pub fn disconnect(&self, session: &Session) {
-        self.targets.borrow_mut().remove(&session.key);
-        self.batcher.stop_waiting(session.partition, session.key);
-        self.end_downlink(session.key);
-        // A newer session waits for this one's messages as long as it is in the table.
-        self.when_drained(
-            session.partition,
-            OnDrained::Detach(Arc::clone(&session.info), session.key),
-        );
+        // The task of the connection may end alone, and the session must not stay behind.
+        holdfast_tasks::critical(|| {
+            self.targets.borrow_mut().remove(&session.key);
+            self.batcher.stop_waiting(session.partition, session.key);
+            self.end_downlink(session.key);
+            // A newer session waits for this one's messages as long as it is in the table.
+            self.when_drained(
+                session.partition,
+                OnDrained::Detach(Arc::clone(&session.info), session.key),
+            );
+        });
     }
 
     /// Stores the subscriptions of a session that outlives its connections. Ready when they are committed; a session has one
@@ -178,15 +181,18 @@ impl Core {
     /// Handles the commands that have arrived so far, before a session begins, so that everything older is done first.
     /// Commands about the session itself stay in the queue: its connection is busy with the CONNECT.
     pub(crate) fn catch_up(&self, beginning: SessionKey) {
-        for command in self.commands.take() {
-            match command {
-                Command::Close { key, .. } | Command::Discard { key, .. } | Command::Deliver { key, .. }
-                    if key == beginning =>
-                {
-                    self.commands.push(command);
+        // They are the core's work, and this is the task of a connection, which may end alone.
+        holdfast_tasks::critical(|| {
+            for command in self.commands.take() {
+                match command {
+                    Command::Close { key, .. } | Command::Discard { key, .. } | Command::Deliver { key, .. }
+                        if key == beginning =>
+                    {
+                        self.commands.push(command);
+                    }
+                    command => self.handle(command),
                 }
-                command => self.handle(command),
             }
-        }
+        });
     }
 }
