@@ -58,12 +58,12 @@ impl DeviceHub {
                 drop(sessions);
                 self.grant_locally(partition, link, &report);
             }
-            Some(_) => {
+            // Also while a link is being opened: its report of the session may have been made already.
+            _ => {
                 sessions.outbox.credits.insert(key, report);
                 drop(sessions);
                 self.flush(partition);
             }
-            None => {}
         }
     }
 
