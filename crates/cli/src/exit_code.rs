@@ -42,6 +42,11 @@ impl Failure {
         }
     }
 
+    /// A failure with its whole chain of causes in one line.
+    pub fn caused(outcome: Outcome, error: impl Into<anyhow::Error>) -> Self {
+        Self::new(outcome, format!("{:#}", error.into()))
+    }
+
     /// Adds what the reader can do.
     #[must_use]
     pub fn advise(mut self, advice: impl fmt::Display) -> Self {
@@ -70,7 +75,7 @@ impl Failure {
 impl From<anyhow::Error> for Failure {
     /// The whole chain of causes, in one line.
     fn from(error: anyhow::Error) -> Self {
-        Self::new(Outcome::Failed, format!("{error:#}"))
+        Self::caused(Outcome::Failed, error)
     }
 }
 

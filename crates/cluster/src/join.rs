@@ -17,7 +17,6 @@ use holdfast_proto::cluster::v1::control_request::Request;
 use thiserror::Error;
 
 use crate::control::messages;
-use crate::error_chain;
 
 /// Timeout of one member's answer: the registry's leader has to commit.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,7 +77,7 @@ pub struct JoinedMember {
 }
 
 /// Why a node did not join.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Error)]
 pub enum JoinError {
     /// No address was given.
     #[error("no member's address is known: set cluster.join to the host:port of any member")]
@@ -93,23 +92,46 @@ pub enum JoinError {
     },
     /// No member has answered or could decide in time. A member may have admitted the node; joining again with the same data
     /// directory and token is safe.
-    #[error("no member could admit this node within {waited_s} s; the last answers: {last}")]
+    #[error("no member could admit this node within {waited_s} s; the last answers: {}", listed(.last))]
     NoAnswer {
         /// The time since the first attempt.
         waited_s: u64,
-        /// The last answer or error of each address.
-        last: String,
+        /// Each address with its last answer or error.
+        last: Vec<(String, Arc<str>)>,
         /// Whether any member may have been reached: then a cluster exists, and no other must be bootstrapped.
         reached: bool,
     },
     /// The answer is invalid.
-    #[error("{address} gave an invalid answer: {reason}")]
+    #[error("{address} gave an invalid answer")]
     Answer {
         /// The member that gave it.
         address: String,
-        /// The reason.
-        reason: String,
+        /// Its fault.
+        #[source]
+        source: InvalidAnswer,
     },
+}
+
+/// How the answer of a member is invalid.
+#[derive(Debug, Error)]
+pub enum InvalidAnswer {
+    /// It answers something else.
+    #[error("it belongs to another request")]
+    OtherRequest,
+    /// Its bytes are no answer.
+    #[error("it cannot be decoded")]
+    Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No hub has so many partitions.
+    #[error("{0} partitions")]
+    Partitions(u32),
+    /// A field is empty.
+    #[error("it names no cluster or holds no key")]
+    Incomplete,
+}
+
+fn listed(last: &[(String, Arc<str>)]) -> String {
+    let answers = last.iter().map(|(address, last)| format!("{address}: {last}"));
+    answers.collect::<Vec<_>>().join("; ")
 }
 
 /// Asks the members at `addresses` in turn until one admits or refuses the node, for up to `timeout`.
@@ -158,8 +180,8 @@ pub async fn join(
                             reason: refusal.text,
                         });
                     }
-                    Ok(_) => return Err(bad_answer(address, "it belongs to another request")),
-                    Err(error) => return Err(bad_answer(address, error_chain::text(&error))),
+                    Ok(_) => return Err(bad_answer(address, InvalidAnswer::OtherRequest)),
+                    Err(error) => return Err(bad_answer(address, InvalidAnswer::Malformed(error.into()))),
                 },
                 // The node may belong to another cluster or not trust the certificate; other addresses may be correct.
                 Err(error) => {
@@ -170,13 +192,9 @@ pub async fn join(
             }
         }
         if started.elapsed() + RETRY_BACKOFF >= timeout {
-            let answers = addresses
-                .iter()
-                .zip(&last)
-                .map(|(address, last)| format!("{address}: {last}"));
             return Err(JoinError::NoAnswer {
                 waited_s: started.elapsed().as_secs(),
-                last: answers.collect::<Vec<_>>().join("; "),
+                last: addresses.iter().cloned().zip(last).collect(),
                 reached,
             });
         }
@@ -187,10 +205,10 @@ pub async fn join(
 fn accepted(address: &str, answer: proto::JoinAnswer) -> Result<JoinAnswer, JoinError> {
     let partitions = u16::try_from(answer.partition_count).ok().and_then(PartitionCount::new);
     let Some(partitions) = partitions else {
-        return Err(bad_answer(address, format!("{} partitions", answer.partition_count)));
+        return Err(bad_answer(address, InvalidAnswer::Partitions(answer.partition_count)));
     };
     if answer.cluster.is_empty() || answer.wrapped_key.is_empty() {
-        return Err(bad_answer(address, "it names no cluster or holds no key"));
+        return Err(bad_answer(address, InvalidAnswer::Incomplete));
     }
     Ok(JoinAnswer {
         cluster: answer.cluster,
@@ -209,10 +227,10 @@ fn accepted(address: &str, answer: proto::JoinAnswer) -> Result<JoinAnswer, Join
     })
 }
 
-fn bad_answer(address: &str, reason: impl Into<String>) -> JoinError {
+fn bad_answer(address: &str, source: InvalidAnswer) -> JoinError {
     JoinError::Answer {
         address: address.to_owned(),
-        reason: reason.into(),
+        source,
     }
 }
 

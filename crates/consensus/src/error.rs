@@ -110,13 +110,22 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The group stopped while it started.
-    #[error("{group}: stopped while starting: {reason}")]
+    #[error("{group}: stopped while starting")]
     Stopped {
         /// The group.
         group: GroupId,
         /// Why.
-        reason: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl StartError {
+    pub(crate) fn stopped(group: GroupId, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Stopped {
+            group,
+            source: source.into(),
+        }
+    }
 }
 
 fn end_of(last: &Option<LogPosition>) -> String {

@@ -140,7 +140,6 @@ impl Group {
         let metrics = GroupMetrics::new(id);
         let machine = SharedStateMachine::new(machine);
         let applier = Applier::new(machine.clone(), shared.clone(), metrics.clone()).map_err(storage)?;
-        let stopped = |reason: String| StartError::Stopped { group: id, reason };
         let peers = Peers {
             transport: host.transport.clone(),
             log: shared.clone(),
@@ -151,7 +150,7 @@ impl Group {
         crate::runtime::tick_together(config.tick());
         let raft = Raft::new(host.node, settings, peers.clone(), log, applier)
             .await
-            .map_err(|error| stopped(error.to_string()))?;
+            .map_err(|error| StartError::stopped(id, error))?;
         if shared.is_behind_prior() {
             raft.runtime_config().elect(false);
         }
@@ -179,7 +178,7 @@ impl Group {
             .raft
             .is_initialized()
             .await
-            .map_err(|error| stopped(error.to_string()))?;
+            .map_err(|error| StartError::stopped(id, error))?;
         if group.is_sole_voter() {
             group
                 .0
@@ -187,7 +186,7 @@ impl Group {
                 .trigger()
                 .elect(false)
                 .await
-                .map_err(|error| stopped(error.to_string()))?;
+                .map_err(|error| StartError::stopped(id, error))?;
             group.ready().await?;
         }
         Ok(group)
@@ -203,7 +202,7 @@ impl Group {
         let founded = match self.0.raft.initialize(members).await {
             Ok(()) => true,
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => false,
-            Err(error) => return Err(self.stopped(&error)),
+            Err(error) => return Err(StartError::stopped(self.0.id, error)),
         };
         // The metrics may not show the new membership yet.
         if !founded && !self.is_sole_voter() {
@@ -216,7 +215,7 @@ impl Group {
                 .trigger()
                 .elect(false)
                 .await
-                .map_err(|error| self.stopped(&error))?;
+                .map_err(|error| StartError::stopped(self.0.id, error))?;
         }
         self.ready().await
     }
@@ -230,13 +229,6 @@ impl Group {
 
     fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
-    }
-
-    fn stopped(&self, reason: &dyn std::fmt::Display) -> StartError {
-        StartError::Stopped {
-            group: self.0.id,
-            reason: reason.to_string(),
-        }
     }
 
     fn is_sole_voter(&self) -> bool {
@@ -259,7 +251,7 @@ impl Group {
                 "lead and apply the log",
             )
             .await;
-        led.map(|_| ()).map_err(|error| self.stopped(&error))
+        led.map(|_| ()).map_err(|error| StartError::stopped(self.0.id, error))
     }
 
     /// The group's number.

@@ -81,7 +81,7 @@ async fn without_an_answer_in_time_the_last_errors_are_reported() {
         error.contains("a:1: connection refused; b:1: connection refused"),
         "{error}"
     );
-    assert_eq!(ask(&[], Vec::new()).await.0, Err(JoinError::NoAddress));
+    assert!(matches!(ask(&[], Vec::new()).await.0, Err(JoinError::NoAddress)));
 }
 
 #[tokio::test(start_paused = true)]

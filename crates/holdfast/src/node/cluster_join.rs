@@ -188,10 +188,10 @@ impl ClusterJoin {
                 tracing::info!("no member answers: this node creates the hub (cluster.bootstrap)");
                 Ok((found(self, data)?, Entry::Founder))
             }
-            Err(error @ JoinError::Denied { .. }) => Err(Failure::new(Outcome::CannotStart, error).advise(
+            Err(error @ JoinError::Denied { .. }) => Err(Failure::caused(Outcome::CannotStart, error).advise(
                 "`holdfast node token` on a member prints a token for one node; put it into cluster.join_token_file",
             )),
-            Err(error) => Err(Failure::new(Outcome::Failed, error)
+            Err(error) => Err(Failure::caused(Outcome::Failed, error)
                 .advise("are cluster.join and the certificates right, and do most of the members run?")),
         }
     }
