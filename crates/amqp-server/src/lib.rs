@@ -32,6 +32,7 @@ pub use config::ServerConfig;
 pub use credentials::{Certainty, Verdict, present};
 pub use handler::{Answered, AuthorizationChange, LinkHandler, LinkService};
 pub use links::{Links, response};
+pub use metrics::METRICS;
 pub use refusal::{LINK_STOLEN, Refused};
 pub use request_node::RequestNode;
 pub use server::AmqpServer;

@@ -48,6 +48,7 @@ use crate::route::Partitions;
 pub use admin::NewFactor;
 pub use config::ControlConfig;
 pub use error::{ControlError, ControlStartError};
+pub use metrics::METRICS;
 pub use peer_directory::PeerDirectory;
 pub use transfer_leadership::TransferredLeaderships;
 

@@ -35,6 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{PeerIdentity, PeersConfig};
 pub use error::PeerError;
+pub use metrics::METRICS;
 pub use protocol::names::{PEER_DNS_NAME, node_dns_name};
 pub use status::PeerStatus;
 pub use transport::tls::{PeerTls, PeerTlsError, PeerTlsFiles};

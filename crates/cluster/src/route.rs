@@ -34,6 +34,7 @@ pub use client::reader_leases::{
     Preempted, READER_LEASE, READER_LEASE_RENEWAL_INTERVAL, ReaderLease, ReaderLeaseError,
 };
 use client::{owner_watch, reader_lease_renewal};
+pub use metrics::METRICS;
 use metrics::Metrics;
 use owner_table::OwnerTable;
 pub use owner_table::{Owner, OwnerChanges};

@@ -36,6 +36,7 @@ pub use groups::Groups;
 pub use log::group_data::has_data;
 pub use log::reader::LogReader;
 pub use log::snapshot_log::{StoredEntry, set_purge_watermarks};
+pub use metrics::METRICS;
 pub use position::{GroupId, LogPosition};
 pub use proposal::OnCommit;
 pub use runtime::jitter;

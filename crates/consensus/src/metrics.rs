@@ -1,27 +1,38 @@
 //! Metrics of groups; docs/metrics.md lists the names.
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram};
 
 use crate::position::GroupId;
+
+holdfast_model::metrics! {
+    /// Entries proposed.
+    counter proposals(kind) = "holdfast_consensus_proposals_total";
+    /// Their bytes.
+    counter proposed_bytes(kind) = "holdfast_consensus_proposed_bytes_total";
+    /// Entries applied, replayed ones included.
+    counter applied(kind) = "holdfast_consensus_applied_total";
+    /// Time from a proposal to its commit.
+    histogram commit_seconds(kind) = "holdfast_consensus_commit_seconds";
+    /// Proposals, reads and leases that were handed to a leader on another node.
+    counter forwarded(kind) = "holdfast_consensus_forwarded_total";
+    /// Calls of other members that could not be understood or were not for a member.
+    counter refused(kind) = "holdfast_consensus_refused_calls_total";
+    /// Snapshots for replicas that cannot catch up from the log.
+    counter snapshots(kind, direction, outcome) = "holdfast_consensus_snapshots_total";
+    /// Their bytes.
+    counter snapshot_bytes(kind, direction) = "holdfast_consensus_snapshot_bytes_total";
+}
 
 /// Handles of one group.
 #[derive(Clone)]
 pub(crate) struct GroupMetrics {
-    /// Entries proposed.
     pub(crate) proposals: Counter,
-    /// Bytes of entries proposed.
     pub(crate) proposed_bytes: Counter,
-    /// Entries applied, replayed ones included.
     pub(crate) applied: Counter,
-    /// Seconds from the proposal to its commit.
     pub(crate) commit_seconds: Histogram,
-    /// Entries proposed here and sent to the leader.
     pub(crate) forwarded: Counter,
-    /// Calls of other nodes that were refused: malformed, or in the name of another node.
     pub(crate) refused: Counter,
-    /// Bytes of states sent to replicas.
     pub(crate) snapshot_bytes_sent: Counter,
-    /// Bytes of states received.
     pub(crate) snapshot_bytes_received: Counter,
     kind: &'static str,
 }
@@ -34,14 +45,14 @@ impl GroupMetrics {
             "partition"
         };
         Self {
-            proposals: counter!("holdfast_consensus_proposals_total", "kind" => kind),
-            proposed_bytes: counter!("holdfast_consensus_proposed_bytes_total", "kind" => kind),
-            applied: counter!("holdfast_consensus_applied_total", "kind" => kind),
-            commit_seconds: histogram!("holdfast_consensus_commit_seconds", "kind" => kind),
-            forwarded: counter!("holdfast_consensus_forwarded_total", "kind" => kind),
-            refused: counter!("holdfast_consensus_refused_calls_total", "kind" => kind),
-            snapshot_bytes_sent: counter!("holdfast_consensus_snapshot_bytes_total", "kind" => kind, "direction" => "sent"),
-            snapshot_bytes_received: counter!("holdfast_consensus_snapshot_bytes_total", "kind" => kind, "direction" => "received"),
+            proposals: proposals(kind),
+            proposed_bytes: proposed_bytes(kind),
+            applied: applied(kind),
+            commit_seconds: commit_seconds(kind),
+            forwarded: forwarded(kind),
+            refused: refused(kind),
+            snapshot_bytes_sent: snapshot_bytes(kind, "sent"),
+            snapshot_bytes_received: snapshot_bytes(kind, "received"),
             kind,
         }
     }
@@ -58,7 +69,6 @@ impl GroupMetrics {
 
     fn snapshot(&self, direction: &'static str, installed: bool) {
         let outcome = if installed { "installed" } else { "failed" };
-        counter!("holdfast_consensus_snapshots_total", "kind" => self.kind, "direction" => direction, "outcome" => outcome)
-            .increment(1);
+        snapshots(self.kind, direction, outcome).increment(1);
     }
 }

@@ -41,4 +41,5 @@ pub use gateway::drain::close_when_draining;
 pub use gateway::link_renewal::maintain_links;
 pub use gateway::revocation::watch_registry;
 pub use gateway::subscription_requests::SubscriptionError;
+pub use metrics::METRICS;
 pub use session_types::SessionNumber;

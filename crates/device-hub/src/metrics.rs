@@ -1,32 +1,63 @@
 //! Counters of the device-session API.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge};
 
 use crate::api::session::CloseReason;
+
+holdfast_model::metrics! {
+    /// Messages of devices that were committed and acknowledged.
+    counter acknowledged() = "holdfast_d2c_telemetry_ingress_success_total";
+    /// Batches that were proposed again, because their outcome was unknown.
+    counter retried() = "holdfast_device_hub_entries_retried_total";
+    /// Batches that could never be committed, whose sessions were closed; the log has an error for each.
+    counter rejected() = "holdfast_device_hub_entries_rejected_total";
+    /// Times that a connection was not read because too much waited for its commit.
+    counter paused() = "holdfast_device_hub_reads_paused_total";
+    /// Sessions that a newer connection of the same identity has replaced.
+    counter taken_over() = "holdfast_device_hub_sessions_taken_over_total";
+    /// Times that a batch waited until its sessions had been confirmed by a new owner.
+    counter held() = "holdfast_device_hub_entries_held_total";
+    /// Unacknowledged messages of sessions that were taken over elsewhere; their devices send them again.
+    counter dropped() = "holdfast_device_hub_messages_dropped_total";
+    /// Times that the sessions of a partition could not be synced to its owner at once; it is retried.
+    counter links_failed() = "holdfast_device_hub_links_failed_total";
+    /// Times that sessions of a partition owned here went on without a node that was silent.
+    counter absences_recorded() = "holdfast_device_hub_gateways_marked_away_total";
+    /// Devices that were told to come again: too many waited, or the decision took too long.
+    counter turned_away() = "holdfast_device_hub_connects_turned_away_total";
+    /// Begins, ends and activity of connections that were written into the logs of partitions owned here.
+    counter connections_recorded() = "holdfast_device_hub_connections_recorded_total";
+    /// Values of device state that were removed because their identity was deleted or created again.
+    counter dead_states_removed() = "holdfast_device_hub_dead_states_removed_total";
+    /// Messages for devices that this node has taken as the owner of their partition.
+    counter deliveries_queued() = "holdfast_device_hub_deliveries_queued_total";
+    /// Messages for devices that were not taken: no session, too many waiting, or another owner.
+    counter deliveries_refused() = "holdfast_device_hub_deliveries_refused_total";
+    /// Sessions that this node has as a gateway.
+    gauge sessions() = "holdfast_device_hub_sessions";
+    /// Sessions, on all gateways, of the partitions that this node owns.
+    gauge owned_sessions() = "holdfast_device_hub_owned_sessions";
+    /// Sessions that the hub has closed.
+    counter sessions_closed(reason) = "holdfast_device_hub_sessions_closed_total";
+    /// Clients that were refused: for their credential, or before they had shown one.
+    counter refusals(reason) = "holdfast_refusals_total";
+}
 
 /// Handles made once per hub.
 pub(crate) struct Metrics {
     pub(crate) acknowledged: Counter,
     pub(crate) retried: Counter,
-    /// Batches that could never be committed.
     pub(crate) rejected: Counter,
     pub(crate) paused: Counter,
     pub(crate) taken_over: Counter,
-    /// Entries that were committed while the lease had expired.
     pub(crate) held: Counter,
-    /// Messages of superseded sessions that were not stored.
     pub(crate) dropped: Counter,
     pub(crate) links_failed: Counter,
-    /// Gateways recorded as absent.
     pub(crate) absences_recorded: Counter,
-    /// Connections refused because too many were waiting.
     pub(crate) turned_away: Counter,
-    /// Begins, ends and activity of connections that have been written into logs.
     pub(crate) connections_recorded: Counter,
-    /// Values of deleted identities that have been removed.
     pub(crate) dead_states_removed: Counter,
     pub(crate) deliveries_queued: Counter,
-    /// Deliveries that were not taken: no session, a full queue, another owner.
     pub(crate) deliveries_refused: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
@@ -43,28 +74,23 @@ impl Metrics {
             CloseReason::Unavailable,
         ];
         Self {
-            acknowledged: counter!("holdfast_d2c_telemetry_ingress_success_total"),
-            retried: counter!("holdfast_device_hub_entries_retried_total"),
-            rejected: counter!("holdfast_device_hub_entries_rejected_total"),
-            paused: counter!("holdfast_device_hub_reads_paused_total"),
-            taken_over: counter!("holdfast_device_hub_sessions_taken_over_total"),
-            held: counter!("holdfast_device_hub_entries_held_total"),
-            dropped: counter!("holdfast_device_hub_messages_dropped_total"),
-            links_failed: counter!("holdfast_device_hub_links_failed_total"),
-            absences_recorded: counter!("holdfast_device_hub_gateways_marked_away_total"),
-            turned_away: counter!("holdfast_device_hub_connects_turned_away_total"),
-            connections_recorded: counter!("holdfast_device_hub_connections_recorded_total"),
-            dead_states_removed: counter!("holdfast_device_hub_dead_states_removed_total"),
-            deliveries_queued: counter!("holdfast_device_hub_deliveries_queued_total"),
-            deliveries_refused: counter!("holdfast_device_hub_deliveries_refused_total"),
-            sessions: gauge!("holdfast_device_hub_sessions"),
-            owned_sessions: gauge!("holdfast_device_hub_owned_sessions"),
-            closed: reasons.map(|reason| {
-                (
-                    reason,
-                    counter!("holdfast_device_hub_sessions_closed_total", "reason" => reason.as_str()),
-                )
-            }),
+            acknowledged: acknowledged(),
+            retried: retried(),
+            rejected: rejected(),
+            paused: paused(),
+            taken_over: taken_over(),
+            held: held(),
+            dropped: dropped(),
+            links_failed: links_failed(),
+            absences_recorded: absences_recorded(),
+            turned_away: turned_away(),
+            connections_recorded: connections_recorded(),
+            dead_states_removed: dead_states_removed(),
+            deliveries_queued: deliveries_queued(),
+            deliveries_refused: deliveries_refused(),
+            sessions: sessions(),
+            owned_sessions: owned_sessions(),
+            closed: reasons.map(|reason| (reason, sessions_closed(reason.as_str()))),
         }
     }
 

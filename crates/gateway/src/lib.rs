@@ -11,4 +11,5 @@ mod metrics;
 mod mqtt;
 
 pub use config::MqttConfig;
+pub use metrics::METRICS;
 pub use mqtt::MqttFront;

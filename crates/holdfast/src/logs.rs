@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::config::{Config, LogFormat};
+use crate::metrics_catalogue;
 use expected::WithoutExpected;
 
 /// The target of audit events.
@@ -64,7 +65,7 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
             if let Err(error) = file.append(&line) {
                 // The audit log itself cannot say so.
                 tracing::error!(path = %file.path.display(), %error, "cannot write the audit log");
-                metrics::counter!("holdfast_audit_lost_total").increment(1);
+                metrics_catalogue::audit_lost().increment(1);
             }
         }
     })?;
@@ -137,7 +138,7 @@ struct AuditLine<'a>(&'a SyncSender<Entry>);
 impl Write for AuditLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.0.try_send(Entry::Line(line.to_vec())).is_err() {
-            metrics::counter!("holdfast_audit_lost_total").increment(1);
+            metrics_catalogue::audit_lost().increment(1);
         }
         Ok(line.len())
     }

@@ -19,6 +19,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::metrics_catalogue;
 use holdfast_cli::exit_code::Failure;
 
 /// Probes and scrapers that are served at once; more wait in the kernel's queue.
@@ -62,8 +63,8 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| Failure::cannot_start(error.to_string()))?;
-    crate::metrics_catalogue::describe();
-    metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics_catalogue::describe();
+    metrics_catalogue::build_info(env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
 
@@ -148,11 +149,11 @@ fn answer(path: &str, metrics: &PrometheusHandle, readiness: &Readiness) -> Resp
 
 /// Resources of the process, read at each scrape.
 fn process_metrics() {
-    metrics::gauge!("holdfast_tasks_panics").set(count(holdfast_tasks::panics()));
+    metrics_catalogue::panics().set(count(holdfast_tasks::panics()));
     if let Ok(statm) = std::fs::read_to_string("/proc/self/statm")
         && let Some(pages) = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok())
     {
-        metrics::gauge!("holdfast_process_resident_bytes").set(count(pages * rustix::param::page_size() as u64));
+        metrics_catalogue::resident_bytes().set(count(pages * rustix::param::page_size() as u64));
     }
     if let Ok(stat) = std::fs::read_to_string("/proc/self/stat")
         && let Some((_, fields)) = stat.rsplit_once(") ")
@@ -165,10 +166,10 @@ fn process_metrics() {
                 .unwrap_or(0)
         };
         let ticks = rustix::param::clock_ticks_per_second().max(1);
-        metrics::gauge!("holdfast_process_cpu_seconds").set(count(field(11) + field(12)) / count(ticks));
+        metrics_catalogue::cpu_seconds().set(count(field(11) + field(12)) / count(ticks));
     }
     if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        metrics::gauge!("holdfast_process_open_files").set(count(files.count() as u64));
+        metrics_catalogue::open_files().set(count(files.count() as u64));
     }
 }
 

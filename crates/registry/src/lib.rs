@@ -38,6 +38,7 @@ pub use error::RegistryError;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};
 pub use local::{DevicePage, Statistics};
+pub use metrics::METRICS;
 pub use registry::{Clock, Outcome, Registry, StartError, Written};
 pub use secrets::SecretError;
 pub use settings::{Founding, HubSettings, SettingsChange};

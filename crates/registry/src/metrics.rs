@@ -1,6 +1,25 @@
 //! Metrics of the registry (docs/metrics.md).
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge};
+
+holdfast_model::metrics! {
+    /// Writes of identities and settings: done, refused, failed.
+    counter writes(outcome) = "holdfast_registry_writes_total";
+    /// Lookups of identities: hit in memory, or miss and a read of the disk.
+    counter identity_cache(outcome) = "holdfast_registry_identity_cache_total";
+    /// Confirmations that the local replica is not stale.
+    counter confirms() = "holdfast_registry_confirms_total";
+    /// Devices registered.
+    gauge devices() = "holdfast_registry_devices";
+    /// Modules registered.
+    gauge modules() = "holdfast_registry_modules";
+    /// 1 while this node's replica of the registry is confirmed, and connections are accepted.
+    gauge lease_held() = "holdfast_registry_lease_held";
+    /// Times that the confirmation was lost.
+    counter lease_lost() = "holdfast_registry_lease_lost_total";
+    /// Attempts to renew it.
+    counter lease_renewals(outcome) = "holdfast_registry_lease_renewals_total";
+}
 
 /// Handles, created once under the recorder that is current when the registry starts.
 pub(crate) struct Metrics {
@@ -17,14 +36,14 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         Self {
-            writes_done: counter!("holdfast_registry_writes_total", "outcome" => "done"),
-            writes_refused: counter!("holdfast_registry_writes_total", "outcome" => "refused"),
-            writes_failed: counter!("holdfast_registry_writes_total", "outcome" => "failed"),
-            cache_hits: counter!("holdfast_registry_identity_cache_total", "outcome" => "hit"),
-            cache_misses: counter!("holdfast_registry_identity_cache_total", "outcome" => "miss"),
-            confirms: counter!("holdfast_registry_confirms_total"),
-            devices: gauge!("holdfast_registry_devices"),
-            modules: gauge!("holdfast_registry_modules"),
+            writes_done: writes("done"),
+            writes_refused: writes("refused"),
+            writes_failed: writes("failed"),
+            cache_hits: identity_cache("hit"),
+            cache_misses: identity_cache("miss"),
+            confirms: confirms(),
+            devices: devices(),
+            modules: modules(),
         }
     }
 }
@@ -40,10 +59,10 @@ pub(crate) struct LeaseMetrics {
 impl LeaseMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            held: gauge!("holdfast_registry_lease_held"),
-            lost: counter!("holdfast_registry_lease_lost_total"),
-            renewed: counter!("holdfast_registry_lease_renewals_total", "outcome" => "done"),
-            failed: counter!("holdfast_registry_lease_renewals_total", "outcome" => "failed"),
+            held: lease_held(),
+            lost: lease_lost(),
+            renewed: lease_renewals("done"),
+            failed: lease_renewals("failed"),
         }
     }
 }

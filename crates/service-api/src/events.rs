@@ -22,3 +22,4 @@ mod scope;
 
 pub use config::EventsConfig;
 pub use endpoint::EventsEndpoint;
+pub use metrics::METRICS;

@@ -29,4 +29,5 @@ mod state;
 mod timestamps;
 
 pub use config::RestConfig;
+pub use metrics::METRICS;
 pub use service::RestService;

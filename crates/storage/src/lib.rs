@@ -35,6 +35,7 @@ pub use error::{IoFailure, OpenError, StorageError};
 pub use flusher::{Completion, Flusher, MAX_QUEUED_COMPLETIONS, OnFatal};
 pub use ingest::{Bulk, FileSum, Stage};
 pub use install::{Staged, Staging};
+pub use metrics::METRICS;
 pub use rocks::{RocksDisk, open, raise_open_file_limit};
 pub use sim::SimDisk;
 pub use view::View;

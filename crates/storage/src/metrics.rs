@@ -1,60 +1,69 @@
 //! Metrics of the disk; docs/metrics.md lists the names.
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram};
+
+holdfast_model::metrics! {
+    /// Syncs of the write-ahead log.
+    counter syncs() = "holdfast_storage_syncs_total";
+    /// Time of one sync.
+    histogram sync_seconds() = "holdfast_storage_sync_seconds";
+    /// Writes that one sync made durable.
+    histogram completions() = "holdfast_storage_sync_completions";
+    /// Writes that waited when the last sync began.
+    gauge queued() = "holdfast_storage_sync_queue";
+    /// Free bytes of the data directory's file system.
+    gauge free() = "holdfast_storage_free_bytes";
+    /// 1 while writes are refused for lack of space.
+    gauge refusing() = "holdfast_storage_refusing_writes";
+    /// Bytes written through the write-ahead log (logged) and without it (replayed).
+    counter written_bytes(durability) = "holdfast_storage_written_bytes_total";
+}
 
 /// Handles of the flusher.
 pub(crate) struct FlusherMetrics {
-    /// Syncs of the write-ahead log.
     pub(crate) syncs: Counter,
-    /// Seconds of one sync.
     pub(crate) sync_seconds: Histogram,
-    /// Completions that one sync served.
     pub(crate) completions: Histogram,
-    /// Completions that waited when the last sync began.
     pub(crate) queued: Gauge,
 }
 
 impl FlusherMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            syncs: counter!("holdfast_storage_syncs_total"),
-            sync_seconds: histogram!("holdfast_storage_sync_seconds"),
-            completions: histogram!("holdfast_storage_sync_completions"),
-            queued: gauge!("holdfast_storage_sync_queue"),
+            syncs: syncs(),
+            sync_seconds: sync_seconds(),
+            completions: completions(),
+            queued: queued(),
         }
     }
 }
 
 /// Handles of the free-space guard.
 pub(crate) struct GuardMetrics {
-    /// Free bytes of the data directory's file system.
     pub(crate) free: Gauge,
-    /// 1 while writes are refused for lack of space.
     pub(crate) refusing: Gauge,
 }
 
 impl GuardMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            free: gauge!("holdfast_storage_free_bytes"),
-            refusing: gauge!("holdfast_storage_refusing_writes"),
+            free: free(),
+            refusing: refusing(),
         }
     }
 }
 
 /// Handles of the database.
 pub(crate) struct DiskMetrics {
-    /// Bytes of keys and values written through the write-ahead log.
     pub(crate) logged_bytes: Counter,
-    /// Bytes of keys and values written without it.
     pub(crate) replayed_bytes: Counter,
 }
 
 impl DiskMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            logged_bytes: counter!("holdfast_storage_written_bytes_total", "durability" => "logged"),
-            replayed_bytes: counter!("holdfast_storage_written_bytes_total", "durability" => "replayed"),
+            logged_bytes: written_bytes("logged"),
+            replayed_bytes: written_bytes("replayed"),
         }
     }
 }

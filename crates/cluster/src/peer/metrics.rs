@@ -1,9 +1,46 @@
 //! Metrics of peer connections. Handles belong to a node, so that several nodes in one process are counted apart.
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram};
 
 use super::protocol::frame::Violation;
 use super::protocol::hello;
+
+holdfast_model::metrics! {
+    /// Calls to other nodes.
+    counter calls() = "holdfast_peer_calls_total";
+    /// Calls that were refused before they left: no connection, or too much waits.
+    counter calls_failed() = "holdfast_peer_calls_refused_here_total";
+    /// Calls of other nodes that were carried out.
+    counter calls_served() = "holdfast_peer_calls_served_total";
+    /// Calls of other nodes beyond what may be under way.
+    counter calls_over_limit() = "holdfast_peer_calls_turned_away_total";
+    /// Frames of calls and answers.
+    counter frames(direction) = "holdfast_peer_frames_total";
+    /// Their bytes.
+    counter bytes(direction) = "holdfast_peer_bytes_total";
+    /// Uploads and downloads begun here: snapshots and remote readers.
+    counter streams() = "holdfast_peer_streams_total";
+    /// Nodes that can be called now.
+    gauge connected() = "holdfast_peer_connected";
+    /// Connections made to other nodes.
+    counter connects() = "holdfast_peer_connects_total";
+    /// Connections to other nodes that were lost.
+    counter losses() = "holdfast_peer_losses_total";
+    /// Bytes of calls and answers that wait to be sent.
+    gauge queue_bytes() = "holdfast_peer_queue_bytes";
+    /// Calls without an answer yet.
+    gauge waiting_calls() = "holdfast_peer_waiting_calls";
+    /// Time of a ping to another node.
+    histogram rtt() = "holdfast_peer_rtt_seconds";
+    /// When this node's certificate for other nodes ends, seconds since 1970.
+    gauge certificate_expires() = "holdfast_peer_certificate_expiry_seconds";
+    /// Times that changed certificate files were loaded.
+    counter certificate_reloads(outcome) = "holdfast_peer_certificate_reloads_total";
+    /// Nodes that were not let in.
+    counter refusals(reason) = "holdfast_peer_refusals_total";
+    /// Rules of the peer protocol that a connection has broken; it is closed.
+    counter violations(rule) = "holdfast_peer_violations_total";
+}
 
 /// See docs/metrics.md.
 pub(crate) struct PeerMetrics {
@@ -45,33 +82,33 @@ pub(crate) const HANDSHAKE_LIMIT: &str = "crowd";
 impl PeerMetrics {
     pub(crate) fn new() -> Self {
         Self {
-            calls: counter!("holdfast_peer_calls_total"),
-            calls_failed: counter!("holdfast_peer_calls_refused_here_total"),
-            calls_served: counter!("holdfast_peer_calls_served_total"),
-            calls_over_limit: counter!("holdfast_peer_calls_turned_away_total"),
-            frames_sent: counter!("holdfast_peer_frames_total", "direction" => "sent"),
-            frames_received: counter!("holdfast_peer_frames_total", "direction" => "received"),
-            bytes_sent: counter!("holdfast_peer_bytes_total", "direction" => "sent"),
-            bytes_received: counter!("holdfast_peer_bytes_total", "direction" => "received"),
-            streams: counter!("holdfast_peer_streams_total"),
-            connected: gauge!("holdfast_peer_connected"),
-            connects: counter!("holdfast_peer_connects_total"),
-            losses: counter!("holdfast_peer_losses_total"),
-            queue_bytes: gauge!("holdfast_peer_queue_bytes"),
-            waiting_calls: gauge!("holdfast_peer_waiting_calls"),
-            rtt: histogram!("holdfast_peer_rtt_seconds"),
-            certificate_expires: gauge!("holdfast_peer_certificate_expiry_seconds"),
-            reloads: counter!("holdfast_peer_certificate_reloads_total", "outcome" => "done"),
-            reloads_failed: counter!("holdfast_peer_certificate_reloads_total", "outcome" => "failed"),
+            calls: calls(),
+            calls_failed: calls_failed(),
+            calls_served: calls_served(),
+            calls_over_limit: calls_over_limit(),
+            frames_sent: frames("sent"),
+            frames_received: frames("received"),
+            bytes_sent: bytes("sent"),
+            bytes_received: bytes("received"),
+            streams: streams(),
+            connected: connected(),
+            connects: connects(),
+            losses: losses(),
+            queue_bytes: queue_bytes(),
+            waiting_calls: waiting_calls(),
+            rtt: rtt(),
+            certificate_expires: certificate_expires(),
+            reloads: certificate_reloads("done"),
+            reloads_failed: certificate_reloads("failed"),
             refusals: [TLS, CERTIFICATE, SILENT, HANDSHAKE_LIMIT]
                 .into_iter()
                 .chain(hello::LABELS)
-                .map(|reason| (reason, counter!("holdfast_peer_refusals_total", "reason" => reason)))
+                .map(|reason| (reason, refusals(reason)))
                 .collect(),
             violations: [TOO_LONG, GARBAGE]
                 .into_iter()
                 .chain(Violation::RULES)
-                .map(|rule| (rule, counter!("holdfast_peer_violations_total", "rule" => rule)))
+                .map(|rule| (rule, violations(rule)))
                 .collect(),
         }
     }

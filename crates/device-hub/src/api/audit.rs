@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use holdfast_tasks::sync::Mutex;
-use metrics::{Counter, counter};
+use metrics::Counter;
 
 use super::config::DeviceHubConfig;
 use super::connect_request::{ConnectRequest, Protocol, Refusal};
@@ -155,12 +155,7 @@ impl Audit {
     pub(crate) fn new(config: &DeviceHubConfig) -> Self {
         let refusals = RefusalReason::ALL
             .iter()
-            .map(|reason| {
-                (
-                    *reason,
-                    counter!("holdfast_refusals_total", "reason" => reason.as_str()),
-                )
-            })
+            .map(|reason| (*reason, crate::metrics::refusals(reason.as_str())))
             .collect();
         Self {
             ring: Mutex::default(),

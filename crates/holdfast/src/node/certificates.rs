@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::certs;
 use crate::config::TlsConfig;
+use crate::metrics_catalogue;
 use holdfast_cli::exit_code::Failure;
 
 /// A certificate and its key.
@@ -110,7 +111,7 @@ impl Tls {
                     ReloadOutcome::Reloaded => "done",
                     ReloadOutcome::Failed => "failed",
                 };
-                metrics::counter!("holdfast_tls_certificate_reloads_total", "outcome" => outcome).increment(1);
+                metrics_catalogue::certificate_reloads(outcome).increment(1);
             },
         };
         reload.run(stop).await;
@@ -148,7 +149,7 @@ fn identity(certificate: &Path, key: &Path) -> Result<ServerIdentity> {
 fn show_ends(files: &[Files]) {
     for files in files {
         if let Ok(end) = certs::not_after(&files.certificate) {
-            metrics::gauge!("holdfast_tls_certificate_expiry_seconds", "certificate" => files.name).set(end as f64);
+            metrics_catalogue::certificate_expiry(files.name).set(end as f64);
         }
     }
 }

@@ -1,21 +1,26 @@
 //! Counters of the readers.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge};
+
+holdfast_model::metrics! {
+    /// Receivers of partitions now.
+    gauge receivers() = "holdfast_events_receivers";
+    /// Events sent to readers.
+    counter events() = "holdfast_events_sent_total";
+}
 
 /// Handles made once per core.
 #[derive(Clone)]
 pub(super) struct Metrics {
-    /// Receivers of partitions now.
     pub(super) receivers: Gauge,
-    /// Events sent.
     pub(super) events: Counter,
 }
 
 impl Metrics {
     pub(super) fn new() -> Self {
         Self {
-            receivers: gauge!("holdfast_events_receivers"),
-            events: counter!("holdfast_events_sent_total"),
+            receivers: receivers(),
+            events: events(),
         }
     }
 }

@@ -1,6 +1,13 @@
 //! Metrics of the service API (docs/metrics.md).
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Histogram};
+
+holdfast_model::metrics! {
+    /// REST calls answered, by class of status.
+    counter requests(class) = "holdfast_rest_requests_total";
+    /// Time from a call's head to its answer.
+    histogram seconds() = "holdfast_rest_request_seconds";
+}
 
 /// Handles created once, under the recorder that is current when the service is built.
 pub(super) struct Metrics {
@@ -11,10 +18,10 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
-        let class = |class: &'static str| counter!("holdfast_rest_requests_total", "class" => class);
+        let class = |class: &'static str| requests(class);
         Self {
             by_class: [class("1xx"), class("2xx"), class("3xx"), class("4xx"), class("5xx")],
-            seconds: histogram!("holdfast_rest_request_seconds"),
+            seconds: seconds(),
         }
     }
 

@@ -209,7 +209,7 @@ impl RemoteReader {
 pub(super) fn record_missed(id: PartitionId, node: u64, wanted: SequenceNumber, begin: SequenceNumber) {
     let missed = begin.0.saturating_sub(wanted.0);
     // Rare: the handle is looked up each time.
-    metrics::counter!("holdfast_cluster_reader_missed_messages_total").increment(missed);
+    crate::route::metrics::reader_missed_messages().increment(missed);
     tracing::info!(
         partition = id.0,
         node,
