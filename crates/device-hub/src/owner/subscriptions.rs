@@ -8,6 +8,7 @@
 //! Not here: the meaning of the bits (`mqtt`), the calls of gateways ([`crate::gateway::subscription_requests`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use holdfast_model::{IdentityId, NodeId, PartitionId, Term};
@@ -21,6 +22,9 @@ use crate::session_types::{CallerLink, OwnerError, SessionInfo, SessionKey};
 
 /// Values that are read from the disk at once.
 const MAX_READS: usize = 32;
+
+/// Delay before changes of unknown outcome are proposed again.
+const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What a session asks of its identity's stored subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +127,14 @@ impl DeviceHub {
             term: Term(term),
             node: NodeId(self.parts.node),
         };
-        replica.propose(owner, &effects).await?;
+        // An entry of unknown outcome may still be committed: a newer session must not begin before that is decided. The same
+        // effects behind it in the log decide it, and change nothing more.
+        while let Err(error) = replica.propose(owner, &effects).await {
+            if error != AppendError::Unknown || self.ownership.term(replica.id()) != Some(term) {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY_BACKOFF).await;
+        }
         Ok(decided.into_iter().map(|(answer, _)| answer).collect())
     }
 
