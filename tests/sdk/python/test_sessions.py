@@ -1,6 +1,11 @@
 """Connections of one identity: one at a time, and what the registry says about them."""
 
+import pytest
 from hub_under_test import Reader, connected, until
+from wire import CONNACK_ACCEPTED, Wire, login
+
+RESUME, CLEAN = 0xC0, 0xC2
+NO_SESSION, SESSION_PRESENT = CONNACK_ACCEPTED, b"\x20\x02\x01\x00"
 
 
 def test_the_newer_connection_of_a_device_wins(hub):
@@ -60,3 +65,23 @@ def test_subscriptions_to_later_features_are_granted(hub):
         client.on_twin_desired_properties_patch_received = lambda patch: None
         client.send_message("still connected")
         assert client.connected
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_subscriptions_of_a_client_outlive_it_and_the_hub(own_hub, how):
+    """The SDK subscribes once and relies on it ever after (clean session 0)."""
+    device = own_hub.create()
+
+    def connack(flags):
+        with Wire(own_hub) as raw:
+            return raw.send(login(own_hub, device, flags=flags)).receive(4)
+
+    assert connack(RESUME) == NO_SESSION
+    with connected(own_hub.client(device)) as client:
+        client.on_method_request_received = lambda request: None
+        client.send_message("behind the SUBACK")
+    getattr(own_hub.running, how)()
+    own_hub.running.start()
+    assert connack(RESUME) == SESSION_PRESENT
+    assert connack(CLEAN) == NO_SESSION
+    assert connack(RESUME) == NO_SESSION
