@@ -107,23 +107,9 @@ fn segments(address: &str) -> Option<SmallVec<[Cow<'_, str>; MAX_SEGMENTS]>> {
 /// Decodes `%XX`; everything else stays, malformed escapes and what would not be UTF-8 too.
 #[must_use]
 pub fn percent_decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text);
-    }
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut index = 0;
-    while index < bytes.len() {
-        let escape = bytes.get(index + 1..index + 3).filter(|_| bytes[index] == b'%');
-        let byte = escape.and_then(|hex| Some(digit(hex[0])? << 4 | digit(hex[1])?));
-        decoded.push(byte.unwrap_or(bytes[index]));
-        index += if byte.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8(decoded).map_or(Cow::Borrowed(text), Cow::Owned)
-}
-
-fn digit(hex: u8) -> Option<u8> {
-    char::from(hex).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .unwrap_or(Cow::Borrowed(text))
 }
 
 /// The endpoint that `address` names.

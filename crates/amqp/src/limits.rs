@@ -47,8 +47,6 @@ pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a close that we sent waits for the peer's.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection may stay open without any authenticated identity.
-pub const UNAUTHENTICATED_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(MIN_MAX_FRAME_SIZE < MAX_FRAME_SIZE);
 const _: () = assert!(MAX_MESSAGE_SIZE <= MAX_PARTIAL_BYTES as u64);

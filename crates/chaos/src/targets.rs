@@ -128,7 +128,7 @@ impl Targets {
     /// # Errors
     /// When it cannot be made.
     pub async fn rest(&self, endpoint: Endpoint) -> Result<http::Client> {
-        http::Client::connect(endpoint.socket(443), &self.hub.host_name, Some(&self.tls)).await
+        http::Client::connect(endpoint.socket(443), &self.hub.0.host_name, Some(&self.tls)).await
     }
 
     /// A token for service calls.

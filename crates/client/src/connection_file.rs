@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const FILE_NAME: &str = "connection.json";
 
 /// Everything that a client needs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionFile {
     /// The hub's host name, without port.

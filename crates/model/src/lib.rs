@@ -30,5 +30,5 @@ pub use position::SequenceNumber;
 pub use raft::{NodeId, Term};
 pub use reason::RefusalReason;
 pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
-pub use time::UnixMillis;
+pub use time::{UnixMillis, round_trip};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};

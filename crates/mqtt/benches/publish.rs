@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use holdfast_model::{DeviceId, IdentityId};
-use holdfast_mqtt::codec::{Limits, Packet, Publish, PublishTemplate, QoS, decode, publish};
+use holdfast_mqtt::codec::{Limits, Packet, Publish, QoS, decode, publish};
 use holdfast_mqtt::connection::{Action, Connection};
 use holdfast_mqtt::topic::DeviceTopic;
 use holdfast_mqtt::{bag, codec::Connect};
@@ -76,15 +76,6 @@ fn benches(criterion: &mut Criterion) {
             });
         });
     }
-    let mut template = PublishTemplate::new(PLAIN, QoS::AtLeastOnce, &[b'x'; 256]).expect("encodes");
-    let mut out = Vec::with_capacity(1 << 16);
-    criterion.bench_function("template", |b| {
-        b.iter(|| {
-            out.clear();
-            out.extend_from_slice(template.packet(black_box(9)));
-            out.len()
-        });
-    });
 }
 
 criterion_group!(publishes, benches);

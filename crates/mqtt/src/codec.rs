@@ -17,7 +17,6 @@ mod packet;
 mod publish;
 mod reader;
 mod subscribe;
-mod template;
 
 pub use crate::packet_type::PacketType;
 pub use connect::{ConnAck, Connect, ConnectCode, LastWill, refusal};
@@ -28,7 +27,6 @@ pub use header::{Header, header};
 pub use packet::{Packet, PacketId, QoS};
 pub use publish::Publish;
 pub use subscribe::{Filter, Filters, ReasonCodes, SubAck, Subscribe, TextList, Unsubscribe};
-pub use template::PublishTemplate;
 
 use crate::limits::{MAX_CONNECT_REMAINING_LENGTH, MAX_REMAINING_LENGTH};
 use crate::violation::Violation;

@@ -7,7 +7,7 @@
 mod username;
 
 pub use crate::login_error::LoginError;
-pub use username::{Login, Provisioning};
+pub use username::Login;
 
 use holdfast_model::{DeviceId, IdentityId, InvalidId, ModuleId};
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use holdfast_model::{ErrorCode, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1 as proto;
 use rand::RngCore as _;
@@ -153,7 +154,7 @@ const TOKEN_ID_BYTES: usize = 4;
 
 /// The id of the token whose secret has this hash, in hexadecimal.
 pub(crate) fn token_id(secret_hash: &[u8]) -> String {
-    hexadecimal(&secret_hash[..secret_hash.len().min(TOKEN_ID_BYTES)])
+    HEXLOWER.encode(&secret_hash[..secret_hash.len().min(TOKEN_ID_BYTES)])
 }
 
 /// The id of the token with this secret: for lists and the audit log, which must not contain secrets. `None` for a text
@@ -167,7 +168,7 @@ pub fn join_token_id(secret: &str) -> Option<String> {
 pub(crate) fn fresh_secret() -> Zeroizing<String> {
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     rand::rng().fill_bytes(&mut *secret);
-    Zeroizing::new(hexadecimal(&*secret))
+    Zeroizing::new(HEXLOWER.encode(&*secret))
 }
 
 /// The hash that represents a secret in the log.
@@ -179,16 +180,6 @@ pub(crate) fn secret_hash(secret: &str) -> Result<bytes::Bytes, Rejection> {
     }
     let digest = Sha256::new_with_prefix(b"holdfast join token\0").chain_update(secret);
     Ok(bytes::Bytes::copy_from_slice(&digest.finalize()))
-}
-
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// Checks the values that need no state.

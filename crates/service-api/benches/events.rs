@@ -14,7 +14,7 @@ mod events_hub;
 
 use std::time::{Duration, Instant};
 
-use events_hub::{Client, Hub, on_a_core};
+use events_hub::{Client, HOST, Hub, on_a_core};
 use holdfast_amqp::selector::Start;
 use holdfast_amqp::{ClientSasl, Event};
 use holdfast_model::{Property, PropertyValue, SystemProperties, TelemetryMessage};
@@ -112,7 +112,7 @@ fn serve(events: usize, (started, is_stopped): Signals) {
 
 async fn read(address: std::net::SocketAddr, token: &str, start: Start, last: i64) -> u64 {
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let mut client = Client::new(socket, ClientSasl::Anonymous);
+    let mut client = Client::new(socket, HOST, ClientSasl::Anonymous);
     client.open().await;
     assert_eq!(client.put(token).await.status, 200);
     let link = client.receive(0, start, &[]).await.unwrap();

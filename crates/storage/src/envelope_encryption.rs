@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::rand;
 use bytes::Bytes;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -110,12 +111,10 @@ impl Kek {
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
-        if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+        if HEXLOWER_PERMISSIVE.decode_len(text.len()) != Ok(KEY_BYTES) {
             return None;
         }
-        for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
+        HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut *key).ok()?;
         Some(Self(key))
     }
 
@@ -129,7 +128,7 @@ impl Kek {
         }
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         rand::fill(&mut *key).map_err(|_| SealError::Library("no randomness"))?;
-        let text = Zeroizing::new(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let text = Zeroizing::new(HEXLOWER.encode(&*key));
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)

@@ -62,7 +62,7 @@ async fn create_share(
     }
     let tls = hub.tls(Transport::Tls13)?;
     let token = hub.owner_token(TOKEN_LIFETIME)?;
-    let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;
+    let mut client = Client::connect(hub.https_address()?, &hub.0.host_name, tls.as_ref()).await?;
     for call in (task..calls).step_by(CONCURRENT_CALLS as usize) {
         let first = numbers.start + call * ENTRIES_A_CALL;
         let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end))

@@ -67,7 +67,7 @@ impl EventHub {
     /// # Errors
     /// When the hub's file lacks a field.
     pub fn of(hub: &Hub, transport: Transport) -> Result<Self> {
-        let policy = PolicyKey::parse(&hub.event_hub)?;
+        let policy = PolicyKey::parse(&hub.0.event_hub)?;
         let address = hub.amqp_address(transport)?;
         let name = policy
             .entity

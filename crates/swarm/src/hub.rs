@@ -4,15 +4,15 @@
 //! knows the keys of its devices without a file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use holdfast_client::connection_file::{ConnectionFile, NodeFacts};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::target::{Login, Tls, Transport, resolve, tls};
@@ -22,76 +22,9 @@ const API_VERSION: &str = "2021-04-12";
 /// The characters that are not escaped in a percent-encoded resource.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The fields of `connection.json` that the generator uses.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Hub {
-    /// The hub's name, with a port where HTTPS is not on 443.
-    pub host_name: String,
-    /// The CA that issued the hub's certificate.
-    pub ca_file: PathBuf,
-    /// Connection string of the policy with all rights.
-    pub owner: String,
-    /// Event-Hubs-compatible connection string.
-    pub event_hub: String,
-    /// The URL of the Prometheus metrics.
-    #[serde(default)]
-    pub metrics: Option<String>,
-    /// The hub's processes.
-    #[serde(default)]
-    pub pids: Vec<u32>,
-    /// The ports; the standard ones when missing.
-    #[serde(default)]
-    pub ports: Ports,
-    /// The nodes of a hub that has several.
-    #[serde(default)]
-    pub nodes: Vec<HubNode>,
-}
-
-/// A node of a hub.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HubNode {
-    /// Its name.
-    #[serde(default)]
-    pub name: String,
-    /// The URL of its Prometheus metrics; `/readyz` has the same host and port.
-    #[serde(default)]
-    pub metrics: Option<String>,
-    /// The address of its listeners.
-    pub address: IpAddr,
-    /// The ports of its listeners.
-    pub ports: Ports,
-}
-
-/// The hub's ports; `None` where it does not listen.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Ports {
-    /// MQTT over TLS.
-    pub mqtt: Option<u16>,
-    /// MQTT without TLS, on loopback.
-    pub mqtt_plain: Option<u16>,
-    /// AMQP over TLS.
-    pub amqp: Option<u16>,
-    /// AMQP without TLS, on loopback.
-    pub amqp_plain: Option<u16>,
-    /// REST.
-    pub https: Option<u16>,
-}
-
-impl Default for Ports {
-    /// The standard ports.
-    fn default() -> Self {
-        Self {
-            mqtt: Some(8883),
-            mqtt_plain: Some(1883),
-            amqp: Some(5671),
-            amqp_plain: Some(5672),
-            https: Some(443),
-        }
-    }
-}
+/// A hub as its file describes it.
+#[derive(Debug, Clone)]
+pub struct Hub(pub ConnectionFile);
 
 /// A shared access key and the name of its policy.
 #[derive(Debug, Clone)]
@@ -131,20 +64,19 @@ impl Hub {
     /// # Errors
     /// When the file cannot be read or lacks a field.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut hub: Self = serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        if let Some(folder) = path.parent() {
-            hub.ca_file = folder.join(&hub.ca_file);
+        let mut file = ConnectionFile::read(path)?;
+        if let (Some(folder), Some(ca)) = (path.parent(), &mut file.ca_file) {
+            *ca = folder.join(&ca);
         }
-        Ok(hub)
+        Ok(Self(file))
     }
 
     /// The hub's name without a port.
     #[must_use]
     pub fn host(&self) -> &str {
-        match self.host_name.rsplit_once(':') {
+        match self.0.host_name.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => &self.host_name,
+            _ => &self.0.host_name,
         }
     }
 
@@ -153,7 +85,7 @@ impl Hub {
     /// # Errors
     /// When the hub has no such listener, or its name does not resolve.
     pub fn mqtt_address(&self, transport: Transport) -> Result<SocketAddr> {
-        self.address(transport, self.ports.mqtt_plain, self.ports.mqtt)
+        self.address(transport, self.0.ports.mqtt_plain, self.0.ports.mqtt)
             .context("MQTT")
     }
 
@@ -162,16 +94,20 @@ impl Hub {
     /// # Errors
     /// When a node has no such listener.
     pub fn mqtt_nodes(&self, transport: Transport) -> Result<Vec<SocketAddr>> {
-        let address = |node: &HubNode| {
+        let address = |node: &NodeFacts| {
             let port = if transport == Transport::Plain {
                 node.ports.mqtt_plain
             } else {
                 node.ports.mqtt
             };
             let port = port.with_context(|| format!("a node does not listen for MQTT by {transport:?}"))?;
-            Ok(SocketAddr::new(node.address, port))
+            let ip = node
+                .address
+                .parse()
+                .with_context(|| format!("a node at {}", node.address))?;
+            Ok(SocketAddr::new(ip, port))
         };
-        self.nodes.iter().map(address).collect()
+        self.0.nodes.iter().map(address).collect()
     }
 
     /// The AMQP address.
@@ -179,7 +115,7 @@ impl Hub {
     /// # Errors
     /// As [`Hub::mqtt_address`].
     pub fn amqp_address(&self, transport: Transport) -> Result<SocketAddr> {
-        self.address(transport, self.ports.amqp_plain, self.ports.amqp)
+        self.address(transport, self.0.ports.amqp_plain, self.0.ports.amqp)
             .context("AMQP")
     }
 
@@ -188,7 +124,8 @@ impl Hub {
     /// # Errors
     /// As [`Hub::mqtt_address`].
     pub fn https_address(&self) -> Result<SocketAddr> {
-        self.address(Transport::Tls13, None, self.ports.https).context("HTTPS")
+        self.address(Transport::Tls13, None, self.0.ports.https)
+            .context("HTTPS")
     }
 
     /// Plain listeners are on loopback, whatever the host name; a hub with a loopback address as its name listens there alone.
@@ -209,7 +146,10 @@ impl Hub {
     pub fn tls(&self, transport: Transport) -> Result<Option<Tls>> {
         match transport {
             Transport::Plain => Ok(None),
-            secured => tls(secured, &self.ca_file, self.host()).map(Some),
+            secured => {
+                let ca = self.0.ca_file.as_deref().context("the hub's file names no CA")?;
+                tls(secured, ca, self.host()).map(Some)
+            }
         }
     }
 
@@ -218,7 +158,7 @@ impl Hub {
     /// # Errors
     /// When the key is not base64.
     pub fn owner_token(&self, lifetime: Duration) -> Result<String> {
-        let owner = PolicyKey::parse(&self.owner)?;
+        let owner = PolicyKey::parse(&self.0.owner)?;
         let key = STANDARD.decode(&owner.key).context("the owner's key is not base64")?;
         Ok(sign(self.host(), &key, Some(&owner.name), lifetime))
     }
@@ -229,7 +169,7 @@ impl Hub {
     /// When the owner's connection string is invalid.
     pub fn devices(&self, token_lifetime: Duration) -> Result<HubDevices> {
         let key = STANDARD
-            .decode(PolicyKey::parse(&self.owner)?.key)
+            .decode(PolicyKey::parse(&self.0.owner)?.key)
             .context("the owner's key is not base64")?;
         Ok(HubDevices {
             host: self.host().to_owned(),
@@ -301,6 +241,8 @@ fn mac(key: &[u8], parts: &[&str]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_client::connection_file::Ports;
+
     use super::*;
 
     #[test]
@@ -317,34 +259,31 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_file_is_read_with_and_without_ports() {
+    fn a_hub_is_reached_where_its_connection_file_says() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("connection.json");
-        let owner = "HostName=localhost;SharedAccessKeyName=iothubowner;SharedAccessKey=AAEC==";
         let event_hub = "Endpoint=sb://localhost/;SharedAccessKeyName=service;SharedAccessKey=a=;EntityPath=localhost";
-        let mut file = serde_json::json!({
-            "hostName": "localhost:8443", "caFile": "ca.pem", "owner": owner, "eventHub": event_hub, "other": 1
-        });
-        std::fs::write(&path, file.to_string()).unwrap();
-        let hub = Hub::load(&path).unwrap();
-        assert_eq!((hub.host(), hub.ports.mqtt), ("localhost", Some(8883)));
-        assert_eq!(hub.ca_file, folder.path().join("ca.pem"));
-        let key = PolicyKey::parse(&hub.event_hub).unwrap();
-        assert_eq!((key.key.as_str(), key.entity.as_deref()), ("a=", Some("localhost")));
-        file["ports"] = serde_json::json!({"mqttPlain": 1884, "amqpPlain": null});
-        std::fs::write(&path, file.to_string()).unwrap();
+        let file = ConnectionFile {
+            host_name: "localhost:8443".to_owned(),
+            ca_file: Some("ca.pem".into()),
+            event_hub: event_hub.to_owned(),
+            ports: Ports {
+                mqtt_plain: Some(1884),
+                ..Ports::default()
+            },
+            ..ConnectionFile::default()
+        };
+        std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
         let mut hub = Hub::load(&path).unwrap();
-        assert_eq!(hub.ports.https, Some(443));
-        assert_eq!(
-            hub.mqtt_address(Transport::Plain).unwrap().to_string(),
-            "127.0.0.1:1884"
-        );
+        assert_eq!(hub.host(), "localhost");
+        assert_eq!(hub.0.ca_file, Some(folder.path().join("ca.pem")));
+        let key = PolicyKey::parse(&hub.0.event_hub).unwrap();
+        assert_eq!((key.key.as_str(), key.entity.as_deref()), ("a=", Some("localhost")));
+        let address = |hub: &Hub| hub.mqtt_address(Transport::Plain).unwrap().to_string();
+        assert_eq!(address(&hub), "127.0.0.1:1884");
         assert!(hub.amqp_address(Transport::Plain).is_err());
-        hub.host_name = "127.9.8.7".to_owned();
-        assert_eq!(
-            hub.mqtt_address(Transport::Plain).unwrap().to_string(),
-            "127.9.8.7:1884"
-        );
+        hub.0.host_name = "127.9.8.7".to_owned();
+        assert_eq!(address(&hub), "127.9.8.7:1884");
     }
 
     #[test]

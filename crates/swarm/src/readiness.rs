@@ -21,10 +21,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Polls the nodes of `hub` until the process ends; one flag for each node, in their order.
 ///
 /// # Errors
-/// When a node has no metrics address: `/readyz` is served there.
+/// When a node's metrics address, which serves `/readyz` too, is no URL.
 pub fn follow(hub: &Hub) -> Result<Arc<[AtomicBool]>> {
-    let hosts = hub.nodes.iter().map(|node| {
-        let url = node.metrics.as_deref().context("a node without a metrics address")?;
+    let hosts = hub.0.nodes.iter().map(|node| {
+        let url = &node.metrics;
         let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
         host.map(str::to_owned).with_context(|| format!("{url} is not http://"))
     });

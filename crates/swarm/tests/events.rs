@@ -5,12 +5,11 @@
 #[path = "support/event_hub.rs"]
 mod event_hub;
 
-use std::path::PathBuf;
-
 use event_hub::{EventServer, Stored};
 use holdfast_amqp::selector::Start;
+use holdfast_client::connection_file::{ConnectionFile, Ports};
 use holdfast_swarm::events::EventHub;
-use holdfast_swarm::hub::{Hub, Ports};
+use holdfast_swarm::hub::Hub;
 use holdfast_swarm::ledger::{Ledger, Span};
 use holdfast_swarm::marker::{FILLER, MessageMarker};
 use holdfast_swarm::read::{Until, timed, verify};
@@ -57,20 +56,16 @@ async fn endpoint(partitions: Vec<Vec<Stored>>, token_prefix: &str) -> EventHub 
         token_prefix: token_prefix.to_owned(),
     };
     let address = server.start().await;
-    let hub = Hub {
+    let hub = Hub(ConnectionFile {
         host_name: "localhost".to_owned(),
-        ca_file: PathBuf::new(),
-        owner: String::new(),
         event_hub: "Endpoint=sb://localhost/;SharedAccessKeyName=service;SharedAccessKey=a2V5;EntityPath=localhost"
             .to_owned(),
-        metrics: None,
-        pids: Vec::new(),
         ports: Ports {
             amqp_plain: Some(address.port()),
             ..Ports::default()
         },
-        nodes: Vec::new(),
-    };
+        ..ConnectionFile::default()
+    });
     EventHub::of(&hub, Transport::Plain).unwrap()
 }
 

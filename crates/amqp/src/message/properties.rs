@@ -1,12 +1,12 @@
 //! The properties section: 13 fields with fixed meaning.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use crate::error::DecodeError;
 use crate::types::{
     Raw, Reader, Value, put_binary, put_described_list, put_null, put_str, put_symbol, put_timestamp, put_uint,
 };
+use data_encoding::HEXLOWER;
 
 /// The properties of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -123,22 +123,17 @@ fn integer(raw: Option<Raw<'_>>) -> Result<Option<i64>, DecodeError> {
 /// `None` for other types.
 #[must_use]
 pub fn id_text(raw: Raw<'_>) -> Option<Cow<'_, str>> {
-    let hex = |bytes: &[u8], hyphens: bool| {
-        let mut text = String::with_capacity(bytes.len() * 2 + 4);
-        for (index, byte) in bytes.iter().enumerate() {
-            if hyphens && matches!(index, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        Cow::Owned(text)
-    };
     match Reader::new(raw.bytes()).value().ok()? {
         Value::String(text) | Value::Symbol(text) => Some(Cow::Borrowed(text)),
         Value::Ulong(number) => Some(Cow::Owned(number.to_string())),
-        Value::Uuid(uuid) => Some(hex(&uuid, true)),
-        Value::Binary(bytes) => Some(hex(bytes, false)),
+        Value::Uuid(uuid) => {
+            let mut text = HEXLOWER.encode(&uuid);
+            for hyphen in [20, 16, 12, 8] {
+                text.insert(hyphen, '-');
+            }
+            Some(Cow::Owned(text))
+        }
+        Value::Binary(bytes) => Some(Cow::Owned(HEXLOWER.encode(bytes))),
         _ => None,
     }
 }

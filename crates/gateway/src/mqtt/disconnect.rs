@@ -80,9 +80,4 @@ impl DisconnectReason {
             | Self::Transport(TransportEnd::Lost | TransportEnd::Stopping) => return None,
         })
     }
-
-    /// Whether the client's will is void: it said DISCONNECT, or was never accepted.
-    pub(super) fn voids_will(self) -> bool {
-        matches!(self, Self::Disconnected | Self::Refused)
-    }
 }

@@ -254,7 +254,7 @@ impl Connection {
         self.audit(&state, end);
         state.connecting = None;
         state.storing = None;
-        let will = state.will.take().filter(|_| !end.voids_will());
+        let will = state.will.take().filter(|_| state.machine.will_is_due());
         if let Some(session) = state.session.take() {
             let now = self.front.core.clock().now();
             if let Some(will) = will

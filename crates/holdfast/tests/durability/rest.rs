@@ -22,7 +22,7 @@ pub(crate) fn request(hub: &Hub, method: Method, device: &str) -> Result<(Status
     };
     block_on(async {
         let tls = hub.tls(Transport::Tls13)?;
-        let mut client = Client::connect(hub.https_address()?, &hub.host_name, tls.as_ref()).await?;
+        let mut client = Client::connect(hub.https_address()?, &hub.0.host_name, tls.as_ref()).await?;
         let (status, body) = client.request(method, &path, Some(&token), body).await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     })

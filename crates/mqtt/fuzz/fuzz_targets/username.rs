@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(username.starts_with(login.host) && !login.device.is_empty() && !login.device.contains('/'));
         assert!(login.host.starts_with(login.host_name()));
         assert!(login.client_type.as_ref().is_none_or(|text| text.len() <= 1024));
-        let _ = (login.identity(), login.as_provisioning());
+        let _ = login.identity();
     }
     let connect = Connect { client_id, username: Some(username), ..Connect::default() };
     if let Ok(claim) = Claim::of(&connect) {

@@ -3,15 +3,8 @@
 //! The calendar is the `time` crate's. The dialects are cut apart by hand: each of them was seen from an SDK (Spec §5.2
 //! `$.exp`, §4.2 rule 6), and no one format description of the crate covers them.
 
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use time::{Date, Month, OffsetDateTime};
-
-use crate::escape::append;
-
-/// The .NET round-trip form.
-const ROUND_TRIP: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
+use holdfast_model::round_trip;
+use time::{Date, Month};
 
 /// The first and last millisecond of the years 1–9999.
 const YEARS_1_TO_9999: (i64, i64) = (-62_135_596_800_000, 253_402_300_799_999);
@@ -45,12 +38,8 @@ pub fn parse_utc(text: &str) -> Option<i64> {
 /// Times outside the years 1–9999 are moved to the nearest of them.
 pub fn format_utc(out: &mut String, ms: i64) {
     let (first, last) = YEARS_1_TO_9999;
-    let nanoseconds = i128::from(ms.clamp(first, last)) * 1_000_000;
-    let text = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).map(|time| time.format(ROUND_TRIP));
     // Every time in that range has the form.
-    if let Ok(Ok(text)) = text {
-        append(out, format_args!("{text}"));
-    }
+    out.push_str(&round_trip(ms.clamp(first, last)).unwrap_or_default());
 }
 
 fn number(digits: &[u8]) -> Option<u32> {

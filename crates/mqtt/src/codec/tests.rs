@@ -429,27 +429,6 @@ fn encoders_refuse_what_mqtt_cannot_carry() {
 }
 
 #[test]
-fn a_template_is_a_publish_whose_id_and_payload_change_in_place() {
-    let mut template = PublishTemplate::new("a/b", QoS::AtLeastOnce, &[0; 200]).expect("encodes");
-    template.payload_mut()[..2].copy_from_slice(b"hi");
-    let bytes = template.packet(0x0102).to_vec();
-    let Packet::Publish(packet) = decodes(&bytes, &CLIENT) else {
-        panic!("PUBLISH")
-    };
-    assert_eq!(
-        (packet.topic, packet.packet_id, &packet.payload[..3]),
-        ("a/b", Some(0x102), &b"hi\0"[..])
-    );
-
-    let mut template = PublishTemplate::new("a/b", QoS::AtMostOnce, b"").expect("encodes");
-    let bytes = template.packet(7).to_vec();
-    let Packet::Publish(packet) = decodes(&bytes, &CLIENT) else {
-        panic!("PUBLISH")
-    };
-    assert_eq!((packet.packet_id, packet.payload), (None, &[][..]));
-}
-
-#[test]
 fn a_violation_is_small_and_every_one_has_a_label_and_a_number() {
     assert!(size_of::<Violation>() <= 16);
     for violation in [

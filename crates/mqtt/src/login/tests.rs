@@ -210,17 +210,7 @@ fn a_client_type_is_cut_to_1_kib_at_a_character() {
 }
 
 #[test]
-fn provisioning_user_names_are_recognised_and_a_device_may_still_be_called_registrations() {
-    let dps = login("0ne000A1B2C/registrations/reg-1/api-version=2019-03-31&ClientVersion=azure-iot-device%2F2");
-    let expected = Provisioning {
-        id_scope: "0ne000A1B2C",
-        registration_id: "reg-1",
-    };
-    assert_eq!(dps.as_provisioning(), Some(expected));
-    assert_eq!(
-        login("hub/registrations/?api-version=2019-10-01").as_provisioning(),
-        None
-    );
+fn a_device_may_be_called_registrations() {
     assert_eq!(
         login("hub/registrations/m/?api-version=2019-10-01").device,
         "registrations"
@@ -300,7 +290,7 @@ proptest! {
     fn noise_does_not_panic(text in "\\PC{0,60}", shaped in "[a-z]{0,4}/[a-z?=/&%-]{0,60}") {
         for text in [text, shaped] {
             if let Ok(login) = Login::parse(&text) {
-                let _ = (login.identity(), login.host_name(), login.as_provisioning());
+                let _ = (login.identity(), login.host_name());
             }
         }
     }

@@ -27,17 +27,6 @@ pub struct Login<'a> {
     pub auth_chain: Option<Cow<'a, str>>,
 }
 
-/// The same text read as a user name of the provisioning service: `{idScope}/registrations/{regId}/…`.
-///
-/// A device may be called `registrations`; the host decides between the readings, this shape only when it does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Provisioning<'a> {
-    /// Names a provisioning service.
-    pub id_scope: &'a str,
-    /// Names a device to be.
-    pub registration_id: &'a str,
-}
-
 /// Names after which a `/` is taken for a forgotten `&`, as the Azure ML client writes it.
 const PARAMETERS: [&str; 4] = ["api-version=", "DeviceClientType=", "model-id=", "auth-chain="];
 
@@ -108,18 +97,6 @@ impl<'a> Login<'a> {
         match self.host.rsplit_once(':') {
             Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
             _ => self.host,
-        }
-    }
-
-    /// The reading as a provisioning user name, if the text has that shape.
-    #[must_use]
-    pub fn as_provisioning(&self) -> Option<Provisioning<'a>> {
-        match self.module {
-            Some(registration_id) if self.device == "registrations" => Some(Provisioning {
-                id_scope: self.host,
-                registration_id,
-            }),
-            _ => None,
         }
     }
 }

@@ -1,47 +1,25 @@
 //! Points in time as JSON and headers carry them (Spec rest §1.5).
 
-use holdfast_model::UnixMillis;
+use holdfast_model::{UnixMillis, round_trip};
 use time::OffsetDateTime;
+use time::macros::format_description;
 
 /// The time of an event that has never happened.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// `2026-11-23T10:20:30.1230000Z`: seven digits of fraction always, since the Java SDK cuts the first three characters
-/// after the point.
+/// `2026-11-23T10:20:30.1230000Z`.
 pub(super) fn iso(time: Option<UnixMillis>) -> String {
-    let Some((time, millis)) = time.and_then(split) else {
-        return NEVER.to_owned();
-    };
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{millis:03}0000Z",
-        time.year(),
-        u8::from(time.month()),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-    )
+    time.and_then(|time| round_trip(i64::try_from(time.0).ok()?))
+        .unwrap_or_else(|| NEVER.to_owned())
 }
 
 /// `11/23/2026 10:20:30`.
 pub(super) fn us_date(time: UnixMillis) -> String {
-    let Some((time, _)) = split(time) else {
-        return "01/01/0001 00:00:00".to_owned();
-    };
-    format!(
-        "{:02}/{:02}/{:04} {:02}:{:02}:{:02}",
-        u8::from(time.month()),
-        time.day(),
-        time.year(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-    )
-}
-
-fn split(time: UnixMillis) -> Option<(OffsetDateTime, u64)> {
-    let seconds = i64::try_from(time.seconds()).ok()?;
-    Some((OffsetDateTime::from_unix_timestamp(seconds).ok()?, time.0 % 1000))
+    let format = format_description!("[month]/[day]/[year] [hour]:[minute]:[second]");
+    i64::try_from(time.seconds())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(format).ok())
+        .unwrap_or_else(|| "01/01/0001 00:00:00".to_owned())
 }
 
 #[cfg(test)]

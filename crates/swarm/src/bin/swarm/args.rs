@@ -146,14 +146,14 @@ pub(crate) struct MeasureArgs {
 impl MeasureArgs {
     pub(crate) fn pids(&self, hub: Option<&Hub>) -> Vec<u32> {
         if self.pid.is_empty() {
-            hub.map(|hub| hub.pids.clone()).unwrap_or_default()
+            hub.map(|hub| hub.0.pids.clone()).unwrap_or_default()
         } else {
             self.pid.clone()
         }
     }
 
     pub(crate) fn metrics(&self, hub: Option<&Hub>) -> Option<String> {
-        self.metrics.clone().or_else(|| hub.and_then(|hub| hub.metrics.clone()))
+        self.metrics.clone().or_else(|| hub.map(|hub| hub.0.metrics.clone()))
     }
 }
 
@@ -224,7 +224,7 @@ impl TargetArgs {
 
     fn begin_at(&self, hub: &Hub) -> Result<Option<usize>> {
         let Some(name) = &self.begin_at else { return Ok(None) };
-        let found = hub.nodes.iter().position(|node| node.name == *name);
+        let found = hub.0.nodes.iter().position(|node| node.name == *name);
         found.with_context(|| format!("the hub has no node {name}")).map(Some)
     }
 
