@@ -13,16 +13,17 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use holdfast_cluster::peer::{PEER_DNS_NAME, PeerIdentity, PeerTls, Peers, PeersConfig};
 use holdfast_cluster::transport::{Answer, Call, Chunks, Dispatch, Handler, MAX_CHUNK_BYTES, Service, Transport};
+use holdfast_model::NodeId;
 use holdfast_tasks::Stop;
 
 struct Empty;
 
 impl Handler for Empty {
-    fn call(&self, _from: u64, _target: u32, _body: Bytes) -> Answer {
+    fn call(&self, _from: NodeId, _target: u32, _body: Bytes) -> Answer {
         Box::pin(std::future::ready(Ok(Bytes::new())))
     }
 
-    fn upload(&self, _from: u64, _target: u32, _body: Bytes, mut chunks: Chunks) -> Answer {
+    fn upload(&self, _from: NodeId, _target: u32, _body: Bytes, mut chunks: Chunks) -> Answer {
         Box::pin(async move {
             let mut bytes = 0;
             while let Some(chunk) = chunks.next().await {
@@ -55,7 +56,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A node on a thread of its own, for as long as the process lives.
-fn node(id: u64, tls: PeerTls) -> Peers {
+fn node(id: NodeId, tls: PeerTls) -> Peers {
     let (send, receive) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         runtime().block_on(async move {
@@ -111,7 +112,7 @@ fn calls(peers: &Peers, what: &str, size: usize, window: usize) {
             let began = Instant::now();
             let mut count = 0_u64;
             while began.elapsed() < span {
-                let round: Vec<_> = (0..window).map(|_| peers.call(2, call(body.clone()))).collect();
+                let round: Vec<_> = (0..window).map(|_| peers.call(NodeId(2), call(body.clone()))).collect();
                 for outcome in join_all(round).await {
                     outcome.unwrap();
                 }
@@ -140,7 +141,10 @@ fn upload(peers: &Peers) {
     let began = Instant::now();
     runtime().block_on(async {
         let chunks = stream::repeat(chunk).take(CHUNKS).map(Ok);
-        peers.upload(2, call(Bytes::new()), Box::pin(chunks)).await.unwrap();
+        peers
+            .upload(NodeId(2), call(Bytes::new()), Box::pin(chunks))
+            .await
+            .unwrap();
     });
     let mib = (CHUNKS * MAX_CHUNK_BYTES) as f64 / f64::from(1 << 20);
     println!(
@@ -153,10 +157,10 @@ fn upload(peers: &Peers) {
 
 fn main() {
     let tls = tls();
-    let one = node(1, tls());
-    let two = node(2, tls());
-    one.set_address(2, &two.local_address().unwrap().to_string());
-    two.set_address(1, &one.local_address().unwrap().to_string());
+    let one = node(NodeId(1), tls());
+    let two = node(NodeId(2), tls());
+    one.set_address(NodeId(2), &two.local_address().unwrap().to_string());
+    two.set_address(NodeId(1), &one.local_address().unwrap().to_string());
     runtime().block_on(async {
         for peers in [&one, &two] {
             let mut liveness = peers.liveness();

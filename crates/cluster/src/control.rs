@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
 use holdfast_consensus::{Group, GroupId};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_partition::Partition;
 use holdfast_registry::{NodeInfo, NodeState, Registry};
 use holdfast_tasks::Stop;
@@ -143,7 +143,7 @@ pub struct ControlParts {
 pub struct Control(Arc<Inner>);
 
 struct Inner {
-    id: u64,
+    id: NodeId,
     self_info: NodeInfo,
     registry: Registry,
     partitions: Partitions,
@@ -164,7 +164,7 @@ struct Inner {
     /// The partitions that have, or may have, data on this node's disk.
     on_disk: Mutex<BTreeSet<PartitionId>>,
     /// Nodes that have declined a leadership, and until when they are not asked again. Bounded by groups times nodes.
-    declined_leadership: Mutex<BTreeMap<(GroupId, u64), Instant>>,
+    declined_leadership: Mutex<BTreeMap<(GroupId, NodeId), Instant>>,
     /// Permits for transfers of leadership.
     transfers: Arc<Semaphore>,
 }
@@ -207,7 +207,7 @@ impl Control {
 
     /// This node's id.
     #[must_use]
-    pub fn node(&self) -> u64 {
+    pub fn node(&self) -> NodeId {
         self.0.id
     }
 

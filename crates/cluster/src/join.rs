@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Answer, Call, CallError, Service};
-use holdfast_model::PartitionCount;
+use holdfast_model::{NodeId, PartitionCount};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer as Body;
 use holdfast_proto::cluster::v1::control_request::Request;
@@ -39,7 +39,7 @@ impl<F: Fn(&str, Call) -> Answer + Send + Sync> CallAddress for F {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joiner {
     /// Its Raft id; must be that of its connections.
-    pub id: u64,
+    pub id: NodeId,
     /// Its name; unique among the members.
     pub name: String,
     /// The address at which its peers will reach it, `host:port`.
@@ -69,7 +69,7 @@ pub struct JoinAnswer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinedMember {
     /// Its Raft id.
-    pub id: u64,
+    pub id: NodeId,
     /// Its name.
     pub name: String,
     /// The address at which it is reached.
@@ -150,7 +150,7 @@ pub async fn join(
     }
     let body = messages::encode_request(Request::Join(proto::JoinRequest {
         secret: secret.trim().to_owned(),
-        id: joiner.id,
+        id: joiner.id.get(),
         name: joiner.name.clone(),
         address: joiner.address.clone(),
         zone: joiner.zone.clone(),
@@ -219,7 +219,7 @@ fn accepted(address: &str, answer: proto::JoinAnswer) -> Result<JoinAnswer, Join
             .members
             .into_iter()
             .map(|member| JoinedMember {
-                id: member.id,
+                id: NodeId(member.id),
                 name: member.name,
                 address: member.address,
             })

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use holdfast_consensus::transport::{Answer, Call, CallError, Chunks, Dispatch, Transport};
+use holdfast_model::NodeId;
 use holdfast_tasks::{Phase, Stop};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -112,19 +113,19 @@ impl Peers {
     }
 
     /// Sets the name of `node` in the registry. A certificate that names nodes must name this one.
-    pub fn set_name(&self, node: u64, name: &str) {
+    pub fn set_name(&self, node: NodeId, name: &str) {
         self.table.set_name(node, name);
     }
 
     /// Adds the member `node`, which is reached at `address`, `host:port`. A node whose hello has another address has moved
     /// there; setting the same address again does not override that, setting another one does.
-    pub fn set_address(&self, node: u64, address: &str) {
+    pub fn set_address(&self, node: NodeId, address: &str) {
         self.table.set_address(node, address);
     }
 
     /// Removes `node`, which is not a member any more: its connections are closed, and it is refused until it is added
     /// again.
-    pub fn remove(&self, node: u64) {
+    pub fn remove(&self, node: NodeId) {
         self.table.remove(node);
     }
 
@@ -188,15 +189,15 @@ async fn start_tasks(table: Arc<PeerTable>) {
 }
 
 impl Transport for Peers {
-    fn call(&self, node: u64, call: Call) -> Answer {
+    fn call(&self, node: NodeId, call: Call) -> Answer {
         self.table.call(node, call)
     }
 
-    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer {
+    fn upload(&self, node: NodeId, call: Call, chunks: Chunks) -> Answer {
         streaming::upload(Arc::clone(&self.table), node, call, chunks)
     }
 
-    fn download(&self, node: u64, call: Call) -> Chunks {
+    fn download(&self, node: NodeId, call: Call) -> Chunks {
         streaming::download(Arc::clone(&self.table), node, call)
     }
 }

@@ -18,6 +18,7 @@ mod voters;
 
 use std::collections::BTreeMap;
 
+use holdfast_model::NodeId;
 use holdfast_registry::{ClusterView, NodeRole, NodeState, Placement};
 
 pub use voters::registry_voters;
@@ -27,11 +28,11 @@ pub use voters::registry_voters;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Zone<'a> {
     Named(&'a str),
-    Alone(u64),
+    Alone(NodeId),
 }
 
 /// The nodes that may hold replicas, with their zones.
-struct Candidates<'a>(BTreeMap<u64, Zone<'a>>);
+struct Candidates<'a>(BTreeMap<NodeId, Zone<'a>>);
 
 impl<'a> Candidates<'a> {
     /// Core nodes in service: neither joining nor draining.
@@ -51,11 +52,11 @@ impl<'a> Candidates<'a> {
         )
     }
 
-    fn contains(&self, node: u64) -> bool {
+    fn contains(&self, node: NodeId) -> bool {
         self.0.contains_key(&node)
     }
 
-    fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+    fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.0.keys().copied()
     }
 
@@ -64,7 +65,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The number of other nodes of `chosen` in the zone of `node`.
-    fn neighbours(&self, node: u64, chosen: &[u64]) -> usize {
+    fn neighbours(&self, node: NodeId, chosen: &[NodeId]) -> usize {
         let zone = self.0.get(&node);
         let others = chosen.iter().filter(|other| **other != node);
         others
@@ -89,7 +90,7 @@ pub fn assign(view: &ClusterView) -> Vec<Placement> {
     if candidates.len() == 0 {
         return view.placements.clone();
     }
-    let before: Vec<Vec<u64>> = view
+    let before: Vec<Vec<NodeId>> = view
         .placements
         .iter()
         .map(|placement| {
@@ -97,7 +98,7 @@ pub fn assign(view: &ClusterView) -> Vec<Placement> {
             kept.filter(|node| candidates.contains(*node)).collect()
         })
         .collect();
-    let preferred: Vec<Option<u64>> = view.placements.iter().map(|p| p.replicas.first().copied()).collect();
+    let preferred: Vec<Option<NodeId>> = view.placements.iter().map(|p| p.replicas.first().copied()).collect();
     let replicas = spread::spread(&candidates, before, replica_count(view));
     let leaders = leaders::spread(&candidates, &replicas, &preferred);
     let placements = view.placements.iter().zip(replicas).zip(leaders);

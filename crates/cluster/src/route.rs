@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Handler, Transport};
-use holdfast_model::{PartitionCount, PartitionId};
+use holdfast_model::{LinkId, NodeId, PartitionCount, PartitionId};
 use holdfast_partition::{AppendError, OnAppended, OpenLinks, Partition, SenderLink};
 use holdfast_tasks::watch;
 use holdfast_tasks::{Phase, Stop};
@@ -47,7 +47,7 @@ use server::{dispatch, reader_registry_service};
 pub struct Partitions(Arc<Inner>);
 
 struct Inner {
-    node: u64,
+    node: NodeId,
     count: PartitionCount,
     transport: Arc<dyn Transport>,
     owners: OwnerTable,
@@ -79,7 +79,7 @@ impl Partitions {
     /// Without replicas and known owners yet, and accepting every batch. `node` is this node. [`Self::run`] must be spawned if
     /// there are other nodes.
     #[must_use]
-    pub fn new(node: u64, count: PartitionCount, transport: Arc<dyn Transport>) -> Self {
+    pub fn new(node: NodeId, count: PartitionCount, transport: Arc<dyn Transport>) -> Self {
         Self(Arc::new(Inner {
             node,
             count,
@@ -103,7 +103,7 @@ impl Partitions {
 
     /// This node.
     #[must_use]
-    pub fn node(&self) -> u64 {
+    pub fn node(&self) -> NodeId {
         self.0.node
     }
 
@@ -148,7 +148,7 @@ impl Partitions {
     }
 
     /// Sets the nodes on which the registry has placed replicas, including this one if it is among them.
-    pub fn set_replicas(&self, id: PartitionId, nodes: Vec<u64>) {
+    pub fn set_replicas(&self, id: PartitionId, nodes: Vec<NodeId>) {
         self.0.owners.set_replicas(id, nodes);
     }
 
@@ -183,7 +183,7 @@ impl Partitions {
     }
 
     /// Records that the node has reported not to own the partition.
-    pub fn disown(&self, id: PartitionId, node: u64) {
+    pub fn disown(&self, id: PartitionId, node: NodeId) {
         self.0.owners.disown(id, node);
     }
 
@@ -192,7 +192,7 @@ impl Partitions {
     /// [`AppendError::NotLeader`]. Both are returned within [`APPEND_TIMEOUT`]; the caller waits with [`Self::owner_after`]
     /// before it sends the same batch again. `link` is the gateway's link to the owner, for [`OpenLinks`]: a batch that arrives
     /// late must not be admitted as one of a later link.
-    pub async fn append(&self, id: PartitionId, link: u64, entry: Bytes, appended: OnAppended) {
+    pub async fn append(&self, id: PartitionId, link: LinkId, entry: Bytes, appended: OnAppended) {
         if let Some(partition) = self.0.owners.owned(id) {
             let sender = SenderLink {
                 gateway: self.0.node,

@@ -7,6 +7,7 @@
 
 mod assemble;
 
+use holdfast_model::{NodeId, Term};
 use serde::Serialize;
 
 pub(crate) use assemble::{Answered, assemble};
@@ -38,7 +39,7 @@ pub struct ClusterStatus {
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     /// Its Raft id.
-    pub id: u64,
+    pub id: NodeId,
     /// Its name.
     pub name: String,
     /// The address at which its peers reach it.
@@ -86,13 +87,13 @@ pub struct GroupStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition: Option<u16>,
     /// The leader's id, if one has answered.
-    pub leader: Option<u64>,
+    pub leader: Option<NodeId>,
     /// The leader's term.
-    pub term: u64,
+    pub term: Term,
     /// The last entry of the leader's log.
     pub last_log: u64,
     /// The desired voters, the preferred leader first; empty for the registry.
-    pub wanted: Vec<u64>,
+    pub wanted: Vec<NodeId>,
     /// The members of the group.
     pub replicas: Vec<ReplicaStatus>,
     /// The change in progress, or what its leader waits for.
@@ -105,7 +106,7 @@ pub struct GroupStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     /// The node's id.
-    pub node: u64,
+    pub node: NodeId,
     /// The node's name; empty if it is not a member of the cluster any more.
     pub name: String,
     /// Whether it votes.

@@ -15,7 +15,7 @@ use harness::{CLUSTER, Cluster, PARTITIONS, TIMEOUT};
 use holdfast_cluster::control::ControlError;
 use holdfast_cluster::join::JoinError;
 use holdfast_consensus::{ConsensusConfig, GroupId};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_registry::{NodeRole, NodeState, join_token_id};
 use tokio::time::Instant;
 
@@ -34,14 +34,17 @@ fn simulate<F: Future<Output = ()>>(test: F) {
 fn three_nodes_join_and_share_partitions_and_leaders() {
     simulate(async {
         let mut cluster = Cluster::new(1);
-        cluster.start(1).await;
+        cluster.start(NodeId(1)).await;
         cluster.append_everywhere().await;
-        let answer = cluster.join(2, "n2").await.unwrap();
+        let answer = cluster.join(NodeId(2), "n2").await.unwrap();
         assert_eq!((answer.cluster.as_str(), answer.partitions), (CLUSTER, PARTITIONS));
         assert!(!answer.wrapped_key.is_empty() && answer.members.len() == 2 && !answer.gateway);
-        cluster.join(3, "n3").await.unwrap();
+        cluster.join(NodeId(3), "n3").await.unwrap();
         cluster.settled().await;
-        assert_eq!(cluster.members(GroupId::REGISTRY), BTreeSet::from([1, 2, 3]));
+        assert_eq!(
+            cluster.members(GroupId::REGISTRY),
+            BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)])
+        );
         assert!(
             cluster
                 .view()
@@ -55,7 +58,7 @@ fn three_nodes_join_and_share_partitions_and_leaders() {
         );
         cluster.append_everywhere().await;
         cluster.check_data().await;
-        let status = cluster.nodes[&2].control.status().await;
+        let status = cluster.nodes[&NodeId(2)].control.status().await;
         assert!(status.healthy, "{:?}", status.notes);
         assert_eq!(status.groups.len(), 5);
     });
@@ -65,21 +68,21 @@ fn three_nodes_join_and_share_partitions_and_leaders() {
 fn a_token_admits_one_node_and_refusals_give_advice() {
     simulate(async {
         let mut cluster = Cluster::new(2);
-        cluster.start(1).await;
+        cluster.start(NodeId(1)).await;
         let secret = cluster.token().await;
-        cluster.ask_to_join(2, "n2", &secret).await.unwrap();
+        cluster.ask_to_join(NodeId(2), "n2", &secret).await.unwrap();
         // The answer may have been lost: the same node joins again.
-        cluster.join_with(2, "n2", &secret).await.unwrap();
+        cluster.join_with(NodeId(2), "n2", &secret).await.unwrap();
         let denied = |answer: Result<_, JoinError>| match answer {
             Err(JoinError::Denied { reason, .. }) => reason,
             other => panic!("{other:?}"),
         };
-        let used = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        let used = denied(cluster.ask_to_join(NodeId(3), "n3", &secret).await);
         assert!(used.contains("holdfast node token"), "{used}");
-        let unknown = denied(cluster.ask_to_join(3, "n3", &"0".repeat(64)).await);
+        let unknown = denied(cluster.ask_to_join(NodeId(3), "n3", &"0".repeat(64)).await);
         assert!(unknown.contains("holdfast node token"), "{unknown}");
         let secret = cluster.token().await;
-        let taken = denied(cluster.ask_to_join(3, "N2", &secret).await);
+        let taken = denied(cluster.ask_to_join(NodeId(3), "N2", &secret).await);
         assert!(taken.contains("cluster.node_name"), "{taken}");
         assert_eq!(cluster.view().nodes.len(), 2);
         let secret = cluster
@@ -89,13 +92,13 @@ fn a_token_admits_one_node_and_refusals_give_advice() {
             .await
             .unwrap();
         tokio::time::sleep(Duration::from_secs(6)).await;
-        let expired = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        let expired = denied(cluster.ask_to_join(NodeId(3), "n3", &secret).await);
         assert!(expired.contains("holdfast node token"), "{expired}");
         // Created on one node, revoked on another.
         let secret = cluster.token().await;
         let id = join_token_id(&secret).unwrap();
-        cluster.nodes[&2].control.revoke_token(&id).await.unwrap();
-        let revoked = denied(cluster.ask_to_join(3, "n3", &secret).await);
+        cluster.nodes[&NodeId(2)].control.revoke_token(&id).await.unwrap();
+        let revoked = denied(cluster.ask_to_join(NodeId(3), "n3", &secret).await);
         assert!(revoked.contains("revoked"), "{revoked}");
         let known = cluster.any().control.join_tokens().await.unwrap();
         let found = known.iter().find(|token| token.id == id).unwrap();
@@ -114,16 +117,23 @@ fn a_gateway_replicates_the_registry_and_holds_no_partition() {
             .create_token(Duration::from_secs(60), NodeRole::Gateway)
             .await
             .unwrap();
-        let answer = cluster.join_with(2, "gw", &secret).await.unwrap();
+        let answer = cluster.join_with(NodeId(2), "gw", &secret).await.unwrap();
         assert!(answer.gateway);
         cluster.settled().await;
         assert_eq!(cluster.state_of("gw"), Some(NodeState::Active));
         assert!(
             PARTITIONS
                 .iter()
-                .all(|id| cluster.nodes[&2].partitions.local(id).is_none())
+                .all(|id| cluster.nodes[&NodeId(2)].partitions.local(id).is_none())
         );
-        assert!(cluster.nodes[&1].registry.group().members().learners.contains(&2));
+        assert!(
+            cluster.nodes[&NodeId(1)]
+                .registry
+                .group()
+                .members()
+                .learners
+                .contains(&NodeId(2))
+        );
     });
 }
 
@@ -140,21 +150,24 @@ fn a_node_drains_until_it_holds_no_replica_and_is_removed() {
             .until("n1 is drained", |c| c.state_of("n1") == Some(NodeState::Drained))
             .await;
         assert!(
-            PARTITIONS.iter().all(|id| !cluster.has_data(1, id)),
+            PARTITIONS.iter().all(|id| !cluster.has_data(NodeId(1), id)),
             "its replicas are deleted"
         );
-        assert!(!cluster.members(GroupId::REGISTRY).contains(&1));
-        assert_eq!(*cluster.nodes[&1].control.state().borrow(), Some(NodeState::Drained));
+        assert!(!cluster.members(GroupId::REGISTRY).contains(&NodeId(1)));
+        assert_eq!(
+            *cluster.nodes[&NodeId(1)].control.state().borrow(),
+            Some(NodeState::Drained)
+        );
         cluster.append_everywhere().await;
         cluster.check_data().await;
-        cluster.nodes[&2].control.remove("n1", false).await.unwrap();
+        cluster.nodes[&NodeId(2)].control.remove("n1", false).await.unwrap();
         cluster
             .until("n1 has left the registry", |c| {
                 let leader = c.leader(GroupId::REGISTRY).unwrap();
-                !c.nodes[&leader].registry.group().members().contains(1)
+                !c.nodes[&leader].registry.group().members().contains(NodeId(1))
             })
             .await;
-        cluster.kill(1);
+        cluster.kill(NodeId(1));
         cluster.check_data().await;
     });
 }
@@ -163,17 +176,18 @@ fn a_node_drains_until_it_holds_no_replica_and_is_removed() {
 fn a_node_is_not_drained_before_its_last_device_session_has_ended() {
     simulate(async {
         let cluster = Cluster::of(14, 4).await;
-        let sessions = cluster.nodes[&1].sessions.clone();
+        let sessions = cluster.nodes[&NodeId(1)].sessions.clone();
         sessions.store(3, Ordering::Relaxed);
         cluster.any().control.drain("n1").await.unwrap();
         cluster
             .until("n1 holds no replica", |c| {
-                PARTITIONS.iter().all(|id| !c.has_data(1, id)) && !c.members(GroupId::REGISTRY).contains(&1)
+                PARTITIONS.iter().all(|id| !c.has_data(NodeId(1), id))
+                    && !c.members(GroupId::REGISTRY).contains(&NodeId(1))
             })
             .await;
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(cluster.state_of("n1"), Some(NodeState::Draining));
-        let notes = cluster.nodes[&2].control.status().await.notes;
+        let notes = cluster.nodes[&NodeId(2)].control.status().await.notes;
         assert!(
             notes
                 .iter()
@@ -221,7 +235,7 @@ fn a_founder_that_is_drained_and_undrained_gets_the_data_of_the_others() {
     simulate(async {
         let mut cluster = Cluster::of(5, 4).await;
         cluster.append_everywhere().await;
-        let control = cluster.nodes[&2].control.clone();
+        let control = cluster.nodes[&NodeId(2)].control.clone();
         control.drain("n1").await.unwrap();
         cluster
             .until("n1 is drained", |c| c.state_of("n1") == Some(NodeState::Drained))
@@ -237,7 +251,7 @@ fn a_founder_that_is_drained_and_undrained_gets_the_data_of_the_others() {
                 .view()
                 .placements
                 .iter()
-                .any(|placement| placement.replicas.contains(&1))
+                .any(|placement| placement.replicas.contains(&NodeId(1)))
         );
     });
 }
@@ -247,7 +261,7 @@ fn a_dead_node_is_replaced_by_one_with_the_same_name() {
     simulate(async {
         let mut cluster = Cluster::of(6, 3).await;
         cluster.append_everywhere().await;
-        cluster.lose(3);
+        cluster.lose(NodeId(3));
         cluster.append_everywhere().await;
         let control = cluster.any().control.clone();
         let refused = control.remove("n3", false).await.unwrap_err();
@@ -267,7 +281,7 @@ fn a_dead_node_is_replaced_by_one_with_the_same_name() {
                 .all(|placement| placement.replicas.len() == 2)
         );
         cluster.append_everywhere().await;
-        cluster.join(4, "n3").await.unwrap();
+        cluster.join(NodeId(4), "n3").await.unwrap();
         cluster.check_data().await;
         assert!(
             cluster
@@ -276,7 +290,10 @@ fn a_dead_node_is_replaced_by_one_with_the_same_name() {
                 .iter()
                 .all(|placement| placement.replicas.len() == 3)
         );
-        assert_eq!(cluster.members(GroupId::REGISTRY), BTreeSet::from([1, 2, 4]));
+        assert_eq!(
+            cluster.members(GroupId::REGISTRY),
+            BTreeSet::from([NodeId(1), NodeId(2), NodeId(4)])
+        );
     });
 }
 
@@ -286,9 +303,9 @@ fn a_node_that_returns_with_its_disk_continues_from_its_data() {
         let mut cluster = Cluster::of(7, 3).await;
         cluster.append_everywhere().await;
         let view = cluster.view();
-        cluster.kill(2);
+        cluster.kill(NodeId(2));
         cluster.append_everywhere().await;
-        cluster.start(2).await;
+        cluster.start(NodeId(2)).await;
         cluster.check_data().await;
         assert_eq!(cluster.view().placements, view.placements, "nothing was moved");
     });
@@ -299,52 +316,52 @@ fn leaderships_move_away_before_a_node_stops_and_return_afterwards() {
     simulate(async {
         let mut cluster = Cluster::of(8, 3).await;
         let terms: Vec<u64> = PARTITIONS.iter().map(|id| term(&cluster, id)).collect();
-        let leads = cluster.nodes[&2].leads();
+        let leads = cluster.nodes[&NodeId(2)].leads();
         assert!(leads > 0);
-        let handed = cluster.nodes[&2]
+        let handed = cluster.nodes[&NodeId(2)]
             .control
             .transfer_leaderships(Duration::from_secs(5))
             .await;
         let registry = usize::from(handed.moved > leads);
         assert_eq!((handed.moved, handed.kept), (leads + registry, 0));
-        assert_eq!(cluster.nodes[&2].leads(), 0);
+        assert_eq!(cluster.nodes[&NodeId(2)].leads(), 0);
         // It accepts none while it is stopping.
         tokio::time::sleep(Duration::from_secs(30)).await;
-        assert_eq!(cluster.nodes[&2].leads(), 0);
+        assert_eq!(cluster.nodes[&NodeId(2)].leads(), 0);
         for (id, before) in PARTITIONS.iter().zip(terms) {
             assert!(term(&cluster, id) <= before + 1, "one transfer, no election");
         }
         cluster.append_everywhere().await;
-        cluster.kill(2);
-        cluster.start(2).await;
+        cluster.kill(NodeId(2));
+        cluster.start(NodeId(2)).await;
         cluster.check_data().await;
-        assert_eq!(cluster.nodes[&2].leads(), leads, "its share is back");
+        assert_eq!(cluster.nodes[&NodeId(2)].leads(), leads, "its share is back");
     });
 }
 
 fn term(cluster: &Cluster, partition: PartitionId) -> u64 {
     let group = GroupId::partition(partition.0);
     let leader = cluster.leader(group).unwrap();
-    cluster.nodes[&leader].group(group).unwrap().leader().unwrap().term
+    (cluster.nodes[&leader].group(group).unwrap().leader().unwrap().term).get()
 }
 
 #[test]
 fn a_node_with_a_full_disk_gets_no_leadership() {
     simulate(async {
         let cluster = Cluster::of(9, 3).await;
-        cluster.fill_disk(3);
-        cluster.fill_disk(1);
+        cluster.fill_disk(NodeId(3));
+        cluster.fill_disk(NodeId(1));
         cluster
             .until("all that has a disk with room leads", |c| {
-                c.nodes[&2].leads() == PARTITIONS.iter().count()
+                c.nodes[&NodeId(2)].leads() == PARTITIONS.iter().count()
             })
             .await;
-        cluster.nodes[&2]
+        cluster.nodes[&NodeId(2)]
             .control
             .transfer_leaderships(Duration::from_secs(3))
             .await;
         assert!(
-            cluster.nodes[&2].leads() > 0,
+            cluster.nodes[&NodeId(2)].leads() > 0,
             "nobody takes it: better an election than a full disk"
         );
     });
@@ -356,24 +373,25 @@ fn a_node_whose_disk_fills_transfers_its_leaderships_and_gets_them_back_when_it_
         let mut cluster = Cluster::of(10, 3).await;
         cluster.append_everywhere().await;
         for full in 1..=3 {
-            let leads = cluster.nodes[&full].leads();
+            let leads = cluster.nodes[&NodeId(full)].leads();
             assert!(leads > 0);
-            cluster.fill_disk(full);
+            cluster.fill_disk(NodeId(full));
             // The check interval of the guard, and a transfer for each leadership.
             let began = Instant::now();
             cluster
                 .until("it leads nothing", |c| {
-                    c.nodes[&full].leads() == 0 && c.leader(GroupId::REGISTRY).is_some_and(|leader| leader != full)
+                    c.nodes[&NodeId(full)].leads() == 0
+                        && c.leader(GroupId::REGISTRY).is_some_and(|leader| leader != NodeId(full))
                 })
                 .await;
             cluster.append_everywhere().await;
             assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
             // It follows as before, and declines the leaderships for which it is preferred.
             tokio::time::sleep(Duration::from_secs(30)).await;
-            assert_eq!(cluster.nodes[&full].leads(), 0);
-            cluster.empty_disk(full);
+            assert_eq!(cluster.nodes[&NodeId(full)].leads(), 0);
+            cluster.empty_disk(NodeId(full));
             cluster.check_data().await;
-            assert_eq!(cluster.nodes[&full].leads(), leads, "its share is back");
+            assert_eq!(cluster.nodes[&NodeId(full)].leads(), leads, "its share is back");
         }
     });
 }
@@ -383,18 +401,20 @@ fn a_full_node_that_is_elected_transfers_at_once() {
     simulate(async {
         let mut cluster = Cluster::of(11, 3).await;
         cluster.append_everywhere().await;
-        cluster.fill_disk(1);
-        cluster.until("it leads nothing", |c| c.nodes[&1].leads() == 0).await;
+        cluster.fill_disk(NodeId(1));
+        cluster
+            .until("it leads nothing", |c| c.nodes[&NodeId(1)].leads() == 0)
+            .await;
         // Half of the groups may elect the full node now.
-        cluster.kill(3);
+        cluster.kill(NodeId(3));
         cluster.append_everywhere().await;
         cluster
             .until("only the one with room leads", |c| {
-                c.nodes[&2].leads() == PARTITIONS.iter().count()
+                c.nodes[&NodeId(2)].leads() == PARTITIONS.iter().count()
             })
             .await;
-        cluster.empty_disk(1);
-        cluster.start(3).await;
+        cluster.empty_disk(NodeId(1));
+        cluster.start(NodeId(3)).await;
         cluster.check_data().await;
     });
 }
@@ -422,7 +442,7 @@ fn removing_and_draining_nodes_that_the_cluster_needs_is_refused() {
             .view()
             .placements
             .iter()
-            .find(|p| p.replicas[0] != 1)
+            .find(|p| p.replicas[0] != NodeId(1))
             .unwrap()
             .replicas[0];
         cluster.kill(only);
@@ -442,7 +462,7 @@ fn non_members_may_only_join() -> TestResult {
         use bytes::Bytes;
         use holdfast_consensus::transport::{Call, Dispatch, Service};
         let cluster = Cluster::of(11, 1).await;
-        let stranger = cluster.network.node(66, Dispatch::new());
+        let stranger = cluster.network.node(NodeId(66), Dispatch::new());
         for body in [
             Bytes::new(),
             Bytes::from_static(&[1]),
@@ -458,7 +478,7 @@ fn non_members_may_only_join() -> TestResult {
                 body: vec![body],
                 timeout: Duration::from_secs(1),
             };
-            if let Ok(answer) = stranger.call(1, call).await {
+            if let Ok(answer) = stranger.call(NodeId(1), call).await {
                 // A refusal (field 1), never a report.
                 assert_eq!(answer.get(1), Some(&0x0a), "{answer:?}");
             }
@@ -478,7 +498,7 @@ fn upheaval(seed: u64) {
             match cluster.random(4) {
                 0 => {
                     let name = format!("n{next}");
-                    cluster.join(next, &name).await.unwrap();
+                    cluster.join(NodeId(next), &name).await.unwrap();
                     next += 1;
                 }
                 1 => {
@@ -488,9 +508,9 @@ fn upheaval(seed: u64) {
                     let _ = cluster.any().control.drain(&names[index]).await;
                 }
                 2 => {
-                    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+                    let ids: Vec<NodeId> = cluster.nodes.keys().copied().collect();
                     let index = usize::try_from(cluster.random(ids.len() as u64)).unwrap();
-                    cluster.network.isolate(ids[index]);
+                    cluster.network.isolate(NodeId((ids[index]).get()));
                     tokio::time::sleep(pause).await;
                     cluster.network.heal_all();
                 }

@@ -1,5 +1,6 @@
 //! Errors of a group; they say what a caller may conclude.
 
+use holdfast_model::{NodeId, Term};
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
@@ -13,15 +14,15 @@ pub enum ProposeError {
     #[error("this node does not lead the group{}", whose(.leader))]
     NotLeader {
         /// The node that leads, where known.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// The entry was to be appended in `term` only, and this node does not lead in it any more. It was not appended.
     #[error("this node no longer leads the group in term {term}{}", whose(.leader))]
     TermChanged {
         /// The only term in which the entry is valid.
-        term: u64,
+        term: Term,
         /// The node that leads now, where known: perhaps this one, in a later term.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// The group has stopped. The entry was not appended.
     #[error("the group has stopped")]
@@ -42,7 +43,7 @@ pub enum ProposeError {
     Unknown,
 }
 
-fn whose(leader: &Option<u64>) -> String {
+fn whose(leader: &Option<NodeId>) -> String {
     leader.map_or_else(String::new, |node| format!("; node {node} does"))
 }
 
@@ -61,7 +62,7 @@ pub enum ReadError {
     #[error("this node does not lead the group{}", whose(.leader))]
     NotLeader {
         /// The node that leads, where known.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// The leader cannot reach a quorum.
     #[error("the leader cannot reach a quorum")]
@@ -139,7 +140,7 @@ pub enum ChangeError {
     #[error("this node does not lead the group{}", whose(.leader))]
     NotLeader {
         /// The node that leads, where known.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// Another change is in progress. Nothing was changed.
     #[error("another change of the group's members is in progress")]
@@ -148,13 +149,13 @@ pub enum ChangeError {
     #[error("node {node} must be added as a learner before it can vote")]
     NotMember {
         /// The node.
-        node: u64,
+        node: NodeId,
     },
     /// A learner-to-go votes. Nothing was changed.
     #[error("node {node} is a voter: demote it before it is removed")]
     Votes {
         /// The node.
-        node: u64,
+        node: NodeId,
     },
     /// No voters would remain. Nothing was changed.
     #[error("a group must have at least one voter")]
@@ -174,25 +175,25 @@ pub enum TransferError {
     #[error("this node does not lead the group{}", whose(.leader))]
     NotLeader {
         /// The node that leads, where known.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// The node has no vote, so that it cannot lead.
     #[error("node {node} is not a voter of this group")]
     NotVoter {
         /// The node.
-        node: u64,
+        node: NodeId,
     },
     /// The node does not answer or has not caught up. No transfer was started; this node still leads.
     #[error("node {node} has not caught up")]
     Behind {
         /// The node.
-        node: u64,
+        node: NodeId,
     },
     /// The other node did not take over in time; this node still leads, or no node does for the moment.
     #[error("node {node} has not taken over in time")]
     TimedOut {
         /// The node.
-        node: u64,
+        node: NodeId,
     },
     /// The group has stopped.
     #[error("the group has stopped")]

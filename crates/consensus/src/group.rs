@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use holdfast_model::NodeId;
 use holdfast_storage::{Disk, DiskGuard, Flusher, OnFatal, StorageError};
 use holdfast_tasks::{BlockingPool, ByteBudget};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -54,7 +55,7 @@ pub struct GroupHost {
     /// Refuses new entries while the disk is nearly full.
     pub guard: Arc<DiskGuard>,
     /// This node's Raft id: the incarnation of its data directory.
-    pub node: u64,
+    pub node: NodeId,
     /// Called when the log cannot be written or read, or a state machine has failed: the node must stop.
     pub on_fatal: OnFatal,
     /// Carries calls to the other members.
@@ -70,7 +71,7 @@ pub struct Group(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) raft: Raft<Types, Applier>,
     id: GroupId,
-    node: u64,
+    node: NodeId,
     pub(crate) log: Arc<Shared>,
     pub(crate) machine: SharedStateMachine,
     guard: Arc<DiskGuard>,

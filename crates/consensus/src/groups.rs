@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use holdfast_model::NodeId;
 use holdfast_tasks::sync::RwLock;
 use tokio::sync::Semaphore;
 
@@ -73,7 +74,7 @@ impl Groups {
 }
 
 impl Handler for Groups {
-    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer {
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer {
         let group = match self.find(target) {
             Ok(group) => group,
             Err(error) => return Box::pin(async move { Err(error) }),
@@ -90,7 +91,7 @@ impl Handler for Groups {
         })
     }
 
-    fn upload(&self, from: u64, target: u32, body: Bytes, chunks: Chunks) -> Answer {
+    fn upload(&self, from: NodeId, target: u32, body: Bytes, chunks: Chunks) -> Answer {
         let group = match self.find(target) {
             Ok(group) => group,
             Err(error) => return Box::pin(async move { Err(error) }),
@@ -113,7 +114,7 @@ fn refusal(error: impl std::fmt::Display) -> CallError {
 }
 
 /// Refuses a vote in the name of another node.
-fn from_itself(from: u64, vote: &Vote) -> Result<(), CallError> {
+fn from_itself(from: NodeId, vote: &Vote) -> Result<(), CallError> {
     if vote.leader_id.node_id == from {
         return Ok(());
     }
@@ -122,7 +123,7 @@ fn from_itself(from: u64, vote: &Vote) -> Result<(), CallError> {
     ))
 }
 
-async fn answer(group: &Group, from: u64, kind: Kind, body: Cursor) -> Result<Bytes, CallError> {
+async fn answer(group: &Group, from: NodeId, kind: Kind, body: Cursor) -> Result<Bytes, CallError> {
     let raft = &group.0.raft;
     Ok(match kind {
         Kind::Append => {

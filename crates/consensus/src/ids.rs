@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use holdfast_model::{NodeId, Term};
 use openraft::impls::leader_id_adv;
 
 use crate::position::LogPosition;
@@ -25,18 +26,18 @@ impl fmt::Display for Command {
 }
 
 /// A leader: term and node together, so that two leaders of one term differ.
-pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, u64>;
+pub(crate) type LeaderId = leader_id_adv::LeaderId<u64, NodeId>;
 pub(crate) type LogId = openraft::LogId<LeaderId>;
 pub(crate) type Vote = openraft::impls::Vote<LeaderId>;
-pub(crate) type Payload = openraft::EntryPayload<Command, u64, Node>;
+pub(crate) type Payload = openraft::EntryPayload<Command, NodeId, Node>;
 pub(crate) type Entry = openraft::impls::Entry<LeaderId, Payload>;
 pub(crate) type Node = openraft::BasicNode;
-pub(crate) type Membership = openraft::Membership<u64, Node>;
-pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, Node>;
+pub(crate) type Membership = openraft::Membership<NodeId, Node>;
+pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, NodeId, Node>;
 
 pub(crate) fn position(id: &LogId) -> LogPosition {
     LogPosition {
-        term: id.leader_id.term,
+        term: Term(id.leader_id.term),
         node: id.leader_id.node_id,
         index: id.index,
     }
@@ -45,7 +46,7 @@ pub(crate) fn position(id: &LogId) -> LogPosition {
 pub(crate) fn log_id(position: LogPosition) -> LogId {
     LogId::new(
         LeaderId {
-            term: position.term,
+            term: position.term.get(),
             node_id: position.node,
         },
         position.index,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::NodeId;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -43,14 +44,14 @@ pub(crate) struct Peers {
 
 /// The connection to one member.
 pub(crate) struct Peer {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     pub(crate) peers: Peers,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, _node: &Node) -> Peer {
+    async fn new_client(&mut self, target: NodeId, _node: &Node) -> Peer {
         Peer {
             node: target,
             peers: self.clone(),

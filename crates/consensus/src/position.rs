@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use holdfast_model::{NodeId, Term};
 use holdfast_storage::Family;
 
 /// A Raft group of the hub.
@@ -41,9 +42,9 @@ impl fmt::Display for GroupId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogPosition {
     /// The leader's term.
-    pub term: u64,
+    pub term: Term,
     /// The leader's node id.
-    pub node: u64,
+    pub node: NodeId,
     /// Counted from 0 without gaps; the group's first membership is 0.
     pub index: u64,
 }

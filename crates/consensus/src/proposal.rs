@@ -4,6 +4,7 @@ use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::Term;
 use holdfast_tasks::Permit;
 use metrics::Histogram;
 use openraft::errors::ClientWriteError;
@@ -37,7 +38,7 @@ pub(crate) struct Proposal<T> {
     waiting: Waiting,
     outcome: fn(T) -> Applied,
     /// The only term in which the entry may be appended, if there is one.
-    term: Option<u64>,
+    term: Option<Term>,
     proposed: Instant,
     commit_seconds: Histogram,
     /// The entry's share of the group's bytes in flight.
@@ -45,7 +46,7 @@ pub(crate) struct Proposal<T> {
 }
 
 impl Proposal<ClientWriteResult<Types>> {
-    pub(crate) fn new(waiting: Waiting, permit: Permit, commit_seconds: Histogram, term: Option<u64>) -> Self {
+    pub(crate) fn new(waiting: Waiting, permit: Permit, commit_seconds: Histogram, term: Option<Term>) -> Self {
         Self {
             waiting,
             outcome,

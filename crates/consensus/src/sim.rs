@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
+use holdfast_model::NodeId;
 use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
 use rand::rngs::SmallRng;
@@ -34,10 +35,10 @@ pub struct SimNetwork(Arc<Mutex<State>>);
 struct State {
     seed: u64,
     /// One generator for each direction between two nodes, so that draws do not depend on the order of several senders.
-    rngs: BTreeMap<(u64, u64), SmallRng>,
-    nodes: BTreeMap<u64, Node>,
-    links: BTreeMap<(u64, u64), link::Queue>,
-    cut: BTreeSet<(u64, u64)>,
+    rngs: BTreeMap<(NodeId, NodeId), SmallRng>,
+    nodes: BTreeMap<NodeId, Node>,
+    links: BTreeMap<(NodeId, NodeId), link::Queue>,
+    cut: BTreeSet<(NodeId, NodeId)>,
     delay: RangeInclusive<Duration>,
     loss: f64,
     calls: u64,
@@ -77,7 +78,7 @@ impl SimNetwork {
     /// Connects a node whose incoming calls go to `dispatch`, and returns its transport. An earlier node with this id has
     /// crashed.
     #[must_use]
-    pub fn node(&self, id: u64, dispatch: Dispatch) -> Arc<dyn Transport> {
+    pub fn node(&self, id: NodeId, dispatch: Dispatch) -> Arc<dyn Transport> {
         let node = Node {
             dispatch,
             life: watch::Sender::new(()),
@@ -93,25 +94,25 @@ impl SimNetwork {
 
     /// Takes the node down: calls to it and from it end, its handlers are no longer called. Its transport stays dead;
     /// [`SimNetwork::node`] connects its next incarnation.
-    pub fn crash(&self, id: u64) {
+    pub fn crash(&self, id: NodeId) {
         let node = self.0.lock().nodes.remove(&id);
         drop(node);
     }
 
     /// Loses all messages between the two.
-    pub fn cut(&self, a: u64, b: u64) {
+    pub fn cut(&self, a: NodeId, b: NodeId) {
         self.0.lock().cut.extend([(a, b), (b, a)]);
     }
 
     /// Loses messages from `from` to `to`, calls and answers; the other direction stays.
-    pub fn cut_one_way(&self, from: u64, to: u64) {
+    pub fn cut_one_way(&self, from: NodeId, to: NodeId) {
         self.0.lock().cut.insert((from, to));
     }
 
     /// Loses all messages between `id` and every other node that is connected now.
-    pub fn isolate(&self, id: u64) {
+    pub fn isolate(&self, id: NodeId) {
         let mut state = self.0.lock();
-        let others: Vec<u64> = state.nodes.keys().copied().filter(|other| *other != id).collect();
+        let others: Vec<NodeId> = state.nodes.keys().copied().filter(|other| *other != id).collect();
         state
             .cut
             .extend(others.into_iter().flat_map(|other| [(id, other), (other, id)]));
@@ -138,13 +139,13 @@ impl SimNetwork {
         self.0.lock().calls
     }
 
-    fn fate(&self, from: u64, to: u64, may_be_lost: bool) -> Fate {
+    fn fate(&self, from: NodeId, to: NodeId, may_be_lost: bool) -> Fate {
         let mut state = self.0.lock();
         let (seed, delay, loss) = (state.seed, state.delay.clone(), state.loss);
         let rng = state
             .rngs
             .entry((from, to))
-            .or_insert_with(|| SmallRng::seed_from_u64(seed ^ from.rotate_left(32) ^ to.rotate_left(16)));
+            .or_insert_with(|| SmallRng::seed_from_u64(seed ^ from.get().rotate_left(32) ^ to.get().rotate_left(16)));
         // Both are always drawn, so that a cut does not shift later draws.
         let delay = rng.random_range(delay);
         let lost = rng.random::<f64>() < loss && may_be_lost;
@@ -154,29 +155,29 @@ impl SimNetwork {
         Fate::Arrives(Instant::now() + delay)
     }
 
-    fn dispatch(&self, id: u64) -> Option<(Dispatch, watch::Receiver<()>)> {
+    fn dispatch(&self, id: NodeId) -> Option<(Dispatch, watch::Receiver<()>)> {
         let state = self.0.lock();
         let node = state.nodes.get(&id)?;
         Some((node.dispatch.clone(), node.life.subscribe()))
     }
 }
 
-fn down(id: u64) -> CallError {
+fn down(id: NodeId) -> CallError {
     CallError::NotSent(format!("node {id} is down").into())
 }
 
-fn crashed(id: u64) -> CallError {
+fn crashed(id: NodeId) -> CallError {
     CallError::Unknown(format!("node {id} crashed").into())
 }
 
-fn silent(id: u64) -> CallError {
+fn silent(id: NodeId) -> CallError {
     CallError::Unknown(format!("node {id} does not answer").into())
 }
 
 /// The transport of one node.
 struct FromNode {
     network: SimNetwork,
-    id: u64,
+    id: NodeId,
     life: watch::Receiver<()>,
 }
 
@@ -192,15 +193,15 @@ impl FromNode {
 }
 
 impl Transport for FromNode {
-    fn call(&self, node: u64, call: Call) -> Answer {
+    fn call(&self, node: NodeId, call: Call) -> Answer {
         self.send(node, call, None)
     }
 
-    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer {
+    fn upload(&self, node: NodeId, call: Call, chunks: Chunks) -> Answer {
         self.send(node, call, Some(chunks))
     }
 
-    fn download(&self, node: u64, call: Call) -> Chunks {
+    fn download(&self, node: NodeId, call: Call) -> Chunks {
         if !self.alive() || self.network.dispatch(node).is_none() {
             return Box::pin(stream::iter([Err(down(node))]));
         }
@@ -209,7 +210,7 @@ impl Transport for FromNode {
 }
 
 impl FromNode {
-    fn send(&self, node: u64, call: Call, chunks: Option<Chunks>) -> Answer {
+    fn send(&self, node: NodeId, call: Call, chunks: Option<Chunks>) -> Answer {
         let Some((_, life)) = self.network.dispatch(node).filter(|_| self.alive()) else {
             return Box::pin(async move { Err(down(node)) });
         };

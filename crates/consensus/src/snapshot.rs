@@ -16,6 +16,7 @@ pub(crate) mod receive;
 pub(crate) mod send;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_model::{NodeId, Term};
 
 use crate::ids::Vote;
 use crate::position::LogPosition;
@@ -39,8 +40,8 @@ impl Head {
     fn encode(&self) -> Bytes {
         let mut body = wire::request(Kind::Snapshot, 64 + self.membership.len());
         wire::put_vote(&mut body, &self.vote);
-        body.put_u64(self.position.term);
-        body.put_u64(self.position.node);
+        body.put_u64(self.position.term.get());
+        body.put_u64(self.position.node.get());
         body.put_u64(self.position.index);
         body.put_u32(u32::try_from(self.membership.len()).unwrap_or(u32::MAX));
         body.put_slice(&self.membership);
@@ -50,15 +51,15 @@ impl Head {
     pub(crate) fn decode(mut body: Cursor) -> Result<Self, WireError> {
         let vote = body.vote()?;
         let position = LogPosition {
-            term: body.u64()?,
-            node: body.u64()?,
+            term: Term(body.u64()?),
+            node: NodeId(body.u64()?),
             index: body.u64()?,
         };
         let length = body.u32()? as usize;
         if length > MAX_MEMBERSHIP_BYTES {
             return Err(WireError::Invalid("a membership is too large"));
         }
-        let leader = (vote.leader_id.term, vote.leader_id.node_id);
+        let leader = (Term(vote.leader_id.term), vote.leader_id.node_id);
         if !vote.committed || (position.term, position.node) > leader {
             return Err(WireError::Invalid("a snapshot is newer than its leader"));
         }
@@ -151,12 +152,15 @@ mod tests {
     fn head() -> Head {
         Head {
             vote: Vote {
-                leader_id: LeaderId { term: 5, node_id: 3 },
+                leader_id: LeaderId {
+                    term: 5,
+                    node_id: NodeId(3),
+                },
                 committed: true,
             },
             position: LogPosition {
-                term: 5,
-                node: 3,
+                term: Term(5),
+                node: NodeId(3),
                 index: 70,
             },
             membership: Bytes::from_static(b"members"),
@@ -176,7 +180,7 @@ mod tests {
             assert!(decode(head().encode().slice(..length)).is_err(), "cut to {length}");
         }
         let mut newer = head();
-        newer.position.term = 6;
+        newer.position.term = Term(6);
         assert!(decode(newer.encode()).is_err());
         let mut candidate = head();
         candidate.vote.committed = false;

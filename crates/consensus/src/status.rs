@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use holdfast_model::{NodeId, Term};
 use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
 use openraft::{Instant, ServerState};
 use thiserror::Error;
@@ -15,9 +16,9 @@ use crate::type_config::Types;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Leader {
     /// Its term.
-    pub term: u64,
+    pub term: Term,
     /// Its node id: of two leaders that follow each other in one term, the later one has the greater id.
-    pub node: u64,
+    pub node: NodeId,
 }
 
 /// The role of a node in a group.
@@ -50,9 +51,9 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Members {
     /// The voters. During a change: those before and those after it.
-    pub voters: BTreeSet<u64>,
+    pub voters: BTreeSet<NodeId>,
     /// Members without a vote.
-    pub learners: BTreeSet<u64>,
+    pub learners: BTreeSet<NodeId>,
     /// A change of voters is in progress: quorums of the old and of the new voters are needed.
     pub joint: bool,
 }
@@ -60,7 +61,7 @@ pub struct Members {
 impl Members {
     /// Whether `node` is one of them.
     #[must_use]
-    pub fn contains(&self, node: u64) -> bool {
+    pub fn contains(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.learners.contains(&node)
     }
 
@@ -86,13 +87,13 @@ pub struct GroupStatus {
     /// The group.
     pub id: GroupId,
     /// This node.
-    pub node: u64,
+    pub node: NodeId,
     /// The highest term that this node has seen.
-    pub term: u64,
+    pub term: Term,
     /// The role of this node.
     pub role: Role,
     /// The node that leads, if known.
-    pub leader: Option<u64>,
+    pub leader: Option<NodeId>,
     /// The index of the last entry of this node's log; 0 when it has none.
     pub last_log: u64,
     /// The index of the last entry that this node has applied; 0 when none is.
@@ -100,7 +101,7 @@ pub struct GroupStatus {
     /// The members, by the last membership in this node's log.
     pub members: Members,
     /// The last index up to which each member's log is known to match the leader's; only if this node leads.
-    pub matched: BTreeMap<u64, u64>,
+    pub matched: BTreeMap<NodeId, u64>,
     /// How long ago a quorum last confirmed this leader (0 for the only voter); only if this node leads.
     pub quorum_acked_ago: Option<Duration>,
 }
@@ -116,7 +117,7 @@ impl GroupStatus {
         Self {
             id,
             node: server.id,
-            term: server.vote.leader_id.term,
+            term: Term(server.vote.leader_id.term),
             role: role(server.state),
             leader: leader_of(server).map(|leader| leader.node),
             last_log: data.last_log.map_or(0, |id| id.index),
@@ -134,7 +135,7 @@ impl GroupStatus {
 }
 
 /// How long ago a quorum last confirmed the leader `own`, whose last confirmation was `acked` ago; 0 for the only voter.
-pub(crate) fn acked_ago(own: u64, members: &Members, acked: Option<Duration>) -> Option<Duration> {
+pub(crate) fn acked_ago(own: NodeId, members: &Members, acked: Option<Duration>) -> Option<Duration> {
     let alone = members.voters.len() == 1 && members.voters.contains(&own);
     if alone { Some(Duration::ZERO) } else { acked }
 }
@@ -157,7 +158,7 @@ pub(crate) fn leader_of(server: &RaftServerMetrics<Types>) -> Option<Leader> {
         server.current_leader.filter(|node| *node != server.id)?
     };
     let term = server.vote.leader_id.term;
-    Some(Leader { node, term })
+    Some(Leader { node, term: Term(term) })
 }
 
 /// The group has stopped; nothing changes any more.
@@ -194,18 +195,21 @@ mod tests {
     /// The engine publishes progress, then role and members, then all of it: a task that the second step has woken.
     #[test]
     fn a_status_is_not_older_than_the_change_that_woke_its_reader() {
-        let leader_id = LeaderId { term: 7, node_id: 2 };
+        let leader_id = LeaderId {
+            term: 7,
+            node_id: NodeId(2),
+        };
         let entry = LogId { leader_id, index: 40 };
-        let members = Membership::new_with_defaults(vec![[1, 2, 3].into()], [1, 2, 3]);
+        let members = Membership::new_with_defaults(vec![[1, 2, 3].map(NodeId).into()], [1, 2, 3].map(NodeId));
         let stored = Arc::new(StoredMembership::new(Some(entry), members));
         let server = RaftServerMetrics::<Types> {
-            id: 2,
+            id: NodeId(2),
             vote: Vote {
                 leader_id,
                 committed: true,
             },
             state: ServerState::Leader,
-            current_leader: Some(2),
+            current_leader: Some(NodeId(2)),
             membership_config: stored.clone(),
             committed_membership_config: stored,
         };
@@ -214,7 +218,13 @@ mod tests {
             ..RaftDataMetrics::default()
         };
         let status = GroupStatus::of(GroupId::REGISTRY, &server, &data);
-        assert_eq!((status.role, status.term, status.leader), (Role::Leader, 7, Some(2)));
-        assert_eq!((status.members.voters, status.last_log), ([1, 2, 3].into(), 40));
+        assert_eq!(
+            (status.role, status.term, status.leader),
+            (Role::Leader, Term(7), Some(NodeId(2)))
+        );
+        assert_eq!(
+            (status.members.voters, status.last_log),
+            ([1, 2, 3].map(NodeId).into(), 40)
+        );
     }
 }

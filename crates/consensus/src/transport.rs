@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use holdfast_model::NodeId;
 use holdfast_tasks::sync::RwLock;
 use thiserror::Error;
 
@@ -87,29 +88,29 @@ pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, CallError>> + Send>>;
 pub trait Transport: Send + Sync + 'static {
     /// Calls `node`. Calls for one service and target leave in the order in which this function was called; those of others,
     /// and answers, may overtake.
-    fn call(&self, node: u64, call: Call) -> Answer;
+    fn call(&self, node: NodeId, call: Call) -> Answer;
 
     /// Calls `node` with a body and then `chunks`, which are pulled as fast as the other side reads them. The time-out is
     /// for each chunk.
-    fn upload(&self, node: u64, call: Call, chunks: Chunks) -> Answer;
+    fn upload(&self, node: NodeId, call: Call, chunks: Chunks) -> Answer;
 
     /// Calls `node` for chunks. Dropping the stream ends the call. The time-out is for the first chunk.
-    fn download(&self, node: u64, call: Call) -> Chunks;
+    fn download(&self, node: NodeId, call: Call) -> Chunks;
 }
 
 /// The receiving side of one service. `from` is the calling node as the transport has authenticated it.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a call.
-    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer;
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer;
 
     /// Receives chunks; refused by default.
-    fn upload(&self, from: u64, target: u32, body: Bytes, chunks: Chunks) -> Answer {
+    fn upload(&self, from: NodeId, target: u32, body: Bytes, chunks: Chunks) -> Answer {
         let _ = (from, target, body, chunks);
         refused("this service takes no streams")
     }
 
     /// Sends chunks; refused by default.
-    fn download(&self, from: u64, target: u32, body: Bytes) -> Chunks {
+    fn download(&self, from: NodeId, target: u32, body: Bytes) -> Chunks {
         let _ = (from, target, body);
         Box::pin(stream::iter([Err(CallError::Refused(
             "this service gives no streams".into(),
@@ -148,7 +149,7 @@ impl Dispatch {
     }
 
     /// Forwards a call to its handler.
-    pub fn call(&self, from: u64, service: Service, target: u32, body: Bytes) -> Answer {
+    pub fn call(&self, from: NodeId, service: Service, target: u32, body: Bytes) -> Answer {
         match self.handler(service) {
             Some(handler) => handler.call(from, target, body),
             None => refused("the node is starting"),
@@ -161,21 +162,21 @@ impl Dispatch {
 pub struct Alone;
 
 impl Alone {
-    fn error(node: u64) -> CallError {
+    fn error(node: NodeId) -> CallError {
         CallError::NotSent(format!("node {node} cannot be reached: this node runs without a cluster").into())
     }
 }
 
 impl Transport for Alone {
-    fn call(&self, node: u64, _call: Call) -> Answer {
+    fn call(&self, node: NodeId, _call: Call) -> Answer {
         Box::pin(async move { Err(Self::error(node)) })
     }
 
-    fn upload(&self, node: u64, _call: Call, _chunks: Chunks) -> Answer {
+    fn upload(&self, node: NodeId, _call: Call, _chunks: Chunks) -> Answer {
         Box::pin(async move { Err(Self::error(node)) })
     }
 
-    fn download(&self, node: u64, _call: Call) -> Chunks {
+    fn download(&self, node: NodeId, _call: Call) -> Chunks {
         Box::pin(stream::iter([Err(Self::error(node))]))
     }
 }

@@ -1,6 +1,7 @@
 //! openraft's type configuration.
 
 use bytes::Bytes;
+use holdfast_model::NodeId;
 use openraft::RaftTypeConfig;
 use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::vote::RaftLeaderId;
@@ -15,7 +16,7 @@ pub(crate) struct Types;
 impl RaftTypeConfig for Types {
     type D = Command;
     type R = Bytes;
-    type NodeId = u64;
+    type NodeId = NodeId;
     type Node = Node;
     type Term = u64;
     type LeaderId = LeaderId;

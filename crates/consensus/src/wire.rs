@@ -17,6 +17,7 @@ pub(crate) mod group;
 pub(crate) mod vote;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_model::NodeId;
 use thiserror::Error;
 
 use crate::ids::{LeaderId, LogId, Vote};
@@ -124,7 +125,7 @@ impl Cursor {
     pub(crate) fn vote(&mut self) -> Result<Vote, WireError> {
         let leader_id = LeaderId {
             term: self.u64()?,
-            node_id: self.u64()?,
+            node_id: NodeId(self.u64()?),
         };
         Ok(Vote {
             leader_id,
@@ -136,7 +137,7 @@ impl Cursor {
         let present = self.bool()?;
         let leader_id = LeaderId {
             term: self.u64()?,
-            node_id: self.u64()?,
+            node_id: NodeId(self.u64()?),
         };
         let id = LogId::new(leader_id, self.u64()?);
         Ok(present.then_some(id))
@@ -164,14 +165,14 @@ pub(crate) fn request(kind: Kind, capacity: usize) -> BytesMut {
 
 pub(crate) fn put_vote(body: &mut BytesMut, vote: &Vote) {
     body.put_u64(vote.leader_id.term);
-    body.put_u64(vote.leader_id.node_id);
+    body.put_u64(vote.leader_id.node_id.get());
     body.put_u8(u8::from(vote.committed));
 }
 
 pub(crate) fn put_place(body: &mut BytesMut, place: Option<&LogId>) {
     body.put_u8(u8::from(place.is_some()));
     body.put_u64(place.map_or(0, |id| id.leader_id.term));
-    body.put_u64(place.map_or(0, |id| id.leader_id.node_id));
+    body.put_u64(place.map_or(0, |id| id.leader_id.node_id.get()));
     body.put_u64(place.map_or(0, |id| id.index));
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::cluster::Cluster;
 use holdfast_consensus::Group;
+use holdfast_model::NodeId;
 use holdfast_storage::Disk;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -33,7 +34,7 @@ struct Outside {
     /// Number and index in the log of what was acknowledged.
     acknowledged: Vec<(u64, u64)>,
     /// Handles of the nodes that are up.
-    up: BTreeMap<u64, Group>,
+    up: BTreeMap<NodeId, Group>,
     stop: bool,
 }
 
@@ -98,12 +99,12 @@ struct World {
 }
 
 impl World {
-    fn kill(&mut self, id: u64) {
+    fn kill(&mut self, id: NodeId) {
         self.outside.lock().unwrap().up.remove(&id);
         self.cluster.kill(id);
     }
 
-    async fn start(&mut self, id: u64) {
+    async fn start(&mut self, id: NodeId) {
         if !self.cluster.nodes.contains_key(&id) {
             self.cluster.start(id).await;
             let group = self.cluster.group(id).clone();
@@ -113,18 +114,18 @@ impl World {
 
     /// Something bad, or its end.
     async fn step(&mut self) {
-        let id = self.rng.random_range(1..=3);
+        let id = NodeId(self.rng.random_range(1..=3));
         match self.rng.random_range(0..100) {
             0..18 => self.kill(id),
-            18..24 => (1..=3).for_each(|id| self.kill(id)),
+            18..24 => (1..=3).map(NodeId).for_each(|id| self.kill(id)),
             24..45 => {
-                for id in 1..=3 {
+                for id in (1..=3).map(NodeId) {
                     self.start(id).await;
                 }
             }
             45..55 => self.cluster.network.isolate(id),
             55..60 => {
-                let other = 1 + id % 3;
+                let other = NodeId(1 + id.get() % 3);
                 self.cluster.network.cut_one_way(id, other);
             }
             60..75 => self.cluster.network.heal_all(),
@@ -138,7 +139,7 @@ impl World {
             }
             85..90 => {
                 if let Some(node) = self.cluster.nodes.get(&id) {
-                    let to = 1 + id % 3;
+                    let to = NodeId(1 + id.get() % 3);
                     let group = node.group.clone();
                     holdfast_tasks::spawn("transfer", async move {
                         let _ = group.transfer_leader(to).await;
@@ -184,7 +185,7 @@ impl World {
         self.cluster
             .network
             .set_delay(Duration::from_micros(100)..=Duration::from_micros(500));
-        for id in 1..=3 {
+        for id in (1..=3).map(NodeId) {
             self.start(id).await;
         }
         let leader = self.cluster.leader().await;
@@ -207,7 +208,7 @@ impl World {
         })
         .await;
         self.check_prefixes()?;
-        let applied = numbers(&self.cluster.nodes[&1].applied());
+        let applied = numbers(&self.cluster.nodes[&NodeId(1)].applied());
         for (id, node) in &self.cluster.nodes {
             if numbers(&node.applied()) != applied {
                 return Err(format!("node {id} applied something else in the end"));

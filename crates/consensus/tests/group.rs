@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Journal, host, host_with, start};
 use holdfast_consensus::{ConsensusConfig, Group, GroupId, LogReader, ProposeError, StartError};
+use holdfast_model::NodeId;
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, DiskSpace, Durability, Family, OnFatal, SimDisk, StorageError, WriteBatch};
 use rand::SeedableRng;
@@ -43,7 +44,7 @@ async fn a_proposal_is_answered_by_the_state_machine_after_it_was_synced() {
     let (group, entries) = start(PARTITION, &host(Arc::new(disk.clone()), sync_takes_a_millisecond)).await;
     let syncs = disk.syncs();
     let (position, answer) = group.propose(numbered(0)).await.unwrap();
-    assert_eq!((answer, position.node), (Bytes::from("0"), 7));
+    assert_eq!((answer, position.node), (Bytes::from("0"), NodeId(7)));
     assert_eq!(*entries.lock().unwrap(), [numbered(0)]);
     assert!(disk.syncs() > syncs);
     assert!(group.is_leader());

@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use common::stop_the_test;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogPosition, StateMachine};
+use holdfast_model::NodeId;
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, StorageConfig, StorageError, open};
 use holdfast_tasks::BlockingPool;
 
@@ -80,7 +81,7 @@ fn measure_cpu_per_message() {
                 blocking_pool: BlockingPool::Threads,
                 guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
                 disk: disk.clone() as Arc<dyn Disk>,
-                node: 7,
+                node: NodeId(7),
                 on_fatal: stop_the_test(),
                 transport: Arc::new(holdfast_consensus::transport::Alone),
                 groups: holdfast_consensus::Groups::default(),

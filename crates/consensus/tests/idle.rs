@@ -13,6 +13,7 @@ use common::{Journal, stop_the_test};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_model::NodeId;
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
 use holdfast_tasks::BlockingPool;
 
@@ -27,7 +28,7 @@ fn cpu_ticks() -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-fn host(network: &SimNetwork, node: u64) -> GroupHost {
+fn host(network: &SimNetwork, node: NodeId) -> GroupHost {
     let groups = Groups::default();
     let dispatch = Dispatch::new();
     dispatch.enter(Service::Raft, Arc::new(groups.clone()));
@@ -48,7 +49,7 @@ fn host(network: &SimNetwork, node: u64) -> GroupHost {
 #[ignore = "a measurement"]
 async fn measure_idle_groups() {
     let network = SimNetwork::new(1);
-    let hosts: BTreeMap<u64, GroupHost> = (1..=NODES).map(|node| (node, host(&network, node))).collect();
+    let hosts: BTreeMap<u64, GroupHost> = (1..=NODES).map(|node| (node, host(&network, NodeId(node)))).collect();
     let mut kept = Vec::new();
     for number in 0..GROUPS {
         let id = GroupId::partition(number);
@@ -63,9 +64,12 @@ async fn measure_idle_groups() {
         let first = &members[&(1 + u64::from(number) % NODES)];
         first.bootstrap().await.unwrap();
         for node in members.keys() {
-            first.add_learner(*node).await.unwrap();
+            first.add_learner(NodeId(*node)).await.unwrap();
         }
-        first.set_voters(members.keys().copied().collect()).await.unwrap();
+        first
+            .set_voters(members.keys().copied().map(NodeId).collect())
+            .await
+            .unwrap();
         kept.push(members);
     }
     let (begun, ticks, calls) = (Instant::now(), cpu_ticks(), network.calls());

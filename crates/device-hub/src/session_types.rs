@@ -1,11 +1,10 @@
 //! The types that gateways and owners share about sessions.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::KeyFingerprint;
-use holdfast_model::{GenerationId, IdentityId, UnixMillis};
+use holdfast_model::{GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use thiserror::Error;
 
 use crate::Protocol;
@@ -19,40 +18,13 @@ pub(crate) const LINK_LEASE: Duration = Duration::from_secs(2);
 /// How often a gateway renews its links, with one call for all partitions of one owner.
 pub(crate) const RENEWAL_PERIOD: Duration = Duration::from_millis(500);
 
-macro_rules! number {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub(crate) struct $name(pub(crate) u64);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    };
-}
-
-number! {
-    /// The gateway's name for one of its sessions; unique within an incarnation of the gateway.
-    SessionKey
-}
-number! {
-    /// The gateway's name for a link; later links of an incarnation have greater ids.
-    LinkId
-}
-number! {
-    /// Counts the starts of a node, so that messages of an earlier process are recognised.
-    Incarnation
-}
-
 /// Orders the sessions of an identity: the later one has the greater number, whichever owner assigned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionNumber {
     /// The term of the owner that assigned it.
-    pub term: u64,
+    pub term: Term,
     /// The owner: of two that follow each other in one term, the later one has the greater id (docs/decisions/0002).
-    pub node: u64,
+    pub node: NodeId,
     /// Counts that owner's sessions.
     pub counter: u64,
 }
@@ -76,7 +48,7 @@ pub(crate) struct SessionInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SessionAddress {
     /// The gateway's node.
-    pub(crate) gateway: u64,
+    pub(crate) gateway: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) key: SessionKey,
 }
@@ -84,7 +56,7 @@ pub(crate) struct SessionAddress {
 /// A gateway's link with an owner, as every call to the owner names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CallerLink {
-    pub(crate) gateway: u64,
+    pub(crate) gateway: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) link: LinkId,
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use holdfast_device_hub::ConnectionState;
-use holdfast_model::UnixMillis;
+use holdfast_model::{NodeId, UnixMillis};
 use holdfast_simulation::{Cluster, NODES, SECOND, eventually, identity, simulate};
 
 /// Longer than the hub takes to write down what has happened.
@@ -21,7 +21,7 @@ async fn state(cluster: &Cluster) -> ConnectionState {
 }
 
 fn now(cluster: &Cluster) -> UnixMillis {
-    cluster.hub(1).clock().now()
+    cluster.hub(NodeId(1)).clock().now()
 }
 
 #[test]
@@ -29,13 +29,13 @@ fn a_connection_that_has_ended_is_known_after_a_restart_and_under_every_owner() 
     simulate(async {
         let mut cluster = Cluster::start(1).await;
         cluster.create("d").await;
-        cluster.owned_by("d", 1).await;
+        cluster.owned_by("d", NodeId(1)).await;
         let never = state(&cluster).await;
         assert_eq!(
             (never.is_connected, never.updated, never.last_activity),
             (false, None, None)
         );
-        let mut client = cluster.connect(2, 0, "d").await.unwrap();
+        let mut client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         let began = state(&cluster).await;
         assert!(began.is_connected && began.updated == began.last_activity);
         tokio::time::sleep(20 * SECOND).await;
@@ -62,8 +62,8 @@ fn a_session_that_ends_with_its_node_is_shown_as_disconnected_with_its_last_acti
     simulate(async {
         let mut cluster = Cluster::start(2).await;
         cluster.create("d").await;
-        cluster.owned_by("d", 1).await;
-        let client = cluster.connect(2, 0, "d").await.unwrap();
+        cluster.owned_by("d", NodeId(1)).await;
+        let client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         let began = state(&cluster).await;
         // Within the interval nothing is recorded, after it the first message is.
         tokio::time::sleep(60 * SECOND).await;
@@ -91,12 +91,12 @@ fn a_device_whose_gateway_has_died_is_disconnected_and_keeps_its_last_activity()
     simulate(async {
         let mut cluster = Cluster::start(3).await;
         cluster.create("d").await;
-        cluster.owned_by("d", 1).await;
-        let _client = cluster.connect(2, 0, "d").await.unwrap();
+        cluster.owned_by("d", NodeId(1)).await;
+        let _client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         let began = state(&cluster).await;
         tokio::time::sleep(WRITTEN).await;
-        cluster.kill(2);
-        let hub = cluster.hub(1).clone();
+        cluster.kill(NodeId(2));
+        let hub = cluster.hub(NodeId(1)).clone();
         let mut shown = began;
         for _ in 0..600 {
             shown = hub.connection_state(&identity("d")).await;
@@ -108,7 +108,7 @@ fn a_device_whose_gateway_has_died_is_disconnected_and_keeps_its_last_activity()
         assert!(!shown.is_connected && shown.updated > began.updated, "{shown:?}");
         assert_eq!(shown.last_activity, began.last_activity);
         eventually("two nodes", || cluster.is_settled()).await;
-        cluster.owned_by("d", 3).await;
-        assert_eq!(cluster.hub(3).connection_state(&identity("d")).await, shown);
+        cluster.owned_by("d", NodeId(3)).await;
+        assert_eq!(cluster.hub(NodeId(3)).connection_state(&identity("d")).await, shown);
     });
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use holdfast_device_hub::{
     Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
 };
+use holdfast_model::NodeId;
 use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -23,7 +24,7 @@ fn delivery(number: u64, on_session_change: OnSessionChange) -> Delivery {
     }
 }
 
-fn deliver(cluster: &Cluster, owner: u64, device: &str, number: u64) -> PendingDelivery {
+fn deliver(cluster: &Cluster, owner: NodeId, device: &str, number: u64) -> PendingDelivery {
     let delivery = delivery(number, OnSessionChange::Redeliver);
     cluster.hub(owner).deliver_here(&identity(device), delivery).unwrap()
 }
@@ -32,7 +33,7 @@ async fn until_delivered(client: &Client, count: usize) {
     eventually("deliveries", || client.delivered().len() >= count).await;
 }
 
-async fn owned_device(cluster: &Cluster, device: &str, owner: u64) {
+async fn owned_device(cluster: &Cluster, device: &str, owner: NodeId) {
     cluster.create(device).await;
     cluster.owned_by(device, owner).await;
 }
@@ -41,13 +42,15 @@ async fn owned_device(cluster: &Cluster, device: &str, owner: u64) {
 fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
     simulate(async {
         let cluster = Cluster::start(51).await;
-        owned_device(&cluster, "d", 1).await;
+        owned_device(&cluster, "d", NodeId(1)).await;
         // On another node than the owner, and on the owner itself.
         for gateway in [2, 1] {
-            let mut client = cluster.connect(gateway, 0, "d").await.unwrap();
-            let pending: Vec<PendingDelivery> = (0..64).map(|number| deliver(&cluster, 1, "d", number)).collect();
+            let mut client = cluster.connect(NodeId(gateway), 0, "d").await.unwrap();
+            let pending: Vec<PendingDelivery> = (0..64)
+                .map(|number| deliver(&cluster, NodeId(1), "d", number))
+                .collect();
             let beyond = cluster
-                .hub(1)
+                .hub(NodeId(1))
                 .deliver_here(&identity("d"), delivery(64, OnSessionChange::Return));
             assert!(
                 matches!(beyond, Err(DeliveryError::QueueFull { messages: 64, .. })),
@@ -86,11 +89,11 @@ fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
             client.disconnect();
             tokio::time::sleep(SECOND).await;
             let gone = cluster
-                .hub(1)
+                .hub(NodeId(1))
                 .deliver_here(&identity("d"), delivery(0, OnSessionChange::Return));
             assert!(matches!(gone, Err(DeliveryError::NotConnected)));
             let elsewhere = cluster
-                .hub(3)
+                .hub(NodeId(3))
                 .deliver_here(&identity("d"), delivery(0, OnSessionChange::Return));
             assert!(matches!(elsewhere, Err(DeliveryError::NoOwner)));
         }
@@ -101,22 +104,22 @@ fn deliveries_arrive_in_order_within_the_credit_and_are_settled() {
 fn a_device_that_takes_nothing_delays_no_other_one() {
     simulate(async {
         let cluster = Cluster::start(52).await;
-        let partitions = cluster.hub(1).partitions().count();
+        let partitions = cluster.hub(NodeId(1)).partitions().count();
         let slow = "d0".to_owned();
         let of = |device: &str| partitions.partition_of(&identity(device).device);
         let other = (1..)
             .map(|number| format!("d{number}"))
             .find(|device| of(device) == of(&slow));
         let other = other.unwrap();
-        owned_device(&cluster, &slow, 1).await;
-        owned_device(&cluster, &other, 1).await;
-        let stuck = cluster.connect(2, 0, &slow).await.unwrap();
+        owned_device(&cluster, &slow, NodeId(1)).await;
+        owned_device(&cluster, &other, NodeId(1)).await;
+        let stuck = cluster.connect(NodeId(2), 0, &slow).await.unwrap();
         stuck.grant_deliveries(1, ENOUGH);
-        let fast = cluster.connect(2, 0, &other).await.unwrap();
+        let fast = cluster.connect(NodeId(2), 0, &other).await.unwrap();
         fast.grant_deliveries(1000, ENOUGH);
         for number in 0..60 {
-            deliver(&cluster, 1, &slow, number);
-            deliver(&cluster, 1, &other, number);
+            deliver(&cluster, NodeId(1), &slow, number);
+            deliver(&cluster, NodeId(1), &other, number);
         }
         let began = tokio::time::Instant::now();
         until_delivered(&fast, 60).await;
@@ -130,19 +133,19 @@ fn a_device_that_takes_nothing_delays_no_other_one() {
 fn a_newer_session_takes_over_the_queue_and_the_older_one_gets_nothing_more() {
     simulate(async {
         let cluster = Cluster::start(53).await;
-        owned_device(&cluster, "d", 1).await;
-        let old = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let old = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         old.grant_deliveries(3, ENOUGH);
-        let hub = cluster.hub(1);
-        let redeliver: Vec<PendingDelivery> = (0..3).map(|number| deliver(&cluster, 1, "d", number)).collect();
+        let hub = cluster.hub(NodeId(1));
+        let redeliver: Vec<PendingDelivery> = (0..3).map(|number| deliver(&cluster, NodeId(1), "d", number)).collect();
         until_delivered(&old, 3).await;
         old.settle_delivery(0, Settlement::Accepted);
         let returned = hub
             .deliver_here(&identity("d"), delivery(3, OnSessionChange::Return))
             .unwrap();
-        let last = deliver(&cluster, 1, "d", 4);
+        let last = deliver(&cluster, NodeId(1), "d", 4);
         tokio::time::sleep(SECOND).await;
-        let new = cluster.connect(3, 0, "d").await.unwrap();
+        let new = cluster.connect(NodeId(3), 0, "d").await.unwrap();
         assert_eq!(returned.outcome().await, DeliveryOutcome::NotDelivered);
         new.grant_deliveries(10, ENOUGH);
         until_delivered(&new, 3).await;
@@ -162,15 +165,15 @@ fn a_newer_session_takes_over_the_queue_and_the_older_one_gets_nothing_more() {
 fn nothing_reaches_a_session_on_a_cut_off_gateway_that_has_been_superseded() {
     simulate(async {
         let cluster = Cluster::start(54).await;
-        owned_device(&cluster, "d", 1).await;
-        let old = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let old = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         old.grant_deliveries(100, ENOUGH);
-        deliver(&cluster, 1, "d", 0);
+        deliver(&cluster, NodeId(1), "d", 0);
         until_delivered(&old, 1).await;
         // Calls are under way to the gateway, and arrive late, when the new session has begun.
         cluster.network.set_delay(4 * SECOND..=5 * SECOND);
         for number in 1..5 {
-            deliver(&cluster, 1, "d", number);
+            deliver(&cluster, NodeId(1), "d", number);
         }
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -178,8 +181,8 @@ fn nothing_reaches_a_session_on_a_cut_off_gateway_that_has_been_superseded() {
         cluster
             .network
             .set_delay(Duration::from_micros(100)..=Duration::from_micros(500));
-        cluster.network.isolate(2);
-        let new = cluster.connect(3, 0, "d").await.unwrap();
+        cluster.network.isolate(NodeId(2));
+        let new = cluster.connect(NodeId(3), 0, "d").await.unwrap();
         new.grant_deliveries(100, ENOUGH);
         until_delivered(&new, 5).await;
         cluster.network.heal_all();
@@ -195,15 +198,15 @@ fn nothing_reaches_a_session_on_a_cut_off_gateway_that_has_been_superseded() {
 fn credit_and_connection_stay_when_the_owner_changes() {
     simulate(async {
         let cluster = Cluster::start(55).await;
-        owned_device(&cluster, "d", 1).await;
-        let client = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         client.grant_deliveries(5, ENOUGH);
-        let first = deliver(&cluster, 1, "d", 0);
-        let waiting: Vec<PendingDelivery> = (1..7).map(|number| deliver(&cluster, 1, "d", number)).collect();
+        let first = deliver(&cluster, NodeId(1), "d", 0);
+        let waiting: Vec<PendingDelivery> = (1..7).map(|number| deliver(&cluster, NodeId(1), "d", number)).collect();
         until_delivered(&client, 5).await;
         client.settle_delivery(0, Settlement::Accepted);
         assert_eq!(first.outcome().await, DeliveryOutcome::Settled(Settlement::Accepted));
-        cluster.owned_by("d", 3).await;
+        cluster.owned_by("d", NodeId(3)).await;
         tokio::time::sleep(SECOND).await;
         // The queue was the memory of the owner: its callers learn what is certain about each.
         for (number, pending) in (1..).zip(waiting) {
@@ -214,7 +217,7 @@ fn credit_and_connection_stay_when_the_owner_changes() {
             };
             assert_eq!(pending.outcome().await, expected, "{number}");
         }
-        let pending = deliver(&cluster, 3, "d", 10);
+        let pending = deliver(&cluster, NodeId(3), "d", 10);
         tokio::time::sleep(SECOND).await;
         assert_eq!(
             client.delivered().len(),
@@ -262,14 +265,14 @@ fn credit_that_is_granted_while_a_link_is_being_opened_reaches_the_owner() {
 fn lost_calls_and_answers_double_nothing_and_keep_the_order() {
     simulate(async {
         let cluster = Cluster::start(56).await;
-        owned_device(&cluster, "d", 1).await;
-        let client = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         client.grant_deliveries(1000, ENOUGH);
         tokio::time::sleep(SECOND).await;
         cluster.network.set_loss(0.05);
         let mut pending = Vec::new();
         for number in 0..60 {
-            pending.push(deliver(&cluster, 1, "d", number));
+            pending.push(deliver(&cluster, NodeId(1), "d", number));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         until_delivered(&client, 60).await;
@@ -288,10 +291,13 @@ fn lost_calls_and_answers_double_nothing_and_keep_the_order() {
 fn the_end_of_a_session_hands_every_delivery_back() {
     simulate(async {
         let cluster = Cluster::start(57).await;
-        owned_device(&cluster, "d", 1).await;
-        let mut client = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let mut client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         client.grant_deliveries(1, ENOUGH);
-        let (sent, queued) = (deliver(&cluster, 1, "d", 0), deliver(&cluster, 1, "d", 1));
+        let (sent, queued) = (
+            deliver(&cluster, NodeId(1), "d", 0),
+            deliver(&cluster, NodeId(1), "d", 1),
+        );
         until_delivered(&client, 1).await;
         tokio::time::sleep(SECOND).await;
         client.disconnect();
@@ -302,7 +308,7 @@ fn the_end_of_a_session_hands_every_delivery_back() {
 
 fn deliver_from(
     cluster: &Cluster,
-    node: u64,
+    node: NodeId,
     number: u64,
     timeout: Duration,
 ) -> JoinHandle<Result<DeliveryOutcome, DeliveryError>> {
@@ -315,30 +321,30 @@ fn deliver_from(
 fn any_node_delivers_and_learns_what_is_certain() {
     simulate(async {
         let mut cluster = Cluster::start(58).await;
-        owned_device(&cluster, "d", 1).await;
-        let client = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         client.grant_deliveries(3, ENOUGH);
         for (node, number) in [(1, 0), (2, 1), (3, 2)] {
-            let sent = deliver_from(&cluster, node, number, 10 * SECOND);
+            let sent = deliver_from(&cluster, NodeId(node), number, 10 * SECOND);
             until_delivered(&client, usize::try_from(number).unwrap() + 1).await;
             client.settle_delivery(number, Settlement::Rejected);
             let rejected = Ok(DeliveryOutcome::Settled(Settlement::Rejected));
             assert_eq!(sent.await.unwrap(), rejected, "from {node}");
         }
         // The credit is used up: it stays in the owner's queue.
-        let unsettled = deliver_from(&cluster, 3, 3, SECOND).await.unwrap();
+        let unsettled = deliver_from(&cluster, NodeId(3), 3, SECOND).await.unwrap();
         assert_eq!(unsettled, Err(DeliveryError::Unsettled));
         client.grant_deliveries(1, ENOUGH);
         until_delivered(&client, 4).await;
         client.settle_delivery(3, Settlement::Accepted);
         // The owner does not answer, and no other one comes.
-        let unknown = deliver_from(&cluster, 3, 4, SECOND);
-        cluster.network.cut(1, 3);
+        let unknown = deliver_from(&cluster, NodeId(3), 4, SECOND);
+        cluster.network.cut(NodeId(1), NodeId(3));
         assert_eq!(unknown.await.unwrap(), Err(DeliveryError::Unknown));
         cluster.network.heal_all();
         // Another owner takes over while the caller tries the earlier one, which does not run any more.
-        cluster.kill(1);
-        let sent = deliver_from(&cluster, 3, 5, 30 * SECOND);
+        cluster.kill(NodeId(1));
+        let sent = deliver_from(&cluster, NodeId(3), 5, 30 * SECOND);
         client.grant_deliveries(5, ENOUGH);
         eventually("the delivery", || client.delivered().contains(&5)).await;
         client.settle_delivery(5, Settlement::Accepted);
@@ -346,7 +352,7 @@ fn any_node_delivers_and_learns_what_is_certain() {
         let mut client = client;
         client.disconnect();
         tokio::time::sleep(SECOND).await;
-        let not_connected = deliver_from(&cluster, 3, 6, SECOND).await.unwrap();
+        let not_connected = deliver_from(&cluster, NodeId(3), 6, SECOND).await.unwrap();
         assert_eq!(not_connected, Err(DeliveryError::NotConnected));
     });
 }
@@ -355,11 +361,11 @@ fn any_node_delivers_and_learns_what_is_certain() {
 fn a_delivery_that_reaches_no_owner_is_certainly_not_queued() {
     simulate(async {
         let mut cluster = Cluster::start(59).await;
-        owned_device(&cluster, "d", 1).await;
-        cluster.kill(1);
-        cluster.kill(2);
+        owned_device(&cluster, "d", NodeId(1)).await;
+        cluster.kill(NodeId(1));
+        cluster.kill(NodeId(2));
         let began = tokio::time::Instant::now();
-        let no_owner = deliver_from(&cluster, 3, 0, SECOND).await.unwrap();
+        let no_owner = deliver_from(&cluster, NodeId(3), 0, SECOND).await.unwrap();
         assert_eq!(no_owner, Err(DeliveryError::NoOwner));
         assert!(began.elapsed() <= 2 * SECOND, "{:?}", began.elapsed());
     });
@@ -378,7 +384,7 @@ fn try_deliver(cluster: &Cluster, device: &str, number: u64) -> Option<PendingDe
 /// Random faults, moves of the device and of the ownership, while deliveries are sent and settled.
 async fn run_of_faults(seed: u64) {
     let cluster = Cluster::start(seed).await;
-    owned_device(&cluster, "d", 1).await;
+    owned_device(&cluster, "d", NodeId(1)).await;
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut sessions: Vec<Client> = Vec::new();
     let mut pending = Vec::new();
@@ -387,7 +393,7 @@ async fn run_of_faults(seed: u64) {
         match rng.random_range(0..10) {
             0..=1 => {
                 let node = rng.random_range(1..=3);
-                let connecting = cluster.connect(node, 0, "d");
+                let connecting = cluster.connect(NodeId(node), 0, "d");
                 if let Ok(Ok(client)) = tokio::time::timeout(6 * SECOND, connecting).await {
                     client.grant_deliveries(8, ENOUGH);
                     sessions.push(client);
@@ -407,7 +413,7 @@ async fn run_of_faults(seed: u64) {
                     client.grant_deliveries(8, ENOUGH);
                 }
             }
-            7 => cluster.network.isolate(rng.random_range(1..=3)),
+            7 => cluster.network.isolate(NodeId(rng.random_range(1..=3))),
             8 => cluster.network.heal_all(),
             _ => {
                 cluster.network.heal_all();
@@ -415,7 +421,7 @@ async fn run_of_faults(seed: u64) {
                 let mut replicas = cluster.nodes.values().filter_map(|node| node.partitions.local(id));
                 if let Some(owner) = replicas.find(|replica| replica.is_owner()) {
                     // A transfer right after a fault may fail.
-                    let transfer = owner.group().transfer_leader(to);
+                    let transfer = owner.group().transfer_leader(NodeId(to));
                     let _ = tokio::time::timeout(5 * SECOND, transfer).await;
                 }
             }
@@ -423,7 +429,7 @@ async fn run_of_faults(seed: u64) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..1500))).await;
     }
     cluster.network.heal_all();
-    let last = cluster.connect(1, 0, "d").await;
+    let last = cluster.connect(NodeId(1), 0, "d").await;
     tokio::time::sleep(5 * SECOND).await;
     sessions.extend(last.ok());
     for (index, client) in sessions.iter().enumerate() {

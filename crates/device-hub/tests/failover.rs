@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_consensus::GroupId;
-use holdfast_model::PartitionCount;
+use holdfast_model::{NodeId, PartitionCount};
 use holdfast_simulation::{Client, Cluster, SECOND, eventually, partition_of, simulate};
 use tokio::time::Instant;
 
@@ -34,23 +34,28 @@ enum Loss {
 async fn spread(cluster: &Cluster, leads_registry: bool) {
     for (id, node) in PartitionCount::DEFAULT.iter().zip([1, 2, 3].into_iter().cycle()) {
         let owner = cluster.owner(id).await;
-        if owner.node != node {
+        if owner.node != NodeId(node) {
             let replica = cluster.nodes[&owner.node].partitions.local(id).unwrap();
-            replica.group().transfer_leader(node).await.unwrap();
+            replica.group().transfer_leader(NodeId(node)).await.unwrap();
         }
         eventually("the transfer", || {
             let mut nodes = cluster.nodes.values();
-            nodes.all(|other| other.partitions.owner(id).is_some_and(|owner| owner.node == node))
+            nodes.all(|other| {
+                other
+                    .partitions
+                    .owner(id)
+                    .is_some_and(|owner| owner.node == NodeId(node))
+            })
         })
         .await;
     }
     let wanted = if leads_registry { 2 } else { 1 };
     let leader = cluster.leader(GroupId::REGISTRY).unwrap();
-    if leader != wanted {
+    if leader != NodeId(wanted) {
         let registry = cluster.nodes[&leader].registry.group();
-        registry.transfer_leader(wanted).await.unwrap();
+        registry.transfer_leader(NodeId(wanted)).await.unwrap();
         eventually("the registry's leader", || {
-            cluster.leader(GroupId::REGISTRY) == Some(wanted)
+            cluster.leader(GroupId::REGISTRY) == Some(NodeId(wanted))
         })
         .await;
     }
@@ -61,7 +66,7 @@ async fn spread(cluster: &Cluster, leads_registry: bool) {
 async fn back_in_service(cluster: &Cluster, device: &str, number: usize, lost: Instant) -> (Client, Duration) {
     let node = [1, 3][number % 2];
     let client = loop {
-        match cluster.connect(node, number / 2 % 2, device).await {
+        match cluster.connect(NodeId(node), number / 2 % 2, device).await {
             Ok(client) => break client,
             Err(_) => tokio::time::sleep(BACKOFF).await,
         }
@@ -81,7 +86,7 @@ fn measure(loss: Loss, leads_registry: bool, seed: u64) -> (Duration, Duration) 
         spread(&cluster, leads_registry).await;
         let mut old = Vec::new();
         for (number, device) in devices.iter().enumerate() {
-            let client = cluster.connect(2, number % 2, device).await.unwrap();
+            let client = cluster.connect(NodeId(2), number % 2, device).await.unwrap();
             client.send(0);
             client.until_acked(1).await;
             old.push(client);
@@ -90,8 +95,8 @@ fn measure(loss: Loss, leads_registry: bool, seed: u64) -> (Duration, Duration) 
         tokio::time::sleep(Duration::from_millis(1000 + seed * 137 % 500)).await;
         let lost = Instant::now();
         match loss {
-            Loss::Killed => cluster.kill(2),
-            Loss::Frozen => cluster.network.isolate(2),
+            Loss::Killed => cluster.kill(NodeId(2)),
+            Loss::Frozen => cluster.network.isolate(NodeId(2)),
         }
         let all = devices.iter().enumerate();
         let back = join_all(all.map(|(number, device)| back_in_service(&cluster, device, number, lost))).await;
@@ -109,7 +114,7 @@ fn measure(loss: Loss, leads_registry: bool, seed: u64) -> (Duration, Duration) 
             cluster.network.heal_all();
             tokio::time::sleep(5 * SECOND).await;
             for device in &devices {
-                assert_eq!(cluster.events(1, device).await, [0, 1], "{device}");
+                assert_eq!(cluster.events(NodeId(1), device).await, [0, 1], "{device}");
             }
             assert!(old.iter().all(|client| client.closed().is_some()));
         }

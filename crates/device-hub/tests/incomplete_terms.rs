@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use holdfast_device_hub::CloseReason;
+use holdfast_model::NodeId;
 use holdfast_simulation::{Cluster, SECOND, partition_of, simulate};
 use tokio::time::Instant;
 
 /// A device whose first message has been acknowledged through a core of node 1.
 async fn sends_from(cluster: &Cluster, core: usize, device: &str) -> holdfast_simulation::Client {
-    let client = cluster.connect(1, core, device).await.unwrap();
+    let client = cluster.connect(NodeId(1), core, device).await.unwrap();
     client.send(0);
     client.until_acked(1).await;
     client
@@ -20,20 +21,20 @@ fn a_session_whose_successor_was_cancelled_before_the_term_was_complete_is_still
     simulate(async {
         let cluster = Cluster::start(21).await;
         cluster.create("d").await;
-        cluster.owned_by("d", 1).await;
+        cluster.owned_by("d", NodeId(1)).await;
         let first = sends_from(&cluster, 0, "d").await;
         // A new term of the same owner, which must wait for the report of the third node.
-        let id = cluster.owned_by("d", 2).await;
-        cluster.network.isolate(3);
-        let leads = cluster.nodes[&2].partitions.local(id).unwrap();
-        leads.group().transfer_leader(1).await.unwrap();
+        let id = cluster.owned_by("d", NodeId(2)).await;
+        cluster.network.isolate(NodeId(3));
+        let leads = cluster.nodes[&NodeId(2)].partitions.local(id).unwrap();
+        leads.group().transfer_leader(NodeId(1)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let second = cluster.connecting(1, 0, "d");
+        let second = cluster.connecting(NodeId(1), 0, "d");
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!second.is_finished(), "the term is complete too early for this test");
         second.abort();
         // Once the term is complete, a third session comes on another node.
-        let third = cluster.connect(2, 0, "d").await.unwrap();
+        let third = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         assert_eq!(first.closed(), Some(CloseReason::TakenOver));
         assert_eq!(third.closed(), None);
     });
@@ -55,15 +56,15 @@ fn a_partition_whose_appends_wait_does_not_delay_the_others_of_the_core() {
             .unwrap();
         for device in [stuck, same.as_str(), other.as_str()] {
             cluster.create(device).await;
-            cluster.owned_by(device, 1).await;
+            cluster.owned_by(device, NodeId(1)).await;
         }
         // Only this partition loses its quorum with node 3.
-        let group = cluster.nodes[&1].partitions.local(partition_of(stuck)).unwrap();
-        group.group().set_voters([1, 3].into()).await.unwrap();
+        let group = cluster.nodes[&NodeId(1)].partitions.local(partition_of(stuck)).unwrap();
+        group.group().set_voters([NodeId(1), NodeId(3)].into()).await.unwrap();
         let closes_the_gate = sends_from(&cluster, 0, stuck).await;
         let waits = sends_from(&cluster, 1, same).await;
         let goes_on = sends_from(&cluster, 1, other).await;
-        cluster.network.isolate(3);
+        cluster.network.isolate(NodeId(3));
         tokio::time::sleep(Duration::from_millis(1200)).await;
         closes_the_gate.send(1);
         tokio::time::sleep(Duration::from_millis(20)).await;

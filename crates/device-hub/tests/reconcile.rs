@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use holdfast_device_hub::Subscriptions;
+use holdfast_model::NodeId;
 use holdfast_partition::record::DeviceStateKind;
 use holdfast_simulation::{Client, Cluster, SECOND, identity, partition_of, simulate};
 
@@ -21,12 +22,12 @@ async fn stored(cluster: &Cluster, kind: DeviceStateKind) -> Vec<(String, String
 }
 
 fn generation(cluster: &Cluster, device: &str) -> String {
-    let registered = cluster.hub(1).registry().identity(&identity(device)).unwrap();
+    let registered = cluster.hub(NodeId(1)).registry().identity(&identity(device)).unwrap();
     registered.unwrap().generation.to_string()
 }
 
 async fn subscribed(cluster: &Cluster, device: &str) -> Client {
-    let client = cluster.connect(2, 0, device).await.unwrap();
+    let client = cluster.connect(NodeId(2), 0, device).await.unwrap();
     let session = client.session.as_ref().unwrap();
     client
         .core
@@ -49,7 +50,7 @@ fn the_state_of_a_deleted_device_is_gone_and_that_of_its_successor_and_of_others
             cluster.create(device).await;
             let _connected = subscribed(&cluster, device).await;
         }
-        cluster.owned_by("d", 1).await;
+        cluster.owned_by("d", NodeId(1)).await;
         let first = generation(&cluster, "d");
         let mut expected = vec![
             ("d".to_owned(), first.clone()),
@@ -61,11 +62,11 @@ fn the_state_of_a_deleted_device_is_gone_and_that_of_its_successor_and_of_others
         }
         cluster.delete("d").await;
         cluster.create("d").await;
-        let again = cluster.connect(3, 0, "d").await.unwrap();
+        let again = cluster.connect(NodeId(3), 0, "d").await.unwrap();
         assert_eq!(again.session.as_ref().unwrap().stored_subscriptions(), None);
         subscribed(&cluster, "d").await;
         // A new owner reconciles at once.
-        cluster.owned_by("d", 2).await;
+        cluster.owned_by("d", NodeId(2)).await;
         tokio::time::sleep(RECONCILED).await;
         expected[0].1 = generation(&cluster, "d");
         assert_ne!(expected[0].1, first);
@@ -86,13 +87,13 @@ fn a_connection_whose_end_was_lost_with_all_nodes_ends_when_they_are_back() {
     simulate(async {
         let mut cluster = Cluster::start(2).await;
         cluster.create("d").await;
-        let _client = cluster.connect(2, 0, "d").await.unwrap();
-        let began = cluster.hub(1).connection_state(&identity("d")).await;
+        let _client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
+        let began = cluster.hub(NodeId(1)).connection_state(&identity("d")).await;
         tokio::time::sleep(SECOND).await;
         cluster.restart_all().await;
-        let back = cluster.hub(1).clock().now();
+        let back = cluster.hub(NodeId(1)).clock().now();
         tokio::time::sleep(RECONCILED).await;
-        let ended = cluster.hub(3).connection_state(&identity("d")).await;
+        let ended = cluster.hub(NodeId(3)).connection_state(&identity("d")).await;
         assert!(!ended.is_connected && ended.updated >= Some(back), "{ended:?}");
         assert_eq!(ended.last_activity, began.last_activity);
     });

@@ -16,7 +16,9 @@ use holdfast_device_hub::{
     Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, StoredSession, maintain_links,
     watch_registry,
 };
-use holdfast_model::{DeviceId, IdentityId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis};
+use holdfast_model::{
+    DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis,
+};
 use holdfast_partition::record::{BatchHeader, BatchWriter, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
 use holdfast_registry::{
@@ -55,7 +57,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
         blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
-        node: 7,
+        node: NodeId(7),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),
@@ -94,13 +96,13 @@ async fn start(path: &Path, cores: u16) -> Node {
         .await;
         partitions.push(partition.unwrap());
     }
-    let routes = Partitions::new(7, PartitionCount::DEFAULT, host.transport.clone());
+    let routes = Partitions::new(NodeId(7), PartitionCount::DEFAULT, host.transport.clone());
     for partition in &partitions {
         routes.host(partition.clone());
     }
     let hub = DeviceHub::new(HubParts {
-        node: 7,
-        incarnation: 1,
+        node: NodeId(7),
+        incarnation: Incarnation(1),
         cores,
         partitions: routes,
         transport: host.transport.clone(),
@@ -410,8 +412,8 @@ fn a_batch_that_can_never_be_committed_closes_its_session_and_is_not_acknowledge
         peer.acknowledged(1).await;
         // A later incarnation of this node writes: what this one sends is stale for ever.
         let later = StreamId {
-            gateway_node: 7,
-            incarnation: 2,
+            gateway_node: NodeId(7),
+            incarnation: Incarnation(2),
             core: 0,
         };
         let partition = PartitionCount::DEFAULT.partition_of(&session.identity().device);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_device_hub::{Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement};
+use holdfast_model::NodeId;
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Packet, QoS, decode, subscribe, unsubscribe};
 use holdfast_simulation::{identity, simulate};
@@ -19,7 +20,7 @@ const DEVICEBOUND: &str = "devices/dev-1/messages/devicebound/";
 impl Bench {
     /// Sends a cloud-to-device message to the device from a node that does not own its partition.
     fn deliver(&self, number: usize) -> JoinHandle<Result<DeliveryOutcome, DeliveryError>> {
-        let hub = Arc::clone(self.cluster.hub(2));
+        let hub = Arc::clone(self.cluster.hub(NodeId(2)));
         let delivery = Delivery {
             kind: DeliveryKind::CloudToDevice,
             on_session_change: OnSessionChange::Redeliver,
@@ -66,7 +67,7 @@ impl Device {
 fn a_delivery_is_published_and_its_puback_settles_it() {
     simulate(async {
         let bench = Bench::start().await;
-        bench.cluster.owned_by(DEVICE, 3).await;
+        bench.cluster.owned_by(DEVICE, NodeId(3)).await;
         let mut device = bench.connect().await;
         // Without a subscription it grants nothing.
         let waiting = bench.deliver(0);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use holdfast_model::NodeId;
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Packet, QoS, decode, subscribe, unsubscribe};
 use holdfast_simulation::{NODES, SECOND, simulate};
@@ -56,8 +57,8 @@ async fn disconnect(mut device: Device) {
 fn a_device_that_never_subscribes_again_keeps_its_subscriptions_at_every_node_and_owner() {
     simulate(async {
         let bench = Bench::start().await;
-        bench.cluster.owned_by(DEVICE, 1).await;
-        let (mut device, is_present) = bench.resume(1).await;
+        bench.cluster.owned_by(DEVICE, NodeId(1)).await;
+        let (mut device, is_present) = bench.resume(NodeId(1)).await;
         assert!(!is_present, "nothing is stored yet");
         assert!(!gets_twin_responses(&mut device).await);
         subscribed(&mut device, 1, TWIN_RESPONSES).await;
@@ -77,13 +78,13 @@ fn a_device_that_never_subscribes_again_keeps_its_subscriptions_at_every_node_an
             }
         }
         // An UNSUBSCRIBE lasts as well; the session stays.
-        let (mut device, _) = bench.resume(2).await;
+        let (mut device, _) = bench.resume(NodeId(2)).await;
         let mut bytes = Vec::new();
         unsubscribe(&mut bytes, 3, &[TWIN_RESPONSES]).unwrap();
         device.send(&bytes).await;
         assert_eq!(device.receive(4).await, [0xb0, 2, 0, 3]);
         drop(device);
-        let (mut device, is_present) = bench.resume(3).await;
+        let (mut device, is_present) = bench.resume(NodeId(3)).await;
         assert!(is_present);
         assert!(!gets_twin_responses(&mut device).await);
     });
@@ -93,12 +94,12 @@ fn a_device_that_never_subscribes_again_keeps_its_subscriptions_at_every_node_an
 fn acknowledged_subscriptions_survive_a_power_cut_of_all_nodes() {
     simulate(async {
         let mut bench = Bench::start().await;
-        let (mut device, _) = bench.resume(2).await;
+        let (mut device, _) = bench.resume(NodeId(2)).await;
         subscribed(&mut device, 1, TWIN_RESPONSES).await;
         // At once: only the log has them.
         bench.cluster.restart_all().await;
         NODES.into_iter().for_each(|node| bench.serve(node));
-        let (mut device, is_present) = bench.resume(3).await;
+        let (mut device, is_present) = bench.resume(NodeId(3)).await;
         assert!(is_present);
         assert!(gets_twin_responses(&mut device).await);
     });
@@ -108,10 +109,10 @@ fn acknowledged_subscriptions_survive_a_power_cut_of_all_nodes() {
 fn a_subscription_is_acknowledged_only_when_a_quorum_has_it_and_telemetry_does_not_wait_for_that() {
     simulate(async {
         let bench = Bench::start().await;
-        bench.cluster.owned_by(DEVICE, 1).await;
-        let (mut device, _) = bench.resume(1).await;
+        bench.cluster.owned_by(DEVICE, NodeId(1)).await;
+        let (mut device, _) = bench.resume(NodeId(1)).await;
         for other in [2, 3] {
-            bench.cluster.network.isolate(other);
+            bench.cluster.network.isolate(NodeId(other));
         }
         ask(&mut device, 1, TWIN_RESPONSES).await;
         device.send(&telemetry(2)).await;
@@ -133,8 +134,8 @@ fn a_subscription_is_acknowledged_only_when_a_quorum_has_it_and_telemetry_does_n
 fn many_changes_at_once_are_acknowledged_in_order() {
     simulate(async {
         let bench = Bench::start().await;
-        bench.cluster.owned_by(DEVICE, 2).await;
-        let (mut device, _) = bench.resume(1).await;
+        bench.cluster.owned_by(DEVICE, NodeId(2)).await;
+        let (mut device, _) = bench.resume(NodeId(1)).await;
         let mut bytes = Vec::new();
         for id in 1..=600u16 {
             match id % 2 {
@@ -152,7 +153,7 @@ fn many_changes_at_once_are_acknowledged_in_order() {
         }
         assert!(!gets_twin_responses(&mut device).await);
         drop(device);
-        let (mut device, is_present) = bench.resume(3).await;
+        let (mut device, is_present) = bench.resume(NodeId(3)).await;
         assert!(is_present && !gets_twin_responses(&mut device).await);
     });
 }
@@ -161,8 +162,8 @@ fn many_changes_at_once_are_acknowledged_in_order() {
 fn a_clean_session_removes_what_was_stored_and_stores_nothing() {
     simulate(async {
         let bench = Bench::start().await;
-        bench.cluster.owned_by(DEVICE, 2).await;
-        let (mut device, _) = bench.resume(1).await;
+        bench.cluster.owned_by(DEVICE, NodeId(2)).await;
+        let (mut device, _) = bench.resume(NodeId(1)).await;
         subscribed(&mut device, 1, TWIN_RESPONSES).await;
         // The CONNACK of a clean session has no session, and its subscriptions end with it.
         let mut clean = bench.connect().await;
@@ -171,7 +172,7 @@ fn a_clean_session_removes_what_was_stored_and_stores_nothing() {
         assert!(gets_twin_responses(&mut clean).await);
         drop(clean);
         for _ in 0..2 {
-            let (mut device, is_present) = bench.resume(3).await;
+            let (mut device, is_present) = bench.resume(NodeId(3)).await;
             assert!(!is_present, "a connection without a subscription stores nothing");
             assert!(!gets_twin_responses(&mut device).await);
         }
@@ -182,12 +183,12 @@ fn a_clean_session_removes_what_was_stored_and_stores_nothing() {
 fn a_device_that_was_created_again_finds_no_session() {
     simulate(async {
         let bench = Bench::start().await;
-        let (mut device, _) = bench.resume(1).await;
+        let (mut device, _) = bench.resume(NodeId(1)).await;
         subscribed(&mut device, 1, C2D).await;
         disconnect(device).await;
         bench.cluster.delete(DEVICE).await;
         bench.cluster.create(DEVICE).await;
-        let (_device, is_present) = bench.resume(2).await;
+        let (_device, is_present) = bench.resume(NodeId(2)).await;
         assert!(!is_present);
     });
 }

@@ -21,7 +21,7 @@ use holdfast_auth::{HubNames, Key};
 use holdfast_cluster::control::ClusterBootstrap;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
-use holdfast_model::{PartitionCount, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, PartitionCount, UnixMillis};
 use holdfast_node::{Core, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
 use holdfast_registry::{Founding, NodeInfo, NodeState};
 use holdfast_service_api::rest::RestService;
@@ -82,7 +82,7 @@ impl Node {
             clock: Arc::new(now),
             executor: Executor::Cores(cores.iter().map(Core::handle).collect()),
             sealer: Arc::clone(&store.sealer),
-            incarnation: store.start,
+            incarnation: Incarnation(store.start),
             cores: u16::try_from(cores.len()).context("too many cores")?,
             self_info: self_info(config, &data, &cluster),
             origin: match entry {
@@ -209,7 +209,7 @@ fn node_config(config: &Config) -> NodeConfig {
 fn self_info(config: &Config, data: &DataDir, joined: &ClusterJoin) -> NodeInfo {
     let cluster = &config.cluster;
     NodeInfo {
-        id: data.identity().incarnation,
+        id: NodeId(data.identity().incarnation),
         name: cluster.name(),
         address: cluster.advertised(joined.local_address()),
         zone: cluster.zone.clone(),

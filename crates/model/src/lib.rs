@@ -27,7 +27,7 @@ pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId
 pub use metric::{Metric, MetricKind};
 pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
-pub use raft::{NodeId, Term};
+pub use raft::{Incarnation, LinkId, NodeId, SessionKey, Term};
 pub use reason::RefusalReason;
 pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
 pub use time::{UnixMillis, round_trip};

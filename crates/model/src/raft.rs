@@ -1,6 +1,6 @@
-//! The two numbers that every replicated part of the hub speaks of: which node, and which leadership.
+//! The numbers that every replicated part of the hub speaks of: which node, which of its runs, which leadership and link.
 //!
-//! Why: both are `u64`, often side by side in one signature; as types they cannot be swapped.
+//! Why: all are `u64`, often side by side in one signature; as types they cannot be swapped.
 //! Invariants: they are printed, stored and sent as plain decimal numbers, so that older data and logs read the same.
 //! Not here: how a node gets its number (`cluster`), how a term ends (`consensus`).
 
@@ -14,7 +14,7 @@ macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(
-            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
         )]
         #[serde(transparent)]
         pub struct $name(pub u64);
@@ -24,6 +24,12 @@ macro_rules! number {
             #[must_use]
             pub const fn get(self) -> u64 {
                 self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
             }
         }
 
@@ -58,6 +64,18 @@ macro_rules! number {
 number! {
     /// A node of the cluster; a number is never given to a second node.
     NodeId
+}
+number! {
+    /// Counts the starts of a node, so that messages of an earlier process are recognised.
+    Incarnation
+}
+number! {
+    /// A gateway's name for a link to an owner; later links of an incarnation have greater ids.
+    LinkId
+}
+number! {
+    /// A gateway's name for one of its sessions; unique within an incarnation of the gateway.
+    SessionKey
 }
 number! {
     /// A Raft term: at most one node of a group leads in it, and a later leadership has a higher one.

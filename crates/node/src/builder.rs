@@ -11,6 +11,7 @@ use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{DeviceHub, DeviceHubConfig, HubParts, close_when_draining, maintain_links, watch_registry};
+use holdfast_model::{Incarnation, NodeId};
 use holdfast_partition::PartitionConfig;
 use holdfast_registry::{Founding, NodeInfo, Registry, RegistryConfig};
 use holdfast_storage::Sealer;
@@ -37,7 +38,7 @@ pub struct NodeBuilder {
     pub sealer: Arc<Sealer>,
     /// Counts the starts of this node, from 1. Streams of batches carry it, so that batch numbers of an earlier start are
     /// never taken for repeats.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// How many cores take connections.
     pub cores: u16,
     /// This node as it is configured.
@@ -90,7 +91,7 @@ pub enum Placement {
     /// Control places replicas; a hub that is not a cluster yet becomes this one.
     Controlled(ClusterBootstrap),
     /// Every node in this list has a replica of every partition, and nothing moves: for tests of a single concern.
-    Fixed(Vec<u64>),
+    Fixed(Vec<NodeId>),
 }
 
 impl NodeBuilder {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, PartitionId, SequenceNumber,
-    TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionId,
+    SequenceNumber, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
@@ -34,7 +34,7 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
         blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).expect("a file system"),
         disk,
-        node: 1,
+        node: NodeId(1),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),
@@ -63,8 +63,8 @@ async fn write(partition: &Partition) {
         model_id: None,
     };
     let stream = StreamId {
-        gateway_node: 1,
-        incarnation: 1,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1),
         core: 0,
     };
     let body = [7; 256];

@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Property, PropertyValue, TelemetryMessage,
-    UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, Property, PropertyValue,
+    TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, EntryView, Origin, StreamId};
 
@@ -26,8 +26,8 @@ fn record(criterion: &mut Criterion) {
         model_id: None,
     };
     let stream = StreamId {
-        gateway_node: 1,
-        incarnation: 1,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1),
         core: 0,
     };
     let header = BatchHeader {

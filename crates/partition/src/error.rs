@@ -1,7 +1,7 @@
 //! Errors of appends and of the start of a partition.
 
 use holdfast_consensus::{ProposeError, ReadError};
-use holdfast_model::ErrorCode;
+use holdfast_model::{ErrorCode, NodeId};
 use thiserror::Error;
 
 use crate::log::record::EntryError;
@@ -14,7 +14,7 @@ pub enum AppendError {
     #[error("this node does not own the partition")]
     NotLeader {
         /// The node that does, where known.
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
     /// The partition has stopped. The batch is not in the log.
     #[error("the partition has stopped")]

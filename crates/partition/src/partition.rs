@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_config::Section;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogPosition, LogReader};
-use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, PartitionId, SequenceNumber, Term, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
 use holdfast_tasks::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -67,7 +67,7 @@ pub struct Partition(Arc<Inner>);
 
 struct Inner {
     id: PartitionId,
-    node: u64,
+    node: NodeId,
     group: Group,
     shared: Arc<Shared>,
     store: Arc<Store>,
@@ -197,7 +197,7 @@ impl Partition {
     async fn append_admitted(
         &self,
         entry: Bytes,
-        admit: impl FnOnce(&EntryHeader) -> Result<Option<u64>, AppendError> + Send,
+        admit: impl FnOnce(&EntryHeader) -> Result<Option<Term>, AppendError> + Send,
         appended: OnAppended,
     ) {
         let header = match EntryView::parse(&entry) {
@@ -217,14 +217,14 @@ impl Partition {
         };
         // Effects in a batch come from a core of the owner, which has computed them; never from another gateway.
         let here = |owner: Leadership| {
-            owner.node.0 == self.0.node
+            owner.node == self.0.node
                 && header.stream.gateway_node == self.0.node
-                && admitted.is_none_or(|term| term == owner.term.0)
+                && admitted.is_none_or(|term| term == owner.term)
         };
         if !header.owner.is_none_or(here) {
             return appended(Err(AppendError::Refused));
         }
-        let permit = match header.owner.map(|owner| owner.term.0).or(admitted) {
+        let permit = match header.owner.map(|owner| owner.term).or(admitted) {
             Some(term) => permit.in_term(term),
             None => permit,
         };
@@ -266,7 +266,7 @@ impl Partition {
     /// The newest incarnation of a gateway node that has written here. A gateway that starts must choose a greater one
     /// than that of any partition, or its batches are refused as [`AppendError::Stale`] or taken for repeats.
     #[must_use]
-    pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
+    pub fn newest_incarnation(&self, gateway_node: NodeId) -> Option<Incarnation> {
         self.0.shared.lock().state.streams().newest_incarnation(gateway_node)
     }
 
@@ -350,7 +350,7 @@ impl Partition {
 
     /// Reads the state once everything that was committed before this node's leadership is applied. Also gives the term of
     /// that leadership.
-    async fn as_owner<R>(&self, read: impl FnOnce(&shared::Inner) -> R) -> Result<(u64, R), AppendError> {
+    async fn as_owner<R>(&self, read: impl FnOnce(&shared::Inner) -> R) -> Result<(Term, R), AppendError> {
         let term = self.leading()?;
         // Also waits until the leader's first entry is applied, and with it everything of earlier terms.
         self.0.group.read_index().await?;
@@ -366,7 +366,7 @@ impl Partition {
     }
 
     /// The term in which this node leads.
-    fn leading(&self) -> Result<u64, AppendError> {
+    fn leading(&self) -> Result<Term, AppendError> {
         match self.0.group.leader() {
             Some(leader) if leader.node == self.0.node => Ok(leader.term),
             _ if self.0.shared.lock().stopped => Err(AppendError::Stopped),

@@ -78,8 +78,8 @@ pub enum SkipReason {
 /// The leadership that appended an entry.
 pub(crate) fn leadership_of(position: &LogPosition) -> Leadership {
     Leadership {
-        term: Term(position.term),
-        node: NodeId(position.node),
+        term: position.term,
+        node: position.node,
     }
 }
 
@@ -151,7 +151,9 @@ impl State {
                 Admission::Next => {}
                 Admission::Repeat { .. } => return Ok(self.skip(log_index, SkipReason::Repeat)),
                 Admission::Gap { expected } => return Ok(self.skip(log_index, SkipReason::Gap { expected })),
-                Admission::Stale { current } => return Ok(self.skip(log_index, SkipReason::Stale { current })),
+                Admission::Stale { current } => {
+                    return Ok(self.skip(log_index, SkipReason::Stale { current: current.get() }));
+                }
             }
             self.streams.advance(&header.stream, header.batch_number, log_index);
             self.absent_gateways.apply_batch(&header.stream, header.batch_number);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Sender, config, numbers, read_to, start, try_start, try_start_with};
 use holdfast_consensus::ConsensusConfig;
-use holdfast_model::{ByteSize, SequenceNumber, UnixMillis};
+use holdfast_model::{ByteSize, Incarnation, LinkId, NodeId, SequenceNumber, Term, UnixMillis};
 use holdfast_partition::state::GatewayPresence;
 use holdfast_partition::{AppendError, OpenLinks, Partition, PartitionConfig, SenderLink, StartPosition};
 use holdfast_storage::{Disk, DiskSpace, SimDisk};
@@ -40,7 +40,7 @@ async fn append(partition: &Partition, batches: Vec<(u64, bytes::Bytes)>) -> Vec
 #[tokio::test]
 async fn batches_are_acknowledged_in_order_and_read_back_with_their_numbers() {
     let node = start(Arc::new(SimDisk::new()), &config()).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert!(node.partition.status().is_empty());
     let batches = (0..50)
@@ -62,11 +62,11 @@ async fn batches_are_acknowledged_in_order_and_read_back_with_their_numbers() {
 #[tokio::test]
 async fn only_what_is_counted_is_acknowledged() {
     let node = start(Arc::new(SimDisk::new()), &config()).await;
-    let mut sender = Sender::new(5);
+    let mut sender = Sender::new(Incarnation(5));
     let first = sender.batch(2, 1);
     let second = sender.batch(2, 2);
     let third = sender.batch(2, 3);
-    let older = Sender::new(4).batch(2, 4);
+    let older = Sender::new(Incarnation(4)).batch(2, 4);
     let outcomes = append(
         &node.partition,
         vec![
@@ -96,7 +96,7 @@ async fn only_what_is_counted_is_acknowledged() {
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(6)).await, 0);
     assert_eq!(node.partition.last_batch(&sender.stream).await, Ok(3));
-    assert_eq!(node.partition.newest_incarnation(1), Some(5));
+    assert_eq!(node.partition.newest_incarnation(NodeId(1)), Some(Incarnation(5)));
     node.partition.shutdown().await;
 }
 
@@ -104,7 +104,7 @@ async fn only_what_is_counted_is_acknowledged() {
 async fn a_nearly_full_disk_refuses_and_what_follows_is_sent_again_in_order() {
     let disk = SimDisk::new();
     let node = start(Arc::new(disk.clone()), &config()).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     node.partition.append(sender.batch(1, 1)).await.unwrap();
     let (second, third) = (sender.batch(1, 2), sender.batch(1, 3));
     let space = |free| DiskSpace { free, total: 1 << 40 };
@@ -128,11 +128,18 @@ async fn a_nearly_full_disk_refuses_and_what_follows_is_sent_again_in_order() {
 async fn a_stopped_partition_refuses_and_its_readers_end() {
     let node = start(Arc::new(SimDisk::new()), &config()).await;
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
-    node.partition.append(Sender::new(1).batch(1, 1)).await.unwrap();
+    node.partition
+        .append(Sender::new(Incarnation(1)).batch(1, 1))
+        .await
+        .unwrap();
     assert_eq!(numbers(&mut reader.next().await.unwrap()), [0]);
     node.partition.shutdown().await;
     assert!(reader.next().await.is_err());
-    let refused = node.partition.append(Sender::new(2).batch(1, 1)).await.unwrap_err();
+    let refused = node
+        .partition
+        .append(Sender::new(Incarnation(2)).batch(1, 1))
+        .await
+        .unwrap_err();
     assert!(
         matches!(refused, AppendError::Stopped | AppendError::Unknown),
         "{refused:?}"
@@ -168,7 +175,7 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
                 let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
                 assert_eq!(read_to(&mut reader, SequenceNumber(next)).await, 0, "seed {seed}");
             }
-            let mut sender = Sender::new(incarnation);
+            let mut sender = Sender::new(Incarnation(incarnation));
             sender.next_message = next;
             for _ in 0..rng.random_range(1..30) {
                 let messages = rng.random_range(1..20);
@@ -216,10 +223,10 @@ async fn a_sender_that_loses_the_right_to_append_while_waiting_for_capacity_does
     let node = try_start_with(Arc::new(SimDisk::new()), &config(), &consensus)
         .await
         .unwrap();
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let links = Arc::new(OpenLinks::default());
     links.begin_term(node.partition.owner().unwrap().term);
-    links.open(sender.stream.gateway_node, sender.stream.incarnation, 5);
+    links.open(sender.stream.gateway_node, sender.stream.incarnation, LinkId(5));
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     for batch in 0..2 {
         let (closed, outcomes) = (links.clone(), outcomes.clone());
@@ -229,7 +236,10 @@ async fn a_sender_that_loses_the_right_to_append_while_waiting_for_capacity_does
             closed.close(gateway);
             outcomes.lock().push((batch, outcome));
         });
-        let over = SenderLink { gateway, link: 5 };
+        let over = SenderLink {
+            gateway,
+            link: LinkId(5),
+        };
         node.partition.append_over(entry, &links, over, appended).await;
     }
     assert_eq!(*outcomes.lock(), [(0, Ok(())), (1, Err(AppendError::Refused))]);
@@ -240,21 +250,28 @@ async fn a_sender_that_loses_the_right_to_append_while_waiting_for_capacity_does
 #[tokio::test]
 async fn a_batch_is_not_appended_that_only_the_links_of_another_term_admit() {
     let node = start(Arc::new(SimDisk::new()), &config()).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let links = OpenLinks::default();
-    let over = |link| SenderLink { gateway: 1, link };
+    let over = |link| SenderLink {
+        gateway: NodeId(1),
+        link,
+    };
     let term = node.partition.owner().unwrap().term;
     let refused = Err(AppendError::Refused);
     let elsewhere = Err(AppendError::NotLeader {
         leader: Some(node.partition.owner().unwrap().node),
     });
-    for (links_of, link, expected) in [(term - 1, 7, elsewhere), (term, 6, refused), (term, 7, Ok(()))] {
+    for (links_of, link, expected) in [
+        (Term(term.get() - 1), 7, elsewhere),
+        (term, 6, refused),
+        (term, 7, Ok(())),
+    ] {
         links.begin_term(links_of);
-        links.open(1, sender.stream.incarnation, 7);
+        links.open(NodeId(1), sender.stream.incarnation, LinkId(7));
         let (outcome, decided) = tokio::sync::oneshot::channel();
         let appended = Box::new(move |result| outcome.send(result).unwrap());
         node.partition
-            .append_over(sender.batch(1, 1), &links, over(link), appended)
+            .append_over(sender.batch(1, 1), &links, over(LinkId(link)), appended)
             .await;
         assert_eq!(decided.await.unwrap(), expected);
         sender.next_batch = 1;
@@ -265,7 +282,7 @@ async fn a_batch_is_not_appended_that_only_the_links_of_another_term_admit() {
 #[tokio::test]
 async fn absent_gateways_outlive_the_process_and_are_no_events() {
     let disk = SimDisk::new();
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     {
         let node = start(Arc::new(disk.clone()), &config()).await;
         node.partition.append(sender.batch(1, 1)).await.unwrap();
@@ -280,14 +297,14 @@ async fn absent_gateways_outlive_the_process_and_are_no_events() {
             (3, Absent),
             (7, Present),
         ] {
-            node.partition.record_gateway(gateway, presence).await.unwrap();
+            node.partition.record_gateway(NodeId(gateway), presence).await.unwrap();
         }
-        assert_eq!(node.partition.absent_gateways().await, Ok(vec![3]));
+        assert_eq!(node.partition.absent_gateways().await, Ok(vec![NodeId(3)]));
         node.partition.append(sender.batch(1, 2)).await.unwrap();
         node.partition.shutdown().await;
     }
     let node = start(Arc::new(disk), &config()).await;
-    assert_eq!(node.partition.absent_gateways().await, Ok(vec![3]));
+    assert_eq!(node.partition.absent_gateways().await, Ok(vec![NodeId(3)]));
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(2)).await, 0);
     assert_eq!(node.partition.status().next, SequenceNumber(2));

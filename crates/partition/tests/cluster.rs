@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::cluster::{Cluster, eventually};
 use common::{Sender, config, read_to};
 use holdfast_consensus::{GroupId, has_data};
-use holdfast_model::{ByteSize, HumanDuration, SequenceNumber};
+use holdfast_model::{ByteSize, HumanDuration, Incarnation, NodeId, SequenceNumber};
 use holdfast_partition::{AppendError, PartitionConfig, StartPosition};
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, Family};
@@ -18,8 +18,8 @@ use rand::Rng;
 async fn a_follower_serves_readers_and_names_the_owner() {
     let cluster = Cluster::of(1, 3, config()).await;
     let owner = cluster.leader().await;
-    let follower = (1..=3).find(|id| *id != owner).unwrap();
-    let mut sender = Sender::new(1);
+    let follower = (1..=3).map(NodeId).find(|id| *id != owner).unwrap();
+    let mut sender = Sender::new(Incarnation(1));
     let mut reader = cluster.partition(follower).reader(StartPosition::Oldest).unwrap();
     let mut late = None;
     for number in 0..40 {
@@ -56,15 +56,15 @@ async fn disturb(cluster: &mut Cluster) {
     match cluster.rng.random_range(0..8) {
         0 | 1 => {
             if let Some(owner) = cluster.owner() {
-                let to = (1..=3).find(|id| *id != owner).unwrap();
+                let to = (1..=3).map(NodeId).find(|id| *id != owner).unwrap();
                 // It may not be caught up, or not answer: then the owner stays.
                 let _ = cluster.partition(owner).group().transfer_leader(to).await;
             }
         }
         2 => {
             let id = cluster.rng.random_range(1..=3);
-            cluster.kill(id);
-            cluster.start(id, false).await;
+            cluster.kill(NodeId(id));
+            cluster.start(NodeId(id), false).await;
         }
         3 => {
             if let Some(owner) = cluster.owner() {
@@ -74,11 +74,11 @@ async fn disturb(cluster: &mut Cluster) {
         }
         4 => {
             let id = cluster.rng.random_range(1..=3);
-            cluster.network.isolate(id);
+            cluster.network.isolate(NodeId(id));
         }
         5 => {
             let (from, to) = (cluster.rng.random_range(1..=3), cluster.rng.random_range(1..=3));
-            cluster.network.cut_one_way(from, to);
+            cluster.network.cut_one_way(NodeId(from), NodeId(to));
         }
         _ => cluster.network.heal_all(),
     }
@@ -93,7 +93,7 @@ async fn run(seed: u64) {
         ..config()
     };
     let mut cluster = Cluster::of(seed, 3, config).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     for number in 0..40 {
         let messages = cluster.rng.random_range(1..8);
         let batch = sender.batch(messages, 1_000 + number);
@@ -115,7 +115,7 @@ async fn run(seed: u64) {
     cluster.leader().await;
     cluster.append(&sender.batch(1, 5_000)).await;
     let status = cluster.all_at(sender.next_message).await;
-    let expected = cluster.events(1).await;
+    let expected = cluster.events(NodeId(1)).await;
     assert!(
         expected
             .iter()
@@ -124,8 +124,8 @@ async fn run(seed: u64) {
         "seed {seed}: {expected:?}"
     );
     for id in 1..=3 {
-        assert_eq!(cluster.partition(id).status(), status, "seed {seed}");
-        assert_eq!(cluster.events(id).await, expected, "seed {seed}");
+        assert_eq!(cluster.partition(NodeId(id)).status(), status, "seed {seed}");
+        assert_eq!(cluster.events(NodeId(id)).await, expected, "seed {seed}");
     }
 }
 
@@ -180,34 +180,34 @@ async fn trimmed(seed: u64, sender: &mut Sender) -> Cluster {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_replica_of_a_trimmed_partition_has_the_same_status_and_events() {
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let mut cluster = trimmed(7, &mut sender).await;
     let owner = cluster.leader().await;
     let expected = cluster.events(owner).await;
-    cluster.start(4, false).await;
+    cluster.start(NodeId(4), false).await;
     let group = cluster.partition(owner).group().clone();
-    group.add_learner(4).await.unwrap();
+    group.add_learner(NodeId(4)).await.unwrap();
     let status = cluster.all_at(sender.next_message).await;
-    assert_eq!(cluster.partition(4).status(), status);
-    assert_eq!(cluster.events(4).await, expected);
+    assert_eq!(cluster.partition(NodeId(4)).status(), status);
+    assert_eq!(cluster.events(NodeId(4)).await, expected);
 
     // It votes, and can own the partition.
-    if owner == 1 {
-        group.transfer_leader(2).await.unwrap();
+    if owner == NodeId(1) {
+        group.transfer_leader(NodeId(2)).await.unwrap();
     }
-    cluster.set_voters([2, 3, 4].into()).await;
+    cluster.set_voters([2, 3, 4].map(NodeId).into()).await;
     // A removed replica gets no more messages.
-    cluster.kill(1);
-    let mut reader = cluster.partition(4).reader(StartPosition::Oldest).unwrap();
+    cluster.kill(NodeId(1));
+    let mut reader = cluster.partition(NodeId(4)).reader(StartPosition::Oldest).unwrap();
     for number in 0..10 {
         cluster.append(&sender.batch(5, 20_000 + number)).await;
     }
     let owner = cluster.leader().await;
-    if owner != 4 {
+    if owner != NodeId(4) {
         cluster
             .partition(owner)
             .group()
-            .transfer_leader(4)
+            .transfer_leader(NodeId(4))
             .await
             .unwrap_or_else(|error| panic!("{error}: {:#?}", cluster.groups()));
     }
@@ -216,19 +216,19 @@ async fn a_new_replica_of_a_trimmed_partition_has_the_same_status_and_events() {
     assert_eq!(first, expected[0].0);
 
     // And finds all of it again after a power cut.
-    let before = cluster.events(4).await;
-    cluster.kill(4);
-    cluster.start(4, false).await;
+    let before = cluster.events(NodeId(4)).await;
+    cluster.kill(NodeId(4));
+    cluster.start(NodeId(4), false).await;
     cluster.all_at(sender.next_message).await;
-    assert_eq!(cluster.events(4).await, before);
+    assert_eq!(cluster.events(NodeId(4)).await, before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_was_cut_off_for_too_long_is_restored_and_its_readers_continue() {
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let cluster = trimmed(8, &mut sender).await;
     let owner = cluster.leader().await;
-    let behind = (1..=3).find(|id| *id != owner).unwrap();
+    let behind = (1..=3).map(NodeId).find(|id| *id != owner).unwrap();
     let mut reader = cluster.partition(behind).reader(StartPosition::Oldest).unwrap();
     let first = read_to(&mut reader, SequenceNumber(sender.next_message)).await;
     assert!(first > 400);
@@ -243,7 +243,7 @@ async fn a_replica_that_was_cut_off_for_too_long_is_restored_and_its_readers_con
         cluster.append(&sender.batch(5, 30_000 + number)).await;
     }
     cluster.clock.set(31_005);
-    for id in (1..=3).filter(|id| *id != behind) {
+    for id in (1..=3).map(NodeId).filter(|id| *id != behind) {
         for _ in 0..3 {
             cluster.partition(id).enforce_retention().await.unwrap();
         }
@@ -272,37 +272,37 @@ fn a_new_replica_that_loses_power_while_it_is_made_is_made_in_the_end() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut sender = Sender::new(1);
+            let mut sender = Sender::new(Incarnation(1));
             let mut cluster = trimmed(seed, &mut sender).await;
             let owner = cluster.leader().await;
             let expected = cluster.events(owner).await;
-            cluster.start(4, false).await;
+            cluster.start(NodeId(4), false).await;
             let group = cluster.partition(owner).group().clone();
             let adding = holdfast_tasks::spawn("add", async move {
                 // The replica is down in between: then it is only known to be one.
-                let _ = group.add_learner(4).await;
+                let _ = group.add_learner(NodeId(4)).await;
             });
             for _ in 0..4 {
                 let wait = Duration::from_micros(cluster.rng.random_range(100..30_000));
                 tokio::time::sleep(wait).await;
-                cluster.kill(4);
-                cluster.start(4, false).await;
+                cluster.kill(NodeId(4));
+                cluster.start(NodeId(4), false).await;
             }
             adding.await.unwrap();
             let status = cluster.all_at(sender.next_message).await;
-            assert_eq!(cluster.partition(4).status(), status, "seed {seed}");
-            assert_eq!(cluster.events(4).await, expected, "seed {seed}");
+            assert_eq!(cluster.partition(NodeId(4)).status(), status, "seed {seed}");
+            assert_eq!(cluster.events(NodeId(4)).await, expected, "seed {seed}");
         });
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destroyed_replica_leaves_only_its_vote_and_last_position_and_can_return() {
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let mut cluster = trimmed(9, &mut sender).await;
     let owner = cluster.leader().await;
-    let gone = (1..=3).find(|id| *id != owner).unwrap();
-    let left = (1..=3).filter(|id| *id != gone).collect();
+    let gone = (1..=3).map(NodeId).find(|id| *id != owner).unwrap();
+    let left = (1..=3).map(NodeId).filter(|id| *id != gone).collect();
     let group = cluster.partition(owner).group().clone();
     cluster.set_voters(left).await;
     let replica = cluster.nodes.remove(&gone).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::cluster::Cluster;
 use common::{Node, Sender, config, open_rocks, start, try_start};
-use holdfast_model::{ByteSize, HumanDuration, NodeId, Term, UnixMillis};
+use holdfast_model::{ByteSize, HumanDuration, Incarnation, NodeId, Term, UnixMillis};
 use holdfast_partition::record::{
     BatchHeader, BatchWriter, DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, Leadership, StreamId,
 };
@@ -152,7 +152,7 @@ async fn a_batch_carries_effects_of_the_owners_own_cores_alone() {
     let owner = partition.leadership().await.unwrap();
     let stream = |gateway_node| StreamId {
         gateway_node,
-        incarnation: 1,
+        incarnation: Incarnation(1),
         core: 0,
     };
     let entry = |owner, stream, batch_number| {
@@ -164,18 +164,18 @@ async fn a_batch_carries_effects_of_the_owners_own_cores_alone() {
             enqueued: UnixMillis(1),
         })
     };
-    let refused = partition.append(entry(owner, stream(2), 1)).await;
+    let refused = partition.append(entry(owner, stream(NodeId(2)), 1)).await;
     assert_eq!(refused, Err(AppendError::Refused), "of another gateway");
-    let without = partition.append(entry(owner, stream(0), 0)).await;
+    let without = partition.append(entry(owner, stream(NodeId(0)), 0)).await;
     assert_eq!(without, Err(AppendError::Refused), "an owner's entry without a stream");
     let later = Leadership {
         term: Term(owner.term.0 + 1),
         ..owner
     };
-    let refused = partition.append(entry(later, stream(1), 1)).await;
+    let refused = partition.append(entry(later, stream(NodeId(1)), 1)).await;
     assert!(matches!(refused, Err(AppendError::NotLeader { .. })), "{refused:?}");
     assert_eq!(get(partition, "d").await, None);
-    let own = entry(owner, stream(1), 1);
+    let own = entry(owner, stream(NodeId(1)), 1);
     for _ in 0..2 {
         assert_eq!(
             partition.append(own.clone()).await,
@@ -185,7 +185,7 @@ async fn a_batch_carries_effects_of_the_owners_own_cores_alone() {
     }
     partition.group().read_index().await.unwrap();
     assert_eq!(get(partition, "d").await, Some(b"1".to_vec()));
-    assert_eq!(partition.last_batch(&stream(1)).await, Ok(1));
+    assert_eq!(partition.last_batch(&stream(NodeId(1))).await, Ok(1));
     partition.shutdown().await;
 }
 
@@ -282,7 +282,7 @@ fn crash_and_compare(mut disk: SimDisk, seed: u64) -> Result<(), String> {
             if found != acknowledged {
                 return Err(format!("seed {seed}: acknowledged {acknowledged:?}, found {found:?}"));
             }
-            let mut sender = Sender::new(incarnation);
+            let mut sender = Sender::new(Incarnation(incarnation));
             sender.next_message = partition.status().next.0;
             for _ in 0..rng.random_range(1..40) {
                 let device = format!("device-{}", rng.random_range(0..9));
@@ -345,7 +345,7 @@ async fn a_new_replica_gets_the_state_with_its_snapshot_and_can_own_the_partitio
         ..config()
     };
     let mut cluster = Cluster::of(11, 3, trimming).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let owner = cluster.leader().await;
     let mut expected = BTreeMap::new();
     for number in 0..300_u32 {
@@ -355,7 +355,11 @@ async fn a_new_replica_gets_the_state_with_its_snapshot_and_can_own_the_partitio
         cluster.append(&sender.batch(5, 1_000)).await;
     }
     let absent = GatewayPresence::Absent;
-    cluster.partition(owner).record_gateway(9, absent).await.unwrap();
+    cluster
+        .partition(owner)
+        .record_gateway(NodeId(9), absent)
+        .await
+        .unwrap();
     cluster.all_at(sender.next_message).await;
     for disk in cluster.disks.values() {
         disk.flush().unwrap();
@@ -371,40 +375,40 @@ async fn a_new_replica_gets_the_state_with_its_snapshot_and_can_own_the_partitio
         }
         assert!(node.partition.group().log_reader().first_index() > 100);
     }
-    cluster.start(4, false).await;
+    cluster.start(NodeId(4), false).await;
     let group = cluster.partition(owner).group().clone();
-    group.add_learner(4).await.unwrap();
+    group.add_learner(NodeId(4)).await.unwrap();
     cluster.all_at(sender.next_message).await;
     for id in 1..=4 {
-        assert_eq!(all(cluster.partition(id)).await, expected, "on node {id}");
+        assert_eq!(all(cluster.partition(NodeId(id))).await, expected, "on node {id}");
     }
-    if owner == 1 {
-        group.transfer_leader(2).await.unwrap();
+    if owner == NodeId(1) {
+        group.transfer_leader(NodeId(2)).await.unwrap();
     }
-    cluster.set_voters([2, 3, 4].into()).await;
-    cluster.kill(1);
+    cluster.set_voters([2, 3, 4].map(NodeId).into()).await;
+    cluster.kill(NodeId(1));
     let owner = cluster.leader().await;
-    if owner != 4 {
+    if owner != NodeId(4) {
         let group = cluster.partition(owner).group();
-        group.transfer_leader(4).await.unwrap();
+        group.transfer_leader(NodeId(4)).await.unwrap();
     }
     let owner = cluster.leader().await;
     let partition = cluster.partition(owner);
-    assert_eq!(partition.absent_gateways().await, Ok(vec![9]));
+    assert_eq!(partition.absent_gateways().await, Ok(vec![NodeId(9)]));
     set(partition, "device-1", Some(b"new")).await.unwrap();
     expected.insert("device-1".to_owned(), b"new".to_vec());
     cluster.append(&sender.batch(1, 10_000)).await;
     cluster.all_at(sender.next_message).await;
 
     // And finds all of it again after a power cut.
-    cluster.kill(4);
-    cluster.start(4, false).await;
+    cluster.kill(NodeId(4));
+    cluster.start(NodeId(4), false).await;
     cluster.all_at(sender.next_message).await;
-    assert_eq!(all(cluster.partition(4)).await, expected);
-    let replica = cluster.nodes.remove(&4).unwrap();
+    assert_eq!(all(cluster.partition(NodeId(4))).await, expected);
+    let replica = cluster.nodes.remove(&NodeId(4)).unwrap();
     replica.partition.destroy().await.unwrap();
     assert_eq!(
-        cluster.disks[&4].keys(Family::DeviceState),
+        cluster.disks[&NodeId(4)].keys(Family::DeviceState),
         0,
         "a deleted replica leaves none"
     );

@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use holdfast_consensus::LogPosition;
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, ModuleId, NodeId, Property, PropertyValue,
-    SequenceNumber, TelemetryMessage, Term, UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, ModuleId, NodeId, Property,
+    PropertyValue, SequenceNumber, TelemetryMessage, Term, UnixMillis,
 };
 use holdfast_partition::record::{
     BatchHeader, BatchWriter, DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, EntryView, Leadership,
@@ -19,8 +19,8 @@ use holdfast_partition::state::{Head, IndexPoint, Spacing, State};
 
 fn at(index: u64) -> LogPosition {
     LogPosition {
-        term: 2,
-        node: 1,
+        term: Term(2),
+        node: NodeId(1),
         index,
     }
 }
@@ -103,8 +103,8 @@ fn entry() -> bytes::Bytes {
     };
     writer.push(&origin, &message, UnixMillis(1_790_000_000_001)).unwrap();
     let stream = StreamId {
-        gateway_node: 1,
-        incarnation: 1_790_000_000_000,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1_790_000_000_000),
         core: 1,
     };
     writer.close(BatchHeader {
@@ -194,8 +194,8 @@ fn a_state_of_version_2_is_written_and_read_as_ever() {
     let entry = writer.close(BatchHeader::of_owner(UnixMillis(5)));
     state.apply(&at(5), &entry).unwrap();
     let head = Head {
-        term: 2,
-        node: 1,
+        term: Term(2),
+        node: NodeId(1),
         index: 7,
         membership: bytes::Bytes::from_static(b"opaque"),
         device_state_epoch: 6,
@@ -216,8 +216,8 @@ fn a_state_of_version_1_is_written_and_read_as_ever() {
         .unwrap();
     state.apply(&at(6), b"\xff").unwrap();
     let head = Head {
-        term: 2,
-        node: 1,
+        term: Term(2),
+        node: NodeId(1),
         index: 7,
         membership: bytes::Bytes::from_static(b"opaque"),
         device_state_epoch: 0,

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Sender, config, copy_dir, dir_bytes, open_rocks, read_to, start};
-use holdfast_model::{ByteSize, HumanDuration, SequenceNumber};
+use holdfast_model::{ByteSize, HumanDuration, Incarnation, SequenceNumber};
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_storage::Disk;
 
@@ -20,7 +20,7 @@ async fn a_restart_and_a_kill_find_the_same_events_under_the_same_numbers() {
     };
     let status = {
         let node = start(open_rocks(&live), &config).await;
-        let mut sender = Sender::new(1);
+        let mut sender = Sender::new(Incarnation(1));
         for batch in 0..60 {
             node.partition.append(sender.batch(BATCH, batch)).await.unwrap();
         }
@@ -45,7 +45,7 @@ async fn a_restart_and_a_kill_find_the_same_events_under_the_same_numbers() {
     );
     let mut reader = node.partition.reader(StartPosition::Oldest).unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(60 * BATCH)).await, 0);
-    let mut sender = Sender::new(2);
+    let mut sender = Sender::new(Incarnation(2));
     sender.next_message = 60 * BATCH;
     node.partition.append(sender.batch(5, 100)).await.unwrap();
     assert_eq!(read_to(&mut reader, SequenceNumber(60 * BATCH + 5)).await, 60 * BATCH);
@@ -61,7 +61,7 @@ async fn event_0_stays_readable_after_many_files_and_retention_deletes_whole_one
         reclaim_step: ByteSize::mib(1),
         ..config()
     };
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     let next = {
         let node = start(open_rocks(dir.path()), &config).await;
         while node.partition.status().retained_bytes < 40 << 20 {
@@ -140,7 +140,7 @@ async fn events_older_than_the_retention_time_go_and_a_kill_in_between_loses_no_
     };
     let disk = open_rocks(&live);
     let node = start(disk.clone(), &config).await;
-    let mut sender = Sender::new(1);
+    let mut sender = Sender::new(Incarnation(1));
     for second in 0..120 {
         node.partition.append(sender.batch(BATCH, second * 1000)).await.unwrap();
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use holdfast_model::{ErrorCode, PartitionId, UnixMillis};
+use holdfast_model::{ErrorCode, NodeId, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1 as proto;
 use rand::RngCore as _;
 use sha2::{Digest as _, Sha256};
@@ -74,7 +74,7 @@ pub enum NodeState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Its Raft id: the incarnation of its data directory.
-    pub id: u64,
+    pub id: NodeId,
     /// For people; unique among the members.
     pub name: String,
     /// Its address for peers, `host:port`.
@@ -97,10 +97,10 @@ pub struct Placement {
     /// The partition.
     pub partition: PartitionId,
     /// The wanted voters, by id; the first is the preferred leader. Never empty.
-    pub replicas: Vec<u64>,
+    pub replicas: Vec<NodeId>,
     /// The only node that may create the group, on its first start. Never changes, so that a node that comes back empty never
     /// creates a second log.
-    pub founder: u64,
+    pub founder: NodeId,
 }
 
 /// Members and placements at one moment.
@@ -113,7 +113,7 @@ pub struct ClusterView {
     /// The wanted number of replicas of each partition, limited by the number of nodes: 1 to [`MAX_REPLICATION_FACTOR`].
     pub replication_factor: u8,
     /// All members, by id.
-    pub nodes: BTreeMap<u64, NodeInfo>,
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// One per partition, in order; empty before the first node has been registered.
     pub placements: Vec<Placement>,
 }
@@ -121,7 +121,7 @@ pub struct ClusterView {
 impl ClusterView {
     /// The node, if it is a member.
     #[must_use]
-    pub fn node(&self, id: u64) -> Option<&NodeInfo> {
+    pub fn node(&self, id: NodeId) -> Option<&NodeInfo> {
         self.nodes.get(&id)
     }
 
@@ -265,7 +265,7 @@ fn state_from_proto(state: proto::NodeState) -> NodeState {
 pub(crate) fn node_to_proto(node: &NodeInfo) -> proto::NodeRecord {
     proto::NodeRecord {
         record_version: 1,
-        id: node.id,
+        id: node.id.get(),
         name: node.name.clone(),
         address: node.address.clone(),
         zone: node.zone.clone(),
@@ -279,7 +279,7 @@ pub(crate) fn node_to_proto(node: &NodeInfo) -> proto::NodeRecord {
 pub(crate) fn node_from_proto(record: proto::NodeRecord) -> NodeInfo {
     let (role, state) = (role_from_proto(record.role()), state_from_proto(record.state()));
     NodeInfo {
-        id: record.id,
+        id: NodeId(record.id),
         name: record.name,
         address: record.address,
         zone: record.zone,
@@ -294,7 +294,7 @@ pub(crate) fn placement_to_proto(placement: &Placement) -> proto::PlacementRecor
     proto::PlacementRecord {
         record_version: 1,
         partition: placement.partition.0.into(),
-        replicas: placement.replicas.clone(),
-        founder: placement.founder,
+        replicas: placement.replicas.iter().copied().map(NodeId::get).collect(),
+        founder: placement.founder.get(),
     }
 }

@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::{DeviceId, IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{DeviceId, IdentityId, NodeId, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
 use holdfast_storage::{Disk, Family, StorageError, Visit};
 use holdfast_tasks::sync::RwLock;
@@ -95,7 +95,7 @@ impl Local {
                 nodes: self
                     .records::<proto::NodeRecord>(&layout::nodes())?
                     .into_iter()
-                    .map(|(_, record)| (record.id, cluster::node_from_proto(record)))
+                    .map(|(_, record)| (NodeId(record.id), cluster::node_from_proto(record)))
                     .collect(),
                 placements: self
                     .records::<proto::PlacementRecord>(&layout::placements())?
@@ -103,8 +103,8 @@ impl Local {
                     .map(|(_, record)| Placement {
                         // Apply accepts no larger number.
                         partition: PartitionId(u16::try_from(record.partition).unwrap_or(u16::MAX)),
-                        replicas: record.replicas,
-                        founder: record.founder,
+                        replicas: record.replicas.into_iter().map(NodeId).collect(),
+                        founder: NodeId(record.founder),
                     })
                     .collect(),
             },

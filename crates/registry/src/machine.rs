@@ -9,6 +9,7 @@ use bytes::Bytes;
 use holdfast_consensus::{
     GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine, set_purge_watermarks,
 };
+use holdfast_model::{NodeId, Term};
 use holdfast_proto::registry::v1::{AppliedPosition, RegistryCommand};
 use holdfast_storage::{Durability, Family, Staged, Staging, StorageError, WriteBatch};
 use prost::Message;
@@ -35,8 +36,8 @@ impl Machine {
             .map(|stored| stored.membership.clone())
             .unwrap_or_default();
         let applied = stored.map(|stored| LogPosition {
-            term: stored.term,
-            node: stored.node,
+            term: Term(stored.term),
+            node: NodeId(stored.node),
             index: stored.index,
         });
         Ok(Self {
@@ -72,8 +73,8 @@ impl Machine {
 
     fn put_position(&self, batch: &mut WriteBatch, position: LogPosition) {
         let stored = AppliedPosition {
-            term: position.term,
-            node: position.node,
+            term: position.term.get(),
+            node: position.node.get(),
             index: position.index,
             membership: self.membership.clone(),
         };

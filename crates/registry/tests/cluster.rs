@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Cluster, create, device, eventually, node, set_status};
+use holdfast_model::NodeId;
 use holdfast_registry::{LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, Status};
 use holdfast_storage::{Disk as _, SimDisk};
 use rand::Rng as _;
@@ -18,9 +19,9 @@ const MS: Duration = Duration::from_millis(1);
 #[tokio::test(start_paused = true)]
 async fn any_node_writes_and_reads_its_writes_and_learners_pass_the_read_barrier() {
     let mut cluster = Cluster::of(1, 3).await;
-    cluster.join(4).await;
+    cluster.join(NodeId(4)).await;
     for (at, id) in [1, 2, 3, 4].into_iter().enumerate() {
-        let registry = &cluster.nodes[&id];
+        let registry = &cluster.nodes[&NodeId(id)];
         let name = format!("dev-{at}");
         let written = registry.write(create(&name)).await.unwrap().identity.unwrap();
         assert_eq!(
@@ -44,17 +45,17 @@ async fn any_node_writes_and_reads_its_writes_and_learners_pass_the_read_barrier
 #[tokio::test(start_paused = true)]
 async fn every_node_sees_members_and_placements_and_is_told() {
     let mut cluster = Cluster::of(2, 3).await;
-    let mut changes = cluster.nodes[&3].changes();
+    let mut changes = cluster.nodes[&NodeId(3)].changes();
     // By a follower.
-    let second = cluster.nodes[&2].clone();
-    second.set_node_state(2, NodeState::Active).await.unwrap();
+    let second = cluster.nodes[&NodeId(2)].clone();
+    second.set_node_state(NodeId(2), NodeState::Active).await.unwrap();
     let view = second.cluster();
-    assert_eq!(view.node(2).unwrap().state, NodeState::Active);
+    assert_eq!(view.node(NodeId(2)).unwrap().state, NodeState::Active);
     assert_eq!((view.cluster.as_str(), view.placements.len()), ("c1", 4));
     let mut moved = view.placements[0].clone();
-    moved.replicas = vec![2, 3, 1];
+    moved.replicas = vec![NodeId(2), NodeId(3), NodeId(1)];
     second.place(view.version, std::slice::from_ref(&moved)).await.unwrap();
-    let refused = cluster.nodes[&1].place(view.version, &[]).await;
+    let refused = cluster.nodes[&NodeId(1)].place(view.version, &[]).await;
     let Err(RegistryError::Rejected(rejection)) = refused else {
         panic!("{refused:?}")
     };
@@ -66,7 +67,10 @@ async fn every_node_sees_members_and_placements_and_is_told() {
             .all(|registry| registry.cluster() == second.cluster())
     })
     .await;
-    assert_eq!(cluster.nodes[&3].cluster().placement(moved.partition), Some(&moved));
+    assert_eq!(
+        cluster.nodes[&NodeId(3)].cluster().placement(moved.partition),
+        Some(&moved)
+    );
     let mut told = 0;
     while let Some(event) = changes.try_next() {
         assert_eq!(event, RegistryEvent::Cluster);
@@ -74,13 +78,16 @@ async fn every_node_sees_members_and_placements_and_is_told() {
     }
     assert_eq!(told, 2);
     // A node that comes back has them from its own disk.
-    cluster.disks[&3].flush().unwrap();
-    cluster.kill(3);
-    cluster.start(3).await;
-    assert_eq!(cluster.nodes[&3].cluster(), second.cluster());
-    let lost = Placement { founder: 9, ..moved };
+    cluster.disks[&NodeId(3)].flush().unwrap();
+    cluster.kill(NodeId(3));
+    cluster.start(NodeId(3)).await;
+    assert_eq!(cluster.nodes[&NodeId(3)].cluster(), second.cluster());
+    let lost = Placement {
+        founder: NodeId(9),
+        ..moved
+    };
     assert!(second.place(second.cluster().version, &[lost]).await.is_err());
-    let unknown = second.admit("no such secret", &node(9)).await;
+    let unknown = second.admit("no such secret", &node(NodeId(9))).await;
     assert!(matches!(unknown, Err(RegistryError::Rejected(r)) if r.code.number() == 401_002));
     let tokens = second.join_tokens().unwrap();
     assert_eq!(tokens.len(), 2);
@@ -99,15 +106,15 @@ async fn a_node_that_is_cut_off_is_out_of_its_lease_within_it_and_back_when_it_i
     for registry in cluster.nodes.values() {
         assert!(registry.in_lease());
     }
-    let leader = cluster.leader_of(1..=3).await;
-    let follower = 1 + leader % 3;
+    let leader = cluster.leader_of((1..=3).map(NodeId)).await;
+    let follower = NodeId(1 + leader.get() % 3);
     let mut watch = cluster.nodes[&follower].lease_watch();
     cluster.network.isolate(follower);
     let cut = Instant::now();
     while !matches!(watch.changed().await, LeaseState::Lost { .. }) {}
     assert!(cut.elapsed() <= SECOND + 2 * MS, "{:?}", cut.elapsed());
     assert!(!cluster.nodes[&follower].in_lease());
-    let others = (1..=3).filter(|id| *id != follower);
+    let others = (1..=3).map(NodeId).filter(|id| *id != follower);
     assert!(others.clone().all(|id| cluster.nodes[&id].in_lease()));
     cluster.network.heal_all();
     let healed = Instant::now();
@@ -118,16 +125,16 @@ async fn a_node_that_is_cut_off_is_out_of_its_lease_within_it_and_back_when_it_i
 #[tokio::test(start_paused = true)]
 async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
     let mut cluster = Cluster::of(4, 3).await;
-    cluster.join(4).await;
-    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.join(NodeId(4)).await;
+    cluster.nodes[&NodeId(1)].write(create("dev")).await.unwrap();
     cluster.all_in_lease().await;
-    let old = cluster.leader_of(1..=4).await;
-    let mut changes = cluster.nodes[&4].changes();
+    let old = cluster.leader_of((1..=4).map(NodeId)).await;
+    let mut changes = cluster.nodes[&NodeId(4)].changes();
     // The learner 4 stays with the old leader, which goes on sending heartbeats to it.
-    let rest: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
+    let rest: Vec<NodeId> = (1..=3).map(NodeId).filter(|id| *id != old).collect();
     for id in &rest {
         cluster.network.cut(old, *id);
-        cluster.network.cut(4, *id);
+        cluster.network.cut(NodeId(4), *id);
     }
     let cut = Instant::now();
     cluster.leader_of(rest.iter().copied()).await;
@@ -135,7 +142,7 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
     assert!(!written.unwrap().identity.unwrap().is_enabled());
     let committed = Instant::now();
     tokio::time::sleep_until(cut + 2 * SECOND).await;
-    for id in [old, 4] {
+    for id in [old, NodeId(4)] {
         let registry = &cluster.nodes[&id];
         assert!(
             registry.identity(&device("dev")).unwrap().unwrap().is_enabled(),
@@ -150,9 +157,9 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
         assert!(registry.read_barrier().await.is_err());
     }
     cluster.network.heal_all();
-    let mut watch = cluster.nodes[&4].lease_watch();
+    let mut watch = cluster.nodes[&NodeId(4)].lease_watch();
     watch.held().await;
-    let seen = cluster.nodes[&4].identity(&device("dev")).unwrap().unwrap();
+    let seen = cluster.nodes[&NodeId(4)].identity(&device("dev")).unwrap().unwrap();
     assert!(!seen.is_enabled(), "with the lease comes what it missed");
     let mut revoked = false;
     while let Some(event) = changes.try_next() {
@@ -164,14 +171,14 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_revocation_is_heard_on_every_node_within_a_second() {
     let cluster = Cluster::of(5, 3).await;
-    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.nodes[&NodeId(1)].write(create("dev")).await.unwrap();
     cluster.all_in_lease().await;
     let mut feeds: BTreeMap<_, _> = cluster
         .nodes
         .iter()
         .map(|(id, registry)| (*id, registry.changes()))
         .collect();
-    cluster.nodes[&2]
+    cluster.nodes[&NodeId(2)]
         .write(set_status("dev", Status::Disabled))
         .await
         .unwrap();
@@ -204,8 +211,8 @@ fn seeds() -> Option<std::ops::Range<u64>> {
 /// With faults: a replica that holds the lease shows everything that was committed longer ago than the lease.
 async fn nobody_in_lease_is_stale(seed: u64) {
     let mut cluster = Cluster::of(seed, 3).await;
-    cluster.join(4).await;
-    cluster.nodes[&1].write(create("dev")).await.unwrap();
+    cluster.join(NodeId(4)).await;
+    cluster.nodes[&NodeId(1)].write(create("dev")).await.unwrap();
     cluster.all_in_lease().await;
     let index_of = |registry: &Registry| registry.group().applied_index();
     // (when it was known to be committed, its index)
@@ -214,10 +221,10 @@ async fn nobody_in_lease_is_stale(seed: u64) {
     for round in 0..12 {
         match cluster.rng.random_range(0..5) {
             0 => cluster.network.heal_all(),
-            1 => cluster.network.isolate(cluster.rng.random_range(1..=4)),
+            1 => cluster.network.isolate(NodeId(cluster.rng.random_range(1..=4))),
             2 => {
                 let (from, to) = (cluster.rng.random_range(1..=4), cluster.rng.random_range(1..=4));
-                cluster.network.cut_one_way(from, to);
+                cluster.network.cut_one_way(NodeId(from), NodeId(to));
             }
             3 => {
                 let slow = Duration::from_millis(cluster.rng.random_range(1..300));
@@ -302,30 +309,36 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     cluster.config.log_entries = 5;
     cluster.grow(3).await;
     for number in 0..60 {
-        cluster.nodes[&1].write(create(&format!("dev-{number}"))).await.unwrap();
+        cluster.nodes[&NodeId(1)]
+            .write(create(&format!("dev-{number}")))
+            .await
+            .unwrap();
     }
     for (id, registry) in &cluster.nodes {
         trim(registry, &cluster.disks[id], 40).await;
     }
-    cluster.join(4).await;
-    let late = cluster.nodes[&4].clone();
+    cluster.join(NodeId(4)).await;
+    let late = cluster.nodes[&NodeId(4)].clone();
     late.read_barrier().await.unwrap();
     assert_eq!(late.list_devices(1000).await.unwrap().len(), 60);
     assert_eq!(late.statistics().await.unwrap().devices, 60);
-    assert_eq!(late.cluster(), cluster.nodes[&1].cluster());
-    assert_eq!(late.settings().unwrap(), cluster.nodes[&1].settings().unwrap());
+    assert_eq!(late.cluster(), cluster.nodes[&NodeId(1)].cluster());
+    assert_eq!(late.settings().unwrap(), cluster.nodes[&NodeId(1)].settings().unwrap());
     late.write(create("after")).await.unwrap();
     // A member that was away while the log was trimmed.
-    cluster.kill(3);
+    cluster.kill(NodeId(3));
     for number in 100..160 {
-        cluster.nodes[&1].write(create(&format!("dev-{number}"))).await.unwrap();
+        cluster.nodes[&NodeId(1)]
+            .write(create(&format!("dev-{number}")))
+            .await
+            .unwrap();
     }
     for id in [1, 2, 4] {
-        trim(&cluster.nodes[&id], &cluster.disks[&id], 120).await;
+        trim(&cluster.nodes[&NodeId(id)], &cluster.disks[&NodeId(id)], 120).await;
     }
-    cluster.start(3).await;
-    let mut changes = cluster.nodes[&3].changes();
-    let third = cluster.nodes[&3].clone();
+    cluster.start(NodeId(3)).await;
+    let mut changes = cluster.nodes[&NodeId(3)].changes();
+    let third = cluster.nodes[&NodeId(3)].clone();
     third.read_barrier().await.unwrap();
     assert_eq!(third.statistics().await.unwrap().devices, 121);
     let mut looked = false;
@@ -334,9 +347,9 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     }
     assert!(looked, "subscribers must resynchronise");
     // The installed state is there after a crash, and the node continues from it.
-    cluster.kill(3);
-    cluster.start(3).await;
-    cluster.nodes[&3].read_barrier().await.unwrap();
-    assert_eq!(cluster.nodes[&3].statistics().await.unwrap().devices, 121);
+    cluster.kill(NodeId(3));
+    cluster.start(NodeId(3)).await;
+    cluster.nodes[&NodeId(3)].read_barrier().await.unwrap();
+    assert_eq!(cluster.nodes[&NodeId(3)].statistics().await.unwrap().devices, 121);
     cluster.all_in_lease().await;
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
-use holdfast_model::{DeviceId, IdentityId, UnixMillis};
+use holdfast_model::{DeviceId, IdentityId, NodeId, UnixMillis};
 use holdfast_registry::{Founding, IdentityContent, IdentityWrite, Registry, RegistryConfig, WriteOperation};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig, open};
 use holdfast_tasks::BlockingPool;
@@ -43,14 +43,14 @@ fn resident_mib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-async fn start(path: &Path, id: u64, network: &SimNetwork, sealer: &Arc<Sealer>) -> Node {
+async fn start(path: &Path, id: NodeId, network: &SimNetwork, sealer: &Arc<Sealer>) -> Node {
     let storage = StorageConfig {
         max_open_files: 256,
         ..StorageConfig::default()
     };
     let dir = DataDir::open(path, || NodeIdentity {
         cluster: "test".to_owned(),
-        incarnation: id,
+        incarnation: id.get(),
     })
     .unwrap();
     let disk: Arc<dyn Disk> = open(&dir, &storage).unwrap();
@@ -79,7 +79,7 @@ async fn start(path: &Path, id: u64, network: &SimNetwork, sealer: &Arc<Sealer>)
         &Founding::default(),
         Arc::new(|| UnixMillis(1_700_000_000_000)),
         &config,
-        id == 1,
+        id == NodeId(1),
     )
     .await
     .unwrap();
@@ -115,7 +115,7 @@ async fn a_check_and_a_new_replica_of_a_million_devices() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let network = SimNetwork::new(1);
     let sealer = Arc::new(Sealer::generate(&Kek::new([5; 32])).unwrap());
-    let node = start(first.path(), 1, &network, &sealer).await;
+    let node = start(first.path(), NodeId(1), &network, &sealer).await;
     let began = Instant::now();
     fill(&node.registry, devices).await;
     node.registry.trim_log().await.unwrap();
@@ -154,9 +154,9 @@ async fn a_check_and_a_new_replica_of_a_million_devices() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let memory = resident_mib();
-    node.registry.group().add_learner(2).await.unwrap();
+    node.registry.group().add_learner(NodeId(2)).await.unwrap();
     let (began, cpu_before) = (Instant::now(), cpu());
-    let replica = start(second.path(), 2, &network, &sealer).await;
+    let replica = start(second.path(), NodeId(2), &network, &sealer).await;
     let took = began.elapsed();
     let bytes: u64 = walk(second.path());
     println!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_auth::{Key, KeyPair};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_model::{DeviceId, IdentityId, ModuleId, PartitionCount, UnixMillis};
+use holdfast_model::{DeviceId, IdentityId, ModuleId, NodeId, PartitionCount, UnixMillis};
 use holdfast_registry::{
     Authentication, AuthenticationWrite, ChangeKind, ClusterView, Founding, Identity, IdentityContent, IdentityWrite,
     IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig,
@@ -51,7 +51,7 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
         blocking_pool: BlockingPool::Threads,
         guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
-        node: 7,
+        node: NodeId(7),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),
@@ -388,7 +388,7 @@ async fn the_log_is_trimmed_below_the_flushed_index_and_the_state_survives_it() 
 
 fn first_node() -> NodeInfo {
     NodeInfo {
-        id: 7,
+        id: NodeId(7),
         name: "n7".to_owned(),
         address: "127.0.0.1:9000".to_owned(),
         zone: String::new(),
@@ -424,9 +424,9 @@ async fn a_directory_from_before_the_cluster_goes_on_and_its_node_becomes_the_fi
     assert!(
         view.placements
             .iter()
-            .all(|placed| placed.replicas == [7] && placed.founder == 7)
+            .all(|placed| placed.replicas == [NodeId(7)] && placed.founder == NodeId(7))
     );
-    let first = view.node(7).unwrap();
+    let first = view.node(NodeId(7)).unwrap();
     assert_eq!((first.role, first.state), (NodeRole::Core, NodeState::Active));
     assert_eq!(*node.registry.settings().unwrap(), *settings);
     assert_eq!(*node.registry.get(&old.id).await.unwrap().unwrap(), old);

@@ -12,7 +12,7 @@ use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::types::{Raw, Value};
 use holdfast_amqp::{AttachSpec, Event, InfoValue};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_model::{NodeId, PartitionId, UnixMillis};
 use holdfast_registry::{NodeInfo, NodeRole, NodeState};
 use holdfast_service_api::events::EventsConfig;
 use holdfast_tasks::Phase;
@@ -27,11 +27,11 @@ fn on_two_nodes<F: Future<Output = ()>>(test: impl FnOnce(SimNetwork, Hub, Hub) 
         let network = SimNetwork::new(1);
         let site = |node| Site {
             node,
-            owner: OWNER,
+            owner: NodeId(OWNER),
             network: network.clone(),
         };
-        let owner = Hub::start_at(EventsConfig::default(), site(OWNER)).await;
-        let other = Hub::start_at(EventsConfig::default(), site(OTHER)).await;
+        let owner = Hub::start_at(EventsConfig::default(), site(NodeId(OWNER))).await;
+        let other = Hub::start_at(EventsConfig::default(), site(NodeId(OTHER))).await;
         let mut known = other.hub.partitions().watch_owner(PartitionId(3));
         known.wait_for(Option::is_some).await.unwrap();
         test(network, owner, other).await;
@@ -105,7 +105,7 @@ fn a_connection_goes_on_while_a_partition_does_not_answer() {
     on_two_nodes(|network, owner, other| async move {
         owner.append_texts(0, &["a"]).await;
         let mut client = other.reader().await;
-        network.cut(OWNER, OTHER);
+        network.cut(NodeId(OWNER), NodeId(OTHER));
         let address = format!("amqps://{HOST}/hub1/ConsumerGroups/$Default/Partitions/0");
         let filter = selector::filter_map(&selector::expression(Start::Oldest));
         let mut spec = AttachSpec::receiver("waits", &address);
@@ -176,7 +176,7 @@ fn a_drained_node_sends_its_readers_away_and_serves_those_that_come_back() {
     on_two_nodes(|_network, owner, other| async move {
         owner.append_texts(2, &["a"]).await;
         let info = NodeInfo {
-            id: OTHER,
+            id: NodeId(OTHER),
             name: "other".to_owned(),
             address: "127.0.0.1:1".to_owned(),
             zone: String::new(),
@@ -189,7 +189,11 @@ fn a_drained_node_sends_its_readers_away_and_serves_those_that_come_back() {
         let mut client = other.reader().await;
         let link = client.receive(2, Start::Oldest, &[]).await.unwrap();
         assert_eq!(client.bodies(link, 1).await, ["a"]);
-        other.registry.set_node_state(OTHER, NodeState::Draining).await.unwrap();
+        other
+            .registry
+            .set_node_state(NodeId(OTHER), NodeState::Draining)
+            .await
+            .unwrap();
         assert_eq!(client.detached(link).await.0, "amqp:link:detach-forced");
         assert_eq!(closed(&mut client).await.0, "amqp:connection:forced");
         let mut again = other.reader().await;

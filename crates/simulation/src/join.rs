@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
 use holdfast_cluster::transport::{Call, Dispatch};
 use holdfast_consensus::sim::SimNetwork;
+use holdfast_model::NodeId;
 
 use super::info;
 
@@ -15,13 +16,13 @@ use super::info;
 /// As [`join`].
 pub async fn ask_to_join(
     network: &SimNetwork,
-    node: u64,
-    members: &[u64],
+    node: NodeId,
+    members: &[NodeId],
     secret: &str,
     timeout: Duration,
 ) -> Result<JoinAnswer, JoinError> {
     let transport = network.node(node, Dispatch::new());
-    let addresses: Vec<(String, u64)> = members.iter().map(|id| (info(*id).address, *id)).collect();
+    let addresses: Vec<(String, NodeId)> = members.iter().map(|id| (info(*id).address, *id)).collect();
     let asked: Vec<String> = addresses.iter().map(|(address, _)| address.clone()).collect();
     let call = move |address: &str, call: Call| {
         let known = addresses.iter().find(|(known, _)| known == address);

@@ -31,7 +31,7 @@ use holdfast_cluster::route::Owner;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{GroupId, Members};
 use holdfast_device_hub::{DeviceHub, Refusal};
-use holdfast_model::{DeviceId, IdentityId, PartitionCount, PartitionId, UnixMillis};
+use holdfast_model::{DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_node::Clock;
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
@@ -53,21 +53,21 @@ pub type Booting = Pin<Box<dyn Future<Output = Node>>>;
 pub const HOST: &str = "hub1.example.com";
 const START_MS: u64 = 1_900_000_000_000;
 /// The nodes of a cluster as it is founded. A controlled one may gain and lose nodes.
-pub const NODES: [u64; 3] = [1, 2, 3];
+pub const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// A second of the simulation.
 pub const SECOND: Duration = Duration::from_secs(1);
 
 /// The nodes that run, and the machines that they run on.
 pub struct Cluster {
     pub network: SimNetwork,
-    pub nodes: BTreeMap<u64, Node>,
+    pub nodes: BTreeMap<NodeId, Node>,
     pub rng: SmallRng,
-    pub machines: BTreeMap<u64, Machine>,
+    pub machines: BTreeMap<NodeId, Machine>,
     keys: RefCell<BTreeMap<String, Key>>,
-    pub disks: BTreeMap<u64, SimDisk>,
-    incarnations: BTreeMap<u64, u64>,
+    pub disks: BTreeMap<NodeId, SimDisk>,
+    incarnations: BTreeMap<NodeId, u64>,
     /// Whether the disk of a node's latest incarnation has failed.
-    failed: BTreeMap<u64, Arc<AtomicBool>>,
+    failed: BTreeMap<NodeId, Arc<AtomicBool>>,
     up: Up,
     sealer: Arc<Sealer>,
     setup: Setup,
@@ -77,8 +77,8 @@ pub struct Cluster {
 
 /// A cluster at rest: disks from which others begin.
 pub struct Image {
-    disks: BTreeMap<u64, SimDisk>,
-    incarnations: BTreeMap<u64, u64>,
+    disks: BTreeMap<NodeId, SimDisk>,
+    incarnations: BTreeMap<NodeId, u64>,
     keys: BTreeMap<String, Key>,
     sealer: Arc<Sealer>,
     setup: Setup,
@@ -124,17 +124,22 @@ impl Cluster {
             clock: clock(UnixMillis(START_MS)),
             founds: true,
         };
-        cluster.start_node(1).await;
+        cluster.start_node(NodeId(1)).await;
         if !controlled {
-            let first = &cluster.nodes[&1].registry;
-            first.found_cluster("c1", 3, &info(1)).await.unwrap();
+            let first = &cluster.nodes[&NodeId(1)].registry;
+            first.found_cluster("c1", 3, &info(NodeId(1))).await.unwrap();
         }
         for id in [2, 3] {
-            cluster.admit(id).await;
+            cluster.admit(NodeId(id)).await;
             if !controlled {
-                cluster.nodes[&1].registry.group().add_learner(id).await.unwrap();
+                cluster.nodes[&NodeId(1)]
+                    .registry
+                    .group()
+                    .add_learner(NodeId(id))
+                    .await
+                    .unwrap();
             }
-            cluster.start_node(id).await;
+            cluster.start_node(NodeId(id)).await;
         }
         if controlled {
             tokio::time::timeout(120 * SECOND, cluster.placed()).await.unwrap();
@@ -162,7 +167,7 @@ impl Cluster {
             clock: clock(image.now),
             founds: false,
         };
-        let ids: Vec<u64> = cluster.disks.keys().copied().collect();
+        let ids: Vec<NodeId> = cluster.disks.keys().copied().collect();
         let boots: Vec<_> = ids.iter().map(|id| cluster.boot(*id)).collect();
         for node in futures_util::future::join_all(boots).await {
             cluster.nodes.insert(node.id, node);
@@ -190,8 +195,8 @@ impl Cluster {
         }
     }
 
-    async fn admit(&self, id: u64) {
-        let first = &self.nodes[&1].registry;
+    async fn admit(&self, id: NodeId) {
+        let first = &self.nodes[&NodeId(1)].registry;
         let secret = first.create_join_token(60 * SECOND, NodeRole::Core).await.unwrap();
         first.admit(&secret, &info(id)).await.unwrap();
     }
@@ -222,7 +227,7 @@ impl Cluster {
         if !in_service || placement::assign(&view) != view.placements {
             return false;
         }
-        let all: BTreeSet<u64> = view.nodes.keys().copied().collect();
+        let all: BTreeSet<NodeId> = view.nodes.keys().copied().collect();
         let registry = self.members(GroupId::REGISTRY).is_some_and(
             |Members {
                  voters,
@@ -235,7 +240,7 @@ impl Cluster {
         );
         registry
             && view.placements.iter().all(|placement| {
-                let wanted: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+                let wanted: BTreeSet<NodeId> = placement.replicas.iter().copied().collect();
                 let members = self.members(GroupId::partition(placement.partition.0));
                 let runs = |node: &Node| node.partitions.local(placement.partition).is_some();
                 let mut nodes = self.nodes.values().filter(|node| all.contains(&node.id));
@@ -291,7 +296,7 @@ impl Cluster {
     }
 
     /// The node that leads a group, as it says itself; the one of the highest term.
-    pub fn leader(&self, id: GroupId) -> Option<u64> {
+    pub fn leader(&self, id: GroupId) -> Option<NodeId> {
         let leaders = self.nodes.values().filter_map(|node| {
             let leader = node.group(id)?.leader()?;
             (leader.node == node.id).then_some((leader.term, node.id))
@@ -300,24 +305,24 @@ impl Cluster {
     }
 
     async fn make_voters(&self) {
-        let first = &self.nodes[&1];
+        let first = &self.nodes[&NodeId(1)];
         first.registry.group().set_voters(NODES.into()).await.unwrap();
         for id in PartitionCount::DEFAULT.iter() {
             let founder = first.partitions.local(id).unwrap();
             for other in [2, 3] {
-                founder.group().add_learner(other).await.unwrap();
+                founder.group().add_learner(NodeId(other)).await.unwrap();
             }
             founder.group().set_voters(NODES.into()).await.unwrap();
         }
     }
 
-    pub async fn start_node(&mut self, node: u64) {
+    pub async fn start_node(&mut self, node: NodeId) {
         let node = self.boot(node).await;
         self.nodes.insert(node.id, node);
     }
 
     /// Starts a node while others run; it is to be entered when it has started.
-    pub fn boot(&mut self, node: u64) -> Booting {
+    pub fn boot(&mut self, node: NodeId) -> Booting {
         let incarnation = self.incarnations.entry(node).or_default();
         *incarnation += 1;
         // A disk handle of an incarnation that has ended fails, too, so each has its own.
@@ -325,7 +330,7 @@ impl Cluster {
         self.failed.insert(node, failed.clone());
         let boot = Boot {
             id: node,
-            incarnation: *incarnation,
+            incarnation: Incarnation(*incarnation),
             failed,
             setup: self.setup.clone(),
             disk: self.disks.entry(node).or_default().clone(),
@@ -335,20 +340,20 @@ impl Cluster {
             clock: self.clock.clone(),
             up: self.up.clone(),
             latency_seed: self.rng.random(),
-            founds: self.founds && node == 1,
+            founds: self.founds && node == NodeId(1),
         };
         Box::pin(boot.run())
     }
 
     /// Whether the disk of a node that runs or starts has failed: the process would have ended by itself.
-    pub fn has_failed(&self, node: u64) -> bool {
+    pub fn has_failed(&self, node: NodeId) -> bool {
         self.failed
             .get(&node)
             .is_some_and(|failed| failed.load(Ordering::Relaxed))
     }
 
     /// Cuts a node's power.
-    pub fn kill(&mut self, node: u64) {
+    pub fn kill(&mut self, node: NodeId) {
         let gone = self.nodes.remove(&node).unwrap();
         self.cut_power(node);
         gone.die();
@@ -356,7 +361,7 @@ impl Cluster {
 
     /// Cuts the power of all nodes and starts them again.
     pub async fn restart_all(&mut self) {
-        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         ids.iter().for_each(|id| self.kill(*id));
         let boots: Vec<_> = ids.iter().map(|id| self.boot(*id)).collect();
         for node in futures_util::future::join_all(boots).await {
@@ -366,14 +371,14 @@ impl Cluster {
     }
 
     /// Cuts the power of a machine, whatever runs on it.
-    pub fn cut_power(&mut self, node: u64) {
+    pub fn cut_power(&mut self, node: NodeId) {
         self.up.lock().remove(&node);
         self.network.crash(node);
         let disk = self.disks.get_mut(&node).unwrap();
         *disk = disk.crash(&mut self.rng);
     }
 
-    pub fn hub(&self, node: u64) -> &Arc<DeviceHub> {
+    pub fn hub(&self, node: NodeId) -> &Arc<DeviceHub> {
         &self.nodes[&node].hub
     }
 
@@ -412,7 +417,7 @@ impl Cluster {
     }
 
     /// Lets `node` own the partition of `device`.
-    pub async fn owned_by(&self, device: &str, node: u64) -> PartitionId {
+    pub async fn owned_by(&self, device: &str, node: NodeId) -> PartitionId {
         let id = partition_of(device);
         let owner = self.owner(id).await;
         if owner.node != node {
@@ -464,14 +469,14 @@ impl Cluster {
         .await;
     }
 
-    pub async fn connect(&self, node: u64, core: usize, device: &str) -> Result<Client, Refusal> {
+    pub async fn connect(&self, node: NodeId, core: usize, device: &str) -> Result<Client, Refusal> {
         let core = self.nodes[&node].cores[core].clone();
         let key = self.keys.borrow()[device].clone();
         connect(core, device, key).await
     }
 
     /// As [`Self::connect`], on a task of its own.
-    pub fn connecting(&self, node: u64, core: usize, device: &str) -> JoinHandle<Result<Client, Refusal>> {
+    pub fn connecting(&self, node: NodeId, core: usize, device: &str) -> JoinHandle<Result<Client, Refusal>> {
         let core = self.nodes[&node].cores[core].clone();
         let key = self.keys.borrow()[device].clone();
         let device = device.to_owned();
@@ -479,7 +484,7 @@ impl Cluster {
     }
 
     /// The payloads of a device's events, in the order of its partition, as `node`'s replica has them.
-    pub async fn events(&self, node: u64, device: &str) -> Vec<u64> {
+    pub async fn events(&self, node: NodeId, device: &str) -> Vec<u64> {
         let id = partition_of(device);
         let replica = self.nodes[&node].partitions.local(id).unwrap();
         replica.group().read_index().await.unwrap();
@@ -521,7 +526,7 @@ fn partition_config() -> PartitionConfig {
     }
 }
 
-fn info(id: u64) -> NodeInfo {
+fn info(id: NodeId) -> NodeInfo {
     NodeInfo {
         id,
         name: format!("n{id}"),

@@ -14,7 +14,7 @@ use holdfast_cluster::transport::Dispatch;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{GroupHost, Groups};
 use holdfast_device_hub::{Core, DeviceHubConfig};
-use holdfast_model::HumanDuration;
+use holdfast_model::{HumanDuration, Incarnation, NodeId};
 use holdfast_node::{Clock, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
 use holdfast_registry::{Founding, RegistryConfig};
 use holdfast_storage::{DiskGuard, Flusher, Sealer, SimDisk, StorageConfig};
@@ -36,7 +36,7 @@ const DRAIN_RATE: u32 = 1_000;
 const RECONCILE_INTERVAL: HumanDuration = HumanDuration::secs(60);
 
 /// The nodes that run, as a perfect failure detector would see them.
-pub(crate) type Up = Arc<Mutex<BTreeSet<u64>>>;
+pub(crate) type Up = Arc<Mutex<BTreeSet<NodeId>>>;
 
 /// The settings that differ between clusters.
 #[derive(Clone)]
@@ -69,9 +69,9 @@ pub struct Machine {
 
 /// A node that runs, with its cores.
 pub struct Node {
-    pub id: u64,
+    pub id: NodeId,
     /// Counts the starts of the node.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     pub cores: Vec<Rc<Core>>,
     node: holdfast_node::Node,
     core_tasks: Vec<JoinHandle<()>>,
@@ -88,8 +88,8 @@ impl Deref for Node {
 
 /// Everything that a node needs to start.
 pub(crate) struct Boot {
-    pub id: u64,
-    pub incarnation: u64,
+    pub id: NodeId,
+    pub incarnation: Incarnation,
     pub setup: Setup,
     pub disk: SimDisk,
     /// Set when the disk fails.
@@ -218,19 +218,19 @@ impl Node {
 /// The addresses of the members, and which of them are up.
 struct Book {
     up: Up,
-    addresses: Mutex<BTreeMap<u64, String>>,
+    addresses: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl PeerDirectory for Book {
-    fn set_member(&self, node: u64, _name: &str, address: &str) {
+    fn set_member(&self, node: NodeId, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 
-    fn remove(&self, node: u64) {
+    fn remove(&self, node: NodeId) {
         self.addresses.lock().remove(&node);
     }
 
-    fn is_up(&self, node: u64) -> bool {
+    fn is_up(&self, node: NodeId) -> bool {
         self.up.lock().contains(&node) && self.addresses.lock().contains_key(&node)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_consensus::{ChangeError, Group, GroupId, GroupStatus, TransferError};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
@@ -32,7 +32,7 @@ pub(super) enum StepError {
     Transfer(#[from] TransferError),
     #[error("node {node} does not take the leadership")]
     Declined {
-        node: u64,
+        node: NodeId,
         #[source]
         source: ControlCallError,
     },
@@ -74,7 +74,7 @@ impl Control {
     }
 
     /// Transfers the leadership of `group` to `to`, if it accepts it.
-    pub(super) async fn transfer_leadership(&self, group: &Group, to: u64) -> Result<(), StepError> {
+    pub(super) async fn transfer_leadership(&self, group: &Group, to: NodeId) -> Result<(), StepError> {
         let taken = match self.query_ready(group.id(), to).await {
             Ok(()) => group.transfer_leader(to).await.map_err(StepError::from),
             Err(source) => Err(StepError::Declined { node: to, source }),
@@ -89,7 +89,7 @@ impl Control {
     }
 
     /// Asks whether the node accepts the leadership: it may be stopping, or its disk may be full.
-    async fn query_ready(&self, group: GroupId, node: u64) -> Result<(), ControlCallError> {
+    async fn query_ready(&self, group: GroupId, node: NodeId) -> Result<(), ControlCallError> {
         let request = Request::Ready(proto::ReadyRequest { group: group.0 });
         match self.call_control(node, request, READY_TIMEOUT).await? {
             Answer::Ready(answer) if answer.ready => Ok(()),
@@ -102,7 +102,7 @@ impl Control {
     /// Calls the control of another node.
     pub(super) async fn call_control(
         &self,
-        node: u64,
+        node: NodeId,
         request: Request,
         timeout: Duration,
     ) -> Result<Answer, ControlCallError> {
@@ -120,16 +120,16 @@ impl Control {
     }
 
     /// The nodes that have declined the leadership of `group` a moment ago.
-    pub(super) fn declined_leadership(&self, group: GroupId) -> BTreeSet<u64> {
+    pub(super) fn declined_leadership(&self, group: GroupId) -> BTreeSet<NodeId> {
         let now = Instant::now();
         let mut declined = self.0.declined_leadership.lock();
         declined.retain(|_, until| *until > now);
-        let of_group = declined.range((group, 0)..=(group, u64::MAX));
+        let of_group = declined.range((group, NodeId(0))..=(group, NodeId(u64::MAX)));
         of_group.map(|((_, node), _)| *node).collect()
     }
 
     /// The members of a group led by this node that are in `up` and have nearly all entries.
-    pub(super) fn ready(&self, status: &GroupStatus, up: &BTreeSet<u64>) -> BTreeSet<u64> {
+    pub(super) fn ready(&self, status: &GroupStatus, up: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let max_lag = self.0.config.max_lag;
         let caught_up = status
             .matched

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
@@ -207,7 +208,7 @@ fn check_remove(
     view: &ClusterView,
     node: &NodeInfo,
     dead: bool,
-    asked: u64,
+    asked: NodeId,
     status: &ClusterStatus,
 ) -> Result<(), String> {
     let name = &node.name;

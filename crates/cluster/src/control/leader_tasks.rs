@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use holdfast_consensus::Members;
+use holdfast_model::NodeId;
 use holdfast_registry::{ClusterView, NodeState, Placement};
 
 use crate::placement::assign;
@@ -11,13 +12,13 @@ use crate::placement::assign;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LeaderTask {
     /// The node's replica of the registry has caught up: put the node into service.
-    Activate(u64),
+    Activate(NodeId),
     /// Change the placement of these partitions.
     Place(Vec<Placement>),
 }
 
 /// The next write, if one is due. `ready` are the nodes that are up and have nearly all entries of the registry.
-pub(super) fn next(view: &ClusterView, members: &Members, ready: &BTreeSet<u64>) -> Option<LeaderTask> {
+pub(super) fn next(view: &ClusterView, members: &Members, ready: &BTreeSet<NodeId>) -> Option<LeaderTask> {
     if view.cluster.is_empty() {
         return None;
     }
@@ -44,7 +45,7 @@ mod tests {
 
     fn view(states: &[NodeState]) -> ClusterView {
         let nodes = states.iter().zip(1_u64..).map(|(state, id)| NodeInfo {
-            id,
+            id: NodeId(id),
             name: format!("n{id}"),
             address: format!("n{id}:1"),
             zone: String::new(),
@@ -61,16 +62,16 @@ mod tests {
             placements: (0..4)
                 .map(|partition| Placement {
                     partition: PartitionId(partition),
-                    replicas: vec![1],
-                    founder: 1,
+                    replicas: vec![NodeId(1)],
+                    founder: NodeId(1),
                 })
                 .collect(),
         }
     }
 
-    fn members(learners: &[u64]) -> Members {
+    fn members(learners: &[NodeId]) -> Members {
         Members {
-            voters: BTreeSet::from([1]),
+            voters: BTreeSet::from([NodeId(1)]),
             learners: learners.iter().copied().collect(),
             joint: false,
         }
@@ -80,30 +81,42 @@ mod tests {
     fn a_node_enters_service_when_its_registry_has_caught_up_and_then_gets_replicas() {
         let joining = view(&[NodeState::Active, NodeState::Joining]);
         assert_eq!(
-            next(&joining, &members(&[]), &BTreeSet::from([1, 2])),
+            next(&joining, &members(&[]), &BTreeSet::from([NodeId(1), NodeId(2)])),
             None,
             "not added yet"
         );
         assert_eq!(
-            next(&joining, &members(&[2]), &BTreeSet::from([1])),
+            next(&joining, &members(&[NodeId(2)]), &BTreeSet::from([NodeId(1)])),
             None,
             "not caught up"
         );
         assert_eq!(
-            next(&joining, &members(&[2]), &BTreeSet::from([1, 2])),
-            Some(LeaderTask::Activate(2))
+            next(
+                &joining,
+                &members(&[NodeId(2)]),
+                &BTreeSet::from([NodeId(1), NodeId(2)])
+            ),
+            Some(LeaderTask::Activate(NodeId(2)))
         );
         let active = view(&[NodeState::Active, NodeState::Active]);
-        let Some(LeaderTask::Place(placements)) = next(&active, &members(&[2]), &BTreeSet::from([1, 2])) else {
+        let Some(LeaderTask::Place(placements)) =
+            next(&active, &members(&[NodeId(2)]), &BTreeSet::from([NodeId(1), NodeId(2)]))
+        else {
             panic!("nothing was placed");
         };
         assert_eq!(placements.len(), 4);
         let placed = ClusterView { placements, ..active };
-        assert_eq!(next(&placed, &members(&[2]), &BTreeSet::from([1, 2])), None);
+        assert_eq!(
+            next(&placed, &members(&[NodeId(2)]), &BTreeSet::from([NodeId(1), NodeId(2)])),
+            None
+        );
     }
 
     #[test]
     fn before_the_bootstrap_there_is_no_task() {
-        assert_eq!(next(&ClusterView::default(), &members(&[]), &BTreeSet::from([1])), None);
+        assert_eq!(
+            next(&ClusterView::default(), &members(&[]), &BTreeSet::from([NodeId(1)])),
+            None
+        );
     }
 }

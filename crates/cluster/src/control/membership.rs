@@ -11,30 +11,31 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use holdfast_consensus::Members;
+use holdfast_model::NodeId;
 
 /// The state of a group and its desired state, as its leader knows them.
 #[derive(Debug, Clone)]
 pub(super) struct Situation<'a> {
     /// This node, which leads.
-    pub(super) me: u64,
+    pub(super) me: NodeId,
     /// The members of the group.
     pub(super) members: &'a Members,
     /// Nodes that are up and have nearly all entries; always includes this node.
-    pub(super) ready: &'a BTreeSet<u64>,
+    pub(super) ready: &'a BTreeSet<NodeId>,
     /// Nodes that are up.
-    pub(super) up: &'a BTreeSet<u64>,
+    pub(super) up: &'a BTreeSet<NodeId>,
     /// The desired voters.
-    pub(super) voters: &'a BTreeSet<u64>,
+    pub(super) voters: &'a BTreeSet<NodeId>,
     /// The desired learners.
-    pub(super) learners: &'a BTreeSet<u64>,
+    pub(super) learners: &'a BTreeSet<NodeId>,
     /// The preferred leader, if leadership is to move now.
-    pub(super) preferred: Option<u64>,
+    pub(super) preferred: Option<NodeId>,
     /// Nodes that have declined the leadership a moment ago.
-    pub(super) declined: &'a BTreeSet<u64>,
+    pub(super) declined: &'a BTreeSet<NodeId>,
     /// Whether this node's disk has space; otherwise the group takes no writes while this node leads it.
     pub(super) takes_writes: bool,
     /// The nodes that may lead if this node must not, the best first.
-    pub(super) successors: &'a [u64],
+    pub(super) successors: &'a [NodeId],
 }
 
 /// The next step.
@@ -43,13 +44,13 @@ pub(super) enum Step {
     /// The group is in its desired state.
     Nothing,
     /// Add a node as a learner.
-    AddLearner(u64),
+    AddLearner(NodeId),
     /// Make exactly these nodes voters.
-    SetVoters(BTreeSet<u64>),
+    SetVoters(BTreeSet<NodeId>),
     /// Remove these learners.
-    RemoveLearners(BTreeSet<u64>),
+    RemoveLearners(BTreeSet<NodeId>),
     /// Transfer the leadership to a voter.
-    Transfer(u64),
+    Transfer(NodeId),
     /// No step is possible at the moment.
     Wait(Wait),
 }
@@ -58,11 +59,11 @@ pub(super) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wait {
     /// These nodes must catch up.
-    CatchUp(BTreeSet<u64>),
+    CatchUp(BTreeSet<NodeId>),
     /// These nodes must come up.
-    Down(BTreeSet<u64>),
+    Down(BTreeSet<NodeId>),
     /// Too few of the desired voters are up for a quorum.
-    NoQuorum(BTreeSet<u64>),
+    NoQuorum(BTreeSet<NodeId>),
     /// No remaining node can take the leadership.
     NoSuccessor,
 }
@@ -92,8 +93,8 @@ impl fmt::Display for Step {
 }
 
 /// Node ids; the status replaces them by names.
-fn list(nodes: &BTreeSet<u64>) -> String {
-    let nodes = nodes.iter().map(u64::to_string).collect::<Vec<_>>();
+fn list(nodes: &BTreeSet<NodeId>) -> String {
+    let nodes = nodes.iter().map(NodeId::to_string).collect::<Vec<_>>();
     nodes.join(", ")
 }
 
@@ -116,7 +117,7 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
             return Step::Transfer(successor);
         }
     }
-    let missing: BTreeSet<u64> = now
+    let missing: BTreeSet<NodeId> = now
         .voters
         .union(now.learners)
         .copied()
@@ -131,7 +132,7 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
     if now.members.voters != *now.voters || now.members.joint {
         return change_voters(now);
     }
-    let stray: BTreeSet<u64> = now
+    let stray: BTreeSet<NodeId> = now
         .members
         .learners
         .iter()
@@ -158,14 +159,14 @@ pub(super) fn step(now: &Situation<'_>) -> Step {
 
 /// The best of `voters` that can take the leadership at once, so that it need not be transferred again. A node with a full
 /// disk declines when it is asked.
-fn successor(now: &Situation<'_>, voters: &BTreeSet<u64>) -> Option<u64> {
+fn successor(now: &Situation<'_>, voters: &BTreeSet<NodeId>) -> Option<NodeId> {
     let mut able = now.successors.iter().chain(voters).copied().filter(|node| {
         *node != now.me && voters.contains(node) && is_ready(now, *node) && !now.declined.contains(node)
     });
     able.next()
 }
 
-fn is_ready(now: &Situation<'_>, node: u64) -> bool {
+fn is_ready(now: &Situation<'_>, node: NodeId) -> bool {
     node == now.me || now.ready.contains(&node)
 }
 
@@ -197,23 +198,23 @@ fn change_voters(now: &Situation<'_>) -> Step {
     Step::SetVoters(wider)
 }
 
-fn with(mut nodes: BTreeSet<u64>, node: u64) -> BTreeSet<u64> {
+fn with(mut nodes: BTreeSet<NodeId>, node: NodeId) -> BTreeSet<NodeId> {
     nodes.insert(node);
     nodes
 }
 
 /// The voters that are possible now: the desired ones that vote already or have caught up, and for each missing one a current
 /// voter. If these are fewer than desired, the current voters.
-fn target(now: &Situation<'_>) -> BTreeSet<u64> {
+fn target(now: &Situation<'_>) -> BTreeSet<NodeId> {
     let present = &now.members.voters;
-    let mut target: BTreeSet<u64> = now
+    let mut target: BTreeSet<NodeId> = now
         .voters
         .iter()
         .copied()
         .filter(|node| present.contains(node) || is_ready(now, *node) && now.members.contains(*node))
         .collect();
     // The leader first, then ready nodes: they keep the quorum.
-    let mut others: Vec<u64> = present.difference(now.voters).copied().collect();
+    let mut others: Vec<NodeId> = present.difference(now.voters).copied().collect();
     others.sort_by_key(|node| (*node != now.me, !is_ready(now, *node), *node));
     let open = now.voters.len().saturating_sub(target.len());
     target.extend(others.into_iter().take(open));
@@ -225,7 +226,7 @@ fn target(now: &Situation<'_>) -> BTreeSet<u64> {
 
 fn missing_voters(now: &Situation<'_>) -> Wait {
     let missing = now.voters.difference(&now.members.voters).copied();
-    let (up, down): (BTreeSet<u64>, BTreeSet<u64>) = missing.partition(|node| now.up.contains(node));
+    let (up, down): (BTreeSet<NodeId>, BTreeSet<NodeId>) = missing.partition(|node| now.up.contains(node));
     if down.is_empty() {
         Wait::CatchUp(up)
     } else {

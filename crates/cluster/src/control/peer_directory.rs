@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use holdfast_model::NodeId;
+
 use crate::peer::Peers;
 
 /// A node counts as up if something was received from it within this time.
@@ -10,26 +12,26 @@ const HEARD_WITHIN: Duration = Duration::from_secs(5);
 /// Receives the addresses of the members and reports their liveness, as this node sees it.
 pub trait PeerDirectory: Send + Sync + 'static {
     /// Adds the member `node` with its name and address, or changes them.
-    fn set_member(&self, node: u64, name: &str, address: &str);
+    fn set_member(&self, node: NodeId, name: &str, address: &str);
 
     /// Removes `node`, which is not a member any more.
-    fn remove(&self, node: u64);
+    fn remove(&self, node: NodeId);
 
     /// Whether the node is up. Cheap.
-    fn is_up(&self, node: u64) -> bool;
+    fn is_up(&self, node: NodeId) -> bool;
 }
 
 impl PeerDirectory for Peers {
-    fn set_member(&self, node: u64, name: &str, address: &str) {
+    fn set_member(&self, node: NodeId, name: &str, address: &str) {
         self.set_name(node, name);
         self.set_address(node, address);
     }
 
-    fn remove(&self, node: u64) {
+    fn remove(&self, node: NodeId) {
         Peers::remove(self, node);
     }
 
-    fn is_up(&self, node: u64) -> bool {
+    fn is_up(&self, node: NodeId) -> bool {
         let liveness = self.liveness();
         let peers = liveness.borrow();
         let peer = peers.iter().find(|peer| peer.node == node);

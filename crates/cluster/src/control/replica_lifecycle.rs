@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use holdfast_consensus::GroupId;
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
@@ -33,7 +33,7 @@ pub(super) enum CreateError {
     TimedOut,
     #[error("node {node} has not answered whether it has a replica")]
     Unanswered {
-        node: u64,
+        node: NodeId,
         #[source]
         source: ControlCallError,
     },
@@ -137,13 +137,16 @@ impl Control {
     /// Asks `node` about this node's membership in the partition's group, and for the group's leader.
     async fn query_membership(
         &self,
-        node: u64,
+        node: NodeId,
         partition: PartitionId,
-    ) -> Result<(Standing, Option<u64>), ControlCallError> {
+    ) -> Result<(Standing, Option<NodeId>), ControlCallError> {
         let group = GroupId::partition(partition.0).0;
         let request = Request::Membership(proto::MembershipRequest { group });
         match self.call_control(node, request, MEMBERSHIP_TIMEOUT).await? {
-            Answer::Membership(answer) => Ok((answer.standing(), Some(answer.leader).filter(|leader| *leader != 0))),
+            Answer::Membership(answer) => Ok((
+                answer.standing(),
+                Some(answer.leader).filter(|leader| *leader != 0).map(NodeId),
+            )),
             Answer::Refusal(refusal) => Err(ControlCallError::Refused(refusal.text)),
             _ => Err(ControlCallError::OtherAnswer),
         }

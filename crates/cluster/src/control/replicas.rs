@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_registry::ClusterView;
 
 /// A step for a local replica.
@@ -22,7 +22,7 @@ pub(super) enum ReplicaStep {
 /// The steps to take now; they are independent of each other. `running` and `on_disk` are this node's.
 pub(super) fn steps(
     view: &ClusterView,
-    me: u64,
+    me: NodeId,
     running: &BTreeSet<PartitionId>,
     on_disk: &BTreeSet<PartitionId>,
 ) -> Vec<ReplicaStep> {
@@ -49,8 +49,8 @@ mod tests {
 
     use super::*;
 
-    fn view(members: &[u64], placements: &[&[u64]]) -> ClusterView {
-        let node = |id: &u64| NodeInfo {
+    fn view(members: &[NodeId], placements: &[&[NodeId]]) -> ClusterView {
+        let node = |id: &NodeId| NodeInfo {
             id: *id,
             name: format!("n{id}"),
             address: format!("n{id}:1"),
@@ -71,50 +71,59 @@ mod tests {
                 .map(|(replicas, partition)| Placement {
                     partition: PartitionId(partition),
                     replicas: replicas.to_vec(),
-                    founder: 1,
+                    founder: NodeId(1),
                 })
                 .collect(),
         }
     }
 
-    fn check(me: u64, view: &ClusterView, running: &[u16], on_disk: &[u16], expected: &[ReplicaStep]) {
+    fn check(me: NodeId, view: &ClusterView, running: &[u16], on_disk: &[u16], expected: &[ReplicaStep]) {
         let set = |ids: &[u16]| ids.iter().copied().map(PartitionId).collect::<BTreeSet<_>>();
         assert_eq!(steps(view, me, &set(running), &set(on_disk)), expected);
     }
 
     #[test]
     fn the_founder_creates_new_partitions_and_others_start_empty() {
-        let view = view(&[1, 2], &[&[1, 2], &[2, 1]]);
+        let view = view(
+            &[NodeId(1), NodeId(2)],
+            &[&[NodeId(1), NodeId(2)], &[NodeId(2), NodeId(1)]],
+        );
         let (first, second) = (PartitionId(0), PartitionId(1));
         check(
-            1,
+            NodeId(1),
             &view,
             &[],
             &[],
             &[ReplicaStep::Create(first), ReplicaStep::Create(second)],
         );
         check(
-            2,
+            NodeId(2),
             &view,
             &[],
             &[],
             &[ReplicaStep::Start(first), ReplicaStep::Start(second)],
         );
-        check(2, &view, &[0], &[0], &[ReplicaStep::Start(second)]);
-        check(2, &view, &[0, 1], &[0, 1], &[]);
+        check(NodeId(2), &view, &[0], &[0], &[ReplicaStep::Start(second)]);
+        check(NodeId(2), &view, &[0, 1], &[0, 1], &[]);
     }
 
     #[test]
     fn replicas_on_the_disk_are_started_and_never_created_again() {
-        let view = view(&[1, 2], &[&[1], &[2]]);
+        let view = view(&[NodeId(1), NodeId(2)], &[&[NodeId(1)], &[NodeId(2)]]);
         let steps = [ReplicaStep::Start(PartitionId(0)), ReplicaStep::Start(PartitionId(1))];
-        check(1, &view, &[], &[0, 1], &steps);
+        check(NodeId(1), &view, &[], &[0, 1], &steps);
     }
 
     #[test]
     fn replicas_placed_elsewhere_are_removed_except_on_a_removed_node() {
-        let view = view(&[1, 2], &[&[2], &[2, 1]]);
-        check(1, &view, &[0, 1], &[0, 1], &[ReplicaStep::Remove(PartitionId(0))]);
-        check(3, &view, &[0, 1], &[0, 1], &[]);
+        let view = view(&[NodeId(1), NodeId(2)], &[&[NodeId(2)], &[NodeId(2), NodeId(1)]]);
+        check(
+            NodeId(1),
+            &view,
+            &[0, 1],
+            &[0, 1],
+            &[ReplicaStep::Remove(PartitionId(0))],
+        );
+        check(NodeId(3), &view, &[0, 1], &[0, 1], &[]);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_registry::{ClusterView, NodeState, RegistryError, RegistryEvent};
 use holdfast_tasks::Phase;
 use thiserror::Error;
@@ -50,10 +50,10 @@ pub(super) struct Run {
     pub(super) control: Control,
     pub(super) tasks: TaskTable,
     view_seen: u64,
-    members: BTreeSet<u64>,
+    members: BTreeSet<NodeId>,
     /// Since when a node is up, or down, without a break.
-    up_since: BTreeMap<u64, Instant>,
-    down_since: BTreeMap<u64, Instant>,
+    up_since: BTreeMap<NodeId, Instant>,
+    down_since: BTreeMap<NodeId, Instant>,
     watches: BTreeMap<GroupId, JoinHandle<()>>,
     logged_removed: bool,
     /// A group that this node leads is not in its desired state.
@@ -183,7 +183,7 @@ impl Run {
         for node in view.nodes.values().filter(|node| node.id != inner.id) {
             inner.peers.set_member(node.id, &node.name, &node.address);
         }
-        let members: BTreeSet<u64> = view.nodes.keys().copied().collect();
+        let members: BTreeSet<NodeId> = view.nodes.keys().copied().collect();
         for gone in self.members.difference(&members).filter(|node| **node != inner.id) {
             inner.peers.remove(*gone);
             self.up_since.remove(gone);
@@ -402,19 +402,19 @@ impl Run {
         })
     }
 
-    fn up(&self) -> BTreeSet<u64> {
+    fn up(&self) -> BTreeSet<NodeId> {
         let others = self.up_since.keys().copied();
         others.chain([self.control.0.id]).collect()
     }
 
     /// Nodes that have been down for so long that other nodes vote in the registry instead.
-    fn lost_voters(&self) -> BTreeSet<u64> {
+    fn lost_voters(&self) -> BTreeSet<NodeId> {
         let timeout = self.control.0.config.voter_grace.get();
         let down = self.down_since.iter().filter(|(_, since)| since.elapsed() >= timeout);
         down.map(|(node, _)| *node).collect()
     }
 
-    fn start_leader_task(&self, view: &ClusterView, status: &GroupStatus, ready: &BTreeSet<u64>) {
+    fn start_leader_task(&self, view: &ClusterView, status: &GroupStatus, ready: &BTreeSet<NodeId>) {
         if !self.tasks.is_free(Subject::View) {
             return;
         }

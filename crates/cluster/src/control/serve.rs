@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_consensus::transport::{Answer, CallError, Handler};
 use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
-use holdfast_model::UnixMillis;
+use holdfast_model::{NodeId, UnixMillis};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer as Body;
 use holdfast_proto::cluster::v1::control_refusal::Kind;
@@ -26,7 +26,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Server(pub(super) Control);
 
 impl Handler for Server {
-    fn call(&self, from: u64, _target: u32, body: Bytes) -> Answer {
+    fn call(&self, from: NodeId, _target: u32, body: Bytes) -> Answer {
         let control = self.0.clone();
         Box::pin(async move {
             let request =
@@ -45,9 +45,9 @@ impl Handler for Server {
 }
 
 impl Control {
-    async fn admit(&self, from: u64, request: proto::JoinRequest) -> Body {
+    async fn admit(&self, from: NodeId, request: proto::JoinRequest) -> Body {
         let inner = &self.0;
-        if request.id != from {
+        if request.id != from.get() {
             let text = format!("the connection is that of node {from}, not of node {}", request.id);
             return messages::refusal(Kind::Denied, text);
         }
@@ -55,7 +55,7 @@ impl Control {
             return messages::refusal(Kind::NotNow, "this node is still bootstrapping its cluster");
         }
         let node = NodeInfo {
-            id: request.id,
+            id: NodeId(request.id),
             name: request.name,
             address: request.address,
             zone: request.zone,
@@ -66,18 +66,18 @@ impl Control {
             joined: UnixMillis(0),
         };
         if let Err(error) = inner.registry.admit(&request.secret, &node).await {
-            tracing::warn!(node = node.id, name = node.name, address = node.address, %error, "refused a joining node");
+            tracing::warn!(node = %node.id, name = node.name, address = node.address, %error, "refused a joining node");
             return messages::refusal(kind_of(&error), error.to_string());
         }
         tracing::info!(
-            node = node.id,
+            node = %node.id,
             name = node.name,
             address = node.address,
             "admitted a node"
         );
         let view = inner.registry.cluster();
         let members = view.nodes.values().map(|node| proto::Member {
-            id: node.id,
+            id: node.id.get(),
             name: node.name.clone(),
             address: node.address.clone(),
         });
@@ -129,10 +129,10 @@ impl Control {
     }
 
     /// Whether `node` is a member of the group; only its leader knows.
-    async fn membership(&self, node: u64, group: u32) -> proto::MembershipAnswer {
-        let answer = |standing: Standing, leader: Option<u64>| proto::MembershipAnswer {
+    async fn membership(&self, node: NodeId, group: u32) -> proto::MembershipAnswer {
+        let answer = |standing: Standing, leader: Option<NodeId>| proto::MembershipAnswer {
             standing: standing.into(),
-            leader: leader.unwrap_or(0),
+            leader: leader.map_or(0, NodeId::get),
         };
         let Some(group) = self.group(GroupId(group)) else {
             let partition = super::partition_of(GroupId(group));
@@ -178,18 +178,18 @@ fn group_report(status: &GroupStatus, in_progress: String) -> proto::GroupReport
     proto::GroupReport {
         group: status.id.0,
         role: role.into(),
-        term: status.term,
-        leader: status.leader.unwrap_or(0),
+        term: status.term.get(),
+        leader: status.leader.map_or(0, NodeId::get),
         last_log: status.last_log,
         applied: status.applied,
-        voters: status.members.voters.iter().copied().collect(),
-        learners: status.members.learners.iter().copied().collect(),
+        voters: status.members.voters.iter().copied().map(NodeId::get).collect(),
+        learners: status.members.learners.iter().copied().map(NodeId::get).collect(),
         joint: status.members.joint,
         progress: status
             .matched
             .iter()
             .map(|(node, matched)| proto::Progress {
-                node: *node,
+                node: node.get(),
                 matched: *matched,
             })
             .collect(),

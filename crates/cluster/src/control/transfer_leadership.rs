@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use holdfast_consensus::{Group, Role};
+use holdfast_model::NodeId;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ impl Control {
             if status.members.voters.len() <= 1 {
                 return false;
             }
-            let mut successors: Vec<u64> = self
+            let mut successors: Vec<NodeId> = self
                 .ready(&status, &up)
                 .into_iter()
                 .filter(|node| *node != me)

@@ -8,7 +8,7 @@ use crate::control::messages::{encode_answer, refusal};
 
 fn joiner() -> Joiner {
     Joiner {
-        id: 7,
+        id: NodeId(7),
         name: "n7".to_owned(),
         address: "n7:9700".to_owned(),
         zone: String::new(),

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use holdfast_consensus::transport::CallError;
+use holdfast_model::NodeId;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Streaming;
 
@@ -18,7 +19,7 @@ pub(crate) struct ChunkReader {
     frames: Streaming<Bytes>,
     /// The remaining items of the last frame.
     items: Option<Items>,
-    node: u64,
+    node: NodeId,
     ended: bool,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -28,7 +29,7 @@ impl ChunkReader {
     pub(crate) fn new(
         frames: Streaming<Bytes>,
         items: Option<Items>,
-        node: u64,
+        node: NodeId,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         Self {

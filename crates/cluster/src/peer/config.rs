@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use holdfast_model::ByteSize;
+use holdfast_model::NodeId;
 
 holdfast_config::section! {
     /// Connections to other nodes.
@@ -62,7 +63,7 @@ pub struct PeerIdentity {
     /// The cluster's id; empty while this node is not a member of one.
     pub cluster: String,
     /// The node's Raft id.
-    pub node: u64,
+    pub node: NodeId,
     /// The node's name.
     pub name: String,
     /// The address at which other nodes reach it, `host:port`.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_consensus::transport::{Answer, Call, CallError, Dispatch};
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1::{Hello, HelloAnswer, HelloRefusal, Purpose};
 use holdfast_tasks::Stop;
 use holdfast_tasks::sync::{Mutex, RwLock};
@@ -41,7 +42,7 @@ pub(crate) const MAX_ANONYMOUS_CALLS: usize = 16;
 /// A node that has connected to this one and whose hello was accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     pub(crate) name: String,
     /// Not a member: it may call only the control service.
     pub(crate) joins: bool,
@@ -57,15 +58,15 @@ pub(crate) struct PeerTable {
     /// Sent in every hello: identifies this process.
     pub(crate) instance: u64,
     pub(crate) metrics: PeerMetrics,
-    pub(crate) peers: RwLock<HashMap<u64, Arc<Peer>>>,
+    pub(crate) peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
     /// The members' names in the registry. Bounded by the number of members.
-    names: RwLock<HashMap<u64, String>>,
+    names: RwLock<HashMap<NodeId, String>>,
     /// Notified when a node without a task was added.
     pub(crate) new_peer: Notify,
     pub(crate) anonymous_calls: mpsc::Sender<AnonymousCall>,
     pub(crate) status: watch::Sender<Vec<PeerStatus>>,
-    inbound: Mutex<HashMap<u64, InboundConnections>>,
-    removed: Mutex<HashSet<u64>>,
+    inbound: Mutex<HashMap<NodeId, InboundConnections>>,
+    removed: Mutex<HashSet<NodeId>>,
     /// Connections of nodes that are not members.
     joining: AtomicUsize,
     started: Instant,
@@ -110,7 +111,7 @@ pub(crate) struct PeerInfo {
 
 /// Another node that this one calls.
 pub(crate) struct Peer {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     pub(crate) info: Mutex<PeerInfo>,
     pub(crate) state: RwLock<ConnectionState>,
     /// Notified when its address has changed or it was removed.
@@ -175,22 +176,22 @@ impl PeerTable {
         (ms > 0).then(|| self.started + Duration::from_millis(ms - 1))
     }
 
-    pub(crate) fn peer(&self, node: u64) -> Option<Arc<Peer>> {
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().get(&node).cloned()
     }
 
-    pub(crate) fn node(&self) -> u64 {
+    pub(crate) fn node(&self) -> NodeId {
         self.identity.read().node
     }
 
     /// Adds the member `node`, or changes its address.
-    pub(crate) fn set_address(&self, node: u64, address: &str) {
+    pub(crate) fn set_address(&self, node: NodeId, address: &str) {
         self.removed.lock().remove(&node);
         self.record_address(node, address, true);
     }
 
     /// Sets the name of `node` in the registry.
-    pub(crate) fn set_name(&self, node: u64, name: &str) {
+    pub(crate) fn set_name(&self, node: NodeId, name: &str) {
         let mut names = self.names.write();
         if names.get(&node).is_none_or(|known| known != name) {
             names.insert(node, name.to_owned());
@@ -198,12 +199,12 @@ impl PeerTable {
     }
 
     /// The name of `node` in the registry, if it is a known member.
-    pub(crate) fn registered_name(&self, node: u64) -> Option<String> {
+    pub(crate) fn registered_name(&self, node: NodeId) -> Option<String> {
         self.names.read().get(&node).cloned()
     }
 
-    fn record_address(&self, node: u64, address: &str, registered: bool) {
-        if node == self.node() || node == 0 {
+    fn record_address(&self, node: NodeId, address: &str, registered: bool) {
+        if node == self.node() || node == NodeId(0) {
             return;
         }
         let peer = {
@@ -248,12 +249,12 @@ impl PeerTable {
         }
     }
 
-    pub(crate) fn new_queue(&self, node: u64) -> CallQueue {
+    pub(crate) fn new_queue(&self, node: NodeId) -> CallQueue {
         CallQueue::new(node, self.config.queue.as_usize(), self.config.calls)
     }
 
     /// Removes `node`, which is not a member any more, and closes its connections.
-    pub(crate) fn remove(&self, node: u64) {
+    pub(crate) fn remove(&self, node: NodeId) {
         self.names.write().remove(&node);
         let peer = self.peers.write().remove(&node);
         let reason: Arc<str> = "it was removed from the cluster".into();
@@ -279,7 +280,7 @@ impl PeerTable {
         self.publish();
     }
 
-    pub(crate) fn is_removed(&self, node: u64) -> bool {
+    pub(crate) fn is_removed(&self, node: NodeId) -> bool {
         self.removed.lock().contains(&node)
     }
 
@@ -295,7 +296,7 @@ impl PeerTable {
     ) -> Result<(), HelloRefused> {
         let mut inbound = self.inbound.lock();
         let silence = u64::try_from(self.config.silence.as_millis()).unwrap_or(u64::MAX);
-        if let Some(other) = inbound.get(&hello.node)
+        if let Some(other) = inbound.get(&NodeId(hello.node))
             && other.instance != hello.instance
             && other.address != hello.address
             && other.calls.receiver_count() > 0
@@ -324,7 +325,7 @@ impl PeerTable {
                     streams: None,
                     heard: Arc::clone(heard),
                 };
-                if let Some(before) = inbound.insert(hello.node, connections) {
+                if let Some(before) = inbound.insert(NodeId(hello.node), connections) {
                     before.calls.send_replace(replaced());
                     if let Some(streams) = before.streams {
                         streams.send_replace(replaced());
@@ -332,7 +333,7 @@ impl PeerTable {
                 }
             }
             // Requires a connection for calls of the same process.
-            Purpose::Streams => match inbound.get_mut(&hello.node) {
+            Purpose::Streams => match inbound.get_mut(&NodeId(hello.node)) {
                 Some(connections) if connections.instance == hello.instance => {
                     if let Some(before) = connections.streams.replace(close.clone()) {
                         before.send_replace(replaced());
@@ -385,7 +386,7 @@ impl PeerTable {
     /// Records what the hello of a member says about it.
     pub(crate) fn record_hello(
         &self,
-        node: u64,
+        node: NodeId,
         name: &str,
         address: &str,
         version: &str,
@@ -407,7 +408,7 @@ impl PeerTable {
 
     /// Records what the answer to a hello says about a member.
     pub(crate) fn record_hello_answer(&self, answer: &HelloAnswer, expires: Option<SystemTime>) {
-        if let Some(peer) = self.peer(answer.node) {
+        if let Some(peer) = self.peer(NodeId(answer.node)) {
             let mut info = peer.info.lock();
             info.name.clone_from(&answer.name);
             info.version.clone_from(&answer.version);
@@ -462,7 +463,7 @@ impl PeerTable {
     }
 
     /// Calls a node, which may be this one.
-    pub(crate) fn call(&self, node: u64, call: Call) -> Answer {
+    pub(crate) fn call(&self, node: NodeId, call: Call) -> Answer {
         let state = self.peers.read().get(&node).map(|peer| peer.state.read().clone());
         let refused = match state {
             Some(ConnectionState::Up(queue)) => match queue.submit(call) {
@@ -485,7 +486,7 @@ impl PeerTable {
 }
 
 /// The error of a call to a node that is not in the table.
-pub(crate) fn unknown_node(node: u64) -> CallError {
+pub(crate) fn unknown_node(node: NodeId) -> CallError {
     CallError::NotSent(format!("node {node} is not known here").into())
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_model::NodeId;
+
 /// The state of the connection to another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// The node.
-    pub node: u64,
+    pub node: NodeId,
     /// Its name, from its last hello; empty before.
     pub name: String,
     /// The address at which it is called, `host:port`.

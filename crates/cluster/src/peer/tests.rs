@@ -20,6 +20,7 @@ use futures_util::{StreamExt, stream};
 use holdfast_consensus::transport::{
     Answer, Call, CallError, Chunks, Dispatch, Handler, MAX_CHUNK_BYTES, Service, Transport,
 };
+use holdfast_model::NodeId;
 use holdfast_tasks::{Phase, Stop};
 
 use super::{PeerIdentity, PeerStatus, PeerTls, Peers, PeersConfig};
@@ -37,7 +38,7 @@ struct Echo {
 }
 
 impl Handler for Echo {
-    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer {
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.seen.lock().push(body.slice(..body.len().min(16)));
         if body.starts_with(b"refuse") {
@@ -57,7 +58,7 @@ impl Handler for Echo {
         Box::pin(async move { Ok(body) })
     }
 
-    fn upload(&self, _from: u64, _target: u32, body: Bytes, mut chunks: Chunks) -> Answer {
+    fn upload(&self, _from: NodeId, _target: u32, body: Bytes, mut chunks: Chunks) -> Answer {
         let stop_early = body.starts_with(b"stop");
         Box::pin(async move {
             let mut all = body.to_vec();
@@ -73,7 +74,7 @@ impl Handler for Echo {
         })
     }
 
-    fn download(&self, _from: u64, _target: u32, body: Bytes) -> Chunks {
+    fn download(&self, _from: NodeId, _target: u32, body: Bytes) -> Chunks {
         let count: usize = String::from_utf8_lossy(&body).parse().unwrap_or(0);
         if body.starts_with(b"none") {
             return Box::pin(stream::iter([Err(CallError::Refused("nothing there".into()))]));
@@ -84,7 +85,7 @@ impl Handler for Echo {
 
 /// A node of a test; stops when dropped.
 struct Node {
-    id: u64,
+    id: NodeId,
     peers: Peers,
     echo: Arc<Echo>,
     dispatch: Dispatch,
@@ -112,7 +113,7 @@ fn quick() -> PeersConfig {
     }
 }
 
-fn identity(id: u64) -> PeerIdentity {
+fn identity(id: NodeId) -> PeerIdentity {
     PeerIdentity {
         cluster: CLUSTER.to_owned(),
         node: id,
@@ -124,7 +125,7 @@ fn identity(id: u64) -> PeerIdentity {
 }
 
 impl Node {
-    async fn start(id: u64, tls: PeerTls) -> Self {
+    async fn start(id: NodeId, tls: PeerTls) -> Self {
         Self::start_with(quick(), identity(id), tls).await
     }
 
@@ -159,7 +160,7 @@ impl Node {
     }
 
     /// Waits until this node's status of `node` satisfies `wanted`.
-    async fn until(&self, node: u64, wanted: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
+    async fn until(&self, node: NodeId, wanted: impl Fn(&PeerStatus) -> bool) -> PeerStatus {
         let mut liveness = self.peers.liveness();
         let all = liveness.wait_for(|all| all.iter().any(|status| status.node == node && wanted(status)));
         let found = tokio::time::timeout(Duration::from_secs(20), all).await;
@@ -169,7 +170,7 @@ impl Node {
         }
     }
 
-    async fn ask(&self, node: u64, body: &[u8]) -> Result<Bytes, CallError> {
+    async fn ask(&self, node: NodeId, body: &[u8]) -> Result<Bytes, CallError> {
         self.peers.call(node, call(body)).await
     }
 }
@@ -186,8 +187,8 @@ fn call(body: &[u8]) -> Call {
 /// Two nodes, the first of which is connected to the second.
 async fn pair() -> (Authority, Node, Node) {
     let authority = Authority::new();
-    let one = Node::start(1, authority.node()).await;
-    let two = Node::start(2, authority.node()).await;
+    let one = Node::start(NodeId(1), authority.node()).await;
+    let two = Node::start(NodeId(2), authority.node()).await;
     one.connect(&two).await;
     (authority, one, two)
 }

@@ -6,13 +6,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use holdfast_model::NodeId;
+
 use super::Candidates;
 use super::rendezvous::score;
 
 /// The preferred leader of each partition, one of its `replicas`, which are not empty; keeps `before` where possible.
-pub(super) fn spread(nodes: &Candidates<'_>, replicas: &[Vec<u64>], before: &[Option<u64>]) -> Vec<u64> {
-    let mut counts: BTreeMap<u64, usize> = nodes.ids().map(|node| (node, 0)).collect();
-    let kept: Vec<Option<u64>> = replicas
+pub(super) fn spread(nodes: &Candidates<'_>, replicas: &[Vec<NodeId>], before: &[Option<NodeId>]) -> Vec<NodeId> {
+    let mut counts: BTreeMap<NodeId, usize> = nodes.ids().map(|node| (node, 0)).collect();
+    let kept: Vec<Option<NodeId>> = replicas
         .iter()
         .zip(before)
         .map(|(held, before)| before.filter(|node| held.contains(node)))
@@ -51,13 +53,17 @@ pub(super) fn spread(nodes: &Candidates<'_>, replicas: &[Vec<u64>], before: &[Op
 }
 
 /// Changes (new leader, partition) along a shortest chain from a node to one with at least two fewer.
-fn chain(replicas: &[Vec<u64>], leaders: &[u64], counts: &BTreeMap<u64, usize>) -> Option<Vec<(u64, usize)>> {
-    let mut from: Vec<(usize, u64)> = counts.iter().map(|(node, count)| (*count, *node)).collect();
+fn chain(
+    replicas: &[Vec<NodeId>],
+    leaders: &[NodeId],
+    counts: &BTreeMap<NodeId, usize>,
+) -> Option<Vec<(NodeId, usize)>> {
+    let mut from: Vec<(usize, NodeId)> = counts.iter().map(|(node, count)| (*count, *node)).collect();
     from.sort_unstable_by(|a, b| b.cmp(a));
     from.into_iter().find_map(|(count, node)| {
         let enough = count.checked_sub(2)?;
         // How a node was reached: by which partition, from which node.
-        let mut reached: BTreeMap<u64, Option<(usize, u64)>> = BTreeMap::from([(node, None)]);
+        let mut reached: BTreeMap<NodeId, Option<(usize, NodeId)>> = BTreeMap::from([(node, None)]);
         let mut queue = VecDeque::from([node]);
         while let Some(at) = queue.pop_front() {
             if at != node && counts.get(&at).is_some_and(|count| *count <= enough) {

@@ -6,20 +6,22 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use holdfast_model::NodeId;
+
 use super::Candidates;
 use super::rendezvous::score;
 
 struct Spread<'a> {
     nodes: &'a Candidates<'a>,
     /// By partition.
-    replicas: Vec<Vec<u64>>,
+    replicas: Vec<Vec<NodeId>>,
     /// Replicas by node.
-    loads: BTreeMap<u64, usize>,
+    loads: BTreeMap<NodeId, usize>,
 }
 
 /// Gives each partition `count` nodes, and keeps its current ones where possible.
-pub(super) fn spread(nodes: &Candidates<'_>, kept: Vec<Vec<u64>>, count: usize) -> Vec<Vec<u64>> {
-    let mut loads: BTreeMap<u64, usize> = nodes.ids().map(|node| (node, 0)).collect();
+pub(super) fn spread(nodes: &Candidates<'_>, kept: Vec<Vec<NodeId>>, count: usize) -> Vec<Vec<NodeId>> {
+    let mut loads: BTreeMap<NodeId, usize> = nodes.ids().map(|node| (node, 0)).collect();
     for node in kept.iter().flatten() {
         *loads.entry(*node).or_default() += 1;
     }
@@ -39,23 +41,23 @@ pub(super) fn spread(nodes: &Candidates<'_>, kept: Vec<Vec<u64>>, count: usize) 
 }
 
 impl Spread<'_> {
-    fn load(&self, node: u64) -> usize {
+    fn load(&self, node: NodeId) -> usize {
         self.loads.get(&node).copied().unwrap_or(0)
     }
 
-    fn put(&mut self, partition: usize, node: u64) {
+    fn put(&mut self, partition: usize, node: NodeId) {
         self.replicas[partition].push(node);
         *self.loads.entry(node).or_default() += 1;
     }
 
-    fn take(&mut self, partition: usize, node: u64) {
+    fn take(&mut self, partition: usize, node: NodeId) {
         self.replicas[partition].retain(|other| *other != node);
         let load = self.loads.entry(node).or_default();
         *load = load.saturating_sub(1);
     }
 
     /// The best node for another replica: in the zone with the fewest replicas, then with the lowest load.
-    fn best(&self, partition: usize) -> Option<u64> {
+    fn best(&self, partition: usize) -> Option<NodeId> {
         let held = &self.replicas[partition];
         let free = self.nodes.ids().filter(|node| !held.contains(node));
         free.min_by_key(|node| {
@@ -68,7 +70,7 @@ impl Spread<'_> {
     }
 
     /// The replica to remove first: in the zone with the most replicas, then with the highest load.
-    fn worst(&self, partition: usize) -> Option<u64> {
+    fn worst(&self, partition: usize) -> Option<NodeId> {
         let held = &self.replicas[partition];
         held.iter().copied().max_by_key(|node| {
             (
@@ -108,7 +110,7 @@ impl Spread<'_> {
 
     /// Moves a replica to a node that has at least two fewer, unless its zone would have more replicas of the partition.
     fn even_out(&mut self) -> bool {
-        let mut best: Option<(usize, u64, usize, u64, u64)> = None;
+        let mut best: Option<(usize, u64, usize, NodeId, NodeId)> = None;
         for (partition, held) in self.replicas.iter().enumerate() {
             for from in held.iter().copied() {
                 for to in self.nodes.ids().filter(|node| !held.contains(node)) {
@@ -116,7 +118,7 @@ impl Spread<'_> {
                     if gap < 2 || best.is_some_and(|(found, ..)| gap < found) {
                         continue;
                     }
-                    let rest: Vec<u64> = held.iter().copied().filter(|node| *node != from).collect();
+                    let rest: Vec<NodeId> = held.iter().copied().filter(|node| *node != from).collect();
                     if self.nodes.neighbours(to, &rest) > self.nodes.neighbours(from, &rest) {
                         continue;
                     }
@@ -136,6 +138,6 @@ impl Spread<'_> {
     }
 }
 
-fn score_of(partition: usize, node: u64) -> u64 {
+fn score_of(partition: usize, node: NodeId) -> u64 {
     score(u32::try_from(partition).unwrap_or(u32::MAX), node)
 }

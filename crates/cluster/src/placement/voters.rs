@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use holdfast_model::NodeId;
 use holdfast_registry::ClusterView;
 
 use super::Candidates;
@@ -13,7 +14,7 @@ use super::rendezvous::{REGISTRY, score};
 /// The desired voters. `current` ones are kept if nothing speaks against them; nodes in `lost` have been down for so long that
 /// other nodes vote in their place, if there are any. Empty only if no core node is in service: then nothing is changed.
 #[must_use]
-pub fn registry_voters(view: &ClusterView, current: &BTreeSet<u64>, lost: &BTreeSet<u64>) -> BTreeSet<u64> {
+pub fn registry_voters(view: &ClusterView, current: &BTreeSet<NodeId>, lost: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let nodes = Candidates::of(view);
     let kept = nodes.ids().filter(|node| current.contains(node)).count();
     let count = match nodes.len() {
@@ -23,7 +24,7 @@ pub fn registry_voters(view: &ClusterView, current: &BTreeSet<u64>, lost: &BTree
         3 | 4 => 3,
         _ => 5,
     };
-    let mut chosen: Vec<u64> = Vec::with_capacity(count);
+    let mut chosen: Vec<NodeId> = Vec::with_capacity(count);
     while chosen.len() < count {
         let free = nodes.ids().filter(|node| !chosen.contains(node));
         let best = free.min_by_key(|node| {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{PartitionCount, PartitionId};
+use holdfast_model::{NodeId, PartitionCount, PartitionId, Term};
 use holdfast_partition::Partition;
 use holdfast_tasks::sync::RwLock;
 use holdfast_tasks::watch;
@@ -22,14 +22,14 @@ pub(super) const OWNER_RETRY_BACKOFF: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
     /// The term of its leadership; a later owner has a higher term.
-    pub term: u64,
+    pub term: Term,
     /// The node.
-    pub node: u64,
+    pub node: NodeId,
 }
 
 /// See the module.
 pub(super) struct OwnerTable {
-    node: u64,
+    node: NodeId,
     slots: Vec<Arc<Slot>>,
     /// Counts changes of owners, to wake tasks that wait for any.
     changed: Arc<watch::Sender<u64>>,
@@ -41,12 +41,12 @@ pub(super) struct OwnerTable {
 
 struct Slot {
     id: PartitionId,
-    node: u64,
+    node: NodeId,
     local: RwLock<Option<Local>>,
-    replicas: RwLock<Arc<[u64]>>,
+    replicas: RwLock<Arc<[NodeId]>>,
     known: watch::Sender<Option<Owner>>,
     /// The latest known term.
-    latest: RwLock<u64>,
+    latest: RwLock<Term>,
     changed: Arc<watch::Sender<u64>>,
     local_changed: Arc<watch::Sender<u64>>,
 }
@@ -68,7 +68,7 @@ impl Drop for Local {
 }
 
 impl OwnerTable {
-    pub(super) fn new(node: u64, count: PartitionCount) -> Self {
+    pub(super) fn new(node: NodeId, count: PartitionCount) -> Self {
         let changed = Arc::new(watch::Sender::new(0));
         let local_changed = Arc::new(watch::Sender::new(rand::random::<u64>() >> 1 | 1));
         let slot = |id| {
@@ -78,7 +78,7 @@ impl OwnerTable {
                 local: RwLock::new(None),
                 replicas: RwLock::new(Arc::from([])),
                 known: watch::Sender::new(None),
-                latest: RwLock::new(0),
+                latest: RwLock::new(Term(0)),
                 changed: changed.clone(),
                 local_changed: local_changed.clone(),
             })
@@ -153,14 +153,14 @@ impl OwnerTable {
         self.local_changed.subscribe()
     }
 
-    pub(super) fn replicas(&self, id: PartitionId) -> Arc<[u64]> {
+    pub(super) fn replicas(&self, id: PartitionId) -> Arc<[NodeId]> {
         self.slot(id).replicas.read().clone()
     }
 
     /// All other nodes that have replicas.
-    pub(super) fn peers(&self) -> BTreeSet<u64> {
+    pub(super) fn peers(&self) -> BTreeSet<NodeId> {
         let all = self.slots.iter().map(|slot| slot.replicas.read().clone());
-        let mut peers: BTreeSet<u64> = all.flat_map(|nodes| nodes.to_vec()).collect();
+        let mut peers: BTreeSet<NodeId> = all.flat_map(|nodes| nodes.to_vec()).collect();
         peers.remove(&self.node);
         peers
     }
@@ -169,7 +169,7 @@ impl OwnerTable {
         self.placed.subscribe()
     }
 
-    pub(super) fn set_replicas(&self, id: PartitionId, nodes: Vec<u64>) {
+    pub(super) fn set_replicas(&self, id: PartitionId, nodes: Vec<NodeId>) {
         let mut replicas = self.slot(id).replicas.write();
         if **replicas != *nodes {
             *replicas = nodes.into();
@@ -212,7 +212,7 @@ impl OwnerTable {
         self.slot(id).learn(owner);
     }
 
-    pub(super) fn disown(&self, id: PartitionId, node: u64) {
+    pub(super) fn disown(&self, id: PartitionId, node: NodeId) {
         self.slot(id).disown(node);
     }
 }
@@ -254,14 +254,16 @@ impl Slot {
         });
     }
 
-    fn disown(&self, node: u64) {
-        self.set(0, |known| known.is_some_and(|known| known.node == node).then_some(None));
+    fn disown(&self, node: NodeId) {
+        self.set(Term(0), |known| {
+            known.is_some_and(|known| known.node == node).then_some(None)
+        });
     }
 
     /// Changes the owner, unless the change belongs to an earlier term; `term` 0 stands for any term.
-    fn set(&self, term: u64, decide: impl FnOnce(Option<Owner>) -> Option<Option<Owner>>) {
+    fn set(&self, term: Term, decide: impl FnOnce(Option<Owner>) -> Option<Option<Owner>>) {
         let mut latest = self.latest.write();
-        if term > 0 && term < *latest {
+        if term > Term(0) && term < *latest {
             return;
         }
         *latest = term.max(*latest);

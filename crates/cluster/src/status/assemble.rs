@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_model::{NodeId, Term};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_registry::{ClusterView, NodeInfo, NodeRole, NodeState};
 
@@ -15,14 +16,14 @@ const LAG_TO_NOTE: u64 = 1_000;
 /// The answer of a node.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     /// Its report, or why there is none.
     pub(crate) report: Result<proto::ReportAnswer, String>,
 }
 
 /// Assembles the answers.
-pub(crate) fn assemble(view: &ClusterView, asked: u64, answers: &[Answered]) -> ClusterStatus {
-    let reports: BTreeMap<u64, &proto::ReportAnswer> = answers
+pub(crate) fn assemble(view: &ClusterView, asked: NodeId, answers: &[Answered]) -> ClusterStatus {
+    let reports: BTreeMap<NodeId, &proto::ReportAnswer> = answers
         .iter()
         .filter_map(|answer| Some((answer.node, answer.report.as_ref().ok()?)))
         .collect();
@@ -39,7 +40,7 @@ pub(crate) fn assemble(view: &ClusterView, asked: u64, answers: &[Answered]) -> 
         cluster: view.cluster.clone(),
         view_version: view.version,
         replication_factor: view.replication_factor,
-        asked,
+        asked: asked.get(),
         healthy: notes.is_empty(),
         notes,
         nodes,
@@ -96,8 +97,8 @@ fn state_name(state: NodeState) -> &'static str {
     }
 }
 
-fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<u64, &proto::ReportAnswer>) -> GroupStatus {
-    let seen: BTreeMap<u64, &proto::GroupReport> = reports
+fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<NodeId, &proto::ReportAnswer>) -> GroupStatus {
+    let seen: BTreeMap<NodeId, &proto::GroupReport> = reports
         .iter()
         .filter_map(|(node, report)| Some((*node, report.groups.iter().find(|group| group.group == id.0)?)))
         .collect();
@@ -110,17 +111,17 @@ fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<u64, &proto::Report
     let source = leader.or_else(|| seen.iter().max_by_key(|(_, group)| (group.term, group.last_log)));
     let partition = partition_of(id);
     let placement = partition.and_then(|partition| view.placement(partition));
-    let matched = |node: u64| {
+    let matched = |node: NodeId| {
         let (leader, group) = leader?;
         if node == *leader {
             return Some(0);
         }
-        let progress = group.progress.iter().find(|progress| progress.node == node)?;
+        let progress = group.progress.iter().find(|progress| progress.node == node.get())?;
         Some(group.last_log.saturating_sub(progress.matched))
     };
     let replicas = source.map_or_else(Vec::new, |(_, group)| {
-        let voters = group.voters.iter().map(|node| (*node, true));
-        let learners = group.learners.iter().map(|node| (*node, false));
+        let voters = group.voters.iter().map(|node| (NodeId(*node), true));
+        let learners = group.learners.iter().map(|node| (NodeId(*node), false));
         voters
             .chain(learners)
             .map(|(node, voter)| ReplicaStatus {
@@ -136,7 +137,7 @@ fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<u64, &proto::Report
         name: id.to_string(),
         partition: partition.map(|partition| partition.0),
         leader: leader.map(|(node, _)| *node),
-        term: source.map_or(0, |(_, group)| group.term),
+        term: source.map_or(Term(0), |(_, group)| Term(group.term)),
         last_log: source.map_or(0, |(_, group)| group.last_log),
         wanted: placement
             .map(|placement| placement.replicas.clone())
@@ -148,7 +149,7 @@ fn group(view: &ClusterView, id: GroupId, reports: &BTreeMap<u64, &proto::Report
     }
 }
 
-fn name(view: &ClusterView, node: u64) -> String {
+fn name(view: &ClusterView, node: NodeId) -> String {
     view.node(node).map(|node| node.name.clone()).unwrap_or_default()
 }
 

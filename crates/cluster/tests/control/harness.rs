@@ -15,8 +15,8 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Call, Dispatch, Service, Transport};
 use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, Groups, has_data};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
-    UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionCount,
+    PartitionId, TelemetryMessage, Term, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig};
@@ -36,23 +36,23 @@ pub(crate) const PARTITIONS: PartitionCount = PartitionCount::DEFAULT;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The running nodes, as a perfect failure detector.
-type Up = Arc<Mutex<BTreeSet<u64>>>;
+type Up = Arc<Mutex<BTreeSet<NodeId>>>;
 
 struct Directory {
     up: Up,
-    addresses: Mutex<BTreeMap<u64, String>>,
+    addresses: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl PeerDirectory for Directory {
-    fn set_member(&self, node: u64, _name: &str, address: &str) {
+    fn set_member(&self, node: NodeId, _name: &str, address: &str) {
         self.addresses.lock().insert(node, address.to_owned());
     }
 
-    fn remove(&self, node: u64) {
+    fn remove(&self, node: NodeId) {
         self.addresses.lock().remove(&node);
     }
 
-    fn is_up(&self, node: u64) -> bool {
+    fn is_up(&self, node: NodeId) -> bool {
         self.up.lock().contains(&node) && self.addresses.lock().contains_key(&node)
     }
 }
@@ -97,7 +97,7 @@ impl ReplicaHost for Host {
 }
 
 pub(crate) struct Node {
-    pub(crate) id: u64,
+    pub(crate) id: NodeId,
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
@@ -109,8 +109,8 @@ pub(crate) struct Node {
 
 pub(crate) struct Cluster {
     pub(crate) network: SimNetwork,
-    pub(crate) nodes: BTreeMap<u64, Node>,
-    disks: BTreeMap<u64, SimDisk>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    disks: BTreeMap<NodeId, SimDisk>,
     up: Up,
     sealer: Arc<Sealer>,
     began: Instant,
@@ -127,7 +127,7 @@ fn clock(began: Instant) -> Arc<dyn Fn() -> UnixMillis + Send + Sync> {
     Arc::new(move || UnixMillis(BEGIN.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
 }
 
-pub(crate) fn info(id: u64, name: &str) -> NodeInfo {
+pub(crate) fn info(id: NodeId, name: &str) -> NodeInfo {
     NodeInfo {
         id,
         name: name.to_owned(),
@@ -159,21 +159,21 @@ impl Cluster {
     /// A cluster of the nodes 1 to `count` in its desired state.
     pub(crate) async fn of(seed: u64, count: u64) -> Self {
         let mut cluster = Self::new(seed);
-        cluster.start(1).await;
+        cluster.start(NodeId(1)).await;
         for id in 2..=count {
-            cluster.join(id, &format!("n{id}")).await.unwrap();
+            cluster.join(NodeId(id), &format!("n{id}")).await.unwrap();
         }
         cluster.settled().await;
         cluster
     }
 
     /// Starts node `id` with its previous disk, or a new one. Node 1 may bootstrap the cluster.
-    pub(crate) async fn start(&mut self, id: u64) {
+    pub(crate) async fn start(&mut self, id: NodeId) {
         let name = format!("n{id}");
         self.start_as(id, &name).await;
     }
 
-    pub(crate) async fn start_as(&mut self, id: u64, name: &str) {
+    pub(crate) async fn start_as(&mut self, id: NodeId, name: &str) {
         let disk = self.disks.entry(id).or_default().clone();
         disk.recover().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(disk);
@@ -208,7 +208,7 @@ impl Cluster {
             &founding,
             clock(self.began),
             &RegistryConfig::default(),
-            id == 1,
+            id == NodeId(1),
         )
         .await
         .unwrap();
@@ -223,7 +223,7 @@ impl Cluster {
         let stop = Stop::new();
         let control = Control::start(ControlParts {
             self_info: info(id, name),
-            bootstrap: (id == 1).then(|| ClusterBootstrap {
+            bootstrap: (id == NodeId(1)).then(|| ClusterBootstrap {
                 cluster: CLUSTER.to_owned(),
                 replication_factor: 3,
             }),
@@ -255,13 +255,13 @@ impl Cluster {
     }
 
     /// Joins with a secret, and starts the node if it is admitted.
-    pub(crate) async fn join_with(&mut self, id: u64, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
+    pub(crate) async fn join_with(&mut self, id: NodeId, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
         let answer = self.ask_to_join(id, name, secret).await?;
         self.start_as(id, name).await;
         Ok(answer)
     }
 
-    pub(crate) async fn ask_to_join(&mut self, id: u64, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
+    pub(crate) async fn ask_to_join(&mut self, id: NodeId, name: &str, secret: &str) -> Result<JoinAnswer, JoinError> {
         let transport = self.network.node(id, Dispatch::new());
         let caller = move |address: &str, call: Call| {
             let node = address
@@ -292,7 +292,7 @@ impl Cluster {
         join(&caller, &addresses, secret, &joiner, Duration::from_secs(60)).await
     }
 
-    pub(crate) async fn join(&mut self, id: u64, name: &str) -> Result<JoinAnswer, JoinError> {
+    pub(crate) async fn join(&mut self, id: NodeId, name: &str) -> Result<JoinAnswer, JoinError> {
         let secret = self.token().await;
         self.join_with(id, name, &secret).await
     }
@@ -316,7 +316,7 @@ impl Cluster {
     }
 
     /// The node loses power.
-    pub(crate) fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: NodeId) {
         self.up.lock().remove(&id);
         self.network.crash(id);
         let node = self.nodes.remove(&id).unwrap();
@@ -327,7 +327,7 @@ impl Cluster {
     }
 
     /// The node is lost with its disk.
-    pub(crate) fn lose(&mut self, id: u64) {
+    pub(crate) fn lose(&mut self, id: NodeId) {
         self.kill(id);
         self.disks.remove(&id);
     }
@@ -337,8 +337,8 @@ impl Cluster {
         self.nodes.values().next().unwrap()
     }
 
-    pub(crate) fn leader(&self, group: GroupId) -> Option<u64> {
-        let mut leaders: Vec<(u64, u64)> = self
+    pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let mut leaders: Vec<(Term, NodeId)> = self
             .nodes
             .values()
             .filter_map(|node| {
@@ -360,7 +360,7 @@ impl Cluster {
 
     pub(crate) async fn append(&mut self, partition: PartitionId) {
         self.batches += 1;
-        let entry = batch(self.batches);
+        let entry = batch(Incarnation(self.batches));
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let owner = self
@@ -419,7 +419,7 @@ impl Cluster {
         }
         view.placements.iter().all(|placement| {
             let group = GroupId::partition(placement.partition.0);
-            let wanted: BTreeSet<u64> = placement.replicas.iter().copied().collect();
+            let wanted: BTreeSet<NodeId> = placement.replicas.iter().copied().collect();
             let runs = |node: &Node| node.partitions.local(placement.partition).is_some() == wanted.contains(&node.id);
             self.leader(group) == Some(placement.replicas[0])
                 && self.members(group) == wanted
@@ -432,7 +432,7 @@ impl Cluster {
     }
 
     /// The voters of a group by its leader, including learners of partitions, which should not exist.
-    pub(crate) fn members(&self, group: GroupId) -> BTreeSet<u64> {
+    pub(crate) fn members(&self, group: GroupId) -> BTreeSet<NodeId> {
         let leader = self.leader(group).and_then(|id| self.nodes[&id].group(group));
         let Some(members) = leader.map(|group| group.members()) else {
             return BTreeSet::new();
@@ -476,20 +476,20 @@ impl Cluster {
     }
 
     /// Fills the node's disk, which its guard sees at its next check.
-    pub(crate) fn fill_disk(&self, id: u64) {
+    pub(crate) fn fill_disk(&self, id: NodeId) {
         self.set_free(id, 0);
     }
 
     /// Frees the node's disk.
-    pub(crate) fn empty_disk(&self, id: u64) {
+    pub(crate) fn empty_disk(&self, id: NodeId) {
         self.set_free(id, 1 << 39);
     }
 
-    fn set_free(&self, id: u64, free: u64) {
+    fn set_free(&self, id: NodeId, free: u64) {
         self.disks[&id].set_space(DiskSpace { free, total: 1 << 40 });
     }
 
-    pub(crate) fn has_data(&self, id: u64, partition: PartitionId) -> bool {
+    pub(crate) fn has_data(&self, id: NodeId, partition: PartitionId) -> bool {
         has_data(&self.disks[&id], GroupId::partition(partition.0)).unwrap()
     }
 
@@ -516,7 +516,7 @@ impl Node {
 }
 
 /// A batch of one message, in a stream of its own.
-fn batch(number: u64) -> bytes::Bytes {
+fn batch(number: Incarnation) -> bytes::Bytes {
     let identity = IdentityId::device(DeviceId::parse("device-1").unwrap());
     let generation = GenerationId("638400000000000001".into());
     let origin = Origin {
@@ -537,7 +537,7 @@ fn batch(number: u64) -> bytes::Bytes {
     writer.push(&origin, &message, BEGIN).unwrap();
     writer.close(BatchHeader {
         stream: StreamId {
-            gateway_node: 7,
+            gateway_node: NodeId(7),
             incarnation: number,
             core: 0,
         },

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_cluster::route::RouteError;
-use holdfast_model::PartitionId;
+use holdfast_model::{LinkId, NodeId, PartitionId};
 use holdfast_partition::AppendError;
 use tokio::time::Instant;
 
@@ -58,7 +58,7 @@ async fn batches_of_one_gateway_are_proposed_in_the_order_of_its_calls() {
             let _ = tell.send(result);
         });
         let entry = sender.batch();
-        cluster.on(GATEWAY).append(P, 0, entry, appended).await;
+        cluster.on(GATEWAY).append(P, LinkId(0), entry, appended).await;
         told.push(outcome);
     }
     for outcome in told {
@@ -133,12 +133,12 @@ async fn a_transfer_of_leadership_is_known_within_a_fraction_of_a_second() {
     for to in [2, 3, 1, 2, 3, 1] {
         sender.send().await;
         let owner = cluster.owner_everywhere(P).await;
-        if owner.node == to {
+        if owner.node == NodeId(to) {
             continue;
         }
         let group = cluster.on(owner.node).local(P).unwrap();
         let began = Instant::now();
-        group.group().transfer_leader(to).await.unwrap();
+        group.group().transfer_leader(NodeId(to)).await.unwrap();
         sender.send().await;
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     }

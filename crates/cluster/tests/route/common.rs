@@ -10,8 +10,8 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
 use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, HumanDuration, IdentityId, PartitionCount, PartitionId,
-    TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, HumanDuration, IdentityId, Incarnation, LinkId, NodeId,
+    PartitionCount, PartitionId, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// The nodes with replicas.
-pub(crate) const CORE: [u64; 3] = [1, 2, 3];
+pub(crate) const CORE: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 /// The node without replicas.
-pub(crate) const GATEWAY: u64 = 4;
+pub(crate) const GATEWAY: NodeId = NodeId(4);
 /// The partitions with replicas; the hub has one more, without any.
 pub(crate) const HOSTED: u16 = 3;
 pub(crate) const P: PartitionId = PartitionId(0);
@@ -40,8 +40,8 @@ pub(crate) struct Node {
 
 pub(crate) struct Cluster {
     pub(crate) network: SimNetwork,
-    pub(crate) nodes: BTreeMap<u64, Node>,
-    pub(crate) disks: BTreeMap<u64, SimDisk>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) disks: BTreeMap<NodeId, SimDisk>,
     pub(crate) rng: SmallRng,
     pub(crate) config: PartitionConfig,
     now: Arc<std::sync::atomic::AtomicU64>,
@@ -62,10 +62,10 @@ impl Cluster {
             now: Arc::new(std::sync::atomic::AtomicU64::new(1_000)),
         };
         for id in CORE.into_iter().chain([GATEWAY]) {
-            cluster.start_node(id, id == 1).await;
+            cluster.start_node(id, id == NodeId(1)).await;
         }
         for id in (0..HOSTED).map(PartitionId) {
-            let first = cluster.nodes[&1].partitions.local(id).unwrap();
+            let first = cluster.nodes[&NodeId(1)].partitions.local(id).unwrap();
             for other in &CORE[1..] {
                 first.group().add_learner(*other).await.unwrap();
             }
@@ -74,7 +74,7 @@ impl Cluster {
         // Leaders are spread, so that each node is owner, follower and non-member.
         for (number, node) in CORE.into_iter().enumerate().skip(1) {
             let id = PartitionId(u16::try_from(number).unwrap());
-            cluster.nodes[&1]
+            cluster.nodes[&NodeId(1)]
                 .partitions
                 .local(id)
                 .unwrap()
@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     /// Starts a node with its disk.
-    pub(crate) async fn start_node(&mut self, node: u64, bootstrap: bool) {
+    pub(crate) async fn start_node(&mut self, node: NodeId, bootstrap: bool) {
         let disk = Arc::new(self.disks.entry(node).or_default().clone());
         let groups = Groups::default();
         let dispatch = Dispatch::new();
@@ -139,7 +139,7 @@ impl Cluster {
     }
 
     /// Cuts the power of a node.
-    pub(crate) fn kill(&mut self, node: u64) {
+    pub(crate) fn kill(&mut self, node: NodeId) {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.network.crash(node);
         let disk = self.disks.get_mut(&node).unwrap();
@@ -158,18 +158,18 @@ impl Cluster {
         );
     }
 
-    pub(crate) fn on(&self, node: u64) -> &Partitions {
+    pub(crate) fn on(&self, node: NodeId) -> &Partitions {
         &self.nodes[&node].partitions
     }
 
     /// Waits until all running nodes know the same owner.
     pub(crate) async fn owner_everywhere(&self, id: PartitionId) -> Owner {
-        let all: Vec<u64> = self.nodes.keys().copied().collect();
+        let all: Vec<NodeId> = self.nodes.keys().copied().collect();
         self.owner_among(id, &all).await
     }
 
     /// Waits until these nodes know the same owner, which is one of them.
-    pub(crate) async fn owner_among(&self, id: PartitionId, nodes: &[u64]) -> Owner {
+    pub(crate) async fn owner_among(&self, id: PartitionId, nodes: &[NodeId]) -> Owner {
         let mut found = None;
         eventually("one owner", || {
             let mut owners = nodes.iter().map(|node| self.on(*node).owner(id));
@@ -218,7 +218,7 @@ impl BatchSender {
             id,
             stream: StreamId {
                 gateway_node: partitions.node(),
-                incarnation: 1,
+                incarnation: Incarnation(1),
                 core,
             },
             next_batch: 1,
@@ -293,7 +293,7 @@ pub(crate) async fn append(partitions: &Partitions, id: PartitionId, entry: Byte
     let appended = Box::new(move |outcome| {
         let _ = tell.send(outcome);
     });
-    partitions.append(id, 0, entry, appended).await;
+    partitions.append(id, LinkId(0), entry, appended).await;
     told.await.unwrap_or(Err(AppendError::Unknown))
 }
 

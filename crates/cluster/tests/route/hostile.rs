@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use holdfast_cluster::route::MAX_BYTES_IN_FLIGHT;
 use holdfast_consensus::transport::{Call, CallError, Service};
+use holdfast_model::NodeId;
 
-use super::common::{BatchSender, Cluster, GATEWAY, P};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, P};
 
 fn call(target: u32, body: Vec<Bytes>) -> Call {
     Call {
@@ -59,7 +60,7 @@ async fn garbage_is_refused() {
 async fn a_node_over_its_limit_is_refused_and_others_are_not() {
     let cluster = Cluster::start(61).await;
     let owner = cluster.owner_everywhere(P).await.node;
-    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|node| *node != owner).collect();
+    let others: Vec<NodeId> = CORE.into_iter().filter(|node| *node != owner).collect();
     // Nothing can be committed, so that all batches stay in flight.
     for other in &others {
         cluster.network.cut(owner, *other);
@@ -83,6 +84,6 @@ async fn a_node_over_its_limit_is_refused_and_others_are_not() {
     assert!(refused > 0, "everything was taken");
     cluster.network.heal_all();
     cluster.owner_everywhere(P).await;
-    let mut sender = BatchSender::new(cluster.on(2), P, 7);
+    let mut sender = BatchSender::new(cluster.on(NodeId(2)), P, 7);
     sender.send().await;
 }

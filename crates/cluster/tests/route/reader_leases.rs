@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use holdfast_cluster::route::{Preempted, READER_LEASE, ReaderLeaseError};
+use holdfast_model::NodeId;
 use holdfast_partition::epoch::{Receiver, Refusal};
 use tokio::time::Instant;
 
-use super::common::{Cluster, GATEWAY, P, eventually};
+use super::common::{CORE, Cluster, GATEWAY, P, eventually};
 
 fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
     Receiver {
@@ -34,7 +35,7 @@ async fn the_epoch_rule_holds_across_nodes() {
         .await
         .unwrap();
     let refused = cluster
-        .on(2)
+        .on(NodeId(2))
         .acquire_reader_lease(P, "g", receiver("low", 2))
         .await
         .err();
@@ -44,7 +45,7 @@ async fn the_epoch_rule_holds_across_nodes() {
     ));
     let began = Instant::now();
     let mut second = cluster
-        .on(2)
+        .on(NodeId(2))
         .acquire_reader_lease(P, "G", receiver("second", 3))
         .await
         .unwrap();
@@ -57,14 +58,14 @@ async fn the_epoch_rule_holds_across_nodes() {
         ("second", "first")
     );
     let third = cluster
-        .on(1)
+        .on(NodeId(1))
         .acquire_reader_lease(P, "g", receiver("third", 9))
         .await
         .unwrap();
     assert!(matches!(soon(&mut second).await, Preempted::Stolen(_)));
     drop(third);
     let plain = cluster
-        .on(3)
+        .on(NodeId(3))
         .acquire_reader_lease(P, "g", receiver("plain", None))
         .await;
     assert!(plain.is_ok(), "an owner that left blocks nobody");
@@ -74,7 +75,7 @@ async fn the_epoch_rule_holds_across_nodes() {
 async fn five_readers_without_an_epoch_are_allowed_on_whatever_nodes() {
     let cluster = Cluster::start(51).await;
     let mut seats = Vec::new();
-    for node in [1, 2, 3, GATEWAY, GATEWAY] {
+    for node in CORE.into_iter().chain([GATEWAY, GATEWAY]) {
         seats.push(
             cluster
                 .on(node)
@@ -84,7 +85,7 @@ async fn five_readers_without_an_epoch_are_allowed_on_whatever_nodes() {
         );
     }
     let sixth = cluster
-        .on(2)
+        .on(NodeId(2))
         .acquire_reader_lease(P, "g", receiver("r", None))
         .await
         .err();
@@ -92,7 +93,7 @@ async fn five_readers_without_an_epoch_are_allowed_on_whatever_nodes() {
     seats.pop();
     let began = Instant::now();
     while cluster
-        .on(2)
+        .on(NodeId(2))
         .acquire_reader_lease(P, "g", receiver("r", None))
         .await
         .is_err()
@@ -107,14 +108,14 @@ async fn leases_survive_a_change_of_owner() {
     for seed in 52..56 {
         let mut cluster = Cluster::start(seed).await;
         let owner = cluster.owner_everywhere(P).await.node;
-        let others: Vec<u64> = cluster.nodes.keys().copied().filter(|node| *node != owner).collect();
+        let others: Vec<NodeId> = cluster.nodes.keys().copied().filter(|node| *node != owner).collect();
         let mut early = cluster
-            .on(others[0])
+            .on(NodeId((others[0]).get()))
             .acquire_reader_lease(P, "g", receiver("early", 0))
             .await
             .unwrap();
         let mut late = cluster
-            .on(others[1])
+            .on(NodeId((others[1]).get()))
             .acquire_reader_lease(P, "g", receiver("late", 0))
             .await
             .unwrap();
@@ -169,7 +170,7 @@ async fn leases_of_a_dead_node_expire() {
             "dead readers keep their places"
         );
         lease = cluster
-            .on(2)
+            .on(NodeId(2))
             .acquire_reader_lease(P, "g", receiver("r", None))
             .await
             .ok();
@@ -191,7 +192,7 @@ async fn a_reader_that_was_cut_off_learns_that_it_was_preempted() {
         .unwrap();
     cluster.network.isolate(GATEWAY);
     let mut taken = cluster
-        .on(2)
+        .on(NodeId(2))
         .acquire_reader_lease(P, "g", receiver("taken", 1))
         .await
         .unwrap();
@@ -217,7 +218,7 @@ async fn a_reader_that_was_cut_off_and_not_replaced_keeps_its_lease() {
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         refused = cluster
-            .on(2)
+            .on(NodeId(2))
             .acquire_reader_lease(P, "g", receiver("none", None))
             .await
             .err();

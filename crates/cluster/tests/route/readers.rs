@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_cluster::route::OpenError;
-use holdfast_model::{ByteSize, HumanDuration, PartitionId, SequenceNumber};
+use holdfast_model::{ByteSize, HumanDuration, NodeId, PartitionId, SequenceNumber};
 use holdfast_partition::{PartitionConfig, StartError, StartPosition};
 use tokio::time::Instant;
 
@@ -54,11 +54,11 @@ async fn a_reader_continues_elsewhere_when_its_replica_moves_away() {
     let cluster = Cluster::start(36).await;
     let mut sender = BatchSender::new(cluster.on(GATEWAY), P, 0);
     let node = 2;
-    let mut reader = oldest(cluster.on(node), P).await;
+    let mut reader = oldest(cluster.on(NodeId(node)), P).await;
     sender.send().await;
     let mut next = 0;
     read(&mut reader, &mut next, 2).await;
-    cluster.on(node).unhost(P).unwrap().shutdown().await;
+    cluster.on(NodeId(node)).unhost(P).unwrap().shutdown().await;
     sender.send().await;
     read(&mut reader, &mut next, 2).await;
     assert_eq!(reader.status().next.0, 4);
@@ -138,7 +138,7 @@ async fn a_reader_opened_after_an_isolated_owner_returns_is_not_delayed() {
         let cluster = Cluster::start(seed).await;
         let thawed = cluster.owner_everywhere(P).await.node;
         cluster.network.isolate(thawed);
-        let others: Vec<u64> = CORE.into_iter().filter(|node| *node != thawed).collect();
+        let others: Vec<NodeId> = CORE.into_iter().filter(|node| *node != thawed).collect();
         let owner = cluster.owner_among(P, &others).await.node;
         let mut sender = BatchSender::new(cluster.on(owner), P, 0);
         sender.send().await;
@@ -183,7 +183,7 @@ async fn positions_mean_the_same_on_all_nodes() {
 async fn large_and_many_events_arrive_complete() {
     let cluster = Cluster::start(40).await;
     let id = PartitionId(HOSTED - 1);
-    let mut sender = BatchSender::new(cluster.on(1), id, 0);
+    let mut sender = BatchSender::new(cluster.on(NodeId(1)), id, 0);
     sender.events = 3_000;
     for _ in 0..20 {
         sender.send().await;
@@ -205,7 +205,7 @@ async fn a_reader_overtaken_by_retention_continues_at_the_oldest_event() {
         ..config()
     };
     let cluster = Cluster::with(41, small).await;
-    let mut sender = BatchSender::new(cluster.on(1), P, 0);
+    let mut sender = BatchSender::new(cluster.on(NodeId(1)), P, 0);
     sender.events = 1_000;
     let mut reader = oldest(cluster.on(GATEWAY), P).await;
     sender.send().await;
@@ -215,7 +215,10 @@ async fn a_reader_overtaken_by_retention_continues_at_the_oldest_event() {
     for _ in 0..60 {
         sender.send().await;
     }
-    eventually("retention", || cluster.on(1).local(P).unwrap().status().begin.0 > 2_000).await;
+    eventually("retention", || {
+        cluster.on(NodeId(1)).local(P).unwrap().status().begin.0 > 2_000
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     cluster.network.heal_all();
     let mut last = next - 1;

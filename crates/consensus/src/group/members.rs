@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use holdfast_model::NodeId;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::{ChangeMembers, Instant as _, RaftMetrics, ServerState};
@@ -21,7 +22,7 @@ impl Group {
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn add_learner(&self, node: u64) -> Result<(), ChangeError> {
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ChangeError> {
         if self.members().contains(node) && self.is_leader() {
             return Ok(());
         }
@@ -35,7 +36,7 @@ impl Group {
     /// # Errors
     /// [`ChangeError`]. After [`ChangeError::Unknown`] check the members: a change that stopped half-way (`joint`) is
     /// completed by making it again.
-    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ChangeError> {
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
         let members = self.members();
         if voters.is_empty() {
             return Err(ChangeError::NoVoters);
@@ -53,12 +54,12 @@ impl Group {
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn remove_learners(&self, learners: BTreeSet<u64>) -> Result<(), ChangeError> {
+    pub async fn remove_learners(&self, learners: BTreeSet<NodeId>) -> Result<(), ChangeError> {
         let members = self.members();
         if let Some(node) = learners.iter().find(|node| members.voters.contains(node)) {
             return Err(self.unless_leader(ChangeError::Votes { node: *node }));
         }
-        let gone: BTreeSet<u64> = learners.intersection(&members.learners).copied().collect();
+        let gone: BTreeSet<NodeId> = learners.intersection(&members.learners).copied().collect();
         if gone.is_empty() && self.is_leader() {
             return Ok(());
         }
@@ -75,7 +76,7 @@ impl Group {
         }
     }
 
-    async fn change(&self, change: ChangeMembers<u64, Node>, retain: bool) -> Result<(), ChangeError> {
+    async fn change(&self, change: ChangeMembers<NodeId, Node>, retain: bool) -> Result<(), ChangeError> {
         let give_up = Instant::now() + self.0.settle;
         loop {
             let changed: Changed = self.0.raft.change_membership(change.clone(), retain).await;
@@ -104,7 +105,7 @@ impl Group {
     ///
     /// # Errors
     /// [`TransferError`].
-    pub async fn transfer_leader(&self, to: u64) -> Result<(), TransferError> {
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), TransferError> {
         let Some(before) = self.leader().filter(|_| self.is_leader()) else {
             return Err(TransferError::NotLeader {
                 leader: self.leader().map(|leader| leader.node),
@@ -159,11 +160,11 @@ impl Group {
     }
 }
 
-fn matched(now: &RaftMetrics<Types>, node: u64) -> Option<u64> {
+fn matched(now: &RaftMetrics<Types>, node: NodeId) -> Option<u64> {
     now.replication.as_ref()?.get(&node)?.map(|id| id.index)
 }
 
-fn heard(now: &RaftMetrics<Types>, node: u64, within: Duration) -> bool {
+fn heard(now: &RaftMetrics<Types>, node: NodeId, within: Duration) -> bool {
     let heard = now.heartbeat.as_ref().and_then(|heard| *heard.get(&node)?);
     heard.is_some_and(|at| at.elapsed() < within)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::{NodeId, Term};
 use holdfast_tasks::Permit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -21,14 +22,14 @@ use crate::wire::group::{decode_applied, encode_propose};
 /// Permission to propose one entry: its share of the bytes that a group may have in flight.
 pub struct ProposalPermit {
     bytes: Permit,
-    term: Option<u64>,
+    term: Option<Term>,
 }
 
 impl ProposalPermit {
     /// Binds the permit to `term`: an entry whose content is valid only there, since it was computed from the state of
     /// that term's leader, is refused with [`ProposeError::TermChanged`] once this node does not lead in it any more.
     #[must_use]
-    pub fn in_term(self, term: u64) -> Self {
+    pub fn in_term(self, term: Term) -> Self {
         Self {
             term: Some(term),
             ..self
@@ -78,7 +79,7 @@ impl Group {
         let mut write = self.0.raft.write(Command(entry)).responder(proposal);
         if let Some(term) = term {
             write = write.with_leader(LeaderId {
-                term,
+                term: term.get(),
                 node_id: self.0.node,
             });
         }
@@ -112,12 +113,12 @@ impl Group {
     ///
     /// # Errors
     /// [`ProposeError`]; [`ProposeError::TermChanged`] when this node does not lead in `term` at the moment of appending.
-    pub async fn propose_in_term(&self, term: u64, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
+    pub async fn propose_in_term(&self, term: Term, entry: Bytes) -> Result<(LogPosition, Bytes), ProposeError> {
         self.propose_here(Some(term), entry).await
     }
 
     /// Appends it if this node leads, in `term` if one is given.
-    pub(crate) async fn propose_here(&self, term: Option<u64>, entry: Bytes) -> Applied {
+    pub(crate) async fn propose_here(&self, term: Option<Term>, entry: Bytes) -> Applied {
         let permit = self.acquire_permit(&entry).await?;
         let permit = match term {
             Some(term) => permit.in_term(term),
@@ -131,7 +132,7 @@ impl Group {
         }
     }
 
-    async fn forward(&self, leader: u64, entry: Bytes) -> Applied {
+    async fn forward(&self, leader: NodeId, entry: Bytes) -> Applied {
         self.acceptable(&entry)?;
         self.0.metrics.forwarded.increment(1);
         let peers = &self.0.peers;

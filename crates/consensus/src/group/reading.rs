@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_model::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant as _, LinearizerOption, ReadPolicy, ServerState};
@@ -73,7 +74,7 @@ impl Group {
         }
     }
 
-    async fn ask(&self, leader: u64, kind: Kind, timeout: Duration) -> Result<ReadPoint, ReadError> {
+    async fn ask(&self, leader: NodeId, kind: Kind, timeout: Duration) -> Result<ReadPoint, ReadError> {
         let call = self.0.peers.to_call(vec![encode_read(kind)], timeout);
         match self.0.peers.transport.call(leader, call).await {
             Ok(body) => decode_read_point(body).unwrap_or(Err(ReadError::TimedOut)),

@@ -9,6 +9,7 @@
 //! is detected. The payload of a proposed entry is stored unchanged, so that it is encoded only once.
 
 use bytes::Bytes;
+use holdfast_model::{NodeId, Term};
 use holdfast_storage::StorageError;
 
 use crate::ids::{Command, Entry, LogId, Payload, log_id, position};
@@ -58,8 +59,8 @@ fn header(id: &LogId, kind: Kind, payload: &[u8]) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[4] = VERSION;
     header[5] = kind as u8;
-    header[6..14].copy_from_slice(&term.to_be_bytes());
-    header[14..22].copy_from_slice(&node.to_be_bytes());
+    header[6..14].copy_from_slice(&term.get().to_be_bytes());
+    header[14..22].copy_from_slice(&node.get().to_be_bytes());
     header[22..30].copy_from_slice(&index.to_be_bytes());
     let sum = crc32c::crc32c_append(crc32c::crc32c(&header[4..]), payload);
     header[..4].copy_from_slice(&sum.to_be_bytes());
@@ -100,8 +101,8 @@ pub(crate) fn decode(group: GroupId, index: u64, stored: &[u8]) -> Result<EntryV
         return Err(damaged("it was written by a newer version"));
     }
     let position = LogPosition {
-        term: number(6),
-        node: number(14),
+        term: Term(number(6)),
+        node: NodeId(number(14)),
         index: number(22),
     };
     if position.index != index {
@@ -155,8 +156,8 @@ mod tests {
     fn entry(payload: Payload) -> Entry {
         Entry {
             log_id: log_id(LogPosition {
-                term: 3,
-                node: 9,
+                term: Term(3),
+                node: NodeId(9),
                 index: 70_000,
             }),
             payload,
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_entry_reads_back() {
-        let membership = openraft::Membership::new_with_defaults(vec![[1, 2].into()], [3]);
+        let membership = openraft::Membership::new_with_defaults(vec![[1, 2].map(NodeId).into()], [NodeId(3)]);
         for payload in [
             Payload::Blank,
             Payload::Normal(Command(Bytes::new())),

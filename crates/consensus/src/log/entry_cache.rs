@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use holdfast_model::{NodeId, Term};
+
 use crate::ids::{Entry, Payload};
 
 /// Bytes counted for an entry in addition to its payload.
@@ -111,8 +113,8 @@ mod tests {
         let payload = Payload::Normal(Command(Bytes::from(vec![0; 72])));
         Entry {
             log_id: log_id(LogPosition {
-                term: 1,
-                node: 1,
+                term: Term(1),
+                node: NodeId(1),
                 index,
             }),
             payload,

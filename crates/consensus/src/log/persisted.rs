@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use holdfast_model::{NodeId, Term};
 use holdfast_proto::consensus::v1 as proto;
 use holdfast_storage::StorageError;
 use prost::Message;
@@ -20,14 +21,14 @@ fn damaged(what: &str) -> StorageError {
 fn leader_to_proto(leader: &LeaderId) -> proto::LeaderId {
     proto::LeaderId {
         term: leader.term,
-        node: leader.node_id,
+        node: leader.node_id.get(),
     }
 }
 
 fn leader_from_proto(leader: &proto::LeaderId) -> LeaderId {
     LeaderId {
         term: leader.term,
-        node_id: leader.node,
+        node_id: NodeId(leader.node),
     }
 }
 
@@ -81,13 +82,13 @@ fn membership_to_proto(membership: &Membership) -> proto::Membership {
             .get_joint_config()
             .iter()
             .map(|config| proto::Voters {
-                ids: config.iter().copied().collect(),
+                ids: config.iter().copied().map(NodeId::get).collect(),
             })
             .collect(),
         nodes: membership
             .nodes()
             .map(|(id, node)| proto::Node {
-                id: *id,
+                id: id.get(),
                 address: node.addr.clone(),
             })
             .collect(),
@@ -95,15 +96,15 @@ fn membership_to_proto(membership: &Membership) -> proto::Membership {
 }
 
 fn membership_from_proto(membership: proto::Membership) -> Result<Membership, StorageError> {
-    let configs: Vec<BTreeSet<u64>> = membership
+    let configs: Vec<BTreeSet<NodeId>> = membership
         .configs
         .into_iter()
-        .map(|config| config.ids.into_iter().collect())
+        .map(|config| config.ids.into_iter().map(NodeId).collect())
         .collect();
-    let nodes: BTreeMap<u64, Node> = membership
+    let nodes: BTreeMap<NodeId, Node> = membership
         .nodes
         .into_iter()
-        .map(|node| (node.id, Node { addr: node.address }))
+        .map(|node| (NodeId(node.id), Node { addr: node.address }))
         .collect();
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
@@ -149,7 +150,13 @@ mod tests {
     use super::*;
 
     fn id(term: u64, node: u64, index: u64) -> LogId {
-        LogId::new(LeaderId { term, node_id: node }, index)
+        LogId::new(
+            LeaderId {
+                term,
+                node_id: NodeId(node),
+            },
+            index,
+        )
     }
 
     #[test]
@@ -158,7 +165,7 @@ mod tests {
             let vote = Vote {
                 leader_id: LeaderId {
                     term: 3,
-                    node_id: u64::MAX,
+                    node_id: NodeId(u64::MAX),
                 },
                 committed,
             };
@@ -168,11 +175,17 @@ mod tests {
             assert_eq!(decode_watermark(&encode_watermark(&watermark)), Ok(watermark));
         }
         let nodes = BTreeMap::from([
-            (1, Node { addr: "a:1".to_owned() }),
-            (2, Node::default()),
-            (3, Node::default()),
+            (NodeId(1), Node { addr: "a:1".to_owned() }),
+            (NodeId(2), Node::default()),
+            (NodeId(3), Node::default()),
         ]);
-        let joint = Membership::new(vec![BTreeSet::from([1]), BTreeSet::from([1, 2])], nodes).unwrap();
+        let joint = Membership::new(
+            [vec![1], vec![1, 2]]
+                .map(|ids| ids.into_iter().map(NodeId).collect())
+                .into(),
+            nodes,
+        )
+        .unwrap();
         assert_eq!(decode_membership(&encode_membership(&joint)), Ok(joint.clone()));
         for stored in [
             StoredMembership::default(),
@@ -185,7 +198,10 @@ mod tests {
     #[test]
     fn the_bytes_of_version_1_are_fixed() {
         let vote = Vote {
-            leader_id: LeaderId { term: 2, node_id: 300 },
+            leader_id: LeaderId {
+                term: 2,
+                node_id: NodeId(300),
+            },
             committed: true,
         };
         assert_eq!(encode_vote(&vote), [10, 5, 8, 2, 16, 172, 2, 16, 1]);

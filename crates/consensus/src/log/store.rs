@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures_util::{Stream, stream};
+use holdfast_model::NodeId;
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, Durability, Family, Flusher, OnFatal, StorageError, WriteBatch};
 use holdfast_tasks::BlockingPool;
@@ -58,7 +59,7 @@ pub(crate) struct Shared {
     /// The value of `applied` when the state machine was recovered: the entries below it are applied in the flushed files.
     recovered: u64,
     /// This node.
-    node: u64,
+    node: NodeId,
     /// How many bytes of applied entries are kept in memory while this node leads.
     kept_for_others: AtomicUsize,
     prior: PriorReplica,
@@ -110,7 +111,7 @@ impl LogStore {
     /// # Errors
     /// [`StorageError::Damaged`] when one of them cannot be decoded.
     pub(crate) fn open(
-        (group, node): (GroupId, u64),
+        (group, node): (GroupId, NodeId),
         disk: Arc<dyn Disk>,
         flusher: Flusher,
         blocking_pool: BlockingPool,

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
+use holdfast_model::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -23,8 +24,8 @@ pub(super) type Queue = mpsc::Sender<Flight>;
 /// Sends a call.
 pub(super) fn send(
     network: &SimNetwork,
-    from: u64,
-    to: u64,
+    from: NodeId,
+    to: NodeId,
     call: Call,
     chunks: Option<Chunks>,
 ) -> Result<Answered, CallError> {
@@ -49,7 +50,7 @@ pub(super) fn send(
 }
 
 /// Keeps a lost call open until its time-out, which for a stream is watched only here.
-async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, timeout: Option<std::time::Duration>) {
+async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: NodeId, timeout: Option<std::time::Duration>) {
     let Some(timeout) = timeout else {
         return answer.closed().await;
     };
@@ -57,7 +58,7 @@ async fn lose(mut answer: oneshot::Sender<Result<Bytes, CallError>>, to: u64, ti
     drop(answer.send(Err(silent(to))));
 }
 
-fn queue(network: &SimNetwork, from: u64, to: u64) -> Queue {
+fn queue(network: &SimNetwork, from: NodeId, to: NodeId) -> Queue {
     let mut state = network.0.lock();
     state.calls += 1;
     if let Some(queue) = state.links.get(&(from, to)).filter(|queue| !queue.is_closed()) {
@@ -80,7 +81,7 @@ fn queue(network: &SimNetwork, from: u64, to: u64) -> Queue {
 }
 
 /// Hands the call to the node's service, in order; its answer is delayed separately.
-fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
+fn deliver(network: SimNetwork, from: NodeId, to: NodeId, flight: Flight) {
     let Flight {
         call, chunks, answer, ..
     } = flight;
@@ -115,7 +116,7 @@ fn deliver(network: SimNetwork, from: u64, to: u64, flight: Flight) {
 }
 
 /// Chunks from one node to another, each of which is delayed and may be cut off.
-fn timed(network: SimNetwork, (from, to): (u64, u64), timeout: std::time::Duration, chunks: Chunks) -> Chunks {
+fn timed(network: SimNetwork, (from, to): (NodeId, NodeId), timeout: std::time::Duration, chunks: Chunks) -> Chunks {
     Box::pin(stream::unfold(Some(chunks), move |chunks| {
         let network = network.clone();
         async move {
@@ -143,7 +144,7 @@ fn timed(network: SimNetwork, (from, to): (u64, u64), timeout: std::time::Durati
 }
 
 /// Chunks that `from` has requested from `to`.
-pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> Chunks {
+pub(super) fn download(network: SimNetwork, from: NodeId, to: NodeId, call: Call) -> Chunks {
     let timeout = call.timeout;
     let open = async move {
         let arrives = async {
@@ -171,7 +172,12 @@ pub(super) fn download(network: SimNetwork, from: u64, to: u64, call: Call) -> C
 
 /// As [`timed`], except that silence does not end the stream: only a chunk that is cut off ends it, and the time-out is
 /// for the first chunk.
-fn timed_download(network: SimNetwork, (from, to): (u64, u64), timeout: std::time::Duration, chunks: Chunks) -> Chunks {
+fn timed_download(
+    network: SimNetwork,
+    (from, to): (NodeId, NodeId),
+    timeout: std::time::Duration,
+    chunks: Chunks,
+) -> Chunks {
     Box::pin(stream::unfold(Some((chunks, true)), move |state| {
         let network = network.clone();
         async move {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use holdfast_model::NodeId;
 use holdfast_storage::StorageError;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, oneshot};
@@ -51,7 +52,7 @@ fn refused(reason: impl std::fmt::Display) -> CallError {
 }
 
 /// Receives the snapshot and answers with this node's vote.
-pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks) -> Result<Bytes, CallError> {
+pub(crate) async fn receive(group: &Group, from: NodeId, head: Head, chunks: Chunks) -> Result<Bytes, CallError> {
     if head.vote.leader_id.node_id != from {
         return Err(refused("a snapshot in the name of another node"));
     }
@@ -97,11 +98,11 @@ pub(crate) async fn receive(group: &Group, from: u64, head: Head, chunks: Chunks
     group.0.metrics.snapshot_received(received.is_ok());
     match received {
         Ok(response) => {
-            tracing::info!(group = %group.id(), from, at = %head.position, "snapshot installed");
+            tracing::info!(group = %group.id(), %from, at = %head.position, "snapshot installed");
             Ok(encode_answer(&response.vote))
         }
         Err(error) => {
-            tracing::warn!(group = %group.id(), from, %error, "snapshot not installed; the sender will send it again");
+            tracing::warn!(group = %group.id(), %from, %error, "snapshot not installed; the sender will send it again");
             Err(error)
         }
     }

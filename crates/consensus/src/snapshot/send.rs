@@ -29,7 +29,7 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
         .map_err(|error| unreadable(peer, error))?;
     let (position, membership) = (source.position, source.membership.clone());
     let group = peers.log.group;
-    tracing::info!(%group, to = peer.node, at = %position, "sending a snapshot");
+    tracing::info!(%group, to = %peer.node, at = %position, "sending a snapshot");
     let head = Head {
         vote: *vote,
         position,
@@ -40,11 +40,11 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
     peers.metrics.snapshot_sent(answer.is_ok());
     match answer {
         Ok(answer) => {
-            tracing::info!(%group, to = peer.node, at = %position, "snapshot sent and installed");
+            tracing::info!(%group, to = %peer.node, at = %position, "snapshot sent and installed");
             decode_answer(answer).map_err(|error| CallError::Unknown(error.to_string().into()))
         }
         Err(error) => {
-            tracing::warn!(%group, to = peer.node, %error, "snapshot not installed by the receiver; sending it again");
+            tracing::warn!(%group, to = %peer.node, %error, "snapshot not installed by the receiver; sending it again");
             Err(error)
         }
     }

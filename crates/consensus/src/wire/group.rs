@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_model::{NodeId, Term};
 
 use super::{Cursor, Kind, WireError, request};
 use crate::error::{ProposeError, ReadError};
@@ -35,15 +36,15 @@ pub(crate) fn encode_read(kind: Kind) -> Bytes {
     request(kind, 2).freeze()
 }
 
-fn put_leader(body: &mut BytesMut, leader: Option<u64>) {
+fn put_leader(body: &mut BytesMut, leader: Option<NodeId>) {
     body.put_u8(u8::from(leader.is_some()));
-    body.put_u64(leader.unwrap_or(0));
+    body.put_u64(leader.map_or(0, NodeId::get));
 }
 
-fn leader(body: &mut Cursor) -> Result<Option<u64>, WireError> {
+fn leader(body: &mut Cursor) -> Result<Option<NodeId>, WireError> {
     let present = body.bool()?;
     let node = body.u64()?;
-    Ok(present.then_some(node))
+    Ok(present.then_some(NodeId(node)))
 }
 
 pub(crate) fn encode_applied(applied: &Applied) -> Bytes {
@@ -51,8 +52,8 @@ pub(crate) fn encode_applied(applied: &Applied) -> Bytes {
     match applied {
         Ok((position, answer)) => {
             body.put_u8(0);
-            body.put_u64(position.term);
-            body.put_u64(position.node);
+            body.put_u64(position.term.get());
+            body.put_u64(position.node.get());
             body.put_u64(position.index);
             body.put_slice(answer);
         }
@@ -79,8 +80,8 @@ pub(crate) fn decode_applied(body: Bytes) -> Result<Applied, WireError> {
     Ok(Err(match body.u8()? {
         0 => {
             let position = LogPosition {
-                term: body.u64()?,
-                node: body.u64()?,
+                term: Term(body.u64()?),
+                node: NodeId(body.u64()?),
                 index: body.u64()?,
             };
             return Ok(Ok((position, body.0)));

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_model::Term;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
@@ -14,13 +15,22 @@ use crate::type_config::Types;
 
 fn vote(term: u64, committed: bool) -> Vote {
     Vote {
-        leader_id: LeaderId { term, node_id: 7 },
+        leader_id: LeaderId {
+            term,
+            node_id: NodeId(7),
+        },
         committed,
     }
 }
 
 fn id(term: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: 7 }, index)
+    LogId::new(
+        LeaderId {
+            term,
+            node_id: NodeId(7),
+        },
+        index,
+    )
 }
 
 fn entry(term: u64, index: u64, payload: Payload) -> Entry {
@@ -65,7 +75,7 @@ fn parts(request: AppendEntriesRequest<Types>) -> Parts {
 }
 
 fn mixed() -> AppendEntriesRequest<Types> {
-    let membership = openraft::Membership::new_with_defaults(vec![[1, 2].into()], [3]);
+    let membership = openraft::Membership::new_with_defaults(vec![[1, 2].map(NodeId).into()], [NodeId(3)]);
     append(vec![
         entry(2, 10, normal(5)),
         entry(2, 11, normal(5_000)),
@@ -180,7 +190,7 @@ fn votes_and_transfers_read_back() {
     let answer = VoteResponse::<Types>::new(vote(3, true), None, true);
     assert_eq!(vote::decode_answer(vote::encode_answer(&answer)), Ok(answer));
 
-    let request = TransferLeaderRequest::<Types>::new(vote(3, true), 8, Some(id(3, 6)));
+    let request = TransferLeaderRequest::<Types>::new(vote(3, true), NodeId(8), Some(id(3, 6)));
     let (kind, cursor) = decode(vote::encode_transfer(&request)).unwrap();
     assert_eq!(kind, Kind::TransferLeader);
     assert_eq!(vote::decode_transfer(cursor), Ok(request));
@@ -206,14 +216,16 @@ fn votes_and_transfers_read_back() {
 #[test]
 fn requests_to_the_leader_decode_to_what_was_encoded() {
     let position = LogPosition {
-        term: 1,
-        node: 2,
+        term: Term(1),
+        node: NodeId(2),
         index: 3,
     };
     for applied in [
         Ok((position, Bytes::from_static(b"answer"))),
         Err(ProposeError::NotLeader { leader: None }),
-        Err(ProposeError::NotLeader { leader: Some(4) }),
+        Err(ProposeError::NotLeader {
+            leader: Some(NodeId(4)),
+        }),
         Err(ProposeError::Stopped),
         Err(ProposeError::TooLarge { bytes: 5, limit: 4 }),
         Err(ProposeError::DiskFull),
@@ -227,7 +239,9 @@ fn requests_to_the_leader_decode_to_what_was_encoded() {
             index: 7,
             age: Duration::from_micros(1_234),
         }),
-        Err(ReadError::NotLeader { leader: Some(1) }),
+        Err(ReadError::NotLeader {
+            leader: Some(NodeId(1)),
+        }),
         Err(ReadError::NoQuorum),
         Err(ReadError::Stopped),
         Err(ReadError::TimedOut),

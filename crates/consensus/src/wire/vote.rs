@@ -8,6 +8,7 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
+use holdfast_model::NodeId;
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse};
 
 use super::{Cursor, Kind, WireError, put_place, put_vote, request};
@@ -53,13 +54,13 @@ pub(crate) fn decode_answer(body: Bytes) -> Result<VoteResponse<Types>, WireErro
 pub(crate) fn encode_transfer(transfer: &TransferLeaderRequest<Types>) -> Bytes {
     let mut body = request(Kind::TransferLeader, REQUEST_BYTES);
     put_vote(&mut body, transfer.from_leader());
-    body.put_u64(*transfer.to_node_id());
+    body.put_u64(transfer.to_node_id().get());
     put_place(&mut body, transfer.last_log_id());
     body.freeze()
 }
 
 pub(crate) fn decode_transfer(mut body: Cursor) -> Result<TransferLeaderRequest<Types>, WireError> {
-    let (from, to) = (body.vote()?, body.u64()?);
+    let (from, to) = (body.vote()?, NodeId(body.u64()?));
     if !from.committed {
         return Err(WireError::Invalid("a transfer by a node that does not lead"));
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_model::NodeId;
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
 use holdfast_tasks::BlockingPool;
 use rand::rngs::SmallRng;
@@ -35,8 +36,8 @@ impl Node {
 /// The nodes of a test, some of which may be down.
 pub struct Cluster {
     pub network: SimNetwork,
-    pub nodes: BTreeMap<u64, Node>,
-    pub disks: BTreeMap<u64, SimDisk>,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub disks: BTreeMap<NodeId, SimDisk>,
     pub rng: SmallRng,
     pub config: ConsensusConfig,
 }
@@ -56,19 +57,19 @@ impl Cluster {
     pub async fn of(seed: u64, voters: u64) -> Self {
         let mut cluster = Self::new(seed);
         for id in 1..=voters {
-            cluster.start(id).await;
+            cluster.start(NodeId(id)).await;
         }
-        let first = &cluster.nodes[&1].group;
+        let first = &cluster.nodes[&NodeId(1)].group;
         first.bootstrap().await.unwrap();
         for id in 2..=voters {
-            first.add_learner(id).await.unwrap();
+            first.add_learner(NodeId(id)).await.unwrap();
         }
-        first.set_voters((1..=voters).collect()).await.unwrap();
+        first.set_voters((1..=voters).map(NodeId).collect()).await.unwrap();
         cluster
     }
 
     /// Starts a node on what its disk holds.
-    pub async fn start(&mut self, id: u64) {
+    pub async fn start(&mut self, id: NodeId) {
         let disk = self.disks.entry(id).or_default().clone();
         let groups = Groups::default();
         let dispatch = Dispatch::new();
@@ -104,7 +105,7 @@ impl Cluster {
     }
 
     /// Cuts a node's power.
-    pub fn kill(&mut self, id: u64) {
+    pub fn kill(&mut self, id: NodeId) {
         let Some(node) = self.nodes.remove(&id) else { return };
         self.network.crash(id);
         let disk = self.disks.get_mut(&id).unwrap();
@@ -113,17 +114,17 @@ impl Cluster {
         holdfast_tasks::spawn("killed", async move { node.group.shutdown().await });
     }
 
-    pub fn group(&self, id: u64) -> &Group {
+    pub fn group(&self, id: NodeId) -> &Group {
         &self.nodes[&id].group
     }
 
     /// Waits until one node leads and all others that run follow it.
-    pub async fn leader(&self) -> u64 {
+    pub async fn leader(&self) -> NodeId {
         self.leader_of(&self.nodes.keys().copied().collect()).await
     }
 
     /// The same among some.
-    pub async fn leader_of(&self, nodes: &BTreeSet<u64>) -> u64 {
+    pub async fn leader_of(&self, nodes: &BTreeSet<NodeId>) -> NodeId {
         let mut found = None;
         eventually("a leader", || {
             let leaders: BTreeSet<_> = nodes.iter().map(|id| self.group(*id).leader()).collect();

@@ -12,6 +12,7 @@ use holdfast_consensus::{
     ConsensusConfig, Group, GroupHost, GroupId, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource,
     StateMachine, set_purge_watermarks,
 };
+use holdfast_model::{NodeId, Term};
 use holdfast_storage::layout::{state_key, state_range};
 use holdfast_storage::{
     Disk, DiskGuard, Durability, Family, Flusher, OnFatal, StorageConfig, StorageError, WriteBatch,
@@ -59,8 +60,8 @@ impl Journal {
             Some(stored) => {
                 let number = |at: usize| u64::from_be_bytes(stored[at..at + 8].try_into().unwrap());
                 let position = LogPosition {
-                    term: number(0),
-                    node: number(8),
+                    term: Term(number(0)),
+                    node: NodeId(number(8)),
                     index: number(16),
                 };
                 (Some(position), stored.slice(24..))
@@ -84,7 +85,12 @@ impl Journal {
 
     fn put_position(&mut self) {
         let at = self.position.unwrap();
-        let numbers = [at.term.to_be_bytes(), at.node.to_be_bytes(), at.index.to_be_bytes()].concat();
+        let numbers = [
+            at.term.get().to_be_bytes(),
+            at.node.get().to_be_bytes(),
+            at.index.to_be_bytes(),
+        ]
+        .concat();
         self.batch.put_parts(
             Family::Device,
             &state_key(self.group, APPLIED, &[]),
@@ -199,7 +205,7 @@ pub fn host_with(
         blocking_pool: BlockingPool::Inline,
         guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
         disk,
-        node: 7,
+        node: NodeId(7),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),

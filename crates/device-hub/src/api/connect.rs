@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{CertificateChain, PartitionId, RefusalReason, UnixMillis};
+use holdfast_model::{CertificateChain, PartitionId, RefusalReason, SessionKey, UnixMillis};
 use holdfast_tasks::critical;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use super::session::{CloseReason, Session, SessionTarget};
 use crate::device_state::Subscriptions;
 use crate::gateway::attach::{AttachError, ImmediateAttach};
 use crate::owner::subscriptions::SubscriptionAction;
-use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
+use crate::session_types::{SessionInfo, SessionNumber};
 
 /// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
 /// it is told to come again.

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use holdfast_model::SessionKey;
+
 use super::clock::Clock;
 use super::hub::DeviceHub;
 use super::session::{CloseReason, Session, Target, close};
@@ -17,7 +19,6 @@ use crate::ingest::batcher::Batcher;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::ingest::pipeline::OnDrained;
 use crate::owner::subscriptions::SubscriptionAction;
-use crate::session_types::SessionKey;
 use holdfast_tasks::sync::SharedCell;
 
 /// The outcome of a message.

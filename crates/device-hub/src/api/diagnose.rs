@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
-use holdfast_model::{ErrorCode, GenerationId, IdentityId, RefusalReason, UnixMillis};
+use holdfast_model::{ErrorCode, GenerationId, IdentityId, NodeId, RefusalReason, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -47,7 +47,7 @@ pub struct LiveSession {
     /// Its number.
     pub number: SessionNumber,
     /// The node that it is connected to.
-    pub gateway: u64,
+    pub gateway: NodeId,
     /// The protocol of its connection.
     pub protocol: Protocol,
     /// When it began.
@@ -92,7 +92,7 @@ impl DeviceHub {
             session: found.session.and_then(|item| {
                 Some(LiveSession {
                     number: codec::decode_number(&item),
-                    gateway: found.gateway,
+                    gateway: NodeId(found.gateway),
                     protocol: Protocol::from_number(item.protocol)?,
                     since: UnixMillis(item.since_ms),
                     expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
@@ -121,7 +121,7 @@ impl DeviceHub {
     /// Queries all owners at once, each for its own identities; in the order of `identities`.
     async fn query_connections(&self, identities: &[&IdentityId]) -> Vec<proto::SessionFound> {
         let mut found = vec![proto::SessionFound::default(); identities.len()];
-        let mut by_owner: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
         for (index, identity) in identities.iter().enumerate() {
             let owner = self.parts.partitions.owner(self.partition_of(identity));
             let node = owner.map_or(self.parts.node, |owner| owner.node);
@@ -157,7 +157,7 @@ impl DeviceHub {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(node, %error, "an owner did not answer about connections; they are shown as not connected")
+                    tracing::debug!(%node, %error, "an owner did not answer about connections; they are shown as not connected")
                 }
             }
         }
@@ -192,7 +192,7 @@ impl DeviceHub {
                     Some(row.number),
                     Credit::default(),
                 )),
-                gateway: row.address.gateway,
+                gateway: row.address.gateway.get(),
                 updated_ms: row.info.since.0,
                 last_activity_ms: row.last_activity.0,
             };

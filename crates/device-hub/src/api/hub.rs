@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use holdfast_auth::HubNames;
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
-use holdfast_model::{IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{IdentityId, Incarnation, NodeId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -19,15 +19,14 @@ use crate::gateway::session_table::SessionTable;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
-use crate::session_types::Incarnation;
 use crate::{Clock, DeviceHubConfig};
 
 /// The parts that a hub is built from.
 pub struct HubParts {
     /// This node's id; part of every batch's origin.
-    pub node: u64,
+    pub node: NodeId,
     /// Counts this node's starts, so that batch numbers of an earlier process are never taken for repeats.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// How many cores will run.
     pub cores: u16,
     /// The hub's partitions, wherever they are.
@@ -83,7 +82,7 @@ impl DeviceHub {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             sessions: SessionTable::new(count),
-            ownership: OwnershipTable::new(&parts.partitions, Incarnation(parts.incarnation), &parts.clock),
+            ownership: OwnershipTable::new(&parts.partitions, parts.incarnation, &parts.clock),
             audit: Audit::new(&parts.config),
             metrics: Metrics::new(),
             command_queues: (0..parts.cores).map(|_| CommandQueue::default()).collect(),

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use holdfast_model::{AuthMethod, IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{AuthMethod, IdentityId, PartitionId, SessionKey, UnixMillis};
 
 use crate::device_state::Subscriptions;
 use crate::downlink::receive::ReceivedDelivery;
-use crate::session_types::{SessionInfo, SessionKey, SessionNumber};
+use crate::session_types::{SessionInfo, SessionNumber};
 
 /// Why the hub ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use holdfast_cluster::route::Owner;
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, LinkId, PartitionId, SessionKey};
 use tokio::sync::oneshot;
 
 use super::credit::SharedCredit;
@@ -22,7 +22,6 @@ use crate::DeviceHub;
 use crate::api::core::Core;
 use crate::api::session::{Session, Target};
 use crate::ingest::command_queue::Command;
-use crate::session_types::{LinkId, SessionKey};
 
 /// A delivery at the gateway of its session.
 #[derive(Debug, Clone)]

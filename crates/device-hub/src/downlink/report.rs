@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use holdfast_cluster::route::Owner;
-use holdfast_model::PartitionId;
+use holdfast_model::{PartitionId, SessionKey};
 
 use super::credit::SharedCredit;
 use super::delivery::{DeliveryId, Settlement};
 use crate::DeviceHub;
 use crate::gateway::session_table::Link;
-use crate::session_types::{SessionInfo, SessionKey};
+use crate::session_types::SessionInfo;
 
 /// A settlement for an owner. There are at most as many as deliveries have been granted.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, LinkId, NodeId, PartitionId, Term};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -18,7 +18,6 @@ use super::delivery::{Delivery, DeliveryError, DeliveryId, PendingDelivery};
 use super::term::{DeliveryAnswer, SessionDeliveries};
 use crate::DeviceHub;
 use crate::rpc::codec;
-use crate::session_types::LinkId;
 
 /// Deliveries of one call.
 const MAX_DELIVERIES: usize = 256;
@@ -49,7 +48,7 @@ impl DeviceHub {
         let partition = self.partition_of(identity);
         let term = self.ownership.term(partition).ok_or(DeliveryError::NoOwner)?;
         let counter = self.next_delivery.fetch_add(1, Ordering::Relaxed);
-        let id = DeliveryId(self.parts.incarnation << COUNTER_BITS | counter);
+        let id = DeliveryId(self.parts.incarnation.get() << COUNTER_BITS | counter);
         let (reply, outcome) = oneshot::channel();
         let queued = self
             .ownership
@@ -68,7 +67,7 @@ impl DeviceHub {
     }
 
     /// Starts a task that sends to the gateway, if there is something to send and no task does.
-    pub(crate) fn send_deliveries(self: &Arc<Self>, partition: PartitionId, term: u64, gateway: u64) {
+    pub(crate) fn send_deliveries(self: &Arc<Self>, partition: PartitionId, term: Term, gateway: NodeId) {
         if !self.ownership.start_sending(partition, term, gateway) {
             return;
         }
@@ -92,7 +91,7 @@ impl DeviceHub {
     async fn send_call(
         self: &Arc<Self>,
         partition: PartitionId,
-        gateway: u64,
+        gateway: NodeId,
         link: LinkId,
         call: &[SessionDeliveries],
     ) -> Option<Vec<Vec<DeliveryAnswer>>> {
@@ -110,7 +109,7 @@ impl DeviceHub {
             Ok(Answer::Deliver(answer)) => Some(codec::decode_delivery_answers(&answer)),
             Ok(_) => None,
             Err(error) => {
-                tracing::debug!(partition = partition.0, gateway, %error, "deliveries were not confirmed by the gateway; sending them again");
+                tracing::debug!(partition = partition.0, %gateway, %error, "deliveries were not confirmed by the gateway; sending them again");
                 None
             }
         }

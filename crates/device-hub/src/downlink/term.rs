@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use holdfast_model::IdentityId;
+use holdfast_model::{IdentityId, NodeId};
 use tokio::sync::oneshot;
 
 use super::credit::Credit;
@@ -59,7 +59,7 @@ struct GatewayQueues {
 pub(crate) struct TermDownlink {
     /// In an order of their own, in which they end with the term: a simulated run must replay.
     queues: BTreeMap<IdentityId, SessionQueue>,
-    gateways: BTreeMap<u64, GatewayQueues>,
+    gateways: BTreeMap<NodeId, GatewayQueues>,
 }
 
 impl TermDownlink {
@@ -154,7 +154,7 @@ impl TermDownlink {
     }
 
     /// Whether a task must be started that sends to the gateway; the caller starts it.
-    pub(crate) fn start_sending(&mut self, gateway: u64) -> bool {
+    pub(crate) fn start_sending(&mut self, gateway: NodeId) -> bool {
         let Some(queues) = self.gateways.get_mut(&gateway) else {
             return false;
         };
@@ -165,7 +165,7 @@ impl TermDownlink {
 
     /// The deliveries for the next call to the gateway, at most `most` and about `max_bytes`. When there are none, the
     /// sending task ends.
-    pub(crate) fn take(&mut self, gateway: u64, most: usize, max_bytes: usize) -> Vec<SessionDeliveries> {
+    pub(crate) fn take(&mut self, gateway: NodeId, most: usize, max_bytes: usize) -> Vec<SessionDeliveries> {
         let mut taken = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         let Some(queues) = self.gateways.get_mut(&gateway) else {
@@ -202,7 +202,7 @@ impl TermDownlink {
     }
 
     /// The sending task ends without a further call: the gateway's link is not open.
-    pub(crate) fn stop_sending(&mut self, gateway: u64) {
+    pub(crate) fn stop_sending(&mut self, gateway: NodeId) {
         if let Some(queues) = self.gateways.get_mut(&gateway) {
             queues.is_sending = false;
         }

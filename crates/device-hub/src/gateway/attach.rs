@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{IdentityId, Incarnation, LinkId, PartitionId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -23,9 +23,7 @@ use crate::downlink::credit::Credit;
 use crate::ingest::command_queue::Command;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, SupersededSession};
 use crate::rpc::codec;
-use crate::session_types::{
-    CallerLink, Incarnation, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
-};
+use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 
 /// How many sessions of one partition wait to be sent to the owner.
 const MAX_ATTACHES: usize = 100_000;
@@ -78,7 +76,7 @@ pub(crate) enum ImmediateAttach {
 
 impl DeviceHub {
     pub(crate) fn incarnation(&self) -> Incarnation {
-        Incarnation(self.parts.incarnation)
+        self.parts.incarnation
     }
 
     pub(crate) fn caller_link(&self, link: LinkId) -> CallerLink {
@@ -382,7 +380,7 @@ impl DeviceHub {
                 .await);
         }
         let request = Request::Await(proto::SessionAwait {
-            term,
+            term: term.get(),
             session: Some(codec::encode_ended(&info.identity, key)),
             wait_ms: codec::millis(WAIT_TIMEOUT),
         });
@@ -404,7 +402,7 @@ impl DeviceHub {
     pub(crate) async fn await_readiness(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         address: SessionAddress,
         timeout: Duration,
@@ -499,7 +497,7 @@ impl DeviceHub {
             return true;
         }
         let request = Request::Changes(proto::SessionChanges {
-            term: link.owner.term,
+            term: link.owner.term.get(),
             link: link.id.0,
             registry_index: self.parts.registry.group().applied_index(),
             attach: attaches
@@ -532,7 +530,7 @@ impl DeviceHub {
             Ok(_) => OwnerError::LinkLost,
             Err(error) => {
                 tracing::debug!(
-                    partition = partition.0, owner = link.owner.node, %error,
+                    partition = partition.0, owner = %link.owner.node, %error,
                     "session changes did not reach the owner; retrying with the next renewal"
                 );
                 OwnerError::LinkLost

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::control::Control;
-use holdfast_model::PartitionId;
+use holdfast_model::{PartitionId, SessionKey};
 use holdfast_registry::NodeState;
 use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
@@ -14,7 +14,6 @@ use super::session_table::LocalSession;
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::ingest::command_queue::Command;
-use crate::session_types::SessionKey;
 
 /// Sessions are closed in batches at this interval.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_cluster::route::Owner;
-use holdfast_model::PartitionId;
+use holdfast_model::{LinkId, NodeId, PartitionId, SessionKey, Term};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -28,7 +28,7 @@ use crate::ingest::command_queue::Command;
 use crate::owner::ownership::ReportedSession;
 use crate::owner::reconcile::reconcile_device_states;
 use crate::rpc::codec::{self, MAX_ITEMS};
-use crate::session_types::{LINK_LEASE, LinkId, RENEWAL_PERIOD, SessionKey, SyncPhase};
+use crate::session_types::{LINK_LEASE, RENEWAL_PERIOD, SyncPhase};
 
 /// How long an owner may take to answer a renewal or a report; less than the lease.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 struct DueLink {
     partition: PartitionId,
     id: LinkId,
-    term: u64,
+    term: Term,
     /// How many sessions the owner should know.
     sessions: u64,
 }
@@ -115,7 +115,7 @@ impl DeviceHub {
 
     /// Everything that is done once per renewal period.
     fn renew_due(self: &Arc<Self>) {
-        let mut by_owner: BTreeMap<u64, Vec<DueLink>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<NodeId, Vec<DueLink>> = BTreeMap::new();
         for partition in self.parts.partitions.count().iter() {
             let (link, sessions) = {
                 let state = self.sessions.partition(partition);
@@ -186,7 +186,7 @@ impl DeviceHub {
     }
 
     /// Whether a quorum confirms that this node owns the partition in `term`.
-    pub(crate) async fn confirm_own(&self, partition: PartitionId, term: u64) -> bool {
+    pub(crate) async fn confirm_own(&self, partition: PartitionId, term: Term) -> bool {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
@@ -218,7 +218,7 @@ impl DeviceHub {
     }
 
     /// Until when this node's own sessions of a partition that it owns may act.
-    fn own_deadline(&self, partition: PartitionId, term: u64) -> u64 {
+    fn own_deadline(&self, partition: PartitionId, term: Term) -> u64 {
         match self.ownership.confirmed_at(partition, term) {
             Ok(None) => FOREVER,
             Ok(Some(at)) => self.sessions.ms(at + LINK_LEASE),
@@ -227,7 +227,7 @@ impl DeviceHub {
     }
 
     /// Renews the links with an owner on another node.
-    async fn renew_remote(self: Arc<Self>, node: u64, links: Vec<DueLink>) {
+    async fn renew_remote(self: Arc<Self>, node: NodeId, links: Vec<DueLink>) {
         let request = Request::KeepAlive(proto::SessionKeepAlive {
             links: links.iter().map(DueLink::encode).collect(),
         });
@@ -244,10 +244,10 @@ impl DeviceHub {
                 }
             }
             Ok(_) => tracing::warn!(
-                node,
+                %node,
                 "an owner sent an answer of another kind; its links are not renewed"
             ),
-            Err(error) => tracing::debug!(node, %error, "links were not renewed; retrying with the next period"),
+            Err(error) => tracing::debug!(%node, %error, "links were not renewed; retrying with the next period"),
         }
     }
 
@@ -293,8 +293,8 @@ impl DeviceHub {
             if is_open {
                 tracing::debug!(
                     partition = partition.0,
-                    owner = owner.node,
-                    term = owner.term,
+                    owner = %owner.node,
+                    term = %owner.term,
                     "a link is open"
                 );
                 hub.notify_link_opened(partition);
@@ -372,7 +372,7 @@ impl DeviceHub {
                 codec::encode_item(&session.info, session.key, Some(session.number), session.read_credit())
             });
             let request = Request::Sync(proto::SessionSync {
-                term: owner.term,
+                term: owner.term.get(),
                 link: link.0,
                 first: call == 0,
                 last: call + 1 == calls,
@@ -396,12 +396,12 @@ impl DeviceHub {
                 }
                 Ok(Answer::Error(error)) => {
                     let error = codec::decode_error(&error);
-                    tracing::debug!(partition = partition.0, owner = owner.node, %error, "no link with the owner; retrying");
+                    tracing::debug!(partition = partition.0, owner = %owner.node, %error, "no link with the owner; retrying");
                     return false;
                 }
                 Ok(_) => return false,
                 Err(error) => {
-                    tracing::debug!(partition = partition.0, owner = owner.node, %error, "no link with the owner; retrying");
+                    tracing::debug!(partition = partition.0, owner = %owner.node, %error, "no link with the owner; retrying");
                     return false;
                 }
             }
@@ -431,7 +431,7 @@ impl DueLink {
     fn encode(&self) -> proto::SessionLink {
         proto::SessionLink {
             partition: self.partition.0.into(),
-            term: self.term,
+            term: self.term.get(),
             link: self.id.0,
             sessions: self.sessions,
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, PartitionId, Term};
 use holdfast_registry::{ChangeKind, RegistryEvent};
 use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::{Phase, Stop};
@@ -154,7 +154,7 @@ fn check_remote_sessions(hub: &Arc<DeviceHub>, identity: Option<IdentityId>, per
 
 /// Has gateways close sessions. A gateway that does not answer loses its link and gets no further calls: it comes back
 /// with a report of all its sessions, and is told then.
-async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked: Vec<(u64, SessionRow)>) {
+async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked: Vec<(Term, SessionRow)>) {
     let unreachable = Mutex::new(BTreeSet::new());
     let closings = revoked.into_iter().map(|(term, row)| {
         let unreachable = &unreachable;

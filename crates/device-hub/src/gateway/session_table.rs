@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
-use holdfast_model::{IdentityId, PartitionCount, PartitionId, UnixMillis};
+use holdfast_model::{IdentityId, LinkId, NodeId, PartitionCount, PartitionId, SessionKey, Term, UnixMillis};
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::subscription_requests::SubscriptionRequests;
 use crate::downlink::credit::{Credit, SharedCredit};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
-use crate::session_types::{LinkId, OwnerError, SessionInfo, SessionKey, SessionNumber};
+use crate::session_types::{OwnerError, SessionInfo, SessionNumber};
 
 /// Ended sessions of one partition that have not been reported to the owner. Beyond it the link is started again, which
 /// reports all sessions.
@@ -442,8 +442,8 @@ mod tests {
         };
         let begin = |identity: &IdentityId, key| {
             let number = SessionNumber {
-                term: 1,
-                node: 1,
+                term: Term(1),
+                node: NodeId(1),
                 counter: key,
             };
             let session = LocalSession::new(&info(identity.clone()), SessionKey(key), 0, number);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_cluster::transport::CallError;
-use holdfast_model::PartitionId;
+use holdfast_model::{PartitionId, SessionKey};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -21,7 +21,7 @@ use crate::DeviceHub;
 use crate::device_state::Subscriptions;
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
 use crate::rpc::codec::{self, MAX_ITEMS};
-use crate::session_types::{OwnerError, SessionInfo, SessionKey};
+use crate::session_types::{OwnerError, SessionInfo};
 
 /// Requests of one partition that wait for the owner; a session has at most one.
 const MAX_WAITING: usize = 100_000;
@@ -214,7 +214,7 @@ impl DeviceHub {
             return self.answer_subscriptions(partition, term, caller, asked).await;
         }
         let request = Request::Subscriptions(proto::SessionSubscriptions {
-            term,
+            term: term.get(),
             link: link.id.0,
             requests: asked.iter().map(codec::encode_subscription_request).collect(),
         });
@@ -227,7 +227,7 @@ impl DeviceHub {
             Err(CallError::Refused(reason)) => {
                 tracing::debug!(
                     partition = partition.0,
-                    owner = link.owner.node,
+                    owner = %link.owner.node,
                     %reason,
                     "the owner stores no subscriptions; clients find no session"
                 );

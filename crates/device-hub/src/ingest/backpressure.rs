@@ -7,10 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
 
-use holdfast_model::{PartitionCount, PartitionId};
+use holdfast_model::{PartitionCount, PartitionId, SessionKey};
 use holdfast_tasks::sync::SharedCell;
-
-use crate::session_types::SessionKey;
 
 /// Queue entries of connections that are gone are removed when there are more than this, and more than half of the queue.
 const MAX_GONE: usize = 64;

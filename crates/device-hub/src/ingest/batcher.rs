@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use holdfast_model::{PartitionId, TelemetryMessage, UnixMillis};
+use holdfast_model::{LinkId, PartitionId, SessionKey, TelemetryMessage, UnixMillis};
 use holdfast_partition::AppendError;
 use holdfast_partition::record::{Origin, StreamId};
 use holdfast_tasks::sync::SharedCell;
@@ -27,7 +27,6 @@ use super::poll_or_spawn::poll_or_spawn;
 use crate::api::core::{Core, Outcome, Receipt};
 use crate::api::hub::DeviceHub;
 use crate::api::session::{CloseReason, Session};
-use crate::session_types::{LinkId, SessionKey};
 
 /// How long a core waits for another owner, or for the same one to recover, before it proposes a failed entry again.
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
@@ -316,7 +315,7 @@ impl Core {
         self.hub.metrics.rejected.increment(1);
         let stream = self.batcher.stream;
         tracing::error!(
-            partition = partition.0, gateway = stream.gateway_node, incarnation = stream.incarnation, core = stream.core,
+            partition = partition.0, gateway = %stream.gateway_node, incarnation = %stream.incarnation, core = stream.core,
             batch = rejected.batch_number, sessions = rejected.sessions.len(), messages = rejected.receipts.len(), %error,
             "a batch can never be committed; closing its sessions"
         );
@@ -371,7 +370,7 @@ impl Core {
             let on_appended = Box::new(move |outcome: Result<(), AppendError>| {
                 commands.push(Command::Decided { partition, outcome });
             });
-            hub.parts.partitions.append(partition, link.0, entry, on_appended).await;
+            hub.parts.partitions.append(partition, link, entry, on_appended).await;
         });
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
-use holdfast_model::PartitionId;
+use holdfast_model::{LinkId, PartitionId, SessionKey};
 use holdfast_partition::AppendError;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use crate::api::session::CloseReason;
 use crate::downlink::receive::ReceivedDelivery;
 use crate::downlink::term::DeliveryAnswer;
 use crate::gateway::session_table::LocalSession;
-use crate::session_types::{LinkId, SessionInfo, SessionKey};
+use crate::session_types::SessionInfo;
 
 /// A command to a core.
 pub(crate) enum Command {

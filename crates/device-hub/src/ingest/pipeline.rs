@@ -13,13 +13,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::{TelemetryMessage, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, SessionKey, TelemetryMessage, UnixMillis};
 use holdfast_partition::AppendError;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, PushError, StreamId, retain_records};
 use tokio::sync::oneshot;
 
 use crate::api::core::{Outcome, Receipt, ReceiptTarget};
-use crate::session_types::{SessionInfo, SessionKey};
+use crate::session_types::SessionInfo;
 
 /// A record of a batch: its session, and the receipt that is due.
 pub(crate) struct PendingReceipt {
@@ -374,8 +374,8 @@ mod tests {
     use super::*;
 
     const STREAM: StreamId = StreamId {
-        gateway_node: 1,
-        incarnation: 1,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1),
         core: 0,
     };
 

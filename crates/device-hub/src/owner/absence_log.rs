@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId, Term};
 use holdfast_partition::state::GatewayPresence;
 
 use crate::DeviceHub;
@@ -19,7 +19,7 @@ const READ_TIMEOUT: Duration = Duration::from_millis(800);
 
 impl DeviceHub {
     /// Loads the recorded absences, unless this term has them. `false`: not readable now, or this node is not the owner.
-    pub(crate) async fn load_absences(&self, partition: PartitionId, term: u64) -> bool {
+    pub(crate) async fn load_absences(&self, partition: PartitionId, term: Term) -> bool {
         let serial = match self.ownership.needs_absences(partition, term) {
             Ok(Some(serial)) => serial,
             Ok(None) => return true,
@@ -43,7 +43,7 @@ impl DeviceHub {
 
     /// Records a gateway as absent; awaited before something begins that the gateway does not know of. `false`: another
     /// node owns the partition by now.
-    pub(crate) async fn record_absence(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+    pub(crate) async fn record_absence(&self, partition: PartitionId, term: Term, gateway: NodeId) -> bool {
         while self.ownership.term(partition) == Some(term) {
             {
                 let _guard = self.absence_locks[usize::from(partition.0)].lock().await;
@@ -56,7 +56,7 @@ impl DeviceHub {
         false
     }
 
-    async fn try_record_absence(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+    async fn try_record_absence(&self, partition: PartitionId, term: Term, gateway: NodeId) -> bool {
         if self.ownership.is_recorded_absent(partition, term, gateway) {
             return true;
         }
@@ -66,7 +66,7 @@ impl DeviceHub {
         match replica.record_gateway(gateway, GatewayPresence::Absent).await {
             Ok(()) => {
                 tracing::info!(
-                    gateway,
+                    %gateway,
                     partition = partition.0,
                     "a gateway is absent; sessions begin without it"
                 );
@@ -76,14 +76,14 @@ impl DeviceHub {
                 true
             }
             Err(error) => {
-                tracing::debug!(gateway, partition = partition.0, %error, "an absent gateway could not be recorded; retrying");
+                tracing::debug!(%gateway, partition = partition.0, %error, "an absent gateway could not be recorded; retrying");
                 false
             }
         }
     }
 
     /// Records the gateways `absent`, and removes the absence of those that are back. The next sweep retries failures.
-    pub(crate) fn update_absences(self: &Arc<Self>, partition: PartitionId, term: u64, absent: Vec<u64>) {
+    pub(crate) fn update_absences(self: &Arc<Self>, partition: PartitionId, term: Term, absent: Vec<NodeId>) {
         let hub = Arc::clone(self);
         holdfast_tasks::spawn_critical("session-absences", async move {
             let Ok(_guard) = hub.absence_locks[usize::from(partition.0)].try_lock() else {
@@ -99,7 +99,7 @@ impl DeviceHub {
                 match replica.record_gateway(gateway, GatewayPresence::Present).await {
                     Ok(()) => hub.ownership.clear_absent(partition, term, gateway),
                     Err(error) => {
-                        tracing::debug!(gateway, partition = partition.0, %error, "a gateway's absence could not be removed; retrying");
+                        tracing::debug!(%gateway, partition = partition.0, %error, "a gateway's absence could not be removed; retrying");
                     }
                 }
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, PartitionId, SessionKey, Term};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -21,7 +21,7 @@ use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::ingest::command_queue::Command;
 use crate::rpc::codec;
-use crate::session_types::{SessionAddress, SessionKey};
+use crate::session_types::SessionAddress;
 
 /// How long a new session waits until everything that the older one has sent is decided.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl DeviceHub {
     pub(crate) fn supersede(
         self: &Arc<Self>,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         address: SessionAddress,
         superseded: Vec<SupersededSession>,
@@ -71,7 +71,7 @@ impl DeviceHub {
     pub(crate) fn spawn_close_superseded(
         self: &Arc<Self>,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         superseded: Vec<SupersededSession>,
     ) {
         if superseded.is_empty() {
@@ -89,7 +89,7 @@ impl DeviceHub {
     async fn close_superseded(
         self: &Arc<Self>,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         superseded: Vec<SupersededSession>,
     ) -> bool {
         self.metrics.taken_over.increment(superseded.len() as u64);
@@ -97,7 +97,7 @@ impl DeviceHub {
         closed.into_iter().all(|gone| gone)
     }
 
-    async fn close_one(self: &Arc<Self>, partition: PartitionId, term: u64, superseded: &SupersededSession) -> bool {
+    async fn close_one(self: &Arc<Self>, partition: PartitionId, term: Term, superseded: &SupersededSession) -> bool {
         let address = superseded.address;
         let identity = &superseded.info.identity;
         if address.gateway == self.parts.node {
@@ -121,7 +121,7 @@ impl DeviceHub {
             return true;
         }
         tracing::info!(
-            %identity, gateway = address.gateway, partition = partition.0, ?outcome,
+            %identity, gateway = %address.gateway, partition = partition.0, ?outcome,
             "the gateway of a superseded session did not close it in time; breaking its link"
         );
         // From now on nothing over the old link is accepted.
@@ -141,7 +141,7 @@ impl DeviceHub {
 
     /// Breaks this node's own link: an entry of this node that waits for capacity holds records of the superseded session.
     /// It is refused, and proposed again over the next link without them.
-    fn break_own_link(self: &Arc<Self>, partition: PartitionId, term: u64) {
+    fn break_own_link(self: &Arc<Self>, partition: PartitionId, term: Term) {
         self.ownership.break_link(partition, term, self.parts.node);
         if let Some(link) = self.sessions.link(partition) {
             self.link_lost(partition, link.id);
@@ -150,7 +150,7 @@ impl DeviceHub {
 
     /// Returns `true` when a quorum, asked after this call began, has confirmed that this node owns the partition in
     /// `term`; `false` when it does not any more.
-    async fn is_still_owner(&self, partition: PartitionId, term: u64) -> bool {
+    async fn is_still_owner(&self, partition: PartitionId, term: Term) -> bool {
         while self.ownership.term(partition) == Some(term)
             && let Some(replica) = self.parts.partitions.local(partition)
         {

@@ -42,20 +42,20 @@ impl DeviceHub {
         }
     }
 
-    fn partitions_to_write(&self) -> Vec<(PartitionId, u64)> {
+    fn partitions_to_write(&self) -> Vec<(PartitionId, Term)> {
         match self.is_writable() {
             true => self.ownership.unwritten_connections(),
             false => Vec::new(),
         }
     }
 
-    async fn write_connections(&self, partition: PartitionId, term: u64) {
+    async fn write_connections(&self, partition: PartitionId, term: Term) {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return;
         };
         let owner = Leadership {
-            term: Term(term),
-            node: NodeId(self.parts.node),
+            term,
+            node: self.parts.node,
         };
         while let Some(changes) = self.ownership.start_connection_write(partition, term, MAX_VALUES) {
             let result = {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use holdfast_model::IdentityId;
+use holdfast_model::{IdentityId, NodeId, Term};
 
 use crate::session_types::SessionNumber;
 
@@ -67,36 +67,42 @@ mod tests {
         IdentityId::device(DeviceId::parse(&format!("d{number}")).unwrap())
     }
 
-    fn number(term: u64, counter: u64) -> SessionNumber {
-        SessionNumber { term, node: 1, counter }
+    fn number(term: Term, counter: u64) -> SessionNumber {
+        SessionNumber {
+            term,
+            node: NodeId(1),
+            counter,
+        }
     }
 
     #[test]
     fn only_sessions_older_than_an_ended_one_have_ended() {
         let mut ended = EndedSessions::default();
-        ended.record(&identity(1), number(2, 7));
-        ended.record(&identity(1), number(2, 5));
-        assert!(ended.has_newer(&identity(1), number(2, 6)) && ended.has_newer(&identity(1), number(1, 900)));
+        ended.record(&identity(1), number(Term(2), 7));
+        ended.record(&identity(1), number(Term(2), 5));
         assert!(
-            !ended.has_newer(&identity(1), number(2, 7)),
+            ended.has_newer(&identity(1), number(Term(2), 6)) && ended.has_newer(&identity(1), number(Term(1), 900))
+        );
+        assert!(
+            !ended.has_newer(&identity(1), number(Term(2), 7)),
             "the newest one may still have messages"
         );
-        assert!(!ended.has_newer(&identity(2), number(1, 1)));
+        assert!(!ended.has_newer(&identity(2), number(Term(1), 1)));
         ended.clear();
-        assert!(!ended.has_newer(&identity(1), number(1, 1)));
+        assert!(!ended.has_newer(&identity(1), number(Term(1), 1)));
     }
 
     #[test]
     fn beyond_the_limit_all_older_sessions_have_ended() {
         let mut ended = EndedSessions::default();
         for one in 0..=MAX_ENDED {
-            ended.record(&identity(one), number(2, one as u64));
+            ended.record(&identity(one), number(Term(2), one as u64));
         }
         assert!(ended.newest.is_empty());
-        assert!(ended.has_newer(&identity(MAX_ENDED + 9), number(2, 3)));
-        let later = number(2, MAX_ENDED as u64 + 5);
+        assert!(ended.has_newer(&identity(MAX_ENDED + 9), number(Term(2), 3)));
+        let later = number(Term(2), MAX_ENDED as u64 + 5);
         assert!(!ended.has_newer(&identity(1), later));
-        ended.record(&identity(1), number(3, 1));
+        ended.record(&identity(1), number(Term(3), 1));
         assert!(ended.has_newer(&identity(1), later) && ended.newest.is_empty());
     }
 }

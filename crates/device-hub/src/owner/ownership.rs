@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::route::{Owner, Partitions};
-use holdfast_model::{GenerationId, IdentityId, PartitionId, UnixMillis};
+use holdfast_model::{
+    GenerationId, IdentityId, Incarnation, LinkId, NodeId, PartitionId, SessionKey, Term, UnixMillis,
+};
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -28,9 +30,7 @@ use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
-use crate::session_types::{
-    CallerLink, Incarnation, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber, SyncPhase,
-};
+use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, SessionNumber, SyncPhase};
 
 /// A new session at its owner.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ struct Shard {
 
 /// The partitions that this node owns.
 pub(crate) struct OwnershipTable {
-    node: u64,
+    node: NodeId,
     incarnation: Incarnation,
     partitions: Partitions,
     clock: Clock,
@@ -90,13 +90,13 @@ pub(crate) struct OwnershipTable {
 }
 
 /// Partitions whose log needs an update: with the term, and the gateways to be recorded as absent.
-pub(crate) type DueAbsences = Vec<(PartitionId, u64, Vec<u64>)>;
+pub(crate) type DueAbsences = Vec<(PartitionId, Term, Vec<NodeId>)>;
 
 impl OwnershipTable {
     pub(crate) fn new(partitions: &Partitions, incarnation: Incarnation, clock: &Clock) -> Self {
         let shard = |partition| {
             let open_links = Arc::clone(partitions.open_links(partition));
-            let ownership = OwnershipTerm::new(0, partitions.node(), incarnation, 0, open_links, clock.clone());
+            let ownership = OwnershipTerm::new(Term(0), partitions.node(), incarnation, 0, open_links, clock.clone());
             Shard {
                 ownership: Mutex::new(ownership),
                 readiness_changes: watch::Sender::new(0),
@@ -112,7 +112,7 @@ impl OwnershipTable {
         }
     }
 
-    fn new_term(&self, partition: PartitionId, term: u64) -> OwnershipTerm {
+    fn new_term(&self, partition: PartitionId, term: Term) -> OwnershipTerm {
         let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
         let open_links = Arc::clone(self.partitions.open_links(partition));
         OwnershipTerm::new(
@@ -130,13 +130,13 @@ impl OwnershipTable {
     }
 
     /// The term in which this node owns the partition, as far as it knows.
-    pub(crate) fn term(&self, partition: PartitionId) -> Option<u64> {
+    pub(crate) fn term(&self, partition: PartitionId) -> Option<Term> {
         let owner = self.partitions.owner(partition)?;
         (owner.node == self.node).then_some(owner.term)
     }
 
     /// The ownership of `term`, which begins now if it has not.
-    fn ownership(&self, partition: PartitionId, term: u64) -> Result<MutexGuard<'_, OwnershipTerm>, OwnerError> {
+    fn ownership(&self, partition: PartitionId, term: Term) -> Result<MutexGuard<'_, OwnershipTerm>, OwnerError> {
         let owner = self.partitions.owner(partition);
         if owner != Some(Owner { term, node: self.node }) {
             return Err(OwnerError::NotOwner);
@@ -161,7 +161,7 @@ impl OwnershipTable {
     pub(crate) fn attach(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         info: &Arc<SessionInfo>,
         key: SessionKey,
@@ -175,11 +175,11 @@ impl OwnershipTable {
     pub(crate) fn sync(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         phase: SyncPhase,
         sessions: Vec<ReportedSession>,
-        members: impl FnOnce() -> Vec<u64>,
+        members: impl FnOnce() -> Vec<NodeId>,
     ) -> Result<SyncResult, OwnerError> {
         let mut ownership = self.ownership(partition, term)?;
         if phase.is_first() {
@@ -205,7 +205,7 @@ impl OwnershipTable {
     pub(crate) fn detach(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         identity: &IdentityId,
         key: SessionKey,
@@ -222,7 +222,7 @@ impl OwnershipTable {
     pub(crate) fn record_activity(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         identity: &IdentityId,
         key: SessionKey,
@@ -236,7 +236,7 @@ impl OwnershipTable {
     }
 
     /// The term in which this node owns the partition, if all sessions that may act are known.
-    pub(crate) fn complete_term(&self, partition: PartitionId) -> Option<u64> {
+    pub(crate) fn complete_term(&self, partition: PartitionId) -> Option<Term> {
         let term = self.term(partition)?;
         self.ownership(partition, term).ok()?.is_complete.then_some(term)
     }
@@ -245,7 +245,7 @@ impl OwnershipTable {
     pub(crate) fn record_lost_end(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         generation: &GenerationId,
         stored: StoredConnection,
@@ -256,7 +256,7 @@ impl OwnershipTable {
     }
 
     /// The partitions whose changes of connections are to be written, with their terms.
-    pub(crate) fn unwritten_connections(&self) -> Vec<(PartitionId, u64)> {
+    pub(crate) fn unwritten_connections(&self) -> Vec<(PartitionId, Term)> {
         let partitions = self.partitions.count().iter();
         let unwritten = partitions.filter_map(|partition| {
             let term = self.term(partition)?;
@@ -270,14 +270,14 @@ impl OwnershipTable {
     pub(crate) fn start_connection_write(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         most: usize,
     ) -> Option<Vec<ConnectionChange>> {
         let mut ownership = self.ownership(partition, term).ok()?;
         ownership.connections.start_write(most)
     }
 
-    pub(crate) fn end_connection_write(&self, partition: PartitionId, term: u64, written: &[ConnectionChange]) {
+    pub(crate) fn end_connection_write(&self, partition: PartitionId, term: Term, written: &[ConnectionChange]) {
         if let Ok(mut ownership) = self.ownership(partition, term) {
             ownership.connections.end_write(written);
         }
@@ -299,7 +299,7 @@ impl OwnershipTable {
     pub(crate) fn renew(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         sessions: u64,
     ) -> Result<Duration, OwnerError> {
@@ -310,25 +310,25 @@ impl OwnershipTable {
     }
 
     /// The grant at the end of a sync.
-    pub(crate) fn grant(&self, partition: PartitionId, term: u64) -> Duration {
+    pub(crate) fn grant(&self, partition: PartitionId, term: Term) -> Duration {
         self.ownership(partition, term)
             .map_or(Duration::ZERO, |ownership| ownership.grant())
     }
 
     /// A quorum has confirmed at `at` that this node owns the partition in `term`; `None` = no other node can.
-    pub(crate) fn record_confirmation(&self, partition: PartitionId, term: u64, at: Option<Instant>) {
+    pub(crate) fn record_confirmation(&self, partition: PartitionId, term: Term, at: Option<Instant>) {
         if let Ok(mut ownership) = self.ownership(partition, term) {
             ownership.record_confirmation(at);
         }
     }
 
     /// When a quorum last confirmed that this node owns the partition in `term`; `None` = no other node can.
-    pub(crate) fn confirmed_at(&self, partition: PartitionId, term: u64) -> Result<Option<Instant>, OwnerError> {
+    pub(crate) fn confirmed_at(&self, partition: PartitionId, term: Term) -> Result<Option<Instant>, OwnerError> {
         self.ownership(partition, term).map(|ownership| ownership.confirmed)
     }
 
     /// Whether only older sessions can keep a new one of the identity from beginning.
-    pub(crate) fn may_begin(&self, partition: PartitionId, term: u64, identity: &IdentityId) -> bool {
+    pub(crate) fn may_begin(&self, partition: PartitionId, term: Term, identity: &IdentityId) -> bool {
         self.ownership(partition, term)
             .is_ok_and(|ownership| ownership.may_begin(identity))
     }
@@ -338,7 +338,7 @@ impl OwnershipTable {
     pub(crate) fn admit_subscriptions(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         requests: &[SubscriptionRequest],
     ) -> Result<Vec<Option<Arc<SessionInfo>>>, OwnerError> {
@@ -357,7 +357,7 @@ impl OwnershipTable {
     pub(crate) fn subscriptions_decided<'a>(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         sessions: impl Iterator<Item = &'a SessionInfo>,
     ) {
         if let Ok(mut ownership) = self.ownership(partition, term) {
@@ -370,7 +370,7 @@ impl OwnershipTable {
     pub(crate) fn readiness(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         address: SessionAddress,
     ) -> AttachReadiness {
@@ -384,7 +384,7 @@ impl OwnershipTable {
     pub(crate) fn superseded_are_gone(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         address: SessionAddress,
     ) {
@@ -396,13 +396,13 @@ impl OwnershipTable {
 
     /// Refuses everything over the link of a gateway that could not close a session, until it has reported its sessions
     /// again. Returns the time until which the gateway may still act over the old link.
-    pub(crate) fn break_link(&self, partition: PartitionId, term: u64, gateway: u64) -> Option<Instant> {
+    pub(crate) fn break_link(&self, partition: PartitionId, term: Term, gateway: NodeId) -> Option<Instant> {
         self.ownership(partition, term).ok()?.break_link(gateway)
     }
 
     /// Returns when the last grant over the gateway's link has ended without a call from it. A gateway that has no link in
     /// this term cannot act either.
-    pub(crate) async fn silence_of(&self, partition: PartitionId, term: u64, gateway: u64) {
+    pub(crate) async fn silence_of(&self, partition: PartitionId, term: Term, gateway: NodeId) {
         while let Ok(Some(until)) = self
             .ownership(partition, term)
             .map(|ownership| ownership.last_grant_end(gateway))
@@ -418,12 +418,12 @@ impl OwnershipTable {
     pub(crate) fn queue_delivery(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         identity: &IdentityId,
         id: DeliveryId,
         delivery: Delivery,
         reply: oneshot::Sender<DeliveryOutcome>,
-    ) -> Result<u64, DeliveryError> {
+    ) -> Result<NodeId, DeliveryError> {
         let mut ownership = self.ownership(partition, term).map_err(|_| DeliveryError::NoOwner)?;
         ownership.queue_delivery(identity, id, delivery, reply)
     }
@@ -432,7 +432,7 @@ impl OwnershipTable {
     pub(crate) fn grant_credit(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         identity: &IdentityId,
         key: SessionKey,
@@ -453,7 +453,7 @@ impl OwnershipTable {
     pub(crate) fn settle_delivery(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         identity: &IdentityId,
         key: SessionKey,
@@ -468,7 +468,7 @@ impl OwnershipTable {
     }
 
     /// Whether the caller must start a task that sends deliveries to the gateway.
-    pub(crate) fn start_sending(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+    pub(crate) fn start_sending(&self, partition: PartitionId, term: Term, gateway: NodeId) -> bool {
         self.ownership(partition, term)
             .is_ok_and(|mut ownership| ownership.start_sending(gateway))
     }
@@ -478,8 +478,8 @@ impl OwnershipTable {
     pub(crate) fn take_deliveries(
         &self,
         partition: PartitionId,
-        term: u64,
-        gateway: u64,
+        term: Term,
+        gateway: NodeId,
         most: usize,
         max_bytes: usize,
     ) -> Option<(LinkId, Vec<SessionDeliveries>)> {
@@ -491,7 +491,7 @@ impl OwnershipTable {
     pub(crate) fn deliveries_answered(
         &self,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         call: &[SessionDeliveries],
         answers: Option<&[Vec<DeliveryAnswer>]>,
     ) -> bool {
@@ -510,7 +510,7 @@ impl OwnershipTable {
         &self,
         partition: PartitionId,
         identity: Option<&IdentityId>,
-    ) -> Vec<(u64, SessionRow)> {
+    ) -> Vec<(Term, SessionRow)> {
         let Some(term) = self.term(partition) else {
             return Vec::new();
         };
@@ -532,7 +532,7 @@ impl OwnershipTable {
             }
             _ => {
                 let rows = ownership.rows.values().filter(matches);
-                let mut rows: Vec<(u64, SessionRow)> = rows.map(|row| (term, row.clone())).collect();
+                let mut rows: Vec<(Term, SessionRow)> = rows.map(|row| (term, row.clone())).collect();
                 rows.sort_unstable_by_key(|(_, row)| (row.address.gateway, row.address.key));
                 rows
             }
@@ -540,13 +540,13 @@ impl OwnershipTable {
     }
 
     /// The serial number of the ownership of `term` if its recorded absences have not been loaded yet.
-    pub(crate) fn needs_absences(&self, partition: PartitionId, term: u64) -> Result<Option<u64>, OwnerError> {
+    pub(crate) fn needs_absences(&self, partition: PartitionId, term: Term) -> Result<Option<u64>, OwnerError> {
         let ownership = self.ownership(partition, term)?;
         Ok((!ownership.absent().is_loaded()).then_some(ownership.serial))
     }
 
     /// The log records these gateways as absent; read after the ownership `serial` began.
-    pub(crate) fn load_absences(&self, partition: PartitionId, term: u64, serial: u64, absent: &[u64]) {
+    pub(crate) fn load_absences(&self, partition: PartitionId, term: Term, serial: u64, absent: &[NodeId]) {
         if let Ok(mut ownership) = self.ownership(partition, term)
             && ownership.serial == serial
         {
@@ -555,7 +555,7 @@ impl OwnershipTable {
     }
 
     /// Whether the log records the gateway as absent.
-    pub(crate) fn is_recorded_absent(&self, partition: PartitionId, term: u64, gateway: u64) -> bool {
+    pub(crate) fn is_recorded_absent(&self, partition: PartitionId, term: Term, gateway: NodeId) -> bool {
         self.ownership(partition, term)
             .is_ok_and(|ownership| ownership.absent().is_recorded(gateway))
     }
@@ -564,9 +564,9 @@ impl OwnershipTable {
     pub(crate) fn record_absent(
         &self,
         partition: PartitionId,
-        term: u64,
-        gateway: u64,
-        members: impl FnOnce() -> Vec<u64>,
+        term: Term,
+        gateway: NodeId,
+        members: impl FnOnce() -> Vec<NodeId>,
     ) {
         if let Ok(mut ownership) = self.ownership(partition, term) {
             ownership.record_absent(gateway);
@@ -576,26 +576,26 @@ impl OwnershipTable {
     }
 
     /// The gateways whose absence can be removed from the log.
-    pub(crate) fn returned_gateways(&self, partition: PartitionId, term: u64) -> Vec<u64> {
+    pub(crate) fn returned_gateways(&self, partition: PartitionId, term: Term) -> Vec<NodeId> {
         self.ownership(partition, term)
             .map_or(Vec::new(), |ownership| ownership.absent().returned())
     }
 
     /// The log no longer records the gateway as absent.
-    pub(crate) fn clear_absent(&self, partition: PartitionId, term: u64, gateway: u64) {
+    pub(crate) fn clear_absent(&self, partition: PartitionId, term: Term, gateway: NodeId) {
         if let Ok(mut ownership) = self.ownership(partition, term) {
             ownership.absent_mut().clear(gateway);
         }
     }
 
     /// Completes terms, forgets gateways that have been silent for `grace`, and drops the tables of terms that are over.
-    pub(crate) fn expire_and_retire(&self, grace: Duration, members: impl Fn() -> Vec<u64>) -> DueAbsences {
+    pub(crate) fn expire_and_retire(&self, grace: Duration, members: impl Fn() -> Vec<NodeId>) -> DueAbsences {
         let mut absences = DueAbsences::new();
         for partition in self.partitions.count().iter() {
             let term = self.term(partition);
             let mut ownership = self.shard(partition).ownership.lock();
             let Some(term) = term else {
-                *ownership = self.new_term(partition, 0);
+                *ownership = self.new_term(partition, Term(0));
                 continue;
             };
             if ownership.term != term {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{GenerationId, IdentityId, UnixMillis};
+use holdfast_model::{GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_partition::OpenLinks;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -23,9 +23,7 @@ use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
-use crate::session_types::{
-    CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
-};
+use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 
 /// Sessions of one identity that may wait for each other; more are told to come again.
 const MAX_SUPERSEDED: usize = 8;
@@ -92,7 +90,7 @@ struct CountComparison {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct OwnershipTerm {
-    pub(crate) term: u64,
+    pub(crate) term: Term,
     /// Tells ownerships of the same term apart.
     pub(super) serial: u64,
     began: Instant,
@@ -103,7 +101,7 @@ pub(crate) struct OwnershipTerm {
     pub(crate) rows: SessionRows,
     /// Sessions that are being closed for one that has ended before it began: the next one waits for them too.
     still_closing: HashMap<IdentityId, (SessionAddress, Box<[SupersededSession]>)>,
-    links: HashMap<u64, Link>,
+    links: HashMap<NodeId, Link>,
     /// The open ones of them, for the appends. A batch that was sent over an earlier link may hold messages of sessions
     /// that have been superseded since.
     pub(super) open_links: Arc<OpenLinks>,
@@ -117,7 +115,7 @@ pub(crate) struct OwnershipTerm {
     /// How many changes of an identity's stored subscriptions are under way.
     storing: BTreeMap<IdentityId, u32>,
     /// This node.
-    node: u64,
+    node: NodeId,
     counter: u64,
     /// Rows of devices, modules not counted.
     pub(crate) devices: u64,
@@ -125,8 +123,8 @@ pub(crate) struct OwnershipTerm {
 
 impl OwnershipTerm {
     pub(crate) fn new(
-        term: u64,
-        node: u64,
+        term: Term,
+        node: NodeId,
         incarnation: Incarnation,
         serial: u64,
         open_links: Arc<OpenLinks>,
@@ -219,7 +217,8 @@ impl OwnershipTerm {
         let sessions = self.count_rows(caller.gateway);
         if let Some(link) = self.links.get_mut(&caller.gateway) {
             link.is_open = true;
-            self.open_links.open(caller.gateway, link.incarnation.0, link.id.0);
+            self.open_links
+                .open(caller.gateway, Incarnation(link.incarnation.0), LinkId(link.id.0));
             link.sessions = sessions;
         }
         self.absent.has_returned(caller.gateway);
@@ -228,7 +227,7 @@ impl OwnershipTerm {
     /// Breaks a gateway's link and returns the time at which the last grant over it ends. A link that is still syncing
     /// breaks too: with the first of several calls its gateway may have reported a session that a newer one has superseded
     /// since.
-    pub(super) fn break_link(&mut self, gateway: u64) -> Option<Instant> {
+    pub(super) fn break_link(&mut self, gateway: NodeId) -> Option<Instant> {
         let link = self.links.get_mut(&gateway)?;
         if !link.is_broken {
             link.is_broken = true;
@@ -242,17 +241,17 @@ impl OwnershipTerm {
     }
 
     /// The time at which the last grant over the gateway's link ends, if no other one follows.
-    pub(super) fn last_grant_end(&self, gateway: u64) -> Option<Instant> {
+    pub(super) fn last_grant_end(&self, gateway: NodeId) -> Option<Instant> {
         self.links.get(&gateway).map(|link| link.last_heard + LINK_LEASE)
     }
 
-    fn is_linked(&self, node: u64) -> bool {
+    fn is_linked(&self, node: NodeId) -> bool {
         self.links.get(&node).is_some_and(|link| link.is_open)
     }
 
     /// The term is complete when all members are linked, or when every unlinked one can no longer act and its absence is
     /// recorded.
-    pub(super) fn update_completeness(&mut self, members: impl FnOnce() -> Vec<u64>) {
+    pub(super) fn update_completeness(&mut self, members: impl FnOnce() -> Vec<NodeId>) {
         if self.is_complete && !self.has_unlinked_member {
             return;
         }
@@ -261,7 +260,7 @@ impl OwnershipTerm {
         if !self.has_unlinked_member {
             self.ended.clear();
         }
-        let is_accounted_for = |node: &u64| self.is_linked(*node) || self.absent.is_recorded(*node);
+        let is_accounted_for = |node: &NodeId| self.is_linked(*node) || self.absent.is_recorded(*node);
         self.is_complete |=
             !self.has_unlinked_member || (self.earlier_grants_have_ended() && members.iter().all(is_accounted_for));
     }
@@ -273,7 +272,11 @@ impl OwnershipTerm {
 
     /// The gateways whose absence must be recorded before the term can continue: before it is complete without them, and
     /// before it forgets their sessions.
-    pub(super) fn unrecorded_absences(&mut self, grace: Duration, members: impl FnOnce() -> Vec<u64>) -> Vec<u64> {
+    pub(super) fn unrecorded_absences(
+        &mut self,
+        grace: Duration,
+        members: impl FnOnce() -> Vec<NodeId>,
+    ) -> Vec<NodeId> {
         let mut absent = self.silent_gateways(grace);
         for gateway in &absent {
             self.break_link(*gateway);
@@ -296,7 +299,7 @@ impl OwnershipTerm {
     }
 
     /// The log now records the gateway as absent. It may be back already.
-    pub(super) fn record_absent(&mut self, gateway: u64) {
+    pub(super) fn record_absent(&mut self, gateway: NodeId) {
         self.absent.record(gateway);
         if self.is_linked(gateway) {
             self.absent.has_returned(gateway);
@@ -404,7 +407,7 @@ impl OwnershipTerm {
         id: DeliveryId,
         delivery: Delivery,
         reply: oneshot::Sender<DeliveryOutcome>,
-    ) -> Result<u64, DeliveryError> {
+    ) -> Result<NodeId, DeliveryError> {
         let row = self.rows.get(identity).ok_or(match self.is_complete {
             true => DeliveryError::NotConnected,
             // Its gateway may not have reported it yet.
@@ -431,13 +434,13 @@ impl OwnershipTerm {
         self.downlink.settle(identity, address, id, settlement);
     }
 
-    pub(super) fn start_sending(&mut self, gateway: u64) -> bool {
+    pub(super) fn start_sending(&mut self, gateway: NodeId) -> bool {
         self.is_linked(gateway) && self.downlink.start_sending(gateway)
     }
 
     pub(super) fn take_deliveries(
         &mut self,
-        gateway: u64,
+        gateway: NodeId,
         most: usize,
         max_bytes: usize,
     ) -> Option<(LinkId, Vec<SessionDeliveries>)> {
@@ -468,7 +471,7 @@ impl OwnershipTerm {
         }
     }
 
-    fn uncount(&mut self, gateway: u64) {
+    fn uncount(&mut self, gateway: NodeId) {
         if let Some(link) = self.links.get_mut(&gateway) {
             link.sessions = link.sessions.saturating_sub(1);
         }
@@ -586,7 +589,7 @@ impl OwnershipTerm {
         self.rows.len() as u64 > self.devices
     }
 
-    fn count_rows(&self, gateway: u64) -> u64 {
+    fn count_rows(&self, gateway: NodeId) -> u64 {
         self.rows.values().filter(|row| row.address.gateway == gateway).count() as u64
     }
 
@@ -688,10 +691,10 @@ impl OwnershipTerm {
     }
 
     /// Gateways that have not called for `grace`.
-    fn silent_gateways(&self, grace: Duration) -> Vec<u64> {
+    fn silent_gateways(&self, grace: Duration) -> Vec<NodeId> {
         // A gateway that may still act over its link is not forgotten: two sessions of one identity would act.
         let grace = grace.max(LINK_LEASE);
-        let is_silent = |(node, link): &(&u64, &Link)| **node != self.node && link.last_heard.elapsed() > grace;
+        let is_silent = |(node, link): &(&NodeId, &Link)| **node != self.node && link.last_heard.elapsed() > grace;
         self.links.iter().filter(is_silent).map(|(node, _)| *node).collect()
     }
 

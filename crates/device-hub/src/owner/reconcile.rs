@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{GenerationId, PartitionId};
+use holdfast_model::{GenerationId, PartitionId, Term};
 use holdfast_partition::Partition;
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_partition::state::Liveness;
@@ -29,7 +29,7 @@ const KINDS: [DeviceStateKind; 2] = [DeviceStateKind::SUBSCRIPTIONS, DeviceState
 /// Reconciles the partitions that this node owns until the node closes.
 pub(crate) async fn reconcile_device_states(hub: Arc<DeviceHub>, stop: Stop) {
     // The term and time of the last pass, per partition.
-    let mut passes: Vec<Option<(u64, Instant)>> = hub.parts.partitions.count().iter().map(|_| None).collect();
+    let mut passes: Vec<Option<(Term, Instant)>> = hub.parts.partitions.count().iter().map(|_| None).collect();
     let interval = hub.parts.config.reconcile_interval.get();
     loop {
         tokio::select! {
@@ -51,7 +51,7 @@ pub(crate) async fn reconcile_device_states(hub: Arc<DeviceHub>, stop: Stop) {
 
 impl DeviceHub {
     /// One pass. `false`: it did not come to its end.
-    async fn reconcile(&self, partition: PartitionId, term: u64) -> bool {
+    async fn reconcile(&self, partition: PartitionId, term: Term) -> bool {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
@@ -100,7 +100,7 @@ impl DeviceHub {
     }
 
     /// Connections that are stored as live and have no session: their end was lost with a node.
-    async fn record_lost_ends(&self, partition: PartitionId, term: u64, replica: &Partition) -> bool {
+    async fn record_lost_ends(&self, partition: PartitionId, term: Term, replica: &Partition) -> bool {
         let mut page = None;
         loop {
             let Ok(next) = replica.device_states(DeviceStateKind::CONNECTION, page.as_ref()).await else {

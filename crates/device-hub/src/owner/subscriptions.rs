@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use holdfast_model::{IdentityId, NodeId, PartitionId, Term};
+use holdfast_model::{IdentityId, NodeId, PartitionId, SessionKey, Term};
 use holdfast_partition::record::{DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, Leadership};
 use holdfast_partition::{AppendError, Partition};
 use tokio::sync::oneshot;
 
 use crate::DeviceHub;
 use crate::device_state::{self, Subscriptions};
-use crate::session_types::{CallerLink, OwnerError, SessionInfo, SessionKey};
+use crate::session_types::{CallerLink, OwnerError, SessionInfo};
 
 /// Values that are read from the disk at once.
 const MAX_READS: usize = 32;
@@ -71,7 +71,7 @@ impl DeviceHub {
     pub(crate) async fn answer_subscriptions(
         self: &Arc<Self>,
         partition: PartitionId,
-        term: u64,
+        term: Term,
         caller: CallerLink,
         requests: Vec<SubscriptionRequest>,
     ) -> Result<Vec<SubscriptionAnswer>, OwnerError> {
@@ -102,7 +102,7 @@ impl DeviceHub {
     async fn carry_out(
         &self,
         replica: &Partition,
-        term: u64,
+        term: Term,
         admitted: &Admitted,
     ) -> Result<Vec<SubscriptionAnswer>, AppendError> {
         let read = admitted.clone().into_iter().map(|(action, info)| async move {
@@ -124,8 +124,8 @@ impl DeviceHub {
             })
             .collect();
         let owner = Leadership {
-            term: Term(term),
-            node: NodeId(self.parts.node),
+            term,
+            node: self.parts.node,
         };
         // An entry of unknown outcome may still be committed: a newer session must not begin before that is decided. The same
         // effects behind it in the log decide it, and change nothing more.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::KeyFingerprint;
-use holdfast_model::{DeviceId, GenerationId, IdentityId, UnixMillis};
+use holdfast_model::{DeviceId, GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_partition::record::StreamId;
 
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
@@ -12,9 +12,7 @@ use super::ownership_term::OwnershipTerm;
 use super::subscriptions::{SubscriptionAction, SubscriptionRequest};
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
-use crate::session_types::{
-    CallerLink, Incarnation, LINK_LEASE, LinkId, OwnerError, SessionAddress, SessionInfo, SessionKey, SessionNumber,
-};
+use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 use crate::{Clock, Protocol};
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -31,11 +29,11 @@ fn info(device: &str) -> Arc<SessionInfo> {
     })
 }
 
-fn caller(gateway: u64, incarnation: u64, link: u64) -> CallerLink {
+fn caller(gateway: NodeId, incarnation: Incarnation, link: LinkId) -> CallerLink {
     CallerLink {
         gateway,
-        incarnation: Incarnation(incarnation),
-        link: LinkId(link),
+        incarnation,
+        link,
     }
 }
 
@@ -44,10 +42,10 @@ fn address(caller: CallerLink, key: u64) -> SessionAddress {
 }
 
 /// An ownership term with open links of `callers`.
-fn ownership(term: u64, callers: &[CallerLink]) -> OwnershipTerm {
+fn ownership(term: Term, callers: &[CallerLink]) -> OwnershipTerm {
     let mut ownership = OwnershipTerm::new(
         term,
-        1,
+        NodeId(1),
         Incarnation(1),
         1,
         Arc::default(),
@@ -66,10 +64,10 @@ fn ownership(term: u64, callers: &[CallerLink]) -> OwnershipTerm {
 fn admits(ownership: &OwnershipTerm, sender: CallerLink) -> bool {
     let stream = StreamId {
         gateway_node: sender.gateway,
-        incarnation: sender.incarnation.0,
+        incarnation: Incarnation(sender.incarnation.0),
         core: 0,
     };
-    ownership.open_links.admit(&stream, sender.link.0) == Ok(Some(ownership.term))
+    ownership.open_links.admit(&stream, LinkId(sender.link.0)) == Ok(Some(ownership.term))
 }
 
 fn attach(
@@ -86,8 +84,8 @@ fn attach(
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_attach_of_the_same_session_changes_nothing() {
-    let a = caller(1, 1, 1);
-    let mut ownership = ownership(5, &[a]);
+    let a = caller(NodeId(1), Incarnation(1), LinkId(1));
+    let mut ownership = ownership(Term(5), &[a]);
     let device = info("d");
     let (number, _) = attach(&mut ownership, a, &device, 7);
     assert!(matches!(ownership.attach(a, &device, SessionKey(7)), Ok(AttachOutcome::Ready(again)) if again == number));
@@ -118,8 +116,11 @@ async fn a_repeated_attach_of_the_same_session_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_waits_for_all_its_predecessors_and_their_number_is_bounded() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
-    let mut ownership = ownership(5, &[a, b]);
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
+    let mut ownership = ownership(Term(5), &[a, b]);
     let device = info("d");
     attach(&mut ownership, a, &device, 1);
     assert_eq!(attach(&mut ownership, b, &device, 2).1, 1);
@@ -135,14 +136,17 @@ async fn a_session_waits_for_all_its_predecessors_and_their_number_is_bounded() 
 
 #[tokio::test(start_paused = true)]
 async fn the_greater_number_wins_in_whatever_order_sessions_are_reported() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
     let number = |counter| SessionNumber {
-        term: 4,
-        node: 1,
+        term: Term(4),
+        node: NodeId(1),
         counter,
     };
     for order in [[(a, 1), (b, 2)], [(b, 2), (a, 1)]] {
-        let mut ownership = ownership(5, &[a, b]);
+        let mut ownership = ownership(Term(5), &[a, b]);
         let device = info("d");
         let mut result = SyncResult::default();
         for (caller, counter) in order {
@@ -163,12 +167,15 @@ async fn the_greater_number_wins_in_whatever_order_sessions_are_reported() {
 
 #[tokio::test(start_paused = true)]
 async fn new_sessions_begin_once_all_gateways_have_reported_or_can_no_longer_act() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
-    let members = || vec![1, 2];
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
+    let members = || vec![NodeId(1), NodeId(2)];
     for all_report in [true, false] {
         let mut ownership = OwnershipTerm::new(
-            5,
-            1,
+            Term(5),
+            NodeId(1),
             Incarnation(1),
             1,
             Arc::default(),
@@ -204,8 +211,8 @@ async fn new_sessions_begin_once_all_gateways_have_reported_or_can_no_longer_act
             tokio::time::advance(LINK_LEASE).await;
             ownership.update_completeness(members);
             assert!(!ownership.is_complete, "a later owner would not know");
-            assert_eq!(ownership.unrecorded_absences(GRACE, members), [2]);
-            ownership.record_absent(2);
+            assert_eq!(ownership.unrecorded_absences(GRACE, members), [NodeId(2)]);
+            ownership.record_absent(NodeId(2));
         }
         ownership.update_completeness(members);
         assert_eq!(
@@ -217,57 +224,79 @@ async fn new_sessions_begin_once_all_gateways_have_reported_or_can_no_longer_act
 
 #[tokio::test(start_paused = true)]
 async fn only_an_open_link_of_the_gateways_last_incarnation_counts() {
-    let a = caller(1, 3, 10);
-    let mut ownership = ownership(5, &[a]);
+    let a = caller(NodeId(1), Incarnation(3), LinkId(10));
+    let mut ownership = ownership(Term(5), &[a]);
     assert!(
-        admits(&ownership, caller(1, 3, 10))
-            && !admits(&ownership, caller(1, 2, 10))
-            && !admits(&ownership, caller(2, 3, 10))
+        admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(10)))
+            && !admits(&ownership, caller(NodeId(1), Incarnation(2), LinkId(10)))
+            && !admits(&ownership, caller(NodeId(2), Incarnation(3), LinkId(10)))
     );
     assert!(
-        !admits(&ownership, caller(1, 3, 9)),
+        !admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(9))),
         "a batch that was sent over an earlier link"
     );
     assert_eq!(
-        ownership.check_open_link(caller(1, 2, 10)),
+        ownership.check_open_link(caller(NodeId(1), Incarnation(2), LinkId(10))),
         Err(OwnerError::StaleIncarnation)
     );
-    assert_eq!(ownership.check_open_link(caller(1, 3, 9)), Err(OwnerError::LinkLost));
-    assert_eq!(ownership.check_open_link(caller(2, 1, 1)), Err(OwnerError::LinkLost));
-    // A delayed call starts no link.
-    assert_eq!(ownership.start_sync(caller(1, 3, 9)), Err(OwnerError::LinkLost));
     assert_eq!(
-        ownership.start_sync(caller(1, 2, 99)),
+        ownership.check_open_link(caller(NodeId(1), Incarnation(3), LinkId(9))),
+        Err(OwnerError::LinkLost)
+    );
+    assert_eq!(
+        ownership.check_open_link(caller(NodeId(2), Incarnation(1), LinkId(1))),
+        Err(OwnerError::LinkLost)
+    );
+    // A delayed call starts no link.
+    assert_eq!(
+        ownership.start_sync(caller(NodeId(1), Incarnation(3), LinkId(9))),
+        Err(OwnerError::LinkLost)
+    );
+    assert_eq!(
+        ownership.start_sync(caller(NodeId(1), Incarnation(2), LinkId(99))),
         Err(OwnerError::StaleIncarnation)
     );
     let device = info("d");
     attach(&mut ownership, a, &device, 1);
-    ownership.break_link(1);
-    assert!(!admits(&ownership, caller(1, 3, 10)));
+    ownership.break_link(NodeId(1));
+    assert!(!admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(10))));
     assert_eq!(ownership.check_open_link(a), Err(OwnerError::LinkLost));
     assert_eq!(ownership.rows.len(), 1, "it may come back");
     // The gateway comes back without the session.
-    let again = caller(1, 3, 11);
+    let again = caller(NodeId(1), Incarnation(3), LinkId(11));
     ownership.start_sync(again).unwrap();
     ownership.finish_sync(again);
-    assert!(admits(&ownership, caller(1, 3, 11)) && !admits(&ownership, caller(1, 3, 10)) && ownership.rows.is_empty());
+    assert!(
+        admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(11)))
+            && !admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(10)))
+            && ownership.rows.is_empty()
+    );
     // The next incarnation does not know earlier sessions.
     attach(&mut ownership, again, &device, 2);
-    ownership.start_sync(caller(1, 4, 1)).unwrap();
-    assert!(ownership.rows.is_empty() && !admits(&ownership, caller(1, 3, 11)) && !admits(&ownership, caller(1, 4, 1)));
+    ownership
+        .start_sync(caller(NodeId(1), Incarnation(4), LinkId(1)))
+        .unwrap();
+    assert!(
+        ownership.rows.is_empty()
+            && !admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(11)))
+            && !admits(&ownership, caller(NodeId(1), Incarnation(4), LinkId(1)))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_superseded_while_its_gateway_reports_cannot_use_that_link() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
-    let mut ownership = ownership(5, &[a]);
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(5)),
+    );
+    let mut ownership = ownership(Term(5), &[a]);
     let device = info("d");
     let item = ReportedSession {
         info: device.clone(),
         key: SessionKey(1),
         number: SessionNumber {
-            term: 4,
-            node: 1,
+            term: Term(4),
+            node: NodeId(1),
             counter: 1,
         },
         credit: Credit::default(),
@@ -277,22 +306,25 @@ async fn a_session_superseded_while_its_gateway_reports_cannot_use_that_link() {
     ownership.sync_session(b, item.clone(), &mut SyncResult::default());
     assert_eq!(attach(&mut ownership, a, &device, 7).1, 1);
     // Its gateway did not answer the close, and continues its report.
-    ownership.break_link(2);
+    ownership.break_link(NodeId(2));
     assert_eq!(ownership.check_link(b).err(), Some(OwnerError::LinkLost));
-    ownership.break_link(2);
-    let again = caller(2, 1, 6);
+    ownership.break_link(NodeId(2));
+    let again = caller(NodeId(2), Incarnation(1), LinkId(6));
     ownership.start_sync(again).unwrap();
     let mut result = SyncResult::default();
     ownership.sync_session(again, item, &mut result);
     ownership.finish_sync(again);
     assert_eq!(result.lost, [SessionKey(1)]);
-    assert!(admits(&ownership, caller(2, 1, 6)) && !admits(&ownership, caller(2, 1, 5)));
+    assert!(
+        admits(&ownership, caller(NodeId(2), Incarnation(1), LinkId(6)))
+            && !admits(&ownership, caller(NodeId(2), Incarnation(1), LinkId(5)))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gateway_whose_count_differs_for_long_must_report_again() {
-    let a = caller(1, 1, 1);
-    let mut ownership = ownership(5, &[a]);
+    let a = caller(NodeId(1), Incarnation(1), LinkId(1));
+    let mut ownership = ownership(Term(5), &[a]);
     attach(&mut ownership, a, &info("d"), 1);
     assert!(ownership.compare_count(a, 1).is_ok());
     for _ in 0..7 {
@@ -306,13 +338,16 @@ async fn a_gateway_whose_count_differs_for_long_must_report_again() {
         assert!(ownership.compare_count(a, 0).is_ok());
     }
     assert_eq!(ownership.compare_count(a, 0), Err(OwnerError::LinkLost));
-    assert!(!admits(&ownership, caller(1, 1, 1)));
+    assert!(!admits(&ownership, caller(NodeId(1), Incarnation(1), LinkId(1))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn silent_gateways_expire_and_grants_end_with_the_quorum() {
-    let (own, other) = (caller(1, 1, 1), caller(2, 1, 1));
-    let mut ownership = ownership(5, &[own, other]);
+    let (own, other) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
+    let mut ownership = ownership(Term(5), &[own, other]);
     assert_eq!(ownership.grant(), Duration::ZERO, "nothing has been confirmed");
     ownership.record_confirmation(Some(tokio::time::Instant::now()));
     assert_eq!(ownership.grant(), LINK_LEASE);
@@ -325,8 +360,11 @@ async fn silent_gateways_expire_and_grants_end_with_the_quorum() {
     let mut gone = Vec::new();
     ownership.expire_silent(GRACE, &mut gone);
     assert!(gone.is_empty(), "a later owner would not know");
-    assert_eq!(ownership.unrecorded_absences(GRACE, || vec![1, 2]), [2]);
-    ownership.record_absent(2);
+    assert_eq!(
+        ownership.unrecorded_absences(GRACE, || vec![NodeId(1), NodeId(2)]),
+        [NodeId(2)]
+    );
+    ownership.record_absent(NodeId(2));
     ownership.expire_silent(GRACE, &mut gone);
     assert_eq!(gone, [info("e").identity.clone()]);
     assert_eq!((ownership.rows.len(), ownership.devices), (1, 1));
@@ -336,20 +374,26 @@ async fn silent_gateways_expire_and_grants_end_with_the_quorum() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_gateway_stays_while_it_may_act_however_short_the_grace() {
-    let (own, other) = (caller(1, 1, 1), caller(2, 1, 1));
-    let mut ownership = ownership(5, &[own, other]);
+    let (own, other) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
+    let mut ownership = ownership(Term(5), &[own, other]);
     attach(&mut ownership, other, &info("d"), 1);
     let grace = LINK_LEASE / 2;
     tokio::time::advance(LINK_LEASE).await;
     assert!(ownership.unrecorded_absences(grace, Vec::new).is_empty());
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert_eq!(ownership.unrecorded_absences(grace, Vec::new), [2]);
+    assert_eq!(ownership.unrecorded_absences(grace, Vec::new), [NodeId(2)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_successor_of_a_cancelled_session_waits_for_the_same_sessions() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 1));
-    let mut ownership = ownership(5, &[a, b]);
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(1)),
+    );
+    let mut ownership = ownership(Term(5), &[a, b]);
     let device = info("d");
     attach(&mut ownership, a, &device, 1);
     assert_eq!(attach(&mut ownership, b, &device, 2).1, 1);
@@ -375,19 +419,22 @@ async fn the_successor_of_a_cancelled_session_waits_for_the_same_sessions() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_successor_has_ended_does_not_come_back() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
-    let members = || vec![1, 2];
-    let mut ownership = ownership(5, &[a, b]);
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(5)),
+    );
+    let members = || vec![NodeId(1), NodeId(2)];
+    let mut ownership = ownership(Term(5), &[a, b]);
     let (device, other) = (info("d"), info("e"));
     let (old, _) = attach(&mut ownership, b, &device, 1);
     let (quiet, _) = attach(&mut ownership, b, &other, 2);
     // Its gateway is silent; a newer session supersedes it and ends.
-    ownership.break_link(2);
+    ownership.break_link(NodeId(2));
     assert_eq!(attach(&mut ownership, a, &device, 7).1, 1);
     ownership.unblock(&device.identity, address(a, 7));
     assert!(ownership.remove(&device.identity, address(a, 7)));
     // The gateway comes back with both.
-    let again = caller(2, 1, 6);
+    let again = caller(NodeId(2), Incarnation(1), LinkId(6));
     let mut result = SyncResult::default();
     ownership.start_sync(again).unwrap();
     for (info, key, number) in [(&device, 1, old), (&other, 2, quiet)] {
@@ -425,17 +472,20 @@ async fn a_session_whose_successor_has_ended_does_not_come_back() {
 
 #[tokio::test(start_paused = true)]
 async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() {
-    let (a, b) = (caller(1, 1, 1), caller(2, 1, 5));
-    let members = || vec![1, 2];
+    let (a, b) = (
+        caller(NodeId(1), Incarnation(1), LinkId(1)),
+        caller(NodeId(2), Incarnation(1), LinkId(5)),
+    );
+    let members = || vec![NodeId(1), NodeId(2)];
     let mut ownership = OwnershipTerm::new(
-        6,
-        1,
+        Term(6),
+        NodeId(1),
         Incarnation(1),
         1,
         Arc::default(),
         Clock::from_fn(|| UnixMillis(9)),
     );
-    ownership.absent_mut().load(&[2]);
+    ownership.absent_mut().load(&[NodeId(2)]);
     ownership.start_sync(a).unwrap();
     ownership.finish_sync(a);
     tokio::time::advance(LINK_LEASE).await;
@@ -443,8 +493,8 @@ async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() 
     ownership.update_completeness(members);
     assert!(ownership.is_complete);
     let number = SessionNumber {
-        term: 5,
-        node: 3,
+        term: Term(5),
+        node: NodeId(3),
         counter: 1,
     };
     let item = |key| ReportedSession {
@@ -463,11 +513,11 @@ async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() 
         (result.lost, ownership.rows.len()),
         (vec![SessionKey(1), SessionKey(2)], 0)
     );
-    assert_eq!(ownership.absent().returned(), [2]);
-    ownership.absent_mut().clear(2);
+    assert_eq!(ownership.absent().returned(), [NodeId(2)]);
+    ownership.absent_mut().clear(NodeId(2));
     // Sessions that begin from now on are kept.
     attach(&mut ownership, b, &info("d"), 3);
-    let (again, mut result) = (caller(2, 1, 6), SyncResult::default());
+    let (again, mut result) = (caller(NodeId(2), Incarnation(1), LinkId(6)), SyncResult::default());
     ownership.start_sync(again).unwrap();
     ownership.sync_session(again, item(3), &mut result);
     assert!(result.lost.is_empty());
@@ -475,8 +525,8 @@ async fn every_session_has_ended_of_a_gateway_that_was_absent_before_the_term() 
 
 #[tokio::test(start_paused = true)]
 async fn a_newer_session_begins_after_the_changes_of_subscriptions_of_the_older_one() {
-    let a = caller(1, 1, 1);
-    let mut ownership = ownership(5, &[a]);
+    let a = caller(NodeId(1), Incarnation(1), LinkId(1));
+    let mut ownership = ownership(Term(5), &[a]);
     let device = info("d");
     let request = |key, action| SubscriptionRequest {
         identity: device.identity.clone(),
@@ -514,8 +564,8 @@ async fn a_newer_session_begins_after_the_changes_of_subscriptions_of_the_older_
 
 #[tokio::test(start_paused = true)]
 async fn connections_are_recorded_when_they_begin_end_and_are_active() {
-    let a = caller(1, 1, 1);
-    let mut ownership = ownership(5, &[a]);
+    let a = caller(NodeId(1), Incarnation(1), LinkId(1));
+    let mut ownership = ownership(Term(5), &[a]);
     let device = info("d");
     let recorded = |ownership: &OwnershipTerm| {
         let connection = ownership.connections.get(&device.identity, &device.generation);
@@ -532,10 +582,15 @@ async fn connections_are_recorded_when_they_begin_end_and_are_active() {
     ownership.record_activity(&device.identity, address(a, 1), UnixMillis(5));
     assert_eq!(recorded(&ownership), Some((true, 1, 5)));
     // The gateway comes back without it: it was active until it was heard of last.
-    ownership.start_sync(caller(1, 2, 1)).unwrap();
+    ownership
+        .start_sync(caller(NodeId(1), Incarnation(2), LinkId(1)))
+        .unwrap();
     assert_eq!(recorded(&ownership), Some((false, 9, 5)));
-    ownership.finish_sync(caller(1, 2, 1));
-    attach(&mut ownership, caller(1, 2, 1), &device, 1);
-    ownership.remove(&device.identity, address(caller(1, 2, 1), 1));
+    ownership.finish_sync(caller(NodeId(1), Incarnation(2), LinkId(1)));
+    attach(&mut ownership, caller(NodeId(1), Incarnation(2), LinkId(1)), &device, 1);
+    ownership.remove(
+        &device.identity,
+        address(caller(NodeId(1), Incarnation(2), LinkId(1)), 1),
+    );
     assert_eq!(recorded(&ownership), Some((false, 9, 9)));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_cluster::route::Owner;
 use holdfast_cluster::transport::{Call, CallError, Service};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
@@ -19,13 +19,13 @@ impl DeviceHub {
     /// Calls the session service of `node`.
     pub(crate) async fn call_node(
         &self,
-        node: u64,
+        node: NodeId,
         target: u16,
         request: Request,
         timeout: Duration,
     ) -> Result<Answer, CallError> {
         let request = proto::SessionRequest {
-            incarnation: self.parts.incarnation,
+            incarnation: self.parts.incarnation.get(),
             request: Some(request),
         };
         let call = Call {
@@ -67,7 +67,7 @@ impl DeviceHub {
     /// Calls several nodes at once; nodes that do not answer are left out.
     pub(crate) async fn call_nodes(
         &self,
-        nodes: impl IntoIterator<Item = u64>,
+        nodes: impl IntoIterator<Item = NodeId>,
         request: Request,
         timeout: Duration,
     ) -> Vec<Answer> {
@@ -78,16 +78,16 @@ impl DeviceHub {
     }
 
     /// The nodes that may have sessions; this one is always among them.
-    pub(crate) fn members(&self) -> Vec<u64> {
+    pub(crate) fn members(&self) -> Vec<NodeId> {
         let view = self.parts.registry.cluster();
         let members = view.nodes.values().filter(|node| node.state != NodeState::Drained);
-        let mut members: BTreeSet<u64> = members.map(|node| node.id).collect();
+        let mut members: BTreeSet<NodeId> = members.map(|node| node.id).collect();
         members.insert(self.parts.node);
         members.into_iter().collect()
     }
 
     /// The other nodes that own partitions, as far as is known.
-    pub(crate) fn other_owners(&self) -> BTreeSet<u64> {
+    pub(crate) fn other_owners(&self) -> BTreeSet<NodeId> {
         let partitions = &self.parts.partitions;
         let owners = partitions.count().iter().filter_map(|id| partitions.owner(id));
         owners

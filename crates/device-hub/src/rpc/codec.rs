@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_auth::KeyFingerprint;
 use holdfast_cluster::transport::CallError;
-use holdfast_model::{DeviceId, GenerationId, IdentityId, ModuleId, UnixMillis};
+use holdfast_model::{DeviceId, GenerationId, IdentityId, ModuleId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::{self as proto};
 use prost::Message;
@@ -22,7 +22,7 @@ use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::gateway::session_table::{Activity, AttachReply};
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
-use crate::session_types::{OwnerError, SessionInfo, SessionKey, SessionNumber};
+use crate::session_types::{OwnerError, SessionInfo, SessionNumber};
 
 /// The version of bodies and answers.
 const VERSION: u8 = 1;
@@ -127,8 +127,8 @@ pub(crate) fn encode_item(
         protocol: info.protocol.number(),
         since_ms: info.since.0,
         expires_ms: info.expires.map_or(0, |time| time.0),
-        number_term: number.map_or(0, |number| number.term),
-        number_node: number.map_or(0, |number| number.node),
+        number_term: number.map_or(0, |number| number.term.get()),
+        number_node: number.map_or(0, |number| number.node.get()),
         number_counter: number.map_or(0, |number| number.counter),
         credit: (credit != Credit::default()).then(|| encode_counters(credit)),
     }
@@ -152,8 +152,8 @@ pub(crate) fn decode_info(item: &proto::SessionItem) -> Result<Arc<SessionInfo>,
 
 pub(crate) fn decode_number(item: &proto::SessionItem) -> SessionNumber {
     SessionNumber {
-        term: item.number_term,
-        node: item.number_node,
+        term: Term(item.number_term),
+        node: NodeId(item.number_node),
         counter: item.number_counter,
     }
 }
@@ -429,16 +429,16 @@ pub(crate) fn decode_sent(answer: &proto::SessionSendAnswer) -> Result<DeliveryO
 pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {
     proto::SessionAttached {
         outcome: outcome.into(),
-        number_term: number.map_or(0, |number| number.term),
-        number_node: number.map_or(0, |number| number.node),
+        number_term: number.map_or(0, |number| number.term.get()),
+        number_node: number.map_or(0, |number| number.node.get()),
         number_counter: number.map_or(0, |number| number.counter),
     }
 }
 
 pub(crate) fn decode_attached(attached: &proto::SessionAttached) -> AttachReply {
     let number = SessionNumber {
-        term: attached.number_term,
-        node: attached.number_node,
+        term: Term(attached.number_term),
+        node: NodeId(attached.number_node),
         counter: attached.number_counter,
     };
     match attached.outcome() {
@@ -503,8 +503,8 @@ mod tests {
             &sent,
             SessionKey(9),
             Some(SessionNumber {
-                term: 3,
-                node: 7,
+                term: Term(3),
+                node: NodeId(7),
                 counter: 4,
             }),
             credit,
@@ -519,8 +519,8 @@ mod tests {
         assert_eq!(
             decode_number(&got.items[0]),
             SessionNumber {
-                term: 3,
-                node: 7,
+                term: Term(3),
+                node: NodeId(7),
                 counter: 4
             }
         );

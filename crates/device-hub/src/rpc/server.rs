@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_cluster::transport::{Answer as AnswerFuture, CallError, Handler};
-use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::session_request::Request;
@@ -19,14 +19,14 @@ use crate::downlink::receive::ReceivedDeliveries;
 use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
 use crate::downlink::term::DeliveryAnswer;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
-use crate::session_types::{CallerLink, Incarnation, LinkId, OwnerError, SessionInfo, SessionKey, SyncPhase};
+use crate::session_types::{CallerLink, OwnerError, SessionInfo, SyncPhase};
 
 /// The longest time for which a call may wait here.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// For [`Service::Session`](holdfast_cluster::transport::Service::Session) of the node's dispatch.
 impl Handler for DeviceHub {
-    fn call(&self, from: u64, target: u32, body: Bytes) -> AnswerFuture {
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> AnswerFuture {
         let hub = self.this.upgrade();
         Box::pin(async move {
             let hub = hub.ok_or_else(|| refused("the node is stopping"))?;
@@ -46,7 +46,7 @@ impl Handler for DeviceHub {
 /// One call, and its caller.
 struct CallServer {
     hub: Arc<DeviceHub>,
-    gateway: u64,
+    gateway: NodeId,
     incarnation: Incarnation,
 }
 
@@ -92,11 +92,11 @@ impl CallServer {
             .ok_or_else(|| refused(&format!("there is no partition {target}; the hub has {count}")))
     }
 
-    fn caller(&self, link: u64) -> CallerLink {
+    fn caller(&self, link: LinkId) -> CallerLink {
         CallerLink {
             gateway: self.gateway,
             incarnation: self.incarnation,
-            link: LinkId(link),
+            link,
         }
     }
 
@@ -121,15 +121,15 @@ impl CallServer {
             });
         }
         let phase = SyncPhase::from_flags(sync.first, sync.last);
-        if phase.is_first() && !self.hub.load_absences(partition, sync.term).await {
+        if phase.is_first() && !self.hub.load_absences(partition, Term(sync.term)).await {
             return Ok(codec::encode_error(OwnerError::NotOwner));
         }
         let members = || self.hub.members();
-        let caller = self.caller(sync.link);
+        let caller = self.caller(LinkId(sync.link));
         let result = self
             .hub
             .ownership
-            .sync(partition, sync.term, caller, phase, reported, members);
+            .sync(partition, Term(sync.term), caller, phase, reported, members);
         let result = match result {
             Ok(result) => result,
             Err(error) => return Ok(codec::encode_error(error)),
@@ -138,18 +138,19 @@ impl CallServer {
             key: key.0,
             revoked: false,
         }));
-        self.hub.spawn_close_superseded(partition, sync.term, result.superseded);
+        self.hub
+            .spawn_close_superseded(partition, Term(sync.term), result.superseded);
         if result.has_returned {
-            self.hub.update_absences(partition, sync.term, Vec::new());
+            self.hub.update_absences(partition, Term(sync.term), Vec::new());
         }
         if phase.is_last() {
-            self.hub.send_deliveries(partition, sync.term, self.gateway);
+            self.hub.send_deliveries(partition, Term(sync.term), self.gateway);
         }
-        let mut granted = self.hub.ownership.grant(partition, sync.term);
+        let mut granted = self.hub.ownership.grant(partition, Term(sync.term));
         if phase.is_last() && granted.is_zero() {
             // A gateway may call before this node has noticed that it owns the partition.
-            self.hub.confirm_own(partition, sync.term).await;
-            granted = self.hub.ownership.grant(partition, sync.term);
+            self.hub.confirm_own(partition, Term(sync.term)).await;
+            granted = self.hub.ownership.grant(partition, Term(sync.term));
         }
         Ok(Answer::Sync(proto::SessionSyncAnswer {
             lost,
@@ -160,7 +161,7 @@ impl CallServer {
     fn changes(&self, partition: PartitionId, changes: &proto::SessionChanges) -> Result<Answer, CallError> {
         codec::check_count(changes.attach.len())?;
         codec::check_count(changes.detach.len())?;
-        let caller = self.caller(changes.link);
+        let caller = self.caller(LinkId(changes.link));
         let mut attached = Vec::with_capacity(changes.attach.len());
         for item in &changes.attach {
             let info = codec::decode_info(item)?;
@@ -169,12 +170,15 @@ impl CallServer {
                 continue;
             }
             let key = SessionKey(item.key);
-            let outcome = self.hub.ownership.attach(partition, changes.term, caller, &info, key);
+            let outcome = self
+                .hub
+                .ownership
+                .attach(partition, Term(changes.term), caller, &info, key);
             attached.push(match outcome {
                 Ok(AttachOutcome::Ready(number)) => codec::encode_attached(Outcome::Ready, Some(number)),
                 Ok(AttachOutcome::Waiting(number)) => codec::encode_attached(Outcome::Waiting, Some(number)),
                 Ok(AttachOutcome::Supersedes(number, superseded)) => {
-                    let (term, address) = (changes.term, caller.address(key));
+                    let (term, address) = (Term(changes.term), caller.address(key));
                     self.hub.supersede(partition, term, &info.identity, address, superseded);
                     codec::encode_attached(Outcome::Waiting, Some(number))
                 }
@@ -189,14 +193,14 @@ impl CallServer {
             let at = UnixMillis(activity.at_ms);
             self.hub
                 .ownership
-                .record_activity(partition, changes.term, caller, &identity, key, at);
+                .record_activity(partition, Term(changes.term), caller, &identity, key, at);
         }
         for ended in &changes.detach {
             let identity = codec::decode_identity(&ended.device, &ended.module)?;
             let key = SessionKey(ended.key);
             self.hub
                 .ownership
-                .detach(partition, changes.term, caller, &identity, key);
+                .detach(partition, Term(changes.term), caller, &identity, key);
         }
         Ok(Answer::Changes(proto::SessionChangesAnswer { attached }))
     }
@@ -216,15 +220,15 @@ impl CallServer {
             let settlement =
                 Settlement::from_number(report.settlement).ok_or_else(|| refused("an unknown settlement"))?;
             let id = DeliveryId(report.delivery);
-            ownership.settle_delivery(partition, changes.term, caller, &identity, key, id, settlement);
+            ownership.settle_delivery(partition, Term(changes.term), caller, &identity, key, id, settlement);
         }
         for report in &changes.credits {
             let (identity, key) = codec::decode_session(report.session.as_ref())?;
             let credit = codec::decode_counters(report.credit.as_ref());
-            ownership.grant_credit(partition, changes.term, caller, &identity, key, credit);
+            ownership.grant_credit(partition, Term(changes.term), caller, &identity, key, credit);
         }
         if !changes.credits.is_empty() {
-            self.hub.send_deliveries(partition, changes.term, self.gateway);
+            self.hub.send_deliveries(partition, Term(changes.term), self.gateway);
         }
         Ok(())
     }
@@ -234,7 +238,7 @@ impl CallServer {
         let sessions = deliver.sessions.into_iter().map(codec::decode_deliveries);
         let received = sessions.collect::<Result<Vec<_>, CallError>>()?;
         codec::check_count(received.iter().map(|session| session.items.len()).sum())?;
-        let answers = if deliver.gateway_incarnation == self.hub.parts.incarnation {
+        let answers = if deliver.gateway_incarnation == self.hub.parts.incarnation.get() {
             self.hub
                 .receive_deliveries(partition, LinkId(deliver.link), received)
                 .await
@@ -254,10 +258,10 @@ impl CallServer {
         codec::check_count(call.requests.len())?;
         let requests = call.requests.iter().map(codec::decode_subscription_request);
         let requests = requests.collect::<Result<Vec<_>, CallError>>()?;
-        let caller = self.caller(call.link);
+        let caller = self.caller(LinkId(call.link));
         let answers = self
             .hub
-            .answer_subscriptions(partition, call.term, caller, requests)
+            .answer_subscriptions(partition, Term(call.term), caller, requests)
             .await;
         Ok(match answers {
             Ok(answers) => Answer::Subscriptions(proto::SessionSubscriptionsAnswer {
@@ -269,16 +273,16 @@ impl CallServer {
 
     async fn await_readiness(&self, partition: PartitionId, wait: &proto::SessionAwait) -> Result<Answer, CallError> {
         let (identity, key) = codec::decode_session(wait.session.as_ref())?;
-        if self.hub.ownership.term(partition) != Some(wait.term) {
+        if self.hub.ownership.term(partition) != Some(Term(wait.term)) {
             return Ok(codec::encode_error(OwnerError::NotOwner));
         }
-        let address = self.caller(0).address(key);
+        let address = self.caller(LinkId(0)).address(key);
         let readiness = self
             .hub
-            .await_readiness(partition, wait.term, &identity, address, wait_time(wait.wait_ms))
+            .await_readiness(partition, Term(wait.term), &identity, address, wait_time(wait.wait_ms))
             .await;
         // A term that has ended meanwhile says nothing about the session.
-        if self.hub.ownership.term(partition) != Some(wait.term) {
+        if self.hub.ownership.term(partition) != Some(Term(wait.term)) {
             return Ok(codec::encode_error(OwnerError::NotOwner));
         }
         let outcome = match readiness {
@@ -296,8 +300,11 @@ impl CallServer {
         let mut granted_ms = Vec::with_capacity(keep_alive.links.len());
         for link in &keep_alive.links {
             let partition = self.partition(link.partition)?;
-            let caller = self.caller(link.link);
-            let granted = self.hub.ownership.renew(partition, link.term, caller, link.sessions);
+            let caller = self.caller(LinkId(link.link));
+            let granted = self
+                .hub
+                .ownership
+                .renew(partition, Term(link.term), caller, link.sessions);
             // 0 means that the link is lost.
             granted_ms.push(granted.map_or(0, |granted| codec::millis(granted).max(1)));
         }
@@ -307,7 +314,7 @@ impl CallServer {
     async fn close(&self, partition: PartitionId, close: &proto::SessionClose) -> Result<Answer, CallError> {
         let (identity, key) = codec::decode_session(close.session.as_ref())?;
         // An earlier incarnation has nothing in flight any more.
-        let drained = close.gateway_incarnation != self.hub.parts.incarnation || {
+        let drained = close.gateway_incarnation != self.hub.parts.incarnation.get() || {
             let reason = match close.revoked {
                 true => CloseReason::Revoked,
                 false => CloseReason::TakenOver,

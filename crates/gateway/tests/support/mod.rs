@@ -9,6 +9,7 @@ use std::time::Duration;
 use holdfast_auth::sign_identity;
 use holdfast_device_hub::AuditRecord;
 use holdfast_gateway::{MqttConfig, MqttFront};
+use holdfast_model::NodeId;
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode};
 use holdfast_net::{Peer, StreamHandler};
@@ -43,11 +44,11 @@ impl Bench {
     }
 
     /// Starts a front end on a node that has started.
-    pub(crate) fn serve(&mut self, node: u64) {
+    pub(crate) fn serve(&mut self, node: NodeId) {
         let core = Rc::clone(&self.cluster.nodes[&node].cores[0]);
         let front = MqttFront::new(core, self.config.clone(), Stop::new());
         holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
-        self.handlers.insert(node, front.web_socket_handler());
+        self.handlers.insert(node.get(), front.web_socket_handler());
     }
 
     pub(crate) fn open(&self) -> Device {
@@ -56,13 +57,13 @@ impl Bench {
 
     /// A connection whose pipe holds `capacity` bytes in each direction.
     pub(crate) fn open_with(&self, capacity: usize) -> Device {
-        self.open_at(NODE, capacity)
+        self.open_at(NodeId(NODE), capacity)
     }
 
-    pub(crate) fn open_at(&self, node: u64, capacity: usize) -> Device {
+    pub(crate) fn open_at(&self, node: NodeId, capacity: usize) -> Device {
         let (client, server) = duplex(capacity);
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.handlers[&node].accept(Box::new(server), Peer::plain(address));
+        self.handlers[&node.get()].accept(Box::new(server), Peer::plain(address));
         Device {
             stream: client,
             input: Vec::new(),
@@ -78,7 +79,7 @@ impl Bench {
     }
 
     /// A device that is connected to `node` and keeps its session; the CONNACK's session-present bit.
-    pub(crate) async fn resume(&self, node: u64) -> (Device, bool) {
+    pub(crate) async fn resume(&self, node: NodeId) -> (Device, bool) {
         let mut device = self.open_at(node, 64 * 1024);
         device.send(&self.connect_packet(|connect| connect.clean = false)).await;
         let connack = device.receive(4).await;
@@ -107,7 +108,11 @@ impl Bench {
 
     /// The records of ended connections of `identity`, as `holdfast device diagnose` shows them.
     pub(crate) async fn diagnosis(&self, device: &str) -> Vec<AuditRecord> {
-        self.cluster.hub(NODE).diagnose(&identity(device)).await.refusals
+        self.cluster
+            .hub(NodeId(NODE))
+            .diagnose(&identity(device))
+            .await
+            .refusals
     }
 }
 

@@ -16,6 +16,7 @@ use holdfast_cluster::control::PeerDirectory;
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
 use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig, node_dns_name};
 use holdfast_cluster::transport::{Alone, Dispatch, Transport};
+use holdfast_model::NodeId;
 use holdfast_registry::{NodeRole, Registry};
 use holdfast_storage::DataDir;
 use holdfast_tasks::Stop;
@@ -43,11 +44,11 @@ pub(crate) struct ClusterJoin {
 struct NoPeers;
 
 impl PeerDirectory for NoPeers {
-    fn set_member(&self, _node: u64, _name: &str, _address: &str) {}
+    fn set_member(&self, _node: NodeId, _name: &str, _address: &str) {}
 
-    fn remove(&self, _node: u64) {}
+    fn remove(&self, _node: NodeId) {}
 
-    fn is_up(&self, _node: u64) -> bool {
+    fn is_up(&self, _node: NodeId) -> bool {
         false
     }
 }
@@ -96,7 +97,7 @@ impl ClusterJoin {
         }
         let identity = PeerIdentity {
             cluster: data.identity().cluster.clone(),
-            node: data.identity().incarnation,
+            node: NodeId(data.identity().incarnation),
             name,
             address: cluster.advertised(Some(listen)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -162,7 +163,7 @@ impl ClusterJoin {
         };
         let secret = token(cluster.join_token_file.as_deref())?;
         let joiner = Joiner {
-            id: data.identity().incarnation,
+            id: NodeId(data.identity().incarnation),
             name: cluster.name(),
             address: cluster.advertised(self.local_address()),
             zone: cluster.zone.clone(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
+use holdfast_model::NodeId;
 use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
 use holdfast_tasks::BlockingPool;
 
@@ -59,7 +60,7 @@ impl Store {
             flusher,
             blocking_pool: BlockingPool::Threads,
             guard,
-            node: data.identity().incarnation,
+            node: NodeId(data.identity().incarnation),
             on_fatal: fatal,
             transport: cluster.transport(),
             groups: holdfast_consensus::Groups::default(),

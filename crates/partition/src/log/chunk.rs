@@ -1,7 +1,7 @@
 //! The unit that a reader returns: one entry, from a record on, with the numbers and the time that apply assigned.
 
 use bytes::Bytes;
-use holdfast_model::{SequenceNumber, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, SequenceNumber, UnixMillis};
 
 use crate::log::entry_cache::CachedEntry;
 use crate::log::record::{Corrupt, EntryError, EntryView, RecordView, Records};
@@ -174,8 +174,8 @@ mod tests {
             writer.push(&origin, &message, UnixMillis(1)).unwrap();
         }
         let stream = StreamId {
-            gateway_node: 1,
-            incarnation: 1,
+            gateway_node: NodeId(1),
+            incarnation: Incarnation(1),
             core: 0,
         };
         writer.close(BatchHeader {

@@ -8,6 +8,8 @@
 //! Not here: sequence numbers (given in `state`, never stored with a record) and checksums (the log store has them).
 //! Start at [`BatchWriter`], then [`EntryView`].
 
+use holdfast_model::{Incarnation, NodeId};
+
 mod command;
 mod entry;
 mod fields;
@@ -47,9 +49,9 @@ const MAX_KEY_TEXT_BYTES: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
     /// The Raft node id of the gateway.
-    pub gateway_node: u64,
+    pub gateway_node: NodeId,
     /// Grows with every start of that gateway.
-    pub incarnation: u64,
+    pub incarnation: Incarnation,
     /// The gateway's core, from 0.
     pub core: u32,
 }

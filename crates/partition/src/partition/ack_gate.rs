@@ -10,6 +10,7 @@
 //! Pure.
 
 use holdfast_consensus::{LogPosition, ProposeError};
+use holdfast_model::{Incarnation, NodeId, Term};
 
 use crate::error::AppendError;
 use crate::log::record::EntryHeader;
@@ -19,18 +20,18 @@ use crate::state::{Admission, Streams, leadership_of};
 #[derive(Debug, Default)]
 pub(crate) struct AckGate {
     /// The term whose commits it counts; `None`: closed.
-    term: Option<u64>,
+    term: Option<Term>,
     streams: Streams,
 }
 
 impl AckGate {
     /// Whether it counts the commits of this node's leadership in `term`.
-    pub(crate) fn is_open_in(&self, term: u64) -> bool {
+    pub(crate) fn is_open_in(&self, term: Term) -> bool {
         self.term == Some(term)
     }
 
     /// Opens from the applied state, which contains everything before this node's first proposal in `term`.
-    pub(crate) fn open(&mut self, term: u64, streams: Streams) {
+    pub(crate) fn open(&mut self, term: Term, streams: Streams) {
         self.term = Some(term);
         self.streams = streams;
     }
@@ -72,7 +73,7 @@ impl AckGate {
             // Counted before.
             Admission::Repeat { .. } => Ok(()),
             Admission::Gap { expected } => Err(AppendError::Gap { expected }),
-            Admission::Stale { current } => Err(AppendError::Stale { current }),
+            Admission::Stale { current } => Err(AppendError::Stale { current: current.get() }),
         }
     }
 }
@@ -86,8 +87,8 @@ mod tests {
 
     fn header(batch_number: u64) -> EntryHeader {
         let stream = StreamId {
-            gateway_node: 1,
-            incarnation: 1,
+            gateway_node: NodeId(1),
+            incarnation: Incarnation(1),
             core: 0,
         };
         EntryHeader {
@@ -99,50 +100,57 @@ mod tests {
         }
     }
 
-    fn at(term: u64, index: u64) -> Result<LogPosition, ProposeError> {
-        Ok(LogPosition { term, node: 1, index })
+    fn at(term: Term, index: u64) -> Result<LogPosition, ProposeError> {
+        Ok(LogPosition {
+            term,
+            node: NodeId(1),
+            index,
+        })
     }
 
     #[test]
     fn a_batch_behind_a_refused_one_is_not_acknowledged_though_it_is_committed() {
         let mut gate = AckGate::default();
-        gate.open(1, Streams::default());
-        assert_eq!(gate.admit_committed(&header(1), at(1, 5)), Ok(()));
+        gate.open(Term(1), Streams::default());
+        assert_eq!(gate.admit_committed(&header(1), at(Term(1), 5)), Ok(()));
         assert_eq!(
             gate.admit_committed(&header(2), Err(ProposeError::DiskFull)),
             Err(AppendError::DiskFull)
         );
         assert_eq!(
-            gate.admit_committed(&header(3), at(1, 6)),
+            gate.admit_committed(&header(3), at(Term(1), 6)),
             Err(AppendError::Gap { expected: 2 })
         );
-        assert_eq!(gate.admit_committed(&header(2), at(1, 7)), Ok(()));
+        assert_eq!(gate.admit_committed(&header(2), at(Term(1), 7)), Ok(()));
         assert_eq!(
-            gate.admit_committed(&header(2), at(1, 8)),
+            gate.admit_committed(&header(2), at(Term(1), 8)),
             Ok(()),
             "a repeat is in the log already"
         );
-        assert_eq!(gate.admit_committed(&header(3), at(1, 9)), Ok(()));
-        assert!(gate.is_open_in(1) && !gate.is_open_in(2));
+        assert_eq!(gate.admit_committed(&header(3), at(Term(1), 9)), Ok(()));
+        assert!(gate.is_open_in(Term(1)) && !gate.is_open_in(Term(2)));
     }
 
     #[test]
     fn a_change_of_leader_closes_the_gate_until_the_state_is_known_again() {
         let mut gate = AckGate::default();
-        gate.open(1, Streams::default());
+        gate.open(Term(1), Streams::default());
         let lost = ProposeError::NotLeader { leader: None };
         assert_eq!(
             gate.admit_committed(&header(1), Err(lost)),
             Err(AppendError::NotLeader { leader: None })
         );
-        assert!(!gate.is_open_in(1));
-        assert_eq!(gate.admit_committed(&header(2), at(1, 6)), Err(AppendError::Unknown));
-        gate.open(2, Streams::default());
+        assert!(!gate.is_open_in(Term(1)));
         assert_eq!(
-            gate.admit_committed(&header(1), at(3, 9)),
+            gate.admit_committed(&header(2), at(Term(1), 6)),
+            Err(AppendError::Unknown)
+        );
+        gate.open(Term(2), Streams::default());
+        assert_eq!(
+            gate.admit_committed(&header(1), at(Term(3), 9)),
             Err(AppendError::Unknown),
             "a term that it was not opened for"
         );
-        assert!(!gate.is_open_in(2));
+        assert!(!gate.is_open_in(Term(2)));
     }
 }

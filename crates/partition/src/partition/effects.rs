@@ -19,8 +19,8 @@ impl Partition {
     pub async fn leadership(&self) -> Result<Leadership, AppendError> {
         let (term, ()) = self.as_owner(|_| ()).await?;
         Ok(Leadership {
-            term: Term(term),
-            node: NodeId(self.0.node),
+            term,
+            node: self.0.node,
         })
     }
 
@@ -45,11 +45,11 @@ impl Partition {
         if writer.is_empty() {
             return Ok(());
         }
-        if owner.node != NodeId(self.0.node) {
+        if owner.node != self.0.node {
             return Err(AppendError::NotLeader { leader: None });
         }
         let entry = writer.close(BatchHeader::of_owner((self.0.clock)()));
-        let (_, answer) = self.0.group.propose_in_term(owner.term.0, entry).await?;
+        let (_, answer) = self.0.group.propose_in_term(owner.term, entry).await?;
         answer::decode(&answer)
     }
 
@@ -57,10 +57,10 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendError`]: this node does not own the partition.
-    pub async fn absent_gateways(&self) -> Result<Vec<u64>, AppendError> {
+    pub async fn absent_gateways(&self) -> Result<Vec<NodeId>, AppendError> {
         self.0.group.read_index().await?;
         let inner = self.0.shared.lock();
-        Ok(inner.state.absent_gateways().iter().map(u64::from).collect())
+        Ok(inner.state.absent_gateways().iter().collect())
     }
 
     /// Records in the log that a gateway is absent or present again; returns once that is applied, at once if the log says
@@ -68,16 +68,15 @@ impl Partition {
     ///
     /// # Errors
     /// [`AppendError`]; after [`AppendError::Unknown`] it may be recorded or not.
-    pub async fn record_gateway(&self, gateway: u64, presence: GatewayPresence) -> Result<(), AppendError> {
-        let gateway = NodeId(gateway);
+    pub async fn record_gateway(&self, gateway: NodeId, presence: GatewayPresence) -> Result<(), AppendError> {
         let recorded = |inner: &shared::Inner| inner.state.absent_gateways().presence(gateway);
         let (term, recorded) = self.as_owner(recorded).await?;
         if recorded == presence {
             return Ok(());
         }
         let owner = Leadership {
-            term: Term(term),
-            node: NodeId(self.0.node),
+            term,
+            node: self.0.node,
         };
         let effect = match presence {
             GatewayPresence::Absent => Effect::GatewayAbsent { gateway },

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_model::{Incarnation, LinkId, NodeId, Term};
 use holdfast_tasks::sync::RwLock;
 
 use crate::error::AppendError;
@@ -19,36 +20,36 @@ pub struct OpenLinks(RwLock<Option<TermLinks>>);
 
 #[derive(Debug)]
 struct TermLinks {
-    term: u64,
+    term: Term,
     /// By gateway: its incarnation and its link.
-    open: BTreeMap<u64, (u64, u64)>,
+    open: BTreeMap<NodeId, (Incarnation, LinkId)>,
 }
 
 /// The gateway that sends a batch, and the link over which it does.
 #[derive(Debug, Clone, Copy)]
 pub struct SenderLink {
     /// The node.
-    pub gateway: u64,
+    pub gateway: NodeId,
     /// The link that was open when the batch was sent.
-    pub link: u64,
+    pub link: LinkId,
 }
 
 impl OpenLinks {
     /// A term of ownership begins: no link is open.
-    pub fn begin_term(&self, term: u64) {
+    pub fn begin_term(&self, term: Term) {
         let open = BTreeMap::new();
         *self.0.write() = Some(TermLinks { term, open });
     }
 
     /// Opens a gateway's link in place of its earlier one.
-    pub fn open(&self, gateway: u64, incarnation: u64, link: u64) {
+    pub fn open(&self, gateway: NodeId, incarnation: Incarnation, link: LinkId) {
         if let Some(links) = &mut *self.0.write() {
             links.open.insert(gateway, (incarnation, link));
         }
     }
 
     /// Closes a gateway's link.
-    pub fn close(&self, gateway: u64) {
+    pub fn close(&self, gateway: NodeId) {
         if let Some(links) = &mut *self.0.write() {
             links.open.remove(&gateway);
         }
@@ -58,7 +59,7 @@ impl OpenLinks {
     ///
     /// # Errors
     /// [`AppendError::Refused`]: the link is not the open one.
-    pub fn admit(&self, stream: &StreamId, link: u64) -> Result<Option<u64>, AppendError> {
+    pub fn admit(&self, stream: &StreamId, link: LinkId) -> Result<Option<Term>, AppendError> {
         let links = self.0.read();
         let Some(links) = &*links else { return Ok(None) };
         match links.open.get(&stream.gateway_node) {

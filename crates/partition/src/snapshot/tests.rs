@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use holdfast_consensus::{ConsensusConfig, GroupHost, SnapshotSource, StateMachine};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, HumanDuration, IdentityId, PartitionId,
-    SequenceNumber, TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, HumanDuration, IdentityId, Incarnation, NodeId,
+    PartitionId, SequenceNumber, TelemetryMessage, UnixMillis,
 };
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{
@@ -55,7 +55,7 @@ fn host(disk: Arc<dyn Disk>) -> GroupHost {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
         blocking_pool: BlockingPool::Threads,
         disk,
-        node: 1,
+        node: NodeId(1),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),
@@ -131,8 +131,8 @@ impl Node {
         }
         self.batch += 1;
         let stream = StreamId {
-            gateway_node: 1,
-            incarnation: 1,
+            gateway_node: NodeId(1),
+            incarnation: Incarnation(1),
             core: 0,
         };
         self.writer.close(BatchHeader {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_model::NodeId;
+use holdfast_model::{Incarnation, NodeId};
 
 use super::Streams;
 use crate::log::record::StreamId;
@@ -43,15 +43,15 @@ impl AbsentGateways {
     pub(super) fn of_streams(streams: &Streams) -> Self {
         let absent = streams
             .positions
-            .range((PRESENCE_BIT, 0)..)
+            .range((NodeId(PRESENCE_BIT), 0)..)
             .filter(|(_, position)| presence_of(position.last_batch) == GatewayPresence::Absent);
-        Self(absent.map(|((node, _), _)| NodeId(node & !PRESENCE_BIT)).collect())
+        Self(absent.map(|((node, _), _)| gateway_of(*node)).collect())
     }
 
     /// A batch has been counted: one of a presence stream says whether its gateway is absent.
     pub(super) fn apply_batch(&mut self, stream: &StreamId, batch_number: u64) {
-        if stream.gateway_node >= PRESENCE_BIT {
-            self.set(NodeId(stream.gateway_node & !PRESENCE_BIT), presence_of(batch_number));
+        if stream.gateway_node >= NodeId(PRESENCE_BIT) {
+            self.set(gateway_of(stream.gateway_node), presence_of(batch_number));
         }
     }
 
@@ -86,6 +86,11 @@ impl AbsentGateways {
     }
 }
 
+/// The gateway that a presence stream of version 1 is about.
+fn gateway_of(stream_node: NodeId) -> NodeId {
+    NodeId(stream_node.get() & !PRESENCE_BIT)
+}
+
 fn presence_of(last_batch: u64) -> GatewayPresence {
     if last_batch % 2 == 1 {
         GatewayPresence::Absent
@@ -100,8 +105,8 @@ mod tests {
 
     fn presence_stream(gateway: u64) -> StreamId {
         StreamId {
-            gateway_node: gateway | PRESENCE_BIT,
-            incarnation: 1,
+            gateway_node: NodeId(gateway | PRESENCE_BIT),
+            incarnation: Incarnation(1),
             core: 0,
         }
     }
@@ -116,8 +121,8 @@ mod tests {
             }
         }
         let gateway = |core| StreamId {
-            gateway_node: 5,
-            incarnation: 4,
+            gateway_node: NodeId(5),
+            incarnation: Incarnation(4),
             core,
         };
         streams.advance(&gateway(0), 1, 9);
@@ -128,7 +133,7 @@ mod tests {
         use GatewayPresence::{Absent, Present};
         assert_eq!(recorded, [Absent, Present, Absent, Present]);
         assert_eq!(
-            streams.newest_incarnation(3),
+            streams.newest_incarnation(NodeId(3)),
             None,
             "a presence stream is no incarnation of the gateway"
         );

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use holdfast_consensus::LogPosition;
-use holdfast_model::{SequenceNumber, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, SequenceNumber, Term, UnixMillis};
 use holdfast_proto::partition::v1 as proto;
 use prost::Message;
 use thiserror::Error;
@@ -26,9 +26,9 @@ const EFFECTS_VERSION: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
     /// Term of the last applied entry.
-    pub term: u64,
+    pub term: Term,
     /// Leader of that term.
-    pub node: u64,
+    pub node: NodeId,
     /// Log index of the last applied entry of any kind.
     pub index: u64,
     /// Empty = none.
@@ -122,9 +122,9 @@ impl State {
             .positions
             .iter()
             .map(|((gateway_node, core), position)| proto::Stream {
-                gateway_node: *gateway_node,
+                gateway_node: gateway_node.get(),
                 core: *core,
-                incarnation: position.incarnation,
+                incarnation: position.incarnation.get(),
                 last_batch: position.last_batch,
                 last_used: position.last_used,
             });
@@ -134,8 +134,8 @@ impl State {
             } else {
                 STATE_VERSION
             },
-            applied_term: head.term,
-            applied_node: head.node,
+            applied_term: head.term.get(),
+            applied_node: head.node.get(),
             applied_index: head.index,
             membership: head.membership.clone(),
             next_sequence: self.next.0,
@@ -219,8 +219,8 @@ impl State {
             has_effects,
         };
         let head = Head {
-            term: stored.applied_term,
-            node: stored.applied_node,
+            term: Term(stored.applied_term),
+            node: NodeId(stored.applied_node),
             index: stored.applied_index,
             membership: stored.membership,
             device_state_epoch: stored.device_state_epoch,
@@ -295,11 +295,11 @@ fn restore_streams(stored: Vec<proto::Stream>) -> Result<Streams, StoredStateErr
         .into_iter()
         .map(|stream| {
             let position = Position {
-                incarnation: stream.incarnation,
+                incarnation: Incarnation(stream.incarnation),
                 last_batch: stream.last_batch,
                 last_used: stream.last_used,
             };
-            ((stream.gateway_node, stream.core), position)
+            ((NodeId(stream.gateway_node), stream.core), position)
         })
         .collect();
     if count > MAX_STREAMS || positions.len() != count {

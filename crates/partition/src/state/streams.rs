@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_model::{Incarnation, NodeId};
+
 use crate::log::record::StreamId;
 
 /// The most streams kept in a partition: far more than the gateway cores of a hub (150 nodes of 16 cores are 2,400).
@@ -29,13 +31,13 @@ pub enum Admission {
     /// A later incarnation of the gateway has written.
     Stale {
         /// That incarnation.
-        current: u64,
+        current: Incarnation,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) last_batch: u64,
     pub(super) last_used: u64,
 }
@@ -43,7 +45,7 @@ pub(super) struct Position {
 /// The positions of all streams of a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Streams {
-    pub(super) positions: BTreeMap<(u64, u32), Position>,
+    pub(super) positions: BTreeMap<(NodeId, u32), Position>,
 }
 
 impl Streams {
@@ -99,7 +101,7 @@ impl Streams {
 
     /// The newest incarnation of a gateway node that has written here; a restarted gateway must use a greater one.
     #[must_use]
-    pub fn newest_incarnation(&self, gateway_node: u64) -> Option<u64> {
+    pub fn newest_incarnation(&self, gateway_node: NodeId) -> Option<Incarnation> {
         let range = (gateway_node, 0)..=(gateway_node, u32::MAX);
         self.positions
             .range(range)

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, SequenceNumber, TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, SequenceNumber, TelemetryMessage,
+    UnixMillis,
 };
 use proptest::prelude::*;
 
@@ -16,8 +17,8 @@ const SPACING: Spacing = Spacing { bytes: 600, entries: 5 };
 /// All entries of the tests are appended in one leadership.
 fn at(index: u64) -> LogPosition {
     LogPosition {
-        term: OWNER.term.0,
-        node: OWNER.node.0,
+        term: Term(OWNER.term.0),
+        node: NodeId(OWNER.node.0),
         index,
     }
 }
@@ -27,7 +28,7 @@ const OWNER: Leadership = Leadership {
     node: NodeId(1),
 };
 
-fn stream(gateway_node: u64, incarnation: u64, core: u32) -> StreamId {
+fn stream(gateway_node: NodeId, incarnation: Incarnation, core: u32) -> StreamId {
     StreamId {
         gateway_node,
         incarnation,
@@ -61,8 +62,8 @@ fn entry(stream: StreamId, batch_number: u64, records: u32, proposed: u64) -> By
     })
 }
 
-fn presence(owner: Leadership, gateway: u64, absent: bool, proposed: u64) -> Bytes {
-    let gateway = NodeId(gateway);
+fn presence(owner: Leadership, gateway: NodeId, absent: bool, proposed: u64) -> Bytes {
+    let gateway = gateway;
     let effect = if absent {
         Effect::GatewayAbsent { gateway }
     } else {
@@ -78,7 +79,7 @@ fn presence(owner: Leadership, gateway: u64, absent: bool, proposed: u64) -> Byt
 enum Event {
     /// The next batch of a stream, or one that is `ahead` of it (a gap), or one that was counted before (a repeat).
     Batch {
-        gateway: u64,
+        gateway: NodeId,
         core: u32,
         ahead: i64,
         records: u32,
@@ -86,16 +87,16 @@ enum Event {
     },
     /// The gateway restarts.
     Restart {
-        gateway: u64,
+        gateway: NodeId,
     },
     Garbage {
         bytes: Vec<u8>,
     },
     /// The owner records the presence of a gateway, in the leadership that appends the entry or in another one.
     Presence {
-        gateway: u64,
+        gateway: NodeId,
         absent: bool,
-        term: u64,
+        term: Term,
         time: u64,
     },
     /// A blank or membership entry: the state sees none of it.
@@ -106,7 +107,7 @@ fn event() -> impl Strategy<Value = Event> {
     let ahead = prop_oneof![8 => Just(0_i64), 1 => 1..3_i64, 1 => -3..0_i64];
     let batch = (0..2_u64, 0..2_u32, ahead, 0..5_u32, 0..1000_u64).prop_map(|(gateway, core, ahead, records, time)| {
         Event::Batch {
-            gateway,
+            gateway: NodeId(gateway),
             core,
             ahead,
             records,
@@ -115,24 +116,24 @@ fn event() -> impl Strategy<Value = Event> {
     });
     prop_oneof![
         20 => batch,
-        1 => (0..2_u64).prop_map(|gateway| Event::Restart { gateway }),
+        1 => (0..2_u64).prop_map(|gateway| Event::Restart { gateway: NodeId(gateway) }),
         // The first field's tag with nothing behind it, so that it is no entry of another version.
         1 => proptest::collection::vec(0x80_u8..=0xff, 1..9).prop_map(|bytes| Event::Garbage { bytes }),
         1 => Just(Event::Meta),
         2 => (0..4_u64, any::<bool>(), 2..4_u64, 0..1000_u64)
-            .prop_map(|(gateway, absent, term, time)| Event::Presence { gateway, absent, term, time }),
+            .prop_map(|(gateway, absent, term, time)| Event::Presence { gateway: NodeId(gateway), absent, term: Term(term), time }),
     ]
 }
 
 /// The obvious implementation: remember everything.
 #[derive(Debug, Default)]
 struct Model {
-    incarnations: BTreeMap<u64, u64>,
+    incarnations: BTreeMap<NodeId, u64>,
     counted: BTreeMap<StreamId, u64>,
     /// Log index, first number, records, time, bytes of each counted entry.
     entries: Vec<(u64, u64, u32, u64, u64)>,
     skipped: BTreeSet<u64>,
-    absent: BTreeSet<u64>,
+    absent: BTreeSet<NodeId>,
     next: u64,
     last_time: u64,
 }
@@ -155,10 +156,7 @@ impl Model {
                 term,
                 time,
             } => {
-                let computed = Leadership {
-                    term: Term(*term),
-                    ..OWNER
-                };
+                let computed = Leadership { term: *term, ..OWNER };
                 let bytes = presence(computed, *gateway, *absent, *time);
                 if computed != OWNER {
                     self.skipped.insert(log_index);
@@ -183,7 +181,7 @@ impl Model {
             } => {
                 let stream = stream(
                     *gateway,
-                    self.incarnations.get(gateway).copied().unwrap_or_default(),
+                    Incarnation(self.incarnations.get(gateway).copied().unwrap_or_default()),
                     *core,
                 );
                 let last = self.counted.get(&stream).copied().unwrap_or_default();
@@ -239,8 +237,8 @@ fn run(events: &[Event]) -> (Vec<(u64, Bytes)>, State, Model) {
 /// Stores as the machine does and loads again.
 fn reload(state: &mut State, last_index: u64) -> State {
     let head = Head {
-        term: 3,
-        node: 1,
+        term: Term(3),
+        node: NodeId(1),
         index: last_index,
         membership: Bytes::from_static(b"m"),
         device_state_epoch: 4,
@@ -264,11 +262,11 @@ proptest! {
         prop_assert_eq!(state.next(), SequenceNumber(model.next));
         prop_assert_eq!(state.last_enqueued(), UnixMillis(model.last_time));
         prop_assert_eq!(&state.skipped, &model.skipped);
-        let absent: BTreeSet<u64> = state.absent_gateways().iter().map(u64::from).collect();
+        let absent: BTreeSet<NodeId> = state.absent_gateways().iter().map(u64::from).map(NodeId).collect();
         prop_assert_eq!(&absent, &model.absent);
         prop_assert_eq!(state.retained_bytes(), model.entries.iter().map(|entry| entry.4).sum::<u64>());
         for (stream, last) in &model.counted {
-            if model.incarnations.get(&stream.gateway_node).copied().unwrap_or_default() == stream.incarnation {
+            if model.incarnations.get(&stream.gateway_node).copied().unwrap_or_default() == stream.incarnation.get() {
                 prop_assert_eq!(state.streams().last_batch(stream), *last);
             }
         }
@@ -366,23 +364,32 @@ fn each_reason_for_skipping_an_entry_is_reported() {
         device_states: 0,
     };
     let mut apply = |log_index, bytes: Bytes| state.apply(&at(log_index), &bytes).unwrap();
-    assert_eq!(apply(1, entry(stream(1, 5, 0), 1, 2, 100)), counted(0, 100));
     assert_eq!(
-        apply(2, entry(stream(1, 5, 0), 1, 2, 100)),
+        apply(1, entry(stream(NodeId(1), Incarnation(5), 0), 1, 2, 100)),
+        counted(0, 100)
+    );
+    assert_eq!(
+        apply(2, entry(stream(NodeId(1), Incarnation(5), 0), 1, 2, 100)),
         Applied::Skipped(SkipReason::Repeat)
     );
     assert_eq!(
-        apply(3, entry(stream(1, 5, 0), 3, 2, 100)),
+        apply(3, entry(stream(NodeId(1), Incarnation(5), 0), 3, 2, 100)),
         Applied::Skipped(SkipReason::Gap { expected: 2 })
     );
-    assert_eq!(apply(4, entry(stream(1, 5, 0), 2, 2, 50)), counted(2, 100));
     assert_eq!(
-        apply(5, entry(stream(1, 6, 0), 2, 2, 50)),
+        apply(4, entry(stream(NodeId(1), Incarnation(5), 0), 2, 2, 50)),
+        counted(2, 100)
+    );
+    assert_eq!(
+        apply(5, entry(stream(NodeId(1), Incarnation(6), 0), 2, 2, 50)),
         Applied::Skipped(SkipReason::Gap { expected: 1 })
     );
-    assert_eq!(apply(6, entry(stream(1, 6, 0), 1, 2, 150)), counted(4, 150));
     assert_eq!(
-        apply(7, entry(stream(1, 5, 0), 3, 2, 150)),
+        apply(6, entry(stream(NodeId(1), Incarnation(6), 0), 1, 2, 150)),
+        counted(4, 150)
+    );
+    assert_eq!(
+        apply(7, entry(stream(NodeId(1), Incarnation(5), 0), 3, 2, 150)),
         Applied::Skipped(SkipReason::Stale { current: 6 })
     );
     assert_eq!(
@@ -390,14 +397,14 @@ fn each_reason_for_skipping_an_entry_is_reported() {
         Applied::Skipped(SkipReason::Damaged)
     );
     assert_eq!(state.streams().len(), 1, "an older incarnation is replaced");
-    assert_eq!(state.streams().newest_incarnation(1), Some(6));
-    assert_eq!(state.streams().newest_incarnation(2), None);
+    assert_eq!(state.streams().newest_incarnation(NodeId(1)), Some(Incarnation(6)));
+    assert_eq!(state.streams().newest_incarnation(NodeId(2)), None);
 }
 
 #[test]
 fn an_entry_of_a_later_version_stops_and_changes_nothing() {
     let mut state = State::new(SPACING);
-    let mut bytes = entry(stream(1, 1, 0), 1, 1, 1).to_vec();
+    let mut bytes = entry(stream(NodeId(1), Incarnation(1), 0), 1, 1, 1).to_vec();
     bytes[1] = 3;
     assert_eq!(
         state.apply(&at(7), &bytes),
@@ -413,11 +420,14 @@ fn an_entry_of_a_later_version_stops_and_changes_nothing() {
 fn the_stream_that_was_silent_longest_is_forgotten_first() {
     let mut streams = Streams::default();
     for node in 0..=MAX_STREAMS as u64 {
-        streams.advance(&stream(node, 1, 0), 1, node + 1);
+        streams.advance(&stream(NodeId(node), Incarnation(1), 0), 1, node + 1);
     }
     assert_eq!(streams.len(), MAX_STREAMS);
-    assert_eq!(streams.check(&stream(0, 1, 0), 2), Admission::Gap { expected: 1 });
-    assert_eq!(streams.check(&stream(1, 1, 0), 2), Admission::Next);
+    assert_eq!(
+        streams.check(&stream(NodeId(0), Incarnation(1), 0), 2),
+        Admission::Gap { expected: 1 }
+    );
+    assert_eq!(streams.check(&stream(NodeId(1), Incarnation(1), 0), 2), Admission::Next);
 }
 
 #[test]
@@ -459,7 +469,7 @@ fn effects_of_another_leadership_are_skipped_and_leave_their_stream_where_it_was
         .push_effect(computed, &Effect::GatewayAbsent { gateway })
         .unwrap();
     let header = BatchHeader {
-        stream: stream(1, 1, 0),
+        stream: stream(NodeId(1), Incarnation(1), 0),
         batch_number: 1,
         enqueued: UnixMillis(5),
     };
@@ -470,7 +480,7 @@ fn effects_of_another_leadership_are_skipped_and_leave_their_stream_where_it_was
         Ok(skipped),
         "another node in the same term"
     );
-    assert_eq!(state.streams().last_batch(&stream(1, 1, 0)), 0);
+    assert_eq!(state.streams().last_batch(&stream(NodeId(1), Incarnation(1), 0)), 0);
     assert_eq!(state.absent_gateways().iter().count(), 0);
     writer.push_effect(OWNER, &Effect::GatewayAbsent { gateway }).unwrap();
     let bytes = writer.close(header);
@@ -484,7 +494,7 @@ fn effects_of_another_leadership_are_skipped_and_leave_their_stream_where_it_was
 fn effects_raise_the_version_of_the_stored_state_and_override_records_of_version_1() {
     let mut state = State::new(SPACING);
     // A record of version 1: gateway 9 is absent.
-    let first = entry(stream(9 | 1 << 63, 1, 0), 1, 0, 1);
+    let first = entry(stream(NodeId(9 | 1 << 63), Incarnation(1), 0), 1, 0, 1);
     state.apply(&at(1), &first).unwrap();
     let gateway = NodeId(9);
     assert_eq!(
@@ -492,7 +502,7 @@ fn effects_raise_the_version_of_the_stored_state_and_override_records_of_version
         GatewayPresence::Absent
     );
     assert_eq!(state.encode_head(&Head::default())[..2], [8, 1]);
-    state.apply(&at(2), &presence(OWNER, 9, false, 1)).unwrap();
+    state.apply(&at(2), &presence(OWNER, NodeId(9), false, 1)).unwrap();
     assert_eq!(state.encode_head(&Head::default())[..2], [8, 2]);
     let loaded = reload(&mut state, 2);
     assert_eq!(loaded.absent_gateways().presence(gateway), GatewayPresence::Present);

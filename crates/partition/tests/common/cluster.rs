@@ -8,7 +8,7 @@ use bytes::Bytes;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ChangeError, ConsensusConfig, GroupHost, GroupStatus, Groups};
-use holdfast_model::{PartitionId, SequenceNumber};
+use holdfast_model::{NodeId, PartitionId, SequenceNumber};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition};
 use holdfast_storage::{DiskGuard, Flusher, OnFatal, SimDisk, StorageConfig, StorageError};
 use holdfast_tasks::BlockingPool;
@@ -35,8 +35,8 @@ pub(crate) struct Replica {
 /// The nodes of a test, some of which may be down.
 pub(crate) struct Cluster {
     pub(crate) network: SimNetwork,
-    pub(crate) nodes: BTreeMap<u64, Replica>,
-    pub(crate) disks: BTreeMap<u64, SimDisk>,
+    pub(crate) nodes: BTreeMap<NodeId, Replica>,
+    pub(crate) disks: BTreeMap<NodeId, SimDisk>,
     pub(crate) rng: SmallRng,
     pub(crate) config: PartitionConfig,
     pub(crate) clock: TestClock,
@@ -53,20 +53,20 @@ impl Cluster {
             config,
             clock: TestClock::default(),
         };
-        cluster.start(1, true).await;
+        cluster.start(NodeId(1), true).await;
         for id in 2..=voters {
-            cluster.start(id, false).await;
+            cluster.start(NodeId(id), false).await;
         }
-        let first = cluster.partition(1).group().clone();
+        let first = cluster.partition(NodeId(1)).group().clone();
         for id in 2..=voters {
-            first.add_learner(id).await.unwrap();
+            first.add_learner(NodeId(id)).await.unwrap();
         }
-        first.set_voters((1..=voters).collect()).await.unwrap();
+        first.set_voters((1..=voters).map(NodeId).collect()).await.unwrap();
         cluster
     }
 
     /// Starts a node on what its disk holds.
-    pub(crate) async fn start(&mut self, id: u64, founding: bool) {
+    pub(crate) async fn start(&mut self, id: NodeId, founding: bool) {
         let disk = self.disks.entry(id).or_default().clone();
         disk.recover().unwrap();
         let groups = Groups::default();
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     /// Cuts a node's power.
-    pub(crate) fn kill(&mut self, id: u64) {
+    pub(crate) fn kill(&mut self, id: NodeId) {
         let Some(replica) = self.nodes.remove(&id) else { return };
         self.check_alive_of(id, &replica);
         self.network.crash(id);
@@ -109,11 +109,11 @@ impl Cluster {
         holdfast_tasks::spawn("killed", async move { replica.partition.shutdown().await });
     }
 
-    pub(crate) fn partition(&self, id: u64) -> &Partition {
+    pub(crate) fn partition(&self, id: NodeId) -> &Partition {
         &self.nodes[&id].partition
     }
 
-    fn check_alive_of(&self, id: u64, replica: &Replica) {
+    fn check_alive_of(&self, id: NodeId, replica: &Replica) {
         assert_eq!(*replica.fatal.lock(), None, "node {id} had to stop");
     }
 
@@ -125,7 +125,7 @@ impl Cluster {
     }
 
     /// Waits until one node leads and all others that run follow it.
-    pub(crate) async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> NodeId {
         let mut found = None;
         eventually("a leader", || {
             let leaders: BTreeSet<_> = self.nodes.values().map(|node| node.partition.owner()).collect();
@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// The owner of the partition according to any replica.
-    pub(crate) fn owner(&self) -> Option<u64> {
+    pub(crate) fn owner(&self) -> Option<NodeId> {
         let owners = self.nodes.values().filter_map(|node| node.partition.owner());
         owners
             .filter(|owner| self.nodes.contains_key(&owner.node))
@@ -146,9 +146,9 @@ impl Cluster {
     }
 
     /// Changes the voters, through the current leader.
-    pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) {
+    pub(crate) async fn set_voters(&self, voters: BTreeSet<NodeId>) {
         loop {
-            let group = self.partition(self.leader().await).group();
+            let group = self.partition(NodeId(self.leader().await.get())).group();
             match group.set_voters(voters.clone()).await {
                 Ok(()) => return,
                 Err(ChangeError::NotLeader { .. } | ChangeError::Unknown) => {}
@@ -219,7 +219,7 @@ impl Cluster {
     }
 
     /// Everything that a replica's readers get, as sequence number, time and the number in the message.
-    pub(crate) async fn events(&self, id: u64) -> Vec<(u64, u64, u64)> {
+    pub(crate) async fn events(&self, id: NodeId) -> Vec<(u64, u64, u64)> {
         let partition = self.partition(id);
         let end = partition.status().next;
         let mut reader = partition.reader(StartPosition::Oldest).unwrap();

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, PartitionId, SequenceNumber,
-    TelemetryMessage, UnixMillis,
+    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionId,
+    SequenceNumber, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Chunk, Clock, Partition, PartitionConfig, PartitionStartError, Reader};
@@ -46,7 +46,7 @@ pub(crate) fn host(disk: Arc<dyn Disk>) -> GroupHost {
         flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
         blocking_pool: BlockingPool::Threads,
         disk,
-        node: 1,
+        node: NodeId(1),
         on_fatal,
         transport: Arc::new(holdfast_consensus::transport::Alone),
         groups: holdfast_consensus::Groups::default(),
@@ -106,10 +106,10 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(incarnation: u64) -> Self {
+    pub(crate) fn new(incarnation: Incarnation) -> Self {
         Self {
             stream: StreamId {
-                gateway_node: 1,
+                gateway_node: NodeId(1),
                 incarnation,
                 core: 0,
             },

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::ErrorCode;
+use holdfast_model::{ErrorCode, NodeId};
 use holdfast_proto::registry::v1 as proto;
 use holdfast_proto::registry::v1::registry_command::Command;
 
@@ -57,7 +57,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000), or is to be drained while placements name it
     /// (400003); else as [`Self::write`].
-    pub async fn set_node_state(&self, id: u64, state: NodeState) -> Result<(), RegistryError> {
+    pub async fn set_node_state(&self, id: NodeId, state: NodeState) -> Result<(), RegistryError> {
         self.change_state(id, state, proto::NodeState::Unspecified).await
     }
 
@@ -66,13 +66,18 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Self::set_node_state`], and [`RegistryError::Rejected`] when the state is another one (412001).
-    pub async fn advance_node_state(&self, id: u64, from: NodeState, to: NodeState) -> Result<(), RegistryError> {
+    pub async fn advance_node_state(&self, id: NodeId, from: NodeState, to: NodeState) -> Result<(), RegistryError> {
         self.change_state(id, to, cluster::state_to_proto(from)).await
     }
 
-    async fn change_state(&self, id: u64, state: NodeState, expected: proto::NodeState) -> Result<(), RegistryError> {
+    async fn change_state(
+        &self,
+        id: NodeId,
+        state: NodeState,
+        expected: proto::NodeState,
+    ) -> Result<(), RegistryError> {
         self.change(Command::SetNodeState(proto::SetNodeState {
-            id,
+            id: id.get(),
             state: cluster::state_to_proto(state).into(),
             expected_state: expected.into(),
         }))
@@ -85,8 +90,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] when it is no member (404000); when placements name it and `force` is not set, when it
     /// alone holds a partition, or when it is the last core node (400003); else as [`Self::write`].
-    pub async fn remove_node(&self, id: u64, force: bool) -> Result<(), RegistryError> {
-        self.change(Command::RemoveNode(proto::RemoveNode { id, force })).await
+    pub async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), RegistryError> {
+        self.change(Command::RemoveNode(proto::RemoveNode { id: id.get(), force }))
+            .await
     }
 
     /// Replaces the placements of the partitions that are named, all or none, if the view still has the version

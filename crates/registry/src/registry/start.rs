@@ -147,7 +147,7 @@ impl Registry {
                 tokio::time::sleep(PROGRESS_INTERVAL).await;
                 let status = self.0.group.status();
                 tracing::info!(
-                    leader = status.leader,
+                    leader = status.leader.map(tracing::field::display),
                     last_log = status.last_log,
                     applied = status.applied,
                     "waiting for the registry from the other members: they must have admitted this node and reach it"

@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
-use holdfast_model::{DeviceId, IdentityId, UnixMillis};
+use holdfast_model::{DeviceId, IdentityId, NodeId, UnixMillis};
 use holdfast_registry::{
     Founding, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig, Status,
     WriteOperation,
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 /// Registries, some of which may be down.
 pub struct Cluster {
     pub network: SimNetwork,
-    pub nodes: BTreeMap<u64, Registry>,
-    pub disks: BTreeMap<u64, SimDisk>,
+    pub nodes: BTreeMap<NodeId, Registry>,
+    pub disks: BTreeMap<NodeId, SimDisk>,
     pub rng: SmallRng,
     pub config: RegistryConfig,
     sealer: Arc<Sealer>,
@@ -48,17 +48,24 @@ impl Cluster {
     }
 
     pub async fn grow(&mut self, voters: u64) {
-        self.start(1).await;
-        self.nodes[&1].found_cluster("c1", 3, &node(1)).await.unwrap();
+        self.start(NodeId(1)).await;
+        self.nodes[&NodeId(1)]
+            .found_cluster("c1", 3, &node(NodeId(1)))
+            .await
+            .unwrap();
         for id in 2..=voters {
-            self.join(id).await;
+            self.join(NodeId(id)).await;
         }
-        self.nodes[&1].group().set_voters((1..=voters).collect()).await.unwrap();
+        self.nodes[&NodeId(1)]
+            .group()
+            .set_voters((1..=voters).map(NodeId).collect())
+            .await
+            .unwrap();
     }
 
     /// Lets a node in as a learner, by a token, and waits until it has the settings.
-    pub async fn join(&mut self, id: u64) {
-        let first = self.nodes[&1].clone();
+    pub async fn join(&mut self, id: NodeId) {
+        let first = self.nodes[&NodeId(1)].clone();
         let secret = first
             .create_join_token(Duration::from_secs(60), NodeRole::Core)
             .await
@@ -69,7 +76,7 @@ impl Cluster {
     }
 
     /// Starts a node on what its disk holds.
-    pub async fn start(&mut self, id: u64) {
+    pub async fn start(&mut self, id: NodeId) {
         let disk = Arc::new(self.disks.entry(id).or_default().clone());
         let groups = Groups::default();
         let dispatch = Dispatch::new();
@@ -101,7 +108,7 @@ impl Cluster {
             &Founding::default(),
             clock,
             &self.config,
-            id == 1,
+            id == NodeId(1),
         )
         .await
         .unwrap();
@@ -109,7 +116,7 @@ impl Cluster {
     }
 
     /// Cuts a node's power.
-    pub fn kill(&mut self, id: u64) {
+    pub fn kill(&mut self, id: NodeId) {
         let Some(registry) = self.nodes.remove(&id) else {
             return;
         };
@@ -120,8 +127,8 @@ impl Cluster {
     }
 
     /// Waits until one of `among` leads and the others of them follow it.
-    pub async fn leader_of(&self, among: impl IntoIterator<Item = u64>) -> u64 {
-        let among: BTreeSet<u64> = among.into_iter().collect();
+    pub async fn leader_of(&self, among: impl IntoIterator<Item = NodeId>) -> NodeId {
+        let among: BTreeSet<NodeId> = among.into_iter().collect();
         let mut found = None;
         eventually("a leader", || {
             let leaders: BTreeSet<_> = among.iter().map(|id| self.nodes[id].group().leader()).collect();
@@ -137,7 +144,7 @@ impl Cluster {
     }
 }
 
-pub fn node(id: u64) -> NodeInfo {
+pub fn node(id: NodeId) -> NodeInfo {
     NodeInfo {
         id,
         name: format!("n{id}"),

@@ -7,7 +7,7 @@ use holdfast_cluster::control::{
     ClusterBootstrap, Control, ControlConfig, ControlParts, HostError, Hosted, NodeFacts, PeerDirectory, ReplicaHost,
 };
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_model::{PartitionId, UnixMillis};
+use holdfast_model::{NodeId, PartitionId, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{NodeInfo, NodeRole, NodeState};
 use holdfast_tasks::watch;
@@ -18,11 +18,11 @@ use super::node::{Node, now};
 struct NoPeers;
 
 impl PeerDirectory for NoPeers {
-    fn set_member(&self, _: u64, _: &str, _: &str) {}
+    fn set_member(&self, _: NodeId, _: &str, _: &str) {}
 
-    fn remove(&self, _: u64) {}
+    fn remove(&self, _: NodeId) {}
 
-    fn is_up(&self, _: u64) -> bool {
+    fn is_up(&self, _: NodeId) -> bool {
         false
     }
 }

@@ -18,7 +18,8 @@ use holdfast_auth::sign;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_device_hub::{DeviceHub, DeviceHubConfig};
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, PartitionCount, PartitionId, TelemetryMessage,
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionCount,
+    PartitionId, TelemetryMessage,
 };
 use holdfast_net::Peer;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
@@ -41,9 +42,9 @@ pub(crate) struct Hub {
 
 /// The position of a node in the hub.
 pub(crate) struct Site {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     /// The node with the replicas of all partitions.
-    pub(crate) owner: u64,
+    pub(crate) owner: NodeId,
     pub(crate) network: SimNetwork,
 }
 
@@ -51,8 +52,8 @@ impl Hub {
     /// The only node of a hub.
     pub(crate) async fn start(config: EventsConfig) -> Self {
         let site = Site {
-            node: 7,
-            owner: 7,
+            node: NodeId(7),
+            owner: NodeId(7),
             network: SimNetwork::new(1),
         };
         Self::start_at(config, site).await
@@ -103,8 +104,8 @@ impl Hub {
         *self.batches.borrow_mut() += 1;
         // A stream for each batch: batches of one stream must come in order within a partition only.
         let stream = StreamId {
-            gateway_node: 7,
-            incarnation: 7 + *self.batches.borrow(),
+            gateway_node: NodeId(7),
+            incarnation: Incarnation(7 + *self.batches.borrow()),
             core: 0,
         };
         let entry = writer.close(BatchHeader {

@@ -10,7 +10,7 @@ use audit_log::{AuditLog, Change, Refusal};
 use bytes::Bytes;
 use holdfast_auth::{Key, sign};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_model::{DeviceId, IdentityId};
+use holdfast_model::{DeviceId, IdentityId, Incarnation, NodeId};
 use holdfast_net::{Body, Peer};
 use holdfast_registry::Registry;
 use holdfast_service_api::rest::{RestConfig, RestService};
@@ -32,7 +32,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) async fn start() -> Self {
         let audit = AuditLog::capture();
-        let node = node::Node::start(7, &SimNetwork::new(1)).await;
+        let node = node::Node::start(NodeId(7), &SimNetwork::new(1)).await;
         let control = control::start(&node).await;
         let service = RestService::new(node.hub.clone(), control, RestConfig::default());
         Self {

@@ -14,7 +14,7 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, maintain_links};
-use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
@@ -39,11 +39,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// Starts node `id` without replicas of partitions.
-    pub(crate) async fn start(id: u64, network: &SimNetwork) -> Self {
+    pub(crate) async fn start(id: NodeId, network: &SimNetwork) -> Self {
         Self::start_with(id, network, DeviceHubConfig::default()).await
     }
 
-    pub(crate) async fn start_with(id: u64, network: &SimNetwork, config: DeviceHubConfig) -> Self {
+    pub(crate) async fn start_with(id: NodeId, network: &SimNetwork, config: DeviceHubConfig) -> Self {
         let dispatch = Dispatch::new();
         let transport = network.node(id, dispatch.clone());
         let dir = tempfile::tempdir().unwrap();
@@ -53,7 +53,7 @@ impl Node {
         };
         let identity = || NodeIdentity {
             cluster: "test".to_owned(),
-            incarnation: id,
+            incarnation: id.get(),
         };
         let data = DataDir::open(dir.path(), identity).unwrap();
         let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
@@ -90,7 +90,7 @@ impl Node {
         holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
         let hub = DeviceHub::new(HubParts {
             node: id,
-            incarnation: id,
+            incarnation: Incarnation(id.get()),
             cores: 1,
             partitions: partitions.clone(),
             transport: host.transport.clone(),

@@ -74,7 +74,7 @@ pub(crate) async fn call_at_random(shared: Rc<Shared>, number: u64, mut rng: Sma
         }
         let operation = Operation {
             key: name.to_owned(),
-            node: u32::try_from(access.node).unwrap(),
+            node: u32::try_from(access.node.get()).unwrap(),
             call,
             asked,
             answered: shared.now(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use holdfast_chaos::history::{Connection, End, Micros, Refusal as Refused};
 use holdfast_device_hub::{CloseReason, Refusal};
+use holdfast_model::{Incarnation, NodeId};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
@@ -211,7 +212,7 @@ impl Device {
                 if refusal.is_certain() {
                     let refused = Refused {
                         device: name.clone(),
-                        node: u32::try_from(node).unwrap(),
+                        node: u32::try_from(node.get()).unwrap(),
                         asked: connecting.asked,
                         answered: self.shared.now(),
                     };
@@ -324,7 +325,7 @@ impl Device {
     }
 
     fn connect(&mut self, cluster: &Cluster) {
-        let nodes: Vec<u64> = cluster.nodes.keys().copied().collect();
+        let nodes: Vec<NodeId> = cluster.nodes.keys().copied().collect();
         if nodes.is_empty() {
             return;
         }
@@ -333,7 +334,7 @@ impl Device {
         self.connecting = Some(Connecting {
             until: Instant::now() + Duration::from_millis(self.rng.random_range(200..3_000)),
             outcome: cluster.connecting(node, core, &self.name),
-            place: (node, cluster.nodes[&node].incarnation),
+            place: (node, Incarnation((cluster.nodes[&node].incarnation).get())),
             asked: self.shared.now(),
         });
     }
@@ -362,7 +363,7 @@ impl Device {
             self.shared.history.borrow_mut().connections.push(Connection {
                 device: self.name.clone(),
                 epoch: u32::try_from(*number).unwrap(),
-                node: u32::try_from(older.connected.place.0).unwrap(),
+                node: u32::try_from(older.connected.place.0.get()).unwrap(),
                 asked: older.connected.asked,
                 up: self.shared.at(client.up),
                 ended: self.shared.at(ended),

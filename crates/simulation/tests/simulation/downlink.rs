@@ -19,6 +19,7 @@ use holdfast_chaos::history::Micros;
 use holdfast_device_hub::{
     Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
 };
+use holdfast_model::{Incarnation, NodeId};
 use holdfast_simulation::{Client, identity, partition_of};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
@@ -310,7 +311,7 @@ mod tests {
         Sent {
             device: "d".to_owned(),
             on_session_change,
-            owner: Some((1, 1)),
+            owner: Some((NodeId(1), Incarnation(1))),
             answer: Some(answer),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_consensus::GroupId;
+use holdfast_model::NodeId;
 use holdfast_storage::{Disk as _, DiskSpace, StorageError};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
@@ -112,7 +113,7 @@ impl Faults {
         for node in world.machines() {
             if !world.is_there(node) {
                 let after = Duration::from_millis(self.rng.random_range(10..2_000));
-                self.ends.entry(End::Start(node)).or_insert(now + after);
+                self.ends.entry(End::Start(node.get())).or_insert(now + after);
             }
         }
         let due: Vec<End> = self
@@ -142,16 +143,16 @@ impl Faults {
         }
     }
 
-    fn node(&mut self, world: &World) -> u64 {
+    fn node(&mut self, world: &World) -> NodeId {
         let nodes = world.machines();
-        nodes[self.rng.random_range(0..nodes.len())]
+        NodeId((nodes[self.rng.random_range(0..nodes.len())]).get())
     }
 
     fn two(&mut self, world: &World) -> (u64, u64) {
         let nodes = world.machines();
         let at = self.rng.random_range(0..nodes.len());
         let other = (at + self.rng.random_range(1..nodes.len())) % nodes.len();
-        (nodes[at], nodes[other])
+        ((nodes[at]).get(), (nodes[other]).get())
     }
 
     fn lasts(&mut self, end: End, millis: std::ops::Range<u64>) {
@@ -163,19 +164,19 @@ impl Faults {
         let (node, other) = self.two(world);
         world.shared.note(format!("{kind:?} {node} {other}"));
         match kind {
-            Kind::PowerCut => world.kill(node),
+            Kind::PowerCut => world.kill(NodeId(node)),
             Kind::PowerCutAll => world.machines().into_iter().for_each(|node| world.kill(node)),
-            Kind::Restart => world.stop(node),
+            Kind::Restart => world.stop(NodeId(node)),
             Kind::Isolate => {
-                world.cluster.network.isolate(node);
+                world.cluster.network.isolate(NodeId(node));
                 self.lasts(End::Links, 100..3_500);
             }
             Kind::Mute => {
-                world.cluster.network.cut_one_way(node, other);
+                world.cluster.network.cut_one_way(NodeId(node), NodeId(other));
                 self.lasts(End::Links, 100..3_500);
             }
             Kind::Split => {
-                world.cluster.network.cut(node, other);
+                world.cluster.network.cut(NodeId(node), NodeId(other));
                 self.lasts(End::Links, 100..3_500);
             }
             Kind::Loss => {
@@ -190,24 +191,24 @@ impl Faults {
             }
             Kind::SlowSync => {
                 let extra = self.rng.random_range(5_000..400_000);
-                slow(world, node, extra);
+                slow(world, NodeId(node), extra);
                 self.lasts(End::Syncs(node), 200..3_000);
             }
             Kind::Stall => {
-                slow(world, node, 2_000_000);
-                world.cluster.network.isolate(node);
+                slow(world, NodeId(node), 2_000_000);
+                world.cluster.network.isolate(NodeId(node));
                 self.lasts(End::Syncs(node), 200..2_500);
                 let at = self.ends[&End::Syncs(node)];
                 self.ends.insert(End::Links, at);
             }
             Kind::SyncFails => {
-                world.cluster.disks[&node].fail_syncs(StorageError::Io("the disk is on fire".into()));
+                world.cluster.disks[&NodeId(node)].fail_syncs(StorageError::Io("the disk is on fire".into()));
             }
             Kind::WriteFails => {
-                world.cluster.disks[&node].fail_writes(StorageError::NoSpace("the disk is full".into()));
+                world.cluster.disks[&NodeId(node)].fail_writes(StorageError::NoSpace("the disk is full".into()));
             }
             Kind::Full => {
-                world.cluster.disks[&node].set_space(DiskSpace {
+                world.cluster.disks[&NodeId(node)].set_space(DiskSpace {
                     free: 0,
                     total: 1 << 40,
                 });
@@ -221,7 +222,7 @@ impl Faults {
                     .and_then(|leader| world.cluster.nodes.get(&leader));
                 if let Some(group) = leader.and_then(|leader| leader.group(group)) {
                     let transfer = async move {
-                        let _ = group.transfer_leader(node).await;
+                        let _ = group.transfer_leader(NodeId(node)).await;
                     };
                     holdfast_tasks::spawn("transfer", Box::pin(transfer));
                 }
@@ -242,7 +243,7 @@ impl Faults {
     }
 }
 
-fn slow(world: &World, node: u64, micros: u64) {
+fn slow(world: &World, node: NodeId, micros: u64) {
     let machine = &world.cluster.machines[&node];
     machine.sync_extra.store(micros, Ordering::Relaxed);
 }
@@ -252,14 +253,14 @@ fn apply(end: End, world: &mut World) {
         End::Links => world.cluster.network.heal_all(),
         End::Loss => world.cluster.network.set_loss(0.0),
         End::Delay => world.cluster.network.set_delay(USUAL_DELAY),
-        End::Syncs(node) => slow(world, node, 0),
-        End::Space(node) => world.cluster.disks[&node].set_space(DiskSpace {
+        End::Syncs(node) => slow(world, NodeId(node), 0),
+        End::Space(node) => world.cluster.disks[&NodeId(node)].set_space(DiskSpace {
             free: 1 << 40,
             total: 1 << 40,
         }),
         End::Start(node) => {
-            world.cluster.disks[&node].mend();
-            world.start(node);
+            world.cluster.disks[&NodeId(node)].mend();
+            world.start(NodeId(node));
         }
     }
 }

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_chaos::history::{Micros, RightsChange};
+use holdfast_model::{Incarnation, NodeId};
 use tokio::time::Instant;
 
 use crate::devices::Device;
-use crate::shared::Shared;
+use crate::shared::{Place, Shared};
 use holdfast_simulation::{Cluster, SECOND};
 
 /// The time that the node's own tasks may take beyond the promise.
@@ -20,7 +21,7 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Since when each incarnation of a node has been inside its lease, or outside.
 #[derive(Default)]
 pub(crate) struct Leases {
-    since: BTreeMap<(u64, u64), (bool, Instant)>,
+    since: BTreeMap<Place, (bool, Instant)>,
 }
 
 impl Leases {
@@ -65,7 +66,7 @@ impl Leases {
     }
 }
 
-fn is_up(cluster: &Cluster, (node, incarnation): (u64, u64)) -> bool {
+fn is_up(cluster: &Cluster, (node, incarnation): Place) -> bool {
     cluster
         .nodes
         .get(&node)

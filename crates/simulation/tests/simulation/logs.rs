@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use holdfast_chaos::check::readers::{Readers, Seen};
 use holdfast_consensus::GroupId;
-use holdfast_model::PartitionCount;
+use holdfast_model::{NodeId, PartitionCount};
 use holdfast_partition::StartPosition;
 
 use crate::backends::NAMES;
@@ -38,7 +38,7 @@ pub(crate) fn compare(cluster: &Cluster, devices: &[Device], shared: &Shared) {
             .nodes
             .values()
             .filter_map(|node| Some((node.id, node.group(id)?.log_reader())));
-        let logs: BTreeMap<u64, (u64, BTreeMap<u64, Bytes>)> = readers
+        let logs: BTreeMap<NodeId, (u64, BTreeMap<u64, Bytes>)> = readers
             .map(|(node, log)| {
                 let entries = log.read(0, usize::MAX).unwrap();
                 (node, (log.first_index(), entries.into_iter().collect()))
@@ -87,7 +87,7 @@ pub(crate) async fn read_all(cluster: &Cluster, readers: &mut Readers) {
                         digest,
                         at: 0,
                     };
-                    readers.event(&name, u32::try_from(node.id).unwrap(), seen);
+                    readers.event(&name, u32::try_from(node.id.get()).unwrap(), seen);
                 }
             }
             readers.end(&name, u32::from(id.0), i64::try_from(next.0).unwrap() - 1);

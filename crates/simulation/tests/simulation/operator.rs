@@ -15,6 +15,7 @@ use std::time::Duration;
 use holdfast_cluster::control::{Control, ControlError};
 use holdfast_cluster::join::JoinError;
 use holdfast_consensus::sim::SimNetwork;
+use holdfast_model::NodeId;
 use holdfast_registry::{NodeRole, NodeState};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
@@ -66,7 +67,7 @@ pub(crate) struct Operator {
     network: SimNetwork,
     rng: SmallRng,
     /// The nodes in service, as far as the operator has seen to it.
-    members: BTreeSet<u64>,
+    members: BTreeSet<NodeId>,
 }
 
 impl Operator {
@@ -111,7 +112,7 @@ impl Operator {
         }
     }
 
-    async fn join(&mut self) -> u64 {
+    async fn join(&mut self) -> NodeId {
         let node = self.shared.new_node();
         let call = async |control: Control| control.create_token(TOKEN_LIFETIME, NodeRole::Core).await;
         let secret = self.insist("a token", call).await;
@@ -170,7 +171,7 @@ impl Operator {
     }
 
     /// Drains any node; if too few would be left, another one joins first. Returns the draining node.
-    async fn begin_to_drain(&mut self) -> u64 {
+    async fn begin_to_drain(&mut self) -> NodeId {
         if self.members.len() <= NODES.len() {
             self.join().await;
         }
@@ -183,7 +184,7 @@ impl Operator {
     }
 
     /// Returns the replaced node; none, if the cluster was never whole before the end.
-    async fn replace(&mut self) -> Option<u64> {
+    async fn replace(&mut self) -> Option<NodeId> {
         // The earlier value says nothing: something may have changed since then.
         self.shared.is_whole.set(false);
         while !self.shared.is_whole.get() {
@@ -206,7 +207,7 @@ impl Operator {
         Some(node)
     }
 
-    async fn remove(&mut self, node: u64, dead: bool) {
+    async fn remove(&mut self, node: NodeId, dead: bool) {
         let name = name(node);
         let call = async |control: Control| match control.remove(&name, dead).await {
             // It was done before, and the answer lost.
@@ -217,7 +218,7 @@ impl Operator {
     }
 
     /// Waits until a node stands so.
-    async fn until(&mut self, node: u64, state: NodeState) {
+    async fn until(&mut self, node: NodeId, state: NodeState) {
         while self.state(node).await != Some(state) {
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
@@ -225,7 +226,7 @@ impl Operator {
     }
 
     /// Where a node stands, as any node knows it.
-    async fn state(&mut self, node: u64) -> Option<NodeState> {
+    async fn state(&mut self, node: NodeId) -> Option<NodeState> {
         let access = self.shared.any(&mut self.rng)?;
         let confirmed = tokio::time::timeout(CALL_TIMEOUT, access.call(access.registry.read_barrier())).await;
         confirmed.ok()??.ok()?;
@@ -245,14 +246,14 @@ impl Operator {
     }
 
     /// The answer of any node, with the node.
-    async fn ask<T>(&mut self, call: impl AsyncFn(Control) -> T) -> Option<(u64, T)> {
+    async fn ask<T>(&mut self, call: impl AsyncFn(Control) -> T) -> Option<(NodeId, T)> {
         let access = self.shared.any(&mut self.rng)?;
         let answer = tokio::time::timeout(CALL_TIMEOUT, access.call(call(access.control.clone()))).await;
         Some((access.node, answer.ok().flatten()?))
     }
 
-    fn any_member(&mut self) -> u64 {
-        *self.members.iter().choose(&mut self.rng).unwrap()
+    fn any_member(&mut self) -> NodeId {
+        NodeId((*self.members.iter().choose(&mut self.rng).unwrap()).get())
     }
 
     fn order(&self, order: Order) {
@@ -264,6 +265,6 @@ impl Operator {
     }
 }
 
-fn name(node: u64) -> String {
+fn name(node: NodeId) -> String {
     format!("n{node}")
 }

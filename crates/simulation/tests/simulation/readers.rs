@@ -54,7 +54,7 @@ async fn read(shared: &Shared, access: &Access, name: &str, reader: &mut Partiti
             digest,
             at: shared.now(),
         };
-        let node = u32::try_from(access.node).unwrap();
+        let node = u32::try_from(access.node.get()).unwrap();
         shared.history.borrow_mut().readers.event(name, node, seen);
     }
     true

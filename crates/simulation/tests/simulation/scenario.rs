@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_chaos::check::{Findings, identity, revocation, sessions};
 use holdfast_chaos::history::{Fault, Micros};
-use holdfast_model::PartitionCount;
+use holdfast_model::{NodeId, PartitionCount};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
@@ -244,7 +244,10 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     let excuse = Fault {
         kind: "whatever the seed brought".to_owned(),
         detail: String::new(),
-        nodes: shared.all_nodes().map(|node| u32::try_from(node).unwrap()).collect(),
+        nodes: shared
+            .all_nodes()
+            .map(|node| u32::try_from(node.get()).unwrap())
+            .collect(),
         began: 0,
         ended: Micros::MAX / 2,
         majority: false,

@@ -12,6 +12,7 @@ use holdfast_cluster::control::Control;
 use holdfast_cluster::route::Partitions;
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::PartitionId;
+use holdfast_model::{Incarnation, NodeId};
 use holdfast_registry::Registry;
 use holdfast_tasks::watch;
 use rand::Rng as _;
@@ -28,12 +29,12 @@ const TRACE_LINES: usize = 80;
 /// A node that is up, for those outside it.
 #[derive(Clone)]
 pub(crate) struct Access {
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     pub(crate) registry: Registry,
     pub(crate) partitions: Partitions,
     pub(crate) control: Control,
     pub(crate) hub: Arc<DeviceHub>,
-    incarnation: u64,
+    incarnation: Incarnation,
     /// Ends with the node.
     alive: watch::Receiver<()>,
 }
@@ -74,17 +75,17 @@ pub(crate) struct History {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// It is to run from now on.
-    Start(u64),
+    Start(NodeId),
     /// Its power is cut for good. Its disk is gone, unless it is to [`Order::Resurrect`].
-    Lose(u64),
+    Lose(NodeId),
     /// It runs again with its disk, although it was lost.
-    Resurrect(u64),
+    Resurrect(NodeId),
     /// It is stopped in order, and not started again.
-    Retire(u64),
+    Retire(NodeId),
 }
 
 /// A node and its incarnation.
-pub(crate) type Place = (u64, u64);
+pub(crate) type Place = (NodeId, Incarnation);
 
 /// See the module.
 pub(crate) struct Shared {
@@ -93,7 +94,7 @@ pub(crate) struct Shared {
     pub(crate) running: RefCell<BTreeSet<Place>>,
     /// Devices whose rights are being changed and therefore unknown.
     pub(crate) changing: RefCell<BTreeSet<String>>,
-    up: RefCell<BTreeMap<u64, (Access, watch::Sender<()>)>>,
+    up: RefCell<BTreeMap<NodeId, (Access, watch::Sender<()>)>>,
     /// Orders of an operator, for the world to execute.
     pub(crate) orders: RefCell<VecDeque<Order>>,
     /// Whether an operator changes the cluster.
@@ -128,7 +129,7 @@ impl Shared {
             has_operator: Cell::new(false),
             is_whole: Cell::new(false),
             changes: RefCell::default(),
-            newest: Cell::new(NODES.into_iter().max().unwrap()),
+            newest: Cell::new(NODES.into_iter().max().unwrap().get()),
             history: RefCell::default(),
             ending: Cell::new(false),
             active: Cell::new(0),
@@ -193,12 +194,12 @@ impl Shared {
     }
 
     /// Clients avoid it from now on, since it stops.
-    pub(crate) fn leave(&self, node: u64) {
+    pub(crate) fn leave(&self, node: NodeId) {
         self.up.borrow_mut().remove(&node);
     }
 
     /// It is gone.
-    pub(crate) fn end(&self, node: u64) {
+    pub(crate) fn end(&self, node: NodeId) {
         self.leave(node);
         self.running.borrow_mut().retain(|(running, _)| *running != node);
     }
@@ -208,18 +209,18 @@ impl Shared {
     }
 
     /// The number of one more node: none comes twice.
-    pub(crate) fn new_node(&self) -> u64 {
+    pub(crate) fn new_node(&self) -> NodeId {
         self.newest.set(self.newest.get() + 1);
-        self.newest.get()
+        NodeId(self.newest.get())
     }
 
     /// All nodes that there have ever been.
-    pub(crate) fn all_nodes(&self) -> impl Iterator<Item = u64> {
-        1..=self.newest.get()
+    pub(crate) fn all_nodes(&self) -> impl Iterator<Item = NodeId> {
+        (1..=self.newest.get()).map(NodeId)
     }
 
     /// The nodes that are up.
-    pub(crate) fn all_up(&self) -> Vec<u64> {
+    pub(crate) fn all_up(&self) -> Vec<NodeId> {
         self.up.borrow().keys().copied().collect()
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use holdfast_consensus::{GroupId, has_data};
-use holdfast_model::PartitionCount;
+use holdfast_model::{NodeId, PartitionCount};
 use tokio::task::JoinHandle;
 
 use crate::shared::{Order, Shared};
@@ -14,9 +14,9 @@ pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) shared: Rc<Shared>,
     /// The machines that are to run, and that break. A lost machine is none of them.
-    machines: BTreeSet<u64>,
-    starting: BTreeMap<u64, JoinHandle<Node>>,
-    stopping: BTreeMap<u64, JoinHandle<()>>,
+    machines: BTreeSet<NodeId>,
+    starting: BTreeMap<NodeId, JoinHandle<Node>>,
+    stopping: BTreeMap<NodeId, JoinHandle<()>>,
 }
 
 impl World {
@@ -25,7 +25,7 @@ impl World {
             shared.enter(node);
         }
         Self {
-            machines: cluster.nodes.keys().copied().collect(),
+            machines: cluster.nodes.keys().copied().map(NodeId::get).map(NodeId).collect(),
             cluster,
             shared,
             starting: BTreeMap::new(),
@@ -34,7 +34,7 @@ impl World {
     }
 
     /// The machines that are to run, in order.
-    pub(crate) fn machines(&self) -> Vec<u64> {
+    pub(crate) fn machines(&self) -> Vec<NodeId> {
         self.machines.iter().copied().collect()
     }
 
@@ -54,12 +54,12 @@ impl World {
     }
 
     /// Whether it runs, or will, or is about to end.
-    pub(crate) fn is_there(&self, node: u64) -> bool {
+    pub(crate) fn is_there(&self, node: NodeId) -> bool {
         self.cluster.nodes.contains_key(&node) || self.starting.contains_key(&node) || self.stopping.contains_key(&node)
     }
 
     /// Nodes whose disks have failed, those among them that were still starting.
-    pub(crate) fn failed(&self) -> Vec<u64> {
+    pub(crate) fn failed(&self) -> Vec<NodeId> {
         let nodes = self.cluster.nodes.keys().chain(self.starting.keys()).copied();
         nodes.filter(|node| self.cluster.has_failed(*node)).collect()
     }
@@ -68,7 +68,7 @@ impl World {
     pub(crate) async fn step(&mut self) {
         let orders = std::mem::take(&mut *self.shared.orders.borrow_mut());
         orders.into_iter().for_each(|order| self.execute(order));
-        let started: Vec<u64> = finished(&self.starting);
+        let started: Vec<NodeId> = finished(&self.starting);
         for id in started {
             let node = self.starting.remove(&id).unwrap().await.unwrap();
             self.shared.note(format!("{id} has started"));
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Cuts the power of a node, whatever it is doing.
-    pub(crate) fn kill(&mut self, node: u64) {
+    pub(crate) fn kill(&mut self, node: NodeId) {
         self.shared.end(node);
         if self.cluster.nodes.contains_key(&node) {
             self.cluster.kill(node);
@@ -125,7 +125,7 @@ impl World {
     }
 
     /// A drained node has given up all its replicas.
-    fn check_holds_nothing(&self, node: u64) {
+    fn check_holds_nothing(&self, node: NodeId) {
         let disk = &self.cluster.disks[&node];
         let left = PartitionCount::DEFAULT
             .iter()
@@ -137,19 +137,19 @@ impl World {
     }
 
     /// Starts a machine that is not there.
-    pub(crate) fn start(&mut self, node: u64) {
+    pub(crate) fn start(&mut self, node: NodeId) {
         if self.machines.contains(&node) && !self.is_there(node) {
             self.boot(node);
         }
     }
 
-    fn boot(&mut self, node: u64) {
+    fn boot(&mut self, node: NodeId) {
         let boot = self.cluster.boot(node);
         self.starting.insert(node, tokio::task::spawn_local(boot));
     }
 
     /// Stops a node in order. It serves until it has.
-    pub(crate) fn stop(&mut self, node: u64) {
+    pub(crate) fn stop(&mut self, node: NodeId) {
         if let Some(gone) = self.cluster.nodes.remove(&node) {
             self.shared.leave(node);
             self.stopping.insert(node, tokio::task::spawn_local(gone.stop()));
@@ -157,7 +157,7 @@ impl World {
     }
 }
 
-fn finished<T>(tasks: &BTreeMap<u64, JoinHandle<T>>) -> Vec<u64> {
+fn finished<T>(tasks: &BTreeMap<NodeId, JoinHandle<T>>) -> Vec<NodeId> {
     let finished = tasks.iter().filter(|(_, task)| task.is_finished());
     finished.map(|(id, _)| *id).collect()
 }

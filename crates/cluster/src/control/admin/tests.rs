@@ -1,9 +1,9 @@
-use holdfast_model::UnixMillis;
+use holdfast_model::{Term, UnixMillis};
 
 use super::*;
 use crate::status::{GroupStatus, NodeStatus, ReplicaStatus};
 
-fn node(id: u64, state: NodeState) -> NodeInfo {
+fn node(id: NodeId, state: NodeState) -> NodeInfo {
     NodeInfo {
         id,
         name: format!("n{id}"),
@@ -27,12 +27,12 @@ fn view(factor: u8, nodes: Vec<NodeInfo>) -> ClusterView {
 }
 
 fn active(count: u64) -> Vec<NodeInfo> {
-    (1..=count).map(|id| node(id, NodeState::Active)).collect()
+    (1..=count).map(|id| node(NodeId(id), NodeState::Active)).collect()
 }
 
 /// All members vote in one group, which is led by the first one that is up.
-fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
-    let is_up = |id: &u64| !down.contains(id);
+fn status(view: &ClusterView, down: &[NodeId]) -> ClusterStatus {
+    let is_up = |id: &NodeId| !down.contains(id);
     let nodes = view.nodes.values().map(|info| NodeStatus {
         id: info.id,
         name: info.name.clone(),
@@ -80,7 +80,7 @@ fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
             name: "partition 0".to_owned(),
             partition: Some(0),
             leader: leader.filter(|_| 2 * up > replicas.len()),
-            term: 1,
+            term: Term(1),
             last_log: 1,
             wanted: Vec::new(),
             replicas,
@@ -90,12 +90,12 @@ fn status(view: &ClusterView, down: &[u64]) -> ClusterStatus {
 }
 
 /// The refusal, or an empty text.
-fn removal(view: &ClusterView, id: u64, dead: bool, down: &[u64]) -> String {
-    let outcome = check_remove(view, &view.nodes[&id], dead, 1, &status(view, down));
+fn removal(view: &ClusterView, id: NodeId, dead: bool, down: &[NodeId]) -> String {
+    let outcome = check_remove(view, &view.nodes[&id], dead, NodeId(1), &status(view, down));
     outcome.err().unwrap_or_default()
 }
 
-fn drain(view: &ClusterView, id: u64) -> String {
+fn drain(view: &ClusterView, id: NodeId) -> String {
     check_drain(view, &view.nodes[&id]).err().unwrap_or_default()
 }
 
@@ -115,8 +115,8 @@ fn a_replication_factor_needs_as_many_nodes_and_has_a_warning_if_it_is_unfavoura
 
 #[test]
 fn draining_below_the_replication_factor_is_refused_with_advice() {
-    assert_eq!(drain(&view(3, active(4)), 2), "");
-    let refused = drain(&view(3, active(3)), 2);
+    assert_eq!(drain(&view(3, active(4)), NodeId(2)), "");
+    let refused = drain(&view(3, active(3)), NodeId(2));
     // Two nodes would remain: the advice keeps two replicas, and says what that costs.
     assert!(
         refused.contains("holdfast node join")
@@ -124,55 +124,59 @@ fn draining_below_the_replication_factor_is_refused_with_advice() {
             && refused.contains("two replicas survive the loss of no node"),
         "{refused}"
     );
-    assert!(drain(&view(5, active(5)), 2).contains("set-replication 4"));
-    assert!(drain(&view(2, active(2)), 2).contains("set-replication 1"));
+    assert!(drain(&view(5, active(5)), NodeId(2)).contains("set-replication 4"));
+    assert!(drain(&view(2, active(2)), NodeId(2)).contains("set-replication 1"));
     for count in 2..=5_u64 {
         let factor = u8::try_from(count).unwrap();
-        let refused = drain(&view(factor, active(count)), 1);
+        let refused = drain(&view(factor, active(count)), NodeId(1));
         let advised = format!("set-replication {}", factor - 1);
         assert!(refused.contains(&advised), "{refused}");
-        assert_eq!(drain(&view(factor - 1, active(count)), 1), "", "the advice works");
+        assert_eq!(
+            drain(&view(factor - 1, active(count)), NodeId(1)),
+            "",
+            "the advice works"
+        );
     }
-    assert_eq!(drain(&view(1, active(2)), 2), "");
-    assert!(drain(&view(1, active(1)), 1).contains("last core node"));
+    assert_eq!(drain(&view(1, active(2)), NodeId(2)), "");
+    assert!(drain(&view(1, active(1)), NodeId(1)).contains("last core node"));
     // A draining node does not count.
     let mut nodes = active(4);
     nodes[3].state = NodeState::Draining;
-    assert!(drain(&view(3, nodes), 2).contains("replication factor of 3"));
+    assert!(drain(&view(3, nodes), NodeId(2)).contains("replication factor of 3"));
     let mut nodes = active(3);
     nodes[2].role = NodeRole::Gateway;
-    assert_eq!(drain(&view(3, nodes), 3), "", "a gateway holds nothing");
+    assert_eq!(drain(&view(3, nodes), NodeId(3)), "", "a gateway holds nothing");
 }
 
 #[test]
 fn a_node_that_is_up_must_be_drained_before_it_is_removed() {
     let three = view(3, active(4));
-    assert!(removal(&three, 3, false, &[]).contains("holdfast node drain n3"));
-    assert!(removal(&three, 3, true, &[]).contains("stop it"));
+    assert!(removal(&three, NodeId(3), false, &[]).contains("holdfast node drain n3"));
+    assert!(removal(&three, NodeId(3), true, &[]).contains("stop it"));
     let mut nodes = active(4);
     nodes[2].state = NodeState::Drained;
-    assert_eq!(removal(&view(3, nodes), 3, false, &[]), "");
+    assert_eq!(removal(&view(3, nodes), NodeId(3), false, &[]), "");
 }
 
 #[test]
 fn a_dead_node_is_removed_only_if_declared_dead_and_the_rest_has_a_quorum() {
     let three = view(3, active(3));
-    assert!(removal(&three, 3, false, &[3]).contains("--dead"));
-    assert_eq!(removal(&three, 3, true, &[3]), "");
-    assert!(removal(&three, 3, true, &[2, 3]).contains("has no leader"));
+    assert!(removal(&three, NodeId(3), false, &[NodeId(3)]).contains("--dead"));
+    assert_eq!(removal(&three, NodeId(3), true, &[NodeId(3)]), "");
+    assert!(removal(&three, NodeId(3), true, &[NodeId(2), NodeId(3)]).contains("has no leader"));
     let five = view(3, active(5));
-    assert_eq!(removal(&five, 5, true, &[4, 5]), "");
+    assert_eq!(removal(&five, NodeId(5), true, &[NodeId(4), NodeId(5)]), "");
 }
 
 #[test]
 fn the_last_voter_is_never_removed() {
-    let one = view(1, vec![node(2, NodeState::Active)]);
+    let one = view(1, vec![node(NodeId(2), NodeState::Active)]);
     let status = ClusterStatus {
         nodes: Vec::new(),
         ..status(&one, &[])
     };
-    let refusal = check_remove(&one, &one.nodes[&2], true, 1, &status).unwrap_err();
+    let refusal = check_remove(&one, &one.nodes[&NodeId(2)], true, NodeId(1), &status).unwrap_err();
     assert!(refusal.contains("alone holds"), "{refusal}");
-    let refusal = check_remove(&one, &one.nodes[&2], true, 2, &status).unwrap_err();
+    let refusal = check_remove(&one, &one.nodes[&NodeId(2)], true, NodeId(2), &status).unwrap_err();
     assert!(refusal.contains("drain it first"), "{refusal}");
 }

@@ -4,23 +4,23 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn set(ids: &[u64]) -> BTreeSet<u64> {
-    ids.iter().copied().collect()
+fn set(ids: &[u64]) -> BTreeSet<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
 }
 
 /// A group led by node 1; all nodes are up and ready by default.
 struct Case {
-    voters: BTreeSet<u64>,
-    learners: BTreeSet<u64>,
+    voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
     joint: bool,
-    wanted: BTreeSet<u64>,
-    wanted_learners: BTreeSet<u64>,
-    down: BTreeSet<u64>,
-    behind: BTreeSet<u64>,
-    preferred: Option<u64>,
-    declined: BTreeSet<u64>,
+    wanted: BTreeSet<NodeId>,
+    wanted_learners: BTreeSet<NodeId>,
+    down: BTreeSet<NodeId>,
+    behind: BTreeSet<NodeId>,
+    preferred: Option<NodeId>,
+    declined: BTreeSet<NodeId>,
     full: bool,
-    successors: Vec<u64>,
+    successors: Vec<NodeId>,
 }
 
 fn case(voters: &[u64], learners: &[u64], wanted: &[u64]) -> Case {
@@ -60,7 +60,7 @@ impl Case {
         self
     }
 
-    fn preferring(mut self, node: u64) -> Self {
+    fn preferring(mut self, node: NodeId) -> Self {
         self.preferred = Some(node);
         self
     }
@@ -76,7 +76,7 @@ impl Case {
     }
 
     fn led_next_by(mut self, nodes: &[u64]) -> Self {
-        self.successors = nodes.to_vec();
+        self.successors = nodes.iter().copied().map(NodeId).collect();
         self
     }
 
@@ -86,15 +86,15 @@ impl Case {
             learners: self.learners.clone(),
             joint: self.joint,
         };
-        let everyone: BTreeSet<u64> = (1..=9).collect();
-        let up: BTreeSet<u64> = everyone.difference(&self.down).copied().collect();
-        let ready: BTreeSet<u64> = up
+        let everyone: BTreeSet<NodeId> = (1..=9).map(NodeId).collect();
+        let up: BTreeSet<NodeId> = everyone.difference(&self.down).copied().collect();
+        let ready: BTreeSet<NodeId> = up
             .difference(&self.behind)
             .copied()
-            .filter(|node| *node == 1 || members.contains(*node))
+            .filter(|node| *node == NodeId(1) || members.contains(*node))
             .collect();
         step(&Situation {
-            me: 1,
+            me: NodeId(1),
             members: &members,
             ready: &ready,
             up: &up,
@@ -114,8 +114,8 @@ fn check(case: &Case, expected: &Step) {
 
 #[test]
 fn growing_from_one_to_three() {
-    check(&case(&[1], &[], &[1, 2, 3]), &Step::AddLearner(2));
-    check(&case(&[1], &[2], &[1, 2, 3]), &Step::AddLearner(3));
+    check(&case(&[1], &[], &[1, 2, 3]), &Step::AddLearner(NodeId(2)));
+    check(&case(&[1], &[2], &[1, 2, 3]), &Step::AddLearner(NodeId(3)));
     check(
         &case(&[1], &[2, 3], &[1, 2, 3]).behind(&[3]),
         &Step::Wait(Wait::CatchUp(set(&[2, 3]))),
@@ -126,7 +126,10 @@ fn growing_from_one_to_three() {
 
 #[test]
 fn a_replica_moves_from_a_dead_node_to_a_new_one() {
-    check(&case(&[1, 2, 3], &[], &[1, 2, 4]).down(&[3]), &Step::AddLearner(4));
+    check(
+        &case(&[1, 2, 3], &[], &[1, 2, 4]).down(&[3]),
+        &Step::AddLearner(NodeId(4)),
+    );
     check(
         &case(&[1, 2, 3], &[4], &[1, 2, 4]).down(&[3]).behind(&[4]),
         &Step::Wait(Wait::CatchUp(set(&[4]))),
@@ -165,24 +168,33 @@ fn one_of_two_new_replicas_becomes_a_voter_while_the_other_is_down() {
 #[test]
 fn leadership_is_transferred_before_the_vote_is_lost() {
     // A remaining node votes already: it takes over and makes the change.
-    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]), &Step::Transfer(2));
-    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).declining(&[2]), &Step::Transfer(3));
+    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]), &Step::Transfer(NodeId(2)));
+    check(
+        &case(&[1, 2, 3], &[4], &[2, 3, 4]).declining(&[2]),
+        &Step::Transfer(NodeId(3)),
+    );
     // Leadership goes to the preferred leader if it is eligible.
     check(
         &case(&[1, 2, 3], &[4], &[2, 3, 4]).led_next_by(&[4, 3, 2]),
-        &Step::Transfer(3),
+        &Step::Transfer(NodeId(3)),
     );
     // It does not wait until the new node has caught up, or is up at all.
-    check(&case(&[1, 2, 3], &[], &[2, 3, 4]), &Step::Transfer(2));
-    check(&case(&[1, 2, 3], &[4], &[2, 3, 4]).behind(&[4]), &Step::Transfer(2));
-    check(&case(&[1, 2, 3], &[], &[2, 3, 4]).down(&[4]), &Step::Transfer(2));
+    check(&case(&[1, 2, 3], &[], &[2, 3, 4]), &Step::Transfer(NodeId(2)));
+    check(
+        &case(&[1, 2, 3], &[4], &[2, 3, 4]).behind(&[4]),
+        &Step::Transfer(NodeId(2)),
+    );
+    check(
+        &case(&[1, 2, 3], &[], &[2, 3, 4]).down(&[4]),
+        &Step::Transfer(NodeId(2)),
+    );
     check(
         &case(&[1, 2, 3], &[], &[2, 3, 4]).declining(&[2, 3]),
-        &Step::AddLearner(4),
+        &Step::AddLearner(NodeId(4)),
     );
     // No remaining node votes: the new voters are added beside the leader first.
     check(&case(&[1], &[2], &[2]), &Step::SetVoters(set(&[1, 2])));
-    check(&case(&[1, 2], &[], &[2]), &Step::Transfer(2));
+    check(&case(&[1, 2], &[], &[2]), &Step::Transfer(NodeId(2)));
     check(
         &case(&[1, 2], &[], &[2]).declining(&[2]),
         &Step::Wait(Wait::NoSuccessor),
@@ -191,7 +203,7 @@ fn leadership_is_transferred_before_the_vote_is_lost() {
         &case(&[1, 2, 3], &[4, 5, 6], &[4, 5, 6]),
         &Step::SetVoters(set(&[1, 4, 5, 6])),
     );
-    check(&case(&[1, 4, 5, 6], &[], &[4, 5, 6]), &Step::Transfer(4));
+    check(&case(&[1, 4, 5, 6], &[], &[4, 5, 6]), &Step::Transfer(NodeId(4)));
 }
 
 #[test]
@@ -217,7 +229,7 @@ fn a_joint_change_is_completed_first() {
 
 #[test]
 fn learners_are_added_and_removed() {
-    check(&case(&[1], &[], &[1]).learning(&[2]), &Step::AddLearner(2));
+    check(&case(&[1], &[], &[1]).learning(&[2]), &Step::AddLearner(NodeId(2)));
     check(
         &case(&[1], &[], &[1]).learning(&[2]).down(&[2]),
         &Step::Wait(Wait::Down(set(&[2]))),
@@ -231,22 +243,25 @@ fn learners_are_added_and_removed() {
 
 #[test]
 fn leadership_moves_to_the_preferred_node_when_it_can_take_it() {
-    check(&case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2), &Step::Transfer(2));
-    check(&case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(1), &Step::Nothing);
     check(
-        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2).down(&[2]),
+        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(NodeId(2)),
+        &Step::Transfer(NodeId(2)),
+    );
+    check(&case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(NodeId(1)), &Step::Nothing);
+    check(
+        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(NodeId(2)).down(&[2]),
         &Step::Nothing,
     );
     check(
-        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2).behind(&[2]),
+        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(NodeId(2)).behind(&[2]),
         &Step::Nothing,
     );
     check(
-        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(2).declining(&[2]),
+        &case(&[1, 2, 3], &[], &[1, 2, 3]).preferring(NodeId(2)).declining(&[2]),
         &Step::Nothing,
     );
     check(
-        &case(&[1, 2, 3], &[4], &[1, 2, 4]).preferring(2),
+        &case(&[1, 2, 3], &[4], &[1, 2, 4]).preferring(NodeId(2)),
         &Step::SetVoters(set(&[1, 2, 4])),
     );
 }
@@ -254,14 +269,14 @@ fn leadership_moves_to_the_preferred_node_when_it_can_take_it() {
 #[test]
 fn a_leader_with_a_full_disk_transfers_before_anything_else() {
     let full = |wanted: &[u64]| case(&[1, 2, 3], &[4], wanted).led_next_by(&[1, 3, 2]).full();
-    check(&full(&[1, 2, 3]), &Step::Transfer(3));
-    check(&full(&[1, 2, 3]).preferring(1), &Step::Transfer(3));
-    check(&full(&[1, 2, 4]), &Step::Transfer(3));
-    check(&full(&[1, 2, 3]).down(&[3]), &Step::Transfer(2));
-    check(&full(&[1, 2, 3]).behind(&[3]), &Step::Transfer(2));
-    check(&full(&[1, 2, 3]).declining(&[3]), &Step::Transfer(2));
+    check(&full(&[1, 2, 3]), &Step::Transfer(NodeId(3)));
+    check(&full(&[1, 2, 3]).preferring(NodeId(1)), &Step::Transfer(NodeId(3)));
+    check(&full(&[1, 2, 4]), &Step::Transfer(NodeId(3)));
+    check(&full(&[1, 2, 3]).down(&[3]), &Step::Transfer(NodeId(2)));
+    check(&full(&[1, 2, 3]).behind(&[3]), &Step::Transfer(NodeId(2)));
+    check(&full(&[1, 2, 3]).declining(&[3]), &Step::Transfer(NodeId(2)));
     // A voter that is to be removed is better than a leader that takes no writes.
-    check(&case(&[1, 4], &[2], &[1, 2]).full(), &Step::Transfer(4));
+    check(&case(&[1, 4], &[2], &[1, 2]).full(), &Step::Transfer(NodeId(4)));
     // No node can take over: the other steps continue.
     check(&full(&[1, 2, 3]).declining(&[2, 3]), &Step::RemoveLearners(set(&[4])));
     check(&case(&[1], &[], &[1]).full(), &Step::Nothing);
@@ -278,22 +293,22 @@ fn an_empty_set_of_desired_voters_changes_nothing() {
 
 #[test]
 fn steps_have_readable_texts() {
-    assert_eq!(Step::AddLearner(7).to_string(), "adding 7");
+    assert_eq!(Step::AddLearner(NodeId(7)).to_string(), "adding 7");
     assert_eq!(Wait::Down(set(&[7, 8])).to_string(), "waiting for 7, 8, which is down");
 }
 
 /// A model of a group: steps are applied, and may stop half-way; nodes come up and go down.
 #[derive(Debug, Clone)]
 struct Model {
-    leader: u64,
+    leader: NodeId,
     /// The voters before and after a joint change; equal otherwise.
-    old: BTreeSet<u64>,
-    new: BTreeSet<u64>,
-    learners: BTreeSet<u64>,
+    old: BTreeSet<NodeId>,
+    new: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
     /// Nodes whose replica has all entries.
-    caught_up: BTreeSet<u64>,
-    up: BTreeSet<u64>,
-    wanted: BTreeSet<u64>,
+    caught_up: BTreeSet<NodeId>,
+    up: BTreeSet<NodeId>,
+    wanted: BTreeSet<NodeId>,
 }
 
 impl Model {
@@ -305,7 +320,7 @@ impl Model {
         }
     }
 
-    fn quorum(&self, of: &BTreeSet<u64>) -> bool {
+    fn quorum(&self, of: &BTreeSet<NodeId>) -> bool {
         let alive = of
             .iter()
             .filter(|node| self.up.contains(node) && self.caught_up.contains(node));
@@ -391,8 +406,8 @@ impl Model {
 enum Event {
     Step { half: bool },
     CatchUp,
-    Down(u64),
-    Up(u64),
+    Down(NodeId),
+    Up(NodeId),
     Elect,
 }
 
@@ -400,14 +415,14 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => any::<bool>().prop_map(|half| Event::Step { half }),
         3 => Just(Event::CatchUp),
-        1 => (1..=7_u64).prop_map(Event::Down),
-        2 => (1..=7_u64).prop_map(Event::Up),
+        1 => (1..=7_u64).prop_map(|id| Event::Down(NodeId(id))),
+        2 => (1..=7_u64).prop_map(|id| Event::Up(NodeId(id))),
         1 => Just(Event::Elect),
     ]
 }
 
-fn nodes() -> impl Strategy<Value = BTreeSet<u64>> {
-    prop::collection::btree_set(1..=7_u64, 1..=5)
+fn nodes() -> impl Strategy<Value = BTreeSet<NodeId>> {
+    prop::collection::btree_set((1..=7_u64).prop_map(NodeId), 1..=5)
 }
 
 proptest! {
@@ -422,7 +437,7 @@ proptest! {
         later in nodes(),
         events in prop::collection::vec(event(), 0..40),
     ) {
-        let all: BTreeSet<u64> = (1..=7).collect();
+        let all: BTreeSet<NodeId> = (1..=7).map(NodeId).collect();
         let mut group = Model {
             leader: *voters.first().unwrap(),
             old: voters.clone(),
@@ -462,7 +477,7 @@ proptest! {
         let mut steps = BTreeMap::<String, usize>::new();
         loop {
             let members = group.members();
-            group.caught_up.extend((1..=7).filter(|node| members.contains(*node)));
+            group.caught_up.extend((1..=7).map(NodeId).filter(|node| members.contains(*node)));
             let step = group.step();
             if step == Step::Nothing {
                 break;

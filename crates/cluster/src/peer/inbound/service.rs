@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1::{Hello, HelloAnswer, HelloRefusal, Purpose};
 use hyper::body::Incoming;
 use tonic::body::Body;
@@ -67,16 +68,19 @@ async fn frames(
 fn handle_hello(connection: &Connection, theirs: &Hello) -> HelloAnswer {
     let table = &connection.table;
     let ours = table.identity.read().clone();
-    let verdict = hello::check_hello(&ours, theirs, table.is_removed(theirs.node)).and_then(|protocol| {
+    let verdict = hello::check_hello(&ours, theirs, table.is_removed(NodeId(theirs.node))).and_then(|protocol| {
         if connection.caller.get().is_some() {
             return Err(hello::HelloRefused {
                 reason: HelloRefusal::Malformed,
                 text: "a second hello on one connection".into(),
             });
         }
-        let (nodes, registered) = (&connection.certificate_nodes, table.registered_name(theirs.node));
+        let (nodes, registered) = (
+            &connection.certificate_nodes,
+            table.registered_name(NodeId(theirs.node)),
+        );
         let unnamed = table.config.unnamed_certificates();
-        hello::check_certificate(nodes, unnamed, theirs.node, &theirs.name, registered.as_deref())?;
+        hello::check_certificate(nodes, unnamed, NodeId(theirs.node), &theirs.name, registered.as_deref())?;
         table.register_inbound(theirs, &connection.close, &connection.heard)?;
         Ok(protocol)
     });
@@ -84,7 +88,7 @@ fn handle_hello(connection: &Connection, theirs: &Hello) -> HelloAnswer {
         Ok(_) => {
             let joins = theirs.purpose() == Purpose::Join;
             drop(connection.caller.set(Caller {
-                node: theirs.node,
+                node: NodeId(theirs.node),
                 name: theirs.name.clone(),
                 joins,
             }));
@@ -92,7 +96,7 @@ fn handle_hello(connection: &Connection, theirs: &Hello) -> HelloAnswer {
             connection.hello_done.send_replace(true);
             if !joins {
                 table.record_hello(
-                    theirs.node,
+                    NodeId(theirs.node),
                     &theirs.name,
                     &theirs.address,
                     &theirs.version,

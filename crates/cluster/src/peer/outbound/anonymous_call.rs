@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use holdfast_consensus::transport::{Call, CallError};
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1::Purpose;
 use holdfast_tasks::Phase;
 use tokio::sync::mpsc;
@@ -49,13 +50,13 @@ pub(crate) async fn run(table: Arc<PeerTable>, mut queued: mpsc::Receiver<Anonym
 
 /// Opens a connection for one call.
 async fn make_call(table: &PeerTable, address: &str, call: Call) -> Result<Bytes, CallError> {
-    let dialing = dial(table, address, Purpose::Join, 0);
+    let dialing = dial(table, address, Purpose::Join, NodeId(0));
     let dialed = match timeout(table.config.connect_timeout, dialing).await {
         Ok(dialed) => dialed.map_err(CallError::NotSent)?,
         Err(_) => return Err(CallError::NotSent(format!("{address} does not answer").into())),
     };
     let node = dialed.answer.node;
-    let queue = Arc::new(CallQueue::new(node, table.config.queue.as_usize(), 1));
+    let queue = Arc::new(CallQueue::new(NodeId(node), table.config.queue.as_usize(), 1));
     let reply = queue.submit(call)?;
     let out = {
         let queue = Arc::clone(&queue);
@@ -89,7 +90,7 @@ async fn make_call(table: &PeerTable, address: &str, call: Call) -> Result<Bytes
                     Err(violation) => return violation.to_string(),
                 };
                 if let Some((head, body)) = done {
-                    queue.complete(&mut vec![(head.id, outcome::decode(node, head.outcome, body))]);
+                    queue.complete(&mut vec![(head.id, outcome::decode(NodeId(node), head.outcome, body))]);
                 }
             }
         }

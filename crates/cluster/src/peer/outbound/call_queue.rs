@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Call, CallError, MAX_CALL_BYTES};
+use holdfast_model::NodeId;
 use holdfast_tasks::sync::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
@@ -45,7 +46,7 @@ struct State {
 
 /// See the module.
 pub(crate) struct CallQueue {
-    node: u64,
+    node: NodeId,
     queue_bytes: usize,
     max_calls: usize,
     state: Mutex<State>,
@@ -67,7 +68,7 @@ fn find(calls: &Slab<PendingCall>, id: u64) -> Option<usize> {
 }
 
 impl CallQueue {
-    pub(crate) fn new(node: u64, queue_bytes: usize, max_calls: usize) -> Self {
+    pub(crate) fn new(node: NodeId, queue_bytes: usize, max_calls: usize) -> Self {
         Self {
             node,
             queue_bytes,

@@ -49,7 +49,7 @@ pub(crate) async fn run(table: Arc<PeerTable>, peer: Arc<Peer>) {
         peer.info.lock().connected = false;
         table.publish();
         if logged.as_ref() != Some(&reason) {
-            tracing::warn!(node = peer.node, reason = &*reason, "peer connection failed; retrying");
+            tracing::warn!(node = %peer.node, reason = &*reason, "peer connection failed; retrying");
             logged = Some(reason);
         }
         tokio::select! {
@@ -167,7 +167,7 @@ async fn serve_calls(table: &Arc<PeerTable>, peer: &Arc<Peer>, address: &str, di
     table.metrics.connects.increment(1);
     table.publish();
     tracing::info!(
-        node = peer.node,
+        node = %peer.node,
         name = dialed.answer.name,
         address,
         version = dialed.answer.version,
@@ -201,7 +201,7 @@ async fn keep_streams(table: &PeerTable, peer: &Peer) -> std::convert::Infallibl
             }
             Err(reason) => {
                 tracing::warn!(
-                    node = peer.node,
+                    node = %peer.node,
                     reason = &*reason,
                     "cannot open the peer connection for streams"
                 );

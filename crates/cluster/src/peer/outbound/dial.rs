@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1::{HelloAnswer, Purpose};
 
 use crate::peer::peer_table::PeerTable;
@@ -19,7 +20,7 @@ pub(crate) struct Dialed {
 }
 
 /// Connects to `address` for `purpose`, and checks that node `to` (0: any node) answers there. The caller bounds the time.
-pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to: u64) -> Result<Dialed, Arc<str>> {
+pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to: NodeId) -> Result<Dialed, Arc<str>> {
     let kind = match purpose {
         Purpose::Streams => ConnectionKind::Streams,
         _ => ConnectionKind::Calls,
@@ -32,9 +33,15 @@ pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to:
         .map_err(|status| -> Arc<str> { format!("{address}: {}", connection.error_text(&status)).into() })?;
     let verdict = hello::check_answer(&ours, to, &answer).and_then(|_| {
         let nodes = connection.certificate.as_ref().map(tls::nodes_of).unwrap_or_default();
-        let registered = table.registered_name(answer.node);
+        let registered = table.registered_name(NodeId(answer.node));
         let unnamed = table.config.unnamed_certificates();
-        hello::check_certificate(&nodes, unnamed, answer.node, &answer.name, registered.as_deref())
+        hello::check_certificate(
+            &nodes,
+            unnamed,
+            NodeId(answer.node),
+            &answer.name,
+            registered.as_deref(),
+        )
     });
     if let Err(refused) = verdict {
         table.metrics.refused(hello::label(refused.reason));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use holdfast_consensus::transport::{Answer, Call, CallError, Chunks, MAX_CHUNK_BYTES};
+use holdfast_model::NodeId;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -47,7 +48,7 @@ fn first_item(call: &Call) -> Result<Part, CallError> {
 /// The connection for streams to a node, opened if there is none, and the permit for one more stream.
 async fn stream_sender(
     table: &PeerTable,
-    node: u64,
+    node: NodeId,
     limit: Duration,
 ) -> Result<(Sender, OwnedSemaphorePermit), CallError> {
     let not_sent = |reason: &str| CallError::NotSent(format!("node {node}: {reason}").into());
@@ -155,7 +156,7 @@ impl Stream for UploadFrames {
 }
 
 /// See [`Transport::upload`](holdfast_consensus::transport::Transport::upload).
-pub(crate) fn upload(table: Arc<PeerTable>, node: u64, call: Call, chunks: Chunks) -> Answer {
+pub(crate) fn upload(table: Arc<PeerTable>, node: NodeId, call: Call, chunks: Chunks) -> Answer {
     if node == table.node() && table.peer(node).is_none() {
         return match table.dispatch.handler(call.service) {
             Some(handler) => handler.upload(node, call.target, concat(call.body), chunks),
@@ -205,7 +206,7 @@ pub(crate) fn upload(table: Arc<PeerTable>, node: u64, call: Call, chunks: Chunk
 }
 
 /// The answer to an upload.
-fn decode_answer(node: u64, frame: Bytes) -> Result<Bytes, CallError> {
+fn decode_answer(node: NodeId, frame: Bytes) -> Result<Bytes, CallError> {
     match Items::new(frame).next() {
         Some(Ok(Item::Answer(head, body))) if body.len() == head.total as usize => {
             outcome::decode(node, head.outcome, body)
@@ -215,7 +216,7 @@ fn decode_answer(node: u64, frame: Bytes) -> Result<Bytes, CallError> {
 }
 
 /// See [`Transport::download`](holdfast_consensus::transport::Transport::download).
-pub(crate) fn download(table: Arc<PeerTable>, node: u64, call: Call) -> Chunks {
+pub(crate) fn download(table: Arc<PeerTable>, node: NodeId, call: Call) -> Chunks {
     if node == table.node() && table.peer(node).is_none() {
         return match table.dispatch.handler(call.service) {
             Some(handler) => handler.download(node, call.target, concat(call.body)),

@@ -2,6 +2,7 @@
 //!
 //! Each refusal says what is wrong and what an operator does about it; both nodes log it.
 
+use holdfast_model::NodeId;
 use holdfast_proto::cluster::v1::{Hello, HelloAnswer, HelloRefusal, Purpose};
 
 use super::names::node_dns_name;
@@ -58,18 +59,18 @@ fn refuse(reason: HelloRefusal, text: String) -> Result<u32, HelloRefused> {
 }
 
 /// The hello of this node.
-pub(crate) fn hello(ours: &PeerIdentity, instance: u64, purpose: Purpose, to: u64) -> Hello {
+pub(crate) fn hello(ours: &PeerIdentity, instance: u64, purpose: Purpose, to: NodeId) -> Hello {
     Hello {
         protocol_min: PROTOCOL_MIN,
         protocol_max: PROTOCOL_MAX,
         cluster: ours.cluster.clone(),
-        node: ours.node,
+        node: ours.node.get(),
         name: ours.name.clone(),
         address: ours.address.clone(),
         version: ours.version.clone(),
         instance,
         purpose: purpose.into(),
-        to,
+        to: to.get(),
     }
 }
 
@@ -84,7 +85,7 @@ pub(crate) fn answer(ours: &PeerIdentity, instance: u64, verdict: Result<u32, He
         problem,
         protocol,
         cluster: ours.cluster.clone(),
-        node: ours.node,
+        node: ours.node.get(),
         name: ours.name.clone(),
         address: ours.address.clone(),
         version: ours.version.clone(),
@@ -127,7 +128,7 @@ pub(crate) fn check_hello(ours: &PeerIdentity, theirs: &Hello, removed: bool) ->
             ),
         );
     }
-    if theirs.to != 0 && theirs.to != ours.node {
+    if theirs.to != 0 && theirs.to != ours.node.get() {
         return refuse(
             HelloRefusal::WrongNode,
             format!(
@@ -136,7 +137,7 @@ pub(crate) fn check_hello(ours: &PeerIdentity, theirs: &Hello, removed: bool) ->
             ),
         );
     }
-    if theirs.node == ours.node {
+    if theirs.node == ours.node.get() {
         return refuse(
             HelloRefusal::SameNode,
             format!(
@@ -187,7 +188,7 @@ fn other_cluster(ours: &PeerIdentity, theirs: &Hello) -> String {
 pub(crate) fn check_certificate(
     nodes: &[String],
     unnamed: UnnamedCertificates,
-    node: u64,
+    node: NodeId,
     claimed: &str,
     registered: Option<&str>,
 ) -> Result<(), HelloRefused> {
@@ -216,13 +217,13 @@ pub(crate) fn check_certificate(
 }
 
 /// Checks the answer to a hello that was sent to node `to` (0: any node).
-pub(crate) fn check_answer(ours: &PeerIdentity, to: u64, answer: &HelloAnswer) -> Result<u32, HelloRefused> {
+pub(crate) fn check_answer(ours: &PeerIdentity, to: NodeId, answer: &HelloAnswer) -> Result<u32, HelloRefused> {
     if answer.refusal() != HelloRefusal::Unspecified || answer.refusal != 0 {
         let mut text = answer.problem.clone();
         text.retain(|c| !c.is_control());
         return refuse(answer.refusal(), text.chars().take(MAX_TEXT).collect());
     }
-    if to != 0 && answer.node != to {
+    if to != NodeId(0) && answer.node != to.get() {
         return refuse(
             HelloRefusal::WrongNode,
             format!("node {} ({}) answers there", answer.node, answer.name),

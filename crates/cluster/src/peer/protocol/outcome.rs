@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::CallError;
+use holdfast_model::NodeId;
 
 use super::frame::Outcome;
 
@@ -25,7 +26,7 @@ pub(crate) fn encode(result: Result<Bytes, CallError>, limit: usize) -> (Outcome
 }
 
 /// The result of a call to `node` from the outcome and the body that were received.
-pub(crate) fn decode(node: u64, outcome: Outcome, body: Bytes) -> Result<Bytes, CallError> {
+pub(crate) fn decode(node: NodeId, outcome: Outcome, body: Bytes) -> Result<Bytes, CallError> {
     let text = || -> Arc<str> { String::from_utf8_lossy(&body).into() };
     match outcome {
         Outcome::Done => Ok(body),

@@ -74,7 +74,7 @@ async fn session_of(authority: &Authority, victim: &Node, batches: Vec<Batch>) -
     let (anonymous_calls, _keep) = tokio::sync::mpsc::channel(1);
     let table = PeerTable::new(
         quick(),
-        identity(66),
+        identity(NodeId(66)),
         authority.node(),
         Dispatch::new(),
         Stop::new(),
@@ -157,7 +157,7 @@ async fn broken_frames_end_the_connection_with_the_rule() {
         let status = session_of(&authority, &two, batches).await;
         assert!(error_text::of_status(&status).contains(rule), "{rule}: {status:?}");
         assert_eq!(
-            one.ask(2, b"hello").await.unwrap(),
+            one.ask(NodeId(2), b"hello").await.unwrap(),
             "hello",
             "{rule} affects another connection"
         );
@@ -185,7 +185,7 @@ async fn silent_connections_and_garbage_are_disconnected() {
         handshakes: 1,
         ..quick()
     };
-    let one = Node::start_with(config, identity(1), authority.node()).await;
+    let one = Node::start_with(config, identity(NodeId(1)), authority.node()).await;
     // No TLS at all.
     let mut garbage = TcpStream::connect(one.address()).await.unwrap();
     garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -229,7 +229,7 @@ async fn a_peer_that_does_not_speak_http2_is_disconnected() {
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer));
     // The connection ends, gracefully or not.
     drop(read.await.unwrap());
-    assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello");
+    assert_eq!(one.ask(NodeId(2), b"hello").await.unwrap(), "hello");
 }
 
 #[tokio::test]

@@ -11,14 +11,14 @@ fn strict() -> PeersConfig {
 
 /// Nodes 1 and 2, where 1 connects to 2.
 async fn meet(one: PeerTls, two: PeerTls) -> (Node, Node) {
-    let one = Node::start_with(strict(), identity(1), one).await;
-    let two = Node::start_with(strict(), identity(2), two).await;
-    one.peers.set_address(2, &two.address());
+    let one = Node::start_with(strict(), identity(NodeId(1)), one).await;
+    let two = Node::start_with(strict(), identity(NodeId(2)), two).await;
+    one.peers.set_address(NodeId(2), &two.address());
     (one, two)
 }
 
 async fn refused(one: &Node) -> String {
-    one.until(2, |status| !status.problem.is_empty()).await.problem
+    one.until(NodeId(2), |status| !status.problem.is_empty()).await.problem
 }
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn nodes_with_their_own_certificates_connect_whatever_the_case_of_the_name
         authority.node_called(&["n2", "node-2"]),
     )
     .await;
-    one.until(2, |status| status.connected).await;
+    one.until(NodeId(2), |status| status.connected).await;
 }
 
 #[tokio::test]
@@ -53,15 +53,18 @@ async fn the_certificates_of_caller_and_called_must_name_them() {
 async fn a_certificate_of_one_node_does_not_admit_another_node() {
     let authority = Authority::new();
     // It has the certificate of node-1, and its hello says node 3 with the name of the certificate.
-    let thief = PeerIdentity { node: 3, ..identity(1) };
-    let two = Node::start_with(strict(), identity(2), authority.node_called(&["node-2"])).await;
-    two.peers.set_name(1, "node-1");
-    two.peers.set_name(3, "node-3");
+    let thief = PeerIdentity {
+        node: NodeId(3),
+        ..identity(NodeId(1))
+    };
+    let two = Node::start_with(strict(), identity(NodeId(2)), authority.node_called(&["node-2"])).await;
+    two.peers.set_name(NodeId(1), "node-1");
+    two.peers.set_name(NodeId(3), "node-3");
     let thief = Node::start_with(strict(), thief, authority.node_called(&["node-1"])).await;
-    thief.peers.set_address(2, &two.address());
+    thief.peers.set_address(NodeId(2), &two.address());
     let problem = refused(&thief).await;
     assert!(problem.contains("node 3 is node-3"), "{problem}");
-    assert!(matches!(thief.ask(2, b"x").await, Err(CallError::NotSent(_))));
+    assert!(matches!(thief.ask(NodeId(2), b"x").await, Err(CallError::NotSent(_))));
 }
 
 #[tokio::test]
@@ -73,8 +76,8 @@ async fn a_certificate_without_a_node_name_is_accepted_only_if_configured() {
         assert!(problem.contains(part), "{problem}");
     }
     // Certificates that name a node are checked even if unnamed ones are accepted.
-    let one = Node::start_with(quick(), identity(1), authority.node_called(&["node-1"])).await;
-    let two = Node::start_with(quick(), identity(2), authority.node_called(&["node-9"])).await;
-    one.peers.set_address(2, &two.address());
+    let one = Node::start_with(quick(), identity(NodeId(1)), authority.node_called(&["node-1"])).await;
+    let two = Node::start_with(quick(), identity(NodeId(2)), authority.node_called(&["node-9"])).await;
+    one.peers.set_address(NodeId(2), &two.address());
     assert!(refused(&one).await.contains("that of node-9"));
 }

@@ -153,7 +153,7 @@ fn take(queue: &CallQueue) -> Option<Batch> {
 
 #[tokio::test]
 async fn closing_a_queue_tells_sent_calls_from_unsent_ones() {
-    let queue = CallQueue::new(2, 1 << 20, 10);
+    let queue = CallQueue::new(NodeId(2), 1 << 20, 10);
     let sent = queue.submit(call(b"sent")).unwrap();
     assert_eq!(started(&take(&queue).unwrap()).len(), 1);
     let waits = queue.submit(call(b"waits")).unwrap();
@@ -167,7 +167,7 @@ async fn closing_a_queue_tells_sent_calls_from_unsent_ones() {
 
 #[tokio::test]
 async fn calls_that_expire_in_the_queue_were_not_sent_and_are_removed() {
-    let queue = CallQueue::new(2, 1 << 20, 10);
+    let queue = CallQueue::new(NodeId(2), 1 << 20, 10);
     let brief = Call {
         timeout: Duration::from_millis(1),
         ..call(b"brief")
@@ -185,7 +185,7 @@ async fn calls_that_expire_in_the_queue_were_not_sent_and_are_removed() {
 
 #[tokio::test]
 async fn an_abandoned_call_is_not_sent() {
-    let queue = CallQueue::new(2, 1 << 20, 10);
+    let queue = CallQueue::new(NodeId(2), 1 << 20, 10);
     drop(queue.submit(call(b"gone")).unwrap());
     assert!(take(&queue).is_none());
     assert_eq!(queue.load(), (0, 0));
@@ -193,7 +193,7 @@ async fn an_abandoned_call_is_not_sent() {
 
 #[tokio::test]
 async fn a_reply_completes_its_call_once() {
-    let queue = CallQueue::new(2, 1 << 20, 10);
+    let queue = CallQueue::new(NodeId(2), 1 << 20, 10);
     let first = queue.submit(call(b"1")).unwrap();
     let id = started(&take(&queue).unwrap())[0];
     queue.complete(&mut vec![

@@ -46,15 +46,15 @@ fn a_certificate_that_others_would_refuse_is_refused_when_loaded() {
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused_on_both_sides() {
     let (_authority, one, two) = pair().await;
-    let stranger = Node::start(3, Authority::new().node()).await;
-    stranger.peers.set_address(2, &two.address());
-    let status = stranger.until(2, |status| !status.problem.is_empty()).await;
+    let stranger = Node::start(NodeId(3), Authority::new().node()).await;
+    stranger.peers.set_address(NodeId(2), &two.address());
+    let status = stranger.until(NodeId(2), |status| !status.problem.is_empty()).await;
     assert!(status.problem.contains("cluster.ca_file"), "{}", status.problem);
-    two.peers.set_address(3, &stranger.address());
-    let status = two.until(3, |status| !status.problem.is_empty()).await;
+    two.peers.set_address(NodeId(3), &stranger.address());
+    let status = two.until(NodeId(3), |status| !status.problem.is_empty()).await;
     assert!(status.problem.contains("cluster.ca_file"), "{}", status.problem);
     assert_eq!(
-        one.ask(2, b"hello").await.unwrap(),
+        one.ask(NodeId(2), b"hello").await.unwrap(),
         "hello",
         "other connections are not affected"
     );
@@ -84,8 +84,8 @@ async fn renewed_certificates_are_used_for_new_connections_and_old_ones_stay() {
     );
     let tls = PeerTls::load(files.clone()).unwrap();
     let before = tls.expires().unwrap();
-    let two = Node::start_with(quick(), identity(2), tls.clone()).await;
-    let one = Node::start(1, authority.node()).await;
+    let two = Node::start_with(quick(), identity(NodeId(2)), tls.clone()).await;
+    let one = Node::start(NodeId(1), authority.node()).await;
     one.connect(&two).await;
 
     // Half a renewal: the key does not match. The old certificate stays in use.
@@ -99,15 +99,15 @@ async fn renewed_certificates_are_used_for_new_connections_and_old_ones_stay() {
     while tls.expires() == Some(before) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(one.ask(2, b"hello").await.unwrap(), "hello");
-    let status = one.until(2, |status| status.connected).await;
+    assert_eq!(one.ask(NodeId(2), b"hello").await.unwrap(), "hello");
+    let status = one.until(NodeId(2), |status| status.connected).await;
     assert_eq!(
         status.certificate_ends,
         Some(before),
         "the open connection is not affected"
     );
-    let three = Node::start(3, authority.node()).await;
+    let three = Node::start(NodeId(3), authority.node()).await;
     three.connect(&two).await;
-    let status = three.until(2, |status| status.connected).await;
+    let status = three.until(NodeId(2), |status| status.connected).await;
     assert_eq!(status.certificate_ends, tls.expires());
 }

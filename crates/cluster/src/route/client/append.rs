@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Call, CallError, Service};
-use holdfast_model::PartitionId;
+use holdfast_model::{LinkId, NodeId, PartitionId, Term};
 use holdfast_partition::{AppendError, OnAppended};
 use holdfast_tasks::ByteBudget;
 use holdfast_tasks::sync::RwLock;
@@ -24,10 +24,10 @@ pub const MAX_BYTES_IN_FLIGHT: usize = 64 << 20;
 
 /// The bytes in flight to each node.
 #[derive(Default)]
-pub(in crate::route) struct AppendBudgets(RwLock<HashMap<u64, ByteBudget>>);
+pub(in crate::route) struct AppendBudgets(RwLock<HashMap<NodeId, ByteBudget>>);
 
 impl AppendBudgets {
-    fn of(&self, node: u64) -> ByteBudget {
+    fn of(&self, node: NodeId) -> ByteBudget {
         if let Some(budget) = self.0.read().get(&node) {
             return budget.clone();
         }
@@ -44,7 +44,7 @@ impl Partitions {
         &self,
         owner: Owner,
         id: PartitionId,
-        link: u64,
+        link: LinkId,
         entry: Bytes,
         appended: OnAppended,
     ) {
@@ -85,7 +85,7 @@ impl Partitions {
             Err(CallError::Unknown(_)) => return Err(self.failed(AppendError::Unknown)),
             // It was not proposed.
             Err(CallError::NotSent(reason) | CallError::Refused(reason)) => {
-                tracing::debug!(partition = id.0, node = owner.node, %reason, "cannot send a batch to its owner");
+                tracing::debug!(partition = id.0, node = %owner.node, %reason, "cannot send a batch to its owner");
                 return Err(self.failed(AppendError::NotLeader { leader: None }));
             }
         };
@@ -97,7 +97,7 @@ impl Partitions {
                 reply.result.map_err(|error| self.failed(error))
             }
             Err(error) => {
-                tracing::warn!(partition = id.0, node = owner.node, %error, "cannot decode the answer to an append; its outcome is unknown");
+                tracing::warn!(partition = id.0, node = %owner.node, %error, "cannot decode the answer to an append; its outcome is unknown");
                 Err(self.failed(AppendError::Unknown))
             }
         }
@@ -115,7 +115,7 @@ impl Partitions {
             return;
         }
         self.0.owners.disown(id, asked.node);
-        if let Some(named) = named.filter(|named| named.term > 0) {
+        if let Some(named) = named.filter(|named| named.term > Term(0)) {
             self.0.owners.learn(id, named);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_partition::{StartError, StartPosition};
 use tokio::time::Instant;
 
@@ -29,7 +29,7 @@ pub(super) async fn open(
     partitions: Partitions,
     id: PartitionId,
     from: StartPosition,
-    lost: Option<u64>,
+    lost: Option<NodeId>,
 ) -> Result<Source, OpenError> {
     let timeout = if lost.is_some() { REOPEN_TIMEOUT } else { OPEN_TIMEOUT };
     let deadline = Instant::now() + timeout;
@@ -54,7 +54,7 @@ async fn try_replicas(
     partitions: &Partitions,
     id: PartitionId,
     from: StartPosition,
-    lost: Option<u64>,
+    lost: Option<NodeId>,
 ) -> Result<Source, Option<StartError>> {
     let mut remaining = candidates(partitions, id, lost);
     let mut attempts = FuturesUnordered::new();
@@ -79,7 +79,7 @@ async fn try_replicas(
                 if lost.is_none() {
                     return Err(Some(error));
                 }
-                tracing::warn!(partition = id.0, node, %error, "a replica refuses the position of a reader that has moved; trying other replicas");
+                tracing::warn!(partition = id.0, %node, %error, "a replica refuses the position of a reader that has moved; trying other replicas");
                 refused = Some(error);
             }
         }
@@ -90,9 +90,9 @@ async fn try_replicas(
 async fn open_at(
     partitions: &Partitions,
     id: PartitionId,
-    node: u64,
+    node: NodeId,
     from: StartPosition,
-) -> (u64, Result<Source, StartFailure>) {
+) -> (NodeId, Result<Source, StartFailure>) {
     let opened = if node == partitions.node() {
         open_local(partitions, id, from).await
     } else {
@@ -109,7 +109,7 @@ async fn open_local(partitions: &Partitions, id: PartitionId, from: StartPositio
 }
 
 /// The nodes to try: this one, then the owner, then the others.
-fn candidates(partitions: &Partitions, id: PartitionId, lost: Option<u64>) -> VecDeque<u64> {
+fn candidates(partitions: &Partitions, id: PartitionId, lost: Option<NodeId>) -> VecDeque<NodeId> {
     let here = partitions.local(id).map(|_| partitions.node());
     let owner = partitions.owner(id).map(|owner| owner.node);
     let others = partitions.0.owners.replicas(id);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use holdfast_consensus::transport::{Call, CallError, Service};
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId, Term};
 use holdfast_proto::cluster::v1::{RouteOwner, RouteOwnersAnswer, RouteOwnersRequest};
 use tokio::task::JoinHandle;
 
@@ -35,7 +35,7 @@ impl Drop for WatchTask {
 pub(in crate::route) async fn run(partitions: &Partitions) {
     let mut placements = partitions.0.owners.placements();
     let mut changes = partitions.owner_changes();
-    let mut tasks: HashMap<u64, WatchTask> = HashMap::new();
+    let mut tasks: HashMap<NodeId, WatchTask> = HashMap::new();
     let mut count = tokio::time::interval(COUNT_INTERVAL);
     placements.mark_changed();
     loop {
@@ -64,13 +64,13 @@ pub(in crate::route) async fn run(partitions: &Partitions) {
     }
 }
 
-async fn watch_node(partitions: Partitions, node: u64) {
+async fn watch_node(partitions: Partitions, node: NodeId) {
     let mut seen = 0;
     loop {
         match request_owners(&partitions, node, seen).await {
             Ok(now) => seen = now,
             Err(error) => {
-                tracing::trace!(node, %error, "cannot get the owners that a node knows; retrying");
+                tracing::trace!(%node, %error, "cannot get the owners that a node knows; retrying");
                 seen = 0;
                 let jitter = holdfast_consensus::jitter(0.75..1.25);
                 tokio::time::sleep(RETRY_BACKOFF.mul_f64(jitter)).await;
@@ -79,7 +79,7 @@ async fn watch_node(partitions: Partitions, node: u64) {
     }
 }
 
-async fn request_owners(partitions: &Partitions, node: u64, seen: u64) -> Result<u64, CallError> {
+async fn request_owners(partitions: &Partitions, node: NodeId, seen: u64) -> Result<u64, CallError> {
     let request = RouteOwnersRequest {
         seen,
         wait_ms: u32::try_from(HOLD.as_millis()).unwrap_or_default(),
@@ -116,8 +116,8 @@ async fn request_owners(partitions: &Partitions, node: u64, seen: u64) -> Result
 fn decode_owner(partitions: &Partitions, encoded: &RouteOwner) -> Option<(PartitionId, Owner)> {
     let id = u16::try_from(encoded.partition).ok()?;
     let owner = Owner {
-        term: encoded.term,
-        node: encoded.node,
+        term: Term(encoded.term),
+        node: NodeId(encoded.node),
     };
     (id < partitions.count().get() && encoded.node != 0 && encoded.term != 0).then_some((PartitionId(id), owner))
 }

@@ -43,8 +43,8 @@ impl Partitions {
             return partition.last_batch(&stream).await;
         }
         let request = RouteLastBatchRequest {
-            gateway_node: stream.gateway_node,
-            incarnation: stream.incarnation,
+            gateway_node: stream.gateway_node.get(),
+            incarnation: stream.incarnation.get(),
             core: stream.core,
         };
         let answer: Result<RouteLastBatchAnswer, _> = self.ask_owner(id, Kind::LastBatch, &request).await;
@@ -100,7 +100,7 @@ impl Partitions {
             }
             Ok(Reply::NotNow) => None,
             Err(error) => {
-                tracing::debug!(partition = id.0, node = owner.node, ?kind, %error, "a query to an owner failed");
+                tracing::debug!(partition = id.0, node = %owner.node, ?kind, %error, "a query to an owner failed");
                 None
             }
         }

@@ -7,7 +7,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
+use holdfast_model::{NodeId, PartitionId, SequenceNumber, UnixMillis};
 use holdfast_partition::{Chunk, PartitionStatus, ReadError, StartPosition};
 
 use super::open_reader;
@@ -123,9 +123,9 @@ impl PartitionReader {
     }
 
     /// Continues at another replica than the one on `lost`.
-    fn reopen(&mut self, lost: u64) {
+    fn reopen(&mut self, lost: NodeId) {
         self.partitions.0.metrics.reader_moves.increment(1);
-        tracing::debug!(partition = self.id.0, node = lost, from = ?self.from, "a reader continues at another replica");
+        tracing::debug!(partition = self.id.0, node = %lost, from = ?self.from, "a reader continues at another replica");
         let opening = open_reader::open(self.partitions.clone(), self.id, self.from, Some(lost));
         self.source = Source::Opening(Box::pin(opening));
     }

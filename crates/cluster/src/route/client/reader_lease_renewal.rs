@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_partition::epoch::{Receiver, Refusal};
 use holdfast_proto::cluster::v1::{RouteSeatsAnswer, RouteSeatsRequest, RouteStolen};
 use tokio::time::Instant;
@@ -167,7 +167,7 @@ pub(in crate::route) async fn run(partitions: &Partitions) {
 
 /// Node `from` reports that a lease of this node was preempted. Only the current owner is believed; after the report of an
 /// earlier one, the lease is registered again.
-pub(in crate::route) fn preempted(partitions: &Partitions, id: PartitionId, from: u64, stolen: RouteStolen) {
+pub(in crate::route) fn preempted(partitions: &Partitions, id: PartitionId, from: NodeId, stolen: RouteStolen) {
     let is_owner = partitions.owner(id).is_some_and(|owner| owner.node == from);
     match stolen.by {
         Some(by) if is_owner => partitions

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use holdfast_consensus::transport::{Call, Chunks, Service};
-use holdfast_model::{PartitionId, SequenceNumber};
+use holdfast_model::{NodeId, PartitionId, SequenceNumber, Term};
 use holdfast_partition::{Chunk, PartitionStatus, StartError, StartPosition};
 use holdfast_proto::cluster::v1::{RouteReadBegun, RouteReadRequest, route_read_begun, route_read_request};
 use tokio::time::{Instant, Sleep};
@@ -29,7 +29,7 @@ pub(super) struct Lost;
 /// The stream of events from one replica.
 pub(super) struct RemoteReader {
     id: PartitionId,
-    node: u64,
+    node: NodeId,
     chunks: Chunks,
     parser: Parser,
     /// The position at which it started.
@@ -46,7 +46,7 @@ pub(super) struct RemoteReader {
 pub(super) async fn open(
     partitions: &Partitions,
     id: PartitionId,
-    node: u64,
+    node: NodeId,
     from: StartPosition,
 ) -> Result<RemoteReader, StartFailure> {
     let request = RouteReadRequest {
@@ -63,7 +63,7 @@ pub(super) async fn open(
     let first: Bytes = match first {
         Ok(Some(Ok(first))) => first,
         Ok(Some(Err(error))) => {
-            tracing::debug!(partition = id.0, node, %error, "cannot open a reader at a replica; trying another one");
+            tracing::debug!(partition = id.0, %node, %error, "cannot open a reader at a replica; trying another one");
             return Err(StartFailure::NotNow);
         }
         Ok(None) | Err(_) => return Err(StartFailure::NotNow),
@@ -71,14 +71,14 @@ pub(super) async fn open(
     let outcome = match Reply::<RouteReadBegun>::decode(first) {
         Ok(Reply::Done(begun)) => begun.outcome,
         Ok(Reply::NotHere(owner)) => {
-            if let Some(owner) = owner.filter(|owner| owner.node != node && owner.term > 0) {
+            if let Some(owner) = owner.filter(|owner| owner.node != node && owner.term > Term(0)) {
                 partitions.learn(id, owner);
             }
             None
         }
         Ok(Reply::NotNow) => None,
         Err(error) => {
-            tracing::warn!(partition = id.0, node, %error, "cannot decode the start of an event stream; trying another replica");
+            tracing::warn!(partition = id.0, %node, %error, "cannot decode the start of an event stream; trying another replica");
             None
         }
     };
@@ -114,7 +114,7 @@ fn encode_position(from: StartPosition) -> route_read_request::From {
 }
 
 impl RemoteReader {
-    pub(super) fn node(&self) -> u64 {
+    pub(super) fn node(&self) -> NodeId {
         self.node
     }
 
@@ -146,7 +146,7 @@ impl RemoteReader {
                     let (got, expected) = (chunk.next_sequence().0, self.expected.map(|number| number.0));
                     tracing::error!(
                         partition = self.id.0,
-                        node = self.node,
+                        node = %self.node,
                         got,
                         ?expected,
                         "a replica sent events out of order; continuing at another one"
@@ -160,7 +160,7 @@ impl RemoteReader {
                     self.parser.push(chunk);
                 }
                 Err(error) => {
-                    tracing::warn!(partition = self.id.0, node = self.node, %error, "cannot decode an event stream; continuing at another replica");
+                    tracing::warn!(partition = self.id.0, node = %self.node, %error, "cannot decode an event stream; continuing at another replica");
                     return Poll::Ready(Err(Lost));
                 }
             }
@@ -187,7 +187,7 @@ impl RemoteReader {
                 Poll::Ready(Ok(chunk))
             }
             Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(partition = self.id.0, node = self.node, %error, "an event stream ended; continuing at another replica");
+                tracing::debug!(partition = self.id.0, node = %self.node, %error, "an event stream ended; continuing at another replica");
                 Poll::Ready(Err(Lost))
             }
             Poll::Ready(None) => Poll::Ready(Err(Lost)),
@@ -196,7 +196,7 @@ impl RemoteReader {
                 ready!(self.silence.get_or_insert_with(until).as_mut().poll(cx));
                 tracing::debug!(
                     partition = self.id.0,
-                    node = self.node,
+                    node = %self.node,
                     "a replica is silent; continuing at another one"
                 );
                 Poll::Ready(Err(Lost))
@@ -206,13 +206,13 @@ impl RemoteReader {
 }
 
 /// Counts events that retention has removed before the reader reached them.
-pub(super) fn record_missed(id: PartitionId, node: u64, wanted: SequenceNumber, begin: SequenceNumber) {
+pub(super) fn record_missed(id: PartitionId, node: NodeId, wanted: SequenceNumber, begin: SequenceNumber) {
     let missed = begin.0.saturating_sub(wanted.0);
     // Rare: the handle is looked up each time.
     crate::route::metrics::reader_missed_messages().increment(missed);
     tracing::info!(
         partition = id.0,
-        node,
+        %node,
         missed,
         begin = begin.0,
         "a reader was overtaken by retention"

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use holdfast_model::{PartitionId, SequenceNumber};
+use holdfast_model::{NodeId, PartitionId, SequenceNumber};
 use holdfast_partition::{Partition, Reader, StartError};
 use thiserror::Error;
 
@@ -32,7 +32,7 @@ pub(super) enum Source {
 
 impl Source {
     /// The node of the replica, and the position at which reading starts there.
-    pub(super) fn position(&self, here: u64) -> Option<(u64, SequenceNumber)> {
+    pub(super) fn position(&self, here: NodeId) -> Option<(NodeId, SequenceNumber)> {
         match self {
             Self::Local(_, reader) => Some((here, reader.position())),
             Self::Remote(reader) => Some((reader.node(), reader.position())),

@@ -5,7 +5,7 @@
 //! Invariant: a body is decoded completely or is an error; no input panics.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_model::{SequenceNumber, UnixMillis};
+use holdfast_model::{LinkId, NodeId, SequenceNumber, Term, UnixMillis};
 use holdfast_partition::record::{Corrupt, EntryError};
 use holdfast_partition::{AppendError, PartitionStatus};
 use holdfast_proto::cluster::v1::RouteStatus;
@@ -65,19 +65,19 @@ pub(in crate::route) enum DecodeError {
 }
 
 /// Encodes an append over the gateway's link `link`. The entry is not copied.
-pub(in crate::route) fn encode_append(link: u64, entry: Bytes) -> Vec<Bytes> {
+pub(in crate::route) fn encode_append(link: LinkId, entry: Bytes) -> Vec<Bytes> {
     let mut head = BytesMut::with_capacity(HEAD_BYTES + LINK_BYTES);
     head.put_slice(&[VERSION, Kind::Append as u8]);
-    head.put_u64(link);
+    head.put_u64(link.get());
     vec![head.freeze(), entry]
 }
 
 /// Decodes the link and the entry of an append.
-pub(in crate::route) fn decode_append(mut rest: Bytes) -> Result<(u64, Bytes), DecodeError> {
+pub(in crate::route) fn decode_append(mut rest: Bytes) -> Result<(LinkId, Bytes), DecodeError> {
     if rest.len() < LINK_BYTES {
         return Err(DecodeError::Short);
     }
-    Ok((rest.get_u64(), rest))
+    Ok((LinkId(rest.get_u64()), rest))
 }
 
 /// Encodes any other call.
@@ -162,13 +162,16 @@ impl<M: Message + Default> Reply<M> {
 }
 
 fn encode_owner(body: &mut BytesMut, owner: Option<Owner>) {
-    body.put_u64(owner.map_or(0, |owner| owner.node));
-    body.put_u64(owner.map_or(0, |owner| owner.term));
+    body.put_u64(owner.map_or(0, |owner| owner.node.get()));
+    body.put_u64(owner.map_or(0, |owner| owner.term.get()));
 }
 
 fn decode_owner(body: &mut Bytes) -> Result<Option<Owner>, DecodeError> {
     let (node, term) = (decode_u64(body)?, decode_u64(body)?);
-    Ok((node != 0).then_some(Owner { term, node }))
+    Ok((node != 0).then_some(Owner {
+        term: Term(term),
+        node: NodeId(node),
+    }))
 }
 
 fn decode_u64(body: &mut Bytes) -> Result<u64, DecodeError> {
@@ -192,7 +195,7 @@ impl AppendReply {
         match error {
             AppendError::NotLeader { leader } => {
                 body.put_u8(1);
-                let hint = leader.map(|node| Owner { term: 0, node });
+                let hint = leader.map(|node| Owner { term: Term(0), node });
                 encode_owner(&mut body, self.owner.or(hint));
             }
             AppendError::Stopped => body.put_u8(2),
@@ -272,7 +275,10 @@ mod tests {
 
     #[test]
     fn append_replies_are_decoded_as_encoded() {
-        let owner = Some(Owner { term: 7, node: 3 });
+        let owner = Some(Owner {
+            term: Term(7),
+            node: NodeId(3),
+        });
         let plain = |result| AppendReply { result, owner: None };
         let corrupt = Corrupt {
             offset: 12,
@@ -291,7 +297,9 @@ mod tests {
             plain(Err(AppendError::Unknown)),
             plain(Err(AppendError::Refused)),
             AppendReply {
-                result: Err(AppendError::NotLeader { leader: Some(3) }),
+                result: Err(AppendError::NotLeader {
+                    leader: Some(NodeId(3)),
+                }),
                 owner,
             },
         ] {
@@ -335,7 +343,10 @@ mod tests {
             last_enqueued_ms: 3,
             retained_bytes: 4,
         };
-        let owner = Owner { term: 7, node: 3 };
+        let owner = Owner {
+            term: Term(7),
+            node: NodeId(3),
+        };
         for reply in [
             Reply::Done(status),
             Reply::NotHere(None),
@@ -349,11 +360,11 @@ mod tests {
     #[test]
     fn an_entry_is_not_copied_into_the_body() {
         let entry = Bytes::from(vec![7; 100]);
-        let body = encode_append(5, entry.clone());
+        let body = encode_append(LinkId(5), entry.clone());
         assert_eq!(body[1].as_ptr(), entry.as_ptr());
         let (kind, rest) = decode_head(Bytes::from(body.concat())).unwrap();
         assert_eq!(kind, Kind::Append);
-        assert_eq!(decode_append(rest), Ok((5, entry)));
+        assert_eq!(decode_append(rest), Ok((LinkId(5), entry)));
         assert_eq!(decode_append(Bytes::from_static(b"1234567")), Err(DecodeError::Short));
     }
 }

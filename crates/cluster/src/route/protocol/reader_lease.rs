@@ -1,5 +1,6 @@
 //! Requests and decisions about reader leases, and their messages.
 
+use holdfast_model::{NodeId, Term};
 use holdfast_partition::epoch::{Receiver, Since};
 use holdfast_proto::cluster::v1::{RouteReceiver, RouteSeat, RouteSeatAnswer, route_seat_answer};
 
@@ -33,8 +34,8 @@ pub(in crate::route) fn encode_request(request: &LeaseRequest) -> RouteSeat {
         group: request.group.clone(),
         name: request.receiver.name.clone(),
         epoch: request.receiver.epoch,
-        since_term: request.since.map(|since| since.term),
-        since_node: request.since.map_or(0, |since| since.node),
+        since_term: request.since.map(|since| since.term.get()),
+        since_node: request.since.map_or(0, |since| since.node.get()),
         since_count: request.since.map_or(0, |since| since.count),
     }
 }
@@ -48,8 +49,8 @@ pub(in crate::route) fn decode_request(seat: &RouteSeat) -> LeaseRequest {
             epoch: seat.epoch,
         },
         since: seat.since_term.map(|term| Since {
-            term,
-            node: seat.since_node,
+            term: Term(term),
+            node: NodeId(seat.since_node),
             count: seat.since_count,
         }),
     }
@@ -78,13 +79,13 @@ pub(in crate::route) fn encode_decision(decision: &LeaseDecision) -> RouteSeatAn
     use route_seat_answer::Outcome;
     let (outcome, since_term, since_node) = match decision {
         LeaseDecision::Granted(since) => (Outcome::SinceCount(since.count), since.term, since.node),
-        LeaseDecision::TakenBy(by) => (Outcome::TakenBy(encode_receiver(by)), 0, 0),
-        LeaseDecision::TooManyReaders => (Outcome::TooMany(true), 0, 0),
+        LeaseDecision::TakenBy(by) => (Outcome::TakenBy(encode_receiver(by)), Term(0), NodeId(0)),
+        LeaseDecision::TooManyReaders => (Outcome::TooMany(true), Term(0), NodeId(0)),
     };
     RouteSeatAnswer {
         outcome: Some(outcome),
-        since_term,
-        since_node,
+        since_term: since_term.get(),
+        since_node: since_node.get(),
     }
 }
 
@@ -92,8 +93,8 @@ pub(in crate::route) fn decode_decision(answer: RouteSeatAnswer) -> Option<Lease
     use route_seat_answer::Outcome;
     Some(match answer.outcome? {
         Outcome::SinceCount(count) => LeaseDecision::Granted(Since {
-            term: answer.since_term,
-            node: answer.since_node,
+            term: Term(answer.since_term),
+            node: NodeId(answer.since_node),
             count,
         }),
         Outcome::TakenBy(by) => LeaseDecision::TakenBy(decode_receiver(by)),

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use holdfast_model::PartitionId;
+use holdfast_model::{NodeId, PartitionId};
 use holdfast_tasks::ByteBudget;
 use holdfast_tasks::sync::{Mutex, RwLock};
 
@@ -70,7 +70,7 @@ impl OrderedQueue {
 
 /// The nodes that append here.
 #[derive(Default)]
-pub(in crate::route) struct Senders(RwLock<HashMap<u64, Arc<Sender>>>);
+pub(in crate::route) struct Senders(RwLock<HashMap<NodeId, Arc<Sender>>>);
 
 /// A node that appends here.
 pub(super) struct Sender {
@@ -79,7 +79,7 @@ pub(super) struct Sender {
 }
 
 impl Senders {
-    pub(super) fn of(&self, node: u64) -> Arc<Sender> {
+    pub(super) fn of(&self, node: NodeId) -> Arc<Sender> {
         if let Some(sender) = self.0.read().get(&node) {
             return sender.clone();
         }

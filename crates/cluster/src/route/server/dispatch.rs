@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use holdfast_consensus::transport::{Answer, CallError, Chunks, Handler, refused};
-use holdfast_model::PartitionId;
+use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId};
 use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, SenderLink};
 use holdfast_proto::cluster::v1::{
@@ -30,7 +30,7 @@ const MIN_BATCH_BYTES: usize = 1024;
 struct Dispatcher(Partitions);
 
 impl Handler for Dispatcher {
-    fn call(&self, from: u64, target: u32, body: Bytes) -> Answer {
+    fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer {
         let (kind, rest) = match messages::decode_head(body) {
             Ok(decoded) => decoded,
             Err(error) => return self.malformed(from, &error),
@@ -65,7 +65,7 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn download(&self, from: u64, target: u32, body: Bytes) -> Chunks {
+    fn download(&self, from: NodeId, target: u32, body: Bytes) -> Chunks {
         let id = u16::try_from(target).ok().filter(|id| *id < self.0.count().get());
         let request = match messages::decode_head(body) {
             Ok((Kind::Read, rest)) => RouteReadRequest::decode(rest).map_err(DecodeError::from),
@@ -77,7 +77,7 @@ impl Handler for Dispatcher {
             (None, _) => refused_stream("the hub has no such partition"),
             (_, Err(error)) => {
                 self.0.0.metrics.malformed.increment(1);
-                tracing::warn!(node = from, %error, "refused a malformed request for events");
+                tracing::warn!(node = %from, %error, "refused a malformed request for events");
                 refused_stream(&error.to_string())
             }
         }
@@ -85,14 +85,14 @@ impl Handler for Dispatcher {
 }
 
 impl Dispatcher {
-    fn malformed(&self, from: u64, error: &DecodeError) -> Answer {
+    fn malformed(&self, from: NodeId, error: &DecodeError) -> Answer {
         self.0.0.metrics.malformed.increment(1);
-        tracing::warn!(node = from, %error, "refused a malformed call about a partition");
+        tracing::warn!(node = %from, %error, "refused a malformed call about a partition");
         refused(&error.to_string())
     }
 
     /// Decodes a request and answers it.
-    fn with<M, F>(&self, from: u64, body: Bytes, answer: impl FnOnce(Partitions, M) -> F) -> Answer
+    fn with<M, F>(&self, from: NodeId, body: Bytes, answer: impl FnOnce(Partitions, M) -> F) -> Answer
     where
         M: Message + Default,
         F: Future<Output = Bytes> + Send + 'static,
@@ -106,7 +106,7 @@ impl Dispatcher {
         }
     }
 
-    fn append(&self, from: u64, id: PartitionId, link: u64, entry: Bytes) -> Answer {
+    fn append(&self, from: NodeId, id: PartitionId, link: LinkId, entry: Bytes) -> Answer {
         let Some(partition) = self.0.0.owners.owned(id) else {
             let reply = not_leader(&self.0, id, None);
             return Box::pin(async move { Ok(reply.encode()) });
@@ -150,7 +150,7 @@ fn refused_stream(reason: &str) -> Chunks {
 }
 
 /// The answer to an append of a node that is not the owner, with the owner that it knows.
-fn not_leader(partitions: &Partitions, id: PartitionId, leader: Option<u64>) -> AppendReply {
+fn not_leader(partitions: &Partitions, id: PartitionId, leader: Option<NodeId>) -> AppendReply {
     AppendReply {
         result: Err(AppendError::NotLeader { leader }),
         owner: partitions.owner(id),
@@ -176,8 +176,8 @@ async fn last_batch(
         return Reply::NotHere(partitions.owner(id));
     };
     let stream = StreamId {
-        gateway_node: request.gateway_node,
-        incarnation: request.incarnation,
+        gateway_node: NodeId(request.gateway_node),
+        incarnation: Incarnation(request.incarnation),
         core: request.core,
     };
     match partition.last_batch(&stream).await {

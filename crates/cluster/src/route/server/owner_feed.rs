@@ -20,8 +20,8 @@ pub(super) async fn answer(partitions: Partitions, request: RouteOwnersRequest) 
     let (seen, known) = partitions.0.owners.local_knowledge();
     let owners = known.into_iter().map(|(id, owner)| RouteOwner {
         partition: u32::from(id.0),
-        node: owner.node,
-        term: owner.term,
+        node: owner.node.get(),
+        term: owner.term.get(),
     });
     RouteOwnersAnswer {
         seen,

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use holdfast_model::{NodeId, Term};
 use holdfast_partition::epoch::{Granted, Receiver, ReceiverId, Refusal, Since, Table};
 use holdfast_tasks::sync::Mutex;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ pub(super) const MAX_LEASES: usize = 4096;
 /// A preempted lease, whose node must be notified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Preemption {
-    pub(super) node: u64,
+    pub(super) node: NodeId,
     pub(super) key: u64,
     pub(super) by: Receiver,
 }
@@ -29,20 +30,20 @@ pub(in crate::route) struct TermOver;
 
 /// See the module.
 pub(in crate::route) struct ReaderRegistry {
-    here: u64,
+    here: NodeId,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    term: u64,
+    term: Term,
     table: Table,
     leases: HashMap<ReceiverId, Lease>,
-    by_key: HashMap<(u64, u64), ReceiverId>,
+    by_key: HashMap<(NodeId, u64), ReceiverId>,
 }
 
 struct Lease {
-    node: u64,
+    node: NodeId,
     key: u64,
     since: Since,
     renewed: Instant,
@@ -50,7 +51,7 @@ struct Lease {
 
 impl ReaderRegistry {
     /// The registry of the node `here`.
-    pub(in crate::route) fn of(here: u64) -> Self {
+    pub(in crate::route) fn of(here: NodeId) -> Self {
         Self {
             here,
             state: Mutex::default(),
@@ -60,8 +61,8 @@ impl ReaderRegistry {
     /// Registers a lease, or refuses it. Adds the leases that it preempts to `preemptions`. Idempotent.
     pub(super) fn register(
         &self,
-        term: u64,
-        node: u64,
+        term: Term,
+        node: NodeId,
         request: &LeaseRequest,
         preemptions: &mut Vec<Preemption>,
     ) -> Result<Result<Since, Refusal>, TermOver> {
@@ -108,7 +109,7 @@ impl ReaderRegistry {
     }
 
     /// Renews leases; returns the keys that are not registered.
-    pub(super) fn renew(&self, term: u64, node: u64, keys: &[u64]) -> Result<Vec<u64>, TermOver> {
+    pub(super) fn renew(&self, term: Term, node: NodeId, keys: &[u64]) -> Result<Vec<u64>, TermOver> {
         let mut state = self.state.lock();
         state.begin(term, self.here)?;
         let now = Instant::now();
@@ -124,7 +125,7 @@ impl ReaderRegistry {
     }
 
     /// Removes a lease that its reader has released.
-    pub(in crate::route) fn release(&self, node: u64, key: u64) {
+    pub(in crate::route) fn release(&self, node: NodeId, key: u64) {
         let mut state = self.state.lock();
         if let Some(id) = state.by_key.remove(&(node, key)) {
             state.leases.remove(&id);
@@ -162,7 +163,7 @@ impl ReaderRegistry {
 }
 
 impl State {
-    fn new(term: u64, here: u64) -> Self {
+    fn new(term: Term, here: NodeId) -> Self {
         Self {
             term,
             table: Table::of(term, here),
@@ -171,7 +172,7 @@ impl State {
     }
 
     /// Starts a new term, or fails if the term is over.
-    fn begin(&mut self, term: u64, here: u64) -> Result<(), TermOver> {
+    fn begin(&mut self, term: Term, here: NodeId) -> Result<(), TermOver> {
         if term > self.term {
             *self = Self::new(term, here);
         }
@@ -199,10 +200,10 @@ mod tests {
 
     fn register(
         registry: &ReaderRegistry,
-        term: u64,
-        node: u64,
+        term: Term,
+        node: NodeId,
         request: &LeaseRequest,
-    ) -> (Result<Since, Refusal>, Vec<(u64, u64)>) {
+    ) -> (Result<Since, Refusal>, Vec<(NodeId, u64)>) {
         let mut preemptions = Vec::new();
         let registered = registry.register(term, node, request, &mut preemptions).unwrap();
         (
@@ -213,73 +214,98 @@ mod tests {
 
     #[tokio::test]
     async fn the_later_of_two_equal_epochs_holds_the_lease_in_whatever_order_they_return() {
-        let old = ReaderRegistry::of(1);
-        let first = register(&old, 3, 1, &request(1, 0, None)).0.unwrap();
-        let (second, preempted) = register(&old, 3, 2, &request(7, 0, None));
+        let old = ReaderRegistry::of(NodeId(1));
+        let first = register(&old, Term(3), NodeId(1), &request(1, 0, None)).0.unwrap();
+        let (second, preempted) = register(&old, Term(3), NodeId(2), &request(7, 0, None));
         let second = second.unwrap();
-        assert_eq!(preempted, [(1, 1)]);
+        assert_eq!(preempted, [(NodeId(1), 1)]);
         for later_first in [true, false] {
-            let new = ReaderRegistry::of(1);
+            let new = ReaderRegistry::of(NodeId(1));
             let (early, late) = (request(1, 0, Some(first)), request(7, 0, Some(second)));
             if later_first {
-                assert_eq!(register(&new, 4, 2, &late), (Ok(second), Vec::new()));
-                assert!(register(&new, 4, 1, &early).0.is_err());
+                assert_eq!(register(&new, Term(4), NodeId(2), &late), (Ok(second), Vec::new()));
+                assert!(register(&new, Term(4), NodeId(1), &early).0.is_err());
             } else {
-                assert_eq!(register(&new, 4, 1, &early), (Ok(first), Vec::new()));
-                assert_eq!(register(&new, 4, 2, &late), (Ok(second), vec![(1, 1)]));
+                assert_eq!(register(&new, Term(4), NodeId(1), &early), (Ok(first), Vec::new()));
+                assert_eq!(
+                    register(&new, Term(4), NodeId(2), &late),
+                    (Ok(second), vec![(NodeId(1), 1)])
+                );
             }
         }
     }
 
     #[tokio::test]
     async fn a_reader_that_came_after_the_owner_change_is_newer_than_a_returning_one() {
-        let new = ReaderRegistry::of(1);
-        let fresh = register(&new, 4, 3, &request(9, 0, None)).0.unwrap();
+        let new = ReaderRegistry::of(NodeId(1));
+        let fresh = register(&new, Term(4), NodeId(3), &request(9, 0, None)).0.unwrap();
         let since = Since {
-            term: 3,
-            node: 9,
+            term: Term(3),
+            node: NodeId(9),
             count: 999,
         };
         assert!(fresh > since);
-        assert!(register(&new, 4, 1, &request(1, 0, Some(since))).0.is_err());
+        assert!(
+            register(&new, Term(4), NodeId(1), &request(1, 0, Some(since)))
+                .0
+                .is_err()
+        );
         assert_eq!(
-            register(&new, 4, 1, &request(2, 5, Some(since))),
-            (Ok(since), vec![(3, 9)]),
+            register(&new, Term(4), NodeId(1), &request(2, 5, Some(since))),
+            (Ok(since), vec![(NodeId(3), 9)]),
             "a higher epoch still takes precedence"
         );
     }
 
     #[tokio::test]
     async fn an_owner_that_returns_in_its_term_continues_to_count() {
-        let registry = ReaderRegistry::of(1);
-        let before = register(&registry, 3, 2, &request(1, 0, None)).0.unwrap();
+        let registry = ReaderRegistry::of(NodeId(1));
+        let before = register(&registry, Term(3), NodeId(2), &request(1, 0, None)).0.unwrap();
         registry.clear();
-        let after = register(&registry, 3, 2, &request(2, 0, None)).0.unwrap();
+        let after = register(&registry, Term(3), NodeId(2), &request(2, 0, None)).0.unwrap();
         assert!(after > before);
-        assert!(register(&registry, 3, 2, &request(1, 0, Some(before))).0.is_err());
+        assert!(
+            register(&registry, Term(3), NodeId(2), &request(1, 0, Some(before)))
+                .0
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn leases_of_a_silent_node_expire_and_those_of_this_node_do_not() {
-        let registry = ReaderRegistry::of(1);
+        let registry = ReaderRegistry::of(NodeId(1));
         for (node, key) in [(1, 1), (2, 1), (3, 1)] {
-            register(&registry, 1, node, &request(key, None, None)).0.unwrap();
+            register(&registry, Term(1), NodeId(node), &request(key, None, None))
+                .0
+                .unwrap();
         }
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(registry.renew(1, 3, &[1, 2]), Ok(vec![2]));
+        assert_eq!(registry.renew(Term(1), NodeId(3), &[1, 2]), Ok(vec![2]));
         assert_eq!(registry.expire(Instant::now() - Duration::from_secs(1)), 1);
-        assert_eq!(registry.renew(1, 2, &[1]), Ok(vec![1]), "it must register again");
-        assert_eq!(registry.renew(1, 1, &[1]), Ok(Vec::new()));
+        assert_eq!(
+            registry.renew(Term(1), NodeId(2), &[1]),
+            Ok(vec![1]),
+            "it must register again"
+        );
+        assert_eq!(registry.renew(Term(1), NodeId(1), &[1]), Ok(Vec::new()));
     }
 
     #[tokio::test]
     async fn registering_is_idempotent_and_a_past_term_decides_nothing() {
-        let registry = ReaderRegistry::of(1);
-        let first = register(&registry, 2, 1, &request(1, 3, None));
-        assert_eq!(register(&registry, 2, 1, &request(1, 3, None)), first);
-        assert!(registry.register(1, 1, &request(2, 9, None), &mut Vec::new()).is_err());
-        assert_eq!(registry.renew(5, 1, &[1]), Ok(vec![1]), "a new term starts empty");
-        registry.release(1, 1);
-        assert_eq!(register(&registry, 5, 1, &request(4, None, None)).1, []);
+        let registry = ReaderRegistry::of(NodeId(1));
+        let first = register(&registry, Term(2), NodeId(1), &request(1, 3, None));
+        assert_eq!(register(&registry, Term(2), NodeId(1), &request(1, 3, None)), first);
+        assert!(
+            registry
+                .register(Term(1), NodeId(1), &request(2, 9, None), &mut Vec::new())
+                .is_err()
+        );
+        assert_eq!(
+            registry.renew(Term(5), NodeId(1), &[1]),
+            Ok(vec![1]),
+            "a new term starts empty"
+        );
+        registry.release(NodeId(1), 1);
+        assert_eq!(register(&registry, Term(5), NodeId(1), &request(4, None, None)).1, []);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_consensus::transport::{Call, Service};
-use holdfast_model::{PartitionId, limits};
+use holdfast_model::{NodeId, PartitionId, limits};
 use holdfast_partition::epoch::{Receiver, Refusal};
 use holdfast_proto::cluster::v1::{RouteSeatsAnswer, RouteSeatsRequest, RouteStolen};
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ impl Partitions {
         &self,
         id: PartitionId,
         owner: Owner,
-        node: u64,
+        node: NodeId,
         request: &LeaseRequest,
     ) -> Result<LeaseDecision, TermOver> {
         let mut preemptions = Vec::new();
@@ -97,7 +97,7 @@ impl Partitions {
         let answer = self.0.transport.call(preemption.node, call);
         let notify = async move {
             if let Err(error) = answer.await {
-                tracing::debug!(partition = id.0, node = preemption.node, %error, "cannot notify a reader's node of its preemption; it learns it from its next renewal");
+                tracing::debug!(partition = id.0, node = %preemption.node, %error, "cannot notify a reader's node of its preemption; it learns it from its next renewal");
             }
         };
         holdfast_tasks::spawn_critical("notify-preempted", Box::pin(notify));
@@ -108,7 +108,7 @@ impl Partitions {
 pub(super) fn serve(
     partitions: &Partitions,
     id: PartitionId,
-    from: u64,
+    from: NodeId,
     request: &RouteSeatsRequest,
 ) -> Reply<RouteSeatsAnswer> {
     let owner = partitions.owner(id);
@@ -132,6 +132,6 @@ pub(super) fn serve(
     Reply::Done(RouteSeatsAnswer {
         entered: decisions,
         unknown,
-        term: owner.term,
+        term: owner.term.get(),
     })
 }

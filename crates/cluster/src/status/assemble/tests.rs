@@ -6,7 +6,7 @@ use super::*;
 /// Nodes 101, 102 and 103, named a, b and c; one partition on all of them.
 fn view() -> ClusterView {
     let node = |(id, name): (u64, &str)| NodeInfo {
-        id,
+        id: NodeId(id),
         name: name.to_owned(),
         address: format!("{name}:9700"),
         zone: String::new(),
@@ -23,19 +23,19 @@ fn view() -> ClusterView {
         nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
         placements: vec![Placement {
             partition: PartitionId(0),
-            replicas: vec![101, 102, 103],
-            founder: 101,
+            replicas: vec![NodeId(101), NodeId(102), NodeId(103)],
+            founder: NodeId(101),
         }],
     }
 }
 
-fn replica(group: u32, role: proto::GroupRole, term: u64) -> proto::GroupReport {
+fn replica(group: u32, role: proto::GroupRole, term: Term) -> proto::GroupReport {
     let leads = role == proto::GroupRole::Leader;
     let progress = [(101, 50), (102, 50), (103, 50)].map(|(node, matched)| proto::Progress { node, matched });
     proto::GroupReport {
         group,
         role: role.into(),
-        term,
+        term: term.get(),
         last_log: 50,
         voters: vec![101, 102, 103],
         progress: if leads { progress.to_vec() } else { Vec::new() },
@@ -43,7 +43,7 @@ fn replica(group: u32, role: proto::GroupRole, term: u64) -> proto::GroupReport 
     }
 }
 
-fn report(node: u64, groups: Vec<proto::GroupReport>) -> Answered {
+fn report(node: NodeId, groups: Vec<proto::GroupReport>) -> Answered {
     Answered {
         node,
         report: Ok(proto::ReportAnswer {
@@ -58,7 +58,7 @@ fn report(node: u64, groups: Vec<proto::GroupReport>) -> Answered {
     }
 }
 
-fn down(node: u64) -> Answered {
+fn down(node: NodeId) -> Answered {
     Answered {
         node,
         report: Err("no answer in time".to_owned()),
@@ -68,15 +68,24 @@ fn down(node: u64) -> Answered {
 fn healthy() -> Vec<Answered> {
     use proto::GroupRole::{Follower, Leader};
     vec![
-        report(101, vec![replica(0, Leader, 3), replica(1, Follower, 4)]),
-        report(102, vec![replica(0, Follower, 3), replica(1, Leader, 4)]),
-        report(103, vec![replica(0, Follower, 3), replica(1, Follower, 4)]),
+        report(
+            NodeId(101),
+            vec![replica(0, Leader, Term(3)), replica(1, Follower, Term(4))],
+        ),
+        report(
+            NodeId(102),
+            vec![replica(0, Follower, Term(3)), replica(1, Leader, Term(4))],
+        ),
+        report(
+            NodeId(103),
+            vec![replica(0, Follower, Term(3)), replica(1, Follower, Term(4))],
+        ),
     ]
 }
 
 #[test]
 fn a_healthy_cluster_has_no_notes() {
-    let status = assemble(&view(), 101, &healthy());
+    let status = assemble(&view(), NodeId(101), &healthy());
     assert_eq!(status.notes, Vec::<String>::new());
     assert!(status.healthy);
     let leads: Vec<_> = status
@@ -88,11 +97,11 @@ fn a_healthy_cluster_has_no_notes() {
     assert_eq!(status.nodes[0].disk_free_percent, 25);
     assert_eq!(
         (status.groups[0].name.as_str(), status.groups[0].leader),
-        ("registry", Some(101))
+        ("registry", Some(NodeId(101)))
     );
     assert_eq!(
         (status.groups[1].name.as_str(), status.groups[1].leader),
-        ("partition 0", Some(102))
+        ("partition 0", Some(NodeId(102)))
     );
     assert!(
         status.groups[1]
@@ -108,8 +117,8 @@ fn a_healthy_cluster_has_no_notes() {
 #[test]
 fn a_node_without_an_answer_is_shown_as_down_with_advice() {
     let mut answers = healthy();
-    answers[2] = down(103);
-    let status = assemble(&view(), 101, &answers);
+    answers[2] = down(NodeId(103));
+    let status = assemble(&view(), NodeId(101), &answers);
     let node = &status.nodes[2];
     assert!(!node.up && node.reason.is_some() && !status.healthy);
     assert!(
@@ -124,11 +133,14 @@ fn a_node_without_an_answer_is_shown_as_down_with_advice() {
 fn a_group_without_a_quorum_names_the_nodes_that_must_return() {
     use proto::GroupRole::Candidate;
     let answers = [
-        report(101, vec![replica(0, Candidate, 3), replica(1, Candidate, 4)]),
-        down(102),
-        down(103),
+        report(
+            NodeId(101),
+            vec![replica(0, Candidate, Term(3)), replica(1, Candidate, Term(4))],
+        ),
+        down(NodeId(102)),
+        down(NodeId(103)),
     ];
-    let status = assemble(&view(), 101, &answers);
+    let status = assemble(&view(), NodeId(101), &answers);
     assert_eq!(status.groups[1].leader, None);
     let note = status
         .notes
@@ -142,11 +154,14 @@ fn a_group_without_a_quorum_names_the_nodes_that_must_return() {
 fn of_two_reported_leaders_the_one_with_the_higher_term_counts() {
     use proto::GroupRole::Leader;
     let mut answers = healthy();
-    answers[2] = report(103, vec![replica(0, Leader, 2), replica(1, Leader, 9)]);
-    let status = assemble(&view(), 101, &answers);
+    answers[2] = report(
+        NodeId(103),
+        vec![replica(0, Leader, Term(2)), replica(1, Leader, Term(9))],
+    );
+    let status = assemble(&view(), NodeId(101), &answers);
     assert_eq!(
         (status.groups[0].leader, status.groups[1].leader),
-        (Some(101), Some(103))
+        (Some(NodeId(101)), Some(NodeId(103)))
     );
 }
 
@@ -157,7 +172,7 @@ fn changes_in_progress_are_shown_with_node_names() {
         report.groups[1].under_way = "waiting for 103, 999 to catch up".to_owned();
         report.groups[1].progress[2].matched = 0;
     }
-    let status = assemble(&view(), 101, &answers);
+    let status = assemble(&view(), NodeId(101), &answers);
     assert_eq!(status.notes, ["partition 0: waiting for c, 999 to catch up"]);
     assert_eq!(status.groups[1].replicas[2].lag, Some(50));
 }
@@ -188,10 +203,10 @@ fn an_inconsistent_report_is_shown_and_does_no_harm() {
         ..proto::ReportAnswer::default()
     };
     let answers = [Answered {
-        node: 101,
+        node: NodeId(101),
         report: Ok(nonsense),
     }];
-    let status = assemble(&view(), 101, &answers);
+    let status = assemble(&view(), NodeId(101), &answers);
     assert_eq!(status.nodes[0].disk_free_percent, 100);
     assert_eq!(status.groups[1].replicas.len(), 2);
 }

@@ -61,7 +61,7 @@ fn stop_the_test() -> OnFatal {
 
 fn build(group: GroupId, disk: Arc<dyn Disk>, flusher: Flusher) -> (LogStore, Applier) {
     let log = LogStore::open(
-        (group, 1),
+        (group, NodeId(1)),
         disk,
         flusher,
         BlockingPool::Inline,

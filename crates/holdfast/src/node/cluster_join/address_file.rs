@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use holdfast_cluster::control::PeerDirectory;
 use holdfast_cluster::peer::Peers;
+use holdfast_model::NodeId;
 use holdfast_storage::DataDir;
 use holdfast_tasks::sync::Mutex;
 
@@ -25,7 +26,7 @@ pub(super) struct AddressFile {
 
 struct Kept {
     path: PathBuf,
-    addresses: Mutex<BTreeMap<u64, String>>,
+    addresses: Mutex<BTreeMap<NodeId, String>>,
     /// One writer at a time, each with what holds when it begins.
     writing: Mutex<()>,
 }
@@ -43,7 +44,7 @@ impl AddressFile {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<u64, String>) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, String>) -> bool) {
         if !change(&mut self.kept.addresses.lock()) {
             return;
         }
@@ -71,18 +72,18 @@ impl Kept {
 }
 
 impl PeerDirectory for AddressFile {
-    fn set_member(&self, node: u64, name: &str, address: &str) {
+    fn set_member(&self, node: NodeId, name: &str, address: &str) {
         self.peers.set_name(node, name);
         self.peers.set_address(node, address);
         self.change(|kept| kept.insert(node, address.to_owned()).as_deref() != Some(address));
     }
 
-    fn remove(&self, node: u64) {
+    fn remove(&self, node: NodeId) {
         self.peers.remove(node);
         self.change(|kept| kept.remove(&node).is_some());
     }
 
-    fn is_up(&self, node: u64) -> bool {
+    fn is_up(&self, node: NodeId) -> bool {
         self.peers.is_up(node)
     }
 }
@@ -92,10 +93,10 @@ fn path(data: &DataDir) -> PathBuf {
 }
 
 /// The addresses that were kept last; empty when they cannot be read.
-pub(super) fn read(data: &DataDir) -> BTreeMap<u64, String> {
+pub(super) fn read(data: &DataDir) -> BTreeMap<NodeId, String> {
     parse(&path(data)).unwrap_or_default()
 }
 
-fn parse(path: &Path) -> Option<BTreeMap<u64, String>> {
+fn parse(path: &Path) -> Option<BTreeMap<NodeId, String>> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

@@ -1,6 +1,6 @@
 //! One entry read in place: its header, and its records one after the other.
 
-use holdfast_model::{NodeId, Term, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, Term, UnixMillis};
 use thiserror::Error;
 
 use super::fields::entry;
@@ -60,8 +60,8 @@ impl<'a> EntryView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EntryError> {
         let mut header = EntryHeader {
             stream: StreamId {
-                gateway_node: 0,
-                incarnation: 0,
+                gateway_node: NodeId(0),
+                incarnation: Incarnation(0),
                 core: 0,
             },
             batch_number: 0,
@@ -85,8 +85,8 @@ impl<'a> EntryView<'a> {
                     cursor.bytes()?;
                 }
                 entry::VERSION => version = cursor.fixed32()?,
-                entry::GATEWAY_NODE => header.stream.gateway_node = cursor.fixed64()?,
-                entry::INCARNATION => header.stream.incarnation = cursor.fixed64()?,
+                entry::GATEWAY_NODE => header.stream.gateway_node = NodeId(cursor.fixed64()?),
+                entry::INCARNATION => header.stream.incarnation = Incarnation(cursor.fixed64()?),
                 entry::CORE => header.stream.core = cursor.fixed32()?,
                 entry::BATCH_NUMBER => header.batch_number = cursor.fixed64()?,
                 entry::ENQUEUED_TIME => header.proposed = UnixMillis(cursor.fixed64()?),

@@ -166,8 +166,8 @@ fn shown(view: &RecordView<'_>) -> stored::TelemetryRecord {
 fn header() -> BatchHeader {
     BatchHeader {
         stream: StreamId {
-            gateway_node: 0x0102_0304_0506_0708,
-            incarnation: u64::MAX,
+            gateway_node: NodeId(0x0102_0304_0506_0708),
+            incarnation: Incarnation(u64::MAX),
             core: 3,
         },
         batch_number: 77,
@@ -234,8 +234,8 @@ proptest! {
         let bytes = writer.close(header());
         let entry = stored::PartitionEntry::decode(bytes.clone()).unwrap();
         prop_assert_eq!(entry.version, TELEMETRY_VERSION);
-        prop_assert_eq!(entry.gateway_node, header().stream.gateway_node);
-        prop_assert_eq!(entry.incarnation, header().stream.incarnation);
+        prop_assert_eq!(entry.gateway_node, header().stream.gateway_node.get());
+        prop_assert_eq!(entry.incarnation, header().stream.incarnation.get());
         prop_assert_eq!(entry.core, header().stream.core);
         prop_assert_eq!(entry.batch_number, header().batch_number);
         prop_assert_eq!(entry.enqueued_time_ms, header().enqueued.0);

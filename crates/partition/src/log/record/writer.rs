@@ -1,7 +1,9 @@
 //! The open batch of one core and partition: records are encoded into it as they arrive.
 
 use bytes::{BufMut, Bytes};
-use holdfast_model::{AuthMethod, GenerationId, IdentityId, PropertyValue, TelemetryMessage, UnixMillis};
+use holdfast_model::{
+    AuthMethod, GenerationId, IdentityId, Incarnation, NodeId, PropertyValue, TelemetryMessage, UnixMillis,
+};
 use thiserror::Error;
 
 use super::fields::{entry, property, record};
@@ -46,8 +48,8 @@ impl BatchHeader {
     pub const fn of_owner(enqueued: UnixMillis) -> Self {
         Self {
             stream: StreamId {
-                gateway_node: 0,
-                incarnation: 0,
+                gateway_node: NodeId(0),
+                incarnation: Incarnation(0),
                 core: 0,
             },
             batch_number: 0,
@@ -223,9 +225,9 @@ fn header_bytes(version: u32, header: &BatchHeader, records: u32) -> [u8; HEADER
     rest.put_u8(entry::VERSION.to_le_bytes()[0]);
     rest.put_u32_le(version);
     rest.put_u8(entry::GATEWAY_NODE.to_le_bytes()[0]);
-    rest.put_u64_le(header.stream.gateway_node);
+    rest.put_u64_le(header.stream.gateway_node.get());
     rest.put_u8(entry::INCARNATION.to_le_bytes()[0]);
-    rest.put_u64_le(header.stream.incarnation);
+    rest.put_u64_le(header.stream.incarnation.get());
     rest.put_u8(entry::CORE.to_le_bytes()[0]);
     rest.put_u32_le(header.stream.core);
     rest.put_u8(entry::BATCH_NUMBER.to_le_bytes()[0]);

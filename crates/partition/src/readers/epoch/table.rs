@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use holdfast_model::limits::MAX_READERS_PER_GROUP;
+use holdfast_model::{NodeId, Term};
 use thiserror::Error;
 
 /// A receiver that wants to read.
@@ -25,9 +26,9 @@ pub struct ReceiverId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Since {
     /// The owner's term.
-    pub term: u64,
+    pub term: Term,
     /// The owner.
-    pub node: u64,
+    pub node: NodeId,
     /// Counts the receivers that this owner admitted during the term.
     pub count: u64,
 }
@@ -109,8 +110,8 @@ fn epoch_too_low(name: &str, epoch: Option<i64>, owner: &str, current: i64) -> S
 #[derive(Debug, Default)]
 pub struct Table {
     groups: BTreeMap<String, Vec<Member>>,
-    term: u64,
-    node: u64,
+    term: Term,
+    node: NodeId,
     last_id: u64,
 }
 
@@ -124,7 +125,7 @@ struct Member {
 impl Table {
     /// An empty table of the owner `node`, which leads in `term`.
     #[must_use]
-    pub fn of(term: u64, node: u64) -> Self {
+    pub fn of(term: Term, node: NodeId) -> Self {
         Self {
             term,
             node,

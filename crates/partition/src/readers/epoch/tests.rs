@@ -1,6 +1,7 @@
 //! The table of Spec amqp §8.3, row by row.
 
 use super::*;
+use holdfast_model::{NodeId, Term};
 
 fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
     Receiver {
@@ -79,16 +80,16 @@ fn an_equal_or_higher_epoch_steals_and_a_lower_one_or_none_is_refused() {
 
 #[test]
 fn of_equal_epochs_that_return_to_another_owner_the_later_one_stays() {
-    let mut old = Table::of(3, 1);
+    let mut old = Table::of(Term(3), NodeId(1));
     let early = old.register("g", receiver("early", 1)).unwrap().since;
     let late = old.register("g", receiver("late", 1)).unwrap().since;
     assert!(early < late);
-    let mut new = Table::of(4, 1);
+    let mut new = Table::of(Term(4), NodeId(1));
     assert_eq!(new.returning("g", receiver("late", 1), late).unwrap().since, late);
     assert!(new.returning("g", receiver("early", 1), early).is_err());
     let higher = new.returning("g", receiver("higher", 2), early).unwrap();
     assert_eq!(higher.stolen.len(), 1, "a higher epoch wins regardless of its age");
-    let mut new = Table::of(4, 1);
+    let mut new = Table::of(Term(4), NodeId(1));
     let fresh = new.register("g", receiver("fresh", 1)).unwrap().since;
     assert!(
         fresh > late,
@@ -100,10 +101,23 @@ fn of_equal_epochs_that_return_to_another_owner_the_later_one_stays() {
 #[test]
 fn of_two_owners_of_one_term_the_greater_node_led_later() {
     // Both give their first receiver the count 1.
-    let early = Table::of(3, 1).register("g", receiver("early", 1)).unwrap().since;
-    let late = Table::of(3, 2).register("g", receiver("late", 1)).unwrap().since;
-    assert!(early < late && late < Table::of(4, 1).register("g", receiver("next", 1)).unwrap().since);
-    let mut new = Table::of(4, 1);
+    let early = Table::of(Term(3), NodeId(1))
+        .register("g", receiver("early", 1))
+        .unwrap()
+        .since;
+    let late = Table::of(Term(3), NodeId(2))
+        .register("g", receiver("late", 1))
+        .unwrap()
+        .since;
+    assert!(
+        early < late
+            && late
+                < Table::of(Term(4), NodeId(1))
+                    .register("g", receiver("next", 1))
+                    .unwrap()
+                    .since
+    );
+    let mut new = Table::of(Term(4), NodeId(1));
     assert!(new.returning("g", receiver("late", 1), late).is_ok());
     assert!(new.returning("g", receiver("early", 1), early).is_err());
 }

@@ -6,7 +6,8 @@ use std::task::{Wake, Waker};
 use bytes::Bytes;
 use holdfast_consensus::LogPosition;
 use holdfast_model::{
-    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, PartitionId, TelemetryMessage,
+    AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionId,
+    TelemetryMessage, Term,
 };
 use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::Mutex;
@@ -22,8 +23,8 @@ const FIRST_INDEX: u64 = 2;
 
 pub(super) fn at(index: u64) -> LogPosition {
     LogPosition {
-        term: 1,
-        node: 1,
+        term: Term(1),
+        node: NodeId(1),
         index,
     }
 }
@@ -153,8 +154,8 @@ pub(super) fn batch(number: u64, payloads: std::ops::Range<u64>, time: u64) -> B
         writer.push(&origin, &message, UnixMillis(time)).unwrap();
     }
     let stream = StreamId {
-        gateway_node: 1,
-        incarnation: 1,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1),
         core: 0,
     };
     writer.close(BatchHeader {

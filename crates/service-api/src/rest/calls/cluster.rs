@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_cluster::control::ControlError;
-use holdfast_model::{ErrorCode, UnixMillis};
+use holdfast_model::{ErrorCode, NodeId, UnixMillis};
 use holdfast_registry::{JoinToken, MAX_REPLICATION_FACTOR, NodeRole, join_token_id};
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ pub(super) async fn list_tokens(request: &Request<'_>) -> Result<Reply, ApiError
     let tokens = answer(request, control.join_tokens()).await?;
     let status = answer(request, async { Ok(control.status().await) }).await?;
     let name = |id: u64| {
-        let known = status.nodes.iter().find(|node| node.id == id);
+        let known = status.nodes.iter().find(|node| node.id == NodeId(id));
         known.map_or_else(|| id.to_string(), |node| node.name.clone())
     };
     let now = request.shared.now();

@@ -1,6 +1,8 @@
 //! Streams cut at any point, and garbage.
 
-use holdfast_model::{AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, TelemetryMessage};
+use holdfast_model::{
+    AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, TelemetryMessage,
+};
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use rand::{Rng as _, SeedableRng as _};
 
@@ -29,8 +31,8 @@ fn chunk(first: u64, records: u32, body: usize) -> Chunk {
         writer.push(&origin, &message, UnixMillis(1)).unwrap();
     }
     let stream = StreamId {
-        gateway_node: 1,
-        incarnation: 1,
+        gateway_node: NodeId(1),
+        incarnation: Incarnation(1),
         core: 0,
     };
     let entry = writer.close(BatchHeader {

@@ -1,7 +1,7 @@
 //! Effects against the generated code, the versions of entries, and refusals.
 
 use bytes::Bytes;
-use holdfast_model::UnixMillis;
+use holdfast_model::{Incarnation, UnixMillis};
 use holdfast_proto::partition::v1 as stored;
 use proptest::prelude::*;
 use prost::Message;
@@ -21,7 +21,7 @@ const OWNER: Leadership = Leadership {
 #[derive(Debug, Clone)]
 enum Sample {
     Gateway {
-        gateway: u64,
+        gateway: NodeId,
         absent: bool,
     },
     DeviceState {
@@ -37,12 +37,8 @@ enum Sample {
 impl Sample {
     fn effect(&self) -> Effect<'_> {
         match self {
-            Self::Gateway { gateway, absent: true } => Effect::GatewayAbsent {
-                gateway: NodeId(*gateway),
-            },
-            Self::Gateway { gateway, absent: false } => Effect::GatewayPresent {
-                gateway: NodeId(*gateway),
-            },
+            Self::Gateway { gateway, absent: true } => Effect::GatewayAbsent { gateway: *gateway },
+            Self::Gateway { gateway, absent: false } => Effect::GatewayPresent { gateway: *gateway },
             Self::DeviceState {
                 kind,
                 device,
@@ -68,7 +64,9 @@ impl Sample {
         use stored::partition_command::Command;
         let command = match self.clone() {
             Self::Gateway { gateway, absent } => {
-                let presence = stored::GatewayPresence { gateway_node: gateway };
+                let presence = stored::GatewayPresence {
+                    gateway_node: gateway.get(),
+                };
                 if absent {
                     Command::GatewayAbsent(presence)
                 } else {
@@ -115,7 +113,7 @@ fn sample() -> impl Strategy<Value = Sample> {
             value,
         });
     prop_oneof![
-        1 => (any::<u64>(), any::<bool>()).prop_map(|(gateway, absent)| Sample::Gateway { gateway, absent }),
+        1 => (any::<u64>(), any::<bool>()).prop_map(|(gateway, absent)| Sample::Gateway { gateway: NodeId(gateway), absent }),
         3 => state,
     ]
 }
@@ -201,8 +199,8 @@ fn an_entry_carries_telemetry_before_effects_and_loses_records_alone() {
         model_id: None,
     };
     let stream = StreamId {
-        gateway_node: 4,
-        incarnation: 5,
+        gateway_node: NodeId(4),
+        incarnation: Incarnation(5),
         core: 6,
     };
     let header = BatchHeader {
