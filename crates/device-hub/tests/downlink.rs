@@ -236,27 +236,27 @@ fn credit_and_connection_stay_when_the_owner_changes() {
 fn credit_that_is_granted_while_a_link_is_being_opened_reaches_the_owner() {
     simulate(async {
         let cluster = Cluster::start(60).await;
-        owned_device(&cluster, "d", 1).await;
-        let client = cluster.connect(2, 0, "d").await.unwrap();
+        owned_device(&cluster, "d", NodeId(1)).await;
+        let client = cluster.connect(NodeId(2), 0, "d").await.unwrap();
         let id = partition_of("d");
         // The gateway's report of its sessions is on its way to the next owner for a while.
         cluster
             .network
             .set_delay(Duration::from_millis(20)..=Duration::from_millis(20));
-        let replica = cluster.nodes[&1].partitions.local(id).unwrap();
-        let transfer = async move { replica.group().transfer_leader(3).await.unwrap() };
+        let replica = cluster.nodes[&NodeId(1)].partitions.local(id).unwrap();
+        let transfer = async move { replica.group().transfer_leader(NodeId(3)).await.unwrap() };
         let transfer = tokio::task::spawn_local(transfer);
         let knows = || {
-            cluster.nodes[&2]
+            cluster.nodes[&NodeId(2)]
                 .partitions
                 .owner(id)
-                .is_some_and(|owner| owner.node == 3)
+                .is_some_and(|owner| owner.node == NodeId(3))
         };
         eventually("the next owner", knows).await;
         client.grant_deliveries(1, ENOUGH);
         transfer.await.unwrap();
         tokio::time::sleep(5 * SECOND).await;
-        deliver(&cluster, 3, "d", 0);
+        deliver(&cluster, NodeId(3), "d", 0);
         until_delivered(&client, 1).await;
     });
 }
