@@ -22,7 +22,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 use holdfast_consensus::LogPosition;
-use holdfast_model::{NodeId, SequenceNumber, Term, UnixMillis};
+use holdfast_model::{SequenceNumber, UnixMillis};
 use thiserror::Error;
 
 pub use absent_gateways::{AbsentGateways, GatewayPresence, MAX_ABSENT_GATEWAYS};

@@ -6,8 +6,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use holdfast_model::{NodeId, Term};
-
 use crate::ids::{Entry, Payload};
 
 /// Bytes counted for an entry in addition to its payload.
@@ -104,6 +102,8 @@ impl EntryCache {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+
+    use holdfast_model::{NodeId, Term};
 
     use super::*;
     use crate::ids::{Command, log_id};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use holdfast_model::{NodeId, Term};
+use holdfast_model::NodeId;
 use holdfast_proto::consensus::v1 as proto;
 use holdfast_storage::StorageError;
 use prost::Message;

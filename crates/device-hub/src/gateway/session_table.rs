@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_cluster::route::Owner;
-use holdfast_model::{IdentityId, LinkId, NodeId, PartitionCount, PartitionId, SessionKey, Term, UnixMillis};
+use holdfast_model::{IdentityId, LinkId, PartitionCount, PartitionId, SessionKey, UnixMillis};
 use holdfast_tasks::sync::{Mutex, MutexGuard};
 use holdfast_tasks::watch;
 use tokio::sync::oneshot;
@@ -399,6 +399,8 @@ impl SessionTable {
 mod tests {
     use holdfast_auth::KeyFingerprint;
     use holdfast_model::{DeviceId, GenerationId, ModuleId, UnixMillis};
+
+    use holdfast_model::{NodeId, Term};
 
     use super::*;
     use crate::Protocol;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::{Incarnation, NodeId, SessionKey, TelemetryMessage, UnixMillis};
+use holdfast_model::{SessionKey, TelemetryMessage, UnixMillis};
 use holdfast_partition::AppendError;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, PushError, StreamId, retain_records};
 use tokio::sync::oneshot;
@@ -370,6 +370,8 @@ mod tests {
 
     use holdfast_model::{AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId};
     use holdfast_partition::record::{EntryError, EntryView};
+
+    use holdfast_model::{Incarnation, NodeId};
 
     use super::*;
 

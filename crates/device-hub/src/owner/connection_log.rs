@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_model::{GenerationId, IdentityId, NodeId, PartitionId, Term};
+use holdfast_model::{GenerationId, IdentityId, PartitionId, Term};
 use holdfast_partition::record::{DeviceStateChange, DeviceStateKind, Effect, Leadership};
 
 use super::connection_changes::ConnectionChange;

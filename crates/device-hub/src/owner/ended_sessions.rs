@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use holdfast_model::{IdentityId, NodeId, Term};
+use holdfast_model::IdentityId;
 
 use crate::session_types::SessionNumber;
 
@@ -60,6 +60,8 @@ impl EndedSessions {
 #[cfg(test)]
 mod tests {
     use holdfast_model::DeviceId;
+
+    use holdfast_model::{NodeId, Term};
 
     use super::*;
 

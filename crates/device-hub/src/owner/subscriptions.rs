@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use holdfast_model::{IdentityId, NodeId, PartitionId, SessionKey, Term};
+use holdfast_model::{IdentityId, PartitionId, SessionKey, Term};
 use holdfast_partition::record::{DeviceStateChange, DeviceStateKey, DeviceStateKind, Effect, Leadership};
 use holdfast_partition::{AppendError, Partition};
 use tokio::sync::oneshot;

@@ -1,7 +1,7 @@
 //! The unit that a reader returns: one entry, from a record on, with the numbers and the time that apply assigned.
 
 use bytes::Bytes;
-use holdfast_model::{Incarnation, NodeId, SequenceNumber, UnixMillis};
+use holdfast_model::{SequenceNumber, UnixMillis};
 
 use crate::log::entry_cache::CachedEntry;
 use crate::log::record::{Corrupt, EntryError, EntryView, RecordView, Records};
@@ -148,6 +148,8 @@ mod tests {
     use holdfast_model::{
         AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, TelemetryMessage, UnixMillis,
     };
+
+    use holdfast_model::{Incarnation, NodeId};
 
     use super::*;
     use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};

@@ -10,7 +10,7 @@
 //! Pure.
 
 use holdfast_consensus::{LogPosition, ProposeError};
-use holdfast_model::{Incarnation, NodeId, Term};
+use holdfast_model::Term;
 
 use crate::error::AppendError;
 use crate::log::record::EntryHeader;
@@ -81,6 +81,8 @@ impl AckGate {
 #[cfg(test)]
 mod tests {
     use holdfast_model::UnixMillis;
+
+    use holdfast_model::{Incarnation, NodeId};
 
     use super::*;
     use crate::log::record::StreamId;

@@ -1,6 +1,6 @@
 //! Proposing effects: decisions of the owner, valid in its own leadership alone.
 
-use holdfast_model::{NodeId, Term};
+use holdfast_model::NodeId;
 
 use super::{Partition, answer};
 use crate::error::AppendError;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_model::{Incarnation, NodeId};
+use holdfast_model::NodeId;
 
 use super::Streams;
 use crate::log::record::StreamId;
@@ -101,6 +101,8 @@ fn presence_of(last_batch: u64) -> GatewayPresence {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_model::Incarnation;
+
     use super::*;
 
     fn presence_stream(gateway: u64) -> StreamId {

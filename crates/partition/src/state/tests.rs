@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::log::record::{BatchHeader, BatchWriter, Effect, Leadership, Origin, StreamId};
+use holdfast_model::{NodeId, Term};
 
 const SPACING: Spacing = Spacing { bytes: 600, entries: 5 };
 
