@@ -23,7 +23,7 @@ holdfast_model::metrics! {
     counter links_failed() = "holdfast_device_hub_links_failed_total";
     /// Times that sessions of a partition owned here went on without a node that was silent.
     counter absences_recorded() = "holdfast_device_hub_gateways_marked_away_total";
-    /// Devices that were told to come again: too many waited, or the decision took too long.
+    /// Devices that were asked to retry later: too many waited, or the decision took too long.
     counter turned_away() = "holdfast_device_hub_connects_turned_away_total";
     /// Begins, ends and activity of connections that were written into the logs of partitions owned here.
     counter connections_recorded() = "holdfast_device_hub_connections_recorded_total";

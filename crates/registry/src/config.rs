@@ -16,11 +16,11 @@ holdfast_config::section! {
         /// How many devices are kept in memory with their modules and opened keys for credential checks. A miss costs one
         /// read of the local replica (some microseconds).
         pub identity_cache: usize = 4096, in 16..=1_000_000 => "must be between 16 and 1000000 devices";
-        /// How many changes a subscriber of the change feed may be behind before it is told to read everything again.
+        /// How many changes a subscriber of the change feed may be behind before it must read everything again.
         pub change_feed: usize = 4096, in 16..=1_000_000 => "must be between 16 and 1000000 changes";
-        /// How many callers may wait for a confirmation of the replica at once; more are told that the hub is busy.
+        /// How many callers may wait for a confirmation of the replica at once; further ones get the error that the hub is busy.
         pub max_waiting_confirms: usize = 4096, in 1..=1_000_000 => "must be between 1 and 1000000";
-        /// How many writes may be in flight at once; more are told that the hub is busy.
+        /// How many writes may be in flight at once; further ones get the error that the hub is busy.
         pub max_writes: usize = 1024, in 1..=100_000 => "must be between 1 and 100000";
     }
     fixed {

@@ -10,14 +10,14 @@ holdfast_config::section! {
         /// Bytes of messages of one core that may wait for their commit before connections stop being read; beyond it each
         /// partition may hold one batch.
         pub max_unacknowledged: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "wants more than nothing";
-        /// Bytes after which a batch is closed even though its round goes on; one batch is one entry of the log.
+        /// Bytes after which a batch is closed before its round ends; one batch is one entry of the log.
         pub max_batch: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "wants more than nothing";
         /// Identities whose last refusals are remembered for `holdfast device diagnose`.
         pub max_refusal_identities: usize = 4096;
         /// Audit records of refusals that are written per second; more are counted, not written.
         pub max_audit_refusals_per_second: u32 = 100;
         /// Connections of a node that may wait for the registry's lease, for the owner of their partition or for the end of
-        /// an older session; more are told to come again. At most 15360: the renewals of the other sessions share the same
+        /// an older session; further ones are asked to retry later. At most 15360: the renewals of the other sessions share the same
         /// queue.
         pub max_waiting_connects: usize = 10_000;
         /// Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace; more when

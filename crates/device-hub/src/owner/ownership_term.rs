@@ -25,7 +25,7 @@ use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOut
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
 use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 
-/// Sessions of one identity that may wait for each other; more are told to come again.
+/// Sessions of one identity that may wait for each other; further ones are asked to retry later.
 const MAX_SUPERSEDED: usize = 8;
 
 /// The node's incarnation is in the upper bits of a session counter: a leader that restarts may find itself in the same

@@ -13,7 +13,7 @@ holdfast_config::section! {
         pub max_unauthenticated: usize = 10_000, in 1.. => "wants more than nothing";
         /// How long an AMQP connection may stay open without any authenticated identity.
         pub unauthenticated_timeout: Duration = Duration::from_secs(60);
-        /// How long the registry's leader may take to confirm a refusal before the client is told to come again.
+        /// How long the registry's leader may take to confirm a refusal before the client is asked to retry later.
         pub confirm_timeout: Duration = Duration::from_secs(10);
         /// Whether links under messages/events are redirected to the hub's name, as Azure does, instead of being served.
         pub redirect: bool = true;
