@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use holdfast_model::{NodeId, PartitionId};
 use holdfast_partition::epoch::{Receiver, Refusal};
-use holdfast_proto::cluster::v1::{RouteSeatsAnswer, RouteSeatsRequest, RouteStolen};
+use holdfast_proto::cluster::v1::{RouteReaderLeasesAnswer, RouteReaderLeasesRequest, RoutePreempted};
 use tokio::time::Instant;
 
 use super::reader_leases::{READER_LEASE, READER_LEASE_RENEWAL_INTERVAL, ReaderLease, ReaderLeaseError};
@@ -63,11 +63,11 @@ impl Partitions {
         if owner.node == self.node() {
             return self.register_lease(id, owner, self.node(), request).ok();
         }
-        let request = RouteSeatsRequest {
+        let request = RouteReaderLeasesRequest {
             enter: vec![encode_request(request)],
-            ..RouteSeatsRequest::default()
+            ..RouteReaderLeasesRequest::default()
         };
-        let answer: RouteSeatsAnswer = self.ask_node(owner, id, Kind::ReaderLeases, &request).await?;
+        let answer: RouteReaderLeasesAnswer = self.ask_node(owner, id, Kind::ReaderLeases, &request).await?;
         decode_decision(answer.entered.into_iter().next()?)
     }
 
@@ -86,12 +86,12 @@ impl Partitions {
         if due.is_empty() {
             return true;
         }
-        let request = RouteSeatsRequest {
+        let request = RouteReaderLeasesRequest {
             enter: due.register.iter().map(encode_request).collect(),
             renew: due.renew,
             leave: due.release,
         };
-        let answer: Option<RouteSeatsAnswer> = self.ask_node(owner, id, Kind::ReaderLeases, &request).await;
+        let answer: Option<RouteReaderLeasesAnswer> = self.ask_node(owner, id, Kind::ReaderLeases, &request).await;
         let Some(answer) = answer else { return false };
         for (request, answer) in due.register.iter().zip(answer.entered) {
             self.apply_decision(id, owner, request.key, decode_decision(answer));
@@ -167,7 +167,7 @@ pub(in crate::route) async fn run(partitions: &Partitions) {
 
 /// Node `from` reports that a lease of this node was preempted. Only the current owner is believed; after the report of an
 /// earlier one, the lease is registered again.
-pub(in crate::route) fn preempted(partitions: &Partitions, id: PartitionId, from: NodeId, stolen: RouteStolen) {
+pub(in crate::route) fn preempted(partitions: &Partitions, id: PartitionId, from: NodeId, stolen: RoutePreempted) {
     let is_owner = partitions.owner(id).is_some_and(|owner| owner.node == from);
     match stolen.by {
         Some(by) if is_owner => partitions

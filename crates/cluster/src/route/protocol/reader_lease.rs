@@ -2,7 +2,7 @@
 
 use holdfast_model::{NodeId, Term};
 use holdfast_partition::epoch::{Receiver, Since};
-use holdfast_proto::cluster::v1::{RouteReceiver, RouteSeat, RouteSeatAnswer, route_seat_answer};
+use holdfast_proto::cluster::v1::{RouteReceiver, RouteReaderLease, RouteReaderLeaseAnswer, route_reader_lease_answer};
 
 /// Limit of leases that are registered with one call.
 pub(in crate::route) const MAX_PER_CALL: usize = 256;
@@ -28,8 +28,8 @@ pub(in crate::route) enum LeaseDecision {
     TooManyReaders,
 }
 
-pub(in crate::route) fn encode_request(request: &LeaseRequest) -> RouteSeat {
-    RouteSeat {
+pub(in crate::route) fn encode_request(request: &LeaseRequest) -> RouteReaderLease {
+    RouteReaderLease {
         key: request.key,
         group: request.group.clone(),
         name: request.receiver.name.clone(),
@@ -40,7 +40,7 @@ pub(in crate::route) fn encode_request(request: &LeaseRequest) -> RouteSeat {
     }
 }
 
-pub(in crate::route) fn decode_request(seat: &RouteSeat) -> LeaseRequest {
+pub(in crate::route) fn decode_request(seat: &RouteReaderLease) -> LeaseRequest {
     LeaseRequest {
         key: seat.key,
         group: truncated(&seat.group),
@@ -75,22 +75,22 @@ pub(in crate::route) fn decode_receiver(receiver: RouteReceiver) -> Receiver {
     }
 }
 
-pub(in crate::route) fn encode_decision(decision: &LeaseDecision) -> RouteSeatAnswer {
-    use route_seat_answer::Outcome;
+pub(in crate::route) fn encode_decision(decision: &LeaseDecision) -> RouteReaderLeaseAnswer {
+    use route_reader_lease_answer::Outcome;
     let (outcome, since_term, since_node) = match decision {
         LeaseDecision::Granted(since) => (Outcome::SinceCount(since.count), since.term, since.node),
         LeaseDecision::TakenBy(by) => (Outcome::TakenBy(encode_receiver(by)), Term(0), NodeId(0)),
         LeaseDecision::TooManyReaders => (Outcome::TooMany(true), Term(0), NodeId(0)),
     };
-    RouteSeatAnswer {
+    RouteReaderLeaseAnswer {
         outcome: Some(outcome),
         since_term: since_term.get(),
         since_node: since_node.get(),
     }
 }
 
-pub(in crate::route) fn decode_decision(answer: RouteSeatAnswer) -> Option<LeaseDecision> {
-    use route_seat_answer::Outcome;
+pub(in crate::route) fn decode_decision(answer: RouteReaderLeaseAnswer) -> Option<LeaseDecision> {
+    use route_reader_lease_answer::Outcome;
     Some(match answer.outcome? {
         Outcome::SinceCount(count) => LeaseDecision::Granted(Since {
             term: Term(answer.since_term),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_consensus::transport::{Call, Service};
 use holdfast_model::{NodeId, PartitionId, limits};
 use holdfast_partition::epoch::{Receiver, Refusal};
-use holdfast_proto::cluster::v1::{RouteSeatsAnswer, RouteSeatsRequest, RouteStolen};
+use holdfast_proto::cluster::v1::{RouteReaderLeasesAnswer, RouteReaderLeasesRequest, RoutePreempted};
 use tokio::time::Instant;
 
 use super::reader_registry::{MAX_LEASES, Preemption, TermOver};
@@ -84,7 +84,7 @@ impl Partitions {
             self.0.reader_leases.preempt(id, preemption.key, Some(preemption.by));
             return;
         }
-        let stolen = RouteStolen {
+        let stolen = RoutePreempted {
             key: preemption.key,
             by: Some(encode_receiver(&preemption.by)),
         };
@@ -109,8 +109,8 @@ pub(super) fn serve(
     partitions: &Partitions,
     id: PartitionId,
     from: NodeId,
-    request: &RouteSeatsRequest,
-) -> Reply<RouteSeatsAnswer> {
+    request: &RouteReaderLeasesRequest,
+) -> Reply<RouteReaderLeasesAnswer> {
     let owner = partitions.owner(id);
     let Some(owner) = owner.filter(|owner| owner.node == partitions.node()) else {
         return Reply::NotHere(owner);
@@ -129,7 +129,7 @@ pub(super) fn serve(
         };
         decisions.push(encode_decision(&decision));
     }
-    Reply::Done(RouteSeatsAnswer {
+    Reply::Done(RouteReaderLeasesAnswer {
         entered: decisions,
         unknown,
         term: owner.term.get(),
