@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use holdfast_model::{NodeId, PartitionId};
 use holdfast_partition::epoch::{Receiver, Refusal};
-use holdfast_proto::cluster::v1::{RouteReaderLeasesAnswer, RouteReaderLeasesRequest, RoutePreempted};
+use holdfast_proto::cluster::v1::{RoutePreempted, RouteReaderLeasesAnswer, RouteReaderLeasesRequest};
 use tokio::time::Instant;
 
 use super::reader_leases::{READER_LEASE, READER_LEASE_RENEWAL_INTERVAL, ReaderLease, ReaderLeaseError};

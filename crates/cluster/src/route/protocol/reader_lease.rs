@@ -2,7 +2,7 @@
 
 use holdfast_model::{NodeId, Term};
 use holdfast_partition::epoch::{Receiver, Since};
-use holdfast_proto::cluster::v1::{RouteReceiver, RouteReaderLease, RouteReaderLeaseAnswer, route_reader_lease_answer};
+use holdfast_proto::cluster::v1::{RouteReaderLease, RouteReaderLeaseAnswer, RouteReceiver, route_reader_lease_answer};
 
 /// Limit of leases that are registered with one call.
 pub(in crate::route) const MAX_PER_CALL: usize = 256;

@@ -12,8 +12,8 @@ use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId};
 use holdfast_partition::record::StreamId;
 use holdfast_partition::{AppendError, SenderLink};
 use holdfast_proto::cluster::v1::{
-    RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RouteReadRequest, RouteReaderLeasesRequest, RouteStatus,
-    RoutePreempted,
+    RouteLastBatchAnswer, RouteLastBatchRequest, RouteOwnersRequest, RoutePreempted, RouteReadRequest,
+    RouteReaderLeasesRequest, RouteStatus,
 };
 use prost::Message;
 use tokio::sync::oneshot;
@@ -54,9 +54,13 @@ impl Handler for Dispatcher {
             Kind::LastBatch => self.with(from, rest, move |partitions, request| async move {
                 last_batch(&partitions, id, &request).await.encode()
             }),
-            Kind::ReaderLeases => self.with(from, rest, move |partitions, request: RouteReaderLeasesRequest| async move {
-                reader_registry_service::serve(&partitions, id, from, &request).encode()
-            }),
+            Kind::ReaderLeases => self.with(
+                from,
+                rest,
+                move |partitions, request: RouteReaderLeasesRequest| async move {
+                    reader_registry_service::serve(&partitions, id, from, &request).encode()
+                },
+            ),
             Kind::ReaderPreempted => self.with(from, rest, move |partitions, stolen: RoutePreempted| async move {
                 reader_lease_renewal::preempted(&partitions, id, from, stolen);
                 Bytes::new()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use holdfast_consensus::transport::{Call, Service};
 use holdfast_model::{NodeId, PartitionId, limits};
 use holdfast_partition::epoch::{Receiver, Refusal};
-use holdfast_proto::cluster::v1::{RouteReaderLeasesAnswer, RouteReaderLeasesRequest, RoutePreempted};
+use holdfast_proto::cluster::v1::{RoutePreempted, RouteReaderLeasesAnswer, RouteReaderLeasesRequest};
 use tokio::time::Instant;
 
 use super::reader_registry::{MAX_LEASES, Preemption, TermOver};
