@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_cluster::route::Partitions;
-use holdfast_model::NodeId;
 use holdfast_tasks::sync::Mutex;
 use rand::Rng as _;
 

@@ -10,7 +10,7 @@ use audit_log::{AuditLog, Change, Refusal};
 use bytes::Bytes;
 use holdfast_auth::{Key, sign};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_model::{DeviceId, IdentityId, Incarnation, NodeId};
+use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_net::{Body, Peer};
 use holdfast_registry::Registry;
 use holdfast_service_api::rest::{RestConfig, RestService};

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use holdfast_chaos::history::{Micros, RightsChange};
-use holdfast_model::{Incarnation, NodeId};
 use tokio::time::Instant;
 
 use crate::devices::Device;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_chaos::check::{Findings, identity, revocation, sessions};
 use holdfast_chaos::history::{Fault, Micros};
-use holdfast_model::{NodeId, PartitionCount};
+use holdfast_model::PartitionCount;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
