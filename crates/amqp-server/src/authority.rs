@@ -15,7 +15,7 @@ use crate::Refused;
 /// The answer of the registry's leader: whether the local replica is up to date.
 pub type Confirmation = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>>;
 
-/// What carries a client's connection.
+/// The transport of a client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// TLS or plain TCP.

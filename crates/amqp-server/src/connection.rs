@@ -90,7 +90,7 @@ impl ServedConnection {
         self.change(Dispatch::leave);
     }
 
-    /// Makes a change that the connection has not asked for; its output is still written.
+    /// Makes a change that the connection has not requested; its output is still written.
     fn change(&self, change: impl FnOnce(&mut Dispatch)) {
         let state = &mut *self.state.borrow_mut();
         state.dispatch.links.now = Instant::now();

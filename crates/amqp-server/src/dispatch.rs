@@ -17,7 +17,7 @@ use crate::links::LEAVING;
 use crate::refusal::Tracking;
 use crate::{AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
 
-/// How long a connection whose links were detached stands for a client that does nothing.
+/// How long a connection stays open after its links were detached, if the client does nothing.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Credentials that can be refused only after the registry's leader has confirmed the local replica.
@@ -42,7 +42,7 @@ pub(crate) struct Dispatch {
     unconfirmed: Option<Unconfirmed>,
     /// Until when an identity must have authenticated.
     pub(crate) authenticate_by: Option<Instant>,
-    /// The links have been detached, since the node is going to stop: until when the connection stands.
+    /// The links have been detached, since the node is going to stop: when the connection is closed.
     pub(crate) leave_by: Option<Instant>,
     is_authenticated: bool,
     /// Counts the connections of the core, for the container id.
@@ -332,7 +332,7 @@ impl Dispatch {
         self.forget(&|_| true);
     }
 
-    /// The node is going to stop or drains: detaches the links while the connection still stands, so that clients see an
+    /// The node is going to stop or drains: detaches the links while the connection is open, so that clients see an
     /// error of a link, after which they attach again at once. Then closes the connection, at once when it has none.
     pub(crate) fn leave(&mut self) {
         if self.leave_by.is_some() || self.links.engine.is_closed() {

@@ -1,4 +1,4 @@
-//! What serves the links of some addresses: readers of events now, devices later.
+//! Handlers that serve the links of some addresses: readers of events now, devices later.
 
 use std::task::Context;
 

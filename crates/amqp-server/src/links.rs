@@ -13,7 +13,7 @@ use crate::refusal::Tracking;
 use crate::request_node::Outbox;
 use crate::{AmqpServer, Authority, Carrier, Refused, RefusedPrincipal, RequestNode, Tokens};
 
-/// What clients are told by a node that is going to stop or drains.
+/// The error text for clients of a node that is going to stop or drains.
 pub(crate) const LEAVING: &str = "The node is stopping; connect again.";
 
 /// The links of one connection, as its handlers use them.

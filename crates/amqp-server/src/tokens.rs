@@ -1,4 +1,4 @@
-//! The tokens of one connection: what they cover, when they expire, whether their keys are still valid.
+//! The tokens of one connection: their resources, their expiry, and whether their keys are still valid.
 //!
 //! Pure: the clock and the policies are arguments.
 //! Invariants: no signature and no key is kept; a renewal replaces the token of the same resource; a failed renewal leaves it.

@@ -217,7 +217,7 @@ fn a_service_answers_on_its_addresses_and_the_server_on_all_others() {
 }
 
 #[test]
-fn a_revoked_key_is_told_to_the_handlers_and_a_drain_closes_the_connection() {
+fn handlers_learn_of_a_revoked_key_and_a_drain_closes_the_connection() {
     on_a_core(|| async {
         let rig = Rig::new();
         let server = Rc::clone(&rig.server);

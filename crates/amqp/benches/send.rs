@@ -1,4 +1,4 @@
-//! What one event costs on its way out: `send_with` of 256 bytes with the annotations of Spec amqp §8.4.
+//! The cost of sending one event: `send_with` of 256 bytes with the annotations of Spec amqp §8.4.
 
 use std::hint::black_box;
 

@@ -1,6 +1,6 @@
 //! One AMQP connection as data, for both roles: bytes in, events out; calls in, bytes out.
 //!
-//! Why: the driver owns the socket, the clock and the buffers; what the protocol demands is decided here, where it can
+//! Why: the driver owns the socket, the clock and the buffers; the rules of the protocol are decided here, where they can
 //! be tested with slices.
 //! Invariants:
 //! - [`Connection::receive`] handles one frame per event and borrows from the caller's input, so nothing is buffered here
@@ -34,7 +34,7 @@ use handshake::Phase;
 use output::Output;
 use session::Session;
 
-/// What one side grants and advertises.
+/// The values that one side grants and advertises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// The largest frame that we take, bytes.

@@ -28,7 +28,7 @@ pub enum DecodeError {
     BadCount,
 }
 
-/// A broken rule of the protocol by the peer; the connection cannot go on.
+/// A broken rule of the protocol by the peer; the connection cannot continue.
 ///
 /// When [`crate::Connection::receive`] returns one, a `close` with [`Violation::condition`] is already in the output:
 /// write it and shut down.

@@ -1,7 +1,7 @@
-//! What transfers carry: sections found lazily, sections written in the order that readers expect.
+//! The content of transfers: sections found lazily, sections written in the order that readers expect.
 //!
 //! Invariants: sections are taken in any order, unknown ones are skipped, a missing body is fine (Spec amqp §2); nothing
-//! is decoded that is not asked for.
+//! is decoded that the caller does not request.
 //! Not here: which annotations an event has (`service-api`), what a device may send (`gateway`).
 
 mod properties;

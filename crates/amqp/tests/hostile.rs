@@ -54,7 +54,7 @@ fn feed(bytes: &[u8], piece: usize) -> Connection {
     server
 }
 
-/// What an honest client writes: header, open, begin, two links, deliveries in one and in many frames, the end.
+/// The output of an honest client: header, open, begin, two links, deliveries in one and in many frames, the end.
 fn conversation() -> Vec<u8> {
     let mut pair = Pair::new(Config::default(), ClientSasl::Anonymous);
     let mut all = Vec::new();

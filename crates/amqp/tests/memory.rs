@@ -1,4 +1,4 @@
-//! What a connection costs when nothing happens, and what hostile bytes can make it allocate.
+//! The memory of an idle connection, and the bound of allocations that hostile bytes cause.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
@@ -44,7 +44,7 @@ fn answer(server: &mut Connection, event: &Event<'_>) {
     }
 }
 
-/// What a device writes until it is idle.
+/// The bytes that a device writes until it is idle.
 fn device() -> Vec<u8> {
     let mut pair = Pair::new(Config::default(), ClientSasl::None);
     let mut bytes = Vec::new();

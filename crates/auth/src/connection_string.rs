@@ -80,7 +80,7 @@ pub enum ConnectionString {
 pub struct IotConnection {
     /// The hub.
     pub host_name: String,
-    /// What to connect to instead of the hub.
+    /// The host to connect to instead of the hub.
     pub gateway_host_name: Option<String>,
     /// The device.
     pub device: Option<DeviceId>,
@@ -105,7 +105,7 @@ pub struct EventHubsConnection {
     pub port: Option<u16>,
     /// The policy whose key it is.
     pub policy: Option<String>,
-    /// The key's text, which signs as it stands.
+    /// The key's text, which signs undecoded.
     pub key: Option<Secret>,
     /// A ready-made token.
     pub token: Option<Secret>,

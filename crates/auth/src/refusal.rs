@@ -40,7 +40,7 @@ pub enum SasRefusal {
     Right(Rights),
 }
 
-/// What makes a token unreadable.
+/// The reason why a token is unreadable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Defect {
     /// Longer than `limits::MAX_SAS_TOKEN_BYTES`.

@@ -59,13 +59,13 @@ impl<'a> SasToken<'a> {
             .map_err(SasRefusal::Malformed)
     }
 
-    /// The resource exactly as it stands in the token.
+    /// The resource exactly as written in the token.
     #[must_use]
     pub fn resource(&self) -> &'a str {
         self.resource
     }
 
-    /// The expiry exactly as it stands in the token.
+    /// The expiry exactly as written in the token.
     #[must_use]
     pub fn expiry(&self) -> &'a str {
         self.expiry
@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
             if count == MAX_SAS_FIELDS {
                 return Err(Defect::TooManyFields);
             }
-            // At the first `=`, so that base64 padding may stand unescaped.
+            // At the first `=`, so that base64 padding may be unescaped.
             let (name, value) = field.split_once('=').ok_or(Defect::Field)?;
             let slot = match name {
                 _ if name.eq_ignore_ascii_case("sr") => &mut fields.resource,

@@ -137,7 +137,7 @@ impl fmt::Debug for ResourcePath<'_> {
 /// The `sr` of a token, parsed.
 ///
 /// Producers escape once, twice or not at all. A text with a raw `/` keeps its segments as they are; one without is
-/// decoded as a whole first. After that each segment counts both as it stands and decoded once more, because the
+/// decoded as a whole first. After that each segment counts both as written and decoded once more, because the
 /// characters of an id include `%`. Fixed words and ids are compared without regard to case: the documentation asks for
 /// lower-cased resources, and the identity itself stays case-sensitive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl<'a> ResourceScope<'a> {
         }
     }
 
-    /// The host as it stands, perhaps with a port.
+    /// The host as written, perhaps with a port.
     #[must_use]
     pub fn host(&self) -> &str {
         self.text.split_once('/').map_or(&*self.text, |(host, _)| host)
@@ -206,7 +206,7 @@ impl<'a> ResourceScope<'a> {
     }
 }
 
-/// Equal as it stands, or decoded once.
+/// Equal as written, or decoded once.
 fn same_segment(segment: &str, wanted: &str) -> bool {
     segment.eq_ignore_ascii_case(wanted)
         || (segment.contains('%')

@@ -149,7 +149,7 @@ pub fn verify_policy_key(key: &str, policy: Option<&Policy>, needed: Rights) -> 
     })
 }
 
-/// Names only the rights that are missing: a caller with some of the needed ones is told the others.
+/// Names only the rights that are missing: a caller with some of the needed ones learns the others.
 fn check_rights(policy: &Policy, needed: Rights) -> Result<(), SasRefusal> {
     match policy.rights.missing(needed) {
         Rights::NONE => Ok(()),

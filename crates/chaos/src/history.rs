@@ -133,7 +133,7 @@ pub struct RightsChange {
     pub device: String,
     /// Whether it may connect afterwards.
     pub allowed: bool,
-    /// When the back end asked for it.
+    /// When the back end requested it.
     pub asked: Micros,
     /// When the answer arrived; `None` = the outcome is unknown.
     pub answered: Option<Micros>,

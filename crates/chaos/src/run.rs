@@ -35,7 +35,7 @@ const CALM_MS: std::ops::Range<u64> = 10_000..15_000;
 const WORTH_LISTING: Micros = SECOND / 10;
 /// Kinds that end a leader at once.
 const DEATHS: [&str; 3] = ["kill", "kill-leader", "power-cut"];
-/// Kinds that let a process stand still.
+/// Kinds that freeze a process.
 const FREEZES: [&str; 2] = ["pause", "pause-leader"];
 /// Poll interval while waiting for a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

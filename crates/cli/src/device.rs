@@ -55,7 +55,7 @@ pub enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Change an identity; what is not named stays
+    /// Change an identity; values that are not named stay
     Update {
         #[command(flatten)]
         target: Target,
@@ -242,7 +242,7 @@ fn list(top: Option<usize>, modules_of: Option<&str>, common: &Common) -> Result
             (Value::Array(devices), has_more, &COLUMNS)
         }
     };
-    // Keys are shown when one identity is asked for, not by the thousand.
+    // Keys are shown for a single identity, not in lists.
     for entry in entries.as_array_mut().into_iter().flatten() {
         if let Some(authentication) = entry.get_mut("authentication").and_then(Value::as_object_mut) {
             authentication.remove("symmetricKey");

@@ -42,7 +42,7 @@ pub(crate) async fn connect(hub: &Hub) -> Result<Client, Failure> {
 fn token(events: &EventHubsConnection, audience: &str) -> Result<String, Failure> {
     match (&events.token, &events.key) {
         (Some(token), _) => Ok(token.reveal().to_owned()),
-        // Event Hubs clients sign with the key's text, not with the bytes that it stands for (Spec auth-and-limits §1.1).
+        // Event Hubs clients sign with the key's text, not with the bytes that it encodes (Spec auth-and-limits §1.1).
         (None, Some(key)) => {
             let policy = events.policy.as_deref();
             Ok(sign(audience, key.reveal().as_bytes(), policy, expiry(TOKEN_LIFETIME)))

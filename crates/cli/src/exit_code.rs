@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// What went wrong, for scripts. The numbers are a public contract (docs/runbook.md).
+/// The kind of failure, for scripts. The numbers are a public contract (docs/runbook.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The hub or the machine refused; the message says why.
@@ -29,7 +29,7 @@ pub enum Outcome {
 pub struct Failure {
     pub outcome: Outcome,
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub advice: Option<String>,
 }
 

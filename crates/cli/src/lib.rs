@@ -51,7 +51,7 @@ pub enum Command {
     Simulate(simulate::Simulate),
 }
 
-/// Runs the command that was asked for.
+/// Runs the given command.
 ///
 /// # Errors
 /// How it failed, with the exit code.

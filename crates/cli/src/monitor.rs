@@ -27,7 +27,7 @@ const SHOWN_BYTES: usize = 512;
 /// Show what devices send, live, until Ctrl-C
 #[derive(Debug, Args)]
 pub struct Monitor {
-    /// Only events of this device; a * at the end stands for any rest
+    /// Only events of this device; a * at the end matches any rest
     #[arg(short = 'd', long = "device-id", value_name = "DEVICE")]
     device_id: Option<String>,
     /// Only events of this module

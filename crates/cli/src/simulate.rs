@@ -48,7 +48,7 @@ pub struct Simulate {
     /// Seconds between two messages of a device
     #[arg(long, default_value_t = 2.0)]
     interval: f64,
-    /// What the devices' ids begin with
+    /// The prefix of the devices' ids
     #[arg(long, default_value = "sim-")]
     prefix: String,
     /// Stop after this many messages of each device

@@ -16,7 +16,7 @@ use holdfast_amqp::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// What one read of the stream may bring.
+/// The result of one read of the stream.
 const READ_BYTES: usize = 512 * 1024;
 /// How long the hub may take to answer a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! What the connection between two nodes costs: CPU of both ends together, TLS on, over loopback.
+//! The cost of the connection between two nodes: CPU of both ends together, TLS on, over loopback.
 //!
 //! `cargo bench -p holdfast-cluster --bench peer`. Each node has a thread and a single-threaded runtime of its own, as in
 //! the hub; figures are CPU of the whole process, so they hold both ends, the kernel's share included.

@@ -362,7 +362,7 @@ fn a_node_with_a_full_disk_gets_no_leadership() {
             .await;
         assert!(
             cluster.nodes[&NodeId(2)].leads() > 0,
-            "nobody takes it: better an election than a full disk"
+            "no node takes it: better an election than a full disk"
         );
     });
 }

@@ -1,4 +1,4 @@
-//! What a section of the configuration is, and the macro that declares one.
+//! Sections of the configuration, and the macro that declares one.
 
 use thiserror::Error;
 
@@ -97,7 +97,7 @@ pub trait Section {
 pub trait Tree {
     /// Its sections, in the order in which they are shown; those of one name follow each other.
     fn sections(&mut self) -> Vec<&mut dyn Section>;
-    /// What no section can check alone.
+    /// The checks that span several sections.
     fn problems(&self) -> Vec<Invalid>;
 }
 

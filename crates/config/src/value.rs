@@ -165,7 +165,7 @@ impl Scalar for bool {
     }
 }
 
-/// Types that are written as text: what is wanted instead of another TOML type, how text is parsed, and how it is shown.
+/// Types that are written as text: the description of the expected value, parsing, and display.
 macro_rules! written_as_text {
     ($($Type:ty, $kind:literal, $list:literal, $wanted:literal, $parse:expr, $show:expr;)*) => {$(
         impl Scalar for $Type {

@@ -221,7 +221,7 @@ impl Group {
         self.ready().await
     }
 
-    /// Called when the log has grown: a replica that replaced a prior one may stand for election once its log is as long.
+    /// Called when the log has grown: a replica that replaced a prior one may become a candidate once its log is as long.
     pub(crate) fn has_grown(&self) {
         if self.0.log.catches_up_with_prior() {
             self.0.raft.runtime_config().elect(true);

@@ -47,7 +47,7 @@ struct State {
 struct Node {
     dispatch: Dispatch,
     /// Closed when the node goes down.
-    life: watch::Sender<()>,
+    running: watch::Sender<()>,
 }
 
 /// The fate of a message that is sent now.
@@ -81,14 +81,14 @@ impl SimNetwork {
     pub fn node(&self, id: NodeId, dispatch: Dispatch) -> Arc<dyn Transport> {
         let node = Node {
             dispatch,
-            life: watch::Sender::new(()),
+            running: watch::Sender::new(()),
         };
-        let life = node.life.subscribe();
+        let running = node.running.subscribe();
         self.0.lock().nodes.insert(id, node);
         Arc::new(FromNode {
             network: self.clone(),
             id,
-            life,
+            running,
         })
     }
 
@@ -158,7 +158,7 @@ impl SimNetwork {
     fn dispatch(&self, id: NodeId) -> Option<(Dispatch, watch::Receiver<()>)> {
         let state = self.0.lock();
         let node = state.nodes.get(&id)?;
-        Some((node.dispatch.clone(), node.life.subscribe()))
+        Some((node.dispatch.clone(), node.running.subscribe()))
     }
 }
 
@@ -178,17 +178,17 @@ fn silent(id: NodeId) -> CallError {
 struct FromNode {
     network: SimNetwork,
     id: NodeId,
-    life: watch::Receiver<()>,
+    running: watch::Receiver<()>,
 }
 
 /// Returns when the node has gone down.
-async fn ended(mut life: watch::Receiver<()>) {
-    while life.changed().await.is_ok() {}
+async fn ended(mut running: watch::Receiver<()>) {
+    while running.changed().await.is_ok() {}
 }
 
 impl FromNode {
     fn alive(&self) -> bool {
-        self.life.has_changed().is_ok()
+        self.running.has_changed().is_ok()
     }
 }
 
@@ -211,10 +211,10 @@ impl Transport for FromNode {
 
 impl FromNode {
     fn send(&self, node: NodeId, call: Call, chunks: Option<Chunks>) -> Answer {
-        let Some((_, life)) = self.network.dispatch(node).filter(|_| self.alive()) else {
+        let Some((_, running)) = self.network.dispatch(node).filter(|_| self.alive()) else {
             return Box::pin(async move { Err(down(node)) });
         };
-        let own = self.life.clone();
+        let own = self.running.clone();
         let timeout = call.timeout;
         let streams = chunks.is_some();
         let answered = match link::send(&self.network, self.id, node, call, chunks) {
@@ -232,7 +232,7 @@ impl FromNode {
             tokio::select! {
                 biased;
                 answer = answered => answer.unwrap_or_else(|_| Err(crashed(node))),
-                () = ended(life) => Err(crashed(node)),
+                () = ended(running) => Err(crashed(node)),
                 () = ended(own) => Err(CallError::Unknown("this node has crashed".into())),
                 () = timeout => Err(silent(node)),
             }

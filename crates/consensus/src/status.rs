@@ -176,7 +176,7 @@ impl GroupWatch {
     /// [`Group::members`](crate::Group::members) return from then on is at least as new. Cancel-safe.
     ///
     /// # Errors
-    /// [`GroupStopped`], at once, for ever.
+    /// [`GroupStopped`], at once and from then on.
     pub async fn changed(&mut self) -> Result<(), GroupStopped> {
         self.0.changed().await.map_err(|_| GroupStopped)
     }

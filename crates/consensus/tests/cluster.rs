@@ -306,7 +306,7 @@ async fn leadership_moves_on_request_within_a_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transfer_to_a_dead_node_fails_and_the_leader_goes_on() {
+async fn a_transfer_to_a_dead_node_fails_and_the_leader_continues() {
     let mut cluster = Cluster::of(10, 3).await;
     cluster.kill(NodeId(3));
     // The leader has heard of it a moment ago.
@@ -367,7 +367,7 @@ async fn a_lease_names_the_index_to_apply_and_ends_when_the_leader_is_cut_off() 
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         match cluster.group(NodeId(4)).lease().await {
-            // What it holds never reaches beyond the cut by more than the staleness allowed.
+            // Its state never reaches beyond the cut by more than the staleness allowed.
             Ok(grant) => assert!(grant.asked <= cut + grant.age + Duration::from_millis(1)),
             Err(error) => assert!(matches!(
                 error,

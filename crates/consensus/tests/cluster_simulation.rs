@@ -25,7 +25,7 @@ const SEEDS: u64 = 60;
 const STEPS: usize = 12;
 const CLIENTS: u64 = 3;
 
-/// What the world outside the cluster knows.
+/// The knowledge outside the cluster.
 #[derive(Default)]
 struct Outside {
     proposed: u64,
@@ -147,7 +147,7 @@ impl World {
                 }
             }
             _ => {
-                // What the others lack after this, only a snapshot brings.
+                // After this only a snapshot brings the entries that the others lack.
                 if let Some(node) = self.cluster.nodes.get(&id) {
                     node.group.trim(0).await.unwrap();
                     self.cluster.disks[&id].flush().unwrap();
@@ -159,7 +159,7 @@ impl World {
         tokio::time::sleep(pause).await;
     }
 
-    /// What one node has applied, the others have applied too, or will.
+    /// The others have applied everything that one node has, or will apply it.
     fn check_prefixes(&self) -> Result<(), String> {
         let applied: Vec<_> = self
             .cluster
@@ -235,16 +235,16 @@ impl World {
     }
 }
 
-/// What a seed has led to.
+/// The result of a seed.
 #[derive(Debug, PartialEq, Eq)]
-struct Course {
+struct RunResult {
     applied: Vec<u64>,
     acknowledged: usize,
     calls: u64,
     took: Duration,
 }
 
-async fn live(seed: u64) -> Result<Course, String> {
+async fn run_seed(seed: u64) -> Result<RunResult, String> {
     let begun = tokio::time::Instant::now();
     let cluster = Cluster::of(seed, 3).await;
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
@@ -265,7 +265,7 @@ async fn live(seed: u64) -> Result<Course, String> {
     world.check(&applied)?;
     let acknowledged = world.outside.lock().unwrap().acknowledged.len();
     world.outside.lock().unwrap().up.clear();
-    Ok(Course {
+    Ok(RunResult {
         applied,
         acknowledged,
         calls: world.cluster.network.calls(),
@@ -273,14 +273,14 @@ async fn live(seed: u64) -> Result<Course, String> {
     })
 }
 
-fn run(seed: u64) -> Result<Course, String> {
+fn run(seed: u64) -> Result<RunResult, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime
-        .block_on(live(seed))
+        .block_on(run_seed(seed))
         .map_err(|error| format!("seed {seed}: {error}"))
 }
 

@@ -1,6 +1,6 @@
-//! One node in simulation loses power again and again: what was acknowledged is there, once and in order.
+//! One node in simulation loses power again and again: acknowledged entries are there, once and in order.
 //!
-//! Everything follows from the seed: what is proposed, how long each sync takes, when memory is flushed, when the power
+//! Everything follows from the seed: the proposals, how long each sync takes, when memory is flushed, when the power
 //! goes, and how much of what was not synced survives. A failure names its seed: put it into `one_seed` to replay it.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
@@ -18,16 +18,16 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 const SEEDS: u64 = 40;
-const LIVES: usize = 5;
+const RUNS: usize = 5;
 const GROUPS: [GroupId; 3] = [GroupId::REGISTRY, GroupId::partition(0), GroupId::partition(1)];
 
-/// What the world outside the node knows about one group.
+/// The knowledge outside the node about one group.
 #[derive(Default)]
 struct Outside {
     proposed: u64,
     /// Numbers whose proposal was reported as committed, in that order.
     acknowledged: Vec<u64>,
-    /// What the last life had applied when it was ready.
+    /// The entries that the last run had applied when it was ready.
     seen: Vec<u64>,
 }
 
@@ -43,11 +43,11 @@ fn number(entry: &Bytes) -> u64 {
     u64::from_be_bytes(entry[..8].try_into().unwrap())
 }
 
-/// A life that goes on until the power goes at a moment that `rng` chooses.
-async fn live(disk: Arc<dyn Disk>, outside: &[Shared], rng: &mut SmallRng) -> Result<(), String> {
+/// A run of the node until a power cut at a moment that `rng` chooses.
+async fn run_until_power_cut(disk: Arc<dyn Disk>, outside: &[Shared], rng: &mut SmallRng) -> Result<(), String> {
     let mut latencies = SmallRng::seed_from_u64(rng.random());
     let latency = move || Duration::from_micros(latencies.random_range(0..3_000));
-    // A handle of a life that has ended fails, which is no news.
+    // A handle of an ended run fails, as expected.
     let host = host_with(disk.clone(), latency, Arc::new(|_| {}));
     let mut groups = Vec::new();
     for (id, outside) in GROUPS.into_iter().zip(outside) {
@@ -55,8 +55,8 @@ async fn live(disk: Arc<dyn Disk>, outside: &[Shared], rng: &mut SmallRng) -> Re
         check(id, &applied, &group.log_reader(), &mut outside.lock().unwrap())?;
         groups.push(group);
     }
-    let power_goes = tokio::time::sleep(Duration::from_micros(rng.random_range(0..60_000)));
-    tokio::pin!(power_goes);
+    let power_cut = tokio::time::sleep(Duration::from_micros(rng.random_range(0..60_000)));
+    tokio::pin!(power_cut);
     loop {
         let at = rng.random_range(0..groups.len());
         let step = async {
@@ -71,7 +71,7 @@ async fn live(disk: Arc<dyn Disk>, outside: &[Shared], rng: &mut SmallRng) -> Re
         };
         tokio::select! {
             biased;
-            () = &mut power_goes => return Ok(()),
+            () = &mut power_cut => return Ok(()),
             () = step => {}
         }
     }
@@ -146,25 +146,25 @@ fn run(seed: u64, disk: SimDisk) -> Result<usize, String> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let disk = Cell::new(Some(disk));
     let outside: Vec<Shared> = GROUPS.iter().map(|_| Shared::default()).collect();
-    for _ in 0..LIVES {
+    for _ in 0..RUNS {
         let Some(now) = disk.take() else { break };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(live(Arc::new(now.clone()), &outside, &mut rng))?;
+        runtime.block_on(run_until_power_cut(Arc::new(now.clone()), &outside, &mut rng))?;
         drop(runtime);
         disk.set(Some(now.crash(&mut rng)));
     }
-    // The last life only looks.
+    // The last run only checks.
     let now = disk.take().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(live(Arc::new(now), &outside, &mut rng))?;
+    runtime.block_on(run_until_power_cut(Arc::new(now), &outside, &mut rng))?;
     drop(runtime);
     Ok(outside
         .iter()

@@ -1,4 +1,4 @@
-//! Many writers over many groups cost about one sync per batch. Syncs are counted; no clock on the wall is looked at.
+//! Many writers over many groups cost about one sync per batch. Syncs are counted; no wall clock is read.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What a message costs from proposal to commit, on a real disk: process CPU, not rates.
+//! The cost of a message from proposal to commit, on a real disk: process CPU, not rates.
 //!
 //! `cargo test --release -p holdfast-consensus --test hot_path -- --ignored --nocapture`
 #![allow(clippy::unwrap_used, reason = "test code")]

@@ -1,4 +1,4 @@
-//! What idle groups cost: their timers and signs of life, without disk and sockets.
+//! The cost of idle groups: their timers and heartbeats, without disk and sockets.
 //!
 //! `cargo test --release -p holdfast-consensus --test idle -- --ignored --nocapture`
 #![allow(clippy::unwrap_used, reason = "test code")]

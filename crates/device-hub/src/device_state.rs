@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stored_bytes_are_fixed_for_ever() {
+    fn stored_bytes_never_change() {
         let bytes = encode_subscriptions(Subscriptions(0x0109));
         assert_eq!(bytes, [0x08, 1, 0x10, 0x89, 2]);
         assert_eq!(decode_subscriptions(&bytes), Some(Subscriptions(0x0109)));

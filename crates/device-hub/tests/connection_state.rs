@@ -1,4 +1,4 @@
-//! What the hub says of connections that have ended: it survives restarts, owner changes and lost gateways.
+//! The recorded state of ended connections survives restarts, owner changes and lost gateways.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::time::Duration;

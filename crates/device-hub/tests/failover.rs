@@ -1,7 +1,7 @@
 //! How soon the devices of a lost gateway have service elsewhere, in simulated time.
 //!
 //! A device reconnects at once, to another node, and tries again when it is refused; it has service when its first message
-//! is acknowledged. The target is the same for a gateway that was killed and for one that stands still.
+//! is acknowledged. The target is the same for a gateway that was killed and for a frozen one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 use std::time::Duration;

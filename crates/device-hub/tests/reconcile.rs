@@ -73,7 +73,7 @@ fn the_state_of_a_deleted_device_is_gone_and_that_of_its_successor_and_of_others
         for kind in [DeviceStateKind::SUBSCRIPTIONS, DeviceStateKind::CONNECTION] {
             assert_eq!(stored(&cluster, kind).await, expected);
         }
-        // The owner goes on, each interval.
+        // The owner repeats it, each interval.
         cluster.delete(&other).await;
         tokio::time::sleep(80 * SECOND).await;
         for kind in [DeviceStateKind::SUBSCRIPTIONS, DeviceStateKind::CONNECTION] {

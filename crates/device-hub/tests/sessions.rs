@@ -410,7 +410,7 @@ fn a_batch_that_can_never_be_committed_closes_its_session_and_is_not_acknowledge
         let session = connect(&core, "d", &token, &peer).await.unwrap();
         send(&core, &session, &peer, 1);
         peer.acknowledged(1).await;
-        // A later incarnation of this node writes: what this one sends is stale for ever.
+        // A later incarnation of this node writes: calls of this one are stale from then on.
         let later = StreamId {
             gateway_node: NodeId(7),
             incarnation: Incarnation(2),

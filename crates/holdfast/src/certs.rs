@@ -2,7 +2,7 @@
 //!
 //! Why: SDKs insist on TLS, and trying the hub should not need openssl.
 //! Invariants: keys are written with mode 0600 and never leave the directory; the CA stays the same as long as it is
-//! there, because users have told their SDKs to trust it; server certificates are replaced when their names change or
+//! there, because users have configured their SDKs to trust it; server certificates are replaced when their names change or
 //! when they are near their end.
 //! Not here: certificates of production hubs (`tls.*` in the configuration), CAs that sign devices.
 
@@ -205,7 +205,7 @@ impl Issued {
     }
 }
 
-/// What a certificate may be used for.
+/// The permitted uses of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ExtendedKeyUsage {
     /// By a server.

@@ -42,7 +42,7 @@ pub(crate) struct ConfigSource {
     set: Vec<String>,
 }
 
-/// Runs the command that was asked for.
+/// Runs the given command.
 pub(crate) fn run() -> Result<(), Failure> {
     match Cli::parse().command {
         Command::Dev(args) => dev::run(args),

@@ -3,7 +3,7 @@
 //! Why: each limit and each switch has one name, one default and one sentence, and a key that does not exist is reported
 //! before the hub starts.
 //! Invariants: no crate below this one reads the environment; secrets are never values, only files that hold them.
-//! Not here: what a section's values do (the crate that owns it), and how keys are read and shown (`holdfast_config`).
+//! Not here: the effect of a section's values (the crate that owns it), and how keys are read and shown (`holdfast_config`).
 
 mod sections;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! refusals and changes, and is always whole.
 //! Invariants: neither slows a core down: audit lines go through a bounded queue to a thread of their own, and what
 //! does not fit is counted, never waited for. No secret reaches either, because no type that holds one prints it.
-//! Not here: what is audited (the crates that write to the target `audit`).
+//! Not here: the audited events (the crates that write to the target `audit`).
 
 mod expected;
 

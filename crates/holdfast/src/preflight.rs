@@ -62,7 +62,7 @@ pub(crate) fn data_dir(dir: &Path) -> Result<(), Failure> {
         Failure::cannot_start(format!("cannot write to the data directory {}: {error}", dir.display()))
             .advise("check its owner and mode, and that the file system is mounted read-write")
     })?;
-    // A leftover empty file harms nobody.
+    // A leftover empty file does no harm.
     let _ = std::fs::remove_file(probe);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Devices are registered, send, and are looked after, all by the command line.
+//! Devices are registered, send, and are administered, all by the command line.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod harness;
@@ -99,7 +99,7 @@ fn a_device_lives_from_create_to_delete() {
 }
 
 #[test]
-fn what_simulated_devices_send_is_seen_by_the_monitor() {
+fn the_monitor_shows_messages_of_simulated_devices() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "3", "--interval", "0.05", "--messages", "4"]);
     let read = |args: &[&str]| hub.ok(&[&["monitor-events", "--from", "oldest", "-o", "json"], args].concat());
@@ -201,7 +201,7 @@ fn nothing_that_a_device_sends_controls_the_terminal_or_forges_a_line() {
 }
 
 #[test]
-fn a_list_longer_than_a_page_is_whole_and_a_part_says_so() {
+fn a_list_longer_than_a_page_is_complete_and_a_part_says_so() {
     const DEVICES: usize = 1_103;
     let hub = Hub::start(&[]);
     let file = holdfast_swarm::hub::Hub::load(&hub.connection_file()).unwrap();
@@ -281,7 +281,7 @@ fn a_refused_device_can_be_diagnosed() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "1", "--messages", "1", "--interval", "0.01"]);
     hub.ok(&["device", "update", "sim-0000", "--status", "disabled"]);
-    // It goes on trying until it is told to end: by the end of its input.
+    // It retries until the end of its input.
     let mut fleet = harness::holdfast()
         .args([
             "simulate",
@@ -302,10 +302,7 @@ fn a_refused_device_can_be_diagnosed() {
         if let Some(refusal) = diagnosis["refusals"].as_array().and_then(|refusals| refusals.first()) {
             break refusal.clone();
         }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "no refusal is told of: {diagnosis}"
-        );
+        assert!(std::time::Instant::now() < deadline, "no refusal is shown: {diagnosis}");
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
     assert_eq!(refusal["reason"], "disabled", "{refusal}");

@@ -217,7 +217,7 @@ fn restart_command(hub: &Hub, name: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn dev_mode_goes_on_while_nodes_are_killed_in_turn_and_restarted_as_it_says() {
+fn dev_mode_continues_while_nodes_are_killed_in_turn_and_restarted_as_it_says() {
     let hub = Hub::start(&["--nodes", "3", "--host", "hub.test", "--bind", "127.79.0.1"]);
     let file = hub.connection_file();
     let mut restarted = Vec::new();
@@ -362,7 +362,7 @@ fn fewer_replicas_let_a_node_go_and_more_come_back() {
 }
 
 #[test]
-fn devices_of_a_node_whose_disk_is_full_go_on_sending() {
+fn devices_of_a_node_whose_disk_is_full_continue_to_send() {
     let hub = Hub::start(&["--nodes", "3", "--host", "127.78.0.1"]);
     let first = node_file(&hub, 1);
     let config = PathBuf::from(hub.connection()["nodes"][0]["configFile"].as_str().unwrap());

@@ -1,4 +1,4 @@
-//! What the command line says and how it ends, without a hub.
+//! Output and exit codes of the command line, without a hub.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod harness;

@@ -37,7 +37,7 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     rows
 }
 
-/// What a crate depends on, by the folder names of ours; tests may use more, and do not count.
+/// The dependencies of a crate, by the folder names of ours; tests may use more, and do not count.
 fn used(folder: &Path) -> BTreeSet<String> {
     let manifest: toml::Table = std::fs::read_to_string(folder.join("Cargo.toml"))
         .unwrap()

@@ -9,7 +9,7 @@ use harness::{Hub, get, text};
 use rustix::process::Signal;
 
 #[test]
-fn a_hub_starts_tells_how_to_reach_it_and_stops_in_order() {
+fn a_hub_starts_prints_how_to_reach_it_and_stops_in_order() {
     let mut hub = Hub::start(&[]);
     assert_eq!(hub.ops("/livez"), (200, "ok\n".to_owned()));
     assert_eq!(hub.ops("/readyz"), (200, "ok\n".to_owned()));

@@ -1,4 +1,4 @@
-//! What a panic costs: one connection where it serves that connection, the process everywhere else
+//! The extent of a panic: one connection where it serves that connection, the process everywhere else
 //! (docs/decisions/0006).
 //!
 //! The panics are injected: a debug build started with `TEST_PANIC_POINTS` panics at a point that a payload names. A
@@ -165,7 +165,7 @@ fn a_panic_while_a_connection_is_served_ends_that_connection_alone() {
             hub.last_lines()
         );
     }
-    // The session and its row are gone: the device connects again, and the drain waits for nobody.
+    // The session and its row are gone: the device connects again, and the drain does not wait.
     assert!(Device::connect(&hub, &ids[0]).publish(1, b"after"));
     assert_eq!(hub.stop().code(), Some(0), "{}", hub.last_lines());
 }

@@ -136,7 +136,7 @@ impl fmt::Display for GenerationId {
     }
 }
 
-/// An entity tag as it stands in a JSON body: opaque, without quotes (Spec rest §1.4).
+/// An entity tag as written in a JSON body: opaque, without quotes (Spec rest §1.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ETag(pub String);
 

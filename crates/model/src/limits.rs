@@ -1,6 +1,6 @@
 //! Every limit of the wire and of the data model: one constant each, with its unit, source and reason.
 //!
-//! Why: a limit that stands in two places soon has two values. Relations between limits are asserted at compile time.
+//! Why: a limit that is written in two places soon has two values. Relations between limits are asserted at compile time.
 //! Sources are sections of the Spec; *ours* marks a decision of this project.
 //! Not here: rates and quotas (configuration), sizes of queues and caches (the crate that owns them).
 

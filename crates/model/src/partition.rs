@@ -59,9 +59,9 @@ mod tests {
             .0
     }
 
-    /// Fixed for ever: a change of any of these numbers loses the data of existing hubs.
+    /// Never changes: a change of any of these numbers loses the data of existing hubs.
     #[test]
-    fn a_device_stays_in_its_partition_for_ever() {
+    fn a_device_never_changes_its_partition() {
         let longest = "m".repeat(128);
         let golden = [
             ("a", 3, 0, 27, 91),

@@ -221,7 +221,7 @@ impl RefusalReason {
                 "the key does not fit: the client has an old key, or one of another device; compare with `holdfast device show`"
             }
             Self::Expired => {
-                "the token has expired: the device's clock is wrong, or nobody renews a token that was made by hand"
+                "the token has expired: the device's clock is wrong, or a token that was made by hand is not renewed"
             }
             Self::Disabled => "the device is disabled: enable it with `holdfast device update --status enabled`",
             Self::AuthType => "the identity is registered for another kind of credential (sas or certificate)",

@@ -59,7 +59,7 @@ impl AuthMethod {
         Some(Self { scope, kind })
     }
 
-    /// The JSON text that stands in `iothub-connection-auth-method` (Spec query-and-routing §12).
+    /// The JSON text of `iothub-connection-auth-method` (Spec query-and-routing §12).
     #[must_use]
     pub fn json(self) -> &'static str {
         use AuthScope::{Device, Hub, Module};

@@ -21,7 +21,7 @@ use crate::subscriptions::{ChannelSet, SubscriptionSet};
 use crate::topic::{self, DeviceTopic};
 use crate::violation::Violation;
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Only a CONNECT is allowed.
@@ -98,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// Where the connection stands.
+    /// The state of the connection.
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.phase
@@ -116,7 +116,7 @@ impl Connection {
         self.silence_ms
     }
 
-    /// The client asked for a session that ends with the connection.
+    /// The client requested a session that ends with the connection.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
         self.clean

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stored_number_is_fixed_for_ever() {
+    fn the_stored_number_never_changes() {
         let set = SubscriptionSet::EMPTY
             .opened(ChannelSet::only(Channel::C2d), QoS::AtLeastOnce)
             .opened(ChannelSet::only(Channel::Methods), QoS::AtMostOnce);

@@ -1,7 +1,7 @@
 //! Every way in which a peer can break the rules of MQTT or of the hub, one variant each.
 //!
 //! Why: the MQTT 3.1.1 server has one answer to all of them, closing the connection, so the log, the counter and
-//! `holdfast device diagnose` are the only places where the cause can be told. Wire facts: Spec device-mqtt §10.1, §2.4.
+//! `holdfast device diagnose` are the only places that can show the cause. Wire facts: Spec device-mqtt §10.1, §2.4.
 //! Invariants: `Copy` and small; no text of the peer inside (the caller still has the packet, and may log it).
 //! Not here: refusals of a valid request (wrong key, disabled device): `auth`, `gateway`.
 

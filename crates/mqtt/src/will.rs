@@ -56,7 +56,7 @@ impl Will {
         message(&self.bag, &self.payload, self.retain)
     }
 
-    /// The QoS that the client asked for.
+    /// The QoS that the client requested.
     #[must_use]
     pub fn qos(&self) -> QoS {
         self.qos

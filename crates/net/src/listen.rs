@@ -13,7 +13,7 @@ use crate::NetConfig;
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// The address asked for.
+    /// The requested address.
     pub address: SocketAddr,
     /// Why.
     #[source]

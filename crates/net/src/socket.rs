@@ -156,7 +156,7 @@ impl Socket {
 }
 
 impl BufferedStream {
-    /// Takes all of `data`; what the stream does not take at once waits for [`Socket::poll_flush`], which the connection's
+    /// Takes all of `data`; the rest that the stream does not take at once waits for [`Socket::poll_flush`], which the connection's
     /// task calls with a waker.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut taken = 0;

@@ -19,7 +19,7 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether the bytes are encrypted.
     pub encrypted: bool,
-    /// The host name that the client asked for in its TLS greeting.
+    /// The host name that the client named in its TLS greeting.
     pub server_name: Option<String>,
     /// The certificates that the client has shown; TLS has proved that it owns the first one's key, and nothing else.
     pub certificates: Option<CertificateChain>,

@@ -3,7 +3,7 @@
 //!
 //! Why: a connection, a group and their tasks live and die on one core, so nothing between them is locked. Work for a
 //! core is sent to it as a closure. A simulation has one thread and one clock.
-//! Not here: what runs on them.
+//! Not here: the tasks that run on them.
 
 use std::pin::Pin;
 use std::thread::JoinHandle;
@@ -100,7 +100,7 @@ impl Core {
         self.handle.clone()
     }
 
-    /// Ends the core: its tasks are dropped where they stand.
+    /// Ends the core: its tasks are dropped, finished or not.
     pub fn end(self) {
         drop(self.end);
         if self.thread.join().is_err() {

@@ -5,7 +5,7 @@
 //! Invariants: nothing here opens a file or a socket, reads a clock or makes a thread that it was not given (the one
 //! exception is [`Core::start`], which makes the threads of a real node). A node stops top down: nothing is acknowledged
 //! after its groups have ended.
-//! Not here: what the parts do; listeners, the data directory and the connections to other nodes (`holdfast`).
+//! Not here: the work of the parts; listeners, the data directory and the connections to other nodes (`holdfast`).
 //! Start at [`NodeBuilder`].
 
 mod builder;

@@ -1,6 +1,6 @@
 //! Bytes that are on disks: this version writes them so, and every later one must read them.
 //!
-//! A change of format adds a file; the old ones stay for ever.
+//! A change of format adds a file; the old ones are never removed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 use std::borrow::Cow;

@@ -36,7 +36,7 @@ pub mod device {
     }
 }
 
-/// What nodes say to each other.
+/// The messages between nodes.
 pub mod cluster {
     #[allow(missing_docs, reason = "generated")]
     pub mod v1 {

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subscriber_that_falls_behind_is_told_to_look_again() {
+    fn a_subscriber_that_falls_behind_must_resync() {
         let feed = Feed::new(16);
         let mut changes = feed.subscribe();
         assert_eq!(changes.try_next(), None);

@@ -59,7 +59,7 @@ impl Machine {
         }
         self.write(batch, position)?;
         let answer = effects.answer.encode_to_vec().into();
-        self.tell(position, effects)?;
+        self.publish(position, effects)?;
         Ok(answer)
     }
 
@@ -82,7 +82,7 @@ impl Machine {
     }
 
     /// Updates cache, settings, metrics and feed.
-    fn tell(&self, position: LogPosition, effects: Effects) -> Result<(), ApplyError> {
+    fn publish(&self, position: LogPosition, effects: Effects) -> Result<(), ApplyError> {
         for change in &effects.changes {
             self.local.cache.forget(&change.id.device);
         }

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_may_wait_are_told_so() {
+    async fn callers_beyond_the_limit_are_refused() {
         let barriers = ReadBarriers::spawn(2, std::future::pending::<Outcome>);
         let mut first = Box::pin(barriers.wait());
         assert!(futures_poll(&mut first).await.is_none());

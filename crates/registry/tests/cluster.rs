@@ -43,7 +43,7 @@ async fn any_node_writes_and_reads_its_writes_and_learners_pass_the_read_barrier
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_node_sees_members_and_placements_and_is_told() {
+async fn every_node_sees_members_and_placements_and_is_notified() {
     let mut cluster = Cluster::of(2, 3).await;
     let mut changes = cluster.nodes[&NodeId(3)].changes();
     // By a follower.
@@ -130,7 +130,7 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
     cluster.all_in_lease().await;
     let old = cluster.leader_of((1..=4).map(NodeId)).await;
     let mut changes = cluster.nodes[&NodeId(4)].changes();
-    // The learner 4 stays with the old leader, which goes on sending heartbeats to it.
+    // The learner 4 stays with the old leader, which still sends heartbeats to it.
     let rest: Vec<NodeId> = (1..=3).map(NodeId).filter(|id| *id != old).collect();
     for id in &rest {
         cluster.network.cut(old, *id);
@@ -153,7 +153,7 @@ async fn a_leader_without_a_quorum_grants_nothing_not_even_to_itself() {
             panic!()
         };
         assert!(since <= committed + SECOND && since <= cut + SECOND + 2 * MS);
-        // A refusal needs a confirmation, which nobody can give.
+        // A refusal needs a confirmation, which no node can give.
         assert!(registry.read_barrier().await.is_err());
     }
     cluster.network.heal_all();
@@ -201,7 +201,7 @@ async fn a_revocation_is_heard_on_every_node_within_a_second() {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a test may be told to try more seeds")]
+#[allow(clippy::disallowed_methods, reason = "the environment may select more seeds")]
 fn seeds() -> Option<std::ops::Range<u64>> {
     let text = std::env::var("HOLDFAST_SEEDS").ok()?;
     let (first, last) = text.split_once("..")?;
@@ -209,7 +209,7 @@ fn seeds() -> Option<std::ops::Range<u64>> {
 }
 
 /// With faults: a replica that holds the lease shows everything that was committed longer ago than the lease.
-async fn nobody_in_lease_is_stale(seed: u64) {
+async fn no_replica_in_lease_is_stale(seed: u64) {
     let mut cluster = Cluster::of(seed, 3).await;
     cluster.join(NodeId(4)).await;
     cluster.nodes[&NodeId(1)].write(create("dev")).await.unwrap();
@@ -282,11 +282,11 @@ async fn a_replica_that_holds_the_lease_has_everything_older_than_it_whatever_th
     // More of them: HOLDFAST_SEEDS=first..last.
     let seeds = seeds().unwrap_or(0..12);
     for seed in seeds {
-        nobody_in_lease_is_stale(seed).await;
+        no_replica_in_lease_is_stale(seed).await;
     }
 }
 
-/// Trims until `first` is gone: what is being sent to somebody stays for another call.
+/// Trims until `first` is gone: entries that are being sent stay for another call.
 async fn trim(registry: &Registry, disk: &SimDisk, first: u64) {
     registry.read_barrier().await.unwrap();
     // Only what a flush has taken into files is given up, and what has been flushed shows at the next call.
@@ -341,11 +341,11 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     let third = cluster.nodes[&NodeId(3)].clone();
     third.read_barrier().await.unwrap();
     assert_eq!(third.statistics().await.unwrap().devices, 121);
-    let mut looked = false;
+    let mut resynced = false;
     while let Some(event) = changes.try_next() {
-        looked |= event == RegistryEvent::Resync;
+        resynced |= event == RegistryEvent::Resync;
     }
-    assert!(looked, "subscribers must resynchronise");
+    assert!(resynced, "subscribers must resynchronise");
     // The installed state is there after a crash, and the node continues from it.
     cluster.kill(NodeId(3));
     cluster.start(NodeId(3)).await;

@@ -1,4 +1,4 @@
-//! What a credential check costs with a registry of a million devices on a real disk, and how fast a new replica has it.
+//! The cost of a credential check with a registry of a million devices on a real disk, and how fast a new replica has it.
 //!
 //! `cargo test --release -p holdfast-registry --test million -- --ignored --nocapture` (`HOLDFAST_DEVICES` for another
 //! number)

@@ -146,7 +146,7 @@ async fn writes_survive_a_restart_and_the_hub_is_the_same() {
 }
 
 #[tokio::test]
-async fn no_key_stands_in_clear_in_the_data_directory() {
+async fn no_key_is_in_clear_in_the_data_directory() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path()).await;
     let (primary, secondary) = (b"a-key-that-anyone-would-find-001", b"a-key-that-anyone-would-find-002");
@@ -299,7 +299,7 @@ async fn a_bulk_keeps_its_order_and_costs_one_entry_of_the_log() {
 }
 
 #[tokio::test]
-async fn regenerated_keys_are_new_where_asked_and_the_others_stay() {
+async fn requested_keys_are_regenerated_and_the_others_stay() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path()).await;
     let before = node.put(&device("dev-1"), IdentityContent::default()).await;
@@ -400,7 +400,7 @@ fn first_node() -> NodeInfo {
 }
 
 #[tokio::test]
-async fn a_directory_from_before_the_cluster_goes_on_and_its_node_becomes_the_first_member() {
+async fn a_directory_from_before_the_cluster_opens_and_its_node_becomes_the_first_member() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(dir.path()).await;
     let old = node.put(&device("dev-1"), IdentityContent::default()).await;

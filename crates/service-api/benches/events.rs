@@ -1,4 +1,4 @@
-//! What reading a partition costs the hub: server CPU per event of 256 bytes, and events per second, over loopback.
+//! The hub's cost of reading a partition: server CPU per event of 256 bytes, and events per second, over loopback.
 //!
 //! The server runs on a thread of its own, whose CPU time the kernel tells (`schedstat`); reads from disk happen on the
 //! blocking pool and are counted apart. Not criterion: one number over many events is wanted, not a distribution.

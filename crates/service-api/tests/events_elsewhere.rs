@@ -66,7 +66,7 @@ fn readers_start_where_they_ask_and_see_later_events_as_they_come() {
 }
 
 #[test]
-fn management_tells_what_the_owner_has() {
+fn management_reports_the_owners_state() {
     on_two_nodes(|_network, owner, other| async move {
         owner.append_texts(1, &["a", "b"]).await;
         let mut client = other.reader().await;
@@ -101,7 +101,7 @@ fn epochs_hold_across_nodes() {
 }
 
 #[test]
-fn a_connection_goes_on_while_a_partition_does_not_answer() {
+fn a_connection_continues_while_a_partition_does_not_answer() {
     on_two_nodes(|network, owner, other| async move {
         owner.append_texts(0, &["a"]).await;
         let mut client = other.reader().await;
@@ -144,7 +144,7 @@ fn readers_of_a_node_that_stops_lose_their_links_first_and_continue_elsewhere() 
         let (condition, text) = client.detached(link).await;
         assert_eq!(condition, "amqp:link:detach-forced");
         assert!(text.starts_with("The node is stopping; connect again."), "{text}");
-        // The connection still stands; the client has connected elsewhere before it ends.
+        // The connection is still open; the client has connected elsewhere before it ends.
         let mut elsewhere = owner.reader().await;
         let link = elsewhere.receive(2, sequence(1, false), &[]).await.unwrap();
         owner.append_texts(2, &["d"]).await;

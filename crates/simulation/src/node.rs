@@ -42,7 +42,7 @@ pub(crate) type Up = Arc<Mutex<BTreeSet<NodeId>>>;
 #[derive(Clone)]
 pub struct Setup {
     pub cores: u16,
-    /// Whether `cluster::control` looks after the cluster. If not, it stays as it was founded: nothing moves by itself.
+    /// Whether `cluster::control` manages the cluster. If not, it stays as it was founded: nothing moves by itself.
     pub controlled: bool,
     pub session_grace: Duration,
     pub log_entries: u64,
@@ -63,7 +63,7 @@ impl Default for Setup {
 /// The traits of a machine that its nodes have one after the other.
 #[derive(Clone, Default)]
 pub struct Machine {
-    /// What every sync takes longer than it should, in microseconds.
+    /// The additional time of every sync, in microseconds.
     pub sync_extra: Arc<AtomicU64>,
 }
 

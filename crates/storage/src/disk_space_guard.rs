@@ -180,7 +180,7 @@ mod tests {
         };
         let guard = DiskGuard::new(Arc::new(disk.clone()), &config).unwrap();
         let mut news = guard.watch();
-        let mut look = |free| {
+        let mut check = |free| {
             disk.set_space(DiskSpace { free, total: 10_000 });
             guard.refresh().unwrap();
             (
@@ -188,16 +188,16 @@ mod tests {
                 news.has_changed().unwrap().then(|| *news.borrow_and_update()),
             )
         };
-        assert_eq!(look(1_000), (true, None));
-        assert_eq!(look(999), (false, Some(false)));
-        assert_eq!(look(1_000), (false, None));
-        assert_eq!(look(1_099), (false, None));
-        assert_eq!(look(1_100), (true, Some(true)));
-        assert_eq!(look(1_000), (true, None));
+        assert_eq!(check(1_000), (true, None));
+        assert_eq!(check(999), (false, Some(false)));
+        assert_eq!(check(1_000), (false, None));
+        assert_eq!(check(1_099), (false, None));
+        assert_eq!(check(1_100), (true, Some(true)));
+        assert_eq!(check(1_000), (true, None));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_guard_looks_by_itself() {
+    async fn the_guard_checks_by_itself() {
         let disk = SimDisk::new();
         let guard = DiskGuard::new(Arc::new(disk.clone()), &StorageConfig::default()).unwrap();
         let task = holdfast_tasks::spawn("disk guard", guard.clone().run());

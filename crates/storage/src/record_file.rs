@@ -42,7 +42,7 @@ pub(crate) enum Unreadable {
     Damaged {
         /// Byte offset of the record.
         offset: u64,
-        /// What does not match.
+        /// The mismatch.
         reason: &'static str,
     },
     /// The operating system refused.

@@ -33,7 +33,7 @@ struct State {
     /// The number of them that the last sync covered.
     synced: usize,
     /// Counts crashes; a handle from before the last crash fails.
-    life: u64,
+    power_cycle: u64,
     syncs: usize,
     syncs_fail: Option<StorageError>,
     writes_fail: Option<StorageError>,
@@ -47,7 +47,7 @@ struct State {
 #[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
-    life: u64,
+    power_cycle: u64,
 }
 
 impl Default for SimDisk {
@@ -62,7 +62,7 @@ impl SimDisk {
     pub fn new() -> Self {
         Self {
             state: Arc::default(),
-            life: 0,
+            power_cycle: 0,
         }
     }
 
@@ -93,7 +93,7 @@ impl SimDisk {
     }
 
     /// Ends the failures of [`Self::fail_syncs`] and [`Self::fail_writes`]: the disk has been replaced, with its content.
-    pub fn mend(&self) {
+    pub fn heal(&self) {
         let mut state = self.state.lock();
         (state.syncs_fail, state.writes_fail) = (None, None);
     }
@@ -112,12 +112,12 @@ impl SimDisk {
         // RocksDB flushes recovered writes to files before it opens.
         state.flushed = state.live.clone();
         state.synced = 0;
-        state.life += 1;
-        let life = state.life;
+        state.power_cycle += 1;
+        let power_cycle = state.power_cycle;
         drop(state);
         Self {
             state: self.state.clone(),
-            life,
+            power_cycle,
         }
     }
 
@@ -166,7 +166,7 @@ impl SimDisk {
 
     fn state(&self) -> Result<holdfast_tasks::sync::MutexGuard<'_, State>, StorageError> {
         let state = self.state.lock();
-        if state.life == self.life {
+        if state.power_cycle == self.power_cycle {
             Ok(state)
         } else {
             Err(StorageError::Stopped("this handle is from before the crash".to_owned()))
@@ -398,7 +398,7 @@ mod tests {
         let disk = SimDisk::new();
         disk.fail_syncs(StorageError::Io("the disk is on fire".into()));
         assert!(disk.sync().is_err());
-        disk.mend();
+        disk.heal();
         assert!(disk.sync().is_ok());
     }
 

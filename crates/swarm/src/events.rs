@@ -105,7 +105,7 @@ impl EventHub {
         let mut client =
             holdfast_client::events::Client::open(Box::new(stream), "swarm", &self.host, &self.name).await?;
         let audience = format!("sb://{}/{}", self.host, self.name);
-        // Event Hubs clients sign with the key's text, not with the bytes that it stands for (Spec auth-and-limits §1.1).
+        // Event Hubs clients sign with the key's text, not with the bytes that it encodes (Spec auth-and-limits §1.1).
         let key = self.policy.key.as_bytes();
         let token = sign(&audience, key, Some(&self.policy.name), TOKEN_LIFETIME);
         client.put_token(&token, &audience).await.context("authenticating")?;

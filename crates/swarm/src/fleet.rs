@@ -54,7 +54,7 @@ pub struct Plan {
     pub connect_rate: f64,
     /// Options of all connections.
     pub options: ConnectionOptions,
-    /// What the devices do once they are connected.
+    /// The work of the devices once they are connected.
     pub work: Work,
 }
 
@@ -287,7 +287,7 @@ impl Fleet {
     }
 }
 
-/// What the connections of one thread share.
+/// The shared state of one thread's connections.
 pub(crate) struct Worker {
     plan: Arc<Plan>,
     pub(crate) counters: Arc<Counters>,

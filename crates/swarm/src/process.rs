@@ -1,4 +1,4 @@
-//! What a process has used so far, from `/proc`: CPU time, resident memory, voluntary switches, bytes written.
+//! Resource use of a process so far, from `/proc`: CPU time, resident memory, voluntary switches, bytes written.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ pub struct Sample {
     pub cpu_us: u64,
     /// Resident memory, KiB.
     pub resident_kib: u64,
-    /// Resident memory without files that are mapped in: what the process itself holds, KiB.
+    /// Resident memory without files that are mapped in: the process's own part, KiB.
     pub anonymous_kib: u64,
     /// How often its threads gave up the processor to wait.
     pub voluntary_switches: u64,

@@ -49,7 +49,7 @@ async fn read_partition(client: &mut Client, partition: &str, judge: &mut Judge<
     client.leave(link).await
 }
 
-/// What a timed reading found.
+/// The result of a timed reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     /// Events read.

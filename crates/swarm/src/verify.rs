@@ -133,7 +133,7 @@ impl<'a> Judge<'a> {
                 self.verdict.out_of_order += 1;
                 let at = format!("after {last_number} of epoch {last_epoch}");
                 self.verdict
-                    .example(|| format!("message {number} of epoch {epoch} of {device} stands {at}"));
+                    .example(|| format!("message {number} of epoch {epoch} of {device} is {at}"));
             }
             _ => found.last = Some((epoch, number)),
         }

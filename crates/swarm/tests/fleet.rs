@@ -178,14 +178,14 @@ fn an_idle_fleet_that_survives_is_as_large_as_before_after_each_cut() {
     let outcome = fleet.end(Duration::ZERO).unwrap();
     assert!(
         outcome.away.quantile_us(0.5) >= 20_000,
-        "devices pause before they come again"
+        "devices pause before they reconnect"
     );
     assert!(outcome.latency.largest_us() > 0, "pings were answered");
     assert_eq!(outcome.counters.failed.load(Ordering::Relaxed), 0);
 }
 
 #[test]
-fn devices_come_again_where_they_were_or_anywhere_or_where_there_is_service() {
+fn devices_reconnect_to_the_same_any_or_a_serving_node() {
     let nodes: Vec<SocketAddr> = (1..=4).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
     let flags: std::sync::Arc<[AtomicBool]> = [false, true, false, false].map(AtomicBool::new).into();
     let mut target = plan(
@@ -214,12 +214,12 @@ fn devices_come_again_where_they_were_or_anywhere_or_where_there_is_service() {
 
 #[test]
 fn a_fleet_without_an_answer_reports_the_reason() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+    let closed_port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let fleet = Fleet::start(plan(
-        nobody,
+        closed_port,
         Work::Idle {
             survive_disconnect: false,
         },

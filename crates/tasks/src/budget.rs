@@ -53,7 +53,7 @@ impl ByteBudget {
     }
 
     /// Acquires `bytes` without waiting. A single request above the whole limit is granted when no other permit is held,
-    /// so that it cannot wait for ever.
+    /// so that it cannot wait without end.
     ///
     /// # Errors
     /// [`BudgetExceeded`] when too few bytes are available.

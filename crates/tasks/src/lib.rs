@@ -4,7 +4,7 @@
 //! order loses what was acknowledged.
 //! Invariants: every task has a name; a panic is logged and ends either one task or the process, never half of either;
 //! a budget never goes below zero.
-//! Not here: what tasks do; runtimes (the composition root builds them).
+//! Not here: the work of tasks; runtimes (the composition root builds them).
 #![warn(missing_docs)]
 
 mod blocking_pool;

@@ -1,7 +1,7 @@
-//! What a panic costs: one connection, or the process.
+//! The extent of a panic: one connection, or the process.
 //!
 //! Why: a panic is a bug. In the code that serves one connection it must not take the other connections down; anywhere
-//! else the process would go on without a part that it cannot do without, or with state that is half changed.
+//! else the process would continue without a part that it needs, or with state that is half changed.
 //! Invariants: after [`end_process_on_panic`] a panic outside an isolated task ends the process before anything
 //! unwinds, so no destructor runs on a broken state and no panic crosses a foreign frame; a panic inside an isolated
 //! task ends the process as well when it interrupts a change of shared state ([`crate::sync`]).

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::panic::{Isolation, report};
 
-/// What the panic of a task ends.
+/// The extent of a task's panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnPanic {
     EndTask,
@@ -35,7 +35,7 @@ impl<F: Future<Output = ()> + Unpin> Future for Watched<F> {
         // The panic hook ends the process for every panic outside an isolated task.
         let _isolation = (self.on_panic == OnPanic::EndTask).then(|| Isolation::begin(name));
         let future = Pin::new(&mut self.future);
-        // What the future shares with other tasks either was not being changed or ends the process (`crate::sync`).
+        // State that the future shares with other tasks either was not being changed or ends the process (`crate::sync`).
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(poll) => poll,
             Err(panic) => {

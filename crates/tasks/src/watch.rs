@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_tells_a_change_once_and_its_end_for_ever() {
+    async fn it_reports_a_change_once_and_its_end_always() {
         let (sender, mut receiver) = channel(0);
         assert!(!sender.send_if_modified(|_| false) && receiver.has_changed() == Ok(false));
         assert_eq!(sender.send_replace(1), 0);

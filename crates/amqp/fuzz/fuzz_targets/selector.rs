@@ -1,4 +1,4 @@
-//! Selectors and addresses: what is read can be written and read again.
+//! Selectors and addresses: a parsed one can be written and parsed again.
 #![no_main]
 
 use holdfast_amqp::{address, selector};

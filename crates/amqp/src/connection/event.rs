@@ -77,7 +77,7 @@ pub enum Event<'a> {
     Credit {
         /// Which.
         link: LinkId,
-        /// What it has now.
+        /// The current value.
         credit: u32,
         /// Whether it wants the rest of the credit back.
         drain: bool,
@@ -156,7 +156,7 @@ pub struct Outgoing {
     pub tag: SmallVec<[u8; 16]>,
 }
 
-/// What [`crate::Connection::expire`] found.
+/// The result of [`crate::Connection::expire`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expired {
     /// Nothing, or it has been dealt with in the output.

@@ -12,7 +12,7 @@ use crate::types::Value;
 /// The mechanisms that the server offers, in this order: clients take the first that they know (Spec amqp §1.2).
 pub(crate) const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Server: waits for either header.
@@ -85,7 +85,7 @@ pub enum ClientSasl {
     },
 }
 
-/// What our open says.
+/// The content of our open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSpec {
     /// Our name for ourselves.

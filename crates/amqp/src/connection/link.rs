@@ -33,7 +33,7 @@ pub(super) struct Link {
     pub(super) partial: Option<Box<Partial>>,
 }
 
-/// Where a link stands.
+/// The state of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// We have attached, the peer has not answered.
@@ -190,7 +190,7 @@ impl Connection {
         Some(link)
     }
 
-    /// Accepts a link that the peer asked for ([`Event::AttachRequested`]).
+    /// Accepts a link that the peer requested ([`Event::AttachRequested`]).
     pub fn accept(&mut self, link: LinkId, accept: &Accept<'_>) {
         if !self.put_attach(link, Some(accept)) {
             return;
@@ -203,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Refuses a link that the peer asked for: an attach without our terminus, then a detach with the error.
+    /// Refuses a link that the peer requested: an attach without our terminus, then a detach with the error.
     pub fn refuse(&mut self, link: LinkId, error: &Fault<'_>, now: Instant) {
         if self.put_attach(link, None) {
             self.put_detach(link, Detached::Closed, Some(error), now);
@@ -325,7 +325,7 @@ impl Connection {
         })
     }
 
-    /// Everything that could be sent at once has been: gives the rest of the credit back, if the receiver asked for it.
+    /// Everything that could be sent at once has been: gives the rest of the credit back, if the receiver requested it.
     pub fn finish_drain(&mut self, link: LinkId) {
         let Some(slot) = self.link_mut(link) else { return };
         if slot.role == Role::Sender && slot.drain {
@@ -355,7 +355,7 @@ impl Connection {
         self.output.frame(id.session.channel, |buf| flow.encode(buf));
     }
 
-    /// The settle modes that the peer asked for, on an existing link.
+    /// The settle modes that the peer requested, on an existing link.
     #[must_use]
     pub fn settle_modes(&self, link: LinkId) -> Option<(SenderSettleMode, ReceiverSettleMode)> {
         self.link(link).map(|link| (link.snd_settle_mode, link.rcv_settle_mode))

@@ -24,7 +24,7 @@ impl Output {
             self.buf.clear();
             self.start = 0;
         } else if self.start >= MAX_WRITTEN && self.start * 2 >= self.buf.len() {
-            // A peer that never catches up must not make the buffer grow for ever. Each byte is moved at most once.
+            // A peer that never catches up must not make the buffer grow without bound. Each byte is moved at most once.
             self.buf.drain(..self.start);
             self.start = 0;
         }

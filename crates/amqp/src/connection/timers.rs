@@ -1,4 +1,4 @@
-//! What happens when nothing happens: idle time-outs both ways, waits for open, detach and close.
+//! Timers: idle time-outs both ways, waits for open, detach and close.
 
 use std::time::{Duration, Instant};
 

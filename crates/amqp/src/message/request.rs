@@ -13,7 +13,7 @@ pub struct Request<'a> {
     pub message_id: Option<Raw<'a>>,
     /// `put-token`, `READ`.
     pub operation: Option<&'a str>,
-    /// What kind of thing: of token, of entity.
+    /// The kind of the token or entity.
     pub kind: Option<&'a str>,
     /// The entity's name, or a token's audience.
     pub name: Option<&'a str>,

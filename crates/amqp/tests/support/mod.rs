@@ -12,7 +12,7 @@ use holdfast_amqp::{
     Accept, AttachSpec, ClientSasl, Config, Connection, Event, LinkId, OpenSpec, SaslCode, SessionId, Violation,
 };
 
-/// What a side is told, without the borrows.
+/// An event of a side, without the borrows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
     SaslInit(String),

@@ -47,7 +47,7 @@ fn order_case_spaces_and_unknown_names_do_not_matter() {
 }
 
 #[test]
-fn what_is_missing_or_excludes_another_is_named() {
+fn an_error_names_the_missing_or_excluding_part() {
     use ConnectionStringError::{Conflict, Duplicate, Endpoint, Id, Key, Missing, Part, TooLong};
     let cases = [
         ("", Missing("HostName")),

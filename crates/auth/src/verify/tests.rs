@@ -163,7 +163,7 @@ fn a_policy_token_is_none_of_the_identity_and_the_reverse() {
 }
 
 #[test]
-fn without_the_key_nobody_learns_what_a_policy_may_do() {
+fn without_the_key_the_rights_of_a_policy_stay_unknown() {
     let policy = Policy {
         name: "p".into(),
         keys: keys(),
@@ -193,7 +193,7 @@ fn the_text_of_a_key_signs_only_for_policies() {
 
 proptest! {
     #[test]
-    fn what_is_signed_verifies_and_one_flipped_bit_refuses(
+    fn a_signed_token_verifies_and_one_flipped_bit_refuses(
         id in "[A-Za-z0-9:.+%_#*?!(),=@;$'-]{1,40}",
         expiry in 1_900_000_000u64..5_000_000_000,
         at in any::<prop::sample::Index>(),
@@ -208,7 +208,7 @@ proptest! {
         token.flip_signature_bit(at.index(SIGNATURE_BYTES), bit);
         prop_assert_eq!(verify(&token, &device(&id), &keys(), &names(), NOW), Err(SasRefusal::Signature));
 
-        // A bit of sr or se, as they stand in the token: nothing but a refusal comes of it.
+        // A flipped bit of sr or se, as written in the token, must lead to a refusal.
         let token = SasToken::parse(&text).unwrap();
         for part in [token.resource(), token.expiry()] {
             let start = part.as_ptr() as usize - text.as_ptr() as usize;

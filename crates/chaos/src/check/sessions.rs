@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_while_a_client_was_cut_off_may_come_as_long_after_as_that_lasted() {
+    fn messages_of_a_client_that_was_cut_off_may_arrive_as_late_as_the_cut_lasted() {
         let cut_off = |nodes| Fault {
             kind: CUTS_CLIENTS.into(),
             nodes,

@@ -28,7 +28,7 @@ const ATTEMPTS: u32 = 20;
 
 /// How a device loses its rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Revocation {
     Disable,
     RollKey,
     Delete,
@@ -82,9 +82,9 @@ pub(super) async fn run(shared: Rc<Shared>, devices: Range<u32>, rng: StdRng) {
 impl Revoker {
     async fn revoke(&mut self, number: u32) {
         let way = match self.rng.random_range(0..4) {
-            0 | 1 => Way::Disable,
-            2 => Way::RollKey,
-            _ => Way::Delete,
+            0 | 1 => Revocation::Disable,
+            2 => Revocation::RollKey,
+            _ => Revocation::Delete,
         };
         for _ in 0..ATTEMPTS {
             match self.try_revoke(number, way).await {
@@ -141,7 +141,7 @@ impl Revoker {
         Ok(Some((document, etag)))
     }
 
-    async fn try_revoke(&mut self, number: u32, way: Way) -> Result<bool> {
+    async fn try_revoke(&mut self, number: u32, way: Revocation) -> Result<bool> {
         let device = self.shared.targets.names().name(number);
         let asked = self.shared.recorder.now();
         let Some((mut document, etag)) = self.read(&device).await? else {
@@ -150,13 +150,15 @@ impl Revoker {
             return Ok(true);
         };
         match way {
-            Way::Disable => document["status"] = json!("disabled"),
-            Way::RollKey => document["authentication"]["symmetricKey"]["primaryKey"] = json!(random_key(&mut self.rng)),
-            Way::Delete => {}
+            Revocation::Disable => document["status"] = json!("disabled"),
+            Revocation::RollKey => {
+                document["authentication"]["symmetricKey"]["primaryKey"] = json!(random_key(&mut self.rng))
+            }
+            Revocation::Delete => {}
         }
         let (method, body) = match way {
-            Way::Delete => (Method::DELETE, None),
-            Way::Disable | Way::RollKey => (Method::PUT, Some(document)),
+            Revocation::Delete => (Method::DELETE, None),
+            Revocation::Disable | Revocation::RollKey => (Method::PUT, Some(document)),
         };
         let done = self.change(&device, false, method, Some(&etag), body.as_ref()).await?;
         Ok(done == Some(true))

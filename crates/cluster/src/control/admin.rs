@@ -37,12 +37,12 @@ impl Control {
         assemble(&view, self.0.id, &answers)
     }
 
-    /// Creates a token with which one node may join within `life`; returns its secret.
+    /// Creates a token with which one node may join within `lifetime`; returns its secret.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn create_token(&self, life: Duration, role: NodeRole) -> Result<String, ControlError> {
-        Ok(self.0.registry.create_join_token(life, role).await?)
+    pub async fn create_token(&self, lifetime: Duration, role: NodeRole) -> Result<String, ControlError> {
+        Ok(self.0.registry.create_join_token(lifetime, role).await?)
     }
 
     /// The join tokens without their secrets, the newest first; up to date as of the call.
@@ -248,7 +248,7 @@ fn check_remove(
     }
     if let Some(group) = status.groups.iter().find(|group| group.leader.is_none()) {
         return Err(format!(
-            "{} has no leader, so that it cannot go on without '{name}': bring its other nodes back first, see \
+            "{} has no leader, so that it cannot continue without '{name}': bring its other nodes back first, see \
              `holdfast cluster status`",
             group.name
         ));

@@ -47,7 +47,7 @@ async fn ask(addresses: &[&str], answers: Vec<Result<Bytes, CallError>>) -> (Res
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_are_asked_until_one_can_decide() {
+async fn a_join_tries_members_until_one_can_decide() {
     let not_now = encode_answer(refusal(Kind::NotNow, "the registry has no leader"));
     let answers = vec![
         Err(CallError::NotSent("connection refused".into())),

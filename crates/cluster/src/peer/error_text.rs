@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_that_are_not_http2_are_told_from_a_lost_connection() {
+    async fn bytes_that_are_not_http2_differ_from_a_lost_connection() {
         let (mut peer, socket) = tokio::io::duplex(4096);
         peer.write_all(&[0xff; 64]).await.unwrap();
         let error = h2::server::handshake(socket).await.err().unwrap();

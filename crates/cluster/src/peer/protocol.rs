@@ -1,4 +1,4 @@
-//! What two nodes say to each other over a connection (docs/peer-protocol.md). Pure: no sockets, no clocks, no tasks.
+//! The messages between two nodes over a connection (docs/peer-protocol.md). Pure: no sockets, no clocks, no tasks.
 
 pub(crate) mod frame;
 pub(crate) mod hello;

@@ -214,7 +214,7 @@ fn registry_voters_are_odd_and_kept_where_possible() {
     assert_eq!(
         voters(NodeId(3).get(), &[NodeId(1), NodeId(2), NodeId(3)], &[NodeId(3)]),
         set(&[NodeId(1), NodeId(2), NodeId(3)]),
-        "nobody else is there"
+        "there is no other node"
     );
 }
 

@@ -260,7 +260,7 @@ impl Slot {
         });
     }
 
-    /// Changes the owner, unless the change belongs to an earlier term; `term` 0 stands for any term.
+    /// Changes the owner, unless the change belongs to an earlier term; `term` 0 means any term.
     fn set(&self, term: Term, decide: impl FnOnce(Option<Owner>) -> Option<Option<Owner>>) {
         let mut latest = self.latest.write();
         if term > Term(0) && term < *latest {

@@ -1,4 +1,4 @@
-//! What nodes say to each other about partitions. Pure.
+//! The messages between nodes about partitions. Pure.
 
 pub(super) mod event_frames;
 pub(super) mod messages;

@@ -310,7 +310,7 @@ impl Cluster {
                     return secret;
                 }
             }
-            assert!(Instant::now() < deadline, "nobody makes a token");
+            assert!(Instant::now() < deadline, "no node makes a token");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

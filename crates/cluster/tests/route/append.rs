@@ -36,14 +36,14 @@ async fn every_node_appends_to_every_partition_and_reads_it() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_without_replicas_is_reported() {
     let cluster = Cluster::start(2).await;
-    let nobody = PartitionId(HOSTED);
-    let mut sender = BatchSender::new(cluster.on(GATEWAY), nobody, 0);
+    let ownerless = PartitionId(HOSTED);
+    let mut sender = BatchSender::new(cluster.on(GATEWAY), ownerless, 0);
     let entry = sender.batch();
-    let refused = append(cluster.on(GATEWAY), nobody, entry).await;
+    let refused = append(cluster.on(GATEWAY), ownerless, entry).await;
     assert_eq!(refused, Err(AppendError::NotLeader { leader: None }));
     assert_eq!(
-        cluster.on(GATEWAY).status(nobody).await,
-        Err(RouteError::NoOwner(nobody))
+        cluster.on(GATEWAY).status(ownerless).await,
+        Err(RouteError::NoOwner(ownerless))
     );
 }
 

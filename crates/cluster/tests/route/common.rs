@@ -302,7 +302,7 @@ pub(crate) async fn read(reader: &mut PartitionReader, next: &mut u64, count: us
     let mut bodies = Vec::new();
     while bodies.len() < count {
         let chunk = tokio::time::timeout(Duration::from_secs(60), reader.next()).await;
-        let mut chunk = chunk.expect("a reader waits for ever").unwrap();
+        let mut chunk = chunk.expect("a reader waits without end").unwrap();
         while let Some(event) = chunk.next_event() {
             let event = event.unwrap();
             assert_eq!(event.sequence.0, *next, "nothing is skipped and nothing comes twice");

@@ -19,7 +19,7 @@ fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
 async fn soon(lease: &mut holdfast_cluster::route::ReaderLease) -> Preempted {
     tokio::time::timeout(Duration::from_secs(10), lease.preempted())
         .await
-        .expect("never told")
+        .expect("never preempted")
 }
 
 async fn is_kept(lease: &mut holdfast_cluster::route::ReaderLease, timeout: Duration) -> bool {
@@ -52,7 +52,7 @@ async fn the_epoch_rule_holds_across_nodes() {
     let Preempted::Stolen(stolen) = soon(&mut first).await else {
         panic!()
     };
-    assert!(began.elapsed() < Duration::from_millis(100), "told at once");
+    assert!(began.elapsed() < Duration::from_millis(100), "preempted at once");
     assert_eq!(
         (stolen.by.name.as_str(), stolen.from.name.as_str()),
         ("second", "first")
@@ -68,7 +68,7 @@ async fn the_epoch_rule_holds_across_nodes() {
         .on(NodeId(3))
         .acquire_reader_lease(P, "g", receiver("plain", None))
         .await;
-    assert!(plain.is_ok(), "an owner that left blocks nobody");
+    assert!(plain.is_ok(), "an owner that left blocks no reader");
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +196,7 @@ async fn a_reader_that_was_cut_off_learns_that_it_was_preempted() {
         .acquire_reader_lease(P, "g", receiver("taken", 1))
         .await
         .unwrap();
-    assert!(is_kept(&mut cut, Duration::from_secs(5)).await, "nobody can tell it");
+    assert!(is_kept(&mut cut, Duration::from_secs(5)).await, "no node can notify it");
     cluster.network.heal_all();
     assert!(matches!(soon(&mut cut).await, Preempted::Stolen(_)));
     assert!(is_kept(&mut taken, Duration::from_secs(5)).await);

@@ -85,7 +85,7 @@ fn deliver(network: SimNetwork, from: NodeId, to: NodeId, flight: Flight) {
     let Flight {
         call, chunks, answer, ..
     } = flight;
-    let Some((dispatch, life)) = network.dispatch(to) else {
+    let Some((dispatch, running)) = network.dispatch(to) else {
         drop(answer.send(Err(down(to))));
         return;
     };
@@ -102,7 +102,7 @@ fn deliver(network: SimNetwork, from: NodeId, to: NodeId, flight: Flight) {
     holdfast_tasks::spawn("sim-answer", async move {
         let result = tokio::select! {
             biased;
-            () = ended(life) => Err(crashed(to)),
+            () = ended(running) => Err(crashed(to)),
             result = answering => result,
         };
         match network.fate(to, from, true) {
@@ -182,7 +182,7 @@ fn timed_download(
         let network = network.clone();
         async move {
             let (mut chunks, first) = state?;
-            let Some((_, life)) = network.dispatch(from) else {
+            let Some((_, running)) = network.dispatch(from) else {
                 return Some((Err(crashed(from)), None));
             };
             let quiet = async {
@@ -193,7 +193,7 @@ fn timed_download(
             };
             let chunk = tokio::select! {
                 biased;
-                () = ended(life) => Some(Err(crashed(from))),
+                () = ended(running) => Some(Err(crashed(from))),
                 chunk = chunks.next() => chunk,
                 () = quiet => Some(Err(silent(from))),
             };

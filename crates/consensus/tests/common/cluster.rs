@@ -77,7 +77,7 @@ impl Cluster {
         let transport = self.network.node(id, dispatch);
         let mut latencies = SmallRng::seed_from_u64(self.rng.random());
         let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
-        // A handle of a life that has ended fails, which is no news.
+        // A handle of an ended run fails, as expected.
         let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
         let disk = Arc::new(disk);
         let host = GroupHost {
@@ -110,7 +110,7 @@ impl Cluster {
         self.network.crash(id);
         let disk = self.disks.get_mut(&id).unwrap();
         *disk = disk.crash(&mut self.rng);
-        // Its tasks would go on ticking otherwise; what they write no longer reaches the disk.
+        // Its tasks would continue to tick otherwise; their writes no longer reach the disk.
         holdfast_tasks::spawn("killed", async move { node.group.shutdown().await });
     }
 

@@ -22,7 +22,7 @@ use holdfast_tasks::BlockingPool;
 const ENTRIES: u8 = 1;
 const APPLIED: u8 = 2;
 
-/// What a [`Journal`] holds, visible from outside while it runs.
+/// The content of a [`Journal`], visible from outside while it runs.
 pub type Applied = Arc<Mutex<Vec<Bytes>>>;
 
 /// Keeps every entry in order: in memory, and on disk as a state machine should.

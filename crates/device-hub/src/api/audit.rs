@@ -84,7 +84,7 @@ pub struct AuditRecord {
     pub time: UnixMillis,
     /// The attempted operation.
     pub operation: Operation,
-    /// The number that the peer was told.
+    /// The number that was sent to the peer.
     pub code: ErrorCode,
     /// The cause.
     pub reason: RefusalReason,
@@ -92,7 +92,7 @@ pub struct AuditRecord {
     pub protocol: Protocol,
     /// The network address of the peer.
     pub address: SocketAddr,
-    /// What exactly happened, where the reason alone does not say it.
+    /// The exact event, where the reason alone is not exact.
     pub detail: Option<Arc<str>>,
 }
 

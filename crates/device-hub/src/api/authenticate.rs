@@ -49,7 +49,7 @@ pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<Identit
     Ok(IdentityId { device, module })
 }
 
-/// Checks `request` at `now`. Some refusals need the leader's confirmation before the client may be told:
+/// Checks `request` at `now`. Some refusals need the leader's confirmation before they may be sent to the client:
 /// [`RefusalReason::needs_confirmation`].
 ///
 /// # Errors

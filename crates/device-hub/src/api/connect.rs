@@ -21,7 +21,7 @@ use crate::owner::subscriptions::SubscriptionAction;
 use crate::session_types::{SessionInfo, SessionNumber};
 
 /// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
-/// it is told to come again.
+/// it is asked to retry later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The answer to a connect request: mostly immediate, sometimes after calls to other nodes.
@@ -138,7 +138,7 @@ impl Core {
         let mut confirms = !needs_lease;
         loop {
             if confirms && let Err(error) = registry.read_barrier().await {
-                tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is told to come again");
+                tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is asked to retry later");
                 return Err(unconfirmed());
             }
             let now = self.clock().now();
@@ -205,7 +205,7 @@ impl Core {
         let mut attached = None;
         if let ImmediateAttach::Ready(number, older) = self.hub.attach_now(partition, &info, key, self.index()) {
             holdfast_tasks::panic_point("attach", request.model_id.unwrap_or_default().as_bytes());
-            // Messages of the older connections stand in this core's pipeline before any of the new one.
+            // Messages of the older connections are in this core's pipeline before any of the new one.
             for older in older {
                 self.close_target(older, CloseReason::TakenOver);
             }
@@ -236,7 +236,7 @@ impl Core {
                     Ok(session(begun))
                 }
                 Err(error) => {
-                    tracing::debug!(device = request.device, %error, "a session could not be attached; the client is told to come again");
+                    tracing::debug!(device = request.device, %error, "a session could not be attached; the client is asked to retry later");
                     // Whatever the cause: the next attempt reports it.
                     Err(core.refuse(&request.borrow(), Refusal::new(RefusalReason::Unconfirmed)))
                 }

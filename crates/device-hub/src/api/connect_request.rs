@@ -110,7 +110,7 @@ pub struct ConnectRequest<'a> {
     pub credential: Credential<'a>,
     /// The model id that it announces (docs/spec/device-mqtt.md §2.2).
     pub model_id: Option<&'a str>,
-    /// What it wants of the session that its identity has stored.
+    /// Its request about the stored session of its identity.
     pub stored_session: StoredSession,
     /// The protocol of its connection.
     pub protocol: Protocol,
@@ -118,10 +118,10 @@ pub struct ConnectRequest<'a> {
     pub address: SocketAddr,
 }
 
-/// What a new connection wants of the subscriptions that outlive connections.
+/// A new connection's request about the subscriptions that outlive connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredSession {
-    /// Its protocol has none: what is stored stays.
+    /// Its protocol has none: the stored session stays.
     Unused,
     /// To continue with them: MQTT's clean session 0.
     Resume,
@@ -132,7 +132,7 @@ pub enum StoredSession {
 /// A client was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// The number that the client may be told.
+    /// The number that may be sent to the client.
     pub code: ErrorCode,
     /// The exact cause, for the operator.
     pub reason: RefusalReason,
@@ -149,7 +149,7 @@ impl Refusal {
     }
 
     /// Whether the hub is sure. An uncertain refusal must not look final to the client: the Python and Node SDKs give up
-    /// for ever on a certain one (docs/spec/device-mqtt.md §2.4).
+    /// permanently on a certain one (docs/spec/device-mqtt.md §2.4).
     #[must_use]
     pub fn is_certain(self) -> bool {
         !matches!(self.reason, RefusalReason::Unconfirmed | RefusalReason::Draining)

@@ -26,7 +26,7 @@ use holdfast_tasks::sync::SharedCell;
 pub enum Outcome {
     /// Committed by the quorum and synced.
     Committed,
-    /// Not committed, or the outcome is unknown: the sender must not be told that it was.
+    /// Not committed, or the outcome is unknown: the sender must not get an acknowledgement.
     Failed,
 }
 

@@ -37,7 +37,7 @@ impl DeliveryKind {
     }
 }
 
-/// What happens to an unsettled delivery when a newer session of the identity begins.
+/// The treatment of an unsettled delivery when a newer session of the identity begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnSessionChange {
     /// It goes to the newer session, even if the device may have received it.
@@ -51,9 +51,9 @@ pub enum OnSessionChange {
 pub struct Delivery {
     /// The feature that it belongs to.
     pub kind: DeliveryKind,
-    /// What happens when the session changes.
+    /// Its treatment when the session changes.
     pub on_session_change: OnSessionChange,
-    /// What front ends put beside the body: the properties of a cloud-to-device message as `name=value` pairs in URL
+    /// The front end's data beside the body: the properties of a cloud-to-device message as `name=value` pairs in URL
     /// encoding, the name and request id of a method as `name/id`, the version of a twin change.
     pub head: Arc<str>,
     /// The encoded message.

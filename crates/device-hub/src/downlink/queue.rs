@@ -69,7 +69,7 @@ pub(crate) struct DeliveryQueue {
     /// Unsettled deliveries in order: accepted and sent ones first, then queued ones.
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// What the gateway has granted to this session, and how much of it is used.
+    /// The gateway's grant for this session, and the used part of it.
     credit: Credit,
 }
 

@@ -1,4 +1,4 @@
-//! What a gateway reports to the owner about deliveries: credit that front ends grant, and settlements.
+//! A gateway's reports to the owner about deliveries: credit that front ends grant, and settlements.
 //!
 //! Reports to an owner on another node go with the other changes of sessions ([`crate::gateway::attach`]). Credit is
 //! reported as counters, of which only the latest matter; settlements stay queued until an owner has answered.

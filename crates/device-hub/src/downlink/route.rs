@@ -1,7 +1,7 @@
 //! Deliveries from any node: to the owner of the identity's partition, on this node or with one call, which is answered
 //! with the outcome.
 //!
-//! Why one call: what a caller learns is exact. It is repeated only while the delivery is certainly not queued.
+//! Why one call: the caller's answer is exact. It is repeated only while the delivery is certainly not queued.
 //! Invariants: a delivery is queued at most once; the caller learns whether it is queued, or that this is unknown; bytes
 //! of deliveries that wait for other nodes are bounded, so that they delay no other call between nodes.
 //! Not here: queues ([`super::queue`]), the calls to gateways ([`super::send`]).

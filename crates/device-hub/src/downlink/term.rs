@@ -33,7 +33,7 @@ pub(crate) enum DeliveryAnswer {
     Accepted,
     /// No capacity at the moment: sent again.
     NoCapacity,
-    /// The session is not there, or the link is not the current one: what happens next follows from the session's end, or
+    /// The session is not there, or the link is not the current one: the next step follows from the session's end, or
     /// from the next report of the gateway.
     Gone,
 }

@@ -153,7 +153,7 @@ fn check_remote_sessions(hub: &Arc<DeviceHub>, identity: Option<IdentityId>, per
 }
 
 /// Has gateways close sessions. A gateway that does not answer loses its link and gets no further calls: it comes back
-/// with a report of all its sessions, and is told then.
+/// with a report of all its sessions, whose answer names the closed ones.
 async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked: Vec<(Term, SessionRow)>) {
     let unreachable = Mutex::new(BTreeSet::new());
     let closings = revoked.into_iter().map(|(term, row)| {

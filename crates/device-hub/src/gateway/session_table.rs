@@ -38,7 +38,7 @@ pub(crate) struct LocalSession {
     pub(crate) key: SessionKey,
     pub(crate) core: u16,
     pub(crate) number: SessionNumber,
-    /// Older sessions of the identity that it superseded on its core; their records may still stand before its own.
+    /// Older sessions of the identity that it superseded on its core; their records may still precede its own.
     pub(crate) predecessors: Option<Box<[SessionKey]>>,
     /// Set when its front end has granted credit for deliveries.
     pub(crate) credit: Option<Arc<SharedCredit>>,

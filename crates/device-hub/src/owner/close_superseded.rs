@@ -2,7 +2,7 @@
 //!
 //! Everything that the older one has sent is decided first. When its gateway does not answer, the newer one waits until
 //! that gateway can no longer act for it, and the gateway's link is broken: the gateway comes back with a report of all its
-//! sessions, is told which have ended, and drops what they had in flight. A node that is cut off cannot know whether
+//! sessions, learns which have ended, and drops their messages in flight. A node that is cut off cannot know whether
 //! another one owns the partition meanwhile: so after the wait a quorum confirms that this node still does.
 
 use std::sync::Arc;

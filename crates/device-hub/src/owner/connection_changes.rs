@@ -1,7 +1,7 @@
 //! Connections that began, ended or were active, until the log has them.
 //!
 //! Why gathered: a fleet that reconnects becomes a few entries, and a device that comes and goes within a moment becomes
-//! one value. A crash loses the last moment of it, which nobody was told about.
+//! one value. A crash loses the newest changes, which were not acknowledged to anyone.
 //! Pure: [`super::connection_log`] writes the log.
 
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ impl ConnectionChanges {
         )
     }
 
-    /// The log has `written`; what has changed since stays.
+    /// The log has `written`; later changes stay.
     pub(super) fn end_write(&mut self, written: &[ConnectionChange]) {
         self.is_writing = false;
         for (identity, generation, connection) in written {
@@ -130,6 +130,10 @@ mod tests {
         }
         assert_eq!(changes.unwritten.len(), MAX_UNWRITTEN);
         changes.record(&identity(0), &generation, at(2));
-        assert_eq!(changes.get(&identity(0), &generation), Some(at(2)), "known ones go on");
+        assert_eq!(
+            changes.get(&identity(0), &generation),
+            Some(at(2)),
+            "known ones are still updated"
+        );
     }
 }

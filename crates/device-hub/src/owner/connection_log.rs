@@ -1,7 +1,7 @@
 //! Writes what has happened to connections into the partition's log, and reads it back.
 //!
 //! Why: connection state and last activity survive a restart and a change of the owner (docs/decisions/0029).
-//! Not here: what is gathered until then ([`super::connection_changes`]), how nodes ask owners (`api/diagnose`).
+//! Not here: the changes gathered until then ([`super::connection_changes`]), how nodes ask owners (`api/diagnose`).
 
 use std::sync::Arc;
 use std::time::Duration;

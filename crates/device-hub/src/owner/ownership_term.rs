@@ -179,7 +179,7 @@ impl OwnershipTerm {
     /// The gateway starts a link: its sessions follow.
     pub(super) fn start_sync(&mut self, caller: CallerLink) -> Result<(), OwnerError> {
         if !self.absent.is_loaded() {
-            // Without the recorded absences nobody can tell which of its sessions have ended.
+            // Without the recorded absences the owner cannot know which of its sessions have ended.
             return Err(OwnerError::NotOwner);
         }
         if let Some(link) = self.links.get(&caller.gateway) {

@@ -20,7 +20,7 @@ use crate::DeviceHub;
 use crate::device_state;
 use crate::rpc::codec;
 
-/// How often a node looks for partitions whose state is to be reconciled.
+/// How often a node checks for partitions whose state is to be reconciled.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The kinds of device state that this crate keeps.
@@ -55,7 +55,7 @@ impl DeviceHub {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
-        // Read before any identity: what the replica lacks although it knows a newer generation, has been deleted.
+        // Read before any identity: one that the replica lacks although it knows a newer generation has been deleted.
         let newest = match self.parts.registry.newest_generation() {
             Ok(newest) => newest,
             Err(error) => {

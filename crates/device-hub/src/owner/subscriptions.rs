@@ -26,7 +26,7 @@ const MAX_READS: usize = 32;
 /// Delay before changes of unknown outcome are proposed again.
 const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 
-/// What a session asks of its identity's stored subscriptions.
+/// A session's request about its identity's stored subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SubscriptionAction {
     Load,

@@ -93,7 +93,7 @@ pub(crate) fn encode_module(identity: &IdentityId) -> String {
         .unwrap_or_default()
 }
 
-/// An identity whose connection is asked for, and its generation as the asking node knows it.
+/// An identity whose connection is queried, and its generation as the calling node knows it.
 pub(crate) type QueriedIdentity = (IdentityId, Option<GenerationId>);
 
 pub(crate) fn encode_queried((identity, generation): &QueriedIdentity) -> proto::SessionIdentity {

@@ -330,7 +330,7 @@ impl CallServer {
 impl DeviceHub {
     /// Whether the identity has certainly changed since a gateway authenticated it, whose replica was at `registry_index`.
     fn is_revoked(&self, info: &SessionInfo, registry_index: u64) -> bool {
-        // A replica that is behind the gateway's cannot tell.
+        // A replica that is behind the gateway's is no evidence.
         self.parts.registry.group().applied_index() >= registry_index && !self.is_still_authorized(info)
     }
 }

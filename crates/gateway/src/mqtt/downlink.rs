@@ -1,7 +1,7 @@
 //! Deliveries to a client: a window of PUBLISH packets, and the credit that the hub has for it.
 //!
 //! Why: the owner sends only what was granted, so that a client that does not acknowledge costs one window and delays
-//! nobody else.
+//! no other client.
 //! Invariants: a connection without an open channel for deliveries grants nothing and holds nothing; at most
 //! [`WINDOW_MESSAGES`] and about [`WINDOW_BYTES`] are granted and not settled; each delivery is settled once: at QoS 1 by
 //! its PUBACK, in any order, at QoS 0 when it is written (Spec device-mqtt §6).

@@ -141,7 +141,7 @@ impl Connection {
         self.front.core.send(session, message, receipt, received);
     }
 
-    /// Answers requests for twins and methods, which a later version serves: some SDKs wait for an answer for ever (Spec
+    /// Answers requests for twins and methods, which a later version serves: some SDKs wait for an answer without a timeout (Spec
     /// device-mqtt §7.1).
     fn request(&self, state: &mut State, topic: &DeviceTopic<'_>, packet: &Publish<'_>, now_ms: u64) {
         let mut bytes = Vec::new();

@@ -257,7 +257,7 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
          \x20   {program} device connection-string dev-1{flag}     # goes into the device\n\
          \x20   {program} monitor-events{flag}                     # what devices send, live\n\
          \x20   {program} device diagnose dev-1{flag}              # why can't it connect?\n\n\
-         \x20 docs/compatibility.md says how each SDK is told to trust the CA. Ctrl-C stops the hub.\n\n",
+         \x20 docs/compatibility.md says how to make each SDK trust the CA. Ctrl-C stops the hub.\n\n",
     ));
     text
 }

@@ -155,7 +155,7 @@ impl ClusterConfig {
         !self.listen.is_empty()
     }
 
-    /// Whether the others are told an address at which they reach this node.
+    /// Whether the advertised address reaches this node.
     fn is_reachable(&self) -> bool {
         let is_specified = |address: &SocketAddr| !address.ip().is_unspecified();
         !self.is_on() || !self.advertise.is_empty() || self.listen.iter().any(is_specified)

@@ -27,7 +27,7 @@ struct Files {
     key: PathBuf,
 }
 
-/// What TLS listeners show; nothing when no certificate is configured.
+/// The certificate of TLS listeners; nothing when no certificate is configured.
 #[derive(Clone)]
 pub(crate) struct Tls(Option<Arc<Inner>>);
 

@@ -1,4 +1,4 @@
-//! Damaged files: what a crash cuts off is dropped, anything else stops the hub, which names the file and the place.
+//! Damaged files: a tail that a crash cut off is dropped, anything else stops the hub, which names the file and the place.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -95,7 +95,7 @@ fn a_flipped_bit_in_a_table_stops_the_hub_naming_file_and_offset() -> Result<()>
             let table = largest(&hub.database(), "sst")?;
             let at = scenario.rng.random_range(0..fs::metadata(&table)?.len() / 2);
             flip(&table, at)?;
-            // Tables are read when their data is asked for.
+            // Tables are read when their data is needed.
             let seen = match hub.start() {
                 Err(error) => {
                     let status = format!("exit status: {DAMAGED}");
@@ -110,7 +110,7 @@ fn a_flipped_bit_in_a_table_stops_the_hub_naming_file_and_offset() -> Result<()>
                     ensure!(read.is_err(), "damaged data was served: {read:#?}");
                     ensure!(
                         hub.wait_end()?.code() == Some(DAMAGED),
-                        "the hub goes on with damaged data"
+                        "the hub continues with damaged data"
                     );
                     "when it was read"
                 }

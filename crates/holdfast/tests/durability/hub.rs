@@ -172,7 +172,7 @@ impl Drop for Hub {
     }
 }
 
-/// A loopback address on which nobody listens: hubs of other tests and other runs have theirs.
+/// A loopback address without a listener: hubs of other tests and other runs have theirs.
 fn free_address() -> Result<Ipv4Addr> {
     for _ in 0..100 {
         let address = Ipv4Addr::new(

@@ -120,7 +120,7 @@ fn deaths(
             round += 1;
             reached = hub.start()?;
         }
-        // The hub goes on after the last death, too.
+        // The hub also works after the last kill.
         load.wait_acknowledged(100)?;
         ledgers.extend(load.end()?);
         figures.rounds = round;

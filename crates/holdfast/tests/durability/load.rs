@@ -38,7 +38,7 @@ pub(crate) fn create_devices(hub: &Hub) -> Result<()> {
 }
 
 impl Load {
-    /// Starts to publish to `hub`, and goes on when it dies and comes back.
+    /// Starts to publish to `hub`, and continues across its restarts.
     pub(crate) fn start(hub: &Hub) -> Result<Self> {
         let fleets: Vec<Fleet> = FLEETS.iter().map(|fleet| start(hub, fleet)).collect::<Result<_>>()?;
         for fleet in &fleets {

@@ -43,7 +43,7 @@ fn a_disk_that_lies_about_syncs_is_found_out_by_its_losses() -> Result<()> {
         say(&format!("lying disk, losses wanted: {figures}"));
         ensure!(
             figures.sum(|verdict| verdict.lost) > 0,
-            "the disk lost acknowledged messages, and nobody noticed"
+            "the disk lost acknowledged messages, and no check noticed"
         );
         Ok(())
     })
@@ -144,7 +144,7 @@ fn count_keys(data: &Path) -> Result<u64> {
     Ok(found)
 }
 
-/// Not a test of its own: what [`keys_after_a_kill`] starts.
+/// Not a test of its own: [`keys_after_a_kill`] starts it.
 #[test]
 fn child_that_writes_until_it_is_killed() -> Result<()> {
     let Some(data) = std::env::var_os(CHILD_FOLDER) else {

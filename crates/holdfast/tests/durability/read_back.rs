@@ -15,7 +15,7 @@ use crate::scenario::block_on;
 /// For one partition, from its beginning to its end.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What stands in a hub's partitions, ledger by ledger; nothing has been trimmed.
+/// The content of a hub's partitions, ledger by ledger; nothing has been trimmed.
 pub(crate) fn read_back(hub: &Hub, ledgers: &[Ledger]) -> Result<Vec<Verdict>> {
     let (begins, verdicts) = read(hub, ledgers, Retention::Idle)?;
     ensure!(
@@ -65,7 +65,7 @@ async fn read_partition(
         let sequence = event.sequence().context("an event without a sequence number")?;
         ensure!(sequence >= expected, "{sequence} comes after {}", expected - 1);
         for judge in &mut *judges {
-            // A reader that retention has overtaken goes on with the oldest event that is left.
+            // A reader that retention has overtaken continues with the oldest event that is left.
             if sequence != expected && retention == Retention::Idle {
                 judge.sequence_jump(partition, expected, sequence);
             }

@@ -25,7 +25,7 @@ fn registry_writes_that_were_answered_survive() -> Result<()> {
         let mut hub = Hub::new(scenario.folder.path())?;
         hub.forget_unsynced()?;
         let mut reached = hub.start()?;
-        // Every device that was written about: what a GET must answer.
+        // Every written device, and the answer that a GET must give.
         let mut devices: BTreeMap<String, Option<String>> = BTreeMap::new();
         let (rounds, mut writes) = (rounds(10), 0);
         for round in 0..rounds {

@@ -1,4 +1,4 @@
-//! What all scenarios have in common: one at a time, a seed, a folder, and a report when something fails.
+//! The common part of all scenarios: one at a time, a seed, a folder, and a report when something fails.
 
 use std::fmt;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Lines of the hub's log that a failure shows.
 const LAST_LINES: usize = 40;
 
-/// What a scenario works with.
+/// The means of a scenario.
 pub(crate) struct Scenario {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) rng: StdRng,
@@ -55,7 +55,7 @@ pub(crate) fn rounds(usual: u64) -> u64 {
 
 /// Writes a line past the test harness, which would swallow it when the test passes.
 pub(crate) fn say(line: &str) {
-    // Nobody may be listening.
+    // There may be no listener.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(work)
 }
 
-/// What a scenario's line tells.
+/// The content of a scenario's line.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) rounds: u64,

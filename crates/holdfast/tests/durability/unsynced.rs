@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 /// The library's source.
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/durability/unsynced.c");
-/// What an operating system writes at once.
+/// The unit in which an operating system writes.
 const PAGE: usize = 4096;
 
 /// When names of files become durable.
@@ -48,7 +48,7 @@ impl Tail {
     }
 }
 
-/// What goes wrong with the disk from some moment on.
+/// A fault of the disk, from some moment on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Syncs succeed and keep nothing.

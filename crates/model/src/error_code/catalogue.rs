@@ -73,7 +73,7 @@ catalogue! {
     400027 ConnectionForcefullyClosedOnNewConnection: Taken, "the same device or module connected again and the older connection was closed",
         device "make sure that only one process uses the identity; after a network change this is normal", operator "if it repeats, two devices share one identity: give each its own";
     400028 InvalidDeviceScope: Argument, "a device scope or parent scope does not exist, forms a cycle or is too deep",
-        device "use the scope of an existing edge device", operator "look at the parent's deviceScope and generation";
+        device "use the scope of an existing edge device", operator "check the parent's deviceScope and generation";
     400029 ConnectionForcefullyClosedOnFaultInjection: ConnectionLost, "the connection was closed to test the client";
     400030 ConnectionRejectedOnFaultInjection: ConnectionLost, "the connection was refused to test the client";
     400031 InvalidEndpointAuthenticationType: Argument, "the authentication type of an endpoint is unknown";
@@ -113,7 +113,7 @@ catalogue! {
         device "choose another module id", operator "delete the edge device instead, or turn its edge capability off";
 
     403000 GenericForbidden: Operation, "forbidden, and no closer number fits",
-        device "look at the text of the answer", operator "look up the request id in the log for the exact cause";
+        device "check the text of the answer", operator "look up the request id in the log for the exact cause";
     403001 IotHubSuspended: Suspended, "the hub is suspended";
     403002 IotHubQuotaExceeded: Quota, "the hub's quota of messages or devices is used up",
         device "wait for the next day (UTC), or send less", operator "raise the quota in the configuration";
@@ -154,7 +154,7 @@ catalogue! {
     404101 QueryStoreClusterNotFound: NotFound, "the query store does not exist";
     404103 DeviceNotOnline: Offline, "the device is not connected or does not listen for methods";
     404104 DeviceConnectionClosedRemotely: ConnectionLost, "the connection ended without a goodbye: keep-alive ran out or the network broke",
-        device "look at the network and at the keep-alive interval; reconnect", operator "look whether many devices of one network lose their connection at once";
+        device "check the network and the keep-alive interval; reconnect", operator "check whether many devices of one network lose their connection at once";
     404301 ConfigurationNotFound: NotFound, "no such configuration";
     404302 GroupNotFound: NotFound, "no such group";
     404401 DigitalTwinModelNotFound: NotFound, "no such digital twin model";
@@ -206,21 +206,21 @@ catalogue! {
     415101 IncompatibleDataType: Unsupported, "a value has a type that does not fit";
     429000 GenericTooManyRequests: Throttled, "too many requests";
     429001 ThrottlingException: Throttled, "more requests of one kind than the hub's rate allows",
-        device "repeat after the time in Retry-After, with growing pauses", operator "look at the throttle metrics; raise the rate if the machine can carry it";
+        device "repeat after the time in Retry-After, with growing delays", operator "check the throttle metrics; raise the rate if the machine can carry it";
     429002 ThrottleBacklogLimitExceeded: Throttled, "the waiting queue of throttled requests is full",
-        device "repeat after the time in Retry-After, with growing pauses", operator "look at the throttle metrics; raise the rate if the machine can carry it";
+        device "repeat after the time in Retry-After, with growing delays", operator "check the throttle metrics; raise the rate if the machine can carry it";
     429003 ThrottlingBacklogTimeout: Throttled, "a throttled request waited too long",
-        device "repeat after the time in Retry-After, with growing pauses", operator "look at the throttle metrics; raise the rate if the machine can carry it";
+        device "repeat after the time in Retry-After, with growing delays", operator "check the throttle metrics; raise the rate if the machine can carry it";
     429004 ThrottlingMaxActiveJobCountExceeded: Throttled, "as many jobs run as may";
     429005 DeviceThrottlingLimitExceeded: Throttled, "one device sends more than its rate allows";
     499000 ClientClosedRequest: Timeout, "the client went away before the answer";
 
     500000 GenericServerError: Internal, "the hub failed";
     500001 ServerError: Internal, "the hub failed in a way that it did not expect",
-        device "repeat with growing pauses; report the tracking id", operator "look up the tracking id in the log and report it as a bug";
+        device "repeat with growing delays; report the tracking id", operator "look up the tracking id in the log and report it as a bug";
     500002 JobCancelled: Internal, "the job was cancelled";
     500008 GenericTimeout: Timeout, "no answer in time; whether the request was done is unknown",
-        device "read the resource, then repeat if needed", operator "look at disk latency and at the health of the cluster";
+        device "read the resource, then repeat if needed", operator "check disk latency and the health of the cluster";
     500009 InvalidThrottleParameter: Internal, "a throttle is set to an impossible value";
     500301 ModelRepoEndpointError: Internal, "the model repository failed";
     500302 ResolutionError: Internal, "a model could not be resolved";
@@ -235,15 +235,15 @@ catalogue! {
     502000 GenericBadGateway: Internal, "another system gave the hub a bad answer";
     503000 GenericServiceUnavailable: Busy, "the hub cannot serve the request now";
     503001 ServiceUnavailable: Busy, "the hub cannot serve the request now: it starts, stops, or its leader is being elected",
-        device "repeat with growing pauses", operator "if it lasts, look at /readyz and at the health of the cluster";
+        device "repeat with growing delays", operator "if it lasts, check /readyz and the health of the cluster";
     503003 PartitionNotFound: Busy, "the owner of the device's partition is not known at the moment",
-        device "repeat with growing pauses", operator "if it lasts, look at partition leaders in the metrics";
+        device "repeat with growing delays", operator "if it lasts, check partition leaders in the metrics";
     503004 IotHubActivationFailed: Busy, "the hub could not be activated";
     503005 ServerBusy: Busy, "the hub is overloaded or its disk is nearly full: it takes no more writes for now",
-        device "repeat with growing pauses; messages without acknowledgement were not stored", operator "look at free disk space, queue metrics and CPU";
+        device "repeat with growing delays; messages without acknowledgement were not stored", operator "check free disk space, queue metrics and CPU";
     503006 IotHubRestoring: Busy, "the hub is being restored";
     503008 ReceiveLinkOpensThrottled: Busy, "too many receivers are being opened",
-        device "open receivers with growing pauses", operator "look for a back end that opens receivers in a loop";
+        device "open receivers with growing delays", operator "look for a back end that opens receivers in a loop";
     503101 ConnectionUnavailable: Busy, "no connection to the device can be had";
     503102 DeviceUnavailable: Busy, "the device cannot be reached";
     503201 ConfigurationNotAvailable: Busy, "the configuration cannot be read now";

@@ -39,7 +39,7 @@ pub type ReasonCodes<'a> = &'a [u8];
 pub struct Filter<'a> {
     /// Not empty, UTF-8 without NUL.
     pub filter: &'a str,
-    /// The QoS asked for.
+    /// The requested QoS.
     pub qos: QoS,
 }
 
@@ -48,7 +48,7 @@ pub struct Filter<'a> {
 pub struct Filters<'a>(&'a [u8]);
 
 impl<'a> Filters<'a> {
-    /// The list as it stands in the packet.
+    /// The list as encoded in the packet.
     pub(super) const fn raw(self) -> &'a [u8] {
         self.0
     }
@@ -70,7 +70,7 @@ impl<'a> Filters<'a> {
 pub struct TextList<'a>(&'a [u8]);
 
 impl<'a> TextList<'a> {
-    /// The list as it stands in the packet.
+    /// The list as encoded in the packet.
     pub(super) const fn raw(self) -> &'a [u8] {
         self.0
     }

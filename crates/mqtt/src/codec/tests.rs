@@ -53,7 +53,7 @@ fn a_sas_connect_has_flags_c0_without_clean_session_or_c2_with_it() {
 }
 
 #[test]
-fn a_will_stands_between_client_id_and_user_name() {
+fn a_will_is_encoded_between_client_id_and_user_name() {
     let bytes = connect(4, 0x80 | 0x20 | 0x08 | 0x04, b"\x00\x01d\x00\x03t/x\x00\x02ab\x00\x01u");
     let Packet::Connect(packet) = decodes(&bytes, &Limits::NEW_CLIENT) else {
         panic!("CONNECT")

@@ -292,7 +292,7 @@ async fn a_new_replica_has_the_same_status_and_the_same_events() {
 }
 
 #[tokio::test]
-async fn an_empty_partition_and_one_that_was_never_trimmed_arrive_whole() {
+async fn an_empty_partition_and_one_that_was_never_trimmed_arrive_complete() {
     for batches in [0, 7] {
         let mut node = Node::start(Arc::new(SimDisk::new()), true).await;
         node.fill(batches, 1_000).await;
@@ -312,7 +312,7 @@ async fn an_empty_partition_and_one_that_was_never_trimmed_arrive_whole() {
 }
 
 #[tokio::test]
-async fn what_is_not_whole_is_refused_and_changes_nothing() {
+async fn an_incomplete_snapshot_is_refused_and_changes_nothing() {
     let mut node = Node::start(Arc::new(SimDisk::new()), true).await;
     // Entries that are longer than a chunk.
     for _ in 0..2 {

@@ -70,7 +70,7 @@ impl Streams {
         }
     }
 
-    /// Counts a batch that [`Self::check`] called [`Admission::Next`]; `log_index` is where it stands.
+    /// Counts a batch that [`Self::check`] called [`Admission::Next`]; `log_index` is its position.
     pub fn advance(&mut self, stream: &StreamId, batch_number: u64, log_index: u64) {
         let position = Position {
             incarnation: stream.incarnation,

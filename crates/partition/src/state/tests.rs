@@ -274,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn points_of_the_index_are_entries_and_lie_before_what_is_looked_up(
+    fn points_of_the_index_are_entries_before_the_requested_position(
         events in proptest::collection::vec(event(), 1..200),
         sequence in 0..400_u64,
         time in 0..1000_u64,

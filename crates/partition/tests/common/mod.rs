@@ -18,7 +18,7 @@ use holdfast_partition::{Chunk, Clock, Partition, PartitionConfig, PartitionStar
 use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, RocksDisk, StorageConfig};
 use holdfast_tasks::BlockingPool;
 
-/// The wall clock of a test: stands still until it is set.
+/// The wall clock of a test: constant until it is set.
 #[derive(Clone, Default)]
 pub(crate) struct TestClock(Arc<AtomicU64>);
 
@@ -196,7 +196,7 @@ pub(crate) fn dir_bytes(dir: &Path) -> u64 {
             match entry.metadata() {
                 Ok(meta) if meta.is_dir() => dir_bytes(&entry.path()),
                 Ok(meta) => meta.len(),
-                // RocksDB deletes files while we look.
+                // RocksDB deletes files during the check.
                 Err(_) => 0,
             }
         })

@@ -219,7 +219,7 @@ async fn waiting_tasks_are_notified_when_it_ends_and_when_it_begins_again() {
     let began = Instant::now();
     assert!(matches!(watch.changed().await, LeaseState::Lost { .. }));
     let after = began.elapsed();
-    assert!(after <= STALENESS + 2 * MS, "told {after:?} after the last grant");
+    assert!(after <= STALENESS + 2 * MS, "notified {after:?} after the last grant");
     // Also when an attempt hangs at that moment.
     stage.leader.set(|scene| scene.age = Some(Duration::ZERO));
     watch.held().await;

@@ -125,9 +125,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] when its lifetime is 0 or longer than [`MAX_JOIN_TOKEN_LIFETIME`], or there are too many
     /// unused tokens; else as [`Self::write`].
-    pub async fn create_join_token(&self, life: Duration, role: NodeRole) -> Result<String, RegistryError> {
+    pub async fn create_join_token(&self, lifetime: Duration, role: NodeRole) -> Result<String, RegistryError> {
         let secret = cluster::fresh_secret();
-        self.enter_join_token(&secret, life, role).await?;
+        self.enter_join_token(&secret, lifetime, role).await?;
         Ok(secret.to_string())
     }
 
@@ -135,15 +135,20 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] also when `secret` does not have the form of one.
-    pub async fn enter_join_token(&self, secret: &str, life: Duration, role: NodeRole) -> Result<(), RegistryError> {
-        if life.is_zero() || life > MAX_JOIN_TOKEN_LIFETIME {
+    pub async fn enter_join_token(
+        &self,
+        secret: &str,
+        lifetime: Duration,
+        role: NodeRole,
+    ) -> Result<(), RegistryError> {
+        if lifetime.is_zero() || lifetime > MAX_JOIN_TOKEN_LIFETIME {
             let days = MAX_JOIN_TOKEN_LIFETIME.as_secs() / (24 * 3600);
-            let text = format!("a join token lives at least a moment and at most {days} days");
+            let text = format!("a join token must be valid for more than 0 and at most {days} days");
             return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
         }
         self.change(Command::CreateJoinToken(proto::CreateJoinToken {
             secret_hash: cluster::secret_hash(secret)?,
-            expires_ms: (self.0.clock)().0.saturating_add(millis(life)),
+            expires_ms: (self.0.clock)().0.saturating_add(millis(lifetime)),
             role: cluster::role_to_proto(role).into(),
         }))
         .await

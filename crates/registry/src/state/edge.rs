@@ -55,7 +55,7 @@ pub(super) fn check_parent(view: &View<'_>, device: &DeviceId, is_edge: bool, sc
         depth += 1;
         if depth > MAX_SCOPE_DEPTH {
             return Err(refused(format!(
-                "more than {MAX_SCOPE_DEPTH} edge devices would stand in one line"
+                "more than {MAX_SCOPE_DEPTH} edge devices would be nested"
             )));
         }
         match resolve(view, &record.parent_scope)? {

@@ -256,7 +256,7 @@ fn existence_and_etag_decide_as_the_table_says() {
 }
 
 #[test]
-fn a_recreated_device_shares_nothing_even_when_the_clock_stands_still_or_goes_back() {
+fn a_recreated_device_shares_nothing_even_when_the_clock_stops_or_goes_back() {
     let mut hub = Memory::founded(100);
     let mut seen = std::collections::BTreeSet::new();
     for time_ms in [5_000, 5_000, 4_000, 0, 6_000] {

@@ -84,7 +84,7 @@ impl Cluster {
         let transport = self.network.node(id, dispatch);
         let mut latencies = SmallRng::seed_from_u64(self.rng.random());
         let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
-        // A handle of a life that has ended fails, which is no news.
+        // A handle of an ended run fails, as expected.
         let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
         let host = GroupHost {
             flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),

@@ -103,7 +103,7 @@ fn annotations(buf: &mut Vec<u8>, event: &Event<'_>) {
     finish_map(buf, start + 4, pairs);
 }
 
-/// Patches size and count of the map32 whose size stands at `at`.
+/// Patches size and count of the map32 whose size is at `at`.
 fn finish_map(buf: &mut [u8], at: usize, pairs: u32) {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! `$management` READ: what the event hub and its partitions look like (Spec amqp §8.2).
+//! `$management` READ: the description of the event hub and its partitions (Spec amqp §8.2).
 
 use holdfast_amqp::message::Request;
 use holdfast_amqp_server::{Certainty, Links, Refused, Tokens, Verdict, present};

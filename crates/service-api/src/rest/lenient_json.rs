@@ -26,7 +26,7 @@ struct Rewriter<'a> {
     text: &'a str,
     rest: Peekable<CharIndices<'a>>,
     strict: String,
-    /// The last character outside strings that is neither space nor comment; a quote stands for a string.
+    /// The last character outside strings that is neither space nor comment; a quote represents a string.
     last: char,
 }
 

@@ -1,4 +1,4 @@
-//! What all calls share: the hub, the cluster's control, limits and metrics.
+//! The shared state of all calls: the hub, the cluster's control, limits and metrics.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

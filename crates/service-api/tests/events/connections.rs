@@ -12,7 +12,7 @@ use crate::events_hub::{Hub, on_a_core};
 use crate::on_a_hub;
 
 #[test]
-fn a_connection_that_nobody_authenticates_is_closed_with_the_text_of_event_hubs() {
+fn an_unauthenticated_connection_is_closed_with_the_text_of_event_hubs() {
     on_a_core(|| async {
         let config = EventsConfig {
             unauthenticated_timeout: Duration::from_millis(200),

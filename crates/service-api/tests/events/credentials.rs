@@ -1,4 +1,4 @@
-//! Tokens and keys: what they open, and what happens when they end or are taken away.
+//! Tokens and keys: the rights that they grant, and the effect of expiry and revocation.
 
 use holdfast_amqp::selector::Start;
 use holdfast_amqp::{AttachSpec, ClientSasl, Event};

@@ -7,7 +7,7 @@ use holdfast_amqp::types::Value;
 use crate::on_a_hub;
 
 #[test]
-fn management_tells_of_the_hub_and_its_partitions() {
+fn management_describes_the_hub_and_its_partitions() {
     on_a_hub(|hub| async move {
         hub.append_texts(1, &["a", "b"]).await;
         let mut client = hub.reader().await;

@@ -1,4 +1,4 @@
-//! What readers get: the content of events, where they begin, credit, and filters.
+//! The view of readers: the content of events, where they begin, credit, and filters.
 
 use std::time::Duration;
 

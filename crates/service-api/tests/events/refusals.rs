@@ -95,7 +95,7 @@ fn a_reader_that_reconnects_at_once_is_answered_later_and_later_and_writes_few_a
 }
 
 #[test]
-fn what_does_not_exist_or_is_not_served_is_refused_with_its_condition() {
+fn a_missing_or_unsupported_entity_is_refused_with_its_condition() {
     on_a_hub(|hub| async move {
         let mut client = hub.reader().await;
         for (address, condition) in [

@@ -1,4 +1,4 @@
-//! Devices, modules, lists, bulk, keys: what is written, what is answered, what is there afterwards.
+//! Devices, modules, lists, bulk, keys: requests, answers, and the state afterwards.
 
 use serde_json::{Value, json};
 

@@ -158,7 +158,7 @@ impl Device {
             }
         } else if !calm {
             match chance {
-                // It has not noticed that its connection still stands.
+                // It does not know that its connection is still open.
                 0..8 => self.connect(cluster),
                 8..14 => {
                     self.retire();
@@ -340,7 +340,7 @@ impl Device {
     }
 
     /// The end: writes down its connections.
-    pub(crate) fn tell(&mut self) {
+    pub(crate) fn record_connections(&mut self) {
         self.retire();
         for older in &self.older {
             let Connected {

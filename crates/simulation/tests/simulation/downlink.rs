@@ -32,7 +32,7 @@ const NUMBERS: u64 = 1_000_000;
 /// The most deliveries that a device takes at a time.
 const WINDOW: u32 = 8;
 
-/// What a back end knows of a delivery.
+/// A back end's knowledge of a delivery.
 type Answer = Result<DeliveryOutcome, DeliveryError>;
 
 /// A delivery that a back end has sent.
@@ -46,7 +46,7 @@ pub(crate) struct Sent {
     answer: Option<Answer>,
 }
 
-/// What a session got.
+/// The deliveries that a session received.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Received {
     pub(crate) device: String,
@@ -159,7 +159,7 @@ async fn send(
 /// How a device's connection takes deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct Receiving {
-    /// What it has granted: deliveries and bytes.
+    /// Its grant: deliveries and bytes.
     granted: (u64, u64),
     /// How many it has seen.
     seen: usize,

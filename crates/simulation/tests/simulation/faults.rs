@@ -259,7 +259,7 @@ fn apply(end: End, world: &mut World) {
             total: 1 << 40,
         }),
         End::Start(node) => {
-            world.cluster.disks[&NodeId(node)].mend();
+            world.cluster.disks[&NodeId(node)].heal();
             world.start(NodeId(node));
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// Checks every node once.
-    pub(crate) fn look(&mut self, cluster: &Cluster, devices: &[Device], shared: &Rc<Shared>, grace: Duration) {
+    pub(crate) fn check(&mut self, cluster: &Cluster, devices: &[Device], shared: &Rc<Shared>, grace: Duration) {
         let now = Instant::now();
         for node in cluster.nodes.values() {
             let inside = node.registry.in_lease();

@@ -217,7 +217,7 @@ impl Operator {
         self.insist("remove", call).await;
     }
 
-    /// Waits until a node stands so.
+    /// Waits until a node has the state.
     async fn until(&mut self, node: NodeId, state: NodeState) {
         while self.state(node).await != Some(state) {
             tokio::time::sleep(RETRY_INTERVAL).await;
@@ -225,7 +225,7 @@ impl Operator {
         self.shared.note(format!("operator: {node} is {state:?}"));
     }
 
-    /// Where a node stands, as any node knows it.
+    /// The state of a node, as any node knows it.
     async fn state(&mut self, node: NodeId) -> Option<NodeState> {
         let access = self.shared.any(&mut self.rng)?;
         let confirmed = tokio::time::timeout(CALL_TIMEOUT, access.call(access.registry.read_barrier())).await;

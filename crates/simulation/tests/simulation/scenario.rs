@@ -158,7 +158,7 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         world.step().await;
         faults.step(&mut world, until);
         if shared.has_operator.get() {
-            shared.is_whole.set(world.is_whole());
+            shared.is_whole.set(world.has_all_replicas());
         }
         if healing {
             // A machine that has just lost its power, or whose node ended by itself, starts at once.
@@ -167,8 +167,8 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         for device in &mut devices {
             device.step(&mut world.cluster, healing).await;
         }
-        leases.look(&world.cluster, &devices, shared, GRACE);
-        if healing && is_well.look(&world, &devices) {
+        leases.check(&world.cluster, &devices, shared, GRACE);
+        if healing && is_well.check(&world, &devices) {
             break;
         }
         if Instant::now() >= give_up {
@@ -188,7 +188,7 @@ struct Wellness {
 }
 
 impl Wellness {
-    fn look(&mut self, world: &World, devices: &[Device]) -> bool {
+    fn check(&mut self, world: &World, devices: &[Device]) -> bool {
         let cluster = &world.cluster;
         let is_well = world.is_complete()
             && world.shared.active.get() == 0
@@ -236,7 +236,7 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     logs::compare(cluster, devices, shared);
     for device in &mut *devices {
         logs::check_device(cluster, device, shared).await;
-        device.tell();
+        device.record_connections();
     }
     let mut history = shared.history.take();
     logs::read_all(cluster, &mut history.readers).await;

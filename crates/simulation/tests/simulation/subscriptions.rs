@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use holdfast_simulation::Client;
 
-/// What a device knows of its stored subscriptions.
+/// A device's knowledge of its stored subscriptions.
 pub(crate) struct StoredSet {
     /// One of these is stored.
     possible: Vec<Option<Subscriptions>>,

@@ -44,7 +44,7 @@ impl World {
     }
 
     /// Whether all machines run, know each other, and every group has all its replicas on them.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(crate) fn has_all_replicas(&self) -> bool {
         let mut views = self.cluster.nodes.values().map(|node| node.registry.cluster());
         let first = views.next();
         self.is_complete()

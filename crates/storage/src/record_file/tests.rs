@@ -55,7 +55,7 @@ fn payload(length: usize, seed: u8) -> Vec<u8> {
 }
 
 #[test]
-fn whole_files_are_whole() {
+fn complete_files_have_no_cut_off_tail() {
     for lengths in [
         &[][..],
         &[0],

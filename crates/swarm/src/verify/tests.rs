@@ -41,7 +41,7 @@ fn payload(run: u64, device: u32, epoch: u32, number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_acknowledged_and_found_in_order_is_clean() {
+fn acknowledged_messages_found_in_order_are_clean() {
     let verdict = judge(vec![span(0, 0, 3, 5)], &[(0, 0), (0, 1), (0, 2), (0, 3)]);
     assert!(verdict.is_clean(), "{verdict:?}");
     assert_eq!(

@@ -15,14 +15,14 @@ use tokio::net::{TcpListener, TcpStream};
 /// An event: device and body. Its place in the list is its sequence number.
 pub(crate) type Stored = (String, Vec<u8>);
 
-/// What the endpoint has, and the token that it wants.
+/// The events of the endpoint, and the token that it requires.
 #[derive(Clone)]
 pub(crate) struct EventServer {
     pub(crate) partitions: Vec<Vec<Stored>>,
     pub(crate) token_prefix: String,
 }
 
-/// What a link is for.
+/// The purpose of a link.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Node {
     Cbs,

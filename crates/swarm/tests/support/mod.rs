@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What a broker does with messages.
+/// A broker's treatment of messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Habit {
     /// Keeps and acknowledges each.

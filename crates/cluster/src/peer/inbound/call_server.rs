@@ -300,7 +300,7 @@ impl CallServer {
             self.scan.as_mut().reset((now + SCAN_INTERVAL).into());
             let table = &self.connection.table;
             if now.duration_since(self.scanned) > SCAN_INTERVAL + GRACE {
-                // This process did not run; what the caller has sent meanwhile is still to be read.
+                // This process did not run; data that the caller has sent in that time is still unread.
                 self.connection.heard.store(table.now_ms(), Ordering::Relaxed);
             }
             self.scanned = now;

@@ -73,7 +73,7 @@ impl<'a> ReplyReader<'a> {
                 () = &mut scan => {
                     let now = Instant::now();
                     if now.duration_since(scanned) > SCAN_INTERVAL + STALL {
-                        // This process did not run; what the peer has sent meanwhile is still to be read.
+                        // This process did not run; data that the peer has sent in that time is still unread.
                         self.heard.store(self.table.now_ms(), Ordering::Relaxed);
                     }
                     scanned = now;

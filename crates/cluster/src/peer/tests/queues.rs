@@ -152,7 +152,7 @@ fn take(queue: &CallQueue) -> Option<Batch> {
 }
 
 #[tokio::test]
-async fn closing_a_queue_tells_sent_calls_from_unsent_ones() {
+async fn closing_a_queue_distinguishes_sent_calls_from_unsent_ones() {
     let queue = CallQueue::new(NodeId(2), 1 << 20, 10);
     let sent = queue.submit(call(b"sent")).unwrap();
     assert_eq!(started(&take(&queue).unwrap()).len(), 1);

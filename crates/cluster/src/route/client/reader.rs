@@ -1,6 +1,6 @@
 //! A reader of a partition's events, wherever its replicas are.
 //!
-//! Invariants: events are returned in order and once each: after a replica is lost, the next one is asked for exactly the
+//! Invariants: events are returned in order and once each: after a replica is lost, the next one is read from exactly the
 //! next event. Events are missed only if retention has removed them, which is counted. The events of a replica are checked
 //! against the expected sequence number; a difference ends the stream from that replica, not the reader.
 //! Memory is bounded by the transport's window and one frame.

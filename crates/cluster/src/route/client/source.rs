@@ -26,7 +26,7 @@ pub(super) enum Source {
     Local(Partition, Box<Reader>),
     /// A replica on another node.
     Remote(Box<RemoteReader>),
-    /// A replica is being looked for.
+    /// A replica is being searched.
     Opening(Pin<Box<dyn Future<Output = Result<Source, OpenError>> + Send>>),
 }
 

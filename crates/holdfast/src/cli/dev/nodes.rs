@@ -43,7 +43,7 @@ struct NodeProcess {
     child: Option<Child>,
 }
 
-/// Runs `args.nodes` nodes until it is told to stop.
+/// Runs `args.nodes` nodes until it receives a stop signal.
 pub(super) fn run(args: &Dev) -> Result<(), Failure> {
     let data_dir = std::path::absolute(&args.data_dir)?;
     preflight::data_dir(&data_dir)?;

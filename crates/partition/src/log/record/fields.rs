@@ -1,4 +1,4 @@
-//! Field numbers of `proto/holdfast/partition/v1`, as the tags that stand before the fields.
+//! Field numbers of `proto/holdfast/partition/v1`, as the tags that precede the fields.
 //!
 //! A test compares every one of them with what the generated code writes.
 

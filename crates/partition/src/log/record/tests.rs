@@ -223,7 +223,7 @@ fn simple(payload: usize) -> Sample {
 
 proptest! {
     #[test]
-    fn what_the_writer_writes_the_generated_code_reads_and_the_view_shows(
+    fn the_generated_code_and_the_view_read_the_writers_output(
         samples in proptest::collection::vec(sample(), 0..12),
     ) {
         let mut writer = BatchWriter::new();

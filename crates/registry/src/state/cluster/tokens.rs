@@ -11,7 +11,7 @@ use super::super::{Stop, Work, layout};
 use super::{RECORD_VERSION, existing, invalid, records};
 use crate::cluster::MAX_JOIN_TOKENS;
 
-/// How long an expired token is kept, so that a late node is told that it has expired.
+/// How long an expired token is kept, so that a late node learns that it has expired.
 const EXPIRED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
 /// Length of a SHA-256.

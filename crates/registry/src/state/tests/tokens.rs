@@ -13,7 +13,7 @@ fn revoke_command(number: u8) -> Command {
 }
 
 #[test]
-fn a_revoked_token_admits_nobody_and_does_not_come_back() {
+fn a_revoked_token_admits_no_node_and_does_not_come_back() {
     let mut hub = Memory::clustered();
     assert_eq!(version_of(&revoke_command(1)), 3, "an older replica stops there");
     assert_eq!(hub.code_at(99, revoke_command(1)), 404_000);

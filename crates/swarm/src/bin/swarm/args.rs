@@ -126,7 +126,7 @@ enum ReconnectArg {
     Ready,
 }
 
-/// What to measure and where the result goes.
+/// The measurement and the place of its result.
 #[derive(ClapArgs)]
 pub(crate) struct MeasureArgs {
     /// The server's processes, to measure their resource usage; those of connection.json by default

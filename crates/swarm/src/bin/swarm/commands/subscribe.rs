@@ -14,7 +14,7 @@ use crate::args::TargetArgs;
 pub(crate) struct Subscribe {
     #[command(flatten)]
     target: TargetArgs,
-    /// What to subscribe to
+    /// The topic filter to subscribe to
     #[arg(long, default_value = "swarm/#")]
     filter: String,
 }
