@@ -137,7 +137,7 @@ impl Faults {
     /// Ends everything at once.
     pub(crate) fn heal(&mut self, world: &mut World) {
         world.shared.note("heals".to_owned());
-        world.cluster.disks.values().for_each(holdfast_storage::SimDisk::mend);
+        world.cluster.disks.values().for_each(holdfast_storage::SimDisk::heal);
         for end in std::mem::take(&mut self.ends).into_keys() {
             apply(end, world);
         }
