@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Simulate) -> Result<(), Failure> {
     let hub = Arc::new(args.login.hub()?);
     if !(args.interval.is_finite() && (0.001..=MAX_INTERVAL_SECONDS).contains(&args.interval)) {
         return Err(Failure::usage(format!(
-            "--interval wants 0.001 to {MAX_INTERVAL_SECONDS} seconds"
+            "--interval must be 0.001 to {MAX_INTERVAL_SECONDS} seconds"
         )));
     }
     block_on(async {

@@ -111,7 +111,7 @@ pub trait Tree {
 ///     /// How much is held in memory.
 ///     pub struct CacheConfig = "cache" {
 ///         /// Memory for entries.
-///         pub memory was "ram": ByteSize = ByteSize::mib(8), in ByteSize(1).. => "wants more than nothing";
+///         pub memory was "ram": ByteSize = ByteSize::mib(8), in ByteSize(1).. => "must be greater than 0";
 ///         /// The largest entry.
 ///         pub max_entry: ByteSize = ByteSize::mib(1);
 ///     }

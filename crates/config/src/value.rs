@@ -32,7 +32,7 @@ impl Value {
             Self::List(_) => "a list".to_owned(),
             Self::Other(name) => (*name).to_owned(),
         };
-        format!("wants {what}, found {found}")
+        format!("must be {what}, found {found}")
     }
 
     fn text(&self, what: &str) -> Result<&str, String> {
@@ -192,7 +192,7 @@ fn parsed<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> 
 written_as_text! {
     String, "text", "list of texts", "text in quotes", parsed, String::clone;
     PathBuf, "path", "list of paths", "text in quotes", |text| match text {
-        "" => Err("wants a path, found nothing".to_owned()),
+        "" => Err("must be a path, found nothing".to_owned()),
         text => Ok(text.into()),
     }, |path| path.to_string_lossy().into_owned();
     SocketAddr, "address", "list of addresses", "text in quotes", |text| text

@@ -445,7 +445,7 @@ async fn a_snapshot_that_is_cut_off_is_sent_again() {
         .set_delay(Duration::from_millis(1)..=Duration::from_millis(2));
     cluster.group(NodeId(1)).add_learner(NodeId(2)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(cluster.nodes[&NodeId(2)].applied().is_empty(), "it is under way");
+    assert!(cluster.nodes[&NodeId(2)].applied().is_empty(), "it is in flight");
     cluster.kill(NodeId(2));
     cluster.start(NodeId(2)).await;
     cluster.all_applied(200).await;

@@ -49,7 +49,7 @@ fn cpu_ticks() -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// One entry of a group under way at a time, as a core proposes its batches.
+/// One entry of a group in flight at a time, as a core proposes its batches.
 async fn propose_all(group: Group, entry: Bytes, entries: usize) {
     for _ in 0..entries {
         let (done, committed) = tokio::sync::oneshot::channel();

@@ -170,7 +170,7 @@ fn nothing_reaches_a_session_on_a_cut_off_gateway_that_has_been_superseded() {
         old.grant_deliveries(100, ENOUGH);
         deliver(&cluster, NodeId(1), "d", 0);
         until_delivered(&old, 1).await;
-        // Calls are under way to the gateway, and arrive late, when the new session has begun.
+        // Calls are in flight to the gateway, and arrive late, when the new session has begun.
         cluster.network.set_delay(4 * SECOND..=5 * SECOND);
         for number in 1..5 {
             deliver(&cluster, NodeId(1), "d", number);

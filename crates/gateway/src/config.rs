@@ -10,9 +10,9 @@ holdfast_config::section! {
         /// Time from accepting a connection to its complete CONNECT.
         pub connect_timeout: Duration = Duration::from_secs(60);
         /// Connections of one core that have not authenticated yet; past it the one that has waited longest is closed.
-        pub max_unauthenticated: usize = 10_000, in 1.. => "wants more than nothing";
+        pub max_unauthenticated: usize = 10_000, in 1.. => "must be greater than 0";
         /// Bytes that wait to be written to one device; a device that lets more pile up is closed.
-        pub max_output: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "wants more than nothing";
+        pub max_output: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "must be greater than 0";
         /// Upper end of the random time after a token's expiry at which its connection is closed.
         pub expiry_jitter: Duration = Duration::from_secs(60);
     }

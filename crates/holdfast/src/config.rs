@@ -94,11 +94,11 @@ impl Config {
                 Invalid::new("hub", key, reason)
             })
             .collect();
-        // Each of them may have a call under way at one owner, which carries out so many of a node; what keeps the other
+        // Each of them may have a call in flight at one owner, which carries out so many of a node; what keeps the other
         // sessions alive goes the same way.
         let most = self.peers.max_in_flight_calls.saturating_sub(SESSION_CALLS_KEPT);
         if self.device_hub.max_waiting_connects > most {
-            let reason = format!("wants at most {most}, found {}", self.device_hub.max_waiting_connects);
+            let reason = format!("must be at most {most}, found {}", self.device_hub.max_waiting_connects);
             found.push(Invalid::new("device_hub", "max_waiting_connects", reason));
         }
         found

@@ -21,7 +21,7 @@ fn a_wrong_configuration_ends_with_2_and_names_every_line() {
         for expected in [
             ":2: unknown key hub.hots; did you mean hub.host?",
             ":5: unknown key storage.min_fre; did you mean storage.min_free?",
-            ":6: storage.block_cache: wants a size such as \"64KiB\", found 5",
+            ":6: storage.block_cache: must be a size such as \"64KiB\", found 5",
         ] {
             assert!(message.contains(expected), "{expected} is not in\n{message}");
         }

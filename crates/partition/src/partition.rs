@@ -236,7 +236,7 @@ impl Partition {
         self.0.group.propose_with_permit(permit, entry, committed).await;
     }
 
-    /// The same for a caller that waits. Dropping the future leaves the batch under way.
+    /// The same for a caller that waits. Dropping the future leaves the batch in flight.
     ///
     /// # Errors
     /// [`AppendError`].

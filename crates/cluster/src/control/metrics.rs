@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge};
 
 holdfast_model::metrics! {
-    /// Steps towards what the registry wants: members changed, leaders moved, replicas started and given up.
+    /// Steps towards the registry's desired state: members changed, leaders moved, replicas started and given up.
     counter steps(outcome) = "holdfast_control_steps_total";
     /// Groups led here whose members are not yet as wanted.
     gauge unsettled() = "holdfast_control_unsettled_groups";

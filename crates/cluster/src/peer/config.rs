@@ -10,13 +10,13 @@ holdfast_config::section! {
     /// Connections to other nodes.
     pub struct PeersConfig = "cluster" {
         /// The most bytes of calls to one node that wait to be sent; a call beyond is refused at once.
-        pub queue: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "wants more than nothing";
+        pub queue: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "must be greater than 0";
         /// The most bytes of calls of one node for one service that are executed at once; one beyond is refused.
-        pub max_in_flight was "under_way": ByteSize = ByteSize::mib(128), in ByteSize(1).. => "wants more than nothing";
+        pub max_in_flight was "under_way": ByteSize = ByteSize::mib(128), in ByteSize(1).. => "must be greater than 0";
         /// The most uploads and downloads (snapshots, remote readers) towards one node at once.
-        pub streams: usize = 512, in 1.. => "wants more than nothing";
+        pub streams: usize = 512, in 1.. => "must be greater than 0";
         /// The most connections of nodes that have not authenticated yet; one beyond is closed.
-        pub handshakes: usize = 256, in 1.. => "wants more than nothing";
+        pub handshakes: usize = 256, in 1.. => "must be greater than 0";
         /// How often a connected node is pinged.
         pub ping_interval: Duration = Duration::from_secs(1);
         /// A node that has not been heard for so long is no longer connected: calls to it end, and fail at once.
@@ -26,7 +26,7 @@ holdfast_config::section! {
         /// The longest backoff between two attempts to connect to a node.
         pub max_connect_backoff was "retry_pause": Duration = Duration::from_secs(1);
         /// How often the files of cluster.certificate_file, key_file and ca_file are checked.
-        pub reload_interval: Duration = Duration::from_secs(5), in Duration::from_millis(100).. => "wants at least 100 ms";
+        pub reload_interval: Duration = Duration::from_secs(5), in Duration::from_millis(100).. => "must be at least 100 ms";
         /// Accept certificates that do not name their node. The holder of one may then claim to be any node.
         pub accept_unnamed_certificates: bool = false;
     }

@@ -12,7 +12,7 @@ holdfast_model::metrics! {
     counter calls_failed() = "holdfast_peer_calls_refused_here_total";
     /// Calls of other nodes that were carried out.
     counter calls_served() = "holdfast_peer_calls_served_total";
-    /// Calls of other nodes beyond what may be under way.
+    /// Calls of other nodes beyond the limit of calls in flight.
     counter calls_over_limit() = "holdfast_peer_calls_turned_away_total";
     /// Frames of calls and answers.
     counter frames(direction) = "holdfast_peer_frames_total";

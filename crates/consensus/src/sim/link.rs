@@ -45,7 +45,7 @@ pub(super) fn send(
     };
     queue
         .try_send(flight)
-        .map_err(|_| CallError::NotSent(format!("too many calls are under way to node {to}").into()))?;
+        .map_err(|_| CallError::NotSent(format!("too many calls are in flight to node {to}").into()))?;
     Ok(answered)
 }
 

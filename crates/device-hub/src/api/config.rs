@@ -9,9 +9,9 @@ holdfast_config::section! {
     pub struct DeviceHubConfig = "device_hub" {
         /// Bytes of messages of one core that may wait for their commit before connections stop being read; beyond it each
         /// partition may hold one batch.
-        pub max_unacknowledged: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "wants more than nothing";
+        pub max_unacknowledged: ByteSize = ByteSize::mib(64), in ByteSize(1).. => "must be greater than 0";
         /// Bytes after which a batch is closed before its round ends; one batch is one entry of the log.
-        pub max_batch: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "wants more than nothing";
+        pub max_batch: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "must be greater than 0";
         /// Identities whose last refusals are remembered for `holdfast device diagnose`.
         pub max_refusal_identities: usize = 4096;
         /// Audit records of refusals that are written per second; more are counted, not written.
@@ -22,13 +22,13 @@ holdfast_config::section! {
         pub max_waiting_connects: usize = 10_000;
         /// Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace; more when
         /// it stops and ops.drain_timeout would not be enough for all.
-        pub drain_rate: u32 = 1000, in 1.. => "wants more than nothing";
+        pub drain_rate: u32 = 1000, in 1.. => "must be greater than 0";
         /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
         /// costs nothing. The begin and the end of a connection are always recorded.
         pub activity_interval: HumanDuration = HumanDuration::secs(300);
         /// How often the owner of a partition removes the stored state of identities that were deleted; also when it begins
         /// to own the partition.
-        pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "wants at least 1 s";
+        pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "must be at least 1 s";
     }
     fixed {
         /// Bytes of deliveries that front ends of this node may hold until devices have settled them; more are not taken

@@ -106,7 +106,7 @@ impl Core {
     }
 
     /// Stores the subscriptions of a session that outlives its connections. Ready when they are committed; a session has one
-    /// change under way at a time.
+    /// change in flight at a time.
     pub fn store_subscriptions(
         &self,
         session: &Session,

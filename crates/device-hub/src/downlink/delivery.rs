@@ -145,7 +145,7 @@ pub enum DeliveryError {
     Unknown,
 }
 
-/// A delivery under way.
+/// A delivery in flight.
 #[derive(Debug)]
 pub struct PendingDelivery {
     pub(crate) id: DeliveryId,

@@ -1,7 +1,7 @@
 //! The delivery queues of one ownership term, and which of them have something to send.
 //!
 //! Invariants: a queue belongs to the session that its identity has at the moment; nothing is taken for a session that has
-//! been superseded; one call with deliveries is under way to a gateway at a time, so that deliveries of a session arrive in
+//! been superseded; one call with deliveries is in flight to a gateway at a time, so that deliveries of a session arrive in
 //! order.
 //! Pure: the caller holds the lock of the term.
 

@@ -334,7 +334,7 @@ impl OwnershipTable {
     }
 
     /// The sessions that make these requests over an open link, `None` for those that are not the current ones of their
-    /// identities. The changes among the requests are under way until [`Self::subscriptions_decided`].
+    /// identities. The changes among the requests are in flight until [`Self::subscriptions_decided`].
     pub(crate) fn admit_subscriptions(
         &self,
         partition: PartitionId,

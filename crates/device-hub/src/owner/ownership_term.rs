@@ -112,7 +112,7 @@ pub(crate) struct OwnershipTerm {
     downlink: TermDownlink,
     pub(super) connections: ConnectionChanges,
     clock: Clock,
-    /// How many changes of an identity's stored subscriptions are under way.
+    /// How many changes of an identity's stored subscriptions are in flight.
     storing: BTreeMap<IdentityId, u32>,
     /// This node.
     node: NodeId,
@@ -611,7 +611,7 @@ impl OwnershipTerm {
         self.is_complete && !self.storing.contains_key(identity)
     }
 
-    /// The session that makes the request, if it is the current one of its identity; a change is under way from now on.
+    /// The session that makes the request, if it is the current one of its identity; a change is in flight from now on.
     pub(super) fn admit_subscriptions(
         &mut self,
         caller: CallerLink,

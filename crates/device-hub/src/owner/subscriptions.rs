@@ -3,7 +3,7 @@
 //! Why at the owner: the next connection of the identity may come to any node and must find every change that has been
 //! acknowledged. Why as effects in the log: see docs/decisions/0029.
 //! Invariants: only the identity's current session changes them, in a complete term, so that no session acts meanwhile that
-//! has read older ones; a newer session begins after every change of the older one that is under way; an unchanged set
+//! has read older ones; a newer session begins after every change of the older one that is in flight; an unchanged set
 //! costs no entry.
 //! Not here: the meaning of the bits (`mqtt`), the calls of gateways ([`crate::gateway::subscription_requests`]).
 
@@ -81,7 +81,7 @@ impl DeviceHub {
         let admitted: Admitted = actions.zip(sessions).collect();
         let (reply, replied) = oneshot::channel();
         let hub = Arc::clone(self);
-        // On a task of its own: a caller that gives up must not leave changes under way that nothing waits for.
+        // On a task of its own: a caller that gives up must not leave changes in flight that nothing waits for.
         holdfast_tasks::spawn_critical("subscriptions", async move {
             let answers = hub.carry_out(&replica, term, &admitted).await;
             let is_changed = |(action, _): &&(SubscriptionAction, _)| action.is_change();

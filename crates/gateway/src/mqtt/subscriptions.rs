@@ -12,7 +12,7 @@ use holdfast_mqtt::SubscriptionSet;
 use super::connection::{Connection, State};
 use super::disconnect::DisconnectReason;
 
-/// Bytes of acknowledgements that may wait for a change behind the one under way; the connection reads no further
+/// Bytes of acknowledgements that may wait for a change behind the one in flight; the connection reads no further
 /// SUBSCRIBE or UNSUBSCRIBE beyond it.
 const MAX_WAITING_BYTES: usize = 1024;
 
@@ -67,7 +67,7 @@ impl Connection {
         }));
     }
 
-    /// Acknowledges changes that are stored; `cx` is woken when the one under way is decided.
+    /// Acknowledges changes that are stored; `cx` is woken when the one in flight is decided.
     pub(super) fn poll_stored(&self, state: &mut State, cx: &mut Context<'_>) {
         while let Some(under_way) = &mut state.storing
             && let Poll::Ready(result) = under_way.stored.as_mut().poll(cx)

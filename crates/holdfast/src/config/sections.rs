@@ -30,7 +30,7 @@ holdfast_config::section! {
     }
     check |hub| {
         PartitionCount::new(hub.partitions).is_some() => partitions,
-            format!("wants {} to {}, found {}", PartitionCount::MIN, PartitionCount::MAX, hub.partitions);
+            format!("must be {} to {}, found {}", PartitionCount::MIN, PartitionCount::MAX, hub.partitions);
     }
 }
 
@@ -72,7 +72,7 @@ holdfast_config::section! {
         pub(crate) ca_file: Option<PathBuf> = None;
         /// How often the certificate files are checked; changed ones count for later connections.
         pub(crate) reload_interval: HumanDuration = HumanDuration::secs(5),
-            in HumanDuration::millis(100).. => "wants at least 100 ms";
+            in HumanDuration::millis(100).. => "must be at least 100 ms";
     }
     check |tls| {
         tls.certificate_file.is_none() || tls.key_file.is_some() => certificate_file, ALONE;
@@ -133,19 +133,19 @@ holdfast_config::section! {
         is_node_name(&cluster.node_name) => node_name, node_name_rule();
         is_node_name(&cluster.zone) => zone, node_name_rule();
         matches!(cluster.replication_factor, 1 | 3)
-            => replication_factor, format!("wants 1 or 3, found {}", cluster.replication_factor);
+            => replication_factor, format!("must be 1 or 3, found {}", cluster.replication_factor);
         cluster.is_on() || cluster.join.is_empty()
             => join, "needs cluster.listen: the others must reach this node too";
         !cluster.is_on() || cluster.certificate_file.is_some() => certificate_file, NEEDED;
         !cluster.is_on() || cluster.key_file.is_some() => key_file, NEEDED;
         !cluster.is_on() || cluster.ca_file.is_some() => ca_file, NEEDED;
-        cluster.listen.len() <= 1 => listen, "wants one address";
+        cluster.listen.len() <= 1 => listen, "must be one address";
         cluster.is_reachable() => advertise,
             "is needed when cluster.listen is an unspecified address: a name or IP that the others reach";
         !cluster.is_on() || bad_address(&cluster.join).is_none()
-            => join, format!("wants host:port, found {:?}", bad_address(&cluster.join).unwrap_or_default());
+            => join, format!("must be host:port, found {:?}", bad_address(&cluster.join).unwrap_or_default());
         !cluster.is_on() || cluster.advertise.is_empty() || is_host_and_port(&cluster.advertise)
-            => advertise, format!("wants host:port, found {:?}", cluster.advertise);
+            => advertise, format!("must be host:port, found {:?}", cluster.advertise);
     }
 }
 
@@ -192,7 +192,7 @@ fn is_node_name(name: &str) -> bool {
 }
 
 fn node_name_rule() -> String {
-    format!("wants at most {MAX_NODE_NAME} ASCII letters, digits and - . _")
+    format!("must be at most {MAX_NODE_NAME} ASCII letters, digits and - . _")
 }
 
 fn is_host_and_port(address: &str) -> bool {
@@ -254,6 +254,6 @@ holdfast_config::section! {
         /// The file is rotated to audit.jsonl.1 and so on when it reaches this size.
         pub(crate) max_file_size: ByteSize = ByteSize::mib(64);
         /// How many files are kept, the current one included.
-        pub(crate) max_files: u16 = 4, in 1.. => "wants at least 1";
+        pub(crate) max_files: u16 = 4, in 1.. => "must be at least 1";
     }
 }

@@ -85,19 +85,19 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
         ),
         (
             "[hub]\ncores = 'two'\n",
-            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found \"two\"",
+            "hub.toml:2: hub.cores: must be a whole number from 0 to 65535, found \"two\"",
         ),
         (
             "[hub]\ncores = -1\n",
-            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found -1",
+            "hub.toml:2: hub.cores: must be a whole number from 0 to 65535, found -1",
         ),
         (
             "[hub]\ncores = 1.5\n",
-            "hub.toml:2: hub.cores: wants a whole number from 0 to 65535, found a number with a fraction",
+            "hub.toml:2: hub.cores: must be a whole number from 0 to 65535, found a number with a fraction",
         ),
         (
             "[hub]\nhost = 7\n",
-            "hub.toml:2: hub.host: wants text in quotes, found 7",
+            "hub.toml:2: hub.host: must be text in quotes, found 7",
         ),
         (
             "[hub]\nhost = 'a b'\n",
@@ -105,11 +105,11 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
         ),
         (
             "[hub]\npartitions = 3\n",
-            "hub.toml:2: hub.partitions: wants 4 to 128, found 3",
+            "hub.toml:2: hub.partitions: must be 4 to 128, found 3",
         ),
         (
             "[listen]\nmqtts = '0.0.0.0:8883'\n",
-            "hub.toml:2: listen.mqtts: wants a list in square brackets, found \"0.0.0.0:8883\"",
+            "hub.toml:2: listen.mqtts: must be a list in square brackets, found \"0.0.0.0:8883\"",
         ),
         (
             "[listen]\nmqtts = ['8883']\n",
@@ -117,15 +117,15 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
         ),
         (
             "[ops]\ndrain_timeout = 20\n",
-            "hub.toml:2: ops.drain_timeout: wants a duration such as \"10s\", found 20",
+            "hub.toml:2: ops.drain_timeout: must be a duration such as \"10s\", found 20",
         ),
         (
             "[log]\nformat = 'xml'\n",
-            "hub.toml:2: log.format: wants \"text\" or \"json\", found \"xml\"",
+            "hub.toml:2: log.format: must be \"text\" or \"json\", found \"xml\"",
         ),
         (
             "[cluster]\nrole = 'leader'\n",
-            "hub.toml:2: cluster.role: wants \"core\" or \"gateway\", found \"leader\"",
+            "hub.toml:2: cluster.role: must be \"core\" or \"gateway\", found \"leader\"",
         ),
         (
             "[tls]\nkey_file = 'k.pem'\n",
@@ -189,42 +189,39 @@ fn waiting_connects_leave_room_for_the_calls_that_keep_the_other_sessions_alive(
     let set = |count: u32| check("", &[], &[&format!("device_hub.max_waiting_connects={count}")]);
     assert!(set(15_360).is_ok());
     let refused = set(15_361).unwrap_err().to_string();
-    assert!(refused.contains("wants at most 15360, found 15361"), "{refused}");
+    assert!(refused.contains("must be at most 15360, found 15361"), "{refused}");
     let refused = check("", &[], &["device_hub.drain_rate=0"]).unwrap_err().to_string();
-    assert!(refused.contains("wants more than nothing"), "{refused}");
+    assert!(refused.contains("must be greater than 0"), "{refused}");
 }
 
 #[test]
 fn every_reader_of_a_key_refuses_its_range_and_its_relations() {
     for (text, expected) in [
-        ("[audit]\nmax_files = 0\n", "audit.max_files: wants at least 1"),
+        ("[audit]\nmax_files = 0\n", "audit.max_files: must be at least 1"),
         (
             "[tls]\nreload_interval = '1ms'\n",
-            "tls.reload_interval: wants at least 100 ms",
+            "tls.reload_interval: must be at least 100 ms",
         ),
         (
             "[cluster]\nreload_interval = '1ms'\n",
-            "cluster.reload_interval: wants at least 100 ms",
+            "cluster.reload_interval: must be at least 100 ms",
         ),
-        ("[cluster]\nqueue = '0B'\n", "cluster.queue: wants more than nothing"),
+        ("[cluster]\nqueue = '0B'\n", "cluster.queue: must be greater than 0"),
         ("[cluster]\ntick = '1ms'\n", "cluster.tick: must be 500ms to 60s"),
         (
             "[cluster]\nzone = 'a b'\n",
-            "cluster.zone: wants at most 63 ASCII letters, digits and - . _",
+            "cluster.zone: must be at most 63 ASCII letters, digits and - . _",
         ),
         (
             "[cluster]\nreplication_factor = 2\n",
-            "cluster.replication_factor: wants 1 or 3, found 2",
+            "cluster.replication_factor: must be 1 or 3, found 2",
         ),
         (
             "[cluster]\njoin = ['a:1']\n",
             "cluster.join: needs cluster.listen: the others must reach this node too",
         ),
-        (
-            "[mqtt]\nmax_output = '0B'\n",
-            "mqtt.max_output: wants more than nothing",
-        ),
-        ("[events]\noutput = '0B'\n", "events.output: wants more than nothing"),
+        ("[mqtt]\nmax_output = '0B'\n", "mqtt.max_output: must be greater than 0"),
+        ("[events]\noutput = '0B'\n", "events.output: must be greater than 0"),
         (
             "[rest]\nmax_requests = 0\n",
             "rest.max_requests: must be between 1 and 100000",
@@ -263,7 +260,7 @@ fn a_node_of_a_cluster_names_its_certificate_and_an_address_for_the_others() {
             "default value: cluster.advertise: is needed when cluster.listen is an unspecified address: a name or IP \
              that the others reach"
                 .to_owned(),
-            "hub.toml:3: cluster.join: wants host:port, found \"node1\"".to_owned(),
+            "hub.toml:3: cluster.join: must be host:port, found \"node1\"".to_owned(),
         ]
     );
 }

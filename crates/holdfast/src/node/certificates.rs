@@ -66,7 +66,7 @@ impl Tls {
         }
         let refused = |error: anyhow::Error| {
             Failure::cannot_start(format!("{error:#}"))
-                .advise("tls.* wants PEM files: a chain, leaf first, and its PKCS #8 key")
+                .advise("tls.* must name PEM files: a chain, leaf first, and its PKCS #8 key")
         };
         let stamps = FileStamps::read(
             files

@@ -81,7 +81,7 @@ impl ClusterJoin {
         };
         let tls = PeerTls::load(files(cluster)?).map_err(|error| {
             Failure::cannot_start(format!("{:#}", anyhow::Error::from(error)))
-                .advise("cluster.* wants PEM files; the certificate bears the DNS name peer.holdfast")
+                .advise("cluster.* must name PEM files; the certificate bears the DNS name peer.holdfast")
         })?;
         let (name, nodes) = (cluster.name(), tls.nodes());
         let is_named = nodes.iter().any(|node| node.eq_ignore_ascii_case(&name));

@@ -169,7 +169,7 @@ pub(crate) struct Receiving {
 }
 
 impl Receiving {
-    /// One step of an open connection: looks at what has come, settles some of it, and grants credit. `calm`: it takes
+    /// One step of an open connection: checks the arrived deliveries, settles some of them, and grants credit. `calm`: it takes
     /// and accepts everything.
     pub(crate) fn step(&mut self, client: &Client, name: &str, shared: &Shared, rng: &mut SmallRng, calm: bool) {
         let received = client.received();

@@ -40,7 +40,7 @@ impl StoredSet {
         self.under_way = Some((wanted, tokio::task::spawn_local(stored)));
     }
 
-    /// Takes the outcome of the change that is under way, if it is decided.
+    /// Takes the outcome of the change that is in flight, if it is decided.
     pub(crate) async fn poll(&mut self) {
         if let Some((wanted, decided)) = self.under_way.take_if(|(_, change)| change.is_finished())
             && decided.await.unwrap().is_ok()

@@ -43,7 +43,7 @@ fn a_value_is_readable_before_during_and_after_its_write() {
     assert_eq!(in_memory(&mut states, "a"), one);
     let writing = states.start_write();
     assert_eq!(writing.len(), 1);
-    assert_eq!(in_memory(&mut states, "a"), one, "the write is under way");
+    assert_eq!(in_memory(&mut states, "a"), one, "the write is in flight");
     set(&mut states, "a", None);
     assert_eq!(in_memory(&mut states, "a"), Some(None), "the newer change wins");
     states.written();
