@@ -3,6 +3,7 @@
 mod members;
 mod proposing;
 mod reading;
+mod serving;
 mod trimming;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use crate::log::store::{LogStore, Shared};
 use crate::metrics::GroupMetrics;
 use crate::network::Peers;
 use crate::position::GroupId;
-use crate::snapshot::receive::Receiving;
+use crate::snapshot::receive::Receiver;
 use crate::state_machine::StateMachine;
 use crate::state_machine::applier::Applier;
 use crate::state_machine::shared::SharedStateMachine;
@@ -36,8 +37,6 @@ use crate::status::{self, GroupStatus, GroupWatch, Leader, Members};
 use crate::transport::Transport;
 use crate::type_config::Types;
 
-/// The largest entry: a batch of messages of the largest size, with room.
-pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
 /// Between two attempts while there is no leader.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long an entry may take to be committed and applied before its outcome is reported as unknown.
@@ -66,20 +65,19 @@ pub struct GroupHost {
 
 /// One Raft group on this node. Clones share it; any thread may call, the work happens on the runtime that started it.
 #[derive(Clone)]
-pub struct Group(pub(crate) Arc<Inner>);
+pub struct Group(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) raft: Raft<Types, Applier>,
+struct Inner {
+    raft: Raft<Types, Applier>,
     id: GroupId,
     node: NodeId,
-    pub(crate) log: Arc<Shared>,
-    pub(crate) machine: SharedStateMachine,
+    log: Arc<Shared>,
     guard: Arc<DiskGuard>,
     groups: Groups,
     peers: Peers,
-    pub(crate) receiving: Receiving,
+    receiver: Receiver,
     in_flight: ByteBudget,
-    pub(crate) metrics: GroupMetrics,
+    metrics: GroupMetrics,
     /// Proposals are refused from now on.
     stopped: AtomicBool,
     /// How long a proposal is retried while there is no leader.
@@ -155,24 +153,25 @@ impl Group {
         if shared.is_behind_prior() {
             raft.runtime_config().elect(false);
         }
+        let receiver = Receiver::new(id, raft.clone(), machine, shared.blocking_pool, metrics.clone());
         let inner = Inner {
             raft,
             id,
             node: host.node,
             log: shared,
-            machine,
             guard: host.guard.clone(),
             groups: host.groups.clone(),
             peers,
-            receiving: Receiving::new(),
+            receiver,
             in_flight: ByteBudget::new(config.max_in_flight.as_usize()),
             metrics,
             stopped: AtomicBool::new(false),
             settle: 2 * config.election_timeout_max.get(),
             lease: config.election_timeout_max.get(),
         };
-        let group = Self(Arc::new(inner));
-        group.0.groups.enter(&group);
+        let inner = Arc::new(inner);
+        host.groups.enter(id, Arc::<Inner>::downgrade(&inner));
+        let group = Self(inner);
         // Queried from the engine itself: the metrics are empty until it runs, and would show no voter.
         group
             .0
@@ -312,7 +311,7 @@ impl Group {
 
     /// Stops the group's tasks; proposals in progress end with [`ProposeError::Unknown`].
     pub async fn shutdown(&self) {
-        self.0.groups.leave(self);
+        self.0.groups.leave(self.0.id, Arc::as_ptr(&self.0));
         self.0.stopped.store(true, Ordering::Release);
         self.0.log.applied_grew.notify_waiters();
         if let Err(error) = self.0.raft.shutdown().await {

@@ -1,7 +1,7 @@
-//! The groups that run on this node, and the calls of their other members.
+//! The groups that run on this node: the table through which the calls of other members find them.
 //!
-//! Invariants: a node acts only in its own name: the node id in a call is compared with the caller that the transport has
-//! authenticated. A call that cannot be decoded is refused and changes nothing.
+//! Invariants: a call for a group that does not run here is refused; the table does not keep a group running.
+//! Not here: what a group answers ([`Serve`] is implemented by the group).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,15 +11,20 @@ use holdfast_model::NodeId;
 use holdfast_tasks::sync::RwLock;
 use tokio::sync::Semaphore;
 
-use crate::group::{Group, Inner};
-use crate::ids::Vote;
 use crate::position::GroupId;
-use crate::snapshot;
-use crate::transport::{Answer, CallError, Chunks, Handler, refused};
-use crate::wire::{self, Cursor, Kind};
+use crate::transport::{Answer, Chunks, Handler, refused};
 
 /// Snapshots that a node sends at once; others wait. Each may fill the disk's and the network's bandwidth.
 pub(crate) const MAX_SNAPSHOTS_SENT: usize = 2;
+
+/// A registered group as its other members call it. `from` is the caller that the transport has authenticated.
+pub(crate) trait Serve: Send + Sync {
+    /// Answers a call.
+    fn call(self: Arc<Self>, from: NodeId, body: Bytes) -> Answer;
+
+    /// Receives a snapshot.
+    fn upload(self: Arc<Self>, from: NodeId, body: Bytes, chunks: Chunks) -> Answer;
+}
 
 /// The groups of this node; clones share the table. Enter it under [`Service::Raft`](crate::transport::Service::Raft).
 ///
@@ -28,7 +33,7 @@ pub(crate) const MAX_SNAPSHOTS_SENT: usize = 2;
 pub struct Groups(Arc<Table>);
 
 struct Table {
-    groups: RwLock<HashMap<GroupId, Weak<Inner>>>,
+    groups: RwLock<HashMap<GroupId, Weak<dyn Serve>>>,
     sending: Arc<Semaphore>,
 }
 
@@ -42,118 +47,52 @@ impl Default for Groups {
 }
 
 impl Groups {
-    /// The group, if it runs here.
+    /// Whether the group runs here.
     #[must_use]
-    pub fn get(&self, id: GroupId) -> Option<Group> {
-        self.0.groups.read().get(&id)?.upgrade().map(Group)
+    pub fn contains(&self, id: GroupId) -> bool {
+        self.get(id).is_some()
     }
 
-    pub(crate) fn enter(&self, group: &Group) {
-        self.0.groups.write().insert(group.id(), Arc::downgrade(&group.0));
+    fn get(&self, id: GroupId) -> Option<Arc<dyn Serve>> {
+        self.0.groups.read().get(&id)?.upgrade()
+    }
+
+    pub(crate) fn enter(&self, id: GroupId, group: Weak<dyn Serve>) {
+        self.0.groups.write().insert(id, group);
     }
 
     /// Removes the group, unless another with its number has been registered since.
-    pub(crate) fn leave(&self, group: &Group) {
+    pub(crate) fn leave(&self, id: GroupId, group: *const impl Serve) {
         let mut groups = self.0.groups.write();
         if groups
-            .get(&group.id())
-            .is_some_and(|entered| std::ptr::eq(entered.as_ptr(), Arc::as_ptr(&group.0)))
+            .get(&id)
+            .is_some_and(|entered| std::ptr::addr_eq(entered.as_ptr(), group))
         {
-            groups.remove(&group.id());
+            groups.remove(&id);
         }
     }
 
     pub(crate) fn sending(&self) -> Arc<Semaphore> {
         self.0.sending.clone()
     }
-
-    fn find(&self, target: u32) -> Result<Group, CallError> {
-        self.get(GroupId(target))
-            .ok_or_else(|| CallError::Refused(format!("{} does not run on this node", GroupId(target)).into()))
-    }
 }
 
 impl Handler for Groups {
     fn call(&self, from: NodeId, target: u32, body: Bytes) -> Answer {
-        let group = match self.find(target) {
-            Ok(group) => group,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
-        Box::pin(async move {
-            let answer = match wire::decode(body) {
-                Ok((kind, cursor)) => answer(&group, from, kind, cursor).await,
-                Err(error) => Err(refusal(error)),
-            };
-            if answer.is_err() {
-                group.0.metrics.refused.increment(1);
-            }
-            answer
-        })
+        match self.get(GroupId(target)) {
+            Some(group) => group.call(from, body),
+            None => not_here(target),
+        }
     }
 
     fn upload(&self, from: NodeId, target: u32, body: Bytes, chunks: Chunks) -> Answer {
-        let group = match self.find(target) {
-            Ok(group) => group,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
-        match wire::decode(body) {
-            Ok((Kind::Snapshot, cursor)) => Box::pin(async move {
-                let head = snapshot::Head::decode(cursor).map_err(refusal)?;
-                let answer = snapshot::receive::receive(&group, from, head, chunks).await;
-                group.has_grown();
-                answer
-            }),
-            Ok(_) => refused("this request is not an upload"),
-            Err(error) => refused(&error.to_string()),
+        match self.get(GroupId(target)) {
+            Some(group) => group.upload(from, body, chunks),
+            None => not_here(target),
         }
     }
 }
 
-fn refusal(error: impl std::fmt::Display) -> CallError {
-    CallError::Refused(error.to_string().into())
-}
-
-/// Refuses a vote in the name of another node.
-fn from_itself(from: NodeId, vote: &Vote) -> Result<(), CallError> {
-    if vote.leader_id.node_id == from {
-        return Ok(());
-    }
-    Err(CallError::Refused(
-        format!("node {from} acts in the name of node {}", vote.leader_id.node_id).into(),
-    ))
-}
-
-async fn answer(group: &Group, from: NodeId, kind: Kind, body: Cursor) -> Result<Bytes, CallError> {
-    let raft = &group.0.raft;
-    Ok(match kind {
-        Kind::Append => {
-            let request = wire::append::decode(group.id(), body).map_err(refusal)?;
-            from_itself(from, &request.vote)?;
-            let answer = raft.append_entries(request).await.map_err(refusal)?;
-            group.has_grown();
-            wire::append::encode_answer(&answer)
-        }
-        Kind::Vote | Kind::PreVote => {
-            let request = wire::vote::decode(body).map_err(refusal)?;
-            from_itself(from, &request.vote)?;
-            if !group.0.log.may_vote_for(request.last_log_id) {
-                let reason = "an earlier replica on this node had acknowledged entries that the candidate lacks";
-                return Err(CallError::Refused(reason.into()));
-            }
-            let answer = match kind {
-                Kind::PreVote => raft.pre_vote(request).await,
-                _ => raft.vote(request).await,
-            };
-            wire::vote::encode_answer(&answer.map_err(refusal)?)
-        }
-        Kind::TransferLeader => {
-            let request = wire::vote::decode_transfer(body).map_err(refusal)?;
-            from_itself(from, request.from_leader())?;
-            wire::vote::encode_transfer_answer(&raft.handle_transfer_leader(request).await.map_err(refusal)?)
-        }
-        Kind::Propose => wire::group::encode_applied(&group.propose_here(None, body.0).await),
-        Kind::ReadIndex => wire::group::encode_read_point(&group.read_point_here().await),
-        Kind::Lease => wire::group::encode_read_point(&group.lease_here()),
-        Kind::Snapshot => return Err(CallError::Refused("a snapshot must be uploaded in parts".into())),
-    })
+fn not_here(target: u32) -> Answer {
+    refused(&format!("{} does not run on this node", GroupId(target)))
 }

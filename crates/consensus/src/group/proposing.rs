@@ -11,9 +11,10 @@ use holdfast_tasks::Permit;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{FORWARD_TIMEOUT, Group, MAX_ENTRY_BYTES, RETRY_INTERVAL};
+use super::{FORWARD_TIMEOUT, Group, RETRY_INTERVAL};
 use crate::error::ProposeError;
 use crate::ids::{Command, LeaderId};
+use crate::log::entry::MAX_ENTRY_BYTES;
 use crate::position::LogPosition;
 use crate::proposal::{Applied, OnCommit, Proposal, Waiting};
 use crate::transport::CallError;

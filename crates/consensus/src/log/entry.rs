@@ -16,6 +16,8 @@ use crate::ids::{Command, Entry, LogId, Payload, log_id, position};
 use crate::log::persisted;
 use crate::position::{GroupId, LogPosition};
 
+/// The largest entry: a batch of messages of the largest size, with room.
+pub(crate) const MAX_ENTRY_BYTES: usize = 16 << 20;
 /// Length of the header in bytes.
 pub(crate) const HEADER_BYTES: usize = 30;
 

@@ -10,9 +10,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 
 use super::{Cursor, Kind, WireError, put_place, put_vote, request};
-use crate::group::MAX_ENTRY_BYTES;
 use crate::ids::LogId;
-use crate::log::entry::{self, HEADER_BYTES};
+use crate::log::entry::{self, HEADER_BYTES, MAX_ENTRY_BYTES};
 use crate::type_config::Types;
 
 /// Beside the entries.
