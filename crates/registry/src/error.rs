@@ -1,7 +1,9 @@
 //! Errors of the registry for its callers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast_consensus::{ProposeError, ReadError};
 use holdfast_model::ErrorCode;
 use holdfast_storage::StorageError;
 use thiserror::Error;
@@ -18,8 +20,8 @@ pub enum RegistryError {
     /// It cannot be served now: no leader, no quorum, or the node is stopping. Nothing was written.
     #[error("the registry has no leader here at the moment: {reason}")]
     Unavailable {
-        /// The reason, for the log.
-        reason: String,
+        /// Why.
+        reason: UnavailableReason,
     },
     /// Too many operations are waiting. Nothing was written.
     #[error("too many registry operations are waiting")]
@@ -36,6 +38,41 @@ pub enum RegistryError {
     /// A sealed key cannot be opened or made.
     #[error("a stored secret cannot be opened")]
     Sealed(#[from] SecretError),
+}
+
+/// Why the registry cannot be served at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum UnavailableReason {
+    /// The hub does not exist yet.
+    #[error("the hub has not been created yet")]
+    NotCreated,
+    /// The node is stopping.
+    #[error("the registry has stopped")]
+    Stopped,
+    /// No node has led the registry's group since this one started.
+    #[error("the registry's group has had no leader since the start")]
+    NoLeader,
+    /// The other members have sent nothing for this long.
+    #[error(
+        "nothing has come from the other members within {} minutes: see whether they reach this node at its \
+         cluster.advertise address, and whether it is still listed by `holdfast node list`", .0.as_secs() / 60
+    )]
+    NothingReceived(Duration),
+    /// The caller has waited as long as the setting of this name says.
+    #[error("no answer within {0}")]
+    TimedOut(&'static str),
+    /// The local replica cannot be confirmed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The command was not appended.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl From<UnavailableReason> for RegistryError {
+    fn from(reason: UnavailableReason) -> Self {
+        Self::Unavailable { reason }
+    }
 }
 
 impl RegistryError {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use holdfast_consensus::{Group, LeaseGrant, ReadError};
 use holdfast_tasks::watch;
+use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::metrics::LeaseMetrics;
@@ -28,6 +29,23 @@ const RETRY_PART: u32 = 20;
 
 /// Minimum interval between two attempts, however short the lease is.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why the lease has not been renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+enum RenewError {
+    #[error("it has not been yet")]
+    NotTried,
+    #[error(transparent)]
+    NotGranted(#[from] ReadError),
+    #[error("the leader has not heard from a quorum for {} ms", .0.as_millis())]
+    NoQuorum(Duration),
+    #[error("the leader's answer came too late")]
+    TooLate,
+    #[error("entry {index} is not applied here: {error}")]
+    NotApplied { index: u64, error: ReadError },
+    #[error("the leader does not answer")]
+    NoAnswer,
+}
 
 /// State of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +126,7 @@ impl Lease {
     }
 
     /// Publishes the state to waiting tasks.
-    fn publish(&self, reason: &str) {
+    fn publish(&self, reason: RenewError) {
         let held = self.is_held();
         if *self.published.borrow() == held {
             return;
@@ -120,14 +138,14 @@ impl Lease {
         } else {
             self.metrics.lost.increment(1);
             tracing::warn!(
-                reason,
+                %reason,
                 "the registry's replica here cannot be confirmed: no new connection is accepted"
             );
         }
     }
 
     /// Runs `work`, and meanwhile publishes the end of the lease.
-    async fn watch_over<T>(&self, reason: &str, work: impl Future<Output = T>) -> T {
+    async fn watch_over<T>(&self, reason: RenewError, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
             let held = *self.published.borrow();
@@ -140,38 +158,38 @@ impl Lease {
     }
 
     /// One attempt to renew it; returns the new end of the lease.
-    async fn attempt(&self, granter: &impl Granter) -> Result<Instant, String> {
-        let grant = granter.ask().await.map_err(|error| error.to_string())?;
+    async fn attempt(&self, granter: &impl Granter) -> Result<Instant, RenewError> {
+        let grant = granter.ask().await?;
         let Some(good_for) = self.staleness.checked_sub(grant.age) else {
-            return Err(format!(
-                "the leader has not heard from a quorum for {} ms",
-                grant.age.as_millis()
-            ));
+            return Err(RenewError::NoQuorum(grant.age));
         };
         let ends = grant.asked + good_for;
         let left = ends.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err("the leader's answer came too late".to_owned());
+            return Err(RenewError::TooLate);
         }
         granter
             .applied(grant.index, left)
             .await
-            .map_err(|error| format!("entry {} is not applied here: {error}", grant.index))?;
+            .map_err(|error| RenewError::NotApplied {
+                index: grant.index,
+                error,
+            })?;
         Ok(ends)
     }
 
     /// Renews it until `alive` returns `false`, or the group has stopped.
     pub(crate) async fn keep(self: Arc<Self>, granter: impl Granter, alive: impl Fn() -> bool + Send) {
-        let mut reason = "it has not been yet".to_owned();
+        let mut reason = RenewError::NotTried;
         while alive() {
             let began = Instant::now();
             let attempt = tokio::time::timeout(self.staleness, self.attempt(&granter));
-            let outcome = match self.watch_over(&reason, attempt).await {
+            let outcome = match self.watch_over(reason, attempt).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err("the leader does not answer".to_owned()),
+                Err(_) => Err(RenewError::NoAnswer),
             };
             // A lease that ended in between is published, even if it is held again.
-            self.publish(&reason);
+            self.publish(reason);
             let pause = match outcome {
                 Ok(ends) => {
                     self.metrics.renewed.increment(1);
@@ -190,9 +208,9 @@ impl Lease {
                     self.staleness / RETRY_PART
                 }
             };
-            self.publish(&reason);
+            self.publish(reason);
             let pause = pause.max(MIN_RETRY_INTERVAL);
-            self.watch_over(&reason, tokio::time::sleep(pause)).await;
+            self.watch_over(reason, tokio::time::sleep(pause)).await;
         }
     }
 }

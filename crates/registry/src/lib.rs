@@ -34,7 +34,7 @@ pub use cluster::{
     NodeInfo, NodeRole, NodeState, Placement, join_token_id,
 };
 pub use config::RegistryConfig;
-pub use error::RegistryError;
+pub use error::{RegistryError, UnavailableReason};
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};
 pub use local::{DevicePage, Statistics};

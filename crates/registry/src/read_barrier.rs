@@ -4,14 +4,13 @@
 //! a thousand reads.
 //! Invariants: a caller is answered by a ReadIndex that began after its call; the number of waiting callers is bounded.
 
-use std::sync::Arc;
-
+use holdfast_consensus::ReadError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::RegistryError;
+use crate::error::{RegistryError, UnavailableReason};
 
-/// The outcome of one round; the text of a failure is for the log.
-pub(crate) type Outcome = Result<(), Arc<str>>;
+/// The outcome of one round.
+pub(crate) type Outcome = Result<(), ReadError>;
 
 /// The queue of waiting callers.
 #[derive(Clone)]
@@ -37,21 +36,13 @@ impl ReadBarriers {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(answer).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RegistryError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => stopped(),
+            mpsc::error::TrySendError::Closed(_) => UnavailableReason::Stopped.into(),
         })?;
         match answered.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(RegistryError::Unavailable {
-                reason: reason.to_string(),
-            }),
-            Err(_) => Err(stopped()),
+            Ok(Err(error)) => Err(UnavailableReason::from(error).into()),
+            Err(_) => Err(UnavailableReason::Stopped.into()),
         }
-    }
-}
-
-fn stopped() -> RegistryError {
-    RegistryError::Unavailable {
-        reason: "the registry has stopped".to_owned(),
     }
 }
 
@@ -65,13 +56,14 @@ where
         let outcome = barrier().await;
         for waiter in round.drain(..) {
             // The caller may have been cancelled.
-            let _ = waiter.send(outcome.clone());
+            let _ = waiter.send(outcome);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::Semaphore;
@@ -114,6 +106,27 @@ mod tests {
             waiter.await.unwrap();
         }
         assert_eq!(rounds.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn each_waiting_caller_gets_the_error_itself() {
+        let barriers = ReadBarriers::spawn(2, || async { Err(ReadError::NoQuorum) });
+        for outcome in [barriers.wait().await, barriers.wait().await] {
+            let error = outcome.unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    RegistryError::Unavailable {
+                        reason: UnavailableReason::Read(ReadError::NoQuorum)
+                    }
+                ),
+                "{error:?}"
+            );
+            assert_eq!(
+                error.to_string(),
+                "the registry has no leader here at the moment: the leader cannot reach a quorum"
+            );
+        }
     }
 
     #[tokio::test]

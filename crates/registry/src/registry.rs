@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 
 use crate::change_feed::Changes;
 use crate::convert;
-use crate::error::RegistryError;
+use crate::error::{RegistryError, UnavailableReason};
 use crate::identity::{Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
@@ -83,7 +83,7 @@ impl Registry {
         self.0
             .local
             .settings()
-            .ok_or_else(|| unavailable("the hub has not been created yet"))
+            .ok_or_else(|| UnavailableReason::NotCreated.into())
     }
 
     /// The read barrier: returns once this node's replica has applied all entries committed before the call, so that later
@@ -441,14 +441,10 @@ fn decode_answer(answer: Bytes) -> Result<RegistryAnswer, RegistryError> {
     RegistryAnswer::decode(answer).map_err(|error| ApplyError::DamagedEntry(error).into())
 }
 
-fn unavailable(reason: impl Into<String>) -> RegistryError {
-    RegistryError::Unavailable { reason: reason.into() }
-}
-
 fn propose_error(error: ProposeError) -> RegistryError {
     match error {
         ProposeError::NotLeader { .. } | ProposeError::TermChanged { .. } | ProposeError::Stopped => {
-            unavailable(error.to_string())
+            UnavailableReason::from(error).into()
         }
         ProposeError::TooLarge { .. } => Rejection::new(ErrorCode::MessageTooLarge, error.to_string()).into(),
         ProposeError::DiskFull => RegistryError::DiskFull,

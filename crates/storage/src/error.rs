@@ -39,7 +39,7 @@ pub enum StorageError {
     Io(IoFailure),
     /// An earlier sync failed, or the database is closed: nothing can be made durable any more.
     #[error("storage has stopped: {0}")]
-    Stopped(String),
+    Stopped(IoFailure),
     /// This disk cannot do that.
     #[error("not supported by this disk: {0}")]
     Unsupported(&'static str),

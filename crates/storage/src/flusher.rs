@@ -153,7 +153,7 @@ impl Flusher {
         }));
         synced
             .await
-            .unwrap_or_else(|_| Err(Arc::new(StorageError::Stopped("the flusher has ended".to_owned()))))
+            .unwrap_or_else(|_| Err(Arc::new(StorageError::Stopped("the flusher has ended".into()))))
     }
 }
 

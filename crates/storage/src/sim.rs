@@ -169,7 +169,7 @@ impl SimDisk {
         if state.power_cycle == self.power_cycle {
             Ok(state)
         } else {
-            Err(StorageError::Stopped("this handle is from before the crash".to_owned()))
+            Err(StorageError::Stopped("this handle is from before the crash".into()))
         }
     }
 

@@ -75,7 +75,7 @@ impl SharedStateMachine {
         };
         opened
             .await
-            .unwrap_or_else(|_| Err(StorageError::Stopped("the state machine has failed".to_owned())))
+            .unwrap_or_else(|_| Err(StorageError::Stopped("the state machine has failed".into())))
     }
 
     pub(crate) fn receive(&self) -> Result<Box<dyn SnapshotSink>, StorageError> {

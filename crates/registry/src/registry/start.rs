@@ -11,9 +11,9 @@ use holdfast_storage::{OnFatal, Sealer};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use super::{Clock, Registry, Shared, unavailable};
+use super::{Clock, Registry, Shared};
 use crate::config::RegistryConfig;
-use crate::error::RegistryError;
+use crate::error::{RegistryError, UnavailableReason};
 use crate::lease::Lease;
 use crate::local::Local;
 use crate::machine::Machine;
@@ -83,7 +83,7 @@ impl Registry {
         let barrier = group.clone();
         let read_barriers = ReadBarriers::spawn(config.max_waiting_confirms, move || {
             let group = barrier.clone();
-            async move { group.read_index().await.map_err(|error| Arc::from(error.to_string())) }
+            async move { group.read_index().await }
         });
         let registry = Self(Arc::new(Shared {
             group,
@@ -158,11 +158,7 @@ impl Registry {
             biased;
             () = arrived => Ok(()),
             () = progress => Ok(()),
-            () = tokio::time::sleep(REGISTRY_DEADLINE) => Err(unavailable(format!(
-                "nothing has come from the other members within {} minutes: see whether they reach this node at its \
-                 cluster.advertise address, and whether it is still listed by `holdfast node list`",
-                REGISTRY_DEADLINE.as_secs() / 60
-            ))),
+            () = tokio::time::sleep(REGISTRY_DEADLINE) => Err(UnavailableReason::NothingReceived(REGISTRY_DEADLINE).into()),
         }
     }
 
@@ -208,7 +204,7 @@ impl Registry {
         };
         match tokio::time::timeout(LEADER_DEADLINE, tries).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(unavailable("the registry's group has had no leader since the start")),
+            Err(_) => Err(UnavailableReason::NoLeader.into()),
         }
     }
 }

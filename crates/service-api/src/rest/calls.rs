@@ -9,7 +9,7 @@ mod keys;
 mod lists;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
-use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, Written};
+use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
 use http::{HeaderMap, Uri};
 use serde_json::json;
 
@@ -90,9 +90,7 @@ impl Request<'_> {
     async fn within<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
         match tokio::time::timeout(self.shared.config.request_timeout.get(), work).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(RegistryError::Unavailable {
-                reason: "no answer within rest.request_timeout".to_owned(),
-            }),
+            Err(_) => Err(UnavailableReason::TimedOut("rest.request_timeout").into()),
         }
     }
 

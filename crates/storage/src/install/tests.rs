@@ -32,7 +32,7 @@ impl Dying {
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
             .map(|_| ())
-            .map_err(|_| StorageError::Stopped("killed".to_owned()))
+            .map_err(|_| StorageError::Stopped("killed".into()))
     }
 
     fn stage(&self) -> &dyn Stage {

@@ -19,7 +19,7 @@ pub(super) fn of_use(error: &rocksdb::Error) -> StorageError {
             }
         }
         _ if text.contains("No space left") => StorageError::NoSpace(IoFailure::of(error.clone())),
-        ErrorKind::ShutdownInProgress => StorageError::Stopped(text),
+        ErrorKind::ShutdownInProgress => StorageError::Stopped(IoFailure::of(error.clone())),
         _ => StorageError::Io(IoFailure::of(error.clone())),
     }
 }
