@@ -64,7 +64,6 @@ fn entry(stream: StreamId, batch_number: u64, records: u32, proposed: u64) -> By
 }
 
 fn presence(owner: Leadership, gateway: NodeId, absent: bool, proposed: u64) -> Bytes {
-    let gateway = gateway;
     let effect = if absent {
         Effect::GatewayAbsent { gateway }
     } else {
