@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::cluster::{Cluster, PARTITION, eventually};
+use common::cluster::{Cluster, PARTITION};
 use holdfast_consensus::transport::{Call, CallError, Service};
 use holdfast_consensus::{ChangeError, ProposeError, ReadError, Role, TransferError};
 use holdfast_model::NodeId;
 use holdfast_storage::Disk;
+use holdfast_testkit::eventually;
 use tokio::time::Instant;
 
 fn numbered(number: usize) -> Bytes {

@@ -190,7 +190,7 @@ impl World {
         }
         let leader = self.cluster.leader().await;
         self.outside.lock().unwrap().stop = true;
-        common::cluster::eventually("an outcome of every call", || {
+        holdfast_testkit::eventually("an outcome of every call", || {
             self.outside.lock().unwrap().under_way == 0
         })
         .await;
@@ -200,7 +200,7 @@ impl World {
             .propose(last.clone())
             .await
             .map_err(|error| format!("at the end: {error}"))?;
-        common::cluster::eventually("the last entry everywhere", || {
+        holdfast_testkit::eventually("the last entry everywhere", || {
             self.cluster
                 .nodes
                 .values()

@@ -76,16 +76,8 @@ fn measure_cpu_per_message() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let host = GroupHost {
-                flusher: Flusher::spawn(disk.clone(), stop_the_test()).unwrap(),
-                blocking_pool: BlockingPool::Threads,
-                guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-                disk: disk.clone() as Arc<dyn Disk>,
-                node: NodeId(7),
-                on_fatal: stop_the_test(),
-                transport: Arc::new(holdfast_consensus::transport::Alone),
-                groups: holdfast_consensus::Groups::default(),
-            };
+            let host =
+                holdfast_testkit::on_threads(NodeId(7), disk.clone(), stop_the_test(), &StorageConfig::default());
             let groups = Rc::new(RefCell::new(Vec::new()));
             for partition in 0..GROUPS {
                 let id = GroupId::partition(partition);

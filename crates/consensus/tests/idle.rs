@@ -29,19 +29,13 @@ fn cpu_ticks() -> u64 {
 }
 
 fn host(network: &SimNetwork, node: NodeId) -> GroupHost {
-    let groups = Groups::default();
-    let dispatch = Dispatch::new();
-    dispatch.enter(Service::Raft, Arc::new(groups.clone()));
     let disk = Arc::new(SimDisk::new());
+    let host = holdfast_testkit::on_runtime(node, disk, stop_the_test(), || Duration::ZERO);
+    let dispatch = Dispatch::new();
+    dispatch.enter(Service::Raft, Arc::new(host.groups.clone()));
     GroupHost {
-        flusher: Flusher::on_runtime(disk.clone(), stop_the_test(), || Duration::ZERO),
-        blocking_pool: BlockingPool::Inline,
-        guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-        disk,
-        node,
-        on_fatal: stop_the_test(),
         transport: network.node(node, dispatch),
-        groups,
+        ..host
     }
 }
 

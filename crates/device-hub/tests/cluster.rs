@@ -7,7 +7,8 @@ use std::time::Duration;
 use holdfast_device_hub::CloseReason;
 use holdfast_model::{NodeId, RefusalReason};
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, Status, WriteOperation};
-use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
+use holdfast_simulation::{Client, Cluster, SECOND, identity, partition_of, simulate};
+use holdfast_testkit::eventually;
 use tokio::time::Instant;
 
 #[test]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use holdfast_device_hub::ConnectionState;
 use holdfast_model::{NodeId, UnixMillis};
-use holdfast_simulation::{Cluster, NODES, SECOND, eventually, identity, simulate};
+use holdfast_simulation::{Cluster, NODES, SECOND, identity, simulate};
+use holdfast_testkit::eventually;
 
 /// Longer than the hub takes to write down what has happened.
 const WRITTEN: Duration = Duration::from_secs(1);

@@ -8,7 +8,8 @@ use holdfast_device_hub::{
     Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
 };
 use holdfast_model::NodeId;
-use holdfast_simulation::{Client, Cluster, SECOND, eventually, identity, partition_of, simulate};
+use holdfast_simulation::{Client, Cluster, SECOND, identity, partition_of, simulate};
+use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;

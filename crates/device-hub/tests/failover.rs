@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_consensus::GroupId;
 use holdfast_model::{NodeId, PartitionCount};
-use holdfast_simulation::{Client, Cluster, SECOND, eventually, partition_of, simulate};
+use holdfast_simulation::{Client, Cluster, SECOND, partition_of, simulate};
+use holdfast_testkit::eventually;
 use tokio::time::Instant;
 
 /// Half of the devices have service after this time.

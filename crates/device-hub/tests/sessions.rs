@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_auth::{HubNames, Key, sign_identity};
 use holdfast_cluster::route::Partitions;
-use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::{
     Clock, CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHub, DeviceHubConfig, HubParts,
     Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, StoredSession, maintain_links,
@@ -24,8 +24,8 @@ use holdfast_partition::{Partition, PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, Founding, IdentityContent, IdentityWrite, IfMatch, Registry, RegistryConfig, Status, WriteOperation,
 };
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
-use holdfast_tasks::{BlockingPool, Phase, Stop};
+use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use holdfast_tasks::{Phase, Stop};
 use tokio::sync::Notify;
 
 const HOST: &str = "hub1.example.com";
@@ -51,17 +51,8 @@ async fn start(path: &Path, cores: u16) -> Node {
     .unwrap();
     let sealer = Arc::new(Sealer::of_directory(path, &Kek::new([5; 32]), dir.is_fresh()).unwrap());
     let disk: Arc<dyn Disk> = holdfast_storage::open(&dir, &storage).unwrap();
-    let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-    let host = GroupHost {
-        disk: disk.clone(),
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        blocking_pool: BlockingPool::Threads,
-        guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
-        node: NodeId(7),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    };
+    let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+    let host = holdfast_testkit::on_threads(NodeId(7), disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let time = Arc::new(AtomicU64::new(START_MS));
     let clock = {
         let time = time.clone();

@@ -29,16 +29,7 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
     let dir = DataDir::open(dir, identity).expect("a data directory");
     let disk = holdfast_storage::open(&dir, &storage).expect("a database");
     let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-    let host = GroupHost {
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).expect("a thread"),
-        blocking_pool: BlockingPool::Threads,
-        guard: DiskGuard::new(disk.clone(), &storage).expect("a file system"),
-        disk,
-        node: NodeId(1),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    };
+    let host = holdfast_testkit::on_threads(NodeId(1), disk, holdfast_testkit::fail_the_test(), &storage);
     let config = PartitionConfig {
         tail_cache,
         ..PartitionConfig::default()

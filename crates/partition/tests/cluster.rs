@@ -5,13 +5,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::cluster::{Cluster, eventually};
+use common::cluster::Cluster;
 use common::{Sender, config, read_to};
 use holdfast_consensus::{GroupId, has_data};
 use holdfast_model::{ByteSize, HumanDuration, Incarnation, NodeId, SequenceNumber};
 use holdfast_partition::{AppendError, PartitionConfig, StartPosition};
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Disk, Family};
+use holdfast_testkit::eventually;
 use rand::Rng;
 
 #[tokio::test(start_paused = true)]

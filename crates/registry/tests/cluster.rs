@@ -6,10 +6,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{Cluster, create, device, eventually, node, set_status};
+use common::{Cluster, create, device, node, set_status};
 use holdfast_model::NodeId;
 use holdfast_registry::{LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, Status};
 use holdfast_storage::{Disk as _, SimDisk};
+use holdfast_testkit::eventually;
 use rand::Rng as _;
 use tokio::time::Instant;
 

@@ -55,18 +55,12 @@ async fn start(path: &Path, id: NodeId, network: &SimNetwork, sealer: &Arc<Seale
     .unwrap();
     let disk: Arc<dyn Disk> = open(&dir, &storage).unwrap();
     let on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
-    let groups = Groups::default();
+    let host = holdfast_testkit::on_threads(id, disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let dispatch = Dispatch::new();
-    dispatch.enter(Service::Raft, Arc::new(groups.clone()));
+    dispatch.enter(Service::Raft, Arc::new(host.groups.clone()));
     let host = GroupHost {
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        blocking_pool: BlockingPool::Threads,
-        guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
-        disk: disk.clone(),
-        node: id,
-        on_fatal,
         transport: network.node(id, dispatch),
-        groups,
+        ..host
     };
     let config = RegistryConfig {
         log_entries: 10,

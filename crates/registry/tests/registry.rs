@@ -46,16 +46,7 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
     let sealer = Arc::new(Sealer::of_directory(path, &kek, dir.is_fresh()).unwrap());
     let disk: Arc<dyn holdfast_storage::Disk> = holdfast_storage::open(&dir, &storage).unwrap();
     let on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
-    let host = GroupHost {
-        disk: disk.clone(),
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        blocking_pool: BlockingPool::Threads,
-        guard: DiskGuard::new(disk.clone(), &storage).unwrap(),
-        node: NodeId(7),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    };
+    let host = holdfast_testkit::on_threads(NodeId(7), disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
     let registry = Registry::start(
         &host,

@@ -11,7 +11,9 @@ use holdfast_device_hub::{
 use holdfast_model::TelemetryMessage;
 use tokio::time::Instant;
 
-use super::{HOST, START_MS, eventually, identity};
+use holdfast_testkit::eventually;
+
+use super::{HOST, START_MS, identity};
 
 pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, Refusal> {
     let peer = Rc::new(Peer::default());

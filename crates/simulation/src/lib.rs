@@ -38,6 +38,7 @@ use holdfast_registry::{
     Authentication, ClusterView, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, WriteOperation,
 };
 use holdfast_storage::{Disk as _, Kek, Sealer, SimDisk};
+use holdfast_testkit::eventually;
 pub use join::ask_to_join;
 use node::{Boot, Up};
 pub use node::{Machine, Node, Setup};
@@ -536,14 +537,5 @@ fn info(id: NodeId) -> NodeInfo {
         state: NodeState::Joining,
         version: "1.0.0".to_owned(),
         joined: UnixMillis(0),
-    }
-}
-
-/// Waits for a condition, for a minute of the simulation at most.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + 60 * SECOND;
-    while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -11,15 +11,15 @@ use std::time::Duration;
 use holdfast_auth::HubNames;
 use holdfast_cluster::control::{ClusterBootstrap, PeerDirectory};
 use holdfast_cluster::transport::Dispatch;
+use holdfast_consensus::GroupHost;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::{GroupHost, Groups};
 use holdfast_device_hub::{Core, DeviceHubConfig};
 use holdfast_model::{HumanDuration, Incarnation, NodeId};
 use holdfast_node::{Clock, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
 use holdfast_registry::{Founding, RegistryConfig};
-use holdfast_storage::{DiskGuard, Flusher, Sealer, SimDisk, StorageConfig};
+use holdfast_storage::{Sealer, SimDisk};
+use holdfast_tasks::Stop;
 use holdfast_tasks::sync::Mutex;
-use holdfast_tasks::{BlockingPool, Stop};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
@@ -116,14 +116,8 @@ impl Boot {
         let failed = self.failed;
         let on_fatal: holdfast_storage::OnFatal = Arc::new(move |_| failed.store(true, Ordering::Relaxed));
         let host = GroupHost {
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-            disk,
-            node: id,
-            on_fatal,
             transport: self.network.node(id, dispatch.clone()),
-            groups: Groups::default(),
+            ..holdfast_testkit::on_runtime(id, disk, on_fatal, latency)
         };
         self.up.lock().insert(id);
         let placement = if setup.controlled {

@@ -177,23 +177,10 @@ impl Cluster {
         let disk = self.disks.entry(id).or_default().clone();
         disk.recover().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(disk);
-        let dispatch = Dispatch::new();
-        let transport = self.network.node(id, dispatch.clone());
-        let groups = Groups::default();
-        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
-        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
-        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
-        let latency = move || Duration::from_micros(latencies.random_range(100..2_000));
-        let host = GroupHost {
-            disk: disk.clone(),
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk, &StorageConfig::default()).unwrap(),
-            node: id,
-            on_fatal,
-            transport: transport.clone(),
-            groups,
-        };
+        let on_fatal = holdfast_testkit::ignore_failures();
+        let (dispatch, seed) = (Dispatch::new(), self.rng.random());
+        let host = holdfast_testkit::on_sim_network(id, disk.clone(), on_fatal, &self.network, dispatch.clone(), seed);
+        let transport = host.transport.clone();
         // From here on, other nodes can reach it and replicate the registry to it.
         self.up.lock().insert(id);
         let founding = Founding {

@@ -17,6 +17,7 @@ use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
 use holdfast_tasks::{BlockingPool, Phase, Stop};
+use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::oneshot;
@@ -92,24 +93,11 @@ impl Cluster {
     /// Starts a node with its disk.
     pub(crate) async fn start_node(&mut self, node: NodeId, bootstrap: bool) {
         let disk = Arc::new(self.disks.entry(node).or_default().clone());
-        let groups = Groups::default();
-        let dispatch = Dispatch::new();
-        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
-        let transport = self.network.node(node, dispatch.clone());
-        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
-        let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
         // The handle of an earlier incarnation may fail.
-        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
-        let host = GroupHost {
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-            disk,
-            node,
-            on_fatal,
-            transport: transport.clone(),
-            groups,
-        };
+        let on_fatal = holdfast_testkit::ignore_failures();
+        let (dispatch, seed) = (Dispatch::new(), self.rng.random());
+        let host = holdfast_testkit::on_sim_network(node, disk, on_fatal, &self.network, dispatch.clone(), seed);
+        let transport = host.transport.clone();
         let partitions = Partitions::new(node, PartitionCount::DEFAULT, transport.clone());
         dispatch.enter(Service::Partition, partitions.handler());
         if CORE.contains(&node) {
@@ -187,15 +175,6 @@ pub(crate) fn config() -> PartitionConfig {
         retention: HumanDuration::secs(100 * 24 * 3600),
         retention_interval: HumanDuration::secs(3600),
         ..PartitionConfig::default()
-    }
-}
-
-/// Waits for a condition, for up to a minute on the simulated clock.
-pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -9,7 +9,8 @@ use holdfast_cluster::route::Partitions;
 use holdfast_tasks::sync::Mutex;
 use rand::Rng as _;
 
-use super::common::{BatchSender, CORE, Cluster, GATEWAY, P, eventually, oldest, read};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, P, oldest, read};
+use holdfast_testkit::eventually;
 
 /// The events that a reader has seen.
 type Seen = Arc<Mutex<Vec<String>>>;

@@ -7,7 +7,8 @@ use holdfast_model::NodeId;
 use holdfast_partition::epoch::{Receiver, Refusal};
 use tokio::time::Instant;
 
-use super::common::{CORE, Cluster, GATEWAY, P, eventually};
+use super::common::{CORE, Cluster, GATEWAY, P};
+use holdfast_testkit::eventually;
 
 fn receiver(name: &str, epoch: impl Into<Option<i64>>) -> Receiver {
     Receiver {

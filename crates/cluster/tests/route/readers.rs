@@ -7,7 +7,8 @@ use holdfast_model::{ByteSize, HumanDuration, NodeId, PartitionId, SequenceNumbe
 use holdfast_partition::{PartitionConfig, StartError, StartPosition};
 use tokio::time::Instant;
 
-use super::common::{BatchSender, CORE, Cluster, GATEWAY, HOSTED, P, config, eventually, oldest, read};
+use super::common::{BatchSender, CORE, Cluster, GATEWAY, HOSTED, P, config, oldest, read};
+use holdfast_testkit::eventually;
 
 #[tokio::test(start_paused = true)]
 async fn a_remote_reader_continues_when_its_replica_dies() {

@@ -11,6 +11,7 @@ use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
 use holdfast_model::NodeId;
 use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
 use holdfast_tasks::BlockingPool;
+use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -71,25 +72,12 @@ impl Cluster {
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: NodeId) {
         let disk = self.disks.entry(id).or_default().clone();
-        let groups = Groups::default();
-        let dispatch = Dispatch::new();
-        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
-        let transport = self.network.node(id, dispatch);
-        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
-        let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
+        let network = &self.network;
         // A handle of an ended run fails, as expected.
-        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
-        let disk = Arc::new(disk);
-        let host = GroupHost {
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-            disk,
-            node: id,
-            on_fatal,
-            transport: transport.clone(),
-            groups,
-        };
+        let on_fatal = holdfast_testkit::ignore_failures();
+        let seed = self.rng.random();
+        let host = holdfast_testkit::on_sim_network(id, Arc::new(disk), on_fatal, network, Dispatch::new(), seed);
+        let transport = host.transport.clone();
         let journal = Journal::recover(PARTITION, host.disk.clone());
         let applied = journal.entries();
         let group = Group::start(PARTITION, &host, Box::new(journal), &self.config)
@@ -146,14 +134,5 @@ impl Cluster {
             assert_eq!(node.applied(), first, "node {id}");
         }
         first
-    }
-}
-
-/// Waits for a condition, for a minute of the simulation at most.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -200,16 +200,7 @@ pub fn host_with(
     latency: impl FnMut() -> Duration + Send + 'static,
     on_fatal: OnFatal,
 ) -> GroupHost {
-    GroupHost {
-        flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-        blocking_pool: BlockingPool::Inline,
-        guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-        disk,
-        node: NodeId(7),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    }
+    holdfast_testkit::on_runtime(NodeId(7), disk, on_fatal, latency)
 }
 
 /// Starts a group with a [`Journal`], bootstrapping it if need be.

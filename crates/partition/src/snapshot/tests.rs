@@ -50,16 +50,7 @@ fn host(disk: Arc<dyn Disk>) -> GroupHost {
         min_free_percent: 1,
         ..StorageConfig::default()
     };
-    GroupHost {
-        guard: DiskGuard::new(disk.clone(), &space).unwrap(),
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        blocking_pool: BlockingPool::Threads,
-        disk,
-        node: NodeId(1),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    }
+    holdfast_testkit::on_threads(NodeId(1), disk, on_fatal, &space)
 }
 
 fn open_rocks(dir: &Path) -> Arc<dyn Disk> {

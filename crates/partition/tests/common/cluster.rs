@@ -13,6 +13,7 @@ use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatu
 use holdfast_storage::{DiskGuard, Flusher, OnFatal, SimDisk, StorageConfig, StorageError};
 use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::Mutex;
+use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -69,28 +70,13 @@ impl Cluster {
     pub(crate) async fn start(&mut self, id: NodeId, founding: bool) {
         let disk = self.disks.entry(id).or_default().clone();
         disk.recover().unwrap();
-        let groups = Groups::default();
-        let dispatch = Dispatch::new();
-        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
-        let transport = self.network.node(id, dispatch);
-        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
-        let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
         let fatal = Arc::new(Mutex::new(None));
         let first = fatal.clone();
         let on_fatal: OnFatal = Arc::new(move |error: &StorageError| {
             first.lock().get_or_insert_with(|| error.clone());
         });
-        let disk = Arc::new(disk);
-        let host = GroupHost {
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-            disk,
-            node: id,
-            on_fatal,
-            transport,
-            groups,
-        };
+        let seed = self.rng.random();
+        let host = holdfast_testkit::on_sim_network(id, Arc::new(disk), on_fatal, &self.network, Dispatch::new(), seed);
         let consensus = ConsensusConfig::default();
         let partition = Partition::start(ID, &host, &consensus, &self.config, self.clock.clock(), founding)
             .await
@@ -233,14 +219,5 @@ impl Cluster {
             }
         }
         events
-    }
-}
-
-/// Waits for a condition, for a while at most.
-pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + TIMEOUT;
-    while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

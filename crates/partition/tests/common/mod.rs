@@ -41,16 +41,7 @@ pub(crate) struct Node {
 
 pub(crate) fn host(disk: Arc<dyn Disk>) -> GroupHost {
     let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
-    GroupHost {
-        guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-        flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-        blocking_pool: BlockingPool::Threads,
-        disk,
-        node: NodeId(1),
-        on_fatal,
-        transport: Arc::new(holdfast_consensus::transport::Alone),
-        groups: holdfast_consensus::Groups::default(),
-    }
+    holdfast_testkit::on_threads(NodeId(1), disk, on_fatal, &StorageConfig::default())
 }
 
 /// No round of retention by itself: tests ask for it.

@@ -14,6 +14,7 @@ use holdfast_registry::{
 };
 use holdfast_storage::{DiskGuard, Flusher, Kek, Sealer, SimDisk, StorageConfig};
 use holdfast_tasks::BlockingPool;
+use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -78,24 +79,10 @@ impl Cluster {
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: NodeId) {
         let disk = Arc::new(self.disks.entry(id).or_default().clone());
-        let groups = Groups::default();
-        let dispatch = Dispatch::new();
-        dispatch.enter(Service::Raft, Arc::new(groups.clone()));
-        let transport = self.network.node(id, dispatch);
-        let mut latencies = SmallRng::seed_from_u64(self.rng.random());
-        let latency = move || Duration::from_micros(latencies.random_range(50..1_500));
         // A handle of an ended run fails, as expected.
-        let on_fatal: holdfast_storage::OnFatal = Arc::new(|_| {});
-        let host = GroupHost {
-            flusher: Flusher::on_runtime(disk.clone(), on_fatal.clone(), latency),
-            blocking_pool: BlockingPool::Inline,
-            guard: DiskGuard::new(disk.clone(), &StorageConfig::default()).unwrap(),
-            disk,
-            node: id,
-            on_fatal,
-            transport,
-            groups,
-        };
+        let on_fatal = holdfast_testkit::ignore_failures();
+        let seed = self.rng.random();
+        let host = holdfast_testkit::on_sim_network(id, disk, on_fatal, &self.network, Dispatch::new(), seed);
         let base = Instant::now();
         let clock = Arc::new(move || {
             let since = u64::try_from(base.elapsed().as_millis()).unwrap();
@@ -176,14 +163,5 @@ pub fn set_status(id: &str, status: Status) -> IdentityWrite {
     IdentityWrite {
         id: device(id),
         operation: WriteOperation::Update(IfMatch::Any, content),
-    }
-}
-
-/// Waits for a condition, for a minute of the simulation at most.
-pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < give_up, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

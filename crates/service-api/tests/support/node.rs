@@ -60,14 +60,8 @@ impl Node {
         let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
         let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let host = GroupHost {
-            disk: disk.clone(),
-            flusher: Flusher::spawn(disk.clone(), on_fatal.clone()).unwrap(),
-            blocking_pool: BlockingPool::Threads,
-            guard: DiskGuard::new(disk, &storage).unwrap(),
-            node: id,
-            on_fatal,
             transport,
-            groups: holdfast_consensus::Groups::default(),
+            ..holdfast_testkit::on_threads(id, disk, holdfast_testkit::fail_the_test(), &storage)
         };
         let founding = Founding {
             hub_name: "hub1".to_owned(),
