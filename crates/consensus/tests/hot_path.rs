@@ -7,15 +7,13 @@ mod common;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use common::stop_the_test;
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, LogPosition, StateMachine};
+use holdfast_consensus::{ConsensusConfig, Group, GroupId, LogPosition, StateMachine};
 use holdfast_model::NodeId;
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, StorageConfig, StorageError, open};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{DataDir, NodeIdentity, StorageConfig, StorageError, open};
 
 const MESSAGE_BYTES: usize = 256;
 const GROUPS: u16 = 4;

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use common::{Journal, stop_the_test};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId};
 use holdfast_model::NodeId;
-use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::SimDisk;
 
 const NODES: u64 = 3;
 const GROUPS: u16 = 64;

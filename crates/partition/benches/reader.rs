@@ -5,15 +5,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionId,
     SequenceNumber, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
-use holdfast_storage::{DataDir, DiskGuard, Flusher, NodeIdentity, OnFatal, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{DataDir, NodeIdentity, OnFatal, StorageConfig};
 
 const EVENTS: u64 = 1_000_000;
 const BATCH: u64 = 100;
@@ -28,7 +27,7 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
     };
     let dir = DataDir::open(dir, identity).expect("a data directory");
     let disk = holdfast_storage::open(&dir, &storage).expect("a database");
-    let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+    let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(NodeId(1), disk, holdfast_testkit::fail_the_test(), &storage);
     let config = PartitionConfig {
         tail_cache,

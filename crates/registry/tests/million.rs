@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
-use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
+use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{DeviceId, IdentityId, NodeId, UnixMillis};
 use holdfast_registry::{Founding, IdentityContent, IdentityWrite, Registry, RegistryConfig, WriteOperation};
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig, open};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, Sealer, StorageConfig, open};
 use rand::Rng as _;
 
 const CHECKS: usize = 200_000;
@@ -54,7 +53,7 @@ async fn start(path: &Path, id: NodeId, network: &SimNetwork, sealer: &Arc<Seale
     })
     .unwrap();
     let disk: Arc<dyn Disk> = open(&dir, &storage).unwrap();
-    let on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
+    let _on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(id, disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let dispatch = Dispatch::new();
     dispatch.enter(Service::Raft, Arc::new(host.groups.clone()));

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::{Key, KeyPair};
-use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{DeviceId, IdentityId, ModuleId, NodeId, PartitionCount, UnixMillis};
 use holdfast_registry::{
     Authentication, AuthenticationWrite, ChangeKind, ClusterView, Founding, Identity, IdentityContent, IdentityWrite,
     IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig,
     RegistryError, RegistryEvent, Status, TwinSeed, WriteOperation,
 };
-use holdfast_storage::{DataDir, DiskGuard, Flusher, Kek, NodeIdentity, Sealer, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{DataDir, Kek, NodeIdentity, Sealer, StorageConfig};
 
 struct Node {
     registry: Registry,
@@ -45,7 +44,7 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
     let kek = Kek::new([5; 32]);
     let sealer = Arc::new(Sealer::of_directory(path, &kek, dir.is_fresh()).unwrap());
     let disk: Arc<dyn holdfast_storage::Disk> = holdfast_storage::open(&dir, &storage).unwrap();
-    let on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
+    let _on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(NodeId(7), disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
     let registry = Registry::start(

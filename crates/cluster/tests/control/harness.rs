@@ -12,8 +12,8 @@ use holdfast_cluster::control::{
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
 use holdfast_cluster::route::Partitions;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Call, Dispatch, Service, Transport};
-use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, Groups, has_data};
+use holdfast_consensus::transport::{Call, Dispatch, Transport};
+use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId, has_data};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionCount,
     PartitionId, TelemetryMessage, Term, UnixMillis,
@@ -21,10 +21,10 @@ use holdfast_model::{
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{ClusterView, Founding, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig};
-use holdfast_storage::{Disk, DiskGuard, DiskSpace, Flusher, Kek, Sealer, SimDisk, StorageConfig};
+use holdfast_storage::{Disk, DiskSpace, Kek, Sealer, SimDisk};
 use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
-use holdfast_tasks::{BlockingPool, Phase, Stop};
+use holdfast_tasks::{Phase, Stop};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;

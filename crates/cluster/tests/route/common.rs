@@ -8,15 +8,15 @@ use bytes::Bytes;
 use holdfast_cluster::route::{Owner, PartitionReader, Partitions};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
-use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
+use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, HumanDuration, IdentityId, Incarnation, LinkId, NodeId,
     PartitionCount, PartitionId, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, StartPosition};
-use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
-use holdfast_tasks::{BlockingPool, Phase, Stop};
+use holdfast_storage::SimDisk;
+use holdfast_tasks::{Phase, Stop};
 use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};

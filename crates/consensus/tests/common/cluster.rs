@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Dispatch, Service, Transport};
-use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Groups};
+use holdfast_consensus::transport::{Dispatch, Transport};
+use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId};
 use holdfast_model::NodeId;
-use holdfast_storage::{DiskGuard, Flusher, SimDisk, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::SimDisk;
 use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::Instant;
 
 use super::{Applied, Journal};
 

@@ -14,10 +14,7 @@ use holdfast_consensus::{
 };
 use holdfast_model::{NodeId, Term};
 use holdfast_storage::layout::{state_key, state_range};
-use holdfast_storage::{
-    Disk, DiskGuard, Durability, Family, Flusher, OnFatal, StorageConfig, StorageError, WriteBatch,
-};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{Disk, Durability, Family, OnFatal, StorageError, WriteBatch};
 
 const ENTRIES: u8 = 1;
 const APPLIED: u8 = 2;

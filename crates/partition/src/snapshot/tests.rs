@@ -12,8 +12,8 @@ use holdfast_model::{
 };
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{
-    DataDir, Disk, DiskGuard, DiskSpace, Durability, Family, Flusher, NodeIdentity, OnFatal, SimDisk, StorageConfig,
-    StorageError, WriteBatch,
+    DataDir, Disk, DiskSpace, Durability, Family, NodeIdentity, OnFatal, SimDisk, StorageConfig, StorageError,
+    WriteBatch,
 };
 use holdfast_tasks::BlockingPool;
 use rand::SeedableRng;

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Dispatch, Service};
-use holdfast_consensus::{ChangeError, ConsensusConfig, GroupHost, GroupStatus, Groups};
+use holdfast_consensus::transport::Dispatch;
+use holdfast_consensus::{ChangeError, ConsensusConfig, GroupStatus};
 use holdfast_model::{NodeId, PartitionId, SequenceNumber};
 use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition};
-use holdfast_storage::{DiskGuard, Flusher, OnFatal, SimDisk, StorageConfig, StorageError};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{OnFatal, SimDisk, StorageError};
 use holdfast_tasks::sync::Mutex;
 use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;

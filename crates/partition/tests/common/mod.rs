@@ -15,8 +15,7 @@ use holdfast_model::{
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Chunk, Clock, Partition, PartitionConfig, PartitionStartError, Reader};
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, NodeIdentity, RocksDisk, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{DataDir, Disk, NodeIdentity, RocksDisk, StorageConfig};
 
 /// The wall clock of a test: constant until it is set.
 #[derive(Clone, Default)]

@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_consensus::ConsensusConfig;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_consensus::transport::{Dispatch, Service};
-use holdfast_consensus::{ConsensusConfig, GroupHost, Groups};
+use holdfast_consensus::transport::Dispatch;
 use holdfast_model::{DeviceId, IdentityId, NodeId, UnixMillis};
 use holdfast_registry::{
     Founding, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig, Status,
     WriteOperation,
 };
-use holdfast_storage::{DiskGuard, Flusher, Kek, Sealer, SimDisk, StorageConfig};
-use holdfast_tasks::BlockingPool;
+use holdfast_storage::{Kek, Sealer, SimDisk};
 use holdfast_testkit::eventually;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -17,8 +17,8 @@ use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, maintain_
 use holdfast_model::{Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
-use holdfast_storage::{DataDir, Disk, DiskGuard, Flusher, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
-use holdfast_tasks::{BlockingPool, Stop};
+use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use holdfast_tasks::Stop;
 
 pub(crate) const HOST: &str = "hub1.example.com";
 
@@ -58,7 +58,7 @@ impl Node {
         let data = DataDir::open(dir.path(), identity).unwrap();
         let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
         let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
-        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+        let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let host = GroupHost {
             transport,
             ..holdfast_testkit::on_threads(id, disk, holdfast_testkit::fail_the_test(), &storage)
