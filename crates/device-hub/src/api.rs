@@ -2,7 +2,6 @@
 
 pub(crate) mod audit;
 pub(crate) mod authenticate;
-pub(crate) mod clock;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod connect_request;

@@ -23,7 +23,6 @@ mod session_types;
 
 pub use api::audit::{Audit, AuditRecord, EndedConnection, Operation, RefusedRequest};
 pub use api::authenticate::{Verified, authenticate};
-pub use api::clock::Clock;
 pub use api::config::DeviceHubConfig;
 pub use api::connect::ConnectAttempt;
 pub use api::connect_request::{ConnectRequest, Credential, Protocol, Refusal, StoredSession};

@@ -12,10 +12,10 @@ use holdfast_auth::{HubNames, Key, sign_identity};
 use holdfast_cluster::route::Partitions;
 use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::{
-    Clock, CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHub, DeviceHubConfig, HubParts,
-    Outcome, Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, StoredSession, maintain_links,
-    watch_registry,
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHub, DeviceHubConfig, HubParts, Outcome,
+    Protocol, Receipt, ReceiptTarget, Refusal, Session, SessionTarget, StoredSession, maintain_links, watch_registry,
 };
+use holdfast_model::Clock;
 use holdfast_model::{
     DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, RefusalReason, TelemetryMessage, UnixMillis,
 };
@@ -24,7 +24,7 @@ use holdfast_partition::{Partition, PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, Founding, IdentityContent, IdentityWrite, IfMatch, Registry, RegistryConfig, Status, WriteOperation,
 };
-use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, Sealer, StorageConfig};
 use holdfast_tasks::{Phase, Stop};
 use tokio::sync::Notify;
 
@@ -51,12 +51,11 @@ async fn start(path: &Path, cores: u16) -> Node {
     .unwrap();
     let sealer = Arc::new(Sealer::of_directory(path, &Kek::new([5; 32]), dir.is_fresh()).unwrap());
     let disk: Arc<dyn Disk> = holdfast_storage::open(&dir, &storage).unwrap();
-    let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(NodeId(7), disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let time = Arc::new(AtomicU64::new(START_MS));
     let clock = {
         let time = time.clone();
-        move || UnixMillis(time.load(Ordering::Relaxed))
+        Clock::from_fn(move || UnixMillis(time.load(Ordering::Relaxed)))
     };
     let consensus = ConsensusConfig::default();
     let founding = Founding {
@@ -68,7 +67,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         &consensus,
         sealer,
         &founding,
-        Arc::new(clock.clone()),
+        clock.clone(),
         &RegistryConfig::default(),
         true,
     )
@@ -76,15 +75,7 @@ async fn start(path: &Path, cores: u16) -> Node {
     .unwrap();
     let mut partitions = Vec::new();
     for id in PartitionCount::DEFAULT.iter() {
-        let partition = Partition::start(
-            id,
-            &host,
-            &consensus,
-            &PartitionConfig::default(),
-            Arc::new(clock.clone()),
-            true,
-        )
-        .await;
+        let partition = Partition::start(id, &host, &consensus, &PartitionConfig::default(), clock.clone(), true).await;
         partitions.push(partition.unwrap());
     }
     let routes = Partitions::new(NodeId(7), PartitionCount::DEFAULT, host.transport.clone());
@@ -99,7 +90,7 @@ async fn start(path: &Path, cores: u16) -> Node {
         transport: host.transport.clone(),
         registry: registry.clone(),
         hub_names: HubNames::new([HOST]),
-        clock: Clock::from_fn(clock),
+        clock,
         config: DeviceHubConfig::default(),
     });
     let stop = Stop::new();

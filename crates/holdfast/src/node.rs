@@ -14,14 +14,15 @@ mod store;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Key};
 use holdfast_cluster::control::ClusterBootstrap;
 use holdfast_device_hub::DeviceHubConfig;
+use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
-use holdfast_model::{Incarnation, NodeId, PartitionCount, UnixMillis};
+use holdfast_model::{Incarnation, NodeId, PartitionCount};
 use holdfast_node::{Core, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
 use holdfast_registry::{Founding, NodeInfo, NodeState};
 use holdfast_service_api::rest::RestService;
@@ -79,7 +80,7 @@ impl Node {
             host: store.host.clone(),
             dispatch: cluster.dispatch.clone(),
             peers: cluster.book(&data),
-            clock: Arc::new(now),
+            clock: Clock::system(),
             executor: Executor::Cores(cores.iter().map(Core::handle).collect()),
             sealer: Arc::clone(&store.sealer),
             incarnation: Incarnation(store.start),
@@ -216,7 +217,7 @@ fn self_info(config: &Config, data: &DataDir, joined: &ClusterJoin) -> NodeInfo 
         role: cluster.role,
         state: NodeState::Active,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        joined: now(),
+        joined: Clock::system().now(),
     }
 }
 
@@ -231,10 +232,4 @@ fn founding(config: &Config) -> Founding {
         retention_bytes: (retained > 0).then_some(retained),
         ..Founding::default()
     }
-}
-
-/// The machine's clock.
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

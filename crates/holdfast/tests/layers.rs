@@ -16,7 +16,7 @@ fn words(cell: &str) -> BTreeSet<String> {
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
     let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let table = page
-        .split_once("### Who may use whom")
+        .split_once("### Allowed dependencies")
         .unwrap()
         .1
         .split_once("\n## ")
@@ -68,7 +68,7 @@ fn every_crate_uses_only_what_the_table_allows() {
         let surplus = &used(&folder) - row;
         assert!(
             surplus.is_empty(),
-            "{name} may not use {surplus:?} (docs/architecture.md, \"Who may use whom\")"
+            "{name} may not use {surplus:?} (docs/architecture.md, \"Allowed dependencies\")"
         );
         seen.insert(name);
     }

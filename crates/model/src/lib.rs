@@ -7,6 +7,7 @@
 
 mod api_version;
 mod certificate;
+mod clock;
 mod error_code;
 mod identity;
 pub mod limits;
@@ -22,6 +23,7 @@ mod units;
 
 pub use api_version::{ApiVersion, InvalidApiVersion};
 pub use certificate::CertificateChain;
+pub use clock::Clock;
 pub use error_code::{ErrorCode, ErrorKind, MqttAnswer};
 pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId};
 pub use metric::{Metric, MetricKind};

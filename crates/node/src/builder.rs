@@ -20,7 +20,8 @@ use holdfast_tasks::Stop;
 use crate::error::StartError;
 use crate::node::Node;
 use crate::replicas::Replicas;
-use crate::{Clock, Executor, settings};
+use crate::{Executor, settings};
+use holdfast_model::Clock;
 
 /// The parts of a node.
 pub struct NodeBuilder {
@@ -115,7 +116,7 @@ impl NodeBuilder {
         let may_found = matches!(self.origin, Origin::Founder | Origin::Alone);
         let registry = {
             let (host, consensus, config) = (host.clone(), config.consensus.clone(), config.registry.clone());
-            let (sealer, clock, founding) = (Arc::clone(&self.sealer), Arc::clone(&clock), self.founding);
+            let (sealer, clock, founding) = (Arc::clone(&self.sealer), clock.clone(), self.founding);
             let start = move || async move {
                 let registry = Registry::start(&host, &consensus, sealer, &founding, clock, &config, may_found).await?;
                 settings::follow(&registry, founding).await?;
@@ -135,10 +136,7 @@ impl NodeBuilder {
             transport: Arc::clone(&transport),
             registry: registry.clone(),
             hub_names: self.hub_names,
-            clock: holdfast_device_hub::Clock::from_fn({
-                let clock = Arc::clone(&clock);
-                move || clock()
-            }),
+            clock: clock.clone(),
             config: config.device_hub.clone(),
         });
         dispatch.enter(Service::Session, Arc::clone(&hub) as _);

@@ -21,10 +21,3 @@ pub use error::StartError;
 pub use executor::{Core, CoreGone, CoreHandle, Executor};
 pub use front_ends::FrontEnd;
 pub use node::{Node, StopTimeouts};
-
-use std::sync::Arc;
-
-use holdfast_model::UnixMillis;
-
-/// The hub's clock.
-pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;

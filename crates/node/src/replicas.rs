@@ -9,8 +9,9 @@ use holdfast_model::{PartitionCount, PartitionId};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_tasks::watch;
 
+use crate::Executor;
 use crate::error::StartError;
-use crate::{Clock, Executor};
+use holdfast_model::Clock;
 
 /// Starts replicas where control wants them.
 pub(crate) struct Replicas {
@@ -26,7 +27,7 @@ pub(crate) struct Replicas {
 impl Replicas {
     /// Starts one replica on its core.
     pub(crate) async fn start_replica(&self, partition: PartitionId, founding: bool) -> Result<Partition, StartError> {
-        let (host, clock) = (self.host.clone(), Arc::clone(&self.clock));
+        let (host, clock) = (self.host.clone(), self.clock.clone());
         let (consensus, config) = (self.consensus.clone(), self.partition.clone());
         let start =
             move || async move { Partition::start(partition, &host, &consensus, &config, clock, founding).await };

@@ -2,7 +2,6 @@
 //!
 //! Not a criterion bench: one pass over a log of some hundred MiB is the measurement. CPU is that of the whole process.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use holdfast_consensus::ConsensusConfig;
@@ -12,7 +11,7 @@ use holdfast_model::{
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_partition::{Partition, PartitionConfig, StartPosition};
-use holdfast_storage::{DataDir, NodeIdentity, OnFatal, StorageConfig};
+use holdfast_storage::{DataDir, NodeIdentity, StorageConfig};
 
 const EVENTS: u64 = 1_000_000;
 const BATCH: u64 = 100;
@@ -27,13 +26,12 @@ async fn start(dir: &std::path::Path, tail_cache: ByteSize) -> Partition {
     };
     let dir = DataDir::open(dir, identity).expect("a data directory");
     let disk = holdfast_storage::open(&dir, &storage).expect("a database");
-    let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(NodeId(1), disk, holdfast_testkit::fail_the_test(), &storage);
     let config = PartitionConfig {
         tail_cache,
         ..PartitionConfig::default()
     };
-    let clock = Arc::new(|| UnixMillis(0));
+    let clock = holdfast_model::Clock::from_fn(|| UnixMillis(0));
     Partition::start(PartitionId(0), &host, &ConsensusConfig::default(), &config, clock, true)
         .await
         .expect("a partition")

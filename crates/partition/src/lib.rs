@@ -26,7 +26,7 @@ pub use error::{AppendError, PartitionStartError};
 pub use log::chunk::{Chunk, Event};
 pub use log::record;
 pub use metrics::METRICS;
-pub use partition::{Clock, OnAppended, OpenLinks, Partition, PartitionStatus, SenderLink};
+pub use partition::{OnAppended, OpenLinks, Partition, PartitionStatus, SenderLink};
 pub use readers::epoch;
 pub use readers::reader::{Bound, ReadError, Reader, StartError, StartPosition, UnknownPosition};
 pub use shared::MAX_READERS;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_config::Section;
 use holdfast_consensus::{ConsensusConfig, Group, GroupHost, GroupId, Leader, LogPosition, LogReader};
+use holdfast_model::Clock;
 use holdfast_model::{Incarnation, NodeId, PartitionId, SequenceNumber, Term, UnixMillis};
 use holdfast_storage::{OnFatal, StorageError};
 use holdfast_tasks::sync::Mutex;
@@ -27,9 +28,6 @@ use crate::machine::Machine;
 use crate::readers::reader::{Reader, StartError, StartPosition};
 use crate::shared::{self, LogSource, Shared};
 use crate::state::store::Store;
-
-/// The hub's clock; tests bring their own.
-pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// Called once with the outcome of a batch, on the partition's thread. Short and without blocking.
 pub type OnAppended = Box<dyn FnOnce(Result<(), AppendError>) + Send>;

@@ -39,7 +39,7 @@ pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbpri
 pub use lease::{LeaseState, LeaseWatch};
 pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
-pub use registry::{Clock, Outcome, Registry, StartError, Written};
+pub use registry::{Outcome, Registry, StartError, Written};
 pub use secrets::SecretError;
 pub use settings::{Founding, HubSettings, SettingsChange};
 pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_auth::{KeyPair, Policy, Rights};
 use holdfast_consensus::{Group, ProposeError};
+use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_BULK_IDENTITIES, MAX_LIST_DEVICES};
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, UnixMillis};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{self as proto, EntryAnswer, RegistryAnswer, RegistryCommand};
 use prost::Message;
@@ -28,9 +29,6 @@ use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
 
 pub use start::StartError;
-
-/// The hub's clock.
-pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// The registry of the hub as this node sees it. Clones share it.
 #[derive(Clone)]
@@ -379,7 +377,7 @@ impl Registry {
         let _permit = shared.writes.try_acquire().map_err(|_| RegistryError::Overloaded)?;
         let command = RegistryCommand {
             version: version_of(&command),
-            time_ms: (shared.clock)().0,
+            time_ms: shared.clock.now().0,
             command: Some(command),
         };
         let metrics = &shared.local.metrics;

@@ -53,7 +53,6 @@ async fn start(path: &Path, id: NodeId, network: &SimNetwork, sealer: &Arc<Seale
     })
     .unwrap();
     let disk: Arc<dyn Disk> = open(&dir, &storage).unwrap();
-    let _on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(id, disk.clone(), holdfast_testkit::fail_the_test(), &storage);
     let dispatch = Dispatch::new();
     dispatch.enter(Service::Raft, Arc::new(host.groups.clone()));
@@ -70,7 +69,7 @@ async fn start(path: &Path, id: NodeId, network: &SimNetwork, sealer: &Arc<Seale
         &ConsensusConfig::default(),
         sealer.clone(),
         &Founding::default(),
-        Arc::new(|| UnixMillis(1_700_000_000_000)),
+        holdfast_model::Clock::from_fn(|| UnixMillis(1_700_000_000_000)),
         &config,
         id == NodeId(1),
     )

@@ -44,9 +44,8 @@ async fn open_with(path: &Path, config: &RegistryConfig) -> Node {
     let kek = Kek::new([5; 32]);
     let sealer = Arc::new(Sealer::of_directory(path, &kek, dir.is_fresh()).unwrap());
     let disk: Arc<dyn holdfast_storage::Disk> = holdfast_storage::open(&dir, &storage).unwrap();
-    let _on_fatal: holdfast_storage::OnFatal = Arc::new(|error| panic!("{error}"));
     let host = holdfast_testkit::on_threads(NodeId(7), disk.clone(), holdfast_testkit::fail_the_test(), &storage);
-    let clock = Arc::new(|| UnixMillis(1_700_000_000_000));
+    let clock = holdfast_model::Clock::from_fn(|| UnixMillis(1_700_000_000_000));
     let registry = Registry::start(
         &host,
         &ConsensusConfig::default(),

@@ -31,8 +31,7 @@ use holdfast_cluster::route::Owner;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{GroupId, Members};
 use holdfast_device_hub::{DeviceHub, Refusal};
-use holdfast_model::{DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
-use holdfast_node::Clock;
+use holdfast_model::{Clock, DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, ClusterView, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, WriteOperation,
@@ -99,7 +98,7 @@ pub fn simulate<T>(test: impl Future<Output = T>) -> T {
 /// The hub's clock: goes with the simulated one.
 fn clock(from: UnixMillis) -> Clock {
     let began = Instant::now();
-    Arc::new(move || UnixMillis(from.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
+    Clock::from_fn(move || UnixMillis(from.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
 }
 
 impl Cluster {
@@ -178,7 +177,7 @@ impl Cluster {
 
     /// Ends the cluster in order, and returns its disks.
     pub async fn into_image(mut self) -> Image {
-        let now = (self.clock)();
+        let now = self.clock.now();
         for disk in self.disks.values() {
             disk.flush().unwrap();
         }

@@ -123,8 +123,8 @@ pub(crate) struct Cluster {
 const BEGIN: UnixMillis = UnixMillis(1_700_000_000_000);
 
 /// The hub's clock, driven by the simulated one.
-fn clock(began: Instant) -> Arc<dyn Fn() -> UnixMillis + Send + Sync> {
-    Arc::new(move || UnixMillis(BEGIN.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
+fn clock(began: Instant) -> holdfast_model::Clock {
+    holdfast_model::Clock::from_fn(move || UnixMillis(BEGIN.0 + u64::try_from(began.elapsed().as_millis()).unwrap()))
 }
 
 pub(crate) fn info(id: NodeId, name: &str) -> NodeInfo {

@@ -103,8 +103,8 @@ impl Cluster {
         if CORE.contains(&node) {
             for id in (0..HOSTED).map(PartitionId) {
                 let now = self.now.clone();
-                let clock: holdfast_partition::Clock =
-                    Arc::new(move || UnixMillis(now.load(std::sync::atomic::Ordering::Relaxed)));
+                let clock =
+                    holdfast_model::Clock::from_fn(move || UnixMillis(now.load(std::sync::atomic::Ordering::Relaxed)));
                 let partition =
                     Partition::start(id, &host, &ConsensusConfig::default(), &self.config, clock, bootstrap)
                         .await

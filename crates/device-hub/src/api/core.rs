@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use holdfast_model::SessionKey;
 
-use super::clock::Clock;
 use super::hub::DeviceHub;
 use super::session::{CloseReason, Session, Target, close};
 use crate::device_state::Subscriptions;
@@ -19,6 +18,7 @@ use crate::ingest::batcher::Batcher;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::ingest::pipeline::OnDrained;
 use crate::owner::subscriptions::SubscriptionAction;
+use holdfast_model::Clock;
 use holdfast_tasks::sync::SharedCell;
 
 /// The outcome of a message.

@@ -11,6 +11,7 @@ use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
 use crate::api::session::CloseReason;
 use crate::downlink::route::MAX_REMOTE_BYTES;
@@ -19,7 +20,7 @@ use crate::gateway::session_table::SessionTable;
 use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
-use crate::{Clock, DeviceHubConfig};
+use holdfast_model::Clock;
 
 /// The parts that a hub is built from.
 pub struct HubParts {

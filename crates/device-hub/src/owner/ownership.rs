@@ -25,12 +25,12 @@ use super::connection_changes::ConnectionChange;
 use super::ownership_term::OwnershipTerm;
 pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
 use super::subscriptions::SubscriptionRequest;
-use crate::Clock;
 use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, SessionNumber, SyncPhase};
+use holdfast_model::Clock;
 
 /// A new session at its owner.
 #[derive(Debug)]

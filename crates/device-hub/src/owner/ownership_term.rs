@@ -18,12 +18,12 @@ use super::connection_changes::ConnectionChanges;
 use super::ended_sessions::EndedSessions;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::subscriptions::SubscriptionRequest;
-use crate::Clock;
 use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
 use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
+use holdfast_model::Clock;
 
 /// Sessions of one identity that may wait for each other; further ones are asked to retry later.
 const MAX_SUPERSEDED: usize = 8;

@@ -10,10 +10,11 @@ use holdfast_partition::record::StreamId;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::ownership_term::OwnershipTerm;
 use super::subscriptions::{SubscriptionAction, SubscriptionRequest};
+use crate::Protocol;
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
 use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
-use crate::{Clock, Protocol};
+use holdfast_model::Clock;
 
 const GRACE: Duration = Duration::from_secs(30);
 

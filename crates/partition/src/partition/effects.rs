@@ -48,7 +48,7 @@ impl Partition {
         if owner.node != self.0.node {
             return Err(AppendError::NotLeader { leader: None });
         }
-        let entry = writer.close(BatchHeader::of_owner((self.0.clock)()));
+        let entry = writer.close(BatchHeader::of_owner(self.0.clock.now()));
         let (_, answer) = self.0.group.propose_in_term(owner.term, entry).await?;
         answer::decode(&answer)
     }

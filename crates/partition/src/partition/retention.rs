@@ -19,7 +19,7 @@ impl Partition {
     /// [`StorageError`]: the node must stop.
     pub async fn enforce_retention(&self) -> Result<(), StorageError> {
         let inner = self.0.clone();
-        let now = (inner.clock)();
+        let now = inner.clock.now();
         let Some(plan) = self.0.shared.pool.run(move || inner.move_begin(now)).await? else {
             return Ok(());
         };

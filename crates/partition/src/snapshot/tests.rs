@@ -84,7 +84,7 @@ impl Node {
     async fn start_with(disk: Arc<dyn Disk>, config: &PartitionConfig, founding: bool) -> Self {
         let (host, clock) = (host(disk), Arc::new(AtomicU64::new(0)));
         let now = clock.clone();
-        let clock_of = Arc::new(move || UnixMillis(now.load(Ordering::Relaxed)));
+        let clock_of = holdfast_model::Clock::from_fn(move || UnixMillis(now.load(Ordering::Relaxed)));
         let consensus = ConsensusConfig::default();
         let partition = Partition::start(ID, &host, &consensus, config, clock_of, founding)
             .await

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use holdfast_consensus::{ConsensusConfig, GroupHost};
+use holdfast_model::Clock;
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, ByteSize, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionId,
     SequenceNumber, TelemetryMessage, UnixMillis,
 };
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
-use holdfast_partition::{Chunk, Clock, Partition, PartitionConfig, PartitionStartError, Reader};
+use holdfast_partition::{Chunk, Partition, PartitionConfig, PartitionStartError, Reader};
 use holdfast_storage::{DataDir, Disk, NodeIdentity, RocksDisk, StorageConfig};
 
 /// The wall clock of a test: constant until it is set.
@@ -28,7 +29,7 @@ impl TestClock {
 
     pub(crate) fn clock(&self) -> Clock {
         let now = self.0.clone();
-        Arc::new(move || UnixMillis(now.load(Ordering::Relaxed)))
+        Clock::from_fn(move || UnixMillis(now.load(Ordering::Relaxed)))
     }
 }
 

@@ -148,7 +148,7 @@ impl Registry {
         }
         self.change(Command::CreateJoinToken(proto::CreateJoinToken {
             secret_hash: cluster::secret_hash(secret)?,
-            expires_ms: (self.0.clock)().0.saturating_add(millis(lifetime)),
+            expires_ms: self.0.clock.now().0.saturating_add(millis(lifetime)),
             role: cluster::role_to_proto(role).into(),
         }))
         .await

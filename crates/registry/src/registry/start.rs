@@ -11,7 +11,7 @@ use holdfast_storage::{OnFatal, Sealer};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use super::{Clock, Registry, Shared};
+use super::{Registry, Shared};
 use crate::config::RegistryConfig;
 use crate::error::{RegistryError, UnavailableReason};
 use crate::lease::Lease;
@@ -21,6 +21,7 @@ use crate::read_barrier::ReadBarriers;
 use crate::secrets::Secrets;
 use crate::settings::{self, Founding};
 use crate::state::{ApplyError, DEFAULT_CONSUMER_GROUP};
+use holdfast_model::Clock;
 
 /// How long a start waits for the group to have a leader. One member elects itself within a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);

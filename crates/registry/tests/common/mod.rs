@@ -83,7 +83,7 @@ impl Cluster {
         let seed = self.rng.random();
         let host = holdfast_testkit::on_sim_network(id, disk, on_fatal, &self.network, Dispatch::new(), seed);
         let base = Instant::now();
-        let clock = Arc::new(move || {
+        let clock = holdfast_model::Clock::from_fn(move || {
             let since = u64::try_from(base.elapsed().as_millis()).unwrap();
             UnixMillis(1_700_000_000_000 + since)
         });

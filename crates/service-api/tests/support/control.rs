@@ -12,7 +12,7 @@ use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{NodeInfo, NodeRole, NodeState};
 use holdfast_tasks::watch;
 
-use super::node::{Node, now};
+use super::node::Node;
 
 /// There are no other nodes.
 struct NoPeers;
@@ -33,7 +33,15 @@ impl ReplicaHost for Replicas {
     fn start(&self, partition: PartitionId, founding: bool) -> Hosted<'_, Result<Partition, HostError>> {
         Box::pin(async move {
             let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
-            let started = Partition::start(partition, &self.0, &consensus, &config, Arc::new(now), founding).await;
+            let started = Partition::start(
+                partition,
+                &self.0,
+                &consensus,
+                &config,
+                holdfast_model::Clock::system(),
+                founding,
+            )
+            .await;
             started.map_err(HostError::new)
         })
     }

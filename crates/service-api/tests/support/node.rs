@@ -6,24 +6,24 @@
 )]
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use holdfast_auth::HubNames;
 use holdfast_cluster::route::Partitions;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_device_hub::{Clock, DeviceHub, DeviceHubConfig, HubParts, maintain_links};
+use holdfast_device_hub::{DeviceHub, DeviceHubConfig, HubParts, maintain_links};
+use holdfast_model::Clock;
 use holdfast_model::{Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
 use holdfast_partition::{Partition, PartitionConfig};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
-use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, OnFatal, Sealer, StorageConfig};
+use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, Sealer, StorageConfig};
 use holdfast_tasks::Stop;
 
 pub(crate) const HOST: &str = "hub1.example.com";
 
 pub(crate) fn now() -> UnixMillis {
-    UnixMillis(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap())
+    holdfast_model::Clock::system().now()
 }
 
 pub(crate) struct Node {
@@ -58,7 +58,6 @@ impl Node {
         let data = DataDir::open(dir.path(), identity).unwrap();
         let sealer = Arc::new(Sealer::of_directory(dir.path(), &Kek::new([5; 32]), data.is_fresh()).unwrap());
         let disk: Arc<dyn Disk> = holdfast_storage::open(&data, &storage).unwrap();
-        let _on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let host = GroupHost {
             transport,
             ..holdfast_testkit::on_threads(id, disk, holdfast_testkit::fail_the_test(), &storage)
@@ -72,7 +71,7 @@ impl Node {
             &ConsensusConfig::default(),
             sealer.clone(),
             &founding,
-            Arc::new(now),
+            holdfast_model::Clock::system(),
             &RegistryConfig::default(),
             true,
         )
@@ -110,8 +109,15 @@ impl Node {
     /// Starts the replica of one partition.
     pub(crate) async fn partition(&self, id: PartitionId) -> Partition {
         let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
-        Partition::start(id, &self.host, &consensus, &config, Arc::new(now), true)
-            .await
-            .unwrap()
+        Partition::start(
+            id,
+            &self.host,
+            &consensus,
+            &config,
+            holdfast_model::Clock::system(),
+            true,
+        )
+        .await
+        .unwrap()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use holdfast_model::UnixMillis;
+use crate::UnixMillis;
 
 /// A source of the time; clones share it.
 #[derive(Clone)]
@@ -12,6 +12,10 @@ pub struct Clock(Arc<dyn Fn() -> UnixMillis + Send + Sync>);
 impl Clock {
     /// The machine's clock, UTC.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads it; everything else is given a clock"
+    )]
     pub fn system() -> Self {
         Self::from_fn(|| {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
