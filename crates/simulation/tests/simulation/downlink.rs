@@ -178,18 +178,18 @@ impl Receiving {
             self.held.push(*number);
         }
         self.seen = received.len();
-        let bytes = |received: &[(u64, _)]| -> u64 {
+        let bytes_of = |received: &[(u64, _)]| -> u64 {
             let sizes = received.iter().map(|(number, _)| number.to_string().len() as u64);
             sizes.sum()
         };
         // The last delivery may exceed the bytes.
-        let before_last = bytes(&received[..self.seen.saturating_sub(1)]);
+        let before_last = bytes_of(&received[..self.seen.saturating_sub(1)]);
         let too_many = self.seen as u64 > self.granted.0 || (self.seen > 0 && before_last >= self.granted.1);
         if too_many {
             shared.violation(format!(
                 "{name}: {} deliveries of {} bytes, {:?} granted",
                 self.seen,
-                bytes(&received),
+                bytes_of(&received),
                 self.granted
             ));
         }
@@ -211,7 +211,9 @@ impl Receiving {
             let open = self.granted.0 - self.seen as u64 + self.held.len() as u64;
             let messages = u64::from(WINDOW).saturating_sub(open);
             let bytes = if calm { 1_000 } else { rng.random_range(1..100) };
-            if messages > 0 {
+            // A window without bytes takes nothing, however many deliveries it has left.
+            let is_out_of_bytes = calm && bytes_of(&received) >= self.granted.1;
+            if messages > 0 || is_out_of_bytes {
                 let messages = if calm { messages } else { rng.random_range(1..=messages) };
                 client.grant_deliveries(u32::try_from(messages).unwrap(), bytes);
                 self.granted.0 += messages;
