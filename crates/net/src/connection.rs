@@ -56,8 +56,8 @@ pub trait Protocol: Sized + 'static {
     /// only that be read which the end needs.
     fn drain(&self);
 
-    /// Too many connections have not authenticated, and this one has waited longest: it ends, at once or after a word
-    /// to the peer.
+    /// Too many connections have not authenticated, and this one is closed for a newer one (`admission`): it ends, at
+    /// once or after a word to the peer.
     fn evict(&self) {
         self.transport().end(TransportEnd::Evicted.into());
     }
@@ -75,7 +75,7 @@ pub enum TransportEnd {
     BrokenTls,
     /// The peer does not read what it is sent.
     OutputOverflow,
-    /// Too many connections had not authenticated, and this one had waited longest.
+    /// Too many connections had not authenticated, and this one had waited longest without sending anything, or at all.
     Evicted,
     /// The node stops.
     Stopping,

@@ -67,6 +67,11 @@ impl Socket {
         }
     }
 
+    /// Whether a TLS handshake has begun: the first bytes of a TLS connection have been received.
+    pub(crate) fn has_begun_handshake(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.has_begun())
+    }
+
     /// Reads received bytes into `scratch`; 0 = the peer has closed. The TLS handshake is part of the first reads.
     ///
     /// # Errors

@@ -1,4 +1,8 @@
-//! The bound on connections that have not authenticated: past it, the one that has waited longest is closed.
+//! The bound on connections that have not authenticated.
+//!
+//! Past it one of them is closed for each newcomer: the longest waiting one that has sent nothing, and without such a one
+//! the longest waiting one. Otherwise a crowd that connects and never speaks would close the connections of devices in
+//! the middle of their handshakes.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -8,37 +12,52 @@ use holdfast_tasks::sync::SharedCell;
 /// A row of the table: key, and the number of the connection in it, since rows are used again.
 pub(super) type Row = (usize, u64);
 
+/// The progress of a connection towards authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing has been received.
+    Silent,
+    /// Something has been received: a TLS handshake has begun, or a packet.
+    Speaking,
+    /// It has authenticated or ended.
+    Done,
+}
+
 /// The connections of one core that have not authenticated.
 pub(super) struct Admission {
     max: usize,
-    /// Longest waiting first; rows of connections that have authenticated or ended are skipped.
-    waiting: SharedCell<VecDeque<Row>>,
+    queues: SharedCell<Queues>,
     count: Cell<usize>,
+}
+
+/// Longest waiting first. Rows whose connections have made progress are moved or dropped when they reach the front.
+#[derive(Default)]
+struct Queues {
+    silent: VecDeque<Row>,
+    speaking: VecDeque<Row>,
 }
 
 impl Admission {
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
-            waiting: SharedCell::default(),
+            queues: SharedCell::default(),
             count: Cell::new(0),
         }
     }
 
-    /// Adds a connection. Returns the row to evict for it, if the bound is reached; `is_waiting` tells whether a row's
-    /// connection has not authenticated yet.
-    pub(super) fn add(&self, row: Row, is_waiting: impl Fn(Row) -> bool) -> Option<Row> {
-        let mut waiting = self.waiting.borrow_mut();
-        while waiting.front().is_some_and(|row| !is_waiting(*row)) {
-            waiting.pop_front();
-        }
+    /// Adds a connection. Returns the row to evict for it, if the bound is reached; `progress` tells how far a row's
+    /// connection has come.
+    pub(super) fn add(&self, row: Row, progress: impl Fn(Row) -> Progress) -> Option<Row> {
+        let mut queues = self.queues.borrow_mut();
+        queues.sort_front(progress);
         // An evicted connection counts until its task has run; one eviction per newcomer is enough.
         let evicted = if self.count.get() < self.max {
             None
         } else {
-            waiting.pop_front()
+            queues.silent.pop_front().or_else(|| queues.speaking.pop_front())
         };
-        waiting.push_back(row);
+        queues.silent.push_back(row);
         self.count.set(self.count.get() + 1);
         evicted
     }
@@ -46,5 +65,24 @@ impl Admission {
     /// A connection has authenticated, or ended before that.
     pub(super) fn remove(&self) {
         self.count.set(self.count.get() - 1);
+    }
+}
+
+impl Queues {
+    /// Leaves a silent row at the front of `silent` and a waiting one at the front of `speaking`, if there are any. A row
+    /// is moved once: the cost per connection is constant.
+    fn sort_front(&mut self, progress: impl Fn(Row) -> Progress) {
+        while let Some(row) = self.silent.front() {
+            match progress(*row) {
+                Progress::Silent => break,
+                Progress::Speaking => self.speaking.extend(self.silent.pop_front()),
+                Progress::Done => drop(self.silent.pop_front()),
+            }
+        }
+        while let Some(row) = self.speaking.front()
+            && progress(*row) == Progress::Done
+        {
+            self.speaking.pop_front();
+        }
     }
 }

@@ -105,6 +105,7 @@ fn run<P: Protocol>(protocol: &Rc<P>, cx: &mut Context<'_>) -> Poll<P::End> {
             Ok(0) => return Poll::Ready(TransportEnd::Lost.into()),
             Ok(read) => {
                 reads += 1;
+                transport.has_received.set(true);
                 offer(protocol, scratch.get(..read).unwrap_or_default());
             }
             Err(error) => return Poll::Ready(TransportEnd::from(&error).into()),

@@ -11,7 +11,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::admission::{Admission, Row};
+use super::admission::{Admission, Progress, Row};
 use super::driver::Driver;
 use super::timer_wheel::TimerWheel;
 use super::{Protocol, Transport, TransportEnd};
@@ -26,7 +26,7 @@ const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// The limits that the driver enforces.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Connections of one core that have not authenticated; past it the one that has waited longest is closed.
+    /// Connections of one core that have not authenticated; past it the longest silent one is closed (`admission`).
     pub max_unauthenticated: usize,
     /// Bytes that wait to be written to one peer; a peer that lets more pile up is closed.
     pub max_output_bytes: usize,
@@ -84,7 +84,8 @@ impl<P: Protocol> Connections<P> {
         let transport = protocol.transport();
         self.check_at(transport, protocol.next_deadline(now_ms));
         let evicted = self.admission.add(transport.row, |row| {
-            self.get(row).is_some_and(|known| !known.transport().is_authenticated())
+            self.get(row)
+                .map_or(Progress::Done, |known| known.transport().progress())
         });
         if let Some(evicted) = evicted.and_then(|row| self.get(row)) {
             evicted.evict();

@@ -353,6 +353,41 @@ fn the_longest_waiting_connection_without_authentication_is_evicted() {
 }
 
 #[test]
+fn a_silent_connection_is_evicted_before_one_that_has_sent_something() {
+    run(async {
+        let bench = Bench::new(3);
+        let mut speaking = bench.connect(64);
+        // Half a packet.
+        speaking.write_all(b"\x05hel").await.unwrap();
+        settle().await;
+        let _silent: Vec<_> = (0..4).map(|_| bench.connect(64)).collect();
+        settle().await;
+        let evicted =
+            |numbers: &[u64]| -> Vec<_> { numbers.iter().map(|number| (*number, TransportEnd::Evicted)).collect() };
+        let _more = [bench.connect(64), bench.connect(64)];
+        settle().await;
+        assert_eq!(*bench.log.ends.borrow(), evicted(&[1, 2, 3, 4]));
+        speaking.write_all(b"lo").await.unwrap();
+        assert_eq!(read(&mut speaking, 5).await, b"hello");
+    });
+}
+
+#[test]
+fn among_speaking_connections_the_longest_waiting_is_evicted() {
+    run(async {
+        let bench = Bench::new(2);
+        let mut clients = [bench.connect(64), bench.connect(64)];
+        for client in &mut clients {
+            client.write_all(b"\x05hel").await.unwrap();
+        }
+        settle().await;
+        let _newer = bench.connect(64);
+        settle().await;
+        assert_eq!(*bench.log.ends.borrow(), [(0, TransportEnd::Evicted)]);
+    });
+}
+
+#[test]
 fn a_peer_that_closes_ends_its_connection_also_inside_a_packet() {
     run(async {
         let bench = Bench::new(10);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use holdfast_model::CertificateChain;
 
-use super::admission::Row;
+use super::admission::{Progress, Row};
 use super::read_buffer::ReadBuffer;
 use super::{Connections, Protocol, TransportEnd};
 use crate::Socket;
@@ -18,6 +18,8 @@ pub struct Transport<P: Protocol> {
     pub(super) row: Row,
     address: SocketAddr,
     is_authenticated: Cell<bool>,
+    /// Bytes have been received.
+    pub(super) has_received: Cell<bool>,
     /// The second in which the deadlines are checked next.
     pub(super) next_check: Cell<u64>,
     pub(super) io: RefCell<Io>,
@@ -39,6 +41,7 @@ impl<P: Protocol> Transport<P> {
             row,
             address,
             is_authenticated: Cell::new(false),
+            has_received: Cell::new(false),
             next_check: Cell::new(0),
             io: RefCell::new(Io {
                 socket,
@@ -132,8 +135,14 @@ impl<P: Protocol> Transport<P> {
         }
     }
 
-    pub(super) fn is_authenticated(&self) -> bool {
-        self.is_authenticated.get()
+    pub(super) fn progress(&self) -> Progress {
+        if self.is_authenticated.get() {
+            Progress::Done
+        } else if self.has_received.get() || self.io.borrow().socket.has_begun_handshake() {
+            Progress::Speaking
+        } else {
+            Progress::Silent
+        }
     }
 
     /// Has the deadlines checked at `at_ms`, if that is earlier than planned.

@@ -37,6 +37,11 @@ impl TlsSocket {
         }
     }
 
+    /// Whether the first byte has been received.
+    pub(crate) fn has_begun(&self) -> bool {
+        matches!(self.state, TlsState::Started(_))
+    }
+
     pub(crate) fn wants_flush(&self) -> bool {
         match &self.state {
             TlsState::Idle(_) => false,
