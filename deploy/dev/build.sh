@@ -15,7 +15,7 @@ wanted=${CARGO_TARGET_DIR:-target}
 deploy/dev/deps.sh
 source deploy/build/env.sh
 source deploy/build/progress.sh
-case $profile in quick) seconds=120 ;; *) seconds=300 ;; esac
+case $profile in quick) seconds=150 ;; *) seconds=300 ;; esac
 cargo_progress "compiling the hub" $seconds build --profile "$profile" --locked -p holdfast
 if [ "$CARGO_TARGET_DIR" != "$wanted" ]; then
   mkdir -p "$wanted/$profile"
