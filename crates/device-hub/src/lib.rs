@@ -3,7 +3,8 @@
 //!
 //! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
 //! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
-//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`], from any node.
+//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`] and, with an answer, [`DeviceHub::invoke_method`], from any
+//! node.
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
 //! session come in the order of its messages; one identity has one session; every queue is bounded.
 //! Not here: MQTT, AMQP, HTTP; how records are stored (`partition`) or identities kept (`registry`).
@@ -16,6 +17,7 @@ mod device_state;
 mod downlink;
 mod gateway;
 mod ingest;
+mod methods;
 mod metrics;
 mod owner;
 mod rpc;
@@ -40,5 +42,7 @@ pub use gateway::drain::close_when_draining;
 pub use gateway::link_renewal::maintain_links;
 pub use gateway::revocation::watch_registry;
 pub use gateway::subscription_requests::SubscriptionError;
+pub use methods::call::{MethodAnswer, MethodCall, MethodError};
+pub use methods::pending::MethodResult;
 pub use metrics::METRICS;
 pub use session_types::SessionNumber;

@@ -33,6 +33,10 @@ holdfast_model::metrics! {
     counter deliveries_queued() = "holdfast_device_hub_deliveries_queued_total";
     /// Messages for devices that were not taken: no session, too many waiting, or another owner.
     counter deliveries_refused() = "holdfast_device_hub_deliveries_refused_total";
+    /// Method calls that this node has taken.
+    counter methods_invoked() = "holdfast_device_hub_methods_invoked_total";
+    /// Method calls of this node that ended without an answer of the device.
+    counter methods_failed() = "holdfast_device_hub_methods_failed_total";
     /// Sessions that this node has as a gateway.
     gauge sessions() = "holdfast_device_hub_sessions";
     /// Sessions, on all gateways, of the partitions that this node owns.
@@ -59,6 +63,8 @@ pub(crate) struct Metrics {
     pub(crate) dead_states_removed: Counter,
     pub(crate) deliveries_queued: Counter,
     pub(crate) deliveries_refused: Counter,
+    pub(crate) methods_invoked: Counter,
+    pub(crate) methods_failed: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
@@ -88,6 +94,8 @@ impl Metrics {
             dead_states_removed: dead_states_removed(),
             deliveries_queued: deliveries_queued(),
             deliveries_refused: deliveries_refused(),
+            methods_invoked: methods_invoked(),
+            methods_failed: methods_failed(),
             sessions: sessions(),
             owned_sessions: owned_sessions(),
             closed: reasons.map(|reason| (reason, sessions_closed(reason.as_str()))),

@@ -18,6 +18,7 @@ use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
 use crate::gateway::session_table::SessionTable;
 use crate::ingest::command_queue::{Command, CommandQueue};
+use crate::methods::pending::MethodCalls;
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use holdfast_model::Clock;
@@ -70,6 +71,8 @@ pub struct DeviceHub {
     pub(crate) downlink_bytes: AtomicUsize,
     /// Deliveries of this node that wait for other owners.
     pub(crate) remote_deliveries: ByteBudget,
+    /// Method calls of this node that wait for devices.
+    pub(crate) method_calls: MethodCalls,
 }
 
 impl DeviceHub {
@@ -97,6 +100,7 @@ impl DeviceHub {
             next_delivery: AtomicU64::new(1),
             downlink_bytes: AtomicUsize::new(0),
             remote_deliveries: ByteBudget::new(MAX_REMOTE_BYTES),
+            method_calls: MethodCalls::new(parts.node, parts.incarnation),
             parts,
         })
     }

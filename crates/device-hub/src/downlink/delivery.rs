@@ -35,6 +35,12 @@ impl DeliveryKind {
             _ => return None,
         })
     }
+
+    /// Whether it is a call: sent only while its caller waits, and only to a session that takes deliveries. The others wait
+    /// for the session to take them.
+    pub(crate) const fn is_call(self) -> bool {
+        matches!(self, Self::Method)
+    }
 }
 
 /// The treatment of an unsettled delivery when a newer session of the identity begins.
@@ -54,7 +60,8 @@ pub struct Delivery {
     /// Its treatment when the session changes.
     pub on_session_change: OnSessionChange,
     /// The front end's data beside the body: the properties of a cloud-to-device message as `name=value` pairs in URL
-    /// encoding, the name and request id of a method as `name/id`, the version of a twin change.
+    /// encoding, the name, request id and time-out in milliseconds of a method as `name/id/ms`, the version of a twin
+    /// change.
     pub head: Arc<str>,
     /// The encoded message.
     pub body: Bytes,
@@ -126,6 +133,9 @@ pub enum DeliveryError {
     /// The identity has no session. It is not queued.
     #[error("the device is not connected")]
     NotConnected,
+    /// The session takes no deliveries: its device has subscribed to nothing. It is not sent.
+    #[error("the device is connected and takes no deliveries")]
+    NotListening,
     /// Too many deliveries of this node wait for other owners. It is not queued.
     #[error("too many deliveries wait for other nodes")]
     Busy,
@@ -159,7 +169,7 @@ impl PendingDelivery {
         self.id
     }
 
-    /// Waits for the outcome. Dropping the future does not take the delivery back.
+    /// Waits for the outcome. Dropping the future takes back a method that has not been sent, and no other delivery.
     pub async fn outcome(self) -> DeliveryOutcome {
         // The queue ends with the ownership term, without an answer.
         self.outcome.await.unwrap_or(DeliveryOutcome::Unknown)

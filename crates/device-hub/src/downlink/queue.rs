@@ -2,7 +2,8 @@
 //!
 //! Why credit: a slow device fills its own window and nothing else; the gateway never holds more than it has granted.
 //! Invariants: deliveries are sent in the order in which they were queued, with sequence numbers without gaps; one that the
-//! gateway has accepted is not sent again to the same session; every delivery ends with exactly one outcome; the queue
+//! gateway has accepted is not sent again to the same session; every delivery ends with exactly one outcome, unless nobody
+//! waits for it; the queue
 //! holds at most [`MAX_MESSAGES`] and [`MAX_BYTES`].
 //! Pure: no calls, no clock.
 
@@ -49,6 +50,11 @@ impl Entry {
         }
     }
 
+    /// A call that has not been sent and whose caller has gone.
+    fn is_abandoned(&self) -> bool {
+        self.delivery.kind.is_call() && self.progress == Progress::Queued && self.reply.is_closed()
+    }
+
     fn finish(self, outcome: DeliveryOutcome) {
         // The caller may have stopped waiting.
         let _ = self.reply.send(outcome);
@@ -81,6 +87,7 @@ impl DeliveryQueue {
         delivery: Delivery,
         reply: oneshot::Sender<DeliveryOutcome>,
     ) -> Result<(), DeliveryError> {
+        self.drop_abandoned();
         let bytes = self.bytes + delivery.bytes();
         if self.entries.len() >= MAX_MESSAGES || bytes > MAX_BYTES {
             return Err(DeliveryError::QueueFull {
@@ -102,6 +109,7 @@ impl DeliveryQueue {
     /// Takes the deliveries to send with the next call, in order: those that an unanswered call may have carried already,
     /// under their numbers, and further ones as far as the credit allows, at most `most` and about `max_bytes`.
     pub(crate) fn take(&mut self, most: usize, max_bytes: usize) -> Vec<Outgoing> {
+        self.drop_abandoned();
         let mut outgoing = Vec::new();
         let mut taken_bytes = 0;
         for entry in &mut self.entries {
@@ -127,7 +135,23 @@ impl DeliveryQueue {
         outgoing
     }
 
-    /// Whether [`Self::take`] would return something.
+    fn drop_abandoned(&mut self) {
+        let bytes = &mut self.bytes;
+        self.entries.retain(|entry| {
+            let stays = !entry.is_abandoned();
+            if !stays {
+                *bytes -= entry.delivery.bytes();
+            }
+            stays
+        });
+    }
+
+    /// Whether the session has ever granted credit.
+    pub(crate) fn has_grant(&self) -> bool {
+        self.credit.granted_messages > 0
+    }
+
+    /// Whether [`Self::take`] would return something; calls that have been abandoned count.
     pub(crate) fn is_sendable(&self) -> bool {
         let next = self
             .entries

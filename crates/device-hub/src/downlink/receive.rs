@@ -22,6 +22,7 @@ use crate::DeviceHub;
 use crate::api::core::Core;
 use crate::api::session::{Session, Target};
 use crate::ingest::command_queue::Command;
+use crate::methods::pending::MethodResult;
 
 /// A delivery at the gateway of its session.
 #[derive(Debug, Clone)]
@@ -100,6 +101,12 @@ impl Core {
             };
             self.hub.report_settlement(session.partition, report);
         }
+    }
+
+    /// The result of a method that `session` has received; `request_id` is the second part of the delivery's head.
+    pub fn report_method_result(&self, session: &Session, request_id: &str, result: MethodResult) {
+        self.hub
+            .report_method_result(&session.info.identity, request_id, result);
     }
 
     /// The session has ended: its unsettled deliveries do not count any more.

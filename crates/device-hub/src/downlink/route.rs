@@ -30,6 +30,10 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 /// Delay before the same owner is asked again that did not take a delivery.
 const RETRY_BACKOFF: Duration = Duration::from_millis(250);
 
+/// How long the first grant of a session may take from its gateway to the owner. A call for a session without a grant
+/// waits for it: the device may have subscribed a moment ago.
+const GRANT_DELAY: Duration = Duration::from_millis(500);
+
 /// Bytes of deliveries of this node that may wait for other owners.
 pub(crate) const MAX_REMOTE_BYTES: usize = 16 << 20;
 
@@ -38,7 +42,7 @@ const MIN_REMOTE_BYTES: usize = 4096;
 
 impl DeviceHub {
     /// Sends `delivery` to the session of `identity`, from any node, and waits up to `timeout` for its outcome. Dropping
-    /// the future does not take the delivery back.
+    /// the future does not take the delivery back. A method for a session that takes no deliveries is refused.
     ///
     /// # Errors
     /// [`DeliveryError`], each of which says whether the owner has queued it.
@@ -76,8 +80,19 @@ impl DeviceHub {
         delivery: Delivery,
         timeout: Duration,
     ) -> Result<DeliveryOutcome, DeliveryError> {
+        let is_call = delivery.kind.is_call();
         let pending = self.deliver_here(identity, delivery)?;
-        let outcome = tokio::time::timeout(timeout, pending.outcome()).await;
+        let give_up = Instant::now() + timeout;
+        let mut outcome = std::pin::pin!(pending.outcome());
+        let partition = self.partition_of(identity);
+        if is_call && !self.ownership.takes_deliveries(partition, identity) {
+            match tokio::time::timeout(timeout.min(GRANT_DELAY), &mut outcome).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(_) if self.ownership.takes_deliveries(partition, identity) => {}
+                Err(_) => return Err(DeliveryError::NotListening),
+            }
+        }
+        let outcome = tokio::time::timeout_at(give_up, outcome).await;
         outcome.map_err(|_| DeliveryError::Unsettled)
     }
 

@@ -78,6 +78,11 @@ impl TermDownlink {
         Ok(())
     }
 
+    /// Whether the identity's session has granted credit.
+    pub(crate) fn takes_deliveries(&self, identity: &IdentityId) -> bool {
+        self.queues.get(identity).is_some_and(|queue| queue.queue.has_grant())
+    }
+
     fn queue(&mut self, identity: &IdentityId, address: SessionAddress) -> &mut SessionQueue {
         self.queues.entry(identity.clone()).or_insert_with(|| SessionQueue {
             address,

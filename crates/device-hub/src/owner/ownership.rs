@@ -428,6 +428,14 @@ impl OwnershipTable {
         ownership.queue_delivery(identity, id, delivery, reply)
     }
 
+    /// Whether the session of an identity has granted credit, as far as this node owns its partition.
+    pub(crate) fn takes_deliveries(&self, partition: PartitionId, identity: &IdentityId) -> bool {
+        let term = self
+            .term(partition)
+            .and_then(|term| self.ownership(partition, term).ok());
+        term.is_some_and(|ownership| ownership.takes_deliveries(identity))
+    }
+
     /// A gateway reports the credit of a session.
     pub(crate) fn grant_credit(
         &self,

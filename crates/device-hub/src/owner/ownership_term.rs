@@ -418,6 +418,10 @@ impl OwnershipTerm {
         Ok(address.gateway)
     }
 
+    pub(super) fn takes_deliveries(&self, identity: &IdentityId) -> bool {
+        self.downlink.takes_deliveries(identity)
+    }
+
     pub(super) fn grant_credit(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) {
         if self.rows.get(identity).is_some_and(|row| row.address == address) {
             self.downlink.grant(identity, address, credit);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_auth::KeyFingerprint;
 use holdfast_cluster::transport::CallError;
-use holdfast_model::{DeviceId, GenerationId, IdentityId, ModuleId, NodeId, SessionKey, Term, UnixMillis};
+use holdfast_model::{DeviceId, GenerationId, IdentityId, Incarnation, ModuleId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::{self as proto};
 use prost::Message;
@@ -21,6 +21,8 @@ use crate::downlink::receive::{ReceivedDeliveries, ReceivedDelivery};
 use crate::downlink::report::{ReportedCredit, ReportedSettlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::gateway::session_table::{Activity, AttachReply};
+use crate::methods::call::MethodAnswer;
+use crate::methods::pending::{MethodCallId, MethodResult};
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
 use crate::session_types::{OwnerError, SessionInfo, SessionNumber};
 
@@ -392,6 +394,7 @@ pub(crate) fn encode_sent(outcome: Result<DeliveryOutcome, DeliveryError>) -> pr
         Ok(DeliveryOutcome::Unknown) => Outcome::MaybeDelivered,
         Err(DeliveryError::Unsettled) => Outcome::Unsettled,
         Err(DeliveryError::NotConnected) => Outcome::NotConnected,
+        Err(DeliveryError::NotListening) => Outcome::NotListening,
         Err(DeliveryError::QueueFull { messages, bytes }) => {
             answer.queued_messages = messages as u64;
             answer.queued_bytes = bytes as u64;
@@ -415,6 +418,7 @@ pub(crate) fn decode_sent(answer: &proto::SessionSendAnswer) -> Result<DeliveryO
         Outcome::MaybeDelivered => DeliveryOutcome::Unknown,
         Outcome::Unsettled => return Err(DeliveryError::Unsettled),
         Outcome::NotConnected => return Err(DeliveryError::NotConnected),
+        Outcome::NotListening => return Err(DeliveryError::NotListening),
         Outcome::QueueFull => {
             return Err(DeliveryError::QueueFull {
                 messages: size(answer.queued_messages),
@@ -424,6 +428,56 @@ pub(crate) fn decode_sent(answer: &proto::SessionSendAnswer) -> Result<DeliveryO
         // An outcome of a later version.
         Outcome::Unspecified => return Err(DeliveryError::Unknown),
     })
+}
+
+pub(crate) fn encode_method_result(
+    id: MethodCallId,
+    identity: &IdentityId,
+    result: &MethodResult,
+) -> proto::MethodResult {
+    use proto::method_result::Outcome;
+    let mut message = proto::MethodResult {
+        incarnation: id.incarnation.get(),
+        counter: id.counter,
+        device: identity.device.as_str().to_owned(),
+        module: encode_module(identity),
+        ..proto::MethodResult::default()
+    };
+    let outcome = match result {
+        MethodResult::Answered(answer) => {
+            message.status = answer.status;
+            message.payload = answer.payload.clone();
+            Outcome::Answered
+        }
+        MethodResult::TooMany => Outcome::TooMany,
+        MethodResult::Disconnected => Outcome::Disconnected,
+    };
+    message.set_outcome(outcome);
+    message
+}
+
+/// The result of a call of `node`.
+pub(crate) fn decode_method_result(
+    node: NodeId,
+    message: proto::MethodResult,
+) -> Result<(MethodCallId, IdentityId, MethodResult), CallError> {
+    use proto::method_result::Outcome;
+    let id = MethodCallId {
+        node,
+        incarnation: Incarnation(message.incarnation),
+        counter: message.counter,
+    };
+    let identity = decode_identity(&message.device, &message.module)?;
+    let result = match message.outcome() {
+        Outcome::Answered => MethodResult::Answered(MethodAnswer {
+            status: message.status,
+            payload: message.payload,
+        }),
+        Outcome::TooMany => MethodResult::TooMany,
+        Outcome::Disconnected => MethodResult::Disconnected,
+        Outcome::Unspecified => return Err(refused("an unknown outcome of a method call")),
+    };
+    Ok((id, identity, result))
 }
 
 pub(crate) fn encode_attached(outcome: Outcome, number: Option<SessionNumber>) -> proto::SessionAttached {

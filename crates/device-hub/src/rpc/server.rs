@@ -79,6 +79,11 @@ impl CallServer {
                 let (devices, sessions) = self.hub.ownership.count();
                 Answer::Count(proto::SessionCountAnswer { devices, sessions })
             }
+            Request::MethodResult(result) => {
+                let (id, identity, outcome) = codec::decode_method_result(self.hub.parts.node, result)?;
+                self.hub.method_calls.complete(id, &identity, outcome);
+                Answer::MethodResult(proto::MethodResultAnswer {})
+            }
             Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
                 refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
             }),

@@ -6,11 +6,12 @@
 //! [`WINDOW_MESSAGES`] and about [`WINDOW_BYTES`] are granted and not settled; each delivery is settled once: at QoS 1 by
 //! its PUBACK, in any order, at QoS 0 when it is written (Spec device-mqtt §6).
 
-use holdfast_device_hub::{DeliveryKind, DeliveryTag, ReceivedDelivery, Settlement};
+use holdfast_device_hub::{DeliveryKind, DeliveryTag, MethodResult, ReceivedDelivery, Settlement};
 use holdfast_mqtt::codec::{self, PacketId, Publish, QoS};
 use holdfast_mqtt::{Channel, HubTopic};
 
 use super::connection::{Connection, State};
+use super::methods::{self, MethodsInFlight};
 
 /// Deliveries of one connection that are not settled (Spec device-mqtt §6).
 const WINDOW_MESSAGES: u32 = 50;
@@ -24,6 +25,8 @@ pub(super) struct Downlink {
     /// Sent at QoS 1 and not acknowledged, oldest first.
     in_flight: Vec<InFlight>,
     last_packet_id: PacketId,
+    /// Methods that the client has received and not answered.
+    pub(super) methods: MethodsInFlight,
 }
 
 struct InFlight {
@@ -59,7 +62,7 @@ fn topic(delivery: &ReceivedDelivery) -> Option<HubTopic<'_>> {
         DeliveryKind::CloudToDevice if delivery.head.is_empty() => return None,
         DeliveryKind::CloudToDevice => HubTopic::CloudToDevice { bag: &delivery.head },
         DeliveryKind::Method => {
-            let (name, rid) = delivery.head.split_once('/')?;
+            let (name, rid, _) = methods::head(&delivery.head)?;
             HubTopic::Method { name, rid }
         }
         DeliveryKind::TwinChange => HubTopic::Desired {
@@ -94,6 +97,15 @@ impl Connection {
             // The client has unsubscribed since.
             return self.settle_delivery(state, tag, bytes, Settlement::Released);
         };
+        if delivery.kind == DeliveryKind::Method
+            && let Some((_, rid, timeout_ms)) = methods::head(&delivery.head)
+            && !downlink.methods.add(rid, self.transport.now_ms(), timeout_ms)
+        {
+            self.front
+                .core
+                .report_method_result(session, rid, MethodResult::TooMany);
+            return self.settle_delivery(state, tag, bytes, Settlement::Accepted);
+        }
         let mut name = String::new();
         if let Some(topic) = topic(delivery) {
             topic.write(session.identity(), &mut name);

@@ -141,9 +141,12 @@ impl Connection {
         self.front.core.send(session, message, receipt, received);
     }
 
-    /// Answers requests for twins and methods, which a later version serves: some SDKs wait for an answer without a timeout (Spec
-    /// device-mqtt §7.1).
+    /// Takes answers to methods. Answers requests for twins, which a later version serves: some SDKs wait for an answer
+    /// without a timeout (Spec device-mqtt §7.1).
     fn request(&self, state: &mut State, topic: &DeviceTopic<'_>, packet: &Publish<'_>, now_ms: u64) {
+        if let DeviceTopic::MethodResponse { status, rid } = topic {
+            self.method_answered(state, rid, *status, packet.payload);
+        }
         let mut bytes = Vec::new();
         let answer = match topic {
             DeviceTopic::TwinGet { rid } => Some(*rid),
@@ -261,6 +264,9 @@ impl Connection {
                 && let Ok(message) = will.message()
             {
                 self.front.core.send(&session, &message, None, now);
+            }
+            if let Some(downlink) = &state.downlink {
+                self.methods_ended(&session, &downlink.methods);
             }
             self.front.core.disconnect(&session);
         }
