@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use holdfast_device_hub::{Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement};
 use holdfast_model::NodeId;
-use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Packet, QoS, decode, subscribe, unsubscribe};
 use holdfast_simulation::{identity, simulate};
 use support::{Bench, DEVICE, Device, encoded};
-use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinHandle;
 
 const DEVICEBOUND: &str = "devices/dev-1/messages/devicebound/";
@@ -29,37 +27,6 @@ impl Bench {
         };
         let send = async move { hub.deliver(&identity(DEVICE), delivery, Duration::from_secs(20)).await };
         tokio::task::spawn_local(send)
-    }
-}
-
-impl Device {
-    async fn subscribe(&mut self, filter: &str, qos: QoS) {
-        let mut bytes = Vec::new();
-        subscribe(&mut bytes, 7, &[(filter, qos)]).unwrap();
-        self.send(&bytes).await;
-        assert_eq!(self.receive(5).await, [0x90, 3, 0, 7, qos as u8]);
-    }
-
-    /// The topic, payload and packet id of the next PUBLISH.
-    async fn published(&mut self) -> (String, Vec<u8>, Option<u16>) {
-        loop {
-            if let Some((packet, length)) = decode(&self.input, &Limits::SERVER).unwrap() {
-                let Packet::Publish(packet) = packet else {
-                    panic!("{packet:?}")
-                };
-                let published = (packet.topic.to_owned(), packet.payload.to_vec(), packet.packet_id);
-                self.input.drain(..length);
-                return published;
-            }
-            let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
-            assert!(read.await.expect("a message in time").unwrap() > 0, "closed");
-        }
-    }
-
-    async fn gets_nothing(&mut self) {
-        let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
-        let is_silent = read.await.is_err();
-        assert!(is_silent && self.input.is_empty(), "{:?}", self.input);
     }
 }
 

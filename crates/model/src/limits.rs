@@ -53,6 +53,17 @@ pub const MIN_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Longest retention of events (7 days).
 pub const MAX_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
+// Direct methods (auth-and-limits §9.2, rest §4).
+
+/// Longest name of a method, in characters (ours).
+pub const MAX_METHOD_NAME_CHARS: usize = 100;
+/// Largest payload of a method's request, and of its answer.
+pub const MAX_METHOD_PAYLOAD_BYTES: usize = 128 * KIB;
+/// Shortest time that a device may be given to answer.
+pub const MIN_METHOD_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that a device may be given to connect, and to answer.
+pub const MAX_METHOD_TIMEOUT: Duration = Duration::from_secs(300);
+
 // Shared access signatures (auth-and-limits §1).
 
 /// How long after `se` a token still counts, for clocks that differ (§1.3).

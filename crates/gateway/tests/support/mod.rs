@@ -11,7 +11,7 @@ use holdfast_device_hub::AuditRecord;
 use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_model::NodeId;
 use holdfast_mqtt::Limits;
-use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode};
+use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode, subscribe};
 use holdfast_net::{Peer, StreamHandler};
 use holdfast_simulation::{Cluster, HOST, NODES, identity, primary_key};
 use holdfast_tasks::Stop;
@@ -172,4 +172,35 @@ pub(crate) fn publish(topic: &str, qos: QoS, id: u16) -> Vec<u8> {
 
 pub(crate) fn telemetry(id: u16) -> Vec<u8> {
     publish("devices/dev-1/messages/events/", QoS::AtLeastOnce, id)
+}
+
+impl Device {
+    pub(crate) async fn subscribe(&mut self, filter: &str, qos: QoS) {
+        let mut bytes = Vec::new();
+        subscribe(&mut bytes, 7, &[(filter, qos)]).unwrap();
+        self.send(&bytes).await;
+        assert_eq!(self.receive(5).await, [0x90, 3, 0, 7, qos as u8]);
+    }
+
+    /// The topic, payload and packet id of the next PUBLISH.
+    pub(crate) async fn published(&mut self) -> (String, Vec<u8>, Option<u16>) {
+        loop {
+            if let Some((packet, length)) = decode(&self.input, &Limits::SERVER).unwrap() {
+                let Packet::Publish(packet) = packet else {
+                    panic!("{packet:?}")
+                };
+                let published = (packet.topic.to_owned(), packet.payload.to_vec(), packet.packet_id);
+                self.input.drain(..length);
+                return published;
+            }
+            let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
+            assert!(read.await.expect("a message in time").unwrap() > 0, "closed");
+        }
+    }
+
+    pub(crate) async fn gets_nothing(&mut self) {
+        let read = tokio::time::timeout(Duration::from_secs(5), self.stream.read_buf(&mut self.input));
+        let is_silent = read.await.is_err();
+        assert!(is_silent && self.input.is_empty(), "{:?}", self.input);
+    }
 }

@@ -130,7 +130,8 @@ catalogue! {
     403012 DeviceDisabled: Operation, "the device is disabled";
     403100 DeviceModelMaxPropertiesExceeded: Quota, "a device model has too many properties";
     403101 DeviceModelMaxIndexablePropertiesExceeded: Quota, "a device model has too many indexed properties";
-    403800 DeviceMaximumInflightMethodExceeded: Quota, "the device has as many method calls in flight as it may";
+    403800 DeviceMaximumInflightMethodExceeded: Quota, "the device has as many method calls in flight as it may",
+        device "answer each method, also with an error", operator "call the device again when earlier calls have ended; find out why it does not answer";
 
     404000 GenericNotFound: NotFound, "no such resource",
         device "check path and method of the call", operator "nothing, unless a client of this hub's version sends it: report it";
@@ -152,7 +153,8 @@ catalogue! {
         device "do without the feature, or ask the operator for an upgrade", operator "see the release notes for what each version supports";
     404014 DigitalTwinInterfaceNotFound: NotFound, "no such interface of the digital twin";
     404101 QueryStoreClusterNotFound: NotFound, "the query store does not exist";
-    404103 DeviceNotOnline: Offline, "the device is not connected or does not listen for methods";
+    404103 DeviceNotOnline: Offline, "the device is not connected or does not listen for methods",
+        device "connect, and subscribe to methods", operator "the text says which of the two: `holdfast device diagnose ID` shows the connection; a connect time-out waits for the device";
     404104 DeviceConnectionClosedRemotely: ConnectionLost, "the connection ended without a goodbye: keep-alive ran out or the network broke",
         device "check the network and the keep-alive interval; reconnect", operator "check whether many devices of one network lose their connection at once";
     404301 ConfigurationNotFound: NotFound, "no such configuration";
@@ -232,7 +234,8 @@ catalogue! {
     500503 UnableToCompressComponentInfo: Internal, "component information could not be compressed";
     500504 UnableToCompressDiscoveryInfo: Internal, "discovery information could not be compressed";
     500505 OrphanDiscoveryDocument: Internal, "a discovery document has no owner";
-    502000 GenericBadGateway: Internal, "another system gave the hub a bad answer";
+    502000 GenericBadGateway: Internal, "another system gave the hub a bad answer",
+        device "answer methods with JSON, or with nothing", operator "the text says what is wrong with the device's answer";
     503000 GenericServiceUnavailable: Busy, "the hub cannot serve the request now";
     503001 ServiceUnavailable: Busy, "the hub cannot serve the request now: it starts, stops, or its leader is being elected",
         device "repeat with growing delays", operator "if it lasts, check /readyz and the health of the cluster";
@@ -250,5 +253,6 @@ catalogue! {
     503202 GroupNotAvailable: Busy, "the group cannot be read now";
     503301 HostingServiceNotAvailable: Busy, "the hosting service cannot be reached";
     504000 GenericGatewayTimeout: Timeout, "no answer in time";
-    504101 GatewayTimeout: Timeout, "the device did not answer a method call in time";
+    504101 GatewayTimeout: Timeout, "the device did not answer a method call in time",
+        device "answer within the response time-out", operator "raise the response time-out of the call, or find out why the device is slow";
 }

@@ -7,11 +7,13 @@ mod holdfast_api;
 mod identities;
 mod keys;
 mod lists;
+mod methods;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
 use http::{HeaderMap, Uri};
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
 
 use super::error::ApiError;
 use super::reply::Reply;
@@ -26,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: body::Incoming,
+    /// Held while the node works on the call.
+    pub(super) permit: Option<SemaphorePermit<'a>>,
 }
 
 /// Executes the call.
@@ -43,6 +47,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
             let count = request.shared.hub.connected_device_count().await;
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
+        Call::InvokeMethod(path) => methods::invoke(&path.id()?, request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))

@@ -30,7 +30,7 @@ pub(super) async fn answer(shared: &Shared, head: &Parts, body: Body, peer: &Pee
     let id = format!("{:032x}", rand::random::<u128>());
     let client_id = client_request_id(&head.headers).cloned();
     let echo = client_id.as_ref().filter(|_| wants_client_id(&head.headers)).cloned();
-    let outcome = limited(shared, head, body, peer).await;
+    let outcome = checked(shared, head, body, peer).await;
     let reply = outcome.unwrap_or_else(|error| error.reply(&id, shared.now()));
     shared.metrics.answered(reply.status());
     shared.metrics.seconds.record(started.elapsed());
@@ -64,27 +64,20 @@ fn wants_client_id(headers: &HeaderMap) -> bool {
             .is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-/// Bounds the number of concurrent calls and the time of one. Reading a body has its own deadline on top.
-async fn limited(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Result<Reply, ApiError> {
-    let Ok(_permit) = shared.requests.try_acquire() else {
-        return Err(ApiError::new(
-            ErrorCode::ServerBusy,
-            "too many calls are in progress; retry after a second",
-        ));
-    };
-    let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get();
-    match tokio::time::timeout(limit, checked(shared, head, body, peer)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(unavailable()),
-    }
-}
-
 fn unavailable() -> ApiError {
     let text = "the hub did not answer in time; whether a write took effect is not known";
     ApiError::new(ErrorCode::ServiceUnavailable, text)
 }
 
+/// Bounds the number of concurrent calls and the time of each step. Reading a body has its own deadline on top, and so has
+/// waiting for a device.
 async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Result<Reply, ApiError> {
+    let Ok(permit) = shared.requests.try_acquire() else {
+        return Err(ApiError::new(
+            ErrorCode::ServerBusy,
+            "too many calls are in progress; retry after a second",
+        ));
+    };
     let address = peer.address;
     let segments = path::segments(&head.uri);
     let known = segments.as_deref().unwrap_or_default();
@@ -156,8 +149,13 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         uri: &head.uri,
         headers: &head.headers,
         body,
+        permit: Some(permit),
     };
-    calls::run(call, request).await
+    let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get() + call.device_wait();
+    match tokio::time::timeout(limit, calls::run(call, request)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unavailable()),
+    }
 }
 
 fn device_side(call: &Call) -> Option<&IdentityPath> {

@@ -1,6 +1,9 @@
 //! Maps a method and path to a call and the right that it needs (Spec rest §2–§8, auth-and-limits §2).
 
+use std::time::Duration;
+
 use holdfast_auth::Rights;
+use holdfast_model::limits::MAX_METHOD_TIMEOUT;
 use http::Method;
 
 /// A call of the service API. Ids are the decoded texts of the path, not yet checked.
@@ -15,6 +18,7 @@ pub(super) enum Call {
     RegenerateKeys,
     DeviceStatistics,
     ServiceStatistics,
+    InvokeMethod(IdentityPath),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
     Holdfast(HoldfastCall),
@@ -77,9 +81,20 @@ impl Call {
             Self::PutIdentity(_) | Self::DeleteIdentity(_) | Self::Bulk | Self::RegenerateKeys => {
                 Rights::REGISTRY_WRITE
             }
-            Self::ServiceStatistics => Rights::SERVICE_CONNECT,
+            Self::ServiceStatistics | Self::InvokeMethod(_) => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
             Self::Holdfast(_) => Rights::ALL,
+        }
+    }
+}
+
+impl Call {
+    /// How long the call may wait for a device.
+    pub(super) fn device_wait(&self) -> Duration {
+        match self {
+            // To connect, and to answer.
+            Self::InvokeMethod(_) => 2 * MAX_METHOD_TIMEOUT,
+            _ => Duration::ZERO,
         }
     }
 }
@@ -125,9 +140,8 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
         ["devices", _, "modules", _, ..] => unimplemented("IoT Edge scopes", Rights::DEVICE_CONNECT),
         ["statistics", "devices"] => only(method, "GET", Call::DeviceStatistics),
         ["statistics", "service"] => only(method, "GET", Call::ServiceStatistics),
-        ["twins", _, "methods"] | ["twins", _, "modules", _, "methods"] => {
-            unimplemented("direct methods", Rights::SERVICE_CONNECT)
-        }
+        ["twins", _, "methods"] => only(method, "POST", Call::InvokeMethod(device(1))),
+        ["twins", _, "modules", _, "methods"] => only(method, "POST", Call::InvokeMethod(module(1, 3))),
         ["twins", _] | ["twins", _, "modules", _] => unimplemented("device twins", Rights::SERVICE_CONNECT),
         ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
         ["messages", "servicebound", ..] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),

@@ -88,7 +88,7 @@ fn check_same(field: &str, given: Option<&str>, path: &str) -> Result<(), ApiErr
     }
 }
 
-fn not_found(id: &IdentityId) -> ApiError {
+pub(super) fn not_found(id: &IdentityId) -> ApiError {
     match id.module {
         None => device_not_found(&id.device),
         Some(_) => ApiError::new(ErrorCode::ModuleNotFound, format!("module '{id}' does not exist")),
