@@ -1,5 +1,7 @@
 //! `holdfast device …`: identities over the REST API, in the habits of `az iot hub device-identity`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
 use holdfast_auth::{IotConnection, Key};
 use holdfast_model::{DeviceId, IdentityId, ModuleId};
@@ -29,6 +31,9 @@ const IDENTITY_COLUMNS: [(&str, &str); 5] = [
     ("AUTH", "/authentication/type"),
     ("CONNECTION", "/connectionState"),
 ];
+
+/// The columns of a method's answer.
+const METHOD_COLUMNS: [(&str, &str); 2] = [("STATUS", "/status"), ("PAYLOAD", "/payload")];
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -84,6 +89,23 @@ pub enum Command {
         /// Which of the two keys
         #[arg(long, default_value = "primary")]
         key_type: KeyType,
+    },
+    /// Call a method of a device and print its answer
+    #[command(visible_alias = "invoke-method")]
+    Method {
+        /// The method
+        name: String,
+        #[command(flatten)]
+        target: Target,
+        /// The argument, as JSON
+        #[arg(long, visible_alias = "mp", value_name = "JSON", default_value = "null")]
+        payload: String,
+        /// How long the device may take to answer, in seconds
+        #[arg(long, visible_alias = "to", value_name = "SECONDS", default_value_t = 30)]
+        timeout: u32,
+        /// How long to wait for a device that is not connected, in seconds
+        #[arg(long, visible_alias = "cto", value_name = "SECONDS", default_value_t = 0)]
+        connect_timeout: u32,
     },
     /// Why can't this device connect? Its state, live session and last refusals
     Diagnose {
@@ -215,6 +237,30 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             block_on(call(&target.hub()?, request)).map(|_| ())
         }
         Command::ConnectionString { target, key_type } => connection_string(&target, key_type),
+        Command::Method {
+            name,
+            target,
+            payload,
+            timeout,
+            connect_timeout,
+        } => {
+            let payload: Value = serde_json::from_str(&payload)
+                .map_err(|error| Failure::usage(format!("--payload is not JSON: {error}")))?;
+            let path = format!(
+                "/twins/{}/methods",
+                segments(target.device()?, target.module_id.as_deref())
+            );
+            let mut request = Call::new(Method::POST, path);
+            request.body = Some(json!({
+                "methodName": name,
+                "payload": payload,
+                "responseTimeoutInSeconds": timeout,
+                "connectTimeoutInSeconds": connect_timeout,
+            }));
+            request.device_wait = Duration::from_secs(u64::from(timeout) + u64::from(connect_timeout));
+            let answer = block_on(call(&target.hub()?, request))?;
+            output::show(&answer, target.common.output.unwrap_or(Format::Json), &METHOD_COLUMNS)
+        }
         Command::Diagnose { target } => {
             let path = format!(
                 "/holdfast/v1/diagnose/{}",

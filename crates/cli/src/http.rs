@@ -38,6 +38,8 @@ pub(crate) struct Call<'a> {
     /// For `If-Match`, without quotes; `*` means any.
     pub(crate) if_match: Option<&'a str>,
     pub(crate) body: Option<Value>,
+    /// How long the hub may wait for a device before it answers.
+    pub(crate) device_wait: Duration,
 }
 
 impl<'a> Call<'a> {
@@ -48,6 +50,7 @@ impl<'a> Call<'a> {
             query: "",
             if_match: None,
             body: None,
+            device_wait: Duration::ZERO,
         }
     }
 }
@@ -83,7 +86,7 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
         let mut connection = Connection::open(stream, &host).await?;
         connection.request(call.method, &uri, &headers, body).await
     };
-    let answer = tokio::time::timeout(TIMEOUT, exchange).await;
+    let answer = tokio::time::timeout(TIMEOUT + call.device_wait, exchange).await;
     let answer = answer.map_err(|_| unreachable(hub, port, "it does not answer"))?;
     let Answer { status, body, .. } = answer.map_err(|error| {
         let text = format!("the connection to the hub broke: {error:#}");

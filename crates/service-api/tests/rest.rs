@@ -7,6 +7,8 @@ mod support;
 mod holdfast_api;
 #[path = "rest/identities.rs"]
 mod identities;
+#[path = "rest/methods.rs"]
+mod methods;
 #[path = "rest/refusals.rs"]
 mod refusals;
 #[path = "rest/rights.rs"]

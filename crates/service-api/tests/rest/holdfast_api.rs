@@ -15,7 +15,6 @@ async fn calls_that_are_not_implemented_name_the_missing_feature() {
     let table = [
         ("GET", "/twins/d", "device twins"),
         ("PATCH", "/twins/d/modules/m", "device twins"),
-        ("POST", "/twins/d/methods", "direct methods"),
         ("POST", "/devices/query", "device queries"),
         ("PUT", "/jobs/v2/j", "scheduled jobs"),
         ("POST", "/jobs/create", "import and export jobs"),

@@ -27,6 +27,7 @@ async fn each_policy_may_do_what_its_rights_say_and_the_text_names_what_is_missi
         ("service", "GET", "/devices/d", 401, "RegistryRead"),
         ("service", "GET", "/statistics/service", 200, ""),
         ("device", "GET", "/devices/d", 401, "RegistryRead"),
+        ("registryReadWrite", "POST", "/twins/d/methods", 401, "ServiceConnect"),
         (
             "service",
             "GET",
@@ -52,7 +53,7 @@ async fn each_policy_may_do_what_its_rights_say_and_the_text_names_what_is_missi
         }
     }
     let refusals = hub.refusals();
-    assert_eq!(refusals.len(), 6);
+    assert_eq!(refusals.len(), 7);
     assert!(
         refusals
             .iter()
