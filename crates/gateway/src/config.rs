@@ -9,7 +9,7 @@ holdfast_config::section! {
     pub struct MqttConfig = "mqtt" {
         /// Time from accepting a connection to its complete CONNECT.
         pub connect_timeout: Duration = Duration::from_secs(60);
-        /// Connections of one core that have not authenticated yet; past it the longest silent one is closed.
+        /// Connections of one core that have not authenticated yet; past it the longest waiting one is closed, silent ones first while they are half of them.
         pub max_unauthenticated: usize = 10_000, in 1.. => "must be greater than 0";
         /// Bytes that wait to be written to one device; a device that lets more pile up is closed.
         pub max_output: ByteSize = ByteSize::mib(1), in ByteSize(1).. => "must be greater than 0";

@@ -75,7 +75,7 @@ pub enum TransportEnd {
     BrokenTls,
     /// The peer does not read what it is sent.
     OutputOverflow,
-    /// Too many connections had not authenticated, and this one had waited longest without sending anything, or at all.
+    /// Too many connections had not authenticated, and this one was closed for a newer one.
     Evicted,
     /// The node stops.
     Stopping,

@@ -122,7 +122,7 @@ impl Connection {
             ),
             DisconnectReason::Transport(TransportEnd::Evicted) => write!(
                 text,
-                "more than {} connections of a core had not authenticated, and this one had waited longest (silent ones first)",
+                "more than {} connections of a core had not authenticated, and this one had waited longest",
                 self.front.config.max_unauthenticated
             ),
             end => write!(text, "{}", end.label()),

@@ -1,8 +1,8 @@
 //! The bound on connections that have not authenticated.
 //!
-//! Past it one of them is closed for each newcomer: the longest waiting one that has sent nothing, and without such a one
-//! the longest waiting one. Otherwise a crowd that connects and never speaks would close the connections of devices in
-//! the middle of their handshakes.
+//! Past it one of them is closed for each newcomer: the longest waiting one of those that have sent nothing, if these are
+//! half of the bound, and otherwise of the others. So a crowd that never speaks does not close the connections of devices
+//! in the middle of their handshakes, and a crowd that sends a byte not those of devices whose first byte is on its way.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -55,7 +55,7 @@ impl Admission {
         let evicted = if self.count.get() < self.max {
             None
         } else {
-            queues.silent.pop_front().or_else(|| queues.speaking.pop_front())
+            queues.pop(self.max)
         };
         queues.silent.push_back(row);
         self.count.set(self.count.get() + 1);
@@ -69,6 +69,15 @@ impl Admission {
 }
 
 impl Queues {
+    /// The row to evict, of the kind that uses more than its half of `max`.
+    fn pop(&mut self, max: usize) -> Option<Row> {
+        let (first, second) = match self.silent.len() * 2 >= max {
+            true => (&mut self.silent, &mut self.speaking),
+            false => (&mut self.speaking, &mut self.silent),
+        };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+
     /// Leaves a silent row at the front of `silent` and a waiting one at the front of `speaking`, if there are any. A row
     /// is moved once: the cost per connection is constant.
     fn sort_front(&mut self, progress: impl Fn(Row) -> Progress) {

@@ -26,7 +26,7 @@ const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// The limits that the driver enforces.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Connections of one core that have not authenticated; past it the longest silent one is closed (`admission`).
+    /// Connections of one core that have not authenticated; past it one of them is closed for each newcomer (`admission`).
     pub max_unauthenticated: usize,
     /// Bytes that wait to be written to one peer; a peer that lets more pile up is closed.
     pub max_output_bytes: usize,

@@ -373,6 +373,26 @@ fn a_silent_connection_is_evicted_before_one_that_has_sent_something() {
 }
 
 #[test]
+fn a_crowd_that_speaks_does_not_evict_a_newcomer_before_its_first_byte() {
+    run(async {
+        let bench = Bench::new(4);
+        let mut crowd: Vec<_> = (0..4).map(|_| bench.connect(64)).collect();
+        for client in &mut crowd {
+            client.write_all(b"\x05hel").await.unwrap();
+        }
+        settle().await;
+        let mut device = bench.connect(64);
+        let mut more = bench.connect(64);
+        more.write_all(b"\x05hel").await.unwrap();
+        settle().await;
+        let evicted = [(0, TransportEnd::Evicted), (1, TransportEnd::Evicted)];
+        assert_eq!(*bench.log.ends.borrow(), evicted);
+        device.write_all(b"\x01a").await.unwrap();
+        assert_eq!(read(&mut device, 1).await, b"a");
+    });
+}
+
+#[test]
 fn among_speaking_connections_the_longest_waiting_is_evicted() {
     run(async {
         let bench = Bench::new(2);

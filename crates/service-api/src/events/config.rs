@@ -9,7 +9,7 @@ holdfast_config::section! {
     pub struct EventsConfig = "events" {
         /// Bytes of events that wait to be written to one connection; a reader that is slower is served from the log later.
         pub output: ByteSize = ByteSize::kib(128), in ByteSize(1).. => "must be greater than 0";
-        /// AMQP connections of one core that have not authenticated yet; past it the longest silent one is closed.
+        /// AMQP connections of one core that have not authenticated yet; past it the longest waiting one is closed, silent ones first while they are half of them.
         pub max_unauthenticated: usize = 10_000, in 1.. => "must be greater than 0";
         /// How long an AMQP connection may stay open without any authenticated identity.
         pub unauthenticated_timeout: Duration = Duration::from_secs(60);
