@@ -57,12 +57,14 @@ pub(crate) struct StoredConnection {
     pub(crate) last_activity: UnixMillis,
 }
 
-pub(crate) fn encode_connection(connection: &StoredConnection) -> Vec<u8> {
+/// `event_number`: of its last connection-state event, 0 when there has been none.
+pub(crate) fn encode_connection(connection: &StoredConnection, event_number: u64) -> Vec<u8> {
     let stored = proto::StoredConnection {
         version: VERSION,
         is_connected: connection.is_connected,
         changed_ms: connection.changed.0,
         last_activity_ms: connection.last_activity.0,
+        event_number,
     };
     stored.encode_to_vec()
 }
@@ -76,6 +78,11 @@ pub(crate) fn decode_connection(value: &[u8]) -> Option<StoredConnection> {
         changed: UnixMillis(stored.changed_ms),
         last_activity: UnixMillis(stored.last_activity_ms),
     })
+}
+
+/// The number of the last connection-state event; 0 when there has been none.
+pub(crate) fn decode_event_number(value: &[u8]) -> u64 {
+    proto::StoredConnection::decode(value).map_or(0, |stored| stored.event_number)
 }
 
 #[cfg(test)]
@@ -92,12 +99,19 @@ mod tests {
             changed: UnixMillis(1),
             last_activity: UnixMillis(0x0203),
         };
-        let bytes = encode_connection(&connection);
+        let bytes = encode_connection(&connection, 0);
         let expected = [
             0x08, 1, 0x10, 1, 0x19, 1, 0, 0, 0, 0, 0, 0, 0, 0x21, 3, 2, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(bytes, expected);
         assert_eq!(decode_connection(&bytes), Some(connection));
+        assert_eq!(decode_event_number(&bytes), 0);
+        let numbered = encode_connection(&connection, 7);
+        assert_eq!(numbered[..bytes.len()], bytes);
+        assert_eq!(
+            (decode_connection(&numbered), decode_event_number(&numbered)),
+            (Some(connection), 7)
+        );
         assert_eq!(decode_connection(&[0x08, 2]), None, "a later version");
     }
 

@@ -31,6 +31,8 @@ pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
 pub use raft::{Incarnation, LinkId, NodeId, SessionKey, Term};
 pub use reason::RefusalReason;
-pub use telemetry::{AuthMethod, AuthScope, AuthType, Property, PropertyValue, SystemProperties, TelemetryMessage};
+pub use telemetry::{
+    AuthMethod, AuthScope, AuthType, MessageSource, Property, PropertyValue, SystemProperties, TelemetryMessage,
+};
 pub use time::{UnixMillis, round_trip};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};

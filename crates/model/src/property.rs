@@ -56,4 +56,10 @@ pub mod application {
 pub mod source {
     /// A device-to-cloud message.
     pub const TELEMETRY: &str = "Telemetry";
+    /// A change of a twin (query-and-routing §14).
+    pub const TWIN_CHANGE: &str = "twinChangeEvents";
+    /// An identity was created or deleted.
+    pub const DEVICE_LIFECYCLE: &str = "deviceLifecycleEvents";
+    /// A device or module has connected or disconnected.
+    pub const CONNECTION_STATE: &str = "deviceConnectionStateEvents";
 }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
+use crate::property::source;
+
 /// The credential that authenticated a connection (Spec query-and-routing §12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthMethod {
@@ -71,6 +73,53 @@ impl AuthMethod {
             (Device, X509) => r#"{"scope":"device","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
             (Module, X509) => r#"{"scope":"module","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
             (Hub, X509) => r#"{"scope":"hub","type":"x509","issuer":"iothub","acceptingIpFilterRule":null}"#,
+        }
+    }
+}
+
+/// The source of a record in a partition: a device's message, or an event of the hub about an identity (Spec
+/// query-and-routing §14).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MessageSource {
+    /// A device-to-cloud message.
+    #[default]
+    Telemetry = 0,
+    /// A change of a twin.
+    TwinChange = 1,
+    /// An identity was created or deleted.
+    DeviceLifecycle = 2,
+    /// A device or module has connected or disconnected.
+    ConnectionState = 3,
+}
+
+impl MessageSource {
+    /// The number under which it is stored.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self as u64
+    }
+
+    /// The inverse of [`Self::number`]; `None` for numbers of a later version.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Telemetry,
+            1 => Self::TwinChange,
+            2 => Self::DeviceLifecycle,
+            3 => Self::ConnectionState,
+            _ => return None,
+        })
+    }
+
+    /// The value of `iothub-message-source`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Telemetry => source::TELEMETRY,
+            Self::TwinChange => source::TWIN_CHANGE,
+            Self::DeviceLifecycle => source::DEVICE_LIFECYCLE,
+            Self::ConnectionState => source::CONNECTION_STATE,
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Setup {
     pub controlled: bool,
     pub session_grace: Duration,
     pub log_entries: u64,
+    /// Whether the stream has the hub's own events.
+    pub events: bool,
 }
 
 impl Default for Setup {
@@ -57,6 +59,7 @@ impl Default for Setup {
             controlled: false,
             session_grace: registry.session_grace.get(),
             log_entries: registry.log_entries,
+            events: false,
         }
     }
 }
@@ -158,6 +161,9 @@ impl Boot {
                     session_grace: setup.session_grace,
                     drain_rate: DRAIN_RATE,
                     reconcile_interval: RECONCILE_INTERVAL,
+                    twin_change_events: setup.events,
+                    lifecycle_events: setup.events,
+                    connection_state_events: setup.events,
                     ..DeviceHubConfig::default()
                 },
                 ..NodeConfig::default()

@@ -26,6 +26,13 @@ holdfast_config::section! {
         /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
         /// costs nothing. The begin and the end of a connection are always recorded.
         pub activity_interval: HumanDuration = HumanDuration::secs(300);
+        /// Whether a change of a twin is an event in the stream that readers see; the same on all nodes.
+        pub twin_change_events: bool = false;
+        /// Whether the creation and the deletion of an identity are events in the stream that readers see; the same on all nodes.
+        pub lifecycle_events: bool = false;
+        /// Whether the begin and the end of a connection are events in the stream that readers see; the same on all nodes. The
+        /// state is compared twice a second: what lies in between is no event.
+        pub connection_state_events: bool = false;
         /// How often the owner of a partition removes the stored state of identities that were deleted; also when it begins
         /// to own the partition.
         pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "must be at least 1 s";

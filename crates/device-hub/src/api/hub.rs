@@ -9,6 +9,7 @@ use holdfast_cluster::transport::Transport;
 use holdfast_model::{IdentityId, Incarnation, NodeId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
+use holdfast_tasks::sync::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::DeviceHubConfig;
@@ -21,6 +22,7 @@ use crate::ingest::command_queue::{Command, CommandQueue};
 use crate::methods::pending::MethodCalls;
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
+use crate::owner::state_writer::StateQueues;
 use holdfast_model::Clock;
 
 /// The parts that a hub is built from.
@@ -71,6 +73,12 @@ pub struct DeviceHub {
     pub(crate) downlink_bytes: AtomicUsize,
     /// Deliveries of this node that wait for other owners.
     pub(crate) remote_deliveries: ByteBudget,
+    /// Per partition: requests about device state that this node is to decide as its owner.
+    pub(crate) state_queues: StateQueues,
+    /// A pass over the stored state of all partitions is due.
+    pub(crate) reconcile_requested: AtomicBool,
+    /// Counts the events that this node has written.
+    pub(crate) next_event: AtomicU64,
     /// Method calls of this node that wait for devices.
     pub(crate) method_calls: MethodCalls,
 }
@@ -100,6 +108,9 @@ impl DeviceHub {
             next_delivery: AtomicU64::new(1),
             downlink_bytes: AtomicUsize::new(0),
             remote_deliveries: ByteBudget::new(MAX_REMOTE_BYTES),
+            state_queues: count.iter().map(|_| Mutex::default()).collect(),
+            reconcile_requested: AtomicBool::new(false),
+            next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
             parts,
         })

@@ -25,6 +25,7 @@ use super::session_table::{FOREVER, LocalSession};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
 use crate::ingest::command_queue::Command;
+use crate::owner::lifecycle::follow_identities;
 use crate::owner::ownership::ReportedSession;
 use crate::owner::reconcile::reconcile_device_states;
 use crate::rpc::codec::{self, MAX_ITEMS};
@@ -62,6 +63,7 @@ pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
         "device-state-reconciler",
         reconcile_device_states(Arc::clone(&hub), stop.clone()),
     );
+    holdfast_tasks::spawn_critical("lifecycle-events", follow_identities(Arc::clone(&hub), stop.clone()));
     let mut owners = hub.parts.partitions.owner_changes();
     let mut ticks = tokio::time::interval(RENEWAL_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

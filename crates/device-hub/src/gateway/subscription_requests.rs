@@ -145,7 +145,7 @@ impl DeviceHub {
                 let _ = openings.changed().await;
                 continue;
             };
-            let again = match self.ask_owner(partition, link, &requests).await {
+            let again = match self.ask_about_subscriptions(partition, link, &requests).await {
                 Ok(answers) => self.give_answers(partition, link, requests, answers),
                 Err(error) => {
                     if error == OwnerError::LinkLost {
@@ -196,7 +196,7 @@ impl DeviceHub {
         again
     }
 
-    async fn ask_owner(
+    async fn ask_about_subscriptions(
         self: &Arc<Self>,
         partition: PartitionId,
         link: Link,

@@ -7,6 +7,7 @@
 //! one partition at a time, one page and one entry at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_model::{GenerationId, PartitionId, Term};
@@ -37,11 +38,12 @@ pub(crate) async fn reconcile_device_states(hub: Arc<DeviceHub>, stop: Stop) {
             () = stop.reached(Phase::Closing) => return,
             () = tokio::time::sleep(CHECK_INTERVAL.min(interval)) => {}
         }
+        let is_requested = hub.reconcile_requested.swap(false, Ordering::AcqRel);
         for (partition, last) in hub.parts.partitions.count().iter().zip(&mut passes) {
             let Some(term) = hub.ownership.complete_term(partition) else {
                 continue;
             };
-            let is_due = last.is_none_or(|(of, at)| of != term || at.elapsed() >= interval);
+            let is_due = is_requested || last.is_none_or(|(of, at)| of != term || at.elapsed() >= interval);
             if is_due && hub.is_writable() && hub.reconcile(partition, term).await {
                 *last = Some((term, Instant::now()));
             }
@@ -50,8 +52,13 @@ pub(crate) async fn reconcile_device_states(hub: Arc<DeviceHub>, stop: Stop) {
 }
 
 impl DeviceHub {
+    /// Has the next check make a pass over each partition.
+    pub(super) fn request_reconcile(&self) {
+        self.reconcile_requested.store(true, Ordering::Release);
+    }
+
     /// One pass. `false`: it did not come to its end.
-    async fn reconcile(&self, partition: PartitionId, term: Term) -> bool {
+    async fn reconcile(self: &Arc<Self>, partition: PartitionId, term: Term) -> bool {
         let Some(replica) = self.parts.partitions.local(partition) else {
             return false;
         };
@@ -82,10 +89,11 @@ impl DeviceHub {
                 }
             }
         }
-        self.record_lost_ends(partition, term, &replica).await
+        self.reconcile_lifecycle(partition, &replica, newest).await
+            && self.record_lost_ends(partition, term, &replica).await
     }
 
-    fn liveness(&self, key: &DeviceStateKey<'_>, newest: u64) -> Liveness {
+    pub(super) fn liveness(&self, key: &DeviceStateKey<'_>, newest: u64) -> Liveness {
         let Ok(identity) = codec::decode_identity(key.device, key.module.unwrap_or_default()) else {
             return Liveness::Live;
         };

@@ -23,6 +23,7 @@ use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::gateway::session_table::{Activity, AttachReply};
 use crate::methods::call::MethodAnswer;
 use crate::methods::pending::{MethodCallId, MethodResult};
+use crate::owner::state_writer::ChangeError;
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
 use crate::session_types::{OwnerError, SessionInfo, SessionNumber};
 
@@ -515,14 +516,41 @@ pub(crate) fn encode_error(error: OwnerError) -> proto::session_answer::Answer {
     proto::session_answer::Answer::Error(proto::SessionError { cause: cause.into() })
 }
 
+#[expect(dead_code, reason = "twins and queues use it")]
+pub(crate) fn encode_change_error(error: ChangeError) -> proto::session_answer::Answer {
+    use proto::session_error::Cause;
+    let cause = match error {
+        ChangeError::NotOwner => Cause::NotOwner,
+        ChangeError::Busy => Cause::Busy,
+        ChangeError::DiskFull => Cause::DiskFull,
+        ChangeError::TooLarge => Cause::TooLarge,
+        ChangeError::Unknown => Cause::OutcomeUnknown,
+    };
+    proto::session_answer::Answer::Error(proto::SessionError { cause: cause.into() })
+}
+
+#[expect(dead_code, reason = "twins and queues use it")]
+pub(crate) fn decode_change_error(error: &proto::SessionError) -> ChangeError {
+    use proto::session_error::Cause;
+    match error.cause() {
+        Cause::NotOwner => ChangeError::NotOwner,
+        Cause::Busy => ChangeError::Busy,
+        Cause::DiskFull => ChangeError::DiskFull,
+        Cause::TooLarge => ChangeError::TooLarge,
+        Cause::LinkLost | Cause::StaleIncarnation | Cause::OutcomeUnknown | Cause::Unspecified => ChangeError::Unknown,
+    }
+}
+
 pub(crate) fn decode_error(error: &proto::SessionError) -> OwnerError {
     use proto::session_error::Cause;
     match error.cause() {
         Cause::NotOwner => OwnerError::NotOwner,
         Cause::StaleIncarnation => OwnerError::StaleIncarnation,
         Cause::Busy => OwnerError::Busy,
-        // Also a cause of a later version: a report of all sessions is always safe.
-        Cause::LinkLost | Cause::Unspecified => OwnerError::LinkLost,
+        // Also a cause of a later version, or of another request: a report of all sessions is always safe.
+        Cause::LinkLost | Cause::Unspecified | Cause::DiskFull | Cause::TooLarge | Cause::OutcomeUnknown => {
+            OwnerError::LinkLost
+        }
     }
 }
 

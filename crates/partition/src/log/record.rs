@@ -26,7 +26,7 @@ pub use entry::{EntryError, EntryHeader, EntryView, Records};
 pub use retain::retain_records;
 pub use view::{Properties, PropertyValueView, PropertyView, RecordView};
 pub use wire::Corrupt;
-pub use writer::{BatchHeader, BatchWriter, Origin, PushError};
+pub use writer::{BatchHeader, BatchWriter, HubEvent, Origin, PushError};
 
 /// The version of an entry that carries telemetry alone.
 pub const TELEMETRY_VERSION: u32 = 1;

@@ -5,7 +5,7 @@ use holdfast_model::NodeId;
 use super::{Partition, answer};
 use crate::error::AppendError;
 use crate::log::record::{
-    BatchHeader, BatchWriter, Corrupt, Effect, EntryError, Leadership, MAX_ENTRY_BYTES, PushError,
+    BatchHeader, BatchWriter, Corrupt, Effect, EntryError, HubEvent, Leadership, MAX_ENTRY_BYTES, PushError,
 };
 use crate::shared;
 use crate::state::GatewayPresence;
@@ -30,18 +30,29 @@ impl Partition {
     /// # Errors
     /// [`AppendError`]; after [`AppendError::Unknown`] they may take effect or not.
     pub async fn propose(&self, owner: Leadership, effects: &[Effect<'_>]) -> Result<(), AppendError> {
+        self.propose_with_events(owner, effects, &[]).await
+    }
+
+    /// As [`Self::propose`], with events, which precede the effects in the log and are counted only with them.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_with_events(
+        &self,
+        owner: Leadership,
+        effects: &[Effect<'_>],
+        events: &[HubEvent<'_, '_>],
+    ) -> Result<(), AppendError> {
         let mut writer = BatchWriter::new();
-        for effect in effects {
-            writer.push_effect(owner, effect).map_err(|error| match error {
-                PushError::InvalidEffect(what) => {
-                    AppendError::Malformed(EntryError::Corrupt(Corrupt { offset: 0, what }))
-                }
-                _ => AppendError::TooLarge {
-                    bytes: writer.bytes(),
-                    limit: MAX_ENTRY_BYTES,
-                },
-            })?;
-        }
+        let events = events.iter().try_for_each(|event| writer.push_event(owner, event));
+        let effects = events.and_then(|()| effects.iter().try_for_each(|effect| writer.push_effect(owner, effect)));
+        effects.map_err(|error| match error {
+            PushError::InvalidEffect(what) => AppendError::Malformed(EntryError::Corrupt(Corrupt { offset: 0, what })),
+            _ => AppendError::TooLarge {
+                bytes: writer.bytes(),
+                limit: MAX_ENTRY_BYTES,
+            },
+        })?;
         if writer.is_empty() {
             return Ok(());
         }

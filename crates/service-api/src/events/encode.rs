@@ -7,8 +7,8 @@ use holdfast_amqp::message::{
     Properties, begin_application_properties, begin_delivery_annotations, put_data, put_properties,
 };
 use holdfast_amqp::types::{Raw, put_long, put_null, put_str, put_timestamp};
-use holdfast_model::UnixMillis;
-use holdfast_model::property::{annotation, application, source};
+use holdfast_model::property::{annotation, application};
+use holdfast_model::{MessageSource, UnixMillis};
 use holdfast_partition::record::{PropertyValueView, RecordView};
 use holdfast_partition::{Event, PartitionStatus};
 
@@ -69,7 +69,7 @@ fn annotations(buf: &mut Vec<u8>, event: &Event<'_>) {
     let record = &event.record;
     let start = buf.len();
     buf.extend_from_slice(&ANNOTATIONS);
-    let mut pairs = 8;
+    let mut pairs = 7;
     buf.extend_from_slice(&SEQUENCE_NUMBER);
     put_long(buf, event.sequence.0.cast_signed());
     buf.extend_from_slice(&OFFSET);
@@ -80,13 +80,13 @@ fn annotations(buf: &mut Vec<u8>, event: &Event<'_>) {
     put_str(buf, record.device_id);
     buf.extend_from_slice(&DEVICE_ID);
     put_str(buf, record.device_id);
-    buf.extend_from_slice(&GENERATION_ID);
-    put_str(buf, record.generation_id);
     buf.extend_from_slice(&HUB_ENQUEUED_TIME);
     put_time(buf, record.received);
     buf.extend_from_slice(&MESSAGE_SOURCE);
-    put_str(buf, source::TELEMETRY);
-    let optional: [(&[u8], Option<&str>); 5] = [
+    // A source of a later version is shown as an empty text: it must not pass for telemetry.
+    put_str(buf, record.source.map_or("", MessageSource::name));
+    let optional: [(&[u8], Option<&str>); 6] = [
+        (&GENERATION_ID, Some(record.generation_id).filter(|id| !id.is_empty())),
         (&AUTH_METHOD, record.auth.map(|auth| auth.json())),
         (&MODULE_ID, record.module_id),
         (&MODEL_ID, record.model_id),

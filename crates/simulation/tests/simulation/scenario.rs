@@ -73,6 +73,7 @@ fn image() -> &'static Image {
                     controlled: true,
                     session_grace: GRACE,
                     log_entries: 5,
+                    ..Setup::default()
                 };
                 let cluster = Cluster::start_as(0, setup).await;
                 for device in STEADY.into_iter().chain(REVOKED) {

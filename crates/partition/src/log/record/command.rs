@@ -64,6 +64,8 @@ impl DeviceStateKind {
     pub const SUBSCRIPTIONS: Self = Self(1);
     /// `connectionState`, the time of its last change, and `lastActivityTime`. Number 2 was never used.
     pub const CONNECTION: Self = Self(3);
+    /// The creation of the identity is in the stream of events.
+    pub const LIFECYCLE: Self = Self(9);
 }
 
 /// The name of a value of device state. A re-created device has another generation and so never sees older values.

@@ -82,6 +82,7 @@ pub(super) mod record {
     pub(crate) const OUTPUT_NAME: u32 = tag(18, BYTES);
     pub(crate) const MESSAGE_SCHEMA: u32 = tag(19, BYTES);
     pub(crate) const PROPERTY: u32 = tag(20, BYTES);
+    pub(crate) const SOURCE: u32 = tag(21, VARINT);
 }
 
 /// The fields of `Property`.

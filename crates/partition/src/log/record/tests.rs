@@ -118,6 +118,7 @@ impl Sample {
                     },
                 })
                 .collect(),
+            source: 0,
         }
     }
 }
@@ -160,6 +161,7 @@ fn shown(view: &RecordView<'_>) -> stored::TelemetryRecord {
                 },
             })
             .collect(),
+        source: u32::try_from(view.source.unwrap().number()).unwrap(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One record read in place.
 
-use holdfast_model::{AuthMethod, UnixMillis};
+use holdfast_model::{AuthMethod, MessageSource, UnixMillis};
 
 use super::fields::{property, record};
 use super::wire::{Corrupt, Cursor};
@@ -8,11 +8,13 @@ use super::wire::{Corrupt, Cursor};
 /// A stored message; every text and byte slice lies in the entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RecordView<'a> {
+    /// `iothub-message-source`; `None` when a later version wrote a source that this one does not know.
+    pub source: Option<MessageSource>,
     /// `iothub-connection-device-id`.
     pub device_id: &'a str,
     /// `iothub-connection-module-id`.
     pub module_id: Option<&'a str>,
-    /// `iothub-connection-auth-generation-id`.
+    /// `iothub-connection-auth-generation-id`; empty in events of the hub.
     pub generation_id: &'a str,
     /// `iothub-connection-auth-method`; `None` when a later version wrote a method that this one does not know.
     pub auth: Option<AuthMethod>,
@@ -80,6 +82,7 @@ impl<'a> RecordView<'a> {
                 record::COMPONENT => view.component = Some(cursor.text()?),
                 record::INTERFACE_ID => view.interface_id = Some(cursor.text()?),
                 record::OUTPUT_NAME => view.output_name = Some(cursor.text()?),
+                record::SOURCE => view.source = MessageSource::from_number(cursor.varint()?),
                 record::MESSAGE_SCHEMA => view.message_schema = Some(cursor.text()?),
                 record::PROPERTY => {
                     PropertyView::parse(cursor.bytes()?).map_err(|inner| Corrupt {
@@ -94,6 +97,9 @@ impl<'a> RecordView<'a> {
                 other => cursor.skip(other)?,
             }
         }
+        if view.source != Some(MessageSource::Telemetry) {
+            view.auth = None;
+        }
         Ok(view)
     }
 
@@ -105,6 +111,7 @@ impl<'a> RecordView<'a> {
 
     fn empty() -> Self {
         Self {
+            source: Some(MessageSource::Telemetry),
             device_id: "",
             module_id: None,
             generation_id: "",

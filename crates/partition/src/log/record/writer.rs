@@ -2,7 +2,8 @@
 
 use bytes::{BufMut, Bytes};
 use holdfast_model::{
-    AuthMethod, GenerationId, IdentityId, Incarnation, NodeId, PropertyValue, TelemetryMessage, UnixMillis,
+    AuthMethod, GenerationId, IdentityId, Incarnation, MessageSource, NodeId, PropertyValue, TelemetryMessage,
+    UnixMillis,
 };
 use thiserror::Error;
 
@@ -17,6 +18,8 @@ const MIN_BUFFER_BYTES: usize = 512;
 const MAX_BUFFER_BYTES: usize = 256 << 10;
 /// An entry may keep this much unused memory, or its own size if that is more; beyond it the buffer is cut.
 const MAX_SLACK_BYTES: usize = 4 << 10;
+/// Bytes of the fields of the owner.
+const OWNER_BYTES: usize = 18;
 
 /// The sender of a message and its authentication, which the sender cannot forge (Spec query-and-routing §12).
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,19 @@ pub struct Origin<'a> {
     pub auth: AuthMethod,
     /// The model id given at connect (`dt-dataschema`).
     pub model_id: Option<&'a str>,
+}
+
+/// An event of the hub itself about an identity (Spec query-and-routing §14).
+#[derive(Debug, Clone, Copy)]
+pub struct HubEvent<'a, 'm> {
+    /// Its kind.
+    pub source: MessageSource,
+    /// The device or module.
+    pub identity: &'a IdentityId,
+    /// Body and properties.
+    pub message: &'a TelemetryMessage<'m>,
+    /// When it happened.
+    pub time: UnixMillis,
 }
 
 /// The header fields of a batch that is being closed.
@@ -112,7 +128,8 @@ impl BatchWriter {
     /// Bytes that the entry would have if it were closed now; 0 when empty.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.buffer.len() + self.effects.len()
+        let owner = if self.owner.is_some() { OWNER_BYTES } else { 0 };
+        self.buffer.len() + owner + self.effects.len()
     }
 
     /// Appends one message that the hub received at `received`.
@@ -125,6 +142,23 @@ impl BatchWriter {
         message: &TelemetryMessage<'_>,
         received: UnixMillis,
     ) -> Result<(), PushError> {
+        self.push_record(|buffer| encode_record(buffer, origin, message, received))
+    }
+
+    /// Appends an event that the owner has decided in the leadership `owner`; in any other one the entry is no part of the
+    /// stream of events.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was appended.
+    pub fn push_event(&mut self, owner: Leadership, event: &HubEvent<'_, '_>) -> Result<(), PushError> {
+        self.check_owner(owner)?;
+        self.push_record(|buffer| encode_event(buffer, event))?;
+        self.owner = Some(owner);
+        Ok(())
+    }
+
+    #[inline]
+    fn push_record(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), PushError> {
         let before = self.buffer.len();
         if before == 0 {
             self.open();
@@ -132,19 +166,20 @@ impl BatchWriter {
         let buffer = &mut self.buffer;
         buffer.extend_from_slice(&[entry::RECORD.to_le_bytes()[0], 0x80, 0x80, 0]);
         let start = buffer.len();
-        encode_record(buffer, origin, message, received);
+        encode(buffer);
         // Measuring afterwards costs nothing per message; the excess is bounded by a message that is in memory anyway.
         let bytes = buffer.len() - start;
         if bytes > MAX_RECORD_BYTES {
             buffer.truncate(before);
             return Err(PushError::RecordTooLarge { bytes });
         }
-        if buffer.len() + self.effects.len() > MAX_ENTRY_BYTES && (self.records > 0 || self.owner.is_some()) {
-            buffer.truncate(before);
+        if self.bytes() > MAX_ENTRY_BYTES && (self.records > 0 || self.owner.is_some()) {
+            self.buffer.truncate(before);
             return Err(PushError::BatchFull);
         }
         let length = bytes.to_le_bytes();
         // Always three varint bytes of 7 bits each; the first two have the continuation bit.
+        let buffer = &mut self.buffer;
         buffer[start - 3] = length[0] | 0x80;
         buffer[start - 2] = (length[1] << 1) | (length[0] >> 7) | 0x80;
         buffer[start - 1] = ((length[2] << 2) | (length[1] >> 6)) & 0x7f;
@@ -157,15 +192,9 @@ impl BatchWriter {
     /// # Errors
     /// [`PushError`]; nothing was appended.
     pub fn push_effect(&mut self, owner: Leadership, effect: &Effect<'_>) -> Result<(), PushError> {
-        if let Some(other) = self.owner.filter(|other| *other != owner) {
-            return Err(PushError::OtherLeadership(other));
-        }
+        self.check_owner(owner)?;
         effect.check().map_err(PushError::InvalidEffect)?;
         let before = self.effects.len();
-        if before == 0 {
-            encode_fixed64(&mut self.effects, entry::OWNER_TERM, owner.term.0);
-            encode_fixed64(&mut self.effects, entry::OWNER_NODE, owner.node.0);
-        }
         let mut command = Vec::new();
         effect.encode(&mut command);
         encode_bytes(&mut self.effects, entry::COMMAND, &command);
@@ -178,6 +207,13 @@ impl BatchWriter {
         Ok(())
     }
 
+    fn check_owner(&self, owner: Leadership) -> Result<(), PushError> {
+        match self.owner.filter(|other| *other != owner) {
+            Some(other) => Err(PushError::OtherLeadership(other)),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the header and hands the entry out; the writer is empty again. Without effects the entry has version 1.
     pub fn close(&mut self, header: BatchHeader) -> Bytes {
         if self.buffer.is_empty() {
@@ -185,7 +221,9 @@ impl BatchWriter {
         }
         let mut entry_bytes = std::mem::take(&mut self.buffer);
         let version = match self.owner.take() {
-            Some(_) => {
+            Some(owner) => {
+                encode_fixed64(&mut entry_bytes, entry::OWNER_TERM, owner.term.0);
+                encode_fixed64(&mut entry_bytes, entry::OWNER_NODE, owner.node.0);
                 entry_bytes.append(&mut self.effects);
                 COMMAND_VERSION
             }
@@ -245,11 +283,23 @@ fn encode_fixed64(buffer: &mut Vec<u8>, tag: u32, value: u64) {
     buffer.extend_from_slice(&value.to_le_bytes());
 }
 
-fn encode_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMessage<'_>, received: UnixMillis) {
-    encode_bytes(buffer, record::DEVICE_ID, origin.identity.device.as_str().as_bytes());
-    if let Some(module) = &origin.identity.module {
+fn encode_identity(buffer: &mut Vec<u8>, identity: &IdentityId) {
+    encode_bytes(buffer, record::DEVICE_ID, identity.device.as_str().as_bytes());
+    if let Some(module) = &identity.module {
         encode_bytes(buffer, record::MODULE_ID, module.as_str().as_bytes());
     }
+}
+
+fn encode_event(buffer: &mut Vec<u8>, event: &HubEvent<'_, '_>) {
+    encode_identity(buffer, event.identity);
+    encode_number(buffer, record::SOURCE, event.source.number());
+    encode_number(buffer, record::RECEIVED, event.time.0);
+    encode_bytes(buffer, record::PAYLOAD, event.message.payload);
+    encode_properties(buffer, event.message);
+}
+
+fn encode_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryMessage<'_>, received: UnixMillis) {
+    encode_identity(buffer, origin.identity);
     encode_bytes(buffer, record::GENERATION_ID, origin.generation.0.as_bytes());
     encode_number(buffer, record::AUTH_METHOD, u64::from(origin.auth.number()));
     encode_number(buffer, record::RECEIVED, received.0);
@@ -257,6 +307,10 @@ fn encode_record(buffer: &mut Vec<u8>, origin: &Origin<'_>, message: &TelemetryM
     if let Some(model_id) = origin.model_id {
         encode_bytes(buffer, record::MODEL_ID, model_id.as_bytes());
     }
+    encode_properties(buffer, message);
+}
+
+fn encode_properties(buffer: &mut Vec<u8>, message: &TelemetryMessage<'_>) {
     let system = &message.system;
     let mut encode_text = |tag, text: &Option<std::borrow::Cow<'_, str>>| {
         if let Some(text) = text {

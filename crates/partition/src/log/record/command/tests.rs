@@ -1,14 +1,14 @@
 //! Effects against the generated code, the versions of entries, and refusals.
 
 use bytes::Bytes;
-use holdfast_model::{Incarnation, UnixMillis};
+use holdfast_model::{Incarnation, MessageSource, UnixMillis};
 use holdfast_proto::partition::v1 as stored;
 use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
 use crate::log::record::{
-    BatchHeader, BatchWriter, COMMAND_VERSION, EntryError, EntryView, PushError, StreamId, TELEMETRY_VERSION,
+    BatchHeader, BatchWriter, COMMAND_VERSION, EntryError, EntryView, HubEvent, PushError, StreamId, TELEMETRY_VERSION,
     retain_records,
 };
 
@@ -232,6 +232,44 @@ fn an_entry_carries_telemetry_before_effects_and_loses_records_alone() {
     let plain = writer.close(header);
     assert_eq!(plain[1..5], TELEMETRY_VERSION.to_le_bytes());
     assert_eq!(EntryView::parse(&plain).unwrap().header().owner, None);
+}
+
+#[test]
+fn an_event_of_the_hub_is_a_record_of_the_owners_entry() {
+    let device = holdfast_model::DeviceId::parse("d").unwrap();
+    let identity = holdfast_model::IdentityId::module(device, holdfast_model::ModuleId::parse("m").unwrap());
+    let message = holdfast_model::TelemetryMessage {
+        payload: b"{}",
+        ..holdfast_model::TelemetryMessage::default()
+    };
+    let event = HubEvent {
+        source: MessageSource::TwinChange,
+        identity: &identity,
+        message: &message,
+        time: UnixMillis(7),
+    };
+    let mut writer = BatchWriter::new();
+    writer.push_event(OWNER, &event).unwrap();
+    let later = Leadership { term: Term(8), ..OWNER };
+    let refused = writer.push_event(later, &event);
+    assert_eq!(refused, Err(PushError::OtherLeadership(OWNER)));
+    let bytes = writer.close(BatchHeader::of_owner(UnixMillis(9)));
+    let view = EntryView::parse(&bytes).unwrap();
+    let header = view.header();
+    assert_eq!(
+        (header.owner, header.records, header.has_stream()),
+        (Some(OWNER), 1, false)
+    );
+    let record = view.records().next().unwrap().unwrap();
+    assert_eq!(record.source, Some(MessageSource::TwinChange));
+    assert_eq!((record.device_id, record.module_id), ("d", Some("m")));
+    assert_eq!((record.auth, record.generation_id), (None, ""));
+    assert_eq!((record.received, record.payload), (UnixMillis(7), &b"{}"[..]));
+    writer.push_event(later, &event).unwrap();
+    writer.push_effect(later, &change(None)).unwrap();
+    let both = writer.close(BatchHeader::of_owner(UnixMillis(9)));
+    assert_eq!(effects(&both), [change(None)]);
+    assert_eq!(EntryView::parse(&both).unwrap().header().records, 1);
 }
 
 #[test]
