@@ -34,7 +34,7 @@ async fn events(cluster: &Cluster, node: NodeId, device: &str) -> (Vec<(MessageS
     (events, ids)
 }
 
-fn operations<'a>(events: &'a [(MessageSource, String, String)], of: MessageSource) -> Vec<&'a str> {
+fn operations(events: &[(MessageSource, String, String)], of: MessageSource) -> Vec<&str> {
     let of_source = events.iter().filter(|(source, ..)| *source == of);
     of_source
         .map(|(_, _, operation)| operation.trim_start_matches("Text(\"").trim_end_matches("\")"))

@@ -174,7 +174,7 @@ fn a_device_has_a_bounded_number_of_methods_in_flight() {
         for call in calls {
             assert_eq!(call.await.unwrap(), Err(MethodError::NoAnswer));
         }
-        // Nobody waits for them any more.
+        // Their callers are gone.
         let call = bench.call("m", Duration::ZERO);
         let (_, rid) = device.method().await;
         device.answer(&rid, 200, "true", None).await;

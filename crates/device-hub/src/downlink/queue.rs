@@ -2,9 +2,8 @@
 //!
 //! Why credit: a slow device fills its own window and nothing else; the gateway never holds more than it has granted.
 //! Invariants: deliveries are sent in the order in which they were queued, with sequence numbers without gaps; one that the
-//! gateway has accepted is not sent again to the same session; every delivery ends with exactly one outcome, unless nobody
-//! waits for it; the queue
-//! holds at most [`MAX_MESSAGES`] and [`MAX_BYTES`].
+//! gateway has accepted is not sent again to the same session; every delivery ends with exactly one outcome, unless its
+//! caller has gone; the queue holds at most [`MAX_MESSAGES`] and [`MAX_BYTES`].
 //! Pure: no calls, no clock.
 
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //!
 //! Time-outs: the connect time-out is the time in which the device must be connected, and have subscribed to methods if it
 //! connects during the call. The response time-out begins with each attempt to send; while the partition has no owner that
-//! knows all sessions, the attempt goes on.
+//! knows all sessions, the attempt continues.
 //! Not here: HTTP (`service-api`), topics (`gateway`).
 
 use std::sync::Arc;

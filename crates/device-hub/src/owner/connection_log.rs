@@ -187,10 +187,7 @@ mod tests {
     fn sequence_numbers_have_the_form_of_the_specification_and_grow() {
         let number = file_time(UnixMillis(1_927_857_906_201));
         let text = sequence_number(number);
-        assert_eq!(
-            text,
-            "000000000000000001E22FA2CE02709000000002000000000000000000000001"
-        );
+        assert_eq!(text, "000000000000000001E22FA2CE02709000000002000000000000000000000001");
         assert!(sequence_number(number + 1) > text);
     }
 }

@@ -31,7 +31,7 @@ const VERSION: u32 = 1;
 /// Identities of one page of a pass.
 const PAGE: usize = 500;
 
-/// What has happened to an identity.
+/// The change of an identity that is an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LifecycleChange {
     Created,

@@ -529,7 +529,6 @@ pub(crate) fn encode_change_error(error: ChangeError) -> proto::session_answer::
     proto::session_answer::Answer::Error(proto::SessionError { cause: cause.into() })
 }
 
-#[expect(dead_code, reason = "twins and queues use it")]
 pub(crate) fn decode_change_error(error: &proto::SessionError) -> ChangeError {
     use proto::session_error::Cause;
     match error.cause() {

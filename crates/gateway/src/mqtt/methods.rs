@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_has_a_bounded_number_of_methods_that_somebody_waits_for() {
+    fn a_client_has_a_bounded_number_of_methods_in_flight() {
         let mut methods = MethodsInFlight::default();
         for number in 0..MAX_IN_FLIGHT {
             assert!(methods.add(&number.to_string(), 0, 100 + number as u64));
