@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use holdfast_device_hub::{Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement};
 use holdfast_model::NodeId;
-use holdfast_mqtt::codec::{Packet, QoS, decode, subscribe, unsubscribe};
+use holdfast_mqtt::codec::{Packet, QoS, unsubscribe};
 use holdfast_simulation::{identity, simulate};
-use support::{Bench, DEVICE, Device, encoded};
+use support::{Bench, DEVICE, encoded};
 use tokio::task::JoinHandle;
 
 const DEVICEBOUND: &str = "devices/dev-1/messages/devicebound/";
