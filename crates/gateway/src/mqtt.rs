@@ -6,6 +6,7 @@ mod connection;
 mod disconnect;
 mod downlink;
 mod explain;
+mod faults;
 mod methods;
 mod packets;
 mod subscriptions;

@@ -72,6 +72,8 @@ pub enum RefusalReason {
     SlowReader,
     /// Too many connections had not authenticated.
     Overload,
+    /// The client asked for it, with a fault-injection message (docs/spec/fault-injection.md).
+    InjectedFault,
     /// The hub failed.
     Internal,
 }
@@ -109,6 +111,7 @@ impl RefusalReason {
         Self::Revoked,
         Self::SlowReader,
         Self::Overload,
+        Self::InjectedFault,
         Self::Internal,
     ];
 
@@ -146,6 +149,7 @@ impl RefusalReason {
             Self::Revoked => "revoked",
             Self::SlowReader => "slow_reader",
             Self::Overload => "overload",
+            Self::InjectedFault => "injected_fault",
             Self::Internal => "internal",
         }
     }
@@ -156,7 +160,7 @@ impl RefusalReason {
         match self {
             Self::Expired | Self::CertificateTime | Self::Disabled | Self::Revoked => ErrorCode::IotHubUnauthorized,
             Self::Version => ErrorCode::InvalidProtocolVersion,
-            Self::Unconfirmed | Self::Draining | Self::Overload => ErrorCode::ServiceUnavailable,
+            Self::Unconfirmed | Self::Draining | Self::Overload | Self::InjectedFault => ErrorCode::ServiceUnavailable,
             Self::ProtocolViolation | Self::Tls | Self::ConnectTimeout => ErrorCode::GenericBadRequest,
             Self::KeepAlive | Self::SlowReader => ErrorCode::DeviceConnectionClosedRemotely,
             Self::Superseded => ErrorCode::ConnectionForcefullyClosedOnNewConnection,
@@ -255,6 +259,9 @@ impl RefusalReason {
             Self::SlowReader => "the client does not read: it hangs, or its network is too slow",
             Self::Overload => {
                 "too many clients connect without authenticating: raise mqtt.max_unauthenticated, or find them"
+            }
+            Self::InjectedFault => {
+                "a fault-injection message of this client asked for it: the hub runs with mqtt.fault_injection"
             }
             Self::Internal => "the hub failed; its log has the cause",
         }

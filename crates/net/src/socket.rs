@@ -144,6 +144,15 @@ impl Socket {
         }
     }
 
+    /// Has the close reset the connection instead of ending it in order; of a stream over another one it changes nothing.
+    pub fn reset_on_close(&self) {
+        match self {
+            Self::Plain(tcp) => reset_on_close(tcp),
+            Self::Tls(tls) => tls.reset_on_close(),
+            Self::Stream(_) => {}
+        }
+    }
+
     /// Closes the connection as far as that is possible without waiting: TLS close_notify, then the write side.
     pub fn close(&mut self) {
         match self {
@@ -177,6 +186,11 @@ impl BufferedStream {
         self.needs_flush = true;
         Ok(data.len())
     }
+}
+
+pub(crate) fn reset_on_close(tcp: &TcpStream) {
+    // A socket that refuses the option is closed in order.
+    let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
 }
 
 pub(crate) fn shut_down(tcp: &TcpStream) {

@@ -175,6 +175,9 @@ impl Core {
         now: UnixMillis,
     ) -> ConnectAttempt {
         let identity = verified.identity.id.clone();
+        if let Some(refusal) = self.hub.injected_faults.refusal(&identity) {
+            return ConnectAttempt::Done(Err(self.refuse(request, refusal)));
+        }
         let partition = self.hub.partition_of(&identity);
         let info = Arc::new(SessionInfo {
             identity,

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use holdfast_auth::HubNames;
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::Transport;
-use holdfast_model::{IdentityId, Incarnation, NodeId, PartitionId, UnixMillis};
+use holdfast_model::{ErrorCode, IdentityId, Incarnation, NodeId, PartitionId, UnixMillis};
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use holdfast_tasks::sync::Mutex;
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
+use crate::api::injected_faults::InjectedFaults;
 use crate::api::session::CloseReason;
 use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
@@ -75,6 +77,8 @@ pub struct DeviceHub {
     pub(crate) remote_deliveries: ByteBudget,
     /// Per partition: requests about device state that this node is to decide as its owner.
     pub(crate) state_queues: StateQueues,
+    /// Identities that are refused because they asked for it.
+    pub(crate) injected_faults: InjectedFaults,
     /// A pass over the stored state of all partitions is due.
     pub(crate) reconcile_requested: AtomicBool,
     /// Counts the events that this node has written.
@@ -109,6 +113,7 @@ impl DeviceHub {
             downlink_bytes: AtomicUsize::new(0),
             remote_deliveries: ByteBudget::new(MAX_REMOTE_BYTES),
             state_queues: count.iter().map(|_| Mutex::default()).collect(),
+            injected_faults: InjectedFaults::default(),
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
@@ -155,6 +160,12 @@ impl DeviceHub {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
+    }
+
+    /// Refuses clients of `identity` on this node with `code`, for ten minutes at most: a fault that the client itself asked
+    /// for (docs/spec/fault-injection.md).
+    pub fn refuse_for(&self, identity: &IdentityId, code: ErrorCode, duration: Duration) {
+        self.injected_faults.refuse(identity, code, duration);
     }
 
     pub(crate) fn commands(&self, core: u16) -> CommandQueue {

@@ -20,6 +20,7 @@ use super::MqttFront;
 use super::disconnect::DisconnectReason;
 use super::downlink::Downlink;
 use super::explain::Offence;
+use super::faults::PlannedFault;
 use super::subscriptions::StoredChange;
 
 /// Longest time for which a connection with withheld acknowledgements is not read: its PINGREQ may be behind
@@ -52,6 +53,8 @@ pub(super) struct State {
     draining: bool,
     /// Only of a connection that takes deliveries.
     pub(super) downlink: Option<Box<Downlink>>,
+    /// The fault that the client asked for.
+    pub(super) fault: Option<Box<PlannedFault>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,
 }
@@ -75,6 +78,7 @@ impl Connection {
                 suspended_since: None,
                 draining: false,
                 downlink: None,
+                fault: None,
                 offence: None,
             }),
         }
@@ -105,6 +109,9 @@ impl Connection {
         if let Some(left) = self.token_left_ms(state) {
             let wait = if left > 0 { left } else { self.jitter_ms().min(1000) };
             next = next.min(now_ms.saturating_add(wait));
+        }
+        if let Some(fault) = &state.fault {
+            next = next.min(fault.at_ms());
         }
         if let Some(since) = state.suspended_since {
             next = next.min((since + MAX_READ_SUSPENSION_MS).max(now_ms + 1));
@@ -203,6 +210,7 @@ impl connection::Protocol for Connection {
             // Nothing is read any more, so that the client's silence means nothing.
             return;
         }
+        self.inject_fault(state, now_ms);
         match state.machine.expire(now_ms) {
             Some(Timeout::Connect) => self.transport.end(DisconnectReason::ConnectTimeout),
             Some(Timeout::KeepAlive) => self.transport.end(DisconnectReason::KeepAlive),

@@ -21,6 +21,8 @@ pub(super) enum DisconnectReason {
     Refused,
     /// The hub ends the session.
     Hub(CloseReason),
+    /// The client asked for it, with a fault-injection message.
+    Fault,
     /// The driver ends the connection.
     Transport(TransportEnd),
 }
@@ -43,6 +45,7 @@ impl DisconnectReason {
             Self::ConnectTimeout => "connect_timeout",
             Self::KeepAlive => "keep_alive",
             Self::Refused => "refused",
+            Self::Fault => "injected_fault",
             Self::Hub(reason) => reason.as_str(),
             Self::Transport(end) => end.label(),
         }
@@ -73,6 +76,7 @@ impl DisconnectReason {
             Self::Transport(TransportEnd::BrokenTls) => RefusalReason::Tls,
             Self::Transport(TransportEnd::OutputOverflow) => RefusalReason::SlowReader,
             Self::Transport(TransportEnd::Evicted) => RefusalReason::Overload,
+            Self::Fault => RefusalReason::InjectedFault,
             Self::Transport(TransportEnd::Panicked) => RefusalReason::Internal,
             Self::Disconnected
             | Self::Refused

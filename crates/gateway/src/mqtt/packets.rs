@@ -139,6 +139,7 @@ impl Connection {
             None
         };
         self.front.core.send(session, message, receipt, received);
+        self.plan_fault(state, message);
     }
 
     /// Takes answers to methods. Answers requests for twins, which a later version serves: some SDKs wait for an answer

@@ -57,6 +57,9 @@ pub(crate) struct Dev {
     /// Let this many simulated devices send through the hub
     #[arg(long, value_name = "DEVICES", default_value_t = 0)]
     simulate: u32,
+    /// Let devices ask for faults of their connections, as the SDKs' end-to-end suites do (docs/spec/fault-injection.md)
+    #[arg(long)]
+    fault_injection: bool,
     #[command(flatten)]
     source: ConfigSource,
 }
@@ -103,6 +106,7 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     config.hub.host.clone_from(&args.host);
     config.hub.data_dir = data_dir.to_owned();
     config.log.level = "info".to_owned();
+    config.mqtt.fault_injection = args.fault_injection;
     let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);

@@ -32,6 +32,8 @@ pub struct Transport<P: Protocol> {
 pub(super) struct Io {
     pub(super) socket: Socket,
     output: Vec<u8>,
+    /// The socket is dropped without a word to the peer.
+    is_reset: bool,
 }
 
 impl<P: Protocol> Transport<P> {
@@ -46,6 +48,7 @@ impl<P: Protocol> Transport<P> {
             io: RefCell::new(Io {
                 socket,
                 output: Vec::new(),
+                is_reset: false,
             }),
             read_buffer: RefCell::default(),
             waker: RefCell::new(None),
@@ -108,6 +111,15 @@ impl<P: Protocol> Transport<P> {
         }
     }
 
+    /// Resets the connection: what is not written is lost, and the peer sees an error. WebSockets are closed in order.
+    pub fn reset(&self, end: P::End) {
+        let mut io = self.io.borrow_mut();
+        io.socket.reset_on_close();
+        io.is_reset = true;
+        drop(io);
+        self.end(end);
+    }
+
     /// Whether the connection is over.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -160,7 +172,9 @@ impl<P: Protocol> Transport<P> {
     /// Closes the socket and drops the buffers.
     pub(super) fn close(&self) {
         let mut io = self.io.borrow_mut();
-        io.socket.close();
+        if !io.is_reset {
+            io.socket.close();
+        }
         io.output = Vec::new();
         self.read_buffer.borrow_mut().clear();
         self.set_authenticated();

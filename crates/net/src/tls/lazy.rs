@@ -8,7 +8,7 @@ use holdfast_model::CertificateChain;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
-use crate::socket::{poll_read_stream, shut_down};
+use crate::socket::{poll_read_stream, reset_on_close, shut_down};
 
 /// A TLS connection whose state is made when the first byte arrives.
 pub struct TlsSocket {
@@ -47,6 +47,10 @@ impl TlsSocket {
             TlsState::Idle(_) => false,
             TlsState::Started(connection) => connection.wants_write(),
         }
+    }
+
+    pub(crate) fn reset_on_close(&self) {
+        reset_on_close(&self.tcp);
     }
 
     pub(crate) fn close(&mut self) {

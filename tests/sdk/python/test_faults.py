@@ -1,0 +1,75 @@
+"""Fault-injection messages: with the option the hub breaks the sender's connection, without it they are telemetry."""
+
+import time
+
+import pytest
+from azure.iot.device import Message
+from azure.iot.device.exceptions import CredentialError
+from harness import Hub
+from hub_under_test import HubUnderTest, Reader, connected, until
+
+
+@pytest.fixture(scope="module")
+def faulty_hub():
+    with Hub(["--fault-injection"]) as running:
+        yield HubUnderTest(running)
+
+
+def fault(kind, delay=0, duration=0):
+    message = Message(kind)
+    message.custom_properties.update(
+        AzIoTHub_FaultOperationType=kind,
+        AzIoTHub_FaultOperationCloseReason="byebye",
+        AzIoTHub_FaultOperationDelayInSecs=str(delay),
+        AzIoTHub_FaultOperationDurationInSecs=str(duration),
+    )
+    return message
+
+
+@pytest.mark.parametrize("kind", ["KillTcp", "ShutDownMqtt"])
+@pytest.mark.parametrize("websockets", [False, True])
+def test_a_device_comes_back_after_the_fault_that_it_asked_for(faulty_hub, kind, websockets):
+    device = faulty_hub.create()
+    with connected(faulty_hub.client(device, retry=True, websockets=websockets)) as client:
+        ended = []
+        client.on_connection_state_change = lambda: ended.append(client.connected)
+        client.send_message(fault(kind, delay=1))
+        until(lambda: ended[:2] == [False, True], "the client to lose its connection and to come back")
+        client.send_message("after the fault")
+    with Reader(faulty_hub) as reader:
+        texts = [event.body_as_str() for event in reader.wait_for(device.device_id, 2)]
+    assert texts == [kind, "after the fault"], "the message itself is stored too"
+
+
+def test_a_device_is_refused_for_the_time_that_it_asked_for(faulty_hub):
+    device = faulty_hub.create()
+    with connected(faulty_hub.client(device)) as client:
+        client.send_message(fault("InvokeAuthError", duration=5))
+        until(lambda: not client.connected, "the hub to close the connection")
+        began = time.monotonic()
+        again = faulty_hub.client(device)
+        try:
+            with pytest.raises(CredentialError):
+                again.connect()
+            until(lambda: reconnects(again), "the refusals to end")
+            assert time.monotonic() - began > 3
+        finally:
+            again.shutdown()
+
+
+def reconnects(client):
+    try:
+        client.connect()
+    except CredentialError:
+        return False
+    return True
+
+
+def test_without_the_option_the_message_is_telemetry(hub):
+    device = hub.create()
+    with connected(hub.client(device)) as client:
+        client.send_message(fault("KillTcp"))
+        client.send_message("after it")
+        assert client.connected
+    with Reader(hub) as reader:
+        assert [event.body_as_str() for event in reader.wait_for(device.device_id, 2)] == ["KillTcp", "after it"]
