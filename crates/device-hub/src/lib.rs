@@ -20,6 +20,7 @@ mod ingest;
 mod methods;
 mod metrics;
 mod owner;
+mod queries;
 mod rpc;
 mod session_types;
 
@@ -45,4 +46,5 @@ pub use gateway::subscription_requests::SubscriptionError;
 pub use methods::call::{MethodAnswer, MethodCall, MethodError};
 pub use methods::pending::MethodResult;
 pub use metrics::METRICS;
+pub use queries::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
 pub use session_types::SessionNumber;

@@ -19,6 +19,7 @@ use crate::downlink::receive::ReceivedDeliveries;
 use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
 use crate::downlink::term::DeliveryAnswer;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
+use crate::queries::SliceError;
 use crate::session_types::{CallerLink, OwnerError, SessionInfo, SyncPhase};
 
 /// The longest time for which a call may wait here.
@@ -84,6 +85,14 @@ impl CallServer {
                 self.hub.method_calls.complete(id, &identity, outcome);
                 Answer::MethodResult(proto::MethodResultAnswer {})
             }
+            Request::DeviceQuery(query) => match self.hub.serve_device_query(query).await {
+                Ok(answer) => Answer::DeviceQuery(answer),
+                Err(SliceError::NotOwner) => codec::encode_error(OwnerError::NotOwner),
+                Err(SliceError::Registry(_)) => codec::encode_error(OwnerError::Busy),
+                Err(error @ (SliceError::Query(_) | SliceError::Request(_))) => {
+                    return Err(refused(&error.to_string()));
+                }
+            },
             Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
                 refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
             }),

@@ -8,6 +8,7 @@ mod identities;
 mod keys;
 mod lists;
 mod methods;
+mod queries;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
@@ -48,12 +49,14 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
         Call::InvokeMethod(path) => methods::invoke(&path.id()?, request).await,
+        Call::Query => queries::run(request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
         }
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
         Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
+        Call::Holdfast(HoldfastCall::ExplainQuery) => queries::explain(request).await,
         Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::ListConsumerGroups) => holdfast_api::list_consumer_groups(&request).await,
         Call::Holdfast(HoldfastCall::PutConsumerGroup(name)) => holdfast_api::put_consumer_group(&name, request).await,
