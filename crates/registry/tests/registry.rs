@@ -481,7 +481,15 @@ async fn a_scan_visits_each_identity_once_in_slices_of_any_size() {
             status: Status::Disabled,
             ..IdentityContent::default()
         };
-        node.put(&device(id), if id == "b" { disabled } else { IdentityContent::default() }).await;
+        node.put(
+            &device(id),
+            if id == "b" {
+                disabled
+            } else {
+                IdentityContent::default()
+            },
+        )
+        .await;
     }
     for (device, id) in [("a", "m1"), ("a", "m2"), ("a-b", "m"), ("b", "m")] {
         node.put(&module(device, id), IdentityContent::default()).await;
@@ -508,7 +516,10 @@ async fn a_scan_visits_each_identity_once_in_slices_of_any_size() {
         statuses.push(identity.status);
         ControlFlow::Break(())
     };
-    let scanned = node.registry.scan(&scan, |device| device.as_str() == "b", visit).unwrap();
+    let scanned = node
+        .registry
+        .scan(&scan, |device| device.as_str() == "b", visit)
+        .unwrap();
     assert_eq!(statuses, [Status::Disabled], "a module's status is its device's");
     assert_eq!((scanned.through, scanned.count), (Some(module("b", "m")), 2));
     node.close().await;
