@@ -3,14 +3,14 @@
 
 mod support;
 
+#[path = "rest/c2d.rs"]
+mod c2d;
 #[path = "rest/holdfast_api.rs"]
 mod holdfast_api;
 #[path = "rest/identities.rs"]
 mod identities;
 #[path = "rest/methods.rs"]
 mod methods;
-#[path = "rest/query.rs"]
-mod query;
 #[path = "rest/refusals.rs"]
 mod refusals;
 #[path = "rest/rights.rs"]

@@ -6,9 +6,6 @@ use holdfast_auth::Rights;
 use holdfast_model::limits::MAX_METHOD_TIMEOUT;
 use http::Method;
 
-/// How long one page of a query may take beside the time of any call.
-pub(super) const MAX_QUERY_TIME: Duration = Duration::from_secs(30);
-
 /// A call of the service API. Ids are the decoded texts of the path, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
@@ -22,7 +19,7 @@ pub(super) enum Call {
     DeviceStatistics,
     ServiceStatistics,
     InvokeMethod(IdentityPath),
-    Query,
+    PurgeMessages(IdentityPath),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
     Holdfast(HoldfastCall),
@@ -50,8 +47,10 @@ pub(super) struct Unimplemented {
 pub(super) enum HoldfastCall {
     Hub,
     ListDevices,
-    ExplainQuery,
     Diagnose(IdentityPath),
+    ListMessages(IdentityPath),
+    SendMessage(IdentityPath),
+    RequeueMessages(IdentityPath),
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
@@ -88,8 +87,10 @@ impl Call {
             }
             Self::ServiceStatistics
             | Self::InvokeMethod(_)
-            | Self::Query
-            | Self::Holdfast(HoldfastCall::ExplainQuery) => Rights::SERVICE_CONNECT,
+            | Self::PurgeMessages(_)
+            | Self::Holdfast(
+                HoldfastCall::ListMessages(_) | HoldfastCall::SendMessage(_) | HoldfastCall::RequeueMessages(_),
+            ) => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
             Self::Holdfast(_) => Rights::ALL,
         }
@@ -97,12 +98,11 @@ impl Call {
 }
 
 impl Call {
-    /// How long the call may wait for a device, or for all of them.
+    /// How long the call may wait for a device.
     pub(super) fn device_wait(&self) -> Duration {
         match self {
             // To connect, and to answer.
             Self::InvokeMethod(_) => 2 * MAX_METHOD_TIMEOUT,
-            Self::Query => MAX_QUERY_TIME,
             _ => Duration::ZERO,
         }
     }
@@ -130,7 +130,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     };
     match words.as_slice() {
         ["devices"] => by_method(method, "GET, POST", &[("GET", Call::ListDevices), ("POST", Call::Bulk)]),
-        ["devices", "query"] if method == Method::POST => Resolved::Call(Call::Query),
+        ["devices", "query"] if method == Method::POST => unimplemented("device queries", Rights::SERVICE_CONNECT),
         ["devices", "keys", "regenerate"] => only(method, "POST", Call::RegenerateKeys),
         ["devices", _] => identity(method, device(1)),
         ["devices", _, "modules"] => only(method, "GET", Call::ListModules(id(1))),
@@ -142,7 +142,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
                 module: Some(format!("{}/{}", segments[3], segments[5])),
             }))
         }
-        ["devices", _, "commands"] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["devices", _, "commands"] => only(method, "DELETE", Call::PurgeMessages(device(1))),
         ["devices", _, "applyconfigurationcontent"] => unimplemented("configurations", Rights::REGISTRY_WRITE),
         ["devices", _, "messages" | "files", ..] => device_side(device(1)),
         ["devices", _, "modules", _, "messages" | "files", ..] => device_side(module(1, 3)),
@@ -153,7 +153,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
         ["twins", _, "modules", _, "methods"] => only(method, "POST", Call::InvokeMethod(module(1, 3))),
         ["twins", _] | ["twins", _, "modules", _] => unimplemented("device twins", Rights::SERVICE_CONNECT),
         ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
-        ["messages", "servicebound", ..] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["messages", "servicebound", ..] => unimplemented("feedback over HTTPS", Rights::SERVICE_CONNECT),
         ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT),
         ["jobs", ..] if method == Method::GET => unimplemented("import and export jobs", Rights::REGISTRY_READ),
         ["jobs", ..] => unimplemented("import and export jobs", Rights::REGISTRY_WRITE),
@@ -169,7 +169,27 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
     match rest {
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
         ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
-        ["queries", "explain"] => only(method, "POST", Call::Holdfast(HoldfastCall::ExplainQuery)),
+        ["devices", _, "c2d"] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: None,
+            };
+            by_method(
+                method,
+                "GET, POST",
+                &[
+                    ("GET", Call::Holdfast(HoldfastCall::ListMessages(path.clone()))),
+                    ("POST", Call::Holdfast(HoldfastCall::SendMessage(path))),
+                ],
+            )
+        }
+        ["devices", _, "c2d", "requeue"] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: None,
+            };
+            only(method, "POST", Call::Holdfast(HoldfastCall::RequeueMessages(path)))
+        }
         ["diagnose", _] | ["diagnose", _, "modules", _] => {
             let path = IdentityPath {
                 device: id(3),
@@ -294,7 +314,10 @@ mod tests {
             at(Method::GET, "devices/query"),
             Resolved::Call(Call::GetIdentity(path("query", None)))
         );
-        assert_eq!(at(Method::POST, "devices/query"), Resolved::Call(Call::Query));
+        assert!(matches!(
+            at(Method::POST, "devices/query"),
+            Resolved::Call(Call::Unimplemented(_))
+        ));
         assert_eq!(at(Method::PATCH, "devices/d"), Resolved::Method("GET, PUT, DELETE"));
         assert_eq!(at(Method::GET, "nothing"), Resolved::Nothing);
         assert_eq!(at(Method::POST, "$admin/exportRegistry"), Resolved::Nothing);
