@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use holdfast_amqp::address::{self, Endpoint};
 use holdfast_amqp::message::Request;
-use holdfast_amqp::{Attach, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, Role, SaslCode, SaslInit, limits};
+use holdfast_amqp::{
+    Attach, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, Role, SaslCode, SaslInit, SessionId, limits,
+};
 use holdfast_model::{ErrorCode, RefusalReason};
 
 use crate::credentials::{plain, put_token};
@@ -140,9 +142,37 @@ impl Dispatch {
             Event::Detached { link, .. } => self.forget(&|gone| gone == link),
             Event::Ended { session, .. } => self.forget(&|gone| gone.session() == session),
             Event::Closed(_) => self.forget(&|_| true),
-            // All deliveries are sent settled, so outcomes carry nothing; the engine answers begins.
-            Event::Disposition { .. } | Event::SenderSettled { .. } | Event::Begun(_) => {}
+            Event::Disposition {
+                session,
+                first,
+                last,
+                settled,
+                outcome,
+            } => {
+                // Without an outcome: accepted when settled, nothing otherwise.
+                let outcome = outcome.or(settled.then_some(Outcome::Accepted));
+                if let Some(outcome) = outcome {
+                    self.settled(session, (first, last), settled, &outcome);
+                }
+            }
+            // No outcome is ever proposed; the engine answers begins.
+            Event::SenderSettled { .. } | Event::Begun(_) => {}
             Event::Attached { .. } | Event::Drained(_) | Event::SaslFailed(_) => {}
+        }
+    }
+
+    /// The client has told the outcome of deliveries.
+    fn settled(&mut self, session: SessionId, range: (u32, u32), is_settled: bool, outcome: &Outcome<'_>) {
+        let (first, last) = range;
+        for delivery in self.links.engine.take_outgoing(session, first, last) {
+            for handler in &mut self.handlers {
+                handler.settled(&mut self.links, &delivery, outcome);
+            }
+            if !is_settled {
+                // .NET throws on any other answer (Spec amqp §4.3).
+                let id = delivery.delivery_id;
+                self.links.engine.answer_outcome(session, id, id, &Outcome::Accepted);
+            }
         }
     }
 
@@ -247,9 +277,12 @@ impl Dispatch {
         Err(Refused::new(ErrorCode::FeatureNotSupported, text))
     }
 
-    /// A delivery: a request to `$cbs` or to the node of a handler; clients can send to no other node.
+    /// A delivery: a request to `$cbs` or to the node of a handler, or a message for a handler.
     fn transfer(&mut self, incoming: &Incoming<'_>, certainty: Certainty) {
         let link = incoming.link;
+        if let Some(handler) = self.handlers.iter_mut().find(|handler| handler.takes_messages(link)) {
+            return handler.message(&mut self.links, incoming);
+        }
         let handler = self.handlers.iter().position(|handler| handler.node_of(link).is_some());
         if handler.is_none() && !self.links.cbs.takes(link) {
             // The link is being detached.

@@ -1,10 +1,10 @@
-//! Handlers that serve the links of some addresses: readers of events now, devices later.
+//! Handlers that serve the links of some addresses: readers of events and senders of messages now, devices later.
 
 use std::task::Context;
 
 use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::Request;
-use holdfast_amqp::{Attach, LinkId};
+use holdfast_amqp::{Attach, Incoming, LinkId, Outcome, Outgoing};
 
 use crate::{Certainty, Links, Refused, RequestNode};
 
@@ -57,6 +57,17 @@ pub trait LinkHandler {
 
     /// Answers a request on a link of [`Self::node_of`].
     fn request(&mut self, links: &mut Links, link: LinkId, request: &Request<'_>, certainty: Certainty) -> Answered;
+
+    /// Whether the client sends messages on `link` that are no requests to a node.
+    fn takes_messages(&self, _link: LinkId) -> bool {
+        false
+    }
+
+    /// A message on a link of [`Self::takes_messages`]: the handler settles it, now or later, and grants credit again.
+    fn message(&mut self, _links: &mut Links, _incoming: &Incoming<'_>) {}
+
+    /// The client has settled a delivery; the handlers of other links ignore it.
+    fn settled(&mut self, _links: &mut Links, _delivery: &Outgoing, _outcome: &Outcome<'_>) {}
 
     /// The client's flow: whether the unused credit of `link` is to be given back. `false` when the handler does not send
     /// on the link by itself; the server answers then.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use holdfast_amqp::message::Response;
 use holdfast_amqp::types::Raw;
-use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, limits};
+use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, Outcome, limits};
 
 use crate::delayed::{Delayed, Refusal};
 use crate::refusal::Tracking;
@@ -110,6 +110,16 @@ impl Links {
             self.engine.detach(link, Detached::Closed, Some(fault), monotonic);
         });
         self.detached.push(link);
+    }
+
+    /// Rejects a delivery that came in on `link`, and records it.
+    pub fn reject(&mut self, link: LinkId, delivery_id: u32, refused: &Refused) {
+        self.audit(refused);
+        let (hub, now) = (self.authority().hub_name(), self.authority().now());
+        refused.with_fault(&hub, now, |fault| {
+            let rejected = Outcome::Rejected(Some(*fault));
+            self.engine.settle(link, delivery_id, delivery_id, &rejected);
+        });
     }
 
     /// Detaches a link because the node is going to stop or drains, with an error after which clients attach again and

@@ -118,10 +118,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Common {
     #[command(flatten)]
-    login: LoginArgs,
+    pub(crate) login: LoginArgs,
     /// How to show the result
     #[arg(short, long)]
-    output: Option<Format>,
+    pub(crate) output: Option<Format>,
 }
 
 /// A device, or a module of it.

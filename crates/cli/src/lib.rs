@@ -5,6 +5,7 @@
 //! has written leaves escaped ([`output`]).
 //! Not here: running a hub, its configuration and dev mode (`holdfast`).
 
+mod c2d;
 pub mod cluster;
 mod consumer_group;
 mod device;
@@ -30,6 +31,11 @@ pub enum Command {
     Device {
         #[command(subcommand)]
         command: device::Command,
+    },
+    /// Send messages to devices, and look at their queues
+    C2d {
+        #[command(subcommand)]
+        command: c2d::Command,
     },
     /// Manage the consumer groups of the events endpoint
     ConsumerGroup {
@@ -58,6 +64,7 @@ pub enum Command {
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Device { command } => device::run(command),
+        Command::C2d { command } => c2d::run(command),
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),

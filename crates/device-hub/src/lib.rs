@@ -3,8 +3,8 @@
 //!
 //! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
 //! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
-//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`] and, with an answer, [`DeviceHub::invoke_method`], from any
-//! node.
+//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`], with an answer [`DeviceHub::invoke_method`] and
+//! through a queue [`DeviceHub::send_cloud_message`], from any node.
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
 //! session come in the order of its messages; one identity has one session; every queue is bounded.
 //! Not here: MQTT, AMQP, HTTP; how records are stored (`partition`) or identities kept (`registry`).
@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod api;
+mod c2d;
 mod device_state;
 mod downlink;
 mod gateway;
@@ -32,10 +33,15 @@ pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
 pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::session::{CloseReason, Session, SessionTarget};
+pub use c2d::api::{CloudQueueError, Enqueued, Feedback, FeedbackVerdict, ListedMessage};
+pub use c2d::feedback::{FeedbackRequest, FeedbackStatus};
+pub use c2d::feedback_source::FeedbackSource;
+pub use c2d::message::CloudMessage;
+pub use c2d::queue::DeadLetterReason;
 pub use device_state::Subscriptions;
 pub use downlink::delivery::{
-    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, DeliveryTag, OnSessionChange, PendingDelivery,
-    Settlement,
+    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryKinds, DeliveryOutcome, DeliveryTag, OnSessionChange,
+    PendingDelivery, Settlement,
 };
 pub use downlink::receive::ReceivedDelivery;
 pub use gateway::drain::close_when_draining;

@@ -37,6 +37,24 @@ holdfast_model::metrics! {
     counter methods_invoked() = "holdfast_device_hub_methods_invoked_total";
     /// Method calls of this node that ended without an answer of the device.
     counter methods_failed() = "holdfast_device_hub_methods_failed_total";
+    /// Cloud-to-device messages that devices have completed.
+    counter c2d_completed() = "holdfast_c2d_commands_egress_complete_success_total";
+    /// Deliveries of cloud-to-device messages that came back: given back, or their connection ended.
+    counter c2d_abandoned() = "holdfast_c2d_commands_egress_abandon_success_total";
+    /// Cloud-to-device messages that devices have rejected.
+    counter c2d_rejected() = "holdfast_c2d_commands_egress_reject_success_total";
+    /// Cloud-to-device messages whose time was over before a device completed them.
+    counter c2d_expired() = "holdfast_c2d_messages_expired_total";
+    /// Cloud-to-device messages that were queued.
+    counter c2d_enqueued() = "holdfast_c2d_messages_enqueued_total";
+    /// Cloud-to-device messages that were refused because the queue of the device was full.
+    counter c2d_queue_full() = "holdfast_c2d_messages_queue_full_total";
+    /// Feedback records that were dropped because too many of their device waited for a back end.
+    counter c2d_feedback_dropped() = "holdfast_c2d_feedback_dropped_total";
+    /// Cloud-to-device messages in the queues of partitions that this node owns.
+    gauge c2d_queued() = "holdfast_c2d_queued_messages";
+    /// Age of the oldest of them in seconds.
+    gauge c2d_oldest() = "holdfast_c2d_oldest_message_seconds";
     /// Sessions that this node has as a gateway.
     gauge sessions() = "holdfast_device_hub_sessions";
     /// Sessions, on all gateways, of the partitions that this node owns.
@@ -65,6 +83,15 @@ pub(crate) struct Metrics {
     pub(crate) deliveries_refused: Counter,
     pub(crate) methods_invoked: Counter,
     pub(crate) methods_failed: Counter,
+    pub(crate) c2d_completed: Counter,
+    pub(crate) c2d_abandoned: Counter,
+    pub(crate) c2d_rejected: Counter,
+    pub(crate) c2d_expired: Counter,
+    pub(crate) c2d_enqueued: Counter,
+    pub(crate) c2d_queue_full: Counter,
+    pub(crate) c2d_feedback_dropped: Counter,
+    c2d_queued: Gauge,
+    c2d_oldest: Gauge,
     sessions: Gauge,
     owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
@@ -96,6 +123,15 @@ impl Metrics {
             deliveries_refused: deliveries_refused(),
             methods_invoked: methods_invoked(),
             methods_failed: methods_failed(),
+            c2d_completed: c2d_completed(),
+            c2d_abandoned: c2d_abandoned(),
+            c2d_rejected: c2d_rejected(),
+            c2d_expired: c2d_expired(),
+            c2d_enqueued: c2d_enqueued(),
+            c2d_queue_full: c2d_queue_full(),
+            c2d_feedback_dropped: c2d_feedback_dropped(),
+            c2d_queued: c2d_queued(),
+            c2d_oldest: c2d_oldest(),
             sessions: sessions(),
             owned_sessions: owned_sessions(),
             closed: reasons.map(|reason| (reason, sessions_closed(reason.as_str()))),
@@ -106,6 +142,13 @@ impl Metrics {
     pub(crate) fn count(&self, here: usize, owned: u64) {
         self.sessions.set(here as f64);
         self.owned_sessions.set(owned as f64);
+    }
+
+    /// The queues of the partitions owned here; the age in milliseconds.
+    #[expect(clippy::cast_precision_loss, reason = "a measurement")]
+    pub(crate) fn count_queues(&self, messages: usize, oldest_ms: u64) {
+        self.c2d_queued.set(messages as f64);
+        self.c2d_oldest.set(oldest_ms as f64 / 1000.0);
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {

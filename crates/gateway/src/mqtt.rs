@@ -2,6 +2,7 @@
 //!
 //! [`MqttFront`] is one core's part: it gives each connection to the driver of `net` and shares the core's handles.
 
+mod cloud_message;
 mod connection;
 mod disconnect;
 mod downlink;

@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_device_hub::{Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement};
+use holdfast_device_hub::{
+    CloudMessage, Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement,
+};
 use holdfast_model::NodeId;
 use holdfast_mqtt::codec::{Packet, QoS, unsubscribe};
 use holdfast_simulation::{identity, simulate};
@@ -15,6 +17,16 @@ use tokio::task::JoinHandle;
 
 const DEVICEBOUND: &str = "devices/dev-1/messages/devicebound/";
 
+fn message(number: usize) -> CloudMessage {
+    CloudMessage {
+        message_id: Some(number.to_string()),
+        to: Some("/x".into()),
+        properties: vec![("a".into(), Some("b".into()))],
+        body: format!("message {number}").into(),
+        ..CloudMessage::default()
+    }
+}
+
 impl Bench {
     /// Sends a cloud-to-device message to the device from a node that does not own its partition.
     fn deliver(&self, number: usize) -> JoinHandle<Result<DeliveryOutcome, DeliveryError>> {
@@ -22,8 +34,8 @@ impl Bench {
         let delivery = Delivery {
             kind: DeliveryKind::CloudToDevice,
             on_session_change: OnSessionChange::Redeliver,
-            head: format!("%24.mid={number}&a=b").into(),
-            body: format!("message {number}").into(),
+            head: format!("{}/0/0", number + 1).into(),
+            body: message(number).encode().into(),
         };
         let send = async move { hub.deliver(&identity(DEVICE), delivery, Duration::from_secs(20)).await };
         tokio::task::spawn_local(send)
@@ -43,7 +55,7 @@ fn a_delivery_is_published_and_its_puback_settles_it() {
         let (topic, payload, packet_id) = device.published().await;
         assert_eq!(
             (topic, payload),
-            (format!("{DEVICEBOUND}%24.mid=0&a=b"), b"message 0".to_vec())
+            (format!("{DEVICEBOUND}%24.mid=0&%24.to=%2Fx&a=b"), b"message 0".to_vec())
         );
         assert!(!waiting.is_finished(), "the PUBACK settles it");
         device.send(&encoded(&Packet::PubAck(packet_id.unwrap()))).await;

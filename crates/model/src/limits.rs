@@ -64,6 +64,25 @@ pub const MIN_METHOD_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a device may be given to connect, and to answer.
 pub const MAX_METHOD_TIMEOUT: Duration = Duration::from_secs(300);
 
+// Cloud-to-device messages (auth-and-limits §9.2, device-mqtt §6).
+
+/// Largest cloud-to-device message, properties included, in bytes.
+pub const MAX_CLOUD_MESSAGE_BYTES: usize = 64 * KIB;
+/// Most messages in the queue of one device.
+pub const MAX_CLOUD_QUEUE: usize = 50;
+/// Longest time that a message may wait for its device; a later expiry counts as this one.
+pub const MAX_CLOUD_MESSAGE_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
+/// Dead letters that are kept of one device, the latest ones (ours).
+pub const MAX_DEAD_LETTERS: usize = 50;
+/// Feedback records of one device that are kept until a back end accepts them, the latest ones (ours).
+pub const MAX_DEVICE_FEEDBACK: usize = 64;
+/// Most records of one feedback message (amqp §7).
+pub const MAX_FEEDBACK_BATCH: usize = 64;
+/// How long feedback is kept for a back end.
+pub const FEEDBACK_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
+/// How long a back end may take to settle feedback before another one gets it.
+pub const FEEDBACK_LOCK: Duration = Duration::from_secs(60);
+
 // Shared access signatures (auth-and-limits §1).
 
 /// How long after `se` a token still counts, for clocks that differ (§1.3).

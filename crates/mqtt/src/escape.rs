@@ -56,7 +56,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// Appends `text` with escapes.
-pub(crate) fn encode(text: &str, out: &mut String) {
+pub fn encode(text: &str, out: &mut String) {
     for piece in utf8_percent_encode(text, RESERVED) {
         out.push_str(piece);
     }

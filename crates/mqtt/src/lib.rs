@@ -12,7 +12,7 @@
 pub mod bag;
 pub mod codec;
 pub mod connection;
-mod escape;
+pub mod escape;
 pub mod limits;
 pub mod login;
 mod login_error;

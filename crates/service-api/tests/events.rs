@@ -12,6 +12,8 @@ mod connections;
 mod credentials;
 #[path = "events/management.rs"]
 mod management;
+#[path = "events/messages.rs"]
+mod messages;
 #[path = "events/reading.rs"]
 mod reading;
 #[path = "events/redirects.rs"]

@@ -36,6 +36,10 @@ holdfast_config::section! {
         /// How often the owner of a partition removes the stored state of identities that were deleted; also when it begins
         /// to own the partition.
         pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "must be at least 1 s";
+        /// How long a cloud-to-device message waits for its device when its sender has set no expiry.
+        pub c2d_ttl: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(60)..=HumanDuration::secs(172_800) => "must be 60 s to 2 days";
+        /// Deliveries of a cloud-to-device message after which it becomes a dead letter if the device has not completed it.
+        pub c2d_max_deliveries: u32 = 10, in 1..=100 => "must be 1 to 100";
     }
     fixed {
         /// Bytes of deliveries that front ends of this node may hold until devices have settled them; more are not taken

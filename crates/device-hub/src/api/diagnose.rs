@@ -39,6 +39,8 @@ pub struct ConnectionState {
     /// When it connected, sent or disconnected last; of what a connected one sends only the first message in
     /// `device_hub.activity_interval` counts.
     pub last_activity: Option<UnixMillis>,
+    /// Cloud-to-device messages in its queue; 0 when the owner does not answer.
+    pub cloud_messages: u32,
 }
 
 /// A live session.
@@ -165,7 +167,7 @@ impl DeviceHub {
     }
 
     /// The identity's generation in this node's registry replica.
-    fn known_generation(&self, identity: &IdentityId) -> Option<GenerationId> {
+    pub(crate) fn known_generation(&self, identity: &IdentityId) -> Option<GenerationId> {
         let registered = self.parts.registry.identity(identity).ok().flatten()?;
         Some(registered.generation.clone())
     }
@@ -179,6 +181,18 @@ impl DeviceHub {
     }
 
     async fn find_connection(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
+        let depth = self
+            .cloud_queues
+            .partition(self.partition_of(identity))
+            .lock()
+            .depth(identity);
+        proto::SessionFound {
+            cloud_messages: u32::try_from(depth).unwrap_or(u32::MAX),
+            ..self.find_session(identity, generation).await
+        }
+    }
+
+    async fn find_session(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
         let partition = self.partition_of(identity);
         let generation = generation.or_else(|| self.known_generation(identity));
         let row = self.ownership.row(partition, identity);
@@ -195,6 +209,7 @@ impl DeviceHub {
                 gateway: row.address.gateway.get(),
                 updated_ms: row.info.since.0,
                 last_activity_ms: row.last_activity.0,
+                ..proto::SessionFound::default()
             };
         }
         let stored = match generation {
@@ -248,6 +263,7 @@ fn state_of(found: &proto::SessionFound) -> ConnectionState {
         is_connected: found.session.is_some(),
         updated: known_time(found.updated_ms),
         last_activity: known_time(found.last_activity_ms),
+        cloud_messages: found.cloud_messages,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
 use crate::api::injected_faults::InjectedFaults;
 use crate::api::session::CloseReason;
+use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
 use crate::gateway::session_table::SessionTable;
@@ -85,6 +86,8 @@ pub struct DeviceHub {
     pub(crate) next_event: AtomicU64,
     /// Method calls of this node that wait for devices.
     pub(crate) method_calls: MethodCalls,
+    /// The cloud-to-device queues of partitions that this node owns.
+    pub(crate) cloud_queues: Arc<CloudQueues>,
 }
 
 impl DeviceHub {
@@ -117,6 +120,7 @@ impl DeviceHub {
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
+            cloud_queues: Arc::new(CloudQueues::new(count)),
             parts,
         })
     }

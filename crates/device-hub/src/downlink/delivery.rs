@@ -43,6 +43,22 @@ impl DeliveryKind {
     }
 }
 
+/// A set of kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeliveryKinds(u8);
+
+impl DeliveryKinds {
+    /// With one more.
+    #[must_use]
+    pub const fn with(self, kind: DeliveryKind) -> Self {
+        Self(self.0 | 1 << kind.number())
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 /// The treatment of an unsettled delivery when a newer session of the identity begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnSessionChange {
@@ -59,11 +75,11 @@ pub struct Delivery {
     pub kind: DeliveryKind,
     /// Its treatment when the session changes.
     pub on_session_change: OnSessionChange,
-    /// The front end's data beside the body: the properties of a cloud-to-device message as `name=value` pairs in URL
-    /// encoding, the name, request id and time-out in milliseconds of a method as `name/id/ms`, the version of a twin
-    /// change.
+    /// The front end's data beside the body: of a cloud-to-device message its sequence number, how many deliveries of it have
+    /// ended without completion, and when it was enqueued in milliseconds since 1970, as `number/count/ms`; the name,
+    /// request id and time-out in milliseconds of a method as `name/id/ms`; the version of a twin change.
     pub head: Arc<str>,
-    /// The encoded message.
+    /// The encoded message; a [`CloudMessage`](crate::CloudMessage) in its stored form.
     pub body: Bytes,
 }
 

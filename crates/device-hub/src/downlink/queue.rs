@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
 use super::credit::Credit;
-use super::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, OnSessionChange, Settlement};
+use super::delivery::{
+    Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, OnSessionChange, Settlement,
+};
 
 /// The most deliveries of one session that are not settled.
 pub(crate) const MAX_MESSAGES: usize = 64;
@@ -150,6 +152,11 @@ impl DeliveryQueue {
         self.credit.granted_messages > 0
     }
 
+    /// Whether the session takes deliveries of this kind.
+    pub(crate) fn takes(&self, kind: DeliveryKind) -> bool {
+        self.credit.takes(kind)
+    }
+
     /// Whether [`Self::take`] would return something; calls that have been abandoned count.
     pub(crate) fn is_sendable(&self) -> bool {
         let next = self
@@ -184,8 +191,11 @@ impl DeliveryQueue {
     }
 
     /// The gateway reports the session's credit. Reports may come late: counters only grow.
-    pub(crate) fn grant(&mut self, reported: Credit) {
+    /// Returns whether the session takes other kinds from now on.
+    pub(crate) fn grant(&mut self, reported: Credit) -> bool {
+        let kinds = self.credit.kinds;
         self.credit.merge_grant(reported);
+        self.credit.kinds != kinds
     }
 
     /// The gateway reports the session over a new link: deliveries behind the last one that it has received are sent
@@ -241,7 +251,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::downlink::delivery::DeliveryKind;
 
     type Reply = oneshot::Receiver<DeliveryOutcome>;
 

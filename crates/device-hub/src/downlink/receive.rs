@@ -15,7 +15,7 @@ use holdfast_model::{IdentityId, LinkId, PartitionId, SessionKey};
 use tokio::sync::oneshot;
 
 use super::credit::SharedCredit;
-use super::delivery::{DeliveryId, DeliveryKind, DeliveryTag, Settlement};
+use super::delivery::{DeliveryId, DeliveryKind, DeliveryKinds, DeliveryTag, Settlement};
 use super::report::ReportedSettlement;
 use super::term::DeliveryAnswer;
 use crate::DeviceHub;
@@ -80,6 +80,19 @@ impl Core {
         credit.grant(messages.into(), bytes.into());
         self.hub
             .report_credit(session.partition, &session.info, session.key, &credit);
+    }
+
+    /// The front end of `session` takes deliveries of these kinds from now on. Kinds that wait for a session to take them are sent
+    /// at once.
+    pub fn take_delivery_kinds(&self, session: &Session, kinds: DeliveryKinds) {
+        let credit = {
+            let mut downlinks = self.downlinks.borrow_mut();
+            Arc::clone(&downlinks.entry(session.key).or_default().credit)
+        };
+        if credit.take_kinds(kinds) {
+            self.hub
+                .report_credit(session.partition, &session.info, session.key, &credit);
+        }
     }
 
     /// The device has settled a delivery of `session`.

@@ -86,8 +86,13 @@ impl DeviceHub {
     pub(crate) fn grant_locally(self: &Arc<Self>, partition: PartitionId, link: Link, report: &ReportedCredit) {
         let (term, caller) = (link.owner.term, self.caller_link(link.id));
         let identity = &report.info.identity;
-        self.ownership
-            .grant_credit(partition, term, caller, identity, report.key, report.credit.read());
+        let credit = report.credit.read();
+        if self
+            .ownership
+            .grant_credit(partition, term, caller, identity, report.key, credit)
+        {
+            self.deliver_queue(partition, identity);
+        }
         self.send_deliveries(partition, term, self.parts.node);
     }
 

@@ -11,7 +11,7 @@ use holdfast_model::{IdentityId, NodeId};
 use tokio::sync::oneshot;
 
 use super::credit::Credit;
-use super::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
+use super::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use super::queue::{DeliveryQueue, Outgoing};
 use crate::session_types::SessionAddress;
 
@@ -91,13 +91,21 @@ impl TermDownlink {
         })
     }
 
-    /// The gateway reports the credit of the session at `address`.
-    pub(crate) fn grant(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) {
+    /// Whether the identity's session takes deliveries of this kind.
+    pub(crate) fn takes(&self, identity: &IdentityId, kind: DeliveryKind) -> bool {
+        self.queues.get(identity).is_some_and(|queue| queue.queue.takes(kind))
+    }
+
+    /// The gateway reports the credit of the session at `address`. Returns whether the session takes other kinds of deliveries
+    /// from now on.
+    pub(crate) fn grant(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) -> bool {
         let queue = self.queue(identity, address);
-        if queue.address == address {
-            queue.queue.grant(credit);
-            self.list(identity);
+        if queue.address != address {
+            return false;
         }
+        let has_other_kinds = queue.queue.grant(credit);
+        self.list(identity);
+        has_other_kinds
     }
 
     /// The gateway reports the session over a new link.

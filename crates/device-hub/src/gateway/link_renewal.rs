@@ -24,6 +24,7 @@ use super::drain::close_when_cut_off;
 use super::session_table::{FOREVER, LocalSession};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
+use crate::c2d::maintain::maintain_cloud_queues;
 use crate::ingest::command_queue::Command;
 use crate::owner::lifecycle::follow_identities;
 use crate::owner::ownership::ReportedSession;
@@ -64,6 +65,10 @@ pub async fn maintain_links(hub: Arc<DeviceHub>, stop: Stop) {
         reconcile_device_states(Arc::clone(&hub), stop.clone()),
     );
     holdfast_tasks::spawn_critical("lifecycle-events", follow_identities(Arc::clone(&hub), stop.clone()));
+    holdfast_tasks::spawn_critical(
+        "cloud-queue-maintenance",
+        maintain_cloud_queues(Arc::clone(&hub), stop.clone()),
+    );
     let mut owners = hub.parts.partitions.owner_changes();
     let mut ticks = tokio::time::interval(RENEWAL_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -345,6 +350,9 @@ impl DeviceHub {
         );
         let Ok(result) = result else { return false };
         self.spawn_close_superseded(partition, owner.term, result.superseded);
+        for identity in &result.take_messages {
+            self.deliver_queue(partition, identity);
+        }
         if result.has_returned {
             self.update_absences(partition, owner.term, Vec::new());
         }

@@ -27,7 +27,7 @@ pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
 use super::subscriptions::SubscriptionRequest;
 use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
-use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
+use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
 use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, SessionNumber, SyncPhase};
 use holdfast_model::Clock;
@@ -71,6 +71,17 @@ pub(crate) struct SyncResult {
     pub(crate) superseded: Vec<SupersededSession>,
     /// The log records gateways as absent that are back.
     pub(crate) has_returned: bool,
+    /// Identities whose sessions take cloud-to-device messages.
+    pub(crate) take_messages: Vec<IdentityId>,
+}
+
+impl SyncResult {
+    /// A reported session is the one of its identity.
+    pub(super) fn resumed(&mut self, session: &ReportedSession) {
+        if session.credit.takes(DeliveryKind::CloudToDevice) {
+            self.take_messages.push(session.info.identity.clone());
+        }
+    }
 }
 
 struct Shard {
@@ -436,7 +447,20 @@ impl OwnershipTable {
         term.is_some_and(|ownership| ownership.takes_deliveries(identity))
     }
 
-    /// A gateway reports the credit of a session.
+    /// The generation of the identity's session, if it takes deliveries of this kind and this node owns the partition.
+    pub(crate) fn taker(
+        &self,
+        partition: PartitionId,
+        identity: &IdentityId,
+        kind: DeliveryKind,
+    ) -> Option<GenerationId> {
+        let term = self.term(partition)?;
+        let ownership = self.ownership(partition, term).ok()?;
+        let row = ownership.rows.get(identity)?;
+        ownership.takes(identity, kind).then(|| row.info.generation.clone())
+    }
+
+    /// A gateway reports the credit of a session. Returns whether the session takes other kinds of deliveries from now on.
     pub(crate) fn grant_credit(
         &self,
         partition: PartitionId,
@@ -445,12 +469,10 @@ impl OwnershipTable {
         identity: &IdentityId,
         key: SessionKey,
         credit: Credit,
-    ) {
-        if let Ok(mut ownership) = self.ownership(partition, term)
-            && ownership.check_open_link(caller).is_ok()
-        {
-            ownership.grant_credit(identity, caller.address(key), credit);
-        }
+    ) -> bool {
+        self.ownership(partition, term).is_ok_and(|mut ownership| {
+            ownership.check_open_link(caller).is_ok() && ownership.grant_credit(identity, caller.address(key), credit)
+        })
     }
 
     /// A gateway reports that a delivery has been settled.

@@ -20,7 +20,7 @@ use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResu
 use super::subscriptions::SubscriptionRequest;
 use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
-use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryOutcome, Settlement};
+use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
 use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 use holdfast_model::Clock;
@@ -371,6 +371,7 @@ impl OwnershipTerm {
             if row.address == address {
                 row.link = caller.link;
                 self.downlink.resume(&session.info.identity, address, session.credit);
+                result.resumed(&session);
                 return;
             }
             if row.number > session.number {
@@ -387,6 +388,7 @@ impl OwnershipTerm {
         }
         self.downlink.supersede(&session.info.identity, address);
         self.downlink.resume(&session.info.identity, address, session.credit);
+        result.resumed(&session);
         let since = session.info.since;
         if self.clock.now().0.saturating_sub(since.0) < MAX_UNWRITTEN_MS {
             self.record_begin(&session.info);
@@ -422,10 +424,13 @@ impl OwnershipTerm {
         self.downlink.takes_deliveries(identity)
     }
 
-    pub(super) fn grant_credit(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) {
-        if self.rows.get(identity).is_some_and(|row| row.address == address) {
-            self.downlink.grant(identity, address, credit);
-        }
+    pub(super) fn takes(&self, identity: &IdentityId, kind: DeliveryKind) -> bool {
+        self.downlink.takes(identity, kind)
+    }
+
+    pub(super) fn grant_credit(&mut self, identity: &IdentityId, address: SessionAddress, credit: Credit) -> bool {
+        self.rows.get(identity).is_some_and(|row| row.address == address)
+            && self.downlink.grant(identity, address, credit)
     }
 
     pub(super) fn settle_delivery(

@@ -25,7 +25,13 @@ use crate::rpc::codec;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The kinds of device state that this crate keeps.
-const KINDS: [DeviceStateKind; 2] = [DeviceStateKind::SUBSCRIPTIONS, DeviceStateKind::CONNECTION];
+const KINDS: [DeviceStateKind; 5] = [
+    DeviceStateKind::SUBSCRIPTIONS,
+    DeviceStateKind::CONNECTION,
+    DeviceStateKind::CLOUD_QUEUE,
+    DeviceStateKind::CLOUD_MESSAGE,
+    DeviceStateKind::FEEDBACK,
+];
 
 /// Reconciles the partitions that this node owns until the node closes.
 pub(crate) async fn reconcile_device_states(hub: Arc<DeviceHub>, stop: Stop) {

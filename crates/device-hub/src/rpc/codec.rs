@@ -184,6 +184,7 @@ fn encode_counters(credit: Credit) -> proto::SessionCredit {
         granted_bytes: credit.granted_bytes,
         used_messages: credit.used_messages,
         used_bytes: credit.used_bytes,
+        kinds: credit.kinds,
     }
 }
 
@@ -194,6 +195,7 @@ pub(crate) fn decode_counters(credit: Option<&proto::SessionCredit>) -> Credit {
         granted_bytes: credit.granted_bytes,
         used_messages: credit.used_messages,
         used_bytes: credit.used_bytes,
+        kinds: credit.kinds,
     })
 }
 
@@ -516,7 +518,6 @@ pub(crate) fn encode_error(error: OwnerError) -> proto::session_answer::Answer {
     proto::session_answer::Answer::Error(proto::SessionError { cause: cause.into() })
 }
 
-#[expect(dead_code, reason = "twins and queues use it")]
 pub(crate) fn encode_change_error(error: ChangeError) -> proto::session_answer::Answer {
     use proto::session_error::Cause;
     let cause = match error {
@@ -579,6 +580,7 @@ mod tests {
             granted_bytes: 2,
             used_messages: 3,
             used_bytes: 4,
+            kinds: 0x305,
         };
         let item = encode_item(
             &sent,

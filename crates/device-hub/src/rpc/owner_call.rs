@@ -78,9 +78,12 @@ impl DeviceHub {
     /// Carries out a request as the owner of the partition.
     pub(crate) async fn answer_as_owner(
         self: &Arc<Self>,
-        _partition: PartitionId,
-        _request: Request,
+        partition: PartitionId,
+        request: Request,
     ) -> Result<Answer, ChangeError> {
-        Err(ChangeError::NotOwner)
+        Ok(match request {
+            Request::CloudQueue(request) => Answer::CloudQueue(self.answer_queue(partition, request).await?),
+            _ => return Err(ChangeError::NotOwner),
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_cluster::transport::{Answer as AnswerFuture, CallError, Handler};
+use holdfast_model::limits::MAX_FEEDBACK_BATCH;
 use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_attached::Outcome;
@@ -14,6 +15,7 @@ use holdfast_proto::cluster::v1::{self as proto};
 use super::codec::{self, refused};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
+use crate::c2d;
 use crate::downlink::delivery::{DeliveryId, Settlement};
 use crate::downlink::receive::ReceivedDeliveries;
 use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
@@ -84,6 +86,18 @@ impl CallServer {
                 self.hub.method_calls.complete(id, &identity, outcome);
                 Answer::MethodResult(proto::MethodResultAnswer {})
             }
+            Request::CloudQueue(_) => {
+                let partition = self.partition(target)?;
+                let answer = self.hub.answer_as_owner(partition, request).await;
+                answer.unwrap_or_else(codec::encode_change_error)
+            }
+            Request::TakeFeedback(take) => {
+                let most = usize::try_from(take.most).unwrap_or(usize::MAX).min(MAX_FEEDBACK_BATCH);
+                let wait = Duration::from_millis(take.wait_ms.into()).min(MAX_WAIT);
+                let records = self.hub.take_feedback_here(most, wait).await;
+                let records = records.iter().map(c2d::codec::encode_feedback).collect();
+                Answer::TakeFeedback(proto::FeedbackTaken { records })
+            }
             Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
                 refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
             }),
@@ -147,6 +161,9 @@ impl CallServer {
             .spawn_close_superseded(partition, Term(sync.term), result.superseded);
         if result.has_returned {
             self.hub.update_absences(partition, Term(sync.term), Vec::new());
+        }
+        for identity in &result.take_messages {
+            self.hub.deliver_queue(partition, identity);
         }
         if phase.is_last() {
             self.hub.send_deliveries(partition, Term(sync.term), self.gateway);
@@ -230,7 +247,9 @@ impl CallServer {
         for report in &changes.credits {
             let (identity, key) = codec::decode_session(report.session.as_ref())?;
             let credit = codec::decode_counters(report.credit.as_ref());
-            ownership.grant_credit(partition, Term(changes.term), caller, &identity, key, credit);
+            if ownership.grant_credit(partition, Term(changes.term), caller, &identity, key, credit) {
+                self.hub.deliver_queue(partition, &identity);
+            }
         }
         if !changes.credits.is_empty() {
             self.hub.send_deliveries(partition, Term(changes.term), self.gateway);

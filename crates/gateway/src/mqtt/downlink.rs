@@ -4,11 +4,19 @@
 //! no other client.
 //! Invariants: a connection without an open channel for deliveries grants nothing and holds nothing; at most
 //! [`WINDOW_MESSAGES`] and about [`WINDOW_BYTES`] are granted and not settled; each delivery is settled once: at QoS 1 by
-//! its PUBACK, in any order, at QoS 0 when it is written (Spec device-mqtt §6).
+//! its PUBACK, in any order, at QoS 0 when it is written (Spec device-mqtt §6). A message that another owner delivers again,
+//! which did not hear of this connection, is not sent twice: one in flight stays so, one that was acknowledged is settled.
+//! Not here: topics and bags of messages ([`super::cloud_message`]).
 
-use holdfast_device_hub::{DeliveryKind, DeliveryTag, MethodResult, ReceivedDelivery, Settlement};
+use std::collections::VecDeque;
+
+use holdfast_device_hub::{DeliveryKind, DeliveryKinds, DeliveryTag, MethodResult, ReceivedDelivery, Settlement};
+use holdfast_model::IdentityId;
+use holdfast_model::limits::MAX_CLOUD_QUEUE;
 use holdfast_mqtt::codec::{self, PacketId, Publish, QoS};
 use holdfast_mqtt::{Channel, HubTopic};
+
+use super::cloud_message::{self, MessageHead};
 
 use super::connection::{Connection, State};
 use super::methods::{self, MethodsInFlight};
@@ -25,6 +33,8 @@ pub(super) struct Downlink {
     /// Sent at QoS 1 and not acknowledged, oldest first.
     in_flight: Vec<InFlight>,
     last_packet_id: PacketId,
+    /// Numbers of the messages that the client has acknowledged last: no more can be left in its queue.
+    acknowledged: VecDeque<u64>,
     /// Methods that the client has received and not answered.
     pub(super) methods: MethodsInFlight,
 }
@@ -33,6 +43,16 @@ struct InFlight {
     packet_id: PacketId,
     tag: DeliveryTag,
     bytes: usize,
+    /// The number of a cloud-to-device message.
+    message: Option<u64>,
+}
+
+/// The state of a message that another owner delivers again.
+enum Again {
+    /// The client has acknowledged it.
+    Acknowledged,
+    /// The client has it: this was the tag, and these the bytes, of its earlier delivery.
+    InFlight(DeliveryTag, usize),
 }
 
 impl Downlink {
@@ -46,6 +66,26 @@ impl Downlink {
             }
         }
     }
+
+    /// Whether the client has, or had, this message on this connection; from now on the delivery with `tag` stands for it.
+    fn again(&mut self, message: u64, tag: DeliveryTag, bytes: usize) -> Option<Again> {
+        if self.acknowledged.contains(&message) {
+            return Some(Again::Acknowledged);
+        }
+        let in_flight = self.in_flight.iter_mut().find(|one| one.message == Some(message))?;
+        let earlier = Again::InFlight(in_flight.tag, in_flight.bytes);
+        in_flight.tag = tag;
+        in_flight.bytes = bytes;
+        Some(earlier)
+    }
+
+    fn message_acknowledged(&mut self, message: Option<u64>) {
+        let Some(message) = message else { return };
+        if self.acknowledged.len() >= MAX_CLOUD_QUEUE {
+            self.acknowledged.pop_front();
+        }
+        self.acknowledged.push_back(message);
+    }
 }
 
 const fn channel(kind: DeliveryKind) -> Channel {
@@ -56,34 +96,64 @@ const fn channel(kind: DeliveryKind) -> Channel {
     }
 }
 
-/// The topic of a delivery; `None` when its head is not of its kind.
-fn topic(delivery: &ReceivedDelivery) -> Option<HubTopic<'_>> {
-    Some(match delivery.kind {
-        DeliveryKind::CloudToDevice if delivery.head.is_empty() => return None,
-        DeliveryKind::CloudToDevice => HubTopic::CloudToDevice { bag: &delivery.head },
+/// A delivery as a packet needs it.
+struct Outgoing<'a> {
+    topic: String,
+    payload: std::borrow::Cow<'a, [u8]>,
+    /// The device may have it already.
+    is_repeated: bool,
+}
+
+/// `None` when head or body are not of the delivery's kind.
+fn outgoing<'a>(
+    delivery: &'a ReceivedDelivery,
+    head: Option<&MessageHead>,
+    identity: &IdentityId,
+) -> Option<Outgoing<'a>> {
+    let mut topic = String::new();
+    let mut payload = (&delivery.body[..]).into();
+    match delivery.kind {
+        DeliveryKind::CloudToDevice => {
+            let (bag, body) = cloud_message::bag(&delivery.body, identity)?;
+            HubTopic::CloudToDevice { bag: &bag }.write(identity, &mut topic);
+            payload = body.to_vec().into();
+        }
         DeliveryKind::Method => {
             let (name, rid, _) = methods::head(&delivery.head)?;
-            HubTopic::Method { name, rid }
+            HubTopic::Method { name, rid }.write(identity, &mut topic);
         }
-        DeliveryKind::TwinChange => HubTopic::Desired {
-            version: delivery.head.parse().ok()?,
-        },
+        DeliveryKind::TwinChange => {
+            let version = delivery.head.parse().ok()?;
+            HubTopic::Desired { version }.write(identity, &mut topic);
+        }
+    }
+    Some(Outgoing {
+        topic,
+        payload,
+        is_repeated: head.is_some_and(|head| head.deliveries > 0),
     })
 }
 
 impl Connection {
-    /// The client's active subscriptions have changed: the first one that deliveries may use opens the window.
+    /// The client's active subscriptions have changed: the first one that deliveries may use opens the window, and the hub hears
+    /// of the kinds that the client takes.
     pub(super) fn subscriptions_changed(&self, state: &mut State) {
         let active = state.machine.subscriptions();
-        let takes_deliveries = [Channel::C2d, Channel::Methods, Channel::Desired]
-            .into_iter()
-            .any(|channel| active.is_open(channel));
-        if takes_deliveries
-            && state.downlink.is_none()
-            && let Some(session) = &state.session
-        {
+        let kinds = [
+            DeliveryKind::CloudToDevice,
+            DeliveryKind::Method,
+            DeliveryKind::TwinChange,
+        ];
+        let open = kinds.into_iter().filter(|kind| active.is_open(channel(*kind)));
+        let open = open.fold(DeliveryKinds::default(), DeliveryKinds::with);
+        let takes_deliveries = open != DeliveryKinds::default();
+        let Some(session) = &state.session else { return };
+        if takes_deliveries && state.downlink.is_none() {
             state.downlink = Some(Box::default());
             self.front.core.grant_deliveries(session, WINDOW_MESSAGES, WINDOW_BYTES);
+        }
+        if state.downlink.is_some() {
+            self.front.core.take_delivery_kinds(session, open);
         }
     }
 
@@ -106,20 +176,31 @@ impl Connection {
                 .report_method_result(session, rid, MethodResult::TooMany);
             return self.settle_delivery(state, tag, bytes, Settlement::Accepted);
         }
-        let mut name = String::new();
-        if let Some(topic) = topic(delivery) {
-            topic.write(session.identity(), &mut name);
+        let head = MessageHead::of(delivery);
+        let message = head.as_ref().map(|head| head.sequence);
+        match message.and_then(|message| downlink.again(message, tag, bytes)) {
+            Some(Again::Acknowledged) => return self.settle_delivery(state, tag, bytes, Settlement::Accepted),
+            Some(Again::InFlight(earlier, bytes)) => {
+                // Its owner is gone; the window has a place for one of the two.
+                return self.settle_delivery(state, earlier, bytes, Settlement::Released);
+            }
+            None => {}
         }
+        let outgoing = outgoing(delivery, head.as_ref(), session.identity());
         let packet_id = (qos != QoS::AtMostOnce).then(|| downlink.next_packet_id());
-        let packet = Publish {
-            qos,
-            topic: &name,
-            packet_id,
-            payload: &delivery.body,
-            ..Publish::default()
-        };
-        let mut output = Vec::with_capacity(name.len() + delivery.body.len() + 16);
-        if name.is_empty() || codec::publish(&mut output, &packet).is_err() {
+        let mut output = Vec::with_capacity(delivery.body.len() + 256);
+        let written = outgoing.as_ref().map(|outgoing| {
+            let packet = Publish {
+                dup: outgoing.is_repeated && packet_id.is_some(),
+                qos,
+                topic: &outgoing.topic,
+                packet_id,
+                payload: &outgoing.payload,
+                ..Publish::default()
+            };
+            codec::publish(&mut output, &packet)
+        });
+        if !matches!(written, Some(Ok(_))) {
             tracing::warn!(
                 identity = %session.identity(), kind = ?delivery.kind,
                 "a delivery cannot be written as an MQTT packet; rejecting it"
@@ -127,19 +208,29 @@ impl Connection {
             return self.settle_delivery(state, tag, bytes, Settlement::Rejected);
         }
         match packet_id {
-            Some(packet_id) => downlink.in_flight.push(InFlight { packet_id, tag, bytes }),
-            None => self.settle_delivery(state, tag, bytes, Settlement::Accepted),
+            Some(packet_id) => downlink.in_flight.push(InFlight {
+                packet_id,
+                tag,
+                bytes,
+                message,
+            }),
+            None => {
+                downlink.message_acknowledged(message);
+                self.settle_delivery(state, tag, bytes, Settlement::Accepted);
+            }
         }
         self.write(state, &output, self.transport.now_ms());
     }
 
     /// The client has acknowledged a packet; an unknown id is ignored.
     pub(super) fn delivery_acked(&self, state: &mut State, packet_id: PacketId) {
-        let in_flight = state.downlink.as_mut().map(|downlink| &mut downlink.in_flight);
-        if let Some(in_flight) = in_flight
-            && let Some(index) = in_flight.iter().position(|one| one.packet_id == packet_id)
+        if let Some(downlink) = state.downlink.as_mut()
+            && let Some(index) = downlink.in_flight.iter().position(|one| one.packet_id == packet_id)
         {
-            let InFlight { tag, bytes, .. } = in_flight.remove(index);
+            let InFlight {
+                tag, bytes, message, ..
+            } = downlink.in_flight.remove(index);
+            downlink.message_acknowledged(message);
             self.settle_delivery(state, tag, bytes, Settlement::Accepted);
         }
     }

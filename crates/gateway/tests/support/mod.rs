@@ -184,12 +184,23 @@ impl Device {
 
     /// The topic, payload and packet id of the next PUBLISH.
     pub(crate) async fn published(&mut self) -> (String, Vec<u8>, Option<u16>) {
+        let (topic, payload, packet_id, _) = self.published_or_repeated().await;
+        (topic, payload, packet_id)
+    }
+
+    /// The same, and whether it says that the device may have it already.
+    pub(crate) async fn published_or_repeated(&mut self) -> (String, Vec<u8>, Option<u16>, bool) {
         loop {
             if let Some((packet, length)) = decode(&self.input, &Limits::SERVER).unwrap() {
                 let Packet::Publish(packet) = packet else {
                     panic!("{packet:?}")
                 };
-                let published = (packet.topic.to_owned(), packet.payload.to_vec(), packet.packet_id);
+                let published = (
+                    packet.topic.to_owned(),
+                    packet.payload.to_vec(),
+                    packet.packet_id,
+                    packet.dup,
+                );
                 self.input.drain(..length);
                 return published;
             }

@@ -118,16 +118,19 @@ catalogue! {
     403002 IotHubQuotaExceeded: Quota, "the hub's quota of messages or devices is used up",
         device "wait for the next day (UTC), or send less", operator "raise the quota in the configuration";
     403003 JobQuotaExceeded: ServiceQuota, "another job of this kind is running";
-    403004 DeviceMaximumQueueDepthExceeded: Quota, "the device's queue holds as many messages as it may";
+    403004 DeviceMaximumQueueDepthExceeded: Quota, "the device's queue holds as many messages as it may",
+        device "connect and receive; a message that is not acknowledged stays in the queue", operator "look at the queue with `holdfast c2d list`; find out why the device does not receive, or purge the queue";
     403005 IotHubMaxCbsTokenExceeded: Quota, "one connection has put as many tokens as it may",
         device "spread the devices over more connections", operator "find the client that opens too many identities on one connection";
     403006 DeviceMaximumActiveFileUploadLimitExceeded: Quota, "the device has as many open file uploads as it may";
     403007 DeviceMaximumQueueSizeExceeded: Quota, "the device's queue holds as many bytes as it may";
     403008 RoutingEndpointResponseForbidden: Operation, "a routing endpoint refused the hub";
-    403009 InvalidMessageExpiryTime: Range, "the expiry time of a message is out of range";
+    403009 InvalidMessageExpiryTime: Range, "the expiry time of a message is out of range",
+        device "send the message with an expiry in the future, and check the clock of the sender", operator "nothing: the caller must change the request";
     403010 OperationNotAvailableInCurrentTier: Operation, "the hub's profile does not include this operation";
     403011 KeyEncryptionKeyRevoked: Operation, "the key that protects stored secrets was revoked";
-    403012 DeviceDisabled: Operation, "the device is disabled";
+    403012 DeviceDisabled: Operation, "the device is disabled",
+        device "send to a device that is enabled", operator "enable the device, if it was not disabled on purpose: the audit log says who did it";
     403100 DeviceModelMaxPropertiesExceeded: Quota, "a device model has too many properties";
     403101 DeviceModelMaxIndexablePropertiesExceeded: Quota, "a device model has too many indexed properties";
     403800 DeviceMaximumInflightMethodExceeded: Quota, "the device has as many method calls in flight as it may",

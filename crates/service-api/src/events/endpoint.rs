@@ -1,4 +1,4 @@
-//! One core's part of the endpoint: its AMQP server with the reader service.
+//! One core's part of the endpoint: its AMQP server with the services of readers and of senders of messages.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use holdfast_tasks::Stop;
 use super::EventsConfig;
 use super::metrics::Metrics;
 use super::readers::ReaderService;
+use crate::messages::MessageService;
 
 /// One core's events endpoint.
 pub struct EventsEndpoint {
@@ -36,8 +37,9 @@ impl EventsEndpoint {
             config,
             metrics: Metrics::new(),
         };
+        let messages = MessageService(Arc::clone(&hub));
         let authority = Box::new(HubAuthority(Arc::clone(&hub)));
-        let server = AmqpServer::new(authority, vec![Box::new(readers)], limits, stop);
+        let server = AmqpServer::new(authority, vec![Box::new(readers), Box::new(messages)], limits, stop);
         Rc::new(Self { hub, server })
     }
 

@@ -1,6 +1,7 @@
 //! Executes the calls of authorized callers.
 
 mod bulk;
+mod c2d;
 mod cluster;
 mod diagnose;
 mod holdfast_api;
@@ -48,6 +49,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
         Call::InvokeMethod(path) => methods::invoke(&path.id()?, request).await,
+        Call::PurgeMessages(path) => c2d::purge(&path.id()?, &request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
@@ -55,6 +57,9 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
         Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
         Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
+        Call::Holdfast(HoldfastCall::ListMessages(path)) => c2d::list(&path.id()?, &request).await,
+        Call::Holdfast(HoldfastCall::SendMessage(path)) => c2d::send(&path.id()?, request).await,
+        Call::Holdfast(HoldfastCall::RequeueMessages(path)) => c2d::requeue(&path.id()?, request).await,
         Call::Holdfast(HoldfastCall::ListConsumerGroups) => holdfast_api::list_consumer_groups(&request).await,
         Call::Holdfast(HoldfastCall::PutConsumerGroup(name)) => holdfast_api::put_consumer_group(&name, request).await,
         Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {

@@ -35,7 +35,7 @@ pub(super) fn show(identity: &Identity, connection: ConnectionState) -> Value {
         put("statusUpdatedTime", json!(timestamps::iso(identity.status_updated)));
     }
     put("lastActivityTime", json!(timestamps::iso(connection.last_activity)));
-    put("cloudToDeviceMessageCount", json!(0));
+    put("cloudToDeviceMessageCount", json!(connection.cloud_messages));
     put("authentication", show_authentication(&identity.authentication));
     if is_device {
         put("capabilities", json!({"iotEdge": identity.iot_edge}));

@@ -19,6 +19,7 @@ pub(super) enum Call {
     DeviceStatistics,
     ServiceStatistics,
     InvokeMethod(IdentityPath),
+    PurgeMessages(IdentityPath),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
     Holdfast(HoldfastCall),
@@ -47,6 +48,9 @@ pub(super) enum HoldfastCall {
     Hub,
     ListDevices,
     Diagnose(IdentityPath),
+    ListMessages(IdentityPath),
+    SendMessage(IdentityPath),
+    RequeueMessages(IdentityPath),
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
@@ -81,7 +85,12 @@ impl Call {
             Self::PutIdentity(_) | Self::DeleteIdentity(_) | Self::Bulk | Self::RegenerateKeys => {
                 Rights::REGISTRY_WRITE
             }
-            Self::ServiceStatistics | Self::InvokeMethod(_) => Rights::SERVICE_CONNECT,
+            Self::ServiceStatistics
+            | Self::InvokeMethod(_)
+            | Self::PurgeMessages(_)
+            | Self::Holdfast(
+                HoldfastCall::ListMessages(_) | HoldfastCall::SendMessage(_) | HoldfastCall::RequeueMessages(_),
+            ) => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
             Self::Holdfast(_) => Rights::ALL,
         }
@@ -133,7 +142,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
                 module: Some(format!("{}/{}", segments[3], segments[5])),
             }))
         }
-        ["devices", _, "commands"] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["devices", _, "commands"] => only(method, "DELETE", Call::PurgeMessages(device(1))),
         ["devices", _, "applyconfigurationcontent"] => unimplemented("configurations", Rights::REGISTRY_WRITE),
         ["devices", _, "messages" | "files", ..] => device_side(device(1)),
         ["devices", _, "modules", _, "messages" | "files", ..] => device_side(module(1, 3)),
@@ -144,7 +153,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
         ["twins", _, "modules", _, "methods"] => only(method, "POST", Call::InvokeMethod(module(1, 3))),
         ["twins", _] | ["twins", _, "modules", _] => unimplemented("device twins", Rights::SERVICE_CONNECT),
         ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
-        ["messages", "servicebound", ..] => unimplemented("cloud-to-device messages", Rights::SERVICE_CONNECT),
+        ["messages", "servicebound", ..] => unimplemented("feedback over HTTPS", Rights::SERVICE_CONNECT),
         ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT),
         ["jobs", ..] if method == Method::GET => unimplemented("import and export jobs", Rights::REGISTRY_READ),
         ["jobs", ..] => unimplemented("import and export jobs", Rights::REGISTRY_WRITE),
@@ -160,6 +169,27 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
     match rest {
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
         ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
+        ["devices", _, "c2d"] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: None,
+            };
+            by_method(
+                method,
+                "GET, POST",
+                &[
+                    ("GET", Call::Holdfast(HoldfastCall::ListMessages(path.clone()))),
+                    ("POST", Call::Holdfast(HoldfastCall::SendMessage(path))),
+                ],
+            )
+        }
+        ["devices", _, "c2d", "requeue"] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: None,
+            };
+            only(method, "POST", Call::Holdfast(HoldfastCall::RequeueMessages(path)))
+        }
         ["diagnose", _] | ["diagnose", _, "modules", _] => {
             let path = IdentityPath {
                 device: id(3),

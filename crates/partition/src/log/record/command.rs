@@ -64,6 +64,12 @@ impl DeviceStateKind {
     pub const SUBSCRIPTIONS: Self = Self(1);
     /// `connectionState`, the time of its last change, and `lastActivityTime`. Number 2 was never used.
     pub const CONNECTION: Self = Self(3);
+    /// The queue of cloud-to-device messages of a device: their order and what is known of each.
+    pub const CLOUD_QUEUE: Self = Self(6);
+    /// A cloud-to-device message; the item is its sequence number, big-endian.
+    pub const CLOUD_MESSAGE: Self = Self(7);
+    /// Feedback about a device's messages that no back end has accepted yet.
+    pub const FEEDBACK: Self = Self(8);
     /// The creation of the identity is in the stream of events.
     pub const LIFECYCLE: Self = Self(9);
 }

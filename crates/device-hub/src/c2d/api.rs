@@ -1,0 +1,421 @@
+//! Queues from any node: send, list, purge, requeue, and settle feedback at the owner of the device's partition.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use holdfast_model::{GenerationId, IdentityId, PartitionId, UnixMillis};
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_proto::cluster::v1::cloud_queue_answer::Outcome;
+use holdfast_proto::cluster::v1::cloud_queue_request::Operation;
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use thiserror::Error;
+
+use super::change::{QueueError, QueueKeys};
+use super::codec;
+use super::feedback::{DeviceFeedback, FeedbackStatus};
+use super::message::CloudMessage;
+use super::queue::{DeadLetterReason, NewMessage, Queue, Queued};
+use crate::DeviceHub;
+use crate::owner::state_writer::ChangeError;
+use crate::rpc::owner_call::Repeat;
+
+/// How long a request waits for the owner of the partition.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Values that are read from the disk at once.
+const MAX_READS: usize = 16;
+
+/// A message that is in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enqueued {
+    /// Its number in the device's queue.
+    pub sequence: u64,
+    /// When it expires.
+    pub expires: UnixMillis,
+}
+
+/// Why a request about a queue was not carried out. Each variant says whether it may have changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum CloudQueueError {
+    /// The queue holds as many messages as it may. Nothing has changed.
+    #[error("the queue of the device holds {depth} messages, as many as it may; the oldest has been waiting for {} s", oldest_age_ms / 1000)]
+    Full {
+        /// Messages in the queue.
+        depth: u32,
+        /// How long the oldest has been waiting, in milliseconds.
+        oldest_age_ms: u64,
+    },
+    /// The device was deleted or created again. Nothing has changed.
+    #[error("the device was deleted, or created again")]
+    Gone,
+    /// No owner of the partition was reached. Nothing has changed.
+    #[error("no owner of the device's partition was reached")]
+    NoOwner,
+    /// Too many requests wait. Nothing has changed.
+    #[error("too many requests about devices of the partition wait")]
+    Busy,
+    /// Too little space is left on the owner's disk. Nothing has changed.
+    #[error("too little space is left on the disk of the partition's owner")]
+    DiskFull,
+    /// The owner's version cannot read the queue. Nothing has changed.
+    #[error("the version of the partition's owner cannot read the device's queue")]
+    Unreadable,
+    /// The owner did not answer. The request may have been carried out.
+    #[error("it is unknown whether the request was carried out")]
+    Unknown,
+}
+
+impl From<ChangeError> for CloudQueueError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotOwner => Self::NoOwner,
+            ChangeError::Busy => Self::Busy,
+            ChangeError::DiskFull => Self::DiskFull,
+            // A message is far smaller than an entry may be.
+            ChangeError::TooLarge => Self::Unreadable,
+            ChangeError::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// A message of a queue, or a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedMessage {
+    /// Its number in the device's queue.
+    pub sequence: u64,
+    /// Its size.
+    pub bytes: u32,
+    /// When it came.
+    pub enqueued: UnixMillis,
+    /// When it expires.
+    pub expires: UnixMillis,
+    /// Deliveries that ended without completion.
+    pub deliveries: u32,
+    /// The device has it and has not settled it.
+    pub is_locked: bool,
+    /// Why and since when it is a dead letter; `None`: it is in the queue.
+    pub dead: Option<(DeadLetterReason, UnixMillis)>,
+    /// Its properties; without the body.
+    pub message: CloudMessage,
+}
+
+/// The outcome of a message, for its sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feedback {
+    /// The device.
+    pub identity: IdentityId,
+    /// The generation of the device.
+    pub generation: GenerationId,
+    pub(crate) number: u64,
+    /// The sender's id of the message; empty when it had none.
+    pub message_id: String,
+    /// What became of it.
+    pub status: FeedbackStatus,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// A back end's verdict on feedback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedbackVerdict {
+    /// It is done with.
+    Done,
+    /// Another back end may get it.
+    Released,
+}
+
+impl DeviceHub {
+    /// Adds a message to the queue of a device of this generation, from any node. Returned: a quorum has stored it.
+    ///
+    /// # Errors
+    /// [`CloudQueueError`], each of which says whether the message may be queued.
+    pub async fn send_cloud_message(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        message: &CloudMessage,
+    ) -> Result<Enqueued, CloudQueueError> {
+        let operation = Operation::Enqueue(message.encode().into());
+        let answer = self
+            .ask_queue(identity, generation, operation, Repeat::WhileCertain)
+            .await;
+        if let Err(CloudQueueError::Full { .. }) = answer {
+            self.metrics.c2d_queue_full.increment(1);
+        }
+        let answer = answer?;
+        self.metrics.c2d_enqueued.increment(1);
+        Ok(Enqueued {
+            sequence: answer.sequence,
+            expires: UnixMillis(answer.expires_ms),
+        })
+    }
+
+    /// The messages of a queue in order, then the dead letters, oldest first.
+    ///
+    /// # Errors
+    /// [`CloudQueueError`].
+    pub async fn list_cloud_messages(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+    ) -> Result<Vec<ListedMessage>, CloudQueueError> {
+        let operation = Operation::List(proto::CloudQueueList {});
+        let answer = self.ask_queue(identity, generation, operation, Repeat::Always).await?;
+        let messages = answer.messages.into_iter().map(codec::decode_listed);
+        messages.collect::<Option<_>>().ok_or(CloudQueueError::Unreadable)
+    }
+
+    /// Removes all messages of a queue; gives their number. Dead letters stay.
+    ///
+    /// # Errors
+    /// [`CloudQueueError`], each of which says whether the queue may have been purged.
+    pub async fn purge_cloud_messages(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+    ) -> Result<u32, CloudQueueError> {
+        let operation = Operation::Purge(proto::CloudQueuePurge {});
+        let answer = self
+            .ask_queue(identity, generation, operation, Repeat::WhileCertain)
+            .await?;
+        Ok(answer.count)
+    }
+
+    /// Puts dead letters back into the queue, `None`: all of them; gives their number.
+    ///
+    /// # Errors
+    /// [`CloudQueueError`], each of which says whether some may be back.
+    pub async fn requeue_dead_letters(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        which: Option<&[u64]>,
+    ) -> Result<u32, CloudQueueError> {
+        let operation = Operation::Requeue(proto::CloudQueueRequeue {
+            all: which.is_none(),
+            sequences: which.unwrap_or_default().to_vec(),
+        });
+        let answer = self
+            .ask_queue(identity, generation, operation, Repeat::WhileCertain)
+            .await?;
+        Ok(answer.count)
+    }
+
+    /// A back end has settled feedback. Feedback whose owner is not reached comes again.
+    pub async fn settle_feedback(self: &Arc<Self>, feedback: Vec<Feedback>, verdict: FeedbackVerdict) {
+        let mut devices: Vec<(IdentityId, GenerationId, Vec<u64>)> = Vec::new();
+        for one in feedback {
+            match devices
+                .iter_mut()
+                .find(|(identity, generation, _)| *identity == one.identity && *generation == one.generation)
+            {
+                Some((_, _, numbers)) => numbers.push(one.number),
+                None => devices.push((one.identity, one.generation, vec![one.number])),
+            }
+        }
+        let settled = devices.into_iter().map(|(identity, generation, numbers)| async move {
+            let operation = Operation::SettleFeedback(proto::FeedbackSettle {
+                numbers,
+                released: verdict == FeedbackVerdict::Released,
+            });
+            if let Err(error) = self.ask_queue(&identity, &generation, operation, Repeat::Always).await {
+                tracing::debug!(%identity, %error, "feedback was not settled; it is given again");
+            }
+        });
+        stream::iter(settled)
+            .buffer_unordered(MAX_READS)
+            .collect::<Vec<()>>()
+            .await;
+    }
+
+    async fn ask_queue(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        operation: Operation,
+        repeat: Repeat,
+    ) -> Result<proto::CloudQueueAnswer, CloudQueueError> {
+        let request = Request::CloudQueue(proto::CloudQueueRequest {
+            device: identity.device.as_str().to_owned(),
+            generation: generation.0.to_string(),
+            operation: Some(operation),
+        });
+        match self.ask_owner(identity, request, repeat, TIMEOUT).await? {
+            Answer::CloudQueue(answer) => codec::check(&answer).map(|()| answer),
+            _ => Err(CloudQueueError::Unknown),
+        }
+    }
+
+    /// Carries out a request as the owner of the partition.
+    pub(crate) async fn answer_queue(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        request: proto::CloudQueueRequest,
+    ) -> Result<proto::CloudQueueAnswer, ChangeError> {
+        let generation = GenerationId(request.generation.into());
+        let identity = crate::rpc::codec::decode_identity(&request.device, "");
+        let (Ok(identity), Some(operation)) = (identity, request.operation) else {
+            // Not of this version.
+            return Ok(codec::outcome(Outcome::Unspecified));
+        };
+        let is_gone = self
+            .known_generation(&identity)
+            .is_some_and(|known| super::index::is_earlier(&generation, &known));
+        if is_gone {
+            return Ok(codec::outcome(Outcome::Gone));
+        }
+        let answer = match operation {
+            Operation::Enqueue(message) => self.enqueue(partition, &identity, &generation, message).await,
+            Operation::List(_) => self.list_queue(partition, &identity, &generation).await,
+            Operation::Purge(_) => {
+                let purged = self.change_queue(partition, &identity, &generation, |queue, change| change.purge(queue));
+                purged.await.map(counted)
+            }
+            Operation::Requeue(which) => self.requeue(partition, &identity, &generation, which).await,
+            Operation::SettleFeedback(settle) => self.feedback_settled(partition, &identity, &generation, settle).await,
+        };
+        match answer {
+            Ok(answer) => {
+                self.deliver_queue(partition, &identity);
+                Ok(answer)
+            }
+            Err(QueueError::Change(error)) => Err(error),
+            Err(QueueError::Unreadable(_)) => Ok(codec::outcome(Outcome::Unreadable)),
+        }
+    }
+
+    async fn enqueue(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        message: Bytes,
+    ) -> Result<proto::CloudQueueAnswer, QueueError> {
+        let Some(decoded) = CloudMessage::decode(&message) else {
+            return Ok(codec::outcome(Outcome::Unspecified));
+        };
+        let new = NewMessage {
+            bytes: u32::try_from(decoded.size()).unwrap_or(u32::MAX),
+            expiry: decoded.expiry,
+            feedback: decoded.feedback,
+            message_id: decoded.message_id.unwrap_or_default().into(),
+        };
+        let enqueued = self.change_queue(partition, identity, generation, move |queue, change| {
+            match queue.enqueue(new, change.rules, change.now) {
+                Ok((sequence, expires)) => {
+                    change.stored = Some((sequence, message.to_vec()));
+                    proto::CloudQueueAnswer {
+                        sequence,
+                        expires_ms: expires.0,
+                        ..codec::done()
+                    }
+                }
+                Err(full) => codec::full(&full, change.now),
+            }
+        });
+        enqueued.await
+    }
+
+    async fn requeue(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        which: proto::CloudQueueRequeue,
+    ) -> Result<proto::CloudQueueAnswer, QueueError> {
+        let requeued = self.change_queue(partition, identity, generation, move |queue, change| {
+            let which = (!which.all).then_some(&which.sequences[..]);
+            match queue.requeue(which, change.rules, change.now) {
+                Ok(count) => counted(count),
+                Err(full) => codec::full(&full, change.now),
+            }
+        });
+        requeued.await
+    }
+
+    async fn list_queue(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+    ) -> Result<proto::CloudQueueAnswer, QueueError> {
+        let read = self.change_queue(partition, identity, generation, |queue, change| {
+            (queue.clone(), change.locked.clone())
+        });
+        let (queue, locked) = read.await?;
+        let Queue {
+            queued, dead_letters, ..
+        } = queue;
+        let dead = dead_letters
+            .into_iter()
+            .map(|dead| (dead.message, Some((dead.reason, dead.at))));
+        let all: Vec<(Queued, _)> = queued.into_iter().map(|message| (message, None)).chain(dead).collect();
+        let replica = self.parts.partitions.local(partition).ok_or(ChangeError::NotOwner)?;
+        let keys = QueueKeys::new(identity, generation);
+        let messages = all.into_iter().map(|(message, dead)| {
+            let (replica, locked, keys) = (&replica, &locked, &keys);
+            async move {
+                let value = replica.device_state(&keys.message(message.sequence).as_key()).await;
+                // Gone meanwhile.
+                let mut stored = CloudMessage::decode(&value.ok()??)?;
+                stored.body = Bytes::new();
+                let is_locked = locked.contains(&message.sequence);
+                Some(codec::listed(&message, is_locked, dead, stored.encode()))
+            }
+        });
+        let messages: Vec<_> = stream::iter(messages).buffered(MAX_READS).collect().await;
+        Ok(proto::CloudQueueAnswer {
+            messages: messages.into_iter().flatten().collect(),
+            ..codec::done()
+        })
+    }
+
+    async fn feedback_settled(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        settle: proto::FeedbackSettle,
+    ) -> Result<proto::CloudQueueAnswer, QueueError> {
+        let proto::FeedbackSettle { numbers, released } = settle;
+        if !released {
+            let key = QueueKeys::new(identity, generation).feedback();
+            let (accepted, queues) = (numbers.clone(), Arc::clone(&self.cloud_queues));
+            let left = self.change_state(partition, vec![key.clone()], move |changes| {
+                let decision = queues.decisions.fetch_add(1, Ordering::Relaxed) + 1;
+                let value = changes.get(&key).map(|value| &value[..]);
+                let mut feedback = DeviceFeedback::decode(value)?;
+                let before = feedback.0.len();
+                feedback.accept(&accepted, changes.now());
+                if feedback.0.len() != before {
+                    changes.set(&key, feedback.encode());
+                }
+                Ok::<_, QueueError>((feedback.0.is_empty(), decision))
+            });
+            let (is_empty, decision) = left.await??;
+            if is_empty {
+                let mut index = self.cloud_queues.partition(partition).lock();
+                index.forget_feedback(identity, decision);
+            }
+        }
+        self.cloud_queues
+            .partition(partition)
+            .lock()
+            .release(identity, &numbers);
+        if released {
+            self.cloud_queues.feedback_changes.send_modify(|count| *count += 1);
+        }
+        Ok(codec::done())
+    }
+}
+
+fn counted(count: usize) -> proto::CloudQueueAnswer {
+    proto::CloudQueueAnswer {
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        ..codec::done()
+    }
+}

@@ -1,0 +1,181 @@
+//! Feedback for a back end: taken from all owners, each record by one back end at a time.
+//!
+//! A back end asks every owner with a call that waits until there is some. What an owner has given is leased for
+//! [`FEEDBACK_LOCK`](holdfast_model::limits::FEEDBACK_LOCK): a back end that ends, or a call whose answer is lost, delays a record
+//! and loses none.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use holdfast_model::limits::MAX_FEEDBACK_BATCH;
+use holdfast_model::{NodeId, PartitionId};
+use holdfast_proto::cluster::v1::session_answer::Answer;
+use holdfast_proto::cluster::v1::session_request::Request;
+use holdfast_proto::cluster::v1::{self as proto};
+use tokio::time::Instant;
+
+use super::api::Feedback;
+use super::change::QueueKeys;
+use super::codec;
+use super::feedback::DeviceFeedback;
+use crate::DeviceHub;
+
+/// How long a call waits for feedback.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// How much longer than its wait a call may take.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+
+/// Delay before a node is asked again that did not answer.
+const RETRY_BACKOFF: Duration = Duration::from_secs(1);
+
+type Asked = Pin<Box<dyn Future<Output = (NodeId, Vec<Feedback>)> + Send>>;
+
+/// The feedback for one back end. It asks only while it is polled.
+pub struct FeedbackSource {
+    hub: Arc<DeviceHub>,
+    calls: FuturesUnordered<Asked>,
+    /// The nodes that have not answered yet.
+    asked: BTreeSet<NodeId>,
+}
+
+impl FeedbackSource {
+    /// Calls no owner yet.
+    #[must_use]
+    pub fn new(hub: Arc<DeviceHub>) -> Self {
+        Self {
+            hub,
+            calls: FuturesUnordered::new(),
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// The next records, at most [`MAX_FEEDBACK_BATCH`], from whatever owner has some. The caller settles them.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Feedback>> {
+        loop {
+            let mut nodes = self.hub.other_owners();
+            nodes.insert(self.hub.parts.node);
+            for node in nodes {
+                if self.asked.insert(node) {
+                    self.calls.push(ask(Arc::clone(&self.hub), node));
+                }
+            }
+            match self.calls.poll_next_unpin(cx) {
+                Poll::Ready(Some((node, records))) => {
+                    self.asked.remove(&node);
+                    if !records.is_empty() {
+                        return Poll::Ready(records);
+                    }
+                }
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn ask(hub: Arc<DeviceHub>, node: NodeId) -> Asked {
+    Box::pin(async move {
+        let records = match node == hub.parts.node {
+            true => hub.take_feedback_here(MAX_FEEDBACK_BATCH, WAIT).await,
+            false => hub.take_feedback_at(node).await,
+        };
+        (node, records)
+    })
+}
+
+impl DeviceHub {
+    async fn take_feedback_at(&self, node: NodeId) -> Vec<Feedback> {
+        let request = Request::TakeFeedback(proto::FeedbackTake {
+            most: u32::try_from(MAX_FEEDBACK_BATCH).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(WAIT.as_millis()).unwrap_or(u32::MAX),
+        });
+        let error = match self.call_node(node, 0, request, WAIT + ANSWER_MARGIN).await {
+            Ok(Answer::TakeFeedback(taken)) => {
+                let records = taken.records.into_iter().map(codec::decode_feedback);
+                match records.collect() {
+                    Ok(records) => return records,
+                    Err(error) => error,
+                }
+            }
+            Ok(_) => crate::rpc::codec::refused("an answer of another kind"),
+            Err(error) => error,
+        };
+        tracing::debug!(%node, %error, "a node did not give feedback; it is asked again");
+        tokio::time::sleep(RETRY_BACKOFF).await;
+        Vec::new()
+    }
+
+    /// Feedback about devices whose partitions this node owns, leased to the caller; waits until there is some.
+    pub(crate) async fn take_feedback_here(self: &Arc<Self>, most: usize, wait: Duration) -> Vec<Feedback> {
+        let give_up = Instant::now() + wait;
+        let mut changes = self.cloud_queues.feedback_changes.subscribe();
+        loop {
+            let (taken, next_lease_end) = self.lease_feedback(most).await;
+            if !taken.is_empty() || Instant::now() >= give_up {
+                return taken;
+            }
+            let until = next_lease_end.map_or(give_up, |end| end.min(give_up));
+            tokio::select! {
+                biased;
+                changed = changes.changed() => if changed.is_err() {
+                    return Vec::new();
+                },
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// The records that can be given now, and the time at which the next lease ends.
+    async fn lease_feedback(&self, most: usize) -> (Vec<Feedback>, Option<Instant>) {
+        let (mut taken, mut next_lease_end) = (Vec::new(), None::<Instant>);
+        for partition in self.parts.partitions.count().iter() {
+            if self.ownership.term(partition).is_none() {
+                continue;
+            }
+            self.lease_feedback_of(partition, most, &mut taken).await;
+            let end = self.cloud_queues.partition(partition).lock().next_lease_end();
+            next_lease_end = next_lease_end.into_iter().chain(end).min();
+        }
+        (taken, next_lease_end)
+    }
+
+    async fn lease_feedback_of(&self, partition: PartitionId, most: usize, taken: &mut Vec<Feedback>) {
+        let Some(replica) = self.parts.partitions.local(partition) else {
+            return;
+        };
+        let devices = {
+            let mut index = self.cloud_queues.partition(partition).lock();
+            index.drop_ended_leases();
+            index.feedback()
+        };
+        let now = self.parts.clock.now();
+        for (identity, generation) in devices {
+            if taken.len() >= most {
+                return;
+            }
+            let key = QueueKeys::new(&identity, &generation).feedback();
+            let Ok(value) = replica.device_state(&key.as_key()).await else {
+                return;
+            };
+            let records = DeviceFeedback::decode(value.as_deref()).unwrap_or_default().0;
+            let mut index = self.cloud_queues.partition(partition).lock();
+            for record in records {
+                if taken.len() < most && record.is_kept(now) && index.lease(&identity, record.number) {
+                    taken.push(Feedback {
+                        identity: identity.clone(),
+                        generation: generation.clone(),
+                        number: record.number,
+                        message_id: record.message_id.into(),
+                        status: record.status,
+                        at: record.at,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! What an owner remembers of the queues of one partition: depth and due time of each, messages that devices have, feedback
+//! that waits. All of it can be read again from the log.
+//!
+//! Why: expiry needs one due time per device and no timer per message; a session that begins costs a look into memory; back
+//! ends ask for feedback of all devices at once.
+//! Invariants: only queues with messages and devices with feedback have an entry, so that memory follows what waits; of two
+//! summaries of a queue the later decision counts. Locks and leases are of this owner alone: the next one starts without.
+//! Not here: who delivers ([`super::deliver`]), who expires ([`super::maintain`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use holdfast_model::limits::FEEDBACK_LOCK;
+use holdfast_model::{GenerationId, IdentityId, PartitionCount, PartitionId, Term, UnixMillis};
+use holdfast_tasks::sync::Mutex;
+use holdfast_tasks::watch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The indexes of all partitions.
+pub(crate) struct CloudQueues {
+    partitions: Vec<Mutex<QueueIndex>>,
+    /// Counts decisions, so that the later one of two is known.
+    pub(crate) decisions: AtomicU64,
+    /// The earliest due time may have changed.
+    pub(crate) due_changed: Notify,
+    /// Changes when there is new feedback, or some that a back end had can be given again.
+    pub(crate) feedback_changes: watch::Sender<u64>,
+}
+
+impl CloudQueues {
+    pub(crate) fn new(partitions: PartitionCount) -> Self {
+        Self {
+            partitions: partitions.iter().map(|_| Mutex::default()).collect(),
+            decisions: AtomicU64::new(0),
+            due_changed: Notify::new(),
+            feedback_changes: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn partition(&self, partition: PartitionId) -> &Mutex<QueueIndex> {
+        &self.partitions[usize::from(partition.0)]
+    }
+}
+
+/// A queue after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Later decisions have greater numbers; 0: as read from the log.
+    pub(crate) decision: u64,
+    pub(crate) depth: usize,
+    pub(crate) oldest: Option<UnixMillis>,
+    pub(crate) next_expiry: Option<UnixMillis>,
+    /// Whether there is feedback about the device.
+    pub(crate) has_feedback: bool,
+}
+
+/// The task that delivers one queue, and the messages that the device has.
+#[derive(Debug, Default)]
+pub(crate) struct Delivering {
+    /// There may be more to deliver, or less.
+    pub(crate) changed: Notify,
+    changes: AtomicU64,
+    /// With the bytes of each.
+    locked: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Delivering {
+    /// How often it was woken.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn lock(&self, sequence: u64, bytes: usize) {
+        self.locked.lock().insert(sequence, bytes);
+    }
+
+    pub(crate) fn unlock(&self, sequences: impl IntoIterator<Item = u64>) {
+        let mut locked = self.locked.lock();
+        for sequence in sequences {
+            locked.remove(&sequence);
+        }
+    }
+
+    pub(crate) fn locked(&self) -> BTreeMap<u64, usize> {
+        self.locked.lock().clone()
+    }
+}
+
+#[derive(Debug)]
+struct KnownQueue {
+    generation: GenerationId,
+    summary: Summary,
+}
+
+/// A feedback record that a back end has: no other one gets it until then.
+type Leases = BTreeMap<(IdentityId, u64), Instant>;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct QueueIndex {
+    /// The term whose queues are read, or being read.
+    term: Option<Term>,
+    queues: BTreeMap<IdentityId, KnownQueue>,
+    due: BTreeSet<(UnixMillis, IdentityId)>,
+    delivering: BTreeMap<IdentityId, Arc<Delivering>>,
+    /// With the number of the decision after which there was some.
+    feedback: BTreeMap<IdentityId, (GenerationId, u64)>,
+    leases: Leases,
+}
+
+impl QueueIndex {
+    /// The node owns the partition in `term`, or not at all; `true`: as before. Otherwise everything is forgotten but the tasks
+    /// that deliver, which end by themselves.
+    pub(crate) fn begin(&mut self, term: Option<Term>) -> bool {
+        let is_same = self.term == term;
+        if !is_same {
+            let delivering = std::mem::take(&mut self.delivering);
+            *self = Self {
+                term,
+                delivering,
+                ..Self::default()
+            };
+        }
+        is_same
+    }
+
+    /// A queue as read from the log, or after a decision. Returns whether the earliest due time may have changed.
+    pub(crate) fn note(&mut self, identity: &IdentityId, generation: &GenerationId, summary: Summary) -> bool {
+        if let Some(known) = self.queues.get(identity) {
+            let is_older = known.generation == *generation && known.summary.decision > summary.decision;
+            if is_older || is_earlier(generation, &known.generation) {
+                return false;
+            }
+            if let Some(due) = known.summary.next_expiry {
+                self.due.remove(&(due, identity.clone()));
+            }
+        }
+        if summary.has_feedback {
+            let noted = (generation.clone(), summary.decision);
+            self.feedback.insert(identity.clone(), noted);
+        }
+        if let Some(due) = summary.next_expiry {
+            self.due.insert((due, identity.clone()));
+        }
+        if summary.depth == 0 {
+            self.queues.remove(identity);
+        } else {
+            let known = KnownQueue {
+                generation: generation.clone(),
+                summary,
+            };
+            self.queues.insert(identity.clone(), known);
+        }
+        true
+    }
+
+    /// The device has feedback that waits, as read from the log.
+    pub(crate) fn note_feedback(&mut self, identity: &IdentityId, generation: &GenerationId) {
+        let noted = || (generation.clone(), 0);
+        self.feedback.entry(identity.clone()).or_insert_with(noted);
+    }
+
+    /// There is none after this decision.
+    pub(crate) fn forget_feedback(&mut self, identity: &IdentityId, decision: u64) {
+        if self.feedback.get(identity).is_some_and(|(_, noted)| *noted < decision) {
+            self.feedback.remove(identity);
+        }
+    }
+
+    /// Messages that wait for a device.
+    pub(crate) fn depth(&self, identity: &IdentityId) -> usize {
+        self.queues.get(identity).map_or(0, |known| known.summary.depth)
+    }
+
+    /// All queues with messages.
+    pub(crate) fn identities(&self) -> Vec<IdentityId> {
+        self.queues.keys().cloned().collect()
+    }
+
+    /// Messages that wait, and when the oldest of them came.
+    pub(crate) fn total(&self) -> (usize, Option<UnixMillis>) {
+        let depth = self.queues.values().map(|known| known.summary.depth).sum();
+        let oldest = self.queues.values().filter_map(|known| known.summary.oldest).min();
+        (depth, oldest)
+    }
+
+    /// When the next message expires.
+    pub(crate) fn next_due(&self) -> Option<UnixMillis> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Takes the queues in which a message expires by `now`.
+    pub(crate) fn take_due(&mut self, now: UnixMillis, most: usize) -> Vec<(IdentityId, GenerationId)> {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some((due, _)) = self.due.first()
+            && *due <= now
+            && let Some((_, identity)) = self.due.pop_first()
+        {
+            if let Some(known) = self.queues.get_mut(&identity) {
+                known.summary.next_expiry = None;
+                taken.push((identity, known.generation.clone()));
+            }
+        }
+        taken
+    }
+
+    /// They could not be expired: they are due again at `at`.
+    pub(crate) fn put_due(&mut self, identity: &IdentityId, at: UnixMillis) {
+        if let Some(known) = self.queues.get_mut(identity)
+            && known.summary.next_expiry.is_none()
+        {
+            known.summary.next_expiry = Some(at);
+            self.due.insert((at, identity.clone()));
+        }
+    }
+
+    /// Wakes the task that delivers the identity's queue. Without one and with something to deliver to a session that `takes` it,
+    /// gives a new one, which the caller starts.
+    pub(crate) fn wake(&mut self, identity: &IdentityId, takes: bool) -> Option<Arc<Delivering>> {
+        if let Some(known) = self.delivering.get(identity) {
+            known.changes.fetch_add(1, Ordering::AcqRel);
+            known.changed.notify_one();
+            return None;
+        }
+        if !takes || self.depth(identity) == 0 {
+            return None;
+        }
+        let new = Arc::<Delivering>::default();
+        self.delivering.insert(identity.clone(), Arc::clone(&new));
+        Some(new)
+    }
+
+    /// The task ends, unless it was woken since it had seen `changes`.
+    pub(crate) fn finish(&mut self, identity: &IdentityId, changes: u64) -> bool {
+        let is_done = self
+            .delivering
+            .get(identity)
+            .is_none_or(|known| known.changes() == changes);
+        if is_done {
+            self.delivering.remove(identity);
+        }
+        is_done
+    }
+
+    /// The messages that the device has.
+    pub(crate) fn locked(&self, identity: &IdentityId) -> BTreeSet<u64> {
+        self.delivering
+            .get(identity)
+            .map_or_else(BTreeSet::new, |delivering| delivering.locked().into_keys().collect())
+    }
+
+    /// Devices with feedback.
+    pub(crate) fn feedback(&self) -> Vec<(IdentityId, GenerationId)> {
+        let devices = self.feedback.iter();
+        devices
+            .map(|(identity, (generation, _))| (identity.clone(), generation.clone()))
+            .collect()
+    }
+
+    /// Gives a record to a back end; `false`: another one has it.
+    pub(crate) fn lease(&mut self, identity: &IdentityId, number: u64) -> bool {
+        let now = Instant::now();
+        let key = (identity.clone(), number);
+        if self.leases.get(&key).is_some_and(|until| *until > now) {
+            return false;
+        }
+        self.leases.insert(key, now + FEEDBACK_LOCK);
+        true
+    }
+
+    /// A back end has accepted records, or given them back.
+    pub(crate) fn release(&mut self, identity: &IdentityId, numbers: &[u64]) {
+        for number in numbers {
+            self.leases.remove(&(identity.clone(), *number));
+        }
+    }
+
+    /// When the next record can be given to a back end again.
+    pub(crate) fn next_lease_end(&self) -> Option<Instant> {
+        self.leases.values().min().copied()
+    }
+
+    /// Forgets leases that are over, so that their number follows what back ends have.
+    pub(crate) fn drop_ended_leases(&mut self) {
+        let now = Instant::now();
+        self.leases.retain(|_, until| *until > now);
+    }
+}
+
+/// Generations are numbers that grow over the whole hub.
+pub(crate) fn is_earlier(one: &GenerationId, other: &GenerationId) -> bool {
+    match (one.0.parse::<u64>(), other.0.parse::<u64>()) {
+        (Ok(one), Ok(other)) => one < other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::DeviceId;
+
+    use super::*;
+
+    fn identity(name: &str) -> IdentityId {
+        IdentityId::device(DeviceId::parse(name).unwrap())
+    }
+
+    fn generation(text: &str) -> GenerationId {
+        GenerationId(text.into())
+    }
+
+    fn summary(decision: u64, depth: usize, due: Option<u64>) -> Summary {
+        Summary {
+            decision,
+            depth,
+            oldest: (depth > 0).then_some(UnixMillis(decision)),
+            next_expiry: due.map(UnixMillis),
+            has_feedback: false,
+        }
+    }
+
+    #[test]
+    fn a_queue_is_due_once_and_as_its_latest_decision_says() {
+        let mut index = QueueIndex::default();
+        let (a, b, g) = (identity("a"), identity("b"), generation("5"));
+        assert!(index.note(&a, &g, summary(2, 3, Some(100))));
+        assert!(!index.note(&a, &g, summary(1, 9, Some(1))), "an earlier decision");
+        assert!(
+            !index.note(&a, &generation("4"), summary(9, 9, Some(1))),
+            "an earlier generation"
+        );
+        index.note(&b, &g, summary(3, 1, Some(50)));
+        assert_eq!(
+            (index.next_due(), index.total()),
+            (Some(UnixMillis(50)), (4, Some(UnixMillis(2))))
+        );
+        assert_eq!(index.take_due(UnixMillis(49), 9), []);
+        assert_eq!(
+            index.take_due(UnixMillis(100), 9),
+            [(b.clone(), g.clone()), (a.clone(), g.clone())]
+        );
+        assert_eq!(index.next_due(), None);
+        index.put_due(&b, UnixMillis(200));
+        assert_eq!(index.next_due(), Some(UnixMillis(200)));
+        index.note(&a, &g, summary(4, 0, None));
+        index.note(&b, &g, summary(5, 0, None));
+        assert_eq!(
+            (index.next_due(), index.depth(&a), index.identities()),
+            (None, 0, vec![])
+        );
+        index.note(&a, &generation("6"), summary(0, 1, None));
+        assert_eq!(index.depth(&a), 1, "created again");
+    }
+
+    #[test]
+    fn one_task_delivers_a_queue() {
+        let mut index = QueueIndex::default();
+        let a = identity("a");
+        assert!(index.wake(&a, true).is_none(), "there is nothing to deliver");
+        index.note(&a, &generation("1"), summary(1, 1, None));
+        assert!(index.wake(&a, false).is_none(), "nobody takes it");
+        let task = index.wake(&a, true).unwrap();
+        task.lock(3, 10);
+        task.lock(4, 10);
+        task.unlock([3]);
+        assert_eq!(index.locked(&a), BTreeSet::from([4]));
+        let seen = task.changes();
+        assert!(!index.begin(Some(Term(2))) && index.begin(Some(Term(2))));
+        assert!(index.wake(&a, true).is_none(), "it still runs");
+        assert!(!index.finish(&a, seen), "it was woken since");
+        assert!(index.finish(&a, task.changes()));
+        assert!(index.locked(&a).is_empty());
+    }
+
+    #[test]
+    fn feedback_that_came_after_a_decision_is_not_forgotten_with_it() {
+        let mut index = QueueIndex::default();
+        let (a, g) = (identity("a"), generation("5"));
+        index.note_feedback(&a, &g);
+        let later = Summary {
+            has_feedback: true,
+            ..summary(7, 0, None)
+        };
+        index.note(&a, &g, later);
+        index.forget_feedback(&a, 6);
+        assert_eq!(index.feedback(), [(a.clone(), g)]);
+        index.forget_feedback(&a, 8);
+        assert_eq!(index.feedback(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn feedback_goes_to_one_back_end_at_a_time() {
+        let mut index = QueueIndex::default();
+        let a = identity("a");
+        assert!(index.lease(&a, 1) && !index.lease(&a, 1) && index.lease(&a, 2));
+        index.release(&a, &[1]);
+        assert!(index.lease(&a, 1));
+        tokio::time::advance(FEEDBACK_LOCK).await;
+        index.drop_ended_leases();
+        assert_eq!(index.next_lease_end(), None);
+        assert!(index.lease(&a, 2), "it was kept for too long");
+    }
+}

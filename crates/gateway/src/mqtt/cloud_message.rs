@@ -1,0 +1,77 @@
+//! A cloud-to-device message as an MQTT client gets it: the bag of its topic, and its payload (Spec device-mqtt §6, §4.2).
+
+use bytes::Bytes;
+use holdfast_device_hub::{CloudMessage, DeliveryKind, FeedbackRequest, ReceivedDelivery};
+use holdfast_model::IdentityId;
+use holdfast_mqtt::bag::{Devicebound, devicebound};
+use holdfast_mqtt::escape;
+
+/// The head of a delivery with a cloud-to-device message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MessageHead {
+    /// Its number in the device's queue.
+    pub(super) sequence: u64,
+    /// Deliveries that ended without completion.
+    pub(super) deliveries: u32,
+}
+
+impl MessageHead {
+    /// `None` for other deliveries.
+    pub(super) fn of(delivery: &ReceivedDelivery) -> Option<Self> {
+        if delivery.kind != DeliveryKind::CloudToDevice {
+            return None;
+        }
+        let mut parts = delivery.head.split('/');
+        Some(Self {
+            sequence: parts.next()?.parse().ok()?,
+            deliveries: parts.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// The bag and the payload of a message in its stored form; `None` when it cannot be read.
+pub(super) fn bag(stored: &Bytes, identity: &IdentityId) -> Option<(String, Bytes)> {
+    let message = CloudMessage::decode(stored)?;
+    let mut own_address = String::new();
+    let to = message.to.as_deref().unwrap_or_else(|| {
+        own_address.push_str("/devices/");
+        escape::encode(identity.device.as_str(), &mut own_address);
+        own_address.push_str("/messages/devicebound");
+        &own_address
+    });
+    let system = Devicebound {
+        expiry_ms: message.expiry.and_then(|expiry| i64::try_from(expiry.0).ok()),
+        correlation_id: message.correlation_id.as_deref(),
+        message_id: message.message_id.as_deref(),
+        to,
+        content_type: message.content_type.as_deref(),
+        content_encoding: message.content_encoding.as_deref(),
+        user_id: message.user_id.as_deref().and_then(|id| std::str::from_utf8(id).ok()),
+        ack: message.feedback.map(FeedbackRequest::as_str),
+    };
+    let application = message.properties.iter();
+    let application = application.map(|(name, value)| (name.as_str(), value.as_deref()));
+    let mut bag = String::new();
+    devicebound(&system, application, &mut bag);
+    Some((bag, message.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_model::DeviceId;
+
+    use super::*;
+
+    #[test]
+    fn a_message_without_an_address_gets_that_of_its_device() {
+        let identity = IdentityId::device(DeviceId::parse("a+b").expect("an id"));
+        let message = CloudMessage {
+            properties: vec![("k".into(), Some("v".into()))],
+            body: Bytes::from_static(b"x"),
+            ..CloudMessage::default()
+        };
+        let (bag, body) = bag(&message.encode().into(), &identity).expect("a message");
+        assert_eq!(bag, "%24.to=%2Fdevices%2Fa%252Bb%2Fmessages%2Fdevicebound&k=v");
+        assert_eq!(&body[..], b"x");
+    }
+}

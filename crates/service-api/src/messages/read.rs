@@ -1,0 +1,157 @@
+//! An AMQP message of a back end as a cloud-to-device message (Spec amqp §7).
+
+use bytes::Bytes;
+use holdfast_amqp::DecodeError;
+use holdfast_amqp::address::{self, DeviceChannel, Endpoint};
+use holdfast_amqp::message::{BATCH_FORMAT, Body, Message, id_text};
+use holdfast_amqp::types::Value;
+use holdfast_amqp_server::Refused;
+use holdfast_device_hub::{CloudMessage, FeedbackRequest};
+use holdfast_model::limits::{MAX_CLOUD_MESSAGE_BYTES, MAX_MESSAGE_ID_CHARS, MAX_PROPERTIES};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, UnixMillis};
+
+/// The application property with the feedback that a sender wants.
+const ACK: &str = "iothub-ack";
+
+/// The device and the message.
+pub(super) fn message(payload: &[u8], format: u32, now: UnixMillis) -> Result<(IdentityId, CloudMessage), Refused> {
+    if format == BATCH_FORMAT {
+        return Err(invalid(
+            "Batches of messages to devices are not supported; send each by itself.",
+        ));
+    }
+    let message = Message::scan(payload).map_err(malformed)?;
+    let properties = message.properties().map_err(malformed)?;
+    let to = properties.to.unwrap_or_default();
+    let device = device(to)?;
+    let id = |raw: Option<_>| match raw.map(id_text) {
+        None => Ok(None),
+        Some(Some(text)) if text.chars().count() <= MAX_MESSAGE_ID_CHARS => Ok(Some(text.into_owned())),
+        Some(_) => Err(invalid(
+            "A message id or correlation id is no text of at most 128 characters.",
+        )),
+    };
+    let (feedback, application) = application(&message)?;
+    let body = match message.body {
+        Body::None => Bytes::new(),
+        Body::Data(bytes, 1) => Bytes::copy_from_slice(bytes),
+        Body::Data(..) => message.data().flatten().copied().collect::<Vec<u8>>().into(),
+        Body::Value(raw) => match raw.value().map_err(malformed)? {
+            Value::Binary(bytes) => Bytes::copy_from_slice(bytes),
+            Value::String(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Value::Null => Bytes::new(),
+            _ => return Err(invalid("The body must be data, or a value of bytes or text.")),
+        },
+        Body::Sequence => return Err(invalid("The body must be data, or a value of bytes or text.")),
+    };
+    let message = CloudMessage {
+        message_id: id(properties.message_id)?,
+        correlation_id: id(properties.correlation_id)?,
+        user_id: properties.user_id.map(<[u8]>::to_vec),
+        to: Some(to.to_owned()),
+        content_type: properties.content_type.map(str::to_owned),
+        content_encoding: properties.content_encoding.map(str::to_owned),
+        expiry: expiry(properties.absolute_expiry_time, now)?,
+        feedback,
+        properties: application,
+        body,
+    };
+    match too_large(&message) {
+        Some(text) => Err(Refused::new(ErrorCode::MessageTooLarge, text)),
+        None => Ok((device, message)),
+    }
+}
+
+/// The text that refuses a message which is too large.
+pub(crate) fn too_large(message: &CloudMessage) -> Option<String> {
+    let size = message.size();
+    (size > MAX_CLOUD_MESSAGE_BYTES)
+        .then(|| format!("The message has {size} bytes, at most {MAX_CLOUD_MESSAGE_BYTES} are allowed."))
+}
+
+/// The device of an address `/devices/{id}/messages/devicebound`.
+fn device(to: &str) -> Result<IdentityId, Refused> {
+    let refused = |text: &str| Refused::new(ErrorCode::InvalidOperation, text);
+    match address::parse(to) {
+        Endpoint::Device {
+            device,
+            module: None,
+            channel: DeviceChannel::Devicebound,
+        } => {
+            let id = DeviceId::parse(&device).map_err(|error| invalid(format!("The device id in 'to': {error}.")))?;
+            Ok(IdentityId::device(id))
+        }
+        Endpoint::Device { module: Some(_), .. } => Err(refused("Modules get no cloud-to-device messages.")),
+        _ => Err(refused("'to' must be /devices/{device id}/messages/devicebound.")),
+    }
+}
+
+fn expiry(millis: Option<i64>, now: UnixMillis) -> Result<Option<UnixMillis>, Refused> {
+    let Some(millis) = millis else { return Ok(None) };
+    // .NET writes its least time when there is none.
+    if millis <= 0 {
+        return Ok(None);
+    }
+    let expiry = u64::try_from(millis)
+        .map(UnixMillis)
+        .ok()
+        .filter(|expiry| *expiry > now);
+    let text = "The expiry time of the message is over.";
+    expiry
+        .map(Some)
+        .ok_or_else(|| Refused::new(ErrorCode::InvalidMessageExpiryTime, text))
+}
+
+type Properties = Vec<(String, Option<String>)>;
+
+/// The feedback that is wanted, and the other application properties as text.
+fn application(message: &Message<'_>) -> Result<(Option<FeedbackRequest>, Properties), Refused> {
+    let map = message.application_properties;
+    if usize::try_from(map.len()).map_or(true, |count| count > MAX_PROPERTIES) {
+        return Err(invalid(format!(
+            "A message has at most {MAX_PROPERTIES} application properties."
+        )));
+    }
+    let (mut feedback, mut properties) = (None, Properties::new());
+    for entry in map.iter() {
+        let (key, value) = entry.map_err(malformed)?;
+        let key = key.value().map_err(malformed)?;
+        let Some(name) = key.text() else {
+            return Err(invalid("The name of an application property must be text."));
+        };
+        let value = text(value.value().map_err(malformed)?)
+            .ok_or_else(|| invalid(format!("The application property '{name}' is no simple value.")))?;
+        if name == ACK {
+            let word = value.unwrap_or_default();
+            let request = FeedbackRequest::parse(&word);
+            let unknown = || invalid("iothub-ack must be none, positive, negative or full.");
+            feedback = Some(request.ok_or_else(unknown)?);
+        } else {
+            properties.push((name.to_owned(), value));
+        }
+    }
+    Ok((feedback, properties))
+}
+
+/// A simple value as text, null as `Some(None)`; `None` for anything else.
+fn text(value: Value<'_>) -> Option<Option<String>> {
+    Some(Some(match value {
+        Value::Null => return Some(None),
+        Value::String(text) | Value::Symbol(text) => text.to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Ulong(value) => value.to_string(),
+        Value::Float(value) => value.to_string(),
+        Value::Double(value) => value.to_string(),
+        Value::Timestamp(millis) => holdfast_model::round_trip(millis)?,
+        Value::Binary(bytes) => std::str::from_utf8(bytes).ok()?.to_owned(),
+        other => other.integer()?.to_string(),
+    }))
+}
+
+fn invalid(text: impl Into<String>) -> Refused {
+    Refused::new(ErrorCode::ArgumentInvalid, text)
+}
+
+fn malformed(_: DecodeError) -> Refused {
+    Refused::new(ErrorCode::ArgumentInvalid, "The message cannot be decoded.").with_condition("amqp:decode-error")
+}
