@@ -72,7 +72,7 @@ pub enum RefusalReason {
     SlowReader,
     /// Too many connections had not authenticated.
     Overload,
-    /// The client asked for it, with a fault-injection message (docs/spec/fault-injection.md).
+    /// A fault-injection message of the client requested it (docs/spec/fault-injection.md).
     InjectedFault,
     /// The hub failed.
     Internal,
@@ -261,7 +261,7 @@ impl RefusalReason {
                 "too many clients connect without authenticating: raise mqtt.max_unauthenticated, or find them"
             }
             Self::InjectedFault => {
-                "a fault-injection message of this client asked for it: the hub runs with mqtt.fault_injection"
+                "a fault-injection message of this client requested it: the hub runs with mqtt.fault_injection"
             }
             Self::Internal => "the hub failed; its log has the cause",
         }

@@ -78,7 +78,7 @@ pub struct DeviceHub {
     pub(crate) remote_deliveries: ByteBudget,
     /// Per partition: requests about device state that this node is to decide as its owner.
     pub(crate) state_queues: StateQueues,
-    /// Identities that are refused because they asked for it.
+    /// Identities that are refused because fault-injection messages of theirs requested it.
     pub(crate) injected_faults: InjectedFaults,
     /// A pass over the stored state of all partitions is due.
     pub(crate) reconcile_requested: AtomicBool,

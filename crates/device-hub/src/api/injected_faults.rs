@@ -1,4 +1,4 @@
-//! Identities that are refused for a while because a fault-injection message of theirs asked for it
+//! Identities that are refused for a while because a fault-injection message of theirs requested it
 //! (docs/spec/fault-injection.md).
 //!
 //! Not here: the messages (front ends read them, if they are configured to). Invariant: bounded, and only of this node.

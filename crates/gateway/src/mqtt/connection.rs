@@ -53,7 +53,7 @@ pub(super) struct State {
     draining: bool,
     /// Only of a connection that takes deliveries.
     pub(super) downlink: Option<Box<Downlink>>,
-    /// The fault that the client asked for.
+    /// The fault that a message of the client requests.
     pub(super) fault: Option<Box<PlannedFault>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,

@@ -21,7 +21,7 @@ pub(super) enum DisconnectReason {
     Refused,
     /// The hub ends the session.
     Hub(CloseReason),
-    /// The client asked for it, with a fault-injection message.
+    /// A fault-injection message of the client requested it.
     Fault,
     /// The driver ends the connection.
     Transport(TransportEnd),

@@ -20,7 +20,7 @@ const DURATION: &str = "AzIoTHub_FaultOperationDurationInSecs";
 /// The longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(600);
 
-/// The end of a connection that a message asked for.
+/// The end of a connection that a message requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The TCP connection is reset.
