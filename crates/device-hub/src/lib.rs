@@ -21,6 +21,7 @@ mod ingest;
 mod methods;
 mod metrics;
 mod owner;
+mod queries;
 mod rpc;
 mod session_types;
 
@@ -51,4 +52,5 @@ pub use gateway::subscription_requests::SubscriptionError;
 pub use methods::call::{MethodAnswer, MethodCall, MethodError};
 pub use methods::pending::MethodResult;
 pub use metrics::METRICS;
+pub use queries::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
 pub use session_types::SessionNumber;

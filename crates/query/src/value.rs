@@ -65,6 +65,19 @@ impl<'a> Value<'a> {
         target.map_or(Value::Undefined, Value::of)
     }
 
+    /// The same value without a borrow.
+    #[must_use]
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Undefined => Value::Undefined,
+            Value::Null => Value::Null,
+            Value::Bool(value) => Value::Bool(value),
+            Value::Number(number) => Value::Number(number),
+            Value::String(text) => Value::String(Cow::Owned(text.into_owned())),
+            Value::Compound(json) => Value::Compound(Cow::Owned(json.into_owned())),
+        }
+    }
+
     /// The value as JSON; `None` for undefined and for what JSON has no number for.
     #[must_use]
     pub fn to_json(&self) -> Option<Json> {

@@ -10,6 +10,7 @@ use holdfast_model::{ETag, GenerationId, IdentityId, ModuleId, PartitionCount, U
 use holdfast_proto::registry::v1 as proto;
 
 use crate::identity::{Authentication, Identity, Status, Thumbprint, Thumbprints, TwinSeed};
+use crate::scan::IdentitySummary;
 use crate::secrets::{SecretError, Secrets};
 use crate::settings::HubSettings;
 use crate::write::{
@@ -56,6 +57,30 @@ pub(crate) fn identity(
         managed_by: record.managed_by.clone(),
         created: UnixMillis(record.created_ms),
     })
+}
+
+/// The identity behind a stored record without its keys. `is_disabled` is the device's status when `id` is a module.
+pub(crate) fn summary(id: &IdentityId, record: proto::IdentityRecord, is_disabled: bool) -> IdentitySummary {
+    let authentication_type = match record.authentication_type() {
+        proto::AuthenticationType::Sas => "sas",
+        proto::AuthenticationType::SelfSigned => "selfSigned",
+        proto::AuthenticationType::CertificateAuthority => "certificateAuthority",
+        proto::AuthenticationType::None | proto::AuthenticationType::Unspecified => "none",
+    };
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    IdentitySummary {
+        id: id.clone(),
+        generation: GenerationId(record.generation.to_string().into()),
+        etag: ETag(record.etag),
+        status: if is_disabled { Status::Disabled } else { Status::Enabled },
+        status_reason: record.status_reason,
+        status_updated: (record.status_updated_ms > 0).then_some(UnixMillis(record.status_updated_ms)),
+        authentication_type,
+        thumbprints: record.thumbprints.as_ref().and_then(thumbprints),
+        iot_edge: record.iot_edge,
+        device_scope: text(record.device_scope),
+        parent_scope: text(record.parent_scope),
+    }
 }
 
 fn thumbprints(stored: &proto::Thumbprints) -> Option<Thumbprints> {

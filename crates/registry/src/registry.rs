@@ -3,6 +3,7 @@
 mod cluster;
 mod start;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use crate::identity::{Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
 use crate::read_barrier::ReadBarriers;
+use crate::scan::{IdentitySummary, Scan, Scanned};
 use crate::settings::{self, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
@@ -185,6 +187,20 @@ impl Registry {
         self.read_barrier().await?;
         let (local, device) = (self.0.local.clone(), device.clone());
         holdfast_tasks::spawn_blocking(move || local.modules(&device)).await
+    }
+
+    /// Visits the identities of `scan` whose device `wants` accepts, until `visit` breaks: in this node's replica, in the
+    /// order of their ids, devices or modules. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`] when they cannot be read.
+    pub fn scan(
+        &self,
+        scan: &Scan,
+        wants: impl FnMut(&DeviceId) -> bool,
+        visit: impl FnMut(IdentitySummary) -> ControlFlow<()>,
+    ) -> Result<Scanned, RegistryError> {
+        self.0.local.scan_identities(scan, wants, visit)
     }
 
     /// Maintained counts, no older than the call.

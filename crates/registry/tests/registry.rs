@@ -1,6 +1,7 @@
 //! The registry on a real disk and a real group of one member.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use holdfast_auth::{Key, KeyPair};
 use holdfast_consensus::ConsensusConfig;
 use holdfast_model::{DeviceId, IdentityId, ModuleId, NodeId, PartitionCount, UnixMillis};
 use holdfast_registry::{
-    Authentication, AuthenticationWrite, ChangeKind, ClusterView, Founding, Identity, IdentityContent, IdentityWrite,
-    IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig,
-    RegistryError, RegistryEvent, Status, TwinSeed, WriteOperation,
+    Authentication, AuthenticationWrite, ChangeKind, ClusterView, DeviceRange, Founding, Identity, IdentityContent,
+    IdentityKind, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState,
+    Registry, RegistryConfig, RegistryError, RegistryEvent, Scan, Status, TwinSeed, WriteOperation,
 };
 use holdfast_storage::{DataDir, Kek, NodeIdentity, Sealer, StorageConfig};
 
@@ -440,5 +441,86 @@ async fn a_sole_voter_is_in_its_lease_and_a_stopped_registry_is_not() {
     node.registry.group().shutdown().await;
     while !matches!(watch.changed().await, LeaseState::Lost { .. }) {}
     assert!(!node.registry.in_lease());
+    node.close().await;
+}
+
+/// The ids that a scan visits in slices of `most`, and how many slices there are.
+fn scanned(node: &Node, kind: IdentityKind, range: &DeviceRange, most: usize) -> (Vec<String>, usize) {
+    let (mut visited, mut after, mut slices) = (Vec::new(), None, 0);
+    loop {
+        let scan = Scan {
+            kind,
+            range: range.clone(),
+            after: after.clone(),
+            most,
+        };
+        let scanned = node.registry.scan(
+            &scan,
+            |device| device.as_str() != "left-out",
+            |identity| {
+                visited.push(identity.id.to_string());
+                ControlFlow::Continue(())
+            },
+        );
+        slices += 1;
+        let scanned = scanned.unwrap();
+        assert!(scanned.count <= most);
+        match scanned.through {
+            Some(through) => after = Some(through),
+            None => return (visited, slices),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scan_visits_each_identity_once_in_slices_of_any_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    for id in ["a", "a-b", "ab", "b", "left-out", "z"] {
+        let disabled = IdentityContent {
+            status: Status::Disabled,
+            ..IdentityContent::default()
+        };
+        node.put(
+            &device(id),
+            if id == "b" {
+                disabled
+            } else {
+                IdentityContent::default()
+            },
+        )
+        .await;
+    }
+    for (device, id) in [("a", "m1"), ("a", "m2"), ("a-b", "m"), ("b", "m")] {
+        node.put(&module(device, id), IdentityContent::default()).await;
+    }
+    let ids = DeviceRange::Ids(["a", "b", "none"].map(|id| DeviceId::parse(id).unwrap()).to_vec());
+    for most in [1, 2, 3, 100] {
+        let of = |kind, range: &DeviceRange| scanned(&node, kind, range, most).0;
+        let (devices, modules) = (IdentityKind::Devices, IdentityKind::Modules);
+        assert_eq!(of(devices, &DeviceRange::All), ["a", "a-b", "ab", "b", "z"]);
+        assert_eq!(of(devices, &DeviceRange::Prefix("a".to_owned())), ["a", "a-b", "ab"]);
+        assert_eq!(of(devices, &ids), ["a", "b"]);
+        assert_eq!(of(modules, &DeviceRange::All), ["a/m1", "a/m2", "a-b/m", "b/m"]);
+        assert_eq!(of(modules, &DeviceRange::Prefix("a-".to_owned())), ["a-b/m"]);
+        assert_eq!(of(modules, &ids), ["a/m1", "a/m2", "b/m"]);
+    }
+    let mut statuses = Vec::new();
+    let scan = Scan {
+        kind: IdentityKind::Modules,
+        range: DeviceRange::All,
+        after: Some(module("a", "m2")),
+        most: 100,
+    };
+    let visit = |identity: holdfast_registry::IdentitySummary| {
+        statuses.push(identity.status);
+        ControlFlow::Break(())
+    };
+    let scanned = node
+        .registry
+        .scan(&scan, |device| device.as_str() == "b", visit)
+        .unwrap();
+    assert_eq!(statuses, [Status::Disabled], "a module's status is its device's");
+    assert_eq!((scanned.through, scanned.count), (Some(module("b", "m")), 2));
     node.close().await;
 }

@@ -11,6 +11,8 @@ mod holdfast_api;
 mod identities;
 #[path = "rest/methods.rs"]
 mod methods;
+#[path = "rest/query.rs"]
+mod query;
 #[path = "rest/refusals.rs"]
 mod refusals;
 #[path = "rest/rights.rs"]

@@ -258,7 +258,7 @@ impl DeviceHub {
     }
 }
 
-fn state_of(found: &proto::SessionFound) -> ConnectionState {
+pub(crate) fn state_of(found: &proto::SessionFound) -> ConnectionState {
     ConnectionState {
         is_connected: found.session.is_some(),
         updated: known_time(found.updated_ms),

@@ -26,6 +26,7 @@ use crate::methods::pending::MethodCalls;
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
+use crate::queries::MAX_SLICES;
 use holdfast_model::Clock;
 
 /// The parts that a hub is built from.
@@ -80,6 +81,8 @@ pub struct DeviceHub {
     pub(crate) state_queues: StateQueues,
     /// Identities that are refused because fault-injection messages of theirs requested it.
     pub(crate) injected_faults: InjectedFaults,
+    /// Slices of queries that may be evaluated at once.
+    pub(crate) query_slices: Semaphore,
     /// A pass over the stored state of all partitions is due.
     pub(crate) reconcile_requested: AtomicBool,
     /// Counts the events that this node has written.
@@ -117,6 +120,7 @@ impl DeviceHub {
             remote_deliveries: ByteBudget::new(MAX_REMOTE_BYTES),
             state_queues: count.iter().map(|_| Mutex::default()).collect(),
             injected_faults: InjectedFaults::default(),
+            query_slices: Semaphore::new(MAX_SLICES),
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),

@@ -21,6 +21,7 @@ use crate::downlink::receive::ReceivedDeliveries;
 use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
 use crate::downlink::term::DeliveryAnswer;
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
+use crate::queries::SliceError;
 use crate::session_types::{CallerLink, OwnerError, SessionInfo, SyncPhase};
 
 /// The longest time for which a call may wait here.
@@ -86,6 +87,14 @@ impl CallServer {
                 self.hub.method_calls.complete(id, &identity, outcome);
                 Answer::MethodResult(proto::MethodResultAnswer {})
             }
+            Request::DeviceQuery(query) => match self.hub.serve_device_query(query).await {
+                Ok(answer) => Answer::DeviceQuery(answer),
+                Err(SliceError::NotOwner) => codec::encode_error(OwnerError::NotOwner),
+                Err(SliceError::Registry(_)) => codec::encode_error(OwnerError::Busy),
+                Err(error @ (SliceError::Query(_) | SliceError::Request(_))) => {
+                    return Err(refused(&error.to_string()));
+                }
+            },
             Request::CloudQueue(_) => {
                 let partition = self.partition(target)?;
                 let answer = self.hub.answer_as_owner(partition, request).await;

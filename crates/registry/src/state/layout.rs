@@ -120,6 +120,11 @@ pub(crate) fn devices() -> Range<Vec<u8>> {
     kind(DEVICE)
 }
 
+/// The keys of all modules, by device and in id order.
+pub(crate) fn all_modules() -> Range<Vec<u8>> {
+    kind(MODULE)
+}
+
 /// The keys of one device's modules, in id order.
 pub(crate) fn modules(device: &DeviceId) -> Range<Vec<u8>> {
     let from = join(MODULE, &[device.as_str().as_bytes(), &[END]]);

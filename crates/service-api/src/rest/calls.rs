@@ -9,6 +9,7 @@ mod identities;
 mod keys;
 mod lists;
 mod methods;
+mod queries;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
@@ -49,6 +50,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
             Ok(Reply::ok(json!({"connectedDeviceCount": count})))
         }
         Call::InvokeMethod(path) => methods::invoke(&path.id()?, request).await,
+        Call::Query => queries::run(request).await,
         Call::PurgeMessages(path) => c2d::purge(&path.id()?, &request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
@@ -56,6 +58,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         }
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
         Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
+        Call::Holdfast(HoldfastCall::ExplainQuery) => queries::explain(request).await,
         Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::ListMessages(path)) => c2d::list(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::SendMessage(path)) => c2d::send(&path.id()?, request).await,

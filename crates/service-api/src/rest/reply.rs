@@ -13,7 +13,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 #[derive(Debug)]
 pub(super) struct Reply {
     status: u16,
-    body: Option<Value>,
+    body: Option<Bytes>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -21,7 +21,16 @@ impl Reply {
     pub(super) fn json(status: u16, body: Value) -> Self {
         Self {
             status,
-            body: Some(body),
+            body: Some(body.to_string().into()),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 200 with an array of JSON texts.
+    pub(super) fn array(items: &[String]) -> Self {
+        Self {
+            status: 200,
+            body: Some(format!("[{}]", items.join(",")).into()),
             headers: Vec::new(),
         }
     }
@@ -61,8 +70,9 @@ impl Reply {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let has_body = self.body.is_some();
-        let text = self.body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let body = Full::new(text).map_err(|never| match never {}).boxed_unsync();
+        let body = Full::new(self.body.unwrap_or_default())
+            .map_err(|never| match never {})
+            .boxed_unsync();
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if has_body {

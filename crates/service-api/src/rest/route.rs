@@ -6,6 +6,9 @@ use holdfast_auth::Rights;
 use holdfast_model::limits::MAX_METHOD_TIMEOUT;
 use http::Method;
 
+/// How long one page of a query may take beside the time of any call.
+pub(super) const MAX_QUERY_TIME: Duration = Duration::from_secs(30);
+
 /// A call of the service API. Ids are the decoded texts of the path, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Call {
@@ -19,6 +22,7 @@ pub(super) enum Call {
     DeviceStatistics,
     ServiceStatistics,
     InvokeMethod(IdentityPath),
+    Query,
     PurgeMessages(IdentityPath),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
@@ -47,6 +51,7 @@ pub(super) struct Unimplemented {
 pub(super) enum HoldfastCall {
     Hub,
     ListDevices,
+    ExplainQuery,
     Diagnose(IdentityPath),
     ListMessages(IdentityPath),
     SendMessage(IdentityPath),
@@ -87,6 +92,8 @@ impl Call {
             }
             Self::ServiceStatistics
             | Self::InvokeMethod(_)
+            | Self::Query
+            | Self::Holdfast(HoldfastCall::ExplainQuery)
             | Self::PurgeMessages(_)
             | Self::Holdfast(
                 HoldfastCall::ListMessages(_) | HoldfastCall::SendMessage(_) | HoldfastCall::RequeueMessages(_),
@@ -98,11 +105,12 @@ impl Call {
 }
 
 impl Call {
-    /// How long the call may wait for a device.
+    /// How long the call may wait for a device, or for all of them.
     pub(super) fn device_wait(&self) -> Duration {
         match self {
             // To connect, and to answer.
             Self::InvokeMethod(_) => 2 * MAX_METHOD_TIMEOUT,
+            Self::Query => MAX_QUERY_TIME,
             _ => Duration::ZERO,
         }
     }
@@ -130,7 +138,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     };
     match words.as_slice() {
         ["devices"] => by_method(method, "GET, POST", &[("GET", Call::ListDevices), ("POST", Call::Bulk)]),
-        ["devices", "query"] if method == Method::POST => unimplemented("device queries", Rights::SERVICE_CONNECT),
+        ["devices", "query"] if method == Method::POST => Resolved::Call(Call::Query),
         ["devices", "keys", "regenerate"] => only(method, "POST", Call::RegenerateKeys),
         ["devices", _] => identity(method, device(1)),
         ["devices", _, "modules"] => only(method, "GET", Call::ListModules(id(1))),
@@ -169,6 +177,7 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
     match rest {
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
         ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
+        ["queries", "explain"] => only(method, "POST", Call::Holdfast(HoldfastCall::ExplainQuery)),
         ["devices", _, "c2d"] => {
             let path = IdentityPath {
                 device: id(3),
@@ -314,10 +323,7 @@ mod tests {
             at(Method::GET, "devices/query"),
             Resolved::Call(Call::GetIdentity(path("query", None)))
         );
-        assert!(matches!(
-            at(Method::POST, "devices/query"),
-            Resolved::Call(Call::Unimplemented(_))
-        ));
+        assert_eq!(at(Method::POST, "devices/query"), Resolved::Call(Call::Query));
         assert_eq!(at(Method::PATCH, "devices/d"), Resolved::Method("GET, PUT, DELETE"));
         assert_eq!(at(Method::GET, "nothing"), Resolved::Nothing);
         assert_eq!(at(Method::POST, "$admin/exportRegistry"), Resolved::Nothing);

@@ -1,0 +1,267 @@
+//! The owner's part: a slice of the identities of its partitions.
+//!
+//! Invariants: a slice comes past at most [`MAX_VISITED`] identities and has at most [`MAX_SLICE_BYTES`] of results, and one; the
+//! disk is read on the blocking pool; at most [`MAX_SLICES`] slices are evaluated at once.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_model::{DeviceId, IdentityId, PartitionId};
+use holdfast_proto::cluster::v1 as proto;
+use holdfast_query::{Aggregator, GroupKey, Groups, Query, QueryError};
+use holdfast_registry::{IdentitySummary, RegistryError, Scan};
+use thiserror::Error;
+
+use super::plan::{self, QueryPlan};
+use super::row::{DeviceRow, TwinParts};
+use crate::api::diagnose::ConnectionState;
+use crate::rpc::codec;
+use crate::{DeviceHub, api};
+
+/// Identities that one slice comes past.
+const MAX_VISITED: usize = 20_000;
+
+/// Identities whose connections and twins are read together.
+const CHUNK: usize = 256;
+
+/// Bytes of results after which a slice ends.
+pub(super) const MAX_SLICE_BYTES: usize = 1 << 20;
+
+/// The most results of a slice, whatever the caller wants.
+const MAX_RESULTS: usize = 1000;
+
+/// Slices that a node evaluates at once; further ones wait. One leaves a core to everything else.
+pub(crate) const MAX_SLICES: usize = 2;
+
+/// Why a slice was not evaluated.
+#[derive(Debug, Error)]
+pub(crate) enum SliceError {
+    /// Another node owns one of the partitions.
+    #[error("another node owns the partition")]
+    NotOwner,
+    /// The text is no query of this version.
+    #[error("the query is not valid: {0}")]
+    Query(#[from] QueryError),
+    /// A partition or an id in the request is not valid.
+    #[error("{0}")]
+    Request(String),
+    /// The identities could not be read.
+    #[error("the identities cannot be read")]
+    Registry(#[from] RegistryError),
+}
+
+/// A slice under evaluation.
+struct Slice {
+    query: Arc<Query>,
+    partitions: BTreeSet<PartitionId>,
+    after_group: Option<GroupKey>,
+    limit: usize,
+    /// The identity alone decides the condition.
+    is_filtered_by_identity: bool,
+    /// And the result.
+    is_identity_only: bool,
+}
+
+/// Identities to be evaluated, and the groups of those that have been.
+struct Chunk {
+    identities: Vec<IdentitySummary>,
+    groups: Option<Groups>,
+    through: Option<IdentityId>,
+    visited: usize,
+}
+
+impl DeviceHub {
+    /// Evaluates a slice of a query as the owner of its partitions.
+    pub(crate) async fn serve_device_query(
+        self: &Arc<Self>,
+        request: proto::DeviceQuery,
+    ) -> Result<proto::DeviceQueryAnswer, SliceError> {
+        let query = Arc::new(Query::parse(&request.query)?);
+        let partitions = self.owned(&request.partitions)?;
+        let after = match request.after_device.as_str() {
+            "" => None,
+            device => Some(
+                codec::decode_identity(device, &request.after_module)
+                    .map_err(|error| SliceError::Request(error.to_string()))?,
+            ),
+        };
+        // It is never closed.
+        let _permit = self.query_slices.acquire().await;
+        // Whatever was answered before the query is seen by it.
+        self.parts.registry.read_barrier().await?;
+        let output = query.output_fields();
+        let is_filtered_by_identity = plan::is_identity_only(query.condition_fields());
+        let slice = Arc::new(Slice {
+            partitions,
+            after_group: request.after_group.as_deref().map(GroupKey::of),
+            limit: (request.limit as usize).clamp(1, MAX_RESULTS),
+            is_filtered_by_identity,
+            is_identity_only: is_filtered_by_identity && plan::is_identity_only(output),
+            query,
+        });
+        self.evaluate(&slice, after).await
+    }
+
+    /// The partitions, all of which this node must own.
+    fn owned(&self, partitions: &[u32]) -> Result<BTreeSet<PartitionId>, SliceError> {
+        let count = self.parts.partitions.count();
+        let mut owned = BTreeSet::new();
+        for number in partitions {
+            let id = u16::try_from(*number).ok().filter(|id| *id < count.get());
+            let id = id.ok_or_else(|| SliceError::Request(format!("there is no partition {number}")))?;
+            if self.ownership.term(PartitionId(id)).is_none() {
+                return Err(SliceError::NotOwner);
+            }
+            owned.insert(PartitionId(id));
+        }
+        Ok(owned)
+    }
+
+    async fn evaluate(
+        self: &Arc<Self>,
+        slice: &Arc<Slice>,
+        mut after: Option<IdentityId>,
+    ) -> Result<proto::DeviceQueryAnswer, SliceError> {
+        let query = &*slice.query;
+        let mut results = Vec::new();
+        let (mut bytes, mut visited) = (0, 0);
+        let mut aggregator = Aggregator::new(query, slice.after_group.clone(), slice.limit);
+        let through = loop {
+            let most = MAX_VISITED - visited;
+            let chunk = self.next_chunk(slice, after.take(), most).await?;
+            visited += chunk.visited;
+            if let Some(groups) = chunk.groups {
+                aggregator.merge(groups);
+            }
+            let mut through = chunk.through;
+            for row in self.rows_of(slice, chunk.identities).await {
+                if !query.selects(&row) {
+                    continue;
+                }
+                if query.is_aggregate() {
+                    aggregator.add(&row);
+                    continue;
+                }
+                let result = result_of(query, &row);
+                bytes += result.document.len();
+                results.push(result);
+                if results.len() >= slice.limit || bytes >= MAX_SLICE_BYTES {
+                    through = Some(row.identity.id);
+                    break;
+                }
+            }
+            let is_full = results.len() >= slice.limit || bytes >= MAX_SLICE_BYTES || visited >= MAX_VISITED;
+            if through.is_none() || is_full {
+                break through;
+            }
+            after = through;
+        };
+        Ok(proto::DeviceQueryAnswer {
+            results,
+            groups: match query.is_aggregate() {
+                true => aggregator.into_groups().to_bytes().into(),
+                false => Bytes::new(),
+            },
+            through_device: through
+                .as_ref()
+                .map(|id| id.device.as_str().to_owned())
+                .unwrap_or_default(),
+            through_module: through.as_ref().map(codec::encode_module).unwrap_or_default(),
+        })
+    }
+
+    /// The next identities of the partitions, those already left out that the identity alone decides.
+    async fn next_chunk(
+        &self,
+        slice: &Arc<Slice>,
+        after: Option<IdentityId>,
+        most: usize,
+    ) -> Result<Chunk, SliceError> {
+        let (registry, slice) = (self.parts.registry.clone(), Arc::clone(slice));
+        let count = self.parts.partitions.count();
+        let work = move || {
+            let query = &*slice.query;
+            let scan = Scan {
+                kind: QueryPlan::kind(query),
+                range: QueryPlan::of(query, count).range,
+                after,
+                most,
+            };
+            let adds = slice.is_identity_only && query.is_aggregate();
+            let mut aggregator = Aggregator::new(query, slice.after_group.clone(), slice.limit);
+            let mut identities = Vec::new();
+            let wants = |device: &DeviceId| slice.partitions.contains(&count.partition_of(device));
+            let scanned = registry.scan(&scan, wants, |identity| {
+                if !slice.is_filtered_by_identity {
+                    identities.push(identity);
+                } else {
+                    let row = DeviceRow::of_identity(identity);
+                    if query.selects(&row) {
+                        match adds {
+                            true => aggregator.add(&row),
+                            false => identities.push(row.identity),
+                        }
+                    }
+                }
+                match identities.len() >= CHUNK {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+            Ok(Chunk {
+                identities,
+                groups: adds.then(|| aggregator.into_groups()),
+                through: scanned.through,
+                visited: scanned.count,
+            })
+        };
+        holdfast_tasks::spawn_blocking(work).await
+    }
+
+    /// The rows of identities: with connections and twins if the query reads them.
+    async fn rows_of(&self, slice: &Slice, identities: Vec<IdentitySummary>) -> Vec<DeviceRow> {
+        let (condition, output) = (slice.query.condition_fields(), slice.query.output_fields());
+        let reads = |fields| condition.contains_any(fields) || output.contains_any(fields);
+        let mut rows: Vec<DeviceRow> = identities.into_iter().map(DeviceRow::of_identity).collect();
+        if reads(plan::CONNECTION_TIMES) {
+            let asked = rows
+                .iter()
+                .map(|row| (row.identity.id.clone(), Some(row.identity.generation.clone())));
+            let found = self.find_connections(asked.collect()).await;
+            for (row, found) in rows.iter_mut().zip(&found) {
+                row.connection = api::diagnose::state_of(found);
+            }
+        } else if reads(plan::CONNECTION_FIELDS) {
+            for row in &mut rows {
+                row.connection = self.connection_now(&row.identity);
+            }
+        }
+        if reads(plan::TWIN_FIELDS) {
+            for row in &mut rows {
+                row.twin = Some(TwinParts::empty());
+            }
+        }
+        rows
+    }
+
+    /// Whether it is connected, without the times.
+    fn connection_now(&self, identity: &IdentitySummary) -> ConnectionState {
+        let row = self.ownership.row(self.partition_of(&identity.id), &identity.id);
+        ConnectionState {
+            is_connected: row.is_some_and(|row| row.info.generation == identity.generation),
+            updated: None,
+            last_activity: None,
+            cloud_messages: 0,
+        }
+    }
+}
+
+fn result_of(query: &Query, row: &DeviceRow) -> proto::DeviceQueryResult {
+    proto::DeviceQueryResult {
+        device: row.identity.id.device.as_str().to_owned(),
+        module: codec::encode_module(&row.identity.id),
+        document: query.project(row).to_string(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Queries over partitions of several owners, while owners change.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+use std::time::Duration;
+
+use holdfast_device_hub::{QueryPage, QueryPosition};
+use holdfast_model::NodeId;
+use holdfast_query::Query;
+use holdfast_simulation::{Cluster, NODES, simulate};
+use serde_json::{Value, json};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn page(cluster: &Cluster, node: NodeId, text: &str, position: &QueryPosition, limit: usize) -> QueryPage {
+    let query = Query::parse(text).unwrap();
+    let hub = cluster.hub(node).clone();
+    hub.query_page(text, &query, position, limit, TIMEOUT).await.unwrap()
+}
+
+fn values(page: &QueryPage) -> Vec<Value> {
+    page.results
+        .iter()
+        .map(|text| serde_json::from_str(text).unwrap())
+        .collect()
+}
+
+/// Devices whose partitions are spread over the three nodes.
+async fn fleet(cluster: &Cluster, count: usize) -> Vec<String> {
+    let devices: Vec<String> = (0..count).map(|number| format!("dev-{number:03}")).collect();
+    for (index, device) in devices.iter().enumerate() {
+        cluster.create(device).await;
+        cluster.owned_by(device, NODES[index % NODES.len()]).await;
+    }
+    devices
+}
+
+/// All results from any node, with a change of owners behind each page.
+async fn all(cluster: &Cluster, devices: &[String], text: &str, limit: usize) -> Vec<Value> {
+    let mut results = Vec::new();
+    let mut position = QueryPosition::Start;
+    for turn in 0.. {
+        let node = NODES[turn % NODES.len()];
+        let found = page(cluster, node, text, &position, limit).await;
+        assert!(found.results.len() <= limit);
+        results.extend(values(&found));
+        match found.next {
+            Some(next) => position = next,
+            None => break,
+        }
+        let moved = &devices[turn * 7 % devices.len()];
+        cluster.owned_by(moved, NODES[(turn + 1) % NODES.len()]).await;
+    }
+    results
+}
+
+#[test]
+fn pages_are_complete_and_in_order_while_owners_change_between_them() {
+    simulate(async {
+        let cluster = Cluster::start(1).await;
+        let devices = fleet(&cluster, 24).await;
+        let expected: Vec<Value> = devices.iter().map(|device| json!({"deviceId": device})).collect();
+        for limit in [1, 5, 24, 100] {
+            let found = all(&cluster, &devices, "SELECT deviceId FROM devices", limit).await;
+            assert_eq!(found, expected, "{limit}");
+        }
+        let filtered = all(
+            &cluster,
+            &devices,
+            "SELECT deviceId FROM devices WHERE deviceId > 'dev-019'",
+            3,
+        )
+        .await;
+        assert_eq!(filtered, expected[20..]);
+    });
+}
+
+#[test]
+fn aggregates_count_each_device_once_wherever_its_owner_is() {
+    simulate(async {
+        let cluster = Cluster::start(2).await;
+        let devices = fleet(&cluster, 12).await;
+        let mut client = cluster.connect(NodeId(2), 0, "dev-003").await.unwrap();
+        let text = "SELECT connectionState AS c, COUNT() AS n FROM devices GROUP BY connectionState";
+        for limit in [1, 2, 10] {
+            let found = all(&cluster, &devices, text, limit).await;
+            assert_eq!(
+                found,
+                [json!({"c": "Connected", "n": 1}), json!({"c": "Disconnected", "n": 11})]
+            );
+        }
+        client.disconnect();
+    });
+}
+
+#[test]
+fn connections_are_seen_from_every_node() {
+    simulate(async {
+        let cluster = Cluster::start(3).await;
+        fleet(&cluster, 6).await;
+        let _first = cluster.connect(NodeId(1), 0, "dev-001").await.unwrap();
+        let _second = cluster.connect(NodeId(3), 0, "dev-004").await.unwrap();
+        for node in NODES {
+            let text = "SELECT deviceId FROM devices WHERE connectionState = 'Connected'";
+            let found = values(&page(&cluster, node, text, &QueryPosition::Start, 10).await);
+            assert_eq!(found, [json!({"deviceId": "dev-001"}), json!({"deviceId": "dev-004"})]);
+            let text = "SELECT COUNT() AS n FROM devices WHERE lastActivityTime > '2000'";
+            let found = values(&page(&cluster, node, text, &QueryPosition::Start, 10).await);
+            assert_eq!(found, [json!({"n": 2})]);
+        }
+    });
+}
+
+#[test]
+fn a_query_waits_for_the_owner_after_one_that_has_died() {
+    simulate(async {
+        let mut cluster = Cluster::start(4).await;
+        let devices = fleet(&cluster, 9).await;
+        let text = "SELECT deviceId FROM devices";
+        let first = page(&cluster, NodeId(1), text, &QueryPosition::Start, 4).await;
+        assert_eq!(first.results.len(), 4);
+        cluster.kill(NodeId(2));
+        let next = first.next.clone().unwrap();
+        let second = page(&cluster, NodeId(3), text, &next, 100).await;
+        let found: Vec<Value> = [values(&first), values(&second)].concat();
+        let expected: Vec<Value> = devices.iter().map(|device| json!({"deviceId": device})).collect();
+        assert_eq!(found, expected);
+        assert_eq!(second.next, None);
+    });
+}

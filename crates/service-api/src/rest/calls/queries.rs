@@ -1,0 +1,162 @@
+//! `POST /devices/query`: one page of a query over devices or modules (Spec query-and-routing §1; docs/query.md).
+
+mod continuation;
+
+use holdfast_device_hub::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
+use holdfast_model::ErrorCode;
+use holdfast_model::limits::MAX_LIST_DEVICES;
+use holdfast_query::{Query, QueryError, Select};
+use serde_json::{Value, json};
+
+use super::super::error::ApiError;
+use super::super::json::{Fields, object};
+use super::super::reply::Reply;
+use super::super::route::MAX_QUERY_TIME;
+use super::Request;
+use continuation::Continuation;
+
+const PAGE_SIZE: &str = "x-ms-max-item-count";
+const CONTINUATION: &str = "x-ms-continuation";
+/// SDKs need it, and in this case of letters.
+const ITEM_TYPE: &str = "x-ms-item-type";
+
+/// Results of a page unless the client says how many.
+const DEFAULT_PAGE: usize = 100;
+
+pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
+    let body = request.body.json().await?;
+    let metrics = &request.shared.metrics;
+    let page = page(&request, &body).await;
+    match &page {
+        Ok(_) => metrics.queries_succeeded.increment(1),
+        Err(_) => metrics.queries_failed.increment(1),
+    }
+    page
+}
+
+async fn page(request: &Request<'_>, body: &Value) -> Result<Reply, ApiError> {
+    let text = text(&object(body)?)?;
+    let query = Query::parse(text).map_err(refused)?;
+    let begin = match header(request, CONTINUATION)? {
+        None | Some("") => Continuation::start(&query),
+        Some(token) => Continuation::read(token, &query)?,
+    };
+    let limit = begin.limit(page_size(request)?);
+    let page = match limit {
+        0 => QueryPage {
+            results: Vec::new(),
+            next: None,
+        },
+        limit => {
+            let hub = &request.shared.hub;
+            let page = hub.query_page(text, &query, &begin.position, limit, MAX_QUERY_TIME);
+            page.await.map_err(failed)?
+        }
+    };
+    let bytes: usize = page.results.iter().map(String::len).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a page has some MiB")]
+    request.shared.metrics.query_bytes.record(bytes as f64);
+    let item_type = match query.select {
+        Select::All => "Twin",
+        Select::Columns(_) => "Raw",
+    };
+    let reply = Reply::array(&page.results).header(ITEM_TYPE, item_type);
+    // Without a next page the header is absent: an empty one is an endless loop in two SDKs.
+    match begin.next(page.results.len(), page.next) {
+        Some(next) => Ok(reply.header(CONTINUATION, &next.token(&query)?)),
+        None => Ok(reply),
+    }
+}
+
+/// `POST /holdfast/v1/queries/explain`: how a query would be carried out.
+pub(super) async fn explain(mut request: Request<'_>) -> Result<Reply, ApiError> {
+    let body = request.body.json().await?;
+    let fields = object(&body)?;
+    if let Some(name) = fields.unknown(&["query"]) {
+        let name = super::super::json::quoted(name);
+        return Err(ApiError::invalid(format!("there is no field {name}")));
+    }
+    let query = Query::parse(text(&fields)?).map_err(refused)?;
+    let plan = QueryPlan::of(&query, request.shared.hub.partitions().count());
+    let statistics = request.within(request.shared.registry().statistics()).await?;
+    let identities = match query.collection {
+        holdfast_query::Collection::Devices => statistics.devices,
+        holdfast_query::Collection::Modules => statistics.modules,
+    };
+    let (access, visited) = match plan.access {
+        QueryAccess::Scan => ("scan", Some(identities)),
+        QueryAccess::Prefix => ("prefix of deviceId", None),
+        QueryAccess::Ids(count) => ("deviceId", Some(identities.min(count as u64))),
+    };
+    let mut reads = vec!["identity"];
+    if plan.reads_connections {
+        reads.push("connection");
+    }
+    if plan.reads_twins {
+        reads.push("twin");
+    }
+    Ok(Reply::ok(json!({
+        "query": query.to_string(),
+        "access": access,
+        "partitions": plan.partitions.len(),
+        "conditionReads": reads,
+        "visitedAtMost": visited.unwrap_or(identities),
+    })))
+}
+
+fn text<'a>(fields: &Fields<'a>) -> Result<&'a str, ApiError> {
+    fields
+        .text("query")?
+        .ok_or_else(|| ApiError::invalid("the field query is missing"))
+}
+
+fn header<'a>(request: &Request<'a>, name: &str) -> Result<Option<&'a str>, ApiError> {
+    let value = request.headers.get(name).map(|value| value.to_str());
+    let value = value.transpose();
+    value.map_err(|_| ApiError::invalid(format!("the header {name} is not text")))
+}
+
+/// A number outside 1 to the maximum counts as the nearest one.
+fn page_size(request: &Request<'_>) -> Result<usize, ApiError> {
+    let Some(text) = header(request, PAGE_SIZE)?.filter(|text| !text.is_empty()) else {
+        return Ok(DEFAULT_PAGE);
+    };
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ApiError::invalid(format!(
+            "the header {PAGE_SIZE} must be a whole number"
+        )));
+    }
+    if digits.len() < text.len() {
+        return Ok(1);
+    }
+    Ok(text.parse().unwrap_or(MAX_LIST_DEVICES).clamp(1, MAX_LIST_DEVICES))
+}
+
+fn refused(error: QueryError) -> ApiError {
+    ApiError::invalid(format!("the query is not valid: {error}"))
+}
+
+fn failed(failure: QueryFailure) -> ApiError {
+    match failure {
+        QueryFailure::Registry(error) => error.into(),
+        QueryFailure::NoOwner(_) => ApiError::new(ErrorCode::PartitionNotFound, failure.to_string()),
+        QueryFailure::TooSlow => ApiError::new(ErrorCode::GatewayTimeout, failure.to_string()),
+        QueryFailure::Refused { .. } => ApiError::new(ErrorCode::ServiceUnavailable, failure.to_string()),
+    }
+}
+
+impl Continuation {
+    /// The results of a page that the client wants to have at most `page` of.
+    fn limit(&self, page: usize) -> usize {
+        let left = self.left.map(|left| usize::try_from(left).unwrap_or(usize::MAX));
+        page.min(left.unwrap_or(usize::MAX))
+    }
+
+    /// Where the page after one of `count` results begins; `None` when that was the last one.
+    fn next(&self, count: usize, position: Option<QueryPosition>) -> Option<Self> {
+        let left = self.left.map(|left| left.saturating_sub(count as u64));
+        let position = position.filter(|_| left != Some(0))?;
+        Some(Self { position, left })
+    }
+}
