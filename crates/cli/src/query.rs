@@ -69,7 +69,10 @@ pub(crate) fn run(args: &Query) -> Result<(), Failure> {
     }
     let results = block_on(all(&hub, text, args.top.unwrap_or(usize::MAX)))?;
     let columns = columns(&results);
-    let columns: Vec<(&str, &str)> = columns.iter().map(|(title, at)| (title.as_str(), at.as_str())).collect();
+    let columns: Vec<(&str, &str)> = columns
+        .iter()
+        .map(|(title, at)| (title.as_str(), at.as_str()))
+        .collect();
     output::show(&Value::Array(results), args.output, &columns)
 }
 
@@ -97,7 +100,10 @@ async fn all(hub: &Hub, text: &str, top: usize) -> Result<Vec<Value>, Failure> {
         if let Ok(Value::Array(page)) = serde_json::from_slice(&body) {
             results.extend(page);
         }
-        token = headers.get(CONTINUATION).and_then(|token| token.to_str().ok()).map(str::to_owned);
+        token = headers
+            .get(CONTINUATION)
+            .and_then(|token| token.to_str().ok())
+            .map(str::to_owned);
         if token.is_none() {
             break;
         }
@@ -114,7 +120,11 @@ fn columns(results: &[Value]) -> Vec<(String, String)> {
         return TWIN_COLUMNS.iter().map(owned).collect();
     }
     let mut columns: Vec<(String, String)> = Vec::new();
-    for name in results.iter().filter_map(Value::as_object).flat_map(serde_json::Map::keys) {
+    for name in results
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(serde_json::Map::keys)
+    {
         let title = output::escape(name).into_owned();
         if !columns.iter().any(|(other, _)| *other == title) {
             columns.push((title, format!("/{}", name.replace('~', "~0").replace('/', "~1"))));
