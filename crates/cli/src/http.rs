@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_client::http::{Answer, Connection};
-use http::{Method, header};
+use http::{HeaderName, Method, header};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -38,6 +38,8 @@ pub(crate) struct Call<'a> {
     /// For `If-Match`, without quotes; `*` means any.
     pub(crate) if_match: Option<&'a str>,
     pub(crate) body: Option<Value>,
+    /// Further headers.
+    pub(crate) headers: Vec<(HeaderName, String)>,
     /// How long the hub may wait for a device before it answers.
     pub(crate) device_wait: Duration,
 }
@@ -50,6 +52,7 @@ impl<'a> Call<'a> {
             query: "",
             if_match: None,
             body: None,
+            headers: Vec::new(),
             device_wait: Duration::ZERO,
         }
     }
@@ -60,6 +63,15 @@ impl<'a> Call<'a> {
 /// # Errors
 /// The hub's own message, or why it could not be reached.
 pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
+    let answer = exchange(hub, call).await?;
+    Ok(serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+}
+
+/// Sends `call` and returns the whole answer.
+///
+/// # Errors
+/// As [`call`].
+pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failure> {
     let port = hub
         .ports
         .https
@@ -78,6 +90,7 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
         (header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION"))),
     ];
     headers.extend(etag.as_deref().map(|etag| (header::IF_MATCH, etag)));
+    headers.extend(call.headers.iter().map(|(name, value)| (name.clone(), value.as_str())));
     let body = match &call.body {
         Some(body) => serde_json::to_vec(body).map_err(anyhow::Error::from)?,
         None => Vec::new(),
@@ -88,16 +101,15 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
     };
     let answer = tokio::time::timeout(TIMEOUT + call.device_wait, exchange).await;
     let answer = answer.map_err(|_| unreachable(hub, port, "it does not answer"))?;
-    let Answer { status, body, .. } = answer.map_err(|error| {
+    let answer = answer.map_err(|error| {
         let text = format!("the connection to the hub broke: {error:#}");
         Failure::new(Outcome::Unreachable, text)
     })?;
-    let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    if status.is_success() {
-        Ok(json)
-    } else {
-        Err(refusal(status, &json, &body))
+    if answer.status.is_success() {
+        return Ok(answer);
     }
+    let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    Err(refusal(answer.status, &json, &answer.body))
 }
 
 fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {

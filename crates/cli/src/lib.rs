@@ -16,6 +16,7 @@ mod hub;
 mod monitor;
 pub mod node;
 mod output;
+mod query;
 mod sas;
 mod simulate;
 
@@ -52,6 +53,7 @@ pub enum Command {
         #[command(subcommand)]
         command: node::Command,
     },
+    Query(query::Query),
     SasToken(sas::SasToken),
     MonitorEvents(monitor::Monitor),
     Simulate(simulate::Simulate),
@@ -68,6 +70,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
+        Command::Query(args) => query::run(&args),
         Command::SasToken(args) => sas::run(&args),
         Command::MonitorEvents(args) => monitor::run(&args),
         Command::Simulate(args) => simulate::run(&args),
