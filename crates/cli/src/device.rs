@@ -419,15 +419,26 @@ impl Target {
         Ok(device)
     }
 
-    fn hub(&self) -> Result<Hub, Failure> {
+    pub(crate) fn hub(&self) -> Result<Hub, Failure> {
         self.common.login.hub()
     }
 
+    /// The identity, as the REST API has it in a path.
+    pub(crate) fn segments(&self) -> Result<String, Failure> {
+        Ok(segments(self.device()?, self.module_id.as_deref()))
+    }
+
     fn path(&self) -> Result<String, Failure> {
-        Ok(format!(
-            "/devices/{}",
-            segments(self.device()?, self.module_id.as_deref())
-        ))
+        Ok(format!("/devices/{}", self.segments()?))
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.common.output.unwrap_or(Format::Json)
+    }
+
+    /// Shows a document about the identity.
+    pub(crate) fn show_as(&self, document: &Value, columns: &[(&str, &str)]) -> Result<(), Failure> {
+        output::show(document, self.format(), columns)
     }
 
     fn get(&self) -> Result<Value, Failure> {
@@ -449,7 +460,7 @@ impl Target {
     }
 
     fn show(&self, document: &Value) -> Result<(), Failure> {
-        output::show(document, self.common.output.unwrap_or(Format::Json), &IDENTITY_COLUMNS)
+        self.show_as(document, &IDENTITY_COLUMNS)
     }
 }
 

@@ -19,6 +19,7 @@ mod output;
 mod query;
 mod sas;
 mod simulate;
+mod twin;
 
 use clap::Subcommand;
 
@@ -37,6 +38,11 @@ pub enum Command {
     C2d {
         #[command(subcommand)]
         command: c2d::Command,
+    },
+    /// Read and change the twins of devices and modules
+    Twin {
+        #[command(subcommand)]
+        command: twin::Command,
     },
     /// Manage the consumer groups of the events endpoint
     ConsumerGroup {
@@ -67,6 +73,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Device { command } => device::run(command),
         Command::C2d { command } => c2d::run(command),
+        Command::Twin { command } => twin::run(command),
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),

@@ -55,6 +55,16 @@ holdfast_model::metrics! {
     gauge c2d_queued() = "holdfast_c2d_queued_messages";
     /// Age of the oldest of them in seconds.
     gauge c2d_oldest() = "holdfast_c2d_oldest_message_seconds";
+    /// Twins that this node has read as the owner of their partition.
+    counter twins_read() = "holdfast_twin_reads_total";
+    /// Writes to tags and desired properties that this node has committed as the owner of their partition.
+    counter twins_written() = "holdfast_twin_writes_total";
+    /// Patches of reported properties that this node has committed as the owner of their partition.
+    counter twins_reported() = "holdfast_twin_reports_total";
+    /// Writes to twins that were refused: invalid, too large, or their condition did not hold.
+    counter twins_refused() = "holdfast_twin_refusals_total";
+    /// Changes of desired properties that were queued for connected devices.
+    counter twins_notified() = "holdfast_twin_notifications_total";
     /// Sessions that this node has as a gateway.
     gauge sessions() = "holdfast_device_hub_sessions";
     /// Sessions, on all gateways, of the partitions that this node owns.
@@ -92,6 +102,11 @@ pub(crate) struct Metrics {
     pub(crate) c2d_feedback_dropped: Counter,
     c2d_queued: Gauge,
     c2d_oldest: Gauge,
+    pub(crate) twins_read: Counter,
+    pub(crate) twins_written: Counter,
+    pub(crate) twins_reported: Counter,
+    pub(crate) twins_refused: Counter,
+    pub(crate) twins_notified: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
@@ -132,6 +147,11 @@ impl Metrics {
             c2d_feedback_dropped: c2d_feedback_dropped(),
             c2d_queued: c2d_queued(),
             c2d_oldest: c2d_oldest(),
+            twins_read: twins_read(),
+            twins_written: twins_written(),
+            twins_reported: twins_reported(),
+            twins_refused: twins_refused(),
+            twins_notified: twins_notified(),
             sessions: sessions(),
             owned_sessions: owned_sessions(),
             closed: reasons.map(|reason| (reason, sessions_closed(reason.as_str()))),

@@ -105,6 +105,19 @@ impl SyncPhase {
     }
 }
 
+/// Whether an identity's session takes deliveries of a kind, as its owner knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It has no session, or another node owns the partition.
+    Absent,
+    /// Its gateway may not have reported it yet to a new owner.
+    Unknown,
+    /// It takes none: the device has not subscribed to them, or the report about it is on its way.
+    Closed,
+    /// It takes them.
+    Open,
+}
+
 /// Why an owner does not carry out a gateway's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum OwnerError {

@@ -11,6 +11,7 @@ mod faults;
 mod methods;
 mod packets;
 mod subscriptions;
+mod twins;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

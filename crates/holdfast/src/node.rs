@@ -200,6 +200,7 @@ fn node_config(config: &Config) -> NodeConfig {
         partition: config.partition.clone(),
         device_hub: DeviceHubConfig {
             session_grace: config.registry.session_grace.get(),
+            twins: config.twins.clone(),
             ..config.device_hub.clone()
         },
         control: config.control.clone(),

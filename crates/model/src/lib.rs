@@ -10,6 +10,7 @@ mod certificate;
 mod clock;
 mod error_code;
 mod identity;
+pub mod json;
 pub mod limits;
 mod metric;
 mod partition;
@@ -34,5 +35,5 @@ pub use reason::RefusalReason;
 pub use telemetry::{
     AuthMethod, AuthScope, AuthType, MessageSource, Property, PropertyValue, SystemProperties, TelemetryMessage,
 };
-pub use time::{UnixMillis, round_trip};
+pub use time::{UnixMillis, round_trip, us_date};
 pub use units::{ByteSize, HumanDuration, InvalidUnit};

@@ -28,3 +28,13 @@ pub fn round_trip(ms: i64) -> Option<String> {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok()?;
     (time.year() > 0).then(|| time.format(ROUND_TRIP).ok()).flatten()
 }
+
+/// `11/23/2026 10:20:30`, as .NET writes it in tracking ids.
+#[must_use]
+pub fn us_date(time: UnixMillis) -> String {
+    let format = format_description!("[month]/[day]/[year] [hour]:[minute]:[second]");
+    i64::try_from(time.seconds())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(format).ok())
+        .unwrap_or_else(|| "01/01/0001 00:00:00".to_owned())
+}

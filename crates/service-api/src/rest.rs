@@ -27,6 +27,7 @@ mod route;
 mod service;
 mod state;
 mod timestamps;
+mod twin_document;
 
 pub use config::RestConfig;
 pub use metrics::METRICS;

@@ -17,3 +17,5 @@ mod query;
 mod refusals;
 #[path = "rest/rights.rs"]
 mod rights;
+#[path = "rest/twins.rs"]
+mod twins;

@@ -13,7 +13,7 @@ use holdfast_cluster::control::{ClusterBootstrap, PeerDirectory};
 use holdfast_cluster::transport::Dispatch;
 use holdfast_consensus::GroupHost;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_device_hub::{Core, DeviceHubConfig};
+use holdfast_device_hub::{Core, DeviceHubConfig, TwinsConfig};
 use holdfast_model::Clock;
 use holdfast_model::{HumanDuration, Incarnation, NodeId};
 use holdfast_node::{Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
@@ -49,6 +49,7 @@ pub struct Setup {
     pub log_entries: u64,
     /// Whether the stream has the hub's own events.
     pub events: bool,
+    pub twins: TwinsConfig,
 }
 
 impl Default for Setup {
@@ -60,6 +61,7 @@ impl Default for Setup {
             session_grace: registry.session_grace.get(),
             log_entries: registry.log_entries,
             events: false,
+            twins: TwinsConfig::default(),
         }
     }
 }
@@ -164,6 +166,7 @@ impl Boot {
                     twin_change_events: setup.events,
                     lifecycle_events: setup.events,
                     connection_state_events: setup.events,
+                    twins: setup.twins.clone(),
                     ..DeviceHubConfig::default()
                 },
                 ..NodeConfig::default()

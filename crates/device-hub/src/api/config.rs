@@ -5,6 +5,18 @@ use std::time::Duration;
 use holdfast_model::{ByteSize, HumanDuration};
 
 holdfast_config::section! {
+    /// Twins of devices and modules.
+    pub struct TwinsConfig = "twins" {
+        /// How many earlier versions of tags and desired properties are kept of each twin, for `holdfast twin history`; 0: none.
+        /// The same on all nodes.
+        pub history_versions: u32 = 10, in 0..=1000 => "must be at most 1000";
+        /// Whether a device that subscribes to changes of its desired properties gets all of them at once, unless it has just
+        /// read them. Azure IoT Hub sends only what changes from then on.
+        pub resend_desired_on_subscribe: bool = false;
+    }
+}
+
+holdfast_config::section! {
     /// Messages and sessions between devices and the log, and the audit of refusals.
     pub struct DeviceHubConfig = "device_hub" {
         /// Bytes of messages of one core that may wait for their commit before connections stop being read; beyond it each
@@ -48,5 +60,7 @@ holdfast_config::section! {
         /// How long sessions stay without the registry's lease, and how long an owner keeps those of a gateway that is
         /// silent: `registry.session_grace`.
         pub session_grace: Duration = Duration::from_secs(30);
+        /// Section `[twins]`.
+        pub twins: TwinsConfig = TwinsConfig::default();
     }
 }

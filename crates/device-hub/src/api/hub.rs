@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
 use crate::api::injected_faults::InjectedFaults;
+use crate::api::config::TwinsConfig;
 use crate::api::session::CloseReason;
 use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
 use crate::queries::MAX_SLICES;
+use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
 
 /// The parts that a hub is built from.
@@ -83,6 +85,8 @@ pub struct DeviceHub {
     pub(crate) injected_faults: InjectedFaults,
     /// Slices of queries that may be evaluated at once.
     pub(crate) query_slices: Semaphore,
+    /// Per partition: writes to twins that are in flight here.
+    pub(crate) twin_notifications: Vec<Mutex<Notifications>>,
     /// A pass over the stored state of all partitions is due.
     pub(crate) reconcile_requested: AtomicBool,
     /// Counts the events that this node has written.
@@ -121,6 +125,7 @@ impl DeviceHub {
             state_queues: count.iter().map(|_| Mutex::default()).collect(),
             injected_faults: InjectedFaults::default(),
             query_slices: Semaphore::new(MAX_SLICES),
+            twin_notifications: count.iter().map(|_| Mutex::default()).collect(),
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
@@ -145,6 +150,12 @@ impl DeviceHub {
     #[must_use]
     pub fn hub_names(&self) -> &HubNames {
         &self.parts.hub_names
+    }
+
+    /// Section `[twins]` of the configuration.
+    #[must_use]
+    pub fn twins_config(&self) -> &TwinsConfig {
+        &self.parts.config.twins
     }
 
     /// The hub's clock.

@@ -77,7 +77,8 @@ pub struct Delivery {
     pub on_session_change: OnSessionChange,
     /// The front end's data beside the body: of a cloud-to-device message its sequence number, how many deliveries of it have
     /// ended without completion, and when it was enqueued in milliseconds since 1970, as `number/count/ms`; the name,
-    /// request id and time-out in milliseconds of a method as `name/id/ms`; the version of a twin change.
+    /// request id and time-out in milliseconds of a method as `name/id/ms`; the version of a twin change, or 0 for
+    /// changes that the queue could not take: the front end reads the twin.
     pub head: Arc<str>,
     /// The encoded message; a [`CloudMessage`](crate::CloudMessage) in its stored form.
     pub body: Bytes,

@@ -29,7 +29,7 @@ use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries};
-use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, SessionNumber, SyncPhase};
+use crate::session_types::{CallerLink, OwnerError, Reach, SessionAddress, SessionInfo, SessionNumber, SyncPhase};
 use holdfast_model::Clock;
 
 /// A new session at its owner.
@@ -445,6 +445,14 @@ impl OwnershipTable {
             .term(partition)
             .and_then(|term| self.ownership(partition, term).ok());
         term.is_some_and(|ownership| ownership.takes_deliveries(identity))
+    }
+
+    /// Whether a delivery of this kind can reach the identity's session, as far as this node owns its partition.
+    pub(crate) fn reach(&self, partition: PartitionId, identity: &IdentityId, kind: DeliveryKind) -> Reach {
+        let term = self
+            .term(partition)
+            .and_then(|term| self.ownership(partition, term).ok());
+        term.map_or(Reach::Absent, |ownership| ownership.reach(identity, kind))
     }
 
     /// The generation of the identity's session, if it takes deliveries of this kind and this node owns the partition.

@@ -22,7 +22,7 @@ use crate::device_state::StoredConnection;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
-use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
+use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, Reach, SessionAddress, SessionInfo, SessionNumber};
 use holdfast_model::Clock;
 
 /// Sessions of one identity that may wait for each other; further ones are asked to retry later.
@@ -422,6 +422,15 @@ impl OwnershipTerm {
 
     pub(super) fn takes_deliveries(&self, identity: &IdentityId) -> bool {
         self.downlink.takes_deliveries(identity)
+    }
+
+    pub(super) fn reach(&self, identity: &IdentityId, kind: DeliveryKind) -> Reach {
+        match self.rows.contains_key(identity) {
+            true if self.downlink.takes(identity, kind) => Reach::Open,
+            true => Reach::Closed,
+            false if self.is_complete => Reach::Absent,
+            false => Reach::Unknown,
+        }
     }
 
     pub(super) fn takes(&self, identity: &IdentityId, kind: DeliveryKind) -> bool {

@@ -25,9 +25,11 @@ use crate::rpc::codec;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The kinds of device state that this crate keeps.
-const KINDS: [DeviceStateKind; 5] = [
+const KINDS: [DeviceStateKind; 7] = [
     DeviceStateKind::SUBSCRIPTIONS,
     DeviceStateKind::CONNECTION,
+    DeviceStateKind::TWIN,
+    DeviceStateKind::TWIN_HISTORY,
     DeviceStateKind::CLOUD_QUEUE,
     DeviceStateKind::CLOUD_MESSAGE,
     DeviceStateKind::FEEDBACK,

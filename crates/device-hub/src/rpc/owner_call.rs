@@ -83,6 +83,7 @@ impl DeviceHub {
     ) -> Result<Answer, ChangeError> {
         Ok(match request {
             Request::CloudQueue(request) => Answer::CloudQueue(self.answer_queue(partition, request).await?),
+            Request::Twin(request) => Answer::Twin(self.serve_twin(partition, request).await?),
             _ => return Err(ChangeError::NotOwner),
         })
     }

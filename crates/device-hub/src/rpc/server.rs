@@ -82,6 +82,10 @@ impl CallServer {
                 let (devices, sessions) = self.hub.ownership.count();
                 Answer::Count(proto::SessionCountAnswer { devices, sessions })
             }
+            request @ Request::Twin(_) => {
+                let answer = self.hub.answer_as_owner(self.partition(target)?, request).await;
+                answer.unwrap_or_else(codec::encode_change_error)
+            }
             Request::MethodResult(result) => {
                 let (id, identity, outcome) = codec::decode_method_result(self.hub.parts.node, result)?;
                 self.hub.method_calls.complete(id, &identity, outcome);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use holdfast_device_hub::{
-    CloseReason, Outcome, Protocol, ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget,
+    CloseReason, DeliveryKind, Outcome, Protocol, ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget,
 };
 use holdfast_mqtt::codec;
 use holdfast_mqtt::connection::Timeout;
@@ -22,6 +22,7 @@ use super::downlink::Downlink;
 use super::explain::Offence;
 use super::faults::PlannedFault;
 use super::subscriptions::StoredChange;
+use super::twins::TwinRequests;
 
 /// Longest time for which a connection with withheld acknowledgements is not read: its PINGREQ may be behind
 /// (Spec device-mqtt §3.3).
@@ -55,6 +56,8 @@ pub(super) struct State {
     pub(super) downlink: Option<Box<Downlink>>,
     /// The fault that a message of the client requests.
     pub(super) fault: Option<Box<PlannedFault>>,
+    /// Only of a connection that has to do with its twin.
+    pub(super) twins: Option<Box<TwinRequests>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,
 }
@@ -79,6 +82,7 @@ impl Connection {
                 draining: false,
                 downlink: None,
                 fault: None,
+                twins: None,
                 offence: None,
             }),
         }
@@ -123,7 +127,13 @@ impl Connection {
     fn end_when_acknowledged(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;
-        if state.unacked.is_empty() {
+        self.end_if_drained(&state);
+    }
+}
+
+impl Connection {
+    pub(super) fn end_if_drained(&self, state: &State) {
+        if state.draining && state.unacked.is_empty() && state.twins.as_ref().is_none_or(|twins| twins.is_idle()) {
             self.transport.end(DisconnectReason::Hub(CloseReason::Stopping));
         }
     }
@@ -183,6 +193,7 @@ impl connection::Protocol for Connection {
             self.transport.resume();
         }
         self.poll_stored(state, cx);
+        self.poll_twins(state, cx);
         if self.transport.needs_flush() {
             // The driver writes first.
             return Poll::Ready(());
@@ -264,8 +275,8 @@ impl ReceiptTarget for Connection {
         state.machine.wrote(self.transport.now_ms());
         self.transport.write(&acks);
         if state.unacked.is_empty() {
-            if state.draining {
-                self.transport.end(DisconnectReason::Hub(CloseReason::Stopping));
+            self.end_if_drained(state);
+            if self.transport.has_ended() {
                 return;
             }
             self.transport.resume();
@@ -286,6 +297,14 @@ impl SessionTarget for Connection {
     }
 
     fn deliver(&self, delivery: ReceivedDelivery) {
-        self.publish_delivery(&mut self.state.borrow_mut(), &delivery);
+        let state = &mut *self.state.borrow_mut();
+        match delivery.kind {
+            DeliveryKind::TwinChange => self.desired_changed(state, delivery),
+            DeliveryKind::CloudToDevice | DeliveryKind::Method => self.publish_delivery(state, &delivery),
+        }
+        if self.transport.needs_flush() {
+            // Only the connection's task waits for the socket.
+            self.transport.wake();
+        }
     }
 }

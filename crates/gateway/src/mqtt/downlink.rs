@@ -155,6 +155,7 @@ impl Connection {
         if state.downlink.is_some() {
             self.front.core.take_delivery_kinds(session, open);
         }
+        self.desired_subscription_changed(state);
     }
 
     /// Writes a delivery to the client.
@@ -236,7 +237,7 @@ impl Connection {
     }
 
     /// Settles a delivery, and grants its part of the window again.
-    fn settle_delivery(&self, state: &State, tag: DeliveryTag, bytes: usize, settlement: Settlement) {
+    pub(super) fn settle_delivery(&self, state: &State, tag: DeliveryTag, bytes: usize, settlement: Settlement) {
         if let Some(session) = &state.session {
             let core = &self.front.core;
             core.settle_delivery(session, tag, settlement);

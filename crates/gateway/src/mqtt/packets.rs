@@ -9,9 +9,9 @@ use holdfast_device_hub::{
 use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis};
 use holdfast_mqtt::codec::{self, ConnectCode, Limits, Packet, Publish, QoS, decode};
 use holdfast_mqtt::connection::Phase;
-use holdfast_mqtt::topic::{DeviceTopic, HubTopic};
+use holdfast_mqtt::topic::DeviceTopic;
 use holdfast_mqtt::will::Will;
-use holdfast_mqtt::{Action, Channel, SubscriptionSet, Violation, bag, login};
+use holdfast_mqtt::{Action, SubscriptionSet, Violation, bag, login};
 use holdfast_net::connection::Received;
 
 use super::connection::{Connection, State};
@@ -142,46 +142,18 @@ impl Connection {
         self.plan_fault(state, message);
     }
 
-    /// Takes answers to methods. Answers requests for twins, which a later version serves: some SDKs wait for an answer
-    /// without a timeout (Spec device-mqtt §7.1).
+    /// Takes answers to methods, and requests about the twin.
     fn request(&self, state: &mut State, topic: &DeviceTopic<'_>, packet: &Publish<'_>, now_ms: u64) {
-        if let DeviceTopic::MethodResponse { status, rid } = topic {
-            self.method_answered(state, rid, *status, packet.payload);
-        }
-        let mut bytes = Vec::new();
-        let answer = match topic {
-            DeviceTopic::TwinGet { rid } => Some(*rid),
-            DeviceTopic::TwinPatch { rid, .. } => *rid,
-            _ => None,
-        };
-        if let (Some(rid), true) = (answer, state.machine.subscriptions().is_open(Channel::TwinRes)) {
-            let code = ErrorCode::FeatureNotSupported;
-            let body = format!(
-                r#"{{"errorCode":{},"trackingId":"","message":"device twins are not part of this version of the hub","timestampUtc":""}}"#,
-                code.number()
-            );
-            let mut name = String::new();
-            if let Some(session) = &state.session {
-                HubTopic::TwinResponse {
-                    status: code.http_status(),
-                    rid,
-                    version: None,
-                }
-                .write(session.identity(), &mut name);
-            }
-            let publish = Publish {
-                topic: &name,
-                payload: body.as_bytes(),
-                ..Publish::default()
-            };
-            // The topic and body are short, so that encoding them cannot fail.
-            let _ = codec::publish(&mut bytes, &publish);
+        match topic {
+            DeviceTopic::TwinGet { rid } => return self.twin_requested(state, rid, packet.packet_id),
+            DeviceTopic::TwinPatch { rid, version } => return self.twin_patched(state, *rid, *version, packet),
+            DeviceTopic::MethodResponse { status, rid } => self.method_answered(state, rid, *status, packet.payload),
+            DeviceTopic::Events { .. } => {}
         }
         if let Some(packet_id) = packet.packet_id {
-            bytes.extend_from_slice(&codec::puback(packet_id));
+            self.write(state, &codec::puback(packet_id), now_ms);
             state.machine.acked(1);
         }
-        self.write(state, &bytes, now_ms);
     }
 
     pub(super) fn write(&self, state: &mut State, bytes: &[u8], now_ms: u64) {
@@ -266,6 +238,7 @@ impl Connection {
             {
                 self.front.core.send(&session, &message, None, now);
             }
+            state.twins = None;
             if let Some(downlink) = &state.downlink {
                 self.methods_ended(&session, &downlink.methods);
             }
@@ -312,12 +285,18 @@ impl Connection {
 
 /// Packets that must not be handled now.
 ///
-/// A request that is answered at once must not overtake the acknowledgements of telemetry before it: PUBACKs leave in
-/// the order of the PUBLISHes (Spec device-mqtt §4.2 rule 16).
+/// PUBACKs leave in the order of the PUBLISHes (Spec device-mqtt §4.2 rule 16): a request must not overtake telemetry before
+/// it, nor telemetry a request about the twin.
 fn must_wait(state: &State, packet: &Packet<'_>) -> bool {
     match packet {
         Packet::Publish(publish) => {
-            publish.qos == QoS::AtLeastOnce && publish.topic.starts_with('$') && !state.unacked.is_empty()
+            let is_request = publish.topic.starts_with('$');
+            let is_of_twin = publish.topic.starts_with("$iothub/twin/");
+            let is_acked = publish.qos == QoS::AtLeastOnce;
+            let twins = state.twins.as_ref();
+            is_acked && is_request && !state.unacked.is_empty()
+                || is_acked && !is_of_twin && twins.is_some_and(|twins| twins.withholds_acks())
+                || is_of_twin && twins.is_some_and(|twins| twins.is_full())
         }
         Packet::Subscribe(_) | Packet::Unsubscribe(_) => state.storing.as_ref().is_some_and(|change| change.is_full()),
         _ => false,

@@ -13,7 +13,7 @@ use holdfast_model::NodeId;
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode, subscribe};
 use holdfast_net::{Peer, StreamHandler};
-use holdfast_simulation::{Cluster, HOST, NODES, identity, primary_key};
+use holdfast_simulation::{Cluster, HOST, NODES, Setup, identity, primary_key};
 use holdfast_tasks::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -32,7 +32,14 @@ impl Bench {
     }
 
     pub(crate) async fn start_with(config: MqttConfig) -> Self {
-        let cluster = Cluster::start(1).await;
+        Self::on(Cluster::start(1).await, config).await
+    }
+
+    pub(crate) async fn start_as(setup: Setup) -> Self {
+        Self::on(Cluster::start_as(1, setup).await, MqttConfig::default()).await
+    }
+
+    async fn on(cluster: Cluster, config: MqttConfig) -> Self {
         cluster.create(DEVICE).await;
         let mut bench = Self {
             cluster,

@@ -10,7 +10,9 @@ mod keys;
 mod lists;
 mod methods;
 mod queries;
+mod twins;
 
+use holdfast_device_hub::WriteMode;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId};
 use holdfast_registry::{IdentityWrite, IfMatch, RegistryError, UnavailableReason, Written};
 use http::{HeaderMap, Uri};
@@ -52,6 +54,9 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::InvokeMethod(path) => methods::invoke(&path.id()?, request).await,
         Call::Query => queries::run(request).await,
         Call::PurgeMessages(path) => c2d::purge(&path.id()?, &request).await,
+        Call::GetTwin(path) => twins::get(&path.id()?, &request).await,
+        Call::PatchTwin(path) => twins::write(&path.id()?, WriteMode::Merge, request).await,
+        Call::ReplaceTwin(path) => twins::write(&path.id()?, WriteMode::Replace, request).await,
         Call::Unimplemented(missing) => {
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
@@ -59,6 +64,7 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
         Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
         Call::Holdfast(HoldfastCall::ExplainQuery) => queries::explain(request).await,
+        Call::Holdfast(HoldfastCall::TwinHistory(path)) => twins::history(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::ListMessages(path)) => c2d::list(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::SendMessage(path)) => c2d::send(&path.id()?, request).await,

@@ -1,16 +1,14 @@
 //! Parses JSON bodies, and reads documents field by field (Spec rest §1.5).
 //!
-//! Why: `serde_json` keeps the last of two equal keys, and a document that two readers interpret differently can bypass
-//! a check. Field names are matched in any case, since old clients send `Enabled`.
-//! Invariants: at most 32 levels; no duplicate key at any level; nothing here panics.
+//! Field names are matched in any case, since old clients send `Enabled`.
+//! Invariants: those of [`holdfast_model::json`]; nothing here panics.
 
 use std::collections::HashSet;
-use std::fmt;
 
 use holdfast_model::ErrorCode;
-use holdfast_model::limits::MAX_JSON_DEPTH;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use holdfast_model::json::parse as parse_strict;
+pub(super) use holdfast_model::json::quoted;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::lenient_json;
@@ -28,13 +26,6 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, ApiError> {
     // The strict parser's error names a position in the text that the client has sent.
     let relaxed = lenient_json::to_strict(text).and_then(|strict| parse_strict(&strict).ok());
     relaxed.ok_or_else(|| format_error(format!("the body is not valid JSON: {error}")))
-}
-
-fn parse_strict(text: &str) -> serde_json::Result<Value> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict { depth: 0 }.deserialize(&mut reader)?;
-    reader.end()?;
-    Ok(value)
 }
 
 /// The document's root as an object.
@@ -140,95 +131,6 @@ impl<'a> Fields<'a> {
 
 fn wrong_type(name: &str, expected: &str) -> ApiError {
     format_error(format!("field {name} must be {expected}"))
-}
-
-/// A name from a request, truncated and escaped for an error text.
-pub(super) fn quoted(name: &str) -> String {
-    let short: String = name.chars().take(64).collect();
-    format!("'{}'", short.escape_debug())
-}
-
-/// Builds a [`Value`], refusing depth and duplicates.
-#[derive(Clone, Copy)]
-struct Strict {
-    depth: usize,
-}
-
-impl Strict {
-    fn deeper<E: de::Error>(self) -> Result<Self, E> {
-        if self.depth >= MAX_JSON_DEPTH {
-            return Err(E::custom(format_args!("more than {MAX_JSON_DEPTH} levels")));
-        }
-        Ok(Self { depth: self.depth + 1 })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("a number out of range"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
-        let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(inner)? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let inner = self.deeper()?;
-        let mut map = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let value = fields.next_value_seed(inner)?;
-            if map.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("duplicate key {}", quoted(&name))));
-            }
-            map.insert(name, value);
-        }
-        Ok(Value::Object(map))
-    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub(super) enum Call {
     InvokeMethod(IdentityPath),
     Query,
     PurgeMessages(IdentityPath),
+    GetTwin(IdentityPath),
+    PatchTwin(IdentityPath),
+    ReplaceTwin(IdentityPath),
     /// A call of Azure IoT Hub that this version does not implement.
     Unimplemented(Unimplemented),
     Holdfast(HoldfastCall),
@@ -56,6 +59,7 @@ pub(super) enum HoldfastCall {
     ListMessages(IdentityPath),
     SendMessage(IdentityPath),
     RequeueMessages(IdentityPath),
+    TwinHistory(IdentityPath),
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
@@ -97,7 +101,11 @@ impl Call {
             | Self::PurgeMessages(_)
             | Self::Holdfast(
                 HoldfastCall::ListMessages(_) | HoldfastCall::SendMessage(_) | HoldfastCall::RequeueMessages(_),
-            ) => Rights::SERVICE_CONNECT,
+            )
+            | Self::GetTwin(_)
+            | Self::PatchTwin(_)
+            | Self::ReplaceTwin(_)
+            | Self::Holdfast(HoldfastCall::TwinHistory(_)) => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
             Self::Holdfast(_) => Rights::ALL,
         }
@@ -159,7 +167,8 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
         ["statistics", "service"] => only(method, "GET", Call::ServiceStatistics),
         ["twins", _, "methods"] => only(method, "POST", Call::InvokeMethod(device(1))),
         ["twins", _, "modules", _, "methods"] => only(method, "POST", Call::InvokeMethod(module(1, 3))),
-        ["twins", _] | ["twins", _, "modules", _] => unimplemented("device twins", Rights::SERVICE_CONNECT),
+        ["twins", _] => twin(method, device(1)),
+        ["twins", _, "modules", _] => twin(method, module(1, 3)),
         ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
         ["messages", "servicebound", ..] => unimplemented("feedback over HTTPS", Rights::SERVICE_CONNECT),
         ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT),
@@ -205,6 +214,13 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 module: segments.get(5).cloned(),
             };
             only(method, "GET", Call::Holdfast(HoldfastCall::Diagnose(path)))
+        }
+        ["twins", _, "history"] | ["twins", _, "modules", _, "history"] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: (rest.len() > 3).then(|| id(5)),
+            };
+            only(method, "GET", Call::Holdfast(HoldfastCall::TwinHistory(path)))
         }
         ["consumergroups"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListConsumerGroups)),
         ["consumergroups", _] => by_method(
@@ -257,6 +273,18 @@ fn identity(method: &Method, path: IdentityPath) -> Resolved {
             ("GET", Call::GetIdentity(path.clone())),
             ("PUT", Call::PutIdentity(path.clone())),
             ("DELETE", Call::DeleteIdentity(path)),
+        ],
+    )
+}
+
+fn twin(method: &Method, path: IdentityPath) -> Resolved {
+    by_method(
+        method,
+        "GET, PATCH, PUT",
+        &[
+            ("GET", Call::GetTwin(path.clone())),
+            ("PATCH", Call::PatchTwin(path.clone())),
+            ("PUT", Call::ReplaceTwin(path)),
         ],
     )
 }

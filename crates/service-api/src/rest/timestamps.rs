@@ -1,8 +1,7 @@
 //! Points in time as JSON and headers carry them (Spec rest §1.5).
 
+pub(super) use holdfast_model::us_date;
 use holdfast_model::{UnixMillis, round_trip};
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// The time of an event that has never happened.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -11,15 +10,6 @@ pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 pub(super) fn iso(time: Option<UnixMillis>) -> String {
     time.and_then(|time| round_trip(i64::try_from(time.0).ok()?))
         .unwrap_or_else(|| NEVER.to_owned())
-}
-
-/// `11/23/2026 10:20:30`.
-pub(super) fn us_date(time: UnixMillis) -> String {
-    let format = format_description!("[month]/[day]/[year] [hour]:[minute]:[second]");
-    i64::try_from(time.seconds())
-        .ok()
-        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(format).ok())
-        .unwrap_or_else(|| "01/01/0001 00:00:00".to_owned())
 }
 
 #[cfg(test)]

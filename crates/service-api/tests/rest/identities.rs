@@ -311,7 +311,7 @@ async fn a_bulk_answers_200_or_400_with_errors_in_order_and_does_the_rest() {
             ("bad id", "ArgumentInvalid"),
             ("b", "PreconditionFailed"),
             ("d", "DeviceNotFound"),
-            ("e", "FeatureNotSupported"),
+            ("e", "DeviceNotFound"),
             ("f", "ArgumentInvalid"),
             ("g", "ArgumentInvalid"),
         ]

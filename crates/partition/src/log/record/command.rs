@@ -70,6 +70,10 @@ impl DeviceStateKind {
     pub const CLOUD_MESSAGE: Self = Self(7);
     /// Feedback about a device's messages that no back end has accepted yet.
     pub const FEEDBACK: Self = Self(8);
+    /// The twin.
+    pub const TWIN: Self = Self(4);
+    /// Earlier versions of the twin, by their number.
+    pub const TWIN_HISTORY: Self = Self(5);
     /// The creation of the identity is in the stream of events.
     pub const LIFECYCLE: Self = Self(9);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use futures_util::future::join_all;
+use holdfast_device_hub::{SectionName, TwinWrite, WriteMode, check_section};
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
 use holdfast_registry::{IdentityWrite, IfMatch, TwinSeed, WriteOperation};
@@ -11,14 +13,21 @@ use super::super::error::ApiError;
 use super::super::json::{Fields, array, format_error, quoted};
 use super::super::reply::Reply;
 use super::super::{document, etag};
-use super::Request;
+use super::{Request, identities, twins};
 
 /// One entry: its name in the answer, and its write or error.
 struct Entry {
     device: String,
     module: Option<String>,
     mode: String,
-    write: Result<IdentityWrite, ApiError>,
+    write: Result<EntryWrite, ApiError>,
+}
+
+/// The write of an entry.
+enum EntryWrite {
+    Identity(Box<IdentityWrite>),
+    /// The identity stays as it is.
+    Twin(IdentityId, TwinWrite),
 }
 
 /// A call that is refused as a whole has the shape of a result too: Python's SDK shows nothing else of a 400.
@@ -46,17 +55,27 @@ async fn write_all(mut request: Request<'_>) -> Result<Reply, ApiError> {
     check_unique(&entries)?;
     let writes: Vec<_> = entries
         .iter()
-        .filter_map(|entry| entry.write.as_ref().ok().cloned())
+        .filter_map(|entry| match &entry.write {
+            Ok(EntryWrite::Identity(write)) => Some(IdentityWrite::clone(write)),
+            Ok(EntryWrite::Twin(..)) | Err(_) => None,
+        })
         .collect();
-    let mut outcomes = request
-        .within(request.shared.registry().write_bulk(writes))
-        .await?
-        .into_iter();
+    let mut outcomes = match writes.is_empty() {
+        true => Vec::new(),
+        false => request.within(request.shared.registry().write_bulk(writes)).await?,
+    }
+    .into_iter();
+    let twins = entries.iter().filter_map(|entry| match &entry.write {
+        Ok(EntryWrite::Twin(id, write)) => Some(write_twin(id, write, &request)),
+        Ok(EntryWrite::Identity(_)) | Err(_) => None,
+    });
+    let mut twins = join_all(twins).await.into_iter();
     let mut errors = Vec::new();
     for entry in &entries {
         let error = match &entry.write {
             Err(error) => Some(error.clone()),
-            Ok(_) => outcomes.next().and_then(Result::err).map(ApiError::from),
+            Ok(EntryWrite::Identity(_)) => outcomes.next().and_then(Result::err).map(ApiError::from),
+            Ok(EntryWrite::Twin(..)) => twins.next().and_then(Result::err),
         };
         let subject = match &entry.module {
             Some(module) => format!("{}/{module}", entry.device),
@@ -72,6 +91,15 @@ async fn write_all(mut request: Request<'_>) -> Result<Reply, ApiError> {
         status,
         json!({"isSuccessful": errors.is_empty(), "errors": errors, "warnings": []}),
     ))
+}
+
+async fn write_twin(id: &IdentityId, write: &TwinWrite, request: &Request<'_>) -> Result<(), ApiError> {
+    let identity = request.within(request.shared.registry().get(id)).await?;
+    let identity = identity.ok_or_else(|| identities::not_found(id))?;
+    let timeout = request.shared.config.request_timeout.get();
+    let hub = &request.shared.hub;
+    hub.write_twin(id, &identity.generation, write.clone(), timeout).await?;
+    Ok(())
 }
 
 fn show_error(entry: &Entry, error: &ApiError) -> Value {
@@ -140,7 +168,7 @@ fn write(
     module: Option<&str>,
     mode: &str,
     etag: Option<&str>,
-) -> Result<IdentityWrite, ApiError> {
+) -> Result<EntryWrite, ApiError> {
     let mut content = document::read(fields)?;
     let properties = fields.object("properties")?;
     content.twin = TwinSeed {
@@ -150,6 +178,12 @@ fn write(
             .transpose()?
             .flatten(),
     };
+    for (section, text) in [
+        (SectionName::Tags, &content.twin.tags),
+        (SectionName::Desired, &content.twin.desired),
+    ] {
+        text.as_deref().map_or(Ok(()), |text| check_section(section, text))?;
+    }
     let device = DeviceId::parse(device).map_err(|error| ApiError::invalid(format!("id: {error}")))?;
     let id = match module {
         None => IdentityId::device(device),
@@ -181,10 +215,14 @@ fn write(
     } else if is("deleteIfMatchETag") {
         WriteOperation::Delete(condition()?)
     } else if is("updateTwin") || is("updateTwinIfMatchETag") {
-        let text = "this version of the hub does not have the feature: device twins";
-        return Err(ApiError::new(ErrorCode::FeatureNotSupported, text));
+        let tag = fields.text("twinETag")?.map(etag::parse);
+        if is("updateTwinIfMatchETag") && tag.is_none() {
+            return Err(ApiError::invalid("this importMode needs twinETag"));
+        }
+        let tag = tag.filter(|_| is("updateTwinIfMatchETag"));
+        return Ok(EntryWrite::Twin(id, twins::read(fields, WriteMode::Replace, tag)?));
     } else {
         return Err(ApiError::invalid(format!("importMode {} is unknown", quoted(mode))));
     };
-    Ok(IdentityWrite { id, operation })
+    Ok(EntryWrite::Identity(Box::new(IdentityWrite { id, operation })))
 }

@@ -1,0 +1,130 @@
+//! The stored form of a twin (docs/storage.md, "Device state").
+//!
+//! Why a table of stamps: most properties were written by few writes, so that the metadata of a property costs one byte.
+//! Invariants: a twin reads back as it was written; a value that cannot be read is an error, never an empty twin.
+
+use std::collections::HashMap;
+
+use holdfast_model::{UnixMillis, json};
+use holdfast_proto::device::v1 as proto;
+use prost::Message as _;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::document::{Section, Twin};
+use super::property::{Property, Stamp};
+
+/// The version of the value.
+const VERSION: u32 = 1;
+
+/// A stored twin that this version cannot read.
+#[derive(Debug, Error)]
+pub enum UnreadableTwin {
+    /// Not a message of its kind.
+    #[error("a stored twin is damaged")]
+    Message(#[from] prost::DecodeError),
+    /// Written by a later version.
+    #[error("a stored twin has version {0}, this node reads {VERSION}")]
+    Version(u32),
+    /// The texts in it are no JSON.
+    #[error("a stored twin contains no JSON")]
+    Json(#[from] serde_json::Error),
+    /// Its parts do not fit together.
+    #[error("a stored twin contradicts itself")]
+    Inconsistent,
+}
+
+impl Twin {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let stored = proto::StoredTwin {
+            version: VERSION,
+            twin_version: self.version,
+            updated_ms: self.updated.0,
+            oldest_kept: self.oldest_kept,
+            tags: text(&self.tags),
+            desired: Some(encode_section(&self.desired)),
+            reported: Some(encode_section(&self.reported)),
+        };
+        stored.encode_to_vec()
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Result<Self, UnreadableTwin> {
+        let stored = proto::StoredTwin::decode(value)?;
+        if stored.version != VERSION {
+            return Err(UnreadableTwin::Version(stored.version));
+        }
+        Ok(Self {
+            version: stored.twin_version,
+            updated: UnixMillis(stored.updated_ms),
+            oldest_kept: stored.oldest_kept,
+            tags: parse(&stored.tags)?,
+            desired: decode_section(stored.desired)?,
+            reported: decode_section(stored.reported)?,
+        })
+    }
+}
+
+/// Empty for an empty object.
+pub(super) fn text(map: &Map<String, Value>) -> String {
+    if map.is_empty() {
+        return String::new();
+    }
+    Value::Object(map.clone()).to_string()
+}
+
+pub(super) fn parse(text: &str) -> Result<Map<String, Value>, UnreadableTwin> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    match json::parse(text)? {
+        Value::Object(map) => Ok(map),
+        _ => Err(UnreadableTwin::Inconsistent),
+    }
+}
+
+fn encode_section(section: &Section) -> proto::StoredTwinSection {
+    let mut numbers = HashMap::new();
+    let mut stored = proto::StoredTwinSection {
+        version: section.version,
+        properties: text(&section.root.to_map()),
+        ..proto::StoredTwinSection::default()
+    };
+    section.root.walk(&mut |stamp| {
+        let number = *numbers.entry(*stamp).or_insert_with(|| {
+            stored.stamps.push(proto::StoredTwinStamp {
+                time_ms: stamp.time.0,
+                section_version: stamp.version,
+            });
+            stored.stamps.len() - 1
+        });
+        // As many as properties of 32 KiB.
+        stored.stamp_of_node.push(u32::try_from(number).unwrap_or(u32::MAX));
+    });
+    stored
+}
+
+fn decode_section(stored: Option<proto::StoredTwinSection>) -> Result<Section, UnreadableTwin> {
+    let stored = stored.ok_or(UnreadableTwin::Inconsistent)?;
+    let mut root = Property::new(Value::Object(parse(&stored.properties)?), Stamp::default());
+    let mut nodes = stored.stamp_of_node.iter();
+    let mut is_consistent = true;
+    root.walk_mut(&mut |stamp| {
+        let number = nodes.next().and_then(|number| usize::try_from(*number).ok());
+        match number.and_then(|number| stored.stamps.get(number)) {
+            Some(stored) => {
+                *stamp = Stamp {
+                    time: UnixMillis(stored.time_ms),
+                    version: stored.section_version,
+                };
+            }
+            None => is_consistent = false,
+        }
+    });
+    if !is_consistent || nodes.next().is_some() {
+        return Err(UnreadableTwin::Inconsistent);
+    }
+    Ok(Section {
+        version: stored.version,
+        root,
+    })
+}
