@@ -15,8 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
-use crate::api::injected_faults::InjectedFaults;
 use crate::api::config::TwinsConfig;
+use crate::api::injected_faults::InjectedFaults;
 use crate::api::session::CloseReason;
 use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;

@@ -143,7 +143,7 @@ fn a_refused_connack_never_announces_a_session() {
 fn the_answers_to_unsupported_versions_are_spoken_in_the_clients_own_version() {
     assert_eq!(refusal(Violation::ProtocolLevel(3)), [0x20, 2, 0, 1]);
     assert_eq!(refusal(Violation::Mqtt5Disabled), [0x20, 3, 0, 0x84, 0]);
-    assert_eq!(refusal(Violation::Truncated), []);
+    assert_eq!(refusal(Violation::Truncated), [0_u8; 0]);
 }
 
 #[test]
