@@ -334,12 +334,18 @@ fn feedback_comes_again_until_a_back_end_has_accepted_it() {
         let bench = Bench::start().await;
         bench.cluster.owned_by(DEVICE, NodeId(3)).await;
         bench.send(&message("1")).await.unwrap();
+        // A back end that has ended while it was waiting keeps none.
+        let mut ended = FeedbackSource::new(Arc::clone(bench.cluster.hub(NodeId(1))));
+        let waits = std::future::poll_fn(|cx| ended.poll_next(cx));
+        assert!(tokio::time::timeout(Duration::from_millis(1), waits).await.is_err());
+        drop(ended);
         bench
             .sender()
             .purge_cloud_messages(&identity(DEVICE), &bench.generation())
             .await
             .unwrap();
-        let first = bench.lease_feedback(1).await;
+        let soon = tokio::time::timeout(Duration::from_secs(2), bench.lease_feedback(1)).await;
+        let first = soon.expect("feedback at once");
         // Given back, it comes at once.
         bench.sender().settle_feedback(first, FeedbackVerdict::Released).await;
         bench.lease_feedback(1).await;

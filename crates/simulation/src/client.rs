@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use holdfast_auth::{Key, sign_identity};
 use holdfast_device_hub::{
-    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryTag, Outcome, Protocol, Receipt,
-    ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget, Settlement, StoredSession,
+    CloseReason, CloudMessage, ConnectAttempt, ConnectRequest, Core, Credential, DeliveryKind, DeliveryKinds,
+    DeliveryTag, Outcome, Protocol, Receipt, ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget,
+    Settlement, StoredSession,
 };
 use holdfast_model::TelemetryMessage;
 use tokio::time::Instant;
@@ -41,6 +42,9 @@ pub async fn connect(core: Rc<Core>, device: &str, key: Key) -> Result<Client, R
         up: Instant::now(),
     })
 }
+
+/// Numbers from here on are of messages from queues.
+pub const QUEUED: u64 = 1_000_000_000;
 
 /// A connected device.
 pub struct Client {
@@ -91,6 +95,26 @@ impl Client {
     /// Why it was closed, and when.
     pub fn closing(&self) -> Option<(CloseReason, Instant)> {
         *self.peer.closed.borrow()
+    }
+
+    /// The device takes cloud-to-device messages from its queue.
+    pub fn take_messages(&self) {
+        let session = self.session.as_ref().unwrap();
+        let kinds = DeliveryKinds::default().with(DeliveryKind::CloudToDevice);
+        self.core.take_delivery_kinds(session, kinds);
+    }
+
+    /// The messages of the queue that were delivered, as number and sequence number, in order.
+    pub fn received_messages(&self) -> Vec<(u64, u64)> {
+        let delivered = self.peer.delivered.borrow();
+        let messages = delivered.iter().filter_map(|one| Some((one.number, one.sequence?)));
+        messages.collect()
+    }
+
+    /// The bytes of the first `count` deliveries.
+    pub fn received_bytes(&self, count: usize) -> u64 {
+        let delivered = self.peer.delivered.borrow();
+        delivered.iter().take(count).map(|one| one.bytes).sum()
     }
 
     /// The device takes so many more deliveries and bytes.
@@ -167,6 +191,9 @@ pub struct Peer {
 struct Delivered {
     /// The number in its body.
     number: u64,
+    /// Of a message: its number in the queue.
+    sequence: Option<u64>,
+    bytes: u64,
     tag: DeliveryTag,
     at: Instant,
     /// The hub had closed the connection before.
@@ -189,10 +216,21 @@ impl SessionTarget for Peer {
     }
 
     fn deliver(&self, delivery: ReceivedDelivery) {
-        let number = std::str::from_utf8(&delivery.body).unwrap().parse().unwrap();
+        let sequence = delivery.head.split('/').next().and_then(|text| text.parse().ok());
+        let number = match sequence {
+            None => std::str::from_utf8(&delivery.body).unwrap().parse(),
+            Some(_) => CloudMessage::decode(&delivery.body)
+                .unwrap()
+                .message_id
+                .unwrap()
+                .parse(),
+        };
+        let number = number.unwrap();
         let is_late = self.closed.borrow().is_some();
         self.delivered.borrow_mut().push(Delivered {
             number,
+            sequence,
+            bytes: delivery.bytes() as u64,
             tag: delivery.tag,
             at: Instant::now(),
             is_late,

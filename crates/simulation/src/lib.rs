@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use client::{Client, connect};
+pub use client::{Client, QUEUED, connect};
 use holdfast_auth::Key;
 use holdfast_cluster::control::Control;
 use holdfast_cluster::placement;

@@ -10,6 +10,7 @@
 //! - a revoked identity is cut off within a second on every node inside its lease (`simulation/lease.rs`), and no identity
 //!   with rights is refused for lack of them;
 //! - deliveries reach their sessions in order, within the credit, and never a superseded session (`simulation/downlink.rs`);
+//! - an accepted cloud-to-device message reaches its device in order, or is a dead letter (`simulation/queues.rs`);
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
 //! - once all faults have ended, the cluster recovers within a bounded time, every group has the members that the registry
 //!   wants, and all replicas of a group have the same log (`simulation/scenario.rs`);
@@ -33,6 +34,8 @@ mod lease;
 mod logs;
 #[path = "simulation/operator.rs"]
 mod operator;
+#[path = "simulation/queues.rs"]
+mod queues;
 #[path = "simulation/readers.rs"]
 mod readers;
 #[path = "simulation/scenario.rs"]
@@ -164,7 +167,8 @@ fn promises_hold_under_every_fault() {
     }
     println!(
         "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
-         {} calls about identities, {} connections, {} deliveries sent and {} received, {} changes of \
+         {} calls about identities, {} connections, {} deliveries sent and {} received, {} messages queued, {} \
+         received and {} dead letters, {} changes of \
          subscriptions acknowledged, {} checks of revocations, {} calls between nodes; changes of members: {changes:?}",
         runs.len(),
         began.elapsed(),
@@ -175,6 +179,9 @@ fn promises_hold_under_every_fault() {
         sum(|run| run.connections),
         sum(|run| run.sent as u64),
         sum(|run| run.delivered as u64),
+        sum(|run| run.queued as u64),
+        sum(|run| run.messages as u64),
+        sum(|run| run.dead_letters as u64),
         sum(|run| run.subscribed),
         sum(|run| run.revocations),
         sum(|run| run.calls),

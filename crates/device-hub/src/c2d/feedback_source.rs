@@ -1,25 +1,23 @@
 //! Feedback for a back end: taken from all owners, each record by one back end at a time.
 //!
 //! A back end asks every owner with a call that waits until there is some. What an owner has given is leased for
-//! [`FEEDBACK_LOCK`](holdfast_model::limits::FEEDBACK_LOCK): a back end that ends, or a call whose answer is lost, delays a record
-//! and loses none.
+//! [`FEEDBACK_LOCK`](holdfast_model::limits::FEEDBACK_LOCK): a call whose answer is lost, or a node that is killed, delays a record and
+//! loses none. A back end that ends delays none.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use holdfast_model::limits::MAX_FEEDBACK_BATCH;
 use holdfast_model::{NodeId, PartitionId};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::api::Feedback;
+use super::api::{Feedback, FeedbackVerdict};
 use super::change::QueueKeys;
 use super::codec;
 use super::feedback::DeviceFeedback;
@@ -34,58 +32,93 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 /// Delay before a node is asked again that did not answer.
 const RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
-type Asked = Pin<Box<dyn Future<Output = (NodeId, Vec<Feedback>)> + Send>>;
+/// A call to an owner, which runs on a task of its own.
+#[derive(Debug)]
+struct Asked {
+    node: NodeId,
+    answer: oneshot::Receiver<Vec<Feedback>>,
+}
 
 /// The feedback for one back end. It asks only while it is polled.
 pub struct FeedbackSource {
     hub: Arc<DeviceHub>,
-    calls: FuturesUnordered<Asked>,
-    /// The nodes that have not answered yet.
-    asked: BTreeSet<NodeId>,
+    /// At most one to each node.
+    calls: Vec<Asked>,
 }
 
 impl FeedbackSource {
     /// Calls no owner yet.
     #[must_use]
     pub fn new(hub: Arc<DeviceHub>) -> Self {
-        Self {
-            hub,
-            calls: FuturesUnordered::new(),
-            asked: BTreeSet::new(),
-        }
+        Self { hub, calls: Vec::new() }
     }
 
     /// The next records, at most [`MAX_FEEDBACK_BATCH`], from whatever owner has some. The caller settles them.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Feedback>> {
         loop {
-            let mut nodes = self.hub.other_owners();
-            nodes.insert(self.hub.parts.node);
-            for node in nodes {
-                if self.asked.insert(node) {
-                    self.calls.push(ask(Arc::clone(&self.hub), node));
-                }
-            }
-            match self.calls.poll_next_unpin(cx) {
-                Poll::Ready(Some((node, records))) => {
-                    self.asked.remove(&node);
-                    if !records.is_empty() {
-                        return Poll::Ready(records);
+            self.ask_owners();
+            let mut has_ended = false;
+            for at in (0..self.calls.len()).rev() {
+                if let Poll::Ready(answer) = Pin::new(&mut self.calls[at].answer).poll(cx) {
+                    self.calls.swap_remove(at);
+                    has_ended = true;
+                    match answer {
+                        Ok(records) if !records.is_empty() => return Poll::Ready(records),
+                        Ok(_) | Err(_) => {}
                     }
                 }
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+            if !has_ended {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn ask_owners(&mut self) {
+        let mut nodes = self.hub.other_owners();
+        nodes.insert(self.hub.parts.node);
+        for node in nodes {
+            if !self.calls.iter().any(|call| call.node == node) {
+                let answer = ask(&self.hub, node);
+                self.calls.push(Asked { node, answer });
             }
         }
     }
 }
 
-fn ask(hub: Arc<DeviceHub>, node: NodeId) -> Asked {
-    Box::pin(async move {
+impl Drop for FeedbackSource {
+    /// Answers that were not taken go back. Those that are still to come go back by themselves.
+    fn drop(&mut self) {
+        let mut left = Vec::new();
+        for call in &mut self.calls {
+            call.answer.close();
+            left.extend(call.answer.try_recv().unwrap_or_default());
+        }
+        if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+            let hub = Arc::clone(&self.hub);
+            holdfast_tasks::spawn("feedback-return", async move {
+                hub.settle_feedback(left, FeedbackVerdict::Released).await;
+            });
+        }
+    }
+}
+
+/// Asks on a task of its own: a back end that ends meanwhile must not keep the records of the answer locked.
+fn ask(hub: &Arc<DeviceHub>, node: NodeId) -> oneshot::Receiver<Vec<Feedback>> {
+    let (reply, answer) = oneshot::channel();
+    let hub = Arc::clone(hub);
+    holdfast_tasks::spawn("feedback-take", async move {
         let records = match node == hub.parts.node {
             true => hub.take_feedback_here(MAX_FEEDBACK_BATCH, WAIT).await,
             false => hub.take_feedback_at(node).await,
         };
-        (node, records)
-    })
+        if let Err(records) = reply.send(records)
+            && !records.is_empty()
+        {
+            hub.settle_feedback(records, FeedbackVerdict::Released).await;
+        }
+    });
+    answer
 }
 
 impl DeviceHub {

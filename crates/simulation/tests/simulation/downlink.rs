@@ -20,10 +20,11 @@ use holdfast_device_hub::{
     Delivery, DeliveryError, DeliveryKind, DeliveryOutcome, OnSessionChange, PendingDelivery, Settlement,
 };
 use holdfast_model::{Incarnation, NodeId};
-use holdfast_simulation::{Client, identity, partition_of};
+use holdfast_simulation::{Client, QUEUED, identity, partition_of};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
+use crate::queues::{self, ReceivedMessage};
 use crate::shared::{Access, Place, Shared};
 
 /// Numbers of one back end.
@@ -55,6 +56,8 @@ pub(crate) struct Received {
     pub(crate) deliveries: Vec<(u64, Micros)>,
     pub(crate) after_close: Vec<u64>,
     pub(crate) settled: Vec<(u64, Settlement)>,
+    /// From the device's queue.
+    pub(crate) messages: Vec<ReceivedMessage>,
 }
 
 /// Sends deliveries through any node until the end; then makes sure that `steady` devices are reached.
@@ -178,18 +181,14 @@ impl Receiving {
             self.held.push(*number);
         }
         self.seen = received.len();
-        let bytes_of = |received: &[(u64, _)]| -> u64 {
-            let sizes = received.iter().map(|(number, _)| number.to_string().len() as u64);
-            sizes.sum()
-        };
         // The last delivery may exceed the bytes.
-        let before_last = bytes_of(&received[..self.seen.saturating_sub(1)]);
+        let before_last = client.received_bytes(self.seen.saturating_sub(1));
         let too_many = self.seen as u64 > self.granted.0 || (self.seen > 0 && before_last >= self.granted.1);
         if too_many {
             shared.violation(format!(
                 "{name}: {} deliveries of {} bytes, {:?} granted",
                 self.seen,
-                bytes_of(&received),
+                client.received_bytes(self.seen),
                 self.granted
             ));
         }
@@ -200,20 +199,26 @@ impl Receiving {
                 continue;
             }
             let settlement = match rng.random_range(0..10) {
+                // A message that is rejected ends; one that is given back comes again.
+                0 if !calm && number >= QUEUED => Settlement::Released,
+                _ if number >= QUEUED => Settlement::Accepted,
                 0 if !calm => Settlement::Rejected,
                 1 if !calm => Settlement::Released,
                 _ => Settlement::Accepted,
             };
             client.settle_delivery(number, settlement);
-            self.settled.push((number, settlement));
+            if number < QUEUED {
+                self.settled.push((number, settlement));
+            }
         }
         if calm || rng.random_bool(0.05) {
             let open = self.granted.0 - self.seen as u64 + self.held.len() as u64;
             let messages = u64::from(WINDOW).saturating_sub(open);
             let bytes = if calm { 1_000 } else { rng.random_range(1..100) };
             // A window without bytes takes nothing, however many deliveries it has left.
-            let is_out_of_bytes = calm && bytes_of(&received) >= self.granted.1;
+            let is_out_of_bytes = calm && client.received_bytes(self.seen) >= self.granted.1;
             if messages > 0 || is_out_of_bytes {
+                client.take_messages();
                 let messages = if calm { messages } else { rng.random_range(1..=messages) };
                 client.grant_deliveries(u32::try_from(messages).unwrap(), bytes);
                 self.granted.0 += messages;
@@ -225,11 +230,13 @@ impl Receiving {
     /// The record of a connection that is over.
     pub(crate) fn record(&self, client: &Client, device: &str, shared: &Shared) -> Received {
         let deliveries = client.received().into_iter();
+        let deliveries = deliveries.filter(|(number, _)| *number < QUEUED);
         Received {
             device: device.to_owned(),
             up: shared.at(client.up),
             deliveries: deliveries.map(|(number, at)| (number, shared.at(at))).collect(),
             after_close: client.delivered_after_close(),
+            messages: queues::received(client),
             settled: self.settled.clone(),
         }
     }

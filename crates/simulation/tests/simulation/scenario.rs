@@ -18,7 +18,7 @@ use crate::lease::Leases;
 use crate::operator::{Changes, Operator};
 use crate::shared::Shared;
 use crate::world::World;
-use crate::{downlink, logs, readers};
+use crate::{downlink, logs, queues, readers};
 use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
 /// How often devices and checks run.
@@ -57,6 +57,10 @@ pub(crate) struct Outcome {
     pub(crate) read: u64,
     pub(crate) sent: usize,
     pub(crate) delivered: usize,
+    /// Messages sent into queues, received from them, and left as dead letters.
+    pub(crate) queued: usize,
+    pub(crate) messages: usize,
+    pub(crate) dead_letters: usize,
     /// Acknowledged changes of subscriptions.
     pub(crate) subscribed: u64,
 }
@@ -129,6 +133,9 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     for back_end in 1..3 {
         let all = devices.clone().collect();
         shared.spawn(downlink::send_at_random(shared.clone(), all, &STEADY, back_end, draw()));
+    }
+    for back_end in 1..3 {
+        shared.spawn(queues::send_at_random(shared.clone(), &STEADY, back_end, draw()));
     }
     let mut devices: Vec<Device> = devices
         .map(|name| {
@@ -273,6 +280,14 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     for broken in downlink::check(&history.sent, &history.received) {
         shared.violation(broken);
     }
+    let messages: Vec<_> = history
+        .received
+        .iter()
+        .map(|session| (session.device.clone(), session.messages.clone()))
+        .collect();
+    for broken in queues::check(&history.queued, &messages, &history.dead_letters) {
+        shared.violation(broken);
+    }
     for device in &mut *devices {
         device.connect_last(cluster).await;
     }
@@ -292,6 +307,9 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         read,
         sent: history.sent.len(),
         delivered: history.received.iter().map(|session| session.deliveries.len()).sum(),
+        queued: history.queued.len(),
+        messages: messages.iter().map(|(_, messages)| messages.len()).sum(),
+        dead_letters: history.dead_letters.len(),
         subscribed: devices
             .iter()
             .filter_map(|device| device.subscriptions.as_ref())

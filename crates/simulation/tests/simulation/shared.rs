@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::downlink::{Received, Sent};
 use crate::operator::Changes;
+use crate::queues::Queued;
 use holdfast_simulation::{NODES, Node};
 
 /// How many lines of the trace a failure shows.
@@ -67,6 +68,10 @@ pub(crate) struct History {
     pub(crate) sent: BTreeMap<u64, Sent>,
     /// By device, in the order in which its sessions began.
     pub(crate) received: Vec<Received>,
+    /// Messages that were sent into queues, by number.
+    pub(crate) queued: BTreeMap<u64, Queued>,
+    /// In the end, by device.
+    pub(crate) dead_letters: BTreeSet<(String, u64)>,
     /// Broken promises.
     pub(crate) violations: Vec<String>,
 }
