@@ -24,6 +24,15 @@ pub enum Carrier {
     WebSocket,
 }
 
+/// The use of the hub that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Reading events, or authenticating for whatever follows.
+    Events,
+    /// Sending messages to devices, and their feedback.
+    Messages,
+}
+
 /// The refused principal, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusedPrincipal<'a> {
@@ -33,6 +42,8 @@ pub struct RefusedPrincipal<'a> {
     pub carrier: Carrier,
     /// Its network address.
     pub address: SocketAddr,
+    /// Its purpose.
+    pub purpose: Purpose,
 }
 
 /// The hub.

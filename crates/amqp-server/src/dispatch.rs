@@ -17,7 +17,9 @@ use crate::credentials::{plain, put_token};
 use crate::delayed::Refusal;
 use crate::links::LEAVING;
 use crate::refusal::Tracking;
-use crate::{AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Refused, Verdict, response};
+use crate::{
+    AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Purpose, Refused, Verdict, response,
+};
 
 /// How long a connection stays open after its links were detached, if the client does nothing.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -224,7 +226,7 @@ impl Dispatch {
     }
 
     fn refuse_sasl(&mut self, user: &str, refused: &Refused) {
-        self.links.audit_as(user, refused);
+        self.links.audit_as(user, Purpose::Events, refused);
         let is_certain = refused.reason != Some(RefusalReason::Unconfirmed);
         let code = if is_certain {
             SaslCode::Auth

@@ -27,7 +27,7 @@ mod request_node;
 mod server;
 mod tokens;
 
-pub use authority::{Authority, Carrier, Confirmation, RefusedPrincipal};
+pub use authority::{Authority, Carrier, Confirmation, Purpose, RefusedPrincipal};
 pub use config::ServerConfig;
 pub use credentials::{Certainty, Verdict, present};
 pub use handler::{Answered, AuthorizationChange, LinkHandler, LinkService};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use holdfast_amqp::address::{self, Endpoint};
 use holdfast_amqp::message::Response;
 use holdfast_amqp::types::Raw;
 use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, Outcome, limits};
@@ -11,7 +12,7 @@ use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, Outcome
 use crate::delayed::{Delayed, Refusal};
 use crate::refusal::Tracking;
 use crate::request_node::Outbox;
-use crate::{AmqpServer, Authority, Carrier, Refused, RefusedPrincipal, RequestNode, Tokens};
+use crate::{AmqpServer, Authority, Carrier, Purpose, Refused, RefusedPrincipal, RequestNode, Tokens};
 
 /// The error text for clients of a node that is going to stop or drains.
 pub(crate) const LEAVING: &str = "The node is stopping; connect again.";
@@ -98,7 +99,11 @@ impl Links {
 
     /// Refuses an attach to `address`, and records it.
     pub fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
-        self.audit(&refused);
+        let purpose = match address::parse(address) {
+            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback => Purpose::Messages,
+            _ => Purpose::Events,
+        };
+        self.audit_as(&self.identity(), purpose, &refused);
         self.refuse(&self.identity(), address, Refusal::Attach(link, refused));
     }
 
@@ -112,9 +117,14 @@ impl Links {
         self.detached.push(link);
     }
 
-    /// Rejects a delivery that came in on `link`, and records it.
+    /// Records the refusal of a message to a device.
+    pub fn audit_message(&self, refused: &Refused) {
+        self.audit_as(&self.identity(), Purpose::Messages, refused);
+    }
+
+    /// Rejects a message to a device that came in on `link`, and records it.
     pub fn reject(&mut self, link: LinkId, delivery_id: u32, refused: &Refused) {
-        self.audit(refused);
+        self.audit_message(refused);
         let (hub, now) = (self.authority().hub_name(), self.authority().now());
         refused.with_fault(&hub, now, |fault| {
             let rejected = Outcome::Rejected(Some(*fault));
@@ -169,15 +179,16 @@ impl Links {
 
     /// Counts a refusal and records it, with the name of an authenticated policy if there is one.
     pub fn audit(&self, refused: &Refused) {
-        self.audit_as(&self.identity(), refused);
+        self.audit_as(&self.identity(), Purpose::Events, refused);
     }
 
-    pub(crate) fn audit_as(&self, identity: &str, refused: &Refused) {
+    pub(crate) fn audit_as(&self, identity: &str, purpose: Purpose, refused: &Refused) {
         self.server.metrics().refused(refused.code);
         let principal = RefusedPrincipal {
             identity,
             carrier: self.carrier,
             address: self.address,
+            purpose,
         };
         self.authority().refused(principal, refused);
     }

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use holdfast_amqp_server::{AmqpServer, Authority, Carrier, Confirmation, Refused, RefusedPrincipal, ServerConfig};
+use holdfast_amqp_server::{
+    AmqpServer, Authority, Carrier, Confirmation, Purpose, Refused, RefusedPrincipal, ServerConfig,
+};
 use holdfast_auth::{HubNames, Policy};
 use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::UnixMillis;
@@ -125,10 +127,14 @@ impl Authority for HubAuthority {
             Carrier::Tcp => Protocol::Amqp,
             Carrier::WebSocket => Protocol::AmqpWs,
         };
+        let operation = match principal.purpose {
+            Purpose::Events => Operation::ReadEvents,
+            Purpose::Messages => Operation::Service,
+        };
         let (audit, now) = (self.0.audit(), self.now());
         match refused.reason {
             Some(reason) => audit.refused_identity(
-                Operation::ReadEvents,
+                operation,
                 principal.identity,
                 protocol,
                 principal.address,
@@ -140,7 +146,7 @@ impl Authority for HubAuthority {
             ),
             None => audit.refused_request(
                 &RefusedRequest {
-                    operation: Operation::ReadEvents,
+                    operation,
                     identity: principal.identity,
                     protocol,
                     address: principal.address,

@@ -112,7 +112,7 @@ impl LinkHandler for Messages {
             .and_then(|(device, message)| self.sending.push(incoming, device, message));
         if let Err(refused) = queued {
             match incoming.settled {
-                true => links.audit(&refused),
+                true => links.audit_message(&refused),
                 false => links.reject(incoming.link, incoming.delivery_id, &refused),
             }
         }

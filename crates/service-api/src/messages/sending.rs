@@ -115,7 +115,7 @@ impl Sending {
                 }
             }
             match sent.result {
-                Err(refused) if sent.is_settled => links.audit(&refused),
+                Err(refused) if sent.is_settled => links.audit_message(&refused),
                 Err(refused) => links.reject(sent.link, sent.delivery_id, &refused),
                 Ok(()) if sent.is_settled => {}
                 Ok(()) => {
