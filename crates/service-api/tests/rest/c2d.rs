@@ -29,11 +29,7 @@ async fn a_queue_is_filled_listed_and_purged() {
             "properties": {"a": "b"},
             "payload": "hello",
         });
-        let sent = hub
-            .by("service", "POST", "/holdfast/v1/devices/d/c2d")
-            .body(body)
-            .send()
-            .await;
+        let sent = hub.owner("POST", "/holdfast/v1/devices/d/c2d").body(body).send().await;
         sent.is(201);
         assert_eq!(sent.json()["sequenceNumber"], number + 1);
     }
@@ -46,12 +42,9 @@ async fn a_queue_is_filled_listed_and_purged() {
     assert_eq!(listed.json()["deadLetters"], json!([]));
     let shown = hub.owner("GET", "/devices/d").send().await;
     assert_eq!(shown.json()["cloudToDeviceMessageCount"], 3);
-    let requeued = hub
-        .by("service", "POST", "/holdfast/v1/devices/d/c2d/requeue")
-        .send()
-        .await;
+    let requeued = hub.owner("POST", "/holdfast/v1/devices/d/c2d/requeue").send().await;
     assert_eq!(requeued.json()["requeued"], 0);
-    let purged = hub.by("service", "DELETE", "/devices/d/commands").send().await;
+    let purged = hub.owner("DELETE", "/devices/d/commands").send().await;
     purged.is(200);
     assert_eq!(
         purged.json(),

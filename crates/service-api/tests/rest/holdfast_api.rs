@@ -19,8 +19,7 @@ async fn calls_that_are_not_implemented_name_the_missing_feature() {
         ("GET", "/configurations", "configurations"),
         ("POST", "/devices/d/applyConfigurationContent", "configurations"),
         ("GET", "/digitaltwins/d", "digital twins"),
-        ("DELETE", "/devices/d/commands", "cloud-to-device messages"),
-        ("GET", "/messages/serviceBound/feedback", "cloud-to-device messages"),
+        ("GET", "/messages/serviceBound/feedback", "feedback over HTTPS"),
         ("POST", "/devices/d/messages/events", "over HTTPS"),
     ];
     for (method, path, feature) in table {
