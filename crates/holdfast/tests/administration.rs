@@ -277,6 +277,46 @@ fn a_hub_that_gets_another_name_keeps_its_devices_and_is_read_under_the_new_one(
 }
 
 #[test]
+fn a_simulated_device_answers_methods_takes_messages_and_reports_its_twin() {
+    let hub = Hub::start(&[]);
+    let mut fleet = harness::holdfast()
+        .args(["simulate", "-n", "1", "--until-stdin-closes", "--connection-file"])
+        .arg(hub.connection_file())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !condition() {
+            assert!(std::time::Instant::now() < deadline, "{what} never came");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    let reported = || hub.command(&["twin", "show", "sim-0000", "-o", "json"]);
+    let reports = |text: &str| {
+        harness::text(&reported().stdout)
+            .replace([' ', '\n'], "")
+            .contains(text)
+    };
+    until("the first report", &|| reports("\"interval\":2.0"));
+    let called = hub.json(&["device", "method", "echo", "sim-0000", "--payload", "[1]", "-o", "json"]);
+    assert_eq!(
+        (&called["status"], &called["payload"][0]),
+        (&200.into(), &1.into()),
+        "{called}"
+    );
+    hub.ok(&["twin", "update", "sim-0000", "--desired", r#"{"interval":0.5}"#]);
+    until("the report of a desired change", &|| reports("\"interval\":0.5"));
+    hub.ok(&["c2d", "send", "sim-0000", "--data", "hello"]);
+    until("the acknowledgement", &|| {
+        hub.json(&["c2d", "list", "sim-0000", "-o", "json"]) == serde_json::json!([])
+    });
+    drop(fleet.stdin.take());
+    assert!(fleet.wait().unwrap().success());
+}
+
+#[test]
 fn a_refused_device_can_be_diagnosed() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "1", "--messages", "1", "--interval", "0.01"]);
