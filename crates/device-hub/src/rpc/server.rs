@@ -178,6 +178,7 @@ impl CallServer {
         for identity in &result.take_messages {
             self.hub.deliver_queue(partition, identity);
         }
+        self.hub.resume_notifications(partition, &result.take_changes);
         if phase.is_last() {
             self.hub.send_deliveries(partition, Term(sync.term), self.gateway);
         }

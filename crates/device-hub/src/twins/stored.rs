@@ -64,6 +64,13 @@ impl Twin {
     }
 }
 
+/// When tags or desired properties were written last; `None` when never, or when the value cannot be read.
+pub(super) fn updated(value: &[u8]) -> Option<UnixMillis> {
+    let stored = proto::StoredTwin::decode(value).ok();
+    let stored = stored.filter(|stored| stored.version == VERSION && stored.updated_ms > 0)?;
+    Some(UnixMillis(stored.updated_ms))
+}
+
 /// Empty for an empty object.
 pub(super) fn text(map: &Map<String, Value>) -> String {
     if map.is_empty() {
