@@ -95,7 +95,7 @@ impl CallServer {
                 Ok(answer) => Answer::DeviceQuery(answer),
                 Err(SliceError::NotOwner) => codec::encode_error(OwnerError::NotOwner),
                 Err(SliceError::Registry(_)) => codec::encode_error(OwnerError::Busy),
-                Err(error @ (SliceError::Query(_) | SliceError::Request(_))) => {
+                Err(error @ (SliceError::Query(_) | SliceError::Request(_) | SliceError::Twin(_))) => {
                     return Err(refused(&error.to_string()));
                 }
             },
