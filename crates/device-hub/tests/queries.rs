@@ -107,15 +107,22 @@ fn twins_are_seen_from_every_node_and_under_every_owner() {
             let hub = cluster.hub(NODES[number % NODES.len()]).clone();
             let id = identity(device);
             let registered = hub.registry().get(&id).await.unwrap().unwrap();
-            hub.write_twin(&id, &registered.generation, write, TIMEOUT).await.unwrap();
+            hub.write_twin(&id, &registered.generation, write, TIMEOUT)
+                .await
+                .unwrap();
         }
         let text = "SELECT deviceId, tags.n FROM devices WHERE tags.site = 'A' AND properties.desired.rate.max >= 2";
-        let expected: Vec<Value> = (2..6).map(|number| json!({"deviceId": devices[number], "n": number})).collect();
+        let expected: Vec<Value> = (2..6)
+            .map(|number| json!({"deviceId": devices[number], "n": number}))
+            .collect();
         for limit in [1, 3, 100] {
             assert_eq!(all(&cluster, &devices, text, limit).await, expected, "{limit}");
         }
         let text = "SELECT tags.site AS site, SUM(tags.n) AS s, COUNT() AS n FROM devices GROUP BY tags.site";
-        let expected = [json!({"site": "A", "s": 15, "n": 6}), json!({"site": "B", "s": 21, "n": 3})];
+        let expected = [
+            json!({"site": "A", "s": 15, "n": 6}),
+            json!({"site": "B", "s": 21, "n": 3}),
+        ];
         assert_eq!(all(&cluster, &devices, text, 1).await, expected);
     });
 }

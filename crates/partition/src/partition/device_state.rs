@@ -31,7 +31,9 @@ impl Partition {
     /// # Errors
     /// [`StorageError`]: the node stops.
     pub async fn device_state_values(&self, keys: &[DeviceStateKey<'_>]) -> Result<Vec<Option<Bytes>>, StorageError> {
-        let read = self.read_values(keys.iter().map(|key| Bytes::from(encode_key(key))).collect()).await;
+        let read = self
+            .read_values(keys.iter().map(|key| Bytes::from(encode_key(key))).collect())
+            .await;
         read.inspect_err(|error| (self.0.on_fatal)(error))
     }
 
@@ -64,7 +66,10 @@ impl Partition {
                 break known;
             }
         };
-        records.into_iter().map(|record| self.decode(record.flatten())).collect()
+        records
+            .into_iter()
+            .map(|record| self.decode(record.flatten()))
+            .collect()
     }
 
     /// A value from memory alone; `None` when the disk has to be read.
