@@ -71,9 +71,14 @@ async fn several(partition: &Partition) -> BTreeMap<String, Vec<u8>> {
     }
     let keys: Vec<_> = devices.iter().map(|device| name(device, "1")).collect();
     let values = partition.device_state_values(&keys).await.unwrap();
-    assert_eq!(partition.device_state_values(&[]).await.unwrap(), Vec::<Option<bytes::Bytes>>::new());
+    assert_eq!(
+        partition.device_state_values(&[]).await.unwrap(),
+        Vec::<Option<bytes::Bytes>>::new()
+    );
     let found = devices.into_iter().zip(values);
-    found.filter_map(|(device, value)| Some((device, value?.to_vec()))).collect()
+    found
+        .filter_map(|(device, value)| Some((device, value?.to_vec())))
+        .collect()
 }
 
 #[tokio::test]

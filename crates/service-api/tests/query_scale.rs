@@ -43,7 +43,9 @@ async fn write_twin(hub: Arc<DeviceHub>, number: usize, every: usize) {
         desired: Some(json!({"rate": 10, "config": {"mode": "eco", "text": "y".repeat(200)}}).to_string()),
         if_etag: None,
     };
-    hub.write_twin(&id, &generation, write, Duration::from_secs(60)).await.unwrap();
+    hub.write_twin(&id, &generation, write, Duration::from_secs(60))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,20 +71,38 @@ async fn a_query_over_many_devices() {
     let every = (count / HITS).max(1);
     let writes = (0..count).map(|number| write_twin(node.hub.clone(), number, every));
     stream::iter(writes).buffer_unordered(WRITERS).collect::<()>().await;
-    println!("{count} twins written in {:?}; {} MiB resident", began.elapsed(), resident_mib());
+    println!(
+        "{count} twins written in {:?}; {} MiB resident",
+        began.elapsed(),
+        resident_mib()
+    );
     for (text, results) in [
-        ("SELECT * FROM devices WHERE deviceId = 'sensor-0000001-of-the-fleet'", 1),
+        (
+            "SELECT * FROM devices WHERE deviceId = 'sensor-0000001-of-the-fleet'",
+            1,
+        ),
         ("SELECT * FROM devices WHERE tags.site = 'hit'", count.div_ceil(every)),
-        ("SELECT deviceId FROM devices WHERE properties.desired.config.mode = 'other'", 0),
+        (
+            "SELECT deviceId FROM devices WHERE properties.desired.config.mode = 'other'",
+            0,
+        ),
         ("SELECT COUNT() AS n FROM devices", 1),
-        ("SELECT status, COUNT() AS n FROM devices WHERE connectionState = 'Disconnected' GROUP BY status", 1),
-        ("SELECT tags.floor AS floor, COUNT() AS n FROM devices GROUP BY tags.floor", 50.min(count)),
+        (
+            "SELECT status, COUNT() AS n FROM devices WHERE connectionState = 'Disconnected' GROUP BY status",
+            1,
+        ),
+        (
+            "SELECT tags.floor AS floor, COUNT() AS n FROM devices GROUP BY tags.floor",
+            50.min(count),
+        ),
     ] {
         let query = Query::parse(text).unwrap();
         let (before, began) = (resident_mib(), Instant::now());
         let (mut found, mut pages, mut position) = (0, 0, QueryPosition::Start);
         loop {
-            let page = node.hub.query_page(text, &query, &position, 1000, Duration::from_secs(120));
+            let page = node
+                .hub
+                .query_page(text, &query, &position, 1000, Duration::from_secs(120));
             let page = page.await.unwrap();
             found += page.results.len();
             pages += 1;
@@ -92,7 +112,10 @@ async fn a_query_over_many_devices() {
             }
         }
         let took = began.elapsed();
-        println!("{took:>10.1?}  {pages} pages  {before} -> {} MiB  {text}", resident_mib());
+        println!(
+            "{took:>10.1?}  {pages} pages  {before} -> {} MiB  {text}",
+            resident_mib()
+        );
         assert_eq!(found, results, "{text}");
     }
 }
