@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use holdfast_device_hub::{QueryPage, QueryPosition};
+use holdfast_device_hub::{QueryPage, QueryPosition, TwinWrite, WriteMode};
 use holdfast_model::NodeId;
 use holdfast_query::Query;
-use holdfast_simulation::{Cluster, NODES, simulate};
+use holdfast_simulation::{Cluster, NODES, identity, simulate};
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -89,6 +89,41 @@ fn aggregates_count_each_device_once_wherever_its_owner_is() {
             );
         }
         client.disconnect();
+    });
+}
+
+#[test]
+fn twins_are_seen_from_every_node_and_under_every_owner() {
+    simulate(async {
+        let cluster = Cluster::start(5).await;
+        let devices = fleet(&cluster, 9).await;
+        for (number, device) in devices.iter().enumerate() {
+            let write = TwinWrite {
+                mode: WriteMode::Merge,
+                tags: Some(json!({"site": if number < 6 { "A" } else { "B" }, "n": number}).to_string()),
+                desired: Some(json!({"rate": {"max": number}}).to_string()),
+                if_etag: None,
+            };
+            let hub = cluster.hub(NODES[number % NODES.len()]).clone();
+            let id = identity(device);
+            let registered = hub.registry().get(&id).await.unwrap().unwrap();
+            hub.write_twin(&id, &registered.generation, write, TIMEOUT)
+                .await
+                .unwrap();
+        }
+        let text = "SELECT deviceId, tags.n FROM devices WHERE tags.site = 'A' AND properties.desired.rate.max >= 2";
+        let expected: Vec<Value> = (2..6)
+            .map(|number| json!({"deviceId": devices[number], "n": number}))
+            .collect();
+        for limit in [1, 3, 100] {
+            assert_eq!(all(&cluster, &devices, text, limit).await, expected, "{limit}");
+        }
+        let text = "SELECT tags.site AS site, SUM(tags.n) AS s, COUNT() AS n FROM devices GROUP BY tags.site";
+        let expected = [
+            json!({"site": "A", "s": 15, "n": 6}),
+            json!({"site": "B", "s": 21, "n": 3}),
+        ];
+        assert_eq!(all(&cluster, &devices, text, 1).await, expected);
     });
 }
 

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_device_hub::{DeviceHub, Twin, TwinError, TwinWrite, WriteMode};
+use holdfast_device_hub::{DeviceHub, Settlement, Twin, TwinError, TwinWrite, WriteMode};
 use holdfast_model::{MessageSource, NodeId};
 use holdfast_partition::StartPosition;
 use holdfast_partition::record::DeviceStateKind;
 use holdfast_simulation::{Cluster, NODES, SECOND, Setup, identity, partition_of, simulate};
+use holdfast_testkit::eventually;
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -204,5 +205,64 @@ fn each_change_is_one_event_in_the_order_of_the_versions() {
         assert!(found[0].0.contains("updateTwin") && found[3].0.contains("replaceTwin"));
         assert_eq!(found[1].1, serde_json::json!({"version": 3, "tags": {"n": 1}}));
         assert_eq!(found[3].1["deviceId"], "d");
+    });
+}
+
+/// A write to each of many devices: the notifications go out side by side, and one that does not read holds back nothing.
+#[test]
+fn a_change_of_many_devices_reaches_each_and_a_slow_one_delays_only_itself() {
+    const DEVICES: usize = 200;
+    simulate(async {
+        let cluster = Cluster::start(7).await;
+        let names: Vec<String> = (0..DEVICES).map(|number| format!("d{number}")).collect();
+        let mut clients = Vec::new();
+        for (number, name) in names.iter().enumerate() {
+            cluster.create(name).await;
+            let client = cluster.connect(NODES[number % 3], number % 2, name).await.unwrap();
+            client.take_changes();
+            // The first one takes a single delivery and never settles it.
+            client.grant_deliveries(if number == 0 { 1 } else { 50 }, 1 << 18);
+            clients.push(client);
+        }
+        tokio::time::sleep(SECOND).await;
+        let desired = |n: usize| TwinWrite {
+            mode: WriteMode::Merge,
+            tags: None,
+            desired: Some(format!(r#"{{"n":{n}}}"#)),
+            if_etag: None,
+        };
+        // The slow one gets more than its queue takes.
+        for n in 0..100 {
+            write(cluster.hub(NodeId(1)), &names[0], desired(n)).await.unwrap();
+        }
+        for round in 0..3 {
+            let start = tokio::time::Instant::now();
+            let writes = names[1..].iter().enumerate().map(|(number, name)| {
+                let hub = cluster.hub(NODES[number % 3]);
+                write(hub, name, desired(round))
+            });
+            for written in futures_util::future::join_all(writes).await {
+                assert_eq!(written.unwrap().desired_version(), round as u64 + 2);
+            }
+            eventually("the changes", || {
+                clients[1..].iter().all(|client| client.delivered().len() == round + 1)
+            })
+            .await;
+            assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+        }
+        for client in &clients[1..] {
+            assert_eq!(client.delivered(), [2, 3, 4]);
+        }
+        let slow = &clients[0];
+        assert_eq!(slow.delivered(), [2]);
+        // It reads on: its queue in order, and then the call to read the twin in place of the others.
+        slow.grant_deliveries(200, 1 << 20);
+        eventually("the queue", || slow.delivered().len() == 64).await;
+        let versions = slow.delivered();
+        assert!(versions.windows(2).all(|pair| pair[1] == pair[0] + 1), "{versions:?}");
+        for version in versions {
+            slow.settle_delivery(version, Settlement::Accepted);
+        }
+        eventually("the call to read", || slow.delivered().last() == Some(&0)).await;
     });
 }

@@ -301,15 +301,11 @@ fn changes_during_changes_of_the_owner_reach_the_device() {
             let written = bench.patch(json!({"owner": owner}));
             let moved = bench.cluster.owned_by(DEVICE, NodeId(owner));
             let (written, _) = tokio::join!(written, moved);
-            let after = bench.patch(json!({"after": owner})).await;
-            assert!(after.desired_version() > written.desired_version());
-            while seen < after.desired_version() {
+            // It comes, though the owner may have ended before it was on its way.
+            while seen < written.desired_version() {
                 let (version, body) = device.change().await;
                 assert!(version > seen);
-                if version > seen + 1 {
-                    // In place of those that were lost with the owner.
-                    assert_eq!(body["owner"], owner);
-                }
+                assert_eq!(body["owner"], owner);
                 seen = version;
             }
         }

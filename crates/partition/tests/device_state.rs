@@ -63,6 +63,24 @@ async fn all(partition: &Partition) -> BTreeMap<String, Vec<u8>> {
     }
 }
 
+/// The same by one read of many keys, of which some are on disk, some in memory and some have no value.
+async fn several(partition: &Partition) -> BTreeMap<String, Vec<u8>> {
+    let devices: Vec<String> = (0..700).map(|number| format!("device-{number:04}")).collect();
+    for device in devices.iter().step_by(7) {
+        get(partition, device).await;
+    }
+    let keys: Vec<_> = devices.iter().map(|device| name(device, "1")).collect();
+    let values = partition.device_state_values(&keys).await.unwrap();
+    assert_eq!(
+        partition.device_state_values(&[]).await.unwrap(),
+        Vec::<Option<bytes::Bytes>>::new()
+    );
+    let found = devices.into_iter().zip(values);
+    found
+        .filter_map(|(device, value)| Some((device, value?.to_vec())))
+        .collect()
+}
+
 #[tokio::test]
 async fn values_are_set_read_listed_and_removed_and_outlive_a_restart() {
     let disk = SimDisk::new();
@@ -106,10 +124,12 @@ async fn values_are_set_read_listed_and_removed_and_outlive_a_restart() {
             assert_eq!(partition.device_state(key).await.unwrap(), None);
         }
         assert_eq!(all(partition).await, expected);
+        assert_eq!(several(partition).await, expected);
         assert_eq!(partition.status().next.0, 0, "effects are no events");
         partition.shutdown().await;
     }
     let node = start(Arc::new(disk), &config()).await;
+    assert_eq!(several(&node.partition).await, expected);
     assert_eq!(all(&node.partition).await, expected);
     assert_eq!(
         get(&node.partition, "device-0001").await,

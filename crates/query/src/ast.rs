@@ -237,33 +237,39 @@ pub enum Expr {
 }
 
 impl Expr {
-    fn add_fields(&self, fields: &mut FieldSet) {
+    fn visit_paths<'a>(&'a self, visit: &mut impl FnMut(&'a Path)) {
         match self {
             Expr::Constant(_) | Expr::Array(_) => {}
-            Expr::Path(path) => path.add_field(fields),
-            Expr::Not(inner) | Expr::Negate(inner) => inner.add_fields(fields),
+            Expr::Path(path) => visit(path),
+            Expr::Not(inner) | Expr::Negate(inner) => inner.visit_paths(visit),
             Expr::And(list) | Expr::Or(list) | Expr::Call(_, list) => {
-                list.iter().for_each(|inner| inner.add_fields(fields));
+                for inner in list {
+                    inner.visit_paths(visit);
+                }
             }
             Expr::Compare(_, left, right) => {
-                left.add_fields(fields);
-                right.add_fields(fields);
+                left.visit_paths(visit);
+                right.visit_paths(visit);
             }
             Expr::Arithmetic(first, rest) => {
-                first.add_fields(fields);
-                rest.iter().for_each(|(_, inner)| inner.add_fields(fields));
+                first.visit_paths(visit);
+                for (_, inner) in rest {
+                    inner.visit_paths(visit);
+                }
             }
-            Expr::In { value, .. } => value.add_fields(fields),
+            Expr::In { value, .. } => value.visit_paths(visit),
         }
     }
 }
 
-impl Path {
-    fn add_field(&self, fields: &mut FieldSet) {
-        if let Root::Field(field) = self.root {
+fn fields<'a>(paths: impl IntoIterator<Item = &'a Path>) -> FieldSet {
+    let mut fields = FieldSet::NONE;
+    for path in paths {
+        if let Root::Field(field) = path.root {
             fields.insert(field);
         }
     }
+    fields
 }
 
 impl Query {
@@ -279,34 +285,43 @@ impl Query {
                 .any(|column| matches!(column.output, Output::Aggregate(_)))
     }
 
+    /// The paths that the condition reads.
+    #[must_use]
+    pub fn condition_paths(&self) -> Vec<&Path> {
+        let mut paths = Vec::new();
+        if let Some(condition) = &self.condition {
+            condition.visit_paths(&mut |path| paths.push(path));
+        }
+        paths
+    }
+
+    /// The paths that a result is made of; none for `SELECT *`, which is made of everything.
+    #[must_use]
+    pub fn output_paths(&self) -> Vec<&Path> {
+        let columns = match &self.select {
+            Select::All => &[],
+            Select::Columns(columns) => columns.as_slice(),
+        };
+        let columns = columns.iter().filter_map(|column| match &column.output {
+            Output::Path(path) => Some(path),
+            Output::Aggregate(aggregate) => aggregate.argument.as_ref(),
+        });
+        columns.chain(&self.group_by).collect()
+    }
+
     /// The root properties that the condition reads.
     #[must_use]
     pub fn condition_fields(&self) -> FieldSet {
-        let mut fields = FieldSet::NONE;
-        if let Some(condition) = &self.condition {
-            condition.add_fields(&mut fields);
-        }
-        fields
+        fields(self.condition_paths())
     }
 
     /// The root properties that a result is made of: all of them for `SELECT *`.
     #[must_use]
     pub fn output_fields(&self) -> FieldSet {
-        let mut fields = FieldSet::NONE;
-        match &self.select {
-            Select::All => Field::ALL.iter().for_each(|field| fields.insert(*field)),
-            Select::Columns(columns) => {
-                for column in columns {
-                    match &column.output {
-                        Output::Path(path) => path.add_field(&mut fields),
-                        Output::Aggregate(aggregate) => {
-                            aggregate.argument.iter().for_each(|path| path.add_field(&mut fields));
-                        }
-                    }
-                }
-            }
+        let mut fields = fields(self.output_paths());
+        if self.select == Select::All {
+            Field::ALL.iter().for_each(|field| fields.insert(*field));
         }
-        self.group_by.iter().for_each(|path| path.add_field(&mut fields));
         fields
     }
 }

@@ -104,6 +104,13 @@ impl Client {
         self.core.take_delivery_kinds(session, kinds);
     }
 
+    /// The device takes changes of its desired properties; their numbers are the versions.
+    pub fn take_changes(&self) {
+        let session = self.session.as_ref().unwrap();
+        let kinds = DeliveryKinds::default().with(DeliveryKind::TwinChange);
+        self.core.take_delivery_kinds(session, kinds);
+    }
+
     /// The messages of the queue that were delivered, as number and sequence number, in order.
     pub fn received_messages(&self) -> Vec<(u64, u64)> {
         let delivered = self.peer.delivered.borrow();
@@ -216,8 +223,11 @@ impl SessionTarget for Peer {
     }
 
     fn deliver(&self, delivery: ReceivedDelivery) {
+        let is_change = delivery.kind == DeliveryKind::TwinChange;
         let sequence = delivery.head.split('/').next().and_then(|text| text.parse().ok());
+        let sequence = sequence.filter(|_| !is_change);
         let number = match sequence {
+            None if is_change => delivery.head.parse(),
             None => std::str::from_utf8(&delivery.body).unwrap().parse(),
             Some(_) => CloudMessage::decode(&delivery.body)
                 .unwrap()

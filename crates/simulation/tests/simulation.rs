@@ -11,6 +11,7 @@
 //!   with rights is refused for lack of them;
 //! - deliveries reach their sessions in order, within the credit, and never a superseded session (`simulation/downlink.rs`);
 //! - an accepted cloud-to-device message reaches its device in order, or is a dead letter (`simulation/queues.rs`);
+//! - writes to twins and reads of them are linearizable, and an acknowledged write stays (`simulation/twins.rs`);
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
 //! - once all faults have ended, the cluster recovers within a bounded time, every group has the members that the registry
 //!   wants, and all replicas of a group have the same log (`simulation/scenario.rs`);
@@ -44,6 +45,8 @@ mod scenario;
 mod shared;
 #[path = "simulation/subscriptions.rs"]
 mod subscriptions;
+#[path = "simulation/twins.rs"]
+mod twins;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -168,7 +171,7 @@ fn promises_hold_under_every_fault() {
     println!(
         "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
          {} calls about identities, {} connections, {} deliveries sent and {} received, {} messages queued, {} \
-         received and {} dead letters, {} changes of \
+         received and {} dead letters, {} writes to twins and {} reads, {} changes of \
          subscriptions acknowledged, {} checks of revocations, {} calls between nodes; changes of members: {changes:?}",
         runs.len(),
         began.elapsed(),
@@ -182,6 +185,8 @@ fn promises_hold_under_every_fault() {
         sum(|run| run.queued as u64),
         sum(|run| run.messages as u64),
         sum(|run| run.dead_letters as u64),
+        sum(|run| run.twin_writes as u64),
+        sum(|run| run.twin_reads as u64),
         sum(|run| run.subscribed),
         sum(|run| run.revocations),
         sum(|run| run.calls),

@@ -1,7 +1,7 @@
 """Device queries through azure-iot-hub: pages, item types, projections, aggregates, refusals."""
 
 import pytest
-from azure.iot.hub.models import QuerySpecification
+from azure.iot.hub.models import QuerySpecification, Twin, TwinProperties
 from hub_under_test import connected, unique
 from msrest.exceptions import HttpOperationError
 
@@ -71,6 +71,21 @@ def test_columns_and_aggregates_are_raw(hub, fleet):
     assert [(item.device_id, item.additional_properties) for item in page.items] == [(names[1], {"s": "disabled"})]
     groups = query(hub, f"SELECT status AS s, COUNT() AS n FROM devices {where} GROUP BY status")
     assert [item.additional_properties for item in groups.items] == [{"s": "disabled", "n": 1}, {"s": "enabled", "n": 4}]
+
+
+def test_devices_are_found_by_their_twins(hub, fleet):
+    prefix, names = fleet
+    for number, site in enumerate(["A", "A", "B"]):
+        patch = Twin(tags={prefix: {"site": site}}, properties=TwinProperties(desired={"rate": number}))
+        hub.registry.update_twin(names[number], patch)
+    found = query(hub, f"SELECT * FROM devices WHERE tags.[[{prefix}]].site = 'A'").items
+    assert [twin.device_id for twin in found] == names[:2]
+    assert found[1].as_dict() == hub.registry.get_twin(names[1]).as_dict()
+    groups = query(
+        hub, f"SELECT tags.[[{prefix}]].site AS site, SUM(properties.desired.rate) AS s FROM devices "
+        f"WHERE IS_DEFINED(tags.[[{prefix}]]) GROUP BY tags.[[{prefix}]].site"
+    )
+    assert [item.additional_properties for item in groups.items] == [{"site": "A", "s": 1}, {"site": "B", "s": 2}]
 
 
 def test_modules_are_queried(hub, fleet):

@@ -70,6 +70,8 @@ def test_after_a_reconnect_the_device_reads_and_gets_what_follows(hub):
     client = hub.client(device)
     with connected(client):
         patches = desired_patches(client)
+        # This subscribes to answers, which the SDK's own reads rely on.
+        client.get_twin()
         patch(hub, device, {"n": 1})
         assert patches.get(timeout=30)["n"] == 1
         client.disconnect()

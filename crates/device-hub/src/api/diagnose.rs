@@ -181,11 +181,11 @@ impl DeviceHub {
     }
 
     async fn find_connection(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
-        let depth = self
-            .cloud_queues
-            .partition(self.partition_of(identity))
-            .lock()
-            .depth(identity);
+        let generation = generation.or_else(|| self.known_generation(identity));
+        let index = self.cloud_queues.partition(self.partition_of(identity));
+        let depth = generation
+            .as_ref()
+            .map_or(0, |generation| index.lock().depth(identity, generation));
         proto::SessionFound {
             cloud_messages: u32::try_from(depth).unwrap_or(u32::MAX),
             ..self.find_session(identity, generation).await
@@ -194,7 +194,6 @@ impl DeviceHub {
 
     async fn find_session(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
         let partition = self.partition_of(identity);
-        let generation = generation.or_else(|| self.known_generation(identity));
         let row = self.ownership.row(partition, identity);
         // A session of an earlier generation is about to be closed.
         let row = row.filter(|row| generation.as_ref().is_none_or(|known| *known == row.info.generation));

@@ -169,9 +169,47 @@ impl QueueIndex {
         }
     }
 
-    /// Messages that wait for a device.
-    pub(crate) fn depth(&self, identity: &IdentityId) -> usize {
-        self.queues.get(identity).map_or(0, |known| known.summary.depth)
+    /// Messages that wait for a device of this generation.
+    pub(crate) fn depth(&self, identity: &IdentityId, generation: &GenerationId) -> usize {
+        let known = self.queues.get(identity);
+        let known = known.filter(|known| known.generation == *generation);
+        known.map_or(0, |known| known.summary.depth)
+    }
+
+    /// Everything that is remembered, with its generation.
+    pub(crate) fn generations(&self) -> Vec<(IdentityId, GenerationId)> {
+        let queues = self
+            .queues
+            .iter()
+            .map(|(identity, known)| (identity, &known.generation));
+        let feedback = self
+            .feedback
+            .iter()
+            .map(|(identity, (generation, _))| (identity, generation));
+        queues
+            .chain(feedback)
+            .map(|(identity, generation)| (identity.clone(), generation.clone()))
+            .collect()
+    }
+
+    /// The generation is dead: its values are removed.
+    pub(crate) fn forget(&mut self, identity: &IdentityId, generation: &GenerationId) {
+        if self
+            .queues
+            .get(identity)
+            .is_some_and(|known| known.generation == *generation)
+            && let Some(known) = self.queues.remove(identity)
+            && let Some(due) = known.summary.next_expiry
+        {
+            self.due.remove(&(due, identity.clone()));
+        }
+        if self
+            .feedback
+            .get(identity)
+            .is_some_and(|(known, _)| known == generation)
+        {
+            self.feedback.remove(identity);
+        }
     }
 
     /// All queues with messages.
@@ -225,7 +263,7 @@ impl QueueIndex {
             known.changed.notify_one();
             return None;
         }
-        if !takes || self.depth(identity) == 0 {
+        if !takes || !self.queues.contains_key(identity) {
             return None;
         }
         let new = Arc::<Delivering>::default();
@@ -348,11 +386,16 @@ mod tests {
         index.note(&a, &g, summary(4, 0, None));
         index.note(&b, &g, summary(5, 0, None));
         assert_eq!(
-            (index.next_due(), index.depth(&a), index.identities()),
+            (index.next_due(), index.depth(&a, &g), index.identities()),
             (None, 0, vec![])
         );
-        index.note(&a, &generation("6"), summary(0, 1, None));
-        assert_eq!(index.depth(&a), 1, "created again");
+        let again = generation("6");
+        index.note(&a, &again, summary(0, 1, Some(9)));
+        assert_eq!((index.depth(&a, &again), index.depth(&a, &g)), (1, 0), "created again");
+        index.forget(&a, &g);
+        assert_eq!(index.generations(), [(a.clone(), again.clone())]);
+        index.forget(&a, &again);
+        assert_eq!((index.generations(), index.next_due()), (vec![], None));
     }
 
     #[test]

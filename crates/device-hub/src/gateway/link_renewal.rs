@@ -353,6 +353,7 @@ impl DeviceHub {
         for identity in &result.take_messages {
             self.deliver_queue(partition, identity);
         }
+        self.resume_notifications(partition, &result.take_changes);
         if result.has_returned {
             self.update_absences(partition, owner.term, Vec::new());
         }

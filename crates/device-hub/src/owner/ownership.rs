@@ -73,6 +73,8 @@ pub(crate) struct SyncResult {
     pub(crate) has_returned: bool,
     /// Identities whose sessions take cloud-to-device messages.
     pub(crate) take_messages: Vec<IdentityId>,
+    /// Sessions that take changes of desired properties.
+    pub(crate) take_changes: Vec<Arc<SessionInfo>>,
 }
 
 impl SyncResult {
@@ -80,6 +82,9 @@ impl SyncResult {
     pub(super) fn resumed(&mut self, session: &ReportedSession) {
         if session.credit.takes(DeliveryKind::CloudToDevice) {
             self.take_messages.push(session.info.identity.clone());
+        }
+        if session.credit.takes(DeliveryKind::TwinChange) {
+            self.take_changes.push(Arc::clone(&session.info));
         }
     }
 }

@@ -97,8 +97,21 @@ impl DeviceHub {
                 }
             }
         }
+        self.forget_dead_queues(partition, newest);
         self.reconcile_lifecycle(partition, &replica, newest).await
             && self.record_lost_ends(partition, term, &replica).await
+    }
+
+    /// Removes dead generations from the index of queues.
+    fn forget_dead_queues(&self, partition: PartitionId, newest: u64) {
+        let index = self.cloud_queues.partition(partition);
+        let known = index.lock().generations();
+        for (identity, generation) in known {
+            let key = device_state::key(DeviceStateKind::CLOUD_QUEUE, &identity, &generation);
+            if self.liveness(&key, newest) == Liveness::Dead {
+                index.lock().forget(&identity, &generation);
+            }
+        }
     }
 
     pub(super) fn liveness(&self, key: &DeviceStateKey<'_>, newest: u64) -> Liveness {

@@ -25,6 +25,7 @@ use super::plan::QueryPlan;
 use super::serve::{MAX_SLICE_BYTES, SliceError};
 use crate::DeviceHub;
 use crate::rpc::codec;
+use crate::twins::ask::TwinError;
 
 /// After this time a page is answered with what has been found.
 const PAGE_TIME: Duration = Duration::from_secs(5);
@@ -81,6 +82,9 @@ pub enum QueryFailure {
     /// The identities could not be read.
     #[error("the identities cannot be read")]
     Registry(#[from] RegistryError),
+    /// A twin could not be read.
+    #[error("a twin cannot be read")]
+    Twin(#[from] TwinError),
 }
 
 /// Partitions of one owner, and how far it has come.
@@ -203,6 +207,7 @@ impl DeviceHub {
                 Ok(answer) => page.accept(index, answer, node)?,
                 Err(SliceError::NotOwner) => failed = part.partitions.first().map(|partition| (*partition, part.owner)),
                 Err(SliceError::Registry(error)) => return Err(error.into()),
+                Err(SliceError::Twin(error)) => return Err(error.into()),
                 Err(error @ (SliceError::Query(_) | SliceError::Request(_))) => {
                     return Err(QueryFailure::Refused {
                         node,

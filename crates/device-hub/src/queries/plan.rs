@@ -1,7 +1,7 @@
 //! How a query finds its devices. Pure.
 
 use holdfast_model::{DeviceId, PartitionCount, PartitionId};
-use holdfast_query::{Collection, Constant, Field, FieldSet, Lookup, Query};
+use holdfast_query::{Collection, Constant, Field, FieldSet, Lookup, Path, Query, Root, Segment, Select};
 use holdfast_registry::{DeviceRange, IdentityKind};
 
 /// The properties that the owner of the partition knows of a connection.
@@ -98,6 +98,46 @@ impl QueryPlan {
             Collection::Modules => IdentityKind::Modules,
         }
     }
+}
+
+/// How much of a stored twin is read: the less, the faster is a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TwinDepth {
+    /// Nothing.
+    None,
+    /// Tags, version and ETag.
+    Tags,
+    /// And the values of the properties, without their metadata.
+    Values,
+    /// Everything.
+    Whole,
+}
+
+impl TwinDepth {
+    /// What the condition needs.
+    pub(super) fn of_condition(query: &Query) -> Self {
+        of_paths(query.condition_paths())
+    }
+
+    /// What a result needs.
+    pub(super) fn of_output(query: &Query) -> Self {
+        match query.select {
+            Select::All => Self::Whole,
+            Select::Columns(_) => of_paths(query.output_paths()),
+        }
+    }
+}
+
+fn of_paths(paths: Vec<&Path>) -> TwinDepth {
+    let depth = |path: &Path| match (&path.root, path.rest.as_slice()) {
+        (Root::Field(Field::Properties), [Segment::Key(_), Segment::Key(name), ..]) if name != "$metadata" => {
+            TwinDepth::Values
+        }
+        (Root::Field(Field::Properties), _) => TwinDepth::Whole,
+        (Root::Field(field), _) if TWIN_FIELDS.contains(field) => TwinDepth::Tags,
+        _ => TwinDepth::None,
+    };
+    paths.into_iter().map(depth).max().unwrap_or(TwinDepth::None)
 }
 
 /// Whether the identity alone has all these properties.

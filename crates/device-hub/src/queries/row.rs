@@ -7,29 +7,47 @@ use holdfast_query::{Field, Row, Segment, Value};
 use holdfast_registry::{IdentitySummary, Status, Thumbprint};
 use serde_json::{Map, Value as Json, json};
 
+use super::plan::TwinDepth;
 use crate::ConnectionState;
+use crate::twins::document::{Twin, etag};
+use crate::twins::stored::{self, UnreadableTwin};
 
 /// The time of what has never happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// The parts of a twin.
+/// The parts of a twin that a query reads.
 #[derive(Debug, Clone)]
 pub(super) struct TwinParts {
-    pub(super) etag: String,
-    pub(super) version: u64,
-    pub(super) tags: Json,
-    pub(super) properties: Json,
+    pub(super) depth: TwinDepth,
+    etag: String,
+    version: u64,
+    tags: Json,
+    properties: Json,
 }
 
 impl TwinParts {
-    /// The twin of an identity whose twin has never been written.
-    pub(super) fn empty() -> Self {
-        let section = json!({"$metadata": {"$lastUpdated": NEVER}, "$version": 1});
+    /// The parts of a stored twin.
+    pub(super) fn read(value: &[u8], depth: TwinDepth) -> Result<Self, UnreadableTwin> {
+        if depth == TwinDepth::Whole {
+            return Ok(Self::of(&Twin::decode(value)?));
+        }
+        let parts = stored::read_values(value, depth >= TwinDepth::Values)?;
+        Ok(Self {
+            depth,
+            etag: etag(parts.version),
+            version: parts.version,
+            tags: Json::Object(parts.tags),
+            properties: json!({"desired": parts.desired, "reported": parts.reported}),
+        })
+    }
+
+    pub(super) fn of(twin: &Twin) -> Self {
         Self {
-            etag: "AAAAAAAAAAE=".to_owned(),
-            version: 1,
-            tags: Json::Object(Map::new()),
-            properties: json!({"desired": section, "reported": section}),
+            depth: TwinDepth::Whole,
+            etag: twin.etag(),
+            version: twin.version,
+            tags: Json::Object(twin.tags().clone()),
+            properties: twin.properties(),
         }
     }
 }
@@ -110,11 +128,7 @@ impl Row for DeviceRow {
                 Status::Enabled => "enabled",
                 Status::Disabled => "disabled",
             }),
-            Field::StatusReason => match (&identity.status_reason, rest) {
-                (Some(reason), _) => text(reason),
-                (None, []) if self.is_device() => Value::Null,
-                (None, _) => Value::Undefined,
-            },
+            Field::StatusReason => identity.status_reason.as_deref().map_or(Value::Undefined, text),
             Field::StatusUpdateTime => at(identity.status_updated),
             Field::ConnectionState => text(match self.connection.is_connected {
                 true => "Connected",

@@ -3,22 +3,23 @@
 //! Invariants: a slice comes past at most [`MAX_VISITED`] identities and has at most [`MAX_SLICE_BYTES`] of results, and one; the
 //! disk is read on the blocking pool; at most [`MAX_SLICES`] slices are evaluated at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_model::{DeviceId, IdentityId, PartitionId};
+use holdfast_partition::record::DeviceStateKind;
 use holdfast_proto::cluster::v1 as proto;
-use holdfast_query::{Aggregator, GroupKey, Groups, Query, QueryError};
+use holdfast_query::{Aggregator, FieldSet, GroupKey, Groups, Query, QueryError};
 use holdfast_registry::{IdentitySummary, RegistryError, Scan};
 use thiserror::Error;
 
-use super::plan::{self, QueryPlan};
+use super::plan::{self, QueryPlan, TwinDepth};
 use super::row::{DeviceRow, TwinParts};
-use crate::api::diagnose::ConnectionState;
 use crate::rpc::codec;
-use crate::{DeviceHub, api};
+use crate::twins::ask::TwinError;
+use crate::{DeviceHub, api, device_state};
 
 /// Identities that one slice comes past.
 const MAX_VISITED: usize = 20_000;
@@ -50,6 +51,9 @@ pub(crate) enum SliceError {
     /// The identities could not be read.
     #[error("the identities cannot be read")]
     Registry(#[from] RegistryError),
+    /// A twin could not be read.
+    #[error("a twin cannot be read")]
+    Twin(#[from] TwinError),
 }
 
 /// A slice under evaluation.
@@ -136,10 +140,7 @@ impl DeviceHub {
                 aggregator.merge(groups);
             }
             let mut through = chunk.through;
-            for row in self.rows_of(slice, chunk.identities).await {
-                if !query.selects(&row) {
-                    continue;
-                }
+            for row in self.selected(slice, chunk.identities).await? {
                 if query.is_aggregate() {
                     aggregator.add(&row);
                     continue;
@@ -220,12 +221,25 @@ impl DeviceHub {
         holdfast_tasks::spawn_blocking(work).await
     }
 
-    /// The rows of identities: with connections and twins if the query reads them.
-    async fn rows_of(&self, slice: &Slice, identities: Vec<IdentitySummary>) -> Vec<DeviceRow> {
-        let (condition, output) = (slice.query.condition_fields(), slice.query.output_fields());
-        let reads = |fields| condition.contains_any(fields) || output.contains_any(fields);
+    /// The rows that the query selects, with all that a result is made of.
+    ///
+    /// Two steps: most rows of a search are not selected, and of those only the condition's parts are read.
+    async fn selected(&self, slice: &Slice, identities: Vec<IdentitySummary>) -> Result<Vec<DeviceRow>, SliceError> {
+        let query = &*slice.query;
         let mut rows: Vec<DeviceRow> = identities.into_iter().map(DeviceRow::of_identity).collect();
-        if reads(plan::CONNECTION_TIMES) {
+        if !slice.is_filtered_by_identity {
+            let condition = query.condition_fields();
+            self.read_connections(&mut rows, condition).await;
+            self.read_twins(&mut rows, TwinDepth::of_condition(query)).await?;
+            rows.retain(|row| query.selects(row));
+        }
+        self.read_connections(&mut rows, query.output_fields()).await;
+        self.read_twins(&mut rows, TwinDepth::of_output(query)).await?;
+        Ok(rows)
+    }
+
+    async fn read_connections(&self, rows: &mut [DeviceRow], fields: FieldSet) {
+        if fields.contains_any(plan::CONNECTION_TIMES) {
             let asked = rows
                 .iter()
                 .map(|row| (row.identity.id.clone(), Some(row.identity.generation.clone())));
@@ -233,28 +247,49 @@ impl DeviceHub {
             for (row, found) in rows.iter_mut().zip(&found) {
                 row.connection = api::diagnose::state_of(found);
             }
-        } else if reads(plan::CONNECTION_FIELDS) {
-            for row in &mut rows {
-                row.connection = self.connection_now(&row.identity);
+        } else if fields.contains_any(plan::CONNECTION_FIELDS) {
+            for row in rows {
+                row.connection.is_connected = self.is_connected_now(&row.identity);
             }
         }
-        if reads(plan::TWIN_FIELDS) {
-            for row in &mut rows {
-                row.twin = Some(TwinParts::empty());
+    }
+
+    async fn read_twins(&self, rows: &mut [DeviceRow], depth: TwinDepth) -> Result<(), SliceError> {
+        let is_read = |row: &DeviceRow| row.twin.as_ref().is_some_and(|twin| twin.depth >= depth);
+        let mut by_partition: BTreeMap<PartitionId, Vec<&mut DeviceRow>> = BTreeMap::new();
+        if depth > TwinDepth::None {
+            for row in rows.iter_mut().filter(|row| !is_read(row)) {
+                let partition = self.partition_of(&row.identity.id);
+                by_partition.entry(partition).or_default().push(row);
             }
         }
-        rows
+        for (partition, rows) in by_partition {
+            let replica = self.parts.partitions.local(partition).ok_or(SliceError::NotOwner)?;
+            let values = {
+                let keys: Vec<_> = rows
+                    .iter()
+                    .map(|row| device_state::key(DeviceStateKind::TWIN, &row.identity.id, &row.identity.generation))
+                    .collect();
+                // The disk has failed, and the node stops.
+                let values = replica.device_state_values(&keys).await;
+                values.map_err(|_| SliceError::NotOwner)?
+            };
+            for (row, value) in rows.into_iter().zip(values) {
+                let identity = &row.identity;
+                let parts = match value {
+                    Some(value) => TwinParts::read(&value, depth).map_err(TwinError::from)?,
+                    None => TwinParts::of(&self.unwritten_twin(&identity.id, &identity.generation)?),
+                };
+                row.twin = Some(parts);
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is connected, without the times.
-    fn connection_now(&self, identity: &IdentitySummary) -> ConnectionState {
+    fn is_connected_now(&self, identity: &IdentitySummary) -> bool {
         let row = self.ownership.row(self.partition_of(&identity.id), &identity.id);
-        ConnectionState {
-            is_connected: row.is_some_and(|row| row.info.generation == identity.generation),
-            updated: None,
-            last_activity: None,
-            cloud_messages: 0,
-        }
+        row.is_some_and(|row| row.info.generation == identity.generation)
     }
 }
 

@@ -95,7 +95,7 @@ impl CallServer {
                 Ok(answer) => Answer::DeviceQuery(answer),
                 Err(SliceError::NotOwner) => codec::encode_error(OwnerError::NotOwner),
                 Err(SliceError::Registry(_)) => codec::encode_error(OwnerError::Busy),
-                Err(error @ (SliceError::Query(_) | SliceError::Request(_))) => {
+                Err(error @ (SliceError::Query(_) | SliceError::Request(_) | SliceError::Twin(_))) => {
                     return Err(refused(&error.to_string()));
                 }
             },
@@ -178,6 +178,7 @@ impl CallServer {
         for identity in &result.take_messages {
             self.hub.deliver_queue(partition, identity);
         }
+        self.hub.resume_notifications(partition, &result.take_changes);
         if phase.is_last() {
             self.hub.send_deliveries(partition, Term(sync.term), self.gateway);
         }

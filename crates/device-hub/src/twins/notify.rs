@@ -11,20 +11,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_model::{IdentityId, PartitionId};
+use holdfast_model::{IdentityId, PartitionId, UnixMillis};
+use holdfast_partition::record::DeviceStateKind;
 use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
 use super::serve::Undecided;
+use super::stored;
 use crate::DeviceHub;
+use crate::device_state;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryKind, OnSessionChange};
 use crate::owner::state_changes::{StateChanges, StateKey};
 use crate::owner::state_writer::{ChangeError, PendingChange};
-use crate::session_types::Reach;
+use crate::session_types::{Reach, SessionInfo};
 
 /// How often devices are tried again that could not take a notification. The report of a device that has just subscribed
 /// may be on its way from its gateway for as long.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long before the report of a session a write may have been made that its device was not told of, in milliseconds: an
+/// owner that is cut off ends sooner.
+const RECENT_MS: u64 = 60_000;
 
 /// A change of desired properties.
 #[derive(Debug)]
@@ -163,6 +170,26 @@ impl DeviceHub {
                     }
                 }
             });
+        }
+    }
+
+    /// A gateway has reported sessions to this owner, which may be a new one. Devices whose desired properties were written
+    /// shortly before read their twins: the earlier owner may have ended between the commit and the notification.
+    pub(crate) fn resume_notifications(self: &Arc<Self>, partition: PartitionId, sessions: &[Arc<SessionInfo>]) {
+        let Some(replica) = self.parts.partitions.local(partition) else {
+            return;
+        };
+        let since = UnixMillis(self.parts.clock.now().0.saturating_sub(RECENT_MS));
+        for session in sessions {
+            let key = device_state::key(DeviceStateKind::TWIN, &session.identity, &session.generation);
+            // Recent writes are in memory.
+            let value = replica.device_state_in_memory(&key).flatten();
+            if value
+                .and_then(|value| stored::updated(&value))
+                .is_some_and(|updated| updated >= since)
+            {
+                self.retry_later(partition, &session.identity);
+            }
         }
     }
 

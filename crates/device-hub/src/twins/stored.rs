@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::document::{Section, Twin};
+use super::document::{Section, Twin, with_version};
 use super::property::{Property, Stamp};
 
 /// The version of the value.
@@ -62,6 +62,44 @@ impl Twin {
             reported: decode_section(stored.reported)?,
         })
     }
+}
+
+/// When tags or desired properties were written last; `None` when never, or when the value cannot be read.
+pub(super) fn updated(value: &[u8]) -> Option<UnixMillis> {
+    let stored = proto::StoredTwin::decode(value).ok();
+    let stored = stored.filter(|stored| stored.version == VERSION && stored.updated_ms > 0)?;
+    Some(UnixMillis(stored.updated_ms))
+}
+
+/// The values of a stored twin without their metadata.
+#[derive(Debug)]
+pub(crate) struct TwinValues {
+    pub(crate) version: u64,
+    pub(crate) tags: Map<String, Value>,
+    /// With `$version`.
+    pub(crate) desired: Value,
+    pub(crate) reported: Value,
+}
+
+/// The values of a stored twin, much faster than the whole; the properties only if they are wanted.
+pub(crate) fn read_values(value: &[u8], with_properties: bool) -> Result<TwinValues, UnreadableTwin> {
+    let stored = proto::StoredTwin::decode(value)?;
+    if stored.version != VERSION {
+        return Err(UnreadableTwin::Version(stored.version));
+    }
+    let section = |stored: Option<proto::StoredTwinSection>| {
+        if !with_properties {
+            return Ok(Value::Null);
+        }
+        let stored = stored.ok_or(UnreadableTwin::Inconsistent)?;
+        Ok::<_, UnreadableTwin>(with_version(parse(&stored.properties)?, stored.version))
+    };
+    Ok(TwinValues {
+        version: stored.twin_version,
+        tags: parse(&stored.tags)?,
+        desired: section(stored.desired)?,
+        reported: section(stored.reported)?,
+    })
 }
 
 /// Empty for an empty object.

@@ -1,7 +1,6 @@
 //! Topics of the hub's messages to a device. Each has the shape that the strictest SDK parser accepts (Spec §4.2).
 //!
-//! Twin responses are sent today; the other topics are the ones that the subscriptions accepted by [`super::channels`]
-//! promise.
+//! They are the ones that the subscriptions accepted by [`super::channels`] promise.
 
 use holdfast_model::IdentityId;
 

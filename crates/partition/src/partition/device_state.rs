@@ -25,7 +25,54 @@ impl Partition {
         read.inspect_err(|error| (self.0.on_fatal)(error))
     }
 
-    /// The same from memory alone; `None` when the disk has to be read.
+    /// Several values, in the order of `keys`, with one read of the disk; for scans, which must not push out what is used: what is
+    /// read is not kept in memory. Each value is as of some moment during the call.
+    ///
+    /// # Errors
+    /// [`StorageError`]: the node stops.
+    pub async fn device_state_values(&self, keys: &[DeviceStateKey<'_>]) -> Result<Vec<Option<Bytes>>, StorageError> {
+        let read = self
+            .read_values(keys.iter().map(|key| Bytes::from(encode_key(key))).collect())
+            .await;
+        read.inspect_err(|error| (self.0.on_fatal)(error))
+    }
+
+    async fn read_values(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, StorageError> {
+        let records = loop {
+            let (epoch, mut known) = {
+                let mut inner = self.0.shared.lock();
+                let known = keys.iter().map(|key| match inner.device_states.lookup(key) {
+                    Lookup::Known(record) => Some(record),
+                    Lookup::OnDisk(_) => None,
+                });
+                let known: Vec<Option<Option<Bytes>>> = known.collect();
+                (inner.device_states.epoch(), known)
+            };
+            let missing = keys.iter().zip(&known).filter(|(_, known)| known.is_none());
+            let missing: Vec<Bytes> = missing.map(|(key, _)| key.clone()).collect();
+            let read = if missing.is_empty() {
+                Vec::new()
+            } else {
+                let inner = self.0.clone();
+                let read = move || missing.iter().map(|key| inner.store.device_state(epoch, key)).collect();
+                self.0.shared.pool.run::<Result<Vec<_>, StorageError>, _>(read).await?
+            };
+            // A snapshot that was installed meanwhile has replaced all values.
+            if self.0.shared.lock().device_states.epoch() == epoch {
+                let mut read = read.into_iter();
+                for record in known.iter_mut().filter(|record| record.is_none()) {
+                    *record = read.next();
+                }
+                break known;
+            }
+        };
+        records
+            .into_iter()
+            .map(|record| self.decode(record.flatten()))
+            .collect()
+    }
+
+    /// A value from memory alone; `None` when the disk has to be read.
     #[must_use]
     pub fn device_state_in_memory(&self, key: &DeviceStateKey<'_>) -> Option<Option<Bytes>> {
         let lookup = self.0.shared.lock().device_states.lookup(&encode_key(key));

@@ -155,3 +155,84 @@ fn invalid(text: impl Into<String>) -> Refused {
 fn malformed(_: DecodeError) -> Refused {
     Refused::new(ErrorCode::ArgumentInvalid, "The message cannot be decoded.").with_condition("amqp:decode-error")
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_amqp::message::{
+        Properties as MessageProperties, begin_application_properties, put_data, put_properties,
+    };
+    use holdfast_amqp::types::{Raw, put_double, put_long, put_str, put_timestamp, put_ulong, put_uuid};
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_000_000_000_000);
+
+    fn encoded(to: &str, id: &[u8]) -> Vec<u8> {
+        let mut buf = Vec::new();
+        put_properties(
+            &mut buf,
+            &MessageProperties {
+                message_id: Raw::new(id).ok(),
+                to: Some(to),
+                absolute_expiry_time: Some(1_000_000_060_000),
+                user_id: Some(b"\xffme"),
+                ..MessageProperties::default()
+            },
+        );
+        let mut map = begin_application_properties(&mut buf);
+        put_str(map.string_key("iothub-ack"), "Positive");
+        put_long(map.string_key("long"), -7);
+        put_double(map.string_key("double"), 1.5);
+        put_timestamp(map.string_key("time"), 1_910_732_800_000);
+        map.finish();
+        put_data(&mut buf, b"one ");
+        put_data(&mut buf, b"two");
+        buf
+    }
+
+    fn string(text: &str) -> Vec<u8> {
+        let mut id = Vec::new();
+        put_str(&mut id, text);
+        id
+    }
+
+    #[test]
+    fn properties_become_text_and_ids_of_all_types_too() {
+        let (device, read) = message(&encoded("/devices/a%2Bb/messages/deviceBound", &string("m")), 0, NOW).unwrap();
+        assert_eq!(device.to_string(), "a+b");
+        assert_eq!(read.feedback, Some(FeedbackRequest::Positive));
+        assert_eq!(read.expiry, Some(UnixMillis(1_000_000_060_000)));
+        assert_eq!(&read.body[..], b"one two");
+        let values: Vec<_> = read
+            .properties
+            .iter()
+            .map(|(_, value)| value.as_deref().unwrap())
+            .collect();
+        assert_eq!(values, ["-7", "1.5", "2030-07-19T23:06:40.0000000Z"]);
+        let (mut number, mut uuid) = (Vec::new(), Vec::new());
+        put_ulong(&mut number, 42);
+        put_uuid(&mut uuid, &[0x11; 16]);
+        for (id, text) in [(number, "42"), (uuid, "11111111-1111-1111-1111-111111111111")] {
+            let (_, read) = message(&encoded("devices/d/messages/devicebound", &id), 0, NOW).unwrap();
+            assert_eq!(read.message_id.as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let good = encoded("/devices/d/messages/devicebound", &string("m"));
+        for length in 0..good.len() {
+            let _ = message(&good[..length], 0, NOW);
+        }
+        // Every byte in turn becomes several others.
+        for at in 0..good.len() {
+            for byte in [0, 0x40, 0x43, 0x45, 0x53, 0x7f, 0xa1, 0xb0, 0xc0, 0xd0, 0xff] {
+                let mut changed = good.clone();
+                changed[at] = byte;
+                let _ = message(&changed, 0, NOW);
+            }
+        }
+        let batch = message(&good, BATCH_FORMAT, NOW).unwrap_err();
+        assert_eq!(batch.code, ErrorCode::ArgumentInvalid);
+    }
+}

@@ -13,7 +13,6 @@ use crate::support::Hub;
 async fn calls_that_are_not_implemented_name_the_missing_feature() {
     let hub = Hub::start().await;
     let table = [
-        ("POST", "/devices/query", "device queries"),
         ("PUT", "/jobs/v2/j", "scheduled jobs"),
         ("POST", "/jobs/create", "import and export jobs"),
         ("GET", "/configurations", "configurations"),

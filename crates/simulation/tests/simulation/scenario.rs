@@ -18,7 +18,7 @@ use crate::lease::Leases;
 use crate::operator::{Changes, Operator};
 use crate::shared::Shared;
 use crate::world::World;
-use crate::{downlink, logs, queues, readers};
+use crate::{downlink, logs, queues, readers, twins};
 use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
 /// How often devices and checks run.
@@ -61,6 +61,9 @@ pub(crate) struct Outcome {
     pub(crate) queued: usize,
     pub(crate) messages: usize,
     pub(crate) dead_letters: usize,
+    /// Writes to twins, and reads of them.
+    pub(crate) twin_writes: usize,
+    pub(crate) twin_reads: usize,
     /// Acknowledged changes of subscriptions.
     pub(crate) subscribed: u64,
 }
@@ -136,6 +139,9 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     }
     for back_end in 1..3 {
         shared.spawn(queues::send_at_random(shared.clone(), &STEADY, back_end, draw()));
+    }
+    for back_end in 1..4 {
+        shared.spawn(twins::write_at_random(shared.clone(), &STEADY, back_end, draw()));
     }
     let mut devices: Vec<Device> = devices
         .map(|name| {
@@ -288,6 +294,9 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     for broken in queues::check(&history.queued, &messages, &history.dead_letters) {
         shared.violation(broken);
     }
+    for broken in twins::check(&history.twins) {
+        shared.violation(broken);
+    }
     for device in &mut *devices {
         device.connect_last(cluster).await;
     }
@@ -310,6 +319,8 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         queued: history.queued.len(),
         messages: messages.iter().map(|(_, messages)| messages.len()).sum(),
         dead_letters: history.dead_letters.len(),
+        twin_writes: history.twins.written.len(),
+        twin_reads: history.twins.seen.len(),
         subscribed: devices
             .iter()
             .filter_map(|device| device.subscriptions.as_ref())

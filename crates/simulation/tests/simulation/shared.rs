@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::downlink::{Received, Sent};
 use crate::operator::Changes;
 use crate::queues::Queued;
+use crate::twins::TwinHistory;
 use holdfast_simulation::{NODES, Node};
 
 /// How many lines of the trace a failure shows.
@@ -72,6 +73,7 @@ pub(crate) struct History {
     pub(crate) queued: BTreeMap<u64, Queued>,
     /// In the end, by device.
     pub(crate) dead_letters: BTreeSet<(String, u64)>,
+    pub(crate) twins: TwinHistory,
     /// Broken promises.
     pub(crate) violations: Vec<String>,
 }

@@ -140,6 +140,7 @@ fn refused(error: QueryError) -> ApiError {
 fn failed(failure: QueryFailure) -> ApiError {
     match failure {
         QueryFailure::Registry(error) => error.into(),
+        QueryFailure::Twin(error) => error.into(),
         QueryFailure::NoOwner(_) => ApiError::new(ErrorCode::PartitionNotFound, failure.to_string()),
         QueryFailure::TooSlow => ApiError::new(ErrorCode::GatewayTimeout, failure.to_string()),
         QueryFailure::Refused { .. } => ApiError::new(ErrorCode::ServiceUnavailable, failure.to_string()),

@@ -1,0 +1,121 @@
+//! How long a query takes over many devices with twins, and what memory it needs.
+//!
+//! `cargo test --release -p holdfast-service-api --test query_scale -- --ignored --nocapture` (`HOLDFAST_DEVICES` for another
+//! number than 1,000,000)
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+#[path = "support/node.rs"]
+mod node;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_device_hub::{DeviceHub, QueryPosition, TwinWrite, WriteMode};
+use holdfast_model::{DeviceId, IdentityId, NodeId};
+use holdfast_query::Query;
+use holdfast_registry::{IdentityContent, IdentityWrite, WriteOperation};
+use serde_json::json;
+
+const BULK: usize = 100;
+const WRITERS: usize = 256;
+const HITS: usize = 100;
+
+fn device(number: usize) -> IdentityId {
+    IdentityId::device(DeviceId::parse(&format!("sensor-{number:07}-of-the-fleet")).unwrap())
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// Each has a twin of some 500 bytes; a hundred are at site `hit`.
+async fn write_twin(hub: Arc<DeviceHub>, number: usize, every: usize) {
+    let id = device(number);
+    let generation = hub.registry().identity(&id).unwrap().unwrap().generation.clone();
+    let site = if number.is_multiple_of(every) { "hit" } else { "miss" };
+    let write = TwinWrite {
+        mode: WriteMode::Replace,
+        tags: Some(json!({"site": site, "floor": number % 50, "note": "x".repeat(200)}).to_string()),
+        desired: Some(json!({"rate": 10, "config": {"mode": "eco", "text": "y".repeat(200)}}).to_string()),
+        if_etag: None,
+    };
+    hub.write_twin(&id, &generation, write, Duration::from_secs(60))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes"]
+async fn a_query_over_many_devices() {
+    let count = std::env::var_os("HOLDFAST_DEVICES");
+    let count = count.map_or(1_000_000, |text| text.to_str().unwrap().parse::<usize>().unwrap());
+    let node = node::Node::start(NodeId(7), &SimNetwork::new(1)).await;
+    for id in node.partitions.count().iter() {
+        let replica = node.partition(id).await;
+        node.partitions.host(replica);
+    }
+    let began = Instant::now();
+    for first in (0..count).step_by(BULK) {
+        let writes = (first..count.min(first + BULK)).map(|number| IdentityWrite {
+            id: device(number),
+            operation: WriteOperation::Create(IdentityContent::default()),
+        });
+        node.registry.write_bulk(writes.collect()).await.unwrap();
+    }
+    println!("{count} devices created in {:?}", began.elapsed());
+    let began = Instant::now();
+    let every = (count / HITS).max(1);
+    let writes = (0..count).map(|number| write_twin(node.hub.clone(), number, every));
+    stream::iter(writes).buffer_unordered(WRITERS).collect::<()>().await;
+    println!(
+        "{count} twins written in {:?}; {} MiB resident",
+        began.elapsed(),
+        resident_mib()
+    );
+    for (text, results) in [
+        (
+            "SELECT * FROM devices WHERE deviceId = 'sensor-0000001-of-the-fleet'",
+            1,
+        ),
+        ("SELECT * FROM devices WHERE tags.site = 'hit'", count.div_ceil(every)),
+        (
+            "SELECT deviceId FROM devices WHERE properties.desired.config.mode = 'other'",
+            0,
+        ),
+        ("SELECT COUNT() AS n FROM devices", 1),
+        (
+            "SELECT status, COUNT() AS n FROM devices WHERE connectionState = 'Disconnected' GROUP BY status",
+            1,
+        ),
+        (
+            "SELECT tags.floor AS floor, COUNT() AS n FROM devices GROUP BY tags.floor",
+            50.min(count),
+        ),
+    ] {
+        let query = Query::parse(text).unwrap();
+        let (before, began) = (resident_mib(), Instant::now());
+        let (mut found, mut pages, mut position) = (0, 0, QueryPosition::Start);
+        loop {
+            let page = node
+                .hub
+                .query_page(text, &query, &position, 1000, Duration::from_secs(120));
+            let page = page.await.unwrap();
+            found += page.results.len();
+            pages += 1;
+            match page.next {
+                Some(next) => position = next,
+                None => break,
+            }
+        }
+        let took = began.elapsed();
+        println!(
+            "{took:>10.1?}  {pages} pages  {before} -> {} MiB  {text}",
+            resident_mib()
+        );
+        assert_eq!(found, results, "{text}");
+    }
+}
