@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use holdfast_model::{DeviceId, IdentityId, PartitionId};
 use holdfast_partition::record::DeviceStateKind;
 use holdfast_proto::cluster::v1 as proto;
@@ -126,21 +127,31 @@ impl DeviceHub {
     async fn evaluate(
         self: &Arc<Self>,
         slice: &Arc<Slice>,
-        mut after: Option<IdentityId>,
+        after: Option<IdentityId>,
     ) -> Result<proto::DeviceQueryAnswer, SliceError> {
         let query = &*slice.query;
         let mut results = Vec::new();
         let (mut bytes, mut visited) = (0, 0);
         let mut aggregator = Aggregator::new(query, slice.after_group.clone(), slice.limit);
+        let mut chunk = self.next_chunk(slice, after, MAX_VISITED).await?;
         let through = loop {
-            let most = MAX_VISITED - visited;
-            let chunk = self.next_chunk(slice, after.take(), most).await?;
             visited += chunk.visited;
             if let Some(groups) = chunk.groups {
                 aggregator.merge(groups);
             }
+            // The next identities are read while the twins of these are.
+            let following = async {
+                match &chunk.through {
+                    Some(after) if visited < MAX_VISITED => {
+                        let next = self.next_chunk(slice, Some(after.clone()), MAX_VISITED - visited).await;
+                        next.map(Some)
+                    }
+                    _ => Ok(None),
+                }
+            };
+            let (rows, following) = tokio::join!(self.selected(slice, chunk.identities), following);
             let mut through = chunk.through;
-            for row in self.selected(slice, chunk.identities).await? {
+            for row in rows? {
                 if query.is_aggregate() {
                     aggregator.add(&row);
                     continue;
@@ -153,11 +164,13 @@ impl DeviceHub {
                     break;
                 }
             }
-            let is_full = results.len() >= slice.limit || bytes >= MAX_SLICE_BYTES || visited >= MAX_VISITED;
-            if through.is_none() || is_full {
+            if results.len() >= slice.limit || bytes >= MAX_SLICE_BYTES {
                 break through;
             }
-            after = through;
+            match following? {
+                Some(next) => chunk = next,
+                None => break through,
+            }
         };
         Ok(proto::DeviceQueryAnswer {
             results,
@@ -263,17 +276,17 @@ impl DeviceHub {
                 by_partition.entry(partition).or_default().push(row);
             }
         }
-        for (partition, rows) in by_partition {
-            let replica = self.parts.partitions.local(partition).ok_or(SliceError::NotOwner)?;
-            let values = {
-                let keys: Vec<_> = rows
-                    .iter()
-                    .map(|row| device_state::key(DeviceStateKind::TWIN, &row.identity.id, &row.identity.generation))
-                    .collect();
-                // The disk has failed, and the node stops.
-                let values = replica.device_state_values(&keys).await;
-                values.map_err(|_| SliceError::NotOwner)?
-            };
+        let reads = by_partition.iter().map(|(partition, rows)| async move {
+            let replica = self.parts.partitions.local(*partition).ok_or(SliceError::NotOwner)?;
+            let ids = rows.iter().map(|row| &row.identity);
+            let keys = ids.map(|identity| device_state::key(DeviceStateKind::TWIN, &identity.id, &identity.generation));
+            let keys: Vec<_> = keys.collect();
+            // The disk has failed, and the node stops.
+            let values = replica.device_state_values(&keys).await;
+            values.map_err(|_| SliceError::NotOwner)
+        });
+        let values = try_join_all(reads).await?;
+        for (rows, values) in by_partition.into_values().zip(values) {
             for (row, value) in rows.into_iter().zip(values) {
                 let identity = &row.identity;
                 let parts = match value {
