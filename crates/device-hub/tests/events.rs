@@ -28,6 +28,11 @@ async fn events(cluster: &Cluster, node: NodeId, device: &str) -> (Vec<(MessageS
                 record.device_id.to_owned(),
                 operation.unwrap_or_default(),
             ));
+            if record.source == Some(MessageSource::DeviceLifecycle) {
+                let twin: serde_json::Value = serde_json::from_slice(record.payload).unwrap();
+                assert_eq!(twin["deviceId"], record.device_id);
+                assert_eq!(twin["properties"]["desired"]["$version"], 1);
+            }
             ids.push(record.correlation_id.unwrap_or_default().to_owned());
         }
     }

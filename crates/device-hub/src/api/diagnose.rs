@@ -16,8 +16,9 @@ use holdfast_proto::cluster::v1::{self as proto};
 
 use crate::api::audit::AuditRecord;
 use crate::downlink::credit::Credit;
+use crate::downlink::delivery::{DeliveryKind, DeliveryKinds};
 use crate::rpc::codec::{self, QueriedIdentity};
-use crate::session_types::SessionNumber;
+use crate::session_types::{Reach, SessionNumber};
 use crate::{DeviceHub, Operation, Protocol};
 
 /// Identities whose stored connection is read at once.
@@ -58,6 +59,8 @@ pub struct LiveSession {
     pub expires: Option<UnixMillis>,
     /// The policy whose token opened it.
     pub policy: Option<String>,
+    /// What the device has subscribed to.
+    pub receives: DeliveryKinds,
 }
 
 /// Everything about an identity's connections.
@@ -99,6 +102,7 @@ impl DeviceHub {
                     since: UnixMillis(item.since_ms),
                     expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
                     policy: (!item.policy.is_empty()).then_some(item.policy),
+                    receives: codec::decode_counters(item.credit.as_ref()).taken_kinds(),
                 })
             }),
             refusals,
@@ -198,13 +202,14 @@ impl DeviceHub {
         // A session of an earlier generation is about to be closed.
         let row = row.filter(|row| generation.as_ref().is_none_or(|known| *known == row.info.generation));
         if let Some(row) = row {
+            let takes = |kind: &DeliveryKind| self.ownership.reach(partition, identity, *kind) == Reach::Open;
+            let taken = DeliveryKind::ALL.into_iter().filter(takes);
+            let credit = Credit {
+                kinds: taken.fold(DeliveryKinds::default(), DeliveryKinds::with).bits(),
+                ..Credit::default()
+            };
             return proto::SessionFound {
-                session: Some(codec::encode_item(
-                    &row.info,
-                    row.address.key,
-                    Some(row.number),
-                    Credit::default(),
-                )),
+                session: Some(codec::encode_item(&row.info, row.address.key, Some(row.number), credit)),
                 gateway: row.address.gateway.get(),
                 updated_ms: row.info.since.0,
                 last_activity_ms: row.last_activity.0,

@@ -47,6 +47,12 @@ impl Credit {
     pub(crate) fn takes(&self, kind: DeliveryKind) -> bool {
         self.kinds & DeliveryKinds::default().with(kind).bits() != 0
     }
+
+    /// The kinds of deliveries that the front end takes.
+    pub(crate) fn taken_kinds(&self) -> DeliveryKinds {
+        let taken = DeliveryKind::ALL.into_iter().filter(|kind| self.takes(*kind));
+        taken.fold(DeliveryKinds::default(), DeliveryKinds::with)
+    }
 }
 
 /// A session's credit at its gateway: written by its core, read by the tasks that report it.

@@ -18,6 +18,9 @@ pub enum DeliveryKind {
 }
 
 impl DeliveryKind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 3] = [Self::CloudToDevice, Self::Method, Self::TwinChange];
+
     /// Its number in calls between nodes.
     pub(crate) const fn number(self) -> u32 {
         match self {
@@ -52,6 +55,12 @@ impl DeliveryKinds {
     #[must_use]
     pub const fn with(self, kind: DeliveryKind) -> Self {
         Self(self.0 | 1 << kind.number())
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub const fn contains(self, kind: DeliveryKind) -> bool {
+        self.0 & Self(0).with(kind).0 != 0
     }
 
     pub(crate) const fn bits(self) -> u64 {

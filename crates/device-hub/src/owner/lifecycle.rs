@@ -15,7 +15,7 @@ use holdfast_partition::Partition;
 use holdfast_partition::record::DeviceStateKind;
 use holdfast_partition::state::Liveness;
 use holdfast_proto::device::v1::StoredLifecycle;
-use holdfast_registry::{ChangeKind, RegistryEvent};
+use holdfast_registry::{ChangeKind, RegistryEvent, TwinSeed};
 use holdfast_tasks::{Phase, Stop};
 use prost::Message as _;
 
@@ -24,6 +24,7 @@ use super::state_changes::{StateChanges, StateKey};
 use super::state_writer::{ChangeError, PendingChange};
 use crate::DeviceHub;
 use crate::rpc::codec;
+use crate::twins::decide;
 
 /// The version of the values.
 const VERSION: u32 = 1;
@@ -93,12 +94,16 @@ impl DeviceHub {
     ) -> Result<PendingChange<()>, ChangeError> {
         let marker = StateKey::new(DeviceStateKind::LIFECYCLE, identity, generation);
         let baseline = baseline_key().ok_or(ChangeError::NotOwner)?;
-        let keys = vec![marker.clone(), baseline.clone()];
+        let twin = StateKey::new(DeviceStateKind::TWIN, identity, generation);
+        let keys = vec![marker.clone(), baseline.clone(), twin.clone()];
         let due = DueEvent {
             marker,
             baseline,
+            twin,
+            // Of a deleted identity it is gone; what was stored since is in the twin.
+            seed: self.parts.registry.twin_seed(identity).ok().flatten(),
             identity: identity.clone(),
-            generation: generation.0.parse().unwrap_or(u64::MAX),
+            generation: generation.clone(),
             change,
         };
         self.submit_change(partition, keys, move |changes| due.decide(changes))
@@ -234,15 +239,18 @@ fn encode(baseline: u64) -> Vec<u8> {
 struct DueEvent {
     marker: StateKey,
     baseline: StateKey,
+    twin: StateKey,
+    seed: Option<TwinSeed>,
     identity: IdentityId,
-    generation: u64,
+    generation: GenerationId,
     change: LifecycleChange,
 }
 
 impl DueEvent {
     fn decide(self, changes: &mut StateChanges<'_>) {
         let is_marked = changes.get(&self.marker).is_some();
-        let is_older = || stored_baseline(changes, &self.baseline).is_some_and(|baseline| self.generation <= baseline);
+        let generation = self.generation.0.parse().unwrap_or(u64::MAX);
+        let is_older = || stored_baseline(changes, &self.baseline).is_some_and(|baseline| generation <= baseline);
         let operation = match self.change {
             LifecycleChange::Created if is_marked => return,
             LifecycleChange::Created => {
@@ -256,7 +264,15 @@ impl DueEvent {
             LifecycleChange::Deleted if is_older() => "deleteDeviceIdentity",
             LifecycleChange::Deleted => return,
         };
-        let body = empty_twin(&self.identity);
+        let stored = changes.get(&self.twin).map(|value| &**value);
+        let twin = decide::current(stored, &self.identity, &self.generation, self.seed.as_ref());
+        let body = twin.map_or_else(
+            |error| {
+                tracing::error!(identity = %self.identity, %error, "a twin cannot be read; the life-cycle event has none");
+                b"{}".to_vec()
+            },
+            |twin| decide::whole(&twin, &self.identity).to_string().into_bytes(),
+        );
         let time = changes.now();
         changes.event(HubEvent {
             source: MessageSource::DeviceLifecycle,
@@ -266,19 +282,4 @@ impl DueEvent {
             body,
         });
     }
-}
-
-/// The twin of an identity that was just created (Spec query-and-routing §14). Ids need no escapes.
-fn empty_twin(identity: &IdentityId) -> Vec<u8> {
-    let module = identity
-        .module
-        .as_ref()
-        .map(|module| format!(r#""moduleId":"{module}","#));
-    let section = r#"{"$metadata":{"$lastUpdated":"0001-01-01T00:00:00Z"},"$version":1}"#;
-    let twin = format!(
-        r#"{{"deviceId":"{}",{}"etag":"AAAAAAAAAAE=","version":2,"properties":{{"desired":{section},"reported":{section}}}}}"#,
-        identity.device,
-        module.unwrap_or_default(),
-    );
-    twin.into_bytes()
 }

@@ -89,21 +89,25 @@ pub(crate) fn check_condition(twin: &Twin, if_etag: Option<&str>) -> Result<(), 
 /// A write of a back end.
 pub(crate) fn write(
     before: Twin,
-    write: CheckedWrite,
+    mut write: CheckedWrite,
     identity: &IdentityId,
     now: UnixMillis,
     history_limit: u64,
 ) -> Result<Written, TwinRefusal> {
     check_condition(&before, write.if_etag.as_deref())?;
+    let is_patch = write.mode == WriteMode::Merge;
+    if is_patch {
+        // A device merges what it is sent: a section that is emptied is sent as one null per key.
+        write.tags = write.tags.map(|tags| tags.into_merge_of(&before.tags));
+        let desired = || before.desired.root.to_map();
+        write.desired = write.desired.map(|write| write.into_merge_of(&desired()));
+    }
     let patch = |write: &Option<SectionWrite>| match write {
         Some(SectionWrite::Merge(patch)) => Some(patch.clone()),
         Some(SectionWrite::Replace(_)) | None => None,
     };
     let (tags, desired) = (patch(&write.tags), patch(&write.desired));
     let writes_desired = write.desired.is_some();
-    // A section that a merge empties has no patch that says so: the event has the whole twin.
-    let is_patch =
-        write.mode == WriteMode::Merge && tags.is_some() == write.tags.is_some() && desired.is_some() == writes_desired;
     let mut twin = before.clone();
     twin.write(write.tags, write.desired, now)?;
     let mut history = Vec::new();
@@ -168,7 +172,7 @@ pub(crate) fn report(
 }
 
 /// The body of the event of a replaced twin.
-fn whole(twin: &Twin, identity: &IdentityId) -> Value {
+pub(crate) fn whole(twin: &Twin, identity: &IdentityId) -> Value {
     let mut body = Map::new();
     body.insert("deviceId".to_owned(), json!(identity.device.as_str()));
     if let Some(module) = identity.module.as_ref().map(ModuleId::as_str) {
@@ -176,7 +180,9 @@ fn whole(twin: &Twin, identity: &IdentityId) -> Value {
     }
     body.insert("etag".to_owned(), json!(twin.etag()));
     body.insert("version".to_owned(), json!(twin.version));
-    body.insert("tags".to_owned(), Value::Object(twin.tags.clone()));
+    if !twin.tags.is_empty() {
+        body.insert("tags".to_owned(), Value::Object(twin.tags.clone()));
+    }
     body.insert("properties".to_owned(), twin.properties());
     Value::Object(body)
 }

@@ -24,6 +24,19 @@ pub enum WriteMode {
 }
 
 impl SectionWrite {
+    /// As a merge patch of `content`: new content in place of the old one becomes a null per key that it lacks.
+    pub(crate) fn into_merge_of(self, content: &Map<String, Value>) -> Self {
+        match self {
+            Self::Merge(patch) => Self::Merge(patch),
+            Self::Replace(next) => {
+                let removed = content.keys().filter(|key| !next.contains_key(*key));
+                let mut patch: Map<String, Value> = removed.map(|key| (key.clone(), Value::Null)).collect();
+                patch.extend(next);
+                Self::Merge(patch)
+            }
+        }
+    }
+
     /// Reads the JSON text of a section.
     pub(crate) fn parse(section: SectionName, mode: WriteMode, text: &str) -> Result<Self, TwinRefusal> {
         let value = json::parse(text).map_err(|error| TwinRefusal::Json(error.to_string()))?;

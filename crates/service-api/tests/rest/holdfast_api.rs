@@ -208,6 +208,10 @@ async fn a_connected_device_is_counted_and_shown_as_connected() {
         let diagnosis = hub.owner("GET", "/holdfast/v1/diagnose/d").send().await.json();
         assert_eq!(diagnosis["connectionState"], "Connected");
         assert_eq!(diagnosis["session"]["protocol"], "mqtt");
+        assert_eq!(
+            diagnosis["session"]["receives"],
+            serde_json::json!({"methods": false, "messages": false, "desiredProperties": false})
+        );
         drop(session);
     };
     tokio::task::LocalSet::new().run_until(Box::pin(connected)).await;

@@ -1,6 +1,6 @@
 //! `GET /holdfast/v1/diagnose/{deviceId}[/modules/{moduleId}]`: why an identity can or cannot connect.
 
-use holdfast_device_hub::Diagnosis;
+use holdfast_device_hub::{DeliveryKind, Diagnosis};
 use holdfast_model::IdentityId;
 use holdfast_registry::Identity;
 use serde_json::{Value, json};
@@ -54,6 +54,11 @@ fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
         "connectedTime": timestamps::iso(Some(session.since)),
         "tokenEndTime": session.expires.map(|time| timestamps::iso(Some(time))),
         "policy": session.policy,
+        "receives": {
+            "methods": session.receives.contains(DeliveryKind::Method),
+            "messages": session.receives.contains(DeliveryKind::CloudToDevice),
+            "desiredProperties": session.receives.contains(DeliveryKind::TwinChange),
+        },
     }))
 }
 
