@@ -138,4 +138,12 @@ mod tests {
             "-9223372036854775808"
         );
     }
+
+    #[test]
+    fn a_number_that_was_written_is_read_as_the_same() {
+        for text in ["144444444444444444444444444444444444444444444444444", "122.416294033786585", "5e-324"] {
+            let value = parse(text).unwrap();
+            assert_eq!(parse(&value.to_string()).unwrap(), value, "{text}");
+        }
+    }
 }
