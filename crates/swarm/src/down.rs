@@ -3,7 +3,7 @@
 //! Why: the times that users notice end at the device or come back from it, so writer and device are one process with one
 //! clock.
 //! Invariants: devices run on a thread of their own and callers on another, so that neither waits for the other's work; a
-//! caller has one request under way; a refusal is counted and never part of a figure.
+//! caller has one request in flight; a refusal is counted and never part of a figure.
 //! Not here: messages to devices, and load from devices to the hub ([`crate::fleet`]).
 
 mod caller;
@@ -36,7 +36,7 @@ use crate::target::{Target, Transport};
 
 /// Connections that are being opened at once.
 const HANDSHAKES_AT_ONCE: usize = 32;
-/// How long requests under way may take after the measured time.
+/// How long requests in flight may take after the measured time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The load.
@@ -66,7 +66,7 @@ pub struct Plan {
     pub first: u32,
     /// How many devices.
     pub devices: u32,
-    /// Back ends' connections, one request under way on each; unused by [`Shape::TwinReports`].
+    /// Back ends' connections, one request in flight on each; unused by [`Shape::TwinReports`].
     pub callers: u32,
     /// Options of the devices' connections.
     pub options: ConnectionOptions,

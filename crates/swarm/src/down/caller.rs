@@ -18,7 +18,7 @@ use crate::target::Tls;
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a caller connects again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
-/// Notifications that wait for their writer; it has one patch under way.
+/// Notifications that wait for their writer; it has one patch in flight.
 pub(super) const NOTICES: usize = 64;
 
 /// How callers reach the hub.

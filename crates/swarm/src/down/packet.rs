@@ -44,7 +44,7 @@ impl Packets {
     /// The next whole packet.
     ///
     /// # Errors
-    /// When it is malformed, too long, or of a kind that this device has not asked for.
+    /// When it is malformed, too long, or of a kind that was not requested.
     pub(super) fn next(&mut self) -> Result<Option<Packet>> {
         let input = &self.buffer[self.parsed..];
         let Some((length, head)) = remaining_length(input)? else {

@@ -20,7 +20,7 @@ pub struct DownReport {
     pub shape: Shape,
     /// Devices.
     pub devices: u32,
-    /// Requests under way at most.
+    /// Requests in flight at most.
     pub callers: u32,
     /// The measured time.
     pub seconds: f64,

@@ -19,7 +19,7 @@ pub(crate) struct Down {
     target: TargetArgs,
     #[command(flatten)]
     measure: MeasureArgs,
-    /// Back ends' HTTPS connections, with one request under way on each; the devices report by themselves in twin-reports
+    /// Back ends' HTTPS connections, with one request in flight on each; the devices report by themselves in twin-reports
     #[arg(long, default_value_t = 64)]
     callers: u32,
     /// Requests a second of all together; as many as possible by default
