@@ -5,10 +5,13 @@
 pub mod availability;
 pub mod identity;
 pub mod linear;
+pub mod messages;
+pub mod methods;
 pub mod readers;
 pub mod reconnection;
 pub mod revocation;
 pub mod sessions;
+pub mod twins;
 
 use serde::Serialize;
 

@@ -4,6 +4,8 @@
 //! byte is sent, `answered` after the last one has arrived. An operation took effect between the two, or, when its
 //! outcome is unknown, at any time after `asked` or never.
 
+pub mod down;
+
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since the run began.

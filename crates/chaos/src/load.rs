@@ -6,6 +6,7 @@
 
 mod connection;
 mod device;
+mod down;
 mod reader;
 mod registry;
 mod revoker;
@@ -44,6 +45,8 @@ pub struct LoadPlan {
     pub devices: u32,
     /// Devices whose rights are revoked and restored repeatedly.
     pub revocable: u32,
+    /// Devices whose twins are written, which get messages, and whose methods are called.
+    pub commanded: u32,
     /// Back ends that write identities.
     pub writers: u32,
     /// Readers of each partition.
@@ -96,7 +99,7 @@ impl Load {
     /// When the devices cannot be created.
     pub fn start(plan: &LoadPlan, targets: &Arc<Targets>, recorder: &Arc<Recorder>) -> Result<Self> {
         let asked = recorder.now();
-        let all = plan.devices + plan.revocable;
+        let all = plan.devices + plan.revocable + plan.commanded;
         let endpoint = targets.endpoints().first().copied().context("there is no node")?;
         Builder::new_current_thread()
             .enable_all()
@@ -205,6 +208,9 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
         let revoker = revoker::run(shared.clone(), devices, rng());
         others.push(holdfast_tasks::spawn_local("revoker", Box::pin(revoker)));
     }
+    let down = down::start(shared, end..end + plan.commanded, &mut rng);
+    senders.extend(down.back_ends);
+    others.extend(down.devices);
     for reader in 0..plan.readers {
         for partition in 0..plan.partitions {
             let follower = reader::run(shared.clone(), reader, partition, rng());
@@ -214,7 +220,7 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
     while !shared.is_stopping() {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    // Devices end by themselves once all their messages are acknowledged.
+    // Devices end by themselves once all their messages are acknowledged, the back ends of the way down after a last look.
     let deadline = tokio::time::Instant::now() + DRAIN;
     for sender in &mut senders {
         let _ = tokio::time::timeout_at(deadline, sender).await;

@@ -9,6 +9,7 @@ use holdfast_swarm::ledger::Span;
 use serde::Serialize;
 
 use crate::check::readers::Readers;
+use crate::history::down::WayDown;
 use crate::history::{Connection, Micros, Operation, Refusal, RightsChange};
 
 /// Acknowledgements of one device that are closer together than this are recorded as one.
@@ -35,6 +36,8 @@ pub struct History {
     pub acknowledged: HashMap<u32, Vec<Micros>>,
     /// The partition of each device, as readers found it.
     pub partition_of: HashMap<u32, u32>,
+    /// Twins, messages to devices and methods.
+    pub down: WayDown,
     /// Behaviour that no correct hub shows, with its time.
     pub anomalies: Vec<(Micros, String)>,
     /// How many anomalies there were.

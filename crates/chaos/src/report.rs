@@ -1,6 +1,6 @@
 //! The report of a run: JSON for programs, a table for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::check::Findings;
 use crate::check::availability::{Pause, Summary, summary};
+use crate::history::down::{ListedQueue, MethodOutcome, SendOutcome, TwinAction, WayDown};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 
 /// One kind of fault.
@@ -21,6 +22,53 @@ pub struct KindReport {
     pub skipped: Option<String>,
     /// How long writes paused in partitions that the hit nodes led, or in all when that was not known.
     pub pauses: Summary,
+}
+
+/// How much went down: to devices, and with their twins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DownFigures {
+    /// Writes of twins by back ends and devices that were answered.
+    pub twin_writes: usize,
+    /// Reads of a section of a twin that were answered.
+    pub twin_reads: usize,
+    /// Messages to devices that were acknowledged.
+    pub messages: usize,
+    /// Messages that devices have received at least once.
+    pub received: usize,
+    /// Messages that were in a queue when it was last listed.
+    pub queued: usize,
+    /// Dead letters at that time.
+    pub dead: usize,
+    /// Direct methods that were called.
+    pub methods: usize,
+    /// Direct methods that devices have answered.
+    pub answered: usize,
+}
+
+impl DownFigures {
+    /// The figures of `down`.
+    #[must_use]
+    pub fn of(down: &WayDown) -> Self {
+        let answered = || down.twins.iter().filter(|call| call.answer.is_some());
+        let is_read = |action| matches!(action, TwinAction::Read);
+        let is_queued = |outcome| matches!(outcome, SendOutcome::Queued { .. });
+        let received: BTreeSet<u64> = down.received.iter().map(|one| one.number).collect();
+        let last: BTreeMap<&str, &ListedQueue> = down.listed.iter().map(|list| (&*list.device, list)).collect();
+        Self {
+            twin_writes: answered().filter(|call| !is_read(call.action)).count(),
+            twin_reads: answered().filter(|call| is_read(call.action)).count(),
+            messages: down.sent.iter().filter(|sent| is_queued(sent.outcome)).count(),
+            received: received.len(),
+            queued: last.values().map(|list| list.queued.len()).sum(),
+            dead: last.values().map(|list| list.dead.len()).sum(),
+            methods: down.methods.len(),
+            answered: down
+                .methods
+                .iter()
+                .filter(|call| matches!(call.outcome, MethodOutcome::Answered { .. }))
+                .count(),
+        }
+    }
 }
 
 /// A whole run.
@@ -42,6 +90,8 @@ pub struct Report {
     pub read: u64,
     /// Connections made by devices.
     pub connections: usize,
+    /// The way down.
+    pub down: DownFigures,
     /// The checks.
     pub findings: Vec<Findings>,
     /// Pauses of partitions whose leader was killed or lost its power.
@@ -56,6 +106,8 @@ pub struct Report {
     pub back_from_frozen: Summary,
     /// From a revocation's answer to the end of a live session, without a fault nearby.
     pub revocation: Summary,
+    /// The longest time between two acknowledged writes of each twin.
+    pub twin_gaps: Summary,
     /// From start to ready.
     pub ready: Summary,
     /// Why the run ended early.
@@ -119,6 +171,20 @@ impl Report {
             out,
             "load: {acknowledged} messages acknowledged over {connections} connections, {calls} service calls answered, {read} events read"
         )?;
+        let DownFigures {
+            twin_writes,
+            twin_reads,
+            messages,
+            received,
+            queued,
+            dead,
+            methods,
+            answered,
+        } = self.down;
+        writeln!(
+            out,
+            "way down: {twin_writes} twin writes, {twin_reads} reads, {messages} messages acknowledged, {received} received, {queued} queued and {dead} dead in the end, {methods} methods called, {answered} answered"
+        )?;
         writeln!(
             out,
             "\n{:<22}{:>9}{:>14}{:>14}",
@@ -146,6 +212,7 @@ impl Report {
             ("devices of a killed node are back after", self.back_from_killed),
             ("devices of a frozen node are back after", self.back_from_frozen),
             ("revocation closes a live session", self.revocation),
+            ("longest time between writes of a twin", self.twin_gaps),
             ("from start to ready", self.ready),
         ] {
             let Summary { count, median, worst } = figure;
@@ -194,7 +261,7 @@ fn time(micros: Micros) -> String {
 
 /// The verdict over all messages as findings of `name`.
 #[must_use]
-pub fn messages(name: &str, verdict: &Verdict) -> Findings {
+pub fn telemetry(name: &str, verdict: &Verdict) -> Findings {
     let mut findings = Findings::about(&format!("acknowledged messages are there, once, in order ({name})"));
     findings.checked = verdict.acknowledged;
     let broken = [
@@ -260,14 +327,14 @@ mod tests {
             acknowledged: 5,
             ..Verdict::default()
         };
-        assert!(messages("n1", &clean).is_clean());
+        assert!(telemetry("n1", &clean).is_clean());
         let lost = Verdict {
             acknowledged: 5,
             lost: 3,
             doubled: 1,
             ..Verdict::default()
         };
-        assert_eq!(messages("n1", &lost).violations, 4);
+        assert_eq!(telemetry("n1", &lost).violations, 4);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use holdfast_swarm::ledger::Ledger;
 use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
-use crate::check::{Findings, availability, identity, reconnection, revocation, sessions};
+use crate::check::{Findings, availability, identity, messages, methods, reconnection, revocation, sessions, twins};
 use crate::cluster::{Cluster, SETTLE_TIMEOUT, Setup};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
@@ -17,7 +17,7 @@ use crate::load::{Load, LoadPlan};
 use crate::nemesis::{Capabilities, Kind, Nemesis, Survived, fault_schedule};
 use crate::recorder::Recorder;
 use crate::refusals;
-use crate::report::{KindReport, Report, led_pauses, messages, pauses_of};
+use crate::report::{DownFigures, KindReport, Report, led_pauses, pauses_of, telemetry};
 
 /// Acknowledgements before the first fault.
 const WARM_UP: u64 = 300;
@@ -53,6 +53,8 @@ pub struct Options {
     pub devices: u32,
     /// Devices whose rights are revoked and restored.
     pub revocable: u32,
+    /// Devices whose twins are written, which get messages, and whose methods are called.
+    pub commanded: u32,
     /// Back ends that write identities.
     pub writers: u32,
     /// After this time no further fault is injected.
@@ -79,6 +81,7 @@ pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     let plan = LoadPlan {
         devices: options.devices,
         revocable: options.revocable,
+        commanded: options.commanded,
         writers: options.writers,
         readers: options.setup.nodes.max(2),
         partitions: options.setup.partitions,
@@ -229,9 +232,9 @@ fn read_back(cluster: &Cluster, ledger: &Ledger) -> Result<Vec<Findings>> {
         let name = format!("by node {}", endpoint.node);
         let verdict: Result<Verdict> = block_on(read::verify(&hub, ledger));
         findings.push(match verdict {
-            Ok(verdict) => messages(&name, &verdict),
+            Ok(verdict) => telemetry(&name, &verdict),
             Err(error) => {
-                let mut findings = messages(&name, &Verdict::default());
+                let mut findings = telemetry(&name, &Verdict::default());
                 findings.violation(None, || format!("cannot be read: {error:#}"));
                 findings
             }
@@ -257,6 +260,9 @@ fn judge(
     let grace = options.setup.grace_seconds * SECOND;
     let revocations = revocation::check(&history.rights, &history.connections, &history.refusals, &faults, grace);
     findings.extend(revocations.findings);
+    findings.push(twins::check(&history.down.twins));
+    findings.push(messages::check(&history.down));
+    findings.push(methods::check(&history.down, &faults));
     let mut acknowledged: BTreeMap<u32, Vec<Micros>> = BTreeMap::new();
     for (device, moments) in &history.acknowledged {
         if let Some(partition) = history.partition_of.get(device) {
@@ -296,6 +302,8 @@ fn judge(
         calls,
         read,
         connections: history.connections.len(),
+        down: DownFigures::of(&history.down),
+        twin_gaps: twins::gaps(&history.down.twins),
         findings,
         leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition != REGISTRY),
         registry_leader_killed: led_pauses(&DEATHS, &pauses, |partition| partition == REGISTRY),

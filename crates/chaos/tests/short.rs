@@ -59,6 +59,7 @@ fn short_run(nodes: u32, faults: usize, kinds: Vec<Kind>) -> Result<Report> {
         kinds,
         devices: 24,
         revocable: 4,
+        commanded: 3,
         writers: 3,
         limit: None,
         stop_at_violation: false,

@@ -60,5 +60,4 @@ pub use twins::document::Twin;
 pub use twins::history::TwinVersion;
 pub use twins::limits::SectionName;
 pub use twins::patch::WriteMode;
-pub use twins::read::TwinPage;
 pub use twins::stored::UnreadableTwin;

@@ -12,7 +12,6 @@ pub(crate) mod limits;
 pub(crate) mod notify;
 pub(crate) mod patch;
 mod property;
-pub(crate) mod read;
 mod serve;
 pub(crate) mod stored;
 #[cfg(test)]

@@ -101,12 +101,21 @@ impl Hub {
                 node.ports.mqtt
             };
             let port = port.with_context(|| format!("a node does not listen for MQTT by {transport:?}"))?;
-            let ip = node
-                .address
-                .parse()
-                .with_context(|| format!("a node at {}", node.address))?;
-            Ok(SocketAddr::new(ip, port))
+            node_address(node, port)
         };
+        self.0.nodes.iter().map(address).collect()
+    }
+
+    /// The REST address of each node; one address for a hub whose file lists no nodes.
+    ///
+    /// # Errors
+    /// When a node has no such listener, or the hub's name does not resolve.
+    pub fn https_nodes(&self) -> Result<Vec<SocketAddr>> {
+        if self.0.nodes.is_empty() {
+            return Ok(vec![self.https_address()?]);
+        }
+        let address =
+            |node: &NodeFacts| node_address(node, node.ports.https.context("a node does not listen for HTTPS")?);
         self.0.nodes.iter().map(address).collect()
     }
 
@@ -177,6 +186,14 @@ impl Hub {
             token_lifetime,
         })
     }
+}
+
+fn node_address(node: &NodeFacts, port: u16) -> Result<SocketAddr> {
+    let ip = node.address.parse();
+    Ok(SocketAddr::new(
+        ip.with_context(|| format!("a node at {}", node.address))?,
+        port,
+    ))
 }
 
 /// The keys and tokens of a hub's simulated devices.

@@ -6,12 +6,13 @@
 //! Invariants: no allocation per message; a bounded ledger (spans, not messages); the device side uses none of the
 //! server's crates, not even its MQTT codec, so that a bug there cannot hide itself.
 //! Not here: installation of peers and the plan of a benchmark (`benches/`), fault injection (the `chaos` crate).
-//! Start at [`fleet::Fleet`] (load) and [`verify`] (reading back).
+//! Start at [`fleet::Fleet`] (load), [`down`] (twins and direct methods) and [`verify`] (reading back).
 #![warn(missing_docs)]
 
 pub mod batch;
 pub mod connect;
 pub mod devices;
+pub mod down;
 pub mod events;
 pub mod fleet;
 pub mod http;

@@ -186,7 +186,7 @@ impl fmt::Display for PublishReport {
     }
 }
 
-fn process_line(f: &mut fmt::Formatter<'_>, name: &str, process: &ProcessReport) -> fmt::Result {
+pub(crate) fn process_line(f: &mut fmt::Formatter<'_>, name: &str, process: &ProcessReport) -> fmt::Result {
     let Usage {
         cores,
         voluntary_switches,

@@ -171,13 +171,13 @@ pub fn encode_publish(out: &mut Vec<u8>, topic: &str, payload: &[u8]) -> Result<
     })
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     out.extend_from_slice(&u16::try_from(text.len())?.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
     Ok(())
 }
 
-fn put_length(out: &mut Vec<u8>, mut length: usize) -> Result<()> {
+pub(crate) fn put_length(out: &mut Vec<u8>, mut length: usize) -> Result<()> {
     if length >= 1 << 28 {
         bail!("a packet of {length} bytes is longer than MQTT allows");
     }

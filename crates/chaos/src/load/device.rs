@@ -100,7 +100,7 @@ async fn stay(shared: &Shared, session: &RefCell<Session>, changed: &Notify, rng
     }
 }
 
-async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream> {
+pub(super) async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream> {
     let target = shared.targets.target(endpoint)?;
     match tokio::time::timeout(
         CONNECT_TIMEOUT,
@@ -113,7 +113,7 @@ async fn open(shared: &Shared, endpoint: Endpoint, number: u32) -> Result<Stream
     }
 }
 
-fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, error: &anyhow::Error) {
+pub(super) fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, error: &anyhow::Error) {
     let text = format!("{error:#}");
     // 4 and 5 mean that the device has no right to connect; 3 and silence that the hub cannot decide.
     if text.ends_with("CONNACK 4") || text.ends_with("CONNACK 5") {
@@ -129,6 +129,6 @@ fn note_failure(shared: &Shared, name: &str, endpoint: Endpoint, asked: Micros, 
     shared.recorder.failure(format!("connect: {reason}"));
 }
 
-async fn backoff(rng: &mut StdRng) {
+pub(super) async fn backoff(rng: &mut StdRng) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(RETRY_MS))).await;
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::targets::{Endpoint, Targets};
 
-/// Timeout of one call.
+/// Timeout of a connection, and of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Timeout of the creation of devices, which happens before the faults.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,12 +22,13 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The most entries of a bulk call.
 const ENTRIES_A_CALL: usize = 100;
-const VERSION: &str = "api-version=2021-04-12";
+pub(super) const VERSION: &str = "api-version=2021-04-12";
 
 /// A REST client.
 pub struct Caller {
     targets: Arc<Targets>,
     token: String,
+    timeout: Duration,
     open: Option<(u32, Client)>,
 }
 
@@ -37,9 +38,18 @@ impl Caller {
     /// # Errors
     /// When the owner's key is invalid.
     pub fn new(targets: &Arc<Targets>) -> Result<Self> {
+        Self::waiting(targets, CALL_TIMEOUT)
+    }
+
+    /// As [`Self::new`], but it waits for an answer for `timeout`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn waiting(targets: &Arc<Targets>, timeout: Duration) -> Result<Self> {
         Ok(Self {
             targets: targets.clone(),
             token: targets.token()?,
+            timeout,
             open: None,
         })
     }
@@ -69,7 +79,7 @@ impl Caller {
         headers.extend(quoted.as_deref().map(|etag| (header::IF_MATCH, etag)));
         let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
         let request = client.request_with(method, path, &headers, body);
-        match tokio::time::timeout(CALL_TIMEOUT, request).await {
+        match tokio::time::timeout(self.timeout, request).await {
             Ok(Ok(answer)) => {
                 self.open = Some((endpoint.node, client));
                 Ok(answer)

@@ -16,6 +16,7 @@ use holdfast_proto::cluster::v1::{self as proto};
 use holdfast_registry::{RegistryError, TwinSeed};
 use thiserror::Error;
 
+use super::decide;
 use super::document::Twin;
 use super::history::TwinVersion;
 use super::limits::{self, SectionName};
@@ -214,6 +215,15 @@ impl DeviceHub {
                 _ => Err(TwinError::Unknown),
             }
         }
+    }
+
+    /// The twin of an identity whose partition has stored none: empty, or as it was given with the creation.
+    ///
+    /// # Errors
+    /// [`TwinError::Registry`].
+    pub(crate) fn unwritten_twin(&self, identity: &IdentityId, generation: &GenerationId) -> Result<Twin, TwinError> {
+        let seed = self.twin_seed(identity, generation)?;
+        Ok(decide::current(None, identity, generation, seed.as_ref())?)
     }
 
     /// Content that was given with the creation of this generation.

@@ -49,6 +49,9 @@ struct Args {
     /// Devices whose rights are revoked and restored
     #[arg(long, default_value_t = 8)]
     revocable: u32,
+    /// Devices whose twins are written, which get messages, and whose methods are called
+    #[arg(long, default_value_t = 4)]
+    commanded: u32,
     /// Back ends that write identities
     #[arg(long, default_value_t = 4)]
     writers: u32,
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         kinds: args.kinds,
         devices: args.devices,
         revocable: args.revocable,
+        commanded: args.commanded,
         writers: args.writers,
         limit: args.minutes.map(|minutes| Duration::from_secs(minutes * 60)),
         stop_at_violation: args.stop_at_violation,

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Verify(commands::verify::Verify),
     /// Read a partition as fast as possible.
     Read(commands::read::Read),
+    /// Write twins or invoke direct methods: rate, and the times until devices and callers have them.
+    Down(commands::down::Down),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
     /// Create a durable subscription at a broker.
@@ -44,6 +46,7 @@ impl Command {
             Self::Publish(command) => command.run(),
             Self::Verify(command) => command.run(),
             Self::Read(command) => command.run(),
+            Self::Down(command) => command.run(),
             Self::Devices(command) => command.run(),
             Self::Subscribe(command) => command.run(),
         }

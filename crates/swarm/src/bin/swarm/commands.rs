@@ -1,6 +1,7 @@
 //! One file per subcommand; here the parts that they share.
 
 pub(crate) mod devices;
+pub(crate) mod down;
 pub(crate) mod idle;
 pub(crate) mod publish;
 pub(crate) mod read;
