@@ -141,7 +141,11 @@ mod tests {
 
     #[test]
     fn a_number_that_was_written_is_read_as_the_same() {
-        for text in ["144444444444444444444444444444444444444444444444444", "122.416294033786585", "5e-324"] {
+        for text in [
+            "144444444444444444444444444444444444444444444444444",
+            "122.416294033786585",
+            "5e-324",
+        ] {
             let value = parse(text).unwrap();
             assert_eq!(parse(&value.to_string()).unwrap(), value, "{text}");
         }

@@ -30,9 +30,18 @@ pub(crate) struct Written {
     pub(crate) twin: Twin,
     /// Versions of the history by number: the value to store, or `None` to remove.
     pub(crate) history: Vec<(u64, Option<Vec<u8>>)>,
-    pub(crate) event: TwinEvent,
+    /// `None`: the event has the whole twin.
+    patches: Option<Patches>,
     /// For the device, if the desired properties were written: their version and the body.
     pub(crate) notification: Option<(u64, Value)>,
+}
+
+/// What a write has merged, as its event tells it.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Patches {
+    tags: Option<Map<String, Value>>,
+    desired: Option<Map<String, Value>>,
+    reported: Option<Map<String, Value>>,
 }
 
 /// A change event (Spec query-and-routing §14).
@@ -44,6 +53,25 @@ pub(crate) struct TwinEvent {
 
 const UPDATE: &str = "updateTwin";
 const REPLACE: &str = "replaceTwin";
+
+impl Written {
+    /// The change event. Built only for readers that want it: it has the metadata of every written property.
+    pub(crate) fn event(&self, identity: &IdentityId) -> TwinEvent {
+        match &self.patches {
+            Some(patches) => {
+                let (tags, desired) = (patches.tags.as_ref(), patches.desired.as_ref());
+                TwinEvent {
+                    operation: UPDATE,
+                    body: self.twin.patch_event(tags, desired, patches.reported.as_ref()),
+                }
+            }
+            None => TwinEvent {
+                operation: REPLACE,
+                body: whole(&self.twin, identity),
+            },
+        }
+    }
+}
 
 /// The twin of a stored value; without one the empty twin, or the one given with the creation of the identity.
 pub(crate) fn current(
@@ -88,19 +116,20 @@ pub(crate) fn check_condition(twin: &Twin, if_etag: Option<&str>) -> Result<(), 
 
 /// A write of a back end.
 pub(crate) fn write(
-    before: Twin,
+    mut twin: Twin,
     mut write: CheckedWrite,
-    identity: &IdentityId,
     now: UnixMillis,
     history_limit: u64,
 ) -> Result<Written, TwinRefusal> {
-    check_condition(&before, write.if_etag.as_deref())?;
+    check_condition(&twin, write.if_etag.as_deref())?;
     let is_patch = write.mode == WriteMode::Merge;
     if is_patch {
         // A device merges what it is sent: a section that is emptied is sent as one null per key.
-        write.tags = write.tags.map(|tags| tags.into_merge_of(&before.tags));
-        let desired = || before.desired.root.to_map();
-        write.desired = write.desired.map(|write| write.into_merge_of(&desired()));
+        write.tags = write.tags.map(|tags| tags.into_merge_of(&twin.tags));
+        write.desired = write.desired.map(|desired| match desired {
+            SectionWrite::Merge(_) => desired,
+            SectionWrite::Replace(_) => desired.into_merge_of(&twin.desired.root.to_map()),
+        });
     }
     let patch = |write: &Option<SectionWrite>| match write {
         Some(SectionWrite::Merge(patch)) => Some(patch.clone()),
@@ -108,41 +137,33 @@ pub(crate) fn write(
     };
     let (tags, desired) = (patch(&write.tags), patch(&write.desired));
     let writes_desired = write.desired.is_some();
-    let mut twin = before.clone();
+    let before = twin.version;
+    let kept = (history_limit > 0).then(|| TwinVersion::of(&twin).encode());
     twin.write(write.tags, write.desired, now)?;
-    let mut history = Vec::new();
-    if history_limit > 0 {
-        history.push((before.version, Some(TwinVersion::of(&before).encode())));
-    }
+    let mut history: Vec<_> = kept.into_iter().map(|value| (before, Some(value))).collect();
     let removed = history::removed(&mut twin, history_limit);
     history.extend(
         removed
-            .filter(|version| *version != before.version || history_limit == 0)
+            .filter(|version| *version != before || history_limit == 0)
             .map(|version| (version, None)),
     );
-    let event = if is_patch {
-        TwinEvent {
-            operation: UPDATE,
-            body: twin.patch_event(tags.as_ref(), desired.as_ref(), None),
-        }
-    } else {
-        TwinEvent {
-            operation: REPLACE,
-            body: whole(&twin, identity),
-        }
-    };
     let notification = writes_desired.then(|| {
         let version = twin.desired.version;
-        let body = match desired {
-            Some(patch) => with_version(patch, version),
+        let body = match &desired {
+            Some(patch) => with_version(patch.clone(), version),
             None => twin.desired_view(),
         };
         (version, body)
     });
+    let patches = is_patch.then(|| Patches {
+        tags,
+        desired,
+        reported: None,
+    });
     Ok(Written {
         twin,
         history,
-        event,
+        patches,
         notification,
     })
 }
@@ -159,14 +180,13 @@ pub(crate) fn report(
         return Err(TwinRefusal::Version { found, expected });
     }
     twin.report(patch.clone(), now)?;
-    let body = twin.patch_event(None, None, Some(&patch));
     Ok(Written {
         twin,
         history: Vec::new(),
-        event: TwinEvent {
-            operation: UPDATE,
-            body,
-        },
+        patches: Some(Patches {
+            reported: Some(patch),
+            ..Patches::default()
+        }),
         notification: None,
     })
 }

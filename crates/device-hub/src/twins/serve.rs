@@ -99,12 +99,13 @@ impl TwinOf {
         }
         if changes.wants(MessageSource::TwinChange) {
             let time = changes.now();
+            let event = written.event(&self.identity);
             changes.event(HubEvent {
                 source: MessageSource::TwinChange,
                 identity: self.identity.clone(),
-                operation: written.event.operation,
+                operation: event.operation,
                 time,
-                body: written.event.body.to_string().into_bytes(),
+                body: event.body.to_string().into_bytes(),
             });
         }
         answer
@@ -159,7 +160,7 @@ impl DeviceHub {
         let keys = vec![twin.key.clone()];
         let decided = self.write_and_notify(partition, &identity, keys, move |changes| {
             let before = twin.current(changes)?;
-            let written = decide::write(before, write, &twin.identity, changes.now(), limit)?;
+            let written = decide::write(before, write, changes.now(), limit)?;
             let value = twin.store(changes, &written);
             let notification = written.notification.map(|(version, body)| Notification {
                 version,
