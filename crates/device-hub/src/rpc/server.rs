@@ -82,7 +82,7 @@ impl CallServer {
                 let (devices, sessions) = self.hub.ownership.count();
                 Answer::Count(proto::SessionCountAnswer { devices, sessions })
             }
-            request @ Request::Twin(_) => {
+            Request::Twin(_) | Request::CloudQueue(_) => {
                 let answer = self.hub.answer_as_owner(self.partition(target)?, request).await;
                 answer.unwrap_or_else(codec::encode_change_error)
             }
@@ -99,11 +99,6 @@ impl CallServer {
                     return Err(refused(&error.to_string()));
                 }
             },
-            Request::CloudQueue(_) => {
-                let partition = self.partition(target)?;
-                let answer = self.hub.answer_as_owner(partition, request).await;
-                answer.unwrap_or_else(codec::encode_change_error)
-            }
             Request::TakeFeedback(take) => {
                 let most = usize::try_from(take.most).unwrap_or(usize::MAX).min(MAX_FEEDBACK_BATCH);
                 let wait = Duration::from_millis(take.wait_ms.into()).min(MAX_WAIT);
