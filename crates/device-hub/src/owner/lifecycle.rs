@@ -3,9 +3,11 @@
 //!
 //! Why a marker: the registry and a partition cannot change in one step. The owner follows its registry replica, and the
 //! entry that carries the event of a creation also stores that it does. The reconciler finds what an owner has missed.
-//! Invariants: one event per creation and per deletion, though owners change and nodes are killed; the deletion of a
-//! generation follows its creation; identities that are older than the first pass over the partition have no marker, and
-//! their creation is no event.
+//! Invariants: at most one event per creation, and one per deletion of an identity whose creation was one, though owners
+//! change and nodes are killed; the deletion of a generation follows its creation.
+//! Missing: the creation of a module whose owner is lost in that moment, since a pass visits devices alone; the creation of
+//! identities that are older than the first pass over the partition, and their deletion if no owner follows the registry
+//! in that moment.
 //! Not here: the events' properties ([`super::hub_event`]), state of dead generations in general ([`super::reconcile`]).
 
 use std::sync::Arc;
