@@ -119,21 +119,6 @@ impl Core {
         async move { stored.await.map(|_| ()) }
     }
 
-    /// Closes all sessions of this core, for example when the node drains.
-    pub fn close_all(&self, reason: CloseReason) {
-        let mut targets: Vec<(SessionKey, Target)> = self.targets.borrow_mut().drain().collect();
-        targets.sort_unstable_by_key(|(key, _)| *key);
-        for (_, target) in targets {
-            close(&target, reason);
-        }
-    }
-
-    /// How many sessions this core has.
-    #[must_use]
-    pub fn session_count(&self) -> usize {
-        self.targets.borrow().len()
-    }
-
     pub(crate) fn handle(&self, command: Command) {
         match command {
             Command::Decided { partition, outcome } => match outcome {
