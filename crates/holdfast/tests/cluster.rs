@@ -129,7 +129,9 @@ fn issue(ca: &Path, name: &str) -> (String, String) {
 fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) -> PathBuf {
     std::fs::create_dir_all(dir).unwrap();
     let mut file: toml::Table = std::fs::read_to_string(from).unwrap().parse().unwrap();
-    let peer = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
+    // Below the ports of outgoing connections: the members connect to the address before the node listens on it.
+    let mut candidates = (10_000..32_768u16).filter(|port| std::net::TcpListener::bind((address, *port)).is_ok());
+    let peer = format!("{address}:{}", candidates.next().unwrap());
     let token_file = dir.join("join-token");
     std::fs::write(&token_file, token).unwrap();
     let text = |path: &Path| toml::Value::String(path.display().to_string());
@@ -153,7 +155,7 @@ fn config_like(from: &Path, dir: &Path, name: &str, address: &str, token: &str) 
         &mut file,
         "cluster",
         "listen",
-        toml::Value::Array(vec![toml::Value::String(peer.to_string())]),
+        toml::Value::Array(vec![toml::Value::String(peer)]),
     );
     set(&mut file, "cluster", "bootstrap", toml::Value::Boolean(false));
     set(&mut file, "cluster", "join", member);

@@ -6,7 +6,7 @@
 
 mod supervision;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +24,10 @@ use supervision::Supervisor;
 pub(super) const MAX_NODES: u16 = 32;
 /// Where nodes talk to each other, unless any free port will do.
 const PEER: u16 = 9700;
+/// Peer ports where any free port will do.
+const PEER_CANDIDATES: std::ops::Range<u16> = 10_000..32_768;
+/// Ports that are tried for one node; with all of them in use, the node names the last one.
+const MAX_PORT_ATTEMPTS: usize = 100;
 /// How long a node may take to be ready; a new one waits for what the others replicate to it.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a condition is checked.
@@ -164,7 +168,23 @@ fn peer_address(args: &Dev, node: &NodeProcess) -> Result<SocketAddr, Failure> {
     {
         return Ok(before);
     }
-    Ok(TcpListener::bind(SocketAddr::new(node.address, 0))?.local_addr()?)
+    free_peer_port(node.address)
+}
+
+/// A free port that stays free until the node listens on it.
+///
+/// It is below the ports that systems give to connections and to listeners on port 0 (from 32768 on Linux): the nodes that are started
+/// before this one already connect to it, and a connection attempt could take the port itself.
+fn free_peer_port(address: IpAddr) -> Result<SocketAddr, Failure> {
+    let random = || SocketAddr::new(address, rand::random_range(PEER_CANDIDATES));
+    let mut candidate = random();
+    for _ in 0..MAX_PORT_ATTEMPTS {
+        if preflight::port(candidate)? == preflight::PortState::Free {
+            break;
+        }
+        candidate = random();
+    }
+    Ok(candidate)
 }
 
 /// Starts the nodes, publishes the connection file, and supervises them until the end.
