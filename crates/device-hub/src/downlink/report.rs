@@ -92,6 +92,7 @@ impl DeviceHub {
             .grant_credit(partition, term, caller, identity, report.key, credit)
         {
             self.deliver_queue(partition, identity);
+            self.notify_missed(partition, identity);
         }
         self.send_deliveries(partition, term, self.parts.node);
     }

@@ -258,6 +258,7 @@ impl CallServer {
             let credit = codec::decode_counters(report.credit.as_ref());
             if ownership.grant_credit(partition, Term(changes.term), caller, &identity, key, credit) {
                 self.hub.deliver_queue(partition, &identity);
+                self.hub.notify_missed(partition, &identity);
             }
         }
         if !changes.credits.is_empty() {

@@ -25,8 +25,8 @@ use crate::owner::state_changes::{StateChanges, StateKey};
 use crate::owner::state_writer::{ChangeError, PendingChange};
 use crate::session_types::{Reach, SessionInfo};
 
-/// How often devices are tried again that could not take a notification. The report of a device that has just subscribed
-/// may be on its way from its gateway for as long.
+/// How often devices are tried again that could not take a notification, and have not reported since that they can. The report
+/// of a device that has just subscribed may be on its way from its gateway for as long.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long before the report of a session a write may have been made that its device was not told of, in milliseconds: an
@@ -132,6 +132,8 @@ impl DeviceHub {
         };
         if !is_notified {
             self.retry_later(partition, identity);
+            // The report of its session may have come before the entry was made.
+            self.notify_missed(partition, identity);
         }
     }
 
@@ -189,7 +191,18 @@ impl DeviceHub {
                 .is_some_and(|updated| updated >= since)
             {
                 self.retry_later(partition, &session.identity);
+                self.notify_missed(partition, &session.identity);
             }
+        }
+    }
+
+    /// The identity's session may take notifications from now on: has the device read its twin if it has missed one.
+    pub(crate) fn notify_missed(self: &Arc<Self>, partition: PartitionId, identity: &IdentityId) {
+        if self.notifications(partition).lock().missed.contains(identity)
+            && self.ownership.reach(partition, identity, DeliveryKind::TwinChange) == Reach::Open
+            && self.queue_change(identity, 0, Bytes::new())
+        {
+            self.notifications(partition).lock().missed.remove(identity);
         }
     }
 
@@ -200,14 +213,13 @@ impl DeviceHub {
             notifications.missed.iter().cloned().collect()
         };
         for identity in missed {
-            let is_done = match self.ownership.reach(partition, &identity, DeliveryKind::TwinChange) {
+            match self.ownership.reach(partition, &identity, DeliveryKind::TwinChange) {
                 // One that still takes none has not subscribed.
-                Reach::Absent | Reach::Closed => true,
-                Reach::Unknown => false,
-                Reach::Open => self.queue_change(&identity, 0, Bytes::new()),
-            };
-            if is_done {
-                self.notifications(partition).lock().missed.remove(&identity);
+                Reach::Absent | Reach::Closed => {
+                    self.notifications(partition).lock().missed.remove(&identity);
+                }
+                Reach::Unknown => {}
+                Reach::Open => self.notify_missed(partition, &identity),
             }
         }
         let mut notifications = self.notifications(partition).lock();
