@@ -102,6 +102,37 @@ fn additions_through_all_nodes_are_counted_once_while_owners_change_and_nodes_di
 }
 
 #[test]
+fn a_write_during_a_transfer_of_leadership_has_a_certain_outcome() {
+    for seed in 11..=13 {
+        simulate(async {
+            let cluster = Cluster::start(seed).await;
+            cluster.create("d").await;
+            let writers: Vec<_> = NODES
+                .into_iter()
+                .map(|node| {
+                    let hub = Arc::clone(cluster.hub(node));
+                    tokio::task::spawn_local(async move {
+                        for number in 0..150 {
+                            let content = tags(&format!(r#"{{"n{}":{number}}}"#, node.get()), None);
+                            write(&hub, "d", content).await.unwrap();
+                        }
+                    })
+                })
+                .collect();
+            for node in [3, 1, 2, 3, 2, 1] {
+                cluster.owned_by("d", NodeId(node)).await;
+                tokio::time::sleep(SECOND / 20).await;
+            }
+            for writer in writers {
+                writer.await.unwrap();
+            }
+            // Each write raised the version once: the twin begins with 1.
+            assert_eq!(read(cluster.hub(NodeId(1)), "d").await.unwrap().version, 1 + 3 * 150);
+        });
+    }
+}
+
+#[test]
 fn a_read_through_any_node_sees_what_was_answered_before_it() {
     simulate(async {
         let cluster = Cluster::start(4).await;

@@ -111,7 +111,7 @@ impl DeviceHub {
             .map_err(|_| DeliveryError::Busy)?;
         let request = Request::Send(codec::encode_send(identity, delivery, timeout));
         match self
-            .call_owner(partition, owner, request, timeout + ANSWER_MARGIN)
+            .call_owner_for_outcome(partition, owner, request, timeout + ANSWER_MARGIN)
             .await
         {
             Ok(Answer::Send(answer)) => codec::decode_sent(&answer),

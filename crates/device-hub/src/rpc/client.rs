@@ -15,6 +15,10 @@ use holdfast_registry::NodeState;
 use super::codec;
 use crate::DeviceHub;
 
+/// How long an earlier owner's answer about an outcome is awaited after the partition has a later one. One that is alive answers
+/// within the time of a call.
+const FORMER_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl DeviceHub {
     /// Calls the session service of `node`.
     pub(crate) async fn call_node(
@@ -50,11 +54,39 @@ impl DeviceHub {
         request: Request,
         timeout: Duration,
     ) -> Result<Answer, CallError> {
+        self.call_owner_for(partition, owner, request, timeout, Duration::ZERO)
+            .await
+    }
+
+    /// As [`Self::call_owner`], for a request of which the outcome matters: an earlier owner that is alive knows it, and has
+    /// [`FORMER_OWNER_TIMEOUT`] to say so.
+    pub(crate) async fn call_owner_for_outcome(
+        &self,
+        partition: PartitionId,
+        owner: Owner,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        self.call_owner_for(partition, owner, request, timeout, FORMER_OWNER_TIMEOUT)
+            .await
+    }
+
+    async fn call_owner_for(
+        &self,
+        partition: PartitionId,
+        owner: Owner,
+        request: Request,
+        timeout: Duration,
+        after_later_owner: Duration,
+    ) -> Result<Answer, CallError> {
         let mut owners = self.parts.partitions.watch_owner(partition);
         let has_later_owner = async {
             let later = owners.wait_for(|known| known.is_some_and(|known| known > owner));
             if later.await.is_err() {
                 std::future::pending::<()>().await;
+            }
+            if !after_later_owner.is_zero() {
+                tokio::time::sleep(after_later_owner).await;
             }
         };
         tokio::select! {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_cluster::route::Owner;
 use holdfast_cluster::transport::CallError;
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_proto::cluster::v1::session_answer::Answer;
@@ -55,7 +56,7 @@ impl DeviceHub {
                     let answer = tokio::time::timeout_at(give_up, answer).await;
                     answer.unwrap_or(Err(ChangeError::Unknown))
                 }
-                Some(owner) => match self.call_owner(partition, owner, request.clone(), left()).await {
+                Some(owner) => match self.call_as(repeat, partition, owner, request.clone(), left()).await {
                     Ok(Answer::Error(error)) => Err(codec::decode_change_error(&error)),
                     Ok(answer) => Ok(answer),
                     Err(CallError::NotSent(_) | CallError::Refused(_)) => Err(ChangeError::NotOwner),
@@ -72,6 +73,20 @@ impl DeviceHub {
                 return result;
             }
             failed = owner;
+        }
+    }
+
+    async fn call_as(
+        &self,
+        repeat: Repeat,
+        partition: PartitionId,
+        owner: Owner,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        match repeat {
+            Repeat::Always => self.call_owner(partition, owner, request, timeout).await,
+            Repeat::WhileCertain => self.call_owner_for_outcome(partition, owner, request, timeout).await,
         }
     }
 
