@@ -18,6 +18,7 @@ pub mod node;
 mod output;
 mod query;
 mod sas;
+mod saved_query;
 mod simulate;
 mod twin;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use holdfast_client::http::Answer;
 use http::{HeaderName, Method};
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use crate::exit_code::Failure;
 use crate::http::{Call, block_on, call, exchange};
 use crate::hub::{Hub, LoginArgs};
 use crate::output::{self, Format};
+use crate::saved_query;
 
 const PATH: &str = "/devices/query";
 const EXPLAIN_PATH: &str = "/holdfast/v1/queries/explain";
@@ -34,7 +35,10 @@ const TWIN_COLUMNS: [(&str, &str); 5] = [
 
 /// Select devices and modules with the query language, and print the results
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Query {
+    #[command(subcommand)]
+    saved: Option<SavedCommand>,
     /// The query, as in "SELECT * FROM devices WHERE tags.site = 'A'"
     #[arg(value_name = "QUERY", required_unless_present = "command")]
     query: Option<String>,
@@ -54,7 +58,31 @@ pub struct Query {
     login: LoginArgs,
 }
 
+/// The commands about queries under a name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SavedCommand {
+    /// Save a query under a name, or change the one of that name
+    Save(saved_query::Save),
+    /// List the saved queries
+    #[command(name = "saved")]
+    List(saved_query::List),
+    /// Print a saved query
+    Show(saved_query::Show),
+    /// Print the results of a saved query
+    Run(saved_query::Run),
+    /// Delete a saved query
+    Delete(saved_query::Delete),
+}
+
 pub(crate) fn run(args: &Query) -> Result<(), Failure> {
+    match &args.saved {
+        None => {}
+        Some(SavedCommand::Save(args)) => return saved_query::save(args),
+        Some(SavedCommand::List(args)) => return saved_query::list(args),
+        Some(SavedCommand::Show(args)) => return saved_query::show(args),
+        Some(SavedCommand::Run(args)) => return saved_query::run(args),
+        Some(SavedCommand::Delete(args)) => return saved_query::delete(args),
+    }
     let text = args.query.as_ref().or(args.command.as_ref());
     let text = text.ok_or_else(|| Failure::usage("a query is missing"))?;
     let hub = args.login.hub()?;
@@ -67,13 +95,19 @@ pub(crate) fn run(args: &Query) -> Result<(), Failure> {
             Format::Table => crate::print(&output::text(&plan)),
         };
     }
-    let results = block_on(all(&hub, text, args.top.unwrap_or(usize::MAX)))?;
+    let body = json!({"query": text});
+    let results = block_on(all(&hub, PATH, Some(&body), args.top.unwrap_or(usize::MAX)))?;
+    print(results, args.output)
+}
+
+/// Prints the results of a query.
+pub(crate) fn print(results: Vec<Value>, format: Format) -> Result<(), Failure> {
     let columns = columns(&results);
     let columns: Vec<(&str, &str)> = columns
         .iter()
         .map(|(title, at)| (title.as_str(), at.as_str()))
         .collect();
-    output::show(&Value::Array(results), args.output, &columns)
+    output::show(&Value::Array(results), format, &columns)
 }
 
 /// The query to be explained, if it is.
@@ -85,14 +119,14 @@ fn explained(text: &str, is_wanted: bool) -> Option<&str> {
     is_wanted.then_some(text)
 }
 
-/// The first `top` results, page by page.
-async fn all(hub: &Hub, text: &str, top: usize) -> Result<Vec<Value>, Failure> {
+/// The first `top` results, page by page, of the requests with `body` to `path`.
+pub(crate) async fn all(hub: &Hub, path: &str, body: Option<&Value>, top: usize) -> Result<Vec<Value>, Failure> {
     let mut results = Vec::new();
     let mut token = None;
     while results.len() < top {
         let size = (top - results.len()).min(PAGE).to_string();
-        let mut page = Call::new(Method::POST, PATH.to_owned());
-        page.body = Some(json!({"query": text}));
+        let mut page = Call::new(Method::POST, path.to_owned());
+        page.body = body.cloned();
         page.device_wait = PAGE_TIME;
         page.headers.push((PAGE_SIZE, size));
         page.headers.extend(token.take().map(|token| (CONTINUATION, token)));

@@ -53,7 +53,9 @@ pub use gateway::subscription_requests::SubscriptionError;
 pub use methods::call::{MethodAnswer, MethodCall, MethodError};
 pub use methods::pending::MethodResult;
 pub use metrics::METRICS;
-pub use queries::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
+pub use queries::{
+    QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition, SavedQueryCount, count_saved_queries, match_count,
+};
 pub use session_types::SessionNumber;
 pub use twins::ask::{TwinError, TwinWrite, check_section};
 pub use twins::document::Twin;

@@ -3,6 +3,7 @@
 use metrics::{Counter, Gauge};
 
 use crate::api::session::CloseReason;
+use crate::queries::SavedQueryCount;
 
 holdfast_model::metrics! {
     /// Messages of devices that were committed and acknowledged.
@@ -65,6 +66,14 @@ holdfast_model::metrics! {
     counter twins_refused() = "holdfast_twin_refusals_total";
     /// Changes of desired properties that were queued for connected devices.
     counter twins_notified() = "holdfast_twin_notifications_total";
+    /// Devices or modules that the saved query selects; from the node that leads the registry's group, without the query's TOP and groups.
+    gauge saved_query_matches(query) = "holdfast_saved_query_matches";
+    /// Age of that count.
+    gauge saved_query_age(query) = "holdfast_saved_query_age_seconds";
+    /// How long the count has taken.
+    gauge saved_query_evaluation(query) = "holdfast_saved_query_evaluation_seconds";
+    /// Times that a saved query could not be counted.
+    counter saved_query_failures() = "holdfast_saved_query_failures_total";
     /// Sessions that this node has as a gateway.
     gauge sessions() = "holdfast_device_hub_sessions";
     /// Sessions, on all gateways, of the partitions that this node owns.
@@ -107,6 +116,7 @@ pub(crate) struct Metrics {
     pub(crate) twins_reported: Counter,
     pub(crate) twins_refused: Counter,
     pub(crate) twins_notified: Counter,
+    pub(crate) saved_query_failures: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
     closed: [(CloseReason, Counter); 5],
@@ -152,6 +162,7 @@ impl Metrics {
             twins_reported: twins_reported(),
             twins_refused: twins_refused(),
             twins_notified: twins_notified(),
+            saved_query_failures: saved_query_failures(),
             sessions: sessions(),
             owned_sessions: owned_sessions(),
             closed: reasons.map(|reason| (reason, sessions_closed(reason.as_str()))),
@@ -176,4 +187,13 @@ impl Metrics {
             counter.increment(1);
         }
     }
+}
+
+/// Sets the gauges of one saved query in the current recorder.
+#[expect(clippy::cast_precision_loss, reason = "a measurement")]
+pub(crate) fn show_saved_query(count: &SavedQueryCount) {
+    let name = &count.name;
+    saved_query_matches(name.clone()).set(count.matches as f64);
+    saved_query_age(name.clone()).set(count.age.as_secs_f64());
+    saved_query_evaluation(name.clone()).set(count.took.as_secs_f64());
 }

@@ -9,8 +9,11 @@
 mod gather;
 mod plan;
 mod row;
+mod saved;
 mod serve;
 
 pub use gather::{QueryFailure, QueryPage, QueryPosition};
 pub use plan::{QueryAccess, QueryPlan};
+pub(crate) use saved::SavedQueryCounts;
+pub use saved::{SavedQueryCount, count_saved_queries, match_count};
 pub(crate) use serve::{MAX_SLICES, SliceError};

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use holdfast_consensus::GroupId;
 use holdfast_device_hub::{QueryPage, QueryPosition, TwinWrite, WriteMode};
 use holdfast_model::NodeId;
 use holdfast_query::Query;
+use holdfast_registry::{IfMatch, SavedQueryCondition, SavedQueryWrite};
 use holdfast_simulation::{Cluster, NODES, identity, simulate};
 use serde_json::{Value, json};
 
@@ -160,5 +162,117 @@ fn a_query_waits_for_the_owner_after_one_that_has_died() {
         let expected: Vec<Value> = devices.iter().map(|device| json!({"deviceId": device})).collect();
         assert_eq!(found, expected);
         assert_eq!(second.next, None);
+    });
+}
+
+async fn save(cluster: &Cluster, node: NodeId, name: &str, text: &str) {
+    let write = SavedQueryWrite {
+        name: name.to_owned(),
+        query: text.to_owned(),
+        description: None,
+        condition: SavedQueryCondition::Any,
+    };
+    let registry = cluster.hub(node).registry().clone();
+    registry.put_saved_query(&write).await.unwrap();
+}
+
+/// The counts of all nodes that are up, by name.
+fn counts(cluster: &Cluster, nodes: &[NodeId]) -> Vec<(NodeId, String, u64)> {
+    let of = |node: &NodeId| {
+        let counts = cluster.hub(*node).saved_query_counts().into_iter();
+        let node = *node;
+        counts.map(move |count| (node, count.name, count.matches))
+    };
+    nodes.iter().flat_map(of).collect()
+}
+
+/// Waits until the counts are these.
+async fn counted(cluster: &Cluster, nodes: &[NodeId], expected: &[(NodeId, &str, u64)]) {
+    let reached = tokio::time::timeout(Duration::from_secs(200), async {
+        loop {
+            let found = counts(cluster, nodes);
+            if found
+                .iter()
+                .map(|(node, name, matches)| (*node, name.as_str(), *matches))
+                .eq(expected.iter().copied())
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(
+        reached.await.is_ok(),
+        "{:?} instead of {expected:?}",
+        counts(cluster, nodes)
+    );
+}
+
+#[test]
+fn one_node_counts_the_matches_of_saved_queries_until_they_are_deleted() {
+    simulate(async {
+        let mut cluster = Cluster::start(6).await;
+        fleet(&cluster, 9).await;
+        let leader = cluster.leader(GroupId::REGISTRY).unwrap();
+        let others: Vec<NodeId> = NODES.into_iter().filter(|node| *node != leader).collect();
+        save(
+            &cluster,
+            others[0],
+            "few",
+            "SELECT TOP 1 * FROM devices WHERE deviceId < 'dev-003'",
+        )
+        .await;
+        save(
+            &cluster,
+            others[1],
+            "All",
+            "SELECT status, COUNT() FROM devices GROUP BY status",
+        )
+        .await;
+        counted(&cluster, &NODES, &[(leader, "All", 9), (leader, "few", 3)]).await;
+        // The fleet grows: seen with the next count. Another text: the count of the earlier one is not shown.
+        cluster.create("dev-000-b").await;
+        counted(&cluster, &NODES, &[(leader, "All", 10), (leader, "few", 4)]).await;
+        save(
+            &cluster,
+            leader,
+            "few",
+            "SELECT * FROM devices WHERE deviceId < 'dev-001'",
+        )
+        .await;
+        assert_eq!(counts(&cluster, &NODES), [(leader, "All".to_owned(), 10)]);
+        counted(&cluster, &NODES, &[(leader, "All", 10), (leader, "few", 2)]).await;
+        let registry = cluster.hub(others[0]).registry().clone();
+        registry.remove_saved_query("all", &IfMatch::Any).await.unwrap();
+        counted(&cluster, &NODES, &[(leader, "few", 2)]).await;
+        // The next leader continues, with counts of its own.
+        cluster.kill(leader);
+        let next = loop {
+            match others.iter().find(|node| cluster.hub(**node).registry().is_leader()) {
+                Some(next) => break *next,
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        counted(&cluster, &others, &[(next, "few", 2)]).await;
+    });
+}
+
+#[test]
+fn a_count_that_cannot_be_repeated_is_dropped() {
+    simulate(async {
+        let mut cluster = Cluster::start(7).await;
+        fleet(&cluster, 3).await;
+        let leader = cluster.leader(GroupId::REGISTRY).unwrap();
+        save(&cluster, leader, "all", "SELECT * FROM devices").await;
+        counted(&cluster, &NODES, &[(leader, "all", 3)]).await;
+        // A text of another version, which is no query here.
+        save(&cluster, leader, "later", "SELECT EVERYTHING").await;
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert_eq!(counts(&cluster, &NODES), [(leader, "all".to_owned(), 3)]);
+        // Without the others there is no leader that could count.
+        for other in NODES.into_iter().filter(|node| *node != leader) {
+            cluster.kill(other);
+        }
+        counted(&cluster, &[leader], &[]).await;
     });
 }

@@ -65,7 +65,7 @@ fn page() -> String {
         "# Metrics\n\n\
          <!-- Written by the test `metrics_page_is_up_to_date`; run it with HOLDFAST_REWRITE=1 to rewrite. -->\n\n\
          Prometheus text at `/metrics` of `ops.listen` (`metrics` in `connection.json`). Labels come from fixed sets: never a\n\
-         device id, a topic or an address. Units are in the names; `_total` only grows. Signs to alert on: runbook.md.\n\n\
+         device id, a topic or an address; `query` is the name of a saved query, of which there are 100 at most. Units are in the names; `_total` only grows. Signs to alert on: runbook.md.\n\n\
          | metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n",
     );
     for metric in all() {

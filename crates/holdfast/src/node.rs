@@ -31,7 +31,7 @@ use holdfast_tasks::Stop;
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
-use crate::ops::Readiness;
+use crate::ops::{Readiness, Scrape};
 use holdfast_cli::exit_code::Failure;
 
 use certificates::Tls;
@@ -159,6 +159,12 @@ impl Node {
             .iter()
             .map(|policy| (policy.name.clone(), policy.keys.primary.clone()))
             .collect())
+    }
+
+    /// Sets the gauges of one scrape.
+    pub(crate) fn scrape(&self) -> Scrape {
+        let hub = Arc::clone(&self.node.hub);
+        Arc::new(move || hub.export_saved_queries())
     }
 
     /// The answer of `/readyz`.

@@ -47,6 +47,9 @@ const BYTES: [f64; 8] = [
 /// Upper bounds of every histogram of numbers of things.
 const COUNTS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0];
 
+/// Sets the gauges of one scrape, which end with what they measure.
+pub(crate) type Scrape = Arc<dyn Fn() + Send + Sync>;
+
 /// Whether the hub takes work; `Err` says why not.
 pub(crate) type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
@@ -80,7 +83,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, readiness: Readiness) {
+pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, scrape: Scrape, readiness: Readiness) {
     let upkeep = metrics.clone();
     let upkeep = holdfast_tasks::spawn_critical("metrics-upkeep", async move {
         let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
@@ -102,10 +105,10 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, read
                 continue;
             }
         };
-        let (metrics, readiness) = (metrics.clone(), Arc::clone(&readiness));
+        let (metrics, scrape, readiness) = (metrics.clone(), Arc::clone(&scrape), Arc::clone(&readiness));
         holdfast_tasks::spawn("ops-connection", async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                let response = answer(request.uri().path(), &metrics, &readiness);
+                let response = answer(request.uri().path(), &metrics, &scrape, &readiness);
                 async move { Ok::<_, Infallible>(response) }
             });
             let served = hyper::server::conn::http1::Builder::new()
@@ -122,11 +125,11 @@ pub(crate) async fn serve(listener: TcpListener, metrics: PrometheusHandle, read
     upkeep.abort();
 }
 
-fn answer(path: &str, metrics: &PrometheusHandle, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn answer(path: &str, metrics: &PrometheusHandle, scrape: &Scrape, readiness: &Readiness) -> Response<Full<Bytes>> {
     let (status, body) = match path {
         "/metrics" => {
             process_metrics();
-            (StatusCode::OK, metrics.render())
+            (StatusCode::OK, metrics.render() + &of_this_scrape(scrape))
         }
         "/livez" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => match readiness() {
@@ -145,6 +148,16 @@ fn answer(path: &str, metrics: &PrometheusHandle, readiness: &Readiness) -> Resp
         header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
     );
     response
+}
+
+/// The text of gauges that `scrape` sets now: the process's recorder keeps a gauge until it ends.
+fn of_this_scrape(scrape: &Scrape) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        metrics_catalogue::describe();
+        scrape();
+    });
+    recorder.handle().render()
 }
 
 /// Resources of the process, read at each scrape.
@@ -186,12 +199,33 @@ mod tests {
     fn readiness_answers_with_its_reason_and_liveness_does_not_ask() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let not_ready: Readiness = Arc::new(|| Err("the registry has no leader".to_owned()));
-        let status = |path: &str, readiness: &Readiness| answer(path, &recorder.handle(), readiness).status().as_u16();
+        let nothing: Scrape = Arc::new(|| {});
+        let status =
+            |path: &str, readiness: &Readiness| answer(path, &recorder.handle(), &nothing, readiness).status().as_u16();
         assert_eq!(status("/readyz", &not_ready), 503);
         assert_eq!(status("/livez", &not_ready), 200);
         assert_eq!(status("/metrics", &not_ready), 200);
         assert_eq!(status("/", &not_ready), 404);
         let ready: Readiness = Arc::new(|| Ok(()));
         assert_eq!(status("/readyz", &ready), 200);
+    }
+
+    #[test]
+    fn a_gauge_of_one_scrape_is_not_in_the_next() {
+        let name = |name: &'static str| -> Scrape {
+            Arc::new(move || metrics::gauge!("holdfast_saved_query_matches", "query" => name).set(3.0))
+        };
+        let first = of_this_scrape(&name("first"));
+        assert!(first.contains("# HELP holdfast_saved_query_matches Devices"), "{first}");
+        assert!(
+            first.contains("holdfast_saved_query_matches{query=\"first\"} 3"),
+            "{first}"
+        );
+        let second = of_this_scrape(&name("second"));
+        assert!(
+            second.contains("query=\"second\"") && !second.contains("query=\"first\""),
+            "{second}"
+        );
+        assert_eq!(of_this_scrape(&(Arc::new(|| {}) as Scrape)), "");
     }
 }

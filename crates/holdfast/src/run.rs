@@ -75,7 +75,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
                 Err(_) => return Err(failure),
             },
         };
-        let ops = holdfast_tasks::spawn_critical("ops", ops::serve(ops_listener, metrics, node.readiness()));
+        let ops = holdfast_tasks::spawn_critical("ops", ops::serve(ops_listener, metrics, node.scrape(), node.readiness()));
         let is_ready = node.readiness();
         tokio::select! {
             biased;

@@ -256,6 +256,69 @@ fn a_consumer_group_is_added_read_with_and_removed() {
 }
 
 #[test]
+fn a_query_is_saved_shown_run_measured_and_deleted() {
+    let mut hub = Hub::start(&[]);
+    for device in ["a-1", "a-2", "b-1"] {
+        hub.ok(&["device", "create", device]);
+    }
+    let text_of = "SELECT deviceId FROM devices WHERE STARTSWITH(deviceId, 'a-')";
+    let saved = hub.json(&[
+        "query",
+        "save",
+        "site-a",
+        text_of,
+        "--description",
+        "at site A",
+        "--new",
+    ]);
+    assert_eq!(saved["query"], text_of);
+    assert_eq!(
+        hub.command(&["query", "save", "site-a", text_of, "--new"])
+            .status
+            .code(),
+        Some(1)
+    );
+    let bad = hub.command(&["query", "save", "site-b", "SELECT FROM devices"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad.stderr).contains("line 1, column 8"), "{}", text(&bad.stderr));
+    let list = hub.ok(&["query", "saved"]);
+    assert!(
+        list.starts_with("NAME") && list.contains("site-a") && list.contains("at site A"),
+        "{list}"
+    );
+    let results = hub.json(&["query", "run", "site-a"]);
+    assert_eq!(results, serde_json::json!([{"deviceId": "a-1"}, {"deviceId": "a-2"}]));
+    assert_eq!(
+        hub.ok(&["query", "run", "site-a", "--top", "1", "-o", "table"]),
+        "deviceId\na-1\n"
+    );
+    assert_eq!(hub.json(&["query", text_of]), results, "a query needs no name");
+    let gauge = "holdfast_saved_query_matches{query=\"site-a\"} 2\n";
+    let shows_gauge = |hub: &Hub| {
+        let begun = std::time::Instant::now();
+        while !hub.ops("/metrics").1.contains(gauge) {
+            assert!(begun.elapsed().as_secs() < 30, "{}", hub.ops("/metrics").1);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    shows_gauge(&hub);
+    hub.stop();
+    hub.launch(&[]);
+    assert_eq!(hub.json(&["query", "show", "site-a"]), saved);
+    shows_gauge(&hub);
+    let stale = hub.command(&["query", "delete", "site-a", "--etag", "x"]);
+    assert!(text(&stale.stderr).contains("412001"), "{}", text(&stale.stderr));
+    hub.ok(&["query", "delete", "site-a"]);
+    assert!(!hub.ops("/metrics").1.contains("holdfast_saved_query_matches"));
+    assert_eq!(hub.command(&["query", "run", "site-a"]).status.code(), Some(3));
+    let audit = std::fs::read_to_string(hub.data_dir.join("audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("putSavedQuery") && audit.contains("deleteSavedQuery"),
+        "{audit}"
+    );
+}
+
+#[test]
 fn a_hub_that_gets_another_name_keeps_its_devices_and_is_read_under_the_new_one() {
     let mut hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "1", "--interval", "0.01", "--messages", "1"]);

@@ -48,6 +48,14 @@ pub const MAX_PARTITIONS: u16 = 128;
 pub const MAX_CONSUMER_GROUPS: usize = 20;
 /// Longest name of a consumer group, in characters.
 pub const MAX_CONSUMER_GROUP_CHARS: usize = 50;
+/// Most saved queries.
+pub const MAX_SAVED_QUERIES: usize = 100;
+/// Longest name of a saved query, in characters.
+pub const MAX_SAVED_QUERY_NAME_CHARS: usize = 50;
+/// Longest text of a saved query, in bytes: the characters of a query (Spec query-and-routing §3.5), four bytes each.
+pub const MAX_SAVED_QUERY_BYTES: usize = 4 * 8192;
+/// Longest description of a saved query, in characters.
+pub const MAX_SAVED_QUERY_DESCRIPTION_CHARS: usize = 512;
 /// Shortest retention of events (1 day).
 pub const MIN_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Longest retention of events (7 days).

@@ -7,7 +7,7 @@ pub struct Metric {
     pub name: &'static str,
     /// Its kind.
     pub kind: MetricKind,
-    /// The names of its labels, whose values come from fixed sets.
+    /// The names of its labels, whose values come from small sets.
     pub labels: &'static [&'static str],
     /// The lines of its meaning.
     pub doc: &'static [&'static str],

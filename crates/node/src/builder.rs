@@ -10,7 +10,9 @@ use holdfast_cluster::control::{ClusterBootstrap, Control, ControlConfig, Contro
 use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_device_hub::{DeviceHub, DeviceHubConfig, HubParts, close_when_draining, maintain_links, watch_registry};
+use holdfast_device_hub::{
+    DeviceHub, DeviceHubConfig, HubParts, close_when_draining, count_saved_queries, maintain_links, watch_registry,
+};
 use holdfast_model::{Incarnation, NodeId};
 use holdfast_partition::PartitionConfig;
 use holdfast_registry::{Founding, NodeInfo, Registry, RegistryConfig};
@@ -143,6 +145,7 @@ impl NodeBuilder {
 
         let mut tasks = vec![
             holdfast_tasks::spawn_critical("registry-watch", watch_registry(Arc::clone(&hub), stop.clone())),
+            holdfast_tasks::spawn_critical("saved-queries", count_saved_queries(Arc::clone(&hub), stop.clone())),
             holdfast_tasks::spawn_critical("link-renewal", maintain_links(Arc::clone(&hub), stop.clone())),
             holdfast_tasks::spawn_critical("partition-owners", Box::pin(partitions.clone().run(stop.clone()))),
             holdfast_tasks::spawn_critical("disk-guard", Arc::clone(&host.guard).run()),

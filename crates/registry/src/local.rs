@@ -11,6 +11,7 @@ use holdfast_model::{DeviceId, IdentityId, NodeId, PartitionId, UnixMillis};
 use holdfast_proto::registry::v1::{self as proto, IdentityRecord};
 use holdfast_storage::{Disk, Family, StorageError, Visit};
 use holdfast_tasks::sync::RwLock;
+use holdfast_tasks::watch;
 use prost::Message;
 
 use crate::cache::IdentityCache;
@@ -21,6 +22,7 @@ use crate::convert;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
 use crate::metrics::Metrics;
+use crate::saved_query::SavedQueries;
 use crate::secrets::Secrets;
 use crate::settings::HubSettings;
 use crate::state::{ApplyError, Base, layout};
@@ -54,6 +56,7 @@ pub(crate) struct Local {
     pub(crate) metrics: Metrics,
     settings: RwLock<Option<Arc<HubSettings>>>,
     cluster: RwLock<Arc<ClusterView>>,
+    saved_queries: watch::Sender<Arc<SavedQueries>>,
 }
 
 impl Local {
@@ -66,6 +69,7 @@ impl Local {
             metrics: Metrics::new(),
             settings: RwLock::new(None),
             cluster: RwLock::default(),
+            saved_queries: watch::Sender::new(Arc::default()),
         };
         local.reload()?;
         Ok(local)
@@ -80,6 +84,7 @@ impl Local {
             .transpose()?;
         *self.settings.write() = settings.map(Arc::new);
         self.reload_cluster()?;
+        self.reload_saved_queries()?;
         self.count(self.statistics()?);
         Ok(())
     }
@@ -111,6 +116,24 @@ impl Local {
         };
         *self.cluster.write() = Arc::new(cluster);
         Ok(())
+    }
+
+    /// Reloads the saved queries from disk.
+    pub(crate) fn reload_saved_queries(&self) -> Result<(), ApplyError> {
+        let records = self.records::<proto::SavedQueryRecord>(&layout::saved_queries())?;
+        let queries = records
+            .into_iter()
+            .map(|(_, record)| (record.name.to_ascii_lowercase(), Arc::new(record.into())));
+        self.saved_queries.send_replace(Arc::new(queries.collect()));
+        Ok(())
+    }
+
+    pub(crate) fn saved_queries(&self) -> Arc<SavedQueries> {
+        self.saved_queries.borrow().clone()
+    }
+
+    pub(crate) fn watch_saved_queries(&self) -> watch::Receiver<Arc<SavedQueries>> {
+        self.saved_queries.subscribe()
     }
 
     pub(crate) fn cluster(&self) -> Arc<ClusterView> {

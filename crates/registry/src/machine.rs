@@ -99,6 +99,9 @@ impl Machine {
             self.local.reload_cluster()?;
             self.local.feed.send(RegistryEvent::Cluster);
         }
+        if effects.saved_queries_changed {
+            self.local.reload_saved_queries()?;
+        }
         if !effects.changes.is_empty()
             && let Ok(statistics) = self.local.statistics()
         {

@@ -1,6 +1,7 @@
 //! The handle for all other crates: writes, reads, read barrier, change feed.
 
 mod cluster;
+mod saved_queries;
 mod start;
 
 use std::ops::ControlFlow;

@@ -105,15 +105,19 @@ pub(crate) fn check_retention(retention: Duration) -> Result<(), Rejection> {
 
 /// 1–50 letters, digits, `.`, `-`, `_`; a letter or digit first. `$Default` has its own rule: it always exists.
 pub(crate) fn check_consumer_group(name: &str) -> Result<(), Rejection> {
-    let legal = name.len() <= MAX_CONSUMER_GROUP_CHARS
+    check_name("consumer group", name, MAX_CONSUMER_GROUP_CHARS)
+}
+
+/// A name that is part of paths and labels: 1 to `longest` letters, digits, `.`, `-`, `_`; a letter or digit first.
+pub(crate) fn check_name(kind: &str, name: &str, longest: usize) -> Result<(), Rejection> {
+    let legal = name.len() <= longest
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
     if legal {
         return Ok(());
     }
     let text = format!(
-        "a consumer group's name has 1 to {MAX_CONSUMER_GROUP_CHARS} ASCII letters, digits and . - _, \
-         and begins with a letter or digit"
+        "a {kind}'s name has 1 to {longest} ASCII letters, digits and . - _, and begins with a letter or digit"
     );
     Err(Rejection::new(ErrorCode::ArgumentInvalid, text))
 }

@@ -11,6 +11,7 @@ mod edge;
 mod identity;
 pub(crate) mod layout;
 mod rejection;
+mod saved_queries;
 mod settings;
 mod view;
 
@@ -27,8 +28,8 @@ pub use view::{Base, View};
 /// The newest version of commands that this code can apply.
 ///
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
-/// a node's state that expect an earlier state.
-pub const COMMAND_VERSION: u32 = 4;
+/// a node's state that expect an earlier state. 5: saved queries.
+pub const COMMAND_VERSION: u32 = 5;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -55,6 +56,7 @@ pub fn version_of(command: &Command) -> u32 {
         // An earlier version would overlook the condition.
         Command::SetNodeState(command) if command.expected_state() == NodeState::Unspecified => 2,
         Command::SetNodeState(_) => 4,
+        Command::PutSavedQuery(_) | Command::RemoveSavedQuery(_) => 5,
     }
 }
 
@@ -95,6 +97,8 @@ pub struct Effects {
     pub settings: Option<HubSettings>,
     /// Whether members or placements changed.
     pub cluster_changed: bool,
+    /// Whether saved queries changed.
+    pub saved_queries_changed: bool,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -105,6 +109,7 @@ struct Work<'a> {
     changes: Vec<Change>,
     settings: Option<HubSettings>,
     cluster_changed: bool,
+    saved_queries_changed: bool,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
@@ -152,6 +157,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         changes: Vec::new(),
         settings: None,
         cluster_changed: false,
+        saved_queries_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -167,6 +173,14 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
                 let outcome = identity::regenerate(&mut work, entry);
                 answer.entries.push(entry_answer(outcome)?);
             }
+        }
+        Command::PutSavedQuery(command) => {
+            let outcome = saved_queries::put(&mut work, command);
+            answer.entries.push(entry_answer(outcome)?);
+        }
+        Command::RemoveSavedQuery(command) => {
+            let outcome = saved_queries::remove(&mut work, command);
+            answer.entries.push(entry_answer(outcome)?);
         }
         other => {
             let outcome = match cluster::change(&mut work, other) {
@@ -190,6 +204,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         changes: work.changes,
         settings: work.settings,
         cluster_changed: work.cluster_changed,
+        saved_queries_changed: work.saved_queries_changed,
     })
 }
 
@@ -199,8 +214,7 @@ fn entry_answer(outcome: Result<EntryAnswer, Stop>) -> Result<EntryAnswer, Apply
         Err(Stop::Rejected(rejection)) => Ok(EntryAnswer {
             error_code: rejection.code.number(),
             error_text: rejection.text,
-            created: false,
-            record: None,
+            ..EntryAnswer::default()
         }),
         Err(Stop::Failed(error)) => Err(error),
     }

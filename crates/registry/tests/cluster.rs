@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use common::{Cluster, create, device, node, set_status};
 use holdfast_model::NodeId;
-use holdfast_registry::{LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, Status};
+use holdfast_registry::{
+    LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, SavedQueryCondition, SavedQueryWrite,
+    Status,
+};
 use holdfast_storage::{Disk as _, SimDisk};
 use holdfast_testkit::eventually;
 use rand::Rng as _;
@@ -315,6 +318,13 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
             .await
             .unwrap();
     }
+    let write = SavedQueryWrite {
+        name: "hot".to_owned(),
+        query: "SELECT * FROM devices".to_owned(),
+        description: None,
+        condition: SavedQueryCondition::Any,
+    };
+    let (_, saved) = cluster.nodes[&NodeId(2)].put_saved_query(&write).await.unwrap();
     for (id, registry) in &cluster.nodes {
         trim(registry, &cluster.disks[id], 40).await;
     }
@@ -323,6 +333,7 @@ async fn a_replica_that_the_log_cannot_serve_takes_a_snapshot() {
     late.read_barrier().await.unwrap();
     assert_eq!(late.list_devices(1000).await.unwrap().len(), 60);
     assert_eq!(late.statistics().await.unwrap().devices, 60);
+    assert_eq!(**late.saved_queries().get("hot").unwrap(), saved);
     assert_eq!(late.cluster(), cluster.nodes[&NodeId(1)].cluster());
     assert_eq!(late.settings().unwrap(), cluster.nodes[&NodeId(1)].settings().unwrap());
     late.write(create("after")).await.unwrap();

@@ -12,7 +12,8 @@ use holdfast_model::{DeviceId, IdentityId, ModuleId, NodeId, PartitionCount, Uni
 use holdfast_registry::{
     Authentication, AuthenticationWrite, ChangeKind, ClusterView, DeviceRange, Founding, Identity, IdentityContent,
     IdentityKind, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState,
-    Registry, RegistryConfig, RegistryError, RegistryEvent, Scan, Status, TwinSeed, WriteOperation,
+    Registry, RegistryConfig, RegistryError, RegistryEvent, SavedQueryCondition, SavedQueryWrite, Scan, Status,
+    TwinSeed, WriteOperation,
 };
 use holdfast_storage::{DataDir, Kek, NodeIdentity, Sealer, StorageConfig};
 
@@ -114,6 +115,14 @@ async fn writes_survive_a_restart_and_the_hub_is_the_same() {
     let first = node.put(&device("dev-1"), IdentityContent::default()).await;
     let agent = node.put(&module("dev-1", "m1"), IdentityContent::default()).await;
     node.registry.add_consumer_group("analytics").await.unwrap();
+    let write = SavedQueryWrite {
+        name: "Hot".to_owned(),
+        query: "SELECT * FROM devices".to_owned(),
+        description: Some("too warm".to_owned()),
+        condition: SavedQueryCondition::Absent,
+    };
+    let (is_new, saved) = node.registry.put_saved_query(&write).await.unwrap();
+    assert!(is_new && **node.registry.saved_queries().get("hot").unwrap() == saved);
     node.close().await;
 
     let node = open(dir.path()).await;
@@ -123,6 +132,7 @@ async fn writes_survive_a_restart_and_the_hub_is_the_same() {
         node.registry.settings().unwrap().consumer_groups,
         ["$Default", "analytics"]
     );
+    assert_eq!(**node.registry.saved_queries().get("hot").unwrap(), saved);
     assert_eq!(*node.registry.get(&first.id).await.unwrap().unwrap(), first);
     assert_eq!(*node.registry.get(&agent.id).await.unwrap().unwrap(), agent);
     let statistics = node.registry.statistics().await.unwrap();

@@ -17,5 +17,7 @@ mod query;
 mod refusals;
 #[path = "rest/rights.rs"]
 mod rights;
+#[path = "rest/saved_queries.rs"]
+mod saved_queries;
 #[path = "rest/twins.rs"]
 mod twins;

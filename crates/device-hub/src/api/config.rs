@@ -48,6 +48,9 @@ holdfast_config::section! {
         /// How often the owner of a partition removes the stored state of identities that were deleted; also when it begins
         /// to own the partition.
         pub reconcile_interval: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(1).. => "must be at least 1 s";
+        /// How often the matches of each saved query are counted, for the gauge `holdfast_saved_query_matches`; 0s: never. One node
+        /// counts, one query at a time, and rests between two as long as the first has taken.
+        pub saved_query_interval: HumanDuration = HumanDuration::secs(60);
         /// How long a cloud-to-device message waits for its device when its sender has set no expiry.
         pub c2d_ttl: HumanDuration = HumanDuration::secs(3600), in HumanDuration::secs(60)..=HumanDuration::secs(172_800) => "must be 60 s to 2 days";
         /// Deliveries of a cloud-to-device message after which it becomes a dead letter if the device has not completed it.

@@ -27,7 +27,7 @@ use crate::methods::pending::MethodCalls;
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
-use crate::queries::MAX_SLICES;
+use crate::queries::{MAX_SLICES, SavedQueryCounts};
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
 
@@ -85,6 +85,8 @@ pub struct DeviceHub {
     pub(crate) injected_faults: InjectedFaults,
     /// Slices of queries that may be evaluated at once.
     pub(crate) query_slices: Semaphore,
+    /// How many each saved query selects, while this node counts them.
+    pub(crate) saved_query_counts: Mutex<SavedQueryCounts>,
     /// Per partition: writes to twins that are in flight here.
     pub(crate) twin_notifications: Vec<Mutex<Notifications>>,
     /// A pass over the stored state of all partitions is due.
@@ -125,6 +127,7 @@ impl DeviceHub {
             state_queues: count.iter().map(|_| Mutex::default()).collect(),
             injected_faults: InjectedFaults::default(),
             query_slices: Semaphore::new(MAX_SLICES),
+            saved_query_counts: Mutex::default(),
             twin_notifications: count.iter().map(|_| Mutex::default()).collect(),
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),

@@ -21,6 +21,7 @@ const MODULE: u8 = b'm';
 const NODE: u8 = b'n';
 const PLACEMENT: u8 = b'p';
 const REMOVED_NODE: u8 = b'r';
+const SAVED_QUERY: u8 = b'q';
 const TWIN_SEED: u8 = b't';
 const END: u8 = 0;
 
@@ -84,6 +85,16 @@ pub(crate) fn parse_join_token(key: &[u8]) -> Option<&[u8]> {
         return None;
     };
     Some(hash)
+}
+
+/// `SavedQueryRecord`, by its name in lower case: names differ in more than case.
+pub(crate) fn saved_query(name: &str) -> Vec<u8> {
+    join(SAVED_QUERY, &[name.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all saved queries, by name.
+pub(crate) fn saved_queries() -> Range<Vec<u8>> {
+    kind(SAVED_QUERY)
 }
 
 fn kind(letter: u8) -> Range<Vec<u8>> {

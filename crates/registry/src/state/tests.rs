@@ -2,6 +2,7 @@
 
 mod cluster;
 mod model;
+mod saved_queries;
 mod tokens;
 
 use std::collections::BTreeMap;

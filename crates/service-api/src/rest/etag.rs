@@ -2,7 +2,7 @@
 
 use holdfast_registry::IfMatch;
 use http::HeaderMap;
-use http::header::IF_MATCH;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
 
 use super::error::ApiError;
 
@@ -15,6 +15,17 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, ApiError>
         .to_str()
         .map_err(|_| ApiError::invalid("If-Match must be ASCII text"))?;
     Ok(Some(parse(text)))
+}
+
+/// Whether the request is to create only: `If-None-Match: *`.
+pub(super) fn must_create(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let Some(value) = headers.get(IF_NONE_MATCH) else {
+        return Ok(false);
+    };
+    match value.to_str().map(parse) {
+        Ok(IfMatch::Any) => Ok(true),
+        Ok(IfMatch::ETag(_)) | Err(_) => Err(ApiError::invalid("If-None-Match must be *")),
+    }
 }
 
 /// Strips `W/`, then one pair of quotes, or two where old clients doubled them. `*` in any of these means any.

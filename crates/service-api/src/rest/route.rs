@@ -55,6 +55,11 @@ pub(super) enum HoldfastCall {
     Hub,
     ListDevices,
     ExplainQuery,
+    ListSavedQueries,
+    GetSavedQuery(String),
+    PutSavedQuery(String),
+    DeleteSavedQuery(String),
+    RunSavedQuery(String),
     Diagnose(IdentityPath),
     ListMessages(IdentityPath),
     SendMessage(IdentityPath),
@@ -97,7 +102,12 @@ impl Call {
             Self::ServiceStatistics
             | Self::InvokeMethod(_)
             | Self::Query
-            | Self::Holdfast(HoldfastCall::ExplainQuery)
+            | Self::Holdfast(
+                HoldfastCall::ExplainQuery
+                | HoldfastCall::ListSavedQueries
+                | HoldfastCall::GetSavedQuery(_)
+                | HoldfastCall::RunSavedQuery(_),
+            )
             | Self::PurgeMessages(_)
             | Self::Holdfast(
                 HoldfastCall::ListMessages(_) | HoldfastCall::SendMessage(_) | HoldfastCall::RequeueMessages(_),
@@ -118,7 +128,7 @@ impl Call {
         match self {
             // To connect, and to answer.
             Self::InvokeMethod(_) => 2 * MAX_METHOD_TIMEOUT,
-            Self::Query => MAX_QUERY_TIME,
+            Self::Query | Self::Holdfast(HoldfastCall::RunSavedQuery(_)) => MAX_QUERY_TIME,
             _ => Duration::ZERO,
         }
     }
@@ -187,6 +197,24 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
         ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
         ["queries", "explain"] => only(method, "POST", Call::Holdfast(HoldfastCall::ExplainQuery)),
+        ["queries", "saved"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListSavedQueries)),
+        ["queries", "saved", _] => by_method(
+            method,
+            "GET, PUT, DELETE",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::GetSavedQuery(id(4)))),
+                ("PUT", Call::Holdfast(HoldfastCall::PutSavedQuery(id(4)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::DeleteSavedQuery(id(4)))),
+            ],
+        ),
+        ["queries", "saved", _, "devices"] => by_method(
+            method,
+            "GET, POST",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::RunSavedQuery(id(4)))),
+                ("POST", Call::Holdfast(HoldfastCall::RunSavedQuery(id(4)))),
+            ],
+        ),
         ["devices", _, "c2d"] => {
             let path = IdentityPath {
                 device: id(3),

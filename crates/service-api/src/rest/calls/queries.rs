@@ -1,12 +1,13 @@
 //! `POST /devices/query`: one page of a query over devices or modules (Spec query-and-routing §1; docs/query.md).
 
 mod continuation;
+pub(super) mod saved;
 
 use holdfast_device_hub::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
 use holdfast_model::ErrorCode;
 use holdfast_model::limits::MAX_LIST_DEVICES;
 use holdfast_query::{Query, QueryError, Select};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object};
@@ -25,8 +26,16 @@ const DEFAULT_PAGE: usize = 100;
 
 pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
+    counted(&request, async { page(&request, text(&object(&body)?)?).await }).await
+}
+
+/// Counts how the query ends.
+async fn counted(
+    request: &Request<'_>,
+    page: impl Future<Output = Result<Reply, ApiError>>,
+) -> Result<Reply, ApiError> {
     let metrics = &request.shared.metrics;
-    let page = page(&request, &body).await;
+    let page = page.await;
     match &page {
         Ok(_) => metrics.queries_succeeded.increment(1),
         Err(_) => metrics.queries_failed.increment(1),
@@ -34,8 +43,8 @@ pub(super) async fn run(mut request: Request<'_>) -> Result<Reply, ApiError> {
     page
 }
 
-async fn page(request: &Request<'_>, body: &Value) -> Result<Reply, ApiError> {
-    let text = text(&object(body)?)?;
+/// The page of the query `text` for which the request's headers ask.
+async fn page(request: &Request<'_>, text: &str) -> Result<Reply, ApiError> {
     let query = Query::parse(text).map_err(refused)?;
     let begin = match header(request, CONTINUATION)? {
         None | Some("") => Continuation::start(&query),
