@@ -1,4 +1,4 @@
-//! Shared access signatures, policies, rights and connection strings.
+//! Shared access signatures, policies, rights, connection strings, and certificates of devices ([`x509`]).
 //!
 //! Why: the same token arrives in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and
 //! three front ends must decide alike.
@@ -6,7 +6,7 @@
 //! Invariants: pure (the caller brings clock, keys and randomness); no input panics; signatures are compared in constant
 //! time; `Debug` of nothing here shows a key or a signature, and keys are wiped from memory when dropped.
 //! Not here: which key applies and whether the replica is fresh (`registry`, `device-hub`), the form of a refusal on the
-//! wire (the front ends), certificates and bearer tokens (not implemented).
+//! wire (the front ends), bearer tokens (not implemented).
 //! Start at [`SasToken::parse`], then [`verify`] for an identity's token or [`verify_policy`] for a policy's.
 #![warn(missing_docs)]
 
@@ -20,6 +20,7 @@ mod sas;
 mod scope;
 mod sign;
 mod verify;
+pub mod x509;
 
 pub use connection_string::{ConnectionString, ConnectionStringError, EventHubsConnection, IotConnection, Secret};
 pub use key::{Key, KeyError, KeyFingerprint, KeyPair, KeySlot};

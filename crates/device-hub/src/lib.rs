@@ -30,7 +30,7 @@ pub use api::audit::{Audit, AuditRecord, EndedConnection, Operation, RefusedRequ
 pub use api::authenticate::{Verified, authenticate};
 pub use api::config::{DeviceHubConfig, TwinsConfig};
 pub use api::connect::ConnectAttempt;
-pub use api::connect_request::{ConnectRequest, Credential, Protocol, Refusal, StoredSession};
+pub use api::connect_request::{ConnectRequest, Credential, Denied, Protocol, Refusal, StoredSession};
 pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
 pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
@@ -56,7 +56,7 @@ pub use metrics::METRICS;
 pub use queries::{
     QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition, SavedQueryCount, count_saved_queries, match_count,
 };
-pub use session_types::SessionNumber;
+pub use session_types::{SessionCertificate, SessionNumber};
 pub use twins::ask::{TwinError, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;

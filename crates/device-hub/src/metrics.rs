@@ -24,6 +24,8 @@ holdfast_model::metrics! {
     counter links_failed() = "holdfast_device_hub_links_failed_total";
     /// Times that sessions of a partition owned here went on without a node that was silent.
     counter absences_recorded() = "holdfast_device_hub_gateways_marked_away_total";
+    /// Connections that were accepted by a SHA-1 thumbprint, which is deprecated.
+    counter sha1_connects() = "holdfast_device_hub_sha1_thumbprint_connects_total";
     /// Devices that were asked to retry later: too many waited, or the decision took too long.
     counter turned_away() = "holdfast_device_hub_connects_turned_away_total";
     /// Begins, ends and activity of connections that were written into the logs of partitions owned here.
@@ -95,6 +97,7 @@ pub(crate) struct Metrics {
     pub(crate) dropped: Counter,
     pub(crate) links_failed: Counter,
     pub(crate) absences_recorded: Counter,
+    pub(crate) sha1_connects: Counter,
     pub(crate) turned_away: Counter,
     pub(crate) connections_recorded: Counter,
     pub(crate) dead_states_removed: Counter,
@@ -119,7 +122,7 @@ pub(crate) struct Metrics {
     pub(crate) saved_query_failures: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
-    closed: [(CloseReason, Counter); 5],
+    closed: [(CloseReason, Counter); 6],
 }
 
 impl Metrics {
@@ -127,6 +130,7 @@ impl Metrics {
         let reasons = [
             CloseReason::TakenOver,
             CloseReason::TokenExpired,
+            CloseReason::CertificateExpired,
             CloseReason::Revoked,
             CloseReason::Stopping,
             CloseReason::Unavailable,
@@ -141,6 +145,7 @@ impl Metrics {
             dropped: dropped(),
             links_failed: links_failed(),
             absences_recorded: absences_recorded(),
+            sha1_connects: sha1_connects(),
             turned_away: turned_away(),
             connections_recorded: connections_recorded(),
             dead_states_removed: dead_states_removed(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::KeyFingerprint;
+use holdfast_auth::x509::CertificateFingerprints;
 use holdfast_model::{GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use thiserror::Error;
 
@@ -36,12 +37,23 @@ pub(crate) struct SessionInfo {
     pub(crate) generation: GenerationId,
     /// Identifies the key that opened it.
     pub(crate) key: KeyFingerprint,
+    /// The certificate that opened it, if one did.
+    pub(crate) certificate: Option<Box<SessionCertificate>>,
     /// The policy whose token opened it, if one did.
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) protocol: Protocol,
     pub(crate) since: UnixMillis,
-    /// When its token ends, clock skew included.
+    /// When its token ends, clock skew included, or its certificate, grace included.
     pub(crate) expires: Option<UnixMillis>,
+}
+
+/// The certificate of a session: enough to see later that its identity may still use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionCertificate {
+    /// Its digests.
+    pub fingerprints: CertificateFingerprints,
+    /// SHA-256 of the certificate of the CA that it leads to; `None`: it was accepted by its thumbprint.
+    pub ca: Option<[u8; 32]>,
 }
 
 /// Names a session in the whole cluster; an address is never used again.

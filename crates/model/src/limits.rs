@@ -104,6 +104,15 @@ pub const SAS_DEFAULT_LIFETIME: Duration = Duration::from_secs(3600);
 /// Longest connection string that is parsed, in bytes (ours).
 pub const MAX_CONNECTION_STRING_BYTES: usize = 4 * KIB;
 
+// Certificates (auth-and-limits §3; ours).
+
+/// Most certificates of a client's chain; an operating PKI has three or four levels.
+pub const MAX_CHAIN_CERTIFICATES: usize = 10;
+/// Largest chain of a client, in bytes. rustls itself takes no handshake message beyond 64 KiB.
+pub const MAX_CHAIN_BYTES: usize = 32 * KIB;
+/// Largest certificate of a client, or of a CA, in bytes; real ones are below 4 KiB.
+pub const MAX_CERTIFICATE_BYTES: usize = 16 * KIB;
+
 // Device-to-cloud messages (auth-and-limits §9.2, device-mqtt §5).
 
 /// Largest message of a device, properties included, in bytes.

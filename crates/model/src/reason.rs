@@ -199,6 +199,8 @@ impl RefusalReason {
                 | Self::SasDisabled
                 | Self::Thumbprint
                 | Self::Chain
+                | Self::CommonName
+                | Self::CertificateTime
         )
     }
 
@@ -235,12 +237,14 @@ impl RefusalReason {
             Self::IdentityMismatch => "client id and username, or token and link address, name different identities",
             Self::Version => "the client speaks a protocol or api-version that the hub does not",
             Self::NoCertificate => "the identity is registered with a certificate, and the client showed none",
-            Self::Thumbprint => "the certificate is not the registered one: compare thumbprints",
+            Self::Thumbprint => "the certificate is not the registered one: the detail shows the thumbprints of both",
             Self::Chain => {
-                "the certificate's issuers lead to no verified CA of the hub: register the CA, or send the intermediates"
+                "the certificate does not lead to a verified CA of the hub: register the CA, send the intermediates, or see the detail"
             }
             Self::CommonName => "the certificate's common name must equal the device id (module: deviceId/moduleId)",
-            Self::CertificateTime => "the certificate is not valid now: renew it, or set the clock",
+            Self::CertificateTime => {
+                "a certificate is not valid now, or a live session's has ended: renew it, or set the clock that it was made by"
+            }
             Self::Ip => "no IP filter rule accepts the client's address",
             Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may retry",
             Self::Draining => "this node is being drained: the client reaches another node when it retries",

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use holdfast_auth::KeyPair;
+use holdfast_auth::x509::CertificateFingerprints;
 use holdfast_model::{ETag, GenerationId, IdentityId, UnixMillis};
 use thiserror::Error;
 
@@ -55,6 +56,23 @@ pub struct Thumbprints {
     pub secondary: Option<Thumbprint>,
 }
 
+impl Thumbprints {
+    /// The one that names a certificate: the primary first.
+    #[must_use]
+    pub fn of(&self, certificate: &CertificateFingerprints) -> Option<&Thumbprint> {
+        std::iter::once(&self.primary)
+            .chain(&self.secondary)
+            .find(|thumbprint| certificate.is_named(thumbprint.as_str()))
+    }
+
+    /// Those that are SHA-1 digests, which are deprecated.
+    pub fn sha1(&self) -> impl Iterator<Item = &Thumbprint> {
+        std::iter::once(&self.primary)
+            .chain(&self.secondary)
+            .filter(|thumbprint| thumbprint.is_sha1())
+    }
+}
+
 /// A certificate's SHA-1 or SHA-256 digest: 40 or 64 upper-case hexadecimal characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thumbprint(String);
@@ -75,6 +93,12 @@ impl Thumbprint {
             return Err(InvalidThumbprint(digits.chars().count()));
         }
         Ok(Self(digits.to_ascii_uppercase()))
+    }
+
+    /// Whether it is a SHA-1 digest.
+    #[must_use]
+    pub fn is_sha1(&self) -> bool {
+        self.0.len() == 40
     }
 
     /// As stored and shown: upper case without separators.

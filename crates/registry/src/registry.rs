@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::change_feed::Changes;
 use crate::convert;
 use crate::error::{RegistryError, UnavailableReason};
-use crate::identity::{Identity, TwinSeed};
+use crate::identity::{Authentication, Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
 use crate::read_barrier::ReadBarriers;
@@ -432,6 +432,12 @@ impl Registry {
             }
             _ => None,
         };
+        if let Some(Authentication::SelfSigned(thumbprints)) = identity.as_ref().map(|written| &written.authentication)
+        {
+            for thumbprint in thumbprints.sha1() {
+                tracing::warn!(identity = %id, %thumbprint, "the thumbprint is SHA-1, which is deprecated: register SHA-256");
+            }
+        }
         Ok(Ok(Written {
             created: answer.created,
             identity,

@@ -12,7 +12,7 @@ use holdfast_tasks::sync::Mutex;
 use metrics::Counter;
 
 use super::config::DeviceHubConfig;
-use super::connect_request::{ConnectRequest, Protocol, Refusal};
+use super::connect_request::{ConnectRequest, Denied, Protocol, Refusal};
 use super::refusal_limiter::{RefusalLimiter, Suppressed};
 
 /// Refusals remembered per identity.
@@ -166,12 +166,22 @@ impl Audit {
     }
 
     /// A device or module was refused.
-    pub fn refused(&self, operation: Operation, request: &ConnectRequest<'_>, refusal: Refusal, now: UnixMillis) {
+    pub fn refused(&self, operation: Operation, request: &ConnectRequest<'_>, denied: Denied, now: UnixMillis) {
         let identity = match request.module {
             Some(module) => format!("{}/{module}", request.device),
             None => request.device.to_owned(),
         };
-        self.refused_identity(operation, &identity, request.protocol, request.address, refusal, now);
+        let record = AuditRecord {
+            time: now,
+            operation,
+            code: denied.refusal.code,
+            reason: denied.refusal.reason,
+            protocol: request.protocol,
+            address: request.address,
+            detail: denied.detail,
+        };
+        self.count(denied.refusal.reason);
+        self.record("refused", &identity, &record);
     }
 
     /// A client that called itself `identity` was refused.
@@ -402,15 +412,15 @@ mod tests {
             max_refusal_identities: 2,
             ..DeviceHubConfig::default()
         });
-        let refusal = Refusal::new(RefusalReason::Expired);
+        let refusal = || Denied::from(RefusalReason::Expired);
         for time in 0..20 {
-            audit.refused(Operation::Connect, &request("a"), refusal, UnixMillis(time));
+            audit.refused(Operation::Connect, &request("a"), refusal(), UnixMillis(time));
         }
         let kept = audit.refusals_of("a");
         assert_eq!(kept.len(), REFUSALS_PER_IDENTITY);
         assert_eq!(kept.last().unwrap().time, UnixMillis(19));
-        audit.refused(Operation::Connect, &request("b"), refusal, UnixMillis(30));
-        audit.refused(Operation::Connect, &request("c"), refusal, UnixMillis(31));
+        audit.refused(Operation::Connect, &request("b"), refusal(), UnixMillis(30));
+        audit.refused(Operation::Connect, &request("c"), refusal(), UnixMillis(31));
         assert!(audit.refusals_of("a").is_empty());
         assert_eq!(audit.refusals_of("c").len(), 1);
     }

@@ -1,15 +1,22 @@
 //! The credential decision (docs/spec/auth-and-limits.md §6.1), against the local registry replica.
+//!
+//! The registered authentication type decides which credential counts: a token for `sas`, the certificate of the TLS
+//! handshake for the other types, whose password means nothing.
 
 use std::sync::Arc;
 
+use holdfast_auth::x509::{CaSet, CertificateRefusal, ClientCertificate, check_size, verify_chain};
 use holdfast_auth::{
     Grant, KeyFingerprint, ResourcePath, Rights, SasRefusal, SasToken, check_claims, verify, verify_policy,
 };
-use holdfast_model::{AuthMethod, AuthScope, AuthType, DeviceId, IdentityId, ModuleId, RefusalReason, UnixMillis};
-use holdfast_registry::{Authentication, Identity, RegistryError};
+use holdfast_model::{
+    AuthMethod, AuthScope, AuthType, CertificateChain, DeviceId, IdentityId, ModuleId, RefusalReason, UnixMillis,
+};
+use holdfast_registry::{Authentication, Identity, RegistryError, Thumbprint, Thumbprints};
 
-use super::connect_request::{ConnectRequest, Credential, Refusal};
+use super::connect_request::{ConnectRequest, Denied};
 use super::hub::HubParts;
+use crate::session_types::SessionCertificate;
 
 /// An identity that has proved itself.
 #[derive(Debug, Clone)]
@@ -18,32 +25,39 @@ pub struct Verified {
     pub identity: Arc<Identity>,
     /// The kind of proof.
     pub auth: AuthMethod,
-    /// When the proof ends, clock skew included.
+    /// When the proof ends, clock skew or grace included.
     pub expires: Option<UnixMillis>,
     /// The policy that signed the token, if one did.
     pub policy: Option<Arc<str>>,
     /// Identifies the key without containing it: enough to see later that it is still one of the identity's.
     pub key: KeyFingerprint,
+    /// The certificate that was the proof, if one was.
+    pub certificate: Option<SessionCertificate>,
+    /// Whether it was accepted by a SHA-1 thumbprint, which is deprecated.
+    pub by_sha1: bool,
 }
 
-fn refused(reason: RefusalReason) -> Refusal {
-    Refusal::new(reason)
+fn by_token(refusal: SasRefusal) -> Denied {
+    match refusal {
+        SasRefusal::Malformed(_) | SasRefusal::Expired { .. } => Denied::with(refusal.reason(), &refusal),
+        exact => exact.reason().into(),
+    }
 }
 
-fn by_token(refusal: &SasRefusal) -> Refusal {
-    Refusal::new(refusal.reason())
+fn by_certificate(refusal: CertificateRefusal) -> Denied {
+    Denied::with(refusal.reason(), &refusal)
 }
 
-fn unavailable(_: RegistryError) -> Refusal {
-    Refusal::new(RefusalReason::Unconfirmed)
+fn unavailable(_: RegistryError) -> Denied {
+    RefusalReason::Unconfirmed.into()
 }
 
 /// The requested identity, if its name can be one at all.
-pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<IdentityId, Refusal> {
+pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<IdentityId, Denied> {
     // An id that cannot exist is certainly unknown; nothing reveals which rule it breaks.
-    let device = DeviceId::parse(request.device).map_err(|_| refused(RefusalReason::Malformed))?;
+    let device = DeviceId::parse(request.device).map_err(|_| RefusalReason::Malformed)?;
     let module = match request.module {
-        Some(module) => Some(ModuleId::parse(module).map_err(|_| refused(RefusalReason::Malformed))?),
+        Some(module) => Some(ModuleId::parse(module).map_err(|_| RefusalReason::Malformed)?),
         None => None,
     };
     Ok(IdentityId { device, module })
@@ -54,67 +68,88 @@ pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<Identit
 ///
 /// # Errors
 /// The first rule that is broken, in the order of the specification.
-pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMillis) -> Result<Verified, Refusal> {
+pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMillis) -> Result<Verified, Denied> {
     let id = requested_identity(request)?;
     if !parts.hub_names.contains(request.host) {
-        return Err(refused(RefusalReason::Host));
+        return Err(RefusalReason::Host.into());
     }
     let resource = ResourcePath::identity(&id);
-    let token = match request.credential {
-        Credential::SasToken(text) => {
-            let token = SasToken::parse(text).map_err(|refusal| by_token(&refusal))?;
-            // Faults of the token itself are refused without reading the registry: they need no confirmation.
-            check_claims(&token, &resource, &parts.hub_names, now).map_err(|refusal| by_token(&refusal))?;
-            Some(token)
-        }
-        // Certificates are not accepted yet (docs/compatibility.md).
-        Credential::CertificateChain(_) | Credential::None => None,
+    let chain = request.credential.chain();
+    let read = |text| -> Result<SasToken<'_>, SasRefusal> {
+        let token = SasToken::parse(text)?;
+        check_claims(&token, &resource, &parts.hub_names, now)?;
+        Ok(token)
     };
+    let token = request.credential.token().map(read);
+    if let (Some(Err(refusal)), None) = (&token, chain) {
+        // Faults of the token itself are refused without reading the registry: they need no confirmation.
+        return Err(by_token(*refusal));
+    }
     let identity = parts
         .registry
         .identity(&id)
         .map_err(unavailable)?
-        .ok_or(refused(RefusalReason::UnknownIdentity))?;
+        .ok_or(RefusalReason::UnknownIdentity)?;
     if !identity.is_enabled() {
-        return Err(refused(RefusalReason::Disabled));
+        return Err(RefusalReason::Disabled.into());
     }
-    let Some(token) = token else {
-        return Err(refused(match identity.authentication {
-            Authentication::SelfSigned(_) | Authentication::CertificateAuthority => RefusalReason::NoCertificate,
-            Authentication::Sas(_) | Authentication::None => RefusalReason::Missing,
-        }));
-    };
-    match token.policy() {
+    match &identity.authentication {
+        Authentication::SelfSigned(_) | Authentication::CertificateAuthority => match (chain, token) {
+            (Some(chain), _) => with_certificate(parts, identity, chain, now),
+            (None, Some(_)) => Err(RefusalReason::AuthType.into()),
+            (None, None) => Err(RefusalReason::NoCertificate.into()),
+        },
+        Authentication::Sas(_) | Authentication::None => match (token, chain) {
+            (Some(token), _) => with_token(parts, identity, &token.map_err(by_token)?, now),
+            (None, Some(_)) => Err(RefusalReason::AuthType.into()),
+            (None, None) => Err(RefusalReason::Missing.into()),
+        },
+    }
+}
+
+/// The scope of an identity's own credential.
+fn own_scope(id: &IdentityId) -> AuthScope {
+    if id.module.is_some() {
+        AuthScope::Module
+    } else {
+        AuthScope::Device
+    }
+}
+
+fn with_token(
+    parts: &HubParts,
+    identity: Arc<Identity>,
+    token: &SasToken<'_>,
+    now: UnixMillis,
+) -> Result<Verified, Denied> {
+    let resource = ResourcePath::identity(&identity.id);
+    let (scope, grant, policy) = match token.policy() {
         Some(name) => {
             let policy = parts.registry.policy(name);
             let grant = verify_policy(
-                &token,
+                token,
                 &resource,
                 policy.as_deref(),
                 Rights::DEVICE_CONNECT,
                 &parts.hub_names,
                 now,
             )
-            .map_err(|refusal| by_token(&refusal))?;
+            .map_err(by_token)?;
             let policy = policy.map(|policy| Arc::from(policy.name.as_str()));
-            Ok(verified(identity, AuthScope::Hub, &grant, policy))
+            (AuthScope::Hub, grant, policy)
         }
         None => {
             let Authentication::Sas(keys) = &identity.authentication else {
-                return Err(refused(RefusalReason::AuthType));
+                return Err(RefusalReason::AuthType.into());
             };
-            let grant = verify(&token, &resource, keys, &parts.hub_names, now).map_err(|refusal| by_token(&refusal))?;
-            let scope = if id.module.is_some() {
-                AuthScope::Module
-            } else {
-                AuthScope::Device
-            };
-            Ok(verified(identity, scope, &grant, None))
+            let grant = verify(token, &resource, keys, &parts.hub_names, now).map_err(by_token)?;
+            (own_scope(&identity.id), grant, None)
         }
-    }
+    };
+    Ok(by_grant(identity, scope, &grant, policy))
 }
 
-fn verified(identity: Arc<Identity>, scope: AuthScope, grant: &Grant, policy: Option<Arc<str>>) -> Verified {
+fn by_grant(identity: Arc<Identity>, scope: AuthScope, grant: &Grant, policy: Option<Arc<str>>) -> Verified {
     Verified {
         identity,
         auth: AuthMethod {
@@ -124,10 +159,66 @@ fn verified(identity: Arc<Identity>, scope: AuthScope, grant: &Grant, policy: Op
         expires: Some(grant.ends()),
         policy,
         key: grant.fingerprint,
+        certificate: None,
+        by_sha1: false,
     }
 }
 
-/// Whether a session that was opened with `key` of `identity` may stay.
-pub(crate) fn still_valid(identity: &Identity, key: KeyFingerprint) -> bool {
-    matches!(&identity.authentication, Authentication::Sas(keys) if keys.holds(key))
+fn with_certificate(
+    parts: &HubParts,
+    identity: Arc<Identity>,
+    chain: &CertificateChain,
+    now: UnixMillis,
+) -> Result<Verified, Denied> {
+    check_size(chain).map_err(by_certificate)?;
+    let leaf = ClientCertificate::parse(chain.leaf()).map_err(by_certificate)?;
+    let fingerprints = *leaf.fingerprints();
+    let (ends, ca, by_sha1) = match &identity.authentication {
+        Authentication::SelfSigned(thumbprints) => {
+            let named = thumbprints.of(&fingerprints);
+            let named = named.ok_or_else(|| by_certificate(mismatch(&leaf, thumbprints)))?;
+            leaf.check_time(now).map_err(by_certificate)?;
+            (leaf.ends(), None, named.is_sha1())
+        }
+        _ => {
+            leaf.check_common_name(&identity.id.to_string())
+                .map_err(by_certificate)?;
+            let verified = verify_chain(chain, &leaf, &CaSet::default(), now).map_err(by_certificate)?;
+            (verified.ends, Some(verified.ca), false)
+        }
+    };
+    let grace = u64::try_from(parts.config.certificate_grace.get().as_millis()).unwrap_or(u64::MAX);
+    Ok(Verified {
+        auth: AuthMethod {
+            scope: own_scope(&identity.id),
+            kind: AuthType::X509,
+        },
+        identity,
+        expires: Some(UnixMillis(ends.0.saturating_add(grace))),
+        policy: None,
+        key: fingerprints.key(),
+        certificate: Some(SessionCertificate { fingerprints, ca }),
+        by_sha1,
+    })
+}
+
+fn mismatch(leaf: &ClientCertificate<'_>, registered: &Thumbprints) -> CertificateRefusal {
+    CertificateRefusal::Thumbprint {
+        sha1: leaf.fingerprints().sha1_hex(),
+        sha256: leaf.fingerprints().sha256_hex(),
+        primary: registered.primary.to_string(),
+        secondary: registered.secondary.as_ref().map(Thumbprint::to_string),
+    }
+}
+
+/// Whether a session that was opened with a key or a certificate of `identity` may stay.
+pub(crate) fn still_valid(identity: &Identity, key: KeyFingerprint, certificate: Option<&SessionCertificate>) -> bool {
+    match (&identity.authentication, certificate) {
+        (Authentication::Sas(keys), None) => keys.holds(key),
+        (Authentication::SelfSigned(thumbprints), Some(shown)) => {
+            shown.ca.is_none() && thumbprints.of(&shown.fingerprints).is_some()
+        }
+        (Authentication::CertificateAuthority, Some(shown)) => shown.ca.is_some(),
+        _ => false,
+    }
 }

@@ -35,6 +35,9 @@ holdfast_config::section! {
         /// Sessions closed per second when the node drains, stops, or has been cut off for registry.session_grace; more when
         /// it stops and ops.drain_timeout would not be enough for all.
         pub drain_rate: u32 = 1000, in 1.. => "must be greater than 0";
+        /// How long a session stays after its certificate, or the first of its issuers to end, has ended. New connections are
+        /// refused from the end on.
+        pub certificate_grace: HumanDuration = HumanDuration::secs(300), in ..=HumanDuration::secs(86_400) => "must be at most 1 day";
         /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
         /// costs nothing. The begin and the end of a connection are always recorded.
         pub activity_interval: HumanDuration = HumanDuration::secs(300);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::audit::Operation;
 use super::authenticate::{Verified, authenticate};
-use super::connect_request::{ConnectRequest, Credential, Protocol, Refusal, StoredSession};
+use super::connect_request::{ConnectRequest, Credential, Denied, Protocol, Refusal, StoredSession};
 use super::core::Core;
 use super::session::{CloseReason, Session, SessionTarget};
 use crate::device_state::Subscriptions;
@@ -37,17 +37,12 @@ struct OwnedConnectRequest {
     device: String,
     module: Option<String>,
     host: String,
-    credential: OwnedCredential,
+    token: Option<String>,
+    chain: Option<CertificateChain>,
     model_id: Option<String>,
     stored_session: StoredSession,
     protocol: Protocol,
     address: std::net::SocketAddr,
-}
-
-enum OwnedCredential {
-    None,
-    SasToken(String),
-    CertificateChain(CertificateChain),
 }
 
 impl OwnedConnectRequest {
@@ -56,11 +51,8 @@ impl OwnedConnectRequest {
             device: request.device.to_owned(),
             module: request.module.map(str::to_owned),
             host: request.host.to_owned(),
-            credential: match request.credential {
-                Credential::None => OwnedCredential::None,
-                Credential::SasToken(token) => OwnedCredential::SasToken(token.to_owned()),
-                Credential::CertificateChain(chain) => OwnedCredential::CertificateChain(chain.clone()),
-            },
+            token: request.credential.token().map(str::to_owned),
+            chain: request.credential.chain().cloned(),
             model_id: request.model_id.map(str::to_owned),
             stored_session: request.stored_session,
             protocol: request.protocol,
@@ -73,11 +65,7 @@ impl OwnedConnectRequest {
             device: &self.device,
             module: self.module.as_deref(),
             host: &self.host,
-            credential: match &self.credential {
-                OwnedCredential::None => Credential::None,
-                OwnedCredential::SasToken(token) => Credential::SasToken(token),
-                OwnedCredential::CertificateChain(chain) => Credential::CertificateChain(chain),
-            },
+            credential: Credential::new(self.token.as_deref(), self.chain.as_ref()),
             model_id: self.model_id.as_deref(),
             stored_session: self.stored_session,
             protocol: self.protocol,
@@ -98,8 +86,8 @@ impl Core {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
             Ok(verified) => critical(|| self.enter(request, verified, target, now)),
-            Err(refusal) if refusal.reason.needs_confirmation() => self.confirm_later(request, target, false),
-            Err(refusal) => ConnectAttempt::Done(Err(self.refuse(request, refusal))),
+            Err(denied) if denied.refusal.reason.needs_confirmation() => self.confirm_later(request, target, false),
+            Err(denied) => ConnectAttempt::Done(Err(self.deny(request, denied))),
         }
     }
 
@@ -149,19 +137,24 @@ impl Core {
                     ConnectAttempt::Pending(pending) => pending.await,
                 },
                 // Checked again after the confirmation: an earlier read proves nothing.
-                Err(refusal) if !confirms && refusal.reason.needs_confirmation() => {
+                Err(denied) if !confirms && denied.refusal.reason.needs_confirmation() => {
                     confirms = true;
                     continue;
                 }
-                Err(refusal) => Err(self.refuse(request, refusal)),
+                Err(denied) => Err(self.deny(request, denied)),
             };
         }
     }
 
     fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
+        self.deny(request, Denied { refusal, detail: None })
+    }
+
+    fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {
+        let refusal = denied.refusal;
         self.hub
             .audit
-            .refused(Operation::Connect, request, refusal, self.clock().now());
+            .refused(Operation::Connect, request, denied, self.clock().now());
         refusal
     }
 
@@ -178,11 +171,15 @@ impl Core {
         if let Some(refusal) = self.hub.injected_faults.refusal(&identity) {
             return ConnectAttempt::Done(Err(self.refuse(request, refusal)));
         }
+        if verified.by_sha1 {
+            self.hub.metrics.sha1_connects.increment(1);
+        }
         let partition = self.hub.partition_of(&identity);
         let info = Arc::new(SessionInfo {
             identity,
             generation: verified.identity.generation.clone(),
             key: verified.key,
+            certificate: verified.certificate.map(Box::new),
             policy: verified.policy,
             protocol: request.protocol,
             since: now,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use holdfast_model::{CertificateChain, ErrorCode, RefusalReason};
 
@@ -71,17 +72,33 @@ pub enum Credential<'a> {
     SasToken(&'a str),
     /// The certificates of the TLS handshake, which has proved that the client owns the leaf's private key.
     CertificateChain(&'a CertificateChain),
+    /// Both. Which one counts depends on the identity.
+    Both(&'a str, &'a CertificateChain),
 }
 
 impl<'a> Credential<'a> {
-    /// The credential of a client that may have sent both: a token, which the client wrote for this request, wins over the
-    /// certificates of its connection. An empty token is none.
+    /// The credential of a client that may have sent both. An empty token is none.
     #[must_use]
     pub fn new(token: Option<&'a str>, chain: Option<&'a CertificateChain>) -> Self {
         match (token.filter(|token| !token.is_empty()), chain) {
-            (Some(token), _) => Self::SasToken(token),
+            (Some(token), Some(chain)) => Self::Both(token, chain),
+            (Some(token), None) => Self::SasToken(token),
             (None, Some(chain)) => Self::CertificateChain(chain),
             (None, None) => Self::None,
+        }
+    }
+
+    pub(crate) fn token(self) -> Option<&'a str> {
+        match self {
+            Self::SasToken(token) | Self::Both(token, _) => Some(token),
+            Self::None | Self::CertificateChain(_) => None,
+        }
+    }
+
+    pub(crate) fn chain(self) -> Option<&'a CertificateChain> {
+        match self {
+            Self::CertificateChain(chain) | Self::Both(_, chain) => Some(chain),
+            Self::None | Self::SasToken(_) => None,
         }
     }
 }
@@ -93,6 +110,7 @@ impl fmt::Debug for Credential<'_> {
             Self::None => "None",
             Self::SasToken(_) => "SasToken",
             Self::CertificateChain(_) => "CertificateChain",
+            Self::Both(..) => "Both",
         })
     }
 }
@@ -127,6 +145,33 @@ pub enum StoredSession {
     Resume,
     /// To have them removed: clean session 1.
     Discard,
+}
+
+/// A refusal, and the exact fault for the operator, where the reason alone is not exact.
+#[derive(Debug, Clone)]
+pub struct Denied {
+    /// The answer to the client.
+    pub refusal: Refusal,
+    /// The exact fault; not for the client.
+    pub detail: Option<Arc<str>>,
+}
+
+impl Denied {
+    pub(crate) fn with(reason: RefusalReason, detail: &dyn fmt::Display) -> Self {
+        Self {
+            refusal: Refusal::new(reason),
+            detail: Some(detail.to_string().into()),
+        }
+    }
+}
+
+impl From<RefusalReason> for Denied {
+    fn from(reason: RefusalReason) -> Self {
+        Self {
+            refusal: Refusal::new(reason),
+            detail: None,
+        }
+    }
 }
 
 /// A client was refused.

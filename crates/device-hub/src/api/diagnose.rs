@@ -18,7 +18,7 @@ use crate::api::audit::AuditRecord;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{DeliveryKind, DeliveryKinds};
 use crate::rpc::codec::{self, QueriedIdentity};
-use crate::session_types::{Reach, SessionNumber};
+use crate::session_types::{Reach, SessionCertificate, SessionNumber};
 use crate::{DeviceHub, Operation, Protocol};
 
 /// Identities whose stored connection is read at once.
@@ -55,8 +55,10 @@ pub struct LiveSession {
     pub protocol: Protocol,
     /// When it began.
     pub since: UnixMillis,
-    /// When its token ends, clock skew included.
+    /// When its token ends, clock skew included, or its certificate, grace included.
     pub expires: Option<UnixMillis>,
+    /// The certificate that opened it, if one did.
+    pub certificate: Option<SessionCertificate>,
     /// The policy whose token opened it.
     pub policy: Option<String>,
     /// What the device has subscribed to.
@@ -101,6 +103,10 @@ impl DeviceHub {
                     protocol: Protocol::from_number(item.protocol)?,
                     since: UnixMillis(item.since_ms),
                     expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
+                    certificate: item
+                        .certificate
+                        .as_ref()
+                        .and_then(|shown| codec::decode_certificate(shown).ok()),
                     policy: (!item.policy.is_empty()).then_some(item.policy),
                     receives: codec::decode_counters(item.credit.as_ref()).taken_kinds(),
                 })

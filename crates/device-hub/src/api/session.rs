@@ -17,7 +17,9 @@ pub enum CloseReason {
     TakenOver,
     /// The token has expired (401003).
     TokenExpired,
-    /// The identity was deleted, disabled or given other keys (401003).
+    /// The certificate, or one of its issuers, has ended (401003).
+    CertificateExpired,
+    /// The identity was deleted, disabled or given other keys or thumbprints, or its CA was removed (401003).
     Revoked,
     /// The node is stopping.
     Stopping,
@@ -33,6 +35,7 @@ impl CloseReason {
         match self {
             Self::TakenOver => "taken_over",
             Self::TokenExpired => "token_expired",
+            Self::CertificateExpired => "certificate_expired",
             Self::Revoked => "revoked",
             Self::Stopping => "stopping",
             Self::Unavailable => "unavailable",
@@ -86,10 +89,19 @@ impl Session {
         self.subscriptions
     }
 
-    /// When its token ends, clock skew included; `None` = never.
+    /// When its token ends, clock skew included, or its certificate, grace included; `None` = never.
     #[must_use]
     pub fn expires(&self) -> Option<UnixMillis> {
         self.info.expires
+    }
+
+    /// The reason of its end at [`Self::expires`].
+    #[must_use]
+    pub fn expiry_reason(&self) -> CloseReason {
+        match self.info.certificate {
+            Some(_) => CloseReason::CertificateExpired,
+            None => CloseReason::TokenExpired,
+        }
     }
 }
 

@@ -115,7 +115,7 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
     }
 }
 
-/// Closes the session unless its identity and key are unchanged.
+/// Closes the session unless its identity still has the key or certificate that opened it.
 fn check_local_session(hub: &DeviceHub, partition: PartitionId, session: &LocalSession) {
     if !hub.is_still_authorized(&session.info) {
         let reason = CloseReason::Revoked;
@@ -179,7 +179,7 @@ async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked
 }
 
 impl DeviceHub {
-    /// Whether a session's identity and key are unchanged, by this node's replica.
+    /// Whether a session's identity still has the key or certificate that opened it, by this node's replica.
     pub(crate) fn is_still_authorized(&self, info: &SessionInfo) -> bool {
         let registry = &self.parts.registry;
         let registered = match registry.identity(&info.identity) {
@@ -196,7 +196,7 @@ impl DeviceHub {
         }
         match &info.policy {
             Some(name) => registry.policy(name).is_some_and(|policy| policy.keys.holds(info.key)),
-            None => still_valid(&registered, info.key),
+            None => still_valid(&registered, info.key, info.certificate.as_deref()),
         }
     }
 }

@@ -410,6 +410,7 @@ mod tests {
             identity,
             generation: GenerationId(Arc::from("1")),
             key: KeyFingerprint([0; 8]),
+            certificate: None,
             policy: None,
             protocol: Protocol::Mqtt,
             since: UnixMillis(1),

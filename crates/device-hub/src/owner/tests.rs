@@ -23,6 +23,7 @@ fn info(device: &str) -> Arc<SessionInfo> {
         identity: IdentityId::device(DeviceId::parse(device).unwrap()),
         generation: GenerationId(Arc::from("1")),
         key: KeyFingerprint([0; 8]),
+        certificate: None,
         policy: None,
         protocol: Protocol::Mqtt,
         since: UnixMillis(1),

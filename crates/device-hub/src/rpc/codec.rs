@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_auth::KeyFingerprint;
+use holdfast_auth::x509::CertificateFingerprints;
 use holdfast_cluster::transport::CallError;
 use holdfast_model::{DeviceId, GenerationId, IdentityId, Incarnation, ModuleId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_attached::Outcome;
@@ -25,7 +26,7 @@ use crate::methods::call::MethodAnswer;
 use crate::methods::pending::{MethodCallId, MethodResult};
 use crate::owner::state_writer::ChangeError;
 use crate::owner::subscriptions::{SubscriptionAction, SubscriptionAnswer, SubscriptionRequest};
-use crate::session_types::{OwnerError, SessionInfo, SessionNumber};
+use crate::session_types::{OwnerError, SessionCertificate, SessionInfo, SessionNumber};
 
 /// The version of bodies and answers.
 const VERSION: u8 = 1;
@@ -134,7 +135,32 @@ pub(crate) fn encode_item(
         number_node: number.map_or(0, |number| number.node.get()),
         number_counter: number.map_or(0, |number| number.counter),
         credit: (credit != Credit::default()).then(|| encode_counters(credit)),
+        certificate: info.certificate.as_deref().map(encode_certificate),
     }
+}
+
+fn encode_certificate(certificate: &SessionCertificate) -> proto::SessionCertificate {
+    proto::SessionCertificate {
+        sha1: Bytes::copy_from_slice(&certificate.fingerprints.sha1),
+        sha256: Bytes::copy_from_slice(&certificate.fingerprints.sha256),
+        ca_sha256: certificate.ca.map(|ca| Bytes::copy_from_slice(&ca)).unwrap_or_default(),
+    }
+}
+
+/// The certificate of a reported session.
+pub(crate) fn decode_certificate(certificate: &proto::SessionCertificate) -> Result<SessionCertificate, CallError> {
+    let length = |_| refused("a digest of a certificate has another length");
+    let ca = &certificate.ca_sha256;
+    Ok(SessionCertificate {
+        fingerprints: CertificateFingerprints {
+            sha1: certificate.sha1[..].try_into().map_err(length)?,
+            sha256: certificate.sha256[..].try_into().map_err(length)?,
+        },
+        ca: match ca.is_empty() {
+            true => None,
+            false => Some(ca[..].try_into().map_err(length)?),
+        },
+    })
 }
 
 /// The session that a gateway reports.
@@ -146,6 +172,10 @@ pub(crate) fn decode_info(item: &proto::SessionItem) -> Result<Arc<SessionInfo>,
         identity: decode_identity(&item.device, &item.module)?,
         generation: GenerationId(Arc::from(check_text(&item.generation)?)),
         key: KeyFingerprint(key),
+        certificate: match &item.certificate {
+            Some(certificate) => Some(Box::new(decode_certificate(certificate)?)),
+            None => None,
+        },
         policy: (!policy.is_empty()).then(|| Arc::from(policy)),
         protocol,
         since: UnixMillis(item.since_ms),
@@ -565,6 +595,10 @@ mod tests {
             identity: IdentityId::module(DeviceId::parse("d").unwrap(), ModuleId::parse("m").unwrap()),
             generation: GenerationId(Arc::from("638400000000000001")),
             key: KeyFingerprint([1, 2, 3, 4, 5, 6, 7, 8]),
+            certificate: Some(Box::new(SessionCertificate {
+                fingerprints: CertificateFingerprints::of(b"a certificate"),
+                ca: Some([7; 32]),
+            })),
             policy: Some(Arc::from("device")),
             protocol: Protocol::AmqpWs,
             since: UnixMillis(7),
@@ -616,7 +650,9 @@ mod tests {
             assert!(matches!(got, Err(CallError::Refused(_))), "{bytes:?}");
         }
         let good = encode_item(&some_info(), SessionKey(1), None, Credit::default());
-        let broken: [fn(&mut proto::SessionItem); 6] = [
+        let broken: [fn(&mut proto::SessionItem); 8] = [
+            |item| item.certificate.get_or_insert_default().sha1 = Bytes::from_static(b"short"),
+            |item| item.certificate.get_or_insert_default().ca_sha256 = Bytes::from_static(&[0; 33]),
             |item| item.device = String::new(),
             |item| item.device = "a/b".to_owned(),
             |item| item.module = "x".repeat(500),

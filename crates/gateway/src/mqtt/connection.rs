@@ -88,19 +88,19 @@ impl Connection {
         }
     }
 
-    /// Milliseconds until the session's token has expired; `None` = never.
-    fn token_left_ms(&self, state: &State) -> Option<u64> {
+    /// Milliseconds until the session's token or certificate has expired; `None` = never.
+    fn credential_left_ms(&self, state: &State) -> Option<u64> {
         let expires = state.session.as_ref().and_then(Session::expires)?;
         Some(expires.0.saturating_sub(self.front.core.clock().now().0))
     }
 
-    /// Milliseconds since the session's token has expired.
-    fn token_overdue_ms(&self, state: &State) -> Option<u64> {
+    /// Milliseconds since the session's token or certificate has expired.
+    fn credential_overdue_ms(&self, state: &State) -> Option<u64> {
         let expires = state.session.as_ref().and_then(Session::expires)?;
         self.front.core.clock().now().0.checked_sub(expires.0)
     }
 
-    /// Spreads the ends of connections whose tokens were made together; constant for one connection.
+    /// Spreads the ends of connections whose tokens or certificates were made together; constant for one connection.
     fn jitter_ms(&self) -> u64 {
         let jitter = self.front.config.expiry_jitter.max(Duration::from_millis(1));
         let range = u64::try_from(jitter.as_millis()).unwrap_or(u64::MAX);
@@ -110,7 +110,7 @@ impl Connection {
     pub(super) fn next_check(&self, state: &State, now_ms: u64) -> u64 {
         let later = now_ms + MAX_READ_SUSPENSION_MS;
         let mut next = state.machine.deadline_ms().unwrap_or(later);
-        if let Some(left) = self.token_left_ms(state) {
+        if let Some(left) = self.credential_left_ms(state) {
             let wait = if left > 0 { left } else { self.jitter_ms().min(1000) };
             next = next.min(now_ms.saturating_add(wait));
         }
@@ -228,10 +228,14 @@ impl connection::Protocol for Connection {
             None => {}
         }
         if self
-            .token_overdue_ms(state)
+            .credential_overdue_ms(state)
             .is_some_and(|overdue| overdue >= self.jitter_ms())
         {
-            self.transport.end(DisconnectReason::Hub(CloseReason::TokenExpired));
+            let reason = state
+                .session
+                .as_ref()
+                .map_or(CloseReason::TokenExpired, Session::expiry_reason);
+            self.transport.end(DisconnectReason::Hub(reason));
         }
         if state
             .suspended_since

@@ -71,6 +71,7 @@ impl DisconnectReason {
             Self::KeepAlive => RefusalReason::KeepAlive,
             Self::Hub(CloseReason::TakenOver) => RefusalReason::Superseded,
             Self::Hub(CloseReason::TokenExpired) => RefusalReason::Expired,
+            Self::Hub(CloseReason::CertificateExpired) => RefusalReason::CertificateTime,
             Self::Hub(CloseReason::Revoked) => RefusalReason::Revoked,
             Self::Hub(CloseReason::Unavailable) => RefusalReason::Unconfirmed,
             Self::Transport(TransportEnd::BrokenTls) => RefusalReason::Tls,

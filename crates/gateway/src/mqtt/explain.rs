@@ -104,9 +104,13 @@ impl Connection {
             DisconnectReason::Hub(CloseReason::TokenExpired) => {
                 write!(text, "the token of the connection expired (device-mqtt §3.4)")
             }
+            DisconnectReason::Hub(CloseReason::CertificateExpired) => write!(
+                text,
+                "the certificate of the connection, or one of its issuers, has ended, and the grace is over (auth-and-limits §3)"
+            ),
             DisconnectReason::Hub(CloseReason::Revoked) => write!(
                 text,
-                "the identity was deleted, disabled or given other keys (auth-and-limits §6.1)"
+                "the identity was deleted, disabled or given other keys or thumbprints, or its CA was removed (auth-and-limits §6.1)"
             ),
             DisconnectReason::Hub(CloseReason::Unavailable) => write!(
                 text,

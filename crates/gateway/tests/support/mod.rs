@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_auth::sign_identity;
 use holdfast_device_hub::AuditRecord;
 use holdfast_gateway::{MqttConfig, MqttFront};
-use holdfast_model::NodeId;
+use holdfast_model::{CertificateChain, NodeId};
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode, subscribe};
 use holdfast_net::{Peer, StreamHandler};
@@ -68,9 +68,22 @@ impl Bench {
     }
 
     pub(crate) fn open_at(&self, node: NodeId, capacity: usize) -> Device {
+        self.open_as(node, capacity, None)
+    }
+
+    /// A connection whose TLS handshake has shown `certificates`.
+    pub(crate) fn open_with_certificates(&self, node: NodeId, certificates: Option<CertificateChain>) -> Device {
+        self.open_as(node, 64 * 1024, certificates)
+    }
+
+    fn open_as(&self, node: NodeId, capacity: usize, certificates: Option<CertificateChain>) -> Device {
         let (client, server) = duplex(capacity);
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.handlers[&node.get()].accept(Box::new(server), Peer::plain(address));
+        let peer = Peer {
+            certificates,
+            ..Peer::plain(address)
+        };
+        self.handlers[&node.get()].accept(Box::new(server), peer);
         Device {
             stream: client,
             input: Vec::new(),

@@ -10,17 +10,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_model::CertificateChain;
+use holdfast_model::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConnection, SignatureScheme};
-
-/// Most certificates of a client's chain; an operating PKI has three or four levels.
-const MAX_CHAIN_CERTIFICATES: usize = 10;
-
-/// Largest chain of a client, in bytes. rustls itself takes no handshake message beyond 64 KiB.
-const MAX_CHAIN_BYTES: usize = 32 * 1024;
 
 /// Accepts every certificate whose key the client owns.
 #[derive(Debug)]
@@ -42,8 +37,11 @@ impl ClientCertVerifier for ProofOfPossession {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let bytes = end_entity.len() + intermediates.iter().map(|issuer| issuer.len()).sum::<usize>();
-        if intermediates.len() >= MAX_CHAIN_CERTIFICATES || bytes > MAX_CHAIN_BYTES {
+        let lengths = || std::iter::once(end_entity.len()).chain(intermediates.iter().map(|issuer| issuer.len()));
+        if intermediates.len() >= MAX_CHAIN_CERTIFICATES
+            || lengths().sum::<usize>() > MAX_CHAIN_BYTES
+            || lengths().any(|length| length > MAX_CERTIFICATE_BYTES)
+        {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         Ok(ClientCertVerified::assertion())

@@ -1,8 +1,9 @@
 //! `GET /holdfast/v1/diagnose/{deviceId}[/modules/{moduleId}]`: why an identity can or cannot connect.
 
+use data_encoding::HEXUPPER;
 use holdfast_device_hub::{DeliveryKind, Diagnosis};
 use holdfast_model::IdentityId;
-use holdfast_registry::Identity;
+use holdfast_registry::{Authentication, Identity};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
@@ -24,6 +25,7 @@ pub(super) async fn diagnose(id: &IdentityId, request: &Request<'_>) -> Result<R
         "connectionStateUpdatedTime": timestamps::iso(diagnosis.connection.updated),
         "session": show_session(&diagnosis),
         "refusals": show_refusals(&diagnosis),
+        "warnings": identity.as_deref().map(warnings).unwrap_or_default(),
     });
     if let Some(module) = &id.module {
         answer["moduleId"] = json!(module.as_str());
@@ -45,6 +47,17 @@ fn show_identity(identity: &Identity) -> Value {
     })
 }
 
+/// What still works and should be changed.
+fn warnings(identity: &Identity) -> Vec<String> {
+    let Authentication::SelfSigned(thumbprints) = &identity.authentication else {
+        return Vec::new();
+    };
+    let deprecated = thumbprints.sha1().map(|thumbprint| {
+        format!("thumbprint {thumbprint} is SHA-1, which is deprecated: register the SHA-256 of the certificate")
+    });
+    deprecated.collect()
+}
+
 fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
     let session = diagnosis.session.as_ref()?;
     Some(json!({
@@ -52,7 +65,14 @@ fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
         "gateway": session.gateway.to_string(),
         "protocol": session.protocol.as_str(),
         "connectedTime": timestamps::iso(Some(session.since)),
-        "tokenEndTime": session.expires.map(|time| timestamps::iso(Some(time))),
+        "authentication": if session.certificate.is_some() { "x509" } else { "sas" },
+        "tokenEndTime": session.expires.filter(|_| session.certificate.is_none()).map(|time| timestamps::iso(Some(time))),
+        "certificate": session.certificate.as_ref().map(|shown| json!({
+            "sha1Thumbprint": shown.fingerprints.sha1_hex(),
+            "sha256Thumbprint": shown.fingerprints.sha256_hex(),
+            "caThumbprint": shown.ca.map(|ca| HEXUPPER.encode(&ca)),
+            "sessionEndTime": session.expires.map(|time| timestamps::iso(Some(time))),
+        })),
         "policy": session.policy,
         "receives": {
             "methods": session.receives.contains(DeliveryKind::Method),

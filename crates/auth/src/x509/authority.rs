@@ -1,0 +1,241 @@
+//! The hub's CAs: what an uploaded certificate must be, and how the CA of a chain is found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_model::UnixMillis;
+use holdfast_model::limits::MAX_CERTIFICATE_BYTES;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use thiserror::Error;
+use x509_parser::certificate::X509Certificate;
+
+use super::leaf::{check_key, check_time, ends, parse};
+use super::{CertificateFingerprints, CertificateRefusal, ClientCertificate, millis, shown};
+use crate::x509::chain::{SIGNATURES, describe};
+
+const WHICH: &str = "the CA's certificate";
+
+/// Why a certificate cannot be a CA of the hub, or does not prove that its owner has the CA's key.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CaError {
+    /// Larger than `limits::MAX_CERTIFICATE_BYTES`.
+    #[error("the certificate has {0} bytes; allowed are {MAX_CERTIFICATE_BYTES}")]
+    TooLarge(usize),
+    /// Unreadable, or not valid at this time.
+    #[error(transparent)]
+    Certificate(#[from] CertificateRefusal),
+    /// A device's certificate.
+    #[error("the certificate is no CA's: it needs basicConstraints with CA:TRUE")]
+    NotCa,
+    /// Its key usage leaves out what a CA does.
+    #[error("the certificate's key usage does not allow it to sign certificates (keyCertSign)")]
+    Usage,
+    /// Its key is too weak, or of an unknown kind.
+    #[error("the key of the CA is not accepted: {0}")]
+    Key(String),
+    /// It holds something that chains through it could not be checked against.
+    #[error("the certificate cannot be used for verification: {0}")]
+    Unusable(String),
+    /// The certificate with the verification code was not signed by the CA.
+    #[error("the CA has not signed the certificate: {0}")]
+    NotSigned(String),
+}
+
+/// A CA's certificate, read and checked; cheap to use for many chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaCertificate {
+    der: Bytes,
+    fingerprints: CertificateFingerprints,
+    subject: Box<[u8]>,
+    subject_text: String,
+    from: UnixMillis,
+    ends: UnixMillis,
+    path_length: Option<u32>,
+}
+
+impl CaCertificate {
+    /// Reads the DER form of a CA's certificate and checks what it claims. Its dates are the caller's business, since a CA
+    /// may be registered before its time begins.
+    ///
+    /// # Errors
+    /// [`CaError`] names the first rule that it breaks.
+    pub fn parse(der: &[u8]) -> Result<Self, CaError> {
+        if der.len() > MAX_CERTIFICATE_BYTES {
+            return Err(CaError::TooLarge(der.len()));
+        }
+        let certificate = parse(WHICH, der)?;
+        let path_length = path_length(&certificate)?;
+        check_key(certificate.public_key()).map_err(CaError::Key)?;
+        webpki::anchor_from_trusted_cert(&CertificateDer::from(der))
+            .map_err(|error| CaError::Unusable(describe(&error)))?;
+        Ok(Self {
+            fingerprints: CertificateFingerprints::of(der),
+            subject: certificate.subject().as_raw().into(),
+            subject_text: shown(&certificate.subject().to_string()),
+            from: millis(certificate.validity().not_before.timestamp()),
+            ends: ends(&certificate),
+            path_length,
+            der: Bytes::copy_from_slice(der),
+        })
+    }
+
+    /// The DER form.
+    #[must_use]
+    pub fn der(&self) -> &Bytes {
+        &self.der
+    }
+
+    /// Its digests.
+    #[must_use]
+    pub fn fingerprints(&self) -> &CertificateFingerprints {
+        &self.fingerprints
+    }
+
+    /// Its name, for people.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject_text
+    }
+
+    /// When it ends: the first millisecond after `notAfter`.
+    #[must_use]
+    pub fn ends(&self) -> UnixMillis {
+        self.ends
+    }
+
+    /// Checks `notBefore` and `notAfter`.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::NotYetValid`], [`CertificateRefusal::Ended`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), CertificateRefusal> {
+        let which = || format!("the CA {}", self.subject_text);
+        if now < self.from {
+            let (which, from) = (which(), self.from);
+            return Err(CertificateRefusal::NotYetValid { which, from, now });
+        }
+        if now >= self.ends {
+            let (which, at) = (which(), UnixMillis(self.ends.0.saturating_sub(1000)));
+            return Err(CertificateRefusal::Ended { which, at, now });
+        }
+        Ok(())
+    }
+
+    /// Checks the proof of possession: `proof` is a certificate with the common name `code` that this CA has signed (Spec
+    /// auth-and-limits §3).
+    ///
+    /// # Errors
+    /// [`CaError::TooLarge`], [`CaError::Certificate`] for its form, its name and its dates, [`CaError::NotSigned`].
+    pub fn check_possession(&self, proof: &[u8], code: &str, now: UnixMillis) -> Result<(), CaError> {
+        if proof.len() > MAX_CERTIFICATE_BYTES {
+            return Err(CaError::TooLarge(proof.len()));
+        }
+        let leaf = ClientCertificate::parse(proof)?;
+        leaf.check_common_name(code)?;
+        leaf.check_is_leaf()?;
+        leaf.check_time(now)?;
+        let not_signed = |error: webpki::Error| CaError::NotSigned(describe(&error));
+        let der = CertificateDer::from(&*self.der);
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(not_signed)?;
+        let proof = CertificateDer::from(proof);
+        let proof = webpki::EndEntityCert::try_from(&proof).map_err(not_signed)?;
+        let time = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.0));
+        let usage = webpki::KeyUsage::client_auth();
+        proof
+            .verify_for_usage(SIGNATURES, &[anchor], &[], time, usage, None, None)
+            .map(|_| ())
+            .map_err(not_signed)
+    }
+
+    /// How many issuers may stand between it and a device's certificate.
+    pub(crate) fn path_length(&self) -> Option<u32> {
+        self.path_length
+    }
+}
+
+/// What a CA's certificate says about the issuers below it; an error when it is no CA's.
+fn path_length(certificate: &X509Certificate<'_>) -> Result<Option<u32>, CaError> {
+    let unreadable = |error: x509_parser::error::X509Error| CaError::Unusable(shown(&error.to_string()));
+    let constraints = certificate.basic_constraints().map_err(unreadable)?;
+    let constraints = constraints.filter(|given| given.value.ca).ok_or(CaError::NotCa)?;
+    let usage = certificate.key_usage().map_err(unreadable)?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(CaError::Usage);
+    }
+    Ok(constraints.value.path_len_constraint)
+}
+
+/// An issuer that a client has sent.
+pub(crate) struct SentIssuer<'a> {
+    pub(crate) der: &'a [u8],
+    certificate: X509Certificate<'a>,
+}
+
+impl<'a> SentIssuer<'a> {
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, CertificateRefusal> {
+        let certificate = parse("an issuer that the client sent", der)?;
+        Ok(Self { der, certificate })
+    }
+
+    pub(crate) fn subject(&self) -> &[u8] {
+        self.certificate.subject().as_raw()
+    }
+
+    pub(crate) fn issuer(&self) -> &[u8] {
+        self.certificate.issuer().as_raw()
+    }
+
+    pub(crate) fn issuer_text(&self) -> String {
+        shown(&self.certificate.issuer().to_string())
+    }
+
+    pub(crate) fn ends(&self) -> UnixMillis {
+        ends(&self.certificate)
+    }
+
+    /// Checks everything about it that needs no signature.
+    pub(crate) fn check(&self, now: UnixMillis) -> Result<(), CertificateRefusal> {
+        let name = || shown(&self.certificate.subject().to_string());
+        let refused = |cause| CertificateRefusal::Issuer { issuer: name(), cause };
+        match path_length(&self.certificate) {
+            Ok(_) => {}
+            Err(CaError::Usage) => return Err(refused("its key usage lacks keyCertSign")),
+            Err(CaError::NotCa) => return Err(refused("it is no CA's (basicConstraints)")),
+            Err(_) => return Err(refused("its extensions cannot be read")),
+        }
+        if check_key(self.certificate.public_key()).is_err() {
+            return Err(refused("its key is not accepted"));
+        }
+        check_time(&self.certificate, now, || format!("the issuer {}", name()))
+    }
+}
+
+/// The verified CAs of a hub, found by their names.
+#[derive(Debug, Default)]
+pub struct CaSet {
+    by_subject: HashMap<Box<[u8]>, Vec<Arc<CaCertificate>>>,
+}
+
+impl CaSet {
+    /// The set of `authorities`.
+    pub fn new(authorities: impl IntoIterator<Item = Arc<CaCertificate>>) -> Self {
+        let mut by_subject: HashMap<Box<[u8]>, Vec<Arc<CaCertificate>>> = HashMap::new();
+        for authority in authorities {
+            by_subject.entry(authority.subject.clone()).or_default().push(authority);
+        }
+        Self { by_subject }
+    }
+
+    /// Whether it holds the certificate with this SHA-256.
+    #[must_use]
+    pub fn holds(&self, sha256: &[u8; 32]) -> bool {
+        let all = self.by_subject.values().flatten();
+        all.into_iter()
+            .any(|authority| authority.fingerprints.sha256 == *sha256)
+    }
+
+    /// The CAs with a name, in DER.
+    pub(crate) fn named(&self, subject: &[u8]) -> &[Arc<CaCertificate>] {
+        self.by_subject.get(subject).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,181 @@
+//! The certificate that a client has shown as its own.
+
+use holdfast_model::UnixMillis;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_X509_COMMON_NAME};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
+
+use super::refusal::CertificateRefusal;
+use super::{CertificateFingerprints, millis, shown};
+
+/// Fewest and most bits of an RSA key.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+const WHICH: &str = "the client's certificate";
+
+/// A client's own certificate, read.
+#[derive(Debug)]
+pub struct ClientCertificate<'a> {
+    certificate: X509Certificate<'a>,
+    fingerprints: CertificateFingerprints,
+}
+
+impl<'a> ClientCertificate<'a> {
+    /// Reads the DER form; says nothing about trust.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::Unreadable`].
+    pub fn parse(der: &'a [u8]) -> Result<Self, CertificateRefusal> {
+        Ok(Self {
+            certificate: parse(WHICH, der)?,
+            fingerprints: CertificateFingerprints::of(der),
+        })
+    }
+
+    /// Its digests.
+    #[must_use]
+    pub fn fingerprints(&self) -> &CertificateFingerprints {
+        &self.fingerprints
+    }
+
+    /// When it ends: the first millisecond after `notAfter`.
+    #[must_use]
+    pub fn ends(&self) -> UnixMillis {
+        ends(&self.certificate)
+    }
+
+    /// Checks `notBefore` and `notAfter`.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::NotYetValid`], [`CertificateRefusal::Ended`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), CertificateRefusal> {
+        check_time(&self.certificate, now, || WHICH.to_owned())
+    }
+
+    /// Checks that the subject has exactly one common name and that it is `expected`, byte for byte.
+    ///
+    /// Two names, or one in an encoding with several readings (UTF-16, Teletex), are none: another verifier could read
+    /// another name.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::CommonName`].
+    pub fn check_common_name(&self, expected: &str) -> Result<(), CertificateRefusal> {
+        let mut names = self
+            .certificate
+            .subject()
+            .iter_attributes()
+            .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME);
+        let found = match (names.next(), names.next()) {
+            (None, _) => "missing".to_owned(),
+            (Some(_), Some(_)) => "given more than once".to_owned(),
+            (Some(name), None) => {
+                let value = name.attr_value();
+                let is_plain = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+                if is_plain && value.data == expected.as_bytes() {
+                    return Ok(());
+                }
+                let text = shown(&String::from_utf8_lossy(value.data));
+                let kind = if is_plain {
+                    ""
+                } else {
+                    " in an encoding that is not accepted"
+                };
+                format!("\"{text}\"{kind}")
+            }
+        };
+        Err(CertificateRefusal::CommonName {
+            found,
+            expected: expected.to_owned(),
+        })
+    }
+
+    /// Checks what a certificate of a CA's device must be: no CA itself, and with a strong key.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::LeafIsCa`], [`CertificateRefusal::Key`].
+    pub fn check_is_leaf(&self) -> Result<(), CertificateRefusal> {
+        if self.certificate.is_ca() {
+            return Err(CertificateRefusal::LeafIsCa);
+        }
+        check_key(self.certificate.public_key()).map_err(CertificateRefusal::Key)
+    }
+
+    /// The name of its issuer, in DER.
+    pub(crate) fn issuer(&self) -> &[u8] {
+        self.certificate.issuer().as_raw()
+    }
+
+    /// The name of its issuer, for an operator.
+    pub(crate) fn issuer_text(&self) -> String {
+        shown(&self.certificate.issuer().to_string())
+    }
+}
+
+/// Reads a certificate of version 3 and nothing behind it.
+pub(crate) fn parse<'a>(which: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, CertificateRefusal> {
+    let unreadable = |cause: String| CertificateRefusal::Unreadable { which, cause };
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(shown(&error.to_string())))?;
+    if !rest.is_empty() {
+        return Err(unreadable(format!("{} bytes follow it", rest.len())));
+    }
+    if certificate.version() != X509Version::V3 {
+        return Err(unreadable("it is not of version 3".to_owned()));
+    }
+    Ok(certificate)
+}
+
+pub(crate) fn ends(certificate: &X509Certificate<'_>) -> UnixMillis {
+    millis(certificate.validity().not_after.timestamp().saturating_add(1))
+}
+
+pub(crate) fn check_time(
+    certificate: &X509Certificate<'_>,
+    now: UnixMillis,
+    which: impl FnOnce() -> String,
+) -> Result<(), CertificateRefusal> {
+    let from = millis(certificate.validity().not_before.timestamp());
+    if now < from {
+        return Err(CertificateRefusal::NotYetValid {
+            which: which(),
+            from,
+            now,
+        });
+    }
+    if now >= ends(certificate) {
+        return Err(CertificateRefusal::Ended {
+            which: which(),
+            at: millis(certificate.validity().not_after.timestamp()),
+            now,
+        });
+    }
+    Ok(())
+}
+
+/// RSA from 2048 bits, and the curves P-256 and P-384.
+pub(crate) fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), String> {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => {
+            let bits = rsa.key_size();
+            if RSA_BITS.contains(&bits) {
+                return Ok(());
+            }
+            Err(format!(
+                "RSA with {bits} bits; allowed are {} to {}",
+                RSA_BITS.start(),
+                RSA_BITS.end()
+            ))
+        }
+        Ok(PublicKey::EC(_)) => {
+            let curve = key.algorithm.parameters.as_ref().and_then(|given| given.as_oid().ok());
+            match curve {
+                Some(curve) if curve == OID_EC_P256 || curve == OID_NIST_EC_P384 => Ok(()),
+                _ => Err("an elliptic curve other than P-256 and P-384".to_owned()),
+            }
+        }
+        Ok(_) => Err("neither RSA nor an elliptic curve".to_owned()),
+        Err(_) => Err("it cannot be read".to_owned()),
+    }
+}

@@ -1,0 +1,298 @@
+//! Devices and modules with certificates, on a simulated cluster: TLS has proved the possession of the key, and the stream
+//! brings the chain.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_auth::Key;
+use holdfast_auth::x509::CertificateFingerprints;
+use holdfast_device_hub::AuditRecord;
+use holdfast_model::{CertificateChain, IdentityId, ModuleId, NodeId, RefusalReason};
+use holdfast_registry::{
+    AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, Thumbprint, Thumbprints, WriteOperation,
+};
+use holdfast_simulation::{HOST, identity, simulate};
+use holdfast_testkit::eventually;
+use rcgen::{Certificate, CertificateParams, DnType, KeyPair, date_time_ymd};
+use support::{Bench, DEVICE, Device, NODE};
+use time::OffsetDateTime;
+
+/// The CONNACK of an accepted connection, and of a certain refusal.
+const ACCEPTED: [u8; 4] = [0x20, 2, 0, 0];
+const REFUSED: [u8; 4] = [0x20, 2, 0, 5];
+
+/// How long a session stays after its certificate has ended: the default of `device_hub.certificate_grace`.
+const GRACE: Duration = Duration::from_secs(300);
+
+fn certificate(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Certificate {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    change(&mut params);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+}
+
+fn chain(certificates: &[&Certificate]) -> CertificateChain {
+    let ders = certificates
+        .iter()
+        .map(|certificate| Bytes::copy_from_slice(certificate.der()));
+    CertificateChain::new(ders).unwrap()
+}
+
+fn sha1(certificate: &Certificate) -> Thumbprint {
+    Thumbprint::parse(&CertificateFingerprints::of(certificate.der()).sha1_hex()).unwrap()
+}
+
+fn sha256(certificate: &Certificate) -> Thumbprint {
+    Thumbprint::parse(&CertificateFingerprints::of(certificate.der()).sha256_hex()).unwrap()
+}
+
+fn self_signed(primary: Thumbprint, secondary: Option<Thumbprint>) -> AuthenticationWrite {
+    AuthenticationWrite::SelfSigned(Some(Thumbprints { primary, secondary }))
+}
+
+/// A hub whose device authenticates as a test wants.
+struct Hub(Bench);
+
+impl Hub {
+    async fn start() -> Self {
+        Self(Bench::start().await)
+    }
+
+    async fn write(&self, id: &IdentityId, authentication: AuthenticationWrite) {
+        let content = IdentityContent {
+            authentication: Some(authentication),
+            ..IdentityContent::default()
+        };
+        let write = IdentityWrite {
+            id: id.clone(),
+            operation: WriteOperation::CreateOrUpdate(IfMatch::Any, content),
+        };
+        let written = self.0.cluster.hub(NodeId(NODE)).registry().write(write).await.unwrap();
+        let etag = written.identity.unwrap().etag;
+        eventually("the write everywhere", || {
+            let nodes = self.0.cluster.nodes.values();
+            nodes.into_iter().all(|node| {
+                let here = node.hub.registry().identity(id).unwrap();
+                here.is_some_and(|here| here.etag == etag)
+            })
+        })
+        .await;
+    }
+
+    /// What the hub answers to a CONNECT of `id`, with the password that the caller may have.
+    async fn connect(
+        &self,
+        id: &IdentityId,
+        shown: Option<&CertificateChain>,
+        password: Option<&[u8]>,
+    ) -> (Device, Vec<u8>) {
+        let mut device = self.0.open_with_certificates(NodeId(NODE), shown.cloned());
+        let username = format!("{HOST}/{id}/?api-version=2021-04-12");
+        let client_id = id.to_string();
+        let packet = holdfast_mqtt::codec::Packet::Connect(holdfast_mqtt::codec::Connect {
+            clean: true,
+            keep_alive: 0,
+            client_id: &client_id,
+            username: Some(&username),
+            password,
+            ..holdfast_mqtt::codec::Connect::default()
+        });
+        device.send(&support::encoded(&packet)).await;
+        let connack = device.receive(4).await;
+        (device, connack)
+    }
+
+    async fn accepts(&self, shown: &CertificateChain) -> Device {
+        let (device, connack) = self.connect(&identity(DEVICE), Some(shown), None).await;
+        assert_eq!(connack, ACCEPTED);
+        device
+    }
+
+    async fn refuses(
+        &self,
+        shown: Option<&CertificateChain>,
+        password: Option<&[u8]>,
+        reason: RefusalReason,
+    ) -> AuditRecord {
+        let (_, connack) = self.connect(&identity(DEVICE), shown, password).await;
+        assert_eq!(connack, REFUSED);
+        self.last(reason).await
+    }
+
+    /// The newest record of the device, which must be for `reason`.
+    async fn last(&self, reason: RefusalReason) -> AuditRecord {
+        let record = self.0.diagnosis(DEVICE).await.pop().unwrap();
+        assert_eq!(record.reason, reason, "{record:?}");
+        record
+    }
+
+    fn token(&self) -> String {
+        let now = self.0.cluster.hub(NodeId(NODE)).clock().now().0 / 1000;
+        holdfast_auth::sign_identity(
+            HOST,
+            &identity(DEVICE),
+            &Key::from_bytes(vec![7; 32]).unwrap(),
+            now + 3600,
+        )
+    }
+}
+
+#[test]
+fn a_device_is_known_by_either_thumbprint_in_either_digest() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let (old, new) = (certificate("old", |_| {}), certificate("new", |_| {}));
+        for (primary, secondary) in [(sha256(&old), sha1(&new)), (sha1(&new), sha256(&old))] {
+            hub.write(&identity(DEVICE), self_signed(primary, Some(secondary)))
+                .await;
+            hub.accepts(&chain(&[&old])).await;
+            // Only the first certificate counts, whatever is behind it.
+            hub.accepts(&chain(&[&new, &old])).await;
+        }
+        hub.write(&identity(DEVICE), self_signed(sha256(&new), None)).await;
+        let refused = hub
+            .refuses(Some(&chain(&[&old, &new])), None, RefusalReason::Thumbprint)
+            .await;
+        let detail = refused.detail.unwrap();
+        let shown = CertificateFingerprints::of(old.der());
+        for part in [
+            shown.sha1_hex(),
+            shown.sha256_hex(),
+            sha256(&new).to_string(),
+            "(none)".to_owned(),
+        ] {
+            assert!(detail.contains(&part), "{detail}");
+        }
+    });
+}
+
+#[test]
+fn the_registered_type_decides_which_credential_counts() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let own = certificate("own", |_| {});
+        let shown = chain(&[&own]);
+        let token = hub.token();
+        hub.write(&identity(DEVICE), self_signed(sha256(&own), None)).await;
+        hub.refuses(None, Some(token.as_bytes()), RefusalReason::AuthType).await;
+        hub.refuses(None, None, RefusalReason::NoCertificate).await;
+        // A password is nothing to an identity with certificates, whatever it says.
+        for password in [token.as_bytes(), b"SharedAccessSignature sr=x", b"", &[0xff]] {
+            let (_device, connack) = hub.connect(&identity(DEVICE), Some(&shown), Some(password)).await;
+            assert_eq!(connack, ACCEPTED);
+        }
+        let keys = holdfast_auth::KeyPair {
+            primary: Key::from_bytes(vec![7; 32]).unwrap(),
+            secondary: Key::from_bytes(vec![8; 32]).unwrap(),
+        };
+        hub.write(&identity(DEVICE), AuthenticationWrite::Sas(Some(keys))).await;
+        hub.refuses(Some(&shown), None, RefusalReason::AuthType).await;
+        // A certificate beside a token changes nothing, for better or worse.
+        let (_device, connack) = hub
+            .connect(&identity(DEVICE), Some(&shown), Some(token.as_bytes()))
+            .await;
+        assert_eq!(connack, ACCEPTED);
+        hub.refuses(Some(&shown), Some(b"nonsense"), RefusalReason::Malformed)
+            .await;
+    });
+}
+
+#[test]
+fn a_module_has_a_certificate_of_its_own() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let (device, module) = (certificate("d", |_| {}), certificate("m", |_| {}));
+        hub.write(&identity(DEVICE), self_signed(sha256(&device), None)).await;
+        let id = IdentityId {
+            module: Some(ModuleId::parse("m").unwrap()),
+            ..identity(DEVICE)
+        };
+        hub.write(&id, self_signed(sha256(&module), None)).await;
+        for (shown, expected) in [(&module, ACCEPTED), (&device, REFUSED)] {
+            let (_device, connack) = hub.connect(&id, Some(&chain(&[shown])), None).await;
+            assert_eq!(connack, expected);
+        }
+    });
+}
+
+#[test]
+fn a_certificate_counts_from_its_begin_to_its_end_and_its_session_a_little_longer() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let clock = hub.0.cluster.hub(NodeId(NODE)).clock().clone();
+        let at = |seconds: i64| {
+            let now = i64::try_from(clock.now().0 / 1000).unwrap();
+            OffsetDateTime::from_unix_timestamp(now + seconds).unwrap()
+        };
+        let future = certificate("x", |params| params.not_before = at(3600));
+        let past = certificate("x", |params| params.not_after = date_time_ymd(2020, 1, 1));
+        for outdated in [&future, &past] {
+            hub.write(&identity(DEVICE), self_signed(sha256(outdated), None)).await;
+            let refused = hub
+                .refuses(Some(&chain(&[outdated])), None, RefusalReason::CertificateTime)
+                .await;
+            assert_eq!(refused.code.number(), 401_003);
+        }
+        let short = certificate("x", |params| params.not_after = at(60));
+        hub.write(&identity(DEVICE), self_signed(sha256(&short), None)).await;
+        let begun = clock.now();
+        let device = hub.accepts(&chain(&[&short])).await;
+        assert!(device.rest().await.is_empty());
+        let lasted = Duration::from_millis(clock.now().0 - begun.0);
+        // Its end, the grace, and what spreads the ends of many.
+        assert!(lasted > GRACE + Duration::from_secs(50), "{lasted:?}");
+        assert!(lasted < GRACE + Duration::from_secs(300), "{lasted:?}");
+        let ended = hub.last(RefusalReason::CertificateTime).await;
+        assert_eq!((ended.operation.as_str(), ended.code.number()), ("session", 401_003));
+        hub.refuses(Some(&chain(&[&short])), None, RefusalReason::CertificateTime)
+            .await;
+    });
+}
+
+#[test]
+fn a_rotation_spares_the_sessions_of_certificates_that_stay() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let (old, new) = (certificate("old", |_| {}), certificate("new", |_| {}));
+        hub.write(&identity(DEVICE), self_signed(sha256(&old), None)).await;
+        let mut device = hub.accepts(&chain(&[&old])).await;
+        // The new one is added, then takes the first place; the digest of the old one changes too.
+        hub.write(&identity(DEVICE), self_signed(sha256(&old), Some(sha256(&new))))
+            .await;
+        hub.write(&identity(DEVICE), self_signed(sha256(&new), Some(sha1(&old))))
+            .await;
+        device.gets_nothing().await;
+        device.send(&support::telemetry(1)).await;
+        assert_eq!(device.pubacks(1).await, [1]);
+        hub.write(&identity(DEVICE), self_signed(sha256(&new), None)).await;
+        assert!(device.rest().await.is_empty());
+        hub.last(RefusalReason::Revoked).await;
+        let device = hub.accepts(&chain(&[&new])).await;
+        hub.write(&identity(DEVICE), AuthenticationWrite::CertificateAuthority)
+            .await;
+        assert!(device.rest().await.is_empty());
+    });
+}
+
+#[test]
+fn what_is_no_certificate_is_refused_with_the_fault() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let own = certificate("own", |_| {});
+        hub.write(&identity(DEVICE), self_signed(sha256(&own), None)).await;
+        for junk in [
+            vec![0x30; 100],
+            vec![],
+            own.der()[..200].to_vec(),
+            [own.der(), &[0][..]].concat(),
+            vec![7; 20_000],
+        ] {
+            let shown = CertificateChain::new([Bytes::from(junk)]).unwrap();
+            let refused = hub.refuses(Some(&shown), None, RefusalReason::Malformed).await;
+            assert!(refused.detail.is_some());
+        }
+    });
+}

@@ -1,0 +1,109 @@
+"""Devices and modules with certificates, over both transports of the SDK."""
+
+import json
+
+import pytest
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, X509
+from azure.iot.device.exceptions import CredentialError
+from certificates import Workshop
+from hub_under_test import Reader, connected, system, unique, until
+
+
+@pytest.fixture(scope="module")
+def workshop():
+    return Workshop()
+
+
+def client_of(hub, certificate, device_id, module_id=None, websockets=False):
+    x509 = X509(cert_file=str(certificate.chain_file), key_file=str(certificate.key_file))
+    more = {
+        "websockets": websockets,
+        "connection_retry": False,
+        "server_verification_cert": hub.ca_text(),
+    }
+    if module_id is None:
+        return IoTHubDeviceClient.create_from_x509_certificate(x509, hub.host, device_id, **more)
+    return IoTHubModuleClient.create_from_x509_certificate(x509, hub.host, device_id, module_id, **more)
+
+
+def refused(client):
+    try:
+        with pytest.raises(CredentialError):
+            client.connect()
+    finally:
+        client.shutdown()
+
+
+def last_refusal(hub, device_id):
+    return json.loads(hub.running.cli("device", "diagnose", device_id, "-o", "json"))["refusals"][-1]
+
+
+def self_signed(hub, primary, secondary=""):
+    device_id = unique()
+    hub.registry.create_device_with_x509(device_id, primary, secondary, "enabled")
+    return device_id
+
+
+@pytest.mark.parametrize("websockets", [False, True])
+@pytest.mark.parametrize("digest", ["sha1", "sha256"])
+def test_a_device_is_known_by_its_thumbprint(hub, workshop, digest, websockets):
+    own = workshop.self_signed("any name")
+    device_id = self_signed(hub, own.thumbprint(digest))
+    with connected(client_of(hub, own, device_id, websockets=websockets)) as client:
+        client.send_message("by thumbprint")
+    with Reader(hub) as reader:
+        event = reader.wait_for(device_id, 1)[0]
+    method = json.loads(system(event)["iothub-connection-auth-method"])
+    assert (method["scope"], method["type"]) == ("device", "x509")
+
+
+def test_both_certificates_of_a_rotation_work_and_the_old_ones_session_ends_with_it(hub, workshop):
+    old, new = workshop.self_signed("old"), workshop.self_signed("new")
+    device_id = self_signed(hub, old.thumbprint())
+    with connected(client_of(hub, old, device_id)) as client:
+        hub.running.cli("device", "update", device_id, "--secondary-thumbprint", new.thumbprint())
+        client.send_message("still here")
+        assert client.connected
+    with connected(client_of(hub, new, device_id)) as client:
+        client.send_message("here too")
+    with connected(client_of(hub, old, device_id)) as client:
+        hub.running.cli(
+            "device", "update", device_id, "--primary-thumbprint", new.thumbprint(), "--secondary-thumbprint", ""
+        )
+        until(lambda: not client.connected, "the hub to close the session of the old certificate")
+    refused(client_of(hub, old, device_id))
+    with connected(client_of(hub, new, device_id)) as client:
+        client.send_message("alone")
+
+
+def test_a_foreign_certificate_is_refused_and_diagnosed(hub, workshop):
+    own, other = workshop.self_signed("own"), workshop.self_signed("own")
+    device_id = self_signed(hub, own.thumbprint())
+    refused(client_of(hub, other, device_id))
+    record = last_refusal(hub, device_id)
+    assert (record["reason"], record["errorCode"]) == ("thumbprint", 401002)
+    assert other.thumbprint().upper() in record["detail"] and own.thumbprint().upper() in record["detail"]
+    # An identity with keys takes no certificate.
+    device = hub.create()
+    refused(client_of(hub, own, device.device_id))
+    assert last_refusal(hub, device.device_id)["reason"] == "auth_type"
+
+
+def test_a_module_has_a_certificate_of_its_own(hub, workshop):
+    device, module = workshop.self_signed("d"), workshop.self_signed("m")
+    device_id = self_signed(hub, device.thumbprint())
+    hub.registry.create_module_with_x509(device_id, "m", "", module.thumbprint(), "")
+    with connected(client_of(hub, module, device_id, "m")) as client:
+        client.send_message("x")
+    refused(client_of(hub, device, device_id, "m"))
+
+
+def test_a_device_is_made_with_the_words_of_az(hub, workshop):
+    own = workshop.self_signed("x")
+    device_id = unique()
+    hub.running.cli(
+        "device", "create", "-d", device_id, "--auth-method", "x509_thumbprint", "--primary-thumbprint", own.thumbprint("sha1")
+    )
+    with connected(client_of(hub, own, device_id)) as client:
+        client.send_message("x")
+    assert "SHA-1" in hub.running.cli("device", "diagnose", device_id)
