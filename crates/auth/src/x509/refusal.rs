@@ -27,7 +27,7 @@ pub enum CertificateRefusal {
     Unreadable {
         /// The certificate: the client's own, or an issuer.
         which: &'static str,
-        /// What is wrong.
+        /// The fault.
         cause: String,
     },
     /// Its time has not begun.
