@@ -57,7 +57,7 @@ pub use queries::{
     QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition, SavedQueryCount, count_saved_queries, match_count,
 };
 pub use session_types::{SessionCertificate, SessionNumber};
-pub use twins::ask::{TwinError, TwinWrite, check_section};
+pub use twins::ask::{TwinError, TwinView, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;
 pub use twins::limits::SectionName;
