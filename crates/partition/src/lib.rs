@@ -30,3 +30,4 @@ pub use partition::{OnAppended, OpenLinks, Partition, PartitionStatus, SenderLin
 pub use readers::epoch;
 pub use readers::reader::{Bound, ReadError, Reader, StartError, StartPosition, UnknownPosition};
 pub use shared::MAX_READERS;
+pub use state::ValueIndexing;

@@ -15,6 +15,7 @@ use crate::partition::answer;
 use crate::shared::Shared;
 use crate::snapshot::{Received, RetentionHold, Sink, Source};
 use crate::state::store::Store;
+use crate::state::value_index::IndexedChanges;
 use crate::state::{Applied, SkipReason};
 
 /// See the module.
@@ -105,12 +106,17 @@ impl StateMachine for Machine {
     }
 
     fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Bytes, StorageError> {
+        // Outside of the lock: values are decoded for it.
+        let indexed = IndexedChanges::of(&self.shared, entry);
+        if let Some(error) = indexed.unreadable() {
+            self.shared.note_unreadable(error);
+        }
         let mut inner = self.shared.lock();
         if !self.run.started {
             self.run.started = true;
             inner.cache.evict();
         }
-        let applied = inner.apply(position, entry);
+        let applied = inner.apply(position, entry, &indexed);
         drop(inner);
         let applied = applied.map_err(|unknown| StorageError::Damaged {
             file: format!("log of partition {}", self.shared.id.0),
@@ -190,6 +196,10 @@ impl StateMachine for Machine {
         self.recovered = (Some(position), membership);
         self.run = Run::default();
         self.shared.wake_readers(&mut self.wakers);
+        if let Some(indexing) = &self.shared.indexing {
+            indexing.note_progress(self.shared.id.0, false);
+        }
+        self.shared.index_work.notify_one();
         tracing::info!(
             partition = self.shared.id.0,
             %position,

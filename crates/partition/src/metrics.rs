@@ -14,6 +14,12 @@ holdfast_model::metrics! {
     counter appended_bytes(partition) = "holdfast_partition_appended_bytes_total";
     /// Bytes of the most recently used device state that is held in memory.
     gauge device_state_cached_bytes(partition) = "holdfast_partition_device_state_cache_bytes";
+    /// Declared indexes of device state that are not complete: queries do not use them.
+    gauge value_indexes_incomplete(partition) = "holdfast_partition_value_indexes_incomplete";
+    /// Values of device state that were read to build indexes.
+    counter value_index_values_read(partition) = "holdfast_partition_value_index_values_read_total";
+    /// Outdated entries that were removed from indexes.
+    counter value_index_entries_removed(partition) = "holdfast_partition_value_index_entries_removed_total";
     /// Bytes of the entries that readers may have.
     gauge retained_bytes(partition) = "holdfast_partition_retained_bytes";
     /// Bytes of the newest entries that are held in memory.
@@ -40,6 +46,9 @@ pub(crate) struct Metrics {
     skipped_damaged: Counter,
     skipped_leadership: Counter,
     pub(crate) device_state_cached_bytes: Gauge,
+    pub(crate) value_indexes_incomplete: Gauge,
+    pub(crate) value_index_values_read: Counter,
+    pub(crate) value_index_entries_removed: Counter,
     pub(crate) retained_bytes: Gauge,
     pub(crate) cached_bytes: Gauge,
     pub(crate) readers: Gauge,
@@ -62,6 +71,9 @@ impl Metrics {
             skipped_damaged: skipped("damaged"),
             skipped_leadership: skipped("leadership"),
             device_state_cached_bytes: device_state_cached_bytes(partition.clone()),
+            value_indexes_incomplete: value_indexes_incomplete(partition.clone()),
+            value_index_values_read: value_index_values_read(partition.clone()),
+            value_index_entries_removed: value_index_entries_removed(partition.clone()),
             retained_bytes: retained_bytes(partition.clone()),
             cached_bytes: cached_bytes(partition.clone()),
             readers: readers(partition.clone()),

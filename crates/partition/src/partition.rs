@@ -6,6 +6,7 @@ mod device_state;
 mod effects;
 mod open_links;
 mod retention;
+mod value_index;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::log::record::{EntryHeader, EntryView, Leadership, StreamId};
 use crate::machine::Machine;
 use crate::readers::reader::{Reader, StartError, StartPosition};
 use crate::shared::{self, LogSource, Shared};
+use crate::state::ValueIndexing;
 use crate::state::store::Store;
 
 /// Called once with the outcome of a batch, on the partition's thread. Short and without blocking.
@@ -75,7 +77,8 @@ struct Inner {
     opening: tokio::sync::Mutex<()>,
     clock: Clock,
     on_fatal: OnFatal,
-    retention: Mutex<Option<JoinHandle<()>>>,
+    /// Retention, and the upkeep of indexes.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl LogSource for LogReader {
@@ -105,14 +108,32 @@ impl Partition {
         clock: Clock,
         founding: bool,
     ) -> Result<Self, PartitionStartError> {
+        Self::start_indexed(id, host, consensus, config, clock, founding, None).await
+    }
+
+    /// As [`Self::start`], with indexes of device state, the same for all partitions of a node.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_indexed(
+        id: PartitionId,
+        host: &GroupHost,
+        consensus: &ConsensusConfig,
+        config: &PartitionConfig,
+        clock: Clock,
+        founding: bool,
+        indexing: Option<Arc<ValueIndexing>>,
+    ) -> Result<Self, PartitionStartError> {
         Section::validate(config)?;
         let (disk, spacing, interval) = (host.disk.clone(), config.spacing(), config.state_interval.bytes());
         let pool = host.blocking_pool;
-        let (store, recovered) = pool.run(move || Store::recover(disk, id, spacing, interval)).await?;
+        let has_indexes = indexing.is_some();
+        let recover = move || Store::recover(disk, id, spacing, interval, has_indexes);
+        let (store, recovered) = pool.run(recover).await?;
         let store = Arc::new(store);
         let begin = recovered.state.begin().log_index;
         let recovered_position = recovered.position;
-        let shared = Shared::new(id, config.clone(), pool, recovered);
+        let shared = Shared::new(id, config.clone(), pool, indexing, recovered);
         let machine = Box::new(Machine::new(shared.clone(), store.clone(), host));
         // A replica that existed before is never bootstrapped again, even if it lost its data: other replicas may rely on
         // what it acknowledged.
@@ -140,9 +161,10 @@ impl Partition {
             opening: tokio::sync::Mutex::new(()),
             clock,
             on_fatal: host.on_fatal.clone(),
-            retention: Mutex::new(None),
+            tasks: Mutex::default(),
         }));
         partition.spawn_retention();
+        partition.spawn_value_indexes();
         Ok(partition)
     }
 
@@ -320,11 +342,14 @@ impl Partition {
     }
 
     async fn stop(&self) {
-        let retention = self.0.retention.lock().take();
-        if let Some(task) = retention {
+        let tasks = std::mem::take(&mut *self.0.tasks.lock());
+        for task in tasks {
             task.abort();
             // Cancelled or finished: either way the task has ended.
             let _ = task.await;
+        }
+        if let Some(indexing) = &self.0.shared.indexing {
+            indexing.note_progress(self.0.id.0, true);
         }
         self.0.shared.stop();
         self.0.group.shutdown().await;

@@ -13,6 +13,7 @@ use holdfast_model::{PartitionId, SequenceNumber, UnixMillis};
 use holdfast_storage::StorageError;
 use holdfast_tasks::BlockingPool;
 use holdfast_tasks::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 use crate::config::PartitionConfig;
 use crate::log::entry_cache::{CachedEntry, EntryCache};
@@ -20,7 +21,8 @@ use crate::log::record::{Effect, EntryView, PartitionCommand};
 use crate::metrics::Metrics;
 use crate::state::device_state::DeviceStates;
 use crate::state::store::Recovered;
-use crate::state::{Applied, IndexPoint, State, UnknownVersion};
+use crate::state::value_index::{IndexedChanges, ValueIndexes};
+use crate::state::{Applied, IndexPoint, State, UnknownVersion, UnreadableState, ValueIndexing};
 
 /// The most readers of one partition: far more than 20 consumer groups of 5 and the hub's own.
 pub const MAX_READERS: usize = 1024;
@@ -41,6 +43,10 @@ pub(crate) struct Shared {
     pub(crate) config: PartitionConfig,
     pub(crate) metrics: Metrics,
     pub(crate) pool: BlockingPool,
+    /// `None`: no indexes are declared.
+    pub(crate) indexing: Option<Arc<ValueIndexing>>,
+    /// Wakes the task that builds and sweeps indexes.
+    pub(crate) index_work: Notify,
     inner: Mutex<Inner>,
 }
 
@@ -49,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) state: State,
     pub(crate) cache: EntryCache,
     pub(crate) device_states: DeviceStates,
+    /// `None`: none are declared.
+    pub(crate) value_indexes: Option<ValueIndexes>,
     /// The last applied entry of any kind.
     pub(crate) position: Option<LogPosition>,
     /// The membership as consensus gave it last; empty = none.
@@ -69,16 +77,25 @@ struct Slot {
 }
 
 impl Shared {
-    pub(crate) fn new(id: PartitionId, config: PartitionConfig, pool: BlockingPool, recovered: Recovered) -> Arc<Self> {
+    pub(crate) fn new(
+        id: PartitionId,
+        config: PartitionConfig,
+        pool: BlockingPool,
+        indexing: Option<Arc<ValueIndexing>>,
+        recovered: Recovered,
+    ) -> Arc<Self> {
         let Recovered {
             state,
             position,
             membership,
             device_state_epoch,
+            value_indexes,
         } = recovered;
+        let value_indexes = indexing.clone().map(|indexing| ValueIndexes::new(indexing, value_indexes));
         let inner = Inner {
             state,
             device_states: DeviceStates::new(device_state_epoch, config.device_state_cache.as_usize()),
+            value_indexes,
             cache: EntryCache::new(
                 config.tail_cache.as_usize(),
                 position.map_or(0, |position| position.index + 1),
@@ -95,6 +112,8 @@ impl Shared {
             id,
             metrics: Metrics::new(id),
             pool,
+            indexing,
+            index_work: Notify::new(),
             config,
             inner: Mutex::new(inner),
         })
@@ -108,6 +127,16 @@ impl Shared {
     pub(crate) fn wake_readers(&self, scratch: &mut Vec<Waker>) {
         scratch.extend(self.lock().slots.iter_mut().filter_map(|slot| slot.waker.take()));
         scratch.drain(..).for_each(Waker::wake);
+    }
+
+    /// No index of the partition is used any more.
+    pub(crate) fn note_unreadable(&self, error: &UnreadableState) {
+        tracing::error!(
+            partition = self.id.0,
+            %error,
+            reason = %error.0,
+            "the indexes of this partition are not used until they have been built again after the next start"
+        );
     }
 
     /// Makes readers fail from now on.
@@ -133,12 +162,14 @@ impl Shared {
         let (readers, cached) = (inner.slots.len() - inner.free.len(), inner.cache.bytes());
         let retained = inner.state.retained_bytes();
         let device_states = inner.device_states.cached_bytes();
+        let incomplete = inner.value_indexes.as_ref().map_or(0, ValueIndexes::incomplete);
         drop(inner);
         self.metrics.reader_lag.set(float(lag));
         self.metrics.readers.set(float(readers as u64));
         self.metrics.cached_bytes.set(float(cached as u64));
         self.metrics.retained_bytes.set(float(retained));
         self.metrics.device_state_cached_bytes.set(float(device_states as u64));
+        self.metrics.value_indexes_incomplete.set(float(incomplete as u64));
     }
 }
 
@@ -152,7 +183,13 @@ fn float(value: u64) -> f64 {
 
 impl Inner {
     /// Applies the entry and keeps it for readers.
-    pub(crate) fn apply(&mut self, position: LogPosition, entry: &Bytes) -> Result<Applied, UnknownVersion> {
+    /// `indexed`: the changes of indexed values in it.
+    pub(crate) fn apply(
+        &mut self,
+        position: LogPosition,
+        entry: &Bytes,
+        indexed: &IndexedChanges,
+    ) -> Result<Applied, UnknownVersion> {
         let applied = self.state.apply(&position, entry)?;
         self.position = Some(position);
         if let Applied::Counted {
@@ -164,6 +201,9 @@ impl Inner {
         {
             if device_states > 0 {
                 self.apply_device_states(position.index, entry);
+                if let Some(indexes) = &mut self.value_indexes {
+                    indexed.apply(indexes);
+                }
             }
             if records == 0 {
                 return Ok(applied);
@@ -206,6 +246,10 @@ impl Inner {
             device_state_epoch,
             ..
         } = recovered;
+        // Those of the values before: the new ones have none yet.
+        if let Some(indexes) = &mut self.value_indexes {
+            *indexes = ValueIndexes::new(Arc::clone(indexes.indexing()), None);
+        }
         self.state = state;
         self.cache = EntryCache::new(config.tail_cache.as_usize(), position.index + 1);
         self.device_states = DeviceStates::new(device_state_epoch, config.device_state_cache.as_usize());

@@ -15,6 +15,7 @@ mod index;
 pub(crate) mod store;
 mod stored;
 mod streams;
+pub(crate) mod value_index;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,9 @@ pub use device_state::{DeviceStateEntry, DeviceStatePage, Liveness, dead_states}
 pub use index::{Index, IndexPoint, Spacing};
 pub use stored::{Changes, Head, StoredStateError};
 pub use streams::{Admission, MAX_STREAMS, Streams};
+pub use value_index::{
+    IndexFound, IndexSearch, IndexedState, StateIndexer, UnreadableState, ValueIndexing, ValueSelection,
+};
 
 use crate::log::record::{Effect, EntryError, EntryView, Leadership, PartitionCommand};
 

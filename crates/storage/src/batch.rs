@@ -13,11 +13,20 @@ pub enum Family {
     Device,
     /// State of devices, as the partitions keep it.
     DeviceState,
+    /// Indexes of the values in it.
+    ValueIndex,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 5] = [Self::Log, Self::Raft, Self::Registry, Self::Device, Self::DeviceState];
+    pub const ALL: [Self; 6] = [
+        Self::Log,
+        Self::Raft,
+        Self::Registry,
+        Self::Device,
+        Self::DeviceState,
+        Self::ValueIndex,
+    ];
 }
 
 /// Durability class of a write.

@@ -38,7 +38,8 @@ const RAFT: &str = "raft";
 const REGISTRY: &str = "registry";
 const DEVICE: &str = "device";
 const DEVICE_STATE: &str = "device-state";
-const STATES: [&str; 4] = [RAFT, REGISTRY, DEVICE, DEVICE_STATE];
+const VALUE_INDEX: &str = "value-index";
+const STATES: [&str; 5] = [RAFT, REGISTRY, DEVICE, DEVICE_STATE, VALUE_INDEX];
 /// The last one that the first version made: once it exists, all lanes do. Later ones are added to an older database.
 const LAST_OF_FIRST_VERSION: &str = DEVICE;
 
@@ -113,6 +114,7 @@ impl RocksDisk {
             Family::Registry => REGISTRY,
             Family::Device => DEVICE,
             Family::DeviceState => DEVICE_STATE,
+            Family::ValueIndex => VALUE_INDEX,
         }
     }
 

@@ -56,7 +56,7 @@ impl Partition {
                 }
             }
         });
-        *self.0.retention.lock() = Some(task);
+        self.0.tasks.lock().push(task);
     }
 }
 

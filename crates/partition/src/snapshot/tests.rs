@@ -215,8 +215,8 @@ fn pull(source: &mut SnapshotSource) -> Vec<Bytes> {
 /// A replica without a group, as one is while it waits for its first snapshot.
 fn machine(disk: Arc<dyn Disk>) -> Machine {
     let config = config();
-    let (store, recovered) = Store::recover(disk.clone(), ID, config.spacing(), 0).unwrap();
-    let shared = Shared::new(ID, config, BlockingPool::Threads, recovered);
+    let (store, recovered) = Store::recover(disk.clone(), ID, config.spacing(), 0, false).unwrap();
+    let shared = Shared::new(ID, config, BlockingPool::Threads, None, recovered);
     Machine::new(shared, Arc::new(store), &host(disk))
 }
 
@@ -369,7 +369,7 @@ async fn device_state_that_is_on_disk_before_its_state_does_not_count() {
     // Here the power is cut.
     let to = to.crash(&mut SmallRng::seed_from_u64(1));
     to.recover().unwrap();
-    let (_, recovered) = Store::recover(Arc::new(to.clone()), ID, config().spacing(), 0).unwrap();
+    let (_, recovered) = Store::recover(Arc::new(to.clone()), ID, config().spacing(), 0, false).unwrap();
     assert_eq!((recovered.position, to.keys(Family::DeviceState)), (None, 0));
     // The same snapshot again, and a second one after it, which replaces all that the first has brought.
     import(Arc::new(to.clone()), &source, &chunks).unwrap();

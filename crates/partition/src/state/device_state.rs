@@ -136,6 +136,11 @@ impl DeviceStates {
         }
     }
 
+    /// Whether the value may differ from that on disk.
+    pub(crate) fn is_changed(&self, key: &[u8]) -> bool {
+        self.unwritten.contains_key(key) || self.writing.contains_key(key)
+    }
+
     /// The changes that are not surely on disk, of keys at or after `from` that begin with `prefix`.
     pub(crate) fn unflushed(&self, prefix: &[u8], from: &[u8]) -> Changes {
         let range = (Bound::Included(Bytes::copy_from_slice(from)), Bound::Unbounded);

@@ -2,7 +2,7 @@
 //!
 //! Why not after each run: the log is replayed from the last persisted position, so the state is written only often enough
 //! to bound the replay (`partition.state_interval`), and without the write-ahead log; the Raft log is the synced one.
-//! Invariants: head, new points, skipped entries, changes of device state and removals are one batch, so that a crash
+//! Invariants: head, new points, skipped entries, changes of device state, entries of its indexes and removals are one batch, so that a crash
 //! finds the state of one moment; the files never contain the effect of an unsynced entry, since only committed entries
 //! are applied.
 
@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use holdfast_consensus::{GroupId, LogPosition, set_purge_watermarks};
 use holdfast_model::PartitionId;
+use holdfast_proto::partition::v1 as proto;
 use holdfast_storage::{Disk, Durability, Family, StorageError, View, WriteBatch, layout};
 use holdfast_tasks::sync::Mutex;
 
 use super::device_state::{Changes, DeviceStateEntry, DeviceStatePage, decode_record};
+use super::value_index;
 use crate::shared::Shared;
 use crate::snapshot::Received;
 use crate::state::{Head, IndexPoint, Spacing, State, StoredStateError};
@@ -33,6 +35,8 @@ pub(crate) struct Recovered {
     pub(crate) position: Option<LogPosition>,
     pub(crate) membership: Bytes,
     pub(crate) device_state_epoch: u32,
+    /// `None`: there are no indexes, or they have to be built.
+    pub(crate) value_indexes: Option<proto::ValueIndexState>,
 }
 
 /// The position of the last persisted state.
@@ -42,12 +46,14 @@ struct Stored {
     index: u64,
     log_bytes: u64,
     begin: u64,
+    /// Nothing is written any more: the replica has been removed.
+    is_erased: bool,
 }
 
 /// Persists the state of one partition.
 pub(crate) struct Store {
-    disk: Arc<dyn Disk>,
-    group: u32,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) group: u32,
     interval_bytes: u64,
     stored: Mutex<Stored>,
     /// The epoch of the next snapshot's device state.
@@ -55,15 +61,16 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Reads the persisted state; an empty one when there is none.
+    /// Reads the persisted state; an empty one when there is none. `has_indexes`: indexes are declared.
     pub(crate) fn recover(
         disk: Arc<dyn Disk>,
         id: PartitionId,
         spacing: Spacing,
         interval_bytes: u64,
+        has_indexes: bool,
     ) -> Result<(Self, Recovered), StorageError> {
         let group = GroupId::partition(id.0).0;
-        let recovered = match disk.get(Family::Device, &key(group, HEAD, None))? {
+        let mut recovered = match disk.get(Family::Device, &key(group, HEAD, None))? {
             Some(head) => {
                 let (points, skipped) = (read_points(&*disk, group)?, read_skipped(&*disk, group)?);
                 let (head, state) =
@@ -73,6 +80,7 @@ impl Store {
                     position: Some(head.position()),
                     membership: head.membership,
                     device_state_epoch: head.device_state_epoch,
+                    value_indexes: None,
                 }
             }
             None => Recovered {
@@ -80,13 +88,17 @@ impl Store {
                 position: None,
                 membership: Bytes::new(),
                 device_state_epoch: 0,
+                value_indexes: None,
             },
         };
-        remove_other_epochs(&*disk, group, recovered.device_state_epoch)?;
+        let epoch = recovered.device_state_epoch;
+        remove_other_epochs(&*disk, group, epoch)?;
+        recovered.value_indexes = value_index::store::recover(&*disk, group, epoch, has_indexes)?;
         let stored = Stored {
             index: recovered.position.map_or(0, |position| position.index),
             log_bytes: recovered.state.log_bytes(),
             begin: recovered.state.begin().log_index,
+            is_erased: false,
         };
         Ok((
             Self {
@@ -118,6 +130,9 @@ impl Store {
     pub(crate) fn store(&self, shared: &Shared) -> Result<(), StorageError> {
         // Locked until the write is done: batches reach the disk in the order in which they were built.
         let mut stored = self.stored.lock();
+        if stored.is_erased {
+            return Ok(());
+        }
         let mut inner = shared.lock();
         let Some(position) = inner.position else { return Ok(()) };
         let epoch = inner.device_states.epoch();
@@ -130,6 +145,7 @@ impl Store {
         };
         let changes = inner.state.take_changes(stored.index);
         let device_states = inner.device_states.start_write();
+        let indexes = inner.value_indexes.as_mut().map(|indexes| indexes.start_write());
         let head = inner.state.encode_head(&head);
         let (begin, log_bytes) = (inner.state.begin().log_index, inner.state.log_bytes());
         drop(inner);
@@ -162,14 +178,25 @@ impl Store {
                 None => batch.delete(Family::DeviceState, &key),
             }
         }
+        if let Some(indexes) = &indexes {
+            value_index::store::write(&mut batch, self.group, epoch, indexes);
+        }
         self.disk.write(&batch, Durability::Replayed)?;
-        if !device_states.is_empty() {
-            shared.lock().device_states.written();
+        if !device_states.is_empty() || indexes.is_some() {
+            let mut inner = shared.lock();
+            inner.device_states.written();
+            if let Some(indexes) = &mut inner.value_indexes {
+                indexes.written();
+                if indexes.needs_sweep() {
+                    shared.index_work.notify_one();
+                }
+            }
         }
         *stored = Stored {
             index: position.index,
             log_bytes,
             begin,
+            is_erased: false,
         };
         Ok(())
     }
@@ -229,6 +256,7 @@ impl Store {
             device_key(self.group, old_epoch + 1, &[]),
         );
         batch.delete_range(Family::DeviceState, &from, &to);
+        value_index::store::delete(&mut batch, self.group, old_epoch);
         set_purge_watermarks(&mut batch, GroupId(self.group), position, Some(retained_after));
         if let Some(device_states) = device_states {
             device_states.install(None, WriteBatch::new())?;
@@ -238,12 +266,14 @@ impl Store {
             index: position.index,
             log_bytes: state.log_bytes(),
             begin: state.begin().log_index,
+            is_erased: false,
         };
         let recovered = Recovered {
             state,
             position: Some(position),
             membership,
             device_state_epoch,
+            value_indexes: None,
         };
         shared.lock().restore(recovered, position, &shared.config);
         Ok(retained_after)
@@ -322,13 +352,18 @@ impl Store {
     /// Deletes the state, the log, the vote and the floors in one batch. The group must have stopped. Durable after the
     /// next sync.
     pub(crate) fn erase(&self) -> Result<(), StorageError> {
+        // Work of a task that was stopped may still run: it must not write behind this.
+        let mut stored = self.stored.lock();
+        stored.is_erased = true;
         let mut batch = WriteBatch::new();
         for kind in [HEAD, POINT, SKIPPED] {
             let (from, to) = layout::state_range(self.group, kind);
             batch.delete_range(Family::Device, &from, &to);
         }
         let group_end = (self.group + 1).to_be_bytes();
-        batch.delete_range(Family::DeviceState, &self.group.to_be_bytes(), &group_end);
+        for family in [Family::DeviceState, Family::ValueIndex] {
+            batch.delete_range(family, &self.group.to_be_bytes(), &group_end);
+        }
         let log_end = layout::log_end(self.group);
         batch.delete_range(Family::Log, &layout::log_key(self.group, 0), &log_end);
         batch.delete_range(Family::Raft, &log_end, &group_end);
@@ -364,7 +399,7 @@ pub(crate) fn device_key(group: u32, epoch: u32, rest: &[u8]) -> Vec<u8> {
 }
 
 /// The first key behind all keys that begin with `prefix`.
-fn successor(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn successor(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {
@@ -375,21 +410,23 @@ fn successor(prefix: &[u8]) -> Vec<u8> {
     end
 }
 
-/// Device state of a snapshot whose installation a crash has ended before the state named it, or of the state before.
+/// Device state and its indexes of a snapshot whose installation a crash has ended before the state named it, or of the state before.
 fn remove_other_epochs(disk: &dyn Disk, group: u32, epoch: u32) -> Result<(), StorageError> {
     let bounds = [
         (group.to_be_bytes().to_vec(), device_key(group, epoch, &[])),
         (device_key(group, epoch + 1, &[]), (group + 1).to_be_bytes().to_vec()),
     ];
     let mut batch = WriteBatch::new();
-    for (from, to) in bounds {
-        let mut found = false;
-        disk.scan(Family::DeviceState, &from, &to, &mut |_, _| {
-            found = true;
-            ControlFlow::Break(())
-        })?;
-        if found {
-            batch.delete_range(Family::DeviceState, &from, &to);
+    for family in [Family::DeviceState, Family::ValueIndex] {
+        for (from, to) in &bounds {
+            let mut found = false;
+            disk.scan(family, from, to, &mut |_, _| {
+                found = true;
+                ControlFlow::Break(())
+            })?;
+            if found {
+                batch.delete_range(family, from, to);
+            }
         }
     }
     if batch.is_empty() {

@@ -9,7 +9,7 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::Dispatch;
 use holdfast_consensus::{ChangeError, ConsensusConfig, GroupStatus};
 use holdfast_model::{NodeId, PartitionId, SequenceNumber};
-use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition};
+use holdfast_partition::{AppendError, Partition, PartitionConfig, PartitionStatus, StartPosition, ValueIndexing};
 use holdfast_storage::{OnFatal, SimDisk, StorageError};
 use holdfast_tasks::sync::Mutex;
 use holdfast_testkit::eventually;
@@ -40,11 +40,22 @@ pub(crate) struct Cluster {
     pub(crate) rng: SmallRng,
     pub(crate) config: PartitionConfig,
     pub(crate) clock: TestClock,
+    pub(crate) indexing: Option<Arc<ValueIndexing>>,
 }
 
 impl Cluster {
     /// Nodes 1 to `voters`, all of which vote; node 1 has founded the partition.
     pub(crate) async fn of(seed: u64, voters: u64, config: PartitionConfig) -> Self {
+        Self::indexed(seed, voters, config, None).await
+    }
+
+    /// The same with indexes.
+    pub(crate) async fn indexed(
+        seed: u64,
+        voters: u64,
+        config: PartitionConfig,
+        indexing: Option<Arc<ValueIndexing>>,
+    ) -> Self {
         let mut cluster = Self {
             network: SimNetwork::new(seed),
             nodes: BTreeMap::new(),
@@ -52,6 +63,7 @@ impl Cluster {
             rng: SmallRng::seed_from_u64(seed),
             config,
             clock: TestClock::default(),
+            indexing,
         };
         cluster.start(NodeId(1), true).await;
         for id in 2..=voters {
@@ -77,7 +89,8 @@ impl Cluster {
         let seed = self.rng.random();
         let host = holdfast_testkit::on_sim_network(id, Arc::new(disk), on_fatal, &self.network, Dispatch::new(), seed);
         let consensus = ConsensusConfig::default();
-        let partition = Partition::start(ID, &host, &consensus, &self.config, self.clock.clock(), founding)
+        let (clock, indexing) = (self.clock.clock(), self.indexing.clone());
+        let partition = Partition::start_indexed(ID, &host, &consensus, &self.config, clock, founding, indexing)
             .await
             .unwrap();
         self.nodes.insert(id, Replica { partition, fatal });

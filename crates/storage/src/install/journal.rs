@@ -91,6 +91,7 @@ fn number_of(family: Family) -> u8 {
         Family::Registry => 3,
         Family::Device => 4,
         Family::DeviceState => 5,
+        Family::ValueIndex => 6,
     }
 }
 

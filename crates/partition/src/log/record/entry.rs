@@ -134,6 +134,13 @@ impl<'a> EntryView<'a> {
         Ok(view)
     }
 
+    /// `false`: the entry has no effects. Reads the first field alone, so that most entries cost nothing.
+    pub(crate) fn may_have_effects(bytes: &[u8]) -> bool {
+        let mut cursor = Cursor::new(bytes);
+        let is_versioned = cursor.tag().is_ok_and(|tag| tag == entry::VERSION);
+        !(is_versioned && cursor.fixed32().is_ok_and(|version| version == TELEMETRY_VERSION))
+    }
+
     /// The fixed part.
     #[must_use]
     pub fn header(&self) -> EntryHeader {

@@ -19,6 +19,7 @@ use super::*;
 use crate::config::PartitionConfig;
 use crate::state::State;
 use crate::state::store::Recovered;
+use crate::state::value_index::IndexedChanges;
 
 const RECORDS: u64 = 2;
 
@@ -99,8 +100,9 @@ impl Stage {
             position: Some(at(1)),
             membership: Bytes::new(),
             device_state_epoch: 0,
+            value_indexes: None,
         };
-        let shared = Shared::new(PartitionId(0), config, BlockingPool::Inline, recovered);
+        let shared = Shared::new(PartitionId(0), config, BlockingPool::Inline, None, recovered);
         let writer = Writer {
             steps: VecDeque::new(),
             choices,
@@ -156,7 +158,7 @@ impl Stage {
         let index = writer.next_index;
         writer.next_index += 1;
         writer.entries.push((index, bytes.clone()));
-        inner.apply(at(index), &bytes).unwrap();
+        inner.apply(at(index), &bytes, &IndexedChanges::default()).unwrap();
     }
 
     /// A point at which the writer may make steps.

@@ -18,6 +18,7 @@ use crate::config::PartitionConfig;
 use crate::log::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use crate::state::State;
 use crate::state::store::Recovered;
+use crate::state::value_index::IndexedChanges;
 
 const FIRST_INDEX: u64 = 2;
 
@@ -77,11 +78,13 @@ impl Rig {
             PartitionId(0),
             config,
             BlockingPool::Threads,
+            None,
             Recovered {
                 state,
                 position: Some(at(FIRST_INDEX - 1)),
                 membership: Bytes::new(),
                 device_state_epoch: 0,
+                value_indexes: None,
             },
         );
         Self {
@@ -108,7 +111,7 @@ impl Rig {
 
     fn append_raw(&mut self, bytes: Bytes) {
         self.log.entries.lock().push((self.next_index, bytes.clone()));
-        self.shared.lock().apply(at(self.next_index), &bytes).unwrap();
+        self.shared.lock().apply(at(self.next_index), &bytes, &IndexedChanges::default()).unwrap();
         self.next_index += 1;
         self.shared.lock().cache.evict();
         self.shared.wake_readers(&mut Vec::new());
