@@ -12,7 +12,6 @@ pub mod reconnection;
 pub mod revocation;
 pub mod sessions;
 pub mod twins;
-mod versioned;
 
 use serde::Serialize;
 

@@ -54,10 +54,11 @@ pub use methods::call::{MethodAnswer, MethodCall, MethodError};
 pub use methods::pending::MethodResult;
 pub use metrics::METRICS;
 pub use queries::{
-    QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition, SavedQueryCount, count_saved_queries, match_count,
+    IndexPlan, QueryAccess, QueryExplanation, QueryFailure, QueryPage, QueryPlan, QueryPosition, SavedQueryCount,
+    count_saved_queries, match_count, twin_indexing,
 };
 pub use session_types::{SessionCertificate, SessionNumber};
-pub use twins::ask::{TwinError, TwinView, TwinWrite, check_section};
+pub use twins::ask::{TwinError, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;
 pub use twins::limits::SectionName;

@@ -7,12 +7,15 @@
 //! Not here: the language (`query`), headers and tokens (`service-api`).
 
 mod gather;
+mod index;
 mod plan;
 mod row;
 mod saved;
 mod serve;
 
 pub use gather::{QueryFailure, QueryPage, QueryPosition};
+pub use index::{IndexPlan, QueryExplanation, twin_indexing};
+pub(crate) use index::{TwinIndexes, problem};
 pub use plan::{QueryAccess, QueryPlan};
 pub(crate) use saved::SavedQueryCounts;
 pub use saved::{SavedQueryCount, count_saved_queries, match_count};

@@ -29,7 +29,7 @@ impl Bench {
             if_etag: None,
         };
         let written = hub.write_twin(&device, &registered.generation, write, WAIT);
-        written.await.unwrap().twin
+        written.await.unwrap()
     }
 
     async fn patch(&self, desired: Value) -> Twin {

@@ -11,7 +11,8 @@ use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
-    DeviceHub, DeviceHubConfig, HubParts, close_when_draining, count_saved_queries, maintain_links, watch_registry,
+    DeviceHub, DeviceHubConfig, HubParts, close_when_draining, count_saved_queries, maintain_links, twin_indexing,
+    watch_registry,
 };
 use holdfast_model::{Incarnation, NodeId};
 use holdfast_partition::PartitionConfig;
@@ -158,6 +159,7 @@ impl NodeBuilder {
             clock,
             consensus: config.consensus,
             partition: config.partition,
+            indexing: twin_indexing(&config.device_hub.twins),
             count,
             hub: Arc::clone(&hub),
         };

@@ -6,7 +6,7 @@ use holdfast_cluster::control::{HostError, Hosted, NodeFacts, ReplicaHost};
 use holdfast_consensus::{ConsensusConfig, GroupHost, GroupId};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{PartitionCount, PartitionId};
-use holdfast_partition::{Partition, PartitionConfig};
+use holdfast_partition::{Partition, PartitionConfig, ValueIndexing};
 use holdfast_tasks::watch;
 
 use crate::Executor;
@@ -20,6 +20,7 @@ pub(crate) struct Replicas {
     pub(crate) clock: Clock,
     pub(crate) consensus: ConsensusConfig,
     pub(crate) partition: PartitionConfig,
+    pub(crate) indexing: Option<Arc<ValueIndexing>>,
     pub(crate) count: PartitionCount,
     pub(crate) hub: Arc<DeviceHub>,
 }
@@ -29,8 +30,10 @@ impl Replicas {
     pub(crate) async fn start_replica(&self, partition: PartitionId, founding: bool) -> Result<Partition, StartError> {
         let (host, clock) = (self.host.clone(), self.clock.clone());
         let (consensus, config) = (self.consensus.clone(), self.partition.clone());
-        let start =
-            move || async move { Partition::start(partition, &host, &consensus, &config, clock, founding).await };
+        let indexing = self.indexing.clone();
+        let start = move || async move {
+            Partition::start_indexed(partition, &host, &consensus, &config, clock, founding, indexing).await
+        };
         Ok(self.executor.run(1 + usize::from(partition.0), start).await??)
     }
 }

@@ -12,6 +12,18 @@ pub enum Lookup<'a> {
     Equals(&'a Path, Vec<&'a Constant>),
     /// The value at the path is a string that begins so.
     StartsWith(&'a Path, &'a str),
+    /// The value at the path is on this side of the constant: `<`, `<=`, `>` or `>=`. It has the constant's type.
+    Compares(&'a Path, CompareOperator, &'a Constant),
+}
+
+impl<'a> Lookup<'a> {
+    /// Whose value it is about.
+    #[must_use]
+    pub fn path(&self) -> &'a Path {
+        match self {
+            Self::Equals(path, _) | Self::StartsWith(path, _) | Self::Compares(path, ..) => path,
+        }
+    }
 }
 
 impl Query {
@@ -26,12 +38,39 @@ impl Query {
     }
 }
 
+fn compares<'a>(path: &'a Path, operator: CompareOperator, constant: &'a Constant) -> Option<Lookup<'a>> {
+    use CompareOperator as Op;
+    match operator {
+        Op::Less | Op::LessOrEqual | Op::Greater | Op::GreaterOrEqual => {
+            Some(Lookup::Compares(path, operator, constant))
+        }
+        Op::Equal | Op::NotEqual => None,
+    }
+}
+
+/// The operator with its sides exchanged.
+fn mirrored(operator: CompareOperator) -> CompareOperator {
+    use CompareOperator as Op;
+    match operator {
+        Op::Less => Op::Greater,
+        Op::LessOrEqual => Op::GreaterOrEqual,
+        Op::Greater => Op::Less,
+        Op::GreaterOrEqual => Op::LessOrEqual,
+        Op::Equal | Op::NotEqual => operator,
+    }
+}
+
 fn lookup(expr: &Expr) -> Option<Lookup<'_>> {
     match expr {
         Expr::Compare(CompareOperator::Equal, left, right) => match (&**left, &**right) {
             (Expr::Path(path), Expr::Constant(constant)) | (Expr::Constant(constant), Expr::Path(path)) => {
                 Some(Lookup::Equals(path, vec![constant]))
             }
+            _ => None,
+        },
+        Expr::Compare(operator, left, right) => match (&**left, &**right) {
+            (Expr::Path(path), Expr::Constant(constant)) => compares(path, *operator, constant),
+            (Expr::Constant(constant), Expr::Path(path)) => compares(path, mirrored(*operator), constant),
             _ => None,
         },
         Expr::In {

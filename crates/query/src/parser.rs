@@ -60,6 +60,26 @@ impl Query {
     }
 }
 
+impl Path {
+    /// Reads a path, such as `tags.site` or `properties.reported.[[fw-version]]`.
+    ///
+    /// # Errors
+    /// The first defect, with its position.
+    pub fn parse(text: &str) -> Result<Path, QueryError> {
+        let mut parser = Parser {
+            tokens: tokens(text)?,
+            next: 0,
+            depth: 0,
+            terms: 0,
+        };
+        let path = parser.path()?;
+        match parser.peek() {
+            Token::End => Ok(path),
+            _ => Err(parser.unexpected("the end of the path")),
+        }
+    }
+}
+
 impl<'a> Parser<'a> {
     fn query(&mut self) -> Parsed<Query> {
         self.expect_word("SELECT", "SELECT")?;

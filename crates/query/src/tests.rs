@@ -215,6 +215,7 @@ fn lookups_are_the_parts_that_every_result_satisfies() {
                     format!("{path}={}", values.join("|"))
                 }
                 Lookup::StartsWith(path, prefix) => format!("{path}^{prefix}"),
+                Lookup::Compares(path, operator, constant) => format!("{path}{operator:?}{constant}"),
             })
             .collect::<Vec<_>>()
             .join(" ")
@@ -222,13 +223,14 @@ fn lookups_are_the_parts_that_every_result_satisfies() {
     assert_eq!(of("deviceId = 'a'"), "deviceId='a'");
     assert_eq!(
         of("'a' = id AND tags.x > 1 AND tags.y IN [1, 2]"),
-        "deviceId='a' tags.y=1|2"
+        "deviceId='a' tags.xGreater1 tags.y=1|2"
     );
     assert_eq!(
         of("tags.x = 1 OR tags.x IN ['b'] OR tags.x = null"),
         "tags.x=1|'b'|null"
     );
     assert_eq!(of("startswith(devices.deviceId, 'ab')"), "deviceId^ab");
+    assert_eq!(of("2 <= tags.x AND 'b' > tags.x"), "tags.xGreaterOrEqual2 tags.xLess'b'");
     for none in [
         "tags.x = 1 OR tags.y = 1",
         "NOT tags.x = 1",

@@ -160,6 +160,15 @@ pub struct TwinSeed {
     pub desired: Option<String>,
 }
 
+impl From<holdfast_proto::registry::v1::TwinSeed> for TwinSeed {
+    fn from(seed: holdfast_proto::registry::v1::TwinSeed) -> Self {
+        Self {
+            tags: seed.tags,
+            desired: seed.desired,
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

@@ -43,7 +43,7 @@ pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
 pub use registry::{Outcome, Registry, StartError, Written};
 pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryWrite};
-pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned};
+pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedScan};
 pub use secrets::SecretError;
 pub use settings::{Founding, HubSettings, SettingsChange};
 pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};

@@ -309,10 +309,7 @@ impl Local {
 
     pub(crate) fn twin_seed(&self, id: &IdentityId) -> Result<Option<TwinSeed>, RegistryError> {
         let seed = self.message::<proto::TwinSeed>(&layout::twin_seed(id))?;
-        Ok(seed.map(|seed| TwinSeed {
-            tags: seed.tags,
-            desired: seed.desired,
-        }))
+        Ok(seed.map(TwinSeed::from))
     }
 
     /// Sets the gauges.

@@ -26,7 +26,7 @@ use crate::identity::{Authentication, Identity, TwinSeed};
 use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
 use crate::read_barrier::ReadBarriers;
-use crate::scan::{IdentitySummary, Scan, Scanned};
+use crate::scan::{IdentitySummary, Scan, Scanned, SeedScan};
 use crate::settings::{self, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
@@ -202,6 +202,20 @@ impl Registry {
         visit: impl FnMut(IdentitySummary) -> ControlFlow<()>,
     ) -> Result<Scanned, RegistryError> {
         self.0.local.scan_identities(scan, wants, visit)
+    }
+
+    /// Visits the twin content that was given with the creates of the identities of `scan` whose device `wants` accepts, in the
+    /// order of their ids, in this node's replica. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn scan_twin_seeds(
+        &self,
+        scan: &SeedScan,
+        wants: impl FnMut(&DeviceId) -> bool,
+        visit: impl FnMut(IdentityId, TwinSeed),
+    ) -> Result<Scanned, RegistryError> {
+        self.0.local.scan_twin_seeds(scan, wants, visit)
     }
 
     /// Maintained counts, no older than the call.

@@ -12,7 +12,7 @@ use holdfast_proto::registry::v1 as proto;
 
 use crate::convert;
 use crate::error::RegistryError;
-use crate::identity::{Status, Thumbprints};
+use crate::identity::{Status, Thumbprints, TwinSeed};
 use crate::local::Local;
 use crate::state::{Base as _, layout};
 
@@ -85,7 +85,64 @@ pub struct Scanned {
     pub count: usize,
 }
 
+/// Which twin content that was given with creates is visited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedScan {
+    /// Of devices or modules.
+    pub kind: IdentityKind,
+    /// Only of what lies after this identity.
+    pub after: Option<IdentityId>,
+    /// And not after this one.
+    pub through: Option<IdentityId>,
+    /// The scan ends when it has come past so many of the kind, wanted or not.
+    pub most: usize,
+}
+
 impl Local {
+    /// Calls `visit` for the twin content of each identity of the scan whose device `wants` accepts. Blocks on the disk.
+    pub(crate) fn scan_twin_seeds(
+        &self,
+        scan: &SeedScan,
+        mut wants: impl FnMut(&DeviceId) -> bool,
+        mut visit: impl FnMut(IdentityId, TwinSeed),
+    ) -> Result<Scanned, RegistryError> {
+        let mut progress = Progress::default();
+        let Range { mut start, mut end } = layout::twin_seeds();
+        let behind = |id| [layout::twin_seed(id).as_slice(), &[0]].concat();
+        if let Some(after) = &scan.after {
+            start = start.max(behind(after));
+        }
+        if let Some(through) = &scan.through {
+            end = end.min(behind(through));
+        }
+        if start < end {
+            self.scan(&start, &end, &mut |key, value| {
+                let Some(id) = layout::parse_twin_seed(key).filter(|id| scan.kind.has(id)) else {
+                    return ControlFlow::Continue(());
+                };
+                progress.count += 1;
+                if wants(&id.device) {
+                    let seed = crate::state::decode::<proto::TwinSeed>(key, Bytes::copy_from_slice(value));
+                    match seed {
+                        Ok(seed) => visit(id.clone(), seed.into()),
+                        Err(error) => {
+                            progress.failed = Some(error.into());
+                            return ControlFlow::Break(());
+                        }
+                    }
+                }
+                progress.through = Some(id);
+                progress.is_stopped = progress.count >= scan.most;
+                if progress.is_stopped {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        }
+        progress.finish()
+    }
+
     /// Calls `visit` for each identity of the scan whose device `wants` accepts, until it breaks. Blocks on the disk.
     pub(crate) fn scan_identities(
         &self,
@@ -93,12 +150,7 @@ impl Local {
         mut wants: impl FnMut(&DeviceId) -> bool,
         mut visit: impl FnMut(IdentitySummary) -> ControlFlow<()>,
     ) -> Result<Scanned, RegistryError> {
-        let mut progress = Progress {
-            count: 0,
-            through: None,
-            failed: None,
-            is_stopped: false,
-        };
+        let mut progress = Progress::default();
         let mut disabled = DeviceStatus::default();
         for mut range in ranges(scan) {
             if let Some(after) = &scan.after {
@@ -139,13 +191,7 @@ impl Local {
                 break;
             }
         }
-        if let Some(error) = progress.failed {
-            return Err(error);
-        }
-        Ok(Scanned {
-            through: progress.through.filter(|_| progress.is_stopped),
-            count: progress.count,
-        })
+        progress.finish()
     }
 
     fn summary(
@@ -164,11 +210,30 @@ impl Local {
     }
 }
 
+#[derive(Default)]
 struct Progress {
     count: usize,
     through: Option<IdentityId>,
     failed: Option<RegistryError>,
     is_stopped: bool,
+}
+
+impl Progress {
+    fn finish(self) -> Result<Scanned, RegistryError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(Scanned {
+                through: self.through.filter(|_| self.is_stopped),
+                count: self.count,
+            }),
+        }
+    }
+}
+
+impl IdentityKind {
+    fn has(self, id: &IdentityId) -> bool {
+        (self == Self::Modules) == id.module.is_some()
+    }
 }
 
 /// The status of the device whose modules are visited, read once for all of them.

@@ -1,4 +1,4 @@
-//! How long a query takes over many devices with twins, and what memory it needs.
+//! How long a query takes over many devices with twins, with and without an index, and what memory it needs.
 //!
 //! `cargo test --release -p holdfast-service-api --test query_scale -- --ignored --nocapture` (`HOLDFAST_DEVICES` for another
 //! number than 1,000,000)
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_device_hub::{DeviceHub, QueryPosition, TwinWrite, WriteMode};
+use holdfast_device_hub::{DeviceHub, DeviceHubConfig, QueryPosition, TwinWrite, TwinsConfig, WriteMode};
 use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_query::Query;
 use holdfast_registry::{IdentityContent, IdentityWrite, WriteOperation};
@@ -53,7 +53,14 @@ async fn write_twin(hub: Arc<DeviceHub>, number: usize, every: usize) {
 async fn a_query_over_many_devices() {
     let count = std::env::var_os("HOLDFAST_DEVICES");
     let count = count.map_or(1_000_000, |text| text.to_str().unwrap().parse::<usize>().unwrap());
-    let node = node::Node::start(NodeId(7), &SimNetwork::new(1)).await;
+    let config = DeviceHubConfig {
+        twins: TwinsConfig {
+            indexes: vec!["tags.site".to_owned(), "tags.floor".to_owned()],
+            ..TwinsConfig::default()
+        },
+        ..DeviceHubConfig::default()
+    };
+    let node = node::Node::start_with(NodeId(7), &SimNetwork::new(1), config).await;
     for id in node.partitions.count().iter() {
         let replica = node.partition(id).await;
         node.partitions.host(replica);
@@ -81,7 +88,23 @@ async fn a_query_over_many_devices() {
             "SELECT * FROM devices WHERE deviceId = 'sensor-0000001-of-the-fleet'",
             1,
         ),
+        // With the index.
         ("SELECT * FROM devices WHERE tags.site = 'hit'", count.div_ceil(every)),
+        // Without it.
+        (
+            "SELECT * FROM devices WHERE NOT NOT (tags.site = 'hit')",
+            count.div_ceil(every),
+        ),
+        (
+            "SELECT deviceId FROM devices WHERE STARTSWITH(tags.site, 'h')",
+            count.div_ceil(every),
+        ),
+        // Many hits, of which the condition selects none.
+        ("SELECT deviceId FROM devices WHERE tags.floor = 7 AND tags.site = 'none'", 0),
+        (
+            "SELECT COUNT() AS n FROM devices WHERE tags.floor IN [7, 8]",
+            1,
+        ),
         (
             "SELECT deviceId FROM devices WHERE properties.desired.config.mode = 'other'",
             0,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use holdfast_model::{ByteSize, HumanDuration};
 
+use crate::queries;
+
 holdfast_config::section! {
     /// Twins of devices and modules.
     pub struct TwinsConfig = "twins" {
@@ -13,6 +15,12 @@ holdfast_config::section! {
         /// Whether a device that subscribes to changes of its desired properties gets all of them at once, unless it has just
         /// read them. Azure IoT Hub sends only what changes from then on.
         pub resend_desired_on_subscribe: bool = false;
+        /// Paths of tags and properties by which queries find twins without reading all of them, such as
+        /// "tags.site" or "properties.reported.fw"; at most 16, the same on all nodes. A new one is built in the background.
+        pub indexes: Vec<String> = Vec::new();
+    }
+    check |twins| {
+        queries::problem(&twins.indexes).is_none() => indexes, queries::problem(&twins.indexes).unwrap_or_default();
     }
 }
 

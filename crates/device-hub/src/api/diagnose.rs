@@ -190,11 +190,7 @@ impl DeviceHub {
         stream::iter(found).buffered(MAX_READS).collect().await
     }
 
-    pub(crate) async fn find_connection(
-        &self,
-        identity: &IdentityId,
-        generation: Option<GenerationId>,
-    ) -> proto::SessionFound {
+    async fn find_connection(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
         let generation = generation.or_else(|| self.known_generation(identity));
         let index = self.cloud_queues.partition(self.partition_of(identity));
         let depth = generation

@@ -27,7 +27,7 @@ use crate::methods::pending::MethodCalls;
 use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
-use crate::queries::{MAX_SLICES, SavedQueryCounts};
+use crate::queries::{MAX_SLICES, SavedQueryCounts, TwinIndexes};
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
 
@@ -87,6 +87,8 @@ pub struct DeviceHub {
     pub(crate) query_slices: Semaphore,
     /// How many each saved query selects, while this node counts them.
     pub(crate) saved_query_counts: Mutex<SavedQueryCounts>,
+    /// The declared indexes.
+    pub(crate) twin_indexes: TwinIndexes,
     /// Per partition: writes to twins that are in flight here.
     pub(crate) twin_notifications: Vec<Mutex<Notifications>>,
     /// A pass over the stored state of all partitions is due.
@@ -128,6 +130,7 @@ impl DeviceHub {
             injected_faults: InjectedFaults::default(),
             query_slices: Semaphore::new(MAX_SLICES),
             saved_query_counts: Mutex::default(),
+            twin_indexes: TwinIndexes::of(&parts.config.twins.indexes),
             twin_notifications: count.iter().map(|_| Mutex::default()).collect(),
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),

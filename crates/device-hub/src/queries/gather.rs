@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all};
 use holdfast_cluster::route::Owner;
 use holdfast_cluster::transport::CallError;
 use holdfast_model::{IdentityId, NodeId, PartitionId};
@@ -229,11 +229,22 @@ impl DeviceHub {
         part: &Part,
         request: proto::DeviceQuery,
     ) -> Result<proto::DeviceQueryAnswer, SliceError> {
-        let owner = part.owner.ok_or(SliceError::NotOwner)?;
+        self.request_slice(part.owner, &part.partitions, request).await
+    }
+
+    /// Requests a slice of partitions from their owner.
+    pub(super) async fn request_slice(
+        self: &Arc<Self>,
+        owner: Option<Owner>,
+        partitions: &[PartitionId],
+        request: proto::DeviceQuery,
+    ) -> Result<proto::DeviceQueryAnswer, SliceError> {
+        let owner = owner.ok_or(SliceError::NotOwner)?;
         if owner.node == self.parts.node {
-            return self.serve_device_query(request).await;
+            // In a box: the compiler gives up on a future that contains all of it.
+            return self.serve_device_query(request).boxed().await;
         }
-        let partition = part.partitions.first().copied().ok_or(SliceError::NotOwner)?;
+        let partition = partitions.first().copied().ok_or(SliceError::NotOwner)?;
         match self
             .call_owner(partition, owner, Request::DeviceQuery(request), SLICE_TIMEOUT)
             .await
@@ -313,6 +324,7 @@ impl Gathering<'_> {
             after_module: part.after.as_ref().map(codec::encode_module).unwrap_or_default(),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
             after_group: self.after_group.as_ref().map(|key| key.as_str().to_owned()),
+            explain: false,
         }
     }
 

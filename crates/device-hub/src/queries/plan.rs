@@ -128,7 +128,7 @@ impl TwinDepth {
     }
 }
 
-fn of_paths(paths: Vec<&Path>) -> TwinDepth {
+pub(super) fn of_paths(paths: Vec<&Path>) -> TwinDepth {
     let depth = |path: &Path| match (&path.root, path.rest.as_slice()) {
         (Root::Field(Field::Properties), [Segment::Key(_), Segment::Key(name), ..]) if name != "$metadata" => {
             TwinDepth::Values

@@ -3,7 +3,7 @@
 //! Invariant: no secret is in it.
 
 use holdfast_model::{UnixMillis, round_trip};
-use holdfast_query::{Field, Row, Segment, Value};
+use holdfast_query::{Field, Path, Root, Row, Segment, Value};
 use holdfast_registry::{IdentitySummary, Status, Thumbprint};
 use serde_json::{Map, Value as Json, json};
 
@@ -39,6 +39,15 @@ impl TwinParts {
             tags: Json::Object(parts.tags),
             properties: json!({"desired": parts.desired, "reported": parts.reported}),
         })
+    }
+
+    /// What a path below tags or properties leads to.
+    pub(super) fn at<'a>(&'a self, path: &Path) -> Value<'a> {
+        match path.root {
+            Root::Field(Field::Tags) => Value::at(&self.tags, &path.rest),
+            Root::Field(Field::Properties) => Value::at(&self.properties, &path.rest),
+            _ => Value::Undefined,
+        }
     }
 
     pub(super) fn of(twin: &Twin) -> Self {

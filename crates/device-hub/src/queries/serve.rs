@@ -16,17 +16,18 @@ use holdfast_query::{Aggregator, FieldSet, GroupKey, Groups, Query, QueryError};
 use holdfast_registry::{IdentitySummary, RegistryError, Scan};
 use thiserror::Error;
 
-use super::plan::{self, QueryPlan, TwinDepth};
+use super::index::{Candidates, IndexChoice};
+use super::plan::{self, QueryAccess, QueryPlan, TwinDepth};
 use super::row::{DeviceRow, TwinParts};
 use crate::rpc::codec;
 use crate::twins::ask::TwinError;
 use crate::{DeviceHub, api, device_state};
 
 /// Identities that one slice comes past.
-const MAX_VISITED: usize = 20_000;
+pub(super) const MAX_VISITED: usize = 20_000;
 
 /// Identities whose connections and twins are read together.
-const CHUNK: usize = 256;
+pub(super) const CHUNK: usize = 256;
 
 /// Bytes of results after which a slice ends.
 pub(super) const MAX_SLICE_BYTES: usize = 1 << 20;
@@ -58,11 +59,13 @@ pub(crate) enum SliceError {
 }
 
 /// A slice under evaluation.
-struct Slice {
-    query: Arc<Query>,
-    partitions: BTreeSet<PartitionId>,
+pub(super) struct Slice {
+    pub(super) query: Arc<Query>,
+    pub(super) partitions: BTreeSet<PartitionId>,
     after_group: Option<GroupKey>,
-    limit: usize,
+    pub(super) limit: usize,
+    /// The index that answers a part of the condition.
+    pub(super) index: Option<IndexChoice>,
     /// The identity alone decides the condition.
     is_filtered_by_identity: bool,
     /// And the result.
@@ -70,11 +73,19 @@ struct Slice {
 }
 
 /// Identities to be evaluated, and the groups of those that have been.
-struct Chunk {
-    identities: Vec<IdentitySummary>,
-    groups: Option<Groups>,
-    through: Option<IdentityId>,
-    visited: usize,
+pub(super) struct Chunk {
+    pub(super) identities: Vec<IdentitySummary>,
+    pub(super) groups: Option<Groups>,
+    pub(super) through: Option<IdentityId>,
+    pub(super) visited: usize,
+}
+
+/// Where the identities of a slice come from.
+enum Source {
+    /// The registry has all.
+    Scan,
+    /// An index leaves some.
+    Index(Candidates),
 }
 
 impl DeviceHub {
@@ -98,7 +109,10 @@ impl DeviceHub {
         self.parts.registry.read_barrier().await?;
         let output = query.output_fields();
         let is_filtered_by_identity = plan::is_identity_only(query.condition_fields());
+        let is_scan = QueryPlan::of(&query, self.parts.partitions.count()).access == QueryAccess::Scan;
+        let index = is_scan.then(|| IndexChoice::of(&query, &self.twin_indexes)).flatten();
         let slice = Arc::new(Slice {
+            index,
             partitions,
             after_group: request.after_group.as_deref().map(GroupKey::of),
             limit: (request.limit as usize).clamp(1, MAX_RESULTS),
@@ -106,6 +120,12 @@ impl DeviceHub {
             is_identity_only: is_filtered_by_identity && plan::is_identity_only(output),
             query,
         });
+        if request.explain {
+            return Ok(proto::DeviceQueryAnswer {
+                explanation: Some(self.explain_slice(&slice).await?),
+                ..proto::DeviceQueryAnswer::default()
+            });
+        }
         self.evaluate(&slice, after).await
     }
 
@@ -133,7 +153,11 @@ impl DeviceHub {
         let mut results = Vec::new();
         let (mut bytes, mut visited) = (0, 0);
         let mut aggregator = Aggregator::new(query, slice.after_group.clone(), slice.limit);
-        let mut chunk = self.next_chunk(slice, after, MAX_VISITED).await?;
+        let mut source = match self.candidates(slice, after.clone()).await? {
+            Some(candidates) => Source::Index(candidates),
+            None => Source::Scan,
+        };
+        let mut chunk = self.next_chunk(slice, &mut source, after, MAX_VISITED).await?;
         let through = loop {
             visited += chunk.visited;
             if let Some(groups) = chunk.groups {
@@ -143,7 +167,8 @@ impl DeviceHub {
             let following = async {
                 match &chunk.through {
                     Some(after) if visited < MAX_VISITED => {
-                        let next = self.next_chunk(slice, Some(after.clone()), MAX_VISITED - visited).await;
+                        let most = MAX_VISITED - visited;
+                        let next = self.next_chunk(slice, &mut source, Some(after.clone()), most).await;
                         next.map(Some)
                     }
                     _ => Ok(None),
@@ -183,11 +208,25 @@ impl DeviceHub {
                 .map(|id| id.device.as_str().to_owned())
                 .unwrap_or_default(),
             through_module: through.as_ref().map(codec::encode_module).unwrap_or_default(),
+            explanation: None,
         })
     }
 
-    /// The next identities of the partitions, those already left out that the identity alone decides.
     async fn next_chunk(
+        &self,
+        slice: &Arc<Slice>,
+        source: &mut Source,
+        after: Option<IdentityId>,
+        most: usize,
+    ) -> Result<Chunk, SliceError> {
+        match source {
+            Source::Scan => self.scanned_chunk(slice, after, most).await,
+            Source::Index(candidates) => self.next_candidates(slice, candidates).await,
+        }
+    }
+
+    /// The next identities of the partitions, those already left out that the identity alone decides.
+    async fn scanned_chunk(
         &self,
         slice: &Arc<Slice>,
         after: Option<IdentityId>,

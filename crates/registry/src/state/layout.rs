@@ -126,6 +126,27 @@ pub(crate) fn twin_seed(id: &IdentityId) -> Vec<u8> {
     join(TWIN_SEED, &[id.device.as_str().as_bytes(), &[END], module.as_bytes()])
 }
 
+/// The keys of all `TwinSeed`s, by device and module; a device before its modules.
+pub(crate) fn twin_seeds() -> Range<Vec<u8>> {
+    kind(TWIN_SEED)
+}
+
+/// The identity of a key made by [`twin_seed`].
+pub(crate) fn parse_twin_seed(key: &[u8]) -> Option<IdentityId> {
+    let (&TWIN_SEED, rest) = key.split_first()? else {
+        return None;
+    };
+    let end = rest.iter().position(|byte| *byte == END)?;
+    let device = DeviceId::parse(std::str::from_utf8(&rest[..end]).ok()?).ok()?;
+    match &rest[end + 1..] {
+        [] => Some(IdentityId::device(device)),
+        module => {
+            let module = ModuleId::parse(std::str::from_utf8(module).ok()?).ok()?;
+            Some(IdentityId::module(device, module))
+        }
+    }
+}
+
 /// The keys of all devices, in id order.
 pub(crate) fn devices() -> Range<Vec<u8>> {
     kind(DEVICE)

@@ -1,5 +1,8 @@
 //! Device queries: pages, item types, aggregates, refusals.
 
+use std::time::Duration;
+
+use holdfast_device_hub::{DeviceHubConfig, TwinsConfig};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Hub};
@@ -13,7 +16,11 @@ async fn put(hub: &Hub, path: &str, body: Value) {
 
 /// Ten devices, `d-0` to `d-9`; the odd ones are disabled; `d-3` has two modules, `gw` is an edge device.
 async fn fleet() -> Hub {
-    let hub = Hub::start().await;
+    fleet_with(DeviceHubConfig::default()).await
+}
+
+async fn fleet_with(config: DeviceHubConfig) -> Hub {
+    let hub = Hub::start_with(config).await;
     for id in hub.node.partitions.count().iter() {
         let replica = hub.node.partition(id).await;
         hub.node.partitions.host(replica);
@@ -380,4 +387,48 @@ async fn a_query_is_explained() {
         (Some("deviceId"), Some(2))
     );
     explain("SELECT").send().await.refused(400_004, "ArgumentInvalid");
+}
+
+#[tokio::test]
+async fn an_index_is_used_and_explained() {
+    let hub = fleet_with(DeviceHubConfig {
+        twins: TwinsConfig {
+            indexes: vec!["tags.site".to_owned()],
+            ..TwinsConfig::default()
+        },
+        ..DeviceHubConfig::default()
+    })
+    .await;
+    let explain = |text: &str| {
+        hub.by("service", "POST", "/holdfast/v1/queries/explain")
+            .body(json!({"query": text}))
+            .send()
+    };
+    for number in 0..10 {
+        let site = if number % 3 == 0 { "A" } else { "B" };
+        let path = format!("/twins/d-{number}");
+        let tags = json!({"tags": {"site": site}});
+        hub.by("service", "PATCH", &path).body(tags).send().await.is(200);
+    }
+    let text = "SELECT deviceId FROM devices WHERE tags.site = 'A' AND deviceId != 'd-0'";
+    let is_used = async {
+        while explain(text).await.json()["access"] == "scan" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), is_used).await.unwrap();
+    let plan = explain(text).await.json();
+    assert_eq!(
+        (plan["access"].as_str(), plan["indexHits"].as_u64()),
+        (Some("index tags.site"), Some(4)),
+        "{plan}"
+    );
+    let expected = json!([{"deviceId": "d-3"}, {"deviceId": "d-6"}, {"deviceId": "d-9"}]);
+    assert_eq!(query(&hub, text).await, expected);
+    let (results, pages) = all(&hub, text, 2).await;
+    assert_eq!((json!(results), pages), (expected, 2));
+    let by_id = explain("SELECT * FROM devices WHERE tags.site = 'A' AND deviceId = 'd-0'").await.json();
+    assert_eq!(by_id["access"], "deviceId");
+    let scan = explain("SELECT * FROM devices WHERE tags.site != 'A'").await.json();
+    assert_eq!((&scan["access"], &scan["indexHits"]), (&json!("scan"), &Value::Null));
 }

@@ -10,6 +10,7 @@ use audit_log::{AuditLog, Change, Refusal};
 use bytes::Bytes;
 use holdfast_auth::{Key, sign};
 use holdfast_consensus::sim::SimNetwork;
+use holdfast_device_hub::DeviceHubConfig;
 use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_net::{Body, Peer};
 use holdfast_registry::Registry;
@@ -31,8 +32,12 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) async fn start() -> Self {
+        Self::start_with(DeviceHubConfig::default()).await
+    }
+
+    pub(crate) async fn start_with(config: DeviceHubConfig) -> Self {
         let audit = AuditLog::capture();
-        let node = node::Node::start(NodeId(7), &SimNetwork::new(1)).await;
+        let node = node::Node::start_with(NodeId(7), &SimNetwork::new(1), config).await;
         let control = control::start(&node).await;
         let service = RestService::new(node.hub.clone(), control, RestConfig::default());
         Self {

@@ -12,10 +12,10 @@ use holdfast_cluster::route::Partitions;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
-use holdfast_device_hub::{DeviceHub, DeviceHubConfig, HubParts, maintain_links};
+use holdfast_device_hub::{DeviceHub, DeviceHubConfig, HubParts, maintain_links, twin_indexing};
 use holdfast_model::Clock;
 use holdfast_model::{Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
-use holdfast_partition::{Partition, PartitionConfig};
+use holdfast_partition::{Partition, PartitionConfig, ValueIndexing};
 use holdfast_registry::{Founding, Registry, RegistryConfig};
 use holdfast_storage::{DataDir, Disk, Kek, NodeIdentity, Sealer, StorageConfig};
 use holdfast_tasks::Stop;
@@ -34,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<DeviceHub>,
     pub(crate) dispatch: Dispatch,
     pub(crate) stop: Stop,
+    indexing: Option<Arc<ValueIndexing>>,
     _dir: tempfile::TempDir,
 }
 
@@ -81,6 +82,7 @@ impl Node {
         dispatch.enter(Service::Partition, partitions.handler());
         let stop = Stop::new();
         holdfast_tasks::spawn("route", Box::pin(partitions.clone().run(stop.clone())));
+        let indexing = twin_indexing(&config.twins);
         let hub = DeviceHub::new(HubParts {
             node: id,
             incarnation: Incarnation(id.get()),
@@ -102,6 +104,7 @@ impl Node {
             hub,
             dispatch,
             stop,
+            indexing,
             _dir: dir,
         }
     }
@@ -109,13 +112,14 @@ impl Node {
     /// Starts the replica of one partition.
     pub(crate) async fn partition(&self, id: PartitionId) -> Partition {
         let (consensus, config) = (ConsensusConfig::default(), PartitionConfig::default());
-        Partition::start(
+        Partition::start_indexed(
             id,
             &self.host,
             &consensus,
             &config,
             holdfast_model::Clock::system(),
             true,
+            self.indexing.clone(),
         )
         .await
         .unwrap()

@@ -122,8 +122,7 @@ async fn read(access: &Access, device: &str) -> Option<Result<Twin, TwinError>> 
     let id = identity(device);
     // Devices of this test are never deleted.
     let generation = access.registry.identity(&id).ok().flatten()?.generation.clone();
-    let view = access.call(access.hub.twin(&id, &generation, TIMEOUT)).await?;
-    Some(view.map(|view| view.twin))
+    access.call(access.hub.twin(&id, &generation, TIMEOUT)).await
 }
 
 async fn write(access: &Access, device: &str, number: u64) -> Answer {
@@ -139,7 +138,7 @@ async fn write(access: &Access, device: &str, number: u64) -> Answer {
     };
     let written = access.hub.write_twin(&id, &registered.generation, write, TIMEOUT);
     match access.call(written).await {
-        Some(Ok(view)) => Answer::Version(view.twin.desired_version()),
+        Some(Ok(twin)) => Answer::Version(twin.desired_version()),
         // The node has ended.
         None | Some(Err(TwinError::Unknown)) => Answer::Unknown,
         Some(Err(_)) => Answer::Refused,

@@ -3,8 +3,10 @@
 mod continuation;
 pub(super) mod saved;
 
-use holdfast_device_hub::{QueryAccess, QueryFailure, QueryPage, QueryPlan, QueryPosition};
-use holdfast_model::ErrorCode;
+use holdfast_device_hub::{
+    IndexPlan, QueryAccess, QueryExplanation, QueryFailure, QueryPage, QueryPosition,
+};
+use holdfast_model::{ErrorCode, PartitionId};
 use holdfast_model::limits::MAX_LIST_DEVICES;
 use holdfast_query::{Query, QueryError, Select};
 use serde_json::json;
@@ -85,17 +87,18 @@ pub(super) async fn explain(mut request: Request<'_>) -> Result<Reply, ApiError>
         let name = super::super::json::quoted(name);
         return Err(ApiError::invalid(format!("there is no field {name}")));
     }
-    let query = Query::parse(text(&fields)?).map_err(refused)?;
-    let plan = QueryPlan::of(&query, request.shared.hub.partitions().count());
+    let text = text(&fields)?;
+    let query = Query::parse(text).map_err(refused)?;
+    let QueryExplanation { plan, index } = request.shared.hub.explain_query(text, &query).await;
     let statistics = request.within(request.shared.registry().statistics()).await?;
     let identities = match query.collection {
         holdfast_query::Collection::Devices => statistics.devices,
         holdfast_query::Collection::Modules => statistics.modules,
     };
     let (access, visited) = match plan.access {
-        QueryAccess::Scan => ("scan", Some(identities)),
-        QueryAccess::Prefix => ("prefix of deviceId", None),
-        QueryAccess::Ids(count) => ("deviceId", Some(identities.min(count as u64))),
+        QueryAccess::Scan => (scan(&index), identities),
+        QueryAccess::Prefix => ("prefix of deviceId".to_owned(), identities),
+        QueryAccess::Ids(count) => ("deviceId".to_owned(), identities.min(count as u64)),
     };
     let mut reads = vec!["identity"];
     if plan.reads_connections {
@@ -104,13 +107,44 @@ pub(super) async fn explain(mut request: Request<'_>) -> Result<Reply, ApiError>
     if plan.reads_twins {
         reads.push("twin");
     }
-    Ok(Reply::ok(json!({
+    let mut answer = json!({
         "query": query.to_string(),
         "access": access,
         "partitions": plan.partitions.len(),
         "conditionReads": reads,
-        "visitedAtMost": visited.unwrap_or(identities),
-    })))
+        "visitedAtMost": visited,
+    });
+    match &index {
+        IndexPlan::None => {}
+        IndexPlan::Used { hits, .. } => answer["indexHits"] = json!(hits),
+        IndexPlan::Unused {
+            path,
+            incomplete,
+            has_too_many_hits,
+        } => answer["indexNotUsed"] = json!(not_used(path, incomplete, *has_too_many_hits)),
+    }
+    Ok(Reply::ok(answer))
+}
+
+/// Where a query that does not name its devices finds them.
+fn scan(index: &IndexPlan) -> String {
+    match index {
+        IndexPlan::Used { path, .. } => format!("index {path}"),
+        IndexPlan::None | IndexPlan::Unused { .. } => "scan".to_owned(),
+    }
+}
+
+/// Why owners scan although there is an index.
+fn not_used(path: &str, incomplete: &[PartitionId], has_too_many_hits: bool) -> String {
+    let mut reasons = Vec::new();
+    if !incomplete.is_empty() {
+        let partitions: Vec<String> = incomplete.iter().map(|partition| partition.0.to_string()).collect();
+        reasons.push(format!("is not complete on partitions {}", partitions.join(", ")));
+    }
+    if has_too_many_hits {
+        reasons.push("has too many hits in this range".to_owned());
+    }
+    format!("the index {path} {}", reasons.join(" and "))
 }
 
 fn text<'a>(fields: &Fields<'a>) -> Result<&'a str, ApiError> {
