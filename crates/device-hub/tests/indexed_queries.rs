@@ -14,7 +14,12 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn setup() -> Setup {
-    let indexes = ["tags.site", "tags.n", "properties.desired.[[fw-version]]", "properties.desired.rate.max"];
+    let indexes = [
+        "tags.site",
+        "tags.n",
+        "properties.desired.[[fw-version]]",
+        "properties.desired.rate.max",
+    ];
     Setup {
         twins: TwinsConfig {
             indexes: indexes.map(str::to_owned).into(),
@@ -48,7 +53,11 @@ async fn all(cluster: &Cluster, node: NodeId, text: &str, limit: usize) -> Vec<V
     loop {
         let page = hub.query_page(text, &query, &position, limit, TIMEOUT).await.unwrap();
         assert!(page.results.len() <= limit);
-        results.extend(page.results.iter().map(|text| serde_json::from_str::<Value>(text).unwrap()));
+        results.extend(
+            page.results
+                .iter()
+                .map(|text| serde_json::from_str::<Value>(text).unwrap()),
+        );
         match page.next {
             Some(next) => position = next,
             None => return results,
@@ -67,10 +76,18 @@ async fn compare(cluster: &Cluster, collection: &str, condition: &str) -> usize 
     assert!(matches!(plan, IndexPlan::Used { .. }), "{indexed}: {plan:?}");
     let expected = all(cluster, NODES[0], &scanned, 1000).await;
     for (node, limit) in [(NODES[0], 1000), (NODES[1], 3), (NODES[2], 1)] {
-        assert_eq!(all(cluster, node, &indexed, limit).await, expected, "{indexed}, pages of {limit}");
+        assert_eq!(
+            all(cluster, node, &indexed, limit).await,
+            expected,
+            "{indexed}, pages of {limit}"
+        );
     }
     let count = format!("SELECT COUNT() AS n FROM {collection} WHERE {condition}");
-    assert_eq!(all(cluster, NODES[2], &count, 10).await, [json!({"n": expected.len()})], "{count}");
+    assert_eq!(
+        all(cluster, NODES[2], &count, 10).await,
+        [json!({"n": expected.len()})],
+        "{count}"
+    );
     expected.len()
 }
 
@@ -107,7 +124,9 @@ async fn write(cluster: &Cluster, node: NodeId, id: &IdentityId, tags: Value, de
         desired: Some(desired.to_string()),
         if_etag: None,
     };
-    hub.write_twin(id, &registered.generation, write, TIMEOUT).await.unwrap();
+    hub.write_twin(id, &registered.generation, write, TIMEOUT)
+        .await
+        .unwrap();
 }
 
 fn content(rng: &mut impl Rng) -> (Value, Value) {

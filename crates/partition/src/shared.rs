@@ -91,7 +91,9 @@ impl Shared {
             device_state_epoch,
             value_indexes,
         } = recovered;
-        let value_indexes = indexing.clone().map(|indexing| ValueIndexes::new(indexing, value_indexes));
+        let value_indexes = indexing
+            .clone()
+            .map(|indexing| ValueIndexes::new(indexing, value_indexes));
         let inner = Inner {
             state,
             device_states: DeviceStates::new(device_state_epoch, config.device_state_cache.as_usize()),

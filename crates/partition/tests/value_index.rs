@@ -36,7 +36,12 @@ impl StateIndexer for Pairs {
         self.0.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn index(&self, _: &DeviceStateKey<'_>, state: &[u8], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), UnreadableState> {
+    fn index(
+        &self,
+        _: &DeviceStateKey<'_>,
+        state: &[u8],
+        found: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), UnreadableState> {
         let text = std::str::from_utf8(state).map_err(|error| UnreadableState(error.into()))?;
         if text == "?" {
             return Err(UnreadableState("a question mark".into()));
@@ -156,7 +161,10 @@ async fn an_index_that_is_declared_later_is_built_and_one_that_is_not_declared_a
         let partition = start(Arc::new(disk.clone()), &config(), indexing(&["b", "a"])).await;
         assert!(partition.has_value_index("a"));
         built(&partition, "b").await;
-        assert_eq!(find(&partition, "b", &one_of(&["0", "1"])).await.unwrap().len(), count as usize);
+        assert_eq!(
+            find(&partition, "b", &one_of(&["0", "1"])).await.unwrap().len(),
+            count as usize
+        );
         assert_eq!(find(&partition, "a", &one_of(&["3"])).await, Some(expected(3)));
         partition.shutdown().await;
     }
@@ -332,8 +340,14 @@ async fn outdated_entries_are_swept() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), swept).await.unwrap();
-    assert_eq!(find(&partition, "a", &one_of(&["1499"])).await, Some(vec!["device".to_owned()]));
-    assert_eq!(find(&partition, "a", &one_of(&["1"])).await, Some(vec!["other".to_owned()]));
+    assert_eq!(
+        find(&partition, "a", &one_of(&["1499"])).await,
+        Some(vec!["device".to_owned()])
+    );
+    assert_eq!(
+        find(&partition, "a", &one_of(&["1"])).await,
+        Some(vec!["other".to_owned()])
+    );
     partition.shutdown().await;
 }
 
@@ -374,24 +388,30 @@ async fn a_replica_builds_its_indexes_behind_a_snapshot() {
     cluster.start(NodeId(4), false).await;
     // It has an empty index, which is complete, and which the snapshot makes incomplete.
     built(cluster.partition(NodeId(4)), "a").await;
-    cluster
-        .partition(owner)
-        .group()
-        .add_learner(NodeId(4))
-        .await
-        .unwrap();
+    cluster.partition(owner).group().add_learner(NodeId(4)).await.unwrap();
     cluster.all_at(sender.next_message).await;
     for id in 1..=4 {
         let partition = cluster.partition(NodeId(id));
         built(partition, "a").await;
-        assert_eq!(find(partition, "a", &one_of(&["2"])).await, Some(expected.clone()), "on node {id}");
+        assert_eq!(
+            find(partition, "a", &one_of(&["2"])).await,
+            Some(expected.clone()),
+            "on node {id}"
+        );
     }
     cluster.kill(NodeId(4));
     cluster.start(NodeId(4), false).await;
     cluster.all_at(sender.next_message).await;
     built(cluster.partition(NodeId(4)), "a").await;
-    assert_eq!(find(cluster.partition(NodeId(4)), "a", &one_of(&["2"])).await, Some(expected));
+    assert_eq!(
+        find(cluster.partition(NodeId(4)), "a", &one_of(&["2"])).await,
+        Some(expected)
+    );
     let replica = cluster.nodes.remove(&NodeId(4)).unwrap();
     replica.partition.destroy().await.unwrap();
-    assert_eq!(cluster.disks[&NodeId(4)].keys(Family::ValueIndex), 0, "a deleted replica leaves none");
+    assert_eq!(
+        cluster.disks[&NodeId(4)].keys(Family::ValueIndex),
+        0,
+        "a deleted replica leaves none"
+    );
 }

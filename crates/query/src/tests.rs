@@ -230,7 +230,10 @@ fn lookups_are_the_parts_that_every_result_satisfies() {
         "tags.x=1|'b'|null"
     );
     assert_eq!(of("startswith(devices.deviceId, 'ab')"), "deviceId^ab");
-    assert_eq!(of("2 <= tags.x AND 'b' > tags.x"), "tags.xGreaterOrEqual2 tags.xLess'b'");
+    assert_eq!(
+        of("2 <= tags.x AND 'b' > tags.x"),
+        "tags.xGreaterOrEqual2 tags.xLess'b'"
+    );
     for none in [
         "tags.x = 1 OR tags.y = 1",
         "NOT tags.x = 1",

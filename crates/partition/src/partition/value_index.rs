@@ -151,16 +151,21 @@ impl Partition {
         };
         let inner = self.0.clone();
         let read = move || {
-            let page = inner
-                .store
-                .device_states(begin.epoch, &prefix, &from, PAGE, changes)?;
+            let page = inner.store.device_states(begin.epoch, &prefix, &from, PAGE, changes)?;
             let indexing = inner.shared.indexing.as_ref();
-            let derived = page.entries.iter().filter_map(|entry| Some(indexing?.derive(&entry.key, &entry.value)));
+            let derived = page
+                .entries
+                .iter()
+                .filter_map(|entry| Some(indexing?.derive(&entry.key, &entry.value)));
             let derived = derived.collect::<Result<Vec<Derived>, UnreadableState>>();
             Ok::<_, StorageError>((page, derived))
         };
         let (page, derived) = self.0.shared.pool.run(read).await?;
-        self.0.shared.metrics.value_index_values_read.increment(page.entries.len() as u64);
+        self.0
+            .shared
+            .metrics
+            .value_index_values_read
+            .increment(page.entries.len() as u64);
         let (is_complete, must_write) = {
             let mut inner = self.0.shared.lock();
             let now = moment(&inner);
@@ -200,7 +205,11 @@ impl Partition {
             return Ok(Step::More);
         }
         let left = indexing.note_progress(self.0.id.0, true);
-        tracing::debug!(partition = self.0.id.0, left, "the indexes of device state are complete");
+        tracing::debug!(
+            partition = self.0.id.0,
+            left,
+            "the indexes of device state are complete"
+        );
         if left == 0 {
             tracing::info!(
                 indexes = indexing.names().join(", "),

@@ -427,7 +427,9 @@ async fn an_index_is_used_and_explained() {
     assert_eq!(query(&hub, text).await, expected);
     let (results, pages) = all(&hub, text, 2).await;
     assert_eq!((json!(results), pages), (expected, 2));
-    let by_id = explain("SELECT * FROM devices WHERE tags.site = 'A' AND deviceId = 'd-0'").await.json();
+    let by_id = explain("SELECT * FROM devices WHERE tags.site = 'A' AND deviceId = 'd-0'")
+        .await
+        .json();
     assert_eq!(by_id["access"], "deviceId");
     let scan = explain("SELECT * FROM devices WHERE tags.site != 'A'").await.json();
     assert_eq!((&scan["access"], &scan["indexHits"]), (&json!("scan"), &Value::Null));

@@ -104,7 +104,9 @@ impl DeviceHub {
             let known = explanation.incomplete.iter().filter_map(|id| u16::try_from(*id).ok());
             incomplete.extend(known.map(PartitionId));
             has_too_many_hits |= explanation.too_many;
-            hits = hits.zip(explanation.hits).map(|(one, other): (u64, u64)| one.saturating_add(other));
+            hits = hits
+                .zip(explanation.hits)
+                .map(|(one, other): (u64, u64)| one.saturating_add(other));
         }
         if incomplete.is_empty() && !has_too_many_hits {
             return IndexPlan::Used {

@@ -69,7 +69,10 @@ fn an_equality_is_preferred_and_what_may_be_missing_has_no_index() {
     let index = |condition: &str| choice(condition, &["tags.a", "tags.b"]).map(|choice| choice.name);
     assert_eq!(index("tags.a > 1 AND tags.b = 1").as_deref(), Some("tags.b"));
     assert_eq!(index("tags.a > 1 AND tags.c = 1").as_deref(), Some("tags.a"));
-    assert_eq!(index("tags.b IN ['x', 1] AND NOT tags.a = 1").as_deref(), Some("tags.b"));
+    assert_eq!(
+        index("tags.b IN ['x', 1] AND NOT tags.a = 1").as_deref(),
+        Some("tags.b")
+    );
     assert_eq!(index("tags.a = 1 OR tags.a = null").as_deref(), Some("tags.a"));
     assert_eq!(index("STARTSWITH(tags.a, 'x')").as_deref(), Some("tags.a"));
     for none in [
@@ -86,7 +89,11 @@ fn an_equality_is_preferred_and_what_may_be_missing_has_no_index() {
         assert_eq!(index(none), None, "{none}");
     }
     let values: Vec<String> = (0..200).map(|value| value.to_string()).collect();
-    assert_eq!(index(&format!("tags.a IN [{}]", values.join(", "))), None, "too many values");
+    assert_eq!(
+        index(&format!("tags.a IN [{}]", values.join(", "))),
+        None,
+        "too many values"
+    );
 }
 
 #[test]
@@ -209,8 +216,12 @@ fn condition() -> impl Strategy<Value = String> {
         scalar(),
     );
     let comparison = compared.prop_map(|(operator, value)| format!("tags.a {operator} {}", constant(&value)));
-    let list = proptest::collection::vec(scalar(), 0..4)
-        .prop_map(|list| format!("tags.a IN [{}]", list.iter().map(constant).collect::<Vec<_>>().join(", ")));
+    let list = proptest::collection::vec(scalar(), 0..4).prop_map(|list| {
+        format!(
+            "tags.a IN [{}]",
+            list.iter().map(constant).collect::<Vec<_>>().join(", ")
+        )
+    });
     let prefix = text().prop_map(|text| format!("STARTSWITH(tags.a, {})", constant(&json!(text))));
     let single = prop_oneof![4 => comparison, 1 => list, 2 => prefix];
     proptest::collection::vec(single, 1..4).prop_map(|parts| parts.join(" AND "))

@@ -111,7 +111,10 @@ impl Rig {
 
     fn append_raw(&mut self, bytes: Bytes) {
         self.log.entries.lock().push((self.next_index, bytes.clone()));
-        self.shared.lock().apply(at(self.next_index), &bytes, &IndexedChanges::default()).unwrap();
+        self.shared
+            .lock()
+            .apply(at(self.next_index), &bytes, &IndexedChanges::default())
+            .unwrap();
         self.next_index += 1;
         self.shared.lock().cache.evict();
         self.shared.wake_readers(&mut Vec::new());

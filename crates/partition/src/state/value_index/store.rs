@@ -10,7 +10,9 @@ use prost::Message as _;
 
 use super::entry::{behind, prefix};
 use super::memory::STATE_VERSION;
-use super::{EntryChange, EntryChanges, EntryKey, IndexFound, IndexSearch, IndexedState, ValueLength, ValueSelection, Write};
+use super::{
+    EntryChange, EntryChanges, EntryKey, IndexFound, IndexSearch, IndexedState, ValueLength, ValueSelection, Write,
+};
 use crate::log::record::DeviceStateKind;
 use crate::state::store::{Store, device_key, successor};
 

@@ -26,7 +26,12 @@ impl StateIndexer for Letters {
         self.0.clone()
     }
 
-    fn index(&self, _: &DeviceStateKey<'_>, state: &[u8], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), UnreadableState> {
+    fn index(
+        &self,
+        _: &DeviceStateKey<'_>,
+        state: &[u8],
+        found: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), UnreadableState> {
         for (place, letter) in state.chunks(1).enumerate() {
             found(place, letter);
         }
@@ -84,7 +89,11 @@ fn a_change_moves_an_entry() {
     indexes.start_write();
     indexes.apply(&state("a"), Some(&derived(b"x")), &derived(b"y"));
     let expected = [(b'x', "a".to_owned(), false), (b'y', "a".to_owned(), true)];
-    assert_eq!(unwritten(&indexes), expected, "the newer change wins over that being written");
+    assert_eq!(
+        unwritten(&indexes),
+        expected,
+        "the newer change wins over that being written"
+    );
     indexes.written();
     indexes.apply(&state("a"), Some(&derived(b"y")), &derived(b"x"));
     let expected = [(b'x', "a".to_owned(), true), (b'y', "a".to_owned(), false)];
@@ -160,7 +169,11 @@ fn building_continues_where_it_was_and_a_new_index_begins_again() {
     assert_eq!(*more.progress(), IndexProgress::Building(Bytes::new()));
     let other = proto::ValueIndexState { encoding: 6, ..stored };
     let other = indexes(&["first"], Some(other));
-    assert_eq!(*other.progress(), IndexProgress::Building(Bytes::new()), "of another encoding");
+    assert_eq!(
+        *other.progress(),
+        IndexProgress::Building(Bytes::new()),
+        "of another encoding"
+    );
 }
 
 #[test]

@@ -3,11 +3,9 @@
 mod continuation;
 pub(super) mod saved;
 
-use holdfast_device_hub::{
-    IndexPlan, QueryAccess, QueryExplanation, QueryFailure, QueryPage, QueryPosition,
-};
-use holdfast_model::{ErrorCode, PartitionId};
+use holdfast_device_hub::{IndexPlan, QueryAccess, QueryExplanation, QueryFailure, QueryPage, QueryPosition};
 use holdfast_model::limits::MAX_LIST_DEVICES;
+use holdfast_model::{ErrorCode, PartitionId};
 use holdfast_query::{Query, QueryError, Select};
 use serde_json::json;
 
