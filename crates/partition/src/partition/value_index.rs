@@ -22,7 +22,7 @@ use crate::state::{IndexFound, IndexSearch, UnreadableState, ValueIndexing};
 /// Values of a page.
 const PAGE: usize = 256;
 
-/// Entries that wait for the disk before building goes on.
+/// Entries that wait for the disk before the next page is read.
 const MAX_UNWRITTEN: usize = 4096;
 
 /// Entries of a page of a sweep.

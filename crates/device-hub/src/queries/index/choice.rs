@@ -69,7 +69,7 @@ impl IndexChoice {
             _ => return false,
         };
         let Some(text) = text else { return false };
-        // What cannot be read is evaluated, which says so.
+        // Unreadable content is evaluated, which says so.
         let Ok(content) = json::parse(text) else { return true };
         let value = encode(&Value::at(&content, rest));
         value.is_some_and(|value| self.has(&[&[self.collection][..], &value].concat()))

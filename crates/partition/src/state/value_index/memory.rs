@@ -106,7 +106,7 @@ impl ValueIndexes {
         let dropped: Vec<u32> = dropped.filter(|number| !numbers.contains(number)).collect();
         let progress = match declared.iter().all(|index| index.is_complete) {
             true => IndexProgress::Complete,
-            // What was read before was not read for a new one.
+            // The values up to the stored key were not read for a new one.
             false if is_new => IndexProgress::Building(Bytes::new()),
             false => IndexProgress::Building(stored.built_through),
         };
@@ -267,7 +267,7 @@ impl ValueIndexes {
         changes
     }
 
-    /// What is to be written with the next state. One write at a time.
+    /// The changes to write with the next state. One write at a time.
     pub(crate) fn start_write(&mut self) -> Write {
         self.writes += 1;
         // There are some if the last write has failed.
