@@ -13,7 +13,7 @@ mod fingerprint;
 mod leaf;
 mod refusal;
 
-pub use authority::{CaCertificate, CaError, CaSet};
+pub use authority::{CaCertificate, CaError, CaSet, read_certificate};
 pub use chain::{VerifiedChain, check_size, verify_chain};
 pub use fingerprint::CertificateFingerprints;
 pub use leaf::ClientCertificate;

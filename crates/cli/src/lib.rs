@@ -6,6 +6,7 @@
 //! Not here: running a hub, its configuration and dev mode (`holdfast`).
 
 mod c2d;
+mod ca;
 pub mod cluster;
 mod consumer_group;
 mod device;
@@ -50,6 +51,11 @@ pub enum Command {
         #[command(subcommand)]
         command: consumer_group::Command,
     },
+    /// Manage the CAs whose devices the hub accepts
+    Ca {
+        #[command(subcommand)]
+        command: ca::Command,
+    },
     /// Look at the cluster
     Cluster {
         #[command(subcommand)]
@@ -76,6 +82,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::C2d { command } => c2d::run(command),
         Command::Twin { command } => twin::run(command),
         Command::ConsumerGroup { command } => consumer_group::run(&command),
+        Command::Ca { command } => ca::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
         Command::Query(args) => query::run(&args),

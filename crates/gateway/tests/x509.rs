@@ -12,11 +12,11 @@ use holdfast_auth::x509::CertificateFingerprints;
 use holdfast_device_hub::AuditRecord;
 use holdfast_model::{CertificateChain, IdentityId, ModuleId, NodeId, RefusalReason};
 use holdfast_registry::{
-    AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, Thumbprint, Thumbprints, WriteOperation,
+    AuthenticationWrite, Authorities, IdentityContent, IdentityWrite, IfMatch, Thumbprint, Thumbprints, WriteOperation,
 };
 use holdfast_simulation::{HOST, identity, simulate};
 use holdfast_testkit::eventually;
-use rcgen::{Certificate, CertificateParams, DnType, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use support::{Bench, DEVICE, Device, NODE};
 use time::OffsetDateTime;
 
@@ -32,6 +32,54 @@ fn certificate(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -
     params.distinguished_name.push(DnType::CommonName, common_name);
     change(&mut params);
     params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A CA with its key.
+struct Ca {
+    params: CertificateParams,
+    key: KeyPair,
+    certificate: Certificate,
+}
+
+impl Ca {
+    fn root(common_name: &str) -> Self {
+        let (params, key) = (Self::params(common_name), KeyPair::generate().unwrap());
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            params,
+            key,
+            certificate,
+        }
+    }
+
+    fn params(common_name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certificate {
+        params
+            .signed_by(key, &Issuer::from_params(&self.params, &self.key))
+            .unwrap()
+    }
+
+    fn below(&self, common_name: &str) -> Self {
+        let (params, key) = (Self::params(common_name), KeyPair::generate().unwrap());
+        let certificate = self.sign(&params, &key);
+        Self {
+            params,
+            key,
+            certificate,
+        }
+    }
+
+    fn device(&self, common_name: &str) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        self.sign(&params, &KeyPair::generate().unwrap())
+    }
 }
 
 fn chain(certificates: &[&Certificate]) -> CertificateChain {
@@ -82,6 +130,39 @@ impl Hub {
         .await;
     }
 
+    /// Registers a CA, and waits until every node has it.
+    async fn register(&self, name: &str, ca: &Ca, is_verified: bool) {
+        let registry = self.0.cluster.hub(NodeId(NODE)).registry();
+        let put = registry.put_authority(name, ca.certificate.der(), Some(is_verified), Some(&IfMatch::Any));
+        let etag = match put.await {
+            Ok((_, replaced)) => replaced.etag,
+            Err(_) => {
+                registry
+                    .put_authority(name, ca.certificate.der(), Some(is_verified), None)
+                    .await
+                    .unwrap()
+                    .1
+                    .etag
+            }
+        };
+        self.everywhere(|found| found.get(name).is_some_and(|found| found.etag == etag))
+            .await;
+    }
+
+    async fn unregister(&self, name: &str) {
+        let registry = self.0.cluster.hub(NodeId(NODE)).registry();
+        registry.remove_authority(name, &IfMatch::Any).await.unwrap();
+        self.everywhere(|found| found.get(name).is_none()).await;
+    }
+
+    async fn everywhere(&self, holds: impl Fn(&Authorities) -> bool) {
+        eventually("the CAs everywhere", || {
+            let nodes = self.0.cluster.nodes.values();
+            nodes.into_iter().all(|node| holds(&node.hub.registry().authorities()))
+        })
+        .await;
+    }
+
     /// What the hub answers to a CONNECT of `id`, with the password that the caller may have.
     async fn connect(
         &self,
@@ -89,7 +170,17 @@ impl Hub {
         shown: Option<&CertificateChain>,
         password: Option<&[u8]>,
     ) -> (Device, Vec<u8>) {
-        let mut device = self.0.open_with_certificates(NodeId(NODE), shown.cloned());
+        self.connect_at(NodeId(NODE), id, shown, password).await
+    }
+
+    async fn connect_at(
+        &self,
+        node: NodeId,
+        id: &IdentityId,
+        shown: Option<&CertificateChain>,
+        password: Option<&[u8]>,
+    ) -> (Device, Vec<u8>) {
+        let mut device = self.0.open_with_certificates(node, shown.cloned());
         let username = format!("{HOST}/{id}/?api-version=2021-04-12");
         let client_id = id.to_string();
         let packet = holdfast_mqtt::codec::Packet::Connect(holdfast_mqtt::codec::Connect {
@@ -293,6 +384,100 @@ fn what_is_no_certificate_is_refused_with_the_fault() {
             let shown = CertificateChain::new([Bytes::from(junk)]).unwrap();
             let refused = hub.refuses(Some(&shown), None, RefusalReason::Malformed).await;
             assert!(refused.detail.is_some());
+        }
+    });
+}
+
+#[test]
+fn a_device_of_a_verified_ca_is_known_by_its_common_name() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let root = Ca::root("root");
+        let factory = root.below("factory");
+        let device = factory.device(DEVICE);
+        let full = chain(&[&device, &factory.certificate, &root.certificate]);
+        hub.write(&identity(DEVICE), AuthenticationWrite::CertificateAuthority)
+            .await;
+        hub.refuses(Some(&full), None, RefusalReason::Chain).await;
+        hub.register("root", &root, false).await;
+        hub.refuses(Some(&full), None, RefusalReason::Chain).await;
+        hub.register("root", &root, true).await;
+        hub.accepts(&full).await;
+        hub.accepts(&chain(&[&device, &factory.certificate])).await;
+        let alone = hub.refuses(Some(&chain(&[&device])), None, RefusalReason::Chain).await;
+        assert!(alone.detail.unwrap().contains("factory"), "the missing issuer is named");
+        // An intermediate may be the hub's CA.
+        hub.register("factory", &factory, true).await;
+        hub.accepts(&chain(&[&device])).await;
+        let other = factory.device("dev-2");
+        let refused = hub
+            .refuses(Some(&chain(&[&other])), None, RefusalReason::CommonName)
+            .await;
+        assert!(refused.detail.unwrap().contains("\"dev-2\""));
+        hub.refuses(None, Some(hub.token().as_bytes()), RefusalReason::AuthType)
+            .await;
+        // A module has its device's name and its own.
+        let id = IdentityId {
+            module: Some(ModuleId::parse("m").unwrap()),
+            ..identity(DEVICE)
+        };
+        hub.write(&id, AuthenticationWrite::CertificateAuthority).await;
+        for (name, expected) in [("dev-1/m", ACCEPTED), ("dev-1", REFUSED), ("m", REFUSED)] {
+            let shown = chain(&[&factory.device(name)]);
+            let (_device, connack) = hub.connect(&id, Some(&shown), None).await;
+            assert_eq!(connack, expected, "{name}");
+        }
+    });
+}
+
+#[test]
+fn removing_a_ca_closes_the_sessions_that_it_carried_and_no_others() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let (old, new) = (Ca::root("old"), Ca::root("new"));
+        let (by_old, by_new) = (old.device(DEVICE), new.device(DEVICE));
+        hub.write(&identity(DEVICE), AuthenticationWrite::CertificateAuthority)
+            .await;
+        hub.register("old", &old, true).await;
+        let mut device = hub.accepts(&chain(&[&by_old])).await;
+        // Both count while one replaces the other.
+        hub.register("new", &new, true).await;
+        device.gets_nothing().await;
+        let mut newer = hub.accepts(&chain(&[&by_new])).await;
+        assert!(device.rest().await.is_empty(), "the newer connection took its place");
+        hub.unregister("old").await;
+        newer.gets_nothing().await;
+        newer.send(&support::telemetry(1)).await;
+        assert_eq!(newer.pubacks(1).await, [1]);
+        hub.refuses(Some(&chain(&[&by_old])), None, RefusalReason::Chain).await;
+        // Taking the verification back is as good as removing.
+        hub.register("new", &new, false).await;
+        assert!(newer.rest().await.is_empty());
+        hub.last(RefusalReason::Revoked).await;
+        hub.register("new", &new, true).await;
+        let newest = hub.accepts(&chain(&[&by_new])).await;
+        hub.unregister("new").await;
+        assert!(newest.rest().await.is_empty());
+        hub.last(RefusalReason::Revoked).await;
+    });
+}
+
+/// Sessions at other gateways are closed by those gateways, each by its own replica.
+#[test]
+fn a_removed_ca_closes_sessions_on_every_node() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let root = Ca::root("root");
+        hub.register("root", &root, true).await;
+        hub.write(&identity(DEVICE), AuthenticationWrite::CertificateAuthority)
+            .await;
+        for node in holdfast_simulation::NODES {
+            let shown = chain(&[&root.device(DEVICE)]);
+            let (device, connack) = hub.connect_at(node, &identity(DEVICE), Some(&shown), None).await;
+            assert_eq!(connack, ACCEPTED);
+            hub.unregister("root").await;
+            assert!(device.rest().await.is_empty());
+            hub.register("root", &root, true).await;
         }
     });
 }

@@ -24,6 +24,8 @@ pub enum RegistryEvent {
     Settings,
     /// Members or placements changed: see [`Registry::cluster`](crate::Registry::cluster).
     Cluster,
+    /// CAs changed: see [`Registry::authorities`](crate::Registry::authorities).
+    Authorities,
     /// Changes were missed: the subscriber must read every identity, setting and member that it uses again.
     Resync,
 }

@@ -22,6 +22,8 @@ holdfast_config::section! {
         pub max_waiting_confirms: usize = 4096, in 1..=1_000_000 => "must be between 1 and 1000000";
         /// How many writes may be in flight at once; further ones get the error that the hub is busy.
         pub max_writes: usize = 1024, in 1..=100_000 => "must be between 1 and 100000";
+        /// How many CAs the hub may have.
+        pub max_cas: u32 = 25, in 1..=1000 => "must be between 1 and 1000";
     }
     fixed {
         /// Number of applied commands that stay in the log for replicas that were unreachable; older ones are deleted once

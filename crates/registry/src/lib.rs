@@ -9,6 +9,7 @@
 //! Start at [`Registry`], then [`state::apply`].
 #![warn(missing_docs)]
 
+mod authorities;
 mod cache;
 mod change_feed;
 mod cluster;
@@ -30,6 +31,7 @@ mod snapshot;
 pub mod state;
 mod write;
 
+pub use authorities::{Authorities, Authority};
 pub use change_feed::{Changes, RegistryEvent};
 pub use cluster::{
     ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFETIME, MAX_JOIN_TOKENS, MAX_NODES, MAX_REPLICAS, MAX_REPLICATION_FACTOR,

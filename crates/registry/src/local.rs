@@ -14,6 +14,7 @@ use holdfast_tasks::sync::RwLock;
 use holdfast_tasks::watch;
 use prost::Message;
 
+use crate::authorities::Authorities;
 use crate::cache::IdentityCache;
 use crate::change_feed::Feed;
 use crate::cluster::{self, ClusterView, JoinToken, Placement};
@@ -56,6 +57,7 @@ pub(crate) struct Local {
     pub(crate) metrics: Metrics,
     settings: RwLock<Option<Arc<HubSettings>>>,
     cluster: RwLock<Arc<ClusterView>>,
+    authorities: RwLock<Arc<Authorities>>,
     saved_queries: watch::Sender<Arc<SavedQueries>>,
 }
 
@@ -69,6 +71,7 @@ impl Local {
             metrics: Metrics::new(),
             settings: RwLock::new(None),
             cluster: RwLock::default(),
+            authorities: RwLock::default(),
             saved_queries: watch::Sender::new(Arc::default()),
         };
         local.reload()?;
@@ -84,6 +87,7 @@ impl Local {
             .transpose()?;
         *self.settings.write() = settings.map(Arc::new);
         self.reload_cluster()?;
+        self.reload_authorities()?;
         self.reload_saved_queries()?;
         self.count(self.statistics()?);
         Ok(())
@@ -134,6 +138,18 @@ impl Local {
 
     pub(crate) fn watch_saved_queries(&self) -> watch::Receiver<Arc<SavedQueries>> {
         self.saved_queries.subscribe()
+    }
+
+    /// Reloads the CAs from disk.
+    pub(crate) fn reload_authorities(&self) -> Result<(), ApplyError> {
+        let records = self.records::<proto::CaRecord>(&layout::cas())?;
+        let authorities = Authorities::new(records.into_iter().map(|(_, record)| record));
+        *self.authorities.write() = Arc::new(authorities);
+        Ok(())
+    }
+
+    pub(crate) fn authorities(&self) -> Arc<Authorities> {
+        self.authorities.read().clone()
     }
 
     pub(crate) fn cluster(&self) -> Arc<ClusterView> {

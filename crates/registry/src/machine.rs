@@ -99,6 +99,10 @@ impl Machine {
             self.local.reload_cluster()?;
             self.local.feed.send(RegistryEvent::Cluster);
         }
+        if effects.authorities_changed {
+            self.local.reload_authorities()?;
+            self.local.feed.send(RegistryEvent::Authorities);
+        }
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;
         }

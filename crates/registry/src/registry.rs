@@ -1,5 +1,6 @@
 //! The handle for all other crates: writes, reads, read barrier, change feed.
 
+mod authorities;
 mod cluster;
 mod saved_queries;
 mod start;
@@ -45,6 +46,7 @@ struct Shared {
     writes: Semaphore,
     clock: Clock,
     log_entries: u64,
+    max_cas: u32,
 }
 
 /// The result of one identity's write.

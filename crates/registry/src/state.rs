@@ -6,6 +6,7 @@
 //! later entries, and become durable together; a refused entry writes nothing.
 //! Not here: the disk and the applied position (`machine`), proposals (`registry`), checks of clients' values (`write`).
 
+mod authorities;
 mod cluster;
 mod edge;
 mod identity;
@@ -20,6 +21,7 @@ use holdfast_model::{GenerationId, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{Counters, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand};
 
+pub(crate) use authorities::ANY_ETAG;
 pub use rejection::{ApplyError, Rejection};
 pub use settings::DEFAULT_CONSUMER_GROUP;
 pub(crate) use view::decode;
@@ -28,8 +30,8 @@ pub use view::{Base, View};
 /// The newest version of commands that this code can apply.
 ///
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
-/// a node's state that expect an earlier state. 5: saved queries.
-pub const COMMAND_VERSION: u32 = 5;
+/// a node's state that expect an earlier state. 5: saved queries. 6: CAs.
+pub const COMMAND_VERSION: u32 = 6;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -57,6 +59,7 @@ pub fn version_of(command: &Command) -> u32 {
         Command::SetNodeState(command) if command.expected_state() == NodeState::Unspecified => 2,
         Command::SetNodeState(_) => 4,
         Command::PutSavedQuery(_) | Command::RemoveSavedQuery(_) => 5,
+        Command::PutCa(_) | Command::RemoveCa(_) | Command::SetCaCode(_) | Command::VerifyCa(_) => 6,
     }
 }
 
@@ -99,6 +102,8 @@ pub struct Effects {
     pub cluster_changed: bool,
     /// Whether saved queries changed.
     pub saved_queries_changed: bool,
+    /// Whether CAs changed.
+    pub authorities_changed: bool,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -110,6 +115,7 @@ struct Work<'a> {
     settings: Option<HubSettings>,
     cluster_changed: bool,
     saved_queries_changed: bool,
+    authorities_changed: bool,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
@@ -158,6 +164,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         settings: None,
         cluster_changed: false,
         saved_queries_changed: false,
+        authorities_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -183,11 +190,14 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
             answer.entries.push(entry_answer(outcome)?);
         }
         other => {
-            let outcome = match cluster::change(&mut work, other) {
+            let done = |()| EntryAnswer::default();
+            let outcome = match authorities::change(&mut work, other) {
                 Some(outcome) => outcome,
-                None => settings::change(&mut work, other),
+                None => match cluster::change(&mut work, other) {
+                    Some(outcome) => outcome.map(done),
+                    None => settings::change(&mut work, other).map(done),
+                },
             };
-            let outcome = outcome.map(|()| EntryAnswer::default());
             answer.entries.push(entry_answer(outcome)?);
         }
     }
@@ -205,6 +215,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         settings: work.settings,
         cluster_changed: work.cluster_changed,
         saved_queries_changed: work.saved_queries_changed,
+        authorities_changed: work.authorities_changed,
     })
 }
 

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "rest/c2d.rs"]
 mod c2d;
+#[path = "rest/certificates.rs"]
+mod certificates;
 #[path = "rest/holdfast_api.rs"]
 mod holdfast_api;
 #[path = "rest/identities.rs"]

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { X509Certificate, createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
@@ -69,4 +69,35 @@ test('a thumbprint that is taken away ends the session', async () => {
     await gone;
   });
   await connected(clientOf(next, deviceId), (client) => client.sendEvent(new Message('next')));
+});
+
+/** A certificate of `issuer`, or of itself; a device sends the issuers below the root with it. */
+function issued(commonName, issuer, extensions) {
+  const file = path.join(folder, `${++numbers}`);
+  writeFileSync(`${file}.ext`, extensions.join('\n'));
+  openssl('req', '-new', '-newkey', ...P256, '-nodes', '-subj', `/CN=${commonName}`, '-keyout', `${file}.key`, '-out', `${file}.csr`);
+  const by = issuer ? ['-CA', `${issuer.file}.pem`, '-CAkey', `${issuer.file}.key`, '-CAcreateserial'] : ['-signkey', `${file}.key`];
+  openssl('x509', '-req', '-in', `${file}.csr`, ...by, '-days', '30', '-extfile', `${file}.ext`, '-out', `${file}.pem`);
+  const own = made(file);
+  const above = issuer?.above ?? [];
+  return { ...own, above: [own.cert, ...above], cert: [own.cert, ...above.slice(0, -1)].join('') };
+}
+
+const CA = ['basicConstraints=critical,CA:TRUE', 'keyUsage=critical,keyCertSign'];
+const DEVICE = ['basicConstraints=CA:FALSE', 'extendedKeyUsage=clientAuth'];
+
+test('a device of a CA is known by its common name, over an issuer that it sends', async () => {
+  const root = issued('root', undefined, CA);
+  const factory = issued('factory', root, CA);
+  const name = unique('ca');
+  cli('ca', 'add', name, '--file', `${root.file}.pem`, '--verified');
+  for (const transport of [Mqtt, MqttWs]) {
+    const deviceId = unique();
+    await createDevice(deviceId, { authentication: { type: 'certificateAuthority' } });
+    const own = issued(deviceId, factory, DEVICE);
+    await connected(clientOf(own, deviceId, transport), (client) => client.sendEvent(new Message('by CA')));
+    assert.deepEqual((await read({ deviceId }, 1)).map(text), ['by CA']);
+    await refused(clientOf(issued(`${deviceId}x`, factory, DEVICE), deviceId, transport));
+    await refused(clientOf(issued(deviceId, issued('root', undefined, CA), DEVICE), deviceId, transport));
+  }
 });

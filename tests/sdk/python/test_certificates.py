@@ -6,6 +6,7 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, X509
 from azure.iot.device.exceptions import CredentialError
 from certificates import Workshop
+from harness import sas_token
 from hub_under_test import Reader, connected, system, unique, until
 
 
@@ -107,3 +108,87 @@ def test_a_device_is_made_with_the_words_of_az(hub, workshop):
     with connected(client_of(hub, own, device_id)) as client:
         client.send_message("x")
     assert "SHA-1" in hub.running.cli("device", "diagnose", device_id)
+
+
+@pytest.fixture(scope="module")
+def fleet(hub, workshop):
+    """A root that the hub has verified by a proof of possession, and an intermediate below it."""
+    root = workshop.ca(unique("root"))
+    factory = workshop.ca(unique("factory"), root)
+    name = unique("fleet")
+    cli = hub.running.cli
+    cli("ca", "add", name, "--file", str(root.certificate_file))
+    code = cli("ca", "verify", name, "-o", "text").strip()
+    assert len(code) == 48
+    proof = workshop.device(code, root)
+    verified = json.loads(cli("ca", "verify", name, "--proof", str(proof.certificate_file)))
+    assert verified["properties"]["isVerified"]
+    assert name in cli("ca", "list")
+    return factory
+
+
+def by_ca(hub, module_id=None, device_id=None):
+    device_id = device_id or unique()
+    if module_id is None:
+        hub.registry.create_device_with_certificate_authority(device_id, "enabled")
+    else:
+        hub.registry.create_module_with_certificate_authority(device_id, module_id, "")
+    return device_id
+
+
+@pytest.mark.parametrize("websockets", [False, True])
+def test_a_device_of_a_ca_is_known_by_its_common_name(hub, workshop, fleet, websockets):
+    device_id = by_ca(hub)
+    own = workshop.device(device_id, fleet)
+    with connected(client_of(hub, own, device_id, websockets=websockets)) as client:
+        client.send_message("by CA")
+    with Reader(hub) as reader:
+        event = reader.wait_for(device_id, 1)[0]
+    method = json.loads(system(event)["iothub-connection-auth-method"])
+    assert (method["scope"], method["type"]) == ("device", "x509")
+
+
+def test_another_name_another_ca_and_a_token_are_refused_and_diagnosed(hub, workshop, fleet):
+    device_id = by_ca(hub)
+    for certificate, reason in [
+        (workshop.device(device_id + "x", fleet), "cn"),
+        (workshop.device(device_id, workshop.ca("foreign")), "chain"),
+        (workshop.self_signed(device_id), "chain"),
+    ]:
+        refused(client_of(hub, certificate, device_id))
+        record = last_refusal(hub, device_id)
+        assert record["reason"] == reason and record["detail"], record
+    name, key = hub.policy_key("device")
+    refused(hub.client_with_token(sas_token(f"{hub.host}/devices/{device_id}", key, name)))
+    assert last_refusal(hub, device_id)["reason"] == "auth_type"
+
+
+def test_a_module_of_a_ca_is_known_by_both_names(hub, workshop, fleet):
+    device_id = by_ca(hub)
+    by_ca(hub, "m", device_id)
+    with connected(client_of(hub, workshop.device(f"{device_id}/m", fleet), device_id, "m")) as client:
+        client.send_message("x")
+    refused(client_of(hub, workshop.device(device_id, fleet), device_id, "m"))
+
+
+def test_a_removed_ca_ends_its_sessions(hub, workshop):
+    ca, name = workshop.ca("short-lived"), unique("ca")
+    hub.running.cli("ca", "add", name, "--file", str(ca.certificate_file), "--verified")
+    device_id = unique()
+    hub.running.cli("device", "create", "-d", device_id, "--auth-method", "x509_ca")
+    own = workshop.device(device_id, ca)
+    with connected(client_of(hub, own, device_id)) as client:
+        session = json.loads(hub.running.cli("device", "diagnose", device_id, "-o", "json"))["session"]
+        assert session["certificate"]["ca"] == name
+        hub.running.cli("ca", "delete", name)
+        until(lambda: not client.connected, "the hub to close the session of a removed CA")
+    refused(client_of(hub, own, device_id))
+
+
+def test_certificates_with_rsa_keys_work(hub):
+    workshop = Workshop(key=("rsa:2048",))
+    ca, name = workshop.ca("rsa"), unique("rsa")
+    hub.running.cli("ca", "add", name, "--file", str(ca.certificate_file), "--verified")
+    device_id = by_ca(hub)
+    with connected(client_of(hub, workshop.device(device_id, workshop.ca("below", ca)), device_id)) as client:
+        client.send_message("x")

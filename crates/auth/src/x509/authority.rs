@@ -1,11 +1,12 @@
 //! The hub's CAs: what an uploaded certificate must be, and how the CA of a chain is found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_model::UnixMillis;
 use holdfast_model::limits::MAX_CERTIFICATE_BYTES;
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
@@ -16,9 +17,18 @@ use crate::x509::chain::{SIGNATURES, describe};
 
 const WHICH: &str = "the CA's certificate";
 
+/// How PEM begins.
+const PEM_BEGIN: &str = "-----BEGIN";
+
+/// Longest text of a certificate: the largest one in base64 twice, with line ends.
+const MAX_TEXT_BYTES: usize = MAX_CERTIFICATE_BYTES * 2;
+
 /// Why a certificate cannot be a CA of the hub, or does not prove that its owner has the CA's key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CaError {
+    /// The text is no certificate.
+    #[error("the certificate cannot be read: {0}")]
+    Text(&'static str),
     /// Larger than `limits::MAX_CERTIFICATE_BYTES`.
     #[error("the certificate has {0} bytes; allowed are {MAX_CERTIFICATE_BYTES}")]
     TooLarge(usize),
@@ -40,6 +50,36 @@ pub enum CaError {
     /// The certificate with the verification code was not signed by the CA.
     #[error("the CA has not signed the certificate: {0}")]
     NotSigned(String),
+}
+
+/// The DER form of a certificate that an operator has given as text: PEM, or base64 of DER or of PEM.
+///
+/// # Errors
+/// [`CaError::Text`], also for PEM with several certificates: it would not be clear which one counts.
+pub fn read_certificate(text: &str) -> Result<Vec<u8>, CaError> {
+    use base64::Engine as _;
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(CaError::TooLarge(text.len()));
+    }
+    let pem = |bytes: &[u8]| -> Result<Vec<u8>, CaError> {
+        let mut certificates = CertificateDer::pem_slice_iter(bytes);
+        match (certificates.next(), certificates.next()) {
+            (Some(Ok(only)), None) => Ok(only.to_vec()),
+            (Some(Ok(_)), Some(_)) => Err(CaError::Text("it holds more than one certificate")),
+            (Some(Err(_)), _) | (None, _) => Err(CaError::Text("it is neither PEM nor base64 of DER")),
+        }
+    };
+    if text.contains(PEM_BEGIN) {
+        return pem(text.as_bytes());
+    }
+    let compact: String = text.split_ascii_whitespace().collect();
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(compact)
+        .map_err(|_| CaError::Text("it is neither PEM nor base64 of DER"))?;
+    if bytes.starts_with(PEM_BEGIN.as_bytes()) {
+        return pem(&bytes);
+    }
+    Ok(bytes)
 }
 
 /// A CA's certificate, read and checked; cheap to use for many chains.
@@ -214,24 +254,27 @@ impl<'a> SentIssuer<'a> {
 #[derive(Debug, Default)]
 pub struct CaSet {
     by_subject: HashMap<Box<[u8]>, Vec<Arc<CaCertificate>>>,
+    digests: HashSet<[u8; 32]>,
 }
 
 impl CaSet {
     /// The set of `authorities`.
     pub fn new(authorities: impl IntoIterator<Item = Arc<CaCertificate>>) -> Self {
-        let mut by_subject: HashMap<Box<[u8]>, Vec<Arc<CaCertificate>>> = HashMap::new();
+        let mut set = Self::default();
         for authority in authorities {
-            by_subject.entry(authority.subject.clone()).or_default().push(authority);
+            set.digests.insert(authority.fingerprints.sha256);
+            set.by_subject
+                .entry(authority.subject.clone())
+                .or_default()
+                .push(authority);
         }
-        Self { by_subject }
+        set
     }
 
     /// Whether it holds the certificate with this SHA-256.
     #[must_use]
     pub fn holds(&self, sha256: &[u8; 32]) -> bool {
-        let all = self.by_subject.values().flatten();
-        all.into_iter()
-            .any(|authority| authority.fingerprints.sha256 == *sha256)
+        self.digests.contains(sha256)
     }
 
     /// The CAs with a name, in DER.

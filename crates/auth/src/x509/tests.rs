@@ -309,3 +309,38 @@ fn the_owner_of_a_cas_key_proves_it_with_a_certificate_for_the_code() {
         Err(CaError::Certificate(CertificateRefusal::LeafIsCa))
     ));
 }
+
+#[test]
+fn a_certificate_is_read_in_every_form_that_tools_write() {
+    use base64::Engine as _;
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let root = Ca::root("root");
+    let (der, pem) = (root.der(), root.certificate.pem());
+    let broken = base64(&der)
+        .as_bytes()
+        .chunks(64)
+        .map(|line| String::from_utf8_lossy(line) + "\r\n")
+        .collect::<String>();
+    for text in [
+        pem.clone(),
+        base64(&der),
+        base64(pem.as_bytes()),
+        broken,
+        format!("subject=x\n{pem}"),
+    ] {
+        assert_eq!(read_certificate(&text).unwrap(), der);
+    }
+    for text in [
+        String::new(),
+        "x".to_owned(),
+        format!("{pem}{pem}"),
+        "-----BEGIN CERTIFICATE-----".to_owned(),
+    ] {
+        let read = read_certificate(&text).and_then(|der| CaCertificate::parse(&der));
+        assert!(read.is_err(), "{text}");
+    }
+    assert!(matches!(
+        read_certificate(&"A".repeat(100_000)),
+        Err(CaError::TooLarge(100_000))
+    ));
+}

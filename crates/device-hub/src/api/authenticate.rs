@@ -183,7 +183,8 @@ fn with_certificate(
         _ => {
             leaf.check_common_name(&identity.id.to_string())
                 .map_err(by_certificate)?;
-            let verified = verify_chain(chain, &leaf, &CaSet::default(), now).map_err(by_certificate)?;
+            let authorities = parts.registry.authorities();
+            let verified = verify_chain(chain, &leaf, authorities.verified(), now).map_err(by_certificate)?;
             (verified.ends, Some(verified.ca), false)
         }
     };
@@ -212,13 +213,18 @@ fn mismatch(leaf: &ClientCertificate<'_>, registered: &Thumbprints) -> Certifica
 }
 
 /// Whether a session that was opened with a key or a certificate of `identity` may stay.
-pub(crate) fn still_valid(identity: &Identity, key: KeyFingerprint, certificate: Option<&SessionCertificate>) -> bool {
+pub(crate) fn still_valid(
+    identity: &Identity,
+    key: KeyFingerprint,
+    certificate: Option<&SessionCertificate>,
+    authorities: &CaSet,
+) -> bool {
     match (&identity.authentication, certificate) {
         (Authentication::Sas(keys), None) => keys.holds(key),
         (Authentication::SelfSigned(thumbprints), Some(shown)) => {
             shown.ca.is_none() && thumbprints.of(&shown.fingerprints).is_some()
         }
-        (Authentication::CertificateAuthority, Some(shown)) => shown.ca.is_some(),
+        (Authentication::CertificateAuthority, Some(shown)) => shown.ca.is_some_and(|ca| authorities.holds(&ca)),
         _ => false,
     }
 }

@@ -92,8 +92,8 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
                 }
                 Some(change.id)
             }
-            // Policies may have changed, or changes were missed: check all sessions.
-            Some(RegistryEvent::Settings | RegistryEvent::Resync) => {
+            // Policies or CAs may have changed, or changes were missed: check all sessions.
+            Some(RegistryEvent::Settings | RegistryEvent::Authorities | RegistryEvent::Resync) => {
                 for partition in hub.parts.partitions.count().iter() {
                     for (number, session) in (1..).zip(hub.sessions.of_partition(partition)) {
                         check_local_session(&hub, partition, &session);
@@ -196,7 +196,11 @@ impl DeviceHub {
         }
         match &info.policy {
             Some(name) => registry.policy(name).is_some_and(|policy| policy.keys.holds(info.key)),
-            None => still_valid(&registered, info.key, info.certificate.as_deref()),
+            None => {
+                let authorities = registry.authorities();
+                let certificate = info.certificate.as_deref();
+                still_valid(&registered, info.key, certificate, authorities.verified())
+            }
         }
     }
 }

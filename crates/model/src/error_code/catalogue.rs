@@ -146,7 +146,8 @@ catalogue! {
     404006 AmqpAddressNotFound: NotFound, "the link address names no endpoint, consumer group or event hub of this hub",
         device "check EntityPath and consumer group of the connection string", operator "create the consumer group if it should exist";
     404007 RoutingEndpointResponseNotFound: NotFound, "a routing endpoint answered that its target does not exist";
-    404008 CertificateNotFound: NotFound, "no such certificate";
+    404008 CertificateNotFound: NotFound, "the hub has no CA with this name",
+        device "nothing: only calls about CAs get it", operator "see `holdfast ca list`";
     404009 ElasticPoolTenantHubNotFound: NotFound, "no such tenant hub";
     404010 ModuleNotFound: NotFound, "no module with this id is registered on the device",
         device "check device and module id (both are case-sensitive)", operator "register the module, or find out who deleted it in the audit log";

@@ -94,6 +94,7 @@ impl Registry {
             writes: Semaphore::new(config.max_writes),
             clock,
             log_entries: config.log_entries,
+            max_cas: config.max_cas,
         }));
         let shared = Arc::downgrade(&registry.0);
         holdfast_tasks::spawn_critical("registry-trim", trim(shared.clone(), host.on_fatal.clone()));

@@ -15,6 +15,7 @@ pub(crate) const COUNTERS: &[u8] = b"c";
 pub(crate) const SETTINGS: &[u8] = b"s";
 /// `ClusterRecord`.
 pub(crate) const CLUSTER: &[u8] = b"k";
+const CA: u8 = b'x';
 const DEVICE: u8 = b'd';
 const JOIN_TOKEN: u8 = b'j';
 const MODULE: u8 = b'm';
@@ -95,6 +96,16 @@ pub(crate) fn saved_query(name: &str) -> Vec<u8> {
 /// The keys of all saved queries, by name.
 pub(crate) fn saved_queries() -> Range<Vec<u8>> {
     kind(SAVED_QUERY)
+}
+
+/// `CaRecord`; names are found in any case.
+pub(crate) fn ca(name: &str) -> Vec<u8> {
+    join(CA, &[name.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all CAs, by name.
+pub(crate) fn cas() -> Range<Vec<u8>> {
+    kind(CA)
 }
 
 fn kind(letter: u8) -> Range<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! Rules one by one; the random comparison with a small model is in `tests/model.rs`.
 
+mod authorities;
 mod cluster;
 mod model;
 mod saved_queries;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod c2d;
+mod certificates;
 mod cluster;
 mod diagnose;
 mod holdfast_api;
@@ -79,6 +80,14 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {
             holdfast_api::delete_consumer_group(&name, &request).await
         }
+        Call::Holdfast(HoldfastCall::ListCertificates) => certificates::list(&request).await,
+        Call::Holdfast(HoldfastCall::GetCertificate(name)) => certificates::get(&name, &request).await,
+        Call::Holdfast(HoldfastCall::PutCertificate(name)) => certificates::put(&name, request).await,
+        Call::Holdfast(HoldfastCall::DeleteCertificate(name)) => certificates::delete(&name, &request).await,
+        Call::Holdfast(HoldfastCall::GenerateVerificationCode(name)) => {
+            certificates::generate_code(&name, &request).await
+        }
+        Call::Holdfast(HoldfastCall::VerifyCertificate(name)) => certificates::verify(&name, request).await,
         Call::Holdfast(HoldfastCall::ClusterStatus) => cluster::status(&request).await,
         Call::Holdfast(HoldfastCall::SetReplication) => cluster::set_replication(request).await,
         Call::Holdfast(HoldfastCall::CreateJoinToken) => cluster::create_token(request).await,

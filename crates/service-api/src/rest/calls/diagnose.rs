@@ -3,7 +3,7 @@
 use data_encoding::HEXUPPER;
 use holdfast_device_hub::{DeliveryKind, Diagnosis};
 use holdfast_model::IdentityId;
-use holdfast_registry::{Authentication, Identity};
+use holdfast_registry::{Authentication, Authorities, Identity};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
@@ -23,7 +23,7 @@ pub(super) async fn diagnose(id: &IdentityId, request: &Request<'_>) -> Result<R
         "identity": identity.as_deref().map(show_identity),
         "connectionState": connection,
         "connectionStateUpdatedTime": timestamps::iso(diagnosis.connection.updated),
-        "session": show_session(&diagnosis),
+        "session": show_session(&diagnosis, &request.shared.registry().authorities()),
         "refusals": show_refusals(&diagnosis),
         "warnings": identity.as_deref().map(warnings).unwrap_or_default(),
     });
@@ -58,7 +58,7 @@ fn warnings(identity: &Identity) -> Vec<String> {
     deprecated.collect()
 }
 
-fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
+fn show_session(diagnosis: &Diagnosis, authorities: &Authorities) -> Option<Value> {
     let session = diagnosis.session.as_ref()?;
     Some(json!({
         "number": format!("{}.{}", session.number.term, session.number.counter),
@@ -71,6 +71,10 @@ fn show_session(diagnosis: &Diagnosis) -> Option<Value> {
             "sha1Thumbprint": shown.fingerprints.sha1_hex(),
             "sha256Thumbprint": shown.fingerprints.sha256_hex(),
             "caThumbprint": shown.ca.map(|ca| HEXUPPER.encode(&ca)),
+            "ca": authorities
+                .iter()
+                .find(|authority| Some(authority.certificate.fingerprints().sha256) == shown.ca)
+                .map(|authority| authority.name.as_str()),
             "sessionEndTime": session.expires.map(|time| timestamps::iso(Some(time))),
         })),
         "policy": session.policy,
