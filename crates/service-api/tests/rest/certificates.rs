@@ -130,7 +130,7 @@ async fn what_cannot_be_a_ca_is_refused_with_the_rule() {
     let over = over.self_signed(&KeyPair::generate().unwrap()).unwrap();
     let table: [(Value, &str); 8] = [
         (json!({}), "missing"),
-        (json!({"certificate": ""}), "neither PEM nor base64"),
+        (json!({"certificate": ""}), "no X.509 certificate"),
         (json!({"certificate": "????"}), "neither PEM nor base64"),
         (json!({"certificate": ca.issue("d").pem()}), "no CA's"),
         (json!({"certificate": ca.certificate.pem().repeat(2)}), "more than one"),

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_auth::x509::{CaError, read_certificate};
+use holdfast_model::UnixMillis;
 use holdfast_registry::{Authority, IfMatch, RegistryError};
 use serde_json::{Value, json};
 
@@ -100,7 +101,8 @@ fn show(authority: &Authority) -> Value {
         "etag": authority.etag.0,
         "properties": {
             "subject": certificate.subject(),
-            "expiry": rfc_1123(certificate.ends()),
+            // `notAfter` is the last second.
+            "expiry": rfc_1123(UnixMillis(certificate.ends().0.saturating_sub(1000))),
             "thumbprint": certificate.fingerprints().sha1_hex(),
             "sha256Thumbprint": certificate.fingerprints().sha256_hex(),
             "isVerified": authority.is_verified,
