@@ -84,8 +84,8 @@ pub struct Ca {
     #[command(flatten)]
     login: LoginArgs,
     /// How to show the result
-    #[arg(short, long, default_value = "json")]
-    output: Format,
+    #[arg(short, long)]
+    output: Option<Format>,
 }
 
 impl Ca {
@@ -98,7 +98,7 @@ impl Ca {
     }
 
     fn show(&self, answer: &Value) -> Result<(), Failure> {
-        output::show(answer, self.output, &COLUMNS)
+        output::show(answer, self.output.unwrap_or(Format::Json), &COLUMNS)
     }
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             let answer = ca.call(Method::POST, "/generateVerificationCode", etag.as_deref(), None)?;
             let code = answer["properties"]["verificationCode"].as_str().unwrap_or_default();
             match ca.output {
-                Format::Json => ca.show(&answer),
+                Some(Format::Json) => ca.show(&answer),
                 _ => crate::print(&format!("{}\n", output::escape(code))),
             }
         }

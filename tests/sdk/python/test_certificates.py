@@ -118,7 +118,7 @@ def fleet(hub, workshop):
     name = unique("fleet")
     cli = hub.running.cli
     cli("ca", "add", name, "--file", str(root.certificate_file))
-    code = cli("ca", "verify", name, "-o", "text").strip()
+    code = cli("ca", "verify", name).strip()
     assert len(code) == 48
     proof = workshop.device(code, root)
     verified = json.loads(cli("ca", "verify", name, "--proof", str(proof.certificate_file)))
