@@ -48,7 +48,7 @@ pub enum Shape {
     TwinWrites,
     /// Devices report properties over MQTT.
     TwinReports,
-    /// Methods of devices that answer at once.
+    /// Methods of devices that answer at once, or after a given time.
     Methods,
 }
 
@@ -72,6 +72,8 @@ pub struct Plan {
     pub options: ConnectionOptions,
     /// Requests a second of all callers together; `None`: each at once after the other.
     pub rate: Option<f64>,
+    /// How long a device takes to answer a method. Latencies are without it.
+    pub answer_after: Duration,
     /// The time before measuring begins.
     pub warmup: Duration,
     /// The measured time.
@@ -109,6 +111,10 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
     ensure!(plan.devices > 0 && callers > 0, "no devices, or no callers");
     ensure!(plan.rate.is_none_or(|rate| rate > 0.0), "a rate is more than 0");
     ensure!(
+        plan.shape == Shape::Methods || plan.answer_after.is_zero(),
+        "only devices of methods take time to answer"
+    );
+    ensure!(
         plan.shape != Shape::TwinLatency || callers <= plan.devices,
         "a device has one writer, so that its patches are told apart: at most {} callers",
         plan.devices
@@ -137,7 +143,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
             )?)
         }
         Shape::Methods => {
-            let roles = (0..plan.devices).map(|_| Role::Answer);
+            let roles = (0..plan.devices).map(|_| Role::Answer(plan.answer_after));
             Some(Receivers::start(
                 &target,
                 plan.options,
@@ -170,6 +176,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
                 service: service.clone(),
                 tally: tally.clone(),
                 request,
+                answer_after: plan.answer_after,
                 index,
                 addressees,
                 pace,

@@ -50,6 +50,8 @@ pub(super) struct Caller {
     pub(super) service: Rc<Service>,
     pub(super) tally: Rc<Tally>,
     pub(super) request: Request,
+    /// How long a device takes to answer.
+    pub(super) answer_after: Duration,
     /// Its number; the node that it connects to follows from it.
     pub(super) index: usize,
     pub(super) addressees: Vec<Addressee>,
@@ -126,7 +128,9 @@ impl Caller {
                 self.tally.refused(reason);
                 return Ok(());
             }
-            Answered::Done => self.tally.answered(answered - requested),
+            Answered::Done => self
+                .tally
+                .answered((answered - requested).saturating_sub(self.answer_after)),
         }
         let Some(notices) = &mut self.addressees[index].notices else {
             return Ok(());

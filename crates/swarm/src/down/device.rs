@@ -33,8 +33,8 @@ pub(super) struct Notice {
 pub(super) enum Role {
     /// Hands the notifications to the writer of its twin. One that does not wait any longer gets no more of them.
     Notify(mpsc::Sender<Notice>),
-    /// Answers method calls at once, with their own payload.
-    Answer,
+    /// Answers each method call after this time, with its own payload. It has one caller, with one call in flight.
+    Answer(Duration),
 }
 
 #[derive(Deserialize)]
@@ -97,9 +97,12 @@ impl Device {
                         let _ = writer.try_send(Notice { number, at });
                     }
                 }
-                Role::Answer => {
+                Role::Answer(after) => {
                     let request = topic.strip_prefix(METHODS).and_then(|rest| rest.split_once("/?$rid="));
                     let (_, id) = request.with_context(|| format!("an unexpected message on {topic}"))?;
+                    if !after.is_zero() {
+                        tokio::time::sleep(*after).await;
+                    }
                     self.publish(&format!("$iothub/methods/res/200/?$rid={id}"), &payload)
                         .await?;
                 }

@@ -25,6 +25,9 @@ pub(crate) struct Down {
     /// Requests a second of all together; as many as possible by default
     #[arg(long)]
     rate: Option<f64>,
+    /// Milliseconds that a device takes to answer a method; its caller's time is counted without them
+    #[arg(long, default_value_t = 0)]
+    answer_after: u64,
     /// Seconds to measure
     #[arg(long, default_value_t = 10.0)]
     duration: f64,
@@ -50,6 +53,7 @@ impl Down {
             callers: self.callers,
             options: self.target.connection_options(false),
             rate: self.rate,
+            answer_after: Duration::from_millis(self.answer_after),
             warmup: Duration::from_secs_f64(self.warmup),
             duration: Duration::from_secs_f64(self.duration),
             pids: self.measure.pids(Some(&hub)),
