@@ -58,7 +58,7 @@ pub use queries::{
     count_saved_queries, match_count, twin_indexing,
 };
 pub use session_types::{SessionCertificate, SessionNumber};
-pub use twins::ask::{TwinError, TwinWrite, check_section};
+pub use twins::ask::{TwinError, TwinView, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;
 pub use twins::limits::SectionName;

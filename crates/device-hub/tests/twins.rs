@@ -28,13 +28,13 @@ fn tags(tags: &str, if_etag: Option<String>) -> TwinWrite {
 async fn read(hub: &Arc<DeviceHub>, device: &str) -> Result<Twin, TwinError> {
     let id = identity(device);
     let generation = hub.registry().identity(&id)?.unwrap().generation.clone();
-    hub.twin(&id, &generation, WAIT).await
+    Ok(hub.twin(&id, &generation, WAIT).await?.twin)
 }
 
 async fn write(hub: &Arc<DeviceHub>, device: &str, write: TwinWrite) -> Result<Twin, TwinError> {
     let id = identity(device);
     let generation = hub.registry().identity(&id)?.unwrap().generation.clone();
-    hub.write_twin(&id, &generation, write, WAIT).await
+    Ok(hub.write_twin(&id, &generation, write, WAIT).await?.twin)
 }
 
 fn count(twin: &Twin) -> u64 {

@@ -29,7 +29,7 @@ impl Bench {
             if_etag: None,
         };
         let written = hub.write_twin(&device, &registered.generation, write, WAIT);
-        written.await.unwrap()
+        written.await.unwrap().twin
     }
 
     async fn patch(&self, desired: Value) -> Twin {

@@ -190,7 +190,11 @@ impl DeviceHub {
         stream::iter(found).buffered(MAX_READS).collect().await
     }
 
-    async fn find_connection(&self, identity: &IdentityId, generation: Option<GenerationId>) -> proto::SessionFound {
+    pub(crate) async fn find_connection(
+        &self,
+        identity: &IdentityId,
+        generation: Option<GenerationId>,
+    ) -> proto::SessionFound {
         let generation = generation.or_else(|| self.known_generation(identity));
         let index = self.cloud_queues.partition(self.partition_of(identity));
         let depth = generation

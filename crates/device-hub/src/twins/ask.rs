@@ -22,10 +22,11 @@ use super::history::TwinVersion;
 use super::limits::{self, SectionName};
 use super::patch::{SectionWrite, WriteMode};
 use super::stored::UnreadableTwin;
-use crate::DeviceHub;
+use crate::api::diagnose;
 use crate::api::session::Session;
 use crate::owner::state_writer::ChangeError;
 use crate::rpc::owner_call::Repeat;
+use crate::{ConnectionState, DeviceHub};
 
 /// How long a device's request may wait for an owner: clients wait 60 s and longer (Spec device-mqtt §7.1).
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,6 +42,15 @@ pub struct TwinWrite {
     pub desired: Option<String>,
     /// Only if the twin has this tag.
     pub if_etag: Option<String>,
+}
+
+/// A twin as back ends see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TwinView {
+    /// The twin.
+    pub twin: Twin,
+    /// The connection of its identity.
+    pub connection: ConnectionState,
 }
 
 /// Why a request about a twin was not carried out. Each variant says whether it may have changed the twin.
@@ -117,6 +127,12 @@ impl From<ChangeError> for TwinError {
     }
 }
 
+/// The owner's answer, when it is no refusal.
+struct TwinReply {
+    outcome: Outcome,
+    connection: Option<proto::SessionFound>,
+}
+
 impl DeviceHub {
     /// The twin of an identity, as of the last write that was answered. Every identity has one.
     ///
@@ -127,15 +143,11 @@ impl DeviceHub {
         identity: &IdentityId,
         generation: &GenerationId,
         timeout: Duration,
-    ) -> Result<Twin, TwinError> {
+    ) -> Result<TwinView, TwinError> {
         let read = Action::Read(proto::TwinRead {});
-        match self
-            .ask_twin(identity, generation, read, Repeat::Always, timeout)
-            .await?
-        {
-            Outcome::Twin(value) => Ok(Twin::decode(&value)?),
-            _ => Err(TwinError::Unknown),
-        }
+        let request = self.twin_request(identity, generation, read, true)?;
+        let answer = self.ask_twin(identity, request, Repeat::Always, timeout).await?;
+        self.twin_view(identity, answer).await
     }
 
     /// Writes tags and desired properties; answered with the whole twin once that is committed. The device gets the change
@@ -149,18 +161,30 @@ impl DeviceHub {
         generation: &GenerationId,
         write: TwinWrite,
         timeout: Duration,
-    ) -> Result<Twin, TwinError> {
+    ) -> Result<TwinView, TwinError> {
         let write = Action::Write(proto::TwinWrite {
             replaces: write.mode == WriteMode::Replace,
             tags: write.tags,
             desired: write.desired,
             if_etag: write.if_etag,
         });
-        let repeat = Repeat::WhileCertain;
-        match self.ask_twin(identity, generation, write, repeat, timeout).await? {
-            Outcome::Twin(value) => Ok(Twin::decode(&value)?),
-            _ => Err(TwinError::Unknown),
-        }
+        let request = self.twin_request(identity, generation, write, true)?;
+        let answer = self.ask_twin(identity, request, Repeat::WhileCertain, timeout).await?;
+        self.twin_view(identity, answer).await
+    }
+
+    async fn twin_view(&self, identity: &IdentityId, answer: TwinReply) -> Result<TwinView, TwinError> {
+        let Outcome::Twin(value) = answer.outcome else {
+            return Err(TwinError::Unknown);
+        };
+        Ok(TwinView {
+            twin: Twin::decode(&value)?,
+            connection: match &answer.connection {
+                Some(found) => diagnose::state_of(found),
+                // An owner of an earlier version.
+                None => self.connection_state(identity).await,
+            },
+        })
     }
 
     /// The current version of tags and desired properties and the kept ones before it, newest first.
@@ -174,10 +198,9 @@ impl DeviceHub {
         timeout: Duration,
     ) -> Result<Vec<TwinVersion>, TwinError> {
         let history = Action::History(proto::TwinHistory {});
-        match self
-            .ask_twin(identity, generation, history, Repeat::Always, timeout)
-            .await?
-        {
+        let request = self.twin_request(identity, generation, history, false)?;
+        let answer = self.ask_twin(identity, request, Repeat::Always, timeout).await?;
+        match answer.outcome {
             Outcome::Versions(found) => {
                 let versions = found.versions.iter().map(|value| TwinVersion::decode(value));
                 Ok(versions.collect::<Result<_, _>>()?)
@@ -192,7 +215,15 @@ impl DeviceHub {
     /// [`TwinError`].
     pub fn session_twin(self: &Arc<Self>, session: &Session) -> impl Future<Output = Result<Twin, TwinError>> + use<> {
         let (hub, info) = (Arc::clone(self), Arc::clone(&session.info));
-        async move { hub.twin(&info.identity, &info.generation, DEVICE_TIMEOUT).await }
+        async move {
+            let read = Action::Read(proto::TwinRead {});
+            let request = hub.twin_request(&info.identity, &info.generation, read, false)?;
+            let asked = hub.ask_twin(&info.identity, request, Repeat::Always, DEVICE_TIMEOUT);
+            match asked.await?.outcome {
+                Outcome::Twin(value) => Ok(Twin::decode(&value)?),
+                _ => Err(TwinError::Unknown),
+            }
+        }
     }
 
     /// Merges a patch of a session's device into its reported properties; their version once that is committed.
@@ -208,9 +239,9 @@ impl DeviceHub {
         let (hub, info) = (Arc::clone(self), Arc::clone(&session.info));
         async move {
             let report = Action::Report(proto::TwinReport { patch, if_version });
-            let repeat = Repeat::WhileCertain;
-            let asked = hub.ask_twin(&info.identity, &info.generation, report, repeat, DEVICE_TIMEOUT);
-            match asked.await? {
+            let request = hub.twin_request(&info.identity, &info.generation, report, false)?;
+            let asked = hub.ask_twin(&info.identity, request, Repeat::WhileCertain, DEVICE_TIMEOUT);
+            match asked.await?.outcome {
                 Outcome::ReportedVersion(version) => Ok(version),
                 _ => Err(TwinError::Unknown),
             }
@@ -241,32 +272,46 @@ impl DeviceHub {
         Ok(is_of_this.then_some(seed))
     }
 
-    async fn ask_twin(
-        self: &Arc<Self>,
+    fn twin_request(
+        &self,
         identity: &IdentityId,
         generation: &GenerationId,
         action: Action,
-        repeat: Repeat,
-        timeout: Duration,
-    ) -> Result<Outcome, TwinError> {
+        with_connection: bool,
+    ) -> Result<Request, TwinError> {
         let seed = self.twin_seed(identity, generation)?.unwrap_or_default();
-        let request = Request::Twin(proto::TwinRequest {
+        Ok(Request::Twin(proto::TwinRequest {
             device: identity.device.as_str().to_owned(),
             module: identity.module.as_ref().map_or("", ModuleId::as_str).to_owned(),
             generation: generation.0.to_string(),
             seed_tags: seed.tags,
             seed_desired: seed.desired,
             action: Some(action),
-        });
-        match self.ask_owner(identity, request, repeat, timeout).await? {
-            Answer::Twin(proto::TwinAnswer {
-                outcome: Some(Outcome::Refused(refused)),
-            }) => Err(TwinError::Refused {
+            with_connection,
+        }))
+    }
+
+    async fn ask_twin(
+        self: &Arc<Self>,
+        identity: &IdentityId,
+        request: Request,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> Result<TwinReply, TwinError> {
+        let answer = match self.ask_owner(identity, request, repeat, timeout).await? {
+            Answer::Twin(answer) => answer,
+            _ => return Err(TwinError::Unknown),
+        };
+        match answer.outcome {
+            Some(Outcome::Refused(refused)) => Err(TwinError::Refused {
                 code: ErrorCode::from_number(refused.code).unwrap_or(ErrorCode::ServerError),
                 text: refused.text,
             }),
-            Answer::Twin(proto::TwinAnswer { outcome: Some(outcome) }) => Ok(outcome),
-            _ => Err(TwinError::Unknown),
+            Some(outcome) => Ok(TwinReply {
+                outcome,
+                connection: answer.connection,
+            }),
+            None => Err(TwinError::Unknown),
         }
     }
 }

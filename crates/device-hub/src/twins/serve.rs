@@ -123,13 +123,22 @@ impl DeviceHub {
             // Of a later version.
             return Err(ChangeError::Unknown);
         };
+        let (identity, generation) = (twin.identity.clone(), twin.generation.clone());
         let outcome = match action {
             Action::Read(_) => self.read_twin(partition, twin).await?,
             Action::Write(write) => self.serve_write(partition, twin, write).await?,
             Action::Report(report) => self.serve_report(partition, twin, report).await?,
             Action::History(_) => self.serve_history(partition, twin).await?,
         };
-        Ok(proto::TwinAnswer { outcome: Some(outcome) })
+        let shows_connection = request.with_connection && matches!(outcome, Outcome::Twin(_));
+        Ok(proto::TwinAnswer {
+            outcome: Some(outcome),
+            connection: match shows_connection {
+                // In a box: only back ends' requests have it, and the future of all others stays small.
+                true => Some(Box::pin(self.find_connection(&identity, Some(generation))).await),
+                false => None,
+            },
+        })
     }
 
     async fn read_twin(self: &Arc<Self>, partition: PartitionId, twin: TwinOf) -> Result<Outcome, ChangeError> {

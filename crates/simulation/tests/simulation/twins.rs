@@ -122,7 +122,8 @@ async fn read(access: &Access, device: &str) -> Option<Result<Twin, TwinError>> 
     let id = identity(device);
     // Devices of this test are never deleted.
     let generation = access.registry.identity(&id).ok().flatten()?.generation.clone();
-    access.call(access.hub.twin(&id, &generation, TIMEOUT)).await
+    let view = access.call(access.hub.twin(&id, &generation, TIMEOUT)).await?;
+    Some(view.map(|view| view.twin))
 }
 
 async fn write(access: &Access, device: &str, number: u64) -> Answer {
@@ -138,7 +139,7 @@ async fn write(access: &Access, device: &str, number: u64) -> Answer {
     };
     let written = access.hub.write_twin(&id, &registered.generation, write, TIMEOUT);
     match access.call(written).await {
-        Some(Ok(twin)) => Answer::Version(twin.desired_version()),
+        Some(Ok(view)) => Answer::Version(view.twin.desired_version()),
         // The node has ended.
         None | Some(Err(TwinError::Unknown)) => Answer::Unknown,
         Some(Err(_)) => Answer::Refused,

@@ -1,6 +1,6 @@
 //! `/twins/{id}[/modules/{id}]`: read, patch and replace a twin (Spec rest §3), and its history (§10).
 
-use holdfast_device_hub::{Twin, TwinError, TwinWrite, WriteMode};
+use holdfast_device_hub::{TwinError, TwinView, TwinWrite, WriteMode};
 use holdfast_model::{ErrorCode, IdentityId};
 use holdfast_registry::{Identity, IfMatch};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ pub(super) async fn get(id: &IdentityId, request: &Request<'_>) -> Result<Reply,
     let identity = registered(id, request).await?;
     let hub = &request.shared.hub;
     let twin = hub.twin(id, &identity.generation, timeout(request)).await?;
-    show(&identity, &twin, request).await
+    show(&identity, &twin, request)
 }
 
 pub(super) async fn write(id: &IdentityId, mode: WriteMode, mut request: Request<'_>) -> Result<Reply, ApiError> {
@@ -31,7 +31,7 @@ pub(super) async fn write(id: &IdentityId, mode: WriteMode, mut request: Request
         WriteMode::Replace => "replaceTwin",
     };
     request.audit(operation, &id.to_string(), code);
-    show(&identity, &written?, &request).await
+    show(&identity, &written?, &request)
 }
 
 pub(super) async fn history(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {
@@ -74,7 +74,7 @@ fn timeout(request: &Request<'_>) -> std::time::Duration {
     request.shared.config.request_timeout.get()
 }
 
-async fn show(identity: &Identity, twin: &Twin, request: &Request<'_>) -> Result<Reply, ApiError> {
+fn show(identity: &Identity, view: &TwinView, request: &Request<'_>) -> Result<Reply, ApiError> {
     // A module has the status of its device.
     let device = match identity.id.module {
         None => None,
@@ -83,10 +83,9 @@ async fn show(identity: &Identity, twin: &Twin, request: &Request<'_>) -> Result
             request.shared.registry().identity(&id)?
         }
     };
-    let connection = request.shared.hub.connection_state(&identity.id).await;
     let status = device.as_deref().unwrap_or(identity);
-    let document = twin_document::show(identity, status, connection, twin);
-    Ok(Reply::ok(document).etag(&twin.etag()))
+    let document = twin_document::show(identity, status, view.connection, &view.twin);
+    Ok(Reply::ok(document).etag(&view.twin.etag()))
 }
 
 impl From<TwinError> for ApiError {
