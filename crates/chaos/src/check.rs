@@ -12,6 +12,7 @@ pub mod reconnection;
 pub mod revocation;
 pub mod sessions;
 pub mod twins;
+mod versioned;
 
 use serde::Serialize;
 
