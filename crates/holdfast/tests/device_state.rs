@@ -6,8 +6,10 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::Hub;
+use holdfast_swarm::connect::ConnectionOptions;
+use holdfast_swarm::down::{self, Broadcast, Plan, Shape};
 use holdfast_swarm::hub::Hub as Client;
-use holdfast_swarm::target::{DeviceNames, Transport};
+use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Transport};
 use holdfast_swarm::wire::{Connect, encode_publish, encode_subscribe};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -170,4 +172,60 @@ fn subscriptions_last_activity_and_connection_state_survive_a_kill_and_a_stop() 
     let updated = |shown: &Value| shown["connectionStateUpdatedTime"].as_str().unwrap().to_owned();
     assert!(updated(&stopped) > updated(&after), "{stopped}");
     assert!(block_on(Device::connect(&hub, &name)).is_session_present);
+}
+
+#[test]
+fn each_of_a_fleet_gets_its_patches_and_those_that_do_not_read_hold_up_no_other() {
+    let hub = Hub::start(&[]);
+    let client = Client::load(&hub.connection_file()).unwrap();
+    let names = DeviceNames::new("fleet-").unwrap();
+    block_on(holdfast_swarm::devices::create(&client, &names, 0..20)).unwrap();
+    let report = |devices: u32, deaf: u32| {
+        let target = Target {
+            address: client.mqtt_address(Transport::Plain).unwrap(),
+            nodes: Vec::new(),
+            begin_at: None,
+            reconnect_to: ReconnectTo::Same,
+            tls: None,
+            sources: Vec::new(),
+            names: names.clone(),
+            credentials: Credentials::Hub(client.devices(TOKEN_LIFETIME).unwrap()),
+            topic: String::new(),
+        };
+        let plan = Plan {
+            hub: client.clone(),
+            target,
+            description: "a test".to_owned(),
+            shape: Shape::TwinBroadcast,
+            first: 0,
+            devices,
+            callers: 4,
+            options: ConnectionOptions {
+                keep_alive: 60,
+                clean_session: true,
+            },
+            rate: None,
+            answer_after: Duration::ZERO,
+            warmup: Duration::ZERO,
+            duration: Duration::ZERO,
+            pids: vec![hub.pid()],
+            broadcast: Broadcast {
+                deaf,
+                rounds: 3,
+                padding: 1000,
+            },
+        };
+        down::run(plan, || {}).unwrap()
+    };
+    for (devices, deaf) in [(20, 0), (20, 5), (2, 2)] {
+        let report = report(devices, deaf);
+        let broadcast = report.broadcast.as_ref().unwrap();
+        assert_eq!(report.done, 3 * u64::from(devices), "{report}");
+        assert_eq!(
+            (broadcast.notified, broadcast.missing),
+            (3 * u64::from(devices - deaf), 0),
+            "{report}"
+        );
+        assert!(broadcast.connected_bytes_per_device.is_some(), "{report}");
+    }
 }

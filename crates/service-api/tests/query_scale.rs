@@ -1,4 +1,5 @@
-//! How long a query takes over many devices with twins, with and without an index, and what memory it needs.
+//! How long a query takes over many devices with twins, with and without an index, what memory it needs, and what the twins need on
+//! disk.
 //!
 //! `cargo test --release -p holdfast-service-api --test query_scale -- --ignored --nocapture` (`HOLDFAST_DEVICES` for another
 //! number than 1,000,000)
@@ -7,6 +8,7 @@
 #[path = "support/node.rs"]
 mod node;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use holdfast_device_hub::{DeviceHub, DeviceHubConfig, QueryPosition, TwinWrite, 
 use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_query::Query;
 use holdfast_registry::{IdentityContent, IdentityWrite, WriteOperation};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
 
 const BULK: usize = 100;
@@ -32,6 +36,40 @@ fn resident_mib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
+/// Bytes of all files below `dir`.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    // Files that a compaction has just deleted count nothing.
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+/// The size of the data directory once everything is in files and compactions have ended: it has not changed for five seconds.
+async fn settled_bytes(node: &node::Node) -> u64 {
+    let (disk, dir) = (node.host.disk.clone(), node.dir.path().to_owned());
+    holdfast_tasks::spawn_blocking(move || disk.flush()).await.unwrap();
+    let (mut bytes, mut unchanged) = (bytes_below(&dir), 0);
+    while unchanged < 10 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = bytes_below(&dir);
+        unchanged = if now == bytes { unchanged + 1 } else { 0 };
+        bytes = now;
+    }
+    bytes
+}
+
+/// Hexadecimal digits that no compression shortens much: twins of devices repeat less than a test's.
+fn digits(number: usize, count: usize) -> String {
+    let mut rng = SmallRng::seed_from_u64(number as u64);
+    (0..count)
+        .map(|_| char::from(b"0123456789abcdef"[rng.random_range(0..16)]))
+        .collect()
+}
+
 /// Each has a twin of some 500 bytes; a hundred are at site `hit`.
 async fn write_twin(hub: Arc<DeviceHub>, number: usize, every: usize) {
     let id = device(number);
@@ -39,8 +77,8 @@ async fn write_twin(hub: Arc<DeviceHub>, number: usize, every: usize) {
     let site = if number.is_multiple_of(every) { "hit" } else { "miss" };
     let write = TwinWrite {
         mode: WriteMode::Replace,
-        tags: Some(json!({"site": site, "floor": number % 50, "note": "x".repeat(200)}).to_string()),
-        desired: Some(json!({"rate": 10, "config": {"mode": "eco", "text": "y".repeat(200)}}).to_string()),
+        tags: Some(json!({"site": site, "floor": number % 50, "note": digits(number, 200)}).to_string()),
+        desired: Some(json!({"rate": 10, "config": {"mode": "eco", "text": digits(!number, 200)}}).to_string()),
         if_etag: None,
     };
     hub.write_twin(&id, &generation, write, Duration::from_secs(60))
@@ -82,6 +120,12 @@ async fn a_query_over_many_devices() {
         "{count} twins written in {:?}; {} MiB resident",
         began.elapsed(),
         resident_mib()
+    );
+    let bytes = settled_bytes(&node).await;
+    println!(
+        "{} MiB on disk, the log of the writes included: {} bytes a device with its twin",
+        bytes >> 20,
+        bytes / count as u64
     );
     for (text, results) in [
         (

@@ -6,6 +6,7 @@
 //! caller has one request in flight; a refusal is counted and never part of a figure.
 //! Not here: messages to devices, and load from devices to the hub ([`crate::fleet`]).
 
+mod broadcast;
 mod caller;
 mod device;
 mod fleet;
@@ -23,6 +24,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub use self::broadcast::{Broadcast, BroadcastReport};
 use self::caller::{Addressee, Caller, NOTICES, Request, Service};
 use self::device::{DESIRED, Device, METHODS, Role, TWIN_ANSWERS};
 use self::fleet::Receivers;
@@ -50,6 +52,8 @@ pub enum Shape {
     TwinReports,
     /// Methods of devices that answer at once, or after a given time.
     Methods,
+    /// One patch of desired properties for each of many connected devices; it ends when all have it.
+    TwinBroadcast,
 }
 
 /// A run.
@@ -80,6 +84,8 @@ pub struct Plan {
     pub duration: Duration,
     /// The server's processes, to measure their resource usage.
     pub pids: Vec<u32>,
+    /// What only [`Shape::TwinBroadcast`] uses; it has neither warm-up nor duration.
+    pub broadcast: Broadcast,
 }
 
 struct Mark {
@@ -119,6 +125,9 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
         "a device has one writer, so that its patches are told apart: at most {} callers",
         plan.devices
     );
+    if plan.shape == Shape::TwinBroadcast {
+        return broadcast::run(plan, begun);
+    }
     let target = Arc::new(plan.target);
     let tally = Rc::new(Tally::new());
     let mut addressees: Vec<Addressee> = (plan.first..plan.first + plan.devices)
@@ -152,7 +161,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
                 METHODS,
             )?)
         }
-        Shape::TwinWrites | Shape::TwinReports => None,
+        Shape::TwinWrites | Shape::TwinReports | Shape::TwinBroadcast => None,
     };
     let runtime = local_runtime()?;
     let paces = (0..callers).map(|index| Pace::new(plan.rate, index, callers));
@@ -160,12 +169,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
         let tasks = if plan.shape == Shape::TwinReports {
             start_reporters(&target, plan.options, plan.first, paces.collect(), &tally).await?
         } else {
-            let service = Rc::new(Service {
-                nodes: plan.hub.https_nodes()?,
-                host: plan.hub.0.host_name.clone(),
-                tls: plan.hub.tls(Transport::Tls13)?,
-                token: plan.hub.owner_token(Duration::from_secs(24 * 3600))?,
-            });
+            let service = Rc::new(service(&plan.hub)?);
             let request = if plan.shape == Shape::Methods {
                 Request::Invoke
             } else {
@@ -175,7 +179,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
             let callers = callers.map(|(index, (addressees, pace))| Caller {
                 service: service.clone(),
                 tally: tally.clone(),
-                request,
+                request: request.clone(),
                 answer_after: plan.answer_after,
                 index,
                 addressees,
@@ -187,7 +191,7 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
         begun();
         measure(&tally, tasks, plan.duration, &plan.pids).await
     })?;
-    let failures = receivers.map(Receivers::stop).transpose()?.unwrap_or_default();
+    let failures = receivers.map(Receivers::stop).transpose()?.unwrap_or_default().failures;
     let seconds = end.at.duration_since(start.at).as_secs_f64();
     let notified = |latency: &std::cell::RefCell<crate::latency::Latency>| {
         (plan.shape == Shape::TwinLatency).then(|| (&*latency.borrow()).into())
@@ -205,10 +209,21 @@ pub fn run(plan: Plan, begun: impl FnOnce()) -> Result<DownReport> {
         latency_us: (&*tally.answered.borrow()).into(),
         notified_from_request_us: notified(&tally.notified_from_request),
         notified_from_answer_us: notified(&tally.notified_from_answer),
+        broadcast: None,
         refused: tally.reasons(),
         failures,
         generator: ProcessReport::new(end.own.since(&start.own), tally.done()),
         server: usage.map(|usage| ProcessReport::new(usage, tally.done())),
+    })
+}
+
+/// How back ends reach the hub.
+fn service(hub: &Hub) -> Result<Service> {
+    Ok(Service {
+        nodes: hub.https_nodes()?,
+        host: hub.0.host_name.clone(),
+        tls: hub.tls(Transport::Tls13)?,
+        token: hub.owner_token(Duration::from_secs(24 * 3600))?,
     })
 }
 

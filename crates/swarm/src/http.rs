@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+pub use holdfast_client::http::Answer;
 use holdfast_client::http::Connection;
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
@@ -57,8 +58,22 @@ impl Client {
         headers: &[(HeaderName, &str)],
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes)> {
-        let answer = self.0.request(method, path, headers, body).await?;
+        let answer = self.exchange(method, path, headers, body).await?;
         Ok((answer.status, answer.body))
+    }
+
+    /// As [`Client::request_with`], with the headers of the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer> {
+        self.0.request(method, path, headers, body).await
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Node {
     pub(crate) dispatch: Dispatch,
     pub(crate) stop: Stop,
     indexing: Option<Arc<ValueIndexing>>,
-    _dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Node {
@@ -105,7 +105,7 @@ impl Node {
             dispatch,
             stop,
             indexing,
-            _dir: dir,
+            dir,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -9,6 +10,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::broadcast::Stopwatch;
 use super::device::Notice;
 use super::tally::{Pace, Tally};
 use crate::http::Client;
@@ -37,12 +39,18 @@ pub(super) struct Addressee {
 }
 
 /// The requests of a caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Request {
     /// Patches desired properties.
     Patch,
     /// Invokes a method.
     Invoke,
+    /// Patches desired properties of each device so many times, with the microsecond of the request as number.
+    Broadcast {
+        stopwatch: Arc<Stopwatch>,
+        rounds: u32,
+        padding: String,
+    },
 }
 
 /// A caller with its own addressees.
@@ -90,13 +98,21 @@ impl Caller {
     pub(super) async fn run(mut self, mut client: Client) {
         // Other numbers than those of an earlier run: each patch changes something.
         let mut number = u64::from(rand::random::<u32>()) << 16;
-        while !self.tally.is_over() {
+        let mut rounds = match &self.request {
+            Request::Broadcast { rounds, .. } => Some(*rounds),
+            Request::Patch | Request::Invoke => None,
+        };
+        while !self.tally.is_over() && rounds != Some(0) {
+            rounds = rounds.map(|rounds| rounds - 1);
             for index in 0..self.addressees.len() {
                 self.pace.wait().await;
                 if self.tally.is_over() {
                     return;
                 }
-                number += 1;
+                number = match &self.request {
+                    Request::Broadcast { stopwatch, .. } => stopwatch.number(),
+                    Request::Patch | Request::Invoke => number + 1,
+                };
                 if let Err(error) = self.call(&mut client, index, number).await {
                     self.tally.refused(format!("{error:#}"));
                     match self.reconnect().await {
@@ -153,11 +169,16 @@ impl Caller {
     }
 
     async fn send(&self, client: &mut Client, device: &str, number: u64) -> Result<Answered> {
-        let (method, path, body) = match self.request {
+        let (method, path, body) = match &self.request {
             Request::Patch => (
                 Method::PATCH,
                 format!("/twins/{device}?api-version=2021-04-12"),
                 format!(r#"{{"properties":{{"desired":{{"n":{number}}}}}}}"#),
+            ),
+            Request::Broadcast { padding, .. } => (
+                Method::PATCH,
+                format!("/twins/{device}?api-version=2021-04-12"),
+                format!(r#"{{"properties":{{"desired":{{"n":{number},"text":"{padding}"}}}}}}"#),
             ),
             Request::Invoke => (
                 Method::POST,
@@ -178,7 +199,7 @@ impl Caller {
                 .to_owned();
             return Ok(Answered::Refused(format!("{status} {code}")));
         }
-        if self.request == Request::Invoke {
+        if matches!(self.request, Request::Invoke) {
             let answer: MethodAnswer = serde_json::from_slice(&answer)?;
             if answer.status != 200 {
                 return Ok(Answered::Refused(format!("the device answers {}", answer.status)));

@@ -1,5 +1,6 @@
 //! A device that receives: notifications of desired properties and method calls; and reports properties.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,10 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::broadcast::Stopwatch;
 use super::packet::{Packet, Packets, encode_publish};
 use crate::connect::{self, ConnectAttempt, ConnectionOptions, Stream};
+use crate::latency::Latency;
 use crate::target::Target;
 use crate::wire::{PINGREQ, encode_subscribe};
 
@@ -35,6 +38,10 @@ pub(super) enum Role {
     Notify(mpsc::Sender<Notice>),
     /// Answers each method call after this time, with its own payload. It has one caller, with one call in flight.
     Answer(Duration),
+    /// Measures how long each patch took.
+    Measure(Arc<Stopwatch>),
+    /// Reads nothing.
+    Deaf,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +89,10 @@ impl Device {
     ///
     /// # Errors
     /// Always: the reason.
-    pub(super) async fn serve(mut self, role: &Role) -> Result<()> {
+    pub(super) async fn serve(mut self, role: &Role, notified: &RefCell<Latency>) -> Result<()> {
+        if matches!(role, Role::Deaf) {
+            return std::future::pending().await;
+        }
         loop {
             let Packet::Publish { topic, payload } = self.receive().await? else {
                 continue;
@@ -97,6 +107,14 @@ impl Device {
                         let _ = writer.try_send(Notice { number, at });
                     }
                 }
+                Role::Measure(stopwatch) => {
+                    let desired: Desired = serde_json::from_slice(&payload).context("desired properties")?;
+                    if let Some(number) = desired.n {
+                        let took = stopwatch.arrived(number).as_micros();
+                        notified.borrow_mut().add(u32::try_from(took).unwrap_or(u32::MAX));
+                    }
+                }
+                Role::Deaf => {}
                 Role::Answer(after) => {
                     let request = topic.strip_prefix(METHODS).and_then(|rest| rest.split_once("/?$rid="));
                     let (_, id) = request.with_context(|| format!("an unexpected message on {topic}"))?;

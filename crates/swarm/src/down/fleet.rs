@@ -1,6 +1,8 @@
 //! The receiving devices, on a thread of their own.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -12,15 +14,24 @@ use tokio::sync::oneshot;
 use super::device::{Device, Role};
 use super::{HANDSHAKES_AT_ONCE, local_runtime};
 use crate::connect::ConnectionOptions;
+use crate::latency::Latency;
 use crate::target::Target;
 
 /// The reasons why devices lost their connection, with counts.
 pub(super) type Failures = BTreeMap<String, u64>;
 
+/// What the devices have seen.
+#[derive(Default)]
+pub(super) struct Received {
+    pub(super) failures: Failures,
+    /// Times of the patches of [`Role::Measure`].
+    pub(super) notified: Latency,
+}
+
 /// Connected devices.
 pub(super) struct Receivers {
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<Result<Failures>>,
+    thread: JoinHandle<Result<Received>>,
 }
 
 impl Receivers {
@@ -51,11 +62,11 @@ impl Receivers {
         })
     }
 
-    /// Ends the connections; the connections that were lost before.
+    /// Ends the connections; what was seen on them, and which were lost before.
     ///
     /// # Errors
     /// When the thread has panicked.
-    pub(super) fn stop(self) -> Result<Failures> {
+    pub(super) fn stop(self) -> Result<Received> {
         let _ = self.stop.send(());
         self.thread
             .join()
@@ -71,7 +82,8 @@ fn drive(
     channel: &str,
     ready: &SyncSender<()>,
     stopped: oneshot::Receiver<()>,
-) -> Result<Failures> {
+) -> Result<Received> {
+    let notified = Rc::new(RefCell::new(Latency::default()));
     let (lost, mut losses) = tokio::sync::mpsc::channel(roles.len());
     local_runtime()?.block_on(async {
         let devices: Vec<Device> = stream::iter(first..first + roles.len() as u32)
@@ -80,9 +92,9 @@ fn drive(
             .try_collect()
             .await?;
         for (device, role) in devices.into_iter().zip(roles) {
-            let lost = lost.clone();
+            let (lost, notified) = (lost.clone(), Rc::clone(&notified));
             let serve = async move {
-                if let Err(error) = device.serve(&role).await {
+                if let Err(error) = device.serve(&role, &notified).await {
                     // There is room for one loss of each device.
                     let _ = lost.try_send(format!("{error:#}"));
                 }
@@ -97,5 +109,6 @@ fn drive(
     while let Ok(reason) = losses.try_recv() {
         *failures.entry(reason).or_default() += 1;
     }
-    Ok(failures)
+    let notified = notified.borrow().clone();
+    Ok(Received { failures, notified })
 }

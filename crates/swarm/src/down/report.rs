@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::Shape;
+use super::{BroadcastReport, Shape};
 use crate::report::{LatencyReport, ProcessReport, process_line};
 
 /// One run of load on the way down.
@@ -34,6 +34,8 @@ pub struct DownReport {
     pub notified_from_request_us: Option<LatencyReport>,
     /// Times from the answer to the device's notification; 0 for a device that was first.
     pub notified_from_answer_us: Option<LatencyReport>,
+    /// Of a broadcast.
+    pub broadcast: Option<BroadcastReport>,
     /// Requests without success in the whole run, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Devices that lost their connection, by reason.
@@ -50,6 +52,7 @@ fn name(shape: Shape) -> &'static str {
         Shape::TwinWrites => "twin-writes",
         Shape::TwinReports => "twin-reports",
         Shape::Methods => "methods",
+        Shape::TwinBroadcast => "twin-broadcast",
     }
 }
 
@@ -80,6 +83,22 @@ impl fmt::Display for DownReport {
         }
         if let Some(times) = &self.notified_from_answer_us {
             writeln!(f, "at the device   {times}, from the answer")?;
+        }
+        if let Some(broadcast) = &self.broadcast {
+            writeln!(
+                f,
+                "broadcast       {} rounds, {} patches at their devices, {} missing, {} devices that do not read",
+                broadcast.rounds, broadcast.notified, broadcast.missing, broadcast.deaf
+            )?;
+            let memory = broadcast
+                .connected_bytes_per_device
+                .zip(broadcast.broadcast_bytes_per_device);
+            if let Some((connected, patched)) = memory {
+                writeln!(
+                    f,
+                    "server memory   {connected:.0} B a device to connect, {patched:.0} B more with its patches"
+                )?;
+            }
         }
         process_line(f, "generator", &self.generator)?;
         if let Some(server) = &self.server {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use holdfast_swarm::down::{self, Plan, Shape};
+use holdfast_swarm::down::{self, Broadcast, Plan, Shape};
 
 use super::publish_report;
 use crate::args::{MeasureArgs, TargetArgs};
 
-/// Patches desired properties, reports properties or invokes methods at a hub, and measures.
+/// Patches desired properties (of some devices, or once of a whole fleet), reports properties or invokes methods at a hub, and measures.
 #[derive(Args)]
 pub(crate) struct Down {
     /// The load
@@ -34,6 +34,15 @@ pub(crate) struct Down {
     /// Seconds of load before measuring begins
     #[arg(long, default_value_t = 2.0)]
     warmup: f64,
+    /// Of twin-broadcast: how many of the devices never read
+    #[arg(long, default_value_t = 0)]
+    deaf: u32,
+    /// Of twin-broadcast: patches of each device
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Of twin-broadcast: bytes of text in each patch
+    #[arg(long, default_value_t = 0)]
+    padding: usize,
 }
 
 impl Down {
@@ -56,6 +65,11 @@ impl Down {
             answer_after: Duration::from_millis(self.answer_after),
             warmup: Duration::from_secs_f64(self.warmup),
             duration: Duration::from_secs_f64(self.duration),
+            broadcast: Broadcast {
+                deaf: self.deaf,
+                rounds: self.rounds,
+                padding: self.padding,
+            },
             pids: self.measure.pids(Some(&hub)),
             hub,
         };
