@@ -7,6 +7,7 @@ pub mod identity;
 pub mod linear;
 pub mod messages;
 pub mod methods;
+pub mod queries;
 pub mod readers;
 pub mod reconnection;
 pub mod revocation;

@@ -5,6 +5,7 @@
 //! outcome is unknown, at any time after `asked` or never.
 
 pub mod down;
+pub mod queries;
 
 use serde::{Deserialize, Serialize};
 

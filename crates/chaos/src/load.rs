@@ -7,6 +7,7 @@
 mod connection;
 mod device;
 mod down;
+mod queries;
 mod reader;
 mod registry;
 mod revoker;
@@ -211,6 +212,12 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
     let down = down::start(shared, end..end + plan.commanded, &mut rng);
     senders.extend(down.back_ends);
     others.extend(down.devices);
+    if plan.writers > 0 {
+        let steady = (0..plan.devices).chain(end..end + plan.commanded);
+        let steady = steady.map(|number| shared.targets.names().name(number)).collect();
+        let asking = queries::run(shared.clone(), steady, rng());
+        others.push(holdfast_tasks::spawn_local("asking-back-end", Box::pin(asking)));
+    }
     for reader in 0..plan.readers {
         for partition in 0..plan.partitions {
             let follower = reader::run(shared.clone(), reader, partition, rng());

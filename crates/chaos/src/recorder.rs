@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::check::readers::Readers;
 use crate::history::down::WayDown;
+use crate::history::queries::Queries;
 use crate::history::{Connection, Micros, Operation, Refusal, RightsChange};
 
 /// Acknowledgements of one device that are closer together than this are recorded as one.
@@ -38,6 +39,8 @@ pub struct History {
     pub partition_of: HashMap<u32, u32>,
     /// Twins, messages to devices and methods.
     pub down: WayDown,
+    /// Queries.
+    pub queries: Queries,
     /// Behaviour that no correct hub shows, with its time.
     pub anomalies: Vec<(Micros, String)>,
     /// How many anomalies there were.

@@ -9,7 +9,9 @@ use holdfast_swarm::ledger::Ledger;
 use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
-use crate::check::{Findings, availability, identity, messages, methods, reconnection, revocation, sessions, twins};
+use crate::check::{
+    Findings, availability, identity, messages, methods, queries, reconnection, revocation, sessions, twins,
+};
 use crate::cluster::{Cluster, SETTLE_TIMEOUT, Setup};
 use crate::history::{Fault, Micros, REGISTRY, SECOND};
 use crate::interrupt;
@@ -263,6 +265,8 @@ fn judge(
     findings.push(twins::check(&history.down.twins));
     findings.push(messages::check(&history.down));
     findings.push(methods::check(&history.down, &faults));
+    // Its devices write no twins that queries show.
+    findings.push(queries::check(&history.queries, &[]));
     let mut acknowledged: BTreeMap<u32, Vec<Micros>> = BTreeMap::new();
     for (device, moments) in &history.acknowledged {
         if let Some(partition) = history.partition_of.get(device) {

@@ -6,6 +6,7 @@
 //! holds more than a page of results; an identity that exists during the whole query is visited once.
 //! Not here: the language (`query`), headers and tokens (`service-api`).
 
+mod confirm;
 mod gather;
 mod index;
 mod plan;

@@ -12,6 +12,7 @@
 //! - deliveries reach their sessions in order, within the credit, and never a superseded session (`simulation/downlink.rs`);
 //! - an accepted cloud-to-device message reaches its device in order, or is a dead letter (`simulation/queues.rs`);
 //! - writes to twins and reads of them are linearizable, and an acknowledged write stays (`simulation/twins.rs`);
+//! - queries visit each device once over all pages, count right, and see what was written before them (`simulation/queries.rs`);
 //! - calls about an identity are linearizable (`simulation/backends.rs`; the checkers are `holdfast_chaos::check`);
 //! - once all faults have ended, the cluster recovers within a bounded time, every group has the members that the registry
 //!   wants, and all replicas of a group have the same log (`simulation/scenario.rs`);
@@ -35,6 +36,8 @@ mod lease;
 mod logs;
 #[path = "simulation/operator.rs"]
 mod operator;
+#[path = "simulation/queries.rs"]
+mod queries;
 #[path = "simulation/queues.rs"]
 mod queues;
 #[path = "simulation/readers.rs"]
@@ -171,7 +174,7 @@ fn promises_hold_under_every_fault() {
     println!(
         "{} runs in {:.0?}, {} s of simulated time: {} faults, {acknowledged} messages acknowledged, {} events read, \
          {} calls about identities, {} connections, {} deliveries sent and {} received, {} messages queued, {} \
-         received and {} dead letters, {} writes to twins and {} reads, {} changes of \
+         received and {} dead letters, {} writes to twins and {} reads, {} queries, {} changes of \
          subscriptions acknowledged, {} checks of revocations, {} calls between nodes; changes of members: {changes:?}",
         runs.len(),
         began.elapsed(),
@@ -187,6 +190,7 @@ fn promises_hold_under_every_fault() {
         sum(|run| run.dead_letters as u64),
         sum(|run| run.twin_writes as u64),
         sum(|run| run.twin_reads as u64),
+        sum(|run| run.queries),
         sum(|run| run.subscribed),
         sum(|run| run.revocations),
         sum(|run| run.calls),

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use holdfast_swarm::http::Client;
-use http::{Method, StatusCode, header};
+use holdfast_swarm::http::{Answer, Client};
+use http::{HeaderName, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::targets::{Endpoint, Targets};
@@ -66,6 +66,28 @@ impl Caller {
         if_match: Option<&str>,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Bytes), Unanswered> {
+        let quoted = if_match.map(|etag| format!("\"{etag}\""));
+        let headers: Vec<_> = quoted
+            .as_deref()
+            .map(|etag| (header::IF_MATCH, etag))
+            .into_iter()
+            .collect();
+        let answer = self.exchange(endpoint, method, path, &headers, body).await?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// As [`Self::call`], with any headers and those of the answer.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn exchange(
+        &mut self,
+        endpoint: Endpoint,
+        method: Method,
+        path: &str,
+        more: &[(HeaderName, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer, Unanswered> {
         let mut client = match self.open.take() {
             Some((node, client)) if node == endpoint.node => client,
             _ => match tokio::time::timeout(CALL_TIMEOUT, self.targets.rest(endpoint)).await {
@@ -74,11 +96,10 @@ impl Caller {
                 Err(_) => return Err(Unanswered::not_sent(&anyhow::anyhow!("cannot connect in time"))),
             },
         };
-        let quoted = if_match.map(|etag| format!("\"{etag}\""));
         let mut headers = vec![(header::AUTHORIZATION, self.token.as_str())];
-        headers.extend(quoted.as_deref().map(|etag| (header::IF_MATCH, etag)));
+        headers.extend(more.iter().map(|(name, value)| (name.clone(), *value)));
         let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-        let request = client.request_with(method, path, &headers, body);
+        let request = client.exchange(method, path, &headers, body);
         match tokio::time::timeout(self.timeout, request).await {
             Ok(Ok(answer)) => {
                 self.open = Some((endpoint.node, client));

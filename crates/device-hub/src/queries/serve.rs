@@ -126,6 +126,9 @@ impl DeviceHub {
                 ..proto::DeviceQueryAnswer::default()
             });
         }
+        if !slice.is_identity_only {
+            self.confirm_owner(&slice.partitions).await?;
+        }
         self.evaluate(&slice, after).await
     }
 

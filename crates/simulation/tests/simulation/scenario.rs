@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use holdfast_chaos::check::{Findings, identity, revocation, sessions};
+use holdfast_chaos::check::{self, Findings, identity, revocation, sessions};
 use holdfast_chaos::history::{Fault, Micros};
 use holdfast_model::PartitionCount;
 use rand::rngs::SmallRng;
@@ -18,7 +18,7 @@ use crate::lease::Leases;
 use crate::operator::{Changes, Operator};
 use crate::shared::Shared;
 use crate::world::World;
-use crate::{downlink, logs, queues, readers, twins};
+use crate::{downlink, logs, queries, queues, readers, twins};
 use holdfast_simulation::{Cluster, Image, SECOND, Setup, simulate};
 
 /// How often devices and checks run.
@@ -64,6 +64,8 @@ pub(crate) struct Outcome {
     /// Writes to twins, and reads of them.
     pub(crate) twin_writes: usize,
     pub(crate) twin_reads: usize,
+    /// Checked queries.
+    pub(crate) queries: u64,
     /// Acknowledged changes of subscriptions.
     pub(crate) subscribed: u64,
 }
@@ -154,6 +156,7 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         })
         .collect();
     shared.spawn(Operator::new(shared.clone(), cluster.network.clone(), draw()).work());
+    shared.spawn(queries::ask_at_random(shared.clone(), &STEADY, draw()));
     let mut world = World::new(cluster, shared.clone());
     let mut leases = Leases::default();
     // Faults hit a cluster that works, not one that has yet to elect.
@@ -297,6 +300,10 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
     for broken in twins::check(&history.twins) {
         shared.violation(broken);
     }
+    let queries = demand(
+        shared,
+        &check::queries::check(&history.queries, &history.twins.versions()),
+    );
     for device in &mut *devices {
         device.connect_last(cluster).await;
     }
@@ -321,6 +328,7 @@ async fn judge(world: &World, devices: &mut [Device], shared: &Rc<Shared>, fault
         dead_letters: history.dead_letters.len(),
         twin_writes: history.twins.written.len(),
         twin_reads: history.twins.seen.len(),
+        queries,
         subscribed: devices
             .iter()
             .filter_map(|device| device.subscriptions.as_ref())

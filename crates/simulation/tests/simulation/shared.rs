@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use holdfast_chaos::check::readers::Readers;
+use holdfast_chaos::history::queries::Queries;
 use holdfast_chaos::history::{Connection, Micros, Operation, Refusal, RightsChange};
 use holdfast_cluster::control::Control;
 use holdfast_cluster::route::Partitions;
@@ -74,6 +75,7 @@ pub(crate) struct History {
     /// In the end, by device.
     pub(crate) dead_letters: BTreeSet<(String, u64)>,
     pub(crate) twins: TwinHistory,
+    pub(crate) queries: Queries,
     /// Broken promises.
     pub(crate) violations: Vec<String>,
 }

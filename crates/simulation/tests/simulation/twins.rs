@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use holdfast_chaos::check::queries::KnownVersion;
 use holdfast_chaos::history::Micros;
 use holdfast_device_hub::{Twin, TwinError, TwinWrite, WriteMode};
 use holdfast_simulation::identity;
@@ -157,6 +158,29 @@ impl Seen {
             version: twin.desired_version(),
             numbers: keys.filter_map(|key| key.parse().ok()).collect(),
         }
+    }
+}
+
+impl TwinHistory {
+    /// The versions that calls were answered with, for the check of queries.
+    pub(crate) fn versions(&self) -> Vec<KnownVersion> {
+        let writes = self.written.values().filter_map(|written| match written.answer {
+            Answer::Version(version) => Some((&written.device, written.from, written.to, version)),
+            Answer::Refused | Answer::Unknown => None,
+        });
+        let reads = self
+            .seen
+            .iter()
+            .map(|seen| (&seen.device, seen.from, seen.to, seen.version));
+        let all = writes
+            .chain(reads)
+            .map(|(device, asked, answered, version)| KnownVersion {
+                device: device.clone(),
+                asked,
+                answered,
+                version,
+            });
+        all.collect()
     }
 }
 
