@@ -20,6 +20,8 @@ use crate::target::Tls;
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a caller connects again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
+/// Attempts to connect after which a caller of a broadcast gives up.
+const MAX_ATTEMPTS: u32 = 300;
 /// Notifications that wait for their writer; it has one patch in flight.
 pub(super) const NOTICES: usize = 64;
 
@@ -125,7 +127,13 @@ impl Caller {
     }
 
     async fn reconnect(&self) -> Option<Client> {
+        let mut attempts = 0;
         while !self.tally.is_over() {
+            // A broadcast has no end of its own.
+            if matches!(self.request, Request::Broadcast { .. }) && attempts >= MAX_ATTEMPTS {
+                return None;
+            }
+            attempts += 1;
             tokio::time::sleep(RECONNECT_INTERVAL).await;
             match self.connect().await {
                 Ok(client) => return Some(client),
