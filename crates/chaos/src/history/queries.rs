@@ -11,7 +11,7 @@ use super::Micros;
 pub struct Walk {
     /// The text.
     pub query: String,
-    /// When the first page was asked for.
+    /// When the first page was requested.
     pub asked: Micros,
     /// When the last page had come.
     pub answered: Micros,
@@ -26,7 +26,7 @@ pub struct Walk {
 pub struct Counted {
     /// The text.
     pub query: String,
-    /// When it was asked for.
+    /// When it was requested.
     pub asked: Micros,
     /// When the answer had come.
     pub answered: Micros,
@@ -41,7 +41,7 @@ pub struct Counted {
 pub struct SeenVersion {
     /// The device.
     pub device: String,
-    /// When the query was asked for.
+    /// When the query was requested.
     pub asked: Micros,
     /// When the answer had come.
     pub answered: Micros,

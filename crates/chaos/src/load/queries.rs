@@ -23,9 +23,9 @@ const CONTINUATION: HeaderName = HeaderName::from_static("x-ms-continuation");
 const INTERVAL_MS: Range<u64> = 200..1_000;
 /// How long a caller waits for a page, which may take 5 s when an owner is away, and longer when a majority is.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a page is asked for before the query is given up.
+/// How often a page is requested before the query is given up.
 const ATTEMPTS: usize = 5;
-/// Before a page is asked for again.
+/// Before a page is requested again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Queries for devices and counts them until the load stops. `steady`: devices that keep their rights.

@@ -16,9 +16,9 @@ use crate::shared::Shared;
 
 /// How long a page may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Wait before a page is asked for again.
+/// Wait before a page is requested again.
 const RETRY_MS: std::ops::Range<u64> = 20..200;
-/// How often a page is asked for before a query is given up: while everything is broken, another one is as good.
+/// How often a page is requested before a query is given up: while everything is broken, another one is as good.
 const ATTEMPTS: usize = 5;
 
 /// A query that is asked again and again.

@@ -27,7 +27,7 @@ const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is checked whether all have it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What is special in a broadcast.
+/// Options of a broadcast.
 #[derive(Debug, Clone, Copy)]
 pub struct Broadcast {
     /// How many devices, from the first one on, never read.
