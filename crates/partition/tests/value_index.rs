@@ -191,6 +191,57 @@ async fn an_index_that_is_declared_later_is_built_and_one_that_is_not_declared_a
 }
 
 #[tokio::test]
+async fn building_continues_behind_a_restart_and_a_power_cut() {
+    let mut disk = SimDisk::new();
+    let mut rng = SmallRng::seed_from_u64(3);
+    let count = 4000_u32;
+    let device = |number: u32| format!("device-{number:04}");
+    {
+        let partition = start(Arc::new(disk.clone()), &config(), None).await;
+        for first in (0..count).step_by(100) {
+            let values: Vec<_> = (first..first + 100)
+                .map(|n| (device(n), format!("a={}", n % 40)))
+                .collect();
+            let values: Vec<_> = values
+                .iter()
+                .map(|(device, value)| (device.as_str(), Some(value.as_str())))
+                .collect();
+            set(&partition, &values).await;
+        }
+        partition.shutdown().await;
+    }
+    let mut interrupted = 0;
+    for turn in 0..6 {
+        let partition = start(Arc::new(disk.clone()), &config(), indexing(&["a"])).await;
+        // The first one ends before anything has been read.
+        for number in 0..10 * u32::from(turn > 0) {
+            // Changes on both sides of what has been read.
+            let (device, value) = (device(turn * 10 + number * 399), format!("a={}", 50 + turn));
+            set(&partition, &[(&device, Some(&value))]).await;
+        }
+        interrupted += u32::from(!partition.has_value_index("a"));
+        partition.shutdown().await;
+        if turn % 2 == 1 {
+            disk.flush().unwrap();
+            disk = disk.crash(&mut rng);
+        }
+    }
+    assert!(interrupted > 0, "the first start was not interrupted");
+    let partition = start(Arc::new(disk), &config(), indexing(&["a"])).await;
+    built(&partition, "a").await;
+    let mut found = 0;
+    for value in 0..60 {
+        let devices = find(&partition, "a", &one_of(&[&value.to_string()])).await.unwrap();
+        for device in &devices {
+            let stored = partition.device_state(&self::name(device, "1")).await.unwrap().unwrap();
+            found += u32::from(stored == format!("a={value}"));
+        }
+    }
+    assert_eq!(found, count, "each device is found by its value");
+    partition.shutdown().await;
+}
+
+#[tokio::test]
 async fn ranges_are_found_unless_they_are_too_large() {
     let disk = SimDisk::new();
     let partition = start(Arc::new(disk), &config(), indexing(&["a"])).await;

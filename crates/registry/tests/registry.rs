@@ -12,8 +12,8 @@ use holdfast_model::{DeviceId, IdentityId, ModuleId, NodeId, PartitionCount, Uni
 use holdfast_registry::{
     Authentication, AuthenticationWrite, ChangeKind, ClusterView, DeviceRange, Founding, Identity, IdentityContent,
     IdentityKind, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, LeaseState, NodeInfo, NodeRole, NodeState,
-    Registry, RegistryConfig, RegistryError, RegistryEvent, SavedQueryCondition, SavedQueryWrite, Scan, Status,
-    TwinSeed, WriteOperation,
+    Registry, RegistryConfig, RegistryError, RegistryEvent, SavedQueryCondition, SavedQueryWrite, Scan, SeedScan,
+    Status, TwinSeed, WriteOperation,
 };
 use holdfast_storage::{DataDir, Kek, NodeIdentity, Sealer, StorageConfig};
 
@@ -532,5 +532,68 @@ async fn a_scan_visits_each_identity_once_in_slices_of_any_size() {
         .unwrap();
     assert_eq!(statuses, [Status::Disabled], "a module's status is its device's");
     assert_eq!((scanned.through, scanned.count), (Some(module("b", "m")), 2));
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_scan_of_twin_content_visits_those_that_were_created_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path()).await;
+    let with = |tags: &str| IdentityContent {
+        twin: TwinSeed {
+            tags: Some(tags.to_owned()),
+            desired: None,
+        },
+        ..IdentityContent::default()
+    };
+    for id in ["a", "a-b", "ab", "left-out", "z"] {
+        node.put(&device(id), with(&format!("{{\"id\":\"{id}\"}}"))).await;
+    }
+    node.put(&device("b"), IdentityContent::default()).await;
+    for (device, id) in [("a", "m1"), ("a", "m2"), ("b", "m")] {
+        node.put(&module(device, id), with("{}")).await;
+    }
+    let scanned = |kind, after: Option<IdentityId>, through: Option<IdentityId>, most| {
+        let mut visited = Vec::new();
+        let scan = SeedScan {
+            kind,
+            after,
+            through,
+            most,
+        };
+        let wants = |device: &DeviceId| device.as_str() != "left-out";
+        let scanned = node
+            .registry
+            .scan_twin_seeds(&scan, wants, |id, seed| {
+                if id.module.is_none() {
+                    assert_eq!(seed.tags, Some(format!("{{\"id\":\"{id}\"}}")));
+                }
+                visited.push(id.to_string());
+            })
+            .unwrap();
+        (visited, scanned.through)
+    };
+    let (devices, modules) = (IdentityKind::Devices, IdentityKind::Modules);
+    let strings = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        scanned(devices, None, None, 100),
+        (strings(&["a", "a-b", "ab", "z"]), None)
+    );
+    assert_eq!(
+        scanned(devices, None, None, 2),
+        (strings(&["a", "a-b"]), Some(device("a-b")))
+    );
+    let behind = scanned(devices, Some(device("a")), Some(device("ab")), 100);
+    assert_eq!(behind, (strings(&["a-b", "ab"]), None));
+    assert_eq!(
+        scanned(devices, Some(device("z")), Some(device("b")), 100),
+        (Vec::new(), None)
+    );
+    assert_eq!(
+        scanned(modules, None, None, 100),
+        (strings(&["a/m1", "a/m2", "b/m"]), None)
+    );
+    let behind = scanned(modules, Some(module("a", "m1")), Some(module("a", "m2")), 100);
+    assert_eq!(behind, (strings(&["a/m2"]), None));
     node.close().await;
 }

@@ -1,5 +1,6 @@
 //! An index never leaves out a value that its condition selects; declarations are checked.
 
+use holdfast_config::Section as _;
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_query::{DocumentRow, Query, Value};
 use proptest::prelude::*;
@@ -62,6 +63,12 @@ fn a_declaration_is_checked_in_words_that_help() {
     assert_eq!(problem(&many), Some("must have at most 16 paths, found 17".to_owned()));
     let long = format!("tags.{}", "a".repeat(600));
     assert_eq!(of(&[&long]), "must have paths of at most 512 characters");
+    let config = crate::TwinsConfig {
+        indexes: vec!["deviceId".to_owned()],
+        ..crate::TwinsConfig::default()
+    };
+    let refusal = config.validate().unwrap_err().to_string();
+    assert_eq!(refusal, format!("twins.indexes: {paths}deviceId"));
 }
 
 #[test]
