@@ -22,6 +22,8 @@ holdfast_model::metrics! {
     counter certificate_reloads(outcome) = "holdfast_tls_certificate_reloads_total";
     /// When the server certificate ends, seconds since 1970.
     gauge certificate_expiry(certificate) = "holdfast_tls_certificate_expiry_seconds";
+    /// CAs of devices that end within so many days: 90d, 30d, 7d, or 0d for those that have ended.
+    gauge cas_ending(within) = "holdfast_cas_ending";
 }
 
 /// All metrics, in the order of the page.

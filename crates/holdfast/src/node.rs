@@ -6,6 +6,7 @@
 //! flush has begun.
 //! Not here: how a node is put together (`holdfast_node`), and what its parts do.
 
+mod certificate_ends;
 mod certificates;
 mod cluster_join;
 mod listeners;
@@ -120,6 +121,8 @@ impl Node {
             cluster_join::founded(&data);
         }
 
+        let ends = certificate_ends::watch(tls.clone(), Arc::clone(&node.hub), stop.clone());
+        holdfast_tasks::spawn_critical("certificate-ends", ends);
         let control = node.control.clone().context("the node has no control")?;
         let rest = RestService::new(Arc::clone(&node.hub), control, config.rest.clone());
         let listeners = Listeners::new(config, tls, Arc::clone(&node.hub), rest, stop);

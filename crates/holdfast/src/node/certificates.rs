@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use holdfast_model::UnixMillis;
 use holdfast_net::{CertificateReload, FileStamps, ReloadOutcome, ServerCertificates, ServerIdentity, server_config};
 use holdfast_tasks::Stop;
 use rustls::ServerConfig;
@@ -95,6 +96,16 @@ impl Tls {
         inner
             .map(|inner| Arc::clone(&inner.config))
             .context("there are TLS listeners, and no certificate is configured")
+    }
+
+    /// The ends of the certificates, by the names that the metrics give them; those whose files cannot be read are left out.
+    pub(crate) fn ends(&self) -> Vec<(&'static str, UnixMillis)> {
+        let files = self.0.iter().flat_map(|inner| &inner.files);
+        let ends = files.filter_map(|files| {
+            let end = u64::try_from(certs::not_after(&files.certificate).ok()?).ok()?;
+            Some((files.name, UnixMillis(end.saturating_mul(1000))))
+        });
+        ends.collect()
     }
 
     /// Reloads the certificates when their files change, until the node closes.
