@@ -44,8 +44,9 @@ fn by_token(refusal: SasRefusal) -> Denied {
     }
 }
 
+/// Also a fault of the certificate itself needs confirmation: the identity may have keys by now, and a good token.
 fn by_certificate(refusal: CertificateRefusal) -> Denied {
-    Denied::with(refusal.reason(), &refusal)
+    Denied::with(refusal.reason(), &refusal).by_registered_type()
 }
 
 fn unavailable(_: RegistryError) -> Denied {
@@ -64,7 +65,7 @@ pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<Identit
 }
 
 /// Checks `request` at `now`. Some refusals need the leader's confirmation before they may be sent to the client:
-/// [`RefusalReason::needs_confirmation`].
+/// [`Denied::needs_confirmation`].
 ///
 /// # Errors
 /// The first rule that is broken, in the order of the specification.
@@ -100,7 +101,9 @@ pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMil
             (None, None) => Err(RefusalReason::NoCertificate.into()),
         },
         Authentication::Sas(_) | Authentication::None => match (token, chain) {
-            (Some(token), _) => with_token(parts, identity, &token.map_err(by_token)?, now),
+            (Some(Ok(token)), _) => with_token(parts, identity, &token, now),
+            // It may have a certificate by now, beside which the password means nothing.
+            (Some(Err(refusal)), _) => Err(by_token(refusal).by_registered_type()),
             (None, Some(_)) => Err(RefusalReason::AuthType.into()),
             (None, None) => Err(RefusalReason::Missing.into()),
         },

@@ -86,7 +86,7 @@ impl Core {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
             Ok(verified) => critical(|| self.enter(request, verified, target, now)),
-            Err(denied) if denied.refusal.reason.needs_confirmation() => self.confirm_later(request, target, false),
+            Err(denied) if denied.needs_confirmation => self.confirm_later(request, target, false),
             Err(denied) => ConnectAttempt::Done(Err(self.deny(request, denied))),
         }
     }
@@ -137,7 +137,7 @@ impl Core {
                     ConnectAttempt::Pending(pending) => pending.await,
                 },
                 // Checked again after the confirmation: an earlier read proves nothing.
-                Err(denied) if !confirms && denied.refusal.reason.needs_confirmation() => {
+                Err(denied) if !confirms && denied.needs_confirmation => {
                     confirms = true;
                     continue;
                 }
@@ -147,7 +147,7 @@ impl Core {
     }
 
     fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
-        self.deny(request, Denied { refusal, detail: None })
+        self.deny(request, refusal.into())
     }
 
     fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {

@@ -154,6 +154,8 @@ pub struct Denied {
     pub refusal: Refusal,
     /// The exact fault; not for the client.
     pub detail: Option<Arc<str>>,
+    /// Whether it may rest on a stale replica, so that a linearizable read must confirm it (docs/decisions/0022).
+    pub needs_confirmation: bool,
 }
 
 impl Denied {
@@ -161,6 +163,15 @@ impl Denied {
         Self {
             refusal: Refusal::new(reason),
             detail: Some(detail.to_string().into()),
+            needs_confirmation: reason.needs_confirmation(),
+        }
+    }
+
+    /// The same, where the registered authentication type has led to it.
+    pub(crate) fn by_registered_type(self) -> Self {
+        Self {
+            needs_confirmation: true,
+            ..self
         }
     }
 }
@@ -170,6 +181,16 @@ impl From<RefusalReason> for Denied {
         Self {
             refusal: Refusal::new(reason),
             detail: None,
+            needs_confirmation: reason.needs_confirmation(),
+        }
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            ..Self::from(refusal.reason)
         }
     }
 }
