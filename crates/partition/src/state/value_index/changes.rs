@@ -20,9 +20,9 @@ struct IndexedChange {
     new: Result<Derived, UnreadableState>,
 }
 
-/// See the module; nothing for most entries.
+/// See the module. `None`: the entry seems to have no effects, as most, and was not read.
 #[derive(Default)]
-pub(crate) struct IndexedChanges(Vec<IndexedChange>);
+pub(crate) struct IndexedChanges(Option<Vec<IndexedChange>>);
 
 impl IndexedChanges {
     /// Those of an entry that is about to be applied.
@@ -45,7 +45,7 @@ impl IndexedChanges {
         });
         let changes: Vec<_> = changes.collect();
         if changes.is_empty() {
-            return Self::default();
+            return Self(Some(Vec::new()));
         }
         let known: Vec<Lookup> = {
             let mut inner = shared.lock();
@@ -69,12 +69,19 @@ impl IndexedChanges {
             }
             IndexedChange { state, old, new }
         });
-        Self(indexed.collect())
+        Self(Some(indexed.collect()))
     }
 
-    /// Under the lock under which the entry is applied.
+    /// Under the lock under which the entry is applied, which has changes of device state.
     pub(crate) fn apply(&self, indexes: &mut ValueIndexes) {
-        for change in &self.0 {
+        let Some(changes) = &self.0 else {
+            // No writer of this version makes such an entry, but an index must not miss one.
+            tracing::error!(
+                "an entry with effects has an unknown layout; its partition's indexes are not used before the next start"
+            );
+            return indexes.give_up();
+        };
+        for change in changes {
             match &change.new {
                 Ok(new) => indexes.apply(&change.state, change.old.as_ref(), new),
                 Err(_) => indexes.give_up(),
@@ -84,6 +91,7 @@ impl IndexedChanges {
 
     /// Why no index can be used any more.
     pub(crate) fn unreadable(&self) -> Option<&UnreadableState> {
-        self.0.iter().find_map(|change| change.new.as_ref().err())
+        let mut changes = self.0.iter().flatten();
+        changes.find_map(|change| change.new.as_ref().err())
     }
 }

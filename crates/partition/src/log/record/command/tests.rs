@@ -369,3 +369,16 @@ fn fields_of_version_2_mean_nothing_in_version_1() {
     assert_eq!(EntryView::parse(&bytes).unwrap().header().owner, None);
     assert!(effects(&bytes).is_empty());
 }
+
+#[test]
+fn an_entry_of_telemetry_alone_is_known_to_have_no_effects() {
+    let header = BatchHeader::of_owner(UnixMillis(1));
+    let mut writer = BatchWriter::new();
+    assert!(!EntryView::may_have_effects(&writer.close(header)));
+    let gateway = Effect::GatewayAbsent { gateway: NodeId(1) };
+    writer.push_effect(OWNER, &gateway).unwrap();
+    assert!(EntryView::may_have_effects(&writer.close(header)));
+    for unknown in [&b""[..], b"\xff", b"\x0d\x01"] {
+        assert!(EntryView::may_have_effects(unknown), "{unknown:?}");
+    }
+}
