@@ -87,6 +87,7 @@ pub struct Image {
 
 /// Runs a test on a core's kind of runtime, with a clock that jumps.
 pub fn simulate<T>(test: impl Future<Output = T>) -> T {
+    holdfast_tasks::block_inline_on_this_thread();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

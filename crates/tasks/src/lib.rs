@@ -20,5 +20,7 @@ pub use budget::{BudgetExceeded, ByteBudget, Permit};
 #[cfg(debug_assertions)]
 pub use panic::arm_panic_points;
 pub use panic::{critical, end_process_on_panic, panic_point, panics};
-pub use spawn::{spawn, spawn_blocking, spawn_critical, spawn_critical_local, spawn_local};
+pub use spawn::{
+    block_inline_on_this_thread, spawn, spawn_blocking, spawn_critical, spawn_critical_local, spawn_local,
+};
 pub use stop::{Phase, Stop};

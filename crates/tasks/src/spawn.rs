@@ -5,6 +5,7 @@
 //! the process (after [`crate::end_process_on_panic`]). A part of an isolated task that a panic must not interrupt runs in
 //! [`crate::critical`].
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -99,6 +100,16 @@ where
     tokio::task::spawn_local(Watched { name, on_panic, future })
 }
 
+thread_local! {
+    static BLOCKS_INLINE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on [`spawn_blocking`] runs its work on this thread, when it is polled: for simulations, whose seeds replay only if
+/// no other thread decides when a task continues.
+pub fn block_inline_on_this_thread() {
+    BLOCKS_INLINE.set(true);
+}
+
 /// Runs `work` on the runtime's pool of blocking threads and returns its result.
 ///
 /// A panic of `work` ends the process, whichever task waits for it: it reads and writes what all tasks share.
@@ -110,6 +121,9 @@ where
     R: Send + 'static,
     W: FnOnce() -> R + Send + 'static,
 {
+    if BLOCKS_INLINE.get() {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
