@@ -38,7 +38,7 @@ pub mod device {
 
 /// The messages between nodes.
 pub mod cluster {
-    #[allow(missing_docs, reason = "generated")]
+    #[allow(missing_docs, clippy::large_enum_variant, reason = "generated")]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/holdfast.cluster.v1.rs"));
     }
