@@ -94,7 +94,10 @@ pub(crate) async fn send_at_random(
             Some(_) => Sending::Queued(access.hub.deliver_here(&identity(device), delivery)),
             None => Sending::Routed(delivery),
         };
-        shared.spawn(send(shared.clone(), access, device, number, pending, timeout));
+        shared.spawn(
+            "delivery",
+            send(shared.clone(), access, device, number, pending, timeout),
+        );
     }
     for device in steady {
         loop {

@@ -124,26 +124,35 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
     let mut draw = || SmallRng::seed_from_u64(rng.random());
     for number in 0..2 {
-        shared.spawn(call_at_random(shared.clone(), number, draw()));
+        shared.spawn("back end", call_at_random(shared.clone(), number, draw()));
     }
     for device in REVOKED {
-        shared.spawn(revoke_at_random(shared.clone(), device.to_owned(), draw()));
+        shared.spawn("revoker", revoke_at_random(shared.clone(), device.to_owned(), draw()));
     }
     for partition in PartitionCount::DEFAULT.iter() {
         let name = "a reader".to_owned();
-        shared.spawn(readers::follow(shared.clone(), name, partition, draw()));
+        shared.spawn("reader", readers::follow(shared.clone(), name, partition, draw()));
     }
     let mut faults = Faults::new(draw());
     let devices = STEADY.into_iter().chain(REVOKED);
     for back_end in 1..3 {
         let all = devices.clone().collect();
-        shared.spawn(downlink::send_at_random(shared.clone(), all, &STEADY, back_end, draw()));
+        shared.spawn(
+            "sender of deliveries",
+            downlink::send_at_random(shared.clone(), all, &STEADY, back_end, draw()),
+        );
     }
     for back_end in 1..3 {
-        shared.spawn(queues::send_at_random(shared.clone(), &STEADY, back_end, draw()));
+        shared.spawn(
+            "sender of messages",
+            queues::send_at_random(shared.clone(), &STEADY, back_end, draw()),
+        );
     }
     for back_end in 1..4 {
-        shared.spawn(twins::write_at_random(shared.clone(), &STEADY, back_end, draw()));
+        shared.spawn(
+            "writer of twins",
+            twins::write_at_random(shared.clone(), &STEADY, back_end, draw()),
+        );
     }
     let mut devices: Vec<Device> = devices
         .map(|name| {
@@ -155,8 +164,11 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
             )
         })
         .collect();
-    shared.spawn(Operator::new(shared.clone(), cluster.network.clone(), draw()).work());
-    shared.spawn(queries::ask_at_random(shared.clone(), &STEADY, draw()));
+    shared.spawn(
+        "operator",
+        Operator::new(shared.clone(), cluster.network.clone(), draw()).work(),
+    );
+    shared.spawn("asker of queries", queries::ask_at_random(shared.clone(), &STEADY, draw()));
     let mut world = World::new(cluster, shared.clone());
     let mut leases = Leases::default();
     // Faults hit a cluster that works, not one that has yet to elect.
@@ -208,7 +220,7 @@ impl Wellness {
     fn check(&mut self, world: &World, devices: &[Device]) -> bool {
         let cluster = &world.cluster;
         let is_well = world.is_complete()
-            && world.shared.active.get() == 0
+            && world.shared.active.borrow().is_empty()
             && devices.iter().all(Device::is_settled)
             && cluster.is_settled()
             && cluster.has_its_members()
@@ -225,11 +237,11 @@ impl Wellness {
             .map(Device::state)
             .collect();
         format!(
-            "nodes {:?} up, all of them {}, {} actors not done, owners and leases known {}, members as wanted {}, logs \
+            "nodes {:?} up, all of them {}, actors not done {:?}, owners and leases known {}, members as wanted {}, logs \
              level {}, devices {devices:?}; {}",
             cluster.nodes.keys().collect::<Vec<_>>(),
             world.is_complete(),
-            world.shared.active.get(),
+            world.shared.active.borrow(),
             cluster.is_settled(),
             cluster.has_its_members(),
             logs::are_level(cluster),

@@ -117,7 +117,8 @@ pub(crate) struct Shared {
     /// Actors come to an end.
     pub(crate) ending: Cell<bool>,
     /// Actors that have not.
-    pub(crate) active: Cell<usize>,
+    /// The actors that have not ended, with how many there are of a name.
+    pub(crate) active: RefCell<BTreeMap<&'static str, usize>>,
     trace: RefCell<Trace>,
 }
 
@@ -141,7 +142,7 @@ impl Shared {
             newest: Cell::new(NODES.into_iter().max().unwrap().get()),
             history: RefCell::default(),
             ending: Cell::new(false),
-            active: Cell::new(0),
+            active: RefCell::default(),
             trace: RefCell::default(),
         })
     }
@@ -254,12 +255,17 @@ impl Shared {
     }
 
     /// Starts an actor, which ends when [`Self::ending`] says so.
-    pub(crate) fn spawn(self: &Rc<Self>, actor: impl Future<Output = ()> + 'static) {
-        self.active.set(self.active.get() + 1);
+    pub(crate) fn spawn(self: &Rc<Self>, name: &'static str, actor: impl Future<Output = ()> + 'static) {
+        *self.active.borrow_mut().entry(name).or_default() += 1;
         let shared = self.clone();
         let actor = async move {
             actor.await;
-            shared.active.set(shared.active.get() - 1);
+            let mut active = shared.active.borrow_mut();
+            let left = active.get(name).map_or(0, |count| count - 1);
+            match left {
+                0 => active.remove(name),
+                _ => active.insert(name, left),
+            };
         };
         holdfast_tasks::spawn_local("actor", Box::pin(actor));
     }
