@@ -12,7 +12,7 @@ use super::credit::SharedCredit;
 use super::delivery::{DeliveryId, Settlement};
 use crate::DeviceHub;
 use crate::gateway::session_table::Link;
-use crate::session_types::SessionInfo;
+use crate::session_types::{OwnerError, SessionInfo};
 
 /// A settlement for an owner. There are at most as many as deliveries have been granted.
 #[derive(Debug, Clone)]
@@ -73,7 +73,10 @@ impl DeviceHub {
             Some(link) if link.owner != report.owner => {}
             Some(link) if link.owner.node == self.parts.node => {
                 drop(sessions);
-                self.settle_locally(partition, link, &report);
+                if let Err(error) = self.settle_locally(partition, link, &report) {
+                    self.sessions.partition(partition).outbox.settlements.push_back(report);
+                    self.replace_link(partition, link, error);
+                }
             }
             _ => {
                 sessions.outbox.settlements.push_back(report);
@@ -97,7 +100,14 @@ impl DeviceHub {
         self.send_deliveries(partition, term, self.parts.node);
     }
 
-    pub(crate) fn settle_locally(self: &Arc<Self>, partition: PartitionId, link: Link, report: &ReportedSettlement) {
+    /// # Errors
+    /// [`OwnerError`]: the settlement belongs on the next link.
+    pub(crate) fn settle_locally(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        link: Link,
+        report: &ReportedSettlement,
+    ) -> Result<(), OwnerError> {
         let (term, caller) = (link.owner.term, self.caller_link(link.id));
         let identity = &report.info.identity;
         self.ownership.settle_delivery(
@@ -108,6 +118,14 @@ impl DeviceHub {
             report.key,
             report.id,
             report.settlement,
-        );
+        )
+    }
+
+    /// The owner does not take reports over this link any more.
+    pub(crate) fn replace_link(&self, partition: PartitionId, link: Link, error: OwnerError) {
+        if error != OwnerError::Busy {
+            self.sessions.close_link(partition, link.id);
+        }
+        self.request_renewal(partition);
     }
 }

@@ -485,14 +485,22 @@ impl DeviceHub {
             for (key, activity) in &activities {
                 self.record_activity_locally(partition, link, &activity.info, *key, activity.at);
             }
-            for settlement in &settlements {
-                self.settle_locally(partition, link, settlement);
+            let mut refused = None;
+            for settlement in settlements {
+                if let Err(error) = self.settle_locally(partition, link, &settlement) {
+                    refused = Some(error);
+                    let mut sessions = self.sessions.partition(partition);
+                    sessions.outbox.settlements.push_back(settlement);
+                }
             }
             for credit in &credits {
                 self.grant_locally(partition, link, credit);
             }
             for (info, key) in detaches {
                 self.detach_locally(partition, link, &info, key);
+            }
+            if let Some(error) = refused {
+                self.replace_link(partition, link, error);
             }
             return true;
         }

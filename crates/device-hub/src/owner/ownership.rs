@@ -488,7 +488,10 @@ impl OwnershipTable {
         })
     }
 
-    /// A gateway reports that a delivery has been settled.
+    /// A gateway reports that a delivery has been settled. A delivery that is not known any more is no error.
+    ///
+    /// # Errors
+    /// [`OwnerError`]: the report does not count, and belongs on the gateway's next link.
     #[expect(
         clippy::too_many_arguments,
         reason = "a delivery and the link over which it is settled"
@@ -502,12 +505,9 @@ impl OwnershipTable {
         key: SessionKey,
         id: DeliveryId,
         settlement: Settlement,
-    ) {
-        if let Ok(mut ownership) = self.ownership(partition, term)
-            && ownership.check_open_link(caller).is_ok()
-        {
-            ownership.settle_delivery(identity, caller.address(key), id, settlement);
-        }
+    ) -> Result<(), OwnerError> {
+        self.ownership(partition, term)?
+            .settle_delivery(caller, identity, key, id, settlement)
     }
 
     /// Whether the caller must start a task that sends deliveries to the gateway.

@@ -444,12 +444,15 @@ impl OwnershipTerm {
 
     pub(super) fn settle_delivery(
         &mut self,
+        caller: CallerLink,
         identity: &IdentityId,
-        address: SessionAddress,
+        key: SessionKey,
         id: DeliveryId,
         settlement: Settlement,
-    ) {
-        self.downlink.settle(identity, address, id, settlement);
+    ) -> Result<(), OwnerError> {
+        self.check_open_link(caller)?;
+        self.downlink.settle(identity, caller.address(key), id, settlement);
+        Ok(())
     }
 
     pub(super) fn start_sending(&mut self, gateway: NodeId) -> bool {

@@ -13,6 +13,7 @@ use super::subscriptions::{SubscriptionAction, SubscriptionRequest};
 use crate::Protocol;
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
+use crate::downlink::delivery::{DeliveryId, Settlement};
 use crate::session_types::{CallerLink, LINK_LEASE, OwnerError, SessionAddress, SessionInfo, SessionNumber};
 use holdfast_model::Clock;
 
@@ -283,6 +284,34 @@ async fn only_an_open_link_of_the_gateways_last_incarnation_counts() {
             && !admits(&ownership, caller(NodeId(1), Incarnation(3), LinkId(11)))
             && !admits(&ownership, caller(NodeId(1), Incarnation(4), LinkId(1)))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_over_a_link_that_is_not_open_is_refused_and_not_dropped() {
+    let first = caller(NodeId(1), Incarnation(1), LinkId(1));
+    let next = caller(NodeId(1), Incarnation(1), LinkId(2));
+    let mut ownership = ownership(Term(5), &[first]);
+    let device = info("d");
+    attach(&mut ownership, first, &device, 7);
+    let settle = |ownership: &mut OwnershipTerm, link| {
+        ownership.settle_delivery(
+            link,
+            &device.identity,
+            SessionKey(7),
+            DeliveryId(1),
+            Settlement::Accepted,
+        )
+    };
+    assert_eq!(
+        settle(&mut ownership, first),
+        Ok(()),
+        "also of a delivery that is not known any more"
+    );
+    ownership.start_sync(next).unwrap();
+    assert_eq!(settle(&mut ownership, first), Err(OwnerError::LinkLost));
+    assert_eq!(settle(&mut ownership, next), Err(OwnerError::LinkLost));
+    ownership.finish_sync(next);
+    assert_eq!(settle(&mut ownership, next), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]

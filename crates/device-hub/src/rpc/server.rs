@@ -193,6 +193,9 @@ impl CallServer {
         codec::check_count(changes.attach.len())?;
         codec::check_count(changes.detach.len())?;
         let caller = self.caller(LinkId(changes.link));
+        if let Err(error) = self.settle(partition, caller, changes)? {
+            return Ok(codec::encode_error(error));
+        }
         let mut attached = Vec::with_capacity(changes.attach.len());
         for item in &changes.attach {
             let info = codec::decode_info(item)?;
@@ -217,7 +220,7 @@ impl CallServer {
                 Err(error) => return Ok(codec::encode_error(error)),
             });
         }
-        self.downlink_reports(partition, caller, changes)?;
+        self.grant_credit(partition, caller, changes)?;
         codec::check_count(changes.activities.len())?;
         for activity in &changes.activities {
             let (identity, key) = codec::decode_session(activity.session.as_ref())?;
@@ -236,23 +239,38 @@ impl CallServer {
         Ok(Answer::Changes(proto::SessionChangesAnswer { attached }))
     }
 
-    /// Settlements first: they may be the last reports of sessions that have ended.
-    fn downlink_reports(
+    /// Settlements come before everything else: they may be the last reports of sessions that have ended, and while the link is not
+    /// open here, the gateway must keep them.
+    fn settle(
         &self,
         partition: PartitionId,
         caller: CallerLink,
         changes: &proto::SessionChanges,
-    ) -> Result<(), CallError> {
+    ) -> Result<Result<(), OwnerError>, CallError> {
         codec::check_count(changes.settlements.len())?;
-        codec::check_count(changes.credits.len())?;
-        let ownership = &self.hub.ownership;
+        let term = Term(changes.term);
         for report in &changes.settlements {
             let (identity, key) = codec::decode_session(report.session.as_ref())?;
             let settlement =
                 Settlement::from_number(report.settlement).ok_or_else(|| refused("an unknown settlement"))?;
             let id = DeliveryId(report.delivery);
-            ownership.settle_delivery(partition, Term(changes.term), caller, &identity, key, id, settlement);
+            let ownership = &self.hub.ownership;
+            let settled = ownership.settle_delivery(partition, term, caller, &identity, key, id, settlement);
+            if settled.is_err() {
+                return Ok(settled);
+            }
         }
+        Ok(Ok(()))
+    }
+
+    fn grant_credit(
+        &self,
+        partition: PartitionId,
+        caller: CallerLink,
+        changes: &proto::SessionChanges,
+    ) -> Result<(), CallError> {
+        codec::check_count(changes.credits.len())?;
+        let ownership = &self.hub.ownership;
         for report in &changes.credits {
             let (identity, key) = codec::decode_session(report.session.as_ref())?;
             let credit = codec::decode_counters(report.credit.as_ref());
