@@ -168,7 +168,10 @@ async fn play(seed: u64, image: &Image, broken: Break, shared: &Rc<Shared>) -> R
         "operator",
         Operator::new(shared.clone(), cluster.network.clone(), draw()).work(),
     );
-    shared.spawn("asker of queries", queries::ask_at_random(shared.clone(), &STEADY, draw()));
+    shared.spawn(
+        "asker of queries",
+        queries::ask_at_random(shared.clone(), &STEADY, draw()),
+    );
     let mut world = World::new(cluster, shared.clone());
     let mut leases = Leases::default();
     // Faults hit a cluster that works, not one that has yet to elect.
