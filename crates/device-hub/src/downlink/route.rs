@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::delivery::{Delivery, DeliveryError, DeliveryOutcome};
 use crate::DeviceHub;
+use crate::rpc::client::FORMER_OWNER_TIMEOUT;
 use crate::rpc::codec;
 
 /// The longest time for which a delivery is waited for.
@@ -111,7 +112,7 @@ impl DeviceHub {
             .map_err(|_| DeliveryError::Busy)?;
         let request = Request::Send(codec::encode_send(identity, delivery, timeout));
         match self
-            .call_owner_for_outcome(partition, owner, request, timeout + ANSWER_MARGIN)
+            .call_owner_for(partition, owner, request, timeout + ANSWER_MARGIN, FORMER_OWNER_TIMEOUT)
             .await
         {
             Ok(Answer::Send(answer)) => codec::decode_sent(&answer),

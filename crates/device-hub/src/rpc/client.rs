@@ -17,7 +17,7 @@ use crate::DeviceHub;
 
 /// How long an earlier owner's answer about an outcome is awaited after the partition has a later one. One that is alive answers
 /// within the time of a call.
-const FORMER_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const FORMER_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl DeviceHub {
     /// Calls the session service of `node`.
@@ -58,20 +58,9 @@ impl DeviceHub {
             .await
     }
 
-    /// As [`Self::call_owner`], for a request of which the outcome matters: an earlier owner that is alive knows it, and has
-    /// [`FORMER_OWNER_TIMEOUT`] to say so.
-    pub(crate) async fn call_owner_for_outcome(
-        &self,
-        partition: PartitionId,
-        owner: Owner,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<Answer, CallError> {
-        self.call_owner_for(partition, owner, request, timeout, FORMER_OWNER_TIMEOUT)
-            .await
-    }
-
-    async fn call_owner_for(
+    /// As [`Self::call_owner`]; an earlier owner has `after_later_owner` to answer all the same. With [`FORMER_OWNER_TIMEOUT`] for requests
+    /// of which the outcome matters: an earlier owner that is alive knows it.
+    pub(crate) async fn call_owner_for(
         &self,
         partition: PartitionId,
         owner: Owner,

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_cluster::route::Owner;
 use holdfast_cluster::transport::CallError;
 use holdfast_model::{IdentityId, PartitionId};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_request::Request;
 use tokio::time::Instant;
 
+use super::client::FORMER_OWNER_TIMEOUT;
 use super::codec;
 use crate::DeviceHub;
 use crate::owner::state_writer::ChangeError;
@@ -46,6 +46,10 @@ impl DeviceHub {
         let partition = self.partition_of(identity);
         let give_up = Instant::now() + timeout;
         let left = || give_up.saturating_duration_since(Instant::now());
+        let after_later_owner = match repeat {
+            Repeat::Always => Duration::ZERO,
+            Repeat::WhileCertain => FORMER_OWNER_TIMEOUT,
+        };
         let mut failed = None;
         loop {
             let backoff = left().min(RETRY_BACKOFF);
@@ -56,7 +60,10 @@ impl DeviceHub {
                     let answer = tokio::time::timeout_at(give_up, answer).await;
                     answer.unwrap_or(Err(ChangeError::Unknown))
                 }
-                Some(owner) => match self.call_as(repeat, partition, owner, request.clone(), left()).await {
+                Some(owner) => match self
+                    .call_owner_for(partition, owner, request.clone(), left(), after_later_owner)
+                    .await
+                {
                     Ok(Answer::Error(error)) => Err(codec::decode_change_error(&error)),
                     Ok(answer) => Ok(answer),
                     Err(CallError::NotSent(_) | CallError::Refused(_)) => Err(ChangeError::NotOwner),
@@ -73,20 +80,6 @@ impl DeviceHub {
                 return result;
             }
             failed = owner;
-        }
-    }
-
-    async fn call_as(
-        &self,
-        repeat: Repeat,
-        partition: PartitionId,
-        owner: Owner,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<Answer, CallError> {
-        match repeat {
-            Repeat::Always => self.call_owner(partition, owner, request, timeout).await,
-            Repeat::WhileCertain => self.call_owner_for_outcome(partition, owner, request, timeout).await,
         }
     }
 
