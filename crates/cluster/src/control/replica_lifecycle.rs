@@ -1,9 +1,11 @@
-//! Creates partitions and deletes replicas: the two steps that must never be taken by mistake.
+//! Creates partitions, starts empty replicas and deletes replicas: the steps that must never be taken by mistake.
 //!
 //! A replica that is deleted while it is a member of its group loses what it has acknowledged; a partition that is created
-//! twice has two logs. Both steps therefore ask other nodes first. A replica is stopped before it asks whether it may be
+//! twice has two logs; an empty replica on a node that has been drained would be left behind when the node is removed. Each
+//! step therefore asks other nodes first. A replica is stopped before it asks whether it may be
 //! deleted: a stopped replica cannot catch up and become a member again, so that the answer stays true.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_consensus::GroupId;
@@ -12,7 +14,7 @@ use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer;
 use holdfast_proto::cluster::v1::control_request::Request;
 use holdfast_proto::cluster::v1::membership_answer::Standing;
-use holdfast_registry::RegistryError;
+use holdfast_registry::{ClusterView, Placement, RegistryError};
 use thiserror::Error;
 
 use super::actions::ControlCallError;
@@ -24,13 +26,30 @@ const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of the confirmation that the registry's view is up to date.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The registry has not confirmed that this node's view of the placements is up to date.
+#[derive(Debug, Error)]
+pub(super) enum UnconfirmedView {
+    #[error("the registry cannot confirm its view")]
+    Refused(#[source] RegistryError),
+    #[error("the registry has not confirmed its view in time")]
+    TimedOut,
+}
+
+/// Why an empty replica was not started.
+#[derive(Debug, Error)]
+pub(super) enum StartEmptyError {
+    #[error(transparent)]
+    Unconfirmed(#[from] UnconfirmedView),
+    /// The replica could not be started.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
 /// Why a partition was not created.
 #[derive(Debug, Error)]
 pub(super) enum CreateError {
-    #[error("the registry cannot confirm its view")]
-    Unconfirmed(#[source] RegistryError),
-    #[error("the registry has not confirmed its view in time")]
-    TimedOut,
+    #[error(transparent)]
+    Unconfirmed(#[from] UnconfirmedView),
     #[error("node {node} has not answered whether it has a replica")]
     Unanswered {
         node: NodeId,
@@ -61,13 +80,7 @@ impl Control {
     /// Creates the partition, or an empty replica of it if another node has one.
     pub(super) async fn create_partition(&self, partition: PartitionId) -> Result<(), CreateError> {
         let inner = &self.0;
-        // The view of a node that has just started may be outdated.
-        match tokio::time::timeout(CONFIRM_TIMEOUT, inner.registry.read_barrier()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(CreateError::Unconfirmed(error)),
-            Err(_) => return Err(CreateError::TimedOut),
-        }
-        let view = inner.registry.cluster();
+        let view = self.confirmed_view().await?;
         let Some(placement) = view.placement(partition) else {
             return Ok(());
         };
@@ -83,6 +96,27 @@ impl Control {
             }
         }
         Ok(self.start_replica(partition, !exists).await?)
+    }
+
+    /// Starts a replica without data, to be added by the group's leader, if it is still placed here.
+    pub(super) async fn start_empty_replica(&self, partition: PartitionId) -> Result<(), StartEmptyError> {
+        let view = self.confirmed_view().await?;
+        let is_wanted = |placement: &Placement| placement.replicas.contains(&self.0.id);
+        if !view.placement(partition).is_some_and(is_wanted) {
+            return Ok(());
+        }
+        Ok(self.start_replica(partition, false).await?)
+    }
+
+    /// The view of the cluster, confirmed: a node that has just started may have an outdated one, in which it still has
+    /// replicas that it gave up before.
+    async fn confirmed_view(&self) -> Result<Arc<ClusterView>, UnconfirmedView> {
+        let registry = &self.0.registry;
+        match tokio::time::timeout(CONFIRM_TIMEOUT, registry.read_barrier()).await {
+            Ok(Ok(())) => Ok(registry.cluster()),
+            Ok(Err(error)) => Err(UnconfirmedView::Refused(error)),
+            Err(_) => Err(UnconfirmedView::TimedOut),
+        }
     }
 
     /// Deletes this node's replica once its group has removed it.

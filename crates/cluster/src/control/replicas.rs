@@ -11,8 +11,10 @@ use holdfast_registry::ClusterView;
 /// A step for a local replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplicaStep {
-    /// Start it from the data on the disk, or empty, to be added by the group's leader.
+    /// Start it from the data on the disk.
     Start(PartitionId),
+    /// Start it empty, to be added by the group's leader.
+    StartEmpty(PartitionId),
     /// Create the partition, unless a replica of it exists on any node.
     Create(PartitionId),
     /// It is not placed here: delete it once its group has removed it.
@@ -35,7 +37,7 @@ pub(super) fn steps(
             (true, _) => view.node(me).map(|_| ReplicaStep::Remove(partition)),
             (false, true) => Some(ReplicaStep::Start(partition)),
             (false, false) if wanted && placement.founder == me => Some(ReplicaStep::Create(partition)),
-            (false, false) if wanted => Some(ReplicaStep::Start(partition)),
+            (false, false) if wanted => Some(ReplicaStep::StartEmpty(partition)),
             (false, false) => None,
         }
     });
@@ -101,9 +103,9 @@ mod tests {
             &view,
             &[],
             &[],
-            &[ReplicaStep::Start(first), ReplicaStep::Start(second)],
+            &[ReplicaStep::StartEmpty(first), ReplicaStep::StartEmpty(second)],
         );
-        check(NodeId(2), &view, &[0], &[0], &[ReplicaStep::Start(second)]);
+        check(NodeId(2), &view, &[0], &[0], &[ReplicaStep::StartEmpty(second)]);
         check(NodeId(2), &view, &[0, 1], &[0, 1], &[]);
     }
 

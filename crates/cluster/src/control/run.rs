@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::error::ControlStartError;
 use super::leader_tasks::{self, LeaderTask};
 use super::membership::{self, Situation, Step};
-use super::replica_lifecycle::{CreateError, RemoveError};
+use super::replica_lifecycle::{CreateError, RemoveError, StartEmptyError};
 use super::replicas::{self, ReplicaStep};
 use super::task_table::{Subject, TaskTable};
 use super::{ClusterBootstrap, Control, HostError};
@@ -39,6 +39,8 @@ const BUSY_TICK: Duration = Duration::from_millis(500);
 enum ReplicaStepError {
     #[error(transparent)]
     Start(#[from] HostError),
+    #[error(transparent)]
+    StartEmpty(#[from] StartEmptyError),
     #[error(transparent)]
     Create(#[from] CreateError),
     #[error(transparent)]
@@ -94,6 +96,11 @@ impl Run {
             async move {
                 let (partition, started) = match step {
                     ReplicaStep::Start(partition) => (partition, control.start_replica(partition, false).await),
+                    ReplicaStep::StartEmpty(partition) => match control.start_empty_replica(partition).await {
+                        Err(StartEmptyError::Host(error)) => (partition, Err(error)),
+                        // The task retries.
+                        Ok(()) | Err(StartEmptyError::Unconfirmed(_)) => (partition, Ok(())),
+                    },
                     ReplicaStep::Create(partition) => match control.create_partition(partition).await {
                         Err(CreateError::Host(error)) => (partition, Err(error)),
                         // The task retries.
@@ -227,6 +234,7 @@ impl Run {
         for step in self.control.replica_steps(view) {
             let (partition, what) = match step {
                 ReplicaStep::Start(partition) => (partition, "starting the replica of"),
+                ReplicaStep::StartEmpty(partition) => (partition, "starting an empty replica of"),
                 ReplicaStep::Create(partition) => (partition, "creating"),
                 ReplicaStep::Remove(partition) => (partition, "removing the replica of"),
             };
@@ -240,6 +248,10 @@ impl Run {
                 match step {
                     ReplicaStep::Start(partition) => control
                         .start_replica(partition, false)
+                        .await
+                        .map_err(ReplicaStepError::from),
+                    ReplicaStep::StartEmpty(partition) => control
+                        .start_empty_replica(partition)
                         .await
                         .map_err(ReplicaStepError::from),
                     ReplicaStep::Create(partition) => control
