@@ -17,6 +17,7 @@ mod hub;
 mod monitor;
 pub mod node;
 mod output;
+mod policy;
 mod query;
 mod sas;
 mod saved_query;
@@ -56,6 +57,11 @@ pub enum Command {
         #[command(subcommand)]
         command: ca::Command,
     },
+    /// Manage the shared access policies that back ends log in with
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Look at the cluster
     Cluster {
         #[command(subcommand)]
@@ -83,6 +89,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Twin { command } => twin::run(command),
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Ca { command } => ca::run(&command),
+        Command::Policy { command } => policy::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
         Command::Query(args) => query::run(&args),

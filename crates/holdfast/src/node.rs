@@ -12,20 +12,19 @@ mod cluster_join;
 mod listeners;
 mod store;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use holdfast_auth::{HubNames, Key};
+use holdfast_auth::{HubNames, Policy};
 use holdfast_cluster::control::ClusterBootstrap;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{Incarnation, NodeId, PartitionCount};
 use holdfast_node::{Core, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
-use holdfast_registry::{Founding, NodeInfo, NodeState};
+use holdfast_registry::{Changes, Founding, NodeInfo, NodeState};
 use holdfast_service_api::rest::RestService;
 use holdfast_storage::DataDir;
 use holdfast_tasks::Stop;
@@ -151,17 +150,17 @@ impl Node {
         }
     }
 
-    /// The primary keys of the hub's policies.
+    /// The hub's policies.
     ///
     /// # Errors
     /// When the registry has no settings.
-    pub(crate) fn policy_keys(&self) -> Result<BTreeMap<String, Key>> {
-        let settings = self.node.registry.settings()?;
-        Ok(settings
-            .policies
-            .iter()
-            .map(|policy| (policy.name.clone(), policy.keys.primary.clone()))
-            .collect())
+    pub(crate) fn policies(&self) -> Result<Vec<Arc<Policy>>> {
+        Ok(self.node.registry.settings()?.policies.clone())
+    }
+
+    /// Changes of the registry from now on, those of policies among them.
+    pub(crate) fn changes(&self) -> Changes {
+        self.node.registry.changes()
     }
 
     /// Sets the gauges of one scrape.

@@ -1,11 +1,13 @@
 //! A hub process from start to exit: checks, start, readiness, signals, drain, exit code. Shared by `start` and `dev`.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_registry::{Changes, RegistryEvent};
 use holdfast_storage::{DataDir, NodeIdentity};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -90,7 +92,8 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         let mut ports = node.ports();
         ports.ops = Some(ops_address.port());
         let url = format!("http://{ops_address}/metrics");
-        let mut file = connection::new(&config.hub.host, &node.policy_keys()?, ca_file(config)?, url, ports)?;
+        let changes = node.changes();
+        let mut file = connection::new(&config.hub.host, &node.policies()?, ca_file(config)?, url, ports)?;
         file.nodes.extend(own_facts(config, &file));
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -101,6 +104,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
             biased;
             reason = fatals.recv() => reason,
             () = signals.stop() => None,
+            never = published.follow(&mut file, &node, changes) => match never {},
         };
         drop(published);
         if let Some(child) = &mut child {
@@ -202,6 +206,30 @@ impl Published {
             connection::write(file, path)?;
         }
         Ok(Self(path))
+    }
+
+    /// Writes the file anew when its keys have changed, so that commands that read it stay logged in.
+    async fn follow(&self, file: &mut ConnectionFile, node: &Node, mut changes: Changes) -> Infallible {
+        while let Some(event) = changes.next().await {
+            let (RegistryEvent::Settings | RegistryEvent::Resync, Some(path)) = (event, &self.0) else {
+                continue;
+            };
+            let before = file.clone();
+            let written = node
+                .policies()
+                .and_then(|policies| connection::set_policies(file, &policies));
+            let written = written.and_then(|()| {
+                if *file == before {
+                    Ok(())
+                } else {
+                    connection::write(file, path)
+                }
+            });
+            if let Err(error) = written {
+                tracing::warn!(error = format!("{error:#}"), path = %path.display(), "the connection file has old keys");
+            }
+        }
+        std::future::pending().await
     }
 }
 

@@ -99,6 +99,79 @@ fn a_device_lives_from_create_to_delete() {
 }
 
 #[test]
+fn policies_are_administered_and_the_connection_file_follows_their_keys() {
+    let mut hub = Hub::start(&[]);
+    let created = hub.json(&[
+        "policy",
+        "create",
+        "readers",
+        "--permissions",
+        "ServiceConnect",
+        "RegistryRead",
+    ]);
+    assert_eq!(created["rights"], "RegistryRead, ServiceConnect");
+    let again = hub.command(&["policy", "create", "readers", "--rights", "ServiceConnect"]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("409000"), "{}", text(&again.stderr));
+    let list = hub.ok(&["policy", "list"]);
+    assert!(
+        list.starts_with("NAME") && list.contains("readers") && list.contains("iothubowner"),
+        "{list}"
+    );
+    assert!(!list.contains(created["primaryKey"].as_str().unwrap()), "{list}");
+    let updated = hub.json(&["policy", "update", "readers", "--permissions", "RegistryRead"]);
+    assert_eq!(
+        (&updated["rights"], &updated["primaryKey"]),
+        (&"RegistryRead".into(), &created["primaryKey"])
+    );
+    // A login with fewer rights sees no keys.
+    let login = format!(
+        "HostName=localhost:{};SharedAccessKeyName=readers;SharedAccessKey={}",
+        hub.connection()["ports"]["https"],
+        created["secondaryKey"].as_str().unwrap()
+    );
+    let ca = hub.connection()["caFile"].as_str().unwrap().to_owned();
+    let shown = hub.json(&["policy", "show", "readers", "--login", &login, "--ca-file", &ca]);
+    assert!(
+        shown["primaryKey"].is_null() && shown["secondaryKey"].is_null(),
+        "{shown}"
+    );
+    let swapped = hub.json(&["policy", "swap-keys", "readers"]);
+    assert_eq!(swapped["primaryKey"], created["secondaryKey"]);
+    hub.ok(&["policy", "delete", "readers"]);
+    assert_eq!(hub.command(&["policy", "show", "readers"]).status.code(), Some(3));
+
+    // The key of the login itself: the file has the new one soon.
+    let before = hub.connection()["owner"].clone();
+    let renewed = hub.json(&["policy", "regenerate-key", "iothubowner", "--key-type", "primary"]);
+    let key = renewed["primaryKey"].as_str().unwrap().to_owned();
+    hub.until("the connection file has the new key", |hub| {
+        hub.connection()["owner"]
+            .as_str()
+            .is_some_and(|owner| owner.ends_with(&key))
+    });
+    assert_ne!(hub.connection()["owner"], before);
+    hub.ok(&["device", "list"]);
+    // A hub starts without the default policies, as long as one has all rights.
+    for name in ["service", "device", "registryRead", "registryReadWrite"] {
+        hub.ok(&["policy", "delete", name]);
+    }
+    let last = hub.command(&["policy", "delete", "iothubowner"]);
+    assert_eq!(last.status.code(), Some(1));
+    assert!(text(&last.stderr).contains("400003"), "{}", text(&last.stderr));
+    hub.stop();
+    hub.launch(&[]);
+    assert_eq!(hub.connection()["service"], hub.connection()["owner"]);
+    let audit = std::fs::read_to_string(hub.data_dir.join("audit.jsonl")).unwrap();
+    for operation in ["putPolicy", "deletePolicy", "swapPolicyKeys", "regeneratePolicyKey"] {
+        assert!(audit.contains(operation), "{operation} is not in the audit log");
+    }
+    for key in [&key, created["primaryKey"].as_str().unwrap()] {
+        assert!(!audit.contains(key) && !hub.log().contains(key), "a key is in a log");
+    }
+}
+
+#[test]
 fn the_monitor_shows_messages_of_simulated_devices() {
     let hub = Hub::start(&[]);
     hub.ok(&["simulate", "--devices", "3", "--interval", "0.05", "--messages", "4"]);

@@ -21,6 +21,7 @@ mod lease;
 mod local;
 mod machine;
 mod metrics;
+mod policy_write;
 mod read_barrier;
 mod registry;
 mod saved_query;
@@ -43,6 +44,7 @@ pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbpri
 pub use lease::{LeaseState, LeaseWatch};
 pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
+pub use policy_write::{PolicyCondition, PolicyKeys, PolicyWrite};
 pub use registry::{Outcome, Registry, StartError, Written};
 pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryWrite};
 pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedScan};

@@ -2,6 +2,7 @@
 
 mod authorities;
 mod cluster;
+mod policies;
 mod saved_queries;
 mod start;
 
@@ -9,7 +10,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_auth::{KeyPair, Policy, Rights};
 use holdfast_consensus::{Group, ProposeError};
 use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_BULK_IDENTITIES, MAX_LIST_DEVICES};
@@ -70,12 +70,6 @@ impl Registry {
     /// [`RegistryError::State`], [`RegistryError::Sealed`] when it cannot be read.
     pub fn identity(&self, id: &IdentityId) -> Result<Option<Arc<Identity>>, RegistryError> {
         self.0.local.identity(id)
-    }
-
-    /// The shared access policy named `name`, in any case.
-    #[must_use]
-    pub fn policy(&self, name: &str) -> Option<Arc<Policy>> {
-        self.0.local.settings()?.policy(name).cloned()
     }
 
     /// The hub's settings in this node's replica.
@@ -351,35 +345,6 @@ impl Registry {
             name: name.to_owned(),
         }))
         .await
-    }
-
-    /// Creates or replaces a policy; `keys` = `None` generates them.
-    ///
-    /// # Errors
-    /// [`RegistryError::Rejected`] when the name is invalid or there would be too many.
-    pub async fn put_policy(&self, name: &str, rights: Rights, keys: Option<&KeyPair>) -> Result<(), RegistryError> {
-        settings::check_policy_name(name)?;
-        let secrets = &self.0.local.secrets;
-        let keys = match keys {
-            Some(keys) => secrets.seal_pair(keys)?,
-            None => secrets.generate()?,
-        };
-        let policy = proto::PolicyRecord {
-            name: name.to_owned(),
-            keys: Some(keys),
-            rights: rights.bits().into(),
-        };
-        self.change(Command::PutPolicy(proto::PutPolicy { policy: Some(policy) }))
-            .await
-    }
-
-    /// Removes a policy; its tokens are invalid from then on.
-    ///
-    /// # Errors
-    /// [`RegistryError::Rejected`] when there is none with that name.
-    pub async fn remove_policy(&self, name: &str) -> Result<(), RegistryError> {
-        self.change(Command::RemovePolicy(proto::RemovePolicy { name: name.to_owned() }))
-            .await
     }
 
     /// Changes values of the hub.

@@ -63,7 +63,7 @@ impl Secrets {
         })
     }
 
-    fn seal(&self, key: &[u8]) -> Result<Bytes, SecretError> {
+    pub(crate) fn seal(&self, key: &[u8]) -> Result<Bytes, SecretError> {
         Ok(self.0.seal(key, fresh_nonce()?)?)
     }
 

@@ -11,6 +11,7 @@ mod cluster;
 mod edge;
 mod identity;
 pub(crate) mod layout;
+mod policies;
 mod rejection;
 mod saved_queries;
 mod settings;
@@ -30,8 +31,8 @@ pub use view::{Base, View};
 /// The newest version of commands that this code can apply.
 ///
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
-/// a node's state that expect an earlier state. 5: saved queries. 6: CAs.
-pub const COMMAND_VERSION: u32 = 6;
+/// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
+pub const COMMAND_VERSION: u32 = 7;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -60,6 +61,7 @@ pub fn version_of(command: &Command) -> u32 {
         Command::SetNodeState(_) => 4,
         Command::PutSavedQuery(_) | Command::RemoveSavedQuery(_) => 5,
         Command::PutCa(_) | Command::RemoveCa(_) | Command::SetCaCode(_) | Command::VerifyCa(_) => 6,
+        Command::WritePolicy(_) | Command::DeletePolicy(_) => 7,
     }
 }
 
@@ -195,7 +197,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
                 Some(outcome) => outcome,
                 None => match cluster::change(&mut work, other) {
                     Some(outcome) => outcome.map(done),
-                    None => settings::change(&mut work, other).map(done),
+                    None => settings::change(&mut work, other),
                 },
             };
             answer.entries.push(entry_answer(outcome)?);

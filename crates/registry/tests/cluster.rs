@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Cluster, create, device, node, set_status};
-use holdfast_model::NodeId;
+use holdfast_auth::{HubNames, Key, ResourcePath, Rights, SasRefusal, SasToken, sign, verify_policy};
+use holdfast_model::{NodeId, UnixMillis};
 use holdfast_registry::{
-    LeaseState, NodeState, Placement, Registry, RegistryError, RegistryEvent, SavedQueryCondition, SavedQueryWrite,
-    Status,
+    KeyChoice, LeaseState, NodeState, Placement, PolicyCondition, PolicyKeys, PolicyWrite, Registry, RegistryError,
+    RegistryEvent, SavedQueryCondition, SavedQueryWrite, Status,
 };
 use holdfast_storage::{Disk as _, SimDisk};
 use holdfast_testkit::eventually;
@@ -203,6 +204,59 @@ async fn a_revocation_is_heard_on_every_node_within_a_second() {
                 .is_enabled()
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_deleted_policy_or_an_old_key_is_refused_on_every_node_within_a_second() {
+    let cluster = Cluster::of(7, 3).await;
+    let names = HubNames::new(["hub.example"]);
+    let policy = |keys, condition| PolicyWrite {
+        name: "readers".to_owned(),
+        condition,
+        rights: (condition == PolicyCondition::Absent).then_some(Rights::SERVICE_CONNECT),
+        keys,
+    };
+    let create = policy(PolicyKeys::KEEP, PolicyCondition::Absent);
+    let (created, before) = cluster.nodes[&NodeId(2)].write_policy(&create).await.unwrap();
+    assert!(created);
+    let token = |key: &Key| sign("hub.example", key.as_bytes(), Some("readers"), 4_000_000_000);
+    // The answer of each node, from its own replica.
+    let answers = |text: &str| {
+        let mut answers = cluster.nodes.values().map(|registry| {
+            let token = SasToken::parse(text).unwrap();
+            let (policy, needed) = (registry.policy("Readers"), Rights::SERVICE_CONNECT);
+            verify_policy(
+                &token,
+                &ResourcePath::HUB,
+                policy.as_deref(),
+                needed,
+                &names,
+                UnixMillis(0),
+            )
+            .map(|_| ())
+        });
+        let first = answers.next().unwrap();
+        answers.all(|answer| answer == first).then_some(first)
+    };
+    let within_a_second = async |text: &str, expected| {
+        let changed = Instant::now();
+        eventually("all nodes agree", || answers(text) == Some(expected)).await;
+        assert!(changed.elapsed() <= SECOND, "{:?}", changed.elapsed());
+    };
+    let (primary, secondary) = (token(&before.keys.primary), token(&before.keys.secondary));
+    within_a_second(&primary, Ok(())).await;
+    let renew = policy(PolicyKeys::Regenerate(KeyChoice::Primary), PolicyCondition::Present);
+    let (created, renewed) = cluster.nodes[&NodeId(3)].write_policy(&renew).await.unwrap();
+    assert!(!created && renewed.keys.primary != before.keys.primary);
+    within_a_second(&primary, Err(SasRefusal::Signature)).await;
+    within_a_second(&secondary, Ok(())).await;
+    let swap = policy(PolicyKeys::Swap, PolicyCondition::Present);
+    let (_, swapped) = cluster.nodes[&NodeId(1)].write_policy(&swap).await.unwrap();
+    assert_eq!(swapped.keys.primary, before.keys.secondary);
+    assert_eq!(swapped.keys.secondary, renewed.keys.primary);
+    within_a_second(&secondary, Ok(())).await;
+    cluster.nodes[&NodeId(1)].remove_policy("READERS").await.unwrap();
+    within_a_second(&secondary, Err(SasRefusal::UnknownPolicy)).await;
 }
 
 #[allow(clippy::disallowed_methods, reason = "the environment may select more seeds")]

@@ -13,6 +13,8 @@ mod holdfast_api;
 mod identities;
 #[path = "rest/methods.rs"]
 mod methods;
+#[path = "rest/policies.rs"]
+mod policies;
 #[path = "rest/query.rs"]
 mod query;
 #[path = "rest/refusals.rs"]

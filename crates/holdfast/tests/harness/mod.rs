@@ -118,6 +118,15 @@ impl Hub {
         self.data_dir.with_extension("log")
     }
 
+    /// Waits until `holds`.
+    pub(crate) fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "never: {what}\n{}", self.last_lines());
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Everything that the hub has written.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()

@@ -1,20 +1,21 @@
-//! Changes of the hub's settings: consumer groups, policies, retention (Spec auth-and-limits §2, §9.2).
+//! Changes of the hub's settings: consumer groups, retention (Spec auth-and-limits §9.2).
+//!
+//! Not here: policies, which are settings too (`policies`).
 
 use holdfast_model::ErrorCode;
-use holdfast_model::limits::{MAX_CONSUMER_GROUPS, MAX_POLICIES, MAX_SERVICE_CONNECT_POLICIES};
+use holdfast_model::limits::MAX_CONSUMER_GROUPS;
 use holdfast_proto::registry::v1::registry_command::Command;
-use holdfast_proto::registry::v1::{ChangeSettings, HubSettings, PolicyRecord};
+use holdfast_proto::registry::v1::{ChangeSettings, EntryAnswer, HubSettings};
 
 use super::rejection::Rejection;
-use super::{Stop, Work, layout};
+use super::{Stop, Work, layout, policies};
 
 /// The consumer group that every hub has.
 pub const DEFAULT_CONSUMER_GROUP: &str = "$Default";
 
-const SERVICE_CONNECT: u32 = 4;
-
 /// Applies every command about settings.
-pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Result<(), Stop> {
+pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Result<EntryAnswer, Stop> {
+    let mut answer = EntryAnswer::default();
     let stored = match &work.settings {
         Some(settings) => Some(settings.clone()),
         None => work.view.message::<HubSettings>(layout::SETTINGS)?,
@@ -25,33 +26,30 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Result<(), Stop>
             settings.created_ms = work.time_ms;
             settings
         }
-        (Command::Bootstrap(_), Some(_)) => return Ok(()),
+        (Command::Bootstrap(_), Some(_)) => return Ok(answer),
         (_, None) => return Err(Rejection::new(ErrorCode::IotHubNotFound, "the hub has not been created").into()),
         (command, Some(mut settings)) => {
-            change_existing(&mut settings, command)?;
+            answer.created = change_existing(&mut settings, command)?;
             settings
         }
     };
     work.settings = Some(settings);
-    Ok(())
+    Ok(answer)
 }
 
-fn change_existing(settings: &mut HubSettings, command: &Command) -> Result<(), Rejection> {
-    match command {
-        Command::AddConsumerGroup(command) => add_consumer_group(settings, &command.name),
-        Command::RemoveConsumerGroup(command) => remove_consumer_group(settings, &command.name),
-        Command::PutPolicy(command) => match &command.policy {
-            Some(policy) => put_policy(settings, policy),
-            None => Err(Rejection::new(ErrorCode::ArgumentNull, "the policy is missing")),
-        },
-        Command::RemovePolicy(command) => remove_policy(settings, &command.name),
-        Command::ChangeSettings(change) => {
-            change_values(settings, change);
-            Ok(())
-        }
-        // Handled elsewhere.
-        _ => Ok(()),
+/// Whether the command has created something.
+fn change_existing(settings: &mut HubSettings, command: &Command) -> Result<bool, Rejection> {
+    if let Some(outcome) = policies::change(settings, command) {
+        return outcome;
     }
+    match command {
+        Command::AddConsumerGroup(command) => add_consumer_group(settings, &command.name)?,
+        Command::RemoveConsumerGroup(command) => remove_consumer_group(settings, &command.name)?,
+        Command::ChangeSettings(change) => change_values(settings, change),
+        // Handled elsewhere.
+        _ => {}
+    }
+    Ok(false)
 }
 
 fn add_consumer_group(settings: &mut HubSettings, name: &str) -> Result<(), Rejection> {
@@ -90,44 +88,6 @@ fn remove_consumer_group(settings: &mut HubSettings, name: &str) -> Result<(), R
         ));
     };
     settings.consumer_groups.remove(at);
-    Ok(())
-}
-
-fn put_policy(settings: &mut HubSettings, policy: &PolicyRecord) -> Result<(), Rejection> {
-    let others = settings
-        .policies
-        .iter()
-        .filter(|other| !other.name.eq_ignore_ascii_case(&policy.name));
-    let (mut count, mut service) = (1, usize::from(policy.rights & SERVICE_CONNECT != 0));
-    for other in others {
-        count += 1;
-        service += usize::from(other.rights & SERVICE_CONNECT != 0);
-    }
-    if count > MAX_POLICIES || service > MAX_SERVICE_CONNECT_POLICIES {
-        let text = format!(
-            "a hub has at most {MAX_POLICIES} policies, {MAX_SERVICE_CONNECT_POLICIES} of them with ServiceConnect"
-        );
-        return Err(Rejection::new(ErrorCode::InvalidOperation, text));
-    }
-    settings
-        .policies
-        .retain(|other| !other.name.eq_ignore_ascii_case(&policy.name));
-    settings.policies.push(policy.clone());
-    settings.policies.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(())
-}
-
-fn remove_policy(settings: &mut HubSettings, name: &str) -> Result<(), Rejection> {
-    let before = settings.policies.len();
-    settings
-        .policies
-        .retain(|policy| !policy.name.eq_ignore_ascii_case(name));
-    if settings.policies.len() == before {
-        return Err(Rejection::new(
-            ErrorCode::GenericNotFound,
-            format!("policy '{name}' does not exist"),
-        ));
-    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod authorities;
 mod cluster;
 mod model;
+mod policies;
 mod saved_queries;
 mod tokens;
 

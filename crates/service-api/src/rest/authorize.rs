@@ -3,7 +3,7 @@
 //! Invariants: a caller whose credential is not accepted learns only what its own token contains; a refusal that a stale
 //! replica could cause is sent only after the registry's leader has confirmed the replica (docs/architecture.md).
 
-use holdfast_auth::{Grant, HubNames, ResourcePath, Rights, SasRefusal, SasToken, verify, verify_policy};
+use holdfast_auth::{HubNames, ResourcePath, Rights, SasRefusal, SasToken, verify, verify_policy};
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, RefusalReason, UnixMillis};
 use holdfast_registry::{Authentication, Registry};
 use http::HeaderMap;
@@ -26,6 +26,15 @@ pub(super) struct Check<'a> {
     pub(super) device_side: Option<&'a IdentityPath>,
 }
 
+/// A caller with valid credentials and the right.
+#[derive(Debug)]
+pub(super) struct Authorized {
+    /// For the audit log.
+    pub(super) principal: String,
+    /// The rights of its policy; none for a device.
+    pub(super) rights: Rights,
+}
+
 /// A caller without valid credentials or without the right.
 #[derive(Debug)]
 pub(super) struct Denied {
@@ -35,8 +44,8 @@ pub(super) struct Denied {
     pub(super) error: ApiError,
 }
 
-/// Checks the `Authorization` header; gives the principal's name for the audit log.
-pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<String, Box<Denied>> {
+/// Checks the `Authorization` header.
+pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<Authorized, Box<Denied>> {
     let Some(header) = headers.get(AUTHORIZATION) else {
         return Err(denied("nobody", RefusalReason::Missing, "Authorization header missing"));
     };
@@ -74,14 +83,14 @@ pub(super) async fn authorize(headers: &HeaderMap, check: &Check<'_>) -> Result<
     }
 }
 
-fn check_token(token: &SasToken<'_>, check: &Check<'_>) -> Result<String, Box<Denied>> {
+fn check_token(token: &SasToken<'_>, check: &Check<'_>) -> Result<Authorized, Box<Denied>> {
     match (token.policy(), check.device_side) {
         (None, Some(device_side)) => by_own_key(token, check, device_side),
         (name, _) => by_policy(token, name, check),
     }
 }
 
-fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Result<String, Box<Denied>> {
+fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Result<Authorized, Box<Denied>> {
     let principal = match name {
         Some(name) => format!("policy {}", name.chars().take(64).collect::<String>()),
         None => "token without policy".to_owned(),
@@ -96,11 +105,14 @@ fn by_policy(token: &SasToken<'_>, name: Option<&str>, check: &Check<'_>) -> Res
         check.hub_names,
         check.now,
     )
-    .map(|_: Grant| principal.clone())
-    .map_err(|refusal| sas_denied(&principal, refusal))
+    .map_err(|refusal| sas_denied(&principal, refusal))?;
+    Ok(Authorized {
+        principal,
+        rights: policy.map_or(Rights::NONE, |policy| policy.rights),
+    })
 }
 
-fn by_own_key(token: &SasToken<'_>, check: &Check<'_>, path: &IdentityPath) -> Result<String, Box<Denied>> {
+fn by_own_key(token: &SasToken<'_>, check: &Check<'_>, path: &IdentityPath) -> Result<Authorized, Box<Denied>> {
     let principal = "device key";
     let unknown = |reason| denied(principal, reason, SIGNATURE_TEXT);
     let id = DeviceId::parse(&path.device)
@@ -130,7 +142,10 @@ fn by_own_key(token: &SasToken<'_>, check: &Check<'_>, path: &IdentityPath) -> R
     if !identity.is_enabled() {
         return Err(unknown(RefusalReason::Disabled));
     }
-    Ok(format!("identity {id}"))
+    Ok(Authorized {
+        principal: format!("identity {id}"),
+        rights: Rights::NONE,
+    })
 }
 
 /// The same text for a policy that does not exist, a wrong key and an unknown device.

@@ -10,6 +10,7 @@ mod identities;
 mod keys;
 mod lists;
 mod methods;
+mod policies;
 mod queries;
 mod twins;
 
@@ -80,6 +81,12 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiEr
         Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {
             holdfast_api::delete_consumer_group(&name, &request).await
         }
+        Call::Holdfast(HoldfastCall::ListPolicies) => policies::list(&request).await,
+        Call::Holdfast(HoldfastCall::GetPolicy(name)) => policies::get(&name, &request).await,
+        Call::Holdfast(HoldfastCall::PutPolicy(name)) => policies::put(&name, request).await,
+        Call::Holdfast(HoldfastCall::DeletePolicy(name)) => policies::delete(&name, &request).await,
+        Call::Holdfast(HoldfastCall::RegeneratePolicyKey(name)) => policies::regenerate_key(&name, request).await,
+        Call::Holdfast(HoldfastCall::SwapPolicyKeys(name)) => policies::swap_keys(&name, &request).await,
         Call::Holdfast(HoldfastCall::ListCertificates) => certificates::list(&request).await,
         Call::Holdfast(HoldfastCall::GetCertificate(name)) => certificates::get(&name, &request).await,
         Call::Holdfast(HoldfastCall::PutCertificate(name)) => certificates::put(&name, request).await,

@@ -105,11 +105,12 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
     };
     let within = shared.config.request_timeout.get();
     let authorized = tokio::time::timeout(within, authorize::authorize(&head.headers, &check)).await;
-    let principal = match authorized {
-        Ok(Ok(principal)) => principal,
+    let (principal, rights) = match authorized {
+        Ok(Ok(authorized)) => (authorized.principal, authorized.rights),
         Ok(Err(denied)) => {
             let caller = Caller {
                 principal: denied.principal,
+                rights: Rights::NONE,
                 address,
             };
             shared.refused(&caller, denied.reason, denied.error.code);
@@ -118,6 +119,7 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         Err(_) => {
             let caller = Caller {
                 principal: "unconfirmed".to_owned(),
+                rights: Rights::NONE,
                 address,
             };
             shared.refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
@@ -142,7 +144,11 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         shared.bodies.clone(),
         shared.config.body_timeout.get(),
     );
-    let caller = Caller { principal, address };
+    let caller = Caller {
+        principal,
+        rights,
+        address,
+    };
     let request = calls::Request {
         shared,
         caller: &caller,

@@ -68,6 +68,12 @@ pub(super) enum HoldfastCall {
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
+    ListPolicies,
+    GetPolicy(String),
+    PutPolicy(String),
+    DeletePolicy(String),
+    RegeneratePolicyKey(String),
+    SwapPolicyKeys(String),
     ListCertificates,
     GetCertificate(String),
     PutCertificate(String),
@@ -101,7 +107,9 @@ impl Call {
             | Self::ListDevices
             | Self::ListModules(_)
             | Self::DeviceStatistics
-            | Self::Holdfast(HoldfastCall::ListDevices) => Rights::REGISTRY_READ,
+            | Self::Holdfast(HoldfastCall::ListDevices | HoldfastCall::ListPolicies | HoldfastCall::GetPolicy(_)) => {
+                Rights::REGISTRY_READ
+            }
             Self::PutIdentity(_) | Self::DeleteIdentity(_) | Self::Bulk | Self::RegenerateKeys => {
                 Rights::REGISTRY_WRITE
             }
@@ -265,6 +273,20 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ("DELETE", Call::Holdfast(HoldfastCall::DeleteConsumerGroup(id(3)))),
             ],
         ),
+        ["policies"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListPolicies)),
+        ["policies", _] => by_method(
+            method,
+            "GET, PUT, DELETE",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::GetPolicy(id(3)))),
+                ("PUT", Call::Holdfast(HoldfastCall::PutPolicy(id(3)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::DeletePolicy(id(3)))),
+            ],
+        ),
+        ["policies", _, "regeneratekey"] => {
+            only(method, "POST", Call::Holdfast(HoldfastCall::RegeneratePolicyKey(id(3))))
+        }
+        ["policies", _, "swapkeys"] => only(method, "POST", Call::Holdfast(HoldfastCall::SwapPolicyKeys(id(3)))),
         ["certificates"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListCertificates)),
         ["certificates", _] => by_method(
             method,

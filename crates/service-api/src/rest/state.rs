@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use holdfast_auth::Rights;
 use holdfast_cluster::control::Control;
 use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
@@ -28,6 +29,8 @@ pub(super) struct Shared {
 pub(super) struct Caller {
     /// The policy that signed the token (`policy iothubowner`), or a placeholder for a caller without one.
     pub(super) principal: String,
+    /// The rights of that policy; none for a device, and for a caller without valid credentials.
+    pub(super) rights: Rights,
     /// The peer's address.
     pub(super) address: SocketAddr,
 }

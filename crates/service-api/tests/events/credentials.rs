@@ -2,11 +2,25 @@
 
 use holdfast_amqp::selector::Start;
 use holdfast_amqp::{AttachSpec, ClientSasl, Event};
-use holdfast_auth::{Rights, sign};
+use holdfast_auth::{KeyPair, sign};
+use holdfast_registry::{PolicyCondition, PolicyKeys, PolicyWrite};
 
 use crate::events_hub::{Client, HOST, now};
 use crate::on_a_hub;
 use crate::redirects::redirected;
+
+/// A change of a policy's keys.
+fn with_keys(name: &str, keys: &KeyPair) -> PolicyWrite {
+    PolicyWrite {
+        name: name.to_owned(),
+        condition: PolicyCondition::Present,
+        rights: None,
+        keys: PolicyKeys::Set {
+            primary: Some(keys.primary.clone()),
+            secondary: Some(keys.secondary.clone()),
+        },
+    }
+}
 
 #[test]
 fn put_token_answers_with_the_status_that_clients_map() {
@@ -133,10 +147,7 @@ fn plain_takes_a_policy_with_its_token_or_its_key_and_refuses_others_with_code_1
         // A reader that logged in with a key loses its link with the key.
         let (mut client, link) = key_reader.unwrap();
         let other = key("device");
-        hub.registry
-            .put_policy("service", Rights::SERVICE_CONNECT, Some(&other))
-            .await
-            .unwrap();
+        hub.registry.write_policy(&with_keys("service", &other)).await.unwrap();
         assert_eq!(client.detached(link).await.0, "amqp:unauthorized-access");
     });
 }
@@ -173,10 +184,7 @@ fn new_keys_of_a_policy_and_a_removed_consumer_group_detach_receivers() {
         hub.registry.remove_consumer_group("analytics").await.unwrap();
         assert_eq!(client.detached(analytics).await.0, "amqp:not-found");
         let other = hub.registry.policy("device").unwrap().keys.clone();
-        hub.registry
-            .put_policy("service", Rights::SERVICE_CONNECT, Some(&other))
-            .await
-            .unwrap();
+        hub.registry.write_policy(&with_keys("service", &other)).await.unwrap();
         assert_eq!(client.detached(link).await.0, "amqp:unauthorized-access");
     });
 }

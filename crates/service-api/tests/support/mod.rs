@@ -19,7 +19,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::Value;
 
-use node::{HOST, now};
+pub(crate) use node::{HOST, now};
 
 pub(crate) const VERSION: &str = "api-version=2021-04-12";
 
