@@ -10,6 +10,7 @@ mod ca;
 pub mod cluster;
 mod consumer_group;
 mod device;
+mod doctor;
 mod events;
 pub mod exit_code;
 mod http;
@@ -72,6 +73,7 @@ pub enum Command {
         #[command(subcommand)]
         command: node::Command,
     },
+    Doctor(Box<doctor::Doctor>),
     Query(query::Query),
     SasToken(sas::SasToken),
     MonitorEvents(monitor::Monitor),
@@ -92,6 +94,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Policy { command } => policy::run(&command),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Query(args) => query::run(&args),
         Command::SasToken(args) => sas::run(&args),
         Command::MonitorEvents(args) => monitor::run(&args),

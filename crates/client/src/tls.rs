@@ -20,6 +20,17 @@ const SYSTEM_CAS: [&str; 3] = [
 /// # Errors
 /// When there is no list of CAs, or no certificate in it.
 pub fn config(ca_file: Option<&Path>, versions: &[&'static SupportedProtocolVersion]) -> Result<ClientConfig> {
+    let roots = roots(ca_file)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The CAs in `ca_file`, else the system's.
+///
+/// # Errors
+/// As [`config`].
+pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
     let file = ca_file.or_else(|| SYSTEM_CAS.map(Path::new).into_iter().find(|path| path.exists()));
     let file = file.context("this system has no list of trusted CAs")?;
     let mut roots = RootCertStore::empty();
@@ -28,7 +39,5 @@ pub fn config(ca_file: Option<&Path>, versions: &[&'static SupportedProtocolVers
     // A system's list may hold certificates that no longer parse.
     roots.add_parsable_certificates(certificates.filter_map(Result::ok));
     ensure!(!roots.is_empty(), "{} holds no certificate", file.display());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
