@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_model::{ByteSize, HumanDuration};
+use holdfast_model::{ByteSize, HumanDuration, Rate};
 
 /// A value as it was written, before its key interprets it.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,6 +202,7 @@ written_as_text! {
     Duration, "duration", "list of durations", "a duration such as \"10s\"",
         |text| parsed::<HumanDuration>(text).map(HumanDuration::get), |span| HumanDuration(*span).to_string();
     ByteSize, "size", "list of sizes", "a size such as \"64KiB\"", parsed, Self::to_string;
+    Rate, "rate", "list of rates", "a rate such as \"100/min\"", parsed, Self::to_string;
 }
 
 /// A type with a few values, each of which has a name.

@@ -24,6 +24,7 @@ mod owner;
 mod queries;
 mod rpc;
 mod session_types;
+mod throttles;
 mod twins;
 
 pub use api::audit::{Audit, AuditRecord, EndedConnection, Operation, RefusedRequest};
@@ -58,6 +59,12 @@ pub use queries::{
     count_saved_queries, match_count, twin_indexing,
 };
 pub use session_types::{SessionCertificate, SessionNumber};
+pub use throttles::class::ThrottleClass;
+pub use throttles::config::ThrottlesConfig;
+pub use throttles::node::Throttled;
+pub use throttles::profile::Profile;
+pub use throttles::reservation::Reservation;
+pub use throttles::sender::{AdmittedSend, SendRates, TwinRates};
 pub use twins::ask::{TwinError, TwinView, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;

@@ -2,8 +2,10 @@
 
 use metrics::{Counter, Gauge};
 
+use crate::api::connect_request::Protocol;
 use crate::api::session::CloseReason;
 use crate::queries::SavedQueryCount;
+use crate::throttles::class::ThrottleClass;
 
 holdfast_model::metrics! {
     /// Messages of devices that were committed and acknowledged.
@@ -82,6 +84,10 @@ holdfast_model::metrics! {
     gauge owned_sessions() = "holdfast_device_hub_owned_sessions";
     /// Sessions that the hub has closed.
     counter sessions_closed(reason) = "holdfast_device_hub_sessions_closed_total";
+    /// Requests that met a used-up rate of the hub: delayed, refused, or dropped (messages of quality of service 0).
+    counter throttled(class, protocol, effect) = "holdfast_throttled_total";
+    /// Requests that met a used-up rate of their device.
+    counter device_throttled(class, protocol, effect) = "holdfast_device_throttled_total";
     /// Clients that were refused: for their credential, or before they had shown one.
     counter refusals(reason) = "holdfast_refusals_total";
 }
@@ -192,6 +198,16 @@ impl Metrics {
             counter.increment(1);
         }
     }
+}
+
+/// Counts a request that met a used-up rate of the hub; the handle is looked up, which only a hub at its limit pays.
+pub(crate) fn throttle(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
+    throttled(class.as_str(), protocol.as_str(), effect).increment(1);
+}
+
+/// Counts a request that met a used-up rate of its device.
+pub(crate) fn device_throttle(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
+    device_throttled(class.as_str(), protocol.as_str(), effect).increment(1);
 }
 
 /// Sets the gauges of one saved query in the current recorder.

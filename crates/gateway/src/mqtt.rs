@@ -11,6 +11,7 @@ mod faults;
 mod methods;
 mod packets;
 mod subscriptions;
+mod throttle;
 mod twins;
 
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ pub struct MqttFront {
     core: Rc<Core>,
     config: MqttConfig,
     metrics: Metrics,
+    /// Whether messages have a rate.
+    limits_sends: bool,
     connections: Rc<Connections<Connection>>,
 }
 
@@ -44,6 +47,7 @@ impl MqttFront {
             max_output_bytes: config.max_output.as_usize(),
         };
         Rc::new(Self {
+            limits_sends: core.hub().limits_sends(),
             core,
             config,
             metrics: Metrics::new(),

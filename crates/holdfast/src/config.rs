@@ -15,7 +15,7 @@ use holdfast_cluster::control::ControlConfig;
 use holdfast_cluster::peer::PeersConfig;
 use holdfast_config::{Invalid, Section, Tree};
 use holdfast_consensus::ConsensusConfig;
-use holdfast_device_hub::{DeviceHubConfig, TwinsConfig};
+use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig, TwinsConfig};
 use holdfast_gateway::MqttConfig;
 use holdfast_net::NetConfig;
 use holdfast_partition::PartitionConfig;
@@ -51,7 +51,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, secrets: SecretsConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, net: NetConfig, mqtt: MqttConfig, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new

@@ -209,6 +209,7 @@ fn node_config(config: &Config) -> NodeConfig {
         device_hub: DeviceHubConfig {
             session_grace: config.registry.session_grace.get(),
             twins: config.twins.clone(),
+            throttles: config.throttles.clone(),
             ..config.device_hub.clone()
         },
         control: config.control.clone(),

@@ -17,6 +17,7 @@ mod partition;
 mod position;
 pub mod property;
 mod raft;
+mod rate;
 pub mod reason;
 mod telemetry;
 mod time;
@@ -31,6 +32,7 @@ pub use metric::{Metric, MetricKind};
 pub use partition::{PartitionCount, PartitionId};
 pub use position::SequenceNumber;
 pub use raft::{Incarnation, LinkId, NodeId, SessionKey, Term};
+pub use rate::Rate;
 pub use reason::RefusalReason;
 pub use telemetry::{
     AuthMethod, AuthScope, AuthType, MessageSource, Property, PropertyValue, SystemProperties, TelemetryMessage,

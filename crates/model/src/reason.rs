@@ -72,6 +72,8 @@ pub enum RefusalReason {
     SlowReader,
     /// Too many connections had not authenticated.
     Overload,
+    /// The hub, or the device, has used up a configured rate.
+    Throttled,
     /// A fault-injection message of the client requested it (docs/spec/fault-injection.md).
     InjectedFault,
     /// The hub failed.
@@ -111,6 +113,7 @@ impl RefusalReason {
         Self::Revoked,
         Self::SlowReader,
         Self::Overload,
+        Self::Throttled,
         Self::InjectedFault,
         Self::Internal,
     ];
@@ -149,6 +152,7 @@ impl RefusalReason {
             Self::Revoked => "revoked",
             Self::SlowReader => "slow_reader",
             Self::Overload => "overload",
+            Self::Throttled => "throttled",
             Self::InjectedFault => "injected_fault",
             Self::Internal => "internal",
         }
@@ -163,6 +167,7 @@ impl RefusalReason {
             Self::Unconfirmed | Self::Draining | Self::Overload | Self::InjectedFault => ErrorCode::ServiceUnavailable,
             Self::ProtocolViolation | Self::Tls | Self::ConnectTimeout => ErrorCode::GenericBadRequest,
             Self::KeepAlive | Self::SlowReader => ErrorCode::DeviceConnectionClosedRemotely,
+            Self::Throttled => ErrorCode::ThrottlingException,
             Self::Superseded => ErrorCode::ConnectionForcefullyClosedOnNewConnection,
             Self::Internal => ErrorCode::ServerError,
             Self::Missing
@@ -263,6 +268,9 @@ impl RefusalReason {
             Self::SlowReader => "the client does not read: it hangs, or its network is too slow",
             Self::Overload => {
                 "too many clients connect without authenticating: raise mqtt.max_unauthenticated, or find them"
+            }
+            Self::Throttled => {
+                "a rate of section [throttles] is used up: the log names it; raise it, or find the clients that use it up"
             }
             Self::InjectedFault => {
                 "a fault-injection message of this client requested it: the hub runs with mqtt.fault_injection"

@@ -26,6 +26,7 @@ mod reply;
 mod route;
 mod service;
 mod state;
+mod throttle;
 mod timestamps;
 mod twin_document;
 

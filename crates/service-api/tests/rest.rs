@@ -23,5 +23,7 @@ mod refusals;
 mod rights;
 #[path = "rest/saved_queries.rs"]
 mod saved_queries;
+#[path = "rest/throttles.rs"]
+mod throttles;
 #[path = "rest/twins.rs"]
 mod twins;

@@ -13,7 +13,7 @@ use holdfast_cluster::control::{ClusterBootstrap, PeerDirectory};
 use holdfast_cluster::transport::Dispatch;
 use holdfast_consensus::GroupHost;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_device_hub::{Core, DeviceHubConfig, TwinsConfig};
+use holdfast_device_hub::{Core, DeviceHubConfig, ThrottlesConfig, TwinsConfig};
 use holdfast_model::Clock;
 use holdfast_model::{HumanDuration, Incarnation, NodeId};
 use holdfast_node::{Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
@@ -50,6 +50,7 @@ pub struct Setup {
     /// Whether the stream has the hub's own events.
     pub events: bool,
     pub twins: TwinsConfig,
+    pub throttles: ThrottlesConfig,
 }
 
 impl Default for Setup {
@@ -62,6 +63,7 @@ impl Default for Setup {
             log_entries: registry.log_entries,
             events: false,
             twins: TwinsConfig::default(),
+            throttles: ThrottlesConfig::default(),
         }
     }
 }
@@ -167,6 +169,7 @@ impl Boot {
                     lifecycle_events: setup.events,
                     connection_state_events: setup.events,
                     twins: setup.twins.clone(),
+                    throttles: setup.throttles.clone(),
                     ..DeviceHubConfig::default()
                 },
                 ..NodeConfig::default()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_model::{ByteSize, HumanDuration};
 
 use crate::queries;
+use crate::throttles::config::ThrottlesConfig;
 
 holdfast_config::section! {
     /// Twins of devices and modules.
@@ -76,5 +77,7 @@ holdfast_config::section! {
         pub session_grace: Duration = Duration::from_secs(30);
         /// Section `[twins]`.
         pub twins: TwinsConfig = TwinsConfig::default();
+        /// Section `[throttles]`.
+        pub throttles: ThrottlesConfig = ThrottlesConfig::default();
     }
 }

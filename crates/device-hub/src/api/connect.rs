@@ -19,6 +19,9 @@ use crate::device_state::Subscriptions;
 use crate::gateway::attach::{AttachError, ImmediateAttach};
 use crate::owner::subscriptions::SubscriptionAction;
 use crate::session_types::{SessionInfo, SessionNumber};
+use crate::throttles::class::ThrottleClass;
+use crate::throttles::node::Throttled;
+use crate::throttles::reservation::Reservation;
 
 /// How long a client waits for this node's registry lease, for an owner, and for the end of its older session, before
 /// it is asked to retry later.
@@ -30,6 +33,16 @@ pub enum ConnectAttempt {
     Done(Result<Session, Refusal>),
     /// Decided when this future is ready.
     Pending(Pin<Box<dyn Future<Output = Result<Session, Refusal>>>>),
+}
+
+/// Whether a connection has had its turn in the queue of new ones. Only those with a right credential are counted, so that
+/// a client without one takes no turn of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It is to get one.
+    Wanted,
+    /// It has come.
+    Had,
 }
 
 /// A request that outlives the packet that carried it.
@@ -85,7 +98,7 @@ impl Core {
         match authenticate(&self.hub.parts, request, now) {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
-            Ok(verified) => critical(|| self.enter(request, verified, target, now)),
+            Ok(verified) => critical(|| self.enter(request, verified, target, now, Turn::Wanted)),
             Err(denied) if denied.needs_confirmation => self.confirm_later(request, target, false),
             Err(denied) => ConnectAttempt::Done(Err(self.deny(request, denied))),
         }
@@ -104,7 +117,26 @@ impl Core {
         let (core, request, target) = (Rc::clone(self), OwnedConnectRequest::new(request), Rc::clone(target));
         ConnectAttempt::Pending(Box::pin(async move {
             let _permit = permit;
-            core.confirm(&request.borrow(), &target, needs_lease).await
+            core.confirm(&request.borrow(), &target, needs_lease, Turn::Wanted)
+                .await
+        }))
+    }
+
+    /// Decides again when the turn of the connection comes: its credential may have been revoked by then.
+    fn enter_later(
+        self: &Rc<Self>,
+        request: &ConnectRequest<'_>,
+        reservation: Reservation,
+        target: &Rc<dyn SessionTarget>,
+    ) -> ConnectAttempt {
+        let Some(permit) = self.hub.try_connect_permit() else {
+            return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Unconfirmed))));
+        };
+        let (core, request, target) = (Rc::clone(self), OwnedConnectRequest::new(request), Rc::clone(target));
+        ConnectAttempt::Pending(Box::pin(async move {
+            let _permit = permit;
+            reservation.come().await;
+            core.confirm(&request.borrow(), &target, true, Turn::Had).await
         }))
     }
 
@@ -113,6 +145,7 @@ impl Core {
         request: &ConnectRequest<'_>,
         target: &Rc<dyn SessionTarget>,
         needs_lease: bool,
+        turn: Turn,
     ) -> Result<Session, Refusal> {
         let unconfirmed = || self.refuse(request, Refusal::new(RefusalReason::Unconfirmed));
         let registry = &self.hub.parts.registry;
@@ -132,7 +165,7 @@ impl Core {
             let now = self.clock().now();
             return match authenticate(&self.hub.parts, request, now) {
                 Ok(_) if !registry.in_lease() => Err(unconfirmed()),
-                Ok(verified) => match critical(|| self.enter(request, verified, target, now)) {
+                Ok(verified) => match critical(|| self.enter(request, verified, target, now, turn)) {
                     ConnectAttempt::Done(result) => result,
                     ConnectAttempt::Pending(pending) => pending.await,
                 },
@@ -148,6 +181,12 @@ impl Core {
 
     fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
         self.deny(request, refusal.into())
+    }
+
+    fn throttle(&self, request: &ConnectRequest<'_>, throttled: &Throttled) -> Refusal {
+        let mut denied = Denied::with(RefusalReason::Throttled, throttled);
+        denied.refusal.code = throttled.code;
+        self.deny(request, denied)
     }
 
     fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {
@@ -166,10 +205,18 @@ impl Core {
         verified: Verified,
         target: &Rc<dyn SessionTarget>,
         now: UnixMillis,
+        turn: Turn,
     ) -> ConnectAttempt {
         let identity = verified.identity.id.clone();
         if let Some(refusal) = self.hub.injected_faults.refusal(&identity) {
             return ConnectAttempt::Done(Err(self.refuse(request, refusal)));
+        }
+        if turn == Turn::Wanted {
+            match self.hub.admit(ThrottleClass::Connects, 1, request.protocol) {
+                Ok(None) => {}
+                Ok(Some(reservation)) => return self.enter_later(request, reservation, target),
+                Err(throttled) => return ConnectAttempt::Done(Err(self.throttle(request, &throttled))),
+            }
         }
         if verified.by_sha1 {
             self.hub.metrics.sha1_connects.increment(1);

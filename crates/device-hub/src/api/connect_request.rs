@@ -218,6 +218,9 @@ impl Refusal {
     /// permanently on a certain one (docs/spec/device-mqtt.md §2.4).
     #[must_use]
     pub fn is_certain(self) -> bool {
-        !matches!(self.reason, RefusalReason::Unconfirmed | RefusalReason::Draining)
+        !matches!(
+            self.reason,
+            RefusalReason::Unconfirmed | RefusalReason::Draining | RefusalReason::Throttled
+        )
     }
 }

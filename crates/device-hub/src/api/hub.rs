@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
 use crate::queries::{MAX_SLICES, SavedQueryCounts, TwinIndexes};
+use crate::throttles::node::Throttles;
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
 
@@ -97,6 +98,8 @@ pub struct DeviceHub {
     pub(crate) next_event: AtomicU64,
     /// Method calls of this node that wait for devices.
     pub(crate) method_calls: MethodCalls,
+    /// The rates that clients of this node may not exceed.
+    pub(crate) throttles: Throttles,
     /// The cloud-to-device queues of partitions that this node owns.
     pub(crate) cloud_queues: Arc<CloudQueues>,
 }
@@ -135,6 +138,7 @@ impl DeviceHub {
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
+            throttles: Throttles::new(&parts.config.throttles),
             cloud_queues: Arc::new(CloudQueues::new(count)),
             parts,
         })

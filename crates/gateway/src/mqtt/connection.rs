@@ -22,6 +22,7 @@ use super::downlink::Downlink;
 use super::explain::Offence;
 use super::faults::PlannedFault;
 use super::subscriptions::StoredChange;
+use super::throttle::ThrottledSends;
 use super::twins::TwinRequests;
 
 /// Longest time for which a connection with withheld acknowledgements is not read: its PINGREQ may be behind
@@ -48,6 +49,8 @@ pub(super) struct State {
     /// Packet ids whose PUBACK is due, oldest first.
     pub(super) unacked: SmallVec<[u16; 8]>,
     pub(super) unacked_bytes: u32,
+    /// Only of a connection that has sent something to a hub with rates.
+    pub(super) sends: Option<Box<ThrottledSends>>,
     /// When reading was suspended because of withheld acknowledgements.
     suspended_since: Option<u64>,
     /// The connection ends once everything that it has sent is acknowledged.
@@ -78,6 +81,7 @@ impl Connection {
                 storing: None,
                 unacked: SmallVec::new(),
                 unacked_bytes: 0,
+                sends: None,
                 suspended_since: None,
                 draining: false,
                 downlink: None,
@@ -127,6 +131,7 @@ impl Connection {
     fn end_when_acknowledged(&self) {
         let mut state = self.state.borrow_mut();
         state.draining = true;
+        self.acknowledge_all(&mut state);
         self.end_if_drained(&state);
     }
 }
@@ -135,6 +140,27 @@ impl Connection {
     pub(super) fn end_if_drained(&self, state: &State) {
         if state.draining && state.unacked.is_empty() && state.twins.as_ref().is_none_or(|twins| twins.is_idle()) {
             self.transport.end(DisconnectReason::Hub(CloseReason::Stopping));
+        }
+    }
+}
+
+impl Connection {
+    /// Writes the acknowledgements of the `count` oldest messages.
+    pub(super) fn acknowledge(&self, state: &mut State, acks: &[u8], count: usize) {
+        let was_suspended = state.suspended_since.is_some();
+        state.settle(count);
+        state.machine.wrote(self.transport.now_ms());
+        self.transport.write(acks);
+        if state.unacked.is_empty() {
+            self.end_if_drained(state);
+            if self.transport.has_ended() {
+                return;
+            }
+            self.transport.resume();
+        }
+        if was_suspended || self.transport.needs_flush() {
+            state.suspended_since = None;
+            self.transport.wake();
         }
     }
 }
@@ -194,6 +220,7 @@ impl connection::Protocol for Connection {
         }
         self.poll_stored(state, cx);
         self.poll_twins(state, cx);
+        self.poll_sends(state, cx);
         if self.transport.needs_flush() {
             // The driver writes first.
             return Poll::Ready(());
@@ -264,6 +291,10 @@ impl ReceiptTarget for Connection {
             self.transport.end(DisconnectReason::Hub(CloseReason::Unavailable));
             return;
         }
+        let state = &mut *self.state.borrow_mut();
+        if state.sends.is_some() {
+            return self.send_committed(state, cookies.len());
+        }
         let mut acks: SmallVec<[u8; 256]> = SmallVec::new();
         for cookie in cookies {
             #[expect(
@@ -273,22 +304,7 @@ impl ReceiptTarget for Connection {
             let packet_id = *cookie as u16;
             acks.extend_from_slice(&codec::puback(packet_id));
         }
-        let state = &mut *self.state.borrow_mut();
-        let was_suspended = state.suspended_since.is_some();
-        state.settle(cookies.len());
-        state.machine.wrote(self.transport.now_ms());
-        self.transport.write(&acks);
-        if state.unacked.is_empty() {
-            self.end_if_drained(state);
-            if self.transport.has_ended() {
-                return;
-            }
-            self.transport.resume();
-        }
-        if was_suspended || self.transport.needs_flush() {
-            state.suspended_since = None;
-            self.transport.wake();
-        }
+        self.acknowledge(state, &acks, cookies.len());
     }
 }
 

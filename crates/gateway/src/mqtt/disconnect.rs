@@ -23,6 +23,8 @@ pub(super) enum DisconnectReason {
     Hub(CloseReason),
     /// A fault-injection message of the client requested it.
     Fault,
+    /// The client sent more than a rate allows, for longer than it may wait.
+    Throttled(ErrorCode),
     /// The driver ends the connection.
     Transport(TransportEnd),
 }
@@ -46,6 +48,7 @@ impl DisconnectReason {
             Self::KeepAlive => "keep_alive",
             Self::Refused => "refused",
             Self::Fault => "injected_fault",
+            Self::Throttled(_) => "throttled",
             Self::Hub(reason) => reason.as_str(),
             Self::Transport(end) => end.label(),
         }
@@ -55,6 +58,7 @@ impl DisconnectReason {
     pub(super) fn code(self) -> Option<ErrorCode> {
         match self {
             Self::Violation(violation) => Some(violation.code()),
+            Self::Throttled(code) => Some(code),
             Self::Transport(TransportEnd::Lost) => Some(ErrorCode::DeviceConnectionClosedRemotely),
             Self::Hub(CloseReason::Stopping) => Some(ErrorCode::ServiceUnavailable),
             reason => reason.refusal().map(RefusalReason::code),
@@ -78,6 +82,7 @@ impl DisconnectReason {
             Self::Transport(TransportEnd::OutputOverflow) => RefusalReason::SlowReader,
             Self::Transport(TransportEnd::Evicted) => RefusalReason::Overload,
             Self::Fault => RefusalReason::InjectedFault,
+            Self::Throttled(_) => RefusalReason::Throttled,
             Self::Transport(TransportEnd::Panicked) => RefusalReason::Internal,
             Self::Disconnected
             | Self::Refused

@@ -116,6 +116,11 @@ impl Connection {
                 text,
                 "a message could not be committed, or the node has lost contact with the registry"
             ),
+            DisconnectReason::Throttled(code) => write!(
+                text,
+                "the client sent more than a rate of section [throttles] allows, for longer than throttles.max_wait: {} (device-mqtt §10.3)",
+                code.meaning()
+            ),
             DisconnectReason::Transport(TransportEnd::BrokenTls) => {
                 write!(text, "the client broke TLS, or does not speak it on a TLS port")
             }

@@ -17,6 +17,7 @@ use holdfast_net::connection::Received;
 use super::connection::{Connection, State};
 use super::disconnect::DisconnectReason;
 use super::explain::Offence;
+use super::throttle::Verdict;
 
 /// A token that no parser accepts, for a password that is not UTF-8.
 const UNREADABLE_TOKEN: &str = "?";
@@ -44,7 +45,22 @@ impl Connection {
                     is_blocked: true,
                 };
             }
+            let mut verdict = Verdict::Store;
+            if self.front.limits_sends
+                && state.session.is_some()
+                && let Packet::Publish(publish) = &packet
+                && !publish.topic.starts_with('$')
+            {
+                verdict = self.admit_send(state, publish);
+            }
+            if verdict == Verdict::Keep {
+                return Received {
+                    consumed,
+                    is_blocked: true,
+                };
+            }
             let result = match state.machine.handle(packet, now_ms) {
+                Ok(_) if verdict == Verdict::Drop => Ok(()),
                 Ok(action) => self.act(state, action, length, now_ms, received),
                 Err(violation) => Err(violation),
             };
@@ -116,6 +132,7 @@ impl Connection {
             machine,
             unacked,
             unacked_bytes,
+            sends,
             ..
         } = state
         else {
@@ -129,6 +146,9 @@ impl Connection {
                 return;
             }
             unacked.push(packet_id);
+            if let Some(sends) = sends {
+                sends.stored();
+            }
             *unacked_bytes = unacked_bytes.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
             let target: Rc<dyn ReceiptTarget> = Rc::clone(self) as Rc<dyn ReceiptTarget>;
             Some(Receipt {

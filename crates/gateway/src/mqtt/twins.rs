@@ -2,7 +2,7 @@
 //!
 //! Invariants: every request has exactly one answer, in the order of the requests, and one is carried out after the other,
 //! so that a GET contains every patch before it; the PUBACK of a request leaves with its answer, after the change is
-//! committed; past [`MAX_WAITING`] requests are answered with 429, past [`MAX_ENTRIES`] nothing more is read; a change of
+//! committed; past [`MAX_WAITING`] requests, and beyond a rate of the hub or the device, they are answered with 429, past [`MAX_ENTRIES`] nothing more is read; a change of
 //! desired properties is sent only if its version is above all that the client has got on this connection, and the next
 //! one: where changes are missing, the client gets all desired properties in place of them.
 //! Not here: what a twin may contain, and who decides it (`device-hub`).
@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use holdfast_device_hub::{CloseReason, ReceivedDelivery, Settlement, Twin, TwinError};
+use holdfast_device_hub::{CloseReason, ReceivedDelivery, Settlement, ThrottleClass, Twin, TwinError, TwinRates};
 use holdfast_model::{ErrorCode, round_trip, us_date};
 use holdfast_mqtt::codec::{self, PacketId, Publish};
 use holdfast_mqtt::topic::Version;
@@ -95,6 +95,8 @@ pub(super) struct TwinRequests {
     was_subscribed: bool,
     /// Counts the errors that have been answered.
     errors: u64,
+    /// Since the first request.
+    rates: Option<TwinRates>,
 }
 
 impl TwinRequests {
@@ -199,16 +201,41 @@ impl Connection {
             return;
         };
         let hub = self.front.core.hub();
-        let asked: Asked = match &waiting.request {
-            TwinRequest::Get { .. } | TwinRequest::Resend => {
+        let class = match &waiting.request {
+            TwinRequest::Get { .. } => Some(ThrottleClass::TwinReads),
+            TwinRequest::Patch { .. } => Some(ThrottleClass::TwinUpdates),
+            TwinRequest::Refused { .. } | TwinRequest::Resend => None,
+        };
+        let turn = match class {
+            Some(class) => {
+                let new_rates = || self.front.core.twin_rates(self.protocol);
+                twins.rates.get_or_insert_with(new_rates).admit(hub, class)
+            }
+            None => Ok(None),
+        };
+        let asked: Asked = match (&waiting.request, turn) {
+            (_, Err(throttled)) => {
+                let refused = TwinError::Refused {
+                    code: throttled.code,
+                    text: throttled.to_string(),
+                };
+                Box::pin(std::future::ready(Err(refused)))
+            }
+            (TwinRequest::Get { .. } | TwinRequest::Resend, Ok(turn)) => {
                 let twin = hub.session_twin(session);
-                Box::pin(async move { twin.await.map(|twin| TwinAnswer::Read(Box::new(twin))) })
+                Box::pin(async move {
+                    come(turn).await;
+                    twin.await.map(|twin| TwinAnswer::Read(Box::new(twin)))
+                })
             }
-            TwinRequest::Patch { patch, if_version, .. } => {
+            (TwinRequest::Patch { patch, if_version, .. }, Ok(turn)) => {
                 let reported = hub.report_twin(session, patch.clone(), *if_version);
-                Box::pin(async move { reported.await.map(TwinAnswer::Reported) })
+                Box::pin(async move {
+                    come(turn).await;
+                    reported.await.map(TwinAnswer::Reported)
+                })
             }
-            TwinRequest::Refused { .. } => {
+            (TwinRequest::Refused { .. }, Ok(_)) => {
                 let refused = TwinError::Refused {
                     code: ErrorCode::ThrottlingException,
                     text: format!("more than {MAX_WAITING} requests about the twin wait; this one was not carried out"),
@@ -377,6 +404,12 @@ impl Connection {
         let mut topic = String::new();
         HubTopic::Desired { version }.write(session.identity(), &mut topic);
         self.publish(state, &topic, twin.desired_view().to_string().as_bytes());
+    }
+}
+
+async fn come(turn: Option<impl Future<Output = ()>>) {
+    if let Some(turn) = turn {
+        turn.await;
     }
 }
 

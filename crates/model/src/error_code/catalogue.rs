@@ -218,7 +218,8 @@ catalogue! {
     429003 ThrottlingBacklogTimeout: Throttled, "a throttled request waited too long",
         device "repeat after the time in Retry-After, with growing delays", operator "check the throttle metrics; raise the rate if the machine can carry it";
     429004 ThrottlingMaxActiveJobCountExceeded: Throttled, "as many jobs run as may";
-    429005 DeviceThrottlingLimitExceeded: Throttled, "one device sends more than its rate allows";
+    429005 DeviceThrottlingLimitExceeded: Throttled, "one device sends more than its rate allows",
+        device "send less often; requests that are answered with 429 may be repeated later", operator "find out why the device sends so much, or raise the throttles.device_ keys";
     499000 ClientClosedRequest: Timeout, "the client went away before the answer";
 
     500000 GenericServerError: Internal, "the hub failed";

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use holdfast_amqp::{Incoming, LinkId, Outcome};
 use holdfast_amqp_server::{Links, Refused};
-use holdfast_device_hub::{CloudMessage, CloudQueueError, DeviceHub};
+use holdfast_device_hub::{CloudMessage, CloudQueueError, DeviceHub, Protocol, ThrottleClass};
 use holdfast_model::{ErrorCode, IdentityId};
 
 /// Messages of one connection that may wait: some clients ignore credit (Spec amqp §4.3).
@@ -128,6 +128,11 @@ impl Sending {
 }
 
 async fn send(hub: &Arc<DeviceHub>, device: &IdentityId, message: &CloudMessage) -> Result<(), Refused> {
+    match hub.admit(ThrottleClass::CloudSends, 1, Protocol::Amqp) {
+        Ok(None) => {}
+        Ok(Some(reservation)) => reservation.come().await,
+        Err(throttled) => return Err(Refused::new(throttled.code, format!("{throttled}."))),
+    }
     let unavailable = |_| Refused::busy("The registry is not available; send the message again.");
     let registry = hub.registry();
     let mut known = registry.identity(device).map_err(unavailable)?;

@@ -25,6 +25,7 @@ use super::error::ApiError;
 use super::reply::Reply;
 use super::route::{Call, HoldfastCall, IdentityPath};
 use super::state::{Caller, Shared};
+use super::throttle::Meter;
 use super::{body, etag};
 
 /// One request of an authorized caller.
@@ -39,7 +40,10 @@ pub(super) struct Request<'a> {
 }
 
 /// Executes the call.
-pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, ApiError> {
+pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, ApiError> {
+    if let Meter::One(class) = call.meter() {
+        request.turn(class, 1).await?;
+    }
     match call {
         Call::PutIdentity(path) => identities::put(&path.id()?, request).await,
         Call::GetIdentity(path) => identities::get(&path.id()?, &request).await,

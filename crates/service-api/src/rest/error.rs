@@ -1,5 +1,7 @@
 //! The one error body that every SDK understands (Spec auth-and-limits §8.1, rest §1.6).
 
+use std::time::Duration;
+
 use holdfast_model::{ErrorCode, UnixMillis};
 use holdfast_registry::{RegistryError, Rejection};
 use serde_json::{Map, Value, json};
@@ -7,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::reply::Reply;
 use super::timestamps;
 
-/// Seconds after which a refused caller may retry.
-const RETRY_AFTER_SECONDS: &str = "1";
+/// When a refused caller may retry, unless the refusal says it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The error that answers a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) struct ApiError {
     pub(super) text: String,
     /// The methods of the resource, for 405.
     pub(super) allow: Option<&'static str>,
+    /// When the caller may retry, for 429 and 503.
+    pub(super) retry_after: Duration,
     /// Further fields of the body, for calls whose clients read an error as a result.
     pub(super) fields: Option<Box<Map<String, Value>>>,
 }
@@ -27,8 +31,13 @@ impl ApiError {
             code,
             text: text.into(),
             allow: None,
+            retry_after: RETRY_AFTER,
             fields: None,
         }
+    }
+
+    pub(super) fn retry_after(self, retry_after: Duration) -> Self {
+        Self { retry_after, ..self }
     }
 
     pub(super) fn invalid(text: impl Into<String>) -> Self {
@@ -55,7 +64,7 @@ impl ApiError {
         }
         let mut reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
         if matches!(self.code.http_status(), 429 | 503) {
-            reply = reply.header("retry-after", RETRY_AFTER_SECONDS);
+            reply = reply.header("retry-after", &self.retry_after.as_secs().max(1).to_string());
         }
         match self.allow {
             Some(methods) => reply.header("allow", methods),

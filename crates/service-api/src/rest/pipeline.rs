@@ -1,6 +1,6 @@
 //! One request from its head to its answer, in the order of checks of Spec rest §1.2.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_auth::Rights;
 use holdfast_model::{ErrorCode, RefusalReason};
@@ -64,6 +64,14 @@ fn wants_client_id(headers: &HeaderMap) -> bool {
             .is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
+/// The node works on as many calls as it may.
+pub(super) fn too_many() -> ApiError {
+    ApiError::new(
+        ErrorCode::ServerBusy,
+        "too many calls are in progress; retry after a second",
+    )
+}
+
 fn unavailable() -> ApiError {
     let text = "the hub did not answer in time; whether a write took effect is not known";
     ApiError::new(ErrorCode::ServiceUnavailable, text)
@@ -73,10 +81,7 @@ fn unavailable() -> ApiError {
 /// waiting for a device.
 async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Result<Reply, ApiError> {
     let Ok(permit) = shared.requests.try_acquire() else {
-        return Err(ApiError::new(
-            ErrorCode::ServerBusy,
-            "too many calls are in progress; retry after a second",
-        ));
+        return Err(too_many());
     };
     let address = peer.address;
     let segments = path::segments(&head.uri);
@@ -157,7 +162,9 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         body,
         permit: Some(permit),
     };
-    let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get() + call.device_wait();
+    let turn = call.meter().class();
+    let turn = turn.map_or(Duration::ZERO, |class| shared.hub.longest_turn(class));
+    let limit = shared.config.request_timeout.get() + shared.config.body_timeout.get() + call.device_wait() + turn;
     match tokio::time::timeout(limit, calls::run(call, request)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unavailable()),

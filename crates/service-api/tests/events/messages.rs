@@ -5,12 +5,14 @@ use std::time::Duration;
 use holdfast_amqp::message::{Message, Properties, begin_application_properties, put_data, put_properties};
 use holdfast_amqp::types::{Raw, Value, put_bool, put_null, put_str, put_uint};
 use holdfast_amqp::{AttachSpec, ClientSasl, Delivery, Event, LinkId, Outcome};
-use holdfast_device_hub::ListedMessage;
-use holdfast_model::{DeviceId, IdentityId};
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_device_hub::{DeviceHubConfig, ListedMessage, ThrottlesConfig};
+use holdfast_model::{DeviceId, HumanDuration, IdentityId, NodeId, Rate};
 use holdfast_registry::{IdentityContent, IdentityWrite, Status, WriteOperation};
+use holdfast_service_api::events::EventsConfig;
 use tokio::io::DuplexStream;
 
-use crate::events_hub::{Client, Hub, now};
+use crate::events_hub::{Client, Hub, Site, now, on_a_core};
 use crate::on_a_hub;
 
 const DEVICEBOUND: &str = "amqps://hub1.example.com/messages/devicebound";
@@ -327,5 +329,45 @@ fn feedback_is_locked_given_back_and_accepted() {
             client.until(|_, event| matches!(event, Event::Transfer(_)).then_some(())),
         );
         assert!(none.await.is_err(), "it was accepted");
+    });
+}
+
+#[test]
+fn a_message_beyond_the_rate_is_rejected_as_throttled_and_not_queued() {
+    on_a_core(|| async {
+        let site = Site {
+            node: NodeId(7),
+            owner: NodeId(7),
+            network: SimNetwork::new(1),
+        };
+        let config = DeviceHubConfig {
+            throttles: ThrottlesConfig {
+                c2d_sends: Some(Rate::PerMinute(2)),
+                max_wait: HumanDuration::secs(0),
+                ..ThrottlesConfig::default()
+            },
+            ..DeviceHubConfig::default()
+        };
+        let hub = Hub::start_with(EventsConfig::default(), config, site).await;
+        hub.create("d", Status::Enabled).await;
+        let mut client = hub.reader().await;
+        assert_eq!(
+            client.put(&hub.token("service", "hub1.example.com", 600)).await.status,
+            200
+        );
+        let link = client.attach(&AttachSpec::sender("s", DEVICEBOUND)).await.unwrap();
+        let address = "/devices/d/messages/deviceBound";
+        client.send_message(link, &to(address)).await.unwrap();
+        client.send_message(link, &to(address)).await.unwrap();
+        let (condition, number, text) = client.send_message(link, &to(address)).await.unwrap_err();
+        assert_eq!(
+            (condition.as_str(), number),
+            ("com.microsoft:device-container-throttled", 429_001)
+        );
+        assert!(
+            text.starts_with("messages to devices are limited to 2/min; retry after 30 s."),
+            "{text}"
+        );
+        assert_eq!(hub.queue("d").await.len(), 2);
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use holdfast_device_hub::{SectionName, TwinWrite, WriteMode, check_section};
+use holdfast_device_hub::{SectionName, ThrottleClass, TwinWrite, WriteMode, check_section};
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
 use holdfast_registry::{IdentityWrite, IfMatch, TwinSeed, WriteOperation};
@@ -51,6 +51,7 @@ async fn write_all(mut request: Request<'_>) -> Result<Reply, ApiError> {
         );
         return Err(ApiError::new(ErrorCode::TooManyDevices, text));
     }
+    request.turn(ThrottleClass::RegistryOperations, count(items)).await?;
     let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     check_unique(&entries)?;
     let writes: Vec<_> = entries
@@ -91,6 +92,11 @@ async fn write_all(mut request: Request<'_>) -> Result<Reply, ApiError> {
         status,
         json!({"isSuccessful": errors.is_empty(), "errors": errors, "warnings": []}),
     ))
+}
+
+/// What a call with so many entries counts.
+pub(super) fn count(items: &[Value]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
 }
 
 async fn write_twin(id: &IdentityId, write: &TwinWrite, request: &Request<'_>) -> Result<(), ApiError> {

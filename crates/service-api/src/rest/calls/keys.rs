@@ -1,6 +1,7 @@
 //! `POST /devices/keys/regenerate` (Spec rest §2.2).
 
 use holdfast_auth::Key;
+use holdfast_device_hub::ThrottleClass;
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
 use holdfast_registry::{Authentication, IfMatch, KeyChoice, KeyRegeneration, Written};
@@ -35,6 +36,9 @@ pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiErr
         );
         return Err(ApiError::new(ErrorCode::TooManyDevices, text));
     }
+    request
+        .turn(ThrottleClass::RegistryOperations, super::bulk::count(items))
+        .await?;
     let entries = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let wanted: Vec<_> = entries
         .iter()

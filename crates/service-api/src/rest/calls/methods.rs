@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_device_hub::{MethodAnswer, MethodCall, MethodError};
+use holdfast_device_hub::{MethodAnswer, MethodCall, MethodError, ThrottleClass};
 use holdfast_model::limits::{
     MAX_METHOD_NAME_CHARS, MAX_METHOD_PAYLOAD_BYTES, MAX_METHOD_TIMEOUT, MIN_METHOD_RESPONSE_TIMEOUT,
 };
@@ -20,6 +20,8 @@ const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) async fn invoke(id: &IdentityId, mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
     let call = read(&object(&body)?)?;
+    let blocks = ThrottleClass::method_blocks(call.payload.len());
+    request.turn(ThrottleClass::Methods, blocks).await?;
     let identity = request.within(request.shared.registry().get(id)).await?;
     let identity = identity.ok_or_else(|| identities::not_found(id))?;
     if !identity.is_enabled() {

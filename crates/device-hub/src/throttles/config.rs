@@ -1,0 +1,106 @@
+//! Section `[throttles]` of the configuration.
+
+use holdfast_model::{HumanDuration, Rate};
+
+use super::class::ThrottleClass;
+use super::profile::Profile;
+
+holdfast_config::section! {
+    /// Rates that clients may not exceed, as the tiers of Azure IoT Hub have them (docs/decisions/0042-throttles.md). A rate is
+    /// written "100/min", "12/s" or "unlimited", and counts for each node.
+    pub struct ThrottlesConfig = "throttles" {
+        /// The rates of a tier: "F1", "S1", "S2", "S3", or "unlimited". Each can be replaced below.
+        pub profile: Profile = Profile::Unlimited;
+        /// Units of the tier: 1 to 200, of S3 to 10.
+        pub units: u16 = 1;
+        /// Reads and writes of the identity registry; a bulk call counts each identity. Default: the profile's.
+        pub registry_operations: Option<Rate> = None;
+        /// New connections of devices, counted once their credential is right. Default: the profile's.
+        pub connects: Option<Rate> = None;
+        /// Messages of devices. Default: the profile's.
+        pub d2c_sends: Option<Rate> = None;
+        /// Pages of queries. Default: the profile's.
+        pub queries: Option<Rate> = None;
+        /// Messages to devices. Default: the profile's.
+        pub c2d_sends: Option<Rate> = None;
+        /// Method calls, in begun blocks of 4 KiB of their payload. Default: the profile's.
+        pub methods: Option<Rate> = None;
+        /// Reads of twins, by devices and back ends. Default: the profile's.
+        pub twin_reads: Option<Rate> = None;
+        /// Writes of twins, by devices and back ends. Default: the profile's.
+        pub twin_updates: Option<Rate> = None;
+        /// Messages of one device or module.
+        pub device_d2c_sends: Option<Rate> = None;
+        /// Requests of one device or module about its twin.
+        pub device_twin_requests: Option<Rate> = None;
+        /// How long a request may wait for its turn before it is refused; 0s: it is refused at once.
+        pub max_wait: HumanDuration = HumanDuration::secs(10), in ..=HumanDuration::secs(20) => "must be at most 20 s";
+        /// Requests of one kind that may wait on one node.
+        pub max_waiting: usize = 10_000;
+    }
+    check |throttles| {
+        throttles.units >= 1 && throttles.units <= throttles.profile.max_units()
+            => units, format!("must be 1 to {} with this profile", throttles.profile.max_units());
+    }
+}
+
+impl ThrottlesConfig {
+    /// The rate of `class` for the whole hub.
+    pub(crate) fn rate(&self, class: ThrottleClass) -> Rate {
+        let configured = match class {
+            ThrottleClass::RegistryOperations => self.registry_operations,
+            ThrottleClass::Connects => self.connects,
+            ThrottleClass::TelemetrySends => self.d2c_sends,
+            ThrottleClass::Queries => self.queries,
+            ThrottleClass::CloudSends => self.c2d_sends,
+            ThrottleClass::Methods => self.methods,
+            ThrottleClass::TwinReads => self.twin_reads,
+            ThrottleClass::TwinUpdates => self.twin_updates,
+        };
+        configured.unwrap_or_else(|| self.profile.rate(class, self.units))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_config::Section as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_replaces_the_rate_of_the_profile() {
+        let config = ThrottlesConfig {
+            profile: Profile::S1,
+            queries: Some(Rate::PerSecond(7)),
+            twin_reads: Some(Rate::Unlimited),
+            ..ThrottlesConfig::default()
+        };
+        assert_eq!(config.rate(ThrottleClass::Queries), Rate::PerSecond(7));
+        assert_eq!(config.rate(ThrottleClass::TwinReads), Rate::Unlimited);
+        assert_eq!(config.rate(ThrottleClass::TwinUpdates), Rate::PerSecond(50));
+        let none = ThrottlesConfig::default();
+        assert!(
+            ThrottleClass::ALL
+                .iter()
+                .all(|class| none.rate(*class) == Rate::Unlimited)
+        );
+    }
+
+    #[test]
+    fn a_tier_has_a_largest_number_of_units() {
+        for (profile, units, works) in [
+            (Profile::S3, 10, true),
+            (Profile::S3, 11, false),
+            (Profile::S1, 200, true),
+            (Profile::F1, 2, false),
+            (Profile::S1, 0, false),
+        ] {
+            let config = ThrottlesConfig {
+                profile,
+                units,
+                ..ThrottlesConfig::default()
+            };
+            assert_eq!(config.validate().is_ok(), works, "{profile:?} {units}");
+        }
+    }
+}

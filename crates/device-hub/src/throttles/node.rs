@@ -1,0 +1,308 @@
+//! The rates of a hub as one node applies them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_model::{ErrorCode, Rate};
+use holdfast_tasks::sync::Mutex;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::class::ThrottleClass;
+use super::config::ThrottlesConfig;
+use super::reservation::Reservation;
+use super::shaper::{RefusedTurn, Shaper, Turn};
+use crate::DeviceHub;
+use crate::api::connect_request::Protocol;
+use crate::metrics;
+
+/// How often the log has a line about one class.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A request that is not carried out because a rate is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{} are limited to {rate}{whose}; retry after {} s", class.describe(), self.retry_after_seconds())]
+pub struct Throttled {
+    /// The kind of operation.
+    pub class: ThrottleClass,
+    /// The number for the client.
+    pub code: ErrorCode,
+    /// When it is worth to ask again.
+    pub retry_after: Duration,
+    rate: Rate,
+    whose: &'static str,
+}
+
+impl Throttled {
+    pub(super) fn new(class: ThrottleClass, rate: Rate, cause: RefusedTurn, retry_after: Duration) -> Self {
+        Self {
+            class,
+            code: match cause {
+                RefusedTurn::Exhausted => ErrorCode::ThrottlingException,
+                RefusedTurn::QueueFull => ErrorCode::ThrottleBacklogLimitExceeded,
+                RefusedTurn::TooLate => ErrorCode::ThrottlingBacklogTimeout,
+            },
+            retry_after,
+            rate,
+            whose: "",
+        }
+    }
+
+    /// The same for the rate of one device.
+    pub(super) fn of_device(class: ThrottleClass, rate: Rate, retry_after: Duration) -> Self {
+        Self {
+            class,
+            code: ErrorCode::DeviceThrottlingLimitExceeded,
+            retry_after,
+            rate,
+            whose: " for one device",
+        }
+    }
+
+    /// [`Self::retry_after`] in whole seconds, at least 1.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> u64 {
+        self.retry_after.as_millis().div_ceil(1000).clamp(1, 86_400) as u64
+    }
+}
+
+/// What became of a request that met a used-up rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It waits for its turn.
+    Delayed,
+    /// It is answered with a refusal.
+    Refused,
+    /// It is lost, as its sender has agreed to.
+    Dropped,
+}
+
+impl Effect {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delayed => "delayed",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// One class that has a rate.
+struct Throttle {
+    rate: Rate,
+    state: Mutex<State>,
+}
+
+struct State {
+    shaper: Shaper,
+    logged: Option<Duration>,
+    /// Since the last line of the log.
+    delayed: u64,
+    refused: u64,
+}
+
+/// The rates of one node.
+pub(crate) struct Throttles {
+    /// The node's own time, which never goes back, begins here.
+    origin: Instant,
+    /// By [`ThrottleClass::index`]; `None`: without a rate.
+    classes: [Option<Throttle>; ThrottleClass::ALL.len()],
+    pub(super) device_sends: Option<Rate>,
+    pub(super) device_twin_requests: Option<Rate>,
+    pub(super) max_wait: Duration,
+}
+
+impl Throttles {
+    pub(crate) fn new(config: &ThrottlesConfig) -> Self {
+        let throttle = |class| {
+            let rate = config.rate(class);
+            let shaper = Shaper::full(
+                rate.per_second()?,
+                config.max_wait.get(),
+                config.max_waiting,
+                Duration::ZERO,
+            );
+            Some(Throttle {
+                rate,
+                state: Mutex::new(State {
+                    shaper,
+                    logged: None,
+                    delayed: 0,
+                    refused: 0,
+                }),
+            })
+        };
+        let limited = |rate: Option<Rate>| rate.filter(|rate| *rate != Rate::Unlimited);
+        Self {
+            origin: Instant::now(),
+            classes: ThrottleClass::ALL.map(throttle),
+            device_sends: limited(config.device_d2c_sends),
+            device_twin_requests: limited(config.device_twin_requests),
+            max_wait: config.max_wait.get(),
+        }
+    }
+
+    fn of(&self, class: ThrottleClass) -> Option<&Throttle> {
+        self.classes[class.index()].as_ref()
+    }
+
+    pub(super) fn is_limited(&self, class: ThrottleClass) -> bool {
+        self.of(class).is_some()
+    }
+
+    /// The node's own time.
+    pub(super) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// When that is for a timer.
+    pub(super) fn instant(&self, time: Duration) -> Instant {
+        self.origin + time
+    }
+
+    /// A turn for a request; `None`: now. `effect_of_refusal` is for the metrics.
+    pub(super) fn reserve(
+        &self,
+        class: ThrottleClass,
+        cost: u32,
+        protocol: Protocol,
+        effect_of_refusal: Effect,
+    ) -> Result<Option<Duration>, Throttled> {
+        let Some(throttle) = self.of(class) else {
+            return Ok(None);
+        };
+        let now = self.now();
+        let turn = {
+            let mut state = throttle.state.lock();
+            let turn = state.shaper.reserve(cost, now);
+            state.count(class, throttle.rate, turn, now);
+            turn
+        };
+        match turn {
+            Turn::Now => Ok(None),
+            Turn::After(wait) => {
+                metrics::throttle(class, protocol, Effect::Delayed.as_str());
+                Ok(Some(now + wait))
+            }
+            Turn::Refused { cause, retry_after } => {
+                metrics::throttle(class, protocol, effect_of_refusal.as_str());
+                Err(Throttled::new(class, throttle.rate, cause, retry_after))
+            }
+        }
+    }
+
+    /// A request with a turn does not wait any more. `returned`: the tokens that it has not used.
+    pub(super) fn leave(&self, class: ThrottleClass, returned: u32) {
+        if let Some(throttle) = self.of(class) {
+            throttle.state.lock().shaper.leave(returned);
+        }
+    }
+}
+
+impl State {
+    /// Counts for the log, and writes its line when one is due.
+    fn count(&mut self, class: ThrottleClass, rate: Rate, turn: Turn, now: Duration) {
+        match turn {
+            Turn::Now => return,
+            Turn::After(_) => self.delayed += 1,
+            Turn::Refused { .. } => self.refused += 1,
+        }
+        if self
+            .logged
+            .is_some_and(|logged| now.saturating_sub(logged) < LOG_INTERVAL)
+        {
+            return;
+        }
+        tracing::warn!(
+            class = class.as_str(),
+            %rate,
+            delayed = self.delayed,
+            refused = self.refused,
+            "a rate of section [throttles] is used up: requests wait, or are refused with 429; counts are since the last such line"
+        );
+        (self.logged, self.delayed, self.refused) = (Some(now), 0, 0);
+    }
+}
+
+impl DeviceHub {
+    /// A turn for an operation that counts `cost`: `None`: now; otherwise the caller waits for it.
+    ///
+    /// # Errors
+    /// [`Throttled`]: the operation must not be carried out.
+    pub fn admit(
+        self: &Arc<Self>,
+        class: ThrottleClass,
+        cost: u32,
+        protocol: Protocol,
+    ) -> Result<Option<Reservation>, Throttled> {
+        let due = self.throttles.reserve(class, cost, protocol, Effect::Refused)?;
+        Ok(due.map(|due| Reservation::new(Arc::clone(self), class, cost, self.throttles.instant(due))))
+    }
+
+    /// How long an operation may wait for its turn.
+    #[must_use]
+    pub fn longest_turn(&self, class: ThrottleClass) -> Duration {
+        match self.throttles.is_limited(class) {
+            true => self.throttles.max_wait,
+            false => Duration::ZERO,
+        }
+    }
+
+    /// Whether messages of devices have a rate, of the hub or of each device.
+    #[must_use]
+    pub fn limits_sends(&self) -> bool {
+        self.throttles.is_limited(ThrottleClass::TelemetrySends) || self.throttles.device_sends.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserve(throttles: &Throttles, class: ThrottleClass) -> Result<Option<Duration>, Throttled> {
+        throttles.reserve(class, 1, Protocol::Https, Effect::Refused)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_has_the_number_of_its_cause_and_a_text_with_the_rate() {
+        let class = ThrottleClass::Queries;
+        for (max_wait, max_waiting, code) in [
+            (0, 10, ErrorCode::ThrottlingException),
+            (60, 0, ErrorCode::ThrottleBacklogLimitExceeded),
+            (1, 10, ErrorCode::ThrottlingBacklogTimeout),
+        ] {
+            let throttles = Throttles::new(&ThrottlesConfig {
+                queries: Some(Rate::PerMinute(2)),
+                max_wait: holdfast_model::HumanDuration::secs(max_wait),
+                max_waiting,
+                ..ThrottlesConfig::default()
+            });
+            assert_eq!(
+                (reserve(&throttles, class), reserve(&throttles, class)),
+                (Ok(None), Ok(None))
+            );
+            let refused = reserve(&throttles, class).unwrap_err();
+            assert_eq!(refused.code, code);
+            let text = refused.to_string();
+            assert!(text.starts_with("queries are limited to 2/min; retry after "), "{text}");
+            assert_eq!(reserve(&throttles, ThrottleClass::TwinReads), Ok(None), "another class");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_with_the_time_of_the_node() {
+        let throttles = Throttles::new(&ThrottlesConfig {
+            twin_reads: Some(Rate::PerSecond(1)),
+            ..ThrottlesConfig::default()
+        });
+        let class = ThrottleClass::TwinReads;
+        for _ in 0..60 {
+            assert_eq!(reserve(&throttles, class), Ok(None));
+        }
+        assert_eq!(reserve(&throttles, class), Ok(Some(Duration::from_secs(1))));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        throttles.leave(class, 0);
+        assert_eq!(reserve(&throttles, class), Ok(None));
+        assert!(throttles.is_limited(class) && !throttles.is_limited(ThrottleClass::Connects));
+    }
+}
