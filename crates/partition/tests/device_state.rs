@@ -70,11 +70,19 @@ async fn several(partition: &Partition) -> BTreeMap<String, Vec<u8>> {
         get(partition, device).await;
     }
     let keys: Vec<_> = devices.iter().map(|device| name(device, "1")).collect();
-    let values = partition.device_state_values(&keys).await.unwrap();
+    let values = partition.device_state_values(&keys, |value| value).await.unwrap();
     assert_eq!(
-        partition.device_state_values(&[]).await.unwrap(),
+        partition.device_state_values(&[], |value| value).await.unwrap(),
         Vec::<Option<bytes::Bytes>>::new()
     );
+    // In another order, and a few that are far apart.
+    let backwards: Vec<_> = keys.iter().rev().copied().collect();
+    let mut found = partition.device_state_values(&backwards, |value| value).await.unwrap();
+    found.reverse();
+    assert_eq!(found, values);
+    let few: Vec<_> = keys.iter().step_by(97).copied().collect();
+    let found = partition.device_state_values(&few, |value| value).await.unwrap();
+    assert!(found.iter().eq(values.iter().step_by(97)));
     let found = devices.into_iter().zip(values);
     found
         .filter_map(|(device, value)| Some((device, value?.to_vec())))

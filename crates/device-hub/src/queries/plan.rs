@@ -4,6 +4,8 @@ use holdfast_model::{DeviceId, PartitionCount, PartitionId};
 use holdfast_query::{Collection, Constant, Field, FieldSet, Lookup, Path, Query, Root, Segment, Select};
 use holdfast_registry::{DeviceRange, IdentityKind};
 
+use crate::twins::stored::{Members, WantedValues};
+
 /// The properties that the owner of the partition knows of a connection.
 pub(super) const CONNECTION_FIELDS: &[Field] = &[
     Field::ConnectionState,
@@ -113,31 +115,78 @@ pub(super) enum TwinDepth {
     Whole,
 }
 
-impl TwinDepth {
-    /// What the condition needs.
+/// The parts of a stored twin that are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TwinReads {
+    pub(super) depth: TwinDepth,
+    pub(super) values: WantedValues,
+}
+
+impl TwinReads {
+    /// What the condition needs; and what a result needs, if that is not deeper, so that nothing is read twice.
     pub(super) fn of_condition(query: &Query) -> Self {
-        of_paths(query.condition_paths())
+        let condition = Self::of(&query.condition_paths());
+        if Self::of_output(query).depth > condition.depth {
+            return condition;
+        }
+        Self::of(&[query.condition_paths(), query.output_paths()].concat())
     }
 
     /// What a result needs.
     pub(super) fn of_output(query: &Query) -> Self {
         match query.select {
-            Select::All => Self::Whole,
-            Select::Columns(_) => of_paths(query.output_paths()),
+            Select::All => Self {
+                depth: TwinDepth::Whole,
+                ..Self::of(&[])
+            },
+            Select::Columns(_) => Self::of(&query.output_paths()),
         }
+    }
+
+    /// What these paths need.
+    pub(super) fn of(paths: &[&Path]) -> Self {
+        let mut reads = Self {
+            depth: TwinDepth::None,
+            values: WantedValues {
+                tags: Members::NONE,
+                desired: Members::NONE,
+                reported: Members::NONE,
+            },
+        };
+        paths.iter().for_each(|path| reads.add(path));
+        reads
+    }
+
+    fn add(&mut self, path: &Path) {
+        let Root::Field(field) = &path.root else { return };
+        let depth = match (field, path.rest.as_slice()) {
+            (Field::Tags, rest) => {
+                add_member(&mut self.values.tags, rest.first());
+                TwinDepth::Tags
+            }
+            (Field::Properties, [Segment::Key(section), Segment::Key(name), ..]) if name != "$metadata" => {
+                match section.as_str() {
+                    "desired" => add_member(&mut self.values.desired, path.rest.get(1)),
+                    "reported" => add_member(&mut self.values.reported, path.rest.get(1)),
+                    _ => {}
+                }
+                TwinDepth::Values
+            }
+            (Field::Properties, _) => TwinDepth::Whole,
+            (field, _) if TWIN_FIELDS.contains(field) => TwinDepth::Tags,
+            _ => TwinDepth::None,
+        };
+        self.depth = self.depth.max(depth);
     }
 }
 
-pub(super) fn of_paths(paths: Vec<&Path>) -> TwinDepth {
-    let depth = |path: &Path| match (&path.root, path.rest.as_slice()) {
-        (Root::Field(Field::Properties), [Segment::Key(_), Segment::Key(name), ..]) if name != "$metadata" => {
-            TwinDepth::Values
+fn add_member(members: &mut Members, name: Option<&Segment>) {
+    match (&mut *members, name) {
+        (Members::Only(names), Some(Segment::Key(name))) => {
+            names.insert(name.clone());
         }
-        (Root::Field(Field::Properties), _) => TwinDepth::Whole,
-        (Root::Field(field), _) if TWIN_FIELDS.contains(field) => TwinDepth::Tags,
-        _ => TwinDepth::None,
-    };
-    paths.into_iter().map(depth).max().unwrap_or(TwinDepth::None)
+        _ => *members = Members::All,
+    }
 }
 
 /// Whether the identity alone has all these properties.

@@ -2,12 +2,13 @@
 //!
 //! Invariant: no secret is in it.
 
+use bytes::Bytes;
 use holdfast_model::{UnixMillis, round_trip};
 use holdfast_query::{Field, Path, Root, Row, Segment, Value};
 use holdfast_registry::{IdentitySummary, Status, Thumbprint};
 use serde_json::{Map, Value as Json, json};
 
-use super::plan::TwinDepth;
+use super::plan::{TwinDepth, TwinReads};
 use crate::ConnectionState;
 use crate::twins::document::{Twin, etag};
 use crate::twins::stored::{self, UnreadableTwin};
@@ -19,7 +20,6 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 #[derive(Debug, Clone)]
 pub(super) struct TwinParts {
     pub(super) depth: TwinDepth,
-    etag: String,
     version: u64,
     tags: Json,
     properties: Json,
@@ -27,17 +27,19 @@ pub(super) struct TwinParts {
 
 impl TwinParts {
     /// The parts of a stored twin.
-    pub(super) fn read(value: &[u8], depth: TwinDepth) -> Result<Self, UnreadableTwin> {
-        if depth == TwinDepth::Whole {
-            return Ok(Self::of(&Twin::decode(value)?));
+    pub(super) fn read(value: Bytes, reads: &TwinReads) -> Result<Self, UnreadableTwin> {
+        if reads.depth == TwinDepth::Whole {
+            return Ok(Self::of(&Twin::decode(&value)?));
         }
-        let parts = stored::read_values(value, depth >= TwinDepth::Values)?;
+        let values = stored::read_values(value, &reads.values)?;
         Ok(Self {
-            depth,
-            etag: etag(parts.version),
-            version: parts.version,
-            tags: Json::Object(parts.tags),
-            properties: json!({"desired": parts.desired, "reported": parts.reported}),
+            depth: reads.depth,
+            version: values.version,
+            tags: Json::Object(values.tags),
+            properties: match reads.depth >= TwinDepth::Values {
+                true => json!({"desired": values.desired, "reported": values.reported}),
+                false => Json::Null,
+            },
         })
     }
 
@@ -53,7 +55,6 @@ impl TwinParts {
     pub(super) fn of(twin: &Twin) -> Self {
         Self {
             depth: TwinDepth::Whole,
-            etag: twin.etag(),
             version: twin.version,
             tags: Json::Object(twin.tags().clone()),
             properties: twin.properties(),
@@ -130,7 +131,7 @@ impl Row for DeviceRow {
                 Some(module) => text(module.as_str()),
                 None => Value::Undefined,
             },
-            Field::Etag => twin.map_or(Value::Undefined, |twin| text(&twin.etag)),
+            Field::Etag => twin.map_or(Value::Undefined, |twin| made(Json::String(etag(twin.version)), rest)),
             Field::DeviceEtag => text(&identity.etag.0),
             Field::GenerationId => text(&identity.generation.0),
             Field::Status => text(match identity.status {

@@ -17,7 +17,7 @@ use holdfast_registry::{IdentitySummary, RegistryError, Scan};
 use thiserror::Error;
 
 use super::index::{Candidates, IndexChoice};
-use super::plan::{self, QueryAccess, QueryPlan, TwinDepth};
+use super::plan::{self, QueryAccess, QueryPlan, TwinDepth, TwinReads};
 use super::row::{DeviceRow, TwinParts};
 use crate::rpc::codec;
 use crate::twins::ask::TwinError;
@@ -64,6 +64,10 @@ pub(super) struct Slice {
     pub(super) partitions: BTreeSet<PartitionId>,
     after_group: Option<GroupKey>,
     pub(super) limit: usize,
+    /// Of the twins that the condition is evaluated on.
+    condition_reads: Arc<TwinReads>,
+    /// Of those that it selects.
+    output_reads: Arc<TwinReads>,
     /// The index that answers a part of the condition.
     pub(super) index: Option<IndexChoice>,
     /// The identity alone decides the condition.
@@ -116,6 +120,8 @@ impl DeviceHub {
             partitions,
             after_group: request.after_group.as_deref().map(GroupKey::of),
             limit: (request.limit as usize).clamp(1, MAX_RESULTS),
+            condition_reads: Arc::new(TwinReads::of_condition(&query)),
+            output_reads: Arc::new(TwinReads::of_output(&query)),
             is_filtered_by_identity,
             is_identity_only: is_filtered_by_identity && plan::is_identity_only(output),
             query,
@@ -285,11 +291,11 @@ impl DeviceHub {
         if !slice.is_filtered_by_identity {
             let condition = query.condition_fields();
             self.read_connections(&mut rows, condition).await;
-            self.read_twins(&mut rows, TwinDepth::of_condition(query)).await?;
+            self.read_twins(&mut rows, &slice.condition_reads).await?;
             rows.retain(|row| query.selects(row));
         }
         self.read_connections(&mut rows, query.output_fields()).await;
-        self.read_twins(&mut rows, TwinDepth::of_output(query)).await?;
+        self.read_twins(&mut rows, &slice.output_reads).await?;
         Ok(rows)
     }
 
@@ -309,30 +315,32 @@ impl DeviceHub {
         }
     }
 
-    async fn read_twins(&self, rows: &mut [DeviceRow], depth: TwinDepth) -> Result<(), SliceError> {
-        let is_read = |row: &DeviceRow| row.twin.as_ref().is_some_and(|twin| twin.depth >= depth);
+    async fn read_twins(&self, rows: &mut [DeviceRow], reads: &Arc<TwinReads>) -> Result<(), SliceError> {
+        let is_read = |row: &DeviceRow| row.twin.as_ref().is_some_and(|twin| twin.depth >= reads.depth);
         let mut by_partition: BTreeMap<PartitionId, Vec<&mut DeviceRow>> = BTreeMap::new();
-        if depth > TwinDepth::None {
+        if reads.depth > TwinDepth::None {
             for row in rows.iter_mut().filter(|row| !is_read(row)) {
                 let partition = self.partition_of(&row.identity.id);
                 by_partition.entry(partition).or_default().push(row);
             }
         }
-        let reads = by_partition.iter().map(|(partition, rows)| async move {
+        let twins = by_partition.iter().map(|(partition, rows)| async move {
             let replica = self.parts.partitions.local(*partition).ok_or(SliceError::NotOwner)?;
             let ids = rows.iter().map(|row| &row.identity);
             let keys = ids.map(|identity| device_state::key(DeviceStateKind::TWIN, &identity.id, &identity.generation));
             let keys: Vec<_> = keys.collect();
+            let reads = Arc::clone(reads);
+            let read = move |value: Option<Bytes>| value.map(|value| TwinParts::read(value, &reads)).transpose();
             // The disk has failed, and the node stops.
-            let values = replica.device_state_values(&keys).await;
+            let values = replica.device_state_values(&keys, read).await;
             values.map_err(|_| SliceError::NotOwner)
         });
-        let values = try_join_all(reads).await?;
-        for (rows, values) in by_partition.into_values().zip(values) {
-            for (row, value) in rows.into_iter().zip(values) {
+        let twins = try_join_all(twins).await?;
+        for (rows, twins) in by_partition.into_values().zip(twins) {
+            for (row, twin) in rows.into_iter().zip(twins) {
                 let identity = &row.identity;
-                let parts = match value {
-                    Some(value) => TwinParts::read(&value, depth).map_err(TwinError::from)?,
+                let parts = match twin.map_err(TwinError::from)? {
+                    Some(parts) => parts,
                     None => TwinParts::of(&self.unwritten_twin(&identity.id, &identity.generation)?),
                 };
                 row.twin = Some(parts);

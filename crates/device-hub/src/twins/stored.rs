@@ -3,8 +3,9 @@
 //! Why a table of stamps: most properties were written by few writes, so that the metadata of a property costs one byte.
 //! Invariants: a twin reads back as it was written; a value that cannot be read is an error, never an empty twin.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
+use bytes::Bytes;
 use holdfast_model::{UnixMillis, json};
 use holdfast_proto::device::v1 as proto;
 use prost::Message as _;
@@ -29,6 +30,9 @@ pub enum UnreadableTwin {
     /// The texts in it are no JSON.
     #[error("a stored twin contains no JSON")]
     Json(#[from] serde_json::Error),
+    /// The texts in it are no texts.
+    #[error("a stored twin is not UTF-8")]
+    Text(#[from] std::str::Utf8Error),
     /// Its parts do not fit together.
     #[error("a stored twin contradicts itself")]
     Inconsistent,
@@ -81,25 +85,65 @@ pub(crate) struct TwinValues {
     pub(crate) reported: Value,
 }
 
-/// The values of a stored twin, much faster than the whole; the properties only if they are wanted.
-pub(crate) fn read_values(value: &[u8], with_properties: bool) -> Result<TwinValues, UnreadableTwin> {
-    let stored = proto::StoredTwin::decode(value)?;
+/// The members of tags or properties that a reader needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Members {
+    /// Those with these names.
+    Only(BTreeSet<String>),
+    /// All.
+    All,
+}
+
+impl Members {
+    pub(crate) const NONE: Self = Self::Only(BTreeSet::new());
+
+    fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Only(names) => names.contains(name),
+            Self::All => true,
+        }
+    }
+}
+
+/// The values of a stored twin that a reader needs: the fewer, the faster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WantedValues {
+    pub(crate) tags: Members,
+    pub(crate) desired: Members,
+    pub(crate) reported: Members,
+}
+
+/// The wanted values of a stored twin, much faster than the whole.
+pub(crate) fn read_values(value: Bytes, wanted: &WantedValues) -> Result<TwinValues, UnreadableTwin> {
+    let stored = proto::StoredTwinTexts::decode(value)?;
     if stored.version != VERSION {
         return Err(UnreadableTwin::Version(stored.version));
     }
-    let section = |stored: Option<proto::StoredTwinSection>| {
-        if !with_properties {
+    let section = |stored: Bytes, wanted: &Members| {
+        if wanted.is_none() {
             return Ok(Value::Null);
         }
-        let stored = stored.ok_or(UnreadableTwin::Inconsistent)?;
-        Ok::<_, UnreadableTwin>(with_version(parse(&stored.properties)?, stored.version))
+        let stored = proto::StoredTwinSectionText::decode(stored)?;
+        Ok::<_, UnreadableTwin>(with_version(parse_members(&stored.properties, wanted)?, stored.version))
     };
     Ok(TwinValues {
         version: stored.twin_version,
-        tags: parse(&stored.tags)?,
-        desired: section(stored.desired)?,
-        reported: section(stored.reported)?,
+        tags: parse_members(&stored.tags, &wanted.tags)?,
+        desired: section(stored.desired, &wanted.desired)?,
+        reported: section(stored.reported, &wanted.reported)?,
     })
+}
+
+fn parse_members(text: &[u8], wanted: &Members) -> Result<Map<String, Value>, UnreadableTwin> {
+    if text.is_empty() || wanted.is_none() {
+        return Ok(Map::new());
+    }
+    let text = std::str::from_utf8(text)?;
+    Ok(json::parse_members(text, |name| wanted.contains(name))?)
 }
 
 /// Empty for an empty object.

@@ -1,9 +1,11 @@
 //! Reading device state, and removing that of dead generations.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use holdfast_storage::StorageError;
 
-use super::Partition;
+use super::{Inner, Partition};
 use crate::error::AppendError;
 use crate::log::record::{DeviceStateKey, DeviceStateKind, Effect};
 use crate::state::device_state::{Lookup, decode_record, encode_key, kind_prefix};
@@ -12,6 +14,14 @@ use crate::state::{DeviceStatePage, Liveness, dead_states};
 
 /// Values of a page of iteration; as many removals fit one entry.
 const PAGE: usize = 256;
+
+impl Inner {
+    fn decode(&self, record: Option<Bytes>) -> Result<Option<Bytes>, StorageError> {
+        record
+            .map(|record| decode_record(&record).map_err(|error| damaged(self.group.id().0, &error)))
+            .transpose()
+    }
+}
 
 impl Partition {
     /// A value of device state as applied on this replica; `None` when there is none. On the owner, after
@@ -25,21 +35,29 @@ impl Partition {
         read.inspect_err(|error| (self.0.on_fatal)(error))
     }
 
-    /// Several values, in the order of `keys`, with one read of the disk; for scans, which must not push out what is used: what is
-    /// read is not kept in memory. Each value is as of some moment during the call.
+    /// Several values, in the order of `keys`, each as `read` interprets it; for scans, which must not push out what is used: what
+    /// is read is not kept in memory. Each value is as of some moment during the call. Ascending keys are read much faster than
+    /// others. `read` runs on the blocking pool.
     ///
     /// # Errors
     /// [`StorageError`]: the node stops.
-    pub async fn device_state_values(&self, keys: &[DeviceStateKey<'_>]) -> Result<Vec<Option<Bytes>>, StorageError> {
-        let read = self
-            .read_values(keys.iter().map(|key| Bytes::from(encode_key(key))).collect())
-            .await;
-        read.inspect_err(|error| (self.0.on_fatal)(error))
+    pub async fn device_state_values<T: Send + 'static>(
+        &self,
+        keys: &[DeviceStateKey<'_>],
+        read: impl Fn(Option<Bytes>) -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>, StorageError> {
+        let keys = keys.iter().map(|key| Bytes::from(encode_key(key))).collect();
+        let values = self.read_values(keys, Arc::new(read)).await;
+        values.inspect_err(|error| (self.0.on_fatal)(error))
     }
 
-    async fn read_values(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, StorageError> {
-        let records = loop {
-            let (epoch, mut known) = {
+    async fn read_values<T: Send + 'static>(
+        &self,
+        keys: Arc<[Bytes]>,
+        interpret: Arc<impl Fn(Option<Bytes>) -> T + Send + Sync + 'static>,
+    ) -> Result<Vec<T>, StorageError> {
+        loop {
+            let (epoch, known) = {
                 let mut inner = self.0.shared.lock();
                 let known = keys.iter().map(|key| match inner.device_states.lookup(key) {
                     Lookup::Known(record) => Some(record),
@@ -48,28 +66,23 @@ impl Partition {
                 let known: Vec<Option<Option<Bytes>>> = known.collect();
                 (inner.device_states.epoch(), known)
             };
-            let missing = keys.iter().zip(&known).filter(|(_, known)| known.is_none());
-            let missing: Vec<Bytes> = missing.map(|(key, _)| key.clone()).collect();
-            let read = if missing.is_empty() {
-                Vec::new()
-            } else {
-                let inner = self.0.clone();
-                let read = move || missing.iter().map(|key| inner.store.device_state(epoch, key)).collect();
-                self.0.shared.pool.run::<Result<Vec<_>, StorageError>, _>(read).await?
+            let (inner, keys, interpret) = (self.0.clone(), Arc::clone(&keys), Arc::clone(&interpret));
+            let read = move || {
+                let missing = keys.iter().zip(&known).filter(|(_, known)| known.is_none());
+                let missing: Vec<Bytes> = missing.map(|(key, _)| key.clone()).collect();
+                let mut read = inner.store.device_state_values(epoch, &missing)?.into_iter();
+                let values = known.into_iter().map(|known| match known {
+                    Some(record) => Ok(interpret(inner.decode(record)?)),
+                    None => Ok(interpret(read.next().flatten())),
+                });
+                values.collect::<Result<Vec<T>, StorageError>>()
             };
+            let values = self.0.shared.pool.run(read).await?;
             // A snapshot that was installed meanwhile has replaced all values.
             if self.0.shared.lock().device_states.epoch() == epoch {
-                let mut read = read.into_iter();
-                for record in known.iter_mut().filter(|record| record.is_none()) {
-                    *record = read.next();
-                }
-                break known;
+                return Ok(values);
             }
-        };
-        records
-            .into_iter()
-            .map(|record| self.decode(record.flatten()))
-            .collect()
+        }
     }
 
     /// A value from memory alone; `None` when the disk has to be read.
@@ -77,7 +90,7 @@ impl Partition {
     pub fn device_state_in_memory(&self, key: &DeviceStateKey<'_>) -> Option<Option<Bytes>> {
         let lookup = self.0.shared.lock().device_states.lookup(&encode_key(key));
         match lookup {
-            Lookup::Known(record) => self.decode(record).ok(),
+            Lookup::Known(record) => self.0.decode(record).ok(),
             Lookup::OnDisk(_) => None,
         }
     }
@@ -99,13 +112,7 @@ impl Partition {
                 break record;
             }
         };
-        self.decode(record)
-    }
-
-    fn decode(&self, record: Option<Bytes>) -> Result<Option<Bytes>, StorageError> {
-        record
-            .map(|record| decode_record(&record).map_err(|error| damaged(self.0.group.id().0, &error)))
-            .transpose()
+        self.0.decode(record)
     }
 
     /// Values of a kind in the order of their keys: the first page, or the one after `after`. Weakly consistent: a change

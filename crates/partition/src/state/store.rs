@@ -284,6 +284,51 @@ impl Store {
         self.disk.get(Family::DeviceState, &device_key(self.group, epoch, key))
     }
 
+    /// The values of `keys` on disk, in their order. Blocks.
+    ///
+    /// Ascending keys that lie close together cost one pass over what is between them; a pass that comes by too much else ends, and
+    /// the rest is looked up.
+    pub(crate) fn device_state_values(&self, epoch: u32, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, StorageError> {
+        let mut found = Vec::with_capacity(keys.len());
+        if let (true, Some(first), Some(last)) = (keys.is_sorted(), keys.first(), keys.last()) {
+            let begin = device_key(self.group, epoch, first);
+            let mut end = device_key(self.group, epoch, last);
+            end.push(0);
+            let (skip, mut others) = (begin.len() - first.len(), 0);
+            let mut failed = None;
+            self.disk.scan(Family::DeviceState, &begin, &end, &mut |key, record| {
+                let key = &key[skip..];
+                while keys.get(found.len()).is_some_and(|wanted| wanted < key) {
+                    found.push(None);
+                }
+                if keys.get(found.len()).is_some_and(|wanted| wanted == key) {
+                    match decode_record(record) {
+                        Ok(value) => found.push(Some(value)),
+                        Err(error) => failed = Some(damaged(self.group, &error)),
+                    }
+                } else {
+                    others += 1;
+                }
+                match failed.is_some() || others > keys.len() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if others <= keys.len() {
+                found.resize(keys.len(), None);
+            }
+        }
+        for key in &keys[found.len()..] {
+            let record = self.device_state(epoch, key)?;
+            let value = record.map(|record| decode_record(&record)).transpose();
+            found.push(value.map_err(|error| damaged(self.group, &error))?);
+        }
+        Ok(found)
+    }
+
     /// The values on disk and in `changes`, of keys at or after `from` that begin with `prefix`; at most `limit`. Blocks.
     pub(crate) fn device_states(
         &self,

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use holdfast_partition::ValueIndexing;
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_partition::state::{StateIndexer, UnreadableState};
@@ -11,7 +12,7 @@ use holdfast_query::Path;
 
 use super::{TwinIndexes, encode};
 use crate::TwinsConfig;
-use crate::queries::plan::{TwinDepth, of_paths};
+use crate::queries::plan::TwinReads;
 use crate::queries::row::TwinParts;
 
 /// Devices and modules have ranges of their own, since a query is about one of both.
@@ -20,7 +21,7 @@ pub(super) const MODULE: u8 = b'm';
 
 pub(super) struct TwinIndexer {
     paths: Vec<Path>,
-    depth: TwinDepth,
+    reads: TwinReads,
 }
 
 /// The declared indexes, for the partitions of a node; `None` without any.
@@ -36,8 +37,8 @@ pub fn twin_indexing(config: &TwinsConfig) -> Option<Arc<ValueIndexing>> {
 impl TwinIndexer {
     pub(super) fn new(declared: &TwinIndexes) -> Self {
         let paths = declared.paths().to_vec();
-        let depth = of_paths(paths.iter().collect());
-        Self { paths, depth }
+        let reads = TwinReads::of(&paths.iter().collect::<Vec<_>>());
+        Self { paths, reads }
     }
 }
 
@@ -60,7 +61,8 @@ impl StateIndexer for TwinIndexer {
         state: &[u8],
         found: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), UnreadableState> {
-        let twin = TwinParts::read(state, self.depth).map_err(|error| UnreadableState(error.into()))?;
+        let state = Bytes::copy_from_slice(state);
+        let twin = TwinParts::read(state, &self.reads).map_err(|error| UnreadableState(error.into()))?;
         let collection = match key.module {
             None => DEVICE,
             Some(_) => MODULE,
