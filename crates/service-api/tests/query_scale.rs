@@ -18,6 +18,7 @@ use holdfast_device_hub::{DeviceHub, DeviceHubConfig, QueryPosition, TwinWrite, 
 use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_query::Query;
 use holdfast_registry::{IdentityContent, IdentityWrite, WriteOperation};
+use holdfast_storage::Family;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
@@ -127,6 +128,10 @@ async fn a_query_over_many_devices() {
         bytes >> 20,
         bytes / count as u64
     );
+    for family in Family::ALL {
+        let bytes = node.host.disk.file_bytes(family).unwrap();
+        println!("{:>10} bytes a device in {}", bytes / count as u64, family.name());
+    }
     for (text, results) in [
         (
             "SELECT * FROM devices WHERE deviceId = 'sensor-0000001-of-the-fleet'",

@@ -27,6 +27,19 @@ impl Family {
         Self::DeviceState,
         Self::ValueIndex,
     ];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Raft => "raft",
+            Self::Registry => "registry",
+            Self::Device => "partition",
+            Self::DeviceState => "device_state",
+            Self::ValueIndex => "value_index",
+        }
+    }
 }
 
 /// Durability class of a write.

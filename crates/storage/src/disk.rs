@@ -113,6 +113,15 @@ pub trait Disk: Send + Sync + 'static {
         Err(StorageError::Unsupported("files beside the database"))
     }
 
+    /// Bytes of the family's files; what is in memory only is not counted. 0 when it keeps none.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    fn file_bytes(&self, family: Family) -> Result<u64, StorageError> {
+        let _ = family;
+        Ok(0)
+    }
+
     /// Space of the file system.
     ///
     /// # Errors

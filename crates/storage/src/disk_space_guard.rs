@@ -12,7 +12,7 @@ use std::time::Duration;
 use holdfast_tasks::watch;
 
 use crate::metrics::GuardMetrics;
-use crate::{Disk, DiskSpace, IoFailure, StorageConfig, StorageError};
+use crate::{Disk, DiskSpace, Family, IoFailure, StorageConfig, StorageError};
 
 /// Interval of the checks of the free space. At 1 GB/s the default threshold of 1 GiB is used up in a second.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -112,8 +112,10 @@ impl DiskGuard {
             }
             self.news.send_replace(writable);
         }
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        self.metrics.free.set(space.free as f64);
+        self.metrics.free.set(gauge(space.free));
+        for (family, bytes) in Family::ALL.into_iter().zip(&self.metrics.file_bytes) {
+            bytes.set(gauge(self.disk.file_bytes(family)?));
+        }
         self.metrics.refusing.set(if writable { 0.0 } else { 1.0 });
         Ok(space)
     }
@@ -127,6 +129,11 @@ impl DiskGuard {
             }
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn gauge(bytes: u64) -> f64 {
+    bytes as f64
 }
 
 #[cfg(test)]

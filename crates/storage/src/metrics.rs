@@ -2,6 +2,8 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
+use crate::Family;
+
 holdfast_model::metrics! {
     /// Syncs of the write-ahead log.
     counter syncs() = "holdfast_storage_syncs_total";
@@ -13,6 +15,9 @@ holdfast_model::metrics! {
     gauge queued() = "holdfast_storage_sync_queue";
     /// Free bytes of the data directory's file system.
     gauge free() = "holdfast_storage_free_bytes";
+    /// Bytes of the database's files: of the partitions' logs (log), votes and the registry's log (raft), identities and settings
+    /// (registry), streams and positions (partition), twins, queues and connections (device_state), and their indexes (value_index).
+    gauge file_bytes(family) = "holdfast_storage_file_bytes";
     /// 1 while writes are refused for lack of space.
     gauge refusing() = "holdfast_storage_refusing_writes";
     /// Bytes written through the write-ahead log (logged) and without it (replayed).
@@ -42,6 +47,7 @@ impl FlusherMetrics {
 pub(crate) struct GuardMetrics {
     pub(crate) free: Gauge,
     pub(crate) refusing: Gauge,
+    pub(crate) file_bytes: [Gauge; Family::ALL.len()],
 }
 
 impl GuardMetrics {
@@ -49,6 +55,7 @@ impl GuardMetrics {
         Self {
             free: free(),
             refusing: refusing(),
+            file_bytes: Family::ALL.map(|family| file_bytes(family.name())),
         }
     }
 }

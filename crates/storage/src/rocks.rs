@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
+use rocksdb::properties::LIVE_SST_FILES_SIZE;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteOptions,
 };
@@ -251,6 +252,18 @@ impl Disk for RocksDisk {
 
     fn stage(&self) -> Result<&dyn Stage, StorageError> {
         Ok(self)
+    }
+
+    fn file_bytes(&self, family: Family) -> Result<u64, StorageError> {
+        let names: Vec<&str> = match family {
+            Family::Log => self.lanes.iter().map(String::as_str).collect(),
+            family => vec![self.column_name(family, &[])],
+        };
+        let columns = names.into_iter().filter_map(|name| self.db.cf_handle(name));
+        let sizes = columns.map(|column| self.db.property_int_value_cf(column, LIVE_SST_FILES_SIZE));
+        let sizes: Result<Vec<Option<u64>>, _> = sizes.collect();
+        let sizes = sizes.map_err(|error| errors::of_use(&error))?;
+        Ok(sizes.into_iter().flatten().sum())
     }
 
     fn space(&self) -> Result<DiskSpace, StorageError> {

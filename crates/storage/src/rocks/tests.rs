@@ -127,6 +127,27 @@ fn reads_see_writes_and_ranges_keep_their_order() {
 }
 
 #[test]
+fn the_bytes_of_a_family_are_those_of_its_files() {
+    let place = Place::new();
+    let disk = place.open().unwrap();
+    let mut batch = WriteBatch::new();
+    for number in 0..100_u64 {
+        batch.put(Family::DeviceState, &number.to_be_bytes(), &[7; 100]);
+    }
+    disk.write(&batch, Durability::Replayed).unwrap();
+    assert_eq!(disk.file_bytes(Family::DeviceState).unwrap(), 0);
+    disk.flush().unwrap();
+    let bytes = Family::ALL.map(|family| disk.file_bytes(family).unwrap());
+    let files = place
+        .files("sst")
+        .iter()
+        .map(|file| fs::metadata(file).unwrap().len())
+        .sum::<u64>();
+    assert!(disk.file_bytes(Family::DeviceState).unwrap() > 0);
+    assert_eq!(bytes.iter().sum::<u64>(), files);
+}
+
+#[test]
 fn synced_writes_survive_a_crash_and_replayed_ones_only_a_flush() {
     let place = Place::new();
     let disk = place.open().unwrap();
