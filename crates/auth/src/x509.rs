@@ -5,19 +5,26 @@
 //! Invariants: pure, without a clock; sizes are checked before anything is parsed, and names, dates and usage before any
 //! signature; the work is bounded by the number of certificates, of which a chain has at most
 //! [`MAX_CHAIN_CERTIFICATES`](holdfast_model::limits::MAX_CHAIN_CERTIFICATES); text of a certificate leaves escaped and cut.
-//! Not here: the proof of possession (`net`), which identities and CAs there are (`registry`), revocation.
+//! Not here: the proof of possession (`net`), which identities and CAs there are (`registry`).
 
 mod authority;
 mod chain;
+mod crl;
+mod der;
 mod fingerprint;
 mod leaf;
 mod refusal;
+mod revocation;
 
 pub use authority::{CaCertificate, CaError, CaSet, read_certificate};
 pub use chain::{VerifiedChain, check_size, verify_chain};
+pub use crl::{Crl, CrlError, read_crl};
 pub use fingerprint::CertificateFingerprints;
 pub use leaf::ClientCertificate;
 pub use refusal::CertificateRefusal;
+pub use revocation::{
+    CrlNumber, Denied, IssuerId, PathCertificate, RevocationList, Revocations, RevokedBy, SERIAL_BYTES, Serial,
+};
 
 use holdfast_model::UnixMillis;
 use holdfast_model::round_trip;

@@ -1,4 +1,4 @@
-//! `holdfast ca …`: the CAs whose devices the hub accepts, in the habits of `az iot hub certificate`.
+//! `holdfast ca …`: the CAs whose devices the hub accepts, in the habits of `az iot hub certificate`, and revoked certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,26 @@ const COLUMNS: [(&str, &str); 4] = [
     ("SUBJECT", "/properties/subject"),
     ("VERIFIED", "/properties/isVerified"),
     ("ENDS", "/properties/expiry"),
+];
+
+/// Where it has the deny list.
+const REVOCATIONS: &str = "/holdfast/v1/revocations";
+
+const REVOKED_COLUMNS: [(&str, &str); 5] = [
+    ("CERTIFICATE", "/id"),
+    ("CA", "/ca"),
+    ("REASON", "/reason"),
+    ("SINCE", "/revokedTime"),
+    ("COMMENT", "/comment"),
+];
+
+const CRL_COLUMNS: [(&str, &str); 6] = [
+    ("CA", "/ca"),
+    ("NUMBER", "/number"),
+    ("ENTRIES", "/entries"),
+    ("MADE", "/thisUpdate"),
+    ("NEXT", "/nextUpdate"),
+    ("ENDED", "/hasEnded"),
 ];
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +85,44 @@ pub enum Command {
         #[arg(long)]
         etag: Option<String>,
     },
+    /// Put a certificate, a device's or an issuer's, on the deny list; its connections are closed within a second
+    Revoke {
+        #[command(flatten)]
+        certificate: Named,
+        /// unspecified, keyCompromise, cACompromise, affiliationChanged, superseded, cessationOfOperation, certificateHold,
+        /// privilegeWithdrawn or aACompromise
+        #[arg(long, default_value = "unspecified")]
+        reason: String,
+        /// For people, at most 256 bytes
+        #[arg(long)]
+        comment: Option<String>,
+        #[command(flatten)]
+        login: LoginArgs,
+        /// How to show the result
+        #[arg(short, long, default_value = "json")]
+        output: Format,
+    },
+    /// Take a certificate off the deny list
+    Unrevoke {
+        /// The entry as `holdfast ca revoked` shows it
+        #[arg(value_name = "CERTIFICATE")]
+        id: String,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
+    /// List the deny list
+    Revoked {
+        /// How to show it
+        #[arg(short, long, default_value = "table")]
+        output: Format,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
+    /// Revocation lists of the CAs
+    Crl {
+        #[command(subcommand)]
+        command: CrlCommand,
+    },
     /// Remove a CA; the connections of its devices are closed
     Delete {
         #[command(flatten)]
@@ -73,6 +131,57 @@ pub enum Command {
         #[arg(long)]
         etag: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CrlCommand {
+    /// Give a CA its current revocation list; the connections of revoked certificates are closed within a second
+    #[command(visible_alias = "add")]
+    Upload {
+        #[command(flatten)]
+        ca: Ca,
+        /// The list, PEM or DER, signed by the CA
+        #[arg(short = 'p', long, visible_alias = "path", value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Show what is known of a CA's revocation list
+    Show {
+        #[command(flatten)]
+        ca: Ca,
+    },
+    /// Remove a CA's revocation list; what it has revoked is accepted again
+    Delete {
+        #[command(flatten)]
+        ca: Ca,
+    },
+}
+
+/// A certificate in one of three ways.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Named {
+    /// Its SHA-256, 64 hexadecimal digits
+    #[arg(long, value_name = "SHA256", required_unless_present_any = ["certificate", "ca"], conflicts_with_all = ["certificate", "ca"])]
+    thumbprint: Option<String>,
+    /// The certificate itself, PEM or DER
+    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
+    certificate: Option<PathBuf>,
+    /// The CA of the hub that has issued it
+    #[arg(long, value_name = "NAME", requires = "serial")]
+    ca: Option<String>,
+    /// Its serial number, hexadecimal
+    #[arg(long, value_name = "HEX", requires = "ca")]
+    serial: Option<String>,
+}
+
+impl Named {
+    fn body(&self) -> Result<Value, Failure> {
+        Ok(match (&self.thumbprint, &self.certificate) {
+            (Some(thumbprint), _) => json!({"thumbprint": thumbprint}),
+            (None, Some(file)) => json!({"certificate": certificate(file)?}),
+            (None, None) => json!({"ca": self.ca, "serialNumber": self.serial}),
+        })
+    }
 }
 
 /// A CA of a hub.
@@ -138,7 +247,64 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             let body = json!({"certificate": certificate(proof)?});
             ca.show(&ca.call(Method::POST, "/verify", etag.as_deref(), Some(body))?)
         }
+        Command::Revoke {
+            certificate,
+            reason,
+            comment,
+            login,
+            output,
+        } => {
+            let mut request = Call::new(Method::POST, REVOCATIONS.to_owned());
+            let mut body = certificate.body()?;
+            body["reason"] = reason.as_str().into();
+            if let Some(comment) = comment {
+                body["comment"] = comment.as_str().into();
+            }
+            request.body = Some(body);
+            let answer = block_on(call(&login.hub()?, request))?;
+            output::show(&answer, *output, &REVOKED_COLUMNS)
+        }
+        Command::Unrevoke { id, login } => {
+            let request = Call::new(Method::DELETE, format!("{REVOCATIONS}/{}", encode(id)));
+            block_on(call(&login.hub()?, request)).map(|_| ())
+        }
+        Command::Revoked { output, login } => output::show(&Value::Array(revoked(login)?), *output, &REVOKED_COLUMNS),
+        Command::Crl { command } => crl(command),
         Command::Delete { ca, etag } => ca.call(Method::DELETE, "", etag.as_deref(), None).map(|_| ()),
+    }
+}
+
+/// The whole deny list, page by page.
+fn revoked(login: &LoginArgs) -> Result<Vec<Value>, Failure> {
+    let hub = login.hub()?;
+    let mut entries = Vec::new();
+    let mut query = String::new();
+    loop {
+        let mut request = Call::new(Method::GET, REVOCATIONS.to_owned());
+        request.query = &query;
+        let mut answer = block_on(call(&hub, request))?;
+        if let Value::Array(page) = answer["value"].take() {
+            entries.extend(page);
+        }
+        match answer["continuation"].as_str() {
+            Some(after) => query = format!("after={}", encode(after)),
+            None => return Ok(entries),
+        }
+    }
+}
+
+fn crl(command: &CrlCommand) -> Result<(), Failure> {
+    let at = |ca: &Ca, method| Call::new(method, format!("{PATH}/{}/crl", encode(&ca.name)));
+    let show = |ca: &Ca, answer: &Value| output::show(answer, ca.output.unwrap_or(Format::Json), &CRL_COLUMNS);
+    match command {
+        CrlCommand::Upload { ca, file } => {
+            let bytes = std::fs::read(file).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+            let mut request = at(ca, Method::PUT);
+            request.raw = Some(bytes);
+            show(ca, &block_on(call(&ca.login.hub()?, request))?)
+        }
+        CrlCommand::Show { ca } => show(ca, &block_on(call(&ca.login.hub()?, at(ca, Method::GET)))?),
+        CrlCommand::Delete { ca } => block_on(call(&ca.login.hub()?, at(ca, Method::DELETE))).map(|_| ()),
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Call<'a> {
     /// For `If-Match`, without quotes; `*` means any.
     pub(crate) if_match: Option<&'a str>,
     pub(crate) body: Option<Value>,
+    /// In place of `body`: bytes as they are.
+    pub(crate) raw: Option<Vec<u8>>,
     /// Further headers.
     pub(crate) headers: Vec<(HeaderName, String)>,
     /// How long the hub may wait for a device before it answers.
@@ -52,6 +54,7 @@ impl<'a> Call<'a> {
             query: "",
             if_match: None,
             body: None,
+            raw: None,
             headers: Vec::new(),
             device_wait: Duration::ZERO,
         }
@@ -91,9 +94,9 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
     ];
     headers.extend(etag.as_deref().map(|etag| (header::IF_MATCH, etag)));
     headers.extend(call.headers.iter().map(|(name, value)| (name.clone(), value.as_str())));
-    let body = match &call.body {
-        Some(body) => serde_json::to_vec(body).map_err(anyhow::Error::from)?,
-        None => Vec::new(),
+    let body = match (&call.body, call.raw) {
+        (Some(body), _) => serde_json::to_vec(body).map_err(anyhow::Error::from)?,
+        (None, raw) => raw.unwrap_or_default(),
     };
     let exchange = async {
         let mut connection = Connection::open(stream, &host).await?;

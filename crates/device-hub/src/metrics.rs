@@ -128,7 +128,7 @@ pub(crate) struct Metrics {
     pub(crate) saved_query_failures: Counter,
     sessions: Gauge,
     owned_sessions: Gauge,
-    closed: [(CloseReason, Counter); 6],
+    closed: [(CloseReason, Counter); 7],
 }
 
 impl Metrics {
@@ -138,6 +138,7 @@ impl Metrics {
             CloseReason::TokenExpired,
             CloseReason::CertificateExpired,
             CloseReason::Revoked,
+            CloseReason::CertificateRevoked,
             CloseReason::Stopping,
             CloseReason::Unavailable,
         ];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::KeyFingerprint;
-use holdfast_auth::x509::CertificateFingerprints;
+use holdfast_auth::x509::{CertificateFingerprints, PathCertificate};
 use holdfast_model::{GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use thiserror::Error;
 
@@ -54,6 +54,8 @@ pub struct SessionCertificate {
     pub fingerprints: CertificateFingerprints,
     /// SHA-256 of the certificate of the CA that it leads to; `None`: it was accepted by its thumbprint.
     pub ca: Option<[u8; 32]>,
+    /// The path below the CA, from the device's own certificate upwards; empty when it was accepted by its thumbprint.
+    pub path: Box<[PathCertificate]>,
 }
 
 /// Names a session in the whole cluster; an address is never used again.

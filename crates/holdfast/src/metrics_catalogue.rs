@@ -24,6 +24,8 @@ holdfast_model::metrics! {
     gauge certificate_expiry(certificate) = "holdfast_tls_certificate_expiry_seconds";
     /// CAs of devices that end within so many days: 90d, 30d, 7d, or 0d for those that have ended.
     gauge cas_ending(within) = "holdfast_cas_ending";
+    /// CRLs of CAs of devices whose time has ended; what they revoke stays revoked.
+    gauge crls_ended() = "holdfast_crls_ended";
 }
 
 /// All metrics, in the order of the page.

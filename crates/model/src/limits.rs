@@ -112,6 +112,8 @@ pub const MAX_CHAIN_CERTIFICATES: usize = 10;
 pub const MAX_CHAIN_BYTES: usize = 32 * KIB;
 /// Largest certificate of a client, or of a CA, in bytes; real ones are below 4 KiB.
 pub const MAX_CERTIFICATE_BYTES: usize = 16 * KIB;
+/// Largest revocation list, in bytes: some 400,000 entries.
+pub const MAX_CRL_BYTES: usize = 16 * 1024 * KIB;
 
 // Device-to-cloud messages (auth-and-limits §9.2, device-mqtt §5).
 

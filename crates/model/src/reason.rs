@@ -50,6 +50,10 @@ pub enum RefusalReason {
     CommonName,
     /// The certificate is not valid yet or any more.
     CertificateTime,
+    /// A certificate of the client's chain is on the deny list, or on the revocation list of its CA.
+    CertificateRevoked,
+    /// The revocation list of a CA of the client's chain is too old, and the settings demand a current one.
+    CrlEnded,
     /// The client's address is not accepted.
     Ip,
     /// The hub could not decide in time; the client may retry.
@@ -102,6 +106,8 @@ impl RefusalReason {
         Self::Chain,
         Self::CommonName,
         Self::CertificateTime,
+        Self::CertificateRevoked,
+        Self::CrlEnded,
         Self::Ip,
         Self::Unconfirmed,
         Self::Draining,
@@ -141,6 +147,8 @@ impl RefusalReason {
             Self::Chain => "chain",
             Self::CommonName => "cn",
             Self::CertificateTime => "cert_time",
+            Self::CertificateRevoked => "cert_revoked",
+            Self::CrlEnded => "crl_ended",
             Self::Ip => "ip",
             Self::Unconfirmed => "unconfirmed",
             Self::Draining => "draining",
@@ -162,9 +170,13 @@ impl RefusalReason {
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
-            Self::Expired | Self::CertificateTime | Self::Disabled | Self::Revoked => ErrorCode::IotHubUnauthorized,
+            Self::Expired | Self::CertificateTime | Self::CertificateRevoked | Self::Disabled | Self::Revoked => {
+                ErrorCode::IotHubUnauthorized
+            }
             Self::Version => ErrorCode::InvalidProtocolVersion,
-            Self::Unconfirmed | Self::Draining | Self::Overload | Self::InjectedFault => ErrorCode::ServiceUnavailable,
+            Self::Unconfirmed | Self::Draining | Self::Overload | Self::InjectedFault | Self::CrlEnded => {
+                ErrorCode::ServiceUnavailable
+            }
             Self::ProtocolViolation | Self::Tls | Self::ConnectTimeout => ErrorCode::GenericBadRequest,
             Self::KeepAlive | Self::SlowReader => ErrorCode::DeviceConnectionClosedRemotely,
             Self::Throttled => ErrorCode::ThrottlingException,
@@ -206,6 +218,8 @@ impl RefusalReason {
                 | Self::Chain
                 | Self::CommonName
                 | Self::CertificateTime
+                | Self::CertificateRevoked
+                | Self::CrlEnded
         )
     }
 
@@ -249,6 +263,12 @@ impl RefusalReason {
             Self::CommonName => "the certificate's common name must equal the device id (module: deviceId/moduleId)",
             Self::CertificateTime => {
                 "a certificate is not valid now, or a live session's has ended: renew it, or set the clock that it was made by"
+            }
+            Self::CertificateRevoked => {
+                "a certificate of its chain is revoked: the detail says by what; give the device a new one, or see `holdfast ca revoked`"
+            }
+            Self::CrlEnded => {
+                "the CA's CRL is too old and device_hub.expired_crl is refuse: upload the current one (`holdfast ca crl upload`)"
             }
             Self::Ip => "no IP filter rule accepts the client's address",
             Self::Unconfirmed => "the hub had no quorum or too many checks at once; the client may retry",

@@ -1,4 +1,5 @@
-//! The CAs whose devices the hub accepts, as the rest of the node sees them: certificates read, verified ones found by name.
+//! The CAs whose devices the hub accepts, and what is revoked, as the rest of the node sees them: certificates read, verified
+//! ones found by name.
 //!
 //! Why: every connection of a device with a CA's certificate needs them, and reading one costs more than a connection may.
 //! Invariants: the view is replaced as a whole after each change, before the change is published; only verified CAs are in
@@ -7,10 +8,11 @@
 
 use std::sync::Arc;
 
-use holdfast_auth::x509::{CaCertificate, CaSet};
+use holdfast_auth::x509::{CaCertificate, CaSet, PathCertificate, Revocations, RevokedBy};
 use holdfast_model::{ETag, ErrorCode, UnixMillis};
 use holdfast_proto::registry::v1::CaRecord;
 
+use crate::revocations::{CaCrl, DeniedCertificate};
 use crate::state::Rejection;
 
 /// Longest name of a CA, in bytes.
@@ -35,22 +37,50 @@ pub struct Authority {
     pub updated: UnixMillis,
 }
 
-/// All CAs of the hub.
+/// All CAs of the hub, and what is revoked.
 #[derive(Debug, Default)]
 pub struct Authorities {
     all: Vec<Authority>,
     verified: CaSet,
+    denied: Vec<DeniedCertificate>,
+    crls: Vec<CaCrl>,
+    revocations: Revocations,
 }
 
 impl Authorities {
     /// The view of stored records, in the order of their keys. A certificate that this version cannot read is left out, with
     /// an error in the log: its devices are refused.
-    pub(crate) fn new(records: impl IntoIterator<Item = CaRecord>) -> Self {
-        let all: Vec<Authority> = records.into_iter().filter_map(read).collect();
+    pub(crate) fn new(
+        records: impl IntoIterator<Item = CaRecord>,
+        denied: Vec<DeniedCertificate>,
+        crls: Vec<CaCrl>,
+        before: &Self,
+    ) -> Self {
+        let all: Vec<Authority> = records.into_iter().filter_map(|record| read(record, before)).collect();
+        let mut revocations = Revocations::default();
+        for certificate in &denied {
+            certificate.add_to(&mut revocations);
+        }
+        for crl in &crls {
+            revocations.add_list(Arc::clone(&crl.list));
+        }
         let verified = all.iter().filter(|authority| authority.is_verified);
+        let mut verified = CaSet::new(verified.map(|authority| Arc::clone(&authority.certificate)));
+        if !revocations.is_empty() {
+            for authority in all.iter().filter(|authority| authority.is_verified) {
+                let issuers = all.iter().map(|other| &*other.certificate);
+                if let Some(by) = authority.certificate.revoked(issuers, &revocations) {
+                    tracing::warn!(ca = authority.name, %by, "a CA of the hub is revoked; its devices are refused");
+                    verified.revoke(authority.certificate.fingerprints().sha256, by);
+                }
+            }
+        }
         Self {
-            verified: CaSet::new(verified.map(|authority| Arc::clone(&authority.certificate))),
             all,
+            verified,
+            denied,
+            crls,
+            revocations,
         }
     }
 
@@ -72,14 +102,54 @@ impl Authorities {
     pub fn verified(&self) -> &CaSet {
         &self.verified
     }
+
+    /// What revokes certificates.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// The deny list, in the order of its keys.
+    #[must_use]
+    pub fn denied(&self) -> &[DeniedCertificate] {
+        &self.denied
+    }
+
+    /// The revocation lists, by the names of their CAs.
+    pub fn crls(&self) -> impl Iterator<Item = &CaCrl> {
+        self.crls.iter()
+    }
+
+    /// The revocation list that was given for the CA with this name, in any case.
+    #[must_use]
+    pub fn crl(&self, ca: &str) -> Option<&CaCrl> {
+        self.crls.iter().find(|crl| crl.list.ca.eq_ignore_ascii_case(ca))
+    }
+
+    /// What revokes a certificate with this SHA-256, a certificate of its path, or the CA that the path leads to.
+    #[must_use]
+    pub fn revoked(&self, sha256: &[u8; 32], path: &[PathCertificate], ca: Option<&[u8; 32]>) -> Option<RevokedBy> {
+        if self.revocations.is_empty() {
+            return None;
+        }
+        let own = self.revocations.of_certificate(sha256);
+        let above = || ca.and_then(|ca| self.verified.revoked(ca)).cloned();
+        own.or_else(|| self.revocations.of_path(path).map(|(_, by)| by))
+            .or_else(above)
+    }
 }
 
-fn read(record: CaRecord) -> Option<Authority> {
-    match CaCertificate::parse(&record.certificate) {
+fn read(record: CaRecord, before: &Authorities) -> Option<Authority> {
+    let known = before.get(&record.name).map(|known| &known.certificate);
+    let certificate = match known.filter(|known| known.der() == &record.certificate) {
+        Some(known) => Ok(Arc::clone(known)),
+        None => CaCertificate::parse(&record.certificate).map(Arc::new),
+    };
+    match certificate {
         Ok(certificate) => Some(Authority {
             name: record.name,
             etag: ETag(record.etag),
-            certificate: Arc::new(certificate),
+            certificate,
             is_verified: record.is_verified,
             verification_code: (!record.verification_code.is_empty()).then_some(record.verification_code),
             created: UnixMillis(record.created_ms),

@@ -26,6 +26,8 @@ pub enum RegistryEvent {
     Cluster,
     /// CAs changed: see [`Registry::authorities`](crate::Registry::authorities).
     Authorities,
+    /// Revoked certificates changed: see [`Authorities::revocations`](crate::Authorities::revocations).
+    Revocations,
     /// Changes were missed: the subscriber must read every identity, setting and member that it uses again.
     Resync,
 }

@@ -24,6 +24,10 @@ holdfast_config::section! {
         pub max_writes: usize = 1024, in 1..=100_000 => "must be between 1 and 100000";
         /// How many CAs the hub may have.
         pub max_cas: u32 = 25, in 1..=1000 => "must be between 1 and 1000";
+        /// How many certificates the deny list may hold.
+        pub max_revoked: u32 = 10_000, in 1..=100_000 => "must be between 1 and 100000";
+        /// How many entries the CRLs of all CAs may have together. Each costs a node 21 bytes of memory, and as much on disk.
+        pub max_crl_entries: u32 = 500_000, in 1..=700_000 => "must be between 1 and 700000";
     }
     fixed {
         /// Number of applied commands that stay in the log for replicas that were unreachable; older ones are deleted once

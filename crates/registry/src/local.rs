@@ -23,6 +23,7 @@ use crate::convert;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
 use crate::metrics::Metrics;
+use crate::revocations::{CaCrl, DeniedCertificate};
 use crate::saved_query::SavedQueries;
 use crate::secrets::Secrets;
 use crate::settings::HubSettings;
@@ -140,12 +141,32 @@ impl Local {
         self.saved_queries.subscribe()
     }
 
-    /// Reloads the CAs from disk.
+    /// Reloads the CAs and what is revoked from disk. Certificates and lists that have not changed are not read again.
     pub(crate) fn reload_authorities(&self) -> Result<(), ApplyError> {
-        let records = self.records::<proto::CaRecord>(&layout::cas())?;
-        let authorities = Authorities::new(records.into_iter().map(|(_, record)| record));
+        let before = self.authorities();
+        let cas = self.records::<proto::CaRecord>(&layout::cas())?;
+        let denied = self.records::<proto::RevocationRecord>(&layout::revocations())?;
+        let mut crls = Vec::new();
+        for (_, record) in self.records::<proto::CrlRecord>(&layout::crls())? {
+            let earlier = before.crl(&record.ca);
+            crls.extend(CaCrl::read(record, earlier, |record| self.crl_serials(record))?);
+        }
+        let denied = denied
+            .into_iter()
+            .filter_map(|(_, record)| DeniedCertificate::read(record));
+        let cas = cas.into_iter().map(|(_, record)| record);
+        let authorities = Authorities::new(cas, denied.collect(), crls, &before);
         *self.authorities.write() = Arc::new(authorities);
         Ok(())
+    }
+
+    fn crl_serials(&self, record: &proto::CrlRecord) -> Result<Bytes, ApplyError> {
+        let mut serials = Vec::new();
+        for part in 0..record.parts {
+            let part = self.message::<proto::CrlPart>(&layout::crl_part(&record.ca, part))?;
+            serials.extend_from_slice(&part.unwrap_or_default().serials);
+        }
+        Ok(serials.into())
     }
 
     pub(crate) fn authorities(&self) -> Arc<Authorities> {

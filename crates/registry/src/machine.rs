@@ -99,9 +99,14 @@ impl Machine {
             self.local.reload_cluster()?;
             self.local.feed.send(RegistryEvent::Cluster);
         }
-        if effects.authorities_changed {
+        if effects.authorities_changed || effects.revocations_changed {
             self.local.reload_authorities()?;
+        }
+        if effects.authorities_changed {
             self.local.feed.send(RegistryEvent::Authorities);
+        }
+        if effects.revocations_changed {
+            self.local.feed.send(RegistryEvent::Revocations);
         }
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;

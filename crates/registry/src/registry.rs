@@ -3,6 +3,7 @@
 mod authorities;
 mod cluster;
 mod policies;
+mod revocations;
 mod saved_queries;
 mod start;
 
@@ -47,6 +48,8 @@ struct Shared {
     clock: Clock,
     log_entries: u64,
     max_cas: u32,
+    max_revoked: u32,
+    max_crl_entries: u32,
 }
 
 /// The result of one identity's write.

@@ -13,6 +13,7 @@ mod identity;
 pub(crate) mod layout;
 mod policies;
 mod rejection;
+mod revocations;
 mod saved_queries;
 mod settings;
 mod view;
@@ -32,7 +33,8 @@ pub use view::{Base, View};
 ///
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
-pub const COMMAND_VERSION: u32 = 7;
+/// 8: revoked certificates.
+pub const COMMAND_VERSION: u32 = 8;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -62,6 +64,7 @@ pub fn version_of(command: &Command) -> u32 {
         Command::PutSavedQuery(_) | Command::RemoveSavedQuery(_) => 5,
         Command::PutCa(_) | Command::RemoveCa(_) | Command::SetCaCode(_) | Command::VerifyCa(_) => 6,
         Command::WritePolicy(_) | Command::DeletePolicy(_) => 7,
+        Command::PutRevocation(_) | Command::RemoveRevocation(_) | Command::PutCrl(_) | Command::RemoveCrl(_) => 8,
     }
 }
 
@@ -106,6 +109,8 @@ pub struct Effects {
     pub saved_queries_changed: bool,
     /// Whether CAs changed.
     pub authorities_changed: bool,
+    /// Whether revoked certificates changed.
+    pub revocations_changed: bool,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -118,6 +123,7 @@ struct Work<'a> {
     cluster_changed: bool,
     saved_queries_changed: bool,
     authorities_changed: bool,
+    revocations_changed: bool,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
@@ -167,6 +173,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         cluster_changed: false,
         saved_queries_changed: false,
         authorities_changed: false,
+        revocations_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -193,7 +200,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         }
         other => {
             let done = |()| EntryAnswer::default();
-            let outcome = match authorities::change(&mut work, other) {
+            let certificates = authorities::change(&mut work, other).or_else(|| revocations::change(&mut work, other));
+            let outcome = match certificates {
                 Some(outcome) => outcome,
                 None => match cluster::change(&mut work, other) {
                     Some(outcome) => outcome.map(done),
@@ -218,6 +226,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         cluster_changed: work.cluster_changed,
         saved_queries_changed: work.saved_queries_changed,
         authorities_changed: work.authorities_changed,
+        revocations_changed: work.revocations_changed,
     })
 }
 

@@ -11,8 +11,10 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
 
+use super::der::Signed;
 use super::leaf::{check_key, check_time, ends, parse};
-use super::{CertificateFingerprints, CertificateRefusal, ClientCertificate, millis, shown};
+use super::revocation::{IssuerId, RevokedBy, Serial};
+use super::{CertificateFingerprints, CertificateRefusal, ClientCertificate, Revocations, millis, shown};
 use crate::x509::chain::{SIGNATURES, describe};
 
 const WHICH: &str = "the CA's certificate";
@@ -89,6 +91,12 @@ pub struct CaCertificate {
     fingerprints: CertificateFingerprints,
     subject: Box<[u8]>,
     subject_text: String,
+    issuer: Box<[u8]>,
+    serial: Serial,
+    /// Its `SubjectPublicKeyInfo`.
+    key: Box<[u8]>,
+    id: IssuerId,
+    may_sign_crls: bool,
     from: UnixMillis,
     ends: UnixMillis,
     path_length: Option<u32>,
@@ -113,6 +121,11 @@ impl CaCertificate {
             fingerprints: CertificateFingerprints::of(der),
             subject: certificate.subject().as_raw().into(),
             subject_text: shown(&certificate.subject().to_string()),
+            issuer: certificate.issuer().as_raw().into(),
+            serial: Serial::of(certificate.raw_serial()),
+            key: certificate.public_key().raw.into(),
+            id: IssuerId::of(certificate.subject().as_raw(), certificate.public_key().raw),
+            may_sign_crls: may_sign_crls(&certificate),
             from: millis(certificate.validity().not_before.timestamp()),
             ends: ends(&certificate),
             path_length,
@@ -161,6 +174,51 @@ impl CaCertificate {
         Ok(())
     }
 
+    /// Identifies it as an issuer.
+    #[must_use]
+    pub fn issuer_id(&self) -> IssuerId {
+        self.id
+    }
+
+    /// Its own serial number.
+    #[must_use]
+    pub fn serial(&self) -> Serial {
+        self.serial
+    }
+
+    /// Its name, in DER.
+    pub(crate) fn subject_der(&self) -> &[u8] {
+        &self.subject
+    }
+
+    pub(crate) fn may_sign_crls(&self) -> bool {
+        self.may_sign_crls
+    }
+
+    pub(super) fn has_signed(&self, signed: &Signed<'_>) -> bool {
+        signed.is_signed_by(&self.key)
+    }
+
+    /// What revokes the certificate itself: the deny list, or one of `authorities` that has issued it.
+    #[must_use]
+    pub fn revoked<'a>(
+        &self,
+        mut authorities: impl Iterator<Item = &'a Self>,
+        revocations: &Revocations,
+    ) -> Option<RevokedBy> {
+        let denied = revocations.of_certificate(&self.fingerprints.sha256);
+        denied.or_else(|| {
+            authorities.find_map(|issuer| {
+                let may_be_issuer = issuer.subject == self.issuer && issuer.id != self.id;
+                let by = may_be_issuer.then(|| revocations.of_serial(issuer.id, self.serial))??;
+                // A signature is verified only of a certificate that is named.
+                Signed::read(&self.der)
+                    .is_some_and(|signed| issuer.has_signed(&signed))
+                    .then_some(by)
+            })
+        })
+    }
+
     /// Checks the proof of possession: `proof` is a certificate with the common name `code` that this CA has signed (Spec
     /// auth-and-limits §3).
     ///
@@ -205,6 +263,12 @@ fn path_length(certificate: &X509Certificate<'_>) -> Result<Option<u32>, CaError
     Ok(constraints.value.path_len_constraint)
 }
 
+/// A CA without a key usage may sign both certificates and lists.
+fn may_sign_crls(certificate: &X509Certificate<'_>) -> bool {
+    let usage = certificate.key_usage().ok().flatten();
+    usage.is_none_or(|usage| usage.value.crl_sign())
+}
+
 /// An issuer that a client has sent.
 pub(crate) struct SentIssuer<'a> {
     pub(crate) der: &'a [u8],
@@ -227,6 +291,14 @@ impl<'a> SentIssuer<'a> {
 
     pub(crate) fn issuer_text(&self) -> String {
         shown(&self.certificate.issuer().to_string())
+    }
+
+    pub(crate) fn serial(&self) -> Serial {
+        Serial::of(self.certificate.raw_serial())
+    }
+
+    pub(crate) fn issuer_id(&self) -> IssuerId {
+        IssuerId::of(self.subject(), self.certificate.public_key().raw)
     }
 
     pub(crate) fn ends(&self) -> UnixMillis {
@@ -255,6 +327,7 @@ impl<'a> SentIssuer<'a> {
 pub struct CaSet {
     by_subject: HashMap<Box<[u8]>, Vec<Arc<CaCertificate>>>,
     digests: HashSet<[u8; 32]>,
+    revoked: HashMap<[u8; 32], RevokedBy>,
 }
 
 impl CaSet {
@@ -271,7 +344,18 @@ impl CaSet {
         set
     }
 
-    /// Whether it holds the certificate with this SHA-256.
+    /// Marks the certificate with this SHA-256, if it is in the set, as revoked: nothing below it is accepted.
+    pub fn revoke(&mut self, sha256: [u8; 32], by: RevokedBy) {
+        self.revoked.insert(sha256, by);
+    }
+
+    /// What revokes the CA with this SHA-256.
+    #[must_use]
+    pub fn revoked(&self, sha256: &[u8; 32]) -> Option<&RevokedBy> {
+        self.revoked.get(sha256)
+    }
+
+    /// Whether it holds the certificate with this SHA-256, revoked or not.
     #[must_use]
     pub fn holds(&self, sha256: &[u8; 32]) -> bool {
         self.digests.contains(sha256)

@@ -15,7 +15,8 @@ use webpki::aws_lc_rs as algorithms;
 use super::authority::{CaCertificate, CaSet, SentIssuer};
 use super::leaf::ClientCertificate;
 use super::refusal::CertificateRefusal;
-use super::shown;
+use super::revocation::PathCertificate;
+use super::{CertificateFingerprints, shown};
 
 /// The signatures that issuers may make: no MD5, no SHA-1, and RSA from 2048 bits.
 pub(crate) const SIGNATURES: &[&dyn SignatureVerificationAlgorithm] = &[
@@ -32,10 +33,12 @@ pub(crate) const SIGNATURES: &[&dyn SignatureVerificationAlgorithm] = &[
 ];
 
 /// A chain that leads to a CA of the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
     /// SHA-256 of the CA's certificate.
     pub ca: [u8; 32],
+    /// The path below the CA, from the client's own certificate upwards.
+    pub path: Vec<PathCertificate>,
     /// When the first certificate of the path ends, the CA's included.
     pub ends: UnixMillis,
 }
@@ -120,17 +123,33 @@ pub fn verify_chain(
     let ca = anchor_of(&path)
         .map(|at| &walk.anchors[at])
         .ok_or_else(|| CertificateRefusal::Chain("its CA is gone".to_owned()))?;
-    let issuers = path.intermediate_certificates().filter_map(|issuer| {
-        let der = issuer.der();
-        walk.issuers
-            .iter()
-            .find(|sent| *sent.der == *der)
-            .map(|sent| sent.ends())
-    });
+    // `follow` found the issuers from the client's certificate upwards; the path has the first ones of them.
+    let issuers = path.intermediate_certificates().count();
+    let issuers = walk.issuers.get(..issuers).unwrap_or(&walk.issuers);
     Ok(VerifiedChain {
         ca: ca.fingerprints().sha256,
-        ends: issuers.fold(leaf.ends().min(ca.ends()), UnixMillis::min),
+        ends: issuers
+            .iter()
+            .map(|issuer| issuer.ends())
+            .fold(leaf.ends().min(ca.ends()), UnixMillis::min),
+        path: path_certificates(leaf, issuers, ca),
     })
+}
+
+fn path_certificates(
+    leaf: &ClientCertificate<'_>,
+    issuers: &[&SentIssuer<'_>],
+    ca: &CaCertificate,
+) -> Vec<PathCertificate> {
+    let own = std::iter::once((leaf.fingerprints().sha256, leaf.serial()));
+    let above = issuers
+        .iter()
+        .map(|issuer| (CertificateFingerprints::sha256(issuer.der), issuer.serial()));
+    let ids = issuers.iter().map(|issuer| issuer.issuer_id());
+    own.chain(above)
+        .zip(ids.chain(std::iter::once(ca.issuer_id())))
+        .map(|((sha256, serial), issuer)| PathCertificate { sha256, issuer, serial })
+        .collect()
 }
 
 /// The issuers and CAs that a path may consist of.
@@ -154,9 +173,11 @@ fn follow<'a>(
     let (mut wanted, mut wanted_text) = (leaf.issuer(), leaf.issuer_text());
     loop {
         for ca in authorities.named(wanted) {
-            match ca.check_time(now) {
-                Ok(()) => walk.anchors.push(ca),
-                Err(refusal) => outdated = Some(refusal),
+            let revoked = authorities.revoked(&ca.fingerprints().sha256);
+            match (ca.check_time(now), revoked) {
+                (Ok(()), None) => walk.anchors.push(ca),
+                (Ok(()), Some(by)) => outdated = Some(CertificateRefusal::revoked_ca(ca.subject(), by)),
+                (Err(refusal), _) => outdated = Some(refusal),
             }
         }
         // A CA that was sent although the hub has it proves nothing; one that was passed already would be a loop.

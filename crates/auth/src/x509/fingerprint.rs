@@ -22,8 +22,14 @@ impl CertificateFingerprints {
     pub fn of(der: &[u8]) -> Self {
         Self {
             sha1: <Sha1 as sha1::Digest>::digest(der).into(),
-            sha256: Sha256::digest(der).into(),
+            sha256: Self::sha256(der),
         }
+    }
+
+    /// The SHA-256 digest of a certificate in DER.
+    #[must_use]
+    pub fn sha256(der: &[u8]) -> [u8; 32] {
+        Sha256::digest(der).into()
     }
 
     /// Whether `thumbprint`, 40 or 64 hexadecimal characters in any case, names the certificate.

@@ -9,6 +9,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
 
 use super::refusal::CertificateRefusal;
+use super::revocation::Serial;
 use super::{CertificateFingerprints, millis, shown};
 
 /// Fewest and most bits of an RSA key.
@@ -101,6 +102,12 @@ impl<'a> ClientCertificate<'a> {
             return Err(CertificateRefusal::LeafIsCa);
         }
         check_key(self.certificate.public_key()).map_err(CertificateRefusal::Key)
+    }
+
+    /// Its serial number.
+    #[must_use]
+    pub fn serial(&self) -> Serial {
+        Serial::of(self.certificate.raw_serial())
     }
 
     /// The name of its issuer, in DER.

@@ -4,6 +4,7 @@ use holdfast_model::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_C
 use holdfast_model::{RefusalReason, UnixMillis};
 use thiserror::Error;
 
+use super::revocation::{RevocationList, RevokedBy};
 use super::shown_time;
 
 /// A refused certificate. The texts are for operators; those parts that a client has chosen are escaped and cut.
@@ -96,9 +97,59 @@ pub enum CertificateRefusal {
     /// The chain does not prove anything: a signature, a constraint, an algorithm.
     #[error("the chain is not valid: {0}")]
     Chain(String),
+    /// A certificate of the path is revoked.
+    #[error("{which} is revoked by {by}")]
+    Revoked {
+        /// The certificate: the client's own, an issuer, or a CA.
+        which: String,
+        /// What revokes it.
+        by: RevokedBy,
+    },
+    /// The revocation list of a CA of the path is too old, and the settings demand a current one.
+    #[error(
+        "the CRL of CA {ca} with number {number} was valid until {}; the hub's time is {}", shown_time(*at), shown_time(*now)
+    )]
+    CrlEnded {
+        /// The hub's name for the CA.
+        ca: String,
+        /// The list's number.
+        number: String,
+        /// Its `nextUpdate`.
+        at: UnixMillis,
+        /// The hub's clock.
+        now: UnixMillis,
+    },
 }
 
 impl CertificateRefusal {
+    /// The certificate at position `at` of a path, 0 for the client's own, is revoked.
+    #[must_use]
+    pub fn revoked_in_path(at: usize, by: RevokedBy) -> Self {
+        let which = match at {
+            0 => "the client's certificate".to_owned(),
+            at => format!("issuer {at} of the chain"),
+        };
+        Self::Revoked { which, by }
+    }
+
+    pub(crate) fn revoked_ca(subject: &str, by: &RevokedBy) -> Self {
+        Self::Revoked {
+            which: format!("the CA {subject}"),
+            by: by.clone(),
+        }
+    }
+
+    /// `list` is too old at `now`.
+    #[must_use]
+    pub fn crl_ended(list: &RevocationList, now: UnixMillis) -> Self {
+        Self::CrlEnded {
+            ca: list.ca.clone(),
+            number: list.number.to_string(),
+            at: list.next_update,
+            now,
+        }
+    }
+
     /// The cause for audit log, metrics and diagnosis.
     #[must_use]
     pub const fn reason(&self) -> RefusalReason {
@@ -107,6 +158,8 @@ impl CertificateRefusal {
             Self::NotYetValid { .. } | Self::Ended { .. } => RefusalReason::CertificateTime,
             Self::Thumbprint { .. } => RefusalReason::Thumbprint,
             Self::CommonName { .. } => RefusalReason::CommonName,
+            Self::Revoked { .. } => RefusalReason::CertificateRevoked,
+            Self::CrlEnded { .. } => RefusalReason::CrlEnded,
             Self::LeafIsCa | Self::Key(_) | Self::UnknownCa { .. } | Self::Issuer { .. } | Self::Chain(_) => {
                 RefusalReason::Chain
             }

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use holdfast_auth::x509::{CaSet, CertificateRefusal, ClientCertificate, check_size, verify_chain};
+use holdfast_auth::x509::{CaSet, CertificateRefusal, ClientCertificate, PathCertificate, check_size, verify_chain};
 use holdfast_auth::{
     Grant, KeyFingerprint, ResourcePath, Rights, SasRefusal, SasToken, check_claims, verify, verify_policy,
 };
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, CertificateChain, DeviceId, IdentityId, ModuleId, RefusalReason, UnixMillis,
 };
-use holdfast_registry::{Authentication, Identity, RegistryError, Thumbprint, Thumbprints};
+use holdfast_registry::{Authentication, Authorities, Identity, RegistryError, Thumbprint, Thumbprints};
 
+use super::config::ExpiredCrl;
 use super::connect_request::{ConnectRequest, Denied};
 use super::hub::HubParts;
 use crate::session_types::SessionCertificate;
@@ -176,19 +177,23 @@ fn with_certificate(
     check_size(chain).map_err(by_certificate)?;
     let leaf = ClientCertificate::parse(chain.leaf()).map_err(by_certificate)?;
     let fingerprints = *leaf.fingerprints();
-    let (ends, ca, by_sha1) = match &identity.authentication {
+    let authorities = parts.registry.authorities();
+    let (ends, ca, path, by_sha1) = match &identity.authentication {
         Authentication::SelfSigned(thumbprints) => {
             let named = thumbprints.of(&fingerprints);
             let named = named.ok_or_else(|| by_certificate(mismatch(&leaf, thumbprints)))?;
             leaf.check_time(now).map_err(by_certificate)?;
-            (leaf.ends(), None, named.is_sha1())
+            if let Some(by) = authorities.revocations().of_certificate(&fingerprints.sha256) {
+                return Err(by_certificate(CertificateRefusal::revoked_in_path(0, by)));
+            }
+            (leaf.ends(), None, Vec::new(), named.is_sha1())
         }
         _ => {
             leaf.check_common_name(&identity.id.to_string())
                 .map_err(by_certificate)?;
-            let authorities = parts.registry.authorities();
             let verified = verify_chain(chain, &leaf, authorities.verified(), now).map_err(by_certificate)?;
-            (verified.ends, Some(verified.ca), false)
+            check_revocation(parts, &authorities, &verified.path, now).map_err(by_certificate)?;
+            (verified.ends, Some(verified.ca), verified.path, false)
         }
     };
     let grace = u64::try_from(parts.config.certificate_grace.get().as_millis()).unwrap_or(u64::MAX);
@@ -201,9 +206,30 @@ fn with_certificate(
         expires: Some(UnixMillis(ends.0.saturating_add(grace))),
         policy: None,
         key: fingerprints.key(),
-        certificate: Some(SessionCertificate { fingerprints, ca }),
+        certificate: Some(SessionCertificate {
+            fingerprints,
+            ca,
+            path: path.into(),
+        }),
         by_sha1,
     })
+}
+
+/// Checks every certificate of a path below its CA against the deny list and the revocation lists.
+fn check_revocation(
+    parts: &HubParts,
+    authorities: &Authorities,
+    path: &[PathCertificate],
+    now: UnixMillis,
+) -> Result<(), CertificateRefusal> {
+    let revocations = authorities.revocations();
+    if let Some((at, by)) = revocations.of_path(path) {
+        return Err(CertificateRefusal::revoked_in_path(at, by));
+    }
+    match revocations.ended_list(path, now) {
+        Some(list) if parts.config.expired_crl == ExpiredCrl::Refuse => Err(CertificateRefusal::crl_ended(list, now)),
+        _ => Ok(()),
+    }
 }
 
 fn mismatch(leaf: &ClientCertificate<'_>, registered: &Thumbprints) -> CertificateRefusal {

@@ -25,6 +25,19 @@ holdfast_config::section! {
     }
 }
 
+/// What a revocation list whose time has ended means for connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiredCrl {
+    /// It revokes what it names, as before.
+    Use,
+    /// Devices below its CA are refused.
+    Refuse,
+}
+
+impl holdfast_config::Choice for ExpiredCrl {
+    const NAMES: &'static [(&'static str, Self)] = &[("use", Self::Use), ("refuse", Self::Refuse)];
+}
+
 holdfast_config::section! {
     /// Messages and sessions between devices and the log, and the audit of refusals.
     pub struct DeviceHubConfig = "device_hub" {
@@ -47,6 +60,9 @@ holdfast_config::section! {
         /// How long a session stays after its certificate, or the first of its issuers to end, has ended. New connections are
         /// refused from the end on.
         pub certificate_grace: HumanDuration = HumanDuration::secs(300), in ..=HumanDuration::secs(86_400) => "must be at most 1 day";
+        /// What a CRL means whose time has ended (`nextUpdate`): with `use` it revokes what it names, as before, and the log and
+        /// `holdfast_crls_ended` warn; with `refuse`, devices below its CA cannot connect until there is a current one.
+        pub expired_crl: ExpiredCrl = ExpiredCrl::Use;
         /// How often the activity of a connected device is recorded, for its lastActivityTime; a message that comes earlier
         /// costs nothing. The begin and the end of a connection are always recorded.
         pub activity_interval: HumanDuration = HumanDuration::secs(300);

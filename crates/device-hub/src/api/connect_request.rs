@@ -220,7 +220,10 @@ impl Refusal {
     pub fn is_certain(self) -> bool {
         !matches!(
             self.reason,
-            RefusalReason::Unconfirmed | RefusalReason::Draining | RefusalReason::Throttled
+            RefusalReason::Unconfirmed
+                | RefusalReason::Draining
+                | RefusalReason::Throttled
+                | RefusalReason::CrlEnded
         )
     }
 }

@@ -21,6 +21,8 @@ pub enum CloseReason {
     CertificateExpired,
     /// The identity was deleted, disabled or given other keys or thumbprints, or its CA was removed (401003).
     Revoked,
+    /// A certificate of its chain is on the deny list, or on the revocation list of its CA (401003).
+    CertificateRevoked,
     /// The node is stopping.
     Stopping,
     /// A message could not be committed, or its outcome is unknown; or the node has been cut off from the registry for too
@@ -37,6 +39,7 @@ impl CloseReason {
             Self::TokenExpired => "token_expired",
             Self::CertificateExpired => "certificate_expired",
             Self::Revoked => "revoked",
+            Self::CertificateRevoked => "certificate_revoked",
             Self::Stopping => "stopping",
             Self::Unavailable => "unavailable",
         }

@@ -168,7 +168,7 @@ impl DeviceHub {
         if let Some(replaced) = replaced.filter(|replaced| !older.contains(&replaced.key)) {
             self.discard_predecessor(partition, &replaced);
         }
-        if !self.is_still_authorized(info) {
+        if self.why_unauthorized(info).is_some() {
             // The identity has changed since it was read; the pending path reads it again and reports the reason.
             self.detach(partition, info, key);
             return ImmediateAttach::Pending;
@@ -239,7 +239,7 @@ impl DeviceHub {
             if let Some(older) = older {
                 self.discard_predecessor(partition, &older);
             }
-            if !self.is_still_authorized(info) {
+            if self.why_unauthorized(info).is_some() {
                 return Err(AttachError::Revoked);
             }
             return Ok(number);

@@ -395,10 +395,7 @@ impl DeviceHub {
                 Ok(Answer::Sync(answer)) => {
                     for lost in &answer.lost {
                         if let Some(session) = by_key.get(&SessionKey(lost.key)) {
-                            let reason = match lost.revoked {
-                                true => CloseReason::Revoked,
-                                false => CloseReason::TakenOver,
-                            };
+                            let reason = codec::decode_close_reason(lost.revoked, lost.certificate_revoked);
                             self.drop_lost_session(partition, session, reason);
                         }
                     }

@@ -1,4 +1,4 @@
-//! Closes the sessions of identities and policies that have changed (docs/spec/auth-and-limits.md §6.1 step 9).
+//! Closes the sessions of identities, policies and certificates that have changed or are revoked (docs/spec/auth-and-limits.md §6.1 step 9).
 //!
 //! Every gateway closes its own sessions, by its own registry replica. A gateway whose replica lags may not know of the
 //! change: sessions that still exist a second later are closed by the owner of the partition, and a gateway that does not
@@ -39,11 +39,21 @@ const CHECKS_PER_YIELD: usize = 64;
 /// Sessions on other gateways that one check closes at once.
 const MAX_CLOSING: usize = 256;
 
+/// The sessions that a change may concern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Concerned {
+    /// Those of one identity.
+    Identity(IdentityId),
+    /// Those that a certificate has opened, whose identity need not be read.
+    Certificates,
+    /// All.
+    All,
+}
+
 /// A check that the owner runs later.
 struct DeferredCheck {
     at: Instant,
-    /// `None` = all sessions.
-    identity: Option<IdentityId>,
+    of: Concerned,
 }
 
 /// Follows the registry until the node closes; to be spawned once per node.
@@ -64,14 +74,14 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
             () = stop.reached(Phase::Closing) => return,
             event = changes.next() => event,
             () = is_due => {
-                match deferred.pop_front().map(|first| first.identity) {
-                    Some(Some(identity)) => check_remote_sessions(&hub, Some(identity), None),
-                    Some(None) => match Arc::clone(&full_check).try_acquire_owned() {
-                        Ok(permit) => check_remote_sessions(&hub, None, Some(permit)),
+                match deferred.pop_front().map(|first| first.of) {
+                    Some(of @ Concerned::Identity(_)) => check_remote_sessions(&hub, of, None),
+                    Some(of) => match Arc::clone(&full_check).try_acquire_owned() {
+                        Ok(permit) => check_remote_sessions(&hub, of, Some(permit)),
                         // The running check may have passed the sessions that have changed since.
                         Err(_) => deferred.push_back(DeferredCheck {
                             at: Instant::now() + OWNER_CHECK_DELAY,
-                            identity: None,
+                            of,
                         }),
                     },
                     None => {}
@@ -79,7 +89,7 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
                 continue;
             }
         };
-        let identity = match event {
+        let of = match event {
             // A new identity has no sessions yet.
             Some(RegistryEvent::Identity { change, .. }) if change.kind == ChangeKind::Created => continue,
             Some(RegistryEvent::Identity { change, .. }) => {
@@ -90,17 +100,16 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
                 if hub.ownership.remote_sessions(partition, Some(&change.id)).is_empty() {
                     continue;
                 }
-                Some(change.id)
+                Concerned::Identity(change.id)
+            }
+            Some(RegistryEvent::Revocations) => {
+                check_local_sessions(&hub, &Concerned::Certificates).await;
+                Concerned::Certificates
             }
             // Policies or CAs may have changed, or changes were missed: check all sessions.
             Some(RegistryEvent::Settings | RegistryEvent::Authorities | RegistryEvent::Resync) => {
-                for partition in hub.parts.partitions.count().iter() {
-                    for (number, session) in (1..).zip(hub.sessions.of_partition(partition)) {
-                        check_local_session(&hub, partition, &session);
-                        yield_regularly(number).await;
-                    }
-                }
-                None
+                check_local_sessions(&hub, &Concerned::All).await;
+                Concerned::All
             }
             Some(_) => continue,
             None => return,
@@ -108,17 +117,34 @@ pub async fn watch_registry(hub: Arc<DeviceHub>, stop: Stop) {
         let at = Instant::now() + OWNER_CHECK_DELAY;
         if deferred.len() >= MAX_DEFERRED {
             deferred.clear();
-            deferred.push_back(DeferredCheck { at, identity: None });
-        } else if identity.is_some() || deferred.back().is_none_or(|last| last.identity.is_some()) {
-            deferred.push_back(DeferredCheck { at, identity });
+            deferred.push_back(DeferredCheck { at, of: Concerned::All });
+        } else if matches!(of, Concerned::Identity(_)) || deferred.back().is_none_or(|last| last.of != of) {
+            deferred.push_back(DeferredCheck { at, of });
+        }
+    }
+}
+
+async fn check_local_sessions(hub: &DeviceHub, of: &Concerned) {
+    for partition in hub.parts.partitions.count().iter() {
+        for (number, session) in (1..).zip(hub.sessions.of_partition(partition)) {
+            match of {
+                Concerned::Certificates => {
+                    close_local(hub, partition, &session, hub.certificate_revoked(&session.info))
+                }
+                _ => check_local_session(hub, partition, &session),
+            }
+            yield_regularly(number).await;
         }
     }
 }
 
 /// Closes the session unless its identity still has the key or certificate that opened it.
 fn check_local_session(hub: &DeviceHub, partition: PartitionId, session: &LocalSession) {
-    if !hub.is_still_authorized(&session.info) {
-        let reason = CloseReason::Revoked;
+    close_local(hub, partition, session, hub.why_unauthorized(&session.info));
+}
+
+fn close_local(hub: &DeviceHub, partition: PartitionId, session: &LocalSession, reason: Option<CloseReason>) {
+    if let Some(reason) = reason {
         hub.close_on_core(session.core, Command::close(session, partition, reason, None), reason);
     }
 }
@@ -129,22 +155,28 @@ async fn yield_regularly(checked: usize) {
     }
 }
 
-/// Closes sessions of partitions owned here that other gateways should have closed: those of one identity, or all.
-/// `permit` is released when all have been checked and closed.
-fn check_remote_sessions(hub: &Arc<DeviceHub>, identity: Option<IdentityId>, permit: Option<OwnedSemaphorePermit>) {
+/// Closes sessions of partitions owned here that other gateways should have closed. `permit` is released when all have been
+/// checked and closed.
+fn check_remote_sessions(hub: &Arc<DeviceHub>, of: Concerned, permit: Option<OwnedSemaphorePermit>) {
     let hub = Arc::clone(hub);
     holdfast_tasks::spawn_critical("session-revoke", async move {
         let _permit = permit;
-        let partitions: Vec<PartitionId> = match &identity {
+        let identity = match &of {
+            Concerned::Identity(identity) => Some(identity),
+            Concerned::Certificates | Concerned::All => None,
+        };
+        let partitions: Vec<PartitionId> = match identity {
             Some(identity) => vec![hub.partition_of(identity)],
             None => hub.parts.partitions.count().iter().collect(),
         };
         for partition in partitions {
             let mut revoked = Vec::new();
-            for (number, (term, row)) in (1..).zip(hub.ownership.remote_sessions(partition, identity.as_ref())) {
-                if !hub.is_still_authorized(&row.info) {
-                    revoked.push((term, row));
-                }
+            for (number, (term, row)) in (1..).zip(hub.ownership.remote_sessions(partition, identity)) {
+                let reason = match of {
+                    Concerned::Certificates => hub.certificate_revoked(&row.info),
+                    _ => hub.why_unauthorized(&row.info),
+                };
+                revoked.extend(reason.map(|reason| (term, row, reason)));
                 yield_regularly(number).await;
             }
             close_on_gateways(&hub, partition, revoked).await;
@@ -154,9 +186,13 @@ fn check_remote_sessions(hub: &Arc<DeviceHub>, identity: Option<IdentityId>, per
 
 /// Has gateways close sessions. A gateway that does not answer loses its link and gets no further calls: it comes back
 /// with a report of all its sessions, whose answer names the closed ones.
-async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked: Vec<(Term, SessionRow)>) {
+async fn close_on_gateways(
+    hub: &Arc<DeviceHub>,
+    partition: PartitionId,
+    revoked: Vec<(Term, SessionRow, CloseReason)>,
+) {
     let unreachable = Mutex::new(BTreeSet::new());
-    let closings = revoked.into_iter().map(|(term, row)| {
+    let closings = revoked.into_iter().map(|(term, row, reason)| {
         let unreachable = &unreachable;
         async move {
             let gateway = row.address.gateway;
@@ -167,7 +203,7 @@ async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked
                 info: row.info,
                 address: row.address,
             };
-            let outcome = hub.close_remote(partition, &session, CloseReason::Revoked).await;
+            let outcome = hub.close_remote(partition, &session, reason).await;
             if outcome == CloseOutcome::Unreachable {
                 unreachable.lock().insert(gateway);
                 hub.ownership.break_link(partition, term, gateway);
@@ -179,8 +215,23 @@ async fn close_on_gateways(hub: &Arc<DeviceHub>, partition: PartitionId, revoked
 }
 
 impl DeviceHub {
-    /// Whether a session's identity still has the key or certificate that opened it, by this node's replica.
-    pub(crate) fn is_still_authorized(&self, info: &SessionInfo) -> bool {
+    /// Why a session must end because of its certificate: it, one of its issuers or its CA is revoked, by this node's replica.
+    fn certificate_revoked(&self, info: &SessionInfo) -> Option<CloseReason> {
+        let shown = info.certificate.as_deref()?;
+        let authorities = self.parts.registry.authorities();
+        let by = authorities.revoked(&shown.fingerprints.sha256, &shown.path, shown.ca.as_ref());
+        by.map(|_| CloseReason::CertificateRevoked)
+    }
+
+    /// Why a session must end: its identity does not have the key or certificate any more that opened it, or a certificate
+    /// of its chain is revoked, by this node's replica.
+    pub(crate) fn why_unauthorized(&self, info: &SessionInfo) -> Option<CloseReason> {
+        let revoked = || (!self.is_still_registered(info)).then_some(CloseReason::Revoked);
+        self.certificate_revoked(info).or_else(revoked)
+    }
+
+    /// Whether a session's identity still has the key or certificate that opened it.
+    fn is_still_registered(&self, info: &SessionInfo) -> bool {
         let registry = &self.parts.registry;
         let registered = match registry.identity(&info.identity) {
             Ok(Some(registered)) => registered,

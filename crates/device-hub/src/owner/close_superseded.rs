@@ -184,7 +184,8 @@ impl DeviceHub {
             let request = Request::Close(proto::SessionClose {
                 gateway_incarnation: address.incarnation.0,
                 session: Some(codec::encode_ended(&session.info.identity, address.key)),
-                revoked: reason == CloseReason::Revoked,
+                revoked: matches!(reason, CloseReason::Revoked | CloseReason::CertificateRevoked),
+                certificate_revoked: reason == CloseReason::CertificateRevoked,
                 wait_ms: codec::millis(DRAIN_TIMEOUT),
             });
             let timeout = DRAIN_TIMEOUT + CALL_MARGIN;

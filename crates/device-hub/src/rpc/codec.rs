@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_auth::KeyFingerprint;
-use holdfast_auth::x509::CertificateFingerprints;
+use holdfast_auth::x509::{CertificateFingerprints, IssuerId, PathCertificate, Serial};
 use holdfast_cluster::transport::CallError;
+use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
 use holdfast_model::{DeviceId, GenerationId, IdentityId, Incarnation, ModuleId, NodeId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::{self as proto};
 use prost::Message;
 
 use crate::Protocol;
+use crate::api::session::CloseReason;
 use crate::device_state::Subscriptions;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{
@@ -144,6 +146,15 @@ fn encode_certificate(certificate: &SessionCertificate) -> proto::SessionCertifi
         sha1: Bytes::copy_from_slice(&certificate.fingerprints.sha1),
         sha256: Bytes::copy_from_slice(&certificate.fingerprints.sha256),
         ca_sha256: certificate.ca.map(|ca| Bytes::copy_from_slice(&ca)).unwrap_or_default(),
+        path: certificate
+            .path
+            .iter()
+            .map(|part| proto::SessionPathCertificate {
+                sha256: Bytes::copy_from_slice(&part.sha256),
+                issuer: Bytes::copy_from_slice(&part.issuer.0),
+                serial: Bytes::copy_from_slice(part.serial.as_bytes()),
+            })
+            .collect(),
     }
 }
 
@@ -160,7 +171,33 @@ pub(crate) fn decode_certificate(certificate: &proto::SessionCertificate) -> Res
             true => None,
             false => Some(ca[..].try_into().map_err(length)?),
         },
+        path: decode_path(&certificate.path)?,
     })
+}
+
+fn decode_path(path: &[proto::SessionPathCertificate]) -> Result<Box<[PathCertificate]>, CallError> {
+    if path.len() > MAX_CHAIN_CERTIFICATES {
+        return Err(refused("a path is longer than any chain"));
+    }
+    let length = |_| refused("a digest of a certificate has another length");
+    path.iter()
+        .map(|part| {
+            Ok(PathCertificate {
+                sha256: part.sha256[..].try_into().map_err(length)?,
+                issuer: IssuerId(part.issuer[..].try_into().map_err(length)?),
+                serial: Serial::from_bytes(&part.serial).ok_or_else(|| refused("a serial number has 21 bytes"))?,
+            })
+        })
+        .collect()
+}
+
+/// Why a session is closed, from the two flags of a call.
+pub(crate) fn decode_close_reason(revoked: bool, certificate_revoked: bool) -> CloseReason {
+    match (revoked, certificate_revoked) {
+        (true, true) => CloseReason::CertificateRevoked,
+        (true, false) => CloseReason::Revoked,
+        (false, _) => CloseReason::TakenOver,
+    }
 }
 
 /// The session that a gateway reports.
@@ -598,6 +635,11 @@ mod tests {
             certificate: Some(Box::new(SessionCertificate {
                 fingerprints: CertificateFingerprints::of(b"a certificate"),
                 ca: Some([7; 32]),
+                path: Box::new([PathCertificate {
+                    sha256: [8; 32],
+                    issuer: IssuerId([9; 32]),
+                    serial: Serial::of(&[1, 2, 3]),
+                }]),
             })),
             policy: Some(Arc::from("device")),
             protocol: Protocol::AmqpWs,

@@ -133,10 +133,11 @@ impl CallServer {
         let mut lost = Vec::new();
         for item in &sync.items {
             let info = codec::decode_info(item)?;
-            if self.hub.is_revoked(&info, sync.registry_index) {
+            if let Some(reason) = self.hub.revocation(&info, sync.registry_index) {
                 lost.push(proto::SessionLost {
                     key: item.key,
                     revoked: true,
+                    certificate_revoked: reason == CloseReason::CertificateRevoked,
                 });
                 continue;
             }
@@ -164,6 +165,7 @@ impl CallServer {
         lost.extend(result.lost.into_iter().map(|key| proto::SessionLost {
             key: key.0,
             revoked: false,
+            certificate_revoked: false,
         }));
         self.hub
             .spawn_close_superseded(partition, Term(sync.term), result.superseded);
@@ -199,7 +201,7 @@ impl CallServer {
         let mut attached = Vec::with_capacity(changes.attach.len());
         for item in &changes.attach {
             let info = codec::decode_info(item)?;
-            if self.hub.is_revoked(&info, changes.registry_index) {
+            if self.hub.revocation(&info, changes.registry_index).is_some() {
                 attached.push(codec::encode_attached(Outcome::Revoked, None));
                 continue;
             }
@@ -367,10 +369,7 @@ impl CallServer {
         let (identity, key) = codec::decode_session(close.session.as_ref())?;
         // An earlier incarnation has nothing in flight any more.
         let drained = close.gateway_incarnation != self.hub.parts.incarnation.get() || {
-            let reason = match close.revoked {
-                true => CloseReason::Revoked,
-                false => CloseReason::TakenOver,
-            };
+            let reason = codec::decode_close_reason(close.revoked, close.certificate_revoked);
             self.hub
                 .close_local(partition, &identity, key, reason, wait_time(close.wait_ms))
                 .await
@@ -380,10 +379,12 @@ impl CallServer {
 }
 
 impl DeviceHub {
-    /// Whether the identity has certainly changed since a gateway authenticated it, whose replica was at `registry_index`.
-    fn is_revoked(&self, info: &SessionInfo, registry_index: u64) -> bool {
+    /// Why a session must end: what opened it has certainly been revoked since a gateway authenticated it, whose replica was at
+    /// `registry_index`.
+    fn revocation(&self, info: &SessionInfo, registry_index: u64) -> Option<CloseReason> {
         // A replica that is behind the gateway's is no evidence.
-        self.parts.registry.group().applied_index() >= registry_index && !self.is_still_authorized(info)
+        let is_evidence = self.parts.registry.group().applied_index() >= registry_index;
+        is_evidence.then(|| self.why_unauthorized(info)).flatten()
     }
 }
 

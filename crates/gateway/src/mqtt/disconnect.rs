@@ -77,6 +77,7 @@ impl DisconnectReason {
             Self::Hub(CloseReason::TokenExpired) => RefusalReason::Expired,
             Self::Hub(CloseReason::CertificateExpired) => RefusalReason::CertificateTime,
             Self::Hub(CloseReason::Revoked) => RefusalReason::Revoked,
+            Self::Hub(CloseReason::CertificateRevoked) => RefusalReason::CertificateRevoked,
             Self::Hub(CloseReason::Unavailable) => RefusalReason::Unconfirmed,
             Self::Transport(TransportEnd::BrokenTls) => RefusalReason::Tls,
             Self::Transport(TransportEnd::OutputOverflow) => RefusalReason::SlowReader,

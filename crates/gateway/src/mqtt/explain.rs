@@ -112,6 +112,10 @@ impl Connection {
                 text,
                 "the identity was deleted, disabled or given other keys or thumbprints, or its CA was removed (auth-and-limits §6.1)"
             ),
+            DisconnectReason::Hub(CloseReason::CertificateRevoked) => write!(
+                text,
+                "a certificate of the connection's chain is on the deny list or on the CRL of its CA (auth-and-limits §3)"
+            ),
             DisconnectReason::Hub(CloseReason::Unavailable) => write!(
                 text,
                 "a message could not be committed, or the node has lost contact with the registry"

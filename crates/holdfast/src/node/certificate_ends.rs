@@ -1,10 +1,10 @@
-//! Warns before certificates end: those of the listeners, and the CAs of devices.
+//! Warns before certificates end: those of the listeners, and the CAs of devices; and when the CRL of a CA has ended.
 //!
 //! Why: a server certificate that ends stops every client, and a CA that ends stops all its devices at once.
 //! Invariant: a certificate is warned of once when it comes within each of [`LIMITS`], by each node since its start.
 //! Not here: certificates of devices, whose number has no bound; their sessions end, and the audit log says why.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use holdfast_tasks::{Phase, Stop};
 use tokio::time::Instant;
 
 use super::certificates::Tls;
-use crate::metrics_catalogue::cas_ending;
+use crate::metrics_catalogue::{cas_ending, crls_ended};
 
 /// Days before the end of a certificate at which it is warned of, and the metric's label of each; 0: it has ended.
 const LIMITS: [(u64, &str); 4] = [(0, "0d"), (7, "7d"), (30, "30d"), (90, "90d")];
@@ -29,8 +29,10 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 pub(crate) async fn watch(tls: Tls, hub: Arc<DeviceHub>, stop: Stop) {
     let mut changes = hub.registry().changes();
     let mut warned = Warned::default();
+    let mut ended = HashSet::new();
     loop {
         check(&tls, &hub, &mut warned);
+        ended = check_crls(&hub, &ended);
         tokio::select! {
             biased;
             () = stop.reached(Phase::Closing) => return,
@@ -44,7 +46,9 @@ async fn next_check(changes: &mut Changes) {
     let deadline = Instant::now() + INTERVAL;
     loop {
         match tokio::time::timeout_at(deadline, changes.next()).await {
-            Err(_) | Ok(Some(RegistryEvent::Authorities | RegistryEvent::Resync)) => return,
+            Err(_) | Ok(Some(RegistryEvent::Authorities | RegistryEvent::Revocations | RegistryEvent::Resync)) => {
+                return;
+            }
             Ok(Some(_)) => {}
             // The registry has ended, and the node with it.
             Ok(None) => std::future::pending().await,
@@ -81,6 +85,32 @@ fn check(tls: &Tls, hub: &DeviceHub, warned: &mut Warned) {
         let count = u32::try_from(ending.count()).unwrap_or(u32::MAX);
         cas_ending(label).set(f64::from(count));
     }
+}
+
+/// Warns of each CRL once when its time has ended, and counts all such; returns them.
+fn check_crls(hub: &DeviceHub, warned: &HashSet<(String, String)>) -> HashSet<(String, String)> {
+    let now = hub.clock().now();
+    let authorities = hub.registry().authorities();
+    let lists = authorities
+        .crls()
+        .map(|crl| &crl.list)
+        .filter(|list| list.has_ended(now));
+    let mut ended = HashSet::new();
+    for list in lists {
+        let name = (list.ca.clone(), list.number.to_string());
+        if !warned.contains(&name) {
+            let next_update = i64::try_from(list.next_update.0).ok().and_then(round_trip);
+            tracing::warn!(
+                ca = list.ca,
+                number = name.1,
+                next_update,
+                "the CRL of a CA has ended: give the hub the CA's current one (docs/runbook.md)"
+            );
+        }
+        ended.insert(name);
+    }
+    crls_ended().set(f64::from(u32::try_from(ended.len()).unwrap_or(u32::MAX)));
+    ended
 }
 
 fn is_within(ends: UnixMillis, days: u64, now: UnixMillis) -> bool {

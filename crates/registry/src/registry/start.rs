@@ -95,6 +95,8 @@ impl Registry {
             clock,
             log_entries: config.log_entries,
             max_cas: config.max_cas,
+            max_revoked: config.max_revoked,
+            max_crl_entries: config.max_crl_entries,
         }));
         let shared = Arc::downgrade(&registry.0);
         holdfast_tasks::spawn_critical("registry-trim", trim(shared.clone(), host.on_fatal.clone()));

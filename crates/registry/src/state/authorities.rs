@@ -69,6 +69,7 @@ fn put(work: &mut Work<'_>, command: &PutCa) -> Result<EntryAnswer, Stop> {
 fn remove(work: &mut Work<'_>, command: &RemoveCa) -> Result<EntryAnswer, Stop> {
     existing(work, &command.name, command.if_match.as_deref())?;
     work.view.delete(layout::ca(&command.name));
+    super::revocations::remove_list(work, &command.name)?;
     Ok(EntryAnswer::default())
 }
 
@@ -145,6 +146,6 @@ fn check_unique(work: &Work<'_>, key: &[u8], command: &PutCa) -> Result<(), Stop
     Ok(())
 }
 
-fn not_found(name: &str) -> Rejection {
+pub(super) fn not_found(name: &str) -> Rejection {
     Rejection::new(ErrorCode::CertificateNotFound, format!("CA '{name}' does not exist"))
 }

@@ -24,6 +24,9 @@ const PLACEMENT: u8 = b'p';
 const REMOVED_NODE: u8 = b'r';
 const SAVED_QUERY: u8 = b'q';
 const TWIN_SEED: u8 = b't';
+const REVOCATION: u8 = b'v';
+const CRL: u8 = b'y';
+const CRL_PART: u8 = b'z';
 const END: u8 = 0;
 
 const FIRST: u8 = b'A';
@@ -106,6 +109,39 @@ pub(crate) fn ca(name: &str) -> Vec<u8> {
 /// The keys of all CAs, by name.
 pub(crate) fn cas() -> Range<Vec<u8>> {
     kind(CA)
+}
+
+/// `RevocationRecord` of a certificate, by its digest.
+pub(crate) fn revoked_certificate(sha256: &[u8]) -> Vec<u8> {
+    join(REVOCATION, &[b"c", sha256])
+}
+
+/// `RevocationRecord` of a certificate, by its issuer and serial number.
+pub(crate) fn revoked_serial(issuer: &[u8], serial: &[u8]) -> Vec<u8> {
+    join(REVOCATION, &[b"s", issuer, serial])
+}
+
+/// The keys of the deny list.
+pub(crate) fn revocations() -> Range<Vec<u8>> {
+    kind(REVOCATION)
+}
+
+/// `CrlRecord` of a CA; names are found in any case.
+pub(crate) fn crl(ca: &str) -> Vec<u8> {
+    join(CRL, &[ca.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all CRLs, by the names of their CAs.
+pub(crate) fn crls() -> Range<Vec<u8>> {
+    kind(CRL)
+}
+
+/// `CrlPart` number `part` of a CA's CRL.
+pub(crate) fn crl_part(ca: &str, part: u32) -> Vec<u8> {
+    join(
+        CRL_PART,
+        &[ca.to_ascii_lowercase().as_bytes(), &[END], &part.to_be_bytes()],
+    )
 }
 
 fn kind(letter: u8) -> Range<Vec<u8>> {

@@ -64,7 +64,7 @@ impl EventsEndpoint {
             match changes.next().await {
                 Some(RegistryEvent::Settings | RegistryEvent::Resync) => self.server.settings_changed(),
                 Some(RegistryEvent::Identity { .. }) => continue,
-                Some(RegistryEvent::Cluster | RegistryEvent::Authorities) => {}
+                Some(RegistryEvent::Cluster | RegistryEvent::Authorities | RegistryEvent::Revocations) => {}
                 // The registry has ended, and the node with it.
                 None => std::future::pending().await,
             }

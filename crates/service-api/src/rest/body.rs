@@ -45,13 +45,13 @@ impl Incoming {
 
     /// The whole body as JSON.
     pub(super) async fn json(&mut self) -> Result<Value, ApiError> {
-        let (bytes, _permit) = self.read().await?;
+        let (bytes, _permit) = self.read(MAX_HTTP_BODY_BYTES).await?;
         json::parse(&bytes)
     }
 
     /// The whole body as JSON; `None` when it is empty.
     pub(super) async fn optional_json(&mut self) -> Result<Option<Value>, ApiError> {
-        let (bytes, _permit) = self.read().await?;
+        let (bytes, _permit) = self.read(MAX_HTTP_BODY_BYTES).await?;
         if bytes.is_empty() {
             Ok(None)
         } else {
@@ -59,9 +59,10 @@ impl Incoming {
         }
     }
 
-    async fn read(&mut self) -> Result<(Bytes, Permit), ApiError> {
+    /// The whole body of at most `most` bytes; the permit is held while they are.
+    pub(super) async fn read(&mut self, most: usize) -> Result<(Bytes, Permit), ApiError> {
         // A body past the limit is not kept; a body far past the limit is not read at all.
-        if let Some(length) = self.length.filter(|length| *length > MAX_HTTP_BODY_BYTES as u64) {
+        if let Some(length) = self.length.filter(|length| *length > most as u64) {
             if length <= MAX_DISCARDED_BYTES as u64
                 && !self.expects_continue
                 && let Some(body) = self.body.take()
@@ -69,12 +70,12 @@ impl Incoming {
                 // Whether the client was slow does not change the answer.
                 let _ = tokio::time::timeout(self.deadline, discard(body)).await;
             }
-            return Err(too_large());
+            return Err(too_large(most));
         }
         let expected = self
             .length
             .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(MAX_HTTP_BODY_BYTES);
+            .unwrap_or(most);
         let permit = self.budget.try_acquire(expected).map_err(|_| {
             ApiError::new(
                 ErrorCode::ServerBusy,
@@ -84,7 +85,7 @@ impl Incoming {
         let Some(body) = self.body.take() else {
             return Ok((Bytes::new(), permit));
         };
-        match tokio::time::timeout(self.deadline, collect(body)).await {
+        match tokio::time::timeout(self.deadline, collect(body, most)).await {
             Ok(bytes) => Ok((bytes?, permit)),
             Err(_) => Err(ApiError::new(
                 ErrorCode::RequestTimedOut,
@@ -94,15 +95,15 @@ impl Incoming {
     }
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+async fn collect(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::new(ErrorCode::RequestCanceled, "the body ended early"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_HTTP_BODY_BYTES {
+        if bytes.len() + data.len() > most {
             drop(bytes);
             discard(body).await;
-            return Err(too_large());
+            return Err(too_large(most));
         }
         bytes.extend_from_slice(&data);
     }
@@ -120,9 +121,9 @@ async fn discard(mut body: Body) {
     }
 }
 
-fn too_large() -> ApiError {
+fn too_large(most: usize) -> ApiError {
     ApiError::new(
         ErrorCode::MessageTooLarge,
-        format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes"),
+        format!("the body is larger than {most} bytes"),
     )
 }

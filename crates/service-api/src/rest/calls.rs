@@ -4,6 +4,7 @@ mod bulk;
 mod c2d;
 mod certificates;
 mod cluster;
+mod crls;
 mod diagnose;
 mod holdfast_api;
 mod identities;
@@ -12,6 +13,7 @@ mod lists;
 mod methods;
 mod policies;
 mod queries;
+mod revocations;
 mod twins;
 
 use holdfast_device_hub::WriteMode;
@@ -99,6 +101,13 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
             certificates::generate_code(&name, &request).await
         }
         Call::Holdfast(HoldfastCall::VerifyCertificate(name)) => certificates::verify(&name, request).await,
+        Call::Holdfast(HoldfastCall::GetCrl(name)) => crls::get(&name, &request).await,
+        Call::Holdfast(HoldfastCall::PutCrl(name)) => crls::put(&name, request).await,
+        Call::Holdfast(HoldfastCall::DeleteCrl(name)) => crls::delete(&name, &request).await,
+        Call::Holdfast(HoldfastCall::ListRevocations) => revocations::list(&request).await,
+        Call::Holdfast(HoldfastCall::Revoke) => revocations::revoke(request).await,
+        Call::Holdfast(HoldfastCall::GetRevocation(id)) => revocations::get(&id, &request).await,
+        Call::Holdfast(HoldfastCall::DeleteRevocation(id)) => revocations::delete(&id, &request).await,
         Call::Holdfast(HoldfastCall::ClusterStatus) => cluster::status(&request).await,
         Call::Holdfast(HoldfastCall::SetReplication) => cluster::set_replication(request).await,
         Call::Holdfast(HoldfastCall::CreateJoinToken) => cluster::create_token(request).await,

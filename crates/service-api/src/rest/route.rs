@@ -80,6 +80,13 @@ pub(super) enum HoldfastCall {
     DeleteCertificate(String),
     GenerateVerificationCode(String),
     VerifyCertificate(String),
+    GetCrl(String),
+    PutCrl(String),
+    DeleteCrl(String),
+    ListRevocations,
+    Revoke,
+    GetRevocation(String),
+    DeleteRevocation(String),
     ClusterStatus,
     SetReplication,
     CreateJoinToken,
@@ -303,6 +310,31 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
             Call::Holdfast(HoldfastCall::GenerateVerificationCode(id(3))),
         ),
         ["certificates", _, "verify"] => only(method, "POST", Call::Holdfast(HoldfastCall::VerifyCertificate(id(3)))),
+        ["certificates", _, "crl"] => by_method(
+            method,
+            "GET, PUT, DELETE",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::GetCrl(id(3)))),
+                ("PUT", Call::Holdfast(HoldfastCall::PutCrl(id(3)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::DeleteCrl(id(3)))),
+            ],
+        ),
+        ["revocations"] => by_method(
+            method,
+            "GET, POST",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::ListRevocations)),
+                ("POST", Call::Holdfast(HoldfastCall::Revoke)),
+            ],
+        ),
+        ["revocations", _] => by_method(
+            method,
+            "GET, DELETE",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::GetRevocation(id(3)))),
+                ("DELETE", Call::Holdfast(HoldfastCall::DeleteRevocation(id(3)))),
+            ],
+        ),
         ["cluster"] => only(method, "GET", Call::Holdfast(HoldfastCall::ClusterStatus)),
         ["cluster", "replication"] => only(method, "PUT", Call::Holdfast(HoldfastCall::SetReplication)),
         // A node can be named "tokens"; it is removed and drained like any other.

@@ -3,7 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_registry::RegistryConfig;
-use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use serde_json::{Value, json};
 
 use crate::support::Hub;
@@ -169,4 +172,161 @@ async fn what_cannot_be_a_ca_is_refused_with_the_rule() {
     }
     let full = hub.owner("PUT", &format!("{CAS}/x")).body(body).send().await;
     full.refused(400_003, "InvalidOperation");
+}
+
+impl Ca {
+    /// A list in PEM that never ends.
+    fn crl(&self, number: u64, serials: impl Iterator<Item = u64>) -> String {
+        let revoked_certs = serials.map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        params.signed_by(&issuer).unwrap().pem().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_put_on_the_deny_list_shown_and_taken_off() {
+    let hub = Hub::start().await;
+    let ca = Ca::new("root");
+    let body = json!({"certificate": ca.certificate.pem()});
+    hub.owner("PUT", &format!("{CAS}/Root")).body(body).send().await.is(201);
+    let path = "/holdfast/v1/revocations";
+    let post = async |body: Value| hub.owner("POST", path).body(body).send().await;
+    let device = ca.issue("d");
+    let by_file =
+        post(json!({"certificate": device.pem(), "reason": "keyCompromise", "comment": "lost in the field"})).await;
+    by_file.is(201);
+    let entry = by_file.json();
+    assert_eq!(entry["reason"], "keyCompromise");
+    assert_eq!(entry["id"], entry["thumbprint"]);
+    let again = post(json!({"thumbprint": entry["thumbprint"], "reason": "superseded"})).await;
+    again.is(200);
+    assert_eq!(again.json(), entry, "the first entry stands");
+    let by_number = post(json!({"ca": "root", "serialNumber": "0A:ff"})).await;
+    by_number.is(201);
+    let numbered = by_number.json();
+    assert_eq!(
+        (&numbered["ca"], &numbered["serialNumber"]),
+        (&json!("Root"), &json!("0AFF"))
+    );
+    assert_eq!(numbered["reason"], "unspecified");
+    // Page by page.
+    let first = hub.owner("GET", path).query("top=1").send().await.json();
+    let after = first["continuation"].as_str().unwrap();
+    let second = hub
+        .owner("GET", path)
+        .query(&format!("top=1&after={after}"))
+        .send()
+        .await
+        .json();
+    assert!(second["continuation"].is_null());
+    assert_ne!(first["value"], second["value"]);
+    for entry in [&entry, &numbered] {
+        let one = format!("{path}/{}", entry["id"].as_str().unwrap());
+        assert_eq!(hub.owner("GET", &one).send().await.json(), *entry);
+        hub.by("service", "DELETE", &one)
+            .send()
+            .await
+            .refused(401_002, "IotHubUnauthorizedAccess");
+        hub.owner("DELETE", &one).send().await.is(204);
+        for method in ["GET", "DELETE"] {
+            hub.owner(method, &one)
+                .send()
+                .await
+                .refused(404_008, "CertificateNotFound");
+        }
+    }
+    let digest = "A".repeat(64);
+    let wrong: [(Value, &str); 9] = [
+        (json!({}), "one way"),
+        (json!({"thumbprint": "A".repeat(40)}), "SHA-256"),
+        (json!({"thumbprint": digest, "ca": "root"}), "one way"),
+        (json!({"ca": "root"}), "one way"),
+        (json!({"ca": "root", "serialNumber": "x"}), "hexadecimal"),
+        (json!({"certificate": "x"}), "PEM"),
+        (json!({"thumbprint": digest, "reason": "boredom"}), "one of"),
+        (json!({"thumbprint": digest, "comment": "x".repeat(257)}), "256"),
+        (json!({"thumbprint": digest, "until": "tomorrow"}), "unknown"),
+    ];
+    for (body, part) in wrong {
+        let refused = post(body).await;
+        refused.refused(400_004, "ArgumentInvalid");
+        assert!(refused.text().contains(part), "{part}: {}", refused.text());
+    }
+    post(json!({"ca": "none", "serialNumber": "1"}))
+        .await
+        .refused(404_008, "CertificateNotFound");
+    hub.owner("GET", &format!("{path}/x"))
+        .send()
+        .await
+        .refused(400_004, "ArgumentInvalid");
+}
+
+#[tokio::test]
+async fn a_ca_is_given_its_revocation_list_and_only_newer_ones_after_it() {
+    let hub = Hub::start().await;
+    let ca = Ca::new("root");
+    let body = json!({"certificate": ca.certificate.pem()});
+    hub.owner("PUT", &format!("{CAS}/root")).body(body).send().await.is(201);
+    let path = format!("{CAS}/root/crl");
+    let put = async |crl: String| hub.owner("PUT", &path).raw_body(crl.into_bytes()).send().await;
+    hub.owner("GET", &path)
+        .send()
+        .await
+        .refused(404_008, "CertificateNotFound");
+    // Larger than any other body.
+    let large = ca.crl(5, 1..=40_000);
+    assert!(large.len() > 1_100_000, "{}", large.len());
+    let first = put(large.clone()).await;
+    first.is(201);
+    let shown = first.json();
+    assert_eq!(
+        (&shown["number"], &shown["entries"], &shown["hasEnded"]),
+        (&json!("5"), &json!(40_000), &json!(false))
+    );
+    assert!(shown["source"].is_null());
+    put(large).await.is(200);
+    assert_eq!(hub.owner("GET", &path).send().await.json(), shown);
+    let newer = put(ca.crl(6, 1..=2)).await;
+    newer.is(200);
+    assert_eq!(newer.json()["entries"], 2);
+    for number in [5, 6] {
+        put(ca.crl(number, 1..=3)).await.refused(400_003, "InvalidOperation");
+    }
+    for (crl, part) in [
+        (Ca::new("root").crl(9, 1..=1), "not signed by the key"),
+        (Ca::new("other").crl(9, 1..=1), "another name"),
+        (ca.certificate.pem(), "PEM of an X509 CRL"),
+        ("junk".to_owned(), "cannot be read"),
+    ] {
+        let refused = put(crl).await;
+        refused.refused(400_004, "ArgumentInvalid");
+        assert!(refused.text().contains(part), "{part}: {}", refused.text());
+    }
+    let most = holdfast_model::limits::MAX_CRL_BYTES / 2 * 3;
+    put("x".repeat(most + 1)).await.refused(413_001, "MessageTooLarge");
+    hub.by("registryReadWrite", "PUT", &path)
+        .raw_body(b"x".to_vec())
+        .send()
+        .await
+        .refused(401_002, "IotHubUnauthorizedAccess");
+    hub.owner("DELETE", &path).send().await.is(204);
+    hub.owner("DELETE", &path)
+        .send()
+        .await
+        .refused(404_008, "CertificateNotFound");
+    // A list that was removed may be given again.
+    put(ca.crl(1, 1..=1)).await.is(201);
 }
