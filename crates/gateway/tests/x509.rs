@@ -545,7 +545,7 @@ impl Hub {
             .await;
     }
 
-    /// Connects at each node in turn, does `revoke`, and checks that the session ends within a second and that nobody lets
+    /// Connects at each node in turn, does `revoke`, and checks that the session ends within a second and that no node lets
     /// the certificate in again; then does `undo`.
     async fn ends_on_every_node(
         &self,

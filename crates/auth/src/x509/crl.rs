@@ -47,7 +47,7 @@ pub enum CrlError {
     /// It leaves out some reasons.
     #[error("the CRL holds only some reasons of revocation: give the hub the CRL with all of them")]
     SomeReasons,
-    /// Made by somebody else.
+    /// Made by another issuer.
     #[error("the CRL is not of this CA: its issuer has another name")]
     Issuer,
     /// The CA's certificate does not allow it.

@@ -220,10 +220,7 @@ impl Refusal {
     pub fn is_certain(self) -> bool {
         !matches!(
             self.reason,
-            RefusalReason::Unconfirmed
-                | RefusalReason::Draining
-                | RefusalReason::Throttled
-                | RefusalReason::CrlEnded
+            RefusalReason::Unconfirmed | RefusalReason::Draining | RefusalReason::Throttled | RefusalReason::CrlEnded
         )
     }
 }

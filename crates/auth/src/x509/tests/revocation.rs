@@ -235,7 +235,7 @@ fn a_serial_number_is_written_as_tools_write_it() {
     for text in ["", "0x01", "zz", "-1", &"1".repeat(41), &"1".repeat(5000)] {
         assert_eq!(Serial::parse(text), None, "{text}");
     }
-    // Longer ones than the standard allows are told apart all the same.
+    // Longer ones than the standard allows stay distinct all the same.
     assert_ne!(Serial::of(&[1; 30]), Serial::of(&[1; 31]));
 }
 
