@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use holdfast_amqp::{LinkId, SaslCode};
+use holdfast_auth::{BackoffRule, source};
 
 use crate::{Links, Refused};
 
@@ -44,13 +45,13 @@ pub(crate) fn earliest(delayed: &[Delayed]) -> Option<Instant> {
 impl Links {
     /// Answers with a refusal of `request`, at once or, if the client repeats the request at once, later.
     pub(crate) fn refuse(&mut self, identity: &str, request: &str, refusal: Refusal) {
-        let source = self.address.ip();
-        let due = self
-            .server
-            .backoff()
-            .borrow_mut()
-            .refuse(source, (identity, request), self.now);
-        match due {
+        let source = source(self.address.ip());
+        let counted =
+            self.server
+                .backoff()
+                .borrow_mut()
+                .refuse((source, identity, request), &BackoffRule::REPEATED, self.now);
+        match counted.due {
             Some(due) if self.delayed.len() < MAX_DELAYED => self.delayed.push(Delayed { due, refusal }),
             _ => self.send_refusal(refusal),
         }

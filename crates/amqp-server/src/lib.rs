@@ -22,7 +22,6 @@ mod handler;
 mod links;
 mod metrics;
 mod refusal;
-mod refusal_backoff;
 mod request_node;
 mod server;
 mod tokens;

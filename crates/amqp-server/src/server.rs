@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use holdfast_auth::RefusalBackoff;
 use holdfast_net::connection::{ConnectionLimits, Connections};
 use holdfast_net::{ByteStream, Peer, Socket, StreamHandler};
 use holdfast_tasks::Stop;
@@ -9,8 +10,10 @@ use holdfast_tasks::sync::SharedCell;
 
 use crate::connection::ServedConnection;
 use crate::metrics::Metrics;
-use crate::refusal_backoff::RefusalBackoff;
 use crate::{Authority, Carrier, LinkHandler, LinkService, ServerConfig};
+
+/// Refused requests that are remembered.
+const MAX_REFUSED: usize = 4096;
 
 /// One core's AMQP server.
 pub struct AmqpServer {
@@ -43,7 +46,7 @@ impl AmqpServer {
             config,
             metrics: Metrics::new(),
             connections: Connections::new(limits, stop),
-            backoff: SharedCell::default(),
+            backoff: SharedCell::new(RefusalBackoff::new(MAX_REFUSED)),
         })
     }
 

@@ -35,6 +35,7 @@ pub use api::connect_request::{ConnectRequest, Credential, Denied, Protocol, Ref
 pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
 pub use api::diagnose::{ConnectionState, Diagnosis, LiveSession};
 pub use api::hub::{DeviceHub, HubParts};
+pub use api::penalties::Penalty;
 pub use api::session::{CloseReason, Session, SessionTarget};
 pub use c2d::api::{CloudQueueError, Enqueued, Feedback, FeedbackVerdict, ListedMessage};
 pub use c2d::feedback::{FeedbackRequest, FeedbackStatus};

@@ -88,6 +88,8 @@ holdfast_model::metrics! {
     counter throttled(class, protocol, effect) = "holdfast_throttled_total";
     /// Requests that met a used-up rate of their device.
     counter device_throttled(class, protocol, effect) = "holdfast_device_throttled_total";
+    /// Refusals of wrong credentials that were answered later, since their credential or source was refused again and again.
+    counter refusals_delayed(protocol) = "holdfast_refusals_delayed_total";
     /// Clients that were refused: for their credential, or before they had shown one.
     counter refusals(reason) = "holdfast_refusals_total";
 }
@@ -204,6 +206,11 @@ impl Metrics {
 /// Counts a request that met a used-up rate of the hub; the handle is looked up, which only a hub at its limit pays.
 pub(crate) fn throttle(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
     throttled(class.as_str(), protocol.as_str(), effect).increment(1);
+}
+
+/// Counts a refusal that is answered later.
+pub(crate) fn refusal_delayed(protocol: Protocol) {
+    refusals_delayed(protocol.as_str()).increment(1);
 }
 
 /// Counts a request that met a used-up rate of its device.

@@ -78,6 +78,8 @@ pub enum RefusalReason {
     Overload,
     /// The hub, or the device, has used up a configured rate.
     Throttled,
+    /// Wrong credentials came again and again from one source; their answers come later from now on.
+    Guessing,
     /// A fault-injection message of the client requested it (docs/spec/fault-injection.md).
     InjectedFault,
     /// The hub failed.
@@ -120,6 +122,7 @@ impl RefusalReason {
         Self::SlowReader,
         Self::Overload,
         Self::Throttled,
+        Self::Guessing,
         Self::InjectedFault,
         Self::Internal,
     ];
@@ -161,6 +164,7 @@ impl RefusalReason {
             Self::SlowReader => "slow_reader",
             Self::Overload => "overload",
             Self::Throttled => "throttled",
+            Self::Guessing => "guessing",
             Self::InjectedFault => "injected_fault",
             Self::Internal => "internal",
         }
@@ -197,6 +201,7 @@ impl RefusalReason {
             | Self::Thumbprint
             | Self::Chain
             | Self::CommonName
+            | Self::Guessing
             | Self::Ip => ErrorCode::IotHubUnauthorizedAccess,
         }
     }
@@ -220,6 +225,26 @@ impl RefusalReason {
                 | Self::CertificateTime
                 | Self::CertificateRevoked
                 | Self::CrlEnded
+        )
+    }
+
+    /// Whether a client that guesses gets such refusals: its credential was read and does not open the identity.
+    #[must_use]
+    pub const fn is_wrong_credential(self) -> bool {
+        matches!(
+            self,
+            Self::Malformed
+                | Self::Host
+                | Self::Scope
+                | Self::UnknownPolicy
+                | Self::UnknownIdentity
+                | Self::Signature
+                | Self::Expired
+                | Self::AuthType
+                | Self::Thumbprint
+                | Self::Chain
+                | Self::CommonName
+                | Self::CertificateTime
         )
     }
 
@@ -291,6 +316,9 @@ impl RefusalReason {
             }
             Self::Throttled => {
                 "a rate of section [throttles] is used up: the log names it; raise it, or find the clients that use it up"
+            }
+            Self::Guessing => {
+                "wrong credentials come again and again from this address: a client with an old credential, or one that guesses; the right credential is not delayed"
             }
             Self::InjectedFault => {
                 "a fault-injection message of this client requested it: the hub runs with mqtt.fault_injection"

@@ -236,7 +236,7 @@ impl Audit {
         self.ring
             .lock()
             .remember(&identity, record.clone(), self.max_identities);
-        let Some(suppressed) = self.admit(record.address, &identity, record.time) else {
+        let Some(suppressed) = self.admit(record.address, &identity, Some(record.reason), record.time) else {
             return;
         };
         tracing::info!(
@@ -256,7 +256,7 @@ impl Audit {
     /// A request was refused for another reason than its credentials.
     pub fn refused_request(&self, refused: &RefusedRequest<'_>, now: UnixMillis) {
         let identity: String = refused.identity.chars().take(MAX_IDENTITY_CHARS).collect();
-        let Some(suppressed) = self.admit(refused.address, &identity, now) else {
+        let Some(suppressed) = self.admit(refused.address, &identity, None, now) else {
             return;
         };
         tracing::info!(
@@ -275,13 +275,21 @@ impl Audit {
 
     /// Whether a refusal is written: `None` when it is only counted, else how many of others were suppressed before it by
     /// the limit over all.
-    fn admit(&self, address: SocketAddr, identity: &str, now: UnixMillis) -> Option<u64> {
+    fn admit(
+        &self,
+        address: SocketAddr,
+        identity: &str,
+        reason: Option<RefusalReason>,
+        now: UnixMillis,
+    ) -> Option<u64> {
         let mut report = Vec::new();
         let admitted = {
             let mut ring = self.ring.lock();
-            let is_first = ring
-                .limiter
-                .admit(address.ip(), identity, now, self.max_identities, &mut report);
+            // It comes when others of its source are suppressed already, and once.
+            let is_first = reason == Some(RefusalReason::Guessing)
+                || ring
+                    .limiter
+                    .admit(address.ip(), identity, now, self.max_identities, &mut report);
             if is_first {
                 ring.admit(now, self.max_per_second)
             } else {

@@ -100,7 +100,19 @@ impl Core {
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
             Ok(verified) => critical(|| self.enter(request, verified, target, now, Turn::Wanted)),
             Err(denied) if denied.needs_confirmation => self.confirm_later(request, target, false),
-            Err(denied) => ConnectAttempt::Done(Err(self.deny(request, denied))),
+            Err(denied) => self.deny_later(request, denied),
+        }
+    }
+
+    /// Refuses, at once or after a penalty.
+    fn deny_later(&self, request: &ConnectRequest<'_>, denied: Denied) -> ConnectAttempt {
+        let refusal = self.deny(request, denied);
+        match self.hub.connect_penalty(request, refusal.reason) {
+            None => ConnectAttempt::Done(Err(refusal)),
+            Some(penalty) => ConnectAttempt::Pending(Box::pin(async move {
+                penalty.served().await;
+                Err(refusal)
+            })),
         }
     }
 
@@ -174,7 +186,10 @@ impl Core {
                     confirms = true;
                     continue;
                 }
-                Err(denied) => Err(self.deny(request, denied)),
+                Err(denied) => match self.deny_later(request, denied) {
+                    ConnectAttempt::Done(result) => result,
+                    ConnectAttempt::Pending(pending) => pending.await,
+                },
             };
         }
     }

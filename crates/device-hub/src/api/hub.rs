@@ -17,6 +17,7 @@ use crate::DeviceHubConfig;
 use crate::api::audit::Audit;
 use crate::api::config::TwinsConfig;
 use crate::api::injected_faults::InjectedFaults;
+use crate::api::penalties::Penalties;
 use crate::api::session::CloseReason;
 use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;
@@ -98,6 +99,8 @@ pub struct DeviceHub {
     pub(crate) next_event: AtomicU64,
     /// Method calls of this node that wait for devices.
     pub(crate) method_calls: MethodCalls,
+    /// Delays of the answers to wrong credentials.
+    pub(crate) penalties: Penalties,
     /// The rates that clients of this node may not exceed.
     pub(crate) throttles: Throttles,
     /// The cloud-to-device queues of partitions that this node owns.
@@ -138,6 +141,7 @@ impl DeviceHub {
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
+            penalties: Penalties::new(),
             throttles: Throttles::new(&parts.config.throttles),
             cloud_queues: Arc::new(CloudQueues::new(count)),
             parts,

@@ -119,6 +119,11 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
                 address,
             };
             shared.refused(&caller, denied.reason, denied.error.code);
+            if let Some(penalty) = shared.penalty(&caller, &head.headers, denied.reason) {
+                // Another call may be worked on meanwhile.
+                drop(permit);
+                penalty.served().await;
+            }
             return Err(denied.error);
         }
         Err(_) => {

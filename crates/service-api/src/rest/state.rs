@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use holdfast_auth::Rights;
 use holdfast_cluster::control::Control;
-use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal};
+use holdfast_device_hub::{DeviceHub, Operation, Penalty, Protocol, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use tokio::sync::Semaphore;
 
 use super::config::RestConfig;
@@ -65,6 +67,20 @@ impl Shared {
             Refusal { code, reason },
             self.now(),
         );
+    }
+
+    /// The penalty before a wrong credential is answered.
+    pub(super) fn penalty(&self, caller: &Caller, headers: &HeaderMap, reason: RefusalReason) -> Option<Penalty> {
+        let credential = headers.get(AUTHORIZATION)?.as_bytes();
+        let (operation, protocol) = (Operation::Service, Protocol::Https);
+        self.hub.penalty(
+            operation,
+            &caller.principal,
+            protocol,
+            caller.address,
+            &[credential],
+            reason,
+        )
     }
 
     /// Writes a change to the audit log; `code` is the error of a change that was refused.

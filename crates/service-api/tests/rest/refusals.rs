@@ -155,3 +155,23 @@ async fn while_the_group_has_no_leader_calls_are_answered_with_503() {
         .refused(503_001, "ServiceUnavailable");
     let _ = VERSION;
 }
+
+#[tokio::test]
+async fn a_wrong_token_that_is_repeated_is_answered_later_and_a_right_one_at_once() {
+    let hub = Hub::start().await;
+    let wrong = hub.token("iothubowner", 3600).replace("sig=", "sig=AAAA");
+    let mut took = Vec::new();
+    for _ in 0..7 {
+        let began = std::time::Instant::now();
+        hub.request("GET", "/devices/d")
+            .authorization(Some(&wrong))
+            .send()
+            .await
+            .refused(401_002, "IotHubUnauthorizedAccess");
+        took.push(began.elapsed().as_millis());
+        hub.owner("GET", "/devices/d").send().await.is(404);
+    }
+    assert!(took[5] >= 240 && took[6] >= 490, "{took:?}");
+    let guessing = hub.refusals().into_iter().filter(|(_, reason)| reason == "guessing");
+    assert_eq!(guessing.count(), 1);
+}
