@@ -9,6 +9,7 @@ pub(crate) mod core;
 pub(crate) mod diagnose;
 pub(crate) mod hub;
 pub(crate) mod injected_faults;
+pub(crate) mod offered;
 pub(crate) mod penalties;
 pub(crate) mod refusal_limiter;
 pub(crate) mod session;

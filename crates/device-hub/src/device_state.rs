@@ -1,9 +1,13 @@
 //! The values that this crate keeps as device state, in the form in which they are stored (docs/storage.md).
 
-use holdfast_model::{GenerationId, IdentityId, ModuleId, UnixMillis};
+use std::net::SocketAddr;
+
+use holdfast_model::{GenerationId, IdentityId, ModuleId, NodeId, UnixMillis};
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_proto::device::v1 as proto;
 use prost::Message as _;
+
+use crate::Protocol;
 
 /// The version of the values.
 const VERSION: u32 = 1;
@@ -55,6 +59,27 @@ pub(crate) struct StoredConnection {
     /// When that changed last.
     pub(crate) changed: UnixMillis,
     pub(crate) last_activity: UnixMillis,
+    /// `None` when an earlier version has stored it.
+    pub(crate) origin: Option<ConnectionOrigin>,
+}
+
+/// Where a connection came from, and to which node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionOrigin {
+    pub(crate) gateway: NodeId,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
+}
+
+impl ConnectionOrigin {
+    /// Of stored or exchanged fields; `None` when one of them is not known.
+    pub(crate) fn decode(gateway: u64, protocol: u32, address: &str) -> Option<Self> {
+        Some(Self {
+            gateway: NodeId(gateway),
+            protocol: Protocol::from_number(protocol)?,
+            address: address.parse().ok()?,
+        })
+    }
 }
 
 /// `event_number`: of its last connection-state event, 0 when there has been none.
@@ -65,6 +90,12 @@ pub(crate) fn encode_connection(connection: &StoredConnection, event_number: u64
         changed_ms: connection.changed.0,
         last_activity_ms: connection.last_activity.0,
         event_number,
+        gateway: connection.origin.map_or(0, |origin| origin.gateway.get()),
+        protocol: connection.origin.map_or(0, |origin| origin.protocol.number()),
+        address: connection
+            .origin
+            .map(|origin| origin.address.to_string())
+            .unwrap_or_default(),
     };
     stored.encode_to_vec()
 }
@@ -77,6 +108,7 @@ pub(crate) fn decode_connection(value: &[u8]) -> Option<StoredConnection> {
         is_connected: stored.is_connected,
         changed: UnixMillis(stored.changed_ms),
         last_activity: UnixMillis(stored.last_activity_ms),
+        origin: ConnectionOrigin::decode(stored.gateway, stored.protocol, &stored.address),
     })
 }
 
@@ -98,6 +130,7 @@ mod tests {
             is_connected: true,
             changed: UnixMillis(1),
             last_activity: UnixMillis(0x0203),
+            origin: None,
         };
         let bytes = encode_connection(&connection, 0);
         let expected = [
@@ -113,6 +146,21 @@ mod tests {
             (Some(connection), 7)
         );
         assert_eq!(decode_connection(&[0x08, 2]), None, "a later version");
+        let known = StoredConnection {
+            origin: Some(ConnectionOrigin {
+                gateway: NodeId(2),
+                protocol: Protocol::MqttWs,
+                address: ([192, 0, 2, 7], 80).into(),
+            }),
+            ..connection
+        };
+        let bytes = encode_connection(&known, 7);
+        assert_eq!(bytes[..numbered.len()], numbered);
+        assert_eq!(
+            bytes[numbered.len()..],
+            *b"\x31\x02\0\0\0\0\0\0\0\x38\x02\x42\x0c192.0.2.7:80"
+        );
+        assert_eq!(decode_connection(&bytes), Some(known));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The types that gateways and owners share about sessions.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) struct SessionInfo {
     /// The policy whose token opened it, if one did.
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) protocol: Protocol,
+    /// Of the client; `None` in reports of a node of an earlier version.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) since: UnixMillis,
     /// When its token ends, clock skew included, or its certificate, grace included.
     pub(crate) expires: Option<UnixMillis>,

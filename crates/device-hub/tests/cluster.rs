@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use holdfast_device_hub::CloseReason;
+use holdfast_device_hub::{CloseReason, OfferedKind};
 use holdfast_model::{NodeId, RefusalReason};
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, Status, WriteOperation};
 use holdfast_simulation::{Client, Cluster, SECOND, identity, partition_of, simulate};
@@ -274,6 +274,57 @@ fn a_revocation_closes_the_session_on_another_node_within_a_second() {
                 1
             );
         }
+    });
+}
+
+#[test]
+fn an_attempt_that_one_node_refused_is_shown_by_another_and_a_dead_node_is_named() {
+    simulate(async {
+        let mut cluster = Cluster::start(12).await;
+        cluster.create("d").await;
+        cluster.owned_by("d", NodeId(2)).await;
+        // An id that does not exist, and one that does, with a good connection before.
+        cluster.create("ghost").await;
+        cluster.delete("ghost").await;
+        let refusal = cluster.connect(NodeId(1), 0, "ghost").await.unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::UnknownIdentity);
+        let mut client = cluster.connect(NodeId(1), 0, "d").await.unwrap();
+        let diagnosis = cluster.hub(NodeId(2)).diagnose(&identity("d")).await;
+        assert!(diagnosis.session.unwrap().address.is_some());
+        client.disconnect();
+        for node in [1, 2, 3] {
+            let diagnosis = cluster.hub(NodeId(node)).diagnose(&identity("ghost")).await;
+            let refusal = &diagnosis.refusals[0];
+            assert_eq!(
+                (refusal.node, refusal.reason),
+                (Some(NodeId(1)), RefusalReason::UnknownIdentity)
+            );
+            let offered = refusal.offered.as_ref().unwrap();
+            assert_eq!(offered.kind, OfferedKind::Token);
+            assert!(offered.audience.as_ref().unwrap().ends_with("ghost"), "{offered:?}");
+            assert!(diagnosis.nodes.len() == 3 && diagnosis.nodes.iter().all(|node| node.fault.is_none()));
+        }
+        let left = async || {
+            let diagnosis = cluster.hub(NodeId(3)).diagnose(&identity("d")).await;
+            diagnosis.session.is_none().then_some(diagnosis)
+        };
+        let diagnosis = loop {
+            match left().await {
+                Some(diagnosis) => break diagnosis,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        assert_eq!(diagnosis.last.unwrap().gateway, NodeId(1));
+
+        cluster.kill(NodeId(1));
+        let diagnosis = cluster.hub(NodeId(3)).diagnose(&identity("ghost")).await;
+        let silent: Vec<NodeId> = diagnosis
+            .nodes
+            .iter()
+            .filter(|node| node.fault.is_some())
+            .map(|node| node.node)
+            .collect();
+        assert_eq!(silent, [NodeId(1)]);
     });
 }
 

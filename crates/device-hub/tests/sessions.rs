@@ -192,6 +192,7 @@ async fn connect(core: &Rc<Core>, device: &str, token: &str, peer: &Rc<Peer>) ->
         stored_session: StoredSession::Unused,
         protocol: Protocol::Mqtt,
         address: ([127, 0, 0, 1], 1).into(),
+        tls: None,
     };
     let target: Rc<dyn SessionTarget> = peer.clone();
     match core.connect(&request, &target) {

@@ -91,7 +91,7 @@ struct OverWebSockets(Rc<MqttFront>);
 
 impl StreamHandler for OverWebSockets {
     fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
-        let socket = Socket::stream(stream, peer.certificates);
+        let socket = Socket::stream(stream, peer.certificates).with_tls_parameters(peer.tls);
         self.0.accept(socket, peer.address, Protocol::MqttWs);
     }
 }

@@ -210,6 +210,66 @@ fn a_killed_node_is_not_missed_and_comes_back_with_its_data() {
     assert!(found.contains("dev-2"));
 }
 
+#[test]
+fn an_attempt_that_one_node_refused_is_diagnosed_at_another_and_a_dead_node_is_named() {
+    let hub = Hub::start(&["--nodes", "3"]);
+    let second = node_file(&hub, 2);
+    let status = wait_healthy(&hub, &second);
+    let connection = hub.connection();
+    let first = &connection["nodes"][0];
+    // Its attempt without a credential names a device that does not exist.
+    let port = format!("--mqtt-port={}", first["ports"]["mqtt"]);
+    let attempt = holdfast()
+        .args([
+            "doctor",
+            first["address"].as_str().unwrap(),
+            &port,
+            "--protocol",
+            "mqtt",
+            "--ca",
+        ])
+        .arg(connection["caFile"].as_str().unwrap())
+        .output()
+        .unwrap();
+    let diagnose = || -> Value {
+        let text = at(&second, &["device", "diagnose", "holdfast-doctor", "-o", "json"]).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let diagnosis = diagnose();
+    let refusal = &diagnosis["refusals"][0];
+    assert_eq!(
+        refusal["node"],
+        first["name"],
+        "{diagnosis:#}\n{}",
+        text(&attempt.stdout)
+    );
+    assert_eq!(refusal["offered"]["kind"], "none");
+    assert_eq!(refusal["offered"]["tlsVersion"], "TLSv1_3");
+    assert_eq!(diagnosis["registered"], false);
+    assert_eq!(diagnosis["notAsked"], serde_json::json!([]));
+    let conclusion = diagnosis["conclusion"].as_str().unwrap();
+    assert!(
+        conclusion.starts_with("holdfast-doctor is not registered. The last refused"),
+        "{conclusion}"
+    );
+
+    let last = &names(&status)[2];
+    let nodes = connection["nodes"].as_array().unwrap();
+    let number = nodes.iter().position(|node| node["name"] == **last).unwrap();
+    kill(connection["pids"][number].as_u64().unwrap());
+    let diagnosis = wait("the dead node is named", &hub, || {
+        let diagnosis = diagnose();
+        (diagnosis["notAsked"][0]["node"] == **last).then_some(diagnosis)
+    });
+    assert_eq!(diagnosis["refusals"][0]["node"], first["name"]);
+    assert!(
+        diagnosis["conclusion"]
+            .as_str()
+            .unwrap()
+            .ends_with("1 of 3 nodes did not answer (notAsked).")
+    );
+}
+
 /// The command line that dev mode has printed for a node that has ended.
 fn restart_command(hub: &Hub, name: &str) -> Option<Vec<String>> {
     let text = hub.log();

@@ -84,6 +84,11 @@ fn a_device_that_can_connect_passes_every_step() {
         text(&output.stderr).contains("… credential: connecting as good"),
         "{output:?}"
     );
+    let diagnosis = hub.json(&["device", "diagnose", "good", "-o", "json"]);
+    assert!(
+        diagnosis["conclusion"].as_str().unwrap().starts_with("good is"),
+        "{diagnosis:#}"
+    );
     let key = string.rsplit_once("SharedAccessKey=").unwrap().1.trim();
     assert!(!text(&output.stderr).contains(key) && !text(&output.stdout).contains(key));
 }
@@ -109,6 +114,20 @@ fn a_refused_credential_is_explained_and_ends_with_5() {
     );
     let details = credential["details"].to_string();
     assert!(details.contains("the hub says: ErrorCode:"), "{details}");
+
+    // The hub has the exact reason, and what was offered.
+    let diagnosis = hub.json(&["device", "diagnose", "dev1", "-o", "json"]);
+    let refusal = &diagnosis["refusals"][0];
+    assert_eq!(refusal["reason"], "signature", "{diagnosis:#}");
+    assert_eq!(refusal["offered"]["kind"], "sas");
+    assert_eq!(refusal["offered"]["audience"], "localhost%2Fdevices%2Fdev1");
+    assert_eq!(refusal["offered"]["tlsVersion"], "TLSv1_3");
+    assert!(
+        diagnosis["conclusion"]
+            .as_str()
+            .unwrap()
+            .contains("signature: the key does not fit")
+    );
 
     // A token that has ended is shown as such, by the server's clock.
     let token = "SharedAccessSignature sr=localhost%2Fdevices%2Fdev1&sig=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8%3D&se=1700000000";

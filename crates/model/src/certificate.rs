@@ -5,10 +5,20 @@
 //! Invariants: a chain is never empty; TLS has proved that the client owns the leaf's private key, and nothing else.
 //! Not here: parsing and validation of certificates.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+/// The parameters that a TLS handshake has agreed on, as their standards name them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsParameters {
+    /// The version, such as `TLSv1_3`.
+    pub version: Cow<'static, str>,
+    /// The cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
+    pub cipher: Cow<'static, str>,
+}
 
 /// A client's certificate chain: DER, leaf first. Clones share it.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -24,7 +24,7 @@ mod time;
 mod units;
 
 pub use api_version::{ApiVersion, InvalidApiVersion};
-pub use certificate::CertificateChain;
+pub use certificate::{CertificateChain, TlsParameters};
 pub use clock::Clock;
 pub use error_code::{ErrorCode, ErrorKind, MqttAnswer};
 pub use identity::{DeviceId, ETag, GenerationId, IdentityId, InvalidId, ModuleId};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use holdfast_model::CertificateChain;
+use holdfast_model::{CertificateChain, TlsParameters};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -32,6 +32,8 @@ pub struct BufferedStream {
     stream: Box<dyn ByteStream>,
     /// The client certificates of the TLS connection that carries the stream.
     peer_certificates: Option<CertificateChain>,
+    /// The parameters of that connection.
+    tls_parameters: Option<TlsParameters>,
     /// Bytes that the stream has not taken.
     pending: BytesMut,
     /// The stream may hold bytes back until it is flushed.
@@ -51,9 +53,29 @@ impl Socket {
         Self::Stream(Box::new(BufferedStream {
             stream,
             peer_certificates,
+            tls_parameters: None,
             pending: BytesMut::new(),
             needs_flush: false,
         }))
+    }
+
+    /// The same connection, with the parameters of the TLS connection that carries it.
+    #[must_use]
+    pub fn with_tls_parameters(mut self, parameters: Option<TlsParameters>) -> Self {
+        if let Self::Stream(buffered) = &mut self {
+            buffered.tls_parameters = parameters;
+        }
+        self
+    }
+
+    /// The parameters of its TLS connection; `None` without TLS, and before the handshake has agreed on them.
+    #[must_use]
+    pub fn tls_parameters(&self) -> Option<TlsParameters> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.parameters(),
+            Self::Stream(buffered) => buffered.tls_parameters.clone(),
+        }
     }
 
     /// The certificates that the client has shown in its TLS handshake, and whose key it owns; `None` before the

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use holdfast_model::CertificateChain;
+use holdfast_model::{CertificateChain, TlsParameters};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -23,6 +23,8 @@ pub struct Peer {
     pub server_name: Option<String>,
     /// The certificates that the client has shown; TLS has proved that it owns the first one's key, and nothing else.
     pub certificates: Option<CertificateChain>,
+    /// The parameters of the TLS connection.
+    pub tls: Option<TlsParameters>,
 }
 
 impl Peer {
@@ -34,6 +36,7 @@ impl Peer {
             encrypted: false,
             server_name: None,
             certificates: None,
+            tls: None,
         }
     }
 
@@ -46,6 +49,7 @@ impl Peer {
             encrypted: true,
             server_name: connection.server_name().map(str::to_owned),
             certificates: crate::tls::chain(connection),
+            tls: crate::tls::parameters(connection),
         }
     }
 }

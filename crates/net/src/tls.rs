@@ -12,7 +12,7 @@ mod reload;
 mod tests;
 
 pub use certificates::{ServerCertificates, ServerIdentity};
-pub(crate) use client::chain;
+pub(crate) use client::{chain, parameters};
 pub use config::{accept_tls, server_config};
 pub(crate) use lazy::TlsSocket;
 pub use reload::{CertificateReload, FileStamps, ReloadOutcome};

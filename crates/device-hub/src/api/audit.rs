@@ -7,12 +7,13 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_model::{ErrorCode, NodeId, RefusalReason, UnixMillis};
 use holdfast_tasks::sync::Mutex;
 use metrics::Counter;
 
 use super::config::DeviceHubConfig;
 use super::connect_request::{ConnectRequest, Denied, Protocol, Refusal};
+use super::offered::Offered;
 use super::refusal_limiter::{RefusalLimiter, Suppressed};
 
 /// Refusals remembered per identity.
@@ -94,6 +95,10 @@ pub struct AuditRecord {
     pub address: SocketAddr,
     /// The exact event, where the reason alone is not exact.
     pub detail: Option<Arc<str>>,
+    /// The credential that was offered; `None` for the end of a connection that had begun.
+    pub offered: Option<Arc<Offered>>,
+    /// The gateway, in a diagnosis.
+    pub node: Option<NodeId>,
 }
 
 /// A connection that the hub ended, or did not let begin.
@@ -179,6 +184,8 @@ impl Audit {
             protocol: request.protocol,
             address: request.address,
             detail: denied.detail,
+            offered: Some(Arc::new(Offered::of(request))),
+            node: None,
         };
         self.count(denied.refusal.reason);
         self.record("refused", &identity, &record);
@@ -202,6 +209,8 @@ impl Audit {
             protocol,
             address,
             detail: None,
+            offered: None,
+            node: None,
         };
         self.count(refusal.reason);
         self.record("refused", identity, &record);
@@ -217,6 +226,8 @@ impl Audit {
             protocol: ended.protocol,
             address: ended.address,
             detail: Some(ended.detail.into()),
+            offered: None,
+            node: None,
         };
         // The end of an accepted connection is no refusal; the front end counts it.
         if record.operation == Operation::Connect {
@@ -411,6 +422,7 @@ mod tests {
             stored_session: crate::StoredSession::Unused,
             protocol: Protocol::Mqtt,
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            tls: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{CertificateChain, PartitionId, RefusalReason, SessionKey, UnixMillis};
+use holdfast_model::{CertificateChain, PartitionId, RefusalReason, SessionKey, TlsParameters, UnixMillis};
 use holdfast_tasks::critical;
 use tokio::time::Instant;
 
@@ -56,6 +56,7 @@ struct OwnedConnectRequest {
     stored_session: StoredSession,
     protocol: Protocol,
     address: std::net::SocketAddr,
+    tls: Option<TlsParameters>,
 }
 
 impl OwnedConnectRequest {
@@ -70,6 +71,7 @@ impl OwnedConnectRequest {
             stored_session: request.stored_session,
             protocol: request.protocol,
             address: request.address,
+            tls: request.tls.cloned(),
         }
     }
 
@@ -83,6 +85,7 @@ impl OwnedConnectRequest {
             stored_session: self.stored_session,
             protocol: self.protocol,
             address: self.address,
+            tls: self.tls.as_ref(),
         }
     }
 }
@@ -244,6 +247,7 @@ impl Core {
             certificate: verified.certificate.map(Box::new),
             policy: verified.policy,
             protocol: request.protocol,
+            address: Some(request.address),
             since: now,
             expires: verified.expires,
         });

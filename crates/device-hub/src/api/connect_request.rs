@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_model::{CertificateChain, ErrorCode, RefusalReason};
+use holdfast_model::{CertificateChain, ErrorCode, RefusalReason, TlsParameters};
 
 /// The protocol of a connection, for metric labels, the audit log and `diagnose`; no rule of the hub depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,6 +134,8 @@ pub struct ConnectRequest<'a> {
     pub protocol: Protocol,
     /// Its network address.
     pub address: SocketAddr,
+    /// The parameters of its TLS connection.
+    pub tls: Option<&'a TlsParameters>,
 }
 
 /// A new connection's request about the subscriptions that outlive connections.

@@ -1,10 +1,11 @@
 //! "Why can't this device connect?": everything that the hub knows of an identity's connections.
 //!
-//! The owner of the partition knows the connection, all gateways know refusals; nodes that do not answer in time are left
-//! out.
+//! The owner of the partition knows the connection, all gateways know refusals. A node that does not answer in time is
+//! named in the diagnosis, so that its silence does not look like the absence of attempts.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +16,8 @@ use holdfast_proto::cluster::v1::session_request::Request;
 use holdfast_proto::cluster::v1::{self as proto};
 
 use crate::api::audit::AuditRecord;
+use crate::api::offered::Offered;
+use crate::device_state::ConnectionOrigin;
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{DeliveryKind, DeliveryKinds};
 use crate::rpc::codec::{self, QueriedIdentity};
@@ -53,6 +56,8 @@ pub struct LiveSession {
     pub gateway: NodeId,
     /// The protocol of its connection.
     pub protocol: Protocol,
+    /// The client's address; `None` when its gateway's version does not report it.
+    pub address: Option<SocketAddr>,
     /// When it began.
     pub since: UnixMillis,
     /// When its token ends, clock skew included, or its certificate, grace included.
@@ -65,6 +70,28 @@ pub struct LiveSession {
     pub receives: DeliveryKinds,
 }
 
+/// The last connection of an identity that is not connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastConnection {
+    /// The node that it was connected to.
+    pub gateway: NodeId,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The client's address.
+    pub address: SocketAddr,
+}
+
+/// A node of the cluster, and whether its knowledge is in the diagnosis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueriedNode {
+    /// The node.
+    pub node: NodeId,
+    /// Its name; empty for a node that this replica of the registry does not know.
+    pub name: String,
+    /// Why it is not; `None`: it has answered.
+    pub fault: Option<String>,
+}
+
 /// Everything about an identity's connections.
 #[derive(Debug, Clone)]
 pub struct Diagnosis {
@@ -74,6 +101,12 @@ pub struct Diagnosis {
     pub session: Option<LiveSession>,
     /// Its connection state.
     pub connection: ConnectionState,
+    /// Whether the owner of its partition has answered; without it the session and the state are not known.
+    pub is_connection_known: bool,
+    /// Where it was connected last.
+    pub last: Option<LastConnection>,
+    /// All nodes that may have refused it, by id.
+    pub nodes: Vec<QueriedNode>,
     /// Its last refusals, newest last.
     pub refusals: Vec<AuditRecord>,
 }
@@ -92,8 +125,18 @@ impl DeviceHub {
     /// Everything that is known of `identity`'s connections.
     pub async fn diagnose(&self, identity: &IdentityId) -> Diagnosis {
         let name = identity.to_string();
-        let (found, refusals) = tokio::join!(self.query_connection(identity), self.refusals(&name));
+        let (found, (refusals, nodes)) = tokio::join!(self.connection_at_owner(identity), self.refusals(&name));
+        let is_connection_known = found.is_some();
+        let found = found.unwrap_or_default();
+        let last = ConnectionOrigin::decode(found.last_gateway, found.last_protocol, &found.last_address);
         Diagnosis {
+            is_connection_known,
+            nodes,
+            last: last.map(|last| LastConnection {
+                gateway: last.gateway,
+                protocol: last.protocol,
+                address: last.address,
+            }),
             hub_time: self.parts.clock.now(),
             connection: state_of(&found),
             session: found.session.and_then(|item| {
@@ -101,6 +144,7 @@ impl DeviceHub {
                     number: codec::decode_number(&item),
                     gateway: NodeId(found.gateway),
                     protocol: Protocol::from_number(item.protocol)?,
+                    address: item.address.parse().ok(),
                     since: UnixMillis(item.since_ms),
                     expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
                     certificate: item
@@ -124,6 +168,26 @@ impl DeviceHub {
             _ => 0,
         });
         self.ownership.count().0 + remote_sessions.sum::<u64>()
+    }
+
+    /// The owner's knowledge of one identity; `None` when it does not answer, or is not known.
+    async fn connection_at_owner(&self, identity: &IdentityId) -> Option<proto::SessionFound> {
+        let owner = self.parts.partitions.owner(self.partition_of(identity))?.node;
+        let asked = (identity.clone(), self.known_generation(identity));
+        if owner == self.parts.node {
+            return self.find_connections(vec![asked]).await.pop();
+        }
+        let request = Request::Query(proto::SessionQuery {
+            identities: vec![codec::encode_queried(&asked)],
+        });
+        match self.call_node(owner, 0, request, CALL_TIMEOUT).await {
+            Ok(Answer::Query(mut answer)) => answer.found.pop(),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(node = %owner, %error, "the owner did not answer about a connection; the diagnosis says so");
+                None
+            }
+        }
     }
 
     async fn query_connection(&self, identity: &IdentityId) -> proto::SessionFound {
@@ -234,26 +298,58 @@ impl DeviceHub {
         stored.map_or_else(proto::SessionFound::default, |stored| proto::SessionFound {
             updated_ms: stored.changed.0,
             last_activity_ms: stored.last_activity.0,
+            last_gateway: stored.origin.map_or(0, |origin| origin.gateway.get()),
+            last_protocol: stored.origin.map_or(0, |origin| origin.protocol.number()),
+            last_address: stored
+                .origin
+                .map(|origin| origin.address.to_string())
+                .unwrap_or_default(),
             ..proto::SessionFound::default()
         })
     }
 
-    /// The last refusals at all gateways, newest last.
-    async fn refusals(&self, identity: &str) -> Vec<AuditRecord> {
-        let others = self.members().into_iter().filter(|node| *node != self.parts.node);
+    /// The last refusals at all gateways, newest last, and which of them have answered.
+    async fn refusals(&self, identity: &str) -> (Vec<AuditRecord>, Vec<QueriedNode>) {
         let request = Request::Refusals(proto::SessionRefusals {
             identity: identity.to_owned(),
         });
+        let here = self.parts.node;
+        let calls = self.members().into_iter().filter(|node| *node != here).map(|node| {
+            let request = request.clone();
+            async move { (node, self.call_node(node, 0, request, CALL_TIMEOUT).await) }
+        });
         let mut refusals = self.audit.refusals_of(identity);
-        for answer in self.call_nodes(others, request, CALL_TIMEOUT).await {
-            if let Answer::Refusals(answer) = answer {
-                refusals.extend(answer.refusals.iter().take(MAX_REFUSALS).filter_map(decode_refusal));
-            }
+        for refusal in &mut refusals {
+            refusal.node = Some(here);
         }
+        let mut nodes = vec![self.queried(here, None)];
+        for (node, answer) in join_all(calls).await {
+            let fault = match answer {
+                Ok(Answer::Refusals(answer)) => {
+                    let theirs = answer.refusals.iter().take(MAX_REFUSALS);
+                    refusals.extend(theirs.filter_map(|refusal| decode_refusal(node, refusal)));
+                    None
+                }
+                Ok(_) => Some("an answer that this version does not know".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            nodes.push(self.queried(node, fault));
+        }
+        nodes.sort_by_key(|queried| queried.node);
         refusals.sort_by_key(|refusal| refusal.time);
         let above = refusals.len().saturating_sub(MAX_REFUSALS);
         refusals.drain(..above);
-        refusals
+        (refusals, nodes)
+    }
+
+    fn queried(&self, node: NodeId, fault: Option<String>) -> QueriedNode {
+        let view = self.parts.registry.cluster();
+        let name = view.nodes.values().find(|info| info.id == node);
+        QueriedNode {
+            node,
+            name: name.map(|info| info.name.clone()).unwrap_or_default(),
+            fault,
+        }
     }
 
     /// The last refusals at this gateway.
@@ -267,6 +363,7 @@ impl DeviceHub {
             protocol: refusal.protocol.number(),
             address: refusal.address.to_string(),
             detail: refusal.detail.as_deref().unwrap_or_default().to_owned(),
+            offered: refusal.offered.as_deref().map(Offered::encode),
         });
         refusals.collect()
     }
@@ -286,7 +383,7 @@ fn known_time(ms: u64) -> Option<UnixMillis> {
 }
 
 /// A refusal of another node; one that this version does not know is left out.
-fn decode_refusal(refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
+fn decode_refusal(node: NodeId, refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
     let reason = RefusalReason::ALL
         .iter()
         .find(|reason| reason.as_str() == refusal.reason)?;
@@ -298,5 +395,7 @@ fn decode_refusal(refusal: &proto::SessionRefusal) -> Option<AuditRecord> {
         protocol: Protocol::from_number(refusal.protocol)?,
         address: refusal.address.parse::<SocketAddr>().ok()?,
         detail: (!refusal.detail.is_empty()).then(|| refusal.detail.as_str().into()),
+        offered: refusal.offered.as_ref().and_then(Offered::decode).map(Arc::new),
+        node: Some(node),
     })
 }

@@ -413,6 +413,7 @@ mod tests {
             certificate: None,
             policy: None,
             protocol: Protocol::Mqtt,
+            address: None,
             since: UnixMillis(1),
             expires: None,
         })

@@ -92,6 +92,7 @@ mod tests {
             is_connected: true,
             changed: UnixMillis(time),
             last_activity: UnixMillis(time),
+            origin: None,
         }
     }
 

@@ -18,7 +18,7 @@ use super::connection_changes::ConnectionChanges;
 use super::ended_sessions::EndedSessions;
 use super::ownership::{AttachOutcome, AttachReadiness, ReportedSession, SyncResult};
 use super::subscriptions::SubscriptionRequest;
-use crate::device_state::StoredConnection;
+use crate::device_state::{ConnectionOrigin, StoredConnection};
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryOutcome, Settlement};
 use crate::downlink::term::{DeliveryAnswer, SessionDeliveries, TermDownlink};
@@ -344,7 +344,7 @@ impl OwnershipTerm {
             counter: self.counter,
         };
         let is_first = superseded.is_empty();
-        self.record_begin(info);
+        self.record_begin(info, address.gateway);
         self.insert(SessionRow {
             info: info.clone(),
             address,
@@ -391,7 +391,7 @@ impl OwnershipTerm {
         result.resumed(&session);
         let since = session.info.since;
         if self.clock.now().0.saturating_sub(since.0) < MAX_UNWRITTEN_MS {
-            self.record_begin(&session.info);
+            self.record_begin(&session.info, address.gateway);
         }
         self.insert(SessionRow {
             last_activity: session.info.since,
@@ -516,11 +516,12 @@ impl OwnershipTerm {
         true
     }
 
-    fn record_begin(&mut self, info: &SessionInfo) {
+    fn record_begin(&mut self, info: &SessionInfo, gateway: NodeId) {
         let connection = StoredConnection {
             is_connected: true,
             changed: info.since,
             last_activity: info.since,
+            origin: origin(info, gateway),
         };
         self.connections.record(&info.identity, &info.generation, connection);
     }
@@ -530,6 +531,7 @@ impl OwnershipTerm {
             is_connected: false,
             changed: self.clock.now(),
             last_activity: row.last_activity,
+            origin: origin(&row.info, row.address.gateway),
         };
         self.connections
             .record(&row.info.identity, &row.info.generation, connection);
@@ -564,6 +566,7 @@ impl OwnershipTerm {
                 is_connected: true,
                 changed: row.info.since,
                 last_activity: at,
+                origin: origin(&row.info, row.address.gateway),
             };
             self.connections
                 .record(&row.info.identity, &row.info.generation, connection);
@@ -730,4 +733,13 @@ impl OwnershipTerm {
             disconnected.extend(self.drop_rows(|row| row.address.gateway == gateway));
         }
     }
+}
+
+/// Where the connection of a session came from; `None` when its gateway's version does not report it.
+fn origin(info: &SessionInfo, gateway: NodeId) -> Option<ConnectionOrigin> {
+    info.address.map(|address| ConnectionOrigin {
+        gateway,
+        protocol: info.protocol,
+        address,
+    })
 }

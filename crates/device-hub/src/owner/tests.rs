@@ -27,6 +27,7 @@ fn info(device: &str) -> Arc<SessionInfo> {
         certificate: None,
         policy: None,
         protocol: Protocol::Mqtt,
+        address: None,
         since: UnixMillis(1),
         expires: None,
     })

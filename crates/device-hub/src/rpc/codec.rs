@@ -138,6 +138,7 @@ pub(crate) fn encode_item(
         number_counter: number.map_or(0, |number| number.counter),
         credit: (credit != Credit::default()).then(|| encode_counters(credit)),
         certificate: info.certificate.as_deref().map(encode_certificate),
+        address: info.address.map(|address| address.to_string()).unwrap_or_default(),
     }
 }
 
@@ -215,6 +216,7 @@ pub(crate) fn decode_info(item: &proto::SessionItem) -> Result<Arc<SessionInfo>,
         },
         policy: (!policy.is_empty()).then(|| Arc::from(policy)),
         protocol,
+        address: item.address.parse().ok(),
         since: UnixMillis(item.since_ms),
         expires: (item.expires_ms > 0).then_some(UnixMillis(item.expires_ms)),
     }))
@@ -643,6 +645,7 @@ mod tests {
             })),
             policy: Some(Arc::from("device")),
             protocol: Protocol::AmqpWs,
+            address: Some(([192, 0, 2, 7], 4711).into()),
             since: UnixMillis(7),
             expires: None,
         }

@@ -191,6 +191,7 @@ impl Connection {
             .password
             .map(|bytes| std::str::from_utf8(bytes).unwrap_or(UNREADABLE_TOKEN));
         let certificates = self.transport.peer_certificates();
+        let tls = self.transport.tls_parameters();
         let request = ConnectRequest {
             device: login.identity.device.as_str(),
             module: login.identity.module.as_ref().map(ModuleId::as_str),
@@ -204,6 +205,7 @@ impl Connection {
             },
             protocol: self.protocol,
             address: self.transport.address(),
+            tls: tls.as_ref(),
         };
         let target: Rc<dyn SessionTarget> = Rc::clone(self) as Rc<dyn SessionTarget>;
         match self.front.core.connect(&request, &target) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use holdfast_model::CertificateChain;
+use holdfast_model::{CertificateChain, TlsParameters};
 
 use super::admission::{Progress, Row};
 use super::read_buffer::ReadBuffer;
@@ -78,6 +78,12 @@ impl<P: Protocol> Transport<P> {
     #[must_use]
     pub fn peer_certificates(&self) -> Option<CertificateChain> {
         self.io.borrow().socket.peer_certificates()
+    }
+
+    /// The parameters of its TLS connection; `None` without TLS.
+    #[must_use]
+    pub fn tls_parameters(&self) -> Option<TlsParameters> {
+        self.io.borrow().socket.tls_parameters()
     }
 
     /// Writes `bytes`, keeping what the socket does not take. Ends the connection when it is lost, or when the peer

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_model::CertificateChain;
 use holdfast_model::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
+use holdfast_model::{CertificateChain, TlsParameters};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -78,6 +78,16 @@ impl ClientCertVerifier for ProofOfPossession {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// The parameters of a handshake that has progressed far enough.
+pub(crate) fn parameters(connection: &ServerConnection) -> Option<TlsParameters> {
+    let version = connection.protocol_version()?.as_str()?;
+    let cipher = connection.negotiated_cipher_suite()?.suite().as_str()?;
+    Some(TlsParameters {
+        version: version.into(),
+        cipher: cipher.into(),
+    })
 }
 
 /// The certificates that the client of a completed handshake has shown; `None` when it has shown none.

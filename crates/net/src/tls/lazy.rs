@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use holdfast_model::CertificateChain;
+use holdfast_model::{CertificateChain, TlsParameters};
 use rustls::{ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
@@ -34,6 +34,14 @@ impl TlsSocket {
         match &self.state {
             TlsState::Idle(_) => None,
             TlsState::Started(connection) => super::chain(connection),
+        }
+    }
+
+    /// The parameters of the handshake, once it has agreed on them.
+    pub(crate) fn parameters(&self) -> Option<TlsParameters> {
+        match &self.state {
+            TlsState::Idle(_) => None,
+            TlsState::Started(connection) => super::parameters(connection),
         }
     }
 

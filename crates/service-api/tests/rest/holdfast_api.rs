@@ -126,6 +126,9 @@ async fn the_holdfast_api_shows_the_hub_its_consumer_groups_and_why_a_device_can
     assert!(!diagnosis.to_string().contains("symmetricKey"));
     let diagnosis = hub.owner("GET", "/holdfast/v1/diagnose/none").send().await.json();
     assert_eq!(diagnosis["registered"], false);
+    assert_eq!(diagnosis["notAsked"], json!([]));
+    let conclusion = diagnosis["conclusion"].as_str().unwrap();
+    assert_eq!(conclusion, "none is not registered. No attempt with this id is known.");
 }
 
 #[tokio::test]
@@ -190,6 +193,7 @@ async fn a_connected_device_is_counted_and_shown_as_connected() {
             stored_session: StoredSession::Unused,
             protocol: Protocol::Mqtt,
             address: ([127, 0, 0, 1], 1).into(),
+            tls: None,
         };
         let target: Rc<dyn SessionTarget> = Rc::new(FrontEnd);
         let session = match core.connect(&connect, &target) {

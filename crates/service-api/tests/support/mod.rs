@@ -169,6 +169,7 @@ impl Call<'_> {
             encrypted: true,
             server_name: None,
             certificates: None,
+            tls: None,
         };
         let response = self.hub.service.answer(request, &peer).await;
         let (head, body) = response.into_parts();
