@@ -5,6 +5,7 @@
 //! Invariants: no crate below this one reads the environment; secrets are never values, only files that hold them.
 //! Not here: the effect of a section's values (the crate that owns it), and how keys are read and shown (`holdfast_config`).
 
+pub(crate) mod production;
 mod sections;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,33 @@ fn the_default_configuration_is_valid_and_can_be_printed() {
 }
 
 #[test]
+fn weak_settings_are_named_and_end_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hub.toml");
+    std::fs::write(
+        &file,
+        "[mqtt]\nfault_injection = true\n[ops]\nlisten = '0.0.0.0:9600'\n",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let output = run(&["config", "check", "--production", "--config", file]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for expected in [
+        "HIGH    mqtt.fault_injection: ",
+        "HIGH    ops.listen: 0.0.0.0:9600",
+        "MEDIUM  throttles.profile: ",
+    ] {
+        assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+    }
+    let output = run(&["config", "check", "--production", "--json", "--config", file]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["weaknesses"][0]["severity"], "high", "{report:#}");
+    // Without --production the file is valid.
+    assert!(run(&["config", "check", "--config", file]).status.success());
+}
+
+#[test]
 fn every_way_to_fail_has_its_exit_code() {
     let nowhere = "HostName=127.0.0.1:1;SharedAccessKeyName=iothubowner;SharedAccessKey=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let device = "HostName=127.0.0.1;DeviceId=d;SharedAccessKey=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -1,10 +1,14 @@
-//! `holdfast config check|default`.
+//! `holdfast config check [--production]|default`.
 
 use clap::Subcommand;
 use holdfast_config::{Sources, load, page};
 
+use serde_json::json;
+use time::OffsetDateTime;
+
 use super::ConfigSource;
 use crate::config::Config;
+use crate::config::production::{NOT_CHECKED, Severity, Weakness, weaknesses};
 use holdfast_cli::exit_code::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
@@ -16,6 +20,13 @@ pub(crate) enum Command {
         /// Print the settings that the hub would run with
         #[arg(long)]
         print: bool,
+        /// Name every setting that is too weak for production, with its severity and what to set; exit code 1 when one is
+        /// of high or medium severity
+        #[arg(long, conflicts_with = "print")]
+        production: bool,
+        /// With --production: one JSON document
+        #[arg(long, requires = "production")]
+        json: bool,
     },
     /// Print a file with every key, its meaning and its default
     Default,
@@ -24,7 +35,13 @@ pub(crate) enum Command {
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Default => super::print(&page::default_file(&mut Config::default())),
-        Command::Check { source, print } => {
+        Command::Check {
+            source,
+            production: true,
+            json,
+            ..
+        } => production(&source, json),
+        Command::Check { source, print, .. } => {
             let mut config = read(&source, Config::default())?;
             if print {
                 super::print(&page::effective(&mut config))
@@ -33,6 +50,38 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             }
         }
     }
+}
+
+fn production(source: &ConfigSource, is_json: bool) -> Result<(), Failure> {
+    let config = read(source, Config::default())?;
+    let text = source.config.as_ref().map(std::fs::read_to_string).transpose()?;
+    let file = source.config.as_deref().zip(text.as_deref());
+    let found = weaknesses(&config, file, OffsetDateTime::now_utc());
+    if is_json {
+        let shown = json!({
+            "weaknesses": found.iter().map(Weakness::json).collect::<Vec<_>>(),
+            "notChecked": NOT_CHECKED,
+        });
+        super::print(&format!("{shown:#}\n"))?;
+    } else {
+        for weakness in &found {
+            super::print(&format!(
+                "{:<7} {}: {}\n        → {}\n",
+                weakness.severity.as_str().to_uppercase(),
+                weakness.setting,
+                weakness.reason,
+                weakness.set
+            ))?;
+        }
+        super::print(&format!("{NOT_CHECKED}\n"))?;
+    }
+    let count = |severity| found.iter().filter(|weakness| weakness.severity == severity).count();
+    let (high, medium) = (count(Severity::High), count(Severity::Medium));
+    if high + medium == 0 {
+        return Ok(());
+    }
+    let text = format!("not for production: {high} weak settings of high severity, {medium} of medium severity");
+    Err(Failure::new(Outcome::Failed, text))
 }
 
 /// Reads the configuration over `defaults`.
