@@ -12,7 +12,32 @@ use crate::{Defect, SasRefusal};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HubNames(Vec<String>);
 
+/// The names beside `host`, the hub's own one, under which devices and back ends reach it: `HUB.device.DOMAIN` and
+/// `HUB.service.DOMAIN` for `HUB.DOMAIN` (Spec auth-and-limits §4). None for an IP address, and for a name without a domain other than
+/// `localhost`, which is its own domain.
+#[must_use]
+pub fn split_names(host: &str) -> Option<[String; 2]> {
+    let host = host.to_ascii_lowercase();
+    if strip_brackets(&host).parse::<std::net::IpAddr>().is_ok() {
+        return None;
+    }
+    let (hub, domain) = match host.split_once('.') {
+        Some(parts) => parts,
+        None if host == "localhost" => ("localhost", "localhost"),
+        None => return None,
+    };
+    (!hub.is_empty() && !domain.is_empty()).then(|| ["device", "service"].map(|role| format!("{hub}.{role}.{domain}")))
+}
+
 impl HubNames {
+    /// The names of the hub at `host`: its own, those for devices and back ends, and `aliases`.
+    pub fn of_hub<S: AsRef<str>>(host: &str, aliases: impl IntoIterator<Item = S>) -> Self {
+        let mut names = vec![host.to_owned()];
+        names.extend(split_names(host).into_iter().flatten());
+        names.extend(aliases.into_iter().map(|alias| alias.as_ref().to_owned()));
+        Self::new(names)
+    }
+
     /// Takes the names in any case; IPv6 addresses with or without brackets.
     pub fn new<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
         Self(

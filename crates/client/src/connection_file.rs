@@ -18,6 +18,12 @@ pub const FILE_NAME: &str = "connection.json";
 pub struct ConnectionFile {
     /// The hub's host name, without port.
     pub host_name: String,
+    /// The name for devices beside `host_name`, if it has one.
+    #[serde(default)]
+    pub device_host_name: Option<String>,
+    /// The name for back ends.
+    #[serde(default)]
+    pub service_host_name: Option<String>,
     /// The CA that clients trust, absolute.
     pub ca_file: Option<PathBuf>,
     /// Connection string with all rights.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_model::{ByteSize, HumanDuration, Rate};
+use holdfast_model::{ByteSize, HumanDuration, IpRange, IpRule, Rate};
 
 /// A value as it was written, before its key interprets it.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,6 +202,8 @@ written_as_text! {
     Duration, "duration", "list of durations", "a duration such as \"10s\"",
         |text| parsed::<HumanDuration>(text).map(HumanDuration::get), |span| HumanDuration(*span).to_string();
     ByteSize, "size", "list of sizes", "a size such as \"64KiB\"", parsed, Self::to_string;
+    IpRange, "range", "list of ranges", "text in quotes", parsed, Self::to_string;
+    IpRule, "rule", "list of rules", "text in quotes", parsed, Self::to_string;
     Rate, "rate", "list of rates", "a rate such as \"100/min\"", parsed, Self::to_string;
 }
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
+use holdfast_auth::split_names;
 use holdfast_cluster::peer::{PEER_DNS_NAME, node_dns_name};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -241,7 +242,7 @@ fn issue(
     })
 }
 
-/// `localhost`, `*.localhost`, `127.0.0.1`, `::1` and `hosts`.
+/// `localhost`, `*.localhost`, `127.0.0.1`, `::1`, and `hosts` with their names for devices and back ends.
 fn server_names(hosts: &[String]) -> Vec<SanType> {
     let dns = |name: &str| name.to_ascii_lowercase().try_into().ok().map(SanType::DnsName);
     let mut names: Vec<SanType> = [dns("localhost"), dns("*.localhost")].into_iter().flatten().collect();
@@ -251,7 +252,13 @@ fn server_names(hosts: &[String]) -> Vec<SanType> {
         let own = host
             .parse::<IpAddr>()
             .map_or_else(|_| dns(host), |ip| Some(SanType::IpAddress(ip)));
-        names.extend(own.filter(|own| !names.contains(own)));
+        // The own name comes last: it becomes the common name.
+        let split = split_names(host).into_iter().flatten().filter_map(|name| dns(&name));
+        for name in split.chain(own) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
     names
 }
@@ -343,7 +350,8 @@ mod tests {
         use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
         let dir = tempfile::tempdir().unwrap();
-        let files = ensure(dir.path(), &["127.7.8.9".to_owned()], OffsetDateTime::now_utc()).unwrap();
+        let hosts = ["hub1.example.com", "localhost", "127.7.8.9"].map(str::to_owned);
+        let files = ensure(dir.path(), &hosts, OffsetDateTime::now_utc()).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(&files.ca_file).unwrap())
@@ -357,7 +365,17 @@ mod tests {
                 .unwrap()
                 .map(Result::unwrap)
                 .collect();
-            for name in ["localhost", "127.0.0.1", "::1", "127.7.8.9"] {
+            for name in [
+                "localhost",
+                "localhost.device.localhost",
+                "localhost.service.localhost",
+                "127.0.0.1",
+                "::1",
+                "127.7.8.9",
+                "hub1.example.com",
+                "hub1.device.example.com",
+                "hub1.service.example.com",
+            ] {
                 let server = ServerName::try_from(name).unwrap();
                 verifier
                     .verify_server_cert(&chain[0], &chain[1..], &server, &[], UnixTime::now())

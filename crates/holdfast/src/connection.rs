@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use holdfast_auth::{DEFAULT_POLICIES, EventHubsConnection, IotConnection, Policy, Rights};
+use holdfast_auth::{DEFAULT_POLICIES, EventHubsConnection, IotConnection, Policy, Rights, split_names};
 pub(crate) use holdfast_client::connection_file::{ConnectionFile, FILE_NAME, NodeFacts, Ports, hub_name};
 
 /// Puts the connection strings together, with the primary keys of the policies that every hub begins with.
@@ -18,8 +18,14 @@ pub(crate) fn new(
     metrics: String,
     ports: Ports,
 ) -> Result<ConnectionFile> {
+    let [device_host_name, service_host_name] = match split_names(host) {
+        Some(names) => names.map(Some),
+        None => [None, None],
+    };
     let mut file = ConnectionFile {
         host_name: host.to_owned(),
+        device_host_name,
+        service_host_name,
         ca_file,
         metrics,
         pids: vec![std::process::id()],

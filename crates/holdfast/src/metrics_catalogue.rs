@@ -32,6 +32,7 @@ holdfast_model::metrics! {
 pub(crate) fn all() -> impl Iterator<Item = &'static Metric> {
     [
         METRICS,
+        holdfast_net::METRICS,
         holdfast_gateway::METRICS,
         holdfast_device_hub::METRICS,
         holdfast_partition::METRICS,

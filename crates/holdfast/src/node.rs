@@ -97,7 +97,7 @@ impl Node {
                 replication_factor: if config.cluster.replication_factor == 1 { 1 } else { 3 },
             }),
             founding: founding(config),
-            hub_names: HubNames::new([&config.hub.host].into_iter().chain(&config.hub.aliases)),
+            hub_names: HubNames::of_hub(&config.hub.host, &config.hub.aliases),
             config: node_config(config),
             stop: stop.clone(),
         };

@@ -17,6 +17,8 @@ fn the_connection_file_has_every_promised_key_with_its_form() {
     };
 
     assert_eq!(text("hostName"), "localhost");
+    assert_eq!(text("deviceHostName"), "localhost.device.localhost");
+    assert_eq!(text("serviceHostName"), "localhost.service.localhost");
     assert!(std::path::Path::new(&text("caFile")).is_absolute() && std::path::Path::new(&text("caFile")).exists());
     for (key, policy) in [
         ("owner", "iothubowner"),

@@ -12,16 +12,20 @@ mod config;
 pub mod connection;
 mod http;
 mod listen;
+mod metrics;
+mod proxy_protocol;
 pub mod router;
 mod socket;
 mod stream;
 mod tls;
 mod websocket;
 
-pub use accept::{Accepted, accept_loop};
+pub use self::metrics::METRICS;
+pub use accept::{Accepted, Rejected, accept_loop};
 pub use config::NetConfig;
 pub use http::{Body, Handler, HttpService, StreamHandler, serve_http, serve_stream};
 pub use listen::{BindError, bind};
+pub use proxy_protocol::ProxyHeadError;
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};
 pub use tls::{

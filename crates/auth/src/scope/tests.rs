@@ -150,3 +150,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_hub_has_a_name_for_devices_and_one_for_back_ends() {
+    let split = |host: &str| split_names(host);
+    let names = |device: &str, service: &str| Some([device.to_owned(), service.to_owned()]);
+    assert_eq!(
+        split("Hub1.example.com"),
+        names("hub1.device.example.com", "hub1.service.example.com")
+    );
+    assert_eq!(split("hub1.test"), names("hub1.device.test", "hub1.service.test"));
+    assert_eq!(
+        split("localhost"),
+        names("localhost.device.localhost", "localhost.service.localhost")
+    );
+    for host in ["127.0.0.1", "::1", "[::1]", "hub1", ".example.com", "hub1.", ""] {
+        assert_eq!(split(host), None, "{host}");
+    }
+    let names = HubNames::of_hub("hub1.example.com", ["other.example.com"]);
+    for host in [
+        "hub1.example.com",
+        "HUB1.device.example.com:8883",
+        "hub1.service.example.com",
+        "other.example.com",
+    ] {
+        assert!(names.contains(host), "{host}");
+    }
+    for host in [
+        "hub2.device.example.com",
+        "device.example.com",
+        "hub1.other.example.com",
+        "hub1.device.hub1.example.com",
+    ] {
+        assert!(!names.contains(host), "{host}");
+    }
+    assert_eq!(names.primary(), Some("hub1.example.com"));
+}

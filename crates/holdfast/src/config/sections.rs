@@ -14,7 +14,8 @@ holdfast_config::section! {
     /// The hub's names, the place of its data, and its share of the machine.
     pub(crate) struct HubConfig = "hub" {
         /// The host name that devices and back ends use; in tokens, connection strings and certificates. The first
-        /// label is the hub's name and the Event Hubs entity path.
+        /// label is the hub's name and the Event Hubs entity path. `HUB.DOMAIN` is also reached as `HUB.device.DOMAIN` and
+        /// `HUB.service.DOMAIN`: have them in DNS and in the server certificate.
         pub(crate) host: String = "localhost".to_owned();
         /// Other names under which tokens may address this hub.
         pub(crate) aliases: Vec<String> = Vec::new();

@@ -9,10 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use holdfast_device_hub::DeviceHub;
+use holdfast_device_hub::{DeviceHub, EndedConnection, Operation, Protocol, Refusal};
 use holdfast_gateway::{MqttConfig, MqttFront};
+use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
-use holdfast_net::{Accepted, Handler, NetConfig, Peer, accept_loop, accept_tls, bind, serve_http, serve_stream};
+use holdfast_net::{
+    Accepted, Handler, NetConfig, Peer, Rejected, accept_loop, accept_tls, bind, serve_http, serve_stream,
+};
 use holdfast_node::{Core, FrontEnd};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
@@ -98,15 +101,15 @@ impl Listeners {
             Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))),
         ]));
         Ok(ListenConfig {
-            mqtts: self.serve("mqtts", &wanted.mqtts, || {
+            mqtts: self.serve("mqtts", Protocol::Mqtt, &wanted.mqtts, || {
                 let (mqtt, tls) = (Rc::clone(mqtt), self.tls.get()?);
                 Ok(move |accepted| mqtt.accept_tls(accepted, &tls))
             })?,
-            mqtt: self.serve("mqtt", &wanted.mqtt, || {
+            mqtt: self.serve("mqtt", Protocol::Mqtt, &wanted.mqtt, || {
                 let mqtt = Rc::clone(mqtt);
                 Ok(move |accepted| mqtt.accept_plain(accepted))
             })?,
-            amqps: self.serve("amqps", &wanted.amqps, || {
+            amqps: self.serve("amqps", Protocol::Amqp, &wanted.amqps, || {
                 let (router, secured) = (Rc::clone(&router), self.secured(&handshakes)?);
                 Ok(move |accepted: Accepted| {
                     let router = Rc::clone(&router);
@@ -115,14 +118,16 @@ impl Listeners {
                     });
                 })
             })?,
-            amqp: self.serve("amqp", &wanted.amqp, || {
+            amqp: self.serve("amqp", Protocol::Amqp, &wanted.amqp, || {
                 let router = Rc::clone(&router);
                 Ok(move |accepted: Accepted| {
                     let peer = Peer::plain(accepted.address);
                     serve_stream(Box::new(accepted.socket), peer, &router, Port::Amqp);
                 })
             })?,
-            https: self.serve("https", &wanted.https, || self.https(&router, &handshakes))?,
+            https: self.serve("https", Protocol::Https, &wanted.https, || {
+                self.https(&router, &handshakes)
+            })?,
         })
     }
 
@@ -154,6 +159,7 @@ impl Listeners {
     fn serve<H: FnMut(Accepted) + 'static>(
         &self,
         name: &'static str,
+        protocol: Protocol,
         addresses: &[SocketAddr],
         handler: impl Fn() -> Result<H>,
     ) -> Result<Vec<SocketAddr>> {
@@ -161,13 +167,36 @@ impl Listeners {
         for address in addresses {
             let listener = bind(*address, &self.net)?;
             bound.push(listener.local_addr()?);
-            spawn_critical_local(
-                name,
-                Box::pin(accept_loop(listener, self.net.clone(), self.stop.clone(), handler()?)),
-            );
+            let turned_away = {
+                let hub = Arc::clone(&self.hub);
+                move |rejected| record(&hub, protocol, rejected)
+            };
+            let accepting = accept_loop(listener, self.net.clone(), self.stop.clone(), handler()?, turned_away);
+            spawn_critical_local(name, Box::pin(accepting));
         }
         Ok(bound)
     }
+}
+
+/// Writes a connection that was closed before TLS into the audit log.
+fn record(hub: &DeviceHub, protocol: Protocol, rejected: Rejected) {
+    let (address, reason, detail) = match rejected {
+        Rejected::Address(address) => (
+            address,
+            RefusalReason::Ip,
+            "the first rule of net.ip_rules for the address rejects it".to_owned(),
+        ),
+        Rejected::ProxyHead(address, error) => (address, RefusalReason::ProtocolViolation, error.to_string()),
+    };
+    let ended = EndedConnection {
+        operation: Operation::Connect,
+        identity: "",
+        protocol,
+        address,
+        refusal: Refusal::new(reason),
+        detail,
+    };
+    hub.audit().ended(ended, hub.clock().now());
 }
 
 /// TLS in front of AMQP and HTTPS. (MQTT completes it lazily, to save the memory of idle connections.)
