@@ -15,7 +15,7 @@ use crate::hub::LoginArgs;
 use crate::output::{self, Format};
 
 /// Where the REST API has them (Spec rest §10).
-const PATH: &str = "/holdfast/v1/certificates";
+pub(crate) const PATH: &str = "/holdfast/v1/certificates";
 
 const COLUMNS: [(&str, &str); 4] = [
     ("NAME", "/name"),

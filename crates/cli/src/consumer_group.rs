@@ -11,7 +11,7 @@ use crate::hub::LoginArgs;
 use crate::output::{self, Format};
 
 /// Where the REST API has them (Spec rest §10).
-const PATH: &str = "/holdfast/v1/consumerGroups";
+pub(crate) const PATH: &str = "/holdfast/v1/consumerGroups";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

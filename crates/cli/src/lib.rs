@@ -5,6 +5,7 @@
 //! has written leaves escaped ([`output`]).
 //! Not here: running a hub, its configuration and dev mode (`holdfast`).
 
+mod as_code;
 mod c2d;
 mod ca;
 pub mod cluster;
@@ -22,6 +23,7 @@ mod policy;
 mod query;
 mod sas;
 mod saved_query;
+mod settings;
 mod simulate;
 mod twin;
 
@@ -63,6 +65,13 @@ pub enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// Show and change values of the whole hub
+    Settings {
+        #[command(subcommand)]
+        command: settings::Command,
+    },
+    Export(as_code::Export),
+    Apply(as_code::Apply),
     /// Look at the cluster
     Cluster {
         #[command(subcommand)]
@@ -92,6 +101,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Ca { command } => ca::run(&command),
         Command::Policy { command } => policy::run(&command),
+        Command::Settings { command } => settings::run(&command),
+        Command::Export(args) => as_code::export(&args),
+        Command::Apply(args) => as_code::apply(&args),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
         Command::Doctor(args) => doctor::run(&args),

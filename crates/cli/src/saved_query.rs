@@ -12,7 +12,7 @@ use crate::output::{self, Format};
 use crate::query;
 
 /// Where the REST API has them (docs/query.md).
-const PATH: &str = "/holdfast/v1/queries/saved";
+pub(crate) const PATH: &str = "/holdfast/v1/queries/saved";
 const IF_NONE_MATCH: HeaderName = header::IF_NONE_MATCH;
 
 #[derive(Debug, Args)]

@@ -26,14 +26,16 @@ async fn adopt_as_leader(registry: Registry, wanted: Founding) {
     }
 }
 
-/// A hub that was created under another name, or with another retention, takes those of the configuration.
+/// A hub that was created under another name, or with another retention, takes those of the configuration. A retention that was
+/// changed by the API since the configuration was applied stays until the configuration changes.
 async fn adopt(registry: &Registry, wanted: &Founding) -> Result<(), RegistryError> {
     let settings = registry.settings()?;
     let change = SettingsChange {
         hub_name: (settings.hub_name != wanted.hub_name).then(|| wanted.hub_name.clone()),
-        retention: (settings.retention != wanted.retention).then_some(wanted.retention),
-        retention_bytes: (settings.retention_bytes != wanted.retention_bytes).then_some(wanted.retention_bytes),
-        max_identities: None,
+        retention: (settings.configured_retention != wanted.retention).then_some(wanted.retention),
+        retention_bytes: (settings.configured_retention_bytes != wanted.retention_bytes)
+            .then_some(wanted.retention_bytes),
+        ..SettingsChange::default()
     };
     if change != SettingsChange::default() {
         tracing::info!(?change, "the hub's settings follow the configuration");

@@ -111,6 +111,9 @@ pub(crate) fn settings(record: &proto::HubSettings, secrets: &Secrets) -> Result
         partition_count: partition_count.unwrap_or(PartitionCount::DEFAULT),
         retention: Duration::from_millis(record.retention_ms),
         retention_bytes: (record.retention_bytes > 0).then_some(record.retention_bytes),
+        configured_retention: Duration::from_millis(record.configured_retention_ms.unwrap_or(record.retention_ms)),
+        configured_retention_bytes: Some(record.configured_retention_bytes.unwrap_or(record.retention_bytes))
+            .filter(|bytes| *bytes > 0),
         consumer_groups: record.consumer_groups.clone(),
         policies,
         created: UnixMillis(record.created_ms),

@@ -51,7 +51,7 @@ pub use revocations::{CaCrl, DeniedCertificate, REVOCATION_REASONS, RevokedCerti
 pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryWrite};
 pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedScan};
 pub use secrets::SecretError;
-pub use settings::{Founding, HubSettings, SettingsChange};
+pub use settings::{ChangeSource, Founding, HubSettings, SettingsChange};
 pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};
 pub use write::{
     AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, ScopeWrite,

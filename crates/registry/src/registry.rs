@@ -29,7 +29,7 @@ use crate::lease::{Lease, LeaseState, LeaseWatch};
 use crate::local::{DevicePage, Local, Statistics};
 use crate::read_barrier::ReadBarriers;
 use crate::scan::{IdentitySummary, Scan, Scanned, SeedScan};
-use crate::settings::{self, HubSettings, SettingsChange};
+use crate::settings::{self, ChangeSource, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
 
@@ -358,11 +358,28 @@ impl Registry {
         if let Some(retention) = change.retention {
             settings::check_retention(retention)?;
         }
+        if let Some(count) = change.max_identities {
+            settings::check_max_identities(count)?;
+        }
+        let retention_ms = change.retention.map(settings::millis);
+        let retention_bytes = change.retention_bytes.map(|bytes| bytes.unwrap_or(0));
+        let configured = match change.source {
+            ChangeSource::Configuration => (retention_ms, retention_bytes),
+            // What the configuration says is kept beside what the API says, so that a later change of it is noticed.
+            ChangeSource::Api => {
+                let settings = self.settings()?;
+                let ms = settings::millis(settings.configured_retention);
+                let bytes = settings.configured_retention_bytes.unwrap_or(0);
+                (retention_ms.and(Some(ms)), retention_bytes.and(Some(bytes)))
+            }
+        };
         let command = proto::ChangeSettings {
             hub_name: change.hub_name,
-            retention_ms: change.retention.map(settings::millis),
-            retention_bytes: change.retention_bytes.map(|bytes| bytes.unwrap_or(0)),
+            retention_ms,
+            retention_bytes,
             max_identities: change.max_identities,
+            configured_retention_ms: configured.0,
+            configured_retention_bytes: configured.1,
         };
         self.change(Command::ChangeSettings(command)).await
     }

@@ -1,5 +1,6 @@
 //! The hub's settings as the rest of the node sees them, policies opened.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,11 @@ pub struct HubSettings {
     pub retention: Duration,
     /// Limit of the bytes of events that each partition keeps; `None`: limited by `retention` only.
     pub retention_bytes: Option<u64>,
+    /// The retention that the configuration said when it was applied last. A later change by the API stays in force until the
+    /// configuration says something else.
+    pub configured_retention: Duration,
+    /// The same of `retention_bytes`.
+    pub configured_retention_bytes: Option<u64>,
     /// Sorted; always contains `$Default`.
     pub consumer_groups: Vec<String>,
     /// Sorted by name.
@@ -80,9 +86,21 @@ impl Default for Founding {
     }
 }
 
+/// Where a change of settings comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChangeSource {
+    /// The configuration of the node that leads the registry.
+    #[default]
+    Configuration,
+    /// A call of the API.
+    Api,
+}
+
 /// Changes of settings; `None` = stays.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SettingsChange {
+    /// Where it comes from.
+    pub source: ChangeSource,
     /// The hub's name.
     pub hub_name: Option<String>,
     /// How long events are kept.
@@ -91,6 +109,19 @@ pub struct SettingsChange {
     pub retention_bytes: Option<Option<u64>>,
     /// Most devices and modules.
     pub max_identities: Option<u64>,
+}
+
+/// The least and the most devices and modules that a hub may be limited to.
+pub(crate) const MAX_IDENTITIES_RANGE: RangeInclusive<u64> = 1..=1_000_000_000;
+
+pub(crate) fn check_max_identities(count: u64) -> Result<(), Rejection> {
+    if MAX_IDENTITIES_RANGE.contains(&count) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        ErrorCode::ArgumentInvalid,
+        "the limit of identities is between 1 and 1,000,000,000",
+    ))
 }
 
 pub(crate) fn check_retention(retention: Duration) -> Result<(), Rejection> {

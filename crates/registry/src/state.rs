@@ -34,7 +34,7 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates.
-pub const COMMAND_VERSION: u32 = 8;
+pub const COMMAND_VERSION: u32 = 9;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -47,8 +47,14 @@ pub fn version_of(command: &Command) -> u32 {
         | Command::AddConsumerGroup(_)
         | Command::RemoveConsumerGroup(_)
         | Command::PutPolicy(_)
-        | Command::RemovePolicy(_)
-        | Command::ChangeSettings(_) => 1,
+        | Command::RemovePolicy(_) => 1,
+        // An earlier version would overlook what the configuration says.
+        Command::ChangeSettings(command)
+            if command.configured_retention_ms.is_some() || command.configured_retention_bytes.is_some() =>
+        {
+            9
+        }
+        Command::ChangeSettings(_) => 1,
         Command::FoundCluster(_)
         | Command::PutNode(_)
         | Command::RemoveNode(_)

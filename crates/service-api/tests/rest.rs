@@ -23,6 +23,8 @@ mod refusals;
 mod rights;
 #[path = "rest/saved_queries.rs"]
 mod saved_queries;
+#[path = "rest/settings.rs"]
+mod settings;
 #[path = "rest/throttles.rs"]
 mod throttles;
 #[path = "rest/twins.rs"]

@@ -186,8 +186,8 @@ impl Registry {
             retention_bytes: founding.retention_bytes.unwrap_or(0),
             consumer_groups: vec![DEFAULT_CONSUMER_GROUP.to_owned()],
             policies,
-            created_ms: 0,
             max_identities: founding.max_identities,
+            ..proto::HubSettings::default()
         })
     }
 

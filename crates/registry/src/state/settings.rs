@@ -104,4 +104,7 @@ fn change_values(settings: &mut HubSettings, change: &ChangeSettings) {
     if let Some(max) = change.max_identities {
         settings.max_identities = max;
     }
+    let configured = (change.configured_retention_ms, change.configured_retention_bytes);
+    settings.configured_retention_ms = configured.0.or(settings.configured_retention_ms);
+    settings.configured_retention_bytes = configured.1.or(settings.configured_retention_bytes);
 }

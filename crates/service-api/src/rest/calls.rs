@@ -14,6 +14,7 @@ mod methods;
 mod policies;
 mod queries;
 mod revocations;
+mod settings;
 mod twins;
 
 use holdfast_device_hub::WriteMode;
@@ -82,6 +83,8 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::ListMessages(path)) => c2d::list(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::SendMessage(path)) => c2d::send(&path.id()?, request).await,
         Call::Holdfast(HoldfastCall::RequeueMessages(path)) => c2d::requeue(&path.id()?, request).await,
+        Call::Holdfast(HoldfastCall::GetSettings) => settings::get(&request).await,
+        Call::Holdfast(HoldfastCall::PatchSettings) => settings::patch(request).await,
         Call::Holdfast(HoldfastCall::ListConsumerGroups) => holdfast_api::list_consumer_groups(&request).await,
         Call::Holdfast(HoldfastCall::PutConsumerGroup(name)) => holdfast_api::put_consumer_group(&name, request).await,
         Call::Holdfast(HoldfastCall::DeleteConsumerGroup(name)) => {

@@ -65,6 +65,8 @@ pub(super) enum HoldfastCall {
     SendMessage(IdentityPath),
     RequeueMessages(IdentityPath),
     TwinHistory(IdentityPath),
+    GetSettings,
+    PatchSettings,
     ListConsumerGroups,
     PutConsumerGroup(String),
     DeleteConsumerGroup(String),
@@ -271,6 +273,14 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
             };
             only(method, "GET", Call::Holdfast(HoldfastCall::TwinHistory(path)))
         }
+        ["settings"] => by_method(
+            method,
+            "GET, PATCH",
+            &[
+                ("GET", Call::Holdfast(HoldfastCall::GetSettings)),
+                ("PATCH", Call::Holdfast(HoldfastCall::PatchSettings)),
+            ],
+        ),
         ["consumergroups"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListConsumerGroups)),
         ["consumergroups", _] => by_method(
             method,
