@@ -133,7 +133,7 @@ impl DeviceHub {
             Credential::CertificateChain(chain) => (Vec::new(), Some(chain.leaf())),
             Credential::Both(text, chain) => (token(text), Some(chain.leaf())),
         };
-        let leaf = leaf.map_or(&[][..], |leaf| leaf.as_ref());
+        let leaf: &[u8] = leaf.map_or(&[], |leaf| leaf);
         let credential = [token.as_slice(), leaf];
         let (protocol, address) = (request.protocol, request.address);
         self.penalty(
