@@ -31,7 +31,7 @@ pub enum Command {
     },
     /// Change settings; what is not named stays
     ///
-    /// What is set here stays in force until partition.retention or partition.retention_size is changed in the configuration.
+    /// A retention that is set here stays in force until the configuration has another one.
     Update(Update),
 }
 

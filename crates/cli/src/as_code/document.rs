@@ -60,7 +60,7 @@ impl HubDocument {
     /// Reads a file. The error names line and column.
     pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let document: Self = toml::from_str(text).map_err(|error| Failure::usage(error.to_string()))?;
-        // Faults are told before anything is changed.
+        // Faults are reported before the first change.
         if let Some(settings) = &document.settings {
             settings.retention()?;
             settings.retention_size()?;

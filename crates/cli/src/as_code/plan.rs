@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_a_file_are_told_before_anything_is_changed() {
+    fn an_invalid_file_is_refused_before_the_first_change() {
         for (wrong, word) in [
             ("settings = { retention = \"soon\" }", "settings.retention"),
             ("colour = 1", "colour"),

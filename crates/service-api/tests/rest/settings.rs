@@ -19,7 +19,7 @@ async fn settings_are_shown_changed_and_checked() {
         .json();
     let expected = json!({"retentionSeconds": 172_800, "retentionBytes": 1 << 30, "maxIdentities": 2});
     assert_eq!(changed, expected);
-    // What is not named stays; null lifts the limit.
+    // Other fields stay; null lifts the limit.
     let lifted = hub
         .owner("PATCH", PATH)
         .body(json!({"retentionBytes": null}))
