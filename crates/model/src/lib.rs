@@ -20,6 +20,7 @@ pub mod property;
 mod raft;
 mod rate;
 pub mod reason;
+mod redact;
 mod telemetry;
 mod time;
 mod units;
@@ -36,6 +37,7 @@ pub use position::SequenceNumber;
 pub use raft::{Incarnation, LinkId, NodeId, SessionKey, Term};
 pub use rate::Rate;
 pub use reason::RefusalReason;
+pub use redact::redact;
 pub use telemetry::{
     AuthMethod, AuthScope, AuthType, MessageSource, Property, PropertyValue, SystemProperties, TelemetryMessage,
 };

@@ -1,13 +1,14 @@
 //! Refusals with their reasons, and changes with their authors.
 //!
 //! Records go to the tracing target `audit`; the last refusals of an identity also stay in memory for `diagnose`.
-//! A flood of refusals is counted, not written, so that it cannot fill the disk: per source and identity, then over all. Addresses are kept, tokens and keys never.
+//! A flood of refusals is counted, not written, so that it cannot fill the disk: per source and identity, then over all. Addresses are kept, tokens and keys never, also
+//! where a client has put them into a name.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_model::{ErrorCode, NodeId, RefusalReason, UnixMillis};
+use holdfast_model::{ErrorCode, NodeId, RefusalReason, UnixMillis, redact};
 use holdfast_tasks::sync::Mutex;
 use metrics::Counter;
 
@@ -243,7 +244,7 @@ impl Audit {
     }
 
     fn record(&self, event: &'static str, identity: &str, record: &AuditRecord) {
-        let identity: String = identity.chars().take(MAX_IDENTITY_CHARS).collect();
+        let identity = shown_identity(identity);
         self.ring
             .lock()
             .remember(&identity, record.clone(), self.max_identities);
@@ -259,14 +260,14 @@ impl Audit {
             address = %record.address,
             code = record.code.number(),
             reason = record.reason.as_str(),
-            detail = record.detail.as_deref(),
+            detail = record.detail.as_deref().map(redact).as_deref(),
             suppressed_before = suppressed,
         );
     }
 
     /// A request was refused for another reason than its credentials.
     pub fn refused_request(&self, refused: &RefusedRequest<'_>, now: UnixMillis) {
-        let identity: String = refused.identity.chars().take(MAX_IDENTITY_CHARS).collect();
+        let identity = shown_identity(refused.identity);
         let Some(suppressed) = self.admit(refused.address, &identity, None, now) else {
             return;
         };
@@ -279,7 +280,7 @@ impl Audit {
             address = %refused.address,
             code = refused.code.number(),
             reason = refused.reason,
-            text = refused.text,
+            text = &*redact(refused.text),
             suppressed_before = suppressed,
         );
     }
@@ -342,8 +343,8 @@ impl Audit {
             target: "audit",
             event = if code.is_some() { "change_refused" } else { "changed" },
             operation,
-            subject,
-            principal,
+            subject = &*redact(subject),
+            principal = &*redact(principal),
             address = %address,
             code = code.map(ErrorCode::number),
         );
@@ -359,6 +360,11 @@ impl Audit {
             .map(|records| records.iter().cloned().collect())
             .unwrap_or_default()
     }
+}
+
+/// The text that a client gives as its identity, cut, and without secrets: it may be a connection string.
+fn shown_identity(text: &str) -> String {
+    redact(text).chars().take(MAX_IDENTITY_CHARS).collect()
 }
 
 /// One record for all refusals of a source and identity that were counted in a window.

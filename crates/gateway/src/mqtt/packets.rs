@@ -6,7 +6,7 @@ use holdfast_device_hub::{
     ConnectAttempt, ConnectRequest, Credential, EndedConnection, Operation, Receipt, ReceiptTarget, Refusal, Session,
     SessionTarget, StoredSession,
 };
-use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis};
+use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis, redact};
 use holdfast_mqtt::codec::{self, ConnectCode, Limits, Packet, Publish, QoS, decode};
 use holdfast_mqtt::connection::Phase;
 use holdfast_mqtt::topic::DeviceTopic;
@@ -267,7 +267,7 @@ impl Connection {
             self.front.core.disconnect(&session);
         }
         tracing::debug!(
-            identity = state.machine.identity().map(tracing::field::display),
+            identity = state.machine.identity().map(|identity| redact(&identity.to_string()).into_owned()),
             protocol = self.protocol.as_str(),
             address = %self.transport.address(),
             reason = end.label(),

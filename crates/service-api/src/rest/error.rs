@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_model::{ErrorCode, UnixMillis};
+use holdfast_model::{ErrorCode, UnixMillis, redact};
 use holdfast_registry::{RegistryError, Rejection};
 use serde_json::{Map, Value, json};
 
@@ -29,7 +29,7 @@ impl ApiError {
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self {
             code,
-            text: text.into(),
+            text: redact(&text.into()).into_owned(),
             allow: None,
             retry_after: RETRY_AFTER,
             fields: None,

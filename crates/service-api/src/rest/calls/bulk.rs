@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures_util::future::join_all;
 use holdfast_device_hub::{SectionName, ThrottleClass, TwinWrite, WriteMode, check_section};
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, redact};
 use holdfast_registry::{IdentityWrite, IfMatch, TwinSeed, WriteOperation};
 use serde_json::{Map, Value, json};
 
@@ -110,19 +110,19 @@ async fn write_twin(id: &IdentityId, write: &TwinWrite, request: &Request<'_>) -
 
 fn show_error(entry: &Entry, error: &ApiError) -> Value {
     let mut shown = Map::new();
-    shown.insert("deviceId".to_owned(), json!(entry.device));
+    shown.insert("deviceId".to_owned(), json!(redact(&entry.device)));
     if let Some(module) = &entry.module {
-        shown.insert("moduleId".to_owned(), json!(module));
+        shown.insert("moduleId".to_owned(), json!(redact(module)));
     }
     shown.insert("errorCode".to_owned(), json!(error.code.name()));
     shown.insert("errorStatus".to_owned(), json!(error.text));
-    shown.insert("operation".to_owned(), json!(entry.mode));
+    shown.insert("operation".to_owned(), json!(redact(&entry.mode)));
     Value::Object(shown)
 }
 
 /// Adds the shape of a result to the error of the whole call; `device` is the id that it concerns.
 fn as_result(mut error: ApiError, device: &str) -> ApiError {
-    let shown = json!({"deviceId": device, "errorCode": error.code.name(), "errorStatus": error.text});
+    let shown = json!({"deviceId": redact(device), "errorCode": error.code.name(), "errorStatus": error.text});
     let mut fields = Map::new();
     fields.insert("isSuccessful".to_owned(), json!(false));
     fields.insert("errors".to_owned(), json!([shown]));
