@@ -20,6 +20,7 @@ mod etag;
 mod json;
 mod lenient_json;
 mod metrics;
+mod openapi;
 mod path;
 mod pipeline;
 mod reply;

@@ -25,6 +25,7 @@ use serde_json::json;
 use tokio::sync::SemaphorePermit;
 
 use super::error::ApiError;
+use super::openapi;
 use super::reply::Reply;
 use super::route::{Call, HoldfastCall, IdentityPath};
 use super::state::{Caller, Shared};
@@ -70,6 +71,7 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
             let text = format!("this version of the hub does not have the feature: {}", missing.feature);
             Err(ApiError::new(ErrorCode::FeatureNotSupported, text))
         }
+        Call::Holdfast(HoldfastCall::OpenApi) => Ok(Reply::ok(openapi::document().clone())),
         Call::Holdfast(HoldfastCall::Hub) => holdfast_api::hub(&request),
         Call::Holdfast(HoldfastCall::ListDevices) => lists::device_page(&request).await,
         Call::Holdfast(HoldfastCall::ExplainQuery) => queries::explain(request).await,

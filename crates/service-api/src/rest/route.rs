@@ -52,6 +52,7 @@ pub(super) struct Unimplemented {
 /// A call of our own API under `/holdfast/v1` (Spec rest §10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HoldfastCall {
+    OpenApi,
     Hub,
     ListDevices,
     ExplainQuery,
@@ -140,6 +141,8 @@ impl Call {
             | Self::ReplaceTwin(_)
             | Self::Holdfast(HoldfastCall::TwinHistory(_)) => Rights::SERVICE_CONNECT,
             Self::Unimplemented(missing) => missing.right,
+            // It is the same for every hub of this version.
+            Self::Holdfast(HoldfastCall::OpenApi) => Rights::NONE,
             Self::Holdfast(_) => Rights::ALL,
         }
     }
@@ -217,6 +220,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
 fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolved {
     let id = |at: usize| segments[at].clone();
     match rest {
+        ["openapi.json"] => only(method, "GET", Call::Holdfast(HoldfastCall::OpenApi)),
         ["hub"] => only(method, "GET", Call::Holdfast(HoldfastCall::Hub)),
         ["devices"] => only(method, "GET", Call::Holdfast(HoldfastCall::ListDevices)),
         ["queries", "explain"] => only(method, "POST", Call::Holdfast(HoldfastCall::ExplainQuery)),
