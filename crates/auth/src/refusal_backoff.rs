@@ -136,6 +136,7 @@ pub fn source(address: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs some instant to begin with")]
 mod tests {
     use super::*;
 

@@ -67,6 +67,7 @@ pub use throttles::node::Throttled;
 pub use throttles::profile::Profile;
 pub use throttles::reservation::Reservation;
 pub use throttles::sender::{AdmittedSend, SendRates, TwinRates};
+pub use throttles::share_out::share_rates;
 pub use twins::ask::{TwinError, TwinView, TwinWrite, check_section};
 pub use twins::document::Twin;
 pub use twins::history::TwinVersion;

@@ -88,6 +88,8 @@ holdfast_model::metrics! {
     counter throttled(class, protocol, effect) = "holdfast_throttled_total";
     /// Requests that met a used-up rate of their device.
     counter device_throttled(class, protocol, effect) = "holdfast_device_throttled_total";
+    /// The part of the hub's rate that this node may use, from 0 to 1.
+    gauge throttle_share(class) = "holdfast_throttle_share";
     /// Refusals of wrong credentials that were answered later, since their credential or source was refused again and again.
     counter refusals_delayed(protocol) = "holdfast_refusals_delayed_total";
     /// Clients that were refused: for their credential, or before they had shown one.
@@ -206,6 +208,11 @@ impl Metrics {
 /// Counts a request that met a used-up rate of the hub; the handle is looked up, which only a hub at its limit pays.
 pub(crate) fn throttle(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
     throttled(class.as_str(), protocol.as_str(), effect).increment(1);
+}
+
+/// Shows the part of a rate that this node may use.
+pub(crate) fn show_share(class: ThrottleClass, share: f64) {
+    throttle_share(class.as_str()).set(share);
 }
 
 /// Counts a refusal that is answered later.

@@ -13,3 +13,5 @@ pub(crate) mod profile;
 pub(crate) mod reservation;
 pub(crate) mod sender;
 pub(crate) mod shaper;
+mod share_book;
+pub(crate) mod share_out;

@@ -12,6 +12,7 @@ use holdfast_simulation::{Setup, simulate};
 use support::{Bench, DEVICE, Device, encoded, publish, telemetry};
 use tokio::time::Instant;
 
+/// The rates below are those of three nodes, of which each has a third as long as nothing has been asked.
 async fn bench(throttles: ThrottlesConfig) -> Bench {
     Bench::start_as(Setup {
         throttles,
@@ -48,7 +49,7 @@ async fn send_all(device: &mut Device, ids: std::ops::RangeInclusive<u16>) {
 #[test]
 fn a_burst_is_acknowledged_at_once_and_what_follows_at_the_rate_in_order() {
     simulate(async {
-        let bench = bench(sends(Rate::PerSecond(2), 10)).await;
+        let bench = bench(sends(Rate::PerSecond(6), 10)).await;
         let mut device = bench.connect().await;
         let began = Instant::now();
         send_all(&mut device, 1..=120).await;
@@ -72,8 +73,8 @@ fn a_burst_is_acknowledged_at_once_and_what_follows_at_the_rate_in_order() {
         assert_eq!(acks, (121..=160).collect::<Vec<_>>());
         let took = began.elapsed();
         assert!(
-            (17..=24).contains(&took.as_secs()),
-            "40 messages at 2/s, less what filled up: {took:?}"
+            (4..=21).contains(&took.as_secs()),
+            "40 messages at 2/s, or more when the share has followed the demand: {took:?}"
         );
         assert!(pong.unwrap() < took, "{pong:?}");
         let stored = bench.cluster.events(NodeId(1), DEVICE).await;
@@ -84,7 +85,7 @@ fn a_burst_is_acknowledged_at_once_and_what_follows_at_the_rate_in_order() {
 #[test]
 fn a_message_without_acknowledgement_is_lost_beyond_the_rate() {
     simulate(async {
-        let bench = bench(sends(Rate::PerMinute(30), 10)).await;
+        let bench = bench(sends(Rate::PerMinute(90), 10)).await;
         let mut device = bench.connect().await;
         for id in 1..=50 {
             device.send(&numbered(id, QoS::AtMostOnce)).await;
@@ -100,7 +101,7 @@ fn a_message_without_acknowledgement_is_lost_beyond_the_rate() {
 #[test]
 fn a_device_that_sends_on_and_on_is_not_read_and_then_closed_with_the_reason() {
     simulate(async {
-        let bench = bench(sends(Rate::PerMinute(2), 5)).await;
+        let bench = bench(sends(Rate::PerMinute(6), 5)).await;
         let mut device = bench.connect().await;
         let began = Instant::now();
         send_all(&mut device, 1..=5).await;
@@ -157,9 +158,9 @@ fn a_request_about_the_twin_beyond_a_rate_is_answered_with_429_and_its_rid() {
         };
         for (throttles, code, text) in [
             (
-                few(|t| t.twin_updates = Some(Rate::PerMinute(2))),
+                few(|t| t.twin_updates = Some(Rate::PerMinute(6))),
                 429_001,
-                "updates of twins are limited to 2/min",
+                "updates of twins are limited to 6/min",
             ),
             (
                 few(|t| t.device_twin_requests = Some(Rate::PerSecond(2))),
@@ -199,7 +200,7 @@ fn a_request_about_the_twin_beyond_a_rate_is_answered_with_429_and_its_rid() {
 fn a_request_about_the_twin_waits_for_its_turn() {
     simulate(async {
         let bench = bench(ThrottlesConfig {
-            twin_reads: Some(Rate::PerMinute(20)),
+            twin_reads: Some(Rate::PerMinute(60)),
             ..ThrottlesConfig::default()
         })
         .await;
@@ -214,7 +215,7 @@ fn a_request_about_the_twin_waits_for_its_turn() {
             assert_eq!(topic, format!("$iothub/twin/res/200/?$rid={rid}"));
         }
         let took = began.elapsed();
-        assert!((2..=4).contains(&took.as_secs()), "a turn each 3 s: {took:?}");
+        assert!((1..=4).contains(&took.as_secs()), "a turn each 3 s at most: {took:?}");
     });
 }
 
@@ -222,7 +223,7 @@ fn a_request_about_the_twin_waits_for_its_turn() {
 fn a_connection_beyond_the_rate_is_refused_for_now_and_a_wrong_credential_is_not_counted() {
     simulate(async {
         let bench = bench(ThrottlesConfig {
-            connects: Some(Rate::PerMinute(2)),
+            connects: Some(Rate::PerMinute(6)),
             max_wait: HumanDuration::secs(0),
             ..ThrottlesConfig::default()
         })
@@ -250,7 +251,7 @@ fn a_connection_beyond_the_rate_is_refused_for_now_and_a_wrong_credential_is_not
                 .detail
                 .as_deref()
                 .unwrap()
-                .contains("new connections are limited to 2/min")
+                .contains("new connections are limited to 6/min")
         );
     });
 }
@@ -259,17 +260,18 @@ fn a_connection_beyond_the_rate_is_refused_for_now_and_a_wrong_credential_is_not
 fn a_connection_waits_for_its_turn_and_its_credential_is_checked_again() {
     simulate(async {
         let bench = bench(ThrottlesConfig {
-            connects: Some(Rate::PerMinute(10)),
+            connects: Some(Rate::PerMinute(12)),
+            max_wait: HumanDuration::secs(20),
             ..ThrottlesConfig::default()
         })
         .await;
-        for _ in 0..10 {
+        for _ in 0..4 {
             let _ = bench.connect().await;
         }
         let began = Instant::now();
         let mut waits = bench.connect().await;
         let took = began.elapsed();
-        assert!((3..=7).contains(&took.as_secs()), "{took:?}");
+        assert!((4..=16).contains(&took.as_secs()), "{took:?}");
         waits.send(&telemetry(1)).await;
         assert_eq!(waits.pubacks(1).await, [1]);
         let mut revoked = bench.open();

@@ -11,8 +11,8 @@ use holdfast_cluster::route::Partitions;
 use holdfast_cluster::transport::{Dispatch, Service};
 use holdfast_consensus::{ConsensusConfig, GroupHost};
 use holdfast_device_hub::{
-    DeviceHub, DeviceHubConfig, HubParts, close_when_draining, count_saved_queries, maintain_links, twin_indexing,
-    watch_registry,
+    DeviceHub, DeviceHubConfig, HubParts, close_when_draining, count_saved_queries, maintain_links, share_rates,
+    twin_indexing, watch_registry,
 };
 use holdfast_model::{Incarnation, NodeId};
 use holdfast_partition::PartitionConfig;
@@ -147,6 +147,7 @@ impl NodeBuilder {
         let mut tasks = vec![
             holdfast_tasks::spawn_critical("registry-watch", watch_registry(Arc::clone(&hub), stop.clone())),
             holdfast_tasks::spawn_critical("saved-queries", count_saved_queries(Arc::clone(&hub), stop.clone())),
+            holdfast_tasks::spawn_critical("throttle-shares", share_rates(Arc::clone(&hub), stop.clone())),
             holdfast_tasks::spawn_critical("link-renewal", maintain_links(Arc::clone(&hub), stop.clone())),
             holdfast_tasks::spawn_critical("partition-owners", Box::pin(partitions.clone().run(stop.clone()))),
             holdfast_tasks::spawn_critical("disk-guard", Arc::clone(&host.guard).run()),

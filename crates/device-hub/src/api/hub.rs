@@ -30,6 +30,7 @@ use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
 use crate::queries::{MAX_SLICES, SavedQueryCounts, TwinIndexes};
 use crate::throttles::node::Throttles;
+use crate::throttles::share_out::SharedOut;
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
 
@@ -99,6 +100,8 @@ pub struct DeviceHub {
     pub(crate) next_event: AtomicU64,
     /// Method calls of this node that wait for devices.
     pub(crate) method_calls: MethodCalls,
+    /// The shares of the rates that this node has given as the owner of partition 0.
+    pub(crate) shared_rates: Mutex<SharedOut>,
     /// Delays of the answers to wrong credentials.
     pub(crate) penalties: Penalties,
     /// The rates that clients of this node may not exceed.
@@ -141,6 +144,7 @@ impl DeviceHub {
             reconcile_requested: AtomicBool::new(false),
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
+            shared_rates: Mutex::default(),
             penalties: Penalties::new(),
             throttles: Throttles::new(&parts.config.throttles),
             cloud_queues: Arc::new(CloudQueues::new(count)),

@@ -106,6 +106,7 @@ impl CallServer {
                 let records = records.iter().map(c2d::codec::encode_feedback).collect();
                 Answer::TakeFeedback(proto::FeedbackTaken { records })
             }
+            Request::Rates(report) => self.hub.answer_rates(self.gateway, &report)?,
             Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
                 refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
             }),

@@ -7,7 +7,7 @@ use super::profile::Profile;
 
 holdfast_config::section! {
     /// Rates that clients may not exceed, as the tiers of Azure IoT Hub have them (docs/decisions/0042-throttles.md). A rate is
-    /// written "100/min", "12/s" or "unlimited", and counts for each node.
+    /// written "100/min", "12/s" or "unlimited", and counts for the whole hub; the same on all nodes.
     pub struct ThrottlesConfig = "throttles" {
         /// The rates of a tier: "F1", "S1", "S2", "S3", or "unlimited". Each can be replaced below.
         pub profile: Profile = Profile::Unlimited;

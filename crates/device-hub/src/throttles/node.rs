@@ -12,12 +12,19 @@ use super::class::ThrottleClass;
 use super::config::ThrottlesConfig;
 use super::reservation::Reservation;
 use super::shaper::{RefusedTurn, Shaper, Turn};
+use super::share_book::{Report, Table};
 use crate::DeviceHub;
 use crate::api::connect_request::Protocol;
 use crate::metrics;
 
 /// How often the log has a line about one class.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A node without a share still has a rate, of which nothing comes.
+const MIN_SHARE: f64 = 1e-6;
+
+/// The longest time to retry after, in seconds: shares change meanwhile.
+const MAX_RETRY_AFTER: u128 = 60;
 
 /// A request that is not carried out because a rate is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -62,7 +69,7 @@ impl Throttled {
     /// [`Self::retry_after`] in whole seconds, at least 1.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
-        self.retry_after.as_millis().div_ceil(1000).clamp(1, 86_400) as u64
+        self.retry_after.as_millis().div_ceil(1000).clamp(1, MAX_RETRY_AFTER) as u64
     }
 }
 
@@ -95,6 +102,10 @@ struct Throttle {
 
 struct State {
     shaper: Shaper,
+    /// Tokens that were requested since the last report.
+    demand: u64,
+    /// This node's part of the rate.
+    share: f64,
     logged: Option<Duration>,
     /// Since the last line of the log.
     delayed: u64,
@@ -126,6 +137,8 @@ impl Throttles {
                 rate,
                 state: Mutex::new(State {
                     shaper,
+                    demand: 0,
+                    share: 1.0,
                     logged: None,
                     delayed: 0,
                     refused: 0,
@@ -139,6 +152,47 @@ impl Throttles {
             device_sends: limited(config.device_d2c_sends),
             device_twin_requests: limited(config.device_twin_requests),
             max_wait: config.max_wait.get(),
+        }
+    }
+
+    /// Whether any class has a rate.
+    pub(super) fn has_rates(&self) -> bool {
+        self.classes.iter().any(Option::is_some)
+    }
+
+    /// The demand at this node since the last report, and the shares that it uses.
+    pub(super) fn take_report(&self) -> Report {
+        let mut report = Report {
+            demand: [0; ThrottleClass::ALL.len()],
+            in_use: self.shares(),
+        };
+        for (demand, throttle) in report.demand.iter_mut().zip(&self.classes) {
+            if let Some(throttle) = throttle {
+                *demand = std::mem::take(&mut throttle.state.lock().demand);
+            }
+        }
+        report
+    }
+
+    /// The shares that this node uses.
+    pub(super) fn shares(&self) -> Table<f64> {
+        self.classes
+            .each_ref()
+            .map(|throttle| throttle.as_ref().map_or(0.0, |throttle| throttle.state.lock().share))
+    }
+
+    /// From now on this node uses these shares of the rates.
+    pub(super) fn set_shares(&self, shares: &Table<f64>) {
+        let now = self.now();
+        for ((throttle, share), class) in self.classes.iter().zip(shares).zip(ThrottleClass::ALL) {
+            let Some(throttle) = throttle else { continue };
+            let Some(rate) = throttle.rate.per_second() else {
+                continue;
+            };
+            let mut state = throttle.state.lock();
+            state.share = *share;
+            state.shaper.set_rate(rate * share.max(MIN_SHARE), now);
+            metrics::show_share(class, *share);
         }
     }
 
@@ -174,6 +228,7 @@ impl Throttles {
         let now = self.now();
         let turn = {
             let mut state = throttle.state.lock();
+            state.demand = state.demand.saturating_add(cost.into());
             let turn = state.shaper.reserve(cost, now);
             state.count(class, throttle.rate, turn, now);
             turn

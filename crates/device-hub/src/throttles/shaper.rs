@@ -71,6 +71,13 @@ impl Shaper {
         }
     }
 
+    /// Changes the rate; what is in the bucket beyond its new size is lost. Turns that were given stay as they are.
+    pub(crate) fn set_rate(&mut self, rate: f64, now: Duration) {
+        self.fill(now);
+        self.rate = rate;
+        self.level = self.level.min(self.depth());
+    }
+
     fn depth(&self) -> f64 {
         self.rate * DEPTH.as_secs_f64()
     }
@@ -214,6 +221,18 @@ mod tests {
         assert_eq!((0..9).filter(|_| fast.reserve(1, at(0)) == Turn::Now).count(), 5);
         let mut slow = shaper(0.1, 0, 0).begun();
         assert_eq!((0..9).filter(|_| slow.reserve(1, at(0)) == Turn::Now).count(), 1);
+    }
+
+    #[test]
+    fn a_changed_rate_fills_from_now_on_and_a_smaller_bucket_loses_what_it_cannot_hold() {
+        let mut shaper = shaper(10.0, 5000, 100);
+        shaper.set_rate(1.0, at(0));
+        assert_eq!(shaper.reserve(60, at(0)), Turn::Now);
+        assert_eq!(shaper.reserve(1, at(0)), Turn::After(at(1000)), "no more than that");
+        shaper.leave(1);
+        shaper.set_rate(4.0, at(1000));
+        assert_eq!(shaper.reserve(1, at(1000)), Turn::Now, "of the second before");
+        assert_eq!(shaper.reserve(1, at(1000)), Turn::After(at(250)));
     }
 
     #[test]
