@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Policy};
 use holdfast_model::UnixMillis;
 
 use crate::Refused;
 
-/// The answer of the registry's leader: whether the local replica is up to date.
+/// The answer of the registry's leader: whether the local replica is up to date; and the end of a fetch of the issuer's keys, if one
+/// is on its way.
 pub type Confirmation = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>>;
 
 /// The transport of a client's connection.
@@ -36,7 +38,7 @@ pub enum Purpose {
 /// The refused principal, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusedPrincipal<'a> {
-    /// The authenticated policy, or the identity that the client claims.
+    /// The authenticated policy or principal, or the identity that the client claims.
     pub identity: &'a str,
     /// How it is connected.
     pub carrier: Carrier,
@@ -59,6 +61,16 @@ pub trait Authority {
 
     /// The shared access policy of this name, as the local replica has it.
     fn policy(&self, name: &str) -> Option<Arc<Policy>>;
+
+    /// Whether tokens and keys of policies are accepted at all.
+    fn accepts_policies(&self) -> bool;
+
+    /// Checks a bearer token with the issuer's keys that there are. A token with an unknown key has them fetched, which
+    /// [`Self::confirm`] waits for.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    fn bearer(&self, token: &str) -> Result<Principal, BearerRefusal>;
 
     /// Asks the registry's leader whether the local replica is up to date.
     fn confirm(&self) -> Confirmation;

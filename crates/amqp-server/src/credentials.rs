@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_amqp::message::Request;
+use holdfast_auth::bearer::bearer_text;
 use holdfast_auth::{Grant, Policy, Rights, SasRefusal, SasToken, SaslUser, verify_policy_key};
 use holdfast_model::{ErrorCode, RefusalReason};
 
@@ -62,6 +63,9 @@ pub(crate) fn plain(
         Some(SaslUser::Identity { .. }) => return Verdict::Refused(no_devices()),
         None => return Verdict::Refused(Refused::credentials(RefusalReason::Malformed)),
     };
+    if !authority.accepts_policies() {
+        return Verdict::Refused(Refused::credentials(RefusalReason::SasDisabled));
+    }
     match SasToken::parse(password) {
         Ok(token) if token.policy().is_some_and(|policy| !policy.eq_ignore_ascii_case(named)) => {
             Verdict::Refused(Refused::credentials(RefusalReason::IdentityMismatch))
@@ -101,6 +105,9 @@ fn no_devices() -> Refused {
 /// Checks a token and keeps it if it is valid.
 pub fn present(authority: &dyn Authority, tokens: &mut Tokens, token: &str, certainty: Certainty) -> Verdict {
     let refuse = |reason| Verdict::Refused(Refused::credentials(reason));
+    if let Some(bearer) = bearer_text(token) {
+        return present_bearer(authority, tokens, bearer, certainty);
+    }
     let token = match SasToken::parse(token) {
         Ok(token) => token,
         Err(refusal) => return refuse(refusal.reason()),
@@ -108,9 +115,32 @@ pub fn present(authority: &dyn Authority, tokens: &mut Tokens, token: &str, cert
     let Some(name) = token.policy() else {
         return Verdict::Refused(no_devices());
     };
+    if !authority.accepts_policies() {
+        return refuse(RefusalReason::SasDisabled);
+    }
     let policy: Option<Arc<Policy>> = authority.policy(name);
     let checked = check(&token, policy.as_deref(), authority.host_names(), authority.now());
     keep(tokens, token.resource(), policy.as_deref(), name, checked, certainty)
+}
+
+/// Checks a bearer token and keeps its principal if it is valid. Whether that may do anything is decided link by link.
+fn present_bearer(authority: &dyn Authority, tokens: &mut Tokens, bearer: &str, certainty: Certainty) -> Verdict {
+    match authority.bearer(bearer) {
+        Ok(principal) => kept(tokens.put_principal(&principal)),
+        // The issuer may have new keys, which are being fetched.
+        Err(refusal) if refusal.needs_newer_keys() && certainty == Certainty::Local => Verdict::NeedsConfirmation,
+        Err(refusal) => Verdict::Refused(Refused::bearer(refusal)),
+    }
+}
+
+fn kept(put: Result<(), TooManyTokens>) -> Verdict {
+    match put {
+        Ok(()) => Verdict::Accepted,
+        Err(TooManyTokens) => {
+            let text = "The connection has as many tokens as one connection can have.";
+            Verdict::Refused(Refused::new(ErrorCode::IotHubMaxCbsTokenExceeded, text))
+        }
+    }
 }
 
 /// Keeps a token for `resource` if the check has granted it; `name` is the policy as the client spells it.
@@ -126,13 +156,7 @@ fn keep(
     match checked {
         Ok(grant) => {
             let name = policy.map_or(name, |policy| policy.name.as_str());
-            match tokens.put(resource, name, &grant) {
-                Ok(()) => Verdict::Accepted,
-                Err(TooManyTokens) => {
-                    let text = "The connection has as many tokens as one connection can have.";
-                    Verdict::Refused(Refused::new(ErrorCode::IotHubMaxCbsTokenExceeded, text))
-                }
-            }
+            kept(tokens.put(resource, name, &grant))
         }
         Err(refusal) if refusal.reason().needs_confirmation() => match certainty {
             Certainty::Local => Verdict::NeedsConfirmation,

@@ -177,7 +177,7 @@ impl Links {
         })
     }
 
-    /// Counts a refusal and records it, with the name of an authenticated policy if there is one.
+    /// Counts a refusal and records it, with the name of an authenticated policy or principal if there is one.
     pub fn audit(&self, refused: &Refused) {
         self.audit_as(&self.identity(), Purpose::Events, refused);
     }
@@ -193,11 +193,11 @@ impl Links {
         self.authority().refused(principal, refused);
     }
 
-    /// The name of an authenticated policy, for records.
+    /// The name of an authenticated policy or principal, for records.
     pub(crate) fn identity(&self) -> String {
         self.tokens
-            .first_policy()
-            .map_or_else(|| "-".to_owned(), |policy| policy.to_string())
+            .first_name()
+            .map_or_else(|| "-".to_owned(), |name| name.to_string())
     }
 
     /// Forgets links that have ended.

@@ -1,6 +1,7 @@
 //! Refusals: the error for the peer, and the record in the audit log (Spec amqp §4.2, §9).
 
 use holdfast_amqp::{Fault, InfoValue};
+use holdfast_auth::bearer::{Action, BearerRefusal};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis, round_trip};
 
 use crate::Authority;
@@ -48,11 +49,42 @@ impl Refused {
             RefusalReason::Host => "InvalidAudience: The token is for another host.",
             RefusalReason::Scope => "InvalidAudience: The token does not cover this address.",
             RefusalReason::Right => "Unauthorized access. 'Listen' claim(s) are required to perform this operation.",
+            RefusalReason::SasDisabled => {
+                "PoliciesDisabled: Tokens and keys of shared access policies are switched off (auth.service.shared_policies). Use a bearer token of the hub's issuer."
+            }
             RefusalReason::Unconfirmed | RefusalReason::Draining => {
                 "The hub cannot check credentials at the moment. Please try again."
             }
             _ => "InvalidSignature: The token has an invalid signature, or there is none.",
         };
+        Self::by_reason(reason, text)
+    }
+
+    /// A bearer token that is not accepted. The text repeats nothing of the token but its times.
+    #[must_use]
+    pub fn bearer(refusal: BearerRefusal) -> Self {
+        let class = match refusal {
+            BearerRefusal::Expired { .. } => "ExpiredToken",
+            BearerRefusal::Malformed(_) => "MalformedToken",
+            BearerRefusal::Audience => "InvalidAudience",
+            BearerRefusal::Signature => "InvalidSignature",
+            _ => "InvalidToken",
+        };
+        Self::by_reason(refusal.reason(), format!("{class}: {refusal}."))
+    }
+
+    /// A principal without a role that opens `action`, in the words of Azure.
+    #[must_use]
+    pub fn without_role(principal: &str, action: Action, address: &str) -> Self {
+        let address: String = address.chars().take(256).collect();
+        let action = action.name();
+        let text = format!(
+            "Principal {principal} is not authorized for {action} on {address} due to no assigned permissions."
+        );
+        Self::by_reason(RefusalReason::Right, text)
+    }
+
+    fn by_reason(reason: RefusalReason, text: impl Into<String>) -> Self {
         let refused = Self {
             reason: Some(reason),
             ..Self::new(reason.code(), text)

@@ -7,19 +7,32 @@ use std::sync::Arc;
 
 use holdfast_amqp::address::percent_decode;
 use holdfast_amqp::limits::MAX_TOKENS;
+use holdfast_auth::bearer::{Action, Principal, Roles};
 use holdfast_auth::{
     Grant, HubNames, KeyFingerprint, Policy, ResourcePath, Rights, SasRefusal, SasToken, verify_policy,
 };
-use holdfast_model::UnixMillis;
+use holdfast_model::{RefusalReason, UnixMillis};
+
+use crate::Refused;
 
 /// An accepted token.
 #[derive(Debug)]
 struct Held {
-    /// `sr` as it stood in the token.
+    /// `sr` as it stood in the token of a policy; for a bearer token, its principal.
     resource: Box<str>,
-    policy: Arc<str>,
-    key: KeyFingerprint,
+    /// The policy or the principal, for records.
+    name: Arc<str>,
+    opens: Opens,
     ends: UnixMillis,
+}
+
+/// How far a token reaches.
+#[derive(Debug)]
+enum Opens {
+    /// Everything that ServiceConnect opens, within its resource, as long as its policy has this key.
+    Policy(KeyFingerprint),
+    /// What the roles of its principal open, in the whole hub.
+    Roles(Roles),
 }
 
 /// The accepted tokens of a connection.
@@ -69,13 +82,27 @@ impl Tokens {
 
     /// Keeps an accepted token.
     pub(crate) fn put(&mut self, resource: &str, policy: &str, grant: &Grant) -> Result<(), TooManyTokens> {
-        let held = Held {
+        self.hold(Held {
             resource: resource.into(),
-            policy: policy.into(),
-            key: grant.fingerprint,
+            name: policy.into(),
+            opens: Opens::Policy(grant.fingerprint),
             ends: grant.ends(),
-        };
-        if let Some(old) = self.0.iter_mut().find(|old| *old.resource == *resource) {
+        })
+    }
+
+    /// Keeps the principal of an accepted bearer token, in place of an earlier token of it.
+    pub(crate) fn put_principal(&mut self, principal: &Principal) -> Result<(), TooManyTokens> {
+        self.hold(Held {
+            // No resource has a space.
+            resource: format!("bearer {}", principal.name).into(),
+            name: Arc::clone(&principal.name),
+            opens: Opens::Roles(principal.roles),
+            ends: principal.ends,
+        })
+    }
+
+    fn hold(&mut self, held: Held) -> Result<(), TooManyTokens> {
+        if let Some(old) = self.0.iter_mut().find(|old| old.resource == held.resource) {
             *old = held;
         } else if self.0.len() < MAX_TOKENS {
             self.0.push(held);
@@ -85,18 +112,31 @@ impl Tokens {
         Ok(())
     }
 
-    /// The policy of the first token whose resource `covers` what a link or request addresses.
+    /// The policy or principal of the first token that opens `action` on what a link or request addresses; the resource of a
+    /// policy's token must `cover` it.
     #[must_use]
-    pub fn covering(&self, covers: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
-        self.0
-            .iter()
-            .find(|held| covers(&held.resource))
-            .map(|held| &held.policy)
+    pub fn covering(&self, action: Action, covers: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
+        let opens = |held: &&Held| match held.opens {
+            Opens::Policy(_) => covers(&held.resource),
+            Opens::Roles(roles) => roles.allow(action),
+        };
+        self.0.iter().find(opens).map(|held| &held.name)
     }
 
-    /// The name of any policy that has authenticated here, for the audit log.
-    pub(crate) fn first_policy(&self) -> Option<&Arc<str>> {
-        self.0.first().map(|held| &held.policy)
+    /// Why no token opens what a link or request addresses: the rule of the credentials that there are.
+    #[must_use]
+    pub fn refusal(&self, action: Action, address: &str) -> Refused {
+        let principal = |held: &&Held| matches!(held.opens, Opens::Roles(_));
+        match self.0.iter().find(principal) {
+            Some(held) => Refused::without_role(&held.name, action, address),
+            None if self.is_empty() => Refused::credentials(RefusalReason::Missing),
+            None => Refused::credentials(RefusalReason::Scope),
+        }
+    }
+
+    /// The name of any policy or principal that has authenticated here, for the audit log.
+    pub(crate) fn first_name(&self) -> Option<&Arc<str>> {
+        self.0.first().map(|held| &held.name)
     }
 
     /// When the first token expires.
@@ -114,9 +154,10 @@ impl Tokens {
     /// Removes tokens whose policy, right or key no longer exists; `true` when there were any.
     pub(crate) fn revoke(&mut self, policy: impl Fn(&str) -> Option<Arc<Policy>>) -> bool {
         let before = self.0.len();
-        self.0.retain(|held| {
-            policy(&held.policy)
-                .is_some_and(|policy| policy.rights.contains(Rights::SERVICE_CONNECT) && policy.keys.holds(held.key))
+        self.0.retain(|held| match held.opens {
+            Opens::Policy(key) => policy(&held.name)
+                .is_some_and(|policy| policy.rights.contains(Rights::SERVICE_CONNECT) && policy.keys.holds(key)),
+            Opens::Roles(_) => true,
         });
         self.0.len() < before
     }
@@ -168,6 +209,44 @@ mod tests {
         assert_eq!(end, UnixMillis(1_700_000_400_000), "five minutes of grace for clocks");
         assert!(!tokens.expire(end) && tokens.expire(UnixMillis(end.0 + 1)));
         assert!(tokens.is_empty());
+    }
+
+    #[test]
+    fn a_principal_opens_what_its_roles_do_until_its_token_ends() {
+        use holdfast_auth::bearer::Role;
+
+        let principal = |name: &str, role, ends| Principal {
+            name: name.into(),
+            roles: Roles::NONE.with(role),
+            ends: UnixMillis(ends),
+        };
+        let mut tokens = Tokens::default();
+        tokens
+            .put_principal(&principal("alice", Role::DataReader, 1000))
+            .unwrap();
+        let opens = |tokens: &Tokens, action| tokens.covering(action, |_| false).map(ToString::to_string);
+        assert_eq!(opens(&tokens, Action::EVENTS_READ).as_deref(), Some("alice"));
+        assert_eq!(opens(&tokens, Action::MESSAGES_SEND), None);
+        let refused = tokens.refusal(Action::MESSAGES_SEND, "/messages/devicebound");
+        assert_eq!(refused.reason, Some(RefusalReason::Right));
+        assert!(
+            refused.text.contains("Principal alice is not authorized"),
+            "{}",
+            refused.text
+        );
+        // A newer token of the principal replaces the earlier one, its roles included.
+        tokens
+            .put_principal(&principal("alice", Role::DataContributor, 2000))
+            .unwrap();
+        tokens
+            .put_principal(&principal("bob", Role::TwinContributor, 3000))
+            .unwrap();
+        assert_eq!(tokens.next_end(), Some(UnixMillis(2000)));
+        assert_eq!(opens(&tokens, Action::MESSAGES_SEND).as_deref(), Some("alice"));
+        assert!(!tokens.revoke(|_| None), "no policy has to do with it");
+        assert!(tokens.expire(UnixMillis(2001)));
+        assert_eq!(opens(&tokens, Action::EVENTS_READ), None);
+        assert!(tokens.expire(UnixMillis(3001)) && tokens.is_empty());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use holdfast_amqp_server::{
     AmqpServer, Answered, Authority, AuthorizationChange, Carrier, Certainty, Confirmation, LinkHandler, LinkService,
     Links, Refused, RefusedPrincipal, RequestNode, ServerConfig, response,
 };
+use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Key, KeyPair, Policy, Rights, sign};
 use holdfast_model::UnixMillis;
 use holdfast_net::Peer;
@@ -62,6 +63,14 @@ impl Authority for Hub {
     fn policy(&self, name: &str) -> Option<Arc<Policy>> {
         let policy = self.policy.borrow();
         policy.name.eq_ignore_ascii_case(name).then(|| Arc::new(policy.clone()))
+    }
+
+    fn accepts_policies(&self) -> bool {
+        true
+    }
+
+    fn bearer(&self, _: &str) -> Result<Principal, BearerRefusal> {
+        Err(BearerRefusal::NoIssuer)
     }
 
     fn confirm(&self) -> Confirmation {

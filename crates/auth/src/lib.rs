@@ -1,4 +1,5 @@
-//! Shared access signatures, policies, rights, connection strings, and certificates of devices ([`x509`]).
+//! Shared access signatures, policies, rights, connection strings, bearer tokens with roles ([`bearer`]), and certificates of
+//! devices ([`x509`]).
 //!
 //! Why: the same token arrives in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and
 //! three front ends must decide alike.
@@ -6,10 +7,12 @@
 //! Invariants: pure (the caller brings clock, keys and randomness); no input panics; signatures are compared in constant
 //! time; `Debug` of nothing here shows a key or a signature, and keys are wiped from memory when dropped.
 //! Not here: which key applies and whether the replica is fresh (`registry`, `device-hub`), the form of a refusal on the
-//! wire (the front ends), bearer tokens (not implemented).
-//! Start at [`SasToken::parse`], then [`verify`] for an identity's token or [`verify_policy`] for a policy's.
+//! wire (the front ends).
+//! Start at [`SasToken::parse`], then [`verify`] for an identity's token or [`verify_policy`] for a policy's; [`bearer`] has the
+//! tokens of an issuer.
 #![warn(missing_docs)]
 
+pub mod bearer;
 mod connection_string;
 mod key;
 mod plain;

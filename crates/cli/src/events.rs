@@ -33,8 +33,9 @@ pub(crate) async fn connect(hub: &Hub) -> Result<Client, Failure> {
         .await
         .map_err(|error| {
             let text = format!("the hub does not let us read events: {error:#}");
-            Failure::new(Outcome::Unauthorized, crate::output::escape(&text))
-                .advise("the policy needs ServiceConnect: service's or iothubowner's connection string")
+            Failure::new(Outcome::Unauthorized, crate::output::escape(&text)).advise(
+                "a policy needs ServiceConnect, as service and iothubowner have it; a principal IoT Hub Data Reader",
+            )
         })?;
     Ok(client)
 }

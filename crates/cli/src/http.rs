@@ -129,7 +129,7 @@ fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
     let (outcome, advice) = match status.as_u16() {
         401 | 403 => (
             Outcome::Unauthorized,
-            Some("check the login's policy and its rights, and this machine's clock"),
+            Some("check the login's policy and its rights, or the token's roles, and this machine's clock"),
         ),
         404 => (Outcome::NotFound, None),
         409 => (Outcome::Failed, Some("it exists already; `update` changes it")),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, sign};
+use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, Secret, sign};
 
 use crate::exit_code::{Failure, Outcome};
 use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, hub_name};
@@ -28,6 +28,18 @@ pub struct LoginArgs {
         hide_env_values = true
     )]
     login: Option<String>,
+    /// A file with a bearer token of the hub's issuer, instead of a policy's key
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_TOKEN_FILE", conflicts_with = "login")]
+    token_file: Option<PathBuf>,
+    /// The hub's host name, with --token-file; default: the connection file's
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        env = "HOLDFAST_HUB",
+        requires = "token_file",
+        conflicts_with = "login"
+    )]
+    hub: Option<String>,
     /// The connection file of a running hub
     #[arg(
         long,
@@ -61,6 +73,8 @@ impl LoginArgs {
     pub fn of_file(connection_file: PathBuf) -> Self {
         Self {
             login: None,
+            token_file: None,
+            hub: None,
             connection_file,
             ca_file: None,
         }
@@ -71,31 +85,54 @@ impl LoginArgs {
     /// # Errors
     /// Says which ways there are to name one.
     pub(crate) fn hub(&self) -> Result<Hub, Failure> {
+        if let Some(host) = &self.hub {
+            let bearer = self.bearer()?.unwrap_or_default();
+            return Ok(self.distant(host, by_bearer(host, &bearer), None));
+        }
         match &self.login {
             Some(text) => {
                 let (host, login, events) = match parse(text)? {
                     ConnectionString::Iot(login) => (login.host_name.clone(), login, None),
                     ConnectionString::EventHubs(events) => (events.host.clone(), as_policy(&events)?, Some(events)),
                 };
-                let (host, https) = split_port(&host);
-                let ports = Ports {
-                    mqtt: Some(8883),
-                    amqp: Some(5671),
-                    https: Some(https),
-                    ..Ports::default()
-                };
-                Ok(Hub {
-                    host,
-                    ports,
-                    ca_file: self.ca_file.clone(),
-                    is_local: false,
-                    nodes: Vec::new(),
-                    login,
-                    events,
-                })
+                Ok(self.distant(&host, login, events))
             }
             None => self.local_hub(),
         }
+    }
+
+    /// A hub that is known by its name, with the standard ports.
+    fn distant(&self, host: &str, login: IotConnection, events: Option<EventHubsConnection>) -> Hub {
+        let (host, https) = split_port(host);
+        let ports = Ports {
+            mqtt: Some(8883),
+            amqp: Some(5671),
+            https: Some(https),
+            ..Ports::default()
+        };
+        Hub {
+            host,
+            ports,
+            ca_file: self.ca_file.clone(),
+            is_local: false,
+            nodes: Vec::new(),
+            login,
+            events,
+        }
+    }
+
+    /// The bearer token, as credentials are sent.
+    fn bearer(&self) -> Result<Option<String>, Failure> {
+        let Some(file) = &self.token_file else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+        let token = text.trim();
+        if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(Failure::usage(format!("{} holds no bearer token", file.display())));
+        }
+        Ok(Some(format!("Bearer {token}")))
     }
 
     fn local_hub(&self) -> Result<Hub, Failure> {
@@ -114,6 +151,10 @@ impl LoginArgs {
                 "the connection file's eventHub is no Event Hubs connection string",
             ));
         };
+        let (login, events) = match self.bearer()? {
+            Some(bearer) => (by_bearer(&file.host_name, &bearer), None),
+            None => (login, Some(events)),
+        };
         let ca_file = self.ca_file.clone().or(file.ca_file);
         Ok(Hub {
             host: file.host_name,
@@ -122,7 +163,7 @@ impl LoginArgs {
             is_local: true,
             nodes: file.nodes,
             login,
-            events: Some(events),
+            events,
         })
     }
 }
@@ -161,6 +202,17 @@ impl Hub {
     /// # Errors
     /// When the login is a device's.
     pub(crate) fn events(&self) -> Result<EventHubsConnection, Failure> {
+        if let Some(token) = &self.login.token {
+            return Ok(EventHubsConnection {
+                host: self.host.clone(),
+                port: None,
+                policy: None,
+                key: None,
+                token: Some(token.clone()),
+                entity_path: Some(hub_name(&self.host)),
+                emulator: false,
+            });
+        }
         match (&self.events, &self.login.policy, &self.login.key) {
             (Some(events), ..) => Ok(events.clone()),
             (None, Some(policy), Some(key)) => Ok(EventHubsConnection::policy(
@@ -185,6 +237,20 @@ pub(crate) fn expiry(lifetime: Duration) -> u64 {
         .unwrap_or_default()
         .saturating_add(lifetime)
         .as_secs()
+}
+
+/// A login without a policy.
+fn by_bearer(host: &str, bearer: &str) -> IotConnection {
+    IotConnection {
+        host_name: host.to_owned(),
+        gateway_host_name: None,
+        device: None,
+        module: None,
+        policy: None,
+        key: None,
+        token: Some(Secret::new(bearer)),
+        x509: false,
+    }
 }
 
 fn parse(text: &str) -> Result<ConnectionString, Failure> {

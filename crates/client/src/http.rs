@@ -16,6 +16,7 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: String,
+    max_answer_bytes: usize,
 }
 
 /// An answer, read to its end.
@@ -38,6 +39,17 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        Self::open_bounded(stream, host, MAX_ANSWER_BYTES).await
+    }
+
+    /// [`Self::open`] to another server, of whose answers at most `max_answer_bytes` are read.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn open_bounded<S>(stream: S, host: &str, max_answer_bytes: usize) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends with the connection; its errors come back from the request that they break.
         holdfast_tasks::spawn("http-client", async move {
@@ -46,13 +58,14 @@ impl Connection {
         Ok(Self {
             sender,
             host: host.to_owned(),
+            max_answer_bytes,
         })
     }
 
     /// Sends one request and reads the whole answer.
     ///
     /// # Errors
-    /// When the connection breaks, or the answer is larger than 16 MiB.
+    /// When the connection breaks, or the answer is too large.
     pub async fn request(
         &mut self,
         method: Method,
@@ -73,7 +86,7 @@ impl Connection {
         self.sender.ready().await?;
         let response = self.sender.send_request(request.body(Full::from(body))?).await?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        let body = Limited::new(body, self.max_answer_bytes).collect().await;
         Ok(Answer {
             status: head.status,
             headers: head.headers,

@@ -128,7 +128,7 @@ impl<T: Tree> Loader<T> {
         }
         // Only names inside one of our sections can be meant for the configuration.
         let is_within = |section: &str| {
-            let tail = rest.strip_prefix(&section.to_ascii_uppercase());
+            let tail = rest.strip_prefix(&section.replace('.', "_").to_ascii_uppercase());
             tail.is_some_and(|tail| tail.is_empty() || tail.starts_with('_'))
         };
         if !is_service_link(rest) && keys.iter().any(|key| is_within(key.section)) {

@@ -23,7 +23,7 @@ enum Command {
     Dev(dev::Dev),
     Start(start::Start),
     #[command(flatten)]
-    OfRunningHub(holdfast_cli::Command),
+    OfRunningHub(Box<holdfast_cli::Command>),
     /// Check a configuration file, or print one with every key and its default
     Config {
         #[command(subcommand)]
@@ -47,7 +47,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     match Cli::parse().command {
         Command::Dev(args) => dev::run(args),
         Command::Start(args) => start::run(&args),
-        Command::OfRunningHub(command) => holdfast_cli::run(command),
+        Command::OfRunningHub(command) => holdfast_cli::run(*command),
         Command::Config { command } => config::run(command),
     }
 }

@@ -19,13 +19,14 @@ use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig, TwinsConfig};
 use holdfast_gateway::MqttConfig;
 use holdfast_net::NetConfig;
+use holdfast_oidc::OidcConfig;
 use holdfast_partition::PartitionConfig;
 use holdfast_registry::RegistryConfig;
 use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
 
-use sections::{AuditConfig, HubConfig, LogConfig, OpsConfig, SecretsConfig};
+use sections::{AuditConfig, HubConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
 pub(crate) use sections::{ClusterConfig, ListenConfig, LogFormat, TlsConfig};
 
 /// The whole configuration of a node; the fields in the order of the manual.
@@ -49,7 +50,7 @@ macro_rules! tree {
 }
 
 tree! {
-    hub: HubConfig, listen: ListenConfig, tls: TlsConfig, secrets: SecretsConfig, cluster: ClusterConfig,
+    hub: HubConfig, listen: ListenConfig, tls: TlsConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
     device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, events: EventsConfig, rest: RestConfig
@@ -101,6 +102,10 @@ impl Config {
         if self.device_hub.max_waiting_connects > most {
             let reason = format!("must be at most {most}, found {}", self.device_hub.max_waiting_connects);
             found.push(Invalid::new("device_hub", "max_waiting_connects", reason));
+        }
+        if !self.service_auth.shared_policies && !self.oidc.is_on() {
+            let reason = "cannot be false without auth.oidc.issuer: nothing would open the hub for back ends";
+            found.push(Invalid::new("auth.service", "shared_policies", reason));
         }
         found
     }

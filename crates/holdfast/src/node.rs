@@ -24,6 +24,7 @@ use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{Incarnation, NodeId, PartitionCount};
 use holdfast_node::{Core, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
+use holdfast_oidc::Issuer;
 use holdfast_registry::{Changes, Founding, NodeInfo, NodeState};
 use holdfast_service_api::rest::RestService;
 use holdfast_storage::DataDir;
@@ -123,8 +124,12 @@ impl Node {
         let ends = certificate_ends::watch(tls.clone(), Arc::clone(&node.hub), stop.clone());
         holdfast_tasks::spawn_critical("certificate-ends", ends);
         let control = node.control.clone().context("the node has no control")?;
-        let rest = RestService::new(Arc::clone(&node.hub), control, config.rest.clone());
-        let listeners = Listeners::new(config, tls, Arc::clone(&node.hub), rest, stop);
+        let issuer = config.oidc.is_on().then(|| Issuer::new(&config.oidc));
+        if let Some(issuer) = &issuer {
+            holdfast_tasks::spawn_critical("issuer-keys", issuer.clone().follow(stop.clone()));
+        }
+        let rest = RestService::new(Arc::clone(&node.hub), control, issuer.clone(), config.rest.clone());
+        let listeners = Listeners::new(config, tls, Arc::clone(&node.hub), rest, issuer, stop);
         let (listen, front_ends) = listeners.start_all(config.listen.clone(), &cores).await?;
         Ok(Self {
             node,
@@ -210,6 +215,7 @@ fn node_config(config: &Config) -> NodeConfig {
             session_grace: config.registry.session_grace.get(),
             twins: config.twins.clone(),
             throttles: config.throttles.clone(),
+            shared_policies: config.service_auth.shared_policies,
             ..config.device_hub.clone()
         },
         control: config.control.clone(),

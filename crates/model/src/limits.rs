@@ -38,6 +38,8 @@ pub const MAX_SCOPE_DEPTH: usize = 5;
 pub const MAX_POLICIES: usize = 16;
 /// Most policies with the right ServiceConnect among them.
 pub const MAX_SERVICE_CONNECT_POLICIES: usize = 10;
+/// Longest bearer token, in bytes (ours): a token with some hundred groups has about 8 KiB.
+pub const MAX_BEARER_TOKEN_BYTES: usize = 16 * 1024;
 /// Longest name of a policy, in bytes (ours).
 pub const MAX_POLICY_NAME_BYTES: usize = 64;
 /// Fewest partitions of a hub.

@@ -30,6 +30,12 @@ pub enum RefusalReason {
     Signature,
     /// The token has expired.
     Expired,
+    /// The bearer token is of another issuer.
+    Issuer,
+    /// The bearer token is for another audience.
+    Audience,
+    /// The bearer token is not valid yet.
+    NotYet,
     /// The identity is disabled.
     Disabled,
     /// The identity uses another kind of credential.
@@ -98,6 +104,9 @@ impl RefusalReason {
         Self::Right,
         Self::Signature,
         Self::Expired,
+        Self::Issuer,
+        Self::Audience,
+        Self::NotYet,
         Self::Disabled,
         Self::AuthType,
         Self::SasDisabled,
@@ -140,6 +149,9 @@ impl RefusalReason {
             Self::Right => "right",
             Self::Signature => "signature",
             Self::Expired => "expired",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::NotYet => "not_yet",
             Self::Disabled => "disabled",
             Self::AuthType => "auth_type",
             Self::SasDisabled => "sas_disabled",
@@ -174,9 +186,12 @@ impl RefusalReason {
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
-            Self::Expired | Self::CertificateTime | Self::CertificateRevoked | Self::Disabled | Self::Revoked => {
-                ErrorCode::IotHubUnauthorized
-            }
+            Self::Expired
+            | Self::NotYet
+            | Self::CertificateTime
+            | Self::CertificateRevoked
+            | Self::Disabled
+            | Self::Revoked => ErrorCode::IotHubUnauthorized,
             Self::Version => ErrorCode::InvalidProtocolVersion,
             Self::Unconfirmed | Self::Draining | Self::Overload | Self::InjectedFault | Self::CrlEnded => {
                 ErrorCode::ServiceUnavailable
@@ -194,6 +209,8 @@ impl RefusalReason {
             | Self::UnknownIdentity
             | Self::Right
             | Self::Signature
+            | Self::Issuer
+            | Self::Audience
             | Self::AuthType
             | Self::SasDisabled
             | Self::IdentityMismatch
@@ -218,7 +235,6 @@ impl RefusalReason {
                 | Self::Signature
                 | Self::Disabled
                 | Self::AuthType
-                | Self::SasDisabled
                 | Self::Thumbprint
                 | Self::Chain
                 | Self::CommonName
@@ -266,17 +282,26 @@ impl RefusalReason {
             Self::UnknownIdentity => {
                 "no such device or module is registered: create it, or look in the audit log for who deleted it"
             }
-            Self::Right => "the policy exists but lacks the right: use one that has it, for example iothubowner",
+            Self::Right => {
+                "the policy lacks the right, or the principal of the bearer token the role: use one that has it, or assign it"
+            }
             Self::Signature => {
                 "the key does not fit: the client has an old key, or one of another device; compare with `holdfast device show`"
             }
             Self::Expired => {
                 "the token has expired: the device's clock is wrong, or a token that was made by hand is not renewed"
             }
+            Self::Issuer => {
+                "the bearer token is of another issuer: compare its iss with auth.oidc.issuer, byte for byte"
+            }
+            Self::Audience => {
+                "the bearer token was requested for another audience: compare its aud with auth.oidc.audiences"
+            }
+            Self::NotYet => "the bearer token is not valid yet: the clock of the hub or of the issuer is wrong",
             Self::Disabled => "the device is disabled: enable it with `holdfast device update --status enabled`",
             Self::AuthType => "the identity is registered for another kind of credential (sas or certificate)",
             Self::SasDisabled => {
-                "the hub's settings forbid this kind of token (disableLocalAuth, disableDeviceSAS, disableModuleSAS)"
+                "tokens and keys of shared access policies are switched off (auth.service.shared_policies): use a bearer token, or the device's own key"
             }
             Self::IdentityMismatch => "client id and username, or token and link address, name different identities",
             Self::Version => "the client speaks a protocol or api-version that the hub does not",

@@ -5,7 +5,11 @@
 mod audit_log;
 #[path = "support/events_hub.rs"]
 mod events_hub;
+#[path = "support/issuer.rs"]
+mod issuer;
 
+#[path = "events/bearer.rs"]
+mod bearer;
 #[path = "events/connections.rs"]
 mod connections;
 #[path = "events/credentials.rs"]

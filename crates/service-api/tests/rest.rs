@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "rest/bearer.rs"]
+mod bearer;
 #[path = "rest/c2d.rs"]
 mod c2d;
 #[path = "rest/certificates.rs"]

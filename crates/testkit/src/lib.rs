@@ -1,10 +1,12 @@
-//! Fixtures that the tests of several crates share: waiting for a condition, and the host of a node's groups.
+//! Fixtures that the tests of several crates share: waiting for a condition, the host of a node's groups, and an issuer of bearer
+//! tokens.
 //!
 //! Invariant: a dev-dependency only, below every crate that it serves. Not here: whole nodes, which `holdfast_node` builds,
 //! whole clusters (`holdfast_simulation`), and what one crate alone needs.
 #![allow(clippy::unwrap_used, reason = "a fixture that cannot be set up fails its test")]
 
 mod host;
+pub mod issuer;
 mod wait;
 
 pub use host::{fail_the_test, ignore_failures, on_runtime, on_sim_network, on_threads};

@@ -87,6 +87,11 @@ pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMil
         // Faults of the token itself are refused without reading the registry: they need no confirmation.
         return Err(by_token(*refusal));
     }
+    if !parts.config.shared_policies && chain.is_none() && matches!(&token, Some(Ok(token)) if token.policy().is_some())
+    {
+        // By the configuration of this node alone, whatever is registered.
+        return Err(RefusalReason::SasDisabled.into());
+    }
     let identity = parts
         .registry
         .identity(&id)
@@ -128,6 +133,7 @@ fn with_token(
 ) -> Result<Verified, Denied> {
     let resource = ResourcePath::identity(&identity.id);
     let (scope, grant, policy) = match token.policy() {
+        Some(_) if !parts.config.shared_policies => return Err(RefusalReason::SasDisabled.into()),
         Some(name) => {
             let policy = parts.registry.policy(name);
             let grant = verify_policy(

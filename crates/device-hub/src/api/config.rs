@@ -91,6 +91,8 @@ holdfast_config::section! {
         /// How long sessions stay without the registry's lease, and how long an owner keeps those of a gateway that is
         /// silent: `registry.session_grace`.
         pub session_grace: Duration = Duration::from_secs(30);
+        /// Whether tokens of shared access policies open anything: `auth.service.shared_policies`.
+        pub shared_policies: bool = true;
         /// Section `[twins]`.
         pub twins: TwinsConfig = TwinsConfig::default();
         /// Section `[throttles]`.

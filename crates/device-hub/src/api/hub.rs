@@ -176,6 +176,12 @@ impl DeviceHub {
         &self.parts.config.twins
     }
 
+    /// Whether tokens and keys of shared access policies open anything.
+    #[must_use]
+    pub fn accepts_shared_policies(&self) -> bool {
+        self.parts.config.shared_policies
+    }
+
     /// The hub's clock.
     #[must_use]
     pub fn clock(&self) -> &Clock {

@@ -93,6 +93,15 @@ holdfast_config::section! {
     }
 }
 
+holdfast_config::section! {
+    /// Credentials of back ends.
+    pub(crate) struct ServiceAuthConfig = "auth.service" {
+        /// Whether tokens and keys of shared access policies open anything: REST, AMQP, and MQTT as any device. `false` needs
+        /// `auth.oidc.issuer`; keys of devices and modules count in any case. The same on all nodes.
+        pub(crate) shared_policies: bool = true;
+    }
+}
+
 /// Why a missing certificate, key or CA of a node is refused.
 const NEEDED: &str = "is needed with cluster.listen: nodes trust each other by certificate alone";
 

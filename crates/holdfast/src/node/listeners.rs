@@ -17,6 +17,7 @@ use holdfast_net::{
     Accepted, Handler, NetConfig, Peer, Rejected, accept_loop, accept_tls, bind, serve_http, serve_stream,
 };
 use holdfast_node::{Core, FrontEnd};
+use holdfast_oidc::Issuer;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
 use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
@@ -33,6 +34,7 @@ pub(crate) struct Listeners {
     hub: Arc<DeviceHub>,
     /// One for the node, so that its limits are the node's.
     rest: RestService,
+    issuer: Option<Issuer>,
     net: NetConfig,
     mqtt: MqttConfig,
     events: EventsConfig,
@@ -40,12 +42,20 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    pub(crate) fn new(config: &Config, tls: Tls, hub: Arc<DeviceHub>, rest: RestService, stop: Stop) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        tls: Tls,
+        hub: Arc<DeviceHub>,
+        rest: RestService,
+        issuer: Option<Issuer>,
+        stop: Stop,
+    ) -> Self {
         let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
         Self {
             tls,
             hub,
             rest,
+            issuer,
             net,
             mqtt,
             events,
@@ -81,7 +91,12 @@ impl Listeners {
     fn start(self, index: u16, listen: &ListenConfig) -> Result<(ListenConfig, FrontEnd)> {
         let core = holdfast_device_hub::Core::new(Arc::clone(&self.hub), index);
         let mqtt = MqttFront::new(Rc::clone(&core), self.mqtt.clone(), self.stop.clone());
-        let events = EventsEndpoint::new(Arc::clone(&self.hub), self.events.clone(), self.stop.clone());
+        let events = EventsEndpoint::new(
+            Arc::clone(&self.hub),
+            self.issuer.clone(),
+            self.events.clone(),
+            self.stop.clone(),
+        );
         let bound = self.listen(listen, &mqtt, &events)?;
 
         let core = spawn_critical_local("core", Box::pin(core.run(self.stop.clone())));

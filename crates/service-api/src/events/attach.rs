@@ -5,7 +5,8 @@ use holdfast_amqp::selector::{self, Start};
 use holdfast_amqp::types::Map;
 use holdfast_amqp::{Accept, Attach, DecodeError, Fault, InfoValue, LinkId, Role, limits};
 use holdfast_amqp_server::{Links, Refused};
-use holdfast_model::{ErrorCode, RefusalReason, SequenceNumber, UnixMillis};
+use holdfast_auth::bearer::Action;
+use holdfast_model::{ErrorCode, SequenceNumber, UnixMillis};
 use holdfast_partition::epoch::Receiver as Candidate;
 use holdfast_partition::{Bound, StartPosition};
 use holdfast_registry::HubSettings;
@@ -168,12 +169,7 @@ fn authorise(links: &Links, settings: &HubSettings, part: EndpointScope<'_>) -> 
     if is_covered(tokens, &settings.hub_name, part) {
         return Ok(());
     }
-    let reason = if tokens.is_empty() {
-        RefusalReason::Missing
-    } else {
-        RefusalReason::Scope
-    };
-    Err(Refused::credentials(reason))
+    Err(tokens.refusal(Action::EVENTS_READ, &format!("{}/{part}", settings.hub_name)))
 }
 
 /// The offset of an event is its sequence number as text (docs/decisions/0003).

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use holdfast_amqp_server::{
     AmqpServer, Authority, Carrier, Confirmation, Purpose, Refused, RefusedPrincipal, ServerConfig,
 };
+use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Policy};
 use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
 use holdfast_model::UnixMillis;
 use holdfast_net::StreamHandler;
+use holdfast_oidc::Issuer;
 use holdfast_registry::{NodeState, RegistryEvent};
 use holdfast_tasks::Stop;
 
@@ -25,9 +27,9 @@ pub struct EventsEndpoint {
 }
 
 impl EventsEndpoint {
-    /// The endpoint of one core; [`Self::run`] must be spawned on the same thread.
+    /// The endpoint of one core; [`Self::run`] must be spawned on the same thread. Bearer tokens of `issuer` open it, if there is one.
     #[must_use]
-    pub fn new(hub: Arc<DeviceHub>, config: EventsConfig, stop: Stop) -> Rc<Self> {
+    pub fn new(hub: Arc<DeviceHub>, issuer: Option<Issuer>, config: EventsConfig, stop: Stop) -> Rc<Self> {
         let limits = ServerConfig {
             output_bytes: config.output.as_usize(),
             max_unauthenticated: config.max_unauthenticated,
@@ -40,7 +42,10 @@ impl EventsEndpoint {
             metrics: Metrics::new(),
         };
         let messages = MessageService(Arc::clone(&hub));
-        let authority = Box::new(HubAuthority(Arc::clone(&hub)));
+        let authority = Box::new(HubAuthority {
+            hub: Arc::clone(&hub),
+            issuer,
+        });
         let server = AmqpServer::new(authority, vec![Box::new(readers), Box::new(messages)], limits, stop);
         Rc::new(Self { hub, server })
     }
@@ -96,30 +101,47 @@ impl EventsEndpoint {
     }
 }
 
-/// The device hub as the AMQP server's authority.
-struct HubAuthority(Arc<DeviceHub>);
+/// The device hub and the issuer as the AMQP server's authority.
+struct HubAuthority {
+    hub: Arc<DeviceHub>,
+    issuer: Option<Issuer>,
+}
 
 impl Authority for HubAuthority {
     fn hub_name(&self) -> String {
-        let settings = self.0.registry().settings();
+        let settings = self.hub.registry().settings();
         settings.map_or_else(|_| String::new(), |settings| settings.hub_name.clone())
     }
 
     fn host_names(&self) -> &HubNames {
-        self.0.hub_names()
+        self.hub.hub_names()
     }
 
     fn now(&self) -> UnixMillis {
-        self.0.clock().now()
+        self.hub.clock().now()
     }
 
     fn policy(&self, name: &str) -> Option<Arc<Policy>> {
-        self.0.registry().policy(name)
+        self.hub.registry().policy(name)
+    }
+
+    fn accepts_policies(&self) -> bool {
+        self.hub.accepts_shared_policies()
+    }
+
+    fn bearer(&self, token: &str) -> Result<Principal, BearerRefusal> {
+        let issuer = self.issuer.as_ref().ok_or(BearerRefusal::NoIssuer)?;
+        issuer.check(token, self.now())
     }
 
     fn confirm(&self) -> Confirmation {
-        let hub = Arc::clone(&self.0);
-        Box::pin(async move { Ok(hub.registry().read_barrier().await?) })
+        let (hub, issuer) = (Arc::clone(&self.hub), self.issuer.clone());
+        Box::pin(async move {
+            if let Some(issuer) = issuer {
+                issuer.settled().await;
+            }
+            Ok(hub.registry().read_barrier().await?)
+        })
     }
 
     fn refused(&self, principal: RefusedPrincipal<'_>, refused: &Refused) {
@@ -131,7 +153,7 @@ impl Authority for HubAuthority {
             Purpose::Events => Operation::ReadEvents,
             Purpose::Messages => Operation::Service,
         };
-        let (audit, now) = (self.0.audit(), self.now());
+        let (audit, now) = (self.hub.audit(), self.now());
         match refused.reason {
             Some(reason) => audit.refused_identity(
                 operation,

@@ -2,6 +2,7 @@
 
 use holdfast_amqp::message::Request;
 use holdfast_amqp_server::{Certainty, Links, Refused, Tokens, Verdict, present};
+use holdfast_auth::bearer::Action;
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, PartitionId, RefusalReason, UnixMillis};
 use holdfast_partition::PartitionStatus;
@@ -72,7 +73,11 @@ pub(super) fn read(
 ) -> Decision {
     if !is_covered(links.tokens(), &settings.hub_name, EndpointScope::Management) {
         let Some(token) = request.property("security_token") else {
-            return Decision::Refused(Refused::credentials(RefusalReason::Missing)).unauthorized();
+            let refused = match links.tokens().is_empty() {
+                true => Refused::credentials(RefusalReason::Missing),
+                false => links.tokens().refusal(Action::EVENTS_READ, "$management"),
+            };
+            return Decision::Refused(refused).unauthorized();
         };
         // Valid for this request only.
         let mut own = Tokens::default();
@@ -80,7 +85,7 @@ pub(super) fn read(
             Verdict::NeedsConfirmation => return Decision::NeedsConfirmation,
             Verdict::Refused(refused) => return Decision::Refused(refused).unauthorized(),
             Verdict::Accepted if !is_covered(&own, &settings.hub_name, EndpointScope::Management) => {
-                return Decision::Refused(Refused::credentials(RefusalReason::Scope));
+                return Decision::Refused(own.refusal(Action::EVENTS_READ, "$management"));
             }
             Verdict::Accepted => {}
         }

@@ -1,7 +1,10 @@
 //! The parts of the events endpoint, and the tokens that cover them.
 
+use std::fmt;
+
 use holdfast_amqp::address::percent_decode;
 use holdfast_amqp_server::{Tokens, token_path};
+use holdfast_auth::bearer::Action;
 use holdfast_auth::{ResourcePath, ResourceScope};
 
 /// The part of the events endpoint that a link or request addresses.
@@ -21,9 +24,21 @@ pub(super) enum EndpointScope<'a> {
     },
 }
 
+impl fmt::Display for EndpointScope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Management => f.write_str("$management"),
+            Self::Whole => f.write_str("messages/events"),
+            Self::Partition { group, partition } => write!(f, "ConsumerGroups/{group}/Partitions/{partition}"),
+        }
+    }
+}
+
 /// Whether a token of the connection covers a part of the events endpoint called `name`.
 pub(super) fn is_covered(tokens: &Tokens, name: &str, part: EndpointScope<'_>) -> bool {
-    tokens.covering(|resource| covers(resource, name, part)).is_some()
+    tokens
+        .covering(Action::EVENTS_READ, |resource| covers(resource, name, part))
+        .is_some()
 }
 
 fn covers(sr: &str, name: &str, part: EndpointScope<'_>) -> bool {

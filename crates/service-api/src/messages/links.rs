@@ -9,6 +9,7 @@ use holdfast_amqp::{Accept, Attach, Incoming, LinkId, Outcome, Outgoing, Role, S
 use holdfast_amqp_server::{
     Answered, AuthorizationChange, Certainty, LinkHandler, LinkService, Links, Refused, RequestNode, Tokens,
 };
+use holdfast_auth::bearer::Action;
 use holdfast_auth::{ResourcePath, ResourceScope};
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, RefusalReason};
@@ -40,8 +41,8 @@ struct Messages {
     receivers: Vec<FeedbackReceiver>,
 }
 
-/// Whether a token of the connection covers the addresses. Their right is that of every token here.
-fn is_covered(tokens: &Tokens) -> bool {
+/// Whether a token of the connection opens `action` at the addresses. A policy's right is that of every token here.
+fn is_covered(tokens: &Tokens, action: Action) -> bool {
     let addresses = ResourcePath::HUB.then("messages");
     let covers = |sr: &str| {
         let scope = ResourceScope::parse(sr);
@@ -49,7 +50,7 @@ fn is_covered(tokens: &Tokens) -> bool {
             scope.covers(&addresses.then("devicebound")) && scope.covers(&addresses.then("serviceBound"))
         })
     };
-    tokens.covering(covers).is_some()
+    tokens.covering(action, covers).is_some()
 }
 
 impl LinkHandler for Messages {
@@ -64,12 +65,12 @@ impl LinkHandler for Messages {
         attach: &Attach<'_>,
         endpoint: Endpoint<'_>,
     ) -> Result<(), Refused> {
-        if !is_covered(links.tokens()) {
-            let reason = match links.tokens().is_empty() {
-                true => RefusalReason::Missing,
-                false => RefusalReason::Scope,
-            };
-            return Err(Refused::credentials(reason));
+        let (action, address) = match endpoint {
+            Endpoint::ServiceFeedback => (Action::MESSAGES_FEEDBACK, "/messages/serviceBound/feedback"),
+            _ => (Action::MESSAGES_SEND, "/messages/devicebound"),
+        };
+        if !is_covered(links.tokens(), action) {
+            return Err(links.tokens().refusal(action, address));
         }
         let client_sends = attach.role == Role::Sender;
         if (endpoint == Endpoint::ServiceDevicebound) != client_sends {
@@ -146,16 +147,19 @@ impl LinkHandler for Messages {
     }
 
     fn recheck(&mut self, links: &mut Links, change: AuthorizationChange) {
-        if is_covered(links.tokens()) {
-            return;
-        }
         let reason = match change {
             AuthorizationChange::Revoked => RefusalReason::Signature,
             AuthorizationChange::Other => RefusalReason::Expired,
         };
-        let receivers = self.receivers.iter().map(|receiver| receiver.link);
-        for link in self.senders.iter().copied().chain(receivers) {
-            links.detach(link, &Refused::credentials(reason));
+        if !is_covered(links.tokens(), Action::MESSAGES_SEND) {
+            for link in &self.senders {
+                links.detach(*link, &Refused::credentials(reason));
+            }
+        }
+        if !is_covered(links.tokens(), Action::MESSAGES_FEEDBACK) {
+            for receiver in &self.receivers {
+                links.detach(receiver.link, &Refused::credentials(reason));
+            }
         }
     }
 

@@ -95,27 +95,31 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         Some(segments) => route::resolve(&method, segments),
         None => Resolved::Nothing,
     };
-    let (right, device_side) = match &resolved {
-        Resolved::Call(call) => (call.right(), device_side(call)),
+    let (right, actions, device_side) = match &resolved {
+        Resolved::Call(call) => (call.right(), call.actions(), device_side(call)),
         // Any valid token suffices to learn that a path does not exist.
-        Resolved::Method(_) | Resolved::Nothing => (Rights::NONE, None),
+        Resolved::Method(_) | Resolved::Nothing => (Rights::NONE, Some(&[][..]), None),
     };
     let check = Check {
         registry: shared.registry(),
         hub_names: shared.hub.hub_names(),
+        issuer: shared.issuer.as_ref(),
+        accepts_policies: shared.hub.accepts_shared_policies(),
         now: shared.now(),
+        method: method.as_str(),
         segments: known,
         right,
+        actions,
         device_side,
     };
     let within = shared.config.request_timeout.get();
     let authorized = tokio::time::timeout(within, authorize::authorize(&head.headers, &check)).await;
-    let (principal, rights) = match authorized {
-        Ok(Ok(authorized)) => (authorized.principal, authorized.rights),
+    let (principal, sees_policy_keys) = match authorized {
+        Ok(Ok(authorized)) => (authorized.principal, authorized.sees_policy_keys),
         Ok(Err(denied)) => {
             let caller = Caller {
                 principal: denied.principal,
-                rights: Rights::NONE,
+                sees_policy_keys: false,
                 address,
             };
             shared.refused(&caller, denied.reason, denied.error.code);
@@ -129,7 +133,7 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         Err(_) => {
             let caller = Caller {
                 principal: "unconfirmed".to_owned(),
-                rights: Rights::NONE,
+                sees_policy_keys: false,
                 address,
             };
             shared.refused(&caller, RefusalReason::Unconfirmed, ErrorCode::ServiceUnavailable);
@@ -156,7 +160,7 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
     );
     let caller = Caller {
         principal,
-        rights,
+        sees_policy_keys,
         address,
     };
     let request = calls::Request {

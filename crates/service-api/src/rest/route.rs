@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_auth::Rights;
+use holdfast_auth::bearer::Action;
 use holdfast_model::limits::MAX_METHOD_TIMEOUT;
 use http::Method;
 
@@ -45,6 +46,8 @@ pub(super) struct Unimplemented {
     /// The feature, for the error text.
     pub(super) feature: &'static str,
     pub(super) right: Rights,
+    /// The action that a role must open; `None`: no bearer token suffices.
+    pub(super) action: Option<Action>,
     /// The device (and module) whose own credentials are accepted too.
     pub(super) device_side: Option<IdentityPath>,
 }
@@ -149,6 +152,53 @@ impl Call {
 }
 
 impl Call {
+    /// The actions that the roles of a principal must open, all of them (Spec auth-and-limits §5); `None`: no bearer token suffices.
+    pub(super) fn actions(&self) -> Option<&[Action]> {
+        Some(match self {
+            Self::GetIdentity(_)
+            | Self::ListDevices
+            | Self::ListModules(_)
+            | Self::Holdfast(HoldfastCall::ListDevices) => &[Action::DEVICES_READ],
+            Self::PutIdentity(_) | Self::RegenerateKeys => &[Action::DEVICES_WRITE],
+            Self::DeleteIdentity(_) => &[Action::DEVICES_DELETE],
+            Self::Bulk => &[Action::DEVICES_WRITE, Action::DEVICES_DELETE],
+            Self::DeviceStatistics | Self::ServiceStatistics => &[Action::STATISTICS_READ],
+            Self::InvokeMethod(_) => &[Action::METHODS_INVOKE],
+            Self::Query
+            | Self::GetTwin(_)
+            | Self::Holdfast(
+                HoldfastCall::ExplainQuery
+                | HoldfastCall::ListSavedQueries
+                | HoldfastCall::GetSavedQuery(_)
+                | HoldfastCall::RunSavedQuery(_)
+                | HoldfastCall::TwinHistory(_),
+            ) => &[Action::TWINS_READ],
+            Self::PatchTwin(_) | Self::ReplaceTwin(_) => &[Action::TWINS_WRITE],
+            Self::PurgeMessages(_) => &[Action::MESSAGES_PURGE],
+            Self::Holdfast(HoldfastCall::ListMessages(_)) => &[Action::MESSAGES_READ],
+            Self::Holdfast(HoldfastCall::SendMessage(_)) => &[Action::MESSAGES_SEND],
+            Self::Holdfast(HoldfastCall::RequeueMessages(_)) => &[Action::MESSAGES_REQUEUE],
+            Self::Holdfast(
+                HoldfastCall::Hub
+                | HoldfastCall::GetSettings
+                | HoldfastCall::Diagnose(_)
+                | HoldfastCall::ListConsumerGroups
+                | HoldfastCall::ListPolicies
+                | HoldfastCall::GetPolicy(_)
+                | HoldfastCall::ListCertificates
+                | HoldfastCall::GetCertificate(_)
+                | HoldfastCall::GetCrl(_)
+                | HoldfastCall::ListRevocations
+                | HoldfastCall::GetRevocation(_)
+                | HoldfastCall::ClusterStatus,
+            ) => &[Action::ADMINISTRATION_READ],
+            Self::Holdfast(_) => &[Action::ADMINISTRATION_WRITE],
+            Self::Unimplemented(missing) => std::slice::from_ref(missing.action.as_ref()?),
+        })
+    }
+}
+
+impl Call {
     /// How long the call may wait for a device, or for all of them.
     pub(super) fn device_wait(&self) -> Duration {
         match self {
@@ -195,23 +245,45 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
             }))
         }
         ["devices", _, "commands"] => only(method, "DELETE", Call::PurgeMessages(device(1))),
-        ["devices", _, "applyconfigurationcontent"] => unimplemented("configurations", Rights::REGISTRY_WRITE),
+        ["devices", _, "applyconfigurationcontent"] => unimplemented(
+            "configurations",
+            Rights::REGISTRY_WRITE,
+            Some(Action::CONFIGURATIONS_WRITE),
+        ),
         ["devices", _, "messages" | "files", ..] => device_side(device(1)),
         ["devices", _, "modules", _, "messages" | "files", ..] => device_side(module(1, 3)),
-        ["devices", _, "modules", _, ..] => unimplemented("IoT Edge scopes", Rights::DEVICE_CONNECT),
+        ["devices", _, "modules", _, ..] => unimplemented("IoT Edge scopes", Rights::DEVICE_CONNECT, None),
         ["statistics", "devices"] => only(method, "GET", Call::DeviceStatistics),
         ["statistics", "service"] => only(method, "GET", Call::ServiceStatistics),
         ["twins", _, "methods"] => only(method, "POST", Call::InvokeMethod(device(1))),
         ["twins", _, "modules", _, "methods"] => only(method, "POST", Call::InvokeMethod(module(1, 3))),
         ["twins", _] => twin(method, device(1)),
         ["twins", _, "modules", _] => twin(method, module(1, 3)),
-        ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT),
-        ["messages", "servicebound", ..] => unimplemented("feedback over HTTPS", Rights::SERVICE_CONNECT),
-        ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT),
-        ["jobs", ..] if method == Method::GET => unimplemented("import and export jobs", Rights::REGISTRY_READ),
-        ["jobs", ..] => unimplemented("import and export jobs", Rights::REGISTRY_WRITE),
-        ["configurations", ..] if method == Method::GET => unimplemented("configurations", Rights::REGISTRY_READ),
-        ["configurations", ..] => unimplemented("configurations", Rights::REGISTRY_WRITE),
+        ["digitaltwins", _, ..] => unimplemented("digital twins", Rights::SERVICE_CONNECT, Some(Action::TWINS_READ)),
+        ["messages", "servicebound", ..] => unimplemented(
+            "feedback over HTTPS",
+            Rights::SERVICE_CONNECT,
+            Some(Action::MESSAGES_FEEDBACK),
+        ),
+        ["jobs", "v2", ..] => unimplemented("scheduled jobs", Rights::SERVICE_CONNECT, Some(jobs_action(method))),
+        ["jobs", ..] if method == Method::GET => {
+            unimplemented("import and export jobs", Rights::REGISTRY_READ, Some(Action::JOBS_READ))
+        }
+        ["jobs", ..] => unimplemented(
+            "import and export jobs",
+            Rights::REGISTRY_WRITE,
+            Some(jobs_action(method)),
+        ),
+        ["configurations", ..] if method == Method::GET => unimplemented(
+            "configurations",
+            Rights::REGISTRY_READ,
+            Some(Action::CONFIGURATIONS_READ),
+        ),
+        ["configurations", ..] => unimplemented(
+            "configurations",
+            Rights::REGISTRY_WRITE,
+            Some(Action::CONFIGURATIONS_WRITE),
+        ),
         ["holdfast", "v1", rest @ ..] => holdfast_call(method, rest, segments),
         _ => Resolved::Nothing,
     }
@@ -375,12 +447,22 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
     }
 }
 
-fn unimplemented(feature: &'static str, right: Rights) -> Resolved {
+/// A call whose policy needs `right`, and whose principal a role for `action`.
+fn unimplemented(feature: &'static str, right: Rights, action: Option<Action>) -> Resolved {
     Resolved::Call(Call::Unimplemented(Unimplemented {
         feature,
         right,
+        action,
         device_side: None,
     }))
+}
+
+fn jobs_action(method: &Method) -> Action {
+    match *method {
+        Method::GET => Action::JOBS_READ,
+        Method::DELETE => Action::JOBS_DELETE,
+        _ => Action::JOBS_WRITE,
+    }
 }
 
 fn identity(method: &Method, path: IdentityPath) -> Resolved {
@@ -411,6 +493,7 @@ fn device_side(path: IdentityPath) -> Resolved {
     Resolved::Call(Call::Unimplemented(Unimplemented {
         feature: "sending and receiving over HTTPS",
         right: Rights::DEVICE_CONNECT,
+        action: None,
         device_side: Some(path),
     }))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use holdfast_cluster::control::Control;
 use holdfast_device_hub::DeviceHub;
 use holdfast_net::{Body, HttpService, Peer};
+use holdfast_oidc::Issuer;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -19,10 +20,10 @@ use super::state::Shared;
 pub struct RestService(Arc<Shared>);
 
 impl RestService {
-    /// The service API over this node's device hub and cluster control.
+    /// The service API over this node's device hub and cluster control. Bearer tokens of `issuer` open it, if there is one.
     #[must_use]
-    pub fn new(hub: Arc<DeviceHub>, control: Control, config: RestConfig) -> Self {
-        Self(Arc::new(Shared::new(hub, control, config)))
+    pub fn new(hub: Arc<DeviceHub>, control: Control, issuer: Option<Issuer>, config: RestConfig) -> Self {
+        Self(Arc::new(Shared::new(hub, control, issuer, config)))
     }
 
     /// Answers one request of `peer`.

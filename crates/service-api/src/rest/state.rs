@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_auth::Rights;
 use holdfast_cluster::control::Control;
 use holdfast_device_hub::{DeviceHub, Operation, Penalty, Protocol, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
+use holdfast_oidc::Issuer;
 use holdfast_registry::Registry;
 use holdfast_tasks::ByteBudget;
 use http::HeaderMap;
@@ -20,6 +20,7 @@ use super::metrics::Metrics;
 pub(super) struct Shared {
     pub(super) hub: Arc<DeviceHub>,
     pub(super) control: Control,
+    pub(super) issuer: Option<Issuer>,
     pub(super) config: RestConfig,
     pub(super) requests: Semaphore,
     pub(super) bodies: ByteBudget,
@@ -29,19 +30,21 @@ pub(super) struct Shared {
 /// The caller of a request, for the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// The policy that signed the token (`policy iothubowner`), or a placeholder for a caller without one.
+    /// The policy that signed the token (`policy iothubowner`), the principal of a bearer token (`bearer alice`), or a placeholder for
+    /// a caller without either.
     pub(super) principal: String,
-    /// The rights of that policy; none for a device, and for a caller without valid credentials.
-    pub(super) rights: Rights,
+    /// Whether it may have the keys of policies.
+    pub(super) sees_policy_keys: bool,
     /// The peer's address.
     pub(super) address: SocketAddr,
 }
 
 impl Shared {
-    pub(super) fn new(hub: Arc<DeviceHub>, control: Control, config: RestConfig) -> Self {
+    pub(super) fn new(hub: Arc<DeviceHub>, control: Control, issuer: Option<Issuer>, config: RestConfig) -> Self {
         Self {
             hub,
             control,
+            issuer,
             requests: Semaphore::new(config.max_requests),
             bodies: ByteBudget::new(config.max_body_bytes.as_usize()),
             metrics: Metrics::new(),

@@ -22,6 +22,7 @@ use holdfast_model::{
     PartitionId, TelemetryMessage,
 };
 use holdfast_net::Peer;
+use holdfast_oidc::Issuer;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_registry::Registry;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
@@ -64,6 +65,15 @@ impl Hub {
     }
 
     pub(crate) async fn start_with(config: EventsConfig, hub: DeviceHubConfig, site: Site) -> Self {
+        Self::start_with_issuer(config, hub, None, site).await
+    }
+
+    pub(crate) async fn start_with_issuer(
+        config: EventsConfig,
+        hub: DeviceHubConfig,
+        issuer: Option<Issuer>,
+        site: Site,
+    ) -> Self {
         let node = node::Node::start_with(site.node, &site.network, hub).await;
         for id in PartitionCount::DEFAULT.iter() {
             node.partitions.set_replicas(id, vec![site.owner]);
@@ -71,7 +81,7 @@ impl Hub {
                 node.partitions.host(node.partition(id).await);
             }
         }
-        let endpoint = EventsEndpoint::new(node.hub.clone(), config, node.stop.clone());
+        let endpoint = EventsEndpoint::new(node.hub.clone(), issuer, config, node.stop.clone());
         holdfast_tasks::spawn_local("events", Box::pin(endpoint.clone().run()));
         Self {
             registry: node.registry.clone(),

@@ -2,6 +2,7 @@
 
 mod audit_log;
 mod control;
+pub(crate) mod issuer;
 mod node;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use holdfast_consensus::sim::SimNetwork;
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_model::{DeviceId, IdentityId, NodeId};
 use holdfast_net::{Body, Peer};
+use holdfast_oidc::Issuer;
 use holdfast_registry::Registry;
 use holdfast_service_api::rest::{RestConfig, RestService};
 use http::{HeaderMap, Request};
@@ -36,10 +38,14 @@ impl Hub {
     }
 
     pub(crate) async fn start_with(config: DeviceHubConfig) -> Self {
+        Self::start_with_issuer(config, None).await
+    }
+
+    pub(crate) async fn start_with_issuer(config: DeviceHubConfig, issuer: Option<Issuer>) -> Self {
         let audit = AuditLog::capture();
         let node = node::Node::start_with(NodeId(7), &SimNetwork::new(1), config).await;
         let control = control::start(&node).await;
-        let service = RestService::new(node.hub.clone(), control, RestConfig::default());
+        let service = RestService::new(node.hub.clone(), control, issuer, RestConfig::default());
         Self {
             registry: node.registry.clone(),
             node,

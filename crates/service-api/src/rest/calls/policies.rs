@@ -1,7 +1,7 @@
 //! The hub's shared access policies under `/holdfast/v1/policies` (Spec rest §10, auth-and-limits §2), in the shape of Azure's
 //! management calls. Unknown fields are refused.
 //!
-//! Invariant: keys leave only for callers with all rights. A caller with fewer would otherwise keep the keys of other policies
+//! Invariant: keys leave only for callers with all rights, or with the role for it. A caller with fewer would otherwise keep the keys of other policies
 //! when its own is taken away.
 
 use std::sync::Arc;
@@ -131,8 +131,7 @@ fn key(fields: &Fields<'_>, name: &str) -> Result<Option<Key>, ApiError> {
 
 /// The policy's document, its keys `null` for a caller that may not have them.
 fn show(policy: &Policy, request: &Request<'_>) -> Value {
-    let shows_keys = request.caller.rights.contains(Rights::ALL);
-    let text = |key: &Key| shows_keys.then(|| key.to_base64().to_string());
+    let text = |key: &Key| request.caller.sees_policy_keys.then(|| key.to_base64().to_string());
     json!({
         "keyName": policy.name,
         "primaryKey": text(&policy.keys.primary),
