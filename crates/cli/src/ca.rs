@@ -118,6 +118,20 @@ pub enum Command {
         #[command(flatten)]
         login: LoginArgs,
     },
+    /// List the devices that are still below a CA or an intermediate, before it is replaced or removed
+    PlanRollover {
+        /// A CA of the hub
+        #[arg(value_name = "NAME", required_unless_present = "issuer")]
+        name: Option<String>,
+        /// In its place: the SHA-256 of any issuer, such as an intermediate that devices send
+        #[arg(long, value_name = "SHA256", conflicts_with = "name")]
+        issuer: Option<String>,
+        /// One JSON document: counts and devices
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
     /// Revocation lists of the CAs
     Crl {
         #[command(subcommand)]
@@ -269,9 +283,64 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             block_on(call(&login.hub()?, request)).map(|_| ())
         }
         Command::Revoked { output, login } => output::show(&Value::Array(revoked(login)?), *output, &REVOKED_COLUMNS),
+        Command::PlanRollover {
+            name,
+            issuer,
+            json,
+            login,
+        } => plan_rollover(name.as_deref(), issuer.as_deref(), *json, login),
         Command::Crl { command } => crl(command),
         Command::Delete { ca, etag } => ca.call(Method::DELETE, "", etag.as_deref(), None).map(|_| ()),
     }
+}
+
+/// Where it says which devices are below an issuer.
+const ROLLOVER: &str = "/holdfast/v1/rollover";
+
+const ROLLOVER_COLUMNS: [(&str, &str); 5] = [
+    ("DEVICE", "/deviceId"),
+    ("MODULE", "/moduleId"),
+    ("CONNECTED", "/connected"),
+    ("LAST ACTIVITY", "/lastActivityTime"),
+    ("CA", "/ca"),
+];
+
+/// All devices below an issuer, page by page, and how many are below others.
+fn plan_rollover(name: Option<&str>, issuer: Option<&str>, json: bool, login: &LoginArgs) -> Result<(), Failure> {
+    let hub = login.hub()?;
+    let issuer = match (name, issuer) {
+        (Some(name), _) => format!("ca={}", encode(name)),
+        (None, issuer) => format!("issuer={}", encode(issuer.unwrap_or_default())),
+    };
+    let (mut devices, mut counts) = (Vec::new(), [0; 3]);
+    let mut query = issuer.clone();
+    loop {
+        let mut request = Call::new(Method::GET, ROLLOVER.to_owned());
+        request.query = &query;
+        let mut answer = block_on(call(&hub, request))?;
+        for (count, field) in counts.iter_mut().zip(["below", "elsewhere", "unknown"]) {
+            *count += answer["counts"][field].as_u64().unwrap_or_default();
+        }
+        if let Value::Array(page) = answer["devices"].take() {
+            devices.extend(page);
+        }
+        match answer["continuation"].as_str() {
+            Some(after) => query = format!("{issuer}&after={}", encode(after)),
+            None => break,
+        }
+    }
+    let [below, elsewhere, unknown] = counts;
+    if json {
+        let document = json!({
+            "counts": {"below": below, "elsewhere": elsewhere, "unknown": unknown},
+            "devices": devices,
+        });
+        return output::show(&document, Format::Json, &ROLLOVER_COLUMNS);
+    }
+    output::show(&Value::Array(devices), Format::Table, &ROLLOVER_COLUMNS)?;
+    crate::print(&format!(
+        "{below} devices and modules are below it, {elsewhere} below other CAs; of {unknown} no connection with a chain is known\n"
+    ))
 }
 
 /// The whole deny list, page by page.

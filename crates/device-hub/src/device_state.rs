@@ -1,7 +1,10 @@
 //! The values that this crate keeps as device state, in the form in which they are stored (docs/storage.md).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
 use holdfast_model::{GenerationId, IdentityId, ModuleId, NodeId, UnixMillis};
 use holdfast_partition::record::{DeviceStateKey, DeviceStateKind};
 use holdfast_proto::device::v1 as proto;
@@ -53,7 +56,7 @@ pub(crate) fn decode_subscriptions(value: &[u8]) -> Option<Subscriptions> {
 }
 
 /// The connection of an identity, as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredConnection {
     pub(crate) is_connected: bool,
     /// When that changed last.
@@ -61,6 +64,8 @@ pub(crate) struct StoredConnection {
     pub(crate) last_activity: UnixMillis,
     /// `None` when an earlier version has stored it.
     pub(crate) origin: Option<ConnectionOrigin>,
+    /// SHA-256 of the certificates above the device's own, the CA last; `None`: it had no chain.
+    pub(crate) issuers: Option<Arc<[[u8; 32]]>>,
 }
 
 /// Where a connection came from, and to which node.
@@ -96,6 +101,7 @@ pub(crate) fn encode_connection(connection: &StoredConnection, event_number: u64
             .origin
             .map(|origin| origin.address.to_string())
             .unwrap_or_default(),
+        issuers: encode_issuers(connection.issuers.as_deref()),
     };
     stored.encode_to_vec()
 }
@@ -109,7 +115,22 @@ pub(crate) fn decode_connection(value: &[u8]) -> Option<StoredConnection> {
         changed: UnixMillis(stored.changed_ms),
         last_activity: UnixMillis(stored.last_activity_ms),
         origin: ConnectionOrigin::decode(stored.gateway, stored.protocol, &stored.address),
+        issuers: decode_issuers(&stored.issuers),
     })
+}
+
+/// As they are stored and exchanged.
+pub(crate) fn encode_issuers(issuers: Option<&[[u8; 32]]>) -> Vec<Bytes> {
+    let issuers = issuers.unwrap_or_default();
+    issuers.iter().map(|digest| Bytes::copy_from_slice(digest)).collect()
+}
+
+/// `None` for what is no path: it counts as unknown.
+pub(crate) fn decode_issuers(issuers: &[Bytes]) -> Option<Arc<[[u8; 32]]>> {
+    if issuers.is_empty() || issuers.len() > MAX_CHAIN_CERTIFICATES {
+        return None;
+    }
+    issuers.iter().map(|digest| digest[..].try_into().ok()).collect()
 }
 
 /// The number of the last connection-state event; 0 when there has been none.
@@ -131,20 +152,29 @@ mod tests {
             changed: UnixMillis(1),
             last_activity: UnixMillis(0x0203),
             origin: None,
+            issuers: None,
         };
         let bytes = encode_connection(&connection, 0);
         let expected = [
             0x08, 1, 0x10, 1, 0x19, 1, 0, 0, 0, 0, 0, 0, 0, 0x21, 3, 2, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(bytes, expected);
-        assert_eq!(decode_connection(&bytes), Some(connection));
+        assert_eq!(decode_connection(&bytes), Some(connection.clone()));
         assert_eq!(decode_event_number(&bytes), 0);
         let numbered = encode_connection(&connection, 7);
         assert_eq!(numbered[..bytes.len()], bytes);
         assert_eq!(
             (decode_connection(&numbered), decode_event_number(&numbered)),
-            (Some(connection), 7)
+            (Some(connection.clone()), 7)
         );
+        let chained = StoredConnection {
+            issuers: Some(Arc::new([[7; 32], [8; 32]])),
+            ..connection.clone()
+        };
+        let stored = encode_connection(&chained, 0);
+        let expected = [&[0x4a, 32][..], &[7; 32], &[0x4a, 32], &[8; 32]].concat();
+        assert_eq!(stored, [&bytes[..], &expected].concat());
+        assert_eq!(decode_connection(&stored), Some(chained));
         assert_eq!(decode_connection(&[0x08, 2]), None, "a later version");
         let known = StoredConnection {
             origin: Some(ConnectionOrigin {

@@ -61,6 +61,15 @@ pub struct SessionCertificate {
     pub path: Box<[PathCertificate]>,
 }
 
+impl SessionInfo {
+    /// SHA-256 of the certificates above the device's own, upwards, the CA last; `None`: no chain has opened it.
+    pub(crate) fn issuers(&self) -> Option<Arc<[[u8; 32]]>> {
+        let shown = self.certificate.as_deref()?;
+        let above = shown.path.iter().skip(1).map(|certificate| certificate.sha256);
+        Some(above.chain(std::iter::once(shown.ca?)).collect())
+    }
+}
+
 /// Names a session in the whole cluster; an address is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SessionAddress {

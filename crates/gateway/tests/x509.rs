@@ -666,3 +666,39 @@ fn a_list_whose_time_has_ended_is_used_unless_the_settings_refuse_it() {
         hub.accepts(&chain(&[&good])).await;
     });
 }
+
+#[test]
+fn the_chain_of_the_last_connection_is_known_on_every_node_after_it_has_ended() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let (old, new) = (Ca::root("old"), Ca::root("new"));
+        let factory = old.below("factory");
+        hub.register("old", &old, true).await;
+        hub.register("new", &new, true).await;
+        let id = identity(DEVICE);
+        hub.write(&id, AuthenticationWrite::CertificateAuthority).await;
+        let sha = |ca: &Ca| CertificateFingerprints::sha256(ca.certificate.der());
+        let known = async |expected: &[[u8; 32]], is_connected| {
+            for node in holdfast_simulation::NODES {
+                loop {
+                    let chain = hub.0.cluster.hub(node).chains(&[&id]).await.remove(0);
+                    if chain.issuers == expected && chain.is_connected == is_connected {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        known(&[], false).await;
+        let below_factory = chain(&[&factory.device(DEVICE), &factory.certificate]);
+        let device = hub.accepts(&below_factory).await;
+        known(&[sha(&factory), sha(&old)], true).await;
+        drop(device);
+        known(&[sha(&factory), sha(&old)], false).await;
+        // The device has rolled over.
+        let device = hub.accepts(&chain(&[&new.device(DEVICE)])).await;
+        known(&[sha(&new)], true).await;
+        drop(device);
+        known(&[sha(&new)], false).await;
+    });
+}

@@ -27,7 +27,7 @@ use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
 
 use sections::{AuditConfig, HubConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
-pub(crate) use sections::{ClusterConfig, ListenConfig, LogFormat, TlsConfig};
+pub(crate) use sections::{ClusterConfig, CrlConfig, ListenConfig, LogFormat, TlsConfig};
 
 /// The whole configuration of a node; the fields in the order of the manual.
 macro_rules! tree {
@@ -50,7 +50,7 @@ macro_rules! tree {
 }
 
 tree! {
-    hub: HubConfig, listen: ListenConfig, tls: TlsConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
+    hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
     device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, events: EventsConfig, rest: RestConfig

@@ -26,6 +26,8 @@ holdfast_model::metrics! {
     gauge cas_ending(within) = "holdfast_cas_ending";
     /// CRLs of CAs of devices whose time has ended; what they revoke stays revoked.
     gauge crls_ended() = "holdfast_crls_ended";
+    /// Fetches of CRLs: new, unchanged, failed.
+    counter crl_fetches(outcome) = "holdfast_crl_fetches_total";
 }
 
 /// All metrics, in the order of the page.

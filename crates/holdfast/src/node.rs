@@ -9,6 +9,7 @@
 mod certificate_ends;
 mod certificates;
 mod cluster_join;
+pub(crate) mod crl_fetch;
 mod listeners;
 mod store;
 
@@ -123,6 +124,8 @@ impl Node {
 
         let ends = certificate_ends::watch(tls.clone(), Arc::clone(&node.hub), stop.clone());
         holdfast_tasks::spawn_critical("certificate-ends", ends);
+        let fetching = crl_fetch::run(config.crl.clone(), Arc::clone(&node.hub), stop.clone());
+        holdfast_tasks::spawn_critical("crl-fetch", fetching);
         let control = node.control.clone().context("the node has no control")?;
         let issuer = config.oidc.is_on().then(|| Issuer::new(&config.oidc));
         if let Some(issuer) = &issuer {

@@ -17,7 +17,7 @@ use holdfast_proto::cluster::v1::{self as proto};
 
 use crate::api::audit::AuditRecord;
 use crate::api::offered::Offered;
-use crate::device_state::ConnectionOrigin;
+use crate::device_state::{self, ConnectionOrigin};
 use crate::downlink::credit::Credit;
 use crate::downlink::delivery::{DeliveryKind, DeliveryKinds};
 use crate::rpc::codec::{self, QueriedIdentity};
@@ -45,6 +45,17 @@ pub struct ConnectionState {
     pub last_activity: Option<UnixMillis>,
     /// Cloud-to-device messages in its queue; 0 when the owner does not answer.
     pub cloud_messages: u32,
+}
+
+/// The certificates above a device's own in its live connection, or in its last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionChain {
+    /// Whether it is connected.
+    pub is_connected: bool,
+    /// When it connected, sent or disconnected last.
+    pub last_activity: Option<UnixMillis>,
+    /// SHA-256 of each certificate, upwards, the CA last; empty when it had no chain, or none is known.
+    pub issuers: Vec<[u8; 32]>,
 }
 
 /// A live session.
@@ -120,6 +131,12 @@ impl DeviceHub {
     /// The same for several, in their order.
     pub async fn connection_states(&self, identities: &[&IdentityId]) -> Vec<ConnectionState> {
         self.query_connections(identities).await.iter().map(state_of).collect()
+    }
+
+    /// The chains of the live or last connections of several identities, in their order.
+    pub async fn chains(&self, identities: &[&IdentityId]) -> Vec<ConnectionChain> {
+        let found = self.query_connections(identities).await;
+        found.iter().map(chain_of).collect()
     }
 
     /// Everything that is known of `identity`'s connections.
@@ -304,6 +321,7 @@ impl DeviceHub {
                 .origin
                 .map(|origin| origin.address.to_string())
                 .unwrap_or_default(),
+            last_issuers: device_state::encode_issuers(stored.issuers.as_deref()),
             ..proto::SessionFound::default()
         })
     }
@@ -366,6 +384,19 @@ impl DeviceHub {
             offered: refusal.offered.as_deref().map(Offered::encode),
         });
         refusals.collect()
+    }
+}
+
+fn chain_of(found: &proto::SessionFound) -> ConnectionChain {
+    let live = found.session.as_ref().and_then(|item| codec::decode_info(item).ok());
+    let issuers = match &live {
+        Some(info) => info.issuers(),
+        None => device_state::decode_issuers(&found.last_issuers),
+    };
+    ConnectionChain {
+        is_connected: found.session.is_some(),
+        last_activity: known_time(found.last_activity_ms),
+        issuers: issuers.map(|issuers| issuers.to_vec()).unwrap_or_default(),
     }
 }
 

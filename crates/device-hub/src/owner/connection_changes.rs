@@ -38,7 +38,7 @@ impl ConnectionChanges {
     /// The newest value of an identity, if the log may not have it.
     pub(super) fn get(&self, identity: &IdentityId, generation: &GenerationId) -> Option<StoredConnection> {
         let (of, connection) = self.unwritten.get(identity)?;
-        (of == generation).then_some(*connection)
+        (of == generation).then(|| connection.clone())
     }
 
     pub(super) fn has_unwritten(&self, identity: &IdentityId) -> bool {
@@ -59,7 +59,7 @@ impl ConnectionChanges {
         let changes = self.unwritten.iter().take(most);
         Some(
             changes
-                .map(|(identity, (generation, connection))| (identity.clone(), generation.clone(), *connection))
+                .map(|(identity, (generation, connection))| (identity.clone(), generation.clone(), connection.clone()))
                 .collect(),
         )
     }
@@ -68,7 +68,7 @@ impl ConnectionChanges {
     pub(super) fn end_write(&mut self, written: &[ConnectionChange]) {
         self.is_writing = false;
         for (identity, generation, connection) in written {
-            if self.get(identity, generation) == Some(*connection) {
+            if self.get(identity, generation).as_ref() == Some(connection) {
                 self.unwritten.remove(identity);
             }
         }
@@ -93,6 +93,7 @@ mod tests {
             changed: UnixMillis(time),
             last_activity: UnixMillis(time),
             origin: None,
+            issuers: None,
         }
     }
 

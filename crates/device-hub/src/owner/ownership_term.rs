@@ -522,6 +522,7 @@ impl OwnershipTerm {
             changed: info.since,
             last_activity: info.since,
             origin: origin(info, gateway),
+            issuers: info.issuers(),
         };
         self.connections.record(&info.identity, &info.generation, connection);
     }
@@ -532,6 +533,7 @@ impl OwnershipTerm {
             changed: self.clock.now(),
             last_activity: row.last_activity,
             origin: origin(&row.info, row.address.gateway),
+            issuers: row.info.issuers(),
         };
         self.connections
             .record(&row.info.identity, &row.info.generation, connection);
@@ -567,6 +569,7 @@ impl OwnershipTerm {
                 changed: row.info.since,
                 last_activity: at,
                 origin: origin(&row.info, row.address.gateway),
+                issuers: row.info.issuers(),
             };
             self.connections
                 .record(&row.info.identity, &row.info.generation, connection);

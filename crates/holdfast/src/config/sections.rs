@@ -84,6 +84,29 @@ holdfast_config::section! {
 }
 
 holdfast_config::section! {
+    /// Revocation lists (CRLs) of the CAs of devices that the hub fetches itself; the leader of the registry does.
+    pub(crate) struct CrlConfig = "crl" {
+        /// Whose lists, and where they are: `["fleet=http://pki.example.com/fleet.crl"]`, with the hub's name of the CA; http or https,
+        /// without redirections, at most 16 MiB within 60 s. The same on all nodes.
+        pub(crate) sources: Vec<String> = Vec::new();
+        /// How often they are fetched, give or take a tenth; after a failure earlier, from a minute on.
+        pub(crate) fetch_interval: HumanDuration = HumanDuration::secs(3600),
+            in HumanDuration::secs(60)..=HumanDuration::secs(7 * 86_400) => "must be 60 s to 7 days";
+        /// The CAs that https addresses are checked with; those of the system when it is not set.
+        pub(crate) ca_file: Option<PathBuf> = None;
+    }
+    check |crl| {
+        bad_source(&crl.sources).is_none() => sources, bad_source(&crl.sources).unwrap_or_default();
+    }
+}
+
+fn bad_source(sources: &[String]) -> Option<String> {
+    sources
+        .iter()
+        .find_map(|source| crate::node::crl_fetch::parse_source(source).err())
+}
+
+holdfast_config::section! {
     /// The key that seals symmetric keys and policy keys before they reach the disk.
     pub(crate) struct SecretsConfig = "secrets" {
         /// A file of 64 hexadecimal digits, mode 0600; made at the first start when it is missing. Without it the

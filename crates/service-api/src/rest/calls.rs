@@ -15,6 +15,7 @@ mod policies;
 mod queries;
 mod revocations;
 mod settings;
+mod rollover;
 mod twins;
 
 use holdfast_device_hub::WriteMode;
@@ -109,6 +110,7 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::GetCrl(name)) => crls::get(&name, &request).await,
         Call::Holdfast(HoldfastCall::PutCrl(name)) => crls::put(&name, request).await,
         Call::Holdfast(HoldfastCall::DeleteCrl(name)) => crls::delete(&name, &request).await,
+        Call::Holdfast(HoldfastCall::PlanRollover) => rollover::plan(&request).await,
         Call::Holdfast(HoldfastCall::ListRevocations) => revocations::list(&request).await,
         Call::Holdfast(HoldfastCall::Revoke) => revocations::revoke(request).await,
         Call::Holdfast(HoldfastCall::GetRevocation(id)) => revocations::get(&id, &request).await,

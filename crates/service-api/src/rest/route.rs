@@ -89,6 +89,7 @@ pub(super) enum HoldfastCall {
     GetCrl(String),
     PutCrl(String),
     DeleteCrl(String),
+    PlanRollover,
     ListRevocations,
     Revoke,
     GetRevocation(String),
@@ -405,6 +406,7 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ("DELETE", Call::Holdfast(HoldfastCall::DeleteCrl(id(3)))),
             ],
         ),
+        ["rollover"] => only(method, "GET", Call::Holdfast(HoldfastCall::PlanRollover)),
         ["revocations"] => by_method(
             method,
             "GET, POST",

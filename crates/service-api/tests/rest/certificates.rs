@@ -330,3 +330,66 @@ async fn a_ca_is_given_its_revocation_list_and_only_newer_ones_after_it() {
     // A list that was removed may be given again.
     put(ca.crl(1, 1..=1)).await.is(201);
 }
+
+#[tokio::test]
+async fn the_plan_of_a_rollover_counts_devices_and_modules_page_by_page() {
+    let hub = Hub::start().await;
+    let ca = Ca::new("root");
+    let body = json!({"certificate": ca.certificate.pem()});
+    hub.owner("PUT", &format!("{CAS}/root")).body(body).send().await.is(201);
+    for number in 0..5 {
+        let id = format!("d{number}");
+        let kind = if number == 4 { "sas" } else { "certificateAuthority" };
+        let body = json!({"deviceId": id, "authentication": {"type": kind}});
+        hub.owner("PUT", &format!("/devices/{id}"))
+            .body(body)
+            .send()
+            .await
+            .is(200);
+    }
+    let body = json!({"deviceId": "d0", "moduleId": "m", "authentication": {"type": "certificateAuthority"}});
+    hub.owner("PUT", "/devices/d0/modules/m")
+        .body(body)
+        .send()
+        .await
+        .is(201);
+    let path = "/holdfast/v1/rollover";
+    let (mut query, mut pages, mut unknown) = ("ca=ROOT&top=2".to_owned(), 0, 0);
+    loop {
+        let page = hub.owner("GET", path).query(&query).send().await;
+        page.is(200);
+        let page = page.json();
+        assert_eq!(page["devices"], json!([]));
+        unknown += page["counts"]["unknown"].as_u64().unwrap();
+        pages += 1;
+        match page["continuation"].as_str() {
+            Some(after) => query = format!("ca=root&top=2&after={after}"),
+            None => break,
+        }
+    }
+    assert_eq!(unknown, 5, "four devices and a module; none has connected");
+    assert!(pages >= 4, "{pages}");
+    let digest = "A".repeat(64);
+    hub.owner("GET", path)
+        .query(&format!("issuer={digest}"))
+        .send()
+        .await
+        .is(200);
+    for query in ["", "issuer=AB", "ca=root&issuer=AB", "ca=root&after=a/b"] {
+        hub.owner("GET", path)
+            .query(query)
+            .send()
+            .await
+            .refused(400_004, "ArgumentInvalid");
+    }
+    hub.owner("GET", path)
+        .query("ca=none")
+        .send()
+        .await
+        .refused(404_008, "CertificateNotFound");
+    hub.by("service", "GET", path)
+        .query("ca=root")
+        .send()
+        .await
+        .refused(401_002, "IotHubUnauthorizedAccess");
+}
