@@ -14,8 +14,8 @@ mod methods;
 mod policies;
 mod queries;
 mod revocations;
-mod settings;
 mod rollover;
+mod settings;
 mod twins;
 
 use holdfast_device_hub::WriteMode;
