@@ -67,6 +67,10 @@ class Workshop:
     def device(self, common_name, issuer, days=30):
         return self._issued(common_name, issuer, ["basicConstraints=CA:FALSE", "extendedKeyUsage=clientAuth"], days)
 
+    def server(self, address, issuer):
+        """For a server at an IP address."""
+        return self._issued(address, issuer, ["basicConstraints=CA:FALSE", f"subjectAltName=IP:{address}"], 30)
+
     def _issued(self, common_name, issuer, extensions, days):
         made = self._new([issuer, *issuer.issuers])
         request = made.certificate_file.with_suffix(".csr")
