@@ -432,6 +432,11 @@ impl Target {
         Ok(format!("/devices/{}", self.segments()?))
     }
 
+    /// The form that the command line names.
+    pub(crate) fn output(&self) -> Option<Format> {
+        self.common.output
+    }
+
     pub(crate) fn format(&self) -> Format {
         self.common.output.unwrap_or(Format::Json)
     }

@@ -25,6 +25,7 @@ mod sas;
 mod saved_query;
 mod settings;
 mod simulate;
+mod trace;
 mod twin;
 
 use clap::Subcommand;
@@ -84,6 +85,7 @@ pub enum Command {
     },
     Doctor(Box<doctor::Doctor>),
     Query(query::Query),
+    Trace(trace::Trace),
     SasToken(sas::SasToken),
     MonitorEvents(monitor::Monitor),
     Simulate(simulate::Simulate),
@@ -108,6 +110,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Node { command } => node::run(&command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::SasToken(args) => sas::run(&args),
         Command::MonitorEvents(args) => monitor::run(&args),
         Command::Simulate(args) => simulate::run(&args),

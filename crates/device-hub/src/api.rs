@@ -13,3 +13,4 @@ pub(crate) mod offered;
 pub(crate) mod penalties;
 pub(crate) mod refusal_limiter;
 pub(crate) mod session;
+pub(crate) mod trace;

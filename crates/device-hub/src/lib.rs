@@ -38,6 +38,7 @@ pub use api::hub::{DeviceHub, HubParts};
 pub use api::offered::{Offered, OfferedKind};
 pub use api::penalties::Penalty;
 pub use api::session::{CloseReason, Session, SessionTarget};
+pub use api::trace::{MAX_TRACE_TIME, TooManyTraces, TraceEvent, TraceEvents, TraceKind, TraceRequest};
 pub use c2d::api::{CloudQueueError, Enqueued, Feedback, FeedbackVerdict, ListedMessage};
 pub use c2d::feedback::{FeedbackRequest, FeedbackStatus};
 pub use c2d::feedback_source::FeedbackSource;

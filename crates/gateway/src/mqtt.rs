@@ -12,6 +12,7 @@ mod methods;
 mod packets;
 mod subscriptions;
 mod throttle;
+mod trace;
 mod twins;
 
 use std::net::SocketAddr;

@@ -270,6 +270,79 @@ fn an_attempt_that_one_node_refused_is_diagnosed_at_another_and_a_dead_node_is_n
     );
 }
 
+/// A command that runs until it is killed, with its output in files.
+struct Running {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(file: &Path, args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let output = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
+        let child = holdfast()
+            .args(args)
+            .arg("--connection-file")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(output("out"))
+            .stderr(output("err"))
+            .spawn()
+            .unwrap();
+        Self { child, dir }
+    }
+
+    fn written(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_trace_at_one_node_shows_the_packets_and_decisions_of_a_device_at_another() {
+    let hub = Hub::start(&["--nodes", "3"]);
+    let (first, second) = (node_file(&hub, 1), node_file(&hub, 2));
+    wait_healthy(&hub, &second);
+    let trace = |args: &[&str]| Running::start(&second, &[&["trace", "sim-0000", "--for"], args].concat());
+    let (plain, with_payloads) = (trace(&["30m"]), trace(&["30m", "--payload"]));
+    for running in [&plain, &with_payloads] {
+        wait("the trace begins", &hub, || {
+            running.written("err").contains("tracing for").then_some(())
+        });
+    }
+    at(
+        &first,
+        &["simulate", "--devices", "1", "--messages", "2", "--interval", "0.01"],
+    )
+    .unwrap();
+    for running in [&plain, &with_payloads] {
+        let shown = wait("the end of the connection", &hub, || {
+            let shown = running.written("out");
+            shown.contains("connection ended").then_some(shown)
+        });
+        for part in [
+            "  node-1  decided   connect accepted; credential sas, mqtt from 127.",
+            "  node-1  received  SUBSCRIBE to \"devices/sim-0000/messages/devicebound/#\"",
+            "  node-1  received  PUBLISH to \"devices/sim-0000/messages/events/",
+            "  node-1  sent      PUBACK of ",
+        ] {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+        let shows_payloads = std::ptr::eq(running, &with_payloads);
+        assert_eq!(shown.contains("temperature"), shows_payloads, "{shown}");
+    }
+    // A trace ends by itself.
+    let mut short = trace(&["1s"]);
+    let ended = wait("the end of a short trace", &hub, || short.child.try_wait().unwrap());
+    assert!(ended.success(), "{}", short.written("err"));
+}
+
 /// The command line that dev mode has printed for a node that has ended.
 fn restart_command(hub: &Hub, name: &str) -> Option<Vec<String>> {
     let text = hub.log();

@@ -14,7 +14,9 @@ use super::audit::Operation;
 use super::authenticate::{Verified, authenticate};
 use super::connect_request::{ConnectRequest, Credential, Denied, Protocol, Refusal, StoredSession};
 use super::core::Core;
+use super::offered::Offered;
 use super::session::{CloseReason, Session, SessionTarget};
+use super::trace::TraceKind;
 use crate::device_state::Subscriptions;
 use crate::gateway::attach::{AttachError, ImmediateAttach};
 use crate::owner::subscriptions::SubscriptionAction;
@@ -207,8 +209,32 @@ impl Core {
         self.deny(request, denied)
     }
 
+    /// Records a session that has begun.
+    fn connected(&self, request: &ConnectRequest<'_>) {
+        self.hub.audit.connected(request);
+        self.trace_decision(request, &|| "connect accepted".to_owned());
+    }
+
+    fn trace_decision(&self, request: &ConnectRequest<'_>, outcome: &dyn Fn() -> String) {
+        if !self.hub.is_tracing() {
+            return;
+        }
+        let identity = match request.module {
+            Some(module) => format!("{}/{module}", request.device),
+            None => request.device.to_owned(),
+        };
+        let offered = Offered::of(request).kind.as_str();
+        let (protocol, address) = (request.protocol, request.address);
+        let text = || format!("{}; credential {offered}, {protocol} from {address}", outcome());
+        self.hub.trace(&identity, TraceKind::Decided, &text, None);
+    }
+
     fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {
         let refusal = denied.refusal;
+        self.trace_decision(request, &|| {
+            let detail = denied.detail.as_deref().map(|detail| format!(": {detail}"));
+            format!("connect refused: {}{}", refusal.reason, detail.unwrap_or_default())
+        });
         self.hub
             .audit
             .refused(Operation::Connect, request, denied, self.clock().now());
@@ -277,7 +303,7 @@ impl Core {
             }
             self.catch_up(key);
             if let Some(subscriptions) = self.stored_session_now(partition, &info, request.stored_session) {
-                self.hub.audit.connected(request);
+                self.connected(request);
                 return ConnectAttempt::Done(Ok(session((number, subscriptions))));
             }
             attached = Some(number);
@@ -298,7 +324,7 @@ impl Core {
             let core = Rc::clone(&attaching.core);
             match attaching.run(attached, request.stored_session).await {
                 Ok(begun) => {
-                    core.hub.audit.connected(&request.borrow());
+                    core.connected(&request.borrow());
                     Ok(session(begun))
                 }
                 Err(error) => {

@@ -360,7 +360,7 @@ impl DeviceHub {
         (refusals, nodes)
     }
 
-    fn queried(&self, node: NodeId, fault: Option<String>) -> QueriedNode {
+    pub(crate) fn queried(&self, node: NodeId, fault: Option<String>) -> QueriedNode {
         let view = self.parts.registry.cluster();
         let name = view.nodes.values().find(|info| info.id == node);
         QueriedNode {

@@ -19,6 +19,7 @@ use crate::api::config::TwinsConfig;
 use crate::api::injected_faults::InjectedFaults;
 use crate::api::penalties::Penalties;
 use crate::api::session::CloseReason;
+use crate::api::trace::Traces;
 use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
@@ -106,6 +107,8 @@ pub struct DeviceHub {
     pub(crate) penalties: Penalties,
     /// The rates that clients of this node may not exceed.
     pub(crate) throttles: Throttles,
+    /// The live traces of identities.
+    pub(crate) traces: Traces,
     /// The cloud-to-device queues of partitions that this node owns.
     pub(crate) cloud_queues: Arc<CloudQueues>,
 }
@@ -147,6 +150,7 @@ impl DeviceHub {
             shared_rates: Mutex::default(),
             penalties: Penalties::new(),
             throttles: Throttles::new(&parts.config.throttles),
+            traces: Traces::default(),
             cloud_queues: Arc::new(CloudQueues::new(count)),
             parts,
         })

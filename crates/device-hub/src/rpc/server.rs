@@ -15,6 +15,7 @@ use holdfast_proto::cluster::v1::{self as proto};
 use super::codec::{self, refused};
 use crate::DeviceHub;
 use crate::api::session::CloseReason;
+use crate::api::trace::TraceRequest;
 use crate::c2d;
 use crate::downlink::delivery::{DeliveryId, Settlement};
 use crate::downlink::receive::ReceivedDeliveries;
@@ -107,6 +108,17 @@ impl CallServer {
                 Answer::TakeFeedback(proto::FeedbackTaken { records })
             }
             Request::Rates(report) => self.hub.answer_rates(self.gateway, &report)?,
+            Request::TakeTrace(take) => {
+                let identity = codec::decode_identity(&take.device, &take.module)?;
+                let request = TraceRequest {
+                    identity: &identity,
+                    number: take.number,
+                    left: Duration::from_millis(take.left_ms),
+                    payloads: take.payloads,
+                };
+                let taken = self.hub.take_trace_here(&request);
+                Answer::TakeTrace(taken.map_err(|error| refused(&error.to_string()))?)
+            }
             Request::Refusals(refusals) => Answer::Refusals(proto::SessionRefusalsAnswer {
                 refusals: self.hub.refusals_here(codec::check_text(&refusals.identity)?),
             }),

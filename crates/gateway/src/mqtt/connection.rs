@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_device_hub::{
     CloseReason, DeliveryKind, Outcome, Protocol, ReceiptTarget, ReceivedDelivery, Refusal, Session, SessionTarget,
+    TraceKind,
 };
 use holdfast_mqtt::codec;
 use holdfast_mqtt::connection::Timeout;
@@ -148,6 +149,8 @@ impl Connection {
     /// Writes the acknowledgements of the `count` oldest messages.
     pub(super) fn acknowledge(&self, state: &mut State, acks: &[u8], count: usize) {
         let was_suspended = state.suspended_since.is_some();
+        let text = || format!("PUBACK of {count} messages, which are committed");
+        self.trace(state, TraceKind::Sent, &text, None);
         state.settle(count);
         state.machine.wrote(self.transport.now_ms());
         self.transport.write(acks);
@@ -318,6 +321,7 @@ impl SessionTarget for Connection {
 
     fn deliver(&self, delivery: ReceivedDelivery) {
         let state = &mut *self.state.borrow_mut();
+        self.trace_delivery(state, &delivery);
         match delivery.kind {
             DeliveryKind::TwinChange => self.desired_changed(state, delivery),
             DeliveryKind::CloudToDevice | DeliveryKind::Method => self.publish_delivery(state, &delivery),

@@ -65,7 +65,7 @@ impl Offence {
     }
 }
 
-fn shown(topic: &str) -> String {
+pub(super) fn shown(topic: &str) -> String {
     let cut = topic.floor_char_boundary(MAX_TOPIC_BYTES);
     let (start, rest) = topic.split_at(cut);
     let mut shown = start.escape_debug().to_string();

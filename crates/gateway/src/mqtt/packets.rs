@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use holdfast_device_hub::{
     ConnectAttempt, ConnectRequest, Credential, EndedConnection, Operation, Receipt, ReceiptTarget, Refusal, Session,
-    SessionTarget, StoredSession,
+    SessionTarget, StoredSession, TraceKind,
 };
 use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis, redact};
 use holdfast_mqtt::codec::{self, ConnectCode, Limits, Packet, Publish, QoS, decode};
@@ -58,6 +58,9 @@ impl Connection {
                     consumed,
                     is_blocked: true,
                 };
+            }
+            if self.front.core.hub().is_tracing() {
+                self.trace_packet(state, &packet);
             }
             let result = match state.machine.handle(packet, now_ms) {
                 Ok(_) if verdict == Verdict::Drop => Ok(()),
@@ -250,6 +253,12 @@ impl Connection {
     pub(super) fn finish(&self, end: DisconnectReason) {
         let mut state = self.state.borrow_mut();
         self.audit(&state, end);
+        self.trace(
+            &state,
+            TraceKind::Decided,
+            &|| format!("connection ended: {}", self.explanation(&state, end)),
+            None,
+        );
         state.connecting = None;
         state.storing = None;
         let will = state.will.take().filter(|_| state.machine.will_is_due());

@@ -16,6 +16,7 @@ mod queries;
 mod revocations;
 mod rollover;
 mod settings;
+mod trace;
 mod twins;
 
 use holdfast_device_hub::WriteMode;
@@ -82,6 +83,7 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::DeleteSavedQuery(name)) => queries::saved::delete(&name, &request).await,
         Call::Holdfast(HoldfastCall::RunSavedQuery(name)) => queries::saved::run(&name, &request).await,
         Call::Holdfast(HoldfastCall::TwinHistory(path)) => twins::history(&path.id()?, &request).await,
+        Call::Holdfast(HoldfastCall::Trace(path)) => trace::trace(&path.id()?, request).await,
         Call::Holdfast(HoldfastCall::Diagnose(path)) => diagnose::diagnose(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::ListMessages(path)) => c2d::list(&path.id()?, &request).await,
         Call::Holdfast(HoldfastCall::SendMessage(path)) => c2d::send(&path.id()?, request).await,

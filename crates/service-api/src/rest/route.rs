@@ -65,6 +65,7 @@ pub(super) enum HoldfastCall {
     DeleteSavedQuery(String),
     RunSavedQuery(String),
     Diagnose(IdentityPath),
+    Trace(IdentityPath),
     ListMessages(IdentityPath),
     SendMessage(IdentityPath),
     RequeueMessages(IdentityPath),
@@ -132,6 +133,7 @@ impl Call {
             | Self::Query
             | Self::Holdfast(
                 HoldfastCall::ExplainQuery
+                | HoldfastCall::Trace(_)
                 | HoldfastCall::ListSavedQueries
                 | HoldfastCall::GetSavedQuery(_)
                 | HoldfastCall::RunSavedQuery(_),
@@ -342,6 +344,13 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 module: segments.get(5).cloned(),
             };
             only(method, "GET", Call::Holdfast(HoldfastCall::Diagnose(path)))
+        }
+        ["trace", _] | ["trace", _, "modules", _] => {
+            let path = IdentityPath {
+                device: id(3),
+                module: segments.get(5).cloned(),
+            };
+            only(method, "POST", Call::Holdfast(HoldfastCall::Trace(path)))
         }
         ["twins", _, "history"] | ["twins", _, "modules", _, "history"] => {
             let path = IdentityPath {

@@ -165,6 +165,45 @@ async fn every_registry_write_and_its_refusal_reaches_the_audit_log() {
     assert_eq!(written, expected);
 }
 
+#[tokio::test]
+async fn a_trace_is_begun_once_is_bounded_and_is_audited() {
+    let hub = Hub::start().await;
+    let trace = |body: serde_json::Value| hub.owner("POST", "/holdfast/v1/trace/d").body(body);
+    let begun = trace(json!({"seconds": 60})).send().await;
+    begun.is(200);
+    let begun = begun.json();
+    assert_eq!(
+        (&begun["events"], &begun["dropped"], &begun["notAsked"]),
+        (&json!([]), &json!(0), &json!([]))
+    );
+    let text = || "PINGREQ".to_owned();
+    let kind = holdfast_device_hub::TraceKind::Received;
+    hub.node.hub.trace("d", kind, &text, Some(b"a payload"));
+    hub.node.hub.trace("other", kind, &text, None);
+    let next = trace(json!({"seconds": 59, "trace": begun["trace"]}))
+        .send()
+        .await
+        .json();
+    assert_eq!(next["events"].as_array().unwrap().len(), 1, "{next}");
+    assert_eq!(next["events"][0]["event"], "PINGREQ");
+    assert_eq!(next["events"][0]["node"], "node-1");
+    assert_eq!(next["events"][0]["payload"], json!(null), "not asked for");
+    let last = trace(json!({"seconds": 0, "trace": begun["trace"]})).send().await;
+    last.is(200);
+    for (body, text) in [
+        (json!({}), "seconds must be 0 to 3600"),
+        (json!({"seconds": 3601}), "seconds must be 0 to 3600"),
+        (json!({"seconds": 1, "trace": "x"}), "trace must be the number"),
+        (json!({"seconds": 1, "x": 1}), "field 'x' is unknown"),
+    ] {
+        let refused = trace(body).send().await;
+        refused.refused(400_004, "ArgumentInvalid");
+        assert!(refused.text().contains(text), "{}", refused.text());
+    }
+    let audited: Vec<_> = hub.changes();
+    assert_eq!(audited[0], ("trace".to_owned(), "d".to_owned(), None));
+}
+
 /// A front end that ignores closes.
 struct FrontEnd;
 
