@@ -74,7 +74,13 @@ fn describe(operation: &Operation) -> Value {
 fn parameters(operation: &Operation) -> Vec<Value> {
     let in_path = operation.path.split('/').filter_map(|part| {
         let name = part.strip_prefix('{')?.strip_suffix('}')?;
-        Some(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}}))
+        let pattern = match name {
+            "id" | "moduleId" => "^[A-Za-z0-9:.+%_#*?!(),=@;$'-]{1,128}$",
+            "name" => "^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$",
+            "entry" => "^[0-9a-f]{64}(-[0-9a-f]+)?$",
+            _ => "^[^/]+$",
+        };
+        Some(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "pattern": pattern}}))
     });
     let in_query = operation.query.iter().map(|(name, schema)| {
         let schema: Value = serde_json::from_str(schema).unwrap_or_default();

@@ -110,8 +110,14 @@ const NO_CONTENT: Answer = Answer {
     schema: None,
 };
 
-const TOP: (&str, &str) = ("top", r#"{"type": "integer", "minimum": 1, "maximum": 1000}"#);
-const AFTER: (&str, &str) = ("after", r#"{"type": "string"}"#);
+const TOP: (&str, &str) = (
+    "top",
+    r#"{"type": "integer", "minimum": 1, "description": "More than 1000 count as 1000"}"#,
+);
+const AFTER: (&str, &str) = (
+    "after",
+    r#"{"type": "string", "description": "`continuation` of the page before"}"#,
+);
 const PAGES: &[(&str, &str)] = &[TOP, AFTER];
 const CONDITIONS: &[&str] = &["If-Match", "If-None-Match"];
 const IF_MATCH: &[&str] = &["If-Match"];
@@ -266,14 +272,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
     )
     .body("RevocationWrite"),
     get(
-        "/revocations/{id}",
+        "/revocations/{entry}",
         "getRevocation",
         "An entry of the deny list",
         &[ok("Revocation")],
     ),
     operation(
         "DELETE",
-        "/revocations/{id}",
+        "/revocations/{entry}",
         "deleteRevocation",
         "Take an entry off the deny list",
         &[NO_CONTENT],
@@ -412,28 +418,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .optional_body("JoinTokenWrite"),
     operation(
         "DELETE",
-        "/nodes/tokens/{id}",
+        "/nodes/tokens/{token}",
         "revokeJoinToken",
         "Revoke a token",
         &[ok("TokenState")],
     ),
     operation(
         "POST",
-        "/nodes/{name}/drain",
+        "/nodes/{node}/drain",
         "drainNode",
         "Move everything off a node",
         &[ok("NodeState")],
     ),
     operation(
         "DELETE",
-        "/nodes/{name}/drain",
+        "/nodes/{node}/drain",
         "undrainNode",
         "Take a node back into service",
         &[ok("NodeState")],
     ),
     operation(
         "DELETE",
-        "/nodes/{name}",
+        "/nodes/{node}",
         "removeNode",
         "Remove a drained node, or a dead one by force",
         &[ok("NodeState")],
