@@ -304,5 +304,6 @@ fn hostile_chains_are_refused_for_the_right_reason_and_cheaply() {
         );
         assert!(begun.elapsed() < BOUND, "{what}");
     }
+    println!("hostile chains: {} cases", cases.len() + good.len());
     assert!(decide(&[good], &cas).is_ok());
 }
