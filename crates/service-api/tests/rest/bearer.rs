@@ -1,11 +1,17 @@
 //! Bearer tokens: which role opens which call, refusals, and a hub without policies.
 
-use holdfast_device_hub::DeviceHubConfig;
+use std::rc::Rc;
+
+use holdfast_device_hub::{
+    CloseReason, ConnectAttempt, ConnectRequest, Core, Credential, DeviceHubConfig, Protocol, SessionTarget,
+    StoredSession,
+};
+use holdfast_model::RefusalReason;
 use holdfast_testkit::issuer::SigningKey;
 use serde_json::json;
 
-use crate::support::Hub;
 use crate::support::issuer::{KEY, bearer, claims, issuer};
+use crate::support::{HOST, Hub};
 
 async fn hub(shared_policies: bool) -> Hub {
     let config = DeviceHubConfig {
@@ -239,4 +245,30 @@ async fn with_policies_switched_off_bearer_tokens_and_keys_of_devices_remain() {
     let own = hub.request("POST", "/devices/d/messages/events");
     let own = own.authorization(Some(&hub.device_token("d", &key))).send().await;
     own.refused(404_013, "FeatureNotSupported");
+
+    // Nor does a policy connect a device over MQTT: refused at once, whatever is registered.
+    let token = hub.token("device", 600);
+    let request = ConnectRequest {
+        device: "d",
+        module: None,
+        host: HOST,
+        credential: Credential::SasToken(&token),
+        model_id: None,
+        stored_session: StoredSession::Unused,
+        protocol: Protocol::Mqtt,
+        address: ([127, 0, 0, 1], 1).into(),
+        tls: None,
+    };
+    let target: Rc<dyn SessionTarget> = Rc::new(FrontEnd);
+    let ConnectAttempt::Done(Err(refusal)) = Core::new(hub.node.hub.clone(), 0).connect(&request, &target) else {
+        panic!("a policy's token opens a device");
+    };
+    assert_eq!(refusal.reason, RefusalReason::SasDisabled);
+}
+
+/// A front end that ignores closes.
+struct FrontEnd;
+
+impl SessionTarget for FrontEnd {
+    fn close(&self, _: CloseReason) {}
 }
