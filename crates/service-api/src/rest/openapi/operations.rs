@@ -119,6 +119,12 @@ const AFTER: (&str, &str) = (
     r#"{"type": "string", "description": "`continuation` of the page before"}"#,
 );
 const PAGES: &[(&str, &str)] = &[TOP, AFTER];
+const ROLLOVER: &[(&str, &str)] = &[
+    ("ca", r#"{"type": "string"}"#),
+    ("issuer", r#"{"type": "string"}"#),
+    TOP,
+    AFTER,
+];
 const CONDITIONS: &[&str] = &["If-Match", "If-None-Match"];
 const IF_MATCH: &[&str] = &["If-Match"];
 
@@ -256,6 +262,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Forget the revocation list",
         &[NO_CONTENT],
     ),
+    get(
+        "/rollover",
+        "planRollover",
+        "Devices and modules that are still below a CA or an intermediate",
+        &[ok("Rollover")],
+    )
+    .query(ROLLOVER),
     get(
         "/revocations",
         "listRevocations",
