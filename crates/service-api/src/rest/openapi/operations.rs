@@ -352,6 +352,22 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ),
     operation(
         "POST",
+        "/trace/{id}",
+        "traceDevice",
+        "Begin a live trace of a device, or take what it has seen",
+        &[ok("Trace")],
+    )
+    .body("TraceWrite"),
+    operation(
+        "POST",
+        "/trace/{id}/modules/{moduleId}",
+        "traceModule",
+        "The same for a module",
+        &[ok("Trace")],
+    )
+    .body("TraceWrite"),
+    operation(
+        "POST",
         "/queries/explain",
         "explainQuery",
         "How a query finds its devices",
