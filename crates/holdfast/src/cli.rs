@@ -8,6 +8,7 @@ use holdfast_cli::print;
 
 mod config;
 mod dev;
+mod secrets;
 mod start;
 
 /// A self-hosted IoT hub that speaks Azure IoT Hub's protocols.
@@ -24,6 +25,11 @@ enum Command {
     Start(start::Start),
     #[command(flatten)]
     OfRunningHub(Box<holdfast_cli::Command>),
+    /// The key that seals stored keys
+    Secrets {
+        #[command(subcommand)]
+        command: secrets::Command,
+    },
     /// Check a configuration file, or print one with every key and its default
     Config {
         #[command(subcommand)]
@@ -48,6 +54,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args),
         Command::Start(args) => start::run(&args),
         Command::OfRunningHub(command) => holdfast_cli::run(*command),
+        Command::Secrets { command } => secrets::run(command),
         Command::Config { command } => config::run(command),
     }
 }

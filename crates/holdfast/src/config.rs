@@ -107,7 +107,22 @@ impl Config {
             let reason = "cannot be false without auth.oidc.issuer: nothing would open the hub for back ends";
             found.push(Invalid::new("auth.service", "shared_policies", reason));
         }
+        let secrets = &self.secrets;
+        let places = [
+            secrets.key_file.is_some(),
+            !secrets.key_variable.is_empty(),
+            !secrets.key_command.is_empty(),
+        ];
+        if places.into_iter().filter(|is_set| *is_set).count() > 1 {
+            let reason = "is one of three places of the key: set only one of key_file, key_variable and key_command";
+            found.push(Invalid::new("secrets", "key_file", reason));
+        }
         found
+    }
+
+    /// Whether the key-encryption key is in a file.
+    pub(crate) fn has_sealing_key_file(&self) -> bool {
+        self.secrets.key_variable.is_empty() && self.secrets.key_command.is_empty()
     }
 
     /// The data directory as it was given, for messages.

@@ -11,6 +11,7 @@ mod certificates;
 mod cluster_join;
 pub(crate) mod crl_fetch;
 mod listeners;
+pub(crate) mod sealing_key;
 mod store;
 
 use std::net::SocketAddr;

@@ -249,6 +249,32 @@ impl Sealer {
     }
 }
 
+/// What [`rewrap`] has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewrap {
+    /// The data key was wrapped by the old key and is wrapped by the new one.
+    Done,
+    /// It was wrapped by the new key before.
+    Already,
+}
+
+/// Wraps the data key of a directory, which no process may have open, with `new` in place of `old`. A crash leaves it wrapped by one
+/// of them.
+///
+/// # Errors
+/// [`SealError::KeyFile`] when the directory has no data key, or one that neither key wrapped; nothing has been changed then.
+pub fn rewrap(dir: &Path, old: &Kek, new: &Kek) -> Result<Rewrap, SealError> {
+    let path = dir.join(WRAPPED_KEY);
+    let wrapped = fs::read(&path).map_err(|error| SealError::file(&path, error))?;
+    if open_with(&cipher(&*new.0)?, &wrapped).is_ok() {
+        return Ok(Rewrap::Already);
+    }
+    let key = open_with(&cipher(&*old.0)?, &wrapped).map_err(|error| SealError::file(&path, error))?;
+    let wrapped = seal_with(&cipher(&*new.0)?, &key, fresh_nonce()?)?;
+    write_durably(&path, &wrapped).map_err(|error| SealError::file(&path, error))?;
+    Ok(Rewrap::Done)
+}
+
 fn cipher(key: &[u8]) -> Result<LessSafeKey, SealError> {
     UnboundKey::new(&AES_256_GCM, key)
         .map(LessSafeKey::new)
@@ -346,6 +372,24 @@ mod tests {
             Sealer::of_directory(dir.path(), &kek(), false).is_err(),
             "a lost key is not replaced by a new one"
         );
+    }
+
+    #[test]
+    fn a_data_key_that_is_wrapped_again_opens_what_was_sealed_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (kek(), Kek::new([8; 32]));
+        assert!(rewrap(dir.path(), &old, &new).is_err(), "there is none");
+        let sealed = Sealer::of_directory(dir.path(), &old, true)
+            .unwrap()
+            .seal(b"s", [3; 12])
+            .unwrap();
+        let other = Kek::new([9; 32]);
+        assert!(rewrap(dir.path(), &other, &new).is_err(), "the old key is another");
+        assert_eq!(rewrap(dir.path(), &old, &new), Ok(Rewrap::Done));
+        assert_eq!(rewrap(dir.path(), &old, &new), Ok(Rewrap::Already));
+        let sealer = Sealer::of_directory(dir.path(), &new, false).unwrap();
+        assert_eq!(sealer.open(&sealed).unwrap().as_slice(), b"s");
+        assert!(Sealer::of_directory(dir.path(), &old, false).is_err());
     }
 
     #[test]

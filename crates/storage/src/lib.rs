@@ -30,7 +30,7 @@ pub use config::StorageConfig;
 pub use datadir::{DataDir, FORMAT_VERSION, NodeIdentity};
 pub use disk::{Disk, DiskSpace, Visit};
 pub use disk_space_guard::{CHECK_INTERVAL, DiskGuard};
-pub use envelope_encryption::{Kek, NONCE_BYTES, SealError, Sealer, fresh_nonce};
+pub use envelope_encryption::{Kek, NONCE_BYTES, Rewrap, SealError, Sealer, fresh_nonce, rewrap};
 pub use error::{IoFailure, OpenError, StorageError};
 pub use flusher::{Completion, Flusher, MAX_QUEUED_COMPLETIONS, OnFatal};
 pub use ingest::{Bulk, FileSum, Stage};

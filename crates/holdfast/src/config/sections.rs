@@ -113,6 +113,10 @@ holdfast_config::section! {
         /// stored keys cannot be read. Default: sealing.key in the data directory; keep it elsewhere, so that a stolen
         /// disk is not enough.
         pub(crate) key_file: Option<PathBuf> = None;
+        /// The name of an environment variable with the 64 digits, instead of a file.
+        pub(crate) key_variable: String = String::new();
+        /// A program with its arguments that prints the 64 digits within 30 s, instead of a file.
+        pub(crate) key_command: Vec<String> = Vec::new();
     }
 }
 

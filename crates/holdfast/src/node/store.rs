@@ -5,11 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
 use holdfast_model::NodeId;
-use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, Kek, OpenError, RocksDisk, Sealer, StorageError};
+use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, OpenError, RocksDisk, Sealer, StorageError};
 use holdfast_tasks::BlockingPool;
 
 use super::OnFatal;
 use super::cluster_join::{ClusterJoin, Entry};
+use super::sealing_key;
 use crate::certs::write_private;
 use crate::config::Config;
 use holdfast_cli::exit_code::{Failure, Outcome};
@@ -38,7 +39,7 @@ impl Store {
         cluster: &ClusterJoin,
         entry: &Entry,
     ) -> Result<Self, Failure> {
-        let kek = Kek::open_or_create(&config.sealing_key_file()).map_err(|error| sealing_failure(&error.into()))?;
+        let kek = sealing_key::read(config).map_err(|error| sealing_failure(&error.into()))?;
         let sealer = match entry {
             Entry::Joined(answer) => Sealer::adopt(data.path(), &kek, &answer.wrapped_key),
             Entry::Founder | Entry::Member => Sealer::of_directory(data.path(), &kek, data.is_fresh()),
@@ -138,7 +139,7 @@ fn sealing_failure(error: &anyhow::Error) -> Failure {
         format!("cannot open the stored secrets: {error:#}"),
     )
     .advise(
-        "secrets.key_file must name the very file that was used when this data directory was made; all nodes of a \
-         cluster have the same",
+        "secrets.key_file, key_variable or key_command must give the very key that was used when this data directory was made, or \
+         that `holdfast secrets rotate` has given it; all nodes of a cluster have the same",
     )
 }

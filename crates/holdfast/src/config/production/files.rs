@@ -27,7 +27,10 @@ pub(super) fn weaknesses(config: &Config, file: Option<(&Path, &str)>, now: Offs
     let mut found = Vec::new();
     let sealing = config.sealing_key_file();
     let secret = [
-        ("secrets.key_file", Some(sealing.as_path())),
+        (
+            "secrets.key_file",
+            config.has_sealing_key_file().then_some(sealing.as_path()),
+        ),
         ("tls.key_file", config.tls.key_file.as_deref()),
         ("tls.rsa_key_file", config.tls.rsa_key_file.as_deref()),
         ("cluster.key_file", config.cluster.key_file.as_deref()),

@@ -101,11 +101,11 @@ fn is_private(ip: IpAddr) -> bool {
 
 fn secrets(config: &Config, found: &mut Vec<Weakness>) {
     match &config.secrets.key_file {
-        None => found.push(Weakness::new(
+        None if config.has_sealing_key_file() => found.push(Weakness::new(
             Severity::High,
             "secrets.key_file",
             "the key that seals all keys is in the data directory: a stolen disk or backup opens them",
-            "a file on another disk, with a backup of its own",
+            "a file on another disk, with a backup of its own; or key_variable or key_command",
         )),
         Some(file) if file.starts_with(&config.hub.data_dir) => found.push(Weakness::new(
             Severity::High,
@@ -113,7 +113,7 @@ fn secrets(config: &Config, found: &mut Vec<Weakness>) {
             "the key that seals all keys is inside hub.data_dir: a stolen disk or backup opens them",
             "a file on another disk, with a backup of its own",
         )),
-        Some(_) => {}
+        None | Some(_) => {}
     }
     if config.hub.connection_file.is_some() {
         found.push(Weakness::new(
