@@ -103,7 +103,7 @@ fn output_of(child: &mut Child) -> Result<Zeroizing<String>, String> {
     let read = move || {
         let mut text = Zeroizing::new(String::new());
         let outcome = stdout.take(MAX_OUTPUT_BYTES).read_to_string(&mut text);
-        // Nobody waits any more after the time-out.
+        // After the time-out the receiver is gone.
         let _ = sender.send(outcome.map(|_| text));
     };
     std::thread::Builder::new()
