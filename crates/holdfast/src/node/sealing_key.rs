@@ -111,6 +111,7 @@ fn output_of(child: &mut Child) -> Result<Zeroizing<String>, String> {
         .spawn(read)
         .map_err(|error| error.to_string())?;
     match receiver.recv_timeout(COMMAND_TIMEOUT) {
+        Ok(Ok(text)) if text.len() as u64 == MAX_OUTPUT_BYTES => Err("is longer than a key".to_owned()),
         Ok(outcome) => outcome.map_err(|error| format!("cannot be read: {error}")),
         Err(_) => Err(format!("did not end within {} s", COMMAND_TIMEOUT.as_secs())),
     }
@@ -133,7 +134,7 @@ mod tests {
             ("echo 00", DIGITS),
             ("printf ''", DIGITS),
             ("exit 3", "exit status: 3"),
-            ("yes", DIGITS),
+            ("yes", "longer than a key"),
             (&format!("echo {KEY}; exit 1"), "exit status: 1"),
         ] {
             let message = by_command(script).unwrap_err().to_string();
