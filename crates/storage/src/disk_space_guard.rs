@@ -113,11 +113,16 @@ impl DiskGuard {
             self.news.send_replace(writable);
         }
         self.metrics.free.set(gauge(space.free));
+        self.metrics.refusing.set(if writable { 0.0 } else { 1.0 });
+        Ok(space)
+    }
+
+    /// Sets the gauges of the files' sizes. Apart from the checks, whose decision does not depend on them.
+    fn measure_files(&self) -> Result<(), StorageError> {
         for (family, bytes) in Family::ALL.into_iter().zip(&self.metrics.file_bytes) {
             bytes.set(gauge(self.disk.file_bytes(family)?));
         }
-        self.metrics.refusing.set(if writable { 0.0 } else { 1.0 });
-        Ok(space)
+        Ok(())
     }
 
     /// Checks every [`CHECK_INTERVAL`] until dropped.
@@ -126,6 +131,9 @@ impl DiskGuard {
             tokio::time::sleep(CHECK_INTERVAL).await;
             if let Err(error) = self.refresh() {
                 tracing::warn!(%error, "cannot read the free space; the last decision stays in force");
+            }
+            if let Err(error) = self.measure_files() {
+                tracing::warn!(%error, "cannot read the sizes of the database's files");
             }
         }
     }
