@@ -80,6 +80,15 @@ impl LoginArgs {
         }
     }
 
+    /// With the bearer token in `file`, which is read anew for each call, instead of the connection file's policy.
+    #[must_use]
+    pub fn with_token_file(self, file: Option<PathBuf>) -> Self {
+        Self {
+            token_file: file,
+            ..self
+        }
+    }
+
     /// Finds the hub.
     ///
     /// # Errors

@@ -4,10 +4,10 @@
 
 mod harness;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use harness::{Hub, holds, run, text};
+use harness::{Hub, holdfast, holds, run, text};
 use holdfast_testkit::issuer::{IssuerServer, SigningKey};
 use serde_json::json;
 
@@ -187,4 +187,94 @@ fn policies_cannot_be_switched_off_without_an_issuer() {
         "auth.service.shared_policies=false",
     ]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[test]
+fn every_node_of_a_hub_without_policies_takes_the_tokens() {
+    let (first, second) = (SigningKey::rsa("first"), SigningKey::p256("second"));
+    let issuer = Issuer::start(&[&first]);
+    let admin = issuer.token(&first, "alice", &["hub-admins"]);
+    let reader = issuer.token(&first, "bob", &["hub-readers"]);
+    let renewed = issuer.token(&second, "alice", &["hub-admins"]);
+    let mut options = issuer.options();
+    options.extend(
+        [
+            "--set",
+            "auth.service.shared_policies=false",
+            "--nodes",
+            "3",
+            "--token-file",
+        ]
+        .map(str::to_owned),
+    );
+    options.push(admin.display().to_string());
+    let hub = Hub::start(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let nodes: Vec<PathBuf> = (hub.connection()["nodes"].as_array().unwrap().iter())
+        .map(|node| PathBuf::from(node["dataDir"].as_str().unwrap()).join("node.json"))
+        .collect();
+    assert_eq!(nodes.len(), 3);
+    // One node's own file, with a token or without.
+    let at = |node: &Path, token: Option<&Path>, args: &[&str]| {
+        let mut command = holdfast();
+        command.args(args).arg("--connection-file").arg(node);
+        if let Some(token) = token {
+            command.arg("--token-file").arg(token);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for (number, node) in nodes.iter().enumerate() {
+        let device = format!("dev-{number}");
+        hub.until("the keys of the issuer have been read", |_| {
+            at(node, Some(&admin), &["device", "list"]).0 == Some(0)
+        });
+        let (code, created) = at(node, Some(&admin), &["device", "create", &device]);
+        assert_eq!(code, Some(0), "{created}");
+        let (code, refused) = at(node, Some(&reader), &["device", "delete", &device]);
+        assert!(
+            code == Some(5) && refused.contains("Principal bob is not authorized"),
+            "{refused}"
+        );
+        let (code, refused) = at(node, None, &["device", "list"]);
+        assert!(
+            code == Some(5) && refused.contains("auth.service.shared_policies"),
+            "{refused}"
+        );
+        let (code, refused) = at(node, None, &["monitor-events", "--timeout", "1"]);
+        assert!(code != Some(0) && refused.contains("PoliciesDisabled"), "{refused}");
+    }
+    // Each node reads the keys for itself.
+    issuer.server.rotate(&[&second]);
+    for node in &nodes {
+        hub.until("the new key counts", |_| {
+            at(node, Some(&renewed), &["device", "list"]).0 == Some(0)
+        });
+        let (code, refused) = at(node, Some(&admin), &["device", "list"]);
+        assert!(code == Some(5) && refused.contains("no key"), "{refused}");
+    }
+}
+
+#[test]
+fn further_nodes_without_policies_need_a_token() {
+    let issuer = Issuer::start(&[&SigningKey::p256("only")]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = vec![
+        "dev",
+        "--ports",
+        "0",
+        "--nodes",
+        "3",
+        "--data-dir",
+        dir.path().to_str().unwrap(),
+    ];
+    let options = issuer.options();
+    args.extend(options.iter().map(String::as_str));
+    args.extend(["--set", "auth.service.shared_policies=false"]);
+    let output = run(&args);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("auth.service.shared_policies") && error.contains("--token-file"),
+        "{error}"
+    );
 }

@@ -60,6 +60,10 @@ pub(crate) struct Dev {
     /// Let devices ask for faults of their connections, as the SDKs' end-to-end suites do (docs/spec/fault-injection.md)
     #[arg(long)]
     fault_injection: bool,
+    /// With --nodes: a file with a bearer token of the hub's issuer, to add nodes with when shared access policies are switched
+    /// off
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     #[command(flatten)]
     source: ConfigSource,
 }

@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_secs(60);
 
 /// How often a node that does not lead sees whether it does.
-const LEADER_INTERVAL: Duration = Duration::from_secs(30);
+const LEADER_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The list of one CA.
 struct Source {

@@ -17,9 +17,12 @@ use time::OffsetDateTime;
 use super::{Dev, Failure, banner, certs, connection, defaults, fleet, preflight};
 use crate::cli::config as config_file;
 use crate::config::Config;
+use holdfast_cli::exit_code::Outcome;
 use holdfast_cli::{LoginArgs, cluster, node};
 use supervision::Supervisor;
 
+/// A node's own connection file.
+const NODE_FILE: &str = "node.json";
 /// The most nodes: a rehearsal of a large cluster on one machine.
 pub(super) const MAX_NODES: u16 = 32;
 /// Where nodes talk to each other, unless any free port will do.
@@ -50,6 +53,7 @@ struct NodeProcess {
 /// Runs `args.nodes` nodes until it receives a stop signal.
 pub(super) fn run(args: &Dev) -> Result<(), Failure> {
     let data_dir = std::path::absolute(&args.data_dir)?;
+    let login = login(args, &data_dir)?;
     preflight::data_dir(&data_dir)?;
     let connection_file = data_dir.join(connection::FILE_NAME);
     let _ = std::fs::remove_file(&connection_file);
@@ -57,9 +61,26 @@ pub(super) fn run(args: &Dev) -> Result<(), Failure> {
 
     let mut notes = Vec::new();
     let mut nodes = prepare(args, &data_dir, &mut notes)?;
-    let outcome = serve(args, &mut nodes, &connection_file, &notes, &mut signals);
+    let outcome = serve(args, &login, &mut nodes, &connection_file, &notes, &mut signals);
     stop(&mut nodes, args);
     outcome
+}
+
+/// How this process calls node 1, to add the others and to see that they are in place: with the owner's policy, or, when policies are
+/// switched off, with the token of `--token-file`.
+fn login(args: &Dev, data_dir: &Path) -> Result<LoginArgs, Failure> {
+    let config: Config = config_file::read(&args.source, Config::default())?;
+    let login = LoginArgs::of_file(data_dir.join(NODE_FILE));
+    if config.service_auth.shared_policies {
+        return Ok(login);
+    }
+    if args.token_file.is_none() {
+        let text = "--nodes adds nodes over REST, and auth.service.shared_policies is false: no policy opens that";
+        return Err(Failure::usage(text).advise(
+            "give --token-file FILE: a bearer token of the hub's issuer for IoT Hub Data Contributor, read anew for each call",
+        ));
+    }
+    Ok(login.with_token_file(args.token_file.clone()))
 }
 
 /// Writes certificates and configuration of every node.
@@ -82,7 +103,7 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
         let node = NodeProcess {
             joins: at > 0 && !dir.join("holdfast.node").exists(),
             config_file: dir.join("holdfast.toml"),
-            connection_file: dir.join("node.json"),
+            connection_file: dir.join(NODE_FILE),
             name,
             address: *address,
             dir,
@@ -190,6 +211,7 @@ fn free_peer_port(address: IpAddr) -> Result<SocketAddr, Failure> {
 /// Starts the nodes, publishes the connection file, and supervises them until the end.
 fn serve(
     args: &Dev,
+    login: &LoginArgs,
     nodes: &mut [NodeProcess],
     connection_file: &Path,
     notes: &[String],
@@ -204,8 +226,9 @@ fn serve(
     }
     for at in 0..nodes.len() {
         if nodes[at].joins {
-            let login = LoginArgs::of_file(nodes[0].connection_file.clone());
-            let token = node::token(&login, TOKEN_VALID, node::Role::Core)?;
+            let Some(token) = join_token(login, signals)? else {
+                return Ok(());
+            };
             certs::write_private(&nodes[at].dir.join("join-token"), token.as_bytes())?;
             nodes[at].start()?;
             if wait_ready(nodes, signals)? {
@@ -213,7 +236,7 @@ fn serve(
             }
         }
     }
-    if settle(nodes, signals)? {
+    if settle(login, signals)? {
         return Ok(());
     }
     let table = table(nodes);
@@ -309,12 +332,28 @@ fn wait_ready(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Si
     }
 }
 
-/// Waits until every group has the replicas that it is to have, so that a node may be lost from then on.
-fn settle(nodes: &mut [NodeProcess], signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
+/// A token for a node that joins; `None` when a signal came instead. With a bearer token it waits until node 1 has read the keys of the
+/// issuer.
+fn join_token(login: &LoginArgs, signals: &mut signal_hook::iterator::Signals) -> Result<Option<String>, Failure> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        let login = LoginArgs::of_file(nodes[0].connection_file.clone());
-        match cluster::fetch(&login) {
+        match node::token(login, TOKEN_VALID, node::Role::Core) {
+            Ok(token) => return Ok(Some(token)),
+            Err(failure) if failure.outcome != Outcome::Failed || Instant::now() >= deadline => return Err(failure),
+            Err(_) => {}
+        }
+        if signals.pending().next().is_some() {
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until every group has the replicas that it is to have, so that a node may be lost from then on.
+fn settle(login: &LoginArgs, signals: &mut signal_hook::iterator::Signals) -> Result<bool, Failure> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        match cluster::fetch(login) {
             Ok(status) if cluster::is_settled(&status) => return Ok(false),
             Ok(_) | Err(_) if Instant::now() < deadline => {}
             _ => {
