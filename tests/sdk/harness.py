@@ -5,7 +5,8 @@ hub's. So suites may run side by side, and beside a hub on 127.0.0.1.
 
 As a library: `with Hub() as hub: hub.connection["owner"]`. As a program: `harness.py COMMAND…` starts a hub, runs the
 command with HOLDFAST_CONNECTION_FILE and the CA variables of all SDKs set, stops the hub, and returns the command's exit
-code. With HOLDFAST_CONNECTION_FILE already set, a running hub is used and left running.
+code. With HOLDFAST_CONNECTION_FILE already set, a running hub is used and left running. `harness.py --issuer COMMAND…`: the
+hub takes tokens of an issuer alone, whose address is in HOLDFAST_ISSUER.
 
 HOLDFAST_NODES=3 makes every hub a cluster of three: the hub's address is then a TCP load balancer's, which gives each
 new connection to the next node, as a deployment would.
@@ -303,7 +304,28 @@ def sdk_environment(connection_file, connection) -> dict:
     }
 
 
+def with_issuer(command) -> int:
+    """Runs the command beside a hub without policies and the issuer whose tokens it takes."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent / "python"))
+    from issuer import Issuer
+
+    issuer = Issuer()
+    with Hub(issuer.hub_arguments(NODES)) as hub:
+        environment = sdk_environment(hub.connection_file, hub.connection)
+        both = issuer.workshop.folder / "both.pem"
+        authorities = [Path(hub.connection["caFile"]), issuer.ca.certificate_file]
+        both.write_text("".join(file.read_text() for file in authorities), encoding="ascii")
+        environment["NODE_EXTRA_CA_CERTS"] = str(both)
+        code = subprocess.call(command, env={**os.environ, **environment, "HOLDFAST_ISSUER": issuer.url})
+        if code != 0:
+            print(hub.last_log_lines(), file=sys.stderr)
+    issuer.close()
+    return code
+
+
 def main(command) -> int:
+    if command[0] == "--issuer":
+        return with_issuer(command[1:])
     if "HOLDFAST_CONNECTION_FILE" in os.environ:
         hub = RunningHub(os.environ["HOLDFAST_CONNECTION_FILE"])
         return subprocess.call(command, env={**os.environ, **sdk_environment(hub.connection_file, hub.connection)})

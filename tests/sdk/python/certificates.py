@@ -71,6 +71,20 @@ class Workshop:
         """For a server at an IP address."""
         return self._issued(address, issuer, ["basicConstraints=CA:FALSE", f"subjectAltName=IP:{address}"], 30)
 
+    def crl(self, issuer, number, last="20200101000000Z", next_update="20900101000000Z"):
+        """The file of a CRL without entries."""
+        self._count += 1
+        base = self.folder / f"crl-{self._count}"
+        names = {part: base.with_suffix(f".{part}") for part in ("cnf", "txt", "number", "crl")}
+        names["txt"].write_text("", encoding="ascii")
+        names["number"].write_text(f"{number:04X}\n", encoding="ascii")
+        lines = ["[ca]", "default_ca=d", "[d]", f"database={names['txt']}", f"crlnumber={names['number']}",
+                 "default_md=sha256", "crl_extensions=e", "[e]", "authorityKeyIdentifier=keyid"]
+        names["cnf"].write_text("\n".join(lines) + "\n", encoding="ascii")
+        _openssl("ca", "-gencrl", "-config", names["cnf"], "-cert", issuer.certificate_file, "-keyfile", issuer.key_file,
+                 "-crl_lastupdate", last, "-crl_nextupdate", next_update, "-out", names["crl"])
+        return names["crl"]
+
     def _issued(self, common_name, issuer, extensions, days):
         made = self._new([issuer, *issuer.issuers])
         request = made.certificate_file.with_suffix(".csr")

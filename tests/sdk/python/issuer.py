@@ -1,4 +1,8 @@
-"""An OpenID Connect issuer of the test's own: its documents over HTTPS, and tokens signed by openssl."""
+"""An OpenID Connect issuer of the test's own: its documents over HTTPS, and tokens signed by openssl.
+
+`GET /token?name=NAME&role=ROLE&role=…` gives a token to tests that are not Python. No third-party packages but for
+`Credential`.
+"""
 
 import base64
 import http.server
@@ -7,8 +11,8 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 
-from azure.core.credentials import AccessToken
 from certificates import Workshop
 
 AUDIENCE = "https://iothubs.azure.net"
@@ -32,7 +36,12 @@ class Issuer:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                body = json.dumps(issuer.documents().get(self.path, {})).encode()
+                path, _, query = self.path.partition("?")
+                if path == "/token":
+                    asked = urllib.parse.parse_qs(query)
+                    body = issuer.token(asked["name"][0], *asked.get("role", [])).encode()
+                else:
+                    body = json.dumps(issuer.documents().get(path, {})).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -68,6 +77,21 @@ class Issuer:
         signature = subprocess.run(command, input=message.encode(), check=True, capture_output=True).stdout
         return f"{message}.{_encoded(signature)}"
 
+    def hub_arguments(self, nodes=1):
+        """What a hub is started with that takes tokens of this issuer alone."""
+        settings = {
+            "auth.oidc.issuer": self.url,
+            "auth.oidc.ca_file": str(self.ca.certificate_file),
+            "auth.service.shared_policies": "false",
+        }
+        arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        if nodes > 1:
+            # `holdfast dev` adds its further nodes with it.
+            file = self.workshop.folder / "token"
+            file.write_text(self.token("dev", "IoT Hub Data Contributor"), encoding="ascii")
+            arguments += ["--token-file", str(file)]
+        return arguments
+
     def credential(self, name, *roles):
         return Credential(self, name, roles)
 
@@ -80,5 +104,7 @@ class Credential:
         self.scopes = []
 
     def get_token(self, *scopes, **_):
+        from azure.core.credentials import AccessToken
+
         self.scopes.extend(scopes)
         return AccessToken(self.issuer.token(self.name, *self.roles), int(time.time()) + 3600)

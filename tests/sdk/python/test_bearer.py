@@ -26,14 +26,7 @@ def issuer():
 @pytest.fixture(scope="module")
 def keyless_hub(issuer):
     """A hub that takes tokens of the issuer alone."""
-    settings = {
-        "auth.oidc.issuer": issuer.url,
-        "auth.oidc.ca_file": str(issuer.ca.certificate_file),
-    }
-    if harness.NODES == 1:
-        # `holdfast dev` adds its further nodes with the key of a policy.
-        settings["auth.service.shared_policies"] = "false"
-    with harness.Hub([part for key, value in settings.items() for part in ("--set", f"{key}={value}")]) as running:
+    with harness.Hub(issuer.hub_arguments(harness.NODES)) as running:
         hub = HubUnderTest(running)
         admin = manager(hub, issuer.credential("admin", "IoT Hub Data Contributor"))
         until(lambda: answers(admin), "the keys of the issuer")
@@ -68,7 +61,6 @@ def test_each_role_opens_its_calls_and_no_others(keyless_hub, issuer):
         twins.get_device(device.device_id)
 
 
-@pytest.mark.skipif(harness.NODES > 1, reason="`holdfast dev --nodes` needs a policy itself")
 def test_a_policy_opens_nothing(keyless_hub):
     with pytest.raises(HttpOperationError) as refused:
         keyless_hub.registry_of("owner").get_device("any")

@@ -1,13 +1,14 @@
 """Devices and modules with certificates, over both transports of the SDK."""
 
 import json
+import time
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, X509
-from azure.iot.device.exceptions import CredentialError
+from azure.iot.device.exceptions import ConnectionFailedError, CredentialError
 from certificates import Workshop
-from harness import sas_token
-from hub_under_test import Reader, connected, system, unique, until
+from harness import Hub, sas_token
+from hub_under_test import HubUnderTest, Reader, connected, system, unique, until
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +193,49 @@ def test_certificates_with_rsa_keys_work(hub):
     device_id = by_ca(hub)
     with connected(client_of(hub, workshop.device(device_id, workshop.ca("below", ca)), device_id)) as client:
         client.send_message("x")
+
+
+@pytest.fixture
+def strict_about_crls():
+    with Hub(["--set", "device_hub.expired_crl=refuse"]) as running:
+        yield HubUnderTest(running)
+
+
+def crl_that_ends_soon(workshop, ca):
+    """The file of a current CRL, and when it ends."""
+    end = int(time.time()) + 4
+    return workshop.crl(ca, 1, next_update=time.strftime("%Y%m%d%H%M%SZ", time.gmtime(end))), end
+
+
+def test_a_crl_that_has_ended_refuses_its_devices_until_there_is_a_current_one(strict_about_crls, workshop):
+    hub = strict_about_crls
+    ca = workshop.ca("weekly")
+    hub.running.cli("ca", "add", "weekly", "--file", str(ca.certificate_file), "--verified")
+    device_id = by_ca(hub)
+    own = workshop.device(device_id, ca)
+    with connected(client_of(hub, own, device_id)) as client:
+        client.send_message("without a list")
+    crl, end = crl_that_ends_soon(workshop, ca)
+    hub.running.cli("ca", "crl", "upload", "weekly", "--file", str(crl))
+    until(lambda: time.time() > end + 1, "the end of the list")
+    client = client_of(hub, own, device_id)
+    # It may come back once there is a current list: no refusal of its credential.
+    with pytest.raises(ConnectionFailedError):
+        client.connect()
+    client.shutdown()
+    record = last_refusal(hub, device_id)
+    assert record["reason"] == "crl_ended" and "device_hub.expired_crl" in json.dumps(record), record
+    hub.running.cli("ca", "crl", "upload", "weekly", "--file", str(workshop.crl(ca, 2)))
+    with connected(client_of(hub, own, device_id)) as client:
+        client.send_message("with a current list")
+
+
+def test_by_default_a_crl_that_has_ended_stays_in_use(hub, workshop):
+    ca, name = workshop.ca("monthly"), unique("monthly")
+    hub.running.cli("ca", "add", name, "--file", str(ca.certificate_file), "--verified")
+    crl, end = crl_that_ends_soon(workshop, ca)
+    hub.running.cli("ca", "crl", "upload", name, "--file", str(crl))
+    device_id = by_ca(hub)
+    until(lambda: time.time() > end + 1, "the end of the list")
+    with connected(client_of(hub, workshop.device(device_id, ca), device_id)) as client:
+        client.send_message("by an old list")
