@@ -17,13 +17,11 @@ mod twins;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use holdfast_device_hub::{Core, Protocol};
 use holdfast_net::connection::{ConnectionLimits, Connections};
-use holdfast_net::{Accepted, ByteStream, Peer, Socket, StreamHandler};
+use holdfast_net::{Accepted, ByteStream, Peer, Socket, StreamHandler, TlsServer};
 use holdfast_tasks::Stop;
-use rustls::ServerConfig;
 
 use crate::MqttConfig;
 use crate::metrics::Metrics;
@@ -67,8 +65,8 @@ impl MqttFront {
     }
 
     /// Takes over a connection that starts with a TLS handshake.
-    pub fn accept_tls(self: &Rc<Self>, accepted: Accepted, tls: &Arc<ServerConfig>) {
-        let socket = Socket::tls(accepted.socket, Arc::clone(tls));
+    pub fn accept_tls(self: &Rc<Self>, accepted: Accepted, tls: &TlsServer) {
+        let socket = Socket::tls(accepted.socket, tls.clone());
         self.accept(socket, accepted.address, Protocol::Mqtt);
     }
 

@@ -26,8 +26,10 @@ use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
 use holdfast_storage::StorageConfig;
 
-use sections::{AuditConfig, HubConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
-pub(crate) use sections::{ClusterConfig, CrlConfig, ListenConfig, LogFormat, TlsConfig};
+use sections::{AuditConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
+pub(crate) use sections::{
+    ClusterConfig, CrlConfig, HubConfig, ListenConfig, LogFormat, MAX_ALTERNATIVES, Resumption, TlsConfig,
+};
 
 /// The whole configuration of a node; the fields in the order of the manual.
 macro_rules! tree {

@@ -29,6 +29,6 @@ pub use proxy_protocol::ProxyHeadError;
 pub use socket::Socket;
 pub use stream::{ByteStream, Peer};
 pub use tls::{
-    CertificateReload, FileStamps, ReloadOutcome, ServerCertificates, ServerIdentity, TlsError, accept_tls,
-    server_config,
+    CertificateReload, FileStamps, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity, ServerNames, TlsError,
+    TlsOptions, TlsServer, accept_tls,
 };

@@ -5,17 +5,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use holdfast_model::{CertificateChain, TlsParameters};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::ByteStream;
 use crate::tls::TlsSocket;
+use crate::{ByteStream, TlsServer};
 
 /// A TCP, TLS or WebSocket connection.
 pub enum Socket {
@@ -43,8 +41,8 @@ pub struct BufferedStream {
 impl Socket {
     /// A TLS connection at its very start.
     #[must_use]
-    pub fn tls(tcp: TcpStream, config: Arc<ServerConfig>) -> Self {
-        Self::Tls(Box::new(TlsSocket::new(tcp, config)))
+    pub fn tls(tcp: TcpStream, server: TlsServer) -> Self {
+        Self::Tls(Box::new(TlsSocket::new(tcp, server)))
     }
 
     /// A connection carried by another stream, whose TLS handshake showed `peer_certificates`.

@@ -5,17 +5,22 @@
 
 mod certificates;
 mod client;
-mod config;
+mod greeting;
+mod handshake;
 mod lazy;
 mod reload;
+mod server;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use certificates::{ServerCertificates, ServerIdentity};
 pub(crate) use client::{chain, parameters};
-pub use config::{accept_tls, server_config};
+pub use greeting::{NameKind, ServerNames};
+pub(crate) use handshake::Handshake;
 pub(crate) use lazy::TlsSocket;
 pub use reload::{CertificateReload, FileStamps, ReloadOutcome};
+pub use server::{TlsOptions, TlsServer, accept_tls};
 use thiserror::Error;
 
 /// A TLS configuration could not be made.
@@ -27,4 +32,7 @@ pub enum TlsError {
     /// A key does not fit its certificate, or its kind is unknown.
     #[error("a server certificate or its key cannot be used")]
     Certificate(#[source] rustls::Error),
+    /// The system gives no randomness.
+    #[error("no key for session tickets can be made: the system gives no randomness")]
+    TicketKey,
 }

@@ -55,6 +55,22 @@ fn on_all_addresses(port: u16) -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0, 0, 0, 0], port))]
 }
 
+/// Whether clients may resume TLS sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    /// Every handshake is a full one.
+    Off,
+    /// By session tickets.
+    Tickets,
+}
+
+impl Choice for Resumption {
+    const NAMES: &'static [(&'static str, Self)] = &[("off", Self::Off), ("tickets", Self::Tickets)];
+}
+
+/// How many chains for host names there may be: each is a label of metrics.
+pub(crate) const MAX_ALTERNATIVES: usize = 8;
+
 /// Why a certificate or key file is refused.
 const ALONE: &str = "a certificate and its key go together; the other one is not set";
 
@@ -69,6 +85,17 @@ holdfast_config::section! {
         pub(crate) rsa_certificate_file: Option<PathBuf> = None;
         /// Its private key.
         pub(crate) rsa_key_file: Option<PathBuf> = None;
+        /// Chains for the clients of single host names, such as old devices that trust an older root:
+        /// `["old.example.com=/etc/holdfast/old.pem:/etc/holdfast/old.key"]`, HOST=CERTIFICATE_FILE:KEY_FILE. A client that names HOST in
+        /// its TLS greeting (SNI) gets it, all others those above; several for one host are chosen among by kind of key. At most 8.
+        pub(crate) alternatives: Vec<String> = Vec::new();
+        /// Whether clients may resume TLS sessions: `tickets`, or `off`. A resumed session needs no signatures; its client
+        /// certificate is checked like that of a new one. Each node has its own ticket keys, in memory.
+        pub(crate) resumption: Resumption = Resumption::Tickets;
+        /// How long after a full handshake its session may be resumed. Ticket keys are replaced as often, and opened tickets for as
+        /// long again.
+        pub(crate) ticket_lifetime: HumanDuration = HumanDuration::secs(6 * 3600),
+            in HumanDuration::secs(60)..=HumanDuration::secs(7 * 86_400) => "must be 60 s to 7 days";
         /// The CA that clients trust, for the connection file and the command line; the hub itself does not need it.
         pub(crate) ca_file: Option<PathBuf> = None;
         /// How often the certificate files are checked; changed ones count for later connections.
@@ -80,7 +107,49 @@ holdfast_config::section! {
         tls.key_file.is_none() || tls.certificate_file.is_some() => key_file, ALONE;
         tls.rsa_certificate_file.is_none() || tls.rsa_key_file.is_some() => rsa_certificate_file, ALONE;
         tls.rsa_key_file.is_none() || tls.rsa_certificate_file.is_some() => rsa_key_file, ALONE;
+        bad_alternative(&tls.alternatives).is_none()
+            => alternatives, bad_alternative(&tls.alternatives).unwrap_or_default();
+        tls.alternatives().next().is_none() || tls.certificate_file.is_some() || tls.rsa_certificate_file.is_some()
+            => alternatives, "needs tls.certificate_file: clients of other names, and without a name, get that one";
     }
+}
+
+/// A chain for the clients of one host name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Alternative {
+    pub(crate) host: String,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl TlsConfig {
+    /// The well-formed alternatives, in order.
+    pub(crate) fn alternatives(&self) -> impl Iterator<Item = Alternative> {
+        self.alternatives.iter().filter_map(|text| parse_alternative(text))
+    }
+}
+
+fn parse_alternative(text: &str) -> Option<Alternative> {
+    let (host, files) = text.split_once('=')?;
+    let (certificate, key) = files.split_once(':')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let is_whole = !host.is_empty() && host.chars().all(is_name) && !certificate.is_empty() && !key.is_empty();
+    is_whole.then(|| Alternative {
+        host: host.to_ascii_lowercase(),
+        certificate: certificate.into(),
+        key: key.into(),
+    })
+}
+
+fn bad_alternative(alternatives: &[String]) -> Option<String> {
+    if alternatives.len() > MAX_ALTERNATIVES {
+        return Some(format!(
+            "must be at most {MAX_ALTERNATIVES}, found {}",
+            alternatives.len()
+        ));
+    }
+    let bad = alternatives.iter().find(|text| parse_alternative(text).is_none())?;
+    Some(format!("must be HOST=CERTIFICATE_FILE:KEY_FILE, found {bad:?}"))
 }
 
 holdfast_config::section! {

@@ -131,6 +131,18 @@ fn every_kind_of_mistake_names_its_line_and_what_would_be_right() {
             "[tls]\nkey_file = 'k.pem'\n",
             "hub.toml:2: tls.key_file: a certificate and its key go together; the other one is not set",
         ),
+        (
+            "[tls]\nresumption = 'ids'\n",
+            "hub.toml:2: tls.resumption: must be \"off\" or \"tickets\", found \"ids\"",
+        ),
+        (
+            "[tls]\nalternatives = ['old.example=old.pem']\n",
+            "hub.toml:2: tls.alternatives: must be HOST=CERTIFICATE_FILE:KEY_FILE, found \"old.example=old.pem\"",
+        ),
+        (
+            "[tls]\nalternatives = ['old.example=old.pem:old.key']\n",
+            "hub.toml:2: tls.alternatives: needs tls.certificate_file: clients of other names, and without a name, get that one",
+        ),
     ] {
         refused(text, expected);
     }

@@ -2,20 +2,22 @@
 //!
 //! Open connections keep the certificate of their handshake; new ones get the new certificate.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_model::UnixMillis;
-use holdfast_net::{CertificateReload, FileStamps, ReloadOutcome, ServerCertificates, ServerIdentity, server_config};
-use holdfast_tasks::Stop;
-use rustls::ServerConfig;
+use holdfast_net::{
+    CertificateReload, FileStamps, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity, ServerNames,
+    TlsOptions, TlsServer,
+};
+use holdfast_tasks::{Phase, Stop};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::certs;
-use crate::config::TlsConfig;
+use crate::config::{HubConfig, MAX_ALTERNATIVES, Resumption, TlsConfig};
 use crate::metrics_catalogue;
 use holdfast_cli::exit_code::Failure;
 
@@ -24,9 +26,26 @@ use holdfast_cli::exit_code::Failure;
 struct Files {
     /// As the metrics name it.
     name: &'static str,
+    /// The host name whose clients get it; `None`: all others.
+    host: Option<String>,
     certificate: PathBuf,
     key: PathBuf,
 }
+
+/// The names of `tls.alternatives` in metrics, in their order.
+const ALTERNATIVES: [&str; MAX_ALTERNATIVES] = [
+    "alternative1",
+    "alternative2",
+    "alternative3",
+    "alternative4",
+    "alternative5",
+    "alternative6",
+    "alternative7",
+    "alternative8",
+];
+
+/// How often ticket keys are looked at.
+const TICKET_KEYS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The certificate of TLS listeners; nothing when no certificate is configured.
 #[derive(Clone)]
@@ -38,7 +57,7 @@ struct Inner {
     /// The stamps of the files before they were loaded.
     stamps: FileStamps,
     certificates: ServerCertificates,
-    config: Arc<ServerConfig>,
+    server: TlsServer,
     reload_interval: Duration,
 }
 
@@ -47,9 +66,9 @@ impl Tls {
     ///
     /// # Errors
     /// Names the file that cannot be used.
-    pub(crate) fn load(config: &TlsConfig) -> Result<Self, Failure> {
+    pub(crate) fn load(config: &TlsConfig, hub: &HubConfig) -> Result<Self, Failure> {
         // ECDSA handshakes cost less.
-        let files: Vec<Files> = [
+        let mut files: Vec<Files> = [
             ("server", &config.certificate_file, &config.key_file),
             ("rsa", &config.rsa_certificate_file, &config.rsa_key_file),
         ]
@@ -57,11 +76,20 @@ impl Tls {
         .filter_map(|(name, certificate, key)| {
             Some(Files {
                 name,
+                host: None,
                 certificate: certificate.clone()?,
                 key: key.clone()?,
             })
         })
         .collect();
+        files.extend(
+            std::iter::zip(ALTERNATIVES, config.alternatives()).map(|(name, alternative)| Files {
+                name,
+                host: Some(alternative.host),
+                certificate: alternative.certificate,
+                key: alternative.key,
+            }),
+        );
         if files.is_empty() {
             return Ok(Self(None));
         }
@@ -76,25 +104,32 @@ impl Tls {
         );
         let identities = identities(&files).map_err(refused)?;
         let certificates = ServerCertificates::new(identities).map_err(|error| refused(error.into()))?;
-        let server = server_config(&certificates, &[]).map_err(|error| refused(error.into()))?;
+        let options = TlsOptions {
+            resumption: match config.resumption {
+                Resumption::Off => None,
+                Resumption::Tickets => Some(config.ticket_lifetime.get()),
+            },
+            names: names(hub),
+        };
+        let server = TlsServer::new(&certificates, options).map_err(|error| refused(error.into()))?;
         show_ends(&files);
         Ok(Self(Some(Arc::new(Inner {
             files,
             stamps,
             certificates,
-            config: server,
+            server,
             reload_interval: config.reload_interval.get(),
         }))))
     }
 
-    /// The configuration of listeners.
+    /// The TLS of listeners.
     ///
     /// # Errors
     /// No certificate is configured.
-    pub(crate) fn get(&self) -> Result<Arc<ServerConfig>> {
+    pub(crate) fn get(&self) -> Result<TlsServer> {
         let inner = self.0.as_ref();
         inner
-            .map(|inner| Arc::clone(&inner.config))
+            .map(|inner| inner.server.clone())
             .context("there are TLS listeners, and no certificate is configured")
     }
 
@@ -108,9 +143,10 @@ impl Tls {
         ends.collect()
     }
 
-    /// Reloads the certificates when their files change, until the node closes.
+    /// Reloads the certificates when their files change, and replaces ticket keys, until the node closes.
     pub(crate) async fn follow(self, stop: Stop) {
         let Some(inner) = self.0 else { return };
+        let server = inner.server.clone();
         let reload = CertificateReload {
             name: "server",
             stamps: inner.stamps.clone(),
@@ -125,7 +161,7 @@ impl Tls {
                 metrics_catalogue::certificate_reloads(outcome).increment(1);
             },
         };
-        reload.run(stop).await;
+        tokio::join!(reload.run(stop.clone()), rotate_ticket_keys(server, stop));
     }
 }
 
@@ -137,19 +173,45 @@ impl Inner {
     }
 }
 
-fn identities(files: &[Files]) -> Result<Vec<ServerIdentity>> {
-    files
-        .iter()
-        .map(|files| identity(&files.certificate, &files.key))
-        .collect()
+async fn rotate_ticket_keys(server: TlsServer, stop: Stop) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.reached(Phase::Closing) => return,
+            () = tokio::time::sleep(TICKET_KEYS_INTERVAL) => server.rotate_ticket_keys(),
+        }
+    }
 }
 
-fn identity(certificate: &Path, key: &Path) -> Result<ServerIdentity> {
+/// The names of the hub that clients may name in their TLS greeting.
+fn names(hub: &HubConfig) -> ServerNames {
+    let split = holdfast_auth::split_names(&hub.host);
+    let split = split.into_iter().flatten().zip([NameKind::Device, NameKind::Service]);
+    let aliases = hub.aliases.iter().map(|alias| (alias.clone(), NameKind::Alias));
+    ServerNames::new(
+        [(hub.host.clone(), NameKind::Hub)]
+            .into_iter()
+            .chain(split)
+            .chain(aliases),
+    )
+}
+
+fn identities(files: &[Files]) -> Result<Vec<ServerIdentity>> {
+    files.iter().map(identity).collect()
+}
+
+fn identity(files: &Files) -> Result<ServerIdentity> {
+    let (certificate, key) = (&files.certificate, &files.key);
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| format!("cannot read certificates from {}", certificate.display()))?;
     let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read a key from {}", key.display()))?;
-    Ok(ServerIdentity { chain, key })
+    Ok(ServerIdentity {
+        name: files.name,
+        host: files.host.clone(),
+        chain,
+        key,
+    })
 }
 
 /// Shows operators when the certificates end; a bad one is found when it is used.

@@ -14,14 +14,13 @@ use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
-    Accepted, Handler, NetConfig, Peer, Rejected, accept_loop, accept_tls, bind, serve_http, serve_stream,
+    Accepted, Handler, NetConfig, Peer, Rejected, TlsServer, accept_loop, accept_tls, bind, serve_http, serve_stream,
 };
 use holdfast_node::{Core, FrontEnd};
 use holdfast_oidc::Issuer;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_service_api::rest::RestService;
 use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
-use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::certificates::Tls;
@@ -217,7 +216,7 @@ fn record(hub: &DeviceHub, protocol: Protocol, rejected: Rejected) {
 /// TLS in front of AMQP and HTTPS. (MQTT completes it lazily, to save the memory of idle connections.)
 #[derive(Clone)]
 struct Secured {
-    tls: Arc<ServerConfig>,
+    tls: TlsServer,
     net: NetConfig,
     handshakes: Arc<Semaphore>,
 }
@@ -234,7 +233,7 @@ impl Secured {
             return;
         };
         let served = async move {
-            let handshake = accept_tls(accepted.socket, self.tls, self.net.handshake_timeout).await;
+            let handshake = accept_tls(accepted.socket, &self.tls, self.net.handshake_timeout).await;
             drop(permit);
             match handshake {
                 Ok(stream) => {

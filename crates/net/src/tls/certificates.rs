@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_tasks::sync::RwLock;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
 use rustls::{NamedGroup, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,6 +17,10 @@ use super::TlsError;
 
 /// A certificate chain, leaf first, and its key.
 pub struct ServerIdentity {
+    /// As the metrics name it.
+    pub name: &'static str,
+    /// The host name whose clients get it, and those of no other name; `None`: clients of all names that have none of their own.
+    pub host: Option<String>,
     /// Leaf first, all intermediates, without the root (Spec device-mqtt §12).
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key.
@@ -26,7 +30,14 @@ pub struct ServerIdentity {
 /// The certificates that listeners show, in order of preference. Clones share them; a replacement is effective for
 /// handshakes that begin afterwards.
 #[derive(Debug, Clone)]
-pub struct ServerCertificates(Arc<RwLock<Vec<Arc<CertifiedKey>>>>);
+pub struct ServerCertificates(Arc<RwLock<Vec<Chain>>>);
+
+#[derive(Debug)]
+struct Chain {
+    name: &'static str,
+    host: Option<String>,
+    key: Arc<CertifiedKey>,
+}
 
 impl ServerCertificates {
     /// The first ones.
@@ -46,39 +57,48 @@ impl ServerCertificates {
         *self.0.write() = keys;
         Ok(())
     }
+
+    /// The chain for a client, and its name. In this order: those for the host name that the client names, else those without a host
+    /// name; of these the first that fits the client's signature schemes and named groups, else the first that
+    /// fits its signature schemes, else the first.
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Option<(Arc<CertifiedKey>, &'static str)> {
+        let chains = self.0.read();
+        let named = |chain: &&Chain| match (&chain.host, hello.server_name()) {
+            (Some(host), Some(name)) => host.eq_ignore_ascii_case(name),
+            _ => false,
+        };
+        let of_name = chains.iter().any(|chain| named(&chain));
+        let candidates = || (chains.iter()).filter(|chain| if of_name { named(chain) } else { chain.host.is_none() });
+        let fits_schemes = |chain: &&Chain| chain.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let fits_groups = |chain: &&Chain| match (curve(&chain.key), hello.named_groups()) {
+            (Some(curve), Some(groups)) => groups.contains(&curve),
+            // Other keys have no curve; a client without the extension accepts every curve.
+            _ => true,
+        };
+        let chain = candidates()
+            .find(|chain| fits_schemes(chain) && fits_groups(chain))
+            .or_else(|| candidates().find(fits_schemes))
+            .or_else(|| candidates().next())?;
+        Some((Arc::clone(&chain.key), chain.name))
+    }
 }
 
-fn certified(identities: Vec<ServerIdentity>) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+fn certified(identities: Vec<ServerIdentity>) -> Result<Vec<Chain>, TlsError> {
     let provider = aws_lc_rs::default_provider();
     let mut keys = Vec::with_capacity(identities.len());
     for identity in identities {
         let certified =
             CertifiedKey::from_der(identity.chain, identity.key, &provider).map_err(TlsError::Certificate)?;
-        keys.push(Arc::new(certified));
+        keys.push(Chain {
+            name: identity.name,
+            host: identity.host,
+            key: Arc::new(certified),
+        });
     }
-    if keys.is_empty() {
+    if keys.iter().all(|chain| chain.host.is_some()) {
         return Err(TlsError::NoCertificate);
     }
     Ok(keys)
-}
-
-/// Chooses the first certificate that fits the client's signature schemes and named groups, else the first that fits
-/// its signature schemes, else the first of all.
-impl ResolvesServerCert for ServerCertificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.0.read();
-        let fits_schemes = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let fits_groups = |key: &&Arc<CertifiedKey>| match (curve(key), hello.named_groups()) {
-            (Some(curve), Some(groups)) => groups.contains(&curve),
-            // Other keys have no curve; a client without the extension accepts every curve.
-            _ => true,
-        };
-        keys.iter()
-            .find(|key| fits_schemes(key) && fits_groups(key))
-            .or_else(|| keys.iter().find(fits_schemes))
-            .or(keys.first())
-            .cloned()
-    }
 }
 
 /// The curve of an ECDSA key; `None` for other keys. Each ECDSA scheme of rustls belongs to one curve.

@@ -1,13 +1,13 @@
 //! TLS whose state is made when the first byte arrives, so that a silent connection costs no handshake buffers.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use holdfast_model::{CertificateChain, TlsParameters};
-use rustls::{ServerConfig, ServerConnection};
+use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
+use super::{Handshake, TlsServer};
 use crate::socket::{poll_read_stream, reset_on_close, shut_down};
 
 /// A TLS connection whose state is made when the first byte arrives.
@@ -17,15 +17,21 @@ pub struct TlsSocket {
 }
 
 enum TlsState {
-    Idle(Arc<ServerConfig>),
-    Started(Box<ServerConnection>),
+    Idle(TlsServer),
+    Started(Box<Started>),
+}
+
+struct Started {
+    connection: ServerConnection,
+    /// Until it is complete.
+    handshake: Option<Handshake>,
 }
 
 impl TlsSocket {
-    pub(crate) fn new(tcp: TcpStream, config: Arc<ServerConfig>) -> Self {
+    pub(crate) fn new(tcp: TcpStream, server: TlsServer) -> Self {
         Self {
             tcp,
-            state: TlsState::Idle(config),
+            state: TlsState::Idle(server),
         }
     }
 
@@ -33,7 +39,7 @@ impl TlsSocket {
     pub(crate) fn peer_certificates(&self) -> Option<CertificateChain> {
         match &self.state {
             TlsState::Idle(_) => None,
-            TlsState::Started(connection) => super::chain(connection),
+            TlsState::Started(started) => super::chain(&started.connection),
         }
     }
 
@@ -41,7 +47,7 @@ impl TlsSocket {
     pub(crate) fn parameters(&self) -> Option<TlsParameters> {
         match &self.state {
             TlsState::Idle(_) => None,
-            TlsState::Started(connection) => super::parameters(connection),
+            TlsState::Started(started) => super::parameters(&started.connection),
         }
     }
 
@@ -53,7 +59,7 @@ impl TlsSocket {
     pub(crate) fn wants_flush(&self) -> bool {
         match &self.state {
             TlsState::Idle(_) => false,
-            TlsState::Started(connection) => connection.wants_write(),
+            TlsState::Started(started) => started.connection.wants_write(),
         }
     }
 
@@ -62,7 +68,8 @@ impl TlsSocket {
     }
 
     pub(crate) fn close(&mut self) {
-        if let TlsState::Started(connection) = &mut self.state {
+        if let TlsState::Started(started) = &mut self.state {
+            let connection = &mut started.connection;
             connection.send_close_notify();
             // The peer may be gone; nothing more can be done for it.
             let _ = connection.write_tls(&mut TryWrite(&self.tcp));
@@ -71,14 +78,17 @@ impl TlsSocket {
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let TlsState::Idle(config) = &self.state {
+        if let TlsState::Idle(server) = &self.state {
             ready!(self.tcp.poll_read_ready(cx))?;
-            let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-            self.state = TlsState::Started(Box::new(connection));
+            let handshake = server.begin();
+            let connection = ServerConnection::new(handshake.config()).map_err(io::Error::other)?;
+            let handshake = Some(handshake);
+            self.state = TlsState::Started(Box::new(Started { connection, handshake }));
         }
-        let TlsState::Started(connection) = &mut self.state else {
+        let TlsState::Started(started) = &mut self.state else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        let Started { connection, handshake } = &mut **started;
         loop {
             match connection.reader().read(scratch) {
                 Ok(read) => return Poll::Ready(Ok(read)),
@@ -97,25 +107,30 @@ impl TlsSocket {
             if let Err(error) = processed {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
+            if !connection.is_handshaking()
+                && let Some(handshake) = handshake.take()
+            {
+                handshake.completed(connection);
+            }
         }
     }
 
     pub(crate) fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let TlsState::Started(connection) = &mut self.state else {
+        let TlsState::Started(started) = &mut self.state else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let taken = connection.writer().write(data)?;
-        flush_tls(connection, &self.tcp)?;
+        let taken = started.connection.writer().write(data)?;
+        flush_tls(&mut started.connection, &self.tcp)?;
         Ok(taken)
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let TlsState::Started(connection) = &mut self.state else {
+        let TlsState::Started(started) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        while connection.wants_write() {
+        while started.connection.wants_write() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            flush_tls(connection, &self.tcp)?;
+            flush_tls(&mut started.connection, &self.tcp)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,8 @@
 //! Handshakes of real rustls clients, in memory.
 
+mod alternatives;
+mod resumption;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -10,12 +13,12 @@ use rustls::client::ResolvesClientCert;
 use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{ServerCertificates, ServerIdentity, chain, server_config};
+use super::{ServerCertificates, ServerIdentity, TlsOptions, TlsServer, chain};
 use crate::Socket;
 
 const HOST: &str = "hub.test";
@@ -28,7 +31,7 @@ struct Identity {
 impl Identity {
     fn new(algorithm: &'static SignatureAlgorithm) -> Self {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let certificate = CertificateParams::new([HOST.to_owned()])
+        let certificate = CertificateParams::new([HOST.to_owned(), "old.test".to_owned()])
             .unwrap()
             .self_signed(&key)
             .unwrap();
@@ -40,6 +43,8 @@ impl Identity {
 
     fn server(&self) -> ServerIdentity {
         ServerIdentity {
+            name: "server",
+            host: None,
             chain: vec![self.certificate.clone()],
             key: self.key.clone_key(),
         }
@@ -56,15 +61,15 @@ impl Identity {
 struct Hub {
     ecdsa: Identity,
     rsa: Identity,
-    config: Arc<ServerConfig>,
+    server: TlsServer,
 }
 
 impl Hub {
     fn new() -> Self {
         let (ecdsa, rsa) = (Identity::new(&PKCS_ECDSA_P256_SHA256), Identity::new(&PKCS_RSA_SHA256));
         let certificates = ServerCertificates::new(vec![ecdsa.server(), rsa.server()]).unwrap();
-        let config = server_config(&certificates, &[]).unwrap();
-        Self { ecdsa, rsa, config }
+        let server = TlsServer::new(&certificates, TlsOptions::default()).unwrap();
+        Self { ecdsa, rsa, server }
     }
 
     fn client(
@@ -95,30 +100,43 @@ impl Hub {
         &self,
         client: ClientConfig,
     ) -> Result<(CertificateDer<'static>, Option<CertificateChain>), rustls::Error> {
-        let mut client = ClientConnection::new(Arc::new(client), HOST.try_into().unwrap())?;
-        let mut server = ServerConnection::new(Arc::clone(&self.config))?;
-        while client.is_handshaking() || server.is_handshaking() {
-            let mut bytes = Vec::new();
-            while client.wants_write() {
-                client.write_tls(&mut bytes).unwrap();
-            }
-            let mut unread = &*bytes;
-            while !unread.is_empty() {
-                server.read_tls(&mut unread).unwrap();
-                server.process_new_packets()?;
-            }
-            bytes.clear();
-            while server.wants_write() {
-                server.write_tls(&mut bytes).unwrap();
-            }
-            let mut unread = &*bytes;
-            while !unread.is_empty() {
-                client.read_tls(&mut unread).unwrap();
-                client.process_new_packets()?;
-            }
-        }
+        let (client, server) = connect(&self.server, &Arc::new(client), HOST)?;
         let shown = client.peer_certificates().unwrap()[0].clone();
         Ok((shown, chain(&server)))
+    }
+}
+
+/// Completes a handshake of a client that names `host`; both ends of it, after all messages of both have arrived.
+fn connect(
+    server: &TlsServer,
+    client: &Arc<ClientConfig>,
+    host: &'static str,
+) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let mut client = ClientConnection::new(Arc::clone(client), host.try_into().unwrap())?;
+    let mut server = ServerConnection::new(server.begin().config())?;
+    loop {
+        let is_quiet = !client.wants_write() && !server.wants_write();
+        if is_quiet && !client.is_handshaking() && !server.is_handshaking() {
+            return Ok((client, server));
+        }
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        let mut unread = &*bytes;
+        while !unread.is_empty() {
+            server.read_tls(&mut unread).unwrap();
+            server.process_new_packets()?;
+        }
+        bytes.clear();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        let mut unread = &*bytes;
+        while !unread.is_empty() {
+            client.read_tls(&mut unread).unwrap();
+            client.process_new_packets()?;
+        }
     }
 }
 
@@ -161,7 +179,7 @@ fn a_hub_with_one_certificate_shows_it_to_every_client() {
     let hub = Hub::new();
     let certificates = ServerCertificates::new(vec![hub.ecdsa.server()]).unwrap();
     let hub = Hub {
-        config: server_config(&certificates, &[]).unwrap(),
+        server: TlsServer::new(&certificates, TlsOptions::default()).unwrap(),
         ..hub
     };
     for groups in [aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1] {
@@ -242,7 +260,7 @@ fn a_lazy_connection_knows_the_chain_once_it_has_read_the_first_bytes() {
             };
             let serving = async {
                 let (socket, _) = listener.accept().await.unwrap();
-                let mut socket = Socket::tls(socket, Arc::clone(&hub.config));
+                let mut socket = Socket::tls(socket, hub.server.clone());
                 assert_eq!(socket.peer_certificates(), None);
                 let mut bytes = [0; 64];
                 let read = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await.unwrap();

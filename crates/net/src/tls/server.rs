@@ -1,0 +1,118 @@
+//! The TLS of the listeners, and the handshake of protocols that do not put it off.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::NoServerSessionStorage;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::client::ProofOfPossession;
+use super::greeting::ServerNames;
+use super::handshake::Handshake;
+use super::tickets::TicketKeys;
+use super::{ServerCertificates, TlsError};
+
+/// How the listeners speak TLS.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// How long after a full handshake its session may be resumed; `None`: never.
+    pub resumption: Option<Duration>,
+    /// The names of the hub, for the metrics.
+    pub names: ServerNames,
+}
+
+/// The TLS of a node's listeners: certificates, and the keys of session tickets. Clones share it, so that a session begun on one core
+/// or port is resumed on another.
+#[derive(Clone)]
+pub struct TlsServer(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    /// What all handshakes have in common.
+    pub(super) config: ServerConfig,
+    pub(super) certificates: ServerCertificates,
+    pub(super) names: Arc<ServerNames>,
+    pub(super) tickets: Option<Arc<TicketKeys>>,
+}
+
+impl TlsServer {
+    /// For listeners that show `certificates`.
+    ///
+    /// # Errors
+    /// [`TlsError::Certificate`] when rustls knows no version that it may use; [`TlsError::TicketKey`] without randomness.
+    pub fn new(certificates: &ServerCertificates, options: TlsOptions) -> Result<Self, TlsError> {
+        let tickets = match options.resumption {
+            None => None,
+            Some(lifetime) => Some(TicketKeys::new(lifetime).map_err(|_| TlsError::TicketKey)?),
+        };
+        Self::with_tickets(certificates, options.names, tickets)
+    }
+
+    pub(super) fn with_tickets(
+        certificates: &ServerCertificates,
+        names: ServerNames,
+        tickets: Option<TicketKeys>,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Certificate)?
+            .with_client_cert_verifier(Arc::new(ProofOfPossession(provider)))
+            // Each handshake puts its own one here.
+            .with_cert_resolver(Arc::new(NoCertificate));
+        // Tickets alone resume: a table of sessions would need a bound, and a lock that all cores share.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = usize::from(tickets.is_some());
+        Ok(Self(Arc::new(Shared {
+            config,
+            certificates: certificates.clone(),
+            names: Arc::new(names),
+            tickets: tickets.map(Arc::new),
+        })))
+    }
+
+    /// Replaces the keys of session tickets when their time has come. Handshakes do so too; a call every few seconds drops keys
+    /// in time on a node that has no handshakes.
+    pub fn rotate_ticket_keys(&self) {
+        if let Some(tickets) = &self.0.tickets {
+            tickets.rotate();
+        }
+    }
+
+    /// Begins a handshake.
+    pub(crate) fn begin(&self) -> Handshake {
+        Handshake::begin(self)
+    }
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::server::ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+}
+
+/// Completes a handshake as server within `timeout`.
+///
+/// # Errors
+/// `TimedOut` past the deadline; otherwise the error of the socket or of rustls.
+pub async fn accept_tls(socket: TcpStream, server: &TlsServer, timeout: Duration) -> io::Result<TlsStream<TcpStream>> {
+    let handshake = server.begin();
+    let acceptor = tokio_rustls::TlsAcceptor::from(handshake.config());
+    match tokio::time::timeout(timeout, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => {
+            handshake.completed(stream.get_ref().1);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the TLS handshake took too long",
+        )),
+    }
+}
