@@ -88,7 +88,7 @@ impl Handshake {
 impl ResolvesServerCert for State {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let (key, chain) = self.certificates.choose(&hello)?;
-        // A client that is asked for another key share greets twice, and says the same.
+        // After a request for another key share the client greets again, with the same content.
         self.greeting.get_or_init(|| Greeting {
             name: self.names.kind(hello.server_name()),
             signatures: signatures(hello.signature_schemes()),

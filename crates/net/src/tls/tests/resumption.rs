@@ -1,4 +1,4 @@
-//! Sessions that are resumed: for how long, by whom, and what of the first handshake stays true.
+//! Sessions that are resumed: for how long, at which nodes, and with which client chain.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
