@@ -7,7 +7,7 @@
 #     make                the Makefile is how everything is called
 #     libclang            bindgen, which makes the bindings to RocksDB, loads this library, and it needs clang's own headers
 #     ca-certificates     cargo downloads crates over TLS
-#   tests                 the SDKs that the hub is tested with (Python, Node), the examples (curl, mosquitto_pub),
+#   tests                 the SDKs that the hub is tested with (Python, Node, Java), the examples (curl, mosquitto_pub),
 #                         namespaces for nodes whose network is broken on purpose (ip), and `make test-bootstrap`
 #   bench                 the measuring scripts (python3, ps, git for the commit's name), certificates (openssl); each part
 #                         installs the peers it needs by itself, without letting their services start
@@ -99,6 +99,8 @@ find_missing() {
       need python3-venv python3 -c 'import ensurepip, venv'
       need nodejs command -v node
       need npm command -v npm
+      need default-jdk-headless command -v javac
+      need maven command -v mvn
       need curl command -v curl
       need openssl command -v openssl
       need mosquitto-clients command -v mosquitto_pub

@@ -28,11 +28,12 @@ step() {
   if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); fail "$name"; fi
 }
 
-# Adds up what cargo test, pytest and node:test say of themselves: sum passed|failed
+# Adds up what cargo test, pytest, node:test and JUnit say of themselves: sum passed|failed
 sum() {
-  local node=${1%ed}
-  grep -E "^test result: |^=* ?([0-9]+ failed, )?[0-9]+ passed|^=* ?[0-9]+ failed|^(ℹ|#) $node [0-9]+$" "$log" |
-    sed -E "s/^(ℹ|#) $node ([0-9]+)$/\2 $1/" | grep -oE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'
+  local node=${1%ed} junit=$1
+  [ "$1" = failed ] || junit=successful
+  grep -E "^test result: |^=* ?([0-9]+ failed, )?[0-9]+ passed|^=* ?[0-9]+ failed|^(ℹ|#) $node [0-9]+$|^\[ +[0-9]+ tests $junit" "$log" |
+    sed -E "s/^(ℹ|#) $node ([0-9]+)$/\2 $1/; s/^\[ +([0-9]+) tests $junit.*/\1 $1/" | grep -oE "[0-9]+ $1" | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
 # A step whose output counts its tests.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the SDK tests against a hub that is started for them: tests/sdk/run.sh [python|node] [arguments of the runner]
+# Runs the SDK tests against a hub that is started for them: tests/sdk/run.sh [python|node|java] [arguments of the runner]
 #
 # The SDKs are installed once per list of versions, into a cache outside the clone: HOLDFAST_CACHE, else
 # ~/.cache/holdfast. HOLDFAST_BIN names the binary under test; without it cargo's debug build counts. Several calls may run
@@ -69,17 +69,42 @@ run_node() {
   return $failed
 }
 
+install_java() {
+  cp "$here/java/pom.xml" "$1/"
+  (cd "$1" && mvn --batch-mode --quiet -Dmaven.repo.local="$1/repository" \
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory="$1/jars")
+  rm -rf "$1/repository"
+}
+
+run_java() {
+  command -v mvn >/dev/null && command -v javac >/dev/null ||
+    die "a JDK and Maven are missing (Debian: apt install default-jdk-headless maven)"
+  local folder=$cache/java-$(digest "$here/java/pom.xml")
+  once Java "$folder" install_java
+  say "Java: $(cd "$folder/jars" && printf '%s  ' iot-device-client-* iot-service-client-* azure-messaging-eventhubs-*)"
+  local classes code=0
+  classes=$(mktemp -d)
+  javac -nowarn -Xlint:none -cp "$folder/jars/*" -d "$classes" "$here"/java/src/*.java &&
+    python3 "$here/harness.py" java -Dorg.slf4j.simpleLogger.defaultLogLevel=off -Djdk.tls.client.enableStatusRequestExtension=false \
+      -cp "$folder/jars/*:$classes" org.junit.platform.console.ConsoleLauncher \
+      execute --disable-banner --disable-ansi-colors --details=tree --scan-classpath "$classes" "$@" || code=$?
+  rm -rf "$classes"
+  return $code
+}
+
 which=${1:-all}
 shift || true
 code=0
 case $which in
   python) run_python "$@" || code=$? ;;
   node) run_node "$@" || code=$? ;;
+  java) run_java "$@" || code=$? ;;
   all)
     run_python || code=$?
     run_node || code=$?
+    run_java || code=$?
     ;;
-  *) die "unknown suite $which (python or node)" ;;
+  *) die "unknown suite $which (python, node or java)" ;;
 esac
 if [ $code -eq 0 ]; then say "all passed"; else say "FAILED"; fi
 exit $code

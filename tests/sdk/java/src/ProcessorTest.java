@@ -1,0 +1,149 @@
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import com.azure.messaging.eventhubs.CheckpointStore;
+import com.azure.messaging.eventhubs.EventHubClientBuilder;
+import com.azure.messaging.eventhubs.EventProcessorClient;
+import com.azure.messaging.eventhubs.EventProcessorClientBuilder;
+import com.azure.messaging.eventhubs.models.Checkpoint;
+import com.azure.messaging.eventhubs.models.EventContext;
+import com.azure.messaging.eventhubs.models.EventPosition;
+import com.azure.messaging.eventhubs.models.PartitionOwnership;
+import com.microsoft.azure.sdk.iot.device.DeviceClient;
+import com.microsoft.azure.sdk.iot.device.IotHubClientProtocol;
+import com.microsoft.azure.sdk.iot.device.Message;
+import com.microsoft.azure.sdk.iot.service.registry.Device;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+import org.junit.jupiter.api.Test;
+import reactor.core.publisher.Flux;
+import reactor.core.publisher.Mono;
+
+/** EventProcessorClient: two of them share the partitions, and one that follows goes on behind the checkpoint. */
+class ProcessorTest {
+    @Test
+    void aProcessorGoesOnBehindTheCheckpoint() throws Exception {
+        MemoryStore store = new MemoryStore();
+        Device device = HubUnderTest.create();
+        List<String> first = new CopyOnWriteArrayList<>();
+        send(device, 0, 5);
+        run(store, device, first, 5);
+        send(device, 5, 10);
+        List<String> second = new CopyOnWriteArrayList<>();
+        run(store, device, second, 5);
+        assertEquals(numbers(0, 5), first);
+        assertEquals(numbers(5, 10), second);
+    }
+
+    private static void run(MemoryStore store, Device device, List<String> read, int count) throws Exception {
+        EventProcessorClient processor = processor(store, context -> {
+            if (device.getDeviceId().equals(EventReader.sender(context.getEventData()))) {
+                read.add(context.getEventData().getBodyAsString());
+                context.updateCheckpoint();
+            }
+        });
+        processor.start();
+        try {
+            HubUnderTest.until(count + " events in the processor", () -> read.size() >= count);
+        } finally {
+            processor.stop();
+        }
+    }
+
+    @Test
+    void twoProcessorsShareThePartitions() throws Exception {
+        MemoryStore store = new MemoryStore();
+        EventProcessorClient first = processor(store, context -> {});
+        EventProcessorClient second = processor(store, context -> {});
+        first.start();
+        second.start();
+        try {
+            HubUnderTest.until("both processors to own partitions", () ->
+                store.owners().contains(first.getIdentifier()) && store.owners().contains(second.getIdentifier()));
+        } finally {
+            first.stop();
+            second.stop();
+        }
+    }
+
+    private static EventProcessorClient processor(CheckpointStore store, java.util.function.Consumer<EventContext> act) {
+        HubUnderTest.TRUST.getProtocol();
+        return new EventProcessorClientBuilder()
+            .connectionString(HubUnderTest.policy("eventHub"))
+            .consumerGroup(EventHubClientBuilder.DEFAULT_CONSUMER_GROUP_NAME)
+            .checkpointStore(store)
+            .loadBalancingUpdateInterval(java.time.Duration.ofSeconds(1))
+            .partitionOwnershipExpirationInterval(java.time.Duration.ofSeconds(5))
+            .initialPartitionEventPosition(partition -> EventPosition.earliest())
+            .processEvent(act)
+            .processError(context -> {})
+            .buildEventProcessorClient();
+    }
+
+    private static void send(Device device, int from, int to) throws Exception {
+        DeviceClient client = HubUnderTest.client(device, IotHubClientProtocol.MQTT);
+        client.open(false);
+        try {
+            for (String text : numbers(from, to)) {
+                client.sendEvent(new Message(text));
+            }
+        } finally {
+            client.close();
+        }
+    }
+
+    private static List<String> numbers(int from, int to) {
+        List<String> numbers = new ArrayList<>();
+        for (int number = from; number < to; number++) {
+            numbers.add(String.valueOf(number));
+        }
+        return numbers;
+    }
+
+    /** Ownerships and checkpoints in memory: processors of one JVM share them. */
+    private static final class MemoryStore implements CheckpointStore {
+        private final Map<String, PartitionOwnership> ownerships = new ConcurrentHashMap<>();
+        private final Map<String, Checkpoint> checkpoints = new ConcurrentHashMap<>();
+
+        List<String> owners() {
+            List<String> owners = new ArrayList<>();
+            ownerships.values().forEach(ownership -> owners.add(ownership.getOwnerId()));
+            return owners;
+        }
+
+        @Override
+        public Flux<PartitionOwnership> listOwnership(String namespace, String eventHub, String group) {
+            return Flux.fromIterable(new ArrayList<>(ownerships.values()));
+        }
+
+        @Override
+        public Flux<PartitionOwnership> claimOwnership(List<PartitionOwnership> requested) {
+            List<PartitionOwnership> claimed = new ArrayList<>();
+            for (PartitionOwnership wanted : requested) {
+                PartitionOwnership now = ownerships.compute(wanted.getPartitionId(), (partition, held) ->
+                    held != null && !Objects.equals(held.getETag(), wanted.getETag())
+                        ? held
+                        : wanted.setETag(UUID.randomUUID().toString()).setLastModifiedTime(System.currentTimeMillis()));
+                if (now == wanted) {
+                    claimed.add(wanted);
+                }
+            }
+            return Flux.fromIterable(claimed);
+        }
+
+        @Override
+        public Flux<Checkpoint> listCheckpoints(String namespace, String eventHub, String group) {
+            return Flux.fromIterable(new ArrayList<>(checkpoints.values()));
+        }
+
+        @Override
+        public Mono<Void> updateCheckpoint(Checkpoint checkpoint) {
+            checkpoints.put(checkpoint.getPartitionId(), checkpoint);
+            return Mono.empty();
+        }
+    }
+}
