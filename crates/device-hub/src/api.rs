@@ -12,5 +12,6 @@ pub(crate) mod injected_faults;
 pub(crate) mod offered;
 pub(crate) mod penalties;
 pub(crate) mod refusal_limiter;
+pub(crate) mod requester;
 pub(crate) mod session;
 pub(crate) mod trace;

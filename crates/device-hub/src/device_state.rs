@@ -56,7 +56,7 @@ pub(crate) fn decode_subscriptions(value: &[u8]) -> Option<Subscriptions> {
 }
 
 /// The connection of an identity, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StoredConnection {
     pub(crate) is_connected: bool,
     /// When that changed last.

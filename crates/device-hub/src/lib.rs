@@ -3,7 +3,7 @@
 //!
 //! Why: authentication, one session per identity, batching, acknowledgement order and back-pressure are the same for MQTT,
 //! AMQP and HTTPS; front ends only translate (docs/architecture.md, "Sessions on several nodes").
-//! The way up is [`Core::send`], the way down [`DeviceHub::deliver`], with an answer [`DeviceHub::invoke_method`] and
+//! The way up is [`Core::send`], and [`Core::send_request`] for a protocol without sessions; the way down [`DeviceHub::deliver`], with an answer [`DeviceHub::invoke_method`] and
 //! through a queue [`DeviceHub::send_cloud_message`], from any node.
 //! Invariants: a receipt says `Committed` only after the partition's record is committed and synced; receipts of one
 //! session come in the order of its messages; one identity has one session; every queue is bounded.
@@ -37,6 +37,7 @@ pub use api::diagnose::{ConnectionChain, ConnectionState, Diagnosis, LastConnect
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::offered::{Offered, OfferedKind};
 pub use api::penalties::Penalty;
+pub use api::requester::Requester;
 pub use api::session::{CloseReason, Session, SessionTarget};
 pub use api::trace::{MAX_TRACE_TIME, TooManyTraces, TraceEvent, TraceEvents, TraceKind, TraceRequest};
 pub use c2d::api::{CloudQueueError, Enqueued, Feedback, FeedbackVerdict, ListedMessage};

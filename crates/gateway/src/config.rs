@@ -1,8 +1,8 @@
-//! Section `[mqtt]` of the configuration.
+//! Sections `[mqtt]` and `[https]` of the configuration.
 
 use std::time::Duration;
 
-use holdfast_model::ByteSize;
+use holdfast_model::{ByteSize, HumanDuration};
 
 holdfast_config::section! {
     /// MQTT connections of devices.
@@ -18,5 +18,21 @@ holdfast_config::section! {
         pub fault_injection: bool = false;
         /// Upper end of the random time after a token's expiry at which its connection is closed.
         pub expiry_jitter: Duration = Duration::from_secs(60);
+    }
+}
+
+holdfast_config::section! {
+    /// Requests of devices over HTTPS.
+    pub struct HttpsConfig = "https" {
+        /// How many requests of devices a core works on at once; more are answered with 503.
+        pub max_requests: usize = 4096, in 1..=1_000_000 => "must be between 1 and 1000000";
+        /// Bytes of request bodies that a core holds at once; more requests are answered with 503.
+        pub max_body_bytes: ByteSize = ByteSize::mib(64), in ByteSize::mib(1).. => "must be at least 1MiB, the largest body";
+        /// How long a request's body may take to arrive.
+        pub body_timeout: HumanDuration = HumanDuration::secs(30),
+            in HumanDuration::millis(100)..=HumanDuration::secs(600) => "must be between 100ms and 600s";
+        /// How long a message may wait for its commit before its sender is answered with 503, and told to send it again.
+        pub commit_timeout: HumanDuration = HumanDuration::secs(20),
+            in HumanDuration::millis(100)..=HumanDuration::secs(600) => "must be between 100ms and 600s";
     }
 }

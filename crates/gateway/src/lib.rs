@@ -7,9 +7,11 @@
 #![warn(missing_docs)]
 
 mod config;
+mod https;
 mod metrics;
 mod mqtt;
 
-pub use config::MqttConfig;
+pub use config::{HttpsConfig, MqttConfig};
+pub use https::{HttpsFront, is_device_path};
 pub use metrics::METRICS;
 pub use mqtt::MqttFront;

@@ -1,6 +1,8 @@
-//! Counters of the MQTT front end.
+//! Metrics of the device front ends.
 
-use metrics::{Counter, Gauge};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
 
 holdfast_model::metrics! {
     /// Device connections accepted, before they have authenticated.
@@ -13,9 +15,15 @@ holdfast_model::metrics! {
     counter violations(protocol, rule) = "holdfast_gateway_violations_total";
     /// Device connections that have ended.
     counter connections_ended(protocol, reason) = "holdfast_gateway_connections_ended_total";
+    /// Requests of devices over HTTPS, by call and class of status.
+    counter https_requests(call, class) = "holdfast_https_requests_total";
+    /// Messages that devices have sent over HTTPS and that are stored.
+    counter https_messages() = "holdfast_https_messages_total";
+    /// Time from a device's request to its answer.
+    histogram https_seconds() = "holdfast_https_request_seconds";
 }
 
-/// Handles made once per core. Labels come from fixed sets.
+/// Of MQTT: handles made once per core. Labels come from fixed sets.
 pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     pub(crate) connected: Counter,
@@ -39,5 +47,36 @@ impl Metrics {
     /// A connection ended.
     pub(crate) fn ended(&self, reason: &'static str) {
         connections_ended("mqtt", reason).increment(1);
+    }
+}
+
+/// Of HTTPS.
+pub(crate) struct HttpsMetrics {
+    pub(crate) messages: Counter,
+    seconds: Histogram,
+    /// The most frequent one.
+    sent: Counter,
+}
+
+impl HttpsMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            messages: https_messages(),
+            seconds: https_seconds(),
+            sent: https_requests("send", "2xx"),
+        }
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self, call: &'static str, status: u16, time: Duration) {
+        self.seconds.record(time);
+        let class = match status / 100 {
+            2 if call == "send" => return self.sent.increment(1),
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        https_requests(call, class).increment(1);
     }
 }

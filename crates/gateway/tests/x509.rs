@@ -21,6 +21,7 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
 };
+use support::https::Https;
 use support::{Bench, DEVICE, Device, NODE};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -700,5 +701,41 @@ fn the_chain_of_the_last_connection_is_known_on_every_node_after_it_has_ended() 
         known(&[sha(&new)], true).await;
         drop(device);
         known(&[sha(&new)], false).await;
+    });
+}
+
+#[test]
+fn https_takes_the_same_certificates_at_every_request() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let send = "/devices/dev-1/messages/events?api-version=2021-04-12";
+        let own = certificate("own", |_| {});
+        hub.write(&identity(DEVICE), self_signed(sha256(&own), None)).await;
+        let mut https = Https::open(&hub.0, NodeId(NODE), Some(chain(&[&own])));
+        let mut nobody = Https::open(&hub.0, NodeId(NODE), None);
+        for _ in 0..2 {
+            assert_eq!(https.post(send, "", &[], b"1").await.status, 204);
+        }
+        assert_eq!(nobody.post(send, "", &[], b"1").await.number(), 401_002);
+        assert_eq!(
+            nobody.post(send, &hub.token(), &[], b"1").await.number(),
+            401_002,
+            "a token does not count"
+        );
+        let ca = Ca::root("ca");
+        let device = ca.device(DEVICE);
+        hub.register("ca", &ca, true).await;
+        hub.write(&identity(DEVICE), AuthenticationWrite::CertificateAuthority)
+            .await;
+        assert_eq!(
+            https.post(send, "", &[], b"1").await.status,
+            401,
+            "over a connection that was good before"
+        );
+        let mut https = Https::open(&hub.0, NodeId(NODE), Some(chain(&[&device])));
+        assert_eq!(https.post(send, "", &[], b"2").await.status, 204);
+        hub.unregister("ca").await;
+        assert_eq!(https.post(send, "", &[], b"3").await.status, 401);
+        assert_eq!(hub.0.cluster.events(NodeId(NODE), DEVICE).await, [1, 1, 2]);
     });
 }

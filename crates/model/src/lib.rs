@@ -12,6 +12,7 @@ mod error_code;
 mod identity;
 mod ip_range;
 pub mod json;
+pub mod lenient_json;
 pub mod limits;
 mod metric;
 mod partition;

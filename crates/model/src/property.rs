@@ -63,3 +63,24 @@ pub mod source {
     /// A device or module has connected or disconnected.
     pub const CONNECTION_STATE: &str = "deviceConnectionStateEvents";
 }
+
+/// Names that the hub sets itself, or that only cloud-to-device messages have: dropped, so that a device cannot forge
+/// them.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    // Nearly no property begins like one of these.
+    if !name.starts_with("iothub-") {
+        return name == annotation::MODEL_ID;
+    }
+    matches!(
+        name,
+        "iothub-ack"
+            | "iothub-operation"
+            | annotation::MESSAGE_SOURCE
+            | annotation::HUB_ENQUEUED_TIME
+            | annotation::DEVICE_ID
+            | annotation::MODULE_ID
+            | annotation::AUTH_METHOD
+            | annotation::GENERATION_ID
+    )
+}

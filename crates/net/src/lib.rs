@@ -11,6 +11,7 @@ mod accept;
 mod config;
 pub mod connection;
 mod http;
+pub mod http_api;
 mod listen;
 mod metrics;
 mod proxy_protocol;

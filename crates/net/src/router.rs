@@ -34,6 +34,7 @@ pub struct Route<H> {
     port: Port,
     server_name: Option<Box<str>>,
     path: Option<&'static str>,
+    matching: Option<fn(&str) -> bool>,
     subprotocol: Option<&'static str>,
     handler: H,
 }
@@ -46,6 +47,7 @@ impl<H> Route<H> {
             port,
             server_name: None,
             path: None,
+            matching: None,
             subprotocol: None,
             handler,
         }
@@ -62,6 +64,13 @@ impl<H> Route<H> {
     #[must_use]
     pub const fn path(mut self, path: &'static str) -> Self {
         self.path = Some(path);
+        self
+    }
+
+    /// Only paths that `matching` accepts: those with a fixed word behind an id.
+    #[must_use]
+    pub const fn matching(mut self, matching: fn(&str) -> bool) -> Self {
+        self.matching = Some(matching);
         self
     }
 
@@ -83,6 +92,7 @@ impl<H> Route<H> {
                 .as_deref()
                 .is_none_or(|name| target.server_name.is_some_and(|asked| asked.eq_ignore_ascii_case(name)))
             && self.path.is_none_or(is_path)
+            && self.matching.is_none_or(|matching| target.path.is_some_and(matching))
             && match (self.subprotocol, target.subprotocol) {
                 (None, None) => true,
                 (Some(name), Some(offered)) => name.eq_ignore_ascii_case(offered),
@@ -183,6 +193,7 @@ mod tests {
             Route::new(Port::Https, "provisioning").server_name("dps.contoso.test"),
             Route::new(Port::Https, "provisioning by path").path("/registrations"),
             Route::new(Port::Https, "console").path("/console/"),
+            Route::new(Port::Https, "devices").matching(|path| path.ends_with("/events")),
             Route::new(Port::Https, "rest"),
         ]);
         let at = |name, path| {
@@ -200,5 +211,7 @@ mod tests {
         assert_eq!(at(None, "/registrations"), Some("provisioning by path"));
         assert_eq!(at(None, "/registrationsX"), Some("rest"), "a path ends at a segment");
         assert_eq!(at(None, "/console/index.html"), Some("console"));
+        assert_eq!(at(None, "/devices/d/events"), Some("devices"));
+        assert_eq!(at(None, "/devices/d"), Some("rest"));
     }
 }

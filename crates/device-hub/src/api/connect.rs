@@ -157,6 +157,7 @@ impl Core {
         }))
     }
 
+    /// Decides when the replica can be trusted, and begins the session.
     async fn confirm(
         self: &Rc<Self>,
         request: &ConnectRequest<'_>,
@@ -164,12 +165,37 @@ impl Core {
         needs_lease: bool,
         turn: Turn,
     ) -> Result<Session, Refusal> {
-        let unconfirmed = || self.refuse(request, Refusal::new(RefusalReason::Unconfirmed));
+        let attempt = match self.authenticate_confirmed(request, needs_lease).await {
+            Ok(verified) => critical(|| self.enter(request, verified, target, self.clock().now(), turn)),
+            Err(denied) => self.deny_later(request, denied),
+        };
+        match attempt {
+            ConnectAttempt::Done(result) => result,
+            ConnectAttempt::Pending(pending) => pending.await,
+        }
+    }
+
+    /// The decision about one request, once the replica can be trusted.
+    pub(super) async fn confirm_request(&self, request: &ConnectRequest<'_>) -> Result<Verified, Denied> {
+        let Some(_permit) = self.hub.try_connect_permit() else {
+            return Err(RefusalReason::Unconfirmed.into());
+        };
+        let needs_lease = !self.hub.parts.registry.in_lease();
+        self.authenticate_confirmed(request, needs_lease).await
+    }
+
+    /// Accepts inside the lease, refuses once the leader has confirmed the replica.
+    async fn authenticate_confirmed(
+        &self,
+        request: &ConnectRequest<'_>,
+        needs_lease: bool,
+    ) -> Result<Verified, Denied> {
+        let unconfirmed = || Err(RefusalReason::Unconfirmed.into());
         let registry = &self.hub.parts.registry;
         if needs_lease {
             let mut lease = registry.lease_watch();
             if tokio::time::timeout(CONNECT_TIMEOUT, lease.held()).await.is_err() {
-                return Err(unconfirmed());
+                return unconfirmed();
             }
         }
         // The lease alone does not make a refusal certain.
@@ -177,29 +203,21 @@ impl Core {
         loop {
             if confirms && let Err(error) = registry.read_barrier().await {
                 tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is asked to retry later");
-                return Err(unconfirmed());
+                return unconfirmed();
             }
-            let now = self.clock().now();
-            return match authenticate(&self.hub.parts, request, now) {
-                Ok(_) if !registry.in_lease() => Err(unconfirmed()),
-                Ok(verified) => match critical(|| self.enter(request, verified, target, now, turn)) {
-                    ConnectAttempt::Done(result) => result,
-                    ConnectAttempt::Pending(pending) => pending.await,
-                },
+            return match authenticate(&self.hub.parts, request, self.clock().now()) {
+                Ok(_) if !registry.in_lease() => unconfirmed(),
                 // Checked again after the confirmation: an earlier read proves nothing.
                 Err(denied) if !confirms && denied.needs_confirmation => {
                     confirms = true;
                     continue;
                 }
-                Err(denied) => match self.deny_later(request, denied) {
-                    ConnectAttempt::Done(result) => result,
-                    ConnectAttempt::Pending(pending) => pending.await,
-                },
+                decided => decided,
             };
         }
     }
 
-    fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
+    pub(super) fn refuse(&self, request: &ConnectRequest<'_>, refusal: Refusal) -> Refusal {
         self.deny(request, refusal.into())
     }
 
@@ -229,7 +247,7 @@ impl Core {
         self.hub.trace(&identity, TraceKind::Decided, &text, None);
     }
 
-    fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {
+    pub(super) fn deny(&self, request: &ConnectRequest<'_>, denied: Denied) -> Refusal {
         let refusal = denied.refusal;
         self.trace_decision(request, &|| {
             let detail = denied.detail.as_deref().map(|detail| format!(": {detail}"));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use holdfast_model::SessionKey;
 
 use super::hub::DeviceHub;
+use super::requester::ReportedActivity;
 use super::session::{CloseReason, Session, Target, close};
 use crate::device_state::Subscriptions;
 use crate::downlink::receive::SessionDownlink;
@@ -54,6 +55,8 @@ pub struct Core {
     pub(crate) targets: SharedCell<HashMap<SessionKey, Target>>,
     /// Sessions that take deliveries.
     pub(crate) downlinks: SharedCell<HashMap<SessionKey, SessionDownlink>>,
+    /// What identities without a session have reported.
+    pub(crate) requests: SharedCell<ReportedActivity>,
 }
 
 impl Core {
@@ -69,6 +72,7 @@ impl Core {
             batcher,
             targets: SharedCell::default(),
             downlinks: SharedCell::default(),
+            requests: SharedCell::default(),
         })
     }
 

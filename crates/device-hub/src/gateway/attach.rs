@@ -28,6 +28,9 @@ use crate::session_types::{CallerLink, OwnerError, SessionAddress, SessionInfo, 
 /// How many sessions of one partition wait to be sent to the owner.
 const MAX_ATTACHES: usize = 100_000;
 
+/// Requests of identities without a session that wait to be reported to one owner.
+const MAX_REPORTED_REQUESTS: usize = 20_000;
+
 /// How long an owner may take to answer about new sessions.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -317,6 +320,35 @@ impl DeviceHub {
         }
     }
 
+    /// An identity without a session has sent a request; reported with the next renewal. Beyond a bound it is not reported.
+    pub(crate) fn report_request(
+        &self,
+        partition: PartitionId,
+        info: &Arc<SessionInfo>,
+        key: SessionKey,
+        at: UnixMillis,
+    ) {
+        let mut sessions = self.sessions.partition(partition);
+        match sessions.open_link() {
+            Some(link) if link.owner.node == self.parts.node => {
+                drop(sessions);
+                self.record_request_locally(partition, link, info, at);
+            }
+            _ if sessions.outbox.requests.len() < MAX_REPORTED_REQUESTS => {
+                let info = Arc::clone(info);
+                sessions.outbox.requests.insert(key, Activity { info, at });
+            }
+            _ => {}
+        }
+    }
+
+    fn record_request_locally(&self, partition: PartitionId, link: Link, info: &SessionInfo, at: UnixMillis) {
+        let caller = self.caller_link(link.id);
+        let (identity, generation) = (&info.identity, &info.generation);
+        self.ownership
+            .record_request(partition, link.owner.term, caller, identity, generation, at);
+    }
+
     fn record_activity_locally(
         &self,
         partition: PartitionId,
@@ -440,7 +472,7 @@ impl DeviceHub {
 
     /// One call; `false` when the outbox is empty or there is no link.
     async fn flush_once(self: &Arc<Self>, partition: PartitionId) -> bool {
-        let (link, attaches, detaches, credits, settlements, activities) = {
+        let (link, attaches, detaches, credits, settlements, activities, requests) = {
             let mut sessions = self.sessions.partition(partition);
             let link = sessions.open_link();
             let outbox = &mut sessions.outbox;
@@ -451,7 +483,13 @@ impl DeviceHub {
                 None => Vec::new(),
             };
             let (mut credits, mut settlements, mut activities) = (Vec::new(), Vec::new(), Vec::new());
+            let mut requests = Vec::new();
             if let Some(link) = link {
+                while requests.len() < codec::MAX_ITEMS
+                    && let Some(request) = outbox.requests.pop_first()
+                {
+                    requests.push(request);
+                }
                 while activities.len() < codec::MAX_ITEMS
                     && let Some(activity) = outbox.activities.pop_first()
                 {
@@ -471,7 +509,8 @@ impl DeviceHub {
                 && detaches.is_empty()
                 && credits.is_empty()
                 && settlements.is_empty()
-                && activities.is_empty();
+                && activities.is_empty()
+                && requests.is_empty();
             let (Some(link), false) = (link, is_empty) else {
                 sessions.outbox.is_flushing = false;
                 drop(sessions);
@@ -479,11 +518,14 @@ impl DeviceHub {
                 drop(attaches);
                 return false;
             };
-            (link, attaches, detaches, credits, settlements, activities)
+            (link, attaches, detaches, credits, settlements, activities, requests)
         };
         if link.owner.node == self.parts.node {
             for (key, activity) in &activities {
                 self.record_activity_locally(partition, link, &activity.info, *key, activity.at);
+            }
+            for (_, request) in &requests {
+                self.record_request_locally(partition, link, &request.info, request.at);
             }
             let mut refused = None;
             for settlement in settlements {
@@ -519,6 +561,7 @@ impl DeviceHub {
             settlements: settlements.iter().map(codec::encode_settlement).collect(),
             credits: credits.iter().map(codec::encode_credit).collect(),
             activities: activities.iter().map(codec::encode_activity).collect(),
+            requests: requests.iter().map(codec::encode_request_activity).collect(),
         });
         let failed = match self.call_owner(partition, link.owner, request, CALL_TIMEOUT).await {
             Ok(Answer::Changes(answer)) if answer.attached.len() == attaches.len() => {
@@ -556,6 +599,7 @@ impl DeviceHub {
                 for (key, activity) in activities {
                     sessions.outbox.activities.entry(key).or_insert(activity);
                 }
+                sessions.outbox.requests.extend(requests);
             }
             // An owner may get a settlement twice; the second one changes nothing.
             for settlement in settlements.into_iter().rev() {

@@ -112,6 +112,8 @@ pub(crate) struct Outbox {
     pub(crate) settlements: VecDeque<ReportedSettlement>,
     /// When sessions have sent something, at most one each.
     pub(crate) activities: BTreeMap<SessionKey, Activity>,
+    /// When identities without a session have sent requests.
+    pub(crate) requests: BTreeMap<SessionKey, Activity>,
     /// A task is sending them.
     pub(crate) is_flushing: bool,
 }
@@ -123,6 +125,7 @@ impl Outbox {
             && self.credits.is_empty()
             && self.settlements.is_empty()
             && self.activities.is_empty()
+            && self.requests.is_empty()
     }
 
     /// The sessions to attach with the next call, at most `most`. Cancelled ones are skipped: their end may have been

@@ -125,15 +125,18 @@ impl Core {
     /// Whether messages of `session` may be sent. When not, the caller stops reading its peer; `cx` is woken when there
     /// is capacity again.
     pub fn has_capacity(&self, session: &Session, cx: &mut Context<'_>) -> bool {
+        self.has_capacity_for(session.partition, session.key, cx)
+    }
+
+    /// The same for a sender of `partition`, which is `key` among those that wait.
+    pub(crate) fn has_capacity_for(&self, partition: PartitionId, key: SessionKey, cx: &mut Context<'_>) -> bool {
         let batcher = &self.batcher;
-        let own = || batcher.bytes_of(session.partition);
+        let own = || batcher.bytes_of(partition);
         if batcher.backpressure.has_capacity(batcher.bytes.get(), own) {
             return true;
         }
         self.hub.metrics.paused.increment(1);
-        batcher
-            .backpressure
-            .wait(session.partition, session.key, cx.waker().clone());
+        batcher.backpressure.wait(partition, key, cx.waker().clone());
         false
     }
 
@@ -147,26 +150,32 @@ impl Core {
             auth: session.auth,
             model_id: session.model_id.as_deref(),
         };
-        let max_batch_bytes = self.hub.parts.config.max_batch.as_usize();
-        self.batcher.with_pipeline(session.partition, |pipeline| {
-            holdfast_tasks::panic_point("core", message.payload);
-            pipeline.push(
-                session.key,
-                &origin,
-                message,
-                now,
-                receipt,
-                self.batcher.stream,
-                max_batch_bytes,
-            );
-        });
-        if !self.batcher.has_work.replace(true) {
-            self.commands.wake();
-        }
+        self.push(session.partition, session.key, &origin, message, receipt, now);
         if session.activity_due.get() <= now {
             session.activity_due.set(self.hub.next_activity(now));
             self.hub
                 .report_activity(session.partition, &session.info, session.key, now);
+        }
+    }
+
+    /// Adds a message of the sender `key` to the open batch of its partition.
+    pub(crate) fn push(
+        &self,
+        partition: PartitionId,
+        key: SessionKey,
+        origin: &Origin<'_>,
+        message: &TelemetryMessage<'_>,
+        receipt: Option<Receipt>,
+        now: UnixMillis,
+    ) {
+        let max_batch_bytes = self.hub.parts.config.max_batch.as_usize();
+        self.batcher.with_pipeline(partition, |pipeline| {
+            holdfast_tasks::panic_point("core", message.payload);
+            let stream = self.batcher.stream;
+            pipeline.push(key, origin, message, now, receipt, stream, max_batch_bytes);
+        });
+        if !self.batcher.has_work.replace(true) {
+            self.commands.wake();
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_model::{GenerationId, IdentityId};
+use holdfast_model::{GenerationId, IdentityId, UnixMillis};
 
 use crate::device_state::StoredConnection;
 
@@ -16,11 +16,16 @@ const MAX_UNWRITTEN: usize = 100_000;
 /// A value to be written.
 pub(crate) type ConnectionChange = (IdentityId, GenerationId, StoredConnection);
 
+/// When an identity without a session has sent its last request.
+pub(crate) type RequestTime = (IdentityId, GenerationId, UnixMillis);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionChanges {
     unwritten: BTreeMap<IdentityId, (GenerationId, StoredConnection)>,
     is_writing: bool,
+    /// Of identities without a session. The rest of their stored value stays as it is.
+    requests: BTreeMap<IdentityId, (GenerationId, UnixMillis)>,
 }
 
 impl ConnectionChanges {
@@ -35,6 +40,28 @@ impl ConnectionChanges {
         }
     }
 
+    /// An identity without a session has sent a request.
+    pub(super) fn record_request(&mut self, identity: &IdentityId, generation: &GenerationId, at: UnixMillis) {
+        if let Some((of, connection)) = self.unwritten.get_mut(identity)
+            && of == generation
+        {
+            connection.last_activity = connection.last_activity.max(at);
+        } else if self.requests.len() < MAX_UNWRITTEN || self.requests.contains_key(identity) {
+            self.requests.insert(identity.clone(), (generation.clone(), at));
+        }
+    }
+
+    /// Takes up to `most` times of requests, to be written.
+    pub(super) fn take_requests(&mut self, most: usize) -> Vec<RequestTime> {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some((identity, (generation, at))) = self.requests.pop_first()
+        {
+            taken.push((identity, generation, at));
+        }
+        taken
+    }
+
     /// The newest value of an identity, if the log may not have it.
     pub(super) fn get(&self, identity: &IdentityId, generation: &GenerationId) -> Option<StoredConnection> {
         let (of, connection) = self.unwritten.get(identity)?;
@@ -47,12 +74,13 @@ impl ConnectionChanges {
 
     /// Whether a write may start.
     pub(super) fn is_due(&self) -> bool {
-        !self.is_writing && !self.unwritten.is_empty()
+        let has_some = !self.unwritten.is_empty() || !self.requests.is_empty();
+        has_some && !self.is_writing
     }
 
     /// Up to `most` values to write; `None` while others are being written, or when there are none.
     pub(super) fn start_write(&mut self, most: usize) -> Option<Vec<ConnectionChange>> {
-        if !self.is_due() {
+        if self.is_writing || self.unwritten.is_empty() {
             return None;
         }
         self.is_writing = true;
@@ -79,7 +107,7 @@ impl ConnectionChanges {
 mod tests {
     use std::sync::Arc;
 
-    use holdfast_model::{DeviceId, UnixMillis};
+    use holdfast_model::DeviceId;
 
     use super::*;
 
@@ -121,6 +149,19 @@ mod tests {
         );
         changes.end_write(&[]);
         assert!(changes.start_write(9).is_some(), "a failed write is repeated");
+    }
+
+    #[test]
+    fn a_request_without_a_session_moves_the_time_of_a_value_that_waits_or_waits_itself() {
+        let generation = GenerationId(Arc::from("1"));
+        let mut changes = ConnectionChanges::default();
+        changes.record(&identity(1), &generation, at(1));
+        changes.record_request(&identity(1), &generation, UnixMillis(5));
+        changes.record_request(&identity(2), &generation, UnixMillis(6));
+        let waiting = changes.get(&identity(1), &generation).unwrap();
+        assert_eq!((waiting.changed, waiting.last_activity), (UnixMillis(1), UnixMillis(5)));
+        assert_eq!(changes.take_requests(9), [(identity(2), generation, UnixMillis(6))]);
+        assert!(changes.take_requests(9).is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use holdfast_model::{GenerationId, IdentityId, MessageSource, PartitionId, Term,
 use holdfast_partition::Partition;
 use holdfast_partition::record::{DeviceStateChange, DeviceStateKind, Effect, Leadership};
 
-use super::connection_changes::ConnectionChange;
+use super::connection_changes::{ConnectionChange, RequestTime};
 use super::hub_event::HubEvent;
 use super::state_changes::{StateChanges, StateKey};
 use super::state_writer::ChangeError;
@@ -70,6 +70,30 @@ impl DeviceHub {
                 return;
             }
         }
+        let requests = self.ownership.take_requests(partition, term, MAX_VALUES);
+        if !requests.is_empty()
+            && let Err(error) = self.write_requests(partition, requests).await
+        {
+            tracing::debug!(partition = partition.0, %error, "the times of requests were not written; the next ones are");
+        }
+    }
+
+    /// Moves the last activity of identities without a session.
+    async fn write_requests(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        requests: Vec<RequestTime>,
+    ) -> Result<(), ChangeError> {
+        let key =
+            |(identity, generation, _): &RequestTime| StateKey::new(DeviceStateKind::CONNECTION, identity, generation);
+        let keys: Vec<StateKey> = requests.iter().map(key).collect();
+        let due: Vec<(StateKey, UnixMillis)> = keys.iter().cloned().zip(requests.iter().map(|one| one.2)).collect();
+        let decide = move |state: &mut StateChanges<'_>| {
+            for (key, at) in due {
+                decide_request(state, &key, at);
+            }
+        };
+        self.change_state(partition, keys, decide).await
     }
 
     /// Without events a value is written without a look at the older one.
@@ -138,6 +162,18 @@ impl DeviceHub {
         let value = replica.device_state(&key).await.ok()??;
         device_state::decode_connection(&value)
     }
+}
+
+/// Sets the last activity, and nothing else of what is known of the identity's connections.
+fn decide_request(state: &mut StateChanges<'_>, key: &StateKey, at: UnixMillis) {
+    let stored = state.get(key);
+    let last = stored.map_or(0, |value| device_state::decode_event_number(value));
+    let stored = stored.and_then(|value| device_state::decode_connection(value));
+    let connection = StoredConnection {
+        last_activity: stored.as_ref().map_or(at, |stored| stored.last_activity.max(at)),
+        ..stored.unwrap_or_default()
+    };
+    state.set(key, Some(device_state::encode_connection(&connection, last)));
 }
 
 /// Sets the value, with an event if it says otherwise than the older one whether the identity is connected.

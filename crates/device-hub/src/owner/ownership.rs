@@ -21,7 +21,7 @@ use holdfast_tasks::watch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection_changes::ConnectionChange;
+use super::connection_changes::{ConnectionChange, RequestTime};
 use super::ownership_term::OwnershipTerm;
 pub(crate) use super::ownership_term::{SessionRow, SupersededSession};
 use super::subscriptions::SubscriptionRequest;
@@ -251,6 +251,23 @@ impl OwnershipTable {
         }
     }
 
+    /// An identity without a session there has sent a request to the gateway at `at`.
+    pub(crate) fn record_request(
+        &self,
+        partition: PartitionId,
+        term: Term,
+        caller: CallerLink,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        at: UnixMillis,
+    ) {
+        if let Ok(mut ownership) = self.ownership(partition, term)
+            && ownership.check_open_link(caller).is_ok()
+        {
+            ownership.record_request(identity, generation, at);
+        }
+    }
+
     /// The term in which this node owns the partition, if all sessions that may act are known.
     pub(crate) fn complete_term(&self, partition: PartitionId) -> Option<Term> {
         let term = self.term(partition)?;
@@ -291,6 +308,15 @@ impl OwnershipTable {
     ) -> Option<Vec<ConnectionChange>> {
         let mut ownership = self.ownership(partition, term).ok()?;
         ownership.connections.start_write(most)
+    }
+
+    /// See [`ConnectionChanges::take_requests`](super::connection_changes::ConnectionChanges::take_requests).
+    pub(crate) fn take_requests(&self, partition: PartitionId, term: Term, most: usize) -> Vec<RequestTime> {
+        let ownership = self.ownership(partition, term);
+        ownership.map_or_else(
+            |_| Vec::new(),
+            |mut ownership| ownership.connections.take_requests(most),
+        )
     }
 
     pub(crate) fn end_connection_write(&self, partition: PartitionId, term: Term, written: &[ConnectionChange]) {

@@ -576,6 +576,15 @@ impl OwnershipTerm {
         }
     }
 
+    /// The identity has sent a request without a session at `at`.
+    pub(super) fn record_request(&mut self, identity: &IdentityId, generation: &GenerationId, at: UnixMillis) {
+        let live = self.rows.get(identity).filter(|row| row.info.generation == *generation);
+        match live.map(|row| row.address) {
+            Some(address) => self.record_activity(identity, address, at),
+            None => self.connections.record_request(identity, generation, at),
+        }
+    }
+
     /// Records a tombstone for a removed row while some gateway may not know of it, and the sessions that it was waiting
     /// for.
     fn leave_tombstone(&mut self, row: SessionRow) {

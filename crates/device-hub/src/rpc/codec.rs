@@ -275,6 +275,19 @@ pub(crate) fn encode_credit(report: &ReportedCredit) -> proto::SessionCreditRepo
     }
 }
 
+pub(crate) fn encode_request_activity((_, activity): &(SessionKey, Activity)) -> proto::RequestActivity {
+    let identity = &activity.info.identity;
+    proto::RequestActivity {
+        device: identity.device.as_str().to_owned(),
+        module: identity
+            .module
+            .as_ref()
+            .map_or_else(String::new, |module| module.as_str().to_owned()),
+        generation: activity.info.generation.0.to_string(),
+        at_ms: activity.at.0,
+    }
+}
+
 pub(crate) fn encode_activity((key, activity): &(SessionKey, Activity)) -> proto::SessionActivity {
     proto::SessionActivity {
         session: Some(encode_ended(&activity.info.identity, *key)),

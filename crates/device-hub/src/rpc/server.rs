@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_cluster::transport::{Answer as AnswerFuture, CallError, Handler};
 use holdfast_model::limits::MAX_FEEDBACK_BATCH;
-use holdfast_model::{Incarnation, LinkId, NodeId, PartitionId, SessionKey, Term, UnixMillis};
+use holdfast_model::{GenerationId, Incarnation, LinkId, NodeId, PartitionId, SessionKey, Term, UnixMillis};
 use holdfast_proto::cluster::v1::session_answer::Answer;
 use holdfast_proto::cluster::v1::session_attached::Outcome;
 use holdfast_proto::cluster::v1::session_request::Request;
@@ -243,6 +243,14 @@ impl CallServer {
             self.hub
                 .ownership
                 .record_activity(partition, Term(changes.term), caller, &identity, key, at);
+        }
+        codec::check_count(changes.requests.len())?;
+        for request in &changes.requests {
+            let identity = codec::decode_identity(&request.device, &request.module)?;
+            let generation = GenerationId(Arc::from(request.generation.as_str()));
+            let (term, at) = (Term(changes.term), UnixMillis(request.at_ms));
+            let ownership = &self.hub.ownership;
+            ownership.record_request(partition, term, caller, &identity, &generation, at);
         }
         for ended in &changes.detach {
             let identity = codec::decode_identity(&ended.device, &ended.module)?;

@@ -1,6 +1,8 @@
 //! Devices' bytes over in-memory streams, to front ends on a simulated cluster.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod https;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;

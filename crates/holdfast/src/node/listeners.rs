@@ -1,7 +1,7 @@
 //! The listeners of every core, and the front end of each connection.
 //!
 //! Devices and back ends share ports, so this is the one place that routes MQTT to `gateway`, AMQP to the events endpoint,
-//! and HTTPS to the REST API with both as WebSocket subprotocols.
+//! and HTTPS to devices and the REST API, by path, with both as WebSocket subprotocols.
 //! Invariant: a connection that has not finished its handshake has a deadline and is counted.
 
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_device_hub::{DeviceHub, EndedConnection, Operation, Protocol, Refusal};
-use holdfast_gateway::{MqttConfig, MqttFront};
+use holdfast_gateway::{HttpsConfig, HttpsFront, MqttConfig, MqttFront, is_device_path};
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
@@ -36,6 +36,7 @@ pub(crate) struct Listeners {
     issuer: Option<Issuer>,
     net: NetConfig,
     mqtt: MqttConfig,
+    https: HttpsConfig,
     events: EventsConfig,
     stop: Stop,
 }
@@ -50,6 +51,7 @@ impl Listeners {
         stop: Stop,
     ) -> Self {
         let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
+        let https = config.https.clone();
         Self {
             tls,
             hub,
@@ -57,6 +59,7 @@ impl Listeners {
             issuer,
             net,
             mqtt,
+            https,
             events,
             stop,
         }
@@ -96,7 +99,8 @@ impl Listeners {
             self.events.clone(),
             self.stop.clone(),
         );
-        let bound = self.listen(listen, &mqtt, &events)?;
+        let https = HttpsFront::new(Rc::clone(&core), self.https.clone());
+        let bound = self.listen(listen, &mqtt, &https, &events)?;
 
         let core = spawn_critical_local("core", Box::pin(core.run(self.stop.clone())));
         let connections = vec![
@@ -106,12 +110,19 @@ impl Listeners {
         Ok((bound, FrontEnd::new(connections, core)))
     }
 
-    fn listen(&self, wanted: &ListenConfig, mqtt: &Rc<MqttFront>, events: &Rc<EventsEndpoint>) -> Result<ListenConfig> {
+    fn listen(
+        &self,
+        wanted: &ListenConfig,
+        mqtt: &Rc<MqttFront>,
+        https: &Rc<HttpsFront>,
+        events: &Rc<EventsEndpoint>,
+    ) -> Result<ListenConfig> {
         let handshakes = Arc::new(Semaphore::new(self.net.max_unauthenticated));
         let router = Rc::new(Router::new(vec![
             Route::new(Port::Amqp, Handler::Stream(events.handler())),
             Route::new(Port::Https, Handler::Stream(mqtt.web_socket_handler())).subprotocol("mqtt"),
             Route::new(Port::Https, Handler::Stream(events.web_socket_handler())).subprotocol("AMQPWSB10"),
+            Route::new(Port::Https, Handler::Http(https.handler())).matching(is_device_path),
             Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))),
         ]));
         Ok(ListenConfig {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use holdfast_model::property::{annotation, application};
+use holdfast_model::property::{application, is_reserved};
 use holdfast_model::{Property, PropertyValue, TelemetryMessage};
 
 use super::{check_size, parse_utc};
@@ -206,24 +206,4 @@ fn set<'a>(message: &mut TelemetryMessage<'a>, name: Cow<'a, str>, value: Proper
         Some(property) => property.value = value,
         None => message.properties.push(Property { name, value }),
     }
-}
-
-/// Names that the hub sets itself, or that only cloud-to-device messages have: dropped, so that a device cannot forge
-/// them.
-fn is_reserved(name: &str) -> bool {
-    // Nearly no property begins like one of these.
-    if !name.starts_with("iothub-") {
-        return name == annotation::MODEL_ID;
-    }
-    matches!(
-        name,
-        "iothub-ack"
-            | "iothub-operation"
-            | annotation::MESSAGE_SOURCE
-            | annotation::HUB_ENQUEUED_TIME
-            | annotation::DEVICE_ID
-            | annotation::MODULE_ID
-            | annotation::AUTH_METHOD
-            | annotation::GENERATION_ID
-    )
 }

@@ -1,46 +1,24 @@
-//! Reads a request's body: bounded in bytes, in time, and over all requests together (Spec rest §1.1).
+//! A request's body as JSON (Spec rest §1.1).
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use holdfast_model::ErrorCode;
+use bytes::Bytes;
 use holdfast_model::limits::MAX_HTTP_BODY_BYTES;
 use holdfast_net::Body;
+use holdfast_net::http_api::{BodyError, RequestBody};
 use holdfast_tasks::{ByteBudget, Permit};
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, EXPECT};
-use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::json;
 
-/// Bytes beyond the limit that are read and discarded, so that the answer arrives: a client that is still sending when
-/// the connection closes loses the answer (RFC 9112 §9.6).
-const MAX_DISCARDED_BYTES: usize = 4 * MAX_HTTP_BODY_BYTES;
-
 /// A body that has not been read yet.
-pub(super) struct Incoming {
-    body: Option<Body>,
-    length: Option<u64>,
-    /// The client waits for `100 Continue` before it sends its body.
-    expects_continue: bool,
-    budget: ByteBudget,
-    deadline: Duration,
-}
+pub(super) struct Incoming(RequestBody);
 
 impl Incoming {
     pub(super) fn new(headers: &HeaderMap, body: Body, budget: ByteBudget, deadline: Duration) -> Self {
-        let length = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        Self {
-            body: Some(body),
-            length,
-            expects_continue: headers.contains_key(EXPECT),
-            budget,
-            deadline,
-        }
+        Self(RequestBody::new(headers, body, budget, deadline))
     }
 
     /// The whole body as JSON.
@@ -61,69 +39,12 @@ impl Incoming {
 
     /// The whole body of at most `most` bytes; the permit is held while they are.
     pub(super) async fn read(&mut self, most: usize) -> Result<(Bytes, Permit), ApiError> {
-        // A body past the limit is not kept; a body far past the limit is not read at all.
-        if let Some(length) = self.length.filter(|length| *length > most as u64) {
-            if length <= MAX_DISCARDED_BYTES as u64
-                && !self.expects_continue
-                && let Some(body) = self.body.take()
-            {
-                // Whether the client was slow does not change the answer.
-                let _ = tokio::time::timeout(self.deadline, discard(body)).await;
-            }
-            return Err(too_large(most));
-        }
-        let expected = self
-            .length
-            .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(most);
-        let permit = self.budget.try_acquire(expected).map_err(|_| {
-            ApiError::new(
-                ErrorCode::ServerBusy,
-                "too many request bodies are being read; retry after a second",
-            )
-        })?;
-        let Some(body) = self.body.take() else {
-            return Ok((Bytes::new(), permit));
-        };
-        match tokio::time::timeout(self.deadline, collect(body, most)).await {
-            Ok(bytes) => Ok((bytes?, permit)),
-            Err(_) => Err(ApiError::new(
-                ErrorCode::RequestTimedOut,
-                "the body did not arrive in time",
-            )),
-        }
+        Ok(self.0.read(most).await?)
     }
 }
 
-async fn collect(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::new(ErrorCode::RequestCanceled, "the body ended early"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > most {
-            drop(bytes);
-            discard(body).await;
-            return Err(too_large(most));
-        }
-        bytes.extend_from_slice(&data);
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        Self::new(error.code, error.text)
     }
-    Ok(bytes.freeze())
-}
-
-/// Reads the rest of the body, within bounds, and discards it.
-async fn discard(mut body: Body) {
-    let mut left = MAX_DISCARDED_BYTES;
-    while let Some(Ok(frame)) = body.frame().await {
-        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else {
-            return;
-        };
-        left = rest;
-    }
-}
-
-fn too_large(most: usize) -> ApiError {
-    ApiError::new(
-        ErrorCode::MessageTooLarge,
-        format!("the body is larger than {most} bytes"),
-    )
 }

@@ -28,11 +28,11 @@ use tokio::sync::SemaphorePermit;
 
 use super::error::ApiError;
 use super::openapi;
-use super::reply::Reply;
 use super::route::{Call, HoldfastCall, IdentityPath};
 use super::state::{Caller, Shared};
 use super::throttle::Meter;
 use super::{body, etag};
+use holdfast_net::http_api::Reply;
 
 /// One request of an authorized caller.
 pub(super) struct Request<'a> {

@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use holdfast_model::{ErrorCode, UnixMillis, redact};
 use holdfast_registry::{RegistryError, Rejection};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::reply::Reply;
-use super::timestamps;
-
-/// When a refused caller may retry, unless the refusal says it.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+use holdfast_net::http_api::{ErrorReply, RETRY_AFTER, Reply};
 
 /// The error that answers a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,26 +42,13 @@ impl ApiError {
 
     /// The answer. `tracking_id` is also the request's id in the log.
     pub(super) fn reply(&self, tracking_id: &str, now: UnixMillis) -> Reply {
-        // Node splits the message at `;`; a text that lists the character still has to name it.
-        let text: String = self
-            .text
-            .replace(" ; ", " (semicolon) ")
-            .chars()
-            .map(|c| if c == ';' || c.is_control() { ',' } else { c })
-            .collect();
-        // C# and Node want name and number to agree.
-        let mut body = json!({
-            "errorCode": self.code.number(),
-            "Message": format!("ErrorCode:{};{text}", self.code.name()),
-            "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{}", timestamps::us_date(now)),
-        });
-        for (name, value) in self.fields.iter().flat_map(|fields| fields.iter()) {
-            body[name] = value.clone();
-        }
-        let mut reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
-        if matches!(self.code.http_status(), 429 | 503) {
-            reply = reply.header("retry-after", &self.retry_after.as_secs().max(1).to_string());
-        }
+        let reply = ErrorReply {
+            code: self.code,
+            text: &self.text,
+            retry_after: self.retry_after,
+            fields: self.fields.as_deref(),
+        };
+        let reply = reply.reply(tracking_id, now);
         match self.allow {
             Some(methods) => reply.header("allow", methods),
             None => reply,

@@ -11,7 +11,7 @@ pub(super) use holdfast_model::json::quoted;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use super::lenient_json;
+use holdfast_model::lenient_json;
 
 /// Parses a whole body: strict JSON, or the relaxed forms of [`lenient_json`], so that twins, methods and documents are
 /// all read alike. A value that is stored or answered is strict JSON again.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_auth::Rights;
 use holdfast_model::{ErrorCode, RefusalReason};
+use holdfast_net::http_api::{Reply, check_version, segments};
 use holdfast_net::{Body, Peer};
 use http::header::HeaderName;
 use http::request::Parts;
@@ -11,10 +12,9 @@ use http::{HeaderMap, HeaderValue, Response};
 
 use super::authorize::{self, Check};
 use super::error::ApiError;
-use super::reply::Reply;
 use super::route::{self, Call, IdentityPath, Resolved};
 use super::state::{Caller, Shared};
-use super::{body, calls, path};
+use super::{body, calls};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
@@ -84,12 +84,12 @@ async fn checked(shared: &Shared, head: &Parts, body: Body, peer: &Peer) -> Resu
         return Err(too_many());
     };
     let address = peer.address;
-    let segments = path::segments(&head.uri);
+    let segments = segments(&head.uri);
     let known = segments.as_deref().unwrap_or_default();
     let over = head.headers.get(METHOD_OVERRIDE).and_then(|value| value.to_str().ok());
     let method = route::overridden(&head.method, over, known);
     if !route::is_holdfast_api(known) {
-        path::check_version(&head.uri).map_err(authorize::wrong_version)?;
+        check_version(&head.uri).map_err(authorize::wrong_version)?;
     }
     let resolved = match &segments {
         Some(segments) => route::resolve(&method, segments),

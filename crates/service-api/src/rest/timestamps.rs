@@ -1,6 +1,5 @@
 //! Points in time as JSON and headers carry them (Spec rest §1.5).
 
-pub(super) use holdfast_model::us_date;
 use holdfast_model::{UnixMillis, round_trip};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -26,6 +25,8 @@ pub(super) fn rfc_1123(time: UnixMillis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_model::us_date;
+
     use super::*;
 
     #[test]

@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, array, format_error, quoted};
-use super::super::reply::Reply;
 use super::super::{document, etag};
 use super::{Request, identities, twins};
+use holdfast_net::http_api::Reply;
 
 /// One entry: its name in the answer, and its write or error.
 struct Entry {

@@ -12,10 +12,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
-use super::super::reply::Reply;
 use super::super::timestamps;
 use super::{Request, identities};
 use crate::messages::{error_code, too_large};
+use holdfast_net::http_api::Reply;
 
 /// The fields of a message that is sent.
 const MESSAGE_FIELDS: [&str; 11] = [

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
-use super::super::reply::Reply;
 use super::super::timestamps::rfc_1123;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// `GET /holdfast/v1/certificates`.
 pub(super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{object, quoted};
-use super::super::reply::Reply;
 use super::super::timestamps::iso;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// How long a join token is valid unless the caller gives a time.
 const DEFAULT_TOKEN_SECONDS: u64 = 3_600;

@@ -9,9 +9,9 @@ use holdfast_registry::{CaCrl, RegistryError};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
-use super::super::reply::Reply;
 use super::super::timestamps::iso;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// PEM is a third longer than DER, and has line ends.
 const MAX_UPLOAD_BYTES: usize = MAX_CRL_BYTES / 2 * 3;

@@ -8,9 +8,9 @@ use holdfast_registry::{Authentication, Authorities, Identity};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
-use super::super::reply::Reply;
 use super::super::{document, timestamps};
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// Also answers for ids that are not registered: operators look for their refusals.
 pub(super) async fn diagnose(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{object, quoted};
-use super::super::reply::Reply;
 use super::super::timestamps;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// `GET /holdfast/v1/hub`.
 pub(super) fn hub(request: &Request<'_>) -> Result<Reply, ApiError> {

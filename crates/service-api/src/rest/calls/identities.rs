@@ -4,9 +4,9 @@ use holdfast_model::{ErrorCode, IdentityId, ModuleId};
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, WriteOperation};
 
 use super::super::error::ApiError;
-use super::super::reply::Reply;
 use super::super::{document, json};
 use super::{Request, device_id, device_not_found};
+use holdfast_net::http_api::Reply;
 
 /// The identity of a path; the ids are texts of the path.
 pub(super) fn identity_id(device: &str, module: Option<&str>) -> Result<IdentityId, ApiError> {

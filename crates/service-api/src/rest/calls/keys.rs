@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::etag;
 use super::super::json::{Fields, format_error, object, quoted};
-use super::super::reply::Reply;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 pub(super) async fn regenerate(mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::path::{page_size, query};
-use super::super::reply::Reply;
 use super::{Request, device_id, device_not_found};
+use holdfast_net::http_api::Reply;
 
 /// The header of a list that has more entries than the answer: the body is an array, as SDKs expect it.
 const TRUNCATED: &str = "holdfast-truncated";

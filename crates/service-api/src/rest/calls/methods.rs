@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
-use super::super::reply::Reply;
 use super::{Request, identities};
+use holdfast_net::http_api::Reply;
 
 /// Without `responseTimeoutInSeconds`.
 const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);

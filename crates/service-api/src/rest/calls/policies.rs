@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::etag;
 use super::super::json::{Fields, object, quoted};
-use super::super::reply::Reply;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// `GET /holdfast/v1/policies`.
 pub(super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {

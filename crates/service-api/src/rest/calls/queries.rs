@@ -11,10 +11,10 @@ use serde_json::json;
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object};
-use super::super::reply::Reply;
 use super::super::route::MAX_QUERY_TIME;
 use super::Request;
 use continuation::Continuation;
+use holdfast_net::http_api::Reply;
 
 const PAGE_SIZE: &str = "x-ms-max-item-count";
 const CONTINUATION: &str = "x-ms-continuation";

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
 use super::super::path::{page_size, query};
-use super::super::reply::Reply;
 use super::super::timestamps::iso;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// The reason of a revocation that names none.
 const UNSPECIFIED: &str = "unspecified";

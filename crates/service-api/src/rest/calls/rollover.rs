@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::path::{page_size, query};
-use super::super::reply::Reply;
 use super::super::timestamps::iso;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// How a continuation begins once all devices have been passed.
 const MODULES: &str = "modules/";

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
-use super::super::reply::Reply;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 const FIELDS: [&str; 3] = ["retentionSeconds", "retentionBytes", "maxIdentities"];
 

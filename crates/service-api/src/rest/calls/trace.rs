@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::super::error::ApiError;
 use super::super::json::{object, quoted};
-use super::super::reply::Reply;
 use super::super::timestamps;
 use super::Request;
+use holdfast_net::http_api::Reply;
 
 /// How long a call waits for events.
 const WAIT: Duration = Duration::from_secs(2);

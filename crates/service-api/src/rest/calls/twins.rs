@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object};
-use super::super::reply::Reply;
 use super::super::twin_document;
 use super::{Request, identities};
+use holdfast_net::http_api::Reply;
 
 pub(super) async fn get(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {
     let identity = registered(id, request).await?;

@@ -13,10 +13,10 @@ use super::super::super::error::ApiError;
 use super::super::super::etag;
 use super::super::super::json::{Fields, object, quoted};
 use super::super::super::path::{page_size, query};
-use super::super::super::reply::Reply;
 use super::super::super::timestamps;
 use super::super::Request;
 use super::{counted, page, refused, text};
+use holdfast_net::http_api::Reply;
 
 /// `GET …/saved?top=…&after=…`: in the order of names; `continuation` is the `after` of the next page, null on the last one.
 pub(in super::super) async fn list(request: &Request<'_>) -> Result<Reply, ApiError> {

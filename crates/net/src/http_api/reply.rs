@@ -1,24 +1,26 @@
-//! An answer before its conversion to an HTTP response.
+//! An answer before its conversion to an HTTP response, and the body of one that is an error (Spec rest §1.3, §1.6).
 
 use bytes::Bytes;
-use holdfast_net::Body;
 use http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use serde_json::Value;
+
+use crate::Body;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// Status, body and headers.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub struct Reply {
     status: u16,
     body: Option<Bytes>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
-    pub(super) fn json(status: u16, body: Value) -> Self {
+    /// With a JSON text, or what prints one.
+    #[must_use]
+    pub fn json(status: u16, body: impl std::fmt::Display) -> Self {
         Self {
             status,
             body: Some(body.to_string().into()),
@@ -27,7 +29,8 @@ impl Reply {
     }
 
     /// 200 with an array of JSON texts.
-    pub(super) fn array(items: &[String]) -> Self {
+    #[must_use]
+    pub fn array(items: &[String]) -> Self {
         Self {
             status: 200,
             body: Some(format!("[{}]", items.join(",")).into()),
@@ -35,12 +38,25 @@ impl Reply {
         }
     }
 
-    pub(super) fn ok(body: Value) -> Self {
+    /// 200 with a JSON text, or what prints one.
+    #[must_use]
+    pub fn ok(body: impl std::fmt::Display) -> Self {
         Self::json(200, body)
     }
 
+    /// 200 with a body that is no JSON.
+    #[must_use]
+    pub fn bytes(content_type: &'static str, body: Bytes) -> Self {
+        Self {
+            status: 200,
+            body: Some(body),
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static(content_type))],
+        }
+    }
+
     /// Without body and content type.
-    pub(super) fn no_content() -> Self {
+    #[must_use]
+    pub fn no_content() -> Self {
         Self {
             status: 204,
             body: None,
@@ -49,7 +65,8 @@ impl Reply {
     }
 
     /// Adds a header; a value that is not valid in HTTP is left out.
-    pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.push((HeaderName::from_static(name), value));
         }
@@ -57,18 +74,23 @@ impl Reply {
     }
 
     /// The entity's tag, in quotes.
-    pub(super) fn etag(mut self, etag: &str) -> Self {
+    #[must_use]
+    pub fn etag(mut self, etag: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(&format!("\"{etag}\"")) {
             self.headers.push((ETAG, value));
         }
         self
     }
 
-    pub(super) fn status(&self) -> u16 {
+    /// The number of its status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
         self.status
     }
 
-    pub(super) fn into_response(self) -> Response<Body> {
+    /// As `net` sends it.
+    #[must_use]
+    pub fn into_response(self) -> Response<Body> {
         let has_body = self.body.is_some();
         let body = Full::new(self.body.unwrap_or_default())
             .map_err(|never| match never {})
@@ -76,6 +98,7 @@ impl Reply {
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if has_body {
+            // One of its own comes below, and replaces it.
             response.headers_mut().insert(CONTENT_TYPE, JSON);
         }
         response

@@ -11,7 +11,8 @@ use std::iter::Peekable;
 use std::str::CharIndices;
 
 /// The strict text of `relaxed`; `None` when a comment or a string does not end.
-pub(super) fn to_strict(relaxed: &str) -> Option<String> {
+#[must_use]
+pub fn to_strict(relaxed: &str) -> Option<String> {
     let mut rewriter = Rewriter {
         text: relaxed,
         rest: relaxed.char_indices().peekable(),

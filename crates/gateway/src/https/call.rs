@@ -1,0 +1,109 @@
+//! Carries out the calls of authenticated devices.
+
+use std::rc::Rc;
+
+use holdfast_device_hub::{Outcome, Protocol, Requester, ThrottleClass};
+use holdfast_model::limits::{MAX_HTTP_BODY_BYTES, MAX_TELEMETRY_BYTES};
+use holdfast_model::{ErrorCode, TelemetryMessage};
+use holdfast_net::Body;
+use holdfast_net::http_api::{Reply, RequestBody};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use tokio::sync::SemaphorePermit;
+
+use super::answer::HttpsError;
+use super::route::Call;
+use super::{HttpsFront, batch, message};
+
+/// The content type of a batch (Spec rest §5).
+const BATCH_TYPE: &str = "application/vnd.microsoft.iothub.json";
+
+/// One request of an authenticated device.
+pub(super) struct Request<'a> {
+    pub(super) front: &'a Rc<HttpsFront>,
+    pub(super) requester: Requester,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: Body,
+    /// Held while the node works on the request.
+    pub(super) permit: Option<SemaphorePermit<'a>>,
+}
+
+pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, HttpsError> {
+    match call {
+        Call::Send => send(request).await,
+        Call::Unimplemented(feature) => {
+            let text = format!("this version of the hub does not have the feature: {feature}");
+            Err(HttpsError::new(ErrorCode::FeatureNotSupported, text))
+        }
+    }
+}
+
+impl Request<'_> {
+    /// Waits for the turn of the request in `class`.
+    async fn turn(&mut self, class: ThrottleClass) -> Result<(), HttpsError> {
+        let hub = self.front.core.hub();
+        let Some(reservation) = hub.admit(class, 1, Protocol::Https)? else {
+            return Ok(());
+        };
+        // A request that waits does not count among those that the node works on.
+        self.permit = None;
+        reservation.come().await;
+        match self.front.requests.try_acquire() {
+            Ok(permit) => self.permit = Some(permit),
+            Err(_) => {
+                let text = "too many requests of devices are in progress; retry after a second";
+                return Err(HttpsError::new(ErrorCode::ServerBusy, text));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stores one message or a batch; 204 once all of it is committed and synced.
+async fn send(mut request: Request<'_>) -> Result<Reply, HttpsError> {
+    request.turn(ThrottleClass::TelemetrySends).await?;
+    let front = request.front;
+    let Request {
+        requester,
+        headers,
+        body,
+        permit: _permit,
+        ..
+    } = request;
+    let deadline = front.config.body_timeout.get();
+    let mut body = RequestBody::new(headers, body, front.bodies.clone(), deadline);
+    if is_batch(headers) {
+        let (bytes, _held) = body.read(MAX_HTTP_BODY_BYTES).await?;
+        let batch = batch::Batch::parse(&bytes)?;
+        let messages = batch.messages()?;
+        return store(front, &requester, &messages).await;
+    }
+    let (payload, _held) = body.read(MAX_TELEMETRY_BYTES).await?;
+    let texts = message::Texts::of(headers)?;
+    let message = message::of(&payload, texts.iter())?;
+    store(front, &requester, std::slice::from_ref(&message)).await
+}
+
+fn is_batch(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(BATCH_TYPE))
+}
+
+async fn store(
+    front: &Rc<HttpsFront>,
+    requester: &Requester,
+    messages: &[TelemetryMessage<'_>],
+) -> Result<Reply, HttpsError> {
+    let timeout = front.config.commit_timeout.get();
+    match front.core.send_request(requester, messages, timeout).await {
+        Outcome::Committed => {
+            front.metrics.messages.increment(messages.len() as u64);
+            Ok(Reply::no_content())
+        }
+        Outcome::Failed => {
+            let text = "the hub could not store the message in time, or does not know whether it has; send it again";
+            Err(HttpsError::new(ErrorCode::ServiceUnavailable, text))
+        }
+    }
+}
