@@ -274,7 +274,7 @@ fn bodies_arrive_in_chunks_after_a_question_and_slowly_and_large_ones_are_refuse
         assert_eq!(https.answer().await.status, 100);
         https.write(&number(2)).await;
         assert_eq!(https.answer().await.status, 204);
-        // Refused before the body is asked for.
+        // Refused before the body is requested.
         https
             .write(head("Content-Length: 262145\r\nExpect: 100-continue\r\n").as_bytes())
             .await;

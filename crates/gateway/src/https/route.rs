@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_devices_are_told_from_those_of_the_service_api() {
+    fn paths_of_devices_and_of_the_service_api_are_separate() {
         for path in [
             "/devices/d/messages/events",
             "/Devices/d/Messages/deviceBound/token",

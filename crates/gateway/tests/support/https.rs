@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use super::Bench;
 
 /// How long an answer may take: longer than any deadline of the hub.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) struct Https {
     stream: DuplexStream,
@@ -135,7 +135,7 @@ impl Https {
     }
 
     async fn more(&mut self) {
-        let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.input));
+        let read = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.read_buf(&mut self.input));
         assert!(
             read.await.expect("an answer in time").unwrap() > 0,
             "closed: {:?}",
@@ -146,7 +146,7 @@ impl Https {
     /// Everything until the hub closes the connection, or until it waits for more.
     pub(crate) async fn rest(mut self) -> String {
         let _ = self.stream.shutdown().await;
-        let _ = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut self.input)).await;
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.read_to_end(&mut self.input)).await;
         String::from_utf8_lossy(&self.input).into_owned()
     }
 }
