@@ -10,11 +10,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::target::Target;
-use crate::wire::{Connect, Reply, Scanner};
+use crate::target::{Login, Target, Tls};
+use crate::wire::{Connect, DISCONNECT, Reply, Scanner};
 
 /// How long a server may take from the first byte to its CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a server may take to close a connection after DISCONNECT.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Options of all connections of a fleet.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,19 @@ pub struct ConnectionOptions {
     pub keep_alive: u16,
     /// Whether the server forgets the session when the connection ends.
     pub clean_session: bool,
+}
+
+impl Login {
+    /// Its CONNECT.
+    pub(crate) fn connect(&self, options: ConnectionOptions) -> Connect<'_> {
+        Connect {
+            client_id: &self.client_id,
+            username: self.username.as_deref(),
+            password: self.password.as_deref(),
+            keep_alive: options.keep_alive,
+            clean_session: options.clean_session,
+        }
+    }
 }
 
 /// A connection's bytes, with or without TLS.
@@ -103,16 +119,49 @@ async fn open_without_timeout(
     number: u32,
     attempt: ConnectAttempt,
 ) -> Result<Stream> {
-    let source = match target.sources.len() {
-        0 => None,
-        count => Some(target.sources[number as usize % count]),
-    };
     let addresses = match attempt {
         ConnectAttempt::Initial => target.addresses_of(number).collect(),
         ConnectAttempt::Reconnect => target.reconnect_addresses(number),
     };
-    let tcp = dial_any(&addresses, source).await?;
-    let mut stream = match &target.tls {
+    let door = Door {
+        addresses: &addresses,
+        source: target.source_of(number),
+        names_server: !target.nodes.is_empty(),
+    };
+    handshake(door, target.tls.as_ref(), || target.login(number), options).await
+}
+
+/// The way to a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Door<'a> {
+    /// The addresses to try, in this order.
+    pub addresses: &'a [SocketAddr],
+    /// The local address; `None`: the system's choice.
+    pub source: Option<IpAddr>,
+    /// Whether an error names the server's address: useful where there are several.
+    pub names_server: bool,
+}
+
+/// Connects with the given credentials and waits until the server has accepted them.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_as(door: Door<'_>, tls: Option<&Tls>, login: &Login, options: ConnectionOptions) -> Result<Stream> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, handshake(door, tls, || Ok(login.clone()), options)).await {
+        Ok(result) => result,
+        Err(_) => bail!("no CONNACK within {} s", CONNECT_TIMEOUT.as_secs()),
+    }
+}
+
+/// `login` is made after the TLS handshake: a token that has waited for it would be older than need be.
+async fn handshake(
+    door: Door<'_>,
+    tls: Option<&Tls>,
+    login: impl FnOnce() -> Result<Login>,
+    options: ConnectionOptions,
+) -> Result<Stream> {
+    let tcp = dial_any(door.addresses, door.source).await?;
+    let mut stream = match tls {
         None => Stream::Plain(tcp),
         Some(tls) => {
             let stream = tls
@@ -123,28 +172,34 @@ async fn open_without_timeout(
             Stream::Tls(Box::new(stream))
         }
     };
-    let login = target.login(number)?;
+    let login = login()?;
     let mut packet = Vec::new();
-    Connect {
-        client_id: &login.client_id,
-        username: login.username.as_deref(),
-        password: login.password.as_deref(),
-        keep_alive: options.keep_alive,
-        clean_session: options.clean_session,
-    }
-    .encode(&mut packet)?;
+    login.connect(options).encode(&mut packet)?;
     stream.write_all(&packet).await?;
     stream.flush().await?;
     let accepted = await_connack(&mut stream).await;
-    // With several nodes the error names the one that refused.
-    if !target.nodes.is_empty() {
+    if door.names_server {
         return accepted.with_context(|| stream.server()).map(|()| stream);
     }
     accepted.map(|()| stream)
 }
 
+/// Ends a session as MQTT asks for it, and waits until the server has closed the connection, so that its end is part of what
+/// a connection costs and the client's port is free at once.
+pub async fn close(mut stream: Stream) {
+    let closed = async {
+        stream.write_all(&DISCONNECT).await?;
+        stream.flush().await?;
+        let mut rest = [0; 64];
+        while stream.read(&mut rest).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // A server that resets the connection has closed it too.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+}
+
 /// Connects to the first of `addresses`, or, when that does not listen, to the next one that does.
-async fn dial_any(addresses: &[SocketAddr], source: Option<IpAddr>) -> Result<TcpStream> {
+pub(crate) async fn dial_any(addresses: &[SocketAddr], source: Option<IpAddr>) -> Result<TcpStream> {
     let mut refused = None;
     for &address in addresses {
         match dial(address, source).await {
@@ -180,6 +235,12 @@ async fn await_connack(stream: &mut Stream) -> Result<()> {
         .read_exact(&mut packet)
         .await
         .context("the server closed the connection instead of answering CONNECT")?;
+    check_connack(packet)
+}
+
+/// # Errors
+/// When `packet` is another packet, or a refusal.
+pub(crate) fn check_connack(packet: [u8; 4]) -> Result<()> {
     let mut answer = None;
     Scanner::default().scan(&packet, |reply| {
         answer = Some(reply);

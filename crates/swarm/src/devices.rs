@@ -1,4 +1,4 @@
-//! Registers a fleet's devices on a hub by bulk calls (Spec rest §2.4).
+//! Registers a fleet's devices, and changes their credentials, on a hub by bulk calls (Spec rest §2.4).
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::http::Client;
-use crate::hub::{Hub, HubDevices};
+use crate::hub::Hub;
 use crate::target::{DeviceNames, Transport};
 
 /// The most entries of one bulk call.
@@ -44,18 +44,52 @@ struct BulkError {
 /// When the hub refuses, or cannot be reached.
 pub async fn create(hub: &Hub, names: &DeviceNames, numbers: Range<u32>) -> Result<()> {
     let devices = hub.devices(TOKEN_LIFETIME)?;
-    let tasks = (0..CONCURRENT_CALLS).map(|task| create_share(hub, &devices, names, numbers.clone(), task));
+    write(hub, numbers, &|number| {
+        let device = names.name(number);
+        let (primary, secondary) = (devices.key(&device), devices.secondary_key(&device));
+        entry(&device, "create", symmetric_keys(&primary, &secondary))
+    })
+    .await
+}
+
+/// Writes one entry of a bulk call for each of `numbers`; an entry that creates an existing device changes nothing.
+///
+/// # Errors
+/// When the hub refuses, or cannot be reached.
+pub async fn write(hub: &Hub, numbers: Range<u32>, entry: &impl Fn(u32) -> Value) -> Result<()> {
+    let tasks = (0..CONCURRENT_CALLS).map(|task| write_share(hub, entry, numbers.clone(), task));
     try_join_all(tasks).await.map(drop)
 }
 
+/// The entry of an enabled device with `authentication`; `mode` is its `importMode` (Spec rest §2.4).
+#[must_use]
+pub fn entry(device: &str, mode: &str, authentication: Value) -> Value {
+    json!({"id": device, "importMode": mode, "status": "enabled", "authentication": authentication})
+}
+
+/// Authentication by keys.
+#[must_use]
+pub fn symmetric_keys(primary: &[u8], secondary: &[u8]) -> Value {
+    json!({
+        "type": "sas",
+        "symmetricKey": { "primaryKey": STANDARD.encode(primary), "secondaryKey": STANDARD.encode(secondary) },
+    })
+}
+
+/// Authentication by the thumbprint of a certificate.
+#[must_use]
+pub fn thumbprint(primary: &str) -> Value {
+    json!({"type": "selfSigned", "x509Thumbprint": {"primaryThumbprint": primary, "secondaryThumbprint": ""}})
+}
+
+/// Authentication by a certificate below one of the hub's CAs.
+#[must_use]
+pub fn certificate_authority() -> Value {
+    json!({"type": "certificateAuthority"})
+}
+
 /// Makes every [`CONCURRENT_CALLS`]th call, from number `task` on, over a connection of its own.
-async fn create_share(
-    hub: &Hub,
-    devices: &HubDevices,
-    names: &DeviceNames,
-    numbers: Range<u32>,
-    task: u32,
-) -> Result<()> {
+async fn write_share(hub: &Hub, entry: &impl Fn(u32) -> Value, numbers: Range<u32>, task: u32) -> Result<()> {
     let calls = numbers.len() as u32 / ENTRIES_A_CALL + 1;
     if task >= calls {
         return Ok(());
@@ -65,9 +99,7 @@ async fn create_share(
     let mut client = Client::connect(hub.https_address()?, &hub.0.host_name, tls.as_ref()).await?;
     for call in (task..calls).step_by(CONCURRENT_CALLS as usize) {
         let first = numbers.start + call * ENTRIES_A_CALL;
-        let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end))
-            .map(|number| entry(devices, &names.name(number)))
-            .collect();
+        let entries: Vec<Value> = (first..(first + ENTRIES_A_CALL).min(numbers.end)).map(entry).collect();
         if entries.is_empty() {
             continue;
         }
@@ -77,19 +109,6 @@ async fn create_share(
         check(status, &body)?;
     }
     Ok(())
-}
-
-fn entry(devices: &HubDevices, device: &str) -> Value {
-    let (primary, secondary) = (devices.key(device), devices.secondary_key(device));
-    json!({
-        "id": device,
-        "importMode": "create",
-        "status": "enabled",
-        "authentication": {
-            "type": "sas",
-            "symmetricKey": { "primaryKey": STANDARD.encode(primary), "secondaryKey": STANDARD.encode(secondary) },
-        },
-    })
 }
 
 /// 200: all were created. 400 with a bulk answer: some were not; those that exist already are no error.
@@ -108,7 +127,7 @@ fn check(status: StatusCode, body: &[u8]) -> Result<()> {
     match answer.errors.iter().find(|error| !exists_already(&error.error_code)) {
         None => Ok(()),
         Some(error) => bail!(
-            "cannot create {}: {} {}",
+            "cannot write {}: {} {}",
             error.device_id,
             error.error_code,
             error.error_status

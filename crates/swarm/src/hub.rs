@@ -204,6 +204,16 @@ pub struct HubDevices {
 }
 
 impl HubDevices {
+    /// Devices with the names and tokens of a hub's, for a server that checks neither.
+    #[must_use]
+    pub fn without_hub(host: &str, token_lifetime: Duration) -> Self {
+        Self {
+            host: host.to_owned(),
+            fleet_key: vec![0; 32],
+            token_lifetime,
+        }
+    }
+
     /// The key of the device, decoded.
     #[must_use]
     pub fn key(&self, device: &str) -> [u8; 32] {
@@ -221,14 +231,30 @@ impl HubDevices {
     /// # Errors
     /// Never so far; the signature leaves room for devices with certificates.
     pub fn login(&self, device: String) -> Result<Login> {
+        let key = self.key(&device);
+        Ok(self.login_with_key(device, &key))
+    }
+
+    /// As [`Self::login`], with a token signed with `key`.
+    #[must_use]
+    pub fn login_with_key(&self, device: String, key: &[u8]) -> Login {
         let resource = format!("{}/devices/{device}", self.host);
-        let password = sign(&resource, &self.key(&device), None, self.token_lifetime);
+        let password = sign(&resource, key, None, self.token_lifetime);
+        Login {
+            password: Some(password),
+            ..self.login_with_certificate(device)
+        }
+    }
+
+    /// The CONNECT of a device that proves itself in the TLS handshake: no password.
+    #[must_use]
+    pub fn login_with_certificate(&self, device: String) -> Login {
         let username = format!("{}/{device}/?api-version={API_VERSION}", self.host);
-        Ok(Login {
+        Login {
             client_id: device,
             username: Some(username),
-            password: Some(password),
-        })
+            password: None,
+        }
     }
 }
 

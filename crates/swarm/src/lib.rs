@@ -6,11 +6,15 @@
 //! Invariants: no allocation per message; a bounded ledger (spans, not messages); the device side uses none of the
 //! server's crates, not even its MQTT codec, so that a bug there cannot hide itself.
 //! Not here: installation of peers and the plan of a benchmark (`benches/`), fault injection (the `chaos` crate).
-//! Start at [`fleet::Fleet`] (load), [`down`] (twins and direct methods) and [`verify`] (reading back).
+//! Start at [`fleet::Fleet`] (load), [`connects`] (the cost of a connect), [`down`] (twins and direct methods) and [`verify`] (reading
+//! back).
 #![warn(missing_docs)]
 
+pub mod accept_tls;
 pub mod batch;
+pub mod certificates;
 pub mod connect;
+pub mod connects;
 pub mod devices;
 pub mod down;
 pub mod events;
@@ -21,6 +25,7 @@ mod idle;
 pub mod latency;
 pub mod ledger;
 pub mod marker;
+pub mod operator;
 pub mod process;
 mod publisher;
 pub mod read;

@@ -105,6 +105,26 @@ impl Sample {
     }
 }
 
+/// Lets the kernel count the most resident memory of `pid` anew.
+///
+/// # Errors
+/// When the process is another user's, or gone.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("cannot reset the peak of process {pid}"))
+}
+
+/// The most resident memory of `pid` since its start or [`reset_peak`], KiB.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn peak_resident_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    fields(&status)
+        .get("VmHWM")
+        .copied()
+        .with_context(|| format!("process {pid} has no VmHWM"))
+}
+
 /// The open files that this process may have.
 #[must_use]
 pub fn file_limit() -> u64 {

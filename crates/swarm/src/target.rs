@@ -181,6 +181,14 @@ impl Target {
         }
     }
 
+    /// The local address of device `number`; `None`: the system's choice.
+    pub(crate) fn source_of(&self, number: u32) -> Option<IpAddr> {
+        match self.sources.len() {
+            0 => None,
+            count => Some(self.sources[number as usize % count]),
+        }
+    }
+
     fn nodes_from(&self, first: usize) -> impl Iterator<Item = SocketAddr> {
         let nodes = self.nodes();
         let (before, from) = nodes.split_at(first % nodes.len());

@@ -33,6 +33,12 @@ pub(crate) enum Command {
     Read(commands::read::Read),
     /// Write twins or invoke direct methods: rate, and the times until devices and callers have them.
     Down(commands::down::Down),
+    /// Open and close connections: rate and CPU per connect, by kind of credential.
+    Connects(commands::connects::Connects),
+    /// Begin many TLS handshakes at once: the server's memory for each.
+    Storm(commands::connects::Storm),
+    /// Accept TLS connections and nothing else: the reference for connects.
+    AcceptTls(commands::accept_tls::AcceptTls),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
     /// Create a durable subscription at a broker.
@@ -47,6 +53,9 @@ impl Command {
             Self::Verify(command) => command.run(),
             Self::Read(command) => command.run(),
             Self::Down(command) => command.run(),
+            Self::Connects(command) => command.run(),
+            Self::Storm(command) => command.run(),
+            Self::AcceptTls(command) => command.run(),
             Self::Devices(command) => command.run(),
             Self::Subscribe(command) => command.run(),
         }
@@ -192,22 +201,28 @@ impl TargetArgs {
 
     /// Resolves the target and makes sure that its devices exist.
     pub(crate) fn prepare(&self, hub: Option<&Hub>) -> Result<Target> {
+        let target = self.resolve(hub)?;
+        if let Some(hub) = hub.filter(|_| !self.devices_exist) {
+            commands::devices::create(hub, &target.names, self.first..self.first + self.connections)?;
+        }
+        Ok(target)
+    }
+
+    /// Resolves the target.
+    pub(crate) fn resolve(&self, hub: Option<&Hub>) -> Result<Target> {
         ensure!(
             self.connections <= 9_999_999 - self.first.min(9_999_999),
             "a device's number has seven digits"
         );
         match (hub, &self.target) {
-            (Some(hub), _) => self.prepare_hub(hub),
-            (None, Some(target)) => self.prepare_broker(target),
+            (Some(hub), _) => self.resolve_hub(hub),
+            (None, Some(target)) => self.resolve_broker(target),
             (None, None) => bail!("name a --hub or a --target"),
         }
     }
 
-    fn prepare_hub(&self, hub: &Hub) -> Result<Target> {
+    fn resolve_hub(&self, hub: &Hub) -> Result<Target> {
         let names = self.names()?;
-        if !self.devices_exist {
-            commands::devices::create(hub, &names, self.first..self.first + self.connections)?;
-        }
         Ok(Target {
             address: hub.mqtt_address(self.transport)?,
             nodes: hub.mqtt_nodes(self.transport)?,
@@ -231,7 +246,7 @@ impl TargetArgs {
         found.with_context(|| format!("the hub has no node {name}")).map(Some)
     }
 
-    fn prepare_broker(&self, target: &str) -> Result<Target> {
+    fn resolve_broker(&self, target: &str) -> Result<Target> {
         let tls = match self.transport {
             Transport::Plain => None,
             secured => {

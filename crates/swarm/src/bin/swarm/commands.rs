@@ -1,5 +1,7 @@
 //! One file per subcommand; here the parts that they share.
 
+pub(crate) mod accept_tls;
+pub(crate) mod connects;
 pub(crate) mod devices;
 pub(crate) mod down;
 pub(crate) mod idle;
