@@ -55,12 +55,7 @@ impl Reference {
     ///
     /// # Errors
     /// When the file cannot be written, or the port is taken.
-    pub fn start(
-        address: SocketAddr,
-        acceptors: usize,
-        clients: &ClientCertificates,
-        ca_file: &Path,
-    ) -> Result<Self> {
+    pub fn start(address: SocketAddr, acceptors: usize, clients: &ClientCertificates, ca_file: &Path) -> Result<Self> {
         let (ca, config) = server_config(&address.ip().to_string(), clients)?;
         std::fs::write(ca_file, certificates::pem(&ca))
             .with_context(|| format!("cannot write {}", ca_file.display()))?;
@@ -119,7 +114,9 @@ fn accept(listener: std::net::TcpListener, acceptor: &TlsAcceptor) -> Result<()>
         let listener = TcpListener::from_std(listener)?;
         loop {
             // Errors of one connection and of too many files end it alike: the clients count them.
-            let Ok((tcp, _)) = listener.accept().await else { continue };
+            let Ok((tcp, _)) = listener.accept().await else {
+                continue;
+            };
             let acceptor = acceptor.clone();
             let serving = async move {
                 // The client has its own account of what went wrong.
@@ -166,8 +163,7 @@ fn is_whole(packet: &[u8]) -> bool {
 
 fn server_config(name: &str, clients: &ClientCertificates) -> Result<(CertificateDer<'static>, Arc<ServerConfig>)> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let builder = match clients {
         ClientCertificates::NotRequested => builder.with_no_client_auth(),
         ClientCertificates::Possession => builder.with_client_cert_verifier(Arc::new(Possession(provider))),

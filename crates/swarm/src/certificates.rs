@@ -138,9 +138,7 @@ impl DeviceCa {
 ///
 /// # Errors
 /// When the library refuses the name.
-pub(crate) fn server(
-    name: &str,
-) -> Result<(CertificateDer<'static>, CertificateDer<'static>, PrivateKeyDer<'static>)> {
+pub(crate) fn server(name: &str) -> Result<(CertificateDer<'static>, CertificateDer<'static>, PrivateKeyDer<'static>)> {
     let ca = DeviceCa::new("swarm's reference server")?;
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new([name.to_owned()])?;
@@ -202,7 +200,10 @@ mod tests {
         let first = DeviceCa::kept_in(folder.path(), "kept").unwrap();
         let second = DeviceCa::kept_in(folder.path(), "kept").unwrap();
         assert_eq!(first.der(), second.der());
-        assert_eq!(pem(first.der()), fs::read_to_string(folder.path().join(CA_FILE)).unwrap());
+        assert_eq!(
+            pem(first.der()),
+            fs::read_to_string(folder.path().join(CA_FILE)).unwrap()
+        );
         let (one, other) = (first.issue("d").unwrap(), second.issue("d").unwrap());
         assert_ne!(one.thumbprint(), other.thumbprint());
         assert_eq!(one.thumbprint().len(), 64);

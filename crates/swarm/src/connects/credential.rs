@@ -85,8 +85,12 @@ impl Registration<'_> {
         match credential {
             Credential::Sas => {
                 let hub = self.hub()?;
-                devices::create(hub, self.names, 0..self.count).await?;
                 let devices = hub.devices(TOKEN_LIFETIME)?;
+                self.register(hub, &|number| {
+                    let name = self.names.name(number);
+                    devices::symmetric_keys(&devices.key(&name), &devices.secondary_key(&name))
+                })
+                .await?;
                 self.each(|name| Ok((devices.login(name)?, self.tls.clone())))
             }
             Credential::BareTls => {

@@ -111,7 +111,11 @@ async fn run(plan: &Plan) -> Result<StormReport> {
     let finish_seconds = started.elapsed().as_secs_f64();
     let accepted = connections.iter().flatten().count();
     let finished = sample()?;
-    let peak_kib = plan.pids.iter().map(|pid| peak_resident_kib(*pid)).sum::<Result<u64>>()?;
+    let peak_kib = plan
+        .pids
+        .iter()
+        .map(|pid| peak_resident_kib(*pid))
+        .sum::<Result<u64>>()?;
     drop(connections);
     let each = |kib: i64, count: usize| kib as f64 * 1024.0 / count.max(1) as f64;
     let growth = |later: Option<Sample>, count| {

@@ -34,7 +34,9 @@ pub(crate) struct AcceptTls {
 impl AcceptTls {
     pub(crate) fn run(self) -> Result<()> {
         let clients = match &self.device_ca {
-            Some(folder) => ClientCertificates::Issuer(DeviceCa::kept_in(folder, holdfast_swarm::connects::DEVICES_CA)?),
+            Some(folder) => {
+                ClientCertificates::Issuer(DeviceCa::kept_in(folder, holdfast_swarm::connects::DEVICES_CA)?)
+            }
             None if self.client_certificates => ClientCertificates::Possession,
             None => ClientCertificates::NotRequested,
         };
