@@ -6,11 +6,11 @@ import traceback
 
 from . import load, machine
 from .machine import Trouble
-from .parts import cluster, compare, down, durable, memory, reader, replace, startup
+from .parts import cluster, compare, connects, down, durable, memory, reader, replace, startup
 from .peers import hub
 from .report import Part, Report
 
-PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down)}
+PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down, connects)}
 BUSY_LOAD = 0.5
 
 
@@ -26,7 +26,7 @@ def options():
     parser.add_argument("--durable-runs", type=int, default=3, help="runs of each durable peer")
     parser.add_argument("--seconds", type=float, default=8, help="measured time of a run")
     parser.add_argument("--shapes", type=shape, nargs="+", metavar="CxW", help="connections x window, instead of the usual ones")
-    parser.add_argument("--connections", type=int, help="idle connections, instead of 18,000; method calls in flight, instead of 1,000")
+    parser.add_argument("--connections", type=int, help="idle connections, instead of 18,000; method calls in flight, instead of 1,000; handshakes of a storm, instead of 2,000")
     parser.add_argument("--fill-events", type=int, help="events to read, instead of 6,000,000")
     parser.add_argument("--devices", type=int, help="devices at the start after SIGKILL, instead of 100,000")
     parser.add_argument("--log-bytes", type=int, help="log at the start after SIGKILL and of a replaced node, instead of 1 GiB")

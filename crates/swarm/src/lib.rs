@@ -31,6 +31,7 @@ mod publisher;
 pub mod read;
 pub mod readiness;
 pub mod report;
+pub mod rotate;
 pub mod target;
 pub mod verify;
 pub mod window;

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Storm(commands::connects::Storm),
     /// Accept TLS connections and nothing else: the reference for connects.
     AcceptTls(commands::accept_tls::AcceptTls),
+    /// Replace credentials under a connected fleet.
+    Rotate(commands::rotate::Rotate),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
     /// Create a durable subscription at a broker.
@@ -56,6 +58,7 @@ impl Command {
             Self::Connects(command) => command.run(),
             Self::Storm(command) => command.run(),
             Self::AcceptTls(command) => command.run(),
+            Self::Rotate(command) => command.run(),
             Self::Devices(command) => command.run(),
             Self::Subscribe(command) => command.run(),
         }

@@ -7,6 +7,7 @@ pub(crate) mod down;
 pub(crate) mod idle;
 pub(crate) mod publish;
 pub(crate) mod read;
+pub(crate) mod rotate;
 pub(crate) mod subscribe;
 pub(crate) mod verify;
 
