@@ -39,7 +39,7 @@ pub enum ClientCertificates {
     /// Any; the client proves that it has the key, and nothing else is checked.
     Possession,
     /// Those of this CA.
-    Issuer(DeviceCa),
+    Issuer(Box<DeviceCa>),
 }
 
 /// A server that listens.

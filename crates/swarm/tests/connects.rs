@@ -55,7 +55,7 @@ fn plan(
 #[test]
 fn connects_are_counted_and_measured_with_each_bare_credential() {
     let folder = tempfile::tempdir().unwrap();
-    let issuer = || ClientCertificates::Issuer(DeviceCa::kept_in(folder.path(), DEVICES_CA).unwrap());
+    let issuer = || ClientCertificates::Issuer(Box::new(DeviceCa::kept_in(folder.path(), DEVICES_CA).unwrap()));
     for (clients, device_ca, credential) in [
         (ClientCertificates::NotRequested, None, Credential::BareTls),
         (ClientCertificates::Possession, None, Credential::BareMtls),
@@ -71,7 +71,7 @@ fn connects_are_counted_and_measured_with_each_bare_credential() {
 
 #[test]
 fn refusals_are_counted_by_reason() {
-    let clients = ClientCertificates::Issuer(DeviceCa::new(DEVICES_CA).unwrap());
+    let clients = ClientCertificates::Issuer(Box::new(DeviceCa::new(DEVICES_CA).unwrap()));
     let report = connects::run(plan(&clients, None, Credential::BareMtls, Transport::Tls13, 4)).unwrap();
     assert_eq!(report.connects, 0);
     assert!(!report.refused.is_empty(), "{report}");

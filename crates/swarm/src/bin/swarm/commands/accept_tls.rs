@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use holdfast_swarm::accept_tls::{ClientCertificates, Reference};
 use holdfast_swarm::certificates::DeviceCa;
+use holdfast_swarm::connects::DEVICES_CA;
 
 /// A bare TLS server that accepts every CONNECT: the reference for `swarm connects`. It prints `listening ADDRESS`.
 #[derive(Args)]
@@ -34,9 +35,7 @@ pub(crate) struct AcceptTls {
 impl AcceptTls {
     pub(crate) fn run(self) -> Result<()> {
         let clients = match &self.device_ca {
-            Some(folder) => {
-                ClientCertificates::Issuer(DeviceCa::kept_in(folder, holdfast_swarm::connects::DEVICES_CA)?)
-            }
+            Some(folder) => ClientCertificates::Issuer(Box::new(DeviceCa::kept_in(folder, DEVICES_CA)?)),
             None if self.client_certificates => ClientCertificates::Possession,
             None => ClientCertificates::NotRequested,
         };
