@@ -1,4 +1,4 @@
-//! Credentials are replaced under connected devices and a calling back end: nobody notices.
+//! Credentials are replaced under connected devices and a calling back end: no device is refused and no call fails.
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 mod harness;

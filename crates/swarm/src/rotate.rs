@@ -1,6 +1,6 @@
 //! Rotation of credentials under a connected fleet: keys of devices, the CA of their certificates, keys of a back end's policy.
 //!
-//! Why: secrets are replaced only where it is known to interrupt nobody. Each step here is one of the operator's runbook
+//! Why: operators replace secrets only where it is known that no device is interrupted. Each step here is one of the operator's runbook
 //! (docs/runbook.md); the devices stay connected meanwhile, lose connections now and then as in any network, and come back with what
 //! they have been given.
 //! Invariants: a device is given a credential only after the hub has it, and the hub forgets one only after no device uses it; under

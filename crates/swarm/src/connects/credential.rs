@@ -51,7 +51,7 @@ impl fmt::Display for Credential {
     }
 }
 
-/// What has to be there before devices can connect.
+/// The registrations that the devices of a run need.
 pub struct Registration<'a> {
     /// The hub; `None`: the reference server.
     pub hub: Option<&'a Hub>,
@@ -163,7 +163,7 @@ impl Registration<'_> {
         Ok((found, prints))
     }
 
-    /// CAs beside that of the devices, so that there are as many as asked for.
+    /// CAs beside that of the devices, up to the requested number.
     async fn add_other_cas(&self, hub: &Hub) -> Result<()> {
         let mut operator = Operator::connect(hub).await?;
         let known = operator.ca_names().await?;

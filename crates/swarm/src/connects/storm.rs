@@ -1,7 +1,7 @@
 //! A storm: all devices begin to connect at the same moment.
 //!
 //! The handshakes stop where the server has answered and waits, so that all of them are in flight at once and the server's memory
-//! for them can be read; then all go on at once.
+//! for them can be read; then all continue at once.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! A back end that goes on calling while the keys of its policy are replaced.
+//! A back end that continues to call while the keys of its policy are replaced.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -39,7 +39,7 @@ pub(super) struct Seen {
     pub(super) reasons: BTreeMap<String, u64>,
 }
 
-/// What a device is told.
+/// The orders of a device.
 #[derive(Clone)]
 struct Orders {
     device: Rc<Device>,
@@ -248,7 +248,7 @@ impl Shared {
     }
 }
 
-/// Pings until the connection ends or the device is told to end it.
+/// Pings until the connection ends or its orders change.
 async fn hold(plan: &Plan, stream: &mut Stream, number: u32, told: &mut watch::Receiver<Orders>, version: u64) -> End {
     let period = match plan.options.keep_alive {
         0 => Duration::from_secs(u64::from(u32::MAX)),

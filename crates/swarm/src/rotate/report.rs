@@ -13,7 +13,7 @@ use crate::report::{LatencyReport, VERSION};
 /// One step.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// What was done.
+    /// The operator's action.
     pub step: String,
     /// How long it took.
     pub seconds: f64,
@@ -42,7 +42,7 @@ pub struct RotationReport {
     pub devices: u32,
     /// The steps.
     pub rows: Vec<Row>,
-    /// What went wrong, with counts.
+    /// The faults, with counts.
     pub faults: Vec<String>,
 }
 
