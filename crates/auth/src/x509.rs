@@ -13,6 +13,7 @@ mod crl;
 mod der;
 mod fingerprint;
 mod leaf;
+mod ocsp;
 mod refusal;
 mod revocation;
 
@@ -21,6 +22,7 @@ pub use chain::{VerifiedChain, check_size, verify_chain};
 pub use crl::{Crl, CrlError, read_crl};
 pub use fingerprint::CertificateFingerprints;
 pub use leaf::ClientCertificate;
+pub use ocsp::{MAX_OCSP_BYTES, OcspError, OcspResponse};
 pub use refusal::CertificateRefusal;
 pub use revocation::{
     CrlNumber, Denied, IssuerId, PathCertificate, RevocationList, Revocations, RevokedBy, SERIAL_BYTES, Serial,

@@ -22,6 +22,10 @@ holdfast_model::metrics! {
     counter certificate_reloads(outcome) = "holdfast_tls_certificate_reloads_total";
     /// When the server certificate ends, seconds since 1970.
     gauge certificate_expiry(certificate) = "holdfast_tls_certificate_expiry_seconds";
+    /// When the OCSP response that is stapled to the server certificate was made, seconds since 1970; 0: its file cannot be stapled.
+    gauge ocsp_made(certificate) = "holdfast_tls_ocsp_made_seconds";
+    /// When that OCSP response ends; from then on it is not stapled.
+    gauge ocsp_expiry(certificate) = "holdfast_tls_ocsp_expiry_seconds";
     /// CAs of devices that end within so many days: 90d, 30d, 7d, or 0d for those that have ended.
     gauge cas_ending(within) = "holdfast_cas_ending";
     /// CRLs of CAs of devices whose time has ended; what they revoke stays revoked.

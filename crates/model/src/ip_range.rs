@@ -31,6 +31,24 @@ pub struct IpRange {
 }
 
 impl IpRange {
+    /// How many leading bits its addresses share.
+    #[must_use]
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Its first address.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        self.first
+    }
+
+    /// Whether it holds every address of `other`.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.first)
+    }
+
     /// Whether `address` is one of them.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -170,6 +188,22 @@ mod tests {
             assert!(range(text).contains(ip(inside)), "{text} {inside}");
             assert!(!range(text).contains(ip(outside)), "{text} {outside}");
             assert_eq!(range(text).to_string().parse(), Ok(range(text)));
+        }
+    }
+
+    #[test]
+    fn a_range_covers_the_narrower_ones_inside_of_it() {
+        for (wide, narrow, covers) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.0.0.0/8", "10.0.0.0/8", true),
+            ("10.1.0.0/16", "10.0.0.0/8", false),
+            ("0.0.0.0/0", "10.0.0.0/8", true),
+            ("::/0", "2001:db8::/32", true),
+            ("::/0", "10.0.0.0/8", false),
+            ("0.0.0.0/0", "::/0", false),
+            ("10.0.0.0/8", "11.0.0.0/16", false),
+        ] {
+            assert_eq!(range(wide).covers(&range(narrow)), covers, "{wide} {narrow}");
         }
     }
 

@@ -56,6 +56,7 @@ fn measure(
         host: None,
         chain: vec![identity.certificate.clone()],
         key: identity.key.clone_key(),
+        staple: None,
     }]);
     let options = TlsOptions {
         resumption: has_tickets.then_some(Duration::from_secs(3600)),

@@ -14,7 +14,7 @@ mod server;
 mod tests;
 mod tickets;
 
-pub use certificates::{ServerCertificates, ServerIdentity};
+pub use certificates::{ServerCertificates, ServerIdentity, Staple};
 pub(crate) use client::{chain, parameters};
 pub use greeting::{NameKind, ServerNames};
 pub(crate) use handshake::Handshake;

@@ -1,4 +1,4 @@
-//! The outer form that certificates and revocation lists share: something to be signed, an algorithm, a signature.
+//! The outer form that certificates, revocation lists and OCSP responses share: something to be signed, an algorithm, a signature.
 //!
 //! Why: the libraries that read both hide the bytes that were signed, and `webpki` verifies signatures only of whole chains.
 //! Invariants: no allocation; nothing outside of the given bytes is read; the content of a signed part is not interpreted.
@@ -50,7 +50,7 @@ pub(super) fn tagged<'a>(input: &mut &'a [u8], tag: u8) -> Option<Element<'a>> {
     Some(found)
 }
 
-/// A certificate or revocation list, cut into its three parts.
+/// A certificate, revocation list or OCSP response, cut into its three parts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signed<'a> {
     /// The part that the signature is over.
@@ -61,16 +61,23 @@ pub(super) struct Signed<'a> {
 }
 
 impl<'a> Signed<'a> {
-    pub(super) fn read(mut der: &'a [u8]) -> Option<Self> {
+    pub(super) fn read(der: &'a [u8]) -> Option<Self> {
+        let (signed, rest) = Self::read_head(der)?;
+        rest.is_empty().then_some(signed)
+    }
+
+    /// The first three parts of `der`, and what follows them inside of it: an OCSP response has certificates there.
+    pub(super) fn read_head(mut der: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let mut parts = tagged(&mut der, SEQUENCE)?.content;
         let message = tagged(&mut parts, SEQUENCE)?;
         let algorithm = tagged(&mut parts, SEQUENCE)?.content;
         let signature = bits(&mut parts)?;
-        (der.is_empty() && parts.is_empty()).then_some(Self {
+        let signed = Self {
             message,
             algorithm,
             signature,
-        })
+        };
+        der.is_empty().then_some((signed, parts))
     }
 
     /// Whether the owner of `key`, a `SubjectPublicKeyInfo` in DER, has signed it with an accepted algorithm.

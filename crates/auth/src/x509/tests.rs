@@ -13,6 +13,7 @@ macro_rules! fixture {
 }
 
 mod hostile;
+mod ocsp;
 mod revocation;
 
 use std::sync::Arc;

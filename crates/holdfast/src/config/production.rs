@@ -6,6 +6,7 @@
 //! Not here: values that cannot work (`holdfast_config` refuses them), and settings of the running hub, which are in its
 //! registry ([`NOT_CHECKED`]).
 
+mod access;
 mod files;
 mod rules;
 
@@ -77,6 +78,7 @@ pub(crate) fn weaknesses(
     now: OffsetDateTime,
 ) -> Vec<Weakness> {
     let mut found = rules::weaknesses(config);
+    found.extend(access::weaknesses(config));
     found.extend(files::weaknesses(config, file, now));
     found.sort_by(|a, b| (a.severity, &a.setting).cmp(&(b.severity, &b.setting)));
     found
@@ -134,7 +136,16 @@ mod tests {
         config.cluster.certificate_file = write("node.pem", &certificate);
         config.cluster.key_file = write("node.key", &key);
         config.throttles.profile = holdfast_device_hub::Profile::S2;
+        config.net.ip_rules = rules(&["accept 10.0.0.0/8", "reject 0.0.0.0/0", "reject ::/0"]);
+        config.net.proxies = vec!["10.1.2.0/24".parse().unwrap()];
+        config.oidc.issuer = "https://login.example.com".to_owned();
+        config.oidc.audiences = vec!["hub.example.com".to_owned()];
+        config.service_auth.shared_policies = false;
         config
+    }
+
+    fn rules(texts: &[&str]) -> Vec<holdfast_model::IpRule> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     fn check(config: &Config) -> Vec<Weakness> {
@@ -247,6 +258,76 @@ mod tests {
                 Severity::High,
                 "tls.certificate_file",
             ),
+            (|c| c.net.ip_rules.clear(), Severity::Low, "net.ip_rules"),
+            (
+                |c| c.net.ip_rules = rules(&["accept 10.0.0.0/8", "reject 10.1.0.0/16", "reject 0.0.0.0/0"]),
+                Severity::Medium,
+                "net.ip_rules",
+            ),
+            (
+                |c| c.net.ip_rules = rules(&["accept 10.0.0.0/8"]),
+                Severity::High,
+                "net.ip_rules",
+            ),
+            (
+                |c| {
+                    c.listen.mqtts = vec!["[::]:8883".parse().unwrap()];
+                    c.net.ip_rules = rules(&["accept 10.0.0.0/8", "reject 0.0.0.0/0"]);
+                },
+                Severity::High,
+                "net.ip_rules",
+            ),
+            (
+                |c| c.net.proxies = vec!["0.0.0.0/0".parse().unwrap()],
+                Severity::High,
+                "net.proxies",
+            ),
+            (
+                |c| c.net.proxies = vec!["10.0.0.0/8".parse().unwrap()],
+                Severity::Medium,
+                "net.proxies",
+            ),
+            (|c| c.oidc.issuer.clear(), Severity::Low, "auth.oidc.issuer"),
+            (
+                |c| c.oidc.audiences = holdfast_oidc::OidcConfig::default().audiences,
+                Severity::Medium,
+                "auth.oidc.audiences",
+            ),
+            (
+                |c| c.oidc.clock_skew = holdfast_model::HumanDuration::secs(600),
+                Severity::Medium,
+                "auth.oidc.clock_skew",
+            ),
+            (
+                |c| c.oidc.refresh_interval = holdfast_model::HumanDuration::secs(7 * 86_400),
+                Severity::Medium,
+                "auth.oidc.refresh_interval",
+            ),
+            (
+                |c| c.service_auth.shared_policies = true,
+                Severity::Low,
+                "auth.service.shared_policies",
+            ),
+            (
+                |c| c.tls.resumption = crate::config::Resumption::Off,
+                Severity::Low,
+                "tls.resumption",
+            ),
+            (
+                |c| c.tls.ticket_lifetime = holdfast_model::HumanDuration::secs(2 * 86_400),
+                Severity::Medium,
+                "tls.ticket_lifetime",
+            ),
+            (
+                |c| c.tls.ocsp_file = Some("/nowhere/ocsp.der".into()),
+                Severity::Low,
+                "tls.ocsp_file",
+            ),
+            (
+                |c| c.tls.ocsp_file = c.tls.certificate_file.clone(),
+                Severity::Medium,
+                "tls.ocsp_file",
+            ),
         ];
         let strong = strong(dir.path());
         for (weaken, severity, setting) in table {
@@ -294,6 +375,43 @@ mod tests {
         let after = |days| weaknesses(&config, None, OffsetDateTime::now_utc() + time::Duration::days(days));
         assert!(settings(&after(80), Severity::Medium).contains(&"tls.certificate_file"));
         assert!(settings(&after(100), Severity::High).contains(&"tls.certificate_file"));
+    }
+
+    #[test]
+    fn a_certificate_that_clients_refuse_without_an_ocsp_response_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = strong(dir.path());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["hub.example.com".to_owned()]).unwrap();
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(90);
+        // TLS feature: status_request (RFC 7633).
+        let must_staple =
+            rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![0x30, 3, 2, 1, 5]);
+        params.custom_extensions = vec![must_staple];
+        let file = dir.path().join("must-staple.pem");
+        std::fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+        config.tls.certificate_file = Some(file);
+        assert_eq!(settings(&check(&config), Severity::High), ["tls.ocsp_file"]);
+    }
+
+    #[test]
+    fn keys_of_chains_for_host_names_are_checked_like_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = strong(dir.path());
+        let (certificate, key) = (config.tls.certificate_file.clone().unwrap(), dir.path().join("old.key"));
+        std::fs::write(&key, "key").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        config.tls.alternatives = vec![format!("old.example.com={}:{}", certificate.display(), key.display())];
+        let found = check(&config);
+        // The certificate does not name that host either.
+        assert_eq!(
+            settings(&found, Severity::High),
+            ["tls.alternatives", "tls.alternatives"]
+        );
+        assert!(
+            found.iter().any(|weakness| weakness.reason.contains("old.example.com")),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -85,6 +85,12 @@ holdfast_config::section! {
         pub(crate) rsa_certificate_file: Option<PathBuf> = None;
         /// Its private key.
         pub(crate) rsa_key_file: Option<PathBuf> = None;
+        /// An OCSP response about `certificate_file` in DER, as `openssl ocsp -respout` writes it; stapled for clients that ask for one, until
+        /// its nextUpdate. Replace the file before; a response that a client would refuse is not stapled, and is logged. The
+        /// certificate's issuer must be in `certificate_file`, behind it.
+        pub(crate) ocsp_file: Option<PathBuf> = None;
+        /// The same about `rsa_certificate_file`.
+        pub(crate) rsa_ocsp_file: Option<PathBuf> = None;
         /// Chains for the clients of single host names, such as old devices that trust an older root:
         /// `["old.example.com=/etc/holdfast/old.pem:/etc/holdfast/old.key"]`, HOST=CERTIFICATE_FILE:KEY_FILE. A client that names HOST in
         /// its TLS greeting (SNI) gets it, all others those above; several for one host are chosen among by kind of key. At most 8.
@@ -107,6 +113,8 @@ holdfast_config::section! {
         tls.key_file.is_none() || tls.certificate_file.is_some() => key_file, ALONE;
         tls.rsa_certificate_file.is_none() || tls.rsa_key_file.is_some() => rsa_certificate_file, ALONE;
         tls.rsa_key_file.is_none() || tls.rsa_certificate_file.is_some() => rsa_key_file, ALONE;
+        tls.ocsp_file.is_none() || tls.certificate_file.is_some() => ocsp_file, "needs tls.certificate_file";
+        tls.rsa_ocsp_file.is_none() || tls.rsa_certificate_file.is_some() => rsa_ocsp_file, "needs tls.rsa_certificate_file";
         bad_alternative(&tls.alternatives).is_none()
             => alternatives, bad_alternative(&tls.alternatives).unwrap_or_default();
         tls.alternatives().next().is_none() || tls.certificate_file.is_some() || tls.rsa_certificate_file.is_some()

@@ -1,20 +1,22 @@
 //! The certificates that devices and back ends see: loaded at the start, and reloaded when their files change.
 //!
 //! Open connections keep the certificate of their handshake; new ones get the new certificate.
+//! Invariant: an OCSP response that a client would refuse is not stapled; it never keeps a certificate from being used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use holdfast_model::UnixMillis;
+use holdfast_auth::x509::OcspResponse;
+use holdfast_model::{Clock, UnixMillis};
 use holdfast_net::{
-    CertificateReload, FileStamps, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity, ServerNames,
+    CertificateReload, FileStamps, NameKind, ReloadOutcome, ServerCertificates, ServerIdentity, ServerNames, Staple,
     TlsOptions, TlsServer,
 };
 use holdfast_tasks::{Phase, Stop};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::certs;
 use crate::config::{HubConfig, MAX_ALTERNATIVES, Resumption, TlsConfig};
@@ -30,6 +32,8 @@ struct Files {
     host: Option<String>,
     certificate: PathBuf,
     key: PathBuf,
+    /// The OCSP response to staple.
+    ocsp: Option<PathBuf>,
 }
 
 /// The names of `tls.alternatives` in metrics, in their order.
@@ -69,16 +73,22 @@ impl Tls {
     pub(crate) fn load(config: &TlsConfig, hub: &HubConfig) -> Result<Self, Failure> {
         // ECDSA handshakes cost less.
         let mut files: Vec<Files> = [
-            ("server", &config.certificate_file, &config.key_file),
-            ("rsa", &config.rsa_certificate_file, &config.rsa_key_file),
+            ("server", &config.certificate_file, &config.key_file, &config.ocsp_file),
+            (
+                "rsa",
+                &config.rsa_certificate_file,
+                &config.rsa_key_file,
+                &config.rsa_ocsp_file,
+            ),
         ]
         .into_iter()
-        .filter_map(|(name, certificate, key)| {
+        .filter_map(|(name, certificate, key, ocsp)| {
             Some(Files {
                 name,
                 host: None,
                 certificate: certificate.clone()?,
                 key: key.clone()?,
+                ocsp: ocsp.clone(),
             })
         })
         .collect();
@@ -88,6 +98,7 @@ impl Tls {
                 host: Some(alternative.host),
                 certificate: alternative.certificate,
                 key: alternative.key,
+                ocsp: None,
             }),
         );
         if files.is_empty() {
@@ -100,7 +111,9 @@ impl Tls {
         let stamps = FileStamps::read(
             files
                 .iter()
-                .flat_map(|files| [files.certificate.clone(), files.key.clone()]),
+                .flat_map(|files| [Some(&files.certificate), Some(&files.key), files.ocsp.as_ref()])
+                .flatten()
+                .cloned(),
         );
         let identities = identities(&files).map_err(refused)?;
         let certificates = ServerCertificates::new(identities).map_err(|error| refused(error.into()))?;
@@ -202,16 +215,56 @@ fn identities(files: &[Files]) -> Result<Vec<ServerIdentity>> {
 
 fn identity(files: &Files) -> Result<ServerIdentity> {
     let (certificate, key) = (&files.certificate, &files.key);
-    let chain = CertificateDer::pem_file_iter(certificate)
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect)
         .with_context(|| format!("cannot read certificates from {}", certificate.display()))?;
     let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("cannot read a key from {}", key.display()))?;
+    let staple = files.ocsp.as_ref().and_then(|ocsp| staple(files.name, ocsp, &chain));
     Ok(ServerIdentity {
         name: files.name,
         host: files.host.clone(),
         chain,
         key,
+        staple,
     })
+}
+
+/// The OCSP response in `file`; without one that clients accept the certificate is used alone, and the log says why.
+fn staple(name: &'static str, file: &Path, chain: &[CertificateDer<'static>]) -> Option<Staple> {
+    let read = || -> Result<(Vec<u8>, OcspResponse)> {
+        let response = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let chain = chain.iter().map(|certificate| &**certificate);
+        let read = OcspResponse::read(&response, chain, Clock::system().now())?;
+        Ok((response, read))
+    };
+    let (response, read) = match read() {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::warn!(
+                certificate = name,
+                file = %file.display(),
+                error = format!("{error:#}"),
+                "the OCSP response is not stapled"
+            );
+            metrics_catalogue::ocsp_made(name).set(0.0);
+            metrics_catalogue::ocsp_expiry(name).set(0.0);
+            return None;
+        }
+    };
+    metrics_catalogue::ocsp_made(name).set(seconds(read.this_update));
+    metrics_catalogue::ocsp_expiry(name).set(seconds(read.next_update));
+    Some(Staple {
+        response,
+        until: UnixTime::since_unix_epoch(Duration::from_millis(read.next_update.0)),
+    })
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "times of certificates are far below 2^52 seconds"
+)]
+fn seconds(at: UnixMillis) -> f64 {
+    at.seconds() as f64
 }
 
 /// Shows operators when the certificates end; a bad one is found when it is used.

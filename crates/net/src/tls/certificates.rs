@@ -11,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
 use rustls::{NamedGroup, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::TlsError;
 
@@ -25,6 +25,17 @@ pub struct ServerIdentity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key.
     pub key: PrivateKeyDer<'static>,
+    /// The OCSP response for clients that ask for one.
+    pub staple: Option<Staple>,
+}
+
+/// An OCSP response that may be stapled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staple {
+    /// In DER.
+    pub response: Vec<u8>,
+    /// Its `nextUpdate`, from which on it is not stapled.
+    pub until: UnixTime,
 }
 
 /// The certificates that listeners show, in order of preference. Clones share them; a replacement is effective for
@@ -37,6 +48,17 @@ struct Chain {
     name: &'static str,
     host: Option<String>,
     key: Arc<CertifiedKey>,
+    /// The same with an OCSP response, and when that one ends.
+    stapled: Option<(Arc<CertifiedKey>, UnixTime)>,
+}
+
+impl Chain {
+    fn at(&self, now: UnixTime) -> Arc<CertifiedKey> {
+        match &self.stapled {
+            Some((stapled, until)) if now < *until => Arc::clone(stapled),
+            _ => Arc::clone(&self.key),
+        }
+    }
 }
 
 impl ServerCertificates {
@@ -79,7 +101,7 @@ impl ServerCertificates {
             .find(|chain| fits_schemes(chain) && fits_groups(chain))
             .or_else(|| candidates().find(fits_schemes))
             .or_else(|| candidates().next())?;
-        Some((Arc::clone(&chain.key), chain.name))
+        Some((chain.at(UnixTime::now()), chain.name))
     }
 }
 
@@ -89,10 +111,16 @@ fn certified(identities: Vec<ServerIdentity>) -> Result<Vec<Chain>, TlsError> {
     for identity in identities {
         let certified =
             CertifiedKey::from_der(identity.chain, identity.key, &provider).map_err(TlsError::Certificate)?;
+        let stapled = identity.staple.map(|staple| {
+            let mut stapled = certified.clone();
+            stapled.ocsp = Some(staple.response);
+            (Arc::new(stapled), staple.until)
+        });
         keys.push(Chain {
             name: identity.name,
             host: identity.host,
             key: Arc::new(certified),
+            stapled,
         });
     }
     if keys.iter().all(|chain| chain.host.is_some()) {

@@ -2,6 +2,7 @@
 
 mod alternatives;
 mod resumption;
+mod stapling;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ impl Identity {
             host: None,
             chain: vec![self.certificate.clone()],
             key: self.key.clone_key(),
+            staple: None,
         }
     }
 

@@ -3,11 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use holdfast_auth::x509::OcspResponse;
+use holdfast_model::UnixMillis;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{Oid, asn1_rs::oid};
 use x509_parser::prelude::FromDer as _;
 
 use super::{Config, Severity, Weakness};
@@ -15,6 +18,8 @@ use super::{Config, Severity, Weakness};
 /// A certificate with less left is a weakness.
 const SOON_DAYS: i64 = 30;
 const DAY: i64 = 86_400;
+/// id-pe-tlsfeature (RFC 7633).
+const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
 /// Texts that a secret follows.
 const SECRETS: [&str; 4] = [
     "SharedAccessKey=",
@@ -44,6 +49,11 @@ pub(super) fn weaknesses(config: &Config, file: Option<(&Path, &str)>, now: Offs
     for (setting, path) in secret {
         found.extend(path.and_then(|path| readable_by_others(setting, path)));
     }
+    for alternative in config.tls.alternatives() {
+        found.extend(readable_by_others("tls.alternatives", &alternative.key));
+        let (path, host) = (&alternative.certificate, Some(&*alternative.host));
+        certificate("tls.alternatives", path, host, now, &mut found);
+    }
     if let Some(mode) = mode(&config.hub.data_dir)
         && mode & 0o007 != 0
     {
@@ -71,6 +81,16 @@ pub(super) fn weaknesses(config: &Config, file: Option<(&Path, &str)>, now: Offs
         if let Some(path) = path {
             let host = is_server.then_some(&*config.hub.host);
             certificate(setting, path, host, now, &mut found);
+        }
+    }
+    let tls = &config.tls;
+    let responses = [
+        ("tls.ocsp_file", &tls.ocsp_file, &tls.certificate_file),
+        ("tls.rsa_ocsp_file", &tls.rsa_ocsp_file, &tls.rsa_certificate_file),
+    ];
+    for (setting, response, path) in responses {
+        if let Some(path) = path {
+            found.extend(stapling(setting, response.as_deref(), path, now));
         }
     }
     if let Some((path, text)) = file {
@@ -141,6 +161,60 @@ fn certificate(setting: &str, path: &Path, host: Option<&str>, now: OffsetDateTi
         let reason = format!("it does not name hub.host ({host}): clients refuse it");
         add(Severity::High, reason, "a certificate with that name");
     }
+}
+
+/// The OCSP response to be stapled to the certificate in `path`, or the one that is missing.
+fn stapling(setting: &str, response: Option<&Path>, path: &Path, now: OffsetDateTime) -> Option<Weakness> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
+        .ok()?
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let Some(response) = response else {
+        let must_staple = must_staple(chain.first()?);
+        return must_staple.then(|| {
+            Weakness::new(
+                Severity::High,
+                setting,
+                "the certificate has clients refuse the hub without a stapled OCSP response (TLS feature)",
+                "a response of the CA's responder, renewed before its end; or a certificate without that extension",
+            )
+        });
+    };
+    let Ok(bytes) = std::fs::read(response) else {
+        return Some(Weakness::new(
+            Severity::Low,
+            setting,
+            format!("{} cannot be read here", response.display()),
+            "check it on the hub's machine, as the hub's user",
+        ));
+    };
+    let now = UnixMillis(u64::try_from(now.unix_timestamp()).unwrap_or(0).saturating_mul(1000));
+    let error = OcspResponse::read(&bytes, chain.iter().map(|certificate| &**certificate), now).err()?;
+    Some(Weakness::new(
+        Severity::Medium,
+        setting,
+        format!("it is not stapled: {error}"),
+        "a response of the CA's responder about this certificate, renewed before its end",
+    ))
+}
+
+/// Whether the certificate requires a stapled response (RFC 7633: status_request among its TLS features).
+fn must_staple(leaf: &CertificateDer<'_>) -> bool {
+    /// `INTEGER 5`.
+    const STATUS_REQUEST: &[u8] = &[2, 1, 5];
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
+        return false;
+    };
+    let feature = certificate
+        .extensions()
+        .iter()
+        .find(|extension| extension.oid == TLS_FEATURE);
+    feature.is_some_and(|feature| {
+        feature
+            .value
+            .windows(STATUS_REQUEST.len())
+            .any(|part| part == STATUS_REQUEST)
+    })
 }
 
 /// Whether a client that calls the server `host` finds the name.
