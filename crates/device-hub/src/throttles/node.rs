@@ -225,13 +225,16 @@ impl Throttles {
         let Some(throttle) = self.of(class) else {
             return Ok(None);
         };
-        let now = self.now();
-        let turn = {
+        let (turn, now) = {
             let mut state = throttle.state.lock();
             state.demand = state.demand.saturating_add(cost.into());
+            if state.shaper.take_untimed(cost) {
+                return Ok(None);
+            }
+            let now = self.now();
             let turn = state.shaper.reserve(cost, now);
             state.count(class, throttle.rate, turn, now);
-            turn
+            (turn, now)
         };
         match turn {
             Turn::Now => Ok(None),

@@ -41,6 +41,9 @@ impl OwnRate {
         let Some((rate, shaper)) = &mut self.0 else {
             return Ok(None);
         };
+        if shaper.take_untimed(1) {
+            return Ok(None);
+        }
         let now = throttles.now();
         match shaper.reserve(1, now) {
             Turn::Now => Ok(None),

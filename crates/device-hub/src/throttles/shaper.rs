@@ -3,14 +3,17 @@
 //! A bucket holds the tokens of a minute, so that a burst passes; then requests get a turn one after the other, at the rate. A
 //! turn is a debt of the bucket: the time until it is paid is known at once, so that a request which would wait too long is
 //! refused before it waits, and no timer serves the queue.
-//! Invariants: in any span of time at most the burst, the rate times the span, and the turns that were waiting at its begin are
-//! admitted; at most `max_waiting` requests wait, none longer than `max_wait`; turns come in the order of the requests.
+//! Invariants: in any span of time at most the burst and a thousandth of it, the rate times the span, and the turns that were waiting
+//! at its begin are admitted; at most `max_waiting` requests wait, none longer than `max_wait`; turns come in the order of the requests.
 //! Pure: the time is an argument, and never goes back.
 
 use std::time::Duration;
 
 /// The bucket holds what the rate gives in this time (Spec auth-and-limits §9.1).
 const DEPTH: Duration = Duration::from_secs(60);
+
+/// The part of the bucket that may be taken without a look at the clock, which costs as much as all else about a message.
+const UNTIMED: f64 = 1.0 / 1024.0;
 
 /// Below this a wait is none: less than the clock shows.
 const NO_WAIT: f64 = 1e-6;
@@ -45,6 +48,8 @@ pub(crate) struct Shaper {
     /// Tokens there are; below 0: those that are owed.
     level: f64,
     filled: Duration,
+    /// Tokens that were taken since then without a look at the clock.
+    untimed: f64,
     max_wait: Duration,
     max_waiting: usize,
     waiting: usize,
@@ -57,6 +62,7 @@ impl Shaper {
             rate,
             level: rate * DEPTH.as_secs_f64(),
             filled: now,
+            untimed: 0.0,
             max_wait,
             max_waiting,
             waiting: 0,
@@ -85,7 +91,20 @@ impl Shaper {
     fn fill(&mut self, now: Duration) {
         let since = now.saturating_sub(self.filled).as_secs_f64();
         self.filled = self.filled.max(now);
-        self.level = (self.level + since * self.rate).min(self.depth());
+        // As if the untimed ones were taken now: tokens that a full bucket had no room for do not come back.
+        let untimed = std::mem::take(&mut self.untimed);
+        self.level = (self.level + untimed + since * self.rate).min(self.depth()) - untimed;
+    }
+
+    /// Takes `cost` of the tokens that are there for certain, whatever time it is; `false`: [`Self::reserve`] decides.
+    pub(crate) fn take_untimed(&mut self, cost: u32) -> bool {
+        let cost = f64::from(cost);
+        if self.level < cost || self.untimed + cost > self.depth() * UNTIMED {
+            return false;
+        }
+        self.level -= cost;
+        self.untimed += cost;
+        true
     }
 
     /// A turn for a request of `cost` tokens. One that costs more than the bucket holds gets its turn when it is full.
@@ -213,6 +232,24 @@ mod tests {
             admitted <= most && admitted >= most - burst - 25.0,
             "{admitted} of {most}"
         );
+    }
+
+    #[test]
+    fn tokens_taken_without_the_clock_are_few_and_count_as_taken_at_the_next_look_at_it() {
+        let mut shaper = shaper(1024.0, 0, 0);
+        let untimed = |shaper: &mut Shaper| (0..1000).filter(|_| shaper.take_untimed(1)).count();
+        assert_eq!(untimed(&mut shaper), 60, "a 1024th of the bucket");
+        // The bucket was full: what came meanwhile had no room.
+        let timed = |shaper: &mut Shaper, now| (0..100_000).filter(|_| shaper.reserve(1, now) == Turn::Now).count();
+        assert_eq!(timed(&mut shaper, at(60_000)), 60 * 1024 - 60);
+        assert_eq!(untimed(&mut shaper), 0, "an empty bucket has none");
+        assert_eq!(timed(&mut shaper, at(61_000)), 1024);
+    }
+
+    #[test]
+    fn a_small_bucket_is_always_timed() {
+        let mut shaper = shaper(10.0, 0, 0);
+        assert!(!shaper.take_untimed(1));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct ThrottledSends {
     /// The message that is being read.
     admitted: Option<AdmittedSend>,
     /// Of each unacknowledged message, oldest first: its turn; `None`: it may be acknowledged.
-    turns: VecDeque<Option<AdmittedSend>>,
+    turns: VecDeque<Option<Box<AdmittedSend>>>,
     /// The first ones that are committed.
     committed: usize,
     /// When the message that is kept unread is tried again.
@@ -66,7 +66,9 @@ impl ThrottledSends {
     /// An acknowledged message has been stored.
     pub(super) fn stored(&mut self) {
         let admitted = self.admitted.take();
-        self.turns.push_back(admitted.filter(|send| send.due.is_some()));
+        // Boxed: nearly all have none, and the queue is written and read for each message.
+        self.turns
+            .push_back(admitted.filter(|send| send.due.is_some()).map(Box::new));
     }
 
     /// Committed messages whose turn has come, from the oldest on.
