@@ -26,6 +26,8 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two calls of a caller: the devices' connects share its thread.
 const CALL_INTERVAL: Duration = Duration::from_millis(2);
+/// Answers that each caller has under a new key before the next one is replaced.
+const CALLS_A_KEY: u32 = 25;
 /// Different reasons that are kept.
 const MAX_REASONS: usize = 100;
 
@@ -69,7 +71,7 @@ struct Shared {
     device: String,
     /// The token and its version, which grows with each key.
     token: RefCell<(Rc<str>, u64)>,
-    /// Callers that have had an answer to a token of the newest version.
+    /// Callers that have had [`CALLS_A_KEY`] answers to a token of the newest version.
     settled: Cell<usize>,
     changed: Notify,
     answered: Cell<u64>,
@@ -118,7 +120,7 @@ impl BackEnd {
         Ok(())
     }
 
-    /// Waits until every caller has had an answer to a call under the newest key: no call under an older one is on its way.
+    /// Waits until every caller has had [`CALLS_A_KEY`] answers under the newest key: no call under an older one is on its way.
     ///
     /// # Errors
     /// When that takes longer than [`SETTLE_TIMEOUT`].
@@ -173,14 +175,15 @@ fn token(hub: &Hub, key: &str) -> Result<Rc<str>> {
 }
 
 async fn call(shared: Rc<Shared>, mut client: Client) {
-    let mut settled = None;
+    let (mut answers, mut of) = (0, 0);
     loop {
         let (token, version) = shared.token.borrow().clone();
         match shared.get(&mut client, &token).await {
             Ok(StatusCode::OK) => {
                 shared.answered.set(shared.answered.get() + 1);
-                if settled != Some(version) && shared.token.borrow().1 == version {
-                    settled = Some(version);
+                answers = if of == version { answers + 1 } else { 1 };
+                of = version;
+                if answers == CALLS_A_KEY && shared.token.borrow().1 == version {
                     shared.settled.set(shared.settled.get() + 1);
                     shared.changed.notify_one();
                 }
