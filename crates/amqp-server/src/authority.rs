@@ -33,6 +33,8 @@ pub enum Purpose {
     Events,
     /// Sending messages to devices, and their feedback.
     Messages,
+    /// A link of a device or module.
+    Device,
 }
 
 /// The refused principal, as far as it is known.

@@ -15,7 +15,9 @@ use tokio::time::{Sleep, sleep};
 
 use crate::delayed::earliest;
 use crate::dispatch::Dispatch;
-use crate::{AmqpServer, Carrier, Links};
+use crate::links::Handshake;
+use crate::server::now;
+use crate::{AmqpServer, Carrier, Leaving, Links};
 
 /// The longest sleep: deadlines can lie years ahead.
 const MAX_SLEEP: Duration = Duration::from_secs(24 * 3600);
@@ -69,7 +71,11 @@ impl ServedConnection {
     pub(crate) fn new(server: &Rc<AmqpServer>, transport: Transport<Self>, carrier: Carrier) -> Self {
         server.metrics().accepted.increment(1);
         server.metrics().connections.increment(1.0);
-        let links = Links::new(Rc::clone(server), transport.address(), carrier);
+        let handshake = Handshake {
+            certificates: transport.peer_certificates(),
+            tls: transport.tls_parameters(),
+        };
+        let links = Links::new(Rc::clone(server), transport.address(), carrier, handshake);
         Self {
             state: RefCell::new(State {
                 dispatch: Dispatch::new(links, transport.number()),
@@ -86,14 +92,14 @@ impl ServedConnection {
     }
 
     /// Detaches the links and closes the connection, since the node is going to stop or drains.
-    pub(crate) fn leave(&self) {
-        self.change(Dispatch::leave);
+    pub(crate) fn leave(&self, leaving: Leaving) {
+        self.change(|dispatch| dispatch.leave(leaving));
     }
 
     /// Makes a change that the connection has not requested; its output is still written.
     fn change(&self, change: impl FnOnce(&mut Dispatch)) {
         let state = &mut *self.state.borrow_mut();
-        state.dispatch.links.now = Instant::now();
+        state.dispatch.links.now = now();
         change(&mut state.dispatch);
         if state.dispatch.links.engine.is_closed() {
             // The peer's close may be behind a request that waited.
@@ -114,7 +120,7 @@ impl ServedConnection {
 
     /// The earliest deadline, in the driver's time.
     fn due_ms(&self, state: &State) -> u64 {
-        let left = state.deadline().saturating_duration_since(Instant::now());
+        let left = state.deadline().saturating_duration_since(now());
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         self.transport.now_ms().saturating_add(left)
     }
@@ -145,7 +151,7 @@ impl State {
     /// The earliest deadline.
     fn deadline(&self) -> Instant {
         let links = &self.dispatch.links;
-        let tokens = links.tokens.next_end().map(|end| {
+        let tokens = self.dispatch.next_end().map(|end| {
             let left = end.0.saturating_sub(links.authority().now().0);
             // A token is good up to and including its last millisecond.
             links.now + Duration::from_millis(left.saturating_add(1)).min(MAX_SLEEP)
@@ -187,7 +193,7 @@ impl State {
             );
             self.dispatch.close("amqp:connection:forced", &text);
         }
-        let end = self.dispatch.links.tokens.next_end();
+        let end = self.dispatch.next_end();
         if end.is_some_and(|end| end < self.dispatch.links.authority().now()) {
             self.dispatch.recheck();
         }
@@ -219,20 +225,20 @@ impl Protocol for ServedConnection {
 
     fn received(self: &Rc<Self>, input: &[u8]) -> Received {
         let dispatch = &mut self.state.borrow_mut().dispatch;
-        dispatch.links.now = Instant::now();
+        dispatch.links.now = now();
         let consumed = dispatch.receive(input);
         if dispatch.is_authenticated() {
             self.transport.set_authenticated();
         }
         Received {
             consumed,
-            is_blocked: dispatch.waits_for_confirmation(),
+            is_blocked: dispatch.is_blocked(),
         }
     }
 
     fn poll_ready(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
-        state.dispatch.links.now = Instant::now();
+        state.dispatch.links.now = now();
         if state.poll_timer(cx).is_ready() {
             self.expire(state);
             if self.transport.has_ended() {
@@ -257,7 +263,14 @@ impl Protocol for ServedConnection {
             self.transport.resume();
         }
         if !state.dispatch.links.engine.is_closed() {
+            let was_blocked = state.dispatch.is_blocked();
             state.dispatch.poll_handlers(cx);
+            if was_blocked && !state.dispatch.is_blocked() {
+                self.transport.resume();
+            }
+            if state.dispatch.is_authenticated() {
+                self.transport.set_authenticated();
+            }
         }
         let has_written = self.write(state);
         if state.dispatch.links.engine.is_closed() && !self.transport.needs_flush() {
@@ -269,6 +282,9 @@ impl Protocol for ServedConnection {
             cx.waker().wake_by_ref();
         }
         self.watch_deadlines(state);
+        if !self.transport.needs_flush() && !state.dispatch.may_read(cx) {
+            return Poll::Pending;
+        }
         Poll::Ready(())
     }
 
@@ -278,14 +294,14 @@ impl Protocol for ServedConnection {
 
     fn check_deadlines(&self, _: u64) {
         let state = &mut *self.state.borrow_mut();
-        state.dispatch.links.now = Instant::now();
+        state.dispatch.links.now = now();
         self.expire(state);
         self.watch_deadlines(state);
         self.transport.wake();
     }
 
     fn drain(&self) {
-        self.leave();
+        self.leave(Leaving::Stopping);
     }
 
     fn evict(&self) {

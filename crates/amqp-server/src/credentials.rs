@@ -94,11 +94,11 @@ fn present_key(
     keep(tokens, host, policy.as_deref(), named, checked, certainty)
 }
 
-/// This version serves devices over MQTT only.
-fn no_devices() -> Refused {
+/// The server has no handler of devices.
+pub(crate) fn no_devices() -> Refused {
     Refused::new(
         ErrorCode::FeatureNotSupported,
-        "Devices cannot connect over AMQP to this version of the hub.",
+        "This endpoint takes no tokens of devices.",
     )
 }
 

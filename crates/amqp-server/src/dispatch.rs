@@ -11,14 +11,16 @@ use holdfast_amqp::message::Request;
 use holdfast_amqp::{
     Attach, Event, Fault, Incoming, LinkId, OpenSpec, Outcome, Role, SaslCode, SaslInit, SessionId, limits,
 };
-use holdfast_model::{ErrorCode, RefusalReason};
+use holdfast_auth::{SasToken, SaslUser};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
-use crate::credentials::{plain, put_token};
+use crate::credentials::{no_devices, plain, put_token};
 use crate::delayed::Refusal;
 use crate::links::LEAVING;
 use crate::refusal::Tracking;
 use crate::{
-    AmqpServer, Answered, AuthorizationChange, Certainty, LinkHandler, Links, Purpose, Refused, Verdict, response,
+    AmqpServer, Answered, AuthorizationChange, Certainty, IdentityToken, Leaving, LinkHandler, Links, Purpose, Refused,
+    TokenReply, Verdict, response, token_path,
 };
 
 /// How long a connection stays open after its links were detached, if the client does nothing.
@@ -49,6 +51,8 @@ pub(crate) struct Dispatch {
     /// The links have been detached, since the node is going to stop: when the connection is closed.
     pub(crate) leave_by: Option<Instant>,
     is_authenticated: bool,
+    /// The node is going to stop or drains: the connection is closed once no handler is busy.
+    is_leaving: bool,
     /// Counts the connections of the core, for the container id.
     number: u64,
 }
@@ -62,6 +66,7 @@ impl Dispatch {
             authenticate_by: None,
             leave_by: None,
             is_authenticated: false,
+            is_leaving: false,
             number,
         }
     }
@@ -74,6 +79,27 @@ impl Dispatch {
     /// Whether credentials wait for confirmation: nothing more may be handled.
     pub(crate) fn waits_for_confirmation(&self) -> bool {
         self.unconfirmed.is_some()
+    }
+
+    /// Whether nothing more may be handled: credentials wait for confirmation, or SASL for a handler.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.waits_for_confirmation() || self.links.engine.is_blocked()
+    }
+
+    /// Whether more may be read from the client; `cx` is woken when that changes.
+    pub(crate) fn may_read(&mut self, cx: &mut Context<'_>) -> bool {
+        self.handlers.iter_mut().all(|handler| handler.may_read(cx))
+    }
+
+    /// When the first credential of the connection ends.
+    pub(crate) fn next_end(&self) -> Option<UnixMillis> {
+        let of_handlers = self.handlers.iter().filter_map(|handler| handler.next_end());
+        of_handlers.chain(self.links.tokens.next_end()).min()
+    }
+
+    /// Whether the client holds a valid credential.
+    fn holds_credentials(&self) -> bool {
+        !self.links.tokens.is_empty() || self.handlers.iter().any(|handler| handler.holds_credentials())
     }
 
     /// Decides about credentials that wait, once the registry's leader has answered.
@@ -115,7 +141,19 @@ impl Dispatch {
                 }
             }
         }
+        self.notice_authentication();
         input.len() - rest.len()
+    }
+
+    /// Takes over what handlers have found out about the client's credentials.
+    fn notice_authentication(&mut self) {
+        if std::mem::take(&mut self.links.has_authenticated) {
+            self.authenticated();
+        }
+        let is_open = self.links.engine.is_open();
+        if is_open && self.is_authenticated && self.authenticate_by.is_none() && !self.holds_credentials() {
+            self.watch_authentication();
+        }
     }
 
     fn handle(&mut self, event: Event<'_>) {
@@ -170,11 +208,21 @@ impl Dispatch {
             for handler in &mut self.handlers {
                 handler.settled(&mut self.links, &delivery, outcome);
             }
-            if !is_settled {
-                // .NET throws on any other answer (Spec amqp §4.3).
-                let id = delivery.delivery_id;
-                self.links.engine.answer_outcome(session, id, id, &Outcome::Accepted);
+            let (id, refused) = (delivery.delivery_id, self.links.refused_outcome.take());
+            if is_settled {
+                continue;
             }
+            let Some(refused) = refused else {
+                // .NET throws on any other answer (Spec amqp §4.3).
+                self.links.engine.answer_outcome(session, id, id, &Outcome::Accepted);
+                continue;
+            };
+            let authority = self.links.server.authority();
+            let (hub, now) = (authority.hub_name(), authority.now());
+            refused.with_fault(&hub, now, |fault| {
+                let rejected = Outcome::Rejected(Some(*fault));
+                self.links.engine.answer_outcome(session, id, id, &rejected);
+            });
         }
     }
 
@@ -201,14 +249,25 @@ impl Dispatch {
                 Some((user, password)) => self.plain(user, password, Certainty::Local),
                 None => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
             },
-            // EXTERNAL needs a client certificate, and no AMQP identity has one (Spec amqp §1.2).
-            "EXTERNAL" => self.refuse_sasl("", &Refused::credentials(RefusalReason::NoCertificate)),
+            // The certificate is checked with each link (Spec amqp §1.2).
+            "EXTERNAL" if self.links.certificates().is_none() => {
+                self.refuse_sasl("", &Refused::credentials(RefusalReason::NoCertificate));
+            }
             _ => self.links.engine.sasl_outcome(SaslCode::Ok),
         }
     }
 
     /// Decides about SASL PLAIN, at once or after the leader's confirmation.
     fn plain(&mut self, user: &str, password: &str, certainty: Certainty) {
+        if let Some(SaslUser::Identity { device, module, .. }) = SaslUser::parse(user)
+            && let Some(handler) = self.handlers.iter_mut().find(|handler| handler.takes_identities())
+        {
+            let token = IdentityToken {
+                token: password,
+                user: Some((device, module)),
+            };
+            return handler.identity_token(&mut self.links, &token, TokenReply::Sasl);
+        }
         let server = Rc::clone(&self.links.server);
         match plain(server.authority(), &mut self.links.tokens, user, password, certainty) {
             Verdict::Accepted => {
@@ -301,7 +360,7 @@ impl Dispatch {
         };
         let answered = match handler {
             Some(handler) => self.handlers[handler].request(&mut self.links, link, &request, certainty),
-            None => self.answer_cbs(&request, certainty),
+            None => self.answer_cbs(link, &request, certainty),
         };
         if matches!(answered, Answered::NeedsConfirmation) {
             self.wait_for_confirmation(Credentials::Request(Incoming {
@@ -340,12 +399,24 @@ impl Dispatch {
     }
 
     /// The response to a put-token.
-    fn answer_cbs(&mut self, request: &Request<'_>, certainty: Certainty) -> Answered {
+    fn answer_cbs(&mut self, link: LinkId, request: &Request<'_>, certainty: Certainty) -> Answered {
         let server = Rc::clone(&self.links.server);
+        let token = request.text.filter(|_| request.operation == Some("put-token"));
+        let kind = token.map_or(TokenKind::BackEnd, TokenKind::of);
+        if kind == TokenKind::Identity {
+            return self.pass_identity_token(link, request);
+        }
         match put_token(server.authority(), &mut self.links.tokens, request, certainty) {
             Verdict::NeedsConfirmation => Answered::NeedsConfirmation,
+            // The policy may let devices connect.
+            Verdict::Refused(refused) if kind == TokenKind::Policy && refused.reason == Some(RefusalReason::Right) => {
+                self.pass_identity_token(link, request)
+            }
             Verdict::Accepted => {
                 self.authenticated();
+                if let Some(token) = token.filter(|_| kind == TokenKind::Policy) {
+                    self.handlers.iter_mut().for_each(|handler| handler.policy_token(token));
+                }
                 Answered::Now(response(request.message_id, 200, "OK", None, |buf| {
                     holdfast_amqp::types::put_null(buf);
                 }))
@@ -355,6 +426,22 @@ impl Dispatch {
                 Answered::Refused(self.links.refusal(request.message_id, &refused))
             }
         }
+    }
+
+    /// Hands a token to the handler of devices, which answers it.
+    fn pass_identity_token(&mut self, link: LinkId, request: &Request<'_>) -> Answered {
+        let Some(handler) = self.handlers.iter_mut().find(|handler| handler.takes_identities()) else {
+            let refused = no_devices();
+            self.links.audit(&refused);
+            return Answered::Refused(self.links.refusal(request.message_id, &refused));
+        };
+        let token = IdentityToken {
+            token: request.text.unwrap_or_default(),
+            user: None,
+        };
+        let message_id = request.message_id.map(|id| id.bytes().into());
+        handler.identity_token(&mut self.links, &token, TokenReply::Cbs(link, message_id));
+        Answered::Later
     }
 
     /// Closes the connection; the output is still written.
@@ -369,18 +456,34 @@ impl Dispatch {
 
     /// The node is going to stop or drains: detaches the links while the connection is open, so that clients see an
     /// error of a link, after which they attach again at once. Then closes the connection, at once when it has none.
-    pub(crate) fn leave(&mut self) {
+    ///
+    /// Links that end by themselves are waited for; the node bounds how long.
+    pub(crate) fn leave(&mut self, leaving: Leaving) {
         if self.leave_by.is_some() || self.links.engine.is_closed() {
             return;
         }
         for handler in &mut self.handlers {
-            handler.leave(&mut self.links);
+            handler.leave(&mut self.links, leaving);
         }
+        self.is_leaving = true;
         if self.links.detached.is_empty() {
-            return self.close_leaving();
+            return self.leave_if_idle();
         }
-        self.leave_by = Some(self.links.now + LEAVE_TIMEOUT);
         self.forget_detached();
+        if !self.is_busy() {
+            self.leave_by = Some(self.links.now + LEAVE_TIMEOUT);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.handlers.iter().any(|handler| handler.is_busy())
+    }
+
+    /// Closes a connection that is to go and whose links have ended by themselves.
+    fn leave_if_idle(&mut self) {
+        if self.is_leaving && self.leave_by.is_none() && !self.links.engine.is_closed() && !self.is_busy() {
+            self.close_leaving();
+        }
     }
 
     /// The last step of [`Self::leave`].
@@ -395,6 +498,8 @@ impl Dispatch {
             handler.poll(&mut self.links, cx);
         }
         self.forget_detached();
+        self.notice_authentication();
+        self.leave_if_idle();
     }
 
     /// An identity has authenticated.
@@ -406,7 +511,7 @@ impl Dispatch {
 
     /// Starts the deadline for authentication if no identity is authenticated.
     fn watch_authentication(&mut self) {
-        if self.links.tokens.is_empty() {
+        if !self.holds_credentials() {
             self.authenticate_by = Some(self.links.now + self.links.server.config().unauthenticated_timeout);
         }
     }
@@ -417,9 +522,6 @@ impl Dispatch {
         let has_expired = self.links.tokens.expire(now);
         let server = Rc::clone(&self.links.server);
         let is_revoked = self.links.tokens.revoke(|name| server.authority().policy(name));
-        if self.links.tokens.is_empty() && (has_expired || is_revoked) {
-            self.watch_authentication();
-        }
         let change = if is_revoked {
             AuthorizationChange::Revoked
         } else {
@@ -429,6 +531,35 @@ impl Dispatch {
             handler.recheck(&mut self.links, change);
         }
         self.forget_detached();
+        if has_expired || is_revoked {
+            self.watch_authentication();
+        }
+        self.notice_authentication();
+    }
+}
+
+/// The possible signer of a token, by its form alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenKind {
+    /// A device or module, or a policy for one.
+    Identity,
+    /// A policy, for more than one device.
+    Policy,
+    /// A back end, with something else than a shared access signature.
+    BackEnd,
+}
+
+impl TokenKind {
+    fn of(token: &str) -> Self {
+        let Ok(token) = SasToken::parse(token) else {
+            return Self::BackEnd;
+        };
+        let path = token_path(token.resource());
+        let names_device = path.len() > 1 && path[0].eq_ignore_ascii_case("devices");
+        match token.policy() {
+            Some(_) if !names_device => Self::Policy,
+            _ => Self::Identity,
+        }
     }
 }
 

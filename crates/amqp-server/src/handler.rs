@@ -1,12 +1,13 @@
-//! Handlers that serve the links of some addresses: readers of events and senders of messages now, devices later.
+//! Handlers that serve the links of some addresses: readers of events, senders of messages, and devices.
 
 use std::task::Context;
 
 use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::Request;
 use holdfast_amqp::{Attach, Incoming, LinkId, Outcome, Outgoing};
+use holdfast_model::UnixMillis;
 
-use crate::{Certainty, Links, Refused, RequestNode};
+use crate::{Certainty, Links, Refused, RequestNode, TokenReply};
 
 /// Serves some addresses; one per core.
 pub trait LinkService {
@@ -24,6 +25,24 @@ pub enum Answered {
     Later,
     /// After the registry's leader has confirmed a refusal: the handler is asked again.
     NeedsConfirmation,
+}
+
+/// A token that may be one of a device or module.
+#[derive(Debug)]
+pub struct IdentityToken<'a> {
+    /// The token as the client sent it, not checked.
+    pub token: &'a str,
+    /// Device and module that the SASL user names; in `$cbs` the token's own audience names them.
+    pub user: Option<(&'a str, Option<&'a str>)>,
+}
+
+/// Whether the node stops or an operator drains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It stops: every link goes.
+    Stopping,
+    /// It is drained: sessions of devices are ended by their owner, at its rate; the other links go.
+    Draining,
 }
 
 /// Why links may have lost their authorization.
@@ -80,8 +99,40 @@ pub trait LinkHandler {
     /// Detaches links that no token covers any more.
     fn recheck(&mut self, links: &mut Links, change: AuthorizationChange);
 
-    /// The node is going to stop or drains: detaches its open links with [`Links::send_away`].
-    fn leave(&mut self, links: &mut Links);
+    /// The node is going to stop or drains: detaches its open links with [`Links::send_away`], or lets them end first
+    /// ([`Self::is_busy`]).
+    fn leave(&mut self, links: &mut Links, leaving: Leaving);
+
+    /// Whether links of this handler end by themselves after [`Self::leave`]: the connection is closed after them.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Whether this handler decides about the tokens of devices and modules.
+    fn takes_identities(&self) -> bool {
+        false
+    }
+
+    /// Decides about a token of a device or module; the answer is [`Links::decide`] with `reply`, now or later.
+    fn identity_token(&mut self, _links: &mut Links, _token: &IdentityToken<'_>, _reply: TokenReply) {}
+
+    /// The client has put a policy's token for more than one device, which was accepted.
+    fn policy_token(&mut self, _token: &str) {}
+
+    /// Whether it holds a valid credential of a client; without any the connection is closed after a while.
+    fn holds_credentials(&self) -> bool {
+        false
+    }
+
+    /// When the first credential of [`Self::holds_credentials`] ends; then [`Self::recheck`] is called.
+    fn next_end(&self) -> Option<UnixMillis> {
+        None
+    }
+
+    /// Whether more may be read from the client; wakes `cx` when that changes.
+    fn may_read(&mut self, _cx: &mut Context<'_>) -> bool {
+        true
+    }
 
     /// Forgets links that have ended.
     fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool);

@@ -1,6 +1,6 @@
 //! Serves AMQP 1.0 connections: SASL and `$cbs`, tokens, request/response nodes, and links by address.
 //!
-//! Why: readers of events and, later, devices share port 5671 and even one connection, so that authentication, deadlines
+//! Why: readers of events and devices share port 5671 and even one connection, so that authentication, deadlines
 //! and refusals belong to the connection; the addresses belong to services ([`LinkService`]) that know nothing of it.
 //! Wire facts: Spec amqp §1 to §5, §9.
 //! Invariants: one connection is one task on one core; the output of a connection is bounded by
@@ -29,8 +29,8 @@ mod tokens;
 pub use authority::{Authority, Carrier, Confirmation, Purpose, RefusedPrincipal};
 pub use config::ServerConfig;
 pub use credentials::{Certainty, Verdict, present};
-pub use handler::{Answered, AuthorizationChange, LinkHandler, LinkService};
-pub use links::{Links, response};
+pub use handler::{Answered, AuthorizationChange, IdentityToken, Leaving, LinkHandler, LinkService};
+pub use links::{Links, TokenReply, response};
 pub use metrics::METRICS;
 pub use refusal::{LINK_STOLEN, Refused};
 pub use request_node::RequestNode;

@@ -7,21 +7,44 @@ use std::time::Instant;
 use holdfast_amqp::address::{self, Endpoint};
 use holdfast_amqp::message::Response;
 use holdfast_amqp::types::Raw;
-use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, Outcome, limits};
+use holdfast_amqp::{Accept, Config, Connection, Detached, Fault, LinkId, Outcome, SaslCode, limits};
+use holdfast_model::{CertificateChain, TlsParameters};
 
 use crate::delayed::{Delayed, Refusal};
 use crate::refusal::Tracking;
 use crate::request_node::Outbox;
+use crate::server::now;
 use crate::{AmqpServer, Authority, Carrier, Purpose, Refused, RefusedPrincipal, RequestNode, Tokens};
 
 /// The error text for clients of a node that is going to stop or drains.
 pub(crate) const LEAVING: &str = "The node is stopping; connect again.";
+
+/// Where the decision about a token of a device goes.
+#[derive(Debug)]
+pub enum TokenReply {
+    /// To SASL PLAIN.
+    Sasl,
+    /// To a request to `$cbs`: its link, and its message id, encoded.
+    Cbs(LinkId, Option<Box<[u8]>>),
+}
+
+/// What the TLS handshake of the connection has shown.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    pub(crate) certificates: Option<CertificateChain>,
+    pub(crate) tls: Option<TlsParameters>,
+}
 
 /// The links of one connection, as its handlers use them.
 pub struct Links {
     pub(crate) server: Rc<AmqpServer>,
     pub(crate) address: SocketAddr,
     carrier: Carrier,
+    handshake: Handshake,
+    /// A handler has authenticated an identity; the connection has not noticed yet.
+    pub(crate) has_authenticated: bool,
+    /// The outcome that the client proposes counts for nothing.
+    pub(crate) refused_outcome: Option<Refused>,
     pub(crate) engine: Connection,
     pub(crate) tokens: Tokens,
     pub(crate) cbs: RequestNode,
@@ -35,8 +58,8 @@ pub struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, carrier: Carrier) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, carrier: Carrier, handshake: Handshake) -> Self {
+        let started = now();
         let mut engine = Config::default();
         // A connection that has not opened is not authenticated either.
         engine.open_timeout = engine.open_timeout.min(server.config().unauthenticated_timeout);
@@ -44,12 +67,15 @@ impl Links {
             server,
             address,
             carrier,
-            engine: Connection::server(engine, now),
+            handshake,
+            has_authenticated: false,
+            refused_outcome: None,
+            engine: Connection::server(engine, started),
             tokens: Tokens::default(),
             cbs: RequestNode::default(),
             outbox: Outbox::default(),
             delayed: Vec::new(),
-            now,
+            now: started,
             detached: Vec::new(),
         }
     }
@@ -63,6 +89,62 @@ impl Links {
     /// The engine, to send deliveries.
     pub fn engine(&mut self) -> &mut Connection {
         &mut self.engine
+    }
+
+    /// The client's network address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The transport of the connection.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.carrier
+    }
+
+    /// The certificates that the client has shown in its TLS handshake, and whose key it owns.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&CertificateChain> {
+        self.handshake.certificates.as_ref()
+    }
+
+    /// The parameters of the TLS connection; `None` without TLS.
+    #[must_use]
+    pub fn tls_parameters(&self) -> Option<&TlsParameters> {
+        self.handshake.tls.as_ref()
+    }
+
+    /// A handler has authenticated an identity by itself: the connection is bound by the limits of known clients.
+    pub fn authenticated(&mut self) {
+        self.has_authenticated = true;
+    }
+
+    /// The outcome that a handler is asked about cannot be carried out: its client learns it, if it waits for an answer.
+    pub fn refuse_outcome(&mut self, refused: Refused) {
+        self.refused_outcome = Some(refused);
+    }
+
+    /// Answers a token of a device. Audit and penalties are the handler's.
+    pub fn decide(&mut self, reply: TokenReply, decision: Result<(), &Refused>) {
+        if decision.is_ok() {
+            self.authenticated();
+        }
+        match reply {
+            TokenReply::Sasl => self.engine.sasl_outcome(match decision {
+                Ok(()) => SaslCode::Ok,
+                Err(refused) if refused.is_certain() => SaslCode::Auth,
+                Err(_) => SaslCode::Temporary,
+            }),
+            TokenReply::Cbs(requests, message_id) => {
+                let message_id = message_id.as_deref().and_then(|bytes| Raw::new(bytes).ok());
+                let response = match decision {
+                    Ok(()) => response(message_id, 200, "OK", None, holdfast_amqp::types::put_null),
+                    Err(refused) => self.refusal(message_id, refused),
+                };
+                self.respond(self.cbs.answer_to(requests), response);
+            }
+        }
     }
 
     /// The tokens that the client has put.
@@ -99,17 +181,33 @@ impl Links {
 
     /// Refuses an attach to `address`, and records it.
     pub fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
-        let purpose = match address::parse(address) {
-            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback => Purpose::Messages,
-            _ => Purpose::Events,
+        let (identity, purpose) = match address::parse(address) {
+            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback => (self.identity(), Purpose::Messages),
+            Endpoint::Device { device, module, .. } => {
+                let module = module.map(|module| format!("/{module}"));
+                (format!("{device}{}", module.unwrap_or_default()), Purpose::Device)
+            }
+            _ => (self.identity(), Purpose::Events),
         };
-        self.audit_as(&self.identity(), purpose, &refused);
+        self.audit_as(&identity, purpose, &refused);
         self.refuse(&self.identity(), address, Refusal::Attach(link, refused));
+    }
+
+    /// Refuses an attach at once. The handler has recorded it.
+    pub fn refuse_recorded(&mut self, link: LinkId, refused: &Refused) {
+        let (hub, now, monotonic) = (self.authority().hub_name(), self.authority().now(), self.now);
+        refused.with_fault(&hub, now, |fault| self.engine.refuse(link, fault, monotonic));
     }
 
     /// Detaches an accepted link with an error, and records it. Handlers forget the link afterwards.
     pub fn detach(&mut self, link: LinkId, refused: &Refused) {
         self.audit(refused);
+        self.detach_recorded(link, refused);
+    }
+
+    /// Detaches an accepted link, or refuses an offered one, with an error that the handler has recorded. Handlers forget
+    /// the link afterwards.
+    pub fn detach_recorded(&mut self, link: LinkId, refused: &Refused) {
         let (hub, now, monotonic) = (self.authority().hub_name(), self.authority().now(), self.now);
         refused.with_fault(&hub, now, |fault| {
             self.engine.detach(link, Detached::Closed, Some(fault), monotonic);
@@ -125,6 +223,11 @@ impl Links {
     /// Rejects a message to a device that came in on `link`, and records it.
     pub fn reject(&mut self, link: LinkId, delivery_id: u32, refused: &Refused) {
         self.audit_message(refused);
+        self.reject_recorded(link, delivery_id, refused);
+    }
+
+    /// Rejects a message that came in on `link`. The handler has recorded it, or need not.
+    pub fn reject_recorded(&mut self, link: LinkId, delivery_id: u32, refused: &Refused) {
         let (hub, now) = (self.authority().hub_name(), self.authority().now());
         refused.with_fault(&hub, now, |fault| {
             let rejected = Outcome::Rejected(Some(*fault));

@@ -119,6 +119,20 @@ impl Refused {
         Self::new(ErrorCode::ServiceUnavailable, text).with_condition("com.microsoft:server-busy")
     }
 
+    /// Whether the hub is sure: a client may try a refusal that is not again with the same credentials.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        !matches!(
+            self.reason,
+            Some(
+                RefusalReason::Unconfirmed
+                    | RefusalReason::Draining
+                    | RefusalReason::Throttled
+                    | RefusalReason::CrlEnded
+            )
+        )
+    }
+
     /// The status code of a response.
     #[must_use]
     pub fn status(&self) -> i32 {

@@ -1,6 +1,7 @@
 //! One core's part of the server: its connections and their shared state.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use holdfast_auth::RefusalBackoff;
 use holdfast_net::connection::{ConnectionLimits, Connections};
@@ -10,7 +11,12 @@ use holdfast_tasks::sync::SharedCell;
 
 use crate::connection::ServedConnection;
 use crate::metrics::Metrics;
-use crate::{Authority, Carrier, LinkHandler, LinkService, ServerConfig};
+use crate::{Authority, Carrier, Leaving, LinkHandler, LinkService, ServerConfig};
+
+/// The time of the runtime's clock, which sleeps of this crate follow too.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// Refused requests that are remembered.
 const MAX_REFUSED: usize = 4096;
@@ -57,11 +63,11 @@ impl AmqpServer {
         }
     }
 
-    /// Detaches the links of all connections and then closes these, as when the node stops: clients attach again,
-    /// wherever they are let in. Later connections are served.
+    /// Detaches the links of all connections and then closes these: clients attach again, wherever they are let in.
+    /// Sessions of devices end at the rate of their owner, and their connections after them. Later connections are served.
     pub fn send_away(&self) {
         for connection in self.connections.all() {
-            connection.leave();
+            connection.leave(Leaving::Draining);
         }
     }
 
@@ -72,7 +78,7 @@ impl AmqpServer {
 
     /// Serves the client of a connection that carries AMQP.
     pub fn accept(self: &Rc<Self>, stream: Box<dyn ByteStream>, peer: Peer, carrier: Carrier) {
-        let socket = Socket::stream(stream, peer.certificates);
+        let socket = Socket::stream(stream, peer.certificates).with_tls_parameters(peer.tls);
         self.connections.open(socket, peer.address, |transport| {
             ServedConnection::new(self, transport, carrier)
         });

@@ -15,8 +15,8 @@ use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::{Request, read_request};
 use holdfast_amqp::{Attach, AttachSpec, ClientSasl, LinkId, Role};
 use holdfast_amqp_server::{
-    AmqpServer, Answered, Authority, AuthorizationChange, Carrier, Certainty, Confirmation, LinkHandler, LinkService,
-    Links, Refused, RefusedPrincipal, RequestNode, ServerConfig, response,
+    AmqpServer, Answered, Authority, AuthorizationChange, Carrier, Certainty, Confirmation, Leaving, LinkHandler,
+    LinkService, Links, Refused, RefusedPrincipal, RequestNode, ServerConfig, response,
 };
 use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Key, KeyPair, Policy, Rights, sign};
@@ -135,7 +135,7 @@ impl LinkHandler for EchoLinks {
         }
     }
 
-    fn leave(&mut self, links: &mut Links) {
+    fn leave(&mut self, links: &mut Links, _: Leaving) {
         for link in &self.links {
             links.send_away(*link);
         }

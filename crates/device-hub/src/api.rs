@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod connect_request;
 pub(crate) mod core;
+pub(crate) mod credential_check;
 pub(crate) mod diagnose;
 pub(crate) mod hub;
 pub(crate) mod injected_faults;

@@ -33,6 +33,7 @@ pub use api::config::{DeviceHubConfig, TwinsConfig};
 pub use api::connect::ConnectAttempt;
 pub use api::connect_request::{ConnectRequest, Credential, Denied, Protocol, Refusal, StoredSession};
 pub use api::core::{Core, Outcome, Receipt, ReceiptTarget};
+pub use api::credential_check::{CheckedCredential, CredentialCheck};
 pub use api::diagnose::{ConnectionChain, ConnectionState, Diagnosis, LastConnection, LiveSession, QueriedNode};
 pub use api::hub::{DeviceHub, HubParts};
 pub use api::offered::{Offered, OfferedKind};

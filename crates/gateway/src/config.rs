@@ -1,4 +1,4 @@
-//! Sections `[mqtt]` and `[https]` of the configuration.
+//! Sections `[mqtt]`, `[amqp]` and `[https]` of the configuration.
 
 use std::time::Duration;
 
@@ -34,5 +34,13 @@ holdfast_config::section! {
         /// How long a message may wait for its commit before its sender is answered with 503, and told to send it again.
         pub commit_timeout: HumanDuration = HumanDuration::secs(20),
             in HumanDuration::millis(100)..=HumanDuration::secs(600) => "must be between 100ms and 600s";
+    }
+}
+
+holdfast_config::section! {
+    /// AMQP connections of devices. Limits that readers of events share are in `[events]`.
+    pub struct AmqpConfig = "amqp" {
+        /// Devices and modules of one connection, each with a session of its own.
+        pub max_identities: usize = 1000, in 1..=1000 => "must be 1 to 1000";
     }
 }

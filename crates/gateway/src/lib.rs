@@ -6,12 +6,17 @@
 //! Not here: credentials, batches, one session per identity (`device-hub`); sockets, buffers and deadlines (`net`).
 #![warn(missing_docs)]
 
+mod amqp;
 mod config;
 mod https;
+mod methods_in_flight;
 mod metrics;
 mod mqtt;
+mod sent_deliveries;
+mod twin_requests;
 
-pub use config::{HttpsConfig, MqttConfig};
+pub use amqp::AmqpDevices;
+pub use config::{AmqpConfig, HttpsConfig, MqttConfig};
 pub use https::{HttpsFront, is_device_path};
 pub use metrics::METRICS;
 pub use mqtt::MqttFront;

@@ -9,7 +9,7 @@ holdfast_model::metrics! {
     counter accepted(protocol) = "holdfast_gateway_connections_accepted_total";
     /// Devices and modules that have authenticated.
     counter connected(protocol) = "holdfast_gateway_connects_total";
-    /// Device connections now.
+    /// Device connections now; of AMQP: sessions of devices and modules, many of which may share a connection.
     gauge connections(protocol) = "holdfast_gateway_connections";
     /// Peers that broke a rule of the protocol; the connection was closed.
     counter violations(protocol, rule) = "holdfast_gateway_violations_total";
@@ -25,28 +25,30 @@ holdfast_model::metrics! {
 
 /// Of MQTT: handles made once per core. Labels come from fixed sets.
 pub(crate) struct Metrics {
+    protocol: &'static str,
     pub(crate) accepted: Counter,
     pub(crate) connected: Counter,
     pub(crate) connections: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(protocol: &'static str) -> Self {
         Self {
-            accepted: accepted("mqtt"),
-            connected: connected("mqtt"),
-            connections: connections("mqtt"),
+            protocol,
+            accepted: accepted(protocol),
+            connected: connected(protocol),
+            connections: connections(protocol),
         }
     }
 
     /// A peer broke a rule; rare, so that the handle is looked up.
     pub(crate) fn violation(&self, rule: &'static str) {
-        violations("mqtt", rule).increment(1);
+        violations(self.protocol, rule).increment(1);
     }
 
     /// A connection ended.
     pub(crate) fn ended(&self, reason: &'static str) {
-        connections_ended("mqtt", reason).increment(1);
+        connections_ended(self.protocol, reason).increment(1);
     }
 }
 

@@ -49,7 +49,7 @@ impl MqttFront {
             limits_sends: core.hub().limits_sends(),
             core,
             config,
-            metrics: Metrics::new(),
+            metrics: Metrics::new("mqtt"),
             connections: Connections::new(limits, stop),
         })
     }

@@ -17,7 +17,7 @@ use holdfast_cluster::peer::PeersConfig;
 use holdfast_config::{Invalid, Section, Tree};
 use holdfast_consensus::ConsensusConfig;
 use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig, TwinsConfig};
-use holdfast_gateway::{HttpsConfig, MqttConfig};
+use holdfast_gateway::{AmqpConfig, HttpsConfig, MqttConfig};
 use holdfast_net::NetConfig;
 use holdfast_oidc::OidcConfig;
 use holdfast_partition::PartitionConfig;
@@ -55,7 +55,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, https: HttpsConfig, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new

@@ -135,6 +135,43 @@ pub struct TelemetryMessage<'a> {
     pub properties: SmallVec<[Property<'a>; 4]>,
 }
 
+/// Bytes that a timestamp counts for, in whatever form it was sent.
+const TIMESTAMP_BYTES: usize = 8;
+
+impl TelemetryMessage<'_> {
+    /// The size that limits apply to, in bytes: payload, values of system properties, names and values of application
+    /// properties (Spec query-and-routing §12).
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let system = &self.system;
+        let texts = [
+            &system.message_id,
+            &system.correlation_id,
+            &system.to,
+            &system.content_type,
+            &system.content_encoding,
+            &system.creation_time,
+            &system.component,
+            &system.interface_id,
+            &system.output_name,
+            &system.message_schema,
+        ];
+        let mut size = self.payload.len();
+        size += texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        size += system.user_id.as_ref().map_or(0, |bytes| bytes.len());
+        size += system.absolute_expiry_ms.map_or(0, |_| TIMESTAMP_BYTES);
+        for property in &self.properties {
+            size += property.name.len()
+                + match &property.value {
+                    PropertyValue::Null => 0,
+                    PropertyValue::Text(text) => text.len(),
+                    PropertyValue::Amqp(bytes) => bytes.len(),
+                };
+        }
+        size
+    }
+}
+
 /// The properties with a fixed meaning (Spec device-mqtt §5.2, query-and-routing §13). `None` = not set.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[expect(missing_docs, reason = "named as in the specification's table")]

@@ -14,7 +14,7 @@ mod write;
 pub use devicebound::{Devicebound, devicebound};
 pub(crate) use parse::mark;
 pub use parse::{fill, parse, telemetry};
-pub use size::{check_size, message_size};
+pub use size::check_size;
 pub use time::{format_utc, parse_utc};
 pub use write::write;
 

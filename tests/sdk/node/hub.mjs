@@ -13,6 +13,7 @@ export const require = createRequire(path.join(modules, 'package.json'));
 
 export const { Client, Message, ModuleClient } = require('azure-iot-device');
 export const { NoRetry } = require('azure-iot-common');
+export const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 export const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 export const { Http } = require('azure-iot-device-http');
 export const { Registry } = require('azure-iothub');

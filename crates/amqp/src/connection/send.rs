@@ -24,6 +24,15 @@ impl Connection {
         }
     }
 
+    /// The credit that the receiver of `link` has granted, whatever the session's window; 0 for links that are gone.
+    #[must_use]
+    pub fn granted(&self, link: LinkId) -> u32 {
+        match self.session(link.session).and_then(|session| session.link(link)) {
+            Some(slot) if slot.role == Role::Sender && slot.state == State::Attached => slot.credit,
+            _ => 0,
+        }
+    }
+
     /// Sends one delivery whose sections `write` appends to the buffer that it is given (and only appends).
     ///
     /// Returns the delivery's number within the session. A delivery larger than the peer's frames is cut; what the

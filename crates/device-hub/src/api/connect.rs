@@ -48,7 +48,7 @@ enum Turn {
 }
 
 /// A request that outlives the packet that carried it.
-struct OwnedConnectRequest {
+pub(super) struct OwnedConnectRequest {
     device: String,
     module: Option<String>,
     host: String,
@@ -62,7 +62,7 @@ struct OwnedConnectRequest {
 }
 
 impl OwnedConnectRequest {
-    fn new(request: &ConnectRequest<'_>) -> Self {
+    pub(super) fn new(request: &ConnectRequest<'_>) -> Self {
         Self {
             device: request.device.to_owned(),
             module: request.module.map(str::to_owned),
@@ -77,7 +77,7 @@ impl OwnedConnectRequest {
         }
     }
 
-    fn borrow(&self) -> ConnectRequest<'_> {
+    pub(super) fn borrow(&self) -> ConnectRequest<'_> {
         ConnectRequest {
             device: &self.device,
             module: self.module.as_deref(),
@@ -301,8 +301,10 @@ impl Core {
         let session = {
             let (info, auth) = (Arc::clone(&info), verified.auth);
             let model_id = request.model_id.filter(|id| !id.is_empty()).map(Arc::from);
+            let expires = info.expires;
             move |(number, subscriptions)| Session {
                 info,
+                expires,
                 auth,
                 model_id,
                 partition,

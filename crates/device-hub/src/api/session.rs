@@ -68,6 +68,8 @@ pub struct Session {
     pub(crate) key: SessionKey,
     pub(crate) number: SessionNumber,
     pub(crate) subscriptions: Option<Subscriptions>,
+    /// Of the newest credential of its identity.
+    pub(crate) expires: Option<UnixMillis>,
     /// A message at or after this time is reported as activity.
     pub(crate) activity_due: Cell<UnixMillis>,
 }
@@ -92,10 +94,17 @@ impl Session {
         self.subscriptions
     }
 
+    /// The model id that a link of the client announces after the session began.
+    pub fn announce_model(&mut self, model_id: &str) {
+        if !model_id.is_empty() {
+            self.model_id = Some(model_id.into());
+        }
+    }
+
     /// When its token ends, clock skew included, or its certificate, grace included; `None` = never.
     #[must_use]
     pub fn expires(&self) -> Option<UnixMillis> {
-        self.info.expires
+        self.expires
     }
 
     /// The reason of its end at [`Self::expires`].

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use holdfast_model::limits::MAX_TELEMETRY_BYTES;
 use holdfast_model::{ErrorCode, TelemetryMessage, json, lenient_json};
-use holdfast_mqtt::bag::message_size;
 use serde_json::{Map, Value};
 
 use super::answer::HttpsError;
@@ -65,7 +64,7 @@ impl Batch {
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()));
             let message = message::of(&entry.body, named).map_err(|error| of_entry(at, error))?;
-            size += message_size(&message);
+            size += message.size();
             messages.push(message);
         }
         match size <= MAX_TELEMETRY_BYTES {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use holdfast_model::limits::{MAX_MESSAGE_ID_CHARS, MAX_PROPERTIES, MAX_TELEMETRY_BYTES};
 use holdfast_model::property::is_reserved;
 use holdfast_model::{ErrorCode, Property, PropertyValue, TelemetryMessage};
-use holdfast_mqtt::bag::{message_size, parse_utc};
+use holdfast_mqtt::bag::parse_utc;
 use http::HeaderMap;
 
 use super::answer::HttpsError;
@@ -61,7 +61,7 @@ pub(super) fn of<'a>(
     for (name, value) in named {
         set(&mut message, name, value)?;
     }
-    match message_size(&message) {
+    match message.size() {
         size if size <= MAX_TELEMETRY_BYTES => Ok(message),
         size => Err(too_large(size)),
     }

@@ -1,33 +1,10 @@
 //! A cloud-to-device message as an MQTT client gets it: the bag of its topic, and its payload (Spec device-mqtt §6, §4.2).
 
 use bytes::Bytes;
-use holdfast_device_hub::{CloudMessage, DeliveryKind, FeedbackRequest, ReceivedDelivery};
+use holdfast_device_hub::{CloudMessage, FeedbackRequest};
 use holdfast_model::IdentityId;
 use holdfast_mqtt::bag::{Devicebound, devicebound};
 use holdfast_mqtt::escape;
-
-/// The head of a delivery with a cloud-to-device message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MessageHead {
-    /// Its number in the device's queue.
-    pub(super) sequence: u64,
-    /// Deliveries that ended without completion.
-    pub(super) deliveries: u32,
-}
-
-impl MessageHead {
-    /// `None` for other deliveries.
-    pub(super) fn of(delivery: &ReceivedDelivery) -> Option<Self> {
-        if delivery.kind != DeliveryKind::CloudToDevice {
-            return None;
-        }
-        let mut parts = delivery.head.split('/');
-        Some(Self {
-            sequence: parts.next()?.parse().ok()?,
-            deliveries: parts.next()?.parse().ok()?,
-        })
-    }
-}
 
 /// The bag and the payload of a message in its stored form; `None` when it cannot be read.
 pub(super) fn bag(stored: &Bytes, identity: &IdentityId) -> Option<(String, Bytes)> {

@@ -8,18 +8,16 @@
 //! which did not hear of this connection, is not sent twice: one in flight stays so, one that was acknowledged is settled.
 //! Not here: topics and bags of messages ([`super::cloud_message`]).
 
-use std::collections::VecDeque;
-
 use holdfast_device_hub::{DeliveryKind, DeliveryKinds, DeliveryTag, MethodResult, ReceivedDelivery, Settlement};
 use holdfast_model::IdentityId;
-use holdfast_model::limits::MAX_CLOUD_QUEUE;
 use holdfast_mqtt::codec::{self, PacketId, Publish, QoS};
 use holdfast_mqtt::{Channel, HubTopic};
 
-use super::cloud_message::{self, MessageHead};
+use crate::methods_in_flight::{self as methods, MethodsInFlight};
+use crate::sent_deliveries::{Again, MessageHead, Sent, SentDeliveries};
 
+use super::cloud_message;
 use super::connection::{Connection, State};
-use super::methods::{self, MethodsInFlight};
 
 /// Deliveries of one connection that are not settled (Spec device-mqtt §6).
 const WINDOW_MESSAGES: u32 = 50;
@@ -30,29 +28,11 @@ const WINDOW_BYTES: u32 = 256 * 1024;
 /// The window of a connection that takes deliveries.
 #[derive(Default)]
 pub(super) struct Downlink {
-    /// Sent at QoS 1 and not acknowledged, oldest first.
-    in_flight: Vec<InFlight>,
+    /// Sent at QoS 1 and not acknowledged.
+    sent: SentDeliveries<PacketId>,
     last_packet_id: PacketId,
-    /// Numbers of the messages that the client has acknowledged last: no more can be left in its queue.
-    acknowledged: VecDeque<u64>,
     /// Methods that the client has received and not answered.
     pub(super) methods: MethodsInFlight,
-}
-
-struct InFlight {
-    packet_id: PacketId,
-    tag: DeliveryTag,
-    bytes: usize,
-    /// The number of a cloud-to-device message.
-    message: Option<u64>,
-}
-
-/// The state of a message that another owner delivers again.
-enum Again {
-    /// The client has acknowledged it.
-    Acknowledged,
-    /// The client has it: this was the tag, and these the bytes, of its earlier delivery.
-    InFlight(DeliveryTag, usize),
 }
 
 impl Downlink {
@@ -60,31 +40,10 @@ impl Downlink {
     fn next_packet_id(&mut self) -> PacketId {
         loop {
             self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            let is_used = |one: &InFlight| one.packet_id == self.last_packet_id;
-            if !self.in_flight.iter().any(is_used) {
+            if !self.sent.is_used(&self.last_packet_id) {
                 return self.last_packet_id;
             }
         }
-    }
-
-    /// Whether the client has, or had, this message on this connection; from now on the delivery with `tag` stands for it.
-    fn again(&mut self, message: u64, tag: DeliveryTag, bytes: usize) -> Option<Again> {
-        if self.acknowledged.contains(&message) {
-            return Some(Again::Acknowledged);
-        }
-        let in_flight = self.in_flight.iter_mut().find(|one| one.message == Some(message))?;
-        let earlier = Again::InFlight(in_flight.tag, in_flight.bytes);
-        in_flight.tag = tag;
-        in_flight.bytes = bytes;
-        Some(earlier)
-    }
-
-    fn message_acknowledged(&mut self, message: Option<u64>) {
-        let Some(message) = message else { return };
-        if self.acknowledged.len() >= MAX_CLOUD_QUEUE {
-            self.acknowledged.pop_front();
-        }
-        self.acknowledged.push_back(message);
     }
 }
 
@@ -170,7 +129,7 @@ impl Connection {
         };
         if delivery.kind == DeliveryKind::Method
             && let Some((_, rid, timeout_ms)) = methods::head(&delivery.head)
-            && !downlink.methods.add(rid, self.transport.now_ms(), timeout_ms)
+            && !downlink.methods.add(rid, rid, self.transport.now_ms(), timeout_ms)
         {
             self.front
                 .core
@@ -179,8 +138,8 @@ impl Connection {
         }
         let head = MessageHead::of(delivery);
         let message = head.as_ref().map(|head| head.sequence);
-        match message.and_then(|message| downlink.again(message, tag, bytes)) {
-            Some(Again::Acknowledged) => return self.settle_delivery(state, tag, bytes, Settlement::Accepted),
+        match message.and_then(|message| downlink.sent.again(message, tag, bytes)) {
+            Some(Again::Completed) => return self.settle_delivery(state, tag, bytes, Settlement::Accepted),
             Some(Again::InFlight(earlier, bytes)) => {
                 // Its owner is gone; the window has a place for one of the two.
                 return self.settle_delivery(state, earlier, bytes, Settlement::Released);
@@ -209,14 +168,14 @@ impl Connection {
             return self.settle_delivery(state, tag, bytes, Settlement::Rejected);
         }
         match packet_id {
-            Some(packet_id) => downlink.in_flight.push(InFlight {
-                packet_id,
+            Some(packet_id) => downlink.sent.push(Sent {
+                name: packet_id,
                 tag,
                 bytes,
                 message,
             }),
             None => {
-                downlink.message_acknowledged(message);
+                downlink.sent.complete(message);
                 self.settle_delivery(state, tag, bytes, Settlement::Accepted);
             }
         }
@@ -226,12 +185,11 @@ impl Connection {
     /// The client has acknowledged a packet; an unknown id is ignored.
     pub(super) fn delivery_acked(&self, state: &mut State, packet_id: PacketId) {
         if let Some(downlink) = state.downlink.as_mut()
-            && let Some(index) = downlink.in_flight.iter().position(|one| one.packet_id == packet_id)
-        {
-            let InFlight {
+            && let Some(Sent {
                 tag, bytes, message, ..
-            } = downlink.in_flight.remove(index);
-            downlink.message_acknowledged(message);
+            }) = downlink.sent.take(&packet_id)
+        {
+            downlink.sent.complete(message);
             self.settle_delivery(state, tag, bytes, Settlement::Accepted);
         }
     }

@@ -270,8 +270,9 @@ impl Connection {
                 self.front.core.send(&session, &message, None, now);
             }
             state.twins = None;
-            if let Some(downlink) = &state.downlink {
-                self.methods_ended(&session, &downlink.methods);
+            if let Some(downlink) = &mut state.downlink {
+                let now_ms = self.transport.now_ms();
+                downlink.methods.ended(&self.front.core, &session, now_ms);
             }
             self.front.core.disconnect(&session);
         }

@@ -1,108 +1,43 @@
-//! A client's requests about its twin, and the changes of its desired properties (Spec device-mqtt §7).
+//! Requests about the twin as packets (Spec device-mqtt §7). The order of requests, answers and changes is that of
+//! [`crate::twin_requests`].
 //!
-//! Invariants: every request has exactly one answer, in the order of the requests, and one is carried out after the other,
-//! so that a GET contains every patch before it; the PUBACK of a request leaves with its answer, after the change is
-//! committed; past [`MAX_WAITING`] requests, and beyond a rate of the hub or the device, they are answered with 429, past [`MAX_ENTRIES`] nothing more is read; a change of
-//! desired properties is sent only if its version is above all that the client has got on this connection, and the next
-//! one: where changes are missing, the client gets all desired properties in place of them.
-//! Not here: what a twin may contain, and who decides it (`device-hub`).
+//! Invariant: the PUBACK of a request leaves with its answer, after the change is committed.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use holdfast_device_hub::{CloseReason, ReceivedDelivery, Settlement, ThrottleClass, Twin, TwinError, TwinRates};
-use holdfast_model::{ErrorCode, round_trip, us_date};
+use holdfast_device_hub::{CloseReason, ReceivedDelivery, Settlement, Twin, TwinError};
 use holdfast_mqtt::codec::{self, PacketId, Publish};
 use holdfast_mqtt::topic::Version;
 use holdfast_mqtt::{Channel, HubTopic};
-use serde_json::{Value, json};
 
 use super::connection::{Connection, State};
 use super::disconnect::DisconnectReason;
+use crate::twin_requests::{self, Change, TwinAnswer, TwinRequest, Waiting, is_refusal};
 
-/// Requests of one client that wait for the one in flight.
-const MAX_WAITING: usize = 32;
-
-/// Bytes of their patches; the last one may exceed it.
-const MAX_WAITING_BYTES: usize = 256 * 1024;
-
-/// Requests that wait, those to be refused included.
-const MAX_ENTRIES: usize = 256;
-
-/// The version of a delivery that stands for changes that the owner could not send one by one.
-const SEVERAL: Version = 0;
-
-/// One request, its turn not come yet.
-struct Waiting {
-    request: TwinRequest,
+/// Where the answer of a request goes.
+#[derive(Default)]
+pub(super) struct Answer {
+    /// Without it there is no answer.
+    rid: Option<Box<str>>,
     /// Of the PUBACK that is due with the answer.
     packet_id: Option<PacketId>,
 }
 
-enum TwinRequest {
-    Get {
-        rid: Box<str>,
-    },
-    Patch {
-        /// Without it there is no answer.
-        rid: Option<Box<str>>,
-        patch: Bytes,
-        if_version: Option<Version>,
-    },
-    /// Too many wait.
-    Refused {
-        rid: Option<Box<str>>,
-    },
-    /// The hub's own: the client gets the desired properties if they are newer than what it has got.
-    Resend,
-}
-
-impl TwinRequest {
-    fn is_read(&self) -> bool {
-        matches!(self, Self::Get { .. } | Self::Resend)
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Patch { patch, .. } => patch.len(),
-            Self::Get { .. } | Self::Refused { .. } | Self::Resend => 0,
-        }
-    }
-}
-
-enum TwinAnswer {
-    Read(Box<Twin>),
-    Reported(Version),
-}
-
-type Asked = Pin<Box<dyn Future<Output = Result<TwinAnswer, TwinError>>>>;
-
 /// The twin of one connection.
 #[derive(Default)]
 pub(super) struct TwinRequests {
-    in_flight: Option<(Waiting, Asked)>,
-    waiting: VecDeque<Waiting>,
-    waiting_bytes: usize,
+    requests: twin_requests::TwinRequests<Answer>,
     /// PUBACKs that are due with answers.
     withheld_acks: usize,
-    /// The greatest version of the desired properties that the client has got on this connection; 0: none.
-    seen: Version,
-    /// Changes that came while a read is in flight or waits; bounded by the window of deliveries.
-    held: Vec<ReceivedDelivery>,
     /// Whether the client had subscribed to changes when that was looked at last.
     was_subscribed: bool,
-    /// Counts the errors that have been answered.
-    errors: u64,
-    /// Since the first request.
-    rates: Option<TwinRates>,
 }
 
 impl TwinRequests {
     /// Whether no answer is due.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.waiting.is_empty()
+        self.requests.is_idle()
     }
 
     /// Whether later PUBACKs have to wait.
@@ -112,32 +47,23 @@ impl TwinRequests {
 
     /// Whether further requests are kept unread.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= MAX_ENTRIES
+        self.requests.is_full()
     }
 
-    fn is_reading(&self) -> bool {
-        let in_flight = self.in_flight.iter().map(|(waiting, _)| waiting);
-        in_flight.chain(&self.waiting).any(|one| one.request.is_read())
-    }
-
-    fn push(&mut self, request: TwinRequest, packet_id: Option<PacketId>) {
-        let is_over = self.waiting.len() >= MAX_WAITING || self.waiting_bytes >= MAX_WAITING_BYTES;
-        let request = match request {
-            TwinRequest::Get { rid } if is_over => TwinRequest::Refused { rid: Some(rid) },
-            TwinRequest::Patch { rid, .. } if is_over => TwinRequest::Refused { rid },
-            request => request,
-        };
-        self.waiting_bytes += request.bytes();
-        self.withheld_acks += usize::from(packet_id.is_some());
-        self.waiting.push_back(Waiting { request, packet_id });
+    fn push(&mut self, request: TwinRequest, answer: Answer) {
+        self.withheld_acks += usize::from(answer.packet_id.is_some());
+        self.requests.push(request, answer);
     }
 }
 
 impl Connection {
     /// The client reads its twin.
     pub(super) fn twin_requested(&self, state: &mut State, rid: &str, packet_id: Option<PacketId>) {
-        let twins = state.twins.get_or_insert_default();
-        twins.push(TwinRequest::Get { rid: rid.into() }, packet_id);
+        let answer = Answer {
+            rid: Some(rid.into()),
+            packet_id,
+        };
+        state.twins.get_or_insert_default().push(TwinRequest::Get, answer);
     }
 
     /// The client patches its reported properties.
@@ -149,12 +75,14 @@ impl Connection {
         packet: &Publish<'_>,
     ) {
         let request = TwinRequest::Patch {
-            rid: rid.map(Into::into),
             patch: Bytes::copy_from_slice(packet.payload),
             if_version,
         };
-        let twins = state.twins.get_or_insert_default();
-        twins.push(request, packet.packet_id);
+        let answer = Answer {
+            rid: rid.map(Into::into),
+            packet_id: packet.packet_id,
+        };
+        state.twins.get_or_insert_default().push(request, answer);
     }
 
     /// The client's subscriptions have changed.
@@ -167,119 +95,63 @@ impl Connection {
         let twins = state.twins.get_or_insert_default();
         let begins = is_subscribed && !std::mem::replace(&mut twins.was_subscribed, is_subscribed);
         if begins && resends {
-            twins.push(TwinRequest::Resend, None);
+            twins.push(TwinRequest::Resend, Answer::default());
             self.transport.wake();
         }
     }
 
-    /// Carries out the requests, one after the other; `cx` is woken when the one in flight is decided.
+    /// Carries out the requests; `cx` is woken when the one in flight is decided.
     pub(super) fn poll_twins(&self, state: &mut State, cx: &mut Context<'_>) {
         loop {
-            let Some(twins) = &mut state.twins else { return };
-            if let Some((_, asked)) = &mut twins.in_flight {
-                let Poll::Ready(result) = asked.as_mut().poll(cx) else {
-                    return;
-                };
-                let Some((waiting, _)) = twins.in_flight.take() else {
-                    return;
-                };
-                self.answer_twin(state, waiting, result);
-            } else if let Some(waiting) = twins.waiting.pop_front() {
-                twins.waiting_bytes -= waiting.request.bytes();
-                self.begin_twin(state, waiting);
-            } else {
+            let State {
+                twins: Some(twins),
+                session: Some(session),
+                ..
+            } = state
+            else {
                 return;
-            }
+            };
+            let Poll::Ready(Some((waiting, result))) =
+                twins.requests.poll(&self.front.core, session, self.protocol, cx)
+            else {
+                return;
+            };
+            self.answer_twin(state, waiting, result);
             if self.transport.has_ended() {
                 return;
             }
         }
     }
 
-    fn begin_twin(&self, state: &mut State, waiting: Waiting) {
-        let (Some(session), Some(twins)) = (&state.session, &mut state.twins) else {
-            return;
-        };
-        let hub = self.front.core.hub();
-        let class = match &waiting.request {
-            TwinRequest::Get { .. } => Some(ThrottleClass::TwinReads),
-            TwinRequest::Patch { .. } => Some(ThrottleClass::TwinUpdates),
-            TwinRequest::Refused { .. } | TwinRequest::Resend => None,
-        };
-        let turn = match class {
-            Some(class) => {
-                let new_rates = || self.front.core.twin_rates(self.protocol);
-                twins.rates.get_or_insert_with(new_rates).admit(hub, class)
-            }
-            None => Ok(None),
-        };
-        let asked: Asked = match (&waiting.request, turn) {
-            (_, Err(throttled)) => {
-                let refused = TwinError::Refused {
-                    code: throttled.code,
-                    text: throttled.to_string(),
-                };
-                Box::pin(std::future::ready(Err(refused)))
-            }
-            (TwinRequest::Get { .. } | TwinRequest::Resend, Ok(turn)) => {
-                let twin = hub.session_twin(session);
-                Box::pin(async move {
-                    come(turn).await;
-                    twin.await.map(|twin| TwinAnswer::Read(Box::new(twin)))
-                })
-            }
-            (TwinRequest::Patch { patch, if_version, .. }, Ok(turn)) => {
-                let reported = hub.report_twin(session, patch.clone(), *if_version);
-                Box::pin(async move {
-                    come(turn).await;
-                    reported.await.map(TwinAnswer::Reported)
-                })
-            }
-            (TwinRequest::Refused { .. }, Ok(_)) => {
-                let refused = TwinError::Refused {
-                    code: ErrorCode::ThrottlingException,
-                    text: format!("more than {MAX_WAITING} requests about the twin wait; this one was not carried out"),
-                };
-                Box::pin(std::future::ready(Err(refused)))
-            }
-        };
-        twins.in_flight = Some((waiting, asked));
-    }
-
-    fn answer_twin(&self, state: &mut State, waiting: Waiting, result: Result<TwinAnswer, TwinError>) {
+    fn answer_twin(&self, state: &mut State, waiting: Waiting<Answer>, result: Result<TwinAnswer, TwinError>) {
         let Some(twins) = &mut state.twins else { return };
+        let Answer { rid, packet_id } = waiting.answer;
         let mut desired = None;
-        match (&waiting.request, result) {
-            (TwinRequest::Resend, Ok(TwinAnswer::Read(twin))) => desired = Some(twin),
-            (TwinRequest::Resend, _) => {}
-            (TwinRequest::Get { rid }, Ok(TwinAnswer::Read(twin))) => {
-                twins.seen = twins.seen.max(twin.desired_version());
+        match (&waiting.request, rid, result) {
+            (TwinRequest::Resend, _, Ok(TwinAnswer::Read(twin))) => desired = Some(twin),
+            (TwinRequest::Resend, _, _) => {}
+            (TwinRequest::Get, Some(rid), Ok(TwinAnswer::Read(twin))) => {
+                twins.requests.read(&twin);
                 let body = twin.device_view().to_string();
-                self.reply(state, 200, rid, None, body.as_bytes());
+                self.reply(state, 200, &rid, None, body.as_bytes());
             }
-            (TwinRequest::Patch { rid, .. }, Ok(TwinAnswer::Reported(version))) => {
-                if let Some(rid) = rid {
-                    self.reply(state, 204, rid, Some(version), &[]);
-                }
+            (TwinRequest::Patch { .. }, Some(rid), Ok(TwinAnswer::Reported(version))) => {
+                self.reply(state, 204, &rid, Some(version), &[]);
             }
-            (TwinRequest::Patch { rid: None, .. } | TwinRequest::Refused { rid: None }, Err(error)) => {
-                if waiting.packet_id.is_some() && !is_refusal(&error) {
+            (_, None, Err(error)) => {
+                if packet_id.is_some() && !is_refusal(&error) {
                     // Nothing else tells the client that the patch may be lost. Closing withholds the acknowledgement.
                     return self.transport.end(DisconnectReason::Hub(CloseReason::Unavailable));
                 }
             }
-            (
-                TwinRequest::Get { rid }
-                | TwinRequest::Patch { rid: Some(rid), .. }
-                | TwinRequest::Refused { rid: Some(rid) },
-                Err(error),
-            ) => {
-                let body = self.error_body(state, &error).to_string();
-                self.reply(state, error.code().http_status(), rid, None, body.as_bytes());
+            (_, Some(rid), Err(error)) => {
+                let Some(session) = &state.session else { return };
+                let body = twins.requests.error_body(&self.front.core, session, &error).to_string();
+                self.reply(state, error.code().http_status(), &rid, None, body.as_bytes());
             }
-            (TwinRequest::Get { .. } | TwinRequest::Patch { .. } | TwinRequest::Refused { .. }, Ok(_)) => {}
+            (TwinRequest::Get | TwinRequest::Patch { .. } | TwinRequest::Refused, _, Ok(_)) => {}
         }
-        if let Some(packet_id) = waiting.packet_id {
+        if let Some(packet_id) = packet_id {
             self.write(state, &codec::puback(packet_id), self.transport.now_ms());
             state.machine.acked(1);
             if let Some(twins) = &mut state.twins {
@@ -319,26 +191,6 @@ impl Connection {
         self.write(state, &bytes, self.transport.now_ms());
     }
 
-    /// The body of a refusal (Spec device-mqtt §7.2).
-    fn error_body(&self, state: &mut State, error: &TwinError) -> Value {
-        if !is_refusal(error) {
-            let identity = state.machine.identity().map(ToString::to_string);
-            tracing::debug!(identity, %error, "a request about a twin failed; its client is told to retry");
-        }
-        let number = state.twins.as_mut().map_or(0, |twins| {
-            twins.errors += 1;
-            twins.errors
-        });
-        let session = state.session.as_ref().map_or(0, |session| session.number().counter);
-        let now = self.front.core.clock().now();
-        json!({
-            "errorCode": error.code().number(),
-            "trackingId": format!("{session:016x}{number:016x}-TimeStamp:{}", us_date(now)),
-            "message": error.to_string(),
-            "timestampUtc": round_trip(now.0.cast_signed()).unwrap_or_default(),
-        })
-    }
-
     /// A change of the desired properties has come.
     pub(super) fn desired_changed(&self, state: &mut State, delivery: ReceivedDelivery) {
         let version = delivery.head.parse::<Version>();
@@ -350,70 +202,41 @@ impl Connection {
             return self.settle_delivery(state, tag, bytes, Settlement::Released);
         }
         let twins = state.twins.get_or_insert_default();
-        let is_missing = twins.seen > 0 && version > twins.seen + 1;
-        if version == SEVERAL || is_missing {
-            if !twins.is_reading() {
-                twins.push(TwinRequest::Resend, None);
-                self.transport.wake();
-            }
-            if version == SEVERAL {
-                return self.settle_delivery(state, tag, bytes, Settlement::Accepted);
-            }
+        let change = twins.requests.change(delivery, version, Answer::default);
+        if !twins.is_idle() {
+            self.transport.wake();
         }
-        if twins.is_reading() {
-            twins.held.push(delivery);
-        } else {
-            self.send_change(state, &delivery, version);
+        self.send_change(state, change);
+    }
+
+    fn send_change(&self, state: &mut State, change: Change) {
+        match change {
+            Change::Send(delivery) => self.publish_delivery(state, &delivery),
+            Change::Accept(delivery) => {
+                self.settle_delivery(state, delivery.tag, delivery.bytes(), Settlement::Accepted);
+            }
+            Change::Held => {}
         }
     }
 
-    /// Sends a change, unless the client has got it already.
-    fn send_change(&self, state: &mut State, delivery: &ReceivedDelivery, version: Version) {
-        let Some(twins) = &mut state.twins else { return };
-        if version <= twins.seen {
-            return self.settle_delivery(state, delivery.tag, delivery.bytes(), Settlement::Accepted);
-        }
-        twins.seen = version;
-        self.publish_delivery(state, delivery);
-    }
-
-    /// Sends the changes that waited for a read. What is still missing now stays so: the read has failed.
+    /// Sends the changes that waited for a read.
     fn release_held(&self, state: &mut State) {
-        let Some(twins) = &mut state.twins else { return };
-        if twins.is_reading() {
-            return;
-        }
-        for delivery in std::mem::take(&mut twins.held) {
-            if let Ok(version) = delivery.head.parse() {
-                self.send_change(state, &delivery, version);
-            }
+        while let Some(change) = state.twins.as_mut().and_then(|twins| twins.requests.next_held()) {
+            self.send_change(state, change);
         }
     }
 
     /// Sends all desired properties, if the client has not got their version.
     fn resend(&self, state: &mut State, twin: &Twin) {
-        let version = twin.desired_version();
+        let is_open = state.machine.subscriptions().is_open(Channel::Desired);
         let (Some(session), Some(twins)) = (&state.session, &mut state.twins) else {
             return;
         };
-        // Version 1 is that of properties that were never written.
-        if version <= twins.seen.max(1) || !state.machine.subscriptions().is_open(Channel::Desired) {
+        let Some(version) = Some(()).filter(|()| is_open).and_then(|()| twins.requests.resend(twin)) else {
             return;
-        }
-        twins.seen = version;
+        };
         let mut topic = String::new();
         HubTopic::Desired { version }.write(session.identity(), &mut topic);
         self.publish(state, &topic, twin.desired_view().to_string().as_bytes());
     }
-}
-
-async fn come(turn: Option<impl Future<Output = ()>>) {
-    if let Some(turn) = turn {
-        turn.await;
-    }
-}
-
-/// Whether the request certainly had no effect, and will never have one.
-fn is_refusal(error: &TwinError) -> bool {
-    matches!(error, TwinError::Refused { .. })
 }

@@ -19,6 +19,8 @@ use holdfast_simulation::{Cluster, HOST, NODES, Setup, identity, primary_key};
 use holdfast_tasks::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+pub(crate) mod amqp;
+
 pub(crate) const DEVICE: &str = "dev-1";
 pub(crate) const NODE: u64 = 1;
 

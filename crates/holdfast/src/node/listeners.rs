@@ -1,7 +1,7 @@
 //! The listeners of every core, and the front end of each connection.
 //!
-//! Devices and back ends share ports, so this is the one place that routes MQTT to `gateway`, AMQP to the events endpoint,
-//! and HTTPS to devices and the REST API, by path, with both as WebSocket subprotocols.
+//! Devices and back ends share ports, so this is the one place that routes MQTT to `gateway`, AMQP to the events endpoint and the
+//! devices beside it, and HTTPS to devices and the REST API, by path, with both as WebSocket subprotocols.
 //! Invariant: a connection that has not finished its handshake has a deadline and is counted.
 
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_device_hub::{DeviceHub, EndedConnection, Operation, Protocol, Refusal};
-use holdfast_gateway::{HttpsConfig, HttpsFront, MqttConfig, MqttFront, is_device_path};
+use holdfast_gateway::{AmqpConfig, AmqpDevices, HttpsConfig, HttpsFront, MqttConfig, MqttFront, is_device_path};
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
@@ -37,6 +37,7 @@ pub(crate) struct Listeners {
     net: NetConfig,
     mqtt: MqttConfig,
     https: HttpsConfig,
+    amqp: AmqpConfig,
     events: EventsConfig,
     stop: Stop,
 }
@@ -50,7 +51,8 @@ impl Listeners {
         issuer: Option<Issuer>,
         stop: Stop,
     ) -> Self {
-        let (net, mqtt, events) = (config.net.clone(), config.mqtt.clone(), config.events.clone());
+        let (net, mqtt, amqp) = (config.net.clone(), config.mqtt.clone(), config.amqp.clone());
+        let events = config.events.clone();
         let https = config.https.clone();
         Self {
             tls,
@@ -60,6 +62,7 @@ impl Listeners {
             net,
             mqtt,
             https,
+            amqp,
             events,
             stop,
         }
@@ -96,6 +99,7 @@ impl Listeners {
         let events = EventsEndpoint::new(
             Arc::clone(&self.hub),
             self.issuer.clone(),
+            Some(Box::new(AmqpDevices::new(Rc::clone(&core), self.amqp.clone()))),
             self.events.clone(),
             self.stop.clone(),
         );

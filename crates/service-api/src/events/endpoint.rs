@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use holdfast_amqp_server::{
-    AmqpServer, Authority, Carrier, Confirmation, Purpose, Refused, RefusedPrincipal, ServerConfig,
+    AmqpServer, Authority, Carrier, Confirmation, LinkService, Purpose, Refused, RefusedPrincipal, ServerConfig,
 };
 use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Policy};
@@ -28,8 +28,15 @@ pub struct EventsEndpoint {
 
 impl EventsEndpoint {
     /// The endpoint of one core; [`Self::run`] must be spawned on the same thread. Bearer tokens of `issuer` open it, if there is one.
+    /// Its port and connections are shared with `devices`, which serves the addresses of devices.
     #[must_use]
-    pub fn new(hub: Arc<DeviceHub>, issuer: Option<Issuer>, config: EventsConfig, stop: Stop) -> Rc<Self> {
+    pub fn new(
+        hub: Arc<DeviceHub>,
+        issuer: Option<Issuer>,
+        devices: Option<Box<dyn LinkService>>,
+        config: EventsConfig,
+        stop: Stop,
+    ) -> Rc<Self> {
         let limits = ServerConfig {
             output_bytes: config.output.as_usize(),
             max_unauthenticated: config.max_unauthenticated,
@@ -46,7 +53,9 @@ impl EventsEndpoint {
             hub: Arc::clone(&hub),
             issuer,
         });
-        let server = AmqpServer::new(authority, vec![Box::new(readers), Box::new(messages)], limits, stop);
+        let mut services: Vec<Box<dyn LinkService>> = vec![Box::new(readers), Box::new(messages)];
+        services.extend(devices);
+        let server = AmqpServer::new(authority, services, limits, stop);
         Rc::new(Self { hub, server })
     }
 
@@ -152,6 +161,7 @@ impl Authority for HubAuthority {
         let operation = match principal.purpose {
             Purpose::Events => Operation::ReadEvents,
             Purpose::Messages => Operation::Service,
+            Purpose::Device => Operation::Connect,
         };
         let (audit, now) = (self.hub.audit(), self.now());
         match refused.reason {

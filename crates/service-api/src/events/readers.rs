@@ -7,8 +7,8 @@ use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::Request;
 use holdfast_amqp::{Attach, LinkId};
 use holdfast_amqp_server::{
-    Answered, AuthorizationChange, Certainty, LINK_STOLEN, LinkHandler, LinkService, Links, Refused, RequestNode,
-    response,
+    Answered, AuthorizationChange, Certainty, LINK_STOLEN, Leaving, LinkHandler, LinkService, Links, Refused,
+    RequestNode, response,
 };
 use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, RefusalReason};
@@ -176,7 +176,7 @@ impl LinkHandler for Readers {
         }
     }
 
-    fn leave(&mut self, links: &mut Links) {
+    fn leave(&mut self, links: &mut Links, _: Leaving) {
         let openings = self.openings.iter().map(|opening| opening.link);
         let receivers = self.receivers.iter().map(|receiver| receiver.link);
         for link in openings.chain(receivers) {

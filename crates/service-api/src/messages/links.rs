@@ -7,7 +7,7 @@ use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::Request;
 use holdfast_amqp::{Accept, Attach, Incoming, LinkId, Outcome, Outgoing, Role, SenderSettleMode, limits};
 use holdfast_amqp_server::{
-    Answered, AuthorizationChange, Certainty, LinkHandler, LinkService, Links, Refused, RequestNode, Tokens,
+    Answered, AuthorizationChange, Certainty, Leaving, LinkHandler, LinkService, Links, Refused, RequestNode, Tokens,
 };
 use holdfast_auth::bearer::Action;
 use holdfast_auth::{ResourcePath, ResourceScope};
@@ -163,7 +163,7 @@ impl LinkHandler for Messages {
         }
     }
 
-    fn leave(&mut self, links: &mut Links) {
+    fn leave(&mut self, links: &mut Links, _: Leaving) {
         let receivers = self.receivers.iter().map(|receiver| receiver.link);
         for link in self.senders.iter().copied().chain(receivers) {
             links.send_away(link);
