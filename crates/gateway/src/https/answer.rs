@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use holdfast_device_hub::{ConnectRequest, Credential, Protocol, Refusal, StoredSession, Throttled, TraceKind};
-use holdfast_model::{ErrorCode, RefusalReason, redact};
+use holdfast_model::{ErrorCode, RefusalReason, UnixMillis, redact, round_trip};
 use holdfast_net::http_api::{BodyError, ErrorReply, RETRY_AFTER, Reply, check_version, segments};
 use holdfast_net::{Body, Peer};
 use http::header::{AUTHORIZATION, CONNECTION, HeaderName};
@@ -47,6 +47,19 @@ impl HttpsError {
         Self::new(ErrorCode::ArgumentInvalid, text)
     }
 
+    /// The refusal of a credential. Of a token that has ended it says both times, so that the client can compare clocks.
+    fn denied(refusal: Refusal, token: Option<&str>, now: UnixMillis) -> Self {
+        let mut error = Self::from(refusal);
+        let time = |at: i64| round_trip(at).unwrap_or_default();
+        if refusal.reason == RefusalReason::Expired
+            && let Some(end) = token.and_then(expiry)
+        {
+            let (at, now) = (time(end), time(i64::try_from(now.0).unwrap_or(i64::MAX)));
+            error.text = format!("the token expired at {at}, the hub's time is {now}");
+        }
+        error
+    }
+
     fn reply(&self, id: &str, front: &HttpsFront) -> Reply {
         let error = ErrorReply {
             code: self.code,
@@ -60,6 +73,12 @@ impl HttpsError {
             None => reply,
         }
     }
+}
+
+/// The end of a token that the session API has read, in milliseconds since 1970.
+fn expiry(token: &str) -> Option<i64> {
+    let seconds = token.split(['&', ' ']).find_map(|part| part.strip_prefix("se="))?;
+    seconds.parse::<i64>().ok()?.checked_mul(1000)
 }
 
 impl From<BodyError> for HttpsError {
@@ -161,7 +180,7 @@ async fn checked(
     };
     let requester = match front.core.authenticate_request(&request).await {
         Ok(requester) => requester,
-        Err(refusal) => return refused(refusal.into()),
+        Err(refusal) => return refused(HttpsError::denied(refusal, token, front.core.clock().now())),
     };
     if hub.is_tracing() {
         let text = || format!("{} {}", head.method, redact(head.uri.path()));
