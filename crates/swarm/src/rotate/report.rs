@@ -172,3 +172,46 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latency::Latency;
+
+    fn report() -> RotationReport {
+        let row = Row {
+            step: "a step".to_owned(),
+            seconds: 1.0,
+            connects: 5,
+            broken: 2,
+            refused: 0,
+            closed: 0,
+            connect_us: (&Latency::default()).into(),
+            calls: 3,
+            failed_calls: 0,
+        };
+        RotationReport {
+            version: VERSION,
+            devices: 5,
+            rows: vec![row.clone(), row],
+            faults: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn one_refused_or_closed_connection_or_failed_call_or_fault_is_not_clean() {
+        assert!(report().is_clean(), "connections that break on purpose are no fault");
+        let spoilt: [fn(&mut RotationReport); 4] = [
+            |report| report.rows[1].refused = 1,
+            |report| report.rows[0].closed = 1,
+            |report| report.rows[1].failed_calls = 1,
+            |report| report.faults.push("an old key is accepted".to_owned()),
+        ];
+        for spoil in spoilt {
+            let mut report = report();
+            spoil(&mut report);
+            assert!(!report.is_clean());
+            assert!(report.to_string().contains("NOT CLEAN"));
+        }
+    }
+}
