@@ -77,6 +77,17 @@ pub trait Authority {
     /// Asks the registry's leader whether the local replica is up to date.
     fn confirm(&self) -> Confirmation;
 
+    /// Takes a put-token's part of the hub's rate. [`Self::give_back_token`] follows for one that is not accepted.
+    ///
+    /// # Errors
+    /// The rate is used up.
+    fn admit_token(&self, _: Carrier) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// See [`Self::admit_token`].
+    fn give_back_token(&self) {}
+
     /// Records a refusal.
     fn refused(&self, principal: RefusedPrincipal<'_>, refused: &Refused);
 }

@@ -404,9 +404,19 @@ impl Dispatch {
         let token = request.text.filter(|_| request.operation == Some("put-token"));
         let kind = token.map_or(TokenKind::BackEnd, TokenKind::of);
         if kind == TokenKind::Identity {
+            // It counts with the session that it opens.
             return self.pass_identity_token(link, request);
         }
-        match put_token(server.authority(), &mut self.links.tokens, request, certainty) {
+        if let Err(refused) = server.authority().admit_token(self.links.carrier()) {
+            self.links.audit(&refused);
+            return Answered::Now(self.links.refusal(request.message_id, &refused));
+        }
+        let verdict = put_token(server.authority(), &mut self.links.tokens, request, certainty);
+        if verdict != Verdict::Accepted {
+            // A client without a credential uses up nothing of what others need.
+            server.authority().give_back_token();
+        }
+        match verdict {
             Verdict::NeedsConfirmation => Answered::NeedsConfirmation,
             // The policy may let devices connect.
             Verdict::Refused(refused) if kind == TokenKind::Policy && refused.reason == Some(RefusalReason::Right) => {

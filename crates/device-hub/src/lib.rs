@@ -68,6 +68,7 @@ pub use throttles::class::ThrottleClass;
 pub use throttles::config::ThrottlesConfig;
 pub use throttles::node::Throttled;
 pub use throttles::profile::Profile;
+pub use throttles::quota::count::DailyQuota;
 pub use throttles::reservation::Reservation;
 pub use throttles::sender::{AdmittedSend, SendRates, TwinRates};
 pub use throttles::share_out::share_rates;

@@ -6,6 +6,7 @@ use crate::api::connect_request::Protocol;
 use crate::api::session::CloseReason;
 use crate::queries::SavedQueryCount;
 use crate::throttles::class::ThrottleClass;
+use crate::throttles::quota::count::DailyQuota;
 
 holdfast_model::metrics! {
     /// Messages of devices that were committed and acknowledged.
@@ -86,6 +87,14 @@ holdfast_model::metrics! {
     counter sessions_closed(reason) = "holdfast_device_hub_sessions_closed_total";
     /// Requests that met a used-up rate of the hub: delayed, refused, or dropped (messages of quality of service 0).
     counter throttled(class, protocol, effect) = "holdfast_throttled_total";
+    /// Requests that met the used-up daily quota: refused, or dropped (messages of quality of service 0).
+    counter quota_refusals(class, protocol, effect) = "holdfast_daily_message_quota_refusals_total";
+    /// Messages of today, of the whole hub, that count for the daily quota; from 00:00 UTC on.
+    gauge quota_used() = "holdfast_daily_message_quota_used";
+    /// The daily quota.
+    gauge quota_limit() = "holdfast_daily_message_quota_limit";
+    /// The part of the daily quota that is used, from 0 to 1 and beyond.
+    gauge quota_share() = "holdfast_daily_message_quota_share";
     /// Requests that met a used-up rate of their device.
     counter device_throttled(class, protocol, effect) = "holdfast_device_throttled_total";
     /// The part of the hub's rate that this node may use, from 0 to 1.
@@ -208,6 +217,19 @@ impl Metrics {
 /// Counts a request that met a used-up rate of the hub; the handle is looked up, which only a hub at its limit pays.
 pub(crate) fn throttle(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
     throttled(class.as_str(), protocol.as_str(), effect).increment(1);
+}
+
+/// Counts a request that met the used-up daily quota.
+pub(crate) fn over_quota(class: ThrottleClass, protocol: Protocol, effect: &'static str) {
+    quota_refusals(class.as_str(), protocol.as_str(), effect).increment(1);
+}
+
+/// Shows the use of the daily quota.
+#[expect(clippy::cast_precision_loss, reason = "a measurement")]
+pub(crate) fn show_quota(quota: DailyQuota) {
+    quota_used().set(quota.used as f64);
+    quota_limit().set(quota.limit as f64);
+    quota_share().set(quota.used as f64 / quota.limit.max(1) as f64);
 }
 
 /// Shows the part of a rate that this node may use.

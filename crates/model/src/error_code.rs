@@ -122,4 +122,6 @@ impl fmt::Display for ErrorCode {
 }
 
 #[cfg(test)]
+mod tested;
+#[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 mod authorities;
 mod cluster;
 mod policies;
+mod quota;
 mod revocations;
 mod saved_queries;
 mod start;

@@ -12,6 +12,7 @@ mod edge;
 mod identity;
 pub(crate) mod layout;
 mod policies;
+mod quota;
 mod rejection;
 mod revocations;
 mod saved_queries;
@@ -33,8 +34,8 @@ pub use view::{Base, View};
 ///
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
-/// 8: revoked certificates.
-pub const COMMAND_VERSION: u32 = 9;
+/// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
+pub const COMMAND_VERSION: u32 = 10;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -71,6 +72,7 @@ pub fn version_of(command: &Command) -> u32 {
         Command::PutCa(_) | Command::RemoveCa(_) | Command::SetCaCode(_) | Command::VerifyCa(_) => 6,
         Command::WritePolicy(_) | Command::DeletePolicy(_) => 7,
         Command::PutRevocation(_) | Command::RemoveRevocation(_) | Command::PutCrl(_) | Command::RemoveCrl(_) => 8,
+        Command::PutQuotaUse(_) => 10,
     }
 }
 
@@ -202,6 +204,10 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         }
         Command::RemoveSavedQuery(command) => {
             let outcome = saved_queries::remove(&mut work, command);
+            answer.entries.push(entry_answer(outcome)?);
+        }
+        Command::PutQuotaUse(command) => {
+            let outcome = quota::put(&mut work, command);
             answer.entries.push(entry_answer(outcome)?);
         }
         other => {

@@ -112,6 +112,15 @@ def test_modules_live_and_die_with_their_device(hub):
     refused(404, hub.registry.create_module_with_sas, unique("nobody"), "m1", "", "", "")
 
 
+def test_a_device_has_fifty_modules_and_the_next_is_refused_with_413003(hub):
+    device = hub.create()
+    for number in range(50):
+        hub.registry.create_module_with_sas(device.device_id, f"m{number}", "", "", "")
+    response = refused(413, hub.registry.create_module_with_sas, device.device_id, "beyond", "", "", "")
+    assert response.json()["errorCode"] == 413003
+    assert len(hub.registry.get_modules(device.device_id)) == 50
+
+
 def bulk(mode, device_id, etag=None, key=None):
     keys = AuthenticationMechanism(type="sas", symmetric_key=SymmetricKey(primary_key=key, secondary_key=key))
     return ExportImportDevice(id=device_id, import_mode=mode, e_tag=etag, status="enabled", authentication=keys if key else None)

@@ -1,8 +1,10 @@
 """Rates as clients see them: 429 for back ends and twin requests, late acknowledgements for messages."""
 
 import time
+import urllib.request
 
 import pytest
+from azure.eventhub.exceptions import AuthenticationError, EventHubError
 from azure.iot.device.exceptions import ClientError
 from azure.iot.hub.models import QuerySpecification
 from harness import NODES, Hub
@@ -64,3 +66,35 @@ def test_messages_of_a_device_beyond_the_rate_are_acknowledged_later(shaping_hub
             client.send_message(f"message {number}")
         # 60 at once, and one a second, however long they take.
         assert time.monotonic() - began > 2.9
+
+
+def sparing_hub(key):
+    """Three of the class, and the next after twenty seconds."""
+    return Hub(arguments({key: "3/min"}))
+
+
+def metric(hub, name):
+    text = urllib.request.urlopen(hub.connection["metrics"], timeout=30).read().decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def test_a_reader_beyond_the_rate_of_management_gets_429():
+    with sparing_hub("throttles.amqp_management") as running:
+        hub = HubUnderTest(running)
+        with pytest.raises(EventHubError) as error:
+            for _ in range(5):
+                with hub.consumer(retry_total=0) as consumer:
+                    consumer.get_eventhub_properties()
+        assert "requests to $management are limited to 3/min" in str(error.value), repr(error.value)
+        assert metric(hub, 'holdfast_throttled_total{class="amqp_management"') >= 1
+
+
+def test_a_reader_beyond_the_rate_of_tokens_is_not_authenticated():
+    with sparing_hub("throttles.amqp_tokens") as running:
+        hub = HubUnderTest(running)
+        # The SDK tells nothing of the answer but this.
+        with pytest.raises(AuthenticationError):
+            for _ in range(5):
+                with hub.consumer(retry_total=0) as consumer:
+                    consumer.get_eventhub_properties()
+        assert metric(hub, 'holdfast_throttled_total{class="amqp_tokens"') >= 1

@@ -31,6 +31,7 @@ use crate::owner::ownership::OwnershipTable;
 use crate::owner::state_writer::StateQueues;
 use crate::queries::{MAX_SLICES, SavedQueryCounts, TwinIndexes};
 use crate::throttles::node::Throttles;
+use crate::throttles::quota::exchange::AddedUp;
 use crate::throttles::share_out::SharedOut;
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
@@ -103,6 +104,8 @@ pub struct DeviceHub {
     pub(crate) method_calls: MethodCalls,
     /// The shares of the rates that this node has given as the owner of partition 0.
     pub(crate) shared_rates: Mutex<SharedOut>,
+    /// What all nodes have counted of the daily quota, as this node has added it up as the owner of partition 0.
+    pub(crate) quota_book: Mutex<AddedUp>,
     /// Delays of the answers to wrong credentials.
     pub(crate) penalties: Penalties,
     /// The rates that clients of this node may not exceed.
@@ -148,8 +151,9 @@ impl DeviceHub {
             next_event: AtomicU64::new(1),
             method_calls: MethodCalls::new(parts.node, parts.incarnation),
             shared_rates: Mutex::default(),
+            quota_book: Mutex::default(),
             penalties: Penalties::new(),
-            throttles: Throttles::new(&parts.config.throttles),
+            throttles: Throttles::new(&parts.config.throttles, parts.cores, &parts.clock),
             traces: Traces::default(),
             cloud_queues: Arc::new(CloudQueues::new(count)),
             parts,

@@ -41,6 +41,7 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(250);
 struct InFlight {
     sequence: u64,
     generation: GenerationId,
+    bytes: usize,
     /// The ownership in which it was handed over.
     term: Term,
 }
@@ -155,6 +156,7 @@ impl DeviceHub {
                     let in_flight = InFlight {
                         sequence: message.sequence,
                         generation: generation.clone(),
+                        bytes,
                         term,
                     };
                     outcomes.push(Box::pin(outcome(in_flight, pending)));
@@ -193,6 +195,9 @@ impl DeviceHub {
                 DeliveryOutcome::Unknown => Ended::Abandoned,
             };
             self.count_end(end);
+            if end == Ended::Completed {
+                self.charge(|| in_flight.bytes);
+            }
             let generation = Arc::clone(&in_flight.generation.0);
             by_generation
                 .entry(generation)

@@ -174,6 +174,9 @@ impl Core {
             let stream = self.batcher.stream;
             pipeline.push(key, origin, message, now, receipt, stream, max_batch_bytes);
         });
+        if let Some(quota) = &self.hub.throttles.quota {
+            quota.charge(Some(self.index()), message.size());
+        }
         if !self.batcher.has_work.replace(true) {
             self.commands.wake();
         }

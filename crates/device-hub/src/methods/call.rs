@@ -97,6 +97,12 @@ impl DeviceHub {
         let mut pending = self.method_calls.begin(identity).ok_or(MethodError::Busy)?;
         self.metrics.methods_invoked.increment(1);
         let result = self.call_until_answered(identity, call, &mut pending).await;
+        if may_have_received(&result) {
+            self.charge(|| call.payload.len());
+        }
+        if let Ok(answer) = &result {
+            self.charge(|| answer.payload.len());
+        }
         if result.is_err() {
             self.metrics.methods_failed.increment(1);
         }
@@ -173,6 +179,20 @@ impl DeviceHub {
                 }
             }
         });
+    }
+}
+
+/// Whether the device has the call, or may have it.
+fn may_have_received(result: &Result<MethodAnswer, MethodError>) -> bool {
+    match result {
+        Ok(_) | Err(MethodError::Disconnected | MethodError::NoAnswer) => true,
+        Err(
+            MethodError::NotConnected
+            | MethodError::NotSubscribed
+            | MethodError::TooManyInFlight
+            | MethodError::Busy
+            | MethodError::NoOwner,
+        ) => false,
     }
 }
 

@@ -148,10 +148,10 @@ impl DeviceHub {
         page.parts.retain(|part| !part.partitions.is_empty());
         loop {
             if page.is_complete() {
-                return Ok(page.finish());
+                return Ok(self.charged(page.finish()));
             }
             if !query.is_aggregate() && started.elapsed() >= PAGE_TIME && page.bound() > after.as_ref() {
-                return Ok(page.finish());
+                return Ok(self.charged(page.finish()));
             }
             page.parts = self.regrouped(std::mem::take(&mut page.parts)).await;
             let failed = self.advance(&mut page).await?;
@@ -162,6 +162,11 @@ impl DeviceHub {
                 };
             }
         }
+    }
+
+    fn charged(&self, page: QueryPage) -> QueryPage {
+        self.charge(|| page.results.iter().map(String::len).sum());
+        page
     }
 
     /// The parts by their owners of now.

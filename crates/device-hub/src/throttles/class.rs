@@ -21,11 +21,15 @@ pub enum ThrottleClass {
     TwinReads,
     /// Writes of twins, by devices and back ends.
     TwinUpdates,
+    /// Tokens that clients put to `$cbs`, renewals included.
+    AmqpTokens,
+    /// Requests to `$management`.
+    AmqpManagement,
 }
 
 impl ThrottleClass {
     /// All, in the order of [`Self::index`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::RegistryOperations,
         Self::Connects,
         Self::TelemetrySends,
@@ -34,6 +38,8 @@ impl ThrottleClass {
         Self::Methods,
         Self::TwinReads,
         Self::TwinUpdates,
+        Self::AmqpTokens,
+        Self::AmqpManagement,
     ];
 
     /// Its place in a table.
@@ -47,6 +53,8 @@ impl ThrottleClass {
             Self::Methods => 5,
             Self::TwinReads => 6,
             Self::TwinUpdates => 7,
+            Self::AmqpTokens => 8,
+            Self::AmqpManagement => 9,
         }
     }
 
@@ -62,6 +70,8 @@ impl ThrottleClass {
             Self::Methods => "methods",
             Self::TwinReads => "twin_reads",
             Self::TwinUpdates => "twin_updates",
+            Self::AmqpTokens => "amqp_tokens",
+            Self::AmqpManagement => "amqp_management",
         }
     }
 
@@ -77,6 +87,21 @@ impl ThrottleClass {
             Self::Methods => "method calls",
             Self::TwinReads => "reads of twins",
             Self::TwinUpdates => "updates of twins",
+            Self::AmqpTokens => "tokens over AMQP",
+            Self::AmqpManagement => "requests to $management",
+        }
+    }
+
+    /// Whether the daily quota counts the operations (Spec auth-and-limits §9.1).
+    pub(crate) const fn is_metered(self) -> bool {
+        match self {
+            Self::TelemetrySends
+            | Self::Queries
+            | Self::CloudSends
+            | Self::Methods
+            | Self::TwinReads
+            | Self::TwinUpdates => true,
+            Self::RegistryOperations | Self::Connects | Self::AmqpTokens | Self::AmqpManagement => false,
         }
     }
 

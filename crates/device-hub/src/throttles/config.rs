@@ -1,6 +1,6 @@
 //! Section `[throttles]` of the configuration.
 
-use holdfast_model::{HumanDuration, Rate};
+use holdfast_model::{ByteSize, HumanDuration, Rate};
 
 use super::class::ThrottleClass;
 use super::profile::Profile;
@@ -29,6 +29,16 @@ holdfast_config::section! {
         pub twin_reads: Option<Rate> = None;
         /// Writes of twins, by devices and back ends. Default: the profile's.
         pub twin_updates: Option<Rate> = None;
+        /// Tokens that clients put to `$cbs` over AMQP. Beyond the rate they are refused at once. Default: the profile's.
+        pub amqp_tokens: Option<Rate> = None;
+        /// Requests to `$management` of the built-in events endpoint. Beyond the rate they are refused at once. Default: the profile's.
+        pub amqp_management: Option<Rate> = None;
+        /// Messages of a day, from 00:00 UTC on, in begun blocks of the meter; 0: any number. Beyond it the hub answers 403002. Messages
+        /// of devices and to them, method calls and their answers, reads, writes and changes of twins, and pages of queries count.
+        /// Default: the profile's.
+        pub daily_messages: Option<u64> = None;
+        /// The block in which they count. Default: the profile's, 512 B with F1 and 4 KiB otherwise.
+        pub message_meter: Option<ByteSize> = None;
         /// Messages of one device or module.
         pub device_d2c_sends: Option<Rate> = None;
         /// Requests of one device or module about its twin.
@@ -41,6 +51,8 @@ holdfast_config::section! {
     check |throttles| {
         throttles.units >= 1 && throttles.units <= throttles.profile.max_units()
             => units, format!("must be 1 to {} with this profile", throttles.profile.max_units());
+        throttles.message_meter.is_none_or(|meter| (1..=1 << 20).contains(&meter.bytes()))
+            => message_meter, "must be 1 B to 1 MiB";
     }
 }
 
@@ -56,8 +68,19 @@ impl ThrottlesConfig {
             ThrottleClass::Methods => self.methods,
             ThrottleClass::TwinReads => self.twin_reads,
             ThrottleClass::TwinUpdates => self.twin_updates,
+            ThrottleClass::AmqpTokens => self.amqp_tokens,
+            ThrottleClass::AmqpManagement => self.amqp_management,
         };
         configured.unwrap_or_else(|| self.profile.rate(class, self.units))
+    }
+
+    /// Messages of a day, and the bytes of a block in which they count; `None`: any number.
+    pub(crate) fn quota(&self) -> Option<(u64, u64)> {
+        let limit = self
+            .daily_messages
+            .or_else(|| self.profile.daily_messages(self.units))?;
+        let meter = self.message_meter.unwrap_or_else(|| self.profile.meter());
+        (limit > 0).then_some((limit, meter.bytes()))
     }
 }
 
@@ -84,6 +107,36 @@ mod tests {
                 .iter()
                 .all(|class| none.rate(*class) == Rate::Unlimited)
         );
+    }
+
+    #[test]
+    fn the_quota_is_the_profiles_unless_a_key_replaces_it() {
+        let config = |profile, units, daily_messages| ThrottlesConfig {
+            profile,
+            units,
+            daily_messages,
+            ..ThrottlesConfig::default()
+        };
+        for (profile, units, key, quota) in [
+            (Profile::Unlimited, 1, None, None),
+            (Profile::Unlimited, 1, Some(10), Some((10, 4096))),
+            (Profile::F1, 1, None, Some((8_000, 512))),
+            (Profile::S1, 3, None, Some((1_200_000, 4096))),
+            (Profile::S2, 2, None, Some((12_000_000, 4096))),
+            (Profile::S3, 10, None, Some((3_000_000_000, 4096))),
+            (Profile::S1, 1, Some(0), None),
+        ] {
+            assert_eq!(
+                config(profile, units, key).quota(),
+                quota,
+                "{profile:?} {units} {key:?}"
+            );
+        }
+        let metered = ThrottlesConfig {
+            message_meter: Some(ByteSize(512)),
+            ..config(Profile::S1, 1, None)
+        };
+        assert_eq!(metered.quota(), Some((400_000, 512)));
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! The rates of a hub as one node applies them.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_model::{ErrorCode, Rate};
+use holdfast_model::{Clock, ErrorCode, Rate};
 use holdfast_tasks::sync::Mutex;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::class::ThrottleClass;
 use super::config::ThrottlesConfig;
+use super::quota::count::QuotaCount;
 use super::reservation::Reservation;
 use super::shaper::{RefusedTurn, Shaper, Turn};
 use super::share_book::{Report, Table};
@@ -26,9 +28,19 @@ const MIN_SHARE: f64 = 1e-6;
 /// The longest time to retry after, in seconds: shares change meanwhile.
 const MAX_RETRY_AFTER: u128 = 60;
 
-/// A request that is not carried out because a rate is used up.
+/// What does not allow a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// A rate of the hub.
+    Rate(Rate),
+    /// A rate of the device.
+    DeviceRate(Rate),
+    /// The daily quota, of so many messages.
+    Quota(u64),
+}
+
+/// A request that is not carried out because a rate or the daily quota is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{} are limited to {rate}{whose}; retry after {} s", class.describe(), self.retry_after_seconds())]
 pub struct Throttled {
     /// The kind of operation.
     pub class: ThrottleClass,
@@ -36,8 +48,26 @@ pub struct Throttled {
     pub code: ErrorCode,
     /// When it is worth to ask again.
     pub retry_after: Duration,
-    rate: Rate,
-    whose: &'static str,
+    limit: Limit,
+}
+
+impl fmt::Display for Throttled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (class, seconds) = (self.class.describe(), self.retry_after_seconds());
+        match self.limit {
+            Limit::Rate(rate) => write!(f, "{class} are limited to {rate}; retry after {seconds} s"),
+            Limit::DeviceRate(rate) => {
+                write!(
+                    f,
+                    "{class} are limited to {rate} for one device; retry after {seconds} s"
+                )
+            }
+            Limit::Quota(limit) => write!(
+                f,
+                "the hub's quota of {limit} messages a day is used up, and {class} count; it begins anew at 00:00 UTC, in {seconds} s"
+            ),
+        }
+    }
 }
 
 impl Throttled {
@@ -50,8 +80,7 @@ impl Throttled {
                 RefusedTurn::TooLate => ErrorCode::ThrottlingBacklogTimeout,
             },
             retry_after,
-            rate,
-            whose: "",
+            limit: Limit::Rate(rate),
         }
     }
 
@@ -61,15 +90,31 @@ impl Throttled {
             class,
             code: ErrorCode::DeviceThrottlingLimitExceeded,
             retry_after,
-            rate,
-            whose: " for one device",
+            limit: Limit::DeviceRate(rate),
         }
+    }
+
+    /// The same for the daily quota.
+    fn of_quota(class: ThrottleClass, quota: &QuotaCount) -> Self {
+        Self {
+            class,
+            code: ErrorCode::IotHubQuotaExceeded,
+            retry_after: quota.until_reset(),
+            limit: Limit::Quota(quota.limit()),
+        }
+    }
+
+    /// Whether the daily quota is the cause, and no rate.
+    #[must_use]
+    pub fn is_quota(&self) -> bool {
+        matches!(self.limit, Limit::Quota(_))
     }
 
     /// [`Self::retry_after`] in whole seconds, at least 1.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
-        self.retry_after.as_millis().div_ceil(1000).clamp(1, MAX_RETRY_AFTER) as u64
+        let most = if self.is_quota() { u128::MAX } else { MAX_RETRY_AFTER };
+        self.retry_after.as_millis().div_ceil(1000).clamp(1, most) as u64
     }
 }
 
@@ -121,10 +166,12 @@ pub(crate) struct Throttles {
     pub(super) device_sends: Option<Rate>,
     pub(super) device_twin_requests: Option<Rate>,
     pub(super) max_wait: Duration,
+    /// The daily quota, if there is one.
+    pub(crate) quota: Option<QuotaCount>,
 }
 
 impl Throttles {
-    pub(crate) fn new(config: &ThrottlesConfig) -> Self {
+    pub(crate) fn new(config: &ThrottlesConfig, cores: u16, clock: &Clock) -> Self {
         let throttle = |class| {
             let rate = config.rate(class);
             let shaper = Shaper::full(
@@ -152,6 +199,20 @@ impl Throttles {
             device_sends: limited(config.device_d2c_sends),
             device_twin_requests: limited(config.device_twin_requests),
             max_wait: config.max_wait.get(),
+            quota: config
+                .quota()
+                .map(|(limit, meter)| QuotaCount::new(limit, meter, cores, clock.clone())),
+        }
+    }
+
+    /// Whether the daily quota leaves room for an operation.
+    fn check_quota(&self, class: ThrottleClass, protocol: Protocol, effect: Effect) -> Result<(), Throttled> {
+        match &self.quota {
+            Some(quota) if class.is_metered() && quota.is_used_up() => {
+                metrics::over_quota(class, protocol, effect.as_str());
+                Err(Throttled::of_quota(class, quota))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -222,6 +283,7 @@ impl Throttles {
         protocol: Protocol,
         effect_of_refusal: Effect,
     ) -> Result<Option<Duration>, Throttled> {
+        self.check_quota(class, protocol, effect_of_refusal)?;
         let Some(throttle) = self.of(class) else {
             return Ok(None);
         };
@@ -297,6 +359,35 @@ impl DeviceHub {
         Ok(due.map(|due| Reservation::new(Arc::clone(self), class, cost, self.throttles.instant(due))))
     }
 
+    /// [`Self::admit`] for an operation that does not wait: it is refused unless its turn is now.
+    ///
+    /// # Errors
+    /// [`Throttled`]: the operation must not be carried out.
+    pub fn admit_at_once(&self, class: ThrottleClass, protocol: Protocol) -> Result<(), Throttled> {
+        let now = self.throttles.now();
+        let Some(due) = self.throttles.reserve(class, 1, protocol, Effect::Refused)? else {
+            return Ok(());
+        };
+        self.throttles.leave(class, 1);
+        let rate = self
+            .throttles
+            .of(class)
+            .map_or(Rate::Unlimited, |throttle| throttle.rate);
+        Err(Throttled::new(
+            class,
+            rate,
+            RefusedTurn::Exhausted,
+            due.saturating_sub(now),
+        ))
+    }
+
+    /// An operation that was admitted at once is not carried out.
+    pub fn give_back(&self, class: ThrottleClass) {
+        if let Some(throttle) = self.throttles.of(class) {
+            throttle.state.lock().shaper.give_back(1);
+        }
+    }
+
     /// How long an operation may wait for its turn.
     #[must_use]
     pub fn longest_turn(&self, class: ThrottleClass) -> Duration {
@@ -306,16 +397,53 @@ impl DeviceHub {
         }
     }
 
-    /// Whether messages of devices have a rate, of the hub or of each device.
+    /// Whether messages of devices have a rate, of the hub or of each device, or count for a quota.
     #[must_use]
     pub fn limits_sends(&self) -> bool {
-        self.throttles.is_limited(ThrottleClass::TelemetrySends) || self.throttles.device_sends.is_some()
+        self.throttles.is_limited(ThrottleClass::TelemetrySends)
+            || self.throttles.device_sends.is_some()
+            || self.throttles.quota.is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn throttles(config: ThrottlesConfig) -> Throttles {
+        Throttles::new(
+            &config,
+            1,
+            &Clock::from_fn(|| holdfast_model::UnixMillis(86_400_000 - 90_000)),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_used_up_quota_refuses_what_it_counts_and_nothing_else() {
+        let throttles = throttles(ThrottlesConfig {
+            daily_messages: Some(2),
+            ..ThrottlesConfig::default()
+        });
+        let quota = throttles.quota.as_ref().unwrap();
+        quota.charge(Some(0), 10);
+        assert_eq!(reserve(&throttles, ThrottleClass::Queries), Ok(None));
+        quota.charge(None, 10);
+        for class in ThrottleClass::ALL {
+            let refused = reserve(&throttles, class).err();
+            assert_eq!(refused.is_some(), class.is_metered(), "{class}");
+            let Some(refused) = refused else { continue };
+            assert_eq!(
+                (refused.code, refused.is_quota()),
+                (ErrorCode::IotHubQuotaExceeded, true)
+            );
+            let text = refused.to_string();
+            assert!(
+                text.starts_with("the hub's quota of 2 messages a day is used up, and "),
+                "{text}"
+            );
+            assert!(text.ends_with("it begins anew at 00:00 UTC, in 90 s"), "{text}");
+        }
+    }
 
     fn reserve(throttles: &Throttles, class: ThrottleClass) -> Result<Option<Duration>, Throttled> {
         throttles.reserve(class, 1, Protocol::Https, Effect::Refused)
@@ -329,7 +457,7 @@ mod tests {
             (60, 0, ErrorCode::ThrottleBacklogLimitExceeded),
             (1, 10, ErrorCode::ThrottlingBacklogTimeout),
         ] {
-            let throttles = Throttles::new(&ThrottlesConfig {
+            let throttles = throttles(ThrottlesConfig {
                 queries: Some(Rate::PerMinute(2)),
                 max_wait: holdfast_model::HumanDuration::secs(max_wait),
                 max_waiting,
@@ -349,7 +477,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_come_with_the_time_of_the_node() {
-        let throttles = Throttles::new(&ThrottlesConfig {
+        let throttles = throttles(ThrottlesConfig {
             twin_reads: Some(Rate::PerSecond(1)),
             ..ThrottlesConfig::default()
         });

@@ -1,7 +1,7 @@
 //! The rates of Azure IoT Hub's tiers (Spec auth-and-limits §9.1). Basic tiers have those of the standard tier beside them.
 
 use holdfast_config::Choice;
-use holdfast_model::Rate;
+use holdfast_model::{ByteSize, Rate};
 
 use super::class::ThrottleClass;
 
@@ -40,7 +40,28 @@ impl Profile {
         }
     }
 
-    /// The rate of `class` for the whole hub.
+    /// Messages of a day; `None`: any number.
+    pub(crate) const fn daily_messages(self, units: u16) -> Option<u64> {
+        let each = match self {
+            Self::Unlimited => return None,
+            Self::F1 => 8_000,
+            Self::S1 => 400_000,
+            Self::S2 => 6_000_000,
+            Self::S3 => 300_000_000,
+        };
+        Some(each * units as u64)
+    }
+
+    /// The block in which they count.
+    pub(crate) const fn meter(self) -> ByteSize {
+        match self {
+            Self::F1 => ByteSize(512),
+            Self::Unlimited | Self::S1 | Self::S2 | Self::S3 => ByteSize::kib(4),
+        }
+    }
+
+    /// The rate of `class` for the whole hub. Tokens and requests to `$management` have no row in the specification: as new connections, each
+    /// of which puts a token.
     pub(crate) fn rate(self, class: ThrottleClass, units: u16) -> Rate {
         let units = u32::from(units);
         let minute = |each: u32| Rate::PerMinute(each * units);
@@ -52,9 +73,27 @@ impl Profile {
                 minute(100)
             }
             (ThrottleClass::RegistryOperations | ThrottleClass::CloudSends, Self::S3) => minute(5000),
-            (ThrottleClass::Connects | ThrottleClass::TelemetrySends, Self::F1 | Self::S1) => at_least(100, 12),
-            (ThrottleClass::Connects | ThrottleClass::TelemetrySends, Self::S2) => second(120),
-            (ThrottleClass::Connects | ThrottleClass::TelemetrySends, Self::S3) => second(6000),
+            (
+                ThrottleClass::Connects
+                | ThrottleClass::TelemetrySends
+                | ThrottleClass::AmqpTokens
+                | ThrottleClass::AmqpManagement,
+                Self::F1 | Self::S1,
+            ) => at_least(100, 12),
+            (
+                ThrottleClass::Connects
+                | ThrottleClass::TelemetrySends
+                | ThrottleClass::AmqpTokens
+                | ThrottleClass::AmqpManagement,
+                Self::S2,
+            ) => second(120),
+            (
+                ThrottleClass::Connects
+                | ThrottleClass::TelemetrySends
+                | ThrottleClass::AmqpTokens
+                | ThrottleClass::AmqpManagement,
+                Self::S3,
+            ) => second(6000),
             (ThrottleClass::Queries, Self::F1 | Self::S1 | Self::S2) => minute(20),
             (ThrottleClass::Queries, Self::S3) => minute(1000),
             // In blocks of 4 KiB: 160 KB/s, 480 KB/s, 24 MB/s.
@@ -78,7 +117,7 @@ mod tests {
     /// Spec auth-and-limits §9.1, row by row: F1, then one unit and three units of S1, S2, S3.
     #[test]
     fn profiles_have_the_rates_of_the_tiers_times_their_units() {
-        let table: [(ThrottleClass, [&str; 7]); 8] = [
+        let table: [(ThrottleClass, [&str; 7]); 10] = [
             (
                 ThrottleClass::RegistryOperations,
                 [
@@ -93,6 +132,14 @@ mod tests {
             ),
             (
                 ThrottleClass::Connects,
+                ["100/s", "100/s", "100/s", "120/s", "360/s", "6000/s", "18000/s"],
+            ),
+            (
+                ThrottleClass::AmqpTokens,
+                ["100/s", "100/s", "100/s", "120/s", "360/s", "6000/s", "18000/s"],
+            ),
+            (
+                ThrottleClass::AmqpManagement,
                 ["100/s", "100/s", "100/s", "120/s", "360/s", "6000/s", "18000/s"],
             ),
             (

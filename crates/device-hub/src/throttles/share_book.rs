@@ -166,8 +166,8 @@ mod tests {
 
         fn report(&mut self, node: NodeId, demand: u64, is_answered: bool) {
             let report = Report {
-                demand: [demand; 8],
-                in_use: [self.share(node); 8],
+                demand: [demand; ThrottleClass::ALL.len()],
+                in_use: [self.share(node); ThrottleClass::ALL.len()],
             };
             let shares = self.book.report(node, &report, &self.members, self.now);
             if is_answered {

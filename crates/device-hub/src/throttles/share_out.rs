@@ -1,6 +1,7 @@
 //! This node's shares of the rates: it reports to the owner of partition 0, or is that owner.
 //!
-//! Not here: how rates are shared out ([`super::share_book`]).
+//! Its count of the daily quota goes the same way.
+//! Not here: how rates are shared out ([`super::share_book`]), how counts are added up ([`super::quota`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use holdfast_proto::cluster::v1::{self as proto};
 use holdfast_tasks::{Phase, Stop};
 
 use super::class::ThrottleClass;
+use super::quota::count::{Counted, QuotaCount};
+use super::quota::exchange::save;
 use super::share_book::{LEASE, Report, ShareBook, Table, even_share};
 use crate::DeviceHub;
 use crate::rpc::codec::refused;
@@ -25,20 +28,29 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const MILLION: f64 = 1e6;
 
 /// The owner of this partition shares out.
-const OF: PartitionId = PartitionId(0);
+pub(super) const OF: PartitionId = PartitionId(0);
 
 /// What this node has shared out, as which owner.
 pub(crate) type SharedOut = Option<(Owner, ShareBook)>;
 
 /// Keeps this node's shares of the rates until the node closes; returns at once when there are no rates.
 pub async fn share_rates(hub: Arc<DeviceHub>, stop: Stop) {
-    if !hub.throttles.has_rates() {
+    if !hub.throttles.has_rates() && hub.throttles.quota.is_none() {
         return;
     }
+    hub.restore_quota();
     tokio::select! {
         biased;
         () = stop.reached(Phase::Closing) => {}
         () = report_all(&hub) => {}
+        () = save_quota(&hub, &stop) => {}
+    }
+}
+
+async fn save_quota(hub: &Arc<DeviceHub>, stop: &Stop) {
+    match hub.throttles.quota {
+        Some(_) => save(hub, stop).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -71,16 +83,43 @@ impl DeviceHub {
     async fn report_demand(self: &Arc<Self>, report: &Report) -> Option<Table<f64>> {
         let owner = self.parts.partitions.owner(OF)?;
         if owner.node == self.parts.node {
+            self.report_quota_here();
             return self.share_out(self.parts.node, report);
         }
-        let request = Request::Rates(encode(report));
+        let counted = self.throttles.quota.as_ref().map(QuotaCount::counted);
+        let request = Request::Rates(proto::RatesReport {
+            quota: counted.map(|counted| proto::QuotaReport {
+                day: counted.day,
+                incarnation: self.parts.incarnation.0,
+                counted: counted.messages,
+            }),
+            ..encode(report)
+        });
         match self.call_node(owner.node, OF.0, request, INTERVAL).await {
-            Ok(Answer::Rates(answer)) => decode(&answer.shares).ok(),
+            Ok(Answer::Rates(answer)) => {
+                if let (Some(quota), Some(own), Some(total)) = (&self.throttles.quota, counted, answer.quota) {
+                    let total = Counted {
+                        day: total.day,
+                        messages: total.counted,
+                    };
+                    quota.learn(total, own);
+                }
+                decode(&answer.shares).ok()
+            }
             Ok(_) => None,
             Err(error) => {
                 tracing::debug!(%error, "the owner of partition 0 did not answer a report of demand; the shares stay as they are for now");
                 None
             }
+        }
+    }
+
+    /// Adds this node's own count up, if it is the owner that does.
+    pub(super) fn report_quota_here(&self) {
+        let Some(quota) = &self.throttles.quota else { return };
+        let own = quota.counted();
+        if let Some(total) = self.add_up(self.parts.node, self.parts.incarnation, own) {
+            quota.learn(total, own);
         }
     }
 
@@ -111,6 +150,7 @@ impl DeviceHub {
         let shares = shares.ok_or_else(|| refused("this node does not own partition 0"))?;
         Ok(Answer::Rates(proto::RatesAnswer {
             shares: shares.map(millionths).to_vec(),
+            quota: self.answer_quota(from, report.quota),
         }))
     }
 }
@@ -129,6 +169,7 @@ fn encode(report: &Report) -> proto::RatesReport {
     proto::RatesReport {
         demand: report.demand.to_vec(),
         in_use: report.in_use.map(|share| millionths(share) + 1).to_vec(),
+        quota: None,
     }
 }
 

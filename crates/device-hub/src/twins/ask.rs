@@ -147,7 +147,9 @@ impl DeviceHub {
         let read = Action::Read(proto::TwinRead {});
         let request = self.twin_request(identity, generation, read, true)?;
         let answer = self.ask_twin(identity, request, Repeat::Always, timeout).await?;
-        self.twin_view(identity, answer).await
+        let view = self.twin_view(identity, answer).await?;
+        self.charge(|| view.twin.properties().to_string().len());
+        Ok(view)
     }
 
     /// Writes tags and desired properties; answered with the whole twin once that is committed. The device gets the change
@@ -162,6 +164,8 @@ impl DeviceHub {
         write: TwinWrite,
         timeout: Duration,
     ) -> Result<TwinView, TwinError> {
+        let section = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes = section(&write.tags) + section(&write.desired);
         let write = Action::Write(proto::TwinWrite {
             replaces: write.mode == WriteMode::Replace,
             tags: write.tags,
@@ -170,6 +174,7 @@ impl DeviceHub {
         });
         let request = self.twin_request(identity, generation, write, true)?;
         let answer = self.ask_twin(identity, request, Repeat::WhileCertain, timeout).await?;
+        self.charge(|| bytes);
         self.twin_view(identity, answer).await
     }
 
@@ -220,7 +225,10 @@ impl DeviceHub {
             let request = hub.twin_request(&info.identity, &info.generation, read, false)?;
             let asked = hub.ask_twin(&info.identity, request, Repeat::Always, DEVICE_TIMEOUT);
             match asked.await?.outcome {
-                Outcome::Twin(value) => Ok(Twin::decode(&value)?),
+                Outcome::Twin(value) => {
+                    hub.charge(|| value.len());
+                    Ok(Twin::decode(&value)?)
+                }
                 _ => Err(TwinError::Unknown),
             }
         }
@@ -238,11 +246,15 @@ impl DeviceHub {
     ) -> impl Future<Output = Result<u64, TwinError>> + use<> {
         let (hub, info) = (Arc::clone(self), Arc::clone(&session.info));
         async move {
+            let bytes = patch.len();
             let report = Action::Report(proto::TwinReport { patch, if_version });
             let request = hub.twin_request(&info.identity, &info.generation, report, false)?;
             let asked = hub.ask_twin(&info.identity, request, Repeat::WhileCertain, DEVICE_TIMEOUT);
             match asked.await?.outcome {
-                Outcome::ReportedVersion(version) => Ok(version),
+                Outcome::ReportedVersion(version) => {
+                    hub.charge(|| bytes);
+                    Ok(version)
+                }
                 _ => Err(TwinError::Unknown),
             }
         }

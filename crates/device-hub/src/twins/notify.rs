@@ -146,8 +146,10 @@ impl DeviceHub {
             head: version.to_string().into(),
             body,
         };
+        let bytes = delivery.body.len();
         match self.deliver_here(identity, delivery) {
             Ok(_) => {
+                self.charge(|| bytes);
                 self.metrics.twins_notified.increment(1);
                 true
             }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use holdfast_device_hub::CloseReason;
-use holdfast_model::limits::MQTT_CONNECT_DEADLINE;
+use holdfast_model::{ErrorCode, limits::MQTT_CONNECT_DEADLINE};
 use holdfast_mqtt::codec::{Limits, Packet, decode};
 use holdfast_mqtt::{PacketType, topic};
 use holdfast_net::connection::TransportEnd;
@@ -119,6 +119,10 @@ impl Connection {
             DisconnectReason::Hub(CloseReason::Unavailable) => write!(
                 text,
                 "a message could not be committed, or the node has lost contact with the registry"
+            ),
+            DisconnectReason::Throttled(ErrorCode::IotHubQuotaExceeded) => write!(
+                text,
+                "the hub's daily quota of messages is used up (throttles.daily_messages); it begins anew at 00:00 UTC (device-mqtt §10.3)"
             ),
             DisconnectReason::Throttled(code) => write!(
                 text,

@@ -24,6 +24,9 @@ const MIN_RETRY: Duration = Duration::from_millis(100);
 /// The longest such time: others may have given up before.
 const MAX_RETRY: Duration = Duration::from_secs(1);
 
+/// How long a connection may be kept unread once the daily quota is used up (Spec device-mqtt §10.3).
+const MAX_WAIT_FOR_QUOTA: Duration = Duration::from_secs(30);
+
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -131,7 +134,11 @@ impl Connection {
     fn keep_unread(&self, sends: &mut ThrottledSends, throttled: &Throttled) {
         let now = Instant::now();
         let since = *sends.unread_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= sends.rates.max_wait() {
+        let most = match throttled.is_quota() {
+            true => MAX_WAIT_FOR_QUOTA,
+            false => sends.rates.max_wait(),
+        };
+        if now.saturating_duration_since(since) >= most {
             return self.transport.end(DisconnectReason::Throttled(throttled.code));
         }
         sends.retry = Some(now + throttled.retry_after.clamp(MIN_RETRY, MAX_RETRY));

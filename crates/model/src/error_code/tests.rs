@@ -142,7 +142,7 @@ fn the_page_docs_errors_md_is_not_stale() {
     );
 }
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 

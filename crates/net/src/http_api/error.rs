@@ -44,7 +44,8 @@ impl ErrorReply<'_> {
             body[name] = value.clone();
         }
         let reply = Reply::json(self.code.http_status(), body).header("iothub-errorcode", self.code.name());
-        if matches!(self.code.http_status(), 429 | 503) {
+        // A used-up quota is the only 403 that ends by itself.
+        if self.code == ErrorCode::IotHubQuotaExceeded || matches!(self.code.http_status(), 429 | 503) {
             return reply.header("retry-after", &self.retry_after.as_secs().max(1).to_string());
         }
         reply

@@ -15,6 +15,8 @@ pub(crate) const COUNTERS: &[u8] = b"c";
 pub(crate) const SETTINGS: &[u8] = b"s";
 /// `ClusterRecord`.
 pub(crate) const CLUSTER: &[u8] = b"k";
+/// How much of the daily quota is used.
+pub(crate) const QUOTA_USE: &[u8] = b"u";
 const CA: u8 = b'x';
 const DEVICE: u8 = b'd';
 const JOIN_TOKEN: u8 = b'j';

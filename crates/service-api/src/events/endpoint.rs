@@ -8,7 +8,7 @@ use holdfast_amqp_server::{
 };
 use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Policy};
-use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest};
+use holdfast_device_hub::{DeviceHub, Operation, Protocol, Refusal, RefusedRequest, ThrottleClass, Throttled};
 use holdfast_model::UnixMillis;
 use holdfast_net::StreamHandler;
 use holdfast_oidc::Issuer;
@@ -110,6 +110,24 @@ impl EventsEndpoint {
     }
 }
 
+fn protocol(carrier: Carrier) -> Protocol {
+    match carrier {
+        Carrier::Tcp => Protocol::Amqp,
+        Carrier::WebSocket => Protocol::AmqpWs,
+    }
+}
+
+/// A request to a node of the connection that a rate does not allow.
+fn too_many(throttled: &Throttled) -> Refused {
+    Refused::new(throttled.code, format!("{throttled}.")).with_condition("amqp:resource-limit-exceeded")
+}
+
+/// Takes a request's part of the rate of `$management`.
+pub(super) fn admit_management(hub: &DeviceHub, carrier: Carrier) -> Result<(), Refused> {
+    let admitted = hub.admit_at_once(ThrottleClass::AmqpManagement, protocol(carrier));
+    admitted.map_err(|throttled| too_many(&throttled))
+}
+
 /// The device hub and the issuer as the AMQP server's authority.
 struct HubAuthority {
     hub: Arc<DeviceHub>,
@@ -153,11 +171,17 @@ impl Authority for HubAuthority {
         })
     }
 
+    fn admit_token(&self, carrier: Carrier) -> Result<(), Refused> {
+        let admitted = self.hub.admit_at_once(ThrottleClass::AmqpTokens, protocol(carrier));
+        admitted.map_err(|throttled| too_many(&throttled))
+    }
+
+    fn give_back_token(&self) {
+        self.hub.give_back(ThrottleClass::AmqpTokens);
+    }
+
     fn refused(&self, principal: RefusedPrincipal<'_>, refused: &Refused) {
-        let protocol = match principal.carrier {
-            Carrier::Tcp => Protocol::Amqp,
-            Carrier::WebSocket => Protocol::AmqpWs,
-        };
+        let protocol = protocol(principal.carrier);
         let operation = match principal.purpose {
             Purpose::Events => Operation::ReadEvents,
             Purpose::Messages => Operation::Service,

@@ -14,6 +14,7 @@ use holdfast_device_hub::DeviceHub;
 use holdfast_model::{ErrorCode, RefusalReason};
 
 use super::EventsConfig;
+use super::endpoint::admit_management;
 use super::management::{self, Decision};
 use super::metrics::Metrics;
 use super::opening::Opening;
@@ -90,6 +91,13 @@ impl LinkHandler for Readers {
             Ok(settings) => management::read(&self.hub, links, &settings, request, certainty),
             Err(_) => Decision::Refused(Refused::busy("The hub is not ready.")),
         };
+        if matches!(decision, Decision::Answer(_) | Decision::Partition(_))
+            && let Err(refused) = admit_management(&self.hub, links.carrier())
+        {
+            links.audit(&refused);
+            // No guess of a credential: answered without delay.
+            return Answered::Now(links.refusal(request.message_id, &refused));
+        }
         match decision {
             Decision::NeedsConfirmation => Answered::NeedsConfirmation,
             Decision::Answer(answer) => {

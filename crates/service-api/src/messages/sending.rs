@@ -131,7 +131,14 @@ async fn send(hub: &Arc<DeviceHub>, device: &IdentityId, message: &CloudMessage)
     match hub.admit(ThrottleClass::CloudSends, 1, Protocol::Amqp) {
         Ok(None) => {}
         Ok(Some(reservation)) => reservation.come().await,
-        Err(throttled) => return Err(Refused::new(throttled.code, format!("{throttled}."))),
+        Err(throttled) => {
+            let refused = Refused::new(throttled.code, format!("{throttled}."));
+            // Other than a device's (Spec auth-and-limits §8.3).
+            return Err(match throttled.is_quota() {
+                true => refused.with_condition("com.microsoft:quota-exceeded"),
+                false => refused,
+            });
+        }
     }
     let unavailable = |_| Refused::busy("The registry is not available; send the message again.");
     let registry = hub.registry();

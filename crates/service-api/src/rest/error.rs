@@ -15,7 +15,7 @@ pub(super) struct ApiError {
     pub(super) text: String,
     /// The methods of the resource, for 405.
     pub(super) allow: Option<&'static str>,
-    /// When the caller may retry, for 429 and 503.
+    /// When the caller may retry, for 429, 503 and a used-up quota.
     pub(super) retry_after: Duration,
     /// Further fields of the body, for calls whose clients read an error as a result.
     pub(super) fields: Option<Box<Map<String, Value>>>,

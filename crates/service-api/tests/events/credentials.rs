@@ -3,9 +3,13 @@
 use holdfast_amqp::selector::Start;
 use holdfast_amqp::{AttachSpec, ClientSasl, Event};
 use holdfast_auth::{KeyPair, sign};
+use holdfast_consensus::sim::SimNetwork;
+use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig};
+use holdfast_model::{NodeId, Rate};
 use holdfast_registry::{PolicyCondition, PolicyKeys, PolicyWrite};
+use holdfast_service_api::events::EventsConfig;
 
-use crate::events_hub::{Client, HOST, now};
+use crate::events_hub::{Client, HOST, Hub, Site, now, on_a_core};
 use crate::on_a_hub;
 use crate::redirects::redirected;
 
@@ -186,5 +190,60 @@ fn new_keys_of_a_policy_and_a_removed_consumer_group_detach_receivers() {
         let other = hub.registry.policy("device").unwrap().keys.clone();
         hub.registry.write_policy(&with_keys("service", &other)).await.unwrap();
         assert_eq!(client.detached(link).await.0, "amqp:unauthorized-access");
+    });
+}
+
+#[test]
+fn tokens_and_requests_beyond_their_rate_get_429_at_once_and_refused_tokens_use_up_nothing() {
+    on_a_core(|| async {
+        let site = Site {
+            node: NodeId(7),
+            owner: NodeId(7),
+            network: SimNetwork::new(1),
+        };
+        let config = DeviceHubConfig {
+            throttles: ThrottlesConfig {
+                amqp_tokens: Some(Rate::PerMinute(2)),
+                amqp_management: Some(Rate::PerMinute(2)),
+                ..ThrottlesConfig::default()
+            },
+            ..DeviceHubConfig::default()
+        };
+        let hub = Hub::start_with(EventsConfig::default(), config, site).await;
+        let mut client = hub.connect(ClientSasl::None).await;
+        let resource = "sb://hub1.example.com/hub1";
+        let wrong = sign(resource, b"wrong key", Some("service"), now().seconds() + 600);
+        for _ in 0..3 {
+            assert_eq!(client.put(&wrong).await.status, 401);
+        }
+        let token = hub.token("service", resource, 600);
+        assert_eq!(client.put(&token).await.status, 200);
+        for _ in 0..2 {
+            assert_eq!(client.management("hub1", None).await.status, 200);
+        }
+        let beyond = client.management("hub1", None).await;
+        // 429001.
+        assert_eq!((beyond.status, beyond.condition.as_deref()), (429, Some("amqp:resource-limit-exceeded")));
+        assert!(beyond.description.starts_with("requests to $management are limited to 2/min; retry after "), "{beyond:?}");
+        let mut answer = client.put(&token).await;
+        for _ in 0..2 {
+            answer = client.put(&token).await;
+        }
+        assert_eq!((answer.status, answer.condition.as_deref()), (429, Some("amqp:resource-limit-exceeded")));
+        assert!(answer.description.starts_with("tokens over AMQP are limited to 2/min; retry after "), "{answer:?}");
+    });
+}
+
+#[test]
+fn one_connection_holds_a_thousand_tokens_and_the_next_is_refused_with_403005() {
+    on_a_hub(|hub| async move {
+        let mut client = hub.connect(ClientSasl::None).await;
+        let token = |number| hub.token("service", &format!("hub1.example.com/hub1/ConsumerGroups/g{number}"), 600);
+        for number in 0..1000 {
+            assert_eq!(client.put(&token(number)).await.status, 200, "{number}");
+        }
+        let beyond = client.put(&token(1000)).await;
+        assert_eq!((beyond.status, beyond.condition.as_deref()), (403, Some("amqp:resource-limit-exceeded")));
+        assert_eq!(client.put(&token(7)).await.status, 200, "a renewal");
     });
 }

@@ -371,3 +371,35 @@ fn a_message_beyond_the_rate_is_rejected_as_throttled_and_not_queued() {
         assert_eq!(hub.queue("d").await.len(), 2);
     });
 }
+
+#[test]
+fn a_message_beyond_the_daily_quota_is_rejected_as_such_and_not_queued() {
+    on_a_core(|| async {
+        let site = Site {
+            node: NodeId(7),
+            owner: NodeId(7),
+            network: SimNetwork::new(1),
+        };
+        let config = DeviceHubConfig {
+            throttles: ThrottlesConfig {
+                daily_messages: Some(1),
+                ..ThrottlesConfig::default()
+            },
+            ..DeviceHubConfig::default()
+        };
+        let hub = Hub::start_with(EventsConfig::default(), config, site).await;
+        hub.create("d", Status::Enabled).await;
+        let mut client = hub.reader().await;
+        let token = hub.token("service", "hub1.example.com", 600);
+        assert_eq!(client.put(&token).await.status, 200);
+        let link = client.attach(&AttachSpec::sender("s", DEVICEBOUND)).await.unwrap();
+        let address = "/devices/d/messages/deviceBound";
+        client.send_message(link, &to(address)).await.unwrap();
+        // It counts when the device has completed it; something else uses the quota up.
+        hub.hub.charge(|| 1);
+        let (condition, number, text) = client.send_message(link, &to(address)).await.unwrap_err();
+        assert_eq!((condition.as_str(), number), ("com.microsoft:quota-exceeded", 403_002));
+        assert!(text.starts_with("the hub's quota of 1 messages a day is used up"), "{text}");
+        assert_eq!(hub.queue("d").await.len(), 1);
+    });
+}

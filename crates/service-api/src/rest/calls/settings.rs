@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use holdfast_registry::{ChangeSource, HubSettings, RegistryError, SettingsChange};
+use holdfast_model::round_trip;
+use holdfast_registry::{ChangeSource, RegistryError, SettingsChange};
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::json::{Fields, object, quoted};
+use super::super::state::Shared;
 use super::Request;
 use holdfast_net::http_api::Reply;
 
@@ -18,7 +20,7 @@ const FIELDS: [&str; 3] = ["retentionSeconds", "retentionBytes", "maxIdentities"
 /// `GET /holdfast/v1/settings`.
 pub(super) async fn get(request: &Request<'_>) -> Result<Reply, ApiError> {
     request.within(request.shared.registry().read_barrier()).await?;
-    Ok(Reply::ok(document(&*request.shared.registry().settings()?)))
+    Ok(Reply::ok(document(request.shared)?))
 }
 
 /// `PATCH /holdfast/v1/settings`: what is not named stays; `retentionBytes` null lifts the limit.
@@ -43,15 +45,23 @@ pub(super) async fn patch(mut request: Request<'_>) -> Result<Reply, ApiError> {
     let code = outcome.as_ref().err().map(RegistryError::code);
     request.audit("updateSettings", &changed(&fields), code);
     outcome?;
-    Ok(Reply::ok(document(&*request.shared.registry().settings()?)))
+    Ok(Reply::ok(document(request.shared)?))
 }
 
-fn document(settings: &HubSettings) -> Value {
-    json!({
+fn document(shared: &Shared) -> Result<Value, RegistryError> {
+    let settings = shared.registry().settings()?;
+    let quota = shared.hub.daily_quota();
+    Ok(json!({
         "retentionSeconds": settings.retention.as_secs(),
         "retentionBytes": settings.retention_bytes,
         "maxIdentities": settings.max_identities,
-    })
+        // Of the configuration, not to be changed here.
+        "dailyMessages": quota.map(|quota| json!({
+            "limit": quota.limit,
+            "used": quota.used,
+            "resetTime": round_trip(quota.resets.0.cast_signed()),
+        })),
+    }))
 }
 
 fn number(fields: &Fields<'_>, name: &str) -> Result<Option<u64>, ApiError> {
