@@ -69,7 +69,7 @@ def test_beyond_the_quota_everything_that_counts_is_refused_also_after_a_restart
     assert f"holdfast_daily_message_quota_used {QUOTA}" in metrics
     assert "holdfast_daily_message_quota_share 1\n" in metrics
     log = hub.running.log_file.read_text()
-    assert "percent=80" in log and "percent=100" in log
+    assert "percent=100 used=12 limit=12" in log
 
     hub.running.stop()
     hub.running.start()
