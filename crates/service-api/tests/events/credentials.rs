@@ -223,14 +223,30 @@ fn tokens_and_requests_beyond_their_rate_get_429_at_once_and_refused_tokens_use_
         }
         let beyond = client.management("hub1", None).await;
         // 429001.
-        assert_eq!((beyond.status, beyond.condition.as_deref()), (429, Some("amqp:resource-limit-exceeded")));
-        assert!(beyond.description.starts_with("requests to $management are limited to 2/min; retry after "), "{beyond:?}");
+        assert_eq!(
+            (beyond.status, beyond.condition.as_deref()),
+            (429, Some("amqp:resource-limit-exceeded"))
+        );
+        assert!(
+            beyond
+                .description
+                .starts_with("requests to $management are limited to 2/min; retry after "),
+            "{beyond:?}"
+        );
         let mut answer = client.put(&token).await;
         for _ in 0..2 {
             answer = client.put(&token).await;
         }
-        assert_eq!((answer.status, answer.condition.as_deref()), (429, Some("amqp:resource-limit-exceeded")));
-        assert!(answer.description.starts_with("tokens over AMQP are limited to 2/min; retry after "), "{answer:?}");
+        assert_eq!(
+            (answer.status, answer.condition.as_deref()),
+            (429, Some("amqp:resource-limit-exceeded"))
+        );
+        assert!(
+            answer
+                .description
+                .starts_with("tokens over AMQP are limited to 2/min; retry after "),
+            "{answer:?}"
+        );
     });
 }
 
@@ -238,12 +254,21 @@ fn tokens_and_requests_beyond_their_rate_get_429_at_once_and_refused_tokens_use_
 fn one_connection_holds_a_thousand_tokens_and_the_next_is_refused_with_403005() {
     on_a_hub(|hub| async move {
         let mut client = hub.connect(ClientSasl::None).await;
-        let token = |number| hub.token("service", &format!("hub1.example.com/hub1/ConsumerGroups/g{number}"), 600);
+        let token = |number| {
+            hub.token(
+                "service",
+                &format!("hub1.example.com/hub1/ConsumerGroups/g{number}"),
+                600,
+            )
+        };
         for number in 0..1000 {
             assert_eq!(client.put(&token(number)).await.status, 200, "{number}");
         }
         let beyond = client.put(&token(1000)).await;
-        assert_eq!((beyond.status, beyond.condition.as_deref()), (403, Some("amqp:resource-limit-exceeded")));
+        assert_eq!(
+            (beyond.status, beyond.condition.as_deref()),
+            (403, Some("amqp:resource-limit-exceeded"))
+        );
         assert_eq!(client.put(&token(7)).await.status, 200, "a renewal");
     });
 }

@@ -399,7 +399,10 @@ fn a_message_beyond_the_daily_quota_is_rejected_as_such_and_not_queued() {
         hub.hub.charge(|| 1);
         let (condition, number, text) = client.send_message(link, &to(address)).await.unwrap_err();
         assert_eq!((condition.as_str(), number), ("com.microsoft:quota-exceeded", 403_002));
-        assert!(text.starts_with("the hub's quota of 1 messages a day is used up"), "{text}");
+        assert!(
+            text.starts_with("the hub's quota of 1 messages a day is used up"),
+            "{text}"
+        );
         assert_eq!(hub.queue("d").await.len(), 1);
     });
 }
