@@ -1,4 +1,4 @@
-//! The daily quota of messages (Spec auth-and-limits §9.1): what is counted, by whom, and when it is used up.
+//! The daily quota of messages (Spec auth-and-limits §9.1): which operations count, which node counts them, and when it is used up.
 //!
 //! Messages, calls and twin operations count in blocks of the tier's meter; the count begins anew at 00:00 UTC.
 //! Invariants: a node counts what passes through it, with one addition to memory of the core's own; the owner of partition 0 adds up what all

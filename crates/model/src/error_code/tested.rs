@@ -1,6 +1,6 @@
 //! Which test produces which number, through a client as people have it: `docs/error-tests.md`.
 //!
-//! Why checked: a refusal that no test produces is one that nobody has read.
+//! Why checked: the text of a refusal that no test produces has not been read.
 //! Invariants: every number that the hub sends is in exactly one of the two tables; each test that is named exists, and says the number or
 //! its name.
 

@@ -1,6 +1,6 @@
 //! One node's count of the day.
 //!
-//! Each core counts in a slot of its own, and looks at the whole only when it has counted what it was allowed to: a part of what is left, so
+//! Each core counts in a slot of its own, and observes the whole only when it has counted what it was allowed to: a part of what is left, so
 //! that the parts become smaller as the quota is used up, and the last messages are counted one by one.
 //! Tolerance: what other nodes have counted is half a second old, so that a hub of several nodes may admit what they take in that time.
 
@@ -14,7 +14,7 @@ use crate::metrics;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The most that a core counts without looking at the whole.
+/// The most that a core counts without observing the whole.
 const MAX_ALLOWANCE: u64 = 4096;
 
 /// All slots together are allowed this part of what is left.
@@ -26,7 +26,7 @@ const ALLOWED_PART: u64 = 8;
 struct Slot {
     /// Since the node has started.
     counted: AtomicU64,
-    /// Until when it counts on without looking at the whole.
+    /// Until when it counts on without observing the whole.
     allowed: AtomicU64,
 }
 
@@ -97,18 +97,18 @@ impl QuotaCount {
         };
         let counted = slot.counted.fetch_add(blocks, Ordering::Relaxed) + blocks;
         if counted >= slot.allowed.load(Ordering::Relaxed) {
-            self.look();
+            self.observe();
         }
     }
 
     /// Whether nothing more may be taken today.
     pub(crate) fn is_used_up(&self) -> bool {
-        // Only then the day may have to be looked at.
-        self.is_used_up.load(Ordering::Relaxed) && self.look().used >= self.limit
+        // Only then the day may have to be observed.
+        self.is_used_up.load(Ordering::Relaxed) && self.observe().used >= self.limit
     }
 
     /// The count of now.
-    pub(crate) fn look(&self) -> DailyQuota {
+    pub(crate) fn observe(&self) -> DailyQuota {
         self.with_day(|_| {})
     }
 
@@ -213,7 +213,7 @@ mod tests {
         let (count, _) = count(100, 1);
         for (bytes, used) in [(0, 1), (4096, 2), (4097, 4), (40_960, 14)] {
             count.charge(Some(0), bytes);
-            assert_eq!(count.look().used, used);
+            assert_eq!(count.observe().used, used);
         }
     }
 
@@ -226,7 +226,7 @@ mod tests {
                 count.charge(Some(u16::try_from(admitted % u64::from(cores)).unwrap()), 1);
                 admitted += 1;
             }
-            assert_eq!((admitted, count.look().used), (limit, limit), "{cores} cores");
+            assert_eq!((admitted, count.observe().used), (limit, limit), "{cores} cores");
         }
     }
 
@@ -235,11 +235,11 @@ mod tests {
         let (count, now) = count(3, 1);
         (0..3).for_each(|_| count.charge(None, 1));
         assert!(count.is_used_up());
-        assert_eq!(count.look().resets, UnixMillis(20_001 * 86_400_000));
+        assert_eq!(count.observe().resets, UnixMillis(20_001 * 86_400_000));
         assert_eq!(count.until_reset(), Duration::from_secs(43_200));
         now.store(20_001 * 86_400_000, Ordering::SeqCst);
         assert!(!count.is_used_up());
-        assert_eq!(count.look().used, 0);
+        assert_eq!(count.observe().used, 0);
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
             },
             own,
         );
-        assert_eq!(count.look().used, 10);
+        assert_eq!(count.observe().used, 10);
         assert!(count.is_used_up());
         // Of another day.
         count.learn(

@@ -31,7 +31,7 @@ impl DeviceHub {
     /// How much of the daily quota is used; `None`: there is none.
     #[must_use]
     pub fn daily_quota(&self) -> Option<DailyQuota> {
-        self.throttles.quota.as_ref().map(|quota| quota.look())
+        self.throttles.quota.as_ref().map(|quota| quota.observe())
     }
 
     /// Counts something of so many bytes for the daily quota. Whether it may be carried out was asked before, by [`Self::admit`].
