@@ -21,7 +21,7 @@ pub enum ThrottleClass {
     TwinReads,
     /// Writes of twins, by devices and back ends.
     TwinUpdates,
-    /// Tokens that clients put to `$cbs`, renewals included.
+    /// Tokens that back ends put to `$cbs`, renewals included.
     AmqpTokens,
     /// Requests to `$management`.
     AmqpManagement,

@@ -29,7 +29,8 @@ holdfast_config::section! {
         pub twin_reads: Option<Rate> = None;
         /// Writes of twins, by devices and back ends. Default: the profile's.
         pub twin_updates: Option<Rate> = None;
-        /// Tokens that clients put to `$cbs` over AMQP. Beyond the rate they are refused at once. Default: the profile's.
+        /// Tokens that back ends put to `$cbs` over AMQP; those of devices count as connections. Beyond the rate they are refused at
+        /// once. Default: the profile's.
         pub amqp_tokens: Option<Rate> = None;
         /// Requests to `$management` of the built-in events endpoint. Beyond the rate they are refused at once. Default: the profile's.
         pub amqp_management: Option<Rate> = None;
