@@ -80,12 +80,6 @@ impl Links {
         }
     }
 
-    /// The transport of the connection.
-    #[must_use]
-    pub fn carrier(&self) -> Carrier {
-        self.carrier
-    }
-
     /// The hub.
     #[must_use]
     pub fn authority(&self) -> &dyn Authority {
