@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs the SDK tests against a hub that is started for them: tests/sdk/run.sh [python|node|java] [arguments of the runner]
+# tests/sdk/run.sh folders only installs the SDKs, and prints where they are.
 #
 # The SDKs are installed once per list of versions, into a cache outside the clone: HOLDFAST_CACHE, else
 # ~/.cache/holdfast. HOLDFAST_BIN names the binary under test; without it cargo's debug build counts. Several calls may run
@@ -42,9 +43,14 @@ install_node() {
 
 digest() { cat "$@" | sha256sum | cut -c1-12; }
 
+python_folder() { echo "$cache/python-$(digest "$here/python/requirements.txt")"; }
+node_folder() { echo "$cache/node-$(digest "$here/node/package.json" "$here/node/package-lock.json")"; }
+java_folder() { echo "$cache/java-$(digest "$here/java/pom.xml")"; }
+
 run_python() {
   command -v python3 >/dev/null || die "python3 is missing (Debian: apt install python3 python3-venv)"
-  local folder=$cache/python-$(digest "$here/python/requirements.txt")
+  local folder
+  folder=$(python_folder)
   once Python "$folder" install_python
   say "Python: $("$folder/venv/bin/pip" list 2>/dev/null | awk '/^azure-(iot-device|iot-hub|eventhub) /{printf "%s %s  ", $1, $2}')"
   (cd "$here/python" && PYTHONDONTWRITEBYTECODE=1 "$folder/venv/bin/python" -m pytest -p no:cacheprovider "$@")
@@ -57,7 +63,8 @@ run_node() {
   [ "$major" -ge 18 ] || die "Node $major is too old (18 or newer)"
   # Debian 12 has Node 18. The Event Hubs SDK takes `crypto` for a global, which it is from Node 19 on.
   [ "$major" -ge 19 ] || export NODE_OPTIONS="${NODE_OPTIONS:-} --experimental-global-webcrypto"
-  local folder=$cache/node-$(digest "$here/node/package.json" "$here/node/package-lock.json")
+  local folder
+  folder=$(node_folder)
   once Node "$folder" install_node
   say "Node: $(cd "$folder" && node -p 'Object.entries(require("./package.json").dependencies).map(([n, v]) => n + " " + v).join("  ")')"
   export HOLDFAST_NODE_MODULES=$folder
@@ -72,25 +79,36 @@ run_node() {
 install_java() {
   cp "$here/java/pom.xml" "$1/"
   (cd "$1" && mvn --batch-mode --quiet -Dmaven.repo.local="$1/repository" \
-    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory="$1/jars")
-  rm -rf "$1/repository"
+    org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DoutputDirectory="$1/jars") &&
+    rm -rf "$1/repository"
 }
 
 run_java() {
   command -v mvn >/dev/null && command -v javac >/dev/null ||
     die "a JDK and Maven are missing (Debian: apt install default-jdk-headless maven)"
-  local folder=$cache/java-$(digest "$here/java/pom.xml")
+  local folder
+  folder=$(java_folder)
   once Java "$folder" install_java
   say "Java: $(cd "$folder/jars" && printf '%s  ' iot-device-client-* iot-service-client-* azure-messaging-eventhubs-*)"
   local classes code=0
   classes=$(mktemp -d)
   javac -nowarn -Xlint:none -cp "$folder/jars/*" -d "$classes" "$here"/java/src/*.java &&
-    python3 "$here/harness.py" java -Dorg.slf4j.simpleLogger.defaultLogLevel=off -Djdk.tls.client.enableStatusRequestExtension=false \
+    python3 "$here/harness.py" java -Dorg.slf4j.simpleLogger.defaultLogLevel=off \
       -cp "$folder/jars/*:$classes" org.junit.platform.console.ConsoleLauncher \
       execute --disable-banner --disable-ansi-colors --details=tree --scan-classpath "$classes" "$@" || code=$?
   rm -rf "$classes"
   return $code
 }
+
+# Installs all SDKs, and prints the folder of each: for other programs that use them.
+folders() {
+  once Python "$(python_folder)" install_python >&2
+  once Node "$(node_folder)" install_node >&2
+  once Java "$(java_folder)" install_java >&2
+  printf 'python=%s\nnode=%s\njava=%s\n' "$(python_folder)" "$(node_folder)" "$(java_folder)"
+}
+
+if [ "${1:-}" = folders ]; then folders; exit; fi
 
 which=${1:-all}
 shift || true

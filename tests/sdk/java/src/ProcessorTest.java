@@ -4,30 +4,22 @@ import com.azure.messaging.eventhubs.CheckpointStore;
 import com.azure.messaging.eventhubs.EventHubClientBuilder;
 import com.azure.messaging.eventhubs.EventProcessorClient;
 import com.azure.messaging.eventhubs.EventProcessorClientBuilder;
-import com.azure.messaging.eventhubs.models.Checkpoint;
 import com.azure.messaging.eventhubs.models.EventContext;
 import com.azure.messaging.eventhubs.models.EventPosition;
-import com.azure.messaging.eventhubs.models.PartitionOwnership;
 import com.microsoft.azure.sdk.iot.device.DeviceClient;
 import com.microsoft.azure.sdk.iot.device.IotHubClientProtocol;
 import com.microsoft.azure.sdk.iot.device.Message;
 import com.microsoft.azure.sdk.iot.service.registry.Device;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.Objects;
-import java.util.UUID;
-import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.junit.jupiter.api.Test;
-import reactor.core.publisher.Flux;
-import reactor.core.publisher.Mono;
 
 /** EventProcessorClient: two of them share the partitions, and one that follows goes on behind the checkpoint. */
 class ProcessorTest {
     @Test
     void aProcessorGoesOnBehindTheCheckpoint() throws Exception {
-        MemoryStore store = new MemoryStore();
+        MemoryCheckpointStore store = new MemoryCheckpointStore();
         Device device = HubUnderTest.create();
         List<String> first = new CopyOnWriteArrayList<>();
         send(device, 0, 5);
@@ -39,7 +31,7 @@ class ProcessorTest {
         assertEquals(numbers(5, 10), second);
     }
 
-    private static void run(MemoryStore store, Device device, List<String> read, int count) throws Exception {
+    private static void run(MemoryCheckpointStore store, Device device, List<String> read, int count) throws Exception {
         EventProcessorClient processor = processor(store, context -> {
             if (device.getDeviceId().equals(EventReader.sender(context.getEventData()))) {
                 read.add(context.getEventData().getBodyAsString());
@@ -56,7 +48,7 @@ class ProcessorTest {
 
     @Test
     void twoProcessorsShareThePartitions() throws Exception {
-        MemoryStore store = new MemoryStore();
+        MemoryCheckpointStore store = new MemoryCheckpointStore();
         EventProcessorClient first = processor(store, context -> {});
         EventProcessorClient second = processor(store, context -> {});
         first.start();
@@ -102,48 +94,5 @@ class ProcessorTest {
             numbers.add(String.valueOf(number));
         }
         return numbers;
-    }
-
-    /** Ownerships and checkpoints in memory: processors of one JVM share them. */
-    private static final class MemoryStore implements CheckpointStore {
-        private final Map<String, PartitionOwnership> ownerships = new ConcurrentHashMap<>();
-        private final Map<String, Checkpoint> checkpoints = new ConcurrentHashMap<>();
-
-        List<String> owners() {
-            List<String> owners = new ArrayList<>();
-            ownerships.values().forEach(ownership -> owners.add(ownership.getOwnerId()));
-            return owners;
-        }
-
-        @Override
-        public Flux<PartitionOwnership> listOwnership(String namespace, String eventHub, String group) {
-            return Flux.fromIterable(new ArrayList<>(ownerships.values()));
-        }
-
-        @Override
-        public Flux<PartitionOwnership> claimOwnership(List<PartitionOwnership> requested) {
-            List<PartitionOwnership> claimed = new ArrayList<>();
-            for (PartitionOwnership wanted : requested) {
-                PartitionOwnership now = ownerships.compute(wanted.getPartitionId(), (partition, held) ->
-                    held != null && !Objects.equals(held.getETag(), wanted.getETag())
-                        ? held
-                        : wanted.setETag(UUID.randomUUID().toString()).setLastModifiedTime(System.currentTimeMillis()));
-                if (now == wanted) {
-                    claimed.add(wanted);
-                }
-            }
-            return Flux.fromIterable(claimed);
-        }
-
-        @Override
-        public Flux<Checkpoint> listCheckpoints(String namespace, String eventHub, String group) {
-            return Flux.fromIterable(new ArrayList<>(checkpoints.values()));
-        }
-
-        @Override
-        public Mono<Void> updateCheckpoint(Checkpoint checkpoint) {
-            checkpoints.put(checkpoint.getPartitionId(), checkpoint);
-            return Mono.empty();
-        }
     }
 }

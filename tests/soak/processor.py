@@ -1,0 +1,48 @@
+"""The Python processors of the soak: two of them print a line for each event until the program is killed."""
+
+import os
+import sys
+import threading
+
+from azure.eventhub import EventHubConsumerClient
+from azure.eventhub._eventprocessor.in_memory_checkpoint_store import InMemoryCheckpointStore
+
+
+def main(connection_string, group):
+    store = InMemoryCheckpointStore()
+    lock = threading.Lock()
+
+    def run(name):
+        def on_event(context, event):
+            if event is None:
+                return
+            properties = {(k.decode() if isinstance(k, bytes) else k): v for k, v in event.system_properties.items()}
+            device = properties["iothub-connection-device-id"]
+            device = device.decode() if isinstance(device, bytes) else device
+            with lock:
+                print(name, context.partition_id, event.sequence_number, device, event.body_as_str(), flush=True)
+            context.update_checkpoint(event)
+
+        def on_error(context, error):
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+        client = EventHubConsumerClient.from_connection_string(
+            connection_string,
+            consumer_group=group,
+            checkpoint_store=store,
+            connection_verify=os.environ["SSL_CERT_FILE"],
+            load_balancing_interval=5,
+            partition_ownership_expiration_interval=15,
+        )
+        client.receive(on_event, on_error=on_error, starting_position="-1")
+        print(f"{name}: receive has returned", file=sys.stderr, flush=True)
+
+    threads = [threading.Thread(target=run, args=(f"python-{number}",)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
