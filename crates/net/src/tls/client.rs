@@ -1,4 +1,4 @@
-//! Client certificates: requested in every handshake, never required.
+//! Client certificates: requested of every client but browsers ([`super::greeting::is_browser`]), never required.
 //!
 //! Why: an identity is known only after the handshake, from the first packet or request, so trust is decided there; TLS
 //! proves that the client owns the key of the certificate that it shows (Spec auth-and-limits §3.3).

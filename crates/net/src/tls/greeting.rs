@@ -3,7 +3,7 @@
 //! Why: an operator must know which clients a change of the server certificate reaches before the change (docs/runbook.md).
 //! Invariant: every word is from a fixed set.
 
-use rustls::SignatureScheme;
+use rustls::{CipherSuite, SignatureScheme};
 
 /// Which name of the hub a client has named in its TLS greeting (SNI).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,17 @@ impl ServerNames {
         let known = self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         known.map_or(NameKind::Other, |(_, kind)| *kind)
     }
+}
+
+/// Whether a browser greets: it names cipher suites that do not exist (GREASE, RFC 8701), which no TLS library of devices does.
+///
+/// Chromium ends the handshake of a WebSocket in which a client certificate is requested, without asking anybody, so a browser is not
+/// asked for one.
+pub(super) fn is_browser(suites: &[CipherSuite]) -> bool {
+    suites.iter().any(|suite| {
+        let [high, low] = u16::from(*suite).to_be_bytes();
+        high == low && low & 0x0f == 0x0a
+    })
 }
 
 /// Which kinds of server keys a client can verify.

@@ -45,7 +45,7 @@ struct Greeting {
 }
 
 impl Handshake {
-    pub(super) fn begin(server: &TlsServer) -> Self {
+    pub(super) fn begin(server: &TlsServer, common: &ServerConfig) -> Self {
         let shared = &server.0;
         let state = Arc::new(State {
             certificates: shared.certificates.clone(),
@@ -54,7 +54,7 @@ impl Handshake {
             origin: AtomicU64::new(NONE),
             greeting: OnceLock::new(),
         });
-        let mut config = shared.config.clone();
+        let mut config = common.clone();
         config.cert_resolver = Arc::clone(&state) as Arc<dyn ResolvesServerCert>;
         if state.tickets.is_some() {
             config.ticketer = Arc::clone(&state) as Arc<dyn ProducesTickets>;

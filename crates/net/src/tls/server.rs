@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::ProofOfPossession;
-use super::greeting::ServerNames;
+use super::greeting::{ServerNames, is_browser};
 use super::handshake::Handshake;
 use super::tickets::TicketKeys;
 use super::{ServerCertificates, TlsError};
@@ -31,8 +33,10 @@ pub struct TlsOptions {
 pub struct TlsServer(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
-    /// What all handshakes have in common.
+    /// What all handshakes have in common that request a certificate.
     pub(super) config: ServerConfig,
+    /// The same for those that request none.
+    pub(super) without_request: ServerConfig,
     pub(super) certificates: ServerCertificates,
     pub(super) names: Arc<ServerNames>,
     pub(super) tickets: Option<Arc<TicketKeys>>,
@@ -57,17 +61,21 @@ impl TlsServer {
         tickets: Option<TicketKeys>,
     ) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Certificate)?
-            .with_client_cert_verifier(Arc::new(ProofOfPossession(provider)))
-            // Each handshake puts its own one here.
-            .with_cert_resolver(Arc::new(NoCertificate));
-        // Tickets alone resume: a table of sessions would need a bound, and a lock that all cores share.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = usize::from(tickets.is_some());
+        let config = |verifier: Arc<dyn ClientCertVerifier>| {
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .map_err(TlsError::Certificate)?
+                .with_client_cert_verifier(verifier)
+                // Each handshake puts its own one here.
+                .with_cert_resolver(Arc::new(NoCertificate));
+            // Tickets alone resume: a table of sessions would need a bound, and a lock that all cores share.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = usize::from(tickets.is_some());
+            Ok(config)
+        };
         Ok(Self(Arc::new(Shared {
-            config,
+            config: config(Arc::new(ProofOfPossession(Arc::clone(&provider))))?,
+            without_request: config(WebPkiClientVerifier::no_client_auth())?,
             certificates: certificates.clone(),
             names: Arc::new(names),
             tickets: tickets.map(Arc::new),
@@ -82,9 +90,17 @@ impl TlsServer {
         }
     }
 
-    /// Begins a handshake.
+    /// Begins a handshake that requests a client certificate.
     pub(crate) fn begin(&self) -> Handshake {
-        Handshake::begin(self)
+        Handshake::begin(self, &self.0.config)
+    }
+
+    /// Begins a handshake with a client that has greeted so.
+    fn begin_with(&self, hello: &ClientHello<'_>) -> Handshake {
+        match is_browser(hello.cipher_suites()) {
+            true => Handshake::begin(self, &self.0.without_request),
+            false => self.begin(),
+        }
     }
 }
 
@@ -92,24 +108,25 @@ impl TlsServer {
 struct NoCertificate;
 
 impl rustls::server::ResolvesServerCert for NoCertificate {
-    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
         None
     }
 }
 
-/// Completes a handshake as server within `timeout`.
+/// Completes a handshake as server within `timeout`. A browser is not asked for a certificate.
 ///
 /// # Errors
 /// `TimedOut` past the deadline; otherwise the error of the socket or of rustls.
 pub async fn accept_tls(socket: TcpStream, server: &TlsServer, timeout: Duration) -> io::Result<TlsStream<TcpStream>> {
-    let handshake = server.begin();
-    let acceptor = tokio_rustls::TlsAcceptor::from(handshake.config());
-    match tokio::time::timeout(timeout, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => {
-            handshake.completed(stream.get_ref().1);
-            Ok(stream)
-        }
-        Ok(Err(error)) => Err(error),
+    let complete = async {
+        let greeted = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let handshake = server.begin_with(&greeted.client_hello());
+        let stream = greeted.into_stream(handshake.config()).await?;
+        handshake.completed(stream.get_ref().1);
+        Ok(stream)
+    };
+    match tokio::time::timeout(timeout, complete).await {
+        Ok(outcome) => outcome,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "the TLS handshake took too long",

@@ -1,6 +1,7 @@
 //! Handshakes of real rustls clients, in memory.
 
 mod alternatives;
+mod browsers;
 mod resumption;
 mod stapling;
 
