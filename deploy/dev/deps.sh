@@ -7,7 +7,7 @@
 #     make                the Makefile is how everything is called
 #     libclang            bindgen, which makes the bindings to RocksDB, loads this library, and it needs clang's own headers
 #     ca-certificates     cargo downloads crates over TLS
-#   tests                 the SDKs that the hub is tested with (Python, Node, Java), the examples (curl, mosquitto_pub),
+#   tests                 the SDKs that the hub is tested with (Python, Node, Java), the examples (curl, mosquitto, Go, a browser),
 #                         namespaces for nodes whose network is broken on purpose (ip), and `make test-bootstrap`
 #   bench                 the measuring scripts (python3, ps, git for the commit's name), certificates (openssl); each part
 #                         installs the peers it needs by itself, without letting their services start
@@ -104,6 +104,9 @@ find_missing() {
       need curl command -v curl
       need openssl command -v openssl
       need mosquitto-clients command -v mosquitto_pub
+      need mosquitto test -x /usr/sbin/mosquitto
+      need golang-go command -v go
+      need chromium command -v chromium
       need iproute2 command -v ip
       need mount command -v mount
       # Only root can use it.
@@ -134,9 +137,19 @@ if [ ${#missing[@]} -gt 0 ]; then
     sudo=(sudo)
   fi
   apt_get() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@"; }
+  # No service starts: a broker of this machine would take the hub's port.
   install_missing() {
+    local policy=/usr/sbin/policy-rc.d code=0
+    if [ ! -e $policy ]; then
+      printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
+      "${sudo[@]}" chmod 755 $policy
+    else
+      policy=
+    fi
     # shellcheck disable=SC2086
-    apt_get install -y --no-install-recommends ${missing[*]/#libclang/$(libclang_packages)}
+    apt_get install -y --no-install-recommends ${missing[*]/#libclang/$(libclang_packages)} || code=$?
+    [ -z "$policy" ] || "${sudo[@]}" rm -f $policy
+    return $code
   }
   echo "deps: installing ${missing[*]}" >&2
   progress "updating the list of packages" 0 0 - true apt_get update

@@ -28,7 +28,7 @@ import org.junit.jupiter.params.provider.MethodSource;
 /** Messages to devices, and the feedback on them. */
 class CloudToDeviceTest {
     @ParameterizedTest
-    @MethodSource("Transports#all")
+    @MethodSource("Transports#connected")
     void aMessageThatWaitedArrivesWithItsProperties(IotHubClientProtocol protocol) throws Exception {
         Device device = HubUnderTest.create();
         send(IotHubServiceClientProtocol.AMQPS, device, message("while away", "w-1", DeliveryAcknowledgement.None));

@@ -10,7 +10,12 @@ import java.util.concurrent.ConcurrentHashMap;
 import reactor.core.publisher.Flux;
 import reactor.core.publisher.Mono;
 
-/** Ownerships and checkpoints in memory: processors of one JVM share them. */
+/**
+ * Ownerships and checkpoints in memory: processors of one JVM share them.
+ *
+ * <p>Every list is read when it is subscribed to: the load balancer subscribes to one list again and again, and would spin for ever over
+ * an old one.
+ */
 final class MemoryCheckpointStore implements CheckpointStore {
     private final Map<String, PartitionOwnership> ownerships = new ConcurrentHashMap<>();
     private final Map<String, Checkpoint> checkpoints = new ConcurrentHashMap<>();
@@ -23,7 +28,7 @@ final class MemoryCheckpointStore implements CheckpointStore {
 
     @Override
     public Flux<PartitionOwnership> listOwnership(String namespace, String eventHub, String group) {
-        return Flux.fromIterable(new ArrayList<>(ownerships.values()));
+        return Flux.defer(() -> Flux.fromIterable(new ArrayList<>(ownerships.values())));
     }
 
     @Override
@@ -43,7 +48,7 @@ final class MemoryCheckpointStore implements CheckpointStore {
 
     @Override
     public Flux<Checkpoint> listCheckpoints(String namespace, String eventHub, String group) {
-        return Flux.fromIterable(new ArrayList<>(checkpoints.values()));
+        return Flux.defer(() -> Flux.fromIterable(new ArrayList<>(checkpoints.values())));
     }
 
     @Override

@@ -5,13 +5,13 @@ import java.util.stream.Stream;
 final class Transports {
     private Transports() {}
 
-    /** Everything that sends. */
-    static Stream<IotHubClientProtocol> all() {
-        return Stream.of(IotHubClientProtocol.MQTT, IotHubClientProtocol.MQTT_WS);
+    /** What sends for devices. */
+    static Stream<IotHubClientProtocol> sending() {
+        return Stream.concat(connected(), Stream.of(IotHubClientProtocol.HTTPS));
     }
 
-    /** What keeps a connection: methods, twins, messages that are pushed. */
+    /** What keeps a connection: modules, methods, twins, messages that are pushed. */
     static Stream<IotHubClientProtocol> connected() {
-        return all().filter(protocol -> protocol != IotHubClientProtocol.HTTPS);
+        return Stream.of(IotHubClientProtocol.MQTT, IotHubClientProtocol.MQTT_WS);
     }
 }
