@@ -12,11 +12,7 @@ const SERVER_HELLO_DONE: u8 = 14;
 fn greeting(suite: u16) -> Vec<u8> {
     let mut extensions = Vec::new();
     // Groups: P-256. Points: uncompressed. Signatures: ECDSA with P-256 and SHA-256.
-    for (kind, body) in [
-        (10u16, &[0, 2, 0, 23][..]),
-        (11, &[1, 0]),
-        (13, &[0, 2, 4, 3]),
-    ] {
+    for (kind, body) in [(10u16, &[0, 2, 0, 23][..]), (11, &[1, 0]), (13, &[0, 2, 4, 3])] {
         extensions.extend(kind.to_be_bytes());
         extensions.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
         extensions.extend(body);
