@@ -54,8 +54,7 @@ impl ServerNames {
 
 /// Whether a browser greets: it names cipher suites that do not exist (GREASE, RFC 8701), which no TLS library of devices does.
 ///
-/// Chromium ends the handshake of a WebSocket in which a client certificate is requested, without asking anybody, so a browser is not
-/// asked for one.
+/// Chromium ends the handshake of a WebSocket in which a client certificate is requested, so none is requested from a browser.
 pub(super) fn is_browser(suites: &[CipherSuite]) -> bool {
     suites.iter().any(|suite| {
         let [high, low] = u16::from(*suite).to_be_bytes();

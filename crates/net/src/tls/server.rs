@@ -113,7 +113,7 @@ impl rustls::server::ResolvesServerCert for NoCertificate {
     }
 }
 
-/// Completes a handshake as server within `timeout`. A browser is not asked for a certificate.
+/// Completes a handshake as server within `timeout`. No certificate is requested from a browser.
 ///
 /// # Errors
 /// `TimedOut` past the deadline; otherwise the error of the socket or of rustls.
