@@ -127,6 +127,16 @@ impl Hub {
         }
     }
 
+    /// The audit log, once it has all `parts`: its lines are written a few milliseconds after what they are about.
+    pub(crate) fn audit_with(&self, parts: &[&str]) -> String {
+        let read = || std::fs::read_to_string(self.data_dir.join("audit.jsonl")).unwrap_or_default();
+        self.until(&format!("{parts:?} in the audit log"), |_| {
+            let audit = read();
+            parts.iter().all(|part| audit.contains(part))
+        });
+        read()
+    }
+
     /// Everything that the hub has written.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
