@@ -95,8 +95,10 @@ for (const [name, transport] of Object.entries(transports)) {
           message.ack = 'full';
           message.properties.add('k', 'v');
           await service.send(device.deviceId, message);
+          // One after the other: rhea joins the outcomes of neighbouring messages into one, even when they differ.
+          await until(() => records.some((record) => record.originalMessageId === body), `the feedback of ${body}`);
         }
-        await until(() => got.length === 4, 'three messages, one of them twice');
+        assert.equal(got.length, 4, 'one of them twice');
         assert.equal(got[0].properties.getValue('k'), 'v');
         await until(() => records.length === 3, 'the feedback of all three');
         const outcomes = Object.fromEntries(records.map((record) => [record.originalMessageId, record.statusCode]));
