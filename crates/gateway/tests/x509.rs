@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_amqp::{AttachSpec, ClientSasl};
 use holdfast_auth::Key;
 use holdfast_auth::x509::CertificateFingerprints;
 use holdfast_device_hub::AuditRecord;
@@ -21,6 +22,7 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
 };
+use support::amqp::{Amqp, Verdict, address};
 use support::https::Https;
 use support::{Bench, DEVICE, Device, NODE};
 use time::OffsetDateTime;
@@ -737,5 +739,25 @@ fn https_takes_the_same_certificates_at_every_request() {
         hub.unregister("ca").await;
         assert_eq!(https.post(send, "", &[], b"3").await.status, 401);
         assert_eq!(hub.0.cluster.events(NodeId(NODE), DEVICE).await, [1, 1, 2]);
+    });
+}
+
+#[test]
+fn amqp_takes_the_same_certificates_with_the_first_link_of_an_identity() {
+    simulate(async {
+        let hub = Hub::start().await;
+        let amqp = Amqp::serve(&hub.0);
+        let (own, other) = (certificate("own", |_| {}), certificate("other", |_| {}));
+        let path = address("messages/events");
+        hub.write(&identity(DEVICE), self_signed(sha256(&own), None)).await;
+        let mut device = amqp.open_as(ClientSasl::None, Some(chain(&[&own]))).await;
+        let link = device.sender("events", &path).await;
+        assert_eq!(device.sent(link, b"1").await, Verdict::Accepted);
+        let mut wrong = amqp.open_as(ClientSasl::None, Some(chain(&[&other]))).await;
+        let refused = wrong.attach(&AttachSpec::sender("events", &path)).await;
+        assert_eq!(refused.unwrap_err().0, "amqp:unauthorized-access");
+        hub.last(RefusalReason::Thumbprint).await;
+        hub.write(&identity(DEVICE), self_signed(sha256(&other), None)).await;
+        assert_eq!(device.detached(link).await.0, "amqp:unauthorized-access");
     });
 }
