@@ -58,9 +58,11 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    pub(crate) fn new(links: Links, number: u64) -> Self {
+    pub(crate) fn new(mut links: Links, number: u64) -> Self {
+        let handlers = links.server.handlers();
+        links.serves_identities = handlers.iter().any(|handler| handler.takes_identities());
         Self {
-            handlers: links.server.handlers(),
+            handlers,
             links,
             unconfirmed: None,
             authenticate_by: None,

@@ -43,6 +43,8 @@ pub struct Links {
     handshake: Handshake,
     /// A handler has authenticated an identity; the connection has not noticed yet.
     pub(crate) has_authenticated: bool,
+    /// A handler serves devices: a refused link of one is recorded under the identity that it claims.
+    pub(crate) serves_identities: bool,
     /// The outcome that the client proposes counts for nothing.
     pub(crate) refused_outcome: Option<Refused>,
     pub(crate) engine: Connection,
@@ -69,6 +71,7 @@ impl Links {
             carrier,
             handshake,
             has_authenticated: false,
+            serves_identities: false,
             refused_outcome: None,
             engine: Connection::server(engine, started),
             tokens: Tokens::default(),
@@ -183,7 +186,7 @@ impl Links {
     pub fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
         let (identity, purpose) = match address::parse(address) {
             Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback => (self.identity(), Purpose::Messages),
-            Endpoint::Device { device, module, .. } => {
+            Endpoint::Device { device, module, .. } if self.serves_identities => {
                 let module = module.map(|module| format!("/{module}"));
                 (format!("{device}{}", module.unwrap_or_default()), Purpose::Device)
             }
