@@ -46,6 +46,7 @@ pub use c2d::feedback::{FeedbackRequest, FeedbackStatus};
 pub use c2d::feedback_source::FeedbackSource;
 pub use c2d::message::CloudMessage;
 pub use c2d::queue::DeadLetterReason;
+pub use c2d::requests::TakenMessage;
 pub use device_state::Subscriptions;
 pub use downlink::delivery::{
     Delivery, DeliveryError, DeliveryId, DeliveryKind, DeliveryKinds, DeliveryOutcome, DeliveryTag, OnSessionChange,

@@ -12,6 +12,7 @@ mod answer;
 mod batch;
 mod call;
 mod message;
+mod receive;
 mod route;
 
 use std::pin::Pin;

@@ -14,6 +14,7 @@ use holdfast_device_hub::{
 use holdfast_model::{GenerationId, NodeId, UnixMillis};
 use holdfast_mqtt::codec::{Packet, QoS, unsubscribe};
 use holdfast_simulation::{identity, simulate};
+use support::https::{Answer, Https};
 use support::{Bench, DEVICE, Device, encoded};
 use tokio::io::AsyncWriteExt as _;
 
@@ -357,5 +358,121 @@ fn feedback_comes_again_until_a_back_end_has_accepted_it() {
         bench.sender().settle_feedback(kept, FeedbackVerdict::Done).await;
         let more = tokio::time::timeout(Duration::from_secs(90), bench.lease_feedback(1)).await;
         assert!(more.is_err(), "it was accepted");
+    });
+}
+
+const RECEIVE: &str = "/devices/dev-1/messages/deviceBound?api-version=2021-04-12";
+
+impl Bench {
+    fn device_token(&self) -> String {
+        let hub = self.sender();
+        let registered = hub.registry().identity(&identity(DEVICE)).unwrap().unwrap();
+        let key = holdfast_simulation::primary_key(&registered.authentication);
+        let end = hub.clock().now().0 / 1000 + 3600;
+        holdfast_auth::sign_identity(holdfast_simulation::HOST, &identity(DEVICE), &key, end)
+    }
+
+    async fn receive(&self, https: &mut Https, headers: &[(&str, &str)]) -> Answer {
+        https.request("GET", RECEIVE, &self.device_token(), headers, &[]).await
+    }
+
+    async fn settle(&self, https: &mut Https, received: &Answer, how: &str) -> Answer {
+        let token = received.header("etag").unwrap().trim_matches('"').to_owned();
+        let path = |rest: &str| format!("/devices/dev-1/messages/devicebound/{token}{rest}api-version=2021-04-12");
+        let (method, path) = match how {
+            "complete" => ("DELETE", path("?")),
+            "reject" => ("DELETE", path("?reject&")),
+            _ => ("POST", path("/abandon?")),
+        };
+        https.request(method, &path, &self.device_token(), &[], &[]).await
+    }
+}
+
+#[test]
+fn a_device_takes_messages_over_https_one_by_one_and_settles_each_as_it_likes() {
+    simulate(async {
+        let bench = Bench::start().await;
+        // The node that it asks, and the next one: both know its locks.
+        let mut https = Https::open(&bench, NodeId(1), None);
+        let mut other = Https::open(&bench, NodeId(3), None);
+        assert_eq!(bench.receive(&mut https, &[]).await.status, 204, "there is none");
+        for id in ["a", "b", "c"] {
+            let mut message = message(id);
+            message.properties = vec![("Level".into(), Some("hot".into()))];
+            bench.send(&message).await.unwrap();
+        }
+        let first = bench.receive(&mut https, &[]).await;
+        assert_eq!((first.status, first.body.as_str()), (200, "body a"));
+        assert_eq!(first.header("iothub-messageid"), Some("a"));
+        assert_eq!(first.header("iothub-to"), Some("/devices/dev%2D1/messages/deviceBound"));
+        assert_eq!(first.header("iothub-app-level"), Some("hot"));
+        assert_eq!(first.header("iothub-deliverycount"), Some("0"));
+        let second = bench.receive(&mut other, &[]).await;
+        assert_eq!(second.body, "body b", "the first is locked");
+        assert_eq!(bench.settle(&mut other, &first, "complete").await.status, 204);
+        let again = bench.settle(&mut https, &first, "complete").await;
+        assert_eq!((again.status, again.number()), (412, 412_002));
+        assert_eq!(bench.settle(&mut https, &second, "abandon").await.status, 204);
+        let second = bench.receive(&mut https, &[]).await;
+        assert_eq!(
+            (second.body.as_str(), second.header("iothub-deliverycount")),
+            ("body b", Some("1"))
+        );
+        assert_eq!(bench.settle(&mut https, &second, "reject").await.status, 204);
+        let third = bench.receive(&mut https, &[]).await;
+        assert_eq!(bench.settle(&mut https, &third, "complete").await.status, 204);
+        assert_eq!(bench.receive(&mut https, &[]).await.status, 204);
+        let heard = bench.feedback(3).await;
+        let expected = [
+            ("a".to_owned(), FeedbackStatus::Success),
+            ("b".to_owned(), FeedbackStatus::Rejected),
+            ("c".to_owned(), FeedbackStatus::Success),
+        ];
+        for one in expected {
+            assert!(heard.contains(&one), "{one:?}: {heard:?}");
+        }
+    });
+}
+
+#[test]
+fn a_lock_runs_out_and_the_message_goes_to_the_session_that_waits_for_it() {
+    simulate(async {
+        let bench = Bench::start().await;
+        let mut https = Https::open(&bench, NodeId(1), None);
+        bench.send(&message("a")).await.unwrap();
+        for wrong in ["4", "301", "x"] {
+            let answer = bench.receive(&mut https, &[("iothub-messagelocktimeout", wrong)]).await;
+            assert_eq!((answer.status, answer.number()), (400, 400_004));
+        }
+        let taken = bench.receive(&mut https, &[("IoTHub-MessageLockTimeout", "8")]).await;
+        assert_eq!(taken.body, "body a");
+        let mut device = bench.connect().await;
+        device.subscribe(FILTER, QoS::AtLeastOnce).await;
+        device.gets_nothing().await;
+        let (_, payload, id) = device.published().await;
+        assert_eq!(payload, b"body a");
+        let lost = bench.settle(&mut https, &taken, "complete").await;
+        assert_eq!((lost.status, lost.number()), (412, 412_002));
+        assert_eq!(bench.receive(&mut https, &[]).await.status, 204, "the session has it");
+        device.send(&encoded(&Packet::PubAck(id.unwrap()))).await;
+        let heard = bench.feedback(1).await;
+        assert_eq!(heard, [("a".to_owned(), FeedbackStatus::Success)]);
+    });
+}
+
+#[test]
+fn another_owner_loses_locks_and_no_message() {
+    simulate(async {
+        let bench = Bench::start().await;
+        bench.cluster.owned_by(DEVICE, NodeId(1)).await;
+        let mut https = Https::open(&bench, NodeId(2), None);
+        bench.send(&message("a")).await.unwrap();
+        let taken = bench.receive(&mut https, &[]).await;
+        bench.cluster.owned_by(DEVICE, NodeId(3)).await;
+        assert_eq!(bench.settle(&mut https, &taken, "complete").await.number(), 412_002);
+        let taken = bench.receive(&mut https, &[]).await;
+        assert_eq!(taken.body, "body a");
+        assert_eq!(bench.settle(&mut https, &taken, "complete").await.status, 204);
+        assert_eq!(bench.list().await, []);
     });
 }

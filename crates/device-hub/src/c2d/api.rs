@@ -61,6 +61,9 @@ pub enum CloudQueueError {
     /// Too little space is left on the owner's disk. Nothing has changed.
     #[error("too little space is left on the disk of the partition's owner")]
     DiskFull,
+    /// The lock of the message has run out, or is not known. Nothing has changed.
+    #[error("the lock on the message has run out, or the message has been settled")]
+    LockLost,
     /// The owner's version cannot read the queue. Nothing has changed.
     #[error("the version of the partition's owner cannot read the device's queue")]
     Unreadable,
@@ -232,7 +235,7 @@ impl DeviceHub {
             .await;
     }
 
-    async fn ask_queue(
+    pub(super) async fn ask_queue(
         self: &Arc<Self>,
         identity: &IdentityId,
         generation: &GenerationId,
@@ -277,6 +280,8 @@ impl DeviceHub {
             }
             Operation::Requeue(which) => self.requeue(partition, &identity, &generation, which).await,
             Operation::SettleFeedback(settle) => self.feedback_settled(partition, &identity, &generation, settle).await,
+            Operation::Receive(wanted) => self.give_to_request(partition, &identity, &generation, &wanted).await,
+            Operation::Settle(settle) => self.settle_of_request(partition, &identity, &generation, settle).await,
         };
         match answer {
             Ok(answer) => {

@@ -43,6 +43,7 @@ pub(crate) fn check(answer: &proto::CloudQueueAnswer) -> Result<(), CloudQueueEr
         }),
         Outcome::Gone => Err(CloudQueueError::Gone),
         Outcome::Unreadable => Err(CloudQueueError::Unreadable),
+        Outcome::LockLost => Err(CloudQueueError::LockLost),
         Outcome::Unspecified => Err(CloudQueueError::Unknown),
     }
 }

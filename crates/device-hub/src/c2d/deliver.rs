@@ -149,7 +149,13 @@ impl DeviceHub {
                 body,
             };
             let bytes = delivery.bytes();
-            delivering.lock(message.sequence, bytes);
+            {
+                let index = self.cloud_queues.partition(partition).lock();
+                if index.is_with_request(identity, message.sequence) {
+                    continue;
+                }
+                delivering.lock(message.sequence, bytes);
+            }
             match self.deliver_here(identity, delivery) {
                 Ok(pending) => {
                     locked.insert(message.sequence, bytes);
@@ -230,7 +236,7 @@ impl DeviceHub {
         delivering.unlock(ended.iter().map(|(in_flight, _)| in_flight.sequence));
     }
 
-    fn count_end(&self, end: Ended) {
+    pub(crate) fn count_end(&self, end: Ended) {
         match end {
             Ended::Completed => self.metrics.c2d_completed.increment(1),
             Ended::Rejected => self.metrics.c2d_rejected.increment(1),

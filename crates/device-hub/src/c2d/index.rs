@@ -94,6 +94,16 @@ struct KnownQueue {
     summary: Summary,
 }
 
+/// The token of a lock: random, so that only a receiver of the message knows it.
+pub(crate) type LockToken = [u8; 16];
+
+/// A message that a device without a session has, until then.
+#[derive(Debug, Clone, Copy)]
+struct RequestLock {
+    token: LockToken,
+    until: Instant,
+}
+
 /// A feedback record that a back end has: no other one gets it until then.
 type Leases = BTreeMap<(IdentityId, u64), Instant>;
 
@@ -108,6 +118,8 @@ pub(crate) struct QueueIndex {
     /// With the number of the decision after which there was some.
     feedback: BTreeMap<IdentityId, (GenerationId, u64)>,
     leases: Leases,
+    /// Messages of requests, by device and sequence.
+    locks: BTreeMap<IdentityId, BTreeMap<u64, RequestLock>>,
 }
 
 impl QueueIndex {
@@ -283,11 +295,58 @@ impl QueueIndex {
         is_done
     }
 
-    /// The messages that the device has.
+    /// The messages that the device has, by its session or by requests.
     pub(crate) fn locked(&self, identity: &IdentityId) -> BTreeSet<u64> {
-        self.delivering
+        let mut locked = self
+            .delivering
             .get(identity)
-            .map_or_else(BTreeSet::new, |delivering| delivering.locked().into_keys().collect())
+            .map_or_else(BTreeSet::new, |delivering| delivering.locked().into_keys().collect());
+        if let Some(locks) = self.locks.get(identity) {
+            let now = Instant::now();
+            locked.extend(
+                locks
+                    .iter()
+                    .filter(|(_, lock)| lock.until > now)
+                    .map(|(sequence, _)| *sequence),
+            );
+        }
+        locked
+    }
+
+    /// Whether a request has the message.
+    pub(crate) fn is_with_request(&self, identity: &IdentityId, sequence: u64) -> bool {
+        let lock = self.locks.get(identity).and_then(|locks| locks.get(&sequence));
+        lock.is_some_and(|lock| lock.until > Instant::now())
+    }
+
+    /// Gives a message that has no receiver to a request.
+    pub(crate) fn lock(&mut self, identity: &IdentityId, sequence: u64, token: LockToken, until: Instant) {
+        let locks = self.locks.entry(identity.clone()).or_default();
+        locks.insert(sequence, RequestLock { token, until });
+    }
+
+    /// The message that a request has by this token, unless it has had it for too long.
+    pub(crate) fn by_token(&self, identity: &IdentityId, token: &[u8]) -> Option<u64> {
+        let now = Instant::now();
+        let mut locks = self.locks.get(identity)?.iter();
+        let found = locks.find(|(_, lock)| lock.until > now && lock.token == token);
+        found.map(|(sequence, _)| *sequence)
+    }
+
+    /// Whether a lock has this token, also if its time is over.
+    pub(crate) fn holds(&self, identity: &IdentityId, token: &[u8]) -> bool {
+        let locks = self.locks.get(identity);
+        locks.is_some_and(|locks| locks.values().any(|lock| lock.token == token))
+    }
+
+    /// The request does not have the message any more.
+    pub(crate) fn unlock(&mut self, identity: &IdentityId, token: &[u8]) {
+        if let Some(locks) = self.locks.get_mut(identity) {
+            locks.retain(|_, lock| lock.token != token);
+            if locks.is_empty() {
+                self.locks.remove(identity);
+            }
+        }
     }
 
     /// Devices with feedback.
@@ -432,6 +491,26 @@ mod tests {
         assert_eq!(index.feedback(), [(a.clone(), g)]);
         index.forget_feedback(&a, 8);
         assert_eq!(index.feedback(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_has_a_message_until_its_time_is_over() {
+        let (mut index, a) = (QueueIndex::default(), identity("a"));
+        let until = Instant::now() + FEEDBACK_LOCK;
+        index.lock(&a, 3, [7; 16], until);
+        assert!(index.is_with_request(&a, 3) && !index.is_with_request(&a, 4));
+        assert_eq!(index.locked(&a), BTreeSet::from([3]));
+        assert_eq!(
+            (index.by_token(&a, &[7; 16]), index.by_token(&a, &[8; 16])),
+            (Some(3), None)
+        );
+        tokio::time::advance(FEEDBACK_LOCK).await;
+        assert_eq!(
+            (index.by_token(&a, &[7; 16]), index.locked(&a)),
+            (None, BTreeSet::new())
+        );
+        index.unlock(&a, &[7; 16]);
+        assert!(index.locks.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use holdfast_device_hub::{ConnectRequest, Credential, Protocol, Refusal, StoredSession, Throttled, TraceKind};
+use holdfast_device_hub::{
+    CloudQueueError, ConnectRequest, Credential, Protocol, Refusal, StoredSession, Throttled, TraceKind,
+};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis, redact, round_trip};
 use holdfast_net::http_api::{BodyError, ErrorReply, RETRY_AFTER, Reply, check_version, segments};
 use holdfast_net::{Body, Peer};
@@ -87,6 +89,22 @@ impl From<BodyError> for HttpsError {
     }
 }
 
+impl From<CloudQueueError> for HttpsError {
+    fn from(error: CloudQueueError) -> Self {
+        let code = match error {
+            CloudQueueError::LockLost => ErrorCode::DeviceMessageLockLost,
+            CloudQueueError::Gone => ErrorCode::DeviceNotFound,
+            CloudQueueError::Full { .. } => ErrorCode::DeviceMaximumQueueDepthExceeded,
+            CloudQueueError::Busy => ErrorCode::ServerBusy,
+            CloudQueueError::NoOwner
+            | CloudQueueError::DiskFull
+            | CloudQueueError::Unreadable
+            | CloudQueueError::Unknown => ErrorCode::ServiceUnavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 impl From<Throttled> for HttpsError {
     fn from(throttled: Throttled) -> Self {
         Self {
@@ -160,7 +178,7 @@ async fn checked(
     let Some(segments) = segments(&head.uri) else {
         return refused(nothing());
     };
-    let Some(route) = route(&head.method, &segments) else {
+    let Some(route) = route(&head.method, &head.uri, &segments) else {
         return refused(nothing());
     };
     let authorization = head.headers.get(AUTHORIZATION);

@@ -13,7 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::answer::HttpsError;
 use super::route::Call;
-use super::{HttpsFront, batch, message};
+use super::{HttpsFront, batch, message, receive};
 
 /// The content type of a batch (Spec rest §5).
 const BATCH_TYPE: &str = "application/vnd.microsoft.iothub.json";
@@ -31,6 +31,8 @@ pub(super) struct Request<'a> {
 pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, HttpsError> {
     match call {
         Call::Send => send(request).await,
+        Call::Receive => receive::receive(request).await,
+        Call::Settle(token, settlement) => receive::settle(request, &token, settlement).await,
         Call::Unimplemented(feature) => {
             let text = format!("this version of the hub does not have the feature: {feature}");
             Err(HttpsError::new(ErrorCode::FeatureNotSupported, text))

@@ -1,6 +1,8 @@
 //! Maps a method and path to a call of a device (Spec rest §5).
 
-use http::Method;
+use holdfast_device_hub::Settlement;
+use holdfast_net::http_api::query;
+use http::{Method, Uri};
 
 /// A call, and the identity that the path names. Ids are decoded, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,10 @@ pub(super) struct Route {
 pub(super) enum Call {
     /// To store one message, or a batch.
     Send,
+    /// To take the next message to the device.
+    Receive,
+    /// To settle a message by the token of its lock.
+    Settle(String, Settlement),
     /// A call of Azure IoT Hub that this version does not have.
     Unimplemented(&'static str),
 }
@@ -33,6 +39,8 @@ impl Call {
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::Send => "send",
+            Self::Receive => "receive",
+            Self::Settle(..) => "settle",
             Self::Unimplemented(_) => "other",
         }
     }
@@ -56,7 +64,7 @@ pub fn is_device_path(path: &str) -> bool {
 }
 
 /// The route of a request; `None` for a path that names no identity. Fixed words are found in any case.
-pub(super) fn route(method: &Method, segments: &[String]) -> Option<Route> {
+pub(super) fn route(method: &Method, uri: &Uri, segments: &[String]) -> Option<Route> {
     let (device, module, rest) = match segments {
         [_, device, modules, module, rest @ ..] if modules.eq_ignore_ascii_case("modules") => {
             (device, Some(module.clone()), rest)
@@ -69,17 +77,34 @@ pub(super) fn route(method: &Method, segments: &[String]) -> Option<Route> {
     Some(Route {
         device: device.clone(),
         module,
-        call: resolve(method, &rest),
+        call: resolve(method, uri, &rest),
     })
 }
 
-fn resolve(method: &Method, rest: &[&str]) -> Resolved {
+fn resolve(method: &Method, uri: &Uri, rest: &[&str]) -> Resolved {
     match rest {
         ["messages", "events"] => only(method, "POST", Call::Send),
-        ["messages", "devicebound", ..] => Resolved::Call(Call::Unimplemented("receiving over HTTPS")),
+        ["messages", "devicebound"] => only(method, "GET", Call::Receive),
+        ["messages", "devicebound", token] => {
+            let settlement = if rejects(uri) {
+                Settlement::Rejected
+            } else {
+                Settlement::Accepted
+            };
+            only(method, "DELETE", Call::Settle((*token).to_owned(), settlement))
+        }
+        ["messages", "devicebound", token, "abandon"] => {
+            only(method, "POST", Call::Settle((*token).to_owned(), Settlement::Released))
+        }
         ["files", ..] => Resolved::Call(Call::Unimplemented("file upload")),
         _ => Resolved::Nothing,
     }
+}
+
+/// `reject=`, a bare `reject`, and Java's parameter named `?reject`: any value but `false` (Spec rest §5).
+fn rejects(uri: &Uri) -> bool {
+    let value = query(uri, "reject").or_else(|| query(uri, "?reject"));
+    value.is_some_and(|value| !value.eq_ignore_ascii_case("false"))
 }
 
 fn only(method: &Method, allowed: &'static str, call: Call) -> Resolved {
@@ -123,12 +148,34 @@ mod tests {
     #[test]
     fn fixed_words_are_found_in_any_case_and_ids_are_kept() {
         let segments = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-        let found = route(&Method::POST, &segments("devices/Dev/modules/Mod/Messages/EVENTS")).unwrap();
+        let uri = Uri::from_static("/x?api-version=2021-04-12");
+        let found = route(
+            &Method::POST,
+            &uri,
+            &segments("devices/Dev/modules/Mod/Messages/EVENTS"),
+        )
+        .unwrap();
         assert_eq!((found.device.as_str(), found.module.as_deref()), ("Dev", Some("Mod")));
         assert_eq!(found.call, Resolved::Call(Call::Send));
-        let found = route(&Method::GET, &segments("devices/d/messages/events")).unwrap();
+        let found = route(&Method::GET, &uri, &segments("devices/d/messages/events")).unwrap();
         assert_eq!(found.call, Resolved::Method("POST"));
-        let found = route(&Method::POST, &segments("devices/d/messages/events/x")).unwrap();
+        let found = route(&Method::POST, &uri, &segments("devices/d/messages/events/x")).unwrap();
         assert_eq!(found.call, Resolved::Nothing);
+    }
+
+    #[test]
+    fn every_form_of_a_rejection_is_one() {
+        for (query, expected) in [
+            ("api-version=x", Settlement::Accepted),
+            ("api-version=x&reject", Settlement::Rejected),
+            ("reject=&api-version=x", Settlement::Rejected),
+            ("api-version=x&?reject=true", Settlement::Rejected),
+            ("reject=false", Settlement::Accepted),
+        ] {
+            let uri = Uri::try_from(format!("/x?{query}")).unwrap();
+            let rest = ["messages", "devicebound", "t"];
+            let found = resolve(&Method::DELETE, &uri, &rest);
+            assert_eq!(found, Resolved::Call(Call::Settle("t".to_owned(), expected)), "{query}");
+        }
     }
 }

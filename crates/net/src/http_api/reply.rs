@@ -73,6 +73,15 @@ impl Reply {
         self
     }
 
+    /// Adds a header whose name is not fixed; a name or value that is not valid in HTTP is left out.
+    #[must_use]
+    pub fn named_header(mut self, name: &str, value: &[u8]) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
     /// The entity's tag, in quotes.
     #[must_use]
     pub fn etag(mut self, etag: &str) -> Self {

@@ -173,6 +173,7 @@ pub(crate) fn error_code(error: &CloudQueueError) -> ErrorCode {
         CloudQueueError::NoOwner => ErrorCode::PartitionNotFound,
         CloudQueueError::Busy => ErrorCode::ServerBusy,
         CloudQueueError::DiskFull => ErrorCode::ServiceUnavailable,
+        CloudQueueError::LockLost => ErrorCode::DeviceMessageLockLost,
         CloudQueueError::Unreadable => ErrorCode::ServerError,
         CloudQueueError::Unknown => ErrorCode::GatewayTimeout,
     }
