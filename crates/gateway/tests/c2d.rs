@@ -364,7 +364,7 @@ fn feedback_comes_again_until_a_back_end_has_accepted_it() {
 const RECEIVE: &str = "/devices/dev-1/messages/deviceBound?api-version=2021-04-12";
 
 impl Bench {
-    fn device_token(&self) -> String {
+    fn https_token(&self) -> String {
         let hub = self.sender();
         let registered = hub.registry().identity(&identity(DEVICE)).unwrap().unwrap();
         let key = holdfast_simulation::primary_key(&registered.authentication);
@@ -373,7 +373,7 @@ impl Bench {
     }
 
     async fn receive(&self, https: &mut Https, headers: &[(&str, &str)]) -> Answer {
-        https.request("GET", RECEIVE, &self.device_token(), headers, &[]).await
+        https.request("GET", RECEIVE, &self.https_token(), headers, &[]).await
     }
 
     async fn settle(&self, https: &mut Https, received: &Answer, how: &str) -> Answer {
@@ -384,7 +384,7 @@ impl Bench {
             "reject" => ("DELETE", path("?reject&")),
             _ => ("POST", path("/abandon?")),
         };
-        https.request(method, &path, &self.device_token(), &[], &[]).await
+        https.request(method, &path, &self.https_token(), &[], &[]).await
     }
 }
 
