@@ -100,7 +100,7 @@ impl DeviceHub {
         settled.await.map(|_| ())
     }
 
-    /// Gives the first message that nobody has to a request, as the owner.
+    /// Gives the first message without a receiver to a request, as the owner.
     pub(super) async fn give_to_request(
         self: &Arc<Self>,
         partition: PartitionId,
@@ -179,7 +179,7 @@ impl DeviceHub {
                 has_run_out
             };
             if has_run_out {
-                // What cannot be stored now is expired with the next change of the queue.
+                // An expiry that cannot be stored now is stored with the next change of the queue.
                 let _ = hub.change_queue(partition, &identity, &generation, |_, _| ()).await;
                 hub.deliver_queue(partition, &identity);
             }
