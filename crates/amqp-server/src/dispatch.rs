@@ -421,7 +421,11 @@ impl Dispatch {
         match verdict {
             Verdict::NeedsConfirmation => Answered::NeedsConfirmation,
             // The policy may let devices connect.
-            Verdict::Refused(refused) if kind == TokenKind::Policy && refused.reason == Some(RefusalReason::Right) => {
+            Verdict::Refused(refused)
+                if kind == TokenKind::Policy
+                    && refused.reason == Some(RefusalReason::Right)
+                    && self.handlers.iter().any(|handler| handler.takes_identities()) =>
+            {
                 self.pass_identity_token(link, request)
             }
             Verdict::Accepted => {
