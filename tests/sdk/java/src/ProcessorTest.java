@@ -1,7 +1,6 @@
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import com.azure.messaging.eventhubs.CheckpointStore;
-import com.azure.messaging.eventhubs.EventHubClientBuilder;
 import com.azure.messaging.eventhubs.EventProcessorClient;
 import com.azure.messaging.eventhubs.EventProcessorClientBuilder;
 import com.azure.messaging.eventhubs.models.EventContext;
@@ -20,19 +19,20 @@ class ProcessorTest {
     @Test
     void aProcessorGoesOnBehindTheCheckpoint() throws Exception {
         MemoryCheckpointStore store = new MemoryCheckpointStore();
+        String group = HubUnderTest.consumerGroup();
         Device device = HubUnderTest.create();
         List<String> first = new CopyOnWriteArrayList<>();
         send(device, 0, 5);
-        run(store, device, first, 5);
+        run(group, store, device, first, 5);
         send(device, 5, 10);
         List<String> second = new CopyOnWriteArrayList<>();
-        run(store, device, second, 5);
+        run(group, store, device, second, 5);
         assertEquals(numbers(0, 5), first);
         assertEquals(numbers(5, 10), second);
     }
 
-    private static void run(MemoryCheckpointStore store, Device device, List<String> read, int count) throws Exception {
-        EventProcessorClient processor = processor(store, context -> {
+    private static void run(String group, MemoryCheckpointStore store, Device device, List<String> read, int count) throws Exception {
+        EventProcessorClient processor = processor(group, store, context -> {
             if (device.getDeviceId().equals(EventReader.sender(context.getEventData()))) {
                 read.add(context.getEventData().getBodyAsString());
                 context.updateCheckpoint();
@@ -49,8 +49,9 @@ class ProcessorTest {
     @Test
     void twoProcessorsShareThePartitions() throws Exception {
         MemoryCheckpointStore store = new MemoryCheckpointStore();
-        EventProcessorClient first = processor(store, context -> {});
-        EventProcessorClient second = processor(store, context -> {});
+        String group = HubUnderTest.consumerGroup();
+        EventProcessorClient first = processor(group, store, context -> {});
+        EventProcessorClient second = processor(group, store, context -> {});
         first.start();
         second.start();
         try {
@@ -62,11 +63,11 @@ class ProcessorTest {
         }
     }
 
-    private static EventProcessorClient processor(CheckpointStore store, java.util.function.Consumer<EventContext> act) {
+    private static EventProcessorClient processor(String group, CheckpointStore store, java.util.function.Consumer<EventContext> act) {
         HubUnderTest.TRUST.getProtocol();
         return new EventProcessorClientBuilder()
             .connectionString(HubUnderTest.policy("eventHub"))
-            .consumerGroup(EventHubClientBuilder.DEFAULT_CONSUMER_GROUP_NAME)
+            .consumerGroup(group)
             .checkpointStore(store)
             .loadBalancingUpdateInterval(java.time.Duration.ofSeconds(1))
             .partitionOwnershipExpirationInterval(java.time.Duration.ofSeconds(5))

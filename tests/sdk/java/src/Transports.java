@@ -12,6 +12,7 @@ final class Transports {
 
     /** What keeps a connection: modules, methods, twins, messages that are pushed. */
     static Stream<IotHubClientProtocol> connected() {
-        return Stream.of(IotHubClientProtocol.MQTT, IotHubClientProtocol.MQTT_WS);
+        return Stream.of(
+            IotHubClientProtocol.MQTT, IotHubClientProtocol.MQTT_WS, IotHubClientProtocol.AMQPS, IotHubClientProtocol.AMQPS_WS);
     }
 }
