@@ -17,7 +17,8 @@ async fn settings_are_shown_changed_and_checked() {
         .send()
         .await
         .json();
-    let expected = json!({"retentionSeconds": 172_800, "retentionBytes": 1 << 30, "maxIdentities": 2});
+    let expected =
+        json!({"retentionSeconds": 172_800, "retentionBytes": 1 << 30, "maxIdentities": 2, "dailyMessages": null});
     assert_eq!(changed, expected);
     // Other fields stay; null lifts the limit.
     let lifted = hub
@@ -28,7 +29,7 @@ async fn settings_are_shown_changed_and_checked() {
         .json();
     assert_eq!(
         lifted,
-        json!({"retentionSeconds": 172_800, "retentionBytes": null, "maxIdentities": 2})
+        json!({"retentionSeconds": 172_800, "retentionBytes": null, "maxIdentities": 2, "dailyMessages": null})
     );
     assert_eq!(hub.owner("GET", PATH).send().await.json(), lifted);
 
