@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::X509Version;
 
 use super::der::Signed;
 use super::leaf::{check_key, check_time, ends, parse};
@@ -112,7 +113,7 @@ impl CaCertificate {
         if der.len() > MAX_CERTIFICATE_BYTES {
             return Err(CaError::TooLarge(der.len()));
         }
-        let certificate = parse(WHICH, der)?;
+        let certificate = parse(WHICH, der, &[X509Version::V3])?;
         let path_length = path_length(&certificate)?;
         check_key(certificate.public_key()).map_err(CaError::Key)?;
         webpki::anchor_from_trusted_cert(&CertificateDer::from(der))
@@ -277,7 +278,7 @@ pub(crate) struct SentIssuer<'a> {
 
 impl<'a> SentIssuer<'a> {
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, CertificateRefusal> {
-        let certificate = parse("an issuer that the client sent", der)?;
+        let certificate = parse("an issuer that the client sent", der, &[X509Version::V3])?;
         Ok(Self { der, certificate })
     }
 

@@ -25,13 +25,14 @@ pub struct ClientCertificate<'a> {
 }
 
 impl<'a> ClientCertificate<'a> {
-    /// Reads the DER form; says nothing about trust.
+    /// Reads the DER form; says nothing about trust. It may be of version 1, which has no extensions: `openssl x509 -req` makes such
+    /// certificates, and for a thumbprint no extension matters.
     ///
     /// # Errors
     /// [`CertificateRefusal::Unreadable`].
     pub fn parse(der: &'a [u8]) -> Result<Self, CertificateRefusal> {
         Ok(Self {
-            certificate: parse(WHICH, der)?,
+            certificate: parse(WHICH, der, &[X509Version::V1, X509Version::V3])?,
             fingerprints: CertificateFingerprints::of(der),
         })
     }
@@ -93,11 +94,12 @@ impl<'a> ClientCertificate<'a> {
         })
     }
 
-    /// Checks what a certificate of a CA's device must be: no CA itself, and with a strong key.
+    /// Checks what a certificate of a CA's device must be: of version 3, no CA itself, and with a strong key.
     ///
     /// # Errors
-    /// [`CertificateRefusal::LeafIsCa`], [`CertificateRefusal::Key`].
+    /// [`CertificateRefusal::Unreadable`], [`CertificateRefusal::LeafIsCa`], [`CertificateRefusal::Key`].
     pub fn check_is_leaf(&self) -> Result<(), CertificateRefusal> {
+        check_version(WHICH, &self.certificate, &[X509Version::V3])?;
         if self.certificate.is_ca() {
             return Err(CertificateRefusal::LeafIsCa);
         }
@@ -121,17 +123,36 @@ impl<'a> ClientCertificate<'a> {
     }
 }
 
-/// Reads a certificate of version 3 and nothing behind it.
-pub(crate) fn parse<'a>(which: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, CertificateRefusal> {
+/// Reads a certificate of one of these versions and nothing behind it.
+pub(crate) fn parse<'a>(
+    which: &'static str,
+    der: &'a [u8],
+    versions: &[X509Version],
+) -> Result<X509Certificate<'a>, CertificateRefusal> {
     let unreadable = |cause: String| CertificateRefusal::Unreadable { which, cause };
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(shown(&error.to_string())))?;
     if !rest.is_empty() {
         return Err(unreadable(format!("{} bytes follow it", rest.len())));
     }
-    if certificate.version() != X509Version::V3 {
-        return Err(unreadable("it is not of version 3".to_owned()));
-    }
+    check_version(which, &certificate, versions)?;
     Ok(certificate)
+}
+
+fn check_version(
+    which: &'static str,
+    certificate: &X509Certificate<'_>,
+    versions: &[X509Version],
+) -> Result<(), CertificateRefusal> {
+    if versions.contains(&certificate.version()) {
+        return Ok(());
+    }
+    // The field counts from 0.
+    let found = certificate.version().0.saturating_add(1);
+    let cause = match versions {
+        [X509Version::V3] => format!("it is of version {found}; version 3 is needed"),
+        _ => format!("it is of version {found}"),
+    };
+    Err(CertificateRefusal::Unreadable { which, cause })
 }
 
 pub(crate) fn ends(certificate: &X509Certificate<'_>) -> UnixMillis {

@@ -23,7 +23,7 @@ pub enum CertificateRefusal {
         /// Bytes of the largest one.
         largest: usize,
     },
-    /// It is not a certificate of X.509 version 3 in DER.
+    /// It is not a certificate in DER, or of a version that is not accepted.
     #[error("{which} is no X.509 certificate that can be read: {cause}")]
     Unreadable {
         /// The certificate: the client's own, or an issuer.

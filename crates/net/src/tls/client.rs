@@ -12,10 +12,16 @@ use bytes::Bytes;
 use holdfast_model::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 use holdfast_model::{CertificateChain, TlsParameters};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConnection, SignatureScheme};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
 
 /// Accepts every certificate whose key the client owns.
 #[derive(Debug)]
@@ -53,12 +59,11 @@ impl ClientCertVerifier for ProofOfPossession {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms).or_else(|error| {
+            let key = key_of_version_1(certificate).ok_or(error)?;
+            verify_tls12_signature_with_key(message, &key, signature, algorithms)
+        })
     }
 
     fn verify_tls13_signature(
@@ -67,16 +72,44 @@ impl ClientCertVerifier for ProofOfPossession {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms).or_else(|error| {
+            let key = key_of_version_1(certificate).ok_or(error)?;
+            verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The key of a certificate of X.509 version 1, which rustls' verifier does not read: `openssl x509 -req` makes such certificates, and
+/// devices with thumbprints have them. `None` for every other certificate.
+fn key_of_version_1(certificate: &CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let key = certificate.public_key().raw.to_vec();
+    (certificate.version() == X509Version::V1).then(|| SubjectPublicKeyInfoDer::from(key))
+}
+
+/// rustls has this for TLS 1.3 alone.
+fn verify_tls12_signature_with_key(
+    message: &[u8],
+    key: &SubjectPublicKeyInfoDer<'_>,
+    signature: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let bad = || Error::from(CertificateError::BadSignature);
+    let key = webpki::RawPublicKeyEntity::try_from(key).map_err(|_| Error::from(CertificateError::BadEncoding))?;
+    let known = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+    let (_, candidates) = known.ok_or_else(bad)?;
+    // In TLS 1.2 a scheme of ECDSA does not name the curve, so that several algorithms have it.
+    let is_valid = |algorithm: &&dyn SignatureVerificationAlgorithm| {
+        key.verify_signature(*algorithm, message, signature.signature()).is_ok()
+    };
+    match candidates.iter().any(is_valid) {
+        true => Ok(HandshakeSignatureValid::assertion()),
+        false => Err(bad()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod alternatives;
 mod browsers;
 mod resumption;
+mod version_1;
 mod stapling;
 
 use std::future::poll_fn;
