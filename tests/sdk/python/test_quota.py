@@ -39,6 +39,10 @@ def refused(call):
     assert "00:00 UTC" in response.text
 
 
+def metrics(hub):
+    return urllib.request.urlopen(hub.connection["metrics"], timeout=30).read().decode()
+
+
 def test_beyond_the_quota_everything_that_counts_is_refused_also_after_a_restart(quota_hub):
     hub = quota_hub
     device = hub.create()
@@ -65,11 +69,10 @@ def test_beyond_the_quota_everything_that_counts_is_refused_also_after_a_restart
         # The registry is free, and the connection stays.
         assert hub.registry.get_device(device.device_id).device_id == device.device_id
         assert client.connected
-    metrics = urllib.request.urlopen(hub.connection["metrics"], timeout=30).read().decode()
-    assert f"holdfast_daily_message_quota_used {QUOTA}" in metrics
-    assert "holdfast_daily_message_quota_share 1\n" in metrics
-    log = hub.running.log_file.read_text()
-    assert "percent=100 used=12 limit=12" in log
+    # The node reports after the answers that it has given.
+    until(lambda: f"holdfast_daily_message_quota_used {QUOTA}\n" in metrics(hub), "the metric of the count")
+    until(lambda: "holdfast_daily_message_quota_share 1\n" in metrics(hub), "the metric of the share")
+    until(lambda: "percent=100 used=12 limit=12" in hub.running.log_file.read_text(), "the warning")
 
     hub.running.stop()
     hub.running.start()

@@ -101,7 +101,10 @@ fn verify_tls12_signature_with_key(
 ) -> Result<HandshakeSignatureValid, Error> {
     let bad = || Error::from(CertificateError::BadSignature);
     let key = webpki::RawPublicKeyEntity::try_from(key).map_err(|_| Error::from(CertificateError::BadEncoding))?;
-    let known = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+    let known = algorithms
+        .mapping
+        .iter()
+        .find(|(scheme, _)| *scheme == signature.scheme);
     let (_, candidates) = known.ok_or_else(bad)?;
     // In TLS 1.2 a scheme of ECDSA does not name the curve, so that several algorithms have it.
     let is_valid = |algorithm: &&dyn SignatureVerificationAlgorithm| {

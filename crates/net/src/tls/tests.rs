@@ -3,8 +3,8 @@
 mod alternatives;
 mod browsers;
 mod resumption;
-mod version_1;
 mod stapling;
+mod version_1;
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -8,7 +8,9 @@ fn element(der: &[u8]) -> (u8, &[u8], &[u8]) {
         short @ 0..=0x7f => (2, usize::from(short)),
         long => {
             let bytes = usize::from(long & 0x7f);
-            let length = der[2..2 + bytes].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            let length = der[2..2 + bytes]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
             (2 + bytes, length)
         }
     };
@@ -20,7 +22,7 @@ fn sequence(content: &[u8]) -> Vec<u8> {
     [&[0x30, 0x82], &length[..], content].concat()
 }
 
-/// The same certificate without version and extensions. Its own signature no longer fits, at which nobody looks.
+/// The same certificate without version and extensions. Its own signature no longer fits; the hub does not check it.
 fn version_1(certificate: &[u8]) -> CertificateDer<'static> {
     const VERSION: u8 = 0xa0;
     const EXTENSIONS: u8 = 0xa3;
