@@ -100,7 +100,7 @@ for (const [name, transport] of Object.entries(transports)) {
         }
         assert.equal(got.length, 4, 'one of them twice');
         assert.equal(got[0].properties.getValue('k'), 'v');
-        await until(() => records.length === 3, 'the feedback of all three');
+        // Feedback comes at least once.
         const outcomes = Object.fromEntries(records.map((record) => [record.originalMessageId, record.statusCode]));
         assert.deepEqual(outcomes, { yes: 'Success', again: 'Success', no: 'Rejected' });
       });
