@@ -192,22 +192,43 @@ impl DeviceHub {
                 return;
             }
             let key = QueueKeys::new(&identity, &generation).feedback();
-            let Ok(value) = replica.device_state(&key.as_key()).await else {
-                return;
+            let read = || async {
+                let value = replica.device_state(&key.as_key()).await.ok()?;
+                Some(DeviceFeedback::decode(value.as_deref()).unwrap_or_default().0)
             };
-            let records = DeviceFeedback::decode(value.as_deref()).unwrap_or_default().0;
-            let mut index = self.cloud_queues.partition(partition).lock();
-            for record in records {
-                if taken.len() < most && record.is_kept(now) && index.lease(&identity, record.number) {
-                    taken.push(Feedback {
-                        identity: identity.clone(),
-                        generation: generation.clone(),
-                        number: record.number,
-                        message_id: record.message_id.into(),
-                        status: record.status,
-                        at: record.at,
-                    });
-                }
+            let Some(mut records) = read().await else { return };
+            {
+                let mut index = self.cloud_queues.partition(partition).lock();
+                let mut room = most - taken.len();
+                records.retain(|record| {
+                    let is_given = room > 0 && record.is_kept(now) && index.lease(&identity, record.number);
+                    room -= usize::from(is_given);
+                    is_given
+                });
+            }
+            if records.is_empty() {
+                continue;
+            }
+            // A back end may have accepted one of them between the reading and the lease: it would be given twice.
+            let waiting = read().await;
+            let waits = |number: u64| waiting.iter().flatten().any(|record| record.number == number);
+            let gone: Vec<u64> = records
+                .iter()
+                .map(|record| record.number)
+                .filter(|number| !waits(*number))
+                .collect();
+            if !gone.is_empty() {
+                self.cloud_queues.partition(partition).lock().release(&identity, &gone);
+            }
+            for record in records.into_iter().filter(|record| waits(record.number)) {
+                taken.push(Feedback {
+                    identity: identity.clone(),
+                    generation: generation.clone(),
+                    number: record.number,
+                    message_id: record.message_id.into(),
+                    status: record.status,
+                    at: record.at,
+                });
             }
         }
     }
