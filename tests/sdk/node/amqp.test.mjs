@@ -4,12 +4,13 @@ import { test } from 'node:test';
 import {
   Amqp,
   AmqpWs,
-  Message,
   cli,
   clientOf,
   connected,
   connection,
   createDevice,
+  feedbackAbout,
+  Message,
   reading,
   refused,
   registry,
@@ -18,35 +19,10 @@ import {
   text,
   unique,
   until,
+  withService,
 } from './hub.mjs';
 
-const { Client: ServiceClient } = require('azure-iothub');
-
 const transports = { Amqp, AmqpWs };
-
-/** A service client that is connected, for the time of `use`. */
-async function withService(use) {
-  const service = ServiceClient.fromConnectionString(connection.service);
-  await service.open();
-  try {
-    return await use(service);
-  } finally {
-    await service.close();
-  }
-}
-
-/** The records of feedback about a device, as they come. */
-async function feedbackAbout(service, deviceId) {
-  const records = [];
-  const { result: receiver } = await service.getFeedbackReceiver();
-  receiver.on('message', (message) => {
-    const batch = JSON.parse(message.data.toString());
-    records.push(...batch.filter((record) => record.deviceId === deviceId));
-    receiver.complete(message, () => {});
-  });
-  receiver.on('errorReceived', () => {});
-  return records;
-}
 
 for (const [name, transport] of Object.entries(transports)) {
   test(`${name}: telemetry with its properties reaches a reader`, async () => {

@@ -1,21 +1,9 @@
 // Cloud-to-device messages: a back end sends through the service SDK, the device SDK receives, and the back end hears of it.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { cli, clientOf, connected, connection, createDevice, require, until } from './hub.mjs';
+import { cli, clientOf, connected, createDevice, feedbackAbout, require, until, withService } from './hub.mjs';
 
-const { Client: ServiceClient } = require('azure-iothub');
 const { Message } = require('azure-iot-common');
-
-/** A service client that is connected, for the time of `use`. */
-async function withService(use) {
-  const service = ServiceClient.fromConnectionString(connection.service);
-  await service.open();
-  try {
-    return await use(service);
-  } finally {
-    await service.close();
-  }
-}
 
 /** What the client receives; each message is completed. */
 function receiving(client) {
@@ -25,19 +13,6 @@ function receiving(client) {
     client.complete(message, () => {});
   });
   return received;
-}
-
-/** The records of feedback about a device, as they come. */
-async function feedbackAbout(service, deviceId) {
-  const records = [];
-  const { result: receiver } = await service.getFeedbackReceiver();
-  receiver.on('message', (message) => {
-    const batch = JSON.parse(message.data.toString());
-    records.push(...batch.filter((record) => record.deviceId === deviceId));
-    receiver.complete(message, () => {});
-  });
-  receiver.on('errorReceived', () => {});
-  return records;
 }
 
 const message = (text, options = {}) => Object.assign(new Message(text), options);

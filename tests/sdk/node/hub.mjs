@@ -16,7 +16,7 @@ export const { NoRetry } = require('azure-iot-common');
 export const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 export const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 export const { Http } = require('azure-iot-device-http');
-export const { Registry } = require('azure-iothub');
+export const { Client: ServiceClient, Registry } = require('azure-iothub');
 export const eventHubs = require('@azure/event-hubs');
 
 export const connection = JSON.parse(readFileSync(process.env.HOLDFAST_CONNECTION_FILE, 'utf8'));
@@ -183,3 +183,27 @@ export const read = (device, count, options = {}) =>
 export const sender = (event) => event.systemProperties?.['iothub-connection-device-id'];
 /** The body as text: with parsing off it is a Buffer. */
 export const text = (event) => Buffer.from(event.body).toString();
+
+/** A service client that is connected, for the time of `use`. */
+export async function withService(use) {
+  const service = ServiceClient.fromConnectionString(connection.service);
+  await service.open();
+  try {
+    return await use(service);
+  } finally {
+    await service.close();
+  }
+}
+
+/** The records of feedback about a device, as they come. */
+export async function feedbackAbout(service, deviceId) {
+  const records = [];
+  const { result: receiver } = await service.getFeedbackReceiver();
+  receiver.on('message', (message) => {
+    const batch = JSON.parse(message.data.toString());
+    records.push(...batch.filter((record) => record.deviceId === deviceId));
+    receiver.complete(message, () => {});
+  });
+  receiver.on('errorReceived', () => {});
+  return records;
+}
