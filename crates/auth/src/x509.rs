@@ -18,7 +18,7 @@ mod refusal;
 mod revocation;
 
 pub use authority::{CaCertificate, CaError, CaSet, read_certificate};
-pub use chain::{VerifiedChain, check_size, verify_chain};
+pub use chain::{PathKey, PathMemory, PathShape, VerifiedChain, check_size, verify_chain};
 pub use crl::{Crl, CrlError, read_crl};
 pub use fingerprint::CertificateFingerprints;
 pub use leaf::ClientCertificate;

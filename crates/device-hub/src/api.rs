@@ -16,3 +16,4 @@ pub(crate) mod refusal_limiter;
 pub(crate) mod requester;
 pub(crate) mod session;
 pub(crate) mod trace;
+pub(crate) mod verified_paths;

@@ -29,6 +29,10 @@ holdfast_model::metrics! {
     counter absences_recorded() = "holdfast_device_hub_gateways_marked_away_total";
     /// Connections that were accepted by a SHA-1 thumbprint, which is deprecated.
     counter sha1_connects() = "holdfast_device_hub_sha1_thumbprint_connects_total";
+    /// Certificates whose path to a CA of the hub this node had verified before, and those whose signatures it has verified.
+    counter certificate_paths(result) = "holdfast_certificate_paths_total";
+    /// Verified paths that this node knows.
+    gauge certificate_paths_known() = "holdfast_certificate_paths_known";
     /// Devices that were asked to retry later: too many waited, or the decision took too long.
     counter turned_away() = "holdfast_device_hub_connects_turned_away_total";
     /// Begins, ends and activity of connections that were written into the logs of partitions owned here.

@@ -22,6 +22,6 @@ fuzz_target!(|data: &[u8]| {
     let Some(chain) = CertificateChain::new(certificates) else { return };
     if let Ok(leaf) = ClientCertificate::parse(chain.leaf()) {
         let _ = leaf.check_common_name("dev-1");
-        assert!(verify_chain(&chain, &leaf, &CaSet::default(), UnixMillis(1_893_456_000_000)).is_err());
+        assert!(verify_chain(&chain, &leaf, &CaSet::default(), &(), UnixMillis(1_893_456_000_000)).is_err());
     }
 });

@@ -101,6 +101,7 @@ pub struct CaCertificate {
     from: UnixMillis,
     ends: UnixMillis,
     path_length: Option<u32>,
+    constrains_names: bool,
 }
 
 impl CaCertificate {
@@ -116,10 +117,11 @@ impl CaCertificate {
         let certificate = parse(WHICH, der, &[X509Version::V3])?;
         let path_length = path_length(&certificate)?;
         check_key(certificate.public_key()).map_err(CaError::Key)?;
-        webpki::anchor_from_trusted_cert(&CertificateDer::from(der))
-            .map_err(|error| CaError::Unusable(describe(&error)))?;
+        let der = CertificateDer::from(der);
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| CaError::Unusable(describe(&error)))?;
+        let constrains_names = anchor.name_constraints.is_some();
         Ok(Self {
-            fingerprints: CertificateFingerprints::of(der),
+            fingerprints: CertificateFingerprints::of(&der),
             subject: certificate.subject().as_raw().into(),
             subject_text: shown(&certificate.subject().to_string()),
             issuer: certificate.issuer().as_raw().into(),
@@ -130,7 +132,8 @@ impl CaCertificate {
             from: millis(certificate.validity().not_before.timestamp()),
             ends: ends(&certificate),
             path_length,
-            der: Bytes::copy_from_slice(der),
+            constrains_names,
+            der: Bytes::copy_from_slice(&der),
         })
     }
 
@@ -196,6 +199,19 @@ impl CaCertificate {
         self.may_sign_crls
     }
 
+    /// Whether its certificate limits the names below it.
+    pub(crate) fn constrains_names(&self) -> bool {
+        self.constrains_names
+    }
+
+    /// Whether it has issued `leaf`, a certificate of version 1 whose DER form is `der`. A CA with name constraints has not: a
+    /// certificate without extensions has no names to compare them with.
+    pub(crate) fn has_issued_version_1(&self, der: &[u8], leaf: &ClientCertificate<'_>) -> bool {
+        !self.constrains_names
+            && leaf.names_one_algorithm()
+            && Signed::read(der).is_some_and(|signed| self.has_signed(&signed))
+    }
+
     pub(super) fn has_signed(&self, signed: &Signed<'_>) -> bool {
         signed.is_signed_by(&self.key)
     }
@@ -234,6 +250,12 @@ impl CaCertificate {
         leaf.check_is_leaf()?;
         leaf.check_time(now)?;
         let not_signed = |error: webpki::Error| CaError::NotSigned(describe(&error));
+        if leaf.is_version_1() {
+            return match leaf.issuer() == self.subject_der() && self.has_issued_version_1(proof, &leaf) {
+                true => Ok(()),
+                false => Err(not_signed(webpki::Error::InvalidSignatureForPublicKey)),
+            };
+        }
         let der = CertificateDer::from(&*self.der);
         let anchor = webpki::anchor_from_trusted_cert(&der).map_err(not_signed)?;
         let proof = CertificateDer::from(proof);

@@ -3,6 +3,9 @@
 //! The path is built and its signatures are verified by `webpki`, with the hub's CAs as anchors, roots or not. Everything that
 //! needs no signature is checked before. Issuers are known by their names, and a chain has at most one of each name, so that there
 //! is one way through it: as many signatures are verified as the path has steps, times the CAs of the hub that share a name.
+//!
+//! A verified signature stays valid, so a path that was verified is known by the digests of all its certificates
+//! ([`PathMemory`]); dates and revocation are checked each time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use holdfast_model::limits::{MAX_CERTIFICATE_BYTES, MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
 use holdfast_model::{CertificateChain, UnixMillis};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use sha2::{Digest as _, Sha256};
 use webpki::aws_lc_rs as algorithms;
 
 use super::authority::{CaCertificate, CaSet, SentIssuer};
@@ -43,6 +47,38 @@ pub struct VerifiedChain {
     pub ends: UnixMillis,
 }
 
+/// Names the certificates that a path was looked for among: the digest of their digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PathKey([u8; 32]);
+
+/// Where a path lies among the certificates of its [`PathKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathShape {
+    /// How many of the issuers that the client has sent are part of it.
+    issuers: u8,
+    /// Which of the CAs it ends in.
+    anchor: u8,
+}
+
+/// Knows paths that [`verify_chain`] has verified, so that a client that returns costs no signature.
+///
+/// Only paths that a CA of the hub has issued are stored: a stranger cannot fill it.
+pub trait PathMemory {
+    /// The path of these certificates, if it was stored.
+    fn find(&self, key: &PathKey) -> Option<PathShape>;
+    /// Stores a path whose signatures hold.
+    fn store(&self, key: PathKey, path: PathShape);
+}
+
+/// Knows nothing: each signature is verified each time.
+impl PathMemory for () {
+    fn find(&self, _: &PathKey) -> Option<PathShape> {
+        None
+    }
+
+    fn store(&self, _: PathKey, _: PathShape) {}
+}
+
 /// Checks the size of a chain, before any of it is parsed.
 ///
 /// # Errors
@@ -62,7 +98,7 @@ pub fn check_size(chain: &CertificateChain) -> Result<(), CertificateRefusal> {
 }
 
 /// Verifies that one of `authorities` has issued `leaf`, the first certificate of `chain`, directly or over issuers that the
-/// client has sent, and that all of them are valid at `now`.
+/// client has sent, and that all of them are valid at `now`. Signatures of a path that `memory` knows are not verified again.
 ///
 /// # Errors
 /// [`CertificateRefusal`] names the first rule that is broken; rules about signatures come last.
@@ -70,6 +106,7 @@ pub fn verify_chain(
     chain: &CertificateChain,
     leaf: &ClientCertificate<'_>,
     authorities: &CaSet,
+    memory: &dyn PathMemory,
     now: UnixMillis,
 ) -> Result<VerifiedChain, CertificateRefusal> {
     check_size(chain)?;
@@ -84,6 +121,54 @@ pub fn verify_chain(
         }
     }
     let walk = follow(leaf, &sent, authorities, now)?;
+    let digests: Vec<[u8; 32]> = walk
+        .issuers
+        .iter()
+        .map(|issuer| CertificateFingerprints::sha256(issuer.der))
+        .collect();
+    let key = path_key(leaf, &digests, &walk.anchors);
+    let shape = match memory.find(&key) {
+        Some(known) => known,
+        None => {
+            let found = if leaf.is_version_1() {
+                verify_direct(chain.leaf(), leaf, &walk.anchors)?
+            } else {
+                verify_path(chain.leaf(), &walk, now)?
+            };
+            memory.store(key, found);
+            found
+        }
+    };
+    let gone = || CertificateRefusal::Chain("its CA is gone".to_owned());
+    let ca = walk.anchors.get(usize::from(shape.anchor)).ok_or_else(gone)?;
+    // `follow` found the issuers from the client's certificate upwards; the path has the first ones of them.
+    let issuers = walk.issuers.get(..usize::from(shape.issuers)).ok_or_else(gone)?;
+    Ok(VerifiedChain {
+        ca: ca.fingerprints().sha256,
+        ends: issuers
+            .iter()
+            .map(|issuer| issuer.ends())
+            .fold(leaf.ends().min(ca.ends()), UnixMillis::min),
+        path: path_certificates(leaf, issuers, &digests, ca),
+    })
+}
+
+/// The order of the anchors counts: the first one that fits is the path's.
+fn path_key(leaf: &ClientCertificate<'_>, issuers: &[[u8; 32]], anchors: &[&Arc<CaCertificate>]) -> PathKey {
+    let mut digest = Sha256::new();
+    digest.update(leaf.fingerprints().sha256);
+    digest.update((issuers.len() as u64).to_be_bytes());
+    for issuer in issuers {
+        digest.update(issuer);
+    }
+    for anchor in anchors {
+        digest.update(anchor.fingerprints().sha256);
+    }
+    PathKey(digest.finalize().into())
+}
+
+/// Verifies the signatures, constraints and usages of a path from the certificate `leaf`.
+fn verify_path(leaf: &[u8], walk: &Walk<'_>, now: UnixMillis) -> Result<PathShape, CertificateRefusal> {
     let used: Vec<CertificateDer<'_>> = walk.issuers.iter().map(|issuer| issuer.der.into()).collect();
     let ders: Vec<CertificateDer<'_>> = walk
         .anchors
@@ -94,8 +179,8 @@ pub fn verify_chain(
     for der in &ders {
         anchors.push(webpki::anchor_from_trusted_cert(der).map_err(refused)?);
     }
-    let leaf_der = CertificateDer::from(chain.leaf());
-    let end_entity = webpki::EndEntityCert::try_from(&leaf_der).map_err(refused)?;
+    let leaf = CertificateDer::from(leaf);
+    let end_entity = webpki::EndEntityCert::try_from(&leaf).map_err(refused)?;
     // The position of a path's anchor: keys and names of two CAs may be equal, and the later one of them then ends last.
     let anchor_of = |path: &webpki::VerifiedPath<'_>| {
         let same = |anchor: &rustls_pki_types::TrustAnchor<'_>| {
@@ -120,31 +205,51 @@ pub fn verify_chain(
     let path = end_entity
         .verify_for_usage(SIGNATURES, &anchors, &used, time, usage, None, Some(&check_path_length))
         .map_err(refused)?;
-    let ca = anchor_of(&path)
-        .map(|at| &walk.anchors[at])
-        .ok_or_else(|| CertificateRefusal::Chain("its CA is gone".to_owned()))?;
-    // `follow` found the issuers from the client's certificate upwards; the path has the first ones of them.
-    let issuers = path.intermediate_certificates().count();
-    let issuers = walk.issuers.get(..issuers).unwrap_or(&walk.issuers);
-    Ok(VerifiedChain {
-        ca: ca.fingerprints().sha256,
-        ends: issuers
-            .iter()
-            .map(|issuer| issuer.ends())
-            .fold(leaf.ends().min(ca.ends()), UnixMillis::min),
-        path: path_certificates(leaf, issuers, ca),
-    })
+    shape(path.intermediate_certificates().count(), anchor_of(&path))
+}
+
+/// Verifies that a CA of the hub itself has issued a certificate of version 1, which `webpki` does not read: `openssl x509 -req`
+/// makes such certificates. It has no extensions, so that nothing but the signature is left to verify.
+fn verify_direct(
+    der: &[u8],
+    leaf: &ClientCertificate<'_>,
+    anchors: &[&Arc<CaCertificate>],
+) -> Result<PathShape, CertificateRefusal> {
+    let named = anchors.iter().filter(|ca| ca.subject_der() == leaf.issuer());
+    if named.clone().next().is_none() {
+        return Err(CertificateRefusal::Chain(
+            "a certificate of version 1 must be issued by a CA of the hub itself, not by an issuer below it".to_owned(),
+        ));
+    }
+    let issuer = anchors
+        .iter()
+        .position(|ca| ca.subject_der() == leaf.issuer() && ca.has_issued_version_1(der, leaf));
+    match issuer {
+        Some(issuer) => shape(0, Some(issuer)),
+        None if named.clone().all(|ca| ca.constrains_names()) => Err(refused(webpki::Error::NameConstraintViolation)),
+        None => Err(refused(webpki::Error::InvalidSignatureForPublicKey)),
+    }
+}
+
+fn shape(issuers: usize, anchor: Option<usize>) -> Result<PathShape, CertificateRefusal> {
+    let small = |number: usize| u8::try_from(number).ok();
+    match (small(issuers), anchor.and_then(small)) {
+        (Some(issuers), Some(anchor)) => Ok(PathShape { issuers, anchor }),
+        _ => Err(CertificateRefusal::Chain("its CA is gone".to_owned())),
+    }
 }
 
 fn path_certificates(
     leaf: &ClientCertificate<'_>,
     issuers: &[&SentIssuer<'_>],
+    digests: &[[u8; 32]],
     ca: &CaCertificate,
 ) -> Vec<PathCertificate> {
     let own = std::iter::once((leaf.fingerprints().sha256, leaf.serial()));
-    let above = issuers
+    let above = digests
         .iter()
-        .map(|issuer| (CertificateFingerprints::sha256(issuer.der), issuer.serial()));
+        .zip(issuers)
+        .map(|(sha256, issuer)| (*sha256, issuer.serial()));
     let ids = issuers.iter().map(|issuer| issuer.issuer_id());
     own.chain(above)
         .zip(ids.chain(std::iter::once(ca.issuer_id())))

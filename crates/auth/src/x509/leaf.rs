@@ -26,7 +26,7 @@ pub struct ClientCertificate<'a> {
 
 impl<'a> ClientCertificate<'a> {
     /// Reads the DER form; says nothing about trust. It may be of version 1, which has no extensions: `openssl x509 -req` makes such
-    /// certificates, and for a thumbprint no extension matters.
+    /// certificates.
     ///
     /// # Errors
     /// [`CertificateRefusal::Unreadable`].
@@ -94,16 +94,25 @@ impl<'a> ClientCertificate<'a> {
         })
     }
 
-    /// Checks what a certificate of a CA's device must be: of version 3, no CA itself, and with a strong key.
+    /// Checks what a certificate of a CA's device must be: no CA itself, and with a strong key.
     ///
     /// # Errors
-    /// [`CertificateRefusal::Unreadable`], [`CertificateRefusal::LeafIsCa`], [`CertificateRefusal::Key`].
+    /// [`CertificateRefusal::LeafIsCa`], [`CertificateRefusal::Key`].
     pub fn check_is_leaf(&self) -> Result<(), CertificateRefusal> {
-        check_version(WHICH, &self.certificate, &[X509Version::V3])?;
         if self.certificate.is_ca() {
             return Err(CertificateRefusal::LeafIsCa);
         }
         check_key(self.certificate.public_key()).map_err(CertificateRefusal::Key)
+    }
+
+    /// Whether it is of version 1, which has no extensions.
+    pub(crate) fn is_version_1(&self) -> bool {
+        self.certificate.version() == X509Version::V1
+    }
+
+    /// Whether the algorithm in its signed part is the one that its signature names (RFC 5280 §4.1.1.2).
+    pub(crate) fn names_one_algorithm(&self) -> bool {
+        self.certificate.signature == self.certificate.signature_algorithm
     }
 
     /// Its serial number.

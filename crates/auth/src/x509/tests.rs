@@ -13,8 +13,10 @@ macro_rules! fixture {
 }
 
 mod hostile;
+mod memory;
 mod ocsp;
 mod revocation;
+mod version_1;
 
 use std::sync::Arc;
 
@@ -126,7 +128,7 @@ fn decide(certificates: &[Vec<u8>], cas: &CaSet) -> Result<VerifiedChain, Certif
     check_size(&chain)?;
     let leaf = ClientCertificate::parse(chain.leaf())?;
     leaf.check_common_name("dev-1")?;
-    verify_chain(&chain, &leaf, cas, NOW)
+    verify_chain(&chain, &leaf, cas, &(), NOW)
 }
 
 fn pem(text: &str) -> Vec<u8> {

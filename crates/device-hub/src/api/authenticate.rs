@@ -16,7 +16,7 @@ use holdfast_registry::{Authentication, Authorities, Identity, RegistryError, Th
 
 use super::config::ExpiredCrl;
 use super::connect_request::{ConnectRequest, Denied};
-use super::hub::HubParts;
+use super::hub::{DeviceHub, HubParts};
 use crate::session_types::SessionCertificate;
 
 /// An identity that has proved itself.
@@ -70,7 +70,8 @@ pub(crate) fn requested_identity(request: &ConnectRequest<'_>) -> Result<Identit
 ///
 /// # Errors
 /// The first rule that is broken, in the order of the specification.
-pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMillis) -> Result<Verified, Denied> {
+pub fn authenticate(hub: &DeviceHub, request: &ConnectRequest<'_>, now: UnixMillis) -> Result<Verified, Denied> {
+    let parts = &hub.parts;
     let id = requested_identity(request)?;
     if !parts.hub_names.contains(request.host) {
         return Err(RefusalReason::Host.into());
@@ -102,7 +103,7 @@ pub fn authenticate(parts: &HubParts, request: &ConnectRequest<'_>, now: UnixMil
     }
     match &identity.authentication {
         Authentication::SelfSigned(_) | Authentication::CertificateAuthority => match (chain, token) {
-            (Some(chain), _) => with_certificate(parts, identity, chain, now),
+            (Some(chain), _) => with_certificate(hub, identity, chain, now),
             (None, Some(_)) => Err(RefusalReason::AuthType.into()),
             (None, None) => Err(RefusalReason::NoCertificate.into()),
         },
@@ -175,11 +176,12 @@ fn by_grant(identity: Arc<Identity>, scope: AuthScope, grant: &Grant, policy: Op
 }
 
 fn with_certificate(
-    parts: &HubParts,
+    hub: &DeviceHub,
     identity: Arc<Identity>,
     chain: &CertificateChain,
     now: UnixMillis,
 ) -> Result<Verified, Denied> {
+    let parts = &hub.parts;
     check_size(chain).map_err(by_certificate)?;
     let leaf = ClientCertificate::parse(chain.leaf()).map_err(by_certificate)?;
     let fingerprints = *leaf.fingerprints();
@@ -197,7 +199,8 @@ fn with_certificate(
         _ => {
             leaf.check_common_name(&identity.id.to_string())
                 .map_err(by_certificate)?;
-            let verified = verify_chain(chain, &leaf, authorities.verified(), now).map_err(by_certificate)?;
+            let verified =
+                verify_chain(chain, &leaf, authorities.verified(), &hub.verified_paths, now).map_err(by_certificate)?;
             check_revocation(parts, &authorities, &verified.path, now).map_err(by_certificate)?;
             (verified.ends, Some(verified.ca), verified.path, false)
         }

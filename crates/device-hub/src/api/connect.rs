@@ -100,7 +100,7 @@ impl Core {
             return ConnectAttempt::Done(Err(self.refuse(request, Refusal::new(RefusalReason::Draining))));
         }
         let now = self.clock().now();
-        match authenticate(&self.hub.parts, request, now) {
+        match authenticate(&self.hub, request, now) {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !self.hub.parts.registry.in_lease() => self.confirm_later(request, target, true),
             Ok(verified) => critical(|| self.enter(request, verified, target, now, Turn::Wanted)),
@@ -205,7 +205,7 @@ impl Core {
                 tracing::debug!(%error, "a refusal was not confirmed by the registry's leader; the client is asked to retry later");
                 return unconfirmed();
             }
-            return match authenticate(&self.hub.parts, request, self.clock().now()) {
+            return match authenticate(&self.hub, request, self.clock().now()) {
                 Ok(_) if !registry.in_lease() => unconfirmed(),
                 // Checked again after the confirmation: an earlier read proves nothing.
                 Err(denied) if !confirms && denied.needs_confirmation => {

@@ -50,7 +50,7 @@ pub enum CredentialCheck {
 impl Core {
     /// Checks the credential of `request`.
     pub fn check_credential(self: &Rc<Self>, request: &ConnectRequest<'_>) -> CredentialCheck {
-        match authenticate(&self.hub.parts, request, self.clock().now()) {
+        match authenticate(&self.hub, request, self.clock().now()) {
             Ok(verified) if self.hub.parts.registry.in_lease() => CredentialCheck::Done(Ok(verified.into())),
             Err(denied) if !denied.needs_confirmation => self.deny_check(request, denied),
             Ok(_) | Err(_) => {

@@ -20,6 +20,7 @@ use crate::api::injected_faults::InjectedFaults;
 use crate::api::penalties::Penalties;
 use crate::api::session::CloseReason;
 use crate::api::trace::Traces;
+use crate::api::verified_paths::VerifiedPaths;
 use crate::c2d::index::CloudQueues;
 use crate::downlink::route::MAX_REMOTE_BYTES;
 use crate::gateway::link_renewal::MAX_SYNCS;
@@ -112,6 +113,8 @@ pub struct DeviceHub {
     pub(crate) throttles: Throttles,
     /// The live traces of identities.
     pub(crate) traces: Traces,
+    /// The paths of certificates that need not be verified again.
+    pub(crate) verified_paths: VerifiedPaths,
     /// The cloud-to-device queues of partitions that this node owns.
     pub(crate) cloud_queues: Arc<CloudQueues>,
 }
@@ -130,6 +133,7 @@ impl DeviceHub {
             ownership: OwnershipTable::new(&parts.partitions, parts.incarnation, &parts.clock),
             audit: Audit::new(&parts.config),
             metrics: Metrics::new(),
+            verified_paths: VerifiedPaths::new(),
             command_queues: (0..parts.cores).map(|_| CommandQueue::default()).collect(),
             writable: AtomicBool::new(true),
             renewal_requested: count.iter().map(|_| AtomicBool::new(false)).collect(),

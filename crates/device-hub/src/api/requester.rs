@@ -83,7 +83,7 @@ impl Core {
         }
         let now = self.clock().now();
         let registry = &self.hub.parts.registry;
-        let denied = match authenticate(&self.hub.parts, request, now) {
+        let denied = match authenticate(&self.hub, request, now) {
             // Without the lease the replica may be stale: nothing is accepted (docs/decisions/0022).
             Ok(_) if !registry.in_lease() => None,
             Ok(verified) => return self.accept_request(request, verified, now),
