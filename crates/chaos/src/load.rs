@@ -12,6 +12,7 @@ mod reader;
 mod registry;
 mod revoker;
 pub mod service;
+mod wire;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -29,7 +30,7 @@ use tokio::task::JoinHandle;
 
 use crate::history::RightsChange;
 use crate::recorder::Recorder;
-use crate::targets::Targets;
+use crate::targets::{Protocol, Targets};
 use connection::Session;
 
 /// Bytes of every message.
@@ -188,8 +189,17 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
     let mut rng = || StdRng::seed_from_u64(rng.random());
     let mut senders: Vec<JoinHandle<()>> = Vec::new();
     for number in 0..plan.devices + plan.revocable {
-        let device = device::run(shared.clone(), number, rng());
-        senders.push(holdfast_tasks::spawn_local("device", Box::pin(device)));
+        let task = match Protocol::of(number, plan.devices) {
+            Protocol::Https => {
+                let device = device::run_https(shared.clone(), number, rng());
+                holdfast_tasks::spawn_local("device", Box::pin(device))
+            }
+            protocol => {
+                let device = device::run(shared.clone(), number, protocol, rng());
+                holdfast_tasks::spawn_local("device", Box::pin(device))
+            }
+        };
+        senders.push(task);
     }
     let mut others: Vec<JoinHandle<()>> = Vec::new();
     let keys = registry::Keys::new(rng());
@@ -244,7 +254,9 @@ async fn run_all(plan: &LoadPlan, shared: &Rc<Shared>) {
     for session in shared.sessions.borrow().iter() {
         let session = session.borrow();
         let number = session.number;
-        history.connections.push(session.connection(now));
+        if !session.is_sessionless {
+            history.connections.push(session.connection(now));
+        }
         history.spans.entry(number).or_default().push(session.span());
     }
 }

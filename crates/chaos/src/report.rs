@@ -84,6 +84,8 @@ pub struct Report {
     pub kinds: BTreeMap<String, KindReport>,
     /// Messages acknowledged.
     pub acknowledged: u64,
+    /// The same by protocol.
+    pub acknowledged_by_protocol: BTreeMap<&'static str, u64>,
     /// Service calls answered.
     pub calls: u64,
     /// Events read while faults happened.
@@ -171,6 +173,12 @@ impl Report {
             out,
             "load: {acknowledged} messages acknowledged over {connections} connections, {calls} service calls answered, {read} events read"
         )?;
+        let by_protocol: Vec<String> = self
+            .acknowledged_by_protocol
+            .iter()
+            .map(|(protocol, count)| format!("{count} over {protocol}"))
+            .collect();
+        writeln!(out, "acknowledged: {}", by_protocol.join(", "))?;
         let DownFigures {
             twin_writes,
             twin_reads,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use holdfast_swarm::ledger::Ledger;
+use holdfast_swarm::ledger::Span;
 use holdfast_swarm::{read, verify::Verdict};
 use rand::Rng as _;
 
@@ -20,6 +21,7 @@ use crate::nemesis::{Capabilities, Kind, Nemesis, Survived, fault_schedule};
 use crate::recorder::Recorder;
 use crate::refusals;
 use crate::report::{DownFigures, KindReport, Report, led_pauses, pauses_of, telemetry};
+use crate::targets::Protocol;
 
 /// Acknowledgements before the first fault.
 const WARM_UP: u64 = 300;
@@ -295,6 +297,11 @@ fn judge(
     for (kind, why) in skipped {
         kinds.entry(kind.name()).or_default().skipped = Some(why);
     }
+    let mut acknowledged_by_protocol = BTreeMap::new();
+    for (device, spans) in &history.spans {
+        let protocol = Protocol::of(*device, options.devices).name();
+        *acknowledged_by_protocol.entry(protocol).or_default() += spans.iter().map(Span::acknowledged).sum::<u64>();
+    }
     let (acknowledged, calls, read) = recorder.progress();
     let ready = cluster.nodes.iter().flat_map(|node| &node.ready_after);
     Report {
@@ -303,6 +310,7 @@ fn judge(
         seconds: stopped / SECOND,
         kinds,
         acknowledged,
+        acknowledged_by_protocol,
         calls,
         read,
         connections: history.connections.len(),

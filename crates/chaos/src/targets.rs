@@ -17,6 +17,40 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The topic of telemetry.
 pub const TOPIC: &str = "devices/{device}/messages/events/";
 
+/// What a device speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// MQTT 3.1.1.
+    Mqtt,
+    /// AMQP 1.0.
+    Amqp,
+    /// HTTPS, one message at a time.
+    Https,
+}
+
+impl Protocol {
+    /// What publishing device `number` speaks: half of them MQTT, a quarter AMQP, and a quarter HTTPS. A device over HTTPS has no session
+    /// that could be cut off, so the `sessionless` first ones alone speak it.
+    #[must_use]
+    pub fn of(number: u32, sessionless: u32) -> Self {
+        match number % 4 {
+            1 => Self::Amqp,
+            3 if number < sessionless => Self::Https,
+            _ => Self::Mqtt,
+        }
+    }
+
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mqtt => "MQTT",
+            Self::Amqp => "AMQP",
+            Self::Https => "HTTPS",
+        }
+    }
+}
+
 /// One node's listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
@@ -96,16 +130,21 @@ impl Targets {
         self.endpoints().choose(rng).copied()
     }
 
-    /// The connection target of a device at `endpoint`.
+    /// The connection target of a device that speaks `protocol` at `endpoint`.
     ///
     /// # Errors
     /// When the owner's key is invalid.
-    pub fn target(&self, endpoint: Endpoint) -> Result<Target> {
+    pub fn target(&self, endpoint: Endpoint, protocol: Protocol) -> Result<Target> {
+        let port = match protocol {
+            Protocol::Mqtt => 8883,
+            Protocol::Amqp => 5671,
+            Protocol::Https => 443,
+        };
         Ok(Target {
             nodes: Vec::new(),
             begin_at: None,
             reconnect_to: ReconnectTo::Same,
-            address: endpoint.socket(8883),
+            address: endpoint.socket(port),
             tls: Some(self.tls.clone()),
             sources: Vec::new(),
             names: self.names.clone(),

@@ -119,16 +119,37 @@ async fn open_without_timeout(
     number: u32,
     attempt: ConnectAttempt,
 ) -> Result<Stream> {
-    let addresses = match attempt {
+    let addresses = addresses(target, number, attempt);
+    let door = door(target, number, &addresses);
+    handshake(door, target.tls.as_ref(), || target.login(number), options).await
+}
+
+/// Connects device `number` as far as TLS; what follows is its protocol's.
+///
+/// # Errors
+/// When no server listens, or the handshake fails or takes longer than [`CONNECT_TIMEOUT`].
+pub(crate) async fn open_stream(target: &Target, number: u32, attempt: ConnectAttempt) -> Result<Stream> {
+    let addresses = addresses(target, number, attempt);
+    let opened = secure(door(target, number, &addresses), target.tls.as_ref());
+    match tokio::time::timeout(CONNECT_TIMEOUT, opened).await {
+        Ok(result) => result,
+        Err(_) => bail!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+    }
+}
+
+fn addresses(target: &Target, number: u32, attempt: ConnectAttempt) -> Vec<SocketAddr> {
+    match attempt {
         ConnectAttempt::Initial => target.addresses_of(number).collect(),
         ConnectAttempt::Reconnect => target.reconnect_addresses(number),
-    };
-    let door = Door {
-        addresses: &addresses,
+    }
+}
+
+fn door<'a>(target: &Target, number: u32, addresses: &'a [SocketAddr]) -> Door<'a> {
+    Door {
+        addresses,
         source: target.source_of(number),
         names_server: !target.nodes.is_empty(),
-    };
-    handshake(door, target.tls.as_ref(), || target.login(number), options).await
+    }
 }
 
 /// The way to a server.
@@ -160,18 +181,7 @@ async fn handshake(
     login: impl FnOnce() -> Result<Login>,
     options: ConnectionOptions,
 ) -> Result<Stream> {
-    let tcp = dial_any(door.addresses, door.source).await?;
-    let mut stream = match tls {
-        None => Stream::Plain(tcp),
-        Some(tls) => {
-            let stream = tls
-                .connector
-                .connect(tls.server.clone(), tcp)
-                .await
-                .context("TLS handshake")?;
-            Stream::Tls(Box::new(stream))
-        }
-    };
+    let mut stream = secure(door, tls).await?;
     let login = login()?;
     let mut packet = Vec::new();
     login.connect(options).encode(&mut packet)?;
@@ -182,6 +192,13 @@ async fn handshake(
         return accepted.with_context(|| stream.server()).map(|()| stream);
     }
     accepted.map(|()| stream)
+}
+
+async fn secure(door: Door<'_>, tls: Option<&Tls>) -> Result<Stream> {
+    let tcp = dial_any(door.addresses, door.source).await?;
+    let Some(tls) = tls else { return Ok(Stream::Plain(tcp)) };
+    let stream = tls.connector.connect(tls.server.clone(), tcp).await;
+    Ok(Stream::Tls(Box::new(stream.context("TLS handshake")?)))
 }
 
 /// Ends a session as MQTT asks for it, and waits until the server has closed the connection, so that its end is part of what

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +18,14 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::amqp;
 use crate::batch::{Batch, Shape};
 use crate::connect::{self, ConnectAttempt, ConnectionOptions, Stream};
+use crate::https;
 use crate::latency::Latency;
 use crate::ledger::{Ledger, Span};
 use crate::process::file_limit;
-use crate::target::Target;
+use crate::target::{Credentials, Target};
 use crate::{idle, publisher};
 
 /// Connections of one thread that are between TCP connect and CONNACK.
@@ -46,16 +49,41 @@ pub struct Plan {
     pub target: Target,
     /// The number of the first device.
     pub first: u32,
-    /// How many devices.
+    /// How many devices; each has a connection of its own, unless [`Protocol::Amqp`] says otherwise.
     pub connections: u32,
     /// How many threads drive them.
     pub threads: usize,
     /// New connections a second, all threads together.
     pub connect_rate: f64,
-    /// Options of all connections.
+    /// Options of all MQTT connections.
     pub options: ConnectionOptions,
+    /// The protocol of all devices.
+    pub protocol: Protocol,
     /// The work of the devices once they are connected.
     pub work: Work,
+}
+
+/// The protocol of a fleet's devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 3.1.1.
+    Mqtt,
+    /// AMQP 1.0.
+    Amqp {
+        /// Devices that share a connection, from 1.
+        devices_a_connection: u32,
+    },
+    /// HTTPS with kept connections; a device has one message under way.
+    Https,
+}
+
+impl Protocol {
+    fn devices_a_connection(self) -> u32 {
+        match self {
+            Self::Amqp { devices_a_connection } => devices_a_connection,
+            Self::Mqtt | Self::Https => 1,
+        }
+    }
 }
 
 /// The work of the devices.
@@ -66,7 +94,7 @@ pub enum Work {
         /// Reconnect when a connection is lost.
         survive_disconnect: bool,
     },
-    /// Publish at QoS 1.
+    /// Send messages, each of which is acknowledged.
     Publish(Publish),
 }
 
@@ -177,13 +205,24 @@ impl Fleet {
             plan.connections > 0 && plan.threads > 0 && plan.connect_rate > 0.0,
             "a fleet of nothing"
         );
-        let files = u64::from(plan.connections) + SPARE_FILES;
+        let devices_a_connection = plan.protocol.devices_a_connection();
+        ensure!(devices_a_connection > 0, "a connection has at least one device");
+        ensure!(
+            plan.protocol != Protocol::Https || !matches!(plan.work, Work::Idle { .. }),
+            "a device that sends nothing over HTTPS has no connection"
+        );
+        ensure!(
+            plan.protocol == Protocol::Mqtt || matches!(plan.target.credentials, Credentials::Hub(_)),
+            "devices over AMQP and HTTPS need a hub"
+        );
+        let connections = plan.connections.div_ceil(devices_a_connection);
+        let files = u64::from(connections) + SPARE_FILES;
         let limit = file_limit();
         ensure!(
             files <= limit,
             "{} connections need {files} open files and this process may have {limit}: use several processes, \
              each with its own --first",
-            plan.connections
+            connections
         );
         let ledger = match &plan.work {
             Work::Idle { .. } => Ledger::new(0, plan.target.names.prefix(), 0),
@@ -307,8 +346,10 @@ pub(crate) struct Worker {
 impl Worker {
     fn new(plan: &Arc<Plan>, counters: Arc<Counters>, phase: watch::Receiver<Phase>) -> Result<Self> {
         let batch = match &plan.work {
-            Work::Idle { .. } => None,
-            Work::Publish(publish) => Some(Batch::new(&publish.shape, &plan.target.names, publish.window)?),
+            Work::Publish(publish) if plan.protocol == Protocol::Mqtt => {
+                Some(Batch::new(&publish.shape, &plan.target.names, publish.window)?)
+            }
+            _ => None,
         };
         let started = Instant::now();
         let since_1970 = SystemTime::now()
@@ -360,18 +401,97 @@ impl Worker {
         let _ = self.phase.clone().wait_for(|phase| *phase >= Phase::Running).await;
     }
 
-    /// Connects `device` when its turn comes.
-    async fn open(&self, device: u32, attempt: ConnectAttempt) -> Result<Stream> {
+    /// Opens a connection when its turn comes.
+    async fn in_turn<T>(&self, open: impl Future<Output = Result<T>>) -> Result<T> {
         let slot = self.next_slot.get().max(Instant::now() - Duration::from_millis(5));
         self.next_slot.set(slot + self.slot_gap);
         tokio::time::sleep_until(slot.into()).await;
         let _permit = self.handshakes.acquire().await?;
+        open.await
+    }
+
+    /// Connects `device` over MQTT.
+    pub(crate) async fn open_mqtt(&self, device: u32, attempt: ConnectAttempt) -> Result<Stream> {
         connect::open(&self.plan.target, self.plan.options, device, attempt).await
     }
 
-    /// Connects `device`, whose connection was lost at `lost_us`.
-    pub(crate) async fn reconnect(&self, device: u32, lost_us: u64) -> Result<Stream> {
-        let opened = self.open(device, ConnectAttempt::Reconnect).await;
+    /// Connects over AMQP and puts the tokens of the `count` devices from `first` on.
+    pub(crate) async fn open_amqp(
+        &self,
+        first: u32,
+        count: u32,
+        attempt: ConnectAttempt,
+    ) -> Result<(amqp::Connection, Vec<amqp::Credential>)> {
+        let target = &self.plan.target;
+        let Credentials::Hub(hub) = &target.credentials else {
+            bail!("devices over AMQP need a hub");
+        };
+        let stream = connect::open_stream(target, first, attempt).await?;
+        let mut connection = amqp::Connection::open(stream, &target.names.name(first), hub.host()).await?;
+        let credentials: Vec<_> = (first..first + count)
+            .map(|number| hub.credential(target.names.name(number)))
+            .collect();
+        amqp::Devices::authenticate(&mut connection, &credentials).await?;
+        Ok((connection, credentials))
+    }
+
+    /// Connects `device` over HTTPS.
+    pub(crate) async fn open_https(&self, device: u32, attempt: ConnectAttempt) -> Result<https::HttpsDevice> {
+        https::HttpsDevice::open(&self.plan.target, device, attempt).await
+    }
+
+    /// Keeps `devices`, which share a connection, connected, and has them work: `open` connects and names the server, `drive` works until all is
+    /// done or the connection is lost.
+    pub(crate) async fn sustain<C>(
+        &self,
+        devices: u32,
+        survive_disconnect: bool,
+        open: impl AsyncFn(ConnectAttempt) -> Result<(C, String)>,
+        mut drive: impl AsyncFnMut(C) -> Result<()>,
+    ) {
+        let devices = u64::from(devices);
+        // When the last connection was lost, or could not be opened for the first time.
+        let mut lost_us = None;
+        loop {
+            let opened = match lost_us {
+                Some(lost_us) => self.reconnect(lost_us, &open).await,
+                None => self.connect(&open).await,
+            };
+            match opened {
+                Ok((connection, server)) => {
+                    Counters::add(&self.counters.up, devices);
+                    let ended = drive(connection).await;
+                    self.counters.up.fetch_sub(devices, Ordering::Relaxed);
+                    match ended {
+                        Ok(()) => {
+                            Counters::add(&self.counters.finished, devices);
+                            return;
+                        }
+                        Err(error) => {
+                            lost_us = Some(self.now_us());
+                            Counters::add(&self.counters.disconnects, devices);
+                            self.note_lost(error, &server);
+                        }
+                    }
+                }
+                Err(error) => self.counters.note(&error),
+            }
+            if !survive_disconnect {
+                Counters::add(&self.counters.failed, devices);
+                return;
+            }
+            lost_us = lost_us.or_else(|| Some(self.now_us()));
+            self.backoff().await;
+        }
+    }
+
+    /// Connects again, what was lost at `lost_us`.
+    async fn reconnect<C>(
+        &self,
+        lost_us: u64,
+        open: &impl AsyncFn(ConnectAttempt) -> Result<(C, String)>,
+    ) -> Result<(C, String)> {
+        let opened = self.in_turn(open(ConnectAttempt::Reconnect)).await;
         match &opened {
             Ok(_) => {
                 let away_us = self.now_us().saturating_sub(lost_us);
@@ -380,6 +500,18 @@ impl Worker {
             Err(_) => Counters::add(&self.counters.refusals, 1),
         }
         opened
+    }
+
+    /// Connects for the first time, with a few attempts.
+    async fn connect<C>(&self, open: &impl AsyncFn(ConnectAttempt) -> Result<(C, String)>) -> Result<(C, String)> {
+        let mut attempt = 1;
+        loop {
+            match self.in_turn(open(ConnectAttempt::Initial)).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) if attempt >= CONNECT_ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
     }
 
     /// Records why the connection to `server` was lost; the server is named where there are several.
@@ -394,18 +526,6 @@ impl Worker {
     /// Waits before a device reconnects; the time is random, so that devices do not reconnect all at once.
     pub(crate) async fn backoff(&self) {
         tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
-    }
-
-    /// Connects `device` for the first time, with a few attempts.
-    pub(crate) async fn connect(&self, device: u32) -> Result<Stream> {
-        let mut attempt = 1;
-        loop {
-            match self.open(device, ConnectAttempt::Initial).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) if attempt >= CONNECT_ATTEMPTS => return Err(error),
-                Err(_) => attempt += 1,
-            }
-        }
     }
 }
 
@@ -422,11 +542,13 @@ fn run_thread(
         .context("cannot start a runtime")?;
     let worker = Rc::new(Worker::new(plan, counters, phase.clone())?);
     runtime.block_on(async {
-        let devices = plan.first..plan.first + plan.connections;
-        let mut tasks: Vec<JoinHandle<()>> = devices
+        let end = plan.first + plan.connections;
+        let each = plan.protocol.devices_a_connection();
+        let mut tasks: Vec<JoinHandle<()>> = (plan.first..end)
+            .step_by(each as usize)
             .skip(index)
             .step_by(plan.threads)
-            .map(|device| start_device(&worker, device))
+            .map(|first| start_connection(&worker, first..end.min(first + each)))
             .collect();
         for task in &mut tasks {
             tokio::select! {
@@ -453,16 +575,29 @@ fn run_thread(
     })
 }
 
-fn start_device(worker: &Rc<Worker>, device: u32) -> JoinHandle<()> {
+fn start_connection(worker: &Rc<Worker>, devices: Range<u32>) -> JoinHandle<()> {
     let shared = worker.clone();
-    match &worker.plan.work {
-        Work::Idle { survive_disconnect } => {
-            let survive = *survive_disconnect;
-            holdfast_tasks::spawn_local("idle-device", Box::pin(idle::run(shared, device, survive)))
+    let (first, protocol) = (devices.start, worker.plan.protocol);
+    match (&worker.plan.work, protocol) {
+        (Work::Idle { survive_disconnect }, Protocol::Amqp { .. }) => {
+            let work = amqp::idle(shared, devices, *survive_disconnect);
+            holdfast_tasks::spawn_local("idle-device", Box::pin(work))
         }
-        Work::Publish(publish) => {
-            let publish = publish.clone();
-            holdfast_tasks::spawn_local("publishing-device", Box::pin(publisher::run(shared, device, publish)))
+        (Work::Idle { survive_disconnect }, _) => {
+            let work = idle::run(shared, first, *survive_disconnect);
+            holdfast_tasks::spawn_local("idle-device", Box::pin(work))
+        }
+        (Work::Publish(publish), Protocol::Mqtt) => {
+            let work = publisher::run(shared, first, publish.clone());
+            holdfast_tasks::spawn_local("publishing-device", Box::pin(work))
+        }
+        (Work::Publish(publish), Protocol::Amqp { .. }) => {
+            let work = amqp::publish(shared, devices, publish.clone());
+            holdfast_tasks::spawn_local("publishing-device", Box::pin(work))
+        }
+        (Work::Publish(publish), Protocol::Https) => {
+            let work = https::publish(shared, first, publish.clone());
+            holdfast_tasks::spawn_local("publishing-device", Box::pin(work))
         }
     }
 }

@@ -7,14 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use holdfast_client::connection_file::{ConnectionFile, NodeFacts};
+use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::Sha256;
 
+use crate::amqp::Credential;
+use crate::fleet::Protocol;
 use crate::target::{Login, Tls, Transport, resolve, tls};
 
 /// The API version that current service SDKs send (Spec rest §1.1).
@@ -94,15 +96,40 @@ impl Hub {
     /// # Errors
     /// When a node has no such listener.
     pub fn mqtt_nodes(&self, transport: Transport) -> Result<Vec<SocketAddr>> {
-        let address = |node: &NodeFacts| {
-            let port = if transport == Transport::Plain {
-                node.ports.mqtt_plain
-            } else {
-                node.ports.mqtt
-            };
-            let port = port.with_context(|| format!("a node does not listen for MQTT by {transport:?}"))?;
-            node_address(node, port)
-        };
+        self.nodes(|ports| match transport {
+            Transport::Plain => ports.mqtt_plain,
+            Transport::Tls13 | Transport::Tls12 => ports.mqtt,
+        })
+    }
+
+    /// The AMQP address of each node; as [`Hub::mqtt_nodes`].
+    ///
+    /// # Errors
+    /// When a node has no such listener.
+    pub fn amqp_nodes(&self, transport: Transport) -> Result<Vec<SocketAddr>> {
+        self.nodes(|ports| match transport {
+            Transport::Plain => ports.amqp_plain,
+            Transport::Tls13 | Transport::Tls12 => ports.amqp,
+        })
+    }
+
+    /// The address of a fleet of `protocol`, and that of each node of a hub that has several.
+    ///
+    /// # Errors
+    /// When the hub or a node has no such listener, or HTTPS is to be without TLS.
+    pub fn addresses(&self, protocol: Protocol, transport: Transport) -> Result<(SocketAddr, Vec<SocketAddr>)> {
+        Ok(match protocol {
+            Protocol::Mqtt => (self.mqtt_address(transport)?, self.mqtt_nodes(transport)?),
+            Protocol::Amqp { .. } => (self.amqp_address(transport)?, self.amqp_nodes(transport)?),
+            Protocol::Https => {
+                ensure!(transport != Transport::Plain, "HTTPS is with TLS");
+                (self.https_address()?, self.nodes(|ports| ports.https)?)
+            }
+        })
+    }
+
+    fn nodes(&self, port: impl Fn(&Ports) -> Option<u16>) -> Result<Vec<SocketAddr>> {
+        let address = |node: &NodeFacts| node_address(node, port(&node.ports).context("a node without this listener")?);
         self.0.nodes.iter().map(address).collect()
     }
 
@@ -214,6 +241,23 @@ impl HubDevices {
         }
     }
 
+    /// The hub's name.
+    #[must_use]
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The device's token, for `$cbs` and for HTTPS.
+    pub(crate) fn credential(&self, device: String) -> Credential {
+        let resource = format!("{}/devices/{device}", self.host);
+        let token = sign(&resource, &self.key(&device), None, self.token_lifetime);
+        Credential {
+            device,
+            resource,
+            token,
+        }
+    }
+
     /// The key of the device, decoded.
     #[must_use]
     pub fn key(&self, device: &str) -> [u8; 32] {
@@ -284,8 +328,6 @@ fn mac(key: &[u8], parts: &[&str]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_client::connection_file::Ports;
-
     use super::*;
 
     #[test]

@@ -1,47 +1,23 @@
 //! A device that only keeps its connection open.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::connect::Stream;
-use crate::fleet::{Counters, Worker};
+use crate::fleet::Worker;
 use crate::wire::{PINGREQ, Reply, Scanner};
 
 pub(crate) async fn run(worker: Rc<Worker>, device: u32, survive_disconnect: bool) {
-    let mut opened = worker.connect(device).await;
-    let mut lost_us = 0;
-    loop {
-        match opened {
-            Ok(mut stream) => {
-                Counters::add(&worker.counters.up, 1);
-                let server = stream.server();
-                let ended = hold(&worker, &mut stream, device).await;
-                lost_us = worker.now_us();
-                worker.counters.up.fetch_sub(1, Ordering::Relaxed);
-                Counters::add(&worker.counters.disconnects, 1);
-                if let Err(error) = ended {
-                    worker.note_lost(error, &server);
-                }
-                if !survive_disconnect {
-                    return;
-                }
-            }
-            Err(error) => {
-                worker.counters.note(&error);
-                // A device that never connected is not counted as reconnecting.
-                if !survive_disconnect || lost_us == 0 {
-                    Counters::add(&worker.counters.failed, 1);
-                    return;
-                }
-            }
-        }
-        worker.backoff().await;
-        opened = worker.reconnect(device, lost_us).await;
-    }
+    let open = async |attempt| {
+        let stream = worker.open_mqtt(device, attempt).await?;
+        let server = stream.server();
+        Ok((stream, server))
+    };
+    let drive = async |mut stream| hold(&worker, &mut stream, device).await;
+    worker.sustain(1, survive_disconnect, open, drive).await;
 }
 
 /// Pings in time until the connection is lost.

@@ -25,6 +25,17 @@ pub struct Span {
     /// Acknowledged at or above `acknowledged_below`, ascending: only when a server acknowledges out of order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acknowledged_early: Vec<u64>,
+    /// The protocol has no sessions (HTTPS): an unacknowledged message may still be stored after those of the next connection.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sessionless: bool,
+}
+
+impl Span {
+    /// How many acknowledgements it holds.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged_below - self.first + self.acknowledged_early.len() as u64
+    }
 }
 
 /// All spans of a run.
@@ -55,10 +66,13 @@ impl Ledger {
     /// How many acknowledgements it holds; a message that two connections got acknowledged counts twice.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
-        let spans = self.devices.values().flatten();
-        spans
-            .map(|span| span.acknowledged_below - span.first + span.acknowledged_early.len() as u64)
-            .sum()
+        self.devices.values().flatten().map(Span::acknowledged).sum()
+    }
+
+    /// Whether a message may be stored after those of later connections.
+    pub(crate) fn may_be_late(&self, device: u32, epoch: u32, number: u64) -> bool {
+        let mut spans = self.devices.get(&device).into_iter().flatten();
+        spans.any(|span| span.epoch == epoch && span.is_sessionless && number >= span.acknowledged_below)
     }
 
     /// Merges the devices of `other`, a part of the same run.
@@ -108,6 +122,7 @@ mod tests {
             sent_below: below + 2,
             acknowledged_below: below,
             acknowledged_early: vec![below + 1],
+            is_sessionless: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Load generator: fleets of MQTT devices, a ledger of their acknowledgements, and verification of what readers find.
+//! Load generator: fleets of devices over MQTT, AMQP and HTTPS, a ledger of their acknowledgements, and verification of what readers find.
 //!
 //! Why: a claim such as "nothing acknowledged is lost" or "so many microseconds a message" is only as good as its
 //! measurement. Every figure of the project comes from this one generator, for the hub and its peers alike, and every
@@ -6,11 +6,12 @@
 //! Invariants: no allocation per message; a bounded ledger (spans, not messages); the device side uses none of the
 //! server's crates, not even its MQTT codec, so that a bug there cannot hide itself.
 //! Not here: installation of peers and the plan of a benchmark (`benches/`), fault injection (the `chaos` crate).
-//! Start at [`fleet::Fleet`] (load), [`connects`] (the cost of a connect), [`down`] (twins and direct methods) and [`verify`] (reading
+//! Start at [`fleet::Fleet`] (load), [`connects`] (the cost of a connect), [`down`] (twins and direct methods), [`multiplex`] (gateways) and [`verify`] (reading
 //! back).
 #![warn(missing_docs)]
 
 pub mod accept_tls;
+pub mod amqp;
 pub mod batch;
 pub mod certificates;
 pub mod connect;
@@ -20,11 +21,13 @@ pub mod down;
 pub mod events;
 pub mod fleet;
 pub mod http;
+pub mod https;
 pub mod hub;
 mod idle;
 pub mod latency;
 pub mod ledger;
 pub mod marker;
+pub mod multiplex;
 pub mod operator;
 pub mod process;
 mod publisher;

@@ -7,7 +7,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,41 +26,16 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(worker: Rc<Worker>, device: u32, publish: Publish) {
     let mut sender = Sender::new(worker.clone(), device, &publish);
-    // When the last connection was lost, or could not be opened for the first time.
-    let mut lost_us = None;
-    loop {
-        let opened = match lost_us {
-            Some(lost_us) => worker.reconnect(device, lost_us).await,
-            None => worker.connect(device).await,
-        };
-        match opened {
-            Ok(stream) => {
-                let server = stream.server();
-                Counters::add(&worker.counters.up, 1);
-                worker.running().await;
-                let ended = sender.drive(stream).await;
-                worker.counters.up.fetch_sub(1, Ordering::Relaxed);
-                match ended {
-                    Ok(()) => {
-                        Counters::add(&worker.counters.finished, 1);
-                        return;
-                    }
-                    Err(error) => {
-                        lost_us = Some(worker.now_us());
-                        Counters::add(&worker.counters.disconnects, 1);
-                        worker.note_lost(error, &server);
-                    }
-                }
-            }
-            Err(error) => worker.counters.note(&error),
-        }
-        if !publish.survive_disconnect {
-            Counters::add(&worker.counters.failed, 1);
-            return;
-        }
-        lost_us = lost_us.or_else(|| Some(worker.now_us()));
-        worker.backoff().await;
-    }
+    let open = async |attempt| {
+        let stream = worker.open_mqtt(device, attempt).await?;
+        let server = stream.server();
+        Ok((stream, server))
+    };
+    let drive = async |stream| {
+        worker.running().await;
+        sender.drive(stream).await
+    };
+    worker.sustain(1, publish.survive_disconnect, open, drive).await;
 }
 
 /// One device's messages over all its connections.
@@ -123,6 +97,7 @@ impl Sender {
             sent_below: self.window.next(),
             acknowledged_below: self.window.first(),
             acknowledged_early: self.window.acknowledged_early(),
+            is_sessionless: false,
         };
         self.worker.record(self.device, span);
         self.sent_before = self.sent_before.max(self.window.next());

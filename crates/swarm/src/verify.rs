@@ -129,6 +129,7 @@ impl<'a> Judge<'a> {
             return;
         }
         match found.last {
+            Some((last_epoch, _)) if epoch < last_epoch && self.ledger.may_be_late(marker.device, epoch, number) => {}
             Some((last_epoch, last_number)) if (epoch, number) < (last_epoch, last_number) => {
                 self.verdict.out_of_order += 1;
                 let at = format!("after {last_number} of epoch {last_epoch}");

@@ -44,6 +44,7 @@ fn ledger() -> Ledger {
             sent_below: EVENTS,
             acknowledged_below: EVENTS,
             acknowledged_early: Vec::new(),
+            is_sessionless: false,
         };
         ledger.devices.insert(device, vec![span]);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::connect::ConnectionOptions;
-use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Publish, Work};
+use holdfast_swarm::fleet::{Fleet, Outcome, Plan, Protocol, Publish, Work};
 use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target};
 use holdfast_swarm::verify::{Judge, Verdict};
 use support::{Habit, Kept, broker};
@@ -43,6 +43,7 @@ fn plan(address: SocketAddr, work: Work) -> Plan {
             keep_alive: 60,
             clean_session: false,
         },
+        protocol: Protocol::Mqtt,
         work,
     }
 }

@@ -5,20 +5,17 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail};
 use holdfast_swarm::batch::packet_id;
-use holdfast_swarm::connect::Stream;
 use holdfast_swarm::ledger::Span;
 use holdfast_swarm::marker::{FILLER, MessageMarker};
-use holdfast_swarm::wire::{self, DUP, PINGREQ, Reply, Scanner};
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
+use super::wire::Wire;
 use super::{PAYLOAD_BYTES, Shared};
 use crate::history::{Connection, End, Micros, SECOND};
-use crate::targets::TOPIC;
 
 /// Messages in flight.
 const WINDOW: usize = 16;
@@ -45,6 +42,8 @@ pub(super) struct Session {
     outstanding: VecDeque<(u64, Micros)>,
     newest_acknowledged_sent: Option<Micros>,
     ended: Option<(Micros, End)>,
+    /// It is one of a device over HTTPS, which takes no other connection away and is not cut off.
+    pub(super) is_sessionless: bool,
     /// A newer connection of the device is up: this one only sends one message, which must not be acknowledged.
     pub(super) superseded: bool,
 }
@@ -65,6 +64,7 @@ impl Session {
             outstanding: VecDeque::new(),
             newest_acknowledged_sent: None,
             ended: None,
+            is_sessionless: false,
             superseded: false,
         }
     }
@@ -76,6 +76,7 @@ impl Session {
             sent_below: self.next,
             acknowledged_below: self.acknowledged_below,
             acknowledged_early: self.early.clone(),
+            is_sessionless: self.is_sessionless,
         }
     }
 
@@ -102,11 +103,34 @@ impl Session {
         self.outstanding.front().map(|(_, sent)| *sent)
     }
 
-    fn end(&mut self, at: Micros, end: End) {
+    /// Whether a message waits for its acknowledgement.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// The number and payload of the next message, which counts as sent from now on.
+    pub(super) fn next_message(&mut self, run: u64, now: Micros) -> (u64, [u8; PAYLOAD_BYTES]) {
+        let mut payload = [FILLER; PAYLOAD_BYTES];
+        let number = self.next;
+        let marker = MessageMarker {
+            run,
+            device: self.number,
+            epoch: self.epoch,
+            number,
+            sent_us: 0,
+        };
+        marker.write(&mut payload);
+        self.outstanding.push_back((number, now));
+        self.next += 1;
+        (number, payload)
+    }
+
+    /// The connection has ended.
+    pub(super) fn end(&mut self, at: Micros, end: End) {
         self.ended.get_or_insert((at, end));
     }
 
-    /// Processes a PUBACK.
+    /// Processes an acknowledgement.
     fn acknowledge(&mut self, id: u16) -> Result<()> {
         let place = self.outstanding.iter().position(|(number, _)| packet_id(*number) == id);
         let Some((place, (number, sent))) = place.and_then(|place| Some((place, self.outstanding.remove(place)?)))
@@ -125,42 +149,42 @@ impl Session {
     }
 }
 
-/// Drives `stream` until it ends. `changed` is notified of acknowledgements and of the end.
+/// Drives `wire` until it ends. `changed` is notified of acknowledgements and of the end.
 pub(super) async fn drive(
     shared: Rc<Shared>,
     session: Rc<RefCell<Session>>,
     changed: Rc<Notify>,
-    stream: Stream,
+    mut wire: Wire,
     sent_before: u64,
     mut rng: StdRng,
 ) {
-    let (mut reading, mut writing) = tokio::io::split(stream);
-    let mut scanner = Scanner::default();
-    let mut input = [0; 1024];
     let mut last_write = shared.recorder.now();
     let mut ghost_sent = false;
     loop {
         let pause = Duration::from_millis(rng.random_range(INTERVAL_MS));
-        let result = tokio::select! {
-            read = reading.read(&mut input) => match read {
-                Ok(0) => Err(anyhow::anyhow!("closed")),
-                Ok(count) => take(&shared, &session, &mut scanner, &input[..count]),
-                Err(error) => Err(error.into()),
-            },
+        let mut result = tokio::select! {
+            read = wire.read() => read.and_then(|()| take(&shared, &session, &mut wire)),
             () = tokio::time::sleep(pause) => {
                 let now = shared.recorder.now();
-                let packets = next_packets(&shared, &session, sent_before, &mut ghost_sent, now, &mut rng);
-                match packets {
-                    Ok(packets) if packets.is_empty() && now < last_write + PING_AFTER => Ok(()),
-                    Ok(packets) => {
+                match put_next(&shared, &session, &mut wire, sent_before, &mut ghost_sent, &mut rng) {
+                    Ok(0) => {
+                        if now >= last_write + PING_AFTER {
+                            last_write = now;
+                            wire.ping();
+                        }
+                        Ok(())
+                    }
+                    Ok(_) => {
                         last_write = now;
-                        let bytes = if packets.is_empty() { &PINGREQ[..] } else { &packets };
-                        send(&mut writing, bytes).await
+                        Ok(())
                     }
                     Err(error) => Err(error),
                 }
             }
         };
+        if result.is_ok() {
+            result = wire.flush().await;
+        }
         changed.notify_one();
         if let Err(error) = result {
             session.borrow_mut().end(shared.recorder.now(), End::Remote);
@@ -181,45 +205,37 @@ pub(super) async fn drive(
     }
 }
 
-async fn send(writing: &mut tokio::io::WriteHalf<Stream>, bytes: &[u8]) -> Result<()> {
-    writing.write_all(bytes).await?;
-    writing.flush().await.context("writing")
+fn take(shared: &Shared, session: &RefCell<Session>, wire: &mut Wire) -> Result<()> {
+    let first = session.borrow().first;
+    wire.acknowledged(first, |id| acknowledged(shared, session, id))
 }
 
-fn take(shared: &Shared, session: &RefCell<Session>, scanner: &mut Scanner, input: &[u8]) -> Result<()> {
+/// Processes the acknowledgement of the message with this packet id.
+pub(super) fn acknowledged(shared: &Shared, session: &RefCell<Session>, id: u16) {
     let now = shared.recorder.now();
-    scanner.scan(input, |reply| {
-        match reply {
-            Reply::PubAck(id) => {
-                let mut session = session.borrow_mut();
-                let (name, epoch, node) = (session.name.clone(), session.epoch, session.node);
-                if let Err(error) = session.acknowledge(id) {
-                    shared
-                        .recorder
-                        .anomaly(format!("{name}, connection {epoch} on node {node}: {error:#}"));
-                }
-                let number = session.number;
-                drop(session);
-                shared.recorder.acknowledgement(number, now);
-            }
-            Reply::PingResp => {}
-            other => bail!("an unexpected {other:?}"),
-        }
-        Ok(())
-    })
+    let mut session = session.borrow_mut();
+    let (name, epoch, node) = (session.name.clone(), session.epoch, session.node);
+    if let Err(error) = session.acknowledge(id) {
+        let text = format!("{name}, connection {epoch} on node {node}: {error:#}");
+        shared.recorder.anomaly(text);
+    }
+    let number = session.number;
+    drop(session);
+    shared.recorder.acknowledgement(number, now);
 }
 
-/// The packets to send now; a superseded connection sends one message, which must not be acknowledged.
-fn next_packets(
+/// Puts the messages to send now, and says how many; a superseded connection sends one message, which must not be acknowledged.
+fn put_next(
     shared: &Shared,
     session: &RefCell<Session>,
+    wire: &mut Wire,
     sent_before: u64,
     ghost_sent: &mut bool,
-    now: Micros,
     rng: &mut StdRng,
-) -> Result<Vec<u8>> {
+) -> Result<usize> {
+    let now = shared.recorder.now();
     let mut session = session.borrow_mut();
-    let free = WINDOW.saturating_sub(session.outstanding.len());
+    let free = WINDOW.saturating_sub(session.outstanding.len()).min(wire.room());
     let count = if session.superseded {
         usize::from(!std::mem::replace(ghost_sent, true)).min(free)
     } else if session.next < sent_before {
@@ -232,36 +248,11 @@ fn next_packets(
     } else {
         free.min(1)
     };
-    let mut packets = Vec::new();
     for _ in 0..count {
-        let number = session.next;
-        append(&mut packets, shared.run, &session, number, number < sent_before)?;
-        session.outstanding.push_back((number, now));
-        session.next += 1;
+        let (number, payload) = session.next_message(shared.run, now);
+        wire.put(number, &payload, number < sent_before)?;
     }
-    Ok(packets)
-}
-
-fn append(packets: &mut Vec<u8>, run: u64, session: &Session, number: u64, again: bool) -> Result<()> {
-    let mut payload = [FILLER; PAYLOAD_BYTES];
-    let marker = MessageMarker {
-        run,
-        device: session.number,
-        epoch: session.epoch,
-        number,
-        sent_us: 0,
-    };
-    marker.write(&mut payload);
-    let start = packets.len();
-    let topic = TOPIC.replace("{device}", &session.name);
-    let layout = wire::encode_publish(packets, &topic, &payload)?;
-    ensure!(packets.len() > start, "an empty packet");
-    if again {
-        packets[start] |= DUP;
-    }
-    let at = start + layout.packet_id;
-    packets[at..at + 2].copy_from_slice(&packet_id(number).to_be_bytes());
-    Ok(())
+    Ok(count)
 }
 
 #[cfg(test)]

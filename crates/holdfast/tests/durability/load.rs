@@ -6,34 +6,62 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use holdfast_swarm::batch::Shape;
 use holdfast_swarm::connect::ConnectionOptions;
-use holdfast_swarm::fleet::{Fleet, Plan, Publish, Work};
+use holdfast_swarm::fleet::{Fleet, Plan, Protocol, Publish, Work};
 use holdfast_swarm::hub::Hub;
 use holdfast_swarm::ledger::Ledger;
 use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Transport};
 
 use crate::scenario::{block_on, wait_for};
 
-/// Fleets: how bytes travel, what device names begin with, how many devices, how many messages each keeps in flight.
-const FLEETS: [(Transport, &str, u32, usize); 3] = [
-    (Transport::Plain, "one-at-a-time-", 24, 1),
-    (Transport::Plain, "windowed-", 16, 24),
-    (Transport::Tls13, "secured-", 8, 8),
+/// Devices of one protocol.
+struct FleetPlan {
+    protocol: Protocol,
+    transport: Transport,
+    /// What the devices' names begin with.
+    prefix: &'static str,
+    devices: u32,
+    /// Messages that each keeps in flight.
+    window: usize,
+}
+
+const GATEWAY: Protocol = Protocol::Amqp {
+    devices_a_connection: 8,
+};
+const FLEETS: [FleetPlan; 5] = [
+    fleet(Protocol::Mqtt, Transport::Plain, "one-at-a-time-", 24, 1),
+    fleet(Protocol::Mqtt, Transport::Plain, "windowed-", 16, 24),
+    fleet(Protocol::Mqtt, Transport::Tls13, "secured-", 8, 8),
+    fleet(GATEWAY, Transport::Plain, "amqp-", 16, 8),
+    fleet(Protocol::Https, Transport::Tls13, "https-", 6, 1),
 ];
 const PAYLOAD_BYTES: usize = 256;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(6 * 3600);
 const TIMEOUT: Duration = Duration::from_secs(90);
+
+const fn fleet(
+    protocol: Protocol,
+    transport: Transport,
+    prefix: &'static str,
+    devices: u32,
+    window: usize,
+) -> FleetPlan {
+    FleetPlan {
+        protocol,
+        transport,
+        prefix,
+        devices,
+        window,
+    }
+}
 
 /// Running fleets, all of whose acknowledgements are written down.
 pub(crate) struct Load(Vec<Fleet>);
 
 /// Makes the fleets' devices, which must be done once before the first load.
 pub(crate) fn create_devices(hub: &Hub) -> Result<()> {
-    FLEETS.iter().try_for_each(|(_, prefix, count, _)| {
-        block_on(holdfast_swarm::devices::create(
-            hub,
-            &DeviceNames::new(prefix)?,
-            0..*count,
-        ))
+    FLEETS.iter().try_for_each(|fleet| {
+        let names = DeviceNames::new(fleet.prefix)?;
+        block_on(holdfast_swarm::devices::create(hub, &names, 0..fleet.devices))
     })
 }
 
@@ -89,35 +117,37 @@ impl Load {
     }
 }
 
-fn start(hub: &Hub, (transport, prefix, connections, window): &(Transport, &str, u32, usize)) -> Result<Fleet> {
+fn start(hub: &Hub, fleet: &FleetPlan) -> Result<Fleet> {
+    let (address, nodes) = hub.addresses(fleet.protocol, fleet.transport)?;
     let topic = "devices/{device}/messages/events/".to_owned();
     Fleet::start(Plan {
         target: Target {
-            address: hub.mqtt_address(*transport)?,
-            nodes: hub.mqtt_nodes(*transport)?,
+            address,
+            nodes,
             begin_at: None,
             reconnect_to: ReconnectTo::Same,
-            tls: hub.tls(*transport)?,
+            tls: hub.tls(fleet.transport)?,
             sources: Vec::new(),
-            names: DeviceNames::new(prefix)?,
+            names: DeviceNames::new(fleet.prefix)?,
             credentials: Credentials::Hub(hub.devices(TOKEN_LIFETIME)?),
             topic: topic.clone(),
         },
         first: 0,
-        connections: *connections,
+        connections: fleet.devices,
         threads: 1,
         connect_rate: 2_000.0,
         options: ConnectionOptions {
             keep_alive: 60,
             clean_session: true,
         },
+        protocol: fleet.protocol,
         work: Work::Publish(Publish {
             shape: Shape {
                 topic,
                 payload_bytes: PAYLOAD_BYTES,
                 run: rand::random(),
             },
-            window: *window,
+            window: fleet.window,
             refill: 1,
             messages: None,
             survive_disconnect: true,

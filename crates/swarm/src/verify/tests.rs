@@ -14,6 +14,7 @@ fn span(epoch: u32, first: u64, acknowledged_below: u64, sent_below: u64) -> Spa
         sent_below,
         acknowledged_below,
         acknowledged_early: Vec::new(),
+        is_sessionless: false,
     }
 }
 
@@ -80,6 +81,22 @@ fn a_message_behind_a_later_one_is_out_of_order() {
     assert_eq!((verdict.out_of_order, verdict.lost, verdict.gaps), (1, 0, 0));
     let verdict = judge(vec![span(0, 0, 1, 1), span(1, 1, 2, 2)], &[(1, 1), (0, 0)]);
     assert_eq!(verdict.out_of_order, 1);
+}
+
+#[test]
+fn an_unacknowledged_message_of_a_protocol_without_sessions_may_come_late() {
+    let spans = |is_sessionless| {
+        let first = Span {
+            is_sessionless,
+            ..span(0, 0, 1, 2)
+        };
+        vec![first, span(1, 1, 3, 3)]
+    };
+    let late = [(0, 0), (1, 1), (0, 1), (1, 2)];
+    assert!(judge(spans(true), &late).is_clean());
+    assert_eq!(judge(spans(false), &late).out_of_order, 1);
+    // What was acknowledged was stored before the next one was sent.
+    assert_eq!(judge(spans(true), &[(1, 1), (0, 0), (1, 2)]).out_of_order, 1);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use holdfast_swarm::connect::ConnectionOptions;
+use holdfast_swarm::fleet::Protocol;
 use holdfast_swarm::hub::Hub;
 use holdfast_swarm::readiness;
 use holdfast_swarm::target::{Credentials, DeviceNames, ReconnectTo, Target, Transport, resolve, tls};
 
 use crate::commands;
 
-/// Load generator for Holdfast and for MQTT brokers.
+/// Load generator for Holdfast, over MQTT, AMQP and HTTPS, and for MQTT brokers.
 #[derive(Parser)]
 #[command(version)]
 pub(crate) struct Args {
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Read(commands::read::Read),
     /// Write twins or invoke direct methods: rate, and the times until devices and callers have them.
     Down(commands::down::Down),
+    /// Gateways over AMQP, whose devices use everything at once: errors, latencies, fairness.
+    Multiplex(commands::multiplex::Multiplex),
     /// Open and close connections: rate and CPU per connect, by kind of credential.
     Connects(commands::connects::Connects),
     /// Begin many TLS handshakes at once: the server's memory for each.
@@ -55,6 +58,7 @@ impl Command {
             Self::Verify(command) => command.run(),
             Self::Read(command) => command.run(),
             Self::Down(command) => command.run(),
+            Self::Multiplex(command) => command.run(),
             Self::Connects(command) => command.run(),
             Self::Storm(command) => command.run(),
             Self::AcceptTls(command) => command.run(),
@@ -77,6 +81,12 @@ pub(crate) struct TargetArgs {
     /// Transport
     #[arg(long, value_enum, default_value = "plain")]
     pub(crate) transport: Transport,
+    /// Protocol of the devices; other than MQTT only with --hub, and for HTTPS with TLS
+    #[arg(long, value_enum, default_value = "mqtt")]
+    protocol: ProtocolArg,
+    /// Devices that share a connection, over AMQP
+    #[arg(long, default_value_t = 1)]
+    pub(crate) devices_a_connection: u32,
     /// CA file for TLS to a broker
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -128,6 +138,17 @@ pub(crate) struct TargetArgs {
     /// Lifetime of a device's token in seconds
     #[arg(long, alias = "token-life", default_value_t = 24 * 3600)]
     token_lifetime: u64,
+}
+
+/// The protocol of the devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ProtocolArg {
+    /// MQTT 3.1.1.
+    Mqtt,
+    /// AMQP 1.0.
+    Amqp,
+    /// HTTPS with kept connections.
+    Https,
 }
 
 /// The node to which devices reconnect.
@@ -188,6 +209,16 @@ impl TargetArgs {
         }
     }
 
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self.protocol {
+            ProtocolArg::Mqtt => Protocol::Mqtt,
+            ProtocolArg::Amqp => Protocol::Amqp {
+                devices_a_connection: self.devices_a_connection,
+            },
+            ProtocolArg::Https => Protocol::Https,
+        }
+    }
+
     /// The target as a report names it.
     pub(crate) fn description(&self) -> String {
         match (&self.target, &self.hub) {
@@ -211,6 +242,20 @@ impl TargetArgs {
         Ok(target)
     }
 
+    /// As [`Self::prepare`], for devices over AMQP whatever `--protocol` says.
+    pub(crate) fn prepare_gateways(&self, hub: &Hub) -> Result<Target> {
+        let protocol = Protocol::Amqp {
+            devices_a_connection: self.devices_a_connection,
+        };
+        let (address, nodes) = hub.addresses(protocol, self.transport)?;
+        let target = self.prepare(Some(hub))?;
+        Ok(Target {
+            address,
+            nodes,
+            ..target
+        })
+    }
+
     /// Resolves the target.
     pub(crate) fn resolve(&self, hub: Option<&Hub>) -> Result<Target> {
         ensure!(
@@ -226,9 +271,10 @@ impl TargetArgs {
 
     fn resolve_hub(&self, hub: &Hub) -> Result<Target> {
         let names = self.names()?;
+        let (address, nodes) = hub.addresses(self.protocol(), self.transport)?;
         Ok(Target {
-            address: hub.mqtt_address(self.transport)?,
-            nodes: hub.mqtt_nodes(self.transport)?,
+            address,
+            nodes,
             begin_at: self.begin_at(hub)?,
             reconnect_to: match self.reconnect_to {
                 ReconnectArg::Same => ReconnectTo::Same,
@@ -250,6 +296,10 @@ impl TargetArgs {
     }
 
     fn resolve_broker(&self, target: &str) -> Result<Target> {
+        ensure!(
+            self.protocol == ProtocolArg::Mqtt,
+            "a broker is reached over MQTT alone"
+        );
         let tls = match self.transport {
             Transport::Plain => None,
             secured => {

@@ -5,6 +5,7 @@ pub(crate) mod connects;
 pub(crate) mod devices;
 pub(crate) mod down;
 pub(crate) mod idle;
+pub(crate) mod multiplex;
 pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod rotate;

@@ -49,6 +49,7 @@ impl Idle {
             threads: self.target.threads,
             connect_rate: self.target.connect_rate,
             options: self.target.connection_options(false),
+            protocol: self.target.protocol(),
             work: Work::Idle {
                 survive_disconnect: self.survive_disconnect,
             },

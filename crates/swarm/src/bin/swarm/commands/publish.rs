@@ -153,6 +153,7 @@ impl PublishCommand {
             threads: self.target.threads,
             connect_rate: self.target.connect_rate,
             options: self.target.connection_options(self.survive_disconnect),
+            protocol: self.target.protocol(),
             work: Work::Publish(Publish {
                 shape,
                 window: self.window,
