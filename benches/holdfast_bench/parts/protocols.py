@@ -26,7 +26,7 @@ def run(options):
         idle(part, options, transport)
     part.remarks += [
         f"{options.runs} alternating runs of {options.seconds} s, a fresh hub for each; the ratio is the median of those of neighbouring runs.",
-        "A device over HTTPS has one message under way on its kept connection, so it is compared at window 1, with TLS 1.3 like MQTT beside it.",
+        "A device over HTTPS has one message in flight on its kept connection, so it is compared at window 1, with TLS 1.3 like MQTT beside it.",
     ]
     return part
 

@@ -73,7 +73,7 @@ pub enum Protocol {
         /// Devices that share a connection, from 1.
         devices_a_connection: u32,
     },
-    /// HTTPS with kept connections; a device has one message under way.
+    /// HTTPS with kept connections; a device has one message in flight.
     Https,
 }
 

@@ -113,9 +113,9 @@ struct Sender {
     epoch: u32,
     /// The first message of the present connection.
     first: u64,
-    /// The message to be sent next, or under way.
+    /// The message to be sent next, or in flight.
     next: u64,
-    /// Whether [`Self::next`] is under way on the present connection.
+    /// Whether [`Self::next`] is in flight on the present connection.
     is_sent: bool,
     /// One past the last message to be sent.
     end: u64,
@@ -245,7 +245,7 @@ struct Answer {
     retry_after: Option<Duration>,
 }
 
-/// What was read of the answers.
+/// Bytes of answers that are not parsed yet.
 #[derive(Default)]
 struct Answers(Vec<u8>);
 

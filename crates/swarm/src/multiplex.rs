@@ -33,7 +33,7 @@ use crate::target::{Target, Transport};
 const CONNECTS_AT_ONCE: usize = 8;
 /// The lifetime of the back ends' token.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How long requests and messages under way may take at the end.
+/// How long requests and messages in flight may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A run.

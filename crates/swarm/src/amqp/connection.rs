@@ -22,7 +22,7 @@ const IDLE_BYTES: usize = 512;
 pub(crate) struct Connection {
     stream: Stream,
     input: Vec<u8>,
-    /// What is to be written.
+    /// Bytes to be written.
     pub(crate) out: Vec<u8>,
     /// Channels that the server names otherwise: its number, and the device's.
     channels: Vec<(u16, u16)>,

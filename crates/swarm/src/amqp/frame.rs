@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_and_errors_are_told_apart() {
+    fn outcomes_and_errors_are_read() {
         let mut out = Vec::new();
         put_accepted(&mut out, 1, 9);
         let (_, reply, _) = first_frame(&out).unwrap().unwrap();

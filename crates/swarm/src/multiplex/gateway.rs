@@ -20,7 +20,7 @@ use crate::target::{Credentials, Target};
 
 /// How often a gateway looks at what is due.
 const TICK: Duration = Duration::from_millis(5);
-/// Deliveries that each receiving link may have under way.
+/// Deliveries that each receiving link may have in flight.
 const CREDIT: u32 = 100;
 
 // The links of a device, by handle.
@@ -60,7 +60,7 @@ struct Lane {
     links: [Link; 6],
     /// Unsettled messages: their numbers, and when they were sent.
     unsettled: VecDeque<(u32, u64)>,
-    /// When the report under way was sent; 0: none is.
+    /// When the report in flight was sent; 0: none is.
     reported_us: u64,
     telemetry_due_us: u64,
     report_due_us: u64,
@@ -247,7 +247,7 @@ impl Lane {
             let delivery = self.put(out, EVENTS, false, &message);
             self.unsettled.push_back((delivery, now_us));
             if let Some(every) = pace.telemetry {
-                // What is late is not made up for.
+                // A late message is not made up for.
                 self.telemetry_due_us = (self.telemetry_due_us + every.as_micros() as u64).max(now_us);
             }
         }
@@ -331,7 +331,7 @@ impl Lane {
     fn twin_answer(&mut self, message: &[u8], traffic: &Traffic, now_us: u64) -> Result<()> {
         match property(message, ANNOTATIONS, "status")? {
             Some(Value::Signed(200 | 204)) => {
-                // With the answer to the subscription none is under way.
+                // With the answer to the subscription none is in flight.
                 let sent_us = std::mem::take(&mut self.reported_us);
                 if sent_us > 0 {
                     traffic.reported.add(now_us - sent_us);

@@ -95,7 +95,7 @@ fn an_unacknowledged_message_of_a_protocol_without_sessions_may_come_late() {
     let late = [(0, 0), (1, 1), (0, 1), (1, 2)];
     assert!(judge(spans(true), &late).is_clean());
     assert_eq!(judge(spans(false), &late).out_of_order, 1);
-    // What was acknowledged was stored before the next one was sent.
+    // An acknowledged message was stored before the next one was sent.
     assert_eq!(judge(spans(true), &[(1, 1), (0, 0), (1, 2)]).out_of_order, 1);
 }
 
