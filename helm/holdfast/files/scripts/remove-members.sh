@@ -1,0 +1,56 @@
+#!/bin/sh
+# Drains and removes the core members that the release is not to have any more, before their pods go: remove-members.sh NAME REPLICAS
+#
+# Members are NAME-n; those with n >= REPLICAS go. All are drained together, so that no replica moves to a node that goes next. If one
+# cannot be drained, those that this run has begun are taken back and the upgrade stops, with nothing lost.
+set -eu
+name=$1
+replicas=$2
+deadline=$(($(date +%s) + ${TIMEOUT_SECONDS:-3600}))
+begun=
+
+say() { echo "scale-in: $*" >&2; }
+undo() {
+  for node in $begun; do holdfast node drain "$node" --undo || say "cannot take $node back: holdfast node drain $node --undo"; done
+}
+# "NAME STATE" of each member that goes, the last one first.
+leaving() {
+  list=$(holdfast node list) || return 1
+  echo "$list" | awk -v prefix="$name-" -v replicas="$replicas" '
+    NR > 1 && index($1, prefix) == 1 {
+      ordinal = substr($1, length(prefix) + 1)
+      if (ordinal ~ /^[0-9]+$/ && ordinal + 0 >= replicas) print ordinal, $1, $2
+    }' | sort -rn | cut -d' ' -f2-
+}
+
+members=$(leaving) || { say "the hub does not list its members: nothing was changed"; exit 1; }
+if [ -z "$members" ]; then
+  say "no member goes"
+  exit 0
+fi
+say "these members go: $(echo "$members" | cut -d' ' -f1 | tr '\n' ' ')"
+for node in $(echo "$members" | awk '$2 == "active" || $2 == "joining" { print $1 }'); do
+  if ! holdfast node drain "$node"; then
+    say "$node cannot be drained (above): nothing was removed; the upgrade stops"
+    undo
+    exit 1
+  fi
+  begun="$begun $node"
+done
+last=
+while :; do
+  members=$(leaving) || members=$last
+  [ "$members" = "$last" ] || say "$(echo "$members" | tr '\n' ',')"
+  last=$members
+  echo "$members" | grep -qv ' drained$' || break
+  if [ "$(date +%s)" -ge "$deadline" ]; then
+    say "not drained within ${TIMEOUT_SECONDS:-3600} s: they stay members and are taken back; raise scaleIn.timeoutSeconds"
+    undo
+    exit 1
+  fi
+  sleep "${POLL_SECONDS:-5}"
+done
+for node in $(echo "$members" | cut -d' ' -f1); do
+  holdfast node remove "$node"
+  say "$node is no member any more. Once its pod is gone: kubectl delete pvc data-$node"
+done
