@@ -71,6 +71,13 @@ case $? in
   3) echo "test: skipped: cargo-deny could not be installed" ;;
   *) failed=$((failed + 1)); fail "licenses, bans and sources" ;;
 esac
+say "the Helm chart"
+tests/kubernetes/run.sh fast
+case $? in
+  0) passed=$((passed + 1)) ;;
+  3) echo "test: skipped: helm could not be compiled" ;;
+  *) failed=$((failed + 1)); fail "the Helm chart" ;;
+esac
 if step "compiling the Rust tests" cargo_progress "compiling" 480 test --locked --workspace --no-run; then
   counted "Rust tests" cargo test --locked --workspace --no-fail-fast
 fi

@@ -117,12 +117,13 @@ if [ "$mode" = all ]; then
   done
   if go_tool kubeconform github.com/yannh/kubeconform/cmd/kubeconform $kubeconform_version && python_tool kubernetes-validate $kubernetes_validate_version; then
     # The package carries the schemas of each version of Kubernetes; those of other groups (cert-manager, …) are decoded below.
-    schemas=$(echo "$cache"/kubernetes-validate-*/lib/python3*/site-packages/kubernetes_validate/kubernetes-json-schema)
+    schemas=$(echo "$cache"/kubernetes-validate-$kubernetes_validate_version/lib/python3*/site-packages/kubernetes_validate/kubernetes-json-schema)
     for version in $kubernetes_versions; do
+      python3 $here/schemas.py "$schemas" "$version" "$work/schemas-$version"
       for file in $(values); do
         name=$(name_of "$file")
         check "kubeconform $name, Kubernetes $version" "$cache/bin/kubeconform-$kubeconform_version" -strict -summary -kubernetes-version "$version" \
-          -schema-location "$schemas/{{.NormalizedKubernetesVersion}}-local{{.StrictSuffix}}/{{.ResourceKind}}{{.KindSuffix}}.json" \
+          -schema-location "$work/schemas-$version/{{.ResourceKind}}{{.KindSuffix}}.json" \
           -skip Certificate,Issuer,ServiceMonitor,PrometheusRule,TLSRoute "$work/$name-$version.yaml"
       done
     done
@@ -136,11 +137,12 @@ if [ "$mode" = all ]; then
   else
     skip "the decoder cannot be compiled here: objects of cert-manager, Prometheus and the Gateway API are NOT checked"
   fi
+  # Without a CPU limit on purpose: waived.txt, CKV_K8S_11.
   if go_tool kube-score github.com/zegl/kube-score/cmd/kube-score $kube_score_version; then
     ignored=$(sed -n 's/^kube-score \([^ ]*\) .*/--ignore-test \1/p' $here/waived.txt | tr '\n' ' ')
     for file in $(values); do
       # shellcheck disable=SC2086
-      check "kube-score $(name_of "$file")" "$cache/bin/kube-score-$kube_score_version" score --kubernetes-version v1.35 --output-format ci $ignored "$work/$(name_of "$file").yaml"
+      check "kube-score $(name_of "$file")" "$cache/bin/kube-score-$kube_score_version" score --kubernetes-version v1.35 --ignore-container-cpu-limit --output-format ci $ignored "$work/$(name_of "$file").yaml"
     done
   else
     skip "kube-score cannot be had here"

@@ -23,7 +23,7 @@ prepare() {
   rm -rf "$work/run" "$work/calls"
   mkdir "$work/run"
   : >"$work/calls"
-  env CALLS="$work/calls" DATA_DIR="$work/data" RUN_DIR="$work/run" TOKENS_DIR="$work/tokens" FOUNDING_SECRET=hub-join "$@" \
+  env CALLS="$work/calls" LOGIN_FILE="$work/login" DATA_DIR="$work/data" RUN_DIR="$work/run" TOKENS_DIR="$work/tokens" FOUNDING_SECRET=hub-join "$@" \
     sh "$scripts/prepare.sh" 2>"$work/said"
 }
 mkdir "$work/data" "$work/tokens"
@@ -46,6 +46,11 @@ grep -q 'admin.existingSecret' "$work/said" || fail "it names the remedy: $(cat 
 prepare NODE=hub-gateway-0 ROLE=gateway HOLDFAST_LOGIN=x HUB_ANSWERS=yes || fail "a gateway"
 [ "$(cat "$work/run/join-token")" = 0123abcd ] || fail "a gateway's token is made for it"
 grep -q -- 'node token --role gateway --valid' "$work/calls" || fail "its role is in the token: $(cat "$work/calls")"
+
+printf 'HostName=h\n' >"$work/login"
+prepare NODE=hub-gateway-1 ROLE=gateway HUB_ANSWERS=yes || fail "a credential in a Secret"
+[ -e "$work/run/join-token" ] || fail "makes a token"
+rm "$work/login"
 
 prepare NODE=hub-1 ROLE=core FOUNDING=hub-0 HOLDFAST_LOGIN=x || fail "a hub that does not exist yet: the Secret's token"
 [ "$(cat "$work/run/join-token")" = 1111 ] || fail "the Secret's token"

@@ -23,6 +23,14 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Of pods: nothing that changes with the chart alone, so that a new chart with the same configuration restarts nothing. */}}
+{{- define "holdfast.podLabels" -}}
+{{ include "holdfast.selector" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* The metadata of an object: (dict "root" $ "name" NAME "annotations" MAP). */}}
 {{- define "holdfast.metadata" -}}
 name: {{ .name }}

@@ -85,7 +85,7 @@ initContainers:
       {{- end }}
       - name: FOUNDING_SECRET
         value: {{ include "holdfast.foundingSecret" $root }}
-      {{- with include "holdfast.adminEnv" (dict "root" $root "optional" (eq $role "core")) | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- with include "holdfast.adminEnv" $root | trim }}{{ . | nindent 6 }}{{ end }}
     # The message of a refusal is shown by `kubectl describe pod`.
     terminationMessagePolicy: FallbackToLogsOnError
     resources:
@@ -230,7 +230,10 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: 1Mi}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
-  {{- with include "holdfast.adminVolumes" $root | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- if $v.cluster.enabled }}
+  # Core pods can do without, while the hub is created.
+  {{- with include "holdfast.adminVolumes" (dict "root" $root "optional" (eq $role "core")) | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- end }}
   {{- with $values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -244,27 +247,26 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* The variables by which the command line logs in: (dict "root" $ "optional" BOOL). */}}
+{{/* How the command line logs in, in the pods that do: variables, mounts, volumes (dict "root" $ "optional" BOOL). */}}
 {{- define "holdfast.adminEnv" -}}
-{{- $v := .root.Values -}}
-{{- if $v.admin.existingSecret }}
-- name: HOLDFAST_LOGIN
-  valueFrom: {secretKeyRef: {name: {{ $v.admin.existingSecret }}, key: {{ $v.admin.key }}, optional: {{ .optional }}}}
-{{- else if $v.admin.serviceAccountToken.enabled }}
+{{- $v := .Values -}}
+{{- if $v.admin.serviceAccountToken.enabled }}
 - name: HOLDFAST_TOKEN_FILE
   value: /var/run/secrets/holdfast/token
 - name: HOLDFAST_HUB
-  value: {{ include "holdfast.internalName" .root }}:{{ $v.service.ports.https }}
+  value: {{ include "holdfast.internalName" . }}:{{ $v.service.ports.https }}
 {{- end }}
-{{- if and (include "holdfast.hasAdmin" .root) (include "holdfast.caSecret" .root) }}
+{{- if and (include "holdfast.hasAdmin" .) (include "holdfast.caSecret" .) }}
 - name: HOLDFAST_CA_FILE
   value: /etc/holdfast/ca/ca.crt
 {{- end }}
 {{- end }}
 
 {{- define "holdfast.adminMounts" -}}
-{{- if .Values.admin.serviceAccountToken.enabled }}
-- {name: admin-token, mountPath: /var/run/secrets/holdfast, readOnly: true}
+{{- if .Values.admin.existingSecret }}
+- {name: admin, mountPath: /etc/holdfast/admin, readOnly: true}
+{{- else if .Values.admin.serviceAccountToken.enabled }}
+- {name: admin, mountPath: /var/run/secrets/holdfast, readOnly: true}
 {{- end }}
 {{- if and (include "holdfast.hasAdmin" .) (include "holdfast.caSecret" .) }}
 - {name: ca, mountPath: /etc/holdfast/ca, readOnly: true}
@@ -272,11 +274,15 @@ capabilities:
 {{- end }}
 
 {{- define "holdfast.adminVolumes" -}}
-{{- if .Values.admin.serviceAccountToken.enabled }}
-- name: admin-token
+{{- $admin := .root.Values.admin -}}
+{{- if $admin.existingSecret }}
+- name: admin
+  secret: {secretName: {{ $admin.existingSecret }}, defaultMode: 0440, optional: {{ .optional }}, items: [{key: {{ $admin.key }}, path: login}]}
+{{- else if $admin.serviceAccountToken.enabled }}
+- name: admin
   projected:
     defaultMode: 0440
     sources:
-      - serviceAccountToken: {audience: {{ .Values.admin.serviceAccountToken.audience }}, expirationSeconds: 3600, path: token}
+      - serviceAccountToken: {audience: {{ $admin.serviceAccountToken.audience }}, expirationSeconds: 3600, path: token}
 {{- end }}
 {{- end }}

@@ -33,7 +33,4 @@ securityContext:
 - name: ca
   secret: {secretName: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
-{{- with include "holdfast.adminVolumes" . | trim }}
-{{ . }}
-{{- end }}
 {{- end }}

@@ -4,7 +4,7 @@
 # Pod 0 of a new hub gets the tokens that it accepts from its creation on. Every other node gets a token of its own: made with the
 # release's credential for administration where there is one and the hub answers, else from the Secret of the creation.
 # Environment: NODE, ROLE (core, gateway), FOUNDING (the name of the pod that may create the hub, or nothing), OTHERS (true with several
-# core pods), FOUNDING_SECRET; the credential as `holdfast node token` reads it.
+# core pods), FOUNDING_SECRET; a bearer token as `holdfast node token` reads it.
 set -eu
 founder=false
 [ "${FOUNDING:-}" != "$NODE" ] || founder=true
@@ -34,6 +34,12 @@ if [ "$founder" = true ]; then
   fi
 fi
 
+# The connection string of a policy, where the release has one.
+login=${LOGIN_FILE:-/etc/holdfast/admin/login}
+if [ -f "$login" ]; then
+  HOLDFAST_LOGIN=$(cat "$login")
+  export HOLDFAST_LOGIN
+fi
 if [ -n "${HOLDFAST_LOGIN:-}${HOLDFAST_TOKEN_FILE:-}" ]; then
   if timeout 60 holdfast node token --role "$ROLE" --valid 6h >"$run/join-token.new"; then
     mv "$run/join-token.new" "$run/join-token"

@@ -9,6 +9,13 @@ replicas=$2
 deadline=$(($(date +%s) + ${TIMEOUT_SECONDS:-3600}))
 begun=
 
+# The connection string of a policy, where the release has one.
+login=${LOGIN_FILE:-/etc/holdfast/admin/login}
+if [ -f "$login" ]; then
+  HOLDFAST_LOGIN=$(cat "$login")
+  export HOLDFAST_LOGIN
+fi
+
 say() { echo "scale-in: $*" >&2; }
 undo() {
   for node in $begun; do holdfast node drain "$node" --undo || say "cannot take $node back: holdfast node drain $node --undo"; done
