@@ -33,9 +33,10 @@ fuzz: ## Run every fuzz target for FUZZ_SECONDS (default 600) each
 verify: ## Only look: formatting, lints, licenses and layers
 	@deploy/dev/verify.sh
 
-fix: ## Rewrite: formatting and generated pages
+fix: ## Rewrite: formatting, generated pages, and the schema of the chart's values
 	$(with_env) cargo fmt --all
 	HOLDFAST_REWRITE=1 $(with_env) cargo test --quiet -p holdfast -p holdfast-model
+	tests/kubernetes/schema.py --write
 
 deps: ## Install the system packages that the build needs
 	@deploy/dev/deps.sh
