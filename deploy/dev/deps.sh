@@ -8,7 +8,8 @@
 #     libclang            bindgen, which makes the bindings to RocksDB, loads this library, and it needs clang's own headers
 #     ca-certificates     cargo downloads crates over TLS
 #   tests                 the SDKs that the hub is tested with (Python, Node, Java), the examples (curl, mosquitto, Go, a browser),
-#                         alerts (promtool), namespaces for nodes whose network is broken on purpose (ip), and `make test-bootstrap`
+#                         alerts (promtool), a software TPM, namespaces for nodes whose network is broken on purpose (ip), and
+#                         `make test-bootstrap`
 #   bench                 the measuring scripts (python3, ps, git for the commit's name), certificates (openssl); each part
 #                         installs the peers it needs by itself, without letting their services start
 #   chaos                 namespaces
@@ -108,6 +109,8 @@ find_missing() {
       need golang-go command -v go
       need chromium command -v chromium
       need prometheus command -v promtool
+      need swtpm command -v swtpm
+      need tpm2-tools command -v tpm2_createek
       need iproute2 command -v ip
       need mount command -v mount
       # Only root can use it.

@@ -38,6 +38,8 @@ CPU_RATIOS = [
 AUTHENTICATION_RATIOS = [
     ("thumbprint, without the session, over bare mutual TLS", "hub, thumbprint", "bare mutual TLS"),
     ("CA, without the session, over bare mutual TLS that checks the chain", "hub, CA", "bare mutual TLS with chain"),
+    # The hub verifies the path of a device's certificate at its first connect.
+    ("CA, without the session, over bare mutual TLS that does not", "hub, CA", "bare mutual TLS"),
 ]
 RATE_RATIOS = [
     ("TLS + SAS over bare TLS", "hub, SAS", "bare TLS"),

@@ -1,5 +1,5 @@
 //! Shared access signatures, policies, rights, connection strings, bearer tokens with roles ([`bearer`]), and certificates of
-//! devices ([`x509`]).
+//! devices ([`x509`]), and attestation by a TPM ([`tpm`]).
 //!
 //! Why: the same token arrives in the MQTT password, the AMQP `$cbs` put-token and the HTTP `Authorization` header, and
 //! three front ends must decide alike.
@@ -23,6 +23,7 @@ mod rights;
 mod sas;
 mod scope;
 mod sign;
+pub mod tpm;
 mod verify;
 pub mod x509;
 
