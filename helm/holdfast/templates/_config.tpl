@@ -33,7 +33,7 @@ A map as TOML: scalars first, then a table per nested map. Helm's own toToml wri
 {{- $own := dict
   "hub" (dict
     "host" $v.hub.host
-    "aliases" (append $v.hub.aliases (include "holdfast.internalName" .root) | uniq)
+    "aliases" (concat $v.hub.aliases (list (include "holdfast.internalName" .root) (include "holdfast.coreName" .root)) | uniq)
     "data_dir" "/var/lib/holdfast/data"
     "partitions" $v.hub.partitions
     "cores" (include "holdfast.cores" .values | int64))

@@ -66,6 +66,11 @@ annotations:
 {{ include "holdfast.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/* Where the chart's own commands go: core nodes, since gateways cannot be asked before they have joined. Another alias. */}}
+{{- define "holdfast.coreName" -}}
+{{ include "holdfast.fullname" . }}-core.{{ .Release.Namespace }}.svc
+{{- end }}
+
 {{- define "holdfast.peerService" -}}
 {{ include "holdfast.fullname" . }}-peers
 {{- end }}

@@ -254,7 +254,7 @@ capabilities:
 - name: HOLDFAST_TOKEN_FILE
   value: /var/run/secrets/holdfast/token
 - name: HOLDFAST_HUB
-  value: {{ include "holdfast.internalName" . }}:{{ $v.service.ports.https }}
+  value: {{ include "holdfast.coreName" . }}
 {{- end }}
 {{- if and (include "holdfast.hasAdmin" .) (include "holdfast.caSecret" .) }}
 - name: HOLDFAST_CA_FILE
