@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The chart, without a cluster: run.sh [fast|all] (default all). HOLDFAST_REWRITE=1 rewrites the golden files.
+# The chart, without a cluster: run.sh [fast|all|pods] (default all). HOLDFAST_REWRITE=1 rewrites the golden files.
 #
 #   fast   helm lint, golden files of `helm template`, wrong values and their messages, the schema and the dashboards against their
 #          sources, the scripts of pods, alerts (where promtool is)
-#   all    also kubeconform with the schemas of Kubernetes, a strict decoding of every object into the types of its API, kube-score, checkov
+#   pods   its pods as processes, with a real hub: install, gateways, 3 to 5 to 3 nodes, a rolling restart, a lost disk, an outage (pods.py; as
+#          root, HOLDFAST_BIN=target/quick/holdfast; some three minutes)
+#   all    fast, and kubeconform with the schemas of Kubernetes, a strict decoding of every object into the types of its API, kube-score, checkov
 #
 # helm, kubeconform and kube-score are compiled once per machine from Go modules, the others installed from the Python index, into the
 # cache outside the clone. Exit code 3: something cannot be had here; a line says what was not checked.
@@ -12,7 +14,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root" || exit 2
 source deploy/build/progress.sh
 mode=${1:-all}
-case $mode in fast | all) ;; *) echo "kubernetes: unknown mode $mode" >&2; exit 2 ;; esac
+case $mode in fast | all | pods) ;; *) echo "kubernetes: unknown mode $mode" >&2; exit 2 ;; esac
 
 helm_version=v3.22.0
 kubeconform_version=v0.8.0
@@ -67,6 +69,16 @@ render() { "$helm" template fleet $chart --namespace iot --kube-version "$2" --v
 
 go_tool helm helm.sh/helm/v3/cmd/helm $helm_version || { echo "kubernetes: helm cannot be had here (it needs a current Go); the chart is NOT checked" >&2; exit 3; }
 helm=$cache/bin/helm-$helm_version
+
+if [ "$mode" = pods ]; then
+  if [ "$(id -u)" != 0 ] || [ -z "${HOLDFAST_BIN:-}" ] || ! command -v ip unshare setpriv openssl >/dev/null; then
+    echo "kubernetes: pods need root, HOLDFAST_BIN, ip, unshare, setpriv and openssl; NOT tried" >&2
+    exit 3
+  fi
+  # For its YAML.
+  python_tool kubernetes-validate $kubernetes_validate_version || { echo "kubernetes: PyYAML cannot be had here; pods are NOT tried" >&2; exit 3; }
+  exec "$cache/kubernetes-validate-$kubernetes_validate_version/bin/python" $here/pods.py "$helm" "$HOLDFAST_BIN"
+fi
 
 check "the schema follows docs/configuration.md" python3 $here/schema.py
 check "dashboards follow their source, metrics and sections of alerts exist" python3 deploy/monitoring/dashboards.py
