@@ -31,6 +31,8 @@ pub(crate) enum End {
     TimedOut,
     /// The peer did not read the last bytes in time.
     Unread,
+    /// A fault-injection message requested it.
+    Injected,
     /// The driver ends it.
     Transport(TransportEnd),
 }
@@ -42,6 +44,7 @@ impl End {
             Self::Closed => "closed",
             Self::TimedOut => "timed_out",
             Self::Unread => "unread",
+            Self::Injected => "injected_fault",
             Self::Transport(end) => end.label(),
         }
     }
@@ -271,6 +274,10 @@ impl Protocol for ServedConnection {
             if state.dispatch.is_authenticated() {
                 self.transport.set_authenticated();
             }
+        }
+        if state.dispatch.links.is_reset {
+            self.transport.reset(End::Injected);
+            return Poll::Ready(());
         }
         let has_written = self.write(state);
         if state.dispatch.links.engine.is_closed() && !self.transport.needs_flush() {

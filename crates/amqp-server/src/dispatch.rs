@@ -228,8 +228,16 @@ impl Dispatch {
         }
     }
 
+    /// Closes the connection without an error.
+    pub(crate) fn shut_down(&mut self) {
+        let now = self.links.now;
+        self.links.engine.close(None, now);
+        self.unconfirmed = None;
+        self.forget(&|_| true);
+    }
+
     /// Removes links from all handlers.
-    fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
+    pub(crate) fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
         for handler in &mut self.handlers {
             handler.forget(is_gone);
         }
@@ -237,7 +245,7 @@ impl Dispatch {
     }
 
     /// Removes the links that handlers have detached.
-    fn forget_detached(&mut self) {
+    pub(crate) fn forget_detached(&mut self) {
         if self.links.detached.is_empty() {
             return;
         }
@@ -515,6 +523,7 @@ impl Dispatch {
         }
         self.forget_detached();
         self.notice_authentication();
+        self.break_requested();
         self.leave_if_idle();
     }
 

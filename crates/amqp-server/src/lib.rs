@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 mod authority;
+mod breakage;
 mod config;
 mod connection;
 mod credentials;
@@ -27,6 +28,7 @@ mod server;
 mod tokens;
 
 pub use authority::{Authority, Carrier, Confirmation, Purpose, RefusedPrincipal};
+pub use breakage::Breakage;
 pub use config::ServerConfig;
 pub use credentials::{Certainty, Verdict, present};
 pub use handler::{Answered, AuthorizationChange, IdentityToken, Leaving, LinkHandler, LinkService};

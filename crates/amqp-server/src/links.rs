@@ -14,7 +14,7 @@ use crate::delayed::{Delayed, Refusal};
 use crate::refusal::Tracking;
 use crate::request_node::Outbox;
 use crate::server::now;
-use crate::{AmqpServer, Authority, Carrier, Purpose, Refused, RefusedPrincipal, RequestNode, Tokens};
+use crate::{AmqpServer, Authority, Breakage, Carrier, Purpose, Refused, RefusedPrincipal, RequestNode, Tokens};
 
 /// The error text for clients of a node that is going to stop or drains.
 pub(crate) const LEAVING: &str = "The node is stopping; connect again.";
@@ -55,6 +55,10 @@ pub struct Links {
     pub(crate) delayed: Vec<Delayed>,
     /// The time at the start of this turn.
     pub(crate) now: Instant,
+    /// What a handler wants broken once the handlers are done.
+    pub(crate) breakage: Option<Breakage>,
+    /// The TCP connection is to be reset.
+    pub(crate) is_reset: bool,
     /// Links that handlers have detached in this call; the connection lets all handlers forget them.
     pub(crate) detached: Vec<LinkId>,
 }
@@ -79,6 +83,8 @@ impl Links {
             outbox: Outbox::default(),
             delayed: Vec::new(),
             now: started,
+            breakage: None,
+            is_reset: false,
             detached: Vec::new(),
         }
     }

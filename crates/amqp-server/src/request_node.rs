@@ -49,6 +49,16 @@ impl RequestNode {
         same.or(self.responses.last()).copied()
     }
 
+    /// The links on which the client sends requests.
+    pub(crate) fn requests(&self) -> Vec<LinkId> {
+        self.requests.clone()
+    }
+
+    /// The links on which it receives responses.
+    pub(crate) fn responses(&self) -> Vec<LinkId> {
+        self.responses.clone()
+    }
+
     /// Removes links.
     pub fn retain(&mut self, keep: impl Fn(LinkId) -> bool) {
         self.requests.retain(|link| keep(*link));

@@ -11,6 +11,7 @@ pub(crate) mod config;
 pub(crate) mod node;
 pub(crate) mod profile;
 pub(crate) mod quota;
+pub(crate) mod requests;
 pub(crate) mod reservation;
 pub(crate) mod sender;
 pub(crate) mod shaper;

@@ -13,6 +13,7 @@ mod credentials;
 mod device;
 mod downlink;
 mod ending;
+mod faults;
 mod handler;
 mod inbox;
 mod message;

@@ -42,5 +42,8 @@ holdfast_config::section! {
     pub struct AmqpConfig = "amqp" {
         /// Devices and modules of one connection, each with a session of its own.
         pub max_identities: usize = 1000, in 1..=1000 => "must be 1 to 1000";
+        /// Whether a message of a device may ask for a fault of its link, session or connection (docs/spec/fault-injection.md). For tests
+        /// alone: a device of a gateway can end the gateway's connection.
+        pub fault_injection: bool = false;
     }
 }

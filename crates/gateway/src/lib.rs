@@ -8,6 +8,7 @@
 
 mod amqp;
 mod config;
+mod faults;
 mod https;
 mod methods_in_flight;
 mod metrics;

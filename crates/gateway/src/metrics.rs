@@ -11,6 +11,8 @@ holdfast_model::metrics! {
     counter connected(protocol) = "holdfast_gateway_connects_total";
     /// Device connections now; of AMQP: sessions of devices and modules, many of which may share a connection.
     gauge connections(protocol) = "holdfast_gateway_connections";
+    /// AMQP connections that carry devices or modules now; `holdfast_gateway_connections` of AMQP over this says how many share one.
+    gauge amqp_device_connections() = "holdfast_gateway_amqp_device_connections";
     /// Peers that broke a rule of the protocol; the connection was closed.
     counter violations(protocol, rule) = "holdfast_gateway_violations_total";
     /// Device connections that have ended.

@@ -356,7 +356,14 @@ fn a_token_that_ends_takes_the_session_with_it_and_a_renewed_one_does_not() {
 fn the_number_of_identities_of_a_connection_is_bounded() {
     simulate(async {
         let bench = Bench::start().await;
-        let amqp = Amqp::serve_with(&bench, AmqpConfig { max_identities: 1 }, EventsConfig::default());
+        let amqp = Amqp::serve_with(
+            &bench,
+            AmqpConfig {
+                max_identities: 1,
+                ..AmqpConfig::default()
+            },
+            EventsConfig::default(),
+        );
         bench.cluster.create("dev-2").await;
         let mut client = amqp.connect(&bench, DEVICE).await;
         client.sender("first", &address("messages/events")).await;

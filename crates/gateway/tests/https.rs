@@ -6,9 +6,10 @@ mod support;
 use std::time::Duration;
 
 use holdfast_auth::sign_identity;
-use holdfast_model::{IdentityId, ModuleId, NodeId, RefusalReason};
+use holdfast_device_hub::ThrottlesConfig;
+use holdfast_model::{HumanDuration, IdentityId, ModuleId, NodeId, Rate, RefusalReason};
 use holdfast_registry::{IdentityContent, IdentityWrite, IfMatch, WriteOperation};
-use holdfast_simulation::{HOST, SECOND, identity, primary_key, simulate};
+use holdfast_simulation::{HOST, SECOND, Setup, identity, primary_key, simulate};
 use holdfast_testkit::eventually;
 use support::https::{Answer, Https};
 use support::{Bench, DEVICE, NODE, telemetry};
@@ -352,5 +353,55 @@ fn without_an_owner_a_message_is_refused_in_time_and_not_stored_later() {
         let stored = bench.cluster.events(NodeId(NODE), DEVICE).await;
         // The outcome of the second one was unknown: it is stored before the third, or not at all.
         assert!(stored == [1, 2, 3] || stored == [1, 3], "{stored:?}");
+    });
+}
+
+#[test]
+fn a_device_beyond_its_rate_is_answered_429_with_the_time_to_wait_whatever_its_connection() {
+    simulate(async {
+        let throttles = ThrottlesConfig {
+            device_d2c_sends: Some(Rate::PerSecond(2)),
+            max_wait: HumanDuration::secs(3),
+            ..ThrottlesConfig::default()
+        };
+        let bench = Bench::start_as(Setup {
+            throttles,
+            ..Setup::default()
+        })
+        .await;
+        bench.cluster.create("dev-2").await;
+        let mut answers = Vec::new();
+        let requests: Vec<_> = (1..=20)
+            .map(|payload| {
+                let mut https = Https::open(&bench, NodeId(NODE), None);
+                let token = bench.token();
+                async move { https.post(SEND, &token, &[], &number(payload)).await }
+            })
+            .collect();
+        let began = tokio::time::Instant::now();
+        for answer in futures_util::future::join_all(requests).await {
+            answers.push((
+                answer.status,
+                answer.number(),
+                answer.header("retry-after").map(str::to_owned),
+            ));
+        }
+        let stored = answers.iter().filter(|(status, ..)| *status == 204).count();
+        // Two of a second's tokens, and those whose turn comes in three seconds.
+        assert!((6..=10).contains(&stored), "{answers:?}");
+        assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+        for (status, number, retry_after) in answers.iter().filter(|(status, ..)| *status != 204) {
+            assert_eq!((*status, number / 1000), (429, 429), "{answers:?}");
+            let seconds: u64 = retry_after.as_ref().unwrap().parse().unwrap();
+            assert!((1..=10).contains(&seconds), "{answers:?}");
+        }
+        assert_eq!(bench.cluster.events(NodeId(NODE), DEVICE).await.len(), stored);
+        // The rate is of each device alone.
+        let mut https = Https::open(&bench, NodeId(NODE), None);
+        let path = "/devices/dev-2/messages/events?api-version=2021-04-12";
+        let answer = https
+            .post(path, &bench.token_of(&identity("dev-2"), 3600), &[], &number(1))
+            .await;
+        assert_eq!(answer.status, 204);
     });
 }

@@ -134,6 +134,16 @@ def test_the_python_device_without_an_sdk_does_everything(hub, tmp_path):
     assert_sent(hub, device, [20])
 
 
+def test_the_device_over_amqp_without_an_sdk_sends_and_receives(hub, tmp_path):
+    device = hub.create()
+    with Program(hub, device, tmp_path, sys.executable, EXAMPLES / "python/amqp.py", "--once") as program:
+        program.wait_for("sent")
+        hub.running.cli("c2d", "send", "-d", device.device_id, "--data", "to the device")
+        program.wait_for("to the device")
+        assert program.process.wait(30) == 0
+    assert_sent(hub, device, [22])
+
+
 def test_the_go_device_sends_and_receives(hub, tmp_path):
     device = hub.create()
     program = tmp_path / "device"

@@ -107,6 +107,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let _ = self.stream.flush().await;
     }
 
+    /// Writes bytes that the engine has not made.
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.flush().await;
+        // A server that has closed is noticed when reading.
+        let _ = self.stream.write_all(bytes).await;
+    }
+
     /// Attaches; the condition and text of the error when refused.
     pub(crate) async fn attach(&mut self, spec: &AttachSpec<'_>) -> Result<LinkId, (String, String)> {
         let link = self.engine.attach(self.session.unwrap(), spec).unwrap();

@@ -33,6 +33,7 @@ use crate::owner::state_writer::StateQueues;
 use crate::queries::{MAX_SLICES, SavedQueryCounts, TwinIndexes};
 use crate::throttles::node::Throttles;
 use crate::throttles::quota::exchange::AddedUp;
+use crate::throttles::requests::RequestRates;
 use crate::throttles::share_out::SharedOut;
 use crate::twins::notify::Notifications;
 use holdfast_model::Clock;
@@ -111,6 +112,8 @@ pub struct DeviceHub {
     pub(crate) penalties: Penalties,
     /// The rates that clients of this node may not exceed.
     pub(crate) throttles: Throttles,
+    /// The rates of devices over HTTPS.
+    pub(crate) request_rates: RequestRates,
     /// The live traces of identities.
     pub(crate) traces: Traces,
     /// The paths of certificates that need not be verified again.
@@ -157,6 +160,7 @@ impl DeviceHub {
             shared_rates: Mutex::default(),
             quota_book: Mutex::default(),
             penalties: Penalties::new(),
+            request_rates: RequestRates::default(),
             throttles: Throttles::new(&parts.config.throttles, parts.cores, &parts.clock),
             traces: Traces::default(),
             cloud_queues: Arc::new(CloudQueues::new(count)),

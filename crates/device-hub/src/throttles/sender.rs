@@ -17,10 +17,16 @@ use crate::metrics;
 use crate::{Core, DeviceHub};
 
 /// The rate of one device, if there is one.
-struct OwnRate(Option<(Rate, Shaper)>);
+pub(super) struct OwnRate(Option<(Rate, Shaper)>);
 
 impl OwnRate {
-    fn new(rate: Option<Rate>, throttles: &Throttles) -> Self {
+    /// Without a rate.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(rate: Option<Rate>, throttles: &Throttles) -> Self {
         let shaper = rate.and_then(|rate| {
             let per_second = rate.per_second()?;
             // The window of its connection bounds what waits.
@@ -31,7 +37,7 @@ impl OwnRate {
     }
 
     /// A turn; `None`: now.
-    fn reserve(
+    pub(super) fn reserve(
         &mut self,
         throttles: &Throttles,
         class: ThrottleClass,

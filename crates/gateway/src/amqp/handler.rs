@@ -26,10 +26,12 @@ use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, RefusalReason, U
 
 use super::credentials::{Credentials, Name};
 use super::device::{Device, LinkKind, Offer, SessionState};
+use super::faults::Fault as InjectedFault;
 use super::inbox::{Inbox, Notice, Place, Target};
 use super::refused::of_refusal;
 use super::telemetry::MAX_IN_FLIGHT_BYTES;
 use super::{Front, protocol};
+use crate::metrics;
 
 /// Links of one identity, those that wait included.
 const MAX_LINKS: usize = 16;
@@ -49,6 +51,8 @@ pub(super) enum Done {
     Turn(Place),
     /// The oldest lock of a message to a device is over.
     Lock(Place),
+    /// A fault that a message has requested happens, or is put off so often.
+    Fault(Place, InjectedFault, u32),
 }
 
 /// Whose link it is.
@@ -109,7 +113,9 @@ impl Devices {
     /// Removes a device from the table.
     pub(super) fn take(&mut self, slot: u32) -> Option<Device> {
         let device = self.devices.get_mut(slot as usize)?.take()?;
-        self.slots.remove(&device.name);
+        if self.slots.remove(&device.name).is_some() && self.slots.is_empty() {
+            metrics::amqp_device_connections().decrement(1.0);
+        }
         Some(*device)
     }
 
@@ -128,6 +134,9 @@ impl Devices {
         };
         let target = Target::new(&self.inbox, place);
         self.devices[slot] = Some(Box::new(Device::new(name.clone(), target)));
+        if self.slots.is_empty() {
+            metrics::amqp_device_connections().increment(1.0);
+        }
         self.slots.insert(name.clone(), place.slot);
         place
     }
@@ -338,6 +347,7 @@ impl Devices {
                     self.accept_decided(links, place.slot);
                 }
             }
+            Done::Fault(place, fault, deferrals) => self.inject(links, place, fault, deferrals),
             Done::Lock(place) => {
                 if self.at(place).is_some() {
                     self.locks_over(place.slot);
@@ -618,6 +628,9 @@ impl LinkHandler for Devices {
 /// The connection has ended without detaching its links.
 impl Drop for Devices {
     fn drop(&mut self) {
+        if !self.slots.is_empty() {
+            metrics::amqp_device_connections().decrement(1.0);
+        }
         for device in std::mem::take(&mut self.devices).into_iter().flatten() {
             self.finish(*device, "lost");
         }

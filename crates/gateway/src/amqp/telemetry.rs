@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::task::Context;
+use std::time::Duration;
 
 use holdfast_amqp::{Incoming, LinkId, Outcome, limits};
 use holdfast_amqp_server::{Links, Refused};
@@ -16,6 +17,7 @@ use holdfast_device_hub::{
 use tokio::time::Instant;
 
 use super::device::{Device, LinkKind, SessionState, events_address};
+use super::faults::Fault;
 use super::handler::{Devices, Done};
 use super::inbox::Place;
 use super::{Front, message, protocol};
@@ -62,7 +64,14 @@ enum Stored {
 }
 
 impl Device {
-    fn store(&mut self, front: &Front, protocol: Protocol, incoming: &Incoming<'_>) -> Stored {
+    /// `fault` becomes the one that the message requests.
+    fn store(
+        &mut self,
+        front: &Front,
+        protocol: Protocol,
+        incoming: &Incoming<'_>,
+        fault: &mut Option<(Duration, Fault)>,
+    ) -> Stored {
         holdfast_tasks::panic_point("connection", &incoming.payload);
         let Self {
             session: SessionState::Open(session),
@@ -94,6 +103,9 @@ impl Device {
                 let text = || format!("transfer of {} messages", messages.len());
                 let payload = messages.first().map(|message| message.payload);
                 hub.trace(&session.identity().to_string(), TraceKind::Received, &text, payload);
+            }
+            if front.config.fault_injection {
+                *fault = messages.iter().find_map(|message| Fault::of(message, incoming.link));
             }
             let received = front.core.clock().now();
             for message in messages {
@@ -148,8 +160,15 @@ impl Devices {
             // Without an outcome the client sends it again, to another node.
             return;
         }
-        match device.store(&front, protocol(links.carrier()), incoming) {
-            Stored::Yes => self.in_flight_bytes += incoming.payload.len(),
+        let place = device.target.place();
+        let mut fault = None;
+        match device.store(&front, protocol(links.carrier()), incoming, &mut fault) {
+            Stored::Yes => {
+                self.in_flight_bytes += incoming.payload.len();
+                if let Some(fault) = fault {
+                    self.plan_fault(place, fault);
+                }
+            }
             // The client has requested no outcome.
             Stored::Dropped => {}
             Stored::Refused(refused) => self.refuse_message(links, slot, incoming, &refused),

@@ -41,15 +41,22 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, Https
 }
 
 impl Request<'_> {
-    /// Waits for the turn of the request in `class`.
-    async fn turn(&mut self, class: ThrottleClass) -> Result<(), HttpsError> {
+    /// Waits for the turn of a message, by the hub's rate and by that of the device.
+    async fn turn(&mut self) -> Result<(), HttpsError> {
         let hub = self.front.core.hub();
-        let Some(reservation) = hub.admit(class, 1, Protocol::Https)? else {
+        let reservation = hub.admit(ThrottleClass::TelemetrySends, 1, Protocol::Https)?;
+        let own = hub.admit_request(self.requester.identity(), Protocol::Https)?;
+        if reservation.is_none() && own.is_none() {
             return Ok(());
-        };
+        }
         // A request that waits does not count among those that the node works on.
         self.permit = None;
-        reservation.come().await;
+        if let Some(own) = own {
+            tokio::time::sleep_until(own).await;
+        }
+        if let Some(reservation) = reservation {
+            reservation.come().await;
+        }
         match self.front.requests.try_acquire() {
             Ok(permit) => self.permit = Some(permit),
             Err(_) => {
@@ -63,7 +70,7 @@ impl Request<'_> {
 
 /// Stores one message or a batch; 204 once all of it is committed and synced.
 async fn send(mut request: Request<'_>) -> Result<Reply, HttpsError> {
-    request.turn(ThrottleClass::TelemetrySends).await?;
+    request.turn().await?;
     let front = request.front;
     let Request {
         requester,

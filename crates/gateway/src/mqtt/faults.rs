@@ -1,24 +1,13 @@
-//! Fault-injection messages: a device asks the hub to break its connection (docs/spec/fault-injection.md).
-//!
-//! Why: the end-to-end suites of the SDKs test their reconnection with them. Only with `mqtt.fault_injection`; otherwise such
-//! a message is telemetry like any other. With it the message is stored and acknowledged too, and then the fault happens.
-//! Not here: for how long an identity is refused ([`holdfast_device_hub`]'s injected faults).
+//! Fault-injection messages over MQTT: their connection ends, and new ones may be refused for a while.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use holdfast_model::{ErrorCode, PropertyValue, TelemetryMessage};
+use holdfast_model::{ErrorCode, TelemetryMessage};
 
 use super::connection::{Connection, State};
 use super::disconnect::DisconnectReason;
-
-const TYPE: &str = "AzIoTHub_FaultOperationType";
-const REASON: &str = "AzIoTHub_FaultOperationCloseReason";
-const DELAY: &str = "AzIoTHub_FaultOperationDelayInSecs";
-const DURATION: &str = "AzIoTHub_FaultOperationDurationInSecs";
-
-/// The longest delay.
-const MAX_DELAY: Duration = Duration::from_secs(600);
+use crate::faults::RequestedFault;
 
 /// The end of a connection that a message requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,33 +34,18 @@ impl PlannedFault {
 
     /// The fault that `message` asks for; `None` for telemetry, and for faults of another protocol.
     fn parse(message: &TelemetryMessage<'_>, now_ms: u64) -> Option<Self> {
-        let text = |name: &str| {
-            let property = message.properties.iter().find(|property| property.name == name)?;
-            match &property.value {
-                PropertyValue::Text(text) => Some(&**text),
-                PropertyValue::Null | PropertyValue::Amqp(_) => None,
-            }
-        };
-        let seconds = |name| Duration::from_secs(text(name).and_then(|text| text.parse().ok()).unwrap_or(0));
-        let kind = text(TYPE)?;
-        let duration = seconds(DURATION);
-        let fault = match kind {
-            "KillTcp" => Fault::Reset,
-            "ShutDownMqtt" => Fault::Close,
-            "InvokeThrottling" => Fault::Refuse(ErrorCode::ThrottlingException, duration),
-            "InvokeMaxMessageQuota" => Fault::Refuse(ErrorCode::IotHubQuotaExceeded, duration),
-            "InvokeAuthError" => Fault::Refuse(ErrorCode::IotHubUnauthorizedAccess, duration),
+        let requested = RequestedFault::of(message)?;
+        let fault = match (&*requested.kind, requested.refusal()) {
+            ("KillTcp", _) => Fault::Reset,
+            ("ShutDownMqtt", _) => Fault::Close,
+            (_, Some(code)) => Fault::Refuse(code, requested.duration),
             _ => {
-                tracing::info!(
-                    kind,
-                    "a fault-injection message asks for a fault that MQTT does not have; it is telemetry"
-                );
+                requested.is_telemetry("MQTT");
                 return None;
             }
         };
-        tracing::info!(kind, reason = text(REASON), "a fault-injection message was received");
-        let delay = seconds(DELAY).min(MAX_DELAY);
-        let at_ms = now_ms.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let delay = u64::try_from(requested.delay.as_millis()).unwrap_or(u64::MAX);
+        let at_ms = now_ms.saturating_add(delay);
         Some(Self { at_ms, fault })
     }
 }
@@ -110,9 +84,10 @@ impl Connection {
 mod tests {
     use std::borrow::Cow;
 
-    use holdfast_model::Property;
+    use holdfast_model::{Property, PropertyValue};
 
     use super::*;
+    use crate::faults::{DELAY, DURATION, REASON, TYPE};
 
     fn parsed(properties: &[(&'static str, &'static str)]) -> Option<(u64, Fault)> {
         let text = |(name, value): &(&'static str, &'static str)| Property {

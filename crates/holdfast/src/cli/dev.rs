@@ -111,6 +111,7 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     config.hub.data_dir = data_dir.to_owned();
     config.log.level = "info".to_owned();
     config.mqtt.fault_injection = args.fault_injection;
+    config.amqp.fault_injection = args.fault_injection;
     let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);

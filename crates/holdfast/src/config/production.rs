@@ -169,6 +169,11 @@ mod tests {
                 "mqtt.fault_injection",
             ),
             (
+                |c| c.amqp.fault_injection = true,
+                Severity::High,
+                "amqp.fault_injection",
+            ),
+            (
                 |c| c.listen.mqtt = vec!["0.0.0.0:1883".parse().unwrap()],
                 Severity::High,
                 "listen.mqtt",

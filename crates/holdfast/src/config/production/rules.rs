@@ -34,6 +34,14 @@ fn listeners(config: &Config, found: &mut Vec<Weakness>) {
             "false; it is for the SDKs' end-to-end tests",
         ));
     }
+    if config.amqp.fault_injection {
+        found.push(Weakness::new(
+            Severity::High,
+            "amqp.fault_injection",
+            "a message of any device can break its connection, with all devices on it, and refuse its connects",
+            "false; it is for the SDKs' end-to-end tests",
+        ));
+    }
     let plain = [
         ("listen.mqtt", &config.listen.mqtt),
         ("listen.amqp", &config.listen.amqp),
