@@ -61,8 +61,10 @@ class Cluster:
         run("ip", "link", "add", "pods", "type", "bridge")
         run("ip", "addr", "add", "10.77.0.1/24", "dev", "pods")
         run("ip", "link", "set", "pods", "up")
+        self.name(f"127.0.0.1 localhost\n{SERVICES[NAME]} hub.example.com")
         for service, address in SERVICES.items():
             run("ip", "addr", "add", f"{address}/32", "dev", "pods")
+            self.name(f"{address} {service}.{NAMESPACE}.svc")
             for port, target in ((8883, 8883), (5671, 5671), (443, 8443)):
                 threading.Thread(target=self.serve, args=(service, port, target), daemon=True).start()
 
@@ -75,13 +77,15 @@ class Cluster:
         return self.objects["StatefulSet", name]["spec"]
 
     def address(self, pod):
-        address = self.addresses.setdefault(pod, f"10.77.0.{len(self.addresses) + 10}")
-        lines = ["127.0.0.1 localhost", f"{SERVICES[NAME]} hub.example.com"]
-        lines += [f"{ip} {service}.{NAMESPACE}.svc" for service, ip in SERVICES.items()]
-        lines += [f"{ip} {other}.{NAME}-peers.{NAMESPACE}.svc.cluster.local" for other, ip in self.addresses.items()]
-        # In place: all pods have this file, as they would have one DNS.
-        (self.folder / "hosts").write_text("\n".join(lines) + "\n")
-        return address
+        if pod not in self.addresses:
+            self.addresses[pod] = f"10.77.0.{len(self.addresses) + 10}"
+            self.name(f"{self.addresses[pod]} {pod}.{NAME}-peers.{NAMESPACE}.svc.cluster.local")
+        return self.addresses[pod]
+
+    def name(self, line):
+        """All pods have this file, as they would have one DNS; it only grows, so that no reader finds half of it."""
+        with open(self.folder / "hosts", "a") as hosts:
+            hosts.write(line + "\n")
 
     # The Service -------------------------------------------------------------------------------------------------------------------
     def backends(self, service):
@@ -127,6 +131,13 @@ class Cluster:
         self.jobs += 1
         pod = Pod(self, f"{name}-{self.jobs}", template, zone="a")
         return pod.run_once(template["spec"]["containers"][0])
+
+    def client(self, *arguments, **environment):
+        """`holdfast …` in a pod of its own, which reaches the hub by the Service: its exit code and output."""
+        template = self.objects["Pod", f"{NAME}-test-connect"]
+        self.jobs += 1
+        container = template["spec"]["containers"][0] | {"args": list(arguments), "env": [{"name": key, "value": value} for key, value in environment.items()]}
+        return Pod(self, f"client-{self.jobs}", template, zone="a").run_once(container)
 
     def cli(self, *arguments, pod=f"{NAME}-0"):
         """`kubectl exec POD -- holdfast …`"""
@@ -328,6 +339,36 @@ class Pod:
         self.ready = False
 
 
+class Fleet:
+    """Devices that send one message a second each, and what they have got acknowledged: `holdfast simulate` counts a message once it is."""
+
+    DEVICES, MESSAGES = 20, 110
+
+    def __init__(self, cluster, owner):
+        self.cluster = cluster
+        arguments = ["simulate", f"--devices={self.DEVICES}", "--interval=1", f"--messages={self.MESSAGES}", "--ca-file=/etc/holdfast/ca/ca.crt"]
+        self.thread = threading.Thread(target=lambda: setattr(self, "ended", cluster.client(*arguments, HOLDFAST_LOGIN=owner)), daemon=True)
+        self.thread.start()
+
+    def check(self):
+        """Each acknowledged message is read from the log, and the messages of a device are in order."""
+        self.thread.join(300)
+        code, text = self.ended
+        assert code == 0, text[-2000:]
+        _, text = self.cluster.cli("monitor-events", "--from=oldest", "--timeout=10", "--output=json")
+        seen = {}
+        for line in text.splitlines():
+            if line.startswith("{"):
+                event = json.loads(line)["event"]
+                seen.setdefault(event["origin"], []).append(event["payload"]["message"])
+        lost = [(device, n) for device in seen for n in range(1, self.MESSAGES + 1) if n not in seen[device]]
+        assert len(seen) == self.DEVICES and not lost, (len(seen), lost[:10])
+        repeated = sum(len(numbers) - self.MESSAGES for numbers in seen.values())
+        assert all(list(dict.fromkeys(numbers)) == sorted(set(numbers)) for numbers in seen.values()), "out of order"
+        ends = len(re.findall(r"^sim-\d+: ", self.ended[1], re.M))
+        return f"{self.DEVICES * self.MESSAGES} messages acknowledged, 0 lost, {repeated} repeated, in order; {ends} connections ended meanwhile"
+
+
 def certificates(folder):
     """The Secrets that docs/kubernetes.md has a platform engineer make: server certificate, certificates of nodes, sealing key, join tokens."""
     nodes = [f"{NAME}-{n}" for n in range(6)] + [f"{NAME}-gateway-{n}" for n in range(4)]
@@ -376,6 +417,7 @@ def scenario(cluster):
     assert code == 0, text
     say("helm test: " + text.splitlines()[-1])
 
+    fleet = Fleet(cluster, owner)
     cluster.render("--set", "founding.enabled=false", "--set", "core.replicas=5")
     cluster.start_set(NAME, first=3)
     seconds = wait_for("five core pods ready", ready(*core), 300)
@@ -389,8 +431,9 @@ def scenario(cluster):
     assert cluster.stateful(NAME)["template"]["metadata"]["annotations"] != before, "a change of config restarts pods"
     begun = time.monotonic()
     cluster.roll(NAME)
+    cluster.roll(f"{NAME}-gateway")
     wait_for("healthy after the restart", cluster.healthy)
-    say(f"rolling restart of five core pods: {time.monotonic() - begun:.0f} s, each ready before the next")
+    say(f"rolling restart of five core pods and two gateways: {time.monotonic() - begun:.0f} s, each ready before the next")
 
     cluster.render("--set", "founding.enabled=false", "--set", "core.replicas=3", "--set", "config.partition.retention=2d")
     begun = time.monotonic()
@@ -403,6 +446,8 @@ def scenario(cluster):
     say(f"5 to 3: drained, removed and healthy after {time.monotonic() - begun:.0f} s; {text.splitlines()[-1]}")
     code, text = cluster.task("Job", f"{NAME}-scale-in")
     assert code == 0 and "no member goes" in text, text
+
+    say("devices during all that: " + fleet.check())
 
     # The machine of pod 0 and its disk are gone. Without founding it must join, not create another hub.
     cluster.pods[core[0]].kill()

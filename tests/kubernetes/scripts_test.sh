@@ -85,7 +85,11 @@ case "$1 $2" in
     [ "$3" != "${REFUSED:-}" ] || { echo "without $3 there would be too few" >&2; exit 1; }
     set_state "$3" draining
     ;;
-  "node remove") grep -q "^$3 drained" "$NODES" && sed -i "/^$3 /d" "$NODES" ;;
+  "node remove")
+    # The first attempt meets a change of the leader.
+    [ -e "$NODES.once" ] || { : >"$NODES.once"; exit 1; }
+    grep -q "^$3 drained" "$NODES" && sed -i "/^$3 /d" "$NODES"
+    ;;
 esac
 H
 chmod +x "$work/bin/holdfast"

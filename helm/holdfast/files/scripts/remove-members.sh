@@ -20,6 +20,15 @@ say() { echo "scale-in: $*" >&2; }
 undo() {
   for node in $begun; do holdfast node drain "$node" --undo || say "cannot take $node back: holdfast node drain $node --undo"; done
 }
+# A leader may change at any moment: what failed is repeated a few times. A refusal stays one.
+retry() {
+  tries=0
+  until "$@"; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 5 ] || return 1
+    sleep "${POLL_SECONDS:-5}"
+  done
+}
 # "NAME STATE" of each member that goes, the last one first.
 leaving() {
   list=$(holdfast node list) || return 1
@@ -30,14 +39,14 @@ leaving() {
     }' | sort -rn | cut -d' ' -f2-
 }
 
-members=$(leaving) || { say "the hub does not list its members: nothing was changed"; exit 1; }
+members=$(retry leaving) || { say "the hub does not list its members: nothing was changed"; exit 1; }
 if [ -z "$members" ]; then
   say "no member goes"
   exit 0
 fi
 say "these members go: $(echo "$members" | cut -d' ' -f1 | tr '\n' ' ')"
 for node in $(echo "$members" | awk '$2 == "active" || $2 == "joining" { print $1 }'); do
-  if ! holdfast node drain "$node"; then
+  if ! retry holdfast node drain "$node"; then
     say "$node cannot be drained (above): nothing was removed; the upgrade stops"
     undo
     exit 1
@@ -58,6 +67,10 @@ while :; do
   sleep "${POLL_SECONDS:-5}"
 done
 for node in $(echo "$members" | cut -d' ' -f1); do
-  holdfast node remove "$node"
+  # Removed although no answer came, such as by the attempt before: it is not listed any more.
+  if ! retry holdfast node remove "$node" && leaving | grep -q "^$node "; then
+    say "$node is drained, and cannot be removed (above): repeat the upgrade"
+    exit 1
+  fi
   say "$node is no member any more. Once its pod is gone: kubectl delete pvc data-$node"
 done
