@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use holdfast_model::limits::{MAX_SYMMETRIC_KEY_BYTES, MIN_SYMMETRIC_KEY_BYTES};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -67,6 +68,14 @@ impl Key {
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(self.as_bytes()))
+    }
+
+    /// The key that this one, a group's, gives the device named `id`: HMAC-SHA256 over the name (Spec provisioning §6.2).
+    #[must_use]
+    pub fn derive(&self, id: &str) -> Self {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        let derived = mac.chain_update(id).finalize().into_bytes();
+        Self(Zeroizing::new(derived.to_vec()))
     }
 
     /// Identifies a key without disclosing it: a session keeps the fingerprint to detect a change of its key.
@@ -155,6 +164,26 @@ mod tests {
         let key = Key::from_base64(text).unwrap();
         assert_eq!(key.as_bytes(), (0..32).collect::<Vec<u8>>());
         assert_eq!(*key.to_base64(), text);
+    }
+
+    #[test]
+    fn a_group_key_gives_each_device_its_own_as_the_sdks_compute_it() {
+        // The vectors of Spec provisioning §6.2; the second one is published.
+        for (group, id, device) in [
+            (
+                "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+                "dev-1",
+                "uPrGCZtSCJ9Nt+iY0r7te47dbsu7OCYEU9tz7kQloUs=",
+            ),
+            (
+                "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw==",
+                "sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6",
+                "Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc=",
+            ),
+        ] {
+            let key = Key::from_base64(group).unwrap().derive(id);
+            assert_eq!(*key.to_base64(), device, "{id}");
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     /// Percent-encoded, without query.
     pub(crate) path: String,
+    /// The `api-version`.
+    pub(crate) version: &'static str,
     /// Parameters besides `api-version`.
     pub(crate) query: &'a str,
     /// For `If-Match`, without quotes; `*` means any.
@@ -51,6 +53,7 @@ impl<'a> Call<'a> {
         Self {
             method,
             path,
+            version: API_VERSION,
             query: "",
             if_match: None,
             body: None,
@@ -82,7 +85,7 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
     let stream = connect_tls(hub, port).await?;
     let token = hub.token()?;
     let separator = if call.query.is_empty() { "" } else { "&" };
-    let uri = format!("{}?api-version={API_VERSION}{separator}{}", call.path, call.query);
+    let uri = format!("{}?api-version={}{separator}{}", call.path, call.version, call.query);
     let host = match port {
         443 => hub.host.clone(),
         port => format!("{}:{port}", hub.host),
@@ -116,7 +119,8 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
 }
 
 fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
-    let text = json.get("Message").and_then(Value::as_str).map_or_else(
+    let message = json.get("Message").or_else(|| json.get("message"));
+    let text = message.and_then(Value::as_str).map_or_else(
         || String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),
         |message| message.trim_start_matches("ErrorCode:").replacen(';', ": ", 1),
     );

@@ -11,7 +11,7 @@ use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, Secret, sign};
 
 use crate::exit_code::{Failure, Outcome};
-use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, hub_name};
+use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, Provisioning, hub_name};
 
 /// How long a token that a command makes for itself is good for.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
@@ -144,6 +144,36 @@ impl LoginArgs {
         Ok(Some(format!("Bearer {token}")))
     }
 
+    /// The provisioning service: by the policy of `--login`, else by the connection file.
+    ///
+    /// # Errors
+    /// As [`Self::hub`], and when the hub has no provisioning service.
+    pub(crate) fn provisioning(&self) -> Result<Hub, Failure> {
+        let hub = self.hub()?;
+        if self.login.is_some() {
+            return Ok(hub);
+        }
+        let facts = self.provisioning_facts()?;
+        let text = facts.service.ok_or_else(no_provisioning)?;
+        let ConnectionString::Iot(login) = parse(&text)? else {
+            return Err(no_provisioning());
+        };
+        Ok(Hub { login, ..hub })
+    }
+
+    /// What the connection file says about the provisioning service.
+    ///
+    /// # Errors
+    /// There is no connection file, or no provisioning service.
+    pub(crate) fn provisioning_facts(&self) -> Result<Provisioning, Failure> {
+        let file = ConnectionFile::read(&self.connection_file)
+            .map_err(|error| Failure::new(Outcome::Unreachable, format!("{error:#}")))?;
+        match file.provisioning.id_scope {
+            Some(_) => Ok(file.provisioning),
+            None => Err(no_provisioning()),
+        }
+    }
+
     fn local_hub(&self) -> Result<Hub, Failure> {
         let file = ConnectionFile::read(&self.connection_file).map_err(|error| {
             Failure::new(Outcome::Unreachable, format!("{error:#}")).advise(
@@ -237,6 +267,11 @@ impl Hub {
             .advise("use service's or iothubowner's, or the Event-Hubs-compatible one")),
         }
     }
+}
+
+fn no_provisioning() -> Failure {
+    Failure::new(Outcome::NotFound, "the hub has no provisioning service")
+        .advise("switch it on with provisioning.enabled, or name a policy of one with --login")
 }
 
 /// Seconds since 1970, `lifetime` from now.

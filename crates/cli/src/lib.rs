@@ -20,6 +20,7 @@ mod monitor;
 pub mod node;
 mod output;
 mod policy;
+mod provisioning;
 mod query;
 mod sas;
 mod saved_query;
@@ -66,6 +67,11 @@ pub enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// Manage what devices register by that have no identity yet
+    Provisioning {
+        #[command(subcommand)]
+        command: provisioning::Command,
+    },
     /// Show and change values of the whole hub
     Settings {
         #[command(subcommand)]
@@ -103,6 +109,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::ConsumerGroup { command } => consumer_group::run(&command),
         Command::Ca { command } => ca::run(&command),
         Command::Policy { command } => policy::run(&command),
+        Command::Provisioning { command } => provisioning::run(&command),
         Command::Settings { command } => settings::run(&command),
         Command::Export(args) => as_code::export(&args),
         Command::Apply(args) => as_code::apply(&args),

@@ -13,6 +13,7 @@ mod https;
 mod methods_in_flight;
 mod metrics;
 mod mqtt;
+mod registration;
 mod sent_deliveries;
 mod twin_requests;
 
@@ -21,3 +22,4 @@ pub use config::{AmqpConfig, HttpsConfig, MqttConfig};
 pub use https::{HttpsFront, is_device_path};
 pub use metrics::METRICS;
 pub use mqtt::MqttFront;
+pub use registration::{RegistrationFront, is_registration_path};

@@ -10,6 +10,7 @@ mod explain;
 mod faults;
 mod methods;
 mod packets;
+mod provisioning;
 mod subscriptions;
 mod throttle;
 mod trace;
@@ -17,10 +18,12 @@ mod twins;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use holdfast_device_hub::{Core, Protocol};
 use holdfast_net::connection::{ConnectionLimits, Connections};
 use holdfast_net::{Accepted, ByteStream, Peer, Socket, StreamHandler, TlsServer};
+use holdfast_provisioning::Provisioning;
 use holdfast_tasks::Stop;
 
 use crate::MqttConfig;
@@ -31,6 +34,7 @@ use connection::Connection;
 pub struct MqttFront {
     core: Rc<Core>,
     config: MqttConfig,
+    provisioning: Option<Arc<Provisioning>>,
     metrics: Metrics,
     /// Whether messages have a rate.
     limits_sends: bool,
@@ -38,9 +42,10 @@ pub struct MqttFront {
 }
 
 impl MqttFront {
-    /// The front end of `core`; [`Self::run`] must be spawned on the same thread.
+    /// The front end of `core`; [`Self::run`] must be spawned on the same thread. Devices register with `provisioning`, if the hub has
+    /// it, over the same ports.
     #[must_use]
-    pub fn new(core: Rc<Core>, config: MqttConfig, stop: Stop) -> Rc<Self> {
+    pub fn new(core: Rc<Core>, config: MqttConfig, provisioning: Option<Arc<Provisioning>>, stop: Stop) -> Rc<Self> {
         let limits = ConnectionLimits {
             max_unauthenticated: config.max_unauthenticated,
             max_output_bytes: config.max_output.as_usize(),
@@ -49,6 +54,7 @@ impl MqttFront {
             limits_sends: core.hub().limits_sends(),
             core,
             config,
+            provisioning,
             metrics: Metrics::new("mqtt"),
             connections: Connections::new(limits, stop),
         })

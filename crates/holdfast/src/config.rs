@@ -21,6 +21,7 @@ use holdfast_gateway::{AmqpConfig, HttpsConfig, MqttConfig};
 use holdfast_net::NetConfig;
 use holdfast_oidc::OidcConfig;
 use holdfast_partition::PartitionConfig;
+use holdfast_provisioning::ProvisioningConfig;
 use holdfast_registry::RegistryConfig;
 use holdfast_service_api::events::EventsConfig;
 use holdfast_service_api::rest::RestConfig;
@@ -55,7 +56,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new
@@ -108,6 +109,13 @@ impl Config {
         if !self.service_auth.shared_policies && !self.oidc.is_on() {
             let reason = "cannot be false without auth.oidc.issuer: nothing would open the hub for back ends";
             found.push(Invalid::new("auth.service", "shared_policies", reason));
+        }
+        if !self.provisioning.device_host.is_empty() && !is_host(&self.provisioning.device_host) {
+            let reason = format!(
+                "{:?} is no host name; write a DNS name or an IP, without port",
+                self.provisioning.device_host
+            );
+            found.push(Invalid::new("provisioning", "device_host", reason));
         }
         let secrets = &self.secrets;
         let places = [

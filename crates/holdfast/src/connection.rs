@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{DEFAULT_POLICIES, EventHubsConnection, IotConnection, Policy, Rights, split_names};
+use holdfast_client::connection_file::Provisioning;
 pub(crate) use holdfast_client::connection_file::{ConnectionFile, FILE_NAME, NodeFacts, Ports, hub_name};
+use holdfast_registry::{PROVISIONING_POLICY, ProvisioningSettings};
 
 /// Puts the connection strings together, with the primary keys of the policies that every hub begins with.
 ///
@@ -68,6 +70,19 @@ pub(crate) fn set_policies(file: &mut ConnectionFile, policies: &[Arc<Policy>]) 
     file.registry_read = string(registry_read)?;
     file.registry_read_write = string(registry_read_write)?;
     Ok(())
+}
+
+/// Fills in where devices are provisioned.
+pub(crate) fn set_provisioning(file: &mut ConnectionFile, host: &str, settings: &ProvisioningSettings) {
+    let policy = settings.policy(PROVISIONING_POLICY).or(settings.policies.first());
+    file.provisioning = Provisioning {
+        endpoint: Some(host.to_owned()),
+        id_scope: Some(settings.id_scope.clone()),
+        service: policy.map(|policy| {
+            let connection = IotConnection::policy(host, &policy.name, policy.keys.primary.clone());
+            connection.reveal().to_string()
+        }),
+    };
 }
 
 /// Writes the file atomically, readable by its owner alone.

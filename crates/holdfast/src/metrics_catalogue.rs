@@ -46,6 +46,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Metric> {
         holdfast_service_api::events::METRICS,
         holdfast_service_api::rest::METRICS,
         holdfast_oidc::METRICS,
+        holdfast_provisioning::METRICS,
         holdfast_registry::METRICS,
         holdfast_consensus::METRICS,
         holdfast_storage::METRICS,

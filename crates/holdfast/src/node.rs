@@ -27,10 +27,11 @@ use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
 use holdfast_model::{Incarnation, NodeId, PartitionCount};
 use holdfast_node::{Core, Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
 use holdfast_oidc::Issuer;
-use holdfast_registry::{Changes, Founding, NodeInfo, NodeState};
+use holdfast_provisioning::Provisioning;
+use holdfast_registry::{Changes, Founding, NodeInfo, NodeState, ProvisioningSettings, Registry};
 use holdfast_service_api::rest::RestService;
 use holdfast_storage::DataDir;
-use holdfast_tasks::Stop;
+use holdfast_tasks::{Phase, Stop};
 
 use crate::config::{Config, ListenConfig};
 use crate::connection::{Ports, hub_name};
@@ -50,6 +51,9 @@ pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
 /// How long messages may take to be decided once all sessions are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Back-off before a registry without a leader is asked again to create the provisioning service.
+const PROVISIONING_RETRY: Duration = Duration::from_millis(200);
+
 /// How long other nodes may take to take over the leaderships of a node that stops.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +65,7 @@ pub(crate) struct Node {
     listen: ListenConfig,
     cluster: ClusterJoin,
     store: Store,
+    provisioning: Option<Arc<Provisioning>>,
 }
 
 impl Node {
@@ -132,8 +137,24 @@ impl Node {
         if let Some(issuer) = &issuer {
             holdfast_tasks::spawn_critical("issuer-keys", issuer.clone().follow(stop.clone()));
         }
+        let provisioning = config
+            .provisioning
+            .enabled
+            .then(|| Provisioning::new(Arc::clone(&node.hub), config.provisioning.clone()));
+        if provisioning.is_some() {
+            let founding = found_provisioning(node.registry.clone(), stop.clone());
+            holdfast_tasks::spawn_critical("provisioning-founding", founding);
+        }
         let rest = RestService::new(Arc::clone(&node.hub), control, issuer.clone(), config.rest.clone());
-        let listeners = Listeners::new(config, tls, Arc::clone(&node.hub), rest, issuer, stop);
+        let listeners = Listeners::new(
+            config,
+            tls,
+            Arc::clone(&node.hub),
+            rest,
+            provisioning.clone(),
+            issuer,
+            stop,
+        );
         let (listen, front_ends) = listeners.start_all(config.listen.clone(), &cores).await?;
         Ok(Self {
             node,
@@ -142,7 +163,20 @@ impl Node {
             listen,
             cluster,
             store,
+            provisioning,
         })
+    }
+
+    /// The settings of the provisioning service and the name under which devices reach it; `None` without one, or while the registry
+    /// has not created it.
+    pub(crate) fn provisioning(&self) -> Option<(&str, Arc<ProvisioningSettings>)> {
+        let service = self.provisioning.as_ref()?;
+        Some((service.host(), service.settings().ok()?))
+    }
+
+    /// Whether the hub shall have a provisioning service that is not there yet.
+    pub(crate) fn awaits_provisioning(&self) -> bool {
+        self.provisioning.is_some() && self.provisioning().is_none()
     }
 
     /// The ports that it listens on.
@@ -197,6 +231,21 @@ impl Node {
         self.cores.into_iter().for_each(Core::end);
         synced.context("the last sync failed")?;
         self.store.close().await
+    }
+}
+
+/// Gives the hub its provisioning service, once the registry has a leader.
+async fn found_provisioning(registry: Registry, stop: Stop) {
+    let tries = async {
+        while let Err(error) = registry.found_provisioning().await {
+            tracing::debug!(%error, "the provisioning service cannot be created yet");
+            tokio::time::sleep(PROVISIONING_RETRY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = tries => {}
+        () = stop.reached(Phase::Draining) => {}
     }
 }
 

@@ -94,6 +94,11 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         let url = format!("http://{ops_address}/metrics");
         let changes = node.changes();
         let mut file = connection::new(&config.hub.host, &node.policies()?, ca_file(config)?, url, ports)?;
+        if let Ok(()) = tokio::time::timeout(PROVISIONING_TIMEOUT, provisioned(&node)).await
+            && let Some((host, settings)) = node.provisioning()
+        {
+            connection::set_provisioning(&mut file, host, &settings);
+        }
         file.nodes.extend(own_facts(config, &file));
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -144,6 +149,15 @@ async fn ready(is_ready: &ops::Readiness) {
     }
 }
 
+/// Returns when the provisioning service is there, if the hub is to have one.
+async fn provisioned(node: &Node) {
+    while node.awaits_provisioning() {
+        tokio::time::sleep(READY_POLL).await;
+    }
+}
+
+/// How long the connection file waits for the provisioning service, which a first start creates.
+const PROVISIONING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often readiness is checked.
 const READY_POLL: Duration = Duration::from_millis(10);
 /// How often the log says why the node is not ready.
@@ -211,10 +225,17 @@ impl Published {
     /// Writes the file anew when its keys have changed, so that commands that read it stay logged in.
     async fn follow(&self, file: &mut ConnectionFile, node: &Node, mut changes: Changes) -> Infallible {
         while let Some(event) = changes.next().await {
-            let (RegistryEvent::Settings | RegistryEvent::Resync, Some(path)) = (event, &self.0) else {
+            let concerns = matches!(
+                event,
+                RegistryEvent::Settings | RegistryEvent::Provisioning | RegistryEvent::Resync
+            );
+            let Some(path) = self.0.as_ref().filter(|_| concerns) else {
                 continue;
             };
             let before = file.clone();
+            if let Some((host, settings)) = node.provisioning() {
+                connection::set_provisioning(file, host, &settings);
+            }
             let written = node
                 .policies()
                 .and_then(|policies| connection::set_policies(file, &policies));

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod login;
 mod login_error;
 mod packet_type;
+pub mod provisioning;
 pub mod subscriptions;
 pub mod topic;
 mod violation;

@@ -28,6 +28,8 @@ pub enum RegistryEvent {
     Authorities,
     /// Revoked certificates changed: see [`Authorities::revocations`](crate::Authorities::revocations).
     Revocations,
+    /// The hub has a provisioning service: see [`Registry::provisioning`](crate::Registry::provisioning).
+    Provisioning,
     /// Changes were missed: the subscriber must read every identity, setting and member that it uses again.
     Resync,
 }

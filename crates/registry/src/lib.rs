@@ -15,6 +15,7 @@ mod change_feed;
 mod cluster;
 mod config;
 mod convert;
+mod enrollment_groups;
 mod error;
 mod identity;
 mod lease;
@@ -22,6 +23,8 @@ mod local;
 mod machine;
 mod metrics;
 mod policy_write;
+mod provisioning;
+mod provisioning_replica;
 mod quota;
 mod read_barrier;
 mod registry;
@@ -41,14 +44,20 @@ pub use cluster::{
     NodeInfo, NodeRole, NodeState, Placement, join_token_id,
 };
 pub use config::RegistryConfig;
+pub use enrollment_groups::EnrollmentGroups;
 pub use error::{RegistryError, UnavailableReason};
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};
 pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
 pub use policy_write::{PolicyCondition, PolicyKeys, PolicyWrite};
+pub use provisioning::{
+    AllocationPolicy, Attestation, AttestationWrite, CertificateSource, Enrollment, EnrollmentContent, EnrollmentKind,
+    EnrollmentOperation, EnrollmentWrite, ProvisioningSettings, Registration, RegistrationOutcome, RegistrationWrite,
+    ReprovisionPolicy, Substatus, X509Attestation, check_registration_id,
+};
 pub use quota::{NodeQuotaUse, QuotaUse};
-pub use registry::{Outcome, Registry, StartError, Written};
+pub use registry::{EnrollmentOutcome, Outcome, PROVISIONING_POLICY, Registry, StartError, Written};
 pub use revocations::{CaCrl, DeniedCertificate, REVOCATION_REASONS, RevokedCertificate};
 pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryWrite};
 pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedScan};

@@ -20,9 +20,11 @@ use crate::change_feed::Feed;
 use crate::cluster::{self, ClusterView, JoinToken, Placement};
 use crate::config::RegistryConfig;
 use crate::convert;
+use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
 use crate::metrics::Metrics;
+use crate::provisioning::ProvisioningSettings;
 use crate::revocations::{CaCrl, DeniedCertificate};
 use crate::saved_query::SavedQueries;
 use crate::secrets::Secrets;
@@ -60,6 +62,8 @@ pub(crate) struct Local {
     cluster: RwLock<Arc<ClusterView>>,
     authorities: RwLock<Arc<Authorities>>,
     saved_queries: watch::Sender<Arc<SavedQueries>>,
+    pub(crate) provisioning: RwLock<Option<Arc<ProvisioningSettings>>>,
+    pub(crate) enrollment_groups: RwLock<Arc<EnrollmentGroups>>,
 }
 
 impl Local {
@@ -74,6 +78,8 @@ impl Local {
             cluster: RwLock::default(),
             authorities: RwLock::default(),
             saved_queries: watch::Sender::new(Arc::default()),
+            provisioning: RwLock::new(None),
+            enrollment_groups: RwLock::default(),
         };
         local.reload()?;
         Ok(local)
@@ -90,6 +96,8 @@ impl Local {
         self.reload_cluster()?;
         self.reload_authorities()?;
         self.reload_saved_queries()?;
+        self.reload_provisioning()?;
+        self.reload_enrollment_groups()?;
         self.count(self.statistics()?);
         Ok(())
     }
@@ -209,7 +217,10 @@ impl Local {
     }
 
     /// The records of a range that the registry's limits keep short.
-    fn records<M: Message + Default>(&self, range: &Range<Vec<u8>>) -> Result<Vec<(Vec<u8>, M)>, ApplyError> {
+    pub(crate) fn records<M: Message + Default>(
+        &self,
+        range: &Range<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, M)>, ApplyError> {
         let mut found = Vec::new();
         self.scan(&range.start, &range.end, &mut |key, value| {
             found.push((key.to_vec(), Bytes::copy_from_slice(value)));

@@ -108,6 +108,16 @@ impl Machine {
         if effects.revocations_changed {
             self.local.feed.send(RegistryEvent::Revocations);
         }
+        if effects.provisioning_changed {
+            match self.local.reload_provisioning() {
+                Ok(()) => self.local.feed.send(RegistryEvent::Provisioning),
+                Err(error) => {
+                    tracing::error!(%error, "the settings of provisioning cannot be used; devices cannot register")
+                }
+            }
+        }
+        self.local
+            .enrollment_groups_changed(&effects.enrollment_groups_changed)?;
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;
         }

@@ -3,6 +3,7 @@
 mod authorities;
 mod cluster;
 mod policies;
+mod provisioning;
 mod quota;
 mod revocations;
 mod saved_queries;
@@ -34,6 +35,7 @@ use crate::settings::{self, ChangeSource, HubSettings, SettingsChange};
 use crate::state::{ApplyError, Rejection, version_of};
 use crate::write::{IdentityWrite, KeyChoice, KeyRegeneration, WriteOperation};
 
+pub use provisioning::{EnrollmentOutcome, PROVISIONING_POLICY};
 pub use start::StartError;
 
 /// The registry of the hub as this node sees it. Clones share it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_auth::{Key, KeyError, KeyPair};
-use holdfast_model::limits::GENERATED_KEY_BYTES;
+use holdfast_model::limits::{GENERATED_KEY_BYTES, MAX_SYMMETRIC_KEY_BYTES};
 use holdfast_proto::registry::v1::SealedKeys;
 use holdfast_storage::{SealError, Sealer, fresh_nonce};
 use rand::RngCore;
@@ -47,6 +47,19 @@ impl Secrets {
         let mut key = Zeroizing::new([0; GENERATED_KEY_BYTES]);
         rand::rng().fill_bytes(&mut *key);
         self.seal(&*key)
+    }
+
+    /// Two keys of 64 random bytes, sealed: what enrollments begin with (Spec provisioning §6.2).
+    pub(crate) fn generate_long(&self) -> Result<SealedKeys, SecretError> {
+        let one = || {
+            let mut key = Zeroizing::new([0; MAX_SYMMETRIC_KEY_BYTES]);
+            rand::rng().fill_bytes(&mut *key);
+            self.seal(&*key)
+        };
+        Ok(SealedKeys {
+            primary: one()?,
+            secondary: one()?,
+        })
     }
 
     pub(crate) fn seal_pair(&self, keys: &KeyPair) -> Result<SealedKeys, SecretError> {

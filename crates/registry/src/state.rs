@@ -12,6 +12,7 @@ mod edge;
 mod identity;
 pub(crate) mod layout;
 mod policies;
+mod provisioning;
 mod quota;
 mod rejection;
 mod revocations;
@@ -22,7 +23,9 @@ mod view;
 use bytes::Bytes;
 use holdfast_model::{GenerationId, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
-use holdfast_proto::registry::v1::{Counters, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand};
+use holdfast_proto::registry::v1::{
+    Counters, EnrollmentKind, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand,
+};
 
 pub(crate) use authorities::ANY_ETAG;
 pub use rejection::{ApplyError, Rejection};
@@ -35,7 +38,8 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
-pub const COMMAND_VERSION: u32 = 10;
+/// 11: provisioning.
+pub const COMMAND_VERSION: u32 = 11;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -73,6 +77,10 @@ pub fn version_of(command: &Command) -> u32 {
         Command::WritePolicy(_) | Command::DeletePolicy(_) => 7,
         Command::PutRevocation(_) | Command::RemoveRevocation(_) | Command::PutCrl(_) | Command::RemoveCrl(_) => 8,
         Command::PutQuotaUse(_) => 10,
+        Command::FoundProvisioning(_)
+        | Command::WriteEnrollments(_)
+        | Command::PutRegistration(_)
+        | Command::DeleteRegistration(_) => 11,
     }
 }
 
@@ -119,6 +127,10 @@ pub struct Effects {
     pub authorities_changed: bool,
     /// Whether revoked certificates changed.
     pub revocations_changed: bool,
+    /// Whether the settings of provisioning changed.
+    pub provisioning_changed: bool,
+    /// The enrollment groups that changed, by their ids in lower case.
+    pub enrollment_groups_changed: Vec<String>,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -132,8 +144,41 @@ struct Work<'a> {
     saved_queries_changed: bool,
     authorities_changed: bool,
     revocations_changed: bool,
+    provisioning_changed: bool,
+    enrollment_groups_changed: Vec<String>,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
+}
+
+/// A point in the application of a command to which it can return.
+struct Mark {
+    pending: view::Pending,
+    counters: Counters,
+    changes: usize,
+}
+
+impl Work<'_> {
+    /// The state before writes of which all or none may stay.
+    fn mark(&self) -> Mark {
+        Mark {
+            pending: self.view.pending().clone(),
+            counters: self.counters,
+            changes: self.changes.len(),
+        }
+    }
+
+    /// Forgets what was written since `mark`.
+    fn return_to(&mut self, mark: Mark) {
+        self.view.set_pending(mark.pending);
+        self.counters = mark.counters;
+        self.changes.truncate(mark.changes);
+    }
+
+    fn enrollment_changed(&mut self, kind: EnrollmentKind, id: &str) {
+        if kind == EnrollmentKind::Group {
+            self.enrollment_groups_changed.push(id.to_ascii_lowercase());
+        }
+    }
 }
 
 /// Why an entry is not applied: refused, which is an answer, or failed, which stops the node.
@@ -182,6 +227,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         saved_queries_changed: false,
         authorities_changed: false,
         revocations_changed: false,
+        provisioning_changed: false,
+        enrollment_groups_changed: Vec::new(),
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -195,6 +242,12 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         Command::RegenerateKeys(command) => {
             for entry in &command.entries {
                 let outcome = identity::regenerate(&mut work, entry);
+                answer.entries.push(entry_answer(outcome)?);
+            }
+        }
+        Command::WriteEnrollments(command) => {
+            for write in &command.writes {
+                let outcome = provisioning::write_enrollment(&mut work, command.kind(), write);
                 answer.entries.push(entry_answer(outcome)?);
             }
         }
@@ -212,8 +265,10 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         }
         other => {
             let done = |()| EntryAnswer::default();
-            let certificates = authorities::change(&mut work, other).or_else(|| revocations::change(&mut work, other));
-            let outcome = match certificates {
+            let apart = authorities::change(&mut work, other)
+                .or_else(|| revocations::change(&mut work, other))
+                .or_else(|| provisioning::change(&mut work, other));
+            let outcome = match apart {
                 Some(outcome) => outcome,
                 None => match cluster::change(&mut work, other) {
                     Some(outcome) => outcome.map(done),
@@ -239,6 +294,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         saved_queries_changed: work.saved_queries_changed,
         authorities_changed: work.authorities_changed,
         revocations_changed: work.revocations_changed,
+        provisioning_changed: work.provisioning_changed,
+        enrollment_groups_changed: work.enrollment_groups_changed,
     })
 }
 

@@ -15,6 +15,7 @@ mod body;
 mod calls;
 mod config;
 mod document;
+mod enrollments;
 mod error;
 mod etag;
 mod json;
@@ -30,5 +31,6 @@ mod timestamps;
 mod twin_document;
 
 pub use config::RestConfig;
+pub use enrollments::{EnrollmentService, is_enrollment_path};
 pub use metrics::METRICS;
 pub use service::RestService;

@@ -184,6 +184,14 @@ impl CaCertificate {
         self.id
     }
 
+    /// Whether `issuer` has signed it. Costs a signature where the names fit.
+    #[must_use]
+    pub fn is_issued_by(&self, issuer: &Self) -> bool {
+        self.issuer == issuer.subject
+            && self.id != issuer.id
+            && Signed::read(&self.der).is_some_and(|signed| issuer.has_signed(&signed))
+    }
+
     /// Its own serial number.
     #[must_use]
     pub fn serial(&self) -> Serial {

@@ -65,33 +65,40 @@ impl<'a> ClientCertificate<'a> {
     /// # Errors
     /// [`CertificateRefusal::CommonName`].
     pub fn check_common_name(&self, expected: &str) -> Result<(), CertificateRefusal> {
-        let mut names = self
-            .certificate
-            .subject()
-            .iter_attributes()
-            .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME);
-        let found = match (names.next(), names.next()) {
-            (None, _) => "missing".to_owned(),
-            (Some(_), Some(_)) => "given more than once".to_owned(),
-            (Some(name), None) => {
-                let value = name.attr_value();
-                let is_plain = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
-                if is_plain && value.data == expected.as_bytes() {
-                    return Ok(());
-                }
-                let text = shown(&String::from_utf8_lossy(value.data));
-                let kind = if is_plain {
-                    ""
-                } else {
-                    " in an encoding that is not accepted"
-                };
-                format!("\"{text}\"{kind}")
-            }
+        let found = match self.common_name() {
+            Ok(name) if name == expected => return Ok(()),
+            Ok(name) => format!("\"{}\"", shown(name)),
+            Err(fault) => fault,
         };
         Err(CertificateRefusal::CommonName {
             found,
             expected: expected.to_owned(),
         })
+    }
+
+    /// The one common name of the subject.
+    ///
+    /// # Errors
+    /// For people: it has none, or several, or one in an encoding with several readings.
+    pub fn common_name(&self) -> Result<&str, String> {
+        let mut names = self
+            .certificate
+            .subject()
+            .iter_attributes()
+            .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME);
+        match (names.next(), names.next()) {
+            (None, _) => Err("missing".to_owned()),
+            (Some(_), Some(_)) => Err("given more than once".to_owned()),
+            (Some(name), None) => {
+                let value = name.attr_value();
+                let is_plain = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+                let text = std::str::from_utf8(value.data).ok().filter(|_| is_plain);
+                text.ok_or_else(|| {
+                    let text = shown(&String::from_utf8_lossy(value.data));
+                    format!("\"{text}\" in an encoding that is not accepted")
+                })
+            }
+        }
     }
 
     /// Checks what a certificate of a CA's device must be: no CA itself, and with a strong key.

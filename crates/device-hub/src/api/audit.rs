@@ -38,6 +38,8 @@ pub enum Operation {
     ReadEvents,
     /// Keeping a device session.
     Session,
+    /// Registering with the provisioning service.
+    Register,
 }
 
 impl Operation {
@@ -51,6 +53,7 @@ impl Operation {
             Self::Service => "service",
             Self::ReadEvents => "read_events",
             Self::Session => "session",
+            Self::Register => "register",
         }
     }
 
@@ -63,6 +66,7 @@ impl Operation {
             Self::Service => 4,
             Self::ReadEvents => 5,
             Self::Session => 6,
+            Self::Register => 7,
         }
     }
 
@@ -74,6 +78,7 @@ impl Operation {
             4 => Self::Service,
             5 => Self::ReadEvents,
             6 => Self::Session,
+            7 => Self::Register,
             _ => return None,
         })
     }
@@ -190,6 +195,30 @@ impl Audit {
         };
         self.count(denied.refusal.reason);
         self.record("refused", &identity, &record);
+    }
+
+    /// A client that called itself `identity` was refused; `detail` is exact where the reason alone is not.
+    pub fn refused_attestation(
+        &self,
+        identity: &str,
+        protocol: Protocol,
+        address: SocketAddr,
+        denied: Denied,
+        now: UnixMillis,
+    ) {
+        let record = AuditRecord {
+            time: now,
+            operation: Operation::Register,
+            code: denied.refusal.code,
+            reason: denied.refusal.reason,
+            protocol,
+            address,
+            detail: denied.detail,
+            offered: None,
+            node: None,
+        };
+        self.count(denied.refusal.reason);
+        self.record("refused", identity, &record);
     }
 
     /// A client that called itself `identity` was refused.

@@ -22,6 +22,7 @@ use super::disconnect::DisconnectReason;
 use super::downlink::Downlink;
 use super::explain::Offence;
 use super::faults::PlannedFault;
+use super::provisioning::Registering;
 use super::subscriptions::StoredChange;
 use super::throttle::ThrottledSends;
 use super::twins::TwinRequests;
@@ -55,7 +56,7 @@ pub(super) struct State {
     /// When reading was suspended because of withheld acknowledgements.
     suspended_since: Option<u64>,
     /// The connection ends once everything that it has sent is acknowledged.
-    draining: bool,
+    pub(super) draining: bool,
     /// Only of a connection that takes deliveries.
     pub(super) downlink: Option<Box<Downlink>>,
     /// The fault that a message of the client requests.
@@ -64,6 +65,8 @@ pub(super) struct State {
     pub(super) twins: Option<Box<TwinRequests>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,
+    /// Only of a connection to the provisioning service.
+    pub(super) registering: Option<Box<Registering>>,
 }
 
 impl Connection {
@@ -89,6 +92,7 @@ impl Connection {
                 fault: None,
                 twins: None,
                 offence: None,
+                registering: None,
             }),
         }
     }
@@ -113,6 +117,9 @@ impl Connection {
     }
 
     pub(super) fn next_check(&self, state: &State, now_ms: u64) -> u64 {
+        if let Some(registering) = &state.registering {
+            return registering.deadline_ms();
+        }
         let later = now_ms + MAX_READ_SUSPENSION_MS;
         let mut next = state.machine.deadline_ms().unwrap_or(later);
         if let Some(left) = self.credential_left_ms(state) {
@@ -215,6 +222,7 @@ impl connection::Protocol for Connection {
 
     fn poll_ready(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
+        ready!(self.poll_registering(state, cx));
         if let Some(connecting) = &mut state.connecting {
             let result = ready!(connecting.as_mut().poll(cx));
             state.connecting = None;
@@ -249,6 +257,12 @@ impl connection::Protocol for Connection {
         let state = &mut *self.state.borrow_mut();
         if state.draining {
             // Nothing is read any more, so that the client's silence means nothing.
+            return;
+        }
+        if let Some(registering) = &state.registering {
+            if now_ms >= registering.deadline_ms() {
+                self.transport.end(registering.end());
+            }
             return;
         }
         self.inject_fault(state, now_ms);

@@ -6,7 +6,7 @@ use holdfast_device_hub::{
     ConnectAttempt, ConnectRequest, Credential, EndedConnection, Operation, Receipt, ReceiptTarget, Refusal, Session,
     SessionTarget, StoredSession, TraceKind,
 };
-use holdfast_model::{ErrorCode, ModuleId, TelemetryMessage, UnixMillis, redact};
+use holdfast_model::{ErrorCode, ModuleId, RefusalReason, TelemetryMessage, UnixMillis, redact};
 use holdfast_mqtt::codec::{self, ConnectCode, Limits, Packet, Publish, QoS, decode};
 use holdfast_mqtt::connection::Phase;
 use holdfast_mqtt::topic::DeviceTopic;
@@ -20,11 +20,14 @@ use super::explain::Offence;
 use super::throttle::Verdict;
 
 /// A token that no parser accepts, for a password that is not UTF-8.
-const UNREADABLE_TOKEN: &str = "?";
+pub(super) const UNREADABLE_TOKEN: &str = "?";
 
 impl Connection {
     /// Handles the complete packets at the start of `input`.
     pub(super) fn packets(self: &Rc<Self>, state: &mut State, input: &[u8]) -> Received {
+        if state.registering.is_some() {
+            return self.registering_packets(state, input);
+        }
         let now_ms = self.transport.now_ms();
         let received = self.front.core.clock().now();
         let mut consumed = 0;
@@ -39,6 +42,13 @@ impl Connection {
                     break;
                 }
             };
+            if let (Phase::AwaitConnect, Packet::Connect(connect)) = (state.machine.phase(), &packet)
+                && self.begin_registering(state, connect)
+            {
+                let mut received = self.registering_packets(state, &rest[length..]);
+                received.consumed += consumed + length;
+                return received;
+            }
             if state.connecting.is_some() || must_wait(state, &packet) {
                 return Received {
                     consumed,
@@ -242,7 +252,7 @@ impl Connection {
     }
 
     /// The client broke a rule with the packet at the start of `bytes`.
-    fn violation(&self, state: &mut State, violation: Violation, bytes: &[u8], limits: &Limits) {
+    pub(super) fn violation(&self, state: &mut State, violation: Violation, bytes: &[u8], limits: &Limits) {
         state.offence = Some(Box::new(Offence::new(bytes, limits, &state.machine)));
         self.front.metrics.violation(violation.label());
         self.transport
@@ -261,6 +271,8 @@ impl Connection {
         );
         state.connecting = None;
         state.storing = None;
+        // Its request holds the connection.
+        state.registering = None;
         let will = state.will.take().filter(|_| state.machine.will_is_due());
         if let Some(session) = state.session.take() {
             let now = self.front.core.clock().now();
@@ -289,14 +301,32 @@ impl Connection {
         self.front.metrics.connections.decrement(1.0);
     }
 
+    /// Records the refused CONNECT of a device that registers.
+    pub(super) fn audit_registering(&self, state: &State, reason: RefusalReason, code: ErrorCode, detail: String) {
+        let core = &self.front.core;
+        let identity = state.registering.as_ref().map(|device| device.registration_id.as_str());
+        let ended = EndedConnection {
+            operation: Operation::Register,
+            identity: identity.unwrap_or_default(),
+            protocol: self.protocol,
+            address: self.transport.address(),
+            refusal: Refusal { code, reason },
+            detail,
+        };
+        core.hub().audit().ended(ended, core.clock().now());
+    }
+
     /// Records a connection that the hub ended, under the identity that the client claims to be; without one before its
     /// CONNECT.
     fn audit(&self, state: &State, end: DisconnectReason) {
         let Some(reason) = end.refusal() else { return };
         let core = &self.front.core;
         let claimed = state.offence.as_ref().map(|offence| offence.client_id.to_string());
-        let identity = state.machine.identity().map(ToString::to_string).or(claimed);
+        let registering = state.registering.as_ref().map(|device| device.registration_id.clone());
+        let identity = state.machine.identity().map(ToString::to_string);
+        let identity = identity.or(registering).or(claimed);
         let operation = match state.machine.phase() {
+            _ if state.registering.is_some() => Operation::Register,
             Phase::AwaitConnect | Phase::Authenticating | Phase::Refused => Operation::Connect,
             Phase::Connected | Phase::Disconnected | Phase::Broken => Operation::Session,
         };

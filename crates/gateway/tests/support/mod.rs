@@ -6,6 +6,7 @@ pub(crate) mod https;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::sign_identity;
@@ -15,6 +16,7 @@ use holdfast_model::{CertificateChain, NodeId};
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode, subscribe};
 use holdfast_net::{Peer, StreamHandler};
+use holdfast_provisioning::{Provisioning, ProvisioningConfig};
 use holdfast_simulation::{Cluster, HOST, NODES, Setup, identity, primary_key};
 use holdfast_tasks::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -57,7 +59,8 @@ impl Bench {
     /// Starts a front end on a node that has started.
     pub(crate) fn serve(&mut self, node: NodeId) {
         let core = Rc::clone(&self.cluster.nodes[&node].cores[0]);
-        let front = MqttFront::new(core, self.config.clone(), Stop::new());
+        let provisioning = Provisioning::new(Arc::clone(core.hub()), ProvisioningConfig::default());
+        let front = MqttFront::new(core, self.config.clone(), Some(provisioning), Stop::new());
         holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
         self.handlers.insert(node.get(), front.web_socket_handler());
     }

@@ -112,6 +112,7 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     config.log.level = "info".to_owned();
     config.mqtt.fault_injection = args.fault_injection;
     config.amqp.fault_injection = args.fault_injection;
+    config.provisioning.enabled = true;
     let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);
@@ -241,7 +242,8 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
          \x20 ports               MQTT {}, AMQP {}, HTTPS and WebSockets {}; plain on loopback: MQTT {}, AMQP {}\n\
          \x20 CA to trust         {ca}\n\
          \x20 connection strings  {}\n\
-         \x20 metrics             {}\n",
+         \x20 metrics             {}\n\
+         \x20 provisioning        id scope {}\n",
         port(ports.mqtt),
         port(ports.amqp),
         port(ports.https),
@@ -249,6 +251,7 @@ fn banner(file: &ConnectionFile, path: &Path, notes: &[String]) -> String {
         port(ports.amqp_plain),
         path.display(),
         file.metrics,
+        file.provisioning.id_scope.as_deref().unwrap_or("–"),
     );
     for note in notes {
         text.push_str(&format!("\n  Note: {note}\n"));

@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use holdfast_device_hub::{DeviceHub, EndedConnection, Operation, Protocol, Refusal};
-use holdfast_gateway::{AmqpConfig, AmqpDevices, HttpsConfig, HttpsFront, MqttConfig, MqttFront, is_device_path};
+use holdfast_gateway::{
+    AmqpConfig, AmqpDevices, HttpsConfig, HttpsFront, MqttConfig, MqttFront, RegistrationFront, is_device_path,
+    is_registration_path,
+};
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
@@ -18,8 +21,9 @@ use holdfast_net::{
 };
 use holdfast_node::{Core, FrontEnd};
 use holdfast_oidc::Issuer;
+use holdfast_provisioning::Provisioning;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
-use holdfast_service_api::rest::RestService;
+use holdfast_service_api::rest::{EnrollmentService, RestService, is_enrollment_path};
 use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
 use tokio::sync::Semaphore;
 
@@ -33,6 +37,8 @@ pub(crate) struct Listeners {
     hub: Arc<DeviceHub>,
     /// One for the node, so that its limits are the node's.
     rest: RestService,
+    provisioning: Option<Arc<Provisioning>>,
+    enrollments: Option<EnrollmentService>,
     issuer: Option<Issuer>,
     net: NetConfig,
     mqtt: MqttConfig,
@@ -48,9 +54,13 @@ impl Listeners {
         tls: Tls,
         hub: Arc<DeviceHub>,
         rest: RestService,
+        provisioning: Option<Arc<Provisioning>>,
         issuer: Option<Issuer>,
         stop: Stop,
     ) -> Self {
+        let enrollments = provisioning
+            .as_ref()
+            .map(|service| EnrollmentService::new(Arc::clone(service), config.rest.clone()));
         let (net, mqtt, amqp) = (config.net.clone(), config.mqtt.clone(), config.amqp.clone());
         let events = config.events.clone();
         let https = config.https.clone();
@@ -58,6 +68,8 @@ impl Listeners {
             tls,
             hub,
             rest,
+            provisioning,
+            enrollments,
             issuer,
             net,
             mqtt,
@@ -95,7 +107,12 @@ impl Listeners {
     /// When an address cannot be bound.
     fn start(self, index: u16, listen: &ListenConfig) -> Result<(ListenConfig, FrontEnd)> {
         let core = holdfast_device_hub::Core::new(Arc::clone(&self.hub), index);
-        let mqtt = MqttFront::new(Rc::clone(&core), self.mqtt.clone(), self.stop.clone());
+        let mqtt = MqttFront::new(
+            Rc::clone(&core),
+            self.mqtt.clone(),
+            self.provisioning.clone(),
+            self.stop.clone(),
+        );
         let events = EventsEndpoint::new(
             Arc::clone(&self.hub),
             self.issuer.clone(),
@@ -122,13 +139,22 @@ impl Listeners {
         events: &Rc<EventsEndpoint>,
     ) -> Result<ListenConfig> {
         let handshakes = Arc::new(Semaphore::new(self.net.max_unauthenticated));
-        let router = Rc::new(Router::new(vec![
+        let mut routes = vec![
             Route::new(Port::Amqp, Handler::Stream(events.handler())),
             Route::new(Port::Https, Handler::Stream(mqtt.web_socket_handler())).subprotocol("mqtt"),
             Route::new(Port::Https, Handler::Stream(events.web_socket_handler())).subprotocol("AMQPWSB10"),
             Route::new(Port::Https, Handler::Http(https.handler())).matching(is_device_path),
-            Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))),
-        ]));
+        ];
+        if let Some(service) = &self.provisioning {
+            let front = RegistrationFront::new(Arc::clone(service), self.https.clone());
+            routes.push(Route::new(Port::Https, Handler::Http(front.handler())).matching(is_registration_path));
+        }
+        if let Some(service) = &self.enrollments {
+            let service = Handler::Http(Rc::new(service.clone()));
+            routes.push(Route::new(Port::Https, service).matching(is_enrollment_path));
+        }
+        routes.push(Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))));
+        let router = Rc::new(Router::new(routes));
         Ok(ListenConfig {
             mqtts: self.serve("mqtts", Protocol::Mqtt, &wanted.mqtts, || {
                 let (mqtt, tls) = (Rc::clone(mqtt), self.tls.get()?);

@@ -84,6 +84,8 @@ catalogue! {
     400101 InvalidSourceOnRoute: Argument, "a route names an unknown source";
     400102 RoutingNotEnabled: Operation, "routing is not enabled";
     400103 InvalidContentEncodingOrType: Argument, "content type or encoding does not allow a query of the body";
+    400208 NoHubToAssign: Operation, "no hub can be assigned to the device; seen in the registration's errorCode",
+        device "register again later", operator "check iotHubs and allocationPolicy of the enrollment: they must name a linked hub";
     400301 CannotRegisterModuleToModule: Argument, "a module id contains a slash: modules have no modules",
         device "create the module under its device", operator "nothing: the caller must change the request";
     400302 TenantHubRoutingNotEnabled: Operation, "routing of tenant hubs is not enabled";
@@ -100,8 +102,8 @@ catalogue! {
     400507 InvalidDigitalTwinPatch: Argument, "a digital twin patch does not fit the model";
     400508 InvalidDigitalTwinPatchPath: Argument, "a path of a digital twin patch is malformed";
 
-    401000 GenericUnauthorized: Credentials, "not allowed, and no closer number fits",
-        device "check which credential the client sends", operator "look up the reason in the audit log";
+    401000 GenericUnauthorized: Credentials, "not allowed, and no closer number fits; every refused credential at the provisioning service",
+        device "check which credential the client sends", operator "look up the reason in the audit log; of a device that registers, `holdfast device diagnose ID` shows it too";
     401001 IotHubNotFound: HubUnknown, "the host name is none of this hub's names",
         device "use the HostName of the connection string as it was handed out", operator "add the name to the hub's host names if it is right";
     401002 IotHubUnauthorizedAccess: Credentials, "the credential is missing or wrong, or lacks the right that the call needs",
@@ -161,6 +163,14 @@ catalogue! {
         device "connect, and subscribe to methods", operator "the text says which of the two: `holdfast device diagnose ID` shows the connection; a connect time-out waits for the device";
     404104 DeviceConnectionClosedRemotely: ConnectionLost, "the connection ended without a goodbye: keep-alive ran out or the network broke",
         device "check the network and the keep-alive interval; reconnect", operator "check whether many devices of one network lose their connection at once";
+    404201 EnrollmentNotFound: NotFound, "no individual enrollment or registration with this id",
+        device "check the registration id; a device that has never registered has no registration", operator "see `holdfast provisioning enrollment list`";
+    404202 EnrollmentGroupNotFound: NotFound, "no enrollment group with this id",
+        device "nothing: only calls about enrollment groups get it", operator "see `holdfast provisioning group list`";
+    404203 RegistrationOperationNotFound: NotFound, "the operation is not the device's last registration",
+        device "register again", operator "nothing: a later registration has taken its place";
+    404204 IdScopeNotFound: NotFound, "the id scope is not that of this provisioning service",
+        device "use the id scope of the service: it begins with 0ne", operator "give the device the idScope of `holdfast provisioning show`";
     404301 ConfigurationNotFound: NotFound, "no such configuration";
     404302 GroupNotFound: NotFound, "no such group";
     404401 DigitalTwinModelNotFound: NotFound, "no such digital twin model";
@@ -183,6 +193,12 @@ catalogue! {
     409102 DeviceLocked: Exists, "the device is locked by another operation";
     409103 DeviceJobAlreadyExists: Exists, "the device has a job";
     409104 JobAlreadyExists: Exists, "a job with this id exists";
+    409201 EnrollmentAlreadyExists: Exists, "an individual enrollment with this registration id exists",
+        device "nothing: only calls about enrollments get it", operator "send If-Match to replace it";
+    409202 EnrollmentGroupAlreadyExists: Exists, "an enrollment group with this id exists",
+        device "nothing: only calls about enrollment groups get it", operator "send If-Match to replace it";
+    409203 RegistrationConflict: Exists, "the registration or its enrollment has been changed by another request meanwhile",
+        device "register again after a few seconds", operator "if it repeats, two devices use one registration id: give each its own";
     409301 ModuleAlreadyExistsOnDevice: Exists, "the device has a module with this id",
         device "send If-Match to update it, or choose another id", operator "nothing: the caller must change the request";
     409401 ConfigurationAlreadyExists: Exists, "a configuration with this id exists";

@@ -16,6 +16,7 @@ const REGISTRY: &str = "tests/sdk/python/test_registry.py";
 const READERS: &str = "crates/service-api/tests/events/credentials.rs";
 const QUEUES: &str = "crates/service-api/tests/events/messages.rs";
 const DEVICES: &str = "crates/gateway/tests/mqtt.rs";
+const PROVISIONING: &str = "tests/sdk/python/test_provisioning.py";
 const RATES: &str = "crates/gateway/tests/throttles.rs";
 
 /// A number, and the tests that produce it: file and name.
@@ -108,6 +109,14 @@ const TESTED: &[Row] = &[
             ),
         ],
     ),
+    (
+        400_208,
+        &[(
+            PROVISIONING,
+            "test_a_disabled_enrollment_says_so_and_no_hub_is_explained",
+        )],
+    ),
+    (401_000, &[(PROVISIONING, "test_what_is_wrong_is_answered_by_number")]),
     (
         401_002,
         &[
@@ -247,6 +256,16 @@ const TESTED: &[Row] = &[
         ],
     ),
     (404_104, &[(DEVICES, "silence_and_a_second_connection_are_explained")]),
+    (404_201, &[(PROVISIONING, "test_registrations_are_read_and_deleted")]),
+    (404_202, &[(PROVISIONING, "test_enrollments_have_etags")]),
+    (
+        404_203,
+        &[(
+            PROVISIONING,
+            "test_the_first_answer_over_https_is_final_and_polls_find_it",
+        )],
+    ),
+    (404_204, &[(PROVISIONING, "test_what_is_wrong_is_answered_by_number")]),
     (
         405_000,
         &[
@@ -270,6 +289,15 @@ const TESTED: &[Row] = &[
             (REGISTRY, "test_creating_twice_is_refused_with_409001"),
             (REGISTRY, "test_bulk_reports_each_failure_and_does_the_rest"),
         ],
+    ),
+    (409_201, &[(PROVISIONING, "test_bulk_calls_and_pages")]),
+    (409_202, &[(PROVISIONING, "test_enrollments_have_etags")]),
+    (
+        409_203,
+        &[(
+            "crates/registry/src/state/tests/provisioning.rs",
+            "an_individual_enrollment_that_appears_refuses_the_decision_of_a_group",
+        )],
     ),
     (
         409_301,
@@ -394,10 +422,6 @@ const TESTED: &[Row] = &[
 /// Numbers that those paths cannot produce, and why.
 const ELSEWHERE: &[(u32, &str)] = &[
     (400_013, "not produced: a bulk request names the number of each entry"),
-    (
-        401_000,
-        "not produced: every refusal of a credential has a closer number",
-    ),
     (
         401_001,
         "not produced through a client: only a node before the creation of the hub has it, and that one has no listeners",

@@ -17,6 +17,12 @@ pub(crate) const SETTINGS: &[u8] = b"s";
 pub(crate) const CLUSTER: &[u8] = b"k";
 /// How much of the daily quota is used.
 pub(crate) const QUOTA_USE: &[u8] = b"u";
+/// `ProvisioningRecord`.
+pub(crate) const PROVISIONING: &[u8] = b"P";
+const ENROLLMENT: u8 = b'E';
+const ENROLLMENT_GROUP: u8 = b'G';
+const GROUP_MEMBER: u8 = b'M';
+const REGISTRATION: u8 = b'R';
 const CA: u8 = b'x';
 const DEVICE: u8 = b'd';
 const JOIN_TOKEN: u8 = b'j';
@@ -144,6 +150,62 @@ pub(crate) fn crl_part(ca: &str, part: u32) -> Vec<u8> {
         CRL_PART,
         &[ca.to_ascii_lowercase().as_bytes(), &[END], &part.to_be_bytes()],
     )
+}
+
+/// `EnrollmentRecord` of an individual enrollment; ids are found in any case.
+pub(crate) fn enrollment(registration_id: &str) -> Vec<u8> {
+    join(ENROLLMENT, &[registration_id.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all individual enrollments, by id.
+pub(crate) fn enrollments() -> Range<Vec<u8>> {
+    kind(ENROLLMENT)
+}
+
+/// `EnrollmentRecord` of a group; ids are found in any case.
+pub(crate) fn enrollment_group(id: &str) -> Vec<u8> {
+    join(ENROLLMENT_GROUP, &[id.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all enrollment groups, by id.
+pub(crate) fn enrollment_groups() -> Range<Vec<u8>> {
+    kind(ENROLLMENT_GROUP)
+}
+
+/// `RegistrationRecord`; ids are found in any case.
+pub(crate) fn registration(registration_id: &str) -> Vec<u8> {
+    join(REGISTRATION, &[registration_id.to_ascii_lowercase().as_bytes()])
+}
+
+/// Marks a registration as one of a group; the value is empty.
+pub(crate) fn group_member(group: &str, registration_id: &str) -> Vec<u8> {
+    join(
+        GROUP_MEMBER,
+        &[
+            group.to_ascii_lowercase().as_bytes(),
+            &[END],
+            registration_id.to_ascii_lowercase().as_bytes(),
+        ],
+    )
+}
+
+/// The keys of the registrations of a group, by id.
+pub(crate) fn group_members(group: &str) -> Range<Vec<u8>> {
+    let from = group_member(group, "");
+    let mut to = from.clone();
+    if let Some(end) = to.last_mut() {
+        *end = END + 1;
+    }
+    from..to
+}
+
+/// The registration id, in lower case, of a key made by [`group_member`].
+pub(crate) fn parse_group_member(key: &[u8]) -> Option<&str> {
+    let (&GROUP_MEMBER, rest) = key.split_first()? else {
+        return None;
+    };
+    let end = rest.iter().position(|byte| *byte == END)?;
+    std::str::from_utf8(&rest[end + 1..]).ok()
 }
 
 fn kind(letter: u8) -> Range<Vec<u8>> {

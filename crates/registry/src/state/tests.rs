@@ -4,6 +4,7 @@ mod authorities;
 mod cluster;
 mod model;
 mod policies;
+mod provisioning;
 mod quota;
 mod revocations;
 mod saved_queries;

@@ -24,10 +24,13 @@ pub trait Base {
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError>;
 }
 
+/// Writes by key, `None` = delete.
+pub(super) type Pending = BTreeMap<Vec<u8>, Option<Bytes>>;
+
 /// Stored state plus pending writes.
 pub struct View<'a> {
     base: &'a dyn Base,
-    pending: BTreeMap<Vec<u8>, Option<Bytes>>,
+    pending: Pending,
 }
 
 impl<'a> View<'a> {
@@ -78,6 +81,14 @@ impl<'a> View<'a> {
             }
         }
         Ok(keys)
+    }
+
+    pub(super) fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    pub(super) fn set_pending(&mut self, pending: Pending) {
+        self.pending = pending;
     }
 
     pub(super) fn into_writes(self) -> Vec<(Vec<u8>, Option<Bytes>)> {

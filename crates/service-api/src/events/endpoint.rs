@@ -77,7 +77,7 @@ impl EventsEndpoint {
         loop {
             match changes.next().await {
                 Some(RegistryEvent::Settings | RegistryEvent::Resync) => self.server.settings_changed(),
-                Some(RegistryEvent::Identity { .. }) => continue,
+                Some(RegistryEvent::Identity { .. } | RegistryEvent::Provisioning) => continue,
                 Some(RegistryEvent::Cluster | RegistryEvent::Authorities | RegistryEvent::Revocations) => {}
                 // The registry has ended, and the node with it.
                 None => std::future::pending().await,

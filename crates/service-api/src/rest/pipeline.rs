@@ -72,7 +72,7 @@ pub(super) fn too_many() -> ApiError {
     )
 }
 
-fn unavailable() -> ApiError {
+pub(super) fn unavailable() -> ApiError {
     let text = "the hub did not answer in time; whether a write took effect is not known";
     ApiError::new(ErrorCode::ServiceUnavailable, text)
 }

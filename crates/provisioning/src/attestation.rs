@@ -1,0 +1,286 @@
+//! Who a device is: the enrollment that its credential opens (Spec provisioning §6).
+//!
+//! Invariants: an individual enrollment of the registration id decides alone, whatever its state and kind; a group's own key opens
+//! nothing; of a chain, the certificate nearest to the device's decides which group it is.
+
+use std::sync::Arc;
+
+use holdfast_auth::x509::{CaCertificate, CertificateFingerprints, ClientCertificate, check_size, verify_chain};
+use holdfast_auth::{HubNames, KeyForm, KeyPair, ResourcePath, SasRefusal, SasToken, check_claims, verify_signature};
+use holdfast_device_hub::Credential;
+use holdfast_model::json::quoted;
+use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
+use holdfast_model::{CertificateChain, RefusalReason, UnixMillis};
+use holdfast_registry::{
+    Attestation, AuthenticationWrite, Authorities, CertificateSource, Enrollment, EnrollmentGroups, EnrollmentKind,
+    Registry, RegistryError, Thumbprint, Thumbprints, X509Attestation,
+};
+
+/// What the SDKs write into `skn` of a device's token.
+const DEVICE_POLICY: &str = "registration";
+
+/// A device whose credential is right.
+pub(crate) struct Attested {
+    /// The enrollment.
+    pub(crate) enrollment: Arc<Enrollment>,
+    /// How the device authenticates at its hub.
+    pub(crate) authentication: AuthenticationWrite,
+    /// The device's name, as its certificate has it.
+    pub(crate) certified_name: Option<String>,
+}
+
+/// Why it is not.
+#[derive(Debug)]
+pub(crate) enum NotAttested {
+    /// The credential is refused.
+    Refused {
+        /// The cause.
+        reason: RefusalReason,
+        /// The exact fault, for the operator.
+        detail: String,
+    },
+    /// The registry cannot be read.
+    Registry(RegistryError),
+}
+
+impl From<RegistryError> for NotAttested {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl From<SasRefusal> for NotAttested {
+    fn from(refusal: SasRefusal) -> Self {
+        refused(refusal.reason(), refusal.to_string())
+    }
+}
+
+fn refused(reason: RefusalReason, detail: impl Into<String>) -> NotAttested {
+    NotAttested::Refused {
+        reason,
+        detail: detail.into(),
+    }
+}
+
+/// A device that claims to be a registration id.
+pub(crate) struct Claimant<'a> {
+    pub(crate) registry: &'a Registry,
+    /// The service's own.
+    pub(crate) id_scope: &'a str,
+    pub(crate) registration_id: &'a str,
+    pub(crate) now: UnixMillis,
+    /// Groups that are tried first, since they opened the way of this device, or of the one before it.
+    pub(crate) likely_groups: Vec<String>,
+}
+
+impl Claimant<'_> {
+    /// Finds the enrollment that `credential` opens.
+    pub(crate) fn attest(&self, credential: Credential<'_>) -> Result<Attested, NotAttested> {
+        // A TLS client may show a certificate for other reasons; a token is sent on purpose.
+        match credential {
+            Credential::SasToken(token) | Credential::Both(token, _) => self.by_token(token),
+            Credential::CertificateChain(chain) => self.by_certificate(chain),
+            Credential::None => Err(refused(
+                RefusalReason::Missing,
+                "the request has neither a token nor a client certificate",
+            )),
+        }
+    }
+
+    fn individual(&self) -> Result<Option<Arc<Enrollment>>, RegistryError> {
+        self.registry
+            .enrollment(EnrollmentKind::Individual, self.registration_id)
+    }
+
+    fn by_token(&self, text: &str) -> Result<Attested, NotAttested> {
+        let token = SasToken::parse(text)?;
+        let path = ResourcePath::HUB.then("registrations").then(self.registration_id);
+        check_claims(&token, &path, &HubNames::new([self.id_scope]), self.now)?;
+        if let Some(name) = token.policy().filter(|name| !name.eq_ignore_ascii_case(DEVICE_POLICY)) {
+            let text = format!(
+                "skn of a device's token is {DEVICE_POLICY} or empty, not {}",
+                quoted(name)
+            );
+            return Err(refused(RefusalReason::UnknownPolicy, text));
+        }
+        if let Some(enrollment) = self.individual()? {
+            let Attestation::SymmetricKey(keys) = &enrollment.attestation else {
+                return Err(other_kind(&enrollment, "a token"));
+            };
+            let fits = verify_signature(&token, keys, KeyForm::Decoded).is_some();
+            let authentication = AuthenticationWrite::Sas(Some(keys.clone()));
+            return match fits {
+                true => Ok(Attested {
+                    enrollment,
+                    authentication,
+                    certified_name: None,
+                }),
+                false => Err(refused(
+                    RefusalReason::Signature,
+                    format!(
+                        "the signature fits neither key of the individual enrollment '{}'",
+                        enrollment.id
+                    ),
+                )),
+            };
+        }
+        let groups = self.registry.enrollment_groups();
+        let likely = self.likely_groups.iter().filter_map(|id| groups.get(id));
+        let found = likely.chain(groups.symmetric()).find_map(|group| {
+            let keys = self.derived(&token, group)?;
+            Some((Arc::clone(group), keys))
+        });
+        match found {
+            Some((enrollment, keys)) => Ok(Attested {
+                enrollment,
+                authentication: AuthenticationWrite::Sas(Some(keys)),
+                certified_name: None,
+            }),
+            None => Err(refused(RefusalReason::Signature, no_group(&groups))),
+        }
+    }
+
+    /// The keys that `group` gives the device, if they have signed the token. Device tools derive them from the id as it is written;
+    /// ids are found in any case, so that one may also be written in lower case.
+    fn derived(&self, token: &SasToken<'_>, group: &Enrollment) -> Option<KeyPair> {
+        let Attestation::SymmetricKey(keys) = &group.attestation else {
+            return None;
+        };
+        let lower = self.registration_id.to_ascii_lowercase();
+        let written = std::iter::once(self.registration_id);
+        let ids = written.chain((lower != self.registration_id).then_some(lower.as_str()));
+        ids.map(|id| KeyPair {
+            primary: keys.primary.derive(id),
+            secondary: keys.secondary.derive(id),
+        })
+        .find(|keys| verify_signature(token, keys, KeyForm::Decoded).is_some())
+    }
+
+    fn by_certificate(&self, chain: &CertificateChain) -> Result<Attested, NotAttested> {
+        let unfit = |refusal: holdfast_auth::x509::CertificateRefusal| refused(refusal.reason(), refusal.to_string());
+        check_size(chain).map_err(unfit)?;
+        let leaf = ClientCertificate::parse(chain.leaf()).map_err(unfit)?;
+        let name = match leaf.common_name() {
+            Ok(name) if name.eq_ignore_ascii_case(self.registration_id) => name.to_owned(),
+            Ok(name) => return Err(other_name(&quoted(name))),
+            Err(fault) => return Err(other_name(&fault)),
+        };
+        leaf.check_time(self.now).map_err(unfit)?;
+        let authorities = self.registry.authorities();
+        if let Some(enrollment) = self.individual()? {
+            let Attestation::X509(x509) = &enrollment.attestation else {
+                return Err(other_kind(&enrollment, "a certificate"));
+            };
+            let digest = leaf.fingerprints().sha256;
+            let Some(thumbprints) = thumbprints(x509, &digest) else {
+                let text = format!(
+                    "the certificate is neither of those of the individual enrollment '{}'",
+                    enrollment.id
+                );
+                return Err(refused(RefusalReason::Thumbprint, text));
+            };
+            if let Some(by) = authorities.revoked(&digest, &[], None) {
+                return Err(refused(RefusalReason::CertificateRevoked, by.to_string()));
+            }
+            return Ok(Attested {
+                authentication: AuthenticationWrite::SelfSigned(Some(thumbprints)),
+                enrollment,
+                certified_name: Some(name),
+            });
+        }
+        // A device registers rarely: its path is not remembered.
+        let verified = verify_chain(chain, &leaf, authorities.verified(), &(), self.now).map_err(unfit)?;
+        let digest = leaf.fingerprints().sha256;
+        if let Some(by) = authorities.revoked(&digest, &verified.path, Some(&verified.ca)) {
+            return Err(refused(RefusalReason::CertificateRevoked, by.to_string()));
+        }
+        let issuers = verified.path.iter().skip(1).map(|issuer| issuer.sha256);
+        let above = above(&authorities, verified.ca);
+        let groups = self.registry.enrollment_groups();
+        match issuers
+            .chain(above)
+            .find_map(|digest| group_of(&groups, &authorities, &digest))
+        {
+            Some(enrollment) => Ok(Attested {
+                enrollment,
+                authentication: AuthenticationWrite::CertificateAuthority,
+                certified_name: Some(name),
+            }),
+            None => Err(refused(
+                RefusalReason::Chain,
+                "the chain is verified, and no enrollment group has one of its CAs",
+            )),
+        }
+    }
+}
+
+fn no_group(groups: &EnrollmentGroups) -> String {
+    format!(
+        "there is no individual enrollment with this registration id, and the token is signed with the device key of none of {} \
+         enrollment groups",
+        groups.symmetric().len()
+    )
+}
+
+fn other_kind(enrollment: &Enrollment, offered: &str) -> NotAttested {
+    let text = format!(
+        "the individual enrollment '{}' attests by {}, and the device sent {offered}",
+        enrollment.id,
+        enrollment.attestation.type_name()
+    );
+    refused(RefusalReason::AuthType, text)
+}
+
+fn other_name(found: &str) -> NotAttested {
+    let text = format!("the common name of the certificate is not the registration id: it is {found}");
+    refused(RefusalReason::CommonName, text)
+}
+
+/// The thumbprints of an individual enrollment, if one of its certificates has this digest.
+fn thumbprints(x509: &X509Attestation, digest: &[u8; 32]) -> Option<Thumbprints> {
+    if x509.source != CertificateSource::Client {
+        return None;
+    }
+    let all: Vec<_> = x509.iter().map(|der| CertificateFingerprints::of(der)).collect();
+    if all.iter().all(|known| known.sha256 != *digest) {
+        return None;
+    }
+    let mut all = all.into_iter();
+    let mut next = || Thumbprint::parse(&all.next()?.sha256_hex()).ok();
+    Some(Thumbprints {
+        primary: next()?,
+        secondary: next(),
+    })
+}
+
+/// A verified CA and the CAs of the hub above it, by digest.
+fn above(authorities: &Authorities, ca: [u8; 32]) -> Vec<[u8; 32]> {
+    let find = |digest: &[u8; 32]| -> Option<Arc<CaCertificate>> {
+        let mut all = authorities.iter().map(|authority| &authority.certificate);
+        all.find(|certificate| certificate.fingerprints().sha256 == *digest)
+            .map(Arc::clone)
+    };
+    let mut path = vec![ca];
+    let mut current = find(&ca);
+    while let Some(certificate) = current {
+        let issuer = authorities
+            .iter()
+            .filter(|authority| authority.is_verified)
+            .map(|authority| &authority.certificate)
+            .find(|issuer| !path.contains(&issuer.fingerprints().sha256) && certificate.is_issued_by(issuer));
+        current = issuer.filter(|_| path.len() < MAX_CHAIN_CERTIFICATES).map(Arc::clone);
+        path.extend(current.iter().map(|issuer| issuer.fingerprints().sha256));
+    }
+    path
+}
+
+/// The group that has the certificate with this digest, itself or by the name of a CA of the hub.
+fn group_of(groups: &EnrollmentGroups, authorities: &Authorities, digest: &[u8; 32]) -> Option<Arc<Enrollment>> {
+    let named = || {
+        let mut all = authorities.iter();
+        let ca =
+            all.find(|authority| authority.is_verified && authority.certificate.fingerprints().sha256 == *digest)?;
+        groups.of_ca(&ca.name)
+    };
+    groups.of_certificate(digest).or_else(named).map(Arc::clone)
+}

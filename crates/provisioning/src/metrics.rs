@@ -1,0 +1,12 @@
+//! Metrics of the provisioning service (docs/metrics.md).
+
+holdfast_model::metrics! {
+    /// Registrations of devices: assigned, failed, disabled, refused, or busy.
+    counter registrations(protocol, outcome) = "holdfast_provisioning_registrations_total";
+    /// Time from a device's request to its answer, in seconds; penalties are not part of it.
+    histogram seconds(call) = "holdfast_provisioning_request_seconds";
+    /// Attestations that were accepted: by symmetricKey or x509, of an individual enrollment or a group.
+    counter attestations(kind, enrollment) = "holdfast_provisioning_attestations_total";
+    /// Registrations that were decided again, because something had changed meanwhile.
+    counter conflicts() = "holdfast_provisioning_conflicts_total";
+}

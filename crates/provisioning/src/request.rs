@@ -1,0 +1,118 @@
+//! What a device sends (Spec provisioning §3.1, §4.2).
+
+use std::net::SocketAddr;
+
+use holdfast_device_hub::{Credential, Protocol};
+use holdfast_model::{ErrorCode, json};
+use holdfast_registry::{EnrollmentKind, check_registration_id};
+use serde_json::Value;
+
+use crate::error::ProvisioningError;
+
+/// Longest body, in bytes.
+pub const MAX_BODY_BYTES: usize = 96 * 1024;
+
+/// A request of a device, whatever the protocol.
+#[derive(Clone, Copy)]
+pub struct DeviceCall<'a> {
+    /// The id scope that it names.
+    pub id_scope: &'a str,
+    /// The registration id that it names.
+    pub registration_id: &'a str,
+    /// What it proves who it is by.
+    pub credential: Credential<'a>,
+    /// The protocol of its connection.
+    pub protocol: Protocol,
+    /// Its network address.
+    pub address: SocketAddr,
+}
+
+/// The body of a registration or a look-up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegisterBody {
+    /// Whether it has a request for a certificate.
+    pub has_csr: bool,
+}
+
+impl RegisterBody {
+    /// Reads a body, which may be empty. Its registration id, if it has one, must be that of the request.
+    ///
+    /// # Errors
+    /// [`ErrorCode::MessageTooLarge`], [`ErrorCode::IotHubFormatError`], [`ErrorCode::ArgumentInvalid`].
+    pub fn parse(body: &[u8], registration_id: &str) -> Result<Self, ProvisioningError> {
+        if body.len() > MAX_BODY_BYTES {
+            let text = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+            return Err(ProvisioningError::new(ErrorCode::MessageTooLarge, text));
+        }
+        let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let format = |text: String| ProvisioningError::new(ErrorCode::IotHubFormatError, text);
+        let text = std::str::from_utf8(body).map_err(|_| format("the body is not UTF-8 text".to_owned()))?;
+        let value = json::parse(text).map_err(|error| format(format!("the body is not valid JSON: {error}")))?;
+        let Value::Object(members) = value else {
+            return Err(format("the body must be a JSON object".to_owned()));
+        };
+        let invalid = |text: &str| Err(ProvisioningError::new(ErrorCode::ArgumentInvalid, text));
+        match members.get("registrationId") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(id)) if id.eq_ignore_ascii_case(registration_id) => {}
+            Some(Value::String(_)) => return invalid("registrationId of the body is not that of the request"),
+            Some(_) => return invalid("registrationId must be a string"),
+        }
+        let has_csr = match members.get("csr") {
+            None | Some(Value::Null) => false,
+            Some(Value::String(_)) => true,
+            Some(_) => return invalid("csr must be a string"),
+        };
+        Ok(Self { has_csr })
+    }
+}
+
+/// Checks the registration id of a request.
+pub(crate) fn check_id(registration_id: &str) -> Result<(), ProvisioningError> {
+    check_registration_id(EnrollmentKind::Individual, registration_id)
+        .map_err(|rejection| ProvisioningError::new(rejection.code, rejection.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_of_all_sdks_are_read() {
+        for body in [
+            "",
+            " ",
+            "{}",
+            r#"{"registrationId":"Dev-1","payload":null}"#,
+            r#"{"registrationId":"dev-1","payload":"{\"a\":1}"}"#,
+            "\u{feff}{\"tpm\":{\"endorsementKey\":\"x\"}}",
+        ] {
+            let read = RegisterBody::parse(body.as_bytes(), "dev-1").unwrap();
+            assert_eq!(read, RegisterBody::default(), "{body}");
+        }
+        assert!(RegisterBody::parse(br#"{"csr":"MII"}"#, "dev-1").unwrap().has_csr);
+    }
+
+    #[test]
+    fn hostile_bodies_are_refused_by_number() {
+        let deep = "[".repeat(100_000);
+        let large = vec![b' '; MAX_BODY_BYTES + 1];
+        for (body, number) in [
+            (&b"[]"[..], 400_006),
+            (b"\xff", 400_006),
+            (deep.as_bytes(), 413_001),
+            (b"[[[", 400_006),
+            (br#"{"registrationId":"other"}"#, 400_004),
+            (br#"{"registrationId":7}"#, 400_004),
+            (br#"{"a":1,"a":2}"#, 400_006),
+            (br#"{"csr":{}}"#, 400_004),
+            (&large, 413_001),
+        ] {
+            let error = RegisterBody::parse(body, "dev-1").unwrap_err();
+            assert_eq!(error.code.number(), number, "{error:?}");
+        }
+    }
+}

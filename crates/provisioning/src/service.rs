@@ -1,0 +1,335 @@
+//! The calls of devices.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use holdfast_device_hub::{Credential, Denied, DeviceHub, Operation, Refusal};
+use holdfast_model::{ErrorCode, RefusalReason};
+use holdfast_registry::{Attestation, Enrollment, EnrollmentKind, ProvisioningSettings, Registration, Registry};
+use holdfast_tasks::sync::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::allocation::LinkedHub;
+use crate::attestation::{Attested, Claimant, NotAttested};
+use crate::config::ProvisioningConfig;
+use crate::document::registration_state;
+use crate::error::ProvisioningError;
+use crate::metrics;
+use crate::registering::{Decision, is_conflict};
+use crate::request::{DeviceCall, RegisterBody, check_id};
+
+/// How often a registration is decided anew when something has changed meanwhile.
+const MAX_DECISIONS: usize = 5;
+
+/// The text for a device whose credential is refused, whatever the cause.
+const REFUSED_TEXT: &str = "Unauthorized";
+
+/// The provisioning service of a node.
+pub struct Provisioning {
+    hub: Arc<DeviceHub>,
+    config: ProvisioningConfig,
+    hubs: Vec<LinkedHub>,
+    requests: Semaphore,
+    /// The group that a device was found in last: the devices of a batch come one after the other.
+    last_group: Mutex<Option<String>>,
+}
+
+/// The answer to a device's request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The operation, the status, and the state of the registration.
+    pub body: Value,
+}
+
+/// A device that was let in, or not only because its enrollment is disabled.
+enum Found {
+    Enabled(Attested),
+    Disabled(Arc<Enrollment>),
+}
+
+impl Provisioning {
+    /// The service of the node of `hub`, which is the one hub that it assigns devices to.
+    #[must_use]
+    pub fn new(hub: Arc<DeviceHub>, config: ProvisioningConfig) -> Arc<Self> {
+        let own = hub.hub_names().primary().unwrap_or_default().to_owned();
+        Arc::new(Self {
+            hubs: vec![LinkedHub { host: own, weight: 1 }],
+            requests: Semaphore::new(config.max_requests),
+            last_group: Mutex::new(None),
+            hub,
+            config,
+        })
+    }
+
+    /// The settings of the service.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ServiceUnavailable`] until the registry has created it.
+    pub fn settings(&self) -> Result<Arc<ProvisioningSettings>, ProvisioningError> {
+        let missing = || ProvisioningError::new(ErrorCode::ServiceUnavailable, "the provisioning service is starting");
+        self.registry().provisioning().ok_or_else(missing)
+    }
+
+    /// The host name under which devices reach the service.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        match self.config.device_host.as_str() {
+            "" => self.hub.hub_names().primary().unwrap_or_default(),
+            host => host,
+        }
+    }
+
+    /// The hub of this node.
+    #[must_use]
+    pub fn hub(&self) -> &Arc<DeviceHub> {
+        &self.hub
+    }
+
+    fn registry(&self) -> &Registry {
+        self.hub.registry()
+    }
+
+    /// Whether the service is named by `id_scope`, in any case.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IdScopeNotFound`], or as [`Self::settings`].
+    pub fn check_scope(&self, id_scope: &str) -> Result<Arc<ProvisioningSettings>, ProvisioningError> {
+        let settings = self.settings()?;
+        if settings.id_scope.eq_ignore_ascii_case(id_scope) {
+            return Ok(settings);
+        }
+        let text = "the id scope is not that of this provisioning service";
+        Err(ProvisioningError::new(ErrorCode::IdScopeNotFound, text))
+    }
+
+    /// Registers a device.
+    ///
+    /// # Errors
+    /// [`ProvisioningError`] with the number for the device.
+    pub async fn register(&self, call: &DeviceCall<'_>, _body: &RegisterBody) -> Result<Answer, ProvisioningError> {
+        let started = Instant::now();
+        let outcome = self.registered(call).await;
+        metrics::seconds("register").record(started.elapsed());
+        let label = match &outcome {
+            Ok(answer) => answer.body["status"].as_str().unwrap_or_default().to_owned(),
+            Err(error) if error.reason.is_some() => "refused".to_owned(),
+            Err(_) => "busy".to_owned(),
+        };
+        metrics::registrations(call.protocol.as_str(), label).increment(1);
+        outcome
+    }
+
+    async fn registered(&self, call: &DeviceCall<'_>) -> Result<Answer, ProvisioningError> {
+        let (_permit, settings) = self.begin(call)?;
+        for _ in 0..MAX_DECISIONS {
+            let (found, registration) = self.find(call, &settings).await?;
+            let operation_id = operation_id();
+            let attested = match found {
+                Found::Enabled(attested) => attested,
+                Found::Disabled(enrollment) => return Ok(disabled(call, &enrollment, operation_id)),
+            };
+            let decision = Decision {
+                registry: self.registry(),
+                hub_names: self.hub.hub_names(),
+                hubs: &self.hubs,
+                registration_id: call.registration_id,
+                found: registration,
+                attested,
+                operation_id,
+            };
+            match self.registry().put_registration(&decision.write()?).await {
+                Ok(registration) => return Ok(answer(&registration)),
+                Err(error) if is_conflict(&error) => {
+                    metrics::conflicts().increment(1);
+                    // The next decision sees what has changed.
+                    self.registry().read_barrier().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let text = "another registration of the device is in progress";
+        Err(ProvisioningError::new(ErrorCode::RegistrationConflict, text))
+    }
+
+    /// The state of an operation that [`Self::register`] has begun.
+    ///
+    /// # Errors
+    /// [`ErrorCode::RegistrationOperationNotFound`]; else as [`Self::register`].
+    pub async fn operation(&self, call: &DeviceCall<'_>, operation_id: &str) -> Result<Answer, ProvisioningError> {
+        match self.current(call).await? {
+            Ok(registration) if registration.operation_id == operation_id => Ok(answer(&registration)),
+            Ok(_) => {
+                let text = "the operation is not the last one of the device: register again";
+                Err(ProvisioningError::new(ErrorCode::RegistrationOperationNotFound, text))
+            }
+            Err(disabled) => Ok(disabled),
+        }
+    }
+
+    /// The state of the device's registration, without an operation.
+    ///
+    /// # Errors
+    /// [`ErrorCode::EnrollmentNotFound`] when it has never registered; else as [`Self::register`].
+    pub async fn look_up(&self, call: &DeviceCall<'_>, body: &RegisterBody) -> Result<Answer, ProvisioningError> {
+        if body.has_csr {
+            let text = "a look-up has no csr: only a registration issues a certificate";
+            return Err(ProvisioningError::new(ErrorCode::ArgumentInvalid, text));
+        }
+        let mut answer = match self.current(call).await? {
+            Ok(registration) => answer(&registration),
+            Err(disabled) => disabled,
+        };
+        Ok(Answer {
+            body: answer.body["registrationState"].take(),
+        })
+    }
+
+    /// The registration of an authenticated device, no older than the call; `Err`: the answer to a disabled one.
+    async fn current(&self, call: &DeviceCall<'_>) -> Result<Result<Registration, Answer>, ProvisioningError> {
+        let (_permit, settings) = self.begin(call)?;
+        self.registry().read_barrier().await?;
+        let (found, registration) = self.find(call, &settings).await?;
+        if let Found::Disabled(enrollment) = found {
+            return Ok(Err(disabled(call, &enrollment, operation_id())));
+        }
+        let missing = || ProvisioningError::new(ErrorCode::EnrollmentNotFound, "the device has never registered");
+        registration.map(Ok).ok_or_else(missing)
+    }
+
+    fn begin(
+        &self,
+        call: &DeviceCall<'_>,
+    ) -> Result<(SemaphorePermit<'_>, Arc<ProvisioningSettings>), ProvisioningError> {
+        let Ok(permit) = self.requests.try_acquire() else {
+            let text = "too many devices register at once; retry later";
+            return Err(ProvisioningError::new(ErrorCode::ThrottlingException, text));
+        };
+        check_id(call.registration_id)?;
+        let settings = self.check_scope(call.id_scope)?;
+        Ok((permit, settings))
+    }
+
+    /// Finds the enrollment and the registration of a device, as the replica knows them. A refusal is confirmed.
+    async fn find(
+        &self,
+        call: &DeviceCall<'_>,
+        settings: &ProvisioningSettings,
+    ) -> Result<(Found, Option<Registration>), ProvisioningError> {
+        let mut is_confirmed = !self.registry().in_lease();
+        if is_confirmed {
+            self.registry().read_barrier().await?;
+        }
+        loop {
+            let registration = self.registry().registration(call.registration_id)?;
+            let attested = self.attest(call, settings, registration.as_ref());
+            let (reason, detail) = match attested {
+                Ok(found) => return Ok((found, registration)),
+                Err(NotAttested::Registry(error)) => return Err(error.into()),
+                Err(NotAttested::Refused { reason, detail }) => (reason, detail),
+            };
+            if is_confirmed || !reason.needs_confirmation() {
+                return Err(self.refused(call, reason, detail));
+            }
+            self.registry().read_barrier().await?;
+            is_confirmed = true;
+        }
+    }
+
+    fn attest(
+        &self,
+        call: &DeviceCall<'_>,
+        settings: &ProvisioningSettings,
+        registration: Option<&Registration>,
+    ) -> Result<Found, NotAttested> {
+        let last = self.last_group.lock().clone();
+        let known = registration.and_then(|registration| registration.group.clone());
+        let claimant = Claimant {
+            registry: self.registry(),
+            id_scope: &settings.id_scope,
+            registration_id: call.registration_id,
+            now: self.hub.clock().now(),
+            likely_groups: known.into_iter().chain(last).collect(),
+        };
+        let attested = claimant.attest(call.credential)?;
+        let enrollment = &attested.enrollment;
+        let kind = match enrollment.kind {
+            EnrollmentKind::Individual => "individual",
+            EnrollmentKind::Group => "group",
+        };
+        metrics::attestations(enrollment.attestation.type_name(), kind).increment(1);
+        if enrollment.kind == EnrollmentKind::Group && matches!(enrollment.attestation, Attestation::SymmetricKey(_)) {
+            let mut last = self.last_group.lock();
+            if last.as_ref() != Some(&enrollment.id) {
+                *last = Some(enrollment.id.clone());
+            }
+        }
+        if enrollment.content.is_disabled {
+            return Ok(Found::Disabled(Arc::clone(enrollment)));
+        }
+        Ok(Found::Enabled(attested))
+    }
+
+    /// Records a refused credential; the device learns no more than that.
+    fn refused(&self, call: &DeviceCall<'_>, reason: RefusalReason, detail: String) -> ProvisioningError {
+        let code = ErrorCode::GenericUnauthorized;
+        let denied = Denied {
+            refusal: Refusal { code, reason },
+            detail: Some(detail.into()),
+            needs_confirmation: false,
+        };
+        let now = self.hub.clock().now();
+        let (id, protocol, address) = (call.registration_id, call.protocol, call.address);
+        self.hub.audit().refused_attestation(id, protocol, address, denied, now);
+        let (token, leaf): (&[u8], &[u8]) = match call.credential {
+            Credential::None => (&[], &[]),
+            Credential::SasToken(token) => (token.as_bytes(), &[]),
+            Credential::CertificateChain(chain) => (&[], chain.leaf()),
+            Credential::Both(token, chain) => (token.as_bytes(), chain.leaf()),
+        };
+        let penalty = self
+            .hub
+            .penalty(Operation::Register, id, protocol, address, &[token, leaf], reason);
+        ProvisioningError {
+            reason: Some(reason),
+            penalty,
+            ..ProvisioningError::new(code, REFUSED_TEXT)
+        }
+    }
+}
+
+/// The answer with a registration.
+fn answer(registration: &Registration) -> Answer {
+    let state = registration_state(registration);
+    Answer {
+        body: json!({
+            "operationId": registration.operation_id,
+            "status": state["status"],
+            "registrationState": state,
+        }),
+    }
+}
+
+/// The answer to a device whose enrollment is disabled. Nothing is stored, so that it costs no write.
+fn disabled(call: &DeviceCall<'_>, enrollment: &Enrollment, operation_id: String) -> Answer {
+    let code = ErrorCode::DeviceDisabled;
+    Answer {
+        body: json!({
+            "operationId": operation_id,
+            "status": "disabled",
+            "registrationState": {
+                "registrationId": call.registration_id,
+                "status": "disabled",
+                enrollment.attestation.type_name(): {},
+                "errorCode": code.number(),
+                "errorMessage": "the enrollment is disabled",
+            },
+        }),
+    }
+}
+
+/// An id that needs no escaping in a path or topic.
+fn operation_id() -> String {
+    let number: u64 = rand::random();
+    format!("4.{number:016x}.{}", uuid::Uuid::from_u128(rand::random()))
+}

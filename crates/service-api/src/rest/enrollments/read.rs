@@ -1,0 +1,242 @@
+//! Reads enrollments that back ends write (Spec provisioning §9.2).
+//!
+//! Invariants: a field that this version cannot honour is refused, never dropped silently; what the service itself writes into a document
+//! is ignored, so that a document may be sent back as it was read.
+
+use bytes::Bytes;
+use holdfast_auth::Key;
+use holdfast_auth::x509::{CaCertificate, CertificateInfo, read_certificate};
+use holdfast_device_hub::{SectionName, check_section};
+use holdfast_model::json::quoted;
+use holdfast_model::{DeviceId, ErrorCode};
+use holdfast_registry::{
+    AllocationPolicy, AttestationWrite, CertificateSource, EnrollmentContent, EnrollmentKind, ReprovisionPolicy,
+    TwinSeed, X509Attestation,
+};
+use serde_json::{Map, Value};
+
+use super::super::error::ApiError;
+use super::super::json::Fields;
+use super::document::id_field;
+
+/// Members that SDKs write among the content of a twin's collections, where they are no content.
+const COLLECTION_MEMBERS: [&str; 5] = ["version", "count", "metadata", "$version", "$metadata"];
+
+/// Fields of later features: refused where they have a value.
+const UNSUPPORTED: [(&str, &str); 6] = [
+    ("customAllocationDefinition", "custom allocation"),
+    ("credentialPolicyName", "certificates issued to devices"),
+    ("certificatePolicyName", "certificates issued to devices"),
+    ("certificateAuthorityName", "certificates issued to devices"),
+    ("namespaceName", "certificates issued to devices"),
+    ("clientCertificateIssuancePolicy", "certificates issued to devices"),
+];
+
+/// An enrollment as it is written.
+pub(super) struct Written {
+    /// The id of the document.
+    pub(super) id: Option<String>,
+    pub(super) etag: Option<String>,
+    pub(super) attestation: AttestationWrite,
+    pub(super) content: EnrollmentContent,
+}
+
+/// Reads a document.
+pub(super) fn enrollment(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<Written, ApiError> {
+    for (name, feature) in UNSUPPORTED {
+        if fields.get(name).is_some_and(|value| !value.is_null()) {
+            return Err(unsupported(feature));
+        }
+    }
+    let attestation = fields
+        .object("attestation")?
+        .ok_or_else(|| ApiError::new(ErrorCode::ArgumentNull, "attestation is missing"))?;
+    Ok(Written {
+        id: fields.text(id_field(kind))?.map(str::to_owned),
+        etag: fields.text("etag")?.map(str::to_owned),
+        attestation: self::attestation(kind, &attestation)?,
+        content: content(fields)?,
+    })
+}
+
+fn unsupported(feature: &str) -> ApiError {
+    let text = format!("this version of the hub does not have the feature: {feature}");
+    ApiError::new(ErrorCode::FeatureNotSupported, text)
+}
+
+fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
+    let text = |name| Ok::<_, ApiError>(fields.text(name)?.filter(|text| !text.is_empty()));
+    let device_id = text("deviceId")?
+        .map(DeviceId::parse)
+        .transpose()
+        .map_err(|error| ApiError::invalid(format!("deviceId: {error}")))?;
+    let iot_edge = match fields.object("capabilities")? {
+        Some(capabilities) => capabilities.boolean("iotEdge")?.unwrap_or(false),
+        None => false,
+    };
+    let mut iot_hubs = Vec::new();
+    for hub in fields.array("iotHubs")?.unwrap_or_default() {
+        let name = hub
+            .as_str()
+            .ok_or_else(|| ApiError::invalid("iotHubs must be host names"))?;
+        iot_hubs.push(name.to_owned());
+    }
+    let allocation = match text("allocationPolicy")? {
+        None => None,
+        Some(name) if name.eq_ignore_ascii_case("custom") => return Err(unsupported("custom allocation")),
+        Some(name) => Some(AllocationPolicy::parse(name).ok_or_else(|| {
+            let known = AllocationPolicy::ALL.map(AllocationPolicy::as_str).join(", ");
+            ApiError::invalid(format!(
+                "allocationPolicy {} is unknown; there are {known}",
+                quoted(name)
+            ))
+        })?),
+    };
+    let is_disabled = match text("provisioningStatus")? {
+        None => false,
+        Some(status) if status.eq_ignore_ascii_case("enabled") => false,
+        Some(status) if status.eq_ignore_ascii_case("disabled") => true,
+        Some(_) => return Err(ApiError::invalid("provisioningStatus is enabled or disabled")),
+    };
+    let reprovision = match fields.object("reprovisionPolicy")? {
+        None => None,
+        Some(policy) => Some(ReprovisionPolicy {
+            update_hub_assignment: policy.boolean("updateHubAssignment")?.unwrap_or(false),
+            migrate_device_data: policy.boolean("migrateDeviceData")?.unwrap_or(false),
+        }),
+    };
+    Ok(EnrollmentContent {
+        is_disabled,
+        device_id,
+        iot_edge,
+        iot_hubs,
+        iot_hub_host_name: text("iotHubHostName")?.map(str::to_owned),
+        allocation,
+        initial_twin: initial_twin(fields)?,
+        device_information: fields.object_text("optionalDeviceInformation")?,
+        reprovision,
+    })
+}
+
+fn initial_twin(fields: &Fields<'_>) -> Result<TwinSeed, ApiError> {
+    let Some(twin) = fields.object("initialTwin")? else {
+        return Ok(TwinSeed::default());
+    };
+    let tags = section(SectionName::Tags, twin.get("tags"))?;
+    let desired = match twin.object("properties")? {
+        Some(properties) => section(SectionName::Desired, properties.get("desired"))?,
+        None => None,
+    };
+    Ok(TwinSeed { tags, desired })
+}
+
+/// The text of a section of the twin, without what is no content; `None` for an empty one.
+fn section(name: SectionName, value: Option<&Value>) -> Result<Option<String>, ApiError> {
+    let members = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(members)) => members,
+        Some(_) => {
+            return Err(ApiError::invalid(format!(
+                "initialTwin.{} must be an object",
+                name.path()
+            )));
+        }
+    };
+    let content: Map<String, Value> = members
+        .iter()
+        .filter(|(key, _)| !COLLECTION_MEMBERS.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if content.is_empty() {
+        return Ok(None);
+    }
+    let text = Value::Object(content).to_string();
+    check_section(name, &text).map_err(|error| ApiError::invalid(format!("initialTwin: {error}")))?;
+    Ok(Some(text))
+}
+
+fn attestation(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<AttestationWrite, ApiError> {
+    let name = fields.text("type")?.unwrap_or_default();
+    if name.eq_ignore_ascii_case("symmetricKey") {
+        let mut keys = [None, None];
+        if let Some(given) = fields.object("symmetricKey")? {
+            for (slot, field) in keys.iter_mut().zip(["primaryKey", "secondaryKey"]) {
+                let text = given.text(field)?.filter(|text| !text.is_empty());
+                *slot = text
+                    .map(Key::from_base64)
+                    .transpose()
+                    .map_err(|error| ApiError::invalid(format!("{field}: {error}")))?;
+            }
+        }
+        let [primary, secondary] = keys;
+        return Ok(AttestationWrite::SymmetricKey { primary, secondary });
+    }
+    if name.eq_ignore_ascii_case("x509") {
+        let given = fields.object("x509")?;
+        return Ok(AttestationWrite::X509(match given {
+            Some(given) => certificates(kind, &given)?,
+            None => None,
+        }));
+    }
+    if name.eq_ignore_ascii_case("tpm") {
+        return Err(unsupported("attestation by TPM"));
+    }
+    Err(ApiError::invalid(format!(
+        "attestation.type {} is unknown; there are symmetricKey and x509",
+        quoted(name)
+    )))
+}
+
+/// The one source of certificates that has a value.
+fn certificates(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<Option<X509Attestation>, ApiError> {
+    let mut found = None;
+    for (field, source) in [
+        ("clientCertificates", CertificateSource::Client),
+        ("signingCertificates", CertificateSource::Signing),
+        ("caReferences", CertificateSource::CaReferences),
+    ] {
+        let Some(both) = fields.object(field)? else { continue };
+        let read = |slot: &str| match source {
+            CertificateSource::CaReferences => Ok(both.text(slot)?.map(|name| Bytes::from(name.to_owned()))),
+            CertificateSource::Client | CertificateSource::Signing => match both.object(slot)? {
+                Some(given) => certificate(kind, &given).map_err(|error| named(error, field, slot)),
+                None => Ok(None),
+            },
+        };
+        let (primary, secondary) = (read("primary")?, read("secondary")?);
+        if primary.is_none() && secondary.is_none() {
+            continue;
+        }
+        let attestation = X509Attestation {
+            source,
+            primary,
+            secondary,
+        };
+        if found.replace(attestation).is_some() {
+            let text = "x509 has one of clientCertificates, signingCertificates and caReferences";
+            return Err(ApiError::invalid(text));
+        }
+    }
+    Ok(found)
+}
+
+fn named(error: ApiError, field: &str, slot: &str) -> ApiError {
+    ApiError::new(error.code, format!("{field}.{slot}: {}", error.text))
+}
+
+/// The DER form of a certificate; `None`: only what a reader of the stored one has been given.
+fn certificate(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<Option<Bytes>, ApiError> {
+    let Some(text) = fields.text("certificate")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let der = read_certificate(text).map_err(|error| ApiError::invalid(error.to_string()))?;
+    match kind {
+        EnrollmentKind::Group => {
+            CaCertificate::parse(&der).map_err(|error| ApiError::invalid(error.to_string()))?;
+        }
+        EnrollmentKind::Individual => {
+            CertificateInfo::read(&der).map_err(|error| ApiError::invalid(error.to_string()))?;
+        }
+    }
+    Ok(Some(der.into()))
+}
