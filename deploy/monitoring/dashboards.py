@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The Grafana dashboards, as data: dashboards.py [--write]
+"""The Grafana dashboards, as data: dashboards.py [--write | --rules]
 
 A dashboard is rows of panels, and a panel is a title, a unit and queries; the JSON of Grafana follows from these and lies in
 helm/holdfast/files/dashboards, from where the chart serves it and `import` in Grafana takes it. Without --write it only compares, and checks
-that each metric of dashboards and alerts is one of docs/metrics.md, and that each alert's section is in docs/runbook.md.
+that each metric of dashboards and alerts is one of docs/metrics.md, and that each alert's section is in docs/runbook.md. --rules prints all queries as
+recording rules, so that promtool can say whether they parse.
 """
 import json
 import pathlib
@@ -164,7 +165,16 @@ def names(text):
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bholdfast_[a-z0-9_]+", text)}
 
 
+def rules():
+    panels = [panel for _, rows in DASHBOARDS.values() for _, row in rows for panel in row]
+    queries = [query.replace("$__rate_interval", "5m") for _, _, queries, *_ in panels for query, _ in queries]
+    return {"groups": [{"name": "dashboards", "rules": [{"record": f"dashboard:query:{at}", "expr": query} for at, query in enumerate(queries)]}]}
+
+
 def main():
+    if "--rules" in sys.argv[1:]:
+        # JSON is YAML.
+        return print(json.dumps(rules()))
     write = "--write" in sys.argv[1:]
     wrong = []
     made = {name: json.dumps(dashboard(name, *what), indent=1) + "\n" for name, what in DASHBOARDS.items()}

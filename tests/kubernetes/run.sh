@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The chart, without a cluster: run.sh [fast|all|pods] (default all). HOLDFAST_REWRITE=1 rewrites the golden files.
+# The chart, without a cluster: run.sh [fast|all|pods] (default all). HOLDFAST_REWRITE=1 rewrites the golden files and the schema.
 #
 #   fast   helm lint, golden files of `helm template`, wrong values and their messages, the schema and the dashboards against their
 #          sources, the scripts of pods, alerts (where promtool is)
@@ -80,6 +80,7 @@ if [ "$mode" = pods ]; then
   exec "$cache/kubernetes-validate-$kubernetes_validate_version/bin/python" $here/pods.py "$helm" "$HOLDFAST_BIN"
 fi
 
+if [ -n "${HOLDFAST_REWRITE:-}" ]; then python3 $here/schema.py --write; fi
 check "the schema follows docs/configuration.md" python3 $here/schema.py
 check "dashboards follow their source, metrics and sections of alerts exist" python3 deploy/monitoring/dashboards.py
 check "scripts of pods" sh $here/scripts_test.sh
@@ -94,6 +95,8 @@ for file in $(values); do
   if [ -n "${HOLDFAST_REWRITE:-}" ]; then cp "$work/$name.yaml" "$here/golden/$name.yaml"; fi
   check "golden file $name (HOLDFAST_REWRITE=1 rewrites it)" diff -u "$here/golden/$name.yaml" "$work/$name.yaml"
 done
+
+check "all alerts are in the PrometheusRule" [ "$(grep -c ' alert: ' "$work/three-nodes.yaml")" = "$(grep -c ' alert: ' $chart/files/alerts.yaml)" ]
 
 # Wrong values: options of helm, a tab, a part of the message.
 while IFS=$'\t' read -r options message; do
@@ -111,6 +114,7 @@ done <$here/wrong-values.tsv
 if command -v promtool >/dev/null; then
   cp $chart/files/alerts.yaml $here/alerts_test.yaml "$work/"
   check "alerts" bash -c "cd '$work' && promtool check rules --lint-fatal alerts.yaml && promtool test rules alerts_test.yaml"
+  check "queries of dashboards" bash -c "python3 deploy/monitoring/dashboards.py --rules >'$work/dashboards.yaml' && promtool check rules '$work/dashboards.yaml'"
 else
   skip "alerts: promtool (Debian: prometheus) is not installed"
 fi
