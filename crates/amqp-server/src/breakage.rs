@@ -48,7 +48,8 @@ impl Dispatch {
         match breakage {
             Breakage::Reset => self.links.is_reset = true,
             Breakage::ShutDown => self.shut_down(),
-            Breakage::Close => self.close("amqp:connection:forced", TEXT),
+            // Node's SDK connects again after this error and not after `amqp:connection:forced`.
+            Breakage::Close => self.close("amqp:internal-error", TEXT),
             Breakage::Session(session) => {
                 let fault = Fault::new("amqp:internal-error", TEXT);
                 self.links.engine.end(session, Some(&fault));

@@ -114,7 +114,7 @@ fn sessions_and_connections_end_with_an_error_without_one_or_at_once() {
                 .await;
             let expected = match kind {
                 "KillAmqpSession" => Some(("session", Some("amqp:internal-error".to_owned()))),
-                "KillAmqpConnection" => Some(("connection", Some("amqp:connection:forced".to_owned()))),
+                "KillAmqpConnection" => Some(("connection", Some("amqp:internal-error".to_owned()))),
                 "ShutDownAmqp" => Some(("connection", None)),
                 _ => None,
             };
