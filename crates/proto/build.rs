@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "holdfast/registry/v1/registry.proto",
         "holdfast/partition/v1/partition.proto",
         "holdfast/device/v1/state.proto",
+        "holdfast/blob/v1/blob.proto",
         "holdfast/cluster/v1/peer.proto",
         "holdfast/cluster/v1/session.proto",
         "holdfast/cluster/v1/route.proto",

@@ -191,7 +191,9 @@ impl Links {
     /// Refuses an attach to `address`, and records it.
     pub fn refuse_attach(&mut self, link: LinkId, address: &str, refused: Refused) {
         let (identity, purpose) = match address::parse(address) {
-            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback => (self.identity(), Purpose::Messages),
+            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback | Endpoint::ServiceFileNotifications => {
+                (self.identity(), Purpose::Messages)
+            }
             Endpoint::Device { device, module, .. } if self.serves_identities => {
                 let module = module.map(|module| format!("/{module}"));
                 (format!("{device}{}", module.unwrap_or_default()), Purpose::Device)

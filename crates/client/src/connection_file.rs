@@ -38,6 +38,9 @@ pub struct ConnectionFile {
     pub registry_read_write: String,
     /// Event-Hubs-compatible connection string of the built-in endpoint.
     pub event_hub: String,
+    /// The embedded blob endpoint; `null`: this hub has none.
+    #[serde(default)]
+    pub blobs: Option<Blobs>,
     /// The Device Provisioning Service.
     pub provisioning: Provisioning,
     /// The Prometheus endpoint.
@@ -67,6 +70,22 @@ pub struct NodeFacts {
     pub config_file: Option<PathBuf>,
     /// Its data directory.
     pub data_dir: PathBuf,
+}
+
+/// How back ends reach the embedded blob endpoint: for the Blob SDKs, and for checkpoint stores of event processors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blobs {
+    /// Connection string, with the account's key.
+    pub connection_string: String,
+    /// The account.
+    pub account: String,
+    /// Its key, base64: it opens every blob.
+    pub key: String,
+    /// The URL below which containers are.
+    pub endpoint: String,
+    /// The container of the devices' uploads.
+    pub uploads: String,
 }
 
 /// Where devices are provisioned; all `null` while this hub has no provisioning service.

@@ -61,6 +61,18 @@ holdfast_model::metrics! {
     counter c2d_queue_full() = "holdfast_c2d_messages_queue_full_total";
     /// Feedback records that were dropped because too many of their device waited for a back end.
     counter c2d_feedback_dropped() = "holdfast_c2d_feedback_dropped_total";
+    /// Uploads of files that devices have begun.
+    counter uploads_begun() = "holdfast_uploads_begun_total";
+    /// Uploads that were refused because the device had begun as many as it may.
+    counter uploads_refused() = "holdfast_uploads_refused_total";
+    /// Uploads that devices have reported as done.
+    counter uploads_succeeded() = "holdfast_uploads_success_total";
+    /// Uploads that devices have reported as failed.
+    counter uploads_failed() = "holdfast_uploads_failed_total";
+    /// Uploads whose time was over before their device has reported; counted with the next request about uploads of the device.
+    counter uploads_expired() = "holdfast_uploads_expired_total";
+    /// Notifications about uploads that were dropped: no back end has accepted them in time, or too many of their device waited.
+    counter upload_notifications_dropped() = "holdfast_upload_notifications_dropped_total";
     /// Cloud-to-device messages in the queues of partitions that this node owns.
     gauge c2d_queued() = "holdfast_c2d_queued_messages";
     /// Age of the oldest of them in seconds.
@@ -135,6 +147,12 @@ pub(crate) struct Metrics {
     pub(crate) c2d_enqueued: Counter,
     pub(crate) c2d_queue_full: Counter,
     pub(crate) c2d_feedback_dropped: Counter,
+    pub(crate) uploads_begun: Counter,
+    pub(crate) uploads_refused: Counter,
+    pub(crate) uploads_succeeded: Counter,
+    pub(crate) uploads_failed: Counter,
+    pub(crate) uploads_expired: Counter,
+    pub(crate) upload_notifications_dropped: Counter,
     c2d_queued: Gauge,
     c2d_oldest: Gauge,
     pub(crate) twins_read: Counter,
@@ -184,6 +202,12 @@ impl Metrics {
             c2d_enqueued: c2d_enqueued(),
             c2d_queue_full: c2d_queue_full(),
             c2d_feedback_dropped: c2d_feedback_dropped(),
+            uploads_begun: uploads_begun(),
+            uploads_refused: uploads_refused(),
+            uploads_succeeded: uploads_succeeded(),
+            uploads_failed: uploads_failed(),
+            uploads_expired: uploads_expired(),
+            upload_notifications_dropped: upload_notifications_dropped(),
             c2d_queued: c2d_queued(),
             c2d_oldest: c2d_oldest(),
             twins_read: twins_read(),

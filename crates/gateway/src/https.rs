@@ -11,12 +11,14 @@
 mod answer;
 mod batch;
 mod call;
+mod files;
 mod message;
 mod receive;
 mod route;
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use holdfast_device_hub::Core;
 use holdfast_net::{Body, HttpService, Peer};
@@ -29,6 +31,7 @@ use tokio::sync::Semaphore;
 use crate::HttpsConfig;
 use crate::metrics::HttpsMetrics;
 
+pub use files::{UploadLocation, UploadStorage, UploadedBlob};
 pub use route::is_device_path;
 
 /// One core's HTTPS front end.
@@ -38,18 +41,20 @@ pub struct HttpsFront {
     metrics: HttpsMetrics,
     requests: Semaphore,
     bodies: ByteBudget,
+    uploads: Option<Arc<dyn UploadStorage>>,
 }
 
 impl HttpsFront {
-    /// The front end of `core`.
+    /// The front end of `core`; devices upload files to `uploads`, if there is one.
     #[must_use]
-    pub fn new(core: Rc<Core>, config: HttpsConfig) -> Rc<Self> {
+    pub fn new(core: Rc<Core>, config: HttpsConfig, uploads: Option<Arc<dyn UploadStorage>>) -> Rc<Self> {
         Rc::new(Self {
             core,
             metrics: HttpsMetrics::new(),
             requests: Semaphore::new(config.max_requests),
             bodies: ByteBudget::new(config.max_body_bytes.as_usize()),
             config,
+            uploads,
         })
     }
 

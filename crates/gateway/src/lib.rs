@@ -19,7 +19,7 @@ mod twin_requests;
 
 pub use amqp::AmqpDevices;
 pub use config::{AmqpConfig, HttpsConfig, MqttConfig};
-pub use https::{HttpsFront, is_device_path};
+pub use https::{HttpsFront, UploadLocation, UploadStorage, UploadedBlob, is_device_path};
 pub use metrics::METRICS;
 pub use mqtt::MqttFront;
 pub use registration::{RegistrationFront, is_registration_path};

@@ -12,11 +12,12 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use holdfast_blob::BlobConfig;
 use holdfast_cluster::control::ControlConfig;
 use holdfast_cluster::peer::PeersConfig;
 use holdfast_config::{Invalid, Section, Tree};
 use holdfast_consensus::ConsensusConfig;
-use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig, TwinsConfig};
+use holdfast_device_hub::{DeviceHubConfig, ThrottlesConfig, TwinsConfig, UploadConfig, UploadStorageKind};
 use holdfast_gateway::{AmqpConfig, HttpsConfig, MqttConfig};
 use holdfast_net::NetConfig;
 use holdfast_oidc::OidcConfig;
@@ -56,7 +57,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new
@@ -117,6 +118,7 @@ impl Config {
             );
             found.push(Invalid::new("provisioning", "device_host", reason));
         }
+        self.check_uploads(&mut found);
         let secrets = &self.secrets;
         let places = [
             secrets.key_file.is_some(),
@@ -128,6 +130,32 @@ impl Config {
             found.push(Invalid::new("secrets", "key_file", reason));
         }
         found
+    }
+
+    fn check_uploads(&self, found: &mut Vec<Invalid>) {
+        let upload = &self.upload;
+        if let Err(error) = holdfast_blob::is_container(&upload.container) {
+            found.push(Invalid::new("upload", "container", error.to_string()));
+        } else if holdfast_blob::is_hub_word(&upload.container) || upload.container == self.blob.account {
+            let reason = "is a path of the hub, or the account of section [blob]; choose another name";
+            found.push(Invalid::new("upload", "container", reason));
+        }
+        if upload.storage == UploadStorageKind::Embedded && !self.blob.enabled && upload.endpoint.is_empty() {
+            let reason = "is needed with upload.storage = \"embedded\" on a node without blob.enabled: the host of the node that has it";
+            found.push(Invalid::new("upload", "endpoint", reason));
+        }
+    }
+
+    /// The file with the keys of the embedded endpoint: the configured one, or `blob.key` in the data directory.
+    pub(crate) fn blob_key_file(&self) -> PathBuf {
+        let configured = self.blob.key_file.clone();
+        configured.unwrap_or_else(|| self.hub.data_dir.join("blob.key"))
+    }
+
+    /// The directory of the embedded endpoint: the configured one, or `blobs` in the data directory.
+    pub(crate) fn blob_directory(&self) -> PathBuf {
+        let configured = self.blob.directory.clone();
+        configured.unwrap_or_else(|| self.hub.data_dir.join("blobs"))
     }
 
     /// Whether the key-encryption key is in a file.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_auth::{DEFAULT_POLICIES, EventHubsConnection, IotConnection, Policy, Rights, split_names};
 use holdfast_client::connection_file::Provisioning;
-pub(crate) use holdfast_client::connection_file::{ConnectionFile, FILE_NAME, NodeFacts, Ports, hub_name};
+pub(crate) use holdfast_client::connection_file::{Blobs, ConnectionFile, FILE_NAME, NodeFacts, Ports, hub_name};
 use holdfast_registry::{PROVISIONING_POLICY, ProvisioningSettings};
 
 /// Puts the connection strings together, with the primary keys of the policies that every hub begins with.

@@ -30,6 +30,8 @@ holdfast_model::metrics! {
     gauge cas_ending(within) = "holdfast_cas_ending";
     /// CRLs of CAs of devices whose time has ended; what they revoke stays revoked.
     gauge crls_ended() = "holdfast_crls_ended";
+    /// Attempts to deliver notifications about uploaded files to the webhook: delivered, failed.
+    counter webhook_deliveries(outcome) = "holdfast_upload_webhook_deliveries_total";
     /// Fetches of CRLs: new, unchanged, failed.
     counter crl_fetches(outcome) = "holdfast_crl_fetches_total";
 }
@@ -41,6 +43,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Metric> {
         holdfast_net::METRICS,
         holdfast_gateway::METRICS,
         holdfast_device_hub::METRICS,
+        holdfast_blob::METRICS,
         holdfast_partition::METRICS,
         holdfast_amqp_server::METRICS,
         holdfast_service_api::events::METRICS,

@@ -11,8 +11,11 @@ mod certificates;
 mod cluster_join;
 pub(crate) mod crl_fetch;
 mod listeners;
+mod outbound;
 pub(crate) mod sealing_key;
 mod store;
+mod upload_webhook;
+mod uploads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,7 +37,7 @@ use holdfast_storage::DataDir;
 use holdfast_tasks::{Phase, Stop};
 
 use crate::config::{Config, ListenConfig};
-use crate::connection::{Ports, hub_name};
+use crate::connection::{Blobs, Ports, hub_name};
 use crate::ops::{Readiness, Scrape};
 use holdfast_cli::exit_code::Failure;
 
@@ -44,6 +47,7 @@ use cluster_join::{ClusterJoin, Entry};
 use listeners::Listeners;
 use store::Store;
 pub(crate) use store::storage_failure;
+use uploads::Uploads;
 
 /// Called, from any thread, when the node cannot continue; the text is the reason. Only the first call counts.
 pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
@@ -66,6 +70,7 @@ pub(crate) struct Node {
     cluster: ClusterJoin,
     store: Store,
     provisioning: Option<Arc<Provisioning>>,
+    uploads: Uploads,
 }
 
 impl Node {
@@ -137,6 +142,14 @@ impl Node {
         if let Some(issuer) = &issuer {
             holdfast_tasks::spawn_critical("issuer-keys", issuer.clone().follow(stop.clone()));
         }
+        let uploads = Uploads::start(config, &store, &stop).await?;
+        let webhook = upload_webhook::run(
+            config.upload.clone(),
+            config.upload.ca_file.clone(),
+            Arc::clone(&node.hub),
+            stop.clone(),
+        );
+        holdfast_tasks::spawn_critical("upload-webhook", webhook);
         let provisioning = config
             .provisioning
             .enabled
@@ -153,9 +166,11 @@ impl Node {
             rest,
             provisioning.clone(),
             issuer,
+            uploads.clone(),
             stop,
         );
         let (listen, front_ends) = listeners.start_all(config.listen.clone(), &cores).await?;
+        uploads.listening_at(listen.https.first().map(SocketAddr::port));
         Ok(Self {
             node,
             cores,
@@ -164,6 +179,7 @@ impl Node {
             cluster,
             store,
             provisioning,
+            uploads,
         })
     }
 
@@ -177,6 +193,11 @@ impl Node {
     /// Whether the hub shall have a provisioning service that is not there yet.
     pub(crate) fn awaits_provisioning(&self) -> bool {
         self.provisioning.is_some() && self.provisioning().is_none()
+    }
+
+    /// How back ends reach the embedded blob endpoint, if this node has it.
+    pub(crate) fn blobs(&self) -> Option<Blobs> {
+        self.uploads.connection()
     }
 
     /// The ports that it listens on.
@@ -267,6 +288,7 @@ fn node_config(config: &Config) -> NodeConfig {
         device_hub: DeviceHubConfig {
             session_grace: config.registry.session_grace.get(),
             twins: config.twins.clone(),
+            uploads: config.upload.clone(),
             throttles: config.throttles.clone(),
             shared_policies: config.service_auth.shared_policies,
             ..config.device_hub.clone()

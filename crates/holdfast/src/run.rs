@@ -99,6 +99,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         {
             connection::set_provisioning(&mut file, host, &settings);
         }
+        file.blobs = node.blobs();
         file.nodes.extend(own_facts(config, &file));
         let published = Published::new(config.hub.connection_file.clone(), &file)?;
         let ready_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

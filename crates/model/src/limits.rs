@@ -93,6 +93,30 @@ pub const FEEDBACK_TTL: Duration = Duration::from_secs(2 * 24 * 3600);
 /// How long a back end may take to settle feedback before another one gets it.
 pub const FEEDBACK_LOCK: Duration = Duration::from_secs(60);
 
+// File upload (rest §5, auth-and-limits §9.2).
+
+/// Most uploads of one device that are begun and neither reported nor expired.
+pub const MAX_DEVICE_UPLOADS: usize = 10;
+/// Notifications about uploads of one device that are kept until a back end accepts them, the latest ones (ours).
+pub const MAX_DEVICE_NOTIFICATIONS: usize = 64;
+/// Longest name of a blob as a device gives it, in characters.
+pub const MAX_BLOB_NAME_CHARS: usize = 1024;
+/// Most segments of it.
+pub const MAX_BLOB_NAME_SEGMENTS: usize = 254;
+
+// The embedded blob endpoint: the limits of Azure's block blobs.
+
+/// Largest blob that is written by one request.
+pub const MAX_BLOB_PUT_BYTES: u64 = 5000 * 1024 * 1024;
+/// Largest block.
+pub const MAX_BLOB_BLOCK_BYTES: u64 = 4000 * 1024 * 1024;
+/// Longest id of a block, decoded.
+pub const MAX_BLOB_BLOCK_ID_BYTES: usize = 64;
+/// Most blocks of a blob, and as many uncommitted ones.
+pub const MAX_BLOB_BLOCKS: usize = 50_000;
+/// Names and values of a blob's metadata together.
+pub const MAX_BLOB_METADATA_BYTES: usize = 8 * KIB;
+
 // Shared access signatures (auth-and-limits §1).
 
 /// How long after `se` a token still counts, for clocks that differ (§1.3).

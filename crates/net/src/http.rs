@@ -129,6 +129,12 @@ fn target<'a>(request: &'a Request<Incoming>, peer: &'a Peer, subprotocol: Optio
     }
 }
 
+/// A body without bytes.
+#[must_use]
+pub fn empty_body() -> Body {
+    body("")
+}
+
 fn refuse(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(body(text));
     *response.status_mut() = status;

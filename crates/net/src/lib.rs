@@ -24,7 +24,7 @@ mod websocket;
 pub use self::metrics::METRICS;
 pub use accept::{Accepted, Rejected, accept_loop};
 pub use config::NetConfig;
-pub use http::{Body, Handler, HttpService, StreamHandler, serve_http, serve_stream};
+pub use http::{Body, Handler, HttpService, StreamHandler, empty_body, serve_http, serve_stream};
 pub use listen::{BindError, bind};
 pub use proxy_protocol::ProxyHeadError;
 pub use socket::Socket;

@@ -5,6 +5,8 @@
 //! that a route without a subprotocol takes no WebSocket.
 //! Not here: the table of this hub (the composition root), and what a handler does.
 
+use std::borrow::Cow;
+
 /// The listener that accepted a connection. MQTT's own port is not among them: it has one handler, which begins before
 /// the TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,7 +35,7 @@ pub struct Target<'a> {
 pub struct Route<H> {
     port: Port,
     server_name: Option<Box<str>>,
-    path: Option<&'static str>,
+    path: Option<Cow<'static, str>>,
     matching: Option<fn(&str) -> bool>,
     subprotocol: Option<&'static str>,
     handler: H,
@@ -62,8 +64,8 @@ impl<H> Route<H> {
 
     /// Only this path and those below it.
     #[must_use]
-    pub const fn path(mut self, path: &'static str) -> Self {
-        self.path = Some(path);
+    pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
+        self.path = Some(path.into());
         self
     }
 
@@ -91,7 +93,7 @@ impl<H> Route<H> {
                 .server_name
                 .as_deref()
                 .is_none_or(|name| target.server_name.is_some_and(|asked| asked.eq_ignore_ascii_case(name)))
-            && self.path.is_none_or(is_path)
+            && self.path.as_deref().is_none_or(is_path)
             && self.matching.is_none_or(|matching| target.path.is_some_and(matching))
             && match (self.subprotocol, target.subprotocol) {
                 (None, None) => true,

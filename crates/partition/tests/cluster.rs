@@ -310,7 +310,7 @@ async fn a_destroyed_replica_leaves_only_its_vote_and_last_position_and_can_retu
     replica.partition.destroy().await.unwrap();
     let disk = cluster.disks[&gone].clone();
     let keys = Family::ALL.map(|family| disk.keys(family));
-    assert_eq!(keys, [0, 2, 0, 0, 0, 0], "its vote and its last entry");
+    assert_eq!(keys, [0, 2, 0, 0, 0, 0, 0], "its vote and its last entry");
     let group_id = GroupId::partition(0);
     for promised in [HardState::PriorLog, HardState::PriorVote] {
         let key = layout::hard_key(group_id.0, promised);

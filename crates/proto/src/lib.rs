@@ -36,6 +36,14 @@ pub mod device {
     }
 }
 
+/// The index of the embedded blob endpoint.
+pub mod blob {
+    #[allow(missing_docs, reason = "generated")]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/holdfast.blob.v1.rs"));
+    }
+}
+
 /// The messages between nodes.
 pub mod cluster {
     #[allow(missing_docs, clippy::large_enum_variant, reason = "generated")]

@@ -1,4 +1,4 @@
-//! Back-end front ends: REST, cloud-to-device messages over AMQP, and the Event-Hubs-compatible endpoint.
+//! Back-end front ends: REST, messages over AMQP, and the Event-Hubs-compatible endpoint.
 //!
 //! Why: service SDKs and the CLI speak HTTPS, readers of events and senders of messages speak AMQP; both translate to the registry, the device
 //! hub and the partitions, and are independent of each other.
@@ -8,3 +8,5 @@
 pub mod events;
 mod messages;
 pub mod rest;
+
+pub use messages::notification_body;

@@ -13,7 +13,7 @@ use holdfast_cluster::control::{ClusterBootstrap, PeerDirectory};
 use holdfast_cluster::transport::Dispatch;
 use holdfast_consensus::GroupHost;
 use holdfast_consensus::sim::SimNetwork;
-use holdfast_device_hub::{Core, DeviceHubConfig, ThrottlesConfig, TwinsConfig};
+use holdfast_device_hub::{Core, DeviceHubConfig, ThrottlesConfig, TwinsConfig, UploadConfig};
 use holdfast_model::Clock;
 use holdfast_model::{HumanDuration, Incarnation, NodeId};
 use holdfast_node::{Executor, FrontEnd, NodeBuilder, NodeConfig, Origin, Placement, StopTimeouts};
@@ -51,6 +51,7 @@ pub struct Setup {
     pub events: bool,
     pub twins: TwinsConfig,
     pub throttles: ThrottlesConfig,
+    pub uploads: UploadConfig,
 }
 
 impl Default for Setup {
@@ -64,6 +65,7 @@ impl Default for Setup {
             events: false,
             twins: TwinsConfig::default(),
             throttles: ThrottlesConfig::default(),
+            uploads: UploadConfig::default(),
         }
     }
 }
@@ -170,6 +172,7 @@ impl Boot {
                     connection_state_events: setup.events,
                     twins: setup.twins.clone(),
                     throttles: setup.throttles.clone(),
+                    uploads: setup.uploads.clone(),
                     ..DeviceHubConfig::default()
                 },
                 ..NodeConfig::default()

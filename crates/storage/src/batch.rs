@@ -15,17 +15,20 @@ pub enum Family {
     DeviceState,
     /// Indexes of the values in it.
     ValueIndex,
+    /// The index of the embedded blob endpoint: of this node alone, in no group.
+    Blob,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Log,
         Self::Raft,
         Self::Registry,
         Self::Device,
         Self::DeviceState,
         Self::ValueIndex,
+        Self::Blob,
     ];
 
     /// Its name in metrics.
@@ -38,6 +41,7 @@ impl Family {
             Self::Device => "partition",
             Self::DeviceState => "device_state",
             Self::ValueIndex => "value_index",
+            Self::Blob => "blob",
         }
     }
 }

@@ -40,7 +40,8 @@ const REGISTRY: &str = "registry";
 const DEVICE: &str = "device";
 const DEVICE_STATE: &str = "device-state";
 const VALUE_INDEX: &str = "value-index";
-const STATES: [&str; 5] = [RAFT, REGISTRY, DEVICE, DEVICE_STATE, VALUE_INDEX];
+const BLOB: &str = "blob";
+const STATES: [&str; 6] = [RAFT, REGISTRY, DEVICE, DEVICE_STATE, VALUE_INDEX, BLOB];
 /// The last one that the first version made: once it exists, all lanes do. Later ones are added to an older database.
 const LAST_OF_FIRST_VERSION: &str = DEVICE;
 
@@ -116,6 +117,7 @@ impl RocksDisk {
             Family::Device => DEVICE,
             Family::DeviceState => DEVICE_STATE,
             Family::ValueIndex => VALUE_INDEX,
+            Family::Blob => BLOB,
         }
     }
 

@@ -4,11 +4,12 @@ import os
 import sys
 from pathlib import Path
 
+import certifi
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness  # noqa: E402
-from hub_under_test import HubUnderTest  # noqa: E402
+from hub_under_test import HubUnderTest, _bundle  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,12 @@ def own_hub():
         if running.process is not None and running.process.poll() is None:
             running.stop()
         running.discard()
+
+
+@pytest.fixture
+def uamqp_trusts_the_hub(monkeypatch):
+    """uamqp takes no CA but certifi's, so that this one has to be among them."""
+    monkeypatch.setattr(certifi, "where", lambda: _bundle.name)
 
 
 @pytest.fixture(scope="session")

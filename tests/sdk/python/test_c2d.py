@@ -6,18 +6,14 @@ import subprocess
 import threading
 import time
 
-import certifi
 import pytest
 import uamqp
 from azure.iot.hub import iothub_amqp_client
 from harness import binary, fields
-from hub_under_test import _bundle, connected, unique, until
+from hub_under_test import connected, unique, until
 
 
-@pytest.fixture(autouse=True)
-def uamqp_trusts_the_hub(monkeypatch):
-    """uamqp takes no CA but certifi's, so that this one has to be among them."""
-    monkeypatch.setattr(certifi, "where", lambda: _bundle.name)
+pytestmark = pytest.mark.usefixtures("uamqp_trusts_the_hub")
 
 
 def cli(hub, *args):

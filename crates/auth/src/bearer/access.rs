@@ -28,6 +28,8 @@ impl Action {
     pub const MESSAGES_SEND: Self = Self("cloudToDeviceMessages/send/action");
     /// Receive feedback, and settle it.
     pub const MESSAGES_FEEDBACK: Self = Self("cloudToDeviceMessages/feedback/action");
+    /// Receive notifications about uploaded files, and settle them.
+    pub const FILE_NOTIFICATIONS: Self = Self("fileUpload/notifications/action");
     /// Purge the queue of a device.
     pub const MESSAGES_PURGE: Self = Self("cloudToDeviceMessages/queue/purge/action");
     /// Look at the queue of a device; ours.
@@ -63,7 +65,7 @@ impl Action {
 pub enum Role {
     /// IoT Hub Data Contributor: every action.
     DataContributor,
-    /// IoT Hub Data Reader: every action that reads.
+    /// IoT Hub Data Reader: every action that reads, and notifications about uploaded files.
     DataReader,
     /// IoT Hub Registry Contributor: actions on devices and modules.
     RegistryContributor,
@@ -100,7 +102,7 @@ impl Role {
     fn allows(self, action: Action) -> bool {
         match self {
             Self::DataContributor => true,
-            Self::DataReader => action.0.ends_with("/read"),
+            Self::DataReader => action.0.ends_with("/read") || action == Action::FILE_NOTIFICATIONS,
             Self::RegistryContributor => action.0.starts_with("devices/"),
             Self::TwinContributor => action.0.starts_with("twins/"),
         }

@@ -170,6 +170,7 @@ fn roles_open_what_the_table_says() {
         (Action::JOBS_DELETE, [true, false, false, false]),
         (Action::MESSAGES_SEND, [true, false, false, false]),
         (Action::MESSAGES_FEEDBACK, [true, false, false, false]),
+        (Action::FILE_NOTIFICATIONS, [true, true, false, false]),
         (Action::MESSAGES_PURGE, [true, false, false, false]),
         (Action::MESSAGES_READ, [true, true, false, false]),
         (Action::MESSAGES_REQUEUE, [true, false, false, false]),

@@ -6,6 +6,7 @@ use holdfast_model::{ByteSize, HumanDuration};
 
 use crate::queries;
 use crate::throttles::config::ThrottlesConfig;
+use crate::uploads::config::UploadConfig;
 
 holdfast_config::section! {
     /// Twins of devices and modules.
@@ -97,5 +98,7 @@ holdfast_config::section! {
         pub twins: TwinsConfig = TwinsConfig::default();
         /// Section `[throttles]`.
         pub throttles: ThrottlesConfig = ThrottlesConfig::default();
+        /// Section `[upload]`.
+        pub uploads: UploadConfig = UploadConfig::default();
     }
 }

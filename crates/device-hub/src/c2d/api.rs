@@ -20,6 +20,7 @@ use super::feedback::{DeviceFeedback, FeedbackStatus};
 use super::message::CloudMessage;
 use super::queue::{DeadLetterReason, NewMessage, Queue, Queued};
 use crate::DeviceHub;
+use crate::outbox::{Outbox, Record};
 use crate::owner::state_writer::ChangeError;
 use crate::rpc::owner_call::Repeat;
 
@@ -210,23 +211,44 @@ impl DeviceHub {
 
     /// A back end has settled feedback. Feedback whose owner is not reached comes again.
     pub async fn settle_feedback(self: &Arc<Self>, feedback: Vec<Feedback>, verdict: FeedbackVerdict) {
+        let records = feedback.into_iter().map(Record::Feedback).collect();
+        self.settle_records(Outbox::Feedback, records, verdict).await;
+    }
+
+    /// The same for records of any outbox.
+    pub(crate) async fn settle_records(
+        self: &Arc<Self>,
+        outbox: Outbox,
+        records: Vec<Record>,
+        verdict: FeedbackVerdict,
+    ) {
         let mut devices: Vec<(IdentityId, GenerationId, Vec<u64>)> = Vec::new();
-        for one in feedback {
+        for (identity, generation, number) in records.iter().map(Record::name) {
             match devices
                 .iter_mut()
-                .find(|(identity, generation, _)| *identity == one.identity && *generation == one.generation)
+                .find(|(known, of, _)| known == identity && of == generation)
             {
-                Some((_, _, numbers)) => numbers.push(one.number),
-                None => devices.push((one.identity, one.generation, vec![one.number])),
+                Some((_, _, numbers)) => numbers.push(number),
+                None => devices.push((identity.clone(), generation.clone(), vec![number])),
             }
         }
         let settled = devices.into_iter().map(|(identity, generation, numbers)| async move {
-            let operation = Operation::SettleFeedback(proto::FeedbackSettle {
-                numbers,
-                released: verdict == FeedbackVerdict::Released,
-            });
-            if let Err(error) = self.ask_queue(&identity, &generation, operation, Repeat::Always).await {
-                tracing::debug!(%identity, %error, "feedback was not settled; it is given again");
+            let released = verdict == FeedbackVerdict::Released;
+            let settled = match outbox {
+                Outbox::Feedback => {
+                    let operation = Operation::SettleFeedback(proto::FeedbackSettle { numbers, released });
+                    let settled = self.ask_queue(&identity, &generation, operation, Repeat::Always).await;
+                    settled.map(|_| ()).map_err(|error| error.to_string())
+                }
+                Outbox::Uploads(reader) => {
+                    let settled = self
+                        .ask_to_settle(&identity, &generation, reader, numbers, released)
+                        .await;
+                    settled.map_err(|error| error.to_string())
+                }
+            };
+            if let Err(error) = settled {
+                tracing::debug!(%identity, error, "records for back ends were not settled; they are given again");
             }
         });
         stream::iter(settled)
@@ -404,15 +426,16 @@ impl DeviceHub {
             let (is_empty, decision) = left.await??;
             if is_empty {
                 let mut index = self.cloud_queues.partition(partition).lock();
-                index.forget_feedback(identity, decision);
+                index.leases(Outbox::Feedback).forget_after(identity, decision);
             }
         }
         self.cloud_queues
             .partition(partition)
             .lock()
+            .leases(Outbox::Feedback)
             .release(identity, &numbers);
         if released {
-            self.cloud_queues.feedback_changes.send_modify(|count| *count += 1);
+            self.cloud_queues.record_changes.send_modify(|count| *count += 1);
         }
         Ok(codec::done())
     }

@@ -137,7 +137,7 @@ impl DeviceHub {
             self.cloud_queues.due_changed.notify_one();
         }
         if has_feedback {
-            self.cloud_queues.feedback_changes.send_modify(|count| *count += 1);
+            self.cloud_queues.record_changes.send_modify(|count| *count += 1);
         }
         Ok(decided.answer)
     }

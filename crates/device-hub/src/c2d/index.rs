@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_model::limits::FEEDBACK_LOCK;
 use holdfast_model::{GenerationId, IdentityId, PartitionCount, PartitionId, Term, UnixMillis};
 use holdfast_tasks::sync::Mutex;
 use holdfast_tasks::watch;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::outbox::Outbox;
+use crate::outbox::leases::Leases;
 
 /// The indexes of all partitions.
 pub(crate) struct CloudQueues {
@@ -25,8 +27,8 @@ pub(crate) struct CloudQueues {
     pub(crate) decisions: AtomicU64,
     /// The earliest due time may have changed.
     pub(crate) due_changed: Notify,
-    /// Changes when there is new feedback, or some that a back end had can be given again.
-    pub(crate) feedback_changes: watch::Sender<u64>,
+    /// Changes when there are new records for back ends, or some that one had can be given again.
+    pub(crate) record_changes: watch::Sender<u64>,
 }
 
 impl CloudQueues {
@@ -35,7 +37,7 @@ impl CloudQueues {
             partitions: partitions.iter().map(|_| Mutex::default()).collect(),
             decisions: AtomicU64::new(0),
             due_changed: Notify::new(),
-            feedback_changes: watch::Sender::new(0),
+            record_changes: watch::Sender::new(0),
         }
     }
 
@@ -104,9 +106,6 @@ struct RequestLock {
     until: Instant,
 }
 
-/// A feedback record that a back end has: no other one gets it until then.
-type Leases = BTreeMap<(IdentityId, u64), Instant>;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct QueueIndex {
@@ -115,9 +114,8 @@ pub(crate) struct QueueIndex {
     queues: BTreeMap<IdentityId, KnownQueue>,
     due: BTreeSet<(UnixMillis, IdentityId)>,
     delivering: BTreeMap<IdentityId, Arc<Delivering>>,
-    /// With the number of the decision after which there was some.
-    feedback: BTreeMap<IdentityId, (GenerationId, u64)>,
-    leases: Leases,
+    /// Records that wait for back ends, by [`Outbox::index`].
+    outboxes: [Leases; Outbox::ALL.len()],
     /// Messages of requests, by device and sequence.
     locks: BTreeMap<IdentityId, BTreeMap<u64, RequestLock>>,
 }
@@ -150,8 +148,8 @@ impl QueueIndex {
             }
         }
         if summary.has_feedback {
-            let noted = (generation.clone(), summary.decision);
-            self.feedback.insert(identity.clone(), noted);
+            self.leases(Outbox::Feedback)
+                .note(identity, generation, summary.decision);
         }
         if let Some(due) = summary.next_expiry {
             self.due.insert((due, identity.clone()));
@@ -168,17 +166,9 @@ impl QueueIndex {
         true
     }
 
-    /// The device has feedback that waits, as read from the log.
-    pub(crate) fn note_feedback(&mut self, identity: &IdentityId, generation: &GenerationId) {
-        let noted = || (generation.clone(), 0);
-        self.feedback.entry(identity.clone()).or_insert_with(noted);
-    }
-
-    /// There is none after this decision.
-    pub(crate) fn forget_feedback(&mut self, identity: &IdentityId, decision: u64) {
-        if self.feedback.get(identity).is_some_and(|(_, noted)| *noted < decision) {
-            self.feedback.remove(identity);
-        }
+    /// The records of an outbox.
+    pub(crate) fn leases(&mut self, outbox: Outbox) -> &mut Leases {
+        &mut self.outboxes[outbox.index()]
     }
 
     /// Messages that wait for a device of this generation.
@@ -194,14 +184,8 @@ impl QueueIndex {
             .queues
             .iter()
             .map(|(identity, known)| (identity, &known.generation));
-        let feedback = self
-            .feedback
-            .iter()
-            .map(|(identity, (generation, _))| (identity, generation));
-        queues
-            .chain(feedback)
-            .map(|(identity, generation)| (identity.clone(), generation.clone()))
-            .collect()
+        let queues = queues.map(|(identity, generation)| (identity.clone(), generation.clone()));
+        queues.chain(self.outboxes.iter().flat_map(Leases::devices)).collect()
     }
 
     /// The generation is dead: its values are removed.
@@ -215,12 +199,8 @@ impl QueueIndex {
         {
             self.due.remove(&(due, identity.clone()));
         }
-        if self
-            .feedback
-            .get(identity)
-            .is_some_and(|(known, _)| known == generation)
-        {
-            self.feedback.remove(identity);
+        for outbox in &mut self.outboxes {
+            outbox.forget(identity, generation);
         }
     }
 
@@ -348,43 +328,6 @@ impl QueueIndex {
             }
         }
     }
-
-    /// Devices with feedback.
-    pub(crate) fn feedback(&self) -> Vec<(IdentityId, GenerationId)> {
-        let devices = self.feedback.iter();
-        devices
-            .map(|(identity, (generation, _))| (identity.clone(), generation.clone()))
-            .collect()
-    }
-
-    /// Gives a record to a back end; `false`: another one has it.
-    pub(crate) fn lease(&mut self, identity: &IdentityId, number: u64) -> bool {
-        let now = Instant::now();
-        let key = (identity.clone(), number);
-        if self.leases.get(&key).is_some_and(|until| *until > now) {
-            return false;
-        }
-        self.leases.insert(key, now + FEEDBACK_LOCK);
-        true
-    }
-
-    /// A back end has accepted records, or given them back.
-    pub(crate) fn release(&mut self, identity: &IdentityId, numbers: &[u64]) {
-        for number in numbers {
-            self.leases.remove(&(identity.clone(), *number));
-        }
-    }
-
-    /// When the next record can be given to a back end again.
-    pub(crate) fn next_lease_end(&self) -> Option<Instant> {
-        self.leases.values().min().copied()
-    }
-
-    /// Forgets leases that are over, so that their number follows what back ends have.
-    pub(crate) fn drop_ended_leases(&mut self) {
-        let now = Instant::now();
-        self.leases.retain(|_, until| *until > now);
-    }
 }
 
 /// Generations are numbers that grow over the whole hub.
@@ -398,6 +341,7 @@ pub(crate) fn is_earlier(one: &GenerationId, other: &GenerationId) -> bool {
 #[cfg(test)]
 mod tests {
     use holdfast_model::DeviceId;
+    use holdfast_model::limits::FEEDBACK_LOCK;
 
     use super::*;
 
@@ -477,22 +421,6 @@ mod tests {
         assert!(index.locked(&a).is_empty());
     }
 
-    #[test]
-    fn feedback_that_came_after_a_decision_is_not_forgotten_with_it() {
-        let mut index = QueueIndex::default();
-        let (a, g) = (identity("a"), generation("5"));
-        index.note_feedback(&a, &g);
-        let later = Summary {
-            has_feedback: true,
-            ..summary(7, 0, None)
-        };
-        index.note(&a, &g, later);
-        index.forget_feedback(&a, 6);
-        assert_eq!(index.feedback(), [(a.clone(), g)]);
-        index.forget_feedback(&a, 8);
-        assert_eq!(index.feedback(), []);
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_request_has_a_message_until_its_time_is_over() {
         let (mut index, a) = (QueueIndex::default(), identity("a"));
@@ -511,18 +439,5 @@ mod tests {
         );
         index.unlock(&a, &[7; 16]);
         assert!(index.locks.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn feedback_goes_to_one_back_end_at_a_time() {
-        let mut index = QueueIndex::default();
-        let a = identity("a");
-        assert!(index.lease(&a, 1) && !index.lease(&a, 1) && index.lease(&a, 2));
-        index.release(&a, &[1]);
-        assert!(index.lease(&a, 1));
-        tokio::time::advance(FEEDBACK_LOCK).await;
-        index.drop_ended_leases();
-        assert_eq!(index.next_lease_end(), None);
-        assert!(index.lease(&a, 2), "it was kept for too long");
     }
 }

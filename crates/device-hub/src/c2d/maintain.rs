@@ -16,8 +16,10 @@ use super::change::QueueError;
 use super::index::Summary;
 use super::queue::Queue;
 use crate::DeviceHub;
+use crate::outbox::Outbox;
 use crate::owner::state_writer::ChangeError;
 use crate::rpc::codec;
+use crate::uploads::state::DeviceUploads;
 
 /// Queues that are expired at once.
 const MAX_EXPIRING: usize = 256;
@@ -111,11 +113,18 @@ impl DeviceHub {
         for_each_value(&replica, DeviceStateKind::CLOUD_QUEUE, note_queue).await?;
         let note_feedback = |identity: &IdentityId, generation: &GenerationId, _: &[u8]| {
             let mut index = self.cloud_queues.partition(partition).lock();
-            index.note_feedback(identity, generation);
+            index.leases(Outbox::Feedback).note_stored(identity, generation);
         };
         for_each_value(&replica, DeviceStateKind::FEEDBACK, note_feedback).await?;
+        let note_uploads = |identity: &IdentityId, generation: &GenerationId, value: &[u8]| {
+            let mut index = self.cloud_queues.partition(partition).lock();
+            for reader in DeviceUploads::decode(Some(value)).unwrap_or_default().readers() {
+                index.leases(Outbox::Uploads(reader)).note_stored(identity, generation);
+            }
+        };
+        for_each_value(&replica, DeviceStateKind::UPLOADS, note_uploads).await?;
         self.cloud_queues.due_changed.notify_one();
-        self.cloud_queues.feedback_changes.send_modify(|count| *count += 1);
+        self.cloud_queues.record_changes.send_modify(|count| *count += 1);
         Some(())
     }
 

@@ -25,7 +25,7 @@ use crate::rpc::codec;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The kinds of device state that this crate keeps.
-const KINDS: [DeviceStateKind; 7] = [
+const KINDS: [DeviceStateKind; 8] = [
     DeviceStateKind::SUBSCRIPTIONS,
     DeviceStateKind::CONNECTION,
     DeviceStateKind::TWIN,
@@ -33,6 +33,7 @@ const KINDS: [DeviceStateKind; 7] = [
     DeviceStateKind::CLOUD_QUEUE,
     DeviceStateKind::CLOUD_MESSAGE,
     DeviceStateKind::FEEDBACK,
+    DeviceStateKind::UPLOADS,
 ];
 
 /// Reconciles the partitions that this node owns until the node closes.

@@ -91,6 +91,7 @@ impl DeviceHub {
     ) -> Result<Answer, ChangeError> {
         Ok(match request {
             Request::CloudQueue(request) => Answer::CloudQueue(self.answer_queue(partition, request).await?),
+            Request::Upload(request) => Answer::Upload(self.answer_upload(partition, request).await?),
             Request::Twin(request) => Answer::Twin(self.serve_twin(partition, request).await?),
             _ => return Err(ChangeError::NotOwner),
         })

@@ -21,9 +21,11 @@ use crate::downlink::delivery::{DeliveryId, Settlement};
 use crate::downlink::receive::ReceivedDeliveries;
 use crate::downlink::route::MAX_DELIVERY_TIMEOUT;
 use crate::downlink::term::DeliveryAnswer;
+use crate::outbox::{Outbox, Record};
 use crate::owner::ownership::{AttachOutcome, AttachReadiness, ReportedSession};
 use crate::queries::SliceError;
 use crate::session_types::{CallerLink, OwnerError, SessionInfo, SyncPhase};
+use crate::uploads::{self, UploadReader};
 
 /// The longest time for which a call may wait here.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -83,7 +85,7 @@ impl CallServer {
                 let (devices, sessions) = self.hub.ownership.count();
                 Answer::Count(proto::SessionCountAnswer { devices, sessions })
             }
-            Request::Twin(_) | Request::CloudQueue(_) => {
+            Request::Twin(_) | Request::CloudQueue(_) | Request::Upload(_) => {
                 let answer = self.hub.answer_as_owner(self.partition(target)?, request).await;
                 answer.unwrap_or_else(codec::encode_change_error)
             }
@@ -103,9 +105,28 @@ impl CallServer {
             Request::TakeFeedback(take) => {
                 let most = usize::try_from(take.most).unwrap_or(usize::MAX).min(MAX_FEEDBACK_BATCH);
                 let wait = Duration::from_millis(take.wait_ms.into()).min(MAX_WAIT);
-                let records = self.hub.take_feedback_here(most, wait).await;
-                let records = records.iter().map(c2d::codec::encode_feedback).collect();
-                Answer::TakeFeedback(proto::FeedbackTaken { records })
+                let records = self.hub.take_records_here(Outbox::Feedback, most, wait).await;
+                let records = records.iter().filter_map(|record| match record {
+                    Record::Feedback(feedback) => Some(c2d::codec::encode_feedback(feedback)),
+                    Record::Upload(_) => None,
+                });
+                Answer::TakeFeedback(proto::FeedbackTaken {
+                    records: records.collect(),
+                })
+            }
+            Request::TakeUploads(take) => {
+                let most = usize::try_from(take.most).unwrap_or(usize::MAX).min(MAX_FEEDBACK_BATCH);
+                let wait = Duration::from_millis(take.wait_ms.into()).min(MAX_WAIT);
+                let reader = UploadReader::from_number(take.reader);
+                let reader = reader.ok_or_else(|| refused("an unknown reader of notifications"))?;
+                let records = self.hub.take_records_here(Outbox::Uploads(reader), most, wait).await;
+                let records = records.iter().filter_map(|record| match record {
+                    Record::Upload(notification) => Some(uploads::codec::encode_notification(notification)),
+                    Record::Feedback(_) => None,
+                });
+                Answer::TakeUploads(proto::UploadsTaken {
+                    records: records.collect(),
+                })
             }
             Request::Rates(report) => self.hub.answer_rates(self.gateway, &report)?,
             Request::TakeTrace(take) => {

@@ -23,18 +23,25 @@ struct Entry {
     properties: Map<String, Value>,
 }
 
+/// A body as JSON; `what` names it to its sender.
+///
+/// # Errors
+/// 400006.
+pub(super) fn read_json(bytes: &[u8], what: &str) -> Result<Value, HttpsError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| format_error(format!("the {what} is not UTF-8 text")))?;
+    json::parse(text).or_else(|error| {
+        let relaxed = lenient_json::to_strict(text).and_then(|strict| json::parse(&strict).ok());
+        relaxed.ok_or_else(|| format_error(format!("the {what} is not valid JSON: {error}")))
+    })
+}
+
 impl Batch {
     /// Reads a batch, all of it or nothing.
     ///
     /// # Errors
     /// 400006 for what is no batch, 400004 for a wrong entry, which the text names.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, HttpsError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| format_error("the batch is not UTF-8 text"))?;
-        let strict = json::parse(text).or_else(|error| {
-            let relaxed = lenient_json::to_strict(text).and_then(|strict| json::parse(&strict).ok());
-            relaxed.ok_or_else(|| format_error(format!("the batch is not valid JSON: {error}")))
-        });
-        let Value::Array(entries) = strict? else {
+        let Value::Array(entries) = read_json(bytes, "batch")? else {
             return Err(format_error("a batch is a JSON array of messages"));
         };
         if entries.is_empty() || entries.len() > MAX_MESSAGES {

@@ -13,7 +13,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::answer::HttpsError;
 use super::route::Call;
-use super::{HttpsFront, batch, message, receive};
+use super::{HttpsFront, batch, files, message, receive};
 
 /// The content type of a batch (Spec rest §5).
 const BATCH_TYPE: &str = "application/vnd.microsoft.iothub.json";
@@ -33,10 +33,8 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, Https
         Call::Send => send(request).await,
         Call::Receive => receive::receive(request).await,
         Call::Settle(token, settlement) => receive::settle(request, &token, settlement).await,
-        Call::Unimplemented(feature) => {
-            let text = format!("this version of the hub does not have the feature: {feature}");
-            Err(HttpsError::new(ErrorCode::FeatureNotSupported, text))
-        }
+        Call::BeginUpload => files::begin(request).await,
+        Call::EndUpload(correlation_id) => files::end(request, correlation_id).await,
     }
 }
 

@@ -21,8 +21,10 @@ pub(super) enum Call {
     Receive,
     /// To settle a message by the token of its lock.
     Settle(String, Settlement),
-    /// A call of Azure IoT Hub that this version does not have.
-    Unimplemented(&'static str),
+    /// To begin a file upload.
+    BeginUpload,
+    /// To report the end of one, with the correlation id of the path, if it is there.
+    EndUpload(Option<String>),
 }
 
 /// The meaning of a method and a path below the identity.
@@ -41,7 +43,8 @@ impl Call {
             Self::Send => "send",
             Self::Receive => "receive",
             Self::Settle(..) => "settle",
-            Self::Unimplemented(_) => "other",
+            Self::BeginUpload => "begin_upload",
+            Self::EndUpload(_) => "end_upload",
         }
     }
 }
@@ -96,7 +99,9 @@ fn resolve(method: &Method, uri: &Uri, rest: &[&str]) -> Resolved {
         ["messages", "devicebound", token, "abandon"] => {
             only(method, "POST", Call::Settle((*token).to_owned(), Settlement::Released))
         }
-        ["files", ..] => Resolved::Call(Call::Unimplemented("file upload")),
+        ["files"] => only(method, "POST", Call::BeginUpload),
+        ["files", "notifications"] => only(method, "POST", Call::EndUpload(None)),
+        ["files", "notifications", id] => only(method, "POST", Call::EndUpload(Some((*id).to_owned()))),
         _ => Resolved::Nothing,
     }
 }

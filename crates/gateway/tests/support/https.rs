@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_gateway::{HttpsConfig, HttpsFront, is_device_path};
+use holdfast_gateway::{HttpsConfig, HttpsFront, UploadStorage, is_device_path};
 use holdfast_model::{CertificateChain, NodeId};
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{Handler, Peer, serve_http};
@@ -35,7 +36,7 @@ impl Answer {
         found.map(|(_, value)| value.as_str())
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
@@ -50,7 +51,21 @@ impl Answer {
 
 impl Https {
     pub(crate) fn open(bench: &Bench, node: NodeId, certificates: Option<CertificateChain>) -> Self {
-        let front = HttpsFront::new(Rc::clone(&bench.cluster.nodes[&node].cores[0]), HttpsConfig::default());
+        Self::open_with(bench, node, certificates, None)
+    }
+
+    /// To a front end whose devices upload files to `uploads`.
+    pub(crate) fn open_with(
+        bench: &Bench,
+        node: NodeId,
+        certificates: Option<CertificateChain>,
+        uploads: Option<Arc<dyn UploadStorage>>,
+    ) -> Self {
+        let front = HttpsFront::new(
+            Rc::clone(&bench.cluster.nodes[&node].cores[0]),
+            HttpsConfig::default(),
+            uploads,
+        );
         let route = Route::new(Port::Https, Handler::Http(front.handler())).matching(is_device_path);
         let (client, server) = duplex(64 * 1024);
         let peer = Peer {

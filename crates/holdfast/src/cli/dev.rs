@@ -20,6 +20,7 @@ use crate::connection::{self, ConnectionFile};
 use crate::preflight::{self, PortState};
 use crate::run;
 use holdfast_cli::exit_code::Failure;
+use holdfast_device_hub::UploadStorageKind;
 
 const MQTTS: u16 = 8883;
 const AMQPS: u16 = 5671;
@@ -113,6 +114,8 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     config.mqtt.fault_injection = args.fault_injection;
     config.amqp.fault_injection = args.fault_injection;
     config.provisioning.enabled = true;
+    config.blob.enabled = true;
+    config.upload.storage = UploadStorageKind::Embedded;
     let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);

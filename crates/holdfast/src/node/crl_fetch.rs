@@ -12,17 +12,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
 use holdfast_auth::x509::read_crl;
-use holdfast_client::http::Connection;
 use holdfast_device_hub::DeviceHub;
+use holdfast_model::limits::MAX_CRL_BYTES;
 use holdfast_registry::{Changes, RegistryEvent};
 use holdfast_tasks::{Phase, Stop};
 use http::uri::Scheme;
 use http::{HeaderName, Method, StatusCode, Uri, header};
-use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
+use super::outbound::connect;
 use crate::config::CrlConfig;
 use crate::metrics_catalogue::crl_fetches;
 
@@ -172,20 +170,7 @@ async fn step(source: &mut Source, config: &CrlConfig, hub: &DeviceHub) -> Durat
 async fn fetch(url: &Uri, config: &CrlConfig) -> Result<Bytes> {
     let authority = url.authority().context("the URL has no host")?;
     let is_tls = url.scheme() == Some(&Scheme::HTTPS);
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let socket = TcpStream::connect((host, port)).await.context("cannot connect")?;
-    let mut connection = if is_tls {
-        let tls = holdfast_client::tls::config(config.ca_file.as_deref(), rustls::DEFAULT_VERSIONS)?;
-        let name = ServerName::try_from(host.to_owned())?;
-        let stream = TlsConnector::from(Arc::new(tls))
-            .connect(name, socket)
-            .await
-            .context("no TLS")?;
-        Connection::open(stream, authority.as_str()).await?
-    } else {
-        Connection::open(socket, authority.as_str()).await?
-    };
+    let mut connection = connect(authority, is_tls, config.ca_file.clone(), MAX_CRL_BYTES).await?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let headers: [(HeaderName, &str); 2] = [
         (header::USER_AGENT, concat!("holdfast/", env!("CARGO_PKG_VERSION"))),

@@ -17,7 +17,8 @@ use holdfast_gateway::{
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
-    Accepted, Handler, NetConfig, Peer, Rejected, TlsServer, accept_loop, accept_tls, bind, serve_http, serve_stream,
+    Accepted, Handler, HttpService, NetConfig, Peer, Rejected, TlsServer, accept_loop, accept_tls, bind, serve_http,
+    serve_stream,
 };
 use holdfast_node::{Core, FrontEnd};
 use holdfast_oidc::Issuer;
@@ -28,6 +29,7 @@ use holdfast_tasks::{Stop, spawn_critical_local, spawn_local};
 use tokio::sync::Semaphore;
 
 use super::certificates::Tls;
+use super::uploads::Uploads;
 use crate::config::{Config, ListenConfig};
 
 /// The parts that the front ends of every core share.
@@ -40,6 +42,7 @@ pub(crate) struct Listeners {
     provisioning: Option<Arc<Provisioning>>,
     enrollments: Option<EnrollmentService>,
     issuer: Option<Issuer>,
+    uploads: Uploads,
     net: NetConfig,
     mqtt: MqttConfig,
     https: HttpsConfig,
@@ -56,6 +59,7 @@ impl Listeners {
         rest: RestService,
         provisioning: Option<Arc<Provisioning>>,
         issuer: Option<Issuer>,
+        uploads: Uploads,
         stop: Stop,
     ) -> Self {
         let enrollments = provisioning
@@ -71,6 +75,7 @@ impl Listeners {
             provisioning,
             enrollments,
             issuer,
+            uploads,
             net,
             mqtt,
             https,
@@ -120,7 +125,7 @@ impl Listeners {
             self.events.clone(),
             self.stop.clone(),
         );
-        let https = HttpsFront::new(Rc::clone(&core), self.https.clone());
+        let https = HttpsFront::new(Rc::clone(&core), self.https.clone(), self.uploads.storage());
         let bound = self.listen(listen, &mqtt, &https, &events)?;
 
         let core = spawn_critical_local("core", Box::pin(core.run(self.stop.clone())));
@@ -152,6 +157,10 @@ impl Listeners {
         if let Some(service) = &self.enrollments {
             let service = Handler::Http(Rc::new(service.clone()));
             routes.push(Route::new(Port::Https, service).matching(is_enrollment_path));
+        }
+        if let Some((blobs, paths)) = self.uploads.service() {
+            let handler: Rc<dyn HttpService> = Rc::new(blobs);
+            routes.extend(paths.map(|path| Route::new(Port::Https, Handler::Http(Rc::clone(&handler))).path(path)));
         }
         routes.push(Route::new(Port::Https, Handler::Http(Rc::new(self.rest.clone()))));
         let router = Rc::new(Router::new(routes));

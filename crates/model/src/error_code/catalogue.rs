@@ -58,14 +58,19 @@ catalogue! {
     400013 BulkRegistryOperationFailure: Argument, "at least one entry of a bulk request failed; the others were done",
         device "read the list of errors in the answer and repeat only those entries", operator "nothing: the caller must change the request";
     400014 DefaultStorageEndpointNotConfigured: Operation, "the hub has no storage for file uploads";
-    400015 InvalidFileUploadCorrelationId: Argument, "the correlation id of a file upload is unknown";
-    400016 ExpiredFileUploadCorrelationId: Argument, "the correlation id of a file upload has expired";
+    400015 InvalidFileUploadCorrelationId: Argument, "the correlation id of a file upload is unknown",
+        device "begin the upload again, and report it with the correlationId of that answer", operator "the log has a line with the correlation id of every upload that was begun";
+    400016 ExpiredFileUploadCorrelationId: Argument, "the correlation id of a file upload has expired",
+        device "begin the upload again; report sooner", operator "upload.sas_ttl is how long an upload may take";
     400017 InvalidStorageEndpoint: Argument, "a storage endpoint cannot be used";
     400018 InvalidMessagingEndpoint: Argument, "a messaging endpoint cannot be used";
-    400019 InvalidFileUploadCompletionStatus: Argument, "the completion report of a file upload is malformed";
-    400020 InvalidStorageEndpointOrBlob: Argument, "a storage endpoint or blob cannot be used";
+    400019 InvalidFileUploadCompletionStatus: Argument, "the completion report of a file upload is malformed",
+        device "send isSuccess as true or false", operator "the device's program sends a malformed report";
+    400020 InvalidStorageEndpointOrBlob: Argument, "a storage endpoint or blob cannot be used",
+        device "upload the blob before reporting success, or report isSuccess false", operator "the device reports success and the storage has no such blob: compare the storage's log by the blob's name";
     400021 RequestCanceled: Operation, "the request was cancelled";
-    400022 InvalidStorageEndpointProperty: Argument, "a property of a storage endpoint is wrong";
+    400022 InvalidStorageEndpointProperty: Argument, "a property of a storage endpoint is wrong",
+        device "do without file upload, or ask the operator for a storage", operator "set upload.storage, see 'File upload' in docs/runbook.md";
     400023 EtagDoesNotMatch: Precondition, "an entry's ETag differs from the stored one";
     400024 RequestTimedOut: Timeout, "the request took too long";
     400025 UnsupportedOperationOnReplica: Operation, "a replica cannot do this operation";
@@ -124,7 +129,8 @@ catalogue! {
         device "connect and receive; a message that is not acknowledged stays in the queue", operator "look at the queue with `holdfast c2d list`; find out why the device does not receive, or purge the queue";
     403005 IotHubMaxCbsTokenExceeded: Quota, "one connection has put as many tokens as it may",
         device "spread the devices over more connections", operator "find the client that opens too many identities on one connection";
-    403006 DeviceMaximumActiveFileUploadLimitExceeded: Quota, "the device has as many open file uploads as it may";
+    403006 DeviceMaximumActiveFileUploadLimitExceeded: Quota, "the device has as many open file uploads as it may",
+        device "report the uploads that have ended; the others expire", operator "upload.sas_ttl is how long an upload stays open; holdfast_uploads_expired_total counts devices that do not report";
     403007 DeviceMaximumQueueSizeExceeded: Quota, "the device's queue holds as many bytes as it may";
     403008 RoutingEndpointResponseForbidden: Operation, "a routing endpoint refused the hub";
     403009 InvalidMessageExpiryTime: Range, "the expiry time of a message is out of range",

@@ -17,6 +17,8 @@ const READERS: &str = "crates/service-api/tests/events/credentials.rs";
 const QUEUES: &str = "crates/service-api/tests/events/messages.rs";
 const DEVICES: &str = "crates/gateway/tests/mqtt.rs";
 const PROVISIONING: &str = "tests/sdk/python/test_provisioning.py";
+const UPLOADS: &str = "tests/sdk/python/test_upload.py";
+const UPLOADS_MOVED: &str = "crates/gateway/tests/uploads.rs";
 const RATES: &str = "crates/gateway/tests/throttles.rs";
 
 /// A number, and the tests that produce it: file and name.
@@ -82,6 +84,26 @@ const TESTED: &[Row] = &[
             ),
         ],
     ),
+    (
+        400_015,
+        &[
+            (UPLOADS, "test_bad_calls_are_refused_with_their_numbers"),
+            (UPLOADS_MOVED, "a_slot_ends_with_its_time_and_a_report_then_says_so"),
+        ],
+    ),
+    (
+        400_016,
+        &[(UPLOADS_MOVED, "a_slot_ends_with_its_time_and_a_report_then_says_so")],
+    ),
+    (400_019, &[(UPLOADS, "test_bad_calls_are_refused_with_their_numbers")]),
+    (
+        400_020,
+        &[
+            (UPLOADS, "test_bad_calls_are_refused_with_their_numbers"),
+            (UPLOADS_MOVED, "the_storage_decides_whether_there_is_a_file"),
+        ],
+    ),
+    (400_022, &[(UPLOADS, "test_without_storage_a_device_is_told_so")]),
     (
         400_027,
         &[
@@ -178,6 +200,13 @@ const TESTED: &[Row] = &[
         )],
     ),
     (403_009, &[(QUEUES, "each_message_has_the_outcome_that_clients_know")]),
+    (
+        403_006,
+        &[
+            (UPLOADS, "test_a_device_has_ten_slots_and_reports_free_them"),
+            (UPLOADS_MOVED, "slots_reports_and_notifications_outlive_every_owner"),
+        ],
+    ),
     (
         403_012,
         &[

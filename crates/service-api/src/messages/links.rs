@@ -1,4 +1,4 @@
-//! The links of one connection on which messages are sent, and on which feedback is received.
+//! The links of one connection on which messages are sent, and on which feedback and notifications are received.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -11,11 +11,11 @@ use holdfast_amqp_server::{
 };
 use holdfast_auth::bearer::Action;
 use holdfast_auth::{ResourcePath, ResourceScope};
-use holdfast_device_hub::DeviceHub;
+use holdfast_device_hub::{DeviceHub, FeedbackSource, UploadSource};
 use holdfast_model::{ErrorCode, RefusalReason};
 
-use super::feedback::FeedbackReceiver;
 use super::read;
+use super::receiver::{AnyReceiver, RecordReceiver};
 use super::sending::Sending;
 
 /// Serves the addresses of messages on the connections of one core.
@@ -38,7 +38,7 @@ struct Messages {
     /// Links on which the client sends messages.
     senders: Vec<LinkId>,
     sending: Sending,
-    receivers: Vec<FeedbackReceiver>,
+    receivers: Vec<Box<dyn AnyReceiver>>,
 }
 
 /// Whether a token of the connection opens `action` at the addresses. A policy's right is that of every token here.
@@ -55,7 +55,10 @@ fn is_covered(tokens: &Tokens, action: Action) -> bool {
 
 impl LinkHandler for Messages {
     fn serves(&self, endpoint: &Endpoint<'_>) -> bool {
-        matches!(endpoint, Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback)
+        matches!(
+            endpoint,
+            Endpoint::ServiceDevicebound | Endpoint::ServiceFeedback | Endpoint::ServiceFileNotifications
+        )
     }
 
     fn attach(
@@ -67,6 +70,9 @@ impl LinkHandler for Messages {
     ) -> Result<(), Refused> {
         let (action, address) = match endpoint {
             Endpoint::ServiceFeedback => (Action::MESSAGES_FEEDBACK, "/messages/serviceBound/feedback"),
+            Endpoint::ServiceFileNotifications => {
+                (Action::FILE_NOTIFICATIONS, "/messages/serviceBound/filenotifications")
+            }
             _ => (Action::MESSAGES_SEND, "/messages/devicebound"),
         };
         if !is_covered(links.tokens(), action) {
@@ -75,7 +81,7 @@ impl LinkHandler for Messages {
         let client_sends = attach.role == Role::Sender;
         if (endpoint == Endpoint::ServiceDevicebound) != client_sends {
             let text = match client_sends {
-                true => "Feedback is received, not sent.",
+                true => "Feedback and notifications are received, not sent.",
                 false => "Messages to devices are sent, not received.",
             };
             return Err(Refused::new(ErrorCode::InvalidOperation, text));
@@ -90,7 +96,13 @@ impl LinkHandler for Messages {
         } else {
             links.accept(link, &Accept::default());
             let is_settled = attach.snd_settle_mode == SenderSettleMode::SETTLED;
-            let receiver = FeedbackReceiver::new(Arc::clone(&self.hub), link, is_settled);
+            let hub = Arc::clone(&self.hub);
+            let receiver: Box<dyn AnyReceiver> = match endpoint {
+                Endpoint::ServiceFileNotifications => {
+                    Box::new(RecordReceiver::<UploadSource>::new(hub, link, is_settled))
+                }
+                _ => Box::new(RecordReceiver::<FeedbackSource>::new(hub, link, is_settled)),
+            };
             self.receivers.push(receiver);
         }
         Ok(())
@@ -124,15 +136,15 @@ impl LinkHandler for Messages {
         let receiver = self
             .receivers
             .iter_mut()
-            .find(|receiver| receiver.link == delivery.link);
+            .find(|receiver| receiver.link() == delivery.link);
         if let Some(receiver) = receiver {
             receiver.settled(&delivery.tag, outcome);
         }
     }
 
     fn drain(&mut self, link: LinkId, drain: bool) -> bool {
-        let receiver = self.receivers.iter_mut().find(|receiver| receiver.link == link);
-        receiver.map(|receiver| receiver.drain = drain).is_some()
+        let receiver = self.receivers.iter_mut().find(|receiver| receiver.link() == link);
+        receiver.map(|receiver| receiver.set_drain(drain)).is_some()
     }
 
     fn poll(&mut self, links: &mut Links, cx: &mut Context<'_>) {
@@ -140,7 +152,7 @@ impl LinkHandler for Messages {
         let hub_name = links.authority().hub_name();
         let (output_bytes, now) = (links.output_bytes(), links.authority().now());
         for receiver in &mut self.receivers {
-            if !links.is_detached(receiver.link) {
+            if !links.is_detached(receiver.link()) {
                 receiver.pump(links.engine(), &hub_name, output_bytes, now, cx);
             }
         }
@@ -156,15 +168,15 @@ impl LinkHandler for Messages {
                 links.detach(*link, &Refused::credentials(reason));
             }
         }
-        if !is_covered(links.tokens(), Action::MESSAGES_FEEDBACK) {
-            for receiver in &self.receivers {
-                links.detach(receiver.link, &Refused::credentials(reason));
+        for receiver in &self.receivers {
+            if !is_covered(links.tokens(), receiver.action()) {
+                links.detach(receiver.link(), &Refused::credentials(reason));
             }
         }
     }
 
     fn leave(&mut self, links: &mut Links, _: Leaving) {
-        let receivers = self.receivers.iter().map(|receiver| receiver.link);
+        let receivers = self.receivers.iter().map(|receiver| receiver.link());
         for link in self.senders.iter().copied().chain(receivers) {
             links.send_away(link);
         }
@@ -173,6 +185,6 @@ impl LinkHandler for Messages {
     fn forget(&mut self, is_gone: &dyn Fn(LinkId) -> bool) {
         self.senders.retain(|link| !is_gone(*link));
         // Dropping a receiver gives back what it has.
-        self.receivers.retain(|receiver| !is_gone(receiver.link));
+        self.receivers.retain(|receiver| !is_gone(receiver.link()));
     }
 }

@@ -107,7 +107,6 @@ fn a_missing_or_unsupported_entity_is_refused_with_its_condition() {
             ),
             ("hub1", "amqp:not-allowed"),
             ("devices/d/messages/devicebound", "amqp:not-implemented"),
-            ("/messages/serviceBound/filenotifications", "amqp:not-implemented"),
             ("a/b/c", "amqp:not-found"),
         ] {
             let spec = AttachSpec::receiver(address, address);

@@ -92,6 +92,7 @@ fn number_of(family: Family) -> u8 {
         Family::Device => 4,
         Family::DeviceState => 5,
         Family::ValueIndex => 6,
+        Family::Blob => 7,
     }
 }
 

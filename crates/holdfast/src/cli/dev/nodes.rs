@@ -126,6 +126,11 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
         config.tls.rsa_certificate_file = Some(server.rsa_certificate_file.clone());
         config.tls.rsa_key_file = Some(server.rsa_key_file.clone());
         config.tls.ca_file = Some(server.ca_file.clone());
+        // Blobs are on one node's disk; the others sign for it and send devices there.
+        config.blob.enabled = at == 0;
+        config.blob.key_file = Some(data_dir.join("blob.key"));
+        config.upload.endpoint = authority(nodes[0].address, config.listen.https.first());
+        config.upload.ca_file = Some(server.ca_file.clone());
         config.secrets.key_file = Some(data_dir.join("sealing.key"));
         config.cluster.node_name.clone_from(&node.name);
         config.cluster.listen = vec![peers[at]];
@@ -147,6 +152,14 @@ fn prepare(args: &Dev, data_dir: &Path, notes: &mut Vec<String>) -> Result<Vec<N
         )?;
     }
     Ok(nodes)
+}
+
+/// The host of a URL of a node that listens on that port.
+fn authority(address: IpAddr, listener: Option<&SocketAddr>) -> String {
+    match listener.map(SocketAddr::port) {
+        None | Some(443 | 0) => address.to_string(),
+        Some(port) => format!("{address}:{port}"),
+    }
 }
 
 /// Node i listens on the i-th address from `--bind`, else from a loopback address as `--host`, else from 127.0.0.1.

@@ -76,6 +76,8 @@ impl DeviceStateKind {
     pub const TWIN_HISTORY: Self = Self(5);
     /// The creation of the identity is in the stream of events.
     pub const LIFECYCLE: Self = Self(9);
+    /// Uploads of a device that have begun, and notifications about those that have ended.
+    pub const UPLOADS: Self = Self(10);
 }
 
 /// The name of a value of device state. A re-created device has another generation and so never sees older values.
