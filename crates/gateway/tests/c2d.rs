@@ -377,6 +377,12 @@ impl Bench {
     }
 
     async fn settle(&self, https: &mut Https, received: &Answer, how: &str) -> Answer {
+        // The C SDK looks for this spelling.
+        assert!(
+            received.headers.iter().any(|(name, _)| name == "ETag"),
+            "{:?}",
+            received.headers
+        );
         let token = received.header("etag").unwrap().trim_matches('"').to_owned();
         let path = |rest: &str| format!("/devices/dev-1/messages/devicebound/{token}{rest}api-version=2021-04-12");
         let (method, path) = match how {

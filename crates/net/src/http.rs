@@ -1,5 +1,7 @@
 //! HTTPS and the WebSockets that share its port.
 
+mod header_case;
+
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -80,7 +82,11 @@ pub async fn serve_http<S: ByteStream>(
                     return Ok::<_, Infallible>(upgrade(request, peer, &router));
                 }
                 Ok(match router.find(target(&request, &peer, None)) {
-                    Some(Handler::Http(service)) => service.call(request, &peer).await,
+                    Some(Handler::Http(service)) => {
+                        let mut answer = service.call(request, &peer).await;
+                        header_case::spell(&mut answer);
+                        answer
+                    }
                     Some(Handler::Stream(_)) | None => {
                         refuse(StatusCode::NOT_FOUND, "there is nothing at this address")
                     }
