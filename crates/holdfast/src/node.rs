@@ -44,7 +44,7 @@ use holdfast_cli::exit_code::Failure;
 use certificates::Tls;
 pub(crate) use cluster_join::new_cluster;
 use cluster_join::{ClusterJoin, Entry};
-use listeners::Listeners;
+use listeners::{Listeners, Services};
 use store::Store;
 pub(crate) use store::storage_failure;
 use uploads::Uploads;
@@ -163,10 +163,12 @@ impl Node {
             config,
             tls,
             Arc::clone(&node.hub),
-            rest,
-            provisioning.clone(),
+            Services {
+                rest,
+                provisioning: provisioning.clone(),
+                uploads: uploads.clone(),
+            },
             issuer,
-            uploads.clone(),
             stop,
         );
         let (listen, front_ends) = listeners.start_all(config.listen.clone(), &cores).await?;

@@ -45,15 +45,12 @@ impl Drop for Received {
         if !self.is_kept {
             let (store, file) = (self.store.clone(), self.file);
             let remove = move || store.0.files.remove(&[file]);
-            match tokio::runtime::Handle::try_current() {
-                Ok(_) => {
-                    holdfast_tasks::spawn(
-                        "blob-discard",
-                        async move { holdfast_tasks::spawn_blocking(remove).await },
-                    );
-                }
-                // The process ends; the next start removes it.
-                Err(_) => {}
+            // Without a runtime the process ends; the next start removes it.
+            if tokio::runtime::Handle::try_current().is_ok() {
+                holdfast_tasks::spawn(
+                    "blob-discard",
+                    async move { holdfast_tasks::spawn_blocking(remove).await },
+                );
             }
         }
     }

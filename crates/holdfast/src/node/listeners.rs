@@ -32,12 +32,18 @@ use super::certificates::Tls;
 use super::uploads::Uploads;
 use crate::config::{Config, ListenConfig};
 
+/// What the node offers beside its hub; one of each for the node, so that their limits are the node's.
+pub(crate) struct Services {
+    pub(crate) rest: RestService,
+    pub(crate) provisioning: Option<Arc<Provisioning>>,
+    pub(crate) uploads: Uploads,
+}
+
 /// The parts that the front ends of every core share.
 #[derive(Clone)]
 pub(crate) struct Listeners {
     tls: Tls,
     hub: Arc<DeviceHub>,
-    /// One for the node, so that its limits are the node's.
     rest: RestService,
     provisioning: Option<Arc<Provisioning>>,
     enrollments: Option<EnrollmentService>,
@@ -56,12 +62,15 @@ impl Listeners {
         config: &Config,
         tls: Tls,
         hub: Arc<DeviceHub>,
-        rest: RestService,
-        provisioning: Option<Arc<Provisioning>>,
+        services: Services,
         issuer: Option<Issuer>,
-        uploads: Uploads,
         stop: Stop,
     ) -> Self {
+        let Services {
+            rest,
+            provisioning,
+            uploads,
+        } = services;
         let enrollments = provisioning
             .as_ref()
             .map(|service| EnrollmentService::new(Arc::clone(service), config.rest.clone()));
