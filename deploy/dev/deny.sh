@@ -21,4 +21,6 @@ elif [ ! -x "$deny" ]; then
   fi
   rm -rf "$cache/target-tools"
 fi
+# The checks read crates of every platform; a build fetches those of its own alone.
+cargo fetch --quiet --locked
 "$deny" --offline --log-level error check --hide-inclusion-graph licenses bans sources
