@@ -435,7 +435,8 @@ mod tests {
             let name = number.to_string();
             uploads.begin(slot(&name, 100_000)).unwrap();
             let (_, gone) = uploads.end(&name, report(1), UnixMillis(2000)).unwrap();
-            assert_eq!(gone, usize::from(uploads.notifications[0].number > 5));
+            // Numbers 1 to 3 are gone already.
+            assert_eq!(gone, usize::from(uploads.notifications[0].number > 4));
             uploads.expire(UnixMillis(2000));
         }
         assert_eq!(uploads.notifications.len(), MAX_DEVICE_NOTIFICATIONS);
