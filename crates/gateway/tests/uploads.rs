@@ -173,3 +173,26 @@ fn a_notification_is_with_one_back_end_and_comes_again_after_its_lock() {
         assert_eq!(bench.next(2, UploadReader::BackEnd).await, taken);
     });
 }
+
+#[test]
+fn a_notification_that_a_closed_back_end_has_never_had_is_no_delivery() {
+    simulate(async {
+        let bench = Bench::start().await;
+        bench.cluster.owned_by(DEVICE, NodeId(1)).await;
+        for name in ["here.txt", "there.txt"] {
+            // Back ends at the owner and elsewhere call for records, and end before there are some.
+            for node in [1, 2] {
+                let hub = Arc::clone(bench.cluster.hub(NodeId(node)));
+                let mut closed = UploadSource::new(hub, UploadReader::BackEnd);
+                let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(closed.poll_next(cx).is_pending()));
+                assert!(polled.await);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let id = bench.begun(1, name).await;
+            assert_eq!(bench.end(1, &id).await.status, 204);
+            let taken = bench.next(3, UploadReader::BackEnd).await;
+            assert_eq!((taken.len(), taken[0].deliveries), (1, 0));
+            bench.accept(taken).await;
+        }
+    });
+}

@@ -128,8 +128,10 @@ pub struct Feedback {
 pub enum FeedbackVerdict {
     /// It is done with.
     Done,
-    /// Another back end may get it.
+    /// It was given back: another back end may get it.
     Released,
+    /// No back end has had it: the one that it was taken for is gone.
+    Untouched,
 }
 
 impl DeviceHub {
@@ -233,16 +235,16 @@ impl DeviceHub {
             }
         }
         let settled = devices.into_iter().map(|(identity, generation, numbers)| async move {
-            let released = verdict == FeedbackVerdict::Released;
             let settled = match outbox {
                 Outbox::Feedback => {
+                    let released = verdict != FeedbackVerdict::Done;
                     let operation = Operation::SettleFeedback(proto::FeedbackSettle { numbers, released });
                     let settled = self.ask_queue(&identity, &generation, operation, Repeat::Always).await;
                     settled.map(|_| ()).map_err(|error| error.to_string())
                 }
                 Outbox::Uploads(reader) => {
                     let settled = self
-                        .ask_to_settle(&identity, &generation, reader, numbers, released)
+                        .ask_to_settle(&identity, &generation, reader, numbers, verdict)
                         .await;
                     settled.map_err(|error| error.to_string())
                 }

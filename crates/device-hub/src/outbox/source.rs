@@ -103,7 +103,7 @@ impl Drop for RecordSource {
         if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
             let (hub, outbox) = (Arc::clone(&self.hub), self.outbox);
             holdfast_tasks::spawn("record-return", async move {
-                hub.settle_records(outbox, left, FeedbackVerdict::Released).await;
+                hub.settle_records(outbox, left, FeedbackVerdict::Untouched).await;
             });
         }
     }
@@ -121,7 +121,7 @@ fn ask(hub: &Arc<DeviceHub>, outbox: Outbox, node: NodeId) -> oneshot::Receiver<
         if let Err(records) = reply.send(records)
             && !records.is_empty()
         {
-            hub.settle_records(outbox, records, FeedbackVerdict::Released).await;
+            hub.settle_records(outbox, records, FeedbackVerdict::Untouched).await;
         }
     });
     answer

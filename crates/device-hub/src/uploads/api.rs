@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::UploadReader;
 use super::state::{DeviceUploads, Lost, NoSlot, Report, Slot, SlotState};
+use crate::c2d::api::FeedbackVerdict;
 use crate::c2d::index::is_earlier;
 use crate::c2d::queue::Unreadable;
 use crate::outbox::Outbox;
@@ -190,11 +191,12 @@ impl DeviceHub {
         generation: &GenerationId,
         reader: UploadReader,
         numbers: Vec<u64>,
-        released: bool,
+        verdict: FeedbackVerdict,
     ) -> Result<(), UploadError> {
         let operation = Operation::Settle(proto::UploadSettle {
             numbers,
-            released,
+            released: verdict != FeedbackVerdict::Done,
+            untouched: verdict == FeedbackVerdict::Untouched,
             reader: reader.number(),
             max_deliveries: self.parts.config.uploads.notification_max_deliveries,
         });
@@ -343,9 +345,11 @@ fn decide(uploads: &mut DeviceUploads, operation: Operation, now: UnixMillis, lo
             let Some(reader) = UploadReader::from_number(settle.reader) else {
                 return outcome(Outcome::Unspecified);
             };
-            match settle.released {
-                true => lost.notifications += uploads.release(reader, &settle.numbers, settle.max_deliveries),
-                false => uploads.accept(reader, &settle.numbers),
+            match (settle.released, settle.untouched) {
+                // Its lease ends with this request.
+                (true, true) => {}
+                (true, false) => lost.notifications += uploads.release(reader, &settle.numbers, settle.max_deliveries),
+                (false, _) => uploads.accept(reader, &settle.numbers),
             }
             outcome(Outcome::Done)
         }

@@ -40,6 +40,8 @@ pub(crate) struct Uploads {
     served: Option<Served>,
     storage: Option<Arc<Signed>>,
     host: String,
+    /// The configured host of the endpoint; empty: `host`.
+    endpoint: String,
     port: Arc<AtomicU16>,
     container: String,
 }
@@ -104,6 +106,11 @@ impl Uploads {
             storage,
             host: config.hub.host.clone(),
             port,
+            // Nodes without the endpoint have one host, which may be a load balancer's; this node has to be met.
+            endpoint: match upload.storage {
+                UploadStorageKind::Embedded => upload.endpoint.clone(),
+                UploadStorageKind::None | UploadStorageKind::Azure => String::new(),
+            },
             container: upload.container.clone(),
         })
     }
@@ -130,7 +137,10 @@ impl Uploads {
         let served = self.served.as_ref()?;
         let account = served.account.name();
         let key = served.account.key().to_base64();
-        let host = authority(&self.host, self.port.load(Ordering::Relaxed));
+        let host = match self.endpoint.as_str() {
+            "" => authority(&self.host, self.port.load(Ordering::Relaxed)),
+            configured => configured.to_owned(),
+        };
         let endpoint = format!("https://{host}/{account}");
         Some(Blobs {
             connection_string: format!(

@@ -113,7 +113,7 @@ impl<R: Records> RecordReceiver<R> {
             }
             Err(error) => {
                 tracing::warn!(%error, "records could not be sent to a receiver; they go back");
-                self.settle(batch, FeedbackVerdict::Released);
+                self.settle(batch, FeedbackVerdict::Untouched);
             }
         }
     }
@@ -186,11 +186,17 @@ impl<R: Records> AnyReceiver for RecordReceiver<R> {
 impl<R: Records> Drop for RecordReceiver<R> {
     /// The link has ended: what it has and did not settle goes to another receiver at once.
     fn drop(&mut self) {
-        let mut left = std::mem::take(&mut self.gathered);
-        left.extend(self.sent.drain().flat_map(|(_, batch)| batch));
-        // Without a runtime the process ends, and the owners' locks with it.
-        if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
-            self.settle(left, FeedbackVerdict::Released);
+        let sent = self.sent.drain().flat_map(|(_, batch)| batch).collect();
+        let gathered = std::mem::take(&mut self.gathered);
+        for (left, verdict) in [
+            (sent, FeedbackVerdict::Released),
+            (gathered, FeedbackVerdict::Untouched),
+        ] {
+            let left: Vec<R::Record> = left;
+            // Without a runtime the process ends, and the owners' locks with it.
+            if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+                self.settle(left, verdict);
+            }
         }
     }
 }
