@@ -449,6 +449,12 @@ def test_two_event_processors_share_partitions_and_go_on_from_their_checkpoints(
                 self.texts.append(event.body_as_str())
             context.update_checkpoint(event)
 
+        def stop(self):
+            """Closes the client and waits for its threads: `close` alone lets a receive that is under way hand over further events."""
+            self.client.close()
+            self.join(60)
+            assert not self.is_alive(), "the processor does not end"
+
     def send(texts):
         with connected(hub.client(device)) as client:
             for one in texts:
@@ -461,12 +467,12 @@ def test_two_event_processors_share_partitions_and_go_on_from_their_checkpoints(
         send(["a", "b"])
         until(lambda: set(first.texts + second.texts) == {"a", "b"}, "the first messages")
     finally:
-        first.client.close()
-        second.client.close()
+        first.stop()
+        second.stop()
     send(["c"])
     third = Processor()
     try:
         until(lambda: "c" in third.texts, "the message after the checkpoint")
         assert third.texts == ["c"]
     finally:
-        third.client.close()
+        third.stop()
