@@ -1,42 +1,15 @@
 // The Node processors of the soak: two of them print a line for each event until the program is killed.
-import { randomUUID } from 'node:crypto';
 import { createRequire } from 'node:module';
 
 const require = createRequire(`${process.env.HOLDFAST_NODE_MODULES}/`);
 const { EventHubConsumerClient, earliestEventPosition } = require('@azure/event-hubs');
-
-/** Ownerships and checkpoints in memory: the two processors of this program share them. */
-class MemoryCheckpointStore {
-  ownerships = new Map();
-  checkpoints = new Map();
-
-  async listOwnership() {
-    return [...this.ownerships.values()];
-  }
-
-  async claimOwnership(wanted) {
-    const claimed = [];
-    for (const ownership of wanted) {
-      const held = this.ownerships.get(ownership.partitionId);
-      if (held && held.etag !== ownership.etag) continue;
-      const now = { ...ownership, etag: randomUUID(), lastModifiedTimeInMs: Date.now() };
-      this.ownerships.set(ownership.partitionId, now);
-      claimed.push(now);
-    }
-    return claimed;
-  }
-
-  async updateCheckpoint(checkpoint) {
-    this.checkpoints.set(checkpoint.partitionId, checkpoint);
-  }
-
-  async listCheckpoints() {
-    return [...this.checkpoints.values()];
-  }
-}
+const { BlobCheckpointStore } = require('@azure/eventhubs-checkpointstore-blob');
+const { BlobServiceClient } = require('@azure/storage-blob');
 
 const [connectionString, group] = process.argv.slice(2);
-const store = new MemoryCheckpointStore();
+const container = BlobServiceClient.fromConnectionString(process.env.HOLDFAST_SOAK_BLOBS).getContainerClient(`${group}-checkpoints`);
+await container.create();
+const store = new BlobCheckpointStore(container);
 for (const number of [1, 2]) {
   const name = `node-${number}`;
   const client = new EventHubConsumerClient(group, connectionString, store, {

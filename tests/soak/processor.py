@@ -5,11 +5,13 @@ import sys
 import threading
 
 from azure.eventhub import EventHubConsumerClient
-from azure.eventhub._eventprocessor.in_memory_checkpoint_store import InMemoryCheckpointStore
+from azure.eventhub.extensions.checkpointstoreblob import BlobCheckpointStore
+from azure.storage.blob import ContainerClient
 
 
 def main(connection_string, group):
-    store = InMemoryCheckpointStore()
+    blobs = os.environ["HOLDFAST_SOAK_BLOBS"]
+    ContainerClient.from_connection_string(blobs, f"{group}-checkpoints").create_container()
     lock = threading.Lock()
 
     def run(name):
@@ -32,7 +34,7 @@ def main(connection_string, group):
         client = EventHubConsumerClient.from_connection_string(
             connection_string,
             consumer_group=group,
-            checkpoint_store=store,
+            checkpoint_store=BlobCheckpointStore.from_connection_string(blobs, f"{group}-checkpoints"),
             connection_verify=os.environ["SSL_CERT_FILE"],
             load_balancing_interval=5,
             partition_ownership_expiration_interval=15,

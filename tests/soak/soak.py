@@ -3,7 +3,8 @@
     tests/soak/run.sh [--minutes 120] [--every 60] [--only python,node,java,go]
 
 Devices send numbered messages. Every `--every` seconds one of three nodes is stopped with SIGTERM and started again, so that its
-partitions get another owner and its links end. For each SDK two processors share the partitions of one consumer group. At the end
+partitions get another owner and its links end. For each SDK two processors share the partitions of one consumer group; their checkpoints
+lie in a container of the hub's Blob endpoint, which is away while its node restarts. At the end
 every processor group must have read every acknowledged message, each partition without a gap between sequence numbers, and no
 partition of a group may have been silent for longer than `--silence` seconds while events arrived in it.
 
@@ -155,7 +156,11 @@ def main():
     programs = json.loads(os.environ["HOLDFAST_SOAK_PROGRAMS"])
     report = {"minutes": options.minutes, "restarts": 0}
     with Hub() as hub:
-        environment = {**os.environ, **sdk_environment(hub.connection_file, hub.connection)}
+        environment = {
+            **os.environ,
+            **sdk_environment(hub.connection_file, hub.connection),
+            "HOLDFAST_SOAK_BLOBS": hub.connection["blobs"]["connectionString"],
+        }
         os.environ["REQUESTS_CA_BUNDLE"] = hub.connection["caFile"]
         registry = IoTHubRegistryManager.from_connection_string(hub.connection["owner"])
         senders = [Sender(hub, registry, f"soak-{number}", options.pause) for number in range(1, options.devices + 1)]

@@ -3,80 +3,25 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/checkpoints"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 )
-
-// memoryStore keeps ownerships and checkpoints in memory: the two processors of this program share it.
-type memoryStore struct {
-	lock        sync.Mutex
-	ownerships  map[string]azeventhubs.Ownership
-	checkpoints map[string]azeventhubs.Checkpoint
-}
-
-func (s *memoryStore) ClaimOwnership(_ context.Context, wanted []azeventhubs.Ownership, _ *azeventhubs.ClaimOwnershipOptions) ([]azeventhubs.Ownership, error) {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	var claimed []azeventhubs.Ownership
-	for _, ownership := range wanted {
-		held, found := s.ownerships[ownership.PartitionID]
-		if found && (ownership.ETag == nil || held.ETag == nil || *held.ETag != *ownership.ETag) {
-			continue
-		}
-		tag := azcore.ETag(random())
-		ownership.ETag = &tag
-		ownership.LastModifiedTime = time.Now().UTC()
-		s.ownerships[ownership.PartitionID] = ownership
-		claimed = append(claimed, ownership)
-	}
-	return claimed, nil
-}
-
-func (s *memoryStore) ListOwnership(context.Context, string, string, string, *azeventhubs.ListOwnershipOptions) ([]azeventhubs.Ownership, error) {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	var all []azeventhubs.Ownership
-	for _, ownership := range s.ownerships {
-		all = append(all, ownership)
-	}
-	return all, nil
-}
-
-func (s *memoryStore) ListCheckpoints(context.Context, string, string, string, *azeventhubs.ListCheckpointsOptions) ([]azeventhubs.Checkpoint, error) {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	var all []azeventhubs.Checkpoint
-	for _, checkpoint := range s.checkpoints {
-		all = append(all, checkpoint)
-	}
-	return all, nil
-}
-
-func (s *memoryStore) SetCheckpoint(_ context.Context, checkpoint azeventhubs.Checkpoint, _ *azeventhubs.SetCheckpointOptions) error {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	s.checkpoints[checkpoint.PartitionID] = checkpoint
-	return nil
-}
-
-func random() string {
-	bytes := make([]byte, 8)
-	_, _ = rand.Read(bytes)
-	return hex.EncodeToString(bytes)
-}
 
 var output sync.Mutex
 
 func main() {
-	store := &memoryStore{ownerships: map[string]azeventhubs.Ownership{}, checkpoints: map[string]azeventhubs.Checkpoint{}}
+	store, err := checkpointStore(os.Getenv("HOLDFAST_SOAK_BLOBS"), os.Args[2]+"-checkpoints")
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "the container of the checkpoints: %v\n", err)
+		os.Exit(1)
+	}
 	var running sync.WaitGroup
 	for number := 1; number <= 2; number++ {
 		name := fmt.Sprintf("go-%d", number)
@@ -90,6 +35,18 @@ func main() {
 		}()
 	}
 	running.Wait()
+}
+
+// checkpointStore makes the container: both processors of this program use it.
+func checkpointStore(connection, name string) (azeventhubs.CheckpointStore, error) {
+	blobs, err := container.NewClientFromConnectionString(connection, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := blobs.Create(context.Background(), nil); err != nil {
+		return nil, err
+	}
+	return checkpoints.NewBlobStore(blobs, nil)
 }
 
 func run(name string, store azeventhubs.CheckpointStore, connection, group string) error {

@@ -141,7 +141,7 @@ impl Uploads {
             "" => authority(&self.host, self.port.load(Ordering::Relaxed)),
             configured => configured.to_owned(),
         };
-        let endpoint = format!("https://{host}/{account}");
+        let endpoint = format!("https://{}/{account}", with_port(host));
         Some(Blobs {
             connection_string: format!(
                 "DefaultEndpointsProtocol=https;AccountName={account};AccountKey={};BlobEndpoint={endpoint};",
@@ -207,6 +207,15 @@ fn authority(host: &str, port: u16) -> String {
     match port {
         HTTPS_PORT => host,
         port => format!("{host}:{port}"),
+    }
+}
+
+/// The host with its port, also where that is the default one: the Blob SDK of Java takes the first segment of a path for the account
+/// only behind a host with a port.
+fn with_port(host: String) -> String {
+    match host.parse::<http::uri::Authority>() {
+        Ok(authority) if authority.port().is_none() => format!("{host}:{HTTPS_PORT}"),
+        _ => host,
     }
 }
 

@@ -1,3 +1,6 @@
+import com.azure.messaging.eventhubs.checkpointstore.blob.BlobCheckpointStore;
+import com.azure.storage.blob.BlobContainerAsyncClient;
+import com.azure.storage.blob.BlobContainerClientBuilder;
 import com.google.gson.JsonObject;
 import com.google.gson.JsonParser;
 import com.microsoft.azure.sdk.iot.device.ClientOptions;
@@ -67,6 +70,17 @@ final class HubUnderTest {
     /** A connection string of connection.json: owner, service, eventHub and so on. */
     static String policy(String name) {
         return CONNECTION.get(name).getAsString();
+    }
+
+    /** A new store of checkpoints in a container of the hub's Blob endpoint. */
+    static BlobCheckpointStore checkpointStore() {
+        TRUST.getProtocol();
+        BlobContainerAsyncClient container = new BlobContainerClientBuilder()
+            .connectionString(CONNECTION.getAsJsonObject("blobs").get("connectionString").getAsString())
+            .containerName(unique("checkpoints"))
+            .buildAsyncClient();
+        container.create().block();
+        return new BlobCheckpointStore(container);
     }
 
     static String host() {

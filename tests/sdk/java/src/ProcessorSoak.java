@@ -1,3 +1,4 @@
+import com.azure.messaging.eventhubs.CheckpointStore;
 import com.azure.messaging.eventhubs.EventHubClientBuilder;
 import com.azure.messaging.eventhubs.EventProcessorClient;
 import com.azure.messaging.eventhubs.EventProcessorClientBuilder;
@@ -15,8 +16,7 @@ final class ProcessorSoak {
     private ProcessorSoak() {}
 
     public static void main(String[] arguments) throws Exception {
-        HubUnderTest.TRUST.getProtocol();
-        MemoryCheckpointStore store = new MemoryCheckpointStore();
+        CheckpointStore store = HubUnderTest.checkpointStore();
         for (int number = 1; number <= 2; number++) {
             String name = "java-" + number;
             EventProcessorClient processor = new EventProcessorClientBuilder()
