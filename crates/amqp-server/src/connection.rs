@@ -74,11 +74,7 @@ impl ServedConnection {
     pub(crate) fn new(server: &Rc<AmqpServer>, transport: Transport<Self>, carrier: Carrier) -> Self {
         server.metrics().accepted.increment(1);
         server.metrics().connections.increment(1.0);
-        let handshake = Handshake {
-            certificates: transport.peer_certificates(),
-            tls: transport.tls_parameters(),
-        };
-        let links = Links::new(Rc::clone(server), transport.address(), carrier, handshake);
+        let links = Links::new(Rc::clone(server), transport.address(), carrier);
         Self {
             state: RefCell::new(State {
                 dispatch: Dispatch::new(links, transport.number()),
@@ -229,6 +225,13 @@ impl Protocol for ServedConnection {
     fn received(self: &Rc<Self>, input: &[u8]) -> Received {
         let dispatch = &mut self.state.borrow_mut().dispatch;
         dispatch.links.now = now();
+        // TLS is complete with the first byte.
+        dispatch.links.handshake.get_or_insert_with(|| {
+            Box::new(Handshake {
+                certificates: self.transport.peer_certificates(),
+                tls: self.transport.tls_parameters(),
+            })
+        });
         let consumed = dispatch.receive(input);
         if dispatch.is_authenticated() {
             self.transport.set_authenticated();

@@ -40,7 +40,8 @@ pub struct Links {
     pub(crate) server: Rc<AmqpServer>,
     pub(crate) address: SocketAddr,
     carrier: Carrier,
-    handshake: Handshake,
+    /// `None` until the first byte has been received.
+    pub(crate) handshake: Option<Box<Handshake>>,
     /// A handler has authenticated an identity; the connection has not noticed yet.
     pub(crate) has_authenticated: bool,
     /// A handler serves devices: a refused link of one is recorded under the identity that it claims.
@@ -64,7 +65,7 @@ pub struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, carrier: Carrier, handshake: Handshake) -> Self {
+    pub(crate) fn new(server: Rc<AmqpServer>, address: SocketAddr, carrier: Carrier) -> Self {
         let started = now();
         let mut engine = Config::default();
         // A connection that has not opened is not authenticated either.
@@ -73,7 +74,7 @@ impl Links {
             server,
             address,
             carrier,
-            handshake,
+            handshake: None,
             has_authenticated: false,
             serves_identities: false,
             refused_outcome: None,
@@ -115,13 +116,13 @@ impl Links {
     /// The certificates that the client has shown in its TLS handshake, and whose key it owns.
     #[must_use]
     pub fn certificates(&self) -> Option<&CertificateChain> {
-        self.handshake.certificates.as_ref()
+        self.handshake.as_ref()?.certificates.as_ref()
     }
 
     /// The parameters of the TLS connection; `None` without TLS.
     #[must_use]
     pub fn tls_parameters(&self) -> Option<&TlsParameters> {
-        self.handshake.tls.as_ref()
+        self.handshake.as_ref()?.tls.as_ref()
     }
 
     /// A handler has authenticated an identity by itself: the connection is bound by the limits of known clients.

@@ -1,11 +1,12 @@
 //! One core's part of the server: its connections and their shared state.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use holdfast_auth::RefusalBackoff;
 use holdfast_net::connection::{ConnectionLimits, Connections};
-use holdfast_net::{ByteStream, Peer, Socket, StreamHandler};
+use holdfast_net::{Socket, StreamHandler};
 use holdfast_tasks::Stop;
 use holdfast_tasks::sync::SharedCell;
 
@@ -77,9 +78,8 @@ impl AmqpServer {
     }
 
     /// Serves the client of a connection that carries AMQP.
-    pub fn accept(self: &Rc<Self>, stream: Box<dyn ByteStream>, peer: Peer, carrier: Carrier) {
-        let socket = Socket::stream(stream, peer.certificates).with_tls_parameters(peer.tls);
-        self.connections.open(socket, peer.address, |transport| {
+    pub fn accept(self: &Rc<Self>, socket: Socket, address: SocketAddr, carrier: Carrier) {
+        self.connections.open(socket, address, |transport| {
             ServedConnection::new(self, transport, carrier)
         });
     }
@@ -116,7 +116,7 @@ impl AmqpServer {
 struct Over(Rc<AmqpServer>, Carrier);
 
 impl StreamHandler for Over {
-    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
-        self.0.accept(stream, peer, self.1);
+    fn accept(&self, socket: Socket, address: SocketAddr) {
+        self.0.accept(socket, address, self.1);
     }
 }

@@ -21,7 +21,7 @@ use holdfast_amqp_server::{
 use holdfast_auth::bearer::{BearerRefusal, Principal};
 use holdfast_auth::{HubNames, Key, KeyPair, Policy, Rights, sign};
 use holdfast_model::UnixMillis;
-use holdfast_net::Peer;
+use holdfast_net::Socket;
 use holdfast_tasks::{Phase, Stop};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
@@ -186,8 +186,9 @@ impl Rig {
 
     async fn connect(&self) -> Client<DuplexStream> {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let peer = Peer::plain(([127, 0, 0, 1], 4711).into());
-        self.server.accept(Box::new(far), peer, Carrier::Tcp);
+        let address = ([127, 0, 0, 1], 4711).into();
+        self.server
+            .accept(Socket::stream(Box::new(far), None), address, Carrier::Tcp);
         let mut client = Client::new(near, HOST, ClientSasl::Anonymous);
         client.open().await;
         client
@@ -263,8 +264,9 @@ fn a_peer_that_does_not_read_is_closed_in_time_when_the_node_drains() {
         let server = Rc::clone(&rig.server);
         let running = tokio::task::spawn_local(async move { server.run().await });
         let (mut near, far) = tokio::io::duplex(16);
-        let peer = Peer::plain(([127, 0, 0, 1], 4711).into());
-        rig.server.accept(Box::new(far), peer, Carrier::Tcp);
+        let address = ([127, 0, 0, 1], 4711).into();
+        rig.server
+            .accept(Socket::stream(Box::new(far), None), address, Carrier::Tcp);
         // The answer to the SASL header does not fit.
         near.write_all(b"AMQP\x03\x01\x00\x00").await.unwrap();
         tokio::task::yield_now().await;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use holdfast_device_hub::{Core, Protocol};
 use holdfast_net::connection::{ConnectionLimits, Connections};
-use holdfast_net::{Accepted, ByteStream, Peer, Socket, StreamHandler, TlsServer};
+use holdfast_net::{Accepted, Socket, StreamHandler, TlsServer};
 use holdfast_provisioning::Provisioning;
 use holdfast_tasks::Stop;
 
@@ -95,8 +95,7 @@ impl MqttFront {
 struct OverWebSockets(Rc<MqttFront>);
 
 impl StreamHandler for OverWebSockets {
-    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer) {
-        let socket = Socket::stream(stream, peer.certificates).with_tls_parameters(peer.tls);
-        self.0.accept(socket, peer.address, Protocol::MqttWs);
+    fn accept(&self, socket: Socket, address: SocketAddr) {
+        self.0.accept(socket, address, Protocol::MqttWs);
     }
 }

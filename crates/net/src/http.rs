@@ -3,6 +3,7 @@
 mod header_case;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use bytes::Bytes;
 
 use crate::router::{Port, Router, Target};
 use crate::websocket::WebSocketBytes;
-use crate::{ByteStream, Peer};
+use crate::{ByteStream, Peer, Socket};
 
 /// The most bytes of a request's head.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -34,10 +35,10 @@ pub trait HttpService {
     fn call(&self, request: Request<Incoming>, peer: &Peer) -> std::pin::Pin<Box<dyn Future<Output = Response<Body>>>>;
 }
 
-/// Takes over streams of bytes of one protocol.
+/// Takes over connections of one protocol.
 pub trait StreamHandler {
     /// Takes over a connection; must not block.
-    fn accept(&self, stream: Box<dyn ByteStream>, peer: Peer);
+    fn accept(&self, socket: Socket, address: SocketAddr);
 }
 
 /// The handler of a route.
@@ -49,18 +50,18 @@ pub enum Handler {
     Stream(Rc<dyn StreamHandler>),
 }
 
-/// Hands a stream that was accepted on `port` to its handler.
-pub fn serve_stream(stream: Box<dyn ByteStream>, peer: Peer, router: &Router<Handler>, port: Port) {
+/// Hands a connection that was accepted on `port` to its handler. TLS may not have begun yet: no route of such a port has a server name.
+pub fn serve_stream(socket: Socket, address: SocketAddr, router: &Router<Handler>, port: Port) {
     let target = Target {
         port,
-        server_name: peer.server_name.as_deref(),
+        server_name: None,
         path: None,
         subprotocol: None,
     };
     match router.find(target) {
-        Some(Handler::Stream(handler)) => handler.accept(stream, peer),
+        Some(Handler::Stream(handler)) => handler.accept(socket, address),
         Some(Handler::Http(_)) | None => {
-            tracing::debug!(address = %peer.address, ?port, "no handler for a connection; it is dropped");
+            tracing::debug!(%address, ?port, "no handler for a connection; it is dropped");
         }
     }
 }
@@ -192,7 +193,8 @@ fn upgrade(request: Request<Incoming>, peer: Peer, router: &Router<Handler>) -> 
             match hyper::upgrade::on(request).await {
                 Ok(upgraded) => {
                     let bytes = WebSocketBytes::server(TokioIo::new(upgraded)).await;
-                    handler.accept(Box::new(bytes), peer);
+                    let socket = Socket::stream(Box::new(bytes), peer.certificates).with_tls_parameters(peer.tls);
+                    handler.accept(socket, peer.address);
                 }
                 Err(error) => tracing::debug!(address = %peer.address, %error, "WebSocket upgrade failed"),
             }

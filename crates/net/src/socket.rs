@@ -92,7 +92,8 @@ impl Socket {
         matches!(self, Self::Tls(tls) if tls.has_begun())
     }
 
-    /// Reads received bytes into `scratch`; 0 = the peer has closed. The TLS handshake is part of the first reads.
+    /// Reads received bytes into `scratch`; 0 = the peer has closed. The TLS handshake is part of the first reads; its largest message must fit
+    /// `scratch`, so that this has 32 KiB or more.
     ///
     /// # Errors
     /// The error of the socket; `InvalidData` when the peer breaks TLS.

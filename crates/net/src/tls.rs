@@ -10,6 +10,7 @@ mod handshake;
 mod lazy;
 mod reload;
 mod server;
+mod session;
 #[cfg(test)]
 mod tests;
 mod tickets;

@@ -18,7 +18,7 @@ use events_hub::{Client, HOST, Hub, on_a_core};
 use holdfast_amqp::selector::Start;
 use holdfast_amqp::{ClientSasl, Event};
 use holdfast_model::{Property, PropertyValue, SystemProperties, TelemetryMessage};
-use holdfast_net::Peer;
+use holdfast_net::Socket;
 use holdfast_service_api::events::EventsConfig;
 
 const BATCH: usize = 500;
@@ -100,7 +100,7 @@ fn serve(events: usize, (started, is_stopped): Signals) {
             loop {
                 let (socket, address) = listener.accept().await.unwrap();
                 socket.set_nodelay(true).unwrap();
-                hub.endpoint.handler().accept(Box::new(socket), Peer::plain(address));
+                hub.endpoint.handler().accept(Socket::Plain(socket), address);
             }
         };
         tokio::select! {

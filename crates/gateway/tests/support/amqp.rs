@@ -12,7 +12,7 @@ use holdfast_amqp::{AttachSpec, ClientSasl, Delivery, Event, LinkId, Outcome};
 use holdfast_auth::sign_identity;
 use holdfast_gateway::{AmqpConfig, AmqpDevices};
 use holdfast_model::{CertificateChain, IdentityId, NodeId};
-use holdfast_net::Peer;
+use holdfast_net::Socket;
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_simulation::{HOST, identity, primary_key};
 use holdfast_tasks::Stop;
@@ -50,11 +50,9 @@ impl Amqp {
 
     pub(crate) async fn open_as(&self, sasl: ClientSasl, certificates: Option<CertificateChain>) -> Device {
         let (client, server) = duplex(256 * 1024);
-        let peer = Peer {
-            certificates,
-            ..Peer::plain(SocketAddr::from(([127, 0, 0, 1], 4711)))
-        };
-        self.endpoint.handler().accept(Box::new(server), peer);
+        let socket = Socket::stream(Box::new(server), certificates);
+        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
+        self.endpoint.handler().accept(socket, address);
         let mut device = Client::new(client, HOST, sasl);
         device.open().await;
         device

@@ -15,7 +15,7 @@ use holdfast_gateway::{MqttConfig, MqttFront};
 use holdfast_model::{CertificateChain, NodeId};
 use holdfast_mqtt::Limits;
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, decode, encode, subscribe};
-use holdfast_net::{Peer, StreamHandler};
+use holdfast_net::{Socket, StreamHandler};
 use holdfast_provisioning::{Provisioning, ProvisioningConfig};
 use holdfast_simulation::{Cluster, HOST, NODES, Setup, identity, primary_key};
 use holdfast_tasks::Stop;
@@ -86,11 +86,7 @@ impl Bench {
     fn open_as(&self, node: NodeId, capacity: usize, certificates: Option<CertificateChain>) -> Device {
         let (client, server) = duplex(capacity);
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        let peer = Peer {
-            certificates,
-            ..Peer::plain(address)
-        };
-        self.handlers[&node.get()].accept(Box::new(server), peer);
+        self.handlers[&node.get()].accept(Socket::stream(Box::new(server), certificates), address);
         Device {
             stream: client,
             input: Vec::new(),

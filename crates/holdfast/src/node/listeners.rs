@@ -17,8 +17,8 @@ use holdfast_gateway::{
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{
-    Accepted, Handler, HttpService, NetConfig, Peer, Rejected, TlsServer, accept_loop, accept_tls, bind, serve_http,
-    serve_stream,
+    Accepted, Handler, HttpService, NetConfig, Peer, Rejected, Socket, TlsServer, accept_loop, accept_tls, bind,
+    serve_http, serve_stream,
 };
 use holdfast_node::{Core, FrontEnd};
 use holdfast_oidc::Issuer;
@@ -183,19 +183,16 @@ impl Listeners {
                 Ok(move |accepted| mqtt.accept_plain(accepted))
             })?,
             amqps: self.serve("amqps", Protocol::Amqp, &wanted.amqps, || {
-                let (router, secured) = (Rc::clone(&router), self.secured(&handshakes)?);
+                let (router, tls) = (Rc::clone(&router), self.tls.get()?);
                 Ok(move |accepted: Accepted| {
-                    let router = Rc::clone(&router);
-                    secured.clone().accept(accepted, move |stream, peer| async move {
-                        serve_stream(Box::new(stream), peer, &router, Port::Amqp);
-                    });
+                    let socket = Socket::tls(accepted.socket, tls.clone());
+                    serve_stream(socket, accepted.address, &router, Port::Amqp);
                 })
             })?,
             amqp: self.serve("amqp", Protocol::Amqp, &wanted.amqp, || {
                 let router = Rc::clone(&router);
                 Ok(move |accepted: Accepted| {
-                    let peer = Peer::plain(accepted.address);
-                    serve_stream(Box::new(accepted.socket), peer, &router, Port::Amqp);
+                    serve_stream(Socket::Plain(accepted.socket), accepted.address, &router, Port::Amqp);
                 })
             })?,
             https: self.serve("https", Protocol::Https, &wanted.https, || {
@@ -272,7 +269,7 @@ fn record(hub: &DeviceHub, protocol: Protocol, rejected: Rejected) {
     hub.audit().ended(ended, hub.clock().now());
 }
 
-/// TLS in front of AMQP and HTTPS. (MQTT completes it lazily, to save the memory of idle connections.)
+/// TLS in front of HTTPS. (MQTT and AMQP complete it lazily, to save the memory of idle connections.)
 #[derive(Clone)]
 struct Secured {
     tls: TlsServer,

@@ -18,7 +18,7 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConnection, SignatureScheme};
+use rustls::{CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Version;
@@ -117,7 +117,7 @@ fn verify_tls12_signature_with_key(
 }
 
 /// The parameters of a handshake that has progressed far enough.
-pub(crate) fn parameters(connection: &ServerConnection) -> Option<TlsParameters> {
+pub(crate) fn parameters(connection: &CommonState) -> Option<TlsParameters> {
     let version = connection.protocol_version()?.as_str()?;
     let cipher = connection.negotiated_cipher_suite()?.suite().as_str()?;
     Some(TlsParameters {
@@ -127,7 +127,7 @@ pub(crate) fn parameters(connection: &ServerConnection) -> Option<TlsParameters>
 }
 
 /// The certificates that the client of a completed handshake has shown; `None` when it has shown none.
-pub(crate) fn chain(connection: &ServerConnection) -> Option<CertificateChain> {
+pub(crate) fn chain(connection: &CommonState) -> Option<CertificateChain> {
     let certificates = connection.peer_certificates()?;
     CertificateChain::new(
         certificates

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use super::greeting::{NameKind, ServerNames, signatures};
 use super::tickets::TicketKeys;
@@ -71,7 +71,7 @@ impl Handshake {
     }
 
     /// Counts the handshake, which is complete.
-    pub(crate) fn completed(self, connection: &ServerConnection) {
+    pub(crate) fn completed(self, connection: &CommonState) {
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "1.3",
             _ => "1.2",

@@ -1,14 +1,18 @@
 //! TLS whose state is made when the first byte arrives, so that a silent connection costs no handshake buffers.
 
-use std::io::{self, Read, Write};
+use std::cell::RefCell;
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use holdfast_model::{CertificateChain, TlsParameters};
-use rustls::ServerConnection;
 use tokio::net::TcpStream;
 
+use super::session::TlsSession;
 use super::{Handshake, TlsServer};
 use crate::socket::{poll_read_stream, reset_on_close, shut_down};
+
+/// Bytes of one read.
+const RECEIVED_BYTES: usize = 32 * 1024;
 
 /// A TLS connection whose state is made when the first byte arrives.
 pub struct TlsSocket {
@@ -22,9 +26,14 @@ enum TlsState {
 }
 
 struct Started {
-    connection: ServerConnection,
+    session: TlsSession,
     /// Until it is complete.
     handshake: Option<Handshake>,
+}
+
+thread_local! {
+    /// Received records on their way into the session: one buffer for all connections of the thread.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVED_BYTES].into_boxed_slice());
 }
 
 impl TlsSocket {
@@ -39,7 +48,7 @@ impl TlsSocket {
     pub(crate) fn peer_certificates(&self) -> Option<CertificateChain> {
         match &self.state {
             TlsState::Idle(_) => None,
-            TlsState::Started(started) => super::chain(&started.connection),
+            TlsState::Started(started) => super::chain(started.session.common()),
         }
     }
 
@@ -47,7 +56,7 @@ impl TlsSocket {
     pub(crate) fn parameters(&self) -> Option<TlsParameters> {
         match &self.state {
             TlsState::Idle(_) => None,
-            TlsState::Started(started) => super::parameters(&started.connection),
+            TlsState::Started(started) => super::parameters(started.session.common()),
         }
     }
 
@@ -59,7 +68,7 @@ impl TlsSocket {
     pub(crate) fn wants_flush(&self) -> bool {
         match &self.state {
             TlsState::Idle(_) => false,
-            TlsState::Started(started) => started.connection.wants_write(),
+            TlsState::Started(started) => !started.session.outgoing().is_empty(),
         }
     }
 
@@ -69,10 +78,9 @@ impl TlsSocket {
 
     pub(crate) fn close(&mut self) {
         if let TlsState::Started(started) = &mut self.state {
-            let connection = &mut started.connection;
-            connection.send_close_notify();
-            // The peer may be gone; nothing more can be done for it.
-            let _ = connection.write_tls(&mut TryWrite(&self.tcp));
+            // The handshake may be incomplete or the peer gone; nothing more can be done for it.
+            let _ = started.session.send_close_notify();
+            let _ = flush(&mut started.session, &self.tcp);
         }
         shut_down(&self.tcp);
     }
@@ -81,46 +89,26 @@ impl TlsSocket {
         if let TlsState::Idle(server) = &self.state {
             ready!(self.tcp.poll_read_ready(cx))?;
             let handshake = server.begin();
-            let connection = ServerConnection::new(handshake.config()).map_err(io::Error::other)?;
+            let session = TlsSession::new(handshake.config()).map_err(io::Error::other)?;
             let handshake = Some(handshake);
-            self.state = TlsState::Started(Box::new(Started { connection, handshake }));
+            self.state = TlsState::Started(Box::new(Started { session, handshake }));
         }
         let TlsState::Started(started) = &mut self.state else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let Started { connection, handshake } = &mut **started;
-        loop {
-            match connection.reader().read(scratch) {
-                Ok(read) => return Poll::Ready(Ok(read)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            match connection.read_tls(&mut PollRead { tcp: &mut self.tcp, cx }) {
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            let processed = connection.process_new_packets();
-            // Also after an error: that is how the peer gets the alert.
-            flush_tls(connection, &self.tcp)?;
-            if let Err(error) = processed {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-            }
-            if !connection.is_handshaking()
-                && let Some(handshake) = handshake.take()
-            {
-                handshake.completed(connection);
-            }
-        }
+        let tcp = &mut self.tcp;
+        RECEIVED.with_borrow_mut(|received| started.poll_read(tcp, cx, received, scratch))
     }
 
     pub(crate) fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let TlsState::Started(started) = &mut self.state else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let taken = started.connection.writer().write(data)?;
-        flush_tls(&mut started.connection, &self.tcp)?;
+        let taken = started.session.send(data).map_err(|error| match error {
+            rustls::Error::HandshakeNotComplete => io::ErrorKind::NotConnected.into(),
+            error => io::Error::other(error),
+        })?;
+        flush(&mut started.session, &self.tcp)?;
         Ok(taken)
     }
 
@@ -128,53 +116,59 @@ impl TlsSocket {
         let TlsState::Started(started) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        while started.connection.wants_write() {
+        while !started.session.outgoing().is_empty() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            flush_tls(&mut started.connection, &self.tcp)?;
+            flush(&mut started.session, &self.tcp)?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-fn flush_tls(connection: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {
-    while connection.wants_write() {
-        match connection.write_tls(&mut TryWrite(tcp)) {
-            Ok(_) => {}
+impl Started {
+    /// Reads until there is plaintext in `scratch`, the peer has ended, or nothing more is there.
+    fn poll_read(
+        &mut self,
+        tcp: &mut TcpStream,
+        cx: &mut Context<'_>,
+        received: &mut [u8],
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { session, handshake } = self;
+        while !session.is_ended() {
+            let capacity = session.capacity(scratch.len()).min(received.len());
+            let Some(place) = received.get_mut(..capacity).filter(|place| !place.is_empty()) else {
+                let text = "a message of the TLS handshake is too long";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+            };
+            let read = ready!(poll_read_stream(tcp, cx, place))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let outcome = session.receive(place.get_mut(..read).unwrap_or_default(), scratch);
+            // Also after an error: that is how the peer gets the alert.
+            flush(session, tcp)?;
+            let plain = outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if !session.common().is_handshaking()
+                && let Some(handshake) = handshake.take()
+            {
+                handshake.completed(session.common());
+            }
+            if plain > 0 {
+                return Poll::Ready(Ok(plain));
+            }
+        }
+        Poll::Ready(Ok(0))
+    }
+}
+
+/// Hands the kernel what it takes without waiting.
+fn flush(session: &mut TlsSession, tcp: &TcpStream) -> io::Result<()> {
+    while !session.outgoing().is_empty() {
+        match tcp.try_write(session.outgoing()) {
+            Ok(written) => session.advance(written),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-/// Reads for rustls; `WouldBlock` has registered the task for the next readiness.
-struct PollRead<'a, 'b, 'c> {
-    tcp: &'a mut TcpStream,
-    cx: &'b mut Context<'c>,
-}
-
-impl Read for PollRead<'_, '_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match poll_read_stream(self.tcp, self.cx, buffer) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-/// Writes for rustls without waiting.
-struct TryWrite<'a>(&'a TcpStream);
-
-impl Write for TryWrite<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.try_write(data)
-    }
-
-    fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

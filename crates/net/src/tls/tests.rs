@@ -3,6 +3,7 @@
 mod alternatives;
 mod browsers;
 mod resumption;
+mod session;
 mod stapling;
 mod version_1;
 
@@ -266,7 +267,7 @@ fn a_lazy_connection_knows_the_chain_once_it_has_read_the_first_bytes() {
                 let (socket, _) = listener.accept().await.unwrap();
                 let mut socket = Socket::tls(socket, hub.server.clone());
                 assert_eq!(socket.peer_certificates(), None);
-                let mut bytes = [0; 64];
+                let mut bytes = vec![0; 64 * 1024];
                 let read = poll_fn(|cx| socket.poll_read(cx, &mut bytes)).await.unwrap();
                 assert_eq!(&bytes[..read], b"hello");
                 assert_eq!(socket.peer_certificates(), expected);

@@ -21,7 +21,7 @@ use holdfast_model::{
     AuthMethod, AuthScope, AuthType, DeviceId, GenerationId, IdentityId, Incarnation, NodeId, PartitionCount,
     PartitionId, TelemetryMessage,
 };
-use holdfast_net::Peer;
+use holdfast_net::Socket;
 use holdfast_oidc::Issuer;
 use holdfast_partition::record::{BatchHeader, BatchWriter, Origin, StreamId};
 use holdfast_registry::Registry;
@@ -148,8 +148,10 @@ impl Hub {
     /// The client's end of a new connection.
     pub(crate) fn raw(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(256 * 1024);
-        let peer = Peer::plain("127.0.0.1:4711".parse().unwrap());
-        self.endpoint.handler().accept(Box::new(far), peer);
+        let socket = Socket::stream(Box::new(far), None);
+        self.endpoint
+            .handler()
+            .accept(socket, "127.0.0.1:4711".parse().unwrap());
         near
     }
 
