@@ -2,7 +2,7 @@
 //!
 //! Why not rustls' own buffers: it keeps 4 kB for reading on every connection, more than all the rest of an idle one. Here received bytes
 //! lie in a buffer that all connections of a thread share, and a connection keeps only what is no complete record yet.
-//! Invariants: after each call the kept bytes are less than a record, or the handshake goes on; records leave in the order in which they
+//! Invariants: after each call the kept bytes are less than a record, or the handshake is incomplete; records leave in the order in which they
 //! were made; an idle connection has no buffer.
 //! Not here: the socket ([`super::lazy`]).
 
