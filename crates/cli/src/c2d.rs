@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
-use holdfast_model::{DeviceId, round_trip};
+use holdfast_model::{DeviceId, ModuleId, round_trip};
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -65,7 +65,7 @@ pub enum Command {
     },
 }
 
-/// A device.
+/// A device or module.
 #[derive(Debug, Args)]
 pub struct Target {
     /// The device
@@ -74,6 +74,9 @@ pub struct Target {
     /// The device, as in `az iot hub`
     #[arg(short = 'd', long = "device-id", value_name = "DEVICE", conflicts_with = "device")]
     device_id: Option<String>,
+    /// A module of the device, which has a queue of its own
+    #[arg(short = 'm', long = "module-id", value_name = "MODULE")]
+    module_id: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -138,7 +141,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             target.call(request, &[("DEVICE", "/deviceId"), ("REQUEUED", "/requeued")])
         }
         Command::Purge { target } => {
-            let path = format!("/devices/{}/commands", encode(target.device()?));
+            let path = format!("{}/commands", target.identity()?);
             let columns = [("DEVICE", "/deviceId"), ("PURGED", "/totalMessagesPurged")];
             target.call(Call::new(Method::DELETE, path), &columns)
         }
@@ -153,8 +156,18 @@ impl Target {
         Ok(device)
     }
 
+    /// The path of the device or module.
+    fn identity(&self) -> Result<String, Failure> {
+        let device = format!("/devices/{}", encode(self.device()?));
+        let Some(module) = &self.module_id else {
+            return Ok(device);
+        };
+        ModuleId::parse(module).map_err(|error| Failure::usage(format!("{module:?} is no module id: {error}")))?;
+        Ok(format!("{device}/modules/{}", encode(module)))
+    }
+
     fn path(&self, rest: &str) -> Result<String, Failure> {
-        Ok(format!("/holdfast/v1/devices/{}{rest}", encode(self.device()?)))
+        Ok(format!("/holdfast/v1{}{rest}", self.identity()?))
     }
 
     fn call(&self, request: Call<'_>, columns: &[(&str, &str)]) -> Result<(), Failure> {

@@ -83,6 +83,9 @@ impl Outbox {
     }
 }
 
+/// A record's number, and its deliveries that had been counted when it was taken.
+pub(crate) type SeenRecord = (u64, u32);
+
 /// A record on its way to a back end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -96,6 +99,14 @@ impl Record {
         match self {
             Self::Feedback(one) => (&one.identity, &one.generation, one.number),
             Self::Upload(one) => (&one.identity, &one.generation, one.number),
+        }
+    }
+
+    /// Deliveries that had been counted when it was taken; feedback has no count.
+    pub(crate) fn deliveries(&self) -> u32 {
+        match self {
+            Self::Feedback(_) => 0,
+            Self::Upload(one) => one.deliveries,
         }
     }
 }

@@ -8,6 +8,7 @@
 pub(crate) mod api;
 pub(crate) mod codec;
 pub(crate) mod config;
+pub(crate) mod due;
 pub(crate) mod source;
 pub(crate) mod state;
 

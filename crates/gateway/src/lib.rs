@@ -13,6 +13,7 @@ mod https;
 mod methods_in_flight;
 mod metrics;
 mod mqtt;
+mod own_address;
 mod registration;
 mod sent_deliveries;
 mod twin_requests;

@@ -410,7 +410,7 @@ fn a_device_takes_messages_over_https_one_by_one_and_settles_each_as_it_likes() 
         let first = bench.receive(&mut https, &[]).await;
         assert_eq!((first.status, first.body.as_str()), (200, "body a"));
         assert_eq!(first.header("iothub-messageid"), Some("a"));
-        assert_eq!(first.header("iothub-to"), Some("/devices/dev%2D1/messages/deviceBound"));
+        assert_eq!(first.header("iothub-to"), Some("/devices/dev-1/messages/deviceBound"));
         assert_eq!(first.header("iothub-app-level"), Some("hot"));
         assert_eq!(first.header("iothub-deliverycount"), Some("0"));
         let second = bench.receive(&mut other, &[]).await;

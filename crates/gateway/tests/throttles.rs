@@ -3,12 +3,15 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_device_hub::ThrottlesConfig;
-use holdfast_model::{ErrorCode, HumanDuration, NodeId, Rate, RefusalReason};
+use holdfast_gateway::{UploadLocation, UploadStorage, UploadedBlob};
+use holdfast_model::{ErrorCode, HumanDuration, NodeId, Rate, RefusalReason, UnixMillis};
 use holdfast_mqtt::codec::{Packet, Publish, QoS};
 use holdfast_simulation::{Setup, simulate};
+use support::https::Https;
 use support::{Bench, DEVICE, Device, encoded, publish, telemetry};
 use tokio::time::Instant;
 
@@ -279,5 +282,71 @@ fn a_connection_waits_for_its_turn_and_its_credential_is_checked_again() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         bench.cluster.delete(DEVICE).await;
         assert_eq!(revoked.receive(4).await, [0x20, 2, 0, 5]);
+    });
+}
+
+/// The rate of one node of three, which has a third of it: ten at once, and none that wait.
+const TEN_AT_ONCE: Rate = Rate::PerMinute(30);
+
+/// The statuses of `count` requests.
+async fn statuses(bench: &Bench, count: usize, method: &str, path: &str, body: &str) -> Vec<(u16, u32)> {
+    let mut https = Https::open_with(bench, NodeId(1), None, Some(Arc::new(NoFiles)));
+    let token = bench.device_token(DEVICE, 600);
+    let kind = [("content-type", "application/vnd.microsoft.iothub.json")];
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        let answer = https.request(method, path, &token, &kind, body.as_bytes()).await;
+        statuses.push((answer.status, answer.number()));
+    }
+    statuses
+}
+
+/// A storage to which nothing is uploaded.
+struct NoFiles;
+
+impl UploadStorage for NoFiles {
+    fn location(&self, _: &str, _: UnixMillis) -> UploadLocation {
+        UploadLocation {
+            host: "files.example.com".to_owned(),
+            container: "uploads".to_owned(),
+            sas: "?sig=x".to_owned(),
+        }
+    }
+
+    fn find(&self, _: &str) -> UploadedBlob {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+#[test]
+fn over_https_a_batch_counts_as_its_messages() {
+    simulate(async {
+        let bench = bench(sends(TEN_AT_ONCE, 0)).await;
+        let path = "/devices/dev-1/messages/events?api-version=2021-04-12";
+        let batch = format!("[{}]", [r#"{"body":"MQ=="}"#; 4].join(","));
+        let statuses = statuses(&bench, 3, "POST", path, &batch).await;
+        assert_eq!(statuses, [(204, 0), (204, 0), (429, 429_001)]);
+    });
+}
+
+#[test]
+fn requests_for_messages_and_uploads_that_begin_have_rates_of_their_own() {
+    simulate(async {
+        let bench = bench(ThrottlesConfig {
+            c2d_receives: Some(TEN_AT_ONCE),
+            upload_initiations: Some(TEN_AT_ONCE),
+            max_wait: HumanDuration::secs(0),
+            ..ThrottlesConfig::default()
+        })
+        .await;
+        let version = "?api-version=2021-04-12";
+        let receive = format!("/devices/dev-1/messages/deviceBound{version}");
+        let received = statuses(&bench, 11, "GET", &receive, "").await;
+        assert_eq!(received[..10], [(204, 0); 10]);
+        assert_eq!(received[10], (429, 429_001));
+        let begin = format!("/devices/dev-1/files{version}");
+        let begun = statuses(&bench, 11, "POST", &begin, r#"{"blobName":"x"}"#).await;
+        assert_eq!(begun[..10], [(200, 0); 10]);
+        assert_eq!(begun[10], (429, 429_001), "and not 403: it has not come to its slots");
     });
 }

@@ -10,7 +10,8 @@ use holdfast_auth::sign_identity;
 use holdfast_device_hub::{FeedbackVerdict, UploadNotification, UploadReader, UploadSource, UploadedFile};
 use holdfast_gateway::{UploadLocation, UploadStorage, UploadedBlob};
 use holdfast_model::{HumanDuration, NodeId, UnixMillis};
-use holdfast_simulation::{HOST, SECOND, Setup, identity, primary_key, simulate};
+use holdfast_partition::record::DeviceStateKind;
+use holdfast_simulation::{HOST, SECOND, Setup, identity, partition_of, primary_key, simulate};
 use support::https::{Answer, Https};
 use support::{Bench, DEVICE, NODE};
 
@@ -77,6 +78,15 @@ impl Bench {
             .expect("a notification in time")
     }
 
+    /// The stored uploads of the device.
+    async fn stored(&self) -> Vec<u8> {
+        let id = partition_of(DEVICE);
+        let owner = self.cluster.owner(id).await.node;
+        let replica = self.cluster.nodes[&owner].partitions.local(id).unwrap();
+        let page = replica.device_states(DeviceStateKind::UPLOADS, None).await.unwrap();
+        page.entries[0].value.to_vec()
+    }
+
     async fn accept(&self, notifications: Vec<UploadNotification>) {
         let hub = self.cluster.hub(NodeId(NODE));
         hub.settle_uploads(UploadReader::BackEnd, notifications, FeedbackVerdict::Done)
@@ -132,7 +142,9 @@ fn a_slot_ends_with_its_time_and_a_report_then_says_so() {
             bench.begun(2, &format!("{number}.txt")).await;
         }
         assert_eq!(bench.begin(3, "more.txt").await.status, 403);
+        let before = bench.stored().await;
         tokio::time::sleep(61 * SECOND).await;
+        assert_ne!(bench.stored().await, before, "expired without a request of the device");
         let late = bench.end(1, &id).await;
         assert_eq!((late.status, late.number()), (400, 400_016), "{late:?}");
         bench.begun(3, "more.txt").await;

@@ -320,22 +320,42 @@ def test_a_wrong_key_opens_nothing(hub):
 # Notifications
 
 
-def notifications(hub, device, count, timeout=30):
-    """The next `count` notifications about the device, as (body, properties); each is accepted."""
+def notification_receiver(hub, prefetch=10):
+    """A receiver that settles nothing by itself: uamqp's default accepts each message before the program sees it."""
     key = fields(hub.connection["service"])
     auth = iothub_amqp_client.IoTHubAmqpClientSharedAccessKeyAuth(
         hub.host, key["SharedAccessKeyName"], key["SharedAccessKey"]
     ).amqp_client._auth
-    client = uamqp.ReceiveClient(f"amqps://{hub.host}/messages/serviceBound/filenotifications", auth=auth, prefetch=10)
+    address = f"amqps://{hub.host}/messages/serviceBound/filenotifications"
+    return uamqp.ReceiveClient(address, auth=auth, prefetch=prefetch, auto_complete=False)
+
+
+def next_notification(client, timeout):
+    """The next notification of any device, or None."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for message in client.receive_message_batch(max_batch_size=1, timeout=1000):
+            return message
+    return None
+
+
+def body_of(message):
+    return json.loads(b"".join(message.get_data()))
+
+
+def notifications(hub, device, count, timeout=30):
+    """The next `count` notifications about the device, as (body, properties); each is accepted."""
+    client = notification_receiver(hub)
     found, deadline = [], time.monotonic() + timeout
     try:
         while len(found) < count:
             assert time.monotonic() < deadline, found
-            for message in client.receive_message_batch(max_batch_size=1, timeout=1000):
-                body = json.loads(b"".join(message.get_data()))
-                if body["deviceId"] == device.device_id:
-                    found.append((body, message.properties))
-                message.accept()
+            message = next_notification(client, 1)
+            if message:
+                if body_of(message)["deviceId"] == device.device_id:
+                    found.append((body_of(message), message.properties))
+                assert message.accept()
+        client.do_work()
     finally:
         client.close()
     return found
@@ -365,6 +385,39 @@ def test_a_back_end_hears_of_an_uploaded_file_once_it_has_accepted(hub):
     assert device_call(hub, device, "files/notifications", report).status_code == 204
     upload(hub, device, "second.txt", b"x")
     assert [body["blobName"] for body, _ in notifications(hub, device, 1)] == [f"{device.device_id}/second.txt"]
+
+
+def test_of_two_receivers_one_has_a_notification_and_the_other_gets_it_when_it_is_given_back():
+    with harness.Hub([]) as running:
+        hub = HubUnderTest(running)
+        device = hub.create()
+        first, second = notification_receiver(hub, prefetch=1), notification_receiver(hub, prefetch=5)
+        try:
+            assert next_notification(first, 2) is None  # it has its link, and credit
+            upload(hub, device, "one.txt", b"1")
+            one = next_notification(first, 20)
+            assert body_of(one)["blobName"] == f"{device.device_id}/one.txt"
+            assert next_notification(second, 3) is None, "the first one has it"
+            upload(hub, device, "two.txt", b"2")
+            two = next_notification(second, 20)
+            assert body_of(two)["blobName"] == f"{device.device_id}/two.txt", "the first one has no credit left"
+            assert two.accept()
+            assert next_notification(second, 2) is None
+            # Given back, it comes again.
+            second.close()
+            assert one.release()
+            again = next_notification(first, 20)
+            assert body_of(again)["blobName"] == f"{device.device_id}/one.txt"
+            # And to another receiver, when the first one ends without a word about it.
+            first.close()
+            second = notification_receiver(hub)
+            last = next_notification(second, 20)
+            assert body_of(last)["blobName"] == f"{device.device_id}/one.txt"
+            assert last.accept()
+            assert next_notification(second, 3) is None
+        finally:
+            first.close()
+            second.close()
 
 
 class Webhook(http.server.ThreadingHTTPServer):

@@ -20,7 +20,7 @@ use super::feedback::{DeviceFeedback, FeedbackStatus};
 use super::message::CloudMessage;
 use super::queue::{DeadLetterReason, NewMessage, Queue, Queued};
 use crate::DeviceHub;
-use crate::outbox::{Outbox, Record};
+use crate::outbox::{Outbox, Record, SeenRecord};
 use crate::owner::state_writer::ChangeError;
 use crate::rpc::owner_call::Repeat;
 
@@ -110,9 +110,9 @@ pub struct ListedMessage {
 /// The outcome of a message, for its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feedback {
-    /// The device.
+    /// The device or module.
     pub identity: IdentityId,
-    /// The generation of the device.
+    /// Its generation.
     pub generation: GenerationId,
     pub(crate) number: u64,
     /// The sender's id of the message; empty when it had none.
@@ -135,7 +135,7 @@ pub enum FeedbackVerdict {
 }
 
 impl DeviceHub {
-    /// Adds a message to the queue of a device of this generation, from any node. Returned: a quorum has stored it.
+    /// Adds a message to the queue of a device or module of this generation, from any node. Returned: a quorum has stored it.
     ///
     /// # Errors
     /// [`CloudQueueError`], each of which says whether the message may be queued.
@@ -224,28 +224,29 @@ impl DeviceHub {
         records: Vec<Record>,
         verdict: FeedbackVerdict,
     ) {
-        let mut devices: Vec<(IdentityId, GenerationId, Vec<u64>)> = Vec::new();
-        for (identity, generation, number) in records.iter().map(Record::name) {
+        let mut devices: Vec<(IdentityId, GenerationId, Vec<SeenRecord>)> = Vec::new();
+        for record in &records {
+            let (identity, generation, number) = record.name();
+            let seen = (number, record.deliveries());
             match devices
                 .iter_mut()
                 .find(|(known, of, _)| known == identity && of == generation)
             {
-                Some((_, _, numbers)) => numbers.push(number),
-                None => devices.push((identity.clone(), generation.clone(), vec![number])),
+                Some((_, _, numbers)) => numbers.push(seen),
+                None => devices.push((identity.clone(), generation.clone(), vec![seen])),
             }
         }
-        let settled = devices.into_iter().map(|(identity, generation, numbers)| async move {
+        let settled = devices.into_iter().map(|(identity, generation, seen)| async move {
             let settled = match outbox {
                 Outbox::Feedback => {
                     let released = verdict != FeedbackVerdict::Done;
+                    let numbers = seen.iter().map(|(number, _)| *number).collect();
                     let operation = Operation::SettleFeedback(proto::FeedbackSettle { numbers, released });
                     let settled = self.ask_queue(&identity, &generation, operation, Repeat::Always).await;
                     settled.map(|_| ()).map_err(|error| error.to_string())
                 }
                 Outbox::Uploads(reader) => {
-                    let settled = self
-                        .ask_to_settle(&identity, &generation, reader, numbers, verdict)
-                        .await;
+                    let settled = self.ask_to_settle(&identity, &generation, reader, &seen, verdict).await;
                     settled.map_err(|error| error.to_string())
                 }
             };
@@ -267,7 +268,8 @@ impl DeviceHub {
         repeat: Repeat,
     ) -> Result<proto::CloudQueueAnswer, CloudQueueError> {
         let request = Request::CloudQueue(proto::CloudQueueRequest {
-            device: identity.device.as_str().to_owned(),
+            device: codec::encode_device(identity),
+            module: codec::encode_module_name(identity),
             generation: generation.0.to_string(),
             operation: Some(operation),
         });
@@ -284,7 +286,7 @@ impl DeviceHub {
         request: proto::CloudQueueRequest,
     ) -> Result<proto::CloudQueueAnswer, ChangeError> {
         let generation = GenerationId(request.generation.into());
-        let identity = crate::rpc::codec::decode_identity(&request.device, "");
+        let identity = codec::decode_owner(&request.device, request.module.as_ref());
         let (Ok(identity), Some(operation)) = (identity, request.operation) else {
             // Not of this version.
             return Ok(codec::outcome(Outcome::Unspecified));

@@ -1,7 +1,7 @@
 //! Requests about queues and their answers, as they go between nodes.
 
 use holdfast_cluster::transport::CallError;
-use holdfast_model::{GenerationId, UnixMillis};
+use holdfast_model::{GenerationId, IdentityId, UnixMillis};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::cloud_queue_answer::Outcome;
 
@@ -9,7 +9,7 @@ use super::api::{CloudQueueError, Feedback, ListedMessage};
 use super::feedback::FeedbackStatus;
 use super::message::CloudMessage;
 use super::queue::{DeadLetterReason, Full, Queued};
-use crate::rpc::codec::{check_text, decode_identity, refused};
+use crate::rpc::codec::{check_text, decode_identity, encode_module, refused};
 
 pub(crate) fn done() -> proto::CloudQueueAnswer {
     proto::CloudQueueAnswer {
@@ -30,6 +30,31 @@ pub(crate) fn full(full: &Full, now: UnixMillis) -> proto::CloudQueueAnswer {
         count: u32::try_from(full.depth).unwrap_or(u32::MAX),
         oldest_age_ms: now.0.saturating_sub(full.oldest.0),
         ..outcome(Outcome::Full)
+    }
+}
+
+/// The device whose queue it is; empty for a module's.
+pub(crate) fn encode_device(identity: &IdentityId) -> String {
+    match identity.module {
+        None => identity.device.as_str().to_owned(),
+        Some(_) => String::new(),
+    }
+}
+
+/// The module whose queue it is.
+pub(crate) fn encode_module_name(identity: &IdentityId) -> Option<proto::ModuleName> {
+    identity.module.as_ref().map(|_| proto::ModuleName {
+        device: identity.device.as_str().to_owned(),
+        module: encode_module(identity),
+    })
+}
+
+/// Whose queue it is.
+pub(crate) fn decode_owner(device: &str, module: Option<&proto::ModuleName>) -> Result<IdentityId, CallError> {
+    match module {
+        None => decode_identity(device, ""),
+        Some(name) if device.is_empty() && !name.module.is_empty() => decode_identity(&name.device, &name.module),
+        Some(_) => Err(refused("a queue of a module without its name")),
     }
 }
 
@@ -87,18 +112,19 @@ pub(crate) fn decode_listed(listed: proto::CloudQueueListed) -> Option<ListedMes
 
 pub(crate) fn encode_feedback(feedback: &Feedback) -> proto::FeedbackRecord {
     proto::FeedbackRecord {
-        device: feedback.identity.device.as_str().to_owned(),
+        device: encode_device(&feedback.identity),
         generation: feedback.generation.0.to_string(),
         number: feedback.number,
         message_id: feedback.message_id.clone(),
         status: feedback.status.number(),
         at_ms: feedback.at.0,
+        module: encode_module_name(&feedback.identity),
     }
 }
 
 pub(crate) fn decode_feedback(record: proto::FeedbackRecord) -> Result<Feedback, CallError> {
     Ok(Feedback {
-        identity: decode_identity(&record.device, "")?,
+        identity: decode_owner(&record.device, record.module.as_ref())?,
         generation: GenerationId(check_text(&record.generation)?.into()),
         number: record.number,
         message_id: record.message_id,

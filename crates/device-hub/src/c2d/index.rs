@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::outbox::Outbox;
 use crate::outbox::leases::Leases;
+use crate::uploads::due::UploadsDue;
 
 /// The indexes of all partitions.
 pub(crate) struct CloudQueues {
@@ -118,6 +119,8 @@ pub(crate) struct QueueIndex {
     outboxes: [Leases; Outbox::ALL.len()],
     /// Messages of requests, by device and sequence.
     locks: BTreeMap<IdentityId, BTreeMap<u64, RequestLock>>,
+    /// When uploads expire.
+    pub(crate) uploads_due: UploadsDue,
 }
 
 impl QueueIndex {
@@ -185,7 +188,8 @@ impl QueueIndex {
             .iter()
             .map(|(identity, known)| (identity, &known.generation));
         let queues = queues.map(|(identity, generation)| (identity.clone(), generation.clone()));
-        queues.chain(self.outboxes.iter().flat_map(Leases::devices)).collect()
+        let records = self.outboxes.iter().flat_map(Leases::devices);
+        queues.chain(records).chain(self.uploads_due.generations()).collect()
     }
 
     /// The generation is dead: its values are removed.
@@ -202,6 +206,7 @@ impl QueueIndex {
         for outbox in &mut self.outboxes {
             outbox.forget(identity, generation);
         }
+        self.uploads_due.forget(identity, generation);
     }
 
     /// All queues with messages.

@@ -1,6 +1,6 @@
 //! Keeps the owner's index of queues: reads it when this node begins to own a partition, and expires messages in time.
 //!
-//! One task per node, which sleeps until the earliest message expires. A queue that cannot be expired now is due again a little
+//! One task per node, which sleeps until the earliest message or upload expires. What cannot be expired now is due again a little
 //! later.
 
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::owner::state_writer::ChangeError;
 use crate::rpc::codec;
 use crate::uploads::state::DeviceUploads;
 
-/// Queues that are expired at once.
-const MAX_EXPIRING: usize = 256;
+/// Queues, and devices with uploads, that are expired at once.
+pub(crate) const MAX_EXPIRING: usize = 256;
 
 /// Delay before a partition is read again that could not be.
 const RETRY_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Milliseconds after which a queue is due again that could not be expired.
-const RETRY_MS: u64 = 500;
+/// Milliseconds after which something is due again that could not be expired.
+pub(crate) const RETRY_MS: u64 = 500;
 
 /// How often depth and age are measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
@@ -62,8 +62,11 @@ pub(crate) async fn maintain_cloud_queues(hub: Arc<DeviceHub>, stop: Stop) {
 impl DeviceHub {
     fn next_due(&self) -> Option<UnixMillis> {
         let partitions = self.parts.partitions.count().iter();
-        let due = partitions.filter_map(|partition| self.cloud_queues.partition(partition).lock().next_due());
-        due.min()
+        let due = partitions.flat_map(|partition| {
+            let index = self.cloud_queues.partition(partition).lock();
+            [index.next_due(), index.uploads_due.next()]
+        });
+        due.flatten().min()
     }
 
     /// Reads the queues of a partition that this node owns now, and forgets those of one that it does not.
@@ -117,10 +120,12 @@ impl DeviceHub {
         };
         for_each_value(&replica, DeviceStateKind::FEEDBACK, note_feedback).await?;
         let note_uploads = |identity: &IdentityId, generation: &GenerationId, value: &[u8]| {
+            let uploads = DeviceUploads::decode(Some(value)).unwrap_or_default();
             let mut index = self.cloud_queues.partition(partition).lock();
-            for reader in DeviceUploads::decode(Some(value)).unwrap_or_default().readers() {
+            for reader in uploads.readers() {
                 index.leases(Outbox::Uploads(reader)).note_stored(identity, generation);
             }
+            index.uploads_due.note(identity, generation, 0, uploads.next_expiry());
         };
         for_each_value(&replica, DeviceStateKind::UPLOADS, note_uploads).await?;
         self.cloud_queues.due_changed.notify_one();
@@ -164,6 +169,7 @@ impl DeviceHub {
             .buffer_unordered(MAX_EXPIRING)
             .collect::<Vec<()>>()
             .await;
+        self.expire_uploads_due(now).await;
     }
 
     fn measure_queues(&self) {

@@ -45,8 +45,7 @@ pub struct TakenMessage {
 }
 
 impl DeviceHub {
-    /// Takes the next message of a device, which has it for `lock`, at most five minutes. `None`: there is none. Modules have
-    /// no queue.
+    /// Takes the next message of a device or module, which has it for `lock`, at most five minutes. `None`: there is none.
     ///
     /// # Errors
     /// [`CloudQueueError`]; no message is lost by one.
@@ -56,9 +55,6 @@ impl DeviceHub {
         lock: Duration,
     ) -> Result<Option<TakenMessage>, CloudQueueError> {
         let identity = requester.identity();
-        if identity.module.is_some() {
-            return Ok(None);
-        }
         let lock_ms = u64::try_from(lock.min(MAX_LOCK).as_millis()).unwrap_or(u64::MAX);
         let operation = Operation::Receive(proto::CloudQueueReceive { lock_ms });
         let answer = self.ask_queue(identity, requester.generation(), operation, Repeat::Always);
@@ -89,7 +85,7 @@ impl DeviceHub {
     ) -> Result<(), CloudQueueError> {
         let identity = requester.identity();
         let token = data_encoding::HEXLOWER_PERMISSIVE.decode(token.as_bytes());
-        let (None, Ok(token)) = (&identity.module, token) else {
+        let Ok(token) = token else {
             return Err(CloudQueueError::LockLost);
         };
         let operation = Operation::Settle(proto::CloudQueueSettle {
@@ -204,22 +200,23 @@ impl DeviceHub {
         let (device, token) = (identity.clone(), settle.token.clone());
         let settled = self.change_queue(partition, identity, generation, move |queue, change| {
             let sequence = queues.partition(partition).lock().by_token(&device, &token);
-            let sequence = sequence.filter(|sequence| queue.queued.iter().any(|one| one.sequence == *sequence));
-            let Some(sequence) = sequence else {
-                return false;
-            };
+            let message = sequence.and_then(|sequence| queue.queued.iter().find(|one| one.sequence == sequence));
+            let (sequence, bytes) = message.map(|message| (message.sequence, message.bytes))?;
             change.delivery_ended(queue, sequence, end);
-            true
+            Some(bytes)
         });
-        let is_settled = settled.await?;
+        let settled = settled.await?;
         self.cloud_queues
             .partition(partition)
             .lock()
             .unlock(identity, &settle.token);
-        if !is_settled {
+        let Some(bytes) = settled else {
             return Ok(codec::outcome(Outcome::LockLost));
-        }
+        };
         self.count_end(end);
+        if end == Ended::Completed {
+            self.charge(|| usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
         Ok(codec::done())
     }
 }

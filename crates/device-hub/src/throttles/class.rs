@@ -25,11 +25,15 @@ pub enum ThrottleClass {
     AmqpTokens,
     /// Requests to `$management`.
     AmqpManagement,
+    /// Requests of devices over HTTPS for the next message to them.
+    CloudReceives,
+    /// File uploads that devices begin.
+    UploadInitiations,
 }
 
 impl ThrottleClass {
     /// All, in the order of [`Self::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::RegistryOperations,
         Self::Connects,
         Self::TelemetrySends,
@@ -40,6 +44,8 @@ impl ThrottleClass {
         Self::TwinUpdates,
         Self::AmqpTokens,
         Self::AmqpManagement,
+        Self::CloudReceives,
+        Self::UploadInitiations,
     ];
 
     /// Its place in a table.
@@ -55,6 +61,8 @@ impl ThrottleClass {
             Self::TwinUpdates => 7,
             Self::AmqpTokens => 8,
             Self::AmqpManagement => 9,
+            Self::CloudReceives => 10,
+            Self::UploadInitiations => 11,
         }
     }
 
@@ -72,6 +80,8 @@ impl ThrottleClass {
             Self::TwinUpdates => "twin_updates",
             Self::AmqpTokens => "amqp_tokens",
             Self::AmqpManagement => "amqp_management",
+            Self::CloudReceives => "c2d_receives",
+            Self::UploadInitiations => "upload_initiations",
         }
     }
 
@@ -89,6 +99,8 @@ impl ThrottleClass {
             Self::TwinUpdates => "updates of twins",
             Self::AmqpTokens => "tokens over AMQP",
             Self::AmqpManagement => "requests to $management",
+            Self::CloudReceives => "requests for messages to devices",
+            Self::UploadInitiations => "file uploads that begin",
         }
     }
 
@@ -100,8 +112,14 @@ impl ThrottleClass {
             | Self::CloudSends
             | Self::Methods
             | Self::TwinReads
-            | Self::TwinUpdates => true,
-            Self::RegistryOperations | Self::Connects | Self::AmqpTokens | Self::AmqpManagement => false,
+            | Self::TwinUpdates
+            | Self::UploadInitiations => true,
+            // A message to a device counts when the device has completed it.
+            Self::RegistryOperations
+            | Self::Connects
+            | Self::AmqpTokens
+            | Self::AmqpManagement
+            | Self::CloudReceives => false,
         }
     }
 

@@ -34,8 +34,13 @@ holdfast_config::section! {
         pub amqp_tokens: Option<Rate> = None;
         /// Requests to `$management` of the built-in events endpoint. Beyond the rate they are refused at once. Default: the profile's.
         pub amqp_management: Option<Rate> = None;
+        /// Requests of devices over HTTPS for the next message to them. Default: the profile's.
+        pub c2d_receives: Option<Rate> = None;
+        /// File uploads that devices begin. Default: the profile's.
+        pub upload_initiations: Option<Rate> = None;
         /// Messages of a day, from 00:00 UTC on, in begun blocks of the meter; 0: any number. Beyond it the hub answers 403002. Messages
-        /// of devices and to them, method calls and their answers, reads, writes and changes of twins, and pages of queries count.
+        /// of devices and to them, method calls and their answers, reads, writes and changes of twins, pages of queries, and the begins
+        /// and ends of file uploads count.
         /// Default: the profile's.
         pub daily_messages: Option<u64> = None;
         /// The block in which they count. Default: the profile's, 512 B with F1 and 4 KiB otherwise.
@@ -71,6 +76,8 @@ impl ThrottlesConfig {
             ThrottleClass::TwinUpdates => self.twin_updates,
             ThrottleClass::AmqpTokens => self.amqp_tokens,
             ThrottleClass::AmqpManagement => self.amqp_management,
+            ThrottleClass::CloudReceives => self.c2d_receives,
+            ThrottleClass::UploadInitiations => self.upload_initiations,
         };
         configured.unwrap_or_else(|| self.profile.rate(class, self.units))
     }

@@ -69,10 +69,16 @@ impl Profile {
         let at_least = |least: u32, each: u32| Rate::PerSecond(least.max(each * units));
         match (class, self) {
             (_, Self::Unlimited) => Rate::Unlimited,
-            (ThrottleClass::RegistryOperations | ThrottleClass::CloudSends, Self::F1 | Self::S1 | Self::S2) => {
-                minute(100)
-            }
-            (ThrottleClass::RegistryOperations | ThrottleClass::CloudSends, Self::S3) => minute(5000),
+            (
+                ThrottleClass::RegistryOperations | ThrottleClass::CloudSends | ThrottleClass::UploadInitiations,
+                Self::F1 | Self::S1 | Self::S2,
+            ) => minute(100),
+            (
+                ThrottleClass::RegistryOperations | ThrottleClass::CloudSends | ThrottleClass::UploadInitiations,
+                Self::S3,
+            ) => minute(5000),
+            (ThrottleClass::CloudReceives, Self::F1 | Self::S1 | Self::S2) => minute(1000),
+            (ThrottleClass::CloudReceives, Self::S3) => minute(50_000),
             (
                 ThrottleClass::Connects
                 | ThrottleClass::TelemetrySends
@@ -117,7 +123,7 @@ mod tests {
     /// Spec auth-and-limits §9.1, row by row: F1, then one unit and three units of S1, S2, S3.
     #[test]
     fn profiles_have_the_rates_of_the_tiers_times_their_units() {
-        let table: [(ThrottleClass, [&str; 7]); 10] = [
+        let table: [(ThrottleClass, [&str; 7]); 12] = [
             (
                 ThrottleClass::RegistryOperations,
                 [
@@ -160,6 +166,30 @@ mod tests {
                     "300/min",
                     "5000/min",
                     "15000/min",
+                ],
+            ),
+            (
+                ThrottleClass::UploadInitiations,
+                [
+                    "100/min",
+                    "100/min",
+                    "300/min",
+                    "100/min",
+                    "300/min",
+                    "5000/min",
+                    "15000/min",
+                ],
+            ),
+            (
+                ThrottleClass::CloudReceives,
+                [
+                    "1000/min",
+                    "1000/min",
+                    "3000/min",
+                    "1000/min",
+                    "3000/min",
+                    "50000/min",
+                    "150000/min",
                 ],
             ),
             (

@@ -44,11 +44,16 @@ impl Generations {
 }
 
 impl DeviceHub {
-    /// A turn for a message of `identity` by the rate of one device (`throttles.device_d2c_sends`); `None`: now.
+    /// A turn for `count` messages of `identity` by the rate of one device (`throttles.device_d2c_sends`); `None`: now.
     ///
     /// # Errors
     /// It must not be stored now.
-    pub fn admit_request(&self, identity: &IdentityId, protocol: Protocol) -> Result<Option<Instant>, Throttled> {
+    pub fn admit_request(
+        &self,
+        identity: &IdentityId,
+        count: u32,
+        protocol: Protocol,
+    ) -> Result<Option<Instant>, Throttled> {
         let Some(rate) = self.throttles.device_sends else {
             return Ok(None);
         };
@@ -57,6 +62,7 @@ impl DeviceHub {
         own.reserve(
             &self.throttles,
             ThrottleClass::TelemetrySends,
+            count,
             protocol,
             Effect::Refused,
         )

@@ -36,22 +36,23 @@ impl OwnRate {
         Self(shaper)
     }
 
-    /// A turn; `None`: now.
+    /// A turn for `cost` operations together; `None`: now.
     pub(super) fn reserve(
         &mut self,
         throttles: &Throttles,
         class: ThrottleClass,
+        cost: u32,
         protocol: Protocol,
         effect_of_refusal: Effect,
     ) -> Result<Option<Instant>, Throttled> {
         let Some((rate, shaper)) = &mut self.0 else {
             return Ok(None);
         };
-        if shaper.take_untimed(1) {
+        if shaper.take_untimed(cost) {
             return Ok(None);
         }
         let now = throttles.now();
-        match shaper.reserve(1, now) {
+        match shaper.reserve(cost, now) {
             Turn::Now => Ok(None),
             Turn::After(wait) => {
                 // Its connection counts what waits.
@@ -101,7 +102,7 @@ impl SendRates {
     pub fn admit(&mut self) -> Result<AdmittedSend, Throttled> {
         let class = ThrottleClass::TelemetrySends;
         let throttles = &self.hub.throttles;
-        let own = self.own.reserve(throttles, class, self.protocol, Effect::Refused)?;
+        let own = self.own.reserve(throttles, class, 1, self.protocol, Effect::Refused)?;
         match self.hub.admit(class, 1, self.protocol) {
             Ok(reservation) => Ok(AdmittedSend {
                 due: own.max(reservation.as_ref().map(Reservation::due)),
@@ -118,7 +119,7 @@ impl SendRates {
     pub fn admits_now(&mut self) -> bool {
         let class = ThrottleClass::TelemetrySends;
         let throttles = &self.hub.throttles;
-        let own = self.own.reserve(throttles, class, self.protocol, Effect::Dropped);
+        let own = self.own.reserve(throttles, class, 1, self.protocol, Effect::Dropped);
         match own {
             Ok(None) => {}
             Ok(Some(_)) => {
@@ -166,7 +167,7 @@ impl TwinRates {
     ) -> Result<Option<impl Future<Output = ()> + use<>>, Throttled> {
         let own = self
             .own
-            .reserve(&hub.throttles, class, self.protocol, Effect::Refused)?;
+            .reserve(&hub.throttles, class, 1, self.protocol, Effect::Refused)?;
         let reservation = match hub.admit(class, 1, self.protocol) {
             Ok(reservation) => reservation,
             Err(throttled) => {

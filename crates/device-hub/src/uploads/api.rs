@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use holdfast_model::{GenerationId, IdentityId, PartitionId, UnixMillis};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::session_answer::Answer;
@@ -16,8 +17,9 @@ use super::UploadReader;
 use super::state::{DeviceUploads, Lost, NoSlot, Report, Slot, SlotState};
 use crate::c2d::api::FeedbackVerdict;
 use crate::c2d::index::is_earlier;
+use crate::c2d::maintain::{MAX_EXPIRING, RETRY_MS};
 use crate::c2d::queue::Unreadable;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, SeenRecord};
 use crate::owner::state_writer::ChangeError;
 use crate::rpc::owner_call::Repeat;
 use crate::{DeviceHub, Requester};
@@ -121,7 +123,10 @@ impl DeviceHub {
         let (identity, generation) = (requester.identity(), requester.generation());
         let begun = self.ask_about_upload(identity, generation, operation).await;
         match &begun {
-            Ok(_) => self.metrics.uploads_begun.increment(1),
+            Ok(_) => {
+                self.metrics.uploads_begun.increment(1);
+                self.charge(|| 1);
+            }
             Err(UploadError::Full { .. }) => self.metrics.uploads_refused.increment(1),
             Err(_) => {}
         }
@@ -177,6 +182,7 @@ impl DeviceHub {
         let (identity, generation) = (requester.identity(), requester.generation());
         let ended = self.ask_about_upload(identity, generation, operation).await?;
         if !ended.repeated {
+            self.charge(|| 1);
             match file {
                 Some(_) => self.metrics.uploads_succeeded.increment(1),
                 None => self.metrics.uploads_failed.increment(1),
@@ -185,16 +191,18 @@ impl DeviceHub {
         Ok(())
     }
 
+    /// `seen`: numbers of notifications, each with the deliveries that had been counted when the reader got it.
     pub(crate) async fn ask_to_settle(
         self: &Arc<Self>,
         identity: &IdentityId,
         generation: &GenerationId,
         reader: UploadReader,
-        numbers: Vec<u64>,
+        seen: &[SeenRecord],
         verdict: FeedbackVerdict,
     ) -> Result<(), UploadError> {
         let operation = Operation::Settle(proto::UploadSettle {
-            numbers,
+            numbers: seen.iter().map(|(number, _)| *number).collect(),
+            seen_deliveries: seen.iter().map(|(_, deliveries)| *deliveries).collect(),
             released: verdict != FeedbackVerdict::Done,
             untouched: verdict == FeedbackVerdict::Untouched,
             reader: reader.number(),
@@ -255,7 +263,32 @@ impl DeviceHub {
             }
             _ => None,
         };
-        let key = Outbox::Uploads(UploadReader::BackEnd).key(&identity, &generation);
+        let changed = self.change_uploads(partition, &identity, &generation, |uploads, now, lost| {
+            decide(uploads, operation, now, lost)
+        });
+        let Some((answer, readers)) = changed.await? else {
+            return Ok(outcome(Outcome::Unreadable));
+        };
+        if let Some((reader, numbers)) = &settled {
+            let mut index = self.cloud_queues.partition(partition).lock();
+            index.leases(Outbox::Uploads(*reader)).release(&identity, numbers);
+        }
+        if !readers.is_empty() {
+            self.cloud_queues.record_changes.send_modify(|count| *count += 1);
+        }
+        Ok(answer)
+    }
+
+    /// Changes the uploads of a device as the owner: what is too old goes first, and the index hears of the result. Gives the answer of
+    /// `decide`, and the readers that notifications wait for; `None`: this version cannot read them.
+    async fn change_uploads<T: Send + 'static>(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        identity: &IdentityId,
+        generation: &GenerationId,
+        decide: impl FnOnce(&mut DeviceUploads, UnixMillis, &mut Lost) -> T + Send + 'static,
+    ) -> Result<Option<(T, Vec<UploadReader>)>, ChangeError> {
+        let key = Outbox::Uploads(UploadReader::BackEnd).key(identity, generation);
         let queues = Arc::clone(&self.cloud_queues);
         let changed = self.change_state(partition, vec![key.clone()], move |changes| {
             let decision = queues.decisions.fetch_add(1, Ordering::Relaxed) + 1;
@@ -263,37 +296,73 @@ impl DeviceHub {
             let before = DeviceUploads::decode(changes.get(&key).map(|value| &value[..]))?;
             let mut uploads = before.clone();
             let mut lost = uploads.expire(now);
-            let answer = decide(&mut uploads, operation, now, &mut lost);
+            let answer = decide(&mut uploads, now, &mut lost);
             if uploads != before {
                 changes.set(&key, Some(uploads.encode()));
             }
             let readers: Vec<UploadReader> = uploads.readers().collect();
-            Ok::<_, Unreadable>((answer, lost, readers, decision))
+            Ok::<_, Unreadable>((answer, lost, readers, uploads.next_expiry(), decision))
         });
-        let Ok((answer, lost, readers, decision)) = changed.await? else {
-            return Ok(outcome(Outcome::Unreadable));
+        let Ok((answer, lost, readers, next_expiry, decision)) = changed.await? else {
+            return Ok(None);
         };
         self.metrics.uploads_expired.increment(lost.slots as u64);
         self.metrics
             .upload_notifications_dropped
             .increment(lost.notifications as u64);
-        {
+        let is_due_changed = {
             let mut index = self.cloud_queues.partition(partition).lock();
             for reader in [UploadReader::BackEnd, UploadReader::Webhook] {
                 let leases = index.leases(Outbox::Uploads(reader));
                 match readers.contains(&reader) {
-                    true => leases.note(&identity, &generation, decision),
-                    false => leases.forget_after(&identity, decision),
+                    true => leases.note(identity, generation, decision),
+                    false => leases.forget_after(identity, decision),
                 }
             }
-            if let Some((reader, numbers)) = &settled {
-                index.leases(Outbox::Uploads(*reader)).release(&identity, numbers);
+            index.uploads_due.note(identity, generation, decision, next_expiry)
+        };
+        if is_due_changed {
+            self.cloud_queues.due_changed.notify_one();
+        }
+        Ok(Some((answer, readers)))
+    }
+
+    /// Expires the slots and notifications whose time is over, so that they are counted without a request of their device.
+    pub(crate) async fn expire_uploads_due(self: &Arc<Self>, now: UnixMillis) {
+        let mut due = Vec::new();
+        for partition in self.parts.partitions.count().iter() {
+            let most = MAX_EXPIRING - due.len();
+            let taken = self
+                .cloud_queues
+                .partition(partition)
+                .lock()
+                .uploads_due
+                .take(now, most);
+            due.extend(
+                taken
+                    .into_iter()
+                    .map(|(identity, generation)| (partition, identity, generation)),
+            );
+        }
+        // All of them at once: requests of a partition that wait together are one entry.
+        let expired = due.into_iter().map(|(partition, identity, generation)| async move {
+            let outcome = self
+                .change_uploads(partition, &identity, &generation, |_, _, _| ())
+                .await;
+            match outcome {
+                Ok(_) | Err(ChangeError::NotOwner) => {}
+                Err(error) => {
+                    tracing::debug!(%identity, %error, "uploads could not be expired; trying again");
+                    let again = UnixMillis(now.0.saturating_add(RETRY_MS));
+                    let mut index = self.cloud_queues.partition(partition).lock();
+                    index.uploads_due.note(&identity, &generation, 0, Some(again));
+                }
             }
-        }
-        if !readers.is_empty() {
-            self.cloud_queues.record_changes.send_modify(|count| *count += 1);
-        }
-        Ok(answer)
+        });
+        stream::iter(expired)
+            .buffer_unordered(MAX_EXPIRING)
+            .collect::<Vec<()>>()
+            .await;
     }
 }
 
@@ -348,7 +417,12 @@ fn decide(uploads: &mut DeviceUploads, operation: Operation, now: UnixMillis, lo
             match (settle.released, settle.untouched) {
                 // Its lease ends with this request.
                 (true, true) => {}
-                (true, false) => lost.notifications += uploads.release(reader, &settle.numbers, settle.max_deliveries),
+                (true, false) => {
+                    let seen = settle.seen_deliveries.iter().copied().map(Some);
+                    let seen = seen.chain(std::iter::repeat(None));
+                    let given_back: Vec<_> = settle.numbers.into_iter().zip(seen).collect();
+                    lost.notifications += uploads.release(reader, &given_back, settle.max_deliveries);
+                }
                 (false, _) => uploads.accept(reader, &settle.numbers),
             }
             outcome(Outcome::Done)

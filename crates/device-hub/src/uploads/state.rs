@@ -244,6 +244,13 @@ impl DeviceUploads {
         waiting.filter(move |one| one.waits_for & reader.bit() != 0 && one.expires > now)
     }
 
+    /// When the next open slot or notification expires.
+    pub(crate) fn next_expiry(&self) -> Option<UnixMillis> {
+        let open = self.slots.iter().filter(|slot| slot.state == SlotState::Open);
+        let notifications = self.notifications.iter().map(|one| one.expires);
+        open.map(|slot| slot.expires).chain(notifications).min()
+    }
+
     /// The readers that notifications wait for.
     pub(crate) fn readers(&self) -> impl Iterator<Item = UploadReader> {
         let waits_for = self.notifications.iter().fold(0, |bits, one| bits | one.waits_for);
@@ -261,11 +268,19 @@ impl DeviceUploads {
         self.notifications.retain(|notification| notification.waits_for != 0);
     }
 
-    /// A back end has given notifications back; gives how many were given back too often, and are gone for back ends.
-    pub(crate) fn release(&mut self, reader: UploadReader, numbers: &[u64], max_deliveries: u32) -> usize {
+    /// A back end has given notifications back; gives how many were given back too often, and are gone for back ends. Each comes with
+    /// the deliveries that had been counted when it was taken: a repeated release counts once. `None`: an earlier version does not say.
+    pub(crate) fn release(
+        &mut self,
+        reader: UploadReader,
+        given_back: &[(u64, Option<u32>)],
+        max_deliveries: u32,
+    ) -> usize {
         let mut too_often = Vec::new();
         for notification in &mut self.notifications {
-            if numbers.contains(&notification.number) && reader == UploadReader::BackEnd {
+            let mut same = given_back.iter().filter(|(number, _)| *number == notification.number);
+            let counts = same.any(|(_, seen)| seen.is_none_or(|seen| seen == notification.deliveries));
+            if counts && reader == UploadReader::BackEnd {
                 notification.deliveries = notification.deliveries.saturating_add(1);
                 if notification.deliveries >= max_deliveries {
                     too_often.push(notification.number);
@@ -378,6 +393,7 @@ mod tests {
         assert_eq!(uploads.end("3", report(0), UnixMillis(50)), Ok((false, 0)));
         assert_eq!(uploads.begin(slot("more", 500)), Ok(()));
         assert_eq!(uploads.begin(slot("again", 500)), Err(full));
+        assert_eq!(uploads.next_expiry(), Some(UnixMillis(100)));
         assert_eq!(uploads.expire(UnixMillis(100)).slots, 1);
         assert_eq!(uploads.begin(slot("again", 500)), Ok(()));
         assert_eq!(uploads.expire(UnixMillis(100)).slots, 0, "counted once");
@@ -426,9 +442,18 @@ mod tests {
         uploads.accept(UploadReader::Webhook, &[2]);
         assert_eq!(numbers(&uploads, UploadReader::BackEnd), [3]);
         assert_eq!(numbers(&uploads, UploadReader::Webhook), [1, 3]);
-        assert_eq!(uploads.release(UploadReader::Webhook, &[1], 2), 0, "it has no count");
-        assert_eq!(uploads.release(UploadReader::BackEnd, &[3], 2), 0);
-        assert_eq!(uploads.release(UploadReader::BackEnd, &[3], 2), 1);
+        assert_eq!(
+            uploads.release(UploadReader::Webhook, &[(1, Some(0))], 2),
+            0,
+            "it has no count"
+        );
+        assert_eq!(uploads.release(UploadReader::BackEnd, &[(3, Some(0))], 2), 0);
+        let again = uploads.clone();
+        assert_eq!(uploads.release(UploadReader::BackEnd, &[(3, Some(0))], 2), 0);
+        assert_eq!(uploads, again, "the same request, repeated");
+        let mut of_earlier = uploads.clone();
+        assert_eq!(of_earlier.release(UploadReader::BackEnd, &[(3, None)], 2), 1);
+        assert_eq!(uploads.release(UploadReader::BackEnd, &[(3, Some(1))], 2), 1);
         assert_eq!(uploads.readers().collect::<Vec<_>>(), [UploadReader::Webhook]);
         assert_eq!(uploads.expire(UnixMillis(1000)).notifications, 1);
         for number in 0..MAX_DEVICE_NOTIFICATIONS + 3 {

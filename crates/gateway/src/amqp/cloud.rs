@@ -3,6 +3,7 @@
 //! Invariant: a message is locked from its transfer to its outcome, for [`LOCK`] at most; then it goes back to its queue, and
 //! a later outcome counts for nothing.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,12 +16,12 @@ use holdfast_amqp::{Delivery, Outcome, Outgoing};
 use holdfast_amqp_server::{Links, Refused};
 use holdfast_device_hub::{CloudMessage, FeedbackRequest, ReceivedDelivery, Settlement};
 use holdfast_model::{ErrorCode, IdentityId};
-use holdfast_mqtt::escape;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::downlink::{Sendable, Settled, has_room};
 use super::handler::{Devices, Done};
+use crate::own_address::own_address;
 use crate::sent_deliveries::{Again, MessageHead, Sent};
 
 /// How long a client may take for the outcome of a message.
@@ -45,20 +46,15 @@ fn encode(buf: &mut Vec<u8>, stored: &Bytes, head: &MessageHead, identity: &Iden
     };
     let message_id = id(message.message_id.as_deref());
     let correlation_id = id(message.correlation_id.as_deref());
-    let mut own_address = String::new();
-    let to = message.to.as_deref().unwrap_or_else(|| {
-        own_address.push_str("/devices/");
-        escape::encode(identity.device.as_str(), &mut own_address);
-        own_address.push_str("/messages/devicebound");
-        &own_address
-    });
+    let own = || Cow::Owned(own_address(identity, "devicebound"));
+    let to = message.to.as_deref().map_or_else(own, Cow::Borrowed);
     put_properties(
         buf,
         &Properties {
             message_id: message_id.as_deref().and_then(|bytes| Raw::new(bytes).ok()),
             correlation_id: correlation_id.as_deref().and_then(|bytes| Raw::new(bytes).ok()),
             user_id: message.user_id.as_deref(),
-            to: Some(to),
+            to: Some(&to),
             content_type: message.content_type.as_deref(),
             content_encoding: message.content_encoding.as_deref(),
             absolute_expiry_time: message.expiry.and_then(|expiry| i64::try_from(expiry.0).ok()),

@@ -7,8 +7,7 @@ use holdfast_amqp::address::DeviceChannel;
 use holdfast_amqp::{LinkId, Role};
 use holdfast_amqp_server::Refused;
 use holdfast_device_hub::{SendRates, Session};
-use holdfast_model::{ErrorCode, IdentityId};
-use holdfast_mqtt::escape;
+use holdfast_model::ErrorCode;
 
 use super::credentials::Name;
 use super::downlink::Downlink;
@@ -155,16 +154,4 @@ impl Device {
             .find(|offer| offer.kind == kind)
             .map(|offer| offer.link)
     }
-}
-
-/// The address of an identity's messages, as readers see it.
-pub(super) fn events_address(identity: &IdentityId) -> Box<str> {
-    let mut address = "/devices/".to_owned();
-    escape::encode(identity.device.as_str(), &mut address);
-    if let Some(module) = &identity.module {
-        address.push_str("/modules/");
-        escape::encode(module.as_str(), &mut address);
-    }
-    address.push_str("/messages/events");
-    address.into()
 }

@@ -16,11 +16,12 @@ use holdfast_device_hub::{
 };
 use tokio::time::Instant;
 
-use super::device::{Device, LinkKind, SessionState, events_address};
+use super::device::{Device, LinkKind, SessionState};
 use super::faults::Fault;
 use super::handler::{Devices, Done};
 use super::inbox::Place;
 use super::{Front, message, protocol};
+use crate::own_address::own_address as own_address_of;
 
 /// Bytes of undecided messages of a connection past which it is not read.
 pub(super) const MAX_IN_FLIGHT_BYTES: usize = 4 << 20;
@@ -84,7 +85,7 @@ impl Device {
         else {
             return Stored::Dropped;
         };
-        let address = own_address.get_or_insert_with(|| events_address(session.identity()));
+        let address = own_address.get_or_insert_with(|| own_address_of(session.identity(), "events").into());
         let stored = message::read(&incoming.payload, incoming.message_format, address, |messages| {
             let turns = match admit(front, rates, protocol, incoming.settled, messages.len()) {
                 Ok(turns) => turns,

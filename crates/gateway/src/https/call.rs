@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use holdfast_device_hub::{Outcome, Protocol, Requester, ThrottleClass};
+use holdfast_device_hub::{Outcome, Protocol, Requester, Reservation, ThrottleClass};
 use holdfast_model::limits::{MAX_HTTP_BODY_BYTES, MAX_TELEMETRY_BYTES};
 use holdfast_model::{ErrorCode, TelemetryMessage};
 use holdfast_net::Body;
@@ -10,6 +10,7 @@ use holdfast_net::http_api::{Reply, RequestBody};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
 
 use super::answer::HttpsError;
 use super::route::Call;
@@ -39,11 +40,21 @@ pub(super) async fn run(call: Call, request: Request<'_>) -> Result<Reply, Https
 }
 
 impl Request<'_> {
-    /// Waits for the turn of a message, by the hub's rate and by that of the device.
-    async fn turn(&mut self) -> Result<(), HttpsError> {
+    /// Waits for the turn of `count` messages, by the hub's rate and by that of the device.
+    async fn turn_of_messages(&mut self, count: u32) -> Result<(), HttpsError> {
         let hub = self.front.core.hub();
-        let reservation = hub.admit(ThrottleClass::TelemetrySends, 1, Protocol::Https)?;
-        let own = hub.admit_request(self.requester.identity(), Protocol::Https)?;
+        let reservation = hub.admit(ThrottleClass::TelemetrySends, count, Protocol::Https)?;
+        let own = hub.admit_request(self.requester.identity(), count, Protocol::Https)?;
+        self.turn(reservation, own).await
+    }
+
+    /// Waits for the turn of one operation, by the hub's rate.
+    pub(super) async fn turn_of(&mut self, class: ThrottleClass) -> Result<(), HttpsError> {
+        let reservation = self.front.core.hub().admit(class, 1, Protocol::Https)?;
+        self.turn(reservation, None).await
+    }
+
+    async fn turn(&mut self, reservation: Option<Reservation>, own: Option<Instant>) -> Result<(), HttpsError> {
         if reservation.is_none() && own.is_none() {
             return Ok(());
         }
@@ -66,29 +77,29 @@ impl Request<'_> {
     }
 }
 
-/// Stores one message or a batch; 204 once all of it is committed and synced.
+/// Stores one message or a batch; 204 once all of it is committed and synced. A batch counts as its messages, so that its turn comes
+/// after its body.
 async fn send(mut request: Request<'_>) -> Result<Reply, HttpsError> {
-    request.turn().await?;
+    let is_batch = is_batch(request.headers);
+    if !is_batch {
+        request.turn_of_messages(1).await?;
+    }
     let front = request.front;
-    let Request {
-        requester,
-        headers,
-        body,
-        permit: _permit,
-        ..
-    } = request;
     let deadline = front.config.body_timeout.get();
-    let mut body = RequestBody::new(headers, body, front.bodies.clone(), deadline);
-    if is_batch(headers) {
+    let body = std::mem::replace(&mut request.body, holdfast_net::empty_body());
+    let mut body = RequestBody::new(request.headers, body, front.bodies.clone(), deadline);
+    if is_batch {
         let (bytes, _held) = body.read(MAX_HTTP_BODY_BYTES).await?;
         let batch = batch::Batch::parse(&bytes)?;
         let messages = batch.messages()?;
-        return store(front, &requester, &messages).await;
+        let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        request.turn_of_messages(count).await?;
+        return store(front, &request.requester, &messages).await;
     }
     let (payload, _held) = body.read(MAX_TELEMETRY_BYTES).await?;
-    let texts = message::Texts::of(headers)?;
+    let texts = message::Texts::of(request.headers)?;
     let message = message::of(&payload, texts.iter())?;
-    store(front, &requester, std::slice::from_ref(&message)).await
+    store(front, &request.requester, std::slice::from_ref(&message)).await
 }
 
 fn is_batch(headers: &HeaderMap) -> bool {

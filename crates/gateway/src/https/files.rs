@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 
-use holdfast_device_hub::{Requester, UploadError, UploadedFile};
+use holdfast_device_hub::{Requester, ThrottleClass, UploadError, UploadedFile};
 use holdfast_model::limits::{MAX_BLOB_NAME_CHARS, MAX_BLOB_NAME_SEGMENTS};
 use holdfast_model::{ErrorCode, UnixMillis};
 use holdfast_net::http_api::{Reply, RequestBody};
@@ -119,6 +119,7 @@ pub(super) async fn begin(mut request: Request<'_>) -> Result<Reply, HttpsError>
     let name = field(&body, "blobName").and_then(Value::as_str);
     let name = name.ok_or_else(|| HttpsError::invalid("the body has no text blobName"))?;
     let blob = blob_name(&request.requester, name)?;
+    request.turn_of(ThrottleClass::UploadInitiations).await?;
     let correlation_id = format!("{:032x}", rand::random::<u128>());
     let hub = request.front.core.hub();
     hub.begin_upload(&request.requester, &correlation_id, &blob).await?;

@@ -3,21 +3,22 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use holdfast_device_hub::{FeedbackRequest, Settlement, TakenMessage};
+use holdfast_device_hub::{FeedbackRequest, Settlement, TakenMessage, ThrottleClass};
 use holdfast_model::{IdentityId, round_trip};
 use holdfast_net::http_api::Reply;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::answer::HttpsError;
 use super::call::Request;
+use crate::own_address::own_address;
 
 /// For how long the device may have a message, in seconds.
 const LOCK_TIMEOUT: &str = "iothub-messagelocktimeout";
 const DEFAULT_LOCK: u64 = 60;
 const LOCK_RANGE: std::ops::RangeInclusive<u64> = 5..=300;
 
-pub(super) async fn receive(request: Request<'_>) -> Result<Reply, HttpsError> {
+pub(super) async fn receive(mut request: Request<'_>) -> Result<Reply, HttpsError> {
     let lock = lock_of(&request)?;
+    request.turn_of(ThrottleClass::CloudReceives).await?;
     let hub = request.front.core.hub();
     match hub.take_cloud_message(&request.requester, lock).await? {
         Some(taken) => Ok(reply(&taken, request.requester.identity())),
@@ -45,13 +46,8 @@ fn lock_of(request: &Request<'_>) -> Result<Duration, HttpsError> {
 
 fn reply(taken: &TakenMessage, identity: &IdentityId) -> Reply {
     let message = &taken.message;
-    let to = message.to.as_deref().map_or_else(
-        || {
-            let device = utf8_percent_encode(identity.device.as_str(), NON_ALPHANUMERIC);
-            Cow::Owned(format!("/devices/{device}/messages/deviceBound"))
-        },
-        Cow::Borrowed,
-    );
+    let own = || Cow::Owned(own_address(identity, "deviceBound"));
+    let to = message.to.as_deref().map_or_else(own, Cow::Borrowed);
     let time = |ms| i64::try_from(ms).ok().and_then(round_trip);
     let expiry = message.expiry.and_then(|expiry| time(expiry.0));
     let enqueued = time(taken.enqueued.0);

@@ -1,26 +1,24 @@
 //! A cloud-to-device message as an MQTT client gets it: the bag of its topic, and its payload (Spec device-mqtt §6, §4.2).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use holdfast_device_hub::{CloudMessage, FeedbackRequest};
 use holdfast_model::IdentityId;
 use holdfast_mqtt::bag::{Devicebound, devicebound};
-use holdfast_mqtt::escape;
+
+use crate::own_address::own_address;
 
 /// The bag and the payload of a message in its stored form; `None` when it cannot be read.
 pub(super) fn bag(stored: &Bytes, identity: &IdentityId) -> Option<(String, Bytes)> {
     let message = CloudMessage::decode(stored)?;
-    let mut own_address = String::new();
-    let to = message.to.as_deref().unwrap_or_else(|| {
-        own_address.push_str("/devices/");
-        escape::encode(identity.device.as_str(), &mut own_address);
-        own_address.push_str("/messages/devicebound");
-        &own_address
-    });
+    let own = || Cow::Owned(own_address(identity, "devicebound"));
+    let to = message.to.as_deref().map_or_else(own, Cow::Borrowed);
     let system = Devicebound {
         expiry_ms: message.expiry.and_then(|expiry| i64::try_from(expiry.0).ok()),
         correlation_id: message.correlation_id.as_deref(),
         message_id: message.message_id.as_deref(),
-        to,
+        to: &to,
         content_type: message.content_type.as_deref(),
         content_encoding: message.content_encoding.as_deref(),
         user_id: message.user_id.as_deref().and_then(|id| std::str::from_utf8(id).ok()),

@@ -16,8 +16,8 @@ const ROOTS: [(&str, Channel); 3] = [
 /// The channels that a filter opens for this identity (Spec §4.1).
 ///
 /// A filter for one method or one input opens the whole channel: the client ignores messages that it did not
-/// subscribe to, and the stored set stays a bitmask. The set is empty for the one filter that is accepted and never delivers: a module's
-/// own `devicebound`, without whose SUBACK the Java module client gives up.
+/// subscribe to, and the stored set stays a bitmask. A module's whole subtree opens its inputs alone: the clients that subscribe to it
+/// have no cloud-to-device messages.
 ///
 /// # Errors
 /// [`Violation::ForeignFilter`] for everything else: other identities, everything (`#`), unknown topics.
@@ -52,7 +52,7 @@ fn own_device(rest: &str) -> Option<ChannelSet> {
 
 fn own_module(rest: &str) -> Option<ChannelSet> {
     if is_devicebound(rest) {
-        return Some(ChannelSet::EMPTY);
+        return Some(ChannelSet::only(Channel::C2d));
     }
     // C and C# subscribe to the module's whole subtree.
     let is_known = matches!(rest, "/#" | "/inputs/#") || rest.strip_prefix("/inputs/").is_some_and(is_name_and_all);

@@ -217,7 +217,10 @@ fn filters_of_every_sdk_open_their_channel() {
     }
     let module_rows = [
         // Conformance vector 18.
-        ("devices/dev-1/modules/mod1/messages/devicebound/#", ChannelSet::EMPTY),
+        (
+            "devices/dev-1/modules/mod1/messages/devicebound/#",
+            ChannelSet::only(C2d),
+        ),
         ("devices/dev-1/modules/mod1/inputs/#", ChannelSet::only(Inputs)),
         ("devices/dev-1/modules/mod1/inputs/input1/#", ChannelSet::only(Inputs)),
         ("devices/dev-1/modules/mod1/#", ChannelSet::only(Inputs)),

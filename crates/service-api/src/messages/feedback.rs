@@ -40,14 +40,19 @@ impl Records for FeedbackSource {
         begin_message(buf, hub_name, now, CONTENT_TYPE);
         let records = records.iter().map(|record| {
             let status = record.status.as_str();
-            json!({
+            let mut shown = json!({
                 "originalMessageId": record.message_id,
                 "description": status,
                 "deviceGenerationId": record.generation.to_string(),
                 "deviceId": record.identity.device.as_str(),
                 "enqueuedTimeUtc": round_trip(record.at.0.cast_signed()),
                 "statusCode": status,
-            })
+            });
+            // Of the original, which has no such record, this is a field more.
+            if let Some(module) = &record.identity.module {
+                shown["moduleId"] = json!(module.as_str());
+            }
+            shown
         });
         let body = serde_json::Value::Array(records.collect());
         put_data(buf, body.to_string().as_bytes());

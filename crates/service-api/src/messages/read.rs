@@ -8,12 +8,12 @@ use holdfast_amqp::types::Value;
 use holdfast_amqp_server::Refused;
 use holdfast_device_hub::{CloudMessage, FeedbackRequest};
 use holdfast_model::limits::{MAX_CLOUD_MESSAGE_BYTES, MAX_MESSAGE_ID_CHARS, MAX_PROPERTIES};
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, UnixMillis};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, ModuleId, UnixMillis};
 
 /// The application property with the feedback that a sender wants.
 const ACK: &str = "iothub-ack";
 
-/// The device and the message.
+/// The device or module, and the message.
 pub(super) fn message(payload: &[u8], format: u32, now: UnixMillis) -> Result<(IdentityId, CloudMessage), Refused> {
     if format == BATCH_FORMAT {
         return Err(invalid(
@@ -23,7 +23,7 @@ pub(super) fn message(payload: &[u8], format: u32, now: UnixMillis) -> Result<(I
     let message = Message::scan(payload).map_err(malformed)?;
     let properties = message.properties().map_err(malformed)?;
     let to = properties.to.unwrap_or_default();
-    let device = device(to)?;
+    let receiver = receiver(to)?;
     let id = |raw: Option<_>| match raw.map(id_text) {
         None => Ok(None),
         Some(Some(text)) if text.chars().count() <= MAX_MESSAGE_ID_CHARS => Ok(Some(text.into_owned())),
@@ -58,7 +58,7 @@ pub(super) fn message(payload: &[u8], format: u32, now: UnixMillis) -> Result<(I
     };
     match too_large(&message) {
         Some(text) => Err(Refused::new(ErrorCode::MessageTooLarge, text)),
-        None => Ok((device, message)),
+        None => Ok((receiver, message)),
     }
 }
 
@@ -69,20 +69,24 @@ pub(crate) fn too_large(message: &CloudMessage) -> Option<String> {
         .then(|| format!("The message has {size} bytes, at most {MAX_CLOUD_MESSAGE_BYTES} are allowed."))
 }
 
-/// The device of an address `/devices/{id}/messages/devicebound`.
-fn device(to: &str) -> Result<IdentityId, Refused> {
+/// The device or module of an address `/devices/{id}[/modules/{id}]/messages/devicebound`.
+fn receiver(to: &str) -> Result<IdentityId, Refused> {
     let refused = |text: &str| Refused::new(ErrorCode::InvalidOperation, text);
     match address::parse(to) {
         Endpoint::Device {
             device,
-            module: None,
+            module,
             channel: DeviceChannel::Devicebound,
         } => {
-            let id = DeviceId::parse(&device).map_err(|error| invalid(format!("The device id in 'to': {error}.")))?;
-            Ok(IdentityId::device(id))
+            let device =
+                DeviceId::parse(&device).map_err(|error| invalid(format!("The device id in 'to': {error}.")))?;
+            let module = module.as_deref().map(ModuleId::parse).transpose();
+            let module = module.map_err(|error| invalid(format!("The module id in 'to': {error}.")))?;
+            Ok(IdentityId { device, module })
         }
-        Endpoint::Device { module: Some(_), .. } => Err(refused("Modules get no cloud-to-device messages.")),
-        _ => Err(refused("'to' must be /devices/{device id}/messages/devicebound.")),
+        _ => Err(refused(
+            "'to' must be /devices/{device id}/messages/devicebound, or /devices/{device id}/modules/{module id}/messages/devicebound.",
+        )),
     }
 }
 
@@ -232,6 +236,13 @@ mod tests {
                 let _ = message(&changed, 0, NOW);
             }
         }
+        let (module, _) = message(
+            &encoded("/devices/d/modules/m%23/messages/devicebound", &string("m")),
+            0,
+            NOW,
+        )
+        .unwrap();
+        assert_eq!(module.to_string(), "d/m#");
         let batch = message(&good, BATCH_FORMAT, NOW).unwrap_err();
         assert_eq!(batch.code, ErrorCode::ArgumentInvalid);
     }

@@ -148,10 +148,11 @@ async fn send(hub: &Arc<DeviceHub>, device: &IdentityId, message: &CloudMessage)
         known = registry.get(device).await.map_err(unavailable)?;
     }
     let not_found = || {
-        Refused::new(
-            ErrorCode::DeviceNotFound,
-            format!("The device '{device}' is not registered."),
-        )
+        let (code, what) = match device.module {
+            None => (ErrorCode::DeviceNotFound, "device"),
+            Some(_) => (ErrorCode::ModuleNotFound, "module"),
+        };
+        Refused::new(code, format!("The {what} '{device}' is not registered."))
     };
     let identity = known.ok_or_else(not_found)?;
     if !identity.is_enabled() {

@@ -248,6 +248,7 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
             }))
         }
         ["devices", _, "commands"] => only(method, "DELETE", Call::PurgeMessages(device(1))),
+        ["devices", _, "modules", _, "commands"] => only(method, "DELETE", Call::PurgeMessages(module(1, 3))),
         ["devices", _, "applyconfigurationcontent"] => unimplemented(
             "configurations",
             Rights::REGISTRY_WRITE,
@@ -317,10 +318,10 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ("POST", Call::Holdfast(HoldfastCall::RunSavedQuery(id(4)))),
             ],
         ),
-        ["devices", _, "c2d"] => {
+        ["devices", _, "c2d"] | ["devices", _, "modules", _, "c2d"] => {
             let path = IdentityPath {
                 device: id(3),
-                module: None,
+                module: (rest.len() > 3).then(|| id(5)),
             };
             by_method(
                 method,
@@ -331,10 +332,10 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ],
             )
         }
-        ["devices", _, "c2d", "requeue"] => {
+        ["devices", _, "c2d", "requeue"] | ["devices", _, "modules", _, "c2d", "requeue"] => {
             let path = IdentityPath {
                 device: id(3),
-                module: None,
+                module: (rest.len() > 4).then(|| id(5)),
             };
             only(method, "POST", Call::Holdfast(HoldfastCall::RequeueMessages(path)))
         }

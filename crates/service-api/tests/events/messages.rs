@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use holdfast_amqp::message::{Message, Properties, begin_application_properties, put_data, put_properties};
 use holdfast_amqp::types::{Raw, Value, put_bool, put_null, put_str, put_uint};
-use holdfast_amqp::{AttachSpec, ClientSasl, Delivery, Event, LinkId, Outcome};
+use holdfast_amqp::{AttachSpec, ClientSasl, Delivery, Detached, Event, LinkId, Outcome};
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_device_hub::{DeviceHubConfig, ListedMessage, ThrottlesConfig};
-use holdfast_model::{DeviceId, HumanDuration, IdentityId, NodeId, Rate};
+use holdfast_model::{DeviceId, HumanDuration, IdentityId, ModuleId, NodeId, Rate};
 use holdfast_registry::{IdentityContent, IdentityWrite, Status, WriteOperation};
 use holdfast_service_api::events::EventsConfig;
 use tokio::io::DuplexStream;
@@ -210,8 +210,8 @@ fn each_message_has_the_outcome_that_clients_know() {
             (to("/devices/off/messages/devicebound"), "amqp:not-allowed", 403_012),
             (
                 to("/devices/d/modules/m/messages/devicebound"),
-                "amqp:not-allowed",
-                400_003,
+                "amqp:not-found",
+                404_010,
             ),
             (to("somewhere"), "amqp:not-allowed", 400_003),
             (
@@ -251,6 +251,17 @@ fn each_message_has_the_outcome_that_clients_know() {
             let refused = client.send_message(link, &message).await.unwrap_err();
             assert_eq!((refused.0.as_str(), refused.1), (condition, number), "{}", refused.2);
         }
+        let module = IdentityId::module(DeviceId::parse("d%1").unwrap(), ModuleId::parse("m").unwrap());
+        let write = IdentityWrite {
+            id: module.clone(),
+            operation: WriteOperation::Create(IdentityContent::default()),
+        };
+        hub.registry.write(write).await.unwrap();
+        let of_module = to("/devices/d%251/modules/m/messages/devicebound");
+        client.send_message(link, &of_module).await.unwrap();
+        let generation = hub.registry.identity(&module).unwrap().unwrap().generation.clone();
+        let listed = hub.hub.list_cloud_messages(&module, &generation).await.unwrap();
+        assert_eq!(listed.len(), 1, "in its own queue");
         for _ in 1..50 {
             client.send_message(link, &to(address)).await.unwrap();
         }
@@ -329,6 +340,53 @@ fn feedback_is_locked_given_back_and_accepted() {
             client.until(|_, event| matches!(event, Event::Transfer(_)).then_some(())),
         );
         assert!(none.await.is_err(), "it was accepted");
+    });
+}
+
+#[test]
+fn of_two_receivers_one_has_a_record_and_the_other_gets_what_the_first_one_leaves() {
+    on_a_hub(|hub| async move {
+        hub.create("d", Status::Enabled).await;
+        let token = hub.token("service", "hub1.example.com", 600);
+        let (mut first, mut second) = (
+            hub.connect(ClientSasl::Anonymous).await,
+            hub.connect(ClientSasl::Anonymous).await,
+        );
+        assert_eq!(first.put(&token).await.status, 200);
+        assert_eq!(second.put(&token).await.status, 200);
+        let sender = first.attach(&AttachSpec::sender("s", DEVICEBOUND)).await.unwrap();
+        let link = first.attach(&AttachSpec::receiver("r", FEEDBACK)).await.unwrap();
+        let other = second.attach(&AttachSpec::receiver("r", FEEDBACK)).await.unwrap();
+        let ended = async |client: &mut Client<DuplexStream>, id: &'static str| {
+            let message = Sent {
+                id,
+                ack: Some("negative"),
+                ..to("/devices/d/messages/devicebound")
+            };
+            client.send_message(sender, &message).await.unwrap();
+            assert_eq!(hub.purge("d").await, 1);
+        };
+        ended(&mut first, "a").await;
+        let (_, records) = first.feedback(link).await;
+        assert_eq!(records[0]["originalMessageId"], "a");
+        // It is locked, and the first receiver has no credit for another one.
+        let none = tokio::time::timeout(Duration::from_secs(2), second.feedback(other)).await;
+        assert!(none.is_err(), "{none:?}");
+        ended(&mut first, "b").await;
+        let (id, records) = second.feedback(other).await;
+        assert_eq!(records.as_array().unwrap().len(), 1);
+        assert_eq!(records[0]["originalMessageId"], "b");
+        second.settle(other, id, &Outcome::Accepted).await;
+        // The link ends, its connection stays.
+        first
+            .engine
+            .detach(link, Detached::Closed, None, std::time::Instant::now());
+        first.flush().await;
+        let (id, records) = second.feedback(other).await;
+        assert_eq!(records[0]["originalMessageId"], "a");
+        second.settle(other, id, &Outcome::Accepted).await;
+        let none = tokio::time::timeout(Duration::from_secs(2), second.feedback(other)).await;
+        assert!(none.is_err(), "{none:?}");
     });
 }
 

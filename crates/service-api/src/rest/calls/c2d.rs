@@ -1,11 +1,11 @@
-//! The queue of cloud-to-device messages of a device: purge (Spec rest §2.2), and our own calls to send, list and requeue
+//! The queue of cloud-to-device messages of a device or module: purge (Spec rest §2.2), and our own calls to send, list and requeue
 //! (§10). SDKs send over AMQP.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_device_hub::{CloudMessage, CloudQueueError, FeedbackRequest, ListedMessage};
 use holdfast_model::limits::{MAX_MESSAGE_ID_CHARS, MAX_PROPERTIES};
-use holdfast_model::{ErrorCode, GenerationId, IdentityId, UnixMillis};
+use holdfast_model::{ErrorCode, GenerationId, IdentityId, ModuleId, UnixMillis};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -32,7 +32,7 @@ const MESSAGE_FIELDS: [&str; 11] = [
     "payloadBase64",
 ];
 
-/// `DELETE /devices/{id}/commands`.
+/// `DELETE /devices/{id}[/modules/{id}]/commands`.
 pub(super) async fn purge(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {
     let generation = generation(id, request).await?;
     let purged = request.shared.hub.purge_cloud_messages(id, &generation).await;
@@ -40,11 +40,11 @@ pub(super) async fn purge(id: &IdentityId, request: &Request<'_>) -> Result<Repl
     Ok(Reply::ok(json!({
         "totalMessagesPurged": purged,
         "deviceId": id.device.as_str(),
-        "moduleId": null,
+        "moduleId": module(id),
     })))
 }
 
-/// `GET /holdfast/v1/devices/{id}/c2d`.
+/// `GET /holdfast/v1/devices/{id}[/modules/{id}]/c2d`.
 pub(super) async fn list(id: &IdentityId, request: &Request<'_>) -> Result<Reply, ApiError> {
     let generation = generation(id, request).await?;
     let listed = request.shared.hub.list_cloud_messages(id, &generation).await;
@@ -52,22 +52,20 @@ pub(super) async fn list(id: &IdentityId, request: &Request<'_>) -> Result<Reply
     let (queued, dead): (Vec<_>, Vec<_>) = listed.iter().partition(|one| one.dead.is_none());
     Ok(Reply::ok(json!({
         "deviceId": id.device.as_str(),
+        "moduleId": module(id),
         "messages": queued.into_iter().map(show).collect::<Vec<_>>(),
         "deadLetters": dead.into_iter().map(show).collect::<Vec<_>>(),
     })))
 }
 
-/// `POST /holdfast/v1/devices/{id}/c2d`.
+/// `POST /holdfast/v1/devices/{id}[/modules/{id}]/c2d`.
 pub(super) async fn send(id: &IdentityId, mut request: Request<'_>) -> Result<Reply, ApiError> {
     let body = request.body.json().await?;
     let message = read(&object(&body)?, request.shared.now())?;
     let identity = request.within(request.shared.registry().get(id)).await?;
     let identity = identity.ok_or_else(|| identities::not_found(id))?;
     if !identity.is_enabled() {
-        return Err(ApiError::new(
-            ErrorCode::DeviceDisabled,
-            format!("device '{id}' is disabled"),
-        ));
+        return Err(ApiError::new(ErrorCode::DeviceDisabled, format!("'{id}' is disabled")));
     }
     let hub = &request.shared.hub;
     let sent = hub.send_cloud_message(id, &identity.generation, &message).await;
@@ -76,13 +74,14 @@ pub(super) async fn send(id: &IdentityId, mut request: Request<'_>) -> Result<Re
         201,
         json!({
             "deviceId": id.device.as_str(),
+            "moduleId": module(id),
             "sequenceNumber": sent.sequence,
             "expiryTimeUtc": timestamps::iso(Some(sent.expires)),
         }),
     ))
 }
 
-/// `POST /holdfast/v1/devices/{id}/c2d/requeue`.
+/// `POST /holdfast/v1/devices/{id}[/modules/{id}]/c2d/requeue`.
 pub(super) async fn requeue(id: &IdentityId, mut request: Request<'_>) -> Result<Reply, ApiError> {
     let which = match request.body.optional_json().await? {
         None => None,
@@ -92,7 +91,16 @@ pub(super) async fn requeue(id: &IdentityId, mut request: Request<'_>) -> Result
     let hub = &request.shared.hub;
     let requeued = hub.requeue_dead_letters(id, &generation, which.as_deref()).await;
     let requeued = audited("requeueMessages", id, &request, requeued)?;
-    Ok(Reply::ok(json!({"deviceId": id.device.as_str(), "requeued": requeued})))
+    Ok(Reply::ok(json!({
+        "deviceId": id.device.as_str(),
+        "moduleId": module(id),
+        "requeued": requeued,
+    })))
+}
+
+/// `None`, null in answers: the queue is the device's own.
+fn module(id: &IdentityId) -> Option<&str> {
+    id.module.as_ref().map(ModuleId::as_str)
 }
 
 async fn generation(id: &IdentityId, request: &Request<'_>) -> Result<GenerationId, ApiError> {
@@ -112,7 +120,7 @@ fn audited<T>(
 }
 
 fn refused(id: &IdentityId, error: CloudQueueError) -> ApiError {
-    ApiError::new(error_code(&error), format!("device '{id}': {error}"))
+    ApiError::new(error_code(&error), format!("'{id}': {error}"))
 }
 
 fn show(listed: &ListedMessage) -> Value {

@@ -327,6 +327,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
     )
     .optional_body("SequenceNumbers"),
     get(
+        "/devices/{id}/modules/{moduleId}/c2d",
+        "listModuleMessages",
+        "Messages that wait for a module, and its dead letters",
+        &[ok("Queue")],
+    ),
+    operation(
+        "POST",
+        "/devices/{id}/modules/{moduleId}/c2d",
+        "sendModuleMessage",
+        "Send a message to a module",
+        &[created("SentMessage")],
+    )
+    .body("MessageWrite"),
+    operation(
+        "POST",
+        "/devices/{id}/modules/{moduleId}/c2d/requeue",
+        "requeueModuleMessages",
+        "Put dead letters of a module back into the queue",
+        &[ok("Requeued")],
+    )
+    .optional_body("SequenceNumbers"),
+    get(
         "/twins/{id}/history",
         "getTwinHistory",
         "Earlier versions of a device's twin",
