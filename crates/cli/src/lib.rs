@@ -72,6 +72,11 @@ pub enum Command {
         #[command(subcommand)]
         command: provisioning::Command,
     },
+    /// Say why something does not work; for devices of the hub: `device diagnose`
+    Diagnose {
+        #[command(subcommand)]
+        command: provisioning::DiagnoseCommand,
+    },
     /// Show and change values of the whole hub
     Settings {
         #[command(subcommand)]
@@ -110,6 +115,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Ca { command } => ca::run(&command),
         Command::Policy { command } => policy::run(&command),
         Command::Provisioning { command } => provisioning::run(&command),
+        Command::Diagnose { command } => provisioning::run_diagnosis(&command),
         Command::Settings { command } => settings::run(&command),
         Command::Export(args) => as_code::export(&args),
         Command::Apply(args) => as_code::apply(&args),

@@ -13,6 +13,8 @@ use crate::http::{Call, block_on, call, exchange};
 use crate::hub::{Hub, LoginArgs};
 use crate::output::{self, Format};
 
+mod linked_hub;
+
 /// The version of the service API that the commands speak (Spec provisioning §9.1).
 const API_VERSION: &str = "2021-10-01";
 
@@ -59,6 +61,12 @@ pub enum Command {
     Registration {
         #[command(subcommand)]
         command: RegistrationCommand,
+    },
+    /// Link other hubs, to which devices are assigned as well
+    #[command(visible_alias = "linked-hub")]
+    Hub {
+        #[command(subcommand)]
+        command: linked_hub::HubCommand,
     },
 }
 
@@ -158,8 +166,16 @@ pub enum RegistrationCommand {
     },
     /// Show one
     Show(One),
+    /// Say why a device can or cannot register: its enrollment, the last refusals, the webhook, hubs, and earlier operations
+    Diagnose(One),
     /// Delete one; its device stays at the hub, and may register again
     Delete(One),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DiagnoseCommand {
+    /// A device that registers: its enrollment, the last refusals, the webhook, hubs, and earlier operations
+    Registration(One),
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +226,34 @@ pub struct Content {
     /// The hubs to choose from
     #[arg(long, visible_alias = "hubs", value_delimiter = ',', value_name = "HOST")]
     iot_hubs: Vec<String>,
+    /// How the hub is chosen
+    #[arg(long, visible_alias = "ap", value_name = "POLICY")]
+    allocation_policy: Option<Allocation>,
+    /// The webhook that chooses the hub, with the policy custom
+    #[arg(long, visible_alias = "wh", value_name = "URL")]
+    webhook_url: Option<String>,
+    /// The form of the webhook's request
+    #[arg(
+        long,
+        visible_alias = "av",
+        value_name = "VERSION",
+        default_value = "2021-10-01",
+        requires = "webhook_url"
+    )]
+    api_version: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allocation {
+    /// By the hash of the registration id, in proportion to the hubs' weights
+    Hashed,
+    /// The hub that is nearest to the node that the device has reached
+    #[value(alias = "geoLatency", alias = "geolatency")]
+    GeoLatency,
+    /// The one hub of --iot-hubs
+    Static,
+    /// The hub that a webhook names
+    Custom,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -259,6 +303,17 @@ impl Content {
         }
         if !self.iot_hubs.is_empty() {
             document["iotHubs"] = json!(self.iot_hubs);
+        }
+        if let Some(policy) = self.allocation_policy {
+            document["allocationPolicy"] = json!(match policy {
+                Allocation::Hashed => "hashed",
+                Allocation::GeoLatency => "geoLatency",
+                Allocation::Static => "static",
+                Allocation::Custom => "custom",
+            });
+        }
+        if let Some(url) = &self.webhook_url {
+            document["customAllocationDefinition"] = json!({"webhookUrl": url, "apiVersion": self.api_version});
         }
         Ok(())
     }
@@ -389,6 +444,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Enrollment { command } => enrollment(command),
         Command::Group { command } => group(command),
         Command::Registration { command } => registration(command),
+        Command::Hub { command } => linked_hub::run(command),
     }
 }
 
@@ -461,6 +517,23 @@ fn group(command: &GroupCommand) -> Result<(), Failure> {
     }
 }
 
+pub(crate) fn run_diagnosis(command: &DiagnoseCommand) -> Result<(), Failure> {
+    match command {
+        DiagnoseCommand::Registration(one) => diagnose(&one.id, &one.login, one.output),
+    }
+}
+
+/// Why a device can or cannot register.
+fn diagnose(id: &str, login: &LoginArgs, format: Format) -> Result<(), Failure> {
+    let path = format!("/registrations/{}/diagnosis", encode(id));
+    let found = block_on(call(&login.provisioning()?, request(Method::GET, path, None)))?;
+    output::show(
+        &found,
+        format,
+        &[("REGISTRATION ID", "/registrationId"), ("CONCLUSION", "/conclusion")],
+    )
+}
+
 fn registration(command: &RegistrationCommand) -> Result<(), Failure> {
     let of = |id: &str| format!("/registrations/{}", encode(id));
     match command {
@@ -472,6 +545,7 @@ fn registration(command: &RegistrationCommand) -> Result<(), Failure> {
             let found = block_on(call(&hub, request(Method::GET, of(&one.id), None)))?;
             output::show(&found, one.output, &REGISTRATION_COLUMNS)
         }
+        RegistrationCommand::Diagnose(one) => diagnose(&one.id, &one.login, one.output),
         RegistrationCommand::Delete(one) => {
             let hub = one.login.provisioning()?;
             block_on(call(&hub, request(Method::DELETE, of(&one.id), None))).map(|_| ())

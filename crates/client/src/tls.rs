@@ -20,10 +20,28 @@ const SYSTEM_CAS: [&str; 3] = [
 /// # Errors
 /// When there is no list of CAs, or no certificate in it.
 pub fn config(ca_file: Option<&Path>, versions: &[&'static SupportedProtocolVersion]) -> Result<ClientConfig> {
-    let roots = roots(ca_file)?;
+    config_with(roots(ca_file)?, versions)
+}
+
+/// A client that trusts `roots`.
+///
+/// # Errors
+/// When a version of TLS cannot be used.
+pub fn config_with(roots: RootCertStore, versions: &[&'static SupportedProtocolVersion]) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The CAs in a PEM text.
+///
+/// # Errors
+/// When there is no certificate in it.
+pub fn roots_of(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+    ensure!(!roots.is_empty(), "the text holds no certificate");
+    Ok(roots)
 }
 
 /// The CAs in `ca_file`, else the system's.

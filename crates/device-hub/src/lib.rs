@@ -82,6 +82,6 @@ pub use twins::limits::SectionName;
 pub use twins::patch::WriteMode;
 pub use twins::stored::UnreadableTwin;
 pub use uploads::api::{FoundUpload, UploadError, UploadedFile};
-pub use uploads::config::{UploadConfig, UploadStorageKind};
+pub use uploads::config::{UploadConfig, UploadStorageKind, is_web_url};
 pub use uploads::source::UploadSource;
 pub use uploads::{UploadNotification, UploadReader};

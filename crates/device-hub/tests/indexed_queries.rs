@@ -186,6 +186,7 @@ fn an_index_finds_what_a_scan_finds_whatever_becomes_of_twins_and_owners() {
                 0 => TwinSeed {
                     tags: Some(tags.to_string()),
                     desired: Some(desired.to_string()),
+                    reported: None,
                 },
                 _ => TwinSeed::default(),
             };

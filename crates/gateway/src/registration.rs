@@ -1,7 +1,7 @@
 //! The provisioning service's calls of devices over HTTPS (Spec provisioning §3).
 //!
-//! Invariants: the second segment tells its paths apart from those of the hub; the first request answers with the final state, under
-//! the status that clients expect of it; requests and bodies are bounded.
+//! Invariants: the second segment tells its paths apart from those of the hub; a registration is answered with 202, final or not, as
+//! clients expect, and an operation with 202 until it is final; requests and bodies are bounded.
 //! Not here: who the device is and where it belongs (`provisioning`), HTTP itself (`net`).
 
 use std::pin::Pin;
@@ -28,7 +28,7 @@ use crate::HttpsConfig;
 const REGISTRATIONS: &str = "registrations";
 
 /// First segments of the service API, whose own second segment may be anything.
-const SERVICE_PATHS: [&str; 3] = ["enrollments", "enrollmentgroups", REGISTRATIONS];
+const SERVICE_PATHS: [&str; 4] = ["enrollments", "enrollmentgroups", "linkedhubs", REGISTRATIONS];
 
 /// What released clients wait before they ask for the state of an operation, in seconds.
 const POLL_SECONDS: &str = "3";
@@ -122,7 +122,10 @@ impl RegistrationFront {
             }
             Action::Operation(operation_id) => {
                 let answer = self.service.operation(&call, operation_id).await?;
-                Ok(Reply::ok(answer.body))
+                Ok(match answer.retry_after {
+                    Some(after) => Reply::json(202, &answer.body).header("retry-after", &after.as_secs().to_string()),
+                    None => Reply::ok(answer.body),
+                })
             }
         }
     }
@@ -161,7 +164,8 @@ impl RegistrationFront {
 
 /// The reply to a registration: 202 also when it is final, since the C# client takes nothing else.
 fn registered(headers: &HeaderMap, segments: &[&str], answer: &Answer) -> Reply {
-    let reply = Reply::json(202, &answer.body).header("retry-after", POLL_SECONDS);
+    let after = answer.retry_after.map(|after| after.as_secs().to_string());
+    let reply = Reply::json(202, &answer.body).header("retry-after", after.as_deref().unwrap_or(POLL_SECONDS));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     match host {
         Some(host) => reply.header("location", &format!("https://{host}/{}", segments.join("/"))),

@@ -1,6 +1,10 @@
 //! Devices that register over MQTT, on a simulated cluster: bytes over in-memory streams, on a paused clock.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+#[path = "provisioning/linked_hubs.rs"]
+mod linked_hubs;
+#[path = "provisioning/operations.rs"]
+mod operations;
 mod support;
 
 use std::time::Duration;

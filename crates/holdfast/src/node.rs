@@ -45,6 +45,7 @@ use certificates::Tls;
 pub(crate) use cluster_join::new_cluster;
 use cluster_join::{ClusterJoin, Entry};
 use listeners::{Listeners, Services};
+use outbound::ProvisioningOutbound;
 use store::Store;
 pub(crate) use store::storage_failure;
 use uploads::Uploads;
@@ -150,11 +151,13 @@ impl Node {
             stop.clone(),
         );
         holdfast_tasks::spawn_critical("upload-webhook", webhook);
-        let provisioning = config
-            .provisioning
-            .enabled
-            .then(|| Provisioning::new(Arc::clone(&node.hub), config.provisioning.clone()));
-        if provisioning.is_some() {
+        let provisioning = config.provisioning.enabled.then(|| {
+            let outbound = Arc::new(ProvisioningOutbound::new(config.provisioning.ca_file.clone()));
+            Provisioning::new(Arc::clone(&node.hub), config.provisioning.clone(), outbound)
+        });
+        if let Some(provisioning) = &provisioning {
+            let operations = Arc::clone(provisioning).run_operations(stop.clone());
+            holdfast_tasks::spawn_critical("provisioning-operations", operations);
             let founding = found_provisioning(node.registry.clone(), stop.clone());
             holdfast_tasks::spawn_critical("provisioning-founding", founding);
         }

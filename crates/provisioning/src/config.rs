@@ -1,5 +1,9 @@
 //! Section `[provisioning]` of the configuration.
 
+use std::path::PathBuf;
+
+use holdfast_model::HumanDuration;
+
 holdfast_config::section! {
     /// The provisioning service, on the ports of the hub (docs/provisioning.md). The same on all nodes.
     pub struct ProvisioningConfig = "provisioning" {
@@ -11,5 +15,16 @@ holdfast_config::section! {
         pub device_host: String = String::new();
         /// How many requests of devices a node works on at once; further ones are answered with 429.
         pub max_requests: usize = 256, in 1..=100_000 => "must be between 1 and 100000";
+        /// The hosts of webhooks that enrollments may name for custom allocation, with :PORT or without; "*": all. They are called with
+        /// https; one that is written as `http://HOST:PORT` with http. Empty: none.
+        pub webhook_hosts: Vec<String> = Vec::new();
+        /// How long one call of a webhook may take; after an answer of 500 or more, or none, it is called once more.
+        pub webhook_timeout: HumanDuration = HumanDuration::secs(5),
+            in HumanDuration::millis(100)..=HumanDuration::secs(30) => "must be 100 ms to 30 s";
+        /// For enrollments with geoLatency: the linked hubs that are near to the devices of this node, the nearest first; may differ between
+        /// nodes. The first one that takes devices is chosen; without any, the hash decides.
+        pub nearest_hubs: Vec<String> = Vec::new();
+        /// The CA of the certificates of webhooks and linked hubs, PEM. Default: the system's list.
+        pub ca_file: Option<PathBuf> = None;
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_model::{ErrorCode, UnixMillis, round_trip};
+use holdfast_model::{ErrorCode, UnixMillis, json, round_trip};
 use holdfast_registry::{Registration, RegistrationOutcome};
 use serde_json::{Value, json};
 
@@ -26,7 +26,11 @@ pub fn registration_state(registration: &Registration) -> Value {
         "etag": STANDARD.encode(format!("\"{}\"", registration.etag)),
         registration.attestation: {},
     });
+    if let Some(payload) = registration.payload.as_deref().and_then(|text| json::parse(text).ok()) {
+        state["payload"] = payload;
+    }
     match &registration.outcome {
+        RegistrationOutcome::Assigning(_) => state["status"] = json!("assigning"),
         RegistrationOutcome::Assigned {
             hub,
             device_id,
@@ -44,6 +48,42 @@ pub fn registration_state(registration: &Registration) -> Value {
         }
     }
     state
+}
+
+/// What operators see of a registration beside its state: the operation in progress, the webhook, what is left to do, and earlier
+/// operations.
+#[must_use]
+pub fn registration_details(registration: &Registration) -> Value {
+    let mut details = registration_state(registration);
+    details["operationId"] = json!(registration.operation_id);
+    details["enrollmentGroupId"] = json!(registration.group);
+    details["pending"] = json!(registration.pending().map(|pending| json!({
+        "startedDateTimeUtc": timestamp(pending.started),
+        "deviceId": pending.device_id.as_str(),
+        "hub": pending.target_hub,
+    })));
+    details["webhook"] = json!(registration.webhook.as_ref().map(|answer| json!({
+        "status": answer.status,
+        "text": answer.text,
+        "attempts": answer.attempts,
+        "dateTimeUtc": timestamp(answer.at),
+    })));
+    let left = registration.left.iter();
+    let left = left.map(|left| json!({"hub": left.place.hub, "deviceId": left.place.device_id.as_str()}));
+    details["toBeDeletedAt"] = left.collect();
+    let past = registration.past_operations().into_iter().map(|past| {
+        json!({
+            "operationId": past.operation_id,
+            "endedDateTimeUtc": timestamp(past.ended),
+            "status": if past.failure.is_some() { "failed" } else { "assigned" },
+            "assignedHub": past.hub,
+            "errorCode": past.failure.as_ref().map(|(code, _)| code.number()),
+            "errorMessage": past.failure.as_ref().map(|(_, text)| text),
+            "webhookStatus": past.webhook_status,
+        })
+    });
+    details["history"] = past.collect();
+    details
 }
 
 /// The body of an error.

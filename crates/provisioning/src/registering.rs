@@ -1,97 +1,118 @@
 //! What a registration changes: the hub, the device's id there, and the identity (Spec provisioning §8.3, §8.4).
 //!
 //! Invariants: pure but for reads of the local replica; the write carries what it was decided by, so that it is refused when that has
-//! changed.
+//! changed; what needs another server is written as an operation in progress, and is carried on by `operations`.
 
 use std::sync::Arc;
 
-use holdfast_auth::HubNames;
-use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId};
+use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId, UnixMillis};
 use holdfast_registry::{
-    AllocationPolicy, Authentication, AuthenticationWrite, Enrollment, Identity, IdentityContent, IdentityWrite,
-    IfMatch, Registration, RegistrationOutcome, RegistrationWrite, Registry, RegistryError, ReprovisionPolicy,
-    Substatus, WriteOperation,
+    AllocationPolicy, Authentication, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentContent,
+    EnrollmentReference, Identity, IdentityContent, IdentityWrite, IfMatch, PendingRegistration, Registration,
+    RegistrationOutcome, RegistrationWrite, Registry, RegistryError, ReprovisionPolicy, Status, Substatus, TwinSeed,
+    WriteOperation,
 };
 
-use crate::allocation::{LinkedHub, allocate};
+use crate::allocation::Hubs;
 use crate::attestation::Attested;
 
 /// The facts of a decision.
 pub(crate) struct Decision<'a> {
     pub(crate) registry: &'a Registry,
-    /// The names of this hub.
-    pub(crate) hub_names: &'a HubNames,
-    pub(crate) hubs: &'a [LinkedHub],
+    pub(crate) hubs: &'a Hubs,
     /// As the device sent it.
     pub(crate) registration_id: &'a str,
     pub(crate) found: Option<Registration>,
     pub(crate) attested: Attested,
     pub(crate) operation_id: String,
+    /// What the device sent as payload, JSON.
+    pub(crate) payload: Option<&'a str>,
+    /// With geoLatency: the hubs that are near.
+    pub(crate) nearest: &'a [String],
+    pub(crate) now: UnixMillis,
 }
 
 impl Decision<'_> {
-    /// The write of the registration.
+    /// The write of the registration: its end, or the begin of an operation.
     pub(crate) fn write(self) -> Result<RegistrationWrite, RegistryError> {
         let enrollment = Arc::clone(&self.attested.enrollment);
-        let policy = enrollment.content.reprovision.unwrap_or(ReprovisionPolicy::MIGRATE);
-        let before = match self.found.as_ref().map(|found| &found.outcome) {
-            Some(RegistrationOutcome::Assigned { hub, device_id, .. }) => Some((hub.clone(), device_id.clone())),
-            Some(RegistrationOutcome::Failed { .. }) | None => None,
+        let before = self.found.as_ref().and_then(|found| found.place.clone());
+        let (outcome, identity) = match self.device_id(before.as_ref().map(|place| &place.device_id)) {
+            Err(error) => (failed(ErrorCode::ArgumentInvalid, error.to_string()), Vec::new()),
+            Ok(device_id) => match self.immediate(&enrollment.content, before.as_ref()) {
+                None => (self.begin(&enrollment, device_id), Vec::new()),
+                Some(Err(text)) => (failed(ErrorCode::NoHubToAssign, text), Vec::new()),
+                Some(Ok(hub)) => {
+                    let assignment = Assignment {
+                        registry: self.registry,
+                        content: &enrollment.content,
+                        authentication: &self.attested.authentication,
+                        before: before.as_ref(),
+                        place: DevicePlace { hub, device_id },
+                        twin: None,
+                        has_moved: false,
+                        is_disabled: false,
+                        is_edge: enrollment.content.iot_edge,
+                    };
+                    (assignment.outcome(), assignment.identity()?)
+                }
+            },
         };
-        let hub = match &before {
-            Some((hub, _)) if !policy.update_hub_assignment => Ok(hub.clone()),
-            _ => self.hub(&enrollment),
-        };
-        let failed = |code, text: String| (RegistrationOutcome::Failed { code, text }, Vec::new());
-        let (outcome, identity) = match (hub, self.device_id(before.as_ref().map(|(_, id)| id))) {
-            (Err(text), _) => failed(ErrorCode::NoHubToAssign, text),
-            (_, Err(error)) => failed(ErrorCode::ArgumentInvalid, error.to_string()),
-            (Ok(hub), Ok(device_id)) => {
-                let resets = before.is_some() && policy.update_hub_assignment && !policy.migrate_device_data;
-                let identity = self.identity(&device_id, resets)?;
-                let substatus = match resets {
-                    true => Substatus::DeviceDataReset,
-                    false => Substatus::InitialAssignment,
-                };
-                let outcome = RegistrationOutcome::Assigned {
-                    hub,
-                    device_id,
-                    substatus,
-                };
-                (outcome, identity)
-            }
-        };
+        let found = self.found.map(Arc::new);
         Ok(RegistrationWrite {
-            id: self
-                .found
+            id: found
                 .as_ref()
                 .map_or_else(|| self.registration_id.to_owned(), |found| found.id.clone()),
             outcome,
             operation_id: self.operation_id,
-            found: self.found.map(Arc::new),
-            enrollment,
+            enrollment: EnrollmentReference::from(&*enrollment),
             identity,
+            left: found.as_ref().map(|found| found.left.clone()).unwrap_or_default(),
+            payload: None,
+            webhook: None,
+            found,
         })
     }
 
-    /// The hub that the enrollment gives the device.
-    fn hub(&self, enrollment: &Enrollment) -> Result<String, String> {
-        let content = &enrollment.content;
-        // This hub may be named by any of its names.
-        let mut wanted = content.iot_hubs.clone();
-        let mut policy = content.allocation.unwrap_or(AllocationPolicy::Hashed);
-        if let Some(only) = &content.iot_hub_host_name
-            && wanted.is_empty()
+    /// The hub, or why there is none, if both are known without another server.
+    fn immediate(&self, content: &EnrollmentContent, before: Option<&DevicePlace>) -> Option<Result<String, String>> {
+        let is_here = before.is_none_or(|before| self.hubs.is_own(&before.hub));
+        if !is_here {
+            return None;
+        }
+        if keeps_hub(content, before) {
+            return before.map(|before| Ok(before.hub.clone()));
+        }
+        if content.allocation == Some(AllocationPolicy::Custom) {
+            return None;
+        }
+        // Which hubs are out of service is known to the node that carries on operations.
+        match self
+            .hubs
+            .allocate(content, self.registration_id, self.nearest, |_| false)
         {
-            wanted.push(only.clone());
-            policy = AllocationPolicy::Static;
+            Ok(hub) if hub.link.is_some() => None,
+            Ok(hub) => Some(Ok(hub.host.clone())),
+            Err(text) => Some(Err(text)),
         }
-        for name in &mut wanted {
-            if let Some(own) = self.hub_names.primary().filter(|_| self.hub_names.contains(name)) {
-                own.clone_into(name);
-            }
-        }
-        allocate(policy, self.hubs, &wanted, self.registration_id).map(|hub| hub.host.clone())
+    }
+
+    fn begin(&self, enrollment: &Enrollment, device_id: DeviceId) -> RegistrationOutcome {
+        RegistrationOutcome::Assigning(Box::new(PendingRegistration {
+            enrollment_kind: enrollment.kind,
+            enrollment_id: enrollment.id.clone(),
+            enrollment_etag: enrollment.etag.clone(),
+            authentication: self.attested.authentication.clone(),
+            device_id,
+            payload: self.payload.map(str::to_owned),
+            started: self.now,
+            target_hub: None,
+            twin: None,
+            nearest: match enrollment.content.allocation {
+                Some(AllocationPolicy::GeoLatency) => self.nearest.to_vec(),
+                _ => Vec::new(),
+            },
+        }))
     }
 
     /// The device's id: that of the enrollment, else the registration id as the certificate or the device writes it. An id that
@@ -105,20 +126,73 @@ impl Decision<'_> {
         let same = before.filter(|before| before.as_str().eq_ignore_ascii_case(wanted.as_str()));
         Ok(same.cloned().unwrap_or(wanted))
     }
+}
+
+/// An outcome without a hub.
+pub(crate) fn failed(code: ErrorCode, text: String) -> RegistrationOutcome {
+    RegistrationOutcome::Failed { code, text }
+}
+
+/// Whether a device that has a hub stays there.
+pub(crate) fn keeps_hub(content: &EnrollmentContent, before: Option<&DevicePlace>) -> bool {
+    let policy = content.reprovision.unwrap_or(ReprovisionPolicy::MIGRATE);
+    before.is_some() && !policy.update_hub_assignment
+}
+
+/// A device and the hub that it belongs to from now on.
+pub(crate) struct Assignment<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) content: &'a EnrollmentContent,
+    pub(crate) authentication: &'a AuthenticationWrite,
+    pub(crate) before: Option<&'a DevicePlace>,
+    pub(crate) place: DevicePlace,
+    /// Content of a new twin in place of that of the enrollment.
+    pub(crate) twin: Option<TwinSeed>,
+    /// The device comes from another hub with its data.
+    pub(crate) has_moved: bool,
+    /// It was switched off there.
+    pub(crate) is_disabled: bool,
+    /// A new device is an edge device.
+    pub(crate) is_edge: bool,
+}
+
+impl Assignment<'_> {
+    /// Whether the device's data begin anew.
+    pub(crate) fn resets(&self) -> bool {
+        let policy = self.content.reprovision.unwrap_or(ReprovisionPolicy::MIGRATE);
+        self.before.is_some() && policy.update_hub_assignment && !policy.migrate_device_data
+    }
+
+    /// The registration's state.
+    pub(crate) fn outcome(&self) -> RegistrationOutcome {
+        RegistrationOutcome::Assigned {
+            hub: self.place.hub.clone(),
+            device_id: self.place.device_id.clone(),
+            substatus: match (self.has_moved, self.resets()) {
+                (true, _) => Substatus::DeviceDataMigrated,
+                (false, true) => Substatus::DeviceDataReset,
+                (false, false) => Substatus::InitialAssignment,
+            },
+        }
+    }
 
     /// The writes of the identity at this hub.
-    fn identity(&self, device: &DeviceId, resets: bool) -> Result<Vec<IdentityWrite>, RegistryError> {
-        let id = IdentityId::device(device.clone());
-        let content = &self.attested.enrollment.content;
+    pub(crate) fn identity(&self) -> Result<Vec<IdentityWrite>, RegistryError> {
+        let id = IdentityId::device(self.place.device_id.clone());
+        let content = self.content;
         let existing = self.registry.identity(&id)?;
         let write = |operation| IdentityWrite {
             id: id.clone(),
             operation,
         };
         let mut new = IdentityContent {
-            authentication: Some(self.attested.authentication.clone()),
-            iot_edge: Some(content.iot_edge),
-            twin: content.initial_twin.clone(),
+            authentication: Some(self.authentication.clone()),
+            iot_edge: Some(self.is_edge),
+            status: match self.is_disabled {
+                true => Status::Disabled,
+                false => Status::Enabled,
+            },
+            twin: self.twin.clone().unwrap_or_else(|| content.initial_twin.clone()),
             ..IdentityContent::default()
         };
         let Some(existing) = existing else {
@@ -129,14 +203,14 @@ impl Decision<'_> {
         new.status = existing.status;
         new.status_reason.clone_from(&existing.status_reason);
         let if_match = IfMatch::ETag(existing.etag.0.clone());
-        if resets {
+        if self.resets() {
             // A new generation: twin, queue and subscriptions begin anew.
             return Ok(vec![
                 write(WriteOperation::Delete(if_match)),
                 write(WriteOperation::Create(new)),
             ]);
         }
-        if has_credentials(&existing, &self.attested.authentication) && (existing.iot_edge || !content.iot_edge) {
+        if has_credentials(&existing, self.authentication) && (existing.iot_edge || !content.iot_edge) {
             return Ok(Vec::new());
         }
         new.iot_edge = content.iot_edge.then_some(true);

@@ -32,6 +32,8 @@ pub struct DeviceCall<'a> {
 pub struct RegisterBody {
     /// Whether it has a request for a certificate.
     pub has_csr: bool,
+    /// What the device says to the webhook, JSON.
+    pub payload: Option<String>,
 }
 
 impl RegisterBody {
@@ -66,7 +68,11 @@ impl RegisterBody {
             Some(Value::String(_)) => true,
             Some(_) => return invalid("csr must be a string"),
         };
-        Ok(Self { has_csr })
+        let payload = members.get("payload").filter(|payload| !payload.is_null());
+        Ok(Self {
+            has_csr,
+            payload: payload.map(Value::to_string),
+        })
     }
 }
 
@@ -91,7 +97,8 @@ mod tests {
             "\u{feff}{\"tpm\":{\"endorsementKey\":\"x\"}}",
         ] {
             let read = RegisterBody::parse(body.as_bytes(), "dev-1").unwrap();
-            assert_eq!(read, RegisterBody::default(), "{body}");
+            assert!(!read.has_csr, "{body}");
+            assert_eq!(read.payload.is_some(), body.contains("\\\"a"), "{body}");
         }
         assert!(RegisterBody::parse(br#"{"csr":"MII"}"#, "dev-1").unwrap().has_csr);
     }

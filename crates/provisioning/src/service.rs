@@ -1,26 +1,33 @@
 //! The calls of devices.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_device_hub::{Credential, Denied, DeviceHub, Operation, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason};
 use holdfast_registry::{Attestation, Enrollment, EnrollmentKind, ProvisioningSettings, Registration, Registry};
 use holdfast_tasks::sync::Mutex;
+use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::allocation::LinkedHub;
+use crate::allocation::Hubs;
 use crate::attestation::{Attested, Claimant, NotAttested};
 use crate::config::ProvisioningConfig;
 use crate::document::registration_state;
 use crate::error::ProvisioningError;
+use crate::hub_health::HubHealth;
 use crate::metrics;
+use crate::outbound::Outbound;
 use crate::registering::{Decision, is_conflict};
 use crate::request::{DeviceCall, RegisterBody, check_id};
+use crate::webhook;
 
 /// How often a registration is decided anew when something has changed meanwhile.
 const MAX_DECISIONS: usize = 5;
+
+/// What all released clients honour (Spec provisioning §2.1).
+const POLL_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 2..=4;
 
 /// The text for a device whose credential is refused, whatever the cause.
 const REFUSED_TEXT: &str = "Unauthorized";
@@ -28,8 +35,9 @@ const REFUSED_TEXT: &str = "Unauthorized";
 /// The provisioning service of a node.
 pub struct Provisioning {
     hub: Arc<DeviceHub>,
-    config: ProvisioningConfig,
-    hubs: Vec<LinkedHub>,
+    pub(crate) config: ProvisioningConfig,
+    pub(crate) outbound: Arc<dyn Outbound>,
+    pub(crate) health: HubHealth,
     requests: Semaphore,
     /// The group that a device was found in last: the devices of a batch come one after the other.
     last_group: Mutex<Option<String>>,
@@ -40,6 +48,8 @@ pub struct Provisioning {
 pub struct Answer {
     /// The operation, the status, and the state of the registration.
     pub body: Value,
+    /// The operation is in progress: when its state is worth another look. `None`: the answer is final.
+    pub retry_after: Option<Duration>,
 }
 
 /// A device that was let in, or not only because its enrollment is disabled.
@@ -49,12 +59,12 @@ enum Found {
 }
 
 impl Provisioning {
-    /// The service of the node of `hub`, which is the one hub that it assigns devices to.
+    /// The service of the node of `hub`; `outbound` calls webhooks and linked hubs.
     #[must_use]
-    pub fn new(hub: Arc<DeviceHub>, config: ProvisioningConfig) -> Arc<Self> {
-        let own = hub.hub_names().primary().unwrap_or_default().to_owned();
+    pub fn new(hub: Arc<DeviceHub>, config: ProvisioningConfig, outbound: Arc<dyn Outbound>) -> Arc<Self> {
         Arc::new(Self {
-            hubs: vec![LinkedHub { host: own, weight: 1 }],
+            outbound,
+            health: HubHealth::default(),
             requests: Semaphore::new(config.max_requests),
             last_group: Mutex::new(None),
             hub,
@@ -86,8 +96,21 @@ impl Provisioning {
         &self.hub
     }
 
-    fn registry(&self) -> &Registry {
+    pub(crate) fn registry(&self) -> &Registry {
         self.hub.registry()
+    }
+
+    /// The hubs that devices can be assigned to.
+    pub(crate) fn hubs(&self) -> Hubs {
+        Hubs::new(self.hub.hub_names().clone(), &self.registry().linked_hubs())
+    }
+
+    /// Checks that the configuration allows a webhook with this URL.
+    ///
+    /// # Errors
+    /// For people: why it does not.
+    pub fn check_webhook(&self, url: &str) -> Result<(), String> {
+        webhook::check_url(url, &self.config.webhook_hosts)
     }
 
     /// Whether the service is named by `id_scope`, in any case.
@@ -107,9 +130,9 @@ impl Provisioning {
     ///
     /// # Errors
     /// [`ProvisioningError`] with the number for the device.
-    pub async fn register(&self, call: &DeviceCall<'_>, _body: &RegisterBody) -> Result<Answer, ProvisioningError> {
+    pub async fn register(&self, call: &DeviceCall<'_>, body: &RegisterBody) -> Result<Answer, ProvisioningError> {
         let started = Instant::now();
-        let outcome = self.registered(call).await;
+        let outcome = self.registered(call, body).await;
         metrics::seconds("register").record(started.elapsed());
         let label = match &outcome {
             Ok(answer) => answer.body["status"].as_str().unwrap_or_default().to_owned(),
@@ -120,7 +143,7 @@ impl Provisioning {
         outcome
     }
 
-    async fn registered(&self, call: &DeviceCall<'_>) -> Result<Answer, ProvisioningError> {
+    async fn registered(&self, call: &DeviceCall<'_>, body: &RegisterBody) -> Result<Answer, ProvisioningError> {
         let (_permit, settings) = self.begin(call)?;
         for _ in 0..MAX_DECISIONS {
             let (found, registration) = self.find(call, &settings).await?;
@@ -129,14 +152,20 @@ impl Provisioning {
                 Found::Enabled(attested) => attested,
                 Found::Disabled(enrollment) => return Ok(disabled(call, &enrollment, operation_id)),
             };
+            // A second caller joins the operation in progress.
+            if let Some(registration) = registration.as_ref().filter(|found| found.pending().is_some()) {
+                return Ok(answer(registration));
+            }
             let decision = Decision {
                 registry: self.registry(),
-                hub_names: self.hub.hub_names(),
-                hubs: &self.hubs,
+                hubs: &self.hubs(),
                 registration_id: call.registration_id,
                 found: registration,
                 attested,
                 operation_id,
+                payload: body.payload.as_deref(),
+                nearest: &self.config.nearest_hubs,
+                now: self.hub.clock().now(),
             };
             match self.registry().put_registration(&decision.write()?).await {
                 Ok(registration) => return Ok(answer(&registration)),
@@ -182,6 +211,7 @@ impl Provisioning {
         };
         Ok(Answer {
             body: answer.body["registrationState"].take(),
+            retry_after: None,
         })
     }
 
@@ -302,6 +332,7 @@ impl Provisioning {
 fn answer(registration: &Registration) -> Answer {
     let state = registration_state(registration);
     Answer {
+        retry_after: registration.pending().map(|_| poll_after()),
         body: json!({
             "operationId": registration.operation_id,
             "status": state["status"],
@@ -314,6 +345,7 @@ fn answer(registration: &Registration) -> Answer {
 fn disabled(call: &DeviceCall<'_>, enrollment: &Enrollment, operation_id: String) -> Answer {
     let code = ErrorCode::DeviceDisabled;
     Answer {
+        retry_after: None,
         body: json!({
             "operationId": operation_id,
             "status": "disabled",
@@ -326,6 +358,11 @@ fn disabled(call: &DeviceCall<'_>, enrollment: &Enrollment, operation_id: String
             },
         }),
     }
+}
+
+/// When the state of an operation is worth a look: spread, so that devices that registered together do not come back together.
+fn poll_after() -> Duration {
+    Duration::from_secs(rand::rng().random_range(POLL_AFTER_SECONDS))
 }
 
 /// An id that needs no escaping in a path or topic.

@@ -167,10 +167,7 @@ fn identity_content(
         device_scope: scope(&content.device_scope),
         parent_scope: scope(&content.parent_scope),
         managed_by: content.managed_by.clone(),
-        twin: (content.twin != TwinSeed::default()).then(|| proto::TwinSeed {
-            tags: content.twin.tags.clone(),
-            desired: content.twin.desired.clone(),
-        }),
+        twin: (content.twin != TwinSeed::default()).then(|| content.twin.clone().into()),
         system_module_etags: if may_make_edge {
             vec![etag(), etag()]
         } else {
@@ -179,7 +176,30 @@ fn identity_content(
     })
 }
 
-fn authentication(given: &AuthenticationWrite, secrets: &Secrets) -> Result<proto::AuthenticationContent, SecretError> {
+/// An authentication method that was written by [`authentication`].
+pub(crate) fn stored_authentication(
+    stored: &proto::AuthenticationContent,
+    secrets: &Secrets,
+) -> Result<Authentication, SecretError> {
+    Ok(match stored.r#type() {
+        proto::AuthenticationType::Sas => {
+            Authentication::Sas(secrets.open_pair(&stored.keys.clone().unwrap_or_default())?)
+        }
+        proto::AuthenticationType::SelfSigned => stored
+            .thumbprints
+            .as_ref()
+            .and_then(thumbprints)
+            .map_or(Authentication::None, Authentication::SelfSigned),
+        proto::AuthenticationType::CertificateAuthority => Authentication::CertificateAuthority,
+        proto::AuthenticationType::None | proto::AuthenticationType::Unspecified => Authentication::None,
+    })
+}
+
+/// The stored form of an authentication method: keys sealed.
+pub(crate) fn authentication(
+    given: &AuthenticationWrite,
+    secrets: &Secrets,
+) -> Result<proto::AuthenticationContent, SecretError> {
     let mut content = proto::AuthenticationContent::default();
     match given {
         AuthenticationWrite::Sas(keys) => {

@@ -158,6 +158,8 @@ pub struct TwinSeed {
     pub tags: Option<String>,
     /// The desired properties.
     pub desired: Option<String>,
+    /// The reported properties, of a device that comes from another hub.
+    pub reported: Option<String>,
 }
 
 impl From<holdfast_proto::registry::v1::TwinSeed> for TwinSeed {
@@ -165,6 +167,17 @@ impl From<holdfast_proto::registry::v1::TwinSeed> for TwinSeed {
         Self {
             tags: seed.tags,
             desired: seed.desired,
+            reported: seed.reported,
+        }
+    }
+}
+
+impl From<TwinSeed> for holdfast_proto::registry::v1::TwinSeed {
+    fn from(seed: TwinSeed) -> Self {
+        Self {
+            tags: seed.tags,
+            desired: seed.desired,
+            reported: seed.reported,
         }
     }
 }

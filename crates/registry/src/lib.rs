@@ -19,6 +19,7 @@ mod enrollment_groups;
 mod error;
 mod identity;
 mod lease;
+mod linked_hub;
 mod local;
 mod machine;
 mod metrics;
@@ -27,6 +28,7 @@ mod provisioning;
 mod provisioning_replica;
 mod quota;
 mod read_barrier;
+mod registration;
 mod registry;
 mod revocations;
 mod saved_query;
@@ -48,15 +50,20 @@ pub use enrollment_groups::EnrollmentGroups;
 pub use error::{RegistryError, UnavailableReason};
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use lease::{LeaseState, LeaseWatch};
+pub use linked_hub::{HubLogin, LinkedHub, LinkedHubContent, MAX_HUB_WEIGHT};
 pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
 pub use policy_write::{PolicyCondition, PolicyKeys, PolicyWrite};
 pub use provisioning::{
-    AllocationPolicy, Attestation, AttestationWrite, CertificateSource, Enrollment, EnrollmentContent, EnrollmentKind,
-    EnrollmentOperation, EnrollmentWrite, ProvisioningSettings, Registration, RegistrationOutcome, RegistrationWrite,
-    ReprovisionPolicy, Substatus, X509Attestation, check_registration_id,
+    AllocationPolicy, Attestation, AttestationWrite, CertificateSource, CustomAllocation, Enrollment,
+    EnrollmentContent, EnrollmentKind, EnrollmentOperation, EnrollmentWrite, ProvisioningSettings, ReprovisionPolicy,
+    WebhookQuery, X509Attestation, check_registration_id,
 };
 pub use quota::{NodeQuotaUse, QuotaUse};
+pub use registration::{
+    DevicePlace, EnrollmentReference, LeftDevice, MAX_RETURNED_PAYLOAD_BYTES, PastOperation, PendingRegistration,
+    Registration, RegistrationOutcome, RegistrationWrite, Substatus, WebhookAnswer,
+};
 pub use registry::{EnrollmentOutcome, Outcome, PROVISIONING_POLICY, Registry, StartError, Written};
 pub use revocations::{CaCrl, DeniedCertificate, REVOCATION_REASONS, RevokedCertificate};
 pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryWrite};

@@ -23,6 +23,7 @@ use crate::convert;
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
+use crate::linked_hub::LinkedHub;
 use crate::metrics::Metrics;
 use crate::provisioning::ProvisioningSettings;
 use crate::revocations::{CaCrl, DeniedCertificate};
@@ -64,6 +65,9 @@ pub(crate) struct Local {
     saved_queries: watch::Sender<Arc<SavedQueries>>,
     pub(crate) provisioning: RwLock<Option<Arc<ProvisioningSettings>>>,
     pub(crate) enrollment_groups: RwLock<Arc<EnrollmentGroups>>,
+    pub(crate) linked_hubs: RwLock<Arc<Vec<Arc<LinkedHub>>>>,
+    /// Changes with the registrations that have work to do.
+    pub(crate) open_registrations: watch::Sender<()>,
 }
 
 impl Local {
@@ -80,6 +84,8 @@ impl Local {
             saved_queries: watch::Sender::new(Arc::default()),
             provisioning: RwLock::new(None),
             enrollment_groups: RwLock::default(),
+            linked_hubs: RwLock::default(),
+            open_registrations: watch::Sender::new(()),
         };
         local.reload()?;
         Ok(local)
@@ -98,6 +104,7 @@ impl Local {
         self.reload_saved_queries()?;
         self.reload_provisioning()?;
         self.reload_enrollment_groups()?;
+        self.reload_linked_hubs()?;
         self.count(self.statistics()?);
         Ok(())
     }

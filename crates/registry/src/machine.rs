@@ -118,6 +118,12 @@ impl Machine {
         }
         self.local
             .enrollment_groups_changed(&effects.enrollment_groups_changed)?;
+        if effects.linked_hubs_changed {
+            self.local.reload_linked_hubs()?;
+        }
+        if effects.open_registrations_changed {
+            self.local.open_registrations.send_replace(());
+        }
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;
         }

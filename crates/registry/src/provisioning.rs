@@ -14,7 +14,7 @@ use holdfast_proto::registry::v1 as proto;
 use crate::identity::TwinSeed;
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
-use crate::write::{IdentityWrite, IfMatch};
+use crate::write::IfMatch;
 
 /// Most characters of a registration or group id (Spec provisioning §1).
 pub(crate) const MAX_REGISTRATION_ID_CHARS: usize = 128;
@@ -24,6 +24,11 @@ const MAX_TAGS_JSON_BYTES: usize = 32 * 1024;
 const MAX_DESIRED_JSON_BYTES: usize = 128 * 1024;
 const MAX_INFORMATION_JSON_BYTES: usize = 8 * 1024;
 const MAX_HUBS: usize = 50;
+const MAX_WEBHOOK_URL_BYTES: usize = 2048;
+const MAX_API_VERSION_BYTES: usize = 64;
+
+/// What readers see in place of a webhook's query (Spec provisioning §8.2).
+const HIDDEN_QUERY: &str = "****";
 const MAX_HOST_BYTES: usize = 253;
 
 /// The service's settings.
@@ -148,11 +153,13 @@ pub enum AllocationPolicy {
     GeoLatency,
     /// The one hub that the enrollment names.
     Static,
+    /// The hub that a webhook names.
+    Custom,
 }
 
 impl AllocationPolicy {
     /// All that this version has.
-    pub const ALL: [Self; 3] = [Self::Hashed, Self::GeoLatency, Self::Static];
+    pub const ALL: [Self; 4] = [Self::Hashed, Self::GeoLatency, Self::Static, Self::Custom];
 
     /// Its name on the wire.
     #[must_use]
@@ -161,6 +168,7 @@ impl AllocationPolicy {
             Self::Hashed => "hashed",
             Self::GeoLatency => "geoLatency",
             Self::Static => "static",
+            Self::Custom => "custom",
         }
     }
 
@@ -170,6 +178,60 @@ impl AllocationPolicy {
         Self::ALL
             .into_iter()
             .find(|policy| policy.as_str().eq_ignore_ascii_case(name))
+    }
+}
+
+/// The webhook of [`AllocationPolicy::Custom`] (Spec provisioning §8.2).
+#[derive(Clone, PartialEq, Eq)]
+pub struct CustomAllocation {
+    /// Its URL, without the query.
+    pub webhook_url: String,
+    /// The query, which often is a secret.
+    pub query: WebhookQuery,
+    /// Selects the form of the request.
+    pub api_version: String,
+}
+
+/// The query of a webhook's URL.
+#[derive(Clone, PartialEq, Eq)]
+pub enum WebhookQuery {
+    /// The text behind the question mark; empty: there is none.
+    Known(String),
+    /// Of a write: the stored one stays.
+    Kept,
+}
+
+impl CustomAllocation {
+    /// The URL as readers see it: the query is hidden.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        match &self.query {
+            WebhookQuery::Known(query) if query.is_empty() => self.webhook_url.clone(),
+            WebhookQuery::Known(_) | WebhookQuery::Kept => format!("{}?{HIDDEN_QUERY}", self.webhook_url),
+        }
+    }
+
+    /// Reads a URL; one whose query is hidden keeps the stored query.
+    #[must_use]
+    pub fn of(url: &str, api_version: String) -> Self {
+        let (url, query) = url.split_once('?').unwrap_or((url, ""));
+        Self {
+            webhook_url: url.to_owned(),
+            query: match query {
+                HIDDEN_QUERY => WebhookQuery::Kept,
+                query => WebhookQuery::Known(query.to_owned()),
+            },
+            api_version,
+        }
+    }
+}
+
+impl fmt::Debug for CustomAllocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomAllocation")
+            .field("webhook_url", &self.shown_url())
+            .field("api_version", &self.api_version)
+            .finish()
     }
 }
 
@@ -205,6 +267,8 @@ pub struct EnrollmentContent {
     pub iot_hub_host_name: Option<String>,
     /// `None`: that of the service.
     pub allocation: Option<AllocationPolicy>,
+    /// The webhook; always there with [`AllocationPolicy::Custom`].
+    pub custom_allocation: Option<CustomAllocation>,
     /// Content of the device's twin when it is created.
     pub initial_twin: TwinSeed,
     /// A JSON object, kept for its writer. Individual only.
@@ -274,6 +338,17 @@ impl Enrollment {
                 iot_hubs: record.iot_hubs,
                 iot_hub_host_name: text(record.iot_hub_host_name),
                 allocation: AllocationPolicy::parse(&record.allocation_policy),
+                custom_allocation: match record.custom_allocation {
+                    None => None,
+                    Some(custom) => Some(CustomAllocation {
+                        webhook_url: custom.webhook_url,
+                        query: WebhookQuery::Known(match custom.sealed_query.is_empty() {
+                            true => String::new(),
+                            false => secrets.open_text(&custom.sealed_query)?,
+                        }),
+                        api_version: custom.api_version,
+                    }),
+                },
                 initial_twin: record.initial_twin.map(TwinSeed::from).unwrap_or_default(),
                 device_information: record.device_information,
                 reprovision: record.reprovision_policy.map(|policy| ReprovisionPolicy {
@@ -377,6 +452,18 @@ impl EnrollmentWrite {
             return Ok(write);
         };
         let mut record = content.to_proto();
+        record.custom_allocation = match &content.custom_allocation {
+            None => None,
+            Some(custom) => Some(proto::CustomAllocation {
+                webhook_url: custom.webhook_url.clone(),
+                sealed_query: match &custom.query {
+                    WebhookQuery::Known(query) if !query.is_empty() => secrets.seal(query.as_bytes())?,
+                    WebhookQuery::Known(_) | WebhookQuery::Kept => Bytes::new(),
+                },
+                api_version: custom.api_version.clone(),
+                keep_query: custom.query == WebhookQuery::Kept,
+            }),
+        };
         match attestation {
             AttestationWrite::SymmetricKey { primary, secondary } => {
                 record.set_attestation(proto::AttestationType::SymmetricKey);
@@ -418,186 +505,13 @@ impl EnrollmentContent {
             iot_hubs: self.iot_hubs.clone(),
             iot_hub_host_name: self.iot_hub_host_name.clone().unwrap_or_default(),
             allocation_policy: self.allocation.map_or("", AllocationPolicy::as_str).to_owned(),
-            initial_twin: (self.initial_twin != TwinSeed::default()).then(|| proto::TwinSeed {
-                tags: self.initial_twin.tags.clone(),
-                desired: self.initial_twin.desired.clone(),
-            }),
+            initial_twin: (self.initial_twin != TwinSeed::default()).then(|| self.initial_twin.clone().into()),
             device_information: self.device_information.clone(),
             reprovision_policy: self.reprovision.map(|policy| proto::ReprovisionPolicy {
                 update_hub_assignment: policy.update_hub_assignment,
                 migrate_device_data: policy.migrate_device_data,
             }),
             ..proto::EnrollmentRecord::default()
-        }
-    }
-}
-
-/// The state of a registration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RegistrationOutcome {
-    /// The device belongs to a hub.
-    Assigned {
-        /// The hub's host name.
-        hub: String,
-        /// The device's id there.
-        device_id: DeviceId,
-        /// How it came to that.
-        substatus: Substatus,
-    },
-    /// No hub took it.
-    Failed {
-        /// Why, as a number of the catalogue.
-        code: ErrorCode,
-        /// Why, for people.
-        text: String,
-    },
-}
-
-/// How a device came to its hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Substatus {
-    /// For the first time, or again to the same one.
-    InitialAssignment,
-    /// With its data.
-    DeviceDataMigrated,
-    /// Without its data.
-    DeviceDataReset,
-}
-
-impl Substatus {
-    /// Its name on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InitialAssignment => "initialAssignment",
-            Self::DeviceDataMigrated => "deviceDataMigrated",
-            Self::DeviceDataReset => "deviceDataReset",
-        }
-    }
-}
-
-/// The registration of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// As the device sent it first; found in any case.
-    pub id: String,
-    /// New on every write.
-    pub etag: String,
-    /// When it was created.
-    pub created: UnixMillis,
-    /// When it was written last.
-    pub updated: UnixMillis,
-    /// Its state.
-    pub outcome: RegistrationOutcome,
-    /// The name of the attestation that it was decided by.
-    pub attestation: &'static str,
-    /// The group that it was decided by; `None`: an individual enrollment.
-    pub group: Option<String>,
-    /// The operation that wrote it last.
-    pub operation_id: String,
-}
-
-const SYMMETRIC_KEY: &str = "symmetricKey";
-const X509: &str = "x509";
-
-impl Registration {
-    pub(crate) fn read(record: proto::RegistrationRecord) -> Self {
-        let substatus = match record.substatus() {
-            proto::RegistrationSubstatus::DeviceDataMigrated => Substatus::DeviceDataMigrated,
-            proto::RegistrationSubstatus::DeviceDataReset => Substatus::DeviceDataReset,
-            proto::RegistrationSubstatus::InitialAssignment | proto::RegistrationSubstatus::Unspecified => {
-                Substatus::InitialAssignment
-            }
-        };
-        let attestation = match record.attestation() {
-            proto::AttestationType::X509 => X509,
-            proto::AttestationType::SymmetricKey | proto::AttestationType::Unspecified => SYMMETRIC_KEY,
-        };
-        let outcome = match (record.status(), DeviceId::parse(&record.device_id)) {
-            (proto::RegistrationStatus::Assigned, Ok(device_id)) => RegistrationOutcome::Assigned {
-                hub: record.assigned_hub,
-                device_id,
-                substatus,
-            },
-            _ => RegistrationOutcome::Failed {
-                code: ErrorCode::from_number(record.error_code).unwrap_or(ErrorCode::ServerError),
-                text: record.error_text,
-            },
-        };
-        Self {
-            id: record.registration_id,
-            etag: record.etag,
-            created: UnixMillis(record.created_ms),
-            updated: UnixMillis(record.updated_ms),
-            outcome,
-            attestation,
-            group: (!record.group.is_empty()).then_some(record.group),
-            operation_id: record.operation_id,
-        }
-    }
-}
-
-/// A decided registration, and what it was decided by.
-#[derive(Debug, Clone)]
-pub struct RegistrationWrite {
-    /// As the device sent it, or as it is stored.
-    pub id: String,
-    /// The new state.
-    pub outcome: RegistrationOutcome,
-    /// The operation.
-    pub operation_id: String,
-    /// The registration that was found.
-    pub found: Option<Arc<Registration>>,
-    /// The enrollment that opened the way.
-    pub enrollment: Arc<Enrollment>,
-    /// Writes of the identity at this hub; none where it belongs to another hub, or to none.
-    pub identity: Vec<IdentityWrite>,
-}
-
-impl RegistrationWrite {
-    pub(crate) fn to_proto(&self, etag: String) -> proto::PutRegistration {
-        let mut record = proto::RegistrationRecord {
-            registration_id: self.id.clone(),
-            etag,
-            operation_id: self.operation_id.clone(),
-            group: match self.enrollment.kind {
-                EnrollmentKind::Individual => String::new(),
-                EnrollmentKind::Group => self.enrollment.id.clone(),
-            },
-            ..proto::RegistrationRecord::default()
-        };
-        record.set_attestation(match self.enrollment.attestation {
-            Attestation::SymmetricKey(_) => proto::AttestationType::SymmetricKey,
-            Attestation::X509(_) => proto::AttestationType::X509,
-        });
-        match &self.outcome {
-            RegistrationOutcome::Assigned {
-                hub,
-                device_id,
-                substatus,
-            } => {
-                record.set_status(proto::RegistrationStatus::Assigned);
-                record.assigned_hub.clone_from(hub);
-                record.device_id = device_id.to_string();
-                record.set_substatus(match substatus {
-                    Substatus::InitialAssignment => proto::RegistrationSubstatus::InitialAssignment,
-                    Substatus::DeviceDataMigrated => proto::RegistrationSubstatus::DeviceDataMigrated,
-                    Substatus::DeviceDataReset => proto::RegistrationSubstatus::DeviceDataReset,
-                });
-            }
-            RegistrationOutcome::Failed { code, text } => {
-                record.set_status(proto::RegistrationStatus::Failed);
-                record.error_code = code.number();
-                record.error_text.clone_from(text);
-            }
-        }
-        proto::PutRegistration {
-            registration: Some(record),
-            found_etag: self.found.as_ref().map(|found| found.etag.clone()),
-            enrollment_kind: self.enrollment.kind.to_proto().into(),
-            enrollment_id: self.enrollment.id.clone(),
-            enrollment_etag: self.enrollment.etag.clone(),
-            identity: Vec::new(),
         }
     }
 }
@@ -658,6 +572,25 @@ fn check_content(kind: EnrollmentKind, content: &EnrollmentContent) -> Result<()
         return invalid(format!(
             "optionalDeviceInformation is larger than {MAX_INFORMATION_JSON_BYTES} bytes"
         ));
+    }
+    match (&content.custom_allocation, content.allocation) {
+        (None, Some(AllocationPolicy::Custom)) => {
+            return invalid("allocationPolicy custom needs customAllocationDefinition".to_owned());
+        }
+        (Some(custom), _) => {
+            let query = match &custom.query {
+                WebhookQuery::Known(query) => query.as_str(),
+                WebhookQuery::Kept => "",
+            };
+            if custom.webhook_url.len() + query.len() > MAX_WEBHOOK_URL_BYTES
+                || custom.api_version.len() > MAX_API_VERSION_BYTES
+            {
+                return invalid(format!(
+                    "webhookUrl has at most {MAX_WEBHOOK_URL_BYTES} bytes, its apiVersion {MAX_API_VERSION_BYTES}"
+                ));
+            }
+        }
+        (None, _) => {}
     }
     let hosts = content.iot_hubs.iter().chain(&content.iot_hub_host_name);
     if content.iot_hubs.len() > MAX_HUBS || hosts.clone().any(|host| host.len() > MAX_HOST_BYTES) {

@@ -10,7 +10,8 @@ use holdfast_proto::registry::v1 as proto;
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
 use crate::local::Local;
-use crate::provisioning::{Enrollment, EnrollmentKind, ProvisioningSettings, Registration};
+use crate::provisioning::{Enrollment, EnrollmentKind, ProvisioningSettings};
+use crate::registration::Registration;
 use crate::state::{ApplyError, Base as _, decode, layout};
 
 impl Local {
@@ -83,7 +84,23 @@ impl Local {
 
     pub(crate) fn registration(&self, id: &str) -> Result<Option<Registration>, RegistryError> {
         let record = self.message::<proto::RegistrationRecord>(&layout::registration(id))?;
-        Ok(record.map(Registration::read))
+        Ok(record
+            .map(|record| Registration::read(record, &self.secrets))
+            .transpose()?)
+    }
+
+    /// The ids, in lower case, of registrations with work to do behind the id `after`, until `visit` breaks.
+    pub(crate) fn scan_open_registrations(
+        &self,
+        after: Option<&str>,
+        mut visit: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        let Range { start, end } = behind(layout::open_registrations(), after.map(layout::open_registration));
+        self.scan(&start, &end, &mut |key, _| match layout::parse_open_registration(key) {
+            Some(id) => visit(id),
+            None => ControlFlow::Continue(()),
+        })?;
+        Ok(())
     }
 
     pub(crate) fn scan_enrollments(

@@ -20,6 +20,9 @@ pub enum SecretError {
     /// It was sealed under another key, or is damaged.
     #[error("the secret cannot be sealed or opened")]
     Seal(#[from] SealError),
+    /// The sealed value is not text.
+    #[error("the secret is not text")]
+    Text,
     /// The sealed value is not a key.
     #[error("the secret is not a symmetric key")]
     Key(#[from] KeyError),
@@ -80,7 +83,12 @@ impl Secrets {
         Ok(self.0.seal(key, fresh_nonce()?)?)
     }
 
-    fn open(&self, sealed: &[u8]) -> Result<Key, SecretError> {
+    /// A secret that is text.
+    pub(crate) fn open_text(&self, sealed: &[u8]) -> Result<String, SecretError> {
+        String::from_utf8(self.0.open(sealed)?.to_vec()).map_err(|_| SecretError::Text)
+    }
+
+    pub(crate) fn open(&self, sealed: &[u8]) -> Result<Key, SecretError> {
         Ok(Key::from_bytes(self.0.open(sealed)?)?)
     }
 }

@@ -11,6 +11,7 @@ mod cluster;
 mod edge;
 mod identity;
 pub(crate) mod layout;
+mod linked_hubs;
 mod policies;
 mod provisioning;
 mod quota;
@@ -38,14 +39,16 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
-/// 11: provisioning.
-pub const COMMAND_VERSION: u32 = 11;
+/// 11: provisioning. 12: registrations that take several steps.
+pub const COMMAND_VERSION: u32 = 12;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
 #[must_use]
 pub fn version_of(command: &Command) -> u32 {
     match command {
+        // An earlier version would lose them.
+        Command::WriteIdentities(command) if identity::have_reported(&command.writes) => 12,
         Command::Bootstrap(_)
         | Command::WriteIdentities(_)
         | Command::RegenerateKeys(_)
@@ -77,6 +80,10 @@ pub fn version_of(command: &Command) -> u32 {
         Command::WritePolicy(_) | Command::DeletePolicy(_) => 7,
         Command::PutRevocation(_) | Command::RemoveRevocation(_) | Command::PutCrl(_) | Command::RemoveCrl(_) => 8,
         Command::PutQuotaUse(_) => 10,
+        // An earlier version would overlook the new fields.
+        Command::WriteEnrollments(command) if provisioning::has_new_enrollment_fields(command) => 12,
+        Command::PutRegistration(command) if provisioning::has_new_registration_fields(command) => 12,
+        Command::ForgetLeftDevice(_) | Command::PutLinkedHub(_) | Command::RemoveLinkedHub(_) => 12,
         Command::FoundProvisioning(_)
         | Command::WriteEnrollments(_)
         | Command::PutRegistration(_)
@@ -131,6 +138,10 @@ pub struct Effects {
     pub provisioning_changed: bool,
     /// The enrollment groups that changed, by their ids in lower case.
     pub enrollment_groups_changed: Vec<String>,
+    /// Whether linked hubs changed.
+    pub linked_hubs_changed: bool,
+    /// Whether a registration has work to do, or has it no more.
+    pub open_registrations_changed: bool,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -146,6 +157,8 @@ struct Work<'a> {
     revocations_changed: bool,
     provisioning_changed: bool,
     enrollment_groups_changed: Vec<String>,
+    linked_hubs_changed: bool,
+    open_registrations_changed: bool,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
@@ -229,6 +242,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         revocations_changed: false,
         provisioning_changed: false,
         enrollment_groups_changed: Vec::new(),
+        linked_hubs_changed: false,
+        open_registrations_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -267,7 +282,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
             let done = |()| EntryAnswer::default();
             let apart = authorities::change(&mut work, other)
                 .or_else(|| revocations::change(&mut work, other))
-                .or_else(|| provisioning::change(&mut work, other));
+                .or_else(|| provisioning::change(&mut work, other))
+                .or_else(|| linked_hubs::change(&mut work, other));
             let outcome = match apart {
                 Some(outcome) => outcome,
                 None => match cluster::change(&mut work, other) {
@@ -296,6 +312,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         revocations_changed: work.revocations_changed,
         provisioning_changed: work.provisioning_changed,
         enrollment_groups_changed: work.enrollment_groups_changed,
+        linked_hubs_changed: work.linked_hubs_changed,
+        open_registrations_changed: work.open_registrations_changed,
     })
 }
 

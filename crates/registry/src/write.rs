@@ -182,6 +182,14 @@ impl IdentityContent {
         {
             return invalid("the twin's desired properties are too large".to_owned());
         }
+        if self
+            .twin
+            .reported
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_DESIRED_JSON_BYTES)
+        {
+            return invalid("the twin's reported properties are too large".to_owned());
+        }
         Ok(())
     }
 }

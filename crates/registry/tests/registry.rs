@@ -159,6 +159,7 @@ async fn no_key_is_in_clear_in_the_data_directory() {
         twin: TwinSeed {
             tags: Some(r#"{"a-text-that-is-no-secret":1}"#.to_owned()),
             desired: None,
+            reported: None,
         },
         ..IdentityContent::default()
     };
@@ -543,6 +544,7 @@ async fn a_scan_of_twin_content_visits_those_that_were_created_with_it() {
         twin: TwinSeed {
             tags: Some(tags.to_owned()),
             desired: None,
+            reported: None,
         },
         ..IdentityContent::default()
     };

@@ -298,6 +298,7 @@ impl DeviceHub {
             generation: generation.0.to_string(),
             seed_tags: seed.tags,
             seed_desired: seed.desired,
+            seed_reported: seed.reported,
             action: Some(action),
             with_connection,
         }))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::document::{Twin, with_version};
 use super::history::{self, TwinVersion};
 use super::limits::{SectionName, TwinRefusal};
-use super::patch::{SectionWrite, WriteMode};
+use super::patch::{SectionWrite, WriteMode, parse_reported};
 use super::stored::UnreadableTwin;
 
 /// A checked write to tags and desired properties.
@@ -96,6 +96,13 @@ pub(crate) fn current(
             && let Err(error) = twin.write(tags, desired, twin.desired.root.stamp.time)
         {
             ignored(identity, &error);
+        }
+        if let Some(text) = &seed.reported {
+            let time = twin.reported.root.stamp.time;
+            let reported = parse_reported(text.as_bytes()).and_then(|reported| twin.report(reported, time));
+            if let Err(error) = reported {
+                ignored(identity, &error);
+            }
         }
     }
     Ok(twin)

@@ -73,8 +73,12 @@ impl TwinOf {
     fn decode(request: &mut proto::TwinRequest) -> Option<Self> {
         let identity = codec::decode_identity(&request.device, &request.module).ok()?;
         let generation = GenerationId(codec::check_text(&request.generation).ok()?.into());
-        let (tags, desired) = (request.seed_tags.take(), request.seed_desired.take());
-        let seed = (tags.is_some() || desired.is_some()).then_some(TwinSeed { tags, desired });
+        let seed = TwinSeed {
+            tags: request.seed_tags.take(),
+            desired: request.seed_desired.take(),
+            reported: request.seed_reported.take(),
+        };
+        let seed = (seed != TwinSeed::default()).then_some(seed);
         Some(Self {
             key: StateKey::new(DeviceStateKind::TWIN, &identity, &generation),
             identity,

@@ -295,6 +295,7 @@ fn content_given_with_the_creation_is_the_first_write() {
     let seed = TwinSeed {
         tags: Some(r#"{"site":"B"}"#.to_owned()),
         desired: Some(r#"{"rate":1}"#.to_owned()),
+        reported: None,
     };
     let twin = decide::current(None, &device(), &generation(), Some(&seed)).unwrap();
     assert_eq!(

@@ -66,7 +66,7 @@ holdfast_config::section! {
             => key_file, "is needed with upload.storage = \"azure\"";
         upload.endpoint.is_empty() || is_endpoint(&upload.endpoint)
             => endpoint, "must be a host name or IP, with :PORT or without, and no scheme or path";
-        upload.webhook.is_empty() || is_web(&upload.webhook)
+        upload.webhook.is_empty() || is_web_url(&upload.webhook)
             => webhook, "must be a URL with http or https, without user and password";
     }
 }
@@ -85,7 +85,9 @@ fn is_endpoint(text: &str) -> bool {
     !host.is_empty() && host.chars().all(is_plain) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
-fn is_web(url: &str) -> bool {
+/// Whether a text is a URL with http or https, without user and password.
+#[must_use]
+pub fn is_web_url(url: &str) -> bool {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let authority = rest.and_then(|rest| rest.split(['/', '?']).next());
     authority.is_some_and(is_endpoint) && url.chars().all(|c| c.is_ascii_graphic())

@@ -278,7 +278,10 @@ impl Connection {
             };
             match outcome {
                 Ok(answer) => Reply {
-                    topic: reply_topic(200, &rid, None),
+                    topic: match answer.retry_after {
+                        Some(after) => reply_topic(202, &rid, Some(after.as_secs())),
+                        None => reply_topic(200, &rid, None),
+                    },
                     body: answer.body.to_string(),
                     is_refused: false,
                 },

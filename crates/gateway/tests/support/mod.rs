@@ -1,7 +1,9 @@
 //! Devices' bytes over in-memory streams, to front ends on a simulated cluster.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod fake_hub;
 pub(crate) mod https;
+pub(crate) mod servers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +32,8 @@ pub(crate) struct Bench {
     pub(crate) cluster: Cluster,
     config: MqttConfig,
     handlers: BTreeMap<u64, Rc<dyn StreamHandler>>,
+    /// What the provisioning service calls.
+    pub(crate) servers: Arc<servers::Servers>,
 }
 
 impl Bench {
@@ -51,6 +55,7 @@ impl Bench {
             cluster,
             config,
             handlers: BTreeMap::new(),
+            servers: Arc::default(),
         };
         NODES.into_iter().for_each(|node| bench.serve(node));
         bench
@@ -59,7 +64,14 @@ impl Bench {
     /// Starts a front end on a node that has started.
     pub(crate) fn serve(&mut self, node: NodeId) {
         let core = Rc::clone(&self.cluster.nodes[&node].cores[0]);
-        let provisioning = Provisioning::new(Arc::clone(core.hub()), ProvisioningConfig::default());
+        let config = ProvisioningConfig {
+            webhook_hosts: vec!["*".to_owned()],
+            ..ProvisioningConfig::default()
+        };
+        let outbound = Arc::clone(&self.servers);
+        let provisioning = Provisioning::new(Arc::clone(core.hub()), config, outbound);
+        let operations = Arc::clone(&provisioning).run_operations(Stop::new());
+        holdfast_tasks::spawn_local("operations", Box::pin(operations));
         let front = MqttFront::new(core, self.config.clone(), Some(provisioning), Stop::new());
         holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
         self.handlers.insert(node.get(), front.web_socket_handler());

@@ -89,8 +89,12 @@ catalogue! {
     400101 InvalidSourceOnRoute: Argument, "a route names an unknown source";
     400102 RoutingNotEnabled: Operation, "routing is not enabled";
     400103 InvalidContentEncodingOrType: Argument, "content type or encoding does not allow a query of the body";
+    400207 CustomAllocationFailed: Operation, "the webhook of the enrollment has chosen no hub; seen in the registration's errorCode",
+        device "register again later", operator "check the webhook: its status and the beginning of its answer are in the registration (holdfast diagnose registration)";
     400208 NoHubToAssign: Operation, "no hub can be assigned to the device; seen in the registration's errorCode",
         device "register again later", operator "check iotHubs and allocationPolicy of the enrollment: they must name a linked hub";
+    400209 LinkedHubRefusedCredentials: Operation, "the linked hub refuses the credentials of its link; seen in the registration's errorCode",
+        device "register again later", operator "give the link a policy of that hub with RegistryRead and RegistryWrite: holdfast provisioning hub update";
     400301 CannotRegisterModuleToModule: Argument, "a module id contains a slash: modules have no modules",
         device "create the module under its device", operator "nothing: the caller must change the request";
     400302 TenantHubRoutingNotEnabled: Operation, "routing of tenant hubs is not enabled";

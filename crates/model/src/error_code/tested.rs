@@ -17,6 +17,8 @@ const READERS: &str = "crates/service-api/tests/events/credentials.rs";
 const QUEUES: &str = "crates/service-api/tests/events/messages.rs";
 const DEVICES: &str = "crates/gateway/tests/mqtt.rs";
 const PROVISIONING: &str = "tests/sdk/python/test_provisioning.py";
+const OPERATIONS: &str = "crates/gateway/tests/provisioning/operations.rs";
+const LINKED_HUBS: &str = "crates/holdfast/tests/linked_hubs.rs";
 const UPLOADS: &str = "tests/sdk/python/test_upload.py";
 const UPLOADS_MOVED: &str = "crates/gateway/tests/uploads.rs";
 const RATES: &str = "crates/gateway/tests/throttles.rs";
@@ -132,10 +134,24 @@ const TESTED: &[Row] = &[
         ],
     ),
     (
+        400_207,
+        &[
+            (OPERATIONS, "a_webhook_that_fails_fails_the_registration_at_once"),
+            (LINKED_HUBS, "a_webhook_over_http_chooses_the_hub"),
+        ],
+    ),
+    (
         400_208,
         &[(
             PROVISIONING,
             "test_a_disabled_enrollment_says_so_and_no_hub_is_explained",
+        )],
+    ),
+    (
+        400_209,
+        &[(
+            LINKED_HUBS,
+            "a_link_whose_credentials_are_refused_fails_the_registration",
         )],
     ),
     (401_000, &[(PROVISIONING, "test_what_is_wrong_is_answered_by_number")]),

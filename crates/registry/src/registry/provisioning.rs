@@ -7,15 +7,15 @@ use holdfast_model::ErrorCode;
 use holdfast_model::limits::MAX_BULK_IDENTITIES;
 use holdfast_proto::registry::v1 as proto;
 use holdfast_proto::registry::v1::registry_command::Command;
+use holdfast_tasks::watch;
 use rand::Rng as _;
 
 use super::{Registry, first, fresh_etag, rejection};
 use crate::convert;
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
-use crate::provisioning::{
-    Enrollment, EnrollmentKind, EnrollmentWrite, ProvisioningSettings, Registration, RegistrationWrite,
-};
+use crate::provisioning::{Enrollment, EnrollmentKind, EnrollmentWrite, ProvisioningSettings};
+use crate::registration::{DevicePlace, Registration, RegistrationWrite};
 use crate::state::Rejection;
 use crate::write::IfMatch;
 
@@ -82,6 +82,25 @@ impl Registry {
         visit: impl FnMut(Registration) -> ControlFlow<()>,
     ) -> Result<(), RegistryError> {
         self.0.local.scan_registrations(group, after, visit)
+    }
+
+    /// Visits the ids, in lower case, of the registrations with work to do behind the id `after`, until `visit` breaks: those with an
+    /// operation in progress, or with a device to delete at another hub. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Self::enrollment`].
+    pub fn scan_open_registrations(
+        &self,
+        after: Option<&str>,
+        visit: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        self.0.local.scan_open_registrations(after, visit)
+    }
+
+    /// Changes whenever a registration gets work to do, or has less of it.
+    #[must_use]
+    pub fn watch_open_registrations(&self) -> watch::Receiver<()> {
+        self.0.local.open_registrations.subscribe()
     }
 
     // Writing.
@@ -180,19 +199,31 @@ impl Registry {
     /// [`RegistryError::Rejected`] with [`ErrorCode::RegistrationConflict`] when something that it was decided by has changed, and with the
     /// number of a refused identity; else as [`Self::write`].
     pub async fn put_registration(&self, write: &RegistrationWrite) -> Result<Registration, RegistryError> {
-        let mut command = write.to_proto(fresh_etag());
+        write.check()?;
+        let secrets = &self.0.local.secrets;
+        let mut command = write.to_proto(fresh_etag(), secrets)?;
         for identity in &write.identity {
-            identity.check()?;
-            command
-                .identity
-                .push(convert::write(identity, &self.0.local.secrets, fresh_etag)?);
+            command.identity.push(convert::write(identity, secrets, fresh_etag)?);
         }
         let answer = first(self.propose(Command::PutRegistration(command)).await?)?;
         if let Some(rejection) = rejection(&answer)? {
             return Err(rejection.into());
         }
         let stored = answer.registration.ok_or(RegistryError::OutcomeUnknown)?;
-        Ok(Registration::read(stored))
+        Ok(Registration::read(stored, secrets)?)
+    }
+
+    /// Forgets a device that was to be deleted at a hub: it is not there any more, or the hub is not linked any more.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn forget_left_device(&self, registration_id: &str, place: &DevicePlace) -> Result<(), RegistryError> {
+        self.change(Command::ForgetLeftDevice(proto::ForgetLeftDevice {
+            registration_id: registration_id.to_owned(),
+            hub: place.hub.clone(),
+            device_id: place.device_id.to_string(),
+        }))
+        .await
     }
 
     /// Deletes a registration; the identity at its hub stays.

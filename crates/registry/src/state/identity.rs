@@ -72,6 +72,12 @@ pub(super) fn regenerate(work: &mut Work<'_>, entry: &KeyRegeneration) -> Result
     })
 }
 
+/// Whether a write has what versions before 12 do not know.
+pub(super) fn have_reported(writes: &[IdentityWrite]) -> bool {
+    let seeds = writes.iter().filter_map(|write| write.content.as_ref()?.twin.as_ref());
+    seeds.into_iter().any(|seed| seed.reported.is_some())
+}
+
 fn create(work: &mut Work<'_>, id: &IdentityId, write: &IdentityWrite) -> Result<EntryAnswer, Stop> {
     let content = content(write)?;
     let is_device = id.module.is_none();
@@ -106,7 +112,7 @@ fn create(work: &mut Work<'_>, id: &IdentityId, write: &IdentityWrite) -> Result
     if let Some(seed) = content
         .twin
         .as_ref()
-        .filter(|seed| seed.tags.is_some() || seed.desired.is_some())
+        .filter(|seed| seed.tags.is_some() || seed.desired.is_some() || seed.reported.is_some())
     {
         work.view.put_message(layout::twin_seed(id), seed);
     }

@@ -23,6 +23,8 @@ const ENROLLMENT: u8 = b'E';
 const ENROLLMENT_GROUP: u8 = b'G';
 const GROUP_MEMBER: u8 = b'M';
 const REGISTRATION: u8 = b'R';
+const OPEN_REGISTRATION: u8 = b'O';
+const LINKED_HUB: u8 = b'L';
 const CA: u8 = b'x';
 const DEVICE: u8 = b'd';
 const JOIN_TOKEN: u8 = b'j';
@@ -206,6 +208,34 @@ pub(crate) fn parse_group_member(key: &[u8]) -> Option<&str> {
     };
     let end = rest.iter().position(|byte| *byte == END)?;
     std::str::from_utf8(&rest[end + 1..]).ok()
+}
+
+/// `LinkedHubRecord`; host names are found in any case.
+pub(crate) fn linked_hub(host_name: &str) -> Vec<u8> {
+    join(LINKED_HUB, &[host_name.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all linked hubs, by host name.
+pub(crate) fn linked_hubs() -> Range<Vec<u8>> {
+    kind(LINKED_HUB)
+}
+
+/// Marks a registration with work to do: an operation in progress, or a device to delete at a hub; the value is empty.
+pub(crate) fn open_registration(registration_id: &str) -> Vec<u8> {
+    join(OPEN_REGISTRATION, &[registration_id.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all registrations with work to do, by id.
+pub(crate) fn open_registrations() -> Range<Vec<u8>> {
+    kind(OPEN_REGISTRATION)
+}
+
+/// The registration id, in lower case, of a key made by [`open_registration`].
+pub(crate) fn parse_open_registration(key: &[u8]) -> Option<&str> {
+    let (&OPEN_REGISTRATION, id) = key.split_first()? else {
+        return None;
+    };
+    std::str::from_utf8(id).ok()
 }
 
 fn kind(letter: u8) -> Range<Vec<u8>> {

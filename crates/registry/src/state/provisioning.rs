@@ -9,7 +9,8 @@ use holdfast_proto::registry::v1::enrollment_write::Operation;
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{
     AttestationType, DeleteRegistration, EnrollmentKind, EnrollmentRecord, EnrollmentWrite, EntryAnswer,
-    FoundProvisioning, ProvisioningRecord, PutRegistration, RegistrationRecord, SealedKeys, X509Attestation,
+    ForgetLeftDevice, FoundProvisioning, ProvisioningRecord, PutRegistration, RegistrationRecord, RegistrationStatus,
+    SealedKeys, WriteEnrollments, X509Attestation,
 };
 
 use super::rejection::Rejection;
@@ -24,7 +25,28 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<En
         Command::FoundProvisioning(command) => found(work, command),
         Command::PutRegistration(command) => put_registration(work, command),
         Command::DeleteRegistration(command) => delete_registration(work, command),
+        Command::ForgetLeftDevice(command) => forget_left(work, command),
         _ => return None,
+    })
+}
+
+/// Whether a version before 12 would overlook a part of the command.
+pub(super) fn has_new_enrollment_fields(command: &WriteEnrollments) -> bool {
+    let contents = command.writes.iter().filter_map(|write| write.content.as_ref());
+    contents.into_iter().any(|content| content.custom_allocation.is_some())
+}
+
+/// Whether a version before 12 would overlook a part of the command.
+pub(super) fn has_new_registration_fields(command: &PutRegistration) -> bool {
+    if identity::have_reported(&command.identity) {
+        return true;
+    }
+    command.registration.as_ref().is_some_and(|record| {
+        record.pending.is_some()
+            || !record.left.is_empty()
+            || record.payload.is_some()
+            || record.webhook.is_some()
+            || !record.history.is_empty()
     })
 }
 
@@ -104,6 +126,17 @@ fn put_enrollment(
             return Err(Rejection::new(ErrorCode::ArgumentInvalid, text).into());
         }
     }
+    if let Some(custom) = &mut record.custom_allocation
+        && std::mem::take(&mut custom.keep_query)
+    {
+        let stored = before.and_then(|before| before.custom_allocation.as_ref());
+        let same = stored.filter(|stored| stored.webhook_url == custom.webhook_url);
+        let same = same.ok_or_else(|| {
+            let text = "the query of webhookUrl is hidden, and there is no stored one with this URL: write it out";
+            Rejection::new(ErrorCode::ArgumentInvalid, text)
+        })?;
+        custom.sealed_query = same.sealed_query.clone();
+    }
     record.version = RECORD_VERSION;
     record.id = before.map_or_else(|| write.id.clone(), |before| before.id.clone());
     record.etag.clone_from(&write.etag);
@@ -180,16 +213,11 @@ fn put_registration(work: &mut Work<'_>, command: &PutRegistration) -> Result<En
     if before.as_ref().map(|before| before.etag.as_str()) != command.found_etag.as_deref() {
         return Err(meanwhile("the registration").into());
     }
-    let kind = command.enrollment_kind();
-    let enrollment = work
-        .view
-        .message::<EnrollmentRecord>(&enrollment_key(kind, &command.enrollment_id)?)?;
-    if enrollment.is_none_or(|enrollment| enrollment.etag != command.enrollment_etag) {
-        return Err(meanwhile("the enrollment").into());
-    }
-    // An individual enrollment decides over every group.
-    if kind == EnrollmentKind::Group && work.view.contains(&layout::enrollment(&given.registration_id))? {
-        return Err(meanwhile("the enrollment").into());
+    // An operation may fail because its enrollment has changed.
+    let ends_in_failure =
+        given.status() == RegistrationStatus::Failed && before.as_ref().is_some_and(|before| before.pending.is_some());
+    if !ends_in_failure {
+        check_enrollment(work, command, &given.registration_id)?;
     }
     let mark = work.mark();
     for write in &command.identity {
@@ -212,12 +240,60 @@ fn put_registration(work: &mut Work<'_>, command: &PutRegistration) -> Result<En
             work.view.put_message(member, &());
         }
     }
+    set_open(work, before.as_ref(), Some(&record));
     work.view.put_message(key, &record);
     Ok(EntryAnswer {
         created: before.is_none(),
         registration: Some(record),
         ..EntryAnswer::default()
     })
+}
+
+/// Checks that the enrollment is the one that the registration was decided by.
+fn check_enrollment(work: &Work<'_>, command: &PutRegistration, registration_id: &str) -> Result<(), Stop> {
+    let kind = command.enrollment_kind();
+    let enrollment = work
+        .view
+        .message::<EnrollmentRecord>(&enrollment_key(kind, &command.enrollment_id)?)?;
+    if enrollment.is_none_or(|enrollment| enrollment.etag != command.enrollment_etag) {
+        return Err(meanwhile("the enrollment").into());
+    }
+    // An individual enrollment decides over every group.
+    if kind == EnrollmentKind::Group && work.view.contains(&layout::enrollment(registration_id))? {
+        return Err(meanwhile("the enrollment").into());
+    }
+    Ok(())
+}
+
+/// Marks a registration that has work to do; takes the mark from one that has none any more.
+fn set_open(work: &mut Work<'_>, before: Option<&RegistrationRecord>, after: Option<&RegistrationRecord>) {
+    let is_open = |record: &RegistrationRecord| record.pending.is_some() || !record.left.is_empty();
+    let Some(id) = after.or(before).map(|record| &record.registration_id) else {
+        return;
+    };
+    let key = layout::open_registration(id);
+    match (before.is_some_and(is_open), after.is_some_and(is_open)) {
+        (_, true) => work.view.put_message(key, &()),
+        (true, false) => work.view.delete(key),
+        (false, false) => return,
+    }
+    work.open_registrations_changed = true;
+}
+
+fn forget_left(work: &mut Work<'_>, command: &ForgetLeftDevice) -> Result<EntryAnswer, Stop> {
+    let key = layout::registration(&command.registration_id);
+    let Some(before) = work.view.message::<RegistrationRecord>(&key)? else {
+        return Ok(EntryAnswer::default());
+    };
+    let mut record = before.clone();
+    record
+        .left
+        .retain(|left| !left.hub.eq_ignore_ascii_case(&command.hub) || left.device_id != command.device_id);
+    if record.left.len() != before.left.len() {
+        set_open(work, Some(&before), Some(&record));
+        work.view.put_message(key, &record);
+    }
+    Ok(EntryAnswer::default())
 }
 
 fn delete_registration(work: &mut Work<'_>, command: &DeleteRegistration) -> Result<EntryAnswer, Stop> {
@@ -227,6 +303,17 @@ fn delete_registration(work: &mut Work<'_>, command: &DeleteRegistration) -> Res
         return Err(Rejection::new(ErrorCode::EnrollmentNotFound, text).into());
     };
     check_etag("the registration", &before.etag, command.if_match.as_deref())?;
+    if before.pending.is_some() {
+        return Err(Rejection::new(
+            ErrorCode::RegistrationConflict,
+            "an operation of the device is in progress",
+        )
+        .into());
+    }
+    if let Some(left) = before.left.first() {
+        let text = format!("the device is still to be deleted at the hub {}", left.hub);
+        return Err(Rejection::new(ErrorCode::RegistrationConflict, text).into());
+    }
     leave_group(work, &before.group, &before.registration_id);
     work.view.delete(key);
     Ok(EntryAnswer::default())
@@ -238,7 +325,7 @@ fn leave_group(work: &mut Work<'_>, group: &str, registration_id: &str) {
     }
 }
 
-fn check_founded(work: &Work<'_>) -> Result<(), Stop> {
+pub(super) fn check_founded(work: &Work<'_>) -> Result<(), Stop> {
     match work.view.contains(layout::PROVISIONING)? {
         true => Ok(()),
         false => Err(Rejection::new(ErrorCode::FeatureNotSupported, "the hub has no provisioning service").into()),
@@ -264,7 +351,7 @@ fn check_enrollment_etag(
     check_etag(&format!("{} '{}'", word(kind), record.id), &record.etag, if_match)
 }
 
-fn check_etag(what: &str, stored: &str, if_match: Option<&str>) -> Result<(), Rejection> {
+pub(super) fn check_etag(what: &str, stored: &str, if_match: Option<&str>) -> Result<(), Rejection> {
     match if_match {
         Some(etag) if etag != stored => {
             let text = format!("the ETag of {what} is not the one given: it has been changed meanwhile");

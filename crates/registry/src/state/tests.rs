@@ -270,6 +270,7 @@ fn a_recreated_device_shares_nothing_even_when_the_clock_stops_or_goes_back() {
             twin: Some(TwinSeed {
                 tags: Some("{}".into()),
                 desired: None,
+                reported: None,
             }),
             ..content()
         };

@@ -5,7 +5,7 @@ mod c2d;
 mod certificates;
 mod cluster;
 mod crls;
-mod diagnose;
+pub(super) mod diagnose;
 mod holdfast_api;
 mod identities;
 mod keys;

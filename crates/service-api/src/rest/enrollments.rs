@@ -7,7 +7,8 @@
 //! Not here: the rules of a write (`registry`), registrations of devices (`gateway`).
 
 mod calls;
-mod document;
+mod diagnosis;
+mod hubs;
 mod query;
 mod read;
 mod route;

@@ -65,7 +65,9 @@ impl IndexChoice {
             (Root::Field(Field::Properties), [Segment::Key(section), rest @ ..]) if section == "desired" => {
                 (&seed.desired, rest)
             }
-            // Nothing has been reported.
+            (Root::Field(Field::Properties), [Segment::Key(section), rest @ ..]) if section == "reported" => {
+                (&seed.reported, rest)
+            }
             _ => return false,
         };
         let Some(text) = text else { return false };

@@ -125,6 +125,7 @@ fn has(choice: &IndexChoice, value: &Json) -> bool {
     let seed = holdfast_registry::TwinSeed {
         tags: Some(json!({"a": value}).to_string()),
         desired: None,
+        reported: None,
     };
     choice.may_select(&seed)
 }

@@ -3,8 +3,9 @@
 use holdfast_model::ErrorCode;
 use holdfast_proto::registry::v1::enrollment_write::Operation as Enroll;
 use holdfast_proto::registry::v1::{
-    AttestationType, DeleteRegistration, EnrollmentKind, EnrollmentRecord, EnrollmentWrite, FoundProvisioning,
-    ProvisioningRecord, PutRegistration, RegistrationRecord, WriteEnrollments,
+    AttestationType, DeleteRegistration, EnrollmentKind, EnrollmentRecord, EnrollmentWrite, ForgetLeftDevice,
+    FoundProvisioning, LeftDevice, PendingRegistration, ProvisioningRecord, PutRegistration, RegistrationRecord,
+    RegistrationStatus, WriteEnrollments,
 };
 
 use super::*;
@@ -243,4 +244,63 @@ fn an_individual_enrollment_that_appears_refuses_the_decision_of_a_group() {
     assert_eq!(hub.command(9, delete(Some("r1"))).answer.entries[0].error_code, 0);
     assert!(hub.members("g").is_empty());
     assert_eq!(hub.command(9, delete(None)).answer.entries[0].error_code, 404_201);
+}
+
+#[test]
+fn an_open_registration_is_marked_until_nothing_is_left_to_do() {
+    let mut hub = provisioned(10);
+    hub.enroll(INDIVIDUAL, enroll(Enroll::Create, "Dev", "e1", None));
+    let put = |status: RegistrationStatus, found: Option<&str>, etag: &str, left: &[&str]| {
+        let mut record = registration("Dev", etag, "");
+        record.set_status(status);
+        record.pending = (status == RegistrationStatus::Assigning).then(PendingRegistration::default);
+        record.left = left
+            .iter()
+            .map(|host| LeftDevice {
+                hub: (*host).to_owned(),
+                device_id: "Dev".to_owned(),
+                ..LeftDevice::default()
+            })
+            .collect();
+        PutRegistration {
+            registration: Some(record),
+            found_etag: found.map(str::to_owned),
+            enrollment_kind: INDIVIDUAL.into(),
+            enrollment_id: "dev".to_owned(),
+            enrollment_etag: "e1".to_owned(),
+            identity: Vec::new(),
+        }
+    };
+    let is_open = |hub: &Memory| View::new(hub).contains(&layout::open_registration("DEV")).unwrap();
+    assert_eq!(hub.register(put(RegistrationStatus::Assigning, None, "r1", &[])).0, 0);
+    assert!(is_open(&hub));
+    let delete = Command::DeleteRegistration(DeleteRegistration {
+        registration_id: "dev".to_owned(),
+        if_match: None,
+    });
+    let conflict = ErrorCode::RegistrationConflict.number();
+    assert_eq!(hub.command(9, delete.clone()).answer.entries[0].error_code, conflict);
+    // Its enrollment has gone: it can fail, and nothing else.
+    hub.enroll(INDIVIDUAL, enroll(Enroll::Delete, "dev", "", None));
+    let left = ["a", "b"];
+    let refused = put(RegistrationStatus::Assigned, Some("r1"), "r2", &left);
+    assert_eq!(hub.register(refused).0, conflict);
+    let failed = put(RegistrationStatus::Failed, Some("r1"), "r2", &left);
+    assert_eq!(hub.register(failed).0, 0);
+    assert!(is_open(&hub), "devices are left");
+    assert_eq!(hub.command(9, delete.clone()).answer.entries[0].error_code, conflict);
+    for host in ["A", "other", "b"] {
+        assert!(is_open(&hub), "{host}");
+        let forget = ForgetLeftDevice {
+            registration_id: "dev".to_owned(),
+            hub: host.to_owned(),
+            device_id: "Dev".to_owned(),
+        };
+        assert_eq!(
+            hub.command(9, Command::ForgetLeftDevice(forget)).answer.entries[0].error_code,
+            0
+        );
+    }
+    assert!(!is_open(&hub));
+    assert_eq!(hub.command(9, delete).answer.entries[0].error_code, 0);
 }

@@ -180,13 +180,21 @@ fn write(
     content.twin = TwinSeed {
         tags: fields.object_text("tags")?,
         desired: properties
+            .as_ref()
             .map(|properties| properties.object_text("desired"))
+            .transpose()?
+            .flatten(),
+        // Of a device that comes from another hub.
+        reported: properties
+            .as_ref()
+            .map(|properties| properties.object_text("reported"))
             .transpose()?
             .flatten(),
     };
     for (section, text) in [
         (SectionName::Tags, &content.twin.tags),
         (SectionName::Desired, &content.twin.desired),
+        (SectionName::Reported, &content.twin.reported),
     ] {
         text.as_deref().map_or(Ok(()), |text| check_section(section, text))?;
     }

@@ -175,6 +175,13 @@ fn show_session(diagnosis: &Diagnosis, nodes: &Nodes<'_>, authorities: &Authorit
     }))
 }
 
+/// The refused attempts of one kind, the newest last, and the nodes that have not answered.
+pub(in crate::rest) fn refusals_of(mut diagnosis: Diagnosis, operation: Operation) -> (Vec<Value>, Vec<Value>) {
+    diagnosis.refusals.retain(|refusal| refusal.operation == operation);
+    let nodes = Nodes(&diagnosis.nodes);
+    (show_refusals(&diagnosis, &nodes), nodes.silent())
+}
+
 fn show_refusals(diagnosis: &Diagnosis, nodes: &Nodes<'_>) -> Vec<Value> {
     let shown = diagnosis.refusals.iter().map(|record| {
         json!({

@@ -4,20 +4,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_model::ErrorCode;
 use holdfast_net::http_api::Reply;
-use holdfast_provisioning::registration_state;
+use holdfast_provisioning::{Keys, attestation_document, enrollment_document, id_field, registration_state};
 use holdfast_registry::{
-    Enrollment, EnrollmentKind, EnrollmentOperation, EnrollmentWrite, IfMatch, Registration, RegistryError,
+    Enrollment, EnrollmentContent, EnrollmentKind, EnrollmentOperation, EnrollmentWrite, IfMatch, Registration,
+    RegistryError,
 };
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::etag;
 use super::super::json::{Fields, object};
-use super::EnrollmentRequest;
-use super::document::{self, Keys, id_field};
 use super::query::{self, Page};
 use super::read::{self, Written};
 use super::route::Call;
+use super::{EnrollmentRequest, diagnosis, hubs};
 
 /// Most entries of a bulk call.
 const MAX_BULK: usize = 100;
@@ -37,12 +37,17 @@ pub(super) async fn run(call: Call, request: EnrollmentRequest<'_>) -> Result<Re
         Call::GetRegistration(id) => get_registration(&id, &request).await,
         Call::DeleteRegistration(id) => delete_registration(&id, &request).await,
         Call::QueryRegistrations(group) => query_registrations(group, request).await,
+        Call::Diagnose(id) => diagnosis::diagnose(&id, &request).await,
+        Call::ListHubs => hubs::list(&request).await,
+        Call::PutHub(host) => hubs::put(&host, request).await,
+        Call::GetHub(host) => hubs::get(&host, &request).await,
+        Call::DeleteHub(host) => hubs::delete(&host, &request).await,
     }
 }
 
 impl EnrollmentRequest<'_> {
     /// Writes a change to the audit log.
-    fn changed(&self, what: &str, kind: &'static str, id: &str) {
+    pub(super) fn changed(&self, what: &str, kind: &'static str, id: &str) {
         tracing::info!(
             target: "audit",
             event = "changed",
@@ -66,6 +71,7 @@ async fn put(kind: EnrollmentKind, id: &str, mut request: EnrollmentRequest<'_>)
     let Written {
         attestation, content, ..
     } = written;
+    check_webhook(&content, &request)?;
     let operation = match if_match {
         None => EnrollmentOperation::Create(attestation, content),
         Some(IfMatch::Any) => EnrollmentOperation::CreateOrUpdate(attestation, content),
@@ -81,6 +87,17 @@ async fn put(kind: EnrollmentKind, id: &str, mut request: EnrollmentRequest<'_>)
     let stored = stored.ok_or(RegistryError::OutcomeUnknown)?;
     let registration = registration_of(&stored, &request)?;
     Ok(shown(&stored, registration.as_ref(), Keys::Shown))
+}
+
+/// Checks that the configuration allows the webhook of an enrollment.
+fn check_webhook(content: &EnrollmentContent, request: &EnrollmentRequest<'_>) -> Result<(), ApiError> {
+    match &content.custom_allocation {
+        Some(custom) => {
+            let checked = request.shared.service.check_webhook(&custom.webhook_url);
+            checked.map_err(|text| ApiError::invalid(format!("webhookUrl: {text}")))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn get(kind: EnrollmentKind, id: &str, request: &EnrollmentRequest<'_>) -> Result<Reply, ApiError> {
@@ -103,7 +120,7 @@ async fn delete(kind: EnrollmentKind, id: String, request: &EnrollmentRequest<'_
 async fn mechanism(kind: EnrollmentKind, id: &str, request: &EnrollmentRequest<'_>) -> Result<Reply, ApiError> {
     let found = find(kind, id, request).await?;
     request.changed("read_keys", kind.as_str(), id);
-    Ok(Reply::ok(document::attestation(&found.attestation, Keys::Shown)))
+    Ok(Reply::ok(attestation_document(&found.attestation, Keys::Shown)))
 }
 
 async fn find(
@@ -135,7 +152,7 @@ fn registration_of(enrollment: &Enrollment, request: &EnrollmentRequest<'_>) -> 
 }
 
 fn shown(enrollment: &Enrollment, registration: Option<&Registration>, keys: Keys) -> Reply {
-    Reply::ok(document::enrollment(enrollment, registration, keys)).etag(&enrollment.etag)
+    Reply::ok(enrollment_document(enrollment, registration, keys)).etag(&enrollment.etag)
 }
 
 /// What a bulk call does with its entries.
@@ -211,7 +228,16 @@ async fn bulk(kind: EnrollmentKind, mut request: EnrollmentRequest<'_>) -> Resul
     };
     for entry in entries {
         let entry = object(entry)?;
-        match mode.write(kind, &entry) {
+        let write = mode.write(kind, &entry).and_then(|write| {
+            match &write.operation {
+                EnrollmentOperation::Create(_, content)
+                | EnrollmentOperation::Update(_, _, content)
+                | EnrollmentOperation::CreateOrUpdate(_, content) => check_webhook(content, &request)?,
+                EnrollmentOperation::Delete(_) => {}
+            }
+            Ok(write)
+        });
+        match write {
             Ok(write) => writes.push(write),
             Err(error) => failed(entry.text(id_field(kind))?.unwrap_or_default(), error.code, &error.text),
         }
@@ -244,7 +270,7 @@ async fn query(kind: EnrollmentKind, mut request: EnrollmentRequest<'_>) -> Resu
     let page = holdfast_tasks::spawn_blocking(move || {
         let after = page.after.clone();
         registry.scan_enrollments(kind, after.as_deref(), |enrollment| {
-            page.take(&enrollment.id, &document::enrollment(&enrollment, None, Keys::Hidden))
+            page.take(&enrollment.id, &enrollment_document(&enrollment, None, Keys::Hidden))
         })?;
         Ok::<_, RegistryError>(page)
     })

@@ -6,25 +6,20 @@
 use bytes::Bytes;
 use holdfast_auth::Key;
 use holdfast_auth::x509::{CaCertificate, CertificateInfo, read_certificate};
-use holdfast_device_hub::{SectionName, check_section};
 use holdfast_model::json::quoted;
 use holdfast_model::{DeviceId, ErrorCode};
+use holdfast_provisioning::{id_field, read_initial_twin};
 use holdfast_registry::{
-    AllocationPolicy, AttestationWrite, CertificateSource, EnrollmentContent, EnrollmentKind, ReprovisionPolicy,
-    TwinSeed, X509Attestation,
+    AllocationPolicy, AttestationWrite, CertificateSource, CustomAllocation, EnrollmentContent, EnrollmentKind,
+    ReprovisionPolicy, TwinSeed, X509Attestation,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::super::error::ApiError;
 use super::super::json::Fields;
-use super::document::id_field;
-
-/// Members that SDKs write among the content of a twin's collections, where they are no content.
-const COLLECTION_MEMBERS: [&str; 5] = ["version", "count", "metadata", "$version", "$metadata"];
 
 /// Fields of later features: refused where they have a value.
-const UNSUPPORTED: [(&str, &str); 6] = [
-    ("customAllocationDefinition", "custom allocation"),
+const UNSUPPORTED: [(&str, &str); 5] = [
     ("credentialPolicyName", "certificates issued to devices"),
     ("certificatePolicyName", "certificates issued to devices"),
     ("certificateAuthorityName", "certificates issued to devices"),
@@ -83,7 +78,6 @@ fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
     }
     let allocation = match text("allocationPolicy")? {
         None => None,
-        Some(name) if name.eq_ignore_ascii_case("custom") => return Err(unsupported("custom allocation")),
         Some(name) => Some(AllocationPolicy::parse(name).ok_or_else(|| {
             let known = AllocationPolicy::ALL.map(AllocationPolicy::as_str).join(", ");
             ApiError::invalid(format!(
@@ -112,6 +106,7 @@ fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
         iot_hubs,
         iot_hub_host_name: text("iotHubHostName")?.map(str::to_owned),
         allocation,
+        custom_allocation: custom_allocation(fields)?,
         initial_twin: initial_twin(fields)?,
         device_information: fields.object_text("optionalDeviceInformation")?,
         reprovision,
@@ -119,40 +114,22 @@ fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
 }
 
 fn initial_twin(fields: &Fields<'_>) -> Result<TwinSeed, ApiError> {
-    let Some(twin) = fields.object("initialTwin")? else {
-        return Ok(TwinSeed::default());
-    };
-    let tags = section(SectionName::Tags, twin.get("tags"))?;
-    let desired = match twin.object("properties")? {
-        Some(properties) => section(SectionName::Desired, properties.get("desired"))?,
-        None => None,
-    };
-    Ok(TwinSeed { tags, desired })
+    match fields.get("initialTwin") {
+        None | Some(Value::Null) => Ok(TwinSeed::default()),
+        Some(Value::Object(twin)) => read_initial_twin(twin).map_err(ApiError::invalid),
+        Some(_) => Err(ApiError::invalid("initialTwin must be an object")),
+    }
 }
 
-/// The text of a section of the twin, without what is no content; `None` for an empty one.
-fn section(name: SectionName, value: Option<&Value>) -> Result<Option<String>, ApiError> {
-    let members = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Object(members)) => members,
-        Some(_) => {
-            return Err(ApiError::invalid(format!(
-                "initialTwin.{} must be an object",
-                name.path()
-            )));
-        }
-    };
-    let content: Map<String, Value> = members
-        .iter()
-        .filter(|(key, _)| !COLLECTION_MEMBERS.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    if content.is_empty() {
+fn custom_allocation(fields: &Fields<'_>) -> Result<Option<CustomAllocation>, ApiError> {
+    let Some(definition) = fields.object("customAllocationDefinition")? else {
         return Ok(None);
-    }
-    let text = Value::Object(content).to_string();
-    check_section(name, &text).map_err(|error| ApiError::invalid(format!("initialTwin: {error}")))?;
-    Ok(Some(text))
+    };
+    let Some(url) = definition.text("webhookUrl")?.filter(|url| !url.is_empty()) else {
+        return Ok(None);
+    };
+    let api_version = definition.text("apiVersion")?.unwrap_or_default();
+    Ok(Some(CustomAllocation::of(url, api_version.to_owned())))
 }
 
 fn attestation(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<AttestationWrite, ApiError> {

@@ -6,6 +6,8 @@ use http::Method;
 const ENROLLMENTS: &str = "enrollments";
 const GROUPS: &str = "enrollmentGroups";
 const REGISTRATIONS: &str = "registrations";
+/// Of our own.
+const LINKED_HUBS: &str = "linkedHubs";
 
 /// A call. Ids are decoded, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +20,14 @@ pub(super) enum Call {
     Mechanism(EnrollmentKind, String),
     GetRegistration(String),
     DeleteRegistration(String),
+    /// Why a device can or cannot register; of our own.
+    Diagnose(String),
     /// Of the registrations of a group.
     QueryRegistrations(String),
+    ListHubs,
+    PutHub(String),
+    GetHub(String),
+    DeleteHub(String),
 }
 
 /// The meaning of a method and a path.
@@ -35,7 +43,7 @@ pub(super) enum Resolved {
 #[must_use]
 pub fn is_enrollment_path(path: &str) -> bool {
     let first = path.split('/').nth(1).unwrap_or_default();
-    [ENROLLMENTS, GROUPS, REGISTRATIONS]
+    [ENROLLMENTS, GROUPS, REGISTRATIONS, LINKED_HUBS]
         .iter()
         .any(|word| word.eq_ignore_ascii_case(first))
 }
@@ -48,6 +56,9 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     };
     if first.eq_ignore_ascii_case(REGISTRATIONS) {
         return registrations(method, rest);
+    }
+    if first.eq_ignore_ascii_case(LINKED_HUBS) {
+        return linked_hubs(method, rest);
     }
     let kind = match first {
         first if first.eq_ignore_ascii_case(ENROLLMENTS) => EnrollmentKind::Individual,
@@ -72,6 +83,18 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     }
 }
 
+fn linked_hubs(method: &Method, rest: &[&str]) -> Resolved {
+    match (method.as_str(), rest) {
+        ("GET", []) => Resolved::Call(Call::ListHubs),
+        (_, []) => Resolved::Method("GET"),
+        ("PUT", [host]) => Resolved::Call(Call::PutHub((*host).to_owned())),
+        ("GET", [host]) => Resolved::Call(Call::GetHub((*host).to_owned())),
+        ("DELETE", [host]) => Resolved::Call(Call::DeleteHub((*host).to_owned())),
+        (_, [_]) => Resolved::Method("GET, PUT, DELETE"),
+        _ => Resolved::Nothing,
+    }
+}
+
 fn registrations(method: &Method, rest: &[&str]) -> Resolved {
     match (method.as_str(), rest) {
         ("GET", [id]) => Resolved::Call(Call::GetRegistration((*id).to_owned())),
@@ -81,6 +104,10 @@ fn registrations(method: &Method, rest: &[&str]) -> Resolved {
             Resolved::Call(Call::QueryRegistrations((*group).to_owned()))
         }
         (_, [_, word]) if word.eq_ignore_ascii_case("query") => Resolved::Method("POST"),
+        ("GET", [id, word]) if word.eq_ignore_ascii_case("diagnosis") => {
+            Resolved::Call(Call::Diagnose((*id).to_owned()))
+        }
+        (_, [_, word]) if word.eq_ignore_ascii_case("diagnosis") => Resolved::Method("GET"),
         _ => Resolved::Nothing,
     }
 }
@@ -109,6 +136,9 @@ mod tests {
                 Call::Mechanism(group, "g".into()),
             ),
             ("GET", "registrations/d", Call::GetRegistration("d".into())),
+            ("GET", "registrations/d/diagnosis", Call::Diagnose("d".into())),
+            ("GET", "linkedhubs", Call::ListHubs),
+            ("PUT", "linkedHubs/h", Call::PutHub("h".into())),
             ("POST", "registrations/g/query", Call::QueryRegistrations("g".into())),
         ] {
             assert_eq!(at(method, path), Resolved::Call(call), "{method} {path}");

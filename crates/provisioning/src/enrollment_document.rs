@@ -1,21 +1,25 @@
-//! Enrollments as back ends read them (Spec provisioning §9.2).
+//! Enrollments as back ends and webhooks read them (Spec provisioning §9.2).
 
 use holdfast_auth::x509::CertificateInfo;
-use holdfast_provisioning::{registration_state, timestamp};
 use holdfast_registry::{
     Attestation, CertificateSource, Enrollment, EnrollmentKind, Registration, TwinSeed, X509Attestation,
 };
 use serde_json::{Map, Value, json};
 
+use crate::document::{registration_state, timestamp};
+
 /// Whether a document has the symmetric keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keys {
+pub enum Keys {
+    /// It has them.
     Shown,
+    /// It has them not.
     Hidden,
 }
 
 /// The document of an enrollment; `registration`: that of the device of an individual one.
-pub(super) fn enrollment(enrollment: &Enrollment, registration: Option<&Registration>, keys: Keys) -> Value {
+#[must_use]
+pub fn enrollment_document(enrollment: &Enrollment, registration: Option<&Registration>, keys: Keys) -> Value {
     let content = &enrollment.content;
     let mut document = Map::new();
     let mut put = |name: &str, value: Value| document.insert(name.to_owned(), value);
@@ -26,7 +30,7 @@ pub(super) fn enrollment(enrollment: &Enrollment, registration: Option<&Registra
     if let Some(registration) = registration {
         put("registrationState", registration_state(registration));
     }
-    put("attestation", attestation(&enrollment.attestation, keys));
+    put("attestation", attestation_document(&enrollment.attestation, keys));
     put("capabilities", json!({"iotEdge": content.iot_edge}));
     if let Some(host) = &content.iot_hub_host_name {
         put("iotHubHostName", json!(host));
@@ -36,6 +40,10 @@ pub(super) fn enrollment(enrollment: &Enrollment, registration: Option<&Registra
     }
     if let Some(policy) = content.allocation {
         put("allocationPolicy", json!(policy.as_str()));
+    }
+    if let Some(custom) = &content.custom_allocation {
+        let shown = json!({"webhookUrl": custom.shown_url(), "apiVersion": custom.api_version});
+        put("customAllocationDefinition", shown);
     }
     if let Some(twin) = twin(&content.initial_twin) {
         put("initialTwin", twin);
@@ -61,7 +69,8 @@ pub(super) fn enrollment(enrollment: &Enrollment, registration: Option<&Registra
 }
 
 /// The field with the id.
-pub(super) const fn id_field(kind: EnrollmentKind) -> &'static str {
+#[must_use]
+pub const fn id_field(kind: EnrollmentKind) -> &'static str {
     match kind {
         EnrollmentKind::Individual => "registrationId",
         EnrollmentKind::Group => "enrollmentGroupId",
@@ -69,7 +78,8 @@ pub(super) const fn id_field(kind: EnrollmentKind) -> &'static str {
 }
 
 /// The attestation mechanism.
-pub(super) fn attestation(attestation: &Attestation, keys: Keys) -> Value {
+#[must_use]
+pub fn attestation_document(attestation: &Attestation, keys: Keys) -> Value {
     let mut document = json!({"type": attestation.type_name()});
     match attestation {
         Attestation::SymmetricKey(pair) if keys == Keys::Shown => {
