@@ -135,11 +135,16 @@ async fn run_here(plan: Plan, begun: impl FnOnce()) -> Result<MultiplexReport> {
             Box::pin(gateway.run(over.clone())),
         ));
     }
+    traffic.callers.set(back_ends.len());
     for (back_end, client) in back_ends {
-        let first = Kind::of(back_end.index);
+        let (traffic, over) = (traffic.clone(), over.clone());
         tasks.push(holdfast_tasks::spawn_local(
             "back-end",
-            Box::pin(back_end.run(client, first, over.clone())),
+            Box::pin(async move {
+                let first = Kind::of(back_end.index);
+                back_end.run(client, first, over).await;
+                traffic.callers.set(traffic.callers.get() - 1);
+            }),
         ));
     }
     tokio::time::sleep(plan.duration).await;

@@ -131,7 +131,7 @@ impl Gateway {
         })
     }
 
-    /// Works until the run is over and everything is settled, or the connection is lost.
+    /// Works until the run is over and everything is settled and delivered, or the connection is lost.
     pub(super) async fn run(mut self, over: Rc<Cell<bool>>) {
         let traffic = self.traffic.clone();
         if let Err(error) = self.drive(&over).await {
@@ -153,7 +153,7 @@ impl Gateway {
                     lane.work(&mut self.connection.out, self.pace, &self.payload, now_us);
                 }
                 turn += 1;
-            } else if self.lanes.iter().all(Lane::is_settled) {
+            } else if self.traffic.is_delivered() && self.lanes.iter().all(Lane::is_settled) {
                 self.connection.close().await;
                 return Ok(());
             }

@@ -58,6 +58,8 @@ pub(super) struct Traffic {
     pub(super) desired_sent: Cell<u64>,
     /// Messages to devices that the hub has taken.
     pub(super) messages_sent: Cell<u64>,
+    /// Back ends that may still request something.
+    pub(super) callers: Cell<usize>,
     shares: RefCell<Vec<Share>>,
     errors: RefCell<BTreeMap<String, u64>>,
 }
@@ -78,9 +80,17 @@ impl Traffic {
             messages: Count::default(),
             desired_sent: Cell::new(0),
             messages_sent: Cell::new(0),
+            callers: Cell::new(0),
             shares: RefCell::new(vec![share; devices]),
             errors: RefCell::default(),
         }
+    }
+
+    /// Whether everything that the hub has taken for devices has reached them, and nothing more comes.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.callers.get() == 0
+            && self.desired.done.get() >= self.desired_sent.get()
+            && self.messages.done.get() >= self.messages_sent.get()
     }
 
     /// Microseconds since the run began; never 0, so that it can stand for "sent".
