@@ -5,8 +5,8 @@
 
 use holdfast_amqp::{Detached, Fault, LinkId, SessionId};
 
-use crate::Links;
 use crate::dispatch::Dispatch;
+use crate::{Leaving, Links};
 
 /// The text of errors that were requested.
 const TEXT: &str = "A fault-injection message requested this.";
@@ -16,9 +16,9 @@ const TEXT: &str = "A fault-injection message requested this.";
 pub enum Breakage {
     /// The TCP connection is reset.
     Reset,
-    /// The connection is closed without an error.
+    /// The links are detached, then the connection is closed without an error.
     ShutDown,
-    /// The connection is closed with an error.
+    /// The links are detached, then the connection is closed with an error.
     Close,
     /// A session is ended with an error.
     Session(SessionId),
@@ -37,7 +37,25 @@ impl Links {
     }
 }
 
+/// How a connection is closed that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Closing {
+    /// The node is going to stop or drains.
+    #[default]
+    Forced,
+    /// Without an error.
+    Without,
+    /// With this condition and text.
+    With(&'static str, &'static str),
+}
+
 impl Dispatch {
+    /// Detaches the links, and closes the connection once the client had time to notice.
+    fn leave_with(&mut self, closing: Closing) {
+        self.closing = closing;
+        self.leave(Leaving::Stopping);
+    }
+
     /// Breaks what a handler has requested.
     pub(crate) fn break_requested(&mut self) {
         let Some(breakage) = self.links.breakage.take() else {
@@ -47,9 +65,10 @@ impl Dispatch {
         let forced = Fault::new("amqp:link:detach-forced", TEXT);
         match breakage {
             Breakage::Reset => self.links.is_reset = true,
-            Breakage::ShutDown => self.shut_down(),
+            // Both as a node that stops does it: after a `close` with links attached, Node's SDK waits 45 s for their detaches.
+            Breakage::ShutDown => self.leave_with(Closing::Without),
             // Node's SDK connects again after this error and not after `amqp:connection:forced`.
-            Breakage::Close => self.close("amqp:internal-error", TEXT),
+            Breakage::Close => self.leave_with(Closing::With("amqp:internal-error", TEXT)),
             Breakage::Session(session) => {
                 let fault = Fault::new("amqp:internal-error", TEXT);
                 self.links.engine.end(session, Some(&fault));

@@ -14,6 +14,7 @@ use holdfast_amqp::{
 use holdfast_auth::{SasToken, SaslUser};
 use holdfast_model::{ErrorCode, RefusalReason, UnixMillis};
 
+use crate::breakage::Closing;
 use crate::credentials::{no_devices, plain, put_token};
 use crate::delayed::Refusal;
 use crate::links::LEAVING;
@@ -53,6 +54,8 @@ pub(crate) struct Dispatch {
     is_authenticated: bool,
     /// The node is going to stop or drains: the connection is closed once no handler is busy.
     is_leaving: bool,
+    /// How it is closed then.
+    pub(crate) closing: Closing,
     /// Counts the connections of the core, for the container id.
     number: u64,
 }
@@ -69,6 +72,7 @@ impl Dispatch {
             leave_by: None,
             is_authenticated: false,
             is_leaving: false,
+            closing: Closing::default(),
             number,
         }
     }
@@ -513,7 +517,11 @@ impl Dispatch {
     /// The last step of [`Self::leave`].
     pub(crate) fn close_leaving(&mut self) {
         self.leave_by = None;
-        self.close("amqp:connection:forced", LEAVING);
+        match self.closing {
+            Closing::Forced => self.close("amqp:connection:forced", LEAVING),
+            Closing::Without => self.shut_down(),
+            Closing::With(condition, text) => self.close(condition, text),
+        }
     }
 
     /// Lets handlers fill the output.

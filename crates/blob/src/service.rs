@@ -216,6 +216,9 @@ fn refusal(error: &BlobError, id: &str, is_head: bool) -> Response<Body> {
     if error.status == StatusCode::SERVICE_UNAVAILABLE {
         set(&mut response, "retry-after", "1");
     }
+    if let Some(size) = error.blob_size {
+        set(&mut response, "content-range", &format!("bytes */{size}"));
+    }
     if error.status == StatusCode::UNAUTHORIZED {
         set(&mut response, "www-authenticate", "SharedKey");
     }

@@ -75,36 +75,3 @@ test('feedback that nobody has taken waits, and feedback of a purge says so', as
     assert.deepEqual([records[0].originalMessageId, records[0].statusCode], ['purged', 'Purged']);
   });
 });
-
-test('of two receivers one has feedback, and the other gets it when the first one ends without a word', async () => {
-  const device = await createDevice();
-  const services = [];
-  const records = [[], []];
-  const receiver = async (index, settles) => {
-    services[index] = ServiceClient.fromConnectionString(connection.service);
-    await services[index].open();
-    const { result } = await services[index].getFeedbackReceiver();
-    result.on('message', (one) => {
-      const about = JSON.parse(one.data.toString()).filter((record) => record.deviceId === device.deviceId);
-      records[index].push(...about);
-      if (about.length === 0 || settles()) result.complete(one, () => {});
-    });
-    result.on('errorReceived', () => {});
-  };
-  let settles = false;
-  try {
-    await Promise.all([0, 1].map((index) => receiver(index, () => settles)));
-    await services[0].send(device.deviceId, message('x', { messageId: 'shared', ack: 'negative' }));
-    cli('c2d', 'purge', device.deviceId);
-    await until(() => records[0].length + records[1].length === 1, 'the record, at one of them');
-    await new Promise((resolve) => setTimeout(resolve, 3000));
-    assert.equal(records[0].length + records[1].length, 1, 'it is locked');
-    const [holder, other] = records[0].length === 1 ? [0, 1] : [1, 0];
-    settles = true;
-    await services[holder].close();
-    await until(() => records[other].length === 1, 'the record, at the other one');
-    assert.equal(records[other][0].originalMessageId, 'shared');
-  } finally {
-    await Promise.all(services.map((service) => service.close().catch(() => {})));
-  }
-});

@@ -378,7 +378,7 @@ def test_a_back_end_hears_of_an_uploaded_file_once_it_has_accepted(hub):
     assert (body["blobName"], body["blobSizeInBytes"]) == (f"{device.device_id}/a b.txt", 5)
     assert body["blobUri"] == f"https://{hub.host}/{info['containerName']}/{device.device_id}/a%20b.txt"
     assert body["correlationId"] == info["correlationId"]
-    assert body["lastUpdatedTime"].endswith("+00:00") and body["enqueuedTimeUtc"].endswith("Z")
+    assert datetime.strptime(body["lastUpdatedTime"], "%Y-%m-%dT%H:%M:%S+00:00") and body["enqueuedTimeUtc"].endswith("Z")
     # What was accepted does not come again, and a failed upload is no file.
     failed = begin(hub, device, "failed.txt").json()
     report = {"correlationId": failed["correlationId"], "isSuccess": False}

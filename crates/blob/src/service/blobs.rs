@@ -145,10 +145,7 @@ fn range(request: &BlobRequest, size: u64) -> Result<Option<(u64, u64)>, BlobErr
     let Some((first, last)) = text.split_once('-') else {
         return Ok(None);
     };
-    let unsatisfiable = || {
-        let text = format!("the range is outside of the {size} bytes of the blob");
-        BlobError::new(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange", text)
-    };
+    let unsatisfiable = || BlobError::range(size);
     let (first, last) = (first.trim(), last.trim());
     if first.is_empty() {
         let Ok(suffix) = last.parse::<u64>() else {
@@ -176,21 +173,18 @@ fn range(request: &BlobRequest, size: u64) -> Result<Option<(u64, u64)>, BlobErr
     Ok(Some((first, last.min(size - 1) - first + 1)))
 }
 
+/// The type of a blob; that of one that was written without.
+pub(super) fn content_type(headers: &BlobHeaders) -> &str {
+    headers.content_type.as_deref().unwrap_or("application/octet-stream")
+}
+
 fn describe(response: &mut Response<Body>, facts: &BlobFacts) {
     let headers = &facts.headers;
     for (name, value) in [
         ("etag", Some(facts.etag.to_string())),
         ("last-modified", Some(http_date(facts.modified))),
         ("x-ms-creation-time", Some(http_date(facts.created))),
-        (
-            "content-type",
-            Some(
-                headers
-                    .content_type
-                    .clone()
-                    .unwrap_or_else(|| "application/octet-stream".to_owned()),
-            ),
-        ),
+        ("content-type", Some(content_type(headers).to_owned())),
         ("content-encoding", headers.content_encoding.clone()),
         ("content-language", headers.content_language.clone()),
         ("content-disposition", headers.content_disposition.clone()),

@@ -173,8 +173,8 @@ pub(super) async fn list_blobs(store: &BlobStore, request: &BlobRequest) -> Resu
                 version(&mut page, facts.etag, facts.modified);
                 page.text("Content-Length", &facts.size.to_string());
                 let headers = &facts.headers;
+                page.text("Content-Type", super::blobs::content_type(headers));
                 for (name, value) in [
-                    ("Content-Type", &headers.content_type),
                     ("Content-Encoding", &headers.content_encoding),
                     ("Content-Language", &headers.content_language),
                     ("Content-Disposition", &headers.content_disposition),

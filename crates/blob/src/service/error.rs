@@ -14,6 +14,8 @@ pub(crate) struct BlobError {
     /// The word in `x-ms-error-code`, by which SDKs choose their exception.
     pub(crate) code: &'static str,
     pub(crate) text: String,
+    /// The bytes of the blob, for a range outside of them.
+    pub(crate) blob_size: Option<u64>,
 }
 
 impl BlobError {
@@ -22,6 +24,16 @@ impl BlobError {
             status,
             code,
             text: text.into(),
+            blob_size: None,
+        }
+    }
+
+    /// A range outside of the blob's `size` bytes.
+    pub(crate) fn range(size: u64) -> Self {
+        let text = format!("the range is outside of the {size} bytes of the blob");
+        Self {
+            blob_size: Some(size),
+            ..Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange", text)
         }
     }
 

@@ -18,6 +18,11 @@ impl FeedbackSource {
         Self(RecordSource::new(hub, Outbox::Feedback))
     }
 
+    /// For a back end that can take none now: what was called for goes back as it comes, and no owner is called.
+    pub fn poll_unwanted(&mut self, cx: &mut Context<'_>) {
+        self.0.poll_unwanted(cx);
+    }
+
     /// The next records, at most [`MAX_FEEDBACK_BATCH`](holdfast_model::limits::MAX_FEEDBACK_BATCH), from whatever owner has some. The
     /// caller settles them.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Feedback>> {

@@ -80,6 +80,29 @@ impl RecordSource {
         }
     }
 
+    /// For a back end that can take none now: what calls still bring goes back at once, and no owner is called. Otherwise a call that waits
+    /// would lock the next records for a back end without credit, while another one has some.
+    pub(crate) fn poll_unwanted(&mut self, cx: &mut Context<'_>) {
+        let mut left = Vec::new();
+        self.calls.retain_mut(|call| match Pin::new(&mut call.answer).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(answer) => {
+                left.extend(answer.unwrap_or_default());
+                false
+            }
+        });
+        self.give_back(left);
+    }
+
+    fn give_back(&self, left: Vec<Record>) {
+        if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
+            let (hub, outbox) = (Arc::clone(&self.hub), self.outbox);
+            holdfast_tasks::spawn("record-return", async move {
+                hub.settle_records(outbox, left, FeedbackVerdict::Untouched).await;
+            });
+        }
+    }
+
     fn ask_owners(&mut self) {
         let mut nodes = self.hub.other_owners();
         nodes.insert(self.hub.parts.node);
@@ -100,12 +123,7 @@ impl Drop for RecordSource {
             call.answer.close();
             left.extend(call.answer.try_recv().unwrap_or_default());
         }
-        if !left.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
-            let (hub, outbox) = (Arc::clone(&self.hub), self.outbox);
-            holdfast_tasks::spawn("record-return", async move {
-                hub.settle_records(outbox, left, FeedbackVerdict::Untouched).await;
-            });
-        }
+        self.give_back(left);
     }
 }
 

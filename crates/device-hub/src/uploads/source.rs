@@ -19,6 +19,11 @@ impl UploadSource {
         Self(RecordSource::new(hub, Outbox::Uploads(reader)))
     }
 
+    /// For a back end that can take none now: what was called for goes back as it comes, and no owner is called.
+    pub fn poll_unwanted(&mut self, cx: &mut Context<'_>) {
+        self.0.poll_unwanted(cx);
+    }
+
     /// The next notifications from whatever owner has some. The caller settles them.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<UploadNotification>> {
         self.0.poll_next(cx).map(|records| {

@@ -32,6 +32,10 @@ impl Records for FeedbackSource {
         Self::poll_next(self, cx)
     }
 
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>) {
+        Self::poll_unwanted(self, cx);
+    }
+
     async fn settle(hub: Arc<DeviceHub>, records: Vec<Feedback>, verdict: FeedbackVerdict) {
         hub.settle_feedback(records, verdict).await;
     }

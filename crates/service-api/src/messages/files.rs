@@ -17,11 +17,11 @@ const CONTENT_TYPE: &str = "application/vnd.microsoft.iothub.filenotification.js
 /// The body of a notification, for AMQP and for the webhook (Spec amqp §7). `correlationId` is ours.
 #[must_use]
 pub fn notification_body(notification: &UploadNotification) -> Value {
+    // As Azure writes it, whole seconds and the zone as an offset: the parser of Java's SDK takes nothing else.
     let time = |at: UnixMillis| {
         let text = round_trip(at.0.cast_signed()).unwrap_or_default();
-        // Azure writes the zone as an offset.
-        text.strip_suffix('Z')
-            .map(|text| format!("{text}+00:00"))
+        text.get(..19)
+            .map(|seconds| format!("{seconds}+00:00"))
             .unwrap_or_default()
     };
     json!({
@@ -49,6 +49,10 @@ impl Records for UploadSource {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<UploadNotification>> {
         Self::poll_next(self, cx)
+    }
+
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>) {
+        Self::poll_unwanted(self, cx);
     }
 
     async fn settle(hub: Arc<DeviceHub>, records: Vec<UploadNotification>, verdict: FeedbackVerdict) {

@@ -34,6 +34,9 @@ pub(super) trait Records: Sized {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Self::Record>>;
 
+    /// Gives back what was called for, as it comes: there is no credit.
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>);
+
     fn settle(
         hub: Arc<DeviceHub>,
         records: Vec<Self::Record>,
@@ -163,6 +166,13 @@ impl<R: Records> AnyReceiver for RecordReceiver<R> {
             let left = self.gathered.split_off(self.gathered.len().min(R::MOST));
             let batch = std::mem::replace(&mut self.gathered, left);
             self.send(engine, hub_name, now, batch);
+        }
+        if engine.sendable(self.link) == 0 {
+            self.source.poll_unwanted(cx);
+            if !self.gathered.is_empty() {
+                let gathered = std::mem::take(&mut self.gathered);
+                self.settle(gathered, FeedbackVerdict::Untouched);
+            }
         }
     }
 
