@@ -14,7 +14,7 @@ pub mod consensus {
 
 /// Commands and state of the registry group.
 pub mod registry {
-    #[allow(missing_docs, reason = "generated")]
+    #[allow(missing_docs, clippy::large_enum_variant, reason = "generated")]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/holdfast.registry.v1.rs"));
     }
