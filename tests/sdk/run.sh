@@ -38,7 +38,7 @@ install_python() {
 
 install_node() {
   cp "$here/node/package.json" "$here/node/package-lock.json" "$1/"
-  (cd "$1" && npm ci --no-audit --no-fund)
+  (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund)
 }
 
 digest() { cat "$@" | sha256sum | cut -c1-12; }

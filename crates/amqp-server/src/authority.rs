@@ -35,6 +35,8 @@ pub enum Purpose {
     Messages,
     /// A link of a device or module.
     Device,
+    /// A device that registers with the provisioning service.
+    Registration,
 }
 
 /// The refused principal, as far as it is known.

@@ -165,6 +165,12 @@ impl Dispatch {
     fn handle(&mut self, event: Event<'_>) {
         match event {
             Event::SaslInit(init) => self.sasl(&init),
+            Event::SaslResponse(response) => {
+                let mut handlers = self.handlers.iter_mut();
+                if !handlers.any(|handler| handler.sasl_response(&mut self.links, response)) {
+                    self.links.engine.sasl_outcome(SaslCode::Auth);
+                }
+            }
             Event::Open(open) => {
                 tracing::debug!(address = %self.links.address, container = open.container_id, "AMQP connection opened");
                 let container_id = format!("{}-{}", self.links.authority().hub_name(), self.number);
@@ -258,7 +264,13 @@ impl Dispatch {
     }
 
     fn sasl(&mut self, init: &SaslInit<'_>) {
+        let mut handlers = self.handlers.iter_mut();
+        if handlers.any(|handler| handler.sasl_begun(&mut self.links, init)) {
+            return;
+        }
         match init.mechanism {
+            // Offered for handlers alone.
+            "TPM" => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
             "PLAIN" => match init.plain() {
                 Some((user, password)) => self.plain(user, password, Certainty::Local),
                 None => self.refuse_sasl("", &Refused::credentials(RefusalReason::Malformed)),
@@ -299,14 +311,7 @@ impl Dispatch {
     }
 
     fn refuse_sasl(&mut self, user: &str, refused: &Refused) {
-        self.links.audit_as(user, Purpose::Events, refused);
-        let is_certain = refused.reason != Some(RefusalReason::Unconfirmed);
-        let code = if is_certain {
-            SaslCode::Auth
-        } else {
-            SaslCode::Temporary
-        };
-        self.links.refuse(user, "SASL", Refusal::Sasl(code));
+        self.links.refuse_sasl(user, Purpose::Events, refused);
     }
 
     /// Answers an attach: `$cbs` here, other addresses by the handler that serves them.

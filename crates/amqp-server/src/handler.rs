@@ -2,9 +2,11 @@
 
 use std::task::Context;
 
+#[cfg(doc)]
+use holdfast_amqp::Connection;
 use holdfast_amqp::address::Endpoint;
 use holdfast_amqp::message::Request;
-use holdfast_amqp::{Attach, Incoming, LinkId, Outcome, Outgoing};
+use holdfast_amqp::{Attach, Incoming, LinkId, Outcome, Outgoing, SaslInit};
 use holdfast_model::UnixMillis;
 
 use crate::{Certainty, Links, Refused, RequestNode, TokenReply};
@@ -13,6 +15,11 @@ use crate::{Certainty, Links, Refused, RequestNode, TokenReply};
 pub trait LinkService {
     /// The handler of a new connection.
     fn connect(&self) -> Box<dyn LinkHandler>;
+
+    /// Whether its handlers take the SASL mechanism `TPM`.
+    fn takes_tpm(&self) -> bool {
+        false
+    }
 }
 
 /// How a request is answered.
@@ -105,6 +112,17 @@ pub trait LinkHandler {
 
     /// Whether links of this handler end by themselves after [`Self::leave`]: the connection is closed after them.
     fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// The client's choice of a SASL mechanism: whether this handler answers it, now or later, by [`Connection::sasl_outcome`] or
+    /// [`Connection::sasl_challenge`] of the engine. Then the client's answers to challenges are its own too.
+    fn sasl_begun(&mut self, _links: &mut Links, _init: &SaslInit<'_>) -> bool {
+        false
+    }
+
+    /// The client's answer to a challenge: whether it was this handler's.
+    fn sasl_response(&mut self, _links: &mut Links, _response: &[u8]) -> bool {
         false
     }
 

@@ -69,6 +69,7 @@ impl Links {
         let started = now();
         let mut engine = Config::default();
         // A connection that has not opened is not authenticated either.
+        engine.offers_tpm = server.takes_tpm();
         engine.open_timeout = engine.open_timeout.min(server.config().unauthenticated_timeout);
         Self {
             server,
@@ -199,10 +200,21 @@ impl Links {
                 let module = module.map(|module| format!("/{module}"));
                 (format!("{device}{}", module.unwrap_or_default()), Purpose::Device)
             }
+            Endpoint::Registration { registration_id, .. } => (registration_id.into_owned(), Purpose::Registration),
             _ => (self.identity(), Purpose::Events),
         };
         self.audit_as(&identity, purpose, &refused);
         self.refuse(&self.identity(), address, Refusal::Attach(link, refused));
+    }
+
+    /// Refuses SASL credentials of a client that calls itself `identity`, and records it.
+    pub fn refuse_sasl(&mut self, identity: &str, purpose: Purpose, refused: &Refused) {
+        self.audit_as(identity, purpose, refused);
+        let code = match refused.is_certain() {
+            true => SaslCode::Auth,
+            false => SaslCode::Temporary,
+        };
+        self.refuse(identity, "SASL", Refusal::Sasl(code));
     }
 
     /// Refuses an attach at once. The handler has recorded it.

@@ -95,6 +95,11 @@ impl AmqpServer {
         self.services.iter().map(|service| service.connect()).collect()
     }
 
+    /// Whether a service takes the SASL mechanism `TPM`.
+    pub(crate) fn takes_tpm(&self) -> bool {
+        self.services.iter().any(|service| service.takes_tpm())
+    }
+
     pub(crate) fn authority(&self) -> &dyn Authority {
         &*self.authority
     }

@@ -43,6 +43,13 @@ pub enum Endpoint<'a> {
         /// Which of its channels.
         channel: DeviceChannel,
     },
+    /// `{scope}/registrations/{id}`: a device that registers with the provisioning service.
+    Registration {
+        /// The id scope, case as written.
+        id_scope: Cow<'a, str>,
+        /// The registration id, not checked to be one.
+        registration_id: Cow<'a, str>,
+    },
     /// `messages/devicebound`: C2D from the back end.
     ServiceDevicebound,
     /// `messages/serviceBound/feedback`.
@@ -152,6 +159,10 @@ pub fn parse(address: &str) -> Endpoint<'_> {
                 channel,
             },
             None => Endpoint::Unknown,
+        },
+        [scope, "registrations", _] if !scope.is_empty() => Endpoint::Registration {
+            id_scope: take(0),
+            registration_id: take(2),
         },
         [_, "$management"] => Endpoint::Management(Entity::Named(take(0))),
         [_, "consumergroups", _, "partitions", _] => Endpoint::Partition {

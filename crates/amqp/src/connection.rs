@@ -45,6 +45,8 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// From the start until the peer's open has been read.
     pub open_timeout: Duration,
+    /// Server: whether it offers the mechanism `TPM` (Spec provisioning §5.2).
+    pub offers_tpm: bool,
 }
 
 impl Default for Config {
@@ -54,6 +56,7 @@ impl Default for Config {
             max_message_size: limits::MAX_MESSAGE_SIZE,
             idle_timeout: Some(limits::IDLE_TIMEOUT),
             open_timeout: limits::OPEN_TIMEOUT,
+            offers_tpm: false,
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod limits;
 pub mod message;
 pub mod performative;
+pub mod sasl_tpm;
 pub mod selector;
 pub mod types;
 

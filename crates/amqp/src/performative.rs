@@ -16,7 +16,7 @@ pub use control::{Begin, Open, encode_close, encode_end};
 pub(crate) use fault::put_properties;
 pub use fault::{Fault, InfoValue};
 pub use link::{Attach, Detach, Flow, ReceiverSettleMode, Role, SenderSettleMode};
-pub use sasl::{SaslFrame, SaslInit, encode_mechanisms, encode_outcome};
+pub use sasl::{SaslFrame, SaslInit, encode_challenge, encode_mechanisms, encode_outcome, encode_response};
 pub use terminus::{Source, Target, Terminus};
 pub use transfer::{Disposition, Outcome, Transfer};
 

@@ -337,6 +337,14 @@ fn addresses_are_read_in_every_form_that_clients_write() {
             "/messages/serviceBound/filenotifications",
             Endpoint::ServiceFileNotifications,
         ),
+        (
+            "amqps://h/0ne1/Registrations/Dev%3A1",
+            Endpoint::Registration {
+                id_scope: "0ne1".into(),
+                registration_id: "Dev:1".into(),
+            },
+        ),
+        ("devices/registrations/d", Endpoint::Unknown),
         ("", Endpoint::Unknown),
         ("amqps://h", Endpoint::Unknown),
         ("devices/d", Endpoint::Unknown),

@@ -6,6 +6,7 @@
 //! Invariants: an identity's session begins with its first link and ends with its last; each identity of a connection has a
 //! session of its own, and the end of one touches no other; a message is accepted after its commit, in the order of the
 //! messages.
+//! [`AmqpRegistration`] is the provisioning service's part of the same connections.
 //! Not here: SASL and `$cbs` themselves (`amqp-server`), credentials and sessions (`device-hub`).
 
 mod cloud;
@@ -19,8 +20,11 @@ mod inbox;
 mod message;
 mod methods;
 mod refused;
+mod registration;
 mod telemetry;
 mod twins;
+
+pub use registration::AmqpRegistration;
 
 use std::rc::Rc;
 

@@ -18,7 +18,7 @@ mod registration;
 mod sent_deliveries;
 mod twin_requests;
 
-pub use amqp::AmqpDevices;
+pub use amqp::{AmqpDevices, AmqpRegistration};
 pub use config::{AmqpConfig, HttpsConfig, MqttConfig};
 pub use https::{HttpsFront, UploadLocation, UploadStorage, UploadedBlob, is_device_path};
 pub use metrics::METRICS;

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use holdfast_device_hub::{Credential, Protocol};
 use holdfast_model::ErrorCode;
 use holdfast_net::http_api::{BodyError, Reply, RequestBody, query, segments};
@@ -21,6 +23,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use serde_json::json;
 
 use crate::HttpsConfig;
 
@@ -32,6 +35,9 @@ const SERVICE_PATHS: [&str; 4] = ["enrollments", "enrollmentgroups", "linkedhubs
 
 /// What released clients wait before they ask for the state of an operation, in seconds.
 const POLL_SECONDS: &str = "3";
+
+/// The name that the token of a TPM has in `skn`.
+const TPM_KEY_NAME: &str = "registration";
 
 /// A token that no parser accepts, for a header that is not text.
 const UNREADABLE_TOKEN: &str = "?";
@@ -112,6 +118,10 @@ impl RegistrationFront {
         match action {
             Action::Register => {
                 let body = self.body(head, body, id).await?;
+                // Whatever certificate its TLS may show.
+                if let (None, Some(keys)) = (token, &body.tpm) {
+                    return Ok(challenge(&self.service.challenge(&call, keys).await?));
+                }
                 let answer = self.service.register(&call, &body).await?;
                 Ok(registered(&head.headers, &segments, &answer))
             }
@@ -171,6 +181,16 @@ fn registered(headers: &HeaderMap, segments: &[&str], answer: &Answer) -> Reply 
         Some(host) => reply.header("location", &format!("https://{host}/{}", segments.join("/"))),
         None => reply,
     }
+}
+
+/// The challenge of a TPM: clients read it from a 401 (Spec provisioning §7.1).
+fn challenge(activation_blob: &[u8]) -> Reply {
+    let body = json!({
+        "message": "sign the next request with the key in the TPM",
+        "authenticationKey": STANDARD.encode(activation_blob),
+        "keyName": TPM_KEY_NAME,
+    });
+    Reply::json(401, body)
 }
 
 /// What a method and a path below the registration ask for.

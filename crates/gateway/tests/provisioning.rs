@@ -9,76 +9,20 @@ mod support;
 
 use std::time::Duration;
 
-use holdfast_auth::{Key, KeyPair, sign};
+use holdfast_auth::{Key, KeyPair};
 use holdfast_model::{NodeId, RefusalReason};
 use holdfast_mqtt::codec::{Connect, Packet, Publish, QoS, subscribe};
-use holdfast_registry::{
-    AttestationWrite, Authentication, EnrollmentContent, EnrollmentKind, EnrollmentOperation, EnrollmentWrite, IfMatch,
-    Registry,
-};
+use holdfast_registry::{Authentication, EnrollmentContent, EnrollmentKind, EnrollmentOperation, IfMatch};
 use holdfast_simulation::{NODES, identity, simulate};
 use serde_json::Value;
-use support::{Bench, Device, encoded};
+use support::factory::Factory;
+use support::{Device, encoded};
 use tokio::time::Instant;
 
 const REGISTER: &str = "$dps/registrations/PUT/iotdps-register/?$rid=1";
 const REPLIES: &str = "$dps/registrations/res/#";
 
-struct Factory {
-    bench: Bench,
-    scope: String,
-    group_key: Key,
-}
-
 impl Factory {
-    /// A cluster with a group "fleet".
-    async fn start() -> Self {
-        let bench = Bench::start().await;
-        let registry = bench.cluster.hub(NodeId(1)).registry().clone();
-        registry.found_provisioning().await.unwrap();
-        let scope = registry.provisioning().unwrap().id_scope.clone();
-        let group_key = Key::from_bytes(vec![7; 64]).unwrap();
-        let factory = Self {
-            bench,
-            scope,
-            group_key,
-        };
-        let attestation = factory.attestation();
-        factory
-            .enroll(
-                EnrollmentKind::Group,
-                "fleet",
-                EnrollmentOperation::Create(attestation, EnrollmentContent::default()),
-            )
-            .await;
-        factory
-    }
-
-    fn registry(&self) -> &Registry {
-        self.bench.cluster.hub(NodeId(1)).registry()
-    }
-
-    fn attestation(&self) -> AttestationWrite {
-        AttestationWrite::SymmetricKey {
-            primary: Some(self.group_key.clone()),
-            secondary: None,
-        }
-    }
-
-    async fn enroll(&self, kind: EnrollmentKind, id: &str, operation: EnrollmentOperation) {
-        let write = EnrollmentWrite {
-            id: id.to_owned(),
-            operation,
-        };
-        self.registry().write_enrollment(kind, write).await.unwrap();
-    }
-
-    fn token(&self, id: &str, key: &Key) -> String {
-        let now = self.bench.cluster.hub(NodeId(1)).clock().now().seconds();
-        let resource = format!("{}/registrations/{id}", self.scope);
-        sign(&resource, key.as_bytes(), Some("registration"), now + 3600)
-    }
-
     fn connect_packet(&self, id: &str, token: Option<&str>) -> Vec<u8> {
         let username = format!("{}/registrations/{id}/api-version=2019-03-31", self.scope);
         connect_as(&username, id, token)

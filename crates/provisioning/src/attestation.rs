@@ -13,11 +13,16 @@ use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
 use holdfast_model::{CertificateChain, RefusalReason, UnixMillis};
 use holdfast_registry::{
     Attestation, AuthenticationWrite, Authorities, CertificateSource, Enrollment, EnrollmentGroups, EnrollmentKind,
-    Registry, RegistryError, Thumbprint, Thumbprints, X509Attestation,
+    Registration, Registry, RegistryError, Thumbprint, Thumbprints, TpmAttestation, X509Attestation,
 };
+
+use crate::tpm::{EnrolledTpm, ProvenTpm, TpmKeys, TpmUse};
 
 /// What the SDKs write into `skn` of a device's token.
 const DEVICE_POLICY: &str = "registration";
+
+/// The fault of a TPM that is not enrolled.
+pub(crate) const NO_TPM_DETAIL: &str = "there is no individual enrollment with this registration id";
 
 /// A device whose credential is right.
 pub(crate) struct Attested {
@@ -27,6 +32,8 @@ pub(crate) struct Attested {
     pub(crate) authentication: AuthenticationWrite,
     /// The device's name, as its certificate has it.
     pub(crate) certified_name: Option<String>,
+    /// The TPM that has proved itself.
+    pub(crate) tpm: Option<ProvenTpm>,
 }
 
 /// Why it is not.
@@ -71,6 +78,10 @@ pub(crate) struct Claimant<'a> {
     pub(crate) now: UnixMillis,
     /// Groups that are tried first, since they opened the way of this device, or of the one before it.
     pub(crate) likely_groups: Vec<String>,
+    /// Of the device, if it has one.
+    pub(crate) registration: Option<&'a Registration>,
+    /// What a token of a TPM is to open.
+    pub(crate) tpm: TpmUse<'a>,
 }
 
 impl Claimant<'_> {
@@ -84,6 +95,41 @@ impl Claimant<'_> {
                 RefusalReason::Missing,
                 "the request has neither a token nor a client certificate",
             )),
+        }
+    }
+
+    /// The challenge for the TPM of the device.
+    ///
+    /// # Errors
+    /// `Ok(None)`: there is no individual enrollment.
+    pub(crate) fn challenge(&self, keys: &TpmKeys, text: &str) -> Result<Option<Vec<u8>>, NotAttested> {
+        let Some(enrollment) = self.individual()? else {
+            return Ok(None);
+        };
+        let Attestation::Tpm(attestation) = &enrollment.attestation else {
+            return Err(other_kind(&enrollment, "the keys of a TPM"));
+        };
+        let enrolled = self.enrolled_tpm(attestation);
+        if !enrolled.is_of(keys) {
+            let text = format!(
+                "the endorsement key is not that of the individual enrollment '{}'",
+                enrollment.id
+            );
+            return Err(refused(RefusalReason::Thumbprint, text));
+        }
+        let challenge = enrolled.challenge(keys, text);
+        challenge
+            .map(Some)
+            .map_err(|error| refused(RefusalReason::Malformed, error.text))
+    }
+
+    fn enrolled_tpm<'b>(&'b self, attestation: &'b TpmAttestation) -> EnrolledTpm<'b> {
+        EnrolledTpm {
+            attestation,
+            id_scope: self.id_scope,
+            registration_id: self.registration_id,
+            registration: self.registration,
+            now: self.now,
         }
     }
 
@@ -104,6 +150,16 @@ impl Claimant<'_> {
             return Err(refused(RefusalReason::UnknownPolicy, text));
         }
         if let Some(enrollment) = self.individual()? {
+            if let Attestation::Tpm(attestation) = &enrollment.attestation {
+                let tpm = self.enrolled_tpm(attestation).verify(&token, self.tpm);
+                let tpm = tpm.map_err(|(reason, detail)| refused(reason, detail))?;
+                return Ok(Attested {
+                    authentication: AuthenticationWrite::Sas(Some(tpm.hub_keys.clone())),
+                    enrollment,
+                    certified_name: None,
+                    tpm: Some(tpm),
+                });
+            }
             let Attestation::SymmetricKey(keys) = &enrollment.attestation else {
                 return Err(other_kind(&enrollment, "a token"));
             };
@@ -114,6 +170,7 @@ impl Claimant<'_> {
                     enrollment,
                     authentication,
                     certified_name: None,
+                    tpm: None,
                 }),
                 false => Err(refused(
                     RefusalReason::Signature,
@@ -123,6 +180,10 @@ impl Claimant<'_> {
                     ),
                 )),
             };
+        }
+        if matches!(self.tpm, TpmUse::Register(Some(_))) {
+            // Groups have no TPMs.
+            return Err(refused(RefusalReason::UnknownIdentity, NO_TPM_DETAIL));
         }
         let groups = self.registry.enrollment_groups();
         let likely = self.likely_groups.iter().filter_map(|id| groups.get(id));
@@ -135,6 +196,7 @@ impl Claimant<'_> {
                 enrollment,
                 authentication: AuthenticationWrite::Sas(Some(keys)),
                 certified_name: None,
+                tpm: None,
             }),
             None => Err(refused(RefusalReason::Signature, no_group(&groups))),
         }
@@ -186,6 +248,7 @@ impl Claimant<'_> {
                 authentication: AuthenticationWrite::SelfSigned(Some(thumbprints)),
                 enrollment,
                 certified_name: Some(name),
+                tpm: None,
             });
         }
         // A device registers rarely: its path is not remembered.
@@ -205,6 +268,7 @@ impl Claimant<'_> {
                 enrollment,
                 authentication: AuthenticationWrite::CertificateAuthority,
                 certified_name: Some(name),
+                tpm: None,
             }),
             None => Err(refused(
                 RefusalReason::Chain,

@@ -1,5 +1,7 @@
 //! Enrollments as back ends and webhooks read them (Spec provisioning §9.2).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use holdfast_auth::x509::CertificateInfo;
 use holdfast_registry::{
     Attestation, CertificateSource, Enrollment, EnrollmentKind, Registration, TwinSeed, X509Attestation,
@@ -90,6 +92,13 @@ pub fn attestation_document(attestation: &Attestation, keys: Keys) -> Value {
         }
         Attestation::SymmetricKey(_) => {}
         Attestation::X509(certificates) => document["x509"] = x509(certificates),
+        Attestation::Tpm(tpm) => {
+            let mut keys = json!({"endorsementKey": STANDARD.encode(&tpm.keys.endorsement_key)});
+            if let Some(key) = &tpm.keys.storage_root_key {
+                keys["storageRootKey"] = json!(STANDARD.encode(key));
+            }
+            document["tpm"] = keys;
+        }
     }
     document
 }

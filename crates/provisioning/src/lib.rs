@@ -25,7 +25,9 @@ mod outbound;
 mod registering;
 mod remote_hub;
 mod request;
+mod request_rate;
 mod service;
+mod tpm;
 mod version;
 mod webhook;
 
@@ -38,4 +40,5 @@ pub use metrics::METRICS;
 pub use outbound::{Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 pub use request::{DeviceCall, MAX_BODY_BYTES, RegisterBody};
 pub use service::{Answer, Provisioning};
+pub use tpm::TpmKeys;
 pub use version::{KNOWN_VERSIONS, check_version};

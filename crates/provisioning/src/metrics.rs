@@ -5,12 +5,14 @@ holdfast_model::metrics! {
     counter registrations(protocol, outcome) = "holdfast_provisioning_registrations_total";
     /// Time from a device's request to its answer, in seconds; penalties are not part of it.
     histogram seconds(call) = "holdfast_provisioning_request_seconds";
-    /// Attestations that were accepted: by symmetricKey or x509, of an individual enrollment or a group.
+    /// Attestations that were accepted: by symmetricKey, x509 or tpm, of an individual enrollment or a group.
     counter attestations(kind, enrollment) = "holdfast_provisioning_attestations_total";
     /// Calls of webhooks: chosen, refused, unanswered.
     counter webhook_calls(outcome) = "holdfast_provisioning_webhook_calls_total";
     /// Ends of operations that took several steps: assigned, failed.
     counter operations(outcome) = "holdfast_provisioning_operations_total";
+    /// Challenges that were made for TPMs.
+    counter tpm_challenges(protocol) = "holdfast_provisioning_tpm_challenges_total";
     /// Registrations that were decided again, because something had changed meanwhile.
     counter conflicts() = "holdfast_provisioning_conflicts_total";
 }

@@ -400,6 +400,7 @@ impl Operation<'_> {
             left: self.registration.left.clone(),
             payload: self.registration.payload.clone(),
             webhook: webhook.or_else(|| self.registration.webhook.clone()),
+            tpm: self.registration.tpm.clone(),
         }
     }
 

@@ -15,6 +15,7 @@ use holdfast_registry::{
 
 use crate::allocation::Hubs;
 use crate::attestation::Attested;
+use crate::tpm::ProvenTpm;
 
 /// The facts of a decision.
 pub(crate) struct Decision<'a> {
@@ -66,6 +67,7 @@ impl Decision<'_> {
             outcome,
             operation_id: self.operation_id,
             enrollment: EnrollmentReference::from(&*enrollment),
+            tpm: self.attested.tpm.as_ref().map(ProvenTpm::stored),
             identity,
             left: found.as_ref().map(|found| found.left.clone()).unwrap_or_default(),
             payload: None,

@@ -8,6 +8,7 @@ use holdfast_registry::{EnrollmentKind, check_registration_id};
 use serde_json::Value;
 
 use crate::error::ProvisioningError;
+use crate::tpm::TpmKeys;
 
 /// Longest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 96 * 1024;
@@ -34,6 +35,8 @@ pub struct RegisterBody {
     pub has_csr: bool,
     /// What the device says to the webhook, JSON.
     pub payload: Option<String>,
+    /// The public keys of its TPM.
+    pub tpm: Option<Box<TpmKeys>>,
 }
 
 impl RegisterBody {
@@ -69,9 +72,14 @@ impl RegisterBody {
             Some(_) => return invalid("csr must be a string"),
         };
         let payload = members.get("payload").filter(|payload| !payload.is_null());
+        let tpm = match members.get("tpm") {
+            None | Some(Value::Null) => None,
+            Some(tpm) => Some(Box::new(TpmKeys::of_body(tpm)?)),
+        };
         Ok(Self {
             has_csr,
             payload: payload.map(Value::to_string),
+            tpm,
         })
     }
 }
@@ -84,6 +92,9 @@ pub(crate) fn check_id(registration_id: &str) -> Result<(), ProvisioningError> {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng as _, SeedableRng as _};
+
     use super::*;
 
     #[test]
@@ -94,7 +105,7 @@ mod tests {
             "{}",
             r#"{"registrationId":"Dev-1","payload":null}"#,
             r#"{"registrationId":"dev-1","payload":"{\"a\":1}"}"#,
-            "\u{feff}{\"tpm\":{\"endorsementKey\":\"x\"}}",
+            "\u{feff}{\"tpm\":null}",
         ] {
             let read = RegisterBody::parse(body.as_bytes(), "dev-1").unwrap();
             assert!(!read.has_csr, "{body}");
@@ -116,10 +127,34 @@ mod tests {
             (br#"{"registrationId":7}"#, 400_004),
             (br#"{"a":1,"a":2}"#, 400_006),
             (br#"{"csr":{}}"#, 400_004),
+            (br#"{"tpm":"x"}"#, 400_004),
+            (br#"{"tpm":{"endorsementKey":"x"}}"#, 400_004),
+            (br#"{"tpm":{"endorsementKey":"AAA=","storageRootKey":"AAA="}}"#, 400_004),
             (&large, 413_001),
         ] {
             let error = RegisterBody::parse(body, "dev-1").unwrap_err();
             assert_eq!(error.code.number(), number, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn changed_bodies_never_panic() {
+        let key = "A".repeat(420);
+        let body = format!(
+            r#"{{"registrationId":"dev-1","csr":"MII","payload":{{"a":[1,null]}},"tpm":{{"endorsementKey":"{key}","storageRootKey":"{key}"}}}}"#
+        );
+        let mut random = StdRng::seed_from_u64(17);
+        for _ in 0..20_000 {
+            let mut bytes = body.clone().into_bytes();
+            for _ in 0..random.random_range(1..6) {
+                let at = random.random_range(0..bytes.len());
+                match random.random_range(0..3) {
+                    0 => bytes[at] = random.random(),
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b"{}[]\",:\\0"[random.random_range(0..9)]),
+                }
+            }
+            let _ = RegisterBody::parse(&bytes, "dev-1");
         }
     }
 }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_auth::source;
 use holdfast_device_hub::{Credential, Denied, DeviceHub, Operation, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason};
-use holdfast_registry::{Attestation, Enrollment, EnrollmentKind, ProvisioningSettings, Registration, Registry};
+use holdfast_registry::{
+    Attestation, Enrollment, EnrollmentKind, ProvisioningSettings, Registration, RegistrationOutcome, Registry,
+};
 use holdfast_tasks::sync::Mutex;
 use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::allocation::Hubs;
-use crate::attestation::{Attested, Claimant, NotAttested};
+use crate::attestation::{Attested, Claimant, NO_TPM_DETAIL, NotAttested};
 use crate::config::ProvisioningConfig;
 use crate::document::registration_state;
 use crate::error::ProvisioningError;
@@ -21,6 +24,8 @@ use crate::metrics;
 use crate::outbound::Outbound;
 use crate::registering::{Decision, is_conflict};
 use crate::request::{DeviceCall, RegisterBody, check_id};
+use crate::request_rate::RequestRate;
+use crate::tpm::{ProvenTpm, TpmKeys, TpmUse};
 use crate::webhook;
 
 /// How often a registration is decided anew when something has changed meanwhile.
@@ -41,6 +46,7 @@ pub struct Provisioning {
     requests: Semaphore,
     /// The group that a device was found in last: the devices of a batch come one after the other.
     last_group: Mutex<Option<String>>,
+    rate: RequestRate,
 }
 
 /// The answer to a device's request.
@@ -54,7 +60,7 @@ pub struct Answer {
 
 /// A device that was let in, or not only because its enrollment is disabled.
 enum Found {
-    Enabled(Attested),
+    Enabled(Box<Attested>),
     Disabled(Arc<Enrollment>),
 }
 
@@ -67,6 +73,7 @@ impl Provisioning {
             health: HubHealth::default(),
             requests: Semaphore::new(config.max_requests),
             last_group: Mutex::new(None),
+            rate: RequestRate::default(),
             hub,
             config,
         })
@@ -143,32 +150,70 @@ impl Provisioning {
         outcome
     }
 
+    /// The challenge that only the device's TPM can open; its next registration proves that it has.
+    ///
+    /// # Errors
+    /// [`ErrorCode::EnrollmentNotFound`] without an individual enrollment; else as [`Self::register`].
+    pub async fn challenge(&self, call: &DeviceCall<'_>, keys: &TpmKeys) -> Result<Vec<u8>, ProvisioningError> {
+        let (_permit, settings) = self.begin(call)?;
+        let now = self.hub.clock().now();
+        let who = (call.registration_id.to_ascii_lowercase(), source(call.address.ip()));
+        self.rate.admit(who, now)?;
+        // The device's last operation is part of it.
+        self.registry().read_barrier().await?;
+        let registration = self.registry().registration(call.registration_id)?;
+        let claimant = self.claimant(call, &settings, registration.as_ref(), TpmUse::Register(Some(keys)));
+        match claimant.challenge(keys, self.host()) {
+            Ok(Some(challenge)) => {
+                metrics::tpm_challenges(call.protocol.as_str()).increment(1);
+                Ok(challenge)
+            }
+            Ok(None) => {
+                let detail = NO_TPM_DETAIL.to_owned();
+                Err(self.refused(call, RefusalReason::UnknownIdentity, detail))
+            }
+            Err(NotAttested::Registry(error)) => Err(error.into()),
+            Err(NotAttested::Refused { reason, detail }) => Err(self.refused(call, reason, detail)),
+        }
+    }
+
+    /// A challenge like [`Self::challenge`], which nothing can be registered with: over AMQP a client learns only from the answer to its
+    /// registration why it is refused.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ArgumentInvalid`] for keys that cannot encrypt.
+    pub fn void_challenge(&self, keys: &TpmKeys) -> Result<Vec<u8>, ProvisioningError> {
+        keys.void_challenge(self.host())
+    }
+
     async fn registered(&self, call: &DeviceCall<'_>, body: &RegisterBody) -> Result<Answer, ProvisioningError> {
+        let tpm = TpmUse::Register(body.tpm.as_deref());
         let (_permit, settings) = self.begin(call)?;
         for _ in 0..MAX_DECISIONS {
-            let (found, registration) = self.find(call, &settings).await?;
+            let (found, registration) = self.find(call, &settings, tpm).await?;
             let operation_id = operation_id();
             let attested = match found {
                 Found::Enabled(attested) => attested,
                 Found::Disabled(enrollment) => return Ok(disabled(call, &enrollment, operation_id)),
             };
+            let proven = attested.tpm.clone();
             // A second caller joins the operation in progress.
             if let Some(registration) = registration.as_ref().filter(|found| found.pending().is_some()) {
-                return Ok(answer(registration));
+                return answer(registration, proven.as_ref());
             }
             let decision = Decision {
                 registry: self.registry(),
                 hubs: &self.hubs(),
                 registration_id: call.registration_id,
                 found: registration,
-                attested,
+                attested: *attested,
                 operation_id,
                 payload: body.payload.as_deref(),
                 nearest: &self.config.nearest_hubs,
                 now: self.hub.clock().now(),
             };
             match self.registry().put_registration(&decision.write()?).await {
-                Ok(registration) => return Ok(answer(&registration)),
+                Ok(registration) => return answer(&registration, proven.as_ref()),
                 Err(error) if is_conflict(&error) => {
                     metrics::conflicts().increment(1);
                     // The next decision sees what has changed.
@@ -187,7 +232,7 @@ impl Provisioning {
     /// [`ErrorCode::RegistrationOperationNotFound`]; else as [`Self::register`].
     pub async fn operation(&self, call: &DeviceCall<'_>, operation_id: &str) -> Result<Answer, ProvisioningError> {
         match self.current(call).await? {
-            Ok(registration) if registration.operation_id == operation_id => Ok(answer(&registration)),
+            Ok((registration, tpm)) if registration.operation_id == operation_id => answer(&registration, tpm.as_ref()),
             Ok(_) => {
                 let text = "the operation is not the last one of the device: register again";
                 Err(ProvisioningError::new(ErrorCode::RegistrationOperationNotFound, text))
@@ -206,7 +251,7 @@ impl Provisioning {
             return Err(ProvisioningError::new(ErrorCode::ArgumentInvalid, text));
         }
         let mut answer = match self.current(call).await? {
-            Ok(registration) => answer(&registration),
+            Ok((registration, tpm)) => answer(&registration, tpm.as_ref())?,
             Err(disabled) => disabled,
         };
         Ok(Answer {
@@ -216,15 +261,24 @@ impl Provisioning {
     }
 
     /// The registration of an authenticated device, no older than the call; `Err`: the answer to a disabled one.
-    async fn current(&self, call: &DeviceCall<'_>) -> Result<Result<Registration, Answer>, ProvisioningError> {
+    async fn current(
+        &self,
+        call: &DeviceCall<'_>,
+    ) -> Result<Result<(Registration, Option<ProvenTpm>), Answer>, ProvisioningError> {
         let (_permit, settings) = self.begin(call)?;
         self.registry().read_barrier().await?;
-        let (found, registration) = self.find(call, &settings).await?;
-        if let Found::Disabled(enrollment) = found {
-            return Ok(Err(disabled(call, &enrollment, operation_id())));
-        }
+        let (found, registration) = self.find(call, &settings, TpmUse::Read).await?;
+        // Once it is known that it is the device.
+        let now = self.hub.clock().now();
+        self.rate.admit(call.registration_id.to_ascii_lowercase(), now)?;
+        let tpm = match found {
+            Found::Disabled(enrollment) => return Ok(Err(disabled(call, &enrollment, operation_id()))),
+            Found::Enabled(attested) => attested.tpm,
+        };
         let missing = || ProvisioningError::new(ErrorCode::EnrollmentNotFound, "the device has never registered");
-        registration.map(Ok).ok_or_else(missing)
+        registration
+            .map(|registration| Ok((registration, tpm)))
+            .ok_or_else(missing)
     }
 
     fn begin(
@@ -245,6 +299,7 @@ impl Provisioning {
         &self,
         call: &DeviceCall<'_>,
         settings: &ProvisioningSettings,
+        tpm: TpmUse<'_>,
     ) -> Result<(Found, Option<Registration>), ProvisioningError> {
         let mut is_confirmed = !self.registry().in_lease();
         if is_confirmed {
@@ -252,7 +307,10 @@ impl Provisioning {
         }
         loop {
             let registration = self.registry().registration(call.registration_id)?;
-            let attested = self.attest(call, settings, registration.as_ref());
+            let attested = self.attest(
+                &self.claimant(call, settings, registration.as_ref(), tpm),
+                call.credential,
+            );
             let (reason, detail) = match attested {
                 Ok(found) => return Ok((found, registration)),
                 Err(NotAttested::Registry(error)) => return Err(error.into()),
@@ -266,22 +324,28 @@ impl Provisioning {
         }
     }
 
-    fn attest(
-        &self,
-        call: &DeviceCall<'_>,
-        settings: &ProvisioningSettings,
-        registration: Option<&Registration>,
-    ) -> Result<Found, NotAttested> {
+    fn claimant<'a>(
+        &'a self,
+        call: &DeviceCall<'a>,
+        settings: &'a ProvisioningSettings,
+        registration: Option<&'a Registration>,
+        tpm: TpmUse<'a>,
+    ) -> Claimant<'a> {
         let last = self.last_group.lock().clone();
         let known = registration.and_then(|registration| registration.group.clone());
-        let claimant = Claimant {
+        Claimant {
             registry: self.registry(),
             id_scope: &settings.id_scope,
             registration_id: call.registration_id,
             now: self.hub.clock().now(),
             likely_groups: known.into_iter().chain(last).collect(),
-        };
-        let attested = claimant.attest(call.credential)?;
+            registration,
+            tpm,
+        }
+    }
+
+    fn attest(&self, claimant: &Claimant<'_>, credential: Credential<'_>) -> Result<Found, NotAttested> {
+        let attested = claimant.attest(credential)?;
         let enrollment = &attested.enrollment;
         let kind = match enrollment.kind {
             EnrollmentKind::Individual => "individual",
@@ -297,12 +361,16 @@ impl Provisioning {
         if enrollment.content.is_disabled {
             return Ok(Found::Disabled(Arc::clone(enrollment)));
         }
-        Ok(Found::Enabled(attested))
+        Ok(Found::Enabled(Box::new(attested)))
     }
 
     /// Records a refused credential; the device learns no more than that.
     fn refused(&self, call: &DeviceCall<'_>, reason: RefusalReason, detail: String) -> ProvisioningError {
-        let code = ErrorCode::GenericUnauthorized;
+        let (code, text) = match reason {
+            // Of a TPM alone: clients know this number.
+            RefusalReason::UnknownIdentity => (ErrorCode::EnrollmentNotFound, "there is no enrollment of the TPM"),
+            _ => (ErrorCode::GenericUnauthorized, REFUSED_TEXT),
+        };
         let denied = Denied {
             refusal: Refusal { code, reason },
             detail: Some(detail.into()),
@@ -323,22 +391,25 @@ impl Provisioning {
         ProvisioningError {
             reason: Some(reason),
             penalty,
-            ..ProvisioningError::new(code, REFUSED_TEXT)
+            ..ProvisioningError::new(code, text)
         }
     }
 }
 
-/// The answer with a registration.
-fn answer(registration: &Registration) -> Answer {
-    let state = registration_state(registration);
-    Answer {
+/// The answer with a registration; `tpm` gets its key at the hub with it.
+fn answer(registration: &Registration, tpm: Option<&ProvenTpm>) -> Result<Answer, ProvisioningError> {
+    let mut state = registration_state(registration);
+    if let (Some(tpm), RegistrationOutcome::Assigned { hub, .. }) = (tpm, &registration.outcome) {
+        state["tpm"] = json!({"authenticationKey": tpm.authentication_key(hub)?});
+    }
+    Ok(Answer {
         retry_after: registration.pending().map(|_| poll_after()),
         body: json!({
             "operationId": registration.operation_id,
             "status": state["status"],
             "registrationState": state,
         }),
-    }
+    })
 }
 
 /// The answer to a device whose enrollment is disabled. Nothing is stored, so that it costs no write.

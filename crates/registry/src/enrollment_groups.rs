@@ -27,6 +27,8 @@ impl EnrollmentGroups {
         for group in all.values() {
             match &group.attestation {
                 Attestation::SymmetricKey(_) => groups.symmetric.push(Arc::clone(group)),
+                // There are no such groups.
+                Attestation::Tpm(_) => {}
                 Attestation::X509(x509) => {
                     for certificate in x509.iter() {
                         // Of two groups with one certificate, the first one by id counts.

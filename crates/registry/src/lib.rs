@@ -37,6 +37,7 @@ mod secrets;
 mod settings;
 mod snapshot;
 pub mod state;
+mod tpm;
 mod write;
 
 pub use authorities::{Authorities, Authority};
@@ -71,6 +72,7 @@ pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedSc
 pub use secrets::SecretError;
 pub use settings::{ChangeSource, Founding, HubSettings, SettingsChange};
 pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};
+pub use tpm::{MAX_TPM_KEY_BYTES, RegistrationTpm, TpmAttestation, TpmEnrollmentKeys};
 pub use write::{
     AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, ScopeWrite,
     WriteOperation,

@@ -12,8 +12,10 @@ use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_proto::registry::v1 as proto;
 
 use crate::identity::TwinSeed;
+use crate::registration::{SYMMETRIC_KEY, TPM, X509};
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
+use crate::tpm::{TpmAttestation, TpmEnrollmentKeys};
 use crate::write::IfMatch;
 
 /// Most characters of a registration or group id (Spec provisioning §1).
@@ -131,6 +133,8 @@ pub enum Attestation {
     SymmetricKey(KeyPair),
     /// By a certificate.
     X509(X509Attestation),
+    /// By a TPM.
+    Tpm(TpmAttestation),
 }
 
 impl Attestation {
@@ -138,8 +142,9 @@ impl Attestation {
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
         match self {
-            Self::SymmetricKey(_) => "symmetricKey",
-            Self::X509(_) => "x509",
+            Self::SymmetricKey(_) => SYMMETRIC_KEY,
+            Self::X509(_) => X509,
+            Self::Tpm(_) => TPM,
         }
     }
 }
@@ -318,6 +323,10 @@ impl Enrollment {
                     secondary: given(stored.secondary),
                 })
             }
+            proto::AttestationType::Tpm => Attestation::Tpm(TpmAttestation {
+                keys: record.tpm.clone().unwrap_or_default().into(),
+                secrets: secrets.open_pair(&record.keys.clone().unwrap_or_default())?,
+            }),
             proto::AttestationType::SymmetricKey | proto::AttestationType::Unspecified => {
                 Attestation::SymmetricKey(secrets.open_pair(&record.keys.clone().unwrap_or_default())?)
             }
@@ -372,6 +381,8 @@ pub enum AttestationWrite {
     },
     /// By certificates; `None`: those that are stored.
     X509(Option<X509Attestation>),
+    /// By a TPM; `None`: the one that is stored.
+    Tpm(Option<TpmEnrollmentKeys>),
 }
 
 impl fmt::Debug for AttestationWrite {
@@ -379,6 +390,7 @@ impl fmt::Debug for AttestationWrite {
         f.write_str(match self {
             Self::SymmetricKey { .. } => "SymmetricKey(…)",
             Self::X509(_) => "X509(…)",
+            Self::Tpm(_) => "Tpm(…)",
         })
     }
 }
@@ -490,6 +502,11 @@ impl EnrollmentWrite {
                     secondary: given.secondary.clone().unwrap_or_default(),
                 });
             }
+            AttestationWrite::Tpm(given) => {
+                record.set_attestation(proto::AttestationType::Tpm);
+                record.tpm = given.as_ref().map(TpmEnrollmentKeys::to_proto);
+                write.generated_keys = Some(secrets.generate_long()?);
+            }
         }
         write.content = Some(record);
         Ok(write)
@@ -538,8 +555,14 @@ pub fn check_registration_id(kind: EnrollmentKind, id: &str) -> Result<(), Rejec
 }
 
 fn check_attestation(kind: EnrollmentKind, attestation: &AttestationWrite) -> Result<(), Rejection> {
-    let AttestationWrite::X509(Some(given)) = attestation else {
-        return Ok(());
+    let given = match (kind, attestation) {
+        (EnrollmentKind::Group, AttestationWrite::Tpm(_)) => {
+            let text = "an enrollment group has no attestation by TPM: each TPM has an individual enrollment";
+            return Err(Rejection::new(ErrorCode::ArgumentInvalid, text));
+        }
+        (EnrollmentKind::Individual, AttestationWrite::Tpm(Some(keys))) => return keys.check(),
+        (_, AttestationWrite::X509(Some(given))) => given,
+        _ => return Ok(()),
     };
     let fits = match (kind, given.source) {
         (EnrollmentKind::Individual, CertificateSource::Client) => true,

@@ -14,6 +14,7 @@ use crate::identity::{Authentication, TwinSeed};
 use crate::provisioning::{Enrollment, EnrollmentKind};
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
+use crate::tpm::RegistrationTpm;
 use crate::write::{AuthenticationWrite, IdentityWrite};
 
 /// Ends of earlier operations that a registration keeps.
@@ -184,10 +185,13 @@ pub struct Registration {
     pub webhook: Option<WebhookAnswer>,
     /// Ends of earlier operations, the newest first.
     pub history: Vec<PastOperation>,
+    /// The TPM that it was decided by.
+    pub tpm: Option<RegistrationTpm>,
 }
 
-const SYMMETRIC_KEY: &str = "symmetricKey";
-const X509: &str = "x509";
+pub(crate) const SYMMETRIC_KEY: &str = "symmetricKey";
+pub(crate) const X509: &str = "x509";
+pub(crate) const TPM: &str = "tpm";
 
 impl Registration {
     pub(crate) fn read(record: proto::RegistrationRecord, secrets: &Secrets) -> Result<Self, SecretError> {
@@ -200,6 +204,7 @@ impl Registration {
         };
         let attestation = match record.attestation() {
             proto::AttestationType::X509 => X509,
+            proto::AttestationType::Tpm => TPM,
             proto::AttestationType::SymmetricKey | proto::AttestationType::Unspecified => SYMMETRIC_KEY,
         };
         let place = place(&record.assigned_hub, &record.device_id);
@@ -240,6 +245,7 @@ impl Registration {
                 at: UnixMillis(answer.at_ms),
             }),
             history: record.history.into_iter().map(past_from_proto).collect(),
+            tpm: record.tpm.map(RegistrationTpm::from),
         })
     }
 
@@ -395,6 +401,8 @@ pub struct RegistrationWrite {
     pub payload: Option<String>,
     /// What the webhook answered.
     pub webhook: Option<WebhookAnswer>,
+    /// The TPM that has proved itself.
+    pub tpm: Option<RegistrationTpm>,
 }
 
 /// The enrollment that a registration is decided by.
@@ -461,6 +469,7 @@ impl RegistrationWrite {
                     generation: left.generation.clone(),
                 })
                 .collect(),
+            tpm: self.tpm.as_ref().map(RegistrationTpm::to_proto),
             payload: self.payload.clone(),
             webhook: self.webhook.as_ref().map(|answer| proto::WebhookAnswer {
                 status: answer.status.unwrap_or(0).into(),
@@ -475,6 +484,7 @@ impl RegistrationWrite {
         }
         record.set_attestation(match enrollment.attestation {
             X509 => proto::AttestationType::X509,
+            TPM => proto::AttestationType::Tpm,
             _ => proto::AttestationType::SymmetricKey,
         });
         // Where it was before, unless it is assigned.

@@ -39,7 +39,7 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
-/// 11: provisioning. 12: registrations that take several steps.
+/// 11: provisioning. 12: registrations that take several steps, and attestation by TPM.
 pub const COMMAND_VERSION: u32 = 12;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older

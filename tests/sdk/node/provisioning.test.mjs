@@ -1,12 +1,18 @@
 // Devices that register with the provisioning service, and back ends that enroll them, through the released SDKs.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { createHmac, randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import { Client, Message, Mqtt, connection, require, unique } from './hub.mjs';
 
 const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
 const { Http } = require('azure-iot-provisioning-device-http');
+const { Amqp: ProvisioningAmqp, AmqpWs: ProvisioningAmqpWs } = require('azure-iot-provisioning-device-amqp');
 const { Mqtt: ProvisioningMqtt, MqttWs: ProvisioningMqttWs } = require('azure-iot-provisioning-device-mqtt');
+const { X509Security } = require('azure-iot-security-x509');
 const { SymmetricKeySecurityClient } = require('azure-iot-security-symmetric-key');
 const { ProvisioningServiceClient } = require('azure-iot-provisioning-service');
 
@@ -34,7 +40,44 @@ const group = async (groupKey) => {
   return enrollmentGroupId;
 };
 
-for (const [name, Transport] of [['HTTP', Http], ['MQTT', ProvisioningMqtt], ['MQTT over WebSockets', ProvisioningMqttWs]]) {
+const TRANSPORTS = [
+  ['HTTP', Http],
+  ['MQTT', ProvisioningMqtt],
+  ['MQTT over WebSockets', ProvisioningMqttWs],
+  ['AMQP', ProvisioningAmqp],
+  ['AMQP over WebSockets', ProvisioningAmqpWs],
+];
+
+/** A new key and a certificate of it for itself, with this common name. */
+function selfSigned(name) {
+  const folder = mkdtempSync(path.join(tmpdir(), 'cert-'));
+  const [keyFile, certFile] = ['key.pem', 'cert.pem'].map((file) => path.join(folder, file));
+  const more = ['-keyout', keyFile, '-out', certFile, '-subj', `/CN=${name}`];
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', ...more], { stdio: 'ignore' });
+  const pair = { key: readFileSync(keyFile, 'utf8'), cert: readFileSync(certFile, 'utf8') };
+  rmSync(folder, { recursive: true });
+  return pair;
+}
+
+for (const [name, Transport] of TRANSPORTS) {
+  test(`a device with a certificate registers over ${name} and connects`, async () => {
+    const id = unique('cert');
+    const pair = selfSigned(id);
+    await service.createOrUpdateIndividualEnrollment({
+      registrationId: id,
+      attestation: { type: 'x509', x509: { clientCertificates: { primary: { certificate: pair.cert } } } },
+    });
+    const security = new X509Security(id, pair);
+    const result = await ProvisioningDeviceClient.create(endpoint, idScope, new Transport(), security).register();
+    assert.deepEqual([result.status, result.deviceId], ['assigned', id]);
+    const client = Client.fromConnectionString(`HostName=${result.assignedHub};DeviceId=${id};x509=true`, Mqtt);
+    client.setOptions(pair);
+    await client.open();
+    await client.close();
+    const other = ProvisioningDeviceClient.create(endpoint, idScope, new Transport(), new X509Security(id, selfSigned(id)));
+    await assert.rejects(other.register(), 'the certificate of another key');
+  });
+
   test(`a device of a group registers over ${name} and connects`, async () => {
     const groupKey = key();
     await group(groupKey);

@@ -35,6 +35,8 @@ pub enum Event<'a> {
     /// Server: the client chose its mechanism. Answer with [`crate::Connection::sasl_outcome`], at any later time;
     /// nothing is read until then.
     SaslInit(SaslInit<'a>),
+    /// Server: the client's answer to [`crate::Connection::sasl_challenge`]. Answer it as [`Event::SaslInit`].
+    SaslResponse(&'a [u8]),
     /// Client: the server refused the credentials with this SASL code. The connection is closed.
     SaslFailed(u8),
     /// The peer's open. A server answers with [`crate::Connection::open`]; a client's has been sent before.

@@ -6,11 +6,14 @@ use super::event::Event;
 use super::{Connection, limits};
 use crate::error::Violation;
 use crate::frame::{self, AMQP_HEADER, Frame, SASL_HEADER, TYPE_SASL};
-use crate::performative::{self, Open, Performative, SaslFrame, SaslInit, encode_mechanisms, encode_outcome};
+use crate::performative::{
+    self, Open, Performative, SaslFrame, SaslInit, encode_challenge, encode_mechanisms, encode_outcome,
+};
 use crate::types::Value;
 
-/// The mechanisms that the server offers, in this order: clients take the first that they know (Spec amqp §1.2).
-pub(crate) const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
+/// The mechanisms that the server offers, in this order: clients take the first that they know (Spec amqp §1.2). The last one is for
+/// [`super::Config::offers_tpm`].
+pub(crate) const MECHANISMS: [&str; 5] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL", "TPM"];
 
 /// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +22,10 @@ pub(super) enum Phase {
     ServerHeader,
     /// Server: waits for the client's sasl-init.
     ServerInit,
-    /// Server: waits for the driver's verdict.
+    /// Server: waits for the driver's verdict or challenge.
     ServerVerdict,
+    /// Server: waits for the client's answer to a challenge.
+    ServerResponse,
     /// Server: waits for the AMQP header after SASL.
     ServerAmqpHeader,
     /// Server: has the client's open, waits for the driver's.
@@ -129,6 +134,24 @@ impl Connection {
         };
     }
 
+    /// Server: answers [`Event::SaslInit`] or [`Event::SaslResponse`] with a question, whose answer is an [`Event::SaslResponse`].
+    pub fn sasl_challenge(&mut self, challenge: &[u8]) {
+        if self.phase == Phase::ServerVerdict {
+            frame::encode(&mut self.output.buf, TYPE_SASL, 0, |buf| {
+                encode_challenge(buf, challenge)
+            });
+            self.phase = Phase::ServerResponse;
+        }
+    }
+
+    /// Server: the mechanisms that it offers.
+    fn mechanisms(&self) -> &'static [&'static str] {
+        match self.config.offers_tpm {
+            true => &MECHANISMS,
+            false => &MECHANISMS[..MECHANISMS.len() - 1],
+        }
+    }
+
     /// Server: answers [`Event::Open`].
     pub fn open(&mut self, open: &OpenSpec) {
         if self.phase == Phase::ServerOpen {
@@ -159,7 +182,7 @@ impl Connection {
             Phase::ServerHeader | Phase::ServerAmqpHeader | Phase::ClientSaslHeader | Phase::ClientHeader => {
                 self.header(input)
             }
-            Phase::ServerInit | Phase::ClientMechanisms | Phase::ClientOutcome => {
+            Phase::ServerInit | Phase::ServerResponse | Phase::ClientMechanisms | Phase::ClientOutcome => {
                 let Some((frame, size)) = frame::decode(input, limits::MAX_FRAME_SIZE)? else {
                     return Ok(Step::NeedMore);
                 };
@@ -188,8 +211,9 @@ impl Connection {
         match (self.phase, *header) {
             (Phase::ServerHeader, SASL_HEADER) => {
                 self.output.raw(&SASL_HEADER);
+                let mechanisms = self.mechanisms();
                 frame::encode(&mut self.output.buf, TYPE_SASL, 0, |buf| {
-                    encode_mechanisms(buf, MECHANISMS)
+                    encode_mechanisms(buf, mechanisms.iter().copied())
                 });
                 self.phase = Phase::ServerInit;
             }
@@ -212,11 +236,15 @@ impl Connection {
         match (self.phase, SaslFrame::decode(frame.body)?) {
             (Phase::ServerInit, SaslFrame::Init(init)) => {
                 self.phase = Phase::ServerVerdict;
-                if !MECHANISMS.contains(&init.mechanism) {
+                if !self.mechanisms().contains(&init.mechanism) {
                     self.sasl_outcome(SaslCode::Auth);
                     return Ok(Step::NeedMore);
                 }
                 Ok(Step::Event(Event::SaslInit(init)))
+            }
+            (Phase::ServerResponse, SaslFrame::Response(response)) => {
+                self.phase = Phase::ServerVerdict;
+                Ok(Step::Event(Event::SaslResponse(response)))
             }
             (Phase::ClientMechanisms, SaslFrame::Mechanisms(offered)) => {
                 self.answer_mechanisms(offered)?;

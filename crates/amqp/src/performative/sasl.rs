@@ -45,8 +45,10 @@ pub enum SaslFrame<'a> {
     Init(SaslInit<'a>),
     /// The server's verdict; 0 is success.
     Outcome(u8),
-    /// Challenge or response, which none of our mechanisms uses.
-    Other,
+    /// The server's challenge, which none of our clients' mechanisms has.
+    Challenge(&'a [u8]),
+    /// The client's answer to a challenge.
+    Response(&'a [u8]),
 }
 
 impl<'a> SaslFrame<'a> {
@@ -63,7 +65,8 @@ impl<'a> SaslFrame<'a> {
                 initial_response: fields.binary("initial-response")?,
                 hostname: fields.text("hostname")?,
             }),
-            0x42 | 0x43 => SaslFrame::Other,
+            0x42 => SaslFrame::Challenge(need(fields.binary("challenge")?, "challenge")?),
+            0x43 => SaslFrame::Response(need(fields.binary("response")?, "response")?),
             0x44 => SaslFrame::Outcome(need(fields.u8("code")?, "code")?),
             _ => return Err(DecodeError::WrongType("sasl frame")),
         })
@@ -73,6 +76,16 @@ impl<'a> SaslFrame<'a> {
 /// Appends the offer, 1 field, always an array.
 pub fn encode_mechanisms<'a>(buf: &mut Vec<u8>, mechanisms: impl IntoIterator<Item = &'a str>) {
     put_described_list(buf, 0x40, 1, |buf| array_of_symbols(buf, mechanisms));
+}
+
+/// Appends a challenge, 1 field.
+pub fn encode_challenge(buf: &mut Vec<u8>, challenge: &[u8]) {
+    put_described_list(buf, 0x42, 1, |buf| put_binary(buf, challenge));
+}
+
+/// Appends the answer to a challenge, 1 field.
+pub fn encode_response(buf: &mut Vec<u8>, response: &[u8]) {
+    put_described_list(buf, 0x43, 1, |buf| put_binary(buf, response));
 }
 
 /// Appends the verdict, 2 fields.

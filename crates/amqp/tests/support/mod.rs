@@ -16,6 +16,7 @@ use holdfast_amqp::{
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
     SaslInit(String),
+    SaslResponse(Vec<u8>),
     SaslFailed(u8),
     Open(String),
     Begun(SessionId),
@@ -51,6 +52,7 @@ pub fn seen(event: &Event<'_>) -> Seen {
     let condition = |error: &Option<holdfast_amqp::Fault<'_>>| error.map(|error| error.condition.to_owned());
     match event {
         Event::SaslInit(init) => Seen::SaslInit(init.mechanism.to_owned()),
+        Event::SaslResponse(response) => Seen::SaslResponse(response.to_vec()),
         Event::SaslFailed(code) => Seen::SaslFailed(*code),
         Event::Open(open) => Seen::Open(open.container_id.to_owned()),
         Event::Begun(session) => Seen::Begun(*session),

@@ -122,6 +122,14 @@ impl TpmPublicKey {
         })
     }
 
+    /// Its `TPM2B_PUBLIC`: the area behind its size.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // An area that was read is far shorter than 64 KiB.
+        let size = u16::try_from(self.area.len()).unwrap_or_default();
+        [&size.to_be_bytes()[..], &self.area].concat()
+    }
+
     /// SHA-256 of its area: what tells one key from another.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {

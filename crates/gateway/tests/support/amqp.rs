@@ -6,13 +6,16 @@ mod client;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use holdfast_amqp::message::put_data;
 use holdfast_amqp::{AttachSpec, ClientSasl, Delivery, Event, LinkId, Outcome};
+use holdfast_amqp_server::LinkService;
 use holdfast_auth::sign_identity;
-use holdfast_gateway::{AmqpConfig, AmqpDevices};
+use holdfast_gateway::{AmqpConfig, AmqpDevices, AmqpRegistration};
 use holdfast_model::{CertificateChain, IdentityId, NodeId};
 use holdfast_net::Socket;
+use holdfast_provisioning::{Provisioning, ProvisioningConfig};
 use holdfast_service_api::events::{EventsConfig, EventsEndpoint};
 use holdfast_simulation::{HOST, identity, primary_key};
 use holdfast_tasks::Stop;
@@ -39,7 +42,11 @@ impl Amqp {
         let node = &bench.cluster.nodes[&NodeId(NODE)];
         let devices = AmqpDevices::new(Rc::clone(&node.cores[0]), config);
         let stop = Stop::new();
-        let endpoint = EventsEndpoint::new(node.hub.clone(), None, Some(Box::new(devices)), events, stop.clone());
+        let servers = Arc::clone(&bench.servers);
+        let provisioning = Provisioning::new(node.hub.clone(), ProvisioningConfig::default(), servers);
+        let services: Vec<Box<dyn LinkService>> =
+            vec![Box::new(devices), Box::new(AmqpRegistration::new(provisioning))];
+        let endpoint = EventsEndpoint::new(node.hub.clone(), None, services, events, stop.clone());
         holdfast_tasks::spawn_local("amqp", Box::pin(Rc::clone(&endpoint).run()));
         Self { endpoint, stop }
     }
@@ -49,13 +56,23 @@ impl Amqp {
     }
 
     pub(crate) async fn open_as(&self, sasl: ClientSasl, certificates: Option<CertificateChain>) -> Device {
+        let mut device = self.unopened(sasl, certificates);
+        device.open().await;
+        device
+    }
+
+    /// A connection that has not opened yet.
+    pub(crate) fn unopened(&self, sasl: ClientSasl, certificates: Option<CertificateChain>) -> Device {
+        Client::new(self.stream(certificates), HOST, sasl)
+    }
+
+    /// A connection for bytes of a test's own.
+    pub(crate) fn stream(&self, certificates: Option<CertificateChain>) -> DuplexStream {
         let (client, server) = duplex(256 * 1024);
         let socket = Socket::stream(Box::new(server), certificates);
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
         self.endpoint.handler().accept(socket, address);
-        let mut device = Client::new(client, HOST, sasl);
-        device.open().await;
-        device
+        client
     }
 
     /// A connection with a token of `device`.

@@ -5,10 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_gateway::{HttpsConfig, HttpsFront, UploadStorage, is_device_path};
+use holdfast_gateway::{
+    HttpsConfig, HttpsFront, RegistrationFront, UploadStorage, is_device_path, is_registration_path,
+};
 use holdfast_model::{CertificateChain, NodeId};
 use holdfast_net::router::{Port, Route, Router};
 use holdfast_net::{Handler, Peer, serve_http};
+use holdfast_provisioning::{Provisioning, ProvisioningConfig};
 use holdfast_simulation::HOST;
 use holdfast_tasks::Stop;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -69,13 +72,19 @@ impl Https {
             HttpsConfig::default(),
             uploads,
         );
-        let route = Route::new(Port::Https, Handler::Http(front.handler())).matching(is_device_path);
+        let (hub, servers) = (Arc::clone(bench.cluster.hub(node)), Arc::clone(&bench.servers));
+        let provisioning = Provisioning::new(hub, ProvisioningConfig::default(), servers);
+        let registration = RegistrationFront::new(provisioning, HttpsConfig::default());
+        let routes = vec![
+            Route::new(Port::Https, Handler::Http(front.handler())).matching(is_device_path),
+            Route::new(Port::Https, Handler::Http(registration.handler())).matching(is_registration_path),
+        ];
         let (client, server) = duplex(64 * 1024);
         let peer = Peer {
             certificates,
             ..Peer::plain(SocketAddr::from(([127, 0, 0, 1], 4711)))
         };
-        let router = Rc::new(Router::new(vec![route]));
+        let router = Rc::new(Router::new(routes));
         let serving = serve_http(server, peer, router, Duration::from_secs(30), Stop::new());
         holdfast_tasks::spawn_local("https", Box::pin(serving));
         Self {

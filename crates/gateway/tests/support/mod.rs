@@ -24,6 +24,7 @@ use holdfast_tasks::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 pub(crate) mod amqp;
+pub(crate) mod factory;
 
 pub(crate) const DEVICE: &str = "dev-1";
 pub(crate) const NODE: u64 = 1;

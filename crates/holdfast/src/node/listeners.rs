@@ -9,10 +9,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use holdfast_amqp_server::LinkService;
 use holdfast_device_hub::{DeviceHub, EndedConnection, Operation, Protocol, Refusal};
 use holdfast_gateway::{
-    AmqpConfig, AmqpDevices, HttpsConfig, HttpsFront, MqttConfig, MqttFront, RegistrationFront, is_device_path,
-    is_registration_path,
+    AmqpConfig, AmqpDevices, AmqpRegistration, HttpsConfig, HttpsFront, MqttConfig, MqttFront, RegistrationFront,
+    is_device_path, is_registration_path,
 };
 use holdfast_model::RefusalReason;
 use holdfast_net::router::{Port, Route, Router};
@@ -127,10 +128,15 @@ impl Listeners {
             self.provisioning.clone(),
             self.stop.clone(),
         );
+        let devices = AmqpDevices::new(Rc::clone(&core), self.amqp.clone());
+        let mut links: Vec<Box<dyn LinkService>> = vec![Box::new(devices)];
+        if let Some(service) = &self.provisioning {
+            links.push(Box::new(AmqpRegistration::new(Arc::clone(service))));
+        }
         let events = EventsEndpoint::new(
             Arc::clone(&self.hub),
             self.issuer.clone(),
-            Some(Box::new(AmqpDevices::new(Rc::clone(&core), self.amqp.clone()))),
+            links,
             self.events.clone(),
             self.stop.clone(),
         );

@@ -33,7 +33,9 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<En
 /// Whether a version before 12 would overlook a part of the command.
 pub(super) fn has_new_enrollment_fields(command: &WriteEnrollments) -> bool {
     let contents = command.writes.iter().filter_map(|write| write.content.as_ref());
-    contents.into_iter().any(|content| content.custom_allocation.is_some())
+    contents
+        .into_iter()
+        .any(|content| content.custom_allocation.is_some() || content.attestation() == AttestationType::Tpm)
 }
 
 /// Whether a version before 12 would overlook a part of the command.
@@ -43,6 +45,7 @@ pub(super) fn has_new_registration_fields(command: &PutRegistration) -> bool {
     }
     command.registration.as_ref().is_some_and(|record| {
         record.pending.is_some()
+            || record.tpm.is_some()
             || !record.left.is_empty()
             || record.payload.is_some()
             || record.webhook.is_some()
@@ -114,12 +117,19 @@ fn put_enrollment(
     let same = before.filter(|before| before.attestation == record.attestation);
     match record.attestation() {
         AttestationType::SymmetricKey => {
-            record.x509 = None;
+            (record.x509, record.tpm) = (None, None);
             record.keys = Some(keys(&record, same, write.generated_keys.as_ref())?);
         }
         AttestationType::X509 => {
-            record.keys = None;
+            (record.keys, record.tpm) = (None, None);
             record.x509 = Some(certificates(&record, same)?);
+        }
+        AttestationType::Tpm => {
+            record.x509 = None;
+            record.keys = Some(keys(&record, same, write.generated_keys.as_ref())?);
+            let stored = same.and_then(|same| same.tpm.clone());
+            let missing = || Rejection::new(ErrorCode::ArgumentInvalid, "the enrollment has no endorsement key");
+            record.tpm = Some(record.tpm.clone().or(stored).ok_or_else(missing)?);
         }
         AttestationType::Unspecified => {
             let text = "the kind of attestation is unknown to this version";

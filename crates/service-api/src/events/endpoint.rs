@@ -28,12 +28,12 @@ pub struct EventsEndpoint {
 
 impl EventsEndpoint {
     /// The endpoint of one core; [`Self::run`] must be spawned on the same thread. Bearer tokens of `issuer` open it, if there is one.
-    /// Its port and connections are shared with `devices`, which serves the addresses of devices.
+    /// Its port and connections are shared with `others`, which serve the addresses of devices.
     #[must_use]
     pub fn new(
         hub: Arc<DeviceHub>,
         issuer: Option<Issuer>,
-        devices: Option<Box<dyn LinkService>>,
+        others: Vec<Box<dyn LinkService>>,
         config: EventsConfig,
         stop: Stop,
     ) -> Rc<Self> {
@@ -54,7 +54,7 @@ impl EventsEndpoint {
             issuer,
         });
         let mut services: Vec<Box<dyn LinkService>> = vec![Box::new(readers), Box::new(messages)];
-        services.extend(devices);
+        services.extend(others);
         let server = AmqpServer::new(authority, services, limits, stop);
         Rc::new(Self { hub, server })
     }
@@ -186,6 +186,7 @@ impl Authority for HubAuthority {
             Purpose::Events => Operation::ReadEvents,
             Purpose::Messages => Operation::Service,
             Purpose::Device => Operation::Connect,
+            Purpose::Registration => Operation::Register,
         };
         let (audit, now) = (self.hub.audit(), self.now());
         match refused.reason {

@@ -65,6 +65,7 @@ impl LinkHandler for Readers {
             Endpoint::Management(_) | Endpoint::Partition { .. } | Endpoint::Events { .. } => true,
             Endpoint::Cbs
             | Endpoint::Device { .. }
+            | Endpoint::Registration { .. }
             | Endpoint::ServiceDevicebound
             | Endpoint::ServiceFeedback
             | Endpoint::ServiceFileNotifications

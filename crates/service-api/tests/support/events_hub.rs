@@ -81,7 +81,7 @@ impl Hub {
                 node.partitions.host(node.partition(id).await);
             }
         }
-        let endpoint = EventsEndpoint::new(node.hub.clone(), issuer, None, config, node.stop.clone());
+        let endpoint = EventsEndpoint::new(node.hub.clone(), issuer, Vec::new(), config, node.stop.clone());
         holdfast_tasks::spawn_local("events", Box::pin(endpoint.clone().run()));
         Self {
             registry: node.registry.clone(),

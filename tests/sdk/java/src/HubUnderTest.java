@@ -83,6 +83,11 @@ final class HubUnderTest {
         return new BlobCheckpointStore(container);
     }
 
+    /** Of the provisioning service: its endpoint, id scope, or a connection string. */
+    static String provisioning(String name) {
+        return CONNECTION.getAsJsonObject("provisioning").get(name).getAsString();
+    }
+
     static String host() {
         return CONNECTION.get("hostName").getAsString();
     }

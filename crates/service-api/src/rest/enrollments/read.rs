@@ -3,15 +3,18 @@
 //! Invariants: a field that this version cannot honour is refused, never dropped silently; what the service itself writes into a document
 //! is ignored, so that a document may be sent back as it was read.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use holdfast_auth::Key;
+use holdfast_auth::tpm::TpmPublicKey;
 use holdfast_auth::x509::{CaCertificate, CertificateInfo, read_certificate};
 use holdfast_model::json::quoted;
 use holdfast_model::{DeviceId, ErrorCode};
 use holdfast_provisioning::{id_field, read_initial_twin};
 use holdfast_registry::{
     AllocationPolicy, AttestationWrite, CertificateSource, CustomAllocation, EnrollmentContent, EnrollmentKind,
-    ReprovisionPolicy, TwinSeed, X509Attestation,
+    MAX_TPM_KEY_BYTES, ReprovisionPolicy, TpmEnrollmentKeys, TwinSeed, X509Attestation,
 };
 use serde_json::Value;
 
@@ -156,12 +159,40 @@ fn attestation(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<AttestationW
         }));
     }
     if name.eq_ignore_ascii_case("tpm") {
-        return Err(unsupported("attestation by TPM"));
+        if kind == EnrollmentKind::Group {
+            let text = "an enrollment group has no attestation by TPM: each TPM has an individual enrollment";
+            return Err(ApiError::invalid(text));
+        }
+        let given = fields.object("tpm")?;
+        return Ok(AttestationWrite::Tpm(given.map(|given| tpm(&given)).transpose()?));
     }
     Err(ApiError::invalid(format!(
-        "attestation.type {} is unknown; there are symmetricKey and x509",
+        "attestation.type {} is unknown; there are symmetricKey, x509 and tpm",
         quoted(name)
     )))
+}
+
+/// The public keys of a TPM, in base64.
+fn tpm(fields: &Fields<'_>) -> Result<TpmEnrollmentKeys, ApiError> {
+    let key = |field: &str| {
+        let Some(text) = fields.text(field)?.filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let invalid = |text: String| ApiError::invalid(format!("tpm.{field}: {text}"));
+        if text.len() > 2 * MAX_TPM_KEY_BYTES {
+            return Err(invalid("it is too long".to_owned()));
+        }
+        let bytes = STANDARD
+            .decode(text.trim())
+            .map_err(|error| invalid(error.to_string()))?;
+        let key = TpmPublicKey::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
+        Ok(Some(Bytes::from(key.to_bytes())))
+    };
+    Ok(TpmEnrollmentKeys {
+        endorsement_key: key("endorsementKey")?
+            .ok_or_else(|| ApiError::new(ErrorCode::ArgumentNull, "tpm.endorsementKey is missing"))?,
+        storage_root_key: key("storageRootKey")?,
+    })
 }
 
 /// The one source of certificates that has a value.
