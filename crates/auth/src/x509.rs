@@ -16,6 +16,7 @@ mod info;
 mod leaf;
 mod ocsp;
 mod refusal;
+mod request;
 mod revocation;
 
 pub use authority::{CaCertificate, CaError, CaSet, read_certificate};
@@ -23,9 +24,10 @@ pub use chain::{PathKey, PathMemory, PathShape, VerifiedChain, check_size, verif
 pub use crl::{Crl, CrlError, read_crl};
 pub use fingerprint::CertificateFingerprints;
 pub use info::CertificateInfo;
-pub use leaf::ClientCertificate;
+pub use leaf::{ClientCertificate, EPOCH_BYTES, EPOCH_OID};
 pub use ocsp::{MAX_OCSP_BYTES, OcspError, OcspResponse};
 pub use refusal::CertificateRefusal;
+pub use request::{KeyType, MAX_REQUEST_BYTES, RequestError, SigningRequest};
 pub use revocation::{
     CrlNumber, Denied, IssuerId, PathCertificate, RevocationList, Revocations, RevokedBy, SERIAL_BYTES, Serial,
 };

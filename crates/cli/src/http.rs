@@ -83,7 +83,11 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
         .https
         .ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve HTTPS"))?;
     let stream = connect_tls(hub, port).await?;
-    let token = hub.token()?;
+    // A device with a certificate sends no token.
+    let token = match &hub.certificate {
+        Some(_) => None,
+        None => Some(hub.token()?),
+    };
     let separator = if call.query.is_empty() { "" } else { "&" };
     let uri = format!("{}?api-version={}{separator}{}", call.path, call.version, call.query);
     let host = match port {
@@ -91,10 +95,8 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
         port => format!("{}:{port}", hub.host),
     };
     let etag = call.if_match.map(|etag| format!("\"{etag}\""));
-    let mut headers = vec![
-        (header::AUTHORIZATION, token.as_str()),
-        (header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION"))),
-    ];
+    let mut headers = vec![(header::USER_AGENT, concat!("holdfast-cli/", env!("CARGO_PKG_VERSION")))];
+    headers.extend(token.as_deref().map(|token| (header::AUTHORIZATION, token)));
     headers.extend(etag.as_deref().map(|etag| (header::IF_MATCH, etag)));
     headers.extend(call.headers.iter().map(|(name, value)| (name.clone(), value.as_str())));
     let body = match (&call.body, call.raw) {
@@ -163,7 +165,11 @@ fn unreachable(hub: &Hub, port: u16, reason: impl std::fmt::Display) -> Failure 
 /// # Errors
 /// Says whether name, connection or certificate is at fault.
 pub(crate) async fn connect_tls(hub: &Hub, port: u16) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = holdfast_client::tls::config(hub.ca_file.as_deref(), rustls::DEFAULT_VERSIONS);
+    let (ca_file, versions) = (hub.ca_file.as_deref(), rustls::DEFAULT_VERSIONS);
+    let config = match &hub.certificate {
+        Some(own) => holdfast_client::tls::config_as(ca_file, versions, own.chain.clone(), own.key.clone_key()),
+        None => holdfast_client::tls::config(ca_file, versions),
+    };
     let config = config.map_err(|error| Failure::usage(format!("{error:#}")).advise("use --ca-file FILE"))?;
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from(hub.host.clone())

@@ -5,10 +5,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use holdfast_auth::{ConnectionString, EventHubsConnection, IotConnection, Secret, sign};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::exit_code::{Failure, Outcome};
 use holdfast_client::connection_file::{ConnectionFile, NodeFacts, Ports, Provisioning, hub_name};
@@ -65,6 +67,16 @@ pub(crate) struct Hub {
     pub(crate) nodes: Vec<NodeFacts>,
     pub(crate) login: IotConnection,
     events: Option<EventHubsConnection>,
+    /// In place of the login: a certificate of a device.
+    pub(crate) certificate: Option<Arc<ClientIdentity>>,
+}
+
+/// A certificate that a client shows.
+#[derive(Debug)]
+pub(crate) struct ClientIdentity {
+    /// Its own first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
 }
 
 impl LoginArgs {
@@ -127,6 +139,7 @@ impl LoginArgs {
             nodes: Vec::new(),
             login,
             events,
+            certificate: None,
         }
     }
 
@@ -203,11 +216,35 @@ impl LoginArgs {
             nodes: file.nodes,
             login,
             events,
+            certificate: None,
         })
     }
 }
 
 impl Hub {
+    /// The same hub for a device, with a token of its own.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        self.as_device(by_bearer(&self.host, token), None)
+    }
+
+    /// The same hub for a device, with a certificate of its own.
+    pub(crate) fn with_certificate(&self, certificate: Arc<ClientIdentity>) -> Self {
+        self.as_device(by_bearer(&self.host, ""), Some(certificate))
+    }
+
+    fn as_device(&self, login: IotConnection, certificate: Option<Arc<ClientIdentity>>) -> Self {
+        Self {
+            host: self.host.clone(),
+            ports: self.ports.clone(),
+            ca_file: self.ca_file.clone(),
+            is_local: self.is_local,
+            nodes: self.nodes.clone(),
+            login,
+            events: None,
+            certificate,
+        }
+    }
+
     /// Where each node listens for what the hub's `port` is for.
     pub(crate) fn node_addresses(&self, port: u16) -> Vec<SocketAddr> {
         let kinds: [fn(&Ports) -> Option<u16>; 3] = [|p| p.https, |p| p.amqp, |p| p.mqtt];

@@ -1,5 +1,7 @@
 //! `holdfast provisioning …`: enrollments and registrations, in the habits of `az iot dps`.
 
+mod ca;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -56,6 +58,11 @@ pub enum Command {
     Group {
         #[command(subcommand)]
         command: GroupCommand,
+    },
+    /// Issue certificates to devices: CAs, policies, revocation
+    Ca {
+        #[command(subcommand)]
+        command: ca::Command,
     },
     /// Look at registrations of devices
     Registration {
@@ -223,6 +230,17 @@ pub struct Content {
     /// What a repeated registration does
     #[arg(long, visible_alias = "rp", value_name = "POLICY")]
     reprovision_policy: Option<Reprovision>,
+    /// The issuing CA that gives its devices certificates (`holdfast provisioning ca list`)
+    #[arg(long, visible_alias = "can", value_name = "CA")]
+    certificate_authority: Option<String>,
+    /// The policy of that CA; default: "default"
+    #[arg(
+        long,
+        visible_alias = "cpn",
+        value_name = "POLICY",
+        requires = "certificate_authority"
+    )]
+    certificate_policy: Option<String>,
     /// The hubs to choose from
     #[arg(long, visible_alias = "hubs", value_delimiter = ',', value_name = "HOST")]
     iot_hubs: Vec<String>,
@@ -300,6 +318,10 @@ impl Content {
                 "updateHubAssignment": policy != Reprovision::Never,
                 "migrateDeviceData": policy == Reprovision::Reprovisionandmigratedata,
             });
+        }
+        if let Some(ca) = &self.certificate_authority {
+            document["certificateAuthorityName"] = json!(ca);
+            document["certificatePolicyName"] = json!(self.certificate_policy.as_deref().unwrap_or("default"));
         }
         if !self.iot_hubs.is_empty() {
             document["iotHubs"] = json!(self.iot_hubs);
@@ -443,6 +465,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Show { login } => show(login),
         Command::Enrollment { command } => enrollment(command),
         Command::Group { command } => group(command),
+        Command::Ca { command } => ca::run(command),
         Command::Registration { command } => registration(command),
         Command::Hub { command } => linked_hub::run(command),
     }

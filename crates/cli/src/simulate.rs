@@ -5,6 +5,7 @@
 
 mod connection;
 mod device;
+mod onboarding;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,8 @@ use crate::device::{KeyType, key_of, path_of};
 use crate::exit_code::{Failure, Outcome};
 use crate::http::{Call, block_on, call};
 use crate::hub::{Hub, LoginArgs};
-use device::{Device, MAX_INTERVAL_SECONDS};
+use device::{Credential, Device, MAX_INTERVAL_SECONDS};
+use onboarding::{Onboarder, Onboarding};
 
 /// Most devices of a simulation: each has a task and a TLS session of its own here.
 const MAX_DEVICES: u32 = 5_000;
@@ -44,6 +46,9 @@ pub struct Simulate {
     /// Stop after this many messages of each device
     #[arg(long, value_name = "N")]
     messages: Option<u64>,
+    /// Let the devices register with the provisioning service first, which creates them at the hub
+    #[arg(long, value_name = "WITH", value_enum, num_args = 0..=1, default_missing_value = "group-key")]
+    provision: Option<Onboarding>,
     /// Stop when standard input closes, that is with the program that started this one
     #[arg(long)]
     until_stdin_closes: bool,
@@ -96,16 +101,26 @@ async fn simulate(hub: &Arc<Hub>, args: &Simulate) -> Result<(), Failure> {
         .ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve MQTT with TLS"))?;
     let counters = Arc::new(Counters::default());
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
+    let onboarder = match args.provision {
+        Some(kind) => Some(Onboarder::new(hub, &args.login, kind).await?),
+        None => None,
+    };
     let mut devices = tokio::task::JoinSet::new();
     for number in 0..args.devices {
         let id = DeviceId::parse(&format!("{}{number:04}", args.prefix)).map_err(Failure::usage)?;
-        let identity = IdentityId::device(id);
-        let key = provision(hub, &identity).await?;
+        let (identity, credential) = match &onboarder {
+            Some(onboarder) => onboarder.register(&id).await?,
+            None => {
+                let identity = IdentityId::device(id);
+                let key = provision(hub, &identity).await?;
+                (identity, Credential::Key(key))
+            }
+        };
         let device = Device {
             hub: Arc::clone(hub),
             port,
             identity,
-            key,
+            credential,
             interval: Duration::from_secs_f64(args.interval),
             messages: args.messages,
             counters: Arc::clone(&counters),

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use rustls_pki_types::CertificateDer;
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Where distributions keep the CAs that they trust.
 const SYSTEM_CAS: [&str; 3] = [
@@ -23,14 +24,34 @@ pub fn config(ca_file: Option<&Path>, versions: &[&'static SupportedProtocolVers
     config_with(roots(ca_file)?, versions)
 }
 
+/// The same with a certificate of the client's own, its chain behind it.
+///
+/// # Errors
+/// As [`config`], and when the key cannot be used.
+pub fn config_as(
+    ca_file: Option<&Path>,
+    versions: &[&'static SupportedProtocolVersion],
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig> {
+    Ok(builder(roots(ca_file)?, versions)?.with_client_auth_cert(chain, key)?)
+}
+
 /// A client that trusts `roots`.
 ///
 /// # Errors
 /// When a version of TLS cannot be used.
 pub fn config_with(roots: RootCertStore, versions: &[&'static SupportedProtocolVersion]) -> Result<ClientConfig> {
+    Ok(builder(roots, versions)?.with_no_client_auth())
+}
+
+fn builder(
+    roots: RootCertStore,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(builder.with_root_certificates(roots))
 }
 
 /// The CAs in a PEM text.

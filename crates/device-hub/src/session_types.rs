@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_auth::KeyFingerprint;
-use holdfast_auth::x509::{CertificateFingerprints, PathCertificate};
+use holdfast_auth::x509::{CertificateFingerprints, EPOCH_BYTES, PathCertificate};
 use holdfast_model::{GenerationId, IdentityId, Incarnation, LinkId, NodeId, SessionKey, Term, UnixMillis};
 use thiserror::Error;
 
@@ -59,6 +59,8 @@ pub struct SessionCertificate {
     pub ca: Option<[u8; 32]>,
     /// The path below the CA, from the device's own certificate upwards; empty when it was accepted by its thumbprint.
     pub path: Box<[PathCertificate]>,
+    /// The epoch of the device that the hub issued it for; `None`: it carries none.
+    pub epoch: Option<[u8; EPOCH_BYTES]>,
 }
 
 impl SessionInfo {

@@ -4,6 +4,7 @@
 
 mod cloud_message;
 mod connection;
+mod credentials;
 mod disconnect;
 mod downlink;
 mod explain;

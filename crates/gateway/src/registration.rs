@@ -117,7 +117,7 @@ impl RegistrationFront {
         };
         match action {
             Action::Register => {
-                let body = self.body(head, body, id).await?;
+                let body = self.body(head, body, id).await?.at_version(version.as_deref());
                 // Whatever certificate its TLS may show.
                 if let (None, Some(keys)) = (token, &body.tpm) {
                     return Ok(challenge(&self.service.challenge(&call, keys).await?));

@@ -13,6 +13,7 @@ pub(crate) mod crl_fetch;
 mod listeners;
 mod outbound;
 pub(crate) mod sealing_key;
+mod signer;
 mod store;
 mod upload_webhook;
 mod uploads;
@@ -156,6 +157,7 @@ impl Node {
             Provisioning::new(Arc::clone(&node.hub), config.provisioning.clone(), outbound)
         });
         if let Some(provisioning) = &provisioning {
+            provisioning.set_signer(signer::caller(&config.provisioning));
             let operations = Arc::clone(provisioning).run_operations(stop.clone());
             holdfast_tasks::spawn_critical("provisioning-operations", operations);
             let founding = found_provisioning(node.registry.clone(), stop.clone());

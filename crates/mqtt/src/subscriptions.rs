@@ -1,6 +1,6 @@
 //! The channels from the hub to a device, and the set of them that a client has opened.
 //!
-//! Why a bitmask: whatever filter a client uses, it means one of five channels; the set survives the connection
+//! Why a bitmask: whatever filter a client uses, it means one of six channels; the set survives the connection
 //! (Python and Node never re-subscribe, Spec §3.1), so it is stored per identity and must be small and comparable.
 //! Not here: which filter means which channel ([`crate::topic::channels`]).
 
@@ -20,11 +20,20 @@ pub enum Channel {
     Methods = 3,
     /// Inputs of an Edge module.
     Inputs = 4,
+    /// Replies to requests for certificates.
+    Credentials = 5,
 }
 
 impl Channel {
     /// All channels.
-    pub const ALL: [Self; 5] = [Self::C2d, Self::TwinRes, Self::Desired, Self::Methods, Self::Inputs];
+    pub const ALL: [Self; 6] = [
+        Self::C2d,
+        Self::TwinRes,
+        Self::Desired,
+        Self::Methods,
+        Self::Inputs,
+        Self::Credentials,
+    ];
 }
 
 /// A set of channels.

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use holdfast_auth::x509::{CaCertificate, CertificateFingerprints, ClientCertificate, check_size, verify_chain};
+use holdfast_auth::x509::{
+    CaCertificate, CertificateFingerprints, CertificateRefusal, ClientCertificate, check_size, verify_chain,
+};
 use holdfast_auth::{HubNames, KeyForm, KeyPair, ResourcePath, SasRefusal, SasToken, check_claims, verify_signature};
 use holdfast_device_hub::Credential;
 use holdfast_model::json::quoted;
 use holdfast_model::limits::MAX_CHAIN_CERTIFICATES;
-use holdfast_model::{CertificateChain, RefusalReason, UnixMillis};
+use holdfast_model::{CertificateChain, DeviceId, RefusalReason, UnixMillis};
 use holdfast_registry::{
     Attestation, AuthenticationWrite, Authorities, CertificateSource, Enrollment, EnrollmentGroups, EnrollmentKind,
     Registration, Registry, RegistryError, Thumbprint, Thumbprints, TpmAttestation, X509Attestation,
@@ -219,7 +221,7 @@ impl Claimant<'_> {
     }
 
     fn by_certificate(&self, chain: &CertificateChain) -> Result<Attested, NotAttested> {
-        let unfit = |refusal: holdfast_auth::x509::CertificateRefusal| refused(refusal.reason(), refusal.to_string());
+        let unfit = |refusal: CertificateRefusal| refused(refusal.reason(), refusal.to_string());
         check_size(chain).map_err(unfit)?;
         let leaf = ClientCertificate::parse(chain.leaf()).map_err(unfit)?;
         let name = match leaf.common_name() {
@@ -257,6 +259,7 @@ impl Claimant<'_> {
         if let Some(by) = authorities.revoked(&digest, &verified.path, Some(&verified.ca)) {
             return Err(refused(RefusalReason::CertificateRevoked, by.to_string()));
         }
+        self.check_epoch(&leaf, &name)?;
         let issuers = verified.path.iter().skip(1).map(|issuer| issuer.sha256);
         let above = above(&authorities, verified.ca);
         let groups = self.registry.enrollment_groups();
@@ -274,6 +277,22 @@ impl Claimant<'_> {
                 RefusalReason::Chain,
                 "the chain is verified, and no enrollment group has one of its CAs",
             )),
+        }
+    }
+}
+
+impl Claimant<'_> {
+    /// A certificate that the hub has issued counts until the device's certificates are revoked, here as at the hub.
+    fn check_epoch(&self, leaf: &ClientCertificate<'_>, name: &str) -> Result<(), NotAttested> {
+        let unfit = |refusal: CertificateRefusal| refused(refusal.reason(), refusal.to_string());
+        let Some(epoch) = leaf.epoch().map_err(unfit)? else {
+            return Ok(());
+        };
+        let device = DeviceId::parse(name).map_err(|error| refused(RefusalReason::CommonName, error.to_string()))?;
+        let found = self.registry.device_certificates(&device)?;
+        match found.is_some_and(|found| found.epoch == epoch) {
+            true => Ok(()),
+            false => Err(unfit(CertificateRefusal::Epoch)),
         }
     }
 }

@@ -26,5 +26,9 @@ holdfast_config::section! {
         pub nearest_hubs: Vec<String> = Vec::new();
         /// The CA of the certificates of webhooks and linked hubs, PEM. Default: the system's list.
         pub ca_file: Option<PathBuf> = None;
+        /// How long the hub waits for the signer of an issuing CA whose key is elsewhere (`holdfast provisioning ca create --signer`).
+        pub signer_timeout: HumanDuration = HumanDuration::secs(5), in HumanDuration::millis(100)..=HumanDuration::secs(60) => "must be between 100 ms and 1 min";
+        /// CAs of the signers' certificates, PEM. Default: those of the system.
+        pub signer_ca_file: Option<PathBuf> = None;
     }
 }

@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_auth::x509::CertificateInfo;
 use holdfast_registry::{
-    Attestation, CertificateSource, Enrollment, EnrollmentKind, Registration, TwinSeed, X509Attestation,
+    Attestation, CertificateSource, Enrollment, EnrollmentKind, IssuanceForm, IssuanceReference, Registration,
+    TwinSeed, X509Attestation,
 };
 use serde_json::{Map, Value, json};
 
@@ -64,6 +65,11 @@ pub fn enrollment_document(enrollment: &Enrollment, registration: Option<&Regist
             }),
         );
     }
+    if let Some(reference) = &content.issuance {
+        for (name, value) in issuance(reference) {
+            put(name, value);
+        }
+    }
     put("createdDateTimeUtc", json!(timestamp(enrollment.created)));
     put("lastUpdatedDateTimeUtc", json!(timestamp(enrollment.updated)));
     put("etag", json!(format!("\"{}\"", enrollment.etag)));
@@ -101,6 +107,28 @@ pub fn attestation_document(attestation: &Attestation, keys: Keys) -> Value {
         }
     }
     document
+}
+
+/// The fields in which the writer has named the policy.
+fn issuance(reference: &IssuanceReference) -> Vec<(&'static str, Value)> {
+    let IssuanceReference { issuer, policy, .. } = reference;
+    match reference.form {
+        IssuanceForm::Names => {
+            let mut fields = vec![
+                ("certificateAuthorityName", json!(issuer)),
+                ("certificatePolicyName", json!(policy)),
+            ];
+            if !reference.namespace.is_empty() {
+                fields.push(("namespaceName", json!(reference.namespace)));
+            }
+            fields
+        }
+        IssuanceForm::CredentialPolicy => vec![("credentialPolicyName", json!(format!("{issuer}/{policy}")))],
+        IssuanceForm::ClientCertificate => vec![(
+            "clientCertificateIssuancePolicy",
+            json!({"certificateAuthorityName": issuer}),
+        )],
+    }
 }
 
 fn x509(attestation: &X509Attestation) -> Value {

@@ -13,6 +13,8 @@ holdfast_model::metrics! {
     counter operations(outcome) = "holdfast_provisioning_operations_total";
     /// Challenges that were made for TPMs.
     counter tpm_challenges(protocol) = "holdfast_provisioning_tpm_challenges_total";
+    /// Certificates for devices: issued, or failed by the CA or its signer.
+    counter certificates(outcome) = "holdfast_provisioning_certificates_total";
     /// Registrations that were decided again, because something had changed meanwhile.
     counter conflicts() = "holdfast_provisioning_conflicts_total";
 }

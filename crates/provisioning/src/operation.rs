@@ -401,6 +401,7 @@ impl Operation<'_> {
             payload: self.registration.payload.clone(),
             webhook: webhook.or_else(|| self.registration.webhook.clone()),
             tpm: self.registration.tpm.clone(),
+            issue: None,
         }
     }
 

@@ -72,6 +72,7 @@ impl Decision<'_> {
             left: found.as_ref().map(|found| found.left.clone()).unwrap_or_default(),
             payload: None,
             webhook: None,
+            issue: None,
             found,
         })
     }

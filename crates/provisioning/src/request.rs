@@ -8,7 +8,9 @@ use holdfast_registry::{EnrollmentKind, check_registration_id};
 use serde_json::Value;
 
 use crate::error::ProvisioningError;
+use crate::issuance::decode_csr;
 use crate::tpm::TpmKeys;
+use crate::version::issues_certificates;
 
 /// Longest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 96 * 1024;
@@ -31,8 +33,8 @@ pub struct DeviceCall<'a> {
 /// The body of a registration or a look-up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RegisterBody {
-    /// Whether it has a request for a certificate.
-    pub has_csr: bool,
+    /// A request for a certificate, PKCS#10 in DER.
+    pub csr: Option<Vec<u8>>,
     /// What the device says to the webhook, JSON.
     pub payload: Option<String>,
     /// The public keys of its TPM.
@@ -66,9 +68,9 @@ impl RegisterBody {
             Some(Value::String(_)) => return invalid("registrationId of the body is not that of the request"),
             Some(_) => return invalid("registrationId must be a string"),
         }
-        let has_csr = match members.get("csr") {
-            None | Some(Value::Null) => false,
-            Some(Value::String(_)) => true,
+        let csr = match members.get("csr") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(decode_csr(text)?),
             Some(_) => return invalid("csr must be a string"),
         };
         let payload = members.get("payload").filter(|payload| !payload.is_null());
@@ -77,10 +79,19 @@ impl RegisterBody {
             Some(tpm) => Some(Box::new(TpmKeys::of_body(tpm)?)),
         };
         Ok(Self {
-            has_csr,
+            csr,
             payload: payload.map(Value::to_string),
             tpm,
         })
+    }
+
+    /// The same without a request for a certificate, which is unknown to earlier api-versions and therefore ignored.
+    #[must_use]
+    pub fn at_version(self, version: Option<&str>) -> Self {
+        match issues_certificates(version) {
+            true => self,
+            false => Self { csr: None, ..self },
+        }
     }
 }
 
@@ -108,10 +119,12 @@ mod tests {
             "\u{feff}{\"tpm\":null}",
         ] {
             let read = RegisterBody::parse(body.as_bytes(), "dev-1").unwrap();
-            assert!(!read.has_csr, "{body}");
+            assert!(read.csr.is_none(), "{body}");
             assert_eq!(read.payload.is_some(), body.contains("\\\"a"), "{body}");
         }
-        assert!(RegisterBody::parse(br#"{"csr":"MII"}"#, "dev-1").unwrap().has_csr);
+        let body = RegisterBody::parse(br#"{"csr":"MIIB"}"#, "dev-1").unwrap();
+        assert_eq!(body.csr.as_deref(), Some(&b"0\x82\x01"[..]));
+        assert_eq!(body.at_version(Some("2019-03-31")).csr, None);
     }
 
     #[test]
@@ -130,6 +143,7 @@ mod tests {
             (br#"{"tpm":"x"}"#, 400_004),
             (br#"{"tpm":{"endorsementKey":"x"}}"#, 400_004),
             (br#"{"tpm":{"endorsementKey":"AAA=","storageRootKey":"AAA="}}"#, 400_004),
+            (br#"{"csr":"-----BEGIN CERTIFICATE REQUEST-----"}"#, 400_004),
             (&large, 413_001),
         ] {
             let error = RegisterBody::parse(body, "dev-1").unwrap_err();

@@ -7,9 +7,10 @@ use holdfast_auth::source;
 use holdfast_device_hub::{Credential, Denied, DeviceHub, Operation, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason};
 use holdfast_registry::{
-    Attestation, Enrollment, EnrollmentKind, ProvisioningSettings, Registration, RegistrationOutcome, Registry,
+    Attestation, AuthenticationWrite, Enrollment, EnrollmentKind, ProvisioningSettings, Registration,
+    RegistrationOutcome, RegistrationWrite, Registry, WriteOperation,
 };
-use holdfast_tasks::sync::Mutex;
+use holdfast_tasks::sync::{Mutex, RwLock};
 use rand::Rng as _;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -20,6 +21,7 @@ use crate::config::ProvisioningConfig;
 use crate::document::registration_state;
 use crate::error::ProvisioningError;
 use crate::hub_health::HubHealth;
+use crate::issuance::{self, CallSigner, CheckedRequest, IssuingNode};
 use crate::metrics;
 use crate::outbound::Outbound;
 use crate::registering::{Decision, is_conflict};
@@ -47,6 +49,8 @@ pub struct Provisioning {
     /// The group that a device was found in last: the devices of a batch come one after the other.
     last_group: Mutex<Option<String>>,
     rate: RequestRate,
+    /// Calls signers of issuing CAs; `None`: there are none.
+    signer: RwLock<Option<Arc<CallSigner>>>,
 }
 
 /// The answer to a device's request.
@@ -74,6 +78,7 @@ impl Provisioning {
             requests: Semaphore::new(config.max_requests),
             last_group: Mutex::new(None),
             rate: RequestRate::default(),
+            signer: RwLock::new(None),
             hub,
             config,
         })
@@ -101,6 +106,15 @@ impl Provisioning {
     #[must_use]
     pub fn hub(&self) -> &Arc<DeviceHub> {
         &self.hub
+    }
+
+    /// Says how signers of issuing CAs are called.
+    pub fn set_signer(&self, signer: Arc<CallSigner>) {
+        *self.signer.write() = Some(signer);
+    }
+
+    pub(crate) fn signer(&self) -> Option<Arc<CallSigner>> {
+        self.signer.read().clone()
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -192,7 +206,7 @@ impl Provisioning {
         for _ in 0..MAX_DECISIONS {
             let (found, registration) = self.find(call, &settings, tpm).await?;
             let operation_id = operation_id();
-            let attested = match found {
+            let mut attested = match found {
                 Found::Enabled(attested) => attested,
                 Found::Disabled(enrollment) => return Ok(disabled(call, &enrollment, operation_id)),
             };
@@ -200,6 +214,13 @@ impl Provisioning {
             // A second caller joins the operation in progress.
             if let Some(registration) = registration.as_ref().filter(|found| found.pending().is_some()) {
                 return answer(registration, proven.as_ref());
+            }
+            let csr = body.csr.as_deref();
+            let requested = csr.map(|csr| issuance::check(csr, call.registration_id, &attested.enrollment));
+            let requested = requested.transpose()?;
+            if requested.is_some() {
+                // It gets in by what it is issued, not by what it registers with.
+                attested.authentication = AuthenticationWrite::CertificateAuthority;
             }
             let decision = Decision {
                 registry: self.registry(),
@@ -212,8 +233,19 @@ impl Provisioning {
                 nearest: &self.config.nearest_hubs,
                 now: self.hub.clock().now(),
             };
-            match self.registry().put_registration(&decision.write()?).await {
-                Ok(registration) => return answer(&registration, proven.as_ref()),
+            let mut write = decision.write()?;
+            let chain = match requested {
+                Some(requested) => self.issue_for(requested, &mut write).await?,
+                None => None,
+            };
+            match self.registry().put_registration(&write).await {
+                Ok(registration) => {
+                    let mut answer = answer(&registration, proven.as_ref())?;
+                    if let Some(chain) = chain {
+                        issuance::add_chain(&mut answer.body, &chain);
+                    }
+                    return Ok(answer);
+                }
                 Err(error) if is_conflict(&error) => {
                     metrics::conflicts().increment(1);
                     // The next decision sees what has changed.
@@ -224,6 +256,25 @@ impl Provisioning {
         }
         let text = "another registration of the device is in progress";
         Err(ProvisioningError::new(ErrorCode::RegistrationConflict, text))
+    }
+
+    async fn issue_for(
+        &self,
+        requested: CheckedRequest,
+        write: &mut RegistrationWrite,
+    ) -> Result<Option<Vec<Vec<u8>>>, ProvisioningError> {
+        let node = IssuingNode {
+            registry: self.registry(),
+            call: self.signer(),
+            now: self.hub.clock().now(),
+        };
+        // A device that is deleted first has no certificates when it gets this one.
+        let begins_anew = write
+            .identity
+            .iter()
+            .any(|write| matches!(write.operation, WriteOperation::Delete(_)));
+        let is_own = |hub: &str| self.hub.hub_names().contains(hub);
+        node.issue_for(requested, write, is_own, begins_anew).await
     }
 
     /// The state of an operation that [`Self::register`] has begun.
@@ -246,7 +297,7 @@ impl Provisioning {
     /// # Errors
     /// [`ErrorCode::EnrollmentNotFound`] when it has never registered; else as [`Self::register`].
     pub async fn look_up(&self, call: &DeviceCall<'_>, body: &RegisterBody) -> Result<Answer, ProvisioningError> {
-        if body.has_csr {
+        if body.csr.is_some() {
             let text = "a look-up has no csr: only a registration issues a certificate";
             return Err(ProvisioningError::new(ErrorCode::ArgumentInvalid, text));
         }

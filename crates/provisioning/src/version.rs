@@ -17,6 +17,15 @@ pub const KNOWN_VERSIONS: [&str; 13] = [
     "2026-11-02-preview",
 ];
 
+/// Those whose registrations issue certificates; earlier ones know no `csr`.
+const ISSUING_VERSIONS: [&str; 3] = ["2025-07-01-preview", "2026-11-01", "2026-11-02-preview"];
+
+/// Whether a registration with this api-version may have a `csr`.
+#[must_use]
+pub fn issues_certificates(version: Option<&str>) -> bool {
+    version.is_some_and(|version| ISSUING_VERSIONS.iter().any(|known| known.eq_ignore_ascii_case(version)))
+}
+
 /// Checks an api-version.
 ///
 /// # Errors

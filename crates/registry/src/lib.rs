@@ -18,6 +18,7 @@ mod convert;
 mod enrollment_groups;
 mod error;
 mod identity;
+mod issuance;
 mod lease;
 mod linked_hub;
 mod local;
@@ -50,6 +51,10 @@ pub use config::RegistryConfig;
 pub use enrollment_groups::EnrollmentGroups;
 pub use error::{RegistryError, UnavailableReason};
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
+pub use issuance::{
+    DeviceCertificates, IssuanceForm, IssuancePolicy, IssuanceReference, IssueWrite, IssuedCertificate, Issuer,
+    IssuerKey, IssuerWrite, Issuers,
+};
 pub use lease::{LeaseState, LeaseWatch};
 pub use linked_hub::{HubLogin, LinkedHub, LinkedHubContent, MAX_HUB_WEIGHT};
 pub use local::{DevicePage, Statistics};

@@ -23,6 +23,7 @@ use crate::convert;
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
 use crate::identity::{Identity, TwinSeed};
+use crate::issuance::Issuers;
 use crate::linked_hub::LinkedHub;
 use crate::metrics::Metrics;
 use crate::provisioning::ProvisioningSettings;
@@ -68,6 +69,7 @@ pub(crate) struct Local {
     pub(crate) linked_hubs: RwLock<Arc<Vec<Arc<LinkedHub>>>>,
     /// Changes with the registrations that have work to do.
     pub(crate) open_registrations: watch::Sender<()>,
+    pub(crate) issuers: RwLock<Arc<Issuers>>,
 }
 
 impl Local {
@@ -86,6 +88,7 @@ impl Local {
             enrollment_groups: RwLock::default(),
             linked_hubs: RwLock::default(),
             open_registrations: watch::Sender::new(()),
+            issuers: RwLock::default(),
         };
         local.reload()?;
         Ok(local)
@@ -105,6 +108,7 @@ impl Local {
         self.reload_provisioning()?;
         self.reload_enrollment_groups()?;
         self.reload_linked_hubs()?;
+        self.reload_issuers()?;
         self.count(self.statistics()?);
         Ok(())
     }

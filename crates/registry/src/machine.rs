@@ -124,6 +124,9 @@ impl Machine {
         if effects.open_registrations_changed {
             self.local.open_registrations.send_replace(());
         }
+        if effects.issuers_changed {
+            self.local.reload_issuers()?;
+        }
         if effects.saved_queries_changed {
             self.local.reload_saved_queries()?;
         }

@@ -12,6 +12,7 @@ use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_proto::registry::v1 as proto;
 
 use crate::identity::TwinSeed;
+use crate::issuance::IssuanceReference;
 use crate::registration::{SYMMETRIC_KEY, TPM, X509};
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
@@ -280,6 +281,8 @@ pub struct EnrollmentContent {
     pub device_information: Option<String>,
     /// `None`: [`ReprovisionPolicy::MIGRATE`].
     pub reprovision: Option<ReprovisionPolicy>,
+    /// The policy by which its devices get certificates; `None`: they get none.
+    pub issuance: Option<IssuanceReference>,
 }
 
 /// An enrollment.
@@ -364,6 +367,7 @@ impl Enrollment {
                     update_hub_assignment: policy.update_hub_assignment,
                     migrate_device_data: policy.migrate_device_data,
                 }),
+                issuance: record.issuance.map(IssuanceReference::read),
             },
         })
     }
@@ -528,6 +532,7 @@ impl EnrollmentContent {
                 update_hub_assignment: policy.update_hub_assignment,
                 migrate_device_data: policy.migrate_device_data,
             }),
+            issuance: self.issuance.as_ref().map(IssuanceReference::to_proto),
             ..proto::EnrollmentRecord::default()
         }
     }
@@ -614,6 +619,9 @@ fn check_content(kind: EnrollmentKind, content: &EnrollmentContent) -> Result<()
             }
         }
         (None, _) => {}
+    }
+    if let Some(reference) = &content.issuance {
+        reference.check()?;
     }
     let hosts = content.iot_hubs.iter().chain(&content.iot_hub_host_name);
     if content.iot_hubs.len() > MAX_HUBS || hosts.clone().any(|host| host.len() > MAX_HOST_BYTES) {

@@ -5,10 +5,12 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use holdfast_model::DeviceId;
 use holdfast_proto::registry::v1 as proto;
 
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
+use crate::issuance::{DeviceCertificates, Issuer, Issuers};
 use crate::local::Local;
 use crate::provisioning::{Enrollment, EnrollmentKind, ProvisioningSettings};
 use crate::registration::Registration;
@@ -101,6 +103,23 @@ impl Local {
             None => ControlFlow::Continue(()),
         })?;
         Ok(())
+    }
+
+    pub(crate) fn issuers(&self) -> Arc<Issuers> {
+        self.issuers.read().clone()
+    }
+
+    /// Reads all issuing CAs anew; there are few.
+    pub(crate) fn reload_issuers(&self) -> Result<(), ApplyError> {
+        let records = self.records::<proto::IssuerRecord>(&layout::issuers())?;
+        let read = |(_, record)| Issuer::read(record, &self.secrets).map(Arc::new);
+        *self.issuers.write() = Arc::new(Issuers::new(records.into_iter().filter_map(read).collect()));
+        Ok(())
+    }
+
+    pub(crate) fn device_certificates(&self, device: &DeviceId) -> Result<Option<DeviceCertificates>, RegistryError> {
+        let record = self.message::<proto::DeviceCertificatesRecord>(&layout::device_certificates(device))?;
+        Ok(record.and_then(DeviceCertificates::read))
     }
 
     pub(crate) fn scan_enrollments(

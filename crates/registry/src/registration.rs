@@ -11,6 +11,7 @@ use holdfast_proto::registry::v1 as proto;
 
 use crate::convert;
 use crate::identity::{Authentication, TwinSeed};
+use crate::issuance::IssueWrite;
 use crate::provisioning::{Enrollment, EnrollmentKind};
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
@@ -403,6 +404,8 @@ pub struct RegistrationWrite {
     pub webhook: Option<WebhookAnswer>,
     /// The TPM that has proved itself.
     pub tpm: Option<RegistrationTpm>,
+    /// The certificate that the device gets with it.
+    pub issue: Option<IssueWrite>,
 }
 
 /// The enrollment that a registration is decided by.
@@ -524,6 +527,7 @@ impl RegistrationWrite {
             enrollment_id: enrollment.id.clone(),
             enrollment_etag: enrollment.etag.clone(),
             identity: Vec::new(),
+            issue: self.issue.as_ref().map(IssueWrite::to_proto),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod authorities;
 mod cluster;
+mod issuance;
 mod linked_hubs;
 mod policies;
 mod provisioning;

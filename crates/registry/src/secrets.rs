@@ -88,6 +88,11 @@ impl Secrets {
         String::from_utf8(self.0.open(sealed)?.to_vec()).map_err(|_| SecretError::Text)
     }
 
+    /// Opens a secret that is no symmetric key.
+    pub(crate) fn open_bytes(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        Ok(self.0.open(sealed)?)
+    }
+
     pub(crate) fn open(&self, sealed: &[u8]) -> Result<Key, SecretError> {
         Ok(Key::from_bytes(self.0.open(sealed)?)?)
     }

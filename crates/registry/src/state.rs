@@ -10,6 +10,7 @@ mod authorities;
 mod cluster;
 mod edge;
 mod identity;
+mod issuance;
 pub(crate) mod layout;
 mod linked_hubs;
 mod policies;
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use holdfast_model::{GenerationId, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{
-    Counters, EnrollmentKind, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand,
+    Counters, EnrollmentKind, EnrollmentWrite, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand,
 };
 
 pub(crate) use authorities::ANY_ETAG;
@@ -39,7 +40,7 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
-/// 11: provisioning. 12: registrations that take several steps, and attestation by TPM.
+/// 11: provisioning. 12: registrations that take several steps, attestation by TPM, and certificates that are issued to devices.
 pub const COMMAND_VERSION: u32 = 12;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
@@ -81,14 +82,30 @@ pub fn version_of(command: &Command) -> u32 {
         Command::PutRevocation(_) | Command::RemoveRevocation(_) | Command::PutCrl(_) | Command::RemoveCrl(_) => 8,
         Command::PutQuotaUse(_) => 10,
         // An earlier version would overlook the new fields.
-        Command::WriteEnrollments(command) if provisioning::has_new_enrollment_fields(command) => 12,
-        Command::PutRegistration(command) if provisioning::has_new_registration_fields(command) => 12,
+        Command::WriteEnrollments(command)
+            if provisioning::has_new_enrollment_fields(command) || command.writes.iter().any(issues) =>
+        {
+            12
+        }
+        Command::PutRegistration(command)
+            if provisioning::has_new_registration_fields(command) || command.issue.is_some() =>
+        {
+            12
+        }
         Command::ForgetLeftDevice(_) | Command::PutLinkedHub(_) | Command::RemoveLinkedHub(_) => 12,
         Command::FoundProvisioning(_)
         | Command::WriteEnrollments(_)
         | Command::PutRegistration(_)
         | Command::DeleteRegistration(_) => 11,
+        Command::PutIssuer(_)
+        | Command::RemoveIssuer(_)
+        | Command::IssueCertificate(_)
+        | Command::RevokeDeviceCertificates(_) => 12,
     }
+}
+
+fn issues(write: &EnrollmentWrite) -> bool {
+    write.content.as_ref().is_some_and(|content| content.issuance.is_some())
 }
 
 /// The change of an identity.
@@ -142,6 +159,8 @@ pub struct Effects {
     pub linked_hubs_changed: bool,
     /// Whether a registration has work to do, or has it no more.
     pub open_registrations_changed: bool,
+    /// Whether issuing CAs changed.
+    pub issuers_changed: bool,
 }
 
 /// The application of one command: the view, and the writes at its end.
@@ -159,6 +178,7 @@ struct Work<'a> {
     enrollment_groups_changed: Vec<String>,
     linked_hubs_changed: bool,
     open_registrations_changed: bool,
+    issuers_changed: bool,
     /// Read once per command: a bulk write needs it for each of its entries.
     max_identities: Option<u64>,
 }
@@ -244,6 +264,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         enrollment_groups_changed: Vec::new(),
         linked_hubs_changed: false,
         open_registrations_changed: false,
+        issuers_changed: false,
         max_identities: None,
     };
     let mut answer = RegistryAnswer::default();
@@ -283,7 +304,8 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
             let apart = authorities::change(&mut work, other)
                 .or_else(|| revocations::change(&mut work, other))
                 .or_else(|| provisioning::change(&mut work, other))
-                .or_else(|| linked_hubs::change(&mut work, other));
+                .or_else(|| linked_hubs::change(&mut work, other))
+                .or_else(|| issuance::change(&mut work, other));
             let outcome = match apart {
                 Some(outcome) => outcome,
                 None => match cluster::change(&mut work, other) {
@@ -314,6 +336,7 @@ pub fn apply(base: &dyn Base, command: &RegistryCommand) -> Result<Effects, Appl
         enrollment_groups_changed: work.enrollment_groups_changed,
         linked_hubs_changed: work.linked_hubs_changed,
         open_registrations_changed: work.open_registrations_changed,
+        issuers_changed: work.issuers_changed,
     })
 }
 

@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::x509::X509Version;
 
 use super::der::Signed;
@@ -96,6 +97,7 @@ pub struct CaCertificate {
     serial: Serial,
     /// Its `SubjectPublicKeyInfo`.
     key: Box<[u8]>,
+    key_identifier: Option<Box<[u8]>>,
     id: IssuerId,
     may_sign_crls: bool,
     from: UnixMillis,
@@ -127,6 +129,7 @@ impl CaCertificate {
             issuer: certificate.issuer().as_raw().into(),
             serial: Serial::of(certificate.raw_serial()),
             key: certificate.public_key().raw.into(),
+            key_identifier: key_identifier(&certificate),
             id: IssuerId::of(certificate.subject().as_raw(), certificate.public_key().raw),
             may_sign_crls: may_sign_crls(&certificate),
             from: millis(certificate.validity().not_before.timestamp()),
@@ -199,8 +202,21 @@ impl CaCertificate {
     }
 
     /// Its name, in DER.
-    pub(crate) fn subject_der(&self) -> &[u8] {
+    #[must_use]
+    pub fn subject_der(&self) -> &[u8] {
         &self.subject
+    }
+
+    /// Its key, a `SubjectPublicKeyInfo` in DER.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The identifier of its key, which certificates below it name it by; `None`: it has none.
+    #[must_use]
+    pub fn key_identifier(&self) -> Option<&[u8]> {
+        self.key_identifier.as_deref()
     }
 
     pub(crate) fn may_sign_crls(&self) -> bool {
@@ -292,6 +308,17 @@ fn path_length(certificate: &X509Certificate<'_>) -> Result<Option<u32>, CaError
         return Err(CaError::Usage);
     }
     Ok(constraints.value.path_len_constraint)
+}
+
+fn key_identifier(certificate: &X509Certificate<'_>) -> Option<Box<[u8]>> {
+    let mut found = certificate
+        .extensions()
+        .iter()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.into()),
+            _ => None,
+        });
+    found.next()
 }
 
 /// A CA without a key usage may sign both certificates and lists.

@@ -6,7 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_X509_COMMON_NAME};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
-use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
+use x509_parser::x509::{SubjectPublicKeyInfo, X509Name, X509Version};
 
 use super::refusal::CertificateRefusal;
 use super::revocation::Serial;
@@ -16,6 +16,15 @@ use super::{CertificateFingerprints, millis, shown};
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const WHICH: &str = "the client's certificate";
+
+/// The extension that carries a device's epoch in certificates that the hub issues: 2.25.5731203398157246841, the content of its OID
+/// in DER. The epoch is an octet string.
+pub const EPOCH_OID: &[u8] = &[0x69, 0xcf, 0xc4, 0xd4, 0xe4, 0x81, 0xd5, 0xb2, 0xc2, 0x79];
+
+/// Bytes of an epoch.
+pub const EPOCH_BYTES: usize = 16;
+
+const OCTET_STRING: u8 = 4;
 
 /// A client's own certificate, read.
 #[derive(Debug)]
@@ -81,24 +90,44 @@ impl<'a> ClientCertificate<'a> {
     /// # Errors
     /// For people: it has none, or several, or one in an encoding with several readings.
     pub fn common_name(&self) -> Result<&str, String> {
-        let mut names = self
-            .certificate
-            .subject()
-            .iter_attributes()
-            .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME);
-        match (names.next(), names.next()) {
-            (None, _) => Err("missing".to_owned()),
-            (Some(_), Some(_)) => Err("given more than once".to_owned()),
-            (Some(name), None) => {
-                let value = name.attr_value();
-                let is_plain = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
-                let text = std::str::from_utf8(value.data).ok().filter(|_| is_plain);
-                text.ok_or_else(|| {
-                    let text = shown(&String::from_utf8_lossy(value.data));
-                    format!("\"{text}\" in an encoding that is not accepted")
-                })
+        common_name(self.certificate.subject())
+    }
+
+    /// The epoch of the device that the hub issued it for; `None`: it carries none.
+    ///
+    /// # Errors
+    /// [`CertificateRefusal::Unreadable`] when it carries something else there.
+    pub fn epoch(&self) -> Result<Option<[u8; EPOCH_BYTES]>, CertificateRefusal> {
+        let mut found = None;
+        for extension in self.certificate.extensions() {
+            if extension.oid.as_bytes() != EPOCH_OID {
+                continue;
             }
+            let value = match extension.value {
+                [OCTET_STRING, length, epoch @ ..] if usize::from(*length) == EPOCH_BYTES => epoch.try_into().ok(),
+                _ => None,
+            };
+            let (true, Some(epoch)) = (found.is_none(), value) else {
+                return Err(CertificateRefusal::Unreadable {
+                    which: WHICH,
+                    cause: "its epoch is no octet string of 16 bytes, or there are two".to_owned(),
+                });
+            };
+            found = Some(epoch);
         }
+        Ok(found)
+    }
+
+    /// Its key, a `SubjectPublicKeyInfo` in DER.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        self.certificate.public_key().raw
+    }
+
+    /// Its first second.
+    #[must_use]
+    pub fn begins(&self) -> UnixMillis {
+        millis(self.certificate.validity().not_before.timestamp())
     }
 
     /// Checks what a certificate of a CA's device must be: no CA itself, and with a strong key.
@@ -136,6 +165,26 @@ impl<'a> ClientCertificate<'a> {
     /// The name of its issuer, for an operator.
     pub(crate) fn issuer_text(&self) -> String {
         shown(&self.certificate.issuer().to_string())
+    }
+}
+
+/// The one common name of a subject; the error is for people.
+pub(crate) fn common_name<'a>(subject: &'a X509Name<'_>) -> Result<&'a str, String> {
+    let mut names = subject
+        .iter_attributes()
+        .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME);
+    match (names.next(), names.next()) {
+        (None, _) => Err("missing".to_owned()),
+        (Some(_), Some(_)) => Err("given more than once".to_owned()),
+        (Some(name), None) => {
+            let value = name.attr_value();
+            let is_plain = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+            let text = std::str::from_utf8(value.data).ok().filter(|_| is_plain);
+            text.ok_or_else(|| {
+                let text = shown(&String::from_utf8_lossy(value.data));
+                format!("\"{text}\" in an encoding that is not accepted")
+            })
+        }
     }
 }
 

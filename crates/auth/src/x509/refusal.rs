@@ -105,6 +105,9 @@ pub enum CertificateRefusal {
         /// What revokes it.
         by: RevokedBy,
     },
+    /// The hub has issued it to the device, and has revoked the device's certificates since.
+    #[error("the certificate was issued to the device before its certificates were revoked, or before it was deleted")]
+    Epoch,
     /// The revocation list of a CA of the path is too old, and the settings demand a current one.
     #[error(
         "the CRL of CA {ca} with number {number} was valid until {}; the hub's time is {}", shown_time(*at), shown_time(*now)
@@ -158,7 +161,7 @@ impl CertificateRefusal {
             Self::NotYetValid { .. } | Self::Ended { .. } => RefusalReason::CertificateTime,
             Self::Thumbprint { .. } => RefusalReason::Thumbprint,
             Self::CommonName { .. } => RefusalReason::CommonName,
-            Self::Revoked { .. } => RefusalReason::CertificateRevoked,
+            Self::Revoked { .. } | Self::Epoch => RefusalReason::CertificateRevoked,
             Self::CrlEnded { .. } => RefusalReason::CrlEnded,
             Self::LeafIsCa | Self::Key(_) | Self::UnknownCa { .. } | Self::Issuer { .. } | Self::Chain(_) => {
                 RefusalReason::Chain

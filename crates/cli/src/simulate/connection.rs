@@ -78,6 +78,6 @@ fn incoming(identity: &IdentityId, packet: &Packet<'_>) -> Incoming {
         Some(HubTopic::CloudToDevice { .. }) => Incoming::Message(publish.packet_id),
         Some(HubTopic::Desired { .. }) => Incoming::Desired(json()),
         Some(HubTopic::TwinResponse { status: 200, .. }) => Incoming::Desired(json()["desired"].take()),
-        Some(HubTopic::TwinResponse { .. }) | None => Incoming::Other,
+        Some(HubTopic::TwinResponse { .. } | HubTopic::CredentialsResponse { .. }) | None => Incoming::Other,
     }
 }

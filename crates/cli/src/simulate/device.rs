@@ -16,7 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::Counters;
 use super::connection::{Connection, Incoming};
 use crate::http::connect_tls;
-use crate::hub::{Hub, expiry};
+use crate::hub::{ClientIdentity, Hub, expiry};
 
 /// How long a device's token is good for; it connects again with a new one.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -29,12 +29,20 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(3);
 /// The desired property, and the argument of the method, that set the seconds between two messages.
 const INTERVAL: &str = "interval";
 
+/// What a device connects with.
+pub(super) enum Credential {
+    /// A token of this key.
+    Key(Key),
+    /// A certificate in the TLS handshake.
+    Certificate(Arc<ClientIdentity>),
+}
+
 /// See the module.
 pub(super) struct Device {
     pub(super) hub: Arc<Hub>,
     pub(super) port: u16,
     pub(super) identity: IdentityId,
-    pub(super) key: Key,
+    pub(super) credential: Credential,
     pub(super) interval: Duration,
     pub(super) messages: Option<u64>,
     pub(super) counters: Arc<Counters>,
@@ -77,9 +85,11 @@ impl Device {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let stream = connect_tls(&self.hub, self.port)
-            .await
-            .map_err(|failure| anyhow::anyhow!(failure.message))?;
+        let stream = match &self.credential {
+            Credential::Key(_) => connect_tls(&self.hub, self.port).await,
+            Credential::Certificate(own) => connect_tls(&self.hub.with_certificate(Arc::clone(own)), self.port).await,
+        };
+        let stream = stream.map_err(|failure| anyhow::anyhow!(failure.message))?;
         let mut connection = Connection {
             stream,
             input: Vec::new(),
@@ -89,14 +99,17 @@ impl Device {
             "{host}/{}/?api-version=2021-04-12&DeviceClientType=holdfast-simulate",
             self.identity.device
         );
-        let password = sign_identity(host, &self.identity, &self.key, expiry(TOKEN_LIFETIME));
+        let password = match &self.credential {
+            Credential::Key(key) => Some(sign_identity(host, &self.identity, key, expiry(TOKEN_LIFETIME))),
+            Credential::Certificate(_) => None,
+        };
         connection
             .send(&Packet::Connect(Connect {
                 clean: true,
                 keep_alive: keep_alive(self.interval),
                 client_id: self.identity.device.as_str(),
                 username: Some(&username),
-                password: Some(password.as_bytes()),
+                password: password.as_deref().map(str::as_bytes),
                 ..Connect::default()
             }))
             .await?;

@@ -5,14 +5,16 @@
 
 use std::sync::Arc;
 
-use holdfast_auth::x509::{CaSet, CertificateRefusal, ClientCertificate, PathCertificate, check_size, verify_chain};
+use holdfast_auth::x509::{
+    CaSet, CertificateRefusal, ClientCertificate, EPOCH_BYTES, PathCertificate, check_size, verify_chain,
+};
 use holdfast_auth::{
     Grant, KeyFingerprint, ResourcePath, Rights, SasRefusal, SasToken, check_claims, verify, verify_policy,
 };
 use holdfast_model::{
     AuthMethod, AuthScope, AuthType, CertificateChain, DeviceId, IdentityId, ModuleId, RefusalReason, UnixMillis,
 };
-use holdfast_registry::{Authentication, Authorities, Identity, RegistryError, Thumbprint, Thumbprints};
+use holdfast_registry::{Authentication, Authorities, Identity, Registry, RegistryError, Thumbprint, Thumbprints};
 
 use super::config::ExpiredCrl;
 use super::connect_request::{ConnectRequest, Denied};
@@ -186,7 +188,7 @@ fn with_certificate(
     let leaf = ClientCertificate::parse(chain.leaf()).map_err(by_certificate)?;
     let fingerprints = *leaf.fingerprints();
     let authorities = parts.registry.authorities();
-    let (ends, ca, path, by_sha1) = match &identity.authentication {
+    let (ends, ca, path, epoch, by_sha1) = match &identity.authentication {
         Authentication::SelfSigned(thumbprints) => {
             let named = thumbprints.of(&fingerprints);
             let named = named.ok_or_else(|| by_certificate(mismatch(&leaf, thumbprints)))?;
@@ -194,7 +196,7 @@ fn with_certificate(
             if let Some(by) = authorities.revocations().of_certificate(&fingerprints.sha256) {
                 return Err(by_certificate(CertificateRefusal::revoked_in_path(0, by)));
             }
-            (leaf.ends(), None, Vec::new(), named.is_sha1())
+            (leaf.ends(), None, Vec::new(), None, named.is_sha1())
         }
         _ => {
             leaf.check_common_name(&identity.id.to_string())
@@ -202,7 +204,8 @@ fn with_certificate(
             let verified =
                 verify_chain(chain, &leaf, authorities.verified(), &hub.verified_paths, now).map_err(by_certificate)?;
             check_revocation(parts, &authorities, &verified.path, now).map_err(by_certificate)?;
-            (verified.ends, Some(verified.ca), verified.path, false)
+            let epoch = check_epoch(&parts.registry, &leaf, &identity.id.device)?;
+            (verified.ends, Some(verified.ca), verified.path, epoch, false)
         }
     };
     let grace = u64::try_from(parts.config.certificate_grace.get().as_millis()).unwrap_or(u64::MAX);
@@ -219,9 +222,35 @@ fn with_certificate(
             fingerprints,
             ca,
             path: path.into(),
+            epoch,
         }),
         by_sha1,
     })
+}
+
+/// The epoch of a certificate that the hub has issued, if it is still that of the device; `None`: it carries none.
+fn check_epoch(
+    registry: &Registry,
+    leaf: &ClientCertificate<'_>,
+    device: &DeviceId,
+) -> Result<Option<[u8; EPOCH_BYTES]>, Denied> {
+    let Some(epoch) = leaf.epoch().map_err(by_certificate)? else {
+        return Ok(None);
+    };
+    match is_current_epoch(registry, device, &epoch).map_err(unavailable)? {
+        true => Ok(Some(epoch)),
+        false => Err(by_certificate(CertificateRefusal::Epoch)),
+    }
+}
+
+/// Whether certificates that were issued to `device` for `epoch` count, by this node's replica.
+pub(crate) fn is_current_epoch(
+    registry: &Registry,
+    device: &DeviceId,
+    epoch: &[u8; EPOCH_BYTES],
+) -> Result<bool, RegistryError> {
+    let certificates = registry.device_certificates(device)?;
+    Ok(certificates.is_some_and(|certificates| certificates.epoch == *epoch))
 }
 
 /// Checks every certificate of a path below its CA against the deny list and the revocation lists.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::session_table::LocalSession;
 use crate::DeviceHub;
-use crate::api::authenticate::still_valid;
+use crate::api::authenticate::{is_current_epoch, still_valid};
 use crate::api::session::CloseReason;
 use crate::ingest::command_queue::Command;
 use crate::owner::close_superseded::CloseOutcome;
@@ -230,6 +230,21 @@ impl DeviceHub {
         self.certificate_revoked(info).or_else(revoked)
     }
 
+    /// Whether a session's certificate, if the hub has issued it, is still one of the device's.
+    fn has_current_epoch(&self, info: &SessionInfo) -> bool {
+        let Some(epoch) = info.certificate.as_deref().and_then(|shown| shown.epoch) else {
+            return true;
+        };
+        match is_current_epoch(&self.parts.registry, &info.identity.device, &epoch) {
+            Ok(is_current) => is_current,
+            // As an unreadable identity.
+            Err(error) => {
+                tracing::warn!(identity = %info.identity, %error, "a device's certificates could not be read; its session stays");
+                true
+            }
+        }
+    }
+
     /// Whether a session's identity still has the key or certificate that opened it.
     fn is_still_registered(&self, info: &SessionInfo) -> bool {
         let registry = &self.parts.registry;
@@ -250,7 +265,7 @@ impl DeviceHub {
             None => {
                 let authorities = registry.authorities();
                 let certificate = info.certificate.as_deref();
-                still_valid(&registered, info.key, certificate, authorities.verified())
+                still_valid(&registered, info.key, certificate, authorities.verified()) && self.has_current_epoch(info)
             }
         }
     }

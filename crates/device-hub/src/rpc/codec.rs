@@ -156,6 +156,10 @@ fn encode_certificate(certificate: &SessionCertificate) -> proto::SessionCertifi
                 serial: Bytes::copy_from_slice(part.serial.as_bytes()),
             })
             .collect(),
+        epoch: certificate
+            .epoch
+            .map(|epoch| Bytes::copy_from_slice(&epoch))
+            .unwrap_or_default(),
     }
 }
 
@@ -173,6 +177,10 @@ pub(crate) fn decode_certificate(certificate: &proto::SessionCertificate) -> Res
             false => Some(ca[..].try_into().map_err(length)?),
         },
         path: decode_path(&certificate.path)?,
+        epoch: match certificate.epoch.is_empty() {
+            true => None,
+            false => Some(certificate.epoch[..].try_into().map_err(length)?),
+        },
     })
 }
 
@@ -655,6 +663,7 @@ mod tests {
                     issuer: IssuerId([9; 32]),
                     serial: Serial::of(&[1, 2, 3]),
                 }]),
+                epoch: Some([3; 16]),
             })),
             policy: Some(Arc::from("device")),
             protocol: Protocol::AmqpWs,

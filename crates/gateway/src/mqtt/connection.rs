@@ -18,6 +18,7 @@ use holdfast_net::connection::{self, Received, Transport};
 use smallvec::SmallVec;
 
 use super::MqttFront;
+use super::credentials::Issuing;
 use super::disconnect::DisconnectReason;
 use super::downlink::Downlink;
 use super::explain::Offence;
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub(super) fault: Option<Box<PlannedFault>>,
     /// Only of a connection that has to do with its twin.
     pub(super) twins: Option<Box<TwinRequests>>,
+    /// Only of a connection that is being issued a certificate.
+    pub(super) issuing: Option<Box<Issuing>>,
     /// The packet that broke a rule, for the audit log.
     pub(super) offence: Option<Box<Offence>>,
     /// Only of a connection to the provisioning service.
@@ -91,6 +94,7 @@ impl Connection {
                 downlink: None,
                 fault: None,
                 twins: None,
+                issuing: None,
                 offence: None,
                 registering: None,
             }),
@@ -231,6 +235,7 @@ impl connection::Protocol for Connection {
         }
         self.poll_stored(state, cx);
         self.poll_twins(state, cx);
+        self.poll_issuing(state, cx);
         self.poll_sends(state, cx);
         if self.transport.needs_flush() {
             // The driver writes first.

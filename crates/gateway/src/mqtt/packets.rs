@@ -181,11 +181,15 @@ impl Connection {
             DeviceTopic::TwinGet { rid } => return self.twin_requested(state, rid, packet.packet_id),
             DeviceTopic::TwinPatch { rid, version } => return self.twin_patched(state, *rid, *version, packet),
             DeviceTopic::MethodResponse { status, rid } => self.method_answered(state, rid, *status, packet.payload),
-            DeviceTopic::Events { .. } => {}
+            DeviceTopic::IssueCertificate { .. } | DeviceTopic::Events { .. } => {}
         }
         if let Some(packet_id) = packet.packet_id {
             self.write(state, &codec::puback(packet_id), now_ms);
             state.machine.acked(1);
+        }
+        // The replies follow the PUBACK.
+        if let DeviceTopic::IssueCertificate { rid } = topic {
+            self.certificate_requested(state, rid, packet.payload);
         }
     }
 

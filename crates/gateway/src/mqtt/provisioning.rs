@@ -49,6 +49,8 @@ pub(super) struct Registering {
     service: Arc<Provisioning>,
     id_scope: String,
     pub(super) registration_id: String,
+    /// Of the CONNECT.
+    api_version: Option<String>,
     token: Option<String>,
     certificates: Option<CertificateChain>,
     /// The QoS of the subscription to replies.
@@ -105,6 +107,7 @@ impl Connection {
             service: Arc::clone(service),
             id_scope: login.id_scope.to_owned(),
             registration_id: login.registration_id.clone().into_owned(),
+            api_version: login.api_version.as_deref().map(str::to_owned),
             token,
             certificates: self.transport.peer_certificates(),
             replies: None,
@@ -260,7 +263,10 @@ impl Connection {
         let (token, certificates) = (registering.token.clone(), registering.certificates.clone());
         let rid = request.rid().to_owned();
         let work = match request {
-            ProvisioningRequest::Register { .. } => Work::Register(RegisterBody::parse(publish.payload, &id)),
+            ProvisioningRequest::Register { .. } => {
+                let version = registering.api_version.as_deref();
+                Work::Register(RegisterBody::parse(publish.payload, &id).map(|body| body.at_version(version)))
+            }
             ProvisioningRequest::Status { operation_id, .. } => Work::Status(operation_id.to_owned()),
         };
         registering.request = Some(Box::pin(async move {

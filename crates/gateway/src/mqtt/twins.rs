@@ -179,7 +179,7 @@ impl Connection {
     }
 
     /// Sends a packet at QoS 0.
-    fn publish(&self, state: &mut State, topic: &str, payload: &[u8]) {
+    pub(super) fn publish(&self, state: &mut State, topic: &str, payload: &[u8]) {
         let packet = Publish {
             topic,
             payload,

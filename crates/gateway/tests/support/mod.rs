@@ -35,6 +35,7 @@ pub(crate) struct Bench {
     handlers: BTreeMap<u64, Rc<dyn StreamHandler>>,
     /// What the provisioning service calls.
     pub(crate) servers: Arc<servers::Servers>,
+    provisioning: BTreeMap<u64, Arc<Provisioning>>,
 }
 
 impl Bench {
@@ -57,6 +58,7 @@ impl Bench {
             config,
             handlers: BTreeMap::new(),
             servers: Arc::default(),
+            provisioning: BTreeMap::new(),
         };
         NODES.into_iter().for_each(|node| bench.serve(node));
         bench
@@ -71,11 +73,17 @@ impl Bench {
         };
         let outbound = Arc::clone(&self.servers);
         let provisioning = Provisioning::new(Arc::clone(core.hub()), config, outbound);
+        self.provisioning.insert(node.get(), Arc::clone(&provisioning));
         let operations = Arc::clone(&provisioning).run_operations(Stop::new());
         holdfast_tasks::spawn_local("operations", Box::pin(operations));
         let front = MqttFront::new(core, self.config.clone(), Some(provisioning), Stop::new());
         holdfast_tasks::spawn_local("mqtt", Box::pin(Rc::clone(&front).run()));
         self.handlers.insert(node.get(), front.web_socket_handler());
+    }
+
+    /// The provisioning service of a node.
+    pub(crate) fn provisioning(&self, node: NodeId) -> &Arc<Provisioning> {
+        &self.provisioning[&node.get()]
     }
 
     pub(crate) fn open(&self) -> Device {

@@ -85,6 +85,9 @@ catalogue! {
     400032 ManagedIdentityNotEnabled: Operation, "an endpoint asks for a managed identity that is not enabled";
     400035 InvalidPolicyKey: Argument, "the key of a shared access policy is no valid key";
     400036 BulkRegenerateDeviceKeyOperationFailure: Argument, "at least one key could not be regenerated";
+    400040 CertificateRequestFailed: Argument, "a certificate cannot be issued for the request of a connected device",
+        device "correct the request, whose fault the message names; without an enrollment that issues certificates, register again",
+        operator "give the device's enrollment a certificate policy, or correct the policy: the message names what it does not allow";
     400100 InvalidRouteTestInput: Argument, "the message of a route test is malformed";
     400101 InvalidSourceOnRoute: Argument, "a route names an unknown source";
     400102 RoutingNotEnabled: Operation, "routing is not enabled";
@@ -199,6 +202,9 @@ catalogue! {
     409002 LinkCreationConflict: Taken, "a second link or connection for the same identity took the place of the first",
         device "make sure that only one process uses the identity", operator "if it repeats, two devices share one identity: give each its own";
     409003 CallbackSubscriptionConflict: Taken, "a second callback for the same subscription";
+    409005 CertificateRequestActive: Exists, "a certificate is being issued to the device for another request",
+        device "wait for its reply, or send replace with the id of that request or *",
+        operator "nothing: the device has sent two requests at once";
     409101 ModelAlreadyExists: Exists, "the model exists";
     409102 DeviceLocked: Exists, "the device is locked by another operation";
     409103 DeviceJobAlreadyExists: Exists, "the device has a job";

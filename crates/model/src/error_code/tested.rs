@@ -124,6 +124,13 @@ const TESTED: &[Row] = &[
         ],
     ),
     (
+        400_040,
+        &[(
+            "crates/gateway/tests/issuance.rs",
+            "a_connected_device_renews_its_certificate_over_its_session",
+        )],
+    ),
+    (
         400_301,
         &[
             (CODES, "test_edge_devices_are_refused_with_their_numbers"),
@@ -337,6 +344,13 @@ const TESTED: &[Row] = &[
     ),
     (409_201, &[(PROVISIONING, "test_bulk_calls_and_pages")]),
     (409_202, &[(PROVISIONING, "test_enrollments_have_etags")]),
+    (
+        409_005,
+        &[(
+            "crates/gateway/tests/issuance.rs",
+            "a_connected_device_renews_its_certificate_over_its_session",
+        )],
+    ),
     (
         409_203,
         &[(

@@ -33,11 +33,17 @@ pub enum DeviceTopic<'a> {
         /// The id of the call.
         rid: RequestId<'a>,
     },
+    /// `$iothub/credentials/POST/issueCertificate/?$rid=X` (Spec provisioning §11.5).
+    IssueCertificate {
+        /// Echoed in the replies.
+        rid: RequestId<'a>,
+    },
 }
 
 const TWIN_GET: &str = "$iothub/twin/GET";
 const TWIN_PATCH: &str = "$iothub/twin/PATCH/properties/reported";
 const METHOD_RESPONSE: &str = "$iothub/methods/res/";
+const ISSUE_CERTIFICATE: &str = "$iothub/credentials/POST/issueCertificate";
 
 impl<'a> DeviceTopic<'a> {
     /// Parses the topic of a PUBLISH that `identity` sent.
@@ -77,6 +83,11 @@ impl<'a> DeviceTopic<'a> {
                 rid: request::parse(tail)?.require_rid()?,
             });
         }
+        if let Some(tail) = after(topic, ISSUE_CERTIFICATE) {
+            return Ok(Self::IssueCertificate {
+                rid: request::parse(tail)?.require_rid()?,
+            });
+        }
         Err(Violation::ForeignTopic)
     }
 
@@ -104,6 +115,11 @@ impl<'a> DeviceTopic<'a> {
             }
             Self::MethodResponse { status, rid } => {
                 append(out, format_args!("{METHOD_RESPONSE}{status}/"));
+                request::write(out, rid, None);
+            }
+            Self::IssueCertificate { rid } => {
+                out.push_str(ISSUE_CERTIFICATE);
+                out.push('/');
                 request::write(out, rid, None);
             }
         }

@@ -7,10 +7,13 @@ use crate::subscriptions::{Channel, ChannelSet};
 use crate::violation::Violation;
 
 /// Where the hub's own topics begin, by channel.
-const ROOTS: [(&str, Channel); 3] = [
+const ROOTS: [(&str, Channel); 5] = [
     ("$iothub/twin/res", Channel::TwinRes),
     ("$iothub/twin/PATCH/properties/desired", Channel::Desired),
     ("$iothub/methods/POST", Channel::Methods),
+    ("$iothub/credentials/res", Channel::Credentials),
+    // So the original's documentation has it (Spec provisioning §11.5).
+    ("$iothub/credential/res", Channel::Credentials),
 ];
 
 /// The channels that a filter opens for this identity (Spec §4.1).

@@ -36,11 +36,19 @@ pub enum HubTopic<'a> {
         /// Made by the hub; without `/ ? & = + #`.
         rid: RequestId<'a>,
     },
+    /// `$iothub/credentials/res/{status}/?$rid=X`: five parts, as the .NET client counts them.
+    CredentialsResponse {
+        /// 100–999.
+        status: u16,
+        /// As in the request.
+        rid: RequestId<'a>,
+    },
 }
 
 const TWIN_RESPONSE: &str = "$iothub/twin/res/";
 const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/?$version=";
 const METHOD: &str = "$iothub/methods/POST/";
+const CREDENTIALS_RESPONSE: &str = "$iothub/credentials/res/";
 
 impl<'a> HubTopic<'a> {
     /// Appends the topic for a client of this identity.
@@ -60,6 +68,10 @@ impl<'a> HubTopic<'a> {
                 append(out, format_args!("{METHOD}{name}/"));
                 request::write(out, rid, None);
             }
+            Self::CredentialsResponse { status, rid } => {
+                append(out, format_args!("{CREDENTIALS_RESPONSE}{status:03}/"));
+                request::write(out, rid, None);
+            }
         }
     }
 
@@ -77,6 +89,10 @@ impl<'a> HubTopic<'a> {
                 rid: tail.rid?,
                 version: tail.version,
             });
+        }
+        if let Some(rest) = topic.strip_prefix(CREDENTIALS_RESPONSE) {
+            let (status, tail) = response(rest)?;
+            return Some(Self::CredentialsResponse { status, rid: tail.rid? });
         }
         if let Some(version) = topic.strip_prefix(DESIRED) {
             return Some(Self::Desired {

@@ -71,7 +71,7 @@ fn topics_of_other_identities_are_foreign() {
         "$iothub/twin/GETX/?$rid=1",
         "$iothub/twin/GET/$rid=1",
         "$iothub/telemetry",
-        "$iothub/credentials/POST/issueCertificate/?$rid=5",
+        "$iothub/credentials/POST/other/?$rid=5",
         "$dps/registrations/PUT/iotdps-register/?$rid=1",
         "x",
     ];
@@ -193,8 +193,20 @@ fn a_method_response_has_any_32_bit_status_and_an_id() {
 }
 
 #[test]
+fn a_request_for_a_certificate_has_an_id() {
+    let parse = |topic| DeviceTopic::parse(&device("d"), topic);
+    let topic = "$iothub/credentials/POST/issueCertificate/?$rid=a%2F5";
+    assert_eq!(parse(topic), Ok(DeviceTopic::IssueCertificate { rid: "a%2F5" }));
+    let mut written = String::new();
+    DeviceTopic::IssueCertificate { rid: "a%2F5" }.write(&device("d"), &mut written);
+    assert_eq!(written, topic);
+    let missing = parse("$iothub/credentials/POST/issueCertificate/");
+    assert_eq!(missing, Err(Violation::RequestIdMissing));
+}
+
+#[test]
 fn filters_of_every_sdk_open_their_channel() {
-    use Channel::{C2d, Desired, Inputs, Methods, TwinRes};
+    use Channel::{C2d, Credentials, Desired, Inputs, Methods, TwinRes};
     let twin = ChannelSet::only(TwinRes).with(Desired);
     let device_rows = [
         ("devices/dev-1/messages/devicebound/#", ChannelSet::only(C2d)),
@@ -210,7 +222,9 @@ fn filters_of_every_sdk_open_their_channel() {
         ("$iothub/methods/POST/+/#", ChannelSet::only(Methods)),
         ("$iothub/methods/#", ChannelSet::only(Methods)),
         ("$iothub/twin/#", twin),
-        ("$iothub/#", twin.with(Methods)),
+        ("$iothub/credentials/res/#", ChannelSet::only(Credentials)),
+        ("$iothub/credential/res/#", ChannelSet::only(Credentials)),
+        ("$iothub/#", twin.with(Methods).with(Credentials)),
     ];
     for (filter, expected) in device_rows {
         assert_eq!(channels(&device("dev-1"), filter), Ok(expected), "{filter}");
@@ -251,7 +265,7 @@ fn filters_that_reach_beyond_the_identity_are_foreign() {
         "$iothub/methods/POST//#",
         "$iothub/methods/POST/a#/#",
         "$iothub/streams/POST/#",
-        "$iothub/credentials/res/#",
+        "$iothub/credentials/POST/#",
         "$dps/registrations/res/#",
         "devices/#",
         "devices/+/#",

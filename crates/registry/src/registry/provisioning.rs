@@ -205,7 +205,7 @@ impl Registry {
         for identity in &write.identity {
             command.identity.push(convert::write(identity, secrets, fresh_etag)?);
         }
-        let answer = first(self.propose(Command::PutRegistration(command)).await?)?;
+        let answer = first(self.propose(Command::PutRegistration(Box::new(command))).await?)?;
         if let Some(rejection) = rejection(&answer)? {
             return Err(rejection.into());
         }

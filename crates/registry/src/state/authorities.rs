@@ -29,7 +29,7 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<En
     Some(outcome)
 }
 
-fn put(work: &mut Work<'_>, command: &PutCa) -> Result<EntryAnswer, Stop> {
+pub(super) fn put(work: &mut Work<'_>, command: &PutCa) -> Result<EntryAnswer, Stop> {
     let key = layout::ca(&command.name);
     let before = work.view.message::<CaRecord>(&key)?;
     match (&before, &command.if_match) {

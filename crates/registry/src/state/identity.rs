@@ -9,7 +9,7 @@ use holdfast_proto::registry::v1::{
 };
 
 use super::rejection::Rejection;
-use super::{Change, ChangeKind, Stop, Work, edge, layout};
+use super::{Change, ChangeKind, Stop, Work, edge, issuance, layout};
 
 /// The version of [`IdentityRecord`]s that this code writes.
 const RECORD_VERSION: u32 = 1;
@@ -186,6 +186,7 @@ fn delete(work: &mut Work<'_>, id: &IdentityId, before: &IdentityRecord) -> Resu
     }
     if id.module.is_none() {
         remove_modules(work, &id.device, |_| true)?;
+        issuance::forget_device(work, &id.device)?;
     }
     remove(work, id, before);
     Ok(EntryAnswer::default())
@@ -436,7 +437,7 @@ fn count(work: &mut Work<'_>, id: &IdentityId, record: &IdentityRecord, by: i64)
     }
 }
 
-fn changed(work: &mut Work<'_>, id: &IdentityId, record: &IdentityRecord, kind: ChangeKind) {
+pub(super) fn changed(work: &mut Work<'_>, id: &IdentityId, record: &IdentityRecord, kind: ChangeKind) {
     let generation = GenerationId(record.generation.to_string().into());
     work.changes.push(Change {
         id: id.clone(),

@@ -25,6 +25,8 @@ const GROUP_MEMBER: u8 = b'M';
 const REGISTRATION: u8 = b'R';
 const OPEN_REGISTRATION: u8 = b'O';
 const LINKED_HUB: u8 = b'L';
+const ISSUER: u8 = b'I';
+const DEVICE_CERTIFICATES: u8 = b'C';
 const CA: u8 = b'x';
 const DEVICE: u8 = b'd';
 const JOIN_TOKEN: u8 = b'j';
@@ -177,6 +179,21 @@ pub(crate) fn enrollment_groups() -> Range<Vec<u8>> {
 /// `RegistrationRecord`; ids are found in any case.
 pub(crate) fn registration(registration_id: &str) -> Vec<u8> {
     join(REGISTRATION, &[registration_id.to_ascii_lowercase().as_bytes()])
+}
+
+/// `IssuerRecord`; names are found in any case.
+pub(crate) fn issuer(name: &str) -> Vec<u8> {
+    join(ISSUER, &[name.to_ascii_lowercase().as_bytes()])
+}
+
+/// The keys of all issuing CAs, by name.
+pub(crate) fn issuers() -> Range<Vec<u8>> {
+    kind(ISSUER)
+}
+
+/// `DeviceCertificatesRecord`.
+pub(crate) fn device_certificates(device: &DeviceId) -> Vec<u8> {
+    join(DEVICE_CERTIFICATES, &[device.as_str().as_bytes()])
 }
 
 /// Marks a registration as one of a group; the value is empty.

@@ -14,7 +14,7 @@ use holdfast_proto::registry::v1::{
 };
 
 use super::rejection::Rejection;
-use super::{Stop, Work, identity, layout};
+use super::{Stop, Work, identity, issuance, layout};
 
 /// The version of the records that this code writes.
 const RECORD_VERSION: u32 = 1;
@@ -235,6 +235,12 @@ fn put_registration(work: &mut Work<'_>, command: &PutRegistration) -> Result<En
             work.return_to(mark);
             return Err(stop);
         }
+    }
+    if let Some(command) = &command.issue
+        && let Err(stop) = issuance::issue(work, command)
+    {
+        work.return_to(mark);
+        return Err(stop);
     }
     let record = RegistrationRecord {
         version: RECORD_VERSION,

@@ -9,6 +9,7 @@
 mod calls;
 mod diagnosis;
 mod hubs;
+mod issuing;
 mod query;
 mod read;
 mod route;

@@ -232,7 +232,9 @@ impl Connection<'_> {
                 }
                 self.twin_answered(request, asked, status, version, publish.payload);
             }
-            Some(HubTopic::Desired { .. }) | None => self.anomaly(&format!("with the topic {}", publish.topic)),
+            Some(HubTopic::Desired { .. } | HubTopic::CredentialsResponse { .. }) | None => {
+                self.anomaly(&format!("with the topic {}", publish.topic))
+            }
         }
         Ok(())
     }

@@ -69,7 +69,8 @@ fn operation(message: &Message<'_>, registration_id: &str) -> Result<Operation, 
     };
     let body = || RegisterBody::parse(&body(message), registration_id);
     match text(OPERATION_TYPE) {
-        Some("iotdps-register") => Ok(Operation::Register(body()?)),
+        // Certificates are issued over HTTPS and MQTT only (Spec provisioning §11.4).
+        Some("iotdps-register") => Ok(Operation::Register(body()?.at_version(None))),
         Some("iotdps-get-operationstatus") => Ok(Operation::Status(text(OPERATION_ID).unwrap_or_default().to_owned())),
         Some("iotdps-get-registration") => Ok(Operation::LookUp(body()?)),
         _ => {

@@ -75,7 +75,7 @@ impl Memory {
     }
 
     fn register(&mut self, command: PutRegistration) -> (u32, Vec<ChangeKind>) {
-        let effects = self.command(9, Command::PutRegistration(command));
+        let effects = self.command(9, Command::PutRegistration(Box::new(command)));
         let code = effects.answer.entries[0].error_code;
         assert_eq!(effects.writes.is_empty(), code != 0, "all or nothing");
         (code, effects.changes.into_iter().map(|change| change.kind).collect())
@@ -176,6 +176,7 @@ fn a_registration_is_stored_with_its_identity_or_not_at_all() {
         enrollment_id: "fleet".to_owned(),
         enrollment_etag: enrollment_etag.to_owned(),
         identity: vec![entry(Operation::Create, device, "", "i1", Some(content()))],
+        issue: None,
     };
     let conflict = ErrorCode::RegistrationConflict.number();
     assert_eq!(
@@ -223,6 +224,7 @@ fn an_individual_enrollment_that_appears_refuses_the_decision_of_a_group() {
         enrollment_id: id.to_owned(),
         enrollment_etag: "e1".to_owned(),
         identity: Vec::new(),
+        issue: None,
     };
     assert_eq!(
         hub.register(by(GROUP, "g", "g", None)).0,
@@ -269,6 +271,7 @@ fn an_open_registration_is_marked_until_nothing_is_left_to_do() {
             enrollment_id: "dev".to_owned(),
             enrollment_etag: "e1".to_owned(),
             identity: Vec::new(),
+            issue: None,
         }
     };
     let is_open = |hub: &Memory| View::new(hub).contains(&layout::open_registration("DEV")).unwrap();

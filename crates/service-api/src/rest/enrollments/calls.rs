@@ -7,13 +7,14 @@ use holdfast_net::http_api::Reply;
 use holdfast_provisioning::{Keys, attestation_document, enrollment_document, id_field, registration_state};
 use holdfast_registry::{
     Enrollment, EnrollmentContent, EnrollmentKind, EnrollmentOperation, EnrollmentWrite, IfMatch, Registration,
-    RegistryError,
+    Registry, RegistryError,
 };
 use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::etag;
 use super::super::json::{Fields, object};
+use super::issuing;
 use super::query::{self, Page};
 use super::read::{self, Written};
 use super::route::Call;
@@ -42,6 +43,7 @@ pub(super) async fn run(call: Call, request: EnrollmentRequest<'_>) -> Result<Re
         Call::PutHub(host) => hubs::put(&host, request).await,
         Call::GetHub(host) => hubs::get(&host, &request).await,
         Call::DeleteHub(host) => hubs::delete(&host, &request).await,
+        Call::Issuing(call) => issuing::run(call, request).await,
     }
 }
 
@@ -64,6 +66,7 @@ async fn put(kind: EnrollmentKind, id: &str, mut request: EnrollmentRequest<'_>)
     let if_match = etag::if_match(request.headers)?;
     let body = request.body.json().await?;
     let written = read::enrollment(kind, &object(&body)?)?;
+    issuance_exists(&written, request.shared.registry())?;
     if written.id.as_ref().is_some_and(|given| !given.eq_ignore_ascii_case(id)) {
         let text = format!("{} of the body is not that of the path", id_field(kind));
         return Err(ApiError::invalid(text));
@@ -98,6 +101,22 @@ fn check_webhook(content: &EnrollmentContent, request: &EnrollmentRequest<'_>) -
         }
         None => Ok(()),
     }
+}
+
+/// A name that does not exist would be noticed only when a device is refused.
+fn issuance_exists(written: &Written, registry: &Registry) -> Result<(), ApiError> {
+    let Some(reference) = &written.content.issuance else {
+        return Ok(());
+    };
+    let issuers = registry.issuers();
+    let issuer = issuers.get(&reference.issuer);
+    if issuer.is_some_and(|issuer| issuer.policy(&reference.policy).is_some()) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "the hub has no certificate policy '{}' of an issuing CA '{}'",
+        reference.policy, reference.issuer
+    )))
 }
 
 async fn get(kind: EnrollmentKind, id: &str, request: &EnrollmentRequest<'_>) -> Result<Reply, ApiError> {

@@ -14,21 +14,16 @@ use holdfast_model::{DeviceId, ErrorCode};
 use holdfast_provisioning::{id_field, read_initial_twin};
 use holdfast_registry::{
     AllocationPolicy, AttestationWrite, CertificateSource, CustomAllocation, EnrollmentContent, EnrollmentKind,
-    MAX_TPM_KEY_BYTES, ReprovisionPolicy, TpmEnrollmentKeys, TwinSeed, X509Attestation,
+    IssuanceForm, IssuanceReference, MAX_TPM_KEY_BYTES, ReprovisionPolicy, TpmEnrollmentKeys, TwinSeed,
+    X509Attestation,
 };
 use serde_json::Value;
 
 use super::super::error::ApiError;
 use super::super::json::Fields;
 
-/// Fields of later features: refused where they have a value.
-const UNSUPPORTED: [(&str, &str); 5] = [
-    ("credentialPolicyName", "certificates issued to devices"),
-    ("certificatePolicyName", "certificates issued to devices"),
-    ("certificateAuthorityName", "certificates issued to devices"),
-    ("namespaceName", "certificates issued to devices"),
-    ("clientCertificateIssuancePolicy", "certificates issued to devices"),
-];
+/// The policy that a name without one means.
+const DEFAULT_POLICY: &str = "default";
 
 /// An enrollment as it is written.
 pub(super) struct Written {
@@ -41,11 +36,6 @@ pub(super) struct Written {
 
 /// Reads a document.
 pub(super) fn enrollment(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<Written, ApiError> {
-    for (name, feature) in UNSUPPORTED {
-        if fields.get(name).is_some_and(|value| !value.is_null()) {
-            return Err(unsupported(feature));
-        }
-    }
     let attestation = fields
         .object("attestation")?
         .ok_or_else(|| ApiError::new(ErrorCode::ArgumentNull, "attestation is missing"))?;
@@ -55,11 +45,6 @@ pub(super) fn enrollment(kind: EnrollmentKind, fields: &Fields<'_>) -> Result<Wr
         attestation: self::attestation(kind, &attestation)?,
         content: content(fields)?,
     })
-}
-
-fn unsupported(feature: &str) -> ApiError {
-    let text = format!("this version of the hub does not have the feature: {feature}");
-    ApiError::new(ErrorCode::FeatureNotSupported, text)
 }
 
 fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
@@ -113,7 +98,47 @@ fn content(fields: &Fields<'_>) -> Result<EnrollmentContent, ApiError> {
         initial_twin: initial_twin(fields)?,
         device_information: fields.object_text("optionalDeviceInformation")?,
         reprovision,
+        issuance: issuance(fields)?,
     })
+}
+
+/// The policy by which devices get certificates, in one of three forms (Spec provisioning §11.4).
+fn issuance(fields: &Fields<'_>) -> Result<Option<IssuanceReference>, ApiError> {
+    let text = |name| Ok::<_, ApiError>(fields.text(name)?.filter(|text| !text.is_empty()));
+    let (namespace, ca, policy) = (
+        text("namespaceName")?,
+        text("certificateAuthorityName")?,
+        text("certificatePolicyName")?,
+    );
+    let names = match (ca, policy) {
+        (Some(ca), Some(policy)) => Some((ca, policy, IssuanceForm::Names)),
+        (None, None) if namespace.is_none() => None,
+        _ => {
+            let text = "certificateAuthorityName and certificatePolicyName belong together";
+            return Err(ApiError::invalid(text));
+        }
+    };
+    // A name of one part is that of the CA, whose policy is "default".
+    let credential = text("credentialPolicyName")?.map(|name| {
+        let (ca, policy) = name.split_once('/').unwrap_or((name, DEFAULT_POLICY));
+        (ca, policy, IssuanceForm::CredentialPolicy)
+    });
+    let client = match fields.object("clientCertificateIssuancePolicy")? {
+        None => None,
+        Some(policy) => policy.text("certificateAuthorityName")?,
+    };
+    let client = client.map(|ca| (ca, DEFAULT_POLICY, IssuanceForm::ClientCertificate));
+    let mut given = [names, credential, client].into_iter().flatten();
+    let found = given.next().map(|(issuer, policy, form)| IssuanceReference {
+        issuer: issuer.to_owned(),
+        policy: policy.to_owned(),
+        namespace: namespace.unwrap_or_default().to_owned(),
+        form,
+    });
+    match given.next() {
+        Some(_) => Err(ApiError::invalid("the policy for certificates is given in two forms")),
+        None => Ok(found),
+    }
 }
 
 fn initial_twin(fields: &Fields<'_>) -> Result<TwinSeed, ApiError> {

@@ -3,11 +3,16 @@
 use holdfast_registry::EnrollmentKind;
 use http::Method;
 
+use super::issuing::IssuingCall;
+
 const ENROLLMENTS: &str = "enrollments";
 const GROUPS: &str = "enrollmentGroups";
 const REGISTRATIONS: &str = "registrations";
 /// Of our own.
 const LINKED_HUBS: &str = "linkedHubs";
+const ISSUING_CAS: &str = "certificateAuthorities";
+const POLICIES: &str = "certificatePolicies";
+const ISSUED: &str = "issuedCertificates";
 
 /// A call. Ids are decoded, not yet checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,7 @@ pub(super) enum Call {
     PutHub(String),
     GetHub(String),
     DeleteHub(String),
+    Issuing(IssuingCall),
 }
 
 /// The meaning of a method and a path.
@@ -43,7 +49,7 @@ pub(super) enum Resolved {
 #[must_use]
 pub fn is_enrollment_path(path: &str) -> bool {
     let first = path.split('/').nth(1).unwrap_or_default();
-    [ENROLLMENTS, GROUPS, REGISTRATIONS, LINKED_HUBS]
+    [ENROLLMENTS, GROUPS, REGISTRATIONS, LINKED_HUBS, ISSUING_CAS, ISSUED]
         .iter()
         .any(|word| word.eq_ignore_ascii_case(first))
 }
@@ -59,6 +65,12 @@ pub(super) fn resolve(method: &Method, segments: &[String]) -> Resolved {
     }
     if first.eq_ignore_ascii_case(LINKED_HUBS) {
         return linked_hubs(method, rest);
+    }
+    if first.eq_ignore_ascii_case(ISSUING_CAS) {
+        return issuing_cas(method, rest);
+    }
+    if first.eq_ignore_ascii_case(ISSUED) {
+        return issued(method, rest);
     }
     let kind = match first {
         first if first.eq_ignore_ascii_case(ENROLLMENTS) => EnrollmentKind::Individual,
@@ -112,6 +124,41 @@ fn registrations(method: &Method, rest: &[&str]) -> Resolved {
     }
 }
 
+fn issuing_cas(method: &Method, rest: &[&str]) -> Resolved {
+    let call = |call| Resolved::Call(Call::Issuing(call));
+    let is_policies = |word: &str| word.eq_ignore_ascii_case(POLICIES);
+    match (method.as_str(), rest) {
+        ("GET", []) => call(IssuingCall::ListCas),
+        (_, []) => Resolved::Method("GET"),
+        ("GET", [ca]) => call(IssuingCall::GetCa((*ca).to_owned())),
+        ("PUT", [ca]) => call(IssuingCall::PutCa((*ca).to_owned())),
+        ("DELETE", [ca]) => call(IssuingCall::DeleteCa((*ca).to_owned())),
+        (_, [_]) => Resolved::Method("GET, PUT, DELETE"),
+        ("POST", [ca, word]) if word.eq_ignore_ascii_case("issue") => call(IssuingCall::Issue((*ca).to_owned())),
+        (_, [_, word]) if word.eq_ignore_ascii_case("issue") => Resolved::Method("POST"),
+        ("PUT", [ca, word, name]) if is_policies(word) => {
+            call(IssuingCall::PutPolicy((*ca).to_owned(), (*name).to_owned()))
+        }
+        ("DELETE", [ca, word, name]) if is_policies(word) => {
+            call(IssuingCall::DeletePolicy((*ca).to_owned(), (*name).to_owned()))
+        }
+        (_, [_, word, _]) if is_policies(word) => Resolved::Method("PUT, DELETE"),
+        _ => Resolved::Nothing,
+    }
+}
+
+fn issued(method: &Method, rest: &[&str]) -> Resolved {
+    let call = |call| Resolved::Call(Call::Issuing(call));
+    match (method.as_str(), rest) {
+        ("GET", [device]) => call(IssuingCall::List((*device).to_owned())),
+        ("DELETE", [device]) => call(IssuingCall::RevokeAll((*device).to_owned())),
+        (_, [_]) => Resolved::Method("GET, DELETE"),
+        ("DELETE", [device, serial]) => call(IssuingCall::Revoke((*device).to_owned(), (*serial).to_owned())),
+        (_, [_, _]) => Resolved::Method("DELETE"),
+        _ => Resolved::Nothing,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +187,16 @@ mod tests {
             ("GET", "linkedhubs", Call::ListHubs),
             ("PUT", "linkedHubs/h", Call::PutHub("h".into())),
             ("POST", "registrations/g/query", Call::QueryRegistrations("g".into())),
+            (
+                "POST",
+                "certificateauthorities/ca/issue",
+                Call::Issuing(IssuingCall::Issue("ca".into())),
+            ),
+            (
+                "DELETE",
+                "issuedCertificates/d/0A",
+                Call::Issuing(IssuingCall::Revoke("d".into(), "0A".into())),
+            ),
         ] {
             assert_eq!(at(method, path), Resolved::Call(call), "{method} {path}");
         }
