@@ -112,12 +112,15 @@ fn a_webhook_chooses_and_the_device_is_answered_before_it() {
     });
 }
 
+/// Registration id, reaction of the webhook, its calls, and the status and text that the record keeps.
+type Case = (&'static str, fn() -> Reaction, usize, Option<u16>, &'static str);
+
 #[test]
 fn a_webhook_that_fails_fails_the_registration_at_once() {
     simulate(async {
         let factory = Factory::start().await;
         factory.allocate_by_webhook().await;
-        let cases: [(&str, fn() -> Reaction, usize, Option<u16>, &str); 5] = [
+        let cases: [Case; 5] = [
             (
                 "A",
                 || Reaction::Answer(404, "no such function".to_owned()),
