@@ -378,7 +378,7 @@ def test_the_service_api_has_policies_of_its_own(hub, service):
     refused(service.call("GET", "enrollments/x", token=token), 401, 401002)
     refused(service.call("GET", "enrollments/x", version="2030-01-01"), 400, 400001)
     tpm = {"type": "tpm", "tpm": {"endorsementKey": "AToAAQALAAMAsgAg"}}
-    refused(service.call("PUT", "enrollments/x", {"registrationId": "x", "attestation": tpm}), 404, 404013)
+    refused(service.call("PUT", "enrollments/x", {"registrationId": "x", "attestation": tpm}), 400, 400004)
 
 
 def test_what_is_registered_survives_kill_9(own_hub):
