@@ -14,7 +14,17 @@ const { endpoint, idScope, service: login } = connection.provisioning;
 const service = ProvisioningServiceClient.fromConnectionString(login);
 const skip = hasSoftwareTpm() ? false : 'swtpm is not installed';
 
-const register = (security, Transport) => ProvisioningDeviceClient.create(endpoint, idScope, new Transport(), security).register();
+async function register(security, Transport) {
+  const transport = new Transport();
+  try {
+    return await ProvisioningDeviceClient.create(endpoint, idScope, transport, security).register();
+  } finally {
+    // After a refusal, the SDK leaves its connection to the hub, and throws when the hub closes it.
+    await new Promise((resolve) => {
+      transport.disconnect(resolve);
+    });
+  }
+}
 
 const called = (security, method, ...values) =>
   new Promise((resolve, reject) => {

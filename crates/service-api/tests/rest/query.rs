@@ -16,7 +16,7 @@ async fn put(hub: &Hub, path: &str, body: Value) {
 
 /// Ten devices, `d-0` to `d-9`; the odd ones are disabled; `d-3` has two modules, `gw` is an edge device.
 async fn fleet() -> Hub {
-    fleet_with(DeviceHubConfig::default()).await
+    Box::pin(fleet_with(DeviceHubConfig::default())).await
 }
 
 async fn fleet_with(config: DeviceHubConfig) -> Hub {
