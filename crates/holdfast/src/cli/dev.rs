@@ -116,6 +116,8 @@ fn defaults(args: &Dev, data_dir: &Path, address: Option<IpAddr>, notes: &mut Ve
     config.provisioning.enabled = true;
     config.blob.enabled = true;
     config.upload.storage = UploadStorageKind::Embedded;
+    // The disk is the developer's, not the hub's: a share of it may be more than its owner ever leaves free.
+    config.storage.min_free_percent = 0;
     let own = address.or_else(|| args.own_address());
     // Keys cross plain connections in clear: they never leave the machine, whatever --bind says.
     let plain = own.map_or_else(|| loopbacks(args), |own| vec![own]);
@@ -304,6 +306,15 @@ mod tests {
             "{all:?}"
         );
         assert_eq!(config.listen.mqtts[0].port(), 28_883);
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_by_share_alone_takes_writes() {
+        let storage = listen(&[]).storage;
+        assert_eq!(
+            (storage.min_free, storage.min_free_percent),
+            (holdfast_model::ByteSize::gib(1), 0)
+        );
     }
 
     #[test]

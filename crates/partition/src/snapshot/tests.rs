@@ -44,13 +44,7 @@ fn config() -> PartitionConfig {
 
 fn host(disk: Arc<dyn Disk>) -> GroupHost {
     let on_fatal: OnFatal = Arc::new(|_| {});
-    // The simulated disk has space; the machine that runs the tests may have little.
-    let space = StorageConfig {
-        min_free: ByteSize::gib(1),
-        min_free_percent: 1,
-        ..StorageConfig::default()
-    };
-    holdfast_testkit::on_threads(NodeId(1), disk, on_fatal, &space)
+    holdfast_testkit::on_threads(NodeId(1), disk, on_fatal, &StorageConfig::default())
 }
 
 fn open_rocks(dir: &Path) -> Arc<dyn Disk> {
@@ -443,8 +437,8 @@ async fn a_snapshot_that_there_is_no_room_for_is_refused_at_its_head() {
     let chunks = pull(&mut source);
     let to = SimDisk::new();
     let space = |free| DiskSpace { free, total: 1 << 40 };
-    // The floor is 1 %.
-    to.set_space(space((1 << 40) / 100 + 10_000));
+    // The floor is 1 GiB.
+    to.set_space(space((1 << 30) + 10_000));
     let refused = import(Arc::new(to.clone()), &source, &chunks).unwrap_err();
     assert!(
         matches!(&refused, StorageError::NoSpace(failure) if failure.to_string().contains("min_free")),
