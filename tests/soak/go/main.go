@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azeventhubs/checkpoints"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
@@ -39,7 +40,9 @@ func main() {
 
 // checkpointStore makes the container: both processors of this program use it.
 func checkpointStore(connection, name string) (azeventhubs.CheckpointStore, error) {
-	blobs, err := container.NewClientFromConnectionString(connection, name, nil)
+	// `Processor.Run` ends at the first call of the store that fails. The retries outlast the restart of the node that serves the blobs.
+	options := container.ClientOptions{ClientOptions: policy.ClientOptions{Retry: policy.RetryOptions{MaxRetries: 20, MaxRetryDelay: 2 * time.Second}}}
+	blobs, err := container.NewClientFromConnectionString(connection, name, &options)
 	if err != nil {
 		return nil, err
 	}
