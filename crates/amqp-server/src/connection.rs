@@ -131,18 +131,17 @@ impl ServedConnection {
         }
     }
 
-    /// Hands the output to the transport. Whether there was any.
+    /// Hands the output to the transport. Whether it may have stopped a handler that had more to send.
     fn write(&self, state: &mut State) -> bool {
         let links = &mut state.dispatch.links;
         let length = links.engine.output().len();
-        if length == 0 {
-            links.engine.release();
-            return false;
+        if length > 0 {
+            self.transport.write(links.engine.output());
+            links.engine.advance_output(length, links.now);
+            links.server.metrics().written.increment(length as u64);
         }
-        self.transport.write(links.engine.output());
-        links.engine.advance_output(length, links.now);
-        links.server.metrics().written.increment(length as u64);
-        true
+        links.engine.release();
+        length >= links.output_bytes()
     }
 }
 
@@ -282,13 +281,12 @@ impl Protocol for ServedConnection {
             self.transport.reset(End::Injected);
             return Poll::Ready(());
         }
-        let has_written = self.write(state);
+        let may_have_more = self.write(state);
         if state.dispatch.links.engine.is_closed() && !self.transport.needs_flush() {
             self.transport.end(End::Closed);
             return Poll::Ready(());
         }
-        if has_written && !self.transport.needs_flush() {
-            // The handlers may have more.
+        if may_have_more && !self.transport.needs_flush() {
             cx.waker().wake_by_ref();
         }
         self.watch_deadlines(state);

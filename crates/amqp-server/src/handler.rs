@@ -100,7 +100,8 @@ pub trait LinkHandler {
     fn drain(&mut self, link: LinkId, drain: bool) -> bool;
 
     /// Continues what waits, and sends as far as credit, window and [`Links::output_bytes`] allow; wakes `cx` when there
-    /// is more.
+    /// is more. It is called again after a read, and after an output of [`Links::output_bytes`] has been written: only what else
+    /// ends a wait needs the waker.
     fn poll(&mut self, links: &mut Links, cx: &mut Context<'_>);
 
     /// Detaches links that no token covers any more.
