@@ -32,7 +32,7 @@ def finish(process, what, report=None):
     """Waits for a started swarm."""
     out, err = process.communicate()
     if process.returncode:
-        raise Trouble(f"swarm {what} failed: {err.strip()[-600:]} {out.strip()[-300:]}")
+        raise Trouble(f"swarm {what} failed: {err.strip()[:600]} {out.strip()[-300:]}")
     return json.loads(Path(report).read_text()) if report else out
 
 
