@@ -125,7 +125,7 @@ fn message(bytes: &mut Bytes<'_>) -> Vec<u8> {
 }
 
 /// What the hub has sent on a connection, as far as it has come.
-async fn look(device: &mut Device, received: &mut Vec<(LinkId, u32)>) {
+async fn observe(device: &mut Device, received: &mut Vec<(LinkId, u32)>) {
     let mut events = 0;
     let waited = device.maybe(|engine, event| {
         match event {
@@ -256,12 +256,12 @@ async fn run(bench: &Bench, amqp: &Amqp, input: &[u8]) {
                     millis => Duration::from_millis(millis.into()),
                 };
                 tokio::time::sleep(wait).await;
-                look(&mut device, &mut received).await;
+                observe(&mut device, &mut received).await;
             }
         }
         device.flush().await;
     }
-    look(&mut device, &mut received).await;
+    observe(&mut device, &mut received).await;
 }
 
 /// Inputs one after the other, on hubs of this thread.
@@ -272,7 +272,7 @@ fn serve(inputs: &Receiver<Vec<u8>>, done: &Sender<()>) {
             bench.cluster.create("dev-2").await;
             let amqp = Amqp::serve(&bench);
             for number in 0..INPUTS_OF_A_HUB {
-                // Blocks the only thread: the clock stands still between two inputs.
+                // Blocks the only thread: the clock is frozen between two inputs.
                 let Ok(input) = inputs.recv() else { return true };
                 run(&bench, &amqp, &input).await;
                 if number % CHECK_EVERY == 0 {
