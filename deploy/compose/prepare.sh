@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes certificates, the sealing key, join tokens and a configuration for each node of compose.yaml, in files/.
-# Run it once; what is there stays.
+# Makes certificates, the sealing key, join tokens and a configuration for each node of compose.yaml, in files/: prepare.sh [HOST]
+# Run it once; what is there stays. As root with GROUP=10001, the files are readable by that group, which the user of the image of
+# deploy/image is in; compose.yaml runs the nodes as root, which needs none.
 set -euo pipefail
 cd "$(dirname "$0")"
 host=${1:-localhost}
@@ -35,7 +36,7 @@ for i in 1 2 3; do
   join=$(for j in 1 2 3; do [ "$j" = "$i" ] || printf '"node-%s:9700", ' "$j"; done)
   if [ "$i" = 1 ]; then
     cp join-tokens "$node/join-tokens"
-    first=$'bootstrap = true\ninitial_tokens_file = "/etc/holdfast/join-tokens"'
+    first=$'bootstrap = true\nbootstrap_with_all = true\ninitial_tokens_file = "/etc/holdfast/join-tokens"'
   else
     sed -n "$((i - 1))p" join-tokens > "$node/join-token"
     first='join_token_file = "/etc/holdfast/join-token"'
@@ -70,4 +71,8 @@ listen = "0.0.0.0:9600"
 drain_timeout = "60s"
 TOML
 done
+if [ -n "${GROUP:-}" ]; then
+  chgrp -R "$GROUP" node-*
+  chmod -R g+rX node-*
+fi
 echo "files/ is ready; devices trust deploy/compose/files/ca.pem"

@@ -449,6 +449,21 @@ def scenario(cluster):
 
     say("devices during all that: " + fleet.check())
 
+    # An autoscaler takes a gateway away: it leaves, and joins anew when it comes back.
+    cluster.pods[gateways[1]].stop()
+    wait_for("the gateway has left", lambda: set(cluster.members()) == {*core[:3], gateways[0]} and cluster.healthy())
+    cluster.start_set(f"{NAME}-gateway", first=1)
+    seconds = wait_for("the gateway is ready again", ready(gateways[1]), 120)
+    say(f"a gateway is scaled in and leaves; scaled out, it is ready after {seconds:.1f} s")
+    # One is killed, and its volume is lost.
+    cluster.pods[gateways[1]].kill()
+    shutil.rmtree(cluster.folder / "claims" / f"data-{gateways[1]}")
+    wait_for("the others notice", lambda: not cluster.members()[gateways[1]]["up"])
+    cluster.start_set(f"{NAME}-gateway", first=1)
+    seconds = wait_for("the gateway is ready with a new disk", ready(gateways[1]), 120)
+    wait_for("healthy with the gateway", cluster.healthy)
+    say(f"a gateway with a lost disk has joined again under its name after {seconds:.1f} s")
+
     # The machine of pod 0 and its disk are gone. Without founding it must join, not create another hub.
     cluster.pods[core[0]].kill()
     shutil.rmtree(cluster.folder / "claims" / f"data-{core[0]}")

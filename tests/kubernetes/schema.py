@@ -16,11 +16,12 @@ SCHEMA = ROOT / "helm/holdfast/values.schema.json"
 
 # Set by the chart from other values, or by the kubelet.
 OWN = {
-    "hub": {"host", "aliases", "data_dir", "connection_file", "partitions"},
+    "hub": {"host", "aliases", "data_dir", "connection_file", "initial_policies_file", "partitions"},
     "listen": None,
     "tls": {"certificate_file", "key_file", "rsa_certificate_file", "rsa_key_file", "ca_file"},
     "secrets": None,
-    "cluster": {"node_name", "listen", "advertise", "zone", "role", "certificate_file", "key_file", "ca_file", "bootstrap", "join",
+    "cluster": {"node_name", "listen", "advertise", "zone", "role", "certificate_file", "key_file", "ca_file", "bootstrap", "bootstrap_with_all",
+                "leave_on_stop", "join",
                 "join_token_file", "initial_tokens_file", "replication_factor"},
     "ops": None,
 }

@@ -15,7 +15,11 @@ cat >"$work/bin/holdfast" <<'H'
 #!/bin/sh
 echo "$*" >>"$CALLS"
 [ "${HUB_ANSWERS:-}" = yes ] || exit 4
-echo 0123abcd
+case "$1 $2" in
+  "node list") printf 'NAME  STATE\n%s  active\n' "${LISTED:-hub-0}" ;;
+  "node remove") ;;
+  *) echo 0123abcd ;;
+esac
 H
 chmod +x "$work/bin/holdfast"
 # prepare NAME=VALUE…: runs it in a fresh pod, output in $work/said
@@ -36,6 +40,11 @@ prepare NODE=hub-0 ROLE=core FOUNDING=hub-0 OTHERS=true || fail "pod 0 of a new 
 [ ! -s "$work/calls" ] || fail "without a credential no call is made"
 [ "$(stat -c %a "$work/run/initial-tokens")" = 600 ] || fail "tokens are private"
 
+printf '3333\n' >"$work/tokens/hub-gateway-0"
+prepare NODE=hub-0 ROLE=core FOUNDING=hub-0 OTHERS=true GATEWAYS=hub-gateway- || fail "tokens of gateways: $(cat "$work/said")"
+[ "$(cat "$work/run/initial-tokens")" = "$(printf '1111\n2222\n3333 gateway')" ] || fail "a gateway's token names its role"
+rm "$work/tokens/hub-gateway-0"
+
 prepare NODE=hub-1 ROLE=core FOUNDING=hub-0 OTHERS=true || fail "pod 1"
 [ "$(cat "$work/run/join-token")" = 1111 ] || fail "pod 1 gets its token"
 [ ! -e "$work/run/initial-tokens" ] || fail "pod 1 gets its own token alone"
@@ -46,6 +55,11 @@ grep -q 'admin.existingSecret' "$work/said" || fail "it names the remedy: $(cat 
 prepare NODE=hub-gateway-0 ROLE=gateway HOLDFAST_LOGIN=x HUB_ANSWERS=yes || fail "a gateway"
 [ "$(cat "$work/run/join-token")" = 0123abcd ] || fail "a gateway's token is made for it"
 grep -q -- 'node token --role gateway --valid' "$work/calls" || fail "its role is in the token: $(cat "$work/calls")"
+
+if grep -q 'node remove' "$work/calls"; then fail "nothing of its name is there to be removed"; fi
+prepare NODE=hub-gateway-0 ROLE=gateway HOLDFAST_LOGIN=x HUB_ANSWERS=yes LISTED=hub-gateway-0 || fail "a gateway that has lost its volume"
+grep -q 'node remove hub-gateway-0 --dead' "$work/calls" || fail "its former self is forgotten: $(cat "$work/calls")"
+[ "$(cat "$work/run/join-token")" = 0123abcd ] || fail "and it joins anew"
 
 printf 'HostName=h\n' >"$work/login"
 prepare NODE=hub-gateway-1 ROLE=gateway HUB_ANSWERS=yes || fail "a credential in a Secret"

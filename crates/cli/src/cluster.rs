@@ -121,7 +121,7 @@ fn glance(status: &Value) -> String {
             ("LEARNERS", "/learners"),
             ("LAST ENTRY", "/last"),
             ("MOST BEHIND", "/lag"),
-            ("UNDER WAY", "/underWay"),
+            ("CHANGE IN PROGRESS", "/underWay"),
         ],
     ));
     out

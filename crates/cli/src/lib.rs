@@ -10,6 +10,7 @@ mod c2d;
 mod ca;
 pub mod cluster;
 mod consumer_group;
+mod debug;
 mod device;
 mod doctor;
 mod events;
@@ -94,6 +95,11 @@ pub enum Command {
         #[command(subcommand)]
         command: node::Command,
     },
+    /// Collect what a stranger needs to know about a hub that misbehaves
+    Debug {
+        #[command(subcommand)]
+        command: debug::Command,
+    },
     Doctor(Box<doctor::Doctor>),
     Query(query::Query),
     Trace(trace::Trace),
@@ -121,6 +127,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Apply(args) => as_code::apply(&args),
         Command::Cluster { command } => cluster::run(&command),
         Command::Node { command } => node::run(&command),
+        Command::Debug { command } => debug::run(&command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Trace(args) => trace::run(&args),

@@ -12,7 +12,10 @@
 
 mod actions;
 mod admin;
+mod catch_up;
+mod clock_offset;
 mod config;
+mod debug;
 mod error;
 mod leader_tasks;
 mod membership;
@@ -28,13 +31,13 @@ mod transfer_leadership;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Dispatch, Service, Transport};
 use holdfast_consensus::{Group, GroupId};
-use holdfast_model::{NodeId, PartitionId};
+use holdfast_model::{NodeId, PartitionId, UnixMillis};
 use holdfast_partition::Partition;
 use holdfast_registry::{NodeInfo, NodeState, Registry};
 use holdfast_tasks::Stop;
@@ -47,6 +50,7 @@ use crate::route::Partitions;
 
 pub use admin::NewFactor;
 pub use config::ControlConfig;
+pub use debug::{DebugFile, DebugSource, MAX_REPORT_BYTES};
 pub use error::{ControlError, ControlStartError};
 pub use metrics::METRICS;
 pub use peer_directory::PeerDirectory;
@@ -84,6 +88,8 @@ pub struct NodeFacts {
     pub read_only: bool,
     /// Device sessions on this node. A draining node is drained only when it has none.
     pub sessions: u64,
+    /// Its clock.
+    pub now: UnixMillis,
 }
 
 /// Runs replicas. Implemented by the composition root, which knows runtimes, disk and configuration.
@@ -167,6 +173,10 @@ struct Inner {
     declined_leadership: Mutex<BTreeMap<(GroupId, NodeId), Instant>>,
     /// Permits for transfers of leadership.
     transfers: Arc<Semaphore>,
+    /// The replica that lacks entries since this node's start; `None` once none does.
+    catching_up: Mutex<Option<String>>,
+    debug_source: OnceLock<DebugSource>,
+    wake_catch_up: Notify,
 }
 
 impl Control {
@@ -196,12 +206,19 @@ impl Control {
             on_disk: Mutex::default(),
             declined_leadership: Mutex::default(),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            catching_up: Mutex::new(Some(
+                "its replicas have not been compared with their leaders' yet".to_owned(),
+            )),
+            wake_catch_up: Notify::new(),
+            debug_source: OnceLock::new(),
         }));
         parts
             .dispatch
             .enter(Service::Control, Arc::new(Server(control.clone())));
         let run = run::Run::start(control.clone(), parts.bootstrap).await?;
         holdfast_tasks::spawn_critical("control", run.run());
+        holdfast_tasks::spawn_critical("control-catch-up", catch_up::run(control.clone()));
+        holdfast_tasks::spawn_critical("control-clock-offset", clock_offset::run(control.clone()));
         Ok(control)
     }
 
@@ -215,6 +232,13 @@ impl Control {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<Option<NodeState>> {
         self.0.state.subscribe()
+    }
+
+    /// Which of this node's replicas has not caught up with its leader since the node started, in words; `None` from the moment on
+    /// when all have.
+    #[must_use]
+    pub fn catching_up(&self) -> Option<String> {
+        self.0.catching_up.lock().clone()
     }
 
     /// The number of groups that this node leads.

@@ -38,12 +38,12 @@ pub use config::{PeerIdentity, PeersConfig};
 pub use error::PeerError;
 pub use metrics::METRICS;
 pub use protocol::names::{PEER_DNS_NAME, node_dns_name};
-pub use status::PeerStatus;
+pub use status::{PeerStatus, Standing};
 pub use transport::tls::{PeerTls, PeerTlsError, PeerTlsFiles};
 
 use inbound::listener;
 use outbound::{anonymous_call, connector, streaming};
-use peer_table::{AnonymousCall, MAX_ANONYMOUS_CALLS, PeerTable};
+use peer_table::{AnonymousCall, ByAddress, MAX_ANONYMOUS_CALLS, PeerTable};
 
 /// This node's connections to the others. Clones share them; usable from every thread of a tokio runtime.
 #[derive(Clone)]
@@ -134,11 +134,11 @@ impl Peers {
     #[must_use]
     pub fn call_address(&self, address: &str, call: Call) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let queued = self.table.anonymous_calls.try_send(AnonymousCall {
+        let queued = self.table.anonymous_calls.try_send(ByAddress::Call(AnonymousCall {
             address: address.to_owned(),
             call,
             answer,
-        });
+        }));
         Box::pin(async move {
             if queued.is_err() {
                 return Err(CallError::NotSent(
@@ -149,6 +149,21 @@ impl Peers {
                 .await
                 .unwrap_or_else(|_| Err(CallError::Unknown("this node is stopping".into())))
         })
+    }
+
+    /// Whether the node that answers at `address` is a member of a cluster, for a node that may create one.
+    pub async fn probe(&self, address: &str) -> Standing {
+        let (answer, answered) = oneshot::channel();
+        let queued = self.table.anonymous_calls.try_send(ByAddress::Probe {
+            address: address.to_owned(),
+            answer,
+        });
+        if queued.is_err() {
+            return Standing::Silent("too many calls to addresses are queued, or this node is stopping".into());
+        }
+        answered
+            .await
+            .unwrap_or_else(|_| Standing::Silent("this node is stopping".into()))
     }
 
     /// The state of all known nodes; updated when connections change, and about once a second.

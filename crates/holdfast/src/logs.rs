@@ -8,8 +8,10 @@
 
 mod expected;
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+use holdfast_tasks::sync::Mutex;
 
 use crate::config::{Config, LogFormat};
 use crate::metrics_catalogue;
@@ -31,11 +35,50 @@ const AUDIT_QUEUE: usize = 4096;
 /// The least time between two writes of the audit file. A line that comes after a pause is written at once; in a storm of connects one
 /// write, and one waking of the thread, serves all lines of such a time: 8 % of what a connect costs otherwise.
 const AUDIT_WRITE_INTERVAL: Duration = Duration::from_millis(5);
+/// Bytes of the log's last lines that are kept for a debug bundle.
+const MAX_RECENT_BYTES: usize = 256 * 1024;
 /// Bytes of lines that are written at once.
 const AUDIT_WRITE_BYTES: usize = 64 * 1024;
 
+/// The last lines of the log, for a debug bundle. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Recent(Arc<Mutex<VecDeque<u8>>>);
+
+impl Recent {
+    /// The lines, as they were written; the first one may be a part.
+    pub(crate) fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.lock().iter().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn add(&self, line: &[u8]) {
+        let line = &line[line.len().saturating_sub(MAX_RECENT_BYTES)..];
+        let mut bytes = self.0.lock();
+        let excess = (bytes.len() + line.len()).saturating_sub(MAX_RECENT_BYTES);
+        bytes.drain(..excess);
+        bytes.extend(line);
+    }
+}
+
+/// Standard error, and the last lines of it.
+struct WithRecent(Recent);
+
+impl Write for WithRecent {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.add(line);
+        io::stderr().write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Keeps the audit thread alive; dropping it writes the queued lines.
 pub(crate) struct Logs {
+    /// The last lines of the log.
+    pub(crate) recent: Recent,
     writer: Option<std::thread::JoinHandle<()>>,
     lines: SyncSender<Entry>,
 }
@@ -78,11 +121,15 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .with_level(false)
         .with_writer(AuditWriter(lines.clone()))
         .with_filter(filter_fn(|metadata| metadata.target() == AUDIT_TARGET));
+    let recent = Recent::default();
     let filter = EnvFilter::try_new(with_quiet_libraries(&config.log.level))?;
     let shows_libraries = names_libraries(&config.log.level);
     let others = filter_fn(|metadata| metadata.target() != AUDIT_TARGET);
     let base = fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer({
+            let recent = recent.clone();
+            move || WithRecent(recent.clone())
+        })
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
     let log = match config.log.format {
         LogFormat::Json => base
@@ -103,6 +150,7 @@ pub(crate) fn start(config: &Config) -> Result<Logs> {
         .try_init()
         .map_err(|_| anyhow!("logs have been started before"))?;
     Ok(Logs {
+        recent,
         writer: Some(writer),
         lines,
     })
@@ -264,6 +312,18 @@ fn open_append(path: &Path) -> io::Result<std::fs::File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_up_to_a_limit() {
+        let recent = Recent::default();
+        for number in 0..20_000 {
+            recent.add(format!("line {number} of many\n").as_bytes());
+        }
+        let text = recent.text();
+        assert!(text.len() <= MAX_RECENT_BYTES && text.ends_with("line 19999 of many\n"));
+        recent.add(&[b'x'; 2 * MAX_RECENT_BYTES]);
+        assert_eq!(recent.text().len(), MAX_RECENT_BYTES);
+    }
 
     #[test]
     fn the_audit_file_is_rotated_by_size_and_only_so_many_are_kept() {

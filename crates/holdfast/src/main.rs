@@ -8,6 +8,7 @@ mod certs;
 mod cli;
 mod config;
 mod connection;
+mod debug_report;
 mod logs;
 mod metrics_catalogue;
 mod node;

@@ -16,6 +16,8 @@ holdfast_model::metrics! {
     gauge cpu_seconds() = "holdfast_process_cpu_seconds";
     /// Open files, connections included.
     gauge open_files() = "holdfast_process_open_files";
+    /// The most files that the process may have open: the limit that the system gives it.
+    gauge max_open_files() = "holdfast_process_max_open_files";
     /// Audit lines that did not reach the file.
     counter audit_lost() = "holdfast_audit_lost_total";
     /// Times that changed server certificate files were loaded.

@@ -10,6 +10,7 @@ mod certificate_ends;
 mod certificates;
 mod cluster_join;
 pub(crate) mod crl_fetch;
+mod initial_policies;
 mod listeners;
 mod outbound;
 pub(crate) mod sealing_key;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_auth::{HubNames, Policy};
-use holdfast_cluster::control::ClusterBootstrap;
+use holdfast_cluster::control::{ClusterBootstrap, DebugSource};
 use holdfast_device_hub::DeviceHubConfig;
 use holdfast_model::Clock;
 use holdfast_model::limits::{MAX_RETENTION, MIN_RETENTION};
@@ -60,6 +61,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Back-off before a registry without a leader is asked again to create the provisioning service.
 const PROVISIONING_RETRY: Duration = Duration::from_millis(200);
 
+/// How long the registry may take to remove a gateway that leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long other nodes may take to take over the leaderships of a node that stops.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,6 +77,9 @@ pub(crate) struct Node {
     store: Store,
     provisioning: Option<Arc<Provisioning>>,
     uploads: Uploads,
+    data: DataDir,
+    /// `cluster.leave_on_stop`.
+    leaves: bool,
 }
 
 impl Node {
@@ -131,6 +138,7 @@ impl Node {
             );
         }
         if matches!(entry, Entry::Founder) {
+            initial_policies::enter(config.hub.initial_policies_file.as_deref(), &node.registry).await?;
             cluster_join::enter_initial_tokens(&config.cluster, &node.registry).await?;
             cluster_join::founded(&data);
         }
@@ -187,6 +195,8 @@ impl Node {
             store,
             provisioning,
             uploads,
+            data,
+            leaves: config.cluster.leave_on_stop,
         })
     }
 
@@ -240,6 +250,18 @@ impl Node {
         Arc::new(move || hub.export_saved_queries())
     }
 
+    /// What makes this node's report for a debug bundle from now on.
+    pub(crate) fn set_debug_source(&self, source: DebugSource) {
+        if let Some(control) = &self.node.control {
+            control.set_debug_source(source);
+        }
+    }
+
+    /// Counts the starts of this data directory, from 1.
+    pub(crate) fn start_count(&self) -> u64 {
+        self.store.start
+    }
+
     /// The answer of `/readyz`.
     pub(crate) fn readiness(&self) -> Readiness {
         self.node.readiness()
@@ -254,11 +276,18 @@ impl Node {
             hand_over: HAND_OVER_TIMEOUT,
             drain: drain_timeout,
             close: CLOSE_TIMEOUT,
+            leave: self.leaves.then_some(LEAVE_TIMEOUT),
         };
-        let synced = self.node.stop(self.front_ends, timeouts).await;
+        let stopped = self.node.stop(self.front_ends, timeouts).await;
         self.cores.into_iter().for_each(Core::end);
-        synced.context("the last sync failed")?;
-        self.store.close().await
+        let stopped = stopped.context("the last sync failed")?;
+        self.store.close().await?;
+        if stopped.left {
+            self.data
+                .leave()
+                .context("the data of a node that has left the hub cannot be removed")?;
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::connection::{self, ConnectionFile, NodeFacts};
 use crate::node::{self, Node};
-use crate::{logs, ops, preflight};
+use crate::ops::{self, Ops};
+use crate::{debug_report, logs, preflight};
 use holdfast_cli::exit_code::{Failure, Outcome};
 
 /// Called with the connection file's content when the hub is ready; the child that it returns ends with the hub.
@@ -50,7 +51,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
     preflight::clock(SystemTime::now())?;
     preflight::ports(node::addresses(config).chain([config.ops.listen]))?;
     let connections = preflight::open_files(u64::from(config.storage.max_open_files))?;
-    let _logs = logs::start(config)?;
+    let logs = logs::start(config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         host = config.hub.host,
@@ -66,8 +67,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
         // Only the first reason counts.
         let on_fatal = Arc::new(move |reason: String| drop(fatal.try_send(reason)));
         let mut signals = Signals::new()?;
-        let ops_listener = ops::bind(config.ops.listen).await?;
-        let ops_address = ops_listener.local_addr()?;
+        let (ops, ops_address) = Ops::start(config.ops.listen, metrics)?;
         let node = match Node::start(config, &data, on_fatal).await {
             Ok(node) => node,
             // A part that could not start because the disk or the data is bad says so in its own words.
@@ -77,13 +77,15 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
                 Err(_) => return Err(failure),
             },
         };
-        let ops = holdfast_tasks::spawn_critical("ops", ops::serve(ops_listener, metrics, node.scrape(), node.readiness()));
+        ops.node_started(node.scrape(), node.readiness());
+        node.set_debug_source(debug_report::source(config, logs.recent.clone(), ops.clone(), node.start_count()));
         let is_ready = node.readiness();
         tokio::select! {
             biased;
             reason = fatals.recv() => return Err(had_to_stop(&reason.unwrap_or_default())),
             () = signals.stop() => {
                 tracing::info!("stopping before it was ready");
+                ops.node_stops();
                 return Ok(node.stop(config.ops.drain_timeout).await?);
             }
             () = ready(&is_ready) => {}
@@ -124,6 +126,7 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
             return Err(had_to_stop(&reason));
         }
         tracing::info!("stopping: no new connections; finishing messages in flight");
+        ops.node_stops();
         tokio::select! {
             biased;
             stopped = node.stop(config.ops.drain_timeout) => stopped?,
@@ -131,7 +134,6 @@ fn serve(config: &Config, data: DataDir, on_ready: OnReady) -> Result<(), Failur
                 return Err(Failure::new(Outcome::Failed, "stopped at once by a second signal; the log is replayed at the next start"));
             }
         }
-        ops.abort();
         tracing::info!("stopped");
         Ok(())
     })

@@ -74,6 +74,7 @@ pub async fn accept_loop(
         };
         match accepted {
             Ok((socket, address)) => {
+                let address = canonical(address);
                 if let Err(error) = set_up(&socket, &config) {
                     tracing::debug!(%address, %error, "setting up a connection failed; it is dropped");
                     continue;
@@ -98,6 +99,11 @@ pub async fn accept_loop(
             }
         }
     }
+}
+
+/// The address of an IPv4 client as such: a listener on `[::]` sees it as `::ffff:a.b.c.d`.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 struct Counters {
@@ -175,14 +181,25 @@ mod tests {
 
     /// Connects, sends `bytes` and returns what the listener with `rules` and `proxies` makes of it.
     async fn outcome_within(timeout: Duration, rules: &[&str], proxies: &[&str], bytes: &[u8]) -> Outcome {
+        outcome_on(SocketAddr::from(([127, 0, 0, 1], 0)), timeout, rules, proxies, bytes).await
+    }
+
+    /// The same with a listener on `listen`; the client calls 127.0.0.1.
+    async fn outcome_on(
+        listen: SocketAddr,
+        timeout: Duration,
+        rules: &[&str],
+        proxies: &[&str],
+        bytes: &[u8],
+    ) -> Outcome {
         let config = NetConfig {
             ip_rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
             proxies: proxies.iter().map(|range| range.parse().unwrap()).collect(),
             handshake_timeout: timeout,
             ..NetConfig::default()
         };
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), &config).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = bind(listen, &config).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
         let (accepted, mut outcomes) = mpsc::channel(1);
         let rejected = accepted.clone();
         let run = accept_loop(
@@ -230,6 +247,26 @@ mod tests {
             let why = outcome(rules, &[], b"").await;
             assert!(matches!(why, Outcome::Rejected(Rejected::Address(_))));
         }
+    }
+
+    #[tokio::test]
+    async fn a_listener_for_both_families_sees_ipv4_clients_as_such() {
+        let both: SocketAddr = "[::]:0".parse().unwrap();
+        if std::net::TcpListener::bind(both).is_err() {
+            // A machine without IPv6.
+            return;
+        }
+        let Outcome::Accepted(address, _) = outcome_on(both, LONG, &["reject 10.0.0.0/8"], &[], b"").await else {
+            panic!("rejected")
+        };
+        assert_eq!(address.ip().to_string(), "127.0.0.1");
+        let why = outcome_on(both, LONG, &["reject 127.0.0.0/8"], &[], b"").await;
+        assert!(matches!(why, Outcome::Rejected(Rejected::Address(address)) if address.is_ipv4()));
+        let head = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 8883\r\n";
+        let Outcome::Accepted(address, _) = outcome_on(both, LONG, &[], &["127.0.0.0/8"], head).await else {
+            panic!("the load balancer is not known by its IPv4 address")
+        };
+        assert_eq!(address.to_string(), "192.0.2.7:4711");
     }
 
     #[tokio::test]

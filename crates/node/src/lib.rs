@@ -20,4 +20,4 @@ pub use builder::{NodeBuilder, NodeConfig, Origin, Placement};
 pub use error::StartError;
 pub use executor::{Core, CoreGone, CoreHandle, Executor};
 pub use front_ends::FrontEnd;
-pub use node::{Node, StopTimeouts};
+pub use node::{Node, StopTimeouts, Stopped};

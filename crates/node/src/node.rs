@@ -8,7 +8,7 @@ use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{Group, GroupHost, GroupId};
 use holdfast_device_hub::{CloseReason, DeviceHub};
 use holdfast_model::PartitionId;
-use holdfast_registry::{NodeState, Registry};
+use holdfast_registry::{NodeRole, NodeState, Registry};
 use holdfast_storage::StorageError;
 use holdfast_tasks::{Phase, Stop};
 use tokio::task::JoinHandle;
@@ -40,6 +40,15 @@ pub struct StopTimeouts {
     pub drain: Duration,
     /// For messages that were sent to be decided once all sessions are closed.
     pub close: Duration,
+    /// For the hub to forget this node, which is a gateway that does not come back with its data; `None`: it stays a member.
+    pub leave: Option<Duration>,
+}
+
+/// How a node has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// It is not a member any more: its data is of no use.
+    pub left: bool,
 }
 
 impl Node {
@@ -48,6 +57,7 @@ impl Node {
     pub fn readiness(&self) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
         let (stop, registry) = (self.stop.clone(), self.registry.clone());
         let state = self.control.as_ref().map(Control::state);
+        let control = self.control.clone();
         Arc::new(move || {
             if stop.is_in(Phase::Accepting) {
                 return Err("the hub is stopping".to_owned());
@@ -56,13 +66,16 @@ impl Node {
             if matches!(state, Some(NodeState::Draining | NodeState::Drained)) {
                 return Err("this node is drained: devices are to connect to others".to_owned());
             }
-            if registry.in_lease() {
-                return Ok(());
+            if !registry.in_lease() {
+                return Err(
+                    "this node's replica of the registry is not confirmed: it has no contact to a leader with a quorum"
+                        .to_owned(),
+                );
             }
-            Err(
-                "this node's replica of the registry is not confirmed: it has no contact to a leader with a quorum"
-                    .to_owned(),
-            )
+            match control.as_ref().and_then(Control::catching_up) {
+                None => Ok(()),
+                Some(behind) => Err(format!("this node has started and catches up: {behind}")),
+            }
         })
     }
 
@@ -82,12 +95,12 @@ impl Node {
         Some(self.partitions.local(partition)?.group().clone())
     }
 
-    /// Stops in order: leaderships are handed over, listeners close, sessions are closed and what they sent is decided,
-    /// groups end, the disk is synced.
+    /// Stops in order: leaderships are handed over, listeners close, sessions are closed and what they sent is decided, a gateway
+    /// that is to leave is removed from the members, groups end, the disk is synced.
     ///
     /// # Errors
     /// When the last sync fails. Everything acknowledged is in the write-ahead log all the same.
-    pub async fn stop(self, front_ends: Vec<FrontEnd>, timeouts: StopTimeouts) -> Result<(), Arc<StorageError>> {
+    pub async fn stop(self, front_ends: Vec<FrontEnd>, timeouts: StopTimeouts) -> Result<Stopped, Arc<StorageError>> {
         if let Some(control) = &self.control {
             control.transfer_leaderships(timeouts.hand_over).await;
         }
@@ -116,6 +129,11 @@ impl Node {
                 "closing sessions that have not finished in time"
             );
         }
+        // Before the connections to other nodes end.
+        let left = match timeouts.leave {
+            Some(timeout) => self.leave(timeout).await,
+            None => false,
+        };
         self.stop.enter(Phase::Closing);
         if !have_ended(cores, timeouts.close).await {
             tracing::warn!(
@@ -127,7 +145,35 @@ impl Node {
         for task in &self.tasks {
             task.abort();
         }
-        self.host.flusher.synced().await
+        self.host.flusher.synced().await?;
+        Ok(Stopped { left })
+    }
+
+    /// Has the registry remove this node, if it is a gateway. Gives whether that is certain.
+    async fn leave(&self, timeout: Duration) -> bool {
+        let me = self.host.node;
+        let is_gateway = self
+            .registry
+            .cluster()
+            .node(me)
+            .is_some_and(|node| node.role == NodeRole::Gateway);
+        if !is_gateway {
+            return false;
+        }
+        let outcome = tokio::time::timeout(timeout, self.registry.remove_node(me, false)).await;
+        let reason = match outcome {
+            Ok(Ok(())) => {
+                tracing::info!("this gateway is no member any more (cluster.leave_on_stop)");
+                return true;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", timeout.as_secs()),
+        };
+        tracing::warn!(
+            reason,
+            "this gateway stays a member: `holdfast node remove NAME --dead` if it does not come back"
+        );
+        false
     }
 
     /// Ends everything at once, as a loss of power does, for simulations: the node's own tasks when this returns, its

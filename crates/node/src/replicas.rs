@@ -64,6 +64,7 @@ impl ReplicaHost for Replicas {
             disk_total: space.as_ref().map_or(0, |space| space.total),
             read_only: !self.host.guard.writable(),
             sessions: self.hub.local_session_count() as u64,
+            now: self.clock.now(),
         }
     }
 

@@ -76,7 +76,7 @@ pub use saved_query::{SavedQueries, SavedQuery, SavedQueryCondition, SavedQueryW
 pub use scan::{DeviceRange, IdentityKind, IdentitySummary, Scan, Scanned, SeedScan};
 pub use secrets::SecretError;
 pub use settings::{ChangeSource, Founding, HubSettings, SettingsChange};
-pub use state::{Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};
+pub use state::{COMMAND_VERSION, Change, ChangeKind, DEFAULT_CONSUMER_GROUP, Rejection};
 pub use tpm::{MAX_TPM_KEY_BYTES, RegistrationTpm, TpmAttestation, TpmEnrollmentKeys};
 pub use write::{
     AuthenticationWrite, IdentityContent, IdentityWrite, IfMatch, KeyChoice, KeyRegeneration, ScopeWrite,

@@ -214,6 +214,7 @@ impl Node {
                 hand_over: STOP_TIMEOUT,
                 drain: STOP_TIMEOUT,
                 close: STOP_TIMEOUT,
+                leave: None,
             };
             let front_ends = self.core_tasks.into_iter().map(|core| FrontEnd::new(Vec::new(), core));
             let synced = self.node.stop(front_ends.collect(), timeouts).await;

@@ -25,6 +25,9 @@ holdfast_config::section! {
         /// Number of column families for the partition logs. Takes effect when the database is created, and is fixed then:
         /// with fewer than the node has partitions, logs share files and are rewritten by compaction.
         pub log_lanes: u16 = 16;
+        /// Whether the database gets a column family for the embedded blob endpoint. An earlier version does not open a database that
+        /// has one, so that a node without the endpoint can go back to it. One that exists is opened in any case.
+        pub blobs: bool = true;
     }
     check |storage| {
         storage.max_replay >= storage.write_buffer => max_replay, "must not be smaller than storage.write_buffer";

@@ -47,6 +47,8 @@ enum Database {
     Pending,
     /// The database has been created: from now on it must exist.
     Made,
+    /// The node has left its cluster: what it stored goes.
+    Left,
 }
 
 impl DataDir {
@@ -57,8 +59,16 @@ impl DataDir {
     pub fn open(path: &Path, new: impl FnOnce() -> NodeIdentity) -> Result<Self, OpenError> {
         fs::create_dir_all(path).map_err(|error| OpenError::io(path, error))?;
         let lock = lock(path)?;
+        let found = match read_marker(path)? {
+            // It died before all was gone.
+            Some((_, Database::Left)) => {
+                clear(path)?;
+                None
+            }
+            found => found,
+        };
         let has_database = path.join(DATABASE).join("CURRENT").exists();
-        let (identity, state) = match read_marker(path)? {
+        let (identity, state) = match found {
             Some(found) => found,
             None if has_database => {
                 return Err(OpenError::MarkerGone {
@@ -149,6 +159,16 @@ impl DataDir {
         })))
     }
 
+    /// The node is not a member of its cluster any more: deletes its database and its keys, so that the next start is that of a new
+    /// node. Nothing may have the database open. Other files, such as logs, stay.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`]; the next start continues.
+    pub fn leave(&self) -> Result<(), OpenError> {
+        write_marker(&self.0.path, &self.0.identity, Database::Left)?;
+        clear(&self.0.path)
+    }
+
     /// Records that the database has been created.
     pub(crate) fn database_made(&self) -> Result<(), OpenError> {
         if self.0.fresh {
@@ -157,6 +177,23 @@ impl DataDir {
             Ok(())
         }
     }
+}
+
+/// Deletes what a node has stored in `path`, its marker last.
+fn clear(path: &Path) -> Result<(), OpenError> {
+    let check = |file: &Path, outcome: std::io::Result<()>| match outcome {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::io(file, error)),
+        _ => Ok(()),
+    };
+    for name in [DATABASE, STAGED] {
+        let directory = path.join(name);
+        check(&directory, fs::remove_dir_all(&directory))?;
+    }
+    for name in [crate::envelope_encryption::WRAPPED_KEY, MARKER] {
+        let file = path.join(name);
+        check(&file, fs::remove_file(&file))?;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -214,10 +251,10 @@ fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenErro
             .parse()
             .map_err(|_| damaged("the incarnation is not a number"))?,
     };
-    let database = if value("database")? == "made" {
-        Database::Made
-    } else {
-        Database::Pending
+    let database = match value("database")? {
+        "made" => Database::Made,
+        "left" => Database::Left,
+        _ => Database::Pending,
     };
     Ok(Some((identity, database)))
 }
@@ -226,6 +263,7 @@ fn write_marker(path: &Path, identity: &NodeIdentity, database: Database) -> Res
     let database = match database {
         Database::Pending => "pending",
         Database::Made => "made",
+        Database::Left => "left",
     };
     let body = format!(
         "# Holdfast node. Do not edit, do not copy to another node.\nformat = {FORMAT_VERSION}\ncluster = {}\nincarnation = {}\ndatabase = {database}\n",
@@ -288,6 +326,39 @@ mod tests {
         assert!(joined.enter_cluster("c-1").is_ok() && joined.enter_cluster("c-2").is_err());
         drop(joined);
         assert_eq!(DataDir::open(dir.path(), unexpected).unwrap().identity(), &identity());
+    }
+
+    #[test]
+    fn a_directory_that_was_left_is_that_of_a_new_node_and_keeps_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let fill = || {
+            fs::create_dir_all(dir.path().join("db")).unwrap();
+            fs::write(dir.path().join("db/CURRENT"), "MANIFEST-000001\n").unwrap();
+            fs::write(dir.path().join("data.key"), "wrapped").unwrap();
+            fs::write(dir.path().join("audit.jsonl"), "{}\n").unwrap();
+        };
+        let other = || NodeIdentity {
+            cluster: String::new(),
+            incarnation: 43,
+        };
+        let data = DataDir::open(dir.path(), identity).unwrap();
+        fill();
+        data.database_made().unwrap();
+        data.leave().unwrap();
+        drop(data);
+        let again = DataDir::open(dir.path(), other).unwrap();
+        assert!(again.is_fresh());
+        assert_eq!(again.identity(), &other());
+        assert!(!dir.path().join("db").exists() && !dir.path().join("data.key").exists());
+        assert!(dir.path().join("audit.jsonl").exists(), "what it logged stays");
+        drop(again);
+
+        // A crash between the marker and the end of the deletion.
+        fill();
+        write_marker(dir.path(), &identity(), Database::Left).unwrap();
+        let again = DataDir::open(dir.path(), other).unwrap();
+        assert!(again.is_fresh() && !dir.path().join("db").exists());
+        assert_eq!(again.identity(), &other());
     }
 
     #[test]

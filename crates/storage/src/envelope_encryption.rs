@@ -10,7 +10,7 @@
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -29,7 +29,7 @@ const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const VERSION: u8 = 1;
 /// In the data directory: the data key, wrapped.
-const WRAPPED_KEY: &str = "data.key";
+pub(crate) const WRAPPED_KEY: &str = "data.key";
 
 /// Why a secret cannot be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -88,21 +88,15 @@ impl Kek {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Reads a file of 64 hexadecimal digits, which only its owner may read.
+    /// Reads a file of 64 hexadecimal digits, which only its owner may read, and a group of this process: Kubernetes gives the
+    /// files of a Secret to root and the pod's group, with mode 0440.
     ///
     /// # Errors
     /// [`SealError::KeyFile`].
     pub fn from_file(path: &Path) -> Result<Self, SealError> {
-        let mode = fs::metadata(path)
-            .map_err(|error| SealError::file(path, error))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            return Err(SealError::file(
-                path,
-                format!("mode {:03o} lets others read it; use 600", mode & 0o777),
-            ));
-        }
+        let metadata = fs::metadata(path).map_err(|error| SealError::file(path, error))?;
+        check_mode(metadata.permissions().mode() & 0o777, is_own_group(metadata.gid()))
+            .map_err(|reason| SealError::file(path, reason))?;
         let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| SealError::file(path, error))?);
         Self::from_hex(text.trim()).ok_or_else(|| SealError::file(path, "must hold 64 hexadecimal digits"))
     }
@@ -140,6 +134,26 @@ impl Kek {
             .map_err(|error| SealError::file(path, error))?;
         Ok(Self(key))
     }
+}
+
+/// Checks the permission bits of a key file; `own_group`: its group is one of this process.
+fn check_mode(mode: u32, own_group: bool) -> Result<(), String> {
+    match mode {
+        mode if mode & 0o077 == 0 => Ok(()),
+        mode if mode & 0o037 != 0 => Err(format!(
+            "mode {mode:03o} lets others read or change it; use 600, or 440 with the hub's group"
+        )),
+        _ if own_group => Ok(()),
+        mode => Err(format!(
+            "mode {mode:03o} lets a group read it that is none of this process; use 600, or the hub's group"
+        )),
+    }
+}
+
+/// Whether the process is in the group, as its own or as a further one.
+fn is_own_group(group: u32) -> bool {
+    let is_it = |other: rustix::process::Gid| other.as_raw() == group;
+    is_it(rustix::process::getegid()) || rustix::process::getgroups().is_ok_and(|groups| groups.into_iter().any(is_it))
 }
 
 /// Seals and opens with the hub's data key.
@@ -432,8 +446,23 @@ mod tests {
         let first = Kek::open_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(*Kek::open_or_create(&path).unwrap().0, *first.0);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(Kek::from_file(&path), Err(SealError::KeyFile { .. })));
+        for (mode, fits) in [
+            (0o400, true),
+            (0o440, true),
+            (0o640, true),
+            (0o444, false),
+            (0o660, false),
+            (0o644, false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(
+                Kek::from_file(&path).is_ok(),
+                fits,
+                "{mode:03o}, and a group of this process"
+            );
+        }
+        assert!(check_mode(0o440, false).unwrap_err().contains("none of this process"));
+        assert!(check_mode(0o600, false).is_ok());
         assert_eq!(format!("{first:?}"), "Kek(hidden)");
     }
 }

@@ -83,8 +83,10 @@ impl RocksDisk {
         let logs = lanes
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, options::log_lane(config, &cache)));
+        let found = columns_on_disk(&database, &path)?;
         let states = STATES
             .into_iter()
+            .filter(|name| *name != BLOB || config.blobs || found.iter().any(|found| found == BLOB))
             .map(|name| ColumnFamilyDescriptor::new(name, options::state(config, &cache)));
         let db = DB::open_cf_descriptors(&database, &path, logs.chain(states))
             .map_err(|error| errors::of_open(&error, &path))?;
@@ -282,12 +284,17 @@ impl Disk for RocksDisk {
     }
 }
 
+/// The column families of the database; none before it is created.
+fn columns_on_disk(options: &rocksdb::Options, path: &Path) -> Result<Vec<String>, OpenError> {
+    if !path.join("CURRENT").exists() {
+        return Ok(Vec::new());
+    }
+    DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))
+}
+
 /// The number of lanes of the database, fixed when it is created.
 fn count_lanes(options: &rocksdb::Options, path: &Path, config: &StorageConfig) -> Result<usize, OpenError> {
-    if !path.join("CURRENT").exists() {
-        return Ok(usize::from(config.log_lanes));
-    }
-    let names = DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))?;
+    let names = columns_on_disk(options, path)?;
     let lanes = names.iter().filter(|name| name.starts_with(LANE_PREFIX)).count();
     // A crash while the database was being created may have left fewer, or none: then nothing has been written.
     Ok(if names.iter().any(|name| name == LAST_OF_FIRST_VERSION) {

@@ -30,6 +30,7 @@ A map as TOML: scalars first, then a table per nested map. Helm's own toToml wri
 {{/* The keys that all nodes of a role share: (dict "root" $ "role" ROLE "values" ROLE_VALUES). */}}
 {{- define "holdfast.sharedConfig" -}}
 {{- $v := .root.Values -}}
+{{- $any := include "holdfast.anyAddress" .root -}}
 {{- $own := dict
   "hub" (dict
     "host" $v.hub.host
@@ -37,9 +38,9 @@ A map as TOML: scalars first, then a table per nested map. Helm's own toToml wri
     "data_dir" "/var/lib/holdfast/data"
     "partitions" $v.hub.partitions
     "cores" (include "holdfast.cores" .values | int64))
-  "listen" (dict "mqtts" (list "0.0.0.0:8883") "amqps" (list "0.0.0.0:5671") "https" (list "0.0.0.0:8443"))
+  "listen" (dict "mqtts" (list (printf "%s:8883" $any)) "amqps" (list (printf "%s:5671" $any)) "https" (list (printf "%s:8443" $any)))
   "tls" (dict "certificate_file" "/etc/holdfast/tls/tls.crt" "key_file" "/etc/holdfast/tls/tls.key")
-  "ops" (dict "listen" "0.0.0.0:9600" "drain_timeout" (printf "%ss" (include "holdfast.drainSeconds" (dict "root" .root "sessions" .values.sessions))))
+  "ops" (dict "listen" (printf "%s:9600" $any) "drain_timeout" (printf "%ss" (include "holdfast.drainSeconds" (dict "root" .root "sessions" .values.sessions))))
   "device_hub" (dict "drain_rate" $v.drain.rate)
 -}}
 {{- if include "holdfast.rsaSecret" .root -}}
@@ -49,24 +50,34 @@ A map as TOML: scalars first, then a table per nested map. Helm's own toToml wri
 {{- if include "holdfast.caSecret" .root -}}
 {{- $_ := set $own.tls "ca_file" "/etc/holdfast/ca/ca.crt" -}}
 {{- end -}}
-{{- /* Read by a program: the hub itself takes a file of mode 0600 alone, which a Secret cannot be for a user that is not root. */ -}}
-{{- $command := default (list "/bin/cat" "/etc/holdfast/sealing/sealing.key") $v.sealingKey.command -}}
-{{- $_ := set $own "secrets" (dict "key_command" $command) -}}
+{{- if $v.sealingKey.command -}}
+{{- $_ := set $own "secrets" (dict "key_command" $v.sealingKey.command) -}}
+{{- else -}}
+{{- $_ := set $own "secrets" (dict "key_file" "/etc/holdfast/sealing/sealing.key") -}}
+{{- end -}}
 {{- if and (eq .role "core") $v.admin.connectionFile -}}
 {{- $_ := set $own.hub "connection_file" "/run/holdfast/connection.json" -}}
 {{- end -}}
 {{- if $v.cluster.enabled -}}
 {{- $cluster := dict
-  "listen" (list "0.0.0.0:9700")
+  "listen" (list (printf "%s:9700" $any))
   "role" .role
   "replication_factor" $v.hub.replicationFactor
   "certificate_file" "/etc/holdfast/peer/tls.crt"
   "key_file" "/etc/holdfast/peer/tls.key"
   "ca_file" "/etc/holdfast/peer/ca.crt"
   "join_token_file" "/run/holdfast/join-token" -}}
+{{- if and (eq .role "gateway") $v.gateway.leaveOnStop -}}
+{{- $_ := set $cluster "leave_on_stop" true -}}
+{{- end -}}
 {{- $_ := set $own "cluster" $cluster -}}
 {{- end -}}
 {{- mustMergeOverwrite (deepCopy $v.config) $own | toJson -}}
+{{- end }}
+
+{{/* What a node listens on: IPv4, or both families, or IPv6 where there is nothing else. */}}
+{{- define "holdfast.anyAddress" -}}
+{{- ternary "[::]" "0.0.0.0" .Values.ipv6 -}}
 {{- end }}
 
 {{/* Changes when a running pod must be restarted to get its configuration. */}}
@@ -103,8 +114,12 @@ A map as TOML: scalars first, then a table per nested map. Helm's own toToml wri
 {{- $_ := set $config.cluster "bootstrap" true -}}
 {{- if gt (int $v.core.replicas) 1 -}}
 {{- $_ := set $config.cluster "initial_tokens_file" "/run/holdfast/initial-tokens" -}}
+{{- $_ := set $config.cluster "bootstrap_with_all" true -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if and (eq (int .ordinal) 0) $v.founding.enabled $v.founding.policiesSecret -}}
+{{- $_ := set $config.hub "initial_policies_file" "/etc/holdfast/policies/policies" -}}
 {{- end -}}
 {{- include "holdfast.toml" (dict "map" $config "path" "") -}}
 {{- end }}

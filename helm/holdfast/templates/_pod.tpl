@@ -85,6 +85,8 @@ initContainers:
       {{- end }}
       - name: FOUNDING_SECRET
         value: {{ include "holdfast.foundingSecret" $root }}
+      - name: GATEWAYS
+        value: {{ $full }}-gateway-
       {{- with include "holdfast.adminEnv" $root | trim }}{{ . | nindent 6 }}{{ end }}
     # The message of a refusal is shown by `kubectl describe pod`.
     terminationMessagePolicy: FallbackToLogsOnError
@@ -178,6 +180,9 @@ containers:
       {{- if $v.cluster.enabled }}
       - {name: peer, mountPath: /etc/holdfast/peer, readOnly: true}
       {{- end }}
+      {{- if and (eq $role "core") $v.founding.policiesSecret }}
+      - {name: policies, mountPath: /etc/holdfast/policies, readOnly: true}
+      {{- end }}
       - {name: run, mountPath: /run/holdfast}
       - {name: tmp, mountPath: /tmp}
       {{- with $values.extraVolumeMounts }}
@@ -201,6 +206,11 @@ volumes:
   {{- if not $v.sealingKey.command }}
   - name: sealing
     secret: {secretName: {{ include "holdfast.sealingSecret" $root }}, defaultMode: 0440, items: [{key: {{ $v.sealingKey.key }}, path: sealing.key}]}
+  {{- end }}
+  {{- if and (eq $role "core") $v.founding.policiesSecret }}
+  - name: policies
+    # Only the creation of the hub needs it.
+    secret: {secretName: {{ $v.founding.policiesSecret }}, defaultMode: 0440, optional: {{ not $v.founding.enabled }}, items: [{key: policies, path: policies}]}
   {{- end }}
   {{- if $v.cluster.enabled }}
   - name: peer

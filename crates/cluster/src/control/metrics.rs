@@ -11,6 +11,10 @@ holdfast_model::metrics! {
     gauge leads() = "holdfast_control_led_groups";
     /// Replicas of partitions that run here.
     gauge replicas() = "holdfast_control_replicas";
+    /// Members that this node does not reach, by role: core, gateway.
+    gauge members_down(role) = "holdfast_control_members_down";
+    /// How far this node's clock is ahead of that of the registry's leader; negative: behind. 0 on the leader itself.
+    gauge clock_offset() = "holdfast_control_clock_offset_seconds";
     /// Leaderships that this node has handed over because it stops.
     counter transferred() = "holdfast_control_leaders_handed_over_total";
 }
@@ -23,6 +27,9 @@ pub(super) struct Metrics {
     pub(super) leads: Gauge,
     pub(super) replicas: Gauge,
     pub(super) transferred: Counter,
+    pub(super) core_down: Gauge,
+    pub(super) gateways_down: Gauge,
+    pub(super) clock_offset: Gauge,
 }
 
 impl Metrics {
@@ -34,6 +41,9 @@ impl Metrics {
             leads: leads(),
             replicas: replicas(),
             transferred: transferred(),
+            core_down: members_down("core"),
+            gateways_down: members_down("gateway"),
+            clock_offset: clock_offset(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
 use holdfast_model::{NodeId, PartitionId};
-use holdfast_registry::{ClusterView, NodeState, RegistryError, RegistryEvent};
+use holdfast_registry::{ClusterView, NodeRole, NodeState, RegistryError, RegistryEvent};
 use holdfast_tasks::Phase;
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -228,6 +228,14 @@ impl Run {
                 self.down_since.entry(node).or_insert(now);
             }
         }
+        let view = inner.registry.cluster();
+        let down = |role: NodeRole| {
+            let nodes = self.down_since.keys().filter_map(|node| view.node(*node));
+            let count = nodes.filter(|node| node.role == role).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
+        inner.metrics.core_down.set(down(NodeRole::Core));
+        inner.metrics.gateways_down.set(down(NodeRole::Gateway));
     }
 
     fn check_replicas(&mut self, view: &Arc<ClusterView>) {
@@ -285,6 +293,7 @@ impl Run {
                 holdfast_tasks::spawn_critical("control-watch", async move {
                     while watch.changed().await.is_ok() {
                         control.0.wake.notify_one();
+                        control.0.wake_catch_up.notify_one();
                     }
                 })
             });

@@ -37,6 +37,7 @@ impl Handler for Server {
                 _ if !is_member => messages::refusal(Kind::Denied, "the calling node is not a member of the cluster"),
                 Request::Report(_) => Body::Report(control.report()),
                 Request::Ready(request) => Body::Ready(control.readiness(request.group)),
+                Request::Debug(_) => Body::Debug(control.debug_answer()),
                 Request::Membership(request) => Body::Membership(control.membership(from, request.group).await),
             };
             Ok(messages::encode_answer(answer))
@@ -125,6 +126,7 @@ impl Control {
         proto::ReadyAnswer {
             ready: refused.is_none(),
             reason: refused.unwrap_or_default().to_owned(),
+            unix_ms: self.0.replicas.facts().now.0,
         }
     }
 

@@ -19,7 +19,7 @@ use super::config::{PeerIdentity, PeersConfig};
 use super::metrics::PeerMetrics;
 use super::outbound::call_queue::CallQueue;
 use super::protocol::hello::HelloRefused;
-use super::status::PeerStatus;
+use super::status::{PeerStatus, Standing};
 use super::transport::http2::Sender;
 use super::transport::tls::PeerTls;
 
@@ -34,6 +34,17 @@ pub(crate) struct AnonymousCall {
     pub(crate) address: String,
     pub(crate) call: Call,
     pub(crate) answer: tokio::sync::oneshot::Sender<Result<bytes::Bytes, CallError>>,
+}
+
+/// What a node without data does with an address whose node is not known.
+pub(crate) enum ByAddress {
+    /// Calls it.
+    Call(AnonymousCall),
+    /// Asks whether it is a member of a cluster.
+    Probe {
+        address: String,
+        answer: tokio::sync::oneshot::Sender<Standing>,
+    },
 }
 
 /// Limit of queued calls to addresses.
@@ -63,7 +74,7 @@ pub(crate) struct PeerTable {
     names: RwLock<HashMap<NodeId, String>>,
     /// Notified when a node without a task was added.
     pub(crate) new_peer: Notify,
-    pub(crate) anonymous_calls: mpsc::Sender<AnonymousCall>,
+    pub(crate) anonymous_calls: mpsc::Sender<ByAddress>,
     pub(crate) status: watch::Sender<Vec<PeerStatus>>,
     inbound: Mutex<HashMap<NodeId, InboundConnections>>,
     removed: Mutex<HashSet<NodeId>>,
@@ -143,7 +154,7 @@ impl PeerTable {
         tls: PeerTls,
         dispatch: Dispatch,
         stop: Stop,
-        anonymous_calls: mpsc::Sender<AnonymousCall>,
+        anonymous_calls: mpsc::Sender<ByAddress>,
     ) -> Self {
         Self {
             config,

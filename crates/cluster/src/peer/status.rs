@@ -1,8 +1,20 @@
 //! The state of a connection to another node, as it is reported.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_model::NodeId;
+
+/// What an address answers to a node that may create a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A member of a cluster answers.
+    Member,
+    /// A node answers that is not a member of a cluster: it has no data.
+    WithoutCluster,
+    /// Nothing can be concluded; the reason is for people.
+    Silent(Arc<str>),
+}
 
 /// The state of the connection to another node.
 #[derive(Debug, Clone, PartialEq, Eq)]

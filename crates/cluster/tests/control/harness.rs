@@ -88,6 +88,7 @@ impl ReplicaHost for Host {
             disk_total: 100,
             read_only: !self.host.guard.writable(),
             sessions: self.sessions.load(Ordering::Relaxed),
+            now: holdfast_model::UnixMillis(0),
         }
     }
 

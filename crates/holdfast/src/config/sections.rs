@@ -24,6 +24,11 @@ holdfast_config::section! {
         /// Where to write connection strings, CA and ports as JSON (mode 0600) once the hub is ready. Holds the
         /// policies' keys in clear; leave it unset where it is not needed.
         pub(crate) connection_file: Option<PathBuf> = None;
+        /// A file of connection strings of shared access policies, one a line: the hub is created with these policies and keys, so
+        /// that back ends can have theirs before it exists. Two lines of one policy are its primary and its secondary key. A policy
+        /// of another name than the five that every hub has names its rights: `…;SharedAccessKey=KEY;Rights=RegistryRead,ServiceConnect`.
+        /// The host name in them does not count. Later changes: `holdfast policy`.
+        pub(crate) initial_policies_file: Option<PathBuf> = None;
         /// How many single-threaded core runtimes to run; 0 means one per two CPUs.
         pub(crate) cores: u16 = 0;
         /// How many partitions the telemetry log has, 4 to 128. Fixed when the data directory is created.
@@ -233,12 +238,19 @@ holdfast_config::section! {
         /// A node without data creates the hub when no address of cluster.join answers. Without cluster.join it always
         /// does.
         pub(crate) bootstrap: bool = false;
+        /// With bootstrap: the hub is created only once every address of cluster.join answers that it has no data either, never
+        /// because of silence. A node that has lost its disk then cannot create a second hub while the others are not reached.
+        pub(crate) bootstrap_with_all: bool = false;
         /// Addresses of members, such as `["node1:9700"]`: a node without data joins by any of them.
         pub(crate) join: Vec<String> = Vec::new();
         /// A file with the token that `holdfast node token` has printed; used once, to join.
         pub(crate) join_token_file: Option<PathBuf> = None;
+        /// A gateway that stops in order leaves the cluster and deletes its data: for one that does not come back, or joins anew when
+        /// it does. Its next start needs a new join token. Killed, it stays a member.
+        pub(crate) leave_on_stop: bool = false;
         /// A file of join tokens, one a line of 64 hexadecimal digits, that a hub accepts from its creation on, once
-        /// each and for 7 days: for nodes that are started together, before any token can be requested.
+        /// each and for 7 days: for nodes that are started together, before any token can be requested. A token followed by
+        /// `gateway` admits a gateway.
         pub(crate) initial_tokens_file: Option<PathBuf> = None;
         /// How many replicas each partition has, 1 or 3, as far as there are nodes. Of a hub that is created.
         pub(crate) replication_factor: u16 = 3;
@@ -250,6 +262,10 @@ holdfast_config::section! {
             => replication_factor, format!("must be 1 or 3, found {}", cluster.replication_factor);
         cluster.is_on() || cluster.join.is_empty()
             => join, "needs cluster.listen: the others must reach this node too";
+        !cluster.bootstrap_with_all || cluster.bootstrap && !cluster.join.is_empty()
+            => bootstrap_with_all, "needs cluster.bootstrap, and the other nodes in cluster.join";
+        !cluster.leave_on_stop || cluster.role == holdfast_registry::NodeRole::Gateway
+            => leave_on_stop, "is for gateways: a core node holds data, which `holdfast node drain` moves first";
         !cluster.is_on() || cluster.certificate_file.is_some() => certificate_file, NEEDED;
         !cluster.is_on() || cluster.key_file.is_some() => key_file, NEEDED;
         !cluster.is_on() || cluster.ca_file.is_some() => ca_file, NEEDED;

@@ -9,12 +9,12 @@ mod address_file;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use holdfast_cluster::control::PeerDirectory;
 use holdfast_cluster::join::{JoinAnswer, JoinError, Joiner, join};
-use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig, node_dns_name};
+use holdfast_cluster::peer::{PeerIdentity, PeerTls, PeerTlsFiles, Peers, PeersConfig, Standing, node_dns_name};
 use holdfast_cluster::transport::{Alone, Dispatch, Transport};
 use holdfast_model::NodeId;
 use holdfast_registry::{NodeRole, Registry};
@@ -32,6 +32,10 @@ use address_file::AddressFile;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a node that may create the hub probes for one that exists.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Backoff between two probes of the nodes that must have no data before the hub is created.
+const PROBE_BACKOFF: Duration = Duration::from_millis(500);
+/// How often the log says for which nodes it waits.
+const PROBE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connections to other nodes; a hub by itself has none.
 #[derive(Clone)]
@@ -161,6 +165,12 @@ impl ClusterJoin {
         let Some(peers) = self.peers.as_ref().filter(|_| !cluster.join.is_empty()) else {
             return Ok((found(self, data)?, Entry::Founder));
         };
+        if cluster.bootstrap_with_all && all_are_without_data(peers, &cluster.join).await? {
+            tracing::info!(
+                "the other nodes have no data either: this node creates the hub (cluster.bootstrap_with_all)"
+            );
+            return Ok((found(self, data)?, Entry::Founder));
+        }
         let secret = token(cluster.join_token_file.as_deref())?;
         let joiner = Joiner {
             id: NodeId(data.identity().incarnation),
@@ -169,7 +179,8 @@ impl ClusterJoin {
             zone: cluster.zone.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let timeout = if cluster.bootstrap { PROBE_TIMEOUT } else { JOIN_TIMEOUT };
+        let may_found = cluster.bootstrap && !cluster.bootstrap_with_all;
+        let timeout = if may_found { PROBE_TIMEOUT } else { JOIN_TIMEOUT };
         tracing::info!(members = ?cluster.join, "this node has no data: asking the members to admit it");
         let call = |address: &str, call| peers.call_address(address, call);
         match join(&call, &cluster.join, &secret, &joiner, timeout).await {
@@ -185,7 +196,7 @@ impl ClusterJoin {
                     .map_err(|error| super::storage_failure(&error))?;
                 Ok((data, Entry::Joined(answer)))
             }
-            Err(JoinError::NoAnswer { reached: false, .. }) if cluster.bootstrap => {
+            Err(JoinError::NoAnswer { reached: false, .. }) if may_found => {
                 tracing::info!("no member answers: this node creates the hub (cluster.bootstrap)");
                 Ok((found(self, data)?, Entry::Founder))
             }
@@ -195,6 +206,50 @@ impl ClusterJoin {
             Err(error) => Err(Failure::caused(Outcome::Failed, error)
                 .advise("are cluster.join and the certificates right, and do most of the members run?")),
         }
+    }
+}
+
+/// Waits until each of the other nodes says whether it has data. Gives whether none has: then there is no hub.
+///
+/// # Errors
+/// When one of them says nothing for [`JOIN_TIMEOUT`].
+async fn all_are_without_data(peers: &Peers, addresses: &[String]) -> Result<bool, Failure> {
+    let begun = Instant::now();
+    let mut logged = begun;
+    loop {
+        let probes = addresses
+            .iter()
+            .map(|address| async move { (address, peers.probe(address).await) });
+        let answers = futures_util::future::join_all(probes).await;
+        if answers.iter().any(|(_, standing)| *standing == Standing::Member) {
+            return Ok(false);
+        }
+        let silent = answers.iter().filter_map(|(address, standing)| match standing {
+            Standing::Silent(reason) => Some(format!("{address}: {reason}")),
+            Standing::WithoutCluster | Standing::Member => None,
+        });
+        let silent: Vec<String> = silent.collect();
+        if silent.is_empty() {
+            return Ok(true);
+        }
+        let silent = silent.join("; ");
+        if begun.elapsed() >= JOIN_TIMEOUT {
+            let text = format!(
+                "this node may create the hub, and waits for every other one to say that it has no data either; not yet: {silent}"
+            );
+            return Err(Failure::new(Outcome::Failed, text).advise(
+                "start the others; if a hub exists, start its members, or leave cluster.bootstrap out, and this node joins it",
+            ));
+        }
+        if logged.elapsed() >= PROBE_LOG_INTERVAL {
+            logged = Instant::now();
+            tracing::info!(
+                waiting_s = begun.elapsed().as_secs(),
+                silent,
+                "waiting for the other nodes before the hub is created"
+            );
+        }
+        tokio::time::sleep(PROBE_BACKOFF).await;
     }
 }
 
@@ -264,11 +319,43 @@ pub(crate) async fn enter_initial_tokens(cluster: &ClusterConfig, registry: &Reg
     };
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::cannot_start(format!("cannot read {}: {error}", file.display())))?;
-    for secret in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let which = || format!("line {} of {} is no join token", number + 1, file.display());
+        let (secret, role) = initial_token(line).ok_or_else(|| {
+            Failure::cannot_start(which())
+                .advise("a line is 64 hexadecimal digits, and then nothing, `core` or `gateway`")
+        })?;
         registry
-            .enter_join_token(secret, INITIAL_TOKEN_LIFETIME, NodeRole::Core)
+            .enter_join_token(secret, INITIAL_TOKEN_LIFETIME, role)
             .await
-            .with_context(|| format!("a line of {} is no join token", file.display()))?;
+            .with_context(which)?;
     }
     Ok(())
+}
+
+/// The token and the role of a line `TOKEN [core|gateway]`.
+fn initial_token(line: &str) -> Option<(&str, NodeRole)> {
+    let mut words = line.split_whitespace();
+    let secret = words.next()?;
+    let role = match words.next() {
+        None | Some("core") => NodeRole::Core,
+        Some("gateway") => NodeRole::Gateway,
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some((secret, role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_initial_tokens_names_its_role_or_is_for_a_core_node() {
+        assert_eq!(initial_token("ab12"), Some(("ab12", NodeRole::Core)));
+        assert_eq!(initial_token(" ab12  core "), Some(("ab12", NodeRole::Core)));
+        assert_eq!(initial_token("ab12\tgateway"), Some(("ab12", NodeRole::Gateway)));
+        for line in ["", "ab12 Gateway", "ab12 gateway twice"] {
+            assert_eq!(initial_token(line), None, "{line:?}");
+        }
+    }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use holdfast_consensus::GroupHost;
 use holdfast_model::NodeId;
-use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, OpenError, RocksDisk, Sealer, StorageError};
+use holdfast_storage::{
+    DataDir, Disk as _, DiskGuard, Flusher, OpenError, RocksDisk, Sealer, StorageConfig, StorageError,
+};
 use holdfast_tasks::BlockingPool;
 
 use super::OnFatal;
@@ -46,7 +48,11 @@ impl Store {
         }
         .map_err(|error| sealing_failure(&error.into()))?;
         let start = count_start(data)?;
-        let disk = holdfast_storage::open(data, &config.storage).map_err(|error| storage_failure(&error))?;
+        let storage = StorageConfig {
+            blobs: config.blob.enabled,
+            ..config.storage.clone()
+        };
+        let disk = holdfast_storage::open(data, &storage).map_err(|error| storage_failure(&error))?;
         let fatal: Arc<dyn Fn(&StorageError) + Send + Sync> = {
             let on_fatal = Arc::clone(on_fatal);
             Arc::new(move |error| on_fatal(error.to_string()))

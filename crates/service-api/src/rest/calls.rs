@@ -125,6 +125,7 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::DrainNode(node)) => cluster::drain(&node, &request).await,
         Call::Holdfast(HoldfastCall::UndrainNode(node)) => cluster::undrain(&node, &request).await,
         Call::Holdfast(HoldfastCall::RemoveNode(node)) => cluster::remove(&node, &request).await,
+        Call::Holdfast(HoldfastCall::DebugNode(node)) => cluster::debug(&node, &request).await,
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) enum HoldfastCall {
     DrainNode(String),
     UndrainNode(String),
     RemoveNode(String),
+    DebugNode(String),
 }
 
 /// The meaning of a method and path.
@@ -454,6 +455,7 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ("DELETE", Call::Holdfast(HoldfastCall::UndrainNode(id(3)))),
             ],
         ),
+        ["nodes", _, "debug"] => only(method, "GET", Call::Holdfast(HoldfastCall::DebugNode(id(3)))),
         ["nodes", "tokens", _] => only(method, "DELETE", Call::Holdfast(HoldfastCall::RevokeJoinToken(id(4)))),
         _ => Resolved::Nothing,
     }

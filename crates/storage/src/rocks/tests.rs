@@ -127,6 +127,33 @@ fn reads_see_writes_and_ranges_keep_their_order() {
 }
 
 #[test]
+fn a_database_without_the_family_of_blobs_gets_it_when_it_is_wanted_and_keeps_it() {
+    let mut place = Place::new();
+    let has_family = |place: &Place| {
+        let names = DB::list_cf(&rocksdb::Options::default(), place.data().database()).unwrap();
+        names.iter().any(|name| name == BLOB)
+    };
+    place.config.blobs = false;
+    let disk = place.open().unwrap();
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Device, b"k", b"v");
+    disk.write(&batch, Durability::Logged).unwrap();
+    assert!(disk.get(Family::Blob, b"k").is_err());
+    assert_eq!(disk.file_bytes(Family::Blob).unwrap(), 0);
+    disk.flush().unwrap();
+    drop(disk);
+    assert!(!has_family(&place), "an earlier version would not open it");
+    for wanted in [true, false] {
+        place.config.blobs = wanted;
+        let disk = place.open().unwrap();
+        assert_eq!(disk.get(Family::Blob, b"k").unwrap(), None);
+        assert_eq!(disk.get(Family::Device, b"k").unwrap().unwrap(), "v");
+        drop(disk);
+        assert!(has_family(&place));
+    }
+}
+
+#[test]
 fn the_bytes_of_a_family_are_those_of_its_files() {
     let place = Place::new();
     let disk = place.open().unwrap();

@@ -4,7 +4,7 @@
 # Pod 0 of a new hub gets the tokens that it accepts from its creation on. Every other node gets a token of its own: made with the
 # release's credential for administration where there is one and the hub answers, else from the Secret of the creation.
 # Environment: NODE, ROLE (core, gateway), FOUNDING (the name of the pod that may create the hub, or nothing), OTHERS (true with several
-# core pods), FOUNDING_SECRET; a bearer token as `holdfast node token` reads it.
+# core pods), GATEWAYS (how the names of gateways begin), FOUNDING_SECRET; a bearer token as `holdfast node token` reads it.
 set -eu
 founder=false
 [ "${FOUNDING:-}" != "$NODE" ] || founder=true
@@ -24,7 +24,10 @@ if [ "$founder" = true ]; then
   : >"$run/initial-tokens"
   for file in "$tokens"/*; do
     [ -f "$file" ] || continue
-    printf '%s\n' "$(cat "$file")" >>"$run/initial-tokens"
+    case ${file##*/} in
+      "${GATEWAYS:-/}"*) printf '%s gateway\n' "$(cat "$file")" ;;
+      *) printf '%s\n' "$(cat "$file")" ;;
+    esac >>"$run/initial-tokens"
   done
   if [ "${OTHERS:-}" = true ] && [ ! -s "$run/initial-tokens" ]; then
     say "the Secret $FOUNDING_SECRET has no tokens, so that no other pod could join the hub that this one is to create."
@@ -41,6 +44,12 @@ if [ -f "$login" ]; then
   export HOLDFAST_LOGIN
 fi
 if [ -n "${HOLDFAST_LOGIN:-}${HOLDFAST_TOKEN_FILE:-}" ]; then
+  # A gateway that was killed and has lost its volume is still a member by its name. It holds no data: the hub forgets it. One that is up
+  # is refused.
+  if [ "$ROLE" = gateway ] && list=$(timeout 60 holdfast node list) && echo "$list" | grep -q "^$NODE "; then
+    say "this gateway has no data, and the hub knows one of its name that is down: it is removed"
+    timeout 60 holdfast node remove "$NODE" --dead || say "it cannot be removed (above)"
+  fi
   if timeout 60 holdfast node token --role "$ROLE" --valid 6h >"$run/join-token.new"; then
     mv "$run/join-token.new" "$run/join-token"
     say "this node has no data, and has got a token to join as $ROLE"
@@ -52,7 +61,7 @@ if [ -f "$tokens/$NODE" ]; then
   cp "$tokens/$NODE" "$run/join-token"
   say "this node has no data: it joins with the token $NODE of the Secret $FOUNDING_SECRET, which is good once, for 7 days after the hub's creation"
 elif [ "$founder" = true ]; then
-  say "this node has no data: it creates the hub unless another core node answers"
+  say "this node has no data: it creates the hub once the other core nodes have answered that they have none either"
 else
   say "this node has no data, and there is no token for it: set admin.existingSecret (docs/kubernetes.md, \"The credential of the chart\"),"
   say "or put the output of 'holdfast node token --role $ROLE' into the Secret $FOUNDING_SECRET under the key $NODE; then delete this pod."

@@ -13,15 +13,16 @@ use tokio::time::timeout;
 
 use super::call_queue::CallQueue;
 use super::dial::dial;
+use crate::peer::Standing;
 use crate::peer::error_text;
-use crate::peer::peer_table::{AnonymousCall, PeerTable};
+use crate::peer::peer_table::{AnonymousCall, ByAddress, PeerTable};
 use crate::peer::protocol::frame::{Item, Items};
 use crate::peer::protocol::outcome;
 use crate::peer::protocol::reassembly::Reassembler;
 use crate::peer::transport::grpc::{self, exchange_frames};
 
 /// Makes the queued calls until this node stops.
-pub(crate) async fn run(table: Arc<PeerTable>, mut queued: mpsc::Receiver<AnonymousCall>) {
+pub(crate) async fn run(table: Arc<PeerTable>, mut queued: mpsc::Receiver<ByAddress>) {
     loop {
         let next = tokio::select! {
             biased;
@@ -33,7 +34,14 @@ pub(crate) async fn run(table: Arc<PeerTable>, mut queued: mpsc::Receiver<Anonym
         };
         let table = Arc::clone(&table);
         drop(holdfast_tasks::spawn("peer anonymous call", async move {
-            let AnonymousCall { address, call, answer } = next;
+            let AnonymousCall { address, call, answer } = match next {
+                ByAddress::Call(call) => call,
+                ByAddress::Probe { address, answer } => {
+                    // The caller may be gone.
+                    drop(answer.send(probe(&table, &address).await));
+                    return;
+                }
+            };
             let limit = call.timeout;
             let outcome = tokio::select! {
                 biased;
@@ -48,11 +56,22 @@ pub(crate) async fn run(table: Arc<PeerTable>, mut queued: mpsc::Receiver<Anonym
     }
 }
 
+/// Asks the node at `address` whether it is a member of a cluster.
+async fn probe(table: &PeerTable, address: &str) -> Standing {
+    let dialing = dial(table, address, Purpose::Join, NodeId(0));
+    match timeout(table.config.connect_timeout, dialing).await {
+        Ok(Ok(_)) => Standing::Member,
+        Ok(Err(not)) if not.without_cluster => Standing::WithoutCluster,
+        Ok(Err(not)) => Standing::Silent(not.reason),
+        Err(_) => Standing::Silent("no answer in time".into()),
+    }
+}
+
 /// Opens a connection for one call.
 async fn make_call(table: &PeerTable, address: &str, call: Call) -> Result<Bytes, CallError> {
     let dialing = dial(table, address, Purpose::Join, NodeId(0));
     let dialed = match timeout(table.config.connect_timeout, dialing).await {
-        Ok(dialed) => dialed.map_err(CallError::NotSent)?,
+        Ok(dialed) => dialed.map_err(|not| CallError::NotSent(not.into()))?,
         Err(_) => return Err(CallError::NotSent(format!("{address} does not answer").into())),
     };
     let node = dialed.answer.node;

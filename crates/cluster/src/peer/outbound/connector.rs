@@ -118,7 +118,10 @@ async fn attempt(table: &Arc<PeerTable>, peer: &Arc<Peer>, calls_wait: bool) -> 
             biased;
             () = table.stop.reached(Phase::Closing) => return None,
             () = peer.changed.notified() => break Err("its address has changed".into()),
-            dialed = &mut dialing => break dialed.unwrap_or_else(|_| Err(format!("{address} does not answer").into())),
+            dialed = &mut dialing => break match dialed {
+                Ok(dialed) => dialed.map_err(Arc::from),
+                Err(_) => Err(format!("{address} does not answer").into()),
+            },
             () = &mut waited, if waits => {
                 waits = false;
                 set_down(peer, &format!("{address} does not answer").into());
@@ -219,7 +222,7 @@ async fn dial_streams(table: &PeerTable, peer: &Peer) -> Result<Dialed, Arc<str>
     )
     .await
     {
-        Ok(dialed) => dialed,
+        Ok(dialed) => dialed.map_err(Arc::from),
         Err(_) => Err(format!("{address} does not answer").into()),
     }
 }

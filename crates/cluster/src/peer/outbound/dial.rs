@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use holdfast_model::NodeId;
-use holdfast_proto::cluster::v1::{HelloAnswer, Purpose};
+use holdfast_proto::cluster::v1::{HelloAnswer, HelloRefusal, Purpose};
 
 use crate::peer::peer_table::PeerTable;
 use crate::peer::protocol::hello;
@@ -19,8 +19,31 @@ pub(crate) struct Dialed {
     pub(crate) certificate_ends: Option<SystemTime>,
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) struct NotDialed {
+    pub(crate) reason: Arc<str>,
+    /// A node of this CA has answered that it is not a member of a cluster.
+    pub(crate) without_cluster: bool,
+}
+
+impl From<NotDialed> for Arc<str> {
+    fn from(not: NotDialed) -> Self {
+        not.reason
+    }
+}
+
+impl From<Arc<str>> for NotDialed {
+    fn from(reason: Arc<str>) -> Self {
+        Self {
+            reason,
+            without_cluster: false,
+        }
+    }
+}
+
 /// Connects to `address` for `purpose`, and checks that node `to` (0: any node) answers there. The caller bounds the time.
-pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to: NodeId) -> Result<Dialed, Arc<str>> {
+pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to: NodeId) -> Result<Dialed, NotDialed> {
     let kind = match purpose {
         Purpose::Streams => ConnectionKind::Streams,
         _ => ConnectionKind::Calls,
@@ -45,7 +68,10 @@ pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to:
     });
     if let Err(refused) = verdict {
         table.metrics.refused(hello::label(refused.reason));
-        return Err(format!("{address}: {}", refused.text).into());
+        return Err(NotDialed {
+            reason: format!("{address}: {}", refused.text).into(),
+            without_cluster: answer.cluster.is_empty() && answer.refusal() == HelloRefusal::Cluster,
+        });
     }
     let certificate_ends = connection.certificate.as_ref().and_then(tls::not_after);
     Ok(Dialed {

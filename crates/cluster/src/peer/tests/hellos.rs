@@ -1,6 +1,7 @@
 //! The rules of the hello, from both sides.
 
 use super::*;
+use crate::peer::Standing;
 
 #[tokio::test]
 async fn a_node_without_a_cluster_reaches_only_the_control_service() {
@@ -42,6 +43,33 @@ async fn a_node_without_a_cluster_reaches_only_the_control_service() {
     joining.peers.set_cluster(CLUSTER);
     joining.connect(&member).await;
     member.until(NodeId(2), |status| status.connected).await;
+}
+
+#[tokio::test]
+async fn a_node_that_may_create_a_cluster_learns_who_has_none() {
+    let authority = Authority::new();
+    let without = |id| PeerIdentity {
+        cluster: String::new(),
+        ..identity(NodeId(id))
+    };
+    let founder = Node::start_with(quick(), without(1), authority.node()).await;
+    let fresh = Node::start_with(quick(), without(2), authority.node()).await;
+    let member = Node::start(NodeId(3), authority.node()).await;
+    assert_eq!(founder.peers.probe(&fresh.address()).await, Standing::WithoutCluster);
+    assert_eq!(founder.peers.probe(&member.address()).await, Standing::Member);
+    for address in ["127.0.0.1:1", "no-such-host.invalid:9700"] {
+        let silent = founder.peers.probe(address).await;
+        assert!(
+            matches!(&silent, Standing::Silent(why) if !why.is_empty()),
+            "{address}: {silent:?}"
+        );
+    }
+    // What says so must be a node of this CA.
+    let other = Node::start_with(quick(), without(4), Authority::new().node()).await;
+    let silent = founder.peers.probe(&other.address()).await;
+    assert!(matches!(silent, Standing::Silent(_)), "{silent:?}");
+    fresh.peers.set_cluster(CLUSTER);
+    assert_eq!(founder.peers.probe(&fresh.address()).await, Standing::Member);
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ pub(super) fn weaknesses(config: &Config, file: Option<(&Path, &str)>, now: Offs
             config.cluster.initial_tokens_file.as_deref(),
         ),
         ("hub.connection_file", config.hub.connection_file.as_deref()),
+        ("hub.initial_policies_file", config.hub.initial_policies_file.as_deref()),
     ];
     for (setting, path) in secret {
         found.extend(path.and_then(|path| readable_by_others(setting, path)));

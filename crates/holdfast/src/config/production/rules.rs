@@ -186,6 +186,14 @@ fn cluster(config: &Config, found: &mut Vec<Weakness>) {
             "the addresses of the other nodes in cluster.join",
         ));
     }
+    if cluster.bootstrap && !cluster.join.is_empty() && !cluster.bootstrap_with_all {
+        found.push(Weakness::new(
+            Severity::Medium,
+            "cluster.bootstrap_with_all",
+            "a node that has lost its disk creates a second, empty hub if the others do not answer for 3 s",
+            "true; or leave cluster.bootstrap out once the hub exists",
+        ));
+    }
     if cluster.initial_tokens_file.is_some() {
         found.push(Weakness::new(
             Severity::Medium,

@@ -147,6 +147,16 @@ pub(super) async fn remove(node: &str, request: &Request<'_>) -> Result<Reply, A
     Ok(node_state(node, "removed"))
 }
 
+/// `GET /holdfast/v1/nodes/{name}/debug`: configuration without secrets, metrics, last log lines, versions and threads of a node.
+pub(super) async fn debug(node: &str, request: &Request<'_>) -> Result<Reply, ApiError> {
+    let files = audited(request, "debugNode", node, request.shared.control.debug_report(node)).await?;
+    let files: Vec<Value> = files
+        .into_iter()
+        .map(|file| json!({"name": file.name, "text": file.text}))
+        .collect();
+    Ok(Reply::ok(json!({"node": node, "files": files})))
+}
+
 fn node_state(node: &str, state: &str) -> Reply {
     Reply::ok(json!({"node": node, "state": state}))
 }

@@ -489,6 +489,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[ok("NodeState")],
     ),
     operation(
+        "GET",
+        "/nodes/{node}/debug",
+        "debugNode",
+        "Configuration without secrets, metrics, last log lines, versions and threads of a node",
+        &[ok("NodeDebug")],
+    ),
+    operation(
         "DELETE",
         "/nodes/{node}",
         "removeNode",

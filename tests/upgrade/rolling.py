@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Rolling upgrade and rollback of three nodes under load: rolling.py OLD NEW SWARM [SECONDS_BETWEEN]
+
+OLD and NEW are binaries of the hub, SWARM the load generator. A hub of OLD with three nodes is created; devices publish and every
+acknowledgement is written down; one node after the other is stopped in order and started with NEW, then all of them back with OLD, then
+with NEW again. The next node follows when the one before is ready and all members are healthy. In the end every acknowledged message is
+read back. While the versions are mixed, a device is created at each node, and found at the others.
+
+Nothing here uses a feature that OLD does not know: a node of an earlier version stops at a registry command that it does not know
+(proto/CHANGES.md), so such features are to be used once all nodes run NEW.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+READY_SECONDS = 120
+# Longer than three rounds of restarts take.
+DEVICES, WINDOW, LOAD_SECONDS = 20, 1, 300
+
+
+def die(text):
+    sys.exit(f"upgrade: {text}")
+
+
+def say(text):
+    print(f"upgrade: {text}", flush=True)
+
+
+def wait(what, condition, seconds=READY_SECONDS):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.2)
+    die(f"{what}: not within {seconds} s")
+
+
+class Node:
+    def __init__(self, facts, old):
+        self.name, self.config = facts["name"], facts["configFile"]
+        self.ops = facts["metrics"].rsplit("/", 1)[0]
+        self.file = Path(facts["dataDir"]) / "node.json"
+        self.log = open(Path(facts["dataDir"]) / "upgrade.log", "ab")
+        self.program, self.process = old, None
+
+    def start(self, program):
+        self.program = program
+        self.process = subprocess.Popen([program, "start", "--config", self.config], stdout=self.log, stderr=self.log)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(120)
+        if code:
+            die(f"{self.name} ended with {code}: {Path(self.log.name).read_text(errors='replace')[-2000:]}")
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            die(f"{self.name} ({self.program}) has ended with {self.process.returncode}: {Path(self.log.name).read_text(errors='replace')[-2000:]}")
+        try:
+            return urllib.request.urlopen(f"{self.ops}/readyz", timeout=2).status == 200
+        except OSError:
+            return False
+
+    def run(self, *command):
+        done = subprocess.run([self.program, *command, "--connection-file", str(self.file)], capture_output=True, text=True)
+        return done.stdout if done.returncode == 0 else None
+
+    def is_healthy(self):
+        status = self.run("cluster", "status", "--json")
+        return status and json.loads(status)["healthy"]
+
+
+def create(old, folder):
+    """A hub of OLD with three nodes, whose ports stay the same; gives its nodes."""
+    command = [old, "dev", "--data-dir", str(folder), "--nodes", "3", "--host", "127.81.0.1"]
+    log = open(folder.parent / "dev.log", "wb")
+    running = subprocess.Popen(command, stdout=log, stderr=log)
+    file = folder / "connection.json"
+    wait("the first start", lambda: file.exists() or running.poll() is not None)
+    if running.poll() is not None:
+        die((folder.parent / "dev.log").read_text()[-2000:])
+    connection = json.loads(file.read_text())
+    nodes = [Node(facts, old) for facts in connection["nodes"]]
+    wait("a healthy hub", nodes[0].is_healthy)
+    running.send_signal(signal.SIGTERM)
+    running.wait(120)
+    # The load finds the nodes by it, and it does not change.
+    file.write_text(json.dumps(connection))
+    return file, nodes
+
+
+def roll(nodes, program, label, between):
+    for number, node in enumerate(nodes):
+        begun = time.monotonic()
+        node.stop()
+        stopped = time.monotonic()
+        node.start(program)
+        wait(f"{node.name} to be ready", node.is_ready)
+        ready = time.monotonic()
+        wait("a healthy hub", node.is_healthy)
+        say(f"{label}: {node.name} stopped in {stopped - begun:.1f} s, ready after {ready - stopped:.1f} s")
+        device = f"{label}-{number}"
+        if node.run("device", "create", device) is None:
+            die(f"no device can be created at {node.name}")
+        for other in nodes:
+            if not wait(f"{device} at {other.name}", lambda: other.run("device", "show", device), 20):
+                die(f"{device} is not found at {other.name}")
+        time.sleep(between)
+
+
+def main():
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__)
+    old, new, swarm = (str(Path(path).resolve()) for path in sys.argv[1:4])
+    between = float(sys.argv[4]) if len(sys.argv) == 5 else 5
+    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="holdfast-upgrade-") as folder:
+        folder = Path(folder)
+        (folder / "data").mkdir()
+        file, nodes = create(old, folder / "data")
+        for node in nodes:
+            node.start(old)
+        for node in nodes:
+            wait(f"{node.name} to be ready", node.is_ready)
+        wait("a healthy hub", nodes[0].is_healthy)
+        ledger = folder / "ledger"
+        errors = open(folder / "swarm.log", "wb")
+        load = subprocess.Popen(
+            [swarm, "publish", "--hub", str(file), "-n", str(DEVICES), "-w", str(WINDOW), "--duration", str(LOAD_SECONDS), "--drain", "30", "--survive-disconnect", "--ledger", str(ledger)],
+            stdout=errors, stderr=errors)
+        try:
+            time.sleep(between)
+            if load.poll() is not None:
+                die((folder / "swarm.log").read_text()[-2000:])
+            roll(nodes, new, "upgrade", between)
+            roll(nodes, old, "rollback", between)
+            roll(nodes, new, "again", between)
+            if load.poll() is not None:
+                die(f"the load ended before the nodes were done: {(folder / 'swarm.log').read_text()[-2000:]}")
+            say("all nodes are done; the load goes on until its end")
+            load.wait(LOAD_SECONDS + 120)
+            said = (folder / "swarm.log").read_text()
+            say("load: " + " | ".join(said.strip().splitlines()[-6:]))
+            done = subprocess.run([swarm, "verify", "--hub", str(file), "--ledger", str(ledger)], capture_output=True, text=True)
+            print(done.stdout + done.stderr, flush=True)
+            if done.returncode:
+                die("acknowledged messages are missing, or doubled, or out of order")
+        finally:
+            load.kill()
+            for node in nodes:
+                if node.process:
+                    node.process.kill()
+                    node.process.wait()
+    say("nothing acknowledged is missing")
+
+
+main()
