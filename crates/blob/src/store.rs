@@ -14,8 +14,10 @@ mod error;
 mod files;
 mod index;
 mod list;
+mod remote;
+mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,14 +26,14 @@ use holdfast_proto::blob::v1 as proto;
 use holdfast_storage::{Disk, DiskGuard, Durability, Family, Flusher, StorageError, WriteBatch};
 use holdfast_tasks::sync::Mutex;
 
-use crate::BlobConfig;
 use crate::metrics::Metrics;
+use crate::{BlobConfig, Bucket};
 
 pub use blobs::BlobFacts;
 pub(crate) use blobs::{BlobHeaders, Committed, ETag, Metadata, NewBlob};
 pub(crate) use blocks::BlockKind;
 pub(crate) use containers::ContainerFacts;
-pub(crate) use content::{Content, Received};
+pub(crate) use content::{Content, Reader, Received};
 pub use error::BlobStoreError;
 use files::{FileId, Files};
 use index::{Totals, key};
@@ -59,6 +61,8 @@ pub struct StoreParts {
     pub directory: PathBuf,
     /// Its limits.
     pub config: BlobConfig,
+    /// Where the blobs of one container are; `None`: all are on the disk.
+    pub bucket: Option<Bucket>,
 }
 
 /// See the module. Clones share it.
@@ -71,6 +75,10 @@ struct Inner {
     metrics: Metrics,
     /// Held from the reads of a change to its write.
     changing: Mutex<()>,
+    /// Writes to the bucket that are in progress.
+    writes: Mutex<writes::Writes>,
+    /// Those in parts, by their keys in the index.
+    uploads: Mutex<BTreeSet<FileId>>,
 }
 
 /// A change that has been decided.
@@ -156,6 +164,8 @@ impl BlobStore {
             files,
             metrics: Metrics::new(),
             changing: Mutex::default(),
+            writes: Mutex::default(),
+            uploads: Mutex::default(),
             parts,
         }));
         store.remove_unnamed_files()?;

@@ -12,7 +12,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use holdfast_blob::BlobConfig;
+use holdfast_blob::{BlobConfig, S3Config};
 use holdfast_cluster::control::ControlConfig;
 use holdfast_cluster::peer::PeersConfig;
 use holdfast_config::{Invalid, Section, Tree};
@@ -57,7 +57,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, s3: S3Config, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new
@@ -140,9 +140,12 @@ impl Config {
             let reason = "is a path of the hub, or the account of section [blob]; choose another name";
             found.push(Invalid::new("upload", "container", reason));
         }
-        if upload.storage == UploadStorageKind::Embedded && !self.blob.enabled && upload.endpoint.is_empty() {
-            let reason = "is needed with upload.storage = \"embedded\" on a node without blob.enabled: the host of the node that has it";
+        if upload.storage.is_embedded() && !self.blob.enabled && upload.endpoint.is_empty() {
+            let reason = "is needed with upload.storage = \"embedded\" or \"s3\" on a node without blob.enabled: the host of a node that has it";
             found.push(Invalid::new("upload", "endpoint", reason));
+        }
+        if upload.storage == UploadStorageKind::S3 && self.s3.bucket.is_empty() {
+            found.push(Invalid::new("s3", "bucket", "is needed with upload.storage = \"s3\""));
         }
     }
 

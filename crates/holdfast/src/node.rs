@@ -51,6 +51,7 @@ use outbound::ProvisioningOutbound;
 use store::Store;
 pub(crate) use store::storage_failure;
 use uploads::Uploads;
+pub(crate) use uploads::bucket;
 
 /// Called, from any thread, when the node cannot continue; the text is the reason. Only the first call counts.
 pub(crate) type OnFatal = Arc<dyn Fn(String) + Send + Sync>;

@@ -15,7 +15,7 @@ use super::error::BlobError;
 use super::request::{BlobRequest, http_date};
 use super::{Conditions, empty, set};
 use crate::BlobStore;
-use crate::store::{BlobFacts, BlobHeaders, BlobStoreError, Committed, Content, NewBlob};
+use crate::store::{BlobFacts, BlobHeaders, BlobStoreError, Committed, NewBlob, Reader};
 
 /// Longest value of a header that is stored.
 const MAX_HEADER_BYTES: usize = 1024;
@@ -116,12 +116,9 @@ pub(super) async fn put(
     let md5 = body_md5(request)?;
     store.check_space_for(length).await?;
     // A certain refusal comes before the body is read.
-    let before = store.blob(request.container(), request.blob()).await?;
-    new.conditions
-        .check_write(before.as_ref().map(|facts| (facts.etag, facts.modified)))?;
-    if before.is_some() && only_create {
-        return Err(BlobStoreError::BlobExists.into());
-    }
+    store.container(request.container()).await?;
+    store.check_new(request.container(), request.blob(), &new)?;
+    store.check_before(request.container(), request.blob(), &new).await?;
     let content = match (length, body.take()) {
         (0, _) | (_, None) => None,
         (length, Some(body)) => Some(store.receive(body, length, md5).await?),
@@ -222,11 +219,12 @@ pub(super) async fn get(
     request: &BlobRequest,
     place: OwnedSemaphorePermit,
 ) -> Result<Response<Body>, BlobError> {
-    let (facts, content) = store.open_blob(request.container(), request.blob()).await?;
+    let (facts, opened) = store.open_blob(request.container(), request.blob()).await?;
     Conditions::of(&request.head.headers).check_read(facts.etag, facts.modified)?;
     let range = range(request, facts.size)?;
     let (start, length) = range.unwrap_or((0, facts.size));
-    let mut response = Response::new(body_of(content.range(start, length), place));
+    let content = opened.read(start, length).await?;
+    let mut response = Response::new(body_of(store, content, place));
     describe(&mut response, &facts);
     set(&mut response, "content-length", &length.to_string());
     let md5 = md5_text(&facts.headers);
@@ -248,9 +246,13 @@ pub(super) async fn get(
 }
 
 /// The content as a body; the place is free again at its end.
-fn body_of(content: Content, place: OwnedSemaphorePermit) -> Body {
-    let chunks = stream::unfold((content, place), |(content, place)| async move {
+fn body_of(store: &BlobStore, content: Reader, place: OwnedSemaphorePermit) -> Body {
+    let read = store.metrics().read.clone();
+    let chunks = stream::unfold((content, place, read), |(content, place, read)| async move {
         let (chunk, rest) = content.next().await?;
+        if let Ok(chunk) = &chunk {
+            read.increment(chunk.len() as u64);
+        }
         let frame = chunk.map(Frame::data).map_err(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -258,7 +260,7 @@ fn body_of(content: Content, place: OwnedSemaphorePermit) -> Body {
             );
             Box::<dyn std::error::Error + Send + Sync>::from(error)
         });
-        Some((frame, (rest, place)))
+        Some((frame, (rest, place, read)))
     });
     StreamBody::new(chunks).boxed_unsync()
 }

@@ -42,6 +42,7 @@ pub(super) async fn put(
     let md5 = body_md5(request)?;
     // Before the body: a container that is not there is certain to be refused.
     store.container(request.container()).await?;
+    store.check_name(request.container(), request.blob())?;
     store.check_space_for(length).await?;
     let content = store.receive(body, length, md5).await?;
     store

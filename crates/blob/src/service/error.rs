@@ -104,6 +104,12 @@ impl From<BlobStoreError> for BlobError {
             E::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServerBusy"),
             E::Body(_) => (StatusCode::BAD_REQUEST, "IncompleteBody"),
             E::Md5 => (StatusCode::BAD_REQUEST, "Md5Mismatch"),
+            E::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServerBusy"),
+            E::Name(_) => (StatusCode::BAD_REQUEST, "InvalidResourceName"),
+            E::Metadata(_) => (StatusCode::BAD_REQUEST, "MetadataTooLarge"),
+            E::NotInBucket(_) => (StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
+            // Its log line is the bucket's; addresses and keys are for the log.
+            E::Bucket(_) => return Self::busy("the storage behind the hub does not answer as it must; retry"),
             E::File { .. } | E::Unreadable | E::Storage(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a blob request failed");
                 // Paths and errors of the node's disk are for its log.

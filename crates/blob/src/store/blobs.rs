@@ -6,7 +6,7 @@ use std::fmt;
 use holdfast_model::UnixMillis;
 use holdfast_proto::blob::v1 as proto;
 
-use super::content::{Content, Received};
+use super::content::{Content, Opened, Received};
 use super::error::BlobStoreError;
 use super::files::FileId;
 use super::index::{self, VERSION, key};
@@ -88,6 +88,13 @@ pub(crate) struct NewBlob {
     pub(crate) only_create: bool,
 }
 
+impl NewBlob {
+    /// Whether what is there before decides.
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.only_create || self.conditions != Conditions::default()
+    }
+}
+
 pub(super) fn version_of(stored: Option<&proto::StoredBlob>) -> Option<(ETag, UnixMillis)> {
     stored.map(|stored| (ETag(stored.etag), UnixMillis(stored.modified_ms)))
 }
@@ -147,6 +154,9 @@ impl BlobStore {
         new: NewBlob,
         content: Option<Received>,
     ) -> Result<Committed, BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container) {
+            return self.put_in_bucket(bucket, container, blob, content, new).await;
+        }
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let written = self.change(move |store| {
             let before = store.before_write(&container, &blob, &new)?;
@@ -174,8 +184,17 @@ impl BlobStore {
     /// Size, times and headers of a blob; `None`: it is not there.
     ///
     /// # Errors
-    /// When the disk fails, or the container is not there.
+    /// When the disk or the bucket fails, or the container is not there.
     pub async fn blob(&self, container: &str, blob: &str) -> Result<Option<BlobFacts>, BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container)
+            && let Some(object) = self.find_in_bucket(bucket, container, blob).await?
+        {
+            return Ok(Some(object.facts));
+        }
+        self.local_blob(container, blob).await
+    }
+
+    pub(super) async fn local_blob(&self, container: &str, blob: &str) -> Result<Option<BlobFacts>, BlobStoreError> {
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let read = self.read(move |store| {
             store.check_container(&container)?;
@@ -185,7 +204,12 @@ impl BlobStore {
     }
 
     /// The facts of a blob and a reader of its content.
-    pub(crate) async fn open_blob(&self, container: &str, blob: &str) -> Result<(BlobFacts, Content), BlobStoreError> {
+    pub(crate) async fn open_blob(&self, container: &str, blob: &str) -> Result<(BlobFacts, Opened), BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container)
+            && let Some(object) = self.find_in_bucket(bucket, container, blob).await?
+        {
+            return Ok((object.facts.clone(), Opened::There(bucket.clone(), Box::new(object))));
+        }
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let read = self.read(move |store| {
             store.check_container(&container)?;
@@ -196,7 +220,7 @@ impl BlobStore {
                 .iter()
                 .map(|part| Ok((index::file_of(&part.file)?, part.length)));
             let parts: Result<Vec<(FileId, u64)>, BlobStoreError> = parts.collect();
-            Ok((facts, Content::new(store.clone(), parts?)))
+            Ok((facts, Opened::Here(Content::new(store.clone(), parts?))))
         });
         read.await
     }
@@ -209,6 +233,11 @@ impl BlobStore {
         conditions: Conditions,
         edit: impl FnOnce(&mut Metadata, &mut BlobHeaders) + Send + 'static,
     ) -> Result<Committed, BlobStoreError> {
+        if self.bucket_of(container).is_some() {
+            return Err(BlobStoreError::NotInBucket(
+                "metadata and headers that change; write the blob again",
+            ));
+        }
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let edited = self.change(move |store| {
             store.check_container(&container)?;
@@ -234,6 +263,10 @@ impl BlobStore {
         blob: &str,
         conditions: Conditions,
     ) -> Result<(), BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container) {
+            let names = (container.to_owned(), blob.to_owned());
+            return self.delete_in_bucket(bucket, names, &conditions).await;
+        }
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let deleted = self.change(move |store| {
             store.check_container(&container)?;

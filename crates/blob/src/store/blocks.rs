@@ -73,6 +73,7 @@ impl BlobStore {
                 version: VERSION,
                 last_ms: store.clock().now().0,
                 id_length,
+                committed: None,
                 ..staging
             };
             let block = proto::StoredBlock {
@@ -96,6 +97,9 @@ impl BlobStore {
         list: Vec<(BlockKind, Vec<u8>)>,
         new: NewBlob,
     ) -> Result<Committed, BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container) {
+            return self.put_list_in_bucket(bucket, container, blob, list, new).await;
+        }
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let max_size = self.config().max_blob_size.bytes();
         let written = self.change(move |store| {
@@ -168,7 +172,7 @@ impl BlobStore {
     }
 
     /// The uncommitted blocks by key; their number is bounded.
-    fn waiting_blocks(
+    pub(super) fn waiting_blocks(
         &self,
         container: &str,
         blob: &str,
@@ -195,12 +199,17 @@ impl BlobStore {
 
     /// The blocks of a blob; `None`: it has neither a blob nor a block.
     pub(crate) async fn block_list(&self, container: &str, blob: &str) -> Result<ListedBlocks, BlobStoreError> {
+        // The bucket knows no blocks: those that were committed are none any more.
+        let is_in_bucket = match self.bucket_of(container) {
+            Some(bucket) => self.find_in_bucket(bucket, container, blob).await?.is_some(),
+            None => false,
+        };
         let (container, blob) = (container.to_owned(), blob.to_owned());
         let read = self.read(move |store| {
             store.check_container(&container)?;
-            let stored = store.stored_blob(&container, &blob)?;
+            let stored = store.stored_blob(&container, &blob)?.filter(|_| !is_in_bucket);
             let waiting = store.waiting_blocks(&container, &blob)?;
-            if stored.is_none() && waiting.is_empty() {
+            if stored.is_none() && waiting.is_empty() && !is_in_bucket {
                 return Err(BlobStoreError::NoBlob);
             }
             let parts = stored.iter().flat_map(|stored| &stored.parts);

@@ -42,6 +42,9 @@ impl BlobStore {
         let lifetime = self.config().uncommitted_lifetime.get();
         let interval = MAX_INTERVAL.min(lifetime / 2);
         loop {
+            if let Err(error) = self.remove_left_parts().await {
+                tracing::warn!(%error, "parts of unfinished writes to the bucket were not removed; trying again");
+            }
             tokio::select! {
                 biased;
                 () = stop.reached(Phase::Closing) => return,

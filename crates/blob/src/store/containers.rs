@@ -126,6 +126,9 @@ impl BlobStore {
     /// Removes a container with all its blobs, many at a time; its name goes with the last ones. A crash meanwhile leaves the
     /// container with the rest.
     pub(crate) async fn delete_container(&self, container: &str, conditions: Conditions) -> Result<(), BlobStoreError> {
+        if self.bucket_of(container).is_some() {
+            return Err(BlobStoreError::NotInBucket("the removal of their container"));
+        }
         let name = container.to_owned();
         loop {
             let name = name.clone();

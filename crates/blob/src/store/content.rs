@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join;
+use futures_util::{StreamExt as _, stream};
 use holdfast_net::Body;
 use http_body_util::BodyExt as _;
 use md5::{Digest as _, Md5};
@@ -13,6 +14,7 @@ use md5::{Digest as _, Md5};
 use super::BlobStore;
 use super::error::BlobStoreError;
 use super::files::FileId;
+use crate::bucket::{Bucket, Object, Pieces};
 
 /// Bytes that are handed to the disk, and read from it, at once. A request holds two of them.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -153,6 +155,58 @@ async fn gather(body: &mut Body, left: u64) -> Result<Bytes, BlobStoreError> {
     }
 }
 
+/// A blob's content before it is read.
+pub(crate) enum Opened {
+    /// On this node's disk.
+    Here(Content),
+    /// In a bucket.
+    There(Bucket, Box<Object>),
+}
+
+impl Opened {
+    /// `length` bytes from `start` on, which must be inside.
+    ///
+    /// # Errors
+    /// The bucket does not answer.
+    pub(crate) async fn read(self, start: u64, length: u64) -> Result<Reader, BlobStoreError> {
+        match self {
+            Self::Here(content) => Ok(Reader::Here(content.range(start, length))),
+            // A bucket has no range of nothing.
+            Self::There(..) if length == 0 => Ok(Reader::There(Box::pin(stream::empty()), 0)),
+            Self::There(bucket, object) => Ok(Reader::There(bucket.read(&object, start, length).await?, length)),
+        }
+    }
+}
+
+/// A content that is read.
+pub(crate) enum Reader {
+    /// From this node's disk.
+    Here(Content),
+    /// From a bucket, and the bytes that are to come.
+    There(Pieces, u64),
+}
+
+impl Reader {
+    /// The next chunk; `None` at the end.
+    pub(crate) async fn next(self) -> Option<(Chunk, Self)> {
+        let (mut pieces, left) = match self {
+            Self::Here(content) => {
+                let (chunk, content) = content.next().await?;
+                return Some((chunk, Self::Here(content)));
+            }
+            Self::There(_, 0) => return None,
+            Self::There(pieces, left) => (pieces, left),
+        };
+        let chunk = match pieces.next().await {
+            Some(Ok(piece)) if piece.len() as u64 <= left => Ok(piece),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => Err(BlobStoreError::Busy("the bucket's content has another length")),
+        };
+        let left = chunk.as_ref().map_or(0, |piece| left - piece.len() as u64);
+        Some((chunk, Self::There(pieces, left)))
+    }
+}
+
 /// A chunk of a content that is read.
 pub(crate) type Chunk = Result<Bytes, BlobStoreError>;
 
@@ -228,7 +282,6 @@ impl Content {
             files.read(id, &file, &mut bytes, self.offset)?;
             self.offset += count;
             self.left -= count;
-            self.store.0.metrics.read.increment(count);
             return Ok(bytes.into());
         }
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
+use crate::bucket::BucketError;
+
 /// See the module. Nothing has changed, but for [`Self::Storage`], where it may have.
 #[derive(Debug, Error)]
 pub enum BlobStoreError {
@@ -56,6 +58,21 @@ pub enum BlobStoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The bucket does not do what it must.
+    #[error("the bucket cannot be used: {0}")]
+    Bucket(#[from] BucketError),
+    /// It may be carried out later.
+    #[error("{0}")]
+    Busy(&'static str),
+    /// The name is none of the bucket's.
+    #[error("{0}")]
+    Name(&'static str),
+    /// There is more metadata than the bucket keeps.
+    #[error("{0}")]
+    Metadata(&'static str),
+    /// Blobs in a bucket do not have it.
+    #[error("blobs in a bucket do not have {0}")]
+    NotInBucket(&'static str),
     /// A value of the index cannot be read by this version.
     #[error("a value of the index cannot be read by this version")]
     Unreadable,

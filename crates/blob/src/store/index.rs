@@ -19,6 +19,7 @@ pub(super) mod key {
     const BLOCK: u8 = b'u';
     const STAGING: u8 = b'n';
     const FILE: u8 = b'f';
+    const UPLOAD: u8 = b'm';
 
     fn of(kind: u8, container: &str, blob: &str) -> Vec<u8> {
         let mut key = Vec::with_capacity(container.len() + blob.len() + 2);
@@ -93,6 +94,16 @@ pub(super) mod key {
         key
     }
 
+    pub(in crate::store) fn upload(id: FileId) -> Vec<u8> {
+        let mut key = vec![UPLOAD];
+        key.extend_from_slice(&id);
+        key
+    }
+
+    pub(in crate::store) fn uploads() -> [Vec<u8>; 2] {
+        [vec![UPLOAD], vec![UPLOAD + 1]]
+    }
+
     /// Container and name of a key of a blob or its staging.
     pub(in crate::store) fn names(key: &[u8]) -> Option<(&str, &str)> {
         let rest = key.get(1..)?;
@@ -148,6 +159,10 @@ pub(super) fn decode_block(value: &[u8]) -> Result<proto::StoredBlock, BlobStore
 
 pub(super) fn decode_staging(value: &[u8]) -> Result<proto::StoredStaging, BlobStoreError> {
     decode(value, |stored: &proto::StoredStaging| stored.version)
+}
+
+pub(super) fn decode_upload(value: &[u8]) -> Result<proto::StoredUpload, BlobStoreError> {
+    decode(value, |stored: &proto::StoredUpload| stored.version)
 }
 
 pub(super) fn file_of(bytes: &[u8]) -> Result<FileId, BlobStoreError> {

@@ -76,6 +76,9 @@ impl BlobStore {
         container: &str,
         listing: Listing,
     ) -> Result<Listed<ListedBlob>, BlobStoreError> {
+        if let Some(bucket) = self.bucket_of(container) {
+            return self.list_bucket(bucket, container, listing).await;
+        }
         let container = container.to_owned();
         let read = self.read(move |store| {
             store.check_container(&container)?;

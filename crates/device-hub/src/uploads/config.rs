@@ -12,14 +12,25 @@ pub enum UploadStorageKind {
     None,
     /// The embedded endpoint of this or another node of the hub.
     Embedded,
+    /// The embedded endpoint, with the files in a bucket of S3.
+    S3,
     /// An account of Azure Blob storage, or what speaks its protocol.
     Azure,
+}
+
+impl UploadStorageKind {
+    /// Whether devices speak to the hub's own endpoint.
+    #[must_use]
+    pub const fn is_embedded(self) -> bool {
+        matches!(self, Self::Embedded | Self::S3)
+    }
 }
 
 impl Choice for UploadStorageKind {
     const NAMES: &'static [(&'static str, Self)] = &[
         ("none", Self::None),
         ("embedded", Self::Embedded),
+        ("s3", Self::S3),
         ("azure", Self::Azure),
     ];
 }
@@ -27,12 +38,14 @@ impl Choice for UploadStorageKind {
 holdfast_config::section! {
     /// File upload of devices; the same on all nodes.
     pub struct UploadConfig = "upload" {
-        /// Where devices upload to: `none`, `embedded` (section `[blob]`), or `azure`, an account of Azure Blob storage.
+        /// Where devices upload to: `none`, `embedded` (section `[blob]`), `s3`, the embedded endpoint with the files in a bucket
+        /// (section `[s3]`), or `azure`, an account of Azure Blob storage.
         pub storage: UploadStorageKind = UploadStorageKind::None;
-        /// The container of all uploads; the embedded one is made, that of an account must be there.
+        /// The container of all uploads; the embedded one is made, that of an account must be there. In a bucket it is a part of the key.
         pub container: String = "device-uploads".to_owned();
         /// The host, with a port unless it is 443, under which devices reach the storage. Default: the hub's own, or
-        /// ACCOUNT.blob.core.windows.net.
+        /// ACCOUNT.blob.core.windows.net. With `s3` it is this node's own address, where several nodes share a name: the blocks of a
+        /// file must come to one node.
         pub endpoint: String = String::new();
         /// The account of `azure`.
         pub account: String = String::new();

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::ConfigSource;
 use crate::config::Config;
 use crate::config::production::{NOT_CHECKED, Severity, Weakness, weaknesses};
+use crate::node::bucket;
 use holdfast_cli::exit_code::{Failure, Outcome};
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +25,9 @@ pub(crate) enum Command {
         /// of high or medium severity
         #[arg(long, conflicts_with = "print")]
         production: bool,
+        /// Send nothing: leave out the bucket of upload.storage = "s3"
+        #[arg(long)]
+        offline: bool,
         /// With --production: one JSON document
         #[arg(long, requires = "production")]
         json: bool,
@@ -41,8 +45,13 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             json,
             ..
         } => production(&source, json),
-        Command::Check { source, print, .. } => {
+        Command::Check {
+            source, print, offline, ..
+        } => {
             let mut config = read(&source, Config::default())?;
+            if !print && !offline {
+                check_bucket(&config)?;
+            }
             if print {
                 super::print(&page::effective(&mut config))
             } else {
@@ -50,6 +59,28 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Writes, reads and removes an object in the bucket of uploads, if there is one.
+///
+/// # Errors
+/// Its fault, and the setting that mends it.
+fn check_bucket(config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let bucket = bucket(config).await.map_err(|error| {
+            let error = anyhow::Error::from(error);
+            Failure::new(
+                Outcome::Failed,
+                format!("the bucket of file uploads cannot be used: {error:#}"),
+            )
+        })?;
+        let Some(bucket) = bucket else { return Ok(()) };
+        bucket.check().await.map_err(|error| {
+            let text = format!("the bucket {} of file uploads cannot be used: {error}", bucket.name());
+            Failure::new(Outcome::Failed, text).advise(error.cause.advice())
+        })
+    })
 }
 
 fn production(source: &ConfigSource, is_json: bool) -> Result<(), Failure> {

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use holdfast_blob::{Account, BlobService, BlobStore, BlobStoreError, StoreParts, sas};
+use holdfast_blob::{
+    Account, BlobService, BlobStore, BlobStoreError, Bucket, BucketSetupError, CREDENTIAL_VARIABLES, StoreParts, sas,
+};
 use holdfast_device_hub::{UploadConfig, UploadStorageKind, UploadedFile};
 use holdfast_gateway::{UploadLocation, UploadStorage, UploadedBlob};
 use holdfast_model::{Clock, UnixMillis};
-use holdfast_tasks::Stop;
+use holdfast_tasks::{Phase, Stop};
 use http::{Method, StatusCode, header};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
@@ -30,6 +32,9 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest answer about a blob that is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// How long after a failed check of the bucket the next one comes.
+const RECHECK_AFTER: Duration = Duration::from_secs(60);
 
 /// The port that URLs leave out.
 const HTTPS_PORT: u16 = 443;
@@ -78,10 +83,10 @@ impl Uploads {
         };
         let storage = match (upload.storage, &served) {
             (UploadStorageKind::None, _) => None,
-            (UploadStorageKind::Embedded, Some(served)) => {
+            (UploadStorageKind::Embedded | UploadStorageKind::S3, Some(served)) => {
                 signed(served.account.clone(), Place::Here(served.store.clone()))
             }
-            (UploadStorageKind::Embedded, None) => {
+            (UploadStorageKind::Embedded | UploadStorageKind::S3, None) => {
                 let account = Account::from_file(&blob.account, &config.blob_key_file(), false);
                 signed(account.map_err(cannot_start)?, Place::Elsewhere)
             }
@@ -91,10 +96,7 @@ impl Uploads {
                 signed(account.map_err(cannot_start)?, Place::Elsewhere)
             }
         };
-        if let Some(served) = served
-            .as_ref()
-            .filter(|_| upload.storage == UploadStorageKind::Embedded)
-        {
+        if let Some(served) = served.as_ref().filter(|_| upload.storage.is_embedded()) {
             served
                 .store
                 .ensure_container(&upload.container)
@@ -108,7 +110,7 @@ impl Uploads {
             port,
             // Nodes without the endpoint have one host, which may be a load balancer's; this node has to be met.
             endpoint: match upload.storage {
-                UploadStorageKind::Embedded => upload.endpoint.clone(),
+                UploadStorageKind::Embedded | UploadStorageKind::S3 => upload.endpoint.clone(),
                 UploadStorageKind::None | UploadStorageKind::Azure => String::new(),
             },
             container: upload.container.clone(),
@@ -164,6 +166,11 @@ fn cannot_start(error: impl std::error::Error + Send + Sync + 'static) -> Failur
 
 async fn serve(config: &Config, store: &Store, stop: &Stop) -> Result<Served, Failure> {
     let account = Account::from_file(&config.blob.account, &config.blob_key_file(), true).map_err(cannot_start)?;
+    let bucket = bucket(config).await.map_err(cannot_start)?;
+    if let Some(bucket) = &bucket {
+        // A hub without its bucket still takes telemetry.
+        holdfast_tasks::spawn_critical("bucket-check", check_until_it_works(bucket.clone(), stop.clone()));
+    }
     let parts = StoreParts {
         disk: Arc::clone(&store.host.disk),
         flusher: store.host.flusher.clone(),
@@ -172,6 +179,7 @@ async fn serve(config: &Config, store: &Store, stop: &Stop) -> Result<Served, Fa
         clock: Clock::system(),
         directory: config.blob_directory(),
         config: config.blob.clone(),
+        bucket,
     };
     let opened = holdfast_tasks::spawn_blocking(move || BlobStore::open(parts)).await;
     let store = opened.map_err(cannot_start)?;
@@ -181,6 +189,38 @@ async fn serve(config: &Config, store: &Store, stop: &Stop) -> Result<Served, Fa
         account,
         store,
     })
+}
+
+/// The bucket of uploads, if there is one. Sends nothing.
+///
+/// # Errors
+/// When its credentials or its CA cannot be used.
+pub(crate) async fn bucket(config: &Config) -> Result<Option<Bucket>, BucketSetupError> {
+    if config.upload.storage != UploadStorageKind::S3 {
+        return Ok(None);
+    }
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| CREDENTIAL_VARIABLES.contains(&name.as_str()))
+        .collect();
+    let (s3, container) = (config.s3.clone(), config.upload.container.clone());
+    let opened = holdfast_tasks::spawn_blocking(move || Bucket::open(&s3, &container, &environment));
+    opened.await.map(Some)
+}
+
+/// Says in the log why the bucket cannot be used, until it can.
+async fn check_until_it_works(bucket: Bucket, stop: Stop) {
+    let checks = async {
+        while bucket.check().await.is_err() {
+            tokio::time::sleep(RECHECK_AFTER).await;
+        }
+        tracing::info!(bucket = bucket.name(), "file uploads go to the bucket");
+    };
+    tokio::select! {
+        biased;
+        () = stop.reached(Phase::Closing) => {}
+        () = checks => {}
+    }
 }
 
 /// Where an account's blobs are.
@@ -226,7 +266,7 @@ impl Signed {
         match config.storage {
             _ if !config.endpoint.is_empty() => config.endpoint.clone(),
             UploadStorageKind::Azure => format!("{}.blob.core.windows.net", config.account),
-            UploadStorageKind::Embedded | UploadStorageKind::None => {
+            UploadStorageKind::Embedded | UploadStorageKind::S3 | UploadStorageKind::None => {
                 authority(&self.own_host, self.own_port.load(Ordering::Relaxed))
             }
         }

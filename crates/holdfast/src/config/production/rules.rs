@@ -131,6 +131,14 @@ fn secrets(config: &Config, found: &mut Vec<Weakness>) {
             "leave it out, and give each back end the string of its own policy",
         ));
     }
+    if config.s3.endpoint.starts_with("http://") {
+        found.push(Weakness::new(
+            Severity::Medium,
+            "s3.endpoint",
+            "files of devices go to the bucket unencrypted",
+            "a URL with https, and the CA of its certificate in s3.ca_file",
+        ));
+    }
     let level = config.log.level.to_ascii_lowercase();
     if level.contains("debug") || level.contains("trace") {
         found.push(Weakness::new(
