@@ -120,7 +120,7 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
     Err(refusal(answer.status, &json, &answer.body))
 }
 
-fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
+pub(crate) fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {
     let message = json.get("Message").or_else(|| json.get("message"));
     let text = message.and_then(Value::as_str).map_or_else(
         || String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned(),

@@ -15,6 +15,7 @@ mod device;
 mod doctor;
 mod events;
 pub mod exit_code;
+pub mod export;
 mod http;
 mod hub;
 mod monitor;

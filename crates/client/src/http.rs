@@ -1,10 +1,11 @@
 //! One HTTP/1.1 connection to a hub, over any stream.
 
 use anyhow::Result;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +29,52 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+/// The body of an answer as it comes.
+pub struct BodyStream {
+    body: Incoming,
+    /// Received and not taken yet.
+    rest: BytesMut,
+    /// The connection ends with it.
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl BodyStream {
+    /// The next `length` bytes; `None` when the body has ended before the first of them.
+    ///
+    /// # Errors
+    /// The connection breaks, or the body ends in the middle.
+    pub async fn take(&mut self, length: usize) -> Result<Option<Bytes>> {
+        while self.rest.len() < length {
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.rest.extend_from_slice(&data);
+                    }
+                }
+                None if self.rest.is_empty() => return Ok(None),
+                None => anyhow::bail!("the answer ends in the middle"),
+            }
+        }
+        Ok(Some(self.rest.split_to(length).freeze()))
+    }
+
+    /// All that is left, of which at most `max_bytes` are kept.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn rest(mut self, max_bytes: usize) -> Result<Bytes> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame?.into_data()
+                && self.rest.len() < max_bytes
+            {
+                self.rest.extend_from_slice(&data);
+            }
+        }
+        self.rest.truncate(max_bytes);
+        Ok(self.rest.freeze())
+    }
 }
 
 impl Connection {
@@ -60,6 +107,29 @@ impl Connection {
             host: host.to_owned(),
             max_answer_bytes,
         })
+    }
+
+    /// Sends a GET and returns the answer's head and its body as it comes. For one request: the connection ends with the body.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn stream(mut self, path: &str, headers: &[(HeaderName, &str)]) -> Result<(StatusCode, BodyStream)> {
+        let mut request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header(header::HOST, &self.host);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request.body(Full::from(Vec::new()))?).await?;
+        let (head, body) = response.into_parts();
+        let stream = BodyStream {
+            body,
+            rest: BytesMut::new(),
+            _sender: self.sender,
+        };
+        Ok((head.status, stream))
     }
 
     /// Sends one request and reads the whole answer.

@@ -227,6 +227,15 @@ impl Group {
         }
     }
 
+    /// Where exports of this node wait for their turn.
+    pub(crate) fn exporting(&self) -> Arc<tokio::sync::Semaphore> {
+        self.0.groups.exporting()
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
     fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
     }

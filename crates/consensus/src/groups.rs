@@ -7,15 +7,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use futures_util::stream;
 use holdfast_model::NodeId;
 use holdfast_tasks::sync::RwLock;
 use tokio::sync::Semaphore;
 
 use crate::position::GroupId;
-use crate::transport::{Answer, Chunks, Handler, refused};
+use crate::transport::{Answer, CallError, Chunks, Handler, refused};
 
 /// Snapshots that a node sends at once; others wait. Each may fill the disk's and the network's bandwidth.
 pub(crate) const MAX_SNAPSHOTS_SENT: usize = 2;
+
+/// Exports that a node gives at once, beside snapshots: a backup reads group by group, and must not keep replicas waiting.
+const MAX_EXPORTS: usize = 1;
 
 /// A registered group as its other members call it. `from` is the caller that the transport has authenticated.
 pub(crate) trait Serve: Send + Sync {
@@ -24,6 +28,9 @@ pub(crate) trait Serve: Send + Sync {
 
     /// Receives a snapshot.
     fn upload(self: Arc<Self>, from: NodeId, body: Bytes, chunks: Chunks) -> Answer;
+
+    /// Sends its state.
+    fn download(self: Arc<Self>, body: Bytes) -> Chunks;
 }
 
 /// The groups of this node; clones share the table. Enter it under [`Service::Raft`](crate::transport::Service::Raft).
@@ -35,6 +42,7 @@ pub struct Groups(Arc<Table>);
 struct Table {
     groups: RwLock<HashMap<GroupId, Weak<dyn Serve>>>,
     sending: Arc<Semaphore>,
+    exporting: Arc<Semaphore>,
 }
 
 impl Default for Groups {
@@ -42,6 +50,7 @@ impl Default for Groups {
         Self(Arc::new(Table {
             groups: RwLock::default(),
             sending: Arc::new(Semaphore::new(MAX_SNAPSHOTS_SENT)),
+            exporting: Arc::new(Semaphore::new(MAX_EXPORTS)),
         }))
     }
 }
@@ -75,6 +84,10 @@ impl Groups {
     pub(crate) fn sending(&self) -> Arc<Semaphore> {
         self.0.sending.clone()
     }
+
+    pub(crate) fn exporting(&self) -> Arc<Semaphore> {
+        self.0.exporting.clone()
+    }
 }
 
 impl Handler for Groups {
@@ -89,6 +102,15 @@ impl Handler for Groups {
         match self.get(GroupId(target)) {
             Some(group) => group.upload(from, body, chunks),
             None => not_here(target),
+        }
+    }
+
+    fn download(&self, _from: NodeId, target: u32, body: Bytes) -> Chunks {
+        match self.get(GroupId(target)) {
+            Some(group) => group.download(body),
+            None => Box::pin(stream::iter([Err(CallError::Refused(
+                format!("{} does not run on this node", GroupId(target)).into(),
+            ))])),
         }
     }
 }

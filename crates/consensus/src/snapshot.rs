@@ -12,6 +12,7 @@
 //! the transport's buffers; nothing is installed unless the end has been received and its totals match.
 //! Not here: the content of a part (the state machine), the installation (`applier`).
 
+pub(crate) mod export;
 pub(crate) mod receive;
 pub(crate) mod send;
 

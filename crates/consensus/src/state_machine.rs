@@ -46,6 +46,16 @@ pub trait StateMachine: Send + 'static {
         Err(StorageError::Unsupported("taking a snapshot of this state machine"))
     }
 
+    /// As [`StateMachine::snapshot`], with a part of the log only: for a backup, which may have the rest already. A machine
+    /// whose snapshots carry no log gives the same for every scope.
+    ///
+    /// # Errors
+    /// Any error stops the node.
+    fn export(&mut self, log: LogScope) -> Result<SnapshotSource, StorageError> {
+        let _ = log;
+        self.snapshot()
+    }
+
     /// Creates a sink for the chunks of a snapshot from another replica. The state is not touched.
     ///
     /// # Errors
@@ -68,6 +78,17 @@ pub trait StateMachine: Send + 'static {
         let _ = (position, membership, sealed);
         Err(StorageError::Unsupported("restoring a state machine from a snapshot"))
     }
+}
+
+/// The log entries that an export carries beside the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogScope {
+    /// All that retention has left.
+    All,
+    /// Those above this index that retention has left.
+    After(u64),
+    /// None: the exported state has an empty log, as after retention of all of it.
+    None,
 }
 
 /// A view of a state machine's state at one position.

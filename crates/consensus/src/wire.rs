@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     Lease = 7,
     /// A state, in parts.
     Snapshot = 8,
+    /// The receiver's state, in parts.
+    Export = 9,
 }
 
 impl Kind {
@@ -58,6 +60,7 @@ impl Kind {
             6 => Self::ReadIndex,
             7 => Self::Lease,
             8 => Self::Snapshot,
+            9 => Self::Export,
             _ => return None,
         })
     }

@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use holdfast_cli::exit_code::Failure;
 use holdfast_cli::print;
 
+mod backup;
 mod config;
 mod dev;
+mod restore;
 mod secrets;
 mod start;
 
@@ -25,6 +27,12 @@ enum Command {
     Start(start::Start),
     #[command(flatten)]
     OfRunningHub(Box<holdfast_cli::Command>),
+    /// Make, check and list backups of a running hub
+    Backup {
+        #[command(subcommand)]
+        command: backup::Command,
+    },
+    Restore(restore::Restore),
     /// The key that seals stored keys
     Secrets {
         #[command(subcommand)]
@@ -54,6 +62,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args),
         Command::Start(args) => start::run(&args),
         Command::OfRunningHub(command) => holdfast_cli::run(*command),
+        Command::Backup { command } => backup::run(command),
+        Command::Restore(args) => restore::run(args),
         Command::Secrets { command } => secrets::run(command),
         Command::Config { command } => config::run(command),
     }

@@ -44,12 +44,15 @@ use crate::ops::{Readiness, Scrape};
 use holdfast_cli::exit_code::Failure;
 
 use certificates::Tls;
-pub(crate) use cluster_join::new_cluster;
 use cluster_join::{ClusterJoin, Entry};
+pub(crate) use cluster_join::{new_cluster, restored};
 use listeners::{Listeners, Services};
 use outbound::ProvisioningOutbound;
 use store::Store;
 pub(crate) use store::storage_failure;
+
+/// In a data directory: a restore has begun here and not ended.
+pub(crate) const RESTORING_FILE: &str = "restoring";
 use uploads::Uploads;
 pub(crate) use uploads::bucket;
 

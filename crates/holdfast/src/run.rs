@@ -205,13 +205,23 @@ fn ca_file(config: &Config) -> Result<Option<PathBuf>, Failure> {
 /// When another hub has it, it cannot be written, or it is not what this program left.
 pub(crate) fn take_data_dir(dir: &Path, in_cluster: bool) -> Result<DataDir, Failure> {
     preflight::data_dir(dir)?;
+    if dir.join(node::RESTORING_FILE).exists() {
+        let text = format!("a restore into {} has begun and not ended", dir.display());
+        return Err(Failure::cannot_start(text).advise(
+            "give `holdfast restore` again, with the same backup: it continues; or remove the directory, which holds nothing else",
+        ));
+    }
     let new = || NodeIdentity {
         // A node of a cluster learns its id from the members, or creates the cluster.
         cluster: if in_cluster { String::new() } else { node::new_cluster() },
-        // Not zero, and exact in the floating-point numbers of tools that read metrics and JSON.
-        incarnation: (rand::random::<u64>() >> 11) | 1,
+        incarnation: new_incarnation(),
     };
     DataDir::open(dir, new).map_err(|error| node::storage_failure(&error))
+}
+
+/// An id for a new node: not zero, and exact in the floating-point numbers of tools that read metrics and JSON.
+pub(crate) fn new_incarnation() -> u64 {
+    (rand::random::<u64>() >> 11) | 1
 }
 
 /// The connection file while the hub is ready.

@@ -10,6 +10,7 @@
 //! Start at [`Partition`], then [`record::BatchWriter`] and [`Reader`].
 #![warn(missing_docs)]
 
+pub mod backup;
 mod config;
 mod error;
 mod log;

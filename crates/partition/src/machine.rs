@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use holdfast_consensus::{
-    GroupHost, LogPosition, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
+    GroupHost, LogPosition, LogScope, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
 use holdfast_storage::{Disk, DiskGuard, OnFatal, StorageError};
 
@@ -149,9 +149,13 @@ impl StateMachine for Machine {
     }
 
     fn snapshot(&mut self) -> Result<SnapshotSource, StorageError> {
+        self.export(LogScope::All)
+    }
+
+    fn export(&mut self, log: LogScope) -> Result<SnapshotSource, StorageError> {
         // No entry is applied during this call, so that the view belongs to the same position as the copy of the state.
         self.store.store(&self.shared)?;
-        let Some(held) = RetentionHold::take(&self.shared) else {
+        let Some(held) = RetentionHold::take(&self.shared, log) else {
             return Err(StorageError::Unsupported(
                 "a snapshot of a partition that has applied nothing",
             ));

@@ -11,7 +11,7 @@ mod receive;
 mod send;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use receive::{Received, Sink};
 pub(crate) use send::{RetentionHold, Source};

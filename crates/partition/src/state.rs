@@ -301,6 +301,16 @@ impl State {
             .filter(|point| point.log_index > self.begin.log_index)
     }
 
+    /// The point behind the last counted entry, where the next one will be counted; `applied` is the last applied log index.
+    pub(crate) fn end_behind(&self, applied: u64) -> IndexPoint {
+        IndexPoint {
+            log_index: applied + 1,
+            sequence: self.next,
+            enqueued: self.last_enqueued,
+            log_bytes: self.log_bytes,
+        }
+    }
+
     /// Moves the begin to `log_index`; no event may lie between it and [`Self::begin`].
     pub(crate) fn begin_at(&mut self, log_index: u64) {
         self.begin.log_index = log_index;

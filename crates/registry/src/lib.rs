@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 
 mod authorities;
+pub mod backup;
 mod cache;
 mod change_feed;
 mod cluster;

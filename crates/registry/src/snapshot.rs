@@ -87,13 +87,100 @@ impl Source {
             if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
                 return Err(damaged("a record is longer than any record can be"));
             }
-            chunk.extend_from_slice(&key_len.to_be_bytes());
-            chunk.extend_from_slice(&value_len.to_be_bytes());
-            chunk.extend_from_slice(key);
-            chunk.extend_from_slice(value);
+            push_record(&mut chunk, (key_len, key), (value_len, value));
             self.records += 1;
         }
         Ok(chunk)
+    }
+}
+
+fn push_record(chunk: &mut Vec<u8>, (key_len, key): (u16, &[u8]), (value_len, value): (u32, &[u8])) {
+    chunk.extend_from_slice(&key_len.to_be_bytes());
+    chunk.extend_from_slice(&value_len.to_be_bytes());
+    chunk.extend_from_slice(key);
+    chunk.extend_from_slice(value);
+}
+
+/// Takes the next record off the front of a chunk's records.
+fn take_record(chunk: &mut Bytes) -> Result<(Bytes, Bytes), StorageError> {
+    let cut = || damaged("a record is cut off");
+    let key_len = usize::from(chunk.try_get_u16().map_err(|_| cut())?);
+    let value_len = chunk.try_get_u32().map_err(|_| cut())? as usize;
+    if key_len > MAX_KEY_BYTES || value_len > MAX_VALUE_BYTES || chunk.len() < key_len + value_len {
+        return Err(cut());
+    }
+    let key = chunk.split_to(key_len);
+    let value = chunk.split_to(value_len);
+    if !layout::is_ours(&key) || *key == *layout::APPLIED {
+        return Err(damaged("a key is none of the registry's"));
+    }
+    Ok((key, value))
+}
+
+/// A chunk taken apart, for a backup.
+pub(crate) enum Chunk {
+    Head,
+    Records(Vec<(Bytes, Bytes)>),
+    /// The number of records.
+    End(u64),
+}
+
+impl Chunk {
+    pub(crate) fn decode(mut chunk: Bytes) -> Result<Self, StorageError> {
+        let kind = chunk.try_get_u8().map_err(|_| damaged("a chunk is empty"))?;
+        match kind {
+            HEAD if *chunk == [VERSION] => Ok(Self::Head),
+            HEAD => Err(damaged("it was made by a version that this one does not know")),
+            RECORDS => {
+                let mut records = Vec::new();
+                while chunk.has_remaining() {
+                    records.push(take_record(&mut chunk)?);
+                }
+                Ok(Self::Records(records))
+            }
+            END => match chunk.try_get_u64() {
+                Ok(records) if !chunk.has_remaining() => Ok(Self::End(records)),
+                _ => Err(damaged("its end is cut off")),
+            },
+            _ => Err(damaged("a chunk is of an unknown kind")),
+        }
+    }
+}
+
+/// Puts records together to chunks.
+#[derive(Default)]
+pub(crate) struct ChunkWriter {
+    open: Vec<u8>,
+    records: u64,
+}
+
+impl ChunkWriter {
+    pub(crate) fn head() -> Bytes {
+        Bytes::from_static(&[HEAD, VERSION])
+    }
+
+    /// Adds a record; gives a chunk when one is full.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let (Ok(key_len), Ok(value_len)) = (u16::try_from(key.len()), u32::try_from(value.len())) else {
+            return Err(damaged("a record is longer than any record can be"));
+        };
+        if key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
+            return Err(damaged("a record is longer than any record can be"));
+        }
+        if self.open.is_empty() {
+            self.open.push(RECORDS);
+        }
+        push_record(&mut self.open, (key_len, key), (value_len, value));
+        self.records += 1;
+        Ok((self.open.len() >= CHUNK_BYTES).then(|| std::mem::take(&mut self.open).into()))
+    }
+
+    /// The last chunks.
+    pub(crate) fn end(self) -> impl Iterator<Item = Bytes> {
+        let mut end = vec![END];
+        end.extend_from_slice(&self.records.to_be_bytes());
+        let rest = Some(self.open).filter(|rest| !rest.is_empty());
+        rest.into_iter().chain([end]).map(Bytes::from)
     }
 }
 
@@ -117,17 +204,7 @@ impl Sink {
 
     fn take_records(&mut self, mut chunk: Bytes) -> Result<(), StorageError> {
         while chunk.has_remaining() {
-            let cut = || damaged("a record is cut off");
-            let key_len = usize::from(chunk.try_get_u16().map_err(|_| cut())?);
-            let value_len = chunk.try_get_u32().map_err(|_| cut())? as usize;
-            if key_len > MAX_KEY_BYTES || value_len > MAX_VALUE_BYTES || chunk.len() < key_len + value_len {
-                return Err(cut());
-            }
-            let key = chunk.split_to(key_len);
-            let value = chunk.split_to(value_len);
-            if !layout::is_ours(&key) || *key == *layout::APPLIED {
-                return Err(damaged("a key is none of the registry's"));
-            }
+            let (key, value) = take_record(&mut chunk)?;
             // Refuses keys that do not ascend.
             self.staging.put(&key, &value)?;
             self.records += 1;

@@ -1,6 +1,7 @@
 //! Errors of control.
 
 use holdfast_config::Invalid;
+use holdfast_consensus::GroupId;
 use holdfast_model::ErrorCode;
 use holdfast_registry::RegistryError;
 use thiserror::Error;
@@ -42,6 +43,17 @@ pub enum ControlError {
     /// The registry has refused the write.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The hub has fewer partitions.
+    #[error("the hub has no group {0}: the registry is 0, and partitions begin with 1")]
+    NoSuchGroup(u32),
+    /// No replica of a group could be read.
+    #[error("{group} cannot be read now: {failure}")]
+    Unreadable {
+        /// The group.
+        group: GroupId,
+        /// The reason of the replica that was tried last.
+        failure: String,
+    },
 }
 
 impl ControlError {
@@ -49,9 +61,10 @@ impl ControlError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoSuchNode(_) => ErrorCode::GenericNotFound,
+            Self::NoSuchNode(_) | Self::NoSuchGroup(_) => ErrorCode::GenericNotFound,
             Self::Refused(_) => ErrorCode::InvalidOperation,
             Self::Registry(error) => error.code(),
+            Self::Unreadable { .. } => ErrorCode::ServiceUnavailable,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{Group, Inner};
 use crate::groups::Serve;
 use crate::ids::Vote;
 use crate::snapshot::Head;
+use crate::snapshot::export;
 use crate::transport::{Answer, CallError, Chunks, refused};
 use crate::wire::{self, Cursor, Kind};
 
@@ -41,6 +42,18 @@ impl Serve for Inner {
             }),
             Ok(_) => refused("this request is not an upload"),
             Err(error) => refused(&error.to_string()),
+        }
+    }
+
+    fn download(self: Arc<Self>, body: Bytes) -> Chunks {
+        let scope = match wire::decode(body) {
+            Ok((Kind::Export, cursor)) => export::decode_request(cursor),
+            Ok(_) => Err(wire::WireError::Invalid("this request is not a download")),
+            Err(error) => Err(error),
+        };
+        match scope {
+            Ok(scope) => Group(self).export(scope),
+            Err(error) => Box::pin(futures_util::stream::iter([Err(refusal(error))])),
         }
     }
 }
@@ -90,6 +103,8 @@ async fn answer(group: &Group, from: NodeId, kind: Kind, body: Cursor) -> Result
         Kind::Propose => wire::group::encode_applied(&group.propose_here(None, body.0).await),
         Kind::ReadIndex => wire::group::encode_read_point(&group.read_point_here().await),
         Kind::Lease => wire::group::encode_read_point(&group.lease_here()),
-        Kind::Snapshot => return Err(CallError::Refused("a snapshot must be uploaded in parts".into())),
+        Kind::Snapshot | Kind::Export => {
+            return Err(CallError::Refused("a state is sent in parts".into()));
+        }
     })
 }

@@ -4,10 +4,14 @@
 //! watermarks must reach the disk in the same batch as the state: the next start takes a state that is ahead of its log
 //! for a lost log.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use holdfast_model::NodeId;
 use holdfast_storage::layout::{self, HardState};
 use holdfast_storage::{Family, StorageError, WriteBatch};
 
-use crate::ids::log_id;
+use crate::ids::{Membership, Node, StoredMembership, Vote, log_id};
 use crate::log::entry::{self, Kind};
 use crate::log::persisted;
 use crate::position::{GroupId, LogPosition};
@@ -57,4 +61,28 @@ pub fn set_purge_watermarks(
     };
     put(HardState::Purged, position);
     put(HardState::Trimmed, retained_after.unwrap_or(position));
+}
+
+/// The membership of a group that `node` alone continues from a backup whose last entry is `position`, as a
+/// [`StateMachine`](crate::StateMachine) keeps it.
+///
+/// # Errors
+/// None for any node; the engine checks the form.
+pub fn sole_membership(position: LogPosition, node: NodeId) -> Result<Bytes, StorageError> {
+    let nodes = BTreeMap::from([(node, Node::default())]);
+    let membership = Membership::new(vec![BTreeSet::from([node])], nodes)
+        .map_err(|_| StorageError::Unsupported("a group of this one node"))?;
+    let stored = StoredMembership::new(Some(log_id(position)), membership);
+    Ok(persisted::encode_stored_membership(&stored))
+}
+
+/// Adds the vote from which the next term of a group follows that continues from a backup: later terms are above all in its
+/// log. Written before the state, so that no start finds the state without it.
+pub fn set_vote_of(batch: &mut WriteBatch, group: GroupId, position: LogPosition) {
+    let vote = Vote {
+        leader_id: log_id(position).leader_id,
+        committed: false,
+    };
+    let key = layout::hard_key(group.0, HardState::Vote);
+    batch.put(Family::Raft, &key, &persisted::encode_vote(&vote));
 }

@@ -9,8 +9,8 @@ use holdfast_storage::StorageError;
 
 use super::{Head, Mark, decode_answer};
 use crate::ids::Vote;
-use crate::network::Peer;
-use crate::state_machine::SnapshotSource;
+use crate::network::{Peer, Peers};
+use crate::state_machine::{LogScope, SnapshotSource};
 use crate::transport::{CallError, Chunks, MAX_CHUNK_BYTES};
 
 /// Waits for its turn, sends the state as it is then, and returns the receiver's vote once the snapshot is installed there.
@@ -24,9 +24,9 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
         .map_err(|_| CallError::NotSent("the node stops".into()))?;
     let source = peers
         .machine
-        .snapshot()
+        .view(LogScope::All)
         .await
-        .map_err(|error| unreadable(peer, error))?;
+        .map_err(|error| unreadable(peers, error))?;
     let (position, membership) = (source.position, source.membership.clone());
     let group = peers.log.group;
     tracing::info!(%group, to = %peer.node, at = %position, "sending a snapshot");
@@ -36,7 +36,7 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
         membership,
     };
     let call = peers.to_call(vec![head.encode()], timeout);
-    let answer = peers.transport.upload(peer.node, call, chunks(peer, source)).await;
+    let answer = peers.transport.upload(peer.node, call, chunks(peers, source)).await;
     peers.metrics.snapshot_sent(answer.is_ok());
     match answer {
         Ok(answer) => {
@@ -51,10 +51,10 @@ pub(crate) async fn send(peer: &Peer, vote: &Vote, timeout: Duration) -> Result<
 }
 
 /// Damage found here stops the node, as it does in every read.
-fn unreadable(peer: &Peer, error: StorageError) -> CallError {
+pub(crate) fn unreadable(peers: &Peers, error: StorageError) -> CallError {
     let error = match error {
         error @ (StorageError::Unsupported(_) | StorageError::Stopped(_)) => error,
-        error => peer.peers.log.fatal(error),
+        error => peers.log.fatal(error),
     };
     CallError::NotSent(format!("the state cannot be read: {error}").into())
 }
@@ -69,25 +69,21 @@ struct Sending {
 }
 
 /// The parts as chunks, read as they are pulled.
-fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
-    let peer = Peer {
-        node: peer.node,
-        peers: peer.peers.clone(),
-    };
+pub(crate) fn chunks(peers: &Peers, source: SnapshotSource) -> Chunks {
+    let peers = peers.clone();
     let sending = Sending {
         source: Some(source),
         ready: VecDeque::new(),
         parts: 0,
         bytes: 0,
     };
-    Box::pin(stream::unfold((peer, sending), |(peer, mut sending)| async move {
+    Box::pin(stream::unfold((peers, sending), |(peers, mut sending)| async move {
         if let Some(chunk) = sending.ready.pop_front() {
-            return Some((Ok(chunk), (peer, sending)));
+            return Some((Ok(chunk), (peers, sending)));
         }
         let mut source = sending.source.take()?;
         let number = sending.parts;
-        let (source, part) = peer
-            .peers
+        let (source, part) = peers
             .log
             .blocking_pool
             .run(move || {
@@ -102,14 +98,14 @@ fn chunks(peer: &Peer, source: SnapshotSource) -> Chunks {
             Ok(Some((mark, part))) => {
                 sending.parts += 1;
                 sending.bytes += part.len() as u64;
-                peer.peers.metrics.snapshot_bytes_sent.increment(part.len() as u64);
+                peers.metrics.snapshot_bytes_sent.increment(part.len() as u64);
                 sending.ready.push_back(part);
                 sending.source = Some(source);
                 Ok(mark)
             }
             Ok(None) => Ok(Mark::of_end(sending.parts, sending.bytes)),
-            Err(error) => Err(unreadable(&peer, error)),
+            Err(error) => Err(unreadable(&peers, error)),
         };
-        Some((chunk, (peer, sending)))
+        Some((chunk, (peers, sending)))
     }))
 }

@@ -10,7 +10,7 @@ use holdfast_tasks::sync::Mutex;
 use tokio::sync::oneshot;
 
 use crate::position::LogPosition;
-use crate::state_machine::{Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
+use crate::state_machine::{LogScope, Restored, SealedSnapshot, SnapshotSink, SnapshotSource, StateMachine};
 
 type Opened = Result<SnapshotSource, StorageError>;
 
@@ -22,8 +22,17 @@ struct Cell {
     machine: Box<dyn StateMachine>,
     /// Entries have been applied whose writes follow at the end of the run.
     in_run: bool,
-    /// Senders of snapshots that wait for the end of the run to open a view; at most as many as may send at once.
-    waiting: Vec<oneshot::Sender<Opened>>,
+    /// Senders of snapshots and exports that wait for the end of the run to open a view; at most as many as may send at once.
+    waiting: Vec<(LogScope, oneshot::Sender<Opened>)>,
+}
+
+impl Cell {
+    fn open(&mut self, log: LogScope) -> Opened {
+        match log {
+            LogScope::All => self.machine.snapshot(),
+            _ => self.machine.export(log),
+        }
+    }
 }
 
 impl SharedStateMachine {
@@ -56,21 +65,21 @@ impl SharedStateMachine {
         cell.machine.end_of_run()?;
         cell.in_run = false;
         let waiting = std::mem::take(&mut cell.waiting);
-        for waits in waiting.into_iter().filter(|waits| !waits.is_closed()) {
-            drop(waits.send(cell.machine.snapshot()));
+        for (log, waits) in waiting.into_iter().filter(|(_, waits)| !waits.is_closed()) {
+            drop(waits.send(cell.open(log)));
         }
         Ok(())
     }
 
-    /// Opens a view of the state, at the end of the current run of applies.
-    pub(crate) async fn snapshot(&self) -> Opened {
+    /// Opens a view of the state with these entries, at the end of the current run of applies.
+    pub(crate) async fn view(&self, log: LogScope) -> Opened {
         let opened = {
             let mut cell = self.0.lock();
             if !cell.in_run {
-                return cell.machine.snapshot();
+                return cell.open(log);
             }
             let (waits, opened) = oneshot::channel();
-            cell.waiting.push(waits);
+            cell.waiting.push((log, waits));
             opened
         };
         opened

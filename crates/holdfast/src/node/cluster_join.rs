@@ -279,6 +279,16 @@ fn found(connections: &ClusterJoin, data: &DataDir) -> Result<DataDir, Failure> 
         .map_err(|error| super::storage_failure(&error))
 }
 
+/// Makes the directory one of a node that founds a cluster at its first start, with the data of a backup.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn restored(data: &DataDir) -> Result<(), Failure> {
+    super::store::begin_counting_starts(data)?;
+    write_private(&founding_file(data), b"this node creates the hub from a backup\n")?;
+    Ok(())
+}
+
 /// An id for a new cluster.
 pub(crate) fn new_cluster() -> String {
     format!("{:016x}", rand::random::<u64>())

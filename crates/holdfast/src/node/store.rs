@@ -92,6 +92,14 @@ impl Store {
     }
 }
 
+/// Lets the starts of a restored directory count from 1.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn begin_counting_starts(data: &DataDir) -> Result<(), Failure> {
+    Ok(write_private(&data.path().join(STARTS_FILE), b"0\n")?)
+}
+
 fn count_start(data: &DataDir) -> Result<u64, Failure> {
     let path = data.path().join(STARTS_FILE);
     let before: u64 = match std::fs::read_to_string(&path) {

@@ -56,6 +56,17 @@ impl Hub {
         hub
     }
 
+    /// A hub that has not been started, and has no data directory yet.
+    pub(crate) fn idle() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            data_dir: dir.path().join("data"),
+            variables: &[],
+            child: None,
+            _dir: dir,
+        }
+    }
+
     /// Starts a hub on the data directory `data` of an archive.
     pub(crate) fn unpack(archive: &Path, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();

@@ -9,11 +9,18 @@ use crate::Body;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
+/// A body.
+#[derive(Debug)]
+enum Content {
+    Whole(Bytes),
+    Stream(Body),
+}
+
 /// Status, body and headers.
 #[derive(Debug)]
 pub struct Reply {
     status: u16,
-    body: Option<Bytes>,
+    body: Option<Content>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -23,7 +30,7 @@ impl Reply {
     pub fn json(status: u16, body: impl std::fmt::Display) -> Self {
         Self {
             status,
-            body: Some(body.to_string().into()),
+            body: Some(Content::Whole(body.to_string().into())),
             headers: Vec::new(),
         }
     }
@@ -33,7 +40,7 @@ impl Reply {
     pub fn array(items: &[String]) -> Self {
         Self {
             status: 200,
-            body: Some(format!("[{}]", items.join(",")).into()),
+            body: Some(Content::Whole(format!("[{}]", items.join(",")).into())),
             headers: Vec::new(),
         }
     }
@@ -49,7 +56,17 @@ impl Reply {
     pub fn bytes(content_type: &'static str, body: Bytes) -> Self {
         Self {
             status: 200,
-            body: Some(body),
+            body: Some(Content::Whole(body)),
+            headers: vec![(CONTENT_TYPE, HeaderValue::from_static(content_type))],
+        }
+    }
+
+    /// 200 with a body that is sent as it is made.
+    #[must_use]
+    pub fn stream(content_type: &'static str, body: Body) -> Self {
+        Self {
+            status: 200,
+            body: Some(Content::Stream(body)),
             headers: vec![(CONTENT_TYPE, HeaderValue::from_static(content_type))],
         }
     }
@@ -101,9 +118,12 @@ impl Reply {
     #[must_use]
     pub fn into_response(self) -> Response<Body> {
         let has_body = self.body.is_some();
-        let body = Full::new(self.body.unwrap_or_default())
-            .map_err(|never| match never {})
-            .boxed_unsync();
+        let whole = |body| Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let body = match self.body {
+            Some(Content::Whole(body)) => whole(body),
+            Some(Content::Stream(body)) => body,
+            None => whole(Bytes::new()),
+        };
         let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if has_body {

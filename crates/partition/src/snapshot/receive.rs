@@ -36,15 +36,11 @@ pub(crate) struct Received {
 pub(crate) struct Sink {
     id: PartitionId,
     group: GroupId,
-    guard: Arc<DiskGuard>,
     spacing: Spacing,
-    disk: Arc<dyn Disk>,
-    staging: Staging,
-    /// There once device state has come.
-    device_states: Option<Staging>,
-    device_state_epoch: u32,
+    /// `None`: the snapshot is checked and not kept.
+    files: Option<Files>,
     device_state_count: u64,
-    space_checked_at: u64,
+    last_device_key: Bytes,
     number: u32,
     last: Option<Kind>,
     head: Option<proto::SnapshotHead>,
@@ -54,6 +50,39 @@ pub(crate) struct Sink {
     log: Option<Log>,
     /// The beginning of an entry that continues in the next chunk.
     cut: Vec<u8>,
+}
+
+/// Where a snapshot is gathered.
+struct Files {
+    guard: Arc<DiskGuard>,
+    disk: Arc<dyn Disk>,
+    log: Staging,
+    /// There once device state has come.
+    device_states: Option<Staging>,
+    device_state_epoch: u32,
+    space_checked_at: u64,
+}
+
+impl Files {
+    /// Refuses a snapshot that would leave too little space; checked every [`SPACE_CHECK_BYTES`].
+    fn check_space(&mut self) -> Result<(), StorageError> {
+        let bytes = self.log.bytes() + self.device_states.as_ref().map_or(0, Staging::bytes);
+        if bytes - self.space_checked_at >= SPACE_CHECK_BYTES {
+            self.space_checked_at = bytes;
+            self.guard.check_space_for(0)?;
+        }
+        Ok(())
+    }
+
+    fn put_device_state(&mut self, group: GroupId, key: &[u8], record: &[u8]) -> Result<(), StorageError> {
+        let mut staging = match self.device_states.take() {
+            Some(staging) => staging,
+            None => Staging::new(self.disk.clone(), Family::DeviceState, group.0)?,
+        };
+        staging.put(&device_key(group.0, self.device_state_epoch, key), record)?;
+        self.device_states = Some(staging);
+        Ok(())
+    }
 }
 
 /// The log received so far, numbered as apply did.
@@ -78,18 +107,30 @@ impl Sink {
         device_state_epoch: u32,
     ) -> Result<Self, StorageError> {
         let group = GroupId::partition(id.0);
-        let staging = Staging::new(disk.clone(), group.family_of_log(), group.0)?;
-        Ok(Self {
-            id,
-            group,
+        let log = Staging::new(disk.clone(), group.family_of_log(), group.0)?;
+        let files = Files {
             guard,
-            spacing,
             disk,
-            staging,
+            log,
             device_states: None,
             device_state_epoch,
-            device_state_count: 0,
             space_checked_at: 0,
+        };
+        Ok(Self {
+            files: Some(files),
+            ..Self::checking(id, spacing)
+        })
+    }
+
+    /// A sink that checks a snapshot and keeps nothing of it; it cannot be sealed.
+    pub(crate) fn checking(id: PartitionId, spacing: Spacing) -> Self {
+        Self {
+            id,
+            group: GroupId::partition(id.0),
+            spacing,
+            files: None,
+            device_state_count: 0,
+            last_device_key: Bytes::new(),
             number: 0,
             last: None,
             head: None,
@@ -97,7 +138,12 @@ impl Sink {
             skipped: BTreeSet::new(),
             log: None,
             cut: Vec::new(),
-        })
+        }
+    }
+
+    /// Whether the whole snapshot has been taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.last == Some(Kind::End)
     }
 
     fn damaged(&self, reason: impl ToString) -> StorageError {
@@ -120,8 +166,10 @@ impl Sink {
         if head.partition != u32::from(self.id.0) {
             return Err(self.damaged(format!("it is of partition {}", head.partition)));
         }
-        self.guard.check_space_for(head.log_bytes)?;
-        self.staging.expect(head.log_bytes);
+        if let Some(files) = &mut self.files {
+            files.guard.check_space_for(head.log_bytes)?;
+            files.log.expect(head.log_bytes);
+        }
         self.head = Some(head);
         Ok(())
     }
@@ -143,34 +191,25 @@ impl Sink {
 
     fn take_device_states(&mut self, payload: Bytes) -> Result<(), StorageError> {
         let states = proto::SnapshotDeviceStates::decode(payload).map_err(|error| self.damaged(error))?;
-        let mut staging = match self.device_states.take() {
-            Some(staging) => staging,
-            None => Staging::new(self.disk.clone(), Family::DeviceState, self.group.0)?,
-        };
         for state in states.states {
             if decode_key(&state.key).is_none() {
                 return Err(self.damaged("a device state has no name"));
             }
             decode_record(&state.record).map_err(|error| self.damaged(error))?;
-            // Also refuses one that does not ascend.
-            staging.put(
-                &device_key(self.group.0, self.device_state_epoch, &state.key),
-                &state.record,
-            )?;
+            if state.key <= self.last_device_key {
+                return Err(self.damaged("its device states do not ascend"));
+            }
+            if let Some(files) = &mut self.files {
+                files.put_device_state(self.group, &state.key, &state.record)?;
+            }
+            self.last_device_key = state.key;
             self.device_state_count += 1;
         }
-        self.device_states = Some(staging);
         self.check_space()
     }
 
-    /// Refuses a snapshot that would leave too little space; checked every [`SPACE_CHECK_BYTES`].
     fn check_space(&mut self) -> Result<(), StorageError> {
-        let bytes = self.staging.bytes() + self.device_states.as_ref().map_or(0, Staging::bytes);
-        if bytes - self.space_checked_at >= SPACE_CHECK_BYTES {
-            self.space_checked_at = bytes;
-            self.guard.check_space_for(0)?;
-        }
-        Ok(())
+        self.files.as_mut().map_or(Ok(()), Files::check_space)
     }
 
     /// Assembles the state once all its parts have arrived.
@@ -244,7 +283,9 @@ impl Sink {
         {
             log.count(index, proposed).map_err(|reason| self.damaged(reason))?;
         }
-        self.staging.put(&layout::log_key(self.group.0, index), stored)?;
+        if let Some(files) = &mut self.files {
+            files.log.put(&layout::log_key(self.group.0, index), stored)?;
+        }
         log.first = log.first.or(Some(entry.position));
         log.position = Some(entry.position);
         log.next_index += 1;
@@ -331,6 +372,9 @@ impl SnapshotSink for Sink {
             return Err(self.damaged("its end is missing"));
         }
         let log = self.log()?;
+        let Some(files) = self.files.take() else {
+            return Err(StorageError::Unsupported("keeping a snapshot that is only checked"));
+        };
         let position = log.head.position();
         let after = log.first.unwrap_or(position);
         Ok(Box::new(Received {
@@ -341,9 +385,9 @@ impl SnapshotSink for Sink {
             },
             state: log.state,
             position,
-            log: self.staging.seal()?,
-            device_states: self.device_states.map(Staging::seal).transpose()?,
-            device_state_epoch: self.device_state_epoch,
+            log: files.log.seal()?,
+            device_states: files.device_states.map(Staging::seal).transpose()?,
+            device_state_epoch: files.device_state_epoch,
         }))
     }
 }

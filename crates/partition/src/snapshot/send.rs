@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_consensus::{GroupId, LogPosition, StoredEntry};
+use holdfast_consensus::{GroupId, LogPosition, LogScope, StoredEntry};
 use holdfast_proto::partition::v1 as proto;
 use holdfast_storage::{Disk, Family, OnFatal, StorageError, View, layout};
 use prost::Message;
@@ -30,13 +30,24 @@ pub(crate) struct RetentionHold {
 }
 
 impl RetentionHold {
-    /// Holds the readable log and copies the state, at one moment. `None` when nothing has been applied.
-    pub(crate) fn take(shared: &Arc<Shared>) -> Option<Held> {
+    /// Holds the readable log of `log` and copies the state, at one moment. `None` when nothing has been applied.
+    pub(crate) fn take(shared: &Arc<Shared>, log: LogScope) -> Option<Held> {
         let mut inner = shared.lock();
         let position = inner.position?;
-        let (state, membership) = (inner.state.clone(), inner.membership.clone());
+        let (mut state, membership) = (inner.state.clone(), inner.membership.clone());
         let device_state_epoch = inner.device_states.epoch();
-        let id = inner.hold(state.begin().log_index);
+        // Entry 0 is the group's first membership, after which every log begins that a snapshot has brought.
+        let mut from = state.begin().log_index.max(1);
+        match log {
+            LogScope::All => {}
+            LogScope::After(index) => from = from.max(index.saturating_add(1)).min(position.index + 1),
+            LogScope::None => {
+                let end = state.end_behind(position.index);
+                state.trim(end);
+                from = end.log_index;
+            }
+        }
+        let id = inner.hold(from);
         drop(inner);
         let hold = Self {
             shared: shared.clone(),
@@ -45,6 +56,7 @@ impl RetentionHold {
         Some(Held {
             hold,
             state,
+            from,
             position,
             membership,
             device_state_epoch,
@@ -56,6 +68,8 @@ impl RetentionHold {
 pub(crate) struct Held {
     hold: RetentionHold,
     state: State,
+    /// The first entry that is sent.
+    from: u64,
     pub(crate) position: LogPosition,
     pub(crate) membership: Bytes,
     pub(crate) device_state_epoch: u32,
@@ -97,12 +111,11 @@ impl Source {
         let Held {
             hold,
             state,
+            from,
             position,
             membership,
             ..
         } = held;
-        // Entry 0 is the group's first membership, after which every log begins that a snapshot has brought.
-        let next_index = state.begin().log_index.max(1);
         Self {
             disk,
             on_fatal,
@@ -114,7 +127,7 @@ impl Source {
             skipped: VecDeque::new(),
             device_states: Some(device_states),
             held_back: None,
-            next_index,
+            next_index: from,
             log: Vec::new(),
             sent: 0,
             number: 0,
@@ -148,6 +161,8 @@ impl Source {
 
     fn head(&mut self, state: &mut State, membership: Bytes) -> Vec<u8> {
         let LogPosition { term, node, index } = self.position;
+        // That of the whole log, also where an export carries only its end.
+        let first_index = state.begin().log_index.max(1);
         let head = Head {
             term,
             node,
@@ -165,7 +180,7 @@ impl Source {
             version: wire::VERSION,
             partition: self.hold.shared.id.0.into(),
             state: state.encode_head(&head).into(),
-            first_index: self.next_index,
+            first_index,
             log_bytes: state.retained_bytes(),
         }
         .encode_to_vec()

@@ -11,20 +11,20 @@
 use bytes::{Buf, Bytes};
 use holdfast_consensus::transport::MAX_CHUNK_BYTES;
 
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
-pub(super) const HEADER_BYTES: usize = 9;
+pub(crate) const HEADER_BYTES: usize = 9;
 /// The most that a chunk carries.
-pub(super) const MAX_PAYLOAD_BYTES: usize = MAX_CHUNK_BYTES - HEADER_BYTES;
+pub(crate) const MAX_PAYLOAD_BYTES: usize = MAX_CHUNK_BYTES - HEADER_BYTES;
 /// The length in front of an entry.
-pub(super) const LENGTH_BYTES: usize = 4;
+pub(crate) const LENGTH_BYTES: usize = 4;
 /// The longest stored entry: the limit of a Raft group, plus the header.
-pub(super) const MAX_ENTRY_BYTES: usize = (16 << 20) + 64;
+pub(crate) const MAX_ENTRY_BYTES: usize = (16 << 20) + 64;
 
 /// The content of a chunk; the numbers are on the wire, [`Kind::rank`] is the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Head = 1,
     Points = 2,
     Skipped = 3,
@@ -45,7 +45,7 @@ impl Kind {
     }
 
     /// Whether a chunk of this kind may come after one of kind `last`; `None`: at the beginning.
-    pub(super) fn may_follow(self, last: Option<Self>) -> bool {
+    pub(crate) fn may_follow(self, last: Option<Self>) -> bool {
         match last {
             None => self == Self::Head,
             Some(last) if last == self => !matches!(self, Self::Head | Self::End),
@@ -64,7 +64,7 @@ const ORDER: [Kind; 6] = [
     Kind::End,
 ];
 
-pub(super) fn encode(kind: Kind, number: u32, payload: &[u8]) -> Bytes {
+pub(crate) fn encode(kind: Kind, number: u32, payload: &[u8]) -> Bytes {
     let mut chunk = Vec::with_capacity(HEADER_BYTES + payload.len());
     chunk.push(kind as u8);
     chunk.extend_from_slice(&number.to_be_bytes());
@@ -75,7 +75,7 @@ pub(super) fn encode(kind: Kind, number: u32, payload: &[u8]) -> Bytes {
 }
 
 /// The kind and payload of the chunk that should be number `number`.
-pub(super) fn decode(mut chunk: Bytes, number: u32) -> Result<(Kind, Bytes), &'static str> {
+pub(crate) fn decode(mut chunk: Bytes, number: u32) -> Result<(Kind, Bytes), &'static str> {
     if chunk.len() < HEADER_BYTES {
         return Err("a chunk is shorter than its header");
     }

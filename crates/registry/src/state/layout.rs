@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use holdfast_model::{DeviceId, IdentityId, ModuleId, PartitionId};
+use holdfast_proto::registry::v1 as proto;
 
 /// `AppliedPosition`.
 pub(crate) const APPLIED: &[u8] = b"a";
@@ -43,6 +44,63 @@ const END: u8 = 0;
 
 const FIRST: u8 = b'A';
 const LAST: u8 = b'z';
+
+/// What a record says of the cluster that holds it, in a backup: a restored hub begins without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfCluster {
+    /// A member.
+    Node(u64),
+    /// The cluster's record, a placement, a join token.
+    Other,
+}
+
+/// Whether the record of `key` belongs to the cluster and not to the hub.
+pub(crate) fn of_cluster(key: &[u8]) -> Option<OfCluster> {
+    match key.split_first()? {
+        (&NODE, id) => Some(OfCluster::Node(u64::from_be_bytes(id.try_into().ok()?))),
+        (&(JOIN_TOKEN | PLACEMENT), _) => Some(OfCluster::Other),
+        _ if key == CLUSTER => Some(OfCluster::Other),
+        _ => None,
+    }
+}
+
+/// Decodes a record by its key, and gives the kind's name.
+///
+/// # Errors
+/// The key is of no kind, or the value is none of it.
+pub(crate) fn check_record(key: &[u8], value: &[u8]) -> Result<&'static str, String> {
+    fn as_message<M: prost::Message + Default>(kind: &'static str, value: &[u8]) -> Result<&'static str, String> {
+        M::decode(value).map_err(|error| format!("a record of kind {kind} cannot be decoded: {error}"))?;
+        Ok(kind)
+    }
+    let letter = key.first().copied().unwrap_or_default();
+    match letter {
+        _ if key == COUNTERS => as_message::<proto::Counters>("counters", value),
+        _ if key == SETTINGS => as_message::<proto::HubSettings>("settings", value),
+        _ if key == CLUSTER => as_message::<proto::ClusterRecord>("cluster", value),
+        _ if key == QUOTA_USE => as_message::<proto::QuotaUseRecord>("quota use", value),
+        _ if key == PROVISIONING => as_message::<proto::ProvisioningRecord>("provisioning", value),
+        ENROLLMENT | ENROLLMENT_GROUP => as_message::<proto::EnrollmentRecord>("enrollment", value),
+        GROUP_MEMBER | OPEN_REGISTRATION if value.is_empty() => Ok("mark"),
+        REGISTRATION => as_message::<proto::RegistrationRecord>("registration", value),
+        LINKED_HUB => as_message::<proto::LinkedHubRecord>("linked hub", value),
+        ISSUER => as_message::<proto::IssuerRecord>("issuing CA", value),
+        DEVICE_CERTIFICATES => as_message::<proto::DeviceCertificatesRecord>("device certificates", value),
+        CA => as_message::<proto::CaRecord>("CA", value),
+        DEVICE => as_message::<proto::IdentityRecord>("device", value),
+        MODULE => as_message::<proto::IdentityRecord>("module", value),
+        JOIN_TOKEN => as_message::<proto::JoinTokenRecord>("join token", value),
+        NODE => as_message::<proto::NodeRecord>("node", value),
+        PLACEMENT => as_message::<proto::PlacementRecord>("placement", value),
+        REMOVED_NODE => as_message::<proto::RemovedNodeRecord>("removed node", value),
+        SAVED_QUERY => as_message::<proto::SavedQueryRecord>("saved query", value),
+        TWIN_SEED => as_message::<proto::TwinSeed>("twin of a create", value),
+        REVOCATION => as_message::<proto::RevocationRecord>("revocation", value),
+        CRL => as_message::<proto::CrlRecord>("revocation list", value),
+        CRL_PART => as_message::<proto::CrlPart>("part of a revocation list", value),
+        _ => Err("a record is of a kind that this version does not know".to_owned()),
+    }
+}
 
 /// The keys of the registry: those that begin with a letter. Keys before them in the column family belong to the storage
 /// engine.

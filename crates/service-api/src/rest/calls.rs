@@ -1,5 +1,6 @@
 //! Executes the calls of authorized callers.
 
+mod backup;
 mod bulk;
 mod c2d;
 mod certificates;
@@ -117,6 +118,8 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::Revoke) => revocations::revoke(request).await,
         Call::Holdfast(HoldfastCall::GetRevocation(id)) => revocations::get(&id, &request).await,
         Call::Holdfast(HoldfastCall::DeleteRevocation(id)) => revocations::delete(&id, &request).await,
+        Call::Holdfast(HoldfastCall::BackupFacts) => backup::facts(&request),
+        Call::Holdfast(HoldfastCall::ExportGroup(group)) => backup::group(&group, &request).await,
         Call::Holdfast(HoldfastCall::ClusterStatus) => cluster::status(&request).await,
         Call::Holdfast(HoldfastCall::SetReplication) => cluster::set_replication(request).await,
         Call::Holdfast(HoldfastCall::CreateJoinToken) => cluster::create_token(request).await,

@@ -95,6 +95,8 @@ pub(super) enum HoldfastCall {
     Revoke,
     GetRevocation(String),
     DeleteRevocation(String),
+    BackupFacts,
+    ExportGroup(String),
     ClusterStatus,
     SetReplication,
     CreateJoinToken,
@@ -434,6 +436,8 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
                 ("DELETE", Call::Holdfast(HoldfastCall::DeleteRevocation(id(3)))),
             ],
         ),
+        ["backup"] => only(method, "GET", Call::Holdfast(HoldfastCall::BackupFacts)),
+        ["backup", "groups", _] => only(method, "GET", Call::Holdfast(HoldfastCall::ExportGroup(id(4)))),
         ["cluster"] => only(method, "GET", Call::Holdfast(HoldfastCall::ClusterStatus)),
         ["cluster", "replication"] => only(method, "PUT", Call::Holdfast(HoldfastCall::SetReplication)),
         // A node can be named "tokens"; it is removed and drained like any other.

@@ -80,6 +80,8 @@ async fn each_role_opens_the_calls_of_its_actions() {
         ("POST", "/holdfast/v1/revocations", "C---"),
         ("GET", "/holdfast/v1/consumerGroups", "CR--"),
         ("PUT", "/holdfast/v1/consumerGroups/g", "C---"),
+        ("GET", "/holdfast/v1/backup", "C---"),
+        ("GET", "/holdfast/v1/backup/groups/0", "C---"),
         ("GET", "/holdfast/v1/cluster", "CR--"),
         ("PUT", "/holdfast/v1/cluster/replication", "C---"),
         ("POST", "/holdfast/v1/nodes/tokens", "C---"),

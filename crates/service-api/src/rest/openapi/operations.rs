@@ -440,6 +440,25 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[ok("Results")],
     ),
     get(
+        "/backup",
+        "getBackupFacts",
+        "What a backup needs to know of the hub",
+        &[ok("BackupFacts")],
+    ),
+    get(
+        "/backup/groups/{group}",
+        "exportGroup",
+        "The state of a group, in frames: for `holdfast backup`",
+        &[Answer {
+            status: 200,
+            schema: None,
+        }],
+    )
+    .query(&[(
+        "log",
+        r#"{"type": "string", "description": "none, all, or the index of the last entry that is not wanted"}"#,
+    )]),
+    get(
         "/cluster",
         "getCluster",
         "Nodes, groups and what is in progress",

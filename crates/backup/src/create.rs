@@ -1,0 +1,570 @@
+//! Making a backup of a hub that runs.
+//!
+//! Order: the partitions, each of one moment after the begin; the registry last. So every identity of a state is in the registry or
+//! has been deleted since, as after a restart; and what was acknowledged before the begin is in the backup.
+//! Invariants: the manifest is written when everything that it names is durable; a backup that was interrupted continues with
+//! the parts that are complete; of the log, stretches that an earlier backup of the same cluster has are named, not read again.
+//! Not here: how the hub is reached ([`HubSource`]), the folder (`target`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use holdfast_consensus::{Export, ExportDecoder, ExportError, GroupId, LogPosition, LogScope};
+use holdfast_model::{PartitionCount, PartitionId, UnixMillis};
+use holdfast_partition::PartitionConfig;
+use holdfast_partition::backup::{EntryCutter, Part, check_entry, decode_part, head_facts};
+use holdfast_registry::backup::{RecordReader, check_record};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BackupError;
+use crate::manifest::{
+    self, FORMAT, Manifest, ObjectRef, PartitionPart, REPOSITORY, RegistryPart, Repository, Segment, UNFINISHED,
+    UnderWay, file_of,
+};
+use crate::object::{self, Kind, ObjectWriter, SEGMENT_BYTES};
+use crate::target::Target;
+
+/// An interrupted backup that began longer ago is not continued: it would be as old as its begin.
+const MAX_UNFINISHED_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Longer than the file that says whose backups a folder holds.
+const MAX_REPOSITORY_BYTES: u64 = 1 << 16;
+
+/// What a hub says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HubFacts {
+    /// The version of the export; 1.
+    pub version: u32,
+    /// The hub's name.
+    pub hub: String,
+    /// The hub's id.
+    pub hub_id: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The number of partitions.
+    pub partitions: u16,
+    /// The hub's data key as the key-encryption key has wrapped it, in hexadecimal digits.
+    pub wrapped_key: String,
+    /// The version of Holdfast that answers.
+    pub program: String,
+}
+
+/// The chunks of an export, for an [`ExportDecoder`]; an error says why there are no more.
+pub type Exported = BoxStream<'static, Result<Bytes, String>>;
+
+/// A hub that can be read.
+pub trait HubSource {
+    /// The state of a group, with everything that was committed before the call.
+    fn export(&self, group: GroupId, log: LogScope) -> impl Future<Output = Result<Exported, BackupError>> + Send;
+}
+
+/// How a backup is made.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateOptions {
+    /// With the events.
+    pub with_log: bool,
+    /// Read and write everything anew.
+    pub full: bool,
+    /// The time.
+    pub clock: fn() -> UnixMillis,
+}
+
+/// How far a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Groups that are complete: partitions and the registry.
+    pub groups_done: u32,
+    /// All groups.
+    pub groups: u32,
+    /// Bytes read from the hub.
+    pub read: u64,
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes of objects that were there before.
+    pub reused: u64,
+}
+
+/// Makes a backup of the hub `facts` in `target`, or continues one that was interrupted. `progress` is called after every
+/// object.
+///
+/// # Errors
+/// [`BackupError`]; what has been written stays, and the next call continues there.
+pub async fn create(
+    source: &impl HubSource,
+    facts: &HubFacts,
+    target: &dyn Target,
+    options: CreateOptions,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Manifest, BackupError> {
+    if facts.version != 1 {
+        let text = format!(
+            "the hub gives exports of version {}, and this program reads version 1",
+            facts.version
+        );
+        return Err(BackupError::Hub(text));
+    }
+    let count = PartitionCount::new(facts.partitions)
+        .ok_or_else(|| BackupError::Hub("its number of partitions is none".to_owned()))?;
+    claim(target, facts).await?;
+    let now = (options.clock)();
+    let before = previous(target, facts, options).await?;
+    let (manifest, continued) = begin(target, facts, options, now).await?;
+    let mut run = Run {
+        source,
+        target,
+        full: options.full,
+        manifest,
+        before,
+        config: PartitionConfig::default(),
+        progress: Progress {
+            groups: u32::from(count.get()) + 1,
+            ..Progress::default()
+        },
+        report: progress,
+    };
+    if let Some(begun) = continued {
+        tracing::info!(begun, "continuing the backup that was interrupted");
+    }
+    run.progress.groups_done = u32::try_from(run.manifest.partition.len()).unwrap_or(u32::MAX);
+    for partition in count.iter().skip(run.manifest.partition.len()) {
+        let part = run.partition(partition).await?;
+        run.manifest.partition.push(part);
+        run.manifest.under_way = None;
+        run.save().await?;
+        run.group_done();
+    }
+    run.manifest.registry = Some(run.registry().await?);
+    run.group_done();
+    let mut manifest = run.manifest;
+    manifest.ended_ms = (options.clock)().0.max(1);
+    target.put(&file_of(&manifest.id), manifest.encode()).await?;
+    target.delete(UNFINISHED).await?;
+    Ok(manifest)
+}
+
+/// Refuses a folder that holds backups of another hub, or something else; makes an empty one this hub's.
+async fn claim(target: &dyn Target, facts: &HubFacts) -> Result<(), BackupError> {
+    if let Some(content) = target.get(REPOSITORY, MAX_REPOSITORY_BYTES).await? {
+        let repository = Repository::decode(&content)?;
+        if repository.hub_id != facts.hub_id {
+            let text = format!(
+                "the folder holds backups of another hub ({} with id {}; this one is {} with id {}): use a folder of its own",
+                repository.hub, repository.hub_id, facts.hub, facts.hub_id
+            );
+            return Err(BackupError::NotOurs(text));
+        }
+        return Ok(());
+    }
+    let ours = ["backup.lock", "unfinished"];
+    if let Some(other) = target
+        .list("")
+        .await?
+        .iter()
+        .find(|name| !ours.contains(&name.as_str()))
+    {
+        let text = format!("the folder is not empty (it has {other:?}) and holds no backups: use an empty one");
+        return Err(BackupError::NotOurs(text));
+    }
+    let repository = Repository {
+        format: FORMAT,
+        hub: facts.hub.clone(),
+        hub_id: facts.hub_id.clone(),
+    };
+    let mut content = serde_json::to_vec_pretty(&repository).unwrap_or_default();
+    content.push(b'\n');
+    Ok(target.put(REPOSITORY, content.into()).await?)
+}
+
+/// The newest earlier backup whose log may be named.
+async fn previous(
+    target: &dyn Target,
+    facts: &HubFacts,
+    options: CreateOptions,
+) -> Result<Option<Manifest>, BackupError> {
+    if options.full || !options.with_log {
+        return Ok(None);
+    }
+    let backups = manifest::list(target).await?;
+    let usable = backups.into_iter().rev().filter_map(|(_, manifest)| manifest.ok());
+    // Of another cluster, entries of the same index differ.
+    Ok(usable
+        .into_iter()
+        .find(|manifest| manifest.with_log && manifest.cluster == facts.cluster))
+}
+
+/// The manifest to be filled, and the id of an interrupted backup that it continues.
+async fn begin(
+    target: &dyn Target,
+    facts: &HubFacts,
+    options: CreateOptions,
+    now: UnixMillis,
+) -> Result<(Manifest, Option<String>), BackupError> {
+    let new = Manifest {
+        format: FORMAT,
+        id: free_id(target, now).await?,
+        hub: facts.hub.clone(),
+        hub_id: facts.hub_id.clone(),
+        cluster: facts.cluster.clone(),
+        program: facts.program.clone(),
+        partitions: facts.partitions,
+        begun_ms: now.0,
+        ended_ms: 0,
+        with_log: options.with_log,
+        wrapped_key: facts.wrapped_key.clone(),
+        registry: None,
+        partition: Vec::new(),
+        under_way: None,
+        checksum: String::new(),
+    };
+    let Some(old) = manifest::unfinished(target).await?.filter(|_| !options.full) else {
+        return Ok((new, None));
+    };
+    let age = Duration::from_millis(now.0.saturating_sub(old.begun_ms));
+    let is_same = old.cluster == new.cluster && old.partitions == new.partitions && old.with_log == new.with_log;
+    // Objects that have gone since are written again.
+    let mut is_whole = true;
+    for object in old.objects() {
+        is_whole &= has(target, object).await?;
+    }
+    if !is_same || !is_whole || age > MAX_UNFINISHED_AGE {
+        return Ok((new, None));
+    }
+    let id = old.id.clone();
+    let continued = Manifest {
+        wrapped_key: new.wrapped_key,
+        program: new.program,
+        ..old
+    };
+    Ok((continued, Some(id)))
+}
+
+/// The id of a backup that begins now; later by seconds when there is one of this second.
+async fn free_id(target: &dyn Target, now: UnixMillis) -> Result<String, BackupError> {
+    let mut at = now;
+    loop {
+        let id = manifest::new_id(at);
+        if target.size(&file_of(&id)).await?.is_none() {
+            return Ok(id);
+        }
+        at = UnixMillis(at.0.saturating_add(1_000));
+    }
+}
+
+async fn has(target: &dyn Target, object: &ObjectRef) -> Result<bool, BackupError> {
+    Ok(target.size(&object::name(&object.sha256)).await? == Some(object.bytes))
+}
+
+struct Run<'a, S> {
+    source: &'a S,
+    target: &'a dyn Target,
+    full: bool,
+    manifest: Manifest,
+    before: Option<Manifest>,
+    config: PartitionConfig,
+    progress: Progress,
+    report: &'a mut (dyn FnMut(Progress) + Send),
+}
+
+/// The parts of one export.
+struct Parts {
+    chunks: Exported,
+    decoder: ExportDecoder,
+    read: u64,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Result<Export, BackupError> {
+        loop {
+            let chunk = self.chunks.next().await.ok_or(ExportError::Cut)?;
+            let chunk = chunk.map_err(BackupError::Hub)?;
+            self.read += chunk.len() as u64;
+            if let Some(item) = self.decoder.take(chunk)? {
+                return Ok(item);
+            }
+        }
+    }
+
+    async fn head(&mut self) -> Result<LogPosition, BackupError> {
+        match self.next().await? {
+            Export::Head(position) => Ok(position),
+            _ => Err(ExportError::Damaged("it has no head".to_owned()).into()),
+        }
+    }
+}
+
+impl<S: HubSource> Run<'_, S> {
+    async fn open(&self, group: GroupId, log: LogScope) -> Result<Parts, BackupError> {
+        Ok(Parts {
+            chunks: self.source.export(group, log).await?,
+            decoder: ExportDecoder::default(),
+            read: 0,
+        })
+    }
+
+    fn group_done(&mut self) {
+        self.progress.groups_done += 1;
+        (self.report)(self.progress);
+    }
+
+    /// Keeps what is complete, for a call that continues.
+    async fn save(&self) -> Result<(), BackupError> {
+        Ok(self.target.put(UNFINISHED, self.manifest.encode()).await?)
+    }
+
+    /// Stores an object unless it is there.
+    async fn store(&mut self, content: Bytes) -> Result<ObjectRef, BackupError> {
+        let reference = ObjectRef {
+            sha256: object::sha256(&content),
+            bytes: content.len() as u64,
+        };
+        if !self.full && has(self.target, &reference).await? {
+            self.progress.reused += reference.bytes;
+        } else {
+            self.progress.written += reference.bytes;
+            self.target.put(&object::name(&reference.sha256), content).await?;
+        }
+        (self.report)(self.progress);
+        Ok(reference)
+    }
+
+    async fn registry(&mut self) -> Result<RegistryPart, BackupError> {
+        let group = GroupId::REGISTRY;
+        let mut parts = self.open(group, LogScope::All).await?;
+        let position = parts.head().await?.into();
+        let (mut reader, mut writer) = (RecordReader::default(), ObjectWriter::new(Kind::Registry, group));
+        let (mut objects, mut records) = (Vec::new(), 0);
+        loop {
+            let part = match parts.next().await? {
+                Export::Part(part) => part,
+                Export::End if reader.has_ended() => break,
+                _ => return Err(ExportError::Cut.into()),
+            };
+            self.progress.read += part.len() as u64;
+            for (key, value) in reader.take(part).map_err(BackupError::storage(group))? {
+                check_record(&key, &value).map_err(|reason| BackupError::damaged("the hub's registry", reason))?;
+                records += 1;
+                if let Some(content) = writer.push_record(&key, &value)? {
+                    objects.push(self.store(content).await?);
+                }
+            }
+        }
+        if let Some(content) = writer.finish() {
+            objects.push(self.store(content).await?);
+        }
+        Ok(RegistryPart {
+            position,
+            records,
+            objects,
+        })
+    }
+
+    /// The stretches of a partition's log that are there: of the interrupted run, or of the backup before.
+    async fn known_segments(&self, partition: PartitionId) -> Result<Vec<Segment>, BackupError> {
+        if self.full || !self.manifest.with_log {
+            return Ok(Vec::new());
+        }
+        let under_way = self.manifest.under_way.as_ref();
+        let under_way = under_way.filter(|under_way| under_way.partition == partition.0);
+        let before = self
+            .before
+            .as_ref()
+            .and_then(|before| before.partition.get(usize::from(partition.0)));
+        let last = |segments: &&Vec<Segment>| segments.last().map(|segment| segment.last);
+        let known = [
+            under_way.map(|under_way| &under_way.segments),
+            before.map(|part| &part.segments),
+        ];
+        let mut segments = known
+            .into_iter()
+            .flatten()
+            .max_by_key(last)
+            .cloned()
+            .unwrap_or_default();
+        // A short one at the end is read again, so that segments do not become many and small.
+        if segments
+            .last()
+            .is_some_and(|segment| segment.object.bytes < SEGMENT_BYTES as u64 / 2)
+        {
+            segments.pop();
+        }
+        for segment in &segments {
+            if !has(self.target, &segment.object).await? {
+                return Ok(Vec::new());
+            }
+        }
+        Ok(segments)
+    }
+
+    async fn partition(&mut self, partition: PartitionId) -> Result<PartitionPart, BackupError> {
+        let group = GroupId::partition(partition.0);
+        let known = self.known_segments(partition).await?;
+        let scope = match known.last() {
+            _ if !self.manifest.with_log => LogScope::None,
+            Some(segment) => LogScope::After(segment.last),
+            None => LogScope::All,
+        };
+        let mut parts = self.open(group, scope).await?;
+        let position = parts.head().await?;
+        let mut work = PartitionRun {
+            partition,
+            position,
+            part: None,
+            segments: known,
+            next_index: 0,
+            number: 0,
+            state: ObjectWriter::new(Kind::State, group),
+            device_states: ObjectWriter::new(Kind::DeviceStates, group),
+            log: ObjectWriter::new(Kind::Log, group),
+            log_first: 0,
+            cutter: EntryCutter::default(),
+        };
+        loop {
+            match parts.next().await? {
+                Export::Part(chunk) => self.partition_chunk(&mut work, chunk).await?,
+                Export::End => break,
+                Export::Head(_) => return Err(ExportError::Damaged("it has two heads".to_owned()).into()),
+            }
+        }
+        let damaged = |reason: &str| BackupError::damaged(format!("the export of {group}"), reason);
+        let mut part = work.part.take().ok_or_else(|| damaged("it has no head"))?;
+        if let Some(content) = work.state.finish() {
+            part.state = self.store(content).await?;
+        }
+        if let Some(content) = work.device_states.finish() {
+            let object = self.store(content).await?;
+            part.device_state_objects.push(object);
+        }
+        if let Some(content) = work.log.finish() {
+            self.segment(&mut work, content).await?;
+        }
+        if !work.cutter.is_empty() || work.next_index != position.index + 1 {
+            return Err(damaged("entries of its log are missing"));
+        }
+        part.segments = work.segments;
+        Ok(part)
+    }
+
+    async fn segment(&mut self, work: &mut PartitionRun, content: Bytes) -> Result<(), BackupError> {
+        let object = self.store(content).await?;
+        work.segments.push(Segment {
+            first: work.log_first,
+            last: work.next_index - 1,
+            object,
+        });
+        work.log_first = work.next_index;
+        self.manifest.under_way = Some(UnderWay {
+            partition: work.partition.0,
+            segments: work.segments.clone(),
+        });
+        self.save().await
+    }
+
+    async fn partition_chunk(&mut self, work: &mut PartitionRun, chunk: Bytes) -> Result<(), BackupError> {
+        let group = GroupId::partition(work.partition.0);
+        self.progress.read += chunk.len() as u64;
+        let part = decode_part(chunk, work.number).map_err(BackupError::storage(group))?;
+        work.number += 1;
+        match part {
+            Part::Head(head) => {
+                work.state.push_part(object::HEAD, &head);
+                work.begin(head, &self.config)?;
+                if let Some(last) = work.segments.last().map(|segment| segment.last)
+                    && last > work.position.index
+                {
+                    let text = format!(
+                        "the earlier backup has entries of {group} up to {last}, and the hub's log ends at {}: has the hub been \
+                         set back? `--full` makes a backup that does not build on earlier ones",
+                        work.position.index
+                    );
+                    return Err(BackupError::Behind(text));
+                }
+            }
+            Part::Points(points) => work.state.push_part(object::POINTS, &points),
+            Part::Skipped(skipped) => work.state.push_part(object::SKIPPED, &skipped),
+            Part::DeviceStates(states) => {
+                for (key, record) in states {
+                    if let Some(content) = work.device_states.push_record(&key, &record)? {
+                        let object = self.store(content).await?;
+                        work.part()?.device_state_objects.push(object);
+                    }
+                }
+            }
+            Part::Log(piece) => {
+                work.cutter.push(&piece);
+                while let Some(entry) = work.cutter.next_entry().map_err(BackupError::storage(group))? {
+                    check_entry(work.partition, work.next_index, &entry).map_err(BackupError::storage(group))?;
+                    work.next_index += 1;
+                    if let Some(content) = work.log.push_entry(&entry) {
+                        self.segment(work, content).await?;
+                    }
+                }
+            }
+            Part::End(totals) => {
+                let part = work.part()?;
+                part.points = totals.points;
+                part.skipped = totals.skipped;
+                part.device_states = totals.device_states;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A partition being read.
+struct PartitionRun {
+    partition: PartitionId,
+    position: LogPosition,
+    /// There once the head has come.
+    part: Option<PartitionPart>,
+    segments: Vec<Segment>,
+    /// Of the next entry.
+    next_index: u64,
+    /// Of the next chunk.
+    number: u32,
+    state: ObjectWriter,
+    device_states: ObjectWriter,
+    log: ObjectWriter,
+    /// The first entry of the segment that is being filled.
+    log_first: u64,
+    cutter: EntryCutter,
+}
+
+impl PartitionRun {
+    fn part(&mut self) -> Result<&mut PartitionPart, BackupError> {
+        let missing = || BackupError::damaged("an export of a partition", "it has no head");
+        self.part.as_mut().ok_or_else(missing)
+    }
+
+    fn begin(&mut self, head: Bytes, config: &PartitionConfig) -> Result<(), BackupError> {
+        let group = GroupId::partition(self.partition.0);
+        let facts = head_facts(head, config).map_err(BackupError::storage(group))?;
+        if facts.partition != self.partition || facts.position != self.position {
+            let name = format!("the export of {group}");
+            return Err(BackupError::damaged(name, "its head is of another state"));
+        }
+        // Those that retention has deleted since are not part of this backup.
+        self.segments.retain(|segment| segment.last >= facts.first_index);
+        let after = self.segments.last().map_or(0, |segment| segment.last + 1);
+        self.next_index = facts.first_index.max(after);
+        self.log_first = self.next_index;
+        self.part = Some(PartitionPart {
+            partition: self.partition.0,
+            position: self.position.into(),
+            begin: facts.begin.0,
+            next: facts.next.0,
+            first_index: facts.first_index,
+            points: 0,
+            skipped: 0,
+            device_states: 0,
+            state: ObjectRef {
+                sha256: String::new(),
+                bytes: 0,
+            },
+            device_state_objects: Vec::new(),
+            segments: Vec::new(),
+        });
+        Ok(())
+    }
+}
