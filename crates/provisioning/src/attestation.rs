@@ -23,6 +23,9 @@ use crate::tpm::{EnrolledTpm, ProvenTpm, TpmKeys, TpmUse};
 /// What the SDKs write into `skn` of a device's token.
 const DEVICE_POLICY: &str = "registration";
 
+/// Up to how many groups are tried without a look at the names of other devices.
+const FEW_GROUPS: usize = 16;
+
 /// The fault of a TPM that is not enrolled.
 pub(crate) const NO_TPM_DETAIL: &str = "there is no individual enrollment with this registration id";
 
@@ -188,11 +191,7 @@ impl Claimant<'_> {
             return Err(refused(RefusalReason::UnknownIdentity, NO_TPM_DETAIL));
         }
         let groups = self.registry.enrollment_groups();
-        let likely = self.likely_groups.iter().filter_map(|id| groups.get(id));
-        let found = likely.chain(groups.symmetric()).find_map(|group| {
-            let keys = self.derived(&token, group)?;
-            Some((Arc::clone(group), keys))
-        });
+        let found = self.group_of_token(&token, &groups)?;
         match found {
             Some((enrollment, keys)) => Ok(Attested {
                 enrollment,
@@ -202,6 +201,27 @@ impl Claimant<'_> {
             }),
             None => Err(refused(RefusalReason::Signature, no_group(&groups))),
         }
+    }
+
+    /// The group by symmetric key that has signed the token, through the device's key. The token names none, so that keys are tried: first
+    /// those of likely groups, then those of the devices with the nearest names, then all.
+    fn group_of_token(
+        &self,
+        token: &SasToken<'_>,
+        groups: &EnrollmentGroups,
+    ) -> Result<Option<(Arc<Enrollment>, KeyPair)>, RegistryError> {
+        let signed = |group: &Arc<Enrollment>| Some((Arc::clone(group), self.derived(token, group)?));
+        let by_id = |ids: &[String]| ids.iter().filter_map(|id| groups.get(id)).find_map(signed);
+        if let Some(found) = by_id(&self.likely_groups) {
+            return Ok(Some(found));
+        }
+        // A look at the disk costs as much as some groups.
+        if groups.symmetric().len() > FEW_GROUPS
+            && let Some(found) = by_id(&self.registry.groups_near(self.registration_id)?)
+        {
+            return Ok(Some(found));
+        }
+        Ok(groups.symmetric().iter().find_map(signed))
     }
 
     /// The keys that `group` gives the device, if they have signed the token. Device tools derive them from the id as it is written;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_model::DeviceId;
 use holdfast_proto::registry::v1 as proto;
+use holdfast_storage::Family;
 
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
@@ -15,6 +16,9 @@ use crate::local::Local;
 use crate::provisioning::{Enrollment, EnrollmentKind, ProvisioningSettings};
 use crate::registration::Registration;
 use crate::state::{ApplyError, Base as _, decode, layout};
+
+/// How many registrations are looked at in each direction.
+const NEIGHBOURS: usize = 2;
 
 impl Local {
     pub(crate) fn provisioning(&self) -> Option<Arc<ProvisioningSettings>> {
@@ -89,6 +93,32 @@ impl Local {
         Ok(record
             .map(|record| Registration::read(record, &self.secrets))
             .transpose()?)
+    }
+
+    /// The groups of the registrations nearest to `id` by name, those before it first: ids of one group mostly begin alike.
+    pub(crate) fn groups_near(&self, id: &str) -> Result<Vec<String>, RegistryError> {
+        let Range { start, end } = layout::registrations();
+        let key = layout::registration(id);
+        let mut found = Vec::with_capacity(2 * NEIGHBOURS);
+        let mut collect = |up_to: usize, value: &[u8]| {
+            found.push(Bytes::copy_from_slice(value));
+            match found.len() < up_to {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let mut before = |_: &[u8], value: &[u8]| collect(NEIGHBOURS, value);
+        self.disk.scan_back(Family::Registry, &start, &key, &mut before)?;
+        let mut behind = |_: &[u8], value: &[u8]| collect(2 * NEIGHBOURS, value);
+        self.disk.scan(Family::Registry, &key, &end, &mut behind)?;
+        let mut groups = Vec::with_capacity(found.len());
+        for value in found {
+            let record = decode::<proto::RegistrationRecord>(&key, value)?;
+            if !record.group.is_empty() && !groups.contains(&record.group) {
+                groups.push(record.group);
+            }
+        }
+        Ok(groups)
     }
 
     /// The ids, in lower case, of registrations with work to do behind the id `after`, until `visit` breaks.

@@ -194,7 +194,11 @@ async fn handshake(
     accepted.map(|()| stream)
 }
 
-async fn secure(door: Door<'_>, tls: Option<&Tls>) -> Result<Stream> {
+/// Connects as far as TLS.
+///
+/// # Errors
+/// When no server listens or the handshake fails; it may take for ever.
+pub(crate) async fn secure(door: Door<'_>, tls: Option<&Tls>) -> Result<Stream> {
     let tcp = dial_any(door.addresses, door.source).await?;
     let Some(tls) = tls else { return Ok(Stream::Plain(tcp)) };
     let stream = tls.connector.connect(tls.server.clone(), tcp).await;

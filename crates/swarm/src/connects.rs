@@ -85,7 +85,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn new(usage: Usage, connects: u64) -> Self {
+    pub(crate) fn new(usage: Usage, connects: u64) -> Self {
         let cpu_us_per_connect = usage.cpu_us as f64 / connects.max(1) as f64;
         Self {
             usage,
@@ -145,7 +145,7 @@ impl fmt::Display for ConnectsReport {
     }
 }
 
-fn show_reasons(f: &mut fmt::Formatter<'_>, name: &str, reasons: &BTreeMap<String, u64>) -> fmt::Result {
+pub(crate) fn show_reasons(f: &mut fmt::Formatter<'_>, name: &str, reasons: &BTreeMap<String, u64>) -> fmt::Result {
     let mut lines = reasons.iter();
     lines.try_for_each(|(reason, count)| writeln!(f, "{name:<15} {count} × {reason}"))
 }
@@ -161,10 +161,10 @@ struct Tally {
 
 /// Reasons with their counts, of a bounded number.
 #[derive(Default)]
-struct Reasons(Mutex<BTreeMap<String, u64>>);
+pub(crate) struct Reasons(Mutex<BTreeMap<String, u64>>);
 
 impl Reasons {
-    fn add(&self, error: &anyhow::Error) {
+    pub(crate) fn add(&self, error: &anyhow::Error) {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = format!("{error:#}");
         if reasons.len() < MAX_REASONS || reasons.contains_key(&reason) {
@@ -172,7 +172,7 @@ impl Reasons {
         }
     }
 
-    fn take(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn take(&self) -> BTreeMap<String, u64> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -238,19 +238,20 @@ fn request_head(login: &Login, length: usize) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// The hub's answer to a message.
+/// The hub's answer to a request.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    retry_after: Option<Duration>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<Duration>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Bytes of answers that are not parsed yet.
 #[derive(Default)]
-struct Answers(Vec<u8>);
+pub(crate) struct Answers(Vec<u8>);
 
 impl Answers {
-    async fn next(&mut self, stream: &mut Stream) -> Result<Answer> {
+    pub(crate) async fn next(&mut self, stream: &mut Stream) -> Result<Answer> {
         loop {
             if let Some((answer, used)) = parse(&self.0)? {
                 self.0.drain(..used);
@@ -274,7 +275,7 @@ fn parse(input: &[u8]) -> Result<Option<(Answer, usize)>> {
     let status = status
         .and_then(|line| line.get(..3)?.parse().ok())
         .context("an answer without a status")?;
-    let (mut length, mut retry_after) = (0, None);
+    let (mut length, mut retry_after) = (0usize, None);
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
         if name.eq_ignore_ascii_case("content-length") {
@@ -285,8 +286,13 @@ fn parse(input: &[u8]) -> Result<Option<(Answer, usize)>> {
             bail!("an answer without a length");
         }
     }
-    let used = end + 4 + length;
-    Ok((input.len() >= used).then_some((Answer { status, retry_after }, used)))
+    let used = (end + 4usize).saturating_add(length);
+    let answer = |body: &[u8]| Answer {
+        status,
+        retry_after,
+        body: body.to_vec(),
+    };
+    Ok(input.get(end + 4..used).map(|body| (answer(body), used)))
 }
 
 #[cfg(test)]
@@ -300,6 +306,7 @@ mod tests {
         let refused = Answer {
             status: 429,
             retry_after: Some(Duration::from_secs(7)),
+            body: b"body".to_vec(),
         };
         assert_eq!(parse(&input).unwrap(), Some((refused, first.len())));
         let (stored, used) = parse(&input[first.len()..]).unwrap().unwrap();

@@ -319,7 +319,7 @@ fn sign_until(resource: &str, key: &[u8], policy: Option<&str>, expiry: u64) -> 
     format!("SharedAccessSignature sr={resource}&sig={signature}&se={expiry}{policy}")
 }
 
-fn mac(key: &[u8], parts: &[&str]) -> [u8; 32] {
+pub(crate) fn mac(key: &[u8], parts: &[&str]) -> [u8; 32] {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of every length");
     parts.iter().for_each(|part| mac.update(part.as_bytes()));

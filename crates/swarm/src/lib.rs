@@ -6,7 +6,7 @@
 //! Invariants: no allocation per message; a bounded ledger (spans, not messages); the device side uses none of the
 //! server's crates, not even its MQTT codec, so that a bug there cannot hide itself.
 //! Not here: installation of peers and the plan of a benchmark (`benches/`), fault injection (the `chaos` crate).
-//! Start at [`fleet::Fleet`] (load), [`connects`] (the cost of a connect), [`down`] (twins and direct methods), [`multiplex`] (gateways) and [`verify`] (reading
+//! Start at [`fleet::Fleet`] (load), [`connects`] (the cost of a connect), [`down`] (twins and direct methods), [`multiplex`] (gateways), [`provision`] (devices that register) and [`verify`] (reading
 //! back).
 #![warn(missing_docs)]
 
@@ -30,6 +30,7 @@ pub mod marker;
 pub mod multiplex;
 pub mod operator;
 pub mod process;
+pub mod provision;
 mod publisher;
 pub mod read;
 pub mod readiness;

@@ -56,6 +56,14 @@ impl Registry {
         self.0.local.registration(id)
     }
 
+    /// The groups of the registrations whose ids are nearest to `id` in order, at most four. Reads the disk.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`] when it cannot be read.
+    pub fn groups_near(&self, id: &str) -> Result<Vec<String>, RegistryError> {
+        self.0.local.groups_near(id)
+    }
+
     /// Visits the enrollments of a kind behind the one with the id `after`, by id in lower case, until `visit` breaks. Blocks on the
     /// disk.
     ///

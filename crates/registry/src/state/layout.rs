@@ -239,6 +239,11 @@ pub(crate) fn registration(registration_id: &str) -> Vec<u8> {
     join(REGISTRATION, &[registration_id.to_ascii_lowercase().as_bytes()])
 }
 
+/// The keys of all registrations, by id.
+pub(crate) fn registrations() -> Range<Vec<u8>> {
+    kind(REGISTRATION)
+}
+
 /// `IssuerRecord`; names are found in any case.
 pub(crate) fn issuer(name: &str) -> Vec<u8> {
     join(ISSUER, &[name.to_ascii_lowercase().as_bytes()])

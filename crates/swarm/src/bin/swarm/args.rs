@@ -44,6 +44,10 @@ pub(crate) enum Command {
     AcceptTls(commands::accept_tls::AcceptTls),
     /// Replace credentials under a connected fleet.
     Rotate(commands::rotate::Rotate),
+    /// Register devices with the provisioning service: rate and CPU per registration, and where each device was assigned.
+    Provision(commands::provision::Provision),
+    /// Verify that every device that was assigned is at its hub, there alone, and can connect.
+    VerifyAssigned(commands::provision::VerifyAssigned),
     /// Create a fleet's devices on a hub.
     Devices(commands::devices::Devices),
     /// Create a durable subscription at a broker.
@@ -63,6 +67,8 @@ impl Command {
             Self::Storm(command) => command.run(),
             Self::AcceptTls(command) => command.run(),
             Self::Rotate(command) => command.run(),
+            Self::Provision(command) => command.run(),
+            Self::VerifyAssigned(command) => command.run(),
             Self::Devices(command) => command.run(),
             Self::Subscribe(command) => command.run(),
         }

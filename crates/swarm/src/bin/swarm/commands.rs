@@ -6,6 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod down;
 pub(crate) mod idle;
 pub(crate) mod multiplex;
+pub(crate) mod provision;
 pub(crate) mod publish;
 pub(crate) mod read;
 pub(crate) mod rotate;
