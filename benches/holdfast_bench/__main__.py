@@ -6,11 +6,11 @@ import traceback
 
 from . import load, machine
 from .machine import Trouble
-from .parts import cluster, compare, connects, down, durable, footprint, memory, protocols, reader, replace, startup, throttles
+from .parts import cluster, compare, connects, down, durable, footprint, memory, protocols, provisioning, reader, replace, startup, throttles
 from .peers import hub
 from .report import Part, Report
 
-PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down, connects, throttles, protocols, footprint)}
+PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down, connects, throttles, protocols, provisioning, footprint)}
 BUSY_LOAD = 0.5
 
 
@@ -28,7 +28,9 @@ def options():
     parser.add_argument("--shapes", type=shape, nargs="+", metavar="CxW", help="connections x window, instead of the usual ones")
     parser.add_argument("--connections", type=int, help="idle connections, instead of 18,000; method calls in flight, instead of 1,000; handshakes of a storm, instead of 2,000")
     parser.add_argument("--fill-events", type=int, help="events to read, instead of 6,000,000")
-    parser.add_argument("--devices", type=int, help="devices at the start after SIGKILL, instead of 100,000")
+    parser.add_argument("--devices", type=int, help="devices at the start after SIGKILL, and to be onboarded, instead of 100,000")
+    parser.add_argument("--groups", type=int, help="enrollment groups, instead of 10,000")
+    parser.add_argument("--registrations", type=int, help="registrations before the measured ones, instead of 1,000,000")
     parser.add_argument("--log-bytes", type=int, help="log at the start after SIGKILL and of a replaced node, instead of 1 GiB")
     parser.add_argument("--nodes", type=int, nargs="+", choices=(1, 3), default=(1, 3), help="nodes of the hub in `down` and `footprint`")
     return parser.parse_args()

@@ -110,10 +110,13 @@ impl<T: Scalar> Setting for Vec<T> {
         let items: Vec<Value> = match value {
             Value::List(items) => items.clone(),
             Value::Bare(text) if text.is_empty() => Vec::new(),
-            Value::Bare(text) => text
-                .split(',')
-                .map(|item| Value::Bare(item.trim().to_owned()))
-                .collect(),
+            Value::Bare(text) => match quoted_list(text) {
+                Some(items) => items,
+                None => text
+                    .split(',')
+                    .map(|item| Value::Bare(item.trim().to_owned()))
+                    .collect(),
+            },
             other => return Err(other.wanted("a list in square brackets")),
         };
         *self = items.iter().map(T::parse).collect::<Result<_, _>>()?;
@@ -124,6 +127,21 @@ impl<T: Scalar> Setting for Vec<T> {
         let items: Vec<String> = self.iter().map(T::show).collect();
         Some(format!("[{}]", items.join(", ")))
     }
+}
+
+/// The items of a list that is written on a flag as in a file: in brackets, each in quotes. Other text in brackets is an address.
+fn quoted_list(text: &str) -> Option<Vec<Value>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?.trim();
+    if inner.is_empty() {
+        return Some(Vec::new());
+    }
+    let item = |item: &str| {
+        let item = item.trim();
+        let within = |quote: char| item.strip_prefix(quote)?.strip_suffix(quote);
+        let item = within('"').or_else(|| within('\''))?;
+        Some(Value::Bare(item.to_owned()))
+    };
+    inner.split(',').map(item).collect()
 }
 
 macro_rules! whole_number {
@@ -233,4 +251,27 @@ impl<T: Choice> Scalar for T {
 
 fn quote(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_on_flags_may_be_written_as_in_a_file() {
+        for (text, items) in [
+            ("", &[][..]),
+            ("[]", &[]),
+            ("*", &["*"]),
+            (r#"["*"]"#, &["*"]),
+            (r#"["a.example.com", 'b:8443']"#, &["a.example.com", "b:8443"]),
+            ("a.example.com, b:8443", &["a.example.com", "b:8443"]),
+            ("[::1]", &["[::1]"]),
+            (r#"["a"b]"#, &[r#"["a"b]"#]),
+        ] {
+            let mut list: Vec<String> = vec!["before".to_owned()];
+            list.read(&Value::Bare(text.to_owned())).unwrap();
+            assert_eq!(list, items, "{text}");
+        }
+    }
 }

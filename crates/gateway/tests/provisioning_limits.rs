@@ -7,9 +7,12 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_model::{CertificateChain, NodeId, RefusalReason};
+use holdfast_auth::Key;
+use holdfast_auth::x509::CertificateFingerprints;
+use holdfast_model::{CertificateChain, DeviceId, IdentityId, NodeId, RefusalReason};
 use holdfast_registry::{
-    AttestationWrite, CertificateSource, EnrollmentContent, EnrollmentKind, EnrollmentOperation, X509Attestation,
+    AttestationWrite, Authentication, AuthenticationWrite, CertificateSource, EnrollmentContent, EnrollmentKind,
+    EnrollmentOperation, IdentityContent, IdentityWrite, IfMatch, Thumbprint, WriteOperation, X509Attestation,
 };
 use holdfast_simulation::simulate;
 use holdfast_testkit::eventually;
@@ -103,6 +106,90 @@ fn an_expired_certificate_and_a_foreign_chain_are_refused() {
             let last = factory.bench.diagnosis(id).await.pop().unwrap();
             assert_eq!(last.reason, reason, "{id}");
         }
+    });
+}
+
+#[test]
+fn a_device_of_a_group_is_known_by_its_leaf_unless_the_hub_says_otherwise() {
+    simulate(async {
+        let factory = Factory::start().await;
+        let own = Ca::root("own");
+        let registry = factory.registry();
+        registry
+            .put_authority("own", own.certificate.der(), Some(true), None)
+            .await
+            .unwrap();
+        let attestation = AttestationWrite::X509(Some(X509Attestation {
+            source: CertificateSource::CaReferences,
+            primary: Some(Bytes::from_static(b"own")),
+            secondary: None,
+        }));
+        let create = EnrollmentOperation::Create(attestation, EnrollmentContent::default());
+        factory.enroll(EnrollmentKind::Group, "line", create).await;
+        eventually("the CA", || registry.authorities().get("own").is_some()).await;
+        let id = IdentityId::device(DeviceId::parse("cert-1").unwrap());
+        // A renewed certificate takes the place of the earlier one.
+        for year in [2998, 2999] {
+            let leaf = own.device("cert-1", year);
+            let answer = put(&factory, "cert-1", chain(&leaf), "").await;
+            assert_eq!(answer.status, 202, "{answer:?}");
+            let identity = registry.get(&id).await.unwrap().unwrap();
+            let known = Thumbprint::parse(&CertificateFingerprints::of(leaf.der()).sha256_hex()).unwrap();
+            let Authentication::SelfSigned(thumbprints) = identity.authentication else {
+                panic!("{:?}", identity.authentication);
+            };
+            assert_eq!((thumbprints.primary, thumbprints.secondary), (known, None));
+        }
+        let content = IdentityContent {
+            authentication: Some(AuthenticationWrite::CertificateAuthority),
+            ..IdentityContent::default()
+        };
+        let operation = WriteOperation::Update(IfMatch::Any, content);
+        registry
+            .write(IdentityWrite {
+                id: id.clone(),
+                operation,
+            })
+            .await
+            .unwrap();
+        let answer = put(&factory, "cert-1", chain(&own.device("cert-1", 2999)), "").await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let identity = registry.get(&id).await.unwrap().unwrap();
+        assert_eq!(identity.authentication, Authentication::CertificateAuthority);
+    });
+}
+
+#[test]
+fn a_device_is_found_in_the_group_of_its_neighbours() {
+    simulate(async {
+        let factory = Factory::start().await;
+        let key = |group: usize| Key::from_bytes(vec![u8::try_from(group).unwrap(); 32]).unwrap();
+        for group in 0..20 {
+            let attestation = AttestationWrite::SymmetricKey {
+                primary: Some(key(group)),
+                secondary: None,
+            };
+            let create = EnrollmentOperation::Create(attestation, EnrollmentContent::default());
+            let name = format!("line-{group:02}");
+            factory.enroll(EnrollmentKind::Group, &name, create).await;
+        }
+        let registry = factory.registry();
+        for (id, group) in [("b-1", 7), ("d-1", 19), ("b-2", 7), ("B-3", 7), ("c", 0)] {
+            let token = factory.token(id, &key(group).derive(id));
+            let answer = put(&factory, id, None, &token).await;
+            assert_eq!(answer.status, 202, "{id}: {answer:?}");
+            let found = registry.registration(id).unwrap().unwrap();
+            assert_eq!(found.group, Some(format!("line-{group:02}")), "{id}");
+        }
+        for (id, groups) in [
+            ("a", &["line-07"][..]),
+            ("b-4", &["line-07", "line-00", "line-19"]),
+            ("d-2", &["line-19", "line-00"]),
+        ] {
+            assert_eq!(registry.groups_near(id).unwrap(), groups, "{id}");
+        }
+        let wrong = factory.token("b-4", &key(7));
+        assert_eq!(put(&factory, "b-4", None, &wrong).await.status, 401);
     });
 }
 

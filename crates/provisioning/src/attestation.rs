@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXUPPER;
 use holdfast_auth::x509::{
     CaCertificate, CertificateFingerprints, CertificateRefusal, ClientCertificate, check_size, verify_chain,
 };
@@ -289,7 +290,8 @@ impl Claimant<'_> {
         {
             Some(enrollment) => Ok(Attested {
                 enrollment,
-                authentication: AuthenticationWrite::CertificateAuthority,
+                // As the original does: any hub admits the device then, also one that does not have the CA.
+                authentication: AuthenticationWrite::SelfSigned(thumbprint(&digest)),
                 certified_name: Some(name),
                 tpm: None,
             }),
@@ -353,6 +355,14 @@ fn thumbprints(x509: &X509Attestation, digest: &[u8; 32]) -> Option<Thumbprints>
     Some(Thumbprints {
         primary: next()?,
         secondary: next(),
+    })
+}
+
+fn thumbprint(sha256: &[u8; 32]) -> Option<Thumbprints> {
+    let primary = Thumbprint::parse(&HEXUPPER.encode(sha256)).ok()?;
+    Some(Thumbprints {
+        primary,
+        secondary: None,
     })
 }
 

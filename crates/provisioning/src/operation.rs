@@ -174,6 +174,7 @@ impl Operation<'_> {
         let mut assignment = Assignment {
             registry: service.registry(),
             content,
+            kind: pending.enrollment_kind,
             authentication: &pending.authentication,
             before,
             place: place.clone(),

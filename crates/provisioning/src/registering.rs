@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId, UnixMillis};
 use holdfast_registry::{
-    AllocationPolicy, Authentication, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentContent,
+    AllocationPolicy, Authentication, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentContent, EnrollmentKind,
     EnrollmentReference, Identity, IdentityContent, IdentityWrite, IfMatch, PendingRegistration, Registration,
     RegistrationOutcome, RegistrationWrite, Registry, RegistryError, ReprovisionPolicy, Status, Substatus, TwinSeed,
     WriteOperation,
@@ -47,6 +47,7 @@ impl Decision<'_> {
                     let assignment = Assignment {
                         registry: self.registry,
                         content: &enrollment.content,
+                        kind: enrollment.kind,
                         authentication: &self.attested.authentication,
                         before: before.as_ref(),
                         place: DevicePlace { hub, device_id },
@@ -146,6 +147,8 @@ pub(crate) fn keeps_hub(content: &EnrollmentContent, before: Option<&DevicePlace
 pub(crate) struct Assignment<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) content: &'a EnrollmentContent,
+    /// Of the enrollment.
+    pub(crate) kind: EnrollmentKind,
     pub(crate) authentication: &'a AuthenticationWrite,
     pub(crate) before: Option<&'a DevicePlace>,
     pub(crate) place: DevicePlace,
@@ -213,7 +216,7 @@ impl Assignment<'_> {
                 write(WriteOperation::Create(new)),
             ]);
         }
-        if has_credentials(&existing, self.authentication) && (existing.iot_edge || !content.iot_edge) {
+        if has_credentials(&existing, self.authentication, self.kind) && (existing.iot_edge || !content.iot_edge) {
             return Ok(Vec::new());
         }
         new.iot_edge = content.iot_edge.then_some(true);
@@ -221,11 +224,14 @@ impl Assignment<'_> {
     }
 }
 
-fn has_credentials(identity: &Identity, wanted: &AuthenticationWrite) -> bool {
+/// Whether the device gets in by what it has registered with. The chain of a group's device ends at a CA of the hub, so that
+/// `certificateAuthority`, which the hub or an operator has chosen for it, admits it, too.
+fn has_credentials(identity: &Identity, wanted: &AuthenticationWrite, kind: EnrollmentKind) -> bool {
     match (&identity.authentication, wanted) {
         (Authentication::Sas(keys), AuthenticationWrite::Sas(Some(wanted))) => keys == wanted,
         (Authentication::SelfSigned(known), AuthenticationWrite::SelfSigned(Some(wanted))) => known == wanted,
         (Authentication::CertificateAuthority, AuthenticationWrite::CertificateAuthority) => true,
+        (Authentication::CertificateAuthority, AuthenticationWrite::SelfSigned(_)) => kind == EnrollmentKind::Group,
         _ => false,
     }
 }

@@ -197,7 +197,7 @@ async fn handshake(
 /// Connects as far as TLS.
 ///
 /// # Errors
-/// When no server listens or the handshake fails; it may take for ever.
+/// When no server listens or the handshake fails; there is no time limit.
 pub(crate) async fn secure(door: Door<'_>, tls: Option<&Tls>) -> Result<Stream> {
     let tcp = dial_any(door.addresses, door.source).await?;
     let Some(tls) = tls else { return Ok(Stream::Plain(tcp)) };

@@ -46,7 +46,7 @@ pub struct Plan {
     pub fleet: Fleet,
     /// The first device, and how many.
     pub devices: (u32, u32),
-    /// The addresses of the nodes; a client begins at one and goes on with the next when it fails.
+    /// The addresses of the nodes; a client begins at one and takes the next one when it fails.
     pub addresses: Vec<SocketAddr>,
     /// Local addresses, in turn; empty: the system's choice.
     pub sources: Vec<IpAddr>,

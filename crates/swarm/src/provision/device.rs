@@ -197,7 +197,7 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Ends the connection, as a device does that goes on to its hub.
+    /// Ends the connection, as a device does before it connects to its hub.
     async fn close(&mut self) {
         let Some(mut kept) = self.kept.take() else { return };
         let closed = async {

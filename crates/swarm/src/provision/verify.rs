@@ -22,7 +22,7 @@ const PAGE: usize = 1000;
 const CONCURRENT_CONNECTS: usize = 50;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What was found.
+/// The devices of the hubs against the ledger.
 #[derive(Debug, Clone, Serialize)]
 pub struct AssignmentVerdict {
     /// Devices that were assigned.

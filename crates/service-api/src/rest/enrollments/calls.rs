@@ -66,7 +66,7 @@ async fn put(kind: EnrollmentKind, id: &str, mut request: EnrollmentRequest<'_>)
     let if_match = etag::if_match(request.headers)?;
     let body = request.body.json().await?;
     let written = read::enrollment(kind, &object(&body)?)?;
-    issuance_exists(&written, request.shared.registry())?;
+    issuance_exists(&written.content, request.shared.registry())?;
     if written.id.as_ref().is_some_and(|given| !given.eq_ignore_ascii_case(id)) {
         let text = format!("{} of the body is not that of the path", id_field(kind));
         return Err(ApiError::invalid(text));
@@ -104,8 +104,8 @@ fn check_webhook(content: &EnrollmentContent, request: &EnrollmentRequest<'_>) -
 }
 
 /// A name that does not exist would be noticed only when a device is refused.
-fn issuance_exists(written: &Written, registry: &Registry) -> Result<(), ApiError> {
-    let Some(reference) = &written.content.issuance else {
+fn issuance_exists(content: &EnrollmentContent, registry: &Registry) -> Result<(), ApiError> {
+    let Some(reference) = &content.issuance else {
         return Ok(());
     };
     let issuers = registry.issuers();
@@ -251,7 +251,10 @@ async fn bulk(kind: EnrollmentKind, mut request: EnrollmentRequest<'_>) -> Resul
             match &write.operation {
                 EnrollmentOperation::Create(_, content)
                 | EnrollmentOperation::Update(_, _, content)
-                | EnrollmentOperation::CreateOrUpdate(_, content) => check_webhook(content, &request)?,
+                | EnrollmentOperation::CreateOrUpdate(_, content) => {
+                    issuance_exists(content, request.shared.registry())?;
+                    check_webhook(content, &request)?;
+                }
                 EnrollmentOperation::Delete(_) => {}
             }
             Ok(write)
