@@ -5,25 +5,31 @@ mod support;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use holdfast_amqp::message::{Message, Properties, begin_application_properties, put_data, put_properties};
 use holdfast_amqp::types::{Raw, put_str};
 use holdfast_amqp::{AttachSpec, ClientSasl, Event, InfoValue, LinkId, Outcome};
 use holdfast_auth::Key;
+use holdfast_auth::x509::KeyType;
 use holdfast_gateway::AmqpConfig;
 use holdfast_model::{CertificateChain, NodeId, RefusalReason};
+use holdfast_provisioning::{CaKeySource, NewCa};
 use holdfast_registry::{
-    AttestationWrite, CertificateSource, EnrollmentContent, EnrollmentKind, EnrollmentOperation, X509Attestation,
+    AttestationWrite, Authentication, CertificateSource, EnrollmentContent, EnrollmentKind, EnrollmentOperation,
+    IssuanceForm, IssuancePolicy, IssuanceReference, X509Attestation,
 };
 use holdfast_service_api::events::EventsConfig;
 use holdfast_simulation::{HOST, identity, simulate};
-use rcgen::{CertificateParams, DnType, KeyPair};
-use serde_json::Value;
+use holdfast_testkit::eventually;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde_json::{Value, json};
 use support::amqp::{Amqp, Device};
 use support::factory::Factory;
 use tokio::time::Instant;
 
-const VERSION: (&str, InfoValue<'static>) = ("com.microsoft:api-version", InfoValue::Text("2019-03-31"));
+const API_VERSION: &str = "com.microsoft:api-version";
 
 /// The user name and the password of SASL PLAIN.
 fn plain(factory: &Factory, id: &str, key: &Key) -> ClientSasl {
@@ -95,13 +101,18 @@ impl Answer {
 
 /// Attaches as the SDKs do: the receiver first.
 async fn links(device: &mut Device, address: &str) -> Links {
+    links_at(device, address, "2019-03-31").await
+}
+
+async fn links_at(device: &mut Device, address: &str, version: &str) -> Links {
+    let properties = [(API_VERSION, InfoValue::Text(version))];
     let receiver = AttachSpec {
-        properties: &[VERSION],
+        properties: &properties,
         ..AttachSpec::receiver("recv_link", address)
     };
     let receiver = device.attach(&receiver).await.unwrap();
     let sender = AttachSpec {
-        properties: &[VERSION],
+        properties: &properties,
         ..AttachSpec::sender("sender_link", address)
     };
     let sender = device.attach(&sender).await.unwrap();
@@ -231,6 +242,68 @@ fn a_device_registers_by_its_certificate_without_sasl_and_with_external_or_anony
         assert_eq!(answer.number(), 401_000);
         let last = factory.bench.diagnosis("cert-2").await.pop().unwrap();
         assert_eq!(last.reason, RefusalReason::CommonName);
+    });
+}
+
+#[test]
+fn a_device_gets_a_certificate_over_amqp_from_the_first_version_with_certificates() {
+    simulate(async {
+        let factory = Factory::start().await;
+        let new = NewCa {
+            name: "fleet-ca".to_owned(),
+            policies: vec![IssuancePolicy {
+                name: "default".to_owned(),
+                validity: Duration::from_secs(24 * 3600),
+                key_types: vec![KeyType::EcdsaP256],
+                names: vec!["*".to_owned()],
+            }],
+            source: CaKeySource::Generated {
+                common_name: "Fleet CA".to_owned(),
+                validity: Duration::from_secs(3650 * 24 * 3600),
+            },
+        };
+        factory.bench.provisioning(NodeId(1)).create_ca(new).await.unwrap();
+        let registry = factory.registry();
+        eventually("the CA", || {
+            let ca = registry.authorities().get("fleet-ca").is_some_and(|ca| ca.is_verified);
+            ca && registry.issuers().get("fleet-ca").is_some()
+        })
+        .await;
+        let content = EnrollmentContent {
+            issuance: Some(IssuanceReference {
+                issuer: "fleet-ca".to_owned(),
+                policy: "default".to_owned(),
+                namespace: String::new(),
+                form: IssuanceForm::Names,
+            }),
+            ..EnrollmentContent::default()
+        };
+        let create = EnrollmentOperation::CreateOrUpdate(factory.attestation(), content);
+        factory.enroll(EnrollmentKind::Group, "fleet", create).await;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "SN-9");
+        let csr = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        let body = json!({"registrationId": "SN-9", "csr": STANDARD.encode(csr.der())}).to_string();
+        let amqp = Amqp::serve(&factory.bench);
+        let address = format!("{}/registrations/SN-9", factory.scope);
+        let key = factory.group_key.derive("SN-9");
+        for (version, is_issued) in [("2019-03-31", false), ("2026-11-01", true)] {
+            let mut device = amqp.open_as(plain(&factory, "SN-9", &key), None).await;
+            let links = links_at(&mut device, &address, version).await;
+            let register = request("iotdps-register", None, body.as_bytes(), None);
+            let answer = ask(&mut device, &links, &register).await.body();
+            assert_eq!(answer["status"], "assigned");
+            let chain = &answer["registrationState"]["issuedCertificateChain"];
+            assert_eq!(chain.as_array().map(Vec::len), is_issued.then_some(2), "{version}");
+            let look_up = request("iotdps-get-registration", None, b"", None);
+            let state = ask(&mut device, &links, &look_up).await.body();
+            assert!(state.get("issuedCertificateChain").is_none());
+            let look_up = request("iotdps-get-registration", None, body.as_bytes(), None);
+            assert_eq!(ask(&mut device, &links, &look_up).await.number(), 400_004);
+        }
+        let identity = registry.get(&identity("SN-9")).await.unwrap().unwrap();
+        assert_eq!(identity.authentication, Authentication::CertificateAuthority);
     });
 }
 

@@ -51,6 +51,7 @@ impl LinkService for AmqpRegistration {
         Box::new(Registering {
             service: Arc::clone(&self.0),
             login: None,
+            version: None,
             requests: Vec::new(),
             replies: Vec::new(),
             request: None,
@@ -92,6 +93,8 @@ struct InProgress {
 struct Registering {
     service: Arc<Provisioning>,
     login: Option<Rc<Login>>,
+    /// Of the API, as a link has named it last.
+    version: Option<String>,
     /// Links on which the client sends.
     requests: Vec<LinkId>,
     /// Links on which it receives; newest last.
@@ -161,6 +164,7 @@ impl Registering {
                 reason: Some(RefusalReason::Version),
                 ..Refused::new(ErrorCode::InvalidProtocolVersion, text).with_condition(message::ARGUMENT_ERROR)
             })?;
+            self.version = version.text().map(str::to_owned);
         }
         match &self.login {
             Some(login) if login.is_of(id_scope, registration_id) => Ok(()),
@@ -183,7 +187,7 @@ impl Registering {
 
     /// Begins a request, or refuses it at once.
     fn begin(&mut self, links: &Links, login: &Rc<Login>, incoming: &Incoming<'_>) {
-        let work = Work::read(&incoming.payload, &login.registration_id);
+        let work = Work::read(&incoming.payload, &login.registration_id, self.version.as_deref());
         let correlation_id = work.correlation_id;
         let caller = Caller {
             service: Arc::clone(&self.service),

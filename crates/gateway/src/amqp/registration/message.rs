@@ -42,8 +42,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Reads the message of the device `registration_id`.
-    pub(super) fn read(payload: &[u8], registration_id: &str) -> Self {
+    /// Reads the message of the device `registration_id`, whose links have named the API's `version`.
+    pub(super) fn read(payload: &[u8], registration_id: &str, version: Option<&str>) -> Self {
         let Ok(message) = Message::scan(payload) else {
             let text = "the message cannot be decoded";
             return Self {
@@ -57,20 +57,23 @@ impl Work {
             .and_then(|properties| properties.correlation_id);
         Self {
             correlation_id: id.map(|id| id.bytes().into()),
-            operation: operation(&message, registration_id),
+            operation: operation(&message, registration_id, version),
         }
     }
 }
 
-fn operation(message: &Message<'_>, registration_id: &str) -> Result<Operation, ProvisioningError> {
+fn operation(
+    message: &Message<'_>,
+    registration_id: &str,
+    version: Option<&str>,
+) -> Result<Operation, ProvisioningError> {
     let text = |key| {
         let value = message.application_properties.get(key).ok().flatten();
         value.and_then(|value| value.text())
     };
     let body = || RegisterBody::parse(&body(message), registration_id);
     match text(OPERATION_TYPE) {
-        // Certificates are issued over HTTPS and MQTT only (Spec provisioning §11.4).
-        Some("iotdps-register") => Ok(Operation::Register(body()?.at_version(None))),
+        Some("iotdps-register") => Ok(Operation::Register(body()?.at_version(version))),
         Some("iotdps-get-operationstatus") => Ok(Operation::Status(text(OPERATION_ID).unwrap_or_default().to_owned())),
         Some("iotdps-get-registration") => Ok(Operation::LookUp(body()?)),
         _ => {
@@ -203,12 +206,12 @@ mod tests {
             message(&register, |buf| put_data(buf, b"")),
             message(&register, |_| {}),
         ] {
-            let work = Work::read(&payload, "dev-1");
+            let work = Work::read(&payload, "dev-1", None);
             assert!(matches!(work.operation, Ok(Operation::Register(_))), "{work:?}");
         }
         let status = [(OPERATION_TYPE, "iotdps-get-operationstatus"), (OPERATION_ID, "4.ab.c")];
         let payload = message(&status, |buf| put_value(buf, |buf| put_str(buf, "")));
-        let work = Work::read(&payload, "dev-1");
+        let work = Work::read(&payload, "dev-1", None);
         assert!(
             matches!(&work.operation, Ok(Operation::Status(id)) if id == "4.ab.c"),
             "{work:?}"
@@ -234,7 +237,7 @@ mod tests {
                 400_004,
             ),
         ] {
-            let error = Work::read(&payload, "dev-1").operation.unwrap_err();
+            let error = Work::read(&payload, "dev-1", None).operation.unwrap_err();
             assert_eq!(error.code.number(), number, "{error:?}");
         }
     }
