@@ -12,7 +12,7 @@ from ..peers.reference import Reference
 from ..processes import wait_for
 from ..report import Part, median, spread, thousands, verdict
 from .connects import SOURCES, connects
-from .replace import status
+from .replace import healthy, status
 
 CLIENTS, DEVICES_A_RUN = 50, 5_000
 KEPT_TARGET, ANEW_TARGET, FILLED_TARGET = 1_000, 0.8, 1.1
@@ -210,13 +210,16 @@ def lines(path):
 
 
 def kill_leader(service):
-    """Kills the leader of the registry's group and starts it again."""
+    """Kills the leader of the registry's group and starts it again; waits until the cluster is whole."""
     known = wait_for(lambda: status(service.connection_file()), "the state of the cluster", seconds=60, step=0.5)
     group = next(group for group in known["groups"] if group["name"] == "registry")
     leader = next(node["name"] for node in known["nodes"] if node["id"] == group["leader"])
     at = next(at for at, node in enumerate(service.connection()["nodes"]) if node["name"] == leader)
     pid = service.connection()["pids"][at]
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    command = [hub.program(), "start", "--config", service.connection()["nodes"][at]["configFile"]]
     subprocess.run(["kill", "-9", str(pid)], check=True)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the leader", seconds=60, step=0.1)
     with open(service.folder.parent / "restarted.log", "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=service.folder)
+        node = subprocess.Popen(command, stdout=log, stderr=log, cwd=service.folder)
+    wait_for(lambda: healthy(service.connection_file()), "a whole cluster", lambda: node.poll() is None, seconds=120, step=0.5)
+    return node

@@ -135,10 +135,10 @@ fn a_device_of_a_group_is_known_by_its_leaf_unless_the_hub_says_otherwise() {
             assert_eq!(answer.status, 202, "{answer:?}");
             let identity = registry.get(&id).await.unwrap().unwrap();
             let known = Thumbprint::parse(&CertificateFingerprints::of(leaf.der()).sha256_hex()).unwrap();
-            let Authentication::SelfSigned(thumbprints) = identity.authentication else {
+            let Authentication::SelfSigned(thumbprints) = &identity.authentication else {
                 panic!("{:?}", identity.authentication);
             };
-            assert_eq!((thumbprints.primary, thumbprints.secondary), (known, None));
+            assert_eq!((&thumbprints.primary, &thumbprints.secondary), (&known, &None));
         }
         let content = IdentityContent {
             authentication: Some(AuthenticationWrite::CertificateAuthority),
