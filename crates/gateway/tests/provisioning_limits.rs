@@ -182,7 +182,7 @@ fn a_device_is_found_in_the_group_of_its_neighbours() {
             assert_eq!(found.group, Some(format!("line-{group:02}")), "{id}");
         }
         for (id, groups) in [
-            ("a", &["line-07"][..]),
+            ("a", &["line-07", "line-00"][..]),
             ("b-4", &["line-07", "line-00", "line-19"]),
             ("d-2", &["line-19", "line-00"]),
         ] {
