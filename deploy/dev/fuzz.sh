@@ -23,15 +23,15 @@ for manifest in crates/*/fuzz/Cargo.toml; do
   export CARGO_TARGET_DIR="$cache/target-fuzz/$(basename "$(dirname "$fuzz")")"
   # A target that runs a whole hub says which crates count as covered.
   unset RUSTC_WRAPPER
-  leaks=()
+  unset ASAN_OPTIONS
   if [ -x "$fuzz/instrument" ]; then
     export RUSTC_WRAPPER=$PWD/$fuzz/instrument
-    # The hub goes on after an input, and what it has allocated since counts as a leak where a pointer into it is all that is kept.
-    leaks=(-detect_leaks=0)
+    # The hub outlives its input and the fuzzer. An empty `BytesMut` points behind its allocation, which then counts as leaked.
+    export ASAN_OPTIONS=detect_leaks=0
   fi
   for target in $(cargo fuzz list --fuzz-dir "$fuzz"); do
     echo "== $fuzz: $target, $seconds s"
-    cargo fuzz run --fuzz-dir "$fuzz" "$target" -- -max_total_time="$seconds" -print_final_stats=1 -verbosity=0 "${leaks[@]}" ||
+    cargo fuzz run --fuzz-dir "$fuzz" "$target" -- -max_total_time="$seconds" -print_final_stats=1 -verbosity=0 ||
       failed+=("$fuzz: $target")
   done
 done
