@@ -327,6 +327,8 @@ impl PartitionRestore {
         let mut vote = WriteBatch::new();
         set_vote_of(&mut vote, GroupId::partition(self.id.0), position);
         self.host.disk.write(&vote, Durability::Logged)?;
+        // The installation reaches the disk by itself: the vote must be there before it.
+        self.host.disk.sync()?;
         let membership = sole_membership(position, self.host.node)?;
         self.machine.restore(position, membership, sealed)?;
         Ok(())
