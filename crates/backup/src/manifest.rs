@@ -414,6 +414,30 @@ mod tests {
             node: 7,
             index: 90,
         };
+        let part = |partition| PartitionPart {
+            partition,
+            position,
+            begin: 10,
+            next: 40,
+            first_index: 50,
+            points: 1,
+            skipped: 0,
+            device_states: 1,
+            state: object('b'),
+            device_state_objects: vec![object('c')],
+            segments: vec![
+                Segment {
+                    first: 45,
+                    last: 60,
+                    object: object('d'),
+                },
+                Segment {
+                    first: 61,
+                    last: 90,
+                    object: object('e'),
+                },
+            ],
+        };
         Manifest {
             format: FORMAT,
             id: "20261130T084500Z".to_owned(),
@@ -421,7 +445,7 @@ mod tests {
             hub_id: "id".to_owned(),
             cluster: "c".to_owned(),
             program: "0.1.0".to_owned(),
-            partitions: 1,
+            partitions: 4,
             begun_ms: 1,
             ended_ms: 2,
             with_log: true,
@@ -431,30 +455,7 @@ mod tests {
                 records: 3,
                 objects: vec![object('a')],
             }),
-            partition: vec![PartitionPart {
-                partition: 0,
-                position,
-                begin: 10,
-                next: 40,
-                first_index: 50,
-                points: 1,
-                skipped: 0,
-                device_states: 1,
-                state: object('b'),
-                device_state_objects: vec![object('c')],
-                segments: vec![
-                    Segment {
-                        first: 45,
-                        last: 60,
-                        object: object('d'),
-                    },
-                    Segment {
-                        first: 61,
-                        last: 90,
-                        object: object('e'),
-                    },
-                ],
-            }],
+            partition: (0..4).map(part).collect(),
             under_way: None,
             checksum: String::new(),
         }
@@ -491,7 +492,7 @@ mod tests {
             decode(&changed.encode()).unwrap_err().to_string()
         };
         for (change, word) in [
-            ((|manifest| manifest.partitions = 2) as fn(&mut Manifest), "missing"),
+            ((|manifest| manifest.partitions = 5) as fn(&mut Manifest), "missing"),
             (|manifest| manifest.registry = None, "missing"),
             (|manifest| manifest.partition[0].segments[1].first = 62, "gap"),
             (|manifest| drop(manifest.partition[0].segments.pop()), "log"),

@@ -244,6 +244,12 @@ impl Control {
         self.0.catching_up.lock().clone()
     }
 
+    /// Whether a member has refused this node as one that was removed.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.0.peers.is_removed()
+    }
+
     /// The number of groups that this node leads.
     #[must_use]
     pub fn leads(&self) -> usize {

@@ -129,6 +129,12 @@ impl Peers {
         self.table.remove(node);
     }
 
+    /// Whether a member has refused this node as one that was removed.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.table.own_removal.load(Ordering::Acquire)
+    }
+
     /// Calls the node that answers at `address`, before this node is a member. That node serves only calls for
     /// [`Service::Control`](holdfast_consensus::transport::Service::Control) this way.
     #[must_use]

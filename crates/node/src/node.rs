@@ -7,13 +7,16 @@ use holdfast_cluster::control::Control;
 use holdfast_cluster::route::Partitions;
 use holdfast_consensus::{Group, GroupHost, GroupId};
 use holdfast_device_hub::{CloseReason, DeviceHub};
-use holdfast_model::PartitionId;
-use holdfast_registry::{NodeRole, NodeState, Registry};
+use holdfast_model::{NodeId, PartitionId};
+use holdfast_registry::{NodeRole, NodeState, Registry, RegistryError};
 use holdfast_storage::StorageError;
 use holdfast_tasks::{Phase, Stop};
 use tokio::task::JoinHandle;
 
 use crate::front_ends::{FrontEnd, have_ended};
+
+/// How often a node that leaves looks whether it was removed: the members say it within some hellos.
+const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A node that runs.
 pub struct Node {
@@ -160,7 +163,7 @@ impl Node {
         if !is_gateway {
             return false;
         }
-        let outcome = tokio::time::timeout(timeout, self.registry.remove_node(me, false)).await;
+        let outcome = tokio::time::timeout(timeout, self.remove_from_members(me)).await;
         let reason = match outcome {
             Ok(Ok(())) => {
                 tracing::info!("this gateway is no member any more (cluster.leave_on_stop)");
@@ -174,6 +177,23 @@ impl Node {
             "this gateway stays a member: `holdfast node remove NAME --dead` if it does not come back"
         );
         false
+    }
+
+    /// The members close the connections to a node as they remove it, and the answer may be lost with them. What they say to its
+    /// next hello decides then; the caller bounds the time.
+    async fn remove_from_members(&self, me: NodeId) -> Result<(), RegistryError> {
+        let error = match self.registry.remove_node(me, false).await {
+            Ok(()) => return Ok(()),
+            Err(error @ RegistryError::Rejected(_)) => return Err(error),
+            Err(error) => error,
+        };
+        let Some(control) = &self.control else {
+            return Err(error);
+        };
+        while !control.is_removed() {
+            tokio::time::sleep(REMOVAL_POLL_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// Ends everything at once, as a loss of power does, for simulations: the node's own tasks when this returns, its

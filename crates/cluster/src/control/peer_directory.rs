@@ -19,6 +19,11 @@ pub trait PeerDirectory: Send + Sync + 'static {
 
     /// Whether the node is up. Cheap.
     fn is_up(&self, node: NodeId) -> bool;
+
+    /// Whether a member has refused this node as one that was removed. Cheap.
+    fn is_removed(&self) -> bool {
+        false
+    }
 }
 
 impl PeerDirectory for Peers {
@@ -36,5 +41,9 @@ impl PeerDirectory for Peers {
         let peers = liveness.borrow();
         let peer = peers.iter().find(|peer| peer.node == node);
         peer.is_some_and(|peer| peer.connected && peer.last_heard_ago().is_none_or(|ago| ago <= HEARD_WITHIN))
+    }
+
+    fn is_removed(&self) -> bool {
+        Peers::is_removed(self)
     }
 }

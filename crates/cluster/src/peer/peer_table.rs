@@ -78,6 +78,8 @@ pub(crate) struct PeerTable {
     pub(crate) status: watch::Sender<Vec<PeerStatus>>,
     inbound: Mutex<HashMap<NodeId, InboundConnections>>,
     removed: Mutex<HashSet<NodeId>>,
+    /// A member has refused this node as one that was removed.
+    pub(crate) own_removal: AtomicBool,
     /// Connections of nodes that are not members.
     joining: AtomicUsize,
     started: Instant,
@@ -171,6 +173,7 @@ impl PeerTable {
             status: watch::Sender::new(Vec::new()),
             inbound: Mutex::new(HashMap::new()),
             removed: Mutex::new(HashSet::new()),
+            own_removal: AtomicBool::new(false),
             joining: AtomicUsize::new(0),
             started: Instant::now(),
         }

@@ -161,7 +161,7 @@ fn other_versions_and_kinds_are_refused() {
     assert_eq!(decode(Bytes::new()).unwrap_err(), WireError::Short);
     assert_eq!(decode(Bytes::from_static(&[2, 1])).unwrap_err(), WireError::Version(2));
     assert_eq!(decode(Bytes::from_static(&[1, 0])).unwrap_err(), WireError::Kind(0));
-    assert_eq!(decode(Bytes::from_static(&[1, 9])).unwrap_err(), WireError::Kind(9));
+    assert_eq!(decode(Bytes::from_static(&[1, 10])).unwrap_err(), WireError::Kind(10));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Opens a connection: TCP, TLS, hello.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use holdfast_model::NodeId;
@@ -68,6 +69,9 @@ pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to:
     });
     if let Err(refused) = verdict {
         table.metrics.refused(hello::label(refused.reason));
+        if answer.refusal() == HelloRefusal::Removed {
+            table.own_removal.store(true, Ordering::Release);
+        }
         return Err(NotDialed {
             reason: format!("{address}: {}", refused.text).into(),
             without_cluster: answer.cluster.is_empty() && answer.refusal() == HelloRefusal::Cluster,

@@ -86,6 +86,10 @@ impl PeerDirectory for AddressFile {
     fn is_up(&self, node: NodeId) -> bool {
         self.peers.is_up(node)
     }
+
+    fn is_removed(&self) -> bool {
+        self.peers.is_removed()
+    }
 }
 
 fn path(data: &DataDir) -> PathBuf {
