@@ -119,6 +119,8 @@ pub struct ClusterBootstrap {
     pub cluster: String,
     /// The number of replicas of each partition.
     pub replication_factor: u8,
+    /// Joining nodes are put off until [`Control::founded`]: their tokens are entered after the hub has been created.
+    pub holds_joins: bool,
 }
 
 /// The parts of [`Control`].
@@ -180,6 +182,7 @@ struct Inner {
     catching_up: Mutex<Option<String>>,
     debug_source: OnceLock<DebugSource>,
     wake_catch_up: Notify,
+    holds_joins: AtomicBool,
 }
 
 impl Control {
@@ -214,6 +217,7 @@ impl Control {
             )),
             wake_catch_up: Notify::new(),
             debug_source: OnceLock::new(),
+            holds_joins: AtomicBool::new(parts.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.holds_joins)),
         }));
         parts
             .dispatch
@@ -242,6 +246,11 @@ impl Control {
     #[must_use]
     pub fn catching_up(&self) -> Option<String> {
         self.0.catching_up.lock().clone()
+    }
+
+    /// The hub has been created with all that is to be in it: nodes may join ([`ClusterBootstrap::holds_joins`]).
+    pub fn founded(&self) {
+        self.0.holds_joins.store(false, Ordering::Release);
     }
 
     /// Whether a member has refused this node as one that was removed.

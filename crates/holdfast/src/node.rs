@@ -121,6 +121,7 @@ impl Node {
             placement: Placement::Controlled(ClusterBootstrap {
                 cluster: data.identity().cluster.clone(),
                 replication_factor: if config.cluster.replication_factor == 1 { 1 } else { 3 },
+                holds_joins: config.cluster.initial_tokens_file.is_some(),
             }),
             founding: founding(config),
             hub_names: HubNames::of_hub(&config.hub.host, &config.hub.aliases),
@@ -145,6 +146,9 @@ impl Node {
             initial_policies::enter(config.hub.initial_policies_file.as_deref(), &node.registry).await?;
             cluster_join::enter_initial_tokens(&config.cluster, &node.registry).await?;
             cluster_join::founded(&data);
+            if let Some(control) = &node.control {
+                control.founded();
+            }
         }
 
         let ends = certificate_ends::watch(tls.clone(), Arc::clone(&node.hub), stop.clone());

@@ -182,14 +182,14 @@ impl Node {
     /// The members close the connections to a node as they remove it, and the answer may be lost with them. What they say to its
     /// next hello decides then; the caller bounds the time.
     async fn remove_from_members(&self, me: NodeId) -> Result<(), RegistryError> {
-        let error = match self.registry.remove_node(me, false).await {
-            Ok(()) => return Ok(()),
-            Err(error @ RegistryError::Rejected(_)) => return Err(error),
-            Err(error) => error,
+        // A rejection may be the answer to a second attempt, after the first has removed the node.
+        let Err(error) = self.registry.remove_node(me, false).await else {
+            return Ok(());
         };
         let Some(control) = &self.control else {
             return Err(error);
         };
+        tracing::info!(%error, "the removal of this gateway is not confirmed; the next hello to a member decides");
         while !control.is_removed() {
             tokio::time::sleep(REMOVAL_POLL_INTERVAL).await;
         }

@@ -134,6 +134,7 @@ impl Boot {
             Placement::Controlled(ClusterBootstrap {
                 cluster: "c1".to_owned(),
                 replication_factor: 3,
+                holds_joins: false,
             })
         } else {
             Placement::Fixed(NODES.to_vec())

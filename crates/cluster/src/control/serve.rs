@@ -2,6 +2,7 @@
 //!
 //! Only joining is open to nodes that are not members; the other answers would reveal too much about the hub.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,7 +53,7 @@ impl Control {
             let text = format!("the connection is that of node {from}, not of node {}", request.id);
             return messages::refusal(Kind::Denied, text);
         }
-        if inner.registry.cluster().cluster.is_empty() {
+        if inner.registry.cluster().cluster.is_empty() || inner.holds_joins.load(Ordering::Acquire) {
             return messages::refusal(Kind::NotNow, "this node is still bootstrapping its cluster");
         }
         let node = NodeInfo {

@@ -214,6 +214,7 @@ impl Cluster {
             bootstrap: (id == NodeId(1)).then(|| ClusterBootstrap {
                 cluster: CLUSTER.to_owned(),
                 replication_factor: 3,
+                holds_joins: false,
             }),
             registry: registry.clone(),
             partitions: partitions.clone(),

@@ -74,6 +74,7 @@ pub(crate) async fn start(node: &Node) -> Control {
         bootstrap: Some(ClusterBootstrap {
             cluster: "test".to_owned(),
             replication_factor: 1,
+            holds_joins: false,
         }),
         registry: node.registry.clone(),
         partitions: node.partitions.clone(),
