@@ -172,9 +172,7 @@ async fn claim(target: &dyn Target, facts: &HubFacts) -> Result<(), BackupError>
         hub: facts.hub.clone(),
         hub_id: facts.hub_id.clone(),
     };
-    let mut content = serde_json::to_vec_pretty(&repository).unwrap_or_default();
-    content.push(b'\n');
-    Ok(target.put(REPOSITORY, content.into()).await?)
+    Ok(target.put(REPOSITORY, repository.encode()).await?)
 }
 
 /// The newest earlier backup whose log may be named.

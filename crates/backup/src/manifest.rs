@@ -179,6 +179,11 @@ pub(crate) struct Repository {
 }
 
 impl Repository {
+    /// The bytes of its file.
+    pub(crate) fn encode(&self) -> Bytes {
+        text_of(self).into()
+    }
+
     pub(crate) fn decode(content: &[u8]) -> Result<Self, BackupError> {
         check_format(REPOSITORY, content)?;
         serde_json::from_slice(content).map_err(|error| BackupError::damaged(REPOSITORY, error))
@@ -207,15 +212,8 @@ impl Manifest {
     pub fn encode(&self) -> Bytes {
         let mut sealed = self.clone();
         sealed.checksum = String::new();
-        sealed.checksum = object::sha256(&sealed.plain());
-        sealed.plain().into()
-    }
-
-    fn plain(&self) -> Vec<u8> {
-        // Strings and numbers: encoding cannot fail.
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
-        text.push(b'\n');
-        text
+        sealed.checksum = object::sha256(&text_of(&sealed));
+        text_of(&sealed).into()
     }
 
     /// Reads the file `name`.
@@ -307,6 +305,14 @@ impl PartitionPart {
             false => Err("its log is not that of its state"),
         }
     }
+}
+
+/// A value as the text of its file.
+fn text_of(value: &impl Serialize) -> Vec<u8> {
+    // Strings and numbers: encoding cannot fail.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
 }
 
 /// The file of a manifest.

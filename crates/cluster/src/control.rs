@@ -255,8 +255,8 @@ impl Control {
 
     /// Whether a member has refused this node as one that was removed.
     #[must_use]
-    pub fn is_removed(&self) -> bool {
-        self.0.peers.is_removed()
+    pub fn removal(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.0.peers.removal()
     }
 
     /// The number of groups that this node leads.

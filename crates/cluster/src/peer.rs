@@ -131,8 +131,8 @@ impl Peers {
 
     /// Whether a member has refused this node as one that was removed.
     #[must_use]
-    pub fn is_removed(&self) -> bool {
-        self.table.own_removal.load(Ordering::Acquire)
+    pub fn removal(&self) -> watch::Receiver<bool> {
+        self.table.own_removal.subscribe()
     }
 
     /// Calls the node that answers at `address`, before this node is a member. That node serves only calls for

@@ -66,24 +66,29 @@ async fn put(factory: &Factory, id: &str, certificates: Option<CertificateChain>
     https.request("PUT", &path, token, &[], b"{}").await
 }
 
+/// A group of devices below `own`, which the hub knows by the name `own`.
+async fn enroll_line(factory: &Factory, own: &Ca) {
+    let registry = factory.registry();
+    registry
+        .put_authority("own", own.certificate.der(), Some(true), None)
+        .await
+        .unwrap();
+    let attestation = AttestationWrite::X509(Some(X509Attestation {
+        source: CertificateSource::CaReferences,
+        primary: Some(Bytes::from_static(b"own")),
+        secondary: None,
+    }));
+    let create = EnrollmentOperation::Create(attestation, EnrollmentContent::default());
+    factory.enroll(EnrollmentKind::Group, "line", create).await;
+    eventually("the CA", || registry.authorities().get("own").is_some()).await;
+}
+
 #[test]
 fn an_expired_certificate_and_a_foreign_chain_are_refused() {
     simulate(async {
         let factory = Factory::start().await;
         let (own, foreign) = (Ca::root("own"), Ca::root("foreign"));
-        let registry = factory.registry();
-        registry
-            .put_authority("own", own.certificate.der(), Some(true), None)
-            .await
-            .unwrap();
-        let attestation = AttestationWrite::X509(Some(X509Attestation {
-            source: CertificateSource::CaReferences,
-            primary: Some(Bytes::from_static(b"own")),
-            secondary: None,
-        }));
-        let create = EnrollmentOperation::Create(attestation, EnrollmentContent::default());
-        factory.enroll(EnrollmentKind::Group, "line", create).await;
-        eventually("the CA", || registry.authorities().get("own").is_some()).await;
+        enroll_line(&factory, &own).await;
         let good = put(&factory, "cert-1", chain(&own.device("cert-1", 2999)), "").await;
         assert_eq!(good.status, 202, "{good:?}");
         // An individual enrollment pins a certificate, whose dates count all the same.
@@ -114,19 +119,8 @@ fn a_device_of_a_group_is_known_by_its_leaf_unless_the_hub_says_otherwise() {
     simulate(async {
         let factory = Factory::start().await;
         let own = Ca::root("own");
+        enroll_line(&factory, &own).await;
         let registry = factory.registry();
-        registry
-            .put_authority("own", own.certificate.der(), Some(true), None)
-            .await
-            .unwrap();
-        let attestation = AttestationWrite::X509(Some(X509Attestation {
-            source: CertificateSource::CaReferences,
-            primary: Some(Bytes::from_static(b"own")),
-            secondary: None,
-        }));
-        let create = EnrollmentOperation::Create(attestation, EnrollmentContent::default());
-        factory.enroll(EnrollmentKind::Group, "line", create).await;
-        eventually("the CA", || registry.authorities().get("own").is_some()).await;
         let id = IdentityId::device(DeviceId::parse("cert-1").unwrap());
         // A renewed certificate takes the place of the earlier one.
         for year in [2998, 2999] {

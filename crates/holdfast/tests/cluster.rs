@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Hub, holdfast, text};
+use harness::{Hub, at, holdfast, status_of, text};
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,26 +29,6 @@ fn wait<T>(what: &str, hub: &Hub, mut condition: impl FnMut() -> Option<T>) -> T
 fn node_file(hub: &Hub, number: usize) -> PathBuf {
     let nodes = hub.connection()["nodes"].clone();
     Path::new(nodes[number - 1]["dataDir"].as_str().unwrap()).join("node.json")
-}
-
-/// Runs a command against one node.
-fn at(file: &Path, args: &[&str]) -> Result<String, String> {
-    let output = holdfast()
-        .args(args)
-        .arg("--connection-file")
-        .arg(file)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stderr))
-    }
-}
-
-fn status_of(file: &Path) -> Option<Value> {
-    serde_json::from_str(&at(file, &["cluster", "status", "--json"]).ok()?).ok()
 }
 
 fn is_healthy(status: &Value) -> bool {

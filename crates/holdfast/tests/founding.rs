@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{holdfast, text};
+use harness::{at, holdfast, status_of, text};
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
@@ -225,22 +225,11 @@ impl Node {
 
     /// A command at this node, which logs in with its connection file.
     fn run(&self, args: &[&str]) -> Result<String, String> {
-        let output = holdfast()
-            .args(args)
-            .arg("--connection-file")
-            .arg(self.dir.join("node.json"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        if output.status.success() {
-            Ok(text(&output.stdout))
-        } else {
-            Err(text(&output.stderr))
-        }
+        at(&self.dir.join("node.json"), args)
     }
 
     fn status(&self) -> Option<Value> {
-        serde_json::from_str(&self.run(&["cluster", "status", "--json"]).ok()?).ok()
+        status_of(&self.dir.join("node.json"))
     }
 }
 

@@ -15,9 +15,6 @@ use tokio::task::JoinHandle;
 
 use crate::front_ends::{FrontEnd, have_ended};
 
-/// How often a node that leaves looks whether it was removed: the members say it within some hellos.
-const REMOVAL_POLL_INTERVAL: Duration = Duration::from_millis(20);
-
 /// A node that runs.
 pub struct Node {
     /// The device-session API.
@@ -190,10 +187,8 @@ impl Node {
             return Err(error);
         };
         tracing::info!(%error, "the removal of this gateway is not confirmed; the next hello to a member decides");
-        while !control.is_removed() {
-            tokio::time::sleep(REMOVAL_POLL_INTERVAL).await;
-        }
-        Ok(())
+        let removed = control.removal().wait_for(|removed| *removed).await.is_ok();
+        if removed { Ok(()) } else { Err(error) }
     }
 
     /// Ends everything at once, as a loss of power does, for simulations: the node's own tasks when this returns, its

@@ -77,13 +77,13 @@ impl RocksDisk {
         let path = dir.database();
         recover::check_files(&path)?;
         let cache = Cache::new_lru_cache(config.block_cache.as_usize());
-        let lanes: Vec<String> = (0..count_lanes(&database, &path, config)?)
+        let found = columns_on_disk(&database, &path)?;
+        let lanes: Vec<String> = (0..count_lanes(&found, config))
             .map(|lane| format!("{LANE_PREFIX}{lane:03}"))
             .collect();
         let logs = lanes
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, options::log_lane(config, &cache)));
-        let found = columns_on_disk(&database, &path)?;
         let states = STATES
             .into_iter()
             .filter(|name| *name != BLOB || config.blobs || found.iter().any(|found| found == BLOB))
@@ -292,16 +292,15 @@ fn columns_on_disk(options: &rocksdb::Options, path: &Path) -> Result<Vec<String
     DB::list_cf(options, path).map_err(|error| errors::of_open(&error, path))
 }
 
-/// The number of lanes of the database, fixed when it is created.
-fn count_lanes(options: &rocksdb::Options, path: &Path, config: &StorageConfig) -> Result<usize, OpenError> {
-    let names = columns_on_disk(options, path)?;
+/// The number of lanes of the database with the column families `names`, fixed when it is created.
+fn count_lanes(names: &[String], config: &StorageConfig) -> usize {
     let lanes = names.iter().filter(|name| name.starts_with(LANE_PREFIX)).count();
     // A crash while the database was being created may have left fewer, or none: then nothing has been written.
-    Ok(if names.iter().any(|name| name == LAST_OF_FIRST_VERSION) {
+    if names.iter().any(|name| name == LAST_OF_FIRST_VERSION) {
         lanes.max(1)
     } else {
         usize::from(config.log_lanes)
-    })
+    }
 }
 
 /// A key below `to` and above every key that is below `to` and not longer than it by 16 bytes: RocksDB includes the end of

@@ -91,7 +91,11 @@ fn first_behind(
             let id = status.id;
             match lag(status, reports, me) {
                 Some(lag) => (lag > max_lag).then(|| format!("this node's replica of {id} is {lag} entries behind")),
-                None => (!leaders_are_due).then(|| format!("{id} has no leader that this node knows")),
+                None if leaders_are_due => None,
+                None => Some(match status.leader {
+                    None => format!("{id} has no leader that this node knows"),
+                    Some(leader) => format!("node {leader}, the leader of {id}, has not said how far this node is"),
+                }),
             }
         })
 }
@@ -162,7 +166,8 @@ mod tests {
         assert_eq!(check(&follower, &report(1000, &[(ME, 900)]), false), None);
         // The leader has no progress of it yet, or does not answer.
         assert!(check(&follower, &report(1000, &[]), false).is_some());
-        assert!(check(&follower, &BTreeMap::new(), false).is_some());
+        let silent = check(&follower, &BTreeMap::new(), false).unwrap();
+        assert!(silent.contains("node 1, the leader"), "{silent}");
         let without = status(Role::Candidate, None, &all);
         assert!(check(&without, &BTreeMap::new(), false).unwrap().contains("no leader"));
         assert_eq!(

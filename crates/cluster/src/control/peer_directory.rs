@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_model::NodeId;
 
 use crate::peer::Peers;
+use tokio::sync::watch;
 
 /// A node counts as up if something was received from it within this time.
 const HEARD_WITHIN: Duration = Duration::from_secs(5);
@@ -20,9 +21,9 @@ pub trait PeerDirectory: Send + Sync + 'static {
     /// Whether the node is up. Cheap.
     fn is_up(&self, node: NodeId) -> bool;
 
-    /// Whether a member has refused this node as one that was removed. Cheap.
-    fn is_removed(&self) -> bool {
-        false
+    /// Whether a member has refused this node as one that was removed.
+    fn removal(&self) -> watch::Receiver<bool> {
+        watch::channel(false).1
     }
 }
 
@@ -43,7 +44,7 @@ impl PeerDirectory for Peers {
         peer.is_some_and(|peer| peer.connected && peer.last_heard_ago().is_none_or(|ago| ago <= HEARD_WITHIN))
     }
 
-    fn is_removed(&self) -> bool {
-        Peers::is_removed(self)
+    fn removal(&self) -> watch::Receiver<bool> {
+        Peers::removal(self)
     }
 }

@@ -79,7 +79,7 @@ pub(crate) struct PeerTable {
     inbound: Mutex<HashMap<NodeId, InboundConnections>>,
     removed: Mutex<HashSet<NodeId>>,
     /// A member has refused this node as one that was removed.
-    pub(crate) own_removal: AtomicBool,
+    pub(crate) own_removal: watch::Sender<bool>,
     /// Connections of nodes that are not members.
     joining: AtomicUsize,
     started: Instant,
@@ -173,7 +173,7 @@ impl PeerTable {
             status: watch::Sender::new(Vec::new()),
             inbound: Mutex::new(HashMap::new()),
             removed: Mutex::new(HashSet::new()),
-            own_removal: AtomicBool::new(false),
+            own_removal: watch::Sender::new(false),
             joining: AtomicUsize::new(0),
             started: Instant::now(),
         }

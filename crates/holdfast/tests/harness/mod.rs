@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// How long anything may take; generous, because tests share the machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a condition is checked.
@@ -279,4 +281,25 @@ pub(crate) fn holds(path: &Path, needle: &[u8]) -> bool {
         .unwrap()
         .windows(needle.len())
         .any(|window| window == needle)
+}
+
+/// Runs a command at the node whose connection file `file` is.
+pub(crate) fn at(file: &Path, args: &[&str]) -> Result<String, String> {
+    let output = holdfast()
+        .args(args)
+        .arg("--connection-file")
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stderr))
+    }
+}
+
+/// The status of the cluster that the node of `file` gives.
+pub(crate) fn status_of(file: &Path) -> Option<Value> {
+    serde_json::from_str(&at(file, &["cluster", "status", "--json"]).ok()?).ok()
 }

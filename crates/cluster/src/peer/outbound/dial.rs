@@ -1,7 +1,6 @@
 //! Opens a connection: TCP, TLS, hello.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use holdfast_model::NodeId;
@@ -70,7 +69,7 @@ pub(crate) async fn dial(table: &PeerTable, address: &str, purpose: Purpose, to:
     if let Err(refused) = verdict {
         table.metrics.refused(hello::label(refused.reason));
         if answer.refusal() == HelloRefusal::Removed {
-            table.own_removal.store(true, Ordering::Release);
+            table.own_removal.send_replace(true);
         }
         return Err(NotDialed {
             reason: format!("{address}: {}", refused.text).into(),

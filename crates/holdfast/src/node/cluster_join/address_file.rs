@@ -15,6 +15,7 @@ use holdfast_storage::DataDir;
 use holdfast_tasks::sync::Mutex;
 
 use crate::certs::write_private;
+use tokio::sync::watch;
 
 const FILE: &str = "peers.json";
 
@@ -87,8 +88,8 @@ impl PeerDirectory for AddressFile {
         self.peers.is_up(node)
     }
 
-    fn is_removed(&self) -> bool {
-        self.peers.is_removed()
+    fn removal(&self) -> watch::Receiver<bool> {
+        self.peers.removal()
     }
 }
 
