@@ -176,19 +176,29 @@ impl Node {
         false
     }
 
-    /// The members close the connections to a node as they remove it, and the answer may be lost with them. What they say to its
-    /// next hello decides then; the caller bounds the time.
+    /// The members close the connections to a node as they remove it, and the answer may be lost with them: the call then waits for a
+    /// leader that it cannot reach any more. What they say to the node's next hello counts as well; the caller bounds the time.
     async fn remove_from_members(&self, me: NodeId) -> Result<(), RegistryError> {
-        // A rejection may be the answer to a second attempt, after the first has removed the node.
-        let Err(error) = self.registry.remove_node(me, false).await else {
-            return Ok(());
-        };
         let Some(control) = &self.control else {
-            return Err(error);
+            return self.registry.remove_node(me, false).await;
         };
+        let mut removal = std::pin::pin!(async {
+            if control.removal().wait_for(|removed| *removed).await.is_err() {
+                // The connections to other nodes have ended.
+                std::future::pending::<()>().await;
+            }
+        });
+        let error = tokio::select! {
+            outcome = self.registry.remove_node(me, false) => match outcome {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            () = &mut removal => return Ok(()),
+        };
+        // It may be a rejection of a second attempt, after the first has removed the node.
         tracing::info!(%error, "the removal of this gateway is not confirmed; the next hello to a member decides");
-        let removed = control.removal().wait_for(|removed| *removed).await.is_ok();
-        if removed { Ok(()) } else { Err(error) }
+        removal.await;
+        Ok(())
     }
 
     /// Ends everything at once, as a loss of power does, for simulations: the node's own tasks when this returns, its
