@@ -100,7 +100,7 @@ if [ "$mode" = deps ]; then
   cp "$debian$libc" "$debian$(dirname "$libc")/libclang-cpp.so.14"
   inside "$debian" bash -c 'cd /root/holdfast && deploy/dev/deps.sh && deploy/dev/deps.sh' || die "the packages cannot be installed"
   say "deps.sh has installed what is missing"
-  script=$(ls -t "${CARGO_TARGET_DIR:-target}"/*/build/librocksdb-sys-*/build-script-build 2>/dev/null | head -1)
+  script=$(ls -t "${CARGO_TARGET_DIR:-target}"/*/build/librocksdb-sys-*/build-script-build 2>/dev/null | head -1 || true)
   [ -n "$script" ] || die "nothing has been built here, so there is no bindgen to try"
   host=$(rustc -vV | sed -n 's/^host: //p')
   sources=$(cargo metadata --quiet --offline --locked --format-version 1 --filter-platform "$host" |
