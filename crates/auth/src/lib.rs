@@ -36,5 +36,5 @@ pub use refusal_backoff::{BackoffRule, CountedRefusal, RefusalBackoff, source};
 pub use rights::{InvalidRights, Rights};
 pub use sas::SasToken;
 pub use scope::{HubNames, ResourcePath, ResourceScope, split_names};
-pub use sign::{sign, sign_identity};
+pub use sign::{UnsignedToken, identity_resource, sign, sign_identity};
 pub use verify::{Grant, KeyForm, check_claims, verify, verify_policy, verify_policy_key, verify_signature};

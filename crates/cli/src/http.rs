@@ -78,16 +78,25 @@ pub(crate) async fn call(hub: &Hub, call: Call<'_>) -> Result<Value, Failure> {
 /// # Errors
 /// As [`call`].
 pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failure> {
+    let answer = answer(hub, call).await?;
+    if answer.status.is_success() {
+        return Ok(answer);
+    }
+    let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    Err(refusal(answer.status, &json, &answer.body))
+}
+
+/// Sends `call` and returns the whole answer, also a refusal.
+///
+/// # Errors
+/// Why the hub could not be reached.
+pub(crate) async fn answer(hub: &Hub, call: Call<'_>) -> Result<Answer, Failure> {
     let port = hub
         .ports
         .https
         .ok_or_else(|| Failure::new(Outcome::Unreachable, "the hub does not serve HTTPS"))?;
     let stream = connect_tls(hub, port).await?;
-    // A device with a certificate sends no token.
-    let token = match &hub.certificate {
-        Some(_) => None,
-        None => Some(hub.token()?),
-    };
+    let token = hub.authorization()?;
     let separator = if call.query.is_empty() { "" } else { "&" };
     let uri = format!("{}?api-version={}{separator}{}", call.path, call.version, call.query);
     let host = match port {
@@ -109,15 +118,10 @@ pub(crate) async fn exchange(hub: &Hub, call: Call<'_>) -> Result<Answer, Failur
     };
     let answer = tokio::time::timeout(TIMEOUT + call.device_wait, exchange).await;
     let answer = answer.map_err(|_| unreachable(hub, port, "it does not answer"))?;
-    let answer = answer.map_err(|error| {
+    answer.map_err(|error| {
         let text = format!("the connection to the hub broke: {error:#}");
         Failure::new(Outcome::Unreachable, text)
-    })?;
-    if answer.status.is_success() {
-        return Ok(answer);
-    }
-    let json = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
-    Err(refusal(answer.status, &json, &answer.body))
+    })
 }
 
 pub(crate) fn refusal(status: http::StatusCode, json: &Value, body: &[u8]) -> Failure {

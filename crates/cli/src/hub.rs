@@ -232,6 +232,11 @@ impl Hub {
         self.as_device(by_bearer(&self.host, ""), Some(certificate))
     }
 
+    /// The same hub for a device that has yet to prove itself.
+    pub(crate) fn without_credential(&self) -> Self {
+        self.as_device(by_bearer(&self.host, ""), None)
+    }
+
     fn as_device(&self, login: IotConnection, certificate: Option<Arc<ClientIdentity>>) -> Self {
         Self {
             host: self.host.clone(),
@@ -254,6 +259,14 @@ impl Hub {
             Some(SocketAddr::new(node.address.parse().ok()?, port))
         };
         self.nodes.iter().filter_map(address).collect()
+    }
+
+    /// The `Authorization` value of a request; `None` for a device without a token.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub(crate) fn authorization(&self) -> Result<Option<String>, Failure> {
+        Ok(Some(self.token()?).filter(|token| !token.is_empty()))
     }
 
     /// An `Authorization` value for the whole hub.

@@ -22,6 +22,7 @@ use crate::exit_code::{Failure, Outcome};
 use crate::http::{Call, block_on, call};
 use crate::hub::{Hub, LoginArgs};
 use device::{Credential, Device, MAX_INTERVAL_SECONDS};
+use onboarding::tpm::MAX_TPMS;
 use onboarding::{Onboarder, Onboarding};
 
 /// Most devices of a simulation: each has a task and a TLS session of its own here.
@@ -75,6 +76,10 @@ pub(crate) fn run(args: &Simulate) -> Result<(), Failure> {
         return Err(Failure::usage(format!(
             "--interval must be 0.001 to {MAX_INTERVAL_SECONDS} seconds"
         )));
+    }
+    if args.provision == Some(Onboarding::Tpm) && args.devices > MAX_TPMS {
+        let text = format!("--provision tpm takes at most {MAX_TPMS} devices: each has a process of its own");
+        return Err(Failure::usage(text));
     }
     block_on(async {
         let fleet = simulate(&hub, args);

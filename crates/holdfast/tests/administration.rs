@@ -4,6 +4,7 @@
 mod harness;
 
 use harness::{Hub, holds, text};
+use holdfast_client::software_tpm::SoftwareTpm;
 
 #[test]
 fn a_device_lives_from_create_to_delete() {
@@ -400,6 +401,31 @@ fn a_hub_that_gets_another_name_keeps_its_devices_and_is_read_under_the_new_one(
             .count(),
         1
     );
+}
+
+#[test]
+fn a_simulated_fleet_registers_by_each_attestation_and_connects() {
+    let hub = Hub::start(&[]);
+    let has_tpm = SoftwareTpm::is_installed();
+    assert!(
+        has_tpm || std::env::var_os("CI").is_none(),
+        "swtpm and tpm2-tools are not installed"
+    );
+    let kinds = ["group-key", "certificates", "csr", "tpm"];
+    for kind in kinds.iter().filter(|kind| **kind != "tpm" || has_tpm) {
+        let prefix = format!("{kind}-");
+        let fleet = |devices| {
+            let with = ["--provision", kind, "--prefix", &prefix, "--interval", "0.01"];
+            hub.ok(&[&["simulate", "-n", devices, "--messages", "2"], &with[..]].concat())
+        };
+        assert!(fleet("2").contains("4 messages acknowledged"));
+        // The second run finds what the first has made, and the TPM of a device is another one.
+        assert!(fleet("1").contains("2 messages acknowledged"));
+        let device = hub.json(&["provisioning", "registration", "show", &format!("{prefix}0001")]);
+        assert_eq!(device["status"], "assigned", "{device}");
+    }
+    let many = hub.command(&["simulate", "-n", "101", "--provision", "tpm"]);
+    assert!(text(&many.stderr).contains("at most 100 devices"));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use holdfast_auth::{Key, sign_identity};
+use holdfast_auth::{Key, UnsignedToken, identity_resource, sign_identity};
+use holdfast_client::software_tpm::SoftwareTpm;
 use holdfast_model::IdentityId;
 use holdfast_model::limits::MQTT_MAX_KEEP_ALIVE_SECONDS;
 use holdfast_mqtt::codec::{self, Connect, Publish};
@@ -35,6 +36,8 @@ pub(super) enum Credential {
     Key(Key),
     /// A certificate in the TLS handshake.
     Certificate(Arc<ClientIdentity>),
+    /// A token that this TPM signs.
+    Tpm(Arc<SoftwareTpm>),
 }
 
 /// See the module.
@@ -86,7 +89,7 @@ impl Device {
 
     async fn connect(&self) -> Result<Connection> {
         let stream = match &self.credential {
-            Credential::Key(_) => connect_tls(&self.hub, self.port).await,
+            Credential::Key(_) | Credential::Tpm(_) => connect_tls(&self.hub, self.port).await,
             Credential::Certificate(own) => connect_tls(&self.hub.with_certificate(Arc::clone(own)), self.port).await,
         };
         let stream = stream.map_err(|failure| anyhow::anyhow!(failure.message))?;
@@ -101,6 +104,10 @@ impl Device {
         );
         let password = match &self.credential {
             Credential::Key(key) => Some(sign_identity(host, &self.identity, key, expiry(TOKEN_LIFETIME))),
+            Credential::Tpm(tpm) => {
+                let token = UnsignedToken::new(&identity_resource(host, &self.identity), None, expiry(TOKEN_LIFETIME));
+                Some(signed_by(tpm, token).await?)
+            }
             Credential::Certificate(_) => None,
         };
         connection
@@ -251,6 +258,12 @@ impl Device {
             .await?;
         Ok(id)
     }
+}
+
+/// A token with the signature of a TPM.
+pub(super) async fn signed_by(tpm: &Arc<SoftwareTpm>, token: UnsignedToken) -> Result<String> {
+    let tpm = Arc::clone(tpm);
+    holdfast_tasks::spawn_blocking(move || Ok(token.signed(&tpm.sign(token.message().as_bytes())?))).await
 }
 
 async fn publish(connection: &mut Connection, topic: &str, payload: &[u8]) -> Result<()> {

@@ -1,6 +1,9 @@
 //! `holdfast simulate --provision`: devices that do not exist at the hub and register with its provisioning service.
 //!
 //! What the fleet needs is made first, under the name of the fleet: an enrollment group, and a CA with it. A second run finds it again.
+//! Devices with TPMs have no group: each is enrolled by itself.
+
+pub(super) mod tpm;
 
 use std::sync::Arc;
 
@@ -42,6 +45,8 @@ pub(crate) enum Onboarding {
     Certificates,
     /// A derived key, and a request for a certificate that the hub issues
     Csr,
+    /// A TPM in software for each device (needs swtpm and tpm2-tools)
+    Tpm,
 }
 
 /// A fleet that registers.
@@ -60,6 +65,8 @@ enum Origin {
         params: Box<CertificateParams>,
         key: KeyPair,
     },
+    /// Each device is enrolled by itself, through this service.
+    Tpm(Box<Hub>),
 }
 
 impl Onboarder {
@@ -83,6 +90,7 @@ impl Onboarder {
                 }
             }
             Onboarding::Certificates => authority(hub, &service).await?,
+            Onboarding::Tpm => Origin::Tpm(Box::new(service)),
         };
         Ok(Self {
             hub: Arc::clone(hub),
@@ -124,17 +132,13 @@ impl Onboarder {
                 let identity = self.registered(&hub, name, json!({})).await?.0;
                 Ok((identity, Credential::Certificate(shown)))
             }
+            Origin::Tpm(service) => tpm::register(self, service, id).await,
         }
     }
 
     /// The identity that a device was given, and the state of its registration.
-    async fn registered(&self, hub: &Hub, name: &str, mut body: Value) -> Result<(IdentityId, Value), Failure> {
-        body["registrationId"] = json!(name);
-        let path = format!("/{}/registrations/{}/register", self.id_scope, encode(name));
-        let mut request = Call::new(Method::PUT, path);
-        request.version = API_VERSION;
-        request.body = Some(body);
-        let mut answer = call(hub, request).await?;
+    async fn registered(&self, hub: &Hub, name: &str, body: Value) -> Result<(IdentityId, Value), Failure> {
+        let mut answer = call(hub, registration(&self.id_scope, name, body)).await?;
         let state = answer["registrationState"].take();
         let (status, hub) = (state["status"].as_str(), state["assignedHub"].as_str());
         if status != Some("assigned") || hub.is_none_or(|hub| !hub.eq_ignore_ascii_case(&self.hub.host)) {
@@ -143,6 +147,16 @@ impl Onboarder {
         }
         let id = DeviceId::parse(state["deviceId"].as_str().unwrap_or_default()).map_err(Failure::usage)?;
         Ok((IdentityId::device(id), state))
+    }
+}
+
+fn registration(id_scope: &str, name: &str, mut body: Value) -> Call<'static> {
+    body["registrationId"] = json!(name);
+    let path = format!("/{id_scope}/registrations/{}/register", encode(name));
+    Call {
+        version: API_VERSION,
+        body: Some(body),
+        ..Call::new(Method::PUT, path)
     }
 }
 
