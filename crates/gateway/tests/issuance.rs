@@ -1,6 +1,10 @@
 //! Devices that get certificates from the hub when they register, on a simulated cluster: bytes over in-memory streams.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+#[path = "issuance/kept.rs"]
+mod kept;
+#[path = "issuance/operations.rs"]
+mod operations;
 mod support;
 
 use std::sync::Arc;
@@ -114,6 +118,12 @@ impl Factory {
 
     /// The answer to a registration.
     async fn register(&self, id: &str, version: &str, body: &Value) -> (String, Value) {
+        let (_, topic, answer) = self.registering(NodeId(2), id, version, body).await;
+        (topic, answer)
+    }
+
+    /// The answer to a registration, and the device that got it.
+    async fn registering(&self, node: NodeId, id: &str, version: &str, body: &Value) -> (Device, String, Value) {
         let now = self.bench.cluster.hub(NodeId(1)).clock().now().seconds();
         let key = self.group_key.derive(id);
         let token = sign(
@@ -123,7 +133,7 @@ impl Factory {
             now + 3600,
         );
         let username = format!("{}/registrations/{id}/api-version={version}", self.scope);
-        let mut device = self.bench.open_at(NodeId(2), 64 * 1024);
+        let mut device = self.bench.open_at(node, 64 * 1024);
         device
             .send(&encoded(&Packet::Connect(Connect {
                 clean: true,
@@ -144,7 +154,7 @@ impl Factory {
             })))
             .await;
         let (topic, payload, _) = device.published().await;
-        (topic, serde_json::from_slice(&payload).unwrap())
+        (device, topic, serde_json::from_slice(&payload).unwrap())
     }
 
     /// Registers with a request and returns the chain that the device has got.
@@ -394,9 +404,9 @@ fn an_external_signer_is_believed_as_far_as_it_is_checked() {
                     Box::pin(async move { Ok(SignerAnswer { status, body }) })
                 }));
             }
-            let (_, answer) = factory
-                .register("SN-1", CURRENT, &json!({"csr": csr("SN-1", &key)}))
-                .await;
+            let answer = factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await;
+            // Within the rate of polls.
+            tokio::time::sleep(Duration::from_secs(3)).await;
             if text.is_empty() {
                 assert_eq!(factory.connect(NodeId(1), "SN-1", &chain(&answer)).await.1, ACCEPTED);
                 continue;

@@ -61,6 +61,10 @@ pub fn registration_details(registration: &Registration) -> Value {
         "startedDateTimeUtc": timestamp(pending.started),
         "deviceId": pending.device_id.as_str(),
         "hub": pending.target_hub,
+        "certificate": pending.csr.as_ref().map(|_| match pending.certificate {
+            Some(_) => "signed",
+            None => "requested",
+        }),
     })));
     details["webhook"] = json!(registration.webhook.as_ref().map(|answer| json!({
         "status": answer.status,

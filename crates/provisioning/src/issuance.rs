@@ -7,7 +7,9 @@
 
 mod authorities;
 mod certificate;
+mod credential;
 mod key;
+mod operation;
 mod order;
 mod renewal;
 mod signer;
@@ -20,7 +22,8 @@ use holdfast_auth::x509::{MAX_REQUEST_BYTES, SigningRequest};
 use holdfast_model::json::quoted;
 use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_registry::{
-    DeviceCertificates, Enrollment, IssuanceReference, Registration, RegistrationOutcome, RegistrationWrite, Registry,
+    DeviceCertificates, Enrollment, IssuanceReference, IssuerKey, Registration, RegistrationOutcome, RegistrationWrite,
+    Registry,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +33,8 @@ pub use signer::{CallSigner, SignerAnswer, SignerCall, SignerFuture};
 
 use crate::error::ProvisioningError;
 use crate::metrics;
+pub(crate) use credential::{At, by_certificates, kept};
+pub(crate) use operation::{delivered, is_void, sign};
 pub(crate) use order::Issued;
 use order::Order;
 
@@ -71,13 +76,9 @@ pub(crate) fn check(
     registration_id: &str,
     enrollment: &Enrollment,
 ) -> Result<CheckedRequest, ProvisioningError> {
-    let Some(reference) = enrollment.content.issuance.clone() else {
-        let text = "the enrollment has no certificate policy: it issues no certificates";
-        return Err(invalid(text));
-    };
-    let request = SigningRequest::read(csr).map_err(|error| invalid(error.to_string()))?;
+    let checked = CheckedRequest::read(csr, enrollment)?;
     let device_id = enrollment.content.device_id.as_ref().map(DeviceId::as_str);
-    let name = request.common_name();
+    let name = checked.request.common_name();
     if name != registration_id && Some(name) != device_id {
         let text = format!(
             "the common name of the certificate signing request is {}, and must be the registration id",
@@ -85,14 +86,31 @@ pub(crate) fn check(
         );
         return Err(invalid(text));
     }
-    Ok(CheckedRequest {
-        csr: csr.to_vec(),
-        request,
-        reference,
-    })
+    Ok(checked)
 }
 
 impl CheckedRequest {
+    /// The request, whatever name it has.
+    fn read(csr: &[u8], enrollment: &Enrollment) -> Result<Self, ProvisioningError> {
+        let Some(reference) = enrollment.content.issuance.clone() else {
+            let text = "the enrollment has no certificate policy: it issues no certificates";
+            return Err(invalid(text));
+        };
+        let request = SigningRequest::read(csr).map_err(|error| invalid(error.to_string()))?;
+        Ok(Self {
+            csr: csr.to_vec(),
+            request,
+            reference,
+        })
+    }
+
+    /// Whether a server outside of the hub signs for it, which takes its time.
+    pub(crate) fn is_signed_elsewhere(&self, registry: &Registry) -> bool {
+        let issuers = registry.issuers();
+        let issuer = issuers.get(&self.reference.issuer);
+        issuer.is_some_and(|issuer| matches!(issuer.key, IssuerKey::External { .. }))
+    }
+
     /// The order for a device.
     ///
     /// # Errors
@@ -131,6 +149,7 @@ impl CheckedRequest {
             request: self.request,
             device: device.clone(),
             registration_id: registration_id.map(str::to_owned),
+            operation_id: None,
             issuer,
             policy,
             has_epoch,
@@ -161,7 +180,7 @@ pub(crate) struct IssuingNode<'a> {
 
 impl IssuingNode<'_> {
     /// Issues for a decided registration, and puts the record into it. A CA that cannot issue fails the registration, with the cause
-    /// in its record; then the identity stays as it is.
+    /// in its record; then the identity stays as it is. For an operation that begins, the request is checked only: the operation issues.
     pub(crate) async fn issue_for(
         &self,
         request: CheckedRequest,
@@ -172,9 +191,13 @@ impl IssuingNode<'_> {
         let (hub, device_id) = match &write.outcome {
             RegistrationOutcome::Assigned { hub, device_id, .. } => (hub, device_id),
             RegistrationOutcome::Failed { .. } => return Ok(None),
-            RegistrationOutcome::Assigning(_) => {
-                let text = "certificates are issued for this hub only: the device is assigned by a webhook, or to a linked hub";
-                return Err(invalid(text));
+            RegistrationOutcome::Assigning(pending) => {
+                check_rate(
+                    self.registry.device_certificates(&pending.device_id)?.as_ref(),
+                    self.now,
+                )?;
+                request.order(self.registry, &pending.device_id, None, false)?;
+                return Ok(None);
             }
         };
         let found = match begins_anew {

@@ -1,6 +1,6 @@
 //! The steps of one operation: choose the hub, bring the device there with its data, store where it is, and take it away elsewhere.
 //!
-//! Invariants: the chosen hub is stored before it gets the device; a registration is `assigned` only when the hub has the device with its
+//! Invariants: the chosen hub is stored before it gets the device, and so is the certificate that it is to know the device by; a registration is `assigned` only when the hub has the device with its
 //! credentials; a hub that may have a device that does not belong there is noted in the same write, until the device is deleted there;
 //! a device is deleted at another hub only as the generation that was there, so that a step that comes late does not hit a newer one.
 //! Not here: whose turn it is (`operations`), requests to hubs (`remote_hub`).
@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use holdfast_model::{ErrorCode, IdentityId};
 use holdfast_registry::{
-    AllocationPolicy, DevicePlace, Enrollment, EnrollmentReference, IdentityWrite, IfMatch, LeftDevice,
-    PendingRegistration, Registration, RegistrationOutcome, RegistrationWrite, Status, TwinSeed, WebhookAnswer,
-    WriteOperation,
+    AllocationPolicy, DevicePlace, Enrollment, EnrollmentReference, IdentityWrite, IfMatch, IssueWrite, LeftDevice,
+    PendingCertificate, PendingRegistration, Registration, RegistrationOutcome, RegistrationWrite, Status, TwinSeed,
+    WebhookAnswer, WriteOperation,
 };
 use serde_json::{Value, json};
 
 use crate::allocation::{Candidate, Hubs};
+use crate::issuance::{self, At};
 use crate::metrics;
 use crate::operations::StepError;
-use crate::registering::{Assignment, failed, keeps_hub};
+use crate::registering::{Assignment, failed, is_same_place, keeps_hub, resets};
 use crate::remote_hub::{HubError, NewDevice, RemoteHub, twin_content};
 use crate::service::Provisioning;
 use crate::webhook::{self, Choice, WebhookCall};
@@ -68,6 +69,9 @@ impl Operation<'_> {
             let text = format!("the hub {target} is not linked any more");
             return self.fail(ErrorCode::NoHubToAssign, text, None).await;
         };
+        if pending.csr.is_some() && self.certificate()?.is_none() {
+            return self.issue(&enrollment, target).await;
+        }
         match self.bring(&enrollment, &hubs, target).await {
             Ok(write) => self.put(write).await,
             Err(Failure::Step(error)) => Err(error),
@@ -77,6 +81,38 @@ impl Operation<'_> {
 
     fn before(&self) -> Option<&DevicePlace> {
         self.registration.place.as_ref()
+    }
+
+    /// The certificate that the device is to get, unless it is void.
+    fn certificate(&self) -> Result<Option<&PendingCertificate>, StepError> {
+        let Some(certificate) = &self.pending.certificate else {
+            return Ok(None);
+        };
+        let is_void = issuance::is_void(self.service.registry(), certificate)?;
+        Ok((!is_void).then_some(certificate))
+    }
+
+    /// Has the device's request signed, and stores the certificate.
+    async fn issue(&self, enrollment: &Enrollment, target: &Candidate) -> Result<(), StepError> {
+        let service = self.service;
+        let pending = &self.pending;
+        let is_own = target.link.is_none();
+        let id = IdentityId::device(pending.device_id.clone());
+        // The record of its certificates goes with a device that is deleted first.
+        let begins_anew =
+            is_own && resets(&enrollment.content, self.before()) && service.registry().identity(&id)?.is_some();
+        let node = service.issuing_node();
+        match issuance::sign(&node, &self.registration, pending, enrollment, is_own, begins_anew).await {
+            Ok(certificate) => {
+                let pending = PendingRegistration {
+                    certificate: Some(certificate),
+                    ..pending.clone()
+                };
+                let write = self.write(RegistrationOutcome::Assigning(Box::new(pending)), None);
+                self.put(write).await
+            }
+            Err(error) => self.fail(error.code, error.text, None).await,
+        }
     }
 
     /// Chooses the hub and stores the choice.
@@ -175,7 +211,7 @@ impl Operation<'_> {
             registry: service.registry(),
             content,
             kind: pending.enrollment_kind,
-            authentication: &pending.authentication,
+            authentication: pending.authentication.clone(),
             before,
             place: place.clone(),
             twin: pending.twin.clone(),
@@ -187,6 +223,22 @@ impl Operation<'_> {
             Some(before) if moves => self.source(before, hubs, !assignment.resets()).await?,
             _ => Source::default(),
         };
+        let certificate = self.certificate()?;
+        let (is_own, now) = (target.link.is_none(), service.hub().clock().now());
+        if let Some(certificate) = certificate {
+            let at = At {
+                registry: service.registry(),
+                registration_id: &self.registration.id,
+                place: &place,
+                is_own,
+                now,
+            };
+            let newest = &certificate.issue.certificate;
+            assignment.authentication = issuance::by_certificates(&at, newest).map_err(StepError::from)?;
+        } else if pending.keeps_certificate {
+            let kept = assignment.keep_certificate(&self.registration.id, is_own, now);
+            kept.map_err(StepError::from)?;
+        }
         assignment.has_moved = source.twin.is_some();
         assignment.is_disabled = source.is_disabled;
         assignment.is_edge |= source.is_edge;
@@ -197,7 +249,12 @@ impl Operation<'_> {
             Some(link) => {
                 let remote = service.remote(link);
                 // A device there from an earlier attempt would not have the right data.
-                if let Some(left) = self.registration.left.iter().find(|left| is_same(&left.place, &place)) {
+                if let Some(left) = self
+                    .registration
+                    .left
+                    .iter()
+                    .find(|left| is_same_place(&left.place, &place))
+                {
                     let removed = service.delete_there(&remote, left).await;
                     removed.map_err(|error| Failure::Hub(target.host.clone(), error))?;
                     service
@@ -213,6 +270,16 @@ impl Operation<'_> {
             }
         }
         let mut write = self.write(assignment.outcome(), None);
+        if let Some(certificate) = certificate {
+            let deletes = |write: &IdentityWrite| {
+                write.id.device == pending.device_id && matches!(write.operation, WriteOperation::Delete(_))
+            };
+            write.issue = Some(IssueWrite {
+                is_first: certificate.found_epoch.is_none() || identity.iter().any(deletes),
+                ..certificate.issue.clone()
+            });
+            write.issued_chain = Some(certificate.chain.clone());
+        }
         write.identity = identity;
         write.left.extend(source.left);
         Ok(write)
@@ -225,7 +292,8 @@ impl Operation<'_> {
         if let Some(existing) = remote.device(id).await? {
             if !assignment.resets() {
                 let content = assignment.content;
-                return remote.update(id, &existing, assignment.authentication, content).await;
+                let update = remote.update(id, &existing, &assignment.authentication, content);
+                return update.await;
             }
             is_disabled |= existing.is_disabled();
             remote.delete(id, &existing.etag).await?;
@@ -233,7 +301,7 @@ impl Operation<'_> {
         let twin = assignment.twin.as_ref().unwrap_or(&assignment.content.initial_twin);
         let device = NewDevice {
             id,
-            authentication: assignment.authentication,
+            authentication: &assignment.authentication,
             is_edge: assignment.is_edge,
             is_disabled,
             twin: twin.clone(),
@@ -336,7 +404,7 @@ impl Operation<'_> {
             hub: target.host.clone(),
             device_id: self.pending.device_id.clone(),
         };
-        let is_noted = left.iter().any(|left| is_same(&left.place, &place));
+        let is_noted = left.iter().any(|left| is_same_place(&left.place, &place));
         let belongs_there = self.before().is_some_and(|before| before.hub == place.hub);
         if target.link.is_some() && !is_noted && !belongs_there {
             left.push(LeftDevice {
@@ -368,6 +436,8 @@ impl Operation<'_> {
                 );
                 let pending = PendingRegistration {
                     target_hub: Some(other.host.clone()),
+                    // One for a linked hub does not end with the device's epoch.
+                    certificate: self.pending.certificate.clone().filter(|_| other.link.is_some()),
                     ..self.pending.clone()
                 };
                 let write = self.write(RegistrationOutcome::Assigning(Box::new(pending)), None);
@@ -403,6 +473,7 @@ impl Operation<'_> {
             webhook: webhook.or_else(|| self.registration.webhook.clone()),
             tpm: self.registration.tpm.clone(),
             issue: None,
+            issued_chain: None,
         }
     }
 
@@ -439,10 +510,6 @@ impl From<StepError> for Failure {
     }
 }
 
-fn is_same(a: &DevicePlace, b: &DevicePlace) -> bool {
-    a.hub.eq_ignore_ascii_case(&b.hub) && a.device_id == b.device_id
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -462,7 +529,7 @@ impl Provisioning {
         let belongs_there = registration
             .place
             .as_ref()
-            .is_some_and(|place| is_same(place, &left.place));
+            .is_some_and(|place| is_same_place(place, &left.place));
         let link = hubs.find(&left.place.hub).and_then(|hub| hub.link.clone());
         // Without a link, the operator has decided that the hub is none of ours any more.
         if let Some(link) = link.filter(|_| !belongs_there) {

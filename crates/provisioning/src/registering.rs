@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use holdfast_model::{DeviceId, ErrorCode, IdentityId, InvalidId, UnixMillis};
 use holdfast_registry::{
     AllocationPolicy, Authentication, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentContent, EnrollmentKind,
@@ -15,6 +16,7 @@ use holdfast_registry::{
 
 use crate::allocation::Hubs;
 use crate::attestation::Attested;
+use crate::issuance::{self, At};
 use crate::tpm::ProvenTpm;
 
 /// The facts of a decision.
@@ -28,6 +30,12 @@ pub(crate) struct Decision<'a> {
     pub(crate) operation_id: String,
     /// What the device sent as payload, JSON.
     pub(crate) payload: Option<&'a str>,
+    /// A request for a certificate, PKCS#10 in DER.
+    pub(crate) csr: Option<&'a [u8]>,
+    /// A server outside of the hub signs it.
+    pub(crate) is_signed_elsewhere: bool,
+    /// Without a request: a certificate that the device has stays its credential.
+    pub(crate) keeps_certificate: bool,
     /// With geoLatency: the hubs that are near.
     pub(crate) nearest: &'a [String],
     pub(crate) now: UnixMillis,
@@ -36,19 +44,23 @@ pub(crate) struct Decision<'a> {
 impl Decision<'_> {
     /// The write of the registration: its end, or the begin of an operation.
     pub(crate) fn write(self) -> Result<RegistrationWrite, RegistryError> {
+        if let Some(found) = &self.found
+            && let Some(pending) = found.pending()
+        {
+            return Ok(self.take_over(found, pending));
+        }
         let enrollment = Arc::clone(&self.attested.enrollment);
         let before = self.found.as_ref().and_then(|found| found.place.clone());
         let (outcome, identity) = match self.device_id(before.as_ref().map(|place| &place.device_id)) {
             Err(error) => (failed(ErrorCode::ArgumentInvalid, error.to_string()), Vec::new()),
             Ok(device_id) => match self.immediate(&enrollment.content, before.as_ref()) {
-                None => (self.begin(&enrollment, device_id), Vec::new()),
                 Some(Err(text)) => (failed(ErrorCode::NoHubToAssign, text), Vec::new()),
-                Some(Ok(hub)) => {
-                    let assignment = Assignment {
+                Some(Ok(hub)) if !self.is_signed_elsewhere => {
+                    let mut assignment = Assignment {
                         registry: self.registry,
                         content: &enrollment.content,
                         kind: enrollment.kind,
-                        authentication: &self.attested.authentication,
+                        authentication: self.attested.authentication.clone(),
                         before: before.as_ref(),
                         place: DevicePlace { hub, device_id },
                         twin: None,
@@ -56,8 +68,12 @@ impl Decision<'_> {
                         is_disabled: false,
                         is_edge: enrollment.content.iot_edge,
                     };
+                    if self.keeps_certificate {
+                        assignment.keep_certificate(self.registration_id, true, self.now)?;
+                    }
                     (assignment.outcome(), assignment.identity()?)
                 }
+                Some(Ok(_)) | None => (self.begin(&enrollment, device_id), Vec::new()),
             },
         };
         let found = self.found.map(Arc::new);
@@ -74,8 +90,41 @@ impl Decision<'_> {
             payload: None,
             webhook: None,
             issue: None,
+            issued_chain: None,
             found,
         })
+    }
+
+    /// An operation continues with the credentials of this registration, under a new id. What is known of its hub stays: the device may be there.
+    fn take_over(&self, found: &Registration, pending: &PendingRegistration) -> RegistrationWrite {
+        let pending = PendingRegistration {
+            authentication: self.attested.authentication.clone(),
+            payload: self.payload.map(str::to_owned),
+            csr: self.csr.map(Bytes::copy_from_slice),
+            certificate: None,
+            keeps_certificate: self.keeps_certificate,
+            ..pending.clone()
+        };
+        RegistrationWrite {
+            id: found.id.clone(),
+            operation_id: self.operation_id.clone(),
+            // Another one refuses the write, as it ends the operation.
+            enrollment: EnrollmentReference {
+                kind: pending.enrollment_kind,
+                id: pending.enrollment_id.clone(),
+                etag: pending.enrollment_etag.clone(),
+                attestation: found.attestation,
+            },
+            outcome: RegistrationOutcome::Assigning(Box::new(pending)),
+            tpm: self.attested.tpm.as_ref().map(ProvenTpm::stored),
+            identity: Vec::new(),
+            left: found.left.clone(),
+            payload: found.payload.clone(),
+            webhook: found.webhook.clone(),
+            issue: None,
+            issued_chain: None,
+            found: Some(Arc::new(found.clone())),
+        }
     }
 
     /// The hub, or why there is none, if both are known without another server.
@@ -116,6 +165,9 @@ impl Decision<'_> {
                 Some(AllocationPolicy::GeoLatency) => self.nearest.to_vec(),
                 _ => Vec::new(),
             },
+            csr: self.csr.map(Bytes::copy_from_slice),
+            certificate: None,
+            keeps_certificate: self.keeps_certificate,
         }))
     }
 
@@ -143,13 +195,19 @@ pub(crate) fn keeps_hub(content: &EnrollmentContent, before: Option<&DevicePlace
     before.is_some() && !policy.update_hub_assignment
 }
 
+/// Whether the data of a device begin anew.
+pub(crate) fn resets(content: &EnrollmentContent, before: Option<&DevicePlace>) -> bool {
+    let policy = content.reprovision.unwrap_or(ReprovisionPolicy::MIGRATE);
+    before.is_some() && policy.update_hub_assignment && !policy.migrate_device_data
+}
+
 /// A device and the hub that it belongs to from now on.
 pub(crate) struct Assignment<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) content: &'a EnrollmentContent,
     /// Of the enrollment.
     pub(crate) kind: EnrollmentKind,
-    pub(crate) authentication: &'a AuthenticationWrite,
+    pub(crate) authentication: AuthenticationWrite,
     pub(crate) before: Option<&'a DevicePlace>,
     pub(crate) place: DevicePlace,
     /// Content of a new twin in place of that of the enrollment.
@@ -165,8 +223,31 @@ pub(crate) struct Assignment<'a> {
 impl Assignment<'_> {
     /// Whether the device's data begin anew.
     pub(crate) fn resets(&self) -> bool {
-        let policy = self.content.reprovision.unwrap_or(ReprovisionPolicy::MIGRATE);
-        self.before.is_some() && policy.update_hub_assignment && !policy.migrate_device_data
+        resets(self.content, self.before)
+    }
+
+    /// Leaves a device that stays where it is the certificate that it has. `is_own`: it is at this hub.
+    pub(crate) fn keep_certificate(
+        &mut self,
+        registration_id: &str,
+        is_own: bool,
+        now: UnixMillis,
+    ) -> Result<(), RegistryError> {
+        let stays = self.before.is_some_and(|before| is_same_place(before, &self.place)) && !self.resets();
+        if !stays {
+            return Ok(());
+        }
+        let at = At {
+            registry: self.registry,
+            registration_id,
+            place: &self.place,
+            is_own,
+            now,
+        };
+        if let Some(authentication) = issuance::kept(&at, self.content)? {
+            self.authentication = authentication;
+        }
+        Ok(())
     }
 
     /// The registration's state.
@@ -216,12 +297,17 @@ impl Assignment<'_> {
                 write(WriteOperation::Create(new)),
             ]);
         }
-        if has_credentials(&existing, self.authentication, self.kind) && (existing.iot_edge || !content.iot_edge) {
+        if has_credentials(&existing, &self.authentication, self.kind) && (existing.iot_edge || !content.iot_edge) {
             return Ok(Vec::new());
         }
         new.iot_edge = content.iot_edge.then_some(true);
         Ok(vec![write(WriteOperation::Update(if_match, new))])
     }
+}
+
+/// Whether two places are the same device.
+pub(crate) fn is_same_place(a: &DevicePlace, b: &DevicePlace) -> bool {
+    a.hub.eq_ignore_ascii_case(&b.hub) && a.device_id == b.device_id
 }
 
 /// Whether the device gets in by what it has registered with. The chain of a group's device ends at a CA of the hub, so that

@@ -39,6 +39,8 @@ pub struct RegisterBody {
     pub payload: Option<String>,
     /// The public keys of its TPM.
     pub tpm: Option<Box<TpmKeys>>,
+    /// It comes from a client that can have got certificates of the service.
+    pub knows_certificates: bool,
 }
 
 impl RegisterBody {
@@ -82,15 +84,18 @@ impl RegisterBody {
             csr,
             payload: payload.map(Value::to_string),
             tpm,
+            knows_certificates: false,
         })
     }
 
-    /// The same without a request for a certificate, which is unknown to earlier api-versions and therefore ignored.
+    /// The same as a request of an api-version: earlier ones do not know requests for certificates, which are ignored there.
     #[must_use]
     pub fn at_version(self, version: Option<&str>) -> Self {
-        match issues_certificates(version) {
-            true => self,
-            false => Self { csr: None, ..self },
+        let knows_certificates = issues_certificates(version);
+        Self {
+            csr: self.csr.filter(|_| knows_certificates),
+            knows_certificates,
+            ..self
         }
     }
 }

@@ -211,17 +211,29 @@ impl Provisioning {
                 Found::Disabled(enrollment) => return Ok(disabled(call, &enrollment, operation_id)),
             };
             let proven = attested.tpm.clone();
-            // A second caller joins the operation in progress.
-            if let Some(registration) = registration.as_ref().filter(|found| found.pending().is_some()) {
+            let csr = body.csr.as_deref();
+            // A second caller joins the operation in progress, if it wants the same.
+            if let Some(registration) = registration.as_ref()
+                && let Some(pending) = registration.pending()
+                && pending.csr.as_deref() == csr
+            {
                 return answer(registration, proven.as_ref());
             }
-            let csr = body.csr.as_deref();
             let requested = csr.map(|csr| issuance::check(csr, call.registration_id, &attested.enrollment));
             let requested = requested.transpose()?;
             if requested.is_some() {
                 // It gets in by what it is issued, not by what it registers with.
                 attested.authentication = AuthenticationWrite::CertificateAuthority;
             }
+            let keeps_certificate =
+                csr.is_none() && body.knows_certificates && attested.enrollment.content.issuance.is_some();
+            if keeps_certificate {
+                // The write does not notice a revocation that the replica has not seen.
+                self.registry().read_barrier().await?;
+            }
+            let is_signed_elsewhere = requested
+                .as_ref()
+                .is_some_and(|requested| requested.is_signed_elsewhere(self.registry()));
             let decision = Decision {
                 registry: self.registry(),
                 hubs: &self.hubs(),
@@ -230,6 +242,9 @@ impl Provisioning {
                 attested: *attested,
                 operation_id,
                 payload: body.payload.as_deref(),
+                csr,
+                is_signed_elsewhere,
+                keeps_certificate,
                 nearest: &self.config.nearest_hubs,
                 now: self.hub.clock().now(),
             };
@@ -258,16 +273,20 @@ impl Provisioning {
         Err(ProvisioningError::new(ErrorCode::RegistrationConflict, text))
     }
 
+    pub(crate) fn issuing_node(&self) -> IssuingNode<'_> {
+        IssuingNode {
+            registry: self.registry(),
+            call: self.signer(),
+            now: self.hub.clock().now(),
+        }
+    }
+
     async fn issue_for(
         &self,
         requested: CheckedRequest,
         write: &mut RegistrationWrite,
     ) -> Result<Option<Vec<Vec<u8>>>, ProvisioningError> {
-        let node = IssuingNode {
-            registry: self.registry(),
-            call: self.signer(),
-            now: self.hub.clock().now(),
-        };
+        let node = self.issuing_node();
         // A device that is deleted first has no certificates when it gets this one.
         let begins_anew = write
             .identity
@@ -283,7 +302,14 @@ impl Provisioning {
     /// [`ErrorCode::RegistrationOperationNotFound`]; else as [`Self::register`].
     pub async fn operation(&self, call: &DeviceCall<'_>, operation_id: &str) -> Result<Answer, ProvisioningError> {
         match self.current(call).await? {
-            Ok((registration, tpm)) if registration.operation_id == operation_id => answer(&registration, tpm.as_ref()),
+            Ok((registration, tpm)) if registration.operation_id == operation_id => {
+                let mut answer = answer(&registration, tpm.as_ref())?;
+                if let Some(chain) = &registration.issued_chain {
+                    let chain = issuance::delivered(chain, &self.registry().issuers());
+                    issuance::add_chain(&mut answer.body, &chain);
+                }
+                Ok(answer)
+            }
             Ok(_) => {
                 let text = "the operation is not the last one of the device: register again";
                 Err(ProvisioningError::new(ErrorCode::RegistrationOperationNotFound, text))

@@ -463,6 +463,17 @@ pub struct IssueWrite {
 }
 
 impl IssueWrite {
+    /// `None`: it is none that this version knows.
+    pub(crate) fn read(stored: proto::IssueCertificate) -> Option<Self> {
+        Some(Self {
+            device: DeviceId::parse(&stored.device_id).ok()?,
+            registration_id: (!stored.registration_id.is_empty()).then_some(stored.registration_id),
+            epoch: stored.epoch[..].try_into().ok()?,
+            is_first: stored.is_first,
+            certificate: IssuedCertificate::read(stored.certificate?)?,
+        })
+    }
+
     pub(crate) fn to_proto(&self) -> proto::IssueCertificate {
         proto::IssueCertificate {
             device_id: self.device.to_string(),

@@ -25,6 +25,7 @@ mod linked_hub;
 mod local;
 mod machine;
 mod metrics;
+mod pending;
 mod policy_write;
 mod provisioning;
 mod provisioning_replica;
@@ -60,6 +61,7 @@ pub use lease::{LeaseState, LeaseWatch};
 pub use linked_hub::{HubLogin, LinkedHub, LinkedHubContent, MAX_HUB_WEIGHT};
 pub use local::{DevicePage, Statistics};
 pub use metrics::METRICS;
+pub use pending::{IssuedChain, PendingCertificate, PendingRegistration};
 pub use policy_write::{PolicyCondition, PolicyKeys, PolicyWrite};
 pub use provisioning::{
     AllocationPolicy, Attestation, AttestationWrite, CertificateSource, CustomAllocation, Enrollment,
@@ -68,8 +70,8 @@ pub use provisioning::{
 };
 pub use quota::{NodeQuotaUse, QuotaUse};
 pub use registration::{
-    DevicePlace, EnrollmentReference, LeftDevice, MAX_RETURNED_PAYLOAD_BYTES, PastOperation, PendingRegistration,
-    Registration, RegistrationOutcome, RegistrationWrite, Substatus, WebhookAnswer,
+    DevicePlace, EnrollmentReference, LeftDevice, MAX_RETURNED_PAYLOAD_BYTES, PastOperation, Registration,
+    RegistrationOutcome, RegistrationWrite, Substatus, WebhookAnswer,
 };
 pub use registry::{EnrollmentOutcome, Outcome, PROVISIONING_POLICY, Registry, StartError, Written};
 pub use revocations::{CaCrl, DeniedCertificate, REVOCATION_REASONS, RevokedCertificate};

@@ -3,20 +3,18 @@
 //! Invariants: a registration with an operation in progress has everything that any node needs to carry it on; `Debug` shows no key.
 //! Not here: what an operation does (`provisioning`), whether its enrollment is still the same (`state::provisioning`).
 
-use std::fmt;
 use std::sync::Arc;
 
 use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_proto::registry::v1 as proto;
 
-use crate::convert;
-use crate::identity::{Authentication, TwinSeed};
 use crate::issuance::IssueWrite;
+use crate::pending::{IssuedChain, PendingRegistration};
 use crate::provisioning::{Enrollment, EnrollmentKind};
 use crate::secrets::{SecretError, Secrets};
 use crate::state::Rejection;
 use crate::tpm::RegistrationTpm;
-use crate::write::{AuthenticationWrite, IdentityWrite};
+use crate::write::IdentityWrite;
 
 /// Ends of earlier operations that a registration keeps.
 const MAX_HISTORY: usize = 8;
@@ -94,41 +92,6 @@ pub struct LeftDevice {
     pub generation: String,
 }
 
-/// An operation in progress.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PendingRegistration {
-    /// The kind of the enrollment that opened the way.
-    pub enrollment_kind: EnrollmentKind,
-    /// Its id.
-    pub enrollment_id: String,
-    /// Its ETag.
-    pub enrollment_etag: String,
-    /// How the device authenticates at its hub.
-    pub authentication: AuthenticationWrite,
-    /// The device's id at its hub.
-    pub device_id: DeviceId,
-    /// What the device sent as payload, JSON.
-    pub payload: Option<String>,
-    /// When it began.
-    pub started: UnixMillis,
-    /// The hub, once it is chosen. From then on the device may be there.
-    pub target_hub: Option<String>,
-    /// Content of the twin in place of that of the enrollment and of the earlier hub.
-    pub twin: Option<TwinSeed>,
-    /// With geoLatency: the hubs that are near to the node that was asked, the nearest first.
-    pub nearest: Vec<String>,
-}
-
-impl fmt::Debug for PendingRegistration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingRegistration")
-            .field("enrollment_id", &self.enrollment_id)
-            .field("device_id", &self.device_id)
-            .field("target_hub", &self.target_hub)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The outcome of a call of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WebhookAnswer {
@@ -188,6 +151,8 @@ pub struct Registration {
     pub history: Vec<PastOperation>,
     /// The TPM that it was decided by.
     pub tpm: Option<RegistrationTpm>,
+    /// The certificate that the operation has issued.
+    pub issued_chain: Option<IssuedChain>,
 }
 
 pub(crate) const SYMMETRIC_KEY: &str = "symmetricKey";
@@ -247,6 +212,7 @@ impl Registration {
             }),
             history: record.history.into_iter().map(past_from_proto).collect(),
             tpm: record.tpm.map(RegistrationTpm::from),
+            issued_chain: record.issued_chain.map(IssuedChain::from),
         })
     }
 
@@ -278,55 +244,6 @@ impl Registration {
             .chain(self.history.iter().cloned())
             .take(MAX_HISTORY)
             .collect()
-    }
-}
-
-impl PendingRegistration {
-    /// `None`: its device id or authentication is none that this version knows.
-    fn read(pending: proto::PendingRegistration, secrets: &Secrets) -> Result<Option<Self>, SecretError> {
-        let authentication = match &pending.authentication {
-            Some(stored) => match convert::stored_authentication(stored, secrets)? {
-                Authentication::Sas(keys) => AuthenticationWrite::Sas(Some(keys)),
-                Authentication::SelfSigned(thumbprints) => AuthenticationWrite::SelfSigned(Some(thumbprints)),
-                Authentication::CertificateAuthority => AuthenticationWrite::CertificateAuthority,
-                Authentication::None => return Ok(None),
-            },
-            None => return Ok(None),
-        };
-        let enrollment_kind = match pending.enrollment_kind() {
-            proto::EnrollmentKind::Group => EnrollmentKind::Group,
-            proto::EnrollmentKind::Individual | proto::EnrollmentKind::Unspecified => EnrollmentKind::Individual,
-        };
-        let Ok(device_id) = DeviceId::parse(&pending.device_id) else {
-            return Ok(None);
-        };
-        Ok(Some(Self {
-            enrollment_kind,
-            enrollment_id: pending.enrollment_id,
-            enrollment_etag: pending.enrollment_etag,
-            authentication,
-            device_id,
-            payload: pending.payload,
-            started: UnixMillis(pending.started_ms),
-            target_hub: (!pending.target_hub.is_empty()).then_some(pending.target_hub),
-            twin: pending.twin.map(TwinSeed::from),
-            nearest: pending.nearest,
-        }))
-    }
-
-    fn to_proto(&self, secrets: &Secrets) -> Result<proto::PendingRegistration, SecretError> {
-        Ok(proto::PendingRegistration {
-            enrollment_kind: self.enrollment_kind.to_proto().into(),
-            enrollment_id: self.enrollment_id.clone(),
-            enrollment_etag: self.enrollment_etag.clone(),
-            authentication: Some(convert::authentication(&self.authentication, secrets)?),
-            device_id: self.device_id.to_string(),
-            payload: self.payload.clone(),
-            started_ms: self.started.0,
-            target_hub: self.target_hub.clone().unwrap_or_default(),
-            twin: self.twin.clone().map(proto::TwinSeed::from),
-            nearest: self.nearest.clone(),
-        })
     }
 }
 
@@ -406,6 +323,8 @@ pub struct RegistrationWrite {
     pub tpm: Option<RegistrationTpm>,
     /// The certificate that the device gets with it.
     pub issue: Option<IssueWrite>,
+    /// The same, for the device that asks how its operation has ended.
+    pub issued_chain: Option<IssuedChain>,
 }
 
 /// The enrollment that a registration is decided by.
@@ -473,6 +392,7 @@ impl RegistrationWrite {
                 })
                 .collect(),
             tpm: self.tpm.as_ref().map(RegistrationTpm::to_proto),
+            issued_chain: self.issued_chain.as_ref().map(IssuedChain::to_proto),
             payload: self.payload.clone(),
             webhook: self.webhook.as_ref().map(|answer| proto::WebhookAnswer {
                 status: answer.status.unwrap_or(0).into(),

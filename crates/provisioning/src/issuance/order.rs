@@ -25,6 +25,8 @@ pub(crate) struct Order {
     pub(crate) device: DeviceId,
     /// `None`: for an operator.
     pub(crate) registration_id: Option<String>,
+    /// The operation that issues it: a signer that gets the same one again may answer the same.
+    pub(crate) operation_id: Option<String>,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) policy: IssuancePolicy,
     /// Whether it is to end with the device's epoch; only this hub knows it.

@@ -18,6 +18,9 @@ use super::order::Order;
 /// The longest part of a signer's answer that an error shows, in characters.
 const MAX_SHOWN_CHARS: usize = 200;
 
+/// The longest chain, in bytes of DER: an operation is stored with it.
+const MAX_CHAIN_BYTES: usize = 32 * 1024;
+
 /// How much longer than the policy says a signer's certificate may be valid: signers round up.
 const LENIENCE_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -59,6 +62,9 @@ pub(super) fn body(order: &Order, epoch: Option<&[u8; 16]>, until: UnixMillis) -
     if let Some(epoch) = epoch {
         body["deviceEpoch"] = json!(HEXLOWER.encode(epoch));
     }
+    if let Some(operation) = &order.operation_id {
+        body["operationId"] = json!(operation);
+    }
     body.to_string()
 }
 
@@ -88,6 +94,11 @@ pub(super) fn read(
     for certificate in given {
         let text = certificate.as_str().ok_or_else(malformed)?;
         chain.push(STANDARD.decode(text).map_err(|_| malformed())?);
+    }
+    if chain.iter().map(Vec::len).sum::<usize>() > MAX_CHAIN_BYTES {
+        return Err(format!(
+            "the chain of the signer is larger than {MAX_CHAIN_BYTES} bytes"
+        ));
     }
     check(&chain, order, until, now)?;
     if chain.len() == 1 {

@@ -55,6 +55,7 @@ fn registration(operation_id: &str, tpm: Option<RegistrationTpm>) -> Registratio
         payload: None,
         webhook: None,
         history: Vec::new(),
+        issued_chain: None,
     }
 }
 

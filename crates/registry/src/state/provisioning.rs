@@ -46,6 +46,7 @@ pub(super) fn has_new_registration_fields(command: &PutRegistration) -> bool {
     command.registration.as_ref().is_some_and(|record| {
         record.pending.is_some()
             || record.tpm.is_some()
+            || record.issued_chain.is_some()
             || !record.left.is_empty()
             || record.payload.is_some()
             || record.webhook.is_some()
