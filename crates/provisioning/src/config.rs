@@ -21,8 +21,8 @@ holdfast_config::section! {
         /// How long one call of a webhook may take; after an answer of 500 or more, or none, it is called once more.
         pub webhook_timeout: HumanDuration = HumanDuration::secs(5),
             in HumanDuration::millis(100)..=HumanDuration::secs(30) => "must be 100 ms to 30 s";
-        /// For enrollments with geoLatency: the linked hubs that are near to the devices of this node, the nearest first; may differ between
-        /// nodes. The first one that takes devices is chosen; without any, the hash decides.
+        /// For enrollments with geoLatency: the hubs that are near to the devices of this node, the nearest first; may differ between
+        /// nodes. The first one that takes devices is chosen. Empty: each node measures the linked hubs, and is itself the nearest.
         pub nearest_hubs: Vec<String> = Vec::new();
         /// The CA of the certificates of webhooks and linked hubs, PEM. Default: the system's list.
         pub ca_file: Option<PathBuf> = None;

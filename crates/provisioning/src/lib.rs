@@ -17,6 +17,7 @@ mod document;
 mod enrollment_document;
 mod error;
 mod hub_health;
+mod hub_latency;
 mod initial_twin;
 mod issuance;
 mod metrics;

@@ -515,7 +515,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Provisioning {
-    fn remote<'a>(&'a self, link: &'a holdfast_registry::LinkedHub) -> RemoteHub<'a> {
+    pub(crate) fn remote<'a>(&'a self, link: &'a holdfast_registry::LinkedHub) -> RemoteHub<'a> {
         RemoteHub {
             outbound: &*self.outbound,
             link,

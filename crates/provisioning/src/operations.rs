@@ -135,8 +135,13 @@ impl Queue {
 }
 
 impl Provisioning {
-    /// Carries on open registrations while this node leads the registry's group; ends when the node drains.
+    /// Carries on open registrations while this node leads the registry's group, and measures linked hubs; ends when the node drains.
     pub async fn run_operations(self: Arc<Self>, stop: Stop) {
+        let measuring = Arc::clone(&self).measure_hubs(stop.clone());
+        tokio::join!(measuring, self.carry_on(stop));
+    }
+
+    async fn carry_on(self: Arc<Self>, stop: Stop) {
         let mut changed = self.registry().watch_open_registrations();
         loop {
             if !self.registry().is_leader() {

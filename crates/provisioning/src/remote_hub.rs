@@ -11,6 +11,7 @@ use holdfast_model::json::parse;
 use holdfast_model::{DeviceId, UnixMillis};
 use holdfast_registry::{AuthenticationWrite, EnrollmentContent, LinkedHub, TwinSeed};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::outbound::{Outbound, OutboundAnswer, OutboundRequest};
 
@@ -110,6 +111,21 @@ impl RemoteHub<'_> {
             }
             _ => Err(refused(&answer)),
         }
+    }
+
+    /// How long the hub takes to answer a read over a connection that is open; `None`: it does not answer.
+    pub(crate) async fn latency(&self) -> Option<Duration> {
+        let mut latency = None;
+        // The first one may have to connect.
+        for _ in 0..2 {
+            let begun = Instant::now();
+            match self.call("GET", "/statistics/devices", None, Value::Null).await {
+                Ok(_) | Err(HubError::Credentials(_) | HubError::Refused(_) | HubError::Changed) => {}
+                Err(HubError::Unavailable { .. }) => return None,
+            }
+            latency = Some(begun.elapsed());
+        }
+        latency
     }
 
     /// The content of the device's twin; `None`: there is no such device.

@@ -7,8 +7,8 @@ use holdfast_auth::source;
 use holdfast_device_hub::{Credential, Denied, DeviceHub, Operation, Refusal};
 use holdfast_model::{ErrorCode, RefusalReason};
 use holdfast_registry::{
-    Attestation, AuthenticationWrite, Enrollment, EnrollmentKind, ProvisioningSettings, Registration,
-    RegistrationOutcome, RegistrationWrite, Registry, WriteOperation,
+    AllocationPolicy, Attestation, AuthenticationWrite, DevicePlace, Enrollment, EnrollmentKind, ProvisioningSettings,
+    Registration, RegistrationOutcome, RegistrationWrite, Registry, WriteOperation,
 };
 use holdfast_tasks::sync::{Mutex, RwLock};
 use rand::Rng as _;
@@ -21,6 +21,7 @@ use crate::config::ProvisioningConfig;
 use crate::document::registration_state;
 use crate::error::ProvisioningError;
 use crate::hub_health::HubHealth;
+use crate::hub_latency::HubLatency;
 use crate::issuance::{self, CallSigner, CheckedRequest, IssuingNode};
 use crate::metrics;
 use crate::outbound::Outbound;
@@ -45,6 +46,7 @@ pub struct Provisioning {
     pub(crate) config: ProvisioningConfig,
     pub(crate) outbound: Arc<dyn Outbound>,
     pub(crate) health: HubHealth,
+    pub(crate) latency: HubLatency,
     requests: Semaphore,
     /// The group that a device was found in last: the devices of a batch come one after the other.
     last_group: Mutex<Option<String>>,
@@ -75,6 +77,7 @@ impl Provisioning {
         Arc::new(Self {
             outbound,
             health: HubHealth::default(),
+            latency: HubLatency::default(),
             requests: Semaphore::new(config.max_requests),
             last_group: Mutex::new(None),
             rate: RequestRate::default(),
@@ -234,9 +237,12 @@ impl Provisioning {
             let is_signed_elsewhere = requested
                 .as_ref()
                 .is_some_and(|requested| requested.is_signed_elsewhere(self.registry()));
+            let hubs = self.hubs();
+            let before = registration.as_ref().and_then(|found| found.place.as_ref());
+            let nearest = self.nearest(&attested.enrollment, &hubs, before);
             let decision = Decision {
                 registry: self.registry(),
-                hubs: &self.hubs(),
+                hubs: &hubs,
                 registration_id: call.registration_id,
                 found: registration,
                 attested: *attested,
@@ -245,7 +251,7 @@ impl Provisioning {
                 csr,
                 is_signed_elsewhere,
                 keeps_certificate,
-                nearest: &self.config.nearest_hubs,
+                nearest: &nearest,
                 now: self.hub.clock().now(),
             };
             let mut write = decision.write()?;
@@ -271,6 +277,19 @@ impl Provisioning {
         }
         let text = "another registration of the device is in progress";
         Err(ProvisioningError::new(ErrorCode::RegistrationConflict, text))
+    }
+
+    /// With geoLatency: the hubs that are near to this node, the nearest first; those of the configuration, else as they are measured.
+    fn nearest(&self, enrollment: &Enrollment, hubs: &Hubs, before: Option<&DevicePlace>) -> Vec<String> {
+        if enrollment.content.allocation != Some(AllocationPolicy::GeoLatency) {
+            return Vec::new();
+        }
+        match self.config.nearest_hubs.is_empty() {
+            true => self
+                .latency
+                .nearest(hubs.own_name(), before.map(|before| before.hub.as_str())),
+            false => self.config.nearest_hubs.clone(),
+        }
     }
 
     pub(crate) fn issuing_node(&self) -> IssuingNode<'_> {

@@ -199,7 +199,11 @@ fn a_request_that_the_operation_could_not_fulfil_begins_none() {
         let (_, answer) = factory.register("no", CURRENT, &json!({"csr": csr("no", &key)})).await;
         assert_eq!(answer["errorCode"], 400_004, "{answer}");
         assert!(factory.registry().registration("SN-1").unwrap().is_none());
-        assert_eq!(factory.bench.servers.count(), 0);
+        let calls = factory.bench.servers.calls.lock().clone();
+        assert!(
+            calls.iter().all(|call| call.url.contains("/statistics/")),
+            "only latencies are measured"
+        );
     });
 }
 

@@ -213,3 +213,38 @@ fn a_device_comes_to_the_own_hub_and_leaves_it() {
         assert_eq!(factory.bench.cluster.hub(NodeId(1)).registry().linked_hubs().len(), 2);
     });
 }
+
+#[test]
+fn the_nearest_hub_is_the_one_that_answers_fastest_where_the_device_registers() {
+    simulate(async {
+        let (factory, hubs) = factory().await;
+        hubs.is_far(A, Duration::from_millis(120));
+        hubs.is_far(B, Duration::from_millis(15));
+        factory.assign_to(&[A, B], AllocationPolicy::GeoLatency, None).await;
+        // Every node has measured both.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for number in 0..6 {
+            let id = format!("SN-{number}");
+            assert_eq!(at(&factory.registered(&id).await).0, B);
+        }
+        // It is a little farther now: no device moves for that.
+        hubs.is_far(A, Duration::from_millis(12));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(at(&factory.registered("SN-0").await).0, B);
+        assert_eq!(at(&factory.registered("NEW-0").await).0, A);
+        // Far away, and out of service.
+        hubs.is_far(B, Duration::from_millis(200));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(
+            at(&factory.registered("SN-0").await),
+            (A, Substatus::DeviceDataMigrated)
+        );
+        hubs.set(A, Fault::Down);
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        assert_eq!(at(&factory.registered("NEW-1").await).0, B);
+        // This hub is where the device is.
+        factory.assign_to(&[], AllocationPolicy::GeoLatency, None).await;
+        let (_, _, answer) = factory.registering(2, "NEW-2", "").await;
+        assert_eq!(answer["registrationState"]["assignedHub"], HOST);
+    });
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_provisioning::OutboundRequest;
 use holdfast_tasks::sync::Mutex;
@@ -24,6 +25,8 @@ pub(crate) enum Fault {
 pub(crate) struct FakeHub {
     pub(crate) devices: BTreeMap<String, Value>,
     pub(crate) fault: Fault,
+    /// How far it is.
+    pub(crate) delay: Duration,
     writes: u64,
 }
 
@@ -46,6 +49,10 @@ impl FakeHubs {
         self.0.lock().get_mut(host).unwrap().fault = fault;
     }
 
+    pub(crate) fn is_far(&self, host: &str, delay: Duration) {
+        self.0.lock().get_mut(host).unwrap().delay = delay;
+    }
+
     /// The hubs that have the device.
     pub(crate) fn holders(&self, id: &str) -> Vec<String> {
         let hubs = self.0.lock();
@@ -65,7 +72,7 @@ impl FakeHubs {
         let (status, body) = hub.answer(request, path);
         match hub.fault {
             Fault::LosesAnswers if request.method != "GET" => Reaction::Silence,
-            _ => Reaction::Answer(status, body.to_string()),
+            _ => Reaction::Late(hub.delay, status, body.to_string()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Servers that the provisioning service calls, in memory.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use holdfast_provisioning::{Outbound, OutboundAnswer, OutboundError, OutboundRequest};
 use holdfast_tasks::sync::Mutex;
@@ -8,6 +9,7 @@ use holdfast_tasks::sync::Mutex;
 /// What becomes of a request.
 pub(crate) enum Reaction {
     Answer(u16, String),
+    Late(Duration, u16, String),
     /// None within any time.
     Silence,
     /// The server cannot be reached.
@@ -48,6 +50,11 @@ impl Outbound for Servers {
         Box::pin(async move {
             let (may_have_been_sent, text) = match reaction {
                 Reaction::Answer(status, body) => {
+                    let body = body.into_bytes();
+                    return Ok(OutboundAnswer { status, body });
+                }
+                Reaction::Late(delay, status, body) => {
+                    tokio::time::sleep(delay).await;
                     let body = body.into_bytes();
                     return Ok(OutboundAnswer { status, body });
                 }
