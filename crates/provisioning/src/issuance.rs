@@ -13,6 +13,7 @@ mod operation;
 mod order;
 mod renewal;
 mod signer;
+mod withdrawal;
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use holdfast_model::json::quoted;
 use holdfast_model::{DeviceId, ErrorCode, UnixMillis};
 use holdfast_registry::{
     DeviceCertificates, Enrollment, IssuanceReference, IssuerKey, Registration, RegistrationOutcome, RegistrationWrite,
-    Registry,
+    Registry, RegistryError,
 };
 use serde_json::{Value, json};
 
@@ -238,18 +239,18 @@ pub(crate) fn add_chain(answer: &mut Value, chain: &[Vec<u8>]) {
     answer["registrationState"]["issuedCertificateChain"] = json!(chain);
 }
 
-/// The hub's enrollment that a registration was decided by.
-fn enrollment_of(
+/// The enrollment that decides over a registered device.
+pub(crate) fn enrollment_of(
     registry: &Registry,
     registration: &Registration,
-) -> Result<Option<std::sync::Arc<Enrollment>>, ProvisioningError> {
+) -> Result<Option<std::sync::Arc<Enrollment>>, RegistryError> {
     use holdfast_registry::EnrollmentKind::{Group, Individual};
     // An individual enrollment decides over every group.
     if let Some(own) = registry.enrollment(Individual, &registration.id)? {
         return Ok(Some(own));
     }
     match &registration.group {
-        Some(group) => Ok(registry.enrollment(Group, group)?),
+        Some(group) => registry.enrollment(Group, group),
         None => Ok(None),
     }
 }

@@ -17,7 +17,7 @@ use holdfast_registry::{
 use serde_json::{Value, json};
 
 use crate::allocation::{Candidate, Hubs};
-use crate::issuance::{self, At};
+use crate::issuance::{self, At, enrollment_of};
 use crate::metrics;
 use crate::operations::StepError;
 use crate::registering::{Assignment, failed, is_same_place, keeps_hub, resets};
@@ -56,8 +56,16 @@ impl Operation<'_> {
     pub(crate) async fn advance(&self) -> Result<(), StepError> {
         let pending = &self.pending;
         let registry = self.service.registry();
-        let enrollment = registry.enrollment(pending.enrollment_kind, &pending.enrollment_id)?;
-        let Some(enrollment) = enrollment.filter(|enrollment| enrollment.etag == pending.enrollment_etag) else {
+        let found = enrollment_of(registry, &self.registration)?;
+        let is_same = |found: &Arc<Enrollment>| {
+            found.kind == pending.enrollment_kind
+                && found.id.eq_ignore_ascii_case(&pending.enrollment_id)
+                && found.etag == pending.enrollment_etag
+        };
+        let Some(enrollment) = found.clone().filter(is_same) else {
+            if let Some(found) = found.filter(|_| pending.only_credentials) {
+                return self.refer_to(&found).await;
+            }
             let text = "the enrollment has been changed meanwhile: register again";
             return self.fail(ErrorCode::RegistrationConflict, text.to_owned(), None).await;
         };
@@ -81,6 +89,19 @@ impl Operation<'_> {
 
     fn before(&self) -> Option<&DevicePlace> {
         self.registration.place.as_ref()
+    }
+
+    /// Lets a revocation outlive a change of the enrollment.
+    async fn refer_to(&self, enrollment: &Enrollment) -> Result<(), StepError> {
+        let pending = PendingRegistration {
+            enrollment_kind: enrollment.kind,
+            enrollment_id: enrollment.id.clone(),
+            enrollment_etag: enrollment.etag.clone(),
+            ..self.pending.clone()
+        };
+        let write = self.write(RegistrationOutcome::Assigning(Box::new(pending)), None);
+        let enrollment = EnrollmentReference::from(enrollment);
+        self.put(RegistrationWrite { enrollment, ..write }).await
     }
 
     /// The certificate that the device is to get, unless it is void.
@@ -218,6 +239,7 @@ impl Operation<'_> {
             has_moved: false,
             is_disabled: false,
             is_edge: content.iot_edge,
+            only_credentials: pending.only_credentials,
         };
         let source = match before {
             Some(before) if moves => self.source(before, hubs, !assignment.resets()).await?,
@@ -288,8 +310,12 @@ impl Operation<'_> {
     /// Creates the device at another hub, or gives the one that is there its credentials.
     async fn bring_there(&self, remote: &RemoteHub<'_>, assignment: &Assignment<'_>) -> Result<(), HubError> {
         let id = &assignment.place.device_id;
+        let existing = remote.device(id).await?;
+        if existing.is_none() && assignment.only_credentials {
+            return Ok(());
+        }
         let mut is_disabled = assignment.is_disabled;
-        if let Some(existing) = remote.device(id).await? {
+        if let Some(existing) = existing {
             if !assignment.resets() {
                 let content = assignment.content;
                 let update = remote.update(id, &existing, &assignment.authentication, content);
@@ -413,12 +439,15 @@ impl Operation<'_> {
             });
         }
         let now = self.service.hub().clock().now();
-        if now.0.saturating_sub(self.pending.started.0) >= millis(OPERATION_TIMEOUT) {
+        let has_ended = now.0.saturating_sub(self.pending.started.0) >= millis(OPERATION_TIMEOUT);
+        // A revocation waits for the hub as long as it takes.
+        if has_ended && !self.pending.only_credentials {
             let write = self.write(failed(ErrorCode::NoHubToAssign, text), None);
             return self.put(RegistrationWrite { left, ..write }).await;
         }
         let is_chosen_by_policy = !matches!(enrollment.content.allocation, Some(AllocationPolicy::Custom))
-            && !keeps_hub(&enrollment.content, self.before());
+            && !keeps_hub(&enrollment.content, self.before())
+            && !self.pending.only_credentials;
         let other = match is_chosen_by_policy && host == target.host && self.service.health.is_out(host) {
             true => self
                 .allocate(enrollment, hubs)

@@ -3,7 +3,7 @@
 //! Why: a device is answered at once, and what was begun for it survives every crash. The registration itself holds what the operation
 //! needs; the node that leads the registry's group carries on whatever is open, and its successor does where it stopped.
 //! Invariants: each step is stored before the next begins; a step may be done twice, with the same effect; an operation ends within
-//! a minute and a step; the number of operations at work is bounded, and none waits for another.
+//! a minute and a step, but for those that revoke certificates, which wait for their hub; the number of operations at work is bounded, and none waits for another.
 //! Not here: how a registration begins (`registering`), the steps of one operation (`operation`).
 
 use std::collections::{HashMap, HashSet};

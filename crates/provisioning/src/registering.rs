@@ -45,7 +45,7 @@ impl Decision<'_> {
     /// The write of the registration: its end, or the begin of an operation.
     pub(crate) fn write(self) -> Result<RegistrationWrite, RegistryError> {
         if let Some(found) = &self.found
-            && let Some(pending) = found.pending()
+            && let Some(pending) = found.pending().filter(|pending| !pending.only_credentials)
         {
             return Ok(self.take_over(found, pending));
         }
@@ -67,6 +67,7 @@ impl Decision<'_> {
                         has_moved: false,
                         is_disabled: false,
                         is_edge: enrollment.content.iot_edge,
+                        only_credentials: false,
                     };
                     if self.keeps_certificate {
                         assignment.keep_certificate(self.registration_id, true, self.now)?;
@@ -168,6 +169,7 @@ impl Decision<'_> {
             csr: self.csr.map(Bytes::copy_from_slice),
             certificate: None,
             keeps_certificate: self.keeps_certificate,
+            only_credentials: false,
         }))
     }
 
@@ -218,12 +220,14 @@ pub(crate) struct Assignment<'a> {
     pub(crate) is_disabled: bool,
     /// A new device is an edge device.
     pub(crate) is_edge: bool,
+    /// Everything else stays as it is.
+    pub(crate) only_credentials: bool,
 }
 
 impl Assignment<'_> {
     /// Whether the device's data begin anew.
     pub(crate) fn resets(&self) -> bool {
-        resets(self.content, self.before)
+        !self.only_credentials && resets(self.content, self.before)
     }
 
     /// Leaves a device that stays where it is the certificate that it has. `is_own`: it is at this hub.

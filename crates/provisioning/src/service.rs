@@ -32,7 +32,7 @@ use crate::tpm::{ProvenTpm, TpmKeys, TpmUse};
 use crate::webhook;
 
 /// How often a registration is decided anew when something has changed meanwhile.
-const MAX_DECISIONS: usize = 5;
+pub(crate) const MAX_DECISIONS: usize = 5;
 
 /// What all released clients honour (Spec provisioning §2.1).
 const POLL_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 2..=4;
@@ -219,6 +219,7 @@ impl Provisioning {
             if let Some(registration) = registration.as_ref()
                 && let Some(pending) = registration.pending()
                 && pending.csr.as_deref() == csr
+                && !pending.only_credentials
             {
                 return answer(registration, proven.as_ref());
             }
@@ -533,7 +534,7 @@ fn poll_after() -> Duration {
 }
 
 /// An id that needs no escaping in a path or topic.
-fn operation_id() -> String {
+pub(crate) fn operation_id() -> String {
     let number: u64 = rand::random();
     format!("4.{number:016x}.{}", uuid::Uuid::from_u128(rand::random()))
 }

@@ -45,6 +45,8 @@ pub struct PendingRegistration {
     pub certificate: Option<PendingCertificate>,
     /// Without a request: a certificate that was issued to the device before stays its credential.
     pub keeps_certificate: bool,
+    /// The device stays as it is at its hub, but for its credentials: certificates of it have been revoked.
+    pub only_credentials: bool,
 }
 
 impl fmt::Debug for PendingRegistration {
@@ -154,6 +156,7 @@ impl PendingRegistration {
             csr: (!pending.csr.is_empty()).then_some(pending.csr),
             certificate: pending.certificate.and_then(PendingCertificate::read),
             keeps_certificate: pending.keeps_certificate,
+            only_credentials: pending.only_credentials,
         }))
     }
 
@@ -172,6 +175,7 @@ impl PendingRegistration {
             csr: self.csr.clone().unwrap_or_default(),
             certificate: self.certificate.as_ref().map(PendingCertificate::to_proto),
             keeps_certificate: self.keeps_certificate,
+            only_credentials: self.only_credentials,
         })
     }
 }

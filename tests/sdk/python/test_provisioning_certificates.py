@@ -223,5 +223,16 @@ def test_a_device_of_a_linked_hub_gets_its_certificate_across_kill_9(own_hub, li
     for holder, file in ((own, first), (new, second)):
         with connected(device(linked, registration_id, holder, file)) as client:
             client.send_message("both are good")
-    listed = own_hub.running.cli("provisioning", "ca", "issued", registration_id, "-o", "json")
-    assert listed.count('"serial') == 2, listed
+    # A revocation reaches the other hub.
+    client = device(linked, registration_id, own, first)
+    lost = threading.Event()
+    client.on_connection_state_change = lambda: client.connected or lost.set()
+    with connected(client):
+        own_hub.running.cli("provisioning", "ca", "revoke", registration_id, serial_of(first))
+        assert lost.wait(5)
+    assert_refused(linked, registration_id, own, first)
+    with connected(device(linked, registration_id, new, second)) as client:
+        client.send_message("the other one is good")
+    own_hub.running.cli("provisioning", "ca", "revoke", registration_id, "--all")
+    until(lambda: fleet.service.call("GET", f"registrations/{registration_id}").json()["status"] == "assigned", "the other hub")
+    assert_refused(linked, registration_id, new, second)

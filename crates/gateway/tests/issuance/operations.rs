@@ -421,3 +421,77 @@ fn a_signer_that_hangs_holds_no_device_up() {
         );
     });
 }
+
+#[test]
+fn a_revocation_reaches_a_linked_hub_and_changes_nothing_else() {
+    simulate(async {
+        let factory = Factory::start().await;
+        let hubs = factory.link().await;
+        // Data begin anew with a registration, and with nothing else.
+        let reset = holdfast_registry::ReprovisionPolicy {
+            update_hub_assignment: true,
+            migrate_device_data: false,
+        };
+        let key = KeyPair::generate().unwrap();
+        let first = chain(&factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await);
+        let second = chain(&factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await);
+        factory
+            .enroll("fleet", Some("fleet-ca"), |content| {
+                content.allocation = Some(AllocationPolicy::Static);
+                content.iot_hubs = vec![B.to_owned()];
+                content.reprovision = Some(reset);
+            })
+            .await;
+        hubs.0.lock().get_mut(A).unwrap().devices.get_mut("SN-1").unwrap()["tags"] = json!({"site": "x"});
+        let device = DeviceId::parse("SN-1").unwrap();
+        let serial = ClientCertificate::parse(second.leaf()).unwrap().serial().to_string();
+        let revoked = factory.service.revoke_issued(&device, &serial, "keyCompromise", None);
+        revoked.await.unwrap();
+        let begun = Instant::now();
+        factory.ended(NodeId(1), "SN-1").await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(known(&hubs, A, "SN-1"), [json!(thumbprint(first.leaf())), Value::Null]);
+        // The hub is down for minutes; the revocation waits for it, and chooses no other one.
+        hubs.set(A, Fault::Down);
+        factory
+            .service
+            .revoke_all_issued(&device, "keyCompromise")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        // It outlives a change of the enrollment.
+        factory.assign_to(&[B]).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(factory.registration_at(NodeId(1), "SN-1").unwrap().pending().is_some());
+        hubs.set(A, Fault::None);
+        factory.ended(NodeId(1), "SN-1").await;
+        let [primary, secondary] = known(&hubs, A, "SN-1");
+        let revoked = [json!(thumbprint(first.leaf())), json!(thumbprint(second.leaf()))];
+        assert!(
+            !revoked.contains(&primary) && secondary.is_null(),
+            "{primary} {secondary}"
+        );
+        assert_eq!(hubs.0.lock()[A].devices["SN-1"]["tags"], json!({"site": "x"}));
+        assert_eq!(hubs.holders("SN-1"), [A]);
+        // A device that registers meanwhile does not wait for it.
+        hubs.set(A, Fault::Down);
+        factory
+            .service
+            .revoke_all_issued(&device, "keyCompromise")
+            .await
+            .unwrap();
+        factory.assign_to(&[B]).await;
+        hubs.set(A, Fault::None);
+        let third = chain(&factory.outcome("SN-1", &json!({"csr": csr("SN-1", &key)})).await);
+        assert_eq!(known(&hubs, B, "SN-1"), [json!(thumbprint(third.leaf())), Value::Null]);
+        // A device that is gone there is not made.
+        hubs.0.lock().get_mut(B).unwrap().devices.clear();
+        factory
+            .service
+            .revoke_all_issued(&device, "keyCompromise")
+            .await
+            .unwrap();
+        factory.ended(NodeId(1), "SN-1").await;
+        assert!(!hubs.holders("SN-1").contains(&B.to_owned()));
+    });
+}

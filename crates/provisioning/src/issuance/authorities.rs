@@ -152,7 +152,9 @@ impl Provisioning {
     /// Revokes one certificate that the hub has issued to a device, by its serial number; sessions that it carries are closed.
     ///
     /// # Errors
-    /// [`ErrorCode::CertificateNotFound`] when it is not on the record; else as registry writes.
+    /// [`ErrorCode::CertificateNotFound`] when it is not on the record; [`ErrorCode::RegistrationConflict`] and
+    /// [`ErrorCode::InvalidOperation`] when it is revoked, and the linked hub of the device cannot be reached through an operation; else as
+    /// registry writes.
     pub async fn revoke_issued(
         &self,
         device: &DeviceId,
@@ -173,6 +175,16 @@ impl Provisioning {
         registry
             .revoke(certificate, reason, comment, Some(&issued.issuer))
             .await?;
-        Ok(())
+        self.withdraw(device).await
+    }
+
+    /// Revokes everything that the hub has issued to a device; sessions that such certificates carry are closed.
+    ///
+    /// # Errors
+    /// [`ErrorCode::CertificateNotFound`] when nothing was issued; else as [`Self::revoke_issued`].
+    pub async fn revoke_all_issued(&self, device: &DeviceId, reason: &str) -> Result<(), ProvisioningError> {
+        let registry = self.hub().registry();
+        registry.revoke_device_certificates(device, reason).await?;
+        self.withdraw(device).await
     }
 }

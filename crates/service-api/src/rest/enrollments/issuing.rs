@@ -293,11 +293,8 @@ async fn reasons(request: &mut EnrollmentRequest<'_>) -> Result<(String, Option<
 async fn revoke_all(device: &str, request: &mut EnrollmentRequest<'_>) -> Result<Reply, ApiError> {
     let id = device_id(device)?;
     let (reason, _) = reasons(request).await?;
-    request
-        .shared
-        .registry()
-        .revoke_device_certificates(&id, &reason)
-        .await?;
+    let service = &request.shared.service;
+    service.revoke_all_issued(&id, &reason).await.map_err(refused)?;
     request.changed("revoke", "certificates of device", device);
     Ok(Reply::no_content())
 }
