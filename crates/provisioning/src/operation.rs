@@ -246,6 +246,10 @@ impl Operation<'_> {
             _ => Source::default(),
         };
         let certificate = self.certificate()?;
+        if certificate.is_none() && pending.csr.is_some() {
+            // Revoked since the last look: it would be assigned without one.
+            return Err(StepError::Changed.into());
+        }
         let (is_own, now) = (target.link.is_none(), service.hub().clock().now());
         if let Some(certificate) = certificate {
             let at = At {

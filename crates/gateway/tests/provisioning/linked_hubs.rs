@@ -248,3 +248,19 @@ fn the_nearest_hub_is_the_one_that_answers_fastest_where_the_device_registers() 
         assert_eq!(answer["registrationState"]["assignedHub"], HOST);
     });
 }
+
+#[test]
+fn an_enrollment_of_the_device_alone_ends_the_operation_of_its_group() {
+    simulate(async {
+        let (factory, hubs) = factory().await;
+        factory.assign_to(&[A], AllocationPolicy::Static, None).await;
+        hubs.set(A, Fault::Down);
+        let _ = factory.registering(2, "SN-1", "").await;
+        let create = EnrollmentOperation::Create(factory.attestation(), EnrollmentContent::default());
+        factory.enroll(EnrollmentKind::Individual, "sn-1", create).await;
+        let RegistrationOutcome::Failed { code, .. } = factory.ended(2, "SN-1").await.outcome else {
+            panic!("it is decided by an enrollment that does not decide any more")
+        };
+        assert_eq!(code.number(), 409_203);
+    });
+}
