@@ -6,8 +6,8 @@ acknowledgement is written down; one node after the other is stopped in order an
 with NEW again. The next node follows when the one before is ready and all members are healthy. In the end every acknowledged message is
 read back. While the versions are mixed, a device is created at each node, and found at the others.
 
-Nothing here uses a feature that OLD does not know: a node of an earlier version stops at a registry command that it does not know
-(proto/CHANGES.md), so such features are to be used once all nodes run NEW.
+Nodes of NEW keep the feature level until the end, so that the rollback is possible. Then it is raised, and where that has changed anything, OLD must refuse
+the data of a node, change nothing, and NEW must start on it again.
 """
 
 import json
@@ -53,7 +53,12 @@ class Node:
 
     def start(self, program):
         self.program = program
-        self.process = subprocess.Popen([program, "start", "--config", self.config], stdout=self.log, stderr=self.log)
+        keep = {"HOLDFAST_CLUSTER_RAISE_FEATURE_LEVEL": "false"} if self.knows_levels(program) else {}
+        self.process = subprocess.Popen(
+            [program, "start", "--config", self.config], stdout=self.log, stderr=self.log, env=os.environ | keep)
+
+    def knows_levels(self, program):
+        return "raise_feature_level" in subprocess.run([program, "config", "default"], capture_output=True, text=True).stdout
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -116,6 +121,36 @@ def roll(nodes, program, label, between):
         time.sleep(between)
 
 
+def raise_level(nodes, old, new):
+    """Raises the feature level; then OLD must refuse the data of a node, if it does not support the level."""
+    status = lambda: json.loads(nodes[0].run("cluster", "status", "--json"))
+    before = status().get("featureLevel")
+    if before is None:
+        return say("NEW has no feature levels")
+    files = lambda node: Path(node.file).parent
+    had_mark = "feature_level" in (files(nodes[2]) / "holdfast.node").read_text()
+    said = nodes[0].run("cluster", "feature-level", "--raise")
+    if said is None:
+        die("the feature level cannot be raised")
+    say(said.strip())
+    wait("the level at all nodes", lambda: all("feature_level" in (files(node) / "holdfast.node").read_text() for node in nodes))
+    if had_mark and status()["featureLevel"] == before:
+        return say("OLD supports the level")
+    node = nodes[2]
+    node.stop()
+    marker = (files(node) / "holdfast.node").read_bytes()
+    node.start(old)
+    code = node.process.wait(60)
+    reason = Path(node.log.name).read_text(errors="replace").strip().splitlines()[-1]
+    if code == 0 or (files(node) / "holdfast.node").read_bytes() != marker:
+        die(f"OLD has not refused the data: exit code {code}")
+    say(f"OLD refuses the data with exit code {code}: {reason}")
+    node.start(new)
+    wait(f"{node.name} to be ready", node.is_ready)
+    wait("a healthy hub", node.is_healthy)
+    say("NEW starts on it again")
+
+
 def main():
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
@@ -154,6 +189,7 @@ def main():
             print(done.stdout + done.stderr, flush=True)
             if done.returncode:
                 die("acknowledged messages are missing, or doubled, or out of order")
+            raise_level(nodes, old, new)
         finally:
             load.kill()
             for node in nodes:

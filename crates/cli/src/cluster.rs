@@ -39,6 +39,14 @@ pub enum Command {
         #[command(flatten)]
         login: LoginArgs,
     },
+    /// Show the feature level: which formats the nodes may write, and so to which versions they can be set back
+    FeatureLevel {
+        /// Raise it to the highest that all members support; it is never lowered
+        #[arg(long)]
+        raise: bool,
+        #[command(flatten)]
+        login: LoginArgs,
+    },
     /// Set how many replicas each partition has, 1 to 5 and no more than there are core nodes; returns at once
     SetReplication {
         /// How many; an odd number survives as many losses as the even one above it
@@ -58,8 +66,58 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             }
             crate::print(&glance(&status))
         }
+        Command::FeatureLevel { raise: false, login } => crate::print(&levels(&fetch(login)?)),
+        Command::FeatureLevel { raise: true, login } => raise_feature_level(login),
         Command::SetReplication { factor, login } => set_replication(*factor, login),
     }
+}
+
+fn raise_feature_level(login: &LoginArgs) -> Result<(), Failure> {
+    let answer = block_on(call(
+        &login.hub()?,
+        Call::new(Method::POST, format!("{PATH}/feature-level")),
+    ))?;
+    let number = |pointer: &str| answer.pointer(pointer).map_or_else(String::new, plain);
+    crate::print(&format!(
+        "The feature level is {}; it was {}.\n",
+        number("/featureLevel"),
+        number("/before")
+    ))
+}
+
+/// The feature level of the hub, what its members support, and what to do.
+fn levels(status: &Value) -> String {
+    let (level, supported) = (feature_level(status), supported_level(status));
+    let mut out = format!("The hub has feature level {level}.\n\n");
+    let nodes = status.pointer("/nodes").and_then(Value::as_array).cloned();
+    out.push_str(&output::table(
+        &nodes.unwrap_or_default(),
+        &[
+            ("NAME", "/name"),
+            ("VERSION", "/version"),
+            ("SUPPORTS", "/featureLevel"),
+        ],
+    ));
+    out.push_str(match supported {
+        None => "\nNot all members have said what they support: they are down, or run a version without levels. Until then it stays.\n",
+        Some(supported) if supported > level => {
+            "\nAll members support a higher one. `holdfast cluster feature-level --raise` raises it; then no node can be set back to a version \
+             that does not support it. Without `cluster.raise_feature_level = false` the hub does so by itself within seconds.\n"
+        }
+        Some(_) => "\nIt is as high as the members support together.\n",
+    });
+    out
+}
+
+fn feature_level(status: &Value) -> u64 {
+    status.pointer("/featureLevel").and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The highest level that all members support; `None` while one has not said it.
+fn supported_level(status: &Value) -> Option<u64> {
+    let nodes = status.pointer("/nodes")?.as_array()?;
+    let levels = nodes.iter().map(|node| node["featureLevel"].as_u64().unwrap_or(0));
+    levels.min().filter(|level| *level > 0)
 }
 
 fn set_replication(factor: u8, login: &LoginArgs) -> Result<(), Failure> {
@@ -96,10 +154,15 @@ fn glance(status: &Value) -> String {
             .cloned()
             .unwrap_or_default()
     };
+    let level = feature_level(status);
     let mut out = format!(
-        "cluster {}: {}\n",
+        "cluster {}: {}, feature level {level}{}\n",
         text("/cluster"),
-        if is_settled(status) { "healthy" } else { "NOT healthy" }
+        if is_settled(status) { "healthy" } else { "NOT healthy" },
+        match supported_level(status) {
+            Some(supported) if supported > level => format!(" of {supported} (`holdfast cluster feature-level`)"),
+            _ => String::new(),
+        }
     );
     for note in list("/notes") {
         out.push_str(&format!("  ! {}\n", plain(&note)));

@@ -18,6 +18,7 @@ mod config;
 mod debug;
 mod error;
 mod export;
+mod feature_level;
 mod leader_tasks;
 mod membership;
 pub(crate) mod messages;
@@ -54,6 +55,7 @@ pub use config::ControlConfig;
 pub use debug::{DebugFile, DebugSource, MAX_REPORT_BYTES};
 pub use error::{ControlError, ControlStartError};
 pub use export::ExportFacts;
+pub use feature_level::RaisedLevel;
 pub use holdfast_consensus::LogScope;
 pub use metrics::METRICS;
 pub use peer_directory::PeerDirectory;
@@ -183,6 +185,8 @@ struct Inner {
     debug_source: OnceLock<DebugSource>,
     wake_catch_up: Notify,
     holds_joins: AtomicBool,
+    /// A request to raise the feature level is in progress.
+    raises_level: AtomicBool,
 }
 
 impl Control {
@@ -218,6 +222,7 @@ impl Control {
             wake_catch_up: Notify::new(),
             debug_source: OnceLock::new(),
             holds_joins: AtomicBool::new(parts.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.holds_joins)),
+            raises_level: AtomicBool::new(false),
         }));
         parts
             .dispatch

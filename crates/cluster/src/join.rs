@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_consensus::transport::{Answer, Call, CallError, Service};
-use holdfast_model::{NodeId, PartitionCount};
+use holdfast_model::{FEATURE_LEVEL, NodeId, PartitionCount};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer as Body;
 use holdfast_proto::cluster::v1::control_request::Request;
@@ -155,6 +155,7 @@ pub async fn join(
         address: joiner.address.clone(),
         zone: joiner.zone.clone(),
         version: joiner.version.clone(),
+        feature_level: FEATURE_LEVEL,
     }));
     let started = tokio::time::Instant::now();
     let mut reached = false;

@@ -22,6 +22,8 @@ pub struct ClusterStatus {
     pub view_version: u64,
     /// The number of replicas of each partition.
     pub replication_factor: u8,
+    /// Which formats the nodes may write; 0: unknown.
+    pub feature_level: u32,
     /// The id of the node that has assembled the status.
     pub asked: u64,
     /// Whether the cluster is in its desired state.
@@ -57,6 +59,8 @@ pub struct NodeStatus {
     pub reason: Option<String>,
     /// The program version that it runs.
     pub version: String,
+    /// The highest feature level that it supports; 0: unknown, or a version without levels.
+    pub feature_level: u32,
     /// Whether it accepts credentials: its registry replica is inside its lease.
     pub in_lease: bool,
     /// Whether it is stopping.

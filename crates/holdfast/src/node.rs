@@ -10,6 +10,7 @@ mod certificate_ends;
 mod certificates;
 mod cluster_join;
 pub(crate) mod crl_fetch;
+mod feature_level;
 mod initial_policies;
 mod listeners;
 mod outbound;
@@ -151,6 +152,8 @@ impl Node {
             }
         }
 
+        let recording = feature_level::record(node.registry.clone(), data.clone(), stop.clone());
+        holdfast_tasks::spawn_critical("feature-level-mark", recording);
         let ends = certificate_ends::watch(tls.clone(), Arc::clone(&node.hub), stop.clone());
         holdfast_tasks::spawn_critical("certificate-ends", ends);
         let fetching = crl_fetch::run(config.crl.clone(), Arc::clone(&node.hub), stop.clone());

@@ -118,6 +118,7 @@ pub(crate) fn settings(record: &proto::HubSettings, secrets: &Secrets) -> Result
         policies,
         created: UnixMillis(record.created_ms),
         max_identities: record.max_identities,
+        feature_level: (record.feature_level > 0).then_some(record.feature_level),
     })
 }
 

@@ -29,6 +29,17 @@ pub enum RegistryError {
     /// The disk is nearly full. Nothing was written.
     #[error("the disk is nearly full: writes are refused")]
     DiskFull,
+    /// Members may run an earlier version, which could not read it. Nothing was written.
+    #[error(
+        "this needs feature level {needed}, and the hub has {level}: it is possible when all nodes run this version and the level has \
+         been raised, see `holdfast cluster feature-level`"
+    )]
+    FeatureLevel {
+        /// The level that it needs.
+        needed: u32,
+        /// The hub's.
+        level: u32,
+    },
     /// The write may or may not have been done.
     #[error("the outcome of the registry write is unknown")]
     OutcomeUnknown,
@@ -81,7 +92,7 @@ impl RegistryError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Rejected(rejection) => rejection.code,
-            Self::Unavailable { .. } => ErrorCode::ServiceUnavailable,
+            Self::Unavailable { .. } | Self::FeatureLevel { .. } => ErrorCode::ServiceUnavailable,
             Self::Overloaded | Self::DiskFull => ErrorCode::ServerBusy,
             Self::OutcomeUnknown => ErrorCode::GenericTimeout,
             Self::State(_) | Self::Sealed(_) => ErrorCode::ServerError,

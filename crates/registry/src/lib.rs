@@ -18,6 +18,7 @@ mod config;
 mod convert;
 mod enrollment_groups;
 mod error;
+mod feature_level;
 mod identity;
 mod issuance;
 mod lease;
@@ -52,6 +53,7 @@ pub use cluster::{
 pub use config::RegistryConfig;
 pub use enrollment_groups::EnrollmentGroups;
 pub use error::{RegistryError, UnavailableReason};
+pub use feature_level::FeatureLevel;
 pub use identity::{Authentication, Identity, InvalidThumbprint, Status, Thumbprint, Thumbprints, TwinSeed};
 pub use issuance::{
     DeviceCertificates, IssuanceForm, IssuancePolicy, IssuanceReference, IssueWrite, IssuedCertificate, Issuer,

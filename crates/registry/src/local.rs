@@ -22,6 +22,7 @@ use crate::config::RegistryConfig;
 use crate::convert;
 use crate::enrollment_groups::EnrollmentGroups;
 use crate::error::RegistryError;
+use crate::feature_level::{self, FeatureLevel};
 use crate::identity::{Identity, TwinSeed};
 use crate::issuance::Issuers;
 use crate::linked_hub::LinkedHub;
@@ -31,7 +32,7 @@ use crate::revocations::{CaCrl, DeniedCertificate};
 use crate::saved_query::SavedQueries;
 use crate::secrets::Secrets;
 use crate::settings::HubSettings;
-use crate::state::{ApplyError, Base, layout};
+use crate::state::{self, ApplyError, Base, layout};
 
 /// Counts of identities, maintained with every write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,11 +98,12 @@ impl Local {
     /// Reloads everything that is kept in memory from disk.
     pub(crate) fn reload(&self) -> Result<(), RegistryError> {
         self.cache.clear();
-        let record = self.message::<proto::HubSettings>(layout::SETTINGS)?;
-        let settings = record
-            .map(|record| convert::settings(&record, &self.secrets))
-            .transpose()?;
-        *self.settings.write() = settings.map(Arc::new);
+        *self.settings.write() = None;
+        if let Some(record) = self.message::<proto::HubSettings>(layout::SETTINGS)? {
+            // Before anything else is read: it may have a form that this version does not know.
+            state::feature_level::check(record.feature_level)?;
+            self.set_settings(convert::settings(&record, &self.secrets)?);
+        }
         self.reload_cluster()?;
         self.reload_authorities()?;
         self.reload_saved_queries()?;
@@ -251,7 +253,19 @@ impl Local {
     }
 
     pub(crate) fn set_settings(&self, settings: HubSettings) {
+        self.metrics.feature_level.set(settings.feature_level.unwrap_or(0));
         *self.settings.write() = Some(Arc::new(settings));
+    }
+
+    /// Which commands may be written. Reads the disk where the hub has no level yet.
+    pub(crate) fn feature_level(&self) -> Result<FeatureLevel, ApplyError> {
+        Ok(match self.settings().and_then(|settings| settings.feature_level) {
+            Some(level) => FeatureLevel { level, is_set: true },
+            None => FeatureLevel {
+                level: feature_level::of_records(self)?,
+                is_set: false,
+            },
+        })
     }
 
     /// The identity, from the cache or from disk. May block on the disk for a moment.

@@ -13,6 +13,8 @@ holdfast_model::metrics! {
     gauge devices() = "holdfast_registry_devices";
     /// Modules registered.
     gauge modules() = "holdfast_registry_modules";
+    /// The hub's feature level: which formats may be written. 0: none has been set yet, or the hub has not been created.
+    gauge feature_level() = "holdfast_registry_feature_level";
     /// 1 while this node's replica of the registry is confirmed, and connections are accepted.
     gauge lease_held() = "holdfast_registry_lease_held";
     /// Times that the confirmation was lost.
@@ -31,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) confirms: Counter,
     pub(crate) devices: Gauge,
     pub(crate) modules: Gauge,
+    pub(crate) feature_level: Gauge,
 }
 
 impl Metrics {
@@ -44,6 +47,7 @@ impl Metrics {
             confirms: confirms(),
             devices: devices(),
             modules: modules(),
+            feature_level: feature_level(),
         }
     }
 }

@@ -398,8 +398,16 @@ impl Registry {
     async fn propose(&self, command: Command) -> Result<Vec<EntryAnswer>, RegistryError> {
         let shared = &self.0;
         let _permit = shared.writes.try_acquire().map_err(|_| RegistryError::Overloaded)?;
+        let version = version_of(&command);
+        if !is_of_levels(&command) {
+            let level = shared.local.feature_level()?.level;
+            if version > level {
+                shared.local.metrics.writes_refused.increment(1);
+                return Err(RegistryError::FeatureLevel { needed: version, level });
+            }
+        }
         let command = RegistryCommand {
-            version: version_of(&command),
+            version,
             time_ms: shared.clock.now().0,
             command: Some(command),
         };
@@ -449,6 +457,11 @@ impl Registry {
             identity,
         }))
     }
+}
+
+/// Whether the command says itself which level the hub gets: it comes when no member of an earlier version is there.
+fn is_of_levels(command: &Command) -> bool {
+    matches!(command, Command::Bootstrap(_) | Command::RaiseFeatureLevel(_))
 }
 
 fn first<T>(entries: Vec<T>) -> Result<T, RegistryError> {

@@ -38,6 +38,8 @@ pub struct HubSettings {
     pub created: UnixMillis,
     /// Most devices and modules.
     pub max_identities: u64,
+    /// Which formats may be written; `None`: the hub was created before there were levels, and none has been set.
+    pub feature_level: Option<u32>,
 }
 
 impl HubSettings {

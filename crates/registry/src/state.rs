@@ -9,6 +9,7 @@
 mod authorities;
 mod cluster;
 mod edge;
+pub(crate) mod feature_level;
 mod identity;
 mod issuance;
 pub(crate) mod layout;
@@ -23,7 +24,7 @@ mod settings;
 mod view;
 
 use bytes::Bytes;
-use holdfast_model::{GenerationId, IdentityId};
+use holdfast_model::{FEATURE_LEVEL, GenerationId, IdentityId};
 use holdfast_proto::registry::v1::registry_command::Command;
 use holdfast_proto::registry::v1::{
     Counters, EnrollmentKind, EnrollmentWrite, EntryAnswer, HubSettings, NodeState, RegistryAnswer, RegistryCommand,
@@ -40,8 +41,9 @@ pub use view::{Base, View};
 /// 1: identities and settings. 2: the cluster. 3: replication factors other than 1 and 3, and revoked join tokens. 4: changes of
 /// a node's state that expect an earlier state. 5: saved queries. 6: CAs. 7: policies that guard the way in.
 /// 8: revoked certificates. 9: settings that the configuration has said. 10: the use of the daily quota.
-/// 11: provisioning. 12: registrations that take several steps, attestation by TPM, and certificates that are issued to devices.
-pub const COMMAND_VERSION: u32 = 12;
+/// 11: provisioning. 12: registrations that take several steps, attestation by TPM, certificates that are issued to devices, and
+/// feature levels. From 12 on, a hub writes no command above its feature level.
+pub const COMMAND_VERSION: u32 = FEATURE_LEVEL;
 
 /// The first version that knows `command`: it is written before the command in the log, so that a replica of an older
 /// version stops only at commands that it does not know.
@@ -50,6 +52,17 @@ pub fn version_of(command: &Command) -> u32 {
     match command {
         // An earlier version would lose them.
         Command::WriteIdentities(command) if identity::have_reported(&command.writes) => 12,
+        // An earlier version would lose the level.
+        Command::Bootstrap(command)
+            if command
+                .settings
+                .as_ref()
+                .is_some_and(|settings| settings.feature_level > 0) =>
+        {
+            12
+        }
+        Command::AdmitNode(command) if command.feature_level > 0 => 12,
+        Command::RaiseFeatureLevel(_) => 12,
         Command::Bootstrap(_)
         | Command::WriteIdentities(_)
         | Command::RegenerateKeys(_)

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use common::{Cluster, create, device, node, set_status};
 use holdfast_auth::{HubNames, Key, ResourcePath, Rights, SasRefusal, SasToken, sign, verify_policy};
-use holdfast_model::{NodeId, UnixMillis};
+use holdfast_model::{FEATURE_LEVEL, NodeId, UnixMillis};
+use holdfast_proto::registry::v1 as proto;
 use holdfast_registry::{
     KeyChoice, LeaseState, NodeState, Placement, PolicyCondition, PolicyKeys, PolicyWrite, Registry, RegistryError,
     RegistryEvent, SavedQueryCondition, SavedQueryWrite, Status,
 };
-use holdfast_storage::{Disk as _, SimDisk};
+use holdfast_storage::{Disk as _, Durability, Family, SimDisk, WriteBatch};
 use holdfast_testkit::eventually;
+use prost::Message as _;
 use rand::Rng as _;
 use tokio::time::Instant;
 
@@ -92,7 +94,7 @@ async fn every_node_sees_members_and_placements_and_is_notified() {
         ..moved
     };
     assert!(second.place(second.cluster().version, &[lost]).await.is_err());
-    let unknown = second.admit("no such secret", &node(NodeId(9))).await;
+    let unknown = second.admit("no such secret", &node(NodeId(9)), FEATURE_LEVEL).await;
     assert!(matches!(unknown, Err(RegistryError::Rejected(r)) if r.code.number() == 401_002));
     let tokens = second.join_tokens().unwrap();
     assert_eq!(tokens.len(), 2);
@@ -101,6 +103,63 @@ async fn every_node_sees_members_and_placements_and_is_notified() {
             .iter()
             .all(|token| token.used_by.is_some() && token.id.len() == 8)
     );
+}
+
+/// Makes the hub of a stopped node one from before there were feature levels.
+fn forget_level(disk: &SimDisk) {
+    let stored = disk.get(Family::Registry, b"s").unwrap().unwrap();
+    let settings = proto::HubSettings {
+        feature_level: 0,
+        ..proto::HubSettings::decode(stored).unwrap()
+    };
+    let mut batch = WriteBatch::new();
+    batch.put(Family::Registry, b"s", &settings.encode_to_vec());
+    disk.write(&batch, Durability::Replayed).unwrap();
+    disk.flush().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_members_of_an_earlier_version_cannot_read_is_written_once_the_level_is_raised() {
+    let mut cluster = Cluster::of(7, 1).await;
+    let one = NodeId(1);
+    let level = |cluster: &Cluster| cluster.nodes[&one].feature_level().unwrap();
+    assert!(level(&cluster).is_set && level(&cluster).level == FEATURE_LEVEL);
+    cluster.disks[&one].flush().unwrap();
+    cluster.kill(one);
+    forget_level(&cluster.disks[&one]);
+    cluster.start(one).await;
+    cluster.leader_of([one]).await;
+    assert!(!level(&cluster).is_set);
+
+    let registry = cluster.nodes[&one].clone();
+    registry.write(create("old")).await.unwrap();
+    let query = |name: &str| SavedQueryWrite {
+        name: name.to_owned(),
+        query: "SELECT * FROM devices".to_owned(),
+        description: None,
+        condition: SavedQueryCondition::Any,
+    };
+    let refused = registry.put_saved_query(&query("early")).await.unwrap_err();
+    assert!(
+        matches!(refused, RegistryError::FeatureLevel { needed: 5, level: 3 }),
+        "{refused:?}"
+    );
+    assert_eq!(refused.code().number(), 503_001);
+
+    let stale = registry
+        .raise_feature_level(FEATURE_LEVEL, registry.cluster().version + 1)
+        .await;
+    assert!(matches!(stale, Err(RegistryError::Rejected(r)) if r.code.number() == 412_001));
+    let view = registry.cluster().version;
+    registry.raise_feature_level(FEATURE_LEVEL, view).await.unwrap();
+    registry.put_saved_query(&query("late")).await.unwrap();
+
+    // A hub without a level that has such records: all members know them.
+    cluster.disks[&one].flush().unwrap();
+    cluster.kill(one);
+    forget_level(&cluster.disks[&one]);
+    cluster.start(one).await;
+    assert_eq!((level(&cluster).is_set, level(&cluster).level), (false, 5));
 }
 
 #[tokio::test(start_paused = true)]

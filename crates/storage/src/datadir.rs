@@ -10,10 +10,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use holdfast_model::FEATURE_LEVEL;
+
 use crate::OpenError;
 
-/// The version of everything in the directory that this program reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of a marker without a feature level, which all versions of the program read.
+const FIRST_FORMAT: u32 = 1;
+
+/// The version of a marker with a feature level. Versions of the program that know no levels refuse it.
+pub const FORMAT_VERSION: u32 = 2;
 
 const MARKER: &str = "holdfast.node";
 const LOCK: &str = "holdfast.lock";
@@ -51,6 +56,25 @@ enum Database {
     Left,
 }
 
+/// What the marker says.
+#[derive(Debug, Clone)]
+struct Marker {
+    identity: NodeIdentity,
+    database: Database,
+    /// The hub's; 0: none, or not known yet.
+    feature_level: u32,
+}
+
+impl Marker {
+    fn new(identity: &NodeIdentity, database: Database) -> Self {
+        Self {
+            identity: identity.clone(),
+            database,
+            feature_level: 0,
+        }
+    }
+}
+
 impl DataDir {
     /// Opens `path`, creating it when it does not exist or is empty; then `new` names its owner.
     ///
@@ -61,7 +85,7 @@ impl DataDir {
         let lock = lock(path)?;
         let found = match read_marker(path)? {
             // It died before all was gone.
-            Some((_, Database::Left)) => {
+            Some(marker) if marker.database == Database::Left => {
                 clear(path)?;
                 None
             }
@@ -69,7 +93,13 @@ impl DataDir {
         };
         let has_database = path.join(DATABASE).join("CURRENT").exists();
         let (identity, state) = match found {
-            Some(found) => found,
+            Some(found) if found.feature_level > FEATURE_LEVEL => {
+                return Err(OpenError::FeatureLevel {
+                    dir: path.to_owned(),
+                    found: found.feature_level,
+                });
+            }
+            Some(found) => (found.identity, found.database),
             None if has_database => {
                 return Err(OpenError::MarkerGone {
                     dir: path.to_owned(),
@@ -78,7 +108,7 @@ impl DataDir {
             }
             None => {
                 let identity = new();
-                write_marker(path, &identity, Database::Pending)?;
+                write_marker(path, &Marker::new(&identity, Database::Pending))?;
                 (identity, Database::Pending)
             }
         };
@@ -150,7 +180,7 @@ impl DataDir {
             cluster: cluster.to_owned(),
             incarnation: identity.incarnation,
         };
-        write_marker(&self.0.path, &identity, Database::Pending)?;
+        write_marker(&self.0.path, &Marker::new(&identity, Database::Pending))?;
         Ok(Self(Arc::new(Inner {
             path: self.0.path.clone(),
             identity,
@@ -165,14 +195,32 @@ impl DataDir {
     /// # Errors
     /// [`OpenError::Io`]; the next start continues.
     pub fn leave(&self) -> Result<(), OpenError> {
-        write_marker(&self.0.path, &self.0.identity, Database::Left)?;
+        write_marker(&self.0.path, &Marker::new(&self.0.identity, Database::Left))?;
         clear(&self.0.path)
+    }
+
+    /// Records the hub's feature level, so that a version that does not support it is refused before it opens the database. Blocks
+    /// on the disk, when the level is a higher one.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the marker is as before.
+    pub fn record_feature_level(&self, level: u32) -> Result<(), OpenError> {
+        match read_marker(&self.0.path)? {
+            Some(marker) if marker.feature_level < level => write_marker(
+                &self.0.path,
+                &Marker {
+                    feature_level: level,
+                    ..marker
+                },
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Records that the database has been created.
     pub(crate) fn database_made(&self) -> Result<(), OpenError> {
         if self.0.fresh {
-            write_marker(&self.0.path, &self.0.identity, Database::Made)
+            write_marker(&self.0.path, &Marker::new(&self.0.identity, Database::Made))
         } else {
             Ok(())
         }
@@ -211,7 +259,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenError> {
+fn read_marker(path: &Path) -> Result<Option<Marker>, OpenError> {
     let file = path.join(MARKER);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
@@ -238,7 +286,7 @@ fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenErro
     let found: u32 = value("format")?
         .parse()
         .map_err(|_| damaged("the format is not a number"))?;
-    if found != FORMAT_VERSION {
+    if !(FIRST_FORMAT..=FORMAT_VERSION).contains(&found) {
         return Err(OpenError::Format {
             dir: path.to_owned(),
             found,
@@ -256,18 +304,32 @@ fn read_marker(path: &Path) -> Result<Option<(NodeIdentity, Database)>, OpenErro
         "left" => Database::Left,
         _ => Database::Pending,
     };
-    Ok(Some((identity, database)))
+    let feature_level = match found {
+        FIRST_FORMAT => 0,
+        _ => value("feature_level")?
+            .parse()
+            .map_err(|_| damaged("the feature level is not a number"))?,
+    };
+    Ok(Some(Marker {
+        identity,
+        database,
+        feature_level,
+    }))
 }
 
-fn write_marker(path: &Path, identity: &NodeIdentity, database: Database) -> Result<(), OpenError> {
-    let database = match database {
+fn write_marker(path: &Path, marker: &Marker) -> Result<(), OpenError> {
+    let database = match marker.database {
         Database::Pending => "pending",
         Database::Made => "made",
         Database::Left => "left",
     };
+    let (format, level) = match marker.feature_level {
+        0 => (FIRST_FORMAT, String::new()),
+        level => (FORMAT_VERSION, format!("feature_level = {level}\n")),
+    };
     let body = format!(
-        "# Holdfast node. Do not edit, do not copy to another node.\nformat = {FORMAT_VERSION}\ncluster = {}\nincarnation = {}\ndatabase = {database}\n",
-        identity.cluster, identity.incarnation
+        "# Holdfast node. Do not edit, do not copy to another node.\nformat = {format}\ncluster = {}\nincarnation = {}\ndatabase = {database}\n{level}",
+        marker.identity.cluster, marker.identity.incarnation
     );
     let text = format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes()));
     write_durably(&path.join(MARKER), text.as_bytes()).map_err(|error| OpenError::io(path.join(MARKER), error))
@@ -355,10 +417,37 @@ mod tests {
 
         // A crash between the marker and the end of the deletion.
         fill();
-        write_marker(dir.path(), &identity(), Database::Left).unwrap();
+        write_marker(dir.path(), &Marker::new(&identity(), Database::Left)).unwrap();
         let again = DataDir::open(dir.path(), other).unwrap();
         assert!(again.is_fresh() && !dir.path().join("db").exists());
         assert_eq!(again.identity(), &other());
+    }
+
+    #[test]
+    fn a_directory_of_a_higher_feature_level_is_refused_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path(), identity).unwrap();
+        let marker = || fs::read_to_string(dir.path().join(MARKER)).unwrap();
+        assert!(marker().contains("format = 1\n"), "earlier versions read it");
+        data.record_feature_level(FEATURE_LEVEL).unwrap();
+        assert!(marker().contains("format = 2\n"), "earlier versions refuse it");
+        data.record_feature_level(FEATURE_LEVEL - 1).unwrap();
+        drop(data);
+        assert_eq!(DataDir::open(dir.path(), unexpected).unwrap().identity(), &identity());
+
+        let newer = Marker {
+            feature_level: FEATURE_LEVEL + 1,
+            ..read_marker(dir.path()).unwrap().unwrap()
+        };
+        assert_eq!(newer.feature_level, FEATURE_LEVEL + 1);
+        write_marker(dir.path(), &newer).unwrap();
+        let before = marker();
+        let refused = DataDir::open(dir.path(), unexpected).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::FeatureLevel { found, .. } if found == FEATURE_LEVEL + 1),
+            "{refused}"
+        );
+        assert_eq!(marker(), before);
     }
 
     #[test]
@@ -412,7 +501,7 @@ mod tests {
     #[test]
     fn another_format_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let body = "format = 2\ncluster = c\nincarnation = 1\ndatabase = made\n";
+        let body = "format = 3\ncluster = c\nincarnation = 1\ndatabase = made\n";
         fs::write(
             dir.path().join(MARKER),
             format!("{body}crc32c = {:08x}\n", crc32c::crc32c(body.as_bytes())),
@@ -423,8 +512,8 @@ mod tests {
             matches!(
                 refused,
                 OpenError::Format {
-                    found: 2,
-                    supported: 1,
+                    found: 3,
+                    supported: FORMAT_VERSION,
                     ..
                 }
             ),

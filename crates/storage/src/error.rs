@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use holdfast_model::FEATURE_LEVEL;
 use thiserror::Error;
 
 /// A read or write that failed.
@@ -168,6 +169,14 @@ pub enum OpenError {
         found: u32,
         /// The version of this program.
         supported: u32,
+    },
+    /// The hub's feature level is higher than this version supports: the directory may hold what it cannot read.
+    #[error("{} is of a hub with feature level {found}, this version of Holdfast supports {FEATURE_LEVEL}", .dir.display())]
+    FeatureLevel {
+        /// The data directory.
+        dir: PathBuf,
+        /// The hub's level.
+        found: u32,
     },
     /// The process may open fewer files than the database needs.
     #[error("storage.max_open_files is {wanted}, but the process may open {limit} files and needs {reserve} others")]

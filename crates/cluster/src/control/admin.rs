@@ -34,7 +34,8 @@ impl Control {
     pub async fn status(&self) -> ClusterStatus {
         let view = self.0.registry.cluster();
         let answers = self.collect(&view).await;
-        assemble(&view, self.0.id, &answers)
+        let level = self.0.registry.feature_level().map_or(0, |present| present.level);
+        assemble(&view, self.0.id, level, &answers)
     }
 
     /// Creates a token with which one node may join within `lifetime`; returns its secret.
@@ -117,12 +118,12 @@ impl Control {
     }
 
     /// Members and placements, up to date as of the call.
-    async fn fresh_view(&self) -> Result<std::sync::Arc<ClusterView>, ControlError> {
+    pub(super) async fn fresh_view(&self) -> Result<std::sync::Arc<ClusterView>, ControlError> {
         self.0.registry.read_barrier().await?;
         Ok(self.0.registry.cluster())
     }
 
-    async fn collect(&self, view: &ClusterView) -> Vec<Answered> {
+    pub(super) async fn collect(&self, view: &ClusterView) -> Vec<Answered> {
         let asked = view.nodes.keys().map(|node| async move {
             if *node == self.0.id {
                 return Answered {

@@ -17,6 +17,10 @@ holdfast_config::section! {
             in HumanDuration::secs(10)..=HumanDuration::secs(7 * 86_400) => "must be 10s to 7d";
         /// How many entries a replica may be behind and still count as caught up.
         pub max_lag: u64 = 256, in 1..=100_000 => "must be 1 to 100000 entries";
+        /// Raise the hub's feature level as soon as all members support a higher one. `false`: only
+        /// `holdfast cluster feature-level --raise` does, and until then every node can be set back to the version before the
+        /// upgrade. What the leader of the registry has counts: set it on all nodes.
+        pub raise_feature_level: bool = true;
     }
 }
 

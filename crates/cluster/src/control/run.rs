@@ -22,7 +22,7 @@ use super::membership::{self, Situation, Step};
 use super::replica_lifecycle::{CreateError, RemoveError, StartEmptyError};
 use super::replicas::{self, ReplicaStep};
 use super::task_table::{Subject, TaskTable};
-use super::{ClusterBootstrap, Control, HostError};
+use super::{ClusterBootstrap, Control, HostError, feature_level};
 use crate::placement::registry_voters;
 
 /// Backoff of the bootstrap while the registry elects a leader.
@@ -60,6 +60,8 @@ pub(super) struct Run {
     logged_removed: bool,
     /// A group that this node leads is not in its desired state.
     unsettled: bool,
+    /// The earliest time of the next check of the feature level.
+    level_check: Instant,
     /// This node drains and has only device sessions left, whose end does not wake the task.
     awaits_sessions: bool,
 }
@@ -86,6 +88,7 @@ impl Run {
             watches: BTreeMap::new(),
             logged_removed: false,
             unsettled: false,
+            level_check: Instant::now(),
             awaits_sessions: false,
         };
         let view = inner.registry.cluster();
@@ -380,6 +383,10 @@ impl Run {
         let (voters, learners, wanted_leader) = match super::partition_of(group.id()) {
             None => {
                 self.start_leader_task(view, status, &ready);
+                if self.level_check <= Instant::now() {
+                    self.level_check = Instant::now() + feature_level::CHECK_INTERVAL;
+                    self.control.check_feature_level();
+                }
                 let lost = self.lost_voters();
                 let voters = registry_voters(view, &status.members.voters, &lost);
                 let learners = view

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_consensus::transport::{Answer, CallError, Handler};
 use holdfast_consensus::{Group, GroupId, GroupStatus, Role};
-use holdfast_model::{NodeId, UnixMillis};
+use holdfast_model::{FEATURE_LEVEL, NodeId, UnixMillis};
 use holdfast_proto::cluster::v1 as proto;
 use holdfast_proto::cluster::v1::control_answer::Answer as Body;
 use holdfast_proto::cluster::v1::control_refusal::Kind;
@@ -67,7 +67,11 @@ impl Control {
             version: request.version,
             joined: UnixMillis(0),
         };
-        if let Err(error) = inner.registry.admit(&request.secret, &node).await {
+        if let Err(error) = inner
+            .registry
+            .admit(&request.secret, &node, request.feature_level)
+            .await
+        {
             tracing::warn!(node = %node.id, name = node.name, address = node.address, %error, "refused a joining node");
             return messages::refusal(kind_of(&error), error.to_string());
         }
@@ -110,6 +114,7 @@ impl Control {
             leaving: self.is_stopping(),
             read_only: facts.read_only,
             groups: groups.collect(),
+            feature_level: FEATURE_LEVEL,
         }
     }
 

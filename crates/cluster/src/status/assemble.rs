@@ -22,7 +22,7 @@ pub(crate) struct Answered {
 }
 
 /// Assembles the answers.
-pub(crate) fn assemble(view: &ClusterView, asked: NodeId, answers: &[Answered]) -> ClusterStatus {
+pub(crate) fn assemble(view: &ClusterView, asked: NodeId, feature_level: u32, answers: &[Answered]) -> ClusterStatus {
     let reports: BTreeMap<NodeId, &proto::ReportAnswer> = answers
         .iter()
         .filter_map(|answer| Some((answer.node, answer.report.as_ref().ok()?)))
@@ -40,6 +40,7 @@ pub(crate) fn assemble(view: &ClusterView, asked: NodeId, answers: &[Answered]) 
         cluster: view.cluster.clone(),
         view_version: view.version,
         replication_factor: view.replication_factor,
+        feature_level,
         asked: asked.get(),
         healthy: notes.is_empty(),
         notes,
@@ -76,6 +77,7 @@ fn node(info: &NodeInfo, answers: &[Answered], groups: &[GroupStatus]) -> NodeSt
         up: report.is_some(),
         reason,
         version: report.map_or_else(|| info.version.clone(), |report| report.version.clone()),
+        feature_level: report.map_or(0, |report| report.feature_level),
         in_lease: report.is_some_and(|report| report.in_lease),
         leaving: report.is_some_and(|report| report.leaving),
         read_only: report.is_some_and(|report| report.read_only),

@@ -139,6 +139,10 @@ pub(crate) fn storage_failure(error: &OpenError) -> Failure {
             Outcome::Storage,
             "use the program version that wrote it, or restore a backup made by this one",
         ),
+        OpenError::FeatureLevel { .. } => (
+            Outcome::Storage,
+            "start the version that ran here before, or a later one: nothing has been changed (docs/compatibility.md, \"Versions of Holdfast\")",
+        ),
         OpenError::Damaged { .. } | OpenError::DatabaseGone { .. } | OpenError::MarkerGone { .. } => (
             Outcome::Storage,
             "do not delete anything; see \"Damaged data\" in docs/runbook.md",

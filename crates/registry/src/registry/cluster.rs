@@ -12,6 +12,7 @@ use holdfast_proto::registry::v1::registry_command::Command;
 use super::Registry;
 use crate::cluster::{self, ClusterView, JoinToken, MAX_JOIN_TOKEN_LIFETIME, NodeInfo, NodeRole, NodeState, Placement};
 use crate::error::RegistryError;
+use crate::feature_level::FeatureLevel;
 use crate::settings::millis;
 use crate::state::Rejection;
 
@@ -179,14 +180,35 @@ impl Registry {
             .await
     }
 
-    /// Admits `node` as a member, in state joining and with the role of the token. The node that has used the token may call
-    /// again with it.
+    /// The hub's feature level in this node's replica.
+    ///
+    /// # Errors
+    /// [`RegistryError::State`].
+    pub fn feature_level(&self) -> Result<FeatureLevel, RegistryError> {
+        Ok(self.0.local.feature_level()?)
+    }
+
+    /// Raises the hub's feature level; it never falls again. Without effect when it is as high. All members of the view of version
+    /// `expected` support it: one that does not would stop.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] when the view has changed (412001: ask its members); else as [`Self::write`].
+    pub async fn raise_feature_level(&self, level: u32, expected: u64) -> Result<(), RegistryError> {
+        self.change(Command::RaiseFeatureLevel(proto::RaiseFeatureLevel {
+            level,
+            expected_view_version: expected,
+        }))
+        .await
+    }
+
+    /// Admits `node` as a member, in state joining and with the role of the token. It supports feature levels up to `level`
+    /// (0: a version without levels). The node that has used the token may call again with it.
     ///
     /// # Errors
     /// [`RegistryError::Rejected`] with what to do instead: the token is unknown, used or expired (401002), the name or
-    /// address is taken or the node is a member already (409000), its id was removed or there are too many nodes
-    /// (400003); else as [`Self::write`].
-    pub async fn admit(&self, secret: &str, node: &NodeInfo) -> Result<(), RegistryError> {
+    /// address is taken or the node is a member already (409000), its id was removed, there are too many nodes, or it does not support
+    /// the hub's feature level (400003); else as [`Self::write`].
+    pub async fn admit(&self, secret: &str, node: &NodeInfo, level: u32) -> Result<(), RegistryError> {
         let secret_hash = cluster::secret_hash(secret)?;
         if node.address.is_empty() {
             let text = "a node that joins has an address where the others reach it (cluster.listen, cluster.advertise)";
@@ -196,6 +218,7 @@ impl Registry {
         self.change(Command::AdmitNode(proto::AdmitNode {
             secret_hash,
             node: Some(node),
+            feature_level: if self.feature_level()?.is_set { level } else { 0 },
         }))
         .await
     }

@@ -21,7 +21,7 @@ use crate::read_barrier::ReadBarriers;
 use crate::secrets::Secrets;
 use crate::settings::{self, Founding};
 use crate::state::{ApplyError, DEFAULT_CONSUMER_GROUP};
-use holdfast_model::Clock;
+use holdfast_model::{Clock, FEATURE_LEVEL};
 
 /// How long a start waits for the group to have a leader. One member elects itself within a second or two.
 const LEADER_DEADLINE: Duration = Duration::from_secs(30);
@@ -187,6 +187,8 @@ impl Registry {
             consumer_groups: vec![DEFAULT_CONSUMER_GROUP.to_owned()],
             policies,
             max_identities: founding.max_identities,
+            // No node of an earlier version is part of it.
+            feature_level: FEATURE_LEVEL,
             ..proto::HubSettings::default()
         })
     }

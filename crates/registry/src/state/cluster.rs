@@ -17,7 +17,7 @@ use holdfast_proto::registry::v1::{
 };
 
 use super::rejection::{ApplyError, Rejection};
-use super::{Stop, Work, layout};
+use super::{Stop, Work, feature_level, layout};
 use crate::cluster::{MAX_NODES, MAX_REMOVED_NODES, MAX_REPLICAS, check_node, check_replication};
 
 const RECORD_VERSION: u32 = 1;
@@ -34,6 +34,7 @@ pub(super) fn change(work: &mut Work<'_>, command: &Command) -> Option<Result<()
         Command::RevokeJoinToken(command) => tokens::revoke(work, command),
         Command::AdmitNode(command) => admit(work, command),
         Command::SetReplicationFactor(command) => set_replication_factor(work, command.replication_factor),
+        Command::RaiseFeatureLevel(command) => feature_level::raise(work, command),
         _ => return None,
     })
 }
@@ -212,14 +213,7 @@ fn remember_removed(work: &mut Work<'_>, node: &NodeRecord) -> Result<(), Stop> 
 }
 
 fn place(work: &mut Work<'_>, command: &SetPlacements) -> Result<(), Stop> {
-    let cluster = existing(work)?;
-    if cluster.view_version != command.expected_view_version {
-        let text = format!(
-            "the cluster's view has version {}, not {}: it has been changed meanwhile",
-            cluster.view_version, command.expected_view_version
-        );
-        return Err(Rejection::new(ErrorCode::PreconditionFailed, text).into());
-    }
+    let cluster = expect_view(work, command.expected_view_version)?;
     let nodes = nodes(work)?;
     let mut seen = BTreeSet::new();
     // Written only when none is refused.
@@ -269,6 +263,17 @@ fn place(work: &mut Work<'_>, command: &SetPlacements) -> Result<(), Stop> {
 fn admit(work: &mut Work<'_>, command: &AdmitNode) -> Result<(), Stop> {
     let cluster = existing(work)?;
     let given = node_of(command.node.as_ref())?;
+    let level = work
+        .view
+        .message::<HubSettings>(layout::SETTINGS)?
+        .map_or(0, |settings| settings.feature_level);
+    if command.feature_level < level {
+        let text = format!(
+            "the hub has feature level {level}, and this node's version of Holdfast does not support it: install the version that the \
+             members run"
+        );
+        return Err(Rejection::new(ErrorCode::InvalidOperation, text).into());
+    }
     let key = layout::join_token(&command.secret_hash);
     let Some(mut token) = work.view.message::<JoinTokenRecord>(&key)? else {
         let reason = "the join token is unknown: it was never made here, or expired long ago";
@@ -346,6 +351,19 @@ fn existing(work: &Work<'_>) -> Result<ClusterRecord, Stop> {
         let text = "the cluster has not been founded yet: the first node does so when it starts";
         Rejection::new(ErrorCode::InvalidOperation, text).into()
     })
+}
+
+/// The cluster, if members and placements are still those of version `expected`.
+pub(super) fn expect_view(work: &Work<'_>, expected: u64) -> Result<ClusterRecord, Stop> {
+    let cluster = existing(work)?;
+    if cluster.view_version == expected {
+        return Ok(cluster);
+    }
+    let text = format!(
+        "the cluster's view has version {}, not {expected}: it has been changed meanwhile",
+        cluster.view_version
+    );
+    Err(Rejection::new(ErrorCode::PreconditionFailed, text).into())
 }
 
 /// Writes the cluster's record with the next version, and marks the view as changed.

@@ -102,6 +102,22 @@ pub(crate) fn check_record(key: &[u8], value: &[u8]) -> Result<&'static str, Str
     }
 }
 
+/// The keys that only commands of these versions or later have written, the latest first.
+pub(crate) fn levels() -> [(u32, Vec<Range<Vec<u8>>>); 6] {
+    let kinds = |letters: &[u8]| letters.iter().copied().map(kind).collect();
+    [
+        (12, kinds(&[OPEN_REGISTRATION, LINKED_HUB, ISSUER, DEVICE_CERTIFICATES])),
+        (
+            11,
+            kinds(&[PROVISIONING[0], ENROLLMENT, ENROLLMENT_GROUP, REGISTRATION]),
+        ),
+        (10, kinds(&[QUOTA_USE[0]])),
+        (8, kinds(&[REVOCATION, CRL])),
+        (6, kinds(&[CA])),
+        (5, kinds(&[SAVED_QUERY])),
+    ]
+}
+
 /// The keys of the registry: those that begin with a letter. Keys before them in the column family belong to the storage
 /// engine.
 pub(crate) fn all() -> Range<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! Refusals and failures of commands.
 
-use holdfast_model::ErrorCode;
+use holdfast_model::{ErrorCode, FEATURE_LEVEL};
 use holdfast_storage::StorageError;
 use thiserror::Error;
 
@@ -41,6 +41,15 @@ pub enum ApplyError {
     /// An entry of the log cannot be decoded.
     #[error("an entry of the registry's log is damaged")]
     DamagedEntry(#[source] prost::DecodeError),
+    /// The hub may hold what this version cannot read.
+    #[error(
+        "the hub has feature level {level}, and this version of Holdfast supports {FEATURE_LEVEL}: start the version that ran here \
+         before, or a later one; nothing has been changed"
+    )]
+    NewerFeatureLevel {
+        /// The hub's.
+        level: u32,
+    },
     /// The command was written by a newer version.
     #[error("the registry's log holds a command of version {version} that this version does not know")]
     NewerCommand {

@@ -2,6 +2,7 @@
 
 mod authorities;
 mod cluster;
+mod feature_level;
 mod model;
 mod policies;
 mod provisioning;

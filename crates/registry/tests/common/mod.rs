@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_consensus::ConsensusConfig;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::transport::Dispatch;
-use holdfast_model::{DeviceId, IdentityId, NodeId, UnixMillis};
+use holdfast_model::{DeviceId, FEATURE_LEVEL, IdentityId, NodeId, UnixMillis};
 use holdfast_registry::{
     Founding, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, Registry, RegistryConfig, Status,
     WriteOperation,
@@ -70,7 +70,7 @@ impl Cluster {
             .create_join_token(Duration::from_secs(60), NodeRole::Core)
             .await
             .unwrap();
-        first.admit(&secret, &node(id)).await.unwrap();
+        first.admit(&secret, &node(id), FEATURE_LEVEL).await.unwrap();
         first.group().add_learner(id).await.unwrap();
         self.start(id).await;
     }

@@ -122,6 +122,7 @@ pub(super) async fn run(call: Call, mut request: Request<'_>) -> Result<Reply, A
         Call::Holdfast(HoldfastCall::ExportGroup(group)) => backup::group(&group, &request).await,
         Call::Holdfast(HoldfastCall::ClusterStatus) => cluster::status(&request).await,
         Call::Holdfast(HoldfastCall::SetReplication) => cluster::set_replication(request).await,
+        Call::Holdfast(HoldfastCall::RaiseFeatureLevel) => cluster::raise_feature_level(&request).await,
         Call::Holdfast(HoldfastCall::CreateJoinToken) => cluster::create_token(request).await,
         Call::Holdfast(HoldfastCall::ListJoinTokens) => cluster::list_tokens(&request).await,
         Call::Holdfast(HoldfastCall::RevokeJoinToken(id)) => cluster::revoke_token(&id, &request).await,

@@ -99,6 +99,7 @@ pub(super) enum HoldfastCall {
     ExportGroup(String),
     ClusterStatus,
     SetReplication,
+    RaiseFeatureLevel,
     CreateJoinToken,
     ListJoinTokens,
     RevokeJoinToken(String),
@@ -440,6 +441,7 @@ fn holdfast_call(method: &Method, rest: &[&str], segments: &[String]) -> Resolve
         ["backup", "groups", _] => only(method, "GET", Call::Holdfast(HoldfastCall::ExportGroup(id(4)))),
         ["cluster"] => only(method, "GET", Call::Holdfast(HoldfastCall::ClusterStatus)),
         ["cluster", "replication"] => only(method, "PUT", Call::Holdfast(HoldfastCall::SetReplication)),
+        ["cluster", "feature-level"] => only(method, "POST", Call::Holdfast(HoldfastCall::RaiseFeatureLevel)),
         // A node can be named "tokens"; it is removed and drained like any other.
         ["nodes", "tokens"] => by_method(
             method,

@@ -84,6 +84,7 @@ async fn each_role_opens_the_calls_of_its_actions() {
         ("GET", "/holdfast/v1/backup/groups/0", "C---"),
         ("GET", "/holdfast/v1/cluster", "CR--"),
         ("PUT", "/holdfast/v1/cluster/replication", "C---"),
+        ("POST", "/holdfast/v1/cluster/feature-level", "C---"),
         ("POST", "/holdfast/v1/nodes/tokens", "C---"),
         ("DELETE", "/holdfast/v1/nodes/n", "C---"),
         ("GET", "/configurations", "CR--"),

@@ -85,7 +85,7 @@ fn healthy() -> Vec<Answered> {
 
 #[test]
 fn a_healthy_cluster_has_no_notes() {
-    let status = assemble(&view(), NodeId(101), &healthy());
+    let status = assemble(&view(), NodeId(101), 12, &healthy());
     assert_eq!(status.notes, Vec::<String>::new());
     assert!(status.healthy);
     let leads: Vec<_> = status
@@ -118,7 +118,7 @@ fn a_healthy_cluster_has_no_notes() {
 fn a_node_without_an_answer_is_shown_as_down_with_advice() {
     let mut answers = healthy();
     answers[2] = down(NodeId(103));
-    let status = assemble(&view(), NodeId(101), &answers);
+    let status = assemble(&view(), NodeId(101), 12, &answers);
     let node = &status.nodes[2];
     assert!(!node.up && node.reason.is_some() && !status.healthy);
     assert!(
@@ -140,7 +140,7 @@ fn a_group_without_a_quorum_names_the_nodes_that_must_return() {
         down(NodeId(102)),
         down(NodeId(103)),
     ];
-    let status = assemble(&view(), NodeId(101), &answers);
+    let status = assemble(&view(), NodeId(101), 12, &answers);
     assert_eq!(status.groups[1].leader, None);
     let note = status
         .notes
@@ -158,7 +158,7 @@ fn of_two_reported_leaders_the_one_with_the_higher_term_counts() {
         NodeId(103),
         vec![replica(0, Leader, Term(2)), replica(1, Leader, Term(9))],
     );
-    let status = assemble(&view(), NodeId(101), &answers);
+    let status = assemble(&view(), NodeId(101), 12, &answers);
     assert_eq!(
         (status.groups[0].leader, status.groups[1].leader),
         (Some(NodeId(101)), Some(NodeId(103)))
@@ -172,7 +172,7 @@ fn changes_in_progress_are_shown_with_node_names() {
         report.groups[1].under_way = "waiting for 103, 999 to catch up".to_owned();
         report.groups[1].progress[2].matched = 0;
     }
-    let status = assemble(&view(), NodeId(101), &answers);
+    let status = assemble(&view(), NodeId(101), 12, &answers);
     assert_eq!(status.notes, ["partition 0: waiting for c, 999 to catch up"]);
     assert_eq!(status.groups[1].replicas[2].lag, Some(50));
 }
@@ -206,7 +206,7 @@ fn an_inconsistent_report_is_shown_and_does_no_harm() {
         node: NodeId(101),
         report: Ok(nonsense),
     }];
-    let status = assemble(&view(), NodeId(101), &answers);
+    let status = assemble(&view(), NodeId(101), 12, &answers);
     assert_eq!(status.nodes[0].disk_free_percent, 100);
     assert_eq!(status.groups[1].replicas.len(), 2);
 }

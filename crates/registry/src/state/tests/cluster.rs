@@ -59,6 +59,7 @@ pub(super) fn admit_command(number: u8, node: NodeRecord) -> Command {
     Command::AdmitNode(AdmitNode {
         secret_hash: hash(number),
         node: Some(node),
+        feature_level: 0,
     })
 }
 

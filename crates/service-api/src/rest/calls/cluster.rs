@@ -50,6 +50,15 @@ pub(super) async fn set_replication(mut request: Request<'_>) -> Result<Reply, A
     })))
 }
 
+/// `POST /holdfast/v1/cluster/feature-level`: to the highest that all members support.
+pub(super) async fn raise_feature_level(request: &Request<'_>) -> Result<Reply, ApiError> {
+    let work = request.shared.control.raise_feature_level();
+    let raised = audited(request, "raiseFeatureLevel", "cluster", work).await?;
+    Ok(Reply::ok(
+        json!({"featureLevel": raised.level, "before": raised.before}),
+    ))
+}
+
 /// `POST /holdfast/v1/nodes/tokens` with `{"validSeconds": n, "role": "core" | "gateway"}`, both optional.
 pub(super) async fn create_token(mut request: Request<'_>) -> Result<Reply, ApiError> {
     let (mut seconds, mut role) = (DEFAULT_TOKEN_SECONDS, NodeRole::Core);

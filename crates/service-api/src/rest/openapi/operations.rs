@@ -472,6 +472,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[ok("Replication")],
     )
     .body("ReplicationWrite"),
+    operation(
+        "POST",
+        "/cluster/feature-level",
+        "raiseFeatureLevel",
+        "Permit the newest formats that all members support; no node can be set back to an earlier version then",
+        &[ok("FeatureLevel")],
+    ),
     get(
         "/nodes/tokens",
         "listJoinTokens",
