@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the hub and its peers with one generator (crates/swarm): benches/run.sh [PART…] [--runs N] …
 #
-# Parts: compare durable memory reader startup cluster replace down connects throttles protocols provisioning footprint; all of them by default. `benches/run.sh --help` tells more.
+# Parts: compare durable memory reader startup cluster replace down connects throttles protocols provisioning footprint backup; all of them by default. `benches/run.sh --help` tells more.
 # Results go to bench-results/ as Markdown and JSON. Peers are installed when a part needs them.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

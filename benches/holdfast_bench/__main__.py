@@ -6,11 +6,11 @@ import traceback
 
 from . import load, machine
 from .machine import Trouble
-from .parts import cluster, compare, connects, down, durable, footprint, memory, protocols, provisioning, reader, replace, startup, throttles
+from .parts import backup, cluster, compare, connects, down, durable, footprint, memory, protocols, provisioning, reader, replace, startup, throttles
 from .peers import hub
 from .report import Part, Report
 
-PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down, connects, throttles, protocols, provisioning, footprint)}
+PARTS = {module.__name__.rsplit(".", 1)[1]: module for module in (compare, durable, memory, reader, startup, cluster, replace, down, connects, throttles, protocols, provisioning, footprint, backup)}
 BUSY_LOAD = 0.5
 
 

@@ -141,7 +141,7 @@ def raise_level(nodes, old, new):
     marker = (files(node) / "holdfast.node").read_bytes()
     node.start(old)
     code = node.process.wait(60)
-    reason = Path(node.log.name).read_text(errors="replace").strip().splitlines()[-1]
+    reason = " ".join(Path(node.log.name).read_text(errors="replace").strip().splitlines()[-2:])
     if code == 0 or (files(node) / "holdfast.node").read_bytes() != marker:
         die(f"OLD has not refused the data: exit code {code}")
     say(f"OLD refuses the data with exit code {code}: {reason}")

@@ -24,6 +24,7 @@ use crate::manifest::{
     UnderWay, file_of,
 };
 use crate::object::{self, Kind, ObjectWriter, SEGMENT_BYTES};
+use crate::point::{self, RegistryPoint};
 use crate::target::Target;
 
 /// An interrupted backup that began longer ago is not continued: it would be as old as its begin.
@@ -144,6 +145,49 @@ pub async fn create(
     Ok(manifest)
 }
 
+/// Keeps the registry as it is now, for a restore at a time until the next backup. The folder has a backup of this cluster.
+///
+/// # Errors
+/// [`BackupError`]; nothing is there then but objects that no one names, which the next call uses.
+pub async fn create_point(
+    source: &impl HubSource,
+    facts: &HubFacts,
+    target: &dyn Target,
+    clock: fn() -> UnixMillis,
+) -> Result<RegistryPoint, BackupError> {
+    claim(target, facts).await?;
+    let begun = clock();
+    let options = CreateOptions {
+        with_log: false,
+        full: false,
+        clock,
+    };
+    let mut run = Run {
+        source,
+        target,
+        full: false,
+        manifest: new_manifest(facts, options, begun, String::new()),
+        before: None,
+        config: PartitionConfig::default(),
+        progress: Progress::default(),
+        report: &mut |_| (),
+    };
+    let registry = run.registry().await?;
+    let point = RegistryPoint {
+        format: FORMAT,
+        id: free_id(target, begun, point::file_of).await?,
+        hub_id: facts.hub_id.clone(),
+        cluster: facts.cluster.clone(),
+        begun_ms: begun.0,
+        ended_ms: clock().0,
+        wrapped_key: facts.wrapped_key.clone(),
+        registry,
+        checksum: String::new(),
+    };
+    target.put(&point::file_of(&point.id), point.encode()).await?;
+    Ok(point)
+}
+
 /// Refuses a folder that holds backups of another hub, or something else; makes an empty one this hub's.
 async fn claim(target: &dyn Target, facts: &HubFacts) -> Result<(), BackupError> {
     if let Some(content) = target.get(REPOSITORY, MAX_REPOSITORY_BYTES).await? {
@@ -199,23 +243,7 @@ async fn begin(
     options: CreateOptions,
     now: UnixMillis,
 ) -> Result<(Manifest, Option<String>), BackupError> {
-    let new = Manifest {
-        format: FORMAT,
-        id: free_id(target, now).await?,
-        hub: facts.hub.clone(),
-        hub_id: facts.hub_id.clone(),
-        cluster: facts.cluster.clone(),
-        program: facts.program.clone(),
-        partitions: facts.partitions,
-        begun_ms: now.0,
-        ended_ms: 0,
-        with_log: options.with_log,
-        wrapped_key: facts.wrapped_key.clone(),
-        registry: None,
-        partition: Vec::new(),
-        under_way: None,
-        checksum: String::new(),
-    };
+    let new = new_manifest(facts, options, now, free_id(target, now, file_of).await?);
     let Some(old) = manifest::unfinished(target).await?.filter(|_| !options.full) else {
         return Ok((new, None));
     };
@@ -238,8 +266,28 @@ async fn begin(
     Ok((continued, Some(id)))
 }
 
-/// The id of a backup that begins now; later by seconds when there is one of this second.
-async fn free_id(target: &dyn Target, now: UnixMillis) -> Result<String, BackupError> {
+fn new_manifest(facts: &HubFacts, options: CreateOptions, now: UnixMillis, id: String) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        id,
+        hub: facts.hub.clone(),
+        hub_id: facts.hub_id.clone(),
+        cluster: facts.cluster.clone(),
+        program: facts.program.clone(),
+        partitions: facts.partitions,
+        begun_ms: now.0,
+        ended_ms: 0,
+        with_log: options.with_log,
+        wrapped_key: facts.wrapped_key.clone(),
+        registry: None,
+        partition: Vec::new(),
+        under_way: None,
+        checksum: String::new(),
+    }
+}
+
+/// The id of a backup or point that begins now; later by seconds when there is one of this second.
+async fn free_id(target: &dyn Target, now: UnixMillis, file_of: fn(&str) -> String) -> Result<String, BackupError> {
     let mut at = now;
     loop {
         let id = manifest::new_id(at);

@@ -3,6 +3,7 @@
 //! ```text
 //! holdfast-backup.json      whose backups the folder holds
 //! backups/ID.json           a manifest; the id is the time at which the backup began, in UTC
+//! points/ID.json            the registry of a moment between two backups (`point`)
 //! unfinished.json           the manifest of a backup that was interrupted, as far as it has come
 //! objects/ab/SHA-256        objects, shared by all backups
 //! ```
@@ -28,7 +29,7 @@ pub(crate) const UNFINISHED: &str = "unfinished.json";
 const BACKUPS: &str = "backups";
 
 /// Longer than any manifest: a line of 120 bytes for each object, and half a million objects.
-const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// An object, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,7 +191,7 @@ impl Repository {
     }
 }
 
-fn check_format(name: &str, content: &[u8]) -> Result<(), BackupError> {
+pub(crate) fn check_format(name: &str, content: &[u8]) -> Result<(), BackupError> {
     #[derive(Deserialize)]
     struct OfAnyFormat {
         format: u64,
@@ -271,6 +272,12 @@ impl Manifest {
             .chain(partitions)
     }
 
+    /// Every object that it names, those of a partition in progress included.
+    pub(crate) fn all_objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        let under_way = self.under_way.iter().flat_map(|under_way| &under_way.segments);
+        self.objects().chain(under_way.map(|segment| &segment.object))
+    }
+
     /// The bytes of all its objects, those that other backups share included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -308,7 +315,7 @@ impl PartitionPart {
 }
 
 /// A value as the text of its file.
-fn text_of(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn text_of(value: &impl Serialize) -> Vec<u8> {
     // Strings and numbers: encoding cannot fail.
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');

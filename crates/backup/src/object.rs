@@ -49,9 +49,12 @@ pub(crate) const HEAD: u8 = 1;
 pub(crate) const POINTS: u8 = 2;
 pub(crate) const SKIPPED: u8 = 3;
 
+/// The folder of objects.
+pub(crate) const FOLDER: &str = "objects";
+
 /// The name under which an object lies.
 pub(crate) fn name(sha256: &str) -> String {
-    format!("objects/{}/{sha256}", sha256.get(..2).unwrap_or_default())
+    format!("{FOLDER}/{}/{sha256}", sha256.get(..2).unwrap_or_default())
 }
 
 pub(crate) fn sha256(content: &[u8]) -> String {

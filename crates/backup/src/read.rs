@@ -12,7 +12,7 @@ use holdfast_registry::backup::Record;
 use holdfast_storage::StorageError;
 
 use crate::error::BackupError;
-use crate::manifest::{Manifest, ObjectRef, PartitionPart};
+use crate::manifest::{Manifest, ObjectRef, PartitionPart, RegistryPart};
 use crate::object::{self, Kind, MAX_OBJECT_BYTES};
 use crate::target::Target;
 
@@ -48,6 +48,16 @@ pub async fn registry(
     let Some(part) = &manifest.registry else {
         return Err(BackupError::damaged(&manifest.id, "it has no registry"));
     };
+    registry_part(target, part, take, done).await
+}
+
+/// The same of a registry that is part of no manifest.
+pub(crate) async fn registry_part(
+    target: &dyn Target,
+    part: &RegistryPart,
+    take: &mut (dyn FnMut(Record) -> Result<(), BackupError> + Send),
+    done: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), BackupError> {
     let mut records = 0;
     for reference in &part.objects {
         let mut items = items(target, reference, Kind::Registry, GroupId::REGISTRY).await?;

@@ -1,4 +1,4 @@
-//! Where backups lie: named contents in a folder.
+//! Where backups lie: named contents in a folder, or in an object store (`remote`).
 //!
 //! Invariants: a content is either there completely and durably, or not at all; one process writes to a folder at a time; files
 //! are readable by their owner alone, since they hold messages and twins.
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 /// The lock of a folder.
-const LOCK: &str = "backup.lock";
+pub(crate) const LOCK: &str = "backup.lock";
 /// Where contents are written before they get their names.
 const UNFINISHED: &str = "unfinished";
 
@@ -36,6 +36,16 @@ pub enum TargetError {
     /// Another process writes there.
     #[error("another process makes a backup in {}: wait until it has ended", .0.display())]
     InUse(PathBuf),
+    /// The object store does not do it.
+    #[error("{operation} {name}: {reason}")]
+    Store {
+        /// The operation.
+        operation: &'static str,
+        /// Where.
+        name: String,
+        /// Why not, in words for an operator.
+        reason: String,
+    },
     /// The file is longer than what it should hold.
     #[error("{} is longer than it was written", .0.display())]
     TooLong(PathBuf),
@@ -60,6 +70,11 @@ pub trait Target: Send + Sync {
 
     /// Removes `name`; nothing happens when it is not there.
     fn delete<'a>(&'a self, name: &'a str) -> Work<'a, ()>;
+
+    /// Lets another process write there. A folder does so by itself when the process ends.
+    fn release(&self) -> Work<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A folder of this machine.

@@ -12,7 +12,8 @@ use holdfast_partition::backup::SnapshotCheck;
 use holdfast_registry::backup::check_record;
 
 use crate::error::BackupError;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, RegistryPart};
+use crate::point::points;
 use crate::read;
 use crate::target::Target;
 
@@ -51,16 +52,40 @@ pub async fn verify(
         read::partition(target, part, &mut |chunk| check.write(chunk), done).await?;
         check.finish().map_err(BackupError::storage(GroupId::partition(id.0)))?;
     }
+    let registry = manifest.registry.as_ref();
+    let registry = registry.ok_or_else(|| BackupError::damaged("the manifest", "it has no registry"))?;
+    check_registry(target, registry, &mut found.records, done).await?;
+    Ok(found)
+}
+
+/// Checks the states of the registry that were kept between backups, and gives their number.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_points(target: &dyn Target, done: &mut (dyn FnMut(u64) + Send)) -> Result<u64, BackupError> {
+    let mut count = 0;
+    for point in points(target).await? {
+        check_registry(target, &point?.registry, &mut BTreeMap::new(), done).await?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+async fn check_registry(
+    target: &dyn Target,
+    registry: &RegistryPart,
+    found: &mut BTreeMap<&'static str, u64>,
+    done: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), BackupError> {
     let mut last = Bytes::new();
     let mut take = |(key, value): (Bytes, Bytes)| {
         if key <= last {
             return Err(BackupError::damaged("the registry", "its keys do not ascend"));
         }
         let kind = check_record(&key, &value).map_err(|reason| BackupError::damaged("the registry", reason))?;
-        *found.records.entry(kind).or_default() += 1;
+        *found.entry(kind).or_default() += 1;
         last = key;
         Ok(())
     };
-    read::registry(target, manifest, &mut take, done).await?;
-    Ok(found)
+    read::registry_part(target, registry, &mut take, done).await
 }

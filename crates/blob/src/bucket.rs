@@ -11,6 +11,7 @@ mod credentials;
 mod error;
 mod http;
 mod objects;
+mod remote;
 mod write;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use config::S3Config;
 pub use credentials::{BucketSetupError, CREDENTIAL_VARIABLES};
 pub use error::{BucketCause, BucketError};
 pub(crate) use objects::{Object, Pieces};
+pub use remote::{InvalidPlace, RemoteAccess, RemotePlace, describe, is_remote_endpoint, open_remote};
 pub(crate) use write::{NewObject, PartsLog};
 
 /// Longest key of an object.
@@ -53,6 +55,46 @@ struct Inner {
     is_failing: Mutex<bool>,
 }
 
+/// The TLS of a service whose CA is in `ca_file`. Blocks.
+fn tls(ca_file: Option<&std::path::Path>, endpoint: &str) -> Result<rustls::ClientConfig, BucketSetupError> {
+    let roots = match holdfast_client::tls::roots(ca_file) {
+        // Without TLS a system without a list of CAs is enough.
+        Err(_) if ca_file.is_none() && endpoint.starts_with("http://") => Ok(RootCertStore::empty()),
+        roots => roots,
+    };
+    let tls = roots.and_then(|roots| holdfast_client::tls::config_with(roots, rustls::DEFAULT_VERSIONS));
+    tls.map_err(|error| BucketSetupError::Tls(format!("{error:#}")))
+}
+
+/// The client of the bucket of `config`. Sends nothing. Blocks.
+fn client(config: &S3Config, environment: &[(String, String)]) -> Result<AmazonS3, BucketSetupError> {
+    let timeout = config.request_timeout.get();
+    let tls = tls(config.ca_file.as_deref(), &config.endpoint)?;
+    let mut builder = AmazonS3Builder::new()
+        .with_http_connector(http::Client::new(tls, timeout))
+        .with_bucket_name(&config.bucket)
+        .with_region(&config.region)
+        .with_virtual_hosted_style_request(config.virtual_hosted)
+        .with_allow_http(true)
+        // One request each; not every service has the other one.
+        .with_disable_bulk_delete(true)
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: MAX_RETRIES,
+            // No attempt begins after it.
+            retry_timeout: timeout,
+        });
+    if !config.endpoint.is_empty() {
+        let endpoint = config.endpoint.trim_end_matches('/');
+        builder = builder.with_endpoint(match (config.virtual_hosted, endpoint.split_once("://")) {
+            (true, Some((scheme, host))) => format!("{scheme}://{}.{host}", config.bucket),
+            _ => endpoint.to_owned(),
+        });
+    }
+    let s3 = credentials::add(builder, config, environment)?.build();
+    s3.map_err(|error| BucketSetupError::Settings(error.to_string()))
+}
+
 impl Bucket {
     /// The bucket of `config` for the blobs of `container`; `environment` may have its credentials ([`CREDENTIAL_VARIABLES`]). Sends
     /// nothing. Blocks.
@@ -64,38 +106,9 @@ impl Bucket {
         container: &str,
         environment: &[(String, String)],
     ) -> Result<Self, BucketSetupError> {
-        let roots = match holdfast_client::tls::roots(config.ca_file.as_deref()) {
-            // Without TLS a system without a list of CAs is enough.
-            Err(_) if config.ca_file.is_none() && config.endpoint.starts_with("http://") => Ok(RootCertStore::empty()),
-            roots => roots,
-        };
-        let tls = roots.and_then(|roots| holdfast_client::tls::config_with(roots, rustls::DEFAULT_VERSIONS));
-        let tls = tls.map_err(|error| BucketSetupError::Tls(format!("{error:#}")))?;
-        let timeout = config.request_timeout.get();
-        let mut builder = AmazonS3Builder::new()
-            .with_http_connector(http::Client::new(tls, timeout))
-            .with_bucket_name(&config.bucket)
-            .with_region(&config.region)
-            .with_virtual_hosted_style_request(config.virtual_hosted)
-            .with_allow_http(true)
-            // One request each; not every service has the other one.
-            .with_disable_bulk_delete(true)
-            .with_retry(RetryConfig {
-                backoff: BackoffConfig::default(),
-                max_retries: MAX_RETRIES,
-                // No attempt begins after it.
-                retry_timeout: timeout,
-            });
-        if !config.endpoint.is_empty() {
-            let endpoint = config.endpoint.trim_end_matches('/');
-            builder = builder.with_endpoint(match (config.virtual_hosted, endpoint.split_once("://")) {
-                (true, Some((scheme, host))) => format!("{scheme}://{}.{host}", config.bucket),
-                _ => endpoint.to_owned(),
-            });
-        }
-        let s3 = credentials::add(builder, config, environment)?.build();
+        let s3 = client(config, environment)?;
         Ok(Self(Arc::new(Inner {
-            s3: Arc::new(s3.map_err(|error| BucketSetupError::Settings(error.to_string()))?),
+            s3: Arc::new(s3),
             config: config.clone(),
             container: container.to_owned(),
             places: Arc::new(Semaphore::new(config.writes)),

@@ -24,7 +24,10 @@ mod shared_key;
 mod store;
 
 pub use account::{Account, AccountError};
-pub use bucket::{Bucket, BucketCause, BucketError, BucketSetupError, CREDENTIAL_VARIABLES, S3Config};
+pub use bucket::{
+    Bucket, BucketCause, BucketError, BucketSetupError, CREDENTIAL_VARIABLES, InvalidPlace, RemoteAccess, RemotePlace,
+    S3Config, describe as describe_store_error, is_remote_endpoint, open_remote,
+};
 pub use config::BlobConfig;
 pub use metrics::METRICS;
 pub use names::{InvalidName, is_blob, is_container, is_hub_word};

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use holdfast_cli::exit_code::Failure;
 use holdfast_cli::print;
 
-mod backup;
+pub(crate) mod backup;
 mod config;
 mod dev;
 mod restore;

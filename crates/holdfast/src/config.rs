@@ -30,7 +30,7 @@ use holdfast_storage::StorageConfig;
 
 use sections::{AuditConfig, LogConfig, OpsConfig, SecretsConfig, ServiceAuthConfig};
 pub(crate) use sections::{
-    ClusterConfig, CrlConfig, HubConfig, ListenConfig, LogFormat, MAX_ALTERNATIVES, Resumption, TlsConfig,
+    BackupConfig, ClusterConfig, CrlConfig, HubConfig, ListenConfig, LogFormat, MAX_ALTERNATIVES, Resumption, TlsConfig,
 };
 
 /// The whole configuration of a node; the fields in the order of the manual.
@@ -57,7 +57,7 @@ tree! {
     hub: HubConfig, listen: ListenConfig, tls: TlsConfig, crl: CrlConfig, secrets: SecretsConfig, service_auth: ServiceAuthConfig, oidc: OidcConfig, cluster: ClusterConfig,
     control: ControlConfig, peers: PeersConfig, ops: OpsConfig, log: LogConfig, audit: AuditConfig,
     storage: StorageConfig, consensus: ConsensusConfig, registry: RegistryConfig, partition: PartitionConfig,
-    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, s3: S3Config, events: EventsConfig, rest: RestConfig
+    device_hub: DeviceHubConfig, twins: TwinsConfig, throttles: ThrottlesConfig, net: NetConfig, mqtt: MqttConfig, amqp: AmqpConfig, https: HttpsConfig, provisioning: ProvisioningConfig, upload: UploadConfig, blob: BlobConfig, s3: S3Config, backup: BackupConfig, events: EventsConfig, rest: RestConfig
 }
 
 /// Session calls that one node may have in flight at another, besides those of waiting connects: link renewals, new

@@ -4,6 +4,7 @@
 //! start and stop, and what is said about it.
 //! Start at [`cli::run`]; the node itself is put together in [`node`].
 
+mod backup_target;
 mod certs;
 mod cli;
 mod config;

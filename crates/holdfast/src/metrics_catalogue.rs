@@ -34,6 +34,20 @@ holdfast_model::metrics! {
     gauge crls_ended() = "holdfast_crls_ended";
     /// Attempts to deliver notifications about uploaded files to the webhook: delivered, failed.
     counter webhook_deliveries(outcome) = "holdfast_upload_webhook_deliveries_total";
+    /// When the newest backup of the schedule had ended, seconds since 1970; 0: none is known. On the leader of the registry.
+    gauge backup_last_success() = "holdfast_backup_last_success_timestamp_seconds";
+    /// How long it took.
+    gauge backup_duration() = "holdfast_backup_last_duration_seconds";
+    /// What it holds, with what it shares with others.
+    gauge backup_bytes() = "holdfast_backup_last_bytes";
+    /// The longest time between two backups that the schedule has; 0: there is no schedule.
+    gauge backup_interval() = "holdfast_backup_interval_seconds";
+    /// Runs of the schedule: done, failed.
+    counter backup_runs(outcome) = "holdfast_backup_runs_total";
+    /// Bytes that runs of the schedule have read from the hub.
+    counter backup_read_bytes() = "holdfast_backup_read_bytes_total";
+    /// States of the registry that were kept between backups.
+    counter backup_registry_states() = "holdfast_backup_registry_states_total";
     /// Fetches of CRLs: new, unchanged, failed.
     counter crl_fetches(outcome) = "holdfast_crl_fetches_total";
 }

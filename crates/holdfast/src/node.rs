@@ -6,6 +6,7 @@
 //! flush has begun.
 //! Not here: how a node is put together (`holdfast_node`), and what its parts do.
 
+mod backup_schedule;
 mod certificate_ends;
 mod certificates;
 mod cluster_join;
@@ -159,6 +160,12 @@ impl Node {
         let fetching = crl_fetch::run(config.crl.clone(), Arc::clone(&node.hub), stop.clone());
         holdfast_tasks::spawn_critical("crl-fetch", fetching);
         let control = node.control.clone().context("the node has no control")?;
+        // An empty text is no schedule.
+        if let Ok(schedule) = config.backup.schedule.parse() {
+            let (registry, control) = (node.registry.clone(), control.clone());
+            let backups = backup_schedule::run(config.backup.clone(), schedule, registry, control, stop.clone());
+            holdfast_tasks::spawn_critical("backups", backups);
+        }
         let issuer = config.oidc.is_on().then(|| Issuer::new(&config.oidc));
         if let Some(issuer) = &issuer {
             holdfast_tasks::spawn_critical("issuer-keys", issuer.clone().follow(stop.clone()));

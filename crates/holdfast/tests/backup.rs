@@ -180,6 +180,18 @@ fn a_hub_under_load_is_restored_and_grows_to_three_nodes() {
     let listed = offline(&["backup", "list", folder.to_str().unwrap(), "--json"]);
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
+    let (name, files) = (folder.to_str().unwrap(), objects(&folder).len());
+    refused(&offline(&["backup", "prune", name]), 2, &["--keep"]);
+    made(&offline(&["backup", "prune", name, "--keep", "2"]));
+    assert_eq!(objects(&folder).len(), files, "every file is of a backup");
+    let would = made(&offline(&["backup", "prune", name, "--keep", "1", "--dry-run"]));
+    assert!(would.contains("Would be removed: 1 backups"), "{would}");
+    assert_eq!(objects(&folder).len(), files);
+    made(&offline(&["backup", "prune", name, "--keep", "1", "--keep-days", "2"]));
+    assert_eq!(objects(&folder).len(), files, "either rule keeps");
+    made(&offline(&["backup", "prune", name, "--keep", "1"]));
+    assert!(objects(&folder).len() < files);
+    assert!(made(&verify(&folder)).matches("is whole").count() == 1);
 
     let mut restored = Hub::idle();
     made(&restore(&restored, &hub, &folder, &[]));
@@ -220,6 +232,66 @@ fn a_hub_under_load_is_restored_and_grows_to_three_nodes() {
     made(&create(&restored, &other.path().join("of-three"), &["--with-log"]));
     let of_three = verify(&other.path().join("of-three"));
     assert!(made(&of_three).contains("is whole"));
+}
+
+#[test]
+fn the_hub_backs_itself_up_by_its_schedule() {
+    let other = tempfile::tempdir().unwrap();
+    let folder = other.path().join("backups");
+    let place = folder.to_str().unwrap();
+    let target = format!("backup.target={place}");
+    let args = [
+        "--set",
+        &target,
+        "--set",
+        "backup.schedule=1h",
+        "--set",
+        "backup.keep=2",
+    ];
+    let mut hub = Hub::start(&args);
+    hub.ok(&["device", "create", "d"]);
+    let backups = || std::fs::read_dir(folder.join("backups")).map_or(0, Iterator::count);
+    hub.until("the first backup", |_| backups() == 1);
+    // Nothing is due any more, for another leader neither.
+    hub.stop();
+    hub.launch(&args);
+    hub.until("the newest backup is known", |hub| {
+        let (_, metrics) = hub.ops("/metrics");
+        metrics.contains("holdfast_backup_interval_seconds 3600\n")
+            && metrics.contains("holdfast_backup_last_success_timestamp_seconds 1")
+    });
+    assert_eq!(backups(), 1);
+    assert!(made(&verify(&folder)).contains("is whole"));
+
+    // Older than any backup, and now.
+    let restored = Hub::idle();
+    let early = restore(&restored, &hub, &folder, &["--at", "2020-01-01T00:00:00Z"]);
+    refused(&early, 3, &["oldest one ended at"]);
+    refused(
+        &restore(&restored, &hub, &folder, &["--at", "yesterday"]),
+        2,
+        &["is no time"],
+    );
+    let now = restore(&restored, &hub, &folder, &["--at", "2100-01-01T00:00:00Z"]);
+    assert!(made(&now).contains("with its own registry"));
+    hub.stop();
+    for (wrong, word) in [
+        ("backup.schedule=daily", "02:30"),
+        ("backup.target=ftp://x/y", "s3://BUCKET/PREFIX"),
+        ("backup.registry_interval=5s", "at least 1m"),
+    ] {
+        let args = [
+            "config",
+            "check",
+            "--set",
+            &target,
+            "--set",
+            "backup.schedule=1h",
+            "--set",
+            wrong,
+        ];
+        refused(&offline(&args), 2, &[word]);
+    }
 }
 
 #[test]

@@ -53,6 +53,49 @@ fn messages(hub: &Hub) -> BTreeMap<String, Vec<u64>> {
 }
 
 #[test]
+fn an_earlier_directory_can_be_set_back_until_its_feature_level_is_raised() {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-9bf2ea5.tar.gz");
+    let mut args = ARGS.to_vec();
+    // What the configuration says of retention is a command of version 9.
+    args.extend([
+        "--set",
+        "cluster.raise_feature_level=false",
+        "--set",
+        "partition.retention=3d",
+    ]);
+    let mut hub = Hub::unpack(&archive, &args);
+    let level = |hub: &Hub| hub.json(&["cluster", "status", "--json"])["featureLevel"].clone();
+    let marker = |hub: &Hub| std::fs::read_to_string(hub.data_dir.join("holdfast.node")).unwrap();
+    let save = ["query", "save", "all", "SELECT * FROM devices"];
+    assert_eq!(level(&hub), 3);
+    hub.ok(&["device", "create", "new"]);
+    let refused = hub.command(&save);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("503001"), "{said}");
+    assert!(said.contains("needs feature level 5, and the hub has 3"), "{said}");
+    assert!(marker(&hub).contains("format = 1\n"), "the earlier version opens it");
+
+    let raised = hub.ok(&["cluster", "feature-level", "--raise"]);
+    assert!(raised.contains("is 12; it was 3"), "{raised}");
+    hub.ok(&save);
+    hub.until("the marker has the level", |hub| {
+        marker(hub).contains("feature_level = 12\n")
+    });
+    hub.until("the retention of the configuration", |hub| {
+        hub.json(&["settings", "show", "-o", "json"])["retentionSeconds"] == 3 * 86_400
+    });
+
+    // By itself, and for good.
+    let mut other = Hub::unpack(&archive, &ARGS);
+    other.until("the level is raised", |hub| level(hub) == 12);
+    other.until("it is in the marker", |hub| {
+        marker(hub).contains("feature_level = 12\n")
+    });
+    assert_eq!(other.stop().code(), Some(0));
+    assert_eq!(hub.stop().code(), Some(0));
+}
+
+#[test]
 fn a_directory_of_commit_9bf2ea5_opens_serves_and_takes_more() {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data-9bf2ea5.tar.gz");
     let mut hub = Hub::unpack(&archive, &ARGS);

@@ -1,6 +1,11 @@
 //! The hub's settings follow the configuration of the node that leads the registry.
 
+use std::time::Duration;
+
 use holdfast_registry::{Founding, Registry, RegistryError, SettingsChange};
+
+/// How long a change waits that the hub's feature level does not permit yet.
+const LEVEL_RETRY: Duration = Duration::from_secs(1);
 
 /// Applies `wanted` now when this node leads the registry, else the first time that it does.
 ///
@@ -8,7 +13,11 @@ use holdfast_registry::{Founding, Registry, RegistryError, SettingsChange};
 /// When this node leads and the change fails.
 pub(crate) async fn follow(registry: &Registry, wanted: Founding) -> Result<(), RegistryError> {
     if registry.is_leader() {
-        return adopt(registry, &wanted).await;
+        match adopt(registry, &wanted).await {
+            // The level is raised when the node runs.
+            Err(RegistryError::FeatureLevel { .. }) => {}
+            outcome => return outcome,
+        }
     }
     holdfast_tasks::spawn_critical("adopt-settings", adopt_as_leader(registry.clone(), wanted));
     Ok(())
@@ -16,13 +25,26 @@ pub(crate) async fn follow(registry: &Registry, wanted: Founding) -> Result<(), 
 
 async fn adopt_as_leader(registry: Registry, wanted: Founding) {
     let mut changes = registry.group().watch();
-    while !registry.is_leader() {
-        if changes.changed().await.is_err() {
-            return;
+    let mut waits = false;
+    loop {
+        while !registry.is_leader() {
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
-    }
-    if let Err(error) = adopt(&registry, &wanted).await {
-        tracing::warn!(%error, "the hub's settings do not follow the configuration until the next leader is elected");
+        match adopt(&registry, &wanted).await {
+            Ok(()) => return,
+            Err(error @ RegistryError::FeatureLevel { .. }) => {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(%error, "the hub's settings follow the configuration later");
+                }
+                tokio::time::sleep(LEVEL_RETRY).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the hub's settings do not follow the configuration until the next leader is elected");
+                return;
+            }
+        }
     }
 }
 

@@ -31,7 +31,9 @@ use holdfast_cluster::route::Owner;
 use holdfast_consensus::sim::SimNetwork;
 use holdfast_consensus::{GroupId, Members};
 use holdfast_device_hub::{DeviceHub, Refusal};
-use holdfast_model::{Clock, DeviceId, IdentityId, Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis};
+use holdfast_model::{
+    Clock, DeviceId, FEATURE_LEVEL, IdentityId, Incarnation, NodeId, PartitionCount, PartitionId, UnixMillis,
+};
 use holdfast_partition::{PartitionConfig, StartPosition};
 use holdfast_registry::{
     Authentication, ClusterView, IdentityContent, IdentityWrite, IfMatch, NodeInfo, NodeRole, NodeState, WriteOperation,
@@ -199,7 +201,7 @@ impl Cluster {
     async fn admit(&self, id: NodeId) {
         let first = &self.nodes[&NodeId(1)].registry;
         let secret = first.create_join_token(60 * SECOND, NodeRole::Core).await.unwrap();
-        first.admit(&secret, &info(id)).await.unwrap();
+        first.admit(&secret, &info(id), FEATURE_LEVEL).await.unwrap();
     }
 
     /// Waits until every group is as the registry wants it.

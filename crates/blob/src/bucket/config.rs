@@ -56,7 +56,7 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn is_endpoint(url: &str) -> bool {
+pub(super) fn is_endpoint(url: &str) -> bool {
     let Ok(uri) = url.parse::<http::Uri>() else {
         return false;
     };
@@ -67,12 +67,12 @@ fn is_endpoint(url: &str) -> bool {
     is_web && has_host && matches!(uri.path(), "" | "/") && uri.query().is_none()
 }
 
-fn is_bucket(name: &str) -> bool {
+pub(super) fn is_bucket(name: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     (3..=63).contains(&name.len()) && name.bytes().all(is_plain) && !name.contains("..")
 }
 
-fn is_prefix(prefix: &str) -> bool {
+pub(super) fn is_prefix(prefix: &str) -> bool {
     let is_segment = |segment: &str| {
         !matches!(segment, "" | "." | "..")
             && segment

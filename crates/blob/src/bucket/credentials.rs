@@ -40,10 +40,19 @@ pub const CREDENTIAL_VARIABLES: [&str; 10] = [
 pub enum BucketSetupError {
     /// Nothing says who the hub is.
     #[error(
-        "no credentials for the bucket: set s3.credentials_file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
-         AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or s3.instance_credentials"
+        "no credentials for the bucket: set credentials_file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+         AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or instance_credentials"
     )]
     NoCredentials,
+    /// The same for Azure Blob.
+    #[error(
+        "no credentials for the container: set credentials_file, or AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN, or \
+         AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, or instance_credentials"
+    )]
+    NoAzureCredentials,
+    /// The file has another content.
+    #[error("{} does not hold one line, the key of the account", .0.display())]
+    NotOneLine(PathBuf),
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     File {
@@ -60,7 +69,7 @@ pub enum BucketSetupError {
     #[error("the CAs of the bucket's service cannot be used: {0}")]
     Tls(String),
     /// The rest of the settings cannot be used.
-    #[error("the settings of section [s3] cannot be used: {0}")]
+    #[error("the settings of the object store cannot be used: {0}")]
     Settings(String),
 }
 

@@ -131,7 +131,8 @@ impl From<StoreError> for BucketError {
         let status = status(&text);
         let cause = of_answer(code, status, &error, &text);
         let shown = match (code, message) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
+            // Azure adds lines with the id and the time of the request.
+            (Some(code), Some(message)) => format!("{code}: {}", message.lines().next().unwrap_or_default()),
             (Some(code), None) => code.to_owned(),
             // What comes before the answer's body.
             _ => text
@@ -185,10 +186,17 @@ fn of_answer(code: Option<&str>, status: Option<u16>, error: &StoreError, text: 
             | "InvalidToken"
             | "InvalidSecurity"
             | "NotSignedUp"
-            | "UnauthorizedAccess",
+            | "UnauthorizedAccess"
+            | "AuthenticationFailed",
         ) => return BucketCause::Credentials,
-        Some("AccessDenied" | "AllAccessDisabled" | "AccountProblem") => return BucketCause::Denied,
-        Some("NoSuchBucket" | "InvalidBucketName") => return BucketCause::NoBucket,
+        Some(
+            "AccessDenied"
+            | "AllAccessDisabled"
+            | "AccountProblem"
+            | "AuthorizationFailure"
+            | "AuthorizationPermissionMismatch",
+        ) => return BucketCause::Denied,
+        Some("NoSuchBucket" | "InvalidBucketName" | "ContainerNotFound") => return BucketCause::NoBucket,
         Some(
             "AuthorizationHeaderMalformed"
             | "PermanentRedirect"
@@ -197,7 +205,9 @@ fn of_answer(code: Option<&str>, status: Option<u16>, error: &StoreError, text: 
             | "AuthorizationQueryParametersError",
         ) => return BucketCause::Region,
         Some("RequestTimeTooSkewed" | "RequestExpired") => return BucketCause::Clock,
-        Some("SlowDown" | "ServiceUnavailable" | "InternalError" | "OperationAborted") => return BucketCause::Busy,
+        Some("SlowDown" | "ServiceUnavailable" | "ServerBusy" | "InternalError" | "OperationAborted") => {
+            return BucketCause::Busy;
+        }
         Some("BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "InvalidDigest" | "InvalidPart") => {
             return BucketCause::Content;
         }

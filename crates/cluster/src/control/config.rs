@@ -19,7 +19,7 @@ holdfast_config::section! {
         pub max_lag: u64 = 256, in 1..=100_000 => "must be 1 to 100000 entries";
         /// Raise the hub's feature level as soon as all members support a higher one. `false`: only
         /// `holdfast cluster feature-level --raise` does, and until then every node can be set back to the version before the
-        /// upgrade. What the leader of the registry has counts: set it on all nodes.
+        /// upgrade. The value of the registry's leader counts: set it on all nodes.
         pub raise_feature_level: bool = true;
     }
 }

@@ -1,21 +1,27 @@
-//! `holdfast backup create|verify|list`, and what `restore` shares with it.
+//! `holdfast backup create|verify|list|prune`, and what `restore` shares with it.
 //!
 //! Not here: the form of a backup and the rules of consistency (`holdfast_backup`), the calls to the hub (`holdfast_cli::export`).
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Subcommand;
 use futures_util::stream;
-use holdfast_backup::{BackupError, CreateOptions, Directory, Exported, HubFacts, HubSource, Manifest, Verified};
+use holdfast_backup::{
+    BackupError, CreateOptions, Exported, HubFacts, HubSource, Keep, Manifest, Target, TargetError, Verified,
+};
 use holdfast_cli::LoginArgs;
 use holdfast_cli::exit_code::{Failure, Outcome};
 use holdfast_cli::export::ExportClient;
 use holdfast_consensus::{GroupId, LogScope};
 use holdfast_model::Clock;
+use holdfast_storage::StorageError;
 use serde_json::json;
+
+use super::ConfigSource;
+use crate::backup_target::{self, Access};
+use crate::config::{BackupConfig, Config};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -23,9 +29,9 @@ pub(crate) enum Command {
     ///
     /// Everything that was acknowledged before the command began is in the backup. An interrupted backup is continued by the same command.
     Create {
-        /// The folder of this hub's backups; made when it is missing
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
+        /// The folder of this hub's backups, made when it is missing; or s3://BUCKET/PREFIX, azure://ACCOUNT/CONTAINER/PREFIX
+        #[arg(long, value_name = "TARGET")]
+        to: String,
         /// With the events; those of an earlier backup in the folder are not read again
         #[arg(long)]
         with_log: bool,
@@ -33,28 +39,52 @@ pub(crate) enum Command {
         #[arg(long)]
         full: bool,
         #[command(flatten)]
+        source: ConfigSource,
+        #[command(flatten)]
         login: LoginArgs,
     },
     /// Check every file of a backup, every record and every event, as a restore does
     Verify {
-        /// The folder
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The folder or URL
+        #[arg(value_name = "TARGET")]
+        target: String,
         /// The backup; default: the newest
         #[arg(long, value_name = "ID", conflicts_with = "all")]
         backup: Option<String>,
         /// All backups of the folder
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        source: ConfigSource,
     },
     /// Show the backups of a folder
     List {
-        /// The folder
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The folder or URL
+        #[arg(value_name = "TARGET")]
+        target: String,
         /// As JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        source: ConfigSource,
+    },
+    /// Remove old backups, and the files that no other backup needs; the newest one stays
+    #[command(group = clap::ArgGroup::new("rule").required(true).multiple(true).args(["keep", "keep_days"]))]
+    Prune {
+        /// The folder or URL
+        #[arg(value_name = "TARGET")]
+        target: String,
+        /// How many of the newest stay
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: Option<u32>,
+        /// Those of so many days stay; with --keep, what either of the two keeps
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
+        keep_days: Option<u32>,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        source: ConfigSource,
     },
 }
 
@@ -64,11 +94,68 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             to,
             with_log,
             full,
+            source,
             login,
-        } => block_on(create(&to, with_log, full, &login)),
-        Command::Verify { dir, backup, all } => block_on(verify(&dir, backup.as_deref(), all)),
-        Command::List { dir, json } => block_on(list(&dir, json)),
+        } => {
+            let config = settings(&source)?;
+            block_on(create(&to, with_log, full, &config, &login))
+        }
+        Command::Verify {
+            target,
+            backup,
+            all,
+            source,
+        } => {
+            let config = settings(&source)?;
+            block_on(verify(&target, backup.as_deref(), all, &config))
+        }
+        Command::List { target, json, source } => {
+            let config = settings(&source)?;
+            block_on(list(&target, json, &config))
+        }
+        Command::Prune {
+            target,
+            keep,
+            keep_days,
+            dry_run,
+            source,
+        } => {
+            let config = settings(&source)?;
+            let keep = Keep {
+                newest: keep.map_or(1, |count| usize::try_from(count).unwrap_or(usize::MAX)),
+                within: days(keep_days.unwrap_or(0)),
+            };
+            block_on(prune(&target, keep, dry_run, &config))
+        }
     }
+}
+
+/// Section `[backup]` of file, environment and flags: how an object store is reached.
+fn settings(source: &ConfigSource) -> Result<BackupConfig, Failure> {
+    Ok(super::config::read(source, Config::default())?.backup)
+}
+
+/// So many days.
+pub(crate) fn days(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count) * 24 * 3600)
+}
+
+/// Opens the place of backups.
+pub(super) async fn open(place: &str, config: &BackupConfig, access: Access) -> Result<Box<dyn Target>, Failure> {
+    backup_target::open(place, config, access)
+        .await
+        .map_err(|error| match error.downcast::<BackupError>() {
+            Ok(error) => failure(error),
+            Err(error) => Failure::caused(Outcome::Failed, error),
+        })
+}
+
+/// Lets others write, whatever the outcome was.
+async fn released<T>(target: &dyn Target, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    let released: Result<(), TargetError> = target.release().await;
+    let value = outcome?;
+    released.map_err(|error| failure(error.into()))?;
+    Ok(value)
 }
 
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -82,6 +169,13 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 pub(super) fn failure(error: BackupError) -> Failure {
     let (outcome, advice) = match &error {
         BackupError::NotFound(_) => (Outcome::NotFound, None),
+        BackupError::Storage {
+            source: StorageError::NoSpace(_),
+            ..
+        } => (
+            Outcome::CannotStart,
+            Some("make room, and give the command again: it continues with what is complete"),
+        ),
         BackupError::Damaged { .. } | BackupError::Storage { .. } => {
             (Outcome::Storage, Some("see \"A backup is damaged\" in docs/runbook.md"))
         }
@@ -120,7 +214,7 @@ impl HubSource for Hub {
     }
 }
 
-async fn create(to: &Path, with_log: bool, full: bool, login: &LoginArgs) -> Result<(), Failure> {
+async fn create(to: &str, with_log: bool, full: bool, config: &BackupConfig, login: &LoginArgs) -> Result<(), Failure> {
     let hub = Hub(ExportClient::new(login)?);
     let facts: HubFacts = serde_json::from_value(hub.0.facts().await?).map_err(|error| {
         Failure::caused(
@@ -128,7 +222,7 @@ async fn create(to: &Path, with_log: bool, full: bool, login: &LoginArgs) -> Res
             anyhow::Error::from(error).context("the hub's answer cannot be used"),
         )
     })?;
-    let target = Directory::writable(to).map_err(|error| failure(error.into()))?;
+    let target = open(to, config, Access::Write).await?;
     let options = CreateOptions {
         with_log,
         full,
@@ -147,9 +241,9 @@ async fn create(to: &Path, with_log: bool, full: bool, login: &LoginArgs) -> Res
             )
         });
     };
-    let made = holdfast_backup::create(&hub, &facts, &target, options, &mut progress).await;
+    let made = holdfast_backup::create(&hub, &facts, &*target, options, &mut progress).await;
     shown.end();
-    let manifest = made.map_err(failure)?;
+    let manifest = released(&*target, made.map_err(failure)).await?;
     super::print(&format!(
         "Backup {} of hub {} is complete: {} partitions, {}, {} in all.\nCheck it: holdfast backup verify {}\n",
         manifest.id,
@@ -161,19 +255,20 @@ async fn create(to: &Path, with_log: bool, full: bool, login: &LoginArgs) -> Res
             "no events".to_owned()
         },
         size(manifest.bytes()),
-        to.display()
+        to
     ))
 }
 
-async fn verify(dir: &Path, backup: Option<&str>, all: bool) -> Result<(), Failure> {
-    let target = Directory::read_only(dir);
+async fn verify(place: &str, backup: Option<&str>, all: bool, config: &BackupConfig) -> Result<(), Failure> {
+    let target = open(place, config, Access::Read).await?;
+    let target = &*target;
     let mut manifests = Vec::new();
     if all {
-        for (_, manifest) in holdfast_backup::list(&target).await.map_err(failure)? {
+        for (_, manifest) in holdfast_backup::list(target).await.map_err(failure)? {
             manifests.push(manifest.map_err(failure)?);
         }
     } else {
-        manifests.push(chosen(&target, backup).await?);
+        manifests.push(chosen(target, backup).await?);
     }
     for manifest in &manifests {
         let (mut shown, mut checked, bytes) = (Meter::new(), 0, manifest.bytes());
@@ -181,11 +276,48 @@ async fn verify(dir: &Path, backup: Option<&str>, all: bool) -> Result<(), Failu
             checked += more;
             shown.show(checked, || format!("{} of {} checked", size(checked), size(bytes)));
         };
-        let verified = holdfast_backup::verify(&target, manifest, &mut done).await;
+        let verified = holdfast_backup::verify(target, manifest, &mut done).await;
         shown.end();
         super::print(&report(manifest, &verified.map_err(failure)?))?;
     }
+    if all {
+        let points = holdfast_backup::verify_points(target, &mut |_| ())
+            .await
+            .map_err(failure)?;
+        if points > 0 {
+            super::print(&format!("{points} states of the registry between backups are whole.\n"))?;
+        }
+    }
     Ok(())
+}
+
+async fn prune(place: &str, keep: Keep, dry_run: bool, config: &BackupConfig) -> Result<(), Failure> {
+    // A folder that is written to is made when it does not exist.
+    if holdfast_backup::list(&*open(place, config, Access::Read).await?)
+        .await
+        .map_err(failure)?
+        .is_empty()
+    {
+        return Err(Failure::new(
+            Outcome::NotFound,
+            format!("there is no backup in {place}"),
+        ));
+    }
+    let target = open(place, config, Access::Write).await?;
+    let pruned = holdfast_backup::prune(&*target, keep, Clock::system().now(), dry_run).await;
+    let pruned = released(&*target, pruned.map_err(failure)).await?;
+    for id in &pruned.backups {
+        super::print(&format!("{id}\n"))?;
+    }
+    super::print(&format!(
+        "{}: {} backups, {} states of the registry, {} files with {}. {} backups stay.\n",
+        if dry_run { "Would be removed" } else { "Removed" },
+        pruned.backups.len(),
+        pruned.points,
+        pruned.objects,
+        size(pruned.bytes),
+        pruned.kept
+    ))
 }
 
 fn report(manifest: &Manifest, verified: &Verified) -> String {
@@ -205,7 +337,7 @@ fn report(manifest: &Manifest, verified: &Verified) -> String {
 }
 
 /// The manifest of a backup, or of the newest.
-pub(super) async fn chosen(target: &Directory, backup: Option<&str>) -> Result<Manifest, Failure> {
+pub(super) async fn chosen(target: &dyn Target, backup: Option<&str>) -> Result<Manifest, Failure> {
     match backup {
         Some(id) => holdfast_backup::find(target, id).await,
         None => holdfast_backup::latest(target).await,
@@ -213,9 +345,9 @@ pub(super) async fn chosen(target: &Directory, backup: Option<&str>) -> Result<M
     .map_err(failure)
 }
 
-async fn list(dir: &Path, is_json: bool) -> Result<(), Failure> {
-    let target = Directory::read_only(dir);
-    let backups = holdfast_backup::list(&target).await.map_err(failure)?;
+async fn list(place: &str, is_json: bool, config: &BackupConfig) -> Result<(), Failure> {
+    let target = open(place, config, Access::Read).await?;
+    let backups = holdfast_backup::list(&*target).await.map_err(failure)?;
     if is_json {
         let shown: Vec<_> = backups
             .iter()

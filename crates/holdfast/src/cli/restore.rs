@@ -10,17 +10,20 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use holdfast_backup::{Directory, Manifest, RestoreParts};
+use holdfast_backup::{Manifest, RestoreParts, Target};
 use holdfast_cli::exit_code::{Failure, Outcome};
 use holdfast_consensus::transport::Alone;
 use holdfast_consensus::{GroupHost, Groups};
-use holdfast_model::{Clock, NodeId};
+use holdfast_model::{Clock, NodeId, UnixMillis};
 use holdfast_storage::{DataDir, Disk as _, DiskGuard, Flusher, NodeIdentity, Sealer};
 use holdfast_tasks::BlockingPool;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::ConfigSource;
-use super::backup::{Meter, block_on, chosen, failure, size};
+use super::backup::{Meter, block_on, chosen, failure, open, size};
+use crate::backup_target::Access;
 use crate::certs::write_private;
 use crate::config::Config;
 use crate::node::{self, RESTORING_FILE, sealing_key};
@@ -34,12 +37,15 @@ use crate::run;
 pub(crate) struct Restore {
     #[command(flatten)]
     source: ConfigSource,
-    /// The folder of backups
-    #[arg(long, value_name = "DIR")]
-    from: PathBuf,
+    /// The folder of backups, or s3://BUCKET/PREFIX, azure://ACCOUNT/CONTAINER/PREFIX
+    #[arg(long, value_name = "TARGET")]
+    from: String,
     /// The backup; default: the newest
     #[arg(long, value_name = "ID")]
     backup: Option<String>,
+    /// The newest state that is not later than this time, as 2026-11-30T08:45:00Z: of a backup, and the registry of a moment between two backups
+    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    at: Option<String>,
     /// The data directory, in place of hub.data_dir
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -50,12 +56,40 @@ pub(super) fn run(args: Restore) -> Result<(), Failure> {
     if let Some(data_dir) = args.data_dir {
         config.hub.data_dir = data_dir;
     }
-    block_on(restore(&config, &args.from, args.backup.as_deref()))
+    let at = args.at.as_deref().map(time_of).transpose()?;
+    block_on(restore(&config, &args.from, args.backup.as_deref(), at))
 }
 
-async fn restore(config: &Config, from: &Path, backup: Option<&str>) -> Result<(), Failure> {
-    let target = Directory::read_only(from);
-    let manifest = chosen(&target, backup).await?;
+/// A time as RFC 3339 writes it, or as the id of a backup.
+fn time_of(text: &str) -> Result<UnixMillis, Failure> {
+    let id = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
+    let parsed = OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| time::PrimitiveDateTime::parse(text, id).map(time::PrimitiveDateTime::assume_utc));
+    parsed
+        .ok()
+        .and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok())
+        .map(UnixMillis)
+        .ok_or_else(|| Failure::usage(format!("{text:?} is no time: write it as 2026-11-30T08:45:00Z")))
+}
+
+/// The manifest of the restore.
+async fn select(target: &dyn Target, backup: Option<&str>, at: Option<UnixMillis>) -> Result<Manifest, Failure> {
+    let Some(at) = at else {
+        return chosen(target, backup).await;
+    };
+    let (manifest, point) = holdfast_backup::at(target, at).await.map_err(failure)?;
+    let registry = match &point {
+        Some(point) => format!("with the registry of {point}"),
+        None => "with its own registry: none was kept between it and that time".to_owned(),
+    };
+    super::print(&format!("Backup {} is restored {registry}.\n", manifest.id))?;
+    Ok(manifest)
+}
+
+async fn restore(config: &Config, from: &str, backup: Option<&str>, at: Option<UnixMillis>) -> Result<(), Failure> {
+    let target = open(from, &config.backup, Access::Read).await?;
+    let target = &*target;
+    let manifest = select(target, backup, at).await?;
     check_partitions(config, &manifest)?;
     let dir = config.data_dir();
     check_directory(config, dir, &manifest)?;
@@ -103,7 +137,7 @@ async fn restore(config: &Config, from: &Path, backup: Option<&str>) -> Result<(
             )
         });
     };
-    let restored = holdfast_backup::restore(&target, &manifest, parts, &mut progress).await;
+    let restored = holdfast_backup::restore(target, &manifest, parts, &mut progress).await;
     shown.end();
     restored.map_err(failure)?;
     disk.flush().context("cannot write the last state")?;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use holdfast_backup::{InvalidSchedule, MIN_INTERVAL, Schedule};
+use holdfast_blob::{InvalidPlace, RemoteAccess, RemotePlace};
 use holdfast_config::Choice;
 use holdfast_model::{ByteSize, HumanDuration, PartitionCount};
 use tracing_subscriber::EnvFilter;
@@ -342,6 +344,69 @@ holdfast_config::section! {
         pub(crate) listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9600));
         /// How long a stopping hub waits for messages in flight before it closes the sessions.
         pub(crate) drain_timeout: std::time::Duration = std::time::Duration::from_secs(20);
+    }
+}
+
+holdfast_config::section! {
+    /// Backups that the hub makes by itself, and how `holdfast backup` and `holdfast restore` reach an object store. The same on all nodes.
+    pub(crate) struct BackupConfig = "backup" {
+        /// Where backups go: s3://BUCKET/PREFIX, azure://ACCOUNT/CONTAINER/PREFIX, or a folder; where there are several core nodes, a folder that all of them
+        /// have mounted.
+        pub(crate) target: String = String::new();
+        /// When: a time of the day in UTC, as "02:30", or the time between two, as "6h". Empty: the hub makes none.
+        /// The leader of the registry makes it.
+        pub(crate) schedule: String = String::new();
+        /// With the events.
+        pub(crate) with_log: bool = true;
+        /// How often the registry is kept between two backups, if it has changed, for `holdfast restore --at`. 0s: never.
+        pub(crate) registry_interval: HumanDuration = HumanDuration::secs(0);
+        /// How many of the newest backups stay.
+        pub(crate) keep: usize = 14, in 1..=100_000 => "must be 1 to 100000";
+        /// Backups of so many days stay as well.
+        pub(crate) keep_days: u32 = 0, in 0..=36_500 => "must be at most 36500";
+        /// The URL of the object store's service, https or http; of an emulator of Azure with its account as path. Default: AWS in the region, or Azure.
+        pub(crate) endpoint: String = String::new();
+        /// The region that requests to S3 are signed for.
+        pub(crate) region: String = "us-east-1".to_owned();
+        /// Whether the bucket of S3 is the first label of the host's name; otherwise it is the first segment of the path.
+        pub(crate) virtual_hosted: bool = false;
+        /// A file, mode 0600. S3: two lines, the access key's id and the secret access key, and a session token as a third one. Azure: the account's
+        /// key. Default: the environment's credentials (those of `s3.credentials_file`; for Azure AZURE_STORAGE_ACCOUNT_KEY,
+        /// AZURE_STORAGE_SAS_TOKEN, or AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE).
+        pub(crate) credentials_file: Option<PathBuf> = None;
+        /// Whether the metadata service of the machine gives the credentials, where nothing else does.
+        pub(crate) instance_credentials: bool = false;
+        /// The CA of the service's certificate, PEM. Default: the system's list.
+        pub(crate) ca_file: Option<PathBuf> = None;
+        /// How long one request may take; an object has at most 36 MiB.
+        pub(crate) request_timeout: HumanDuration = HumanDuration::secs(60),
+            in HumanDuration::secs(1)..=HumanDuration::secs(3600) => "must be 1 s to 1 h";
+    }
+    check |backup| {
+        RemotePlace::parse(&backup.target).is_ok() => target, InvalidPlace.to_string();
+        backup.schedule.is_empty() || backup.schedule.parse::<Schedule>().is_ok() => schedule, InvalidSchedule.to_string();
+        backup.schedule.is_empty() || !backup.target.is_empty() => schedule, "needs backup.target";
+        backup.registry_interval.get().is_zero() || backup.registry_interval.get() >= MIN_INTERVAL
+            => registry_interval, "must be 0s or at least 1m";
+        backup.registry_interval.get().is_zero() || !backup.schedule.is_empty()
+            => registry_interval, "needs backup.schedule: the registry is kept between two backups";
+        backup.endpoint.is_empty() || holdfast_blob::is_remote_endpoint(&backup.endpoint)
+            => endpoint, "must be a URL with http or https and a host";
+    }
+}
+
+impl BackupConfig {
+    /// How its object store is reached.
+    pub(crate) fn access(&self) -> RemoteAccess {
+        RemoteAccess {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            virtual_hosted: self.virtual_hosted,
+            credentials_file: self.credentials_file.clone(),
+            instance_credentials: self.instance_credentials,
+            ca_file: self.ca_file.clone(),
+            request_timeout: self.request_timeout,
+        }
     }
 }
 

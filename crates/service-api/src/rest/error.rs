@@ -66,6 +66,8 @@ impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Rejected(rejection) => rejection.into(),
+            // No fault: it is for the caller to read.
+            RegistryError::FeatureLevel { .. } => Self::new(error.code(), error.to_string()),
             // The cause of the others goes to the log; the caller gets the meaning of the number.
             error => {
                 tracing::warn!(

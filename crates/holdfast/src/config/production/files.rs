@@ -47,6 +47,7 @@ pub(super) fn weaknesses(config: &Config, file: Option<(&Path, &str)>, now: Offs
         ("hub.connection_file", config.hub.connection_file.as_deref()),
         ("hub.initial_policies_file", config.hub.initial_policies_file.as_deref()),
         ("s3.credentials_file", config.s3.credentials_file.as_deref()),
+        ("backup.credentials_file", config.backup.credentials_file.as_deref()),
     ];
     for (setting, path) in secret {
         found.extend(path.and_then(|path| readable_by_others(setting, path)));
