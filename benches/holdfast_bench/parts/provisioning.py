@@ -17,7 +17,8 @@ from .replace import healthy, status
 CLIENTS, DEVICES_A_RUN = 50, 5_000
 KEPT_TARGET, ANEW_TARGET, FILLED_TARGET = 1_000, 0.8, 1.1
 GROUPS, REGISTRATIONS = 10_000, 1_000_000
-ONBOARDED, ONBOARDING_CLIENTS = 100_000, 200
+# Each client waits some seconds between two looks at its operation.
+ONBOARDED, ONBOARDING_CLIENTS = 100_000, 1_000
 WEIGHTS, SHARE_TARGET = (1, 1, 2), 0.01
 LEADER_KILLS = 2
 
@@ -138,7 +139,7 @@ def crash(part, options):
         ledger.unlink(missing_ok=True)
         shape = ["-n", count, "-c", CLIENTS, "--ledger", ledger]
         running = load.start("provision", [*server.target(), *shape], report)
-        wait_for(lambda: ledger.exists() and ledger.stat().st_size > 100_000, "registrations", seconds=120, step=0.05)
+        wait_for(lambda: lines(ledger) > count / 3, "registrations", lambda: running.poll() is None, seconds=600, step=0.05)
         server.kill()
         server.start()
         whole = load.finish(running, "provision", report)
