@@ -164,17 +164,17 @@ def onboarding(part, options):
         shape = ["-n", count, "-c", ONBOARDING_CLIENTS, "--ledger", ledger]
         begun = time.monotonic()
         running = load.start("provision", [*service.target(), *shape], report)
-        nodes = []
+        nodes = {}
         try:
             for kill in range(LEADER_KILLS):
                 share = (1 + kill) / (1 + LEADER_KILLS)
                 wait_for(lambda: lines(ledger) > share * count, "registrations", lambda: running.poll() is None, seconds=3600, step=0.5)
-                nodes.append(kill_leader(service))
+                kill_leader(service, nodes)
                 print(f"bench: provisioning, the leader was killed after {lines(ledger):,} devices", flush=True)
             whole = load.finish(running, "provision", report)
             verified = verify(service, ledger, count, sites, max(1, count // 10_000))
         finally:
-            for node in nodes:
+            for node in nodes.values():
                 node.kill()
                 node.wait()
     print(f"bench: provisioning, {count:,} devices in {time.monotonic() - begun:.0f} s", flush=True)
@@ -210,17 +210,22 @@ def lines(path):
     return Path(path).read_bytes().count(b"\n") if Path(path).exists() else 0
 
 
-def kill_leader(service):
-    """Kills the leader of the registry's group and starts it again; waits until the cluster is whole."""
+def kill_leader(service, restarted):
+    """Kills the leader of the registry's group and starts it again; waits until the cluster is whole.
+
+    `restarted`: the nodes that an earlier call has started, by name.
+    """
     known = wait_for(lambda: status(service.connection_file()), "the state of the cluster", seconds=60, step=0.5)
     group = next(group for group in known["groups"] if group["name"] == "registry")
     leader = next(node["name"] for node in known["nodes"] if node["id"] == group["leader"])
     at = next(at for at, node in enumerate(service.connection()["nodes"]) if node["name"] == leader)
-    pid = service.connection()["pids"][at]
+    before = restarted.get(leader)
+    pid = before.pid if before else service.connection()["pids"][at]
     command = [hub.program(), "start", "--config", service.connection()["nodes"][at]["configFile"]]
     subprocess.run(["kill", "-9", str(pid)], check=True)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the leader", seconds=60, step=0.1)
+    ended = before.poll if before else lambda: None if Path(f"/proc/{pid}").exists() else 0
+    wait_for(lambda: ended() is not None, "the end of the leader", seconds=60, step=0.1)
     with open(service.folder.parent / "restarted.log", "ab") as log:
         node = subprocess.Popen(command, stdout=log, stderr=log, cwd=service.folder)
     wait_for(lambda: healthy(service.connection_file()), "a whole cluster", lambda: node.poll() is None, seconds=120, step=0.5)
-    return node
+    restarted[leader] = node

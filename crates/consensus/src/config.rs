@@ -73,6 +73,9 @@ impl ConsensusConfig {
             enable_leader_restore: Some(false),
             // The hub triggers snapshots: the log is the data, not something to compact away.
             snapshot_policy: openraft::SnapshotPolicy::Never,
+            // Only `Group::trim` purges: it makes a snapshot first, and openraft would purge behind that one by itself, entries whose
+            // effects a crash undoes among them.
+            max_in_snapshot_log_to_keep: u64::MAX,
             allow_log_reversion: Some(false),
             // For each part, and for the installation.
             install_snapshot_timeout: 30_000,

@@ -227,6 +227,31 @@ async fn retention_never_trims_above_the_flushed_index_and_the_rest_survives_a_c
     group.propose(numbered(50)).await.unwrap();
 }
 
+/// More entries than openraft keeps behind a snapshot by default.
+#[tokio::test(start_paused = true)]
+async fn entries_whose_effects_are_not_flushed_stay_however_many_they_are() {
+    for id in [PARTITION, GroupId::REGISTRY] {
+        let disk = SimDisk::new();
+        let (group, _) = start(id, &host(Arc::new(disk.clone()), sync_takes_a_millisecond)).await;
+        for number in 0..10 {
+            group.propose(numbered(number)).await.unwrap();
+        }
+        group.trim(0).await.unwrap();
+        let flushed = group.applied_index() + 1;
+        disk.flush().unwrap();
+        for number in 10..2_500 {
+            group.propose(numbered(number)).await.unwrap();
+        }
+        assert_eq!(group.trim(u64::MAX).await, Ok(flushed));
+        group.read_index().await.unwrap();
+        group.shutdown().await;
+        let disk = disk.crash(&mut SmallRng::seed_from_u64(1));
+        let (group, entries) = start(id, &host(Arc::new(disk), sync_takes_a_millisecond)).await;
+        assert_eq!(entries.lock().unwrap().len(), 2_500);
+        group.propose(numbered(2_500)).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_registrys_log_is_trimmed_too() {
     let disk = SimDisk::new();
